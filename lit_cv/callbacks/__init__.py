@@ -1,0 +1,23 @@
+"""Behavior that crosses learning approaches, each a Lightning Callback."""
+
+from lit_cv.callbacks.batch_figure import BatchFigure
+from lit_cv.callbacks.classification_figures import ClassificationFigures
+from lit_cv.callbacks.early_stopping import MonitorEarlyStopping
+from lit_cv.callbacks.ema import EMA
+from lit_cv.callbacks.learning_rate import LearningRateLog
+from lit_cv.callbacks.prediction_writer import PredictionWriter
+from lit_cv.callbacks.progress import RunProgressBar
+from lit_cv.callbacks.run_checkpoint import RunCheckpoint
+from lit_cv.callbacks.training_curves import TrainingCurves
+
+__all__ = [
+    "EMA",
+    "BatchFigure",
+    "ClassificationFigures",
+    "LearningRateLog",
+    "MonitorEarlyStopping",
+    "PredictionWriter",
+    "RunCheckpoint",
+    "RunProgressBar",
+    "TrainingCurves",
+]

@@ -1,0 +1,54 @@
+"""Early stopping on the module's own metric."""
+
+from typing import Any, Literal
+
+import lightning as L
+from lightning.pytorch.callbacks import EarlyStopping
+
+from lit_cv.callbacks.monitored import monitored_value
+
+__all__ = ["MonitorEarlyStopping"]
+
+
+class MonitorEarlyStopping(EarlyStopping):
+    """Lightning's EarlyStopping that watches the module's own `monitor` and `mode`.
+
+    Args:
+        patience: Validations without an improvement after which training ends; `None` never ends it early.
+        min_delta: Change of the metric that counts as an improvement.
+        monitor: Metric to watch; `None` takes the module's.
+        mode: Whether a smaller (`min`) or greater (`max`) value is better; `None` takes the module's.
+    """
+
+    def __init__(
+        self,
+        patience: int | None = None,
+        min_delta: float = 0.0,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] | None = None,
+    ) -> None:
+        if patience is not None and patience < 1:
+            raise ValueError(f"patience={patience}: give at least 1, or leave it out for no early stopping.")
+        super().__init__(monitor or "", min_delta=abs(min_delta), patience=patience or 0, mode=mode or "min")
+        self.enabled = patience is not None
+        self._given_monitor = monitor
+        self._given_mode = mode
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Take the metric from the module."""
+        if self._given_monitor is None:
+            self.monitor = getattr(pl_module, "monitor", "val_loss")
+        mode = self._given_mode or getattr(pl_module, "mode", "min")
+        if mode != self.mode:
+            self.mode = mode
+            self.min_delta = abs(self.min_delta) * (1 if mode == "max" else -1)
+            self.best_score = -self.best_score
+        super().setup(trainer, pl_module, stage)
+
+    def _run_early_stopping_check(self, trainer: L.Trainer) -> None:
+        if monitored_value(trainer, self.monitor) is not None:
+            super()._run_early_stopping_check(trainer)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the count and the best score; the patience stays the one that was asked for."""
+        super().load_state_dict({**state_dict, "patience": self.patience})

@@ -1,0 +1,123 @@
+"""What a classifier gets wrong, gathered over batches on the device."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["ErrorCounts", "MultiLabelCounts", "WorstImages"]
+
+
+class ErrorCounts:
+    """The confusion matrix of a classifier, without waiting for the device.
+
+    Args:
+        classes: Number of classes K.
+        device: Device of the batches.
+
+    Example:
+        >>> counts = ErrorCounts(2, torch.device("cpu"))
+        >>> counts.update(torch.tensor([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0]]), torch.tensor([0, 0, -1]))
+        >>> counts.matrix
+        tensor([[1, 1],
+                [0, 0]])
+    """
+
+    def __init__(self, classes: int, device: torch.device) -> None:
+        self.classes = classes
+        self._counts = torch.zeros(classes * classes + 1, dtype=torch.int64, device=device)
+
+    @property
+    def matrix(self) -> Tensor:
+        """(K, K) int64 counts; row = true class, column = predicted class."""
+        return self._counts[:-1].view(self.classes, self.classes)
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Count a batch: (N, K) logits against (N,) classes, -1 for images without a label."""
+        cells = target * self.classes + logits.argmax(-1)
+        # Those without a label go to a cell of their own: to select them would wait for the device.
+        cells = torch.where(target >= 0, cells, self.classes * self.classes)
+        self._counts.index_put_((cells,), torch.ones_like(cells), accumulate=True)
+
+    def reduce(self) -> None:
+        """Add up the counts of all processes."""
+        _all_reduce(self._counts)
+
+
+class MultiLabelCounts:
+    """How often each label was given, deserved, and both, for images with several labels.
+
+    Args:
+        classes: Number of classes K.
+        device: Device of the batches.
+
+    Attributes:
+        table: (3, K) int64: images that deserved the label and got it, that got it, that deserved it.
+    """
+
+    def __init__(self, classes: int, device: torch.device) -> None:
+        self.table = torch.zeros(3, classes, dtype=torch.int64, device=device)
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Count a batch: (N, K) logits, positive for a label that is given, against (N, K) 0 or 1."""
+        given, deserved = logits > 0, target > 0.5
+        self.table += torch.stack([(given & deserved).sum(0), given.sum(0), deserved.sum(0)])
+
+    def reduce(self) -> None:
+        """Add up the counts of all processes."""
+        _all_reduce(self.table)
+
+
+class WorstImages:
+    """The images with the highest losses so far.
+
+    Args:
+        n: How many to keep.
+
+    Attributes:
+        images: (M, C, H, W) with M <= n, the worst first.
+        losses: (M,) float32, -inf for images without a label.
+        targets: (M,) int64, or (M, K) for several labels an image.
+        scores: (M, K) float32 probabilities.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self.images: Tensor | None = None
+        self.losses = torch.empty(0)
+        self.targets = torch.empty(0)
+        self.scores = torch.empty(0)
+
+    def update(self, images: Tensor, logits: Tensor, target: Tensor) -> None:
+        """Keep the worst of a batch and of those before; nothing is copied to the host.
+
+        Args:
+            images: (N, C, H, W), of the same size as those before, otherwise they are passed over.
+            logits: (N, K).
+            target: (N,) int64, -1 for images without a label, or (N, K) 0 or 1 for several labels an image.
+        """
+        logits = logits.float()
+        if target.ndim == 1:
+            losses = F.cross_entropy(logits, target.clamp(min=0), reduction="none")
+            losses = torch.where(target >= 0, losses, -torch.inf)
+        else:
+            losses = F.binary_cross_entropy_with_logits(logits, target.float(), reduction="none").mean(1)
+        # NaN counts as greatest in topk, and an image whose loss is NaN is worth a look.
+        losses, chosen = losses.topk(min(self.n, len(losses)))
+        logits, target = logits[chosen], target[chosen]
+        scores = logits.softmax(-1) if target.ndim == 1 else logits.sigmoid()
+        images = images[chosen]
+        if self.images is not None:
+            if images.shape[1:] != self.images.shape[1:]:
+                return
+            images = torch.cat([self.images, images])
+            losses = torch.cat([self.losses, losses])
+            scores = torch.cat([self.scores, scores])
+            target = torch.cat([self.targets, target])
+            losses, chosen = losses.topk(min(self.n, len(losses)))
+            images, target, scores = images[chosen], target[chosen], scores[chosen]
+        self.images, self.losses, self.targets, self.scores = images, losses, target, scores
+
+
+def _all_reduce(counts: Tensor) -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(counts)

@@ -1,0 +1,43 @@
+"""The learning rate that each step really used."""
+
+from typing import Any
+
+import lightning as L
+
+__all__ = ["LearningRateLog"]
+
+
+class LearningRateLog(L.Callback):
+    """Logs the learning rate as `lr`, read from the optimizer just before its step.
+
+    Parameter groups whose learning rate differs from the first one's are logged as `lr_NAME`. Where an epoch
+    has few steps the Trainer's `log_every_n_steps` is lowered, so that each epoch is logged several times.
+
+    Args:
+        per_epoch: How many times an epoch is logged at least, if it has that many steps.
+    """
+
+    def __init__(self, per_epoch: int = 5) -> None:
+        if per_epoch < 1:
+            raise ValueError(f"per_epoch={per_epoch}: give at least 1.")
+        self.per_epoch = per_epoch
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Fit the logging interval to the length of the epoch."""
+        steps = trainer.num_training_batches // trainer.accumulate_grad_batches
+        trainer.log_every_n_steps = max(1, min(trainer.log_every_n_steps, int(steps) // self.per_epoch))
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Log when the Trainer logs."""
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        if (step + 1) % trainer.log_every_n_steps or not trainer.optimizers:
+            return
+        groups = trainer.optimizers[0].param_groups
+        rates = {"lr": groups[0]["lr"]}
+        for index, group in enumerate(groups[1:], 1):
+            if group["lr"] != rates["lr"]:
+                rates[f"lr_{group.get('name', index)}"] = group["lr"]
+        for logger in trainer.loggers:
+            logger.log_metrics(rates, step=step)

@@ -1,0 +1,179 @@
+"""A progress bar that costs nothing, and a line for each epoch."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import RichProgressBar
+from rich import get_console
+from rich.text import Text
+from torch import Tensor
+
+from lit_cv.callbacks.run_output import is_better, monitor_and_mode
+
+__all__ = ["RunProgressBar"]
+
+
+class RunProgressBar(RichProgressBar):
+    """Lightning's rich progress bar, refreshed by the clock, with one lasting line for each epoch.
+
+    The bar shows the loss and the module's `monitor`. Between two refreshes a step costs a look at the clock,
+    so that steps of a few milliseconds are not slowed down. Each finished epoch leaves a line: its training
+    loss, the monitored metric, whether that is the best so far, and the seconds it took. Where there is no
+    terminal (a log file, continuous integration) only these lines are printed.
+
+    Args:
+        refreshes_per_second: How often the bar is redrawn, at most.
+    """
+
+    def __init__(self, refreshes_per_second: int = 5) -> None:
+        if refreshes_per_second < 1:
+            raise ValueError(f"refreshes_per_second={refreshes_per_second}: give at least 1.")
+        super().__init__(refresh_rate=refreshes_per_second)
+        self._due = 0.0
+        self._finished: int | None = None  # the epoch whose line is still to come
+        self._epoch_start = 0.0
+        self._monitored: float | None = None  # of the epoch under way
+        self._shown: dict[str, int | str | float | dict[str, float]] = {}
+        self._best: float | None = None
+        self._terminal = False
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether the bar is drawn, which takes a terminal."""
+        return super().is_enabled and self._terminal
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Look where the output goes."""
+        super().setup(trainer, pl_module, stage)
+        console = get_console()
+        # FORCE_COLOR makes rich see a terminal in a log file.
+        self._terminal = console.is_jupyter or (
+            console.is_terminal and not console.is_dumb_terminal and console.file.isatty()
+        )
+
+    def get_metrics(
+        self, trainer: L.Trainer, pl_module: L.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """Return what stands beside the bar: the loss of a recent step and the monitored metric."""
+        return self._shown
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        super().on_train_start(trainer, pl_module)
+        self._finished, self._epoch_start = None, time.monotonic()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the line of the epoch before, all of whose metrics are known by now."""
+        self._print_epoch(trainer, pl_module)
+        super().on_train_epoch_start(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the bar if it is time."""
+        if not self._is_due(batch_idx + 1, self.total_train_batches):
+            return
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor) and loss.numel() == 1:
+            self._shown = {"loss": "", **self._shown, **{"loss": _number(loss.item())}}
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note that an epoch is complete."""
+        super().on_train_epoch_end(trainer, pl_module)
+        self._finished = trainer.current_epoch
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the monitored metric in."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            monitor, _ = monitor_and_mode(trainer, pl_module)
+            value = trainer.callback_metrics.get(monitor) if monitor else None
+            if monitor is not None and value is not None:
+                self._monitored = float(value)
+                self._shown = {**self._shown, monitor: _number(self._monitored)}
+        super().on_validation_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the line of the last epoch."""
+        super().on_train_end(trainer, pl_module)
+        self._print_epoch(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best value of the monitored metric so far."""
+        return {"best": self._best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        self._best = state_dict["best"]
+
+    def _is_due(self, current: int, total: float) -> bool:
+        if self.is_disabled:
+            return False
+        now = time.monotonic()
+        if now < self._due and current != total:
+            return False
+        self._due = now + 1 / self.refresh_rate
+        return True
+
+    def _update(self, progress_bar_id: Any, current: int, visible: bool = True, hard: bool = False) -> None:
+        """Move a bar of validation, test or prediction if it is time."""
+        if self.progress is None or progress_bar_id is None:
+            return
+        training = progress_bar_id == self.train_progress_bar_id  # which has asked for the time already
+        if training or self._is_due(current, self.progress._tasks[progress_bar_id].total or math.inf):
+            super()._update(progress_bar_id, current, visible, hard)
+
+    def _init_progress(self, trainer: L.Trainer) -> None:
+        super()._init_progress(trainer)
+        if self.progress is not None:
+            self.progress.live.transient = True  # the lines stay, the bar goes
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return _epoch_name(current_epoch, self.trainer.max_epochs)
+
+    def _print_epoch(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the line of the epoch that has just ended, on the first process."""
+        epoch, self._finished = self._finished, None
+        if epoch is None or not self._enabled:
+            return
+        monitor, mode = monitor_and_mode(trainer, pl_module)
+        metrics = trainer.callback_metrics
+        parts = [_epoch_name(epoch, trainer.max_epochs)]
+        if "train_loss" in metrics:
+            parts.append(f"train_loss {_number(float(metrics['train_loss']))}")
+        best = False
+        value, self._monitored = self._monitored, None
+        if value is None and monitor in metrics and monitor is not None and monitor.startswith("train_"):
+            value = float(metrics[monitor])
+        if value is not None:
+            best = is_better(value, self._best, mode)
+            self._best = value if best else self._best
+            if monitor != "train_loss":
+                parts.append(f"{monitor} {_number(value)}")
+        now = time.monotonic()
+        seconds, self._epoch_start = now - self._epoch_start, now
+        parts.append(f"{seconds:.1f} s" if seconds < 100 else f"{seconds:.0f} s")
+        line = "  ".join(parts) + ("  best" if best else "")
+        if self.is_enabled and self.progress is not None:
+            self.progress.console.print(Text(line, style="bold" if best else ""), soft_wrap=True)
+        else:
+            print(line, flush=True)
+
+
+def _epoch_name(epoch: int, max_epochs: int | None) -> str:
+    if not max_epochs or max_epochs < 0:
+        return f"epoch {epoch + 1}"
+    return f"epoch {epoch + 1:>{len(str(max_epochs))}}/{max_epochs}"
+
+
+def _number(value: float) -> str:
+    """Return a number with four significant digits.
+
+    Example:
+        >>> _number(0.9), _number(12.3456), _number(0.00012345), _number(12345.6)
+        ('0.9000', '12.35', '0.0001234', '1.235e+04')
+    """
+    return f"{value:#.4g}" if abs(value) < 1000 else f"{value:.4g}"

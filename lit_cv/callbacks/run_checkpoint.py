@@ -1,0 +1,149 @@
+"""The checkpoints of a run: the best one by the module's own metric, and the last one."""
+
+import logging
+import math
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+
+from lit_cv.callbacks.monitored import monitored_value
+from lit_cv.checkpoint_io import link_checkpoint
+
+__all__ = ["RunCheckpoint"]
+
+log = logging.getLogger("lit_cv")
+
+
+class RunCheckpoint(Checkpoint):
+    """Keeps `checkpoints/best.ckpt` and `checkpoints/last.ckpt` in the run's folder.
+
+    The best is chosen by the module's own `monitor` and `mode`. Both are written at the end of an epoch, and
+    the last one, if asked, every so many steps, from which training continues in the middle of an epoch. On
+    Ctrl-C the step under way is finished and saved before training ends; a second Ctrl-C ends it at once.
+
+    For more than this (several best ones, other names) put Lightning's ModelCheckpoint into
+    `trainer.callbacks`; it replaces this callback.
+
+    Args:
+        every_n_steps: Also write `last.ckpt` after every that many optimizer steps; 0 for epochs only.
+        monitor: Metric to choose the best by; `None` takes the module's.
+        mode: Whether a smaller (`min`) or greater (`max`) value is better; `None` takes the module's.
+    """
+
+    def __init__(self, every_n_steps: int = 0, monitor: str | None = None, mode: str | None = None) -> None:
+        if every_n_steps < 0:
+            raise ValueError(f"every_n_steps={every_n_steps}: give a number of steps, or 0 for epochs only.")
+        if mode not in (None, "min", "max"):
+            raise ValueError(f"mode={mode!r}: give 'min' or 'max', or leave it out for the module's own.")
+        self.every_n_steps = every_n_steps
+        self.monitor = monitor
+        self.mode = mode
+        self.best_model_path = ""
+        self.best_model_score: float | None = None
+        self.last_model_path = ""
+        self._folder = Path()
+        self._saved_step = -1
+        self._interrupted = False
+        self._handler: Any = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Settle the folder and the metric."""
+        if stage != "fit":
+            return
+        self._folder = Path(trainer.strategy.broadcast(trainer.log_dir or trainer.default_root_dir)) / "checkpoints"
+        self.monitor = self.monitor or getattr(pl_module, "monitor", None)
+        self.mode = self.mode or getattr(pl_module, "mode", "min")
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take Ctrl-C over, so that it ends the run between two steps."""
+        if threading.current_thread() is threading.main_thread() and not trainer.fast_dev_run:
+            self._interrupted = False
+            self._handler = signal.signal(signal.SIGINT, self._interrupt)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save the last checkpoint when its turn has come."""
+        step = trainer.global_step
+        if self.every_n_steps and step % self.every_n_steps == 0 and step != self._saved_step:
+            self._save_last(trainer)
+        if self._interrupted:
+            # Gradients gathered so far are not in a checkpoint: mid-accumulation the one before stands.
+            if step != self._saved_step and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+                self._save_last(trainer)
+            raise KeyboardInterrupt
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save when validation runs more often than epochs end."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.val_check_interval != 1.0:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save at the end of an epoch, when its metrics are known."""
+        self._save(trainer)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Say what is left of a run that ends early."""
+        self._restore_handler()
+        if not trainer.is_global_zero or trainer.state.fn != "fit":
+            return
+        if self.last_model_path:
+            log.info("Stopped at step %d. Continue with: lit-cv fit --ckpt_path %s", trainer.global_step, self.last_model_path)
+        else:
+            log.info("Stopped at step %d, before the first checkpoint.", trainer.global_step)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give Ctrl-C back."""
+        self._restore_handler()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best score so far and where it lies."""
+        return {"best_model_score": self.best_model_score, "best_model_path": self.best_model_path}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave, if the best checkpoint is still there."""
+        if Path(state_dict["best_model_path"]).is_file():
+            self.best_model_score = state_dict["best_model_score"]
+            self.best_model_path = state_dict["best_model_path"]
+
+    def _save(self, trainer: L.Trainer) -> None:
+        if trainer.fast_dev_run:
+            return
+        score = monitored_value(trainer, self.monitor)
+        best = self._is_best(score)
+        if best:
+            self.best_model_score = score
+            self.best_model_path = str(self._folder / "best.ckpt")
+        self._save_last(trainer)
+        if best and trainer.is_global_zero:
+            link_checkpoint(self._folder / "last.ckpt", self._folder / "best.ckpt")
+        trainer.strategy.barrier()
+
+    def _save_last(self, trainer: L.Trainer) -> None:
+        path = self._folder / "last.ckpt"
+        self.last_model_path = str(path)
+        trainer.save_checkpoint(path)
+        self._saved_step = trainer.global_step
+
+    def _is_best(self, score: float | None) -> bool:
+        if score is None or self.best_model_score is None:
+            return self.best_model_score is None  # while there is no score the newest counts as the best
+        if math.isnan(self.best_model_score):
+            return not math.isnan(score)
+        return score < self.best_model_score if self.mode == "min" else score > self.best_model_score
+
+    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted = True
+        log.info("Ctrl-C: finishing this step and saving; press it again to stop at once.")
+
+    def _restore_handler(self) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+            self._handler = None

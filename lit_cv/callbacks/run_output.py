@@ -1,0 +1,105 @@
+"""Where the figures of a run go, and what may not happen on the way."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lit_cv.figures import render, save_png
+from lit_cv.metrics_csv import MetricsCSVLogger
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "class_names",
+    "figures_wanted",
+    "guarded",
+    "is_better",
+    "monitor_and_mode",
+    "publish",
+    "run_folder",
+]
+
+log = logging.getLogger("lit_cv")
+
+
+def run_folder(trainer: L.Trainer) -> Path | None:
+    """Return the folder of the run, `None` when nothing is logged to files.
+
+    Unlike `trainer.log_dir` it speaks to no other process, so that one of them may ask alone.
+    """
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger | MetricsCSVLogger):
+            return Path(logger.log_dir)
+    return None
+
+
+def figures_wanted(trainer: L.Trainer) -> bool:
+    """Return whether this run leaves figures behind; the answer is the same on every rank."""
+    dry = getattr(trainer, "fast_dev_run", False)
+    return trainer.state.fn == "fit" and not dry and run_folder(trainer) is not None
+
+
+def monitor_and_mode(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[str | None, str]:
+    """Return the metric that decides which epoch is the best, by the checkpoints or by the module."""
+    checkpoint = trainer.checkpoint_callback
+    if monitor := getattr(checkpoint, "monitor", None):
+        return monitor, getattr(checkpoint, "mode", None) or "min"
+    return getattr(pl_module, "monitor", None), getattr(pl_module, "mode", "min")
+
+
+def is_better(value: float, best: float | None, mode: str) -> bool:
+    """Return whether a value beats the best one so far; NaN never does.
+
+    Example:
+        >>> is_better(0.5, None, "max"), is_better(0.5, 0.4, "min"), is_better(float("nan"), None, "min")
+        (True, False, False)
+    """
+    if best is None:
+        return value == value
+    return value < best if mode == "min" else value > best
+
+
+def class_names(trainer: L.Trainer, pl_module: L.LightningModule, classes: int | None = None) -> list[str] | None:
+    """Return the names of the classes, from the DataModule or else the module, if as many as asked."""
+    for owner in (getattr(trainer, "datamodule", None), pl_module):
+        names = getattr(owner, "class_names", None)
+        if isinstance(names, list | tuple) and classes in (None, len(names)):
+            return [str(name) for name in names]
+    return None
+
+
+@contextmanager
+def guarded(what: str) -> Iterator[None]:
+    """Keep an error in `what` from ending a run; it is logged with its traceback.
+
+    A figure is worth less than the hours of training that an error in it would cost.
+    """
+    try:
+        yield
+    except Exception:
+        log.warning("%s failed; the run goes on.", what, exc_info=True)
+
+
+def publish(trainer: L.Trainer, figure: "Figure", name: str, step: int) -> None:
+    """Write a figure to `NAME.png` in the run's folder and to TensorBoard.
+
+    Args:
+        trainer: The Trainer, with its loggers.
+        figure: The figure.
+        name: Name of the file and of the tag.
+        step: Optimizer step that it shows.
+    """
+    picture = render(figure)
+    folder = run_folder(trainer)
+    if folder is not None:
+        save_png(picture, folder / f"{name}.png")
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            experiment: Any = logger.experiment
+            experiment.add_image(name, picture, step, dataformats="HWC")

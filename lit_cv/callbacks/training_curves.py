@@ -1,0 +1,117 @@
+"""The picture and the numbers that sum a run up at its end."""
+
+import time
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lit_cv.callbacks.run_output import figures_wanted, guarded, monitor_and_mode, run_folder
+from lit_cv.figures import History, draw_training_curves
+from lit_cv.metrics_csv import MetricsCSVLogger
+
+__all__ = ["TrainingCurves"]
+
+
+class TrainingCurves(L.Callback):
+    """Draws `training_curves.png` from the run's `metrics.csv` when training ends, however it ends.
+
+    Losses, the monitored metric with its best epoch, further metrics, the learning rate of every logged step,
+    and a summary. TensorBoard's HParams tab gets the module's hyperparameters beside the best and the final
+    value of the metric (`best_val_acc`, `final_val_acc`), so that runs can be sorted by them.
+    """
+
+    def __init__(self) -> None:
+        self._started = 0.0
+        self._seconds_before = 0.0
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._started = time.monotonic()
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Sum the run up."""
+        self._sum_up(trainer, pl_module)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Sum up what there is of a run that ends early."""
+        self._sum_up(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the seconds of training so far."""
+        return {"seconds": self._seconds()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the seconds of the run that this one continues."""
+        self._seconds_before = float(state_dict["seconds"])
+
+    def _seconds(self) -> float:
+        return self._seconds_before + (time.monotonic() - self._started if self._started else 0.0)
+
+    def _sum_up(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not (trainer.is_global_zero and figures_wanted(trainer) and self._started):
+            return
+        with guarded("Drawing the training curves"):
+            folder = None
+            for logger in trainer.loggers:
+                if isinstance(logger, MetricsCSVLogger):
+                    logger.finalize("success")  # the last row is kept back until then
+                    folder = run_folder(trainer)
+            if folder is None or not (folder / "metrics.csv").is_file():
+                return
+            if not History.read(folder / "metrics.csv").names:
+                return  # stopped before the first number
+            monitor, mode = monitor_and_mode(trainer, pl_module)
+            history = draw_training_curves(
+                folder / "metrics.csv",
+                folder / "training_curves.png",
+                monitor or "val_loss",
+                "max" if mode == "max" else "min",
+                facts=self._facts(pl_module, trainer),
+                heading=_heading(pl_module, trainer),
+            )
+            _log_hyperparameters(trainer, pl_module, history, monitor or "val_loss", mode)
+
+    def _facts(self, pl_module: L.LightningModule, trainer: L.Trainer) -> dict[str, str]:
+        seconds = self._seconds()
+        parameters = list(pl_module.parameters())
+        total = sum(p.numel() for p in parameters)
+        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        counted = _compact(total) if trained == total else f"{_compact(total)} ({_compact(trained)} trained)"
+        device = pl_module.device.type
+        if trainer.world_size > 1:
+            device = f"{trainer.world_size} x {device}"
+        return {"time": _duration(seconds), "parameters": counted, "device": f"{device}, {trainer.precision}"}
+
+
+def _heading(pl_module: L.LightningModule, trainer: L.Trainer) -> str:
+    parts = [type(pl_module).__name__, pl_module.hparams.get("backbone")]
+    if (datamodule := getattr(trainer, "datamodule", None)) is not None:
+        parts.append(type(datamodule).__name__)
+    return " · ".join(str(part) for part in parts if part)
+
+
+def _log_hyperparameters(
+    trainer: L.Trainer, pl_module: L.LightningModule, history: History, monitor: str, mode: str
+) -> None:
+    best = history.best(monitor, mode)
+    metrics = {f"best_{monitor}": best[0], f"final_{monitor}": history.last(monitor)} if best else {}
+    if not metrics and (loss := history.last("train_loss")) is not None:
+        metrics = {"final_train_loss": loss}
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger) and metrics:
+            logger.log_hyperparams({**pl_module.hparams}, metrics, step=trainer.global_step)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _compact(count: int) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return str(count)

@@ -1,0 +1,165 @@
+"""What happens to the arguments before LightningCLI parses them.
+
+LightningCLI 2.6 would take the hyperparameters of `--ckpt_path` over those on the command line, keep the
+arguments of one class for another, and look for `last` only in the run that is about to start. Here
+recipes, configuration files and the checkpoint are merged into one configuration that every option on the
+command line overrides.
+"""
+
+import ast
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_cv.cli.overview import recipe_path
+from lit_cv.cli.runs import Checkpoint, find_checkpoint
+
+__all__ = ["prepare"]
+
+_CONFIG = ("--config", "-c")
+_RUN_ONLY = ("ckpt_path", "weights_only", "verbose", "return_predictions")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number, as in YAML 1.2."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def prepare(args: list[str]) -> tuple[list[str], Checkpoint | None]:
+    """Merge recipes, configurations and the checkpoint, and put the result before the other options.
+
+    Args:
+        args: The verb and its options as given.
+
+    Returns:
+        Arguments for LightningCLI, and the checkpoint that `--ckpt_path` names.
+
+    Raises:
+        ValueError: For an unknown recipe, or a checkpoint that holds another class than asked for.
+        FileNotFoundError: If the checkpoint or a configuration is not there.
+    """
+    verb, rest = args[0], args[1:]
+    configs, rest = _take(rest, _CONFIG)
+    given = {name: _value(rest, name) for name in ("model", "data")}
+    found, rest = _take(rest, ("--ckpt_path",))
+    checkpoint = find_checkpoint(found[-1], _value(rest, "trainer.default_root_dir")) if found else None
+    if checkpoint and not configs and checkpoint.config:
+        configs = [str(checkpoint.config)]
+    merged: dict[str, Any] = {}
+    for config in configs:
+        _merge(merged, _read(config))
+    for key in _RUN_ONLY:
+        merged.pop(key, None)
+    for key, name in given.items():
+        if name:
+            _switch_class(merged, key, name)
+    if checkpoint:
+        _take_from_checkpoint(merged, checkpoint, given["model"])
+        rest = [*rest, "--ckpt_path", str(checkpoint.path)]
+    rest = [_in_working_directory(token) for token in rest]
+    if not merged:
+        return [verb, *rest], checkpoint
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="lit_cv_", delete=False) as file:
+        yaml.safe_dump(merged, file, sort_keys=False)
+    return [verb, "--config", file.name, *rest], checkpoint
+
+
+def _take(args: list[str], names: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Separate the values of an option from all other arguments."""
+    values, rest, tokens = [], [], iter(args)
+    for token in tokens:
+        name, equals, value = token.partition("=")
+        if name not in names:
+            rest.append(token)
+        elif equals:
+            values.append(value)
+        else:
+            following = next(tokens, None)
+            if following is None:
+                raise ValueError(f"{token} needs a value.")
+            values.append(following)
+    return values, rest
+
+
+def _value(args: list[str], name: str) -> str | None:
+    """Return the last value of `--name` or `--name.class_path`."""
+    return ([None, *_take(args, (f"--{name}", f"--{name}.class_path"))[0]])[-1]
+
+
+def _read(config: str) -> dict[str, Any]:
+    path = Path(config)
+    if not path.is_file():
+        if path.suffix in (".yaml", ".yml", ".json") or len(path.parts) > 1:
+            raise FileNotFoundError(f"there is no configuration file {config!r} (--config).")
+        path = Path(recipe_path(config))
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise ValueError(f"{config} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{config} holds no configuration: expected keys such as model, data and trainer.")
+    return content
+
+
+def _merge(base: dict[str, Any], top: dict[str, Any]) -> None:
+    """Lay one configuration over another; lists are replaced, and a class brings only its own arguments."""
+    for key, value in top.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            if "class_path" in value:
+                _switch_class(base, key, value["class_path"])
+            _merge(base[key], value)
+        elif key in ("model", "data") and isinstance(value, str):
+            _switch_class(base, key, value)
+        else:
+            base[key] = value
+
+
+def _switch_class(config: dict[str, Any], key: str, class_path: str) -> None:
+    """Name the class of the model or the data; another class than before starts from its own defaults."""
+    if class_path.endswith((".yaml", ".yml", ".json")):
+        return
+    section = config.get(key)
+    before = section if isinstance(section, str) else (section or {}).get("class_path")
+    if before is None or _short(before) != _short(class_path):
+        config[key] = {"class_path": _in_working_directory(class_path)}
+
+
+def _take_from_checkpoint(config: dict[str, Any], checkpoint: Checkpoint, asked: str | None) -> None:
+    section = config.get("model") or {}
+    wanted = asked or section.get("class_path")
+    if checkpoint.class_path and wanted and _short(wanted) != _short(checkpoint.class_path):
+        raise ValueError(
+            f"{checkpoint.path} holds a {_short(checkpoint.class_path)}, but {_short(wanted)} was asked for. "
+            f"Leave --model out, or start a new run from its weights with --model.weights."
+        )
+    if checkpoint.class_path:
+        init_args = {**section.get("init_args", {}), **checkpoint.hyperparameters}
+        config["model"] = {"class_path": wanted or checkpoint.class_path, "init_args": init_args}
+
+
+def _in_working_directory(token: str) -> str:
+    """Turn the short name of a class that a file of the working directory defines into `module.Class`."""
+    prefix, equals, name = token.rpartition("=")
+    if not re.fullmatch(r"[A-Z]\w+", name) or not any(base.isupper() for base in name):
+        return token
+    for path in sorted(Path.cwd().glob("*.py")):
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except (SyntaxError, UnicodeDecodeError):
+            continue
+        if any(isinstance(node, ast.ClassDef) and node.name == name for node in tree.body):
+            return f"{prefix}{equals}{path.stem}.{name}"
+    return token
+
+
+def _short(class_path: str) -> str:
+    return class_path.rpartition(".")[2]

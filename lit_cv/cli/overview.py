@@ -1,0 +1,66 @@
+"""What `lit-cv --help` and `lit-cv recipes` print, without importing anything heavy."""
+
+from importlib.resources import files
+
+from lit_cv.suggest import nearest
+
+__all__ = ["VERBS", "overview", "recipe_names", "recipe_path", "recipe_table"]
+
+VERBS = {
+    "fit": "train a model",
+    "validate": "evaluate a checkpoint on the validation images",
+    "test": "evaluate a checkpoint on the test images",
+    "predict": "write a checkpoint's predictions to predictions.csv",
+    "recipes": "list the shipped configurations",
+}
+
+
+def overview() -> str:
+    """Return the help of the program as a whole."""
+    verbs = "\n".join(f"  {verb:<10}{purpose}" for verb, purpose in VERBS.items())
+    return f"""usage: lit-cv VERB [options]
+
+Learning approaches for computer vision.
+
+verbs:
+{verbs}
+
+recipes (for --config):
+{recipe_table(indent="  ")}
+
+examples:
+  lit-cv fit --config supervised
+  lit-cv fit --config supervised --data ImageFolderDataModule --data.root photos --model.backbone resnet18
+  lit-cv test --ckpt_path best
+  lit-cv fit --ckpt_path last             continue the newest run where it stopped
+  lit-cv fit --help                       all options
+  lit-cv fit --model.help SupervisedModule
+  lit-cv fit --data.help ImageFolderDataModule"""
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the shipped recipes in alphabetical order."""
+    folder = files("lit_cv") / "recipes"
+    return sorted(entry.name[: -len(".yaml")] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def recipe_path(name: str) -> str:
+    """Return the path of a shipped recipe.
+
+    Raises:
+        ValueError: If there is no recipe of that name.
+    """
+    if name not in recipe_names():
+        raise ValueError(
+            f"no file and no recipe is named {name!r}{nearest(name, recipe_names())} `lit-cv recipes` lists them."
+        )
+    return str(files("lit_cv") / "recipes" / f"{name}.yaml")
+
+
+def recipe_table(indent: str = "") -> str:
+    """Return a line for each recipe: its name and the comment that opens its file."""
+    lines = []
+    for name in recipe_names():
+        with open(recipe_path(name), encoding="utf-8") as file:
+            lines.append(f"{indent}{name:<28}{file.readline().lstrip('# ').strip()}")
+    return "\n".join(lines)

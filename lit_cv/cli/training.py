@@ -1,0 +1,205 @@
+"""The verbs that Lightning's Trainer runs: `fit`, `validate`, `test`, `predict`."""
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+import datamodules  # noqa: F401 - classes are found by their short names once they are imported
+from lit_cv import callbacks
+from lit_cv.checkpoint_io import AtomicCheckpointIO
+from lit_cv.cli.arguments import prepare
+from lit_cv.cli.errors import explain
+from lit_cv.cli.runs import Checkpoint
+from lit_cv.metrics_csv import MetricsCSVLogger
+from lit_cv.modules import BaseModule
+
+__all__ = ["LitCLI", "run"]
+
+log = logging.getLogger("lit_cv")
+
+_NOISE = (
+    r".*does not have many workers.*",
+    r".*LightningCLI's args parameter.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*Trying to infer the `batch_size`.*",
+    r".*The number of training batches .* is smaller than the logging interval.*",
+    r".*You have overridden `on_before_batch_transfer`.*",
+    r".*isinstance\(treespec, LeafSpec\).*",
+)
+_CHATTER = ("💡", "GPU available: False", "TPU available: False", "Loading `train_dataloader` to estimate")
+
+
+class _Parser(LightningArgumentParser):
+    """A parser whose errors take one line, and that takes no abbreviations: they would hide a typo."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise SystemExit(f"lit-cv: error: {explain(message, self)}")
+
+
+class LitCLI(LightningCLI):
+    """LightningCLI with this project's callbacks, loggers and run folders.
+
+    Args:
+        args: Arguments that `lit_cv.cli.arguments.prepare` has made.
+        checkpoint: The checkpoint that they continue from or evaluate.
+    """
+
+    def __init__(self, args: list[str], checkpoint: Checkpoint | None) -> None:
+        self.checkpoint = checkpoint
+        self._merged = args[2] if args[1:2] == ["--config"] else None
+        super().__init__(
+            BaseModule,
+            L.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            parser_class=_Parser,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the callbacks that every run has as groups of options."""
+        parser.add_lightning_class_args(callbacks.RunCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(callbacks.MonitorEarlyStopping, "early_stopping")
+        parser.add_lightning_class_args(callbacks.EMA, "ema")
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.set_defaults({"weights_only": True})  # no checkpoint runs code
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, without Lightning's warning about the arguments of the process."""
+        try:
+            self.config = parser.parse_args(args)
+        finally:
+            if self._merged:
+                Path(self._merged).unlink(missing_ok=True)
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: the checkpoint's hyperparameters are in the configuration already, below the command line."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Build the Trainer with what every run has: loggers, progress bar, checkpoints, figures."""
+        config = {**self._get(self.config_init, "trainer"), **kwargs}
+        fitting = self.subcommand == "fit" and not config["fast_dev_run"]
+        if config["logger"] in (None, True):
+            config["logger"] = self._loggers(config["default_root_dir"]) if fitting else False
+        if not (fitting and config["logger"]):
+            self.save_config_callback = None
+        config["callbacks"] = self._callbacks(config, fitting)
+        config["plugins"] = [*_as_list(config["plugins"]), AtomicCheckpointIO()]
+        return self._instantiate_trainer(config, [])
+
+    def _callbacks(self, config: dict[str, Any], fitting: bool) -> list[L.Callback]:
+        given: list[L.Callback] = _as_list(config["callbacks"])
+        extra: list[L.Callback] = []
+        if config["enable_progress_bar"] is not False and not _has(given, ProgressBar):
+            extra.append(callbacks.RunProgressBar())
+        for key in ("ema", "early_stopping"):
+            callback = self._get(self.config_init, key)
+            if callback.enabled:
+                extra.append(callback)
+        extra += given
+        if fitting and config["logger"]:
+            extra += [callbacks.LearningRateLog(), callbacks.BatchFigure(), callbacks.ClassificationFigures()]
+            extra.append(callbacks.TrainingCurves())
+        if self.subcommand == "predict":
+            extra.append(callbacks.PredictionWriter(str(self._folder(config))))
+        if config["enable_checkpointing"] is not False and not _has(given, CheckpointCallback):
+            config["enable_checkpointing"] = True
+            extra.append(self._get(self.config_init, "checkpoint"))
+        return extra
+
+    def _loggers(self, root: str | None) -> list[Logger]:
+        """Return TensorBoard's and the table's logger: in a new run's folder, or in that of the run continued."""
+        run = self.checkpoint.run if self.checkpoint else None
+        step = self.checkpoint.step if self.checkpoint and run else None
+        board = TensorBoardLogger(
+            save_dir=run.parent.parent if run else root or ".",
+            name=run.parent.name if run else "lightning_logs",
+            version=run.name if run else None,
+            default_hp_metric=False,
+            purge_step=step,
+        )
+        return [board, MetricsCSVLogger(board.log_dir, resume_step=step)]
+
+    def _folder(self, config: dict[str, Any]) -> Path:
+        """Return where the results of an evaluation go: the folder of the run that made the checkpoint."""
+        run = self.checkpoint.run if self.checkpoint else None
+        return run or Path(config["default_root_dir"] or ".")
+
+    def after_fit(self) -> None:
+        """Say what the run has left and how to go on."""
+        checkpoint = self.trainer.checkpoint_callback
+        best = Path(getattr(checkpoint, "best_model_path", "") or "")
+        if not best.is_file() or not self.trainer.is_global_zero:
+            return
+        stopping = self.trainer.early_stopping_callback
+        if stopping is not None and stopping.stopping_reason_message:
+            log.info("Stopped early: %s", stopping.stopping_reason_message.replace(" Signaling Trainer to stop.", ""))
+        best = best.relative_to(Path.cwd()) if best.is_relative_to(Path.cwd()) else best
+        score = getattr(checkpoint, "best_model_score", None)
+        named = f"{getattr(checkpoint, 'monitor', None)} {float(score):.4f}" if score is not None else "the newest"
+        log.info("Best checkpoint: %s (%s)\nValidate it with: lit-cv validate --ckpt_path %s", best, named, best)
+
+
+def run(args: list[str]) -> LitCLI:
+    """Run one of Lightning's verbs.
+
+    Args:
+        args: The verb and its options, as typed.
+    """
+    _quiet()
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # a console script does not see the user's own modules otherwise
+    if args[0] != "fit" and "--ckpt_path" not in " ".join(args) and not {"-h", "--help"} & set(args):
+        log.warning("No --ckpt_path was given: the weights are those that the model starts with.")
+    prepared, checkpoint = prepare(args)
+    return LitCLI(prepared, checkpoint)
+
+
+def _quiet() -> None:
+    """Show this project's messages plainly, and leave out Lightning's advertisements and unfit warnings."""
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(existing, _NoAdvertising) for existing in logger.filters):
+            logger.addFilter(_NoAdvertising())
+
+
+class _NoAdvertising(logging.Filter):
+    """Drops Lightning's tips about other products, and what it says of hardware that is not there."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether the message is shown."""
+        return not record.getMessage().startswith(_CHATTER)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _has(instances: list[L.Callback], cls: type) -> bool:
+    return any(isinstance(instance, cls) for instance in instances)

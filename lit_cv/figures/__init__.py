@@ -1,0 +1,23 @@
+"""Figures of data, models and runs: plain matplotlib drawings, without Lightning.
+
+Every function returns a matplotlib `Figure` (no pyplot, no global state); `render` turns it into pixels and
+`save_png` writes those. matplotlib itself is imported at the first drawing.
+"""
+
+from lit_cv.figures.canvas import render, save_png
+from lit_cv.figures.classification import confusion_figure, precision_recall_figure
+from lit_cv.figures.curves import draw_training_curves
+from lit_cv.figures.history import History
+from lit_cv.figures.images import image_grid, label_titles, short_name
+
+__all__ = [
+    "History",
+    "confusion_figure",
+    "draw_training_curves",
+    "image_grid",
+    "label_titles",
+    "precision_recall_figure",
+    "render",
+    "save_png",
+    "short_name",
+]

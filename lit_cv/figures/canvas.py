@@ -1,0 +1,95 @@
+"""From a matplotlib figure to pixels and to a PNG file."""
+
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "INK",
+    "ORANGE",
+    "PALETTE",
+    "RED",
+    "new_figure",
+    "render",
+    "save_png",
+    "style_axes",
+]
+
+INK, GREY = "#24292f", "#8c959f"
+BLUE, ORANGE, GREEN, RED = "#3b76af", "#e1812c", "#2f8f5b", "#c03d3e"
+PALETTE = (ORANGE, GREEN, "#7a5195", RED, "#845b53", "#d684bd", GREY, "#a9aa35")
+
+
+def new_figure(width: float, height: float, constrained: bool = False) -> "Figure":
+    """Return an empty white figure that draws without a display.
+
+    Args:
+        width: Width in inches.
+        height: Height in inches.
+        constrained: Whether matplotlib arranges the axes so that no labels overlap.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1) if constrained else None
+    figure = Figure((width, height), dpi=120, facecolor="white", layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def style_axes(axes: "Axes", title: str) -> None:
+    """Give axes this project's look: a bold title on the left, light grid lines, no box."""
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK, parse_math=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.tick_params(labelsize=8, color=GREY, labelcolor=INK)
+    axes.grid(color="#e6e8eb", linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def render(figure: "Figure") -> NDArray[np.uint8]:
+    """Draw a figure.
+
+    Returns:
+        Pixels, (height, width, 3) uint8.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas: Any = figure.canvas
+    if not isinstance(canvas, FigureCanvasAgg):
+        canvas = FigureCanvasAgg(figure)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # class names in any script
+        canvas.draw()
+    return np.asarray(canvas.buffer_rgba(), dtype=np.uint8)[..., :3].copy()
+
+
+def save_png(picture: NDArray[np.uint8], path: str | Path) -> None:
+    """Write pixels to a PNG file, which a reader sees either old or new, never half written.
+
+    Args:
+        picture: Pixels, (height, width, 3) uint8.
+        path: The file; its folder is made if it is missing.
+    """
+    from PIL import Image
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        Image.fromarray(picture).save(unfinished, format="PNG")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,194 @@
+"""The course of a run in one picture, drawn from its `metrics.csv` alone."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from lit_cv.figures.canvas import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PALETTE,
+    new_figure,
+    render,
+    save_png,
+    style_axes,
+)
+from lit_cv.figures.history import History
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["draw_training_curves"]
+
+_SERIES = 8  # lines in a panel, at most
+
+
+def draw_training_curves(
+    csv_path: str | Path,
+    png_path: str | Path,
+    monitor: str = "val_loss",
+    mode: Literal["min", "max"] = "min",
+    facts: Mapping[str, str] | None = None,
+    heading: str = "",
+) -> History:
+    """Draw losses, metrics, learning rate and a summary of a run.
+
+    Args:
+        csv_path: The `metrics.csv` that the run left.
+        png_path: The picture to write.
+        monitor: Metric that decides which epoch is the best.
+        mode: Whether a smaller (`min`) or greater (`max`) value of it is better.
+        facts: Further lines for the summary, such as the time that it took.
+        heading: Title of the picture.
+
+    Returns:
+        What was read.
+
+    Raises:
+        FileNotFoundError: If there is no such table.
+        ValueError: If nothing was logged in it.
+    """
+    history = History.read(csv_path)
+    if not history.names:
+        raise ValueError(f"{csv_path} holds no metric: nothing was logged in this run.")
+    best = history.best(monitor, mode)
+    panels: list[Callable[[Axes], None]] = [lambda axes: _losses(axes, history, best[1] if best else None)]
+    if best and monitor != "val_loss":
+        panels.append(lambda axes: _monitor(axes, history, monitor, mode))
+    others = [n for n in history.names if n.startswith("val_") and n not in (monitor, "val_loss")]
+    main = ("train_loss", "val_loss", monitor)
+    losses = [name for name in history.names if name.endswith("_loss") and name not in main]
+    metrics = [name for name in others if name not in losses]
+    if metrics:
+        panels.append(lambda axes: _several(axes, history, metrics, "further metrics of validation"))
+    if losses:
+        panels.append(lambda axes: _several(axes, history, losses, "parts of the loss"))
+    if rates := [name for name in history.names if name == "lr" or name.startswith(("lr_", "lr-"))]:
+        panels.append(lambda axes: _learning_rate(axes, history, rates))
+    panels.append(lambda axes: _summary(axes, history, monitor, best, facts or {}))
+
+    columns = 3 if len(panels) in (3, 5, 6) else 2
+    rows = -(-len(panels) // columns)
+    figure = new_figure(4.2 * columns, 3.1 * rows + (0.4 if heading else 0.1), constrained=True)
+    if heading:
+        style = {"fontsize": 12, "fontweight": "bold", "color": INK}
+        figure.suptitle(heading, x=0.01, ha="left", parse_math=False, **style)
+    for place, panel in enumerate(panels, 1):
+        last = rows * columns if place == len(panels) else place  # the summary takes what room is left
+        panel(figure.add_subplot(rows, columns, (place, last)))
+    save_png(render(figure), png_path)
+    return history
+
+
+def _plot(axes: "Axes", history: History, name: str, color: str, label: str = "", **style: object) -> None:
+    steps, values = history.series(name)
+    x = history.epochs_at(steps)
+    if len(values) > 0 and style.get("marker") and len(values) > 40:
+        style = {**style, "marker": ""}
+    axes.plot(steps if x is None else x, values, color=color, label=label or name, **style)  # type: ignore[arg-type]
+
+
+def _finish(axes: "Axes", history: History, title: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    style_axes(axes, title)
+    axes.set_xlabel("epoch" if history.epochs else "step", fontsize=8, color=INK)
+    axes.set_xlim(left=0)
+    if history.epochs:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=7.5, frameon=False)
+
+
+def _losses(axes: "Axes", history: History, best_epoch: int | None) -> None:
+    _plot(axes, history, "train_loss_step", BLUE, "train, single steps", linewidth=0.6, alpha=0.4)
+    _plot(axes, history, "train_loss", BLUE, "train", marker="o", markersize=3.5)
+    _plot(axes, history, "val_loss", ORANGE, "validation", marker="o", markersize=3.5)
+    values = np.concatenate([history.series(n)[1] for n in ("train_loss_step", "train_loss", "val_loss")])
+    low, high = (values.min(), values.max()) if len(values) else (0.0, 0.0)
+    if low > 0 and high > 30 * low:
+        axes.set_yscale("log")
+    if best_epoch is not None and history.epochs:
+        axes.axvline(best_epoch, color=GREEN, linewidth=0.9, linestyle=":")
+    _finish(axes, history, "loss")
+
+
+def _monitor(axes: "Axes", history: History, monitor: str, mode: str) -> None:
+    _plot(axes, history, monitor, ORANGE, marker="o", markersize=3.5)
+    steps, values = history.series(monitor)
+    index = int(values.argmin() if mode == "min" else values.argmax())
+    x = history.epochs_at(steps)
+    place = (steps if x is None else x)[index]
+    found = history.best(monitor, mode)
+    epoch = found[1] if found else 0
+    label = f"best: {values[index]:.4g} in epoch {epoch}"
+    axes.plot([place], [values[index]], marker="*", markersize=13, color=GREEN, linestyle="", label=label)
+    axes.axvline(place, color=GREEN, linewidth=0.9, linestyle=":")
+    _finish(axes, history, monitor)
+
+
+def _several(axes: "Axes", history: History, names: list[str], title: str) -> None:
+    for name, color in zip(names[:_SERIES], PALETTE, strict=False):
+        _plot(axes, history, name, color, marker="o", markersize=3)
+    more = f" ({_SERIES} of {len(names)})" if len(names) > _SERIES else ""
+    _finish(axes, history, title + more)
+
+
+def _learning_rate(axes: "Axes", history: History, names: list[str]) -> None:
+    positive = []
+    for name, color in zip(names[:_SERIES], (INK, *PALETTE), strict=False):
+        steps, values = history.series(name)
+        axes.plot(steps, values, color=color, label=name, linewidth=1.3)
+        positive.append(values[values > 0])
+    rates = np.concatenate(positive)
+    style_axes(axes, "learning rate")
+    # The last step of a decay to zero alone is no reason for a log axis: look at the bulk of the steps.
+    if len(rates) and rates.max() > 100 * np.quantile(rates, 0.1):
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4))
+        axes.yaxis.get_offset_text().set_fontsize(8)
+    axes.set_xlabel("step", fontsize=8, color=INK)
+    axes.set_xlim(left=0)
+    if len(names) > 1:
+        axes.legend(fontsize=7.5, frameon=False)
+
+
+def _summary(
+    axes: "Axes", history: History, monitor: str, best: tuple[float, int] | None, facts: Mapping[str, str]
+) -> None:
+    axes.set_title("summary", loc="left", fontsize=10, fontweight="bold", color=INK)
+    axes.set_axis_off()
+    names = [name for name in (monitor, "train_loss", "val_loss") if name in history.names]
+    names = list(dict.fromkeys([*names, *(n for n in history.names if n.startswith("val_"))]))[:_SERIES]
+    epochs = [best[1], history.epochs or best[1]] if best else [history.epochs]
+    heads = ["best epoch", "last epoch"][-len(epochs) :]
+    lines = [("".join(f"{text:>12}" for text in ["", *heads]), GREY)]
+    lines.append(("".join(f"{text:>12}" for text in ["", *epochs]), GREY))
+    for name in names:
+        cells = [history.last(name, best[1])] if best else []
+        cells.append(history.last(name))
+        text = "".join(f"{'-' if value is None else f'{value:.4g}':>12}" for value in cells)
+        lines.append((f"{name if len(name) <= 12 else name[:11] + '…':<12}{text}", GREEN if name == monitor else INK))
+    known = {"epochs": f"{history.epochs}", "steps": f"{history.steps:,}", **facts}
+    lines += [("", INK), *((f"{key:<12}  {value}", INK) for key, value in known.items())]
+    spacing = min(0.083, 1 / len(lines))
+    for index, (line, color) in enumerate(lines):
+        axes.text(
+            0,
+            1 - index * spacing,
+            line,
+            transform=axes.transAxes,
+            va="top",
+            family="monospace",
+            fontsize=min(9.0, 112 * spacing),
+            fontweight="bold" if color == GREEN else "normal",
+            color=color,
+            parse_math=False,
+        )

@@ -1,0 +1,6 @@
+"""The learning approaches, each a LightningModule."""
+
+from lit_cv.modules.base import BaseModule
+from lit_cv.modules.supervised import SupervisedModule
+
+__all__ = ["BaseModule", "SupervisedModule"]

@@ -1,0 +1,219 @@
+"""What all learning approaches share: a backbone, optimisation, one step for every stage, exact resume."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
+
+from lit_cv.modules.inference import infer_from_data
+from lit_cv.modules.optimization import configure_optimizer, take_given_options
+from lit_cv.modules.running_means import RunningMeans
+from lit_cv.nn import check_backbone_name, create_backbone
+from lit_cv.optim import Plateau
+from lit_cv.randomness import global_seed, seed_step
+
+__all__ = ["BaseModule", "Batch", "Output", "Stage"]
+
+Batch = dict[str, Any]
+Output = dict[str, Tensor]
+Stage = Literal["train", "val", "test"]
+
+
+class BaseModule(L.LightningModule, ABC):
+    """Base of every learning approach. A subclass gives a head, a step and its metrics.
+
+    A subclass implements `configure_head` and `step`, usually `configure_metrics`, and names in `monitor` and
+    `mode` the metric by which its checkpoints are chosen. Training, validation and test all run through
+    `step`; every scalar that it returns is averaged over the epoch and logged as `{stage}_{name}`.
+    Constructor arguments of a subclass are plain values (numbers, strings, lists, dicts) and the rest goes
+    on as `**kwargs`: the command line then knows all of them, and checkpoints load without pickled code.
+
+    What depends on the data and is left at `None` (here `in_channels` and `image_size`, in subclasses also
+    `num_classes`) is taken from the DataModule when the Trainer sets up; the networks are built then.
+
+    Args:
+        backbone: Name of the network that turns images into features: a torchvision classification model
+            (`resnet18`, `vit_b_16`, ...), a compact one (`conv4`, `resnet9`, ...) or `timm/NAME`.
+        weights: Weights to start from: the name of torchvision weights (`DEFAULT`) or the path of a checkpoint.
+        in_channels: Channels of the images; `None` takes them from the data (3 without data).
+        image_size: Height and width of the images in pixels, one number for squares; `None` takes it from
+            the data. Vision transformers need it, and `stem: auto` looks at it.
+        stem: First layers of the backbone: `standard` as published, `small` keeps the resolution of small
+            images, `auto` takes `small` up to 64 pixels where the backbone has such a stem.
+        spatial_dropout: Probability of dropping a whole channel of the last feature map.
+        optimizer: `adamw`, `adam`, `sgd` (Nesterov momentum) or `lars`.
+        lr: Peak learning rate.
+        weight_decay: Weight decay; never applied to norms, biases and other vectors.
+        momentum: Momentum of `sgd` and `lars`.
+        schedule: Course of the learning rate, step by step: `cosine`, `one_cycle`, `exponential`, `plateau` or
+            `constant`, after a linear warm-up.
+        warmup_epochs: Length of the warm-up in epochs, fractions allowed.
+        min_lr: Learning rate that the schedule ends at.
+
+    Attributes:
+        monitor: Metric that decides which checkpoint is the best, and when to stop early.
+        mode: Whether `monitor` is better when smaller (`min`) or greater (`max`).
+        uses_unlabeled: Whether training takes the images whose labels are hidden, too (label -1).
+    """
+
+    monitor: str = "val_loss"
+    mode: Literal["min", "max"] = "min"
+    uses_unlabeled: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        backbone: str = "resnet9",
+        weights: str | None = None,
+        in_channels: int | None = None,
+        image_size: int | list[int] | None = None,
+        stem: Literal["auto", "standard", "small"] = "auto",
+        spatial_dropout: float = 0.0,
+        optimizer: Literal["adamw", "adam", "sgd", "lars"] = "adamw",
+        lr: float = 1e-3,
+        weight_decay: float = 0.05,
+        momentum: float = 0.9,
+        schedule: Literal["cosine", "one_cycle", "exponential", "plateau", "constant"] = "cosine",
+        warmup_epochs: float = 0.0,
+        min_lr: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        check_backbone_name(backbone)
+        self.means: dict[str, RunningMeans] = {stage: RunningMeans() for stage in ("train", "val", "test")}
+        self.metrics = nn.ModuleDict()
+        self.seed: int | None = None
+
+    @abstractmethod
+    def configure_head(self, num_features: int) -> nn.Module:
+        """Return the network on top of the backbone, which gets features of shape (N, num_features)."""
+
+    @abstractmethod
+    def step(self, batch: Batch, stage: Stage) -> Output:
+        """Return `loss`, any further scalars to log, and `logits` and `target` for the metrics."""
+
+    def configure_metrics(self) -> dict[str, Metric]:
+        """Return the metrics of validation and test by name; they are logged as `{stage}_{name}`."""
+        return {}
+
+    def update_metrics(self, metrics: MetricCollection, output: Output) -> None:
+        """Feed one batch to the metrics."""
+        metrics.update(output["logits"], output["target"])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the head's output for raw images, (N, C, H, W) uint8 or float in [0, 1]."""
+        self.configure_model()
+        return cast(Tensor, self.head(self.backbone(images)))
+
+    def configure_model(self) -> None:
+        """Build the networks, once, taking from the DataModule what was left open."""
+        if "backbone" in self._modules:
+            return
+        h = self.hparams
+        normalization = infer_from_data(h, self._trainer.datamodule if self._trainer else None)
+        self.backbone = create_backbone(
+            h["backbone"],
+            in_channels=h["in_channels"],
+            image_size=tuple(h["image_size"]) if isinstance(h["image_size"], list) else h["image_size"],
+            stem=h["stem"],
+            weights=h["weights"],
+            spatial_dropout=h["spatial_dropout"],
+            **normalization,
+        )
+        self.head = self.configure_head(self.backbone.num_features)
+        for stage in ("val", "test"):
+            self.metrics[stage] = MetricCollection(self.configure_metrics(), prefix=f"{stage}_")
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimizer and its schedule, which moves at every step."""
+        return configure_optimizer(self)
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Seed the step before callbacks augment its batch: see `lit_cv.randomness`."""
+        if self.trainer.training:
+            if self.seed is None:
+                self.seed = global_seed()
+            batch_idx = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            seed_step(self.seed, self.current_epoch, batch_idx, self.global_rank, self.device)
+        return batch
+
+    def on_train_start(self) -> None:
+        """Let the options of this run win over those that a checkpoint brought back."""
+        take_given_options(self)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Output:
+        """Run a step and log its loss now and then; the epoch's means are logged at its end."""
+        output = self._run_step(batch, "train")
+        if (self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % self.trainer.log_every_n_steps == 0:
+            self.log("train_loss_step", output["loss"], prog_bar=True)
+        return output
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Output:
+        """Run a step without learning from it."""
+        return self._run_step(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Output:
+        """Run a step without learning from it."""
+        return self._run_step(batch, "test")
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's means, and move a schedule that waits for a metric."""
+        self._log_epoch("train")
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, Plateau):
+            metrics = self.trainer.callback_metrics
+            schedule.observe(float(metrics[self.monitor if self.monitor in metrics else "train_loss"]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means and metrics of all validation images."""
+        self._log_epoch("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the means and metrics of all test images."""
+        self._log_epoch("test")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what an exact resume and a later reader need."""
+        checkpoint["lit_cv"] = {
+            "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
+            "seed": self.seed,
+            "train_means": self.means["train"].state_dict(),
+        }
+        # The weights that training started from are in it now, and may not be where they were.
+        if "weights" in checkpoint.get("hyper_parameters", {}):
+            checkpoint["hyper_parameters"]["weights"] = None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another class, and take up the seed of its run."""
+        extra: Mapping[str, Any] = checkpoint.get("lit_cv", {})
+        held = extra.get("class_path", type(self).__qualname__).rpartition(".")[2]
+        if held != type(self).__name__:
+            raise ValueError(
+                f"the checkpoint holds a {held}, not a {type(self).__name__}: "
+                f"load it as {held}, or start from its weights with the argument `weights`."
+            )
+        self.seed = extra.get("seed")
+        self.means["train"].load_state_dict(extra.get("train_means", {}), self.device)
+
+    def _run_step(self, batch: Batch, stage: Stage) -> Output:
+        output = self.step(batch, stage)
+        scalars = {name: value for name, value in output.items() if value.ndim == 0}
+        size = next(len(value) for value in batch.values() if isinstance(value, Tensor))
+        self.means[stage].update(scalars, size)
+        if stage != "train" and len(self.metrics[stage]):
+            self.update_metrics(cast(MetricCollection, self.metrics[stage]), output)
+        return output
+
+    def _log_epoch(self, stage: Stage) -> None:
+        values = {f"{stage}_{name}": value for name, value in self.means[stage].compute().items()}
+        self.means[stage].reset()
+        if stage != "train" and len(self.metrics[stage]):
+            metrics = cast(MetricCollection, self.metrics[stage])
+            values |= metrics.compute()
+            metrics.reset()
+        for name, value in values.items():
+            self.log(name, value, prog_bar=name == self.monitor)

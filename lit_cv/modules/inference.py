@@ -1,0 +1,57 @@
+"""Hyperparameters that the data decide: channels, image size, number of classes."""
+
+from collections.abc import MutableMapping
+from typing import Any
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from lit_cv.nn import has_small_stem
+
+__all__ = ["infer_from_data"]
+
+_SMALL_IMAGE = 64  # pixels up to which the usual stems, which shrink an image fourfold, lose too much
+
+
+def infer_from_data(hparams: MutableMapping[str, Any], datamodule: object | None) -> dict[str, Any]:
+    """Fill what is `None` in the hyperparameters from the DataModule, and check what is not.
+
+    Args:
+        hparams: Hyperparameters of a module, changed in place; so that a checkpoint holds what was found.
+        datamodule: The Trainer's DataModule after its setup, `None` when there is none.
+
+    Returns:
+        `mean` and `std` of the data in [0, 1] units where the DataModule knows them, to normalise by.
+
+    Raises:
+        ValueError: If the data contradict a hyperparameter that was given.
+    """
+    for name in ("num_classes", "multi_label", "in_channels"):
+        found = getattr(datamodule, name, None)
+        if name not in hparams or found is None:
+            continue
+        if hparams[name] is None:
+            hparams[name] = found
+        elif hparams[name] != found:
+            raise ValueError(
+                f"{name}={hparams[name]} was given, but {type(datamodule).__name__} has {name}={found}: "
+                f"leave --model.{name} out to take it from the data."
+            )
+    if hparams["in_channels"] is None:
+        hparams["in_channels"] = 3
+    size = getattr(datamodule, "image_size", None)
+    if hparams["image_size"] is None and size is not None:
+        hparams["image_size"] = [int(side) for side in size]
+    if hparams["stem"] == "auto":
+        hparams["stem"] = _choose_stem(hparams["backbone"], hparams["weights"], hparams["image_size"])
+    mean, std = getattr(datamodule, "mean", None), getattr(datamodule, "std", None)
+    return {} if mean is None or std is None else {"mean": mean, "std": std}
+
+
+def _choose_stem(backbone: str, weights: str | None, image_size: int | list[int] | None) -> str:
+    if image_size is None or weights is not None:
+        return "standard"
+    largest = image_size if isinstance(image_size, int) else max(image_size)
+    if largest > _SMALL_IMAGE or not has_small_stem(backbone):
+        return "standard"
+    rank_zero_info(f"{backbone}: small stem for images of {largest} pixels (--model.stem standard keeps the published one)")
+    return "small"

@@ -1,0 +1,138 @@
+"""The network that turns raw images into features, whatever its architecture."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lit_cv.nn.heads import SpatialDropout
+
+__all__ = ["Backbone", "Network"]
+
+
+class Network(NamedTuple):
+    """A network without its classifier, and how to run its two halves.
+
+    Attributes:
+        body: Holds every parameter.
+        features: Maps the body and normalised images to its last feature map or tokens.
+        pool: Maps the body and what `features` gave to pooled features of shape (N, num_features).
+        num_features: Size of the pooled features.
+        has_feature_map: Whether `features` gives a map of shape (N, C, h, w), on which channels can be dropped.
+    """
+
+    body: nn.Module
+    features: Callable[[nn.Module, Tensor], Tensor]
+    pool: Callable[[nn.Module, Tensor], Tensor]
+    num_features: int
+    has_feature_map: bool = True
+
+
+class Backbone(nn.Module):
+    """Maps raw images to pooled features. Usually built by `create_backbone`.
+
+    The normalisation is part of the model: `mean` and `std` are buffers, saved with the weights, so that a
+    checkpoint takes the images as they are read. The keys of the state dict are `mean`, `std` and `body.*`.
+
+    Args:
+        name: Name of the network.
+        network: The network without its classifier.
+        in_channels: Channels of the images.
+        mean: Mean of each channel of the training images, scaled to [0, 1].
+        std: Standard deviation of each channel, in the same unit.
+        spatial_dropout: Probability of dropping a whole channel of the last feature map.
+
+    Shapes:
+        images (N, in_channels, H, W), uint8 or float in [0, 1] -> features (N, num_features), float.
+
+    Raises:
+        ValueError: If `spatial_dropout` is set for a network without a feature map, or a value is out of range.
+
+    Example:
+        >>> import torch
+        >>> from lit_cv.nn import create_backbone
+        >>> backbone = create_backbone("conv4", in_channels=1)
+        >>> backbone(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).shape
+        torch.Size([2, 64])
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        network: Network,
+        in_channels: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        spatial_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if len(mean) != in_channels or len(std) != in_channels:
+            raise ValueError(
+                f"mean has {len(mean)} and std {len(std)} values for images of {in_channels} channels: "
+                "give one of each per channel."
+            )
+        if min(std) <= 0:
+            raise ValueError(f"std={list(std)}: every standard deviation must be positive.")
+        if spatial_dropout and not network.has_feature_map:
+            raise ValueError(
+                f"{name} has no feature map whose channels could be dropped: set spatial_dropout to 0."
+            )
+        self.name = name
+        self.body = network.body
+        self.num_features = network.num_features
+        self.in_channels = in_channels
+        self.has_feature_map = network.has_feature_map
+        self.spatial_dropout = SpatialDropout(spatial_dropout)
+        self._features = network.features
+        self._pool = network.pool
+        self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32).view(-1, 1, 1))
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Scale uint8 images to [0, 1], subtract the mean and divide by the standard deviation.
+
+        Args:
+            images: (N, in_channels, H, W), uint8 or float in [0, 1]; the range of floats is not checked.
+
+        Returns:
+            Images of the same shape and memory format, in the dtype of the buffers.
+
+        Raises:
+            ValueError: If the shape does not fit.
+            TypeError: If the images are integers of another type than uint8.
+        """
+        if images.ndim != 4 or images.shape[1] != self.in_channels:
+            raise ValueError(
+                f"images of shape {tuple(images.shape)}: {self.name} takes (N, {self.in_channels}, H, W)."
+            )
+        if images.dtype == torch.uint8:
+            scale = 1 / (255 * self.std)
+        elif images.is_floating_point():
+            scale = 1 / self.std
+        else:
+            raise TypeError(f"images of {images.dtype}: give uint8 in [0, 255] or float in [0, 1].")
+        # In the dtype of the weights, for a float32 image may meet a model in bfloat16.
+        return torch.addcmul(-self.mean / self.std, images.to(self.mean.dtype), scale)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Return the last feature map, (N, C, h, w), before any dropout and pooling.
+
+        Raises:
+            ValueError: If the network has none, such as a vision transformer.
+        """
+        if not self.has_feature_map:
+            raise ValueError(f"{self.name} has no feature map: call it for pooled features.")
+        return self._features(self.body, self.normalize(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return pooled features (N, num_features) of raw images."""
+        features = self._features(self.body, self.normalize(images))
+        return self._pool(self.body, self.spatial_dropout(features))
+
+    def extra_repr(self) -> str:
+        """Name the network and its sizes."""
+        return f"{self.name!r}, in_channels={self.in_channels}, num_features={self.num_features}"

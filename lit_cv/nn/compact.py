@@ -1,0 +1,102 @@
+"""Compact networks that train in minutes on a CPU, for images from 8x8 pixels up."""
+
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from lit_cv.nn.backbone import Network
+
+__all__ = ["COMPACT", "Conv4", "ResNet9", "build_compact"]
+
+
+def _block(in_channels: int, out_channels: int, pool: bool) -> nn.Sequential:
+    layers: list[nn.Module] = [
+        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    ]
+    if pool:
+        layers.append(nn.MaxPool2d(2, ceil_mode=True))  # rounding up, an image never shrinks to nothing
+    return nn.Sequential(*layers)
+
+
+class Conv4(nn.Module):
+    """The four-block network of few-shot learning (Vinyals et al. 2016, section 4.1.1; Snell et al. 2017).
+
+    Each block is a 3x3 convolution, batch norm, ReLU and 2x2 max-pooling.
+
+    Args:
+        in_channels: Channels of the images.
+        width: Channels of every block.
+
+    Shapes:
+        (N, in_channels, H, W) -> (N, width, ceil(H / 16), ceil(W / 16)).
+    """
+
+    def __init__(self, in_channels: int = 3, width: int = 64) -> None:
+        super().__init__()
+        self.num_features = width
+        self.blocks = nn.Sequential(*(_block(width if i else in_channels, width, pool=True) for i in range(4)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the feature map of normalised images."""
+        return cast(Tensor, self.blocks(x))
+
+
+class _Residual(nn.Sequential):
+    def forward(self, input: Tensor) -> Tensor:
+        return cast(Tensor, input + super().forward(input))
+
+
+class ResNet9(nn.Module):
+    """A residual network of eight convolutions after D. Page's DAWNBench entry (2018).
+
+    A convolution, then three stages that each double the channels and halve the resolution; the first and the
+    third stage carry a residual branch of two more convolutions.
+
+    Args:
+        in_channels: Channels of the images.
+        width: Channels of the first convolution; the last stage has eight times as many.
+
+    Shapes:
+        (N, in_channels, H, W) -> (N, 8 width, ceil(H / 8), ceil(W / 8)).
+    """
+
+    def __init__(self, in_channels: int = 3, width: int = 64) -> None:
+        super().__init__()
+        self.num_features = 8 * width
+        self.stem = _block(in_channels, width, pool=False)
+        self.stages = nn.Sequential(
+            _block(width, 2 * width, pool=True),
+            _Residual(_block(2 * width, 2 * width, pool=False), _block(2 * width, 2 * width, pool=False)),
+            _block(2 * width, 4 * width, pool=True),
+            _block(4 * width, 8 * width, pool=True),
+            _Residual(_block(8 * width, 8 * width, pool=False), _block(8 * width, 8 * width, pool=False)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the feature map of normalised images."""
+        return cast(Tensor, self.stages(self.stem(x)))
+
+
+COMPACT: dict[str, tuple[type[Conv4] | type[ResNet9], int]] = {
+    "conv4": (Conv4, 64),
+    "resnet9": (ResNet9, 64),
+    "resnet9_small": (ResNet9, 32),
+}
+"""The compact networks by name, each with its width."""
+
+
+def build_compact(name: str, in_channels: int) -> Network:
+    """Build one of the networks in `COMPACT`, with random weights."""
+    cls, width = COMPACT[name]
+    body = cls(in_channels, width)
+    return Network(body, _feature_map, _average, body.num_features)
+
+
+def _feature_map(body: nn.Module, x: Tensor) -> Tensor:
+    return cast(Tensor, cast(Any, body)(x))
+
+
+def _average(body: nn.Module, x: Tensor) -> Tensor:
+    return x.mean((2, 3))

@@ -1,0 +1,111 @@
+"""Backbones by name."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from lit_cv.nn.backbone import Backbone, Network
+from lit_cv.nn.compact import COMPACT, build_compact
+from lit_cv.nn.meta import run_on_meta
+from lit_cv.nn.stems import SMALL_STEMS, adapt_normalization, replace_input, small_stem
+from lit_cv.nn.timm_networks import build_timm, check_timm_name
+from lit_cv.nn.torchvision_networks import build_torchvision, torchvision_names
+from lit_cv.nn.weights import Weights, load_weights, read_weights
+from lit_cv.suggest import nearest
+
+__all__ = ["check_backbone_name", "create_backbone", "has_small_stem", "list_backbones"]
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_TIMM = "timm/"
+
+
+def list_backbones() -> list[str]:
+    """Return the names that `create_backbone` takes, besides `timm/NAME`."""
+    return [*COMPACT, *torchvision_names()]
+
+
+def check_backbone_name(name: str) -> None:
+    """Raise ValueError, with the nearest valid names, unless `create_backbone` knows `name`."""
+    if name.startswith(_TIMM):
+        check_timm_name(name.removeprefix(_TIMM))
+    elif name not in COMPACT and name not in torchvision_names():
+        raise ValueError(f"there is no backbone {name!r}{nearest(name, list_backbones())}")
+
+
+def has_small_stem(name: str) -> bool:
+    """Whether `stem="small"` changes this network. The compact ones and vgg suit small images as they are."""
+    return _stem_family(name) is not None
+
+
+def create_backbone(
+    name: str,
+    *,
+    in_channels: int = 3,
+    image_size: int | tuple[int, int] | None = None,
+    stem: Literal["standard", "small"] = "standard",
+    weights: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    spatial_dropout: float = 0.0,
+) -> Backbone:
+    """Build a network that turns raw images into pooled features.
+
+    Args:
+        name: A torchvision classification model (`resnet18`, `vit_b_16`, ...; its classifier is removed), a
+            compact network (`conv4`, `resnet9`, ...) or `timm/NAME` where timm is installed.
+        in_channels: Channels of the images. Pretrained filters are summed for one channel, repeated for more.
+        image_size: Height and width in pixels, one number for squares. Vision transformers are built for it
+            (pretrained positions are interpolated); for all networks it is checked that they can take it.
+        stem: `standard` as published; `small` keeps the resolution of images up to about 64 pixels.
+        weights: Name of torchvision weights (`DEFAULT`, `IMAGENET1K_V2`, `ResNet18_Weights.IMAGENET1K_V1`), for
+            timm `DEFAULT`, or the path of a checkpoint of this project, a state dict or a safetensors file.
+        mean: Mean of each channel in [0, 1] units, to normalise by. Weights bring their own; otherwise it is
+            ImageNet's for 3 channels and 0.5 for others.
+        std: Standard deviation of each channel, likewise; 0.25 where the channels are not 3.
+        spatial_dropout: Probability of dropping a whole channel of the last feature map.
+
+    Returns:
+        The backbone, in training mode. What was loaded is logged to `lit_cv`.
+
+    Raises:
+        ValueError: If the name is unknown, the network cannot take such images, has no such stem, or the
+            weights do not fit.
+        FileNotFoundError: If the weights are a path to nothing.
+
+    Example:
+        >>> create_backbone("resnet18", image_size=32, stem="small").num_features
+        512
+    """
+    check_backbone_name(name)
+    if in_channels < 1:
+        raise ValueError(f"in_channels={in_channels}: an image has at least one channel.")
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    loaded: Weights | None = None
+    fresh: frozenset[str] = frozenset()
+    if name.startswith(_TIMM):
+        if stem == "small":
+            raise _no_small_stem(name)
+        from_timm = weights == "DEFAULT"
+        network, own_mean, own_std = build_timm(name.removeprefix(_TIMM), in_channels, size, from_timm)
+        if weights is not None and not from_timm:
+            loaded = read_weights(name, weights)
+    else:
+        loaded = None if weights is None else read_weights(name, weights)
+        network, fresh = _build(name, in_channels, size or (loaded.image_size if loaded else None), stem)
+        own_mean = own_std = None
+    if loaded is not None:
+        own_mean, own_std = loaded.mean, loaded.std
+    mean, std = own_mean or mean, own_std or std
+    imagenet = in_channels == 3
+    backbone = Backbone(
+        name,
+        network,
+        in_channels,
+        _fit(mean or (_IMAGENET_MEAN if imagenet else [0.5] * in_channels), own_mean, in_channels),
+        _fit(std or (_IMAGENET_STD if imagenet else [0.25] * in_channels), own_std, in_channels),
+        spatial_dropout,
+    )
+    if loaded is not None:
+        load_weights(backbone, loaded, fresh)
+    if size is not None:
+        _check_size(backbone, size)
+    return backbone

@@ -1,0 +1,102 @@
+"""timm's networks, where timm is installed."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from lit_cv.nn.backbone import Network
+from lit_cv.suggest import nearest
+
+__all__ = ["build_timm", "check_timm_name"]
+
+
+def check_timm_name(name: str) -> None:
+    """Raise ValueError unless timm is installed and knows the model `name` (without `timm/`)."""
+    timm = _timm()
+    if not timm.is_model(name.partition(".")[0]):
+        raise ValueError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
+
+
+def build_timm(
+    name: str, in_channels: int, image_size: tuple[int, int] | None, pretrained: bool
+) -> tuple[Network, Sequence[float] | None, Sequence[float] | None]:
+    """Build a timm model without its classifier.
+
+    Args:
+        name: timm's name of the model, with a tag of its weights where wanted (`resnet18.a1_in1k`).
+        in_channels: Channels of the images; timm adapts pretrained weights itself.
+        image_size: Height and width in pixels, for the models that are built for one size.
+        pretrained: Whether to download timm's weights.
+
+    Returns:
+        The network, and mean and std that its weights were trained with (`None` for random weights).
+    """
+    check_timm_name(name)
+    timm = _timm()
+    options: dict[str, Any] = {"num_classes": 0, "in_chans": in_channels, "pretrained": pretrained}
+    try:
+        body = timm.create_model(name, img_size=image_size, **options) if image_size else None
+    except TypeError:  # a network for images of any size
+        body = None
+    if body is None:
+        body = timm.create_model(name, **options)
+    num_features = int(getattr(body, "head_hidden_size", None) or body.num_features)
+    network = Network(body, _timm_features, _timm_pool, num_features, _has_feature_map(body))
+    if not pretrained:
+        return network, None, None
+    return network, body.pretrained_cfg["mean"], body.pretrained_cfg["std"]
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise ValueError('backbones named timm/NAME need timm: pip install "lit_cv[timm]"') from error
+    return timm
+
+
+def _timm_features(body: nn.Module, x: Tensor) -> Tensor:
+    return cast(Tensor, cast(Any, body).forward_features(x))
+
+
+def _timm_pool(body: nn.Module, x: Tensor) -> Tensor:
+    return cast(Tensor, cast(Any, body).forward_head(x))
+
+
+class _Features(nn.Module):
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _timm_features(self.body, x)
+
+
+def _has_feature_map(body: nn.Module) -> bool:
+    """Whether the features are laid out (N, C, h, w), as a run without data tells."""
+    size = cast(Any, body).pretrained_cfg.get("input_size", (3, 224, 224))[1:]
+    if hasattr(body, "patch_embed") and hasattr(cast(Any, body).patch_embed, "img_size"):
+        size = cast(Any, body).patch_embed.img_size or size
+    channels = next(m.in_channels for m in body.modules() if isinstance(m, nn.Conv2d))
+    try:
+        features = run_on_meta(_Features(body), (1, channels, *size))
+    except (RuntimeError, ValueError, AssertionError):
+        return False
+    return len(features) == 4 and getattr(body, "output_fmt", "NCHW") == "NCHW"
+
+
+def run_on_meta(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of the module's output for an input of `shape`, computing and changing nothing."""
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    meta = {key: torch.empty_like(value, device="meta") for key, value in state.items()}
+    training = {m: m.training for m in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad():
+            out = torch.func.functional_call(module, meta, (torch.empty(shape, device="meta"),))
+    finally:
+        for m, mode in training.items():
+            m.training = mode
+    return tuple(out.shape)

@@ -1,0 +1,18 @@
+"""Optimizers, parameter groups and learning-rate schedules. Pure torch."""
+
+from lit_cv.optim.groups import parameter_groups
+from lit_cv.optim.lars import LARS
+from lit_cv.optim.optimizers import OptimizerName, build_optimizer, reapply_options
+from lit_cv.optim.schedules import Plateau, ScheduleName, StepSchedule, build_schedule
+
+__all__ = [
+    "LARS",
+    "OptimizerName",
+    "Plateau",
+    "ScheduleName",
+    "StepSchedule",
+    "build_optimizer",
+    "build_schedule",
+    "parameter_groups",
+    "reapply_options",
+]

@@ -1,0 +1,91 @@
+"""LARS, for large batches."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+__all__ = ["LARS"]
+
+
+class LARS(Optimizer):
+    """SGD whose learning rate is scaled, layer by layer, to the size of the weights.
+
+    You et al. 2017, "Large Batch Training of Convolutional Networks", algorithm 1: the step of a layer is
+    `trust * |w| / (|g| + weight_decay * |w|) * (g + weight_decay * w)`, fed into a momentum buffer, which the
+    learning rate multiplies. (MoCo v3 and MAE divide by `|g + weight_decay * w|` instead; the two differ by
+    less than 1e-6 in practice.) A group with `layer_adaptation=False`, such as that of biases and norms, takes
+    plain SGD steps. Where |w| or |g| is 0 the scale is 1.
+
+    Args:
+        params: Parameters or groups of them.
+        lr: Learning rate.
+        momentum: Momentum, in [0, 1).
+        weight_decay: Weight decay.
+        trust: Trust coefficient, the relative size of a step at `lr=1`.
+        layer_adaptation: Whether to scale the learning rate, a default that groups may change.
+
+    Raises:
+        ValueError: If a value is out of range.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.ones(2, 2))
+        >>> optimizer = LARS([weight], lr=1.0, momentum=0.0)
+        >>> weight.grad = torch.full((2, 2), 7.0)
+        >>> optimizer.step()
+        >>> weight[0, 0].item()
+        0.9990000128746033
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = 0.001,
+        layer_adaptation: bool = True,
+    ) -> None:
+        for name, value in (("lr", lr), ("weight_decay", weight_decay), ("trust", trust)):
+            if value < 0:
+                raise ValueError(f"{name}={value}: it must not be negative.")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum={momentum}: give a value in [0, 1).")
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "trust": trust,
+            "layer_adaptation": layer_adaptation,
+        }
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step; `closure`, if given, computes the loss and its gradients first."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._update(weight, weight.grad, group)
+        return loss
+
+    def _update(self, weight: torch.Tensor, grad: torch.Tensor, group: dict[str, Any]) -> None:
+        decay = group["weight_decay"]
+        step = grad.add(weight, alpha=decay) if decay else grad.clone()
+        if group["layer_adaptation"]:
+            weight_norm, grad_norm = weight.norm(), grad.norm()
+            scale = group["trust"] * weight_norm / (grad_norm + decay * weight_norm)
+            # On the device, without waiting for it: 0 / 0 is left out by the condition.
+            step.mul_(torch.where((weight_norm > 0) & (grad_norm > 0), scale, torch.ones_like(scale)))
+        if group["momentum"]:
+            state = self.state[weight]
+            if "momentum_buffer" in state:
+                step = state["momentum_buffer"].mul_(group["momentum"]).add_(step)
+            else:
+                state["momentum_buffer"] = step
+        weight.sub_(step, alpha=group["lr"])

@@ -1,0 +1,96 @@
+"""Optimizers by name, in torch's fastest form."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from lit_cv.optim.lars import LARS
+from lit_cv.suggest import nearest
+
+__all__ = ["OptimizerName", "build_optimizer", "reapply_options"]
+
+OptimizerName = Literal["adamw", "adam", "sgd", "lars"]
+
+
+def build_optimizer(
+    name: OptimizerName,
+    groups: list[dict[str, Any]],
+    lr: float,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    betas: tuple[float, float] = (0.9, 0.999),
+    fused: bool | None = None,
+) -> Optimizer:
+    """Build an optimizer over parameter groups.
+
+    Args:
+        name: `adamw`, `adam`, `sgd` (Nesterov momentum) or `lars`.
+        groups: From `parameter_groups`; what a group says itself wins over the arguments below.
+        lr: Learning rate.
+        weight_decay: Weight decay: decoupled for `adamw`, added to the gradient for the others.
+        momentum: Momentum of `sgd` and `lars`.
+        betas: Decay rates of the two moments of `adamw` and `adam`.
+        fused: Whether one kernel updates all parameters: measured 2.5 to 4 times faster on a CPU. `None` does so
+            where torch can. Say `False` where gradients are unscaled and clipped outside (fp16 with clipping).
+
+    Raises:
+        ValueError: If the name is unknown, there is nothing to train, or a value is out of range.
+
+    Example:
+        >>> model = torch.nn.Linear(2, 2)
+        >>> build_optimizer("sgd", [{"name": "decay", "params": list(model.parameters())}], lr=0.1).defaults["nesterov"]
+        True
+    """
+    if name not in get_args(OptimizerName):
+        raise ValueError(f"optimizer {name!r} is none of {', '.join(get_args(OptimizerName))}{nearest(name, get_args(OptimizerName))}")
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    if not parameters:
+        raise ValueError("there is nothing to train: every parameter is frozen.")
+    # The groups are copied, for an optimizer adds its own entries to those that it is given.
+    groups = [dict(group) for group in groups]
+    if name == "lars":
+        return LARS(groups, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    if fused is None:
+        fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    if name == "sgd":
+        nesterov = momentum > 0
+        return SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=fused)
+    kind = AdamW if name == "adamw" else Adam
+    return kind(groups, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused)
+
+
+def reapply_options(
+    optimizer: Optimizer,
+    groups: Sequence[dict[str, Any]],
+    momentum: float | None = None,
+    betas: tuple[float, float] | None = None,
+) -> None:
+    """Put the options of this run back after a checkpoint has overwritten them with those of an older one.
+
+    `Optimizer.load_state_dict` restores not only the moments but also lr, weight decay, momentum and betas, so
+    that a run resumed with other options would go on with the old ones. Where a schedule is at work the
+    learning rate of a group becomes its base rate; the schedule itself sets the current one, when it is
+    loaded or at its next step.
+
+    Args:
+        optimizer: The restored optimizer; changed in place.
+        groups: The groups that this run would build, matched by `name`.
+        momentum: Momentum of this run, for the optimizers that have one.
+        betas: Betas of this run, for the optimizers that have them.
+
+    Raises:
+        ValueError: If the names of the groups differ.
+    """
+    wanted = {group["name"]: group for group in groups}
+    held = [group.get("name") for group in optimizer.param_groups]
+    if len(wanted) != len(groups) or sorted(wanted) != sorted(map(str, held)):
+        raise ValueError(f"the optimizer holds the parameter groups {held}, this run has {list(wanted)}.")
+    everywhere = {"momentum": momentum, "betas": betas}
+    for group in optimizer.param_groups:
+        options = {key: value for key, value in everywhere.items() if value is not None and key in group}
+        options |= {key: value for key, value in wanted[group["name"]].items() if key not in ("params", "name")}
+        if "initial_lr" in group and "lr" in options:
+            options["initial_lr"] = options.pop("lr")
+        group.update(options)

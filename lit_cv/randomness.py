@@ -1,0 +1,48 @@
+"""Randomness as a function of (seed, epoch, batch, rank), so that an interrupted run can be continued exactly."""
+
+import os
+import random
+
+import numpy as np
+import torch
+
+__all__ = ["global_seed", "seed_step"]
+
+
+def global_seed() -> int:
+    """Return the seed of this process: what `lightning.seed_everything` was given, otherwise 0."""
+    return int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
+
+def seed_step(seed: int, epoch: int, batch: int, rank: int, device: torch.device) -> None:
+    """Seed every generator that a training step may draw from.
+
+    Dropout, augmentation and mixing of a step then depend on nothing but the four numbers: neither on the
+    steps before it, nor on whether the process was restarted in between. The CPU's and the device's torch
+    generators get the same seed, and so do `random` and `numpy.random`.
+
+    Args:
+        seed: Seed of the run.
+        epoch: Epoch, from 0.
+        batch: Batch within the epoch, from 0.
+        rank: Process among those that train together, from 0.
+        device: Device that the step runs on.
+
+    Example:
+        >>> cpu = torch.device("cpu")
+        >>> seed_step(1, 0, 5, 0, cpu); a = torch.rand(3)
+        >>> seed_step(1, 0, 5, 0, cpu); b = torch.rand(3)
+        >>> seed_step(1, 0, 6, 0, cpu); c = torch.rand(3)
+        >>> torch.equal(a, b), torch.equal(a, c)
+        (True, False)
+    """
+    words = np.random.SeedSequence([seed, epoch, batch, rank]).generate_state(2)
+    mixed = int(words[0]) << 31 | int(words[1]) >> 1  # 63 bits: torch takes a signed 64-bit seed
+    # Not torch.manual_seed: without a GPU it records a stack trace for CUDA's later start, at every call.
+    torch.default_generator.manual_seed(mixed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(mixed)
+    elif device.type != "cpu":
+        torch.get_device_module(device).manual_seed(mixed)
+    random.seed(mixed)
+    np.random.seed(int(words[0]))  # the legacy generator is what users' code draws from

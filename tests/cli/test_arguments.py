@@ -1,0 +1,139 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lit_cv.cli.arguments import prepare
+from lit_cv.cli.runs import find_checkpoint
+
+
+@pytest.fixture(autouse=True)
+def _temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+def merged(args: list[str]) -> dict[str, Any]:
+    prepared, _ = prepare(args)
+    assert prepared[1] == "--config"
+    content: dict[str, Any] = yaml.safe_load(Path(prepared[2]).read_text())
+    return content
+
+
+def save_checkpoint(path: Path, step: int = 5, **hyperparameters: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "state_dict": {"head.weight": torch.zeros(1000)},
+        "hyper_parameters": {"backbone": "conv4", "lr": 0.1, **hyperparameters},
+        "global_step": step,
+        "lit_cv": {"class_path": "lit_cv.modules.supervised.SupervisedModule"},
+    }
+    torch.save(content, path)
+    return path
+
+
+def test_a_recipe_is_found_by_its_bare_name() -> None:
+    config = merged(["fit", "--config", "supervised"])
+    assert config["model"]["class_path"] == "SupervisedModule"
+    assert config["data"]["class_path"] == "DigitsDataModule"
+
+
+def test_configurations_come_before_options_wherever_they_stand() -> None:
+    prepared, _ = prepare(["fit", "--model.lr", "0.5", "--config=supervised"])
+    assert prepared[0] == "fit"
+    assert prepared.index("--config") < prepared.index("--model.lr")
+
+
+def test_a_later_configuration_lies_over_an_earlier_one(in_tmp: Path) -> None:
+    Path("mine.yaml").write_text("model: {init_args: {lr: 1e-3}}\ntrainer: {max_epochs: 77}\n")
+    config = merged(["fit", "--config", "supervised", "--config", "mine.yaml"])
+    assert config["trainer"]["max_epochs"] == 77
+    assert config["model"]["init_args"]["lr"] == 1e-3
+    assert config["model"]["init_args"]["backbone"]
+
+
+@pytest.mark.parametrize("option", [["--model", "SimCLRModule"], ["--model.class_path=lit_cv.SimCLRModule"]])
+def test_another_class_starts_from_its_own_defaults(option: list[str]) -> None:
+    config = merged(["fit", "--config", "supervised", *option])
+    assert set(config["model"]) == {"class_path"}
+
+
+def test_the_same_class_keeps_the_arguments_of_the_recipe() -> None:
+    config = merged(["fit", "--config", "supervised", "--model", "SupervisedModule"])
+    assert config["model"]["init_args"]["lr"]
+
+
+def test_another_class_in_a_second_configuration(in_tmp: Path) -> None:
+    Path("mine.yaml").write_text("data: {class_path: CSVDataModule, init_args: {path: a.csv}}\n")
+    config = merged(["fit", "--config", "supervised", "--config", "mine.yaml"])
+    assert config["data"] == {"class_path": "CSVDataModule", "init_args": {"path": "a.csv"}}
+
+
+def test_hyperparameters_of_the_checkpoint_lie_between_recipe_and_options(in_tmp: Path) -> None:
+    path = save_checkpoint(in_tmp / "some.ckpt", lr=0.25)
+    prepared, _ = prepare(["validate", "--config", "supervised", "--ckpt_path", str(path), "--model.lr", "0.5"])
+    config = yaml.safe_load(Path(prepared[2]).read_text())
+    assert config["model"]["init_args"]["lr"] == 0.25
+    assert prepared[3:5] == ["--model.lr", "0.5"]
+
+
+def test_a_checkpoint_brings_the_configuration_of_its_run(in_tmp: Path) -> None:
+    path = save_checkpoint(in_tmp / "lightning_logs" / "version_0" / "checkpoints" / "best.ckpt")
+    (path.parent.parent / "config.yaml").write_text("data: {class_path: A}\nckpt_path: old.ckpt\n")
+    config = merged(["validate", "--ckpt_path", str(path)])
+    assert config["data"] == {"class_path": "A"}
+    assert "ckpt_path" not in config
+
+
+def test_a_checkpoint_of_another_class_is_refused_by_name(in_tmp: Path) -> None:
+    path = save_checkpoint(in_tmp / "some.ckpt")
+    with pytest.raises(ValueError, match="holds a SupervisedModule, but SimCLRModule was asked for"):
+        prepare(["fit", "--model", "SimCLRModule", "--ckpt_path", str(path)])
+
+
+def test_last_is_the_newest_run_or_an_error(in_tmp: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no run in .* has left a checkpoint"):
+        find_checkpoint("last")
+    save_checkpoint(in_tmp / "lightning_logs" / "version_1" / "checkpoints" / "last.ckpt", step=1)
+    save_checkpoint(in_tmp / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt", step=2)
+    assert find_checkpoint("last").step == 2
+    assert find_checkpoint("last", str(in_tmp)).step == 2
+
+
+def test_a_torn_last_checkpoint_falls_back_to_the_one_before_and_says_so(
+    in_tmp: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lit_cv.cli.runs.log.propagate", True)
+    folder = in_tmp / "lightning_logs" / "version_0" / "checkpoints"
+    save_checkpoint(folder / "previous.ckpt", step=3)
+    last = save_checkpoint(folder / "last.ckpt", step=4)
+    last.write_bytes(last.read_bytes()[:-700])
+    assert find_checkpoint("last").step == 3
+    assert "Falling back to the one before" in caplog.text
+    (folder / "previous.ckpt").unlink()
+    with pytest.raises(ValueError, match=r"last\.ckpt is not a whole checkpoint"):
+        find_checkpoint("last")
+
+
+def test_a_pickle_that_could_run_code_is_refused(in_tmp: Path) -> None:
+    torch.save({"state_dict": {}, "hyper_parameters": {"path": Path("x")}}, "bad.ckpt")
+    with pytest.raises(ValueError, match="not a whole checkpoint"):
+        find_checkpoint("bad.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [("supervized", "did you mean 'supervised'"), ("missing.yaml", "no configuration file"), ("bad.yaml", "not valid")],
+)
+def test_bad_configurations(in_tmp: Path, config: str, message: str) -> None:
+    Path("bad.yaml").write_text("model: [1, 2\n")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        prepare(["fit", "--config", config])
+
+
+def test_a_class_in_the_working_directory_is_found_by_its_short_name(in_tmp: Path) -> None:
+    Path("rotation.py").write_text("class RotationModule:\n    pass\n")
+    assert prepare(["fit", "--model", "RotationModule"])[0][-2:] == ["--model", "rotation.RotationModule"]
+    config = merged(["fit", "--config", "supervised", "--model", "RotationModule"])
+    assert config["model"] == {"class_path": "rotation.RotationModule"}

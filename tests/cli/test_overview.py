@@ -1,0 +1,39 @@
+import subprocess
+import sys
+
+import pytest
+
+from lit_cv.cli import main
+from lit_cv.cli.overview import VERBS, recipe_names, recipe_path
+
+
+def test_help_and_recipes_import_nothing_heavy() -> None:
+    code = (
+        "import sys; from lit_cv.cli import main; main(['--help']); main(['recipes']);"
+        "print([m for m in ('torch', 'lightning', 'numpy', 'yaml', 'jsonargparse') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.rstrip().endswith("[]")
+
+
+def test_help_lists_every_verb_and_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) is None
+    text = capsys.readouterr().out
+    assert all(f"  {verb} " in text for verb in VERBS)
+    assert all(f"  {name} " in text for name in recipe_names())
+
+
+def test_every_recipe_opens_with_a_line_about_it() -> None:
+    for name in recipe_names():
+        with open(recipe_path(name)) as file:
+            assert file.readline().startswith("# "), name
+
+
+def test_a_misspelt_verb_is_answered_with_the_nearest() -> None:
+    with pytest.raises(SystemExit, match="no verb 'fti': did you mean 'fit'"):
+        main(["fti"])
+
+
+def test_the_module_runs_as_a_program() -> None:
+    result = subprocess.run([sys.executable, "-m", "lit_cv", "--version"], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "0.1.0\n")

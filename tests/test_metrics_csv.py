@@ -1,0 +1,48 @@
+from pathlib import Path
+
+from lit_cv.metrics_csv import MetricsCSVLogger, read_metrics
+
+
+def lines(folder: Path) -> list[str]:
+    return (folder / "metrics.csv").read_text().splitlines()
+
+
+def test_numbers_of_one_step_share_a_row_and_new_columns_appear(tmp_path: Path) -> None:
+    logger = MetricsCSVLogger(str(tmp_path))
+    logger.log_metrics({"train_loss_step": 2.5, "epoch": 0}, step=0)
+    logger.log_metrics({"lr": 0.1}, step=1)
+    logger.log_metrics({"train_loss_step": 2.0, "epoch": 0}, step=1)
+    logger.save()
+    assert lines(tmp_path) == ["epoch,step,train_loss_step", "0,0,2.5"]  # step 1 may still grow
+    logger.log_metrics({"val_acc": 0.5, "epoch": 0}, step=2)
+    logger.finalize("success")
+    assert lines(tmp_path) == ["epoch,step,train_loss_step,lr,val_acc", "0,0,2.5,,", "0,1,2.0,0.1,", "0,2,,,0.5"]
+
+
+def test_a_resumed_run_drops_what_was_written_after_the_checkpoint(tmp_path: Path) -> None:
+    logger = MetricsCSVLogger(str(tmp_path))
+    for step in range(6):
+        logger.log_metrics({"train_loss_step": float(step), "epoch": step // 3}, step=step)
+    logger.finalize("success")
+    resumed = MetricsCSVLogger(str(tmp_path), resume_step=4)
+    resumed.log_metrics({"train_loss_step": 40.0, "epoch": 1}, step=4)
+    resumed.finalize("success")
+    rows = read_metrics(tmp_path / "metrics.csv")
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    assert rows[3]["train_loss_step"] == 3.0
+    assert rows[4]["train_loss_step"] == 40.0
+    assert isinstance(rows[0]["step"], int)
+
+
+def test_a_line_that_a_kill_cut_off_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch,step,lr\n0,0,0.1\n0,")
+    assert read_metrics(tmp_path / "metrics.csv") == [{"epoch": 0, "step": 0, "lr": 0.1}]
+
+
+def test_repeated_saves_append(tmp_path: Path) -> None:
+    logger = MetricsCSVLogger(str(tmp_path))
+    for step in range(50):
+        logger.log_metrics({"lr": step / 100, "epoch": 0}, step=step)
+        logger.save()
+    logger.finalize("success")
+    assert [row["lr"] for row in read_metrics(tmp_path / "metrics.csv")] == [step / 100 for step in range(50)]

@@ -1,0 +1,167 @@
+"""A run that is killed and continued ends in the same weights, bit for bit, as one that was not."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lit_cv.cli import main
+from lit_cv.metrics_csv import read_metrics
+
+CALLBACKS = '''
+import os, signal
+import lightning as L
+from lit_cv.callbacks import RunCheckpoint
+
+class Killed(BaseException):
+    """Not caught by anything, as SIGKILL is not."""
+
+class Kill(L.Callback):
+    def __init__(self, step: int, where: str = "batch", real: bool = False) -> None:
+        self.step, self.where, self.real = step, where, real
+    def _die(self, trainer):
+        if trainer.global_step >= self.step:
+            if self.real:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise Killed
+    def on_train_batch_start(self, trainer, *args):
+        if self.where == "batch":
+            self._die(trainer)
+    def on_validation_batch_start(self, trainer, *args):
+        if self.where == "validation" and not trainer.sanity_checking:
+            self._die(trainer)
+    def on_save_checkpoint(self, trainer, *args):
+        if self.where == "save":
+            self._die(trainer)
+'''
+STEPS = 9  # in an epoch: 300 images, of which 270 train, 32 a batch, the last few left out... see test_length
+FIT = [
+    "fit", "--model", "SupervisedModule", "--model.backbone", "conv4", "--model.dropout", "0.3",
+    "--data", "DigitsDataModule", "--data.labels_per_class", "30", "--data.batch_size", "32",
+    "--trainer.max_epochs", "3", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
+    "--trainer.enable_model_summary", "false", "--checkpoint.every_n_steps", "2",
+]  # fmt: skip
+AUGMENT = ["--trainer.callbacks+=Augmentation", "--trainer.callbacks.policy", "small_images"]
+EVERYTHING = [
+    *AUGMENT, "--trainer.callbacks+=CutMix", "--ema.decay", "0.9", "--trainer.accumulate_grad_batches", "2",
+    "--early_stopping.patience", "2", "--model.optimizer", "sgd", "--model.warmup_epochs", "0.5",
+    "--trainer.gradient_clip_val", "1.0", "--data.num_workers", "2",
+]  # fmt: skip
+
+
+def final(root: Path) -> dict[str, Any]:
+    path = root / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+    content: dict[str, Any] = torch.load(path, weights_only=True)
+    return content
+
+
+def assert_same(a: Any, b: Any, path: str = "") -> None:
+    assert type(a) is type(b), path
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_same(a[key], b[key], f"{path}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), path
+        for index, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{path}/{index}")
+    else:
+        assert a == b, path
+
+
+def assert_same_end(killed: Path, whole: Path) -> None:
+    a, b = final(killed), final(whole)
+    assert a["global_step"] == b["global_step"] > 0
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "ema"):
+        assert_same(a.get(key), b.get(key), key)
+    rows = [read_metrics(root / "lightning_logs" / "version_0" / "metrics.csv") for root in (killed, whole)]
+    assert rows[0] == rows[1]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Uninterrupted runs by their options, each made once."""
+    made: dict[tuple[str, ...], Path] = {}
+
+    def make(options: list[str]) -> Path:
+        key = tuple(options)
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("whole")
+            main([*FIT, *options, "--trainer.default_root_dir", str(made[key])])
+        return made[key]
+
+    return make
+
+
+def kill_and_resume(root: Path, options: list[str], kill: list[str], resume: list[str] | None = None) -> None:
+    killer = ["--trainer.callbacks+=killer.Kill", *(f"--trainer.callbacks.{option}" for option in kill)]
+    with pytest.raises(BaseException, match="") as error:
+        main([*FIT, *options, *killer, "--trainer.default_root_dir", str(root)])
+    assert type(error.value).__name__ == "Killed"
+    main([*FIT, *options, *(resume or []), "--trainer.default_root_dir", str(root), "--ckpt_path", "last"])
+
+
+@pytest.fixture
+def root(in_tmp: Path) -> Path:
+    (in_tmp / "killer.py").write_text(CALLBACKS)
+    return in_tmp
+
+
+@pytest.mark.parametrize("step", [2, 3, 7, 8, 9, 10, 17, 18, 19, 25])
+def test_killed_at_any_step(root: Path, whole: Any, step: int) -> None:
+    kill_and_resume(root, AUGMENT, [f"step={step}"])
+    assert_same_end(root, whole(AUGMENT))
+
+
+@pytest.mark.parametrize("where", ["validation", "save"])
+def test_killed_in_validation_or_while_a_checkpoint_is_written(root: Path, whole: Any, where: str) -> None:
+    kill_and_resume(root, AUGMENT, ["step=9", f"where={where}"])
+    assert_same_end(root, whole(AUGMENT))
+
+
+@pytest.mark.parametrize("step", [4, 5, 9])
+def test_with_everything_on_and_another_number_of_workers(root: Path, whole: Any, step: int) -> None:
+    kill_and_resume(root, EVERYTHING, [f"step={step}"], resume=["--data.num_workers", "0"])
+    assert_same_end(root, whole(EVERYTHING))
+
+
+@pytest.mark.parametrize("schedule", ["plateau", "one_cycle", "exponential"])
+def test_schedules(root: Path, whole: Any, schedule: str) -> None:
+    options = ["--model.schedule", schedule, "--model.optimizer", "lars", "--model.lr", "0.1"]
+    kill_and_resume(root, options, ["step=20"])
+    assert_same_end(root, whole(options))
+
+
+def test_killed_twice(root: Path, whole: Any) -> None:
+    kill = ["--trainer.callbacks+=killer.Kill", "--trainer.callbacks.step=13"]
+    with pytest.raises(BaseException, match=""):
+        main([*FIT, *AUGMENT, "--trainer.default_root_dir", str(root), *kill[:1], "--trainer.callbacks.step=5"])
+    with pytest.raises(BaseException, match=""):
+        main([*FIT, *AUGMENT, "--trainer.default_root_dir", str(root), *kill, "--ckpt_path", "last"])
+    main([*FIT, *AUGMENT, "--trainer.default_root_dir", str(root), "--ckpt_path", "last"])
+    assert_same_end(root, whole(AUGMENT))
+
+
+def test_a_real_sigkill_of_the_process(root: Path, whole: Any) -> None:
+    command = [sys.executable, "-m", "lit_cv", *FIT, *AUGMENT, "--data.num_workers", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    kill = ["--trainer.callbacks+=killer.Kill", "--trainer.callbacks.step=13", "--trainer.callbacks.real=true"]
+    dead = subprocess.run([*command, *kill], cwd=root, env=environment, capture_output=True, text=True)
+    assert dead.returncode == -9, dead.stderr
+    again = subprocess.run([*command, "--ckpt_path", "last"], cwd=root, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert_same_end(root, whole(AUGMENT))
+
+
+def test_the_learning_rate_of_the_command_line_wins(root: Path) -> None:
+    kill_and_resume(root, ["--model.schedule", "constant"], ["step=12"], resume=["--model.lr", "0.0123"])
+    rows = read_metrics(root / "lightning_logs" / "version_0" / "metrics.csv")
+    rates = {row["step"]: row["lr"] for row in rows if "lr" in row}
+    assert all(rate == pytest.approx(0.0123 if step >= 12 else 1e-3) for step, rate in rates.items())
+    assert max(rates) > 12
