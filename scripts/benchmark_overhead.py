@@ -100,7 +100,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(f"{'network':<10}{'pixels':>7}{'batch':>6}{'bare ms':>9}{'fit ms':>9}{'ratio of medians':>18}{'of means':>10}")
+    print(
+        f"{'network':<10}{'pixels':>7}{'batch':>6}{'bare ms':>9}{'fit ms':>9}{'ratio of medians':>18}{'of means':>10}"
+    )
     for case in CASES:
         loops, fits = [], []
         for _ in range(args.rounds):
@@ -108,7 +110,10 @@ def main() -> None:
             fits += fit(*case)[50:]
         a, b = statistics.median(loops), statistics.median(fits)
         means = statistics.fmean(fits) / statistics.fmean(loops)
-        print(f"{case[0]:<10}{case[1]:>7}{case[2]:>6}{a * 1e3:>9.2f}{b * 1e3:>9.2f}{b / a:>18.3f}{means:>10.3f}", flush=True)
+        print(
+            f"{case[0]:<10}{case[1]:>7}{case[2]:>6}{a * 1e3:>9.2f}{b * 1e3:>9.2f}{b / a:>18.3f}{means:>10.3f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

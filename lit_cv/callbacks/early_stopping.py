@@ -38,7 +38,7 @@ class MonitorEarlyStopping(EarlyStopping):
         """Take the metric from the module."""
         if self._given_monitor is None:
             self.monitor = getattr(pl_module, "monitor", "val_loss")
-        mode = self._given_mode or getattr(pl_module, "mode", "min")
+        mode = str(self._given_mode or getattr(pl_module, "mode", "min"))
         if mode != self.mode:
             self.mode = mode
             self.min_delta = abs(self.min_delta) * (1 if mode == "max" else -1)

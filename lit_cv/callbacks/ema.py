@@ -72,17 +72,13 @@ class EMA(L.Callback):
         for name, value in self._live.items():
             value.copy_(self._average[name])
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the average as the model, and the weights in training beside it."""
         if self._average:
             checkpoint["ema"] = {"step": self._step, "weights": checkpoint["state_dict"]}
             checkpoint["state_dict"] = {**checkpoint["state_dict"], **self._average}
 
-    def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Restore both. A checkpoint without an average starts one from its weights."""
         if trainer.state.fn != "fit" or "ema" not in checkpoint:
             return

@@ -4,6 +4,8 @@ from typing import Any
 
 import lightning as L
 
+from lit_cv.loop_state import logs_now, step_index
+
 __all__ = ["LearningRateLog"]
 
 
@@ -25,14 +27,14 @@ class LearningRateLog(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Fit the logging interval to the length of the epoch."""
         steps = trainer.num_training_batches // trainer.accumulate_grad_batches
-        trainer.log_every_n_steps = max(1, min(trainer.log_every_n_steps, int(steps) // self.per_epoch))
+        interval = max(1, min(trainer.log_every_n_steps, int(steps) // self.per_epoch))  # type: ignore[attr-defined]
+        trainer.log_every_n_steps = interval  # type: ignore[attr-defined]
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Log when the Trainer logs."""
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped
-        if (step + 1) % trainer.log_every_n_steps or not trainer.optimizers:
+        if not logs_now(trainer) or not trainer.optimizers:
             return
         groups = trainer.optimizers[0].param_groups
         rates = {"lr": groups[0]["lr"]}
@@ -40,4 +42,4 @@ class LearningRateLog(L.Callback):
             if group["lr"] != rates["lr"]:
                 rates[f"lr_{group.get('name', index)}"] = group["lr"]
         for logger in trainer.loggers:
-            logger.log_metrics(rates, step=step)
+            logger.log_metrics(rates, step=step_index(trainer))

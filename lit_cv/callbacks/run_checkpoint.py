@@ -61,7 +61,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take Ctrl-C over, so that it ends the run between two steps."""
-        if threading.current_thread() is threading.main_thread() and not trainer.fast_dev_run:
+        if threading.current_thread() is threading.main_thread() and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._interrupted = False
             self._handler = signal.signal(signal.SIGINT, self._interrupt)
 
@@ -93,7 +93,11 @@ class RunCheckpoint(Checkpoint):
         if not trainer.is_global_zero or trainer.state.fn != "fit":
             return
         if self.last_model_path:
-            log.info("Stopped at step %d. Continue with: lit-cv fit --ckpt_path %s", trainer.global_step, self.last_model_path)
+            log.info(
+                "Stopped at step %d. Continue with: lit-cv fit --ckpt_path %s",
+                trainer.global_step,
+                self.last_model_path,
+            )
         else:
             log.info("Stopped at step %d, before the first checkpoint.", trainer.global_step)
 
@@ -112,7 +116,7 @@ class RunCheckpoint(Checkpoint):
             self.best_model_path = state_dict["best_model_path"]
 
     def _save(self, trainer: L.Trainer) -> None:
-        if trainer.fast_dev_run:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         score = monitored_value(trainer, self.monitor)
         best = self._is_best(score)

@@ -102,7 +102,7 @@ def _read(config: str) -> dict[str, Any]:
             raise FileNotFoundError(f"there is no configuration file {config!r} (--config).")
         path = Path(recipe_path(config))
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"{config} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):

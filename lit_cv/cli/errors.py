@@ -74,7 +74,7 @@ def _options(parser: LightningArgumentParser) -> list[str]:
     return list(dict.fromkeys([*names, *(name.rpartition(".")[2] for name in names)]))
 
 
-def _subclasses(base: type) -> Iterable[type]:
+def _subclasses(base: type[object]) -> Iterable[type]:
     for cls in base.__subclasses__():
         yield cls
         yield from _subclasses(cls)

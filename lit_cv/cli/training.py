@@ -6,13 +6,13 @@ import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
+import datamodules  # noqa: F401 - classes are found by their short names once they are imported
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-import datamodules  # noqa: F401 - classes are found by their short names once they are imported
 from lit_cv import callbacks
 from lit_cv.checkpoint_io import AtomicCheckpointIO
 from lit_cv.cli.arguments import prepare
@@ -34,7 +34,13 @@ _NOISE = (
     r".*You have overridden `on_before_batch_transfer`.*",
     r".*isinstance\(treespec, LeafSpec\).*",
 )
-_CHATTER = ("💡", "GPU available: False", "TPU available: False", "Loading `train_dataloader` to estimate")
+_CHATTER = (
+    "💡",
+    "GPU available: False",
+    "TPU available: False",
+    "Loading `train_dataloader` to estimate",
+    "`weights_only` was",
+)
 
 
 class _Parser(LightningArgumentParser):
@@ -85,7 +91,7 @@ class LitCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, without Lightning's warning about the arguments of the process."""
         try:
-            self.config = parser.parse_args(args)
+            self.config = parser.parse_args(args)  # type: ignore[arg-type]
         finally:
             if self._merged:
                 Path(self._merged).unlink(missing_ok=True)
@@ -183,8 +189,8 @@ def _quiet() -> None:
         log.propagate = False
     for message in _NOISE:
         warnings.filterwarnings("ignore", message)
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
-        logger = logging.getLogger(name)
+    for name in ("pytorch.utilities.rank_zero", "pytorch.trainer.connectors.checkpoint_connector"):
+        logger = logging.getLogger(f"lightning.{name}")
         if not any(isinstance(existing, _NoAdvertising) for existing in logger.filters):
             logger.addFilter(_NoAdvertising())
 

@@ -18,6 +18,7 @@ __all__ = ["confusion_figure", "precision_recall_figure"]
 
 _COUNTED = 20  # classes up to which the counts are written into the cells
 _NAMED = 50  # classes up to which their names are written
+_BARS = 30  # classes whose precision and recall are shown
 
 
 def confusion_figure(matrix: Tensor, class_names: Sequence[str] | None = None, heading: str = "") -> "Figure":
@@ -77,12 +78,12 @@ def precision_recall_figure(table: Tensor, class_names: Sequence[str] | None = N
 
     Args:
         table: (3, K) numbers of images: those of a class that were given its label, those that were given
-            the label, those of the class. The 50 most frequent classes are shown.
+            the label, those of the class. The 30 most frequent classes are shown.
         class_names: Names of the K classes.
         heading: Title.
     """
     hits, given, present = table.detach().cpu().double().numpy()
-    shown = np.argsort(-present, kind="stable")[:_NAMED]
+    shown = np.argsort(-present, kind="stable")[:_BARS]
     precision = (hits / np.maximum(given, 1))[shown]
     recall = (hits / np.maximum(present, 1))[shown]
     names = [short_name(class_names[i] if class_names else i) for i in shown]
@@ -93,7 +94,7 @@ def precision_recall_figure(table: Tensor, class_names: Sequence[str] | None = N
     axes.barh(places + 0.19, recall, 0.36, color=ORANGE, label="recall")
     labels = [f"{name} ({int(n):,})" for name, n in zip(names, present[shown], strict=True)]
     axes.set_yticks(places, labels, parse_math=False)
-    axes.invert_yaxis()
+    axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlim(0, 1)
     more = f" ({len(shown)} of {len(present)} classes)" if len(shown) < len(present) else ""
     style_axes(axes, (heading or "precision and recall") + more)

@@ -57,7 +57,7 @@ def draw_training_curves(
     if not history.names:
         raise ValueError(f"{csv_path} holds no metric: nothing was logged in this run.")
     best = history.best(monitor, mode)
-    panels: list[Callable[[Axes], None]] = [lambda axes: _losses(axes, history, best[1] if best else None)]
+    panels: list[Callable[[Axes], None]] = [lambda axes: _losses(axes, history, monitor, mode)]
     if best and monitor != "val_loss":
         panels.append(lambda axes: _monitor(axes, history, monitor, mode))
     others = [n for n in history.names if n.startswith("val_") and n not in (monitor, "val_loss")]
@@ -70,17 +70,16 @@ def draw_training_curves(
         panels.append(lambda axes: _several(axes, history, losses, "parts of the loss"))
     if rates := [name for name in history.names if name == "lr" or name.startswith(("lr_", "lr-"))]:
         panels.append(lambda axes: _learning_rate(axes, history, rates))
-    panels.append(lambda axes: _summary(axes, history, monitor, best, facts or {}))
-
-    columns = 3 if len(panels) in (3, 5, 6) else 2
-    rows = -(-len(panels) // columns)
+    columns = 3 if len(panels) in (2, 4, 5) else 2
+    rows = -(-(len(panels) + 1) // columns)
     figure = new_figure(4.2 * columns, 3.1 * rows + (0.4 if heading else 0.1), constrained=True)
     if heading:
         style = {"fontsize": 12, "fontweight": "bold", "color": INK}
         figure.suptitle(heading, x=0.01, ha="left", parse_math=False, **style)
     for place, panel in enumerate(panels, 1):
-        last = rows * columns if place == len(panels) else place  # the summary takes what room is left
-        panel(figure.add_subplot(rows, columns, (place, last)))
+        panel(figure.add_subplot(rows, columns, place))
+    axes = figure.add_subplot(rows, columns, (len(panels) + 1, rows * columns))  # what room is left
+    _summary(axes, history, monitor, best, facts or {}, wide=rows * columns > len(panels) + 1)
     save_png(render(figure), png_path)
     return history
 
@@ -105,31 +104,35 @@ def _finish(axes: "Axes", history: History, title: str) -> None:
         axes.legend(fontsize=7.5, frameon=False)
 
 
-def _losses(axes: "Axes", history: History, best_epoch: int | None) -> None:
+def _losses(axes: "Axes", history: History, monitor: str, mode: str) -> None:
     _plot(axes, history, "train_loss_step", BLUE, "train, single steps", linewidth=0.6, alpha=0.4)
     _plot(axes, history, "train_loss", BLUE, "train", marker="o", markersize=3.5)
     _plot(axes, history, "val_loss", ORANGE, "validation", marker="o", markersize=3.5)
     values = np.concatenate([history.series(n)[1] for n in ("train_loss_step", "train_loss", "val_loss")])
-    low, high = (values.min(), values.max()) if len(values) else (0.0, 0.0)
-    if low > 0 and high > 30 * low:
+    if len(values) and values.max() > 30 * values.min() > 0:
         axes.set_yscale("log")
-    if best_epoch is not None and history.epochs:
-        axes.axvline(best_epoch, color=GREEN, linewidth=0.9, linestyle=":")
+    _mark_best(axes, history, monitor, mode, star=monitor in ("train_loss", "val_loss"))
     _finish(axes, history, "loss")
 
 
 def _monitor(axes: "Axes", history: History, monitor: str, mode: str) -> None:
     _plot(axes, history, monitor, ORANGE, marker="o", markersize=3.5)
+    _mark_best(axes, history, monitor, mode, star=True)
+    _finish(axes, history, monitor)
+
+
+def _mark_best(axes: "Axes", history: History, monitor: str, mode: str, star: bool) -> None:
+    best = history.best(monitor, mode)
+    if best is None:
+        return
     steps, values = history.series(monitor)
     index = int(values.argmin() if mode == "min" else values.argmax())
     x = history.epochs_at(steps)
     place = (steps if x is None else x)[index]
-    found = history.best(monitor, mode)
-    epoch = found[1] if found else 0
-    label = f"best: {values[index]:.4g} in epoch {epoch}"
-    axes.plot([place], [values[index]], marker="*", markersize=13, color=GREEN, linestyle="", label=label)
     axes.axvline(place, color=GREEN, linewidth=0.9, linestyle=":")
-    _finish(axes, history, monitor)
+    if star:
+        label = f"best: {best[0]:.4g} in epoch {best[1]}"
+        axes.plot([place], [best[0]], marker="*", markersize=13, color=GREEN, linestyle="", label=label)
 
 
 def _several(axes: "Axes", history: History, names: list[str], title: str) -> None:
@@ -152,8 +155,7 @@ def _learning_rate(axes: "Axes", history: History, names: list[str]) -> None:
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
-        axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4))
-        axes.yaxis.get_offset_text().set_fontsize(8)
+        axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("step", fontsize=8, color=INK)
     axes.set_xlim(left=0)
     if len(names) > 1:
@@ -161,28 +163,39 @@ def _learning_rate(axes: "Axes", history: History, names: list[str]) -> None:
 
 
 def _summary(
-    axes: "Axes", history: History, monitor: str, best: tuple[float, int] | None, facts: Mapping[str, str]
+    axes: "Axes",
+    history: History,
+    monitor: str,
+    best: tuple[float, int] | None,
+    facts: Mapping[str, str],
+    wide: bool,
 ) -> None:
     axes.set_title("summary", loc="left", fontsize=10, fontweight="bold", color=INK)
     axes.set_axis_off()
     names = [name for name in (monitor, "train_loss", "val_loss") if name in history.names]
     names = list(dict.fromkeys([*names, *(n for n in history.names if n.startswith("val_"))]))[:_SERIES]
-    epochs = [best[1], history.epochs or best[1]] if best else [history.epochs]
-    heads = ["best epoch", "last epoch"][-len(epochs) :]
-    lines = [("".join(f"{text:>12}" for text in ["", *heads]), GREY)]
-    lines.append(("".join(f"{text:>12}" for text in ["", *epochs]), GREY))
+    heads = {"best epoch": best[1], "last epoch": history.epochs or best[1]} if best else {"last": history.epochs}
+    lines = [("".join(f"{text:>12}" for text in ("", *row)), GREY) for row in (heads, heads.values())]
     for name in names:
         cells = [history.last(name, best[1])] if best else []
         cells.append(history.last(name))
         text = "".join(f"{'-' if value is None else f'{value:.4g}':>12}" for value in cells)
         lines.append((f"{name if len(name) <= 12 else name[:11] + '…':<12}{text}", GREEN if name == monitor else INK))
     known = {"epochs": f"{history.epochs}", "steps": f"{history.steps:,}", **facts}
-    lines += [("", INK), *((f"{key:<12}  {value}", INK) for key, value in known.items())]
+    beside = [(f"{key:<12}  {value}", INK) for key, value in known.items()]
+    if wide:
+        _write(axes, 0.0, lines)
+        _write(axes, 0.5, [("", INK), ("", INK), *beside])
+    else:
+        _write(axes, 0.0, [*lines, ("", INK), *beside])
+
+
+def _write(axes: "Axes", x: float, lines: list[tuple[str, str]]) -> None:
     spacing = min(0.083, 1 / len(lines))
     for index, (line, color) in enumerate(lines):
         axes.text(
-            0,
-            1 - index * spacing,
+            x,
+            0.98 - index * spacing,
             line,
             transform=axes.transAxes,
             va="top",

@@ -3,7 +3,7 @@
 from collections.abc import MutableMapping
 from typing import Any
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 
 from lit_cv.nn import has_small_stem
 
@@ -53,5 +53,7 @@ def _choose_stem(backbone: str, weights: str | None, image_size: int | list[int]
     largest = image_size if isinstance(image_size, int) else max(image_size)
     if largest > _SMALL_IMAGE or not has_small_stem(backbone):
         return "standard"
-    rank_zero_info(f"{backbone}: small stem for images of {largest} pixels (--model.stem standard keeps the published one)")
+    rank_zero_info(
+        f"{backbone}: small stem for images of {largest} pixels (--model.stem standard keeps the published one)"
+    )
     return "small"

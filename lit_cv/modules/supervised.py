@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import (
@@ -136,7 +136,7 @@ class SupervisedModule(BaseModule):
 
     def loss(self, logits: Tensor, target: Tensor, stage: Stage) -> Tensor:
         """Return the mean loss: smoothed and weighted in training only, so that validation is comparable."""
-        smoothing = self.hparams["label_smoothing"] if stage == "train" else 0.0
+        smoothing: float = self.hparams["label_smoothing"] if stage == "train" else 0.0
         weight = self.class_weight if stage == "train" else None
         if self.hparams["multi_label"]:
             smooth = target.to(logits.dtype) * (1 - smoothing) + smoothing / 2
@@ -155,7 +155,7 @@ class SupervisedModule(BaseModule):
         return {"probabilities": probabilities, **{k: batch[k] for k in ("index", "label") if k in batch}}
 
     def _balanced_weight(self) -> Tensor:
-        datamodule = self.trainer.datamodule
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         if not hasattr(datamodule, "class_counts"):
             raise ValueError("class_weight='balanced' needs a DataModule that counts its labels (class_counts).")
         counts = datamodule.class_counts().float()
@@ -168,7 +168,7 @@ class SupervisedModule(BaseModule):
         return weight / weight.sum() * (counts > 0).sum()
 
     def _class_names(self) -> list[str]:
-        names = getattr(self._trainer.datamodule, "class_names", None) if self._trainer else None
+        names = getattr(getattr(self._trainer, "datamodule", None), "class_names", None)
         return list(names) if names else [str(index) for index in range(self.num_classes)]
 
 

@@ -20,6 +20,8 @@ class Network(NamedTuple):
         pool: Maps the body and what `features` gave to pooled features of shape (N, num_features).
         num_features: Size of the pooled features.
         has_feature_map: Whether `features` gives a map of shape (N, C, h, w), on which channels can be dropped.
+        mean: Mean that its weights were trained with, for each channel in [0, 1] units, if there is one.
+        std: Standard deviation, likewise.
     """
 
     body: nn.Module
@@ -27,6 +29,8 @@ class Network(NamedTuple):
     pool: Callable[[nn.Module, Tensor], Tensor]
     num_features: int
     has_feature_map: bool = True
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
 
 
 class Backbone(nn.Module):
@@ -78,9 +82,7 @@ class Backbone(nn.Module):
         if min(std) <= 0:
             raise ValueError(f"std={list(std)}: every standard deviation must be positive.")
         if spatial_dropout and not network.has_feature_map:
-            raise ValueError(
-                f"{name} has no feature map whose channels could be dropped: set spatial_dropout to 0."
-            )
+            raise ValueError(f"{name} has no feature map whose channels could be dropped: set spatial_dropout to 0.")
         self.name = name
         self.body = network.body
         self.num_features = network.num_features
@@ -106,9 +108,7 @@ class Backbone(nn.Module):
             TypeError: If the images are integers of another type than uint8.
         """
         if images.ndim != 4 or images.shape[1] != self.in_channels:
-            raise ValueError(
-                f"images of shape {tuple(images.shape)}: {self.name} takes (N, {self.in_channels}, H, W)."
-            )
+            raise ValueError(f"images of shape {tuple(images.shape)}: {self.name} takes (N, {self.in_channels}, H, W).")
         if images.dtype == torch.uint8:
             scale = 1 / (255 * self.std)
         elif images.is_floating_point():

@@ -43,9 +43,13 @@ class Conv4(nn.Module):
         return cast(Tensor, self.blocks(x))
 
 
-class _Residual(nn.Sequential):
-    def forward(self, input: Tensor) -> Tensor:
-        return cast(Tensor, input + super().forward(input))
+class _Residual(nn.Module):
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, x + self.branch(x))
 
 
 class ResNet9(nn.Module):

@@ -5,11 +5,11 @@ from typing import Literal
 
 from lit_cv.nn.backbone import Backbone, Network
 from lit_cv.nn.compact import COMPACT, build_compact
-from lit_cv.nn.meta import run_on_meta
+from lit_cv.nn.sizes import run_on_meta, size_error
 from lit_cv.nn.stems import SMALL_STEMS, adapt_normalization, replace_input, small_stem
 from lit_cv.nn.timm_networks import build_timm, check_timm_name
 from lit_cv.nn.torchvision_networks import build_torchvision, torchvision_names
-from lit_cv.nn.weights import Weights, load_weights, read_weights
+from lit_cv.nn.weights import load_weights, read_weights
 from lit_cv.suggest import nearest
 
 __all__ = ["check_backbone_name", "create_backbone", "has_small_stem", "list_backbones"]
@@ -79,29 +79,20 @@ def create_backbone(
     if in_channels < 1:
         raise ValueError(f"in_channels={in_channels}: an image has at least one channel.")
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    loaded: Weights | None = None
-    fresh: frozenset[str] = frozenset()
     if name.startswith(_TIMM):
-        if stem == "small":
-            raise _no_small_stem(name)
-        from_timm = weights == "DEFAULT"
-        network, own_mean, own_std = build_timm(name.removeprefix(_TIMM), in_channels, size, from_timm)
-        if weights is not None and not from_timm:
-            loaded = read_weights(name, weights)
+        loaded = None if weights in (None, "DEFAULT") else read_weights(name, str(weights))
+        network, fresh = _from_timm(name, in_channels, size, stem, weights == "DEFAULT")
     else:
         loaded = None if weights is None else read_weights(name, weights)
         network, fresh = _build(name, in_channels, size or (loaded.image_size if loaded else None), stem)
-        own_mean = own_std = None
-    if loaded is not None:
-        own_mean, own_std = loaded.mean, loaded.std
-    mean, std = own_mean or mean, own_std or std
-    imagenet = in_channels == 3
+    own_mean, own_std = (loaded.mean, loaded.std) if loaded else (network.mean, network.std)
+    standard = (_IMAGENET_MEAN, _IMAGENET_STD) if in_channels == 3 else ([0.5] * in_channels, [0.25] * in_channels)
     backbone = Backbone(
         name,
         network,
         in_channels,
-        _fit(mean or (_IMAGENET_MEAN if imagenet else [0.5] * in_channels), own_mean, in_channels),
-        _fit(std or (_IMAGENET_STD if imagenet else [0.25] * in_channels), own_std, in_channels),
+        adapt_normalization(own_mean, in_channels) if own_mean else (mean or standard[0]),
+        adapt_normalization(own_std, in_channels) if own_std else (std or standard[1]),
         spatial_dropout,
     )
     if loaded is not None:
@@ -109,3 +100,50 @@ def create_backbone(
     if size is not None:
         _check_size(backbone, size)
     return backbone
+
+
+def _from_timm(
+    name: str, in_channels: int, image_size: tuple[int, int] | None, stem: str, pretrained: bool
+) -> tuple[Network, frozenset[str]]:
+    if stem != "standard":
+        raise _no_small_stem(name)
+    return build_timm(name.removeprefix(_TIMM), in_channels, image_size, pretrained), frozenset()
+
+
+def _build(
+    name: str, in_channels: int, image_size: tuple[int, int] | None, stem: str
+) -> tuple[Network, frozenset[str]]:
+    """Build a network of our own or of torchvision's, and say which of its layers have no published shape."""
+    if stem not in ("standard", "small"):
+        raise ValueError(f"stem={stem!r}: give 'standard' or 'small'.")
+    if name in COMPACT:
+        return build_compact(name, in_channels), frozenset()
+    network = build_torchvision(name, image_size)
+    replace_input(network.body, in_channels)
+    family = _stem_family(name)
+    if stem == "standard" or name.startswith("vgg"):
+        return network, frozenset()
+    if family is None:
+        raise _no_small_stem(name)
+    return network, small_stem(family, network.body)
+
+
+def _stem_family(name: str) -> str | None:
+    if name not in torchvision_names():
+        return None
+    return next((family for family in SMALL_STEMS if name.startswith(family)), None)
+
+
+def _no_small_stem(name: str) -> ValueError:
+    families = ", ".join([*SMALL_STEMS, "vgg", *COMPACT])
+    return ValueError(f"{name} has no stem for small images; these have one: {families}. Set stem to 'standard'.")
+
+
+def _check_size(backbone: Backbone, size: tuple[int, int]) -> None:
+    """Raise ValueError unless the backbone can take images of this size."""
+    try:
+        shape = run_on_meta(backbone, (1, backbone.in_channels, *size))
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        raise size_error(backbone.name, size, error) from error
+    if shape != (1, backbone.num_features):
+        raise size_error(backbone.name, size, ValueError(f"its features would have the shape {shape}"))

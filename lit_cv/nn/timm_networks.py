@@ -1,12 +1,11 @@
 """timm's networks, where timm is installed."""
 
-from collections.abc import Sequence
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from lit_cv.nn.backbone import Network
+from lit_cv.nn.sizes import run_on_meta
 from lit_cv.suggest import nearest
 
 __all__ = ["build_timm", "check_timm_name"]
@@ -19,9 +18,7 @@ def check_timm_name(name: str) -> None:
         raise ValueError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
 
 
-def build_timm(
-    name: str, in_channels: int, image_size: tuple[int, int] | None, pretrained: bool
-) -> tuple[Network, Sequence[float] | None, Sequence[float] | None]:
+def build_timm(name: str, in_channels: int, image_size: tuple[int, int] | None, pretrained: bool) -> Network:
     """Build a timm model without its classifier.
 
     Args:
@@ -29,9 +26,6 @@ def build_timm(
         in_channels: Channels of the images; timm adapts pretrained weights itself.
         image_size: Height and width in pixels, for the models that are built for one size.
         pretrained: Whether to download timm's weights.
-
-    Returns:
-        The network, and mean and std that its weights were trained with (`None` for random weights).
     """
     check_timm_name(name)
     timm = _timm()
@@ -43,10 +37,8 @@ def build_timm(
     if body is None:
         body = timm.create_model(name, **options)
     num_features = int(getattr(body, "head_hidden_size", None) or body.num_features)
-    network = Network(body, _timm_features, _timm_pool, num_features, _has_feature_map(body))
-    if not pretrained:
-        return network, None, None
-    return network, body.pretrained_cfg["mean"], body.pretrained_cfg["std"]
+    mean, std = (body.pretrained_cfg[key] if pretrained else None for key in ("mean", "std"))
+    return Network(body, _timm_features, _timm_pool, num_features, _has_feature_map(body), mean, std)
 
 
 def _timm() -> Any:
@@ -85,18 +77,3 @@ def _has_feature_map(body: nn.Module) -> bool:
     except (RuntimeError, ValueError, AssertionError):
         return False
     return len(features) == 4 and getattr(body, "output_fmt", "NCHW") == "NCHW"
-
-
-def run_on_meta(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of the module's output for an input of `shape`, computing and changing nothing."""
-    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    meta = {key: torch.empty_like(value, device="meta") for key, value in state.items()}
-    training = {m: m.training for m in module.modules()}
-    module.eval()
-    try:
-        with torch.no_grad():
-            out = torch.func.functional_call(module, meta, (torch.empty(shape, device="meta"),))
-    finally:
-        for m, mode in training.items():
-            m.training = mode
-    return tuple(out.shape)

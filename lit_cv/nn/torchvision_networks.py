@@ -12,8 +12,9 @@ from torchvision.models.convnext import ConvNeXt
 from torchvision.models.maxvit import MaxVit
 
 from lit_cv.nn.backbone import Network
+from lit_cv.nn.sizes import size_error
 
-__all__ = ["build_torchvision", "torchvision_names"]
+__all__ = ["build_torchvision", "torchvision_names", "without_classifier"]
 
 _Half = Callable[[nn.Module, Tensor], Tensor]
 
@@ -49,8 +50,12 @@ def build_torchvision(name: str, image_size: tuple[int, int] | None = None) -> N
     except ValueError as error:
         if image_size is None:
             raise
-        height, width = image_size
-        raise ValueError(f"{name} cannot take images of {height}x{width} pixels (image_size): {error}") from error
+        raise size_error(name, image_size, error) from error
+    return without_classifier(body)
+
+
+def without_classifier(body: nn.Module) -> Network:
+    """Take the classifier off one of torchvision's networks, in place, and split the rest."""
     num_features = _remove_classifier(body)
     features, pool = _HALVES[type(body)]
     return Network(body, features, pool, num_features, not isinstance(body, models.VisionTransformer))

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
-import torch
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from lit_cv.optim.lars import LARS
@@ -43,8 +42,9 @@ def build_optimizer(
         >>> build_optimizer("sgd", [{"name": "decay", "params": list(model.parameters())}], lr=0.1).defaults["nesterov"]
         True
     """
-    if name not in get_args(OptimizerName):
-        raise ValueError(f"optimizer {name!r} is none of {', '.join(get_args(OptimizerName))}{nearest(name, get_args(OptimizerName))}")
+    names = get_args(OptimizerName)
+    if name not in names:
+        raise ValueError(f"optimizer {name!r} is none of {', '.join(names)}{nearest(name, names)}")
     parameters = [parameter for group in groups for parameter in group["params"]]
     if not parameters:
         raise ValueError("there is nothing to train: every parameter is frozen.")

@@ -1,0 +1,24 @@
+"""Where training stands, read from Lightning's loops, which offer no public names for it."""
+
+import lightning as L
+
+__all__ = ["batch_index", "logs_now", "step_index"]
+
+
+def step_index(trainer: L.Trainer) -> int:
+    """Return the index of the optimizer step under way, from 0: the step that Lightning logs at."""
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+def batch_index(trainer: L.Trainer) -> int:
+    """Return the index within its epoch of the batch that is about to be transferred, from 0.
+
+    After a resume it goes on where the checkpoint was written.
+    """
+    return int(trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+
+
+def logs_now(trainer: L.Trainer) -> bool:
+    """Whether the step under way is one that is logged."""
+    interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return (step_index(trainer) + 1) % interval == 0

@@ -1,0 +1,38 @@
+"""What a checkpoint holds besides Lightning's part: whose it is, and what an exact resume needs."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lit_cv.modules.base import BaseModule
+
+__all__ = ["add_contents", "take_contents"]
+
+
+def add_contents(module: "BaseModule", checkpoint: dict[str, Any]) -> None:
+    """Add the class, the seed and the running means of the training epoch under `lit_cv`."""
+    checkpoint["lit_cv"] = {
+        "class_path": f"{type(module).__module__}.{type(module).__qualname__}",
+        "seed": module.seed,
+        "train_means": module.means["train"].state_dict(),
+    }
+    # The weights that training started from are in the checkpoint now, and may not stay where they were.
+    if "weights" in checkpoint.get("hyper_parameters", {}):
+        checkpoint["hyper_parameters"]["weights"] = None
+
+
+def take_contents(module: "BaseModule", checkpoint: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of another class, and take up the seed of its run.
+
+    Raises:
+        ValueError: If the checkpoint holds another class.
+    """
+    extra: Mapping[str, Any] = checkpoint.get("lit_cv", {})
+    held = extra.get("class_path", type(module).__qualname__).rpartition(".")[2]
+    if held != type(module).__name__:
+        raise ValueError(
+            f"the checkpoint holds a {held}, not a {type(module).__name__}: "
+            f"load it as {held}, or start from its weights with the argument `weights`."
+        )
+    module.seed = extra.get("seed")
+    module.means["train"].load_state_dict(extra.get("train_means", {}), module.device)

@@ -1,0 +1,32 @@
+"""Which image sizes a network can take, found out without computing anything."""
+
+import torch
+from torch import nn
+
+__all__ = ["run_on_meta", "size_error"]
+
+
+def run_on_meta(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of what `module` gives for a float input of `shape`; nothing is computed or changed.
+
+    Raises:
+        RuntimeError, ValueError, IndexError: Whatever the module raises when it cannot take this shape.
+    """
+    state = dict(module.named_parameters()) | dict(module.named_buffers())
+    meta = {key: torch.empty_like(value, device="meta") for key, value in state.items()}
+    training = {m: m.training for m in module.modules()}
+    module.eval()  # or batch norm would refuse a single image
+    try:
+        with torch.no_grad():
+            out = torch.func.functional_call(module, meta, (torch.empty(shape, device="meta"),))
+    finally:
+        for m, mode in training.items():
+            m.training = mode
+    return tuple(out.shape)
+
+
+def size_error(name: str, image_size: tuple[int, int], reason: Exception) -> ValueError:
+    """Return the error that says that the network `name` cannot take images of this height and width."""
+    height, width = image_size
+    first_line = str(reason).partition("\n")[0]
+    return ValueError(f"{name} cannot take images of {height}x{width} pixels (image_size): {first_line}")

@@ -1,0 +1,199 @@
+"""Weights to start from: torchvision's by name, or a file."""
+
+import logging
+import math
+import pickle
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torchvision import models
+from torchvision.models.vision_transformer import interpolate_embeddings
+
+from lit_cv.nn.backbone import Backbone
+from lit_cv.nn.stems import adapt_channels, first_convolution
+from lit_cv.nn.torchvision_networks import torchvision_names
+from lit_cv.suggest import nearest
+
+__all__ = ["Weights", "load_weights", "read_weights"]
+
+_LOGGER = logging.getLogger("lit_cv")
+_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
+_POSITIONS = "encoder.pos_embedding"
+# torchvision's published files of these networks are older than its code.
+_RENAMED = (
+    (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\."), r"\1\2."),
+    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_1\."), r"\1.0."),
+    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_2\."), r"\1.3."),
+)
+
+
+class Weights(NamedTuple):
+    """Weights of a network without a prefix, and how its images were normalised."""
+
+    source: str
+    state: dict[str, Tensor]
+    mean: list[float] | None = None
+    std: list[float] | None = None
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width that position embeddings of torchvision's layout were trained for."""
+        if _POSITIONS not in self.state or "conv_proj.weight" not in self.state:
+            return None
+        patches = math.isqrt(self.state[_POSITIONS].shape[1] - 1)
+        side = patches * self.state["conv_proj.weight"].shape[-1]
+        return side, side
+
+
+def read_weights(name: str, weights: str) -> Weights:
+    """Read weights for the backbone `name`.
+
+    Args:
+        name: Name of the backbone.
+        weights: Name of torchvision weights, or the path of a checkpoint of this project, of a state dict in the
+            layout of `Backbone` or of torchvision, pickled or as safetensors.
+
+    Raises:
+        ValueError: If there are no such weights or the file holds none.
+        FileNotFoundError: If the path leads nowhere.
+    """
+    path = Path(weights).expanduser()
+    if path.suffix in _SUFFIXES or "/" in weights or path.is_file():
+        return _from_file(path)
+    if name not in torchvision_names():
+        raise ValueError(f"weights={weights!r}: no weights are published for {name}; give the path of a checkpoint.")
+    enum = models.get_model_weights(name)
+    holder, _, member = weights.rpartition(".")
+    if (holder and holder != enum.__name__) or member not in enum.__members__:
+        names = [*enum.__members__, *(["DEFAULT"] if len(enum) else [])]
+        raise ValueError(
+            f"weights={weights!r}: {name} has {', '.join(dict.fromkeys(names))}{nearest(weights, names)} "
+            f"Otherwise give the path of a file ending in {', '.join(_SUFFIXES)}."
+        )
+    chosen = enum[member]
+    state = chosen.get_state_dict(progress=True, check_hash=True)
+    mean, std = list(chosen.transforms().mean), list(chosen.transforms().std)
+    if name in ("googlenet", "inception_v3"):
+        mean = std = [0.5, 0.5, 0.5]  # they were trained so; torchvision's network converts from ImageNet's
+    return Weights(f"{enum.__name__}.{chosen.name}", _rename(state), mean, std)
+
+
+def load_weights(backbone: Backbone, weights: Weights, fresh: frozenset[str] = frozenset()) -> None:
+    """Copy weights into a backbone, in place, and log what was loaded, what is missing and what was left over.
+
+    A first convolution for another number of channels is adapted, position embeddings of torchvision's vision
+    transformer are interpolated to another image size.
+
+    Args:
+        backbone: The backbone.
+        weights: From `read_weights`.
+        fresh: Keys of layers that were given another shape on purpose, and may keep their random weights.
+
+    Raises:
+        ValueError: If no key fits, or a shape does not.
+    """
+    own = backbone.body.state_dict()
+    given = _resize_positions(backbone, weights)
+    stem = f"{first_convolution(backbone.body)[0]}.weight"
+    loaded: list[str] = []
+    for key in own.keys() & given.keys():
+        value = given[key]
+        if key == stem and value.ndim == 4 and value.shape[1] != own[key].shape[1]:
+            groups_fit = value.shape[:1] + value.shape[2:] == own[key].shape[:1] + own[key].shape[2:]
+            value = adapt_channels(value, own[key].shape[1]) if groups_fit else value
+        if value.shape == own[key].shape:
+            own[key].copy_(value)
+            loaded.append(key)
+        elif key not in fresh:
+            raise ValueError(
+                f"{weights.source}: {key} has the shape {tuple(value.shape)}, but {backbone.name} needs "
+                f"{tuple(own[key].shape)}: are backbone, stem and image_size those of the weights?"
+            )
+    # The counter of batches is missing in older files; only a momentum of None would read it.
+    wanted = [key for key in own if not key.endswith("num_batches_tracked")]
+    missing = [key for key in wanted if key not in loaded]
+    if len(missing) == len(wanted):
+        raise ValueError(
+            f"{weights.source}: none of its {len(given)} tensors belongs to {backbone.name}; it holds {_some(given)}."
+        )
+    left = [key for key in given if key not in loaded]
+    level = logging.WARNING if missing else logging.INFO
+    loaded_count = len(wanted) - len(missing)
+    _LOGGER.log(
+        level,
+        "%s: loaded %d of %d tensors of %s; missing (random): %s; left over: %s",
+        weights.source,
+        loaded_count,
+        len(wanted),
+        backbone.name,
+        _some(missing),
+        _some(left),
+    )
+
+
+def _resize_positions(backbone: Backbone, weights: Weights) -> Mapping[str, Tensor]:
+    body = backbone.body
+    if not isinstance(body, models.VisionTransformer) or weights.image_size is None:
+        return weights.state
+    if weights.image_size[0] == body.image_size:
+        return weights.state
+    resized = interpolate_embeddings(body.image_size, body.patch_size, dict(weights.state))
+    return {str(key): value for key, value in resized.items()}
+
+
+def _from_file(path: Path) -> Weights:
+    content = _read(path)
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in ("state_dict", "model") if key in content), content)
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not weights.")
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if any(key.startswith("backbone.") for key in tensors):
+        tensors = {key.removeprefix("backbone."): value for key, value in tensors.items()}
+    if not tensors:
+        raise ValueError(f"{path} holds no tensors by name.")
+    if not any(key.startswith("body.") for key in tensors):
+        return Weights(str(path), _rename(tensors))
+    mean, std = (tensors.pop(key).flatten().tolist() if key in tensors else None for key in ("mean", "std"))
+    state = {key.removeprefix("body."): value for key, value in tensors.items()}
+    return Weights(str(path), state, mean, std)
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(f"weights={str(path)!r}: there is no such file.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        refused = re.search(r"(?:GLOBAL|global|class|function) [`']?([\w.]+)", str(error))
+        if "Weights only load failed" in str(error) and "nsupported" in str(error) and refused:
+            raise ValueError(
+                f"{path} holds Python objects beside the weights ({refused[1]}), which could run code when loaded: "
+                "save its state_dict() alone."
+            ) from error
+        raise ValueError(f"{path} cannot be read as weights; it is damaged or of another format.") from error
+
+
+def _rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    renamed = {}
+    for key, value in state.items():
+        for pattern, new in _RENAMED:
+            key = pattern.sub(new, key)
+        renamed[key] = value
+    return renamed
+
+
+def _some(names: Iterable[str], most: int = 4) -> str:
+    """Return the first few names, and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return (", ".join(listed[:most]) or "none") + more

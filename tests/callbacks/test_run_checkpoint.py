@@ -1,0 +1,147 @@
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+from lit_cv.callbacks import EMA, LearningRateLog, MonitorEarlyStopping, RunCheckpoint
+from tests.callbacks.tiny import Tiny, loader, trainer
+
+
+def epoch_of(path: Path) -> int:
+    return int(torch.load(path, weights_only=True)["epoch"])
+
+
+@pytest.mark.parametrize(
+    ("mode", "scores", "best"),
+    [("max", [0.1, 0.5, 0.5, 0.2], 1), ("min", [3.0, 1.0, 2.0, 1.0], 1), ("max", [math.nan, 0.3, math.nan], 1)],
+)
+def test_best_and_last(tmp_path: Path, mode: str, scores: list[float], best: int) -> None:
+    module, checkpoint = Tiny(scores), RunCheckpoint(mode=mode)
+    trainer(tmp_path, max_epochs=len(scores), callbacks=[checkpoint]).fit(module, loader(), loader())
+    folder = tmp_path / "checkpoints"
+    assert {path.name for path in folder.iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert epoch_of(folder / "best.ckpt") == best
+    assert epoch_of(folder / "last.ckpt") == len(scores) - 1
+    assert checkpoint.best_model_score == pytest.approx(scores[best])
+
+
+def test_without_validation_the_newest_is_the_best(tmp_path: Path) -> None:
+    trainer(tmp_path, max_epochs=3, callbacks=[RunCheckpoint()]).fit(Tiny(), loader())
+    assert epoch_of(tmp_path / "checkpoints" / "best.ckpt") == 2
+
+
+def test_validation_every_other_epoch_and_within_epochs(tmp_path: Path) -> None:
+    run = trainer(tmp_path / "a", max_epochs=4, callbacks=[RunCheckpoint()], check_val_every_n_epoch=2)
+    run.fit(Tiny([0.0, 0.5, 0.0, 0.4]), loader(), loader())
+    assert epoch_of(tmp_path / "a" / "checkpoints" / "best.ckpt") == 1
+    run = trainer(tmp_path / "b", max_epochs=1, callbacks=[RunCheckpoint()], val_check_interval=0.5)
+    run.fit(Tiny([0.5]), loader(), loader())
+    assert torch.load(tmp_path / "b" / "checkpoints" / "best.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_a_misspelt_metric_is_named_with_the_nearest(tmp_path: Path) -> None:
+    run = trainer(tmp_path, max_epochs=1, callbacks=[RunCheckpoint(monitor="val_scor")])
+    with pytest.raises(ValueError, match="no metric 'val_scor' was logged: did you mean 'val_score'"):
+        run.fit(Tiny([0.1]), loader(), loader())
+
+
+def test_a_resumed_run_remembers_the_best(tmp_path: Path) -> None:
+    trainer(tmp_path, max_epochs=2, callbacks=[RunCheckpoint()]).fit(Tiny([0.9, 0.1]), loader(), loader())
+    checkpoint = RunCheckpoint()
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    run = trainer(tmp_path, max_epochs=4, callbacks=[checkpoint])
+    run.fit(Tiny([0.9, 0.1, 0.5, 0.5]), loader(), loader(), ckpt_path=last)
+    assert epoch_of(tmp_path / "checkpoints" / "best.ckpt") == 0
+    assert checkpoint.best_model_score == pytest.approx(0.9)
+
+
+class Interrupt(L.Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_finishes_the_step_and_saves_it(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    run = trainer(tmp_path, max_epochs=9, callbacks=[Interrupt(5), RunCheckpoint()])
+    with pytest.raises(SystemExit):
+        run.fit(Tiny([0.1]), loader(), loader())
+    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 6
+    signal.signal(signal.SIGINT, before)  # Lightning leaves it ignored
+
+
+def test_early_stopping_follows_the_module_and_keeps_its_own_patience(tmp_path: Path) -> None:
+    scores = [0.1, 0.5, 0.4, 0.5005, 0.3, 0.2]
+    run = trainer(tmp_path, max_epochs=6, callbacks=[MonitorEarlyStopping(patience=2, min_delta=0.01)])
+    run.fit(Tiny(scores), loader(), loader())
+    assert run.current_epoch == 4  # epochs 2 and 3 did not improve by 0.01
+    restored = MonitorEarlyStopping(patience=7)
+    restored.load_state_dict(run.early_stopping_callback.state_dict())  # type: ignore[union-attr]
+    assert restored.patience == 7
+
+
+def test_early_stopping_of_a_loss_that_falls(tmp_path: Path) -> None:
+    stop = MonitorEarlyStopping(patience=1, mode="min")
+    run = trainer(tmp_path, max_epochs=6, callbacks=[stop])
+    run.fit(Tiny([3.0, 2.0, 1.0, 1.5]), loader(), loader())
+    assert run.current_epoch == 4
+
+
+def test_ema_is_the_formula_validates_and_stays(tmp_path: Path) -> None:
+    module, ema = Tiny([0.1, 0.2]), EMA(decay=0.6)
+    average = module.layer.weight.detach().clone()
+    trainer(tmp_path, max_epochs=2, callbacks=[ema, RunCheckpoint()]).fit(module, loader(), loader())
+    averages = []
+    for step, weight in enumerate(module.weights, 1):
+        decay = min(0.6, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * weight
+        averages.append(average)
+    torch.testing.assert_close(module.validated[0], averages[3])  # at the end of the first epoch of four steps
+    torch.testing.assert_close(module.layer.weight.detach(), averages[-1])
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    torch.testing.assert_close(saved["state_dict"]["layer.weight"], averages[-1])
+    torch.testing.assert_close(saved["ema"]["weights"]["layer.weight"], module.weights[-1])
+    assert int(module.norm.num_batches_tracked) == 8
+
+
+def test_the_learning_rate_logged_is_that_of_the_step(tmp_path: Path) -> None:
+    class Decaying(Tiny):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(
+                [{"params": self.layer.parameters(), "name": "layer"}, {"params": self.norm.parameters(), "lr": 7.0}],
+                lr=1.0,
+            )
+            schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+            return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    from lit_cv.metrics_csv import MetricsCSVLogger, read_metrics
+
+    logger = MetricsCSVLogger(str(tmp_path))
+    trainer(tmp_path, max_epochs=1, callbacks=[LearningRateLog()], logger=logger).fit(Decaying(), loader())
+    rows = read_metrics(tmp_path / "metrics.csv")
+    assert [row["lr"] for row in rows] == [1.0, 0.5, 0.25, 0.125]
+    assert [row["lr_1"] for row in rows] == [7.0, 3.5, 1.75, 0.875]
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: EMA(decay=1.5), "decay=1.5"),
+        (lambda: RunCheckpoint(every_n_steps=-1), "every_n_steps=-1"),
+        (lambda: RunCheckpoint(mode="best"), "mode='best'"),
+        (lambda: MonitorEarlyStopping(patience=0), "patience=0"),
+        (lambda: LearningRateLog(per_epoch=0), "per_epoch=0"),
+    ],
+)
+def test_bad_arguments(build: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
