@@ -11,46 +11,39 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lit_cv.callbacks import (
         EMA,
+        Augmentation,
         BatchFigure,
         ClassificationFigures,
         LearningRateLog,
         MonitorEarlyStopping,
+        PredictionWriter,
         RunCheckpoint,
+        RunProgressBar,
         TrainingCurves,
     )
     from lit_cv.modules import BaseModule, SupervisedModule
 
-__version__ = "0.1.0"
-
-_MODULES = ("BaseModule", "SupervisedModule")
-_CALLBACKS = (
-    "EMA",
-    "BatchFigure",
-    "ClassificationFigures",
-    "LearningRateLog",
-    "MonitorEarlyStopping",
-    "RunCheckpoint",
-    "TrainingCurves",
-)
-
 __all__ = [
     "EMA",
+    "Augmentation",
     "BaseModule",
     "BatchFigure",
     "ClassificationFigures",
     "LearningRateLog",
     "MonitorEarlyStopping",
+    "PredictionWriter",
     "RunCheckpoint",
+    "RunProgressBar",
     "SupervisedModule",
     "TrainingCurves",
 ]
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(import_module("lit_cv.modules"), name)
-    if name in _CALLBACKS:
-        return getattr(import_module("lit_cv.callbacks"), name)
+    if name in __all__:
+        package = "modules" if name.endswith("Module") else "callbacks"
+        return getattr(import_module(f"lit_cv.{package}"), name)
     raise AttributeError(f"module 'lit_cv' has no attribute {name!r}")
 
 

@@ -1,5 +1,6 @@
 """Behavior that crosses learning approaches, each a Lightning Callback."""
 
+from lit_cv.callbacks.augmentation import Augmentation
 from lit_cv.callbacks.batch_figure import BatchFigure
 from lit_cv.callbacks.classification_figures import ClassificationFigures
 from lit_cv.callbacks.early_stopping import MonitorEarlyStopping
@@ -12,6 +13,7 @@ from lit_cv.callbacks.training_curves import TrainingCurves
 
 __all__ = [
     "EMA",
+    "Augmentation",
     "BatchFigure",
     "ClassificationFigures",
     "LearningRateLog",

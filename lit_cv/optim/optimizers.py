@@ -38,9 +38,10 @@ def build_optimizer(
         ValueError: If the name is unknown, there is nothing to train, or a value is out of range.
 
     Example:
-        >>> model = torch.nn.Linear(2, 2)
-        >>> build_optimizer("sgd", [{"name": "decay", "params": list(model.parameters())}], lr=0.1).defaults["nesterov"]
-        True
+        >>> from torch import nn
+        >>> optimizer = build_optimizer("sgd", [{"params": list(nn.Linear(2, 2).parameters())}], lr=0.1)
+        >>> optimizer.defaults["nesterov"], optimizer.defaults["fused"]
+        (True, True)
     """
     names = get_args(OptimizerName)
     if name not in names:

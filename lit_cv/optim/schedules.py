@@ -127,7 +127,7 @@ class Plateau(StepSchedule):
         """Go to the saved state, with the base rates of this run."""
         self.best = state_dict.get("best")
         self.waited = state_dict.get("waited", 0)
-        self.level = state_dict.get("level", 1.0)
+        self.level = max(state_dict.get("level", 1.0), self.min_factor)
         super().load_state_dict(state_dict)
 
 

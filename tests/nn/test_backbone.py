@@ -146,7 +146,8 @@ def test_features_are_what_torchvisions_classifier_gets(kind):
     images = _images(2, 3, size, size)
     with torch.no_grad():
         model(normalize(images / 255, *_IMAGENET))
-        torch.testing.assert_close(backbone(images), seen[0], atol=1e-4, rtol=1e-4)
+        scale = seen[0].abs().max()
+        torch.testing.assert_close(backbone(images) / scale, seen[0] / scale, atol=1e-4, rtol=0)
     assert backbone.num_features == seen[0].shape[1]
 
 
@@ -199,7 +200,7 @@ def test_vision_transformer_has_no_feature_map():
 
 
 def test_building_and_checking_leave_buffers_and_mode_alone():
-    backbone = create_backbone("resnet18", image_size=64)
+    backbone = create_backbone("resnet18", image_size=32)
     assert all(module.training for module in backbone.modules())
     for name, buffer in backbone.body.named_buffers():
         assert torch.equal(buffer, torch.ones_like(buffer) if name.endswith("var") else torch.zeros_like(buffer))

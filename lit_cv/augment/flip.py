@@ -1,0 +1,51 @@
+"""Mirror images."""
+
+import torch
+from torch import Tensor
+
+from lit_cv.augment.geometry import Geometric
+from lit_cv.augment.operation import Params
+
+__all__ = ["HorizontalFlip", "VerticalFlip"]
+
+
+class _Flip(Geometric):
+    overwrites = True
+    _dim: int
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__(p)
+
+    def _draw(self, n: int, size: tuple[int, int], device: torch.device) -> Params:
+        return {"applied": torch.ones(n, dtype=torch.bool, device=device)}
+
+    def _transform(self, images: Tensor, params: Params) -> Tensor:
+        return images.flip(self._dim)
+
+    def _to_input(self, params: Params, size: tuple[int, int]) -> Tensor:
+        rows = [[-1.0, 0.0, size[1]], [0.0, 1.0, 0.0]] if self._dim == 3 else [[1.0, 0.0, 0.0], [0.0, -1.0, size[0]]]
+        return torch.tensor(rows, device=params["applied"].device).expand(len(params["applied"]), 2, 3)
+
+
+class HorizontalFlip(_Flip):
+    """Mirrors samples left to right.
+
+    Args:
+        p: Chance of a sample to be mirrored.
+
+    Example:
+        >>> HorizontalFlip(p=1.0)(torch.tensor([[[[0.1, 0.2, 0.3]]]]))
+        tensor([[[[0.3000, 0.2000, 0.1000]]]])
+    """
+
+    _dim = 3
+
+
+class VerticalFlip(_Flip):
+    """Mirrors samples top to bottom.
+
+    Args:
+        p: Chance of a sample to be mirrored.
+    """
+
+    _dim = 2

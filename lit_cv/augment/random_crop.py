@@ -1,0 +1,95 @@
+"""Random crops at the images' own scale."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_cv.augment.checks import check_choice, check_size
+from lit_cv.augment.geometry import Geometric
+from lit_cv.augment.operation import Params
+
+__all__ = ["RandomCrop"]
+
+
+class RandomCrop(Geometric):
+    """Pads images on every side and cuts a window out of each at a place of its own.
+
+    The standard augmentation of small images (He et al., 2016, section 4.2).
+
+    Args:
+        padding: Pixels added on every side.
+        size: Size of the window in pixels, one number or [height, width]; None for that of the images.
+        fill: What the padding holds: "zero" (black), "reflect" (mirror image without the edge) or "edge".
+
+    Raises:
+        ValueError: If the window is larger than the padded images.
+
+    Example:
+        >>> RandomCrop(padding=4)(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape
+        torch.Size([2, 3, 32, 32])
+    """
+
+    def __init__(self, padding: int = 4, size: int | list[int] | None = None, fill: str = "zero") -> None:
+        super().__init__()
+        if type(padding) is not int or padding < 0:
+            raise ValueError(f"padding={padding!r}: give a number of pixels, at least 0.")
+        self.padding = padding
+        self.size = None if size is None else check_size("size", size)
+        self.fill = check_choice("fill", fill, tuple(_PAD_MODES))
+
+    def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the window's size."""
+        return self.size or size
+
+    def _draw(self, n: int, size: tuple[int, int], device: torch.device) -> Params:
+        height, width = self.output_size(size)
+        rows, columns = size[0] + 2 * self.padding - height + 1, size[1] + 2 * self.padding - width + 1
+        if rows < 1 or columns < 1:
+            raise ValueError(
+                f"size={[height, width]}: images of {size[0]}x{size[1]} pixels with padding={self.padding} "
+                f"are smaller; give a smaller size or more padding."
+            )
+        top = torch.randint(rows, (n,), device=device)
+        left = torch.randint(columns, (n,), device=device)
+        return {"top": top, "left": left}
+
+    def _transform(self, images: Tensor, params: Params) -> Tensor:
+        n, channels = images.shape[:2]
+        height, width = self.output_size((images.shape[2], images.shape[3]))
+        if n == 0:
+            return images.new_empty(0, channels, height, width)
+        padded = _pad(images, self.padding, _PAD_MODES[self.fill])
+        # Every row of a window is a run of `width` numbers: rows are copied whole, from a view that holds the
+        # run at every offset of the memory. 3-8 times faster than gathering pixels.
+        full_height, full_width = padded.shape[2:]
+        device = images.device
+        plane = torch.arange(n * channels, device=device).view(n, channels, 1) * (full_height * full_width)
+        row = torch.arange(height, device=device) + params["top"].view(n, 1, 1)
+        start = plane + row * full_width + params["left"].view(n, 1, 1)
+        runs = padded.as_strided((padded.numel() - width + 1, width), (1, 1))
+        return runs.index_select(0, start.flatten()).view(n, channels, height, width)
+
+    def _to_input(self, params: Params, size: tuple[int, int]) -> Tensor:
+        offset = torch.stack([params["left"], params["top"]], 1).float() - self.padding
+        return torch.cat([torch.eye(2, device=offset.device).expand(len(offset), 2, 2), offset[:, :, None]], 2)
+
+    @property
+    def _border(self) -> str:
+        return self.fill
+
+
+_PAD_MODES = {"zero": "constant", "reflect": "reflect", "edge": "replicate"}
+
+
+def _pad(images: Tensor, padding: int, mode: str) -> Tensor:
+    if padding == 0:
+        return images.contiguous()
+    sides = (padding,) * 4
+    if mode == "reflect" and padding >= min(images.shape[2:]):
+        raise ValueError(
+            f"padding={padding}: images of {images.shape[2]}x{images.shape[3]} pixels cannot be reflected so far; "
+            f"give less padding or fill='zero'."
+        )
+    if mode != "constant" and images.dtype == torch.uint8:  # torch pads integers with constants alone
+        return F.pad(images.to(torch.float32), sides, mode=mode).to(torch.uint8).contiguous()
+    return F.pad(images, sides, mode=mode).contiguous()

@@ -1,0 +1,133 @@
+"""Random crops of random size and shape, resized to one size."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_cv.augment.checks import check_interval, check_size
+from lit_cv.augment.geometry import Geometric
+from lit_cv.augment.operation import Params
+
+__all__ = ["RandomResizedCrop", "resize_matrix"]
+
+_ATTEMPTS = 10
+_SMALL = 64 * 64
+
+
+class RandomResizedCrop(Geometric):
+    """Cuts a window of random area and aspect ratio out of each image and resizes it, antialiased.
+
+    Szegedy et al., 2015. Windows are drawn as torchvision draws them: of ten tries the first that fits, else
+    the largest one in the middle. Resizing is bilinear with antialiasing, exactly that of
+    `torch.nn.functional.interpolate(antialias=True)`: on the CPU large images go through it one by one; small
+    ones, and those on other devices, are resized together by two matrix products a sample.
+
+    Args:
+        size: Size of the result in pixels, one number or [height, width]; None for that of the images.
+        scale: Least and greatest area of the window, as a fraction of the image.
+        ratio: Least and greatest width / height of the window.
+
+    Example:
+        >>> RandomResizedCrop(24)(torch.zeros(2, 3, 32, 40, dtype=torch.uint8)).shape
+        torch.Size([2, 3, 24, 24])
+    """
+
+    def __init__(
+        self,
+        size: int | list[int] | None = None,
+        scale: list[float] | tuple[float, float] = (0.08, 1.0),
+        ratio: list[float] | tuple[float, float] = (3 / 4, 4 / 3),
+    ) -> None:
+        super().__init__()
+        self.size = None if size is None else check_size("size", size)
+        self.scale = check_interval("scale", scale, 1e-6, 1.0)
+        self.ratio = check_interval("ratio", ratio, 1e-3, 1e3)
+
+    def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the size that windows are resized to."""
+        return self.size or size
+
+    def _draw(self, n: int, size: tuple[int, int], device: torch.device) -> Params:
+        full_height, full_width = size
+        area = torch.empty(n, _ATTEMPTS, device=device).uniform_(*self.scale).mul_(full_height * full_width)
+        log_ratio = torch.empty_like(area).uniform_(math.log(self.ratio[0]), math.log(self.ratio[1]))
+        width = (area * log_ratio.exp()).sqrt_().round_()
+        height = (area / log_ratio.exp()).sqrt_().round_()
+        fits = (width >= 1) & (width <= full_width) & (height >= 1) & (height <= full_height)
+        first = fits.to(torch.uint8).argmax(1, keepdim=True)
+        some = fits.gather(1, first)[:, 0]
+        middle_height, middle_width = self._largest(full_height, full_width)
+        height = torch.where(some, height.gather(1, first)[:, 0], middle_height)
+        width = torch.where(some, width.gather(1, first)[:, 0], middle_width)
+        place = torch.rand(2, n, device=device)
+        top = torch.where(some, (place[0] * (full_height - height + 1)).floor_(), (full_height - middle_height) // 2)
+        left = torch.where(some, (place[1] * (full_width - width + 1)).floor_(), (full_width - middle_width) // 2)
+        return {name: value.long() for name, value in zip(_WINDOW, (top, left, height, width), strict=True)}
+
+    def _largest(self, full_height: int, full_width: int) -> tuple[int, int]:
+        ratio = full_width / full_height
+        if ratio < self.ratio[0]:
+            return round(full_width / self.ratio[0]), full_width
+        if ratio > self.ratio[1]:
+            return full_height, round(full_height * self.ratio[1])
+        return full_height, full_width
+
+    def _transform(self, images: Tensor, params: Params) -> Tensor:
+        n, channels, full_height, full_width = images.shape
+        size = self.output_size((full_height, full_width))
+        if n == 0:
+            return images.new_empty(0, channels, *size)
+        if images.device.type == "cpu" and size[0] * size[1] > _SMALL:
+            # uint8 has its own fast path there, half precision none
+            pixels = images if images.dtype == torch.uint8 else images.to(torch.float32)
+            return _resize_each(pixels, params, size).to(images.dtype)
+        pixels = images.to(torch.float32)
+        across = resize_matrix(params["left"], params["width"], full_width, size[1])
+        down = resize_matrix(params["top"], params["height"], full_height, size[0])
+        pixels = torch.bmm(pixels.reshape(n, channels * full_height, full_width), across.transpose(1, 2))
+        pixels = torch.matmul(down[:, None], pixels.view(n, channels, full_height, size[1]))
+        return pixels.add_(0.5).to(images.dtype) if images.dtype == torch.uint8 else pixels.to(images.dtype)
+
+    def _to_input(self, params: Params, size: tuple[int, int]) -> Tensor:
+        height, width = self.output_size(size)
+        zero = torch.zeros(len(params["top"]), device=params["top"].device)
+        across = torch.stack([params["width"] / width, zero, params["left"].float()], 1)
+        down = torch.stack([zero, params["height"] / height, params["top"].float()], 1)
+        return torch.stack([across, down], 1)
+
+
+_WINDOW = ("top", "left", "height", "width")
+
+
+def _resize_each(images: Tensor, params: Params, size: tuple[int, int]) -> Tensor:
+    out = images.new_empty(len(images), images.shape[1], *size)
+    windows = zip(*(params[name].tolist() for name in _WINDOW), strict=True)
+    for i, (top, left, height, width) in enumerate(windows):
+        window = images[i : i + 1, :, top : top + height, left : left + width]
+        out[i] = F.interpolate(window, size=size, mode="bilinear", antialias=True)[0]
+    return out
+
+
+def resize_matrix(start: Tensor, length: Tensor, full: int, size: int) -> Tensor:
+    """Return the matrices that resize one dimension of each sample's window, antialiased.
+
+    A triangle filter as wide as the shrinking asks for, its weights inside the window summing to 1.
+
+    Args:
+        start: First pixel of each window, (N,).
+        length: Pixels of each window, (N,).
+        full: Pixels of the dimension before.
+        size: Pixels of the dimension after.
+
+    Returns:
+        (N, size, full) float32: the dimension after is this matrix times the one before.
+    """
+    start, length = start.float()[:, None, None], length.float()[:, None, None]
+    pixel = torch.arange(full, device=start.device) + 0.5
+    shrink = length / size
+    center = (torch.arange(size, device=start.device) + 0.5)[:, None] * shrink + start
+    weights = (pixel - center).abs_().div_(shrink.clamp_min(1)).neg_().add_(1).clamp_min_(0)
+    weights *= (pixel > start) & (pixel < start + length)
+    return weights.div_(weights.sum(2, keepdim=True))

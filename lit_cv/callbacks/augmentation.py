@@ -1,0 +1,81 @@
+"""Augmentation of whole training batches, on the device."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lit_cv.augment import build_operations
+from lit_cv.augment.policies import policy_operations
+
+__all__ = ["Augmentation", "image_batches"]
+
+
+class Augmentation(L.Callback):
+    """Changes every training image at random, each with a draw of its own.
+
+    It works on the whole batch after its transfer to the device, in training only, and draws from torch's
+    default generator, which the module seeds at each step: a resumed run sees the same pictures.
+
+    Give a policy by name (`small_images`, `photographs`, ...) or a list of operations:
+
+        callbacks:
+          - class_path: Augmentation
+            init_args:
+              operations:
+                - {name: random_crop, padding: 4}
+                - horizontal_flip
+                - {name: color_jitter, brightness: 0.4}
+
+    Args:
+        policy: Name of a ready policy; `small_images` if no operations are given either.
+        operations: Names, or dicts of a name and the operation's arguments, in order.
+        size: Size in pixels of the images that leave the policy; None for the policy's own choice.
+
+    Raises:
+        TypeError: In training, if a batch is no dict with "image".
+        ValueError: If a policy, an operation or an argument does not exist.
+    """
+
+    def __init__(
+        self,
+        policy: str | None = None,
+        operations: list[str | dict[str, Any]] | None = None,
+        size: int | None = None,
+    ) -> None:
+        if operations is not None and (policy is not None or size is not None):
+            raise ValueError("give Augmentation a policy (and its size) or a list of operations, not both.")
+        if operations is None:
+            operations = policy_operations(policy or "small_images", size)
+        self.chain = build_operations(operations)
+
+    @torch.no_grad()
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Replace the batch's images, and those of the batches within it."""
+        for part in image_batches(batch, "Augmentation"):
+            part["image"] = self.chain(part["image"])
+
+
+def image_batches(batch: Any, who: str) -> Iterator[dict[str, Any]]:
+    """Yield the batch if it holds images, else those within it (such as the source and the target domain).
+
+    Args:
+        batch: What the module's training step would get.
+        who: Callback that asks, for the message.
+
+    Raises:
+        TypeError: If no images are found.
+    """
+    parts = [batch] if isinstance(batch, Mapping) and isinstance(batch.get("image"), Tensor) else []
+    if not parts and isinstance(batch, Mapping):
+        parts = [
+            part for part in batch.values() if isinstance(part, Mapping) and isinstance(part.get("image"), Tensor)
+        ]
+    if not parts:
+        got = f"a dict of {sorted(map(str, batch))}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
+        raise TypeError(f"{who} changes the entry 'image' of a batch, but got {got}: give it batches that are dicts.")
+    yield from parts

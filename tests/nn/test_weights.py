@@ -1,0 +1,248 @@
+"""Weights by name and from files: what is loaded, adapted, reported and refused."""
+
+import logging
+import re
+from collections import OrderedDict
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torchvision import models
+from torchvision.models._api import WeightsEnum
+from torchvision.models.vision_transformer import interpolate_embeddings
+from torchvision.transforms.functional import normalize
+
+from lit_cv.nn import Backbone, create_backbone
+from lit_cv.nn.torchvision_networks import without_classifier
+from lit_cv.nn.weights import read_weights
+
+_IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def _images(*shape):
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def _randomize(model):
+    """Random batch-norm buffers too, so that a buffer that is not loaded shows."""
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """Stands in for the download: the weights that torchvision's names give, and how they were asked for."""
+    states, asked = {}, []
+
+    def get_state_dict(self, *args, **kwargs):
+        asked.append((str(self), kwargs))
+        return states[type(self).__name__]
+
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", get_state_dict)
+    return states, asked
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A checkpoint as a Trainer writes it, and the backbone in it."""
+    backbone = create_backbone("resnet9_small", mean=[0.2, 0.4, 0.6], std=[0.1, 0.2, 0.3]).eval()
+    _randomize(backbone.body)
+    state = OrderedDict((f"backbone.{key}", value) for key, value in backbone.state_dict().items())
+    state["head.linear.weight"] = torch.zeros(10, backbone.num_features)
+    path = tmp_path / "epoch=1.ckpt"
+    torch.save({"state_dict": state, "epoch": 1, "hyper_parameters": {"lr": 0.1}}, path)
+    return path, backbone
+
+
+@pytest.mark.parametrize("name", ["DEFAULT", "IMAGENET1K_V1", "ResNet18_Weights.IMAGENET1K_V1"])
+def test_torchvision_weights_by_name(name, published, caplog):
+    model = _randomize(models.resnet18())
+    states, asked = published
+    states["ResNet18_Weights"] = model.state_dict()
+    with caplog.at_level(logging.INFO, "lit_cv"):
+        backbone = create_backbone("resnet18", weights=name, mean=[0.0] * 3, std=[1.0] * 3).eval()
+    assert asked == [("ResNet18_Weights.IMAGENET1K_V1", {"progress": True, "check_hash": True})]
+    assert len(caplog.records) == 1
+    assert "loaded 100 of 100 tensors of resnet18; missing (random): none; left over: fc." in caplog.text
+    model.fc = nn.Identity()
+    images = _images(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(normalize(images / 255, *_IMAGENET))
+        scale = expected.abs().max()
+        torch.testing.assert_close(backbone(images) / scale, expected / scale, atol=1e-4, rtol=0)
+
+
+def test_inception_is_normalized_as_it_was_trained(published):
+    model = _randomize(models.googlenet(init_weights=False, transform_input=True))
+    published[0]["GoogLeNet_Weights"] = model.state_dict()
+    backbone = create_backbone("googlenet", weights="DEFAULT").eval()
+    model.fc = nn.Identity()
+    images = _images(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(normalize(images / 255, *_IMAGENET))
+        scale = expected.abs().max()
+        torch.testing.assert_close(backbone(images) / scale, expected / scale, atol=1e-4, rtol=0)
+
+
+def test_old_names_of_published_files(published):
+    model = models.densenet121()
+    old = {re.sub(r"(norm|conv)([12])\.", r"\1.\2.", key): value for key, value in model.state_dict().items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    published[0]["DenseNet121_Weights"] = old
+    backbone = create_backbone("densenet121", weights="DEFAULT")
+    for key, value in backbone.body.state_dict().items():
+        assert torch.equal(value, model.state_dict()[key])
+
+
+def test_old_names_of_vision_transformers(tmp_path, monkeypatch):
+    state = {f"encoder.layers.encoder_layer_{i}.mlp.linear_{j}.bias": torch.zeros(1) for i in (0, 11) for j in (1, 2)}
+    torch.save(state, tmp_path / "vit.pth")
+    assert sorted(read_weights("vit_b_16", str(tmp_path / "vit.pth")).state) == [
+        f"encoder.layers.encoder_layer_{i}.mlp.{j}.bias" for i in (0, 11) for j in (0, 3)
+    ]
+
+
+def test_checkpoints_bring_weights_and_normalization(checkpoint, caplog):
+    path, saved = checkpoint
+    with caplog.at_level(logging.INFO, "lit_cv"):
+        backbone = create_backbone("resnet9_small", weights=str(path), mean=[0.0] * 3, std=[1.0] * 3)
+    for key, value in saved.state_dict().items():
+        assert key.endswith("num_batches_tracked") or torch.equal(backbone.state_dict()[key], value), key
+    assert "missing (random): none; left over: head.linear.weight" in caplog.text
+    assert caplog.records[0].levelno == logging.INFO
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_plain_state_dicts(tmp_path, suffix, checkpoint):
+    saved = checkpoint[1]
+    path = tmp_path / f"weights{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(saved.state_dict(), path)
+    backbone = create_backbone("resnet9_small", weights=str(path)).eval()
+    assert torch.equal(backbone(_images(2, 3, 16, 16)), saved(_images(2, 3, 16, 16)))
+
+
+def test_grey_images_from_a_colour_checkpoint(checkpoint):
+    path, saved = checkpoint
+    backbone = create_backbone("resnet9_small", in_channels=1, weights=str(path))
+    torch.testing.assert_close(backbone.body.stem[0].weight, saved.body.stem[0].weight.sum(1, keepdim=True))
+    assert backbone.mean.flatten().tolist() == pytest.approx([0.4])
+    assert torch.equal(backbone.body.stages[2][0].weight, saved.body.stages[2][0].weight)
+
+
+def test_small_stem_says_what_was_not_loaded(published, caplog):
+    model = models.resnet18()
+    published[0]["ResNet18_Weights"] = model.state_dict()
+    backbone = create_backbone("resnet18", stem="small", weights="DEFAULT")
+    assert torch.equal(backbone.body.layer4[1].conv2.weight, model.layer4[1].conv2.weight)
+    assert "loaded 99 of 100 tensors of resnet18; missing (random): conv1.weight;" in caplog.text
+    assert caplog.records[0].levelno == logging.WARNING
+
+
+def test_small_stem_of_a_checkpoint_is_loaded(tmp_path, caplog):
+    saved = create_backbone("resnet18", stem="small", in_channels=1)
+    torch.save(saved.state_dict(), tmp_path / "small.pt")
+    backbone = create_backbone("resnet18", stem="small", in_channels=2, weights=str(tmp_path / "small.pt"))
+    torch.testing.assert_close(backbone.body.conv1.weight, saved.body.conv1.weight.expand(-1, 2, -1, -1) / 2)
+    assert not caplog.records
+    message = r"small\.pt: conv1\.weight has the shape \(64, 1, 3, 3\), but resnet18 needs \(64, 1, 7, 7\)"
+    with pytest.raises(ValueError, match=message):
+        create_backbone("resnet18", in_channels=1, weights=str(tmp_path / "small.pt"))
+
+
+def test_positions_are_interpolated_to_another_image_size(tmp_path, monkeypatch):
+    def tiny(name, weights, image_size=224):
+        return models.VisionTransformer(image_size, 16, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8)
+
+    monkeypatch.setattr(models, "get_model", tiny)
+    model = tiny("vit_b_16", None, 64)
+    nn.init.normal_(model.encoder.pos_embedding)
+    torch.save(model.state_dict(), tmp_path / "vit.pth")
+    same = create_backbone("vit_b_16", weights=str(tmp_path / "vit.pth"))
+    assert same.body.image_size == 64
+    assert torch.equal(same.body.encoder.pos_embedding, model.encoder.pos_embedding)
+    larger = create_backbone("vit_b_16", weights=str(tmp_path / "vit.pth"), image_size=96)
+    expected = interpolate_embeddings(96, 16, model.state_dict())["encoder.pos_embedding"]
+    assert expected.shape[1] == 37
+    assert torch.equal(larger.body.encoder.pos_embedding, expected)
+    assert torch.equal(larger.body.conv_proj.weight, model.conv_proj.weight)
+
+
+def test_weights_of_another_network_are_refused(tmp_path, checkpoint):
+    with pytest.raises(ValueError, match=r"none of its \d+ tensors belongs to conv4; it holds stem\.0\.weight"):
+        create_backbone("conv4", weights=str(checkpoint[0]))
+    with pytest.raises(ValueError, match=r"has the shape \(\d+.*but resnet9 needs \(\d+.*are backbone, stem"):
+        create_backbone("resnet9", weights=str(checkpoint[0]))
+
+
+def test_a_partial_match_is_a_warning(tmp_path, checkpoint, caplog):
+    state = {key: value for key, value in checkpoint[1].state_dict().items() if "stages.4" not in key}
+    torch.save(state, tmp_path / "part.pt")
+    create_backbone("resnet9_small", weights=str(tmp_path / "part.pt"))
+    assert caplog.records[0].levelno == logging.WARNING
+    assert "loaded 30 of 40" in caplog.text
+    assert "missing (random): stages.4.branch.0.0.weight" in caplog.text
+    assert "and 6 more; left over: none" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "words"),
+    [
+        ("resnet50", "IMAGENET1K_V3", "resnet50 has IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT: did you mean"),
+        ("resnet50", "ResNet18_Weights.IMAGENET1K_V1", "resnet50 has IMAGENET1K_V1"),
+        ("conv4", "DEFAULT", "no weights are published for conv4; give the path"),
+    ],
+)
+def test_unknown_names_are_refused(name, weights, words):
+    with pytest.raises(ValueError, match=words):
+        create_backbone(name, weights=weights)
+
+
+class _Code:
+    def __reduce__(self):
+        return print, ("this code ran",)
+
+
+def test_files_that_are_no_weights(tmp_path, checkpoint, capsys):
+    def fail(path, words, error=ValueError):
+        with pytest.raises(error, match=words) as raised:
+            create_backbone("resnet9_small", weights=str(path))
+        assert path.name in str(raised.value)
+        assert "\n" not in str(raised.value)
+
+    fail(tmp_path / "absent.ckpt", "there is no such file", FileNotFoundError)
+    whole = checkpoint[0].read_bytes()
+    torn = tmp_path / "torn.ckpt"
+    for length in (0, 100, len(whole) // 2, len(whole) - 20):
+        torn.write_bytes(whole[:length])
+        fail(torn, "damaged or of another format")
+    picture = tmp_path / "picture.pt"
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    fail(picture, "damaged or of another format")
+    text = tmp_path / "text.safetensors"
+    text.write_text("no weights")
+    fail(text, "damaged or of another format")
+    code = tmp_path / "code.pt"
+    for legacy in (False, True):
+        torch.save({"state_dict": {"x": _Code()}}, code, _use_new_zipfile_serialization=not legacy)
+        fail(code, "holds Python objects beside the weights")
+    torch.save(nn.Linear(2, 2), code)
+    fail(code, "holds Python objects beside the weights .*Linear")
+    assert "ran" not in capsys.readouterr().out
+    for content, words in (([1, 2], "holds a list"), ({"a": 1}, "no tensors"), (torch.zeros(2), "holds a Tensor")):
+        torch.save(content, code)
+        fail(code, words)
+
+
+def test_a_directory_is_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        create_backbone("conv4", weights=str(tmp_path))
+
+
+def test_backbones_from_without_classifier_take_their_own_state(checkpoint):
+    body = models.mobilenet_v3_small()
+    backbone = Backbone("mobilenet", without_classifier(body), 3, *_IMAGENET)
+    twin = Backbone("mobilenet", without_classifier(models.mobilenet_v3_small()), 3, *_IMAGENET)
+    assert not twin.load_state_dict(backbone.state_dict()).missing_keys

@@ -1,0 +1,200 @@
+"""Optimizers: against formulas and reference values, and across a resume."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from lit_cv.optim import LARS, build_optimizer, build_schedule, parameter_groups, reapply_options
+
+# Weights after each of three steps of lightly's LARS and of the one in facebookresearch/mae, in the setup of the test.
+_LARS = {
+    "lightly": [
+        [-1.0, -0.818256497, -0.63644433, -0.454557955, -0.272660077, -0.0908239633,
+         0.0909338593, 0.272668958, 0.454457641, 0.636327028, 0.818230093, 1.00008869],
+        [-1.00007296, -0.818402529, -0.636529207, -0.454503596, -0.272516489, -0.0907231495,
+         0.0908992216, 0.272530705, 0.454342872, 0.636341274, 0.818360209, 1.00021505],
+        [-1.00022101, -0.818546712, -0.636537015, -0.454367787, -0.272361934, -0.0906919464,
+         0.0907783955, 0.272368938, 0.45428887, 0.636444688, 0.81852591, 1.00029075],
+    ],
+    "mae": [
+        [-1.0, -0.818256497, -0.63644433, -0.454557955, -0.272660077, -0.0908239558,
+         0.0909338593, 0.272668928, 0.454457611, 0.636327028, 0.818230093, 1.00008869],
+        [-1.00007296, -0.818402529, -0.636529207, -0.454503596, -0.272516489, -0.0907231271,
+         0.0908992141, 0.272530675, 0.454342842, 0.636341274, 0.818360209, 1.00021505],
+        [-1.00022101, -0.818546772, -0.636537015, -0.454367787, -0.272361934, -0.0906919166,
+         0.0907783806, 0.272368878, 0.45428884, 0.636444688, 0.81852597, 1.00029075],
+    ],
+}  # fmt: skip
+_NAMES = ["adamw", "adam", "sgd", "lars"]
+
+
+def _model():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2)
+    )
+
+
+def _step(model, optimizer, seed):
+    images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    optimizer.zero_grad()
+    model(images).square().mean().backward()
+    optimizer.step()
+
+
+def test_lars_against_reference_values():
+    weight = nn.Parameter(torch.linspace(-1, 1, 12).reshape(3, 4))
+    optimizer = LARS([weight], lr=0.1, momentum=0.9, weight_decay=1e-4, trust=0.001)
+    for i in range(3):
+        weight.grad = torch.sin(torch.arange(12.0) + i).reshape(3, 4)
+        optimizer.step()
+        torch.testing.assert_close(weight.detach().flatten(), torch.tensor(_LARS["lightly"][i]), atol=1e-8, rtol=0)
+        torch.testing.assert_close(weight.detach().flatten(), torch.tensor(_LARS["mae"][i]), atol=1e-7, rtol=0)
+
+
+def test_lars_without_adaptation_is_sgd():
+    weight, twin = (nn.Parameter(torch.linspace(-1, 1, 12).reshape(3, 4)) for _ in range(2))
+    lars = LARS([{"params": [weight], "layer_adaptation": False}], lr=0.1, momentum=0.9, weight_decay=0.01)
+    sgd = torch.optim.SGD([twin], lr=0.1, momentum=0.9, weight_decay=0.01)
+    for i in range(3):
+        weight.grad, twin.grad = (torch.sin(torch.arange(12.0) + i).reshape(3, 4) for _ in range(2))
+        lars.step()
+        sgd.step()
+    torch.testing.assert_close(weight, twin)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_first_step_of_lars_has_the_size_of_the_trust_coefficient(decay):
+    weight = nn.Parameter(torch.randn(8, 8))
+    before = weight.detach().clone()
+    weight.grad = 1000 * torch.randn(8, 8)
+    grad = weight.grad.clone()
+    LARS([weight], lr=2.0, weight_decay=decay, trust=0.01).step()
+    direction = grad + decay * before
+    scale = 2.0 * 0.01 * before.norm() / (grad.norm() + decay * before.norm())
+    torch.testing.assert_close(weight.detach(), before - scale * direction)
+
+
+def test_lars_at_zero_stays_finite():
+    zero, still = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.ones(2, 2))
+    zero.grad, still.grad = torch.ones(2, 2), torch.zeros(2, 2)
+    LARS([zero, still], lr=0.1).step()
+    assert torch.equal(zero.detach(), torch.full((2, 2), -0.1))
+    assert torch.equal(still.detach(), torch.ones(2, 2))
+
+
+@pytest.mark.parametrize("options", [{"lr": -1}, {"lr": 1, "momentum": 1.0}, {"lr": 1, "weight_decay": -1}])
+def test_lars_refuses_values_out_of_range(options):
+    with pytest.raises(ValueError, match=r"must not be negative|in \[0, 1\)"):
+        LARS([nn.Parameter(torch.ones(1))], **options)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_optimizers_are_fused_and_take_the_same_steps(name):
+    models = [_model(), _model()]
+    optimizers = [
+        build_optimizer(name, parameter_groups(m, 0.01, 0.1), lr=0.01, weight_decay=0.1, fused=fused)
+        for m, fused in zip(models, (None, False), strict=True)
+    ]
+    assert optimizers[0].defaults["fused"]
+    assert not optimizers[1].defaults["fused"]
+    for seed in range(3):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            _step(model, optimizer, seed)
+    for fast, slow in zip(*(m.parameters() for m in models), strict=True):
+        torch.testing.assert_close(fast, slow, atol=1e-6, rtol=1e-5)
+
+
+def test_options_reach_the_optimizer():
+    groups = parameter_groups(_model(), 0.01, 0.1)
+    sgd = build_optimizer("sgd", groups, lr=0.01, weight_decay=0.1, momentum=0.8)
+    assert all(group["nesterov"] and group["momentum"] == 0.8 for group in sgd.param_groups)
+    assert [group["weight_decay"] for group in sgd.param_groups] == [0.1, 0.0]
+    assert not build_optimizer("sgd", groups, lr=0.01, momentum=0.0).defaults["nesterov"]
+    adamw = build_optimizer("adamw", groups, lr=0.01, betas=(0.8, 0.99))
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert adamw.param_groups[0]["betas"] == (0.8, 0.99)
+    lars = build_optimizer("lars", groups, lr=0.01, momentum=0.7)
+    assert [(group["momentum"], group["layer_adaptation"]) for group in lars.param_groups] == [
+        (0.7, True),
+        (0.7, False),
+    ]
+    assert set(groups[0]) == {"name", "params", "lr", "weight_decay", "layer_adaptation"}  # unchanged
+    with pytest.raises(ValueError, match=r"'adamv' is none of adamw, adam, sgd, lars: did you mean .*'adamw'"):
+        build_optimizer("adamv", groups, lr=0.01)
+
+
+def _resumed(name, lr, steps, state=None, **options):
+    """Train in a fresh process' way: build everything, load if there is a state, go on."""
+    model = _model()
+    groups = parameter_groups(model, lr, options.get("weight_decay", 0.01))
+    optimizer = build_optimizer(name, groups, lr=lr, momentum=options.get("momentum", 0.9))
+    schedule = build_schedule("cosine", optimizer, total_steps=10, warmup_steps=3, min_lr=1e-4)
+    start = 0
+    if state is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        reapply_options(
+            optimizer, parameter_groups(model, lr, options.get("weight_decay", 0.01)), **options.get("re", {})
+        )
+        start = state["step"]
+    rates = []
+    for step in range(start, start + steps):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        _step(model, optimizer, step)
+        schedule.step()
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    return (
+        model,
+        optimizer,
+        rates,
+        {k: copy.deepcopy(v.state_dict()) for k, v in parts.items()} | {"step": start + steps},
+    )
+
+
+@pytest.mark.parametrize("name", _NAMES)
+@pytest.mark.parametrize("cut", [1, 3, 7])
+def test_resume_is_exact(name, cut):
+    whole, _, rates, _ = _resumed(name, 0.01, 10)
+    _, _, before, state = _resumed(name, 0.01, cut)
+    resumed, _, after, _ = _resumed(name, 0.01, 10 - cut, state)
+    assert before + after == rates
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_options_of_the_resumed_run_win(name):
+    _, _, rates, _ = _resumed(name, 0.05, 10)
+    state = _resumed(name, 0.01, 4)[-1]
+    options = {"weight_decay": 0.2, "momentum": 0.5}
+    again = {"sgd": {"momentum": 0.5}, "lars": {"momentum": 0.5}}.get(name, {"betas": (0.7, 0.9)})
+    _, optimizer, after, _ = _resumed(name, 0.05, 6, state, re=again, **options)
+    assert after == rates[4:]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.2, 0.0]
+    assert [group["initial_lr"] for group in optimizer.param_groups] == [0.05, 0.05]
+    key, value = next(iter(again.items()))
+    assert all(group[key] == value for group in optimizer.param_groups)
+    assert all(optimizer.state[p] for group in optimizer.param_groups for p in group["params"])
+
+
+def test_without_a_schedule_the_learning_rate_is_put_back():
+    model = _model()
+    old = build_optimizer("sgd", parameter_groups(model, 0.01, 0.1), lr=0.01)
+    new = build_optimizer("sgd", parameter_groups(model, 0.5, 0.1), lr=0.5)
+    new.load_state_dict(old.state_dict())
+    assert new.param_groups[0]["lr"] == 0.01
+    reapply_options(new, parameter_groups(model, 0.5, 0.1))
+    assert [group["lr"] for group in new.param_groups] == [0.5, 0.5]
+
+
+def test_other_groups_are_refused():
+    model = _model()
+    optimizer = build_optimizer("sgd", parameter_groups(model, 0.01, 0.1), lr=0.01)
+    with pytest.raises(
+        ValueError, match=r"holds the parameter groups \['decay', 'no_decay'\], this run has \['decay'\]"
+    ):
+        reapply_options(optimizer, parameter_groups(model, 0.01, 0.1)[:1])
