@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_cv.augment.checks import check_images
-from lit_cv.augment.operation import Operation, Params, is_channels_last, take, to_float
+from lit_cv.augment.operation import Operation, Params, memory_layout, take, to_float
 
 __all__ = ["Chain"]
 
@@ -39,40 +39,48 @@ class Chain(Operation):
             size = operation.output_size(size)
         return size
 
-    def _draw(self, n: int, size: tuple[int, int], device: torch.device) -> Params:
-        params: Params = {}
-        for i, operation in enumerate(self.operations):
-            params[str(i)] = operation.draw_for(n, size, device)
-            size = operation.output_size(size)
-        return params
+    def params_of(self, params: Params, i: int) -> Params:
+        """Return the parameters of operation number `i`."""
+        start = f"{i}."
+        return {name.removeprefix(start): value for name, value in params.items() if name.startswith(start)}
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Apply drawn parameters to images (N, C, H, W)."""
         n, channels, *size = check_images(images).shape
-        layout = torch.channels_last if is_channels_last(images) else torch.contiguous_format
         height, width = self.output_size((size[0], size[1]))
-        out = images.new_empty(n, channels, height, width).contiguous(memory_format=layout)
-        step = n
+        out = torch.empty(
+            (n, channels, height, width), dtype=images.dtype, device=images.device, memory_format=memory_layout(images)
+        )
+        own = [self.params_of(params, i) for i in range(len(self.operations))]
+        step = max(n, 1)
         if images.device.type == "cpu":
-            step = _CPU_CHUNK // (channels * max(size[0] * size[1], height * width))
-        for start in range(0, n, max(step, 1)):
-            part = slice(start, start + max(step, 1))
-            self._run(images[part], take(params, part), out[part])
+            step = max(_CPU_CHUNK // (channels * max(size[0] * size[1], height * width)), 1)
+        for start in range(0, n, step):
+            part = slice(start, start + step)
+            self._run(images[part], [take(each, part) for each in own], out[part])
         return out
+
+    def _draw(self, n: int, size: tuple[int, int]) -> Params:
+        params: Params = {}
+        for i, operation in enumerate(self.operations):
+            params |= {f"{i}.{name}": value for name, value in operation.draw_for(n, size).items()}
+            size = operation.output_size(size)
+        return params
 
     def _transform(self, images: Tensor, params: Params) -> Tensor:
         return self.apply(images, params)
 
-    def _run(self, images: Tensor, params: Params, out: Tensor) -> None:
-        dtype, owned = images.dtype, False
-        for i, operation in enumerate(self.operations):
+    def _run(self, images: Tensor, params: list[Params], out: Tensor) -> None:
+        as_bytes = images.dtype == torch.uint8
+        owned = False  # whether `images` are no longer the caller's
+        for operation, own in zip(self.operations, params, strict=True):
             before = images
             if operation.computes_float and images.dtype != torch.float32:
                 images, owned = to_float(images), True
             elif operation.overwrites and not owned:
                 images, owned = images.clone(), True
-            images = operation.transform(images, params[str(i)])
+            images = operation.transform(images, own)
             owned = owned or images is not before
-        if images.dtype == torch.float32 and dtype == torch.uint8:
+        if as_bytes and images.dtype != torch.uint8:
             images = images.mul_(255).add_(0.5)
         out.copy_(images)

@@ -16,15 +16,19 @@ class _Flip(Geometric):
     def __init__(self, p: float = 0.5) -> None:
         super().__init__(p)
 
-    def _draw(self, n: int, size: tuple[int, int], device: torch.device) -> Params:
-        return {"applied": torch.ones(n, dtype=torch.bool, device=device)}
+    def _draw(self, n: int, size: tuple[int, int]) -> Params:
+        return {"applied": torch.ones(n, dtype=torch.bool)}
 
     def _transform(self, images: Tensor, params: Params) -> Tensor:
         return images.flip(self._dim)
 
     def _to_input(self, params: Params, size: tuple[int, int]) -> Tensor:
-        rows = [[-1.0, 0.0, size[1]], [0.0, 1.0, 0.0]] if self._dim == 3 else [[1.0, 0.0, 0.0], [0.0, -1.0, size[0]]]
-        return torch.tensor(rows, device=params["applied"].device).expand(len(params["applied"]), 2, 3)
+        x, y = [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]
+        if self._dim == 3:
+            x = [-1.0, 0.0, size[1]]
+        else:
+            y = [0.0, -1.0, size[0]]
+        return torch.tensor([x, y]).expand(len(params["applied"]), 2, 3)
 
 
 class HorizontalFlip(_Flip):

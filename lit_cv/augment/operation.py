@@ -1,17 +1,18 @@
 """What all augmentations share: drawn parameters apart from their application, dtypes, chances."""
 
+import inspect
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lit_cv.augment.checks import check_images, check_probability
 
-__all__ = ["Operation", "Params", "from_float", "to_float"]
+__all__ = ["Operation", "Params"]
 
-Params = dict[str, Any]
-"""Parameters of a batch by name; every tensor has one entry per sample."""
+Params = dict[str, Tensor]
+"""Parameters of a batch by name, on the CPU; every tensor has one entry per sample."""
 
 
 class Operation(ABC):
@@ -19,8 +20,8 @@ class Operation(ABC):
 
     `operation(images)` draws and applies. The two halves are there on their own: `draw` returns the
     parameters of every sample, `apply` uses them, so that a result can be compared with a reference, and the
-    same draw can be given to several tensors. Draws come from torch's default generator of the images'
-    device.
+    same draw can be given to several tensors. Draws come from torch's default generator of the CPU on every
+    device: one seed gives the same pictures everywhere, and a GPU is never waited for to learn what was drawn.
 
     Images are (N, C, H, W), C = 1 or 3, N = 0 included, uint8 in [0, 255] or floating point in [0, 1]. The
     dtype and the memory format of the result are those of the images; the images are left as they are.
@@ -34,8 +35,9 @@ class Operation(ABC):
     """
 
     computes_float: ClassVar[bool] = False
+    """Whether `_transform` wants float32 images, contiguous."""
     overwrites: ClassVar[bool] = False
-    """Whether `_transform` may write into the images that it is given."""
+    """Whether `transform` may write into the images that it is given."""
 
     def __init__(self, p: float = 1.0) -> None:
         self.p = check_probability("p", p)
@@ -45,73 +47,75 @@ class Operation(ABC):
         return self.apply(images, self.draw(images))
 
     def draw(self, images: Tensor) -> Params:
-        """Draw the parameters of every sample; only the images' shape and device are looked at."""
-        return self.draw_for(len(images), (images.shape[2], images.shape[3]), images.device)
+        """Draw the parameters of every sample; only the images' shape is looked at."""
+        return self.draw_for(len(images), (images.shape[2], images.shape[3]))
 
-    def draw_for(self, n: int, size: tuple[int, int], device: torch.device) -> Params:
+    def draw_for(self, n: int, size: tuple[int, int]) -> Params:
         """Draw the parameters of `n` samples of `size` (height, width) in pixels."""
-        params = self._draw(n, size, device)
+        params = self._draw(n, size)
         if self.p < 1:
-            params["applied"] = torch.rand(n, device=device) < self.p
+            params["applied"] = torch.rand(n) < self.p
         return params
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Apply drawn parameters to images (N, C, H, W)."""
         check_images(images)
-        channels_last = is_channels_last(images)
+        layout = memory_layout(images)
         if self.computes_float and images.dtype != torch.float32:
             result = from_float(self.transform(to_float(images), params), images.dtype)
         else:
             result = self.transform(images.clone() if self.overwrites else images, params)
-        return result.contiguous(memory_format=torch.channels_last) if channels_last else result.contiguous()
+        return result.contiguous(memory_format=layout)
 
     def transform(self, images: Tensor, params: Params) -> Tensor:
         """Apply drawn parameters to the samples that they concern; may write into `images`."""
-        applied = params.get("applied")
-        if applied is None or len(images) == 0:
+        if "applied" not in params or len(images) == 0:
             return self._transform(images, params)
-        if images.device.type != "cpu":  # counting them would make the device wait
-            changed = self._transform(images.clone() if self.overwrites else images, params)
-            return torch.where(applied.view(-1, 1, 1, 1), changed, images)
-        index = applied.nonzero()[:, 0]
+        index = params["applied"].nonzero()[:, 0]
         if len(index) == len(images):
             return self._transform(images, params)
         if len(index) == 0:
             return images
-        changed = self._transform(images.index_select(0, index), take(params, index))
-        return images.index_copy_(0, index, changed)
+        there = on_device(index, images)
+        changed = self._transform(images.index_select(0, there), take(params, index))
+        return images.index_copy_(0, there, changed)
 
     def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the (height, width) that images of `size` leave with."""
         return size
 
     @abstractmethod
-    def _draw(self, n: int, size: tuple[int, int], device: torch.device) -> Params: ...
+    def _draw(self, n: int, size: tuple[int, int]) -> Params: ...
 
     @abstractmethod
     def _transform(self, images: Tensor, params: Params) -> Tensor: ...
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
-        return f"{type(self).__name__}({options})"
+        names = [name for name in inspect.signature(type(self)).parameters if hasattr(self, name)]
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
 
 def take(params: Params, index: Tensor | slice) -> Params:
     """Return the parameters of some samples."""
-    return {name: _take(value, index) for name, value in params.items()}
+    if isinstance(index, slice):
+        return {name: value[index] for name, value in params.items()}
+    return {name: value.index_select(0, index) for name, value in params.items()}
 
 
-def _take(value: Any, index: Tensor | slice) -> Any:
-    if isinstance(value, dict):
-        return take(value, index)
-    return value[index] if isinstance(index, slice) else value.index_select(0, index)
+def on_device(values: Tensor, images: Tensor) -> Tensor:
+    """Return drawn values where the images are."""
+    return values.to(images.device, non_blocking=True)
+
+
+def per_sample(values: Tensor, images: Tensor) -> Tensor:
+    """Return a value per sample where the images are, shaped to multiply them: (N,) to (N, 1, 1, 1)."""
+    return on_device(values, images).view(-1, 1, 1, 1)
 
 
 def to_float(images: Tensor) -> Tensor:
     """Return images as new float32 ones in [0, 1], contiguous."""
-    if images.dtype == torch.uint8:
-        return images.to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
-    return images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    pixels = torch.empty(images.shape, dtype=torch.float32, device=images.device).copy_(images)
+    return pixels.mul_(1 / 255) if images.dtype == torch.uint8 else pixels
 
 
 def from_float(images: Tensor, dtype: torch.dtype) -> Tensor:
@@ -121,6 +125,8 @@ def from_float(images: Tensor, dtype: torch.dtype) -> Tensor:
     return images.to(dtype)
 
 
-def is_channels_last(images: Tensor) -> bool:
-    """Return whether images lie in memory channels last and not also in the usual order."""
-    return images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+def memory_layout(images: Tensor) -> torch.memory_format:
+    """Return channels_last for images that lie so and not also in the usual order."""
+    if images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous():
+        return torch.channels_last
+    return torch.contiguous_format

@@ -41,7 +41,7 @@ class RandomCrop(Geometric):
         """Return the window's size."""
         return self.size or size
 
-    def _draw(self, n: int, size: tuple[int, int], device: torch.device) -> Params:
+    def _draw(self, n: int, size: tuple[int, int]) -> Params:
         height, width = self.output_size(size)
         rows, columns = size[0] + 2 * self.padding - height + 1, size[1] + 2 * self.padding - width + 1
         if rows < 1 or columns < 1:
@@ -49,8 +49,8 @@ class RandomCrop(Geometric):
                 f"size={[height, width]}: images of {size[0]}x{size[1]} pixels with padding={self.padding} "
                 f"are smaller; give a smaller size or more padding."
             )
-        top = torch.randint(rows, (n,), device=device)
-        left = torch.randint(columns, (n,), device=device)
+        top = torch.randint(rows, (n,))
+        left = torch.randint(columns, (n,))
         return {"top": top, "left": left}
 
     def _transform(self, images: Tensor, params: Params) -> Tensor:
@@ -63,8 +63,8 @@ class RandomCrop(Geometric):
         # run at every offset of the memory. 3-8 times faster than gathering pixels.
         full_height, full_width = padded.shape[2:]
         device = images.device
-        plane = torch.arange(n * channels, device=device).view(n, channels, 1) * (full_height * full_width)
-        row = torch.arange(height, device=device) + params["top"].view(n, 1, 1)
+        plane = torch.arange(n * channels).view(n, channels, 1) * (full_height * full_width)
+        row = torch.arange(height) + params["top"].view(n, 1, 1)
         start = plane + row * full_width + params["left"].view(n, 1, 1)
         runs = padded.as_strided((padded.numel() - width + 1, width), (1, 1))
         return runs.index_select(0, start.flatten()).view(n, channels, height, width)

@@ -49,9 +49,9 @@ class RandomResizedCrop(Geometric):
         """Return the size that windows are resized to."""
         return self.size or size
 
-    def _draw(self, n: int, size: tuple[int, int], device: torch.device) -> Params:
+    def _draw(self, n: int, size: tuple[int, int]) -> Params:
         full_height, full_width = size
-        area = torch.empty(n, _ATTEMPTS, device=device).uniform_(*self.scale).mul_(full_height * full_width)
+        area = torch.empty(n, _ATTEMPTS).uniform_(*self.scale).mul_(full_height * full_width)
         log_ratio = torch.empty_like(area).uniform_(math.log(self.ratio[0]), math.log(self.ratio[1]))
         width = (area * log_ratio.exp()).sqrt_().round_()
         height = (area / log_ratio.exp()).sqrt_().round_()
@@ -61,7 +61,7 @@ class RandomResizedCrop(Geometric):
         middle_height, middle_width = self._largest(full_height, full_width)
         height = torch.where(some, height.gather(1, first)[:, 0], middle_height)
         width = torch.where(some, width.gather(1, first)[:, 0], middle_width)
-        place = torch.rand(2, n, device=device)
+        place = torch.rand(2, n)
         top = torch.where(some, (place[0] * (full_height - height + 1)).floor_(), (full_height - middle_height) // 2)
         left = torch.where(some, (place[1] * (full_width - width + 1)).floor_(), (full_width - middle_width) // 2)
         return {name: value.long() for name, value in zip(_WINDOW, (top, left, height, width), strict=True)}

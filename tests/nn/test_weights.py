@@ -26,9 +26,9 @@ def _images(*shape):
 
 def _randomize(model):
     """Random batch-norm buffers too, so that a buffer that is not loaded shows."""
-    for buffer in model.buffers():
+    for name, buffer in model.named_buffers():
         if buffer.is_floating_point():
-            buffer.uniform_(0.5, 1.5)
+            buffer.uniform_(0.5, 1.5).sub_(1.0 if name.endswith("mean") else 0.0).mul_(0.2)
     return model.eval()
 
 
@@ -192,7 +192,7 @@ def test_a_partial_match_is_a_warning(tmp_path, checkpoint, caplog):
     [
         ("resnet50", "IMAGENET1K_V3", "resnet50 has IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT: did you mean"),
         ("resnet50", "ResNet18_Weights.IMAGENET1K_V1", "resnet50 has IMAGENET1K_V1"),
-        ("conv4", "DEFAULT", "no weights are published for conv4; give the path"),
+        ("conv4", "DEFAULT", "conv4 has no published weights of this name; give the path"),
     ],
 )
 def test_unknown_names_are_refused(name, weights, words):

@@ -1,0 +1,213 @@
+"""What all DataModules share: splits, hidden labels, loaders, pictures."""
+
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datamodules.dataset import ImageDataset
+from datamodules.loader import EpochSampler, ResumableLoader, collate
+from datamodules.splits import hold_out, keep_labels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["BaseDataModule", "Split"]
+
+Split = Literal["train", "val", "test", "predict"]
+
+_MOST_WORKERS = 8
+
+
+class BaseDataModule(L.LightningDataModule, ABC):
+    """Base of every DataModule. A subclass implements `load`, and `prepare_data` where something is downloaded.
+
+    Batches are dicts: `image` (N, C, H, W) uint8, `label` (N,) int64 or (N, K) float32 of 0 and 1, and `index`
+    (N,), the position in the dataset. The training order is a function of (seed, epoch), and a run can be
+    resumed in the middle of an epoch. Splits and the choice of labels are the same on every machine.
+
+    Args:
+        batch_size: Images in a batch, on each device.
+        num_workers: Processes that read images; `None` takes none for images in memory, otherwise one a core of
+            this process's share, at most 8.
+        val_fraction: Share of the training images held out for validation where the source has no validation
+            split, each class in proportion; in [0, 1).
+        split_seed: Seed of the splits and of the choice of labels.
+        labels_per_class: Labels of each class that training keeps; the other images stay available, without
+            labels, to modules that learn from them. `None` keeps all.
+        label_fraction: Share of the labels that training keeps, each class in proportion; in (0, 1].
+
+    Attributes:
+        train_dataset: Training images with labels.
+        unlabeled_dataset: All training images, the labels that are hidden or unknown as -1.
+        val_dataset: Validation images, `None` where there are none; likewise `test_dataset` and `predict_dataset`.
+        num_classes: Number of classes.
+        class_names: Their names.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images in pixels.
+        multi_label: Whether an image has several labels.
+        mean: Mean of each channel in [0, 1] units over the training images, `None` where it is unknown.
+        std: Likewise the standard deviation.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    in_channels: int = 3
+    multi_label: bool = False
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __init__(
+        self,
+        batch_size: int = 64,
+        num_workers: int | None = None,
+        val_fraction: float = 0.1,
+        split_seed: int = 0,
+        labels_per_class: int | None = None,
+        label_fraction: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        _check("batch_size", batch_size, batch_size >= 1, "at least 1")
+        _check("num_workers", num_workers, num_workers is None or num_workers >= 0, "at least 0, or null")
+        _check("val_fraction", val_fraction, 0 <= val_fraction < 1, "in [0, 1)")
+        _check("labels_per_class", labels_per_class, labels_per_class is None or labels_per_class >= 1, "at least 1")
+        _check("label_fraction", label_fraction, label_fraction is None or 0 < label_fraction <= 1, "in (0, 1]")
+        if labels_per_class is not None and label_fraction is not None:
+            raise ValueError("labels_per_class and label_fraction were both given: leave one of them out.")
+        self.batch_size = batch_size
+        self.num_classes: int | None = None
+        self.class_names: list[str] = []
+        self.image_size: tuple[int, int] = (0, 0)
+        self.val_dataset: ImageDataset | None = None
+        self.test_dataset: ImageDataset | None = None
+        self.predict_dataset: ImageDataset | None = None
+        self._seed: int | None = None
+        self._is_set_up = False
+
+    @abstractmethod
+    def load(self, split: Split) -> ImageDataset | None:
+        """Return the images of a split, `None` where the source has none (never for "train")."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the images and split them, once."""
+        if self._is_set_up:
+            return
+        train = self.load("train")
+        if train is None or len(train) == 0:
+            raise ValueError(f"{type(self).__name__} found no training images.")
+        self.val_dataset, self.test_dataset, self.predict_dataset = map(self.load, ("val", "test", "predict"))
+        h = self.hparams
+        if self.val_dataset is None and h["val_fraction"] > 0:
+            kept, held = hold_out(train.labels, h["val_fraction"], h["split_seed"])
+            self.val_dataset = train.subset(held) if len(held) else None
+            train = train.subset(kept)
+        labeled = keep_labels(train.labels, h["labels_per_class"], h["label_fraction"], h["split_seed"])
+        self.train_dataset = self.unlabeled_dataset = train
+        if len(labeled) < len(train):
+            hidden = torch.full_like(train.labels, -1)
+            hidden[labeled] = train.labels[labeled]
+            self.train_dataset = train.subset(labeled)
+            self.unlabeled_dataset = train.subset(range(len(train)), hidden)
+        self._describe(train)
+        self._is_set_up = True
+
+    def _describe(self, train: ImageDataset) -> None:
+        self.class_names = train.class_names
+        self.multi_label = train.labels.ndim == 2
+        self.num_classes = len(self.class_names) or None
+        self.in_channels, *size = train[0]["image"].shape
+        self.image_size = (size[0], size[1])
+        if (statistics := train.statistics()) is not None:
+            self.mean, self.std = statistics
+
+    def class_counts(self) -> Tensor:
+        """Return how many labels of each class training has, (num_classes,) int64."""
+        labels = self.train_dataset.labels
+        if self.multi_label:
+            return labels.sum(0).long()
+        return torch.bincount(labels, minlength=self.num_classes or 0)
+
+    def train_dataloader(self) -> Any:
+        """Return the loader of the labeled images, or of all for a module that `uses_unlabeled` ones."""
+        module = getattr(self.trainer, "lightning_module", None)
+        dataset = self.unlabeled_dataset if getattr(module, "uses_unlabeled", False) else self.train_dataset
+        rank, world_size = self._place()
+        # Incomplete batches are dropped, but never the only one: an epoch of no steps would go unnoticed.
+        drop_last = len(dataset) // world_size >= self.batch_size
+        sampler = EpochSampler(len(dataset), True, self._seed, world_size, rank, drop_last)
+        return ResumableLoader(dataset, self.batch_size, sampler=sampler, drop_last=drop_last, **self._options(dataset))
+
+    def val_dataloader(self) -> Any:
+        """Return the loader of the validation images; an empty list where there are none."""
+        return [] if self.val_dataset is None else self._evaluation_loader(self.val_dataset)
+
+    def test_dataloader(self) -> Any:
+        """Return the loader of the test images."""
+        if self.test_dataset is None:
+            raise ValueError(f"{type(self).__name__} has no test images here: use `validate`, or give it a test split.")
+        return self._evaluation_loader(self.test_dataset)
+
+    def predict_dataloader(self) -> Any:
+        """Return the loader of the images to predict: those given for it, else the test or validation images."""
+        dataset = self.predict_dataset or self.test_dataset or self.val_dataset
+        if dataset is None:
+            raise ValueError(f"{type(self).__name__} has no images to predict.")
+        return self._evaluation_loader(dataset)
+
+    def _evaluation_loader(self, dataset: ImageDataset) -> DataLoader[Any]:
+        rank, world_size = self._place()
+        sampler = EpochSampler(len(dataset), shuffle=False, num_replicas=world_size, rank=rank)
+        return DataLoader(dataset, self.batch_size, sampler=sampler, collate_fn=collate, **self._options(dataset))
+
+    def _place(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _options(self, dataset: ImageDataset) -> dict[str, Any]:
+        workers = self.hparams["num_workers"]
+        if workers is None:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            local = 1 if self.trainer is None else max(1, self.trainer.num_devices)
+            workers = 0 if dataset.in_memory else min(cores // local, _MOST_WORKERS)
+        return {"num_workers": workers, "pin_memory": torch.cuda.is_available(), "persistent_workers": workers > 0}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the seed of the training order, for checkpoints."""
+        return {"seed": EpochSampler(1, True).seed if self._seed is None else self._seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the seed of the run that is resumed."""
+        self._seed = state_dict["seed"]
+
+    def show_batch(self, split: Split = "train", n: int = 16, path: str | Path | None = None) -> "Figure":
+        """Draw images with their labels.
+
+        Args:
+            split: Which images.
+            n: How many, at most.
+            path: PNG file to write.
+
+        Example:
+            >>> from datamodules import DigitsDataModule
+            >>> figure = DigitsDataModule().show_batch(n=8)
+        """
+        from datamodules.figure import draw_batch
+
+        return draw_batch(self, split, n, path)
+
+    def summary(self) -> str:
+        """Return the sizes of the splits, the classes and the image size, in a few lines."""
+        from datamodules.figure import summarize
+
+        return summarize(self)
+
+
+def _check(name: str, value: object, ok: bool, allowed: str) -> None:
+    if not ok:
+        raise ValueError(f"{name}={value} was given, but must be {allowed}: change --data.{name}.")

@@ -1,0 +1,91 @@
+"""What every set of images here is: fetched a batch at a time, with labels apart from the images."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules.loader import Batch
+
+__all__ = ["ImageDataset", "as_labels"]
+
+Rows = NDArray[np.int64]
+
+
+def as_labels(labels: Any) -> Tensor:
+    """Return labels as int64 (N,), or as float32 (N, K) of 0 and 1 for several labels an image.
+
+    Args:
+        labels: A tensor, array or nested list of them.
+    """
+    tensor = torch.as_tensor(np.asarray(labels))
+    return tensor.to(torch.float32) if tensor.ndim == 2 else tensor.to(torch.int64)
+
+
+class ImageDataset(Dataset[Batch], ABC):
+    """Images with labels, fetched a batch at a time.
+
+    A subclass implements `read`, and may give the images names. Subsets share the images: they are a list of rows.
+
+    Args:
+        labels: (N,) int64, -1 where unlabeled; or (N, K) float32 of 0 and 1, a row of -1 where unlabeled.
+        class_names: Names of the classes.
+
+    Attributes:
+        labels: Labels in the order of the samples.
+        rows: Where the samples stand in the source.
+        in_memory: Whether reading is so cheap that worker processes would cost more than they give.
+    """
+
+    in_memory: bool = False
+
+    def __init__(self, labels: Tensor, class_names: Sequence[str] = ()) -> None:
+        self.labels = labels
+        self.class_names = list(class_names)
+        self.rows: Rows = np.arange(len(labels))
+
+    @abstractmethod
+    def read(self, rows: Rows) -> Batch:
+        """Return `image` (N, C, H, W) uint8 of these rows of the source, and what else there is but the label."""
+
+    def sample_name(self, index: int) -> str:
+        """Return the name of a sample, for reports: here its row in the source."""
+        return str(int(self.rows[index]))
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Return mean and standard deviation of each channel in [0, 1] units, `None` where they take long."""
+        return None
+
+    def subset(self, positions: Rows | Tensor | Sequence[int], labels: Tensor | None = None) -> Self:
+        """Return some of the samples, without copying images.
+
+        Args:
+            positions: Positions of the samples in this dataset.
+            labels: Labels that take the place of their own.
+        """
+        chosen = np.asarray(positions, dtype=np.int64)
+        part = copy.copy(self)
+        part.rows = self.rows[chosen]
+        part.labels = self.labels[torch.from_numpy(chosen)] if labels is None else labels
+        return part
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Return the batch of these samples, with `label` and their positions in this dataset as `index`."""
+        positions = np.asarray(indices, dtype=np.int64)
+        index = torch.from_numpy(positions)
+        return {**self.read(self.rows[positions]), "label": self.labels.index_select(0, index), "index": index}
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        size = len(self)
+        if not -size <= index < size:
+            raise IndexError(f"sample {index} of a dataset of {size}")
+        return {name: values[0] for name, values in self.__getitems__([index % size]).items()}

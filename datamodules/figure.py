@@ -1,0 +1,69 @@
+"""What a DataModule says about itself: a picture of a batch, and a few lines."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from datamodules.dataset import ImageDataset
+from lit_cv.figures import image_grid, label_titles, render, save_png
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from datamodules.base import BaseDataModule, Split
+
+__all__ = ["draw_batch", "summarize"]
+
+
+def _datasets(datamodule: "BaseDataModule") -> dict[str, ImageDataset | None]:
+    datamodule.prepare_data()
+    datamodule.setup()
+    return {
+        "train": datamodule.unlabeled_dataset,
+        "val": datamodule.val_dataset,
+        "test": datamodule.test_dataset,
+        "predict": datamodule.predict_dataset,
+    }
+
+
+def draw_batch(datamodule: "BaseDataModule", split: "Split", n: int, path: str | Path | None) -> "Figure":
+    """Draw images of a split, chosen at random but always the same, with their labels.
+
+    Args:
+        datamodule: Where the images come from.
+        split: Which images.
+        n: How many, at most.
+        path: PNG file to write.
+
+    Raises:
+        ValueError: If there are no such images.
+    """
+    dataset = _datasets(datamodule).get(split)
+    if dataset is None or len(dataset) == 0 or n < 1:
+        raise ValueError(f"{type(datamodule).__name__} has no {split!r} images to show (n={n}).")
+    chosen = np.random.RandomState(0).permutation(len(dataset))[:n]
+    batch = dataset.__getitems__(chosen.tolist())
+    titles = label_titles(batch["label"], datamodule.class_names)
+    figure = image_grid(batch["image"], titles, heading=f"{type(datamodule).__name__}: {split}")
+    if path is not None:
+        save_png(render(figure), path)
+    return figure
+
+
+def summarize(datamodule: "BaseDataModule") -> str:
+    """Return the sizes of the splits, the classes and the image size, in a few lines."""
+    sizes = {name: len(dataset) for name, dataset in _datasets(datamodule).items() if dataset is not None}
+    labeled = len(datamodule.train_dataset)
+    splits = ", ".join(f"{size:,} {name}" for name, size in sizes.items())
+    if labeled < sizes["train"]:
+        splits += f" ({labeled:,} of train with labels)"
+    names = datamodule.class_names
+    shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+    height, width = datamodule.image_size
+    kind = "labels, several an image" if datamodule.multi_label else "classes"
+    return (
+        f"{type(datamodule).__name__}: {splits} images\n"
+        f"{datamodule.num_classes or 'no'} {kind}: {shown}\n"
+        f"{datamodule.in_channels} x {height} x {width} pixels"
+    )

@@ -1,0 +1,212 @@
+"""Loaders whose order is a function of (seed, epoch) and that continue in the middle of an epoch."""
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
+
+__all__ = ["Batch", "EpochSampler", "ResumableLoader", "collate"]
+
+Batch = dict[str, Any]
+
+_LISTS = ("boxes", "box_labels")  # a different number in every image: kept as lists
+
+
+class EpochSampler(DistributedSampler[Any]):
+    """Deals the samples of an epoch out to the processes, in an order that depends on nothing but its arguments.
+
+    The order is that of numpy's frozen legacy generator, hence the same on every machine. It is a
+    `DistributedSampler` so that Lightning leaves it alone when it trains on several processes.
+
+    Args:
+        size: Number of samples in the dataset.
+        shuffle: `True` for training: a new order every epoch, and as many samples for each process (some samples
+            twice, or left out with `drop_last`). `False` for evaluation: in order, every sample exactly once, so
+            that some processes get one less.
+        seed: Seed of the order; `None` takes the one that `lightning.seed_everything` was given, otherwise 0.
+        num_replicas: Number of processes.
+        rank: This process, from 0.
+        drop_last: Whether samples that cannot be dealt out evenly are left out rather than used twice.
+
+    Attributes:
+        offset: Samples of this process that the next iteration skips.
+        cycle: Which pass through the data within the same epoch, from 0; each has its own order.
+
+    Example:
+        >>> sampler = EpochSampler(6, shuffle=True, seed=1)
+        >>> first = list(sampler)
+        >>> sampler.set_epoch(1)
+        >>> list(sampler) == first, sorted(sampler) == sorted(first)
+        (False, True)
+        >>> [list(EpochSampler(5, shuffle=False, num_replicas=2, rank=rank)) for rank in (0, 1)]
+        [[0, 2, 4], [1, 3]]
+    """
+
+    def __init__(
+        self,
+        size: int,
+        shuffle: bool,
+        seed: int | None = None,
+        num_replicas: int = 1,
+        rank: int = 0,
+        drop_last: bool = False,
+    ) -> None:
+        if seed is None:
+            seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        super().__init__(range(size), num_replicas, rank, shuffle, seed, drop_last)  # type: ignore[arg-type]
+        self.size = size
+        self.offset = 0
+        self.cycle = 0
+
+    def __len__(self) -> int:
+        if not self.shuffle:
+            return len(range(self.rank, self.size, self.num_replicas))
+        return self.size // self.num_replicas if self.drop_last else -(-self.size // self.num_replicas)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.order()[self.offset :].tolist())
+
+    def order(self) -> NDArray[np.int64]:
+        """Return the positions of this process's samples in the epoch, the skipped ones included."""
+        if not self.shuffle:
+            return np.arange(self.rank, self.size, self.num_replicas)
+        bits = np.random.MT19937(np.random.SeedSequence([self.seed, self.epoch, self.cycle]))
+        order = np.random.RandomState(bits).permutation(self.size)
+        dealt = len(self) * self.num_replicas
+        return np.asarray(np.resize(order, dealt)[self.rank :: self.num_replicas], dtype=np.int64)
+
+
+def collate(samples: Any) -> Batch:
+    """Make a batch of a list of samples; what a dataset has fetched as a whole stays as it is.
+
+    Args:
+        samples: A batch, or samples that are dicts of tensors and numbers; `boxes` and `box_labels` become lists.
+    """
+    if isinstance(samples, dict):
+        return samples
+    batch: Batch = {}
+    for name, first in samples[0].items():
+        values = [sample[name] for sample in samples]
+        if name in _LISTS:
+            batch[name] = values
+        else:
+            batch[name] = torch.stack(values) if isinstance(first, torch.Tensor) else torch.as_tensor(values)
+    return batch
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A DataLoader whose `state_dict` Lightning keeps in checkpoints, so that a resumed epoch goes on exactly.
+
+    Batches count when they are handed out, not when a worker has prefetched them; the number of workers may
+    change between runs. After `load_state_dict` the next iteration starts at the following batch without reading
+    the ones before; `len` stays that of the whole epoch. Iterating again within an epoch gives a new order.
+
+    Args:
+        dataset: Dataset of dicts, fetched a batch at a time where it has `__getitems__`.
+        batch_size: Samples in a batch.
+        shuffle: Whether this is for training, see `EpochSampler`.
+        sampler: Takes the place of the `EpochSampler` made from the other arguments.
+        drop_last: Whether an incomplete last batch is left out.
+        seed: Seed of the order, see `EpochSampler`.
+        num_replicas: Number of processes.
+        rank: This process, from 0.
+        **kwargs: Further arguments of `torch.utils.data.DataLoader`.
+
+    Example:
+        >>> from datamodules import InMemoryDataset
+        >>> dataset = InMemoryDataset(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.arange(10))
+        >>> loader = ResumableLoader(dataset, batch_size=4, shuffle=True)
+        >>> batches = iter(loader)
+        >>> _, state, rest = next(batches), loader.state_dict(), [batch["index"].tolist() for batch in batches]
+        >>> resumed = ResumableLoader(dataset, batch_size=4, shuffle=True)
+        >>> resumed.load_state_dict(state)
+        >>> [batch["index"].tolist() for batch in resumed] == rest
+        True
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        batch_size: int | None = 1,
+        shuffle: bool = False,
+        sampler: Sampler[Any] | None = None,
+        drop_last: bool = False,
+        seed: int | None = None,
+        num_replicas: int = 1,
+        rank: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        if sampler is None and kwargs.get("batch_sampler") is None:
+            size = len(dataset)  # type: ignore[arg-type]
+            sampler = EpochSampler(size, shuffle, seed, num_replicas, rank, drop_last)
+        kwargs.setdefault("collate_fn", collate)
+        super().__init__(dataset, batch_size, sampler=sampler, drop_last=drop_last, **kwargs)
+        self._epoch = self._cycle = self._handed_out = 0
+        self._restored = False
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        # A generator, so that the epoch is read at the first batch: Lightning calls `iter` before `set_epoch`.
+        self._begin()
+        for batch in super().__iter__():
+            self._handed_out += 1
+            yield batch
+
+    def _begin(self) -> None:
+        sampler = self.sampler
+        if not isinstance(sampler, EpochSampler):  # Lightning puts in its own for overfit_batches
+            self._handed_out = 0
+            return
+        same_epoch = sampler.epoch == self._epoch
+        finished = self._handed_out >= len(self)
+        if not same_epoch:
+            self._epoch, self._cycle = sampler.epoch, 0
+        elif finished:
+            self._cycle += 1
+        if not (self._restored and same_epoch and not finished):
+            self._handed_out = 0
+        self._restored = False
+        sampler.cycle = self._cycle
+        sampler.offset = self._handed_out * (self.batch_size or 0)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return where the iteration stands, as plain numbers."""
+        sampler = self.sampler
+        return {
+            "seed": int(getattr(sampler, "seed", 0)),
+            "epoch": self._epoch,
+            "cycle": self._cycle,
+            "batches": self._handed_out,
+            "batch_size": self.batch_size or 0,
+            "world_size": int(getattr(sampler, "num_replicas", 1)),
+            "samples": len(self.dataset),  # type: ignore[arg-type]
+        }
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Continue where `state_dict` was taken.
+
+        Raises:
+            ValueError: If the batch size or the number of processes is another one, or if the epoch is under way
+                and the dataset has another length.
+        """
+        now = self.state_dict()
+        options = {"batch_size": "--data.batch_size", "world_size": "--trainer.devices"}
+        for name, option in options.items():
+            if state[name] != now[name]:
+                raise ValueError(
+                    f"the checkpoint was written with {name}={state[name]}, this run has {name}={now[name]}: "
+                    f"an exact resume needs the same; set {option}."
+                )
+        if 0 < state["batches"] < len(self) and state["samples"] != now["samples"]:
+            raise ValueError(
+                f"the checkpoint was written in the middle of an epoch over {state['samples']} samples, "
+                f"this run has {now['samples']}: resume on the data of the checkpoint."
+            )
+        self._epoch, self._cycle, self._handed_out = state["epoch"], state["cycle"], state["batches"]
+        self._restored = True
+        if isinstance(self.sampler, EpochSampler):
+            self.sampler.seed = state["seed"]
+            self.sampler.set_epoch(state["epoch"])

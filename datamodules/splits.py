@@ -1,0 +1,97 @@
+"""Stratified choices that are the same on every machine."""
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["hold_out", "keep_labels"]
+
+Positions = NDArray[np.int64]
+
+
+def _random(seed: int, purpose: int) -> np.random.RandomState:
+    # The legacy generator's numbers are frozen across numpy versions; `purpose` keeps the choices independent.
+    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, purpose])))
+
+
+def _strata(labels: Tensor) -> NDArray[np.int64]:
+    """Return the stratum of each sample: its class, or for several labels the same for all."""
+    if labels.ndim == 1:
+        return np.asarray(labels.numpy(), dtype=np.int64)
+    return np.where(labels.numpy().min(1) < 0, -1, 0).astype(np.int64)
+
+
+def _shares(sizes: NDArray[np.int64], total: int) -> NDArray[np.int64]:
+    """Divide `total` among the strata by their sizes, the largest remainders rounded up."""
+    exact = sizes * (total / max(1, int(sizes.sum())))
+    shares = np.floor(exact + 1e-9).astype(np.int64)
+    rest = total - int(shares.sum())
+    shares[np.argsort(shares - exact, kind="stable")[:rest]] += 1
+    return shares
+
+
+def _choose(
+    labels: Tensor, total: int, random: np.random.RandomState, at_least_one: bool, leave_one: bool
+) -> Positions:
+    strata = _strata(labels)
+    classes, sizes = np.unique(strata[strata >= 0], return_counts=True)
+    shares = _shares(sizes, total)
+    if at_least_one:
+        shares = np.maximum(shares, 1)
+    if leave_one:
+        shares = np.minimum(shares, sizes - 1)
+    chosen = [
+        random.permutation(np.flatnonzero(strata == label))[:share]
+        for label, share in zip(classes, shares, strict=True)
+    ]
+    return np.sort(np.concatenate([np.empty(0, np.int64), *chosen]))
+
+
+def hold_out(labels: Tensor, fraction: float, seed: int, purpose: int = 0) -> tuple[Positions, Positions]:
+    """Split the samples in two, each class in the same proportion; unlabeled ones stay.
+
+    Args:
+        labels: (N,) int64, -1 where unlabeled; or (N, K), then without strata.
+        fraction: Share of the labeled samples held out, in [0, 1). A class keeps at least one sample.
+        seed: Seed of the choice.
+        purpose: Number that tells apart choices by the same seed.
+
+    Returns:
+        Positions of the samples kept and of those held out, both ascending.
+
+    Example:
+        >>> import torch
+        >>> kept, held = hold_out(torch.tensor([0] * 10 + [1] * 20), 0.2, seed=0)
+        >>> len(kept), len(held), int((held < 10).sum())
+        (24, 6, 2)
+    """
+    labeled = int((_strata(labels) >= 0).sum())
+    total = round(labeled * fraction)
+    held = _choose(labels, total, _random(seed, purpose), at_least_one=False, leave_one=True)
+    kept = np.setdiff1d(np.arange(len(labels)), held, assume_unique=True)
+    return kept, held
+
+
+def keep_labels(labels: Tensor, per_class: int | None, fraction: float | None, seed: int) -> Positions:
+    """Return the positions of a stratified few labeled samples, ascending; a class keeps at least one.
+
+    Args:
+        labels: (N,) int64, -1 where unlabeled; or (N, K), for which only `fraction` is allowed.
+        per_class: Labels to keep of each class, all of them where a class has fewer.
+        fraction: Share of the labels to keep, in (0, 1].
+        seed: Seed of the choice.
+
+    Raises:
+        ValueError: If `per_class` is given for several labels an image.
+    """
+    strata = _strata(labels)
+    if per_class is None and fraction is None:
+        return np.flatnonzero(strata >= 0)
+    random = _random(seed, 1)
+    if per_class is not None:
+        if labels.ndim == 2:
+            raise ValueError("labels_per_class is for one label an image: use label_fraction for several labels.")
+        chosen = [random.permutation(np.flatnonzero(strata == c))[:per_class] for c in np.unique(strata[strata >= 0])]
+        return np.sort(np.concatenate([np.empty(0, np.int64), *chosen]))
+    total = round(int((strata >= 0).sum()) * (fraction or 0))
+    return _choose(labels, total, random, at_least_one=True, leave_one=False)

@@ -1,0 +1,156 @@
+"""Well-known sets that fit into memory, downloaded by torchvision.
+
+One more takes a few lines: the name of torchvision's class, and its arguments for each split.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from datamodules.base import BaseDataModule, Split
+from datamodules.memory import InMemoryDataset
+
+__all__ = [
+    "CIFAR10DataModule",
+    "CIFAR100DataModule",
+    "FashionMNISTDataModule",
+    "MNISTDataModule",
+    "STL10DataModule",
+    "SVHNDataModule",
+    "TorchvisionDataModule",
+    "USPSDataModule",
+]
+
+
+class TorchvisionDataModule(BaseDataModule):
+    """Base of the sets that torchvision downloads and holds in memory.
+
+    A subclass names torchvision's class in `source`, and in `splits` its arguments for each split.
+
+    Args:
+        root: Folder that holds the set or that it is downloaded to.
+        download: Whether to download the set where it is missing.
+        **kwargs: Arguments of `BaseDataModule`.
+
+    Raises:
+        FileNotFoundError: If the set is missing and cannot be, or must not be, downloaded.
+    """
+
+    source: ClassVar[str]
+    splits: ClassVar[dict[str, dict[str, Any]]] = {"train": {"train": True}, "test": {"train": False}}
+
+    def __init__(self, root: str = "data", download: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that torchvision is given."""
+        return Path(self.hparams["root"]).expanduser()
+
+    def open(self, split: Split, download: bool = False) -> Any:
+        """Return torchvision's dataset of a split; it raises RuntimeError where files are missing."""
+        import torchvision.datasets
+
+        return getattr(torchvision.datasets, self.source)(str(self.folder), download=download, **self.splits[split])
+
+    def prepare_data(self) -> None:
+        """Download what is missing."""
+        for split in self.splits:
+            try:
+                self.open(split)  # type: ignore[arg-type]
+            except (RuntimeError, FileNotFoundError):
+                self._download(split)  # type: ignore[arg-type]
+
+    def _download(self, split: Split) -> None:
+        where = f"{self.source} ({split}) was not found in {self.folder.absolute()}"
+        if not self.hparams["download"]:
+            raise FileNotFoundError(f"{where}: set --data.root to its folder, or --data.download true.")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.open(split, download=True)
+        except (OSError, RuntimeError) as error:
+            raise FileNotFoundError(
+                f"{where} and could not be downloaded ({error}): set --data.root to the folder that holds it, "
+                "or try again with a network."
+            ) from error
+
+    def load(self, split: Split) -> InMemoryDataset | None:
+        """Return the images of a split as one array."""
+        if split not in self.splits:
+            return None
+        try:
+            source = self.open(split)
+        except (RuntimeError, FileNotFoundError) as error:
+            raise FileNotFoundError(
+                f"{self.source} ({split}) was not found in {self.folder.absolute()}: set --data.root to its folder."
+            ) from error
+        images = np.asarray(source.data)
+        if images.ndim == 3:
+            images = images[:, None]
+        elif images.shape[-1] == 3:
+            images = images.transpose(0, 3, 1, 2)
+        labels = np.asarray(source.labels if hasattr(source, "labels") else source.targets)
+        names = getattr(source, "classes", None) or [str(label) for label in range(int(labels.max()) + 1)]
+        return InMemoryDataset(images, labels.astype(np.int64), [_plain(name) for name in names])
+
+
+def _plain(name: str) -> str:
+    """Return a class name without MNIST's number in front, as in "7 - seven"."""
+    number, dash, _ = name.partition(" - ")
+    return number if dash and number.isdigit() else name
+
+
+class MNISTDataModule(TorchvisionDataModule):
+    """60,000 + 10,000 handwritten digits, grey, 28 x 28, 10 classes (LeCun et al. 1998)."""
+
+    source = "MNIST"
+
+
+class FashionMNISTDataModule(TorchvisionDataModule):
+    """60,000 + 10,000 pieces of clothing, grey, 28 x 28, 10 classes (Xiao et al. 2017)."""
+
+    source = "FashionMNIST"
+
+
+class USPSDataModule(TorchvisionDataModule):
+    """7,291 + 2,007 handwritten digits from envelopes, grey, 16 x 16, 10 classes (Hull 1994).
+
+    The files lie in `root` or in `root/USPS`, where they are downloaded to.
+    """
+
+    source = "USPS"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the files."""
+        return super().folder if (super().folder / "usps.bz2").is_file() else super().folder / "USPS"
+
+
+class SVHNDataModule(TorchvisionDataModule):
+    """73,257 + 26,032 house numbers in color, 32 x 32, 10 classes (Netzer et al. 2011)."""
+
+    source = "SVHN"
+    splits: ClassVar[dict[str, dict[str, Any]]] = {"train": {"split": "train"}, "test": {"split": "test"}}
+
+
+class CIFAR10DataModule(TorchvisionDataModule):
+    """50,000 + 10,000 color images, 32 x 32, 10 classes (Krizhevsky 2009)."""
+
+    source = "CIFAR10"
+
+
+class CIFAR100DataModule(TorchvisionDataModule):
+    """50,000 + 10,000 color images, 32 x 32, 100 classes (Krizhevsky 2009)."""
+
+    source = "CIFAR100"
+
+
+class STL10DataModule(TorchvisionDataModule):
+    """5,000 + 8,000 color images, 96 x 96, 10 classes, and 100,000 without labels (Coates et al. 2011).
+
+    Modules that learn without labels train on all 105,000, the others on those with labels.
+    """
+
+    source = "STL10"
+    splits: ClassVar[dict[str, dict[str, Any]]] = {"train": {"split": "train+unlabeled"}, "test": {"split": "test"}}

@@ -1,0 +1,68 @@
+"""Photometric functions with one strength a sample, on float32 images that they overwrite.
+
+All follow torchvision's functional ones on float images; for pictures of one channel saturation and hue
+change nothing.
+"""
+
+import torch
+from torch import Tensor
+
+__all__ = ["adjust_brightness", "adjust_contrast", "adjust_hue", "adjust_saturation", "grey"]
+
+_LUMA = (0.2989, 0.587, 0.114)
+
+
+def grey(images: Tensor) -> Tensor:
+    """Return the luma of images (N, C, H, W) as (N, 1, H, W); those of one channel as they are."""
+    if images.shape[1] == 1:
+        return images
+    red, green, blue = images.split(1, 1)
+    return torch.mul(red, _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+
+
+def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
+    """Multiply images (N, C, H, W) in [0, 1] by factors (N, 1, 1, 1) >= 0."""
+    return images.mul_(factor).clamp_(0, 1)
+
+
+def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """Move images away from the mean of their luma, by factors (N, 1, 1, 1); 1 changes nothing."""
+    middle = images.flatten(2).mean(2)
+    if images.shape[1] == 3:
+        middle = middle @ torch.tensor(_LUMA, device=images.device)
+    return images.mul_(factor).add_(middle.view(-1, 1, 1, 1) * (1 - factor)).clamp_(0, 1)
+
+
+def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
+    """Move pixels away from their luma, by factors (N, 1, 1, 1); 1 changes nothing, 0 gives grey."""
+    if images.shape[1] == 1:
+        return images
+    return torch.lerp(grey(images), images, factor, out=images).clamp_(0, 1)
+
+
+def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
+    """Turn the hue of HSV by shifts (N, 1, 1, 1) in turns, -0.5 to 0.5.
+
+    Saturation and value stay, so that no conversion to HSV and back is needed. With M and m the largest and
+    smallest channel of a pixel, the hue in sixths of a turn, from -3 to 3, is
+
+        h = sign(G - B) * (1 + (G + B - R - m) / (M - m)),
+
+    which holds in all six sextants, and a channel of the turned pixel is m + (M - m) * clamp(2 - |h'|, 0, 1),
+    h' being the distance of the new hue from that channel's own. This equals the round trip through HSV to
+    0.001 / 255.
+    """
+    if images.shape[1] == 1:
+        return images
+    red, green, blue = images.unbind(1)
+    high, low = torch.maximum(green, blue), torch.minimum(green, blue)
+    high, low = torch.maximum(high, red, out=high), torch.minimum(low, red, out=low)
+    size = torch.add(green, blue).sub_(red).sub_(low)
+    chroma = high.sub_(low)
+    size.div_(chroma.clamp_min(1e-12)).add_(1)
+    turns = torch.copysign(size, torch.sub(green, blue)).mul_(1 / 6)
+    # 1.5 turns more: the fraction is 0.5 where a channel is at its own hue, and its argument is never negative.
+    own = torch.tensor([0.0, -1 / 3, 1 / 3], device=images.device).view(1, 3, 1, 1)
+    share = (turns[:, None] + (own + shift + 1.5)).frac_()
+    share.sub_(0.5).abs_().mul_(-6).add_(2).clamp_(0, 1)
+    return torch.addcmul(low[:, None], chroma[:, None], share, out=images)

@@ -1,0 +1,111 @@
+"""Random brightness, contrast, saturation and hue, and conversion to grey."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lit_cv.augment import color
+from lit_cv.augment.checks import check_interval, check_number
+from lit_cv.augment.operation import Operation, Params, on_device, per_sample
+
+__all__ = ["ColorJitter", "Grayscale"]
+
+
+class ColorJitter(Operation):
+    """Changes brightness, contrast, saturation and hue, each by a random strength, in a random order.
+
+    Strengths and orders are drawn as torchvision's ColorJitter draws them, for every sample. The functions
+    are exact, the hue's included (see `color.adjust_hue`).
+
+    Args:
+        brightness: Strength b for factors from max(0, 1 - b) to 1 + b, or the two factors; 0 for none.
+        contrast: Likewise.
+        saturation: Likewise.
+        hue: Greatest shift in turns either way, up to 0.5, or the two shifts; 0 for none.
+        p: Chance of a sample to be changed.
+
+    Example:
+        >>> ColorJitter(brightness=0.4, hue=0.1)(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2, 3, 8, 8])
+    """
+
+    computes_float = True
+    overwrites = True
+
+    def __init__(
+        self,
+        brightness: float | list[float] = 0.0,
+        contrast: float | list[float] = 0.0,
+        saturation: float | list[float] = 0.0,
+        hue: float | list[float] = 0.0,
+        p: float = 1.0,
+    ) -> None:
+        super().__init__(p)
+        self.brightness = _factors("brightness", brightness)
+        self.contrast = _factors("contrast", contrast)
+        self.saturation = _factors("saturation", saturation)
+        self.hue = _shifts(hue)
+        neutral = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
+        self._active = [name for name, none in neutral.items() if getattr(self, name) != (none, none)]
+
+    def _draw(self, n: int, size: tuple[int, int]) -> Params:
+        params = {name: torch.empty(n).uniform_(*getattr(self, name)) for name in self._active}
+        params["order"] = torch.rand(n, len(self._active)).argsort(1)
+        return params
+
+    def _transform(self, images: Tensor, params: Params) -> Tensor:
+        order = params["order"]
+        for place in range(order.shape[1]):
+            for kind, name in enumerate(self._active):
+                index = (order[:, place] == kind).nonzero()[:, 0]
+                if len(index) == len(images):
+                    _FUNCTIONS[name](images, per_sample(params[name], images))
+                elif len(index):
+                    there = on_device(index, images)
+                    part = images.index_select(0, there)
+                    part = _FUNCTIONS[name](part, per_sample(params[name].index_select(0, index), images))
+                    images.index_copy_(0, there, part)
+        return images
+
+
+class Grayscale(Operation):
+    """Replaces the colors of samples by their luma, in all channels.
+
+    Args:
+        p: Chance of a sample to become grey.
+    """
+
+    computes_float = True
+    overwrites = True
+
+    def __init__(self, p: float = 0.2) -> None:
+        super().__init__(p)
+
+    def _draw(self, n: int, size: tuple[int, int]) -> Params:
+        return {}
+
+    def _transform(self, images: Tensor, params: Params) -> Tensor:
+        return color.grey(images).expand_as(images)
+
+
+_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "brightness": color.adjust_brightness,
+    "contrast": color.adjust_contrast,
+    "saturation": color.adjust_saturation,
+    "hue": color.adjust_hue,
+}
+
+
+def _factors(name: str, strength: float | list[float]) -> tuple[float, float]:
+    if isinstance(strength, int | float):
+        check_number(name, strength, 0.0)
+        return max(0.0, 1.0 - strength), 1.0 + strength
+    return check_interval(name, strength, 0.0)
+
+
+def _shifts(hue: float | list[float]) -> tuple[float, float]:
+    if isinstance(hue, int | float):
+        check_number("hue", hue, 0.0, 0.5)
+        return -float(hue), float(hue)
+    return check_interval("hue", hue, -0.5, 0.5)
