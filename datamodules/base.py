@@ -102,7 +102,8 @@ class BaseDataModule(L.LightningDataModule, ABC):
         train = self.load("train")
         if train is None or len(train) == 0:
             raise ValueError(f"{type(self).__name__} found no training images.")
-        self.val_dataset, self.test_dataset, self.predict_dataset = map(self.load, ("val", "test", "predict"))
+        self.val_dataset, self.test_dataset = self.load("val"), self.load("test")
+        self.predict_dataset = self.load("predict")
         h = self.hparams
         if self.val_dataset is None and h["val_fraction"] > 0:
             kept, held = hold_out(train.labels, h["val_fraction"], h["split_seed"])

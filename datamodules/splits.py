@@ -24,7 +24,7 @@ def _strata(labels: Tensor) -> NDArray[np.int64]:
 def _shares(sizes: NDArray[np.int64], total: int) -> NDArray[np.int64]:
     """Divide `total` among the strata by their sizes, the largest remainders rounded up."""
     exact = sizes * (total / max(1, int(sizes.sum())))
-    shares = np.floor(exact + 1e-9).astype(np.int64)
+    shares: NDArray[np.int64] = np.floor(exact + 1e-9).astype(np.int64)
     rest = total - int(shares.sum())
     shares[np.argsort(shares - exact, kind="stable")[:rest]] += 1
     return shares

@@ -42,6 +42,7 @@ class TorchvisionDataModule(BaseDataModule):
 
     def __init__(self, root: str = "data", download: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self._opened: dict[str, Any] = {}  # read once for `prepare_data` and `load`
 
     @property
     def folder(self) -> Path:
@@ -58,7 +59,7 @@ class TorchvisionDataModule(BaseDataModule):
         """Download what is missing."""
         for split in self.splits:
             try:
-                self.open(split)  # type: ignore[arg-type]
+                self._opened[split] = self.open(split)  # type: ignore[arg-type]
             except (RuntimeError, FileNotFoundError):
                 self._download(split)  # type: ignore[arg-type]
 
@@ -68,7 +69,7 @@ class TorchvisionDataModule(BaseDataModule):
             raise FileNotFoundError(f"{where}: set --data.root to its folder, or --data.download true.")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.open(split, download=True)
+            self._opened[split] = self.open(split, download=True)
         except (OSError, RuntimeError) as error:
             raise FileNotFoundError(
                 f"{where} and could not be downloaded ({error}): set --data.root to the folder that holds it, "
@@ -80,7 +81,7 @@ class TorchvisionDataModule(BaseDataModule):
         if split not in self.splits:
             return None
         try:
-            source = self.open(split)
+            source = self._opened.pop(split, None) or self.open(split)
         except (RuntimeError, FileNotFoundError) as error:
             raise FileNotFoundError(
                 f"{self.source} ({split}) was not found in {self.folder.absolute()}: set --data.root to its folder."

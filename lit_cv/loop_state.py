@@ -2,7 +2,7 @@
 
 import lightning as L
 
-__all__ = ["batch_index", "logs_now", "step_index"]
+__all__ = ["batch_index", "logs_now", "restore_loaders", "step_index"]
 
 
 def step_index(trainer: L.Trainer) -> int:
@@ -22,3 +22,12 @@ def logs_now(trainer: L.Trainer) -> bool:
     """Whether the step under way is one that is logged."""
     interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
     return (step_index(trainer) + 1) % interval == 0
+
+
+def restore_loaders(trainer: L.Trainer) -> None:
+    """Hand a checkpoint's loader states to the training loaders, if Lightning has not.
+
+    Lightning does so when it sets up the data; `estimated_stepping_batches`, which a schedule asks for, makes
+    that happen before the checkpoint's loops are read, and an epoch would start again from its first batch.
+    """
+    trainer.fit_loop._load_combined_loader_states()

@@ -47,7 +47,7 @@ FIT = [
 ]  # fmt: skip
 AUGMENT = ["--trainer.callbacks+=Augmentation", "--trainer.callbacks.policy", "small_images"]
 EVERYTHING = [
-    *AUGMENT, "--trainer.callbacks+=CutMix", "--ema.decay", "0.9", "--trainer.accumulate_grad_batches", "2",
+    *AUGMENT, "--ema.decay", "0.9", "--trainer.accumulate_grad_batches", "2",
     "--early_stopping.patience", "2", "--model.optimizer", "sgd", "--model.warmup_epochs", "0.5",
     "--trainer.gradient_clip_val", "1.0", "--data.num_workers", "2",
 ]  # fmt: skip

@@ -1,10 +1,12 @@
 """Operations from a declarative list, as it stands in a YAML file."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lit_cv.augment.blur import GaussianBlur
 from lit_cv.augment.chain import Chain
+from lit_cv.augment.color_jitter import ColorJitter, Grayscale
 from lit_cv.augment.flip import HorizontalFlip, VerticalFlip
 from lit_cv.augment.operation import Operation
 from lit_cv.augment.random_crop import RandomCrop
@@ -13,11 +15,14 @@ from lit_cv.suggest import nearest
 
 __all__ = ["OPERATIONS", "build_operations"]
 
-OPERATIONS: dict[str, type[Operation]] = {
+OPERATIONS: dict[str, Callable[..., Operation]] = {
     "random_crop": RandomCrop,
     "random_resized_crop": RandomResizedCrop,
     "horizontal_flip": HorizontalFlip,
     "vertical_flip": VerticalFlip,
+    "color_jitter": ColorJitter,
+    "grayscale": Grayscale,
+    "gaussian_blur": GaussianBlur,
 }
 """Every operation by its name in a list."""
 
@@ -50,7 +55,7 @@ def _build(entry: str | Mapping[str, Any]) -> Operation:
         raise ValueError(f"there is no operation {name!r}{nearest(name, OPERATIONS)}")
     kind = OPERATIONS[name]
     allowed = inspect.signature(kind).parameters
-    arguments = {key: value for key, value in options.items() if key != "name"}
+    arguments: dict[str, Any] = {key: value for key, value in options.items() if key != "name"}
     for key in arguments:
         if key not in allowed:
             raise ValueError(f"operation {name!r} has no argument {key!r}{nearest(str(key), allowed)}")

@@ -86,7 +86,7 @@ class Grayscale(Operation):
         return {}
 
     def _transform(self, images: Tensor, params: Params) -> Tensor:
-        return color.grey(images).expand_as(images)
+        return images.copy_(color.grey(images))
 
 
 _FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

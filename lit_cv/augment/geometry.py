@@ -27,7 +27,7 @@ class Geometric(Operation):
         applied = params.get("applied")
         if applied is None:
             return maps
-        return torch.where(applied.view(-1, 1, 1), maps, torch.eye(2, 3, device=maps.device))
+        return torch.where(applied.view(-1, 1, 1), maps, torch.eye(2, 3))
 
     @property
     def _border(self) -> str:

@@ -5,7 +5,38 @@ from typing import Any
 
 from lit_cv.suggest import nearest
 
-__all__ = ["POLICIES", "policy_operations"]
+__all__ = ["POLICIES", "policy_operations", "simclr_operations"]
+
+
+def simclr_operations(
+    size: int | None = None,
+    strength: float = 1.0,
+    min_scale: float = 0.08,
+    blur: float = 0.5,
+    solarize: float = 0.0,
+) -> list[Any]:
+    """Return the operations that make one view of SimCLR (Chen et al., 2020, appendix A).
+
+    Args:
+        size: Size of the view in pixels; None for that of the images.
+        strength: Strength s of the color distortion: 0.8 s, 0.8 s, 0.8 s and 0.2 s. The paper uses 1 for
+            ImageNet, 0.5 for CIFAR-10.
+        min_scale: Least area of the crop, as a fraction of the image.
+        blur: Chance of a Gaussian blur; the paper leaves it out for CIFAR-10.
+        solarize: Chance of solarization (BYOL's second view has 0.2).
+    """
+    color = {name: 0.8 * strength for name in ("brightness", "contrast", "saturation")}
+    operations = [
+        {"name": "random_resized_crop", "size": size, "scale": [min_scale, 1.0]},
+        "horizontal_flip",
+        {"name": "color_jitter", **color, "hue": 0.2 * strength, "p": 0.8},
+        {"name": "grayscale", "p": 0.2},
+    ]
+    if blur:
+        operations.append({"name": "gaussian_blur", "p": blur})
+    if solarize:
+        operations.append({"name": "solarize", "p": solarize})
+    return operations
 
 
 def _small_images(size: int | None) -> list[Any]:
@@ -16,9 +47,36 @@ def _photographs(size: int | None) -> list[Any]:
     return [{"name": "random_resized_crop", "size": size or 224}, "horizontal_flip"]
 
 
+def _symbols(size: int | None) -> list[Any]:
+    move = {"name": "affine", "degrees": 10, "translate": 0.1, "scale": [0.9, 1.1], "shear": 5}
+    return [move] if size is None else [move, {"name": "random_crop", "padding": 0, "size": size}]
+
+
+def _simclr(size: int | None) -> list[Any]:
+    return simclr_operations(size)
+
+
+def _simclr_small(size: int | None) -> list[Any]:
+    return simclr_operations(size, strength=0.5, min_scale=0.2, blur=0.0)
+
+
+def _trivial(base: Callable[[int | None], list[Any]]) -> Callable[[int | None], list[Any]]:
+    return lambda size: [*base(size), "trivial_augment", {"name": "cutout", "size": 0.25, "p": 0.5}]
+
+
+def _rand(base: Callable[[int | None], list[Any]]) -> Callable[[int | None], list[Any]]:
+    return lambda size: [*base(size), "rand_augment"]
+
+
 POLICIES: dict[str, Callable[[int | None], list[Any]]] = {
     "small_images": _small_images,
+    "small_images_strong": _trivial(_small_images),
     "photographs": _photographs,
+    "photographs_strong": _trivial(_photographs),
+    "photographs_rand": _rand(_photographs),
+    "symbols": _symbols,
+    "simclr": _simclr,
+    "simclr_small": _simclr_small,
 }
 """What gives each policy's list of operations for an image size in pixels."""
 
@@ -27,7 +85,9 @@ def policy_operations(name: str, size: int | None = None) -> list[Any]:
     """Return the list of operations of a policy, as `build_operations` takes it.
 
     Args:
-        name: Name of the policy.
+        name: `small_images` (padded crop, mirror), `photographs` (resized crop to 224 pixels, mirror), either
+            with `_strong` (TrivialAugment and Cutout besides) or `photographs_rand` (RandAugment),
+            `symbols` (small affine moves; never mirrored), `simclr` or `simclr_small` (one view).
         size: Size of the images that leave it, in pixels; None for the policy's own choice.
 
     Raises:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lit_cv.augment.checks import check_choice, check_size
 from lit_cv.augment.geometry import Geometric
-from lit_cv.augment.operation import Params
+from lit_cv.augment.operation import Params, on_device
 
 __all__ = ["RandomCrop"]
 
@@ -71,7 +71,7 @@ class RandomCrop(Geometric):
 
     def _to_input(self, params: Params, size: tuple[int, int]) -> Tensor:
         offset = torch.stack([params["left"], params["top"]], 1).float() - self.padding
-        return torch.cat([torch.eye(2, device=offset.device).expand(len(offset), 2, 2), offset[:, :, None]], 2)
+        return torch.cat([torch.eye(2).expand(len(offset), 2, 2), offset[:, :, None]], 2)
 
     @property
     def _border(self) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lit_cv.augment.checks import check_interval, check_size
 from lit_cv.augment.geometry import Geometric
-from lit_cv.augment.operation import Params
+from lit_cv.augment.operation import Params, on_device
 
 __all__ = ["RandomResizedCrop", "resize_matrix"]
 
@@ -84,15 +84,16 @@ class RandomResizedCrop(Geometric):
             pixels = images if images.dtype == torch.uint8 else images.to(torch.float32)
             return _resize_each(pixels, params, size).to(images.dtype)
         pixels = images.to(torch.float32)
-        across = resize_matrix(params["left"], params["width"], full_width, size[1])
-        down = resize_matrix(params["top"], params["height"], full_height, size[0])
+        top, left, height, width = (on_device(params[name], images) for name in _WINDOW)
+        across = resize_matrix(left, width, full_width, size[1])
+        down = resize_matrix(top, height, full_height, size[0])
         pixels = torch.bmm(pixels.reshape(n, channels * full_height, full_width), across.transpose(1, 2))
         pixels = torch.matmul(down[:, None], pixels.view(n, channels, full_height, size[1]))
         return pixels.add_(0.5).to(images.dtype) if images.dtype == torch.uint8 else pixels.to(images.dtype)
 
     def _to_input(self, params: Params, size: tuple[int, int]) -> Tensor:
         height, width = self.output_size(size)
-        zero = torch.zeros(len(params["top"]), device=params["top"].device)
+        zero = torch.zeros(len(params["top"]))
         across = torch.stack([params["width"] / width, zero, params["left"].float()], 1)
         down = torch.stack([zero, params["height"] / height, params["top"].float()], 1)
         return torch.stack([across, down], 1)

@@ -52,7 +52,7 @@ def prepare(args: list[str]) -> tuple[list[str], Checkpoint | None]:
     given = {name: _value(rest, name) for name in ("model", "data")}
     found, rest = _take(rest, ("--ckpt_path",))
     checkpoint = find_checkpoint(found[-1], _value(rest, "trainer.default_root_dir")) if found else None
-    if checkpoint and not configs and checkpoint.config:
+    if checkpoint and checkpoint.config and not configs and not any(given.values()):
         configs = [str(checkpoint.config)]
     merged: dict[str, Any] = {}
     for config in configs:

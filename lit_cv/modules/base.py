@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from lit_cv.loop_state import batch_index, logs_now
+from lit_cv.loop_state import batch_index, logs_now, restore_loaders
 from lit_cv.modules.checkpoint_contents import add_contents, take_contents
 from lit_cv.modules.inference import infer_from_data
 from lit_cv.modules.optimization import configure_optimizer, take_given_options
@@ -143,7 +143,8 @@ class BaseModule(L.LightningModule, ABC):
         return batch
 
     def on_train_start(self) -> None:
-        """Let the options of this run win over those that a checkpoint brought back."""
+        """Go on where a checkpoint stands in the data, but with the options of this run."""
+        restore_loaders(self.trainer)
         take_given_options(self)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Output:

@@ -68,7 +68,9 @@ def read_weights(name: str, weights: str) -> Weights:
     if path.suffix in _SUFFIXES or "/" in weights or path.is_file():
         return _from_file(path)
     if name not in torchvision_names():
-        raise ValueError(f"weights={weights!r}: {name} has no published weights of this name; give the path of a checkpoint.")
+        raise ValueError(
+            f"weights={weights!r}: {name} has no published weights of this name; give the path of a checkpoint."
+        )
     enum = models.get_model_weights(name)
     holder, _, member = weights.rpartition(".")
     if (holder and holder != enum.__name__) or member not in enum.__members__:

@@ -1,0 +1,27 @@
+"""Backbones as torch.compile and torch.export see them."""
+
+import pytest
+import torch
+
+from lit_cv.nn import create_backbone
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_one_graph_without_breaks(dtype):
+    backbone = create_backbone("resnet9_small", in_channels=1, spatial_dropout=0.1).eval()
+    images = torch.randint(0, 2, (2, 1, 16, 16)).to(dtype)
+    compiled = torch.compile(backbone, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(images), backbone(images))
+
+
+def test_channels_last_goes_through():
+    backbone = create_backbone("resnet9_small").to(memory_format=torch.channels_last)
+    images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8).to(memory_format=torch.channels_last)
+    assert backbone.forward_features(images).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_exported_program_takes_raw_images():
+    backbone = create_backbone("conv4", in_channels=1).eval()
+    images = torch.randint(0, 256, (2, 1, 28, 28), dtype=torch.uint8)
+    program = torch.export.export(backbone, (images,)).module()
+    torch.testing.assert_close(program(images), backbone(images))
