@@ -1,8 +1,12 @@
 """DataModules: one source of images a file, all with the same batches, splits and loaders."""
 
 from datamodules.base import BaseDataModule
+from datamodules.csv import CSVDataModule
 from datamodules.dataset import ImageDataset
 from datamodules.digits import DigitsDataModule
+from datamodules.files import FileDataset, FilesDataModule
+from datamodules.folder import ImageFolderDataModule
+from datamodules.images import UnreadableImageError, read_image
 from datamodules.loader import EpochSampler, ResumableLoader, collate
 from datamodules.memory import InMemoryDataset
 from datamodules.torchvision_sets import (
@@ -20,10 +24,14 @@ __all__ = [
     "BaseDataModule",
     "CIFAR10DataModule",
     "CIFAR100DataModule",
+    "CSVDataModule",
     "DigitsDataModule",
     "EpochSampler",
     "FashionMNISTDataModule",
+    "FileDataset",
+    "FilesDataModule",
     "ImageDataset",
+    "ImageFolderDataModule",
     "InMemoryDataset",
     "MNISTDataModule",
     "ResumableLoader",
@@ -31,5 +39,7 @@ __all__ = [
     "SVHNDataModule",
     "TorchvisionDataModule",
     "USPSDataModule",
+    "UnreadableImageError",
     "collate",
+    "read_image",
 ]

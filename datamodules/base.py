@@ -21,6 +21,7 @@ __all__ = ["BaseDataModule", "Split"]
 
 Split = Literal["train", "val", "test", "predict"]
 
+_OTHERS: tuple[Split, ...] = ("val", "test", "predict")
 _MOST_WORKERS = 8
 
 
@@ -95,6 +96,10 @@ class BaseDataModule(L.LightningDataModule, ABC):
     def load(self, split: Split) -> ImageDataset | None:
         """Return the images of a split, `None` where the source has none (never for "train")."""
 
+    def finish(self, dataset: ImageDataset, split: Split) -> ImageDataset:
+        """Return the images of a split as they are to be read, once the splits are made; here unchanged."""
+        return dataset
+
     def setup(self, stage: str | None = None) -> None:
         """Load the images and split them, once."""
         if self._is_set_up:
@@ -102,13 +107,15 @@ class BaseDataModule(L.LightningDataModule, ABC):
         train = self.load("train")
         if train is None or len(train) == 0:
             raise ValueError(f"{type(self).__name__} found no training images.")
-        self.val_dataset, self.test_dataset = self.load("val"), self.load("test")
-        self.predict_dataset = self.load("predict")
         h = self.hparams
-        if self.val_dataset is None and h["val_fraction"] > 0:
+        others = {split: self.load(split) for split in _OTHERS}
+        if others["val"] is None and h["val_fraction"] > 0:
             kept, held = hold_out(train.labels, h["val_fraction"], h["split_seed"])
-            self.val_dataset = train.subset(held) if len(held) else None
+            others["val"] = train.subset(held) if len(held) else None
             train = train.subset(kept)
+        train = self.finish(train, "train")
+        for split, dataset in others.items():
+            setattr(self, f"{split}_dataset", None if dataset is None else self.finish(dataset, split))
         labeled = keep_labels(train.labels, h["labels_per_class"], h["label_fraction"], h["split_seed"])
         self.train_dataset = self.unlabeled_dataset = train
         if len(labeled) < len(train):
@@ -143,7 +150,9 @@ class BaseDataModule(L.LightningDataModule, ABC):
         # Incomplete batches are dropped, but never the only one: an epoch of no steps would go unnoticed.
         drop_last = len(dataset) // world_size >= self.batch_size
         sampler = EpochSampler(len(dataset), True, self._seed, world_size, rank, drop_last)
-        return ResumableLoader(dataset, self.batch_size, sampler=sampler, drop_last=drop_last, **self._options(dataset))
+        return ResumableLoader(
+            dataset, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last, **self._options(dataset)
+        )
 
     def val_dataloader(self) -> Any:
         """Return the loader of the validation images; an empty list where there are none."""
@@ -165,7 +174,9 @@ class BaseDataModule(L.LightningDataModule, ABC):
     def _evaluation_loader(self, dataset: ImageDataset) -> DataLoader[Any]:
         rank, world_size = self._place()
         sampler = EpochSampler(len(dataset), shuffle=False, num_replicas=world_size, rank=rank)
-        return DataLoader(dataset, self.batch_size, sampler=sampler, collate_fn=collate, **self._options(dataset))
+        return DataLoader(
+            dataset, batch_size=self.batch_size, sampler=sampler, collate_fn=collate, **self._options(dataset)
+        )
 
     def _place(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

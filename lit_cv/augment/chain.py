@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from lit_cv.augment.checks import check_images
-from lit_cv.augment.operation import Operation, Params, memory_layout, take, to_float
+from lit_cv.augment.memory import memory_layout, to_float, write_bytes
+from lit_cv.augment.operation import Operation, Params, take
 
 __all__ = ["Chain"]
 
@@ -82,5 +83,6 @@ class Chain(Operation):
             images = operation.transform(images, own)
             owned = owned or images is not before
         if as_bytes and images.dtype != torch.uint8:
-            images = images.mul_(255).add_(0.5)
-        out.copy_(images)
+            write_bytes(images.mul_(255).add_(0.5), out)
+        else:
+            out.copy_(images)

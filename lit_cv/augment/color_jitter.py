@@ -7,7 +7,8 @@ from torch import Tensor
 
 from lit_cv.augment import color
 from lit_cv.augment.checks import check_interval, check_number
-from lit_cv.augment.operation import Operation, Params, on_device, per_sample
+from lit_cv.augment.memory import on_device, per_sample, write_rows
+from lit_cv.augment.operation import Operation, Params
 
 __all__ = ["ColorJitter", "Grayscale"]
 
@@ -62,10 +63,9 @@ class ColorJitter(Operation):
                 if len(index) == len(images):
                     _FUNCTIONS[name](images, per_sample(params[name], images))
                 elif len(index):
-                    there = on_device(index, images)
-                    part = images.index_select(0, there)
+                    part = images.index_select(0, on_device(index, images))
                     part = _FUNCTIONS[name](part, per_sample(params[name].index_select(0, index), images))
-                    images.index_copy_(0, there, part)
+                    write_rows(images, index, part)
         return images
 
 

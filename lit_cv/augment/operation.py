@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_cv.augment.checks import check_images, check_probability
+from lit_cv.augment.memory import from_float, memory_layout, on_device, to_float, write_rows
 
 __all__ = ["Operation", "Params"]
 
@@ -76,9 +77,9 @@ class Operation(ABC):
             return self._transform(images, params)
         if len(index) == 0:
             return images
-        there = on_device(index, images)
-        changed = self._transform(images.index_select(0, there), take(params, index))
-        return images.index_copy_(0, there, changed)
+        changed = self._transform(images.index_select(0, on_device(index, images)), take(params, index))
+        write_rows(images, index, changed)
+        return images
 
     def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the (height, width) that images of `size` leave with."""
@@ -100,33 +101,3 @@ def take(params: Params, index: Tensor | slice) -> Params:
     if isinstance(index, slice):
         return {name: value[index] for name, value in params.items()}
     return {name: value.index_select(0, index) for name, value in params.items()}
-
-
-def on_device(values: Tensor, images: Tensor) -> Tensor:
-    """Return drawn values where the images are."""
-    return values.to(images.device, non_blocking=True)
-
-
-def per_sample(values: Tensor, images: Tensor) -> Tensor:
-    """Return a value per sample where the images are, shaped to multiply them: (N,) to (N, 1, 1, 1)."""
-    return on_device(values, images).view(-1, 1, 1, 1)
-
-
-def to_float(images: Tensor) -> Tensor:
-    """Return images as new float32 ones in [0, 1], contiguous."""
-    pixels = torch.empty(images.shape, dtype=torch.float32, device=images.device).copy_(images)
-    return pixels.mul_(1 / 255) if images.dtype == torch.uint8 else pixels
-
-
-def from_float(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return float32 images in [0, 1], which are lost, in another dtype; uint8 is rounded to the nearest."""
-    if dtype == torch.uint8:
-        return images.mul_(255).add_(0.5).to(torch.uint8)
-    return images.to(dtype)
-
-
-def memory_layout(images: Tensor) -> torch.memory_format:
-    """Return channels_last for images that lie so and not also in the usual order."""
-    if images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous():
-        return torch.channels_last
-    return torch.contiguous_format

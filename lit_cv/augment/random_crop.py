@@ -6,7 +6,8 @@ from torch import Tensor
 
 from lit_cv.augment.checks import check_choice, check_size
 from lit_cv.augment.geometry import Geometric
-from lit_cv.augment.operation import Params, on_device
+from lit_cv.augment.memory import on_device
+from lit_cv.augment.operation import Params
 
 __all__ = ["RandomCrop"]
 

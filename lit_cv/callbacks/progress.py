@@ -12,6 +12,7 @@ from rich.text import Text
 from torch import Tensor
 
 from lit_cv.callbacks.run_output import is_better, monitor_and_mode
+from lit_cv.figures import short_number
 
 __all__ = ["RunProgressBar"]
 
@@ -78,7 +79,7 @@ class RunProgressBar(RichProgressBar):
             return
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor) and loss.numel() == 1:
-            self._shown = {"loss": "", **self._shown, **{"loss": _number(loss.item())}}
+            self._shown = {"loss": "", **self._shown, **{"loss": short_number(loss.item())}}
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -93,7 +94,7 @@ class RunProgressBar(RichProgressBar):
             value = trainer.callback_metrics.get(monitor) if monitor else None
             if monitor is not None and value is not None:
                 self._monitored = float(value)
-                self._shown = {**self._shown, monitor: _number(self._monitored)}
+                self._shown = {**self._shown, monitor: short_number(self._monitored)}
         super().on_validation_end(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -143,7 +144,7 @@ class RunProgressBar(RichProgressBar):
         metrics = trainer.callback_metrics
         parts = [_epoch_name(epoch, trainer.max_epochs)]
         if "train_loss" in metrics:
-            parts.append(f"train_loss {_number(float(metrics['train_loss']))}")
+            parts.append(f"train_loss {short_number(float(metrics['train_loss']))}")
         best = False
         value, self._monitored = self._monitored, None
         if value is None and monitor in metrics and monitor is not None and monitor.startswith("train_"):
@@ -152,7 +153,7 @@ class RunProgressBar(RichProgressBar):
             best = is_better(value, self._best, mode)
             self._best = value if best else self._best
             if monitor != "train_loss":
-                parts.append(f"{monitor} {_number(value)}")
+                parts.append(f"{monitor} {short_number(value)}")
         now = time.monotonic()
         seconds, self._epoch_start = now - self._epoch_start, now
         parts.append(f"{seconds:.1f} s" if seconds < 100 else f"{seconds:.0f} s")
@@ -167,13 +168,3 @@ def _epoch_name(epoch: int, max_epochs: int | None) -> str:
     if not max_epochs or max_epochs < 0:
         return f"epoch {epoch + 1}"
     return f"epoch {epoch + 1:>{len(str(max_epochs))}}/{max_epochs}"
-
-
-def _number(value: float) -> str:
-    """Return a number with four significant digits.
-
-    Example:
-        >>> _number(0.9), _number(12.3456), _number(0.00012345), _number(12345.6)
-        ('0.9000', '12.35', '0.0001234', '1.235e+04')
-    """
-    return f"{value:#.4g}" if abs(value) < 1000 else f"{value:.4g}"

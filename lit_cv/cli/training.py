@@ -33,6 +33,7 @@ _NOISE = (
     r".*The number of training batches .* is smaller than the logging interval.*",
     r".*You have overridden `on_before_batch_transfer`.*",
     r".*isinstance\(treespec, LeafSpec\).*",
+    r".*callbacks used to create the checkpoint need to be provided.*",
 )
 _CHATTER = (
     "💡",
@@ -99,6 +100,16 @@ class LitCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: the checkpoint's hyperparameters are in the configuration already, below the command line."""
+
+    def instantiate_classes(self) -> None:
+        """Build the model, the data and the Trainer; an error of theirs comes out as they raised it."""
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            raise cause from None
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the Trainer with what every run has: loggers, progress bar, checkpoints, figures."""

@@ -7,7 +7,7 @@ Every function returns a matplotlib `Figure` (no pyplot, no global state); `rend
 from lit_cv.figures.canvas import render, save_png
 from lit_cv.figures.classification import confusion_figure, precision_recall_figure
 from lit_cv.figures.curves import draw_training_curves
-from lit_cv.figures.history import History
+from lit_cv.figures.history import History, short_number
 from lit_cv.figures.images import image_grid, label_titles, short_name
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "render",
     "save_png",
     "short_name",
+    "short_number",
 ]

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lit_cv.figures.canvas import (
     BLUE,
@@ -18,14 +19,17 @@ from lit_cv.figures.canvas import (
     save_png,
     style_axes,
 )
-from lit_cv.figures.history import History
+from lit_cv.figures.history import History, short_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["draw_training_curves"]
 
+Numbers = NDArray[np.float64]
+
 _SERIES = 8  # lines in a panel, at most
+_POINTS = 1500  # points of a line, at most
 
 
 def draw_training_curves(
@@ -84,22 +88,27 @@ def draw_training_curves(
     return history
 
 
-def _plot(axes: "Axes", history: History, name: str, color: str, label: str = "", **style: object) -> None:
-    steps, values = history.series(name)
+def _plot(axes: "Axes", history: History, name: str, color: str, label: str = "", **style: Any) -> None:
+    steps, values = _thin(*history.series(name))
+    if len(values) == 0:
+        return
     x = history.epochs_at(steps)
-    if len(values) > 0 and style.get("marker") and len(values) > 40:
-        style = {**style, "marker": ""}
-    axes.plot(steps if x is None else x, values, color=color, label=label or name, **style)  # type: ignore[arg-type]
+    if len(values) > 40:
+        style.pop("marker", None)
+    axes.plot(steps if x is None else x, values, color=color, label=label or name, **style)
 
 
-def _finish(axes: "Axes", history: History, title: str) -> None:
+def _thin(steps: Numbers, values: Numbers) -> tuple[Numbers, Numbers]:
+    stride = max(len(steps) // _POINTS, 1)  # more could not be told apart, and take long to draw
+    return steps[::stride], values[::stride]
+
+
+def _finish(axes: "Axes", unit: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    style_axes(axes, title)
-    axes.set_xlabel("epoch" if history.epochs else "step", fontsize=8, color=INK)
+    axes.set_xlabel(unit, fontsize=8, color=INK)
     axes.set_xlim(left=0)
-    if history.epochs:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=7.5, frameon=False)
 
@@ -112,13 +121,15 @@ def _losses(axes: "Axes", history: History, monitor: str, mode: str) -> None:
     if len(values) and values.max() > 30 * values.min() > 0:
         axes.set_yscale("log")
     _mark_best(axes, history, monitor, mode, star=monitor in ("train_loss", "val_loss"))
-    _finish(axes, history, "loss")
+    style_axes(axes, "loss")
+    _finish(axes, history.unit)
 
 
 def _monitor(axes: "Axes", history: History, monitor: str, mode: str) -> None:
     _plot(axes, history, monitor, ORANGE, marker="o", markersize=3.5)
     _mark_best(axes, history, monitor, mode, star=True)
-    _finish(axes, history, monitor)
+    style_axes(axes, monitor)
+    _finish(axes, history.unit)
 
 
 def _mark_best(axes: "Axes", history: History, monitor: str, mode: str, star: bool) -> None:
@@ -131,7 +142,7 @@ def _mark_best(axes: "Axes", history: History, monitor: str, mode: str, star: bo
     place = (steps if x is None else x)[index]
     axes.axvline(place, color=GREEN, linewidth=0.9, linestyle=":")
     if star:
-        label = f"best: {best[0]:.4g} in epoch {best[1]}"
+        label = f"best: {short_number(best[0])} in epoch {best[1]}"
         axes.plot([place], [best[0]], marker="*", markersize=13, color=GREEN, linestyle="", label=label)
 
 
@@ -139,14 +150,15 @@ def _several(axes: "Axes", history: History, names: list[str], title: str) -> No
     for name, color in zip(names[:_SERIES], PALETTE, strict=False):
         _plot(axes, history, name, color, marker="o", markersize=3)
     more = f" ({_SERIES} of {len(names)})" if len(names) > _SERIES else ""
-    _finish(axes, history, title + more)
+    style_axes(axes, title + more)
+    _finish(axes, history.unit)
 
 
 def _learning_rate(axes: "Axes", history: History, names: list[str]) -> None:
     positive = []
     for name, color in zip(names[:_SERIES], (INK, *PALETTE), strict=False):
-        steps, values = history.series(name)
-        axes.plot(steps, values, color=color, label=name, linewidth=1.3)
+        steps, values = _thin(*history.series(name))
+        axes.plot(steps, values, color=color, label=name if len(names) > 1 else "", linewidth=1.3)
         positive.append(values[values > 0])
     rates = np.concatenate(positive)
     style_axes(axes, "learning rate")
@@ -156,10 +168,7 @@ def _learning_rate(axes: "Axes", history: History, names: list[str]) -> None:
     else:
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("step", fontsize=8, color=INK)
-    axes.set_xlim(left=0)
-    if len(names) > 1:
-        axes.legend(fontsize=7.5, frameon=False)
+    _finish(axes, "step")
 
 
 def _summary(
@@ -174,12 +183,14 @@ def _summary(
     axes.set_axis_off()
     names = [name for name in (monitor, "train_loss", "val_loss") if name in history.names]
     names = list(dict.fromkeys([*names, *(n for n in history.names if n.startswith("val_"))]))[:_SERIES]
-    heads = {"best epoch": best[1], "last epoch": history.epochs or best[1]} if best else {"last": history.epochs}
+    heads = {"best epoch": best[1]} if best else {}
+    if names:
+        heads["last epoch"] = history.epochs or heads.get("best epoch", 0)
     lines = [("".join(f"{text:>12}" for text in ("", *row)), GREY) for row in (heads, heads.values())]
     for name in names:
-        cells = [history.last(name, best[1])] if best else []
+        cells = [best[0] if name == monitor else history.last(name, best[1])] if best else []
         cells.append(history.last(name))
-        text = "".join(f"{'-' if value is None else f'{value:.4g}':>12}" for value in cells)
+        text = "".join(f"{'-' if value is None else short_number(value):>12}" for value in cells)
         lines.append((f"{name if len(name) <= 12 else name[:11] + '…':<12}{text}", GREEN if name == monitor else INK))
     known = {"epochs": f"{history.epochs}", "steps": f"{history.steps:,}", **facts}
     beside = [(f"{key:<12}  {value}", INK) for key, value in known.items()]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["History"]
+__all__ = ["History", "short_number"]
 
 Series = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -51,6 +51,11 @@ class History:
         """Epochs that ended."""
         return int(self._ends[1][-1]) if len(self._ends[1]) > 1 else 0
 
+    @property
+    def unit(self) -> str:
+        """What `epochs_at` counts, `epoch`; `step` as long as no epoch has ended."""
+        return "epoch" if self.epochs else "step"
+
     def series(self, name: str) -> Series:
         """Return a metric's steps (how many were done when it was logged) and its finite values."""
         pairs = [(row["step"] + 1, row[name]) for row in self.rows if math.isfinite(row.get(name, math.nan))]
@@ -93,3 +98,13 @@ class History:
         ends = {int(row["epoch"]) + 1: row["step"] + 1 for row in self.rows if "epoch" in row and signs & row.keys()}
         pairs = np.array([(0.0, 0.0), *((step, epoch) for epoch, step in sorted(ends.items()))])
         return pairs[:, 0], pairs[:, 1]
+
+
+def short_number(value: float) -> str:
+    """Return a number with four significant digits.
+
+    Example:
+        >>> [short_number(value) for value in (0.9, 12.3456, 0.00012345, 12345.6)]
+        ['0.9000', '12.35', '0.0001234', '1.235e+04']
+    """
+    return f"{value:#.4g}" if abs(value) < 1000 else f"{value:.4g}"

@@ -19,8 +19,15 @@ def configure_optimizer(module: "BaseModule") -> OptimizerLRScheduler:
     """
     h, trainer = module.hparams, module.trainer
     groups = parameter_groups(module, lr=h["lr"], weight_decay=h["weight_decay"])
+    # A fused optimizer unscales fp16 gradients itself, after the point where the Trainer would clip them.
+    clips_scaled = bool(trainer.gradient_clip_val) and trainer.precision == "16-mixed"
     optimizer = build_optimizer(
-        h["optimizer"], groups, lr=h["lr"], weight_decay=h["weight_decay"], momentum=h["momentum"]
+        h["optimizer"],
+        groups,
+        lr=h["lr"],
+        weight_decay=h["weight_decay"],
+        momentum=h["momentum"],
+        fused=False if clips_scaled else None,
     )
     total_steps = trainer.estimated_stepping_batches  # also loads the data, hence the batches are known below
     steps_per_epoch = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)

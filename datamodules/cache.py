@@ -1,0 +1,174 @@
+"""What has been found out about image files, kept beside them: the decoded images, and which cannot be read."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from datamodules.images import UnreadableImageError, read_image
+
+__all__ = ["cache_folder", "cached_images", "unreadable_files"]
+
+_VERSION = 1  # of the decoder: raise it when read_image gives other pixels
+_FOLDER = ".lit_cv_cache"
+_CHECK_SIZE = 32  # pixels that a file is read at to see whether it can be
+
+
+def cache_folder(root: Path) -> Path:
+    """Return the folder of the cache, made if it is missing: in `root`, or if that is read-only, the user's."""
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    named = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+    for folder in (root / _FOLDER, user / "lit_cv" / named):
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                return folder
+    raise PermissionError(f"neither {root} nor {user} can be written to: set --data.cache false.")
+
+
+def cached_images(
+    root: Path, paths: Sequence[str], size: int, channels: Literal[1, 3], name: str = "images"
+) -> NDArray[np.uint8]:
+    """Return all images decoded, mapped from a file; decode them first if that has not been done.
+
+    The file is known by the paths, sizes and times of the images, so that it is made again when they change. It
+    appears whole or not at all; several processes may ask for it at once, of which one makes it.
+
+    Args:
+        root: Folder that the paths are relative to.
+        paths: The images.
+        size: Side of the decoded images in pixels.
+        channels: 3 for color, 1 for grey.
+        name: Start of the file's name.
+
+    Returns:
+        (N, channels, size, size) uint8, read-only.
+
+    Raises:
+        UnreadableImageError: If a file cannot be decoded.
+        OSError: If there is no room for the file.
+    """
+    folder = cache_folder(root)
+    which = f"{name}-{size}-{_digest([channels, list(paths)])}"
+    file = folder / f"{which}-{_digest([_VERSION, _fingerprints(root, paths)])}.npy"
+    if not file.is_file():
+        with _lock(folder / "lock") as alone:
+            if not file.is_file():
+                _build(file, root, paths, size, channels, left_over=f".{which}-*" if alone else None)
+                for old in folder.glob(f"{which}-*.npy"):
+                    if old != file:
+                        with contextlib.suppress(OSError):
+                            old.unlink()
+    images: NDArray[np.uint8] = np.load(file, mmap_mode="r")
+    return images
+
+
+def _build(
+    file: Path, root: Path, paths: Sequence[str], size: int, channels: Literal[1, 3], left_over: str | None
+) -> None:
+    for interrupted in file.parent.glob(left_over) if left_over else ():
+        interrupted.unlink(missing_ok=True)
+    shape = (len(paths), channels, size, size)
+    needed, free = int(np.prod(shape)), shutil.disk_usage(file.parent).free
+    if needed > free:
+        raise OSError(
+            f"the cache of {len(paths)} images takes {needed / 1e9:.1f} GB, but {file.parent} has {free / 1e9:.1f} GB "
+            "left: set --data.cache false, or a smaller --data.image_size."
+        )
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        images = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)  # type: ignore[no-untyped-call]
+
+        def decode(position: int) -> None:
+            images[position] = read_image(root / paths[position], size, channels).numpy()
+
+        _in_threads(decode, len(paths), f"Decoding images into {file.parent}")
+        images.flush()
+        os.replace(unfinished, file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def unreadable_files(root: Path, paths: Sequence[str]) -> dict[str, str]:
+    """Return the files that cannot be decoded, each with the reason; every file is decoded once while unchanged.
+
+    Args:
+        root: Folder that the paths are relative to.
+        paths: The images.
+    """
+    file = cache_folder(root) / "checked.json"
+    known: dict[str, list[Any]] = {}
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads(file.read_text(encoding="utf-8"))
+    prints = dict(zip(paths, _fingerprints(root, paths), strict=True))
+    new = [path for path in paths if known.get(path, [None])[:-1] != [_VERSION, *prints[path]]]
+
+    def check(position: int) -> None:
+        path, reason = new[position], ""
+        try:
+            read_image(root / path, _CHECK_SIZE)
+        except UnreadableImageError as error:
+            reason = str(error).rpartition(f"{path}: ")[2]
+        except OSError as error:
+            reason = str(error)
+        known[path] = [_VERSION, *prints[path], reason]
+
+    if new:
+        _in_threads(check, len(new), "Checking images")
+        unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+        unfinished.write_text(json.dumps(known, ensure_ascii=False), encoding="utf-8")
+        os.replace(unfinished, file)
+    return {path: known[path][-1] for path in paths if known[path][-1]}
+
+
+def _fingerprints(root: Path, paths: Sequence[str]) -> list[list[Any]]:
+    """Return path, size and time of change of each file; -1 where there is none."""
+    prints = []
+    for path in paths:
+        try:
+            found = os.stat(root / path)
+            prints.append([path, found.st_size, found.st_mtime_ns])
+        except OSError:
+            prints.append([path, -1, -1])
+    return prints
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]
+
+
+def _in_threads(work: Callable[[int], None], count: int, title: str) -> None:
+    """Call `work` for each position in as many threads as there are cores, which decoding can use; show how far."""
+    from rich.progress import track
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # otherwise each thread would start threads of its own
+    pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
+    try:
+        for _ in track(pool.map(work, range(count)), title, total=count, transient=True):
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _lock(file: Path) -> Iterator[bool]:
+    """Hold a lock that ends with the process, and tell whether there is one: not every system has them."""
+    with open(file, "w", encoding="utf-8") as handle:
+        locked = False
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            locked = True
+        yield locked

@@ -1,0 +1,153 @@
+"""Your own images, listed in a table."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.base import Split
+from datamodules.files import FileDataset, FilesDataModule
+from lit_cv.suggest import nearest
+
+__all__ = ["CSVDataModule"]
+
+_SPLITS: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    "predict": "predict",
+}
+Table = list[dict[str, str]]
+
+
+class CSVDataModule(FilesDataModule):
+    """Your own images, listed in a table with a row for each: its path, its label or labels, perhaps its split.
+
+    One label column holds a class name, or several names joined by `label_separator`; several label columns hold
+    0 or 1 each. A row without a label is unlabeled: only modules that learn without labels train on it. Images
+    that the table does not assign to splits are split like those of a folder.
+
+    Args:
+        path: The table: UTF-8, commas, a line of column names; tabs in a file named `.tsv`.
+        root: Folder that the paths are relative to; `None` takes that of the table.
+        path_column: Column of the paths.
+        label_columns: Column of the labels, or several columns of 0 and 1.
+        label_separator: What joins several labels in one column; `None` for one label an image.
+        split_column: Column that says `train`, `val`, `test` or `predict`; used where the table has it.
+        **kwargs: Arguments of `FilesDataModule` and `BaseDataModule`.
+
+    Raises:
+        FileNotFoundError: If the table or an image is missing.
+        ValueError: If a column is missing, or a value is none of those allowed.
+    """
+
+    def __init__(
+        self,
+        path: str = "images.csv",
+        root: str | None = None,
+        path_column: str = "path",
+        label_columns: list[str] = ["label"],  # noqa: B006 - the command line shows it, and nothing changes it
+        label_separator: str | None = None,
+        split_column: str = "split",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self._table: Table = []
+        self._classes: list[str] = []
+
+    def load(self, split: Split) -> FileDataset | None:
+        """Return the files of a split."""
+        h = self.hparams
+        if not self._table:
+            self._table = self._read()
+            self._classes = self._find_classes()
+        if h["split_column"] not in self._table[0]:
+            return None if split in ("val", "predict") else self.split_pool(self._dataset(self._table, split), split)
+        rows = [row for row in self._table if self._split_of(row) == split]
+        return self.readable(self._dataset(rows, split)) if rows or split == "train" else None
+
+    def _read(self) -> Table:
+        h = self.hparams
+        path = Path(h["path"]).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no table {path.absolute()}: set --data.path.")
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+            table = [{name: (value or "").strip() for name, value in row.items() if name} for row in reader]
+        if not table:
+            raise ValueError(f"{path} has no rows.")
+        for option, name in [("path_column", h["path_column"]), *(("label_columns", n) for n in h["label_columns"])]:
+            if name not in table[0]:
+                columns = ", ".join(table[0])
+                raise ValueError(
+                    f"{path} has no column {name!r} (--data.{option}){nearest(name, table[0])} It has: {columns}."
+                )
+        return table
+
+    def _split_of(self, row: Mapping[str, str]) -> Split:
+        column = self.hparams["split_column"]
+        if (found := _SPLITS.get(row[column].lower())) is None:
+            raise ValueError(
+                f"column {column!r} of {self.hparams['path']} says {row[column]!r}: "
+                "allowed are train, val, test and predict."
+            )
+        return found
+
+    def _labels_of(self, row: Mapping[str, str]) -> list[str]:
+        text, separator = row[self.hparams["label_columns"][0]], self.hparams["label_separator"]
+        return [part.strip() for part in (text.split(separator) if separator else [text]) if part.strip()]
+
+    def _find_classes(self) -> list[str]:
+        h = self.hparams
+        if len(h["label_columns"]) > 1:
+            return list(h["label_columns"])
+        split = h["split_column"] in self._table[0]
+        by_split: dict[str, set[str]] = {"train": set()}
+        for row in self._table:
+            by_split.setdefault(self._split_of(row) if split else "train", set()).update(self._labels_of(row))
+        for name in ("val", "test"):
+            if unknown := sorted(by_split.get(name, set()) - by_split["train"]):
+                raise ValueError(
+                    f"the {name} rows of {h['path']} have classes without training images: {', '.join(unknown)}."
+                )
+        return sorted(by_split["train"], key=_numbers_first)
+
+    def _dataset(self, rows: Sequence[Mapping[str, str]], split: Split) -> FileDataset:
+        h = self.hparams
+        root = Path(h["root"] or Path(h["path"]).parent).expanduser()
+        paths = [row[h["path_column"]] for row in rows]
+        missing = [path for path in paths if not (root / path).is_file()]
+        if missing and h["on_error"] == "raise":
+            raise FileNotFoundError(
+                f"{len(missing)} of {len(paths)} images are not in {root.absolute()}, {missing[0]!r} first: set --data.root."
+            )
+        labels = [-1] * len(rows) if split == "predict" else self._encode(rows)
+        return FileDataset(root, paths, labels, self._classes, channels=h["channels"])
+
+    def _encode(self, rows: Sequence[Mapping[str, str]]) -> Any:
+        """Return class numbers, -1 where there is no label; or a row of 0 and 1 for several labels an image."""
+        h = self.hparams
+        columns, number = h["label_columns"], {name: index for index, name in enumerate(self._classes)}
+        if len(columns) > 1:
+            values = [[_flag(row[column], column, h["path"]) for column in columns] for row in rows]
+            return np.array(values, dtype=np.float32).reshape(len(rows), len(columns))
+        if h["label_separator"] is None:
+            return [number[found[0]] if (found := self._labels_of(row)) else -1 for row in rows]
+        several = np.zeros((len(rows), len(number)), dtype=np.float32)
+        for position, row in enumerate(rows):
+            several[position, [number[name] for name in self._labels_of(row)]] = 1
+        return several
+
+
+def _flag(text: str, column: str, path: str) -> float:
+    flags = {"1": 1.0, "0": 0.0, "true": 1.0, "false": 0.0, "1.0": 1.0, "0.0": 0.0}
+    if text.lower() not in flags:
+        raise ValueError(f"column {column!r} of {path} says {text!r}: one of several label columns holds 0 or 1.")
+    return flags[text.lower()]
+
+
+def _numbers_first(name: str) -> tuple[bool, int, str]:
+    """Sort class names that are numbers by their value."""
+    return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)

@@ -1,0 +1,168 @@
+"""Image files: read by batches, checked or decoded once, split."""
+
+import copy
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+
+from datamodules.base import BaseDataModule, Split
+from datamodules.cache import cached_images, unreadable_files
+from datamodules.dataset import ImageDataset, Rows, as_labels
+from datamodules.images import read_image
+from datamodules.loader import Batch
+from datamodules.memory import InMemoryDataset
+from datamodules.splits import hold_out
+
+__all__ = ["FileDataset", "FilesDataModule"]
+
+log = logging.getLogger("lit_cv")
+
+_SHOWN = 5  # broken files named in a message
+
+
+class FileDataset(ImageDataset):
+    """Image files, decoded when they are fetched.
+
+    Args:
+        root: Folder that the paths are relative to.
+        paths: The files.
+        labels: (N,) integers, -1 where unlabeled; or (N, K) of 0 and 1.
+        class_names: Names of the classes.
+        size: Side of the images in pixels.
+        channels: 3 for color, 1 for grey.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        paths: Sequence[str],
+        labels: Any,
+        class_names: Sequence[str] = (),
+        size: int = 224,
+        channels: Literal[1, 3] = 3,
+    ) -> None:
+        super().__init__(as_labels(labels), class_names)
+        self.root = Path(root)
+        self.paths = list(paths)
+        self.size = size
+        self.channels: Literal[1, 3] = channels
+
+    def read(self, rows: Rows) -> Batch:
+        """Decode the files of these rows."""
+        images = torch.empty(len(rows), self.channels, self.size, self.size, dtype=torch.uint8)
+        for position, row in enumerate(rows):
+            images[position] = read_image(self.root / self.paths[row], self.size, self.channels)
+        return {"image": images}
+
+    def sample_name(self, index: int) -> str:
+        """Return the path of a sample."""
+        return self.paths[int(self.rows[index])]
+
+    def resized(self, size: int) -> Self:
+        """Return the same files, read at another size."""
+        other = copy.copy(self)
+        other.size = size
+        return other
+
+    def chosen_paths(self) -> list[str]:
+        """Return the paths in the order of the samples."""
+        return [self.paths[row] for row in self.rows]
+
+
+class _CachedDataset(InMemoryDataset):
+    """Images decoded before; their statistics are left unknown, as they are without a cache."""
+
+    def __init__(self, images: Any, labels: Any, class_names: Sequence[str], names: Sequence[str]) -> None:
+        super().__init__(images, labels, class_names, names)
+        # Worker processes pay off only where images come from the disk again and again.
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 1 << 33
+        self.in_memory = images.nbytes < memory / 2
+
+    def statistics(self) -> None:
+        return None
+
+
+class FilesDataModule(BaseDataModule):
+    """Base of the DataModules that read image files. A subclass implements `load` with a `FileDataset`.
+
+    Args:
+        image_size: Side of the images in pixels: the centered square, resized with antialiasing.
+        train_size: Side of the training images, for an augmentation that crops them; `None` takes `image_size`.
+        channels: 3 for color, 1 for grey.
+        on_error: What an unreadable file does: `raise` stops the run when it is read; `skip` checks all files
+            first (once, as long as they do not change), and leaves the unreadable ones out and lists them.
+        cache: Whether all images are decoded once, into a file in a folder `.lit_cv_cache` beside them.
+        test_fraction: Share of the images held out for the test where the source has no splits, each class in
+            proportion; in [0, 1).
+        **kwargs: Arguments of `BaseDataModule`.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 224,
+        train_size: int | None = None,
+        channels: Literal[1, 3] = 3,
+        on_error: Literal["raise", "skip"] = "raise",
+        cache: bool = False,
+        test_fraction: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        allowed = {"image_size": image_size >= 1, "train_size": train_size is None or train_size >= 1}
+        allowed |= {"channels": channels in (1, 3), "on_error": on_error in ("raise", "skip")}
+        ranges = {"channels": "1 or 3", "on_error": "'raise' or 'skip'", "test_fraction": "in [0, 1)"}
+        for name, ok in (allowed | {"test_fraction": 0 <= test_fraction < 1}).items():
+            if not ok:
+                given, wanted = self.hparams[name], ranges.get(name, "at least 1")
+                raise ValueError(f"{name}={given!r} was given, but must be {wanted}: change --data.{name}.")
+        self._pool: dict[str, FileDataset] = {}
+
+    def prepare_data(self) -> None:
+        """Check or decode the files in one process, before the others read what it has left."""
+        if self.hparams["cache"] or self.hparams["on_error"] == "skip":
+            self.setup()
+
+    def split_pool(self, pool: FileDataset, split: Split) -> FileDataset | None:
+        """Return the training or the test part of images that have no splits."""
+        if not self._pool:
+            pool = self.readable(pool)
+            kept, held = hold_out(pool.labels, self.hparams["test_fraction"], self.hparams["split_seed"], purpose=2)
+            self._pool = {"train": pool.subset(kept)}
+            if len(held):
+                self._pool["test"] = pool.subset(held)
+        return self._pool.get(split)
+
+    def readable(self, dataset: FileDataset) -> FileDataset:
+        """Return the files without the unreadable ones if these are skipped, and list them."""
+        if self.hparams["on_error"] != "skip":
+            return dataset
+        paths = dataset.chosen_paths()
+        broken = unreadable_files(dataset.root, paths)
+        if not broken:
+            return dataset
+        shown = "\n".join(f"  {path}: {reason}" for path, reason in list(broken.items())[:_SHOWN])
+        more = f"\n  and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
+        log.warning("%d of %d images cannot be read and are left out:\n%s%s", len(broken), len(paths), shown, more)
+        if len(broken) == len(paths):
+            raise ValueError(f"none of the {len(paths)} images in {dataset.root} can be read.")
+        return dataset.subset([position for position, path in enumerate(paths) if path not in broken])
+
+    def finish(self, dataset: ImageDataset, split: Split) -> ImageDataset:
+        """Give a split its image size, and take its images from the cache."""
+        h = self.hparams
+        if not isinstance(dataset, FileDataset):
+            return dataset
+        dataset = dataset.resized((h["train_size"] if split == "train" else None) or h["image_size"])
+        if not h["cache"]:
+            return dataset
+        paths = dataset.chosen_paths()
+        images = cached_images(dataset.root, paths, dataset.size, dataset.channels, name=split)
+        return _CachedDataset(images, dataset.labels, dataset.class_names, paths)
+
+    def _describe(self, train: ImageDataset) -> None:
+        super()._describe(train)
+        self.image_size = (self.hparams["image_size"], self.hparams["image_size"])
