@@ -86,7 +86,7 @@ def _build(
         )
     unfinished = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        images = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)  # type: ignore[no-untyped-call]
+        images = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
 
         def decode(position: int) -> None:
             images[position] = read_image(root / paths[position], size, channels).numpy()

@@ -121,7 +121,8 @@ class CSVDataModule(FilesDataModule):
         missing = [path for path in paths if not (root / path).is_file()]
         if missing and h["on_error"] == "raise":
             raise FileNotFoundError(
-                f"{len(missing)} of {len(paths)} images are not in {root.absolute()}, {missing[0]!r} first: set --data.root."
+                f"{len(missing)} of {len(paths)} images are not in {root.absolute()}, {missing[0]!r} first: "
+                "set --data.root."
             )
         labels = [-1] * len(rows) if split == "predict" else self._encode(rows)
         return FileDataset(root, paths, labels, self._classes, channels=h["channels"])

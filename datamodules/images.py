@@ -16,11 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["IMAGE_SUFFIXES", "UnreadableImageError", "fit", "read_image"]
 
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-    + (".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".tga")
-)
-
+_SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .avif .jp2 .tga"
+IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _GAP = 2  # a JPEG is decoded at a fraction of its size as long as that leaves twice the pixels wanted

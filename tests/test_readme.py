@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for language, text in BLOCKS if language == "bash" for line in text.splitlines() if line.strip()]
 PROGRAMS = [text for language, text in BLOCKS if language == "python"]
-FIT = [line for line in COMMANDS if line.startswith("lit-cv fit") and "--ckpt_path" not in line and "--help" not in line]
+FIT = [line for line in COMMANDS if line.startswith("lit-cv fit") and "--ckpt_path" not in line]
 SHORT = [
     "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "2",
     "--trainer.accelerator", "cpu", "--data.batch_size", "8",

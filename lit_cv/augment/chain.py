@@ -11,7 +11,7 @@ from lit_cv.augment.operation import Operation, Params, take
 
 __all__ = ["Chain"]
 
-_CPU_CHUNK = 1 << 18  # numbers worked on at a time: their float32 form stays in the processor's cache
+_CPU_CHUNK = 1 << 22  # numbers worked on at a time: their float32 form stays in the processor's cache
 
 
 class Chain(Operation):

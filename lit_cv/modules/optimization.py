@@ -19,16 +19,13 @@ def configure_optimizer(module: "BaseModule") -> OptimizerLRScheduler:
     """
     h, trainer = module.hparams, module.trainer
     groups = parameter_groups(module, lr=h["lr"], weight_decay=h["weight_decay"])
-    # A fused optimizer unscales fp16 gradients itself, after the point where the Trainer would clip them.
-    clips_scaled = bool(trainer.gradient_clip_val) and trainer.precision == "16-mixed"
     optimizer = build_optimizer(
-        h["optimizer"],
-        groups,
-        lr=h["lr"],
-        weight_decay=h["weight_decay"],
-        momentum=h["momentum"],
-        fused=False if clips_scaled else None,
+        h["optimizer"], groups, lr=h["lr"], weight_decay=h["weight_decay"], momentum=h["momentum"]
     )
+    if trainer.gradient_clip_val:
+        # A fused optimizer offers to unscale fp16 gradients itself, which is after clipping, and Lightning refuses
+        # that (for bf16, too, where nothing is scaled). Without the offer they are unscaled before.
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     total_steps = trainer.estimated_stepping_batches  # also loads the data, hence the batches are known below
     steps_per_epoch = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
     schedule = build_schedule(

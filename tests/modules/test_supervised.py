@@ -202,6 +202,30 @@ def test_bad_arguments(kwargs: dict[str, Any], message: str) -> None:
         built(**kwargs)
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_under_a_fused_optimizer(precision: str) -> None:
+    norms: list[float] = []
+
+    class Watch(L.Callback):
+        def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
+            assert all(group["fused"] for group in optimizer.param_groups)
+            norms.append(float(torch.nn.utils.get_total_norm([p.grad for p in module.parameters()])))
+
+    class After(Watch):
+        def on_train_batch_end(self, trainer: Any, module: Any, *args: Any) -> None:
+            norms.append(float(torch.nn.utils.get_total_norm([p.grad for p in module.parameters()])))
+
+        def on_before_optimizer_step(self, *args: Any) -> None:
+            pass
+
+    torch.manual_seed(0)
+    module = SupervisedModule(backbone="conv4", lr=1e-3)
+    fit(module, Blobs(), precision=precision, gradient_clip_val=1e-2, callbacks=[Watch(), After()])
+    before, after = norms[::2], norms[1::2]
+    assert min(before) > 1e-2
+    assert after == pytest.approx([1e-2] * len(after), rel=1e-2)
+
+
 def test_it_learns_better_than_the_most_frequent_class() -> None:
     data = Blobs(n=256)
     module = SupervisedModule(backbone="conv4", lr=3e-3)
