@@ -9,6 +9,7 @@ from datamodules.folder import ImageFolderDataModule
 from datamodules.images import UnreadableImageError, read_image
 from datamodules.loader import EpochSampler, ResumableLoader, collate
 from datamodules.memory import InMemoryDataset
+from datamodules.shapes import ShapesDataModule, ShapesDataset
 from datamodules.torchvision_sets import (
     CIFAR10DataModule,
     CIFAR100DataModule,
@@ -37,6 +38,8 @@ __all__ = [
     "ResumableLoader",
     "STL10DataModule",
     "SVHNDataModule",
+    "ShapesDataModule",
+    "ShapesDataset",
     "TorchvisionDataModule",
     "USPSDataModule",
     "UnreadableImageError",

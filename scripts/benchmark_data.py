@@ -24,6 +24,7 @@ from torchvision.transforms import v2
 
 from datamodules import ImageFolderDataModule, InMemoryDataset, ResumableLoader
 from lit_cv.augment import build_operations
+from lit_cv.nn import create_backbone
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 BATCH = 128
@@ -61,16 +62,11 @@ def rate(batches: Iterable[Any], finish: Callable[[Any], Any], seconds: float) -
     return count / (time.perf_counter() - start)
 
 
-def normalise(images: Tensor) -> Tensor:
-    """Do what a backbone does with a uint8 batch."""
-    mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
-    return torch.addcmul(-mean / std, images.float() if images.dtype == torch.uint8 else images * 255, 1 / (255 * std))
-
-
 def ours(operations: list[dict[str, Any]]) -> Callable[[Any], Tensor]:
     """Return the batched augmentation followed by the normalisation."""
     augment = build_operations(operations)
-    return lambda batch: normalise(augment(batch["image"]))
+    normalize = create_backbone("conv4").normalize
+    return lambda batch: normalize(augment(batch["image"]))
 
 
 def compare(name: str, peers: dict[str, Callable[[], float]], rounds: int) -> None:

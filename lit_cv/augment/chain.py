@@ -11,7 +11,8 @@ from lit_cv.augment.operation import Operation, Params, take
 
 __all__ = ["Chain"]
 
-_CPU_CHUNK = 1 << 22  # numbers worked on at a time: their float32 form stays in the processor's cache
+_LARGE = 1 << 16  # numbers of an image that alone fills the processor's cache, in float32
+_TOGETHER = 1 << 20  # numbers of smaller images that are worth the calls
 
 
 class Chain(Operation):
@@ -55,7 +56,8 @@ class Chain(Operation):
         own = [self.params_of(params, i) for i in range(len(self.operations))]
         step = max(n, 1)
         if images.device.type == "cpu":
-            step = max(_CPU_CHUNK // (channels * max(size[0] * size[1], height * width)), 1)
+            numbers = channels * max(size[0] * size[1], height * width)
+            step = 1 if numbers > _LARGE else max(_TOGETHER // max(numbers, 1), 1)
         for start in range(0, n, step):
             part = slice(start, start + step)
             self._run(images[part], [take(each, part) for each in own], out[part])

@@ -1,4 +1,4 @@
-"""Photometric functions with one strength a sample, on float32 images that they overwrite.
+"""Photometric functions with one strength a sample, (N,) on the CPU, on float32 images that they overwrite.
 
 All follow torchvision's functional ones on float images; for pictures of one channel saturation and hue
 change nothing.
@@ -7,9 +7,14 @@ change nothing.
 import torch
 from torch import Tensor
 
+from lit_cv.augment.memory import on_device, per_sample
+
 __all__ = ["adjust_brightness", "adjust_contrast", "adjust_hue", "adjust_saturation", "grey"]
 
 _LUMA = (0.2989, 0.587, 0.114)
+_LUMA_VECTOR = torch.tensor(_LUMA)
+_ONE = torch.ones(())
+_SIXTHS = torch.tensor([3.0, 1.0, 5.0])  # 3 - the hue of red, green and blue, in sixths of a turn
 
 
 def grey(images: Tensor) -> Tensor:
@@ -21,27 +26,29 @@ def grey(images: Tensor) -> Tensor:
 
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """Multiply images (N, C, H, W) in [0, 1] by factors (N, 1, 1, 1) >= 0."""
-    return images.mul_(factor).clamp_(0, 1)
+    """Multiply images (N, C, H, W) in [0, 1] by factors (N,) >= 0."""
+    return images.mul_(per_sample(factor, images)).clamp_(0, 1)
 
 
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Move images away from the mean of their luma, by factors (N, 1, 1, 1); 1 changes nothing."""
-    middle = images.flatten(2).sum(2) / (images.shape[2] * images.shape[3])  # faster than mean()
+    """Move images away from the mean of their luma, by factors (N,); 1 changes nothing."""
+    sums = images.flatten(2).sum(2)  # faster than mean()
     if images.shape[1] == 3:
-        middle = middle @ torch.tensor(_LUMA, device=images.device)
-    return images.mul_(factor).add_(middle.view(-1, 1, 1, 1) * (1 - factor)).clamp_(0, 1)
+        sums = sums @ on_device(_LUMA_VECTOR, images)
+    factor = on_device(factor, images)
+    middle = sums.view(-1).mul_((1 - factor).mul_(1 / (images.shape[2] * images.shape[3])))
+    return images.mul_(factor.view(-1, 1, 1, 1)).add_(middle.view(-1, 1, 1, 1)).clamp_(0, 1)
 
 
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Move pixels away from their luma, by factors (N, 1, 1, 1); 1 changes nothing, 0 gives grey."""
+    """Move pixels away from their luma, by factors (N,); 1 changes nothing, 0 gives grey."""
     if images.shape[1] == 1:
         return images
-    return torch.lerp(grey(images), images, factor, out=images).clamp_(0, 1)
+    return torch.lerp(grey(images), images, per_sample(factor, images), out=images).clamp_(0, 1)
 
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue of HSV by shifts (N, 1, 1, 1) in turns, -0.5 to 0.5.
+    """Turn the hue of HSV by shifts (N,) in turns, -0.5 to 0.5.
 
     Saturation and value stay, so that no conversion to HSV and back is needed. With M and m the largest and
     Saturation and value stay, so that no conversion to HSV and back is needed. With M and m the largest and
@@ -60,12 +67,10 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     high, low = torch.maximum(high, red, out=high), torch.minimum(low, red, out=low)
     size = torch.add(green, blue).sub_(red).sub_(low)
     chroma = high.sub_(low)
-    one = torch.ones((), device=images.device)
-    torch.addcdiv(one, size, chroma.clamp_min(1e-12), out=size)
+    torch.addcdiv(on_device(_ONE, images), size, chroma.clamp_min(1e-12), out=size)
     turned = torch.copysign(size, torch.sub(green, blue), out=size)
-    own = torch.tensor([0.0, 2.0, -2.0], device=images.device).view(1, 3, 1, 1)
-    move = torch.remainder(6 * shift - own + 3, 6) - 3
-    share = torch.add(turned[:, None], move, out=images)
+    move = (6 * shift[:, None] + _SIXTHS).remainder_(6).sub_(3).view(-1, 3, 1, 1)
+    share = torch.add(turned[:, None], on_device(move, images), out=images)
     share.abs_().sub_(3).abs_().clamp_(1, 2)  # the 1 is taken off in the lower end below
     low.sub_(chroma)
     return torch.addcmul(low[:, None], chroma[:, None], share, out=images)

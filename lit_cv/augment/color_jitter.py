@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lit_cv.augment import color
 from lit_cv.augment.checks import check_interval, check_number
-from lit_cv.augment.memory import on_device, per_sample, write_rows
+from lit_cv.augment.memory import on_device, write_rows
 from lit_cv.augment.operation import Operation, Params
 
 __all__ = ["ColorJitter", "Grayscale"]
@@ -56,16 +57,15 @@ class ColorJitter(Operation):
         return params
 
     def _transform(self, images: Tensor, params: Params) -> Tensor:
-        order = params["order"]
-        for place in range(order.shape[1]):
+        for kinds in params["order"].numpy().T:
             for kind, name in enumerate(self._active):
-                index = (order[:, place] == kind).nonzero()[:, 0]
+                index = np.flatnonzero(kinds == kind)
                 if len(index) == len(images):
-                    _FUNCTIONS[name](images, per_sample(params[name], images))
+                    _FUNCTIONS[name](images, params[name])
                 elif len(index):
-                    part = images.index_select(0, on_device(index, images))
-                    part = _FUNCTIONS[name](part, per_sample(params[name].index_select(0, index), images))
-                    write_rows(images, index, part)
+                    chosen = torch.from_numpy(index)
+                    part = images.index_select(0, on_device(chosen, images))
+                    write_rows(images, chosen, _FUNCTIONS[name](part, params[name].index_select(0, chosen)))
         return images
 
 

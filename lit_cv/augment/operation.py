@@ -4,6 +4,7 @@ import inspect
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,7 +73,7 @@ class Operation(ABC):
         """Apply drawn parameters to the samples that they concern; may write into `images`."""
         if "applied" not in params or len(images) == 0:
             return self._transform(images, params)
-        index = params["applied"].nonzero()[:, 0]
+        index = torch.from_numpy(np.flatnonzero(params["applied"].numpy()))
         if len(index) == len(images):
             return self._transform(images, params)
         if len(index) == 0:

@@ -96,11 +96,24 @@ class RunProgressBar(RichProgressBar):
                 self._monitored = float(value)
                 self._shown = {**self._shown, monitor: short_number(self._monitored)}
         super().on_validation_end(trainer, pl_module)
+        if trainer.state.fn != "fit":
+            self._stop_progress()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print the line of the last epoch."""
+        """Print the line of the last epoch, and clear the bar away before others speak."""
         super().on_train_end(trainer, pl_module)
         self._print_epoch(trainer, pl_module)
+        self._stop_progress()
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Clear the bar away."""
+        super().on_test_end(trainer, pl_module)
+        self._stop_progress()
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Clear the bar away."""
+        super().on_predict_end(trainer, pl_module)
+        self._stop_progress()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best value of the monitored metric so far."""

@@ -34,6 +34,7 @@ _NOISE = (
     r".*You have overridden `on_before_batch_transfer`.*",
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*callbacks used to create the checkpoint need to be provided.*",
+    r".*It is recommended to use `self.log.*sync_dist=True.*",
 )
 _CHATTER = (
     "💡",

@@ -1,0 +1,138 @@
+"""Generated images of shapes, with labels, boxes and masks, in four domains."""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from datamodules.base import BaseDataModule, Split
+from datamodules.dataset import ImageDataset, Rows
+from datamodules.loader import Batch
+from datamodules.memory import channel_statistics
+from datamodules.shape_drawing import render
+from datamodules.shape_scenes import CLASSES, DOMAINS, Domain, draw_scenes, main_classes
+
+__all__ = ["ShapesDataModule", "ShapesDataset"]
+
+_KEPT = 1 << 30  # bytes up to which drawn images are kept
+_SAMPLE = 512  # images that mean and standard deviation are estimated from
+_SMALLEST = 16  # pixels that the smallest shapes can still be told apart at
+
+Targets = Literal["label", "boxes", "mask", "all"]
+
+
+class ShapesDataset(ImageDataset):
+    """Generated images: image i is a function of (seed, i, domain) and is drawn when it is first read.
+
+    Args:
+        num_images: Number of images.
+        image_size: Side in pixels.
+        domain: How the images look.
+        shapes_per_image: Shapes in an image, from one to this many.
+        targets: What a batch has besides the label.
+        seed: Seed of the whole set.
+    """
+
+    def __init__(
+        self, num_images: int, image_size: int, domain: Domain, shapes_per_image: int, targets: Targets, seed: int
+    ) -> None:
+        super().__init__(main_classes(np.arange(num_images), seed, domain), CLASSES)
+        self.image_size, self.domain, self.shapes, self.targets = image_size, domain, shapes_per_image, targets
+        self.seed = seed
+        self.in_memory = num_images * 4 * image_size**2 <= _KEPT
+        self._drawn = np.zeros(num_images, dtype=bool)
+        self._kept: dict[str, Any] = {}  # shared by all subsets
+
+    def read(self, rows: Rows) -> Batch:
+        """Return the images of these rows with their targets."""
+        drawn = self._take(rows) if self.in_memory else self._draw(rows)
+        batch: Batch = {"image": drawn["image"]}
+        if self.targets in ("mask", "all"):
+            batch["mask"] = drawn["mask"].long()
+        if self.targets in ("boxes", "all"):
+            there = drawn["box_labels"] >= 0
+            batch["boxes"] = [boxes[keep] for boxes, keep in zip(drawn["boxes"], there, strict=True)]
+            batch["box_labels"] = [labels[keep] for labels, keep in zip(drawn["box_labels"], there, strict=True)]
+        return batch
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return mean and standard deviation of each channel in [0, 1] units, from the first images."""
+        return channel_statistics(self.read(self.rows[:_SAMPLE])["image"].numpy())
+
+    def _draw(self, rows: Rows) -> dict[str, torch.Tensor]:
+        return render(draw_scenes(rows, self.seed, self.domain, self.shapes), self.image_size, self.domain)
+
+    def _take(self, rows: Rows) -> dict[str, torch.Tensor]:
+        """Return the images, drawing only those that have not been drawn before."""
+        missing = np.unique(rows[~self._drawn[rows]])
+        if len(missing):
+            for name, values in self._draw(missing).items():
+                if name not in self._kept:
+                    shape = (len(self._drawn), *values.shape[1:])
+                    self._kept[name] = np.empty(shape, dtype=values.numpy().dtype)
+                self._kept[name][missing] = values.numpy()
+            self._drawn[missing] = True
+        return {name: torch.from_numpy(kept.take(rows, axis=0, mode="clip")) for name, kept in self._kept.items()}
+
+
+class ShapesDataModule(BaseDataModule):
+    """Generated images of 8 classes of shapes in any color, size, place, rotation and on any background.
+
+    Nothing is downloaded or stored. The label is the class of the largest shape, which lies on top. A tenth of the
+    images are for the test.
+
+    Args:
+        image_size: Side in pixels, at least 16.
+        num_images: Number of images, all splits together.
+        domain: `filled` shapes; only `outlined`; shapes and background `textured` with stripes or checks; or
+            `noisy`, filled shapes under noise.
+        shapes_per_image: Shapes in an image, from one to this many.
+        targets: What a batch has besides `image` and `label`: `boxes` adds `boxes` and `box_labels`, lists of
+            (n, 4) corners in pixels and (n,) classes; `mask` adds (N, H, W) with 0 for the background and the
+            class plus 1 otherwise; `all` adds both.
+        seed: Seed of the images.
+        **kwargs: Arguments of `BaseDataModule`.
+
+    Example:
+        >>> data = ShapesDataModule(image_size=32, num_images=100, shapes_per_image=3, targets="all", batch_size=8)
+        >>> data.setup()
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> batch["image"].shape, batch["mask"].shape, batch["boxes"][0].shape[1]
+        (torch.Size([8, 3, 32, 32]), torch.Size([8, 32, 32]), 4)
+    """
+
+    def __init__(
+        self,
+        image_size: int = 64,
+        num_images: int = 10_000,
+        domain: Domain = "filled",
+        shapes_per_image: int = 1,
+        targets: Targets = "label",
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        allowed = {
+            "image_size": (image_size >= _SMALLEST, f"at least {_SMALLEST}"),
+            "num_images": (num_images >= 10, "at least 10"),
+            "domain": (domain in DOMAINS, f"one of {', '.join(DOMAINS)}"),
+            "shapes_per_image": (1 <= shapes_per_image <= 8, "from 1 to 8"),
+            "targets": (targets in ("label", "boxes", "mask", "all"), "label, boxes, mask or all"),
+            "seed": (seed >= 0, "at least 0"),
+        }
+        for name, (ok, wanted) in allowed.items():
+            if not ok:
+                raise ValueError(
+                    f"{name}={self.hparams[name]!r} was given, but must be {wanted}: change --data.{name}."
+                )
+        self._all: ShapesDataset | None = None
+
+    def load(self, split: Split) -> ShapesDataset | None:
+        """Return the training or the test images."""
+        h = self.hparams
+        if self._all is None:
+            names = ("num_images", "image_size", "domain", "shapes_per_image", "targets", "seed")
+            self._all = ShapesDataset(**{name: h[name] for name in names})
+        first_test = h["num_images"] - h["num_images"] // 10
+        parts = {"train": range(first_test), "test": range(first_test, h["num_images"])}
+        return self._all.subset(parts[split]) if split in parts else None
