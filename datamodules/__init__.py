@@ -10,6 +10,11 @@ from datamodules.images import UnreadableImageError, read_image
 from datamodules.loader import EpochSampler, ResumableLoader, collate
 from datamodules.memory import InMemoryDataset
 from datamodules.shapes import ShapesDataModule, ShapesDataset
+from datamodules.torchvision_photographs import (
+    Flowers102DataModule,
+    OxfordIIITPetDataModule,
+    TorchvisionPhotographsDataModule,
+)
 from datamodules.torchvision_sets import (
     CIFAR10DataModule,
     CIFAR100DataModule,
@@ -31,16 +36,19 @@ __all__ = [
     "FashionMNISTDataModule",
     "FileDataset",
     "FilesDataModule",
+    "Flowers102DataModule",
     "ImageDataset",
     "ImageFolderDataModule",
     "InMemoryDataset",
     "MNISTDataModule",
+    "OxfordIIITPetDataModule",
     "ResumableLoader",
     "STL10DataModule",
     "SVHNDataModule",
     "ShapesDataModule",
     "ShapesDataset",
     "TorchvisionDataModule",
+    "TorchvisionPhotographsDataModule",
     "USPSDataModule",
     "UnreadableImageError",
     "collate",

@@ -146,6 +146,8 @@ class BaseDataModule(L.LightningDataModule, ABC):
         """Return the loader of the labeled images, or of all for a module that `uses_unlabeled` ones."""
         module = getattr(self.trainer, "lightning_module", None)
         dataset = self.unlabeled_dataset if getattr(module, "uses_unlabeled", False) else self.train_dataset
+        if len(dataset) == 0:
+            raise ValueError(f"{type(self).__name__} has no training images with labels.")
         rank, world_size = self._place()
         # Incomplete batches are dropped, but never the only one: an epoch of no steps would go unnoticed.
         drop_last = len(dataset) // world_size >= self.batch_size

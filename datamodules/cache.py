@@ -148,13 +148,16 @@ def _digest(content: Any) -> str:
 
 def _in_threads(work: Callable[[int], None], count: int, title: str) -> None:
     """Call `work` for each position in as many threads as there are cores, which decoding can use; show how far."""
+    from rich.console import Console
     from rich.progress import track
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # otherwise each thread would start threads of its own
+    console = Console(stderr=True)
     pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
     try:
-        for _ in track(pool.map(work, range(count)), title, total=count, transient=True):
+        done = pool.map(work, range(count))
+        for _ in track(done, title, count, console=console, transient=True, disable=not console.is_terminal):
             pass
     finally:
         pool.shutdown(cancel_futures=True)

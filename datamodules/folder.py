@@ -48,7 +48,7 @@ class ImageFolderDataModule(FilesDataModule):
         if not root.is_dir():
             raise FileNotFoundError(f"there is no folder {root.absolute()}: set --data.root.")
         training = _find(root, "train")
-        if training is None:
+        if training is None or not _classes(training):  # a folder `train` of images is a class of that name
             return self.split_pool(_dataset(self, root, root), split) if split != "val" else None
         folder = _find(root, split)
         if folder is None:

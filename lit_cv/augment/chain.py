@@ -12,7 +12,7 @@ from lit_cv.augment.operation import Operation, Params, take
 __all__ = ["Chain"]
 
 _LARGE = 1 << 16  # numbers of an image that alone fills the processor's cache, in float32
-_TOGETHER = 1 << 20  # numbers of smaller images that are worth the calls
+_TOGETHER = 1 << 18  # numbers of smaller images that are worth the calls
 
 
 class Chain(Operation):
@@ -85,6 +85,6 @@ class Chain(Operation):
             images = operation.transform(images, own)
             owned = owned or images is not before
         if as_bytes and images.dtype != torch.uint8:
-            write_bytes(images.mul_(255).add_(0.5), out)
+            write_bytes(images, out)
         else:
             out.copy_(images)

@@ -58,14 +58,15 @@ class ColorJitter(Operation):
 
     def _transform(self, images: Tensor, params: Params) -> Tensor:
         for kinds in params["order"].numpy().T:
-            for kind, name in enumerate(self._active):
-                index = np.flatnonzero(kinds == kind)
-                if len(index) == len(images):
+            present = set(kinds.tolist())
+            for kind in sorted(present):
+                name = self._active[kind]
+                if len(present) == 1:
                     _FUNCTIONS[name](images, params[name])
-                elif len(index):
-                    chosen = torch.from_numpy(index)
-                    part = images.index_select(0, on_device(chosen, images))
-                    write_rows(images, chosen, _FUNCTIONS[name](part, params[name].index_select(0, chosen)))
+                    continue
+                chosen = torch.from_numpy(np.flatnonzero(kinds == kind))
+                part = images.index_select(0, on_device(chosen, images))
+                write_rows(images, chosen, _FUNCTIONS[name](part, params[name].index_select(0, chosen)))
         return images
 
 

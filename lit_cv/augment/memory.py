@@ -10,6 +10,8 @@ from torch import Tensor
 
 __all__ = ["from_float", "memory_layout", "on_device", "per_sample", "to_float", "write_bytes", "write_rows"]
 
+_HALF = torch.tensor(0.5)
+
 
 def on_device(values: Tensor, images: Tensor) -> Tensor:
     """Return drawn values where the images are."""
@@ -32,16 +34,17 @@ def from_float(images: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype != torch.uint8:
         return images.to(dtype)
     out = torch.empty_like(images, dtype=torch.uint8)
-    write_bytes(images.mul_(255).add_(0.5), out)
+    write_bytes(images, out)
     return out
 
 
-def write_bytes(values: Tensor, out: Tensor) -> None:
-    """Write float32 values in [0, 256) to uint8, without their fraction."""
-    if out.device.type == "cpu" and out.is_contiguous() and values.dtype == torch.float32:
-        np.copyto(out.numpy(), values.detach().numpy(), casting="unsafe")
+def write_bytes(images: Tensor, out: Tensor) -> None:
+    """Write float32 images in [0, 1], which are lost, to uint8 ones, rounded to the nearest."""
+    torch.add(on_device(_HALF, images), images, alpha=255, out=images)
+    if out.device.type == "cpu" and out.is_contiguous():
+        np.copyto(out.numpy(), images.numpy(), casting="unsafe")
     else:
-        out.copy_(values)
+        out.copy_(images)
 
 
 def write_rows(images: Tensor, index: Tensor, rows: Tensor) -> None:

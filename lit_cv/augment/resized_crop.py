@@ -124,8 +124,9 @@ def _resize_packed(window: Tensor, out: Tensor) -> None:
     channels = pixels.view(1, *window.shape[1:], 4).permute(0, 3, 1, 2)
     resized = F.interpolate(channels, size=out.shape[1:], mode="bilinear", antialias=True)
     pixels = resized.permute(0, 2, 3, 1).contiguous().view(torch.int32)[0, :, :, 0]
-    for channel, plane in enumerate(out.numpy()):
-        np.copyto(plane, (pixels >> 8 * channel).numpy(), casting="unsafe")
+    for plane in out.numpy():
+        np.copyto(plane, pixels.numpy(), casting="unsafe")  # the lowest byte
+        pixels.bitwise_right_shift_(8)
 
 
 def resize_matrix(start: Tensor, length: Tensor, full: int, size: int) -> Tensor:

@@ -10,15 +10,8 @@ import torch
 from torch import Tensor
 
 from lit_cv.callbacks.error_counts import ErrorCounts, MultiLabelCounts, WorstImages
-from lit_cv.callbacks.run_output import (
-    class_names,
-    figures_wanted,
-    guarded,
-    is_better,
-    monitor_and_mode,
-    publish,
-    run_folder,
-)
+from lit_cv.callbacks.monitored import is_better, monitor_and_mode
+from lit_cv.callbacks.run_output import class_names, figures_wanted, guarded, publish, run_folder
 from lit_cv.figures import confusion_figure, image_grid, label_titles, precision_recall_figure, short_name
 from lit_cv.figures.canvas import INK, RED
 

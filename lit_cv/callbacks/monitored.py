@@ -4,7 +4,7 @@ import lightning as L
 
 from lit_cv.suggest import nearest
 
-__all__ = ["monitored_value"]
+__all__ = ["is_better", "monitor_and_mode", "monitored_value"]
 
 
 def monitored_value(trainer: L.Trainer, monitor: str | None) -> float | None:
@@ -31,3 +31,27 @@ def monitored_value(trainer: L.Trainer, monitor: str | None) -> float | None:
             f"Logged were: {', '.join(sorted(trainer.callback_metrics))}."
         )
     return None
+
+
+def monitor_and_mode(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[str | None, str]:
+    """Return the metric that decides which epoch is the best, by the checkpoints or by the module."""
+    checkpoint = trainer.checkpoint_callback
+    if monitor := getattr(checkpoint, "monitor", None):
+        return monitor, getattr(checkpoint, "mode", None) or "min"
+    return getattr(pl_module, "monitor", None), getattr(pl_module, "mode", "min")
+
+
+def is_better(value: float, best: float | None, mode: str) -> bool:
+    """Return whether a value is at least as good as the best one so far; NaN never is.
+
+    Of equal values the later is taken: it comes from more training, and at a smaller learning rate.
+
+    Example:
+        >>> is_better(0.5, None, "max"), is_better(0.5, 0.4, "min"), is_better(float("nan"), None, "min")
+        (True, False, False)
+        >>> is_better(0.5, 0.5, "max")
+        True
+    """
+    if best is None:
+        return value == value
+    return value <= best if mode == "min" else value >= best

@@ -11,7 +11,7 @@ from rich import get_console
 from rich.text import Text
 from torch import Tensor
 
-from lit_cv.callbacks.run_output import is_better, monitor_and_mode
+from lit_cv.callbacks.monitored import is_better, monitor_and_mode
 from lit_cv.figures import short_number
 
 __all__ = ["RunProgressBar"]

@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from lit_cv.callbacks.monitored import monitored_value
+from lit_cv.callbacks.monitored import is_better, monitored_value
 from lit_cv.checkpoint_io import link_checkpoint
 
 __all__ = ["RunCheckpoint"]
@@ -22,7 +22,7 @@ log = logging.getLogger("lit_cv")
 class RunCheckpoint(Checkpoint):
     """Keeps `checkpoints/best.ckpt` and `checkpoints/last.ckpt` in the run's folder.
 
-    The best is chosen by the module's own `monitor` and `mode`. Both are written at the end of an epoch, and
+    The best is chosen by the module's own `monitor` and `mode`, the later of equal ones. Both are written at the end of an epoch, and
     the last one, if asked, every so many steps, from which training continues in the middle of an epoch. On
     Ctrl-C the step under way is finished and saved before training ends; a second Ctrl-C ends it at once.
 
@@ -48,6 +48,7 @@ class RunCheckpoint(Checkpoint):
         self.last_model_path = ""
         self._folder = Path()
         self._saved_step = -1
+        self._validated = False
         self._interrupted = False
         self._handler: Any = None
 
@@ -80,8 +81,10 @@ class RunCheckpoint(Checkpoint):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save when validation runs more often than epochs end."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.val_check_interval != 1.0:
-            self._save(trainer)
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._validated = True
+            if trainer.val_check_interval != 1.0:
+                self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save at the end of an epoch, when its metrics are known."""
@@ -119,9 +122,12 @@ class RunCheckpoint(Checkpoint):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         score = monitored_value(trainer, self.monitor)
+        if not self._validated and str(self.monitor).startswith("val_"):
+            score = None  # what is there is of an earlier epoch
+        self._validated = False
         best = self._is_best(score)
         if best:
-            self.best_model_score = score
+            self.best_model_score = None if score is None or math.isnan(score) else score
             self.best_model_path = str(self._folder / "best.ckpt")
         self._save_last(trainer)
         if best and trainer.is_global_zero:
@@ -135,11 +141,9 @@ class RunCheckpoint(Checkpoint):
         self._saved_step = trainer.global_step
 
     def _is_best(self, score: float | None) -> bool:
-        if score is None or self.best_model_score is None:
-            return self.best_model_score is None  # while there is no score the newest counts as the best
-        if math.isnan(self.best_model_score):
-            return not math.isnan(score)
-        return score < self.best_model_score if self.mode == "min" else score > self.best_model_score
+        if self.best_model_score is None:
+            return True  # while there is no score the newest counts as the best
+        return score is not None and is_better(score, self.best_model_score, str(self.mode))
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         if self._interrupted:

@@ -19,8 +19,6 @@ __all__ = [
     "class_names",
     "figures_wanted",
     "guarded",
-    "is_better",
-    "monitor_and_mode",
     "publish",
     "run_folder",
 ]
@@ -43,26 +41,6 @@ def figures_wanted(trainer: L.Trainer) -> bool:
     """Return whether this run leaves figures behind; the answer is the same on every rank."""
     dry = getattr(trainer, "fast_dev_run", False)
     return trainer.state.fn == "fit" and not dry and run_folder(trainer) is not None
-
-
-def monitor_and_mode(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[str | None, str]:
-    """Return the metric that decides which epoch is the best, by the checkpoints or by the module."""
-    checkpoint = trainer.checkpoint_callback
-    if monitor := getattr(checkpoint, "monitor", None):
-        return monitor, getattr(checkpoint, "mode", None) or "min"
-    return getattr(pl_module, "monitor", None), getattr(pl_module, "mode", "min")
-
-
-def is_better(value: float, best: float | None, mode: str) -> bool:
-    """Return whether a value beats the best one so far; NaN never does.
-
-    Example:
-        >>> is_better(0.5, None, "max"), is_better(0.5, 0.4, "min"), is_better(float("nan"), None, "min")
-        (True, False, False)
-    """
-    if best is None:
-        return value == value
-    return value < best if mode == "min" else value > best
 
 
 def class_names(trainer: L.Trainer, pl_module: L.LightningModule, classes: int | None = None) -> list[str] | None:

@@ -6,7 +6,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lit_cv.callbacks.run_output import figures_wanted, guarded, monitor_and_mode, run_folder
+from lit_cv.callbacks.monitored import monitor_and_mode
+from lit_cv.callbacks.run_output import figures_wanted, guarded, run_folder
 from lit_cv.figures import History, draw_training_curves
 from lit_cv.metrics_csv import MetricsCSVLogger
 

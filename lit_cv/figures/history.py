@@ -72,7 +72,7 @@ class History:
         return np.where(steps > ends[-1], beyond, np.interp(steps, ends, counts))
 
     def best(self, name: str, mode: str) -> tuple[float, int] | None:
-        """Return a metric's best value and the epoch (from 1) it was logged in; `None` if it never was.
+        """Return a metric's best value and the last epoch (from 1) that reached it; `None` if it never was logged.
 
         Args:
             name: The metric.
@@ -81,7 +81,7 @@ class History:
         rows = [row for row in self.rows if math.isfinite(row.get(name, math.nan))]
         if not rows:
             return None
-        row = (min if mode == "min" else max)(rows, key=lambda row: row[name])
+        row = (min if mode == "min" else max)(reversed(rows), key=lambda row: row[name])
         return row[name], int(row.get("epoch", 0)) + 1
 
     def last(self, name: str, epoch: int | None = None) -> float | None:

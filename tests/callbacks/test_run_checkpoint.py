@@ -18,7 +18,7 @@ def epoch_of(path: Path) -> int:
 
 @pytest.mark.parametrize(
     ("mode", "scores", "best"),
-    [("max", [0.1, 0.5, 0.5, 0.2], 1), ("min", [3.0, 1.0, 2.0, 1.0], 1), ("max", [math.nan, 0.3, math.nan], 1)],
+    [("max", [0.1, 0.5, 0.5, 0.2], 2), ("min", [3.0, 1.0, 2.0, 1.5], 1), ("max", [math.nan, 0.3, math.nan], 1)],
 )
 def test_best_and_last(tmp_path: Path, mode: str, scores: list[float], best: int) -> None:
     module, checkpoint = Tiny(scores), RunCheckpoint(mode=mode)

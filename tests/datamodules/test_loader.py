@@ -1,4 +1,6 @@
 import os
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,10 @@ def numbered(count: int = SAMPLES) -> Counted:
 
 def indices(loader: Any) -> list[list[int]]:
     return [batch["index"].tolist() for batch in loader]
+
+
+def flat(parts: Iterable[list[int]]) -> list[int]:
+    return list(chain.from_iterable(parts))
 
 
 class Numbers(BaseDataModule):
@@ -104,7 +110,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recorder, Path]:
 def test_an_epoch_uses_every_sample_at_most_once(whole: tuple[Recorder, Path]) -> None:
     seen = whole[0].seen
     assert len(seen) == 15
-    epochs = [sum((seen[step] for step in range(5 * epoch, 5 * epoch + 5)), []) for epoch in range(EPOCHS)]
+    epochs = [flat(seen[step] for step in range(5 * epoch, 5 * epoch + 5)) for epoch in range(EPOCHS)]
     assert all(len(set(epoch)) == 20 for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == EPOCHS
     assert whole[0].last == [False, False, False, False, True] * EPOCHS
@@ -159,7 +165,7 @@ def test_state_outside_lightning(workers: int, consumed: int) -> None:
     resumed.load_state_dict(state)
     assert len(resumed) == 6
     assert (indices(resumed) if consumed < 6 else []) + indices(resumed) == rest
-    assert dataset.reads == sum(rest, [])  # none of those before was read
+    assert dataset.reads == flat(rest)  # none of those before was read
 
 
 def test_set_epoch_after_load_wins() -> None:
@@ -204,11 +210,11 @@ def test_shards(size: int, world: int) -> None:
         assert [len(part) for part in parts] == [len(sampler) for sampler in samplers]
         return parts
 
-    assert sorted(sum(shards(shuffle=False), [])) == list(range(size))
+    assert sorted(flat(shards(shuffle=False))) == list(range(size))
     padded, dropped = shards(shuffle=True), shards(shuffle=True, drop_last=True)
     assert len({len(part) for part in padded}) == len({len(part) for part in dropped}) == 1
-    assert set(sum(padded, [])) == set(range(size))
-    assert len(set(sum(dropped, []))) == len(sum(dropped, [])) == size // world * world
+    assert set(flat(padded)) == set(range(size))
+    assert len(set(flat(dropped))) == len(flat(dropped)) == size // world * world
 
 
 def test_order_is_a_function_of_seed_and_epoch() -> None:

@@ -1,0 +1,37 @@
+"""Sets that torchvision knows: opened where they lie, downloaded where they are missing."""
+
+from pathlib import Path
+from typing import Any
+
+__all__ = ["open_set"]
+
+
+def open_set(name: str, folder: Path, download: bool, **arguments: Any) -> Any:
+    """Return a torchvision dataset.
+
+    Args:
+        name: Name of its class.
+        folder: Folder that it is given.
+        download: Whether to download what is missing.
+        **arguments: Its further arguments.
+
+    Raises:
+        FileNotFoundError: If files are missing and cannot be, or must not be, downloaded.
+    """
+    import torchvision.datasets
+
+    kind = getattr(torchvision.datasets, name)
+    try:
+        return kind(str(folder), download=False, **arguments)
+    except (RuntimeError, FileNotFoundError) as error:
+        missing = f"{name} was not found in {folder.absolute()}"
+        if not download:
+            raise FileNotFoundError(f"{missing}: set --data.root to its folder, or --data.download true.") from error
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return kind(str(folder), download=True, **arguments)
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"{missing} and could not be downloaded ({error}): set --data.root to the folder that holds it, "
+            "or try again with a network."
+        ) from error

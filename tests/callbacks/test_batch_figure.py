@@ -1,0 +1,108 @@
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from PIL import Image
+
+import lit_cv.callbacks.batch_figure as batch_figure
+from lit_cv.callbacks import BatchFigure
+from tests.callbacks.classifier import Batches, Data, Oracle, board, run_trainer, train_batches
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the grids were drawn of."""
+    calls: list[dict[str, Any]] = []
+    draw = batch_figure.image_grid
+
+    def spy(images: torch.Tensor, titles: list[str], heading: str, columns: int) -> Any:
+        calls.append({"images": images.clone(), "titles": titles, "heading": heading, "columns": columns})
+        return draw(images, titles, heading, columns=columns)
+
+    monkeypatch.setattr(batch_figure, "image_grid", spy)
+    return calls
+
+
+class Brighten(L.Callback):
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        batch["image"] = torch.full((4, 1, 4, 4), (trainer.current_epoch + 1) / 10)
+
+
+def test_the_first_batch_is_shown_as_augmented_with_the_names_of_its_classes(
+    tmp_path: Path, drawn: list[dict[str, Any]]
+) -> None:
+    folder = tmp_path / "run"
+    data = Data(train_batches(), class_names=["a $x$ b", "b", "c", "d"])
+    run_trainer(folder, [Brighten(), BatchFigure(n=3)]).fit(Oracle(), datamodule=data)
+    assert len(drawn) == 1
+    assert drawn[0]["images"].shape == (3, 1, 4, 4)
+    assert torch.allclose(drawn[0]["images"], torch.tensor(0.1))
+    assert drawn[0]["titles"] == ["a $x$ b", "b", "c"]
+    with Image.open(folder / "train_batch.png") as picture:
+        size = picture.size
+    events = board(folder).Images("train_batch")
+    assert len(events) == 1
+    assert (events[0].width, events[0].height) == size
+
+
+def test_epochs_that_were_asked_for_are_shown(tmp_path: Path, drawn: list[dict[str, Any]]) -> None:
+    callbacks = [Brighten(), BatchFigure(every_n_epochs=2)]
+    run_trainer(tmp_path / "run", callbacks, max_epochs=4).fit(Oracle(), train_batches())
+    assert [round(float(call["images"].max()), 3) for call in drawn] == [0.1, 0.3]
+
+
+def test_views_of_an_image_stand_side_by_side(tmp_path: Path, drawn: list[dict[str, Any]]) -> None:
+    views = torch.stack([torch.full((4, 3, 2, 2), 0.2), torch.full((4, 3, 2, 2), 0.8)])
+    batch = {"views": views, "label": torch.tensor([2, 0, 1, 3])}
+    run_trainer(tmp_path / "run", [BatchFigure(n=6)]).fit(Oracle(), Batches(batch))
+    assert drawn[0]["images"][:, 0, 0, 0].tolist() == pytest.approx([0.2, 0.8] * 3)
+    assert drawn[0]["titles"] == ["2", "2", "0", "0", "1", "1"]
+    assert drawn[0]["columns"] == 8
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        {"source": {"image": torch.rand(2, 3, 4, 4), "label": torch.tensor([0, 1])}},
+        {"views": [torch.rand(2, 3, 8, 8), torch.rand(2, 3, 4, 4)]},
+        {"image": torch.rand(2, 5, 4, 4)},
+        {"image": torch.rand(2, 3, 4, 4), "label": torch.tensor([[0.7, 0.3], [1.0, 0.0]])},
+    ],
+    ids=["parts", "crops", "no labels, 5 channels", "mixed"],
+)
+def test_other_batches_are_shown_too(tmp_path: Path, drawn: list[dict[str, Any]], batch: dict[str, Any]) -> None:
+    run_trainer(tmp_path / "run", [BatchFigure()], max_epochs=1).fit(Oracle(), Batches(batch))
+    assert len(drawn) == 1
+    assert (tmp_path / "run" / "train_batch.png").is_file()
+
+
+def test_no_figure_without_loggers_or_in_a_dry_run(tmp_path: Path, drawn: list[dict[str, Any]]) -> None:
+    run_trainer(tmp_path / "a", [BatchFigure()], logger=False).fit(Oracle(), train_batches())
+    run_trainer(tmp_path / "b", [BatchFigure()], fast_dev_run=True).fit(Oracle(), train_batches())
+    run_trainer(tmp_path / "c", [BatchFigure()], max_epochs=1).fit(Oracle(), Batches({"boxes": torch.ones(1)}))
+    assert drawn == []
+
+
+def test_an_error_in_a_figure_is_told_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(batch_figure, "image_grid", fail)
+    monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
+    trainer = run_trainer(tmp_path / "run", [BatchFigure()])
+    trainer.fit(Oracle(), train_batches())
+    assert trainer.global_step == 6
+    assert "no ink" in caplog.text
+    assert "the run goes on" in caplog.text
+
+
+def test_impossible_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="every_n_epochs=-1"):
+        BatchFigure(every_n_epochs=-1)
+    with pytest.raises(ValueError, match="n=0"):
+        BatchFigure(n=0)

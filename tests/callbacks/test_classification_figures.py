@@ -1,0 +1,148 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import confusion_matrix
+
+import lit_cv.callbacks.classification_figures as module
+from lit_cv.callbacks import ClassificationFigures
+from lit_cv.callbacks.error_counts import ErrorCounts, MultiLabelCounts, WorstImages
+from tests.callbacks.classifier import Batches, Data, Oracle, board, images_answering, run_trainer, train_batches
+
+NAMES = ["ant", "bee", "cat", "dog"]
+
+
+def validation() -> Batches:
+    first = {"image": images_answering([0, 1, 2, 3, 3], [2, 2, 2, 9, 2]), "label": torch.tensor([0, 1, 1, 0, 3])}
+    second = {"image": images_answering([1, 2], [5, 2]), "label": torch.tensor([2, -1])}
+    return Batches(first, second)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
+    """The arguments of every figure that was drawn."""
+    calls: dict[str, list[Any]] = {"confusion_figure": [], "image_grid": [], "precision_recall_figure": []}
+    for name, made in calls.items():
+        draw = getattr(module, name)
+
+        def spy(*args: Any, made: list[Any] = made, draw: Any = draw) -> Any:
+            made.append(args)
+            return draw(*args)
+
+        monkeypatch.setattr(module, name, spy)
+    return calls
+
+
+def test_the_figures_hold_the_best_epoch_and_are_drawn_once(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
+    folder = tmp_path / "run"
+    trainer = run_trainer(folder, [ClassificationFigures(n_wrong=3)], max_epochs=3)
+    trainer.fit(Oracle(scores=[0.3, 0.6, 0.5]), datamodule=Data(train_batches(), validation(), NAMES))
+    ((matrix, names, heading),) = drawn["confusion_figure"]
+    assert matrix.tolist() == [[1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
+    assert names == NAMES
+    assert "epoch 2" in heading
+    ((images, titles, _, colors),) = drawn["image_grid"]
+    assert images[:, 0, 0, 0].tolist() == [3, 1, 2]  # losses about 9, 5 and 2.2
+    assert titles == ["ant\n→ dog 100 %", "cat\n→ bee 98 %", "bee\n→ cat 71 %"]
+    assert len(set(colors)) == 1
+    for name in ("confusion_matrix", "most_wrong"):
+        assert (folder / f"{name}.png").is_file()
+        assert [event.step for event in board(folder).Images(name)] == [6]
+
+
+def test_a_new_best_epoch_is_drawn_at_once_where_time_allows(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
+    figures = ClassificationFigures(every_n_seconds=0)
+    trainer = run_trainer(tmp_path / "run", [figures], max_epochs=4)
+    trainer.fit(Oracle(scores=[0.3, 0.2, 0.6, 0.5]), datamodule=Data(train_batches(), validation()))
+    assert len(drawn["confusion_figure"]) == 2
+
+
+def test_the_best_epoch_is_drawn_when_the_run_is_interrupted(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
+    model = Oracle(scores=[0.3, 0.2])
+    model.fail_at = (7, RuntimeError)
+    trainer = run_trainer(tmp_path / "run", [ClassificationFigures()], max_epochs=4)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        trainer.fit(model, datamodule=Data(train_batches(), validation()))
+    assert len(drawn["image_grid"]) == 1
+    assert "epoch 1" in drawn["confusion_figure"][0][2]
+
+
+def test_the_best_value_survives_a_restart_only_beside_its_figures(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    first = ClassificationFigures()
+    data = Data(train_batches(), validation())
+    run_trainer(folder, [first], max_epochs=1).fit(Oracle(scores=[0.7]), datamodule=data)
+    stamp = (folder / "most_wrong.png").stat().st_mtime_ns
+    for other, changed in ((folder, False), (tmp_path / "other", True)):
+        again = ClassificationFigures()
+        again.load_state_dict(first.state_dict())
+        run_trainer(other, [again], max_epochs=1).fit(Oracle(scores=[0.6]), datamodule=data)
+        assert ((other / "most_wrong.png").stat().st_mtime_ns != stamp) is changed
+
+
+def test_several_labels_an_image_give_precision_and_recall(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
+    batch = {
+        "image": images_answering([0, 1, 1], [2, 2, 2]),
+        "label": torch.tensor([[1.0, 0, 0, 1], [0, 1, 0, 0], [1, 0, 0, 0]]),
+    }
+    trainer = run_trainer(tmp_path / "run", [ClassificationFigures(n_wrong=1)], max_epochs=1)
+    trainer.fit(Oracle(), datamodule=Data(train_batches(), Batches(batch), NAMES))
+    assert drawn["precision_recall_figure"][0][0].tolist() == [[1, 1, 0, 0], [1, 2, 0, 0], [2, 1, 0, 1]]
+    assert drawn["image_grid"][0][1] == ["ant\n→ bee"]
+    assert (tmp_path / "run" / "precision_recall.png").is_file()
+    assert not drawn["confusion_figure"]
+
+
+def test_other_modules_and_runs_without_loggers_are_left_alone(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
+    class Silent(Oracle):
+        def validation_step(self, batch: Any, batch_idx: int) -> Any:
+            return {"loss": torch.zeros(())}
+
+    data = Data(train_batches(), validation())
+    run_trainer(tmp_path / "a", [ClassificationFigures()]).fit(Silent(), datamodule=data)
+    run_trainer(tmp_path / "b", [ClassificationFigures()], logger=False).fit(Oracle(), datamodule=data)
+    run_trainer(tmp_path / "c", [ClassificationFigures()], fast_dev_run=True).fit(Oracle(), datamodule=data)
+    run_trainer(tmp_path / "d", [ClassificationFigures()]).validate(Oracle(), datamodule=data)
+    assert not any(drawn.values())
+
+
+def test_counts_match_an_independent_implementation() -> None:
+    generator = torch.Generator().manual_seed(0)
+    counts, logits, labels = ErrorCounts(7, torch.device("cpu")), [], []
+    for size in (32, 1, 19):
+        logits.append(torch.randn(size, 7, generator=generator))
+        labels.append(torch.randint(0, 7, (size,), generator=generator))
+        counts.update(logits[-1], labels[-1])
+    expected = confusion_matrix(torch.cat(labels), torch.cat(logits).argmax(1), labels=range(7))
+    assert counts.matrix.tolist() == expected.tolist()
+
+
+def test_label_counts_count_zero_logits_as_not_given() -> None:
+    counts = MultiLabelCounts(2, torch.device("cpu"))
+    counts.update(torch.tensor([[0.0, 1.0], [-1.0, 2.0]]), torch.tensor([[1.0, 1.0], [0.0, 0.0]]))
+    assert counts.table.tolist() == [[0, 1], [0, 2], [1, 1]]
+
+
+def test_the_worst_images_are_those_of_all_batches_together() -> None:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (60, 3, 4, 4), dtype=torch.uint8, generator=generator)
+    logits = 3 * torch.randn(60, 5, generator=generator)
+    labels = torch.randint(0, 5, (60,), generator=generator)
+    worst = WorstImages(6)
+    for part in torch.arange(60).split(13):
+        worst.update(images[part], logits[part], labels[part])
+    worst.update(torch.zeros(2, 3, 8, 8), logits[:2], labels[:2])  # another size: passed over
+    order = F.cross_entropy(logits, labels, reduction="none").argsort(descending=True)[:6]
+    assert worst.images is not None
+    assert torch.equal(worst.images, images[order])
+    assert torch.equal(worst.targets, labels[order])
+    assert torch.allclose(worst.scores, logits[order].softmax(1))
+
+
+def test_impossible_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="n_wrong=0"):
+        ClassificationFigures(n_wrong=0)
+    with pytest.raises(ValueError, match="every_n_seconds"):
+        ClassificationFigures(every_n_seconds=-1)

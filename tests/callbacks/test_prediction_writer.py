@@ -1,0 +1,115 @@
+import csv
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor
+
+from lit_cv.callbacks import PredictionWriter
+
+
+class Dataset:
+    def sample_name(self, index: int) -> str:
+        return f"folder, with comma/{index}.jpg"
+
+
+class Loader:
+    def __init__(self, batches: list[dict[str, Tensor]], named: bool) -> None:
+        self.batches = batches
+        if named:
+            self.dataset = Dataset()
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return iter(self.batches)
+
+
+class Echo(L.LightningModule):
+    """Predicts what the batch says."""
+
+    def __init__(self, multi_label: bool = False, class_names: list[str] | None = None) -> None:
+        super().__init__()
+        self.save_hyperparameters("multi_label")
+        self.class_names = class_names
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Any:
+        return batch
+
+
+def predict(folder: Path, model: Echo, batches: list[dict[str, Tensor]], named: bool = False) -> list[list[str]]:
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[PredictionWriter(str(folder))]
+    )
+    trainer.predict(model, Loader(batches, named))
+    with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+FIRST = {"probabilities": torch.tensor([[0.75, 0.25], [0.125, 0.875]]), "index": torch.tensor([2, 0])}
+SECOND = {"probabilities": torch.tensor([[0.5, 0.5]]).sub(torch.tensor([0.0, 0.25])), "index": torch.tensor([1])}
+
+
+def test_rows_come_in_the_order_of_the_dataset(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
+    caplog.set_level(logging.INFO)
+    rows = predict(tmp_path / "new", Echo(class_names=["cat", "ärger"]), [FIRST, SECOND], named=True)
+    assert rows[0] == ["image", "predicted", "probability", "p_cat", "p_ärger"]
+    assert rows[1] == ["folder, with comma/0.jpg", "ärger", "0.875000", "0.125000", "0.875000"]
+    assert rows[2] == ["folder, with comma/1.jpg", "cat", "0.500000", "0.500000", "0.250000"]
+    assert rows[3] == ["folder, with comma/2.jpg", "cat", "0.750000", "0.750000", "0.250000"]
+    assert str(tmp_path / "new" / "predictions.csv") in caplog.text
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["predictions.csv"]
+
+
+def test_without_index_and_names_positions_stand_in(tmp_path: Path) -> None:
+    batches = [{"probabilities": b["probabilities"]} for b in (FIRST, SECOND)]
+    rows = predict(tmp_path, Echo(), batches)
+    assert rows[0][0] == "index"
+    assert [row[:2] for row in rows[1:]] == [["0", "0"], ["1", "1"], ["2", "0"]]
+
+
+def test_many_classes_leave_the_top_five(tmp_path: Path) -> None:
+    probabilities = torch.zeros(1, 30)
+    probabilities[0, [7, 3, 29, 0, 11]] = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05])
+    rows = predict(tmp_path, Echo(), [{"probabilities": probabilities}])
+    assert rows[0][3:5] == ["top2", "top2_probability"]
+    assert rows[1][:5] == ["0", "7", "0.400000", "3", "0.300000"]
+    assert rows[1][-2:] == ["11", "0.050000"]
+    assert len(rows[0]) == len(rows[1]) == 11
+
+
+def test_several_labels_are_joined(tmp_path: Path) -> None:
+    probabilities = torch.tensor([[0.9, 0.1, 0.6], [0.1, 0.2, 0.3]])
+    model = Echo(multi_label=True, class_names=["a", "b", "c"])
+    rows = predict(tmp_path, model, [{"probabilities": probabilities}])
+    assert rows[1] == ["0", "a|c", "0.900000", "0.900000", "0.100000", "0.600000"]
+    assert rows[2][1:3] == ["", "0.300000"]
+
+
+def test_processes_are_merged_and_padding_is_written_once(tmp_path: Path) -> None:
+    writer = PredictionWriter(str(tmp_path))
+    model = Echo()
+    model.hparams["multi_label"] = False
+    parts = [
+        (torch.tensor([0, 2]), torch.tensor([[0.9, 0.1], [0.8, 0.2]]), torch.tensor([[0, 1], [1, 0]])),
+        (torch.tensor([1, 0]), torch.tensor([[0.7, 0.3], [0.9, 0.1]]), torch.tensor([[0, 1], [0, 1]])),
+    ]
+    writer._classes = 2
+    writer._write(L.Trainer(accelerator="cpu", logger=False), model, parts)
+    lines = (tmp_path / "predictions.csv").read_text().splitlines()
+    assert lines[1] == "0,0,0.900000,0.900000,0.100000"
+    assert lines[2] == "1,0,0.700000,0.700000,0.300000"
+    assert lines[3:] == ["2,1,0.800000,0.200000,0.800000"]
+
+
+def test_a_predict_step_without_probabilities_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"Echo.predict_step .* `probabilities` .* a dict with \['image'\]"):
+        predict(tmp_path, Echo(), [{"image": torch.zeros(1)}])

@@ -1,0 +1,140 @@
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rich
+
+from lit_cv.callbacks import RunProgressBar
+from tests.callbacks.classifier import Batches, Data, Oracle, run_trainer, train_batches
+from tests.callbacks.test_classification_figures import validation
+
+LINE = re.compile(r"epoch (\d+)/(\d+)  train_loss (\S+)  val_acc (\S+)  [\d.]+ s(  best)?$")
+
+
+def lines(captured: str) -> list[tuple[str, ...]]:
+    return [match.groups("") for match in map(LINE.match, captured.splitlines()) if match]
+
+
+def fit(tmp_path: Path, scores: list[float], bar: RunProgressBar | None = None, **kwargs: Any) -> RunProgressBar:
+    bar = bar or RunProgressBar()
+    options = {"enable_progress_bar": True, "max_epochs": len(scores), **kwargs}
+    trainer = run_trainer(tmp_path / "run", [bar], **options)
+    trainer.fit(Oracle(scores=scores), datamodule=Data(train_batches(), validation()))
+    return bar
+
+
+def test_without_a_terminal_each_epoch_leaves_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bar = fit(tmp_path, [0.25, 0.5, 0.4, float("nan"), 0.125])
+    out = capsys.readouterr().out
+    found = lines(out)
+    assert [line[0] for line in found] == ["1", "2", "3", "4", "5"]
+    assert [line[3] for line in found] == ["0.2500", "0.5000", "0.4000", "nan", "0.1250"]
+    assert [bool(line[4]) for line in found] == [True, True, False, False, False]
+    assert found[0][2] == "0.1708"  # the mean of 0.5^2, 0.4^2 and 0.32^2, the losses of the three steps
+    assert bar.progress is None
+    assert "v_num" not in out
+    assert "━" not in out
+
+
+def test_a_smaller_value_is_better_where_the_module_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Oracle, "mode", "min")
+    fit(tmp_path, [0.5, 0.75, 0.25])
+    assert [bool(line[4]) for line in lines(capsys.readouterr().out)] == [True, False, True]
+
+
+def test_the_best_value_is_remembered_over_a_restart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = fit(tmp_path, [0.5])
+    second = RunProgressBar()
+    second.load_state_dict(first.state_dict())
+    fit(tmp_path, [0.4], second)
+    assert [bool(line[4]) for line in lines(capsys.readouterr().out)] == [True, False]
+
+
+def test_epochs_without_validation_leave_the_metric_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(tmp_path, [0.5, 0.5], check_val_every_n_epoch=2)
+    out = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    assert ["val_acc" in line for line in out] == [False, True]
+
+
+def test_a_disabled_bar_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bar = RunProgressBar()
+    bar.disable()
+    fit(tmp_path, [0.5], bar)
+    assert "epoch" not in capsys.readouterr().out
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A terminal of 100 columns, and what was written to it."""
+    written: list[str] = []
+
+    class Screen:
+        encoding = "utf-8"
+
+        def write(self, text: str) -> int:
+            written.append(text)
+            return len(text)
+
+        def flush(self) -> None:
+            pass
+
+        def isatty(self) -> bool:
+            return True
+
+    console = rich.console.Console(file=Screen(), force_terminal=True, width=100)  # type: ignore[arg-type]
+    monkeypatch.setattr(rich, "_console", console)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(rich.console.Console, "is_dumb_terminal", property(lambda self: False))
+    # Lightning makes the console anew with the usual output.
+    monkeypatch.setattr("lightning.pytorch.callbacks.progress.rich_progress.reconfigure", lambda **kwargs: None)
+    return written
+
+
+def test_a_terminal_shows_a_bar_with_loss_and_metric_that_goes_and_lines_that_stay(
+    tmp_path: Path, terminal: list[str]
+) -> None:
+    fit(tmp_path, [0.25, 0.5])
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", "".join(terminal))
+    assert "loss: 0." in text
+    assert "val_acc: 0.2500" in text
+    assert "v_num" not in text
+    stayed = [line for line in re.split(r"[\r\n]+", text) if LINE.match(line.strip())]
+    assert len(stayed) == 2
+
+
+def test_the_bar_is_drawn_by_the_clock_and_not_by_the_step(tmp_path: Path, terminal: list[str]) -> None:
+    bar = RunProgressBar(refreshes_per_second=1)
+    moves: list[int] = []
+    update = bar._update
+    bar._update = lambda task, current, *args: moves.append(current) or update(task, current, *args)  # type: ignore
+    started = time.monotonic()
+    trainer = run_trainer(tmp_path / "run", [bar], enable_progress_bar=True, max_epochs=1, logger=False)
+    trainer.fit(Oracle(), Batches(*train_batches(60).batches))
+    seconds = time.monotonic() - started
+    assert moves[-1] == 60  # the bar is full at the end
+    assert len(moves) <= 2 + seconds
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_other_verbs_work_with_the_bar(tmp_path: Path, terminal: list[str], verb: str) -> None:
+    class All(Oracle):
+        def test_step(self, batch: Any, batch_idx: int) -> Any:
+            return self.validation_step(batch, batch_idx)["loss"]
+
+        def predict_step(self, batch: Any, batch_idx: int) -> Any:
+            return self(batch["image"])
+
+    bar = RunProgressBar()
+    trainer = run_trainer(tmp_path / "run", [bar], enable_progress_bar=True, logger=False)
+    getattr(trainer, verb)(All(), validation())
+    assert "2/2" in "".join(terminal)
+    assert not any("epoch" in text for text in terminal)
+
+
+def test_impossible_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="refreshes_per_second=0"):
+        RunProgressBar(refreshes_per_second=0)

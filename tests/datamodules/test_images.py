@@ -1,0 +1,156 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules import UnreadableImageError, read_image
+from datamodules.images import _jpeg_size, fit
+
+RGB = np.asarray(
+    Image.fromarray(np.random.RandomState(0).randint(0, 256, (5, 7, 3)).astype(np.uint8)).resize((70, 50), 3)
+)
+
+
+def tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1) if array.ndim == 3 else array[None]))
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> int:
+    assert a.shape == b.shape
+    assert a.dtype == torch.uint8
+    return int((a.int() - b.int()).abs().max())
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.ppm", "ä ö.PNG"])
+def test_lossless_formats(tmp_path: Path, name: str) -> None:
+    Image.fromarray(RGB).save(tmp_path / name)
+    assert difference(read_image(tmp_path / name), tensor(RGB)) == 0
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_lossy_formats_are_read_as_pil_reads_them(tmp_path: Path, suffix: str, mode: str) -> None:
+    if suffix == "webp" and mode == "CMYK":
+        return
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(RGB).convert(mode).save(path, quality=95)
+    expected = np.asarray(Image.open(path).convert("RGB"))
+    assert difference(read_image(path), tensor(expected)) <= 2
+    assert read_image(path, channels=1).shape == (1, 50, 70)
+    grey = np.asarray(Image.open(path).convert("L"))
+    assert difference(read_image(path, channels=1), tensor(grey)) <= 2
+
+
+def test_an_image_misnamed(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.bmp")
+    (tmp_path / "a.bmp").rename(tmp_path / "a.jpg")
+    assert difference(read_image(tmp_path / "a.jpg"), tensor(RGB)) == 0
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif"])
+def test_orientation(tmp_path: Path, orientation: int, name: str) -> None:
+    # What each value asks for, by the EXIF standard: where the first row and the first column belong.
+    upright = {
+        1: RGB, 2: RGB[:, ::-1], 3: RGB[::-1, ::-1], 4: RGB[::-1], 5: RGB.transpose(1, 0, 2),
+        6: np.rot90(RGB, -1), 7: np.rot90(RGB, 2).transpose(1, 0, 2), 8: np.rot90(RGB),
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(RGB).save(tmp_path / name, exif=exif, **({"quality": 95} if name == "a.jpg" else {}))
+    assert difference(read_image(tmp_path / name), tensor(upright)) <= (40 if name == "a.jpg" else 0)
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "tif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_transparency_is_put_on_white(tmp_path: Path, suffix: str, channels: int) -> None:
+    opacity = np.random.RandomState(1).randint(0, 256, (50, 70, 1)).astype(np.uint8)
+    Image.fromarray(np.concatenate([RGB, opacity], 2)).save(tmp_path / f"a.{suffix}", lossless=True, exact=True)
+    part = opacity / 255
+    expected = RGB * part + 255 * (1 - part)
+    if channels == 1:
+        expected = expected @ np.array([[0.299], [0.587], [0.114]])
+    found = read_image(tmp_path / f"a.{suffix}", channels=channels)  # type: ignore[arg-type]
+    assert difference(found, tensor(expected.round().astype(np.uint8))) <= 2
+
+
+def test_palettes(tmp_path: Path) -> None:
+    image = Image.fromarray(RGB).quantize(16)
+    image.save(tmp_path / "a.png")
+    image.save(tmp_path / "a.gif")
+    expected = tensor(np.asarray(image.convert("RGB")))
+    assert difference(read_image(tmp_path / "a.png"), expected) == 0
+    assert difference(read_image(tmp_path / "a.gif"), expected) == 0
+    image.save(tmp_path / "b.png", transparency=3)
+    white = np.where((np.asarray(image) == 3)[..., None], 255, np.asarray(image.convert("RGB")))
+    assert difference(read_image(tmp_path / "b.png"), tensor(white)) == 0
+    bits = Image.fromarray(RGB).convert("1")
+    bits.save(tmp_path / "c.png")
+    assert difference(read_image(tmp_path / "c.png", channels=1), tensor(np.asarray(bits.convert("L")))) == 0
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_16_bits_are_scaled(tmp_path: Path, name: str) -> None:
+    values = np.linspace(0, 65535, 3500).reshape(50, 70).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / name)
+    expected = np.round(values / 65535 * 255).astype(np.uint8)
+    assert difference(read_image(tmp_path / name, channels=1), tensor(expected)) == 0
+    assert difference(read_image(tmp_path / name), tensor(np.stack([expected] * 3, 2))) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "keep"), [("a.jpg", 0.5), ("a.jpg", 0.97), ("a.png", 0.5), ("a.webp", 0.5), ("a.tif", 0.3)]
+)
+def test_a_truncated_file(tmp_path: Path, name: str, keep: float) -> None:
+    path = tmp_path / name
+    Image.fromarray(RGB).save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])
+    for size in (None, 8):
+        with pytest.raises(UnreadableImageError, match=name):
+            read_image(path, size)
+
+
+@pytest.mark.parametrize("data", [b"", b"no image at all", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"])
+def test_no_image(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "broken.jpg").write_bytes(data)
+    with pytest.raises(UnreadableImageError, match=r"cannot read the image .*broken\.jpg"):
+        read_image(tmp_path / "broken.jpg")
+    with pytest.raises(FileNotFoundError, match=r"missing\.jpg"):
+        read_image(tmp_path / "missing.jpg")
+
+
+def test_a_jpeg_without_its_end_marker(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.jpg")
+    data = (tmp_path / "a.jpg").read_bytes()
+    whole = read_image(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes(data[:-2])
+    assert difference(read_image(tmp_path / "a.jpg"), whole) == 0
+
+
+@pytest.mark.parametrize("size", [(20, 20), (50, 50), (60, 30), (25, 35), (100, 100)])
+def test_fit_is_a_centered_crop_and_an_antialiased_resize(size: tuple[int, int]) -> None:
+    from torchvision.transforms.v2 import functional as v2
+
+    found = fit(tensor(RGB), size)
+    scale = min(50 / size[0], 70 / size[1])
+    part = round(size[0] * scale), round(size[1] * scale)
+    expected = v2.resize(v2.center_crop(tensor(RGB), list(part)), list(size), antialias=True)
+    assert difference(found, expected) <= 1
+
+
+def test_a_far_larger_jpeg_is_decoded_at_a_fraction(tmp_path: Path) -> None:
+    smooth = Image.fromarray(RGB).resize((700, 500), 3)
+    smooth.save(tmp_path / "large.jpg", quality=95)
+    found = read_image(tmp_path / "large.jpg", 40).float()
+    expected = fit(read_image(tmp_path / "large.jpg"), (40, 40)).float()
+    assert (found - expected).abs().mean() < 1
+
+
+def test_the_size_in_a_jpegs_header(tmp_path: Path) -> None:
+    for progressive in (False, True):
+        Image.fromarray(RGB).save(tmp_path / "a.jpg", progressive=progressive, exif=Image.Exif(), comment=b"\xff" * 9)
+        assert _jpeg_size(bytearray((tmp_path / "a.jpg").read_bytes())) == (50, 70)
+    assert _jpeg_size(bytearray(b"\xff\xd8\xff")) is None
