@@ -41,7 +41,7 @@ def test_validation_every_other_epoch_and_within_epochs(tmp_path: Path) -> None:
     assert epoch_of(tmp_path / "a" / "checkpoints" / "best.ckpt") == 1
     run = trainer(tmp_path / "b", max_epochs=1, callbacks=[RunCheckpoint()], val_check_interval=0.5)
     run.fit(Tiny([0.5]), loader(), loader())
-    assert torch.load(tmp_path / "b" / "checkpoints" / "best.ckpt", weights_only=True)["global_step"] == 2
+    assert torch.load(tmp_path / "b" / "checkpoints" / "best.ckpt", weights_only=True)["global_step"] == 4
 
 
 def test_a_misspelt_metric_is_named_with_the_nearest(tmp_path: Path) -> None:
