@@ -1,6 +1,5 @@
 """What all DataModules share: splits, hidden labels, loaders, pictures."""
 
-import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -8,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from datamodules.checks import check
 from datamodules.dataset import ImageDataset
-from datamodules.loader import EpochSampler, ResumableLoader, collate
+from datamodules.loader import EpochSampler, ResumableLoader, loader_options
 from datamodules.splits import hold_out, keep_labels
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ __all__ = ["BaseDataModule", "Split"]
 Split = Literal["train", "val", "test", "predict"]
 
 _OTHERS: tuple[Split, ...] = ("val", "test", "predict")
-_MOST_WORKERS = 8
 
 
 class BaseDataModule(L.LightningDataModule, ABC):
@@ -75,11 +73,11 @@ class BaseDataModule(L.LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        _check("batch_size", batch_size, batch_size >= 1, "at least 1")
-        _check("num_workers", num_workers, num_workers is None or num_workers >= 0, "at least 0, or null")
-        _check("val_fraction", val_fraction, 0 <= val_fraction < 1, "in [0, 1)")
-        _check("labels_per_class", labels_per_class, labels_per_class is None or labels_per_class >= 1, "at least 1")
-        _check("label_fraction", label_fraction, label_fraction is None or 0 < label_fraction <= 1, "in (0, 1]")
+        check("batch_size", batch_size, batch_size >= 1, "at least 1")
+        check("num_workers", num_workers, num_workers is None or num_workers >= 0, "at least 0, or null")
+        check("val_fraction", val_fraction, 0 <= val_fraction < 1, "in [0, 1)")
+        check("labels_per_class", labels_per_class, labels_per_class is None or labels_per_class >= 1, "at least 1")
+        check("label_fraction", label_fraction, label_fraction is None or 0 < label_fraction <= 1, "in (0, 1]")
         if labels_per_class is not None and label_fraction is not None:
             raise ValueError("labels_per_class and label_fraction were both given: leave one of them out.")
         self.batch_size = batch_size
@@ -173,23 +171,17 @@ class BaseDataModule(L.LightningDataModule, ABC):
             raise ValueError(f"{type(self).__name__} has no images to predict.")
         return self._evaluation_loader(dataset)
 
-    def _evaluation_loader(self, dataset: ImageDataset) -> DataLoader[Any]:
+    def _evaluation_loader(self, dataset: ImageDataset) -> ResumableLoader:
         rank, world_size = self._place()
         sampler = EpochSampler(len(dataset), shuffle=False, num_replicas=world_size, rank=rank)
-        return DataLoader(
-            dataset, batch_size=self.batch_size, sampler=sampler, collate_fn=collate, **self._options(dataset)
-        )
+        return ResumableLoader(dataset, batch_size=self.batch_size, sampler=sampler, **self._options(dataset))
 
     def _place(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _options(self, dataset: ImageDataset) -> dict[str, Any]:
-        workers = self.hparams["num_workers"]
-        if workers is None:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            local = 1 if self.trainer is None else max(1, self.trainer.num_devices)
-            workers = 0 if dataset.in_memory else min(cores // local, _MOST_WORKERS)
-        return {"num_workers": workers, "pin_memory": torch.cuda.is_available(), "persistent_workers": workers > 0}
+        processes = 1 if self.trainer is None else max(1, self.trainer.num_devices)
+        return loader_options(self.hparams["num_workers"], dataset.in_memory, processes)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the seed of the training order, for checkpoints."""
@@ -220,8 +212,3 @@ class BaseDataModule(L.LightningDataModule, ABC):
         from datamodules.figure import summarize
 
         return summarize(self)
-
-
-def _check(name: str, value: object, ok: bool, allowed: str) -> None:
-    if not ok:
-        raise ValueError(f"{name}={value} was given, but must be {allowed}: change --data.{name}.")

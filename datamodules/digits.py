@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from datamodules.base import BaseDataModule, Split
+from datamodules.checks import check
 from datamodules.memory import InMemoryDataset
 from datamodules.splits import hold_out
 
@@ -34,8 +35,7 @@ class DigitsDataModule(BaseDataModule):
 
     def __init__(self, image_size: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if image_size is not None and image_size < 8:
-            raise ValueError(f"image_size={image_size} was given, but must be at least 8: change --data.image_size.")
+        check("image_size", image_size, image_size is None or image_size >= 8, "at least 8")
         self._splits: dict[str, InMemoryDataset] = {}
 
     def load(self, split: Split) -> InMemoryDataset | None:

@@ -11,6 +11,7 @@ import torch
 
 from datamodules.base import BaseDataModule, Split
 from datamodules.cache import cached_images, unreadable_files
+from datamodules.checks import check
 from datamodules.dataset import ImageDataset, Rows, as_labels
 from datamodules.images import read_image
 from datamodules.loader import Batch
@@ -112,13 +113,11 @@ class FilesDataModule(BaseDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        allowed = {"image_size": image_size >= 1, "train_size": train_size is None or train_size >= 1}
-        allowed |= {"channels": channels in (1, 3), "on_error": on_error in ("raise", "skip")}
-        ranges = {"channels": "1 or 3", "on_error": "'raise' or 'skip'", "test_fraction": "in [0, 1)"}
-        for name, ok in (allowed | {"test_fraction": 0 <= test_fraction < 1}).items():
-            if not ok:
-                given, wanted = self.hparams[name], ranges.get(name, "at least 1")
-                raise ValueError(f"{name}={given!r} was given, but must be {wanted}: change --data.{name}.")
+        check("image_size", image_size, image_size >= 1, "at least 1")
+        check("train_size", train_size, train_size is None or train_size >= 1, "at least 1")
+        check("channels", channels, channels in (1, 3), "1 or 3")
+        check("on_error", on_error, on_error in ("raise", "skip"), "'raise' or 'skip'")
+        check("test_fraction", test_fraction, 0 <= test_fraction < 1, "in [0, 1)")
         self._pool: dict[str, FileDataset] = {}
 
     def prepare_data(self) -> None:

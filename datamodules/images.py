@@ -53,7 +53,8 @@ def read_image(path: str | Path, size: int | tuple[int, int] | None = None, chan
     try:
         return fit(_decode(data, wanted, channels), wanted)
     except Exception as error:  # decoders raise all kinds of errors for broken files
-        reason = "it is empty" if not data else str(error).splitlines()[0]
+        unknown = type(error).__name__ == "UnidentifiedImageError"
+        reason = "it is empty" if not data else "it is no image" if unknown else str(error).splitlines()[0]
         raise UnreadableImageError(f"cannot read the image {path}: {reason}") from error
 
 
@@ -80,8 +81,8 @@ def fit(image: Tensor, size: tuple[int, int] | None) -> Tensor:
 
 def _decode(data: bytearray, size: tuple[int, int] | None, channels: int) -> Tensor:
     if data.startswith(_PNG) or (data.startswith(_JPEG) and not _is_far_larger(data, size)):
-        # PIL takes some files that torchvision refuses, a JPEG without its end marker for one.
-        with contextlib.suppress(RuntimeError):
+        # PIL may take a file that torchvision refuses, and stands in where torchvision no longer decodes.
+        with contextlib.suppress(RuntimeError, ImportError):
             return _decode_with_torchvision(data, channels)
     return _decode_with_pil(data, size, channels)
 

@@ -9,10 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
-__all__ = ["Batch", "EpochSampler", "ResumableLoader", "collate"]
+from datamodules.images import UnreadableImageError
+
+__all__ = ["Batch", "EpochSampler", "ResumableLoader", "collate", "loader_options"]
 
 Batch = dict[str, Any]
 
+_MOST_WORKERS = 8
 _LISTS = ("boxes", "box_labels")  # a different number in every image: kept as lists
 
 
@@ -98,6 +101,24 @@ def collate(samples: Any) -> Batch:
     return batch
 
 
+def loader_options(num_workers: int | None, in_memory: bool, processes: int) -> dict[str, Any]:
+    """Return the arguments of a loader that depend on the machine.
+
+    Args:
+        num_workers: Number of worker processes; `None` chooses.
+        in_memory: Whether reading is so cheap that workers cost more than they give.
+        processes: Processes that train on this machine, and share its cores.
+    """
+    if num_workers is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        num_workers = 0 if in_memory else min(max(1, cores // processes), _MOST_WORKERS)
+    return {
+        "num_workers": num_workers,
+        "pin_memory": torch.cuda.is_available(),
+        "persistent_workers": num_workers > 0,
+    }
+
+
 class ResumableLoader(DataLoader[Any]):
     """A DataLoader whose `state_dict` Lightning keeps in checkpoints, so that a resumed epoch goes on exactly.
 
@@ -151,9 +172,12 @@ class ResumableLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # A generator, so that the epoch is read at the first batch: Lightning calls `iter` before `set_epoch`.
         self._begin()
-        for batch in super().__iter__():
-            self._handed_out += 1
-            yield batch
+        try:
+            for batch in super().__iter__():
+                self._handed_out += 1
+                yield batch
+        except UnreadableImageError as error:  # from a worker process its message is a whole trace
+            raise UnreadableImageError(str(error).rpartition("UnreadableImageError: ")[2].strip()) from None
 
     def _begin(self) -> None:
         sampler = self.sampler

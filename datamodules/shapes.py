@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from datamodules.base import BaseDataModule, Split
+from datamodules.checks import check
 from datamodules.dataset import ImageDataset, Rows
 from datamodules.loader import Batch
 from datamodules.memory import channel_statistics
@@ -112,19 +113,12 @@ class ShapesDataModule(BaseDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        allowed = {
-            "image_size": (image_size >= _SMALLEST, f"at least {_SMALLEST}"),
-            "num_images": (num_images >= 10, "at least 10"),
-            "domain": (domain in DOMAINS, f"one of {', '.join(DOMAINS)}"),
-            "shapes_per_image": (1 <= shapes_per_image <= 8, "from 1 to 8"),
-            "targets": (targets in ("label", "boxes", "mask", "all"), "label, boxes, mask or all"),
-            "seed": (seed >= 0, "at least 0"),
-        }
-        for name, (ok, wanted) in allowed.items():
-            if not ok:
-                raise ValueError(
-                    f"{name}={self.hparams[name]!r} was given, but must be {wanted}: change --data.{name}."
-                )
+        check("image_size", image_size, image_size >= _SMALLEST, f"at least {_SMALLEST}")
+        check("num_images", num_images, num_images >= 10, "at least 10")
+        check("domain", domain, domain in DOMAINS, f"one of {', '.join(DOMAINS)}")
+        check("shapes_per_image", shapes_per_image, 1 <= shapes_per_image <= 8, "from 1 to 8")
+        check("targets", targets, targets in ("label", "boxes", "mask", "all"), "label, boxes, mask or all")
+        check("seed", seed, seed >= 0, "at least 0")
         self._all: ShapesDataset | None = None
 
     def load(self, split: Split) -> ShapesDataset | None:

@@ -1,6 +1,7 @@
 """Gaussian blur."""
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -77,13 +78,19 @@ def _blur_rows(images: Tensor, kernels: Tensor) -> Tensor:
     """
     n, channels, height, width = images.shape
     radius = kernels.shape[1] - 1
-    row = torch.arange(height)[:, None] + torch.arange(-radius, radius + 1)
-    row = (height - 1 - (height - 1 - row.abs()).abs()).repeat(n * channels, 1)
-    row += torch.arange(n * channels).repeat_interleave(height)[:, None] * height
     weights = torch.cat([kernels[:, 1:].flip(1), kernels], 1).repeat_interleave(channels * height, 0)
     table = np.ascontiguousarray(images.numpy()).reshape(-1, width)  # transposes faster than torch
-    sums = F.embedding_bag(row, torch.from_numpy(table), mode="sum", per_sample_weights=weights)
+    rows = _neighbours(n * channels, height, radius)
+    sums = F.embedding_bag(rows, torch.from_numpy(table), mode="sum", per_sample_weights=weights)
     return sums.view(images.shape)
+
+
+@lru_cache(maxsize=32)
+def _neighbours(planes: int, height: int, radius: int) -> Tensor:
+    """Return which rows of planes (P, H, W), counted through, meet in each of their blurred rows, reflected."""
+    row = torch.arange(height)[:, None] + torch.arange(-radius, radius + 1)
+    row = height - 1 - (height - 1 - row.abs()).abs()
+    return (torch.arange(planes)[:, None, None] * height + row).flatten(0, 1)
 
 
 def _convolve(images: Tensor, kernels: Tensor) -> Tensor:

@@ -4,13 +4,18 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lit_cv.augment.affine import Affine, Rotation, Scaling
+from lit_cv.augment.automatic import RandAugment, TrivialAugment
 from lit_cv.augment.blur import GaussianBlur
 from lit_cv.augment.chain import Chain
 from lit_cv.augment.color_jitter import ColorJitter, Grayscale
+from lit_cv.augment.cutout import Cutout
 from lit_cv.augment.flip import HorizontalFlip, VerticalFlip
+from lit_cv.augment.noise import GaussianNoise
 from lit_cv.augment.operation import Operation
 from lit_cv.augment.random_crop import RandomCrop
 from lit_cv.augment.resized_crop import RandomResizedCrop
+from lit_cv.augment.solarize import Solarize
 from lit_cv.suggest import nearest
 
 __all__ = ["OPERATIONS", "build_operations"]
@@ -20,9 +25,17 @@ OPERATIONS: dict[str, Callable[..., Operation]] = {
     "random_resized_crop": RandomResizedCrop,
     "horizontal_flip": HorizontalFlip,
     "vertical_flip": VerticalFlip,
+    "affine": Affine,
+    "rotation": Rotation,
+    "scaling": Scaling,
     "color_jitter": ColorJitter,
     "grayscale": Grayscale,
+    "solarize": Solarize,
     "gaussian_blur": GaussianBlur,
+    "gaussian_noise": GaussianNoise,
+    "cutout": Cutout,
+    "trivial_augment": TrivialAugment,
+    "rand_augment": RandAugment,
 }
 """Every operation by its name in a list."""
 
@@ -39,7 +52,7 @@ def build_operations(operations: Sequence[str | Mapping[str, Any]]) -> Chain:
 
     Example:
         >>> build_operations(["horizontal_flip", {"name": "random_crop", "padding": 2}]).operations
-        [HorizontalFlip(p=0.5), RandomCrop(p=1.0, padding=2, size=None, fill='zero')]
+        [HorizontalFlip(p=0.5), RandomCrop(padding=2, size=None, fill='zero')]
     """
     if isinstance(operations, str | Mapping) or not isinstance(operations, Sequence):
         raise TypeError(f"operations={operations!r}: give a list of names, or of dicts with a name.")

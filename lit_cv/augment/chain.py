@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from lit_cv.augment.checks import check_images
-from lit_cv.augment.memory import memory_layout, to_float, write_bytes
-from lit_cv.augment.operation import Operation, Params, take
+from lit_cv.augment.geometry import Geometric
+from lit_cv.augment.memory import memory_layout, one_thread, to_float, write_bytes
+from lit_cv.augment.operation import Operation, Params
 
 __all__ = ["Chain"]
 
@@ -35,6 +36,11 @@ class Chain(Operation):
         super().__init__()
         self.operations = list(operations)
 
+    @property
+    def moves_pixels(self) -> bool:  # type: ignore[override]
+        """Whether any operation does."""
+        return any(operation.moves_pixels for operation in self.operations)
+
     def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the size that images leave with."""
         for operation in self.operations:
@@ -54,14 +60,40 @@ class Chain(Operation):
             (n, channels, height, width), dtype=images.dtype, device=images.device, memory_format=memory_layout(images)
         )
         own = [self.params_of(params, i) for i in range(len(self.operations))]
-        step = max(n, 1)
-        if images.device.type == "cpu":
+        if n and images.device.type != "cpu":
+            self._run(images, own, out)
+        elif n:
             numbers = channels * max(size[0] * size[1], height * width)
-            step = 1 if numbers > _LARGE else max(_TOGETHER // max(numbers, 1), 1)
-        for start in range(0, n, step):
-            part = slice(start, start + step)
-            self._run(images[part], [take(each, part) for each in own], out[part])
+            step = 1 if numbers > _LARGE else max(_TOGETHER // numbers, 1)
+            split = [{name: torch.split(value, step) for name, value in each.items()} for each in own]
+            with one_thread():
+                for k, (part, target) in enumerate(zip(torch.split(images, step), torch.split(out, step), strict=True)):
+                    self._run(part, [{name: parts[k] for name, parts in each.items()} for each in split], target)
         return out
+
+    def move_masks(self, masks: Tensor, params: Params, fill: int = 255) -> Tensor:
+        """Move masks (N, H, W) as the images; see `Geometric.move_masks`."""
+        for i, operation in enumerate(self.operations):
+            if operation.moves_pixels:
+                masks = _geometric(operation).move_masks(masks, self.params_of(params, i), fill)
+        return masks
+
+    def move_boxes(
+        self, boxes: Sequence[Tensor], params: Params, size: tuple[int, int], min_visible: float = 0.25
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Move boxes as the images of `size`, and tell which are left; see `geometry.move_boxes`."""
+        moved = list(boxes)
+        places = [torch.arange(len(own), device=own.device) for own in moved]
+        for i, operation in enumerate(self.operations):
+            if operation.moves_pixels:
+                own_params = self.params_of(params, i)
+                moved, keep = _geometric(operation).move_boxes(moved, own_params, size, min_visible)
+                places = [place[kept] for place, kept in zip(places, keep, strict=True)]
+            size = operation.output_size(size)
+        kept = [torch.zeros(len(own), dtype=torch.bool, device=own.device) for own in boxes]
+        for own, place in zip(kept, places, strict=True):
+            own[place] = True
+        return moved, kept
 
     def _draw(self, n: int, size: tuple[int, int]) -> Params:
         params: Params = {}
@@ -88,3 +120,9 @@ class Chain(Operation):
             write_bytes(images, out)
         else:
             out.copy_(images)
+
+
+def _geometric(operation: Operation) -> Geometric | Chain:
+    if not isinstance(operation, Geometric | Chain):
+        raise TypeError(f"{operation!r} moves pixels but cannot move masks and boxes along: leave it out.")
+    return operation

@@ -11,8 +11,8 @@ from lit_cv.augment.memory import on_device, per_sample
 
 __all__ = ["adjust_brightness", "adjust_contrast", "adjust_hue", "adjust_saturation", "grey"]
 
-_LUMA = (0.2989, 0.587, 0.114)
-_LUMA_VECTOR = torch.tensor(_LUMA)
+LUMA = (0.2989, 0.587, 0.114)
+_LUMA_VECTOR = torch.tensor(LUMA)
 _ONE = torch.ones(())
 _SIXTHS = torch.tensor([3.0, 1.0, 5.0])  # 3 - the hue of red, green and blue, in sixths of a turn
 
@@ -21,8 +21,8 @@ def grey(images: Tensor) -> Tensor:
     """Return the luma of images (N, C, H, W) as (N, 1, H, W); those of one channel as they are."""
     if images.shape[1] == 1:
         return images
-    red, green, blue = images.split(1, 1)
-    return torch.mul(red, _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+    red, green, blue = images[:, 0:1], images[:, 1:2], images[:, 2:3]
+    return torch.mul(red, LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:

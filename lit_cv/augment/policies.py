@@ -14,6 +14,7 @@ def simclr_operations(
     min_scale: float = 0.08,
     blur: float = 0.5,
     solarize: float = 0.0,
+    exact: bool = True,
 ) -> list[Any]:
     """Return the operations that make one view of SimCLR (Chen et al., 2020, appendix A).
 
@@ -24,12 +25,13 @@ def simclr_operations(
         min_scale: Least area of the crop, as a fraction of the image.
         blur: Chance of a Gaussian blur; the paper leaves it out for CIFAR-10.
         solarize: Chance of solarization (BYOL's second view has 0.2).
+        exact: Whether colors are changed exactly, or by one matrix a sample: see `ColorJitter`.
     """
-    color = {name: 0.8 * strength for name in ("brightness", "contrast", "saturation")}
+    color = dict.fromkeys(("brightness", "contrast", "saturation"), 0.8 * strength)
     operations = [
         {"name": "random_resized_crop", "size": size, "scale": [min_scale, 1.0]},
         "horizontal_flip",
-        {"name": "color_jitter", **color, "hue": 0.2 * strength, "p": 0.8},
+        {"name": "color_jitter", **color, "hue": 0.2 * strength, "p": 0.8, "exact": exact},
         {"name": "grayscale", "p": 0.2},
     ]
     if blur:

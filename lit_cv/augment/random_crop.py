@@ -37,6 +37,7 @@ class RandomCrop(Geometric):
         self.padding = padding
         self.size = None if size is None else check_size("size", size)
         self.fill = check_choice("fill", fill, tuple(_PAD_MODES))
+        self._border = fill
 
     def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the window's size."""
@@ -64,19 +65,15 @@ class RandomCrop(Geometric):
         # run at every offset of the memory. 3-8 times faster than gathering pixels.
         full_height, full_width = padded.shape[2:]
         device = images.device
-        plane = torch.arange(n * channels).view(n, channels, 1) * (full_height * full_width)
-        row = torch.arange(height) + params["top"].view(n, 1, 1)
-        start = plane + row * full_width + params["left"].view(n, 1, 1)
+        plane = torch.arange(n * channels, device=device).view(n, channels, 1) * (full_height * full_width)
+        corner = on_device(params["top"] * full_width + params["left"], images)
+        start = plane + torch.arange(height, device=device) * full_width + corner.view(n, 1, 1)
         runs = padded.as_strided((padded.numel() - width + 1, width), (1, 1))
         return runs.index_select(0, start.flatten()).view(n, channels, height, width)
 
     def _to_input(self, params: Params, size: tuple[int, int]) -> Tensor:
         offset = torch.stack([params["left"], params["top"]], 1).float() - self.padding
         return torch.cat([torch.eye(2).expand(len(offset), 2, 2), offset[:, :, None]], 2)
-
-    @property
-    def _border(self) -> str:
-        return self.fill
 
 
 _PAD_MODES = {"zero": "constant", "reflect": "reflect", "edge": "replicate"}

@@ -93,6 +93,8 @@ class RandomResizedCrop(Geometric):
         pixels = torch.matmul(down[:, None], pixels.view(n, channels, full_height, size[1]))
         return pixels.add_(0.5).to(images.dtype) if images.dtype == torch.uint8 else pixels.to(images.dtype)
 
+    _border = "edge"  # windows end inside; rounding must not find anything beyond
+
     def _to_input(self, params: Params, size: tuple[int, int]) -> Tensor:
         height, width = self.output_size(size)
         zero = torch.zeros(len(params["top"]))
@@ -123,10 +125,10 @@ def _resize_packed(window: Tensor, out: Tensor) -> None:
     pixels = red.add_(green, alpha=1 << 8).add_(blue, alpha=1 << 16).contiguous().view(torch.uint8)
     channels = pixels.view(1, *window.shape[1:], 4).permute(0, 3, 1, 2)
     resized = F.interpolate(channels, size=out.shape[1:], mode="bilinear", antialias=True)
-    pixels = resized.permute(0, 2, 3, 1).contiguous().view(torch.int32)[0, :, :, 0]
+    pixels = resized.permute(0, 2, 3, 1).contiguous().view(torch.int32)[0, :, :, 0].numpy()
     for plane in out.numpy():
-        np.copyto(plane, pixels.numpy(), casting="unsafe")  # the lowest byte
-        pixels.bitwise_right_shift_(8)
+        np.copyto(plane, pixels, casting="unsafe")  # the lowest byte
+        np.right_shift(pixels, 8, out=pixels)
 
 
 def resize_matrix(start: Tensor, length: Tensor, full: int, size: int) -> Tensor:

@@ -7,8 +7,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lit_cv.augment import build_operations
-from lit_cv.augment.policies import policy_operations
+from lit_cv.augment import Chain, build_operations, policy_operations
 
 __all__ = ["Augmentation", "image_batches"]
 
@@ -17,7 +16,8 @@ class Augmentation(L.Callback):
     """Changes every training image at random, each with a draw of its own.
 
     It works on the whole batch after its transfer to the device, in training only, and draws from torch's
-    default generator, which the module seeds at each step: a resumed run sees the same pictures.
+    default generator, which the module seeds at each step: a resumed run sees the same pictures. Masks and
+    boxes of the batch move along with the pixels.
 
     Give a policy by name (`small_images`, `photographs`, ...) or a list of operations:
 
@@ -33,6 +33,8 @@ class Augmentation(L.Callback):
         policy: Name of a ready policy; `small_images` if no operations are given either.
         operations: Names, or dicts of a name and the operation's arguments, in order.
         size: Size in pixels of the images that leave the policy; None for the policy's own choice.
+        mask_fill: Class that masks hold where pixels come from beyond the image; 255 is usually ignored.
+        min_visible: Boxes of which a smaller fraction is left in the image are dropped.
 
     Raises:
         TypeError: In training, if a batch is no dict with "image".
@@ -44,20 +46,40 @@ class Augmentation(L.Callback):
         policy: str | None = None,
         operations: list[str | dict[str, Any]] | None = None,
         size: int | None = None,
+        mask_fill: int = 255,
+        min_visible: float = 0.25,
     ) -> None:
         if operations is not None and (policy is not None or size is not None):
             raise ValueError("give Augmentation a policy (and its size) or a list of operations, not both.")
         if operations is None:
             operations = policy_operations(policy or "small_images", size)
         self.chain = build_operations(operations)
+        self.mask_fill = mask_fill
+        self.min_visible = min_visible
 
-    @torch.no_grad()
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Replace the batch's images, and those of the batches within it."""
         for part in image_batches(batch, "Augmentation"):
-            part["image"] = self.chain(part["image"])
+            augment(self.chain, part, self.mask_fill, self.min_visible)
+
+
+@torch.no_grad()
+def augment(chain: Chain, batch: dict[str, Any], mask_fill: int = 255, min_visible: float = 0.25) -> None:
+    """Replace the images of a batch, and its masks and boxes if the chain moves pixels."""
+    images = batch["image"]
+    params = chain.draw(images)
+    batch["image"] = chain.apply(images, params)
+    if not chain.moves_pixels:
+        return
+    if isinstance(batch.get("mask"), Tensor):
+        batch["mask"] = chain.move_masks(batch["mask"], params, mask_fill)
+    if isinstance(batch.get("boxes"), list):
+        size = (images.shape[2], images.shape[3])
+        batch["boxes"], kept = chain.move_boxes(batch["boxes"], params, size, min_visible)
+        if "box_labels" in batch:
+            batch["box_labels"] = [labels[keep] for labels, keep in zip(batch["box_labels"], kept, strict=True)]
 
 
 def image_batches(batch: Any, who: str) -> Iterator[dict[str, Any]]:
@@ -70,12 +92,14 @@ def image_batches(batch: Any, who: str) -> Iterator[dict[str, Any]]:
     Raises:
         TypeError: If no images are found.
     """
-    parts = [batch] if isinstance(batch, Mapping) and isinstance(batch.get("image"), Tensor) else []
+    parts = [batch] if _has_images(batch) else []
     if not parts and isinstance(batch, Mapping):
-        parts = [
-            part for part in batch.values() if isinstance(part, Mapping) and isinstance(part.get("image"), Tensor)
-        ]
+        parts = [part for part in batch.values() if _has_images(part)]
     if not parts:
         got = f"a dict of {sorted(map(str, batch))}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
-        raise TypeError(f"{who} changes the entry 'image' of a batch, but got {got}: give it batches that are dicts.")
+        raise TypeError(f"{who} needs batches that are dicts with the entry 'image', but got {got}.")
     yield from parts
+
+
+def _has_images(batch: Any) -> bool:
+    return isinstance(batch, dict) and isinstance(batch.get("image"), Tensor)

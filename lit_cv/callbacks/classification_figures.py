@@ -186,6 +186,6 @@ def _titles(worst: WorstImages, names: list[str] | None) -> tuple[list[str], lis
     titles, colors = [], []
     for true, answer, p in zip(targets.tolist(), predicted.tolist(), probability.tolist(), strict=True):
         wanted, given_name = (short_name(names[i] if names else i, 14) for i in (true, answer))
-        titles.append(f"{wanted if true >= 0 else 'unlabeled'}\n→ {given_name} {100 * p:.0f} %")
+        titles.append(f"{wanted if true >= 0 else 'unlabeled'}\n→ {given_name} ({100 * p:.0f} %)")
         colors.append(INK if true == answer else RED)
     return titles, colors

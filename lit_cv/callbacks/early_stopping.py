@@ -34,7 +34,12 @@ class MonitorEarlyStopping(EarlyStopping):
         self._given_monitor = monitor
         self._given_mode = mode
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    @property
+    def state_key(self) -> str:
+        """The name under which the state is saved: not that of the metric, which the data may decide."""
+        return type(self).__qualname__
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the metric from the module."""
         if self._given_monitor is None:
             self.monitor = getattr(pl_module, "monitor", "val_loss")
@@ -42,8 +47,8 @@ class MonitorEarlyStopping(EarlyStopping):
         if mode != self.mode:
             self.mode = mode
             self.min_delta = abs(self.min_delta) * (1 if mode == "max" else -1)
-            self.best_score = -self.best_score
-        super().setup(trainer, pl_module, stage)
+            if self.best_score.isinf():  # else it was restored, in the right mode
+                self.best_score = -self.best_score
 
     def _run_early_stopping_check(self, trainer: L.Trainer) -> None:
         if monitored_value(trainer, self.monitor) is not None:

@@ -39,6 +39,7 @@ class RunProgressBar(RichProgressBar):
         self._monitored: float | None = None  # of the epoch under way
         self._shown: dict[str, int | str | float | dict[str, float]] = {}
         self._best: float | None = None
+        self._improved = False
         self._terminal = False
 
     @property
@@ -90,10 +91,11 @@ class RunProgressBar(RichProgressBar):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the monitored metric in."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            monitor, _ = monitor_and_mode(trainer, pl_module)
+            monitor, mode = monitor_and_mode(trainer, pl_module)
             value = trainer.callback_metrics.get(monitor) if monitor else None
             if monitor is not None and value is not None:
                 self._monitored = float(value)
+                self._judge(self._monitored, mode)  # before the checkpoint of this epoch is written
                 self._shown = {**self._shown, monitor: short_number(self._monitored)}
         super().on_validation_end(trainer, pl_module)
         if trainer.state.fn != "fit":
@@ -122,6 +124,11 @@ class RunProgressBar(RichProgressBar):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` gave."""
         self._best = state_dict["best"]
+
+    def _judge(self, value: float, mode: str) -> None:
+        self._improved = is_better(value, self._best, mode)
+        if self._improved:
+            self._best = value
 
     def _is_due(self, current: int, total: float) -> bool:
         if self.is_disabled:
@@ -158,15 +165,13 @@ class RunProgressBar(RichProgressBar):
         parts = [_epoch_name(epoch, trainer.max_epochs)]
         if "train_loss" in metrics:
             parts.append(f"train_loss {short_number(float(metrics['train_loss']))}")
-        best = False
         value, self._monitored = self._monitored, None
         if value is None and monitor in metrics and monitor is not None and monitor.startswith("train_"):
             value = float(metrics[monitor])
-        if value is not None:
-            best = is_better(value, self._best, mode)
-            self._best = value if best else self._best
-            if monitor != "train_loss":
-                parts.append(f"{monitor} {short_number(value)}")
+            self._judge(value, mode)
+        if value is not None and monitor != "train_loss":
+            parts.append(f"{monitor} {short_number(value)}")
+        best = value is not None and self._improved
         now = time.monotonic()
         seconds, self._epoch_start = now - self._epoch_start, now
         parts.append(f"{seconds:.1f} s" if seconds < 100 else f"{seconds:.0f} s")

@@ -53,15 +53,15 @@ class RunCheckpoint(Checkpoint):
         self._handler: Any = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Settle the folder and the metric."""
-        if stage != "fit":
-            return
-        self._folder = Path(trainer.strategy.broadcast(trainer.log_dir or trainer.default_root_dir)) / "checkpoints"
-        self.monitor = self.monitor or getattr(pl_module, "monitor", None)
-        self.mode = self.mode or getattr(pl_module, "mode", "min")
+        """Settle the folder."""
+        if stage == "fit":
+            root = trainer.strategy.broadcast(trainer.log_dir or trainer.default_root_dir)
+            self._folder = Path(root) / "checkpoints"
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take Ctrl-C over, so that it ends the run between two steps."""
+        """Take the module's metric, which its data may decide, and Ctrl-C, which is to end a run between two steps."""
+        self.monitor = self.monitor or getattr(pl_module, "monitor", None)
+        self.mode = self.mode or getattr(pl_module, "mode", "min")
         if threading.current_thread() is threading.main_thread() and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._interrupted = False
             self._handler = signal.signal(signal.SIGINT, self._interrupt)

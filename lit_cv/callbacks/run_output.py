@@ -39,8 +39,7 @@ def run_folder(trainer: L.Trainer) -> Path | None:
 
 def figures_wanted(trainer: L.Trainer) -> bool:
     """Return whether this run leaves figures behind; the answer is the same on every rank."""
-    dry = getattr(trainer, "fast_dev_run", False)
-    return trainer.state.fn == "fit" and not dry and run_folder(trainer) is not None
+    return trainer.state.fn == "fit" and run_folder(trainer) is not None  # a dry run's loggers have no folder
 
 
 def class_names(trainer: L.Trainer, pl_module: L.LightningModule, classes: int | None = None) -> list[str] | None:

@@ -42,6 +42,7 @@ _CHATTER = (
     "TPU available: False",
     "Loading `train_dataloader` to estimate",
     "`weights_only` was",
+    "`Trainer.fit` stopped",
 )
 
 
@@ -195,7 +196,7 @@ def run(args: list[str]) -> LitCLI:
 def _quiet() -> None:
     """Show this project's messages plainly, and leave out Lightning's advertisements and unfit warnings."""
     if not log.handlers:
-        handler = logging.StreamHandler()
+        handler = _StandardError()
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)
         log.setLevel(logging.INFO)
@@ -206,6 +207,15 @@ def _quiet() -> None:
         logger = logging.getLogger(f"lightning.{name}")
         if not any(isinstance(existing, _NoAdvertising) for existing in logger.filters):
             logger.addFilter(_NoAdvertising())
+
+
+class _StandardError(logging.StreamHandler[Any]):
+    """Writes to what standard error is at the moment, which a live progress bar replaces."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a message."""
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 class _NoAdvertising(logging.Filter):

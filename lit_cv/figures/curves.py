@@ -137,7 +137,7 @@ def _mark_best(axes: "Axes", history: History, monitor: str, mode: str, star: bo
     if best is None:
         return
     steps, values = history.series(monitor)
-    index = int(values.argmin() if mode == "min" else values.argmax())
+    index = int(np.flatnonzero(values == best[0])[-1])  # of equal ones the later
     x = history.epochs_at(steps)
     place = (steps if x is None else x)[index]
     axes.axvline(place, color=GREEN, linewidth=0.9, linestyle=":")

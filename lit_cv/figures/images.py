@@ -44,7 +44,7 @@ def label_titles(labels: Tensor, class_names: Sequence[str] | None = None) -> li
         >>> label_titles(torch.tensor([1, -1]), ["cat", "dog"])
         ['dog', 'unlabeled']
         >>> label_titles(torch.tensor([[0.7, 0.3], [0.0, 1.0]]), ["cat", "dog"])
-        ['cat 70 %\ndog 30 %', 'dog']
+        ['cat (70 %)\ndog (30 %)', 'dog']
         >>> label_titles(torch.tensor([[1.0, 1.0]]), ["cat", "dog"])
         ['cat, dog']
     """
@@ -63,7 +63,7 @@ def label_titles(labels: Tensor, class_names: Sequence[str] | None = None) -> li
             chosen = [name(index) for index in range(len(row)) if row[index] > 0.5]
             titles.append(", ".join(chosen) or "none")
         else:
-            chosen = [f"{name(i)} {100 * row[i]:.0f} %" for i in order[:2] if row[i] >= _FLOOR]
+            chosen = [f"{name(i)} ({100 * row[i]:.0f} %)" for i in order[:2] if row[i] >= _FLOOR]
             titles.append("\n".join(chosen))
     return titles
 

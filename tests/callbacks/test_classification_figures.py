@@ -45,7 +45,7 @@ def test_the_figures_hold_the_best_epoch_and_are_drawn_once(tmp_path: Path, draw
     assert "epoch 2" in heading
     ((images, titles, _, colors),) = drawn["image_grid"]
     assert images[:, 0, 0, 0].tolist() == [3, 1, 2]  # losses about 9, 5 and 2.2
-    assert titles == ["ant\n→ dog 100 %", "cat\n→ bee 98 %", "bee\n→ cat 71 %"]
+    assert titles == ["ant\n→ dog (100 %)", "cat\n→ bee (98 %)", "bee\n→ cat (71 %)"]
     assert len(set(colors)) == 1
     for name in ("confusion_matrix", "most_wrong"):
         assert (folder / f"{name}.png").is_file()
@@ -67,6 +67,7 @@ def test_the_best_epoch_is_drawn_when_the_run_is_interrupted(tmp_path: Path, dra
         trainer.fit(model, datamodule=Data(train_batches(), validation()))
     assert len(drawn["image_grid"]) == 1
     assert "epoch 1" in drawn["confusion_figure"][0][2]
+    assert [event.step for event in board(tmp_path / "run").Images("most_wrong")] == [3]  # not the sanity check's 0
 
 
 def test_the_best_value_survives_a_restart_only_beside_its_figures(tmp_path: Path) -> None:

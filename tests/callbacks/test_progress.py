@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import rich
+from lightning.pytorch.callbacks import Callback
 
 from lit_cv.callbacks import RunProgressBar
 from tests.callbacks.classifier import Batches, Data, Oracle, run_trainer, train_batches
@@ -26,12 +27,12 @@ def fit(tmp_path: Path, scores: list[float], bar: RunProgressBar | None = None, 
 
 
 def test_without_a_terminal_each_epoch_leaves_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bar = fit(tmp_path, [0.25, 0.5, 0.4, float("nan"), 0.125])
+    bar = fit(tmp_path, [float("nan"), 0.5, 0.5, 0.125, 0.25])
     out = capsys.readouterr().out
     found = lines(out)
     assert [line[0] for line in found] == ["1", "2", "3", "4", "5"]
-    assert [line[3] for line in found] == ["0.2500", "0.5000", "0.4000", "nan", "0.1250"]
-    assert [bool(line[4]) for line in found] == [True, True, False, False, False]
+    assert [line[3] for line in found] == ["nan", "0.5000", "0.5000", "0.1250", "0.2500"]
+    assert [bool(line[4]) for line in found] == [False, True, True, False, False]
     assert found[0][2] == "0.1708"  # the mean of 0.5^2, 0.4^2 and 0.32^2, the losses of the three steps
     assert bar.progress is None
     assert "v_num" not in out
@@ -54,10 +55,23 @@ def test_the_best_value_is_remembered_over_a_restart(tmp_path: Path, capsys: pyt
     assert [bool(line[4]) for line in lines(capsys.readouterr().out)] == [True, False]
 
 
+def test_a_checkpoint_holds_the_best_value_of_its_own_epoch(tmp_path: Path) -> None:
+    held: list[float | None] = []
+
+    class Saver(Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            held.append(bar.state_dict()["best"])
+
+    bar = RunProgressBar()
+    trainer = run_trainer(tmp_path / "run", [bar, Saver()], enable_progress_bar=True, max_epochs=2)
+    trainer.fit(Oracle(scores=[0.25, 0.5]), datamodule=Data(train_batches(), validation()))
+    assert held == [0.25, 0.5]
+
+
 def test_epochs_without_validation_leave_the_metric_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fit(tmp_path, [0.5, 0.5], check_val_every_n_epoch=2)
+    fit(tmp_path, [0.5, 0.5, 0.5], check_val_every_n_epoch=2)
     out = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
-    assert ["val_acc" in line for line in out] == [False, True]
+    assert ["val_acc" in line for line in out] == [False, True, False]
 
 
 def test_a_disabled_bar_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,7 +111,9 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_terminal_shows_a_bar_with_loss_and_metric_that_goes_and_lines_that_stay(
     tmp_path: Path, terminal: list[str]
 ) -> None:
-    fit(tmp_path, [0.25, 0.5])
+    bar = fit(tmp_path, [0.25, 0.5])
+    assert bar.progress is not None
+    assert bar.progress.live.transient
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", "".join(terminal))
     assert "loss: 0." in text
     assert "val_acc: 0.2500" in text

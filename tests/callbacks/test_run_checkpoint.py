@@ -89,6 +89,21 @@ def test_early_stopping_follows_the_module_and_keeps_its_own_patience(tmp_path: 
     assert restored.patience == 7
 
 
+def test_a_metric_that_the_module_names_when_it_sees_the_data(tmp_path: Path) -> None:
+    class Late(Tiny):
+        monitor, mode = "val_other", "min"
+
+        def configure_model(self) -> None:
+            self.monitor, self.mode = "val_score", "max"
+
+    stop, checkpoint = MonitorEarlyStopping(patience=2), RunCheckpoint()
+    run = trainer(tmp_path, max_epochs=9, callbacks=[stop, checkpoint])
+    run.fit(Late([0.1, 0.5, 0.4, 0.3, 0.9]), loader(), loader())
+    assert run.current_epoch == 4
+    assert (checkpoint.monitor, checkpoint.mode) == ("val_score", "max")
+    assert epoch_of(tmp_path / "checkpoints" / "best.ckpt") == 1
+
+
 def test_early_stopping_of_a_loss_that_falls(tmp_path: Path) -> None:
     stop = MonitorEarlyStopping(patience=1, mode="min")
     run = trainer(tmp_path, max_epochs=6, callbacks=[stop])

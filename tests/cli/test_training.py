@@ -62,7 +62,7 @@ def test_validation_of_the_checkpoint_gives_the_value_that_chose_it(fitted: Path
     assert cli is not None
     best = torch.load(fitted / "checkpoints" / "best.ckpt", weights_only=True)
     score = next(state["best_model_score"] for name, state in best["callbacks"].items() if "RunCheckpoint" in name)
-    assert float(cli.trainer.callback_metrics["val_acc"]) == pytest.approx(score)
+    assert float(cli.trainer.callback_metrics["val_loss"]) == pytest.approx(score, rel=1e-5)
 
 
 def test_the_command_line_beats_the_checkpoint_which_beats_the_recipe(fitted: Path) -> None:
@@ -158,7 +158,7 @@ def test_the_program_shows_one_line_for_a_wrong_value_and_no_advertising(in_tmp:
     assert good.returncode == 0, good.stderr
     for word in ("Tip", "litlogger", "litmodels", "Warning", "num_workers", "TPU"):
         assert word not in good.stdout + good.stderr
-    assert "Best checkpoint: lightning_logs/version_0/checkpoints/best.ckpt (val_acc" in good.stderr
+    assert "Best checkpoint: lightning_logs/version_0/checkpoints/best.ckpt (val_loss" in good.stderr
     assert "lit-cv validate --ckpt_path" in good.stderr
     wrong = subprocess.run([*command, "--model.backbone", "x"], capture_output=True, text=True, cwd=in_tmp, env=path)
     assert wrong.returncode == 1

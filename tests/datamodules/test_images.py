@@ -14,7 +14,7 @@ RGB = np.asarray(
 
 
 def tensor(array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1) if array.ndim == 3 else array[None]))
+    return torch.tensor(array.transpose(2, 0, 1).copy() if array.ndim == 3 else array[None])
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> int:
@@ -50,7 +50,7 @@ def test_an_image_misnamed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif"])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp"])
 def test_orientation(tmp_path: Path, orientation: int, name: str) -> None:
     # What each value asks for, by the EXIF standard: where the first row and the first column belong.
     upright = {
@@ -59,7 +59,9 @@ def test_orientation(tmp_path: Path, orientation: int, name: str) -> None:
     }[orientation]  # fmt: skip
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(RGB).save(tmp_path / name, exif=exif, **({"quality": 95} if name == "a.jpg" else {}))
+    Image.fromarray(RGB).save(
+        tmp_path / name, exif=exif, **({"quality": 95} if name == "a.jpg" else {"lossless": True})
+    )
     assert difference(read_image(tmp_path / name), tensor(upright)) <= (40 if name == "a.jpg" else 0)
 
 
@@ -122,14 +124,6 @@ def test_no_image(tmp_path: Path, data: bytes) -> None:
         read_image(tmp_path / "missing.jpg")
 
 
-def test_a_jpeg_without_its_end_marker(tmp_path: Path) -> None:
-    Image.fromarray(RGB).save(tmp_path / "a.jpg")
-    data = (tmp_path / "a.jpg").read_bytes()
-    whole = read_image(tmp_path / "a.jpg")
-    (tmp_path / "a.jpg").write_bytes(data[:-2])
-    assert difference(read_image(tmp_path / "a.jpg"), whole) == 0
-
-
 @pytest.mark.parametrize("size", [(20, 20), (50, 50), (60, 30), (25, 35), (100, 100)])
 def test_fit_is_a_centered_crop_and_an_antialiased_resize(size: tuple[int, int]) -> None:
     from torchvision.transforms.v2 import functional as v2
@@ -154,3 +148,14 @@ def test_the_size_in_a_jpegs_header(tmp_path: Path) -> None:
         Image.fromarray(RGB).save(tmp_path / "a.jpg", progressive=progressive, exif=Image.Exif(), comment=b"\xff" * 9)
         assert _jpeg_size(bytearray((tmp_path / "a.jpg").read_bytes())) == (50, 70)
     assert _jpeg_size(bytearray(b"\xff\xd8\xff")) is None
+
+
+def test_without_torchvisions_decoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision.io
+
+    for name in ("a.jpg", "a.png"):
+        Image.fromarray(RGB).save(tmp_path / name)
+    usual = [read_image(tmp_path / name) for name in ("a.jpg", "a.png")]
+    monkeypatch.delattr(torchvision.io, "decode_image")
+    for name, expected in zip(("a.jpg", "a.png"), usual, strict=True):
+        assert difference(read_image(tmp_path / name), expected) <= 2

@@ -168,6 +168,15 @@ def test_state_outside_lightning(workers: int, consumed: int) -> None:
     assert dataset.reads == flat(rest)  # none of those before was read
 
 
+def test_the_seed_of_the_state_wins() -> None:
+    loader = ResumableLoader(numbered(), BATCH, shuffle=True, seed=1)
+    batches = iter(loader)
+    next(batches)
+    other = ResumableLoader(numbered(), BATCH, shuffle=True, seed=2)
+    other.load_state_dict(loader.state_dict())
+    assert indices(other) == [batch["index"].tolist() for batch in batches]
+
+
 def test_set_epoch_after_load_wins() -> None:
     loader = ResumableLoader(numbered(), BATCH, shuffle=True)
     next(iter(loader))

@@ -1,0 +1,51 @@
+"""Cutout."""
+
+import torch
+from torch import Tensor
+
+from lit_cv.augment.checks import check_number
+from lit_cv.augment.operation import Operation, Params
+from lit_cv.augment.regions import centered_boxes, fill_boxes
+
+__all__ = ["Cutout"]
+
+
+class Cutout(Operation):
+    """Erases a square of each sample, its centre anywhere in the image, clipped at the edges.
+
+    DeVries & Taylor, 2017.
+
+    Args:
+        size: Side of the square: a whole number of pixels, or a fraction of the image's shorter side below 1.
+        value: What it is filled with, 0 (black) to 1 (white); 0.5 is near the mean of most images.
+        p: Chance of a sample to lose a square.
+
+    Example:
+        >>> Cutout(size=8)(torch.zeros(2, 3, 32, 32)).amax()
+        tensor(0.5000)
+    """
+
+    overwrites = True
+
+    def __init__(self, size: int | float = 0.5, value: float = 0.5, p: float = 1.0) -> None:
+        super().__init__(p)
+        check_number("size", size, 0.0)
+        if isinstance(size, float) and size >= 1:
+            raise ValueError(f"size={size}: give a whole number of pixels, or a fraction below 1.")
+        self.size = size
+        self.value = check_number("value", value, 0.0, 1.0)
+
+    def _draw(self, n: int, size: tuple[int, int]) -> Params:
+        side = self.size if isinstance(self.size, int) else round(self.size * min(size))
+        boxes = centered_boxes(size, torch.full((n,), side // 2), torch.full((n,), side // 2))
+        return {"box": boxes if side % 2 == 0 else _grown(boxes, size)}
+
+    def _transform(self, images: Tensor, params: Params) -> Tensor:
+        value = round(self.value * 255) if images.dtype == torch.uint8 else self.value
+        return fill_boxes(images, params["box"], value)
+
+
+def _grown(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return boxes with a pixel more below and to the right, where the image has one."""
+    grown = boxes + torch.tensor([0, 0, 1, 1])
+    return torch.minimum(grown, torch.tensor([size[0], size[1], size[0], size[1]]))

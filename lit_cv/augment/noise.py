@@ -1,0 +1,35 @@
+"""Gaussian noise."""
+
+import torch
+from torch import Tensor
+
+from lit_cv.augment.checks import check_interval
+from lit_cv.augment.memory import per_sample
+from lit_cv.augment.operation import Operation, Params
+
+__all__ = ["GaussianNoise"]
+
+
+class GaussianNoise(Operation):
+    """Adds independent Gaussian noise to every value, clipped to [0, 1].
+
+    What is drawn apart from its application is the noise's strength; the noise itself is drawn where the
+    images are, as it is added.
+
+    Args:
+        std: Least and greatest standard deviation, images reaching from 0 to 1.
+        p: Chance of a sample to be changed.
+    """
+
+    computes_float = True
+    overwrites = True
+
+    def __init__(self, std: list[float] | tuple[float, float] = (0.0, 0.1), p: float = 0.5) -> None:
+        super().__init__(p)
+        self.std = check_interval("std", std, 0.0)
+
+    def _draw(self, n: int, size: tuple[int, int]) -> Params:
+        return {"std": torch.empty(n).uniform_(*self.std)}
+
+    def _transform(self, images: Tensor, params: Params) -> Tensor:
+        return images.addcmul_(torch.randn_like(images), per_sample(params["std"], images)).clamp_(0, 1)

@@ -1,0 +1,61 @@
+"""Functions of single pixels' values, with one strength a sample, on float32 images that they overwrite.
+
+They follow torchvision's functional ones on uint8 images, without rounding in between.
+"""
+
+import torch
+from torch import Tensor
+
+from lit_cv.augment.memory import on_device, per_sample
+
+__all__ = ["adjust_sharpness", "autocontrast", "equalize", "posterize", "solarize"]
+
+
+def solarize(images: Tensor, threshold: Tensor) -> Tensor:
+    """Invert the values from thresholds (N,) in [0, 1] on."""
+    # a hair lower: n * (1 / 255) and n / 255 may differ in their last bit
+    return torch.where(images >= per_sample(threshold - 1e-6, images), 1 - images, images)
+
+
+def posterize(images: Tensor, bits: Tensor) -> Tensor:
+    """Keep the highest bits (N,), 0 to 8, of the values in 8 bits."""
+    step = per_sample(2.0 ** (8 - bits), images)
+    return images.mul_(255).round_().div_(step).floor_().mul_(step).mul_(1 / 255)
+
+
+def autocontrast(images: Tensor) -> Tensor:
+    """Stretch every channel to the full range; a channel of one value stays."""
+    low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
+    flat = high == low
+    scale = torch.where(flat, 1.0, 1 / torch.where(flat, 1.0, high - low))
+    return images.sub_(torch.where(flat, 0.0, low)).mul_(scale).clamp_(0, 1)
+
+
+def equalize(images: Tensor) -> Tensor:
+    """Spread the values of every channel so that its histogram, in 8 bits, becomes flat."""
+    n, channels, height, width = images.shape
+    levels = images.mul(255).add_(0.5).long().view(n * channels, -1)
+    counts = torch.zeros(n * channels, 256, dtype=torch.long, device=images.device)
+    counts.scatter_add_(1, levels, torch.ones((), dtype=torch.long, device=images.device).expand_as(levels))
+    last = (counts > 0).to(torch.uint8).cumsum(1).argmax(1, keepdim=True)
+    step = (height * width - counts.gather(1, last)).div_(255, rounding_mode="floor")
+    table = (counts.cumsum(1) + step // 2).div_(step.clamp_min(1), rounding_mode="floor").clamp_(max=255)
+    table = torch.cat([torch.zeros_like(table[:, :1]), table[:, :-1]], 1)
+    table = torch.where(step > 0, table, torch.arange(256, device=images.device))
+    return images.copy_(table.gather(1, levels).view(images.shape)).mul_(1 / 255)
+
+
+def adjust_sharpness(images: Tensor, factor: Tensor) -> Tensor:
+    """Move images away from a blurred copy of themselves, by factors (N,); 0 blurs, 1 changes nothing."""
+    if min(images.shape[2:]) <= 2:
+        return images
+    height, width = images.shape[2:]
+    inner = images[:, :, 1:-1, 1:-1].clone()
+    smooth = inner * 4
+    for dy in range(3):
+        for dx in range(3):
+            smooth += images[:, :, dy : height - 2 + dy, dx : width - 2 + dx]
+    # The edge has no blurred copy and stays.
+    inner = torch.lerp(smooth.mul_(1 / 13), inner, on_device(factor, images).view(-1, 1, 1, 1))
+    images[:, :, 1:-1, 1:-1] = inner
+    return images.clamp_(0, 1)

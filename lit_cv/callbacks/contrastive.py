@@ -1,0 +1,117 @@
+"""Several views of each training image."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lit_cv.augment import Chain, build_operations, simclr_operations
+from lit_cv.callbacks.augmentation import image_batches
+
+__all__ = ["ContrastiveAugmentation"]
+
+
+class ContrastiveAugmentation(L.Callback):
+    """Adds views of each training image to the batch, as contrastive learning compares them.
+
+    `batch["views"]` is (n_views, N, C, size, size), of the images' dtype, so that `views.flatten(0, 1)` is
+    encoded in one pass. Each view of each image has a draw of its own from SimCLR's operations (Chen et al.,
+    2020, appendix A): resized crop, mirror, color distortion, grey, blur. The views are made together, in
+    training only.
+
+    Args:
+        size: Size of the views in pixels; None for that of the images.
+        n_views: Views of each image.
+        strength: Strength of the color distortion; the paper uses 1 for ImageNet, 0.5 for CIFAR-10.
+        min_scale: Least area of the crop, as a fraction of the image.
+        blur: Chance of a Gaussian blur, or a list of one chance per view; None for 0.5, or for none where the
+            views are smaller than 64 pixels, as in the paper.
+        solarize: Chance of solarization, or a list of one chance per view. BYOL's two views have blur
+            [1.0, 0.1] and solarize [0.0, 0.2].
+        exact: Whether colors are changed exactly, or faster by one matrix a sample: see `augment.ColorJitter`.
+        operations: Operations of all views in place of SimCLR's, as `Augmentation` takes them; a list of such
+            lists gives each view its own.
+
+    Raises:
+        TypeError: In training, if a batch is no dict with "image".
+        ValueError: If a list has not one entry per view.
+
+    Example:
+        >>> batch = {"image": torch.zeros(4, 3, 32, 32, dtype=torch.uint8)}
+        >>> ContrastiveAugmentation().on_train_batch_start(None, None, batch, 0)
+        >>> batch["views"].shape, batch["views"].dtype
+        (torch.Size([2, 4, 3, 32, 32]), torch.uint8)
+    """
+
+    def __init__(
+        self,
+        size: int | None = None,
+        n_views: int = 2,
+        strength: float = 1.0,
+        min_scale: float = 0.08,
+        blur: float | list[float] | None = None,
+        solarize: float | list[float] = 0.0,
+        exact: bool = True,
+        operations: list[Any] | None = None,
+    ) -> None:
+        if type(n_views) is not int or n_views < 2:
+            raise ValueError(f"n_views={n_views!r}: give a whole number, at least 2.")
+        self.n_views = n_views
+        self.size = size
+        self._options: dict[str, Any] = {"strength": strength, "min_scale": min_scale, "exact": exact}
+        self._blur = None if blur is None else _per_view("blur", blur, n_views)
+        self._solarize = _per_view("solarize", solarize, n_views)
+        self._chains: dict[bool, list[Chain]] = {}
+        self._operations = operations
+        for small in (False, True):  # a wrong argument shows now
+            self._chains[small] = self._build(small)
+
+    @torch.no_grad()
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Add the views to the batch, and to the batches within it."""
+        for part in image_batches(batch, "ContrastiveAugmentation"):
+            part["views"] = self.views(part["image"])
+
+    def views(self, images: Tensor) -> Tensor:
+        """Return views of images.
+
+        Args:
+            images: (N, C, H, W) uint8, or floating point in [0, 1].
+
+        Returns:
+            (n_views, N, C, size, size), of the images' dtype.
+        """
+        chains = self._chains[(self.size or min(images.shape[2:])) < 64]
+        n = len(images)
+        if len(chains) == 1:
+            made = chains[0](images.repeat(self.n_views, 1, 1, 1))
+            return made.view(self.n_views, n, *made.shape[1:])
+        return torch.stack([chain(images) for chain in chains])
+
+    def _build(self, small: bool) -> list[Chain]:
+        given = self._operations
+        if given is not None:
+            if not all(isinstance(entry, list) for entry in given):
+                return [build_operations(given)]
+            if len(given) != self.n_views:
+                raise ValueError(f"operations hold {len(given)} lists: give one for each of n_views={self.n_views}.")
+            return [build_operations(entry) for entry in given]
+        blurs = self._blur or [0.0 if small else 0.5] * self.n_views
+        kinds = list(zip(blurs, self._solarize, strict=True))
+        if len(set(kinds)) == 1:
+            kinds = kinds[:1]
+        return [
+            build_operations(simclr_operations(self.size, blur=blur, solarize=solarize, **self._options))
+            for blur, solarize in kinds
+        ]
+
+
+def _per_view(name: str, value: float | list[float], n_views: int) -> list[float]:
+    if isinstance(value, list):
+        if len(value) != n_views:
+            raise ValueError(f"{name}={value}: give one number, or one for each of n_views={n_views}.")
+        return [float(entry) for entry in value]
+    return [float(value)] * n_views

@@ -1,0 +1,34 @@
+"""CutMix."""
+
+import torch
+from torch import Tensor
+
+from lit_cv.augment import cutmix, draw_cutmix
+from lit_cv.callbacks.mixing import MixingCallback
+
+__all__ = ["CutMix"]
+
+
+class CutMix(MixingCallback):
+    """Pastes a box of another image into each training image, and shares the label by area.
+
+    Yun et al., 2019. Every sample has a box of its own; the weight of the other label is the area really
+    pasted, after clipping at the edges. Labels become float weights (N, num_classes). Listed beside `MixUp`,
+    each sample is mixed at most once: `CutMix(p=0.5)` before `MixUp(p=1.0)` gives one half of each.
+
+    Args:
+        alpha: Parameter of Beta(alpha, alpha), that the fraction to keep is drawn from; 1 for uniform.
+        p: Chance of a sample to be mixed.
+        stop_epoch: When mixing ends: an epoch, counted from 0, or a fraction of training, up to 1.0; None for
+            never.
+
+    Raises:
+        TypeError: In training, if the batch has no labels, or masks or boxes, or the module no `num_classes`.
+    """
+
+    def __init__(self, alpha: float = 1.0, p: float = 1.0, stop_epoch: int | float | None = None) -> None:
+        super().__init__(alpha, p, stop_epoch)
+
+    def _mix(self, images: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+        boxes, keep = draw_cutmix(len(images), (images.shape[2], images.shape[3]), self.alpha)
+        return cutmix(images, boxes * free[:, None]), torch.where(free, keep, 1.0)

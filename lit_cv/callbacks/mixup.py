@@ -1,0 +1,33 @@
+"""MixUp."""
+
+import torch
+from torch import Tensor
+
+from lit_cv.augment import draw_mixup, mixup
+from lit_cv.callbacks.mixing import MixingCallback
+
+__all__ = ["MixUp"]
+
+
+class MixUp(MixingCallback):
+    """Replaces each training image and its label by weighted means of two.
+
+    Zhang et al., 2018. Every sample has a weight of its own. Labels become float weights (N, num_classes).
+    Listed beside `CutMix`, each sample is mixed at most once.
+
+    Args:
+        alpha: Parameter of Beta(alpha, alpha), that weights are drawn from; small for weak mixing.
+        p: Chance of a sample to be mixed.
+        stop_epoch: When mixing ends: an epoch, counted from 0, or a fraction of training, up to 1.0; None for
+            never.
+
+    Raises:
+        TypeError: In training, if the batch has no labels, or masks or boxes, or the module no `num_classes`.
+    """
+
+    def __init__(self, alpha: float = 0.2, p: float = 1.0, stop_epoch: int | float | None = None) -> None:
+        super().__init__(alpha, p, stop_epoch)
+
+    def _mix(self, images: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+        weight = torch.where(free, draw_mixup(len(images), self.alpha), 1.0)
+        return mixup(images, weight), weight

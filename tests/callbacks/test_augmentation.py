@@ -1,0 +1,162 @@
+"""Augmentation replaces images, masks and boxes of training batches."""
+
+from typing import Any, cast
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from lit_cv.augment import RandomCrop
+from lit_cv.callbacks.augmentation import Augmentation
+
+NO_TRAINER = cast(L.Trainer, None)
+NO_MODULE = cast(L.LightningModule, None)
+
+
+def start(callback: L.Callback, batch: Any) -> Any:
+    callback.on_train_batch_start(NO_TRAINER, NO_MODULE, batch, 0)
+    return batch
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def test_default_is_the_policy_for_small_images() -> None:
+    crop, flip = Augmentation().chain.operations
+    assert repr(crop) == "RandomCrop(padding=4, size=None, fill='zero')"
+    assert repr(flip) == "HorizontalFlip(p=0.5)"
+    assert Augmentation("photographs", size=96).chain.output_size((50, 60)) == (96, 96)
+
+
+def test_images_change_and_the_rest_of_the_batch_stays() -> None:
+    images = (torch.rand(16, 3, 32, 32) * 255).to(torch.uint8)
+    labels = torch.arange(16)
+    batch = start(Augmentation(), {"image": images, "label": labels, "index": labels})
+    assert batch["image"].shape == images.shape
+    assert not torch.equal(batch["image"], images)
+    assert batch["label"] is labels
+    assert batch["index"] is labels
+
+
+def test_batches_within_the_batch() -> None:
+    batch = {name: {"image": torch.rand(4, 3, 16, 16), "label": torch.zeros(4)} for name in ("source", "target")}
+    before = {name: part["image"] for name, part in batch.items()}
+    start(Augmentation(), batch)
+    for name, part in batch.items():
+        assert not torch.equal(part["image"], before[name])
+
+
+def test_masks_and_boxes_move_along() -> None:
+    torch.manual_seed(3)
+    masks = torch.zeros(6, 32, 32, dtype=torch.int64)
+    masks[:, 2:30, 4:12] = 1
+    batch: dict[str, Any] = {
+        "image": masks[:, None].float(),
+        "mask": masks,
+        "boxes": [torch.tensor([[4.0, 2.0, 12.0, 30.0], [0.0, 0.0, 3.0, 3.0]]) for _ in range(6)],
+        "box_labels": [torch.tensor([1, 2]) for _ in range(6)],
+    }
+    start(Augmentation(operations=["horizontal_flip", {"name": "random_crop", "padding": 4}], mask_fill=7), batch)
+    assert torch.equal(batch["mask"] == 1, batch["image"][:, 0] == 1)
+    assert set(batch["mask"].unique().tolist()) == {0, 1, 7}
+    assert any(len(labels) == 1 for labels in batch["box_labels"])
+    for mask, boxes, labels in zip(batch["mask"], batch["boxes"], batch["box_labels"], strict=True):
+        assert len(boxes) == len(labels)
+        rows, columns = (mask == 1).nonzero().unbind(1)
+        around = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        assert boxes[labels == 1][0].tolist() == around
+
+
+def test_values_alone_leave_masks_alone() -> None:
+    mask = torch.ones(2, 8, 8, dtype=torch.int64)
+    batch = start(Augmentation(operations=["gaussian_noise"]), {"image": torch.rand(2, 3, 8, 8), "mask": mask})
+    assert batch["mask"] is mask
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ([torch.rand(2, 3, 8, 8), torch.zeros(2)], "'image', but got a list"),
+        ({"label": torch.zeros(2)}, r"but got a dict of \['label'\]"),
+        ({"image": [torch.rand(3, 8, 8)]}, "got a dict"),
+    ],
+)
+def test_other_batches_are_refused(batch: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        start(Augmentation(), batch)
+
+
+def test_a_policy_and_operations_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="not both"):
+        Augmentation("photographs", ["horizontal_flip"])
+
+
+class Images(Dataset[dict[str, Tensor]]):
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"image": torch.full((1, 8, 8), 10 * index + 5, dtype=torch.uint8), "label": torch.tensor(index % 2)}
+
+
+class Sees(L.LightningModule):
+    """Keeps the batches that it gets."""
+
+    num_classes = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 2)
+        self.train_batches: list[Any] = []
+        self.val_batches: list[Any] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.train_batches.append(batch)
+        return self.layer(batch["image"].flatten(1).float()).square().mean()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.val_batches.append(batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def fit(*callbacks: L.Callback, epochs: int = 1) -> Sees:
+    module = Sees()
+    trainer = L.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, DataLoader(Images(), batch_size=4), DataLoader(Images(), batch_size=4))
+    return module
+
+
+def test_the_step_gets_changed_images_in_training_only() -> None:
+    module = fit(Augmentation(operations=[{"name": "cutout", "size": 4, "value": 1.0}]))
+    assert all((batch["image"] == 255).flatten(1).any(1).all() for batch in module.train_batches)
+    assert not any((batch["image"] == 255).any() for batch in module.val_batches)
+    assert [len(batch["image"]) for batch in module.train_batches] == [4, 2]
+
+
+def test_the_command_line_builds_it_from_yaml() -> None:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(Augmentation, "callback")
+    given = {
+        "class_path": "lit_cv.callbacks.augmentation.Augmentation",
+        "init_args": {"operations": ["horizontal_flip", {"name": "random_crop", "padding": 2}]},
+    }
+    built = parser.instantiate_classes(parser.parse_object({"callback": given})).callback
+    crop = built.chain.operations[1]
+    assert isinstance(crop, RandomCrop)
+    assert crop.padding == 2

@@ -1,0 +1,81 @@
+"""The views of ContrastiveAugmentation."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from lit_cv.augment import ColorJitter, GaussianBlur
+from lit_cv.callbacks.contrastive import ContrastiveAugmentation
+from tests.callbacks.test_augmentation import fit, start
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("n_views", [2, 3])
+def test_views_of_the_images_dtype(dtype: torch.dtype, n_views: int) -> None:
+    images = (torch.rand(5, 3, 32, 40) * (255 if dtype == torch.uint8 else 1)).to(dtype)
+    batch = start(ContrastiveAugmentation(size=24, n_views=n_views), {"image": images})
+    assert batch["views"].shape == (n_views, 5, 3, 24, 24)
+    assert batch["views"].dtype == dtype
+    assert batch["image"] is images
+    flat = batch["views"].flatten(0, 1)
+    assert flat.data_ptr() == batch["views"].data_ptr()  # one pass needs no copy
+    assert len({view.numpy().tobytes() for view in flat}) == 5 * n_views
+
+
+def test_view_v_of_sample_i_shows_sample_i() -> None:
+    images = torch.arange(6).view(6, 1, 1, 1).expand(6, 3, 32, 32).to(torch.uint8).contiguous()
+    callback = ContrastiveAugmentation(operations=["random_resized_crop", "horizontal_flip"])
+    views = callback.views(images)
+    assert torch.equal(views, images.expand(2, -1, -1, -1, -1))
+
+
+def test_small_views_are_not_blurred() -> None:
+    callback = ContrastiveAugmentation()
+    small, large = (callback._chains[key][0].operations for key in (True, False))
+    assert not any(isinstance(operation, GaussianBlur) for operation in small)
+    assert any(isinstance(operation, GaussianBlur) for operation in large)
+    with_blur = ContrastiveAugmentation(blur=0.3)._chains[True][0].operations
+    assert [operation.p for operation in with_blur if isinstance(operation, GaussianBlur)] == [0.3]
+
+
+def test_strength_reaches_the_colors() -> None:
+    jitter = ContrastiveAugmentation(strength=0.5)._chains[True][0].operations[2]
+    assert isinstance(jitter, ColorJitter)
+    assert jitter.brightness == pytest.approx((0.6, 1.4))
+
+
+def test_views_may_differ() -> None:
+    callback = ContrastiveAugmentation(n_views=2, operations=[[{"name": "solarize", "p": 1.0}], []])
+    images = torch.full((3, 1, 8, 8), 200, dtype=torch.uint8)
+    views = callback.views(images)
+    assert views[0].unique().tolist() == [55]
+    assert views[1].unique().tolist() == [200]
+    chains = ContrastiveAugmentation(blur=[1.0, 0.1], solarize=[0.0, 0.2])._chains[False]
+    assert [len(chain.operations) for chain in chains] == [5, 6]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_views": 1}, "n_views=1"),
+        ({"blur": [0.1, 0.2, 0.3]}, "one for each of n_views=2"),
+        ({"operations": [["horizontal_flip"]]}, "1 lists: give one for each of n_views=2"),
+        ({"operations": ["horizontl_flip"]}, "did you mean 'horizontal_flip'"),
+        ({"min_scale": 2.0}, "scale"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ContrastiveAugmentation(**options)
+
+
+def test_in_training_only() -> None:
+    module = fit(ContrastiveAugmentation())
+    assert [batch["views"].shape for batch in module.train_batches] == [(2, 4, 1, 8, 8), (2, 2, 1, 8, 8)]
+    assert not any("views" in batch for batch in module.val_batches)

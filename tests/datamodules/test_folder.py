@@ -1,0 +1,219 @@
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from PIL import Image
+
+from datamodules import ImageFolderDataModule, UnreadableImageError
+from tests.datamodules.files import save_images
+
+
+def module(root: Path, **kwargs: Any) -> ImageFolderDataModule:
+    data = ImageFolderDataModule(str(root), **{"image_size": 8, "num_workers": 0, "batch_size": 4} | kwargs)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def names(dataset: Any) -> list[str]:
+    return [dataset.sample_name(index) for index in range(len(dataset))]
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    """One folder with three classes."""
+    for seed, name in enumerate(("cat", "dog", "Übermut")):
+        save_images(tmp_path / "pool" / name, 20, seed)
+    return tmp_path / "pool"
+
+
+@pytest.fixture
+def splits(tmp_path: Path) -> Path:
+    """Folders `train`, `valid` and `test` with two classes."""
+    for seed, name in enumerate(("train", "valid", "test")):
+        for label in ("a", "b"):
+            save_images(tmp_path / "splits" / name / label, 6 - seed, seed)
+    return tmp_path / "splits"
+
+
+def test_one_folder_is_split(pool: Path) -> None:
+    data = module(pool, val_fraction=0.25, test_fraction=0.2)
+    assert data.class_names == ["cat", "dog", "Übermut"]
+    parts = [names(part) for part in (data.train_dataset, data.val_dataset, data.test_dataset)]
+    assert [len(part) for part in parts] == [36, 12, 12]
+    assert len(set(sum(parts, []))) == 60  # noqa: RUF017
+    assert data.class_counts().tolist() == [12, 12, 12]
+    again = module(pool, val_fraction=0.25, test_fraction=0.2)
+    assert names(again.test_dataset) == parts[2]
+    for part in (data.train_dataset, data.test_dataset):
+        assert part is not None
+        labels = [data.class_names[int(label)] for label in part.labels]
+        assert labels == [name.split("/")[0] for name in names(part)]
+
+
+def test_given_splits(splits: Path) -> None:
+    data = module(splits)
+    assert [len(part or []) for part in (data.train_dataset, data.val_dataset, data.test_dataset)] == [12, 10, 8]
+    assert names(data.val_dataset)[0] == "valid/a/00.png"
+
+
+def test_images_and_sizes(splits: Path) -> None:
+    data = module(splits, train_size=9)
+    batch = next(iter(data.train_dataloader()))
+    assert batch["image"].shape == (4, 3, 9, 9)
+    assert next(iter(data.val_dataloader()))["image"].shape == (4, 3, 8, 8)
+    assert data.image_size == (8, 8)
+    assert (data.mean, data.in_channels) == (None, 3)
+    for image, index in zip(batch["image"], batch["index"].tolist(), strict=True):
+        color = Image.open(splits / data.train_dataset.sample_name(index)).getpixel((0, 0))
+        assert torch.equal(image, torch.tensor(color, dtype=torch.uint8)[:, None, None].expand(3, 9, 9))
+    assert module(splits, channels=1).train_dataset[0]["image"].shape == (1, 8, 8)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_give_the_same_batches(splits: Path, workers: int) -> None:
+    batches = list(module(splits, num_workers=workers).train_dataloader())
+    expected = list(module(splits).train_dataloader())
+    for batch, other in zip(batches, expected, strict=True):
+        assert torch.equal(batch["image"], other["image"])
+        assert torch.equal(batch["label"], other["label"])
+
+
+def test_what_is_no_image_is_passed_over(pool: Path) -> None:
+    (pool / ".hidden").mkdir()
+    (pool / "cat" / ".00.png").write_bytes(b"")
+    (pool / "cat" / "Thumbs.db").write_bytes(b"")
+    (pool / "notes.txt").write_text("")
+    (pool / "cat" / "deeper").mkdir()
+    (pool / "cat" / "00.png").rename(pool / "cat" / "deeper" / "a.PNG")
+    (pool / "cat" / "around").symlink_to(pool)
+    (pool / "dog" / "link.png").symlink_to(pool / "dog" / "00.png")
+    data = module(pool, val_fraction=0.0, test_fraction=0.0)
+    found = names(data.train_dataset)
+    assert "cat/deeper/a.PNG" in found
+    assert "dog/link.png" in found
+    assert not any("around/cat" in name for name in found)
+    assert len([name for name in found if name.startswith("dog/")]) == 21
+
+
+def test_the_same_name_in_two_spellings(splits: Path) -> None:
+    (splits / "train" / "b").rename(splits / "train" / unicodedata.normalize("NFC", "é"))
+    (splits / "valid" / "b").rename(splits / "valid" / unicodedata.normalize("NFD", "é"))
+    (splits / "test" / "b").rename(splits / "test" / unicodedata.normalize("NFC", "é"))
+    data = module(splits)
+    assert len(data.val_dataset or []) == 10
+
+
+def test_a_class_called_train(pool: Path) -> None:
+    (pool / "cat").rename(pool / "train")
+    assert module(pool).class_names == ["dog", "train", "Übermut"]
+
+
+def test_classes_that_differ(splits: Path) -> None:
+    (splits / "valid" / "b").rename(splits / "valid" / "c")
+    with pytest.raises(ValueError, match=r"valid has classes without training images: c\. Known are: a, b"):
+        module(splits)
+
+
+def test_a_class_without_images(splits: Path) -> None:
+    (splits / "train" / "empty").mkdir()
+    with pytest.raises(ValueError, match="class folders without images: empty"):
+        module(splits)
+
+
+def test_a_class_without_validation_images(splits: Path) -> None:
+    for path in (splits / "valid" / "b").iterdir():
+        path.unlink()
+    with pytest.warns(UserWarning, match="no images of: b"):
+        data = module(splits)
+    assert data.num_classes == 2
+
+
+def test_missing_folders(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere.*--data\.root"):
+        module(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="holds no folders"):
+        module(tmp_path)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_file_stops_the_run_with_its_name(splits: Path, workers: int) -> None:
+    for split in ("train", "valid"):
+        path = splits / split / "a" / "03.png"
+        path.write_bytes(path.read_bytes()[:40])
+    data = module(splits, num_workers=workers, batch_size=2)
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        with pytest.raises(UnreadableImageError, match=r"^cannot read the image .*a/03\.png: [^\n]+$"):
+            list(loader)
+        if workers:
+            loader._iterator._shutdown_workers()  # left to the garbage collection, this takes 5 seconds
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_unreadable_files_are_left_out_and_listed(
+    pool: Path, cache: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("logging.Logger.propagate", True, raising=False)
+    whole = names(module(pool, val_fraction=0.0, test_fraction=0.0).train_dataset)
+    (pool / "cat" / "05.png").write_bytes(b"nothing")
+    (pool / "dog" / "00.png").unlink()
+    (pool / "dog" / "00.png").symlink_to("nowhere.png")
+    for _ in range(2):  # the second time from what was found out before
+        caplog.clear()
+        data = module(pool, on_error="skip", cache=cache, val_fraction=0.0, test_fraction=0.0)
+        assert set(whole) - set(names(data.train_dataset)) == {"cat/05.png", "dog/00.png"}
+        assert "2 of 60 images cannot be read" in caplog.text
+        assert "cat/05.png: it is no image" in caplog.text
+        assert sum(len(batch["label"]) for batch in data.train_dataloader()) == 56
+    save_images(pool / "cat", 6)
+    data = module(pool, on_error="skip", cache=cache, val_fraction=0.0, test_fraction=0.0)
+    assert set(whole) - set(names(data.train_dataset)) == {"dog/00.png"}
+
+
+def test_images_to_predict(splits: Path, tmp_path: Path) -> None:
+    save_images(tmp_path / "new" / "some" / "where", 3)
+    data = module(splits, predict_root=str(tmp_path / "new"))
+    batches = list(data.predict_dataloader())
+    assert batches[0]["label"].tolist() == [-1, -1, -1]
+    assert names(data.predict_dataset) == [f"some/where/0{index}.png" for index in range(3)]
+    with pytest.raises(FileNotFoundError, match="no images"):
+        module(splits, predict_root=str(tmp_path / "empty"))
+
+
+def test_a_resumed_epoch_reads_only_what_is_left(splits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = module(splits)
+    loader = data.train_dataloader()
+    batches = iter(loader)
+    next(batches)
+    state, rest = loader.state_dict(), [batch["index"].tolist() for batch in batches]
+    (splits / data.train_dataset.sample_name(0)).touch()
+    resumed = module(splits).train_dataloader()
+    resumed.load_state_dict(state)
+    reads: list[str] = []
+    monkeypatch.setattr(
+        "datamodules.files.read_image",
+        lambda path, *args: reads.append(path.name) or torch.zeros(3, 8, 8, dtype=torch.uint8),
+    )
+    assert [batch["index"].tolist() for batch in resumed] == rest
+    assert len(reads) == 8
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"image_size": 0}, "image_size=0.*at least 1"),
+        ({"channels": 2}, "channels=2.*1 or 3"),
+        ({"on_error": "ignore"}, "on_error='ignore'.*'raise' or 'skip'"),
+        ({"test_fraction": 1.0}, r"test_fraction=1.0.*\[0, 1\)"),
+    ],
+)
+def test_arguments_out_of_range(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ImageFolderDataModule(**kwargs)
+
+
+def test_it_is_a_lightning_datamodule(splits: Path) -> None:
+    assert isinstance(module(splits), L.LightningDataModule)
