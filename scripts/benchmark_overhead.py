@@ -9,6 +9,7 @@ bar, checkpoints, figures, the training accuracy and the seeding of each step. B
 import argparse
 import contextlib
 import io
+import itertools
 import statistics
 import tempfile
 import time
@@ -35,6 +36,7 @@ class StepClock(L.Callback):
         self.starts: list[float] = []
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """Take the time."""
         self.starts.append(time.perf_counter())
 
 
@@ -66,7 +68,7 @@ def fit(backbone: str, pixels: int, batch: int) -> list[float]:
             lit_cv(["fit", *(str(token) for pair in options.items() for token in pair)])
         finally:
             L.Trainer.__init__ = original  # type: ignore[method-assign]
-    return [b - a for a, b in zip(clock.starts, clock.starts[1:], strict=False)]
+    return [b - a for a, b in itertools.pairwise(clock.starts)]
 
 
 def bare(backbone: str, pixels: int, batch: int) -> list[float]:
@@ -90,7 +92,7 @@ def bare(backbone: str, pixels: int, batch: int) -> list[float]:
         loss.backward()
         optimizer.step()
         schedule.step()
-    return [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    return [b - a for a, b in itertools.pairwise(starts)]
 
 
 def main() -> None:

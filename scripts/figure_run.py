@@ -1,6 +1,6 @@
 """The README's picture: what a run leaves behind, from the pictures in its folder.
 
-    python scripts/figure_run.py lightning_logs/version_0 docs/run.png
+python scripts/figure_run.py lightning_logs/version_0 docs/run.png
 """
 
 import sys
@@ -16,7 +16,9 @@ def beside(images: list[Image.Image], width: int) -> Image.Image:
     height = int((width - GAP * (len(images) - 1)) / sum(image.width / image.height for image in images))
     row, x = Image.new("RGB", (width, height), "white"), 0
     for image in images:
-        scaled = image.convert("RGB").resize((round(image.width * height / image.height), height), Image.Resampling.LANCZOS)
+        scaled = image.convert("RGB").resize(
+            (round(image.width * height / image.height), height), Image.Resampling.LANCZOS
+        )
         row.paste(scaled, (x, 0))
         x += scaled.width + GAP
     return row

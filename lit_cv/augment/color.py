@@ -51,7 +51,6 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     """Turn the hue of HSV by shifts (N,) in turns, -0.5 to 0.5.
 
     Saturation and value stay, so that no conversion to HSV and back is needed. With M and m the largest and
-    Saturation and value stay, so that no conversion to HSV and back is needed. With M and m the largest and
     smallest channel of a pixel, its hue in sixths of a turn, from -3 to 3, is
 
         h = sign(G - B) * (1 + (G + B - R - m) / (M - m))

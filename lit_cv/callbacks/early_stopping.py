@@ -1,8 +1,10 @@
 """Early stopping on the module's own metric."""
 
+import math
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
 from lit_cv.callbacks.monitored import monitored_value
@@ -43,12 +45,11 @@ class MonitorEarlyStopping(EarlyStopping):
         """Take the metric from the module."""
         if self._given_monitor is None:
             self.monitor = getattr(pl_module, "monitor", "val_loss")
-        mode = str(self._given_mode or getattr(pl_module, "mode", "min"))
-        if mode != self.mode:
-            self.mode = mode
-            self.min_delta = abs(self.min_delta) * (1 if mode == "max" else -1)
-            if self.best_score.isinf():  # else it was restored, in the right mode
-                self.best_score = -self.best_score
+        self.mode = str(self._given_mode or getattr(pl_module, "mode", "min"))
+        sign = 1 if self.mode == "max" else -1
+        self.min_delta = sign * abs(self.min_delta)
+        if self.best_score.isinf():  # no score yet, neither here nor in the checkpoint of a continued run
+            self.best_score = torch.tensor(-sign * math.inf)
 
     def _run_early_stopping_check(self, trainer: L.Trainer) -> None:
         if monitored_value(trainer, self.monitor) is not None:

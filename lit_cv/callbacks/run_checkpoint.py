@@ -22,9 +22,10 @@ log = logging.getLogger("lit_cv")
 class RunCheckpoint(Checkpoint):
     """Keeps `checkpoints/best.ckpt` and `checkpoints/last.ckpt` in the run's folder.
 
-    The best is chosen by the module's own `monitor` and `mode`, the later of equal ones. Both are written at the end of an epoch, and
-    the last one, if asked, every so many steps, from which training continues in the middle of an epoch. On
-    Ctrl-C the step under way is finished and saved before training ends; a second Ctrl-C ends it at once.
+    The best is chosen by the module's own `monitor` and `mode`, the later of equal ones. Both are written at the
+    end of an epoch, and the last one, if asked, every so many steps, from which training continues in the middle
+    of an epoch. On Ctrl-C the step under way is finished and saved before training ends; a second Ctrl-C ends it
+    at once.
 
     For more than this (several best ones, other names) put Lightning's ModelCheckpoint into
     `trainer.callbacks`; it replaces this callback.

@@ -6,13 +6,13 @@ import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
-import datamodules  # noqa: F401 - classes are found by their short names once they are imported
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+import datamodules  # noqa: F401 - classes are found by their short names once they are imported
 from lit_cv import callbacks
 from lit_cv.checkpoint_io import AtomicCheckpointIO
 from lit_cv.cli.arguments import prepare

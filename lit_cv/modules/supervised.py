@@ -158,7 +158,7 @@ class SupervisedModule(BaseModule):
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         if not hasattr(datamodule, "class_counts"):
             raise ValueError("class_weight='balanced' needs a DataModule that counts its labels (class_counts).")
-        counts = datamodule.class_counts().float()
+        counts: Tensor = datamodule.class_counts().float()
         if (counts == 0).any():
             rank_zero_info("class_weight: classes without a training label get the weight 0.")
         if self.hparams["multi_label"]:

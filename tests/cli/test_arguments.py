@@ -93,7 +93,7 @@ def test_a_checkpoint_of_another_class_is_refused_by_name(in_tmp: Path) -> None:
 
 
 def test_last_is_the_newest_run_or_an_error(in_tmp: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no run in .* has left a checkpoint"):
+    with pytest.raises(FileNotFoundError, match=r"no run in .* has left a checkpoint"):
         find_checkpoint("last")
     save_checkpoint(in_tmp / "lightning_logs" / "version_1" / "checkpoints" / "last.ckpt", step=1)
     save_checkpoint(in_tmp / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt", step=2)

@@ -106,8 +106,8 @@ def test_a_dry_run_leaves_nothing(in_tmp: Path) -> None:
 
 def test_a_task_of_the_working_directory(in_tmp: Path) -> None:
     (in_tmp / "ink.py").write_text(TASK)
-    fit = ["fit", "--model", "InkModule", "--model.scale", "2", "--data", "DigitsDataModule", "--model.backbone", "conv4"]
-    cli = main([*fit, *QUICK])
+    task = ["--model", "InkModule", "--model.scale", "2", "--model.backbone", "conv4"]
+    cli = main(["fit", *task, "--data", "DigitsDataModule", *QUICK])
     assert cli is not None
     assert cli.model.hparams["scale"] == 2.0
     assert {"train_ink", "val_ink", "val_loss"} <= set(cli.trainer.callback_metrics)
