@@ -25,11 +25,14 @@ class Kill(L.Callback):
         self.step, self.where, self.real = step, where, real
     def _die(self, trainer):
         if trainer.global_step >= self.step:
+            if self.where == "interrupt":
+                signal.raise_signal(signal.SIGINT)
+                return
             if self.real:
                 os.kill(os.getpid(), signal.SIGKILL)
             raise Killed
     def on_train_batch_start(self, trainer, *args):
-        if self.where == "batch":
+        if self.where in ("batch", "interrupt"):
             self._die(trainer)
     def on_validation_batch_start(self, trainer, *args):
         if self.where == "validation" and not trainer.sanity_checking:
@@ -136,6 +139,18 @@ def test_killed_in_validation_or_while_a_checkpoint_is_written(root: Path, whole
 def test_with_everything_on_and_another_number_of_workers(root: Path, whole: Any, step: int) -> None:
     kill_and_resume(root, EVERYTHING, [f"step={step}"], resume=["--data.num_workers", "0"])
     assert_same_end(root, whole(EVERYTHING))
+
+
+def test_control_c_saves_the_step_and_ends_cleanly(root: Path, whole: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    kill = ["--trainer.callbacks+=killer.Kill", "--trainer.callbacks.step=12", "--trainer.callbacks.where=interrupt"]
+    fit = [*FIT, *AUGMENT, "--checkpoint.every_n_steps", "0", "--trainer.default_root_dir", str(root)]
+    with pytest.raises(SystemExit):
+        main([*fit, *kill])
+    path = root / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+    assert f"Stopped at step 13. Continue with: lit-cv fit --ckpt_path {path}" in capfd.readouterr().err
+    assert final(root)["global_step"] == 13
+    main([*fit, "--ckpt_path", "last"])
+    assert_same_end(root, whole(AUGMENT))
 
 
 @pytest.mark.parametrize("schedule", ["plateau", "one_cycle", "exponential"])

@@ -3,9 +3,13 @@
 from lit_cv.callbacks.augmentation import Augmentation
 from lit_cv.callbacks.batch_figure import BatchFigure
 from lit_cv.callbacks.classification_figures import ClassificationFigures
+from lit_cv.callbacks.contrastive import ContrastiveAugmentation
+from lit_cv.callbacks.cutmix import CutMix
+from lit_cv.callbacks.cutout import Cutout
 from lit_cv.callbacks.early_stopping import MonitorEarlyStopping
 from lit_cv.callbacks.ema import EMA
 from lit_cv.callbacks.learning_rate import LearningRateLog
+from lit_cv.callbacks.mixup import MixUp
 from lit_cv.callbacks.prediction_writer import PredictionWriter
 from lit_cv.callbacks.progress import RunProgressBar
 from lit_cv.callbacks.run_checkpoint import RunCheckpoint
@@ -16,7 +20,11 @@ __all__ = [
     "Augmentation",
     "BatchFigure",
     "ClassificationFigures",
+    "ContrastiveAugmentation",
+    "CutMix",
+    "Cutout",
     "LearningRateLog",
+    "MixUp",
     "MonitorEarlyStopping",
     "PredictionWriter",
     "RunCheckpoint",

@@ -51,6 +51,7 @@ class RunCheckpoint(Checkpoint):
         self._saved_step = -1
         self._validated = False
         self._interrupted = False
+        self._ending = False
         self._handler: Any = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -64,7 +65,7 @@ class RunCheckpoint(Checkpoint):
         self.monitor = self.monitor or getattr(pl_module, "monitor", None)
         self.mode = self.mode or getattr(pl_module, "mode", "min")
         if threading.current_thread() is threading.main_thread() and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._interrupted = False
+            self._interrupted = self._ending = False
             self._handler = signal.signal(signal.SIGINT, self._interrupt)
 
     def on_train_batch_end(
@@ -78,6 +79,18 @@ class RunCheckpoint(Checkpoint):
             # Gradients gathered so far are not in a checkpoint: mid-accumulation the one before stands.
             if step != self._saved_step and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
                 self._save_last(trainer)
+            self._ending = True
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """End training after Ctrl-C, now that the step before is saved and its numbers are logged."""
+        if self._ending:
+            raise KeyboardInterrupt
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """End training after Ctrl-C before it is validated."""
+        if self._ending:
             raise KeyboardInterrupt
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -90,6 +103,8 @@ class RunCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save at the end of an epoch, when its metrics are known."""
         self._save(trainer)
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Say what is left of a run that ends early."""

@@ -1,0 +1,65 @@
+"""Two processes that train together do what one does on their joined batches."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lit_cv.metrics_csv import read_metrics
+from tests.test_resume import CALLBACKS
+
+# A network without BatchNorm, whose statistics are those of a process's own share.
+FIT = [
+    "fit", "--model", "SupervisedModule", "--model.backbone", "squeezenet1_1", "--model.optimizer", "sgd",
+    "--model.lr", "0.01", "--model.warmup_epochs", "0.5", "--model.schedule", "constant", "--data", "ShapesDataModule",
+    "--data.num_images", "160", "--trainer.max_epochs", "2", "--trainer.accelerator", "cpu",
+    "--trainer.enable_progress_bar", "false", "--trainer.gradient_clip_val", "1.0", "--ema.decay", "0.9",
+]  # fmt: skip
+TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "15"]
+ONE = ["--trainer.devices", "1", "--data.batch_size", "30"]
+
+
+def run(root: Path, *options: str, completes: bool = True) -> Path:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "lit_cv", *FIT, *options, "--trainer.default_root_dir", str(root)]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+    assert (done.returncode == 0) == completes, done.stderr
+    assert done.stderr.count("Best checkpoint") == completes  # said once
+    return root / "lightning_logs" / "version_0"
+
+
+def last(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    return content
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {name: run(tmp_path_factory.mktemp(name), *options) for name, options in (("one", ONE), ("two", TWO))}
+
+
+def test_the_weights_and_the_metrics_are_those_of_one_process(runs: dict[str, Path]) -> None:
+    one, two = last(runs["one"]), last(runs["two"])
+    assert one["global_step"] == two["global_step"] == 8
+    for name, value in one["state_dict"].items():
+        torch.testing.assert_close(two["state_dict"][name], value, rtol=0, atol=5e-5, msg=name)
+    rows = {name: read_metrics(folder / "metrics.csv") for name, folder in runs.items()}
+    for a, b in zip(rows["one"], rows["two"], strict=True):
+        assert a.keys() == b.keys()
+        for name in a.keys() - {"train_loss_step"}:  # that of the first process's share
+            assert b[name] == pytest.approx(a[name], abs=1e-4), name
+
+
+def test_it_resumes_exactly_in_the_middle_of_an_epoch(runs: dict[str, Path], in_tmp: Path) -> None:
+    (in_tmp / "killer.py").write_text(CALLBACKS)
+    kill = ["--trainer.callbacks+=killer.Kill", "--trainer.callbacks.step=7", "--checkpoint.every_n_steps", "3"]
+    run(in_tmp, *TWO, *kill, completes=False)
+    assert last(in_tmp / "lightning_logs" / "version_0")["global_step"] == 6
+    again, whole = last(run(in_tmp, *TWO, "--ckpt_path", "last")), last(runs["two"])
+    assert again["global_step"] == whole["global_step"] == 8
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(again["state_dict"][name], value), name
