@@ -141,7 +141,7 @@ def draw(rows: dict[str, Tensor], path: Path) -> None:
             axis.set_axis_off()
         line[0].text(-0.08, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=100, pil_kwargs={"quality": 85, "optimize": True})
     print(path)
 
 
@@ -153,9 +153,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     first, *others = photographs(args.images, 128)
-    draw(operation_rows(first), Path(args.out) / "augmentation_operations.png")
-    draw(policy_rows(first, (others or [first.flip(1)])[0]), Path(args.out) / "augmentation_policies.png")
-    draw(scene_rows(), Path(args.out) / "augmentation_masks_boxes.png")
+    draw(operation_rows(first), Path(args.out) / "augmentation_operations.jpg")
+    draw(policy_rows(first, (others or [first.flip(1)])[0]), Path(args.out) / "augmentation_policies.jpg")
+    draw(scene_rows(), Path(args.out) / "augmentation_masks_boxes.jpg")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-WIDTH, GAP = 1600, 24
+WIDTH, GAP = 1400, 20
 
 
 def beside(images: list[Image.Image], width: int) -> Image.Image:
@@ -35,7 +35,7 @@ def main() -> None:
         page.paste(row, (0, y))
         y += row.height + GAP
     target.parent.mkdir(parents=True, exist_ok=True)
-    page.quantize(128).save(target, optimize=True)
+    page.save(target, optimize=True)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from lit_cv.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)
+BLOCKS = re.findall(r"```(bash|python|yaml)\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for language, text in BLOCKS if language == "bash" for line in text.splitlines() if line.strip()]
 PROGRAMS = [text for language, text in BLOCKS if language == "python"]
+CONFIGURATIONS = [text for language, text in BLOCKS if language == "yaml"]
 FIT = [line for line in COMMANDS if line.startswith("lit-cv fit") and "--ckpt_path" not in line]
 SHORT = [
     "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "2",
@@ -51,6 +52,12 @@ def test_a_fit(command: str, photos: Path) -> None:
     cli = main([*local(command, None), *SHORT])
     assert cli is not None
     assert cli.trainer.global_step > 0
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_a_configuration(configuration: str, photos: Path) -> None:
+    (photos / "mine.yaml").write_text(configuration)
+    main(["fit", "--config", "imagefolder_supervised", "--config", "mine.yaml", "--data.root", "photos", *SHORT])
 
 
 @pytest.mark.parametrize("command", [line for line in FIT if "$LIT_CV_DATA" in line])
