@@ -117,7 +117,7 @@ class RunCheckpoint(Checkpoint):
                 trainer.global_step,
                 self.last_model_path,
             )
-        else:
+        elif trainer.global_step:
             log.info("Stopped at step %d, before the first checkpoint.", trainer.global_step)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
