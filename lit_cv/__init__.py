@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         RunProgressBar,
         TrainingCurves,
     )
-    from lit_cv.modules import BaseModule, SupervisedModule
+    from lit_cv.modules import BaseModule, FineTuneModule, SupervisedModule
 
 __all__ = [
     "EMA",
@@ -29,6 +29,7 @@ __all__ = [
     "BaseModule",
     "BatchFigure",
     "ClassificationFigures",
+    "FineTuneModule",
     "LearningRateLog",
     "MonitorEarlyStopping",
     "PredictionWriter",
