@@ -27,7 +27,7 @@ def print_groups(title: str, rows: Sequence[GroupRow]) -> None:
     from rich import get_console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    table = Table(header_style="bold")
     table.add_column("group")
     table.add_column("parameters", justify="right")
     table.add_column("trainable")
@@ -35,4 +35,5 @@ def print_groups(title: str, rows: Sequence[GroupRow]) -> None:
     for row in rows:
         style = "dim" if row.trainable == "no" else ""
         table.add_row(row.name, f"{row.parameters:,}", row.trainable, f"{row.lr:.3g}", style=style)
+    get_console().print(title, style="bold", highlight=False)
     get_console().print(table)
