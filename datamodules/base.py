@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules.checks import check
+from datamodules.classes import choose_classes
 from datamodules.dataset import ImageDataset
 from datamodules.loader import EpochSampler, ResumableLoader, loader_options
 from datamodules.splits import hold_out, keep_labels
@@ -40,6 +41,7 @@ class BaseDataModule(L.LightningDataModule, ABC):
         labels_per_class: Labels of each class that training keeps; the other images stay available, without
             labels, to modules that learn from them. `None` keeps all.
         label_fraction: Share of the labels that training keeps, each class in proportion; in (0, 1].
+        classes: Classes to keep, by number (from 0) or name; labels count them in this order. `None` keeps all.
 
     Attributes:
         train_dataset: Training images with labels.
@@ -70,6 +72,7 @@ class BaseDataModule(L.LightningDataModule, ABC):
         split_seed: int = 0,
         labels_per_class: int | None = None,
         label_fraction: float | None = None,
+        classes: list[int | str] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -102,11 +105,11 @@ class BaseDataModule(L.LightningDataModule, ABC):
         """Load the images and split them, once."""
         if self._is_set_up:
             return
-        train = self.load("train")
+        train = self._load("train")
         if train is None or len(train) == 0:
             raise ValueError(f"{type(self).__name__} found no training images.")
         h = self.hparams
-        others = {split: self.load(split) for split in _OTHERS}
+        others = {split: self._load(split) for split in _OTHERS}
         if others["val"] is None and h["val_fraction"] > 0:
             kept, held = hold_out(train.labels, h["val_fraction"], h["split_seed"])
             others["val"] = train.subset(held) if len(held) else None
@@ -123,6 +126,10 @@ class BaseDataModule(L.LightningDataModule, ABC):
             self.unlabeled_dataset = train.subset(range(len(train)), hidden)
         self._describe(train)
         self._is_set_up = True
+
+    def _load(self, split: Split) -> ImageDataset | None:
+        dataset, classes = self.load(split), self.hparams["classes"]
+        return dataset if dataset is None or classes is None else choose_classes(dataset, classes)
 
     def _describe(self, train: ImageDataset) -> None:
         self.class_names = train.class_names
@@ -150,13 +157,16 @@ class BaseDataModule(L.LightningDataModule, ABC):
         # Incomplete batches are dropped, but never the only one: an epoch of no steps would go unnoticed.
         drop_last = len(dataset) // world_size >= self.batch_size
         sampler = EpochSampler(len(dataset), True, self._seed, world_size, rank, drop_last)
+        dataset = self._without_images_if_known(dataset)
         return ResumableLoader(
             dataset, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last, **self._options(dataset)
         )
 
     def val_dataloader(self) -> Any:
         """Return the loader of the validation images; an empty list where there are none."""
-        return [] if self.val_dataset is None else self._evaluation_loader(self.val_dataset)
+        if self.val_dataset is None:
+            return []
+        return self._evaluation_loader(self._without_images_if_known(self.val_dataset))
 
     def test_dataloader(self) -> Any:
         """Return the loader of the test images."""
@@ -170,6 +180,15 @@ class BaseDataModule(L.LightningDataModule, ABC):
         if dataset is None:
             raise ValueError(f"{type(self).__name__} has no images to predict.")
         return self._evaluation_loader(dataset)
+
+    def ordered_loader(self, dataset: ImageDataset) -> ResumableLoader:
+        """Return a loader of all images of a dataset in order, whole on every process: to compute their features."""
+        return ResumableLoader(dataset, batch_size=self.batch_size, **self._options(dataset))
+
+    def _without_images_if_known(self, dataset: ImageDataset) -> ImageDataset:
+        """Return the dataset without its images for a module that keeps features of them (not `needs_images`)."""
+        module = getattr(self.trainer, "lightning_module", None)
+        return dataset if getattr(module, "needs_images", True) else dataset.without_images()
 
     def _evaluation_loader(self, dataset: ImageDataset) -> ResumableLoader:
         rank, world_size = self._place()

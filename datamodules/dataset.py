@@ -44,6 +44,7 @@ class ImageDataset(Dataset[Batch], ABC):
     """
 
     in_memory: bool = False
+    _reads_images: bool = True
 
     def __init__(self, labels: Tensor, class_names: Sequence[str] = ()) -> None:
         self.labels = labels
@@ -75,6 +76,12 @@ class ImageDataset(Dataset[Batch], ABC):
         part.labels = self.labels[torch.from_numpy(chosen)] if labels is None else labels
         return part
 
+    def without_images(self) -> Self:
+        """Return the samples with nothing but `label` and `index`, for who knows their images already."""
+        part = copy.copy(self)
+        part._reads_images, part.in_memory = False, True
+        return part
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -82,7 +89,8 @@ class ImageDataset(Dataset[Batch], ABC):
         """Return the batch of these samples, with `label` and their positions in this dataset as `index`."""
         positions = np.asarray(indices, dtype=np.int64)
         index = torch.from_numpy(positions)
-        return {**self.read(self.rows[positions]), "label": self.labels.index_select(0, index), "index": index}
+        content = self.read(self.rows[positions]) if self._reads_images else {}
+        return {**content, "label": self.labels.index_select(0, index), "index": index}
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         size = len(self)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         RunProgressBar,
         TrainingCurves,
     )
-    from lit_cv.modules import BaseModule, SupervisedModule
+    from lit_cv.modules import BaseModule, FineTuneModule, SupervisedModule
 
 __all__ = [
     "EMA",
@@ -36,6 +36,7 @@ __all__ = [
     "ContrastiveAugmentation",
     "CutMix",
     "Cutout",
+    "FineTuneModule",
     "LearningRateLog",
     "MixUp",
     "MonitorEarlyStopping",

@@ -41,6 +41,8 @@ class Augmentation(L.Callback):
         ValueError: If a policy, an operation or an argument does not exist.
     """
 
+    changes_images = True  # hence features of images cannot be kept
+
     def __init__(
         self,
         policy: str | None = None,

@@ -44,6 +44,8 @@ class ContrastiveAugmentation(L.Callback):
         (torch.Size([2, 4, 3, 32, 32]), torch.uint8)
     """
 
+    changes_images = True  # hence features of images cannot be kept
+
     def __init__(
         self,
         size: int | None = None,

@@ -25,6 +25,8 @@ class Cutout(L.Callback):
         TypeError: In training, if a batch is no dict with "image".
     """
 
+    changes_images = True  # hence features of images cannot be kept
+
     def __init__(self, size: int | float = 0.5, value: float = 0.5, p: float = 1.0) -> None:
         self.chain = Chain([CutoutOperation(size, value, p)])
 

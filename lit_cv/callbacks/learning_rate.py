@@ -12,8 +12,9 @@ __all__ = ["LearningRateLog"]
 class LearningRateLog(L.Callback):
     """Logs the learning rate as `lr`, read from the optimizer just before its step.
 
-    Parameter groups whose learning rate differs from the first one's are logged as `lr_NAME`. Where an epoch
-    has few steps the Trainer's `log_every_n_steps` is lowered, so that each epoch is logged several times.
+    That is the rate of the first parameter group; groups whose rate differs from it are logged as `lr_NAME`. Where
+    groups belong to layers, as in fine-tuning, the rate of every layer is logged so. Where an epoch has few steps
+    the Trainer's `log_every_n_steps` is lowered, so that each epoch is logged several times.
 
     Args:
         per_epoch: How many times an epoch is logged at least, if it has that many steps.
@@ -38,8 +39,9 @@ class LearningRateLog(L.Callback):
             return
         groups = trainer.optimizers[0].param_groups
         rates = {"lr": groups[0]["lr"]}
-        for index, group in enumerate(groups[1:], 1):
-            if group["lr"] != rates["lr"]:
-                rates[f"lr_{group.get('name', index)}"] = group["lr"]
+        for index, group in enumerate(groups):
+            if "layer" in group or group["lr"] != rates["lr"]:
+                name = group.get("layer") or group.get("name", index)
+                rates[f"lr_{name}".replace(".", "_")] = group["lr"]
         for logger in trainer.loggers:
             logger.log_metrics(rates, step=step_index(trainer))

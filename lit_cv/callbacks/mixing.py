@@ -27,6 +27,8 @@ class MixingCallback(L.Callback):
             never.
     """
 
+    changes_images = True  # hence features of images cannot be kept
+
     def __init__(self, alpha: float, p: float, stop_epoch: int | float | None) -> None:
         if isinstance(alpha, bool) or not isinstance(alpha, int | float) or alpha <= 0:
             raise ValueError(f"alpha={alpha!r}: give a number above 0.")

@@ -11,6 +11,7 @@ VERBS = {
     "validate": "evaluate a checkpoint on the validation images",
     "test": "evaluate a checkpoint on the test images",
     "predict": "write a checkpoint's predictions to predictions.csv",
+    "find-lr": "train for some steps at rising learning rates, and draw the loss",
     "recipes": "list the shipped configurations",
 }
 

@@ -183,13 +183,17 @@ def run(args: list[str]) -> LitCLI:
     """Run one of Lightning's verbs.
 
     Args:
-        args: The verb and its options, as typed.
+        args: The verb and its options, as typed; `find-lr` takes those of `fit`.
     """
     _quiet()
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # a console script does not see the user's own modules otherwise
-    if args[0] != "fit" and "--ckpt_path" not in " ".join(args) and not {"-h", "--help"} & set(args):
+    if args[0] not in ("fit", "find-lr") and "--ckpt_path" not in " ".join(args) and not {"-h", "--help"} & set(args):
         log.warning("No --ckpt_path was given: the weights are those that the model starts with.")
+    if args[0] == "find-lr":
+        from lit_cv.cli.find_lr import FindLRCLI
+
+        return FindLRCLI(*prepare(["fit", *args[1:]]))
     prepared, checkpoint = prepare(args)
     return LitCLI(prepared, checkpoint)
 

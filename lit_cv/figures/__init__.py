@@ -9,6 +9,7 @@ from lit_cv.figures.classification import confusion_figure, precision_recall_fig
 from lit_cv.figures.curves import draw_training_curves
 from lit_cv.figures.history import History, short_number
 from lit_cv.figures.images import image_grid, label_titles, short_name
+from lit_cv.figures.lr_curve import lr_curve_figure
 
 __all__ = [
     "History",
@@ -16,6 +17,7 @@ __all__ = [
     "draw_training_curves",
     "image_grid",
     "label_titles",
+    "lr_curve_figure",
     "precision_recall_figure",
     "render",
     "save_png",

@@ -15,7 +15,7 @@ from lit_cv.modules.inference import infer_from_data
 from lit_cv.modules.optimization import configure_optimizer, take_given_options
 from lit_cv.modules.running_means import RunningMeans
 from lit_cv.nn import check_backbone_name, create_backbone
-from lit_cv.optim import Plateau
+from lit_cv.optim import Plateau, parameter_groups
 from lit_cv.randomness import global_seed, seed_step
 
 __all__ = ["BaseModule", "Batch", "Output", "Stage"]
@@ -129,6 +129,10 @@ class BaseModule(L.LightningModule, ABC):
         for stage in ("val", "test"):
             if metrics := self.configure_metrics():
                 self.metrics[stage] = MetricCollection(dict(metrics), prefix=f"{stage}_")
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the optimizer's parameter groups, each with a `name`, `lr` and `weight_decay`."""
+        return parameter_groups(self, lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and its schedule, which moves at every step."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from lit_cv.nn import has_small_stem
+from lit_cv.nn import checkpoint_options, has_small_stem
 
 __all__ = ["infer_from_data"]
 
@@ -48,7 +48,9 @@ def infer_from_data(hparams: MutableMapping[str, Any], datamodule: object | None
 
 
 def _choose_stem(backbone: str, weights: str | None, image_size: int | list[int] | None) -> str:
-    if image_size is None or weights is not None:
+    if weights is not None:
+        return str(checkpoint_options(weights).get("stem") or "standard")
+    if image_size is None:
         return "standard"
     largest = image_size if isinstance(image_size, int) else max(image_size)
     if largest > _SMALL_IMAGE or not has_small_stem(backbone):

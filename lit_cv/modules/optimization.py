@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
-from lit_cv.optim import build_optimizer, build_schedule, parameter_groups, reapply_options
+from lit_cv.optim import build_optimizer, build_schedule, reapply_options
 
 if TYPE_CHECKING:
     from lit_cv.modules.base import BaseModule
@@ -18,9 +18,8 @@ def configure_optimizer(module: "BaseModule") -> OptimizerLRScheduler:
     The schedule counts optimizer steps, of which gradient accumulation leaves fewer than batches.
     """
     h, trainer = module.hparams, module.trainer
-    groups = parameter_groups(module, lr=h["lr"], weight_decay=h["weight_decay"])
     optimizer = build_optimizer(
-        h["optimizer"], groups, lr=h["lr"], weight_decay=h["weight_decay"], momentum=h["momentum"]
+        h["optimizer"], module.parameter_groups(), lr=h["lr"], weight_decay=h["weight_decay"], momentum=h["momentum"]
     )
     if trainer.gradient_clip_val:
         # A fused optimizer offers to unscale fp16 gradients itself, which is after clipping, and Lightning refuses
@@ -41,7 +40,6 @@ def configure_optimizer(module: "BaseModule") -> OptimizerLRScheduler:
 
 def take_given_options(module: "BaseModule") -> None:
     """Put the options of this run in place of those that a checkpoint restored into the optimizer."""
-    h = module.hparams
-    groups = parameter_groups(module, lr=h["lr"], weight_decay=h["weight_decay"])
+    groups = module.parameter_groups()
     for optimizer in module.trainer.optimizers:
-        reapply_options(optimizer, groups, momentum=h["momentum"])
+        reapply_options(optimizer, groups, momentum=module.hparams["momentum"])

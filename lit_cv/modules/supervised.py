@@ -1,6 +1,6 @@
 """Supervised learning: images and the labels that people gave them."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -128,11 +128,15 @@ class SupervisedModule(BaseModule):
     def step(self, batch: Batch, stage: Stage) -> Output:
         """Classify a batch and compare with its labels."""
         target = batch["label"]
-        logits = self(batch["image"])
+        logits = self.logits(batch, stage)
         output = {"loss": self.loss(logits, target, stage), "logits": logits, "target": target}
         if stage == "train":
             output["acc"] = _accuracy(logits.detach(), target, bool(self.hparams["multi_label"]))
         return output
+
+    def logits(self, batch: Batch, stage: Stage) -> Tensor:
+        """Return the logits (N, K) of a batch."""
+        return cast(Tensor, self(batch["image"]))
 
     def loss(self, logits: Tensor, target: Tensor, stage: Stage) -> Tensor:
         """Return the mean loss: smoothed and weighted in training only, so that validation is comparable."""

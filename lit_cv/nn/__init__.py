@@ -3,14 +3,22 @@
 from lit_cv.nn.backbone import Backbone, Network
 from lit_cv.nn.factory import check_backbone_name, create_backbone, has_small_stem, list_backbones
 from lit_cv.nn.heads import ClassificationHead, SpatialDropout
+from lit_cv.nn.stages import Stage, backbone_stages, find_stage
+from lit_cv.nn.stochastic_depth import set_stochastic_depth
+from lit_cv.nn.weights import checkpoint_options
 
 __all__ = [
     "Backbone",
     "ClassificationHead",
     "Network",
     "SpatialDropout",
+    "Stage",
+    "backbone_stages",
     "check_backbone_name",
+    "checkpoint_options",
     "create_backbone",
+    "find_stage",
     "has_small_stem",
     "list_backbones",
+    "set_stochastic_depth",
 ]

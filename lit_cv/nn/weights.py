@@ -21,11 +21,18 @@ from lit_cv.nn.stems import adapt_channels, first_convolution
 from lit_cv.nn.torchvision_networks import torchvision_names
 from lit_cv.suggest import nearest
 
-__all__ = ["Weights", "load_weights", "read_weights"]
+__all__ = ["Weights", "checkpoint_options", "load_weights", "read_weights"]
 
 _LOGGER = logging.getLogger("lit_cv")
 _SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 _POSITIONS = "encoder.pos_embedding"
+_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+_CLASSIFIER = re.compile(r"(?P<name>fc|classifier(\.\d+)?|heads?(\.(head|fc|linear))?)\.(weight|bias)")
+# What reading a file that is no checkpoint can end in.
+_UNREADABLE = (
+    pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError,
+    TypeError,
+)  # fmt: skip
 # torchvision's published files of these networks are older than its code.
 _RENAMED = (
     (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\."), r"\1\2."),
@@ -65,7 +72,7 @@ def read_weights(name: str, weights: str) -> Weights:
         FileNotFoundError: If the path leads nowhere.
     """
     path = Path(weights).expanduser()
-    if path.suffix in _SUFFIXES or "/" in weights or path.is_file():
+    if _is_path(weights, path):
         return _from_file(path)
     if name not in torchvision_names():
         raise ValueError(
@@ -85,6 +92,23 @@ def read_weights(name: str, weights: str) -> Weights:
     if name in ("googlenet", "inception_v3"):
         mean = std = [0.5, 0.5, 0.5]  # they were trained so; torchvision's network converts from ImageNet's
     return Weights(f"{enum.__name__}.{chosen.name}", _rename(state), mean, std)
+
+
+def checkpoint_options(weights: str) -> Mapping[str, Any]:
+    """Return the hyperparameters in a checkpoint of this project; nothing for other weights.
+
+    Args:
+        weights: As for `read_weights`.
+
+    Raises:
+        ValueError: If it is the path of a file that cannot be read as weights.
+        FileNotFoundError: If the path leads nowhere.
+    """
+    path = Path(weights).expanduser()
+    if not _is_path(weights, path):
+        return {}
+    content = _read(path)
+    return content.get("hyper_parameters", {}) if isinstance(content, Mapping) and "lit_cv" in content else {}
 
 
 def load_weights(backbone: Backbone, weights: Weights, fresh: frozenset[str] = frozenset()) -> None:
@@ -126,18 +150,44 @@ def load_weights(backbone: Backbone, weights: Weights, fresh: frozenset[str] = f
             f"{weights.source}: none of its {len(given)} tensors belongs to {backbone.name}; it holds {_some(given)}."
         )
     left = [key for key in given if key not in loaded]
-    level = logging.WARNING if missing else logging.INFO
-    loaded_count = len(wanted) - len(missing)
+    _check_match(backbone, weights.source, loaded, missing, left)
     _LOGGER.log(
-        level,
-        "%s: loaded %d of %d tensors of %s; missing (random): %s; left over: %s",
+        logging.WARNING if missing else logging.INFO,
+        "%s: loaded %d of %d tensors of %s; missing (random): %s; left over: %s%s",
         weights.source,
-        loaded_count,
+        len(wanted) - len(missing),
         len(wanted),
         backbone.name,
         _some(missing),
         _some(left),
+        _classifier(given, left),
     )
+
+
+def _check_match(backbone: Backbone, source: str, loaded: list[str], missing: list[str], left: list[str]) -> None:
+    """Refuse the weights of another network that has some layers of the same names and shapes."""
+    if len(missing) > len(loaded):
+        raise ValueError(
+            f"{source}: only {len(loaded)} tensors fit, {len(missing)} of {backbone.name} are missing "
+            f"({_some(missing)}): these are weights of another network, change --model.backbone or --model.weights."
+        )
+    parts = {key.partition(".")[0] for key in loaded}
+    deeper = [key for key in left if key.partition(".")[0] in parts and not _CLASSIFIER.fullmatch(key)]
+    deeper = [key for key in deeper if not key.endswith("num_batches_tracked")]
+    if len(deeper) > 0.1 * len(loaded):
+        raise ValueError(
+            f"{source}: {len(deeper)} tensors are left over that {backbone.name} has no layers for ({_some(deeper)}): "
+            "these are weights of another network, change --model.backbone or --model.weights."
+        )
+
+
+def _classifier(given: Mapping[str, Tensor], left: list[str]) -> str:
+    """Say that the classifier is among what is left over, and how many classes it has."""
+    for key in left:
+        match = _CLASSIFIER.fullmatch(key)
+        if match and key.endswith("weight") and given[key].ndim in (2, 4):
+            return f" (the classifier {match['name']} of {len(given[key])} classes is not taken over)"
+    return ""
 
 
 def _resize_positions(backbone: Backbone, weights: Weights) -> Mapping[str, Tensor]:
@@ -150,13 +200,17 @@ def _resize_positions(backbone: Backbone, weights: Weights) -> Mapping[str, Tens
     return {str(key): value for key, value in resized.items()}
 
 
+def _is_path(weights: str, path: Path) -> bool:
+    return path.suffix in _SUFFIXES or "/" in weights or path.is_file()
+
+
 def _from_file(path: Path) -> Weights:
     content = _read(path)
     if isinstance(content, Mapping):
         content = next((content[key] for key in ("state_dict", "model") if key in content), content)
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, not weights.")
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    tensors = {_unwrapped(str(key)): value for key, value in content.items() if isinstance(value, Tensor)}
     if any(key.startswith("backbone.") for key in tensors):
         tensors = {key.removeprefix("backbone."): value for key, value in tensors.items()}
     if not tensors:
@@ -175,7 +229,7 @@ def _read(path: Path) -> Any:
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         refused = re.search(r"(?:GLOBAL|global|class|function) [`']?([\w.]+)", str(error))
         if "Weights only load failed" in str(error) and "nsupported" in str(error) and refused:
             raise ValueError(
@@ -183,6 +237,12 @@ def _read(path: Path) -> Any:
                 "save its state_dict() alone."
             ) from error
         raise ValueError(f"{path} cannot be read as weights; it is damaged or of another format.") from error
+
+
+def _unwrapped(key: str) -> str:
+    for wrapper in _WRAPPERS:
+        key = key.removeprefix(wrapper)
+    return key.replace("._orig_mod.", ".")
 
 
 def _rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

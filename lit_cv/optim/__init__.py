@@ -1,18 +1,20 @@
 """Optimizers, parameter groups and learning-rate schedules. Pure torch."""
 
-from lit_cv.optim.groups import parameter_groups
+from lit_cv.optim.groups import Layer, layer_groups, parameter_groups
 from lit_cv.optim.lars import LARS
 from lit_cv.optim.optimizers import OptimizerName, build_optimizer, reapply_options
 from lit_cv.optim.schedules import Plateau, ScheduleName, StepSchedule, build_schedule
 
 __all__ = [
     "LARS",
+    "Layer",
     "OptimizerName",
     "Plateau",
     "ScheduleName",
     "StepSchedule",
     "build_optimizer",
     "build_schedule",
+    "layer_groups",
     "parameter_groups",
     "reapply_options",
 ]

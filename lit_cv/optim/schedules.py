@@ -49,6 +49,16 @@ class StepSchedule(LRScheduler):
         factor = self.factor(self.last_epoch)
         return [base * factor for base in self.base_lrs]
 
+    def add_group(self, group: dict[str, Any]) -> None:
+        """Give the optimizer a further parameter group, which joins the course where it stands.
+
+        Args:
+            group: The group, with its base rate in `lr`.
+        """
+        self.optimizer.add_param_group({**group, "initial_lr": group["lr"]})
+        self.base_lrs.append(group["lr"])
+        self._apply()
+
     def state_dict(self) -> dict[str, Any]:
         """Return the step."""
         return {"last_epoch": self.last_epoch}

@@ -1,0 +1,57 @@
+"""Some of the classes of a set of images."""
+
+from collections.abc import Sequence
+
+import torch
+
+from datamodules.dataset import ImageDataset
+from lit_cv.suggest import nearest
+
+__all__ = ["choose_classes"]
+
+
+def choose_classes(dataset: ImageDataset, classes: Sequence[int | str]) -> ImageDataset:
+    """Return the images of some classes, their labels renumbered in the order given; unlabeled images stay.
+
+    Args:
+        dataset: Images with one label each. One without class names is returned as it is: its labels are unknown.
+        classes: The classes, by number or by name.
+
+    Raises:
+        ValueError: If a class does not exist or is given twice, or the images have several labels.
+
+    Example:
+        >>> from datamodules import InMemoryDataset
+        >>> dataset = InMemoryDataset(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), [0, 1, 2, 1], ["a", "b", "c"])
+        >>> chosen = choose_classes(dataset, ["c", 1])
+        >>> chosen.labels.tolist(), chosen.class_names
+        ([1, 0, 1], ['c', 'b'])
+    """
+    names = dataset.class_names
+    if not names:
+        return dataset
+    if dataset.labels.ndim != 1:
+        raise ValueError("classes chooses images by their one label, but these have several: leave --data.classes out.")
+    numbers = [_number(name, names) for name in classes]
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise ValueError(f"classes={list(classes)}: give each class once, and at least one (--data.classes).")
+    renumbered = torch.full((len(names) + 1,), -2)
+    renumbered[numbers] = torch.arange(len(numbers))
+    renumbered[-1] = -1  # where the labels of unlabeled images point
+    labels = renumbered[dataset.labels]
+    kept = torch.nonzero(labels > -2).flatten()
+    chosen = dataset.subset(kept, labels[kept])
+    chosen.class_names = [names[number] for number in numbers]
+    return chosen
+
+
+def _number(name: int | str, names: Sequence[str]) -> int:
+    if isinstance(name, int) and 0 <= name < len(names):
+        return name
+    if name in names:
+        return list(names).index(str(name))
+    hint = nearest(name, names) if isinstance(name, str) else "."
+    raise ValueError(
+        f"there is no class {name!r} (--data.classes){hint} "
+        f"The {len(names)} classes, counted from 0, are: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}."
+    )

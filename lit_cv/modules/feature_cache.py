@@ -1,0 +1,69 @@
+"""Features of all images, computed once, for a classifier on a frozen backbone."""
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from lit_cv.modules.base import BaseModule
+
+__all__ = ["cache_features", "check_caching"]
+
+log = logging.getLogger("lit_cv")
+
+
+def check_caching(trainer: L.Trainer) -> None:
+    """Refuse to keep features where images change from step to step, or do not tell which they are.
+
+    Raises:
+        ValueError: If a callback changes the images, or the DataModule is not made for it.
+    """
+    changing = [type(c).__name__ for c in trainer.callbacks if getattr(c, "changes_images", False)]  # type: ignore[attr-defined]
+    if changing:
+        raise ValueError(
+            f"cache_features keeps one feature vector an image, but {' and '.join(changing)} changes the images at "
+            "every step: leave it out (--trainer.callbacks null), or set --model.cache_features false."
+        )
+    datamodule = trainer.datamodule  # type: ignore[attr-defined]
+    if not hasattr(datamodule, "ordered_loader"):
+        raise ValueError(
+            f"cache_features needs a DataModule made on datamodules.BaseDataModule, not {type(datamodule).__name__}: "
+            "set --model.cache_features false."
+        )
+
+
+def cache_features(module: "BaseModule") -> dict[str, Tensor]:
+    """Run the training and validation images through the backbone, each once.
+
+    Returns:
+        Features by stage (`train`, `val`), (N, num_features), at the positions that batches give as `index`.
+    """
+    datamodule: Any = module.trainer.datamodule  # type: ignore[attr-defined]
+    datasets = {"train": datamodule.train_dataset, "val": datamodule.val_dataset}
+    start = time.monotonic()
+    features = {stage: _extract(module, datamodule, data) for stage, data in datasets.items() if data is not None}
+    counts = " and ".join(f"{len(value):,} {stage}" for stage, value in features.items())
+    log.info("Features of %s images computed in %.1f s, and kept for all epochs.", counts, time.monotonic() - start)
+    return features
+
+
+@torch.no_grad()
+def _extract(module: "BaseModule", datamodule: Any, dataset: Any) -> Tensor:
+    from rich.console import Console
+    from rich.progress import track
+
+    loader = datamodule.ordered_loader(dataset)
+    console = Console(stderr=True)
+    batches = track(loader, "Computing features", console=console, transient=True, disable=not console.is_terminal)
+    features: Tensor | None = None
+    for batch in batches:
+        with module.trainer.precision_plugin.forward_context():
+            found = module.backbone(batch["image"].to(module.device, non_blocking=True))
+        if features is None:
+            features = found.new_empty(len(dataset), found.shape[1])
+        features[batch["index"].to(module.device)] = found
+    return torch.empty(0) if features is None else features

@@ -1,0 +1,129 @@
+"""What the options of fine-tuning mean: which stages are frozen when, and how fast the others learn."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lit_cv.nn import Stage, checkpoint_options, find_stage
+
+__all__ = [
+    "backbone_rate",
+    "backbone_rates",
+    "check_options",
+    "checkpoint_backbone",
+    "count_frozen",
+    "epoch_of_unfreezing",
+]
+
+Options = Mapping[str, Any]
+
+_BACKBONE_LR = {
+    "feature_extraction": 0.0,
+    "freeze_backbone": 1e-4,
+    "discriminative_lr": 1e-5,
+    "full_finetune": 1e-4,
+    "gradual_unfreezing": 1e-4,
+}
+_LAYER_DECAY = 0.75
+# Options that only some strategies have.
+_BELONGS: dict[str, tuple[str, ...]] = {
+    "frozen_stages": ("freeze_backbone", "discriminative_lr"),
+    "unfreeze_epochs": ("gradual_unfreezing",),
+    "cache_features": ("feature_extraction",),
+}
+_LEARNING_BACKBONE = ("backbone_lr", "layer_decay", "l2_sp", "stochastic_depth", "spatial_dropout")
+
+
+def check_options(h: Options) -> None:
+    """Refuse options that are out of range, or have no effect with the strategy.
+
+    Raises:
+        ValueError: If there are such.
+    """
+    strategy = h["strategy"]
+    if strategy not in _BACKBONE_LR:
+        raise ValueError(f"strategy={strategy!r} is none of {', '.join(_BACKBONE_LR)}.")
+    for name, strategies in _BELONGS.items():
+        if h[name] and strategy not in strategies:
+            raise ValueError(f"{name}={h[name]!r} is for strategy {' and '.join(strategies)}, not {strategy}.")
+    if strategy == "feature_extraction":
+        for name in _LEARNING_BACKBONE:
+            if h[name]:
+                raise ValueError(f"{name}={h[name]!r} has no effect where the backbone is frozen ({strategy}).")
+    limits = {"backbone_lr": (0, None), "layer_decay": (0, 1), "l2_sp": (0, None)}
+    for name, (least, most) in limits.items():
+        value = h[name]
+        if value is not None and (value < least or (most is not None and value > most)):
+            raise ValueError(f"{name}={value}: give a number from {least}{'' if most is None else f' to {most}'} on.")
+    epochs = h["unfreeze_epochs"]
+    given = epochs if isinstance(epochs, list) else [] if epochs is None else [epochs - 1]
+    if any(epoch < 0 for epoch in given) or given != sorted(given):
+        raise ValueError(f"unfreeze_epochs={epochs}: give a number of epochs from 1 on, or a list of rising ones.")
+
+
+def checkpoint_backbone(weights: str | None) -> str:
+    """Return the name of the network whose weights these are.
+
+    Raises:
+        ValueError: If they do not tell.
+    """
+    if weights is None:
+        return "resnet9"
+    name = checkpoint_options(weights).get("backbone")
+    if name is None:
+        raise ValueError(
+            f"weights={weights!r} do not tell of which network they are: give its name (--model.backbone)."
+        )
+    return str(name)
+
+
+def backbone_rate(h: Options) -> float:
+    """Return the learning rate of the backbone before layer-wise decay."""
+    return float(_BACKBONE_LR[h["strategy"]] if h["backbone_lr"] is None else h["backbone_lr"])
+
+
+def backbone_rates(h: Options, count: int) -> list[float]:
+    """Return the learning rates of `count` stages, from the image on."""
+    decay = h["layer_decay"]
+    if decay is None:
+        decay = _LAYER_DECAY if h["strategy"] == "discriminative_lr" else 1.0
+    return [backbone_rate(h) * decay ** (count - position) for position in range(count)]
+
+
+def count_frozen(h: Options, stages: Sequence[Stage], epoch: int) -> int:
+    """Return how many stages, counted from the image, are frozen in an epoch, counted from 0.
+
+    Raises:
+        ValueError: If a number of stages is too great, or a name unknown.
+    """
+    count, strategy, given = len(stages), h["strategy"], h["frozen_stages"]
+    if strategy == "feature_extraction":
+        return count
+    if strategy == "gradual_unfreezing":
+        return count - _count_freed(h, stages, epoch)
+    if isinstance(given, str):
+        return find_stage(stages, given) + 1
+    if given is not None:
+        if not 0 <= given <= count:
+            names = ", ".join(stage.name for stage in stages)
+            raise ValueError(f"frozen_stages={given}: {h['backbone']} has {count} stages ({names}).")
+        return int(given)
+    return min(count - 1, max(1, round(0.75 * count))) if strategy == "freeze_backbone" else 0
+
+
+def _count_freed(h: Options, stages: Sequence[Stage], epoch: int) -> int:
+    epochs = h["unfreeze_epochs"]
+    if isinstance(epochs, list):
+        if len(epochs) > len(stages):
+            raise ValueError(f"unfreeze_epochs has {len(epochs)} entries, {h['backbone']} has {len(stages)} stages.")
+        return sum(epoch >= due for due in epochs)
+    return min(len(stages), epoch // (epochs or 1))
+
+
+def epoch_of_unfreezing(h: Options, stages: Sequence[Stage], position: int) -> int | None:
+    """Return the epoch, counted from 0, at whose start a stage is freed; `None` where that never happens."""
+    if h["strategy"] != "gradual_unfreezing":
+        return None
+    order, epochs = len(stages) - 1 - position, h["unfreeze_epochs"]
+    if isinstance(epochs, list):
+        return int(epochs[order]) if order < len(epochs) else None
+    return int((order + 1) * (epochs or 1))

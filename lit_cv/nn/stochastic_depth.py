@@ -1,0 +1,51 @@
+"""Stochastic depth for backbones whose residual branches can be dropped."""
+
+import re
+
+from torch import nn
+from torchvision.ops import StochasticDepth
+
+__all__ = ["set_stochastic_depth"]
+
+_NAME = re.compile(r"drop_path\d*")  # timm's, an identity where it is off
+
+
+def set_stochastic_depth(body: nn.Module, rate: float) -> None:
+    """Give the residual branches of a network a chance to be dropped, in place (Huang et al. 2016).
+
+    The chance rises linearly from 0 at the first block to `rate` at the last. In training a branch is dropped for
+    single images of a batch, and what stays is scaled up.
+
+    Args:
+        body: A network of torchvision with stochastic depth (convnext, efficientnet, swin, maxvit), or one whose
+            blocks have `drop_path` in timm's manner.
+        rate: The chance at the last block, in [0, 1); 0 turns it off.
+
+    Raises:
+        ValueError: If the rate is out of range, or the network has no such branches.
+
+    Example:
+        >>> from lit_cv.nn import create_backbone
+        >>> body = create_backbone("convnext_tiny").body
+        >>> set_stochastic_depth(body, 0.4)
+        >>> body.features[7][2].stochastic_depth.p
+        0.4
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"stochastic_depth={rate}: give a probability in [0, 1).")
+    blocks = [
+        (parent, names)
+        for parent in body.modules()
+        if (names := [name for name, child in parent.named_children() if _drops(name, child)])
+    ]
+    if not blocks:
+        raise ValueError(
+            f"{type(body).__name__} has no residual branches made to be dropped: leave stochastic_depth out."
+        )
+    for position, (parent, names) in enumerate(blocks):
+        for name in names:
+            setattr(parent, name, StochasticDepth(rate * position / max(1, len(blocks) - 1), "row"))
+
+
+def _drops(name: str, module: nn.Module) -> bool:
+    return isinstance(module, StochasticDepth) or _NAME.fullmatch(name) is not None
