@@ -14,14 +14,18 @@ if TYPE_CHECKING:
         Augmentation,
         BatchFigure,
         ClassificationFigures,
+        ContrastiveAugmentation,
+        EmbeddingEvaluation,
+        EmbeddingProjector,
         LearningRateLog,
         MonitorEarlyStopping,
+        OnlineProbe,
         PredictionWriter,
         RunCheckpoint,
         RunProgressBar,
         TrainingCurves,
     )
-    from lit_cv.modules import BaseModule, SupervisedModule
+    from lit_cv.modules import BaseModule, SimCLRModule, SupervisedModule
 
 __all__ = [
     "EMA",
@@ -29,11 +33,16 @@ __all__ = [
     "BaseModule",
     "BatchFigure",
     "ClassificationFigures",
+    "ContrastiveAugmentation",
+    "EmbeddingEvaluation",
+    "EmbeddingProjector",
     "LearningRateLog",
     "MonitorEarlyStopping",
+    "OnlineProbe",
     "PredictionWriter",
     "RunCheckpoint",
     "RunProgressBar",
+    "SimCLRModule",
     "SupervisedModule",
     "TrainingCurves",
 ]
@@ -44,6 +53,8 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         package = "modules" if name.endswith("Module") else "callbacks"
         return getattr(import_module(f"lit_cv.{package}"), name)
+    if name == "losses":
+        return import_module("lit_cv.losses")
     raise AttributeError(f"module 'lit_cv' has no attribute {name!r}")
 
 

@@ -3,9 +3,13 @@
 from lit_cv.callbacks.augmentation import Augmentation
 from lit_cv.callbacks.batch_figure import BatchFigure
 from lit_cv.callbacks.classification_figures import ClassificationFigures
+from lit_cv.callbacks.contrastive import ContrastiveAugmentation
 from lit_cv.callbacks.early_stopping import MonitorEarlyStopping
 from lit_cv.callbacks.ema import EMA
+from lit_cv.callbacks.embedding_evaluation import EmbeddingEvaluation
+from lit_cv.callbacks.embedding_projector import EmbeddingProjector
 from lit_cv.callbacks.learning_rate import LearningRateLog
+from lit_cv.callbacks.online_probe import OnlineProbe
 from lit_cv.callbacks.prediction_writer import PredictionWriter
 from lit_cv.callbacks.progress import RunProgressBar
 from lit_cv.callbacks.run_checkpoint import RunCheckpoint
@@ -16,8 +20,12 @@ __all__ = [
     "Augmentation",
     "BatchFigure",
     "ClassificationFigures",
+    "ContrastiveAugmentation",
+    "EmbeddingEvaluation",
+    "EmbeddingProjector",
     "LearningRateLog",
     "MonitorEarlyStopping",
+    "OnlineProbe",
     "PredictionWriter",
     "RunCheckpoint",
     "RunProgressBar",

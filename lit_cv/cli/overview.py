@@ -11,6 +11,7 @@ VERBS = {
     "validate": "evaluate a checkpoint on the validation images",
     "test": "evaluate a checkpoint on the test images",
     "predict": "write a checkpoint's predictions to predictions.csv",
+    "knn": "validate a checkpoint's features by their nearest neighbours",
     "recipes": "list the shipped configurations",
 }
 

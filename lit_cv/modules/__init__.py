@@ -1,6 +1,7 @@
 """The learning approaches, each a LightningModule."""
 
 from lit_cv.modules.base import BaseModule
+from lit_cv.modules.simclr import SimCLRModule
 from lit_cv.modules.supervised import SupervisedModule
 
-__all__ = ["BaseModule", "SupervisedModule"]
+__all__ = ["BaseModule", "SimCLRModule", "SupervisedModule"]
