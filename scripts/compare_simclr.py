@@ -14,8 +14,10 @@ On a folder `train/CLASS/*.jpg`, `test/CLASS/*.jpg` of small images. For each se
 
 import argparse
 import csv
+import logging
 import statistics
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +181,8 @@ def main() -> None:
     parser.add_argument("--csv", help="table to add the numbers to; all that it holds are summed up at the end")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
     torch.set_num_threads(args.threads)
     found: list[tuple[str, float]] = []
     if args.csv and Path(args.csv).is_file():
