@@ -162,6 +162,17 @@ class BaseDataModule(L.LightningDataModule, ABC):
             dataset, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last, **self._options(dataset)
         )
 
+    def labeled_dataloader(self, max_images: int | None = None) -> Any:
+        """Return a loader of the labeled training images, each once and in order, to evaluate on.
+
+        Args:
+            max_images: Images at most, spread evenly over the set; `None` takes all.
+        """
+        dataset = self.train_dataset
+        if max_images is not None and len(dataset) > max_images:
+            dataset = dataset.subset(torch.linspace(0, len(dataset) - 1, max_images, dtype=torch.float64).long())
+        return self._evaluation_loader(dataset)
+
     def val_dataloader(self) -> Any:
         """Return the loader of the validation images; an empty list where there are none."""
         if self.val_dataset is None:

@@ -17,15 +17,18 @@ if TYPE_CHECKING:
         ContrastiveAugmentation,
         CutMix,
         Cutout,
+        EmbeddingEvaluation,
+        EmbeddingProjector,
         LearningRateLog,
         MixUp,
         MonitorEarlyStopping,
+        OnlineProbe,
         PredictionWriter,
         RunCheckpoint,
         RunProgressBar,
         TrainingCurves,
     )
-    from lit_cv.modules import BaseModule, FineTuneModule, SupervisedModule
+    from lit_cv.modules import BaseModule, FineTuneModule, SimCLRModule, SupervisedModule
 
 __all__ = [
     "EMA",
@@ -36,13 +39,17 @@ __all__ = [
     "ContrastiveAugmentation",
     "CutMix",
     "Cutout",
+    "EmbeddingEvaluation",
+    "EmbeddingProjector",
     "FineTuneModule",
     "LearningRateLog",
     "MixUp",
     "MonitorEarlyStopping",
+    "OnlineProbe",
     "PredictionWriter",
     "RunCheckpoint",
     "RunProgressBar",
+    "SimCLRModule",
     "SupervisedModule",
     "TrainingCurves",
 ]
@@ -53,6 +60,8 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         package = "modules" if name.endswith("Module") else "callbacks"
         return getattr(import_module(f"lit_cv.{package}"), name)
+    if name == "losses":
+        return import_module("lit_cv.losses")
     raise AttributeError(f"module 'lit_cv' has no attribute {name!r}")
 
 

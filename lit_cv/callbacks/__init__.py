@@ -8,8 +8,11 @@ from lit_cv.callbacks.cutmix import CutMix
 from lit_cv.callbacks.cutout import Cutout
 from lit_cv.callbacks.early_stopping import MonitorEarlyStopping
 from lit_cv.callbacks.ema import EMA
+from lit_cv.callbacks.embedding_evaluation import EmbeddingEvaluation
+from lit_cv.callbacks.embedding_projector import EmbeddingProjector
 from lit_cv.callbacks.learning_rate import LearningRateLog
 from lit_cv.callbacks.mixup import MixUp
+from lit_cv.callbacks.online_probe import OnlineProbe
 from lit_cv.callbacks.prediction_writer import PredictionWriter
 from lit_cv.callbacks.progress import RunProgressBar
 from lit_cv.callbacks.run_checkpoint import RunCheckpoint
@@ -23,9 +26,12 @@ __all__ = [
     "ContrastiveAugmentation",
     "CutMix",
     "Cutout",
+    "EmbeddingEvaluation",
+    "EmbeddingProjector",
     "LearningRateLog",
     "MixUp",
     "MonitorEarlyStopping",
+    "OnlineProbe",
     "PredictionWriter",
     "RunCheckpoint",
     "RunProgressBar",

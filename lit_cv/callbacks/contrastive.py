@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lit_cv.augment import Chain, build_operations, simclr_operations
 from lit_cv.callbacks.augmentation import image_batches
+from lit_cv.randomness import same_draws
 
 __all__ = ["ContrastiveAugmentation"]
 
@@ -17,8 +18,8 @@ class ContrastiveAugmentation(L.Callback):
 
     `batch["views"]` is (n_views, N, C, size, size), of the images' dtype, so that `views.flatten(0, 1)` is
     encoded in one pass. Each view of each image has a draw of its own from SimCLR's operations (Chen et al.,
-    2020, appendix A): resized crop, mirror, color distortion, grey, blur. The views are made together, in
-    training only.
+    2020, appendix A): resized crop, mirror, color distortion, grey, blur. The views are made together. Those of
+    validation and test are the same every time, so that losses can be compared from epoch to epoch.
 
     Args:
         size: Size of the views in pixels; None for that of the images.
@@ -34,7 +35,7 @@ class ContrastiveAugmentation(L.Callback):
             lists gives each view its own.
 
     Raises:
-        TypeError: In training, if a batch is no dict with "image".
+        TypeError: If a batch is no dict with "image".
         ValueError: If a list has not one entry per view.
 
     Example:
@@ -76,6 +77,19 @@ class ContrastiveAugmentation(L.Callback):
         """Add the views to the batch, and to the batches within it."""
         for part in image_batches(batch, "ContrastiveAugmentation"):
             part["views"] = self.views(part["image"])
+
+    @torch.no_grad()
+    def on_validation_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Add views that depend on nothing but the place of the batch."""
+        for part in image_batches(batch, "ContrastiveAugmentation"):
+            with same_draws(batch_idx, dataloader_idx, trainer.global_rank):
+                part["views"] = self.views(part["image"])
+
+    def on_test_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        """Add views that depend on nothing but the place of the batch."""
+        self.on_validation_batch_start(*args, **kwargs)
 
     def views(self, images: Tensor) -> Tensor:
         """Return views of images.

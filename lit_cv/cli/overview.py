@@ -12,6 +12,7 @@ VERBS = {
     "test": "evaluate a checkpoint on the test images",
     "predict": "write a checkpoint's predictions to predictions.csv",
     "find-lr": "train for some steps at rising learning rates, and draw the loss",
+    "knn": "validate a checkpoint's features by their nearest neighbours",
     "recipes": "list the shipped configurations",
 }
 

@@ -1,4 +1,4 @@
-"""The verbs that Lightning's Trainer runs: `fit`, `validate`, `test`, `predict`."""
+"""The verbs that Lightning's Trainer runs: `fit`, `validate`, `test`, `predict`, and `knn`, a kind of `validate`."""
 
 import logging
 import sys
@@ -63,10 +63,12 @@ class LitCLI(LightningCLI):
     Args:
         args: Arguments that `lit_cv.cli.arguments.prepare` has made.
         checkpoint: The checkpoint that they continue from or evaluate.
+        evaluate_embedding: Whether the embedding is judged, whatever the module.
     """
 
-    def __init__(self, args: list[str], checkpoint: Checkpoint | None) -> None:
+    def __init__(self, args: list[str], checkpoint: Checkpoint | None, evaluate_embedding: bool = False) -> None:
         self.checkpoint = checkpoint
+        self.evaluate_embedding = evaluate_embedding
         self._merged = args[2] if args[1:2] == ["--config"] else None
         super().__init__(
             BaseModule,
@@ -136,6 +138,7 @@ class LitCLI(LightningCLI):
             if callback.enabled:
                 extra.append(callback)
         extra += given
+        extra += self._embedding_callbacks(given)
         if fitting and config["logger"]:
             extra += [callbacks.LearningRateLog(), callbacks.BatchFigure(), callbacks.ClassificationFigures()]
             extra.append(callbacks.TrainingCurves())
@@ -144,6 +147,17 @@ class LitCLI(LightningCLI):
         if config["enable_checkpointing"] is not False and not _has(given, CheckpointCallback):
             config["enable_checkpointing"] = True
             extra.append(self._get(self.config_init, "checkpoint"))
+        return extra
+
+    def _embedding_callbacks(self, given: list[L.Callback]) -> list[L.Callback]:
+        """Return what a self-supervised module cannot do without, unless it was given."""
+        extra: list[L.Callback] = []
+        if self.model.expects_views and not _has(given, callbacks.ContrastiveAugmentation):
+            log.info("Views: ContrastiveAugmentation with its defaults, for none was given (trainer.callbacks).")
+            extra.append(callbacks.ContrastiveAugmentation())
+        wanted = self.model.evaluates_embedding or self.evaluate_embedding
+        if wanted and not _has(given, callbacks.EmbeddingEvaluation):
+            extra.append(callbacks.EmbeddingEvaluation())
         return extra
 
     def _loggers(self, root: str | None) -> list[Logger]:
@@ -194,8 +208,9 @@ def run(args: list[str]) -> LitCLI:
         from lit_cv.cli.find_lr import FindLRCLI
 
         return FindLRCLI(*prepare(["fit", *args[1:]]))
-    prepared, checkpoint = prepare(args)
-    return LitCLI(prepared, checkpoint)
+    knn = args[0] == "knn"
+    prepared, checkpoint = prepare(["validate", *args[1:]] if knn else args)
+    return LitCLI(prepared, checkpoint, evaluate_embedding=knn)
 
 
 def _quiet() -> None:

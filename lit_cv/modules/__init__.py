@@ -2,6 +2,7 @@
 
 from lit_cv.modules.base import BaseModule
 from lit_cv.modules.fine_tune import FineTuneModule
+from lit_cv.modules.simclr import SimCLRModule
 from lit_cv.modules.supervised import SupervisedModule
 
-__all__ = ["BaseModule", "FineTuneModule", "SupervisedModule"]
+__all__ = ["BaseModule", "FineTuneModule", "SimCLRModule", "SupervisedModule"]

@@ -55,16 +55,22 @@ class BaseModule(L.LightningModule, ABC):
             `constant`, after a linear warm-up.
         warmup_epochs: Length of the warm-up in epochs, fractions allowed.
         min_lr: Learning rate that the schedule ends at.
+        lr_scaling: What `lr` is multiplied by for a batch of B images over all devices and accumulated batches:
+            `sqrt` by sqrt(B / 256), `linear` by B / 256, `none` by 1.
 
     Attributes:
         monitor: Metric that decides which checkpoint is the best, and when to stop early.
         mode: Whether `monitor` is better when smaller (`min`) or greater (`max`).
         uses_unlabeled: Whether training takes the images whose labels are hidden, too (label -1).
+        expects_views: Whether batches need `views` (V, N, C, H, W) of the images, from `ContrastiveAugmentation`.
+        evaluates_embedding: Whether validation is to judge what `embed` gives, by `EmbeddingEvaluation`.
     """
 
     monitor: str = "val_loss"
     mode: Literal["min", "max"] = "min"
     uses_unlabeled: ClassVar[bool] = False
+    expects_views: ClassVar[bool] = False
+    evaluates_embedding: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -81,6 +87,7 @@ class BaseModule(L.LightningModule, ABC):
         schedule: Literal["cosine", "one_cycle", "exponential", "plateau", "constant"] = "cosine",
         warmup_epochs: float = 0.0,
         min_lr: float = 0.0,
+        lr_scaling: Literal["none", "sqrt", "linear"] = "none",
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -109,6 +116,11 @@ class BaseModule(L.LightningModule, ABC):
         """Return the head's output for raw images, (N, C, H, W) uint8 or float in [0, 1]."""
         self.configure_model()
         return cast(Tensor, self.head(self.backbone(images)))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Return what was learnt about raw images, (N, num_features): the features that are worth keeping."""
+        self.configure_model()
+        return cast(Tensor, self.backbone(images))
 
     def configure_model(self) -> None:
         """Build the networks, once, taking from the DataModule what was left open."""

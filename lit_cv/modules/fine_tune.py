@@ -17,6 +17,7 @@ from lit_cv.modules.fine_tune_options import (
     epoch_of_unfreezing,
 )
 from lit_cv.modules.group_table import GroupRow, print_groups
+from lit_cv.modules.optimization import scaled_groups
 from lit_cv.modules.supervised import SupervisedModule
 from lit_cv.nn import Stage as BackboneStage
 from lit_cv.nn import backbone_stages, set_stochastic_depth
@@ -184,7 +185,7 @@ class FineTuneModule(SupervisedModule):
         held = {group["name"] for group in schedule.optimizer.param_groups}
         log.info("Epoch %d: %s learns, too.", self.current_epoch + 1, _names(self.stages[frozen : self.frozen]))
         self.freeze_stages(frozen)
-        for group in self.parameter_groups():
+        for group in scaled_groups(self):
             if group["name"] not in held:
                 schedule.add_group(group)
 

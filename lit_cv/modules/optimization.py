@@ -1,15 +1,16 @@
 """The optimizer and schedule of a module, from its hyperparameters and the length of its training."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
-from lit_cv.optim import build_optimizer, build_schedule, reapply_options
+from lit_cv.optim import build_optimizer, build_schedule, reapply_options, scale_lr
 
 if TYPE_CHECKING:
     from lit_cv.modules.base import BaseModule
 
-__all__ = ["configure_optimizer", "take_given_options"]
+__all__ = ["configure_optimizer", "scaled_groups", "take_given_options"]
 
 
 def configure_optimizer(module: "BaseModule") -> OptimizerLRScheduler:
@@ -18,14 +19,17 @@ def configure_optimizer(module: "BaseModule") -> OptimizerLRScheduler:
     The schedule counts optimizer steps, of which gradient accumulation leaves fewer than batches.
     """
     h, trainer = module.hparams, module.trainer
+    total_steps = trainer.estimated_stepping_batches  # also loads the data, hence the batches are known below
+    groups = scaled_groups(module)
+    if (factor := _batch_factor(module)) != 1:
+        rank_zero_info(f"lr {factor * h['lr']:.4g}: {h['lr']:g} scaled to the batch (--model.lr_scaling)")
     optimizer = build_optimizer(
-        h["optimizer"], module.parameter_groups(), lr=h["lr"], weight_decay=h["weight_decay"], momentum=h["momentum"]
+        h["optimizer"], groups, lr=h["lr"], weight_decay=h["weight_decay"], momentum=h["momentum"]
     )
     if trainer.gradient_clip_val:
         # A fused optimizer offers to unscale fp16 gradients itself, which is after clipping, and Lightning refuses
         # that (for bf16, too, where nothing is scaled). Without the offer they are unscaled before.
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-    total_steps = trainer.estimated_stepping_batches  # also loads the data, hence the batches are known below
     steps_per_epoch = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
     schedule = build_schedule(
         h["schedule"],
@@ -40,6 +44,23 @@ def configure_optimizer(module: "BaseModule") -> OptimizerLRScheduler:
 
 def take_given_options(module: "BaseModule") -> None:
     """Put the options of this run in place of those that a checkpoint restored into the optimizer."""
-    groups = module.parameter_groups()
+    groups = scaled_groups(module)
     for optimizer in module.trainer.optimizers:
         reapply_options(optimizer, groups, momentum=module.hparams["momentum"])
+
+
+def scaled_groups(module: "BaseModule") -> list[dict[str, Any]]:
+    """Return the module's parameter groups, their learning rates scaled to the batch."""
+    factor = _batch_factor(module)
+    return [{**group, "lr": factor * group["lr"]} for group in module.parameter_groups()]
+
+
+def _batch_factor(module: "BaseModule") -> float:
+    """Return what learning rates are multiplied by for the batch of all devices and accumulated batches."""
+    rule, trainer = module.hparams["lr_scaling"], module.trainer
+    if rule == "none":
+        return 1.0
+    size = getattr(trainer.train_dataloader, "batch_size", None)
+    if size is None:
+        raise ValueError(f"lr_scaling={rule!r} needs a training loader with a batch_size: leave it at 'none'.")
+    return scale_lr(1.0, size * trainer.world_size * trainer.accumulate_grad_batches, rule)

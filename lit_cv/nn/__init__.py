@@ -3,6 +3,7 @@
 from lit_cv.nn.backbone import Backbone, Network
 from lit_cv.nn.factory import check_backbone_name, create_backbone, has_small_stem, list_backbones
 from lit_cv.nn.heads import ClassificationHead, SpatialDropout
+from lit_cv.nn.projector import Projector
 from lit_cv.nn.stages import Stage, backbone_stages, find_stage
 from lit_cv.nn.stochastic_depth import set_stochastic_depth
 from lit_cv.nn.weights import checkpoint_options
@@ -11,6 +12,7 @@ __all__ = [
     "Backbone",
     "ClassificationHead",
     "Network",
+    "Projector",
     "SpatialDropout",
     "Stage",
     "backbone_stages",

@@ -3,6 +3,7 @@
 from lit_cv.optim.groups import Layer, layer_groups, parameter_groups
 from lit_cv.optim.lars import LARS
 from lit_cv.optim.optimizers import OptimizerName, build_optimizer, reapply_options
+from lit_cv.optim.scaling import scale_lr
 from lit_cv.optim.schedules import Plateau, ScheduleName, StepSchedule, build_schedule
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "layer_groups",
     "parameter_groups",
     "reapply_options",
+    "scale_lr",
 ]

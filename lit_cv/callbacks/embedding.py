@@ -1,0 +1,58 @@
+"""What callbacks need that look at a module's embedding."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lit_cv.callbacks.augmentation import image_batches
+
+__all__ = ["embed_batch", "embed_images", "has_labels"]
+
+_KEY = "embedding"
+
+
+@torch.no_grad()
+def embed_images(trainer: L.Trainer, pl_module: L.LightningModule, images: Tensor) -> Tensor:
+    """Return `pl_module.embed(images)` as (N, D) float32, in the precision of the run, in evaluation mode.
+
+    Neither a gradient nor the statistics of BatchNorm are left behind.
+
+    Raises:
+        TypeError: If the module has no `embed`.
+    """
+    embed = getattr(pl_module, "embed", None)
+    if embed is None:
+        raise TypeError(f"{type(pl_module).__name__} has no method embed(images), which this callback evaluates.")
+    training = [module for module in pl_module.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        with trainer.precision_plugin.forward_context():
+            embedding: Tensor = embed(images)
+    finally:
+        for module in training:
+            module.training = True
+    return embedding.float()
+
+
+def embed_batch(trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, who: str) -> Tensor:
+    """Return the embedding of a validation batch's images, made once for all callbacks that ask.
+
+    Args:
+        trainer: The Trainer.
+        pl_module: The module.
+        batch: A dict with `image`; the embedding is kept in it.
+        who: Callback that asks, for the message.
+    """
+    part = next(image_batches(batch, who))
+    if _KEY not in part:
+        part[_KEY] = embed_images(trainer, pl_module, part["image"])
+    embedding: Tensor = part[_KEY]
+    return embedding
+
+
+def has_labels(batch: Any) -> bool:
+    """Whether a batch names one class for each image."""
+    return isinstance(batch, dict) and isinstance(batch.get("label"), Tensor) and batch["label"].ndim == 1

@@ -1,0 +1,157 @@
+"""What a module's embedding is worth, in every validation."""
+
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_cv.callbacks.embedding import embed_batch, embed_images, has_labels
+from lit_cv.distributed import gather_rows, is_distributed
+from lit_cv.evaluation import alignment, effective_rank, knn_predictions, uniformity
+
+__all__ = ["EmbeddingEvaluation"]
+
+_SAMPLE = 5000  # images of the measures that compare all with all
+
+
+class EmbeddingEvaluation(L.Callback):
+    """Judges what a module has learnt by the embedding of images that it was not trained on.
+
+    In each validation, and in the test, it logs for `pl_module.embed`, in evaluation mode on images as they are:
+
+    - `val_knn_acc`, `val_knn200_acc`: share of the images whose class the 20 (200) nearest labelled training images
+      tell, by a vote weighted with exp(cosine / 0.07) (Wu et al. 2018), where there are labels.
+    - `val_alignment`: mean squared distance between views of an image, where the module's step returns them as
+      `embedding` (V, N, D); `val_uniformity`: how evenly the images are spread (Wang and Isola 2020), 0 when they
+      have collapsed; `val_rankme`: how many directions they use (Garrido et al. 2023), 1 when they have collapsed.
+      The last two are those of 5,000 images at most.
+
+    For a module that `evaluates_embedding` the command line adds this callback, and `val_knn_acc` becomes the
+    module's `monitor` where there are labels. Labels that the data hide from training stay out of the neighbours.
+    It runs as often as validation, see `--trainer.check_val_every_n_epoch`.
+
+    Args:
+        max_images: Labelled training images that serve as neighbours at most, spread evenly over all of them.
+    """
+
+    def __init__(self, max_images: int = 50_000) -> None:
+        if max_images < 1:
+            raise ValueError(f"max_images={max_images}: give at least 1.")
+        self.max_images = max_images
+        self._embeddings: list[Tensor] = []
+        self._labels: list[Tensor] = []
+        self._aligned: list[Tensor] = []
+        self._sizes: list[int] = []
+        self._image_size: tuple[int, ...] = ()
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Make the accuracy the module's metric if that is what it is judged by."""
+        if getattr(pl_module, "evaluates_embedding", False) and _labels_known(trainer):
+            pl_module.monitor, pl_module.mode = "val_knn_acc", "max"  # type: ignore[assignment]
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget the validation before."""
+        self._embeddings, self._labels, self._aligned, self._sizes = [], [], [], []
+
+    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget what came before."""
+        self.on_validation_epoch_start(trainer, pl_module)
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Embed a batch."""
+        if trainer.sanity_checking or dataloader_idx > 0:
+            return
+        embedding = embed_batch(trainer, pl_module, batch, "EmbeddingEvaluation")
+        self._embeddings.append(embedding)
+        self._image_size = tuple(batch["image"].shape[2:])
+        if has_labels(batch):
+            self._labels.append(batch["label"])
+        views = outputs.get("embedding") if isinstance(outputs, dict) else None
+        if isinstance(views, Tensor) and views.ndim == 3 and len(views) > 1:
+            self._aligned.append(alignment(views[0], views[1]))
+            self._sizes.append(views.shape[1])
+
+    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Embed a batch."""
+        self.on_validation_batch_end(*args, **kwargs)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log before checkpoints and early stopping ask."""
+        if not trainer.sanity_checking:
+            self._evaluate(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the same of the test images."""
+        self._evaluate(trainer, pl_module, "test")
+
+    def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if not self._embeddings:
+            return
+        embeddings = torch.cat(self._embeddings)
+        values = {}
+        if len(self._labels) == len(self._embeddings) and _labels_known(trainer):
+            values = self._accuracies(trainer, pl_module, embeddings, torch.cat(self._labels))
+        sample = gather_rows(embeddings[: _SAMPLE // trainer.world_size])
+        if len(sample) > 1:
+            values |= {"uniformity": uniformity(sample), "rankme": effective_rank(sample)}
+        if self._aligned:
+            sizes = torch.tensor(self._sizes, device=embeddings.device, dtype=torch.float32)
+            values["alignment"] = _share((torch.stack(self._aligned) * sizes).sum(), sizes.sum())
+        for name, value in values.items():
+            name = f"{stage}_{name}"
+            pl_module.log(name, value, prog_bar=name == getattr(pl_module, "monitor", None))
+        self._embeddings, self._labels, self._aligned, self._sizes = [], [], [], []
+
+    def _accuracies(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, queries: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        bank, bank_labels = self._bank(trainer, pl_module)
+        if len(bank) == 0:
+            return {}
+        classes = int(trainer.datamodule.num_classes)  # type: ignore[attr-defined]
+        found = knn_predictions(queries, bank, bank_labels, classes, k=(20, 200))
+        known = labels >= 0
+        right = ((found == labels) & known).sum(1)
+        return {name: _share(count, known.sum()) for name, count in zip(("knn_acc", "knn200_acc"), right, strict=True)}
+
+    def _bank(self, trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[Tensor, Tensor]:
+        """Return the embeddings of the labelled training images of all processes, and their labels."""
+        loader = trainer.datamodule.labeled_dataloader(self.max_images)  # type: ignore[attr-defined]
+        embeddings, labels = [], []
+        for batch in loader:
+            images = batch["image"].to(pl_module.device, non_blocking=True)
+            if tuple(images.shape[2:]) != self._image_size:  # training images may be larger, to be cropped
+                scaled = F.interpolate(images.float(), self._image_size, mode="bilinear", antialias=True)
+                images = scaled.round_().clamp_(0, 255).to(images.dtype)
+            embeddings.append(embed_images(trainer, pl_module, images))
+            labels.append(batch["label"].to(pl_module.device, non_blocking=True))
+        bank = gather_rows(torch.cat(embeddings))
+        bank_labels = gather_rows(torch.cat(labels))
+        known = bank_labels >= 0
+        return bank[known], bank_labels[known]
+
+
+def _labels_known(trainer: L.Trainer) -> bool:
+    """Whether the data have labelled training images, of one class each."""
+    datamodule: Any = getattr(trainer, "datamodule", None)
+    if not hasattr(datamodule, "labeled_dataloader") or datamodule.multi_label or not datamodule.num_classes:
+        return False
+    return bool((datamodule.train_dataset.labels >= 0).any())
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    """Return the share over all processes."""
+    both = torch.stack([part.float(), whole.float()])
+    if is_distributed():
+        torch.distributed.all_reduce(both)
+    return both[0] / both[1].clamp_min(1)

@@ -1,0 +1,164 @@
+"""A linear classifier that learns beside a module, on its features."""
+
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from lit_cv.callbacks.embedding import embed_batch, embed_images, has_labels
+from lit_cv.distributed import is_distributed
+
+__all__ = ["OnlineProbe"]
+
+
+class OnlineProbe(L.Callback):
+    """Trains a linear classifier on the features while they are learnt, and logs its accuracy as `val_probe_acc`.
+
+    It learns from the labels of the training batches that are known, by cross-entropy, and never touches the module:
+    no gradient reaches the features, and the classifier has an optimizer (AdamW) of its own. Features come from
+    `embedding` (N, D) or (V, N, D), which the module's step returns for images or their V views, otherwise from
+    `pl_module.embed(image)`. They are normalised by their running mean and variance, so that one learning rate
+    suits every backbone. Classifier, optimizer and statistics are in the checkpoint, and a resumed run goes on
+    exactly; over several processes all of them hold the same classifier.
+
+    The accuracy lags behind that of a classifier trained to the end on fixed features.
+
+    Args:
+        lr: Learning rate.
+        weight_decay: Weight decay.
+    """
+
+    def __init__(self, lr: float = 1e-3, weight_decay: float = 0.0) -> None:
+        if lr <= 0 or weight_decay < 0:
+            raise ValueError(f"lr={lr}, weight_decay={weight_decay}: give a positive rate and no negative decay.")
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self._probe: nn.Sequential | None = None
+        self._optimizer: AdamW | None = None
+        self._restored: dict[str, Any] | None = None
+        self._counts: Tensor | None = None
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Take a step on the batch that the module has just learnt from."""
+        if not has_labels(batch):
+            return
+        embedding = outputs.get("embedding") if isinstance(outputs, dict) else None
+        if not isinstance(embedding, Tensor):
+            embedding = embed_images(trainer, pl_module, batch["image"])
+        views = len(embedding) if embedding.ndim == 3 else 1
+        features = embedding.detach().float().flatten(0, -2)
+        probe, optimizer = self._build(trainer, features.shape[1], features.device)
+        probe.train()
+        with torch.enable_grad():
+            labels = batch["label"].repeat(views)
+            total = F.cross_entropy(probe(features), labels, ignore_index=-1, reduction="sum")
+            loss = total / (labels >= 0).sum().clamp_min(1)  # no label at all is no NaN
+        optimizer.zero_grad()
+        loss.backward()
+        _average(probe)
+        optimizer.step()
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count from zero."""
+        self._counts = torch.zeros(2, device=pl_module.device)
+
+    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count from zero."""
+        self.on_validation_epoch_start(trainer, pl_module)
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count the right answers."""
+        untrained = self._probe is None and self._restored is None
+        if untrained or trainer.sanity_checking or dataloader_idx > 0 or not has_labels(batch):
+            return
+        features = embed_batch(trainer, pl_module, batch, "OnlineProbe")
+        probe, _ = self._build(trainer, features.shape[1], features.device)
+        probe.eval()
+        label = batch["label"]
+        right = (probe(features).argmax(1) == label) & (label >= 0)
+        if self._counts is not None:
+            self._counts += torch.stack([right.sum(), (label >= 0).sum()])
+
+    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Count the right answers."""
+        self.on_validation_batch_end(*args, **kwargs)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the accuracy."""
+        self._log(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the accuracy."""
+        self._log(trainer, pl_module, "test")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the classifier and its optimizer."""
+        if self._probe is None or self._optimizer is None:
+            return self._restored or {}
+        return {"probe": self._probe.state_dict(), "optimizer": self._optimizer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep what `state_dict` gave until the size of the features is known."""
+        self._restored = state_dict or None
+
+    def _build(self, trainer: L.Trainer, num_features: int, device: torch.device) -> tuple[nn.Sequential, AdamW]:
+        """Return the classifier and its optimizer, built or restored at the first call."""
+        if self._probe is not None and self._optimizer is not None:
+            return self._probe, self._optimizer
+        with torch.inference_mode(False):
+            linear = nn.Linear(num_features, _num_classes(trainer))
+            nn.init.zeros_(linear.weight)  # the same on every process
+            nn.init.zeros_(linear.bias)
+            probe = nn.Sequential(nn.BatchNorm1d(num_features, affine=False), linear).to(device)
+            optimizer = AdamW(probe.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+            if self._restored is not None:
+                probe.load_state_dict(self._restored["probe"])
+                optimizer.load_state_dict(self._restored["optimizer"])
+                for group in optimizer.param_groups:
+                    group["lr"], group["weight_decay"] = self.lr, self.weight_decay
+                self._restored = None
+        self._probe, self._optimizer = probe, optimizer
+        return probe, optimizer
+
+    def _log(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        counts, self._counts = self._counts, None
+        if counts is None or trainer.sanity_checking:
+            return
+        if is_distributed():
+            torch.distributed.all_reduce(counts)
+        if counts[1] > 0:
+            pl_module.log(f"{stage}_probe_acc", counts[0] / counts[1])
+
+
+def _num_classes(trainer: L.Trainer) -> int:
+    classes = getattr(getattr(trainer, "datamodule", None), "num_classes", None)
+    if not classes:
+        raise ValueError("OnlineProbe needs a DataModule that has num_classes: leave the callback out.")
+    return int(classes)
+
+
+@torch.no_grad()
+def _average(probe: nn.Module) -> None:
+    """Give all processes the mean of their gradients and statistics."""
+    if not is_distributed():
+        return
+    tensors = [p.grad for p in probe.parameters() if p.grad is not None]
+    tensors += [b for b in probe.buffers() if b.is_floating_point()]
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    torch.distributed.all_reduce(flat)
+    flat /= torch.distributed.get_world_size()
+    for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))

@@ -1,0 +1,81 @@
+"""Measures of an embedding that need no labels: they show a collapse before any accuracy does."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["alignment", "effective_rank", "uniformity"]
+
+_CHUNK = 1024
+
+
+@torch.no_grad()
+def alignment(first: Tensor, second: Tensor) -> Tensor:
+    """Return the mean squared distance between the normalised embeddings of two views of the same images.
+
+    0 when the views of an image fall together, 2 when they are as far apart as any two images at right angles
+    (Wang and Isola 2020, equation 1 with alpha = 2).
+
+    Args:
+        first: (N, D) float.
+        second: (N, D) float, row by row of the same images.
+
+    Example:
+        >>> alignment(torch.eye(2), 3 * torch.eye(2))
+        tensor(0.)
+    """
+    difference = F.normalize(first.float(), dim=1) - F.normalize(second.float(), dim=1)
+    return difference.square().sum(1).mean()
+
+
+@torch.no_grad()
+def uniformity(embeddings: Tensor, t: float = 2.0) -> Tensor:
+    """Return the log of the mean Gaussian potential exp(-t |z_i - z_j|^2) over all pairs of embeddings.
+
+    0 when all fall together; the more negative, the more evenly they cover the sphere, down to about -2 t in
+    many dimensions (Wang and Isola 2020, equation 2).
+
+    Args:
+        embeddings: (N, D) float, N at least 2; normalised here.
+        t: Sharpness of the potential.
+
+    Example:
+        >>> uniformity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+        tensor(-8.)
+    """
+    z = F.normalize(embeddings.float(), dim=1)
+    n = len(z)
+    if n < 2:
+        raise ValueError(f"{n} embeddings: uniformity takes pairs of them.")
+    total = torch.zeros((), dtype=torch.float64, device=z.device)
+    for start in range(0, n, _CHUNK):
+        # |a - b|^2 = 2 - 2 a.b for unit vectors
+        potential = ((z[start : start + _CHUNK] @ z.T).sub_(1).mul_(2 * t)).exp_()
+        potential.diagonal(start).zero_()
+        total += potential.sum()
+    return (total.log() - math.log(n * (n - 1))).float()
+
+
+@torch.no_grad()
+def effective_rank(embeddings: Tensor) -> Tensor:
+    """Return RankMe: the exponential of the entropy of the singular values of the embeddings.
+
+    From 1, when all embeddings lie on one line, to min(N, D), when they fill every direction evenly (Garrido et
+    al. 2023, equation 1).
+
+    Args:
+        embeddings: (N, D) float, as the network gives them. NaN and infinity among them give NaN.
+
+    Example:
+        >>> effective_rank(torch.eye(3))
+        tensor(3.)
+    """
+    z = embeddings.float()
+    if not torch.isfinite(z).all():
+        return z.new_full((), torch.nan)
+    values = torch.linalg.svdvals(z)
+    share = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
+    entropy: Tensor = torch.special.entr(share).sum()
+    return entropy.exp()

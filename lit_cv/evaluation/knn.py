@@ -1,0 +1,67 @@
+"""Classification by the nearest neighbours in an embedding."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["knn_predictions"]
+
+_CHUNK = 1 << 24  # similarities that are held at a time
+
+
+@torch.no_grad()
+def knn_predictions(
+    queries: Tensor,
+    bank: Tensor,
+    bank_labels: Tensor,
+    num_classes: int,
+    k: Sequence[int] = (20, 200),
+    temperature: float = 0.07,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """Classify embeddings by a weighted vote of their nearest neighbours (Wu et al. 2018, section 3.4).
+
+    Nearest is most similar by the cosine, and a neighbour of similarity s votes for its class with the weight
+    exp(s / temperature). The queries are worked off in chunks, on the device that the tensors are on.
+
+    Args:
+        queries: (N, D) float.
+        bank: (M, D) float, the neighbours to choose from.
+        bank_labels: (M,) int64 in [0, num_classes).
+        num_classes: Number of classes.
+        k: Numbers of neighbours that vote; a number above M stands for M.
+        temperature: Positive.
+        chunk_size: Queries at a time; `None` chooses.
+
+    Returns:
+        (len(k), N) int64, the classes found with each number of neighbours.
+
+    Raises:
+        ValueError: If the bank is empty, or a number out of range.
+
+    Example:
+        >>> bank = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> knn_predictions(torch.tensor([[2.0, 0.1]]), bank, torch.tensor([7, 3]), 10, k=[1])
+        tensor([[7]])
+    """
+    if len(bank) == 0 or len(bank) != len(bank_labels):
+        raise ValueError(f"a bank of {len(bank)} embeddings with {len(bank_labels)} labels: give one label for each.")
+    if min(k) < 1 or not temperature > 0:
+        raise ValueError(f"k={list(k)}, temperature={temperature}: both must be positive.")
+    numbers = [min(number, len(bank)) for number in k]
+    bank = F.normalize(bank.float(), dim=1)
+    found = torch.empty(len(numbers), len(queries), dtype=torch.int64, device=queries.device)
+    size = chunk_size or max(1, _CHUNK // len(bank))
+    for start in range(0, len(queries), size):
+        part = F.normalize(queries[start : start + size].float(), dim=1)
+        similarity, index = (part @ bank.T).topk(max(numbers), dim=1)
+        # The largest weight is 1: nothing overflows at small temperatures.
+        weight = ((similarity - similarity[:, :1]) / temperature).exp_()
+        label = bank_labels[index]
+        for row, number in enumerate(numbers):
+            votes = weight.new_zeros(len(part), num_classes)
+            votes.scatter_add_(1, label[:, :number], weight[:, :number])
+            found[row, start : start + size] = votes.argmax(1)
+    return found

@@ -1,0 +1,152 @@
+"""NT-Xent, the loss of SimCLR, and SupCon, its form with labels."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_cv.distributed import gather_batches, is_distributed, process_rank
+from lit_cv.losses.similarity import log_sum_exp_similarity
+
+__all__ = ["NTXentLoss", "nt_xent"]
+
+
+class NTXentLoss(nn.Module):
+    """Normalised temperature-scaled cross-entropy (Chen et al. 2020, equation 1; Sohn 2016).
+
+    Each view of an image has to find the other views of that image among all views of the batch: with
+    s_ij = cos(z_i, z_j) / temperature, the loss of view i with positives P(i) is
+
+        log(sum_{k != i} exp(s_ik)) - mean_{p in P(i)} s_ip,
+
+    averaged over all views of all images. P(i) are the other views of the same image. With labels they are all
+    views of all images of the same class, which is SupCon (Khosla et al. 2020, equation 2).
+
+    It is computed in float32 at least, also under autocast, with the maximum subtracted. Over several processes
+    the negatives come from all of them, and after DDP's averaging the gradients are those of one process with the
+    joined batch. Gradient accumulation, on the other hand, adds up losses of small batches: it makes the gradient
+    less noisy but does not add negatives.
+
+    Memory grows linearly with the batch: large similarity matrices are made strip by strip, and made again in a
+    backward pass written by hand.
+
+    Args:
+        temperature: Divides the cosine similarities; positive. Small ones weigh the hardest negatives most.
+        gather: Whether negatives come from all processes, each of which must then hold as many images.
+        chunk_size: Views that are compared with all others at a time; `None` chooses by the batch.
+
+    Shapes:
+        any number of views, each (N, D) float, not necessarily normalised, or one tensor (views, N, D); labels
+        (N,) int64, -1 where unknown -> scalar.
+
+    Raises:
+        ValueError: If the temperature is not positive, or the shapes do not fit.
+
+    Example:
+        >>> z = torch.eye(4, 16)
+        >>> round(NTXentLoss(temperature=0.5)(z, z).item(), 4)  # log(e^2 + 6) - 2
+        0.5934
+    """
+
+    def __init__(self, temperature: float = 0.5, gather: bool = True, chunk_size: int | None = None) -> None:
+        super().__init__()
+        _check_temperature(temperature)
+        if chunk_size is not None and chunk_size < 1:
+            raise ValueError(f"chunk_size={chunk_size}: give at least 1, or None for a fitting one.")
+        self.temperature = temperature
+        self.gather = gather
+        self.chunk_size = chunk_size
+
+    def forward(self, *views: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return the mean loss of the views (N, D) of N images."""
+        stacked = views[0] if len(views) == 1 and views[0].ndim == 3 else _stack(views)
+        return nt_xent(stacked, self.temperature, labels, self.gather, self.chunk_size)
+
+    def extra_repr(self) -> str:
+        """Name the temperature."""
+        return f"temperature={self.temperature}"
+
+
+def nt_xent(
+    views: Tensor,
+    temperature: float,
+    labels: Tensor | None = None,
+    gather: bool = True,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """Return the loss of `NTXentLoss`.
+
+    Args:
+        views: (V, N, D), V views of N images.
+        temperature: Positive.
+        labels: (N,) int64, -1 where unknown, for SupCon.
+        gather: Whether negatives come from all processes.
+        chunk_size: Views that are compared with all others at a time; `None` chooses.
+    """
+    _check(views, temperature, labels)
+    with torch.autocast(views.device.type, enabled=False):
+        z = views if views.dtype == torch.float64 else views.float()
+        z = F.normalize(z, dim=-1, eps=1e-8)
+        logs = log_sum_exp_similarity(z.flatten(0, 1), temperature, gather, chunk_size)
+        if labels is None:
+            total = z.sum(0)  # z_i . (total - z_i) sums over the other views of the same image
+            similarity = (z * (total - z)).sum(-1).mean() / (len(views) - 1)
+            return logs.mean() - similarity / temperature
+        similarity, count = _class_similarity(z, labels, gather)
+        losses = logs - similarity / temperature / count.clamp_min(1)
+        return losses[count > 0].mean() if len(views) == 1 else losses.mean()
+
+
+def _class_similarity(z: Tensor, labels: Tensor, gather: bool) -> tuple[Tensor, Tensor]:
+    """Return each view's summed similarity to the other views of its class, and how many there are, both (V N,)."""
+    n_views, n, _ = z.shape
+    # An image without a label is a class of its own.
+    offset = process_rank() * n if gather else 0
+    own = torch.where(labels >= 0, labels, -1 - offset - torch.arange(n, device=z.device))
+    everyone = gather_batches(own) if gather else own
+    same = (own[:, None] == everyone).to(z.dtype)
+    totals = z.sum(0)
+    if gather and is_distributed():
+        totals = _Gather.apply(totals)
+    of_class = same @ totals
+    similarity = (z * (of_class - z)).sum(-1).flatten()
+    count = (same.sum(1) * n_views - 1).repeat(n_views)
+    return similarity, count
+
+
+class _Gather(torch.autograd.Function):
+    """`gather_batches` with the gradient of every process's use of the values."""
+
+    @staticmethod
+    def forward(ctx: object, values: Tensor) -> Tensor:
+        return gather_batches(values)
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        grad = grad.contiguous()
+        torch.distributed.all_reduce(grad)
+        own = len(grad) // torch.distributed.get_world_size()
+        return grad[process_rank() * own :][:own]
+
+
+def _stack(views: tuple[Tensor, ...]) -> Tensor:
+    shapes = {tuple(view.shape) for view in views}
+    if len(shapes) != 1 or views[0].ndim != 2:
+        got = ", ".join(str(tuple(view.shape)) for view in views) or "nothing"
+        raise ValueError(f"views of shape {got}: give two or more of one shape (N, D), or one tensor (views, N, D).")
+    return torch.stack(views)
+
+
+def _check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature}: it must be positive.")
+
+
+def _check(views: Tensor, temperature: float, labels: Tensor | None) -> None:
+    _check_temperature(temperature)
+    if views.ndim != 3 or views.shape[1] < 1 or len(views) < (2 if labels is None else 1):
+        raise ValueError(
+            f"views of shape {tuple(views.shape)}: expected (views, N, D) with two views or more (one is enough with "
+            f"labels) of at least one image."
+        )
+    if labels is not None and labels.shape != views.shape[1:2]:
+        raise ValueError(f"labels of shape {tuple(labels.shape)} for {views.shape[1]} images: expected one each.")

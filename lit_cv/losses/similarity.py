@@ -1,0 +1,130 @@
+"""How alike each embedding is to all others: the denominator of contrastive losses, in memory linear in their number.
+
+The matrix of similarities is never held as a whole once it is large. It is made a strip at a time, used and dropped;
+the backward pass makes the strips again. A process that is alone computes each pair once, for the matrix is
+symmetric.
+"""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from lit_cv.distributed import gather_batches, is_distributed, process_rank
+
+__all__ = ["log_sum_exp_similarity"]
+
+_WHOLE = 1 << 20  # similarities that are kept for the backward pass rather than made again
+_STRIP = 1 << 20  # similarities in one strip
+_SAFE = 80.0  # exp(-80) is still above float32's underflow, at exp(-87)
+
+
+def log_sum_exp_similarity(
+    embeddings: Tensor, temperature: float, gather: bool = True, chunk_size: int | None = None
+) -> Tensor:
+    """Return log(sum_k exp(z_i . z_k / temperature)) over all k other than i, for each embedding i.
+
+    Args:
+        embeddings: z, (M, D), float32 or float64, each of length 1 (or 0).
+        temperature: Positive.
+        gather: Whether k runs over the embeddings of all processes, which hold M each. The gradient is then that
+            of the sum of all processes' results: after the averaging of DDP, as if one process held everything.
+        chunk_size: Embeddings that are compared with all others at a time; `None` chooses.
+
+    Returns:
+        (M,), differentiable once.
+    """
+    return cast(Tensor, _LogSumExp.apply(embeddings, temperature, gather, chunk_size))
+
+
+class _LogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, temperature: float, gather: bool, chunk_size: int | None) -> Tensor:
+        ctx.gather = gather and is_distributed()
+        ctx.temperature, ctx.chunk_size, ctx.kept = temperature, chunk_size, None
+        # Similarities are at most 1, so that 1 / temperature is a maximum to subtract that nobody has to look for.
+        ctx.symmetric = not ctx.gather and 2 / temperature <= _SAFE
+        keys = gather_batches(own) if ctx.gather else own
+        with torch.autocast(own.device.type, enabled=False):
+            if not ctx.symmetric:
+                logs = _logs_by_row(own, keys, ctx)
+            elif chunk_size is None and len(own) ** 2 <= _WHOLE:
+                ctx.kept = _exponentials(own, own, temperature)
+                logs = ctx.kept.sum(1).log_().add_(1 / temperature)
+            else:
+                logs = _symmetric_logs(own, ctx)
+        ctx.save_for_backward(own, keys, logs)
+        return logs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        # With p_ij = exp(s_ij - log_i), the gradient of sum_j g_j log_j for z_i is
+        # sum_j (g_i p_ij + g_j p_ji) z_j / temperature.
+        own, keys, logs = ctx.saved_tensors
+        with torch.autocast(own.device.type, enabled=False):
+            if not ctx.symmetric:
+                return _grad_by_row(own, keys, logs, grad, ctx), None, None, None
+            weight = grad / ctx.temperature * (1 / ctx.temperature - logs).exp()
+            if ctx.kept is None:
+                return _symmetric_grad(own, weight, ctx), None, None, None
+            return (ctx.kept * (weight[:, None] + weight)) @ own, None, None, None
+
+
+def _chunks(rows: int, columns: int, chunk_size: int | None) -> Iterator[tuple[int, int]]:
+    size = chunk_size or max(64, min(512, _STRIP // columns))
+    for start in range(0, rows, size):
+        yield start, min(start + size, rows)
+
+
+def _exponentials(rows: Tensor, columns: Tensor, temperature: float) -> Tensor:
+    """Return exp((z_i . z_k - 1) / temperature), and 0 for row i and column i."""
+    bound = rows.new_full((), -1 / temperature)
+    part = torch.addmm(bound, rows, columns.T, alpha=1 / temperature).exp_()
+    part.diagonal().zero_()
+    return part
+
+
+def _symmetric_logs(own: Tensor, ctx: Any) -> Tensor:
+    sums = torch.zeros_like(own[:, 0])
+    for start, end in _chunks(len(own), len(own), ctx.chunk_size):
+        part = _exponentials(own[start:end], own[start:], ctx.temperature)
+        sums[start:end] += part.sum(1)
+        sums[end:] += part[:, end - start :].sum(0)
+    return sums.log_().add_(1 / ctx.temperature)
+
+
+def _symmetric_grad(own: Tensor, weight: Tensor, ctx: Any) -> Tensor:
+    grad = torch.zeros_like(own)
+    for start, end in _chunks(len(own), len(own), ctx.chunk_size):
+        part = _exponentials(own[start:end], own[start:], ctx.temperature)
+        part.mul_(weight[start:end, None] + weight[start:])
+        grad[start:end].addmm_(part, own[start:])
+        grad[end:].addmm_(part[:, end - start :].T, own[start:end])
+    return grad
+
+
+def _logs_by_row(own: Tensor, keys: Tensor, ctx: Any) -> Tensor:
+    """Subtract each row's own maximum: for temperatures at which one maximum for all would make exp underflow."""
+    offset = process_rank() * len(own) if ctx.gather else 0
+    logs = torch.empty_like(own[:, 0])
+    for start, end in _chunks(len(own), len(keys), ctx.chunk_size):
+        part = (own[start:end] @ keys.T).mul_(1 / ctx.temperature)
+        part.diagonal(offset + start).fill_(-torch.inf)
+        logs[start:end] = part.logsumexp(1)
+    return logs
+
+
+def _grad_by_row(own: Tensor, keys: Tensor, logs: Tensor, weight: Tensor, ctx: Any) -> Tensor:
+    offset = process_rank() * len(own) if ctx.gather else 0
+    all_logs, all_weights = (gather_batches(logs), gather_batches(weight)) if ctx.gather else (logs, weight)
+    grad = torch.empty_like(own)
+    for start, end in _chunks(len(own), len(keys), ctx.chunk_size):
+        part = (own[start:end] @ keys.T).mul_(1 / ctx.temperature)
+        part.diagonal(offset + start).fill_(-torch.inf)
+        mixed = (part - logs[start:end, None]).exp_().mul_(weight[start:end, None])
+        mixed += part.sub_(all_logs).exp_().mul_(all_weights)
+        grad[start:end] = (mixed @ keys).mul_(1 / ctx.temperature)
+    return grad

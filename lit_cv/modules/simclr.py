@@ -1,0 +1,93 @@
+"""SimCLR: learning features from images without labels, by telling views of one image from all others."""
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from lit_cv.losses import nt_xent
+from lit_cv.modules.base import BaseModule, Batch, Output, Stage
+from lit_cv.nn import Projector
+
+__all__ = ["SimCLRModule"]
+
+
+class SimCLRModule(BaseModule):
+    """Learns a backbone from unlabelled images (Chen et al. 2020, "A Simple Framework for Contrastive Learning").
+
+    From a batch with `views` (V, N, C, H, W), which the callback `ContrastiveAugmentation` makes of `image`, it
+    encodes all views in one pass, projects the features and minimises NT-Xent: each view has to find the other
+    views of its image among all views of the batch, on all devices. The projector is for the loss alone; what is
+    kept is the backbone (`embed`). `label` (N,) int64, -1 where unknown, is read only with `supervised`.
+
+    Logs `{stage}_loss`, in validation on views that are the same every time, against the negatives of one
+    process's batch. What the features are worth is told by `EmbeddingEvaluation`, which the command line adds:
+    `val_knn_acc`, which becomes the `monitor` where images have labels, and measures of collapse.
+
+    The loss has 2 N - 2 negatives for a batch of N images on all devices, and more of them help. Gradient
+    accumulation does not add any: it averages the gradients of small batches, each with its own few negatives.
+    Memory for the loss grows linearly with N, so that the batch is bounded by the backbone alone.
+
+    Args:
+        temperature: Divides the similarities: the paper takes 0.1 for ImageNet, 0.5 for CIFAR-10.
+        projector_layers: Linear layers of the projector.
+        projector_hidden: Width of its hidden layers; `None` takes that of the features.
+        projector_dim: Size of a projection.
+        projector_norm: Whether BatchNorm follows each of its layers.
+        supervised: Whether images of one label are positives, too, as in SupCon (Khosla et al. 2020).
+        **kwargs: Arguments of `BaseModule`.
+
+    Example:
+        >>> import torch
+        >>> module = SimCLRModule(backbone="conv4", in_channels=1)
+        >>> images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
+        >>> module(images).shape, module.embed(images).shape
+        (torch.Size([2, 128]), torch.Size([2, 64]))
+    """
+
+    uses_unlabeled: ClassVar[bool] = True
+    expects_views: ClassVar[bool] = True
+    evaluates_embedding: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        temperature: float = 0.5,
+        projector_layers: int = 2,
+        projector_hidden: int | None = None,
+        projector_dim: int = 128,
+        projector_norm: bool = True,
+        supervised: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not temperature > 0:
+            raise ValueError(f"temperature={temperature}: it must be positive.")
+
+    def configure_head(self, num_features: int) -> nn.Module:
+        """Return the projector."""
+        h = self.hparams
+        return Projector(
+            num_features, h["projector_hidden"], h["projector_dim"], h["projector_layers"], h["projector_norm"]
+        )
+
+    def step(self, batch: Batch, stage: Stage) -> Output:
+        """Encode all views together and compare them; `embedding` (V, N, num_features) is for callbacks."""
+        views = batch.get("views")
+        if not isinstance(views, Tensor) or views.ndim != 5:
+            raise ValueError(
+                f"{type(self).__name__} needs batches with `views` (V, N, C, H, W) of the images: give the Trainer the "
+                f"callback ContrastiveAugmentation (--trainer.callbacks+=ContrastiveAugmentation)."
+            )
+        # One pass: in two, BatchNorm would normalise each view by statistics of its own.
+        features = self.backbone(views.flatten(0, 1))
+        projections = self.head(features).unflatten(0, views.shape[:2])
+        labels = batch["label"] if self.hparams["supervised"] else None
+        # Processes may validate different numbers of batches, and must not wait for one another there.
+        loss = nt_xent(projections, self.hparams["temperature"], labels, gather=stage == "train")
+        return {"loss": loss, "embedding": features.detach().unflatten(0, views.shape[:2])}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> None:
+        """Refuse: there are no classes to predict."""
+        raise ValueError(
+            f"{type(self).__name__} learns features, not classes: judge them with `lit-cv knn`, or train a classifier "
+            f"on them with --model.weights."
+        )
