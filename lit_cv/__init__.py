@@ -17,11 +17,12 @@ if TYPE_CHECKING:
         LearningRateLog,
         MonitorEarlyStopping,
         PredictionWriter,
+        Reconstructions,
         RunCheckpoint,
         RunProgressBar,
         TrainingCurves,
     )
-    from lit_cv.modules import BaseModule, SupervisedModule
+    from lit_cv.modules import BaseModule, MAEModule, SupervisedModule
 
 __all__ = [
     "EMA",
@@ -30,8 +31,10 @@ __all__ = [
     "BatchFigure",
     "ClassificationFigures",
     "LearningRateLog",
+    "MAEModule",
     "MonitorEarlyStopping",
     "PredictionWriter",
+    "Reconstructions",
     "RunCheckpoint",
     "RunProgressBar",
     "SupervisedModule",

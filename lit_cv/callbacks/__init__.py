@@ -8,6 +8,7 @@ from lit_cv.callbacks.ema import EMA
 from lit_cv.callbacks.learning_rate import LearningRateLog
 from lit_cv.callbacks.prediction_writer import PredictionWriter
 from lit_cv.callbacks.progress import RunProgressBar
+from lit_cv.callbacks.reconstructions import Reconstructions
 from lit_cv.callbacks.run_checkpoint import RunCheckpoint
 from lit_cv.callbacks.training_curves import TrainingCurves
 
@@ -19,6 +20,7 @@ __all__ = [
     "LearningRateLog",
     "MonitorEarlyStopping",
     "PredictionWriter",
+    "Reconstructions",
     "RunCheckpoint",
     "RunProgressBar",
     "TrainingCurves",

@@ -137,7 +137,7 @@ class LitCLI(LightningCLI):
         extra += given
         if fitting and config["logger"]:
             extra += [callbacks.LearningRateLog(), callbacks.BatchFigure(), callbacks.ClassificationFigures()]
-            extra.append(callbacks.TrainingCurves())
+            extra += [callbacks.Reconstructions(), callbacks.TrainingCurves()]
         if self.subcommand == "predict":
             extra.append(callbacks.PredictionWriter(str(self._folder(config))))
         if config["enable_checkpointing"] is not False and not _has(given, CheckpointCallback):

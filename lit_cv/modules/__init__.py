@@ -1,6 +1,7 @@
 """The learning approaches, each a LightningModule."""
 
 from lit_cv.modules.base import BaseModule
+from lit_cv.modules.mae import MAEModule
 from lit_cv.modules.supervised import SupervisedModule
 
-__all__ = ["BaseModule", "SupervisedModule"]
+__all__ = ["BaseModule", "MAEModule", "SupervisedModule"]

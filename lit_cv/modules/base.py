@@ -51,6 +51,7 @@ class BaseModule(L.LightningModule, ABC):
         lr: Peak learning rate.
         weight_decay: Weight decay; never applied to norms, biases and other vectors.
         momentum: Momentum of `sgd` and `lars`.
+        betas: Decay rates of the two moments of `adamw` and `adam`.
         schedule: Course of the learning rate, step by step: `cosine`, `one_cycle`, `exponential`, `plateau` or
             `constant`, after a linear warm-up.
         warmup_epochs: Length of the warm-up in epochs, fractions allowed.
@@ -78,6 +79,7 @@ class BaseModule(L.LightningModule, ABC):
         lr: float = 1e-3,
         weight_decay: float = 0.05,
         momentum: float = 0.9,
+        betas: tuple[float, float] = (0.9, 0.999),
         schedule: Literal["cosine", "one_cycle", "exponential", "plateau", "constant"] = "cosine",
         warmup_epochs: float = 0.0,
         min_lr: float = 0.0,

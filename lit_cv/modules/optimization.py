@@ -20,7 +20,12 @@ def configure_optimizer(module: "BaseModule") -> OptimizerLRScheduler:
     h, trainer = module.hparams, module.trainer
     groups = parameter_groups(module, lr=h["lr"], weight_decay=h["weight_decay"])
     optimizer = build_optimizer(
-        h["optimizer"], groups, lr=h["lr"], weight_decay=h["weight_decay"], momentum=h["momentum"]
+        h["optimizer"],
+        groups,
+        lr=h["lr"],
+        weight_decay=h["weight_decay"],
+        momentum=h["momentum"],
+        betas=tuple(h["betas"]),
     )
     if trainer.gradient_clip_val:
         # A fused optimizer offers to unscale fp16 gradients itself, which is after clipping, and Lightning refuses
@@ -44,4 +49,4 @@ def take_given_options(module: "BaseModule") -> None:
     h = module.hparams
     groups = parameter_groups(module, lr=h["lr"], weight_decay=h["weight_decay"])
     for optimizer in module.trainer.optimizers:
-        reapply_options(optimizer, groups, momentum=h["momentum"])
+        reapply_options(optimizer, groups, momentum=h["momentum"], betas=tuple(h["betas"]))
