@@ -46,7 +46,7 @@ class MAEDecoder(nn.Module):
         self.pred = nn.Linear(width, patch_dim)
         self.apply(init_weights)
         nn.init.normal_(self.mask_token, std=0.02)
-        self._tables: dict[tuple[tuple[int, int], torch.device], Tensor] = {}
+        self._tables: dict[tuple[tuple[int, int], torch.device, torch.dtype], Tensor] = {}
 
     def forward(
         self, tokens: Tensor, keep: Tensor, hidden: Tensor, grid: tuple[int, int], everything: bool = False
@@ -64,7 +64,7 @@ class MAEDecoder(nn.Module):
         Returns:
             (N, M, patch_dim) in the order of `hidden`, or (N, K + M, patch_dim) row by row.
         """
-        table = self._positions(grid, tokens.device)
+        table = self._positions(grid, self.mask_token)
         x = self.embed(tokens)
         others = x.shape[1] - keep.shape[1]
         shown = x[:, others:] + gather_patches(table, keep)
@@ -87,10 +87,10 @@ class MAEDecoder(nn.Module):
             )
         return normed.to(self.pred.weight.dtype)
 
-    def _positions(self, grid: tuple[int, int], device: torch.device) -> Tensor:
-        key = (grid, device)
+    def _positions(self, grid: tuple[int, int], like: Tensor) -> Tensor:
+        key = (grid, like.device, like.dtype)
         if key not in self._tables:
-            self._tables[key] = sincos_positions(grid, self.mask_token.shape[2])[None].to(device)
+            self._tables[key] = sincos_positions(grid, like.shape[-1])[None].to(like.device, like.dtype)
         return self._tables[key]
 
 
