@@ -47,6 +47,8 @@ class BaseModule(L.LightningModule, ABC):
         stem: First layers of the backbone: `standard` as published, `small` keeps the resolution of small
             images, `auto` takes `small` up to 64 pixels where the backbone has such a stem.
         spatial_dropout: Probability of dropping a whole channel of the last feature map.
+        drop_path: Probability that an image skips the last block of a vision transformer (`vit_tiny`, ...) in
+            training; it rises to that from 0 at the first.
         optimizer: `adamw`, `adam`, `sgd` (Nesterov momentum) or `lars`.
         lr: Peak learning rate.
         weight_decay: Weight decay; never applied to norms, biases and other vectors.
@@ -75,6 +77,7 @@ class BaseModule(L.LightningModule, ABC):
         image_size: int | list[int] | None = None,
         stem: Literal["auto", "standard", "small"] = "auto",
         spatial_dropout: float = 0.0,
+        drop_path: float = 0.0,
         optimizer: Literal["adamw", "adam", "sgd", "lars"] = "adamw",
         lr: float = 1e-3,
         weight_decay: float = 0.05,
@@ -125,6 +128,7 @@ class BaseModule(L.LightningModule, ABC):
             stem=h["stem"],
             weights=h["weights"],
             spatial_dropout=h["spatial_dropout"],
+            drop_path=h["drop_path"],
             **normalization,
         ).to(memory_format=torch.channels_last)  # convolutions measured 1.1 to 1.9 times faster
         self.head = self.configure_head(self.backbone.num_features)

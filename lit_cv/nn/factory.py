@@ -9,7 +9,7 @@ from lit_cv.nn.sizes import run_on_meta, size_error
 from lit_cv.nn.stems import SMALL_STEMS, adapt_normalization, replace_input, small_stem
 from lit_cv.nn.timm_networks import build_timm, check_timm_name
 from lit_cv.nn.torchvision_networks import build_torchvision, torchvision_names
-from lit_cv.nn.vit import VIT, build_vit, is_vit_name
+from lit_cv.nn.vit import VIT, VisionTransformer, build_vit, is_vit_name
 from lit_cv.nn.weights import Weights, load_weights, read_weights
 from lit_cv.suggest import nearest
 
@@ -47,6 +47,7 @@ def create_backbone(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     spatial_dropout: float = 0.0,
+    drop_path: float = 0.0,
 ) -> Backbone:
     """Build a network that turns raw images into pooled features.
 
@@ -64,6 +65,8 @@ def create_backbone(
             ImageNet's for 3 channels and 0.5 for others.
         std: Standard deviation of each channel, likewise; 0.25 where the channels are not 3.
         spatial_dropout: Probability of dropping a whole channel of the last feature map.
+        drop_path: Probability that an image skips the last block of a vision transformer of this project in
+            training; it rises to that from 0 at the first (stochastic depth, Huang et al. 2016).
 
     Returns:
         The backbone, in training mode. What was loaded is logged to `lit_cv`.
@@ -99,6 +102,10 @@ def create_backbone(
     )
     if loaded is not None:
         load_weights(backbone, loaded, fresh)
+    if isinstance(backbone.body, VisionTransformer):
+        backbone.body.set_drop_path(drop_path)
+    elif drop_path:
+        raise ValueError(f"drop_path={drop_path}: {name} has none, only {', '.join(VIT)} do. Set it to 0.")
     if size is not None:
         _check_size(backbone, size)
     return backbone

@@ -115,6 +115,9 @@ def test_samples_skip_branches_in_training_only():
     assert [round(b.drop_path, 3) for b in vit.blocks] == [0.0, 0.15, 0.3]
     with pytest.raises(ValueError, match=r"drop_path=1\.0"):
         vit.set_drop_path(1.0)
+    assert create_backbone("vit_micro_p4", image_size=8, drop_path=0.2).body.blocks[-1].drop_path == 0.2
+    with pytest.raises(ValueError, match=r"drop_path=0\.1: conv4 has none, only vit_micro"):
+        create_backbone("conv4", drop_path=0.1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
