@@ -70,9 +70,10 @@ class MAEDecoder(nn.Module):
         shown = x[:, others:] + gather_patches(table, keep)
         masked = self.mask_token + gather_patches(table, hidden)
         x = torch.cat([x[:, :others], shown, masked.to(shown.dtype)], 1)
-        for block in self.blocks:
-            x = block(x)
-        x = x[:, others:] if everything else x[:, -hidden.shape[1] :]
+        # The last block need not know what becomes of the tokens that nothing is predicted from.
+        wanted = keep.shape[1] + hidden.shape[1] if everything else hidden.shape[1]
+        for index, block in enumerate(self.blocks):
+            x = block(x, wanted if index == len(self.blocks) - 1 else None)
         patches = cast(Tensor, self.pred(self._normed(x)))
         if not everything:
             return patches

@@ -59,9 +59,10 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = _MLP(width, 4 * width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the tokens after the block."""
-        x = x + self._drop(self.attn(self.norm1(x)))
+    def forward(self, x: Tensor, last: int | None = None) -> Tensor:
+        """Return the tokens after the block; only the last few of them, which look at all, if a number is given."""
+        branch = self.attn(self.norm1(x), last)
+        x = (x if last is None else x[:, -last:]) + self._drop(branch)
         return x + self._drop(self.mlp(self.norm2(x)))
 
     def _drop(self, branch: Tensor) -> Tensor:
@@ -78,9 +79,19 @@ class _Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return cast(Tensor, self.proj(attention(query, key, value).transpose(1, 2).flatten(2)))
+    def forward(self, x: Tensor, last: int | None = None) -> Tensor:
+        if last is None:
+            query, key, value = self.qkv(x).chunk(3, -1)
+        else:
+            width, weight, bias = x.shape[-1], self.qkv.weight, self.qkv.bias
+            query = F.linear(x[:, -last:], weight[:width], bias[:width])
+            key, value = F.linear(x, weight[width:], bias[width:]).chunk(2, -1)
+        mixed = attention(self._split(query), self._split(key), self._split(value))
+        return cast(Tensor, self.proj(mixed.transpose(1, 2).flatten(2)))
+
+    def _split(self, x: Tensor) -> Tensor:
+        n, length, width = x.shape
+        return x.view(n, length, self.heads, width // self.heads).transpose(1, 2)
 
 
 class _MLP(nn.Module):

@@ -101,6 +101,12 @@ def test_names():
         create_backbone("vit_tiny_p4", image_size=(30, 32))
 
 
+def test_a_block_for_the_last_tokens_alone():
+    block = build().blocks[0]
+    x = torch.randn(2, 7, 16)
+    torch.testing.assert_close(block(x, 3), block(x)[:, -3:])
+
+
 def test_samples_skip_branches_in_training_only():
     block = Block(16, 2, drop_path=0.5)
     x = torch.randn(2000, 3, 16)
