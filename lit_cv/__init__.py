@@ -24,11 +24,12 @@ if TYPE_CHECKING:
         MonitorEarlyStopping,
         OnlineProbe,
         PredictionWriter,
+        Reconstructions,
         RunCheckpoint,
         RunProgressBar,
         TrainingCurves,
     )
-    from lit_cv.modules import BaseModule, FineTuneModule, SimCLRModule, SupervisedModule
+    from lit_cv.modules import BaseModule, FineTuneModule, MAEModule, SimCLRModule, SupervisedModule
 
 __all__ = [
     "EMA",
@@ -43,10 +44,12 @@ __all__ = [
     "EmbeddingProjector",
     "FineTuneModule",
     "LearningRateLog",
+    "MAEModule",
     "MixUp",
     "MonitorEarlyStopping",
     "OnlineProbe",
     "PredictionWriter",
+    "Reconstructions",
     "RunCheckpoint",
     "RunProgressBar",
     "SimCLRModule",

@@ -15,6 +15,7 @@ from lit_cv.callbacks.mixup import MixUp
 from lit_cv.callbacks.online_probe import OnlineProbe
 from lit_cv.callbacks.prediction_writer import PredictionWriter
 from lit_cv.callbacks.progress import RunProgressBar
+from lit_cv.callbacks.reconstructions import Reconstructions
 from lit_cv.callbacks.run_checkpoint import RunCheckpoint
 from lit_cv.callbacks.training_curves import TrainingCurves
 
@@ -33,6 +34,7 @@ __all__ = [
     "MonitorEarlyStopping",
     "OnlineProbe",
     "PredictionWriter",
+    "Reconstructions",
     "RunCheckpoint",
     "RunProgressBar",
     "TrainingCurves",

@@ -1,5 +1,6 @@
-"""Losses, each testable alone. Pure torch."""
+"""Losses in pure torch, each usable alone."""
 
+from lit_cv.losses.masked_reconstruction import MaskedReconstructionLoss
 from lit_cv.losses.nt_xent import NTXentLoss, nt_xent
 
-__all__ = ["NTXentLoss", "nt_xent"]
+__all__ = ["MaskedReconstructionLoss", "NTXentLoss", "nt_xent"]

@@ -47,10 +47,14 @@ class BaseModule(L.LightningModule, ABC):
         stem: First layers of the backbone: `standard` as published, `small` keeps the resolution of small
             images, `auto` takes `small` up to 64 pixels where the backbone has such a stem.
         spatial_dropout: Probability of dropping a whole channel of the last feature map.
+        drop_path: Stochastic depth: probability that an image skips the last residual branch in training, rising
+            to that from 0 at the first, where the backbone has it (the `vit_tiny` family, convnext, efficientnet,
+            swin, maxvit, timm's); `None` keeps the network's own.
         optimizer: `adamw`, `adam`, `sgd` (Nesterov momentum) or `lars`.
         lr: Peak learning rate.
         weight_decay: Weight decay; never applied to norms, biases and other vectors.
         momentum: Momentum of `sgd` and `lars`.
+        betas: Decay rates of the two moments of `adamw` and `adam`.
         schedule: Course of the learning rate, step by step: `cosine`, `one_cycle`, `exponential`, `plateau` or
             `constant`, after a linear warm-up.
         warmup_epochs: Length of the warm-up in epochs, fractions allowed.
@@ -80,10 +84,12 @@ class BaseModule(L.LightningModule, ABC):
         image_size: int | list[int] | None = None,
         stem: Literal["auto", "standard", "small"] = "auto",
         spatial_dropout: float = 0.0,
+        drop_path: float | None = None,
         optimizer: Literal["adamw", "adam", "sgd", "lars"] = "adamw",
         lr: float = 1e-3,
         weight_decay: float = 0.05,
         momentum: float = 0.9,
+        betas: tuple[float, float] = (0.9, 0.999),
         schedule: Literal["cosine", "one_cycle", "exponential", "plateau", "constant"] = "cosine",
         warmup_epochs: float = 0.0,
         min_lr: float = 0.0,
@@ -135,6 +141,7 @@ class BaseModule(L.LightningModule, ABC):
             stem=h["stem"],
             weights=h["weights"],
             spatial_dropout=h["spatial_dropout"],
+            drop_path=h["drop_path"],
             **normalization,
         ).to(memory_format=torch.channels_last)  # convolutions measured 1.1 to 1.9 times faster
         self.head = self.configure_head(self.backbone.num_features)

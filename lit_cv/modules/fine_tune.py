@@ -20,7 +20,7 @@ from lit_cv.modules.group_table import GroupRow, print_groups
 from lit_cv.modules.optimization import scaled_groups
 from lit_cv.modules.supervised import SupervisedModule
 from lit_cv.nn import Stage as BackboneStage
-from lit_cv.nn import backbone_stages, set_stochastic_depth
+from lit_cv.nn import backbone_stages
 from lit_cv.optim import Layer, StepSchedule, layer_groups
 
 __all__ = ["FineTuneModule"]
@@ -59,8 +59,6 @@ class FineTuneModule(SupervisedModule):
             epoch of each, from the last stage on, counted from 0; stages beyond the list stay frozen. `None`: 1.
         l2_sp: Pull of the backbone towards its pretrained weights in place of its weight decay: adds
             `l2_sp / 2 * |w - w_0|^2` to the loss (Li et al. 2018, "Explicit Inductive Bias for Transfer Learning").
-        stochastic_depth: Chance of dropping the last residual branch, where the backbone has it (convnext,
-            efficientnet, swin, maxvit, vision transformers of timm's make); `None` keeps the network's own.
         cache_features: For `feature_extraction` without augmentation: run each image through the backbone once,
             and train the classifier on the features kept in memory.
         **kwargs: Arguments of `SupervisedModule` and `BaseModule`.
@@ -88,7 +86,6 @@ class FineTuneModule(SupervisedModule):
         frozen_stages: int | str | None = None,
         unfreeze_epochs: int | list[int] | None = None,
         l2_sp: float = 0.0,
-        stochastic_depth: float | None = None,
         cache_features: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -111,8 +108,6 @@ class FineTuneModule(SupervisedModule):
         if "backbone" in self._modules:
             return
         super().configure_model()
-        if (rate := self.hparams["stochastic_depth"]) is not None:
-            set_stochastic_depth(self.backbone.body, rate)
         # Positions that are no parameters to learn in the network stay so.
         self.stages = [
             stage._replace(parameters=tuple(p for p in stage.parameters if p.requires_grad))

@@ -30,7 +30,7 @@ _BELONGS: dict[str, tuple[str, ...]] = {
     "unfreeze_epochs": ("gradual_unfreezing",),
     "cache_features": ("feature_extraction",),
 }
-_LEARNING_BACKBONE = ("backbone_lr", "layer_decay", "l2_sp", "stochastic_depth", "spatial_dropout")
+_LEARNING_BACKBONE = ("backbone_lr", "layer_decay", "l2_sp", "drop_path", "spatial_dropout")
 
 
 def check_options(h: Options) -> None:

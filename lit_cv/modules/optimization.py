@@ -24,7 +24,12 @@ def configure_optimizer(module: "BaseModule") -> OptimizerLRScheduler:
     if (factor := _batch_factor(module)) != 1:
         rank_zero_info(f"lr {factor * h['lr']:.4g}: {h['lr']:g} scaled to the batch (--model.lr_scaling)")
     optimizer = build_optimizer(
-        h["optimizer"], groups, lr=h["lr"], weight_decay=h["weight_decay"], momentum=h["momentum"]
+        h["optimizer"],
+        groups,
+        lr=h["lr"],
+        weight_decay=h["weight_decay"],
+        momentum=h["momentum"],
+        betas=tuple(h["betas"]),
     )
     if trainer.gradient_clip_val:
         # A fused optimizer offers to unscale fp16 gradients itself, which is after clipping, and Lightning refuses
@@ -44,9 +49,9 @@ def configure_optimizer(module: "BaseModule") -> OptimizerLRScheduler:
 
 def take_given_options(module: "BaseModule") -> None:
     """Put the options of this run in place of those that a checkpoint restored into the optimizer."""
-    groups = scaled_groups(module)
+    h, groups = module.hparams, scaled_groups(module)
     for optimizer in module.trainer.optimizers:
-        reapply_options(optimizer, groups, momentum=module.hparams["momentum"])
+        reapply_options(optimizer, groups, momentum=h["momentum"], betas=tuple(h["betas"]))
 
 
 def scaled_groups(module: "BaseModule") -> list[dict[str, Any]]:

@@ -7,9 +7,11 @@ from lit_cv.nn.backbone import Backbone, Network
 from lit_cv.nn.compact import COMPACT, build_compact
 from lit_cv.nn.sizes import run_on_meta, size_error
 from lit_cv.nn.stems import SMALL_STEMS, adapt_normalization, replace_input, small_stem
+from lit_cv.nn.stochastic_depth import set_stochastic_depth
 from lit_cv.nn.timm_networks import build_timm, check_timm_name
 from lit_cv.nn.torchvision_networks import build_torchvision, torchvision_names
-from lit_cv.nn.weights import load_weights, read_weights
+from lit_cv.nn.vit import VIT, build_vit, is_vit_name
+from lit_cv.nn.weights import Weights, load_weights, read_weights
 from lit_cv.suggest import nearest
 
 __all__ = ["check_backbone_name", "create_backbone", "has_small_stem", "list_backbones"]
@@ -20,14 +22,14 @@ _TIMM = "timm/"
 
 def list_backbones() -> list[str]:
     """Return the names that `create_backbone` takes, besides `timm/NAME`."""
-    return [*COMPACT, *torchvision_names()]
+    return [*COMPACT, *VIT, *torchvision_names()]
 
 
 def check_backbone_name(name: str) -> None:
     """Raise ValueError, with the nearest valid names, unless `create_backbone` knows `name`."""
     if name.startswith(_TIMM):
         check_timm_name(name.removeprefix(_TIMM))
-    elif name not in COMPACT and name not in torchvision_names():
+    elif name not in COMPACT and name not in torchvision_names() and not is_vit_name(name):
         raise ValueError(f"there is no backbone {name!r}{nearest(name, list_backbones())}")
 
 
@@ -46,12 +48,14 @@ def create_backbone(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     spatial_dropout: float = 0.0,
+    drop_path: float | None = None,
 ) -> Backbone:
     """Build a network that turns raw images into pooled features.
 
     Args:
         name: A torchvision classification model (`resnet18`, `vit_b_16`, ...; its classifier is removed), a
-            compact network (`conv4`, `resnet9`, ...) or `timm/NAME` where timm is installed.
+            compact network (`conv4`, `resnet9`, ...), a vision transformer for any image size (`vit_tiny`,
+            `vit_base_p16`, ..., see `lit_cv.nn.vit.build_vit`) or `timm/NAME` where timm is installed.
         in_channels: Channels of the images. Pretrained filters are summed for one channel, repeated for more.
         image_size: Height and width in pixels, one number for squares. Vision transformers are built for it
             (pretrained positions are interpolated); for all networks it is checked that they can take it.
@@ -62,6 +66,8 @@ def create_backbone(
             ImageNet's for 3 channels and 0.5 for others.
         std: Standard deviation of each channel, likewise; 0.25 where the channels are not 3.
         spatial_dropout: Probability of dropping a whole channel of the last feature map.
+        drop_path: Probability that an image skips the last residual branch in training, see
+            `set_stochastic_depth`; `None` keeps the network's own.
 
     Returns:
         The backbone, in training mode. What was loaded is logged to `lit_cv`.
@@ -84,7 +90,7 @@ def create_backbone(
         network, fresh = _from_timm(name, in_channels, size, stem, weights == "DEFAULT")
     else:
         loaded = None if weights is None else read_weights(name, weights)
-        network, fresh = _build(name, in_channels, size or (loaded.image_size if loaded else None), stem)
+        network, fresh = _build(name, in_channels, size or (loaded.image_size if loaded else None), stem, loaded)
     own_mean, own_std = (loaded.mean, loaded.std) if loaded else (network.mean, network.std)
     standard = (_IMAGENET_MEAN, _IMAGENET_STD) if in_channels == 3 else ([0.5] * in_channels, [0.25] * in_channels)
     backbone = Backbone(
@@ -97,6 +103,8 @@ def create_backbone(
     )
     if loaded is not None:
         load_weights(backbone, loaded, fresh)
+    if drop_path is not None:
+        set_stochastic_depth(backbone.body, drop_path)
     if size is not None:
         _check_size(backbone, size)
     return backbone
@@ -111,13 +119,17 @@ def _from_timm(
 
 
 def _build(
-    name: str, in_channels: int, image_size: tuple[int, int] | None, stem: str
+    name: str, in_channels: int, image_size: tuple[int, int] | None, stem: str, loaded: Weights | None
 ) -> tuple[Network, frozenset[str]]:
     """Build a network of our own or of torchvision's, and say which of its layers have no published shape."""
     if stem not in ("standard", "small"):
         raise ValueError(f"stem={stem!r}: give 'standard' or 'small'.")
     if name in COMPACT:
         return build_compact(name, in_channels), frozenset()
+    if is_vit_name(name):
+        if stem != "standard":
+            raise _no_small_stem(name)
+        return build_vit(name, in_channels, image_size, loaded.patch_size if loaded else None), frozenset()
     network = build_torchvision(name, image_size)
     replace_input(network.body, in_channels)
     family = _stem_family(name)

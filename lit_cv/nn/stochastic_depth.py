@@ -18,7 +18,7 @@ def set_stochastic_depth(body: nn.Module, rate: float) -> None:
 
     Args:
         body: A network of torchvision with stochastic depth (convnext, efficientnet, swin, maxvit), or one whose
-            blocks have `drop_path` in timm's manner.
+            blocks have a module `drop_path`, as timm's and our vision transformers.
         rate: The chance at the last block, in [0, 1); 0 turns it off.
 
     Raises:
@@ -32,16 +32,14 @@ def set_stochastic_depth(body: nn.Module, rate: float) -> None:
         0.4
     """
     if not 0 <= rate < 1:
-        raise ValueError(f"stochastic_depth={rate}: give a probability in [0, 1).")
+        raise ValueError(f"drop_path={rate}: give a probability in [0, 1).")
     blocks = [
         (parent, names)
         for parent in body.modules()
         if (names := [name for name, child in parent.named_children() if _drops(name, child)])
     ]
     if not blocks:
-        raise ValueError(
-            f"{type(body).__name__} has no residual branches made to be dropped: leave stochastic_depth out."
-        )
+        raise ValueError(f"{type(body).__name__} has no residual branches made to be dropped: leave drop_path out.")
     for position, (parent, names) in enumerate(blocks):
         for name in names:
             setattr(parent, name, StochasticDepth(rate * position / max(1, len(blocks) - 1), "row"))

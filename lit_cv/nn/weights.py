@@ -19,6 +19,8 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 from lit_cv.nn.backbone import Backbone
 from lit_cv.nn.stems import adapt_channels, first_convolution
 from lit_cv.nn.torchvision_networks import torchvision_names
+from lit_cv.nn.vit import VisionTransformer, is_vit_name
+from lit_cv.nn.vit_layouts import fit_vit_weights, from_other_layout, vit_image_size
 from lit_cv.suggest import nearest
 
 __all__ = ["Weights", "checkpoint_options", "load_weights", "read_weights"]
@@ -51,12 +53,19 @@ class Weights(NamedTuple):
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """Height and width that position embeddings of torchvision's layout were trained for."""
+        """Height and width that the position embeddings of a vision transformer were trained for."""
+        if (own := vit_image_size(self.state)) is not None:
+            return own
         if _POSITIONS not in self.state or "conv_proj.weight" not in self.state:
             return None
         patches = math.isqrt(self.state[_POSITIONS].shape[1] - 1)
         side = patches * self.state["conv_proj.weight"].shape[-1]
         return side, side
+
+    @property
+    def patch_size(self) -> int | None:
+        """Side of the patches of a vision transformer of this project."""
+        return self.state["patch_embed.proj.weight"].shape[-1] if "patch_embed.proj.weight" in self.state else None
 
 
 def read_weights(name: str, weights: str) -> Weights:
@@ -73,7 +82,8 @@ def read_weights(name: str, weights: str) -> Weights:
     """
     path = Path(weights).expanduser()
     if _is_path(weights, path):
-        return _from_file(path)
+        loaded = _from_file(path)
+        return loaded._replace(state=from_other_layout(loaded.source, loaded.state)) if is_vit_name(name) else loaded
     if name not in torchvision_names():
         raise ValueError(
             f"weights={weights!r}: {name} has no published weights of this name; give the path of a checkpoint."
@@ -192,6 +202,8 @@ def _classifier(given: Mapping[str, Tensor], left: list[str]) -> str:
 
 def _resize_positions(backbone: Backbone, weights: Weights) -> Mapping[str, Tensor]:
     body = backbone.body
+    if isinstance(body, VisionTransformer):
+        return fit_vit_weights(body, weights.state)
     if not isinstance(body, models.VisionTransformer) or weights.image_size is None:
         return weights.state
     if weights.image_size[0] == body.image_size:

@@ -14,6 +14,15 @@ def test_one_graph_without_breaks(dtype):
     torch.testing.assert_close(compiled(images), backbone(images))
 
 
+def test_a_vision_transformer_compiles_and_exports():
+    backbone = create_backbone("vit_micro_p4", in_channels=1, image_size=16).eval()
+    images = torch.randint(0, 256, (2, 1, 16, 16), dtype=torch.uint8)
+    expected = backbone(images)
+    compiled = torch.compile(backbone, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(images), expected)
+    torch.testing.assert_close(torch.export.export(backbone, (images,)).module()(images), expected)
+
+
 def test_channels_last_goes_through():
     backbone = create_backbone("resnet9_small").to(memory_format=torch.channels_last)
     images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8).to(memory_format=torch.channels_last)

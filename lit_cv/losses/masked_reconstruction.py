@@ -1,0 +1,57 @@
+"""The loss of masked autoencoders."""
+
+import torch
+from torch import Tensor, nn
+
+from lit_cv.nn.patches import patch_statistics
+
+__all__ = ["MaskedReconstructionLoss"]
+
+
+class MaskedReconstructionLoss(nn.Module):
+    """Mean squared error of the hidden patches, in float32 (He et al. 2021, section 3).
+
+    Args:
+        norm_pix: Whether the pixels of each patch are to be predicted less their mean and divided by their standard
+            deviation (unbiased variance plus 1e-6), which the paper found to learn better features.
+
+    Shapes:
+        prediction (N, L, D), target (N, L, D) and, where not all patches count, mask (N, L), true or 1 where they
+        are hidden -> a float32 scalar.
+
+    Example:
+        >>> prediction, target = torch.zeros(1, 2, 3), torch.tensor([[[9.0, 9, 9], [1, 2, 3]]])
+        >>> MaskedReconstructionLoss(norm_pix=False)(prediction, target, mask=torch.tensor([[False, True]]))
+        tensor(4.6667)
+    """
+
+    def __init__(self, norm_pix: bool = True) -> None:
+        super().__init__()
+        self.norm_pix = norm_pix
+
+    def forward(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the loss.
+
+        Raises:
+            ValueError: If the shapes differ.
+        """
+        if prediction.shape != target.shape or (mask is not None and mask.shape != target.shape[:2]):
+            shape = None if mask is None else tuple(mask.shape)
+            raise ValueError(
+                f"prediction {tuple(prediction.shape)}, target {tuple(target.shape)}, mask {shape}: they must be "
+                "(N, L, D), (N, L, D) and (N, L)."
+            )
+        with torch.autocast(prediction.device.type, enabled=False):
+            target = target.float()
+            if self.norm_pix:
+                mean, std = patch_statistics(target)
+                target = (target - mean) / std
+            error = (prediction.float() - target).square()
+            if mask is None:
+                return error.mean()
+            weight = mask.float()
+            return (error.mean(2) * weight).sum() / weight.sum()
+
+    def extra_repr(self) -> str:
+        """Name the option."""
+        return f"norm_pix={self.norm_pix}"

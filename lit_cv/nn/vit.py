@@ -1,0 +1,270 @@
+"""Vision transformers whose attributes are named as in timm, for images of any size."""
+
+import math
+import re
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_cv.nn.attention import attention
+from lit_cv.nn.backbone import Network
+from lit_cv.nn.patches import gather_patches, patch_grid, patchify
+from lit_cv.nn.positions import resize_positions, sincos_positions
+
+__all__ = ["VIT", "Block", "VisionTransformer", "build_vit", "is_vit_name", "vit_patch_size"]
+
+_NAME = re.compile(r"(vit_[a-z]+?)(?:_p(\d+))?(?:_(cls|gap))?")
+
+
+class VITSize(NamedTuple):
+    """Width of the tokens, number of blocks, heads of their attention."""
+
+    width: int
+    depth: int
+    heads: int
+
+
+VIT: dict[str, VITSize] = {
+    "vit_micro": VITSize(128, 6, 4),
+    "vit_tiny": VITSize(192, 12, 3),
+    "vit_small": VITSize(384, 12, 6),
+    "vit_base": VITSize(768, 12, 12),
+    "vit_large": VITSize(1024, 24, 16),
+    "vit_huge": VITSize(1280, 32, 16),
+}
+"""The vision transformers by name (Dosovitskiy et al. 2020, Touvron et al. 2020); `vit_micro` trains on a CPU."""
+
+
+class Block(nn.Module):
+    """A transformer block: attention and a two-layer network, each after a norm and around a shortcut.
+
+    Args:
+        width: Width D of the tokens.
+        heads: Number of attention heads.
+
+    Shapes:
+        (N, L, D) -> (N, L, D).
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"a width of {width} cannot be split into {heads} heads: choose numbers that divide.")
+        self.drop_path = nn.Identity()  # see `set_stochastic_depth`
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = _Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = _MLP(width, 4 * width)
+
+    def forward(self, x: Tensor, last: int | None = None) -> Tensor:
+        """Return the tokens after the block; only the last few of them, which look at all, if a number is given."""
+        branch = self.attn(self.norm1(x), last)
+        x = (x if last is None else x[:, -last:]) + self.drop_path(branch)
+        return x + cast(Tensor, self.drop_path(self.mlp(self.norm2(x))))
+
+
+class _Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, last: int | None = None) -> Tensor:
+        if last is None:
+            query, key, value = self.qkv(x).chunk(3, -1)
+        else:
+            width, weight, bias = x.shape[-1], self.qkv.weight, self.qkv.bias
+            query = F.linear(x[:, -last:], weight[:width], bias[:width])
+            key, value = F.linear(x, weight[width:], bias[width:]).chunk(2, -1)
+        mixed = attention(self._split(query), self._split(key), self._split(value))
+        return cast(Tensor, self.proj(mixed.transpose(1, 2).flatten(2)))
+
+    def _split(self, x: Tensor) -> Tensor:
+        n, length, width = x.shape
+        return x.view(n, length, self.heads, width // self.heads).transpose(1, 2)
+
+
+class _MLP(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.fc2(F.gelu(self.fc1(x))))
+
+
+class _PatchEmbedding(nn.Module):
+    """One linear map for all patches, kept as the convolution that others' files hold."""
+
+    def __init__(self, in_channels: int, width: int, patch_size: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, width, patch_size, patch_size)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return F.linear(patches, self.proj.weight.permute(0, 2, 3, 1).flatten(1), self.proj.bias)
+
+
+class VisionTransformer(nn.Module):
+    """A vision transformer (Dosovitskiy et al. 2020) that can encode a part of the patches alone.
+
+    The keys of its state dict are those of timm and of the authors' MAE code, and `grid_size`, the rows and
+    columns of patches that `pos_embed` is for. Position embeddings start as the fixed sine-cosine table and are
+    a parameter. Images of another size than that of `grid_size` get them interpolated.
+
+    Args:
+        image_size: Height and width in pixels that the position embeddings are made for.
+        patch_size: Side P of a patch in pixels.
+        in_channels: Channels of the images.
+        size: Width D, number of blocks, heads.
+        class_token: Whether a learnt token stands before the patches.
+        pool: What the pooled features are: `mean` of the patch tokens, or the class `token`.
+
+    Raises:
+        ValueError: If the patch does not divide the image size, or the heads the width.
+
+    Example:
+        >>> vit = VisionTransformer((8, 12), 4, 1, VITSize(16, 2, 2))
+        >>> vit.forward_features(torch.zeros(5, 1, 8, 12)).shape  # a class token and 2 x 3 patches
+        torch.Size([5, 7, 16])
+        >>> vit.forward_features(torch.zeros(5, 1, 8, 12), keep=torch.tensor([[0, 4]] * 5)).shape
+        torch.Size([5, 3, 16])
+    """
+
+    grid_size: Tensor
+
+    def __init__(
+        self,
+        image_size: tuple[int, int],
+        patch_size: int,
+        in_channels: int,
+        size: VITSize,
+        class_token: bool = True,
+        pool: str = "mean",
+    ) -> None:
+        super().__init__()
+        self.patch_size, self.pool, self.num_features = patch_size, pool, size.width
+        self.grid = patch_grid(image_size, patch_size)
+        self.patch_embed = _PatchEmbedding(in_channels, size.width, patch_size)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, size.width)) if class_token else None
+        table = sincos_positions(self.grid, size.width)[None]
+        if class_token:
+            table = torch.cat([torch.zeros(1, 1, size.width), table], 1)
+        self.pos_embed = nn.Parameter(table)
+        self.blocks = nn.ModuleList([Block(size.width, size.heads) for _ in range(size.depth)])
+        self.norm = nn.LayerNorm(size.width, eps=1e-6)
+        self.register_buffer("grid_size", torch.tensor(self.grid))
+        self.apply(init_weights)
+        nn.init.xavier_uniform_(self.patch_embed.proj.weight.view(size.width, -1))
+        if self.cls_token is not None:
+            nn.init.normal_(self.cls_token, std=0.02)
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Number of tokens before those of the patches."""
+        return 0 if self.cls_token is None else 1
+
+    def forward_features(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Return the tokens of normalised images after the last norm.
+
+        Args:
+            images: (N, C, H, W), normalised.
+            keep: (N, K) int64, the patches of each image that are encoded, counted row by row; all by default.
+
+        Returns:
+            (N, T + K, D): the class token, if there is one, and the patches in the order of `keep`.
+        """
+        grid = patch_grid((images.shape[2], images.shape[3]), self.patch_size)
+        patches = patchify(images, self.patch_size)
+        return self.encode(patches if keep is None else gather_patches(patches, keep), grid, keep)
+
+    def encode(self, patches: Tensor, grid: tuple[int, int], keep: Tensor | None = None) -> Tensor:
+        """Return the tokens of patches that were cut out already.
+
+        Args:
+            patches: (N, K, P * P * C), as `patchify` orders them.
+            grid: Rows and columns of patches of the whole image.
+            keep: (N, K), where in the image they lie; `None` if they are all of it.
+        """
+        positions = resize_positions(self.pos_embed, self.grid, grid)
+        first = self.num_prefix_tokens
+        own = positions[:, first:]
+        x = self.patch_embed(patches)
+        x = x + (own if keep is None else gather_patches(own, keep))
+        if self.cls_token is not None:
+            x = torch.cat([(self.cls_token + positions[:, :1]).expand(len(x), -1, -1), x], 1)
+        for block in self.blocks:
+            x = block(x)
+        return cast(Tensor, self.norm(x))
+
+    def pool_tokens(self, tokens: Tensor) -> Tensor:
+        """Return the features (N, D) of tokens (N, T + K, D)."""
+        return tokens[:, 0] if self.pool == "token" else tokens[:, self.num_prefix_tokens :].mean(1)
+
+
+def init_weights(module: nn.Module) -> None:
+    """Initialise a linear layer as MAE does: Xavier's uniform weights and no bias."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
+def is_vit_name(name: str) -> bool:
+    """Whether `name` is one of `VIT`, with `_pPATCH` and `_cls` or `_gap` where wanted."""
+    match = _NAME.fullmatch(name)
+    return match is not None and match[1] in VIT and match[2] != "0"
+
+
+def vit_patch_size(name: str, image_size: tuple[int, int]) -> int:
+    """Return the side of the patches: what the name says, otherwise one that gives 7 or more along each side.
+
+    Args:
+        name: Such as `vit_tiny` or `vit_tiny_p4`.
+        image_size: Height and width in pixels.
+
+    Returns:
+        The number in the name; else the largest of 16, 8, 4, 2 and 1 that divides both sides and leaves at least 7
+        patches along the shorter one, or the smallest that divides where none does.
+    """
+    match = _NAME.fullmatch(name)
+    if match is not None and match[2]:
+        return int(match[2])
+    divisor = math.gcd(*image_size)
+    fitting = [patch for patch in (16, 8, 4, 2) if divisor % patch == 0]
+    return next((patch for patch in fitting if min(image_size) >= 7 * patch), min(fitting, default=1))
+
+
+def build_vit(
+    name: str, in_channels: int, image_size: tuple[int, int] | None = None, patch_size: int | None = None
+) -> Network:
+    """Build a vision transformer.
+
+    Args:
+        name: A key of `VIT`, then `_p4` for patches of 4 pixels and so on, then `_cls` to pool by the class token or
+            `_gap` to have none; otherwise there is one, and the pooled features are the mean of the patch tokens.
+        in_channels: Channels of the images.
+        image_size: Height and width in pixels, 224 by default.
+        patch_size: Side of the patches where the name has none; chosen by the image size by default.
+
+    Raises:
+        ValueError: If the patch does not divide the image size.
+    """
+    match = _NAME.fullmatch(name)
+    if match is None or not is_vit_name(name):
+        raise ValueError(f"there is no vision transformer {name!r}: {', '.join(VIT)}, with _pPATCH, _cls or _gap.")
+    image_size = image_size or (224, 224)
+    patch = int(match[2]) if match[2] else patch_size or vit_patch_size(name, image_size)
+    pool = "token" if match[3] == "cls" else "mean"
+    body = VisionTransformer(image_size, patch, in_channels, VIT[match[1]], match[3] != "gap", pool)
+    return Network(body, _tokens, _pooled, body.num_features, has_feature_map=False)
+
+
+def _tokens(body: nn.Module, x: Tensor) -> Tensor:
+    return cast(Tensor, cast(Any, body).forward_features(x))
+
+
+def _pooled(body: nn.Module, tokens: Tensor) -> Tensor:
+    return cast(Tensor, cast(Any, body).pool_tokens(tokens))

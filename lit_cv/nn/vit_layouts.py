@@ -1,0 +1,137 @@
+"""Names of a vision transformer's weights in others' files: timm, the authors' MAE code, torchvision."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lit_cv.nn.positions import resize_positions
+from lit_cv.nn.vit import VisionTransformer
+
+__all__ = ["export_vit", "fit_vit_weights", "from_other_layout", "vit_image_size"]
+
+_PAIRS = (
+    ("patch_embed.proj.", "conv_proj."),
+    ("cls_token", "class_token"),
+    ("pos_embed", "encoder.pos_embedding"),
+    ("norm.", "encoder.ln."),
+)
+_BLOCK_PAIRS = (
+    ("norm1.", "ln_1."),
+    ("norm2.", "ln_2."),
+    ("attn.qkv.", "self_attention.in_proj_"),
+    ("attn.proj.", "self_attention.out_proj."),
+    ("mlp.fc1.", "mlp.0."),
+    ("mlp.fc2.", "mlp.3."),
+)
+_BLOCK = re.compile(r"blocks\.(\d+)\.(.*)")
+_THEIR_BLOCK = re.compile(r"encoder\.layers\.encoder_layer_(\d+)\.(.*)")
+# Parts that change what the network computes, and which ours does not have.
+_FOREIGN = ("ls1.", "ls2.", "q_norm.", "k_norm.", "reg_token", "norm_pre.", "w12", "relative_position")
+
+
+def from_other_layout(source: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights under our names, whichever of the known layouts they have.
+
+    Args:
+        source: Where they come from, for errors.
+        state: Weights as timm, the authors' MAE code, torchvision or this project name them. Those of a MAE
+            decoder and of classifiers keep their names.
+
+    Returns:
+        The same tensors, and `grid_size`, the rows and columns of patches; other files than ours hold square ones.
+
+    Raises:
+        ValueError: If they are of a vision transformer of another kind, or the patches of no known grid.
+    """
+    own = {_from_torchvision(key): value for key, value in state.items()} if "conv_proj.weight" in state else {**state}
+    if "pos_embed" not in own or "patch_embed.proj.weight" not in own:
+        return own
+    foreign = sorted({part for part in _FOREIGN for key in own if f".{part}" in f".{key}"})
+    if foreign:
+        raise ValueError(
+            f"{source} holds a vision transformer with parts that these networks lack ({', '.join(foreign)}): "
+            "build it by its timm name instead, timm/NAME."
+        )
+    if "fc_norm.weight" in own and "norm.weight" not in own:  # fine-tuned with mean pooling
+        own = {re.sub(r"^fc_norm\.", "norm.", key): value for key, value in own.items()}
+    if "grid_size" not in own:
+        length = own["pos_embed"].shape[1]
+        side = math.isqrt(length)
+        # With one for the class token or, as in some of timm's networks, without.
+        if length - side * side not in ((0, 1) if "cls_token" in own else (0,)):
+            raise ValueError(f"{source}: its {length} positions are of no square grid of patches.")
+        own["grid_size"] = torch.tensor([side, side])
+    return own
+
+
+def vit_image_size(state: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    """Return the height and width that weights under our names are for, `None` if they are of another network."""
+    if "grid_size" not in state or "patch_embed.proj.weight" not in state:
+        return None
+    patch = state["patch_embed.proj.weight"].shape[-1]
+    rows, columns = state["grid_size"].tolist()
+    return rows * patch, columns * patch
+
+
+def fit_vit_weights(body: VisionTransformer, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights under our names with positions for the grid of `body`, and for its class token if it has one."""
+    fitted = dict(state)
+    if "grid_size" not in state or "pos_embed" not in state:
+        return fitted
+    rows, columns = state["grid_size"].tolist()
+    positions = resize_positions(state["pos_embed"], (rows, columns), body.grid)
+    patches = body.grid[0] * body.grid[1]
+    others = positions[:, : positions.shape[1] - patches]
+    if others.shape[1] != body.num_prefix_tokens:
+        # A class token whose position is nowhere has it in the token itself.
+        others = positions.new_zeros(1, body.num_prefix_tokens, positions.shape[2])
+        positions = torch.cat([others, positions[:, -patches:]], 1)
+    return fitted | {"pos_embed": positions, "grid_size": torch.tensor(body.grid)}
+
+
+def export_vit(body: VisionTransformer, layout: Literal["timm", "torchvision"]) -> dict[str, Tensor]:
+    """Return the weights of a vision transformer as another library names them.
+
+    The images must be normalised as the backbone does it, with its `mean` and `std`.
+
+    Args:
+        body: The `body` of a backbone.
+        layout: `timm`, for `timm.create_model("vit_base_patch16_224", num_classes=0)`; or `torchvision`, for
+            `torchvision.models.vit_b_16` with its `heads` replaced by an identity.
+
+    Raises:
+        ValueError: If the layout is unknown, or torchvision cannot hold this network.
+
+    Example:
+        >>> from lit_cv.nn import create_backbone
+        >>> backbone = create_backbone("vit_tiny_p4", image_size=32)
+        >>> list(export_vit(backbone.body, "timm"))[:3]
+        ['cls_token', 'pos_embed', 'patch_embed.proj.weight']
+    """
+    state = {key: value.detach().contiguous() for key, value in body.state_dict().items() if key != "grid_size"}
+    if layout == "timm":
+        return state
+    if layout != "torchvision":
+        raise ValueError(f"layout={layout!r}: give 'timm' or 'torchvision'.")
+    if body.cls_token is None or body.grid[0] != body.grid[1]:
+        raise ValueError("torchvision's vision transformers take square images and have a class token; this has not.")
+    return {_to_torchvision(key): value for key, value in state.items()}
+
+
+def _to_torchvision(key: str) -> str:
+    if match := _BLOCK.fullmatch(key):
+        ours, theirs = next(pair for pair in _BLOCK_PAIRS if match[2].startswith(pair[0]))
+        return f"encoder.layers.encoder_layer_{match[1]}.{theirs}{match[2].removeprefix(ours)}"
+    return next((theirs + key.removeprefix(ours) for ours, theirs in _PAIRS if key.startswith(ours)), key)
+
+
+def _from_torchvision(key: str) -> str:
+    if match := _THEIR_BLOCK.fullmatch(key):
+        for ours, theirs in _BLOCK_PAIRS:
+            if match[2].startswith(theirs):
+                return f"blocks.{match[1]}.{ours}{match[2].removeprefix(theirs)}"
+    return next((ours + key.removeprefix(theirs) for ours, theirs in _PAIRS if key.startswith(theirs)), key)

@@ -1,0 +1,202 @@
+"""Speed and memory of masked autoencoding, against the same model assembled from timm blocks as lightly does.
+
+    pip install ".[bench]"
+    OMP_WAIT_POLICY=PASSIVE python scripts/benchmark_mae.py --threads 1
+    OMP_WAIT_POLICY=PASSIVE python scripts/benchmark_mae.py --threads 2
+
+ViT-tiny/16 on 224-pixel images, mask ratio 0.75, decoder 192 wide and 4 deep, one training step with AdamW. The
+two take turns, step by step, and the medians of their times are compared, so that whatever else the machine does
+hits both. The peer runs with torch's default AdamW, as in lightly's example, and with a fused one, too. Memory is
+what autograd keeps for the backward pass (tensors of distinct storages, without the parameters), for each image.
+"""
+
+import argparse
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightly.models import utils
+from lightly.models.modules import MAEDecoderTIMM, MaskedVisionTransformerTIMM
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from lit_cv import MAEModule
+from lit_cv.nn.masking import mask_indices
+from lit_cv.nn.patches import gather_patches
+from lit_cv.optim import build_optimizer, parameter_groups
+
+WIDTH, DEPTH, HEADS, RATIO, SIZE, PATCH = 192, 4, 3, 0.75, 224, 16
+Step = Callable[[], Any]
+
+
+class Peer(nn.Module):
+    """The model of lightly's MAE example, with the sizes from above."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        vit = VisionTransformer(SIZE, PATCH, embed_dim=192, depth=12, num_heads=3, num_classes=0)
+        self.backbone = MaskedVisionTransformerTIMM(vit=vit)
+        self.length = self.backbone.sequence_length
+        self.decoder = MAEDecoderTIMM(
+            vit.patch_embed.num_patches,
+            PATCH,
+            embed_dim=192,
+            decoder_embed_dim=WIDTH,
+            decoder_depth=DEPTH,
+            decoder_num_heads=HEADS,
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the loss."""
+        n = len(images)
+        keep, hidden = utils.random_token_mask(size=(n, self.length), mask_ratio=RATIO, device=images.device)
+        embedded = self.decoder.embed(self.backbone.encode(images=images, idx_keep=keep))
+        x = utils.repeat_token(self.decoder.mask_token, (n, self.length))
+        x = self.decoder.decode(utils.set_at_index(x, keep, embedded.type_as(x)))
+        prediction = self.decoder.predict(utils.get_at_index(x, hidden))
+        target = utils.get_at_index(utils.patchify(images, PATCH), hidden - 1)
+        return F.mse_loss(prediction, target)
+
+
+def own_module() -> MAEModule:
+    module = MAEModule(
+        backbone="vit_tiny_p16",
+        image_size=SIZE,
+        decoder_width=WIDTH,
+        decoder_depth=DEPTH,
+        decoder_heads=HEADS,
+        norm_pix=False,
+    )
+    module.configure_model()
+    return module
+
+
+class AllPatches(nn.Module):
+    """Our model, but every patch is encoded, and the decoder is given the visible ones of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = own_module()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the loss."""
+        m = self.module
+        patches, grid = m._cut(images)
+        mask = m._draw(patches, grid, None)
+        keep, hidden = mask_indices(mask, 49)
+        tokens = m._encoder.encode(patches, grid)
+        tokens = torch.cat([tokens[:, :1], gather_patches(tokens[:, 1:], keep)], 1)
+        return m.loss(m.head(tokens, keep, hidden, grid), gather_patches(patches, hidden))
+
+
+def training_step(
+    forward: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer, images: Tensor, bf16: bool
+) -> Step:
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = forward(images)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def variants(images: Tensor, bf16: bool) -> dict[str, Step]:
+    """Return a training step of each model."""
+    torch.manual_seed(0)
+    own, everything, peer, fused = own_module(), AllPatches(), Peer(), Peer()
+    raw, floats = images, (images.float() / 255 - 0.5) / 0.25  # the peer is given what our model makes itself
+
+    def ours(module: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer("adamw", parameter_groups(module, lr=1e-4, weight_decay=0.05), lr=1e-4)
+
+    return {
+        "lit_cv": training_step(lambda x: own.step({"image": x}, "train")["loss"], ours(own), raw, bf16),
+        "lightly": training_step(peer, torch.optim.AdamW(peer.parameters(), lr=1e-4), floats, bf16),
+        "lightly, fused AdamW": training_step(
+            fused, torch.optim.AdamW(fused.parameters(), lr=1e-4, fused=True), floats, bf16
+        ),
+        "lit_cv, all patches encoded": training_step(everything, ours(everything), raw, bf16),
+    }
+
+
+def compare(steps: dict[str, Step], seconds: float) -> dict[str, float]:
+    """Return the median time of each, taking turns."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for step in steps.values():
+        step()
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times["lit_cv"]) < 5:
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def kept_bytes(forward: Callable[[], Tensor], module: nn.Module) -> int:
+    """Return the bytes that autograd keeps between the passes."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    kept: dict[int, int] = {}
+    alive = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        alive.append(forward())
+    return sum(kept.values())
+
+
+def memory_per_image(bf16: bool) -> tuple[float, float]:
+    """Return MiB for each image of our model and of the peer: the difference between two batch sizes."""
+    results = []
+    own, peer = own_module(), Peer()
+    for module in (own, peer):
+        sizes = []
+        for n in (8, 16):
+            images = torch.randint(0, 256, (n, 3, SIZE, SIZE), dtype=torch.uint8)
+
+            def forward(images: Tensor = images, module: nn.Module = module) -> Tensor:
+                with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                    if module is own:
+                        return own.step({"image": images}, "train")["loss"]
+                    return peer((images.float() / 255 - 0.5) / 0.25)
+
+            sizes.append(kept_bytes(forward, module))
+        results.append((sizes[1] - sizes[0]) / 8 / 2**20)
+    return results[0], results[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=60.0, help="for each precision")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(args.threads)
+    images = torch.randint(0, 256, (args.batch_size, 3, SIZE, SIZE), dtype=torch.uint8)
+    print(f"torch {torch.__version__}, {args.threads} thread(s), batch {args.batch_size}", flush=True)
+    for name, bf16 in (("fp32", False), ("bf16", True)):
+        medians = compare(variants(images, bf16), args.seconds)
+        for variant, median in medians.items():
+            speed, ratio = args.batch_size / median, median / medians["lit_cv"]
+            print(f"{name}  {variant:<28} {speed:7.1f} images/s   lit_cv is {ratio:.2f}x", flush=True)
+        own, peer = memory_per_image(bf16)
+        print(
+            f"{name}  memory for the backward pass: lit_cv {own:.1f} MiB, lightly {peer:.1f} MiB an image", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()
