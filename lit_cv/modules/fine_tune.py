@@ -10,6 +10,7 @@ from torch import Tensor
 from lit_cv.modules.base import Batch, Output, Stage
 from lit_cv.modules.feature_cache import cache_features, check_caching
 from lit_cv.modules.fine_tune_options import (
+    backbone_rate,
     backbone_rates,
     check_options,
     checkpoint_backbone,
@@ -104,6 +105,11 @@ class FineTuneModule(SupervisedModule):
     def needs_images(self) -> bool:
         """Whether a loader has to read images, or their features are kept in memory."""
         return not (self.hparams["cache_features"] and self._trainer is not None and self.trainer.state.fn == "fit")
+
+    @property
+    def backbone_lr(self) -> float:
+        """Learning rate of the backbone, before layer-wise decay."""
+        return backbone_rate(self.hparams)
 
     def configure_model(self) -> None:
         """Build the networks and freeze what the strategy freezes at its start."""
