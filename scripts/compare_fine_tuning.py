@@ -3,7 +3,9 @@
 A network learns one half of the classes of Fashion-MNIST from all their images. Its weights are then taken to the
 other half, of which few labels are known, by every strategy of `FineTuneModule`, and compared with the same network
 trained from random weights. All runs take the same number of optimizer steps, without augmentation, and are
-evaluated once, at their end, on the 5,000 test images of the other half.
+evaluated once, at their end, on the 5,000 test images of the other half. The learning rates were chosen for 10
+labels on a seed that is not among those compared: 1e-3 from scratch (3e-3 was no better), 1e-2 for the classifier
+and 1e-3 for the backbone in fine-tuning; runs this short want ten times the defaults.
 
 python scripts/compare_fine_tuning.py --root data --csv fine_tuning.csv --figure docs/fine_tuning.png
 
@@ -81,13 +83,15 @@ def run(args: argparse.Namespace, weights: Path, labels: int, method: str, seed:
     epochs = args.steps * data.batch_size // (5 * labels)
     options: dict[str, Any] = {"backbone": BACKBONE, "warmup_epochs": epochs / 10}
     if method == SCRATCH:
-        module: L.LightningModule = SupervisedModule(lr=args.scratch_lr, **options)
+        module: L.LightningModule = SupervisedModule(lr=1e-3, **options)
     else:
         if method == "gradual_unfreezing":  # all is free after half of the steps
             options["unfreeze_epochs"] = [epochs * (k + 1) // (2 * STAGES) for k in range(STAGES)]
         if method == "feature_extraction":
             options["cache_features"] = True
-        module = FineTuneModule(strategy=method, weights=str(weights), **options)
+        else:
+            options["backbone_lr"] = 1e-3
+        module = FineTuneModule(strategy=method, weights=str(weights), lr=1e-2, **options)
     fit(module, data, max_epochs=epochs, max_steps=args.steps)
     assert module.global_step == args.steps
     return accuracy(module, data)
@@ -154,10 +158,9 @@ def main() -> None:
     parser.add_argument("--root", default="data", help="folder of Fashion-MNIST")
     parser.add_argument("--csv", default="fine_tuning.csv", help="table of all runs")
     parser.add_argument("--figure", default="fine_tuning.png", help="picture")
-    parser.add_argument("--steps", type=int, default=300, help="optimizer steps of each run")
+    parser.add_argument("--steps", type=int, default=200, help="optimizer steps of each run")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=4, help="epochs of pretraining")
-    parser.add_argument("--scratch_lr", type=float, default=1e-3)
     parser.add_argument("--draw", action="store_true", help="draw --csv again, without training")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")

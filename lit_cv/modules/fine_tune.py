@@ -2,10 +2,11 @@
 
 import logging
 import warnings
+from collections import OrderedDict
 from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_cv.modules.base import Batch, Output, Stage
 from lit_cv.modules.feature_cache import cache_features, check_caching
@@ -61,6 +62,10 @@ class FineTuneModule(SupervisedModule):
             `l2_sp / 2 * |w - w_0|^2` to the loss (Li et al. 2018, "Explicit Inductive Bias for Transfer Learning").
         stochastic_depth: Chance of dropping the last residual branch, where the backbone has it (convnext,
             efficientnet, swin, maxvit, vision transformers of timm's make); `None` keeps the network's own.
+        normalize_features: Whether the classifier gets features of mean 0 and variance 1 in each batch, and in
+            evaluation by running means, as the linear probes of MAE do (He et al. 2022, appendix A.1): features of
+            a frozen backbone differ in scale, which makes the classifier slow to learn. `None`: where all of it is
+            frozen, for `feature_extraction`.
         cache_features: For `feature_extraction` without augmentation: run each image through the backbone once,
             and train the classifier on the features kept in memory.
         **kwargs: Arguments of `SupervisedModule` and `BaseModule`.
@@ -89,6 +94,7 @@ class FineTuneModule(SupervisedModule):
         unfreeze_epochs: int | list[int] | None = None,
         l2_sp: float = 0.0,
         stochastic_depth: float | None = None,
+        normalize_features: bool | None = None,
         cache_features: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -124,6 +130,15 @@ class FineTuneModule(SupervisedModule):
             for stage in backbone_stages(self.backbone.body)
         ]
         self.freeze_stages(count_frozen(self.hparams, self.stages, epoch=0))
+
+    def configure_head(self, num_features: int) -> nn.Module:
+        """Return a linear classifier behind dropout, and behind a normalisation of the features if that is wanted."""
+        head = super().configure_head(num_features)
+        wanted = self.hparams["normalize_features"]
+        if not (self.hparams["strategy"] == "feature_extraction" if wanted is None else wanted):
+            return head
+        norm = nn.BatchNorm1d(num_features, eps=1e-6, affine=False)
+        return nn.Sequential(OrderedDict(norm=norm, classifier=head))
 
     def freeze_stages(self, count: int) -> None:
         """Freeze the first `count` stages, counted from the image, and free the others."""

@@ -53,7 +53,7 @@ def test_with_few_labels_and_other_sources(tmp_path: Path) -> None:
     assert shapes.num_classes == 2
     table = tmp_path / "table.csv"
     table.write_text("path,label\n" + "".join(f"{n}/{i}.png,{n}\n" for n in ("cat", "cow", "dog") for i in range(8)))
-    csv = CSVDataModule(csv=str(table), root=str(tmp_path), classes=["cow"], image_size=8, num_workers=0)
+    csv = CSVDataModule(path=str(table), root=str(tmp_path), classes=["cow"], image_size=8, num_workers=0)
     csv.setup()
     assert csv.class_names == ["cow"]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from datamodules import DigitsDataModule
 from lit_cv import EMA, Augmentation, FineTuneModule, RunCheckpoint, SupervisedModule
-from lit_cv.nn import create_backbone
+from lit_cv.nn import ClassificationHead, create_backbone
 from lit_cv.optim import StepSchedule
 
 QUIET: dict[str, Any] = {
@@ -244,6 +244,20 @@ def test_features_are_not_kept_where_images_change(pretrained: str) -> None:
 
     with pytest.raises(ValueError, match=r"made on datamodules\.BaseDataModule, not Foreign"):
         fit(FineTuneModule(**options), Foreign())
+
+
+@pytest.mark.parametrize(("strategy", "option"), [("feature_extraction", None), ("full_finetune", True)])
+def test_the_classifier_gets_features_of_one_scale(strategy: str, option: bool | None) -> None:
+    module = built(strategy=strategy, normalize_features=option).train()
+    features = torch.randn(64, 128) * torch.logspace(-3, 3, 128) + 5
+    seen: list[Tensor] = []
+    module.head.classifier.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    module.head(features)
+    torch.testing.assert_close(seen[0].mean(0), torch.zeros(128), atol=1e-2, rtol=0)
+    torch.testing.assert_close(seen[0].var(0, unbiased=False)[64:], torch.ones(64), atol=1e-3, rtol=0)
+    assert not list(module.head.norm.parameters())
+    assert isinstance(built(strategy="full_finetune").head, ClassificationHead)
+    assert isinstance(built(strategy="feature_extraction", normalize_features=False).head, ClassificationHead)
 
 
 def test_l2_sp_is_half_the_squared_distance_and_takes_the_place_of_weight_decay(pretrained: str) -> None:

@@ -38,7 +38,7 @@ def test_resnet50_as_torchvision_publishes_it(tmp_path, suffix, caplog):
     assert "loaded 265 of 265 tensors of resnet50; missing (random): none; left over: fc." in caplog.text
     assert "(the classifier fc of 1000 classes is not taken over)" in caplog.text
     assert_loaded(module.backbone.body, state)
-    assert module.head.linear.weight.shape == (7, 2048)
+    assert module.head.classifier.linear.weight.shape == (7, 2048)
 
 
 def test_vit_b_16_at_another_image_size(tmp_path, caplog):
