@@ -81,7 +81,7 @@ class FindLRCLI(LitCLI):
             log.warning("The loss does not fall: no learning rate is suggested. Its curve: %s", path)
             return
         more = ""
-        if (before := getattr(self.model.hparams, "backbone_lr", None)) is not None and self.model.hparams["lr"]:
+        if (before := getattr(self.model, "backbone_lr", 0.0)) and self.model.hparams["lr"]:
             more = f" --model.backbone_lr {before * best / self.model.hparams['lr']:.2g}"
         log.info("Suggested, a tenth of where the loss is least: --model.lr %.2g%s\nIts curve: %s", best, more, path)
 

@@ -2,14 +2,16 @@
 
 import logging
 import warnings
+from collections import OrderedDict
 from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_cv.modules.base import Batch, Output, Stage
 from lit_cv.modules.feature_cache import cache_features, check_caching
 from lit_cv.modules.fine_tune_options import (
+    backbone_rate,
     backbone_rates,
     check_options,
     checkpoint_backbone,
@@ -59,6 +61,10 @@ class FineTuneModule(SupervisedModule):
             epoch of each, from the last stage on, counted from 0; stages beyond the list stay frozen. `None`: 1.
         l2_sp: Pull of the backbone towards its pretrained weights in place of its weight decay: adds
             `l2_sp / 2 * |w - w_0|^2` to the loss (Li et al. 2018, "Explicit Inductive Bias for Transfer Learning").
+        normalize_features: Whether the classifier gets features of mean 0 and variance 1 in each batch, and in
+            evaluation by running means, as the linear probes of MAE do (He et al. 2022, appendix A.1): features of
+            a frozen backbone differ in scale, which makes the classifier slow to learn. `None`: where all of it is
+            frozen, for `feature_extraction`.
         cache_features: For `feature_extraction` without augmentation: run each image through the backbone once,
             and train the classifier on the features kept in memory.
         **kwargs: Arguments of `SupervisedModule` and `BaseModule`.
@@ -86,6 +92,7 @@ class FineTuneModule(SupervisedModule):
         frozen_stages: int | str | None = None,
         unfreeze_epochs: int | list[int] | None = None,
         l2_sp: float = 0.0,
+        normalize_features: bool | None = None,
         cache_features: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -103,6 +110,11 @@ class FineTuneModule(SupervisedModule):
         """Whether a loader has to read images, or their features are kept in memory."""
         return not (self.hparams["cache_features"] and self._trainer is not None and self.trainer.state.fn == "fit")
 
+    @property
+    def backbone_lr(self) -> float:
+        """Learning rate of the backbone, before layer-wise decay."""
+        return backbone_rate(self.hparams)
+
     def configure_model(self) -> None:
         """Build the networks and freeze what the strategy freezes at its start."""
         if "backbone" in self._modules:
@@ -114,6 +126,15 @@ class FineTuneModule(SupervisedModule):
             for stage in backbone_stages(self.backbone.body)
         ]
         self.freeze_stages(count_frozen(self.hparams, self.stages, epoch=0))
+
+    def configure_head(self, num_features: int) -> nn.Module:
+        """Return a linear classifier behind dropout, and behind a normalisation of the features if that is wanted."""
+        head = super().configure_head(num_features)
+        wanted = self.hparams["normalize_features"]
+        if not (self.hparams["strategy"] == "feature_extraction" if wanted is None else wanted):
+            return head
+        norm = nn.BatchNorm1d(num_features, eps=1e-6, affine=False)
+        return nn.Sequential(OrderedDict(norm=norm, classifier=head))
 
     def freeze_stages(self, count: int) -> None:
         """Freeze the first `count` stages, counted from the image, and free the others."""

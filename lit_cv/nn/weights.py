@@ -29,7 +29,9 @@ _LOGGER = logging.getLogger("lit_cv")
 _SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 _POSITIONS = "encoder.pos_embedding"
 _WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
-_CLASSIFIER = re.compile(r"(?P<name>fc|classifier(\.\d+)?|heads?(\.(head|fc|linear))?)\.(weight|bias)")
+_CLASSIFIER = re.compile(
+    r"(?P<name>fc|classifier(\.\d+)?|heads?(\.(head|fc|linear|classifier\.linear))?)\.(weight|bias)"
+)
 # What reading a file that is no checkpoint can end in.
 _UNREADABLE = (
     pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError,

@@ -1,0 +1,93 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torchvision.utils import save_image
+
+from datamodules import CSVDataModule, DigitsDataModule, ImageFolderDataModule, InMemoryDataset, ShapesDataModule
+from datamodules.classes import choose_classes
+
+
+def test_labels_are_renumbered_in_the_order_given() -> None:
+    whole, data = DigitsDataModule(), DigitsDataModule(classes=[7, 3, "0"], batch_size=8)
+    whole.setup()
+    data.setup()
+    assert (data.num_classes, data.class_names) == (3, ["7", "3", "0"])
+    for split in ("train", "val", "test"):
+        part, full = getattr(data, f"{split}_dataset"), getattr(whole, f"{split}_dataset")
+        assert set(part.labels.tolist()) == {0, 1, 2}
+        if split == "test":
+            kept = [i for i, label in enumerate(full.labels.tolist()) if label in (7, 3, 0)]
+            assert np.array_equal(part.rows, full.rows[kept])
+            assert [[7, 3, 0][label] for label in part.labels.tolist()] == full.labels[kept].tolist()
+            assert torch.equal(part[5]["image"], full[kept[5]]["image"])
+    assert data.class_counts().shape == (3,)
+    assert "3 classes" in data.summary()
+
+
+def test_unlabeled_images_stay() -> None:
+    dataset = InMemoryDataset(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), [0, -1, 2, 1, -1], ["a", "b", "c"])
+    chosen = choose_classes(dataset, [2, 1])
+    assert chosen.labels.tolist() == [-1, 0, 1, -1]
+    assert chosen.rows.tolist() == [1, 2, 3, 4]
+    assert (dataset.class_names, len(dataset)) == (["a", "b", "c"], 5)
+
+
+def test_with_few_labels_and_other_sources(tmp_path: Path) -> None:
+    for name in ("cat", "cow", "dog"):
+        (tmp_path / name).mkdir()
+        for index in range(8):
+            save_image(torch.rand(3, 9, 9), tmp_path / name / f"{index}.png")
+    folder = ImageFolderDataModule(
+        root=str(tmp_path), classes=["dog", "cat"], labels_per_class=2, image_size=8, num_workers=0
+    )
+    folder.setup()
+    assert folder.class_names == ["dog", "cat"]
+    assert folder.class_counts().tolist() == [2, 2]
+    names = [folder.train_dataset.sample_name(i).partition("/")[0] for i in range(4)]
+    assert [["dog", "cat"][label] for label in folder.train_dataset.labels.tolist()] == names
+    shapes = ShapesDataModule(classes=[0, 5])
+    shapes.setup()
+    assert shapes.num_classes == 2
+    table = tmp_path / "table.csv"
+    table.write_text("path,label\n" + "".join(f"{n}/{i}.png,{n}\n" for n in ("cat", "cow", "dog") for i in range(8)))
+    csv = CSVDataModule(path=str(table), root=str(tmp_path), classes=["cow"], image_size=8, num_workers=0)
+    csv.setup()
+    assert csv.class_names == ["cow"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        ([10], r"no class 10 \(--data.classes\)\. The 10 classes, counted from 0, are: 0, 1"),
+        (["sevn"], "no class 'sevn'"),
+        ([], "give each class once, and at least one"),
+        ([1, "1"], "give each class once"),
+    ],
+)
+def test_wrong_classes(classes: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        DigitsDataModule(classes=classes).setup()
+
+
+def test_several_labels_an_image() -> None:
+    dataset = InMemoryDataset(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), [[0, 1], [1, 1]], ["a", "b"])
+    with pytest.raises(ValueError, match=r"these have several: leave --data\.classes out"):
+        choose_classes(dataset, ["a"])
+
+
+def test_samples_without_their_images() -> None:
+    dataset = InMemoryDataset(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), [0, 1, 1, 0], ["a", "b"])
+    bare = dataset.without_images()
+    batch = bare.__getitems__([3, 1])
+    assert {name: value.tolist() for name, value in batch.items()} == {"label": [0, 1], "index": [3, 1]}
+    assert "image" in dataset[0]
+
+
+def test_a_loader_in_order() -> None:
+    data = DigitsDataModule(batch_size=100)
+    data.setup()
+    index = torch.cat([batch["index"] for batch in data.ordered_loader(data.train_dataset)])
+    assert torch.equal(index, torch.arange(len(data.train_dataset)))

@@ -1,0 +1,43 @@
+"""Stochastic depth: where it is, how much of it, and what it does."""
+
+import pytest
+import torch
+from torchvision.ops import StochasticDepth
+
+from lit_cv.nn import create_backbone, set_stochastic_depth
+
+
+def rates(body):
+    return [module.p for module in body.modules() if isinstance(module, StochasticDepth)]
+
+
+@pytest.mark.parametrize("name", ["convnext_tiny", "swin_t"])
+def test_the_rate_rises_linearly_from_the_first_block_to_the_last(name):
+    body = create_backbone(name).body
+    set_stochastic_depth(body, 0.3)
+    found = rates(body)
+    assert found[0] == 0
+    assert found[-1] == 0.3
+    assert torch.diff(torch.tensor(found)).std() < 1e-6
+    set_stochastic_depth(body, 0.0)
+    assert not any(rates(body))
+
+
+def test_networks_of_timm_get_it_where_it_was_off():
+    pytest.importorskip("timm")
+    torch.manual_seed(0)
+    backbone = create_backbone("timm/vit_tiny_patch16_224", image_size=32)
+    images = torch.rand(4, 3, 32, 32)
+    off = backbone(images)
+    set_stochastic_depth(backbone.body, 0.5)
+    assert len(rates(backbone.body)) == 24  # attention and MLP of 12 blocks
+    assert not torch.allclose(backbone(images), backbone(images))
+    assert torch.equal(backbone.eval()(images), off)
+    assert not [key for key in backbone.state_dict() if "drop" in key]
+
+
+def test_wrong_rates_and_networks():
+    with pytest.raises(ValueError, match=r"stochastic_depth=1.5"):
+        set_stochastic_depth(create_backbone("convnext_tiny").body, 1.5)
+    with pytest.raises(ValueError, match="ResNet has no residual branches made to be dropped"):
+        set_stochastic_depth(create_backbone("resnet18").body, 0.1)

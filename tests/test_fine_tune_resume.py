@@ -1,0 +1,106 @@
+"""Fine-tuning that is killed and continued ends as if it had not been, in the middle of gradual unfreezing, too."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lit_cv.cli import main
+from lit_cv.metrics_csv import read_metrics
+from tests.test_resume import CALLBACKS, assert_same_end, final, run_until_killed
+
+PRETRAIN = [
+    "fit", "--model", "SupervisedModule", "--model.backbone", "conv4", "--model.lr", "3e-3",
+    "--data", "DigitsDataModule", "--data.classes", "[0,1,2,3,4]", "--trainer.max_epochs", "1",
+    "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
+    "--trainer.enable_model_summary", "false",
+]  # fmt: skip
+FIT = [
+    "fit", "--model", "FineTuneModule", "--model.dropout", "0.3", "--data", "DigitsDataModule",
+    "--data.labels_per_class", "30", "--data.batch_size", "32", "--trainer.max_epochs", "3",
+    "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
+    "--trainer.enable_model_summary", "false", "--checkpoint.every_n_steps", "2",
+]  # fmt: skip
+GRADUAL = ["--model.strategy", "gradual_unfreezing", "--model.layer_decay", "0.8"]
+AUGMENT = ["--trainer.callbacks+=Augmentation", "--trainer.callbacks.policy", "small_images"]
+KEPT = ["--model.strategy", "feature_extraction", "--model.cache_features", "true"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    root = tmp_path_factory.mktemp("pretrained")
+    main([*PRETRAIN, "--trainer.default_root_dir", str(root)])
+    return str(root / "lightning_logs" / "version_0" / "checkpoints" / "best.ckpt")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, weights: str) -> Any:
+    """Uninterrupted runs by their options, each made once."""
+    made: dict[tuple[str, ...], Path] = {}
+
+    def make(options: list[str]) -> Path:
+        if tuple(options) not in made:
+            made[tuple(options)] = root = tmp_path_factory.mktemp("whole")
+            main([*FIT, "--model.weights", weights, *options, "--trainer.default_root_dir", str(root)])
+        return made[tuple(options)]
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("options", "step"),
+    [
+        *((GRADUAL + AUGMENT + ["--ema.decay", "0.9"], step) for step in (9, 13, 18)),
+        (KEPT, 12),
+        (["--model.l2_sp", "0.1", "--model.strategy", "discriminative_lr", "--model.optimizer", "sgd"], 13),
+    ],
+)
+def test_killed_at_any_step(in_tmp: Path, whole: Any, weights: str, options: list[str], step: int) -> None:
+    (in_tmp / "killer.py").write_text(CALLBACKS)
+    (in_tmp / "start.ckpt").write_bytes(Path(weights).read_bytes())
+    fit = [*FIT, *options, "--trainer.default_root_dir", str(in_tmp)]
+    kill = ["--trainer.callbacks+=killer.Kill", f"--trainer.callbacks.step={step}"]
+    run_until_killed([*fit, "--model.weights", "start.ckpt", *kill])
+    (in_tmp / "start.ckpt").unlink()  # it is not needed any more
+    cli = main([*fit, "--ckpt_path", "last"])
+    assert_same_end(in_tmp, whole(options))
+    assert cli is not None
+    if options[:2] == GRADUAL[:2]:
+        names = [group["name"] for group in cli.trainer.optimizers[0].param_groups]
+        layers = ["head", "blocks.3", "blocks.2"]
+        assert names == [f"{layer}.{kind}" for layer in layers for kind in ("decay", "no_decay")]
+        assert len(final(in_tmp)["optimizer_states"][0]["param_groups"]) == 6
+
+
+def test_the_rate_of_every_group_is_logged_by_name(whole: Any) -> None:
+    rows = read_metrics(whole(GRADUAL + AUGMENT + ["--ema.decay", "0.9"]) / "lightning_logs/version_0/metrics.csv")
+    seen = {name: min(int(row["step"]) for row in rows if name in row) for row in rows for name in row if "lr" in name}
+    assert {name: step // 9 for name, step in seen.items()} == {
+        "lr": 0, "lr_head": 0, "lr_blocks_3": 1, "lr_blocks_2": 2,
+    }  # fmt: skip
+    last = next(row for row in reversed(rows) if "lr" in row)
+    assert last["lr_head"] == last["lr"]
+    assert last["lr_blocks_3"] == pytest.approx(0.1 * 0.8 * last["lr"])
+    assert last["lr_blocks_2"] == pytest.approx(0.1 * 0.8**2 * last["lr"])
+
+
+def test_other_options_win_on_resume(in_tmp: Path, weights: str) -> None:
+    (in_tmp / "killer.py").write_text(CALLBACKS)
+    fit = [*FIT, *GRADUAL, "--model.schedule", "constant", "--trainer.default_root_dir", str(in_tmp)]
+    kill = ["--trainer.callbacks+=killer.Kill", "--trainer.callbacks.step=13"]
+    run_until_killed([*fit, "--model.weights", weights, *kill])
+    cli = main([*fit, "--model.backbone_lr", "0.002", "--model.lr", "0.004", "--ckpt_path", "last"])
+    assert cli is not None
+    rates = {group["layer"]: group["lr"] for group in cli.trainer.optimizers[0].param_groups}
+    assert rates == pytest.approx({"head": 0.004, "blocks.3": 0.0016, "blocks.2": 0.00128})
+    with pytest.raises(ValueError, match="continue with the same, or start a new run"):
+        main([*FIT, "--model.strategy", "full_finetune", "--trainer.default_root_dir", str(in_tmp),
+              "--ckpt_path", "last"])  # fmt: skip
+
+
+def test_checkpoints_hold_no_state_of_what_is_frozen(whole: Any) -> None:
+    checkpoint = final(whole(KEPT))
+    assert len(checkpoint["optimizer_states"][0]["state"]) == 2  # weight and bias of the classifier
+    backbone = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith("backbone.body")}
+    assert all(torch.isfinite(value).all() for value in backbone.values())
