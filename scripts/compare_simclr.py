@@ -6,7 +6,7 @@ On a folder `train/CLASS/*.jpg`, `test/CLASS/*.jpg` of small images. For each se
 - simclr: the same after SimCLR on the training images without labels
 - lightly: the same after lightly's transform, DataLoader, projection head and loss in a plain Lightning module,
   with the same backbone, optimizer, schedule, precision and number of steps
-- probe: logistic regression on SimCLR's features, fitted to 1 % of the labels (`probe_random`: on random features)
+- probe_ROW: logistic regression on the features of a row, fitted to 1 % of the labels
 - supervised: the same backbone trained from scratch on the same labels, the best of two learning rates
 
     python scripts/compare_simclr.py --root $LIT_CV_DATA/cifar10_jpeg --epochs 30 --seeds 0 1 2 --csv compare.csv
@@ -14,6 +14,7 @@ On a folder `train/CLASS/*.jpg`, `test/CLASS/*.jpg` of small images. For each se
 
 import argparse
 import csv
+import itertools
 import logging
 import statistics
 import time
@@ -143,28 +144,19 @@ def lightly(args: argparse.Namespace) -> nn.Module:
     return module.backbone
 
 
-def measure(args: argparse.Namespace, seed: int) -> dict[str, float]:
-    values: dict[str, float] = {}
-    full, few = data(args, seed), data(args, seed, label_fraction=0.01)
+def measure(args: argparse.Namespace, seed: int, row: str) -> dict[str, float]:
+    """Return the numbers of one row of the comparison."""
     L.seed_everything(seed, verbose=False)
-    if "random" in args.rows:
-        untrained = create_backbone(args.backbone, image_size=args.size)
-        values |= {"random": knn(untrained, full), "probe_random": probe(untrained, few)}
-    if "simclr" in args.rows:
-        L.seed_everything(seed, verbose=False)
-        start = time.perf_counter()
-        trained = simclr(args, seed)
-        values["simclr_seconds"] = time.perf_counter() - start
-        values |= {"simclr": knn(trained, full), "probe": probe(trained, few)}
-    if "supervised" in args.rows:
-        values["supervised"] = supervised(args, seed)
-    if "lightly" in args.rows:
-        L.seed_everything(seed, verbose=False)
-        start = time.perf_counter()
-        trained = lightly(args)
-        values["lightly_seconds"] = time.perf_counter() - start
-        values |= {"lightly": knn(trained, full), "probe_lightly": probe(trained, few)}
-    return values
+    if row == "supervised":
+        return {row: supervised(args, seed)}
+    start = time.perf_counter()
+    if row == "random":
+        backbone: nn.Module = create_backbone(args.backbone, image_size=args.size)
+    else:
+        backbone = simclr(args, seed) if row == "simclr" else lightly(args)
+    seconds = time.perf_counter() - start
+    full, few = data(args, seed), data(args, seed, label_fraction=0.01)
+    return {row: knn(backbone, full), f"probe_{row}": probe(backbone, few), f"seconds_{row}": seconds}
 
 
 def main() -> None:
@@ -187,8 +179,8 @@ def main() -> None:
     found: list[tuple[str, float]] = []
     if args.csv and Path(args.csv).is_file():
         found = [(name, float(value)) for _, name, value in csv.reader(Path(args.csv).read_text().splitlines())]
-    for seed in args.seeds:
-        for name, value in measure(args, seed).items():
+    for seed, row in itertools.product(args.seeds, args.rows):
+        for name, value in measure(args, seed, row).items():
             found.append((name, value))
             print(f"seed {seed}  {name:16}{value:8.4f}", flush=True)
             if args.csv:

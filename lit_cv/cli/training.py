@@ -92,7 +92,8 @@ class LitCLI(LightningCLI):
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser.set_defaults({"weights_only": True})  # no checkpoint runs code
-        parser.usage = f"lit-cv {subcommand} [--config RECIPE] [--model CLASS] [--data CLASS] [options]"
+        verb = "knn" if self.evaluate_embedding else subcommand
+        parser.usage = f"lit-cv {verb} [--config RECIPE] [--model CLASS] [--data CLASS] [options]"
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
