@@ -158,9 +158,7 @@ class VisionTransformer(nn.Module):
         self.patch_embed = _PatchEmbedding(in_channels, size.width, patch_size)
         self.cls_token = nn.Parameter(torch.empty(1, 1, size.width)) if class_token else None
         table = sincos_positions(self.grid, size.width)[None]
-        if class_token:
-            table = torch.cat([torch.zeros(1, 1, size.width), table], 1)
-        self.pos_embed = nn.Parameter(table)
+        self.pos_embed = nn.Parameter(F.pad(table, (0, 0, 1, 0)) if class_token else table)
         self.blocks = nn.ModuleList([Block(size.width, size.heads) for _ in range(size.depth)])
         self.norm = nn.LayerNorm(size.width, eps=1e-6)
         self.register_buffer("grid_size", torch.tensor(self.grid))
