@@ -39,7 +39,8 @@ class BaseModule(L.LightningModule, ABC):
 
     Args:
         backbone: Name of the network that turns images into features: a torchvision classification model
-            (`resnet18`, `vit_b_16`, ...), a compact one (`conv4`, `resnet9`, ...) or `timm/NAME`.
+            (`resnet18`, `vit_b_16`, ...), a compact one (`conv4`, `resnet9`, ...), a vision transformer for any
+            image size (`vit_tiny`, `vit_base_p16`, ...) or `timm/NAME`.
         weights: Weights to start from: the name of torchvision weights (`DEFAULT`) or the path of a checkpoint.
         in_channels: Channels of the images; `None` takes them from the data (3 without data).
         image_size: Height and width of the images in pixels, one number for squares; `None` takes it from
@@ -47,8 +48,8 @@ class BaseModule(L.LightningModule, ABC):
         stem: First layers of the backbone: `standard` as published, `small` keeps the resolution of small
             images, `auto` takes `small` up to 64 pixels where the backbone has such a stem.
         spatial_dropout: Probability of dropping a whole channel of the last feature map.
-        drop_path: Probability that an image skips the last block of a vision transformer (`vit_tiny`, ...) in
-            training; it rises to that from 0 at the first.
+        drop_path: Probability that an image skips a branch of the last block of a vision transformer (`vit_tiny`,
+            ...) in training; it rises to that from 0 at the first block.
         optimizer: `adamw`, `adam`, `sgd` (Nesterov momentum) or `lars`.
         lr: Peak learning rate.
         weight_decay: Weight decay; never applied to norms, biases and other vectors.

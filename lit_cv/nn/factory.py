@@ -65,8 +65,8 @@ def create_backbone(
             ImageNet's for 3 channels and 0.5 for others.
         std: Standard deviation of each channel, likewise; 0.25 where the channels are not 3.
         spatial_dropout: Probability of dropping a whole channel of the last feature map.
-        drop_path: Probability that an image skips the last block of a vision transformer of this project in
-            training; it rises to that from 0 at the first (stochastic depth, Huang et al. 2016).
+        drop_path: Probability that an image skips a branch of the last block of a vision transformer of this
+            project in training; it rises to that from 0 at the first block (stochastic depth, Huang et al. 2016).
 
     Returns:
         The backbone, in training mode. What was loaded is logged to `lit_cv`.
