@@ -29,7 +29,8 @@ from lit_cv.nn.masking import mask_indices
 from lit_cv.nn.patches import gather_patches
 from lit_cv.optim import build_optimizer, parameter_groups
 
-WIDTH, DEPTH, HEADS, RATIO, SIZE, PATCH = 192, 4, 3, 0.75, 224, 16
+RATIO, SIZE, PATCH = 0.75, 224, 16
+DECODER = [192, 4, 3]  # width, depth, heads
 Step = Callable[[], Any]
 
 
@@ -45,9 +46,9 @@ class Peer(nn.Module):
             vit.patch_embed.num_patches,
             PATCH,
             embed_dim=192,
-            decoder_embed_dim=WIDTH,
-            decoder_depth=DEPTH,
-            decoder_num_heads=HEADS,
+            decoder_embed_dim=DECODER[0],
+            decoder_depth=DECODER[1],
+            decoder_num_heads=DECODER[2],
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -66,9 +67,9 @@ def own_module() -> MAEModule:
     module = MAEModule(
         backbone="vit_tiny_p16",
         image_size=SIZE,
-        decoder_width=WIDTH,
-        decoder_depth=DEPTH,
-        decoder_heads=HEADS,
+        decoder_width=DECODER[0],
+        decoder_depth=DECODER[1],
+        decoder_heads=DECODER[2],
         norm_pix=False,
     )
     module.configure_model()
@@ -131,7 +132,7 @@ def compare(steps: dict[str, Step], seconds: float) -> dict[str, float]:
     for step in steps.values():
         step()
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times["lit_cv"]) < 5:
+    while time.perf_counter() < end or len(times["lit_cv"]) < 7:
         for name, step in steps.items():
             start = time.perf_counter()
             step()
@@ -182,11 +183,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=60.0, help="for each precision")
+    parser.add_argument("--decoder", type=int, nargs=3, default=DECODER, metavar=("WIDTH", "DEPTH", "HEADS"))
     args = parser.parse_args()
+    DECODER[:] = args.decoder
     warnings.filterwarnings("ignore")
     torch.set_num_threads(args.threads)
     images = torch.randint(0, 256, (args.batch_size, 3, SIZE, SIZE), dtype=torch.uint8)
-    print(f"torch {torch.__version__}, {args.threads} thread(s), batch {args.batch_size}", flush=True)
+    sizes = f"batch {args.batch_size}, decoder {args.decoder[0]} wide and {args.decoder[1]} deep"
+    print(f"torch {torch.__version__}, {args.threads} thread(s), {sizes}", flush=True)
     for name, bf16 in (("fp32", False), ("bf16", True)):
         medians = compare(variants(images, bf16), args.seconds)
         for variant, median in medians.items():

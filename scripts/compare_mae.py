@@ -24,12 +24,12 @@ from datamodules import FashionMNISTDataModule
 from lit_cv import MAEModule, SupervisedModule
 from lit_cv.callbacks import Augmentation
 
-BACKBONE = "vit_micro_p4"
+BACKBONE = "vit_micro_p7"  # 16 patches an image
 AUGMENTATION = [{"name": "random_crop", "padding": 2}, "horizontal_flip"]
 
 
 class Clock(L.Callback):
-    """Prints each epoch's metrics and the time left."""
+    """Prints metrics now and then and the time left."""
 
     def __init__(self, what: str, runs_left: int) -> None:
         self.what, self.runs_left, self.start = what, runs_left, time.perf_counter()
@@ -59,6 +59,7 @@ def fit(module: L.LightningModule, data: L.LightningDataModule, what: str, runs_
         enable_model_summary=False,
         num_sanity_val_steps=0,
         check_val_every_n_epoch=max(1, epochs // 5),
+        limit_val_batches=10,
     )
     trainer.fit(module, data)
     return trainer

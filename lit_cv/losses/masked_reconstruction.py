@@ -1,6 +1,7 @@
 """The loss of masked autoencoders."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_cv.nn.patches import patch_statistics
@@ -46,11 +47,11 @@ class MaskedReconstructionLoss(nn.Module):
             if self.norm_pix:
                 mean, std = patch_statistics(target)
                 target = (target - mean) / std
-            error = (prediction.float() - target).square()
             if mask is None:
-                return error.mean()
+                return F.mse_loss(prediction.float(), target)
             weight = mask.float()
-            return (error.mean(2) * weight).sum() / weight.sum()
+            error = (prediction.float() - target).square().mean(2)
+            return (error * weight).sum() / weight.sum()
 
     def extra_repr(self) -> str:
         """Name the option."""

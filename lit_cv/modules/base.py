@@ -39,7 +39,8 @@ class BaseModule(L.LightningModule, ABC):
 
     Args:
         backbone: Name of the network that turns images into features: a torchvision classification model
-            (`resnet18`, `vit_b_16`, ...), a compact one (`conv4`, `resnet9`, ...) or `timm/NAME`.
+            (`resnet18`, `vit_b_16`, ...), a compact one (`conv4`, `resnet9`, ...), a vision transformer for any
+            image size (`vit_tiny`, `vit_base_p16`, ...) or `timm/NAME`.
         weights: Weights to start from: the name of torchvision weights (`DEFAULT`) or the path of a checkpoint.
         in_channels: Channels of the images; `None` takes them from the data (3 without data).
         image_size: Height and width of the images in pixels, one number for squares; `None` takes it from

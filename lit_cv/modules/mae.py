@@ -106,10 +106,10 @@ class MAEModule(BaseModule):
         patches, grid = self._cut(images)
         if mask is None:
             mask = self._draw(patches, grid, None if self.training else torch.arange(len(images), device=images.device))
-        elif mask.numel() != patches.shape[0] * patches.shape[1] or len(mask) != len(patches):
+        elif tuple(mask.shape) not in (patches.shape[:2], (len(patches), *grid)):
             raise ValueError(
                 f"the mask has the shape {tuple(mask.shape)}: {len(patches)} images of {grid[0]}x{grid[1]} patches "
-                f"need ({len(patches)}, {patches.shape[1]})."
+                f"need {tuple(patches.shape[:2])} or {(len(patches), *grid)}."
             )
         mask = mask.flatten(1).bool()
         keep, hidden = mask_indices(mask)
@@ -161,11 +161,10 @@ class MAEModule(BaseModule):
 
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the reconstruction (N, C, H, W) in [0, 1] and where pixels were hidden, (N, 1, H, W) bool."""
-        grid = patch_grid((images.shape[2], images.shape[3]), self._encoder.patch_size)
         reconstruction, mask = self(images)
-        shape = mask.view(-1, 1, *grid)
         side = self._encoder.patch_size
-        return reconstruction.clamp(0, 1), shape.repeat_interleave(side, 2).repeat_interleave(side, 3)
+        places = mask.view(-1, 1, *patch_grid((images.shape[2], images.shape[3]), side))
+        return reconstruction.clamp(0, 1), places.repeat_interleave(side, 2).repeat_interleave(side, 3)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the `embedding` (N, num_features) of images, and where they stand in the data (`index`)."""

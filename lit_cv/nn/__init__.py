@@ -7,6 +7,7 @@ from lit_cv.nn.projector import Projector
 from lit_cv.nn.stages import Stage, backbone_stages, find_stage
 from lit_cv.nn.stochastic_depth import set_stochastic_depth
 from lit_cv.nn.weights import checkpoint_options
+from lit_cv.nn.vit_layouts import export_vit
 
 __all__ = [
     "Backbone",
@@ -20,6 +21,7 @@ __all__ = [
     "checkpoint_options",
     "create_backbone",
     "find_stage",
+    "export_vit",
     "has_small_stem",
     "list_backbones",
     "set_stochastic_depth",

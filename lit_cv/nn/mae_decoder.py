@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lit_cv.nn.patches import gather_patches
 from lit_cv.nn.positions import sincos_positions
-from lit_cv.nn.vit import Block, init_weights
+from lit_cv.nn.transformer import Block, init_weights
 from lit_cv.nn.weights import read_weights
 
 __all__ = ["MAEDecoder", "decoder_weights", "load_decoder"]

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_cv.nn.attention import attention
 from lit_cv.nn.backbone import Network
 from lit_cv.nn.patches import gather_patches, patch_grid, patchify
 from lit_cv.nn.positions import resize_positions, sincos_positions
+from lit_cv.nn.transformer import Block, init_weights
 
-__all__ = ["VIT", "Block", "VisionTransformer", "build_vit", "is_vit_name", "vit_patch_size"]
+__all__ = ["VIT", "VITSize", "VisionTransformer", "build_vit", "is_vit_name", "vit_patch_size"]
 
 _NAME = re.compile(r"(vit_[a-z]+?)(?:_p(\d+))?(?:_(cls|gap))?")
 
@@ -35,66 +35,6 @@ VIT: dict[str, VITSize] = {
     "vit_huge": VITSize(1280, 32, 16),
 }
 """The vision transformers by name (Dosovitskiy et al. 2020, Touvron et al. 2020); `vit_micro` trains on a CPU."""
-
-
-class Block(nn.Module):
-    """A transformer block: attention and a two-layer network, each after a norm and around a shortcut.
-
-    Args:
-        width: Width D of the tokens.
-        heads: Number of attention heads.
-
-    Shapes:
-        (N, L, D) -> (N, L, D).
-    """
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        if width % heads:
-            raise ValueError(f"a width of {width} cannot be split into {heads} heads: choose numbers that divide.")
-        self.drop_path = nn.Identity()  # see `set_stochastic_depth`
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = _Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = _MLP(width, 4 * width)
-
-    def forward(self, x: Tensor, last: int | None = None) -> Tensor:
-        """Return the tokens after the block; only the last few of them, which look at all, if a number is given."""
-        branch = self.attn(self.norm1(x), last)
-        x = (x if last is None else x[:, -last:]) + self.drop_path(branch)
-        return x + cast(Tensor, self.drop_path(self.mlp(self.norm2(x))))
-
-
-class _Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor, last: int | None = None) -> Tensor:
-        if last is None:
-            query, key, value = self.qkv(x).chunk(3, -1)
-        else:
-            width, weight, bias = x.shape[-1], self.qkv.weight, self.qkv.bias
-            query = F.linear(x[:, -last:], weight[:width], bias[:width])
-            key, value = F.linear(x, weight[width:], bias[width:]).chunk(2, -1)
-        mixed = attention(self._split(query), self._split(key), self._split(value))
-        return cast(Tensor, self.proj(mixed.transpose(1, 2).flatten(2)))
-
-    def _split(self, x: Tensor) -> Tensor:
-        n, length, width = x.shape
-        return x.view(n, length, self.heads, width // self.heads).transpose(1, 2)
-
-
-class _MLP(nn.Module):
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.fc2(F.gelu(self.fc1(x))))
 
 
 class _PatchEmbedding(nn.Module):
@@ -151,9 +91,7 @@ class VisionTransformer(nn.Module):
         self.patch_embed = _PatchEmbedding(in_channels, size.width, patch_size)
         self.cls_token = nn.Parameter(torch.empty(1, 1, size.width)) if class_token else None
         table = sincos_positions(self.grid, size.width)[None]
-        if class_token:
-            table = torch.cat([torch.zeros(1, 1, size.width), table], 1)
-        self.pos_embed = nn.Parameter(table)
+        self.pos_embed = nn.Parameter(F.pad(table, (0, 0, 1, 0)) if class_token else table)
         self.blocks = nn.ModuleList([Block(size.width, size.heads) for _ in range(size.depth)])
         self.norm = nn.LayerNorm(size.width, eps=1e-6)
         self.register_buffer("grid_size", torch.tensor(self.grid))
@@ -203,13 +141,6 @@ class VisionTransformer(nn.Module):
     def pool_tokens(self, tokens: Tensor) -> Tensor:
         """Return the features (N, D) of tokens (N, T + K, D)."""
         return tokens[:, 0] if self.pool == "token" else tokens[:, self.num_prefix_tokens :].mean(1)
-
-
-def init_weights(module: nn.Module) -> None:
-    """Initialise a linear layer as MAE does: Xavier's uniform weights and no bias."""
-    if isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-        nn.init.zeros_(module.bias)
 
 
 def is_vit_name(name: str) -> bool:

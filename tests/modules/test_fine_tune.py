@@ -310,7 +310,7 @@ def test_backbone_and_stem_are_those_of_the_checkpoint(tmp_path: Path) -> None:
 def test_stochastic_depth_is_off_where_frozen() -> None:
     module = built(
         backbone="convnext_tiny", in_channels=3, strategy="freeze_backbone", frozen_stages="features.5",
-        stochastic_depth=0.5,
+        drop_path=0.5,
     )  # fmt: skip
     module.train()
     training = {
@@ -386,7 +386,7 @@ def test_another_strategy_does_not_go_on_from_a_checkpoint(pretrained: str, tmp_
         ({"strategy": "feature_extraction", "spatial_dropout": 0.1}, "spatial_dropout=0.1 has no effect"),
         ({"layer_decay": 1.5}, "layer_decay=1.5: give a number from 0 to 1"),
         ({"l2_sp": -1.0}, "l2_sp=-1.0: give a number from 0 on"),
-        ({"stochastic_depth": 0.1}, "ResNet9 has no residual branches made to be dropped"),
+        ({"drop_path": 0.1}, "ResNet9 has no residual branches made to be dropped"),
         ({"backbone": None, "weights": "DEFAULT"}, "do not tell of which network they are: give its name"),
         ({"backbone": None, "weights": "absent.ckpt"}, "there is no such file"),
     ],

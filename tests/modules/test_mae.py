@@ -227,8 +227,10 @@ def test_bad_arguments(kwargs: dict[str, Any], message: str) -> None:
 
 
 def test_masks_that_do_not_fit() -> None:
-    with pytest.raises(ValueError, match=r"shape \(3, 20\): 3 images of 4x6 patches need \(3, 24\)"):
+    with pytest.raises(ValueError, match=r"shape \(3, 20\): 3 images of 4x6 patches need \(3, 24\) or \(3, 4, 6\)"):
         built()(images(), torch.ones(3, 20, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"shape \(3, 6, 4\)"):
+        built()(images(), some_mask().view(3, 6, 4))
     with pytest.raises(ValueError, match="must hide the same number of patches"):
         built()(images(), torch.arange(72).view(3, 24) < 30)
     with pytest.raises(ValueError, match="images of 18x24 pixels cannot be cut into patches of 4x4"):

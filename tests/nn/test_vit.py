@@ -9,7 +9,8 @@ from lit_cv.nn import create_backbone, list_backbones
 from lit_cv.nn.attention import attention
 from lit_cv.nn.patches import patchify
 from lit_cv.nn.stochastic_depth import set_stochastic_depth
-from lit_cv.nn.vit import VIT, Block, VisionTransformer, VITSize, is_vit_name, vit_patch_size
+from lit_cv.nn.transformer import Block
+from lit_cv.nn.vit import VIT, VisionTransformer, VITSize, is_vit_name, vit_patch_size
 
 TINY = VITSize(16, 3, 2)
 
