@@ -13,11 +13,13 @@ import itertools
 import statistics
 import tempfile
 import time
-from typing import Any
+from importlib import import_module
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from datamodules import ShapesDataModule
 from lit_cv import SupervisedModule
@@ -32,8 +34,7 @@ CASES = [("conv4", 16, 16), ("conv4", 32, 16), ("conv4", 32, 32), ("resnet9", 32
 class StepClock(L.Callback):
     """Takes the time at the start of each training step."""
 
-    def __init__(self) -> None:
-        self.starts: list[float] = []
+    starts: ClassVar[list[float]] = []  # the command line builds the callback, and nothing else hands it out
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         """Take the time."""
@@ -54,34 +55,27 @@ def fit(backbone: str, pixels: int, batch: int) -> list[float]:
             "--trainer.max_steps": STEPS,
             "--trainer.limit_val_batches": 1,
             "--trainer.default_root_dir": folder,
-            "--trainer.callbacks": "null",
+            "--trainer.callbacks": '[{"class_path": "benchmark_overhead.StepClock"}]',
         }
-        clock = StepClock()
-        original = L.Trainer.__init__
-
-        def with_clock(self: L.Trainer, *args: Any, **kwargs: Any) -> None:
-            kwargs["callbacks"] = [clock, *kwargs["callbacks"]]
-            original(self, *args, **kwargs)
-
-        L.Trainer.__init__ = with_clock  # type: ignore[method-assign]
-        try:
-            lit_cv(["fit", *(str(token) for pair in options.items() for token in pair)])
-        finally:
-            L.Trainer.__init__ = original  # type: ignore[method-assign]
-    return [b - a for a, b in itertools.pairwise(clock.starts)]
+        lit_cv(["fit", *(str(token) for pair in options.items() for token in pair)])
+    starts = import_module("benchmark_overhead").StepClock.starts  # not this file's, which runs as __main__
+    seconds = [b - a for a, b in itertools.pairwise(starts)]
+    starts.clear()
+    return seconds
 
 
 def bare(backbone: str, pixels: int, batch: int) -> list[float]:
-    """Return the seconds of each step of a loop without Lightning."""
+    """Return the seconds of each step of a loop without Lightning that does what the recipe asks for."""
     L.seed_everything(0, verbose=False)
     data = ShapesDataModule(image_size=pixels, num_images=STEPS * batch * 10 // 8, batch_size=batch)
     data.prepare_data()
     data.setup("fit")
-    model = SupervisedModule(backbone=backbone, num_classes=data.num_classes, in_channels=3, stem="standard").train()
+    network = {"backbone": backbone, "num_classes": data.num_classes, "in_channels": 3, "stem": "standard"}
+    model = SupervisedModule(dropout=0.1, **network).train()
     model.configure_model()
     groups = parameter_groups(model, lr=1e-3, weight_decay=0.05)
     optimizer = build_optimizer("adamw", groups, lr=1e-3)
-    schedule = build_schedule("cosine", optimizer, total_steps=STEPS)
+    schedule = build_schedule("one_cycle", optimizer, total_steps=STEPS)
     starts = []
     for step, item in enumerate(data.train_dataloader()):
         if step == STEPS:
@@ -90,6 +84,7 @@ def bare(backbone: str, pixels: int, batch: int) -> list[float]:
         loss = F.cross_entropy(model.head(model.backbone(item["image"])), item["label"], label_smoothing=0.1)
         optimizer.zero_grad()
         loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
     return [b - a for a, b in itertools.pairwise(starts)]
