@@ -27,11 +27,11 @@ class EpochTimes(L.Callback):
         self.marks: list[float] = []
 
     def on_train_epoch_start(self, *args: Any) -> None:
-        """Take the time."""
+        """Note the start of an epoch, which is the end of the one before."""
         self.marks.append(time.perf_counter())
 
     def on_train_end(self, *args: Any) -> None:
-        """Take the time."""
+        """Note the end of the last epoch."""
         self.marks.append(time.perf_counter())
 
     @property

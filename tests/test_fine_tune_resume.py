@@ -51,7 +51,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, weights: str) -> Any:
 @pytest.mark.parametrize(
     ("options", "step"),
     [
-        *((GRADUAL + AUGMENT + ["--ema.decay", "0.9"], step) for step in (9, 13, 18)),
+        *((GRADUAL + AUGMENT + ["--ema.decay", "0.9"], step) for step in (9, 13)),
         (KEPT, 12),
         (["--model.l2_sp", "0.1", "--model.strategy", "discriminative_lr", "--model.optimizer", "sgd"], 13),
     ],

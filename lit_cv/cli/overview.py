@@ -33,6 +33,7 @@ recipes (for --config):
 examples:
   lit-cv fit --config supervised
   lit-cv fit --config supervised --data ImageFolderDataModule --data.root photos --model.backbone resnet18
+  lit-cv find-lr --config supervised
   lit-cv test --ckpt_path best
   lit-cv fit --ckpt_path last             continue the newest run where it stopped
   lit-cv fit --help                       all options

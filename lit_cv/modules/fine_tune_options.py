@@ -53,7 +53,8 @@ def check_options(h: Options) -> None:
     for name, (least, most) in limits.items():
         value = h[name]
         if value is not None and (value < least or (most is not None and value > most)):
-            raise ValueError(f"{name}={value}: give a number from {least}{'' if most is None else f' to {most}'} on.")
+            allowed = f"from {least} on" if most is None else f"from {least} to {most}"
+            raise ValueError(f"{name}={value}: give a number {allowed}.")
     epochs = h["unfreeze_epochs"]
     given = epochs if isinstance(epochs, list) else [] if epochs is None else [epochs - 1]
     if any(epoch < 0 for epoch in given) or given != sorted(given):
