@@ -36,7 +36,7 @@ from lit_cv.evaluation import knn_predictions
 from lit_cv.nn import create_backbone
 from lit_cv.optim import build_optimizer, build_schedule, parameter_groups
 
-BATCH, TEMPERATURE, LR, DECAY, STRENGTH = 256, 0.2, 3e-3, 1e-4, 0.5
+BATCH, TEMPERATURE, LR, DECAY, STRENGTH = 128, 0.2, 2e-3, 1e-4, 0.5
 
 
 class Lightly(L.LightningModule):
