@@ -102,7 +102,7 @@ def accuracy(args: argparse.Namespace, weights: Path | None, lr: float, seed: in
 def compare(args: argparse.Namespace) -> None:
     """Train with and without the pretrained weights and print the accuracies."""
     starts: dict[str, Path | None] = {"scratch": None, "MAE": args.out / "mae.ckpt"}
-    runs = [(name, lr, seed) for seed in args.seeds for lr in args.lr for name in starts]
+    runs = [(name, lr, seed) for seed in args.seeds for lr in args.lr for name in args.starts]
     results: dict[tuple[str, float], list[float]] = {}
     for index, (name, lr, seed) in enumerate(runs):
         what = f"run {index + 1} of {len(runs)}, {name}, lr {lr:g}, seed {seed}"
@@ -127,6 +127,7 @@ def main() -> None:
     second = stages.add_parser("compare")
     second.add_argument("--epochs", type=int, default=15)
     second.add_argument("--lr", type=float, nargs="+", default=[1e-3])
+    second.add_argument("--starts", nargs="+", choices=["scratch", "MAE"], default=["scratch", "MAE"])
     second.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
