@@ -87,7 +87,8 @@ def pretrain(args: argparse.Namespace) -> None:
         warmup_epochs=1,
     )
     data = FashionMNISTDataModule(root=args.root, batch_size=256, val_fraction=0.05)
-    fit(module, data, "pretraining", 0, args.epochs, args.out / "mae.ckpt")
+    path = args.out / "mae.ckpt"
+    fit(module, data, "pretraining", 0, args.epochs, path).save_checkpoint(path)
 
 
 def accuracy(args: argparse.Namespace, weights: Path | None, lr: float, seed: int, what: str, runs_left: int) -> float:
