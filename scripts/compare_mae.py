@@ -31,8 +31,8 @@ AUGMENTATION = [{"name": "random_crop", "padding": 2}, "horizontal_flip"]
 class Clock(L.Callback):
     """Prints metrics now and then and the time left."""
 
-    def __init__(self, what: str, runs_left: int) -> None:
-        self.what, self.runs_left, self.start = what, runs_left, time.perf_counter()
+    def __init__(self, what: str, runs_left: int, path: Path | None) -> None:
+        self.what, self.runs_left, self.path, self.start = what, runs_left, path, time.perf_counter()
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Print a line."""
@@ -44,15 +44,24 @@ class Clock(L.Callback):
         names = ("val_loss", "val_psnr", "val_acc")
         shown = "  ".join(f"{n} {float(v):.4f}" for n, v in trainer.callback_metrics.items() if n in names)
         print(f"{self.what}: epoch {done} of {trainer.max_epochs}  {shown}  {left:.0f} s left", flush=True)
+        if self.path is not None:
+            trainer.save_checkpoint(self.path)
 
 
-def fit(module: L.LightningModule, data: L.LightningDataModule, what: str, runs_left: int, epochs: int) -> L.Trainer:
+def fit(
+    module: L.LightningModule,
+    data: L.LightningDataModule,
+    what: str,
+    runs_left: int,
+    epochs: int,
+    path: Path | None = None,
+) -> L.Trainer:
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
         precision="bf16-mixed",
         gradient_clip_val=1.0,
-        callbacks=[Clock(what, runs_left), Augmentation(operations=AUGMENTATION)],
+        callbacks=[Clock(what, runs_left, path), Augmentation(operations=AUGMENTATION)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -78,8 +87,8 @@ def pretrain(args: argparse.Namespace) -> None:
         warmup_epochs=1,
     )
     data = FashionMNISTDataModule(root=args.root, batch_size=256, val_fraction=0.05)
-    trainer = fit(module, data, "pretraining", 0, args.epochs)
-    trainer.save_checkpoint(args.out / "mae.ckpt")
+    path = args.out / "mae.ckpt"
+    fit(module, data, "pretraining", 0, args.epochs, path).save_checkpoint(path)
 
 
 def accuracy(args: argparse.Namespace, weights: Path | None, lr: float, seed: int, what: str, runs_left: int) -> float:
@@ -102,7 +111,7 @@ def accuracy(args: argparse.Namespace, weights: Path | None, lr: float, seed: in
 def compare(args: argparse.Namespace) -> None:
     """Train with and without the pretrained weights and print the accuracies."""
     starts: dict[str, Path | None] = {"scratch": None, "MAE": args.out / "mae.ckpt"}
-    runs = [(name, lr, seed) for seed in args.seeds for lr in args.lr for name in starts]
+    runs = [(name, lr, seed) for seed in args.seeds for lr in args.lr for name in args.starts]
     results: dict[tuple[str, float], list[float]] = {}
     for index, (name, lr, seed) in enumerate(runs):
         what = f"run {index + 1} of {len(runs)}, {name}, lr {lr:g}, seed {seed}"
@@ -127,6 +136,7 @@ def main() -> None:
     second = stages.add_parser("compare")
     second.add_argument("--epochs", type=int, default=15)
     second.add_argument("--lr", type=float, nargs="+", default=[1e-3])
+    second.add_argument("--starts", nargs="+", choices=["scratch", "MAE"], default=["scratch", "MAE"])
     second.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
