@@ -6,8 +6,8 @@ from lit_cv.nn.heads import ClassificationHead, SpatialDropout
 from lit_cv.nn.projector import Projector
 from lit_cv.nn.stages import Stage, backbone_stages, find_stage
 from lit_cv.nn.stochastic_depth import set_stochastic_depth
-from lit_cv.nn.weights import checkpoint_options
 from lit_cv.nn.vit_layouts import export_vit
+from lit_cv.nn.weights import checkpoint_options
 
 __all__ = [
     "Backbone",
@@ -20,8 +20,8 @@ __all__ = [
     "check_backbone_name",
     "checkpoint_options",
     "create_backbone",
-    "find_stage",
     "export_vit",
+    "find_stage",
     "has_small_stem",
     "list_backbones",
     "set_stochastic_depth",
