@@ -1,8 +1,6 @@
 """The command line `lit-cv`: `fit`, `validate`, `test`, `predict` on Lightning's CLI, and this project's own verbs."""
 
 import sys
-import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_cv.cli.overview import VERBS, overview, recipe_table
@@ -55,15 +53,8 @@ def console() -> None:
     try:
         main()
     except (ValueError, TypeError, OSError, ImportError) as error:
-        if isinstance(error, ModuleNotFoundError) or not _raised_here(error):
+        from lit_cv.cli.errors import raised_here
+
+        if isinstance(error, ModuleNotFoundError) or not raised_here(error):
             raise
         sys.exit(f"lit-cv: error: {error}")
-
-
-def _raised_here(error: BaseException) -> bool:
-    import lit_cv
-
-    frames = traceback.extract_tb(error.__traceback__)
-    package = Path(lit_cv.__file__).parent
-    homes = (package, package.parent / "datamodules")
-    return any(home in Path(frames[-1].filename).parents for home in homes)

@@ -2,14 +2,16 @@
 
 import inspect
 import re
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_cv.suggest import nearest
 
-__all__ = ["explain"]
+__all__ = ["explain", "raised_here"]
 
 _CLASSES: dict[str, type] = {
     "model": L.LightningModule,
@@ -48,6 +50,14 @@ def explain(message: str, parser: LightningArgumentParser) -> str:
         hint = nearest(value, re.findall(r"'([^']+)'", allowed)).removesuffix(".")
         return f"--{key} {value} does not fit: expected {allowed}{hint}"
     return text
+
+
+def raised_here(error: BaseException) -> bool:
+    """Tell whether this project raised an error, rather than a library that it calls."""
+    frames = traceback.extract_tb(error.__traceback__)
+    package = Path(__file__).parent.parent
+    homes = (package, package.parent / "datamodules")
+    return bool(frames) and any(home in Path(frames[-1].filename).parents for home in homes)
 
 
 def _key(text: str) -> str:

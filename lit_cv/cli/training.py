@@ -16,7 +16,7 @@ import datamodules  # noqa: F401 - classes are found by their short names once t
 from lit_cv import callbacks
 from lit_cv.checkpoint_io import AtomicCheckpointIO
 from lit_cv.cli.arguments import prepare
-from lit_cv.cli.errors import explain
+from lit_cv.cli.errors import explain, raised_here
 from lit_cv.cli.runs import Checkpoint
 from lit_cv.metrics_csv import MetricsCSVLogger
 from lit_cv.modules import BaseModule
@@ -113,7 +113,7 @@ class LitCLI(LightningCLI):
             super().instantiate_classes()
         except Exception as error:
             cause: BaseException = error
-            while cause.__cause__ is not None:
+            while cause.__cause__ is not None and not raised_here(cause):
                 cause = cause.__cause__
             raise cause from None
 
