@@ -66,7 +66,8 @@ class GaussianBlur(Operation):
         kernels = (distance / sigma[:, None]).square_().mul_(-0.5).exp_()
         kernels /= 2 * kernels.sum(1, keepdim=True) - 1
         if images.device.type == "cpu":
-            return _blur_rows(_blur_rows(images, kernels).transpose(2, 3), kernels).transpose(2, 3)
+            columns = _blur_rows(images.transpose(2, 3), kernels)
+            return _blur_rows(columns.transpose(2, 3), kernels)  # lies in memory in the usual order
         return _convolve(F.pad(images, (radius,) * 4, mode="reflect"), on_device(kernels, images))
 
 
