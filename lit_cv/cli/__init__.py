@@ -55,12 +55,13 @@ def console() -> None:
     try:
         main()
     except (ValueError, TypeError, OSError, ImportError) as error:
-        if isinstance(error, ModuleNotFoundError) or not _raised_here(error):
+        if isinstance(error, ModuleNotFoundError) or not raised_here(error):
             raise
         sys.exit(f"lit-cv: error: {error}")
 
 
-def _raised_here(error: BaseException) -> bool:
+def raised_here(error: BaseException) -> bool:
+    """Whether an error was raised by this project's code, on purpose."""
     import lit_cv
 
     frames = traceback.extract_tb(error.__traceback__)

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 import datamodules  # noqa: F401 - classes are found by their short names once they are imported
 from lit_cv import callbacks
 from lit_cv.checkpoint_io import AtomicCheckpointIO
+from lit_cv.cli import raised_here
 from lit_cv.cli.arguments import prepare
 from lit_cv.cli.errors import explain
 from lit_cv.cli.runs import Checkpoint
@@ -109,7 +110,7 @@ class LitCLI(LightningCLI):
             super().instantiate_classes()
         except Exception as error:
             cause: BaseException = error
-            while cause.__cause__ is not None:
+            while cause.__cause__ is not None and not raised_here(cause):
                 cause = cause.__cause__
             raise cause from None
 
