@@ -9,7 +9,7 @@ and 1e-3 for the backbone in fine-tuning; runs this short want ten times the def
 
 python scripts/compare_fine_tuning.py --root data --csv fine_tuning.csv --figure docs/fine_tuning.png
 
-About eight minutes on two cores. `--draw` draws the figure of an earlier table again.
+About ten minutes on two cores. `--draw` draws the figure of an earlier table again.
 """
 
 import argparse

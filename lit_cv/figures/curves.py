@@ -72,7 +72,10 @@ def draw_training_curves(
         panels.append(lambda axes: _several(axes, history, metrics, "further metrics of validation"))
     if losses:
         panels.append(lambda axes: _several(axes, history, losses, "parts of the loss"))
-    if rates := [name for name in history.names if name == "lr" or name.startswith(("lr_", "lr-"))]:
+    rates = [name for name in history.names if name == "lr" or name.startswith(("lr_", "lr-"))]
+    if "lr_head" in rates:  # the same as `lr`
+        rates.remove("lr")
+    if rates:
         panels.append(lambda axes: _learning_rate(axes, history, rates))
     columns = 3 if len(panels) in (2, 4, 5) else 2
     rows = -(-(len(panels) + 1) // columns)
