@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torchvision import models
 
+from lit_cv import FineTuneModule
 from lit_cv.nn import create_backbone
 from lit_cv.nn.patches import patch_grid
 from lit_cv.nn.positions import resize_positions
@@ -124,6 +125,18 @@ def test_another_image_size_from_squares(tmp_path, size):
     assert backbone.body.patch_size == 4
     expected = resize_positions(state["pos_embed"], (8, 8), patch_grid(size, 4))
     assert torch.equal(backbone.body.pos_embed, expected)
+
+
+def test_the_authors_file_is_fine_tuned_at_another_image_size(tmp_path):
+    path, state = mae_file(tmp_path, True)
+    options = {"strategy": "discriminative_lr", "backbone_lr": 1e-3, "layer_decay": 0.5}
+    module = FineTuneModule(backbone="vit_micro", weights=path, image_size=48, num_classes=3, **options)
+    assert module(images(2, 3, 48, 48)).shape == (2, 3)
+    assert torch.equal(module.backbone.body.pos_embed, resize_positions(state["pos_embed"], (8, 8), (12, 12)))
+    assert torch.equal(module.backbone.body.blocks[5].mlp.fc2.weight, state["blocks.5.mlp.fc2.weight"])
+    rates = {group["layer"]: group["lr"] for group in module.parameter_groups()}
+    assert rates["blocks.5"] == 0.5 * 1e-3
+    assert rates["stem"] == pytest.approx(0.5**7 * 1e-3)
 
 
 def test_another_image_size_from_rectangles(tmp_path):
