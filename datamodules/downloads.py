@@ -27,11 +27,20 @@ def open_set(name: str, folder: Path, download: bool, **arguments: Any) -> Any:
         missing = f"{name} was not found in {folder.absolute()}"
         if not download:
             raise FileNotFoundError(f"{missing}: set --data.root to its folder, or --data.download true.") from error
+    before = set(folder.rglob("*")) if folder.is_dir() else set()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return kind(str(folder), download=True, **arguments)
     except (OSError, RuntimeError) as error:
+        _remove_empty(folder, before)
         raise FileNotFoundError(
             f"{missing} and could not be downloaded ({error}): set --data.root to the folder that holds it, "
             "or try again with a network."
         ) from error
+
+
+def _remove_empty(folder: Path, before: set[Path]) -> None:
+    """Remove the empty folders that a failed download has left among those that were there."""
+    for path in sorted(set(folder.rglob("*")) - before, reverse=True):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()

@@ -177,7 +177,8 @@ class ResumableLoader(DataLoader[Any]):
                 self._handed_out += 1
                 yield batch
         except UnreadableImageError as error:  # from a worker process its message is a whole trace
-            raise UnreadableImageError(str(error).rpartition("UnreadableImageError: ")[2].strip()) from None
+            reason = str(error).rpartition("UnreadableImageError: ")[2].strip()
+            raise UnreadableImageError(f"{reason} (--data.on_error skip leaves such files out)") from None
 
     def _begin(self) -> None:
         sampler = self.sampler

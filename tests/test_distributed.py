@@ -14,7 +14,8 @@ from tests.test_resume import CALLBACKS
 
 # A network without BatchNorm, whose statistics are those of a process's own share.
 FIT = [
-    "fit", "--model", "SupervisedModule", "--model.backbone", "squeezenet1_1", "--model.optimizer", "sgd",
+    "fit", "--trainer.callbacks", "null",
+    "--model", "SupervisedModule", "--model.backbone", "squeezenet1_1", "--model.optimizer", "sgd",
     "--model.lr", "0.01", "--model.warmup_epochs", "0.5", "--model.schedule", "constant", "--data", "ShapesDataModule",
     "--data.num_images", "160", "--trainer.max_epochs", "2", "--trainer.accelerator", "cpu",
     "--trainer.enable_progress_bar", "false", "--trainer.gradient_clip_val", "1.0", "--ema.decay", "0.9",

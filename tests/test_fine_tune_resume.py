@@ -17,7 +17,8 @@ PRETRAIN = [
     "--trainer.enable_model_summary", "false",
 ]  # fmt: skip
 FIT = [
-    "fit", "--model", "FineTuneModule", "--model.dropout", "0.3", "--data", "DigitsDataModule",
+    "fit", "--trainer.callbacks", "null",
+    "--model", "FineTuneModule", "--model.dropout", "0.3", "--data", "DigitsDataModule",
     "--data.labels_per_class", "30", "--data.batch_size", "32", "--trainer.max_epochs", "3",
     "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
     "--trainer.enable_model_summary", "false", "--checkpoint.every_n_steps", "2",

@@ -41,8 +41,10 @@ class Kill(L.Callback):
         if self.where == "save":
             self._die(trainer)
 '''
+# A run that continues keeps the callbacks of its configuration: null leaves the killer behind.
 FIT = [
-    "fit", "--model", "SupervisedModule", "--model.backbone", "conv4", "--model.dropout", "0.3",
+    "fit", "--trainer.callbacks", "null",
+    "--model", "SupervisedModule", "--model.backbone", "conv4", "--model.dropout", "0.3",
     "--data", "DigitsDataModule", "--data.labels_per_class", "30", "--data.batch_size", "32",
     "--trainer.max_epochs", "3", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
     "--trainer.enable_model_summary", "false", "--checkpoint.every_n_steps", "2",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lit_cv.augment import Chain, build_operations, policy_operations
 
-__all__ = ["Augmentation", "image_batches"]
+__all__ = ["Augmentation", "image_batches", "unviewed_batches"]
 
 
 class Augmentation(L.Callback):
@@ -63,7 +63,7 @@ class Augmentation(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Replace the batch's images, and those of the batches within it."""
-        for part in image_batches(batch, "Augmentation"):
+        for part in unviewed_batches(batch, "Augmentation"):
             augment(self.chain, part, self.mask_fill, self.min_visible)
 
 
@@ -101,6 +101,22 @@ def image_batches(batch: Any, who: str) -> Iterator[dict[str, Any]]:
         got = f"a dict of {sorted(map(str, batch))}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
         raise TypeError(f"{who} needs batches that are dicts with the entry 'image', but got {got}.")
     yield from parts
+
+
+def unviewed_batches(batch: Any, who: str) -> Iterator[dict[str, Any]]:
+    """Yield the same for a callback that changes images, which must come before views are made of them.
+
+    Raises:
+        TypeError: If no images are found.
+        ValueError: If there are views already.
+    """
+    for part in image_batches(batch, who):
+        if "views" in part:
+            raise ValueError(
+                f"{who} comes after ContrastiveAugmentation, which has made its views of the images already: list it "
+                "before, or give ContrastiveAugmentation the operations."
+            )
+        yield part
 
 
 def _has_images(batch: Any) -> bool:

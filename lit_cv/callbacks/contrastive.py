@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lit_cv.augment import Chain, build_operations, simclr_operations
-from lit_cv.callbacks.augmentation import image_batches
+from lit_cv.callbacks.augmentation import unviewed_batches
 from lit_cv.randomness import same_draws
 
 __all__ = ["ContrastiveAugmentation"]
@@ -75,7 +75,7 @@ class ContrastiveAugmentation(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Add the views to the batch, and to the batches within it."""
-        for part in image_batches(batch, "ContrastiveAugmentation"):
+        for part in unviewed_batches(batch, "ContrastiveAugmentation"):
             part["views"] = self.views(part["image"])
 
     @torch.no_grad()
@@ -83,7 +83,7 @@ class ContrastiveAugmentation(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Add views that depend on nothing but the place of the batch."""
-        for part in image_batches(batch, "ContrastiveAugmentation"):
+        for part in unviewed_batches(batch, "ContrastiveAugmentation"):
             with same_draws(batch_idx, dataloader_idx, trainer.global_rank):
                 part["views"] = self.views(part["image"])
 

@@ -6,7 +6,7 @@ import lightning as L
 
 from lit_cv.augment import Chain
 from lit_cv.augment import Cutout as CutoutOperation
-from lit_cv.callbacks.augmentation import augment, image_batches
+from lit_cv.callbacks.augmentation import augment, unviewed_batches
 
 __all__ = ["Cutout"]
 
@@ -34,5 +34,5 @@ class Cutout(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Replace the batch's images, and those of the batches within it."""
-        for part in image_batches(batch, "Cutout"):
+        for part in unviewed_batches(batch, "Cutout"):
             augment(self.chain, part)

@@ -7,19 +7,19 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
-from lit_cv.callbacks.monitored import monitored_value
+from lit_cv.callbacks.monitored import monitor_and_mode, monitored_value
 
 __all__ = ["MonitorEarlyStopping"]
 
 
 class MonitorEarlyStopping(EarlyStopping):
-    """Lightning's EarlyStopping that watches the module's own `monitor` and `mode`.
+    """Lightning's EarlyStopping that watches the metric by which the best checkpoint is chosen.
 
     Args:
         patience: Validations without an improvement after which training ends; `None` never ends it early.
         min_delta: Change of the metric that counts as an improvement.
-        monitor: Metric to watch; `None` takes the module's.
-        mode: Whether a smaller (`min`) or greater (`max`) value is better; `None` takes the module's.
+        monitor: Metric to watch; `None` takes that of the checkpoints, which is the module's own unless given.
+        mode: Whether a smaller (`min`) or greater (`max`) value is better; `None` takes that of the checkpoints.
     """
 
     def __init__(
@@ -42,10 +42,11 @@ class MonitorEarlyStopping(EarlyStopping):
         return type(self).__qualname__
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the metric from the module."""
+        """Take the metric that chooses the best checkpoint."""
+        monitor, mode = monitor_and_mode(trainer, pl_module)
         if self._given_monitor is None:
-            self.monitor = getattr(pl_module, "monitor", "val_loss")
-        self.mode = str(self._given_mode or getattr(pl_module, "mode", "min"))
+            self.monitor = monitor or "val_loss"
+        self.mode = str(self._given_mode or mode)
         sign = 1 if self.mode == "max" else -1
         self.min_delta = sign * abs(self.min_delta)
         if self.best_score.isinf():  # no score yet, neither here nor in the checkpoint of a continued run

@@ -49,12 +49,12 @@ def main(args: list[str] | None = None) -> "LitCLI | None":
 
 
 def console() -> None:
-    """Run as a program: an error that this project raised on purpose ends in one line, any other in its trace."""
+    """Run as a program: an error that the user can mend ends in one line, any other in its trace."""
     try:
         main()
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        from lit_cv.cli.errors import raised_here
+    except Exception as error:
+        from lit_cv.cli.errors import is_for_the_user
 
-        if isinstance(error, ModuleNotFoundError) or not raised_here(error):
+        if not is_for_the_user(error):
             raise
         sys.exit(f"lit-cv: error: {error}")

@@ -52,7 +52,7 @@ def prepare(args: list[str]) -> tuple[list[str], Checkpoint | None]:
     given = {name: _value(rest, name) for name in ("model", "data")}
     found, rest = _take(rest, ("--ckpt_path",))
     checkpoint = find_checkpoint(found[-1], _value(rest, "trainer.default_root_dir")) if found else None
-    if checkpoint and checkpoint.config and not configs and not any(given.values()):
+    if checkpoint and checkpoint.config and not configs:
         configs = [str(checkpoint.config)]
     merged: dict[str, Any] = {}
     for config in configs:
@@ -63,6 +63,8 @@ def prepare(args: list[str]) -> tuple[list[str], Checkpoint | None]:
         if name:
             _switch_class(merged, key, name)
     if checkpoint:
+        if verb == "fit":
+            _check_same_data(merged, checkpoint)
         _take_from_checkpoint(merged, checkpoint, given["model"])
         rest = [*rest, "--ckpt_path", str(checkpoint.path)]
     rest = [_in_working_directory(token) for token in rest]
@@ -131,6 +133,23 @@ def _switch_class(config: dict[str, Any], key: str, class_path: str) -> None:
     before = section if isinstance(section, str) else (section or {}).get("class_path")
     if before is None or _short(before) != _short(class_path):
         config[key] = {"class_path": _in_working_directory(class_path)}
+
+
+def _check_same_data(config: dict[str, Any], checkpoint: Checkpoint) -> None:
+    """Refuse to continue a run on other data: its best checkpoint would be compared with other images' scores."""
+    if checkpoint.config is None:
+        return
+    before, now = _class_of(_read(str(checkpoint.config)).get("data")), _class_of(config.get("data"))
+    if before and now and _short(before) != _short(now):
+        raise ValueError(
+            f"{checkpoint.path} is of a run on {_short(before)}, but {_short(now)} was asked for. Leave --data out to "
+            "continue it, or start a new run from its weights with --model.weights."
+        )
+
+
+def _class_of(section: Any) -> str | None:
+    found = section.get("class_path") if isinstance(section, dict) else section
+    return found if isinstance(found, str) else None
 
 
 def _take_from_checkpoint(config: dict[str, Any], checkpoint: Checkpoint, asked: str | None) -> None:

@@ -3,15 +3,16 @@
 import inspect
 import re
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_cv.suggest import nearest
 
-__all__ = ["explain", "raised_here"]
+__all__ = ["explain", "is_for_the_user", "raised_here"]
 
 _CLASSES: dict[str, type] = {
     "model": L.LightningModule,
@@ -20,20 +21,25 @@ _CLASSES: dict[str, type] = {
 }
 
 
-def explain(message: str, parser: LightningArgumentParser) -> str:
+def explain(message: str, parser: LightningArgumentParser, typed: Sequence[str] = ()) -> str:
     """Say in one line what is wrong with the arguments, with the nearest valid name.
 
     Args:
         message: What jsonargparse says.
         parser: The parser that said it, which knows the valid options.
+        typed: The arguments as they were given, which say whose option a message is about.
     """
     text = " ".join(message.split())
+    if match := re.search(r"--([\w.]+)\.help: Expected a dot import path string: (\S+)", text):
+        classes = [cls.__name__ for cls in _subclasses(_CLASSES.get(match[1], object))] if match[1] in _CLASSES else []
+        return f"--{match[1]}.help: no class {match[2]!r}{nearest(match[2], classes)}"
+    if match := re.fullmatch(r"unrecognized arguments: ([^-]\S*)", text):
+        return f"there is no argument {match[1]!r}: options start with --, a recipe comes after --config."
     if match := re.search(r"unrecognized arguments: --([\w.]+)", text):
         names = [name for name in _options(parser) if "." in name or "." not in match[1]]
         return f"no option --{match[1]}{nearest(match[1], names)} `--help` lists them."
     if match := re.search(r"[Oo]ption '([\w.]+)'", text):
-        name = match[1].removesuffix(".class_path").removesuffix(".init_args")
-        return f"no option {name!r}{nearest(name, _options(parser))}"
+        return _unknown_option(match[1].removesuffix(".class_path").removesuffix(".init_args"), parser, typed)
     if "Expected a dot import path string" in text or "not a subclass" in text.lower():
         key = _key(text)
         name = _given(text)
@@ -50,6 +56,32 @@ def explain(message: str, parser: LightningArgumentParser) -> str:
         hint = nearest(value, re.findall(r"'([^']+)'", allowed)).removesuffix(".")
         return f"--{key} {value} does not fit: expected {allowed}{hint}"
     return text
+
+
+def _unknown_option(name: str, parser: LightningArgumentParser, typed: Sequence[str]) -> str:
+    """Say that a class has no such argument, with the nearest one of the classes that it was meant for."""
+    given = [token[2:].partition("=")[0] for token in typed if token.startswith("--")]
+    whole = next((option for option in given if option.endswith(f".{name}")), None)
+    prefix = whole.removesuffix(f".{name}") if whole else ""
+    if prefix not in _CLASSES:
+        return f"no option {name!r}{nearest(name, _options(parser))}"
+    names = {argument for cls in _subclasses(_CLASSES[prefix]) if _is_ours(cls) for argument in _arguments(cls)}
+    if name in names:
+        owners = sorted(c.__name__ for c in _subclasses(_CLASSES[prefix]) if _is_ours(c) and name in _arguments(c))
+        return f"no option --{whole} with the class chosen: {', '.join(owners[:6])} have it (--{prefix} CLASS)."
+    return f"no option --{whole}{nearest(name, names)} `--{prefix}.help CLASS` lists those of a class."
+
+
+def _is_ours(cls: type) -> bool:
+    return not cls.__module__.startswith(("lightning.", "pytorch_lightning.", "torch."))
+
+
+def is_for_the_user(error: Exception) -> bool:
+    """Tell whether an error says what the user can change: one of this project's own, the Trainer's or the system's."""
+    if isinstance(error, MisconfigurationException | OSError):
+        return True
+    kinds = (ValueError, TypeError, ImportError)
+    return isinstance(error, kinds) and not isinstance(error, ModuleNotFoundError) and raised_here(error)
 
 
 def raised_here(error: BaseException) -> bool:

@@ -4,7 +4,7 @@ import logging
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
@@ -53,8 +53,10 @@ class _Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
+    typed: ClassVar[list[str]] = []  # the arguments of the process, for messages
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise SystemExit(f"lit-cv: error: {explain(message, self)}")
+        raise SystemExit(f"lit-cv: error: {explain(message, self, self.typed)}")
 
 
 class LitCLI(LightningCLI):
@@ -181,6 +183,12 @@ class LitCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say what the run has left and how to go on."""
+        if self.trainer.global_step == (self.checkpoint.step if self.checkpoint else 0):
+            log.warning(
+                "Nothing was trained: epoch %d of max_epochs=%s is reached (--trainer.max_epochs).",
+                self.trainer.current_epoch,
+                self.trainer.max_epochs,
+            )
         checkpoint = self.trainer.checkpoint_callback
         best = Path(getattr(checkpoint, "best_model_path", "") or "")
         if not best.is_file() or not self.trainer.is_global_zero:
@@ -201,6 +209,7 @@ def run(args: list[str]) -> LitCLI:
         args: The verb and its options, as typed; `find-lr` takes those of `fit`.
     """
     _quiet()
+    _Parser.typed = list(args)
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # a console script does not see the user's own modules otherwise
     if args[0] not in ("fit", "find-lr") and "--ckpt_path" not in " ".join(args) and not {"-h", "--help"} & set(args):

@@ -116,7 +116,12 @@ class BaseModule(L.LightningModule, ABC):
         return {}
 
     def update_metrics(self, metrics: MetricCollection, output: Output) -> None:
-        """Feed one batch to the metrics."""
+        """Feed one batch to the metrics: `logits` and `target`; override it for others."""
+        if not {"logits", "target"} <= output.keys():
+            raise TypeError(
+                f"{type(self).__name__}.step returned {', '.join(output)}: its metrics need `logits` and `target`, or "
+                "an update_metrics of its own."
+            )
         metrics.update(output["logits"], output["target"])
 
     def forward(self, images: Tensor) -> Tensor:

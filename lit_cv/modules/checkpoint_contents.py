@@ -25,7 +25,7 @@ def take_contents(module: "BaseModule", checkpoint: Mapping[str, Any]) -> None:
     """Refuse a checkpoint of another class, and take up the seed of its run.
 
     Raises:
-        ValueError: If the checkpoint holds another class.
+        ValueError: If the checkpoint holds another class or network, or its training another optimizer.
     """
     extra: Mapping[str, Any] = checkpoint.get("lit_cv", {})
     held = extra.get("class_path", type(module).__qualname__).rpartition(".")[2]
@@ -34,5 +34,16 @@ def take_contents(module: "BaseModule", checkpoint: Mapping[str, Any]) -> None:
             f"the checkpoint holds a {held}, not a {type(module).__name__}: "
             f"load it as {held}, or start from its weights with the argument `weights`."
         )
+    before = checkpoint.get("hyper_parameters", {})
+    for name in ("backbone", "optimizer"):
+        if before.get(name, module.hparams[name]) != module.hparams[name] and _matters(name, module):
+            raise ValueError(
+                f"the checkpoint was trained with {name}={before[name]!r}, this run has {module.hparams[name]!r}: "
+                f"leave --model.{name} out, or start a new run from its weights with --model.weights."
+            )
     module.seed = extra.get("seed")
     module.means["train"].load_state_dict(extra.get("train_means", {}), module.device)
+
+
+def _matters(name: str, module: "BaseModule") -> bool:
+    return name != "optimizer" or (module._trainer is not None and module.trainer.state.fn == "fit")

@@ -89,6 +89,11 @@ class SupervisedModule(BaseModule):
         """Return a linear classifier behind dropout."""
         if self.hparams["multi_label"]:
             self.monitor = "val_map"
+        elif self.num_classes < 2:
+            raise ValueError(
+                f"there is only one class ({', '.join(self._class_names())}): give images of two or more, in a folder "
+                "for each class (--data.root, --data.classes)."
+            )
         return ClassificationHead(num_features, self.num_classes, dropout=self.hparams["dropout"])
 
     def configure_metrics(self) -> dict[str, Metric]:

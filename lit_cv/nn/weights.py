@@ -35,7 +35,7 @@ _CLASSIFIER = re.compile(
 # What reading a file that is no checkpoint can end in.
 _UNREADABLE = (
     pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError,
-    TypeError,
+    TypeError, OSError,
 )  # fmt: skip
 # torchvision's published files of these networks are older than its code.
 _RENAMED = (
@@ -99,7 +99,13 @@ def read_weights(name: str, weights: str) -> Weights:
             f"Otherwise give the path of a file ending in {', '.join(_SUFFIXES)}."
         )
     chosen = enum[member]
-    state = chosen.get_state_dict(progress=True, check_hash=True)
+    try:
+        state = chosen.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise OSError(
+            f"weights={weights!r}: {enum.__name__}.{chosen.name} could not be downloaded ({error}): try again with a "
+            "network, or give the path of a file."
+        ) from None
     mean, std = list(chosen.transforms().mean), list(chosen.transforms().std)
     if name in ("googlenet", "inception_v3"):
         mean = std = [0.5, 0.5, 0.5]  # they were trained so; torchvision's network converts from ImageNet's

@@ -121,7 +121,7 @@ def test_a_task_of_the_working_directory(in_tmp: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model.lrr", "1"], "no option 'lrr': did you mean 'lr'"),
+        (["--model.lrr", "1"], "no option --model.lrr: did you mean 'lr'"),
         (["--modle.lr", "1"], "no option --modle.lr: did you mean 'model.lr'"),
         (["--trainer.max_epoch", "1"], "did you mean 'trainer.max_epochs'"),
         (["--model", "SupervisedModul"], "no class 'SupervisedModul': did you mean 'SupervisedModule'"),

@@ -148,7 +148,8 @@ def test_validation_loss_is_the_same_every_time(in_tmp: Path) -> None:
 @pytest.mark.parametrize("step", [5, 10])
 def test_a_killed_run_goes_on_exactly(in_tmp: Path, step: int) -> None:
     (in_tmp / "killer.py").write_text(CALLBACKS)  # 7 steps an epoch
-    fit = ["fit", *MODEL, *DATA, "--data.labels_per_class", "30", *QUIET, "--checkpoint.every_n_steps", "2"]
+    fit = ["fit", "--trainer.callbacks", "null", *MODEL, *DATA, "--data.labels_per_class", "30", *QUIET]
+    fit += ["--checkpoint.every_n_steps", "2"]
     fit += ["--trainer.max_epochs", "2", "--trainer.callbacks+=OnlineProbe", "--model.optimizer", "lars"]
     fit += ["--model.lr_scaling", "sqrt", "--data.batch_size", "144"]
     whole, killed = in_tmp / "whole", in_tmp / "killed"

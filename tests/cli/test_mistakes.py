@@ -1,0 +1,119 @@
+"""What users get wrong ends in an answer, and nothing is lost."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torchvision.utils import save_image
+
+from lit_cv.cli import main
+
+QUICK = [
+    "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "2",
+    "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false",
+]  # fmt: skip
+RUN = Path("lightning_logs/version_0")
+
+
+@pytest.fixture
+def fitted(in_tmp: Path) -> Path:
+    main(["fit", "--config", "supervised", *QUICK])
+    return in_tmp
+
+
+def config() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((RUN / "config.yaml").read_text())
+    return content
+
+
+@pytest.mark.parametrize("again", [["--data", "DigitsDataModule"], ["--model", "SupervisedModule"]])
+def test_a_continued_run_keeps_its_configuration(fitted: Path, again: list[str]) -> None:
+    before = config()
+    main(["fit", "--ckpt_path", "last", *again, "--trainer.max_epochs", "2"])
+    after = config()
+    assert after["trainer"]["callbacks"] == before["trainer"]["callbacks"] != []
+    assert after["checkpoint"] == before["checkpoint"]
+    assert after["data"]["init_args"]["batch_size"] == before["data"]["init_args"]["batch_size"] == 32
+
+
+def test_a_run_is_not_continued_on_other_data(fitted: Path) -> None:
+    best = (RUN / "checkpoints" / "best.ckpt").read_bytes()
+    with pytest.raises(ValueError, match="is of a run on DigitsDataModule, but ShapesDataModule was asked for"):
+        main(["fit", "--ckpt_path", "last", "--data", "ShapesDataModule", "--trainer.max_epochs", "2"])
+    assert (RUN / "checkpoints" / "best.ckpt").read_bytes() == best
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--model.backbone", "conv4"], "trained with backbone='resnet9_small', this run has 'conv4'"),
+        (["--model.optimizer", "sgd"], "trained with optimizer='adamw', this run has 'sgd'"),
+    ],
+)
+def test_a_run_is_not_continued_with_another_network_or_optimizer(
+    fitted: Path, option: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        main(["fit", "--ckpt_path", "last", *option, "--trainer.max_epochs", "2"])
+
+
+def test_it_says_when_nothing_was_trained(fitted: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "--ckpt_path", "last", *QUICK])
+    assert "Nothing was trained: epoch 1 of max_epochs=1 is reached" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("callback", ["Cutout", "Augmentation", "ContrastiveAugmentation"])
+def test_callbacks_that_come_after_the_views(in_tmp: Path, callback: str) -> None:
+    with pytest.raises(ValueError, match=f"{callback} comes after ContrastiveAugmentation"):
+        main(["fit", "--config", "simclr", f"--trainer.callbacks+={callback}", *QUICK])
+
+
+def test_early_stopping_watches_what_the_checkpoints_do(in_tmp: Path) -> None:
+    cli = main(["fit", "--config", "supervised", "--early_stopping.patience", "3", *QUICK])
+    assert cli is not None
+    stopping = cli.trainer.early_stopping_callback
+    assert (stopping.monitor, stopping.mode) == ("val_loss", "min")
+
+
+def test_one_class(in_tmp: Path) -> None:
+    for index in range(12):
+        (in_tmp / "photos" / "cat").mkdir(parents=True, exist_ok=True)
+        save_image(torch.rand(3, 16, 16), in_tmp / "photos" / "cat" / f"{index}.png")
+    with pytest.raises(ValueError, match=r"there is only one class \(cat\)"):
+        main(["fit", "--config", "imagefolder_supervised", "--data.root", "photos", "--data.image_size", "32", *QUICK])
+
+
+def test_a_truncated_file_of_weights(fitted: Path) -> None:
+    Path("half.ckpt").write_bytes((RUN / "checkpoints" / "best.ckpt").read_bytes()[:50_000])
+    with pytest.raises(ValueError, match=r"half\.ckpt cannot be read as weights"):
+        main(["fit", "--config", "fine_tune", "--model.weights", "half.ckpt", *QUICK])
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--model.help", "SupervisedModul"], "--model.help: no class 'SupervisedModul': did you mean 'SupervisedMod"),
+        (["--config", "supervised", "--data.root", "photos"], "ImageFolderDataModule have it"),
+        (["supervised"], "a recipe comes after --config"),
+    ],
+)
+def test_hints(in_tmp: Path, args: list[str], message: str) -> None:
+    with pytest.raises(SystemExit, match=message):
+        main(["fit", *args])
+
+
+def test_what_the_system_and_the_trainer_refuse_takes_one_line(in_tmp: Path) -> None:
+    (in_tmp / "file.txt").write_text("no folder")
+    path = {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-m", "lit_cv", "fit", "--config", "supervised", *QUICK]
+    wrong = subprocess.run(
+        [*command, "--trainer.default_root_dir", "file.txt"], capture_output=True, text=True, cwd=in_tmp, env=path
+    )
+    assert wrong.returncode == 1
+    assert "Traceback" not in wrong.stderr
+    assert wrong.stderr.splitlines()[-1].startswith("lit-cv: error: ")
+    assert "file.txt" in wrong.stderr
