@@ -3,7 +3,6 @@
 import logging
 
 import pytest
-import timm
 import torch
 from torch import nn
 from torchvision import models
@@ -14,6 +13,7 @@ from lit_cv.nn.patches import patch_grid
 from lit_cv.nn.positions import resize_positions
 from lit_cv.nn.vit_layouts import export_vit
 
+timm = pytest.importorskip("timm")
 SIZES = {"patch_size": 4, "embed_dim": 128, "depth": 6, "num_heads": 4}  # those of vit_micro
 
 
