@@ -51,7 +51,9 @@ def test_a_width_that_does_not_fit():
 def test_interpolation_is_timms(grid, new, others):
     positions = torch.randn(1, others + grid[0] * grid[1], 8)
     resized = resize_positions(positions, grid, new)
-    expected = pytest.importorskip("timm.layers").resample_abs_pos_embed(positions, list(new), list(grid), num_prefix_tokens=others)
+    expected = pytest.importorskip("timm.layers").resample_abs_pos_embed(
+        positions, list(new), list(grid), num_prefix_tokens=others
+    )
     torch.testing.assert_close(resized, expected)
     assert torch.equal(resized[:, :others], positions[:, :others])
     assert resize_positions(positions, grid, grid) is positions
