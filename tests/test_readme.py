@@ -67,20 +67,10 @@ def test_commands(session: list[str], photos: Path) -> None:
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
 def test_a_configuration(configuration: str, photos: Path) -> None:
     (photos / "mine.yaml").write_text(configuration)
-    main(
-        [
-            "fit",
-            "--config",
-            "imagefolder_supervised",
-            "--config",
-            "mine.yaml",
-            "--data.root",
-            "photos",
-            *SHORT,
-            "--trainer.max_epochs",
-            "1",
-        ]
-    )
+    recipe = ["fit", "--config", "imagefolder_supervised", "--config", "mine.yaml", "--data.root", "photos"]
+    cli = main([*recipe, *SHORT, "--trainer.max_epochs", "1"])
+    assert cli is not None
+    assert cli.trainer.current_epoch == 1
 
 
 @pytest.mark.parametrize("program", [text for text in PROGRAMS if "class " not in text])
