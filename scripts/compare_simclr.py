@@ -125,8 +125,9 @@ def supervised(args: argparse.Namespace, seed: int) -> float:
 
 def simclr(args: argparse.Namespace, seed: int) -> nn.Module:
     module = SimCLRModule(backbone=args.backbone, temperature=TEMPERATURE, lr=LR, weight_decay=DECAY, warmup_epochs=1.0)
-    callback = ContrastiveAugmentation(strength=STRENGTH, min_scale=0.2)
-    trainer(args, args.epochs, callback).fit(module, data(args, seed))
+    callback = ContrastiveAugmentation(args.size, strength=STRENGTH, min_scale=0.2)
+    # As lightly's, its crops are cut out of the images as they lie in the files.
+    trainer(args, args.epochs, callback).fit(module, data(args, seed, train_size=args.file_size))
     return module.backbone
 
 
@@ -163,6 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True, help="folder with train/CLASS and test/CLASS")
     parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--file-size", type=int, default=32, help="side of the images in the files")
     parser.add_argument("--backbone", default="resnet9_small")
     parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--epochs", type=int, default=30)
