@@ -48,6 +48,11 @@ def main(args: list[str] | None = None) -> "LitCLI | None":
 
         run_convert(args[1:])
         return None
+    if args[0] == "agreement":
+        from lit_cv.cli.agreement import run as run_agreement
+
+        run_agreement(args[1:])
+        return None
     from lit_cv.cli.training import run
 
     return run(args)

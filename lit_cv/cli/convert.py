@@ -1,20 +1,30 @@
 """`lit-cv convert`: annotations from one format to another."""
 
 import logging
+from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 
 from lit_cv.annotations.convert import convert
 
-__all__ = ["run"]
+__all__ = ["OneLineParser", "run"]
 
 
-class _Parser(ArgumentParser):
-    """A parser whose errors take one line."""
+class OneLineParser(ArgumentParser):
+    """A parser of a verb without a model, whose errors take one line.
 
-    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+    Args:
+        verb: The verb.
+    """
+
+    def __init__(self, verb: str) -> None:
+        super().__init__(prog=f"lit-cv {verb}")
+        self.verb = verb
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong, and end."""
-        raise SystemExit(f"lit-cv: error: {' '.join(message.split())} `lit-cv convert --help` lists the options.")
+        text = " ".join(message.split())
+        raise SystemExit(f"lit-cv: error: {text} `lit-cv {self.verb} --help` lists the options.")
 
 
 def run(args: list[str]) -> None:
@@ -23,7 +33,7 @@ def run(args: list[str]) -> None:
     Args:
         args: Its options.
     """
-    parser = _Parser(prog="lit-cv convert", description=(convert.__doc__ or "").partition("\n")[0], exit_on_error=True)
+    parser = OneLineParser("convert")
     parser.add_function_arguments(convert, as_positional=False)
     options = parser.parse_args(args)
     log = logging.getLogger("lit_cv")
