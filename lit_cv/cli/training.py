@@ -94,6 +94,8 @@ class LitCLI(LightningCLI):
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser.set_defaults({"weights_only": True})  # no checkpoint runs code
+        if subcommand == "predict":
+            parser.add_lightning_class_args(callbacks.PredictionWriter, "predictions")
         verb = "knn" if self.evaluate_embedding else subcommand
         parser.usage = f"lit-cv {verb} [--config RECIPE] [--model CLASS] [--data CLASS] [options]"
         return parser
@@ -145,8 +147,10 @@ class LitCLI(LightningCLI):
         if fitting and config["logger"]:
             extra += [callbacks.LearningRateLog(), callbacks.BatchFigure(), callbacks.ClassificationFigures()]
             extra += [callbacks.Reconstructions(), callbacks.TrainingCurves()]
-        if self.subcommand == "predict":
-            extra.append(callbacks.PredictionWriter(str(self._folder(config))))
+        if self.subcommand == "predict" and not _has(given, callbacks.PredictionWriter):
+            writer = self._get(self.config_init, "predictions")
+            writer.folder = self._folder(config) if writer.folder == Path() else writer.folder
+            extra.append(writer)
         if config["enable_checkpointing"] is not False and not _has(given, CheckpointCallback):
             config["enable_checkpointing"] = True
             extra.append(self._get(self.config_init, "checkpoint"))
