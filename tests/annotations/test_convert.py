@@ -31,7 +31,7 @@ def test_the_command(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypat
 
     write_coco(sets, tmp_path / "source")
     main(["convert", "--root", str(tmp_path / "source"), "--to", "voc", "--out", str(tmp_path / "voc")])
-    assert "10 images with 20 objects: 12 files" in caplog.text
+    assert "10 images with 20 objects: 13 files" in caplog.text
     assert content(read_annotations(tmp_path / "voc", Problems())) == content(sets)
     with pytest.raises(ValueError, match=r"is not empty: .*--out"):
         convert(str(tmp_path / "source"), str(tmp_path / "voc"), "voc")

@@ -63,6 +63,7 @@ def test_round_trip_through_all_formats(tmp_path: Path) -> None:
     assert content(yolo) == content(sets)
     last = saved(yolo, "coco", tmp_path / "4")
     assert content(last) == content(sets)
+    assert all(part.categories == ["zebra", "cat", "dog"] for found in (voc, yolo, last) for part in found.values())
     assert (tmp_path / "2/Annotations/deep/train.xml").is_file()
 
 
