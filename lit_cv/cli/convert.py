@@ -1,11 +1,11 @@
 """`lit-cv convert`: annotations from one format to another."""
 
-import logging
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 
 from lit_cv.annotations.convert import convert
+from lit_cv.cli.messages import show_messages
 
 __all__ = ["OneLineParser", "run"]
 
@@ -36,8 +36,5 @@ def run(args: list[str]) -> None:
     parser = OneLineParser("convert")
     parser.add_function_arguments(convert, as_positional=False)
     options = parser.parse_args(args)
-    log = logging.getLogger("lit_cv")
-    if not log.handlers:
-        log.addHandler(logging.StreamHandler())
-        log.setLevel(logging.INFO)
+    show_messages()
     convert(**vars(options))

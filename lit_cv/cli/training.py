@@ -17,6 +17,7 @@ from lit_cv import callbacks
 from lit_cv.checkpoint_io import AtomicCheckpointIO
 from lit_cv.cli.arguments import prepare
 from lit_cv.cli.errors import explain, raised_here
+from lit_cv.cli.messages import show_messages
 from lit_cv.cli.runs import Checkpoint
 from lit_cv.metrics_csv import MetricsCSVLogger
 from lit_cv.modules import BaseModule
@@ -229,27 +230,13 @@ def run(args: list[str]) -> LitCLI:
 
 def _quiet() -> None:
     """Show this project's messages plainly, and leave out Lightning's advertisements and unfit warnings."""
-    if not log.handlers:
-        handler = _StandardError()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        log.propagate = False
+    show_messages()
     for message in _NOISE:
         warnings.filterwarnings("ignore", message)
     for name in ("pytorch.utilities.rank_zero", "pytorch.trainer.connectors.checkpoint_connector"):
         logger = logging.getLogger(f"lightning.{name}")
         if not any(isinstance(existing, _NoAdvertising) for existing in logger.filters):
             logger.addFilter(_NoAdvertising())
-
-
-class _StandardError(logging.StreamHandler[Any]):
-    """Writes to what standard error is at the moment, which a live progress bar replaces."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write a message."""
-        self.stream = sys.stderr
-        super().emit(record)
 
 
 class _NoAdvertising(logging.Filter):
