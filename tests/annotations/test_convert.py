@@ -23,15 +23,13 @@ def test_bccd_through_all_formats(data_root: Path, tmp_path: Path) -> None:
         assert lines[0] == lines[1]
 
 
-def test_the_command(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
-    caplog.set_level(logging.INFO, "lit_cv")
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sets = example(tmp_path / "source")
     from lit_cv.annotations import write_coco
 
     write_coco(sets, tmp_path / "source")
     main(["convert", "--root", str(tmp_path / "source"), "--to", "voc", "--out", str(tmp_path / "voc")])
-    assert "10 images with 20 objects: 13 files" in caplog.text
+    assert "10 images with 20 objects: 13 files" in capsys.readouterr().err
     assert content(read_annotations(tmp_path / "voc", Problems())) == content(sets)
     with pytest.raises(ValueError, match=r"is not empty: .*--out"):
         convert(str(tmp_path / "source"), str(tmp_path / "voc"), "voc")
