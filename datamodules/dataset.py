@@ -40,10 +40,12 @@ class ImageDataset(Dataset[Batch], ABC):
     Attributes:
         labels: Labels in the order of the samples.
         rows: Where the samples stand in the source.
+        soft_labels: Whether (N, K) labels are shares of one label, whose rows sum to 1, not several labels.
         in_memory: Whether reading is so cheap that worker processes would cost more than they give.
     """
 
     in_memory: bool = False
+    soft_labels: bool = False
     _reads_images: bool = True
 
     def __init__(self, labels: Tensor, class_names: Sequence[str] = ()) -> None:
@@ -62,6 +64,26 @@ class ImageDataset(Dataset[Batch], ABC):
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Return mean and standard deviation of each channel in [0, 1] units, `None` where they take long."""
         return None
+
+    @property
+    def strata(self) -> Tensor:
+        """What splits and choices of labels go by: the labels, or for other annotations 0, and -1 without any."""
+        return self.hard_labels().labels
+
+    def hard_labels(self) -> Self:
+        """Return the samples with the likeliest class in place of soft labels; unchanged if they have none."""
+        if not self.soft_labels:
+            return self
+        labels = torch.where(self.labels.amin(1) < 0, -1, self.labels.argmax(1))
+        part = self.subset(range(len(self)), labels)
+        part.soft_labels = False
+        return part
+
+    def hide_labels(self, kept: Rows) -> Self:
+        """Return all samples, of which only those at the positions `kept` have their labels, the others -1."""
+        hidden = torch.full_like(self.labels, -1)
+        hidden[kept] = self.labels[kept]
+        return self.subset(range(len(self)), hidden)
 
     def subset(self, positions: Rows | Tensor | Sequence[int], labels: Tensor | None = None) -> Self:
         """Return some of the samples, without copying images.

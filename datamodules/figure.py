@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from datamodules.dataset import ImageDataset
-from lit_cv.figures import image_grid, label_titles, render, save_png
+from lit_cv.figures import draw_objects, image_grid, label_titles, object_titles, render, save_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,8 +44,18 @@ def draw_batch(datamodule: "BaseDataModule", split: "Split", n: int, path: str |
         raise ValueError(f"{type(datamodule).__name__} has no {split!r} images to show (n={n}).")
     chosen = np.random.RandomState(0).permutation(len(dataset))[:n]
     batch = dataset.__getitems__(chosen.tolist())
+    heading = f"{type(datamodule).__name__}: {split}"
+    boxes, labels, mask = batch.get("boxes"), batch.get("box_labels"), batch.get("mask")
     titles = label_titles(batch["label"], datamodule.class_names)
-    figure = image_grid(batch["image"], titles, heading=f"{type(datamodule).__name__}: {split}")
+    if boxes is None and mask is None:
+        figure = image_grid(batch["image"], titles, heading)
+    else:
+        names = (datamodule.box_classes, datamodule.mask_classes)
+        objects = object_titles(boxes, labels, mask, *names, count=len(chosen))
+        known = [label >= 0 for label in batch["label"].tolist()]
+        titles = [f"{t}: {o}" if is_known else o for t, o, is_known in zip(titles, objects, known, strict=True)]
+        drawn = draw_objects(batch["image"], boxes, labels, mask, *names)
+        figure = image_grid(drawn, titles, heading, columns=4, cell=3.2)
     if path is not None:
         save_png(render(figure), path)
     return figure
@@ -59,11 +69,15 @@ def summarize(datamodule: "BaseDataModule") -> str:
     if labeled < sizes["train"]:
         splits += f" ({labeled:,} of train with labels)"
     names = datamodule.class_names
-    shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
-    height, width = datamodule.image_size
+    shown = _few(names)
+    targets = {"boxes": datamodule.box_classes, "masks": datamodule.mask_classes}
+    objects = [f"{name} of {len(named)} classes: {_few(named)}" for name, named in targets.items() if named]
+    size = " x ".join(map(str, datamodule.image_size)) if datamodule.image_size else "any size in"
     kind = "labels, several an image" if datamodule.multi_label else "classes"
-    return (
-        f"{type(datamodule).__name__}: {splits} images\n"
-        f"{datamodule.num_classes or 'no'} {kind}: {shown}\n"
-        f"{datamodule.in_channels} x {height} x {width} pixels"
-    )
+    known = [f"{datamodule.num_classes or 'no'} {kind}: {shown}"] if names or not objects else []
+    lines = "\n".join([*known, *objects])
+    return f"{type(datamodule).__name__}: {splits} images\n{lines}\n{datamodule.in_channels} x {size} pixels"
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:10]) + (", …" if len(names) > 10 else "")

@@ -1,0 +1,229 @@
+"""Your own annotated images: boxes and masks in the formats that annotation tools write."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from datamodules.annotated_dataset import AnnotatedDataset, Size
+from datamodules.annotation_files import (
+    has_masks,
+    known_mask_facts,
+    known_sizes,
+    paths_by_split,
+    read_image_labels,
+    without_small,
+)
+from datamodules.base import BaseDataModule, Split
+from datamodules.cache import unreadable_files
+from datamodules.checks import check
+from datamodules.classes import class_numbers
+from datamodules.dataset import ImageDataset
+from datamodules.folder import find_images
+from datamodules.images import UnreadableImageError
+from datamodules.splits import hold_out
+from lit_cv.annotations import FORMATS, AnnotatedImage, AnnotationSet, Problems, read_annotations
+
+__all__ = ["AnnotatedImagesDataModule"]
+
+log = logging.getLogger("lit_cv")
+
+
+class AnnotatedImagesDataModule(BaseDataModule):
+    """Images with boxes or masks, as annotation tools write them.
+
+    `root` holds annotations in one of these layouts:
+
+    - `coco`: `annotations/instances_{train,val,test}*.json` with boxes, polygons, run-length codes, crowds; the images
+      in a folder of the same name, or of the split's, or `images`;
+    - `voc`: Pascal VOC, `Annotations/*.xml`, `JPEGImages/*`, lists `ImageSets/Main/{train,val,test}.txt`, and masks in
+      `SegmentationClass/*.png`; or XML files beside the images, in folders `train`, `valid`, `test` or without splits;
+    - `yolo`: `data.yaml`, `images/SPLIT/*`, `labels/SPLIT/*.txt` with boxes or polygons;
+    - `masks`: `images/SPLIT/*` and `masks/SPLIT/*.png` with the class of each pixel, `classes.txt` with their names.
+
+    Where there are no splits, `test` and `val` are held out. All entries are checked when they are read: boxes
+    outside the image or of no area, unknown categories, missing images, images or masks of another size, values
+    out of range, doubles.
+
+    Batches are those of `AnnotatedDataset`: `image`, `size`, `scale`, and `boxes`, `box_labels`, `iscrowd`, `mask`
+    where they are annotated, and `label`. Boxes are in pixels of the batch's image: divided by `scale` in those of the
+    file. Masks drawn from objects' outlines have 0 for the background and the class of the box plus 1 otherwise, those
+    of PNGs the values as they stand.
+
+    Args:
+        root: The folder.
+        format: Its layout; `auto` finds out.
+        annotations: COCO's file, or a file for each of `train`, `val` and `test`, relative to `root`; `None` looks.
+        images: Folder of the images, or a folder for each split, relative to `root` (not for `yolo`); `None` looks.
+        labels: Table (CSV with the columns `path`, below the folder of the images, and `label`) of the classes of whole
+            images, relative to `root`; `None` for none.
+        predict_root: Folder of images, in any arrangement, for `predict`; `None` takes the test images.
+        image_size: Height and width of the images in a batch, one number for squares: each image is resized, its
+            aspect ratio kept, with antialiasing, and padded at the right and at the bottom. `None` keeps the sizes
+            of the images, and pads to the largest in a batch, rounded up to a multiple of 32.
+        channels: 3 for color, 1 for grey.
+        targets: What batches have: `boxes`, `mask`, or `all` that is annotated.
+        on_error: What a wrong entry does: `raise` stops the run and lists all of them; `skip` leaves them out,
+            counts and lists them, and those images too that cannot be decoded.
+        min_box_side: Boxes with a shorter side, in pixels of the file, are left out: slips of the mouse.
+        cache: Whether all images are decoded once, into a file in a folder `.lit_cv_cache` beside them.
+        test_fraction: Share of the images held out for the test where the source has no splits; in [0, 1).
+        **kwargs: Arguments of `BaseDataModule`; `classes` chooses those of the boxes.
+
+    Raises:
+        FileNotFoundError: If `root` or its annotations are missing.
+        AnnotationError: If entries are wrong and `on_error` is `raise`.
+    """
+
+    def __init__(
+        self,
+        root: str = "data",
+        format: Literal["auto", "coco", "voc", "yolo", "masks"] = "auto",
+        annotations: str | dict[str, str] | None = None,
+        images: str | dict[str, str] | None = None,
+        labels: str | None = None,
+        predict_root: str | None = None,
+        image_size: int | list[int] | None = 640,
+        channels: Literal[1, 3] = 3,
+        targets: Literal["boxes", "mask", "all"] = "all",
+        on_error: Literal["raise", "skip"] = "raise",
+        min_box_side: float = 0.0,
+        cache: bool = False,
+        test_fraction: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        sides = image_size if isinstance(image_size, list) else [image_size] * 2 if image_size is not None else None
+        positive = sides is None or (len(sides) == 2 and all(isinstance(s, int) and s >= 1 for s in sides))
+        check("image_size", image_size, positive, "a number of pixels, [height, width], or null")
+        check("format", format, format in ("auto", *FORMATS), f"auto or one of {', '.join(FORMATS)}")
+        check("channels", channels, channels in (1, 3), "1 or 3")
+        check("targets", targets, targets in ("boxes", "mask", "all"), "boxes, mask or all")
+        check("on_error", on_error, on_error in ("raise", "skip"), "'raise' or 'skip'")
+        check("min_box_side", min_box_side, min_box_side >= 0, "at least 0")
+        check("test_fraction", test_fraction, 0 <= test_fraction < 1, "in [0, 1)")
+        self.canvas: Size | None = None if sides is None else (sides[0], sides[1])
+        self.problems = Problems()
+        self._datasets: dict[str, AnnotatedDataset] = {}
+
+    def prepare_data(self) -> None:
+        """Check or decode the files in one process, before the others read what it has left."""
+        if self.hparams["cache"] or self.hparams["on_error"] == "skip":
+            self.setup()
+
+    def load(self, split: Split) -> AnnotatedDataset | None:
+        """Return the images of a split."""
+        if not self._datasets:
+            self._datasets = self._make_datasets(self._read())
+        if split == "predict" and self.hparams["predict_root"] is not None:
+            return self._load_predict()
+        return self._datasets.get(split)
+
+    def _load(self, split: Split) -> ImageDataset | None:
+        return self.load(split)  # `classes` are those of boxes
+
+    def finish(self, dataset: ImageDataset, split: Split) -> ImageDataset:
+        """Take the images of a split from the cache."""
+        wanted = self.hparams["cache"] and isinstance(dataset, AnnotatedDataset)
+        return dataset.decoded(split) if wanted and isinstance(dataset, AnnotatedDataset) else dataset
+
+    def class_counts(self) -> Tensor:
+        """Return how many boxes of each class training has, (classes,) int64."""
+        train = self.train_dataset
+        classes = len(self.box_classes)
+        return train.class_counts(classes) if isinstance(train, AnnotatedDataset) else torch.zeros(classes)
+
+    def _read(self) -> dict[str, AnnotationSet]:
+        h = self.hparams
+        root = Path(h["root"]).expanduser()
+        if not root.is_dir():
+            raise FileNotFoundError(f"there is no folder {root.absolute()}: set --data.root.")
+        self.problems = Problems()
+        sets = read_annotations(
+            root,
+            self.problems,
+            None if h["format"] == "auto" else h["format"],
+            files={"all": root / h["annotations"]}
+            if isinstance(h["annotations"], str)
+            else paths_by_split(root, h["annotations"]),
+            folders=paths_by_split(root, h["images"]),
+            sizes=known_sizes,
+            mask_facts=lambda paths: known_mask_facts(root, paths),
+        )
+        if h["on_error"] == "raise":
+            self.problems.stop(" (--data.on_error skip leaves them out)")
+        else:
+            sets = {split: self._without_unreadable(part) for split, part in sets.items()}
+            if len(self.problems):
+                log.warning("%d entries of the annotations are left out:\n%s", len(self.problems), self.problems)
+        if h["classes"] is not None:
+            names = next(iter(sets.values())).categories
+            chosen = [names[number] for number in class_numbers(h["classes"], names)]
+            sets = {split: part.chosen(chosen) for split, part in sets.items()}
+        return {split: without_small(part, h["min_box_side"]) for split, part in sets.items()}
+
+    def _without_unreadable(self, part: AnnotationSet) -> AnnotationSet:
+        broken = unreadable_files(part.folder, [image.name for image in part.images])
+        for name, reason in broken.items():
+            self.problems.add(part.folder / name, "", f"cannot be decoded: {reason}")
+        return replace(part, images=[image for image in part.images if image.name not in broken])
+
+    def _make_datasets(self, sets: dict[str, AnnotationSet]) -> dict[str, AnnotatedDataset]:
+        h = self.hparams
+        parts = list(sets.values())
+        images = {image.name for part in parts for image in part.images}
+        table: dict[str, int] = {}
+        names: list[str] = []
+        if h["labels"] is not None:
+            path = Path(h["root"]).expanduser() / h["labels"]
+            names, table = read_image_labels(path, images, strict=h["on_error"] == "raise")
+        crowds = any(item.crowd for part in parts for image in part.images for item in image.objects)
+        boxes = h["targets"] != "mask" and bool(parts[0].categories)
+        mask = h["targets"] != "boxes" and any(has_masks(part) for part in parts)
+        if h["targets"] == "mask" and not mask:
+            raise ValueError(f"{h['root']} has no masks and no outlines: set --data.targets boxes.")
+        self.box_classes = list(parts[0].categories) if boxes else []
+        self.mask_classes = (parts[0].mask_classes or ["background", *parts[0].categories]) if mask else []
+        datasets = {
+            split: AnnotatedDataset(
+                part,
+                self.canvas,
+                h["channels"],
+                boxes,
+                mask,
+                crowds,
+                torch.tensor([table.get(image.name, -1) for image in part.images], dtype=torch.int64),
+                names,
+            )
+            for split, part in sets.items()
+        }
+        if "all" in datasets:
+            pool = datasets.pop("all")
+            kept, held = hold_out(pool.strata, h["test_fraction"], h["split_seed"], purpose=2)
+            datasets["train"] = pool.subset(kept)
+            if len(held):
+                datasets["test"] = pool.subset(held)
+        return datasets
+
+    def _load_predict(self) -> AnnotatedDataset:
+        folder = Path(self.hparams["predict_root"]).expanduser()
+        names = find_images(folder)
+        if not names:
+            raise FileNotFoundError(f"there are no images in {folder.absolute()}: set --data.predict_root.")
+        images = []
+        for name, size in zip(names, known_sizes(folder, names), strict=True):
+            if not isinstance(size, str):
+                images.append(AnnotatedImage(name, *size))
+            elif self.hparams["on_error"] == "raise":
+                raise UnreadableImageError(f"{folder / name}: {size} (--data.on_error skip leaves such files out)")
+            else:
+                log.warning("%s is left out: %s", folder / name, size)
+        found = AnnotationSet(folder, self.box_classes, images)
+        return AnnotatedDataset(found, self.canvas, self.hparams["channels"], boxes=False)
+
+    def _describe(self, train: ImageDataset) -> None:
+        super()._describe(train)
+        self.image_size = self.canvas
