@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_cv.callbacks.prediction_drafts import BoxDrafts, MaskDrafts
+from lit_cv.callbacks.prediction_embeddings import EmbeddingFile
 from lit_cv.callbacks.prediction_table import ClassTable
 from lit_cv.callbacks.run_output import class_names
 
@@ -19,16 +20,18 @@ log = logging.getLogger("lit_cv")
 
 _FILE = "predictions.csv"
 _DRAFTS = "predictions"
+_EMBEDDINGS = "embeddings.npz"
 _LEAST = 0.3  # score from which a box is worth a draft
 _ALSO: dict[str, dict[str, tuple[str, ...]]] = {  # what is predicted, and what comes with it by which names
     "probabilities": {},
     "boxes": {"box_labels": ("box_labels", "labels"), "scores": ("scores",)},
     "masks": {"confidence": ("confidence",)},
+    "embedding": {},
 }
 
 
 class PredictionWriter(L.Callback):
-    """Writes what `predict` finds: classes as a table, boxes and masks as annotations that people can correct.
+    """Writes what `predict` finds: classes as a table, boxes and masks as drafts to correct, embeddings as an array.
 
     Classes go to `predictions.csv`: for each image its class and how probable it is. The columns are `image` (the
     name that the dataset's `sample_name(index)` gives) or `index` (its position in the dataset), `predicted`,
@@ -43,10 +46,13 @@ class PredictionWriter(L.Callback):
     how unsure the model is of each image. A folder that is there already is left alone: the next one is
     `predictions_1`.
 
-    `predict_step` returns a dict with `probabilities` (N, K); or lists `boxes`, `box_labels` and `scores`, in pixels of
-    the batch's images; or `masks` (N, H, W), and perhaps their `confidence`, (N,) or (N, H, W); and where the order is
-    not the dataset's, `index` (N,). A module with several tasks puts `TASK_` before these names, and its tables are
-    `predictions_TASK.csv`. Over several processes, each image is written once.
+    Embeddings go to `embeddings.npz`, for `numpy.load`: `embedding` (N, D) float32, `image` with the N names, and the
+    labels that the data know as `label`.
+
+    `predict_step` returns a dict with `probabilities` (N, K); or `embedding` (N, D); or lists `boxes`, `box_labels` and
+    `scores`, in pixels of the batch's images; or `masks` (N, H, W), and perhaps their `confidence`, (N,) or (N, H, W);
+    and where the order is not the dataset's, `index` (N,). A module with several tasks puts `TASK_` before these names,
+    and its tables are `predictions_TASK.csv`. Over several processes, each image is written once.
 
     Args:
         folder: Folder to write to, made if it is missing; `None` takes that of the run.
@@ -75,7 +81,7 @@ class PredictionWriter(L.Callback):
 
     def _forget(self) -> None:
         self._tables: dict[str, ClassTable] = {}  # by task, "" for a module with one
-        self._boxes, self._masks = BoxDrafts(), MaskDrafts()
+        self._boxes, self._masks, self._embeddings = BoxDrafts(), MaskDrafts(), EmbeddingFile()
         self._seen = 0
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -94,12 +100,12 @@ class PredictionWriter(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take in a batch: probabilities, boxes and masks, whichever there are."""
+        """Take in a batch: probabilities, boxes, masks and embeddings, whichever there are."""
         found = _by_task(outputs)
         if not found:
             raise TypeError(
                 f"{type(pl_module).__name__}.predict_step must return a dict with `probabilities` (N, K), or `boxes`, "
-                "`box_labels` and `scores`, or `masks` (N, H, W) "
+                "`box_labels` and `scores`, or `masks` (N, H, W), or `embedding` (N, D) "
                 f"for predictions to be written, but it returned {_describe(outputs)}."
             )
         index = self._positions(trainer, outputs, found)
@@ -110,6 +116,8 @@ class PredictionWriter(L.Callback):
                 self._boxes.add(said, batch, index)
             if "masks" in said:
                 self._masks.add(said, batch, index, _names(trainer, index.tolist()), self._drafts)
+            if "embedding" in said:
+                self._embeddings.add(said["embedding"], index)
 
     def _positions(self, trainer: L.Trainer, outputs: Mapping[str, Any], found: Mapping[str, Any]) -> Tensor:
         count = len(next(value for said in found.values() for value in said.values()))
@@ -124,7 +132,8 @@ class PredictionWriter(L.Callback):
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Bring the predictions of all processes together and write them."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        own = {"boxes": self._boxes.parts, "masks": self._masks.parts}
+        own: dict[str, Any] = {"boxes": self._boxes.parts, "masks": self._masks.parts}
+        own["embeddings"] = self._embeddings.parts
         own |= {f"table_{task}": table.parts for task, table in self._tables.items()}
         part = self.folder / f".{_FILE}.{trainer.global_rank}.pt"
         if trainer.world_size > 1:
@@ -159,6 +168,15 @@ class PredictionWriter(L.Callback):
                 "image" if hasattr(getattr(trainer.predict_dataloaders, "dataset", None), "sample_name") else "index",
             )
             log.info("Predictions for %d images: %s", count, path)
+        if found := parts["embeddings"]:
+            path = self.folder / _EMBEDDINGS
+            labels = getattr(getattr(trainer.predict_dataloaders, "dataset", None), "labels", None)
+            names = _names(trainer, [index for part in found for index in part[0].tolist()])
+            log.info(
+                "Embeddings of %d images, %d numbers each: %s",
+                *self._embeddings.write(path, found, names, labels),
+                path,
+            )
         if parts["boxes"] or parts["masks"]:
             self._write_drafts(trainer, parts["boxes"], parts["masks"])
 

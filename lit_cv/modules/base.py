@@ -191,6 +191,10 @@ class BaseModule(L.LightningModule, ABC):
         """Run a step without learning from it."""
         return self._run_step(batch, "test")
 
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Return the `embedding` (N, num_features) of images and where they stand in the data; override it for more."""
+        return {"embedding": self.embed(batch["image"]), **{key: batch[key] for key in ("index",) if key in batch}}
+
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means, and move a schedule that waits for a metric."""
         self._log_epoch("train")

@@ -166,10 +166,6 @@ class MAEModule(BaseModule):
         places = mask.view(-1, 1, *patch_grid((images.shape[2], images.shape[3]), side))
         return reconstruction.clamp(0, 1), places.repeat_interleave(side, 2).repeat_interleave(side, 3)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return the `embedding` (N, num_features) of images, and where they stand in the data (`index`)."""
-        return {"embedding": self.embed(batch["image"]), **{k: batch[k] for k in ("index", "label") if k in batch}}
-
     @property
     def _encoder(self) -> VisionTransformer:
         return cast(VisionTransformer, self.backbone.body)

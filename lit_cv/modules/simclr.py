@@ -84,10 +84,3 @@ class SimCLRModule(BaseModule):
         # Processes may validate different numbers of batches, and must not wait for one another there.
         loss = nt_xent(projections, self.hparams["temperature"], labels, gather=stage == "train")
         return {"loss": loss, "embedding": features.detach().unflatten(0, views.shape[:2])}
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> None:
-        """Refuse: there are no classes to predict."""
-        raise ValueError(
-            f"{type(self).__name__} learns features, not classes: judge them with `lit-cv knn`, or train a classifier "
-            f"on them with --model.weights."
-        )

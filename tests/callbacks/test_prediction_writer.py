@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -105,7 +106,8 @@ def test_processes_are_merged_and_padding_is_written_once(tmp_path: Path) -> Non
     ]
     writer._tables = {"": ClassTable()}
     writer._tables[""].classes = 2
-    writer._write(L.Trainer(accelerator="cpu", logger=False), model, {"table_": parts, "boxes": [], "masks": []})
+    collected = {"table_": parts, "boxes": [], "masks": [], "embeddings": []}
+    writer._write(L.Trainer(accelerator="cpu", logger=False), model, collected)
     lines = (tmp_path / "predictions.csv").read_text().splitlines()
     assert lines[1] == "0,0,0.900000,0.900000,0.100000"
     assert lines[2] == "1,0,0.700000,0.700000,0.300000"
@@ -115,3 +117,20 @@ def test_processes_are_merged_and_padding_is_written_once(tmp_path: Path) -> Non
 def test_a_predict_step_without_probabilities_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"Echo.predict_step .* `probabilities` .* a dict with \['image'\]"):
         predict(tmp_path, Echo(), [{"image": torch.zeros(1)}])
+
+
+def test_embeddings_are_an_array_in_the_order_of_the_dataset(tmp_path: Path) -> None:
+    batches = [
+        {"embedding": torch.tensor([[2.0, 2.5], [0.0, 0.5]]), "index": torch.tensor([2, 0])},
+        {"embedding": torch.tensor([[1.0, 1.5], [2.0, 2.5]]), "index": torch.tensor([1, 2])},  # the last pads
+    ]
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[PredictionWriter(str(tmp_path))]
+    )
+    loader = Loader(batches, named=True)
+    loader.dataset.labels = torch.tensor([7, -1, 9])  # type: ignore[attr-defined]
+    trainer.predict(Echo(), loader)
+    with np.load(tmp_path / "embeddings.npz") as found:
+        np.testing.assert_array_equal(found["embedding"], np.array([[0, 0.5], [1, 1.5], [2, 2.5]], dtype=np.float32))
+        assert found["image"].tolist() == [f"folder, with comma/{i}.jpg" for i in range(3)]
+        assert found["label"].tolist() == [7, -1, 9]
