@@ -2,6 +2,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor
 from datamodules import DigitsDataModule
 from lit_cv import ContrastiveAugmentation, SimCLRModule
 from lit_cv.cli import main
+from lit_cv.cli.runs import newest_run
 from lit_cv.losses import NTXentLoss
 from lit_cv.metrics_csv import read_metrics
 from lit_cv.nn import Projector
@@ -129,8 +131,9 @@ def test_the_command_line_brings_what_it_needs(in_tmp: Path) -> None:
     tested = main(["test", "--ckpt_path", "best", *QUIET])
     assert tested is not None
     assert "test_knn_acc" in tested.trainer.callback_metrics
-    with pytest.raises(ValueError, match="features, not classes"):
-        main(["predict", "--ckpt_path", "best", *QUIET])
+    main(["predict", "--ckpt_path", "best", *QUIET])
+    with np.load(newest_run() / "embeddings.npz") as found:
+        assert found["embedding"].shape == (len(found["label"]), tested.model.backbone.num_features)
 
 
 def test_validation_loss_is_the_same_every_time(in_tmp: Path) -> None:
