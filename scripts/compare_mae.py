@@ -134,7 +134,7 @@ def main() -> None:
     first.add_argument("--mask_ratio", type=float, default=0.75)
     first.add_argument("--pretraining_lr", type=float, default=1.5e-3)
     second = stages.add_parser("compare")
-    second.add_argument("--epochs", type=int, default=15)
+    second.add_argument("--epochs", type=int, default=12)
     second.add_argument("--lr", type=float, nargs="+", default=[1e-3])
     second.add_argument("--starts", nargs="+", choices=["scratch", "MAE"], default=["scratch", "MAE"])
     second.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
