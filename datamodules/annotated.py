@@ -46,7 +46,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
 
     Where there are no splits, `test` and `val` are held out. All entries are checked when they are read: boxes
     outside the image or of no area, unknown categories, missing images, images or masks of another size, values
-    out of range, doubles.
+    out of range, doubles. What is found out about the files is remembered in a folder `.lit_cv_cache` beside them.
 
     Batches are those of `AnnotatedDataset`: `image`, `size`, `scale`, and `boxes`, `box_labels`, `iscrowd`, `mask`
     where they are annotated, and `label`. Boxes are in pixels of the batch's image: divided by `scale` in those of the
@@ -131,8 +131,10 @@ class AnnotatedImagesDataModule(BaseDataModule):
         return dataset.decoded(split) if wanted and isinstance(dataset, AnnotatedDataset) else dataset
 
     def class_counts(self) -> Tensor:
-        """Return how many boxes of each class training has, (classes,) int64."""
+        """Return how many images of each class training has, or without classes of images how many boxes, int64."""
         train = self.train_dataset
+        if self.class_names:
+            return torch.bincount(train.labels[train.labels >= 0], minlength=len(self.class_names))
         classes = len(self.box_classes)
         return train.class_counts(classes) if isinstance(train, AnnotatedDataset) else torch.zeros(classes)
 

@@ -269,6 +269,7 @@ def test_classes_of_whole_images(voc: Path) -> None:
     assert (data.num_classes, data.class_names, data.box_classes) == (2, ["day", "night"], ["cat", "dog"])
     assert batch_of(data, [0, 1, 2, 3])["label"].tolist() == [0, 1, -1, -1]
     assert data.val_dataset.labels.tolist() == [0]  # type: ignore[union-attr]
+    assert data.class_counts().tolist() == [1, 1]
     (voc / "labels.csv").write_text("path,label\nx.png,day\n")
     with pytest.raises(AnnotationError, match=r"labels of 1 images that are not annotated: 'x.png'"):
         module(voc, labels="labels.csv")
