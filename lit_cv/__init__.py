@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         RunProgressBar,
         TrainingCurves,
     )
-    from lit_cv.modules import BaseModule, FineTuneModule, MAEModule, SimCLRModule, SupervisedModule
+    from lit_cv.modules import BaseModule, DetectionModule, FineTuneModule, MAEModule, SimCLRModule, SupervisedModule
 
 __all__ = [
     "EMA",
@@ -40,6 +40,7 @@ __all__ = [
     "ContrastiveAugmentation",
     "CutMix",
     "Cutout",
+    "DetectionModule",
     "EmbeddingEvaluation",
     "EmbeddingProjector",
     "FineTuneModule",

@@ -14,7 +14,16 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from lit_cv.nn.pyramid import FeaturePyramid
 
-__all__ = ["DETECTORS", "Detections", "Detector", "build_detector", "default_strides", "select"]
+__all__ = [
+    "DETECTORS",
+    "Detections",
+    "Detector",
+    "build_detector",
+    "default_strides",
+    "map_anchors",
+    "map_points",
+    "select",
+]
 
 DETECTORS = ("fcos", "retinanet", "faster_rcnn")
 
@@ -122,7 +131,7 @@ def build_detector(
     from lit_cv.nn.fcos import FCOSDetector
     from lit_cv.nn.retinanet import RetinaNetDetector
 
-    classes = {"fcos": FCOSDetector, "retinanet": RetinaNetDetector, "faster_rcnn": FasterRCNNDetector}
+    classes: dict[str, Any] = {"fcos": FCOSDetector, "retinanet": RetinaNetDetector, "faster_rcnn": FasterRCNNDetector}
     if name not in classes:
         raise ValueError(f"there is no detector {name!r}: {', '.join(DETECTORS)}.")
     if channels % 32:

@@ -96,8 +96,8 @@ class FasterRCNNDetector(Detector):
         proposals = self._propose(raw, sizes)
         logits, corrections = self._classify(raw, proposals)
         counts = [len(own) for own in proposals]
-        scores = logits.softmax(1)[:, 1:].split(counts)
-        boxes = self.roi.box_coder.decode(corrections, proposals)[:, 1:].split(counts)
+        scores = torch.split(logits.softmax(1)[:, 1:], counts)
+        boxes = torch.split(self.roi.box_coder.decode(corrections, proposals)[:, 1:], counts)
         limits = (score_threshold, iou_threshold, max_detections)
         return [select(*image, *limits) for image in zip(boxes, scores, sizes, strict=True)]
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -109,7 +108,7 @@ def collect(
 def tokens_to_map(tokens: Tensor, height: int, width: int) -> Tensor:
     """Return the tokens of the patches, which are the last of (N, T, C), as a map (N, C, height, width)."""
     patches = tokens[:, tokens.shape[1] - height * width :]
-    return patches.transpose(1, 2).unflatten(2, (height, width))
+    return patches.transpose(1, 2).reshape(len(tokens), -1, height, width)
 
 
 def pad_to(images: Tensor, multiple: int) -> Tensor:

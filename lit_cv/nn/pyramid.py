@@ -1,5 +1,6 @@
 """Feature pyramids over any backbone."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -54,12 +55,7 @@ class FeaturePyramid(nn.Module):
             own.append(out)
             self.resize[str(stride)] = resized
         self.fpn = FeaturePyramidNetwork(own, channels)
-        self.extra = nn.ModuleList(
-            nn.Conv2d(channels, channels, 3, 2, 1) for _ in range(len(self.strides) - len(self.sources))
-        )
-        for layer in self.extra:
-            nn.init.kaiming_uniform_(layer.weight, a=1)
-            nn.init.zeros_(layer.bias)
+        self.extra = nn.ModuleList(_strided_convolution(channels) for _ in range(len(self.strides) - len(self.sources)))
 
     def forward(self, maps: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """Return the pyramid of a backbone's maps; those that it does not need may be missing."""
@@ -73,10 +69,16 @@ class FeaturePyramid(nn.Module):
 def check_strides(strides: Sequence[int]) -> None:
     """Raise ValueError unless these are powers of two, each twice the one before."""
     powers = bool(strides) and all(s >= 1 and s & (s - 1) == 0 for s in strides)
-    if not powers or any(b != 2 * a for a, b in zip(strides, strides[1:], strict=False)):
+    if not powers or any(b != 2 * a for a, b in itertools.pairwise(strides)):
         raise ValueError(
             f"strides={list(strides)}: give powers of two, each twice the one before, such as [8, 16, 32]."
         )
+
+
+def _strided_convolution(channels: int) -> nn.Conv2d:
+    layer = nn.Conv2d(channels, channels, 3, 2, 1, bias=False)
+    nn.init.kaiming_uniform_(layer.weight, a=1)
+    return layer
 
 
 def _resize(channels: int, source: int, stride: int) -> tuple[nn.Module, int]:
