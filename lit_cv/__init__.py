@@ -29,7 +29,15 @@ if TYPE_CHECKING:
         RunProgressBar,
         TrainingCurves,
     )
-    from lit_cv.modules import BaseModule, DetectionModule, FineTuneModule, MAEModule, SimCLRModule, SupervisedModule
+    from lit_cv.modules import (
+        BaseModule,
+        DetectionModule,
+        FineTuneModule,
+        MAEModule,
+        SegmentationModule,
+        SimCLRModule,
+        SupervisedModule,
+    )
 
 __all__ = [
     "EMA",
@@ -53,6 +61,7 @@ __all__ = [
     "Reconstructions",
     "RunCheckpoint",
     "RunProgressBar",
+    "SegmentationModule",
     "SimCLRModule",
     "SupervisedModule",
     "TrainingCurves",
