@@ -64,7 +64,15 @@ def draw_objects(
         colors = [class_colors(max(kinds) + 1)[kind] for kind in kinds]
         titles = [_title(kind, score, class_names) for kind, score in zip(kinds, _listed(scores, kinds), strict=True)]
         picture = draw_bounding_boxes(
-            picture, boxes.cpu().float() * factor, titles, colors, width=2, font=_font(), font_size=11
+            picture,
+            boxes.cpu().float() * factor,
+            titles,
+            colors,
+            width=2,
+            font=_font(),
+            font_size=11,
+            label_colors="white",
+            fill_labels=True,
         )
     return picture
 
