@@ -90,28 +90,26 @@ class PredictionFigures(L.Callback):
             return
         batch, found, heading, step = made
         with guarded("Drawing predictions"):
-            names = _box_classes(trainer, pl_module)
-            truth = {"boxes": batch.get("boxes"), "labels": batch.get("box_labels"), "mask": batch.get("mask")}
-            predicted = {
-                "boxes": found.get("boxes"), "labels": found.get("box_labels"), "scores": found.get("scores"),
-                "mask": found.get("masks"),
-            }  # fmt: skip
-            pictures = [
-                self._picture(row, batch, i, names) for row in (truth, predicted) for i in range(len(batch["image"]))
-            ]
-            columns = len(pictures) // 2
-            figure = image_grid(torch.stack(pictures), heading=heading, columns=columns, cell=_CELL)
+            names = [_classes(key, trainer, pl_module) for key in ("box_classes", "mask_classes")]
+            truth = draw_objects(
+                batch["image"], batch.get("boxes"), batch.get("box_labels"), batch.get("mask"), **names
+            )
+            boxes, labels, scores = _sure(found, self.min_score)
+            predicted = draw_objects(batch["image"], boxes, labels, found.get("masks"), *names, scores)
+            figure = image_grid(torch.cat([truth, predicted]), heading=heading, columns=len(truth), cell=_CELL)
             publish(trainer, figure, "predictions", step)
         self._drawn_at = time.monotonic()
 
-    def _picture(self, row: dict[str, Any], batch: dict[str, Any], i: int, names: list[str] | None) -> Tensor:
-        own = {name: values[i] for name, values in row.items() if values is not None}
-        if "scores" in own:
-            sure = own["scores"] >= self.min_score
-            own |= {name: own[name][sure] for name in ("boxes", "labels", "scores")}
-        return draw_objects(batch["image"][i], **own, class_names=names)
+
+def _sure(found: Mapping[str, Any], min_score: float) -> tuple[list[Tensor] | None, ...]:
+    """Return boxes, classes and scores of the objects of each image whose score is high enough."""
+    keys = ("boxes", "box_labels", "scores")
+    if "boxes" not in found:
+        return None, None, None
+    chosen = [scores >= min_score for scores in found["scores"]]
+    boxes, labels, scores = ([v[own] for v, own in zip(found[key], chosen, strict=True)] for key in keys)
+    return boxes, labels, scores
 
 
-def _box_classes(trainer: L.Trainer, pl_module: L.LightningModule) -> list[str] | None:
-    known = getattr(getattr(trainer, "datamodule", None), "box_classes", None) or pl_module.hparams.get("box_classes")
-    return list(known) if known else None
+def _classes(key: str, trainer: L.Trainer, pl_module: L.LightningModule) -> list[str]:
+    return list(getattr(getattr(trainer, "datamodule", None), key, None) or pl_module.hparams.get(key) or [])

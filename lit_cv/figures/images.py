@@ -111,7 +111,7 @@ def image_grid(
         axes.imshow(picture, extent=(left, left + cell, bottom, bottom + height), interpolation="auto")
         if index < len(titles):
             color = colors[index] if colors is not None else INK
-            _write(axes, left + cell / 2, bottom + height + 0.045, titles[index], color)
+            _write(axes, left + cell / 2, bottom + height + 0.045, titles[index], color, cell)
     if heading:
         style: dict[str, Any] = {"fontsize": 10, "fontweight": "bold", "color": INK}
         axes.text(0.08, total - 0.08, heading, va="top", parse_math=False, **style)
@@ -121,9 +121,10 @@ def image_grid(
     return figure
 
 
-def _write(axes: "Axes", x: float, y: float, title: str, color: str) -> None:
+def _write(axes: "Axes", x: float, y: float, title: str, color: str, cell: float) -> None:
     longest = max(map(len, title.split("\n")))
-    size = min(7.5, 7.5 * 21 / max(longest, 1))  # about 21 characters fit above an image
+    fitting = 21 * cell / _CELL  # about 21 characters fit above an image
+    size = min(7.5, 7.5 * fitting / max(longest, 1))
     style: dict[str, Any] = {"fontsize": size, "color": color, "linespacing": 1.1}
     axes.text(x, y, title, ha="center", va="baseline", parse_math=False, **style)
 
