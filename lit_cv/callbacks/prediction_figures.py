@@ -90,10 +90,8 @@ class PredictionFigures(L.Callback):
             return
         batch, found, heading, step = made
         with guarded("Drawing predictions"):
-            names = [_classes(key, trainer, pl_module) for key in ("box_classes", "mask_classes")]
-            truth = draw_objects(
-                batch["image"], batch.get("boxes"), batch.get("box_labels"), batch.get("mask"), **names
-            )
+            names = (_classes("box_classes", trainer, pl_module), _classes("mask_classes", trainer, pl_module))
+            truth = draw_objects(batch["image"], batch.get("boxes"), batch.get("box_labels"), batch.get("mask"), *names)
             boxes, labels, scores = _sure(found, self.min_score)
             predicted = draw_objects(batch["image"], boxes, labels, found.get("masks"), *names, scores)
             figure = image_grid(torch.cat([truth, predicted]), heading=heading, columns=len(truth), cell=_CELL)

@@ -14,6 +14,13 @@ from tests.modules.scenes import QUIET, Rectangles
 SMALL: dict[str, Any] = {"backbone": "resnet9_small", "channels": 32, "stride": 2}
 
 
+def built(**kwargs: Any) -> SegmentationModule:
+    torch.manual_seed(0)
+    module = SegmentationModule(**SMALL | kwargs)
+    module.configure_model()
+    return module.eval()
+
+
 @pytest.mark.parametrize("head", ["fcn", "deeplab"])
 def test_it_learns_and_logs(head: Any) -> None:
     torch.manual_seed(0)
@@ -49,8 +56,7 @@ def test_the_metric_is_torchmetrics() -> None:
 
 
 def test_what_is_ignored_changes_nothing() -> None:
-    torch.manual_seed(0)
-    module = SegmentationModule(**SMALL, mask_classes=["ground", "red", "blue"]).eval()
+    module = built(mask_classes=["ground", "red", "blue"])
     batch: dict[str, Any] = next(iter(Rectangles(8).train_dataloader()))
     output = module.step(batch, "val")
     logits = module(batch["image"])
@@ -60,9 +66,7 @@ def test_what_is_ignored_changes_nothing() -> None:
 
 
 def test_other_sizes_and_transformers() -> None:
-    module = SegmentationModule(
-        backbone="vit_micro_p8", image_size=32, channels=32, mask_classes=["ground", "cell"]
-    ).eval()
+    module = built(backbone="vit_micro_p8", image_size=32, stride=None, mask_classes=["ground", "cell"])
     with torch.no_grad():
         for size in [(32, 32), (40, 64), (33, 50)]:
             assert module(torch.zeros(1, 3, *size, dtype=torch.uint8)).shape == (1, 2, *size)
@@ -70,8 +74,7 @@ def test_other_sizes_and_transformers() -> None:
 
 
 def test_the_confidence_leaves_padding_out() -> None:
-    torch.manual_seed(0)
-    module = SegmentationModule(**SMALL, mask_classes=["ground", "cell"]).eval()
+    module = built(mask_classes=["ground", "cell"])
     images = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
         highest = module(images).softmax(1).amax(1)
