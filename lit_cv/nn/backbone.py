@@ -1,12 +1,13 @@
 """The network that turns raw images into features, whatever its architecture."""
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lit_cv.nn.feature_maps import Level, collect, find_levels, pad_to
+from lit_cv.nn.feature_maps import Level, collect, find_levels, pad_to, probe_sizes
 from lit_cv.nn.heads import SpatialDropout
 
 __all__ = ["Backbone", "Network"]
@@ -172,6 +173,28 @@ class Backbone(nn.Module):
         """Return the pooled features that calling the backbone gives, and those of `forward_maps`, from one pass."""
         features, maps = self._run(images, strides)
         return self._pool(self.body, self.spatial_dropout(features)), maps
+
+    def freeze_unused(self, strides: Collection[int], image_size: tuple[int, int] | None = None) -> None:
+        """Freeze the parameters that no map of these strides depends on.
+
+        A loss on the maps alone gives them no gradient, which training on several devices takes for a mistake.
+
+        Args:
+            strides: Strides of the maps that are used.
+            image_size: Height and width of an image that it takes, needed by networks built for one size.
+        """
+        training = self.training
+        learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        self.eval()  # no statistics change, and nothing is drawn
+        for size in probe_sizes(image_size):
+            with torch.enable_grad(), suppress(RuntimeError, ValueError, AssertionError):
+                image = torch.zeros(1, self.in_channels, *size, device=self.mean.device)
+                total = torch.stack([own.sum() for own in self.forward_maps(image, strides).values()]).sum()
+                gradients = torch.autograd.grad(total, learning, allow_unused=True)
+                for parameter, gradient in zip(learning, gradients, strict=True):
+                    parameter.requires_grad_(gradient is not None)
+                break
+        self.train(training)
 
     def _run(self, images: Tensor, strides: Collection[int] | None) -> tuple[Tensor, dict[int, Tensor]]:
         self.feature_levels((images.shape[2], images.shape[3]))

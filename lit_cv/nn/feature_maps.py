@@ -12,7 +12,7 @@ from lit_cv.nn.sizes import run_on_meta
 from lit_cv.nn.stages import units
 from lit_cv.nn.stems import first_convolution
 
-__all__ = ["Level", "collect", "find_levels", "pad_to", "tokens_to_map"]
+__all__ = ["Level", "collect", "find_levels", "pad_to", "probe_sizes", "tokens_to_map"]
 
 Features = Callable[[nn.Module, Tensor], Tensor]
 
@@ -56,8 +56,7 @@ def find_levels(body: nn.Module, features: Features, image_size: tuple[int, int]
         Vision transformers have a single one.
     """
     channels = first_convolution(body)[1].in_channels
-    sizes = [_PROBE, *([image_size] if image_size else []), (224, 224)]
-    for size in sizes:
+    for size in probe_sizes(image_size):
         try:
             last, shapes = _shapes(body, features, (1, channels, *size))
         except (RuntimeError, ValueError, AssertionError):
@@ -101,6 +100,11 @@ def collect(
     return last, maps
 
 
+def probe_sizes(image_size: tuple[int, int] | None) -> list[tuple[int, int]]:
+    """Return sizes of images to try a network with, the first of which any but those built for one size take."""
+    return [_PROBE, *([(image_size[0], image_size[1])] if image_size else []), (224, 224)]
+
+
 def tokens_to_map(tokens: Tensor, height: int, width: int) -> Tensor:
     """Return the tokens of the patches, which are the last of (N, T, C), as a map (N, C, height, width)."""
     patches = tokens[:, tokens.shape[1] - height * width :]
@@ -128,16 +132,17 @@ def _shapes(
 
 
 def _level(path: str, shape: tuple[int, ...], size: tuple[int, int]) -> Iterator[tuple[int, Level]]:
-    """Yield the stride and level of an output, if it is a map."""
+    """Yield the stride and level of an output, if it is a map: in the layout that fits a power of two best."""
     if len(shape) != 4:
         return
+    found = []
     for kind, (h, w, c) in (("first", (2, 3, 1)), ("last", (1, 2, 3))):
-        across, down = (
-            round(math.log2(full / max(1, side))) for full, side in zip(size, (shape[h], shape[w]), strict=True)
-        )
-        if across == down >= 0:
-            yield 2**across, Level(path, shape[c], kind)
-            return
+        exact = [math.log2(full / max(1, side)) for full, side in zip(size, (shape[h], shape[w]), strict=True)]
+        down, across = map(round, exact)
+        if down == across >= 0:
+            found.append((max(abs(e - down) for e in exact), 2**down, Level(path, shape[c], kind)))
+    if found:
+        yield min(found, key=lambda each: each[0])[1:]
 
 
 @contextmanager

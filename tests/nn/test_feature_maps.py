@@ -107,3 +107,27 @@ def test_transformers_take_images_that_no_patch_divides() -> None:
     with torch.no_grad():
         maps = backbone.forward_maps(torch.zeros(1, 3, 50, 70, dtype=torch.uint8))
     assert maps[16].shape == (1, 128, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "strides", "frozen"),
+    [
+        ("resnet18", [8, 16], {"layer4"}),
+        ("resnet18", [8, 32], set()),
+        ("resnet9_small", [2, 4], {"stages"}),
+        ("vit_micro_p16", [16], set()),
+        ("vgg11", [8], {"features", "classifier"}),
+    ],
+)
+def test_what_no_map_needs_is_frozen(name: str, strides: list[int], frozen: set[str]) -> None:
+    backbone = built(name, 64).train()
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    backbone.freeze_unused(strides, (64, 64))
+    assert backbone.training
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    found = {key for key, parameter in backbone.body.named_parameters() if not parameter.requires_grad}
+    assert {key.partition(".")[0] for key in found} == frozen
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    torch.stack([own.square().mean() for own in backbone.forward_maps(images, strides).values()]).sum().backward()
+    assert {key for key, parameter in backbone.body.named_parameters() if parameter.grad is None} == found
