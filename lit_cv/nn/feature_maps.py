@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -73,9 +73,13 @@ def find_levels(body: nn.Module, features: Features, image_size: tuple[int, int]
     raise ValueError(f"{type(body).__name__} has no feature maps for dense tasks: choose another backbone.")
 
 
+class _Enough(Exception):  # noqa: N818 - no error
+    """All maps are there: the layers behind them need not run."""
+
+
 def collect(
-    body: nn.Module, features: Features, images: Tensor, levels: dict[int, Level]
-) -> tuple[Tensor, dict[int, Tensor]]:
+    body: nn.Module, features: Features, images: Tensor, levels: dict[int, Level], whole: bool = True
+) -> tuple[Tensor | None, dict[int, Tensor]]:
     """Run a network once.
 
     Args:
@@ -83,14 +87,23 @@ def collect(
         features: Runs it up to its last feature map or tokens.
         images: (N, C, H, W), normalised.
         levels: Some of what `find_levels` found.
+        whole: Whether layers behind the maps are run, too.
 
     Returns:
-        What `features` returns, and the maps (N, channels, h, w) by their stride.
+        What `features` returns, `None` unless all was run, and the maps (N, channels, h, w) by their stride.
     """
     outputs: dict[str, Tensor] = {}
-    with _recording(body, {level.path for level in levels.values()} - {_LAST}, outputs.__setitem__):
+    paths = {level.path for level in levels.values()}
+
+    def record(path: str, output: Tensor) -> None:
+        outputs[path] = output
+        if not whole and outputs.keys() == paths:
+            raise _Enough
+
+    last = None
+    with suppress(_Enough), _recording(body, paths - {_LAST}, record):
         last = features(body, images)
-    outputs[_LAST] = last
+        outputs[_LAST] = last
     maps = {}
     for stride, level in levels.items():
         out = outputs[level.path]

@@ -131,3 +131,16 @@ def test_what_no_map_needs_is_frozen(name: str, strides: list[int], frozen: set[
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     torch.stack([own.square().mean() for own in backbone.forward_maps(images, strides).values()]).sum().backward()
     assert {key for key, parameter in backbone.body.named_parameters() if parameter.grad is None} == found
+
+
+def test_layers_behind_the_maps_do_not_run() -> None:
+    backbone, ran = built("resnet18"), []
+    backbone.feature_levels()  # runs all of it
+    for name in ("layer2", "layer3", "layer4"):
+        module = getattr(backbone.body, name)
+        module.register_forward_hook(lambda module, inputs, output, name=name: ran.append(name))
+    images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    assert list(backbone.forward_maps(images, [4, 8])) == [4, 8]
+    assert ran == ["layer2"]
+    backbone.forward_both(images, [4, 8])
+    assert ran == ["layer2", "layer2", "layer3", "layer4"]
