@@ -23,13 +23,22 @@ if TYPE_CHECKING:
         MixUp,
         MonitorEarlyStopping,
         OnlineProbe,
+        PredictionFigures,
         PredictionWriter,
         Reconstructions,
         RunCheckpoint,
         RunProgressBar,
         TrainingCurves,
     )
-    from lit_cv.modules import BaseModule, FineTuneModule, MAEModule, SimCLRModule, SupervisedModule
+    from lit_cv.modules import (
+        BaseModule,
+        DetectionModule,
+        FineTuneModule,
+        MAEModule,
+        SegmentationModule,
+        SimCLRModule,
+        SupervisedModule,
+    )
 
 __all__ = [
     "EMA",
@@ -40,6 +49,7 @@ __all__ = [
     "ContrastiveAugmentation",
     "CutMix",
     "Cutout",
+    "DetectionModule",
     "EmbeddingEvaluation",
     "EmbeddingProjector",
     "FineTuneModule",
@@ -48,10 +58,12 @@ __all__ = [
     "MixUp",
     "MonitorEarlyStopping",
     "OnlineProbe",
+    "PredictionFigures",
     "PredictionWriter",
     "Reconstructions",
     "RunCheckpoint",
     "RunProgressBar",
+    "SegmentationModule",
     "SimCLRModule",
     "SupervisedModule",
     "TrainingCurves",
