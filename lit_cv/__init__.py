@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         RunProgressBar,
         TrainingCurves,
     )
-    from lit_cv.modules import BaseModule, FineTuneModule, MAEModule, SimCLRModule, SupervisedModule
+    from lit_cv.modules import BaseModule, FineTuneModule, MAEModule, MultiTaskModule, SimCLRModule, SupervisedModule
 
 __all__ = [
     "EMA",
@@ -47,6 +47,7 @@ __all__ = [
     "MAEModule",
     "MixUp",
     "MonitorEarlyStopping",
+    "MultiTaskModule",
     "OnlineProbe",
     "PredictionWriter",
     "Reconstructions",

@@ -1,6 +1,17 @@
 """Losses in pure torch, each usable alone."""
 
+from lit_cv.losses.dynamic_weight_average import DynamicWeightAverage
 from lit_cv.losses.masked_reconstruction import MaskedReconstructionLoss
 from lit_cv.losses.nt_xent import NTXentLoss, nt_xent
+from lit_cv.losses.task_weighting import FixedWeighting, TaskWeighting
+from lit_cv.losses.uncertainty_weighting import UncertaintyWeighting
 
-__all__ = ["MaskedReconstructionLoss", "NTXentLoss", "nt_xent"]
+__all__ = [
+    "DynamicWeightAverage",
+    "FixedWeighting",
+    "MaskedReconstructionLoss",
+    "NTXentLoss",
+    "TaskWeighting",
+    "UncertaintyWeighting",
+    "nt_xent",
+]

@@ -3,7 +3,8 @@
 from lit_cv.modules.base import BaseModule
 from lit_cv.modules.fine_tune import FineTuneModule
 from lit_cv.modules.mae import MAEModule
+from lit_cv.modules.multi_task import MultiTaskModule
 from lit_cv.modules.simclr import SimCLRModule
 from lit_cv.modules.supervised import SupervisedModule
 
-__all__ = ["BaseModule", "FineTuneModule", "MAEModule", "SimCLRModule", "SupervisedModule"]
+__all__ = ["BaseModule", "FineTuneModule", "MAEModule", "MultiTaskModule", "SimCLRModule", "SupervisedModule"]

@@ -1,0 +1,269 @@
+"""Multi-task learning: one backbone serves several tasks at once."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from lit_cv.distributed import is_distributed
+from lit_cv.loop_state import logs_now
+from lit_cv.losses import DynamicWeightAverage, FixedWeighting, TaskWeighting, UncertaintyWeighting
+from lit_cv.modules.base import BaseModule, Batch, Output, Stage
+from lit_cv.modules.task_surgery import check_surgery, operate
+from lit_cv.tasks import Features, Task, TaskLoss, build_tasks
+
+__all__ = ["MultiTaskModule"]
+
+
+class MultiTaskModule(BaseModule):
+    """Learns several tasks with one backbone and a head for each (hard parameter sharing, Caruana 1997).
+
+    From a batch with `image` (N, C, H, W) and the targets of the tasks it minimises the weighted sum of the tasks'
+    losses. Images are seen once by the backbone, whatever the number of tasks. An image may lack a target for some
+    tasks: a label of -1, a value of NaN. It then takes no part in their losses, which are means over the images that
+    have one; a task without a target in the whole batch, or whose entry the batch lacks, is left out of the step.
+
+    Tasks are plain data: a `type` and its options. Types are `classification`, `multi_label`, `regression`, and
+    classes of your own as `file.Class`, see `lit_cv.tasks.Task`.
+
+        tasks:
+          shape: {type: classification}
+          depth: {type: regression, key: depth}
+
+    The losses are weighted by:
+
+    - `equal`: 1 each, the plain sum.
+    - `fixed`: the weights given in `task_weights`.
+    - `uncertainty`: learnt uncertainties, see `lit_cv.losses.UncertaintyWeighting`; the total may be negative.
+    - `dwa`: how fast each loss falls from epoch to epoch, see `lit_cv.losses.DynamicWeightAverage`.
+    - `pcgrad`: equal weights, but the gradients of the shared parameters are freed from conflicts, see
+      `lit_cv.optim.surgery_backward`. It goes backwards through the backbone once for every task, and, under gradient
+      accumulation, frees those of each batch. It works on one device and under `ddp`.
+
+    Logs `{stage}_loss` (the weighted total), `{stage}_{task}_loss` (as they are, unweighted), in validation and test
+    the metrics of each task as `{stage}_{task}_{metric}`, and while training `weight_{task}`, what the loss is
+    multiplied by, and `sigma_{task}` under uncertainty weighting. The `monitor` is `val_score`, the mean over the
+    tasks of one metric each that is 1 at best (`acc`, `map`, `r2`): it counts every task alike, and
+    does not change with the weights, as the total does. Where one task is what matters, set `--checkpoint.monitor
+    val_shape_acc`.
+
+    Args:
+        tasks: The tasks by name.
+        weighting: How the losses become one.
+        task_weights: For `fixed`, the weight of each task.
+        weighting_lr: For `uncertainty`, the learning rate of the log sigmas, which are never decayed.
+        dwa_temperature: For `dwa`: the higher, the more equal the weights.
+        **kwargs: Arguments of `BaseModule`.
+
+    Raises:
+        ValueError: If a task or a weight does not fit.
+
+    Example:
+        >>> tasks = {"shape": {"type": "classification", "num_classes": 8}, "depth": {"type": "regression"}}
+        >>> module = MultiTaskModule(tasks, backbone="conv4")
+        >>> images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+        >>> {name: tuple(output.shape) for name, output in module(images).items()}
+        {'shape': (2, 8), 'depth': (2, 1)}
+        >>> module(images, task="depth").shape
+        torch.Size([2, 1])
+    """
+
+    monitor = "val_score"
+    mode: Literal["min", "max"] = "max"
+
+    def __init__(
+        self,
+        tasks: dict[str, dict[str, Any]],
+        weighting: Literal["equal", "fixed", "uncertainty", "dwa", "pcgrad"] = "uncertainty",
+        task_weights: dict[str, float] | None = None,
+        weighting_lr: float = 0.02,
+        dwa_temperature: float = 2.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not weighting_lr > 0:
+            raise ValueError(f"weighting_lr={weighting_lr}: give a positive learning rate.")
+        self._tasks = build_tasks(tasks)  # heads come with the backbone
+        self.weighting = self._configure_weighting()
+        self._losses: list[Tensor] = []  # of the step under way, for gradient surgery
+        self._surgery_weights: Tensor | None = None
+        if not any(task.score for task in self._tasks.values()):
+            self.monitor, self.mode = "val_loss", "min"
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """The tasks by name."""
+        return self._tasks
+
+    def configure_head(self, num_features: int) -> nn.Module:
+        """Return the tasks, each with its head, after they have looked at the data."""
+        datamodule = getattr(self._trainer, "datamodule", None)
+        options = {name: dict(given) for name, given in self.hparams["tasks"].items()}
+        for name, task in self._tasks.items():
+            found = task.infer(datamodule)
+            for option, value in found.items():
+                setattr(task, option, value)
+            options[name] |= found
+            task.build(num_features)
+        self.hparams["tasks"] = options
+        return nn.ModuleDict(self._tasks)
+
+    def features(self, images: Tensor) -> Features:
+        """Return what the backbone gives all tasks, for raw images (N, C, H, W)."""
+        self.configure_model()
+        return Features(pooled=self.backbone(images))
+
+    def forward(self, images: Tensor, task: str | None = None) -> Any:
+        """Return the output of one task, or of all by name.
+
+        Args:
+            images: (N, C, H, W), uint8 or float in [0, 1].
+            task: Name of the task; `None` for all.
+
+        Returns:
+            (N, K) logits for classes, (N, D) values for quantities; for all tasks a dict of them.
+
+        Raises:
+            ValueError: If there is no such task.
+        """
+        if task is not None and task not in self.tasks:
+            raise ValueError(f"there is no task {task!r}: this module has {', '.join(self.tasks)}.")
+        features = self.features(images)
+        if task is not None:
+            return self.tasks[task](features)
+        return {name: each(features) for name, each in self.tasks.items()}
+
+    def step(self, batch: Batch, stage: Stage) -> Output:
+        """Run all tasks on a batch and weigh their losses."""
+        outputs, found = self(batch["image"]), {}
+        for name, task in self.tasks.items():
+            output, target = task.select(outputs[name], batch)
+            found[name] = task.batch_loss(output, target)
+            if stage != "train":
+                task.update(stage, output, target)
+        self._average(found, stage)
+        counts = _totals(found) if stage == "train" and is_distributed() else _counts(found)
+        losses = {name: _ratio(loss, counts[name]) for name, loss in found.items()}
+        present = {name: loss for name, loss in losses.items() if counts[name][-1] > 0}
+        # Those of tasks without a target are 0, but keep their heads in the graph.
+        total = self.weighting(present) + sum(loss for name, loss in losses.items() if name not in present)
+        self._losses = list(losses.values()) if stage == "train" and self.hparams["weighting"] == "pcgrad" else []
+        return {"loss": total}
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Go backwards from the total loss; with gradient surgery, from the loss of every task."""
+        losses, self._losses = self._losses, []
+        if losses:
+            self._surgery_weights = operate(self, loss, losses)
+        else:
+            super().backward(loss, *args, **kwargs)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Return what each task says of the images as `{task}_{name}`, and where they stand in the data (`index`).
+
+        `name` is `probabilities` (N, K) for classes and `values` (N, D) for quantities.
+        """
+        outputs = self(batch["image"])
+        said = {
+            f"{name}_{entry}": value
+            for name, task in self.tasks.items()
+            for entry, value in task.predict(outputs[name]).items()
+        }
+        return {**said, **{key: batch[key] for key in ("index", "label") if key in batch}}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the groups of the networks, and that of the weighting if it learns."""
+        learnt = list(self.weighting.parameters())
+        apart = {id(parameter) for parameter in learnt}
+        groups = super().parameter_groups()
+        for group in groups:
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in apart]
+        if learnt:
+            rate = self.hparams["weighting_lr"]
+            options = {"lr": rate, "weight_decay": 0.0, "layer_adaptation": False}
+            groups.append({"name": "weighting", "params": learnt, **options})
+        return [group for group in groups if group["params"]]
+
+    def on_fit_start(self) -> None:
+        """Refuse gradient surgery where it cannot be done."""
+        if self.hparams["weighting"] == "pcgrad":
+            check_surgery(self.trainer)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Log the weights of the tasks now and then."""
+        if not logs_now(self.trainer):
+            return
+        weights = self.weighting.weights() if self._surgery_weights is None else self._surgery_weights
+        values = {f"weight_{name}": value for name, value in zip(self.tasks, weights.detach(), strict=True)}
+        if isinstance(self.weighting, UncertaintyWeighting):
+            sigmas = zip(self.tasks, self.weighting.sigma().detach(), strict=True)
+            values |= {f"sigma_{name}": value for name, value in sigmas}
+        self.log_dict(values)
+
+    def on_train_epoch_end(self) -> None:
+        """Settle the weights of the next epoch, and log this one."""
+        means = self.means["train"].compute()
+        known = {name: float(means[f"{name}_loss"]) for name in self.tasks if f"{name}_loss" in means}
+        self.weighting.end_epoch(known)
+        super().on_train_epoch_end()
+
+    def epoch_values(self, stage: Stage) -> dict[str, Tensor]:
+        """Return the losses, the metrics of each task that had targets, and their mean score."""
+        values = super().epoch_values(stage)
+        scores = []
+        for name, task in self.tasks.items():
+            if stage == "train" or f"{stage}_{name}_loss" not in values:
+                continue
+            results = task.results(stage)
+            values |= {f"{stage}_{name}_{metric}": value for metric, value in results.items()}
+            if task.score in results:
+                scores.append(results[task.score].to(self.device))
+        if scores:
+            values[f"{stage}_score"] = torch.stack(scores).nanmean()
+        return values
+
+    def _average(self, found: Mapping[str, TaskLoss], stage: Stage) -> None:
+        """Take the losses into the means of the epoch, weighted by the images that had a target."""
+        for name, loss in found.items():
+            parts = {part: total.detach() / max(count, 1) for part, (total, count) in loss.parts.items()}
+            named = {f"{name}_{part}_loss": value for part, value in parts.items() if part}
+            self.means[stage].update({f"{name}_loss": sum(parts.values(), torch.zeros(())), **named}, loss.images)
+
+    def _configure_weighting(self) -> TaskWeighting:
+        h, names = self.hparams, list(self._tasks)
+        if (h["task_weights"] is not None) != (h["weighting"] == "fixed"):
+            raise ValueError(
+                f"weighting={h['weighting']!r} with task_weights={h['task_weights']}: `fixed` needs a weight for each "
+                "task in task_weights, and no other weighting takes them."
+            )
+        if h["weighting"] == "uncertainty":
+            return UncertaintyWeighting(names, [n for n in names if self._tasks[n].likelihood == "classification"])
+        if h["weighting"] == "dwa":
+            return DynamicWeightAverage(names, h["dwa_temperature"])
+        return FixedWeighting(names, h["task_weights"])
+
+
+Counts = dict[str, list[float]]
+
+
+def _counts(found: Mapping[str, TaskLoss]) -> Counts:
+    """Return for each task how much its parts are divided by, and last, its images with a target."""
+    return {name: [*(count for _, count in loss.parts.values()), loss.images] for name, loss in found.items()}
+
+
+def _totals(found: Mapping[str, TaskLoss]) -> Counts:
+    """Return the same of all processes, the divisors by the number of processes, for gradients are averaged."""
+    own = _counts(found)
+    device = next(total.device for loss in found.values() for total, _ in loss.parts.values())
+    flat = torch.tensor([value for values in own.values() for value in values], dtype=torch.float64)
+    flat = flat.to(device) if device.type != "mps" else flat.float().to(device)
+    torch.distributed.all_reduce(flat)
+    world, left = torch.distributed.get_world_size(), iter(flat.tolist())
+    every = {name: [next(left) for _ in values] for name, values in own.items()}
+    return {name: [*(max(count, 1) / world for count in values[:-1]), values[-1]] for name, values in every.items()}
+
+
+def _ratio(loss: TaskLoss, counts: list[float]) -> Tensor:
+    parts = zip(loss.parts.values(), counts[:-1], strict=True)
+    return cast(Tensor, sum(total / (count or 1) for (total, _), count in parts))
