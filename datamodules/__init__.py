@@ -1,5 +1,7 @@
 """DataModules: one source of images a file, all with the same batches, splits and loaders."""
 
+from datamodules.annotated import AnnotatedImagesDataModule
+from datamodules.annotated_dataset import AnnotatedDataset
 from datamodules.base import BaseDataModule
 from datamodules.csv import CSVDataModule
 from datamodules.dataset import ImageDataset
@@ -27,6 +29,8 @@ from datamodules.torchvision_sets import (
 )
 
 __all__ = [
+    "AnnotatedDataset",
+    "AnnotatedImagesDataModule",
     "BaseDataModule",
     "CIFAR10DataModule",
     "CIFAR100DataModule",

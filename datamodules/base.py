@@ -28,8 +28,10 @@ class BaseDataModule(L.LightningDataModule, ABC):
     """Base of every DataModule. A subclass implements `load`, and `prepare_data` where something is downloaded.
 
     Batches are dicts: `image` (N, C, H, W) uint8, `label` (N,) int64 or (N, K) float32 of 0 and 1, and `index`
-    (N,), the position in the dataset. The training order is a function of (seed, epoch), and a run can be
-    resumed in the middle of an epoch. Splits and the choice of labels are the same on every machine.
+    (N,), the position in the dataset; where they exist `boxes` and `box_labels`, lists of (k, 4) float32 corners in
+    pixels and (k,) int64 classes, and `mask` (N, H, W) int64, 255 where unknown. The training order is a function of
+    (seed, epoch), and a run can be resumed in the middle of an epoch. Splits and the choice of labels are the same
+    on every machine.
 
     Args:
         batch_size: Images in a batch, on each device.
@@ -49,8 +51,10 @@ class BaseDataModule(L.LightningDataModule, ABC):
         val_dataset: Validation images, `None` where there are none; likewise `test_dataset` and `predict_dataset`.
         num_classes: Number of classes.
         class_names: Their names.
+        box_classes: Names of the classes of `box_labels`, empty where there are no boxes.
+        mask_classes: Names of the values of `mask` from 0, empty where there are no masks.
         in_channels: Channels of the images.
-        image_size: Height and width of the images in pixels.
+        image_size: Height and width of the images in pixels, `None` where they differ from batch to batch.
         multi_label: Whether an image has several labels.
         mean: Mean of each channel in [0, 1] units over the training images, `None` where it is unknown.
         std: Likewise the standard deviation.
@@ -86,7 +90,9 @@ class BaseDataModule(L.LightningDataModule, ABC):
         self.batch_size = batch_size
         self.num_classes: int | None = None
         self.class_names: list[str] = []
-        self.image_size: tuple[int, int] = (0, 0)
+        self.box_classes: list[str] = []
+        self.mask_classes: list[str] = []
+        self.image_size: tuple[int, int] | None = (0, 0)
         self.val_dataset: ImageDataset | None = None
         self.test_dataset: ImageDataset | None = None
         self.predict_dataset: ImageDataset | None = None
@@ -111,19 +117,17 @@ class BaseDataModule(L.LightningDataModule, ABC):
         h = self.hparams
         others = {split: self._load(split) for split in _OTHERS}
         if others["val"] is None and h["val_fraction"] > 0:
-            kept, held = hold_out(train.labels, h["val_fraction"], h["split_seed"])
+            kept, held = hold_out(train.strata, h["val_fraction"], h["split_seed"])
             others["val"] = train.subset(held) if len(held) else None
             train = train.subset(kept)
         train = self.finish(train, "train")
         for split, dataset in others.items():
             setattr(self, f"{split}_dataset", None if dataset is None else self.finish(dataset, split))
-        labeled = keep_labels(train.labels, h["labels_per_class"], h["label_fraction"], h["split_seed"])
+        labeled = keep_labels(train.strata, h["labels_per_class"], h["label_fraction"], h["split_seed"])
         self.train_dataset = self.unlabeled_dataset = train
         if len(labeled) < len(train):
-            hidden = torch.full_like(train.labels, -1)
-            hidden[labeled] = train.labels[labeled]
             self.train_dataset = train.subset(labeled)
-            self.unlabeled_dataset = train.subset(range(len(train)), hidden)
+            self.unlabeled_dataset = train.hide_labels(labeled)
         self._describe(train)
         self._is_set_up = True
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from datamodules.images import UnreadableImageError, read_image
 
-__all__ = ["cache_folder", "cached_images", "unreadable_files"]
+__all__ = ["cache_folder", "cached_arrays", "cached_images", "inspected", "unreadable_files"]
 
 _VERSION = 1  # of the decoder: raise it when read_image gives other pixels
 _FOLDER = ".lit_cv_cache"
@@ -57,13 +57,63 @@ def cached_images(
         UnreadableImageError: If a file cannot be decoded.
         OSError: If there is no room for the file.
     """
-    folder = cache_folder(root)
+
+    def decode(images: NDArray[np.uint8], position: int) -> None:
+        images[position] = read_image(root / paths[position], size, channels).numpy()
+
     which = f"{name}-{size}-{_digest([channels, list(paths)])}"
-    file = folder / f"{which}-{_digest([_VERSION, _fingerprints(root, paths)])}.npy"
+    return _stored(root, which, _fingerprints(root, paths), (len(paths), channels, size, size), len(paths), decode)
+
+
+def cached_arrays(
+    root: Path,
+    files: Sequence[Sequence[str]],
+    shapes: Sequence[tuple[int, ...]],
+    make: Callable[[int], NDArray[np.uint8]],
+    name: str,
+    key: Any,
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return arrays of different shapes that were made from files once, one after the other in a mapped file.
+
+    Args:
+        root: Folder that the files are relative to, where the cache lies.
+        files: The files that each array is made from.
+        shapes: Shape of each array.
+        make: Returns the array of a position; called in threads.
+        name: Start of the file's name.
+        key: What else the arrays depend on, as JSON.
+
+    Returns:
+        All values, (total,) uint8, read-only; and where each array starts in them, (N + 1,).
+
+    Raises:
+        OSError: If there is no room for the file.
+    """
+    starts = np.cumsum([0, *(int(np.prod(shape)) for shape in shapes)], dtype=np.int64)
+
+    def store(values: NDArray[np.uint8], position: int) -> None:
+        values[starts[position] : starts[position + 1]] = make(position).reshape(-1)
+
+    which = f"{name}-{_digest([key, [list(group) for group in files], [list(shape) for shape in shapes]])}"
+    prints = _fingerprints(root, sorted({file for group in files for file in group}))
+    return _stored(root, which, prints, (int(starts[-1]),), len(shapes), store), starts
+
+
+def _stored(
+    root: Path,
+    which: str,
+    prints: list[list[Any]],
+    shape: tuple[int, ...],
+    count: int,
+    store: Callable[[NDArray[np.uint8], int], None],
+) -> NDArray[np.uint8]:
+    """Return what is stored under a name for the files as they are now; make it first if it is not there."""
+    folder = cache_folder(root)
+    file = folder / f"{which}-{_digest([_VERSION, prints])}.npy"
     if not file.is_file():
         with _lock(folder / "lock") as alone:
             if not file.is_file():
-                _build(file, root, paths, size, channels, left_over=f".{which}-*" if alone else None)
+                _build(file, shape, count, store, left_over=f".{which}-*" if alone else None)
                 for old in folder.glob(f"{which}-*.npy"):
                     if old != file:
                         with contextlib.suppress(OSError):
@@ -73,25 +123,24 @@ def cached_images(
 
 
 def _build(
-    file: Path, root: Path, paths: Sequence[str], size: int, channels: Literal[1, 3], left_over: str | None
+    file: Path,
+    shape: tuple[int, ...],
+    count: int,
+    store: Callable[[NDArray[np.uint8], int], None],
+    left_over: str | None,
 ) -> None:
     for interrupted in file.parent.glob(left_over) if left_over else ():
         interrupted.unlink(missing_ok=True)
-    shape = (len(paths), channels, size, size)
     needed, free = int(np.prod(shape)), shutil.disk_usage(file.parent).free
     if needed > free:
         raise OSError(
-            f"the cache of {len(paths)} images takes {needed / 1e9:.1f} GB, but {file.parent} has {free / 1e9:.1f} GB "
+            f"the cache of {count} images takes {needed / 1e9:.1f} GB, but {file.parent} has {free / 1e9:.1f} GB "
             "left: set --data.cache false, or a smaller --data.image_size."
         )
     unfinished = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         images = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
-
-        def decode(position: int) -> None:
-            images[position] = read_image(root / paths[position], size, channels).numpy()
-
-        _in_threads(decode, len(paths), f"Decoding images into {file.parent}")
+        _in_threads(lambda position: store(images, position), count, f"Decoding images into {file.parent}")
         images.flush()
         os.replace(unfinished, file)
     finally:
@@ -105,29 +154,50 @@ def unreadable_files(root: Path, paths: Sequence[str]) -> dict[str, str]:
         root: Folder that the paths are relative to.
         paths: The images.
     """
-    file = cache_folder(root) / "checked.json"
-    known: dict[str, list[Any]] = {}
-    with contextlib.suppress(OSError, ValueError):
-        known = json.loads(file.read_text(encoding="utf-8"))
-    prints = dict(zip(paths, _fingerprints(root, paths), strict=True))
-    new = [path for path in paths if known.get(path, [None])[:-1] != [_VERSION, *prints[path]]]
 
-    def check(position: int) -> None:
-        path, reason = new[position], ""
+    def check(path: str) -> str:
         try:
             read_image(root / path, _CHECK_SIZE)
         except UnreadableImageError as error:
-            reason = str(error).rpartition(f"{path}: ")[2]
+            return str(error).rpartition(f"{path}: ")[2]
         except OSError as error:
-            reason = str(error)
-        known[path] = [_VERSION, *prints[path], reason]
+            return str(error)
+        return ""
+
+    reasons = inspected(root, paths, "checked", check, "Checking images")
+    return {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
+
+
+def inspected(root: Path, paths: Sequence[str], name: str, look: Callable[[str], Any], title: str) -> list[Any]:
+    """Return what `look` finds in each file, which is remembered in `name`.json as long as the file is unchanged.
+
+    Args:
+        root: Folder that the paths are relative to.
+        paths: The files.
+        name: Name of what is looked for.
+        look: Returns what is found in a file, as JSON; called in threads.
+        title: What the progress bar says.
+    """
+    file = None
+    with contextlib.suppress(PermissionError):
+        file = cache_folder(root) / f"{name}.json"
+    known: dict[str, list[Any]] = {}
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads(file.read_text(encoding="utf-8")) if file else {}
+    prints = dict(zip(paths, _fingerprints(root, paths), strict=True))
+    new = [path for path in prints if known.get(path, [None])[:-1] != [_VERSION, *prints[path]]]
+
+    def note(position: int) -> None:
+        path = new[position]
+        known[path] = [_VERSION, *prints[path], look(path)]
 
     if new:
-        _in_threads(check, len(new), "Checking images")
-        unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-        unfinished.write_text(json.dumps(known, ensure_ascii=False), encoding="utf-8")
-        os.replace(unfinished, file)
-    return {path: known[path][-1] for path in paths if known[path][-1]}
+        _in_threads(note, len(new), title)
+        if file:
+            unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+            unfinished.write_text(json.dumps(known, ensure_ascii=False), encoding="utf-8")
+            os.replace(unfinished, file)
+    return [known[path][-1] for path in paths]
 
 
 def _fingerprints(root: Path, paths: Sequence[str]) -> list[list[Any]]:

@@ -7,7 +7,7 @@ import torch
 from datamodules.dataset import ImageDataset
 from lit_cv.suggest import nearest
 
-__all__ = ["choose_classes"]
+__all__ = ["choose_classes", "class_numbers"]
 
 
 def choose_classes(dataset: ImageDataset, classes: Sequence[int | str]) -> ImageDataset:
@@ -32,9 +32,7 @@ def choose_classes(dataset: ImageDataset, classes: Sequence[int | str]) -> Image
         return dataset
     if dataset.labels.ndim != 1:
         raise ValueError("classes chooses images by their one label, but these have several: leave --data.classes out.")
-    numbers = [_number(name, names) for name in classes]
-    if not numbers or len(set(numbers)) < len(numbers):
-        raise ValueError(f"classes={list(classes)}: give each class once, and at least one (--data.classes).")
+    numbers = class_numbers(classes, names)
     renumbered = torch.full((len(names) + 1,), -2)
     renumbered[numbers] = torch.arange(len(numbers))
     renumbered[-1] = -1  # where the labels of unlabeled images point
@@ -43,6 +41,18 @@ def choose_classes(dataset: ImageDataset, classes: Sequence[int | str]) -> Image
     chosen = dataset.subset(kept, labels[kept])
     chosen.class_names = [names[number] for number in numbers]
     return chosen
+
+
+def class_numbers(classes: Sequence[int | str], names: Sequence[str]) -> list[int]:
+    """Return the numbers of classes that are given by number or by name.
+
+    Raises:
+        ValueError: If a class does not exist or is given twice, or none is given.
+    """
+    numbers = [_number(name, names) for name in classes]
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise ValueError(f"classes={list(classes)}: give each class once, and at least one (--data.classes).")
+    return numbers
 
 
 def _number(name: int | str, names: Sequence[str]) -> int:

@@ -63,6 +63,17 @@ class ImageDataset(Dataset[Batch], ABC):
         """Return mean and standard deviation of each channel in [0, 1] units, `None` where they take long."""
         return None
 
+    @property
+    def strata(self) -> Tensor:
+        """What splits and choices of labels go by: the labels, or for other annotations 0, and -1 without any."""
+        return self.labels
+
+    def hide_labels(self, kept: Rows) -> Self:
+        """Return all samples, of which only those at the positions `kept` have their labels, the others -1."""
+        hidden = torch.full_like(self.labels, -1)
+        hidden[kept] = self.labels[kept]
+        return self.subset(range(len(self)), hidden)
+
     def subset(self, positions: Rows | Tensor | Sequence[int], labels: Tensor | None = None) -> Self:
         """Return some of the samples, without copying images.
 

@@ -59,11 +59,15 @@ def summarize(datamodule: "BaseDataModule") -> str:
     if labeled < sizes["train"]:
         splits += f" ({labeled:,} of train with labels)"
     names = datamodule.class_names
-    shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
-    height, width = datamodule.image_size
+    shown = _few(names)
+    targets = {"boxes": datamodule.box_classes, "masks": datamodule.mask_classes}
+    objects = [f"{name} of {len(named)} classes: {_few(named)}" for name, named in targets.items() if named]
+    size = " x ".join(map(str, datamodule.image_size)) if datamodule.image_size else "any size in"
     kind = "labels, several an image" if datamodule.multi_label else "classes"
-    return (
-        f"{type(datamodule).__name__}: {splits} images\n"
-        f"{datamodule.num_classes or 'no'} {kind}: {shown}\n"
-        f"{datamodule.in_channels} x {height} x {width} pixels"
-    )
+    known = [f"{datamodule.num_classes or 'no'} {kind}: {shown}"] if names or not objects else []
+    lines = "\n".join([*known, *objects])
+    return f"{type(datamodule).__name__}: {splits} images\n{lines}\n{datamodule.in_channels} x {size} pixels"
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:10]) + (", …" if len(names) > 10 else "")

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -14,12 +15,13 @@ from torch import Tensor
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["IMAGE_SUFFIXES", "UnreadableImageError", "fit", "read_image"]
+__all__ = ["IMAGE_SUFFIXES", "UnreadableImageError", "fit", "image_size", "read_image", "read_whole"]
 
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .avif .jp2 .tga"
 IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
+_ORIENTATION = 0x0112  # EXIF's number for how the camera was held
 _GAP = 2  # a JPEG is decoded at a fraction of its size as long as that leaves twice the pixels wanted
 
 
@@ -47,15 +49,68 @@ def read_image(path: str | Path, size: int | tuple[int, int] | None = None, chan
         FileNotFoundError: If there is no such file.
         UnreadableImageError: If it cannot be decoded.
     """
+    wanted = (size, size) if isinstance(size, int) else size
+    return _read(path, wanted, channels, fit)
+
+
+def read_whole(path: str | Path, size: tuple[int, int] | None = None, channels: Literal[1, 3] = 3) -> Tensor:
+    """Read an image file as `read_image` does, but nothing is cut off: the whole image is resized.
+
+    Args:
+        path: The file.
+        size: Height and width in pixels; `None` keeps the image as it is.
+        channels: 3 for color, 1 for grey.
+
+    Returns:
+        (channels, H, W) uint8.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        UnreadableImageError: If it cannot be decoded.
+    """
+    return _read(path, size, channels, _resize)
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Return height and width of an image file from its header, as `read_image` would give it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        UnreadableImageError: If it is no image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            # a PNG without the entry would be decoded to look behind its pixels
+            exif = image.getexif() if "exif" in image.info or image.format == "TIFF" else {}
+            turned = exif.get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise UnreadableImageError(f"cannot read the image {path}: {_reason(error)}") from error
+    return (width, height) if turned else (height, width)
+
+
+def _read(
+    path: str | Path,
+    size: tuple[int, int] | None,
+    channels: Literal[1, 3],
+    resize: Callable[[Tensor, tuple[int, int] | None], Tensor],
+) -> Tensor:
     with open(path, "rb") as file:
         data = bytearray(file.read())  # torch wants a buffer that it could write to
-    wanted = (size, size) if isinstance(size, int) else size
     try:
-        return fit(_decode(data, wanted, channels), wanted)
+        return resize(_decode(data, size, channels), size)
     except Exception as error:  # decoders raise all kinds of errors for broken files
-        unknown = type(error).__name__ == "UnidentifiedImageError"
-        reason = "it is empty" if not data else "it is no image" if unknown else str(error).splitlines()[0]
+        reason = _reason(error) if data else "it is empty"
         raise UnreadableImageError(f"cannot read the image {path}: {reason}") from error
+
+
+def _reason(error: Exception) -> str:
+    unknown = type(error).__name__ == "UnidentifiedImageError"
+    return "it is no image" if unknown else (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def fit(image: Tensor, size: tuple[int, int] | None) -> Tensor:
@@ -76,7 +131,13 @@ def fit(image: Tensor, size: tuple[int, int] | None) -> Tensor:
     part = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
     top, left = (height - part[0]) // 2, (width - part[1]) // 2
     image = image[:, top : top + part[0], left : left + part[1]]
-    return image if part == size else F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+    return _resize(image, size)
+
+
+def _resize(image: Tensor, size: tuple[int, int] | None) -> Tensor:
+    if size is None or image.shape[1:] == size:
+        return image
+    return F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
 
 
 def _decode(data: bytearray, size: tuple[int, int] | None, channels: int) -> Tensor:

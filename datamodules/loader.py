@@ -16,7 +16,7 @@ __all__ = ["Batch", "EpochSampler", "ResumableLoader", "collate", "loader_option
 Batch = dict[str, Any]
 
 _MOST_WORKERS = 8
-_LISTS = ("boxes", "box_labels")  # a different number in every image: kept as lists
+_LISTS = ("boxes", "box_labels", "iscrowd")  # a different number in every image: kept as lists
 
 
 class EpochSampler(DistributedSampler[Any]):
@@ -87,7 +87,8 @@ def collate(samples: Any) -> Batch:
     """Make a batch of a list of samples; what a dataset has fetched as a whole stays as it is.
 
     Args:
-        samples: A batch, or samples that are dicts of tensors and numbers; `boxes` and `box_labels` become lists.
+        samples: A batch, or samples that are dicts of tensors and numbers; what there are different numbers of
+            (`boxes`, `box_labels`, `iscrowd`) becomes lists.
     """
     if isinstance(samples, dict):
         return samples

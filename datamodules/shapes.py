@@ -120,6 +120,8 @@ class ShapesDataModule(BaseDataModule):
         check("targets", targets, targets in ("label", "boxes", "mask", "all"), "label, boxes, mask or all")
         check("seed", seed, seed >= 0, "at least 0")
         self._all: ShapesDataset | None = None
+        self.box_classes = list(CLASSES) if targets in ("boxes", "all") else []
+        self.mask_classes = ["background", *CLASSES] if targets in ("mask", "all") else []
 
     def load(self, split: Split) -> ShapesDataset | None:
         """Return the training or the test images."""

@@ -29,7 +29,15 @@ if TYPE_CHECKING:
         RunProgressBar,
         TrainingCurves,
     )
-    from lit_cv.modules import BaseModule, FineTuneModule, MAEModule, MultiTaskModule, SimCLRModule, SupervisedModule
+    from lit_cv.modules import (
+        BaseModule,
+        DetectionModule,
+        FineTuneModule,
+        MAEModule,
+        MultiTaskModule,
+        SimCLRModule,
+        SupervisedModule,
+    )
 
 __all__ = [
     "EMA",
@@ -40,6 +48,7 @@ __all__ = [
     "ContrastiveAugmentation",
     "CutMix",
     "Cutout",
+    "DetectionModule",
     "EmbeddingEvaluation",
     "EmbeddingProjector",
     "FineTuneModule",

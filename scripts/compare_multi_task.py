@@ -143,9 +143,7 @@ def trainer(**options: Any) -> L.Trainer:
 
 def tasks_of(setting: str, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     here = __name__ if __name__ != "__main__" else Path(__file__).stem
-    tasks: dict[str, dict[str, Any]] = {
-        name: {"type": f"{here}.DigitTask", "num_classes": 10} for name in DIGITS
-    }
+    tasks: dict[str, dict[str, Any]] = {name: {"type": f"{here}.DigitTask", "num_classes": 10} for name in DIGITS}
     tasks["rebuilt"] = {"type": f"{here}.RebuildTask"}
     if setting == "scaled":
         tasks["left"]["scale"] = 1000.0

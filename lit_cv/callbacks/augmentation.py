@@ -80,8 +80,9 @@ def augment(chain: Chain, batch: dict[str, Any], mask_fill: int = 255, min_visib
     if isinstance(batch.get("boxes"), list):
         size = (images.shape[2], images.shape[3])
         batch["boxes"], kept = chain.move_boxes(batch["boxes"], params, size, min_visible)
-        if "box_labels" in batch:
-            batch["box_labels"] = [labels[keep] for labels, keep in zip(batch["box_labels"], kept, strict=True)]
+        for name in ("box_labels", "iscrowd"):
+            if name in batch:
+                batch[name] = [values[keep] for values, keep in zip(batch[name], kept, strict=True)]
 
 
 def image_batches(batch: Any, who: str) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Losses in pure torch, each usable alone."""
 
 from lit_cv.losses.dynamic_weight_average import DynamicWeightAverage
+from lit_cv.losses.fcos import fcos_loss
 from lit_cv.losses.masked_reconstruction import MaskedReconstructionLoss
 from lit_cv.losses.nt_xent import NTXentLoss, nt_xent
 from lit_cv.losses.task_weighting import FixedWeighting, TaskWeighting
@@ -13,5 +14,6 @@ __all__ = [
     "NTXentLoss",
     "TaskWeighting",
     "UncertaintyWeighting",
+    "fcos_loss",
     "nt_xent",
 ]

@@ -21,7 +21,7 @@ from lit_cv.randomness import global_seed, seed_step
 __all__ = ["BaseModule", "Batch", "Output", "Stage"]
 
 Batch = dict[str, Any]
-Output = dict[str, Tensor]
+Output = dict[str, Any]
 Stage = Literal["train", "val", "test"]
 
 
@@ -217,7 +217,7 @@ class BaseModule(L.LightningModule, ABC):
 
     def _run_step(self, batch: Batch, stage: Stage) -> Output:
         output = self.step(batch, stage)
-        scalars = {name: value for name, value in output.items() if value.ndim == 0}
+        scalars = {name: value for name, value in output.items() if isinstance(value, Tensor) and value.ndim == 0}
         size = next(len(value) for value in batch.values() if isinstance(value, Tensor))
         self.means[stage].update(scalars, size)
         if stage in self.metrics:

@@ -1,4 +1,4 @@
-"""Hyperparameters that the data decide: channels, image size, number of classes."""
+"""Hyperparameters that the data decide: channels, image size, classes."""
 
 from collections.abc import MutableMapping
 from typing import Any
@@ -25,9 +25,9 @@ def infer_from_data(hparams: MutableMapping[str, Any], datamodule: object | None
     Raises:
         ValueError: If the data contradict a hyperparameter that was given.
     """
-    for name in ("num_classes", "multi_label", "in_channels"):
+    for name in ("num_classes", "multi_label", "in_channels", "box_classes", "mask_classes"):
         found = getattr(datamodule, name, None)
-        if name not in hparams or found is None:
+        if name not in hparams or found is None or found == []:
             continue
         if hparams[name] is None:
             hparams[name] = found

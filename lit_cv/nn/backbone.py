@@ -1,11 +1,12 @@
 """The network that turns raw images into features, whatever its architecture."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from lit_cv.nn.feature_maps import Level, collect, find_levels, pad_to
 from lit_cv.nn.heads import SpatialDropout
 
 __all__ = ["Backbone", "Network"]
@@ -91,6 +92,7 @@ class Backbone(nn.Module):
         self.spatial_dropout = SpatialDropout(spatial_dropout)
         self._features = network.features
         self._pool = network.pool
+        self._levels: dict[int, Level] | None = None
         self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32).view(-1, 1, 1))
 
@@ -130,6 +132,53 @@ class Backbone(nn.Module):
         if not self.has_feature_map:
             raise ValueError(f"{self.name} has no feature map: call it for pooled features.")
         return self._features(self.body, self.normalize(images))
+
+    def feature_levels(self, image_size: tuple[int, int] | None = None) -> dict[int, int]:
+        """Return the channels of the feature maps that the network has, by their stride, finest first.
+
+        The stride, a power of two, is the number of pixels of the image that one step in the map is.
+
+        Args:
+            image_size: Height and width of an image that it takes, needed by networks built for one size.
+
+        Raises:
+            ValueError: If no feature maps are found.
+
+        Example:
+            >>> from lit_cv.nn import create_backbone
+            >>> create_backbone("resnet18").feature_levels()
+            {2: 64, 4: 64, 8: 128, 16: 256, 32: 512}
+            >>> create_backbone("vit_tiny_p16", image_size=224).feature_levels()
+            {16: 192}
+        """
+        if self._levels is None:
+            self._levels = find_levels(self.body, self._features, image_size)
+        return {stride: level.channels for stride, level in self._levels.items()}
+
+    def forward_maps(self, images: Tensor, strides: Collection[int] | None = None) -> dict[int, Tensor]:
+        """Return the deepest feature map of each resolution, for dense tasks.
+
+        Args:
+            images: Raw images (N, in_channels, H, W), uint8 or float in [0, 1]. For vision transformers they are
+                padded to a multiple of the patch.
+            strides: Which maps, out of `feature_levels`; all by default.
+
+        Returns:
+            By its stride s each map, (N, channels, about H / s, about W / s).
+        """
+        return self._run(images, strides)[1]
+
+    def forward_both(self, images: Tensor, strides: Collection[int] | None = None) -> tuple[Tensor, dict[int, Tensor]]:
+        """Return the pooled features that calling the backbone gives, and those of `forward_maps`, from one pass."""
+        features, maps = self._run(images, strides)
+        return self._pool(self.body, self.spatial_dropout(features)), maps
+
+    def _run(self, images: Tensor, strides: Collection[int] | None) -> tuple[Tensor, dict[int, Tensor]]:
+        self.feature_levels((images.shape[2], images.shape[3]))
+        levels = {s: level for s, level in (self._levels or {}).items() if strides is None or s in strides}
+        if tokens := [s for s, level in levels.items() if level.kind == "tokens"]:
+            images = pad_to(images, tokens[0])
+        return collect(self.body, self._features, self.normalize(images), levels)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return pooled features (N, num_features) of raw images."""

@@ -7,7 +7,7 @@ from torch import nn
 
 from lit_cv.suggest import nearest
 
-__all__ = ["Stage", "backbone_stages", "find_stage"]
+__all__ = ["Stage", "backbone_stages", "find_stage", "units"]
 
 # Modules that hold a network's depth and are looked into; anything else is a unit that stays whole.
 _CONTAINERS = ("blocks", "layers", "stages", "features", "trunk_output", "encoder")
@@ -78,7 +78,7 @@ def _group(body: nn.Module) -> list[tuple[str, list[nn.Module]]]:
     groups: list[tuple[str, list[nn.Module]]] = []
     links: list[nn.Module] = []
     plain = False  # whether the last stage consists of single layers, of which it takes more
-    for path, module in _units(body):
+    for path, module in units(body):
         if next(module.parameters(), None) is None:
             plain = plain and not _is_pooling(path, module)
         elif groups and not links and _has_norms_only(module):
@@ -97,11 +97,12 @@ def _group(body: nn.Module) -> list[tuple[str, list[nn.Module]]]:
     return groups
 
 
-def _units(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+def units(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield the parts of a network that stay whole in the order of its definition, each with its path."""
     for name, child in module.named_children():
         inner = f"{path}.{name}" if path else name
         if name in _CONTAINERS and next(child.children(), None) is not None:
-            yield from _units(child, inner)
+            yield from units(child, inner)
         else:
             yield inner, child
 

@@ -1,0 +1,195 @@
+"""Images with boxes and masks, of different sizes, fetched a batch at a time."""
+
+import copy
+import os
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.cache import cached_arrays
+from datamodules.dataset import ImageDataset, Rows
+from datamodules.images import read_whole
+from datamodules.loader import Batch
+from lit_cv.annotations import AnnotatedImage, AnnotationSet
+
+__all__ = ["IGNORE", "AnnotatedDataset", "letterbox_size"]
+
+IGNORE = 255  # what masks hold where no class is known
+_STEP = 32  # pixels that sides are rounded up to where sizes differ: what pyramids of features divide by
+
+Size = tuple[int, int]
+
+
+def letterbox_size(size: Size, canvas: Size | None) -> Size:
+    """Return the height and width of an image that is made to fit into a canvas, its aspect ratio kept.
+
+    Example:
+        >>> letterbox_size((480, 640), (320, 320))
+        (240, 320)
+    """
+    if canvas is None:
+        return size
+    scale = min(canvas[0] / size[0], canvas[1] / size[1])
+    height, width = (max(1, min(limit, round(side * scale))) for side, limit in zip(size, canvas, strict=True))
+    return height, width
+
+
+class AnnotatedDataset(ImageDataset):
+    """Annotated images, made to fit into one size or kept at their own, padded at the right and at the bottom.
+
+    A batch has `image` (N, C, H, W) uint8, 0 in the padding; `size` (N, 2) int64, height and width that the image
+    takes of it; `scale` (N, 2) float32, y and x: pixels of the batch's image per pixel of the file; `label` (N,),
+    -1; and what is annotated: `boxes`, a list of (k, 4) float32 left, top, right, bottom in pixels of the batch's
+    image, with `box_labels`, a list of (k,) int64, and `iscrowd`, a list of (k,) bool, where any set has crowds;
+    `mask` (N, H, W) int64, 255 in the padding and where nothing is known.
+
+    Args:
+        annotations: The images with their objects; each image knows its size.
+        canvas: Height and width of the batch's images; `None` keeps their own, in a batch as large as the largest.
+        channels: 3 for color, 1 for grey.
+        boxes: Whether batches have boxes.
+        mask: Whether batches have masks.
+        crowds: Whether batches have `iscrowd`.
+    """
+
+    def __init__(
+        self,
+        annotations: AnnotationSet,
+        canvas: Size | None = None,
+        channels: Literal[1, 3] = 3,
+        boxes: bool = True,
+        mask: bool = False,
+        crowds: bool = False,
+    ) -> None:
+        super().__init__(torch.full((len(annotations.images),), -1))
+        self.annotations = annotations
+        self.root = annotations.folder
+        self.canvas = canvas
+        self.channels: Literal[1, 3] = channels
+        self.has_boxes, self.has_mask, self.has_crowds = boxes, mask, crowds
+        images = annotations.images
+        self.names = [image.name for image in images]
+        self.sizes = np.array([(i.height, i.width) for i in images], dtype=np.int64).reshape(-1, 2)
+        fitted = [letterbox_size((i.height, i.width), canvas) for i in images]
+        self.fitted = np.array(fitted, dtype=np.int64).reshape(-1, 2)
+        # One array for all objects: a list for each image would be copied into every worker process.
+        objects = [item for image in images for item in image.objects]
+        self._starts = np.cumsum([0, *(len(image.objects) for image in images)], dtype=np.int64)
+        self._boxes = torch.tensor([item.box for item in objects], dtype=torch.float32).reshape(-1, 4)
+        self._labels = torch.tensor([item.category for item in objects], dtype=torch.int64)
+        self._crowd = torch.tensor([item.crowd for item in objects], dtype=torch.bool)
+        self._annotated = torch.zeros(len(images), dtype=torch.int64)
+        self._decoded: _Decoded | None = None
+
+    @property
+    def strata(self) -> Tensor:
+        """0 for images with annotations, -1 for those whose annotations are hidden."""
+        return self._annotated[torch.from_numpy(self.rows)]
+
+    def hide_labels(self, kept: Rows) -> Self:
+        """Return all images, of which only those at the positions `kept` have their annotations."""
+        part = self.subset(range(len(self)))
+        part._annotated = self._annotated.clone()
+        hidden = np.setdiff1d(np.arange(len(self)), kept)
+        part._annotated[torch.from_numpy(self.rows[hidden])] = -1
+        return part
+
+    def class_counts(self, classes: int) -> Tensor:
+        """Return how many boxes each class has, (classes,) int64."""
+        labels = [self._labels[self._objects(row)] for row in self.rows]
+        return torch.bincount(torch.cat([*labels, torch.empty(0, dtype=torch.int64)]), minlength=classes)
+
+    def sample_name(self, index: int) -> str:
+        """Return the path of a sample."""
+        return self.names[int(self.rows[index])]
+
+    def annotation(self, index: int) -> AnnotatedImage:
+        """Return what the file says of a sample."""
+        return self.annotations.images[int(self.rows[index])]
+
+    def read(self, rows: Rows) -> Batch:
+        """Return the images of these rows with what is annotated in them."""
+        height, width = self.canvas or (int(-(-side // _STEP) * _STEP) for side in self.fitted[rows].max(0))
+        images = torch.zeros(len(rows), self.channels, height, width, dtype=torch.uint8)
+        mask = torch.full((len(rows), height, width), IGNORE, dtype=torch.int64) if self.has_mask else None
+        for position, row in enumerate(rows):
+            y, x = self.fitted[row]
+            images[position, :, :y, :x] = self._image(int(row))
+            if mask is not None and self._annotated[row] >= 0:
+                mask[position, :y, :x] = self._mask(int(row))
+        scale = torch.from_numpy((self.fitted[rows] / self.sizes[rows]).astype(np.float32))
+        batch: Batch = {"image": images, "size": torch.from_numpy(self.fitted[rows]), "scale": scale}
+        if self.has_boxes:
+            self._add_boxes(batch, rows, scale)
+        if mask is not None:
+            batch["mask"] = mask
+        return batch
+
+    def _objects(self, row: int) -> slice:
+        hidden = self._annotated[row] < 0
+        return slice(0, 0) if hidden else slice(int(self._starts[row]), int(self._starts[row + 1]))
+
+    def _add_boxes(self, batch: Batch, rows: Rows, scale: Tensor) -> None:
+        objects = [self._objects(row) for row in rows]
+        limits = batch["size"].flip(1).repeat(1, 2).float()
+        corners = [self._boxes[part] * xy.repeat(2) for part, xy in zip(objects, scale.flip(1), strict=True)]
+        batch["boxes"] = [boxes.clamp(min=0).minimum(most) for boxes, most in zip(corners, limits, strict=True)]
+        batch["box_labels"] = [self._labels[part] for part in objects]
+        if self.has_crowds:
+            batch["iscrowd"] = [self._crowd[part] for part in objects]
+
+    def _image(self, row: int) -> Tensor:
+        if self._decoded is not None:
+            return torch.from_numpy(self._decoded.image(row))
+        y, x = self.fitted[row].tolist()
+        return read_whole(self.root / self.names[row], (y, x), self.channels)
+
+    def _mask(self, row: int) -> Tensor:
+        if self._decoded is not None:
+            return torch.from_numpy(self._decoded.mask(row))
+        raise NotImplementedError
+
+    def decoded(self, name: str) -> Self:
+        """Return the same samples with their images and masks decoded once, into a file beside them.
+
+        Args:
+            name: Start of the file's name.
+        """
+        part = copy.copy(self)
+        part._decoded = _Decoded(self, name)
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 1 << 33
+        part.in_memory = part._decoded.nbytes < memory / 2
+        return part
+
+
+class _Decoded:
+    """The images (and masks) of a dataset, decoded and resized, mapped from a file."""
+
+    def __init__(self, dataset: AnnotatedDataset, name: str) -> None:
+        rows = dataset.rows.tolist()
+        self._position = {row: position for position, row in enumerate(rows)}
+        sizes = [tuple(dataset.fitted[row].tolist()) for row in rows]
+        self._shapes: list[tuple[int, ...]] = [(dataset.channels, *size) for size in sizes]
+        files = [[dataset.names[row]] for row in rows]
+        self._images, self._image_starts = cached_arrays(
+            dataset.root, files, self._shapes, lambda i: dataset._image(rows[i]).numpy(), f"{name}-images", None
+        )
+        self.nbytes = self._images.nbytes
+
+    def image(self, row: int) -> NDArray[np.uint8]:
+        """Return the image of a row, (C, h, w)."""
+        return self._take(self._images, self._image_starts, row, self._shapes)
+
+    def mask(self, row: int) -> NDArray[np.uint8]:
+        """Return the mask of a row, (h, w)."""
+        raise NotImplementedError
+
+    def _take(
+        self, values: NDArray[np.uint8], starts: NDArray[np.int64], row: int, shapes: list[tuple[int, ...]]
+    ) -> NDArray[np.uint8]:
+        position = self._position[row]
+        # a copy, for torch takes no memory that it cannot write to
+        return np.array(values[starts[position] : starts[position + 1]]).reshape(shapes[position])

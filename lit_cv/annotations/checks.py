@@ -1,0 +1,96 @@
+"""What is checked of annotations, whatever their format."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from lit_cv.annotations.records import AnnotatedObject, AnnotationSet, Problems
+from lit_cv.suggest import nearest
+
+__all__ = ["check_object", "check_set", "unknown_category"]
+
+_SLACK = 1.0  # pixels that a box may reach beyond the image, as rounding tools leave it
+
+
+def check_object(item: AnnotatedObject, height: float, width: float) -> str | None:
+    """Return what is wrong with an object, `None` if nothing is.
+
+    Args:
+        item: The object.
+        height: Height of its image in pixels.
+        width: Width of its image in pixels.
+
+    Example:
+        >>> check_object(AnnotatedObject(0, (5.0, 5.0, 5.0, 9.0)), 10, 10)
+        'its box (5, 5, 5, 9) has no area'
+    """
+    left, top, right, bottom = item.box
+    shown = f"its box ({left:g}, {top:g}, {right:g}, {bottom:g})"
+    if not (right > left and bottom > top):  # true of NaN as well
+        return f"{shown} has no area"
+    if left < -_SLACK or top < -_SLACK or right > width + _SLACK or bottom > height + _SLACK:
+        return f"{shown} is not inside the image of {width:g} x {height:g} pixels"
+    if isinstance(item.segmentation, list):
+        return _check_polygons(item.segmentation, height, width)
+    if isinstance(item.segmentation, dict):
+        size = item.segmentation.get("size")
+        if size is None or [int(side) for side in size] != [height, width]:
+            return f"its RLE has the size {size}, the image is {height:g} x {width:g} (height x width)"
+    if item.score is not None and not 0 <= item.score <= 1:
+        return f"its score {item.score:g} is not in [0, 1]"
+    return None
+
+
+def _check_polygons(polygons: list[list[float]], height: float, width: float) -> str | None:
+    for polygon in polygons:
+        if len(polygon) < 6 or len(polygon) % 2:
+            return f"its polygon has {len(polygon)} numbers: an even number from 6 on is needed"
+        x, y = polygon[::2], polygon[1::2]
+        if min(x) < -_SLACK or min(y) < -_SLACK or max(x) > width + _SLACK or max(y) > height + _SLACK:
+            return f"its polygon is not inside the image of {width:g} x {height:g} pixels"
+    return None
+
+
+def unknown_category(name: object, known: Sequence[str]) -> str:
+    """Return the words for a category that does not exist."""
+    shown = f"{', '.join(known[:20])}{', ...' if len(known) > 20 else ''}"
+    return f"unknown category {name!r}{nearest(str(name), known)} Known are: {shown or 'none'}."
+
+
+def check_set(annotations: AnnotationSet, found: Sequence[tuple[int, int] | str], problems: Problems) -> AnnotationSet:
+    """Return the images and objects that nothing is wrong with, and note the others.
+
+    An image is left out if it is listed twice, cannot be read, or is of another size than noted (a size of 0 is
+    filled in); an object if its box has no area or is not inside the image, or its outline is none.
+
+    Args:
+        annotations: The set.
+        found: For each image (height, width) of the file, or a string that says why it cannot be read.
+        problems: Where the others are noted.
+    """
+    seen: set[str] = set()
+    images = []
+    for image, size in zip(annotations.images, found, strict=True):
+        source = image.source or annotations.folder / image.name
+        if image.name in seen:
+            problems.add(source, f"image {image.name!r}", "is listed twice")
+        elif isinstance(size, str):
+            problems.add(source, f"image {image.name!r}", size)
+        elif (wrong := _check_size((image.height, image.width), size)) is not None:
+            problems.add(source, f"image {image.name!r}", wrong)
+        else:
+            objects = []
+            for item in image.objects:
+                if (what := check_object(item, *size)) is None:
+                    objects.append(item)
+                else:
+                    problems.add(source, f"{annotations.entry} {item.id}", what)
+            images.append(replace(image, height=size[0], width=size[1], objects=objects))
+        seen.add(image.name)
+    return replace(annotations, images=images)
+
+
+def _check_size(noted: tuple[int, int], size: tuple[int, int]) -> str | None:
+    if noted == size or min(noted) <= 0:
+        return None
+    turned = " (and says by EXIF that it lies on its side)" if noted == size[::-1] else ""
+    return f"the file has {size[1]} x {size[0]} pixels{turned}, its annotation says {noted[1]} x {noted[0]}"

@@ -1,0 +1,69 @@
+"""Average precision of object detectors, as COCO counts it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torchmetrics.detection import MeanAveragePrecision
+
+from lit_cv.nn.detectors import Detections
+
+__all__ = ["DetectionAP", "metric_name"]
+
+
+class DetectionAP(MeanAveragePrecision):
+    """Mean average precision over classes (Lin et al. 2014, COCO), on its evaluation in C++ by faster-coco-eval.
+
+    `compute` gives `map` (averaged over the IoU thresholds 0.5, 0.55, ..., 0.95), `map50`, `map75`, `mar` (recall
+    with 100 detections an image, averaged likewise), and for every class with objects `ap_CLASS` and `ap50_CLASS`.
+
+    Args:
+        class_names: Names of the classes.
+
+    Example:
+        >>> import torch
+        >>> metric = DetectionAP(["cat", "dog"])
+        >>> boxes, labels = torch.tensor([[0.0, 0.0, 8.0, 8.0]]), torch.tensor([1])
+        >>> metric.update([Detections(boxes, torch.ones(1), labels)], [{"boxes": boxes, "labels": labels}])
+        >>> sorted(metric.compute())
+        ['ap50_dog', 'ap_dog', 'map', 'map50', 'map75', 'mar']
+    """
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        super().__init__(backend="faster_coco_eval", extended_summary=True)
+        self.class_names = list(class_names)
+        self.warn_on_many_detections = False
+
+    def update(self, detections: Sequence[Detections], targets: Sequence[dict[str, Tensor]]) -> None:  # type: ignore[override]
+        """Take in images.
+
+        Args:
+            detections: What was found in each of N images.
+            targets: Likewise `boxes` (n, 4) and `labels` (n,) that are there, and where there are crowds, `iscrowd`
+                (n,): groups of objects, in which detections count neither as right nor as wrong.
+        """
+        found = [found._asdict() for found in detections]
+        wanted = [{name: v.int() if name == "iscrowd" else v for name, v in target.items()} for target in targets]
+        super().update(found, wanted)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the metrics of all images so far, -1 where there are no objects."""
+        full: dict[str, Any] = super().compute()
+        result = {"map": full["map"], "map50": full["map_50"], "map75": full["map_75"], "mar": full["mar_100"]}
+        precision = full["precision"]  # IoU thresholds, recalls, classes, areas, numbers of detections
+        for place, label in enumerate(full["classes"].reshape(-1).tolist()):
+            own = precision[:, :, place, 0, -1]
+            if (own > -1).any():
+                name = metric_name(self.class_names[label])
+                result |= {f"ap_{name}": own.mean(), f"ap50_{name}": own[0].mean()}
+        return {name: value.float().to(self.device) for name, value in result.items()}
+
+
+def metric_name(name: str) -> str:
+    """Return the name of a class as a part of a metric's name.
+
+    Example:
+        >>> metric_name("traffic light")
+        'traffic_light'
+    """
+    return "_".join(name.replace("/", " ").split())

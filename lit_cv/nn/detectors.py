@@ -1,0 +1,211 @@
+"""What all object detectors share, and detectors by name.
+
+A detector turns the feature maps of a backbone into raw outputs, these and the objects of a batch into losses, and
+the raw outputs into boxes with scores. It knows nothing of batches, metrics or training.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import batched_nms, clip_boxes_to_image
+
+from lit_cv.nn.pyramid import FeaturePyramid
+
+__all__ = [
+    "DETECTORS",
+    "Detections",
+    "Detector",
+    "build_detector",
+    "default_strides",
+    "map_anchors",
+    "map_points",
+    "select",
+]
+
+DETECTORS = ("fcos", "retinanet", "faster_rcnn")
+
+_CANDIDATES = 1000  # boxes of an image before those that overlap better ones are dropped
+
+
+class Detections(NamedTuple):
+    """Objects found in an image, most certain first.
+
+    Attributes:
+        boxes: (n, 4) float32, xyxy in pixels.
+        scores: (n,) float32 in [0, 1].
+        labels: (n,) int64, from 0.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+class Detector(nn.Module, ABC):
+    """Base of the detectors: a feature pyramid with something on top.
+
+    Args:
+        levels: Channels of the backbone's maps by stride, `Backbone.feature_levels`.
+        num_classes: Number of classes K, the background not counted.
+        strides: Strides of the pyramid's maps, see `FeaturePyramid`.
+        channels: Channels of each of them.
+    """
+
+    def __init__(self, levels: Mapping[int, int], num_classes: int, strides: Sequence[int], channels: int) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes={num_classes}: a detector finds at least one class of objects.")
+        self.num_classes = num_classes
+        self.pyramid = FeaturePyramid(levels, strides, channels)
+
+    @abstractmethod
+    def forward(self, maps: Mapping[int, Tensor]) -> dict[str, Any]:
+        """Return the raw outputs for the maps of `Backbone.forward_maps`."""
+
+    @abstractmethod
+    def losses(self, raw: Mapping[str, Any], boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return the losses by name, scalars whose sum is to be minimised.
+
+        Args:
+            raw: What `forward` gave for N images.
+            boxes: N tensors (n, 4), xyxy in pixels; n may be 0.
+            labels: N tensors (n,) int64, from 0.
+        """
+
+    @abstractmethod
+    def detect(
+        self,
+        raw: Mapping[str, Any],
+        sizes: Sequence[tuple[int, int]],
+        score_threshold: float = 0.05,
+        iou_threshold: float = 0.6,
+        max_detections: int = 100,
+    ) -> list[Detections]:
+        """Return the objects in each image.
+
+        Args:
+            raw: What `forward` gave for N images.
+            sizes: Height and width of the N images in pixels; what a batch is padded with lies beyond.
+            score_threshold: Objects of a lower score are dropped.
+            iou_threshold: Of two boxes of one class that overlap more than this the better is kept.
+            max_detections: Objects of an image at most.
+        """
+
+
+def build_detector(
+    name: str,
+    levels: Mapping[int, int],
+    num_classes: int,
+    strides: Sequence[int],
+    channels: int = 128,
+    num_convs: int = 2,
+) -> Detector:
+    """Build a detector with random weights.
+
+    Args:
+        name: One of `DETECTORS`.
+        levels: Channels of the backbone's maps by stride, `Backbone.feature_levels`.
+        num_classes: Number of classes, the background not counted.
+        strides: Strides of the pyramid's maps, see `FeaturePyramid`.
+        channels: Channels of each of them (256 in the papers).
+        num_convs: Convolutions in each branch of the head of FCOS and RetinaNet (4 in the papers), or in the region
+            proposal network of Faster R-CNN (1).
+
+    Raises:
+        ValueError: If the name is unknown or a number does not fit.
+
+    Example:
+        >>> from lit_cv.nn import create_backbone
+        >>> backbone = create_backbone("resnet9_small")
+        >>> detector = build_detector("fcos", backbone.feature_levels(), 3, strides=[4, 8], channels=32)
+        >>> raw = detector(backbone.forward_maps(torch.zeros(2, 3, 64, 64, dtype=torch.uint8)))
+        >>> sorted(detector.losses(raw, [torch.zeros(0, 4)] * 2, [torch.zeros(0, dtype=torch.int64)] * 2))
+        ['box_loss', 'centerness_loss', 'class_loss']
+        >>> len(detector.detect(raw, [(64, 64), (60, 50)]))
+        2
+    """
+    from lit_cv.nn.faster_rcnn import FasterRCNNDetector
+    from lit_cv.nn.fcos import FCOSDetector
+    from lit_cv.nn.retinanet import RetinaNetDetector
+
+    classes: dict[str, Any] = {"fcos": FCOSDetector, "retinanet": RetinaNetDetector, "faster_rcnn": FasterRCNNDetector}
+    if name not in classes:
+        raise ValueError(f"there is no detector {name!r}: {', '.join(DETECTORS)}.")
+    if channels % 32:
+        raise ValueError(f"channels={channels}: give a multiple of 32, which the heads' group norms divide.")
+    if num_convs < 1:
+        raise ValueError(f"num_convs={num_convs}: give at least 1.")
+    detector: Detector = classes[name](levels, num_classes, strides, channels, num_convs)
+    return detector
+
+
+def default_strides(image_size: tuple[int, int] | None) -> list[int]:
+    """Return strides of a pyramid for images of a height and width: from 8, or 4 for those up to 128 pixels.
+
+    Example:
+        >>> default_strides((480, 640)), default_strides((64, 64))
+        ([8, 16, 32, 64, 128], [4, 8, 16])
+    """
+    largest = max(image_size) if image_size else 512
+    first = 8 if largest > 128 else 4
+    return [s for s in (first * 2**i for i in range(5)) if s == first or s <= largest / 4]
+
+
+def map_points(maps: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the centres (L, 2), x and y in pixels, of all places of maps by stride, and their strides (L,)."""
+    points, strides = [], []
+    for stride, features in maps.items():
+        height, width = features.shape[2:]
+        y = (torch.arange(height, device=features.device) + 0.5) * stride
+        x = (torch.arange(width, device=features.device) + 0.5) * stride
+        points.append(torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], 2).flatten(0, 1))
+        strides.append(torch.full((height * width,), float(stride), device=features.device))
+    return torch.cat(points), torch.cat(strides)
+
+
+def map_anchors(points: Tensor, strides: Tensor, scales: Sequence[float], ratios: Sequence[float]) -> Tensor:
+    """Return boxes around places: A = scales times ratios each, (L * A, 4), all of a place one after another.
+
+    Args:
+        points: (L, 2), x and y in pixels.
+        strides: (L,).
+        scales: Square roots of the boxes' areas, in strides.
+        ratios: Height / width.
+    """
+    root = torch.tensor(ratios, device=points.device).sqrt()[:, None]
+    scale = torch.tensor(scales, device=points.device)
+    sides = torch.stack([(scale / root).flatten(), (scale * root).flatten()], 1)  # (A, 2): width, height
+    half = sides * strides[:, None, None] / 2
+    return torch.cat([points[:, None] - half, points[:, None] + half], 2).flatten(0, 1)
+
+
+def select(
+    boxes: Tensor,
+    scores: Tensor,
+    size: tuple[int, int],
+    score_threshold: float,
+    iou_threshold: float,
+    max_detections: int,
+) -> Detections:
+    """Return the best boxes of an image that do not overlap better ones of their class.
+
+    Args:
+        boxes: (L, 4), or (L, K, 4) with a box for each class.
+        scores: (L, K).
+        size: Height and width that boxes are clipped to.
+        score_threshold: Least score.
+        iou_threshold: Greatest overlap.
+        max_detections: Number of boxes at most.
+    """
+    scores = scores.float()
+    place, label = (scores > score_threshold).nonzero(as_tuple=True)
+    score, order = scores[place, label].topk(min(_CANDIDATES, len(place)))
+    place, label = place[order], label[order]
+    box = clip_boxes_to_image((boxes[place] if boxes.ndim == 2 else boxes[place, label]).float(), size)
+    there = ((box[:, 2] - box[:, 0]) >= 1) & ((box[:, 3] - box[:, 1]) >= 1)
+    box, score, label = box[there], score[there], label[there]
+    keep = batched_nms(box, score, label, iou_threshold)[:max_detections]
+    return Detections(box[keep], score[keep], label[keep])

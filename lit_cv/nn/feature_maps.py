@@ -1,0 +1,150 @@
+"""Feature maps of several resolutions from one pass through a backbone, whatever its architecture."""
+
+import math
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_cv.nn.sizes import run_on_meta
+from lit_cv.nn.stages import units
+from lit_cv.nn.stems import first_convolution
+
+__all__ = ["Level", "collect", "find_levels", "tokens_to_map"]
+
+Features = Callable[[nn.Module, Tensor], Tensor]
+
+_PROBE = (192, 320)  # not square, which tells channels first from channels last
+_LAST = ""  # path of a level that is what `features` returns
+
+
+class Level(NamedTuple):
+    """Where a backbone has its deepest feature map of a resolution.
+
+    Attributes:
+        path: The module that returns it; empty for what the network's last layer returns.
+        channels: Its channels.
+        kind: Its layout: `first` (N, C, h, w), `last` (N, h, w, C) or `tokens` (N, T + h * w, C).
+    """
+
+    path: str
+    channels: int
+    kind: str = "first"
+
+
+class _Probe(nn.Module):
+    def __init__(self, body: nn.Module, features: Features) -> None:
+        super().__init__()
+        self.body, self.features = body, features
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.features(self.body, images)
+
+
+def find_levels(body: nn.Module, features: Features, image_size: tuple[int, int] | None = None) -> dict[int, Level]:
+    """Find the deepest map of every resolution, in a run without data.
+
+    Args:
+        body: The network without its classifier.
+        features: Runs it up to its last feature map or tokens.
+        image_size: Height and width of an image that it takes, for networks built for one size.
+
+    Returns:
+        Levels by their stride, the pixels of the image that one step in the map is, a power of two, in rising order.
+        Vision transformers have a single one.
+    """
+    channels = first_convolution(body)[1].in_channels
+    sizes = [_PROBE, *([image_size] if image_size else []), (224, 224)]
+    for size in sizes:
+        shapes: dict[str, tuple[int, ...]] = {}
+        try:
+            with _recording(
+                body, [path for path, _ in units(body)], lambda path, out: shapes.update({path: out.shape})
+            ):
+                last = run_on_meta(_Probe(body, features), (1, channels, *size))
+        except (RuntimeError, ValueError, AssertionError):
+            continue
+        if len(last) == 3:
+            patch = first_convolution(body)[1].stride[0]
+            return {int(patch): Level(_LAST, last[2], "tokens")}
+        levels = {stride: level for path, shape in shapes.items() for stride, level in _level(path, shape, size)}
+        if found := next(iter(_level(_LAST, last, size)), None):
+            stride, level = found
+            if stride not in levels or levels[stride].channels != level.channels:
+                levels[stride] = level
+        return dict(sorted(levels.items()))
+    raise ValueError(f"{type(body).__name__} has no feature maps for dense tasks: choose another backbone.")
+
+
+def collect(
+    body: nn.Module, features: Features, images: Tensor, levels: dict[int, Level]
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Run a network once.
+
+    Args:
+        body: The network without its classifier.
+        features: Runs it up to its last feature map or tokens.
+        images: (N, C, H, W), normalised.
+        levels: Some of what `find_levels` found.
+
+    Returns:
+        What `features` returns, and the maps (N, channels, h, w) by their stride.
+    """
+    outputs: dict[str, Tensor] = {}
+    with _recording(body, {level.path for level in levels.values()} - {_LAST}, outputs.__setitem__):
+        last = features(body, images)
+    outputs[_LAST] = last
+    maps = {}
+    for stride, level in levels.items():
+        out = outputs[level.path]
+        if level.kind == "tokens":
+            out = tokens_to_map(out, math.ceil(images.shape[2] / stride), math.ceil(images.shape[3] / stride))
+        maps[stride] = out.permute(0, 3, 1, 2) if level.kind == "last" else out
+    return last, maps
+
+
+def tokens_to_map(tokens: Tensor, height: int, width: int) -> Tensor:
+    """Return the tokens of the patches, which are the last of (N, T, C), as a map (N, C, height, width)."""
+    patches = tokens[:, tokens.shape[1] - height * width :]
+    return patches.transpose(1, 2).reshape(len(tokens), -1, height, width)
+
+
+def pad_to(images: Tensor, multiple: int) -> Tensor:
+    """Return images padded with zeros at the right and the bottom to sides that `multiple` divides."""
+    height, width = images.shape[2:]
+    down, right = -height % multiple, -width % multiple
+    return F.pad(images, (0, right, 0, down)) if down or right else images
+
+
+def _level(path: str, shape: tuple[int, ...], size: tuple[int, int]) -> Iterator[tuple[int, Level]]:
+    """Yield the stride and level of an output, if it is a map."""
+    if len(shape) != 4:
+        return
+    for kind, (h, w, c) in (("first", (2, 3, 1)), ("last", (1, 2, 3))):
+        across, down = (
+            round(math.log2(full / max(1, side))) for full, side in zip(size, (shape[h], shape[w]), strict=True)
+        )
+        if across == down >= 0:
+            yield 2**across, Level(path, shape[c], kind)
+            return
+
+
+@contextmanager
+def _recording(body: nn.Module, paths: Collection[str], record: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Hand the outputs of modules to `record` while the network runs."""
+
+    def hook(path: str) -> Callable[[nn.Module, object, object], None]:
+        def run(module: nn.Module, inputs: object, output: object) -> None:
+            if isinstance(output, Tensor):
+                record(path, output)
+
+        return run
+
+    handles = [body.get_submodule(path).register_forward_hook(hook(path)) for path in paths]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,192 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules import AnnotatedImagesDataModule
+from datamodules.annotated_dataset import letterbox_size
+from lit_cv.annotations import AnnotationError
+
+
+def save_voc(root: Path, sizes: list[tuple[int, int]], boxes: list[list[tuple[str, int, int, int, int]]]) -> None:
+    """Write images of (height, width) whose pixels say where they are, with VOC boxes as they stand in the file."""
+    (root / "JPEGImages").mkdir(parents=True)
+    (root / "Annotations").mkdir()
+    for index, ((height, width), objects) in enumerate(zip(sizes, boxes, strict=True)):
+        y, x = np.mgrid[:height, :width]
+        pixels = np.stack([x, y, np.full_like(x, index)], -1).astype(np.uint8)
+        Image.fromarray(pixels).save(root / "JPEGImages" / f"{index}.png")
+        nodes = "".join(
+            f"<object><name>{name}</name><bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax><ymax>{d}</ymax>"
+            "</bndbox></object>"
+            for name, a, b, c, d in objects
+        )
+        size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
+        text = f"<annotation><filename>{index}.png</filename>{size}{nodes}</annotation>"
+        (root / "Annotations" / f"{index}.xml").write_text(text)
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    sizes = [(40, 80), (60, 30), (50, 50), (20, 20), (33, 65), (40, 40)]
+    boxes = [[("dog", 1, 1, 80, 40), ("cat", 11, 21, 30, 40)], [("cat", 5, 5, 14, 24)], [], [("dog", 2, 2, 9, 9)]]
+    save_voc(tmp_path / "voc", sizes, [*boxes, [("dog", 1, 1, 5, 5)], [("dog", 1, 1, 5, 5)]])
+    lists = tmp_path / "voc" / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("0\n1\n2\n3\n")
+    (lists / "val.txt").write_text("4\n")
+    (lists / "test.txt").write_text("5\n")
+    return tmp_path / "voc"
+
+
+def module(root: Path, **kwargs: Any) -> AnnotatedImagesDataModule:
+    data = AnnotatedImagesDataModule(str(root), **{"image_size": 40, "num_workers": 0, "batch_size": 4} | kwargs)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def batch_of(data: AnnotatedImagesDataModule, rows: list[int]) -> dict[str, Any]:
+    return data.train_dataset.__getitems__(rows)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_letterboxed_batches(voc: Path, cache: bool) -> None:
+    data = module(voc, cache=cache)
+    assert (data.box_classes, data.class_names, data.image_size) == (["cat", "dog"], [], (40, 40))
+    assert [len(part or []) for part in (data.train_dataset, data.val_dataset, data.test_dataset)] == [4, 1, 1]
+    batch = batch_of(data, [1, 0, 2])
+    assert batch["image"].shape == (3, 3, 40, 40)
+    assert batch["image"].dtype == torch.uint8
+    assert batch["size"].tolist() == [[40, 20], [20, 40], [40, 40]]
+    assert batch["size"].dtype == torch.int64
+    assert torch.allclose(batch["scale"], torch.tensor([[40 / 60, 20 / 30], [0.5, 0.5], [0.8, 0.8]]))
+    assert batch["image"][0, :, :, 20:].max() == 0
+    assert batch["image"][1, :, 20:].max() == 0
+    assert batch["image"][0, 1, 39, 0] > 55  # the last row of the file
+    # VOC counts pixels from 1, the last included
+    assert torch.allclose(batch["boxes"][0], torch.tensor([[4.0, 4, 14, 24]]) * 2 / 3)
+    assert batch["boxes"][1].tolist() == [[0, 0, 40, 20], [5, 10, 15, 20]]
+    assert batch["box_labels"][1].tolist() == [1, 0]
+    assert batch["boxes"][2].shape == (0, 4)
+    assert batch["box_labels"][2].shape == (0,)
+    assert batch["boxes"][2].dtype == torch.float32
+    assert batch["box_labels"][2].dtype == torch.int64
+    assert batch["label"].tolist() == [-1, -1, -1]
+    assert "iscrowd" not in batch
+    assert "mask" not in batch
+    assert data.train_dataset.sample_name(1) == "1.png"
+    assert data.class_counts().tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_own_sizes(voc: Path, cache: bool) -> None:
+    data = module(voc, image_size=None, cache=cache)
+    batch = batch_of(data, [0, 1])
+    assert data.image_size is None
+    assert batch["image"].shape == (2, 3, 64, 96)
+    assert batch["size"].tolist() == [[40, 80], [60, 30]]
+    assert batch["scale"].tolist() == [[1, 1], [1, 1]]
+    assert batch["image"][0, 0, 39, 79] == 79
+    assert batch["image"][0, 0, 39, 80] == 0
+    assert batch["boxes"][0][1].tolist() == [10, 20, 30, 40]
+
+
+def test_an_image_shrunk_keeps_its_shape_and_its_mean(voc: Path) -> None:
+    assert letterbox_size((1000, 3), (64, 64)) == (64, 1)
+    assert letterbox_size((20, 20), (64, 96)) == (64, 64)
+    part = batch_of(module(voc), [0])["image"][0, :, :20, :40].float()
+    assert abs(float(part[0].mean()) - 39.5) < 1
+    assert abs(float(part[1].mean()) - 19.5) < 1
+
+
+def test_wrong_entries_are_all_named_or_skipped(voc: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def edit(name: str, old: str, new: str) -> None:
+        path = voc / "Annotations" / name
+        path.write_text(path.read_text().replace(old, new))
+
+    edit("0.xml", "<xmax>30</xmax>", "<xmax>300</xmax>")
+    edit("1.xml", "<ymax>24</ymax>", "<ymax>4</ymax>")
+    edit("4.xml", "dog", "dgo")
+    edit("3.xml", "<width>20</width>", "<width>21</width>")
+    (voc / "JPEGImages" / "2.png").unlink()
+    (voc / "ImageSets" / "Main" / "test.txt").write_text("5\n5\n7\n")
+    with pytest.raises(AnnotationError, match=r"7 problems .*--data\.on_error skip") as caught:
+        module(voc)
+    for line in (
+        r"0.xml, object 2: its box (10, 20, 300, 40) is not inside the image of 80 x 40 pixels",
+        r"1.xml, object 1: its box (4, 4, 14, 4) has no area",
+        r"2.xml, image '2.png': there is no such file",
+        r"3.xml, image '3.png': the file has 20 x 20 pixels, its annotation says 21 x 20",
+        r"4.xml, object 1: unknown category 'dgo': did you mean 'dog'? Known are: cat, dog",
+        r"5.xml, image '5.png': is listed twice",
+        r"7.xml: a list of images names it, but there is no such file",
+    ):
+        assert line in str(caught.value)
+    data = module(voc, on_error="skip")
+    assert len(data.problems) == 7
+    assert [data.train_dataset.sample_name(i) for i in range(len(data.train_dataset))] == ["0.png", "1.png"]
+    batch = batch_of(data, [0, 1])
+    assert [len(boxes) for boxes in batch["boxes"]] == [1, 0]
+    (voc / "JPEGImages" / "1.png").write_bytes((voc / "JPEGImages" / "1.png").read_bytes()[:-30])
+    data = module(voc, on_error="skip")
+    assert "1.png: cannot be decoded" in str(data.problems)
+    assert len(data.problems) == 8
+    assert len(data.train_dataset) == 1
+
+
+def test_classes_and_small_boxes(voc: Path) -> None:
+    data = module(voc, classes=["dog"], min_box_side=9)
+    assert data.box_classes == ["dog"]
+    batch = batch_of(data, [0, 1, 3])
+    assert [labels.tolist() for labels in batch["box_labels"]] == [[0], [], []]
+    with pytest.raises(ValueError, match=r"no class 'dgo' .*did you mean 'dog'"):
+        module(voc, classes=["dgo"])
+
+
+def test_hidden_annotations(voc: Path) -> None:
+    data = module(voc, label_fraction=0.5)
+    assert (len(data.train_dataset), len(data.unlabeled_dataset)) == (2, 4)
+    shown = {data.train_dataset.sample_name(i) for i in range(2)}
+    batch = data.unlabeled_dataset.__getitems__([0, 1, 2, 3])
+    for i, boxes in enumerate(batch["boxes"]):
+        if data.unlabeled_dataset.sample_name(i) not in shown:
+            assert len(boxes) == 0
+
+
+def test_without_lists_and_beside_the_images(tmp_path: Path) -> None:
+    save_voc(tmp_path / "a", [(20, 20)] * 10, [[("x", 1, 1, 5, 5)]] * 10)
+    data = module(tmp_path / "a", test_fraction=0.2, val_fraction=0.25)
+    assert [len(part or []) for part in (data.train_dataset, data.val_dataset, data.test_dataset)] == [6, 2, 2]
+    flat = tmp_path / "b" / "train"
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a" / "JPEGImages").rename(flat)
+    for path in (tmp_path / "a" / "Annotations").iterdir():
+        path.rename(flat / path.name)
+    data = module(tmp_path / "b", val_fraction=0.1)
+    assert [len(part or []) for part in (data.train_dataset, data.val_dataset, data.test_dataset)] == [9, 1, 0]
+    assert batch_of(data, [0])["boxes"][0].tolist() == [[0, 0, 10, 10]]
+
+
+def test_bad_arguments(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no folder .*--data\.root"):
+        module(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="no annotations of a known format"):
+        module(tmp_path)
+    with pytest.raises(ValueError, match=r"image_size=\[3\].*\[height, width\]"):
+        module(tmp_path, image_size=[3])
+
+
+def test_bccd(data_root: Path) -> None:
+    data = module(data_root / "BCCD", image_size=[240, 320])
+    assert data.box_classes == ["Platelets", "RBC", "WBC"]
+    assert [len(part or []) for part in (data.train_dataset, data.val_dataset, data.test_dataset)] == [205, 87, 72]
+    parts = (data.train_dataset, data.val_dataset, data.test_dataset)
+    counts = sum(part.class_counts(3) for part in parts)  # type: ignore[union-attr]
+    assert counts.tolist() == [361, 4155, 372]
+    batch = data.val_dataset.__getitems__([0])  # type: ignore[union-attr]
+    assert batch["boxes"][0][0].tolist() == [129.5, 88, 245.5, 188]
+    assert batch["box_labels"][0][0] == 2
