@@ -1,6 +1,6 @@
 """Multi-task learning: one backbone serves several tasks at once."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, cast
 
 import torch
@@ -99,20 +99,27 @@ class MultiTaskModule(BaseModule):
     def configure_head(self, num_features: int) -> nn.Module:
         """Return the tasks, each with its head, after they have looked at the data."""
         datamodule = getattr(self._trainer, "datamodule", None)
+        size = self.hparams["image_size"]
+        size = (size, size) if isinstance(size, int) else None if size is None else (size[0], size[1])
         options = {name: dict(given) for name, given in self.hparams["tasks"].items()}
         for name, task in self._tasks.items():
             found = task.infer(datamodule)
             for option, value in found.items():
                 setattr(task, option, value)
             options[name] |= found
-            task.build(num_features)
+            task.build(self.backbone, size)
         self.hparams["tasks"] = options
         return nn.ModuleDict(self._tasks)
 
-    def features(self, images: Tensor) -> Features:
-        """Return what the backbone gives all tasks, for raw images (N, C, H, W)."""
+    def features(self, images: Tensor, tasks: Iterable[Task] | None = None) -> Features:
+        """Return what the backbone gives all tasks, or some, for raw images (N, C, H, W)."""
         self.configure_model()
-        return Features(pooled=self.backbone(images))
+        size = (images.shape[2], images.shape[3])
+        strides = {stride for task in tasks or self.tasks.values() for stride in task.map_strides}
+        if not strides:
+            return Features(self.backbone(images), size)
+        pooled, maps = self.backbone.forward_both(images, strides)
+        return Features(pooled, size, maps)
 
     def forward(self, images: Tensor, task: str | None = None) -> Any:
         """Return the output of one task, or of all by name.
@@ -129,16 +136,21 @@ class MultiTaskModule(BaseModule):
         """
         if task is not None and task not in self.tasks:
             raise ValueError(f"there is no task {task!r}: this module has {', '.join(self.tasks)}.")
-        features = self.features(images)
         if task is not None:
-            return self.tasks[task](features)
+            self.configure_model()
+            return self.tasks[task](self.features(images, [self.tasks[task]]))
+        features = self.features(images)
         return {name: each(features) for name, each in self.tasks.items()}
 
     def step(self, batch: Batch, stage: Stage) -> Output:
-        """Run all tasks on a batch and weigh their losses."""
-        outputs, found = self(batch["image"]), {}
+        """Run the tasks on the images of a batch that have a target for them, and weigh their losses."""
+        features, found = self.features(batch["image"]), {}
         for name, task in self.tasks.items():
-            output, target = task.select(outputs[name], batch)
+            chosen, target = task.labeled(batch)
+            if target is None:
+                found[name] = task.no_loss()
+                continue
+            output = task(features if chosen is None else features.take(chosen))
             found[name] = task.batch_loss(output, target)
             if stage != "train":
                 task.update(stage, output, target)
@@ -146,8 +158,9 @@ class MultiTaskModule(BaseModule):
         counts = _totals(found) if stage == "train" and is_distributed() else _counts(found)
         losses = {name: _ratio(loss, counts[name]) for name, loss in found.items()}
         present = {name: loss for name, loss in losses.items() if counts[name][-1] > 0}
-        # Those of tasks without a target are 0, but keep their heads in the graph.
+        # Those of tasks without a target are 0, but keep their heads in the graph; so does no feature of the backbone.
         total = self.weighting(present) + sum(loss for name, loss in losses.items() if name not in present)
+        total = total + features.pooled[:0].sum()
         self._losses = list(losses.values()) if stage == "train" and self.hparams["weighting"] == "pcgrad" else []
         return {"loss": total}
 
@@ -168,7 +181,7 @@ class MultiTaskModule(BaseModule):
         said = {
             f"{name}_{entry}": value
             for name, task in self.tasks.items()
-            for entry, value in task.predict(outputs[name]).items()
+            for entry, value in task.predict(outputs[name], batch).items()
         }
         return {**said, **{key: batch[key] for key in ("index", "label") if key in batch}}
 

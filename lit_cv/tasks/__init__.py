@@ -1,6 +1,7 @@
 """What a network may serve besides others: a head, a target, a loss and metrics for each kind of task. No Lightning."""
 
 from lit_cv.tasks.classification import ClassificationTask, MultiLabelTask
+from lit_cv.tasks.detection import DetectionTask
 from lit_cv.tasks.registry import TASKS, build_tasks
 from lit_cv.tasks.regression import RegressionTask
 from lit_cv.tasks.task import Features, Task, TaskLoss
@@ -8,6 +9,7 @@ from lit_cv.tasks.task import Features, Task, TaskLoss
 __all__ = [
     "TASKS",
     "ClassificationTask",
+    "DetectionTask",
     "Features",
     "MultiLabelTask",
     "RegressionTask",

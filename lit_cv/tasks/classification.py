@@ -1,5 +1,6 @@
 """Tasks whose answers are classes."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -105,7 +106,7 @@ class ClassificationTask(_ClassesTask):
         """Feed the metrics with hard labels."""
         metrics.update(output, target if target.ndim == 1 else target.argmax(1))
 
-    def predict(self, output: Tensor) -> dict[str, Any]:
+    def predict(self, output: Tensor, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Return the `probabilities` (N, K) of the classes."""
         return {"probabilities": output.float().softmax(-1)}
 
@@ -152,7 +153,7 @@ class MultiLabelTask(_ClassesTask):
         hard = torch.where(_answered(target), target.float(), -1.0)
         metrics.update(output.float().sigmoid(), hard.round().long())
 
-    def predict(self, output: Tensor) -> dict[str, Any]:
+    def predict(self, output: Tensor, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Return the `probabilities` (N, K) of the labels."""
         return {"probabilities": output.float().sigmoid()}
 

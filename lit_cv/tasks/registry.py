@@ -10,6 +10,7 @@ from torch import nn
 
 from lit_cv.suggest import nearest
 from lit_cv.tasks.classification import ClassificationTask, MultiLabelTask
+from lit_cv.tasks.detection import DetectionTask
 from lit_cv.tasks.regression import RegressionTask
 from lit_cv.tasks.task import Task
 
@@ -19,6 +20,7 @@ TASKS: dict[str, type[Task]] = {
     "classification": ClassificationTask,
     "multi_label": MultiLabelTask,
     "regression": RegressionTask,
+    "detection": DetectionTask,
 }
 """The kinds of tasks by the name that `type` takes. Others are named by their class, `module.Class`."""
 

@@ -1,6 +1,6 @@
 """Tasks whose answers are numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -85,7 +85,7 @@ class RegressionTask(Task):
         for name in ("mae", "rmse"):
             metrics[name].update(output[known], target[known])
 
-    def predict(self, output: Tensor) -> dict[str, Any]:
+    def predict(self, output: Tensor, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Return the `values` (N, D)."""
         return {"values": output.float()}
 

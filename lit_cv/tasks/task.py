@@ -2,11 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
+
+from lit_cv.nn import Backbone
 
 __all__ = ["Features", "Task", "TaskLoss", "known_mean"]
 
@@ -16,9 +19,17 @@ class Features(NamedTuple):
 
     Attributes:
         pooled: (N, num_features).
+        image_size: Height and width of the images in pixels.
+        maps: Feature maps (N, channels, about H / stride, about W / stride) by stride, those that tasks asked for.
     """
 
     pooled: Tensor
+    image_size: tuple[int, int] = (0, 0)
+    maps: Mapping[int, Tensor] = MappingProxyType({})
+
+    def take(self, chosen: Tensor) -> "Features":
+        """Return the features of some of the images."""
+        return self._replace(pooled=self.pooled[chosen], maps={s: each[chosen] for s, each in self.maps.items()})
 
 
 class TaskLoss(NamedTuple):
@@ -45,12 +56,15 @@ class Task(nn.Module, ABC):
         key: Entry of the batch that holds the target; `None` takes `default_key`, or the name.
 
     Attributes:
+        parts: Names of the terms of the loss, each of which is logged apart; the empty one is not.
         default_key: Where such targets usually lie.
+        map_strides: Strides of the backbone's feature maps that the head takes, known after `build`.
         likelihood: Which form uncertainty weighting takes, see `UncertaintyWeighting`.
         score: Metric, 1 at best, that stands for the task where several are judged by one number.
     """
 
     default_key: ClassVar[str | None] = None
+    parts: tuple[str, ...] = ("",)
     likelihood: ClassVar[Literal["classification", "regression"]] = "regression"
     score: ClassVar[str | None] = None
 
@@ -58,6 +72,7 @@ class Task(nn.Module, ABC):
         super().__init__()
         self.name = name
         self.key = key or self.default_key or name
+        self.map_strides: tuple[int, ...] = ()
         self.metrics = nn.ModuleDict()
 
     @abstractmethod
@@ -80,45 +95,53 @@ class Task(nn.Module, ABC):
         """Feed the metrics with the images of a batch that have a target."""
         metrics.update(output, target)
 
-    def predict(self, output: Any) -> dict[str, Any]:
-        """Return what the output of N images says, by name: tensors (N, ...) or lists of N entries."""
+    def predict(self, output: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the output for a batch of N images says, by name: tensors (N, ...) or lists of N entries."""
         return {"output": output}
 
     def target(self, batch: Mapping[str, Any]) -> Any:
-        """Return the target of all images of a batch, `None` where the batch has none."""
+        """Return the targets of all images of a batch, a tensor or a list, `None` where the batch has none."""
         return batch.get(self.key)
 
     def known(self, target: Any) -> Tensor:
-        """Return which images have a target, (N,) bool: here where nothing is negative or, of floats, NaN."""
-        entries = ~target.isnan() if target.is_floating_point() else target >= 0
+        """Return which images have a target, (N,) bool: where anything is not negative and, of floats, not NaN."""
+        entries = target >= 0 if not target.is_floating_point() else ~target.isnan()
         return cast(Tensor, entries.flatten(1).any(1) if target.ndim > 1 else entries)
 
     def forward(self, features: Features) -> Any:
-        """Return the head's output for all images."""
+        """Return the head's output."""
         return self.head(features.pooled)
 
-    def build(self, num_features: int) -> None:
+    def build(self, backbone: Backbone, image_size: tuple[int, int] | None) -> None:
         """Build the head and the metrics."""
-        self.head = self.configure_head(num_features)
+        self.head = self.configure_head(backbone.num_features)
+        self.build_metrics()
+
+    def build_metrics(self) -> None:
+        """Build the metrics of validation and of the test."""
         for stage in ("val", "test"):
             if metrics := self.configure_metrics():
                 self.metrics[stage] = MetricCollection(dict(metrics))
 
-    def select(self, output: Any, batch: Mapping[str, Any]) -> tuple[Any, Any]:
-        """Return output and target of the images that have a target, `None` for the target of no images."""
+    def labeled(self, batch: Mapping[str, Any]) -> tuple[Tensor | None, Any]:
+        """Return which images of a batch have a target, and the targets of those.
+
+        Returns:
+            Positions (M,) of the images, `None` for all of them; and M targets, `None` where M is 0.
+        """
         target = self.target(batch)
-        if target is None:
-            return output[:0], None
+        if target is None or len(target) == 0:
+            return torch.empty(0, dtype=torch.int64), None
         known = self.known(target)
         chosen = known.nonzero()[:, 0]
         if len(chosen) == len(known):
-            return output, target
-        return output[chosen], target[chosen] if len(chosen) else None
+            return None, target
+        if len(chosen) == 0:
+            return chosen, None
+        return chosen, target[chosen] if isinstance(target, Tensor) else [target[i] for i in chosen.tolist()]
 
     def batch_loss(self, output: Any, target: Any) -> TaskLoss:
-        """Return the loss of what `select` gave."""
-        if target is None:
-            return TaskLoss({"": (output.sum(), 0)}, 0)  # 0, and yet a part of the graph
+        """Return the loss of M images with a target."""
         losses = self.loss(output, target)
         if losses.ndim != 1 or len(losses) != len(target):
             raise ValueError(
@@ -127,9 +150,14 @@ class Task(nn.Module, ABC):
             )
         return TaskLoss({"": (losses.sum(), len(losses))}, len(losses))
 
+    def no_loss(self) -> TaskLoss:
+        """Return the loss of no image: 0, and yet a function of all parameters, as several processes need it."""
+        empty = torch.cat([parameter.reshape(-1)[:0] for parameter in self.parameters()])
+        return TaskLoss({part: (empty.sum(), 0) for part in self.parts}, 0)
+
     def update(self, stage: str, output: Any, target: Any) -> None:
-        """Feed the metrics of a stage with what `select` gave."""
-        if target is not None and stage in self.metrics:
+        """Feed the metrics of a stage with images that have a target."""
+        if stage in self.metrics:
             self.update_metrics(cast(MetricCollection, self.metrics[stage]), output, target)
 
     def results(self, stage: str) -> dict[str, Tensor]:
