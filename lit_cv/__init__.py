@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         FineTuneModule,
         MAEModule,
         MultiTaskModule,
+        SegmentationModule,
         SimCLRModule,
         SupervisedModule,
     )
@@ -62,6 +63,7 @@ __all__ = [
     "Reconstructions",
     "RunCheckpoint",
     "RunProgressBar",
+    "SegmentationModule",
     "SimCLRModule",
     "SupervisedModule",
     "TrainingCurves",

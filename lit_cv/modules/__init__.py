@@ -5,6 +5,7 @@ from lit_cv.modules.detection import DetectionModule
 from lit_cv.modules.fine_tune import FineTuneModule
 from lit_cv.modules.mae import MAEModule
 from lit_cv.modules.multi_task import MultiTaskModule
+from lit_cv.modules.segmentation import SegmentationModule
 from lit_cv.modules.simclr import SimCLRModule
 from lit_cv.modules.supervised import SupervisedModule
 
@@ -14,6 +15,7 @@ __all__ = [
     "FineTuneModule",
     "MAEModule",
     "MultiTaskModule",
+    "SegmentationModule",
     "SimCLRModule",
     "SupervisedModule",
 ]

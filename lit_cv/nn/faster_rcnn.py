@@ -66,7 +66,7 @@ class FasterRCNNDetector(Detector):
         }  # fmt: skip
 
     def losses(self, raw: Mapping[str, Any], boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return `class_loss` and `box_loss` of the second network, `objectness_loss` and `rpn_box_loss` of the first."""
+        """Return `class_loss` and `box_loss`, and of the first network `objectness_loss` and `rpn_box_loss`."""
         n = len(boxes)
         anchors = [raw["anchors"]] * n
         targets = [{"boxes": b.float(), "labels": kinds + 1} for b, kinds in zip(boxes, labels, strict=True)]

@@ -12,7 +12,7 @@ from lit_cv.nn.sizes import run_on_meta
 from lit_cv.nn.stages import units
 from lit_cv.nn.stems import first_convolution
 
-__all__ = ["Level", "collect", "find_levels", "tokens_to_map"]
+__all__ = ["Level", "collect", "find_levels", "pad_to", "tokens_to_map"]
 
 Features = Callable[[nn.Module, Tensor], Tensor]
 
@@ -58,12 +58,8 @@ def find_levels(body: nn.Module, features: Features, image_size: tuple[int, int]
     channels = first_convolution(body)[1].in_channels
     sizes = [_PROBE, *([image_size] if image_size else []), (224, 224)]
     for size in sizes:
-        shapes: dict[str, tuple[int, ...]] = {}
         try:
-            with _recording(
-                body, [path for path, _ in units(body)], lambda path, out: shapes.update({path: out.shape})
-            ):
-                last = run_on_meta(_Probe(body, features), (1, channels, *size))
+            last, shapes = _shapes(body, features, (1, channels, *size))
         except (RuntimeError, ValueError, AssertionError):
             continue
         if len(last) == 3:
@@ -116,6 +112,19 @@ def pad_to(images: Tensor, multiple: int) -> Tensor:
     height, width = images.shape[2:]
     down, right = -height % multiple, -width % multiple
     return F.pad(images, (0, right, 0, down)) if down or right else images
+
+
+def _shapes(
+    body: nn.Module, features: Features, shape: tuple[int, ...]
+) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
+    """Return the shapes of what a network gives for an image, and of what its parts give, by their paths."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def record(path: str, output: Tensor) -> None:
+        shapes[path] = tuple(output.shape)
+
+    with _recording(body, [path for path, _ in units(body)], record):
+        return run_on_meta(_Probe(body, features), shape), shapes
 
 
 def _level(path: str, shape: tuple[int, ...], size: tuple[int, int]) -> Iterator[tuple[int, Level]]:

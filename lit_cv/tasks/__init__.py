@@ -4,6 +4,7 @@ from lit_cv.tasks.classification import ClassificationTask, MultiLabelTask
 from lit_cv.tasks.detection import DetectionTask
 from lit_cv.tasks.registry import TASKS, build_tasks
 from lit_cv.tasks.regression import RegressionTask
+from lit_cv.tasks.segmentation import SegmentationTask
 from lit_cv.tasks.task import Features, Task, TaskLoss
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Features",
     "MultiLabelTask",
     "RegressionTask",
+    "SegmentationTask",
     "Task",
     "TaskLoss",
     "build_tasks",

@@ -12,6 +12,7 @@ from lit_cv.suggest import nearest
 from lit_cv.tasks.classification import ClassificationTask, MultiLabelTask
 from lit_cv.tasks.detection import DetectionTask
 from lit_cv.tasks.regression import RegressionTask
+from lit_cv.tasks.segmentation import SegmentationTask
 from lit_cv.tasks.task import Task
 
 __all__ = ["TASKS", "build_task", "build_tasks"]
@@ -21,6 +22,7 @@ TASKS: dict[str, type[Task]] = {
     "multi_label": MultiLabelTask,
     "regression": RegressionTask,
     "detection": DetectionTask,
+    "segmentation": SegmentationTask,
 }
 """The kinds of tasks by the name that `type` takes. Others are named by their class, `module.Class`."""
 

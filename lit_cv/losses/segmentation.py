@@ -1,0 +1,60 @@
+"""Losses of the classes of pixels."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["IGNORE_INDEX", "dice_loss", "pixel_cross_entropy"]
+
+IGNORE_INDEX = 255
+"""What masks hold where the class of a pixel is unknown."""
+
+
+def pixel_cross_entropy(
+    logits: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE_INDEX
+) -> Tensor:
+    """Return the mean cross-entropy over the pixels whose class is known, 0 where none is.
+
+    Args:
+        logits: (N, K, H, W).
+        target: (N, H, W) int64, classes from 0.
+        weight: Weights of the classes (K,); the mean is weighted by them, too.
+        ignore_index: What the target holds where the class is unknown.
+
+    Example:
+        >>> pixel_cross_entropy(torch.zeros(1, 4, 1, 2), torch.tensor([[[3, 255]]]))
+        tensor(1.3863)
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        total = F.cross_entropy(logits.float(), target, weight=weight, ignore_index=ignore_index, reduction="sum")
+        known = target != ignore_index
+        count = known.sum() if weight is None else weight[target[known]].sum()
+        return total / count.clamp_min(1e-6)
+
+
+def dice_loss(logits: Tensor, target: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
+    """Return one minus the Dice coefficient of the probabilities, averaged over the classes that are there.
+
+    For a class k, 2 sum p_k t_k / (sum p_k + sum t_k) over all pixels of the batch whose class is known (Milletari et
+    al. 2016 with plain sums, several classes as in Sudre et al. 2017, unweighted). Small classes count as much as
+    large ones, which cross-entropy alone neglects.
+
+    Args:
+        logits: (N, K, H, W).
+        target: (N, H, W) int64, classes from 0.
+        ignore_index: What the target holds where the class is unknown.
+
+    Example:
+        >>> logits = torch.tensor([[[[9.0, -9.0]], [[-9.0, 9.0]]]])  # pixels of the classes 0 and 1
+        >>> dice_loss(logits, torch.tensor([[[0, 0]]])).round(decimals=3)
+        tensor(0.3330)
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        known = (target != ignore_index)[:, None]
+        probabilities = logits.float().softmax(1) * known
+        truth = F.one_hot(torch.where(known[:, 0], target, 0), logits.shape[1]).movedim(-1, 1) * known
+        both = (probabilities * truth).sum((0, 2, 3))
+        there = truth.sum((0, 2, 3))
+        dice = 2 * both / (probabilities.sum((0, 2, 3)) + there).clamp_min(1e-6)
+        present = there > 0
+        return ((1 - dice) * present).sum() / present.sum().clamp_min(1)
