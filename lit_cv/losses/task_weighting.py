@@ -49,6 +49,13 @@ class TaskWeighting(nn.Module, ABC):
                 total = total + weights[index] * at_least_float32(losses[name])
         return total
 
+    def waiting(self) -> list[str]:
+        """Return the tasks whose first loss `start` is to be told; here none."""
+        return []
+
+    def start(self, losses: Mapping[str, Tensor]) -> None:
+        """Take in the first losses of some tasks; here nothing changes."""
+
     def end_epoch(self, losses: Mapping[str, float]) -> None:
         """Take in the mean losses of an epoch of training; here nothing changes."""
 

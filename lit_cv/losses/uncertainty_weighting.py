@@ -28,6 +28,9 @@ class UncertaintyWeighting(TaskWeighting):
     A negative loss has no optimum in the formula. Sigma learns from the magnitude of the loss, which for a positive
     loss is the same and for a negative one balances its scale, too. It is kept in [exp(-7), exp(7)].
 
+    The sigmas begin at 1. Where losses are large their first gradients are, too, after which Adam takes hundreds of
+    steps to get going; `start` puts them at the optimum of the first losses instead.
+
     Args:
         tasks: Names of the tasks.
         classification: Those whose loss is a cross-entropy.
@@ -42,12 +45,15 @@ class UncertaintyWeighting(TaskWeighting):
     """
 
     form: Tensor
+    started: Tensor
 
     def __init__(self, tasks: Sequence[str], classification: Collection[str] = ()) -> None:
         super().__init__(tasks)
         self.check(dict.fromkeys(classification))
         form = torch.tensor([1.0 if name in classification else 0.5 for name in tasks])
         self.register_buffer("form", form, persistent=False)
+        self.register_buffer("started", torch.zeros(len(tasks), dtype=torch.bool))
+        self._all_started = False  # spares a look at the device
         self.log_sigma = nn.Parameter(torch.zeros(len(tasks)))
 
     def sigma(self) -> Tensor:
@@ -57,6 +63,30 @@ class UncertaintyWeighting(TaskWeighting):
     def weights(self) -> Tensor:
         """Return what the losses are multiplied by, (K,)."""
         return self.form * torch.exp(-2 * self.log_sigma)
+
+    def waiting(self) -> list[str]:
+        """Return the tasks that `start` has not been told of."""
+        if self._all_started:
+            return []
+        waiting = [name for name, started in zip(self.tasks, self.started.tolist(), strict=True) if not started]
+        self._all_started = not waiting
+        return waiting
+
+    @torch.no_grad()
+    def start(self, losses: Mapping[str, Tensor]) -> None:
+        """Put the sigmas of some tasks at the optimum of these losses: each weighted loss is 1/2 then.
+
+        Args:
+            losses: Scalars by task, the same on all processes that train together. One of 0 or that is not finite
+                leaves its sigma as it is.
+        """
+        self.check(losses)
+        for index, name in enumerate(self.tasks):
+            if name in losses:
+                best = (2 * self.form[index] * losses[name].to(self.form).abs()).log() / 2
+                usable = best.isfinite()
+                self.log_sigma[index] = torch.where(usable, best.clamp(-_BOUND, _BOUND), self.log_sigma[index])
+                self.started[index] = True
 
     def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Return the total, a scalar in float32 or better.

@@ -6,7 +6,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from lit_cv.distributed import is_distributed
+from lit_cv.distributed import gather_batches, is_distributed
 from lit_cv.loop_state import logs_now
 from lit_cv.losses import DynamicWeightAverage, FixedWeighting, TaskWeighting, UncertaintyWeighting
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
@@ -35,7 +35,8 @@ class MultiTaskModule(BaseModule):
 
     - `equal`: 1 each, the plain sum.
     - `fixed`: the weights given in `task_weights`.
-    - `uncertainty`: learnt uncertainties, see `lit_cv.losses.UncertaintyWeighting`; the total may be negative.
+    - `uncertainty`: learnt uncertainties, see `lit_cv.losses.UncertaintyWeighting`, which start at the optimum of the
+      first losses; the total may be negative.
     - `dwa`: how fast each loss falls from epoch to epoch, see `lit_cv.losses.DynamicWeightAverage`.
     - `pcgrad`: equal weights, but the gradients of the shared parameters are freed from conflicts, see
       `lit_cv.optim.surgery_backward`. It goes backwards through the backbone once for every task, and, under gradient
@@ -158,6 +159,8 @@ class MultiTaskModule(BaseModule):
         counts = _totals(found) if stage == "train" and is_distributed() else _counts(found)
         losses = {name: _ratio(loss, counts[name]) for name, loss in found.items()}
         present = {name: loss for name, loss in losses.items() if counts[name][-1] > 0}
+        if stage == "train" and (first := [name for name in self.weighting.waiting() if name in present]):
+            self.weighting.start({name: gather_batches(present[name].detach()[None]).mean() for name in first})
         # Those of tasks without a target are 0, but keep their heads in the graph; so does no feature of the backbone.
         total = self.weighting(present) + sum(loss for name, loss in losses.items() if name not in present)
         total = total + features.pooled[:0].sum()
