@@ -9,10 +9,10 @@
 
 `multi_mnist`: two digits of MNIST overlaid on 36x36 pixels, one at the upper left, one at the lower right, where both
 have ink the brighter (Sener and Koltun 2018): 60,000 images to train on, 10,000 of the test digits. A network like
-LeNet tells the left and the right digit; 5 epochs of batches of 256, Adam, learning rate 1e-3, bfloat16. `plain` has these two
-tasks; `rebuilt` has a third of another scale, the image itself, by the squared error summed over its pixels; `scaled`
-has the two, with the loss of the left digit times 1,000. Rows are appended to the table as they are finished, those
-that it holds are not run again.
+LeNet tells the left and the right digit; 5 epochs of batches of 256, Adam, learning rate 1e-3, in bfloat16. `plain`
+has these two tasks; `rebuilt` has a third of another scale, the image itself, by the squared error summed over its
+pixels; `scaled` has the two, with the loss of the left digit times 1,000. Rows are appended to the table as they are
+finished, those that it holds are not run again.
 """
 
 import argparse

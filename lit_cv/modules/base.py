@@ -231,7 +231,8 @@ class BaseModule(L.LightningModule, ABC):
         if stage in self.metrics:
             metrics = cast(MetricCollection, self.metrics[stage])
             values |= metrics.compute()
-            metrics.reset()
+            with torch.inference_mode(False):  # of `validate`, after which `fit` could not update its tensors
+                metrics.reset()
         return values
 
     def _log_epoch(self, stage: Stage) -> None:

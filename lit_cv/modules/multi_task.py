@@ -24,12 +24,13 @@ class MultiTaskModule(BaseModule):
     tasks: a label of -1, a value of NaN. It then takes no part in their losses, which are means over the images that
     have one; a task without a target in the whole batch, or whose entry the batch lacks, is left out of the step.
 
-    Tasks are plain data: a `type` and its options. Types are `classification`, `multi_label`, `regression`, and
-    classes of your own as `file.Class`, see `lit_cv.tasks.Task`.
+    Tasks are plain data: a `type` and its options. Types are `classification`, `multi_label`, `regression`,
+    `detection`, `segmentation`, and classes of your own as `file.Class`, see `lit_cv.tasks.Task`.
 
         tasks:
           shape: {type: classification}
-          depth: {type: regression, key: depth}
+          objects: {type: detection, channels: 64}
+          distance: {type: regression, key: depth}
 
     The losses are weighted by:
 
@@ -45,9 +46,9 @@ class MultiTaskModule(BaseModule):
     Logs `{stage}_loss` (the weighted total), `{stage}_{task}_loss` (as they are, unweighted), in validation and test
     the metrics of each task as `{stage}_{task}_{metric}`, and while training `weight_{task}`, what the loss is
     multiplied by, and `sigma_{task}` under uncertainty weighting. The `monitor` is `val_score`, the mean over the
-    tasks of one metric each that is 1 at best (`acc`, `map`, `r2`): it counts every task alike, and
-    does not change with the weights, as the total does. Where one task is what matters, set `--checkpoint.monitor
-    val_shape_acc`.
+    tasks of one metric each that is 1 at best (`acc`, `map`, `r2`, `map50`, `miou`; below 0 it counts as 0): it counts
+    every task alike, and does not change with the weights, as the total does. Where one task is what matters, set
+    `--checkpoint.monitor val_shape_acc`.
 
     Args:
         tasks: The tasks by name.
@@ -130,7 +131,8 @@ class MultiTaskModule(BaseModule):
             task: Name of the task; `None` for all.
 
         Returns:
-            (N, K) logits for classes, (N, D) values for quantities; for all tasks a dict of them.
+            (N, K) logits for classes, (N, D) values for quantities, (N, K, H, W) logits for pixels, a detector's raw
+            outputs for objects; for all tasks a dict of them.
 
         Raises:
             ValueError: If there is no such task.
@@ -178,7 +180,8 @@ class MultiTaskModule(BaseModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Return what each task says of the images as `{task}_{name}`, and where they stand in the data (`index`).
 
-        `name` is `probabilities` (N, K) for classes and `values` (N, D) for quantities.
+        `name` is `probabilities` (N, K) for classes; `values` (N, D) for quantities; lists of `boxes` (n, 4), `labels`
+        and `scores` (n,) for objects; `masks` and their `confidence` (N, H, W) for pixels.
         """
         outputs = self(batch["image"])
         said = {
@@ -231,12 +234,16 @@ class MultiTaskModule(BaseModule):
         for name, task in self.tasks.items():
             if stage == "train" or f"{stage}_{name}_loss" not in values:
                 continue
-            results = task.results(stage)
+            # What cannot be told, such as the IoU of a class that does not occur, is NaN.
+            results = {metric: value for metric, value in task.results(stage).items() if not value.isnan()}
             values |= {f"{stage}_{name}_{metric}": value for metric, value in results.items()}
             if task.score in results:
-                scores.append(results[task.score].to(self.device))
+                scores.append(results[task.score].to(self.device).clamp(0, 1))
+        means = {name: values[f"{stage}_{name}_loss"] for name in self.tasks if f"{stage}_{name}_loss" in values}
+        if stage != "train" and means:  # the total of the means, whatever the batches that they came in
+            values[f"{stage}_loss"] = self.weighting(means).detach()
         if scores:
-            values[f"{stage}_score"] = torch.stack(scores).nanmean()
+            values[f"{stage}_score"] = torch.stack(scores).mean()
         return values
 
     def _average(self, found: Mapping[str, TaskLoss], stage: Stage) -> None:

@@ -166,7 +166,8 @@ class Task(nn.Module, ABC):
             return {}
         metrics = cast(MetricCollection, self.metrics[stage])
         values: dict[str, Tensor] = metrics.compute()
-        metrics.reset()
+        with torch.inference_mode(False):  # whose tensors training could not update
+            metrics.reset()
         return values
 
 

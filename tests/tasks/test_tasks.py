@@ -92,7 +92,7 @@ def test_one_quantity_may_be_flat() -> None:
     it = task(type="regression", key="depth")
     output = torch.tensor([[1.0], [2.0]])
     assert it.loss(output, torch.tensor([3.0, 2.0])).tolist() == [4.0, 0.0]
-    with pytest.raises(ValueError, match=r"targets of shape \(2, 3\) in 'depth'.*set tasks.it.num_outputs"):
+    with pytest.raises(ValueError, match=r"targets of shape \(2, 3\) in 'depth'.*set tasks\.it\.num_outputs"):
         it.loss(output, torch.zeros(2, 3))
 
 
