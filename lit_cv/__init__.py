@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Reconstructions,
         RunCheckpoint,
         RunProgressBar,
+        TaskCurves,
         TrainingCurves,
     )
     from lit_cv.modules import (
@@ -66,6 +67,7 @@ __all__ = [
     "SegmentationModule",
     "SimCLRModule",
     "SupervisedModule",
+    "TaskCurves",
     "TrainingCurves",
 ]
 __version__ = "0.1.0"

@@ -10,10 +10,12 @@ from lit_cv.figures.curves import draw_training_curves
 from lit_cv.figures.history import History, short_number
 from lit_cv.figures.images import image_grid, label_titles, short_name
 from lit_cv.figures.lr_curve import lr_curve_figure
+from lit_cv.figures.task_curves import draw_task_curves
 
 __all__ = [
     "History",
     "confusion_figure",
+    "draw_task_curves",
     "draw_training_curves",
     "image_grid",
     "label_titles",
