@@ -1,6 +1,7 @@
 """Your own annotated images: boxes and masks in the formats that annotation tools write."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +15,19 @@ from datamodules.cache import inspected, unreadable_files
 from datamodules.checks import check
 from datamodules.classes import class_numbers
 from datamodules.dataset import ImageDataset
-from datamodules.images import image_size
+from datamodules.folder import find_images
+from datamodules.images import UnreadableImageError
 from datamodules.splits import hold_out
-from lit_cv.annotations import AnnotatedImage, AnnotationSet, Problems, check_set
-from lit_cv.annotations.formats import FORMATS, find_format, read_annotations
+from lit_cv.annotations import (
+    FORMATS,
+    AnnotatedImage,
+    AnnotationSet,
+    FileSize,
+    Problems,
+    file_size,
+    inspect_mask,
+    read_annotations,
+)
 
 __all__ = ["AnnotatedImagesDataModule"]
 
@@ -29,18 +39,28 @@ class AnnotatedImagesDataModule(BaseDataModule):
 
     `root` holds annotations in one of these layouts:
 
-    - `voc`: Pascal VOC, `Annotations/*.xml`, `JPEGImages/*`, lists `ImageSets/Main/{train,val,test}.txt`; or XML files
-      beside the images, in folders `train`, `valid`, `test` or without splits.
+    - `coco`: `annotations/instances_{train,val,test}*.json` with boxes, polygons, run-length codes, crowds; the images
+      in a folder of the same name, or of the split's, or `images`;
+    - `voc`: Pascal VOC, `Annotations/*.xml`, `JPEGImages/*`, lists `ImageSets/Main/{train,val,test}.txt`, and masks in
+      `SegmentationClass/*.png`; or XML files beside the images, in folders `train`, `valid`, `test` or without splits;
+    - `yolo`: `data.yaml`, `images/SPLIT/*`, `labels/SPLIT/*.txt` with boxes or polygons;
+    - `masks`: `images/SPLIT/*` and `masks/SPLIT/*.png` with the class of each pixel, `classes.txt` with their names.
 
     Where there are no splits, `test` and `val` are held out. All entries are checked when they are read: boxes
-    outside the image or of no area, unknown categories, missing images, images of another size, doubles.
+    outside the image or of no area, unknown categories, missing images, images or masks of another size, values
+    out of range, doubles.
 
     Batches are those of `AnnotatedDataset`: `image`, `size`, `scale`, and `boxes`, `box_labels`, `iscrowd`, `mask`
     where they are annotated. Boxes are in pixels of the batch's image: divided by `scale` in those of the file.
+    Masks drawn from objects' outlines have 0 for the background and the class of the box plus 1 otherwise, those of
+    PNGs the values as they stand.
 
     Args:
         root: The folder.
         format: Its layout; `auto` finds out.
+        annotations: COCO's file, or a file for each of `train`, `val` and `test`, relative to `root`; `None` looks.
+        images: Folder of COCO's images, or a folder for each split, relative to `root`; `None` looks.
+        predict_root: Folder of images, in any arrangement, for `predict`; `None` takes the test images.
         image_size: Height and width of the images in a batch, one number for squares: each image is resized, its
             aspect ratio kept, with antialiasing, and padded at the right and at the bottom. `None` keeps the sizes
             of the images, and pads to the largest in a batch, rounded up to a multiple of 32.
@@ -61,7 +81,10 @@ class AnnotatedImagesDataModule(BaseDataModule):
     def __init__(
         self,
         root: str = "data",
-        format: Literal["auto", "voc"] = "auto",
+        format: Literal["auto", "coco", "voc", "yolo", "masks"] = "auto",
+        annotations: str | dict[str, str] | None = None,
+        images: str | dict[str, str] | None = None,
+        predict_root: str | None = None,
         image_size: int | list[int] | None = 640,
         channels: Literal[1, 3] = 3,
         targets: Literal["boxes", "mask", "all"] = "all",
@@ -94,6 +117,8 @@ class AnnotatedImagesDataModule(BaseDataModule):
         """Return the images of a split."""
         if not self._datasets:
             self._datasets = self._make_datasets(self._read())
+        if split == "predict" and self.hparams["predict_root"] is not None:
+            return self._load_predict()
         return self._datasets.get(split)
 
     def finish(self, dataset: ImageDataset, split: Split) -> ImageDataset:
@@ -113,9 +138,17 @@ class AnnotatedImagesDataModule(BaseDataModule):
         if not root.is_dir():
             raise FileNotFoundError(f"there is no folder {root.absolute()}: set --data.root.")
         self.problems = Problems()
-        kind = find_format(root) if h["format"] == "auto" else h["format"]
-        sets = read_annotations(root, kind, self.problems)
-        sets = {split: check_set(part, _sizes_of_files(part), self.problems) for split, part in sets.items()}
+        sets = read_annotations(
+            root,
+            self.problems,
+            None if h["format"] == "auto" else h["format"],
+            files={"all": root / h["annotations"]}
+            if isinstance(h["annotations"], str)
+            else _by_split(root, h["annotations"]),
+            folders=_by_split(root, h["images"]),
+            sizes=_sizes,
+            mask_facts=lambda paths: _mask_facts(root, paths),
+        )
         if h["on_error"] == "raise":
             self.problems.stop(" (--data.on_error skip leaves them out)")
         else:
@@ -139,9 +172,13 @@ class AnnotatedImagesDataModule(BaseDataModule):
         parts = list(sets.values())
         crowds = any(item.crowd for part in parts for image in part.images for item in image.objects)
         boxes = h["targets"] != "mask" and bool(parts[0].categories)
+        mask = h["targets"] != "boxes" and any(_has_masks(part) for part in parts)
+        if h["targets"] == "mask" and not mask:
+            raise ValueError(f"{h['root']} has no masks and no outlines: set --data.targets boxes.")
         self.box_classes = list(parts[0].categories) if boxes else []
+        self.mask_classes = (parts[0].mask_classes or ["background", *parts[0].categories]) if mask else []
         datasets = {
-            split: AnnotatedDataset(part, self.canvas, h["channels"], boxes=boxes, crowds=crowds)
+            split: AnnotatedDataset(part, self.canvas, h["channels"], boxes=boxes, mask=mask, crowds=crowds)
             for split, part in sets.items()
         }
         if "all" in datasets:
@@ -152,22 +189,52 @@ class AnnotatedImagesDataModule(BaseDataModule):
                 datasets["test"] = pool.subset(held)
         return datasets
 
+    def _load_predict(self) -> AnnotatedDataset:
+        folder = Path(self.hparams["predict_root"]).expanduser()
+        names = find_images(folder)
+        if not names:
+            raise FileNotFoundError(f"there are no images in {folder.absolute()}: set --data.predict_root.")
+        images = []
+        for name, size in zip(names, _sizes(folder, names), strict=True):
+            if not isinstance(size, str):
+                images.append(AnnotatedImage(name, *size))
+            elif self.hparams["on_error"] == "raise":
+                raise UnreadableImageError(f"{folder / name}: {size} (--data.on_error skip leaves such files out)")
+            else:
+                log.warning("%s is left out: %s", folder / name, size)
+        found = AnnotationSet(folder, self.box_classes, images)
+        return AnnotatedDataset(found, self.canvas, self.hparams["channels"], boxes=False)
+
     def _describe(self, train: ImageDataset) -> None:
         super()._describe(train)
         self.image_size = self.canvas
 
 
-def _sizes_of_files(part: AnnotationSet) -> list[tuple[int, int] | str]:
-    def look(name: str) -> list[int] | str:
-        try:
-            return list(image_size(part.folder / name))
-        except FileNotFoundError:
-            return "there is no such file"
-        except OSError as error:
-            return str(error)
-
-    found = inspected(part.folder, [image.name for image in part.images], "sizes", look, "Looking at images")
+def _sizes(folder: Path, names: Sequence[str]) -> list[FileSize]:
+    """Return the sizes of image files, which are remembered."""
+    found = inspected(folder, names, "sizes", lambda name: file_size(folder / name), "Looking at images")
     return [size if isinstance(size, str) else (size[0], size[1]) for size in found]
+
+
+def _mask_facts(root: Path, paths: Sequence[Path]) -> list[list[int] | str]:
+    """Return what is in mask files, which is remembered."""
+    names = [str(path.relative_to(root)) for path in paths]
+    return inspected(root, names, "masks", lambda name: inspect_mask(root / name), "Looking at masks") if names else []
+
+
+def _by_split(root: Path, given: str | dict[str, str] | None) -> dict[str, Path] | None:
+    """Return the paths that were given for the splits; one path alone is that of all splits."""
+    if given is None:
+        return None
+    if isinstance(given, str):
+        return dict.fromkeys(("all", "train", "val", "test"), root / given)
+    if unknown := sorted(set(given) - {"train", "val", "test"}):
+        raise ValueError(f"{unknown[0]!r} is no split: give paths for train, val and test, or one path.")
+    return {split: root / path for split, path in given.items()}
+
+
+def _has_masks(part: AnnotationSet) -> bool:
+    return any(image.mask or any(item.segmentation for item in image.objects) for image in part.images)
 
 
 def _without_small(part: AnnotationSet, side: float) -> AnnotationSet:

@@ -13,11 +13,10 @@ from datamodules.cache import cached_arrays
 from datamodules.dataset import ImageDataset, Rows
 from datamodules.images import read_whole
 from datamodules.loader import Batch
-from lit_cv.annotations import AnnotatedImage, AnnotationSet
+from lit_cv.annotations import IGNORE, AnnotatedImage, AnnotationSet, draw_classes, load_mask
 
-__all__ = ["IGNORE", "AnnotatedDataset", "letterbox_size"]
+__all__ = ["AnnotatedDataset", "letterbox_size"]
 
-IGNORE = 255  # what masks hold where no class is known
 _STEP = 32  # pixels that sides are rounded up to where sizes differ: what pyramids of features divide by
 
 Size = tuple[int, int]
@@ -82,6 +81,7 @@ class AnnotatedDataset(ImageDataset):
         self._labels = torch.tensor([item.category for item in objects], dtype=torch.int64)
         self._crowd = torch.tensor([item.crowd for item in objects], dtype=torch.bool)
         self._annotated = torch.zeros(len(images), dtype=torch.int64)
+        self._draws_masks = mask and not any(image.mask for image in images)
         self._decoded: _Decoded | None = None
 
     @property
@@ -144,13 +144,21 @@ class AnnotatedDataset(ImageDataset):
     def _image(self, row: int) -> Tensor:
         if self._decoded is not None:
             return torch.from_numpy(self._decoded.image(row))
-        y, x = self.fitted[row].tolist()
-        return read_whole(self.root / self.names[row], (y, x), self.channels)
+        return read_whole(self.root / self.names[row], self._fitted_size(row), self.channels)
 
     def _mask(self, row: int) -> Tensor:
         if self._decoded is not None:
             return torch.from_numpy(self._decoded.mask(row))
-        raise NotImplementedError
+        image, size = self.annotations.images[row], self._fitted_size(row)
+        if image.mask is not None:
+            return torch.from_numpy(load_mask(image.mask, size))
+        if self._draws_masks:
+            return torch.from_numpy(draw_classes(image, size))
+        return torch.full(size, IGNORE, dtype=torch.uint8)
+
+    def _fitted_size(self, row: int) -> Size:
+        height, width = self.fitted[row].tolist()
+        return height, width
 
     def decoded(self, name: str) -> Self:
         """Return the same samples with their images and masks decoded once, into a file beside them.
@@ -178,6 +186,19 @@ class _Decoded:
             dataset.root, files, self._shapes, lambda i: dataset._image(rows[i]).numpy(), f"{name}-images", None
         )
         self.nbytes = self._images.nbytes
+        if dataset.has_mask:
+            self._mask_shapes: list[tuple[int, ...]] = list(sizes)
+            sources = [dataset.annotations.images[row] for row in rows]
+            masks = [[str(path.resolve())] if (path := image.mask or image.source) else [] for image in sources]
+            self._masks, self._mask_starts = cached_arrays(
+                dataset.root,
+                masks,
+                self._mask_shapes,
+                lambda i: dataset._mask(rows[i]).numpy(),
+                f"{name}-masks",
+                [dataset.annotations.categories, [image.name for image in sources]],
+            )
+            self.nbytes += self._masks.nbytes
 
     def image(self, row: int) -> NDArray[np.uint8]:
         """Return the image of a row, (C, h, w)."""
@@ -185,7 +206,7 @@ class _Decoded:
 
     def mask(self, row: int) -> NDArray[np.uint8]:
         """Return the mask of a row, (h, w)."""
-        raise NotImplementedError
+        return self._take(self._masks, self._mask_starts, row, self._mask_shapes)
 
     def _take(
         self, values: NDArray[np.uint8], starts: NDArray[np.int64], row: int, shapes: list[tuple[int, ...]]

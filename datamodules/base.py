@@ -226,7 +226,7 @@ class BaseDataModule(L.LightningDataModule, ABC):
         self._seed = state_dict["seed"]
 
     def show_batch(self, split: Split = "train", n: int = 16, path: str | Path | None = None) -> "Figure":
-        """Draw images with their labels.
+        """Draw images with their labels, boxes and masks.
 
         Args:
             split: Which images.

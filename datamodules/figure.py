@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from datamodules.dataset import ImageDataset
-from lit_cv.figures import image_grid, label_titles, render, save_png
+from lit_cv.figures import draw_objects, image_grid, label_titles, object_titles, render, save_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,8 +44,18 @@ def draw_batch(datamodule: "BaseDataModule", split: "Split", n: int, path: str |
         raise ValueError(f"{type(datamodule).__name__} has no {split!r} images to show (n={n}).")
     chosen = np.random.RandomState(0).permutation(len(dataset))[:n]
     batch = dataset.__getitems__(chosen.tolist())
+    heading = f"{type(datamodule).__name__}: {split}"
+    boxes, labels, mask = batch.get("boxes"), batch.get("box_labels"), batch.get("mask")
     titles = label_titles(batch["label"], datamodule.class_names)
-    figure = image_grid(batch["image"], titles, heading=f"{type(datamodule).__name__}: {split}")
+    if boxes is None and mask is None:
+        figure = image_grid(batch["image"], titles, heading)
+    else:
+        names = (datamodule.box_classes, datamodule.mask_classes)
+        objects = object_titles(boxes, labels, mask, *names, count=len(chosen))
+        known = [label >= 0 for label in batch["label"].tolist()]
+        titles = [f"{t}: {o}" if is_known else o for t, o, is_known in zip(titles, objects, known, strict=True)]
+        drawn = draw_objects(batch["image"], boxes, labels, mask, *names)
+        figure = image_grid(drawn, titles, heading, columns=4, cell=3.2)
     if path is not None:
         save_png(render(figure), path)
     return figure

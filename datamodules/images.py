@@ -15,13 +15,12 @@ from torch import Tensor
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["IMAGE_SUFFIXES", "UnreadableImageError", "fit", "image_size", "read_image", "read_whole"]
+__all__ = ["IMAGE_SUFFIXES", "UnreadableImageError", "fit", "read_image", "read_whole"]
 
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .avif .jp2 .tga"
 IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
-_ORIENTATION = 0x0112  # EXIF's number for how the camera was held
 _GAP = 2  # a JPEG is decoded at a fraction of its size as long as that leaves twice the pixels wanted
 
 
@@ -69,28 +68,6 @@ def read_whole(path: str | Path, size: tuple[int, int] | None = None, channels: 
         UnreadableImageError: If it cannot be decoded.
     """
     return _read(path, size, channels, _resize)
-
-
-def image_size(path: str | Path) -> tuple[int, int]:
-    """Return height and width of an image file from its header, as `read_image` would give it.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        UnreadableImageError: If it is no image.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            # a PNG without the entry would be decoded to look behind its pixels
-            exif = image.getexif() if "exif" in image.info or image.format == "TIFF" else {}
-            turned = exif.get(_ORIENTATION, 1) in (5, 6, 7, 8)
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise UnreadableImageError(f"cannot read the image {path}: {_reason(error)}") from error
-    return (width, height) if turned else (height, width)
 
 
 def _read(

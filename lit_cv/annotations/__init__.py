@@ -1,17 +1,47 @@
-"""Annotations in the formats of the field: read, checked, written, without Lightning."""
+"""Annotations in the formats of the field: read, checked, written, converted, without Lightning."""
 
 from lit_cv.annotations.checks import check_object, check_set
+from lit_cv.annotations.coco import coco_dict, read_coco, write_coco
+from lit_cv.annotations.formats import FORMATS, WRITERS, Format, find_format, read_annotations
+from lit_cv.annotations.masks import IGNORE, draw_classes, inspect_mask, load_mask, read_masks, save_mask, write_masks
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
+from lit_cv.annotations.rle import decode_rle, draw_polygons, encode_rle, outline_mask
+from lit_cv.annotations.sizes import FileSize, file_size, file_sizes
 from lit_cv.annotations.voc import read_voc, write_voc
+from lit_cv.annotations.yolo import read_yolo, write_yolo
 
 __all__ = [
+    "FORMATS",
+    "IGNORE",
+    "WRITERS",
     "AnnotatedImage",
     "AnnotatedObject",
     "AnnotationError",
     "AnnotationSet",
+    "FileSize",
+    "Format",
     "Problems",
     "check_object",
     "check_set",
+    "coco_dict",
+    "decode_rle",
+    "draw_classes",
+    "draw_polygons",
+    "encode_rle",
+    "file_size",
+    "file_sizes",
+    "find_format",
+    "inspect_mask",
+    "load_mask",
+    "outline_mask",
+    "read_annotations",
+    "read_coco",
+    "read_masks",
     "read_voc",
+    "read_yolo",
+    "save_mask",
+    "write_coco",
+    "write_masks",
     "write_voc",
+    "write_yolo",
 ]

@@ -1,12 +1,16 @@
 """What is checked of annotations, whatever their format."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from lit_cv.annotations.records import AnnotatedObject, AnnotationSet, Problems
+from lit_cv.annotations.masks import inspect_mask
+from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Problems
+from lit_cv.annotations.rle import rle_counts
+from lit_cv.annotations.sizes import FileSize
 from lit_cv.suggest import nearest
 
-__all__ = ["check_object", "check_set", "unknown_category"]
+__all__ = ["check_masks", "check_object", "check_set", "unknown_category"]
 
 _SLACK = 1.0  # pixels that a box may reach beyond the image, as rounding tools leave it
 
@@ -29,14 +33,18 @@ def check_object(item: AnnotatedObject, height: float, width: float) -> str | No
         return f"{shown} has no area"
     if left < -_SLACK or top < -_SLACK or right > width + _SLACK or bottom > height + _SLACK:
         return f"{shown} is not inside the image of {width:g} x {height:g} pixels"
+    if item.score is not None and not 0 <= item.score <= 1:
+        return f"its score {item.score:g} is not in [0, 1]"
     if isinstance(item.segmentation, list):
         return _check_polygons(item.segmentation, height, width)
     if isinstance(item.segmentation, dict):
         size = item.segmentation.get("size")
         if size is None or [int(side) for side in size] != [height, width]:
             return f"its RLE has the size {size}, the image is {height:g} x {width:g} (height x width)"
-    if item.score is not None and not 0 <= item.score <= 1:
-        return f"its score {item.score:g} is not in [0, 1]"
+        try:
+            rle_counts(item.segmentation)
+        except ValueError as error:
+            return str(error)
     return None
 
 
@@ -56,7 +64,7 @@ def unknown_category(name: object, known: Sequence[str]) -> str:
     return f"unknown category {name!r}{nearest(str(name), known)} Known are: {shown or 'none'}."
 
 
-def check_set(annotations: AnnotationSet, found: Sequence[tuple[int, int] | str], problems: Problems) -> AnnotationSet:
+def check_set(annotations: AnnotationSet, found: Sequence[FileSize], problems: Problems) -> AnnotationSet:
     """Return the images and objects that nothing is wrong with, and note the others.
 
     An image is left out if it is listed twice, cannot be read, or is of another size than noted (a size of 0 is
@@ -87,6 +95,44 @@ def check_set(annotations: AnnotationSet, found: Sequence[tuple[int, int] | str]
             images.append(replace(image, height=size[0], width=size[1], objects=objects))
         seen.add(image.name)
     return replace(annotations, images=images)
+
+
+MaskFacts = Callable[[Sequence[Path]], Sequence[list[int] | str]]
+
+
+def check_masks(
+    annotations: AnnotationSet, problems: Problems, facts: MaskFacts | None = None
+) -> tuple[AnnotationSet, int]:
+    """Return the images whose masks can be read and fit, and the greatest value in them (-1 without masks).
+
+    Args:
+        annotations: The set. Where `mask_classes` names the values, others than these and 255 are wrong.
+        problems: Where the others are noted.
+        facts: Returns for mask files what `inspect_mask` does; `None` reads them now.
+    """
+    named = [image for image in annotations.images if image.mask is not None]
+    paths = [image.mask for image in named if image.mask is not None]
+    found = [inspect_mask(path) for path in paths] if facts is None else facts(paths)
+    names = annotations.mask_classes
+    wrong: set[int] = set()
+    greatest = -1
+    for image, path, fact in zip(named, paths, found, strict=True):
+        what = fact if isinstance(fact, str) else _check_mask(image, fact, names)
+        if what is not None:
+            problems.add(path, "", what)
+            wrong.add(id(image))
+        else:
+            greatest = max(greatest, int(fact[2]))
+    return replace(annotations, images=[image for image in annotations.images if id(image) not in wrong]), greatest
+
+
+def _check_mask(image: AnnotatedImage, fact: list[int], names: Sequence[str]) -> str | None:
+    height, width, greatest = fact
+    if (height, width) != (image.height, image.width):
+        return f"the mask has {width} x {height} pixels, its image {image.width} x {image.height}"
+    if names and greatest >= len(names):
+        return f"the mask holds {greatest}, but its values are 0 to {len(names) - 1} and 255: {', '.join(names[:20])}"
+    return None
 
 
 def _check_size(noted: tuple[int, int], size: tuple[int, int]) -> str | None:

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from lit_cv.annotations.checks import unknown_category
+from lit_cv.annotations.layout import SPLITS, SUFFIXES
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Problems
 
 __all__ = ["read_voc", "voc_image", "write_voc"]
-
-_SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".JPG", ".JPEG", ".PNG")
 
 
 def read_voc(
@@ -53,13 +51,13 @@ def read_voc(
 def _find_files(root: Path, lists: str) -> dict[str, list[Path]]:
     annotations = root / "Annotations"
     if not annotations.is_dir():
-        flat = {split: _xml_in(root, names) for split, names in _SPLITS.items()}
+        flat = {split: _xml_in(root, names) for split, names in SPLITS.items()}
         found = {split: files for split, files in flat.items() if files} or {"all": sorted(root.glob("*.xml"))}
         if not any(found.values()):
             raise FileNotFoundError(f"{root.absolute()} holds no folder Annotations and no XML files.")
         return found
     found = {}
-    for split, names in _SPLITS.items():
+    for split, names in SPLITS.items():
         path = next((p for name in names if (p := root / "ImageSets" / lists / f"{name}.txt").is_file()), None)
         if path is not None:
             stems = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -116,7 +114,7 @@ def _image_name(root: Path, folder: Path, xml: Path, tree: ET.Element) -> str:
     stem = xml.relative_to(base).with_suffix("")
     said = (tree.findtext("filename") or "").strip().replace("\\", "/").rpartition("/")[2]
     beside = [stem.parent / said] if said else []
-    candidates = [*beside, *(stem.with_name(stem.name + suffix) for suffix in _SUFFIXES)]
+    candidates = [*beside, *(stem.with_name(stem.name + suffix) for suffix in SUFFIXES)]
     # Files that were renamed keep their old `filename`: the name of the XML file goes first where both exist.
     same = [path for path in candidates if path.stem == stem.name]
     return next((path for path in [*same, *candidates] if (folder / path).is_file()), candidates[0]).as_posix()

@@ -13,6 +13,7 @@ from lit_cv.callbacks.embedding_projector import EmbeddingProjector
 from lit_cv.callbacks.learning_rate import LearningRateLog
 from lit_cv.callbacks.mixup import MixUp
 from lit_cv.callbacks.online_probe import OnlineProbe
+from lit_cv.callbacks.prediction_figures import PredictionFigures
 from lit_cv.callbacks.prediction_writer import PredictionWriter
 from lit_cv.callbacks.progress import RunProgressBar
 from lit_cv.callbacks.reconstructions import Reconstructions
@@ -34,6 +35,7 @@ __all__ = [
     "MixUp",
     "MonitorEarlyStopping",
     "OnlineProbe",
+    "PredictionFigures",
     "PredictionWriter",
     "Reconstructions",
     "RunCheckpoint",

@@ -17,7 +17,7 @@ class Augmentation(L.Callback):
 
     It works on the whole batch after its transfer to the device, in training only, and draws from torch's
     default generator, which the module seeds at each step: a resumed run sees the same pictures. Masks and
-    boxes of the batch move along with the pixels.
+    boxes of the batch move along with the pixels; `size` and `scale` of padded images no longer hold, and go.
 
     Give a policy by name (`small_images`, `photographs`, ...) or a list of operations:
 
@@ -69,12 +69,14 @@ class Augmentation(L.Callback):
 
 @torch.no_grad()
 def augment(chain: Chain, batch: dict[str, Any], mask_fill: int = 255, min_visible: float = 0.25) -> None:
-    """Replace the images of a batch, and its masks and boxes if the chain moves pixels."""
+    """Replace the images of a batch, and its masks and boxes if the chain moves pixels; `size` and `scale` go then."""
     images = batch["image"]
     params = chain.draw(images)
     batch["image"] = chain.apply(images, params)
     if not chain.moves_pixels:
         return
+    for name in ("size", "scale"):  # what was padding may lie anywhere now
+        batch.pop(name, None)
     if isinstance(batch.get("mask"), Tensor):
         batch["mask"] = chain.move_masks(batch["mask"], params, mask_fill)
     if isinstance(batch.get("boxes"), list):

@@ -1,16 +1,21 @@
 """A picture of the first training batch, as the model sees it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
 from lit_cv.callbacks.run_output import class_names, figures_wanted, guarded, publish
-from lit_cv.figures import image_grid, label_titles
+from lit_cv.figures import draw_objects, image_grid, label_titles, object_titles
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["BatchFigure"]
+
+_WITH_OBJECTS = 12  # images shown where boxes or masks are drawn, which takes room
 
 
 class BatchFigure(L.Callback):
@@ -18,7 +23,7 @@ class BatchFigure(L.Callback):
 
     The first batch of training goes to `train_batch.png` in the run's folder and to TensorBoard: wrong
     channels, labels off by one and too strong an augmentation are seen at a glance. Mixed images are titled
-    with their labels' weights; views of one image stand side by side.
+    with their labels' weights; views of one image stand side by side; boxes and masks are drawn over the images.
 
     Args:
         every_n_epochs: Show the first batch of every so many epochs; 0 for that of the first one only.
@@ -55,14 +60,29 @@ class BatchFigure(L.Callback):
             if found is None:
                 return
             images, labels, views = found
-            shown = max(self.n // views, 1) * views
-            titles = _titles(labels, views, trainer, pl_module)[:shown]
             epoch = trainer.current_epoch + 1
             heading = f"training images of epoch {epoch}, as the model sees them"
+            if "boxes" in batch or isinstance(batch.get("mask"), Tensor):
+                figure = _draw_objects(batch, min(self.n, _WITH_OBJECTS), heading, trainer)
+                publish(trainer, figure, "train_batch", trainer.global_step)
+                return
+            shown = max(self.n // views, 1) * views
+            titles = _titles(labels, views, trainer, pl_module)[:shown]
             # An even number of columns keeps the views of an image in one row.
             columns = 8 if 8 % views == 0 else views
             figure = image_grid(images[:shown], titles, heading, columns=columns)
             publish(trainer, figure, "train_batch", trainer.global_step)
+
+
+def _draw_objects(batch: Mapping[str, Any], n: int, heading: str, trainer: L.Trainer) -> "Figure":
+    """Draw images with their boxes and masks."""
+    data = getattr(trainer, "datamodule", None)
+    names = (list(getattr(data, "box_classes", None) or []), list(getattr(data, "mask_classes", None) or []))
+    images = batch["image"][:n]
+    boxes, labels = (batch[key][:n] if key in batch else None for key in ("boxes", "box_labels"))
+    mask = batch["mask"][:n] if isinstance(batch.get("mask"), Tensor) else None
+    titles = object_titles(boxes, labels, mask, *names, count=len(images))
+    return image_grid(draw_objects(images, boxes, labels, mask, *names), titles, heading, columns=4, cell=3.2)
 
 
 def _find_images(batch: Any) -> tuple[Tensor, Tensor | None, int] | None:

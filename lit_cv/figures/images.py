@@ -74,6 +74,7 @@ def image_grid(
     heading: str = "",
     colors: Sequence[str] | None = None,
     columns: int = 8,
+    cell: float = _CELL,
 ) -> "Figure":
     """Draw images side by side.
 
@@ -83,6 +84,7 @@ def image_grid(
         heading: A line above the grid.
         colors: Color of each title.
         columns: Images in a row, at most.
+        cell: Width of an image in inches.
 
     Raises:
         ValueError: If there are no images, or they have another shape.
@@ -94,8 +96,8 @@ def image_grid(
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
     lines = max((title.count("\n") + 1 for title in titles), default=0)
-    height = _CELL * pictures.shape[1] / pictures.shape[2]
-    step_x, step_y = _CELL + 0.08, height + _LINE * lines + 0.1
+    height = cell * pictures.shape[1] / pictures.shape[2]
+    step_x, step_y = cell + 0.08, height + _LINE * lines + 0.1
     head = 0.3 if heading else 0.0
     width, total = columns * step_x + 0.08, rows * step_y + head + 0.08
 
@@ -106,10 +108,10 @@ def image_grid(
     for index, picture in enumerate(pictures):
         left = 0.08 + index % columns * step_x
         bottom = total - head - (index // columns + 1) * step_y + 0.05
-        axes.imshow(picture, extent=(left, left + _CELL, bottom, bottom + height), interpolation="auto")
+        axes.imshow(picture, extent=(left, left + cell, bottom, bottom + height), interpolation="auto")
         if index < len(titles):
             color = colors[index] if colors is not None else INK
-            _write(axes, left + _CELL / 2, bottom + height + 0.045, titles[index], color)
+            _write(axes, left + cell / 2, bottom + height + 0.045, titles[index], color, cell)
     if heading:
         style: dict[str, Any] = {"fontsize": 10, "fontweight": "bold", "color": INK}
         axes.text(0.08, total - 0.08, heading, va="top", parse_math=False, **style)
@@ -119,9 +121,10 @@ def image_grid(
     return figure
 
 
-def _write(axes: "Axes", x: float, y: float, title: str, color: str) -> None:
+def _write(axes: "Axes", x: float, y: float, title: str, color: str, cell: float) -> None:
     longest = max(map(len, title.split("\n")))
-    size = min(7.5, 7.5 * 21 / max(longest, 1))  # about 21 characters fit above an image
+    fitting = 21 * cell / _CELL  # about 21 characters fit above an image
+    size = min(7.5, 7.5 * fitting / max(longest, 1))
     style: dict[str, Any] = {"fontsize": size, "color": color, "linespacing": 1.1}
     axes.text(x, y, title, ha="center", va="baseline", parse_math=False, **style)
 

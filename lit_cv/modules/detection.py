@@ -98,6 +98,7 @@ class DetectionModule(BaseModule):
         detector = build_detector(
             h["detector"], levels, len(self.class_names), h["strides"], h["channels"], h["num_convs"]
         )
+        self.backbone.freeze_unused(detector.pyramid.sources.values(), size)
         return detector.to(memory_format=torch.channels_last)
 
     def configure_metrics(self) -> dict[str, Metric]:

@@ -89,6 +89,7 @@ class SegmentationModule(BaseModule):
             h["channels"],
             h["dropout"],
         )
+        self.backbone.freeze_unused(head.strides, size)
         return head.to(memory_format=torch.channels_last)
 
     def configure_metrics(self) -> dict[str, Metric]:

@@ -1,12 +1,13 @@
 """The network that turns raw images into features, whatever its architecture."""
 
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from contextlib import suppress
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from lit_cv.nn.feature_maps import Level, collect, find_levels, pad_to
+from lit_cv.nn.feature_maps import Level, collect, find_levels, pad_to, probe_sizes
 from lit_cv.nn.heads import SpatialDropout
 
 __all__ = ["Backbone", "Network"]
@@ -119,8 +120,8 @@ class Backbone(nn.Module):
             raise TypeError(f"images of {images.dtype}: give uint8 in [0, 255] or float in [0, 1].")
         # In the dtype of the weights, for a float32 image may meet a model in bfloat16. In place where the cast has
         # made a new tensor: 3.5 times faster on a CPU than addcmul, which is slow when it broadcasts.
-        cast = images.to(self.mean.dtype)
-        scaled = cast * scale if cast is images else cast.mul_(scale)
+        converted = images.to(self.mean.dtype)
+        scaled = converted * scale if converted is images else converted.mul_(scale)
         return scaled.add_(-self.mean / self.std)
 
     def forward_features(self, images: Tensor) -> Tensor:
@@ -156,7 +157,7 @@ class Backbone(nn.Module):
         return {stride: level.channels for stride, level in self._levels.items()}
 
     def forward_maps(self, images: Tensor, strides: Collection[int] | None = None) -> dict[int, Tensor]:
-        """Return the deepest feature map of each resolution, for dense tasks.
+        """Return the deepest feature map of each resolution, for dense tasks; layers that none needs are not run.
 
         Args:
             images: Raw images (N, in_channels, H, W), uint8 or float in [0, 1]. For vision transformers they are
@@ -166,19 +167,43 @@ class Backbone(nn.Module):
         Returns:
             By its stride s each map, (N, channels, about H / s, about W / s).
         """
-        return self._run(images, strides)[1]
+        return self._run(images, strides, whole=False)[1]
 
     def forward_both(self, images: Tensor, strides: Collection[int] | None = None) -> tuple[Tensor, dict[int, Tensor]]:
         """Return the pooled features that calling the backbone gives, and those of `forward_maps`, from one pass."""
-        features, maps = self._run(images, strides)
-        return self._pool(self.body, self.spatial_dropout(features)), maps
+        features, maps = self._run(images, strides, whole=True)
+        return self._pool(self.body, self.spatial_dropout(cast(Tensor, features))), maps
 
-    def _run(self, images: Tensor, strides: Collection[int] | None) -> tuple[Tensor, dict[int, Tensor]]:
+    def freeze_unused(self, strides: Collection[int], image_size: tuple[int, int] | None = None) -> None:
+        """Freeze the parameters that no map of these strides depends on.
+
+        A loss on the maps alone gives them no gradient, which training on several devices takes for a mistake.
+
+        Args:
+            strides: Strides of the maps that are used.
+            image_size: Height and width of an image that it takes, needed by networks built for one size.
+        """
+        training = self.training
+        learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        self.eval()  # no statistics change, and nothing is drawn
+        for size in probe_sizes(image_size):
+            with torch.enable_grad(), suppress(RuntimeError, ValueError, AssertionError):
+                image = torch.zeros(1, self.in_channels, *size, device=self.mean.device)
+                total = torch.stack([own.sum() for own in self.forward_maps(image, strides).values()]).sum()
+                gradients = torch.autograd.grad(total, learning, allow_unused=True)
+                for parameter, gradient in zip(learning, gradients, strict=True):
+                    parameter.requires_grad_(gradient is not None)
+                break
+        self.train(training)
+
+    def _run(
+        self, images: Tensor, strides: Collection[int] | None, whole: bool
+    ) -> tuple[Tensor | None, dict[int, Tensor]]:
         self.feature_levels((images.shape[2], images.shape[3]))
         levels = {s: level for s, level in (self._levels or {}).items() if strides is None or s in strides}
         if tokens := [s for s, level in levels.items() if level.kind == "tokens"]:
             images = pad_to(images, tokens[0])
-        return collect(self.body, self._features, self.normalize(images), levels)
+        return collect(self.body, self._features, self.normalize(images), levels, whole)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return pooled features (N, num_features) of raw images."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from lit_cv.nn.sizes import run_on_meta
 from lit_cv.nn.stages import units
 from lit_cv.nn.stems import first_convolution
 
-__all__ = ["Level", "collect", "find_levels", "pad_to", "tokens_to_map"]
+__all__ = ["Level", "collect", "find_levels", "pad_to", "probe_sizes", "tokens_to_map"]
 
 Features = Callable[[nn.Module, Tensor], Tensor]
 
@@ -56,8 +56,7 @@ def find_levels(body: nn.Module, features: Features, image_size: tuple[int, int]
         Vision transformers have a single one.
     """
     channels = first_convolution(body)[1].in_channels
-    sizes = [_PROBE, *([image_size] if image_size else []), (224, 224)]
-    for size in sizes:
+    for size in probe_sizes(image_size):
         try:
             last, shapes = _shapes(body, features, (1, channels, *size))
         except (RuntimeError, ValueError, AssertionError):
@@ -74,9 +73,13 @@ def find_levels(body: nn.Module, features: Features, image_size: tuple[int, int]
     raise ValueError(f"{type(body).__name__} has no feature maps for dense tasks: choose another backbone.")
 
 
+class _Enough(Exception):  # noqa: N818 - no error
+    """All maps are there: the layers behind them need not run."""
+
+
 def collect(
-    body: nn.Module, features: Features, images: Tensor, levels: dict[int, Level]
-) -> tuple[Tensor, dict[int, Tensor]]:
+    body: nn.Module, features: Features, images: Tensor, levels: dict[int, Level], whole: bool = True
+) -> tuple[Tensor | None, dict[int, Tensor]]:
     """Run a network once.
 
     Args:
@@ -84,14 +87,23 @@ def collect(
         features: Runs it up to its last feature map or tokens.
         images: (N, C, H, W), normalised.
         levels: Some of what `find_levels` found.
+        whole: Whether layers behind the maps are run, too.
 
     Returns:
-        What `features` returns, and the maps (N, channels, h, w) by their stride.
+        What `features` returns, `None` unless all was run, and the maps (N, channels, h, w) by their stride.
     """
     outputs: dict[str, Tensor] = {}
-    with _recording(body, {level.path for level in levels.values()} - {_LAST}, outputs.__setitem__):
+    paths = {level.path for level in levels.values()}
+
+    def record(path: str, output: Tensor) -> None:
+        outputs[path] = output
+        if not whole and outputs.keys() == paths:
+            raise _Enough
+
+    last = None
+    with suppress(_Enough), _recording(body, paths - {_LAST}, record):
         last = features(body, images)
-    outputs[_LAST] = last
+        outputs[_LAST] = last
     maps = {}
     for stride, level in levels.items():
         out = outputs[level.path]
@@ -99,6 +111,11 @@ def collect(
             out = tokens_to_map(out, math.ceil(images.shape[2] / stride), math.ceil(images.shape[3] / stride))
         maps[stride] = out.permute(0, 3, 1, 2) if level.kind == "last" else out
     return last, maps
+
+
+def probe_sizes(image_size: tuple[int, int] | None) -> list[tuple[int, int]]:
+    """Return sizes of images to try a network with, the first of which any but those built for one size take."""
+    return [_PROBE, *([(image_size[0], image_size[1])] if image_size else []), (224, 224)]
 
 
 def tokens_to_map(tokens: Tensor, height: int, width: int) -> Tensor:
@@ -128,16 +145,17 @@ def _shapes(
 
 
 def _level(path: str, shape: tuple[int, ...], size: tuple[int, int]) -> Iterator[tuple[int, Level]]:
-    """Yield the stride and level of an output, if it is a map."""
+    """Yield the stride and level of an output, if it is a map: in the layout that fits a power of two best."""
     if len(shape) != 4:
         return
+    found = []
     for kind, (h, w, c) in (("first", (2, 3, 1)), ("last", (1, 2, 3))):
-        across, down = (
-            round(math.log2(full / max(1, side))) for full, side in zip(size, (shape[h], shape[w]), strict=True)
-        )
-        if across == down >= 0:
-            yield 2**across, Level(path, shape[c], kind)
-            return
+        exact = [math.log2(full / max(1, side)) for full, side in zip(size, (shape[h], shape[w]), strict=True)]
+        down, across = map(round, exact)
+        if down == across >= 0:
+            found.append((max(abs(e - down) for e in exact), 2**down, Level(path, shape[c], kind)))
+    if found:
+        yield min(found, key=lambda each: each[0])[1:]
 
 
 @contextmanager

@@ -132,11 +132,12 @@ class DetectionTask(Task):
         metrics.update(self.head.detect(output["raw"], sizes, *self.limits), wanted)
 
     def predict(self, output: dict[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Return lists of `boxes` (n, 4) in pixels of the batch's images, `labels` (n,) and `scores` (n,)."""
+        """Return lists of `boxes` (n, 4) in pixels of the batch's images, `box_labels` (n,) and `scores` (n,)."""
         n = len(batch["image"])
         sizes = [_pair(size) for size in batch["size"]] if "size" in batch else [output["image_size"]] * n
         found: list[Detections] = self.head.detect(output["raw"], sizes, *self.limits)
-        return {name: [getattr(own, name) for own in found] for name in ("boxes", "labels", "scores")}
+        names = {"boxes": "boxes", "box_labels": "labels", "scores": "scores"}
+        return {name: [getattr(own, entry) for own in found] for name, entry in names.items()}
 
     def _parts(self) -> tuple[str, ...]:
         common = ("class", "box")

@@ -114,6 +114,11 @@ class SegmentationTask(Task):
         metrics.update(output.argmax(1), target.long())
 
     def predict(self, output: Tensor, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the `masks` (N, H, W) int64 of the likeliest classes, and their probabilities as `confidence`."""
-        confidence, masks = output.softmax(1).max(1)
-        return {"masks": masks, "confidence": confidence}
+        """Return the `masks` (N, H, W) int64 of the likeliest classes, and their mean probability, `confidence` (N,)."""
+        highest, masks = output.softmax(1).max(1)
+        there = torch.ones_like(masks, dtype=torch.bool)
+        if "size" in batch:  # without what images are padded with
+            height, width = batch["size"].to(masks.device).T[..., None, None]
+            y, x = (torch.arange(side, device=masks.device) for side in masks.shape[1:])
+            there = (y[:, None] < height) & (x < width)
+        return {"masks": masks, "confidence": (highest * there).sum((1, 2)) / there.sum((1, 2))}

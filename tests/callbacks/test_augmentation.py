@@ -160,3 +160,12 @@ def test_the_command_line_builds_it_from_yaml() -> None:
     crop = built.chain.operations[1]
     assert isinstance(crop, RandomCrop)
     assert crop.padding == 2
+
+
+def test_sizes_of_padded_images_hold_no_longer_once_pixels_move() -> None:
+    def padded() -> dict[str, Any]:
+        return {"image": torch.zeros(2, 3, 16, 16), "size": torch.tensor([[8, 16]] * 2), "scale": torch.ones(2, 2)}
+
+    assert start(Augmentation(operations=["horizontal_flip"]), padded()).keys() == {"image"}
+    colors = start(Augmentation(operations=[{"name": "color_jitter", "brightness": 0.2}]), padded())
+    assert colors.keys() == {"image", "size", "scale"}

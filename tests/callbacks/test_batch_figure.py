@@ -106,3 +106,25 @@ def test_impossible_arguments_are_refused() -> None:
         BatchFigure(every_n_epochs=-1)
     with pytest.raises(ValueError, match="n=0"):
         BatchFigure(n=0)
+
+
+def test_boxes_and_masks_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    draw = batch_figure.draw_objects
+    monkeypatch.setattr(batch_figure, "draw_objects", lambda *given: calls.append(given) or draw(*given))
+    batch = {
+        "image": torch.zeros(4, 3, 16, 16, dtype=torch.uint8),
+        "label": torch.tensor([0, 1, 2, 3]),
+        "boxes": [torch.tensor([[1.0, 1, 9, 9]])] * 4,
+        "box_labels": [torch.tensor([1])] * 4,
+        "mask": torch.zeros(4, 16, 16, dtype=torch.int64),
+    }
+    data = Data(Batches(batch))
+    data.box_classes, data.mask_classes = ["cat", "dog"], ["background", "cat"]
+    run_trainer(tmp_path / "run", [BatchFigure(n=3)]).fit(Oracle(), datamodule=data)
+    ((images, boxes, _, mask, *names),) = calls
+    assert images.shape == (3, 3, 16, 16)
+    assert len(boxes) == len(mask) == 3
+    assert names == [["cat", "dog"], ["background", "cat"]]
+    with Image.open(tmp_path / "run" / "train_batch.png") as picture:
+        assert picture.width > 600

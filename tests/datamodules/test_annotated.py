@@ -8,7 +8,8 @@ from PIL import Image
 
 from datamodules import AnnotatedImagesDataModule
 from datamodules.annotated_dataset import letterbox_size
-from lit_cv.annotations import AnnotationError
+from lit_cv.annotations import AnnotationError, save_mask
+from tests.annotations.sets import save_coco, save_image
 
 
 def save_voc(root: Path, sizes: list[tuple[int, int]], boxes: list[list[tuple[str, int, int, int, int]]]) -> None:
@@ -190,3 +191,73 @@ def test_bccd(data_root: Path) -> None:
     batch = data.val_dataset.__getitems__([0])  # type: ignore[union-attr]
     assert batch["boxes"][0][0].tolist() == [129.5, 88, 245.5, 188]
     assert batch["box_labels"][0][0] == 2
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_coco_with_crowds_and_outlines(tmp_path: Path, cache: bool) -> None:
+    code = {"size": [40, 60], "counts": [405, 15, 1980]}  # column 10, rows 5 to 19
+    square = [[20, 10, 40, 10, 40, 30, 20, 30]]
+    annotations = [
+        {"id": 1, "image_id": 11, "category_id": 18, "bbox": [20, 10, 20, 20], "segmentation": square},
+        {"id": 2, "image_id": 11, "category_id": 1, "bbox": [10, 5, 1, 15], "segmentation": code, "iscrowd": 1},
+    ]
+    save_coco(tmp_path / "annotations" / "instances_train2017.json", annotations)
+    save_image(tmp_path / "train2017" / "a.png", 40, 60)
+    save_image(tmp_path / "train2017" / "b.png", 30, 30)
+    data = module(tmp_path, image_size=[80, 120], val_fraction=0, cache=cache)
+    assert data.box_classes == ["person", "dog"]
+    assert data.mask_classes == ["background", "person", "dog"]
+    batch = batch_of(data, [0, 1])
+    assert [crowd.tolist() for crowd in batch["iscrowd"]] == [[False, True], []]
+    assert batch["mask"].dtype == torch.int64
+    values, counts = batch["mask"][0].unique(return_counts=True)
+    assert dict(zip(values.tolist(), counts.tolist(), strict=True)) == {0: 9600 - 1600 - 60, 1: 60, 2: 1600}
+    assert (batch["mask"][0, 20:60, 40:80] == 2).all()
+    assert (batch["mask"][1, :, :80] == 0).all()
+    assert (batch["mask"][1, :, 80:] == 255).all()
+    assert "mask" not in batch_of(module(tmp_path, targets="boxes", val_fraction=0), [0])
+    assert "boxes" not in batch_of(module(tmp_path, targets="mask", val_fraction=0), [0])
+    hidden = data.train_dataset.hide_labels(np.array([0])).__getitems__([0, 1])
+    assert (hidden["mask"][1] == 255).all()
+    assert (hidden["mask"][0] == batch["mask"][0]).all()
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_mask_files(tmp_path: Path, cache: bool) -> None:
+    for index in range(10):
+        save_image(tmp_path / "images" / f"{index}.png", 40, 60)
+        mask = np.zeros((40, 60), dtype=int)
+        mask[:, 30:] = index % 3
+        mask[0] = 255
+        save_mask(mask, tmp_path / "masks" / f"{index}.png")
+    data = module(tmp_path, image_size=30, cache=cache)
+    assert [len(part or []) for part in (data.train_dataset, data.val_dataset, data.test_dataset)] == [8, 1, 1]
+    assert (data.box_classes, data.mask_classes) == ([], ["0", "1", "2"])
+    batch = batch_of(data, [5])
+    assert "boxes" not in batch
+    number = int(data.train_dataset.sample_name(5)[0])
+    assert batch["mask"].shape == (1, 30, 30)
+    assert (batch["mask"][0, 1:20, 15:] == number % 3).all()
+    assert (batch["mask"][0, 20:] == 255).all()
+    assert batch["mask"][0, 1:20, :15].max() == 0
+
+
+def test_images_to_predict(voc: Path, tmp_path: Path) -> None:
+    save_image(tmp_path / "new" / "deep" / "x.png", 20, 10)
+    data = module(voc, predict_root=str(tmp_path / "new"))
+    (batch,) = list(data.predict_dataloader())
+    assert set(batch) == {"image", "size", "scale", "label", "index"}
+    assert data.predict_dataset.sample_name(0) == "deep/x.png"  # type: ignore[union-attr]
+    assert batch["size"].tolist() == [[40, 20]]
+
+
+def test_files_and_folders_that_are_named(tmp_path: Path) -> None:
+    save_coco(tmp_path / "my" / "boxes.json", [])
+    for name, side in (("a", (40, 60)), ("b", (30, 30))):
+        save_image(tmp_path / "photos" / f"{name}.png", *side)
+    data = module(tmp_path, annotations="my/boxes.json", images="photos", val_fraction=0, test_fraction=0)
+    assert len(data.train_dataset) == 2
+    data = module(tmp_path, annotations={"train": "my/boxes.json", "val": "my/boxes.json"}, images="photos")
+    assert len(data.val_dataset or []) == 2
+    with pytest.raises(ValueError, match="'dev' is no split"):
+        module(tmp_path, annotations={"train": "my/boxes.json", "dev": "my/boxes.json"})

@@ -142,7 +142,7 @@ def test_objects_are_learnt_by_the_losses_of_their_detector() -> None:
     assert flags is not None
     assert flags.tolist() == [0]
     said = it.predict(output, {"image": torch.zeros(2, 3, 32, 32)})
-    assert {name: len(value) for name, value in said.items()} == {"boxes": 2, "labels": 2, "scores": 2}
+    assert {name: len(value) for name, value in said.items()} == {"boxes": 2, "box_labels": 2, "scores": 2}
 
 
 def test_crowds_are_not_learnt_but_judged_as_such() -> None:

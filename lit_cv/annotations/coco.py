@@ -1,0 +1,271 @@
+"""COCO: one JSON file with the images, categories and annotations of a split."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lit_cv.annotations.checks import unknown_category
+from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, split_in
+from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
+from lit_cv.annotations.rle import outline_area, outline_box
+
+__all__ = ["coco_dict", "find_coco_files", "read_coco", "write_coco"]
+
+_KNOWN = ("id", "image_id", "category_id", "bbox", "segmentation", "iscrowd", "score", "area")
+_OTHERS = ("captions", "keypoints", "panoptic", "stuff", "image_info")
+
+
+def find_coco_files(root: Path) -> dict[str, Path]:
+    """Return the annotation files of a folder by split, found by their names or their folders'.
+
+    Args:
+        root: The folder; files lie in it, in `annotations`, or in folders of the splits.
+
+    Raises:
+        ValueError: If a split has several files.
+    """
+    places = [root, root / "annotations", *(root / name for names in SPLITS.values() for name in names)]
+    files = [path for place in places if place.is_dir() for path in sorted(place.glob("[!.]*.json"))]
+    files = [path for path in files if not any(word in path.stem.lower() for word in _OTHERS)] or files
+    found: dict[str, Path] = {}
+    for path in files:
+        split = split_in(path.stem) or (split_in(path.parent.name) if path.parent != root else None) or "all"
+        if split in found:
+            raise ValueError(
+                f"{found[split]} and {path} are both annotations of {split!r}: say which to take (--data.annotations)."
+            )
+        found[split] = path
+    return found if "train" not in found else {split: path for split, path in found.items() if split != "all"}
+
+
+def read_coco(
+    root: Path,
+    problems: Problems,
+    files: Mapping[str, Path] | None = None,
+    folders: Mapping[str, Path] | None = None,
+) -> dict[str, AnnotationSet]:
+    """Read COCO's JSON files: boxes, polygons, run-length codes, crowds, and scores of predictions.
+
+    Args:
+        root: Folder that files and images are looked for in.
+        problems: Where entries that are left out are noted.
+        files: The file of each split; `None` looks for them.
+        folders: The folder of the images of each split; `None` looks for them.
+
+    Returns:
+        A set for each split; `all` where there is one file for everything. Classes are counted in the order of
+        their numbers in the training file.
+
+    Raises:
+        FileNotFoundError: If there is no file, or none of the first images is found.
+        AnnotationError: If a file is not valid, or of another kind.
+    """
+    files = find_coco_files(root) if files is None else files
+    if not files:
+        raise FileNotFoundError(f"{root.absolute()} holds no annotations in JSON files.")
+    contents = {split: _load(path) for split, path in files.items()}
+    first = "train" if "train" in contents else next(iter(contents))
+    names, ids = _categories(files[first], contents[first], problems)
+    sets = {}
+    for split, content in contents.items():
+        path = files[split]
+        numbers = _numbers(path, content, names, Problems() if split == first else problems)
+        images = _images(path, content, problems)
+        _add_objects(path, content, images, numbers, problems)
+        folder = (folders or {}).get(split) or _folder(root, path, split, [image.name for image in images.values()])
+        sets[split] = AnnotationSet(folder, names, list(images.values()), ids, entry="annotation")
+    return sets
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise AnnotationError(f"{path} is not valid JSON: {error}") from None
+    needed = ("images", "annotations", "categories")
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in needed):
+        kind = "a list" if isinstance(content, list) else "another content"
+        raise AnnotationError(f"{path} has {kind}: COCO's annotations have the lists {', '.join(needed)}.")
+    return content
+
+
+def _categories(path: Path, content: Mapping[str, Any], problems: Problems) -> tuple[list[str], list[int]]:
+    by_id: dict[int, str] = {}
+    for position, category in enumerate(content["categories"], 1):
+        number, name = category.get("id"), category.get("name")
+        if not isinstance(number, int) or not name:
+            problems.add(path, f"category {position}", "has no id or no name")
+        elif number in by_id or name in by_id.values():
+            problems.add(path, f"category {position}", f"id {number} or name {name!r} occurs twice")
+        else:
+            by_id[number] = str(name)
+    ids = sorted(by_id)
+    return [by_id[number] for number in ids], ids
+
+
+def _numbers(path: Path, content: Mapping[str, Any], names: list[str], problems: Problems) -> dict[int, int]:
+    """Return the class of each category of a file, by name: files of one set may number them differently."""
+    numbers: dict[int, int] = {}
+    for category in content["categories"]:
+        name = category.get("name")
+        if name in names:
+            numbers.setdefault(category.get("id"), names.index(name))
+        elif name:
+            problems.add(path, f"category {category.get('id')}", unknown_category(name, names))
+    return numbers
+
+
+def _images(path: Path, content: Mapping[str, Any], problems: Problems) -> dict[Any, AnnotatedImage]:
+    images: dict[Any, AnnotatedImage] = {}
+    for position, entry in enumerate(content["images"], 1):
+        number, name = entry.get("id"), entry.get("file_name")
+        if number is None or not name:
+            problems.add(path, f"image {position} of the list", "has no id or no file_name")
+        elif number in images:
+            problems.add(path, f"image {name!r}", f"its id {number} occurs twice")
+        else:
+            height, width = int(entry.get("height") or 0), int(entry.get("width") or 0)
+            name = str(name).replace("\\", "/")
+            images[number] = AnnotatedImage(name, height, width, id=number, source=path)
+    return images
+
+
+def _add_objects(
+    path: Path,
+    content: Mapping[str, Any],
+    images: Mapping[Any, AnnotatedImage],
+    numbers: Mapping[int, int],
+    problems: Problems,
+) -> None:
+    seen: set[Any] = set()
+    for position, entry in enumerate(content["annotations"], 1):
+        number = entry.get("id", position)
+        where = f"annotation {number}"
+        image, category = images.get(entry.get("image_id")), numbers.get(entry.get("category_id"))
+        if number in seen:
+            problems.add(path, where, "its id occurs twice")
+        elif image is None:
+            problems.add(path, where, f"there is no image with the id {entry.get('image_id')}")
+        elif category is None:
+            known = ", ".join(sorted(map(str, numbers))[:20])
+            problems.add(path, where, f"unknown category {entry.get('category_id')}. Known are: {known}.")
+        elif isinstance(found := _object(entry, category), str):
+            problems.add(path, where, found)
+        else:
+            found.id = number if isinstance(number, int) else position
+            image.objects.append(found)
+        seen.add(number)
+
+
+def _object(entry: Mapping[str, Any], category: int) -> AnnotatedObject | str:
+    outline = entry.get("segmentation") or None
+    if isinstance(outline, dict) and not {"size", "counts"} <= outline.keys():
+        return "its segmentation has no size and counts"
+    try:
+        if isinstance(outline, list):
+            outline = [[float(value) for value in polygon] for polygon in outline]
+        if entry.get("bbox"):
+            left, top, width, height = (float(value) for value in entry["bbox"])
+            box = (left, top, left + width, top + height)
+        elif outline is not None:
+            box = outline_box(outline)
+        else:
+            return "has neither bbox nor segmentation"
+        score = None if entry.get("score") is None else float(entry["score"])
+    except (TypeError, ValueError) as error:
+        return f"its bbox or segmentation is none: {error}"
+    extra = {key: value for key, value in entry.items() if key not in _KNOWN}
+    return AnnotatedObject(category, box, outline, bool(entry.get("iscrowd")), score, attributes=extra)
+
+
+def _folder(root: Path, path: Path, split: str, names: Sequence[str]) -> Path:
+    """Find the folder of a file's images, by the first of them."""
+    subset = path.stem.removeprefix("instances_")
+    words = dict.fromkeys([subset, *SPLITS.get(split, ())])
+    bases = [root / base for base in IMAGE_FOLDERS] + [root]
+    candidates = [path.parent, *(base / word for base in bases for word in words), *bases, path.parent.parent]
+    for name in names[:5]:
+        for folder in candidates:
+            if (folder / name).is_file():
+                return folder
+    if not names:
+        return root
+    raise FileNotFoundError(f"the image {names[0]} of {path} is not found in {root.absolute()}: set --data.images.")
+
+
+def write_coco(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
+    """Write `annotations/instances_SPLIT.json`; images are not copied.
+
+    Args:
+        sets: A set for each split; that of the split `all` is `annotations/instances.json`.
+        root: The folder, made if it is missing.
+
+    Returns:
+        The files written.
+    """
+    written = []
+    for split, annotations in sets.items():
+        path = root / "annotations" / ("instances.json" if split == "all" else f"instances_{split}.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(coco_dict(annotations), ensure_ascii=False), encoding="utf-8")
+        written.append(path)
+    return written
+
+
+def coco_dict(annotations: AnnotationSet) -> dict[str, Any]:
+    """Return a set in COCO's form. Numbers of images and annotations stay where they have them and are unique."""
+    images = annotations.images
+    image_ids = _unique([image.id for image in images])
+    object_ids = _unique([item.id for image in images for item in image.objects])
+    ids = annotations.category_ids or list(range(1, len(annotations.categories) + 1))
+    numbers = iter(object_ids)
+    return {
+        "info": {"description": "written by lit_cv"},
+        "images": [
+            {"id": number, "file_name": image.name, "height": image.height, "width": image.width}
+            for number, image in zip(image_ids, images, strict=True)
+        ],
+        "categories": [{"id": n, "name": name} for n, name in zip(ids, annotations.categories, strict=True)],
+        "annotations": [
+            _entry(item, next(numbers), image_id, ids[item.category])
+            for image_id, image in zip(image_ids, images, strict=True)
+            for item in image.objects
+        ],
+    }
+
+
+def _unique(numbers: Sequence[int | None]) -> list[int]:
+    """Return the numbers if each is there once, otherwise new ones from 1."""
+    counted = Counter(numbers)
+    if None in counted or any(count > 1 for count in counted.values()):
+        return list(range(1, len(numbers) + 1))
+    return [number for number in numbers if number is not None]
+
+
+def _entry(item: AnnotatedObject, number: int, image_id: int, category_id: int) -> dict[str, Any]:
+    left, top, right, bottom = item.box
+    outline = item.segmentation
+    area = outline_area(outline) if outline else (right - left) * (bottom - top)
+    if isinstance(outline, list):
+        outline = [_rounded(polygon) for polygon in outline]
+    elif isinstance(outline, dict) and isinstance(outline["counts"], bytes):
+        outline = {**outline, "counts": outline["counts"].decode()}
+    entry: dict[str, Any] = {
+        "id": number,
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": _rounded([left, top, right - left, bottom - top]),
+        "area": round(area, 4),
+        "segmentation": outline or [],
+        "iscrowd": int(item.crowd),
+    }
+    if item.score is not None:
+        entry["score"] = round(item.score, 6)
+    return {**item.attributes, **entry}
+
+
+def _rounded(values: Iterable[float]) -> list[float | int]:
+    rounded = [round(value, 4) for value in values]
+    return [int(value) if value == int(value) else value for value in rounded]

@@ -1,0 +1,217 @@
+"""Class masks: PNG files with the class of each pixel."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, SUFFIXES
+from lit_cv.annotations.records import AnnotatedImage, AnnotationSet, Problems
+from lit_cv.annotations.rle import nearest, outline_area, outline_mask
+from lit_cv.annotations.sizes import SizesOf, file_sizes
+
+__all__ = [
+    "IGNORE",
+    "draw_classes",
+    "inspect_mask",
+    "load_mask",
+    "mask_class_names",
+    "mask_folders",
+    "read_masks",
+    "save_mask",
+    "write_masks",
+]
+
+IGNORE = 255  # what masks hold where the class is unknown
+
+_MASKS = ("masks", "mask", "ann_dir", "annotations", "labels", "SegmentationClass")
+
+
+def load_mask(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """Read a class mask: the values as they stand, of a palette its indices.
+
+    Args:
+        path: The PNG file.
+        size: Height and width that it is resized to, without mixing values; `None` keeps its own.
+
+    Returns:
+        (H, W) uint8, 255 where the class is unknown.
+
+    Raises:
+        ValueError: If it has colors, or values beyond 255.
+    """
+    from PIL import Image
+
+    with Image.open(path) as image:
+        if image.mode not in ("P", "L", "1", "I", "I;16"):
+            raise ValueError(
+                f"{path} has colors ({image.mode}): a mask holds one class number for each pixel, as a grey image or "
+                "one with a palette."
+            )
+        values = np.array(image)
+    if values.size and values.max() > IGNORE:
+        raise ValueError(f"{path} holds the value {values.max()}: classes are numbered up to 254, 255 is ignored.")
+    values = values.astype(np.uint8)
+    return values if size is None else np.asarray(nearest(values, size), dtype=np.uint8)
+
+
+def save_mask(mask: NDArray[np.integer], path: Path) -> None:
+    """Write a class mask as a PNG with VOC's colors, in which the values stand as they are.
+
+    Args:
+        mask: (H, W), values from 0 to 255.
+        path: The file; its folder is made if it is missing.
+    """
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(np.asarray(mask).astype(np.uint8))
+    image.putpalette(_palette().tobytes())
+    image.save(path)
+
+
+def _palette() -> NDArray[np.uint8]:
+    """Return VOC's colors: the bits of a class number, spread over the three channels from the highest bit on."""
+    numbers, colors = np.arange(256), np.zeros((256, 3), dtype=np.uint8)
+    for step in range(8):
+        for channel in range(3):
+            bit = (numbers >> (3 * step + channel)) & 1
+            colors[:, channel] |= (bit << (7 - step)).astype(np.uint8)
+    return colors
+
+
+def inspect_mask(path: Path) -> list[int] | str:
+    """Return height, width, and the greatest value but 255 (-1 where there is none), or what is wrong with a mask."""
+    try:
+        mask = load_mask(path)
+    except FileNotFoundError:
+        return "there is no such file"
+    except Exception as error:  # decoders raise all kinds of errors for broken files
+        return str(error).removeprefix(f"{path} ")
+    known = mask[mask != IGNORE]
+    return [*mask.shape, int(known.max()) if known.size else -1]
+
+
+def draw_classes(image: AnnotatedImage, fitted: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """Draw the class of each pixel from the outlines of the objects: 0 for the background, the class plus 1 else.
+
+    Smaller objects lie on larger ones. Where an object has a box and no outline, its class is not known: 255.
+
+    Args:
+        image: The image with its objects.
+        fitted: Height and width of the mask; `None` takes those of the image.
+    """
+    size = (image.height, image.width)
+    height, width = fitted or size
+    mask = np.zeros((height, width), dtype=np.uint8)
+
+    def area(position: int) -> float:
+        item = image.objects[position]
+        left, top, right, bottom = item.box
+        return outline_area(item.segmentation) if item.segmentation else (right - left) * (bottom - top)
+
+    for position in sorted(range(len(image.objects)), key=area, reverse=True):
+        item = image.objects[position]
+        if item.segmentation:
+            mask[outline_mask(item.segmentation, size, (height, width))] = item.category + 1
+        else:
+            y, x = height / size[0], width / size[1]
+            left, top, right, bottom = item.box
+            mask[max(0, round(top * y)) : round(bottom * y), max(0, round(left * x)) : round(right * x)] = IGNORE
+    return mask
+
+
+def mask_class_names(root: Path) -> list[str]:
+    """Return the names of mask values from 0, one in each line of `classes.txt`; nothing if there is no such file."""
+    path = root / "classes.txt"
+    return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()] if path.is_file() else []
+
+
+def read_masks(root: Path, problems: Problems, sizes: SizesOf = file_sizes) -> dict[str, AnnotationSet]:
+    """Read a folder with images and masks of the same names.
+
+    That is `images/*` and `masks/*.png`, with or without folders `train`, `val` and `test`, below or above them;
+    `classes.txt` names the values, one a line from 0.
+
+    Args:
+        root: The folder.
+        problems: Where images without a mask are noted.
+        sizes: Returns the sizes of image files.
+
+    Returns:
+        A set for each of `train`, `val` and `test` that is there; `all` where there are no splits.
+
+    Raises:
+        FileNotFoundError: If there are no such folders.
+    """
+    names = mask_class_names(root)
+    sets = {}
+    for split, (images, masks) in mask_folders(root).items():
+        found = []
+        for path in sorted(p for p in images.rglob("*") if p.suffix in SUFFIXES):
+            name = path.relative_to(images)
+            if any(part.startswith(".") for part in name.parts):
+                continue
+            mask = masks / name.with_suffix(".png")
+            if not mask.is_file():
+                problems.add(path, "", f"there is no mask {mask}")
+                continue
+            found.append(AnnotatedImage(name.as_posix(), 0, 0, mask=mask, source=mask))
+        for image, size in zip(found, sizes(images, [image.name for image in found]), strict=True):
+            if not isinstance(size, str):
+                image.height, image.width = size
+        sets[split] = AnnotationSet(images, [], found, mask_classes=names)
+    return sets
+
+
+def mask_folders(root: Path) -> Mapping[str, tuple[Path, Path]]:
+    """Return the folders of images and masks of each split.
+
+    Raises:
+        FileNotFoundError: If there are none.
+    """
+    found: dict[str, tuple[Path, Path]] = {}
+    for split, names in (*SPLITS.items(), ("all", ("",))):
+        for name in names:
+            pairs = [(root / i / name, root / m / name) for i in IMAGE_FOLDERS for m in _MASKS]
+            pairs += [(root / name / i, root / name / m) for i in IMAGE_FOLDERS for m in _MASKS] if name else []
+            pair = next(((i, m) for i, m in pairs if i.is_dir() and _holds_png(m)), None)
+            if pair and split not in found:
+                found[split] = pair
+    if "train" in found:
+        found.pop("all", None)
+    if not found:
+        raise FileNotFoundError(f"{root.absolute()} holds no folders `images` and `masks` (PNG files).")
+    return found
+
+
+def _holds_png(folder: Path) -> bool:
+    return folder.is_dir() and next(folder.rglob("*.png"), None) is not None
+
+
+def write_masks(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
+    """Write the class of each pixel as `masks/SPLIT/*.png` and the classes' names as `classes.txt`.
+
+    Masks are those of the images where they have them, otherwise drawn from the objects' outlines.
+
+    Args:
+        sets: A set for each split; the split `all` gets no folder of its own.
+        root: The folder, made if it is missing.
+
+    Returns:
+        The files written.
+    """
+    written = []
+    names: Sequence[str] = []
+    for split, part in sets.items():
+        names = part.mask_classes or (["background", *part.categories] if part.categories else names)
+        for image in part.images:
+            folder = root / "masks" if split == "all" else root / "masks" / split
+            path = (folder / image.name).with_suffix(".png")
+            save_mask(load_mask(image.mask) if image.mask else draw_classes(image), path)
+            written.append(path)
+    if names:
+        (root / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        written.append(root / "classes.txt")
+    return written

@@ -1,0 +1,221 @@
+"""YOLO: a text file for each image, a line for each object, in fractions of the image's sides."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lit_cv.annotations.layout import SPLITS, SUFFIXES
+from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
+from lit_cv.annotations.rle import outline_box
+from lit_cv.annotations.sizes import SizesOf, file_sizes
+
+__all__ = ["find_yolo_file", "read_yolo", "write_yolo"]
+
+_NAMES = ("classes.txt", "obj.names", "classes.names")
+
+
+def find_yolo_file(root: Path) -> Path | None:
+    """Return the file that names the classes (`data.yaml` or another YAML file with `names`, `classes.txt`)."""
+    yamls = sorted([*root.glob("*.yaml"), *root.glob("*.yml")], key=lambda path: path.stem != "data")
+    named = [path for path in yamls if "names:" in path.read_text("utf-8")]
+    texts = [root / folder / name for folder in ("", "labels") for name in _NAMES]
+    return next((path for path in [*named, *texts] if path.is_file()), None)
+
+
+def read_yolo(root: Path, problems: Problems, sizes: SizesOf = file_sizes) -> dict[str, AnnotationSet]:
+    """Read a folder of YOLO's layout.
+
+    That is `data.yaml` with `names` and the image folders (or lists of images) of `train`, `val` and `test`, or
+    `classes.txt` beside `images` and `labels`. The labels of `images/train/a.jpg` are `labels/train/a.txt`, or
+    `a.txt` beside it. A line is `class x y width height` (of the center), with a confidence in the end if it is a
+    prediction, or `class x1 y1 x2 y2 x3 y3 ...`, a polygon. An image without a file has no objects.
+
+    Args:
+        root: The folder.
+        problems: Where entries that are left out are noted.
+        sizes: Returns the sizes of image files.
+
+    Returns:
+        A set for each of `train`, `val` and `test` that is there; `all` where there are no splits.
+
+    Raises:
+        FileNotFoundError: If the classes' names or the images are missing.
+    """
+    file = find_yolo_file(root)
+    if file is None:
+        raise FileNotFoundError(f"{root.absolute()} has no data.yaml or classes.txt, which names YOLO's classes.")
+    content = _yaml(file) if file.suffix in (".yaml", ".yml") else {}
+    names = _class_names(file, content)
+    sets = {}
+    for split, (folder, paths) in _images(root, content).items():
+        found = []
+        for path, size in zip(paths, sizes(folder, paths), strict=True):
+            labels = _labels_of(folder / path)
+            image = AnnotatedImage(path, 0, 0, source=labels)
+            if not isinstance(size, str):
+                image.height, image.width = size
+                if labels.is_file():
+                    _read_labels(image, labels, names, problems)
+            found.append(image)
+        sets[split] = AnnotationSet(folder, names, found, entry="line")
+    return sets
+
+
+def _yaml(file: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise AnnotationError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
+    return content if isinstance(content, dict) else {}
+
+
+def _class_names(file: Path, content: Mapping[str, Any]) -> list[str]:
+    if not content:
+        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = content.get("names")
+    if isinstance(names, dict):
+        if sorted(names) != list(range(len(names))):
+            raise AnnotationError(f"{file}: names has the numbers {sorted(names)}, they must count from 0.")
+        return [str(names[number]) for number in range(len(names))]
+    if not isinstance(names, list):
+        raise AnnotationError(f"{file}: names is a {type(names).__name__}, it must list the classes.")
+    return [str(name) for name in names]
+
+
+def _images(root: Path, content: Mapping[str, Any]) -> dict[str, tuple[Path, list[str]]]:
+    """Return folder and names of the images of each split."""
+    base = root / str(content.get("path") or "")
+    base = base if base.is_dir() else root  # the path of the machine that wrote it
+    found: dict[str, tuple[Path, list[str]]] = {}
+    for split, names in SPLITS.items():
+        given = content.get(split) or content.get(names[1])
+        places = [given] if isinstance(given, str) else list(given or [])
+        if not places:
+            places = [p for name in names for p in (f"images/{name}", f"{name}/images") if (root / p).is_dir()][:1]
+        paths = [path for place in places for path in _listed(root, base, str(place))]
+        if paths:
+            found[split] = _below(paths)
+    if "train" not in found:
+        folder = root / "images" if (root / "images").is_dir() else root
+        found = {"all": _below(_in_folder(folder))}
+    if not any(paths for _, paths in found.values()):
+        raise FileNotFoundError(f"{root.absolute()} holds no images in the folders that YOLO's layout has.")
+    return found
+
+
+def _listed(root: Path, base: Path, place: str) -> list[Path]:
+    candidates = [base / place, root / place, root / place.removeprefix("../")]
+    path = next((candidate for candidate in candidates if candidate.exists()), None)
+    if path is None:
+        raise FileNotFoundError(f"{base / place}, which the YAML file names, does not exist.")
+    if path.is_dir():
+        return _in_folder(path)
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [base / line if (base / line).exists() else path.parent / line for line in lines]
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    files = (p for p in folder.rglob("*") if p.suffix in SUFFIXES)
+    return sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+
+
+def _below(paths: Sequence[Path]) -> tuple[Path, list[str]]:
+    """Return the deepest folder above all the paths, and the paths below it."""
+    if not paths:
+        return Path(), []
+    folder = paths[0].parent
+    while not all(path.is_relative_to(folder) for path in paths):
+        folder = folder.parent
+    return folder, [path.relative_to(folder).as_posix() for path in paths]
+
+
+def _labels_of(image: Path) -> Path:
+    """Return the text file of an image: the last folder `images` of its path becomes `labels`."""
+    parts = list(image.with_suffix(".txt").parts)
+    where = [position for position, part in enumerate(parts[:-1]) if part == "images"]
+    if where:
+        parts[where[-1]] = "labels"
+    return Path(*parts)
+
+
+def _read_labels(image: AnnotatedImage, labels: Path, names: Sequence[str], problems: Problems) -> None:
+    seen: set[tuple[str, ...]] = set()
+    for number, line in enumerate(labels.read_text(encoding="utf-8").splitlines(), 1):
+        words = tuple(line.split())
+        if not words:
+            continue
+        found = "is there twice" if words in seen else _object(words, image, names)
+        seen.add(words)
+        if isinstance(found, str):
+            problems.add(labels, f"line {number}", found)
+        else:
+            found.id = number
+            image.objects.append(found)
+
+
+def _object(words: Sequence[str], image: AnnotatedImage, names: Sequence[str]) -> AnnotatedObject | str:
+    try:
+        category, values = int(float(words[0])), [float(word) for word in words[1:]]
+    except ValueError:
+        return f"{' '.join(words)[:60]!r} is not `class x y width height`"
+    if not 0 <= category < len(names):
+        return f"class {category} is out of range: there are {len(names)}, counted from 0"
+    width, height = image.width, image.height
+    if len(values) in (4, 5):
+        x, y, w, h = values[:4]
+        box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
+        return AnnotatedObject(category, box, score=values[4] if len(values) == 5 else None)
+    if len(values) >= 6 and len(values) % 2 == 0:
+        polygon = [value * (height if i % 2 else width) for i, value in enumerate(values)]
+        return AnnotatedObject(category, outline_box([polygon]), [polygon])
+    return f"has {len(words)} numbers: 5 are a box, 6 one with a confidence, 7 or more an odd number of a polygon"
+
+
+def write_yolo(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
+    """Write `labels/SPLIT/*.txt` and `data.yaml`; images belong into `images/SPLIT`, and are not copied.
+
+    Where an image has objects with one polygon each, its lines are polygons, otherwise boxes: readers of YOLO's
+    files take a file for the one or the other. Objects of several polygons and run-length codes become boxes. The
+    format has no place for crowds, which are left out, and for numbers.
+
+    Args:
+        sets: A set for each split; the split `all` gets no folder of its own.
+        root: The folder, made if it is missing.
+
+    Returns:
+        The files written.
+    """
+    import yaml
+
+    written = []
+    names: list[str] = []
+    for split, part in sets.items():
+        names = part.categories
+        folder = root / "labels" if split == "all" else root / "labels" / split
+        for image in part.images:
+            path = (folder / image.name).with_suffix(".txt")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(f"{line}\n" for line in _lines(image)), encoding="utf-8")
+            written.append(path)
+    content: dict[str, Any] = {split: f"images/{split}" for split in sets if split != "all"}
+    content["names"] = dict(enumerate(names))
+    (root / "data.yaml").write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return [*written, root / "data.yaml"]
+
+
+def _lines(image: AnnotatedImage) -> list[str]:
+    objects = [item for item in image.objects if not item.crowd]
+    outlined = all(isinstance(o.segmentation, list) and len(o.segmentation) == 1 and o.score is None for o in objects)
+    lines = []
+    for item in objects:
+        left, top, right, bottom = item.box
+        if outlined and isinstance(item.segmentation, list):
+            values = [value / (image.height if i % 2 else image.width) for i, value in enumerate(item.segmentation[0])]
+        else:
+            values = [(left + right) / 2 / image.width, (top + bottom) / 2 / image.height]
+            values += [(right - left) / image.width, (bottom - top) / image.height]
+            values += [] if item.score is None else [item.score]
+        lines.append(" ".join([str(item.category), *(f"{value:.10f}".rstrip("0").rstrip(".") for value in values)]))
+    return lines

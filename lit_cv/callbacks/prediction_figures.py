@@ -1,0 +1,113 @@
+"""Pictures of boxes and masks that a model predicts, beside the true ones."""
+
+import time
+from collections.abc import Mapping
+from typing import Any, cast
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lit_cv.callbacks.run_output import figures_wanted, guarded, publish
+from lit_cv.figures import draw_objects, image_grid
+
+__all__ = ["PredictionFigures"]
+
+_CELL = 3.0  # inches that an image takes
+
+
+class PredictionFigures(L.Callback):
+    """Shows validation images with the objects and the classes of pixels that are there, and those predicted.
+
+    It works for every module whose `predict_step` returns `boxes`, `box_labels` and `scores`, or `masks`, and does
+    nothing for others. The first images of every validation are kept; they are drawn when training ends, however it
+    ends, as well as now and then on the way: `predictions.png` in the run's folder, and the same in TensorBoard.
+
+    Args:
+        n: Images to show.
+        every_n_seconds: While training goes on, draw at most this often.
+        min_score: Least score of the boxes shown.
+    """
+
+    def __init__(self, n: int = 4, every_n_seconds: float = 60.0, min_score: float = 0.3) -> None:
+        if n < 1:
+            raise ValueError(f"n={n}: give the number of images to show, at least 1.")
+        if every_n_seconds < 0:
+            raise ValueError(f"every_n_seconds={every_n_seconds}: give a number of seconds, 0 for every validation.")
+        self.n = n
+        self.every_n_seconds = every_n_seconds
+        self.min_score = min_score
+        self._active = False
+        self._made: tuple[dict[str, Any], dict[str, Any], str, int] | None = None  # not drawn yet
+        self._drawn_at = 0.0
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Settle whether figures are wanted."""
+        self._active = trainer.is_global_zero and figures_wanted(trainer)
+        self._made = None
+        self._drawn_at = time.monotonic()
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Predict the first images."""
+        if not self._active or trainer.sanity_checking or batch_idx or dataloader_idx:
+            return
+        if not isinstance(batch, Mapping) or not {"boxes", "mask"} & batch.keys():
+            self._active = False
+            return
+        with guarded("Predicting validation images"):
+            few = {name: value[: self.n] for name, value in batch.items() if isinstance(value, Tensor | list)}
+            found = cast(Any, pl_module).predict_step(few, 0)
+            if not isinstance(found, Mapping) or not {"boxes", "masks"} & found.keys():
+                self._active = False
+                return
+            heading = f"validation images, truth above prediction, after epoch {trainer.current_epoch + 1}"
+            self._made = (few, dict(found), heading, trainer.global_step)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw if it is time."""
+        if time.monotonic() - self._drawn_at >= self.every_n_seconds:
+            self._draw(trainer, pl_module)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw the last validation."""
+        self._draw(trainer, pl_module)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Draw the last validation of a run that ends early."""
+        self._draw(trainer, pl_module)
+
+    def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        made, self._made = self._made, None
+        if made is None:
+            return
+        batch, found, heading, step = made
+        with guarded("Drawing predictions"):
+            names = (_classes("box_classes", trainer, pl_module), _classes("mask_classes", trainer, pl_module))
+            truth = draw_objects(batch["image"], batch.get("boxes"), batch.get("box_labels"), batch.get("mask"), *names)
+            boxes, labels, scores = _sure(found, self.min_score)
+            predicted = draw_objects(batch["image"], boxes, labels, found.get("masks"), *names, scores)
+            figure = image_grid(torch.cat([truth, predicted]), heading=heading, columns=len(truth), cell=_CELL)
+            publish(trainer, figure, "predictions", step)
+        self._drawn_at = time.monotonic()
+
+
+def _sure(found: Mapping[str, Any], min_score: float) -> tuple[list[Tensor] | None, ...]:
+    """Return boxes, classes and scores of the objects of each image whose score is high enough."""
+    keys = ("boxes", "box_labels", "scores")
+    if "boxes" not in found:
+        return None, None, None
+    chosen = [scores >= min_score for scores in found["scores"]]
+    boxes, labels, scores = ([v[own] for v, own in zip(found[key], chosen, strict=True)] for key in keys)
+    return boxes, labels, scores
+
+
+def _classes(key: str, trainer: L.Trainer, pl_module: L.LightningModule) -> list[str]:
+    return list(getattr(getattr(trainer, "datamodule", None), key, None) or pl_module.hparams.get(key) or [])

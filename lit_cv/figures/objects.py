@@ -1,0 +1,160 @@
+"""Boxes and masks drawn over images."""
+
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_cv.figures.canvas import BLUE, PALETTE
+from lit_cv.figures.images import short_name
+
+__all__ = ["class_color", "draw_objects", "object_titles"]
+
+_IGNORE = 255
+_SIDE = 384  # pixels of the longer side that images are drawn at: boxes in small images would hide them
+_COLORS = (PALETTE[0], BLUE, *PALETTE[1:])
+
+
+def class_color(number: int) -> tuple[int, int, int]:
+    """Return the color of a class, red, green and blue from 0 to 255; classes have the same in every picture."""
+    color = _COLORS[number % len(_COLORS)]
+    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
+
+
+def draw_objects(
+    images: Tensor,
+    boxes: Sequence[Tensor] | None = None,
+    labels: Sequence[Tensor] | None = None,
+    mask: Tensor | None = None,
+    box_classes: Sequence[str] = (),
+    mask_classes: Sequence[str] = (),
+    scores: Sequence[Tensor] | None = None,
+    opacity: float = 0.45,
+) -> Tensor:
+    """Draw boxes with their names, and the classes of pixels, over images.
+
+    Args:
+        images: (N, C, H, W), uint8 or float in [0, 1].
+        boxes: (k, 4) of each image: left, top, right, bottom in pixels.
+        labels: (k,) of each image: their classes.
+        mask: (N, H, W): classes of the pixels; 255, and 0 if that is the background, stay without color. A class has
+            the color of the box class of the same name.
+        box_classes: Names of the classes of boxes; numbers stand in for them.
+        mask_classes: Names of the classes of pixels, from 0.
+        scores: (k,) of each image: confidences, written beside the names.
+        opacity: How much a mask covers, from 0 to 1.
+
+    Returns:
+        (N, 3, h, w) uint8, the longer side at least 384 pixels.
+
+    Example:
+        >>> picture = draw_objects(torch.zeros(1, 3, 96, 64), [torch.tensor([[8.0, 8, 40, 40]])], [torch.tensor([0])])
+        >>> picture.shape
+        torch.Size([1, 3, 384, 256])
+    """
+    images = images.detach().cpu()
+    if images.dtype != torch.uint8:
+        images = images.float().nan_to_num().clamp(0, 1).mul(255).round().to(torch.uint8)
+    if images.shape[1] != 3:
+        images = images[:, :1].expand(-1, 3, -1, -1)
+    height, width = images.shape[2:]
+    scale = max(1.0, _SIDE / max(height, width))
+    size = (round(height * scale), round(width * scale))
+    drawn = F.interpolate(images, size, mode="nearest") if scale > 1 else images.clone()
+    if mask is not None:
+        large = F.interpolate(mask.detach().cpu()[:, None].float(), size, mode="nearest")[:, 0].long()
+        colors = _mask_colors(mask_classes, box_classes)
+        drawn = torch.stack([_paint(image, part, colors, opacity) for image, part in zip(drawn, large, strict=True)])
+    if boxes is None:
+        return drawn
+    pictures = []
+    for position, image in enumerate(drawn):
+        kinds = labels[position].tolist() if labels is not None else [0] * len(boxes[position])
+        names = [short_name(box_classes[k] if k < len(box_classes) else k) for k in kinds]
+        if scores is not None:
+            names = [f"{name} {score:.2f}" for name, score in zip(names, scores[position].tolist(), strict=True)]
+        corners = boxes[position].detach().cpu().float() * scale
+        pictures.append(_outline(image, corners, kinds, names if labels is not None or scores is not None else None))
+    return torch.stack(pictures)
+
+
+def _mask_colors(mask_classes: Sequence[str], box_classes: Sequence[str]) -> dict[int, tuple[int, int, int]]:
+    names = list(mask_classes)
+    first = 1 if not names or names[0] == "background" else 0
+    numbers = range(first, len(names) or _IGNORE)
+    known = {name: number for number, name in enumerate(box_classes)}
+    return {n: class_color(known.get(names[n], n - first) if n < len(names) else n - first) for n in numbers}
+
+
+def _paint(image: Tensor, mask: Tensor, colors: dict[int, tuple[int, int, int]], opacity: float) -> Tensor:
+    from torchvision.utils import draw_segmentation_masks
+
+    there = [number for number in torch.unique(mask).tolist() if number in colors]
+    if not there:
+        return image
+    planes = torch.stack([mask == number for number in there])
+    painted: Tensor = draw_segmentation_masks(image, planes, opacity, [colors[number] for number in there])
+    return painted
+
+
+def _outline(image: Tensor, corners: Tensor, kinds: Sequence[int], names: list[str] | None) -> Tensor:
+    from torchvision.utils import draw_bounding_boxes
+
+    if not len(corners):
+        return image
+    # an empty box, which a model may predict, cannot be drawn
+    corners = torch.cat([corners[:, :2], torch.maximum(corners[:, 2:], corners[:, :2] + 1)], 1)
+    few = names if names is not None and len(names) <= 25 else None
+    colors = [class_color(kind) for kind in kinds]
+    style = {"font": _font(), "font_size": 11, "fill_labels": True}
+    style |= {"label_colors": "white", "label_background_colors": colors}
+    outlined: Tensor = draw_bounding_boxes(image, corners, few, colors, width=2, **(style if few else {}))
+    return outlined
+
+
+@cache
+def _font() -> str:
+    from matplotlib import get_data_path
+
+    return f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf"
+
+
+def object_titles(
+    boxes: Sequence[Tensor] | None,
+    labels: Sequence[Tensor] | None,
+    mask: Tensor | None,
+    box_classes: Sequence[str] = (),
+    mask_classes: Sequence[str] = (),
+    count: int = 0,
+) -> list[str]:
+    """Return for each image what is in it: how many objects of which classes, or the classes of its pixels.
+
+    Args:
+        boxes: (k, 4) of each image.
+        labels: (k,) of each image.
+        mask: (N, H, W).
+        box_classes: Names of the classes of boxes.
+        mask_classes: Names of the classes of pixels.
+        count: Number of images.
+
+    Example:
+        >>> object_titles([torch.zeros(3, 4)], [torch.tensor([1, 0, 1])], None, ["cell", "nucleus"], count=1)
+        ['2 nucleus, 1 cell']
+    """
+    titles = []
+    for position in range(count):
+        if boxes is not None and labels is not None:
+            kinds, numbers = torch.unique(labels[position], return_counts=True)
+            order = numbers.argsort(descending=True, stable=True).tolist()
+            named = [(int(numbers[i]), _name(int(kinds[i]), box_classes)) for i in order]
+            titles.append(", ".join(f"{number} {name}" for number, name in named[:4]) or "no objects")
+        elif mask is not None:
+            there = [number for number in torch.unique(mask[position]).tolist() if number != _IGNORE]
+            titles.append(", ".join(_name(number, mask_classes) for number in there[:5]) or "unlabeled")
+    return titles
+
+
+def _name(number: int, names: Sequence[str]) -> str:
+    return short_name(names[number] if number < len(names) else number, 14)

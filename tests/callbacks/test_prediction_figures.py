@@ -1,0 +1,69 @@
+"""Pictures of predicted boxes and masks."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from PIL import Image
+
+import lit_cv.callbacks.prediction_figures as module
+from lit_cv import DetectionModule, SegmentationModule, SupervisedModule
+from lit_cv.callbacks import PredictionFigures
+from tests.callbacks.classifier import board, run_trainer
+from tests.modules.scenes import Rectangles
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    made: list[Any] = []
+    draw = module.draw_objects
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        made.append((args, kwargs))
+        return draw(*args, **kwargs)
+
+    monkeypatch.setattr(module, "draw_objects", spy)
+    return made
+
+
+@pytest.mark.parametrize("cls", [DetectionModule, SegmentationModule])
+def test_truth_above_prediction(tmp_path: Path, calls: list[Any], cls: type[L.LightningModule]) -> None:
+    data = Rectangles(8)
+    model = cls(backbone="resnet9_small", channels=32)
+    run_trainer(tmp_path / "run", [PredictionFigures(n=3, min_score=0.0)], max_epochs=1).fit(model, datamodule=data)
+    truth, predicted = calls
+    images = torch.stack([item["image"] for item in data.items[:3]])
+    for args, _ in calls:
+        assert torch.equal(args[0], images)
+        assert args[4] == ["red", "blue"]
+    for i in range(3):
+        assert torch.equal(truth[0][1][i], data.items[i]["boxes"])
+        assert torch.equal(truth[0][3][i], data.items[i]["mask"])
+    _, boxes, labels, mask, _, _, scores = predicted[0]
+    if cls is DetectionModule:
+        assert len(boxes) == len(labels) == len(scores) == 3
+        assert mask is None
+    else:
+        assert mask.shape == (3, 48, 64)
+        assert boxes is None
+    assert Image.open(tmp_path / "run" / "predictions.png").size[0] > 500
+    assert "predictions" in board(tmp_path / "run").Tags()["images"]
+
+
+def test_nothing_for_other_modules(tmp_path: Path, calls: list[Any]) -> None:
+    data = Rectangles(8)
+    for i, item in enumerate(data.items):
+        item["label"] = i % 2
+    model = SupervisedModule(backbone="conv4", num_classes=2)
+    run_trainer(tmp_path / "run", [PredictionFigures()], max_epochs=1).fit(model, datamodule=data)
+    assert not calls
+    assert not (tmp_path / "run" / "predictions.png").exists()
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(ValueError, match="n=0"):
+        PredictionFigures(n=0)
+    with pytest.raises(ValueError, match="every_n_seconds=-1"):
+        PredictionFigures(every_n_seconds=-1)

@@ -1,0 +1,43 @@
+import torch
+
+from lit_cv.figures import class_color, draw_objects, object_titles
+
+
+def test_boxes_are_where_they_belong_in_the_color_of_their_class() -> None:
+    images = torch.full((2, 3, 400, 500), 128, dtype=torch.uint8)
+    boxes = [torch.tensor([[50.0, 60, 250, 300]]), torch.zeros(0, 4)]
+    drawn = draw_objects(images, boxes, [torch.tensor([1]), torch.zeros(0, dtype=torch.int64)], box_classes=["a", "b"])
+    assert drawn.shape == images.shape
+    for y, x in ((200, 50), (200, 250), (60, 240), (300, 100)):
+        assert tuple(drawn[0, :, y, x].tolist()) == class_color(1)
+    assert (drawn[0, :, 120:290, 60:240] == 128).all()  # below the name
+    assert not (drawn[0, :, 62:80, 52:70] == 128).all()  # the name
+    assert torch.equal(drawn[1], images[1])
+
+
+def test_small_images_grow_and_boxes_with_them() -> None:
+    drawn = draw_objects(torch.zeros(1, 1, 32, 64), [torch.tensor([[10.0, 5, 40, 25]])], [torch.tensor([0])])
+    assert drawn.shape == (1, 3, 192, 384)
+    assert tuple(drawn[0, :, 100, 60].tolist()) == class_color(0)
+    empty = draw_objects(torch.zeros(1, 3, 64, 64), [torch.tensor([[9.0, 9, 9, 5]])], scores=[torch.tensor([0.5])])
+    assert empty.shape == (1, 3, 384, 384)  # a box without area does not stop the drawing
+
+
+def test_masks() -> None:
+    mask = torch.zeros(1, 400, 400, dtype=torch.int64)
+    mask[:, :100] = 2
+    mask[:, 300:] = 255
+    images = torch.full((1, 3, 400, 400), 200, dtype=torch.uint8)
+    drawn = draw_objects(images, mask=mask, mask_classes=["background", "x", "b"], box_classes=["a", "b"], opacity=1.0)
+    assert tuple(drawn[0, :, 50, 50].tolist()) == class_color(1)  # as boxes of that class have it
+    assert (drawn[0, :, 100:] == 200).all()
+    drawn = draw_objects(images, mask=mask, mask_classes=["sky", "sea", "land"])
+    assert not (drawn[0, :, 200] == 200).all()  # class 0 is no background here
+
+
+def test_titles() -> None:
+    labels = [torch.tensor([0, 1, 1]), torch.zeros(0, dtype=torch.int64)]
+    boxes = [torch.zeros(3, 4), torch.zeros(0, 4)]
+    assert object_titles(boxes, labels, None, ["a", "b"], count=2) == ["2 b, 1 a", "no objects"]
+    mask = torch.tensor([[[0, 2, 255]]])
+    assert object_titles(None, None, mask, mask_classes=["x", "y", "z"], count=1) == ["x, z"]

@@ -1,0 +1,145 @@
+"""DetectionModule and its metric."""
+
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor
+from torchmetrics.detection import MeanAveragePrecision
+
+from lit_cv import DetectionModule
+from lit_cv.modules.detection_metrics import DetectionAP
+from lit_cv.nn.detectors import Detections
+from tests.modules.scenes import QUIET, Rectangles
+
+SMALL: dict[str, Any] = {"backbone": "resnet9_small", "channels": 32, "strides": [4, 8], "num_convs": 1}
+
+
+def built(**kwargs: Any) -> DetectionModule:
+    torch.manual_seed(0)
+    module = DetectionModule(**SMALL | {"box_classes": ["red", "blue"]} | kwargs)
+    module.configure_model()
+    return module
+
+
+def batch(crowds: bool = False) -> dict[str, Any]:
+    found: dict[str, Any] = next(iter(Rectangles(8, crowds).train_dataloader()))
+    return found
+
+
+def test_it_learns_and_logs(tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    module = DetectionModule(**SMALL, lr=3e-3, iou_threshold=0.5)
+    data = Rectangles()
+    trainer = L.Trainer(**QUIET, max_epochs=25, check_val_every_n_epoch=25)
+    trainer.fit(module, data)
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    assert logged["val_map50"] > 0.9
+    assert {"train_class_loss", "train_box_loss", "train_centerness_loss", "val_box_loss", "val_map"} <= logged.keys()
+    assert {"val_ap_red", "val_ap50_blue", "val_map75", "val_mar"} <= logged.keys()
+    parts = logged["train_class_loss"] + logged["train_box_loss"] + logged["train_centerness_loss"]
+    assert logged["train_loss"] == pytest.approx(parts, rel=1e-5)
+    assert logged["val_map50"] == pytest.approx((logged["val_ap50_red"] + logged["val_ap50_blue"]) / 2, abs=1e-6)
+    assert module.hparams["box_classes"] == ["red", "blue"]
+    predicted = trainer.predict(module, data)
+    assert predicted is not None
+    for output in predicted:
+        assert output.keys() == {"boxes", "box_labels", "scores", "index"}
+        for i, index in enumerate(output["index"].tolist()):
+            height, width = data.items[index]["size"].tolist()
+            boxes = output["boxes"][i]
+            assert len(boxes) == len(output["scores"][i]) == len(output["box_labels"][i])
+            assert (boxes[:, 2] <= width).all()
+            assert (boxes[:, 3] <= height).all()
+
+
+def random_detections(n: int) -> tuple[list[Detections], list[dict[str, Tensor]]]:
+    found, targets = [], []
+    for _ in range(n):
+        corner = torch.rand(6, 2) * 60
+        true = torch.cat([corner, corner + 8 + torch.rand(6, 2) * 20], 1)
+        labels = torch.randint(3, (6,))
+        moved = torch.cat([true + torch.randn(6, 4) * 2, true[:3] + 30])
+        kinds = torch.cat([labels, torch.randint(3, (3,))])
+        found.append(Detections(moved, torch.rand(9), kinds))
+        targets.append({"boxes": true, "labels": labels, "iscrowd": torch.rand(6) < 0.1})
+    return found, targets
+
+
+def test_average_precision_is_pycocotools() -> None:
+    pytest.importorskip("pycocotools")
+    torch.manual_seed(0)
+    found, targets = random_detections(12)
+    own = DetectionAP(["a", "b", "traffic light", "unseen"])
+    for i in range(0, 12, 5):
+        own.update(found[i : i + 5], targets[i : i + 5])
+    values = own.compute()
+    reference = MeanAveragePrecision(backend="pycocotools", class_metrics=True)
+    reference.update(
+        [item._asdict() for item in found], [{**item, "iscrowd": item["iscrowd"].int()} for item in targets]
+    )
+    expected = reference.compute()
+    for name, theirs in (("map", "map"), ("map50", "map_50"), ("map75", "map_75"), ("mar", "mar_100")):
+        torch.testing.assert_close(values[name], expected[theirs], atol=1e-5, rtol=0)
+    per_class = torch.stack([values["ap_a"], values["ap_b"], values["ap_traffic_light"]])
+    torch.testing.assert_close(per_class, expected["map_per_class"], atol=1e-5, rtol=0)
+    half = torch.stack([values["ap50_a"], values["ap50_b"], values["ap50_traffic_light"]])
+    torch.testing.assert_close(half.mean(), values["map50"], atol=1e-5, rtol=0)
+    assert "ap_unseen" not in values
+
+
+def test_average_precision_of_one_right_and_one_wrong_box() -> None:
+    metric = DetectionAP(["a"])
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 30.0, 30.0]])
+    wrong = torch.tensor([[50.0, 50.0, 60.0, 60.0], [20.0, 20.0, 30.0, 30.0]])
+    zeros = torch.zeros(2, dtype=torch.int64)
+    metric.update([Detections(wrong, torch.tensor([0.9, 0.8]), zeros)], [{"boxes": boxes, "labels": zeros}])
+    # recall 0.5 is reached at precision 0.5: 51 of 101 recall points
+    assert float(metric.compute()["map50"]) == pytest.approx(51 / 101 * 0.5, abs=1e-4)
+
+
+def test_no_objects_and_no_detections() -> None:
+    metric = DetectionAP(["a"])
+    nothing = torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64)
+    metric.update([Detections(*nothing)], [{"boxes": nothing[0], "labels": nothing[2]}])
+    assert float(metric.compute()["map50"]) == -1
+
+
+def test_crowds_are_not_learnt() -> None:
+    module, with_crowds = built(), batch(crowds=True)
+    single = {k: v for k, v in with_crowds.items() if k != "iscrowd"}
+    for name in ("boxes", "box_labels"):
+        single[name] = [v[~crowd] for v, crowd in zip(single[name], with_crowds["iscrowd"], strict=True)]
+    assert any(crowd.any() for crowd in with_crowds["iscrowd"])
+    expected = module.step(single, "train")["loss"]
+    torch.testing.assert_close(module.step(with_crowds, "train")["loss"], expected)
+    output = module.step(with_crowds, "val")
+    assert "iscrowd" in output["targets"][0]
+
+
+@pytest.mark.parametrize("detector", ["retinanet", "faster_rcnn"])
+def test_other_detectors_by_name(detector: Any) -> None:
+    module = built(detector=detector)
+    output = module.step(batch(), "train")
+    output["loss"].backward()
+    assert {"class_loss", "box_loss"} <= output.keys()
+    assert sum(p.grad is not None for p in module.backbone.parameters()) > 0
+    assert len(module.eval().step(batch(), "val")["detections"]) == 8
+
+
+def test_a_vision_transformer_finds_objects_too() -> None:
+    module = built(backbone="vit_micro_p8", image_size=[48, 64])
+    assert len(module.detect(torch.zeros(2, 3, 40, 64, dtype=torch.uint8))) == 2
+    module.step(batch(), "train")["loss"].backward()
+
+
+def test_unknown_classes_and_batches_without_boxes() -> None:
+    with pytest.raises(ValueError, match="classes of the boxes are unknown"):
+        DetectionModule(**SMALL)(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="batches with `boxes` and `box_labels`, but this one has image, label"):
+        built().step({"image": torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "label": torch.zeros(1)}, "train")
+    with pytest.raises(ValueError, match="score_threshold=2"):
+        DetectionModule(score_threshold=2)
+    with pytest.raises(ValueError, match="max_detections=0"):
+        DetectionModule(max_detections=0)
