@@ -187,7 +187,8 @@ class MultiTaskModule(BaseModule):
         `box_labels` and `scores` (n,) for objects; `masks` (N, H, W) and their `confidence` (N,) for pixels.
         """
         outputs = self(batch["image"])
-        said, first = {}, {}
+        said: dict[str, Any] = {}
+        first: dict[str, Any] = {}
         for name, task in self.tasks.items():
             own = task.predict(outputs[name], batch)
             said |= {f"{name}_{entry}": value for entry, value in own.items()}

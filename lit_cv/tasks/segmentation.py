@@ -114,7 +114,7 @@ class SegmentationTask(Task):
         metrics.update(output.argmax(1), target.long())
 
     def predict(self, output: Tensor, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the `masks` (N, H, W) int64 of the likeliest classes, and their mean probability, `confidence` (N,)."""
+        """Return `masks` (N, H, W) int64 of the likeliest classes, and their mean probability as `confidence` (N,)."""
         highest, masks = output.softmax(1).max(1)
         there = torch.ones_like(masks, dtype=torch.bool)
         if "size" in batch:  # without what images are padded with
