@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, cast
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lit_cv.distributed import gather_batches, is_distributed
@@ -90,6 +91,7 @@ class MultiTaskModule(BaseModule):
         self.weighting = self._configure_weighting()
         self._losses: list[Tensor] = []  # of the step under way, for gradient surgery
         self._surgery_weights: Tensor | None = None
+        self._entries: set[str] = set()  # of the batches of this epoch
         if not any(task.score for task in self._tasks.values()):
             self.monitor, self.mode = "val_loss", "min"
 
@@ -148,6 +150,7 @@ class MultiTaskModule(BaseModule):
     def step(self, batch: Batch, stage: Stage) -> Output:
         """Run the tasks on the images of a batch that have a target for them, and weigh their losses."""
         features, found = self.features(batch["image"]), {}
+        self._entries.update(batch)
         for name, task in self.tasks.items():
             chosen, target = task.labeled(batch)
             if target is None:
@@ -225,9 +228,22 @@ class MultiTaskModule(BaseModule):
         self.log_dict(values)
 
     def on_train_epoch_end(self) -> None:
-        """Settle the weights of the next epoch, and log this one."""
+        """Settle the weights of the next epoch, and log this one.
+
+        Raises:
+            ValueError: If no batch had the entry that a task learns from.
+        """
         means = self.means["train"].compute()
         known = {name: float(means[f"{name}_loss"]) for name in self.tasks if f"{name}_loss" in means}
+        for name, task in self.tasks.items():
+            if name not in known and task.key not in self._entries:
+                raise ValueError(
+                    f"the task {name} learns from {task.key!r}, which no batch of this epoch had: they hold "
+                    f"{', '.join(sorted(self._entries))}. Set tasks.{name}.key, or take data that have it."
+                )
+            if name not in known:
+                rank_zero_warn(f"no image of this epoch had a target for the task {name} ({task.key!r}).")
+        self._entries = set()
         self.weighting.end_epoch(known)
         super().on_train_epoch_end()
 

@@ -295,6 +295,20 @@ def test_one_pass_of_the_backbone_serves_images_objects_and_pixels() -> None:
     assert len(module.predict_step(batch, 0)["objects_boxes"]) == len(batch["image"])
 
 
+def test_an_entry_that_no_batch_has() -> None:
+    tasks = {"kind": TWO["kind"], "light": {"type": "regression", "key": "lihgt"}}
+    message = r"the task light learns from 'lihgt', which no batch of this epoch had: they hold image, label, light"
+    with pytest.raises(ValueError, match=message):
+        fit(built(tasks))
+    data = Blobs()
+    for row in data.train_dataset:
+        row["light"] = torch.tensor(torch.nan)
+    with pytest.warns(UserWarning, match="no image of this epoch had a target for the task light"):
+        trainer = fit(built(), data)
+    assert "val_light_mae" not in trainer.callback_metrics
+    assert float(trainer.callback_metrics["val_score"]) == float(trainer.callback_metrics["val_kind_acc"])
+
+
 OWN = """
 import torch
 from torch import nn
