@@ -1,7 +1,7 @@
 """Multi-task learning: one backbone serves several tasks at once."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal, cast
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from lit_cv.distributed import gather_batches, is_distributed
 from lit_cv.loop_state import logs_now
-from lit_cv.losses import DynamicWeightAverage, FixedWeighting, TaskWeighting, UncertaintyWeighting
+from lit_cv.losses import UncertaintyWeighting
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
+from lit_cv.modules.task_losses import build_weighting, mean_losses, step_losses
 from lit_cv.modules.task_surgery import check_surgery, operate
-from lit_cv.tasks import Features, Task, TaskLoss, build_tasks
+from lit_cv.tasks import BaseTask, Features, build_tasks
 
 __all__ = ["MultiTaskModule"]
 
@@ -88,7 +89,7 @@ class MultiTaskModule(BaseModule):
         if not weighting_lr > 0:
             raise ValueError(f"weighting_lr={weighting_lr}: give a positive learning rate.")
         self._tasks = build_tasks(tasks)  # heads come with the backbone
-        self.weighting = self._configure_weighting()
+        self.weighting = build_weighting(self.hparams, self._tasks)
         self._losses: list[Tensor] = []  # of the step under way, for gradient surgery
         self._surgery_weights: Tensor | None = None
         self._entries: set[str] = set()  # of the batches of this epoch
@@ -96,7 +97,7 @@ class MultiTaskModule(BaseModule):
             self.monitor, self.mode = "val_loss", "min"
 
     @property
-    def tasks(self) -> dict[str, Task]:
+    def tasks(self) -> dict[str, BaseTask]:
         """The tasks by name."""
         return self._tasks
 
@@ -115,7 +116,7 @@ class MultiTaskModule(BaseModule):
         self.hparams["tasks"] = options
         return nn.ModuleDict(self._tasks)
 
-    def features(self, images: Tensor, tasks: Iterable[Task] | None = None) -> Features:
+    def features(self, images: Tensor, tasks: Iterable[BaseTask] | None = None) -> Features:
         """Return what the backbone gives all tasks, or some, for raw images (N, C, H, W)."""
         self.configure_model()
         size = (images.shape[2], images.shape[3])
@@ -155,21 +156,21 @@ class MultiTaskModule(BaseModule):
             chosen, target = task.labeled(batch)
             if target is None:
                 found[name] = task.no_loss()
-                continue
-            output = task(features if chosen is None else features.take(chosen))
-            found[name] = task.batch_loss(output, target)
-            if stage != "train":
-                task.update(stage, output, target)
-        self._average(found, stage)
-        counts = _totals(found) if stage == "train" and is_distributed() else _counts(found)
-        losses = {name: _ratio(loss, counts[name]) for name, loss in found.items()}
-        present = {name: loss for name, loss in losses.items() if counts[name][-1] > 0}
+            else:
+                output = task(features if chosen is None else features.take(chosen))
+                found[name] = task.batch_loss(output, target)
+                if stage != "train":
+                    task.update(stage, output, target)
+            self.means[stage].update(mean_losses(name, found[name]), found[name].images)
+        across = stage == "train" and is_distributed()
+        present, absent = step_losses(found, features.pooled.device, across)
         if stage == "train" and (first := [name for name in self.weighting.waiting() if name in present]):
             self.weighting.start({name: gather_batches(present[name].detach()[None]).mean() for name in first})
-        # Those of tasks without a target are 0, but keep their heads in the graph; so does no feature of the backbone.
-        total = self.weighting(present) + sum(loss for name, loss in losses.items() if name not in present)
-        total = total + features.pooled[:0].sum()
-        self._losses = list(losses.values()) if stage == "train" and self.hparams["weighting"] == "pcgrad" else []
+        # What has no target is 0, and yet a part of the graph, as are features that no task takes.
+        total = sum(absent.values(), self.weighting(present) + features.pooled[:0].sum())
+        losses = present | absent
+        operates = stage == "train" and self.hparams["weighting"] == "pcgrad"
+        self._losses = [losses[name] for name in self.tasks] if operates else []
         return {"loss": total}
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -265,48 +266,3 @@ class MultiTaskModule(BaseModule):
         if scores:
             values[f"{stage}_score"] = torch.stack(scores).mean()
         return values
-
-    def _average(self, found: Mapping[str, TaskLoss], stage: Stage) -> None:
-        """Take the losses into the means of the epoch, weighted by the images that had a target."""
-        for name, loss in found.items():
-            parts = {part: total.detach() / max(count, 1) for part, (total, count) in loss.parts.items()}
-            named = {f"{name}_{part}_loss": value for part, value in parts.items() if part}
-            self.means[stage].update({f"{name}_loss": sum(parts.values(), torch.zeros(())), **named}, loss.images)
-
-    def _configure_weighting(self) -> TaskWeighting:
-        h, names = self.hparams, list(self._tasks)
-        if (h["task_weights"] is not None) != (h["weighting"] == "fixed"):
-            raise ValueError(
-                f"weighting={h['weighting']!r} with task_weights={h['task_weights']}: `fixed` needs a weight for each "
-                "task in task_weights, and no other weighting takes them."
-            )
-        if h["weighting"] == "uncertainty":
-            return UncertaintyWeighting(names, [n for n in names if self._tasks[n].likelihood == "classification"])
-        if h["weighting"] == "dwa":
-            return DynamicWeightAverage(names, h["dwa_temperature"])
-        return FixedWeighting(names, h["task_weights"])
-
-
-Counts = dict[str, list[float]]
-
-
-def _counts(found: Mapping[str, TaskLoss]) -> Counts:
-    """Return for each task how much its parts are divided by, and last, its images with a target."""
-    return {name: [*(count for _, count in loss.parts.values()), loss.images] for name, loss in found.items()}
-
-
-def _totals(found: Mapping[str, TaskLoss]) -> Counts:
-    """Return the same of all processes, the divisors by the number of processes, for gradients are averaged."""
-    own = _counts(found)
-    device = next(total.device for loss in found.values() for total, _ in loss.parts.values())
-    flat = torch.tensor([value for values in own.values() for value in values], dtype=torch.float64)
-    flat = flat.to(device) if device.type != "mps" else flat.float().to(device)
-    torch.distributed.all_reduce(flat)
-    world, left = torch.distributed.get_world_size(), iter(flat.tolist())
-    every = {name: [next(left) for _ in values] for name, values in own.items()}
-    return {name: [*(max(count, 1) / world for count in values[:-1]), values[-1]] for name, values in every.items()}
-
-
-def _ratio(loss: TaskLoss, counts: list[float]) -> Tensor:
-    parts = zip(loss.parts.values(), counts[:-1], strict=True)
-    return cast(Tensor, sum(total / (count or 1) for (total, _), count in parts))

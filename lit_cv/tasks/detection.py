@@ -1,7 +1,7 @@
 """Tasks whose answers are objects."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -9,12 +9,15 @@ from torchmetrics import Metric, MetricCollection
 
 from lit_cv.nn import Backbone
 from lit_cv.nn.detectors import Detections, Detector, build_detector, default_strides
-from lit_cv.tasks.task import Features, Task, TaskLoss
+from lit_cv.tasks.base_task import BaseTask, Features, TaskLoss
 
 __all__ = ["DetectionTask"]
 
 
-class DetectionTask(Task):
+_PARTS = {"fcos": ("centerness",), "faster_rcnn": ("objectness", "rpn_box")}  # of the loss, besides class and box
+
+
+class DetectionTask(BaseTask):
     """Finds the objects of an image, by FCOS, RetinaNet or Faster R-CNN on a feature pyramid of its own.
 
     The targets are `boxes`, a list of (n, 4) float, xyxy in pixels, and `box_labels`, a list of (n,) int64 from 0; n
@@ -31,7 +34,7 @@ class DetectionTask(Task):
         score_threshold: Objects of a lower score are not reported.
         iou_threshold: Of two boxes of one class that overlap more than this only the better one is reported.
         max_detections: Objects reported for an image, at most.
-        **kwargs: Arguments of `Task`; `key` is `boxes`, and their labels are in `box_labels`.
+        **kwargs: Arguments of `BaseTask`; `key` is `boxes`, and their labels are in `box_labels`.
     """
 
     default_key: ClassVar[str | None] = "boxes"
@@ -59,6 +62,7 @@ class DetectionTask(Task):
             raise ValueError(f"max_detections={max_detections}: give at least 1.")
         self.classes = classes
         self.detector = detector
+        self.parts = ("class", "box", *_PARTS.get(detector, ()))
         self.strides = strides
         self.channels, self.num_convs = channels, num_convs
         self.limits = (score_threshold, iou_threshold, max_detections)
@@ -68,12 +72,8 @@ class DetectionTask(Task):
         names = getattr(datamodule, "box_classes", None)
         return {"classes": list(names)} if names and not self.classes else {}
 
-    def configure_head(self, num_features: int) -> nn.Module:
-        """Raise: a detector is built by `build`."""
-        raise NotImplementedError
-
-    def build(self, backbone: Backbone, image_size: tuple[int, int] | None) -> None:
-        """Build the detector on the backbone's feature maps, and the metrics."""
+    def configure(self, backbone: Backbone, image_size: tuple[int, int] | None) -> nn.Module:
+        """Return the detector on the backbone's feature maps."""
         if not self.classes:
             raise ValueError(
                 f"the classes of the task {self.name} are unknown: give tasks.{self.name}.classes, their names, or "
@@ -82,10 +82,8 @@ class DetectionTask(Task):
         strides = self.strides or default_strides(image_size)
         levels = backbone.feature_levels(image_size)
         detector = build_detector(self.detector, levels, len(self.classes), strides, self.channels, self.num_convs)
-        self.head: Detector = detector.to(memory_format=torch.channels_last)
         self.map_strides = tuple(sorted(set(detector.pyramid.sources.values())))
-        self.parts = self._parts()
-        self.build_metrics()
+        return detector.to(memory_format=torch.channels_last)
 
     def configure_metrics(self) -> dict[str, Metric]:
         """Return COCO's average precision."""
@@ -111,37 +109,32 @@ class DetectionTask(Task):
         name = f"{self.key}_known"
         return torch.tensor([own["boxes"] is not None and bool(own.get(name, True)) for own in target])
 
-    def loss(self, output: Any, target: Any) -> Tensor:
-        """Raise: the losses are those of a batch, see `batch_loss`."""
-        raise NotImplementedError
-
     def batch_loss(self, output: dict[str, Any], target: list[dict[str, Any]]) -> TaskLoss:
         """Return the detector's losses; those of several processes are averaged by their images."""
         single = [~own["iscrowd"].bool() if "iscrowd" in own else slice(None) for own in target]
         boxes = [own["boxes"][kept] for own, kept in zip(target, single, strict=True)]
         labels = [own["labels"][kept] for own, kept in zip(target, single, strict=True)]
-        losses = self.head.losses(output["raw"], boxes, labels)
-        n = len(target)
-        return TaskLoss({name.removesuffix("_loss"): (loss * n, n) for name, loss in losses.items()}, n)
+        losses, n = self._detector.losses(output["raw"], boxes, labels), len(target)
+        return TaskLoss({part: (losses[f"{part}_loss"] * n, n) for part in self.parts}, n)
 
     def update_metrics(self, metrics: MetricCollection, output: dict[str, Any], target: list[dict[str, Any]]) -> None:
         """Feed the metrics with what is found."""
         sizes = [_pair(own["size"]) if "size" in own else output["image_size"] for own in target]
         names = ("boxes", "labels", "iscrowd")
         wanted = [{name: own[name] for name in names if name in own} for own in target]
-        metrics.update(self.head.detect(output["raw"], sizes, *self.limits), wanted)
+        metrics.update(self._detector.detect(output["raw"], sizes, *self.limits), wanted)
 
     def predict(self, output: dict[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
         """Return lists of `boxes` (n, 4) in pixels of the batch's images, `box_labels` (n,) and `scores` (n,)."""
         n = len(batch["image"])
         sizes = [_pair(size) for size in batch["size"]] if "size" in batch else [output["image_size"]] * n
-        found: list[Detections] = self.head.detect(output["raw"], sizes, *self.limits)
+        found: list[Detections] = self._detector.detect(output["raw"], sizes, *self.limits)
         names = {"boxes": "boxes", "box_labels": "labels", "scores": "scores"}
         return {name: [getattr(own, entry) for own in found] for name, entry in names.items()}
 
-    def _parts(self) -> tuple[str, ...]:
-        common = ("class", "box")
-        return common + {"fcos": ("centerness",), "faster_rcnn": ("objectness", "rpn_box")}.get(self.detector, ())
+    @property
+    def _detector(self) -> Detector:
+        return cast(Detector, self.head)
 
 
 def _pair(size: Tensor) -> tuple[int, int]:

@@ -9,15 +9,15 @@ from typing import Any
 from torch import nn
 
 from lit_cv.suggest import nearest
+from lit_cv.tasks.base_task import BaseTask
 from lit_cv.tasks.classification import ClassificationTask, MultiLabelTask
 from lit_cv.tasks.detection import DetectionTask
 from lit_cv.tasks.regression import RegressionTask
 from lit_cv.tasks.segmentation import SegmentationTask
-from lit_cv.tasks.task import Task
 
 __all__ = ["TASKS", "build_task", "build_tasks"]
 
-TASKS: dict[str, type[Task]] = {
+TASKS: dict[str, type[BaseTask]] = {
     "classification": ClassificationTask,
     "multi_label": MultiLabelTask,
     "regression": RegressionTask,
@@ -27,7 +27,7 @@ TASKS: dict[str, type[Task]] = {
 """The kinds of tasks by the name that `type` takes. Others are named by their class, `module.Class`."""
 
 
-def build_tasks(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Task]:
+def build_tasks(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, BaseTask]:
     """Make tasks of plain data, as a configuration holds them.
 
     Args:
@@ -46,7 +46,7 @@ def build_tasks(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Task]:
     return {name: build_task(name, options) for name, options in tasks.items()}
 
 
-def build_task(name: str, options: Mapping[str, Any]) -> Task:
+def build_task(name: str, options: Mapping[str, Any]) -> BaseTask:
     """Make one task; see `build_tasks`."""
     if not re.fullmatch(r"[a-z]\w*", str(name)) or name.endswith("_") or hasattr(nn.ModuleDict(), name):
         raise ValueError(
@@ -70,7 +70,7 @@ def build_task(name: str, options: Mapping[str, Any]) -> Task:
         raise ValueError(f"tasks.{name}: {error}") from error
 
 
-def _find_class(name: str, kind: str) -> type[Task]:
+def _find_class(name: str, kind: str) -> type[BaseTask]:
     if kind in TASKS:
         return TASKS[kind]
     module, _, class_name = kind.rpartition(".")
@@ -87,16 +87,16 @@ def _find_class(name: str, kind: str) -> type[Task]:
         raise ValueError(f"tasks.{name}.type={kind!r}: there is no file or package {module}.") from None
     except AttributeError:
         raise ValueError(f"tasks.{name}.type={kind!r}: {module} has no {class_name}.") from None
-    if not (isinstance(found, type) and issubclass(found, Task)):
+    if not (isinstance(found, type) and issubclass(found, BaseTask)):
         raise ValueError(f"tasks.{name}.type={kind!r} is no subclass of lit_cv.tasks.Task.")
     return found
 
 
-def _options(cls: type[Task]) -> set[str]:
+def _options(cls: type[BaseTask]) -> set[str]:
     """Return the names of the options that the constructors of a class and its bases take."""
     names: set[str] = set()
     for base in cls.__mro__:
-        if issubclass(base, Task) and "__init__" in vars(base):
+        if issubclass(base, BaseTask) and "__init__" in vars(base):
             parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
             names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     return names - {"self", "name"}

@@ -11,12 +11,12 @@ from lit_cv.losses import dice_loss, pixel_cross_entropy
 from lit_cv.losses.segmentation import IGNORE_INDEX
 from lit_cv.nn import Backbone
 from lit_cv.nn.segmentation import SegmentationHead, build_segmenter
-from lit_cv.tasks.task import Features, Task, TaskLoss
+from lit_cv.tasks.base_task import BaseTask, Features, TaskLoss
 
 __all__ = ["SegmentationTask"]
 
 
-class SegmentationTask(Task):
+class SegmentationTask(BaseTask):
     """Tells the class of every pixel, by cross-entropy and Dice loss.
 
     The target is (N, H, W) int64, classes from 0, and 255 where the class is unknown; an image of nothing else has no
@@ -30,7 +30,7 @@ class SegmentationTask(Task):
         channels: Channels inside the head.
         dropout: Probability of dropping a channel before the classifier.
         dice_weight: Weight of the Dice loss; 0 leaves it out.
-        **kwargs: Arguments of `Task`; `key` is `mask`.
+        **kwargs: Arguments of `BaseTask`; `key` is `mask`.
     """
 
     default_key: ClassVar[str | None] = "mask"
@@ -62,12 +62,8 @@ class SegmentationTask(Task):
         names = getattr(datamodule, "mask_classes", None)
         return {"classes": list(names)} if names and not self.classes else {}
 
-    def configure_head(self, num_features: int) -> nn.Module:
-        """Raise: the head is built by `build`."""
-        raise NotImplementedError
-
-    def build(self, backbone: Backbone, image_size: tuple[int, int] | None) -> None:
-        """Build the head on the backbone's feature maps, and the metrics."""
+    def configure(self, backbone: Backbone, image_size: tuple[int, int] | None) -> nn.Module:
+        """Return the head on the backbone's feature maps."""
         if not self.classes:
             raise ValueError(
                 f"the classes of the task {self.name} are unknown: give tasks.{self.name}.classes, their names, or "
@@ -76,9 +72,8 @@ class SegmentationTask(Task):
         stride = self.stride or (2 if image_size and max(image_size) <= 128 else 4)
         levels = backbone.feature_levels(image_size)
         head = build_segmenter(self.kind, levels, len(self.classes), stride, self.channels, self.dropout)
-        self.head = head.to(memory_format=torch.channels_last)
         self.map_strides = tuple(head.strides)
-        self.build_metrics()
+        return head.to(memory_format=torch.channels_last)
 
     def configure_metrics(self) -> dict[str, Metric]:
         """Return the intersection over union."""
@@ -94,10 +89,6 @@ class SegmentationTask(Task):
         """Return the logits (N, K, H, W) of the pixels."""
         head = cast(SegmentationHead, self.head)
         return head.upsample(head(features.maps), features.image_size)
-
-    def loss(self, output: Any, target: Any) -> Tensor:
-        """Raise: the losses are those of a batch, see `batch_loss`."""
-        raise NotImplementedError
 
     def batch_loss(self, output: Tensor, target: Tensor) -> TaskLoss:
         """Return the cross-entropy, a mean over pixels, and the Dice loss, averaged by images over processes."""
