@@ -3,6 +3,7 @@
     python scripts/compare_multi_task.py synthetic
     python scripts/compare_multi_task.py multi_mnist --root DATA --csv multi_mnist.csv --seeds 0 1 2
     python scripts/compare_multi_task.py table --csv multi_mnist.csv
+    python scripts/compare_multi_task.py steps --backbones resnet9_small resnet9
 
 `synthetic`: two regressions of one input, y1 = 2x + 8 + 10 n and y2 = 3x + 3 + n, 100 points, one hidden layer of
 1,024 units: the sigmas of uncertainty weighting are estimates of the noise, 10 and 1.
@@ -13,6 +14,9 @@ LeNet tells the left and the right digit; 5 epochs of batches of 256, Adam, lear
 has these two tasks; `rebuilt` has a third of another scale, the image itself, by the squared error summed over its
 pixels; `scaled` has the two, with the loss of the left digit times 1,000. Rows are appended to the table as they are
 finished, those that it holds are not run again.
+
+`steps`: a step of the three tasks of the recipe `multi_task` (64-pixel images, batches of 32) against the sum of the
+steps of a network for each, taken in turn, in seconds of the processor, the median of the ratios.
 """
 
 import argparse
@@ -23,7 +27,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,13 +36,14 @@ import torch
 from torch import Tensor, nn
 from torchvision.datasets import MNIST
 
-from datamodules import BaseDataModule, InMemoryDataset
+from datamodules import BaseDataModule, InMemoryDataset, ShapesDataModule
 from datamodules.base import Split
 from datamodules.dataset import Rows
 from datamodules.loader import Batch
 from lit_cv import MultiTaskModule
 from lit_cv.losses import UncertaintyWeighting
 from lit_cv.nn import compact
+from lit_cv.optim import build_optimizer, parameter_groups
 from lit_cv.tasks import ClassificationTask, Task
 
 SIDE, DIGIT = 36, 28
@@ -249,10 +254,50 @@ def synthetic(args: argparse.Namespace) -> None:
         )
 
 
+def step_of(backbone: str, tasks: dict[str, dict[str, Any]], weighting: str, batch: Batch) -> Callable[[], float]:
+    """Return what trains on a batch once, and returns the seconds of the processor that it took."""
+    torch.manual_seed(0)
+    module = MultiTaskModule(tasks, weighting=weighting, backbone=backbone, image_size=64)
+    module.configure_model()
+    groups = parameter_groups(module, lr=1e-3, weight_decay=0.05)
+    optimizer = build_optimizer("adamw", groups, lr=1e-3)
+
+    def step() -> float:
+        start = time.process_time()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = module.step(batch, "train")["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return time.process_time() - start
+
+    return step
+
+
+def steps(args: argparse.Namespace) -> None:
+    """Compare the step of three tasks with those of one each."""
+    data = ShapesDataModule(image_size=64, num_images=64, shapes_per_image=4, targets="all", batch_size=32)
+    data.setup()
+    batch = next(iter(data.train_dataloader()))
+    dense = {"channels": 64, "classes": data.box_classes}
+    tasks = {
+        "shape": {"type": "classification", "num_classes": len(data.class_names)},
+        "objects": {"type": "detection", "strides": [4, 8, 16], **dense},
+        "pixels": {"type": "segmentation", "stride": 2, **dense, "classes": data.mask_classes},
+    }
+    for backbone in args.backbones:
+        together = step_of(backbone, tasks, "uncertainty", batch)
+        apart = [step_of(backbone, {name: options}, "equal", batch) for name, options in tasks.items()]
+        found = [(together(), sum(step() for step in apart)) for _ in range(args.rounds + 2)][2:]
+        ratio = statistics.median(one / several for one, several in found)
+        whole, parts = (statistics.median(times) for times in zip(*found, strict=True))
+        print(f"{backbone}: {1000 * whole:.0f} ms together, {1000 * parts:.0f} ms apart, ratio {ratio:.2f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     stages: Any = parser.add_subparsers(dest="stage", required=True)
-    for name in ("synthetic", "multi_mnist", "table"):
+    for name in ("synthetic", "multi_mnist", "table", "steps"):
         stage = stages.add_parser(name)
         stage.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
         stage.add_argument("--csv", default="multi_mnist.csv", help="table of all runs")
@@ -260,11 +305,13 @@ def main() -> None:
         stage.add_argument("--epochs", type=int, default=5)
         stage.add_argument("--steps", type=int, default=2000, help="of `synthetic`")
         stage.add_argument("--settings", nargs="+", default=["plain", "rebuilt", "scaled"])
+        stage.add_argument("--backbones", nargs="+", default=["resnet9_small", "resnet9"], help="of `steps`")
+        stage.add_argument("--rounds", type=int, default=10, help="of `steps`")
         stage.add_argument("--at_most", type=int, default=None, help="runs in this call")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    {"synthetic": synthetic, "multi_mnist": multi_mnist, "table": table}[args.stage](args)
+    {"synthetic": synthetic, "multi_mnist": multi_mnist, "table": table, "steps": steps}[args.stage](args)
 
 
 if __name__ == "__main__":
