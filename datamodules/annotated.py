@@ -59,7 +59,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
         root: The folder.
         format: Its layout; `auto` finds out.
         annotations: COCO's file, or a file for each of `train`, `val` and `test`, relative to `root`; `None` looks.
-        images: Folder of COCO's images, or a folder for each split, relative to `root`; `None` looks.
+        images: Folder of the images, or a folder for each split, relative to `root` (not for `yolo`); `None` looks.
         predict_root: Folder of images, in any arrangement, for `predict`; `None` takes the test images.
         image_size: Height and width of the images in a batch, one number for squares: each image is resized, its
             aspect ratio kept, with antialiasing, and padded at the right and at the bottom. `None` keeps the sizes

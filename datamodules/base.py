@@ -27,11 +27,11 @@ _OTHERS: tuple[Split, ...] = ("val", "test", "predict")
 class BaseDataModule(L.LightningDataModule, ABC):
     """Base of every DataModule. A subclass implements `load`, and `prepare_data` where something is downloaded.
 
-    Batches are dicts: `image` (N, C, H, W) uint8, `label` (N,) int64 or (N, K) float32 of 0 and 1, and `index`
-    (N,), the position in the dataset; where they exist `boxes` and `box_labels`, lists of (k, 4) float32 corners in
-    pixels and (k,) int64 classes, and `mask` (N, H, W) int64, 255 where unknown. The training order is a function of
-    (seed, epoch), and a run can be resumed in the middle of an epoch. Splits and the choice of labels are the same
-    on every machine.
+    Batches are dicts: `image` (N, C, H, W) uint8, `label` (N,) int64 or (N, K) float32 of 0 and 1 (several labels an
+    image; in training also shares of one label, whose rows sum to 1), and `index` (N,), the position in the dataset;
+    where they exist `boxes` and `box_labels`, lists of (k, 4) float32 corners in pixels and (k,) int64 classes, and
+    `mask` (N, H, W) int64, 255 where unknown. The training order is a function of (seed, epoch), and a run can be
+    resumed in the middle of an epoch. Splits and the choice of labels are the same on every machine.
 
     Args:
         batch_size: Images in a batch, on each device.
@@ -122,7 +122,8 @@ class BaseDataModule(L.LightningDataModule, ABC):
             train = train.subset(kept)
         train = self.finish(train, "train")
         for split, dataset in others.items():
-            setattr(self, f"{split}_dataset", None if dataset is None else self.finish(dataset, split))
+            # what is measured on has one class an image, whatever training has
+            setattr(self, f"{split}_dataset", None if dataset is None else self.finish(dataset.hard_labels(), split))
         labeled = keep_labels(train.strata, h["labels_per_class"], h["label_fraction"], h["split_seed"])
         self.train_dataset = self.unlabeled_dataset = train
         if len(labeled) < len(train):
@@ -137,7 +138,7 @@ class BaseDataModule(L.LightningDataModule, ABC):
 
     def _describe(self, train: ImageDataset) -> None:
         self.class_names = train.class_names
-        self.multi_label = train.labels.ndim == 2
+        self.multi_label = train.labels.ndim == 2 and not train.soft_labels
         self.num_classes = len(self.class_names) or None
         self.in_channels, *size = train[0]["image"].shape
         self.image_size = (size[0], size[1])
@@ -147,8 +148,8 @@ class BaseDataModule(L.LightningDataModule, ABC):
     def class_counts(self) -> Tensor:
         """Return how many labels of each class training has, (num_classes,) int64."""
         labels = self.train_dataset.labels
-        if self.multi_label:
-            return labels.sum(0).long()
+        if labels.ndim == 2:
+            return labels.sum(0).round().long()
         return torch.bincount(labels, minlength=self.num_classes or 0)
 
     def train_dataloader(self) -> Any:
@@ -172,7 +173,7 @@ class BaseDataModule(L.LightningDataModule, ABC):
         Args:
             max_images: Images at most, spread evenly over the set; `None` takes all.
         """
-        dataset = self.train_dataset
+        dataset = self.train_dataset.hard_labels()
         if max_images is not None and len(dataset) > max_images:
             dataset = dataset.subset(torch.linspace(0, len(dataset) - 1, max_images, dtype=torch.float64).long())
         return self._evaluation_loader(dataset)

@@ -1,6 +1,7 @@
 """Your own images, listed in a table."""
 
 import csv
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,15 @@ from typing import Any
 import numpy as np
 
 from datamodules.base import Split
+from datamodules.checks import check
 from datamodules.files import FileDataset, FilesDataModule
+from lit_cv.annotations.annotators import Consolidation
+from lit_cv.annotations.votes import Votes
 from lit_cv.suggest import nearest
 
 __all__ = ["CSVDataModule"]
+
+log = logging.getLogger("lit_cv")
 
 _SPLITS: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -29,6 +35,9 @@ class CSVDataModule(FilesDataModule):
     0 or 1 each. A row without a label is unlabeled: only modules that learn without labels train on it. Images
     that the table does not assign to splits are split like those of a folder.
 
+    With `annotator_column` an image has a row for each annotator. Their votes are brought together, the agreement
+    (Fleiss' kappa) is told, and the most disputed images are listed.
+
     Args:
         path: The table: UTF-8, commas, a line of column names; tabs in a file named `.tsv`.
         root: Folder that the paths are relative to; `None` takes that of the table.
@@ -36,6 +45,10 @@ class CSVDataModule(FilesDataModule):
         label_columns: Column of the labels, or several columns of 0 and 1.
         label_separator: What joins several labels in one column; `None` for one label an image.
         split_column: Column that says `train`, `val`, `test` or `predict`; used where the table has it.
+        annotator_column: Column that names the annotator of each row; `None` for one row an image.
+        consensus: What several annotators' labels come to: `majority` (the class with the most votes, of equals the
+            first), `soft` (training learns the shares of the votes, validation and test take the majority), or
+            `dawid_skene` (the likeliest class, annotators weighed by how reliable they turn out to be).
         **kwargs: Arguments of `FilesDataModule` and `BaseDataModule`.
 
     Raises:
@@ -51,18 +64,28 @@ class CSVDataModule(FilesDataModule):
         label_columns: list[str] = ["label"],  # noqa: B006 - the command line shows it, and nothing changes it
         label_separator: str | None = None,
         split_column: str = "split",
+        annotator_column: str | None = None,
+        consensus: Consolidation = "majority",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        check("consensus", consensus, consensus in ("majority", "soft", "dawid_skene"), "majority, soft or dawid_skene")
+        if annotator_column is not None and (len(label_columns) > 1 or label_separator is not None):
+            raise ValueError("annotator_column is for one label an image: leave label_separator and more columns out.")
         self._table: Table = []
         self._classes: list[str] = []
+        self.votes: Votes | None = None
 
     def load(self, split: Split) -> FileDataset | None:
         """Return the files of a split."""
         h = self.hparams
         if not self._table:
-            self._table = self._read()
-            self._classes = self._find_classes()
+            if h["annotator_column"] is not None:
+                self.votes = self.read_votes()
+                log.info("%s", self.votes)
+            else:
+                self._table = self._read()
+                self._classes = self._find_classes()
         if h["split_column"] not in self._table[0]:
             return None if split in ("val", "predict") else self.split_pool(self._dataset(self._table, split), split)
         rows = [row for row in self._table if self._split_of(row) == split]
@@ -78,13 +101,32 @@ class CSVDataModule(FilesDataModule):
             table = [{name: (value or "").strip() for name, value in row.items() if name} for row in reader]
         if not table:
             raise ValueError(f"{path} has no rows.")
-        for option, name in [("path_column", h["path_column"]), *(("label_columns", n) for n in h["label_columns"])]:
-            if name not in table[0]:
+        asked = [("path_column", h["path_column"]), *(("label_columns", name) for name in h["label_columns"])]
+        for option, name in [*asked, ("annotator_column", h["annotator_column"])]:
+            if name is not None and name not in table[0]:
                 columns = ", ".join(table[0])
                 raise ValueError(
                     f"{path} has no column {name!r} (--data.{option}){nearest(name, table[0])} It has: {columns}."
                 )
         return table
+
+    def read_votes(self) -> Votes:
+        """Read the table and bring the rows of each image together."""
+        h = self.hparams
+        self._table = self._read()
+        self._classes = self._find_classes()
+        path, split = h["path_column"], h["split_column"]
+        first: dict[str, dict[str, str]] = {}
+        cast = []
+        for row in self._table:
+            other = first.setdefault(row[path], row)
+            if row.get(split, "").lower() != other.get(split, "").lower():
+                raise ValueError(f"{h['path']} puts {row[path]!r} into {other[split]!r} and into {row[split]!r}.")
+            labels = self._labels_of(row)
+            if labels and not (row.get(split) and self._split_of(row) == "predict"):
+                cast.append((row[path], row[h["annotator_column"]], labels[0]))
+        self._table = list(first.values())
+        return Votes.of(list(first), cast, self._classes, h["consensus"])
 
     def _split_of(self, row: Mapping[str, str]) -> Split:
         column = self.hparams["split_column"]
@@ -125,11 +167,15 @@ class CSVDataModule(FilesDataModule):
                 "set --data.root."
             )
         labels = [-1] * len(rows) if split == "predict" else self._encode(rows)
-        return FileDataset(root, paths, labels, self._classes, channels=h["channels"])
+        dataset = FileDataset(root, paths, labels, self._classes, channels=h["channels"])
+        dataset.soft_labels = dataset.labels.ndim == 2 and self.votes is not None
+        return dataset
 
     def _encode(self, rows: Sequence[Mapping[str, str]]) -> Any:
         """Return class numbers, -1 where there is no label; or a row of 0 and 1 for several labels an image."""
         h = self.hparams
+        if self.votes is not None:
+            return np.array([self.votes.label(row[h["path_column"]], h["consensus"] == "soft") for row in rows])
         columns, number = h["label_columns"], {name: index for index, name in enumerate(self._classes)}
         if len(columns) > 1:
             values = [[_flag(row[column], column, h["path"]) for column in columns] for row in rows]

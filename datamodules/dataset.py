@@ -40,10 +40,12 @@ class ImageDataset(Dataset[Batch], ABC):
     Attributes:
         labels: Labels in the order of the samples.
         rows: Where the samples stand in the source.
+        soft_labels: Whether (N, K) labels are shares of one label, whose rows sum to 1, not several labels.
         in_memory: Whether reading is so cheap that worker processes would cost more than they give.
     """
 
     in_memory: bool = False
+    soft_labels: bool = False
     _reads_images: bool = True
 
     def __init__(self, labels: Tensor, class_names: Sequence[str] = ()) -> None:
@@ -66,7 +68,16 @@ class ImageDataset(Dataset[Batch], ABC):
     @property
     def strata(self) -> Tensor:
         """What splits and choices of labels go by: the labels, or for other annotations 0, and -1 without any."""
-        return self.labels
+        return self.hard_labels().labels
+
+    def hard_labels(self) -> Self:
+        """Return the samples with the likeliest class in place of soft labels; unchanged if they have none."""
+        if not self.soft_labels:
+            return self
+        labels = torch.where(self.labels.amin(1) < 0, -1, self.labels.argmax(1))
+        part = self.subset(range(len(self)), labels)
+        part.soft_labels = False
+        return part
 
     def hide_labels(self, kept: Rows) -> Self:
         """Return all samples, of which only those at the positions `kept` have their labels, the others -1."""

@@ -160,7 +160,9 @@ class FilesDataModule(BaseDataModule):
             return dataset
         paths = dataset.chosen_paths()
         images = cached_images(dataset.root, paths, dataset.size, dataset.channels, name=split)
-        return _CachedDataset(images, dataset.labels, dataset.class_names, paths)
+        cached = _CachedDataset(images, dataset.labels, dataset.class_names, paths)
+        cached.soft_labels = dataset.soft_labels
+        return cached
 
     def _describe(self, train: ImageDataset) -> None:
         super()._describe(train)

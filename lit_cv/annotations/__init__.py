@@ -2,6 +2,7 @@
 
 from lit_cv.annotations.checks import check_object, check_set
 from lit_cv.annotations.coco import coco_dict, read_coco, write_coco
+from lit_cv.annotations.convert import convert
 from lit_cv.annotations.formats import FORMATS, WRITERS, Format, find_format, read_annotations
 from lit_cv.annotations.masks import IGNORE, draw_classes, inspect_mask, load_mask, read_masks, save_mask, write_masks
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
@@ -24,6 +25,7 @@ __all__ = [
     "check_object",
     "check_set",
     "coco_dict",
+    "convert",
     "decode_rle",
     "draw_classes",
     "draw_polygons",

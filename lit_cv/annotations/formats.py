@@ -43,6 +43,8 @@ def find_format(root: Path) -> Format:
         pass
     if find_coco_files(root):
         return "coco"
+    if any((root / folder).is_dir() and any((root / folder).rglob("*.png")) for folder in ("masks", "mask", "ann_dir")):
+        return "masks"  # their images lie elsewhere
     raise FileNotFoundError(
         f"{root.absolute()} holds no annotations of a known format ({', '.join(FORMATS)}): set --data.root."
     )
@@ -68,7 +70,7 @@ def read_annotations(
         problems: Where entries that are left out are noted.
         format: Its format; `None` finds out.
         files: COCO's file of each split; `None` looks for them.
-        folders: Folder of the images of each split, for COCO; `None` looks for them.
+        folders: Folder of the images of each split, but for YOLO; `None` looks for them.
         sizes: Returns the sizes of image files.
         mask_facts: Returns what `inspect_mask` does for mask files.
 
@@ -82,11 +84,11 @@ def read_annotations(
     if format == "coco":
         sets = read_coco(root, problems, files, folders)
     elif format == "voc":
-        sets = read_voc(root, problems)
+        sets = read_voc(root, problems, folders)
     elif format == "yolo":
         sets = read_yolo(root, problems, sizes)
     else:
-        sets = read_masks(root, problems, sizes)
+        sets = read_masks(root, problems, sizes, folders)
     checked: dict[str, AnnotationSet] = {}
     greatest = -1
     for split, part in sets.items():

@@ -1,5 +1,6 @@
 """Class masks: PNG files with the class of each pixel."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, SUFFIXES
 from lit_cv.annotations.records import AnnotatedImage, AnnotationSet, Problems
 from lit_cv.annotations.rle import nearest, outline_area, outline_mask
 from lit_cv.annotations.sizes import SizesOf, file_sizes
+
+log = logging.getLogger("lit_cv")
 
 __all__ = [
     "IGNORE",
@@ -128,7 +131,9 @@ def mask_class_names(root: Path) -> list[str]:
     return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()] if path.is_file() else []
 
 
-def read_masks(root: Path, problems: Problems, sizes: SizesOf = file_sizes) -> dict[str, AnnotationSet]:
+def read_masks(
+    root: Path, problems: Problems, sizes: SizesOf = file_sizes, folders: Mapping[str, Path] | None = None
+) -> dict[str, AnnotationSet]:
     """Read a folder with images and masks of the same names.
 
     That is `images/*` and `masks/*.png`, with or without folders `train`, `val` and `test`, below or above them;
@@ -136,8 +141,9 @@ def read_masks(root: Path, problems: Problems, sizes: SizesOf = file_sizes) -> d
 
     Args:
         root: The folder.
-        problems: Where images without a mask are noted.
+        problems: Where masks without an image are noted.
         sizes: Returns the sizes of image files.
+        folders: Folder of the images of each split, if they lie elsewhere.
 
     Returns:
         A set for each of `train`, `val` and `test` that is there; `all` where there are no splits.
@@ -147,17 +153,18 @@ def read_masks(root: Path, problems: Problems, sizes: SizesOf = file_sizes) -> d
     """
     names = mask_class_names(root)
     sets = {}
-    for split, (images, masks) in mask_folders(root).items():
+    for split, (images, masks) in mask_folders(root, folders).items():
         found = []
-        for path in sorted(p for p in images.rglob("*") if p.suffix in SUFFIXES):
-            name = path.relative_to(images)
-            if any(part.startswith(".") for part in name.parts):
-                continue
-            mask = masks / name.with_suffix(".png")
-            if not mask.is_file():
-                problems.add(path, "", f"there is no mask {mask}")
-                continue
-            found.append(AnnotatedImage(name.as_posix(), 0, 0, mask=mask, source=mask))
+        paths = {path.relative_to(images) for path in images.rglob("*") if path.suffix in SUFFIXES}
+        by_stem = {path.with_suffix(""): path for path in sorted(paths) if not path.as_posix().startswith(".")}
+        for mask in sorted(masks.rglob("*.png")):
+            name = by_stem.pop(mask.relative_to(masks).with_suffix(""), None)
+            if name is None:
+                problems.add(mask, "", f"there is no image of that name in {images}")
+            else:
+                found.append(AnnotatedImage(name.as_posix(), 0, 0, mask=mask, source=mask))
+        if by_stem:
+            log.warning("%d of %d images in %s have no mask and are left out.", len(by_stem), len(paths), images)
         for image, size in zip(found, sizes(images, [image.name for image in found]), strict=True):
             if not isinstance(size, str):
                 image.height, image.width = size
@@ -165,7 +172,7 @@ def read_masks(root: Path, problems: Problems, sizes: SizesOf = file_sizes) -> d
     return sets
 
 
-def mask_folders(root: Path) -> Mapping[str, tuple[Path, Path]]:
+def mask_folders(root: Path, folders: Mapping[str, Path] | None = None) -> Mapping[str, tuple[Path, Path]]:
     """Return the folders of images and masks of each split.
 
     Raises:
@@ -174,7 +181,9 @@ def mask_folders(root: Path) -> Mapping[str, tuple[Path, Path]]:
     found: dict[str, tuple[Path, Path]] = {}
     for split, names in (*SPLITS.items(), ("all", ("",))):
         for name in names:
-            pairs = [(root / i / name, root / m / name) for i in IMAGE_FOLDERS for m in _MASKS]
+            given = (folders or {}).get(split)
+            pairs = [(given, root / m / name) for m in _MASKS] if given else []
+            pairs += [(root / i / name, root / m / name) for i in IMAGE_FOLDERS for m in _MASKS]
             pairs += [(root / name / i, root / name / m) for i in IMAGE_FOLDERS for m in _MASKS] if name else []
             pair = next(((i, m) for i, m in pairs if i.is_dir() and _holds_png(m)), None)
             if pair and split not in found:

@@ -13,19 +13,23 @@ __all__ = ["read_voc", "voc_image", "write_voc"]
 
 
 def read_voc(
-    root: Path, problems: Problems, categories: Sequence[str] | None = None, lists: str = "Main"
+    root: Path,
+    problems: Problems,
+    folders: Mapping[str, Path] | None = None,
+    lists: str = "Main",
 ) -> dict[str, AnnotationSet]:
     """Read a folder of Pascal VOC's layout.
 
     That is `Annotations/*.xml`, `JPEGImages/*` and lists `ImageSets/Main/{train,val,test}.txt`; also a folder (or
     folders `train`, `valid`, `test`) where XML files lie beside their images. Coordinates are those of the VOC
     challenge: pixels counted from 1, the last one included, hence a box (xmin - 1, ymin - 1, xmax, ymax).
-    Class masks are found in `SegmentationClass/*.png`.
+    Class masks are found in `SegmentationClass/*.png`. The classes are those of `labels.txt`, one a line, or those of
+    the training images, sorted.
 
     Args:
         root: The folder.
         problems: Where entries that are left out are noted.
-        categories: Names of the classes; `None` takes those of the training images, sorted.
+        folders: Folder of the images of each split; `None` looks for them.
         lists: Folder of lists in `ImageSets`.
 
     Returns:
@@ -37,14 +41,17 @@ def read_voc(
     files = _find_files(root, lists)
     parsed = {split: [_parse(xml, problems) for xml in part if _exists(xml, problems)] for split, part in files.items()}
     trees = {split: [entry for entry in part if entry is not None] for split, part in parsed.items()}
-    if categories is None:
+    named = root / "labels.txt"
+    categories = [line.strip() for line in named.read_text("utf-8").splitlines()] if named.is_file() else []
+    if not any(categories):
         training = trees.get("train") or trees.get("all") or [tree for part in trees.values() for tree in part]
         categories = sorted({name for _, tree in training for name in _names(tree)})
-    folder = root / "JPEGImages" if (root / "JPEGImages").is_dir() else root
+    home = root / "JPEGImages" if (root / "JPEGImages").is_dir() else root
     sets = {}
     for split, part in trees.items():
+        folder = (folders or {}).get(split, home)
         images = [_image(root, folder, xml, tree, categories, problems) for xml, tree in part]
-        sets[split] = AnnotationSet(folder, list(categories), [image for image in images if image])
+        sets[split] = AnnotationSet(folder, [c for c in categories if c], [image for image in images if image])
     return sets
 
 
@@ -110,7 +117,7 @@ def _image(
 
 def _image_name(root: Path, folder: Path, xml: Path, tree: ET.Element) -> str:
     """Return the image's path below the folder: that of the XML file, with the suffix that its `filename` says."""
-    base = root / "Annotations" if folder != root else root
+    base = root / "Annotations" if xml.is_relative_to(root / "Annotations") else root
     stem = xml.relative_to(base).with_suffix("")
     said = (tree.findtext("filename") or "").strip().replace("\\", "/").rpartition("/")[2]
     beside = [stem.parent / said] if said else []
@@ -143,9 +150,10 @@ def _object(item: ET.Element, categories: Sequence[str]) -> AnnotatedObject | st
 
 
 def write_voc(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
-    """Write `Annotations/*.xml` and the lists of `ImageSets/Main`; images are not copied.
+    """Write `Annotations/*.xml`, the lists of `ImageSets/Main`, and the classes' names to `labels.txt`.
 
-    Boxes keep fractions of pixels. The format has no place for outlines, numbers and crowds: crowds are left out.
+    Images are not copied; they belong into `JPEGImages`. Boxes keep fractions of pixels. The format has no place for
+    outlines, numbers and crowds: crowds are left out.
 
     Args:
         sets: A set for each split; the list of the split `all` is not written.
@@ -167,7 +175,10 @@ def write_voc(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
             stems = [Path(image.name).with_suffix("").as_posix() for image in annotations.images]
             path.write_text("".join(f"{stem}\n" for stem in stems), encoding="utf-8")
             written.append(path)
-    return written
+    categories = next((part.categories for part in sets.values()), [])
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "labels.txt").write_text("".join(f"{name}\n" for name in categories), encoding="utf-8")
+    return [*written, root / "labels.txt"]
 
 
 def voc_image(image: AnnotatedImage, categories: Sequence[str]) -> str:

@@ -42,8 +42,9 @@ class PredictionFigures(L.Callback):
         self._drawn_at = 0.0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Settle whether figures are wanted."""
-        self._active = trainer.is_global_zero and figures_wanted(trainer)
+        """Settle whether there is anything to do."""
+        predicts = type(pl_module).predict_step is not L.LightningModule.predict_step
+        self._active = trainer.is_global_zero and figures_wanted(trainer) and predicts
         self._made = None
         self._drawn_at = time.monotonic()
 

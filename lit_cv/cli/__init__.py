@@ -43,6 +43,16 @@ def main(args: list[str] | None = None) -> "LitCLI | None":
         return None
     if args[0] not in VERBS:
         raise SystemExit(f"lit-cv: error: no verb {args[0]!r}{nearest(args[0], VERBS)} `lit-cv --help` lists them.")
+    if args[0] == "convert":
+        from lit_cv.cli.convert import run as run_convert
+
+        run_convert(args[1:])
+        return None
+    if args[0] == "agreement":
+        from lit_cv.cli.agreement import run as run_agreement
+
+        run_agreement(args[1:])
+        return None
     from lit_cv.cli.training import run
 
     return run(args)

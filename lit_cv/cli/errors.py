@@ -68,7 +68,7 @@ def _unknown_option(name: str, parser: LightningArgumentParser, typed: Sequence[
     names = {argument for cls in _subclasses(_CLASSES[prefix]) if _is_ours(cls) for argument in _arguments(cls)}
     if name in names:
         owners = sorted(c.__name__ for c in _subclasses(_CLASSES[prefix]) if _is_ours(c) and name in _arguments(c))
-        return f"no option --{whole} with the class chosen: {', '.join(owners[:6])} have it (--{prefix} CLASS)."
+        return f"no option --{whole} with the class chosen: {', '.join(owners[:8])} have it (--{prefix} CLASS)."
     return f"no option --{whole}{nearest(name, names)} `--{prefix}.help CLASS` lists those of a class."
 
 

@@ -13,6 +13,8 @@ VERBS = {
     "predict": "write a checkpoint's predictions to predictions.csv",
     "find-lr": "train for some steps at rising learning rates, and draw the loss",
     "knn": "validate a checkpoint's features by their nearest neighbours",
+    "convert": "turn annotations of one format into another",
+    "agreement": "tell how far several annotators agree",
     "recipes": "list the shipped configurations",
 }
 

@@ -17,6 +17,7 @@ from lit_cv import callbacks
 from lit_cv.checkpoint_io import AtomicCheckpointIO
 from lit_cv.cli.arguments import prepare
 from lit_cv.cli.errors import explain, raised_here
+from lit_cv.cli.messages import show_messages
 from lit_cv.cli.runs import Checkpoint
 from lit_cv.metrics_csv import MetricsCSVLogger
 from lit_cv.modules import BaseModule
@@ -94,6 +95,8 @@ class LitCLI(LightningCLI):
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser.set_defaults({"weights_only": True})  # no checkpoint runs code
+        if subcommand == "predict":
+            parser.add_lightning_class_args(callbacks.PredictionWriter, "predictions")
         verb = "knn" if self.evaluate_embedding else subcommand
         parser.usage = f"lit-cv {verb} [--config RECIPE] [--model CLASS] [--data CLASS] [options]"
         return parser
@@ -146,8 +149,10 @@ class LitCLI(LightningCLI):
             extra += [callbacks.LearningRateLog(), callbacks.BatchFigure(), callbacks.ClassificationFigures()]
             extra += [callbacks.Reconstructions(), callbacks.PredictionFigures()]
             extra += [callbacks.TrainingCurves(), callbacks.TaskCurves()]
-        if self.subcommand == "predict":
-            extra.append(callbacks.PredictionWriter(str(self._folder(config))))
+        if self.subcommand == "predict" and not _has(given, callbacks.PredictionWriter):
+            writer = self._get(self.config_init, "predictions")
+            writer.folder = self._folder(config) if writer.folder == Path() else writer.folder
+            extra.append(writer)
         if config["enable_checkpointing"] is not False and not _has(given, CheckpointCallback):
             config["enable_checkpointing"] = True
             extra.append(self._get(self.config_init, "checkpoint"))
@@ -226,27 +231,13 @@ def run(args: list[str]) -> LitCLI:
 
 def _quiet() -> None:
     """Show this project's messages plainly, and leave out Lightning's advertisements and unfit warnings."""
-    if not log.handlers:
-        handler = _StandardError()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        log.propagate = False
+    show_messages()
     for message in _NOISE:
         warnings.filterwarnings("ignore", message)
     for name in ("pytorch.utilities.rank_zero", "pytorch.trainer.connectors.checkpoint_connector"):
         logger = logging.getLogger(f"lightning.{name}")
         if not any(isinstance(existing, _NoAdvertising) for existing in logger.filters):
             logger.addFilter(_NoAdvertising())
-
-
-class _StandardError(logging.StreamHandler[Any]):
-    """Writes to what standard error is at the moment, which a live progress bar replaces."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write a message."""
-        self.stream = sys.stderr
-        super().emit(record)
 
 
 class _NoAdvertising(logging.Filter):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 
@@ -57,6 +58,14 @@ class DetectionAP(MeanAveragePrecision):
                 name = metric_name(self.class_names[label])
                 result |= {f"ap_{name}": own.mean(), f"ap50_{name}": own[0].mean()}
         return {name: value.float().to(self.device) for name, value in result.items()}
+
+    def _sync_dist(self, dist_sync_fn: Any = None, process_group: Any = None) -> None:
+        """Gather the images of all processes; torchmetrics would want as many on each."""
+        for name in self._defaults:
+            parts: list[list[Tensor]] = [[] for _ in range(torch.distributed.get_world_size(process_group))]
+            own = [value.cpu() for value in getattr(self, name)]
+            torch.distributed.all_gather_object(parts, own, group=process_group)
+            setattr(self, name, [value.to(self.device) for part in parts for value in part])
 
 
 def metric_name(name: str) -> str:

@@ -63,6 +63,7 @@ def test_round_trip_through_all_formats(tmp_path: Path) -> None:
     assert content(yolo) == content(sets)
     last = saved(yolo, "coco", tmp_path / "4")
     assert content(last) == content(sets)
+    assert all(part.categories == ["zebra", "cat", "dog"] for found in (voc, yolo, last) for part in found.values())
     assert (tmp_path / "2/Annotations/deep/train.xml").is_file()
 
 
@@ -258,6 +259,7 @@ def test_wrong_masks(tmp_path: Path) -> None:
     for name in "abcd":
         save_image(tmp_path / f"images/{name}.png", 20, 30)
     save_mask(np.zeros((20, 31), int), tmp_path / "masks/a.png")
+    save_mask(np.zeros((20, 31), int), tmp_path / "masks/e.png")
     save_mask(np.full((20, 30), 3), tmp_path / "masks/b.png")
     Image.new("RGB", (30, 20)).save(tmp_path / "masks/c.png")
     (tmp_path / "classes.txt").write_text("x\ny\nz\n")
@@ -268,7 +270,7 @@ def test_wrong_masks(tmp_path: Path) -> None:
         "a.png: the mask has 31 x 20 pixels, its image 30 x 20",
         "b.png: the mask holds 3, but its values are 0 to 2 and 255: x, y, z",
         "c.png: has colors (RGB)",
-        "d.png: there is no mask",
+        "e.png: there is no image of that name",
     ):
         assert message in str(problems)
 

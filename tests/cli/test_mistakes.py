@@ -97,7 +97,7 @@ def test_a_truncated_file_of_weights(fitted: Path) -> None:
     ("args", "message"),
     [
         (["--model.help", "SupervisedModul"], "--model.help: no class 'SupervisedModul': did you mean 'SupervisedMod"),
-        (["--config", "supervised", "--data.root", "photos"], "ImageFolderDataModule have it"),
+        (["--config", "supervised", "--data.root", "photos"], "ImageFolderDataModule.* have it"),
         (["supervised"], "a recipe comes after --config"),
     ],
 )

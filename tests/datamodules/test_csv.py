@@ -1,10 +1,14 @@
+import logging
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 
 from datamodules import CSVDataModule
+from lit_cv import SupervisedModule
+from lit_cv.cli import main
 from tests.datamodules.files import save_images
 
 
@@ -109,3 +113,92 @@ def test_no_table(tmp_path: Path) -> None:
     (tmp_path / "empty.csv").write_text("path,label\n")
     with pytest.raises(ValueError, match="has no rows"):
         module(tmp_path / "empty.csv")
+
+
+def crowd(root: Path, votes: list[tuple[int, str, str]], split: str = "") -> Path:
+    path = root / "crowd.csv"
+    lines = [f"images/{index:02}.png,{who},{label}" for index, who, label in votes]
+    path.write_text("\n".join(["path,annotator,label", *lines]) + "\n")
+    return path
+
+
+def test_several_annotators(root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
+    caplog.set_level(logging.INFO, "lit_cv")
+    votes = [(index, who, "ab"[index % 2]) for index in range(20) for who in ("x", "y")]
+    votes += [(0, "z", "b"), (3, "z", "b"), (4, "z", "b"), (4, "w", "b")]
+    path = crowd(root, votes)
+    kwargs: dict[str, Any] = {"annotator_column": "annotator", "val_fraction": 0.0, "test_fraction": 0.0}
+    data = module(path, **kwargs)
+    assert len(data.train_dataset) == 20
+    assert data.train_dataset.labels.tolist() == [0, 1] * 10  # of two and two votes the first class
+    assert "44 votes of 4 annotators on 20 images, Fleiss' kappa 0.87, 2 images disputed:" in caplog.text
+    assert "  images/00.png: a 2, b 1\n  images/04.png: a 2, b 2" in caplog.text
+    soft = module(path, consensus="soft", **kwargs | {"val_fraction": 0.2})
+    assert not soft.multi_label
+    assert soft.num_classes == 2
+    batch = next(iter(soft.train_dataloader()))
+    assert batch["label"].dtype == torch.float32
+    assert torch.allclose(batch["label"].sum(1), torch.ones(4))
+    labels = {soft.train_dataset.sample_name(i)[7:9]: soft.train_dataset.labels[i].tolist() for i in range(16)}
+    labels |= {soft.val_dataset.sample_name(i)[7:9]: [] for i in range(4)}  # type: ignore[union-attr]
+    assert labels["00"] in ([], pytest.approx([2 / 3, 1 / 3]))
+    assert labels["04"] in ([], [0.5, 0.5])
+    assert soft.val_dataset.labels.ndim == 1  # type: ignore[union-attr]
+    assert sorted(soft.val_dataset.labels.tolist()) == [0, 0, 1, 1]  # type: ignore[union-attr]
+    assert next(iter(soft.labeled_dataloader()))["label"].dtype == torch.int64
+    assert module(path, consensus="soft", cache=True, **kwargs).train_dataset.soft_labels
+    assert module(path, consensus="dawid_skene", **kwargs).train_dataset.labels[2].item() == 0
+    few = module(path, consensus="soft", labels_per_class=3, **kwargs)
+    assert (len(few.train_dataset), len(few.unlabeled_dataset)) == (6, 20)
+    assert (few.unlabeled_dataset.labels.amin(1) < 0).sum() == 14
+
+
+def test_soft_labels_train_as_they_are(root: Path) -> None:
+    votes = [(index, who, "ab"[index % 2]) for index in range(20) for who in ("x", "y")]
+    votes += [(index, "z", "b") for index in range(20)]
+    data = CSVDataModule(
+        str(crowd(root, votes)), annotator_column="annotator", consensus="soft", image_size=8, batch_size=5
+    )
+    model = SupervisedModule(backbone="conv4", lr=1e-2, spatial_dropout=0.0)
+    trainer = L.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    trainer.fit(model, data)
+    assert model.hparams["multi_label"] is False
+    assert 0 < float(trainer.callback_metrics["val_acc"]) <= 1
+    batch = next(iter(data.train_dataloader()))
+    model.eval()
+    log_p = model(batch["image"]).log_softmax(1)
+    expected = -(batch["label"] * log_p).sum(1).mean()
+    assert torch.allclose(model.step(batch, "train")["loss"], expected)
+
+
+def test_votes_that_do_not_fit(root: Path) -> None:
+    path = crowd(root, [(0, "", "a"), (1, "x", "b")])
+    with pytest.raises(ValueError, match=r"1 votes have no annotator, the first for 'images/00.png'"):
+        module(path, annotator_column="annotator")
+    with pytest.raises(ValueError, match=r"no column 'who' \(--data.annotator_column\)"):
+        module(path, annotator_column="who")
+    with pytest.raises(ValueError, match="for one label an image"):
+        module(path, annotator_column="annotator", label_separator="|")
+    table = write(root, "path,label,split,annotator", ["a,train,x"] * 10)
+    table.write_text(table.read_text() + "images/00.png,a,test,y\n")
+    with pytest.raises(ValueError, match=r"puts 'images/00.png' into 'train' and into 'test'"):
+        module(table, annotator_column="annotator")
+
+
+def test_the_agreement_verb(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    votes = [(index, who, "ab"[index % 2]) for index in range(20) for who in ("x", "y", "v")]
+    path = crowd(root, [*votes, (7, "z", "a")])
+    main(["agreement", "--path", str(path), "--out", str(root / "images.csv")])
+    shown = capsys.readouterr().out
+    assert "61 votes of 4 annotators on 20 images, Fleiss' kappa 0.9" in shown
+    assert "x: 100.0 % of the votes equal the consensus" in shown
+    lines = (root / "images.csv").read_text().splitlines()
+    assert lines[0] == "path,label,probability,agreement,votes_a,votes_b"
+    assert lines[1].startswith("images/07.png,b,")
+    assert lines[1].endswith(",0.5000,1,3")
+    assert len(lines) == 21
+    data = module(root / "images.csv", val_fraction=0.0, test_fraction=0.0)  # read straight back
+    assert data.train_dataset.labels.sum() == 10

@@ -99,6 +99,25 @@ def test_average_precision_of_one_right_and_one_wrong_box() -> None:
     assert float(metric.compute()["map50"]) == pytest.approx(51 / 101 * 0.5, abs=1e-4)
 
 
+def test_processes_with_different_numbers_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    found, targets = random_detections(5)
+    whole, first, second = (DetectionAP(["a", "b", "c"]) for _ in range(3))
+    for metric, part in ((whole, slice(0, 5)), (first, slice(0, 2)), (second, slice(2, 5))):
+        metric.update(found[part], targets[part])
+    others = iter([[value.cpu() for value in getattr(second, name)] for name in second._defaults])
+
+    def gather(parts: list[Any], own: list[Tensor], group: Any = None) -> None:
+        parts[:] = [own, next(others)]
+
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group=None: 2)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    first._sync_dist()
+    assert len(first.detection_box) == 5
+    for name, value in whole.compute().items():
+        torch.testing.assert_close(first.compute()[name], value)
+
+
 def test_no_objects_and_no_detections() -> None:
     metric = DetectionAP(["a"])
     nothing = torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64)

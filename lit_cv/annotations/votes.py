@@ -1,0 +1,113 @@
+"""Named votes of annotators on named images."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lit_cv.annotations.annotators import Consensus, Consolidation, Floats, consolidate
+
+__all__ = ["Votes"]
+
+_SHOWN = 5  # disputed images that a message lists
+
+
+class Votes:
+    """Named votes on named images, and what they come to.
+
+    Args:
+        images: Names of the images.
+        annotators: Names of the annotators.
+        classes: Names of the classes.
+        consensus: What the votes come to.
+    """
+
+    def __init__(
+        self, images: Sequence[str], annotators: Sequence[str], classes: Sequence[str], consensus: Consensus
+    ) -> None:
+        self.images, self.annotators, self.classes = list(images), list(annotators), list(classes)
+        self.consensus = consensus
+        self._labels = consensus.labels
+        self._position = {name: position for position, name in enumerate(self.images)}
+
+    @classmethod
+    def of(
+        cls,
+        images: Sequence[str],
+        cast: Sequence[tuple[str, str, str]],
+        classes: Sequence[str],
+        method: Consolidation = "majority",
+    ) -> "Votes":
+        """Count votes.
+
+        Args:
+            images: Names of all images, those without votes too.
+            cast: Image, annotator and class of each vote, by name.
+            classes: Names of the classes.
+            method: See `consolidate`.
+
+        Raises:
+            ValueError: If a vote has no annotator.
+
+        Example:
+            >>> cast = [("a", "Ann", "cat"), ("a", "Bob", "dog"), ("b", "Ann", "cat")]
+            >>> print(Votes.of(["a", "b"], cast, ["cat", "dog"]))
+            3 votes of 2 annotators on 2 images, Fleiss' kappa -1.00, 1 images disputed:
+              a: cat 1, dog 1
+        """
+        if nameless := [image for image, annotator, _ in cast if not annotator]:
+            raise ValueError(f"{len(nameless)} votes have no annotator, the first for {nameless[0]!r}.")
+        annotators = sorted({annotator for _, annotator, _ in cast})
+        of_image = {name: position for position, name in enumerate(images)}
+        of_annotator = {name: position for position, name in enumerate(annotators)}
+        of_class = {name: position for position, name in enumerate(classes)}
+        consensus = consolidate(
+            [of_image[image] for image, _, _ in cast],
+            [of_annotator[annotator] for _, annotator, _ in cast],
+            [of_class[label] for _, _, label in cast],
+            (len(images), len(annotators), len(classes)),
+            method,
+        )
+        return cls(images, annotators, classes, consensus)
+
+    def label(self, image: str, soft: bool = False) -> int | Floats:
+        """Return the class of an image, -1 without votes; or if `soft` the shares, a row of -1 without votes."""
+        position = self._position[image]
+        if not soft:
+            return int(self._labels[position])
+        row: Floats = self.consensus.probabilities[position]
+        return row if row.any() else np.full_like(row, -1)
+
+    def describe(self, position: int) -> str:
+        """Return an image's votes in words."""
+        votes = self.consensus.votes[position]
+        order = np.argsort(-votes, kind="stable")
+        return ", ".join(f"{self.classes[k]} {votes[k]}" for k in order if votes[k])
+
+    def __str__(self) -> str:
+        found, disputed = self.consensus, self.consensus.disputed
+        lines = [
+            f"{int(found.votes.sum())} votes of {len(self.annotators)} annotators on {len(self.images)} images, "
+            f"Fleiss' kappa {found.kappa:.2f}, {len(disputed)} images disputed{':' if len(disputed) else '.'}"
+        ]
+        lines += [f"  {self.images[position]}: {self.describe(position)}" for position in disputed[:_SHOWN]]
+        if len(disputed) > _SHOWN:
+            lines.append(f"  and {len(disputed) - _SHOWN} more (`lit-cv agreement` lists all)")
+        return "\n".join(lines)
+
+    def write(self, path: Path) -> None:
+        """Write a table of all images, the most disputed first: class, its probability, agreement, and the votes.
+
+        It is read by `CSVDataModule` again; the classes of doubtful images can be corrected in it before.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = self.consensus
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "label", "probability", "agreement", *(f"votes_{name}" for name in self.classes)])
+            for position in np.argsort(found.agreement, kind="stable"):
+                label = self._labels[position]
+                name = self.classes[label] if label >= 0 else ""
+                numbers = (f"{found.probabilities[position, label]:.4f}", f"{found.agreement[position]:.4f}")
+                writer.writerow([self.images[position], name, *numbers, *found.votes[position].tolist()])

@@ -1,0 +1,52 @@
+"""`lit-cv agreement`: how far annotators agree, and what their labels come to."""
+
+from pathlib import Path
+
+from datamodules import CSVDataModule
+from lit_cv.annotations.annotators import Consolidation
+from lit_cv.cli.convert import OneLineParser
+
+__all__ = ["agreement", "run"]
+
+
+def agreement(
+    path: str,
+    out: str = "consensus.csv",
+    path_column: str = "path",
+    label_column: str = "label",
+    annotator_column: str = "annotator",
+    consensus: Consolidation = "dawid_skene",
+) -> None:
+    """Tell how far several annotators agree, and write what their labels come to, the most disputed images first.
+
+    Args:
+        path: Table with a row for each image and annotator.
+        out: Table to write: for each image its class, how probable it is, the agreement, and the votes.
+        path_column: Column of the images.
+        label_column: Column of the classes.
+        annotator_column: Column of the annotators.
+        consensus: `majority` and `soft` take the shares of the votes, `dawid_skene` weighs the annotators.
+    """
+    votes = CSVDataModule(
+        path,
+        path_column=path_column,
+        label_columns=[label_column],
+        annotator_column=annotator_column,
+        consensus=consensus,
+    ).read_votes()
+    print(votes)
+    for name, accuracy in zip(votes.annotators, votes.consensus.accuracy, strict=True):
+        print(f"  {name}: {100 * accuracy:.1f} % of the votes equal the consensus")
+    votes.write(Path(out))
+    print(f"Written: {out}")
+
+
+def run(args: list[str]) -> None:
+    """Run the verb.
+
+    Args:
+        args: Its options.
+    """
+    parser = OneLineParser("agreement")
+    parser.add_function_arguments(agreement, as_positional=False)
+    agreement(**vars(parser.parse_args(args)))

@@ -1,0 +1,83 @@
+import logging
+from pathlib import Path
+
+import pytest
+
+from lit_cv.annotations import AnnotationError, Problems, convert, encode_rle, read_annotations
+from lit_cv.cli import main
+from tests.annotations.sets import content, example, save_coco, save_image
+
+
+def test_bccd_through_all_formats(data_root: Path, tmp_path: Path) -> None:
+    source = read_annotations(data_root / "BCCD", Problems())
+    convert(str(data_root / "BCCD"), str(tmp_path / "yolo"), "yolo", images="link")
+    convert(str(tmp_path / "yolo"), str(tmp_path / "coco"), "coco", images="link")
+    convert(str(tmp_path / "coco"), str(tmp_path / "voc"), "voc", images="link")
+    again = read_annotations(tmp_path / "voc", Problems())
+    assert content(again) == content(source)
+    assert sum(len(image.objects) for part in again.values() for image in part.images) == 4888
+    old = data_root / "BCCD" / "Annotations" / "BloodImage_00007.xml"
+    new = tmp_path / "voc" / "Annotations" / "BloodImage_00007.xml"
+    for tag in ("xmin", "ymin", "xmax", "ymax", "name"):
+        lines = [[line.strip() for line in path.read_text().splitlines() if f"<{tag}>" in line] for path in (old, new)]
+        assert lines[0] == lines[1]
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sets = example(tmp_path / "source")
+    from lit_cv.annotations import write_coco
+
+    write_coco(sets, tmp_path / "source")
+    main(["convert", "--root", str(tmp_path / "source"), "--to", "voc", "--out", str(tmp_path / "voc")])
+    assert "10 images with 20 objects: 13 files" in capsys.readouterr().err
+    assert content(read_annotations(tmp_path / "voc", Problems())) == content(sets)
+    with pytest.raises(ValueError, match=r"is not empty: .*--out"):
+        convert(str(tmp_path / "source"), str(tmp_path / "voc"), "voc")
+    with pytest.raises(SystemExit, match=r"lit-cv: error: .*vok"):
+        main(["convert", "--root", "x", "--to", "vok", "--out", "y"])
+
+
+def test_what_a_format_cannot_hold(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
+    save_coco(tmp_path / "coco" / "instances.json", [])
+    for name, side in (("a", (40, 60)), ("b", (30, 30))):
+        save_image(tmp_path / "coco" / f"{name}.png", *side)
+    with pytest.raises(ValueError, match=r"boxes only, no outlines and no masks"):
+        convert(str(tmp_path / "coco"), str(tmp_path / "out"), "masks")
+    import numpy as np
+
+    crowd = {
+        "id": 1,
+        "image_id": 5,
+        "category_id": 1,
+        "iscrowd": 1,
+        "segmentation": encode_rle(np.ones((30, 30), bool)),
+    }
+    save_coco(tmp_path / "coco" / "instances.json", [crowd, crowd | {"id": 2, "iscrowd": 0}])
+    convert(str(tmp_path / "coco"), str(tmp_path / "voc"), "voc")
+    assert "voc has no place for 2 outlines and 1 crowds" in caplog.text
+    found = read_annotations(tmp_path / "voc", Problems())["all"]
+    assert [len(image.objects) for image in found.images] == [0, 1]
+    convert(str(tmp_path / "coco"), str(tmp_path / "masks"), "masks", images="link")
+    found = read_annotations(tmp_path / "masks", Problems())["all"]
+    assert found.mask_classes == ["background", "person", "dog"]
+    with pytest.raises(ValueError, match="class masks only"):
+        convert(str(tmp_path / "masks"), str(tmp_path / "out"), "yolo")
+    save_coco(tmp_path / "coco" / "instances.json", [crowd, crowd])
+    with pytest.raises(AnnotationError, match=r"--on_error skip"):
+        convert(str(tmp_path / "coco"), str(tmp_path / "out"), "coco")
+    assert (
+        len(convert(str(tmp_path / "coco"), str(tmp_path / "out"), "coco", on_error="skip")["all"].images[1].objects)
+        == 1
+    )
+
+
+def test_images_that_would_share_a_file(tmp_path: Path) -> None:
+    images = [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "a.jpg"}]
+    save_coco(tmp_path / "instances.json", [], images=images)
+    save_image(tmp_path / "a.png", 20, 20)
+    save_image(tmp_path / "a.jpg", 20, 20)
+    with pytest.raises(ValueError, match=r"would share a file of yolo"):
+        convert(str(tmp_path), str(tmp_path / "out"), "yolo")

@@ -1,0 +1,133 @@
+import csv
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from datamodules import AnnotatedImagesDataModule
+from lit_cv.annotations import Problems, load_mask, read_annotations, save_mask, write_coco
+from lit_cv.callbacks import PredictionWriter
+from lit_cv.callbacks.prediction_drafts import box_uncertainty
+from lit_cv.cli import main
+from tests.annotations.sets import content, example, save_image
+
+
+class Knows(L.LightningModule):
+    """Predicts what is annotated, with scores that tell boxes apart, and a box that is hardly believed."""
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        junk = torch.tensor([[0.0, 0, 5, 5]])
+        boxes = [torch.cat([known, junk]) for known in batch["boxes"]]
+        labels = [torch.cat([known, torch.tensor([0])]) for known in batch["box_labels"]]
+        scores = [torch.cat([torch.linspace(1, 0.5, len(known)), torch.tensor([0.05])]) for known in batch["boxes"]]
+        return {"boxes": boxes, "box_labels": labels, "scores": scores, "index": batch["index"]}
+
+
+class Paints(L.LightningModule):
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        # padding is never asked for
+        uncertainty = (batch["mask"] == 1).float().mean((1, 2))
+        return {"masks": batch["mask"].clamp(max=2), "index": batch["index"], "uncertainty": uncertainty}
+
+
+def predict(model: L.LightningModule, data: AnnotatedImagesDataModule, folder: Path, **options: Any) -> None:
+    writer = PredictionWriter(str(folder), **options)
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[writer])
+    trainer.predict(model, datamodule=data)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> AnnotatedImagesDataModule:
+    sets = example(tmp_path / "source", ("train",))
+    write_coco(sets, tmp_path / "source")
+    (tmp_path / "source/annotations/instances_test.json").write_bytes(
+        (tmp_path / "source/annotations/instances_train.json").read_bytes()
+    )
+    return AnnotatedImagesDataModule(
+        str(tmp_path / "source"), images="train", image_size=[100, 128], batch_size=2, num_workers=0, val_fraction=0
+    )
+
+
+@pytest.mark.parametrize("format", ["coco", "voc"])
+def test_drafts_read_straight_back(source: AnnotatedImagesDataModule, tmp_path: Path, format: Any) -> None:
+    predict(Knows(), source, tmp_path / "run", format=format)
+    drafts = tmp_path / "run" / "predictions"
+    original = read_annotations(tmp_path / "source", Problems(), folders={"train": tmp_path / "source/train"} | {
+        "test": tmp_path / "source/train"
+    })["train"]  # fmt: skip
+    found = read_annotations(drafts, Problems(), folders={"all": tmp_path / "source/train"})["all"]
+    assert found.categories == ["zebra", "cat", "dog"]
+    before, after = content({"x": original}, 1)["x"], content({"x": found}, 1)["x"]
+    for a, b in zip(before, after, strict=True):
+        assert a[:3] == b[:3]
+        assert [name for name, _ in a[3]] == [name for name, _ in b[3]]
+        assert np.allclose([box for _, box in a[3]] or [0], [box for _, box in b[3]] or [0], atol=0.06)
+    scores = {image.name: [item.score for item in image.objects] for image in found.images}
+    assert scores["train_2.png"] == [1.0, 0.5]
+    assert scores["deep/train.png"] == []
+    data = AnnotatedImagesDataModule(str(drafts), images=str(tmp_path / "source/train"), image_size=64, val_fraction=0)
+    data.setup()
+    assert data.box_classes == ["zebra", "cat", "dog"]
+
+
+def test_the_least_certain_come_first(source: AnnotatedImagesDataModule, tmp_path: Path) -> None:
+    assert box_uncertainty(torch.tensor([0.5, 1.0, 0.75, 0.05])) == pytest.approx((1 + 0 + 0.5) / 3)
+    predict(Knows(), source, tmp_path / "run", threshold=0.7)
+    found = read_annotations(tmp_path / "run/predictions", Problems(), folders={"all": tmp_path / "source/train"})
+    images = found["all"].images
+    assert [image.name for image in images] == [f"train_{i}.png" for i in (2, 3, 4)] + ["deep/train.png", "train_1.png"]
+    assert [len(image.objects) for image in images] == [1, 2, 2, 0, 1]  # scores from 0.7 on
+    with open(tmp_path / "run/predictions/order.csv") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["image", "uncertainty", "objects"]
+    assert rows[1] == ["train_2.png", "0.5000", "1"]
+    assert rows[-1] == ["train_1.png", "0.0000", "1"]
+    predict(Knows(), source, tmp_path / "run", order="dataset")  # the drafts before stay
+    found = read_annotations(tmp_path / "run/predictions_1", Problems(), folders={"all": tmp_path / "source/train"})
+    assert next(image.name for image in found["all"].images) == "deep/train.png"
+
+
+def test_masks_have_the_size_of_their_files(tmp_path: Path) -> None:
+    for index, (height, width) in enumerate([(40, 60), (50, 20), (33, 33)] * 4):
+        save_image(tmp_path / "images" / f"{index}.png", height, width)
+        mask = np.zeros((height, width), int)
+        mask[: height // 2] = index % 3
+        save_mask(mask, tmp_path / "masks" / f"{index}.png")
+    (tmp_path / "classes.txt").write_text("ground\ntree\nhouse\n")
+    data = AnnotatedImagesDataModule(
+        str(tmp_path), image_size=96, batch_size=3, num_workers=0, val_fraction=0, test_fraction=0.4
+    )
+    predict(Paints(), data, tmp_path / "run")
+    drafts = tmp_path / "run" / "predictions"
+    names = [data.test_dataset.sample_name(i) for i in range(len(data.test_dataset or []))]  # type: ignore[union-attr]
+    assert len(names) == 5
+    for name in names:
+        assert np.array_equal(load_mask(drafts / "masks" / name), load_mask(tmp_path / "masks" / name))
+    with open(drafts / "order_masks.csv") as file:
+        rows = list(csv.reader(file))[1:]
+    assert sorted(row[0] for row in rows) == sorted(names)
+    assert [float(row[1]) for row in rows] == sorted((float(row[1]) for row in rows), reverse=True)
+    again = read_annotations(drafts, Problems(), folders={"all": tmp_path / "images"})
+    assert again["all"].mask_classes == ["ground", "tree", "house"]
+    assert len(again["all"].images) == 5
+
+
+def test_the_table_by_uncertainty_through_the_command_line(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
+    common = ["predict", "--model", "SupervisedModule", "--data", "DigitsDataModule", "--data.num_workers", "0"]
+    options = {"order": "uncertainty", "threshold": "0.15", "folder": "drafts"}
+    main([*common, *(text for name, value in options.items() for text in (f"--predictions.{name}", value))])
+    with open("drafts/predictions.csv") as file:
+        rows = list(csv.DictReader(file))
+    probabilities = [float(row["probability"]) for row in rows]
+    assert probabilities == sorted(probabilities)
+    assert all((row["predicted"] == "") == (float(row["probability"]) < 0.15) for row in rows)
+    with pytest.raises(SystemExit):
+        main([*common, "--predictions.format", "csv"])
+    with pytest.raises(ValueError, match=r"threshold=2.*--predictions\.threshold"):
+        main([*common, "--predictions.threshold", "2"])
