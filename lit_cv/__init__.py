@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Reconstructions,
         RunCheckpoint,
         RunProgressBar,
+        TaskCurves,
         TrainingCurves,
     )
     from lit_cv.modules import (
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         DetectionModule,
         FineTuneModule,
         MAEModule,
+        MultiTaskModule,
         SegmentationModule,
         SimCLRModule,
         SupervisedModule,
@@ -57,6 +59,7 @@ __all__ = [
     "MAEModule",
     "MixUp",
     "MonitorEarlyStopping",
+    "MultiTaskModule",
     "OnlineProbe",
     "PredictionFigures",
     "PredictionWriter",
@@ -66,6 +69,7 @@ __all__ = [
     "SegmentationModule",
     "SimCLRModule",
     "SupervisedModule",
+    "TaskCurves",
     "TrainingCurves",
 ]
 __version__ = "0.1.0"

@@ -18,6 +18,7 @@ from lit_cv.callbacks.prediction_writer import PredictionWriter
 from lit_cv.callbacks.progress import RunProgressBar
 from lit_cv.callbacks.reconstructions import Reconstructions
 from lit_cv.callbacks.run_checkpoint import RunCheckpoint
+from lit_cv.callbacks.task_curves import TaskCurves
 from lit_cv.callbacks.training_curves import TrainingCurves
 
 __all__ = [
@@ -39,5 +40,6 @@ __all__ = [
     "Reconstructions",
     "RunCheckpoint",
     "RunProgressBar",
+    "TaskCurves",
     "TrainingCurves",
 ]

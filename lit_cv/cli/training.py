@@ -147,7 +147,8 @@ class LitCLI(LightningCLI):
         extra += self._embedding_callbacks(given)
         if fitting and config["logger"]:
             extra += [callbacks.LearningRateLog(), callbacks.BatchFigure(), callbacks.ClassificationFigures()]
-            extra += [callbacks.Reconstructions(), callbacks.PredictionFigures(), callbacks.TrainingCurves()]
+            extra += [callbacks.Reconstructions(), callbacks.PredictionFigures()]
+            extra += [callbacks.TrainingCurves(), callbacks.TaskCurves()]
         if self.subcommand == "predict" and not _has(given, callbacks.PredictionWriter):
             writer = self._get(self.config_init, "predictions")
             writer.folder = self._folder(config) if writer.folder == Path() else writer.folder

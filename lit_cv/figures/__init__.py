@@ -11,12 +11,14 @@ from lit_cv.figures.history import History, short_number
 from lit_cv.figures.images import image_grid, label_titles, short_name
 from lit_cv.figures.lr_curve import lr_curve_figure
 from lit_cv.figures.objects import class_color, draw_objects, object_titles
+from lit_cv.figures.task_curves import draw_task_curves
 
 __all__ = [
     "History",
     "class_color",
     "confusion_figure",
     "draw_objects",
+    "draw_task_curves",
     "draw_training_curves",
     "image_grid",
     "label_titles",

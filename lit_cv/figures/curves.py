@@ -23,8 +23,9 @@ from lit_cv.figures.history import History, short_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["draw_training_curves"]
+__all__ = ["add_heading", "draw_training_curves", "finish_axes", "plot_series"]
 
 Numbers = NDArray[np.float64]
 
@@ -80,9 +81,7 @@ def draw_training_curves(
     columns = 3 if len(panels) in (2, 4, 5) else 2
     rows = -(-(len(panels) + 1) // columns)
     figure = new_figure(4.2 * columns, 3.1 * rows + (0.4 if heading else 0.1), constrained=True)
-    if heading:
-        style = {"fontsize": 12, "fontweight": "bold", "color": INK}
-        figure.suptitle(heading, x=0.01, ha="left", parse_math=False, **style)
+    add_heading(figure, heading)
     for place, panel in enumerate(panels, 1):
         panel(figure.add_subplot(rows, columns, place))
     axes = figure.add_subplot(rows, columns, (len(panels) + 1, rows * columns))  # what room is left
@@ -91,7 +90,21 @@ def draw_training_curves(
     return history
 
 
-def _plot(axes: "Axes", history: History, name: str, color: str, label: str = "", **style: Any) -> None:
+def add_heading(figure: "Figure", heading: str) -> None:
+    """Write a title above all panels, if there is one."""
+    if heading:
+        style = {"fontsize": 12, "fontweight": "bold", "color": INK}
+        figure.suptitle(heading, x=0.01, ha="left", parse_math=False, **style)
+
+
+def finish_axes(axes: "Axes", title: str, unit: str) -> None:
+    """Give a panel its title, its legend and the unit of its x axis."""
+    style_axes(axes, title)
+    _finish(axes, unit)
+
+
+def plot_series(axes: "Axes", history: History, name: str, color: str, label: str = "", **style: Any) -> None:
+    """Draw a metric over the epochs, if it was logged."""
     steps, values = _thin(*history.series(name))
     if len(values) == 0:
         return
@@ -117,9 +130,9 @@ def _finish(axes: "Axes", unit: str) -> None:
 
 
 def _losses(axes: "Axes", history: History, monitor: str, mode: str) -> None:
-    _plot(axes, history, "train_loss_step", BLUE, "train, single steps", linewidth=0.6, alpha=0.4)
-    _plot(axes, history, "train_loss", BLUE, "train", marker="o", markersize=3.5)
-    _plot(axes, history, "val_loss", ORANGE, "validation", marker="o", markersize=3.5)
+    plot_series(axes, history, "train_loss_step", BLUE, "train, single steps", linewidth=0.6, alpha=0.4)
+    plot_series(axes, history, "train_loss", BLUE, "train", marker="o", markersize=3.5)
+    plot_series(axes, history, "val_loss", ORANGE, "validation", marker="o", markersize=3.5)
     values = np.concatenate([history.series(n)[1] for n in ("train_loss_step", "train_loss", "val_loss")])
     if len(values) and values.max() > 30 * values.min() > 0:
         axes.set_yscale("log")
@@ -129,7 +142,7 @@ def _losses(axes: "Axes", history: History, monitor: str, mode: str) -> None:
 
 
 def _monitor(axes: "Axes", history: History, monitor: str, mode: str) -> None:
-    _plot(axes, history, monitor, ORANGE, marker="o", markersize=3.5)
+    plot_series(axes, history, monitor, ORANGE, marker="o", markersize=3.5)
     _mark_best(axes, history, monitor, mode, star=True)
     style_axes(axes, monitor)
     _finish(axes, history.unit)
@@ -151,7 +164,7 @@ def _mark_best(axes: "Axes", history: History, monitor: str, mode: str, star: bo
 
 def _several(axes: "Axes", history: History, names: list[str], title: str) -> None:
     for name, color in zip(names[:_SERIES], PALETTE, strict=False):
-        _plot(axes, history, name, color, marker="o", markersize=3)
+        plot_series(axes, history, name, color, marker="o", markersize=3)
     more = f" ({_SERIES} of {len(names)})" if len(names) > _SERIES else ""
     style_axes(axes, title + more)
     _finish(axes, history.unit)

@@ -4,6 +4,7 @@ from lit_cv.modules.base import BaseModule
 from lit_cv.modules.detection import DetectionModule
 from lit_cv.modules.fine_tune import FineTuneModule
 from lit_cv.modules.mae import MAEModule
+from lit_cv.modules.multi_task import MultiTaskModule
 from lit_cv.modules.segmentation import SegmentationModule
 from lit_cv.modules.simclr import SimCLRModule
 from lit_cv.modules.supervised import SupervisedModule
@@ -13,6 +14,7 @@ __all__ = [
     "DetectionModule",
     "FineTuneModule",
     "MAEModule",
+    "MultiTaskModule",
     "SegmentationModule",
     "SimCLRModule",
     "SupervisedModule",

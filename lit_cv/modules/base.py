@@ -228,12 +228,17 @@ class BaseModule(L.LightningModule, ABC):
             self.update_metrics(cast(MetricCollection, self.metrics[stage]), output)
         return output
 
-    def _log_epoch(self, stage: Stage) -> None:
+    def epoch_values(self, stage: Stage) -> dict[str, Tensor]:
+        """Return the means and metrics of an epoch by the names that they are logged under, and start anew."""
         values = {f"{stage}_{name}": value for name, value in self.means[stage].compute().items()}
         self.means[stage].reset()
         if stage in self.metrics:
             metrics = cast(MetricCollection, self.metrics[stage])
             values |= metrics.compute()
-            metrics.reset()
-        for name, value in values.items():
+            with torch.inference_mode(False):  # of `validate`, after which `fit` could not update its tensors
+                metrics.reset()
+        return values
+
+    def _log_epoch(self, stage: Stage) -> None:
+        for name, value in self.epoch_values(stage).items():
             self.log(name, value, prog_bar=name == self.monitor)

@@ -39,8 +39,8 @@ class RunningMeans:
                 self._sizes[name] = float(size)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the means over all samples of all processes so far."""
-        return {name: total[0] / total[1] for name, total in self._totals().items()}
+        """Return the means over all samples of all processes so far, of those scalars that any sample had."""
+        return {name: total[0] / total[1] for name, total in self._totals().items() if total[1] > 0}
 
     def reset(self) -> None:
         """Forget everything, as at the start of an epoch."""

@@ -1,5 +1,6 @@
 """Optimizers, parameter groups and learning-rate schedules. Pure torch."""
 
+from lit_cv.optim.gradient_surgery import projection_weights, surgery_backward
 from lit_cv.optim.groups import Layer, layer_groups, parameter_groups
 from lit_cv.optim.lars import LARS
 from lit_cv.optim.optimizers import OptimizerName, build_optimizer, reapply_options
@@ -17,6 +18,8 @@ __all__ = [
     "build_schedule",
     "layer_groups",
     "parameter_groups",
+    "projection_weights",
     "reapply_options",
     "scale_lr",
+    "surgery_backward",
 ]

@@ -1,0 +1,77 @@
+"""How several tasks of one network got on, in one picture, drawn from a run's `metrics.csv` alone."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lit_cv.figures.canvas import PALETTE, new_figure, render, save_png
+from lit_cv.figures.curves import add_heading, finish_axes, plot_series
+from lit_cv.figures.history import History
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["draw_task_curves"]
+
+_LOG_FROM = 20.0  # ratio of the greatest to the smallest value from which an axis is logarithmic
+
+
+def draw_task_curves(
+    csv_path: str | Path, png_path: str | Path, scores: Mapping[str, str | None], heading: str = ""
+) -> History:
+    """Draw the raw losses, the metrics and the weights of tasks, a colour each.
+
+    Args:
+        csv_path: The `metrics.csv` that the run left.
+        png_path: The picture to write.
+        scores: For each task the metric that stands for it, if any.
+        heading: Title of the picture.
+
+    Returns:
+        What was read.
+
+    Raises:
+        FileNotFoundError: If there is no such table.
+    """
+    history = History.read(csv_path)
+    colors = dict(zip(scores, (PALETTE[i % len(PALETTE)] for i in range(len(scores))), strict=True))
+    panels: list[Callable[[Axes], None]] = [lambda axes: _losses(axes, history, colors)]
+    measured = {task: f"val_{task}_{name}" for task, name in scores.items() if name}
+    if any(name in history.names for name in measured.values()):
+        panels.append(lambda axes: _lines(axes, history, colors, measured, "metric of each task, validation"))
+    for kind, title in (("weight", "weight of each loss"), ("sigma", "sigma: the noise of each task")):
+        names = {task: f"{kind}_{task}" for task in scores}
+        if any(name in history.names for name in names.values()):
+            panels.append(lambda axes, names=names, title=title: _lines(axes, history, colors, names, title))  # type: ignore[misc]
+    figure = new_figure(4.2 * 2, 3.1 * -(-len(panels) // 2) + (0.4 if heading else 0.1), constrained=True)
+    add_heading(figure, heading)
+    for place, panel in enumerate(panels, 1):
+        panel(figure.add_subplot(-(-len(panels) // 2), 2, place))
+    save_png(render(figure), png_path)
+    return history
+
+
+def _losses(axes: "Axes", history: History, colors: Mapping[str, str]) -> None:
+    values = []
+    for task, color in colors.items():
+        for stage, style, label in (("train", "-", task), ("val", "--", "_")):
+            name = f"{stage}_{task}_loss"
+            plot_series(axes, history, name, color, label, marker="o", markersize=3, linestyle=style)
+            values.append(history.series(name)[1])
+    _scale(axes, np.concatenate(values))
+    finish_axes(axes, "loss of each task as it is (dashed: validation)", history.unit)
+
+
+def _lines(axes: "Axes", history: History, colors: Mapping[str, str], names: Mapping[str, str], title: str) -> None:
+    for task, name in names.items():
+        plot_series(axes, history, name, colors[task], name.removeprefix("val_"), marker="o", markersize=3)
+    if not title.startswith("metric"):
+        _scale(axes, np.concatenate([history.series(name)[1] for name in names.values()]))
+    finish_axes(axes, title, history.unit)
+
+
+def _scale(axes: "Axes", values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> None:
+    if len(values) and values.min() > 0 and values.max() > _LOG_FROM * values.min():
+        axes.set_yscale("log")

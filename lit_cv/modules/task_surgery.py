@@ -1,0 +1,52 @@
+"""Gradient surgery in Lightning's automatic optimisation."""
+
+from typing import TYPE_CHECKING
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import Tensor
+
+from lit_cv.distributed import is_distributed
+from lit_cv.loop_state import batch_index
+from lit_cv.optim import surgery_backward
+from lit_cv.randomness import same_draws
+
+if TYPE_CHECKING:
+    from lit_cv.modules.multi_task import MultiTaskModule
+
+__all__ = ["check_surgery", "operate"]
+
+_PURPOSE = 7  # tells the order of projection apart from other draws of the same step
+
+
+def check_surgery(trainer: L.Trainer) -> None:
+    """Raise ValueError for a strategy that does not leave whole gradients with every process."""
+    if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+        raise ValueError(
+            f"weighting='pcgrad' needs the whole gradient of every task, which {type(trainer.strategy).__name__} does "
+            "not give: set --trainer.strategy ddp or one device, or another --model.weighting."
+        )
+
+
+def operate(module: "MultiTaskModule", loss: Tensor, losses: list[Tensor]) -> Tensor:
+    """Go backwards from every loss, and return the weights of the gradients.
+
+    Args:
+        module: Whose parameters learn.
+        loss: The total, as the Trainer has scaled it for mixed precision and gradient accumulation.
+        losses: Those of the tasks, which it was made of.
+    """
+    own = [p for task in module.tasks.values() for p in task.parameters() if p.requires_grad]
+    apart = {id(parameter) for parameter in own}
+    shared = [p for p in module.parameters() if p.requires_grad and id(p) not in apart]
+    # By what each loss is multiplied in the total: its scale for fp16 and accumulation, whatever that is.
+    factors = torch.autograd.grad(loss, losses, retain_graph=True)
+    # The same draw on every process, and in a run that is resumed.
+    with same_draws(module.seed or 0, module.current_epoch, batch_index(module.trainer), _PURPOSE):
+        return surgery_backward(losses, shared, own, factors, average=_average if is_distributed() else None)
+
+
+def _average(gradients: Tensor) -> Tensor:
+    torch.distributed.all_reduce(gradients)
+    return gradients / torch.distributed.get_world_size()

@@ -1,0 +1,99 @@
+"""Tasks whose answers are numbers."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricCollection
+
+from lit_cv.tasks.r2 import KnownR2Score
+from lit_cv.tasks.task import Task, known_mean
+
+__all__ = ["RegressionTask"]
+
+_LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
+
+
+class RegressionTask(Task):
+    """Tells one or several quantities of an image.
+
+    The target is float (N,) or (N, D), NaN where it is unknown; an image counts by the mean over its known values.
+    Logs `mae`, `rmse` and `r2` (the share of the variance that is explained, the mean over the outputs).
+
+    Args:
+        name: Name of the task.
+        num_outputs: Number of quantities D; `None` takes it from the data, otherwise it is 1.
+        loss: `mse` (squared error), `l1` (absolute error) or `huber` (squared up to 1, then linear).
+        dropout: Probability of dropping a feature before the linear layer.
+        **kwargs: Arguments of `Task`; `key` is the name.
+    """
+
+    score: ClassVar[str | None] = "r2"
+
+    def __init__(
+        self,
+        name: str,
+        num_outputs: int | None = None,
+        loss: Literal["mse", "l1", "huber"] = "mse",
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name, **kwargs)
+        if loss not in _LOSSES:
+            raise ValueError(f"loss={loss!r} is none of {', '.join(_LOSSES)}.")
+        if num_outputs is not None and num_outputs < 1:
+            raise ValueError(f"num_outputs={num_outputs}: give at least 1.")
+        self.num_outputs = num_outputs
+        self.kind = loss
+        self.dropout = dropout
+
+    def infer(self, datamodule: object) -> dict[str, Any]:
+        """Take the number of quantities from the first training image."""
+        dataset: Any = getattr(datamodule, "train_dataset", None)
+        if self.num_outputs is not None or not dataset:
+            return {}
+        first = dataset[0]
+        target = first.get(self.key) if isinstance(first, dict) else None
+        return {"num_outputs": 1 if target is None else max(1, torch.as_tensor(target).numel())}
+
+    def configure_head(self, num_features: int) -> nn.Module:
+        """Return a linear layer behind dropout."""
+        return nn.Sequential(nn.Dropout(self.dropout), nn.Linear(num_features, self.num_outputs or 1))
+
+    def configure_metrics(self) -> dict[str, Metric]:
+        """Return the mean absolute, the root mean squared error, and R2."""
+        return {
+            "mae": MeanAbsoluteError(),
+            "rmse": MeanSquaredError(squared=False),
+            "r2": KnownR2Score(self.num_outputs or 1),
+        }
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the mean loss of each image (M,), of predictions (M, D)."""
+        target = self._columns(output, target)
+        known = ~target.isnan()
+        values = _LOSSES[self.kind](output.float(), torch.where(known, target, 0.0), reduction="none")
+        return known_mean(values, known)
+
+    def update_metrics(self, metrics: MetricCollection, output: Tensor, target: Tensor) -> None:
+        """Feed the metrics with the values that are known."""
+        output, target = output.float(), self._columns(output, target)
+        known = ~target.isnan()
+        metrics["r2"].update(output, target)
+        for name in ("mae", "rmse"):
+            metrics[name].update(output[known], target[known])
+
+    def predict(self, output: Tensor, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the `values` (N, D)."""
+        return {"values": output.float()}
+
+    def _columns(self, output: Tensor, target: Tensor) -> Tensor:
+        target = target.float()
+        if target.shape[0] != output.shape[0] or target.numel() != output.numel():
+            raise ValueError(
+                f"the task {self.name} has targets of shape {tuple(target.shape)} in {self.key!r} and outputs of shape "
+                f"{tuple(output.shape)}: set tasks.{self.name}.num_outputs."
+            )
+        return target.view_as(output)

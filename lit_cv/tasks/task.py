@@ -1,0 +1,68 @@
+"""Tasks that answer from pooled features, with a loss for each image."""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_cv.nn import Backbone
+from lit_cv.tasks.base_task import BaseTask, Features, TaskLoss
+
+__all__ = ["Task", "known_mean"]
+
+
+class Task(BaseTask):
+    """A task of one's own: a head on pooled features, and the loss of each image.
+
+    A subclass implements `configure_head` and `loss`, usually `configure_metrics` and `predict`, and `target` where
+    the target is not an entry of the batch as it stands. Its own options are typed primitives of its constructor, with
+    `**kwargs` for the base; those that are left at `None` may be found in the data by `infer`.
+
+    Args:
+        name: Name of the task, which its metrics carry.
+        key: Entry of the batch that holds the target; `None` takes `default_key`, or the name.
+
+    Example:
+        >>> class BrightnessTask(Task):
+        ...     def configure_head(self, num_features):
+        ...         return nn.Linear(num_features, 1)
+        ...     def target(self, batch):
+        ...         return batch["image"].float().mean((1, 2, 3)) / 255
+        ...     def loss(self, output, target):
+        ...         return (output[:, 0] - target).square()
+        >>> BrightnessTask("brightness").key
+        'brightness'
+    """
+
+    @abstractmethod
+    def configure_head(self, num_features: int) -> nn.Module:
+        """Return the network on top of the features, which gets them pooled, (N, num_features)."""
+
+    @abstractmethod
+    def loss(self, output: Any, target: Any) -> Tensor:
+        """Return the loss of each image, (M,), for the M images that have a target."""
+
+    def configure(self, backbone: Backbone, image_size: tuple[int, int] | None) -> nn.Module:
+        """Return the head for the backbone's pooled features."""
+        return self.configure_head(backbone.num_features)
+
+    def forward(self, features: Features) -> Any:
+        """Return the head's output."""
+        return self.head(features.pooled)
+
+    def batch_loss(self, output: Any, target: Any) -> TaskLoss:
+        """Return the loss of M images with a target."""
+        losses = self.loss(output, target)
+        if losses.ndim != 1 or len(losses) != len(target):
+            raise ValueError(
+                f"{type(self).__name__}.loss returned the shape {tuple(losses.shape)} for {len(target)} images: it "
+                "must return a loss for each, (M,)."
+            )
+        return TaskLoss({"": (losses.sum(), len(losses))}, len(losses))
+
+
+def known_mean(values: Tensor, known: Tensor) -> Tensor:
+    """Return the mean over the known entries of each row, (M,), of values (M, ...) that are finite everywhere."""
+    kept = torch.where(known, values, 0.0).flatten(1).sum(1)
+    return kept / known.flatten(1).sum(1).clamp_min(1)

@@ -1,0 +1,227 @@
+"""The losses and metrics of each kind of task, with targets that are missing."""
+
+import math
+from typing import Any
+
+import pytest
+import sklearn.metrics
+import torch
+from torch import Tensor
+
+from lit_cv.losses import dice_loss, pixel_cross_entropy
+from lit_cv.nn import create_backbone
+from lit_cv.tasks import Features, Task, build_tasks
+from lit_cv.tasks.r2 import KnownR2Score
+
+NAN = math.nan
+
+
+def task(size: tuple[int, int] | None = None, **options: Any) -> Task:
+    """A task on a small backbone."""
+    torch.manual_seed(0)
+    (built,) = build_tasks({"it": options}).values()
+    built.build(create_backbone("conv4"), size)
+    return built
+
+
+def ratio(loss: Any) -> float:
+    return float(sum(total / max(count, 1) for total, count in loss.parts.values()))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_classes(smoothing: float) -> None:
+    it = task(type="classification", num_classes=3, label_smoothing=smoothing)
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    chosen, target = it.labeled({"label": torch.tensor([2, -1, 0, -1])})
+    assert chosen is not None
+    assert chosen.tolist() == [0, 2]
+    assert target.tolist() == [2, 0]
+    log = logits.double().log_softmax(1)[chosen]
+    soft = torch.eye(3).double()[target]
+    for training, share in ((True, smoothing), (False, 0.0)):
+        it.train(training)
+        expected = -((soft * (1 - share) + share / 3) * log).sum(1)
+        torch.testing.assert_close(it.loss(logits[chosen], target).double(), expected, rtol=1e-5, atol=1e-6)
+        assert ratio(it.batch_loss(logits[chosen], target)) == pytest.approx(float(expected.mean()), rel=1e-5)
+
+
+def test_mixed_classes() -> None:
+    it = task(type="classification", num_classes=3)
+    chosen, target = it.labeled({"label": torch.tensor([[0.3, 0.7, 0.0], [-1.0, -1.0, -1.0]])})
+    assert chosen is not None
+    assert chosen.tolist() == [0]
+    logits = torch.tensor([[1.0, 2.0, 3.0]])
+    expected = -(target * logits.log_softmax(1)).sum()
+    assert float(it.loss(logits, target)) == pytest.approx(float(expected))
+
+
+def test_several_labels_some_unknown() -> None:
+    it = task(type="multi_label", num_classes=3).eval()
+    labels = torch.tensor([[1.0, 0.0, NAN], [-1.0, -1.0, -1.0], [0.0, 1.0, 1.0]])
+    chosen, target = it.labeled({"label": labels})
+    assert chosen is not None
+    assert chosen.tolist() == [0, 2]
+    logits = torch.tensor([[0.5, -1.0, 9.0], [2.0, 0.0, -1.0]])
+    p = logits.double().sigmoid()
+    first = -(p[0, 0].log() + (1 - p[0, 1]).log()) / 2
+    second = -((1 - p[1, 0]).log() + p[1, 1].log() + p[1, 2].log()) / 3
+    assert it.loss(logits, target).tolist() == pytest.approx([float(first), float(second)], rel=1e-5)
+    it.update("val", logits, target)
+    values = it.results("val")
+    assert float(values["acc"]) == pytest.approx(2 / 5)  # right: the first two labels of the first image
+    assert values["map"].isfinite()
+
+
+@pytest.mark.parametrize(("kind", "of"), [("mse", lambda e: e**2), ("l1", abs), ("huber", lambda e: abs(e) - 0.5)])
+def test_quantities_some_unknown(kind: str, of: Any) -> None:
+    it = task(type="regression", num_outputs=2, loss=kind)
+    values = torch.tensor([[1.0, NAN], [NAN, NAN], [5.0, -3.0]])
+    chosen, target = it.labeled({"it": values})
+    assert chosen is not None
+    assert chosen.tolist() == [0, 2]
+    output = torch.tensor([[4.0, 100.0], [1.0, 1.0]], requires_grad=True)
+    loss = it.loss(output, target)
+    assert loss.tolist() == pytest.approx([of(3.0), (of(4.0) + of(4.0)) / 2])
+    loss.sum().backward()
+    assert output.grad is not None
+    assert output.grad.isfinite().all()
+    assert float(output.grad[0, 1]) == 0.0  # nothing is known of it
+
+
+def test_one_quantity_may_be_flat() -> None:
+    it = task(type="regression", key="depth")
+    output = torch.tensor([[1.0], [2.0]])
+    assert it.loss(output, torch.tensor([3.0, 2.0])).tolist() == [4.0, 0.0]
+    with pytest.raises(ValueError, match=r"targets of shape \(2, 3\) in 'depth'.*set tasks\.it\.num_outputs"):
+        it.loss(output, torch.zeros(2, 3))
+
+
+def test_r2_is_scikit_learns_over_what_is_known() -> None:
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randn(40, 3, generator=generator) * torch.tensor([1.0, 50.0, 0.01]) + 7
+    prediction = target + 0.3 * target.std(0) * torch.randn(40, 3, generator=generator)
+    target[torch.rand(40, 3, generator=generator) < 0.3] = NAN
+    metric = KnownR2Score(3)
+    for part in range(0, 40, 15):
+        metric.update(prediction[part : part + 15], target[part : part + 15])
+    known = ~target.isnan()
+    expected = [
+        sklearn.metrics.r2_score(target[known[:, k], k].numpy(), prediction[known[:, k], k].numpy()) for k in range(3)
+    ]
+    assert float(metric.compute()) == pytest.approx(sum(expected) / 3, abs=1e-5)
+
+
+def boxes() -> dict[str, Any]:
+    return {
+        "image": torch.zeros(3, 3, 32, 32, dtype=torch.uint8),
+        "boxes": [torch.tensor([[2.0, 2.0, 20.0, 20.0]]), None, torch.zeros(0, 4)],
+        "box_labels": [torch.tensor([1]), None, torch.zeros(0, dtype=torch.int64)],
+    }
+
+
+def features(images: int = 3) -> Features:
+    backbone = create_backbone("conv4").eval()
+    x = torch.randint(0, 256, (images, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return Features(*(lambda pooled, maps: (pooled, (32, 32), maps))(*backbone.forward_both(x)))
+
+
+def test_objects_are_learnt_by_the_losses_of_their_detector() -> None:
+    it = task((32, 32), type="detection", classes=["cat", "dog"], channels=32, num_convs=1)
+    chosen, target = it.labeled(boxes())
+    assert chosen is not None
+    assert chosen.tolist() == [0, 2]  # the second image's objects are unknown, the third has none
+    found = features().take(chosen)
+    output = it(found)
+    loss = it.batch_loss(output, target)
+    expected = it.head.losses(output["raw"], [own["boxes"] for own in target], [own["labels"] for own in target])
+    assert ratio(loss) == pytest.approx(float(sum(expected.values())), rel=1e-6)
+    assert (set(loss.parts), loss.images) == ({"class", "box", "centerness"}, 2)
+    assert set(it.no_loss().parts) == set(loss.parts)
+    flags = it.labeled({**boxes(), "boxes_known": torch.tensor([True, True, False])})[0]
+    assert flags is not None
+    assert flags.tolist() == [0]
+    said = it.predict(output, {"image": torch.zeros(2, 3, 32, 32)})
+    assert {name: len(value) for name, value in said.items()} == {"boxes": 2, "box_labels": 2, "scores": 2}
+
+
+def test_crowds_are_not_learnt_but_judged_as_such() -> None:
+    it = task((32, 32), type="detection", classes=["cat", "dog"], channels=32, num_convs=1)
+    batch = {
+        "boxes": [torch.tensor([[2.0, 2, 20, 20], [0.0, 0, 32, 32]])], "box_labels": [torch.tensor([1, 0])],
+        "iscrowd": [torch.tensor([False, True])],
+    }  # fmt: skip
+    _, target = it.labeled(batch)
+    output = it(features(1))
+    alone = it.head.losses(output["raw"], [torch.tensor([[2.0, 2, 20, 20]])], [torch.tensor([1])])
+    assert ratio(it.batch_loss(output, target)) == pytest.approx(float(sum(alone.values())), rel=1e-6)
+    it.update("val", output, target)
+    assert "map50" in it.results("val")
+
+
+def test_pixels_are_learnt_by_cross_entropy_and_dice() -> None:
+    it = task((32, 32), type="segmentation", classes=["ground", "cat"], channels=32, dice_weight=0.5).eval()
+    mask = torch.full((3, 32, 32), 255)
+    mask[0, :, :20] = 1
+    mask[2, :9] = 0
+    chosen, target = it.labeled({"mask": mask})
+    assert chosen is not None
+    assert chosen.tolist() == [0, 2]
+    logits = it(features().take(chosen))
+    expected = pixel_cross_entropy(logits, target) + 0.5 * dice_loss(logits, target)
+    loss = it.batch_loss(logits, target)
+    assert ratio(loss) == pytest.approx(float(expected.detach()), rel=1e-6)
+    assert loss.parts["ce"][1] == 32 * 20 + 9 * 32
+    it.update("val", logits, target)
+    known = target != 255
+    right = (logits.argmax(1) == target)[known].float().mean()
+    assert float(it.results("val")["pixel_acc"]) == pytest.approx(float(right))
+    assert it.predict(logits, {})["masks"].shape == (2, 32, 32)
+
+
+@pytest.mark.parametrize("options", [{"type": "classification", "num_classes": 3}, {"type": "regression"}])
+def test_no_target_is_no_loss_but_a_part_of_the_graph(options: dict[str, Any]) -> None:
+    it = task(**options)
+    for batch in ({}, {it.key: torch.full((4,), -1 if "num_classes" in options else NAN)}):
+        assert it.labeled(batch)[1] is None
+    with torch.no_grad():
+        next(it.parameters()).fill_(NAN)
+    loss = it.no_loss()
+    assert ratio(loss) == 0.0
+    sum(total for total, _ in loss.parts.values()).backward()  # type: ignore[union-attr]
+    assert all(p.grad is not None and (p.grad == 0).all() for p in it.parameters())
+
+
+def test_a_loss_of_another_shape() -> None:
+    class Mean(type(task(type="regression"))):  # type: ignore[misc]
+        def loss(self, output: Tensor, target: Tensor) -> Tensor:
+            return super().loss(output, target).mean()  # type: ignore[no-any-return]
+
+    with pytest.raises(ValueError, match=r"Mean.loss returned the shape \(\) for 2 images"):
+        Mean("it").batch_loss(torch.zeros(2, 1), torch.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ({}, "tasks is empty"),
+        ({"train": {"type": "regression"}}, "a task cannot be named 'train'"),
+        ({"a": {}}, "tasks.a={}: give its type"),
+        ({"a": {"type": "clasification"}}, "did you mean 'classification'"),
+        ({"a": {"type": "classification", "num_class": 3}}, "no option 'num_class': did you mean 'num_classes'"),
+        ({"a": {"type": "regression", "loss": "l3"}}, "tasks.a: loss='l3' is none of mse, l1, huber"),
+        ({"a": {"type": "nowhere.Task"}}, "there is no file or package nowhere"),
+        ({"a": {"type": "lit_cv.tasks.Nothing"}}, "lit_cv.tasks has no Nothing"),
+        ({"a": {"type": "torch.nn.Linear"}}, "is no subclass of lit_cv.tasks.Task"),
+        ({"a": {"type": "classification", "label_smoothing": 1}}, "tasks.a: label_smoothing=1"),
+    ],
+)
+def test_tasks_that_do_not_fit(tasks: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_tasks(tasks)
+
+
+def test_classes_that_nobody_names() -> None:
+    for options in ({"type": "classification"}, {"type": "detection"}, {"type": "segmentation"}):
+        with pytest.raises(ValueError, match=r"of the task it (is|are) unknown: give tasks\.it\."):
+            task(**options)
