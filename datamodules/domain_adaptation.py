@@ -79,11 +79,12 @@ class DomainAdaptationDataModule(BaseDataModule):
             if not isinstance(part, BaseDataModule):
                 raise TypeError(f"{name} is a {type(part).__name__}, but must be a DataModule of images.")
         self.source, self.target = source, target
-        for hparams in (self.hparams, self.hparams_initial):
-            # Checkpoints hold hyperparameters, and must not hold objects.
-            for name in ("val_fraction", "split_seed", "labels_per_class", "label_fraction", "classes"):
-                hparams.pop(name, None)
-            hparams |= {"source": _description(source), "target": _description(target)}
+        for name in ("val_fraction", "split_seed", "labels_per_class", "label_fraction", "classes"):
+            self.hparams.pop(name, None)  # they are those of each domain
+        # Checkpoints hold hyperparameters, and must not hold objects.
+        self.hparams.update(source=_description(source), target=_description(target))
+        self.source_val_dataset: ImageDataset | None = None
+        self.source_test_dataset: ImageDataset | None = None
 
     def prepare_data(self) -> None:
         """Download what is missing of both domains."""
@@ -107,10 +108,11 @@ class DomainAdaptationDataModule(BaseDataModule):
         self.train_dataset = self._converted(self.source.train_dataset, SOURCE)
         images = self._converted(self.target.unlabeled_dataset, TARGET)
         self.unlabeled_dataset = images.subset(range(len(images)), torch.full((len(images),), -1))
-        for split in ("val", "test", "predict"):
-            for part, domain, name in ((self.target, TARGET, split), (self.source, SOURCE, f"source_{split}")):
-                dataset = getattr(part, f"{split}_dataset")
-                setattr(self, f"{name}_dataset", None if dataset is None else self._converted(dataset, domain))
+        self.val_dataset = self._evaluated(self.target.val_dataset, TARGET)
+        self.test_dataset = self._evaluated(self.target.test_dataset, TARGET)
+        self.predict_dataset = self._evaluated(self.target.predict_dataset, TARGET)
+        self.source_val_dataset = self._evaluated(self.source.val_dataset, SOURCE)
+        self.source_test_dataset = self._evaluated(self.source.test_dataset, SOURCE)
         self.mean, self.std = _pooled(self.train_dataset.statistics(), self.unlabeled_dataset.statistics())
         self._is_set_up = True
 
@@ -152,11 +154,13 @@ class DomainAdaptationDataModule(BaseDataModule):
 
         self.prepare_data()
         self.setup()
-        if split == "train":
-            parts: list[ImageDataset | None] = [self.train_dataset, self.unlabeled_dataset]
-        else:
-            parts = [getattr(self, f"source_{split}_dataset"), getattr(self, f"{split}_dataset")]
-        found = [part for part in parts if part is not None and len(part)]
+        parts: dict[str, tuple[ImageDataset | None, ...]] = {
+            "train": (self.train_dataset, self.unlabeled_dataset),
+            "val": (self.source_val_dataset, self.val_dataset),
+            "test": (self.source_test_dataset, self.test_dataset),
+            "predict": (self.predict_dataset,),
+        }
+        found = [part for part in parts[split] if part is not None and len(part)]
         if not found or n < len(found):
             raise ValueError(f"{type(self).__name__} has no {split!r} images to show (n={n}).")
         random = np.random.RandomState(0)
@@ -208,6 +212,9 @@ class DomainAdaptationDataModule(BaseDataModule):
 
     def _converted(self, dataset: ImageDataset, domain: int) -> ConvertedDataset:
         return ConvertedDataset(dataset, self.in_channels, self.image_size, domain)
+
+    def _evaluated(self, dataset: ImageDataset | None, domain: int) -> ConvertedDataset | None:
+        return None if dataset is None else self._converted(dataset, domain)
 
 
 def _description(datamodule: BaseDataModule) -> dict[str, Any]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         ContrastiveAugmentation,
         CutMix,
         Cutout,
+        DomainEmbedding,
         EmbeddingEvaluation,
         EmbeddingProjector,
         LearningRateLog,
@@ -28,8 +29,19 @@ if TYPE_CHECKING:
         RunCheckpoint,
         RunProgressBar,
         TrainingCurves,
+        WeakStrongAugmentation,
     )
-    from lit_cv.modules import BaseModule, FineTuneModule, MAEModule, SimCLRModule, SupervisedModule
+    from lit_cv.modules import (
+        BaseModule,
+        DomainAdaptationModule,
+        DomainAdversarialModule,
+        FineTuneModule,
+        MAEModule,
+        MMDModule,
+        SelfTrainingModule,
+        SimCLRModule,
+        SupervisedModule,
+    )
 
 __all__ = [
     "EMA",
@@ -40,11 +52,15 @@ __all__ = [
     "ContrastiveAugmentation",
     "CutMix",
     "Cutout",
+    "DomainAdaptationModule",
+    "DomainAdversarialModule",
+    "DomainEmbedding",
     "EmbeddingEvaluation",
     "EmbeddingProjector",
     "FineTuneModule",
     "LearningRateLog",
     "MAEModule",
+    "MMDModule",
     "MixUp",
     "MonitorEarlyStopping",
     "OnlineProbe",
@@ -52,9 +68,11 @@ __all__ = [
     "Reconstructions",
     "RunCheckpoint",
     "RunProgressBar",
+    "SelfTrainingModule",
     "SimCLRModule",
     "SupervisedModule",
     "TrainingCurves",
+    "WeakStrongAugmentation",
 ]
 __version__ = "0.1.0"
 

@@ -6,6 +6,7 @@ from lit_cv.callbacks.classification_figures import ClassificationFigures
 from lit_cv.callbacks.contrastive import ContrastiveAugmentation
 from lit_cv.callbacks.cutmix import CutMix
 from lit_cv.callbacks.cutout import Cutout
+from lit_cv.callbacks.domain_embedding import DomainEmbedding
 from lit_cv.callbacks.early_stopping import MonitorEarlyStopping
 from lit_cv.callbacks.ema import EMA
 from lit_cv.callbacks.embedding_evaluation import EmbeddingEvaluation
@@ -18,6 +19,7 @@ from lit_cv.callbacks.progress import RunProgressBar
 from lit_cv.callbacks.reconstructions import Reconstructions
 from lit_cv.callbacks.run_checkpoint import RunCheckpoint
 from lit_cv.callbacks.training_curves import TrainingCurves
+from lit_cv.callbacks.weak_strong import WeakStrongAugmentation
 
 __all__ = [
     "EMA",
@@ -27,6 +29,7 @@ __all__ = [
     "ContrastiveAugmentation",
     "CutMix",
     "Cutout",
+    "DomainEmbedding",
     "EmbeddingEvaluation",
     "EmbeddingProjector",
     "LearningRateLog",
@@ -38,4 +41,5 @@ __all__ = [
     "RunCheckpoint",
     "RunProgressBar",
     "TrainingCurves",
+    "WeakStrongAugmentation",
 ]

@@ -124,6 +124,10 @@ class BaseModule(L.LightningModule, ABC):
             )
         metrics.update(output["logits"], output["target"])
 
+    def summarize(self, stage: Stage, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what is logged of an epoch whose means and metrics are `values`, such as `val_loss`; here these."""
+        return values
+
     def forward(self, images: Tensor) -> Tensor:
         """Return the head's output for raw images, (N, C, H, W) uint8 or float in [0, 1]."""
         self.configure_model()
@@ -218,8 +222,7 @@ class BaseModule(L.LightningModule, ABC):
     def _run_step(self, batch: Batch, stage: Stage) -> Output:
         output = self.step(batch, stage)
         scalars = {name: value for name, value in output.items() if value.ndim == 0}
-        size = next(len(value) for value in batch.values() if isinstance(value, Tensor))
-        self.means[stage].update(scalars, size)
+        self.means[stage].update(scalars, _size(batch))
         if stage in self.metrics:
             self.update_metrics(cast(MetricCollection, self.metrics[stage]), output)
         return output
@@ -231,5 +234,15 @@ class BaseModule(L.LightningModule, ABC):
             metrics = cast(MetricCollection, self.metrics[stage])
             values |= metrics.compute()
             metrics.reset()
-        for name, value in values.items():
+        for name, value in self.summarize(stage, values).items():
             self.log(name, value, prog_bar=name == self.monitor)
+
+
+def _size(batch: Batch) -> int:
+    """Return the number of samples: of the first tensor, in the batch or in the first batch within it."""
+    for value in batch.values():
+        if isinstance(value, Tensor):
+            return len(value)
+        if isinstance(value, dict):
+            return _size(value)
+    raise TypeError(f"a batch of {', '.join(map(str, batch)) or 'nothing'} has no tensor.")
