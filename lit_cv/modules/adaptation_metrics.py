@@ -42,12 +42,11 @@ class AnswerInformation(Metric):
         self.count += len(p)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return both shares."""
+        """Return both shares, NaN without any answer."""
         most = torch.log(self.total.new_tensor(len(self.total)))
-        count = self.count.clamp_min(1)
-        diversity = torch.special.entr(self.total / count).sum()
+        diversity = torch.special.entr(self.total / self.count).sum()
         return {
-            "target_entropy": (self.entropy / count / most).float(),
+            "target_entropy": (self.entropy / self.count / most).float(),
             "target_diversity": (diversity / most).float(),
         }
 
@@ -75,5 +74,7 @@ class PseudoLabelQuality(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """Return coverage and precision."""
-        coverage = self.kept / self.count.clamp_min(1)
-        return {"pseudo_coverage": coverage.float(), "pseudo_precision": (self.right / self.known).float()}
+        return {
+            "pseudo_coverage": (self.kept / self.count).float(),
+            "pseudo_precision": (self.right / self.known).float(),
+        }

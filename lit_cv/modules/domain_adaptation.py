@@ -168,12 +168,14 @@ class DomainAdaptationModule(SupervisedModule):
             metrics["answers"].update(output["logits"].float().softmax(1))
 
     def summarize(self, stage: Stage, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add the score that needs no label of the target."""
-        if stage == "train" or f"{stage}_target_entropy" not in values:
+        """Add the score that needs no label of the target; where a domain has no images the other one makes it up."""
+        if stage == "train":
             return values
-        score = values[f"{stage}_target_diversity"] - values[f"{stage}_target_entropy"]
-        if (accuracy := values.get(f"{stage}_source_acc")) is not None:
-            score = (accuracy + score) / 2
+        information = values[f"{stage}_target_diversity"] - values[f"{stage}_target_entropy"]
+        parts = [part for part in (values.get(f"{stage}_source_acc"), information) if part is not None]
+        known = [part for part in parts if not torch.isnan(part)]
+        score = torch.stack(known).mean() if known else information
+        values = {name: value for name, value in values.items() if not torch.isnan(value)}
         return {**values, f"{stage}_score": score}
 
     def _evaluate(self, batch: Batch, stage: Stage) -> Output:

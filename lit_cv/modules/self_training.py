@@ -1,6 +1,7 @@
 """Self-training: a network learns in the target domain from answers that its teacher is sure of."""
 
 import copy
+import warnings
 from typing import Any, Self
 
 import torch
@@ -73,6 +74,11 @@ class SelfTrainingModule(DomainAdaptationModule):
         """Add the quality of pseudo-labels."""
         metrics = super().configure_metrics()
         return metrics if self.hparams["source_only"] else {**metrics, "pseudo_labels": PseudoLabelQuality()}
+
+    def on_fit_start(self) -> None:
+        """Keep Lightning from warning of a teacher in eval mode."""
+        super().on_fit_start()
+        warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode at the start of training")
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of everything but the teacher, which stays in eval mode."""
