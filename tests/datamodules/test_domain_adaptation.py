@@ -1,5 +1,6 @@
 """Two domains side by side: what training sees, in which order, and in which shape."""
 
+import itertools
 import logging
 from typing import Any
 
@@ -56,7 +57,7 @@ def test_an_epoch_is_a_pass_through_the_larger_set(sizes: tuple[int, int]) -> No
         assert counts.max() - counts.min() <= 1
         passes = [seen[start : start + size] for start in range(0, len(seen) - size + 1, size)]
         assert all(sorted(one) == list(range(size)) for one in passes)
-        assert all(a != b for a, b in zip(passes, passes[1:], strict=False))
+        assert all(a != b for a, b in itertools.pairwise(passes))
 
 
 def test_the_order_is_a_function_of_seed_and_epoch_and_differs_between_domains() -> None:

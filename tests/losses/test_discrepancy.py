@@ -17,7 +17,7 @@ def distance(a: Tensor, b: Tensor) -> float:
     return sum((float(p) - float(q)) ** 2 for p, q in zip(a, b, strict=True))
 
 
-def plain_kernel(layers: list[tuple[Tensor, Tensor]], middles: list[float], kernels: int, factor: float):  # noqa: ANN201
+def plain_kernel(layers: list[tuple[Tensor, Tensor]], middles: list[float], kernels: int, factor: float):
     """Return the kernel of points i and j, counted through source and target, as a function."""
     points = [torch.cat(pair).double() for pair in layers]
 
