@@ -148,7 +148,9 @@ class LitCLI(LightningCLI):
         extra += self._embedding_callbacks(given)
         if fitting and config["logger"]:
             extra += [callbacks.LearningRateLog(), callbacks.BatchFigure(), callbacks.ClassificationFigures()]
-            extra += [callbacks.Reconstructions(), callbacks.DomainEmbedding(), callbacks.TrainingCurves()]
+            extra += [callbacks.Reconstructions(), callbacks.TrainingCurves()]
+            if self.model.expects_domains and not _has(given, callbacks.DomainEmbedding):
+                extra.append(callbacks.DomainEmbedding())
         if self.subcommand == "predict":
             extra.append(callbacks.PredictionWriter(str(self._folder(config))))
         if config["enable_checkpointing"] is not False and not _has(given, CheckpointCallback):

@@ -68,6 +68,7 @@ class BaseModule(L.LightningModule, ABC):
         mode: Whether `monitor` is better when smaller (`min`) or greater (`max`).
         uses_unlabeled: Whether training takes the images whose labels are hidden, too (label -1).
         expects_views: Whether batches need `views` (V, N, C, H, W) of the images, from `ContrastiveAugmentation`.
+        expects_domains: Whether training batches hold a `source` and a `target`, from `DomainAdaptationDataModule`.
         evaluates_embedding: Whether validation is to judge what `embed` gives, by `EmbeddingEvaluation`.
     """
 
@@ -75,6 +76,7 @@ class BaseModule(L.LightningModule, ABC):
     mode: Literal["min", "max"] = "min"
     uses_unlabeled: ClassVar[bool] = False
     expects_views: ClassVar[bool] = False
+    expects_domains: ClassVar[bool] = False
     evaluates_embedding: ClassVar[bool] = False
 
     def __init__(
