@@ -28,7 +28,7 @@ def test_a_run_shows_both_domains_before_and_after(in_tmp: Path, monkeypatch: py
     monkeypatch.setattr(domain_embedding, "domain_figure", lambda *args: drawn.append(args) or draw(*args))
     cli = main(FIT)
     assert cli is not None
-    (maps, names, heading), *_ = drawn
+    (maps, names, _), *_ = drawn
     assert [shown.title for shown in maps] == ["before training", "after 2 steps"]
     assert names == [str(digit) for digit in range(10)]
     for shown in maps:
