@@ -1,7 +1,8 @@
 """What domain adaptation gains between USPS and MNIST, a LeNet each time, and the most that a chain of two reaches.
 
-`steps` compares the methods as they are usually compared: no augmentation, batches of 64 + 64, Adam at 1e-3, the same
-number of steps for all, the accuracy of the last step on the target's test images:
+`steps` compares the methods as they are usually compared: batches of 64 + 64, Adam at 1e-3, the same number of steps
+for all, the accuracy of the last step on the target's test images; `--augment` moves the images of both domains at
+random, for every method alike:
 
     python scripts/compare_adaptation.py steps --root $LIT_CV_DATA --csv adaptation.csv
 
@@ -28,14 +29,15 @@ import lightning as L
 import torch
 
 from datamodules import BaseDataModule, DomainAdaptationDataModule, MNISTDataModule, USPSDataModule
-from lit_cv import DomainAdversarialModule, MMDModule
+from lit_cv import Augmentation, DomainAdversarialModule, MMDModule
 from lit_cv.cli import main as lit_cv
 from lit_cv.metrics_csv import read_metrics
 from lit_cv.modules import DomainAdaptationModule
 
 SETS: dict[str, Callable[..., BaseDataModule]] = {"usps": USPSDataModule, "mnist": MNISTDataModule}
 DIRECTIONS = ("usps_to_mnist", "mnist_to_usps")
-OPTIONS: dict[str, Any] = {"backbone": "lenet", "optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0}
+OPTIONS: dict[str, Any] = {"backbone": "lenet", "dropout": 0.5, "optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0}
+AFFINE = {"name": "affine", "degrees": 15, "translate": 0.1, "scale": [0.7, 1.1], "shear": 15}  # of the recipes
 METHODS: dict[str, Callable[..., DomainAdaptationModule]] = {
     "source only": lambda **o: DomainAdversarialModule(source_only=True, **o),
     "DANN": lambda **o: DomainAdversarialModule(**o),
@@ -68,10 +70,11 @@ def accuracy(module: DomainAdaptationModule, dataset: Any) -> float:
 def compare_steps(args: argparse.Namespace, direction: str, seed: int, method: str) -> dict[str, float]:
     """Train one method for a number of steps."""
     L.seed_everything(seed, verbose=False)
-    source, module = data(args.root, direction), METHODS[method](**OPTIONS, **options(args.options))
+    source, module = data(args.root, direction), METHODS[method](**{**OPTIONS, **options(args.options)})
     trainer = L.Trainer(
         max_steps=args.steps, max_epochs=1000, limit_val_batches=0, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
+        enable_progress_bar=False, enable_model_summary=False, accelerator="cpu", precision=args.precision,
+        callbacks=[Augmentation(operations=[AFFINE])] if args.augment else [],
     )  # fmt: skip
     start = time.process_time()
     trainer.fit(module, source)
@@ -123,6 +126,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--augment", action="store_true", help="move images at random, in `steps`")
+    parser.add_argument("--precision", default="bf16-mixed", help="of `steps`")
     parser.add_argument("--options", nargs="*", default=[], help="further arguments of the modules, NAME=VALUE")
     parser.add_argument("--keep", help="folder that keeps the runs of `chain`")
     parser.add_argument("--csv", help="table to add the numbers to; all that it holds are summed up at the end")
