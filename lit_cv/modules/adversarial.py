@@ -39,6 +39,7 @@ class DomainAdversarialModule(DomainAdaptationModule):
     """
 
     weighs_gradient = True
+    structural = ("source_only", "conditioning", "discriminator_hidden")
 
     def __init__(
         self,

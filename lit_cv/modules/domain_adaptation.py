@@ -60,6 +60,7 @@ class DomainAdaptationModule(SupervisedModule):
     mode: Literal["min", "max"] = "max"
     expects_domains: ClassVar[bool] = True
     weighs_gradient: ClassVar[bool] = False  # whether `adaptation` itself weighs the gradient
+    structural: ClassVar[tuple[str, ...]] = ("source_only",)  # arguments that a checkpoint's tensors depend on
 
     def __init__(
         self,
@@ -177,6 +178,17 @@ class DomainAdaptationModule(SupervisedModule):
         score = torch.stack(known).mean() if known else information
         values = {name: value for name, value in values.items() if not torch.isnan(value)}
         return {**values, f"{stage}_score": score}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on with other networks than the checkpoint's."""
+        super().on_load_checkpoint(checkpoint)
+        before = checkpoint.get("hyper_parameters", {})
+        for name in self.structural:
+            if before.get(name, self.hparams[name]) != self.hparams[name]:
+                raise ValueError(
+                    f"the checkpoint was trained with {name}={before[name]!r}, this run has {self.hparams[name]!r}: "
+                    f"leave --model.{name} out, or start a new run from its weights with --model.weights."
+                )
 
     def _evaluate(self, batch: Batch, stage: Stage) -> Output:
         """Return what is measured of one domain; images that name none are of the target, where models are used."""

@@ -299,6 +299,13 @@ def test_it_starts_from_the_backbone_and_the_classifier_of_any_checkpoint(tmp_pa
     assert fewer.head.linear.weight.shape[0] == 4
 
 
+def test_a_checkpoint_of_another_structure_is_refused() -> None:
+    module = build("dann")
+    held = {"hyper_parameters": {**module.hparams, "conditioning": "multilinear"}}
+    with pytest.raises(ValueError, match=r"conditioning='multilinear', this run has 'none'.*--model\.weights"):
+        module.on_load_checkpoint(held)
+
+
 def test_wrong_input() -> None:
     module = build("dann").train()
     with pytest.raises(ValueError, match="--data DomainAdaptationDataModule"):
