@@ -93,7 +93,7 @@ def _row_by_row(parts: list[tuple[Tensor, Tensor | None, int]], row: int = 8) ->
     )
     if not count or not fit:
         return parts[0]
-    images = torch.stack([images[:count].unflatten(0, (-1, row)) for images, _, _ in parts], 1).flatten(0, 2)
+    images = torch.stack([images[:count].view(-1, row, *images.shape[1:]) for images, _, _ in parts], 1).flatten(0, 2)
     unknown = torch.full((count,), -1, device=images.device)
     labels = [unknown if labels is None else labels[:count] for _, labels, _ in parts]
     return images, torch.stack([part.view(-1, row) for part in labels], 1).flatten(), 1
