@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.wrappers import ClasswiseWrapper
 
 from lit_cv.modules.adaptation_metrics import AnswerInformation
 from lit_cv.modules.base import Batch, Output, Stage
@@ -105,7 +107,11 @@ class DomainAdaptationModule(SupervisedModule):
 
     def configure_metrics(self) -> dict[str, Metric]:
         """Return the information in the answers for the target; accuracies are averaged as losses are."""
-        return {"answers": AnswerInformation(self.num_classes)}
+        metrics: dict[str, Metric] = {"answers": AnswerInformation(self.num_classes)}
+        if self.hparams["per_class_metrics"]:
+            accuracy = MulticlassAccuracy(self.num_classes, average=None, ignore_index=-1)
+            metrics["class"] = ClasswiseWrapper(accuracy, labels=self._class_names(), prefix="target_acc_")
+        return metrics
 
     def training_images(self, batch: Batch) -> Domains:
         """Return the images that pass through the network."""
@@ -165,8 +171,11 @@ class DomainAdaptationModule(SupervisedModule):
 
     def update_metrics(self, metrics: Any, output: Output) -> None:
         """Feed the answers for target images to their metric."""
-        if not is_source(output):
-            metrics["answers"].update(output["logits"].float().softmax(1))
+        if is_source(output):
+            return
+        metrics["answers"].update(output["logits"].float().softmax(1))
+        if self.hparams["per_class_metrics"]:
+            metrics["class"].update(output["logits"], output["target"])
 
     def summarize(self, stage: Stage, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Add the score that needs no label of the target; where a domain has no images the other one makes it up."""

@@ -233,7 +233,7 @@ def test_modules_can_be_pickled(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["cdan", "self_training"])
 def test_what_is_logged_of_a_run(name: str, tmp_path: Any) -> None:
-    data, module = digits(), MODULES[name](backbone="conv4")
+    data, module = digits(), MODULES[name](backbone="conv4", per_class_metrics=True)
     trainer = fit(module, data, tmp_path, limit_train_batches=6)
     found = {key: float(value) for key, value in trainer.callback_metrics.items()}
     module.eval()
@@ -251,6 +251,9 @@ def test_what_is_logged_of_a_run(name: str, tmp_path: Any) -> None:
     p = answers["target"].double().softmax(1)
     entropy = float(-(p * p.log()).sum(1).mean()) / math.log(10)
     diversity = float(-(p.mean(0) * p.mean(0).log()).sum()) / math.log(10)
+    whole = data.val_dataset.__getitems__(range(len(data.val_dataset)))
+    right = (answers["target"].argmax(1) == whole["label"])[whole["label"] == 3].float().mean()
+    assert found["val_target_acc_3"] == pytest.approx(float(right))
     assert found["val_target_entropy"] == pytest.approx(entropy, abs=1e-5)
     assert found["val_score"] == pytest.approx((found["val_source_acc"] + diversity - entropy) / 2, abs=1e-5)
     assert 0 < found["train_lambda"] < 1
