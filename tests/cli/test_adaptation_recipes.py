@@ -72,3 +72,17 @@ def test_svhn_is_parsed(in_tmp: Path, kind: str, monkeypatch: pytest.MonkeyPatch
     LitCLI(args, None)
     assert type(seen[0].source).__name__ == "SVHNDataModule"
     assert type(seen[0].target).__name__ == "MNISTDataModule"
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--data.target", "MINSTDataModule"], "--data.target: no class 'MINSTDataModule': did you mean 'MNISTDataM"),
+        (["--data.source.num_images", "five"], "--data.source.num_images five does not fit: expected int"),
+        (["--data.source.num_imges", "5"], "no option --data.source.num_imges: did you mean 'num_images'"),
+    ],
+)
+def test_a_mistake_in_a_domain_is_named(in_tmp: Path, option: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(["fit", "--config", "mmd", *option])
+    assert message in str(error.value)
