@@ -6,6 +6,7 @@ from datamodules.base import BaseDataModule
 from datamodules.csv import CSVDataModule
 from datamodules.dataset import ImageDataset
 from datamodules.digits import DigitsDataModule
+from datamodules.domain_adaptation import DomainAdaptationDataModule
 from datamodules.files import FileDataset, FilesDataModule
 from datamodules.folder import ImageFolderDataModule
 from datamodules.images import UnreadableImageError, read_image
@@ -36,6 +37,7 @@ __all__ = [
     "CIFAR100DataModule",
     "CSVDataModule",
     "DigitsDataModule",
+    "DomainAdaptationDataModule",
     "EpochSampler",
     "FashionMNISTDataModule",
     "FileDataset",

@@ -11,6 +11,7 @@ from torch import Tensor
 from datamodules.checks import check
 from datamodules.classes import choose_classes
 from datamodules.dataset import ImageDataset
+from datamodules.domain_pairs import PairDataset
 from datamodules.loader import EpochSampler, ResumableLoader, loader_options
 from datamodules.splits import hold_out, keep_labels
 
@@ -214,7 +215,7 @@ class BaseDataModule(L.LightningDataModule, ABC):
     def _place(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _options(self, dataset: ImageDataset) -> dict[str, Any]:
+    def _options(self, dataset: ImageDataset | PairDataset) -> dict[str, Any]:
         processes = 1 if self.trainer is None else max(1, self.trainer.num_devices)
         return loader_options(self.hparams["num_workers"], dataset.in_memory, processes)
 

@@ -6,6 +6,7 @@ from lit_cv.callbacks.classification_figures import ClassificationFigures
 from lit_cv.callbacks.contrastive import ContrastiveAugmentation
 from lit_cv.callbacks.cutmix import CutMix
 from lit_cv.callbacks.cutout import Cutout
+from lit_cv.callbacks.domain_embedding import DomainEmbedding
 from lit_cv.callbacks.early_stopping import MonitorEarlyStopping
 from lit_cv.callbacks.ema import EMA
 from lit_cv.callbacks.embedding_evaluation import EmbeddingEvaluation
@@ -20,6 +21,7 @@ from lit_cv.callbacks.reconstructions import Reconstructions
 from lit_cv.callbacks.run_checkpoint import RunCheckpoint
 from lit_cv.callbacks.task_curves import TaskCurves
 from lit_cv.callbacks.training_curves import TrainingCurves
+from lit_cv.callbacks.weak_strong import WeakStrongAugmentation
 
 __all__ = [
     "EMA",
@@ -29,6 +31,7 @@ __all__ = [
     "ContrastiveAugmentation",
     "CutMix",
     "Cutout",
+    "DomainEmbedding",
     "EmbeddingEvaluation",
     "EmbeddingProjector",
     "LearningRateLog",
@@ -42,4 +45,5 @@ __all__ = [
     "RunProgressBar",
     "TaskCurves",
     "TrainingCurves",
+    "WeakStrongAugmentation",
 ]

@@ -23,7 +23,8 @@ class BatchFigure(L.Callback):
 
     The first batch of training goes to `train_batch.png` in the run's folder and to TensorBoard: wrong
     channels, labels off by one and too strong an augmentation are seen at a glance. Mixed images are titled
-    with their labels' weights; views of one image stand side by side; boxes and masks are drawn over the images.
+    with their labels' weights; views of one image stand side by side, source and target in turn,
+    row by row; boxes and masks are drawn over the images.
 
     Args:
         every_n_epochs: Show the first batch of every so many epochs; 0 for that of the first one only.
@@ -100,10 +101,23 @@ def _find_images(batch: Any) -> tuple[Tensor, Tensor | None, int] | None:
         return views.transpose(0, 1).flatten(0, 1), labels, len(views)
     if _is_images(batch.get("image")):
         return batch["image"], labels, 1
-    for part in batch.values():  # such as the source and the target domain
-        if isinstance(part, Mapping) and (found := _find_images(part)):
-            return found
-    return None
+    parts = [found for part in batch.values() if isinstance(part, Mapping) and (found := _find_images(part))]
+    return _row_by_row(parts) if parts else None
+
+
+def _row_by_row(parts: list[tuple[Tensor, Tensor | None, int]], row: int = 8) -> tuple[Tensor, Tensor | None, int]:
+    """Return the batches within a batch, such as source and target, in turn, a row of images each."""
+    count = min(len(images) for images, _, _ in parts) // row * row
+    fit = all(
+        images.shape[1:] == parts[0][0].shape[1:] and views == 1 and (labels is None or labels.ndim == 1)
+        for images, labels, views in parts
+    )
+    if not count or not fit:
+        return parts[0]
+    images = torch.stack([images[:count].view(-1, row, *images.shape[1:]) for images, _, _ in parts], 1).flatten(0, 2)
+    unknown = torch.full((count,), -1, device=images.device)
+    labels = [unknown if labels is None else labels[:count] for _, labels, _ in parts]
+    return images, torch.stack([part.view(-1, row) for part in labels], 1).flatten(), 1
 
 
 def _is_images(value: Any) -> bool:

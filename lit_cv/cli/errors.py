@@ -41,13 +41,14 @@ def explain(message: str, parser: LightningArgumentParser, typed: Sequence[str] 
     if match := re.search(r"[Oo]ption '([\w.]+)'", text):
         return _unknown_option(match[1].removesuffix(".class_path").removesuffix(".init_args"), parser, typed)
     if "Expected a dot import path string" in text or "not a subclass" in text.lower():
-        key = _key(text)
-        name = _given(text)
-        classes = [cls.__name__ for cls in _subclasses(_CLASSES.get(key, object))] if key in _CLASSES else []
+        key = _typed(_key(text), typed)
+        name = _given(text) or text.rpartition(" ")[2]
+        base = _base(key)
+        classes = [cls.__name__ for cls in _subclasses(base)] if base else []
         return f"--{key}: no class {name!r}{nearest(name, classes)}"
     if match := re.search(r"required: \w+\.(\w+)", text):
         return f"no {match[1]}: give --config RECIPE (`lit-cv recipes` lists them) or --{match[1]} CLASS."
-    key, value = _key(text), _given(text)
+    key, value = _typed(_key(text), typed), _given(text)
     if "." not in key:  # the arguments of a class come without the option's first part
         key = next((name for name in _options(parser) if name.endswith(f".{key}")), key)
     expected = dict.fromkeys(re.findall(r"Expected an? (.+?)(?= - |\. Got| Given|$)", text))
@@ -60,16 +61,27 @@ def explain(message: str, parser: LightningArgumentParser, typed: Sequence[str] 
 
 def _unknown_option(name: str, parser: LightningArgumentParser, typed: Sequence[str]) -> str:
     """Say that a class has no such argument, with the nearest one of the classes that it was meant for."""
-    given = [token[2:].partition("=")[0] for token in typed if token.startswith("--")]
-    whole = next((option for option in given if option.endswith(f".{name}")), None)
-    prefix = whole.removesuffix(f".{name}") if whole else ""
-    if prefix not in _CLASSES:
+    whole = _typed(name, typed)
+    prefix = whole.removesuffix(name).removesuffix(".")
+    base = _base(prefix)
+    if base is None:
         return f"no option {name!r}{nearest(name, _options(parser))}"
-    names = {argument for cls in _subclasses(_CLASSES[prefix]) if _is_ours(cls) for argument in _arguments(cls)}
+    names = {argument for cls in _subclasses(base) if _is_ours(cls) for argument in _arguments(cls)}
     if name in names:
-        owners = sorted(c.__name__ for c in _subclasses(_CLASSES[prefix]) if _is_ours(c) and name in _arguments(c))
+        owners = sorted(c.__name__ for c in _subclasses(base) if _is_ours(c) and name in _arguments(c))
         return f"no option --{whole} with the class chosen: {', '.join(owners[:8])} have it (--{prefix} CLASS)."
     return f"no option --{whole}{nearest(name, names)} `--{prefix}.help CLASS` lists those of a class."
+
+
+def _base(option: str) -> type[object] | None:
+    """Return what the classes that an option takes derive from; a DataModule may hold others (`data.source`)."""
+    return _CLASSES.get(option) or (L.LightningDataModule if option.startswith("data.") else None)
+
+
+def _typed(name: str, typed: Sequence[str]) -> str:
+    """Return the whole option that was typed, of which a message gives the last part."""
+    given = (token[2:].partition("=")[0] for token in typed if token.startswith("--"))
+    return next((option for option in given if option.endswith(f".{name}")), name)
 
 
 def _is_ours(cls: type) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NoReturn
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, _InstantiatorFn
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 import datamodules  # noqa: F401 - classes are found by their short names once they are imported
@@ -112,6 +112,10 @@ class LitCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Do nothing: the checkpoint's hyperparameters are in the configuration already, below the command line."""
 
+    def _add_instantiators(self) -> None:
+        super()._add_instantiators()
+        self.parser.add_instantiator(_DataInstantiator(cli=self, key="data"), L.LightningDataModule, prepend=True)
+
     def instantiate_classes(self) -> None:
         """Build the model, the data and the Trainer; an error of theirs comes out as they raised it."""
         try:
@@ -149,6 +153,8 @@ class LitCLI(LightningCLI):
             extra += [callbacks.LearningRateLog(), callbacks.BatchFigure(), callbacks.ClassificationFigures()]
             extra += [callbacks.Reconstructions(), callbacks.PredictionFigures()]
             extra += [callbacks.TrainingCurves(), callbacks.TaskCurves()]
+            if self.model.expects_domains and not _has(given, callbacks.DomainEmbedding):
+                extra.append(callbacks.DomainEmbedding())
         if self.subcommand == "predict" and not _has(given, callbacks.PredictionWriter):
             writer = self._get(self.config_init, "predictions")
             writer.folder = self._folder(config) if writer.folder == Path() else writer.folder
@@ -206,6 +212,17 @@ class LitCLI(LightningCLI):
         score = getattr(checkpoint, "best_model_score", None)
         named = f"{getattr(checkpoint, 'monitor', None)} {float(score):.4f}" if score is not None else "the newest"
         log.info("Best checkpoint: %s (%s)\nValidate it with: lit-cv validate --ckpt_path %s", best, named, best)
+
+
+class _DataInstantiator(_InstantiatorFn):
+    """Lets a DataModule within another keep its own hyperparameters; Lightning gives it those of the outer one."""
+
+    def __call__(self, class_type: type[Any], *args: Any, applied_instantiation_links: Any, **kwargs: Any) -> Any:
+        self.cli._dump_config()
+        outer = str(self.cli.config_dump.get(self.key, {}).get("class_path", ""))
+        if outer.rpartition(".")[2] != class_type.__name__:
+            return class_type(*args, **kwargs)
+        return super().__call__(class_type, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
 
 
 def run(args: list[str]) -> LitCLI:

@@ -7,6 +7,7 @@ Every function returns a matplotlib `Figure` (no pyplot, no global state); `rend
 from lit_cv.figures.canvas import render, save_png
 from lit_cv.figures.classification import confusion_figure, precision_recall_figure
 from lit_cv.figures.curves import draw_training_curves
+from lit_cv.figures.domains import DomainMap, domain_figure, map_embedding
 from lit_cv.figures.history import History, short_number
 from lit_cv.figures.images import image_grid, label_titles, short_name
 from lit_cv.figures.lr_curve import lr_curve_figure
@@ -14,15 +15,18 @@ from lit_cv.figures.objects import class_color, draw_objects, object_titles
 from lit_cv.figures.task_curves import draw_task_curves
 
 __all__ = [
+    "DomainMap",
     "History",
     "class_color",
     "confusion_figure",
+    "domain_figure",
     "draw_objects",
     "draw_task_curves",
     "draw_training_curves",
     "image_grid",
     "label_titles",
     "lr_curve_figure",
+    "map_embedding",
     "object_titles",
     "precision_recall_figure",
     "render",

@@ -202,12 +202,14 @@ def _summary(
     heads = {"best epoch": best[1]} if best else {}
     if names:
         heads["last epoch"] = history.epochs or heads.get("best epoch", 0)
-    lines = [("".join(f"{text:>12}" for text in ("", *row)), GREY) for row in (heads, heads.values())]
+    width = min(20, max([11, *map(len, names)]) + 1)
+    lines = [(" " * width + "".join(f"{text:>11}" for text in row), GREY) for row in (heads, heads.values())]
     for name in names:
         cells = [best[0] if name == monitor else history.last(name, best[1])] if best else []
         cells.append(history.last(name))
-        text = "".join(f"{'-' if value is None else short_number(value):>12}" for value in cells)
-        lines.append((f"{name if len(name) <= 12 else name[:11] + '…':<12}{text}", GREEN if name == monitor else INK))
+        text = "".join(f"{'-' if value is None else short_number(value):>11}" for value in cells)
+        shown = name if len(name) < width else f"{name[: width - 2]}…"
+        lines.append((f"{shown:<{width}}{text}", GREEN if name == monitor else INK))
     known = {"epochs": f"{history.epochs}", "steps": f"{history.steps:,}", **facts}
     beside = [(f"{key:<12}  {value}", INK) for key, value in known.items()]
     if wide:

@@ -19,4 +19,12 @@ __all__ = [
     "fcos_loss",
     "nt_xent",
     "pixel_cross_entropy",
+from lit_cv.losses.discrepancy import CORALLoss, MMDLoss, coral, mmd
+from lit_cv.losses.pseudo_labels import class_thresholds, pseudo_labels
+    "CORALLoss",
+    "MMDLoss",
+    "class_thresholds",
+    "coral",
+    "mmd",
+    "pseudo_labels",
 ]

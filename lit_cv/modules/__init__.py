@@ -1,21 +1,29 @@
 """The learning approaches, each a LightningModule."""
 
+from lit_cv.modules.adversarial import DomainAdversarialModule
 from lit_cv.modules.base import BaseModule
 from lit_cv.modules.detection import DetectionModule
+from lit_cv.modules.domain_adaptation import DomainAdaptationModule
 from lit_cv.modules.fine_tune import FineTuneModule
 from lit_cv.modules.mae import MAEModule
+from lit_cv.modules.mmd import MMDModule
 from lit_cv.modules.multi_task import MultiTaskModule
 from lit_cv.modules.segmentation import SegmentationModule
+from lit_cv.modules.self_training import SelfTrainingModule
 from lit_cv.modules.simclr import SimCLRModule
 from lit_cv.modules.supervised import SupervisedModule
 
 __all__ = [
     "BaseModule",
     "DetectionModule",
+    "DomainAdaptationModule",
+    "DomainAdversarialModule",
     "FineTuneModule",
     "MAEModule",
+    "MMDModule",
     "MultiTaskModule",
     "SegmentationModule",
+    "SelfTrainingModule",
     "SimCLRModule",
     "SupervisedModule",
 ]

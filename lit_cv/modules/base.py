@@ -68,6 +68,7 @@ class BaseModule(L.LightningModule, ABC):
         mode: Whether `monitor` is better when smaller (`min`) or greater (`max`).
         uses_unlabeled: Whether training takes the images whose labels are hidden, too (label -1).
         expects_views: Whether batches need `views` (V, N, C, H, W) of the images, from `ContrastiveAugmentation`.
+        expects_domains: Whether training batches hold a `source` and a `target`, from `DomainAdaptationDataModule`.
         evaluates_embedding: Whether validation is to judge what `embed` gives, by `EmbeddingEvaluation`.
     """
 
@@ -75,6 +76,7 @@ class BaseModule(L.LightningModule, ABC):
     mode: Literal["min", "max"] = "min"
     uses_unlabeled: ClassVar[bool] = False
     expects_views: ClassVar[bool] = False
+    expects_domains: ClassVar[bool] = False
     evaluates_embedding: ClassVar[bool] = False
 
     def __init__(
@@ -123,6 +125,10 @@ class BaseModule(L.LightningModule, ABC):
                 "an update_metrics of its own."
             )
         metrics.update(output["logits"], output["target"])
+
+    def summarize(self, stage: Stage, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what is logged of an epoch whose means and metrics are `values`, such as `val_loss`; here these."""
+        return values
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the head's output for raw images, (N, C, H, W) uint8 or float in [0, 1]."""
@@ -222,14 +228,12 @@ class BaseModule(L.LightningModule, ABC):
     def _run_step(self, batch: Batch, stage: Stage) -> Output:
         output = self.step(batch, stage)
         scalars = {name: value for name, value in output.items() if isinstance(value, Tensor) and value.ndim == 0}
-        size = next(len(value) for value in batch.values() if isinstance(value, Tensor))
-        self.means[stage].update(scalars, size)
+        self.means[stage].update(scalars, _size(batch))
         if stage in self.metrics:
             self.update_metrics(cast(MetricCollection, self.metrics[stage]), output)
         return output
 
-    def epoch_values(self, stage: Stage) -> dict[str, Tensor]:
-        """Return the means and metrics of an epoch by the names that they are logged under, and start anew."""
+    def _log_epoch(self, stage: Stage) -> None:
         values = {f"{stage}_{name}": value for name, value in self.means[stage].compute().items()}
         self.means[stage].reset()
         if stage in self.metrics:
@@ -237,8 +241,15 @@ class BaseModule(L.LightningModule, ABC):
             values |= metrics.compute()
             with torch.inference_mode(False):  # of `validate`, after which `fit` could not update its tensors
                 metrics.reset()
-        return values
-
-    def _log_epoch(self, stage: Stage) -> None:
-        for name, value in self.epoch_values(stage).items():
+        for name, value in self.summarize(stage, values).items():
             self.log(name, value, prog_bar=name == self.monitor)
+
+
+def _size(batch: Batch) -> int:
+    """Return the number of samples: of the first tensor, in the batch or in the first batch within it."""
+    for value in batch.values():
+        if isinstance(value, Tensor):
+            return len(value)
+        if isinstance(value, dict):
+            return _size(value)
+    raise TypeError(f"a batch of {', '.join(map(str, batch)) or 'nothing'} has no tensor.")

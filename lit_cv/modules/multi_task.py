@@ -248,9 +248,8 @@ class MultiTaskModule(BaseModule):
         self.weighting.end_epoch(known)
         super().on_train_epoch_end()
 
-    def epoch_values(self, stage: Stage) -> dict[str, Tensor]:
+    def summarize(self, stage: Stage, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the losses, the metrics of each task that had targets, and their mean score."""
-        values = super().epoch_values(stage)
         scores = []
         for name, task in self.tasks.items():
             if stage == "train" or f"{stage}_{name}_loss" not in values:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
@@ -23,7 +23,7 @@ from lit_cv.nn.vit import VisionTransformer, is_vit_name
 from lit_cv.nn.vit_layouts import fit_vit_weights, from_other_layout, vit_image_size
 from lit_cv.suggest import nearest
 
-__all__ = ["Weights", "checkpoint_options", "load_weights", "read_weights"]
+__all__ = ["Weights", "checkpoint_options", "load_head", "load_weights", "read_weights"]
 
 _LOGGER = logging.getLogger("lit_cv")
 _SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
@@ -127,6 +127,29 @@ def checkpoint_options(weights: str) -> Mapping[str, Any]:
         return {}
     content = _read(path)
     return content.get("hyper_parameters", {}) if isinstance(content, Mapping) and "lit_cv" in content else {}
+
+
+def load_head(head: nn.Module, weights: str) -> bool:
+    """Copy the classifier of a checkpoint of this project into a head, in place, if it has one like it.
+
+    Args:
+        head: The head, whose tensors stand under `head.` in checkpoints.
+        weights: As for `read_weights`.
+
+    Returns:
+        Whether it was loaded; the log says so, too.
+    """
+    path = Path(weights).expanduser()
+    content = _read(path) if _is_path(weights, path) else {}
+    state = content.get("state_dict", {}) if isinstance(content, Mapping) else {}
+    own = head.state_dict()
+    given = {key: state[f"head.{key}"] for key in own if f"head.{key}" in state}
+    if not own or given.keys() != own.keys() or any(given[key].shape != own[key].shape for key in own):
+        _LOGGER.warning("%s: no classifier of this shape is in it; the classifier starts from random weights.", weights)
+        return False
+    head.load_state_dict(given)
+    _LOGGER.info("%s: the classifier was loaded, too.", weights)
+    return True
 
 
 def load_weights(backbone: Backbone, weights: Weights, fresh: frozenset[str] = frozenset()) -> None:

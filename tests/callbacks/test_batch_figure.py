@@ -9,6 +9,7 @@ from PIL import Image
 
 import lit_cv.callbacks.batch_figure as batch_figure
 from lit_cv.callbacks import BatchFigure
+from lit_cv.callbacks.batch_figure import _find_images
 from tests.callbacks.classifier import Batches, Data, Oracle, board, run_trainer, train_batches
 
 
@@ -128,3 +129,14 @@ def test_boxes_and_masks_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert names == [["cat", "dog"], ["background", "cat"]]
     with Image.open(tmp_path / "run" / "train_batch.png") as picture:
         assert picture.width > 600
+
+
+def test_source_and_target_stand_row_by_row() -> None:
+    source, target = torch.zeros(17, 1, 4, 4), torch.ones(20, 1, 4, 4)
+    found = _find_images({"source": {"image": source, "label": torch.arange(17)}, "target": {"image": target}})
+    assert found is not None
+    images, labels, views = found
+    assert images[:, 0, 0, 0].tolist() == ([0.0] * 8 + [1.0] * 8) * 2
+    assert labels is not None
+    assert labels.tolist() == [*range(8), *[-1] * 8, *range(8, 16), *[-1] * 8]
+    assert views == 1

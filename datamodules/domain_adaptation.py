@@ -1,0 +1,245 @@
+"""Two sets of images of the same classes, of which only one has labels to learn from."""
+
+import logging
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from datamodules.base import BaseDataModule, Split
+from datamodules.checks import check
+from datamodules.dataset import ImageDataset
+from datamodules.domain_pairs import SOURCE, TARGET, ConvertedDataset, PairDataset, PairSampler
+from datamodules.loader import ResumableLoader
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["DomainAdaptationDataModule"]
+
+log = logging.getLogger("lit_cv")
+
+
+class DomainAdaptationDataModule(BaseDataModule):
+    """Joins a source of labelled images with a target whose labels training never sees.
+
+    A training batch is `{"source": {"image", "label", "index"}, "target": {"image", "index"}}`, `batch_size` images
+    of each domain. An epoch is one pass through the larger set, while the smaller one is repeated in new orders
+    (`--trainer.limit_train_batches` makes epochs shorter). Validation and test run over two loaders, the target's
+    and the source's, whose batches are those of other DataModules with `domain` (N,) int64 besides, 0 for the source
+    and 1 for the target. Both domains have the same channels and size, and are normalised by the same mean and
+    standard deviation, those of both sets together. What is converted is logged; masks and boxes are left out.
+
+    `train_dataset` are the labelled images of the source, `unlabeled_dataset` the training images of the target,
+    labels hidden, `val_dataset`, `test_dataset` and `predict_dataset` those of the target. Modules that do not adapt
+    (not `expects_domains`) train on the source alone, or, if they learn without labels, on the target's images, and
+    are evaluated on the target: `--model SupervisedModule` is the usual baseline.
+
+    Validation images are those that each DataModule holds out of its training images, in proportion to the
+    classes. The labels of the target's are there to report, not to choose by: see the module's `monitor`.
+
+    Args:
+        source: DataModule of the labelled images. Its `batch_size` and `num_workers` are not used.
+        target: DataModule of the images to adapt to, with the same classes in the same order, or with none.
+        batch_size: Images of each domain in a batch, on each device.
+        num_workers: Processes that read images; `None` as in `BaseDataModule`.
+        image_size: Side of the images in pixels; `None` takes the larger of both domains.
+        channels: 1 for grey, 3 for color; `None` takes the larger number of both domains.
+
+    Raises:
+        ValueError: If the classes of the domains differ, or images have several labels.
+
+    Example:
+        >>> from datamodules import ShapesDataModule
+        >>> source, target = (ShapesDataModule(32, 200, domain=domain) for domain in ("filled", "outlined"))
+        >>> data = DomainAdaptationDataModule(source, target, batch_size=8)
+        >>> data.setup()
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> sorted(batch["source"]), sorted(batch["target"]), batch["target"]["image"].shape
+        (['image', 'index', 'label'], ['image', 'index'], torch.Size([8, 3, 32, 32]))
+    """
+
+    def __init__(
+        self,
+        source: BaseDataModule,
+        target: BaseDataModule,
+        batch_size: int = 64,
+        num_workers: int | None = None,
+        image_size: int | None = None,
+        channels: int | None = None,
+    ) -> None:
+        super().__init__(batch_size=batch_size, num_workers=num_workers)
+        check("image_size", image_size, image_size is None or image_size >= 1, "at least 1, or null")
+        check("channels", channels, channels in (None, 1, 3), "1 or 3, or null")
+        if source is target:
+            raise ValueError("source and target are the same DataModule: give two, of two domains.")
+        for name, part in (("source", source), ("target", target)):
+            if not isinstance(part, BaseDataModule):
+                raise TypeError(f"{name} is a {type(part).__name__}, but must be a DataModule of images.")
+        self.source, self.target = source, target
+        for name in ("val_fraction", "split_seed", "labels_per_class", "label_fraction", "classes"):
+            self.hparams.pop(name, None)  # they are those of each domain
+        # Checkpoints hold hyperparameters, and must not hold objects.
+        self.hparams.update(source=_description(source), target=_description(target))
+        self.source_val_dataset: ImageDataset | None = None
+        self.source_test_dataset: ImageDataset | None = None
+
+    def prepare_data(self) -> None:
+        """Download what is missing of both domains."""
+        self.source.prepare_data()
+        self.target.prepare_data()
+
+    def load(self, split: Split) -> ImageDataset | None:
+        """Return the target's images of a split, as its DataModule has them."""
+        self.target.setup()
+        return self.target.unlabeled_dataset if split == "train" else getattr(self.target, f"{split}_dataset")
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load both domains, check that they go together, and convert their images to common ones."""
+        if self._is_set_up:
+            return
+        for part in (self.source, self.target):
+            part.setup(stage)
+        self._check_classes()
+        self.class_names, self.num_classes = self.source.class_names, self.source.num_classes
+        self._choose_format()
+        self.train_dataset = self._converted(self.source.train_dataset, SOURCE)
+        images = self._converted(self.target.unlabeled_dataset, TARGET)
+        self.unlabeled_dataset = images.subset(range(len(images)), torch.full((len(images),), -1))
+        self.val_dataset = self._evaluated(self.target.val_dataset, TARGET)
+        self.test_dataset = self._evaluated(self.target.test_dataset, TARGET)
+        self.predict_dataset = self._evaluated(self.target.predict_dataset, TARGET)
+        self.source_val_dataset = self._evaluated(self.source.val_dataset, SOURCE)
+        self.source_test_dataset = self._evaluated(self.source.test_dataset, SOURCE)
+        self.mean, self.std = _pooled(self.train_dataset.statistics(), self.unlabeled_dataset.statistics())
+        self._is_set_up = True
+
+    def train_dataloader(self) -> Any:
+        """Return the loader of pairs, or that of one domain for a module that does not adapt."""
+        module = getattr(self.trainer, "lightning_module", None)
+        if not getattr(module, "expects_domains", module is None):
+            return super().train_dataloader()
+        sizes = len(self.train_dataset), len(self.unlabeled_dataset)
+        if min(sizes) == 0:
+            raise ValueError(f"there are {sizes[0]} labelled source and {sizes[1]} target images: both are needed.")
+        rank, world_size = self._place()
+        drop_last = max(sizes) // world_size >= self.batch_size
+        dataset = PairDataset(self.train_dataset, self.unlabeled_dataset)
+        sampler = PairSampler(sizes, self._seed, world_size, rank, drop_last)
+        return ResumableLoader(
+            dataset, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last, **self._options(dataset)
+        )
+
+    def val_dataloader(self) -> Any:
+        """Return the loaders of the target's and the source's validation images."""
+        return self._both(self.val_dataset, self.source_val_dataset)
+
+    def test_dataloader(self) -> Any:
+        """Return the loaders of the target's and the source's test images."""
+        if self.test_dataset is None:
+            return super().test_dataloader()  # says what is missing
+        return self._both(self.test_dataset, self.source_test_dataset)
+
+    def show_batch(self, split: Split = "train", n: int = 16, path: str | Path | None = None) -> "Figure":
+        """Draw images of both domains, the source's first, with their labels.
+
+        Args:
+            split: Which images.
+            n: How many, at most.
+            path: PNG file to write.
+        """
+        from lit_cv.figures import image_grid, label_titles, render, save_png
+
+        self.prepare_data()
+        self.setup()
+        parts: dict[str, tuple[ImageDataset | None, ...]] = {
+            "train": (self.train_dataset, self.unlabeled_dataset),
+            "val": (self.source_val_dataset, self.val_dataset),
+            "test": (self.source_test_dataset, self.test_dataset),
+            "predict": (self.predict_dataset,),
+        }
+        found = [part for part in parts[split] if part is not None and len(part)]
+        if not found or n < len(found):
+            raise ValueError(f"{type(self).__name__} has no {split!r} images to show (n={n}).")
+        random = np.random.RandomState(0)
+        batches = [part.__getitems__(random.permutation(len(part))[: n // len(found)].tolist()) for part in found]
+        titles = [title for batch in batches for title in label_titles(batch["label"], self.class_names)]
+        images = torch.cat([batch["image"] for batch in batches])
+        figure = image_grid(images, titles, heading=f"{_name(self.source)} → {_name(self.target)}: {split}")
+        if path is not None:
+            save_png(render(figure), path)
+        return figure
+
+    def summary(self) -> str:
+        """Return the sizes of the splits of both domains, the classes and the image size, in a few lines."""
+        parts = [f"{name}: {part.summary()}" for name, part in (("source", self.source), ("target", self.target))]
+        self.setup()
+        return "\n".join([*parts, f"together: {self.in_channels} x {self.image_size[0]} x {self.image_size[1]} pixels"])
+
+    def _both(self, target: ImageDataset | None, source: ImageDataset | None) -> list[Any]:
+        module = getattr(self.trainer, "lightning_module", None)
+        parts = (target, source) if getattr(module, "expects_domains", module is None) else (target,)
+        return [self._evaluation_loader(part) for part in parts if part is not None]
+
+    def _check_classes(self) -> None:
+        source, target = self.source, self.target
+        if source.multi_label or target.multi_label:
+            raise ValueError("domain adaptation takes one label an image, but these have several.")
+        if not source.num_classes:
+            raise ValueError(f"the source {_name(source)} has no classes to learn.")
+        if target.class_names and target.class_names != source.class_names:
+            raise ValueError(
+                f"the classes differ: {_name(source)} has {_listed(source.class_names)}, {_name(target)} has "
+                f"{_listed(target.class_names)}. Choose and order them with --data.source.classes and "
+                "--data.target.classes."
+            )
+
+    def _choose_format(self) -> None:
+        source, target = self.source, self.target
+        self.in_channels = self.hparams["channels"] or max(source.in_channels, target.in_channels)
+        side = self.hparams["image_size"]
+        largest = max(source.image_size, target.image_size, key=math.prod)
+        self.image_size = largest if side is None else (side, side)
+        for name, part in (("source", source), ("target", target)):
+            before = (part.in_channels, *part.image_size)
+            if before != (self.in_channels, *self.image_size):
+                log.info(
+                    "The %s's images (%s) are converted from %d x %d x %d to %d x %d x %d.",
+                    name, _name(part), *before, self.in_channels, *self.image_size,
+                )  # fmt: skip
+
+    def _converted(self, dataset: ImageDataset, domain: int) -> ConvertedDataset:
+        return ConvertedDataset(dataset, self.in_channels, self.image_size, domain)
+
+    def _evaluated(self, dataset: ImageDataset | None, domain: int) -> ConvertedDataset | None:
+        return None if dataset is None else self._converted(dataset, domain)
+
+
+def _description(datamodule: BaseDataModule) -> dict[str, Any]:
+    """Return a DataModule as a configuration names it, in plain values."""
+    cls = type(datamodule)
+    arguments = {name: value for name, value in datamodule.hparams.items() if not name.startswith("_")}
+    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
+
+
+def _name(datamodule: BaseDataModule) -> str:
+    return type(datamodule).__name__.removesuffix("DataModule")
+
+
+def _listed(names: list[str]) -> str:
+    return f"{len(names)} ({', '.join(names[:10])}{', ...' if len(names) > 10 else ''})"
+
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def _pooled(source: Statistics | None, target: Statistics | None) -> Statistics | tuple[None, None]:
+    """Return mean and standard deviation over both domains, each with the same weight."""
+    if source is None or target is None:
+        return None, None
+    (means, stds), (other_means, other_stds) = source, target
+    mean = tuple((a + b) / 2 for a, b in zip(means, other_means, strict=True))
+    squares = [(a**2 + s**2 + b**2 + t**2) / 2 for a, s, b, t in zip(means, stds, other_means, other_stds, strict=True)]
+    return mean, tuple(math.sqrt(max(square - m**2, 0.0)) for square, m in zip(squares, mean, strict=True))

@@ -1,0 +1,92 @@
+"""Pictures of both domains in a module's embedding, before and after adaptation."""
+
+from typing import Any, Literal
+
+import lightning as L
+import numpy as np
+import torch
+
+from lit_cv.callbacks.embedding import embed_images
+from lit_cv.callbacks.run_output import class_names, figures_wanted, guarded, publish
+from lit_cv.figures import DomainMap, domain_figure, map_embedding
+
+__all__ = ["DomainEmbedding"]
+
+
+class DomainEmbedding(L.Callback):
+    """Shows validation images of source and target in the plane, as training finds and as it leaves them.
+
+    `domain_embedding.png` in the run's folder, and the same in TensorBoard: the upper row shows the embedding at the
+    start, of random or given weights, the lower row that at the end of training, colored by domain and by class.
+    Where adaptation worked the domains lie on one another, class by class. The labels of the target's color the
+    points, and do nothing else. It works for modules with `expects_domains` on a `DomainAdaptationDataModule`, and
+    does nothing for others.
+
+    Args:
+        n: Images of each domain, at most.
+        method: `tsne` or `pca`.
+    """
+
+    def __init__(self, n: int = 400, method: Literal["tsne", "pca"] = "tsne") -> None:
+        if n < 2:
+            raise ValueError(f"n={n}: give at least 2 images of each domain.")
+        if method not in ("tsne", "pca"):
+            raise ValueError(f"method={method!r}: give 'tsne' or 'pca'.")
+        self.n = n
+        self.method: Literal["tsne", "pca"] = method
+        self._before: dict[str, torch.Tensor] | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look at the embedding before training, unless that was before a checkpoint."""
+        if self._before is None and self._wanted(trainer, pl_module):
+            with guarded("Embedding validation images of both domains"):
+                self._before = self._look(trainer, pl_module)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw both."""
+        if self._before is None or not self._wanted(trainer, pl_module):
+            return
+        with guarded("Drawing the embedding of both domains"):
+            after = self._look(trainer, pl_module)
+            maps = [_map("before training", self._before), _map(f"after {trainer.global_step:,} steps", after)]
+            names = class_names(trainer, pl_module)
+            figure = domain_figure(maps, names, f"validation images of both domains ({self.method})")
+            publish(trainer, figure, "domain_embedding", trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the picture from before training."""
+        return {"before": self._before}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        self._before = state_dict["before"]
+
+    def _wanted(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
+        data: Any = getattr(trainer, "datamodule", None)
+        parts = [getattr(data, name, None) for name in ("source_val_dataset", "val_dataset")]
+        return (
+            trainer.is_global_zero
+            and figures_wanted(trainer)
+            and bool(getattr(pl_module, "expects_domains", False))
+            and all(part is not None and len(part) >= 2 for part in parts)
+        )
+
+    def _look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, torch.Tensor]:
+        """Return places, domains and labels of some validation images of both domains."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        parts: dict[str, list[torch.Tensor]] = {"places": [], "domains": [], "labels": []}
+        for domain, dataset in enumerate((data.source_val_dataset, data.val_dataset)):
+            chosen = np.unique(np.linspace(0, len(dataset) - 1, self.n).astype(np.int64)).tolist()
+            for start in range(0, len(chosen), data.batch_size):
+                batch = dataset.__getitems__(chosen[start : start + data.batch_size])
+                images = batch["image"].to(pl_module.device)
+                parts["places"].append(embed_images(trainer, pl_module, images).cpu())
+                parts["labels"].append(batch["label"])
+                parts["domains"].append(torch.full((len(images),), domain))
+        joined = {name: torch.cat(values) for name, values in parts.items()}
+        joined["places"] = torch.from_numpy(map_embedding(joined["places"].numpy(), self.method))
+        return joined
+
+
+def _map(title: str, found: dict[str, torch.Tensor]) -> DomainMap:
+    return DomainMap(title, found["places"].numpy(), found["domains"].numpy(), found["labels"].numpy())

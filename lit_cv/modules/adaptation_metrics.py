@@ -1,0 +1,80 @@
+"""What can be said of a classifier's answers in the target domain, over a whole epoch."""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+__all__ = ["AnswerInformation", "PseudoLabelQuality"]
+
+
+class AnswerInformation(Metric):
+    """How sure a classifier's answers are, and how evenly they fall on the classes; without labels.
+
+    `entropy` is the mean entropy of an answer and `diversity` the entropy of the mean answer, both as a share of
+    log K. Their difference is the information that answers hold about images, which adaptation is to raise
+    (Shi and Sha 2012): 1 for sure answers that fall on all classes alike, 0 for random or collapsed ones.
+
+    Args:
+        num_classes: Number of classes K.
+
+    Example:
+        >>> metric = AnswerInformation(2)
+        >>> metric.update(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
+        >>> {name: round(float(value), 3) for name, value in metric.compute().items()}
+        {'target_entropy': 0.5, 'target_diversity': 0.811}
+    """
+
+    total: Tensor
+    entropy: Tensor
+    count: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(num_classes, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("entropy", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, probabilities: Tensor) -> None:
+        """Add answers (N, K)."""
+        p = probabilities.detach().double()
+        self.total += p.sum(0)
+        self.entropy += torch.special.entr(p).sum()
+        self.count += len(p)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return both shares, NaN without any answer."""
+        most = torch.log(self.total.new_tensor(len(self.total)))
+        diversity = torch.special.entr(self.total / self.count).sum()
+        return {
+            "target_entropy": (self.entropy / self.count / most).float(),
+            "target_diversity": (diversity / most).float(),
+        }
+
+
+class PseudoLabelQuality(Metric):
+    """Which share of images gets a pseudo-label, and which share of those is right; NaN where none gets one."""
+
+    kept: Tensor
+    right: Tensor
+    count: Tensor
+    known: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("kept", "right", "known", "count"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, labels: Tensor, mask: Tensor, target: Tensor) -> None:
+        """Add pseudo-labels (N,), the mask (N,) of those that are used, and the true labels (N,), -1 if unknown."""
+        known = mask & (target >= 0)
+        self.kept += mask.sum()
+        self.known += known.sum()
+        self.right += (known & (labels == target)).sum()
+        self.count += len(mask)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return coverage and precision."""
+        return {
+            "pseudo_coverage": (self.kept / self.count).float(),
+            "pseudo_precision": (self.right / self.known).float(),
+        }

@@ -1,0 +1,119 @@
+"""Adversarial domain adaptation: features that a discriminator cannot tell the domains apart by."""
+
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_cv.modules.base import Batch, Output, Stage
+from lit_cv.modules.domain_adaptation import DomainAdaptationModule, Domains, is_source
+from lit_cv.nn import DomainDiscriminator, reverse_gradient
+
+__all__ = ["DomainAdversarialModule"]
+
+
+class DomainAdversarialModule(DomainAdaptationModule):
+    """Learns features of which a discriminator cannot tell whether they are of the source or of the target.
+
+    DANN (Ganin et al. 2016, "Domain-Adversarial Training of Neural Networks"): the discriminator minimises the
+    binary cross-entropy of the domain, and its gradient enters the backbone reversed, times lambda. With
+    `conditioning` it is CDAN (Long et al. 2018): the discriminator sees the product of features and class
+    probabilities, so that it compares images of what seems to be the same class; `entropy` (CDAN+E) also counts
+    images the more, 1 + exp(-entropy), the surer the classifier is of them, with a mean of 1 in each domain.
+
+    Batches, the learning of the source's labels, lambda, metrics and `monitor` are those of
+    `DomainAdaptationModule`. Logs besides `train_discriminator_acc` and `val_discriminator_acc`, the mean of both
+    domains: 0.5 where they cannot be told apart, which is what adaptation is after.
+
+    Args:
+        conditioning: `none` (DANN), `multilinear` (CDAN) or `entropy` (CDAN+E).
+        discriminator_hidden: Width of the discriminator's hidden layers.
+        discriminator_lr: Learning rate of the discriminator as a multiple of `lr`.
+        **kwargs: Arguments of `DomainAdaptationModule`, `SupervisedModule` and `BaseModule`.
+
+    Example:
+        >>> module = DomainAdversarialModule(backbone="conv4", num_classes=5, in_channels=1)
+        >>> module(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).shape
+        torch.Size([2, 5])
+    """
+
+    weighs_gradient = True
+    structural = ("source_only", "conditioning", "discriminator_hidden")
+
+    def __init__(
+        self,
+        conditioning: Literal["none", "multilinear", "entropy"] = "none",
+        discriminator_hidden: int = 500,
+        discriminator_lr: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if conditioning not in ("none", "multilinear", "entropy"):
+            raise ValueError(f"conditioning={conditioning!r}: give 'none', 'multilinear' or 'entropy'.")
+        if discriminator_lr <= 0:
+            raise ValueError(f"discriminator_lr={discriminator_lr}: give a positive factor.")
+
+    def configure_adaptation(self) -> None:
+        """Build the discriminator."""
+        h = self.hparams
+        self.discriminator = DomainDiscriminator(
+            self.backbone.num_features,
+            self.num_classes,
+            hidden=h["discriminator_hidden"],
+            conditional=h["conditioning"] != "none",
+        )
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the optimizer's groups, those of the discriminator apart if it has another learning rate."""
+        factor = self.hparams["discriminator_lr"]
+        if factor == 1 or self.hparams["source_only"]:
+            return super().parameter_groups()
+        own = set(self.discriminator.parameters())
+        groups = []
+        for group in super().parameter_groups():
+            inside = [p for p in group["params"] if p in own]
+            outside = [p for p in group["params"] if p not in own]
+            if outside:
+                groups.append({**group, "params": outside})
+            if inside:
+                name = f"discriminator.{group['name']}"
+                groups.append({**group, "name": name, "params": inside, "lr": group["lr"] * factor})
+        return groups
+
+    def adaptation(self, batch: Batch, features: Domains, logits: Domains, weight: float) -> Output:
+        """Return the discriminator's loss; what it asks of the features is reversed."""
+        probabilities = torch.cat(logits).detach().float().softmax(1)
+        domain_logits = self.discriminator(reverse_gradient(torch.cat(features), weight), probabilities).float()
+        n = len(features.source)
+        is_target = torch.zeros_like(domain_logits)
+        is_target[n:] = 1
+        importance = None
+        if self.hparams["conditioning"] == "entropy":
+            importance = _importance(probabilities, n)
+        loss = F.binary_cross_entropy_with_logits(domain_logits, is_target, weight=importance)
+        accuracy = ((domain_logits.detach() > 0) == is_target.bool()).float().mean()
+        return {"adaptation_loss": loss, "discriminator_acc": accuracy}
+
+    def evaluation(self, batch: Batch, features: Tensor, logits: Tensor) -> Output:
+        """Return how often the discriminator is right about a domain."""
+        if self.hparams["source_only"] or "domain" not in batch:
+            return {}
+        domain_logits = cast(Tensor, self.discriminator(features, logits.float().softmax(1)))
+        source = is_source(batch)
+        right = ((domain_logits > 0) != source).float().mean()
+        return {f"discriminator_{'source' if source else 'target'}": right}
+
+    def summarize(self, stage: Stage, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Put the discriminator's two accuracies together, as sets of any size count alike."""
+        values = super().summarize(stage, values)
+        both = [values.pop(f"{stage}_discriminator_{domain}", None) for domain in ("source", "target")]
+        if both[0] is not None and both[1] is not None:
+            values[f"{stage}_discriminator_acc"] = (both[0] + both[1]) / 2
+        return values
+
+
+def _importance(probabilities: Tensor, n: int) -> Tensor:
+    """Return CDAN+E's weights of images, with a mean of 1 over the `n` of the source and over the others."""
+    weight = 1 + torch.exp(-torch.special.entr(probabilities).sum(1))
+    return torch.cat([weight[:n] / weight[:n].mean(), weight[n:] / weight[n:].mean()])

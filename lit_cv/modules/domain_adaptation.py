@@ -1,0 +1,234 @@
+"""What all ways of unsupervised domain adaptation share."""
+
+import math
+from abc import abstractmethod
+from typing import Any, ClassVar, Literal, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.wrappers import ClasswiseWrapper
+
+from lit_cv.modules.adaptation_metrics import AnswerInformation
+from lit_cv.modules.base import Batch, Output, Stage
+from lit_cv.modules.supervised import SupervisedModule
+from lit_cv.nn import load_head
+
+__all__ = ["DomainAdaptationModule", "Domains"]
+
+
+class Domains(NamedTuple):
+    """The same of both domains, (N, ...) each."""
+
+    source: Tensor
+    target: Tensor
+
+
+class DomainAdaptationModule(SupervisedModule):
+    """Base of the modules that learn from labels of a source domain what to say in a target domain without labels.
+
+    From the batches of `DomainAdaptationDataModule` it learns the cross-entropy of the source's labels; a subclass
+    adds a loss that looks at both domains, its `adaptation`. That loss, or with adversaries its gradient, is weighed
+    by lambda = `adaptation_weight` * (2 / (1 + exp(-ramp p)) - 1), p being the share of training that is done
+    (Ganin et al. 2016, section 5.2.2): features that tell no classes apart yet need no adapting.
+
+    Both domains pass through the network together, so that BatchNorm normalises them by the same statistics, those
+    of source and target mixed half and half. With `source_only` nothing of the target is looked at in training, not
+    even by BatchNorm: that is the baseline that shows what adaptation gains.
+
+    Logs in training `train_source_loss`, `train_adaptation_loss`, `train_lambda` and `train_acc` (of the source), in
+    validation and test `val_loss` and `val_source_acc`, `val_target_loss` and `val_target_acc`, and without labels
+    `val_target_entropy` and `val_target_diversity`, see `AnswerInformation`.
+
+    The `monitor` is `val_score` = (source accuracy + diversity - entropy) / 2, which asks for a classifier that is
+    right in the source, and sure but not one-sided in the target. It does not know the target's labels, as nobody
+    who needs adaptation does. It is no accuracy: a model may be sure and wrong. `val_target_acc` is there to report,
+    and to see what choosing without it costs; choosing by it (`--checkpoint.monitor val_target_acc`) is cheating.
+
+    Args:
+        source_only: Whether to learn from the source alone.
+        adaptation_weight: Greatest weight of the adaptation.
+        ramp: Steepness of lambda's rise over the training; `None` for the full weight from the start.
+        weights: As for `BaseModule`; the classifier of a checkpoint is taken over, too, if it has as many classes.
+        **kwargs: Arguments of `SupervisedModule` and `BaseModule`.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    monitor = "val_score"
+    mode: Literal["min", "max"] = "max"
+    expects_domains: ClassVar[bool] = True
+    weighs_gradient: ClassVar[bool] = False  # whether `adaptation` itself weighs the gradient
+    structural: ClassVar[tuple[str, ...]] = ("source_only",)  # arguments that a checkpoint's tensors depend on
+
+    def __init__(
+        self,
+        source_only: bool = False,
+        adaptation_weight: float = 1.0,
+        ramp: float | None = 10.0,
+        weights: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(weights=weights, **kwargs)
+        if adaptation_weight <= 0:
+            raise ValueError(f"adaptation_weight={adaptation_weight}: give a positive number, or set source_only.")
+        if ramp is not None and ramp <= 0:
+            raise ValueError(f"ramp={ramp}: give a positive number, or null for the full weight from the start.")
+        self._total_steps = 0.0
+
+    @abstractmethod
+    def adaptation(self, batch: Batch, features: Domains, logits: Domains, weight: float) -> Output:
+        """Return `adaptation_loss` of a training batch, and further scalars to log.
+
+        Args:
+            batch: The batch of both domains.
+            features: Features (N, num_features).
+            logits: Logits (N, K).
+            weight: The lambda of this step, for modules that weigh a gradient themselves (`weighs_gradient`).
+        """
+
+    def configure_model(self) -> None:
+        """Build the networks, and take over the classifier of a checkpoint."""
+        if "backbone" in self._modules:
+            return
+        super().configure_model()
+        if self.hparams["multi_label"]:
+            raise ValueError(f"{type(self).__name__} takes one label an image, but these have several.")
+        if self.hparams["weights"] is not None:
+            load_head(self.head, self.hparams["weights"])
+        if not self.hparams["source_only"]:
+            self.configure_adaptation()
+
+    def configure_adaptation(self) -> None:
+        """Build what only the adaptation needs; here nothing."""
+
+    def configure_metrics(self) -> dict[str, Metric]:
+        """Return the information in the answers for the target; accuracies are averaged as losses are."""
+        metrics: dict[str, Metric] = {"answers": AnswerInformation(self.num_classes)}
+        if self.hparams["per_class_metrics"]:
+            accuracy = MulticlassAccuracy(self.num_classes, average=None, ignore_index=-1)
+            metrics["class"] = ClasswiseWrapper(accuracy, labels=self._class_names(), prefix="target_acc_")
+        return metrics
+
+    def training_images(self, batch: Batch) -> Domains:
+        """Return the images that pass through the network."""
+        return Domains(batch["source"]["image"], batch["target"]["image"])
+
+    def adaptation_lambda(self) -> float:
+        """Return the weight of the adaptation at this step.
+
+        Raises:
+            ValueError: If the length of training is unknown.
+        """
+        weight, ramp = float(self.hparams["adaptation_weight"]), self.hparams["ramp"]
+        if ramp is None:
+            return weight
+        if not self._total_steps:
+            self._total_steps = float(self.trainer.estimated_stepping_batches)
+        if math.isinf(self._total_steps):
+            raise ValueError(
+                "ramp needs to know the length of training: set --trainer.max_epochs or --trainer.max_steps, or "
+                "--model.ramp null."
+            )
+        return weight * (2 / (1 + math.exp(-ramp * self.global_step / self._total_steps)) - 1)
+
+    def step(self, batch: Batch, stage: Stage) -> Output:
+        """Learn from a batch of both domains, or classify one of a single domain."""
+        if stage != "train":
+            return self._evaluate(batch, stage)
+        if not isinstance(batch.get("source"), dict) or not isinstance(batch.get("target"), dict):
+            raise ValueError(
+                f"{type(self).__name__} learns from batches with `source` and `target`, but got one with "
+                f"{', '.join(map(str, batch))}: give it --data DomainAdaptationDataModule."
+            )
+        images, label = self.training_images(batch), batch["source"]["label"]
+        n = len(label)
+        together = images.source if self.hparams["source_only"] else torch.cat(images)
+        features = self.backbone(together)
+        logits = cast(Tensor, self.head(features))
+        loss = self.loss(logits[:n], label, stage)
+        output: Output = {"loss": loss, "source_loss": loss.detach(), "acc": _accuracy(logits[:n], label)}
+        if self.hparams["source_only"]:
+            return output
+        weight = self.adaptation_lambda()
+        output |= self.adaptation(batch, Domains(features[:n], features[n:]), Domains(logits[:n], logits[n:]), weight)
+        added = output["adaptation_loss"]
+        output["loss"] = loss + (added if self.weighs_gradient else weight * added)
+        output["lambda"] = torch.tensor(weight, device=self.device)
+        output["adaptation_loss"] = added.detach()
+        return output
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output:
+        """Classify a batch of one of the domains."""
+        return self._run_step(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output:
+        """Classify a batch of one of the domains."""
+        return self._run_step(batch, "test")
+
+    def update_metrics(self, metrics: Any, output: Output) -> None:
+        """Feed the answers for target images to their metric."""
+        if is_source(output):
+            return
+        metrics["answers"].update(output["logits"].float().softmax(1))
+        if self.hparams["per_class_metrics"]:
+            metrics["class"].update(output["logits"], output["target"])
+
+    def summarize(self, stage: Stage, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add the score that needs no label of the target; where a domain has no images the other one makes it up."""
+        if stage == "train":
+            return values
+        information = values[f"{stage}_target_diversity"] - values[f"{stage}_target_entropy"]
+        parts = [part for part in (values.get(f"{stage}_source_acc"), information) if part is not None]
+        known = [part for part in parts if not torch.isnan(part)]
+        score = torch.stack(known).mean() if known else information
+        values = {name: value for name, value in values.items() if not torch.isnan(value)}
+        return {**values, f"{stage}_score": score}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on with other networks than the checkpoint's."""
+        super().on_load_checkpoint(checkpoint)
+        before = checkpoint.get("hyper_parameters", {})
+        for name in self.structural:
+            if before.get(name, self.hparams[name]) != self.hparams[name]:
+                raise ValueError(
+                    f"the checkpoint was trained with {name}={before[name]!r}, this run has {self.hparams[name]!r}: "
+                    f"leave --model.{name} out, or start a new run from its weights with --model.weights."
+                )
+
+    def _evaluate(self, batch: Batch, stage: Stage) -> Output:
+        """Return what is measured of one domain; images that name none are of the target, where models are used."""
+        self.configure_model()
+        target = batch["label"]
+        features = self.backbone(batch["image"])
+        logits = cast(Tensor, self.head(features))
+        output: Output = {"logits": logits, "target": target}
+        if "domain" in batch:
+            output["domain"] = batch["domain"]
+        output |= self.evaluation(batch, features, logits)
+        if (target < 0).all():
+            return output
+        loss = F.cross_entropy(logits.float(), target, ignore_index=-1)
+        accuracy = _accuracy(logits, target)
+        if is_source(output):
+            return output | {"loss": loss, "source_acc": accuracy}
+        return output | {"target_loss": loss, "target_acc": accuracy}
+
+    def evaluation(self, batch: Batch, features: Tensor, logits: Tensor) -> Output:
+        """Return further scalars to log of a batch of one domain in validation and test; here none."""
+        return {}
+
+
+def is_source(part: Batch | Output) -> bool:
+    """Whether a batch or an output is of the source domain; batches of one domain each."""
+    domain = part.get("domain")
+    return isinstance(domain, Tensor) and bool(domain[0] == 0)
+
+
+def _accuracy(logits: Tensor, target: Tensor) -> Tensor:
+    known = target >= 0
+    right = (logits.detach().argmax(1) == target) & known
+    return right.sum() / known.sum().clamp_min(1)

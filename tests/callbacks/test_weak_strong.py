@@ -1,0 +1,45 @@
+from typing import Any
+
+import pytest
+import torch
+
+from lit_cv import WeakStrongAugmentation
+
+MIRROR = [{"name": "horizontal_flip", "p": 1.0}]
+TURN = [{"name": "vertical_flip", "p": 1.0}]
+
+
+def batch() -> dict[str, Any]:
+    images = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).view(2, 3, 4, 4)
+    return {
+        "source": {"image": images.clone(), "label": torch.zeros(2)},
+        "target": {"image": images + 100, "index": torch.arange(2)},
+    }
+
+
+@pytest.mark.parametrize("source", ["weak", "strong"])
+def test_each_domain_gets_its_views(source: str) -> None:
+    given, before = batch(), batch()
+    WeakStrongAugmentation(MIRROR, TURN, source=source).on_train_batch_start(None, None, given, 0)
+    assert torch.equal(given["target"]["image"], before["target"]["image"].flip(3))
+    assert torch.equal(given["target"]["strong"], before["target"]["image"].flip(2))
+    assert torch.equal(given["source"]["image"], before["source"]["image"].flip(3 if source == "weak" else 2))
+    assert set(given["source"]) == {"image", "label"}
+
+
+def test_no_operations_leave_the_images() -> None:
+    given, before = batch(), batch()
+    WeakStrongAugmentation([], TURN).on_train_batch_start(None, None, given, 0)
+    assert torch.equal(given["target"]["image"], before["target"]["image"])
+
+
+def test_wrong_use() -> None:
+    with pytest.raises(TypeError, match="--data DomainAdaptationDataModule"):
+        WeakStrongAugmentation().on_train_batch_start(None, None, {"image": torch.zeros(2, 1, 4, 4)}, 0)
+    with pytest.raises(ValueError, match="source='both'"):
+        WeakStrongAugmentation(source="both")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no policy 'smal_images'"):
+        WeakStrongAugmentation(weak="smal_images")
+    crop = [{"name": "random_crop", "size": 2}]
+    with pytest.raises(ValueError, match=r"\(4, 4\).*\(2, 2\)"):
+        WeakStrongAugmentation([], crop, source="weak").on_train_batch_start(None, None, batch(), 0)

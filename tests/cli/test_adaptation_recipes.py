@@ -1,0 +1,88 @@
+"""The recipes of domain adaptation, from the command line."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lit_cv.cli import main
+from lit_cv.cli.arguments import prepare
+
+QUICK = [
+    "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "2",
+    "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false",
+]  # fmt: skip
+SMALL = ["--data.source.num_images", "300", "--data.target.num_images", "250", "--data.batch_size", "8"]
+
+
+def test_self_training_goes_on_from_adversarial_and_is_used(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli = main(["fit", "--config", "adversarial", *SMALL, *QUICK])
+    assert cli is not None
+    first = in_tmp / "lightning_logs" / "version_0"
+    assert {"domain_embedding.png", "confusion_matrix.png", "train_batch.png"} <= {p.name for p in first.iterdir()}
+    best = torch.load(first / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["datamodule_hyper_parameters"]["target"]["init_args"]["domain"] == "outlined"
+    assert cli.datamodule.target.hparams["num_images"] == 250
+    weights = str(first / "checkpoints" / "best.ckpt")
+    capsys.readouterr()
+    cli = main(["fit", "--config", "self_training", "--model.weights", weights, "--model.lr", "0", *SMALL, *QUICK])
+    assert cli is not None
+    assert f"{weights}: the classifier was loaded, too." in capsys.readouterr().err
+    for key in ("head.linear.weight", "backbone.body.blocks.0.0.weight"):
+        assert torch.equal(cli.model.state_dict()[key], best["state_dict"][key])
+    tested = main(["test", "--ckpt_path", "best", *QUICK[2:]])
+    assert tested is not None
+    assert {"test_source_acc", "test_target_acc", "test_score"} <= set(tested.trainer.callback_metrics)
+    main(["predict", "--ckpt_path", "best", "--data.target.num_images", "250", *QUICK[6:]])
+    rows = (in_tmp / "lightning_logs" / "version_1" / "predictions.csv").read_text().splitlines()
+    assert len(rows) == 1 + 25  # the target's test images
+    assert main(["knn", "--ckpt_path", "best", *QUICK[2:]]) is not None
+
+
+def test_mmd(in_tmp: Path) -> None:
+    cli = main(["fit", "--config", "mmd", "--model.distance", "coral", *SMALL, *QUICK])
+    assert cli is not None
+    assert {"val_score", "val_source_acc", "val_target_acc", "train_adaptation_loss"} <= set(
+        cli.trainer.callback_metrics
+    )
+
+
+def test_another_approach_on_the_same_data(in_tmp: Path) -> None:
+    cli = main(["fit", "--config", "mmd", "--model", "SupervisedModule", "--model.backbone", "conv4", *SMALL, *QUICK])
+    assert cli is not None
+    assert "val_acc" in cli.trainer.callback_metrics
+
+
+@pytest.mark.parametrize("name", ["usps_to_mnist_adversarial", "mnist_to_usps_self_training"])
+def test_digits(in_tmp: Path, data_root: Path, name: str) -> None:
+    roots = ["--data.source.root", str(data_root), "--data.target.root", str(data_root), "--data.batch_size", "8"]
+    cli = main(["fit", "--config", name, *roots, "--data.source.val_fraction", "0.01", *QUICK])
+    assert cli is not None
+    assert (cli.datamodule.in_channels, cli.datamodule.image_size) == (1, (28, 28))
+
+
+@pytest.mark.parametrize("kind", ["adversarial", "self_training"])
+def test_svhn_is_parsed(in_tmp: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    args, _ = prepare(["fit", "--config", f"svhn_to_mnist_{kind}"])
+    seen: list[Any] = []
+    monkeypatch.setattr("lit_cv.cli.training.LitCLI._run_subcommand", lambda self, name: seen.append(self.datamodule))
+    from lit_cv.cli.training import LitCLI
+
+    LitCLI(args, None)
+    assert type(seen[0].source).__name__ == "SVHNDataModule"
+    assert type(seen[0].target).__name__ == "MNISTDataModule"
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--data.target", "MINSTDataModule"], "--data.target: no class 'MINSTDataModule': did you mean 'MNISTDataM"),
+        (["--data.source.num_images", "five"], "--data.source.num_images five does not fit: expected int"),
+        (["--data.source.num_imges", "5"], "no option --data.source.num_imges: did you mean 'num_images'"),
+    ],
+)
+def test_a_mistake_in_a_domain_is_named(in_tmp: Path, option: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(["fit", "--config", "mmd", *option])
+    assert message in str(error.value)

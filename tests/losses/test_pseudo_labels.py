@@ -1,0 +1,19 @@
+import torch
+
+from lit_cv.losses import class_thresholds, pseudo_labels
+
+ANSWERS = torch.tensor([[0.95, 0.05, 0.0], [0.9499, 0.05, 0.0001], [0.1, 0.5, 0.4], [0.2, 0.2, 0.6]])
+
+
+def test_one_threshold_for_all() -> None:
+    labels, mask = pseudo_labels(ANSWERS, 0.95)
+    assert labels.tolist() == [0, 0, 1, 2]
+    assert mask.tolist() == [True, False, False, False]
+
+
+def test_each_class_has_its_own() -> None:
+    thresholds = class_thresholds(0.9, torch.tensor([0.6, 0.3, 0.1]))
+    torch.testing.assert_close(thresholds, torch.tensor([0.9, 0.45, 0.15]))
+    assert pseudo_labels(ANSWERS, thresholds)[1].tolist() == [True, True, True, True]
+    assert pseudo_labels(ANSWERS, torch.tensor([0.95, 0.6, 0.5]))[1].tolist() == [True, False, False, True]
+    torch.testing.assert_close(class_thresholds(0.9, torch.full((3,), 1 / 3)), torch.full((3,), 0.9))

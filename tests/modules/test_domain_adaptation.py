@@ -1,0 +1,324 @@
+"""What every way of adaptation must get right, and what each of them adds."""
+
+import copy
+import math
+import pickle
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from datamodules import DigitsDataModule, DomainAdaptationDataModule, InMemoryDataset
+from lit_cv import DomainAdversarialModule, MMDModule, SelfTrainingModule, SupervisedModule, WeakStrongAugmentation
+from lit_cv.losses import coral, mmd
+
+MODULES: dict[str, Any] = {
+    "dann": lambda **o: DomainAdversarialModule(**o),
+    "cdan": lambda **o: DomainAdversarialModule(conditioning="entropy", **o),
+    "mmd": lambda **o: MMDModule(**o),
+    "joint_mmd": lambda **o: MMDModule(**{"distance": "joint_mmd", "layers": ["blocks.1", "features"]} | o),
+    "coral": lambda **o: MMDModule(distance="coral", **o),
+    "self_training": lambda **o: SelfTrainingModule(**{"threshold": 0.1} | o),
+}
+
+
+def build(name: str, **options: Any) -> Any:
+    torch.manual_seed(0)
+    module = MODULES[name](**{"backbone": "conv4", "num_classes": 3, "in_channels": 1, "ramp": None} | options)
+    module.configure_model()
+    return module
+
+
+def batch(n: int = 6, m: int | None = None) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(1)
+    images = [torch.randint(256, (k, 1, 16, 16), generator=generator, dtype=torch.uint8) for k in (n, m or n)]
+    return {
+        "source": {"image": images[0], "label": torch.arange(n) % 3, "index": torch.arange(n)},
+        "target": {"image": images[1], "index": torch.arange(m or n)},
+    }
+
+
+class DarkDigits(DigitsDataModule):
+    """The same digits, paler and moved by a pixel."""
+
+    def load(self, split: str) -> Any:
+        dataset = super().load(split)
+        if dataset is None:
+            return None
+        images = dataset.read(dataset.rows)["image"].roll((1, 1), (2, 3)).float() * 0.4 + 60
+        return InMemoryDataset(images.byte(), dataset.labels, dataset.class_names)
+
+
+def digits(**kwargs: Any) -> DomainAdaptationDataModule:
+    return DomainAdaptationDataModule(DigitsDataModule(), DarkDigits(val_fraction=0.3, **kwargs), batch_size=32)
+
+
+def fit(module: Any, data: Any, folder: Any, epochs: int = 1, callbacks: Any = (), **kwargs: Any) -> L.Trainer:
+    options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = L.Trainer(
+        max_epochs=epochs, accelerator="cpu", default_root_dir=folder, enable_checkpointing=False,
+        num_sanity_val_steps=0, callbacks=list(callbacks), **options | kwargs,
+    )  # fmt: skip
+    L.seed_everything(0, verbose=False)
+    trainer.fit(module, data)
+    return trainer
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_adaptation_is_added_and_reaches_the_backbone(name: str) -> None:
+    module, plain = build(name, adaptation_weight=0.5), build(name, source_only=True)
+    module.train(), plain.train()
+    output = module.step(batch(), "train")
+    assert float(output["adaptation_loss"]) != 0
+    assert float(output["lambda"]) == 0.5
+    factor = 1.0 if module.weighs_gradient else 0.5
+    torch.testing.assert_close(output["loss"], output["source_loss"] + factor * output["adaptation_loss"])
+    output["loss"].backward()
+    source = F.cross_entropy(module(batch()["source"]["image"]), batch()["source"]["label"])
+    gradient = module.backbone.body.blocks[0][0].weight.grad
+    assert not torch.allclose(gradient, torch.autograd.grad(source, module.backbone.body.blocks[0][0].weight)[0])
+    learning = {name for name, p in module.named_parameters() if p.requires_grad}
+    assert learning == {name for name, p in module.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("name", ["dann", "mmd", "self_training"])
+def test_source_only_sees_nothing_of_the_target(name: str) -> None:
+    one, two = build(name, source_only=True).train(), build(name, source_only=True).train()
+    other = batch()
+    other["target"]["image"] = torch.zeros_like(other["target"]["image"])
+    outputs = [one.step(batch(), "train"), two.step(other, "train")]
+    assert set(outputs[0]) == {"loss", "source_loss", "acc"}
+    assert torch.equal(outputs[0]["loss"], outputs[1]["loss"])
+    for key, value in one.state_dict().items():  # the statistics of BatchNorm, too
+        assert torch.equal(value, two.state_dict()[key]), key
+    assert not any(key.startswith(("discriminator", "teacher")) for key in one.state_dict())
+
+
+def test_source_only_starts_from_the_same_weights() -> None:
+    one, two = build("dann", source_only=True).state_dict(), build("dann").state_dict()
+    assert all(torch.equal(value, two[key]) for key, value in one.items())
+
+
+@pytest.mark.parametrize("name", ["dann", "mmd"])
+def test_batchnorm_normalises_both_domains_by_their_mixture(name: str) -> None:
+    module = build(name).train()
+    norm = module.backbone.body.blocks[0][1]
+    seen: list[Tensor] = []
+    norm.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    module.step(batch(), "train")
+    assert [len(x) for x in seen] == [12]
+    torch.testing.assert_close(norm.running_mean, 0.1 * seen[0].mean((0, 2, 3)))
+
+
+def test_lambda_rises_as_published() -> None:
+    module = build("dann", ramp=10.0, adaptation_weight=2.0)
+    module._total_steps, module._trainer = 100.0, None
+    for step in (0, 25, 100):
+        module.__class__ = type("At", (type(module),), {"global_step": step})
+        assert module.adaptation_lambda() == pytest.approx(2 * (2 / (1 + math.exp(-10 * step / 100)) - 1))
+    module._total_steps = math.inf
+    with pytest.raises(ValueError, match=r"--model\.ramp null"):
+        module.adaptation_lambda()
+
+
+@pytest.mark.parametrize("conditioning", ["none", "entropy"])
+def test_the_features_learn_to_deceive_the_discriminator(conditioning: str) -> None:
+    module = build("dann", conditioning=conditioning, adaptation_weight=0.3).eval()
+    images = torch.cat([batch()[domain]["image"] for domain in ("source", "target")])
+    module.step(batch(), "train")["loss"].backward()
+    features = module.backbone(images)
+    logits = module.head(features)
+    p = logits.softmax(1).detach()
+    weight = torch.ones(12)
+    if conditioning == "entropy":
+        weight = 1 + torch.exp((p * p.log()).sum(1))
+        weight = torch.cat([weight[:6] / weight[:6].mean(), weight[6:] / weight[6:].mean()])
+    domain = torch.cat([torch.zeros(6), torch.ones(6)])
+    adversary = (weight * F.binary_cross_entropy_with_logits(
+        module.discriminator(features, p), domain, reduction="none"
+    )).mean()  # fmt: skip
+    supervised = F.cross_entropy(logits[:6], batch()["source"]["label"])
+    for part, sign in ((module.discriminator.layers[0].weight, 1.0), (module.backbone.body.blocks[1][0].weight, -0.3)):
+        expected = sign * torch.autograd.grad(adversary, part, retain_graph=True)[0]
+        if sign < 0:
+            expected = expected + torch.autograd.grad(supervised, part, retain_graph=True)[0]
+        torch.testing.assert_close(part.grad, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_discriminator_can_have_its_own_learning_rate() -> None:
+    module = build("dann", discriminator_lr=10.0)
+    groups = {group["name"]: group for group in module.parameter_groups()}
+    assert groups["discriminator.decay"]["lr"] == pytest.approx(10 * groups["decay"]["lr"])
+    held = [p for group in groups.values() for p in group["params"]]
+    assert len(held) == len(set(held)) == len(list(module.parameters()))
+
+
+def test_distances_are_those_of_the_layers_chosen() -> None:
+    layers = ["blocks.1", "features", "logits", "probabilities"]
+    module = build("mmd", layers=layers).eval()
+    images = [batch()[domain]["image"] for domain in ("source", "target")]
+    found = []
+    for part in images:
+        inner = module.backbone.body.blocks[:2](module.backbone.normalize(part)).mean((2, 3))
+        features = module.backbone(part)
+        found.append([inner, features, module.head(features), module.head(features).softmax(1)])
+    sum_of = sum(mmd(x, y) for x, y in zip(*found, strict=True))
+    torch.testing.assert_close(module.step(batch(), "train")["adaptation_loss"], sum_of, rtol=1e-4, atol=1e-6)
+    module.hparams["distance"] = "joint_mmd"
+    torch.testing.assert_close(module.step(batch(), "train")["adaptation_loss"], mmd(*found), rtol=1e-4, atol=1e-6)
+    module.hparams["distance"] = "coral"
+    expected = sum(coral(x, y) for x, y in zip(*found, strict=True))
+    torch.testing.assert_close(module.step(batch(), "train")["adaptation_loss"], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_pseudo_labels_are_the_teachers_for_the_weak_view() -> None:
+    module = build("self_training", threshold=0.34, class_balance=False).eval()
+    for parameter in module.teacher.parameters():
+        parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+    given = batch()
+    given["target"]["strong"] = 255 - given["target"]["image"]
+    answers = module.teacher["head"](module.teacher["backbone"](given["target"]["image"])).softmax(1)
+    confidence, labels = answers.max(1)
+    module.hparams["threshold"] = float(confidence.sort().values[2])  # four of six are kept
+    kept = confidence >= confidence.sort().values[2]
+    losses = F.cross_entropy(module(given["target"]["strong"]), labels, reduction="none")
+    output = module.step(given, "train")
+    assert float(output["pseudo_coverage"]) == pytest.approx(4 / 6)
+    torch.testing.assert_close(output["adaptation_loss"], (losses * kept).sum() / 6)
+    output["loss"].backward()
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in module.teacher.parameters())
+
+
+def test_the_share_of_classes_moves_the_thresholds() -> None:
+    module = build("self_training", threshold=0.9, teacher_decay=0.8)
+    answers = torch.tensor([[0.8, 0.1, 0.1], [0.6, 0.3, 0.1]])
+    module.teach = lambda images: answers
+    module.step(batch(2), "train")
+    share = 0.8 / 3 + 0.2 * torch.tensor([0.7, 0.2, 0.1])
+    torch.testing.assert_close(module.class_share, share)
+    threshold = 0.9 * share / share.max()
+    labels, mask = module.choose(torch.tensor([[0.89, 0.11, 0.0], [0.0, threshold[1] + 1e-4, 0.0]]))
+    assert (labels.tolist(), mask.tolist()) == ([0, 1], [False, True])
+
+
+def test_the_teacher_is_a_moving_average_in_eval_mode() -> None:
+    module = build("self_training", teacher_decay=0.9).train()
+    assert not any(part.training for part in module.teacher.modules())
+    before = copy.deepcopy(module.teacher.state_dict())
+    with torch.no_grad():
+        for value in (*module.backbone.state_dict().values(), *module.head.state_dict().values()):
+            value.add_(1)
+    module.move_teacher()
+    for key, value in module.teacher.state_dict().items():
+        part, _, name = key.partition(".")
+        now = getattr(module, part).state_dict()[name]
+        expected = 0.9 * before[key] + 0.1 * now if now.is_floating_point() else now
+        torch.testing.assert_close(value, expected, msg=key)
+    statistics = copy.deepcopy(module.teacher["backbone"].body.blocks[0][1].running_mean)
+    module.step(batch(), "train")
+    assert torch.equal(module.teacher["backbone"].body.blocks[0][1].running_mean, statistics)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_can_be_pickled(name: str) -> None:
+    module = build(name).eval()
+    twin = pickle.loads(pickle.dumps(module))
+    images = batch()["target"]["image"]
+    assert torch.equal(twin(images), module(images))
+    torch.testing.assert_close(twin.step(batch(), "train")["loss"], module.step(batch(), "train")["loss"])
+
+
+@pytest.mark.parametrize("name", ["cdan", "self_training"])
+def test_what_is_logged_of_a_run(name: str, tmp_path: Any) -> None:
+    data, module = digits(), MODULES[name](backbone="conv4", per_class_metrics=True)
+    trainer = fit(module, data, tmp_path, limit_train_batches=6)
+    found = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    module.eval()
+    answers = {}
+    with torch.no_grad():
+        for domain, dataset in (("source", data.source_val_dataset), ("target", data.val_dataset)):
+            whole = dataset.__getitems__(range(len(dataset)))
+            answers[domain] = module(whole["image"])
+            right = (answers[domain].argmax(1) == whole["label"]).float().mean()
+            assert found[f"val_{domain}_acc"] == pytest.approx(float(right), abs=1e-6)
+            loss = F.cross_entropy(answers[domain], whole["label"])
+            assert found["val_loss" if domain == "source" else "val_target_loss"] == pytest.approx(
+                float(loss), rel=1e-4
+            )
+    p = answers["target"].double().softmax(1)
+    entropy = float(-(p * p.log()).sum(1).mean()) / math.log(10)
+    diversity = float(-(p.mean(0) * p.mean(0).log()).sum()) / math.log(10)
+    whole = data.val_dataset.__getitems__(range(len(data.val_dataset)))
+    right = (answers["target"].argmax(1) == whole["label"])[whole["label"] == 3].float().mean()
+    assert found["val_target_acc_3"] == pytest.approx(float(right))
+    assert found["val_target_entropy"] == pytest.approx(entropy, abs=1e-5)
+    assert found["val_score"] == pytest.approx((found["val_source_acc"] + diversity - entropy) / 2, abs=1e-5)
+    assert 0 < found["train_lambda"] < 1
+    assert found["train_adaptation_loss"] != 0
+    assert found["train_loss"] > found["train_source_loss"] > 0
+    if name == "self_training":
+        dataset = data.val_dataset.__getitems__(range(len(data.val_dataset)))
+        labels, mask = module.choose(module.teach(dataset["image"]))
+        assert found["val_pseudo_coverage"] == pytest.approx(float(mask.float().mean()))
+        assert found["val_pseudo_precision"] == pytest.approx(float((labels == dataset["label"])[mask].float().mean()))
+    else:
+        assert 0 <= found["val_discriminator_acc"] <= 1
+    tested = trainer.test(module, data, verbose=False)
+    assert {"test_source_acc", "test_target_acc", "test_score"} <= set(tested[0] | tested[1])
+
+
+def test_target_labels_change_nothing(tmp_path: Any) -> None:
+    class Wrong(DarkDigits):
+        def load(self, split: str) -> Any:
+            dataset = super().load(split)
+            if dataset is not None:
+                dataset.labels = (dataset.labels + 1) % 10
+            return dataset
+
+    states = []
+    for target in (DarkDigits, Wrong):
+        data = DomainAdaptationDataModule(DigitsDataModule(), target(val_fraction=0.0), batch_size=32)
+        module = SelfTrainingModule(backbone="conv4", threshold=0.1)
+        fit(module, data, tmp_path, limit_train_batches=3, callbacks=[WeakStrongAugmentation("symbols", "symbols")])
+        states.append(module.state_dict())
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_it_starts_from_the_backbone_and_the_classifier_of_any_checkpoint(tmp_path: Any) -> None:
+    trained = SupervisedModule(backbone="conv4")
+    fit(trained, DigitsDataModule(), tmp_path, limit_train_batches=2).save_checkpoint(tmp_path / "one.ckpt")
+    torch.manual_seed(9)
+    module = SelfTrainingModule(backbone="conv4", num_classes=10, in_channels=1, weights=str(tmp_path / "one.ckpt"))
+    module.configure_model()
+    for part in (module, module.teacher):
+        for name in ("backbone", "head"):
+            own = (part[name] if part is module.teacher else getattr(part, name)).state_dict()
+            assert all(torch.equal(value, getattr(trained, name).state_dict()[key]) for key, value in own.items())
+    fewer = SelfTrainingModule(backbone="conv4", num_classes=4, in_channels=1, weights=str(tmp_path / "one.ckpt"))
+    fewer.configure_model()  # says that the classifier is random
+    assert fewer.head.linear.weight.shape[0] == 4
+
+
+def test_a_checkpoint_of_another_structure_is_refused() -> None:
+    module = build("dann")
+    held = {"hyper_parameters": {**module.hparams, "conditioning": "multilinear"}}
+    with pytest.raises(ValueError, match=r"conditioning='multilinear', this run has 'none'.*--model\.weights"):
+        module.on_load_checkpoint(held)
+
+
+def test_wrong_input() -> None:
+    module = build("dann").train()
+    with pytest.raises(ValueError, match="--data DomainAdaptationDataModule"):
+        module.step({"image": torch.zeros(2, 1, 16, 16), "label": torch.zeros(2).long()}, "train")
+    for options in ({"adaptation_weight": 0.0}, {"ramp": -1.0}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            DomainAdversarialModule(**options)
+    with pytest.raises(ValueError, match="threshold=0"):
+        SelfTrainingModule(threshold=0.0)
+    with pytest.raises(ValueError, match=r"no layer 'block.1'.*--model\.layers"):
+        build("mmd", layers=["block.1"])
+    with pytest.raises(ValueError, match="several"):
+        build("mmd", multi_label=True)

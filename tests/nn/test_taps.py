@@ -1,0 +1,35 @@
+import copy
+import pickle
+
+import pytest
+import torch
+
+from lit_cv.nn import LayerTaps, create_backbone
+
+
+def test_outputs_are_those_of_the_layers() -> None:
+    body = create_backbone("conv4", in_channels=1).body
+    taps = LayerTaps(body, ["blocks.1", "blocks.3"])
+    images = torch.randn(2, 1, 16, 16)
+    body(images)
+    inner = body.blocks[1](body.blocks[0](images))
+    torch.testing.assert_close(taps.outputs["blocks.1"], inner.mean((2, 3)))
+    assert taps.outputs["blocks.3"].shape == (2, 64)
+
+
+@pytest.mark.parametrize("twin", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_a_copy_has_taps_of_its_own(twin: object) -> None:
+    body = create_backbone("conv4", in_channels=1).body
+    taps = LayerTaps(body, ["blocks.0"])
+    body(torch.randn(2, 1, 16, 16))
+    other, others = twin((body, taps))
+    assert others.outputs == {}
+    before = taps.outputs["blocks.0"]
+    other(torch.randn(3, 1, 16, 16))
+    assert others.outputs["blocks.0"].shape == (3, 64)
+    assert taps.outputs["blocks.0"] is before
+
+
+def test_an_unknown_layer_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"no layer 'blocks.9': did you mean 'blocks\.\d"):
+        LayerTaps(create_backbone("conv4").body, ["blocks.9"])
