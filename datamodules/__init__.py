@@ -4,11 +4,13 @@ from datamodules.base import BaseDataModule
 from datamodules.csv import CSVDataModule
 from datamodules.dataset import ImageDataset
 from datamodules.digits import DigitsDataModule
+from datamodules.episodic import EpisodicDataModule
 from datamodules.files import FileDataset, FilesDataModule
 from datamodules.folder import ImageFolderDataModule
 from datamodules.images import UnreadableImageError, read_image
 from datamodules.loader import EpochSampler, ResumableLoader, collate
 from datamodules.memory import InMemoryDataset
+from datamodules.omniglot import OmniglotDataModule
 from datamodules.shapes import ShapesDataModule, ShapesDataset
 from datamodules.torchvision_photographs import (
     Flowers102DataModule,
@@ -32,6 +34,7 @@ __all__ = [
     "CIFAR100DataModule",
     "CSVDataModule",
     "DigitsDataModule",
+    "EpisodicDataModule",
     "EpochSampler",
     "FashionMNISTDataModule",
     "FileDataset",
@@ -41,6 +44,7 @@ __all__ = [
     "ImageFolderDataModule",
     "InMemoryDataset",
     "MNISTDataModule",
+    "OmniglotDataModule",
     "OxfordIIITPetDataModule",
     "ResumableLoader",
     "STL10DataModule",

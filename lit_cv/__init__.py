@@ -29,7 +29,16 @@ if TYPE_CHECKING:
         RunProgressBar,
         TrainingCurves,
     )
-    from lit_cv.modules import BaseModule, FineTuneModule, MAEModule, SimCLRModule, SupervisedModule
+    from lit_cv.modules import (
+        BaseModule,
+        FineTuneModule,
+        MAEModule,
+        MAMLModule,
+        PrototypicalModule,
+        RelationModule,
+        SimCLRModule,
+        SupervisedModule,
+    )
 
 __all__ = [
     "EMA",
@@ -45,11 +54,14 @@ __all__ = [
     "FineTuneModule",
     "LearningRateLog",
     "MAEModule",
+    "MAMLModule",
     "MixUp",
     "MonitorEarlyStopping",
     "OnlineProbe",
     "PredictionWriter",
+    "PrototypicalModule",
     "Reconstructions",
+    "RelationModule",
     "RunCheckpoint",
     "RunProgressBar",
     "SimCLRModule",

@@ -1,6 +1,7 @@
 """What all learning approaches share: a backbone, optimisation, one step for every stage, exact resume."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal, cast
 
 import lightning as L
@@ -218,8 +219,7 @@ class BaseModule(L.LightningModule, ABC):
     def _run_step(self, batch: Batch, stage: Stage) -> Output:
         output = self.step(batch, stage)
         scalars = {name: value for name, value in output.items() if value.ndim == 0}
-        size = next(len(value) for value in batch.values() if isinstance(value, Tensor))
-        self.means[stage].update(scalars, size)
+        self.means[stage].update(scalars, next(_lengths(batch)))
         if stage in self.metrics:
             self.update_metrics(cast(MetricCollection, self.metrics[stage]), output)
         return output
@@ -233,3 +233,12 @@ class BaseModule(L.LightningModule, ABC):
             metrics.reset()
         for name, value in values.items():
             self.log(name, value, prog_bar=name == self.monitor)
+
+
+def _lengths(batch: Batch) -> Iterator[int]:
+    """Yield the lengths of the tensors in a batch, and of those in the batches within it."""
+    for value in batch.values():
+        if isinstance(value, Tensor):
+            yield len(value)
+        elif isinstance(value, dict):
+            yield from _lengths(value)
