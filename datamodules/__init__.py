@@ -11,6 +11,7 @@ from datamodules.images import UnreadableImageError, read_image
 from datamodules.loader import EpochSampler, ResumableLoader, collate
 from datamodules.memory import InMemoryDataset
 from datamodules.omniglot import OmniglotDataModule
+from datamodules.shape_classes import ShapeClassesDataModule
 from datamodules.shapes import ShapesDataModule, ShapesDataset
 from datamodules.torchvision_photographs import (
     Flowers102DataModule,
@@ -49,6 +50,7 @@ __all__ = [
     "ResumableLoader",
     "STL10DataModule",
     "SVHNDataModule",
+    "ShapeClassesDataModule",
     "ShapesDataModule",
     "ShapesDataset",
     "TorchvisionDataModule",

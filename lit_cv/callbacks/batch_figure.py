@@ -18,7 +18,8 @@ class BatchFigure(L.Callback):
 
     The first batch of training goes to `train_batch.png` in the run's folder and to TensorBoard: wrong
     channels, labels off by one and too strong an augmentation are seen at a glance. Mixed images are titled
-    with their labels' weights; views of one image stand side by side.
+    with their labels' weights; views of one image stand side by side; of episodes the first is shown, its support
+    images before its query images.
 
     Args:
         every_n_epochs: Show the first batch of every so many epochs; 0 for that of the first one only.
@@ -80,6 +81,10 @@ def _find_images(batch: Any) -> tuple[Tensor, Tensor | None, int] | None:
         return views.transpose(0, 1).flatten(0, 1), labels, len(views)
     if _is_images(batch.get("image")):
         return batch["image"], labels, 1
+    support, query = batch.get("support"), batch.get("query")
+    if isinstance(support, Mapping) and isinstance(query, Mapping) and _is_episodes(support, query):
+        first = [torch.cat([support[key][0], query[key][0]]) for key in ("image", "label")]
+        return first[0], first[1], 1
     for part in batch.values():  # such as the source and the target domain
         if isinstance(part, Mapping) and (found := _find_images(part)):
             return found
@@ -88,6 +93,10 @@ def _find_images(batch: Any) -> tuple[Tensor, Tensor | None, int] | None:
 
 def _is_images(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim == 4 and len(value) > 0
+
+
+def _is_episodes(*parts: Mapping[str, Any]) -> bool:
+    return all(isinstance(part.get("image"), Tensor) and part["image"].ndim == 5 for part in parts)
 
 
 def _titles(labels: Tensor | None, views: int, trainer: L.Trainer, pl_module: L.LightningModule) -> list[str]:

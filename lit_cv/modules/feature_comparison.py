@@ -67,10 +67,12 @@ class FeatureComparisonModule(FewShotModule):
 
     def on_validation_epoch_start(self) -> None:
         """Encode the validation images."""
+        super().on_validation_epoch_start()
         self._encode_all("val")
 
     def on_test_epoch_start(self) -> None:
         """Encode the test images."""
+        super().on_test_epoch_start()
         self._encode_all("test")
 
     def on_validation_epoch_end(self) -> None:

@@ -10,6 +10,7 @@ from torchmetrics import Metric, MetricCollection
 
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
 from lit_cv.modules.episode_accuracy import EpisodeAccuracy
+from lit_cv.nn import checkpoint_options
 
 __all__ = ["FewShotModule"]
 
@@ -28,17 +29,27 @@ class FewShotModule(BaseModule):
     After training, `adapt(support_images, support_labels)` takes up new classes and `predict(images)` tells them;
     `lit-cv predict` does so with folders (`--data.support_root`, `--data.predict_root`).
 
+    Args:
+        backbone: Name of the network; `None` takes that of the checkpoint `weights`, the usual one without weights:
+            `conv4`, or `conv4_2pool` for relation networks.
+        weights: Weights to start from: the name of torchvision weights (`DEFAULT`) or the path of a checkpoint.
+        **kwargs: Arguments of `BaseModule`.
+
     Attributes:
+        default_backbone: Name of the network where none is given.
         compares_features: Whether evaluation needs nothing of an image but features of its own, which do not depend
             on the episode; each image is then encoded once.
     """
 
     monitor = "val_loss"
     mode: Literal["min", "max"] = "min"
+    default_backbone: ClassVar[str] = "conv4"
     compares_features: ClassVar[bool] = False
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, backbone: str | None = None, weights: str | None = None, **kwargs: Any) -> None:
+        named = checkpoint_options(weights).get("backbone") if weights and backbone is None else backbone
+        super().__init__(backbone=named or self.default_backbone, weights=weights, **kwargs)
+        self.hparams["backbone"] = named or self.default_backbone  # which Lightning holds as it was given
         self.adapted_labels: Tensor | None = None  # the labels that `predict` answers with
 
     @abstractmethod
@@ -87,6 +98,19 @@ class FewShotModule(BaseModule):
         name = f"{way}w{shot}s"
         if name in metrics:
             cast(EpisodeAccuracy, metrics[name]).update(output["accuracy"])
+
+    def on_validation_epoch_start(self) -> None:
+        """Count from nothing, also in settings that a shortened validation does not come to."""
+        self._begin("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Count from nothing."""
+        self._begin("test")
+
+    def _begin(self, stage: Stage) -> None:
+        if stage in self.metrics:
+            for metric in cast(MetricCollection, self.metrics[stage]).values():
+                metric.update(torch.empty(0, device=self.device))
 
     def adapt(self, support_images: Tensor, support_labels: Tensor) -> Self:
         """Take up new classes from a few images of each; the weights stay as they are.

@@ -41,8 +41,7 @@ class MAMLModule(FewShotModule):
         first_order: Whether second derivatives are left out (section 5.2 of the paper): some 20 % faster.
         anil: Whether the steps adapt the head alone (Raghu et al. 2020, "Rapid Learning or Feature Reuse?").
         batch_norm: What BatchNorm normalises query images by.
-        backbone: Name of the network.
-        **kwargs: Arguments of `BaseModule`.
+        **kwargs: Arguments of `FewShotModule` and `BaseModule`.
 
     Example:
         >>> module = MAMLModule(way=5, in_channels=1)
@@ -61,10 +60,9 @@ class MAMLModule(FewShotModule):
         first_order: bool = False,
         anil: bool = False,
         batch_norm: Literal["transductive", "support"] = "transductive",
-        backbone: str = "conv4",
         **kwargs: Any,
     ) -> None:
-        super().__init__(backbone=backbone, **kwargs)
+        super().__init__(**kwargs)
         if inner_steps < 1 or (eval_steps is not None and eval_steps < 1):
             raise ValueError(f"inner_steps={inner_steps}, eval_steps={eval_steps}: take at least one step.")
         if not inner_lr > 0:
@@ -139,12 +137,12 @@ class MAMLModule(FewShotModule):
 
             def loss(weights: dict[str, Tensor]) -> Tensor:
                 head = {name.removeprefix("head."): value for name, value in weights.items()}
-                return F.cross_entropy(functional_call(self.head, head, (features,)).float(), labels)
+                return F.cross_entropy(_whole(functional_call(self.head, head, (features,))), labels)
 
             return inner_loop(loss, start, rates, steps, h["first_order"])
 
         def loss_of_all(weights: dict[str, Tensor]) -> Tensor:
-            return F.cross_entropy(functional_call(network, weights, (support,)).float(), labels)
+            return F.cross_entropy(_whole(functional_call(network, weights, (support,))), labels)
 
         with batch_statistics(self.backbone):
             return inner_loop(loss_of_all, start, rates, steps, h["first_order"])
@@ -154,10 +152,10 @@ class MAMLModule(FewShotModule):
         network, track = _Learner(self.backbone, self.head), self.training
         if self.hparams["batch_norm"] == "transductive":
             with batch_statistics(self.backbone, track=track):
-                return functional_call(network, weights, (query,)).float()  # type: ignore[no-any-return]
+                return _whole(functional_call(network, weights, (query,)))
         with batch_statistics(self.backbone, first=len(support), track=track):
             logits: Tensor = functional_call(network, weights, (torch.cat([support, query]),))
-        return logits[len(support) :].float()
+        return _whole(logits[len(support) :])
 
     def _start(self) -> dict[str, Tensor]:
         """Return the weights that the inner steps change."""
@@ -194,6 +192,11 @@ def _recording() -> Iterator[None]:
     """Let `torch.func.grad` record within, though Lightning evaluates in inference mode, and nothing outlive it."""
     with torch.inference_mode(False), torch.no_grad():
         yield
+
+
+def _whole(logits: Tensor) -> Tensor:
+    """Return logits of autocast in float32."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 def _layer(name: str) -> str:

@@ -27,9 +27,9 @@ class PrototypicalModule(FeatureComparisonModule):
         scale: What distances, or cosines, are multiplied by at the start; `None` takes 1 for Euclidean distances and
             10 for cosines.
         learn_scale: Whether the scale is learnt.
-        flatten: Whether features are the whole feature map (C h w) rather than its mean over the image (C), where
-            the backbone has one: they tell where things are, too.
-        **kwargs: Arguments of `BaseModule`; the backbone is `conv4` unless given.
+        flatten: Whether features are the whole feature map (C h w) rather than its mean over the image (C): they
+            tell where things are, too. `None` does so for `conv4`, as published.
+        **kwargs: Arguments of `FewShotModule` and `BaseModule`.
 
     Example:
         >>> module = PrototypicalModule(in_channels=1)
@@ -46,17 +46,18 @@ class PrototypicalModule(FeatureComparisonModule):
         distance: Literal["squared_euclidean", "euclidean", "cosine"] = "squared_euclidean",
         scale: float | None = None,
         learn_scale: bool = True,
-        flatten: bool = False,
-        backbone: str = "conv4",
+        flatten: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(backbone=backbone, **kwargs)
+        super().__init__(**kwargs)
         if scale is not None and not scale > 0:
             raise ValueError(f"scale={scale}: it must be positive.")
 
     def configure_head(self, num_features: int) -> nn.Module:
         """Return the scale of the logits."""
         h = self.hparams
+        if h["flatten"] is None:
+            h["flatten"] = h["backbone"].startswith("conv4")
         if h["flatten"] and not self.backbone.has_feature_map:
             raise ValueError(f"{self.backbone.name} has no feature map to flatten: set --model.flatten false.")
         start = h["scale"] or (10.0 if h["distance"] == "cosine" else 1.0)

@@ -1,6 +1,6 @@
 """Relation networks: a learnt comparison of a query image with a class."""
 
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +25,8 @@ class RelationModule(FeatureComparisonModule):
         loss: `mse`, of scores between 0 and 1, or `cross_entropy`, of their logits.
         relation_width: Channels of the two convolutions that compare.
         relation_hidden: Size of the hidden layer behind them.
-        backbone: A network with a feature map. `conv4_2pool` shrinks the image fourfold, as published, `conv4`
-            sixteenfold, which leaves little to compare of small images.
-        **kwargs: Arguments of `BaseModule`.
+        **kwargs: Arguments of `FewShotModule` and `BaseModule`. The backbone needs a feature map: `conv4_2pool` (the
+            default) shrinks the image fourfold, as published, `conv4` sixteenfold, which leaves little to compare.
 
     Example:
         >>> module = RelationModule(in_channels=1, image_size=28)
@@ -36,15 +35,16 @@ class RelationModule(FeatureComparisonModule):
         torch.Size([6, 3])
     """
 
+    default_backbone: ClassVar[str] = "conv4_2pool"
+
     def __init__(
         self,
         loss: Literal["mse", "cross_entropy"] = "mse",
         relation_width: int = 64,
         relation_hidden: int = 8,
-        backbone: str = "conv4_2pool",
         **kwargs: Any,
     ) -> None:
-        super().__init__(backbone=backbone, **kwargs)
+        super().__init__(**kwargs)
 
     def configure_head(self, num_features: int) -> nn.Module:
         """Return the network that compares."""

@@ -49,7 +49,8 @@ def _forward(norm: nn.modules.batchnorm._BatchNorm, first: int | None, track: bo
             return F.batch_norm(x, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
         # Not F.batch_norm: it takes the statistics that it is given for constants, without a gradient.
         axes = [axis for axis in range(x.ndim) if axis != 1]
-        variance, mean = torch.var_mean(x[:first].float(), axes, correction=0, keepdim=True)
+        wide = x[:first].float() if x.dtype in (torch.bfloat16, torch.float16) else x[:first]
+        variance, mean = torch.var_mean(wide, axes, correction=0, keepdim=True)
         scale, shift = torch.rsqrt(variance + norm.eps), -mean
         if norm.weight is not None:
             shape = mean.shape
