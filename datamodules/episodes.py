@@ -67,7 +67,8 @@ class ClassPool:
     """
 
     def __init__(self, images: Tensor, labels: Tensor, names: Sequence[str]) -> None:
-        self.images = images
+        self.images = images.contiguous()
+        self._array: NDArray[np.uint8] = self.images.numpy()
         self.names = list(names)
         self.counts: Rows = np.bincount(labels.numpy(), minlength=len(self.names)).astype(np.int64)
         self.first: Rows = np.concatenate([[0], np.cumsum(self.counts)[:-1]]).astype(np.int64)
@@ -94,6 +95,17 @@ class ClassPool:
         if images is None or len(order) == 0:
             raise ValueError("there are no images with labels to make episodes of.")
         return cls(images, labels[order], datasets[0].class_names)
+
+    def with_rotations(self) -> "ClassPool":
+        """Return four times as many classes: these, and these turned by 90, 180 and 270 degrees."""
+        turned = [torch.rot90(self.images, quarter, (2, 3)) for quarter in range(4)]
+        labels = np.repeat(np.arange(4 * len(self.names)), np.tile(self.counts, 4))
+        names = [f"{name} ({90 * q} degrees)" if q else name for q in range(4) for name in self.names]
+        return ClassPool(torch.cat(turned), torch.from_numpy(labels), names)
+
+    def take(self, rows: Rows) -> Tensor:
+        """Return the images of these rows."""
+        return torch.from_numpy(self._array.take(rows, axis=0, mode="clip"))  # faster than torch's for few rows
 
     def subset(self, classes: Rows) -> "ClassPool":
         """Return the images of some classes, numbered in the order given."""
@@ -151,8 +163,7 @@ class EpisodeDataset(Dataset[Batch]):
 
     A batch of B episodes holds `support` and `query`, each with `image` (B, N K or N Q, C, H, W) uint8, `label`
     (B, N K or N Q) from 0 to N - 1, class after class, and `index`, the rows of the images in their pool; and
-    `classes` (B, N), the classes in the pool, those turned by q quarters (`rotations`) counted from q times their
-    number. No image is twice in an episode.
+    `classes` (B, N), the classes in the pool. No image is twice in an episode.
 
     Args:
         support: Classes that support images are drawn from.
@@ -160,7 +171,6 @@ class EpisodeDataset(Dataset[Batch]):
         way: Classes of an episode N.
         shot: Support images of each, K.
         queries: Query images of each, Q.
-        rotations: Whether each class turned by 90, 180 and 270 degrees counts as a class of its own.
         reads_images: Whether a batch holds `image`.
         size: Length of the dataset, which is of no meaning to the episodes.
     """
@@ -172,14 +182,15 @@ class EpisodeDataset(Dataset[Batch]):
         way: int,
         shot: int,
         queries: int,
-        rotations: bool = False,
         reads_images: bool = True,
         size: int = 1,
     ) -> None:
         self.support, self.query = support, query
         self.way, self.shot, self.queries = way, shot, queries
-        self.rotations, self.reads_images = rotations, reads_images
+        self.reads_images = reads_images
         self.size = size
+        each = {"support": shot, "query": queries}
+        self._labels = {name: np.repeat(np.arange(way), count)[None] for name, count in each.items()}
 
     def __len__(self) -> int:
         return self.size
@@ -189,47 +200,36 @@ class EpisodeDataset(Dataset[Batch]):
 
     def __getitems__(self, numbers: Sequence[int]) -> Batch:
         """Return the batch of the episodes with these numbers."""
-        drawn = [self._draw(number) for number in numbers]
-        classes, support, query = (np.stack(part) for part in zip(*drawn, strict=True))
-        count = len(numbers)
-        labels = np.arange(self.way)
+        classes, support, query = self._draw(np.asarray(numbers, dtype=np.uint64))
         batch: Batch = {"classes": torch.from_numpy(classes)}
-        for name, rows, each in (("support", support, self.shot), ("query", query, self.queries)):
-            label = torch.from_numpy(np.tile(np.repeat(labels, each), (count, 1)))
-            batch[name] = {"label": label, "index": torch.from_numpy(rows.reshape(count, -1))}
+        for name, rows in (("support", support), ("query", query)):
+            label = np.repeat(self._labels[name], len(numbers), axis=0)
+            rows = rows.reshape(len(numbers), -1)
+            batch[name] = {"label": torch.from_numpy(label), "index": torch.from_numpy(rows)}
         if self.reads_images:
-            self._read(batch, classes // len(self.support.names))
+            self._read(batch)
         return batch
 
-    def _draw(self, number: int) -> tuple[Rows, Rows, Rows]:
-        """Return the classes (N,), the rows of the support (N, K) and of the query images (N, Q)."""
-        bits = np.random.PCG64(number)  # its raw numbers are the same on every machine and in every version
+    def _draw(self, numbers: NDArray[np.uint64]) -> tuple[Rows, Rows, Rows]:
+        """Return the classes (B, N), the rows of the support (B, N, K) and of the query images (B, N, Q)."""
         kinds = len(self.support.names)
-        classes = _smallest(bits.random_raw(kinds * (4 if self.rotations else 1)), self.way)
-        plain = classes % kinds
+        classes = _choose(_draws(numbers, 0, kinds), self.way)
         if self.query is None:
-            rows = _choose(bits, self.support, plain, self.shot + self.queries)
-            return classes, rows[:, : self.shot], rows[:, self.shot :]
-        support = _choose(bits, self.support, plain, self.shot)
-        return classes, support, _choose(bits, self.query, plain, self.queries)
+            rows = _choose_rows(numbers, kinds, self.support, classes, self.shot + self.queries)
+            return classes, rows[..., : self.shot], rows[..., self.shot :]
+        support = _choose_rows(numbers, kinds, self.support, classes, self.shot)
+        after = kinds + self.way * int(self.support.counts.max())
+        return classes, support, _choose_rows(numbers, after, self.query, classes, self.queries)
 
-    def _read(self, batch: Batch, turns: Rows) -> None:
+    def _read(self, batch: Batch) -> None:
         """Add the images: all of them in one go where support and query come from one pool."""
-        parts = [batch["support"], batch["query"]]
-        index = [part["index"].flatten() for part in parts]
+        support, query = (batch[part]["index"].numpy().reshape(-1) for part in ("support", "query"))
         if self.query is None:
-            images = self.support.images.index_select(0, torch.cat(index))
+            images = self.support.take(np.concatenate([support, query]))
         else:
-            both = (self.support.images, self.query.images)
-            images = torch.cat([pool.index_select(0, rows) for pool, rows in zip(both, index, strict=True)])
-        if self.rotations:
-            each = (self.shot, self.queries)
-            turn = torch.from_numpy(np.concatenate([np.repeat(turns.reshape(-1), n) for n in each]))
-            for quarter in (1, 2, 3):
-                chosen = (turn == quarter).nonzero().flatten()
-                images[chosen] = torch.rot90(images.index_select(0, chosen), quarter, (2, 3))
-        for part, found in zip(parts, torch.split(images, [len(rows) for rows in index]), strict=True):
-            part["image"] = found.view(*part["index"].shape, *images.shape[1:])
+            images = torch.cat([self.support.take(support), self.query.take(query)])
+        for part, found in (("support", images[: len(support)]), ("query", images[len(support) :])):
+            batch[part]["image"] = found.view(*batch[part]["index"].shape, *images.shape[1:])
 
 
 class EvaluationEpisodes(Dataset[Batch]):
@@ -272,20 +272,27 @@ class EvaluationEpisodes(Dataset[Batch]):
         return data.__getitems__(numbers)
 
 
-def _smallest(values: NDArray[np.uint64], k: int) -> Rows:
-    """Return the positions of the k smallest values of each row, in ascending order of the values."""
-    if k < values.shape[-1]:
-        part = np.argpartition(values, k - 1, axis=-1)[..., :k]
-        inner = np.argsort(np.take_along_axis(values, part, -1), axis=-1)
-        return np.take_along_axis(part, inner, -1)
-    return np.argsort(values, axis=-1)
+def _draws(numbers: NDArray[np.uint64], start: int, count: int) -> NDArray[np.uint64]:
+    """Return random numbers (B, count) that depend on nothing but the episode's number and their position."""
+    positions = np.arange(start + 1, start + count + 1, dtype=np.uint64)
+    return _mix(numbers[:, None] + positions * _GOLDEN)
 
 
-def _choose(bits: np.random.PCG64, pool: ClassPool, classes: Rows, k: int) -> Rows:
-    """Return k different rows of each of these classes, (N, k), in random order."""
-    counts = pool.counts[classes]
-    most = int(counts.max())
-    values = bits.random_raw(len(classes) * most).reshape(len(classes), most)
-    if most > counts.min():
-        values[np.arange(most) >= counts[:, None]] = np.iinfo(np.uint64).max
-    return np.asarray(pool.first[classes, None] + _smallest(values, k), dtype=np.int64)
+def _choose(draws: NDArray[np.uint64], k: int) -> Rows:
+    """Return the positions of the k smallest of each row, in ascending order of the draws: a random choice."""
+    size = draws.shape[-1]
+    bits = np.uint64(size.bit_length())
+    keys = draws >> bits << bits | np.arange(size, dtype=np.uint64)  # sorting them sorts the positions along
+    if 4 * k < size:
+        keys = np.partition(keys, k - 1, axis=-1)[..., :k]
+    chosen = np.sort(keys, axis=-1)[..., :k] & ((np.uint64(1) << bits) - np.uint64(1))
+    return chosen.astype(np.int64)
+
+
+def _choose_rows(numbers: NDArray[np.uint64], start: int, pool: ClassPool, classes: Rows, k: int) -> Rows:
+    """Return k different rows of each of these classes, (B, N, k), in random order."""
+    most = int(pool.counts.max())
+    draws = _draws(numbers, start, classes.shape[1] * most).reshape(*classes.shape, most)
+    if most > pool.counts.min():
+        draws[np.arange(most) >= pool.counts[classes][..., None]] = np.iinfo(np.uint64).max
+    return pool.first[classes][..., None] + _choose(draws, k)

@@ -46,7 +46,8 @@ class EpisodicDataModule(L.LightningDataModule):
         query: Query images of each class Q, in evaluation too.
         batch_size: Training episodes in a batch, on each device.
         episodes_per_epoch: Training episodes of an epoch, over all devices.
-        rotations: Whether training counts each class turned by 90, 180 and 270 degrees as a class of its own.
+        rotations: Whether training counts each class turned by 90, 180 and 270 degrees as a class of its own, which
+            takes four times the memory.
         evaluate: Settings of validation and test: `5w1s` for 5 classes and 1 support image each. The first one
             decides which checkpoint is best.
         val_episodes: Validation episodes in each setting.
@@ -144,12 +145,16 @@ class EpisodicDataModule(L.LightningDataModule):
             if len(classes):
                 self.pools[split] = whole.subset(classes)
                 self.query_pools[split] = None if other is None else other.subset(classes)
-        self._check_sizes()
         images = self.pools["train"].images
         self.in_channels, height, width = images.shape[1:]
         self.image_size = (height, width)
         if h["rotations"] and height != width:
             raise ValueError(f"rotations: images of {height} x {width} pixels do not fit when turned, give squares.")
+        if h["rotations"]:
+            self.pools["train"] = self.pools["train"].with_rotations()
+            query_pool = self.query_pools["train"]
+            self.query_pools["train"] = None if query_pool is None else query_pool.with_rotations()
+        self._check_sizes()
         self.mean, self.std = channel_statistics(images.numpy())
 
     def _check_sizes(self) -> None:
@@ -158,8 +163,7 @@ class EpisodicDataModule(L.LightningDataModule):
         wanted = {split: [(s.way, s.shot, "evaluate") for s in self.settings] for split in ("val", "test")}
         wanted["train"] = [(h["way"], h["shot"], "way")]
         for split, pool in self.pools.items():
-            kinds = len(pool.names) * (4 if h["rotations"] and split == "train" else 1)
-            query_pool = self.query_pools[split]
+            kinds, query_pool = len(pool.names), self.query_pools[split]
             for way, shot, option in wanted[split]:
                 if kinds < way:
                     raise ValueError(
@@ -181,7 +185,7 @@ class EpisodicDataModule(L.LightningDataModule):
             )
         sampler = EpisodeSampler(h["episodes_per_epoch"], self._seed, world_size, rank)
         pools = (self.pools["train"], self.query_pools["train"])
-        dataset = EpisodeDataset(*pools, h["way"], h["shot"], h["query"], h["rotations"], size=h["episodes_per_epoch"])
+        dataset = EpisodeDataset(*pools, h["way"], h["shot"], h["query"], size=h["episodes_per_epoch"])
         return ResumableLoader(dataset, self.batch_size, sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> Any:

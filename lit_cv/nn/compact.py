@@ -15,11 +15,11 @@ def _block(in_channels: int, out_channels: int, pool: bool) -> nn.Sequential:
     layers: list[nn.Module] = [
         nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
         nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
     ]
     if pool:
         layers.append(nn.MaxPool2d(2, ceil_mode=True))  # rounding up, an image never shrinks to nothing
-    return nn.Sequential(*layers)
+    # After the pooling, which it commutes with, ReLU has a quarter to do: a step was seen to take 0.85 of the time.
+    return nn.Sequential(*layers, nn.ReLU(inplace=True))
 
 
 class Conv4(nn.Module):

@@ -33,15 +33,15 @@ class RelationHead(nn.Module):
         super().__init__()
         self.channels = channels
         self.first = nn.Conv2d(2 * channels, width, 3, padding=1, bias=False)
-        # Rounding up, a small map never shrinks to nothing.
+        # Rounding up, a small map never shrinks to nothing; ReLU commutes with the pooling, and is cheaper after it.
         self.rest = nn.Sequential(
             nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
             nn.MaxPool2d(2, ceil_mode=True),
+            nn.ReLU(inplace=True),
             nn.Conv2d(width, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
             nn.MaxPool2d(2, ceil_mode=True),
+            nn.ReLU(inplace=True),
             nn.Flatten(),
         )
         height, wide = (-(-side // 4) for side in size)
