@@ -38,7 +38,7 @@ class EpisodicDataModule(L.LightningDataModule):
 
     Args:
         base: DataModule of images with one label each. Classes named `GROUP/CLASS`, as those of folders two deep
-            (`ImageFolderDataModule(class_depth=2)`), can be divided by group.
+            (`ImageFolderDataModule(class_depth=2)`), can be divided by group. Only `predict` does without.
         query_base: DataModule with the same classes that query images come from, for example another domain;
             `None` takes those of `base`.
         way: Classes of a training episode N; more of them than in the test make better features.
@@ -80,7 +80,7 @@ class EpisodicDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        base: BaseDataModule,
+        base: BaseDataModule | None = None,
         query_base: BaseDataModule | None = None,
         way: int = 5,
         shot: int = 1,
@@ -133,6 +133,10 @@ class EpisodicDataModule(L.LightningDataModule):
             return
         if self.pools:
             return
+        if self.base is None:
+            raise ValueError(
+                "episodes are made from the images of another DataModule: name it (--data.base OmniglotDataModule)."
+            )
         whole, other = _pool(self.base), None if self.query_base is None else _pool(self.query_base)
         if other is not None and other.names != whole.names:
             raise ValueError(

@@ -202,6 +202,11 @@ def test_what_no_episode_can_be_drawn_from_is_refused_before_training(options: A
         episodic(**options).train_dataloader()
 
 
+def test_without_a_base_there_is_nothing_to_draw_from() -> None:
+    with pytest.raises(ValueError, match=r"name it \(--data.base OmniglotDataModule\)"):
+        EpisodicDataModule().setup()
+
+
 def test_hidden_labels_are_left_out_and_several_labels_refused(tmp_path: Path) -> None:
     data = episodic(Numbered([20] * 15, labels_per_class=9, val_fraction=0.0))
     assert data.pools["train"].counts.tolist() == [9] * 9
