@@ -43,7 +43,8 @@ class EpisodicDataModule(L.LightningDataModule):
             `None` takes those of `base`.
         way: Classes of a training episode N; more of them than in the test make better features.
         shot: Support images of each class K.
-        query: Query images of each class Q, in evaluation too.
+        query: Query images of each class Q.
+        eval_query: Query images of each class in evaluation; `None` takes as many as in training.
         batch_size: Training episodes in a batch, on each device.
         episodes_per_epoch: Training episodes of an epoch, over all devices.
         rotations: Whether training counts each class turned by 90, 180 and 270 degrees as a class of its own, which
@@ -85,6 +86,7 @@ class EpisodicDataModule(L.LightningDataModule):
         way: int = 5,
         shot: int = 1,
         query: int = 15,
+        eval_query: int | None = None,
         batch_size: int = 1,
         episodes_per_epoch: int = 100,
         rotations: bool = False,
@@ -102,7 +104,8 @@ class EpisodicDataModule(L.LightningDataModule):
         self.save_hyperparameters(logger=False, ignore=["base", "query_base"])
         check("way", way, way >= 2, "at least 2")
         ones = {"shot": shot, "query": query, "batch_size": batch_size, "episodes_per_epoch": episodes_per_epoch}
-        for name, value in {**ones, "val_episodes": val_episodes, "test_episodes": test_episodes}.items():
+        ones |= {"val_episodes": val_episodes, "test_episodes": test_episodes, "eval_query": eval_query or 1}
+        for name, value in ones.items():
             check(name, value, value >= 1, "at least 1")
         check("split_by", split_by, split_by in ("class", "group"), "'class' or 'group'")
         check("evaluate", evaluate, len(set(evaluate)) == len(evaluate) > 0, "a list of different settings")
@@ -168,15 +171,16 @@ class EpisodicDataModule(L.LightningDataModule):
         wanted["train"] = [(h["way"], h["shot"], "way")]
         for split, pool in self.pools.items():
             kinds, query_pool = len(pool.names), self.query_pools[split]
+            queries = h["query"] if split == "train" else h["eval_query"] or h["query"]
             for way, shot, option in wanted[split]:
                 if kinds < way:
                     raise ValueError(
                         f"an episode of {way} classes (--data.{option}) cannot be drawn from the {kinds} classes of "
                         f"{split}: lower it, or change --data.val_classes and --data.test_classes."
                     )
-                _check_counts(pool, shot + (0 if query_pool else h["query"]), split)
+                _check_counts(pool, shot + (0 if query_pool else queries), split)
                 if query_pool:
-                    _check_counts(query_pool, h["query"], split)
+                    _check_counts(query_pool, queries, split)
 
     def train_dataloader(self) -> ResumableLoader:
         """Return the loader of the training episodes."""
@@ -245,7 +249,7 @@ class EpisodicDataModule(L.LightningDataModule):
             self.pools[stage],
             self.query_pools[stage],
             self.settings,
-            self.hparams["query"],
+            self.hparams["eval_query"] or self.hparams["query"],
             self.hparams[f"{stage}_episodes"],
             batch_size=_FEATURE_BATCH if by_features else self.batch_size,
             key=zlib.crc32(stage.encode()),
@@ -299,5 +303,5 @@ def _check_counts(pool: ClassPool, needed: int, split: str) -> None:
         more = f" and {len(small) - 5} more" if len(small) > 5 else ""
         raise ValueError(
             f"an episode takes {needed} images of a class for support and query, but of {split} these have fewer: "
-            f"{shown}{more}. Lower --data.query or --data.shot (and the shots of --data.evaluate)."
+            f"{shown}{more}. Lower --data.query (--data.eval_query) or --data.shot (the shots of --data.evaluate)."
         )

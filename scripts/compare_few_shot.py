@@ -57,7 +57,7 @@ MODULES = {"prototypical": PrototypicalModule, "relation": RelationModule, "maml
 
 def episodes(args: argparse.Namespace, **kwargs: Any) -> EpisodicDataModule:
     options: dict[str, Any] = {
-        "split_by": "group", "val_classes": 0, "test_classes": 5, "way": 5, "shot": 1, "query": 15,
+        "split_by": "group", "val_classes": 0, "test_classes": 5, "way": 5, "shot": 1, "query": 15, "eval_query": 15,
         "episodes_per_epoch": 1000, "evaluate": SETTINGS, "test_episodes": 1000,
     }  # fmt: skip
     return EpisodicDataModule(OmniglotDataModule(args.root), **options | kwargs)

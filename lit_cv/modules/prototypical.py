@@ -24,8 +24,8 @@ class PrototypicalModule(FeatureComparisonModule):
 
     Args:
         distance: `squared_euclidean` as published, `euclidean`, its root, or `cosine`.
-        scale: What distances, or cosines, are multiplied by at the start; `None` takes 1 for Euclidean distances and
-            10 for cosines.
+        scale: What distances, or cosines, are multiplied by at the start. `None` takes 1 as published, 0.03 for squared
+            distances of flattened maps, which are long, and 10 for cosines.
         learn_scale: Whether the scale is learnt.
         flatten: Whether features are the whole feature map (C h w) rather than its mean over the image (C): they
             tell where things are, too. `None` does so for `conv4`, as published.
@@ -60,8 +60,9 @@ class PrototypicalModule(FeatureComparisonModule):
             h["flatten"] = h["backbone"].startswith("conv4")
         if h["flatten"] and not self.backbone.has_feature_map:
             raise ValueError(f"{self.backbone.name} has no feature map to flatten: set --model.flatten false.")
-        start = h["scale"] or (10.0 if h["distance"] == "cosine" else 1.0)
-        return _Scale(start, h["learn_scale"])
+        squared = 0.03 if h["flatten"] else 1.0
+        usual = {"squared_euclidean": squared, "euclidean": 1.0, "cosine": 10.0}
+        return _Scale(h["scale"] or usual[h["distance"]], h["learn_scale"])
 
     def encode(self, images: Tensor) -> Tensor:
         """Return the features (N, D) of raw images."""

@@ -149,6 +149,7 @@ def test_evaluation_episodes_are_fixed_whatever_the_batch_and_the_other_settings
 
     several = episodes(evaluate=["2w1s", "3w2s"], batch_size=3)
     assert {name: part.shape for name, part in several.items()} == {"2w1s": (5, 6), "3w2s": (5, 9)}
+    assert episodes(eval_query=6)["2w1s"].shape == (5, 12)
     assert torch.equal(several["3w2s"], episodes(evaluate=["3w2s"], way=2)["3w2s"])
 
 
