@@ -209,9 +209,10 @@ def test_a_run_killed_in_an_epoch_ends_in_the_same_weights(in_tmp: Path, recipe:
     (in_tmp / "killer.py").write_text(CALLBACKS)
     fit = [
         "fit", "--config", recipe, "--trainer.callbacks", "null", *QUIET, "--trainer.max_epochs", "2",
-        "--data.episodes_per_epoch", "8", "--data.batch_size", "2", "--data.way", "5", "--data.query", "2", "--data.eval_query", "2",
-        "--data.val_episodes", "3", "--data.evaluate", "[2w1s]", "--data.base.image_size", "16",
-        "--data.base.images_per_class", "4", "--checkpoint.every_n_steps", "1", "--trainer.precision", "32-true",
+        "--data.episodes_per_epoch", "8", "--data.batch_size", "2", "--data.way", "5", "--data.query", "2",
+        "--data.eval_query", "2", "--data.val_episodes", "3", "--data.evaluate", "[2w1s]",
+        "--data.base.image_size", "16", "--data.base.images_per_class", "4",
+        "--checkpoint.every_n_steps", "1", "--trainer.precision", "32-true",
     ]  # fmt: skip
     main([*fit, "--trainer.default_root_dir", str(in_tmp / "whole")])
     killed = [*fit, "--trainer.default_root_dir", str(in_tmp / "killed")]
