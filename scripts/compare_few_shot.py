@@ -6,7 +6,7 @@ Rows, each a run of its own, with the CPU time of its training:
 
 - easyfsl_proto, proto: prototypical networks, 1,000 episodes of 5 classes, 1 support and 15 query images each
 - easyfsl_proto_20, proto_20: 500 episodes of 20 classes
-- proto_best: about the CPU time of easyfsl_proto, spent as the recipe `omniglot_prototypical` does
+- proto_best: a share of the recipe `omniglot_prototypical`, without rotations, which pay in longer runs only
 - easyfsl_relation, relation: relation networks, 1,000 episodes of 5 classes
 - maml, maml_first_order, anil: 1,000 meta-batches of 4 tasks, 5 classes, 1 support and 5 query images each
 - proto_long, relation_long, maml_long: the recipes `omniglot_*` at full length
@@ -84,12 +84,12 @@ def tested(module: Any, data: EpisodicDataModule) -> dict[str, float]:
     return {name.removeprefix("test_"): value for name, value in found.items() if name != "test_loss"}
 
 
-def recipe(args: argparse.Namespace, name: str, share: float = 1.0) -> dict[str, float]:
+def recipe(args: argparse.Namespace, name: str, share: float = 1.0, **changes: Any) -> dict[str, float]:
     """Run a shipped recipe, or one with a share of its episodes, trained on all alphabets but the test's."""
     config = yaml.safe_load((files("lit_cv") / "recipes" / f"omniglot_{name}.yaml").read_text())
     options = config["data"]["init_args"]
     options.pop("base")
-    options |= {"val_classes": 0, "episodes_per_epoch": round(share * options["episodes_per_epoch"])}
+    options |= {"val_classes": 0, "episodes_per_epoch": round(share * options["episodes_per_epoch"]), **changes}
     settings = config["trainer"]
     module = MODULES[name](**config["model"]["init_args"])
     data = episodes(args, **options)
@@ -216,7 +216,7 @@ def measure(args: argparse.Namespace, seed: int, row: str) -> dict[str, float]:
         }
         return fit(MAMLModule(lr=2e-3, eval_steps=3, **options, **ADAM), episodes(args, **tasks))
     if row == "proto_best":
-        return recipe(args, "prototypical", share=args.best_share)
+        return recipe(args, "prototypical", share=args.best_share, rotations=False)
     return recipe(args, {"proto": "prototypical"}.get(row.removesuffix("_long"), row.removesuffix("_long")))
 
 
