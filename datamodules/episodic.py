@@ -120,7 +120,7 @@ class EpisodicDataModule(L.LightningDataModule):
         self.classes: dict[str, Any] = {}
         self.pools: dict[str, ClassPool] = {}
         self.query_pools: dict[str, ClassPool | None] = {}
-        self._folders: tuple[ImageFolderDataModule, ImageFolderDataModule] | None = None
+        self._folder: ImageFolderDataModule | None = None
         self._seed: int | None = None
 
     def prepare_data(self) -> None:
@@ -132,7 +132,7 @@ class EpisodicDataModule(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Read the images and divide the classes, once; in `predict`, read the support images instead."""
         if self._predicts_folders():
-            self._open_folders()
+            self._open_folder()
             return
         if self.pools:
             return
@@ -208,19 +208,18 @@ class EpisodicDataModule(L.LightningDataModule):
 
     def predict_dataloader(self) -> ResumableLoader:
         """Return the loader of the images to predict."""
-        if self._folders is None:
+        if self._folder is None:
             raise ValueError(
                 "prediction needs examples of the classes and images to tell the classes of: set --data.support_root "
                 "to a folder with a folder for each class, and --data.predict_root."
             )
-        loader = self._folders[1].predict_dataloader()
-        return loader  # type: ignore[no-any-return]
+        return cast(ResumableLoader, self._folder.predict_dataloader())
 
     def support_set(self) -> tuple[Tensor, Tensor]:
         """Return the images (S, C, H, W) uint8 and labels (S,) int64 of `support_root`."""
-        if self._folders is None:
-            self.predict_dataloader()
-        dataset = self._folders[0].train_dataset  # type: ignore[index]
+        if self._folder is None:
+            raise ValueError("there are no support images: set --data.support_root.")
+        dataset = self._folder.train_dataset
         batch = dataset.__getitems__(range(len(dataset)))
         return batch["image"], batch["label"]
 
@@ -265,7 +264,7 @@ class EpisodicDataModule(L.LightningDataModule):
     def _predicts_folders(self) -> bool:
         return self.trainer is not None and self.trainer.state.fn == "predict"
 
-    def _open_folders(self) -> None:
+    def _open_folder(self) -> None:
         """Open the support images and those to predict, at the size of the module's images."""
         h, module = self.hparams, cast(L.Trainer, self.trainer).lightning_module
         if h["support_root"] is None or h["predict_root"] is None:
@@ -276,15 +275,20 @@ class EpisodicDataModule(L.LightningDataModule):
                 "the checkpoint does not tell the size and channels of its images: set --model.image_size."
             )
         side = size if isinstance(size, int) else max(size)
-        options: dict[str, Any] = {"image_size": side, "channels": channels, "num_workers": 0}
-        whole = ImageFolderDataModule(h["support_root"], val_fraction=0.0, test_fraction=0.0, **options)
-        images = ImageFolderDataModule(h["support_root"], h["predict_root"], test_fraction=0.0, **options)
-        for folder in (whole, images):
-            folder.setup()
-        if not Path(h["support_root"]).is_dir():
-            raise FileNotFoundError(f"there is no folder {h['support_root']}: set --data.support_root.")
-        self._folders = (whole, images)
-        self.class_names = whole.class_names
+        if not Path(h["support_root"]).expanduser().is_dir():
+            raise FileNotFoundError(
+                f"there is no folder {Path(h['support_root']).absolute()}: set --data.support_root."
+            )
+        self._folder = ImageFolderDataModule(
+            h["support_root"],
+            h["predict_root"],
+            image_size=side,
+            channels=channels,
+            val_fraction=0.0,
+            test_fraction=0.0,
+        )
+        self._folder.setup()
+        self.class_names = self._folder.class_names
 
 
 def _pool(base: BaseDataModule) -> ClassPool:
