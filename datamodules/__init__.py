@@ -7,11 +7,14 @@ from datamodules.csv import CSVDataModule
 from datamodules.dataset import ImageDataset
 from datamodules.digits import DigitsDataModule
 from datamodules.domain_adaptation import DomainAdaptationDataModule
+from datamodules.episodic import EpisodicDataModule
 from datamodules.files import FileDataset, FilesDataModule
 from datamodules.folder import ImageFolderDataModule
 from datamodules.images import UnreadableImageError, read_image
 from datamodules.loader import EpochSampler, ResumableLoader, collate
 from datamodules.memory import InMemoryDataset
+from datamodules.omniglot import OmniglotDataModule
+from datamodules.shape_classes import ShapeClassesDataModule
 from datamodules.shapes import ShapesDataModule, ShapesDataset
 from datamodules.torchvision_photographs import (
     Flowers102DataModule,
@@ -38,6 +41,7 @@ __all__ = [
     "CSVDataModule",
     "DigitsDataModule",
     "DomainAdaptationDataModule",
+    "EpisodicDataModule",
     "EpochSampler",
     "FashionMNISTDataModule",
     "FileDataset",
@@ -47,10 +51,12 @@ __all__ = [
     "ImageFolderDataModule",
     "InMemoryDataset",
     "MNISTDataModule",
+    "OmniglotDataModule",
     "OxfordIIITPetDataModule",
     "ResumableLoader",
     "STL10DataModule",
     "SVHNDataModule",
+    "ShapeClassesDataModule",
     "ShapesDataModule",
     "ShapesDataset",
     "TorchvisionDataModule",

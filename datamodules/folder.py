@@ -4,15 +4,16 @@ import os
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import Split
+from datamodules.checks import check
 from datamodules.files import FileDataset, FilesDataModule
 from datamodules.images import IMAGE_SUFFIXES
 
-__all__ = ["ImageFolderDataModule", "find_images"]
+__all__ = ["ImageFolderDataModule", "class_folders", "find_images", "image_files"]
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -29,6 +30,8 @@ class ImageFolderDataModule(FilesDataModule):
 
     Args:
         root: The folder.
+        class_depth: How deep the folders of the classes lie: 2 for `root/GROUP/CLASS`, with classes named
+            `GROUP/CLASS` and no folders for splits (for few-shot learning, which splits by class or group).
         predict_root: Folder of images, in any arrangement, for `predict`; `None` takes the test images.
         **kwargs: Arguments of `FilesDataModule` and `BaseDataModule`.
 
@@ -37,8 +40,11 @@ class ImageFolderDataModule(FilesDataModule):
         ValueError: If a class has no training images.
     """
 
-    def __init__(self, root: str = "data", predict_root: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, root: str = "data", predict_root: str | None = None, class_depth: Literal[1, 2] = 1, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
+        check("class_depth", class_depth, class_depth in (1, 2), "1 or 2")
 
     def load(self, split: Split) -> FileDataset | None:
         """Return the files of a split."""
@@ -47,13 +53,15 @@ class ImageFolderDataModule(FilesDataModule):
         root = Path(self.hparams["root"]).expanduser()
         if not root.is_dir():
             raise FileNotFoundError(f"there is no folder {root.absolute()}: set --data.root.")
+        if self.hparams["class_depth"] == 2:
+            return self.split_pool(_dataset(self, root, root, depth=2), split) if split != "val" else None
         training = _find(root, "train")
-        if training is None or not _classes(training):  # a folder `train` of images is a class of that name
+        if training is None or not class_folders(training):  # a folder `train` of images is a class of that name
             return self.split_pool(_dataset(self, root, root), split) if split != "val" else None
         folder = _find(root, split)
         if folder is None:
             return None
-        return self.readable(_dataset(self, root, folder, _classes(training)))
+        return self.readable(_dataset(self, root, folder, class_folders(training)))
 
     def _load_predict(self) -> FileDataset | None:
         if self.hparams["predict_root"] is None:
@@ -74,10 +82,18 @@ def _find(root: Path, split: str) -> Path | None:
     return next((root / name for name in _NAMES[split] if (root / name).is_dir()), None)
 
 
-def _classes(folder: Path) -> dict[str, Path]:
-    """Return the class folders by name; names that look the same are the same."""
+def class_folders(folder: Path, depth: int = 1) -> dict[str, Path]:
+    """Return the class folders by name, those two deep as `GROUP/CLASS`; names that look the same are the same."""
     entries = [entry for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
-    return dict(sorted((unicodedata.normalize("NFC", entry.name), Path(entry.path)) for entry in entries))
+    found = dict(sorted((unicodedata.normalize("NFC", entry.name), Path(entry.path)) for entry in entries))
+    if depth == 1:
+        return found
+    return {f"{group}/{name}": path for group, inner in found.items() for name, path in class_folders(inner).items()}
+
+
+def image_files(folder: Path, root: Path) -> list[str]:
+    """Return the images below a folder by their paths relative to `root`, sorted."""
+    return sorted(_images(folder, root))
 
 
 def _images(folder: Path, root: Path, outer: tuple[str, ...] = ()) -> Iterator[str]:
@@ -94,7 +110,9 @@ def _images(folder: Path, root: Path, outer: tuple[str, ...] = ()) -> Iterator[s
             yield Path(entry.path).relative_to(root).as_posix()
 
 
-def _dataset(data: FilesDataModule, root: Path, folder: Path, classes: dict[str, Path] | None = None) -> FileDataset:
+def _dataset(
+    data: FilesDataModule, root: Path, folder: Path, classes: dict[str, Path] | None = None, depth: int = 1
+) -> FileDataset:
     """List the images of a split.
 
     Args:
@@ -102,8 +120,9 @@ def _dataset(data: FilesDataModule, root: Path, folder: Path, classes: dict[str,
         root: Folder that paths are relative to.
         folder: Folder with a folder for each class.
         classes: The classes of the training images, if these are other ones.
+        depth: How deep the class folders lie.
     """
-    found = _classes(folder)
+    found = class_folders(folder, depth)
     names = list(classes if classes is not None else found)
     if not found:
         raise FileNotFoundError(f"{folder.absolute()} holds no folders: put the images of each class in one.")
@@ -111,7 +130,7 @@ def _dataset(data: FilesDataModule, root: Path, folder: Path, classes: dict[str,
         raise ValueError(
             f"{folder} has classes without training images: {', '.join(unknown)}. Known are: {', '.join(names)}."
         )
-    files = {name: sorted(_images(path, root)) for name, path in found.items()}
+    files = {name: image_files(path, root) for name, path in found.items()}
     empty = [name for name in names if not files.get(name)]
     if empty and (classes is None or classes == found):
         raise ValueError(f"{folder} has class folders without images: {', '.join(empty)}. Fill or remove them.")

@@ -63,13 +63,14 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def render(scenes: Scenes, size: int, domain: Domain) -> dict[str, Tensor]:
+def render(scenes: Scenes, size: int, domain: Domain, ground: Domain | None = None) -> dict[str, Tensor]:
     """Draw images.
 
     Args:
         scenes: What to draw.
         size: Side of the images in pixels.
         domain: How to draw it.
+        ground: How to draw the background, if otherwise.
 
     Returns:
         `image` (N, 3, H, W) uint8; `mask` (N, H, W) uint8, 0 for the background, otherwise the class of the
@@ -78,14 +79,14 @@ def render(scenes: Scenes, size: int, domain: Domain) -> dict[str, Tensor]:
     """
     count = len(scenes.kind)
     step = max(1, _PIXELS // size**2)
-    parts = [_render(scenes[start : start + step], size, domain) for start in range(0, count, step)]
+    parts = [_render(scenes[start : start + step], size, domain, ground or domain) for start in range(0, count, step)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _render(scenes: Scenes, size: int, domain: Domain) -> dict[str, Tensor]:
+def _render(scenes: Scenes, size: int, domain: Domain, ground: Domain) -> dict[str, Tensor]:
     grid = (torch.arange(size) + 0.5) / size
     x, y = grid[None, None, :], grid[None, :, None]
-    images = _background(scenes, x, y, domain)
+    images = _background(scenes, x, y, ground)
     mask = torch.zeros(len(images), size, size, dtype=torch.uint8)
     boxes = torch.zeros(*scenes.kind.shape, 4)
     for k in reversed(range(scenes.kind.shape[1])):  # the first shape ends up on top

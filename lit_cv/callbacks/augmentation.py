@@ -71,6 +71,10 @@ class Augmentation(L.Callback):
 def augment(chain: Chain, batch: dict[str, Any], mask_fill: int = 255, min_visible: float = 0.25) -> None:
     """Replace the images of a batch, and its masks and boxes if the chain moves pixels; `size` and `scale` go then."""
     images = batch["image"]
+    if images.ndim == 5:  # episodes, of which each image gets a draw of its own
+        flat = images.flatten(0, 1)
+        batch["image"] = torch.unflatten(chain.apply(flat, chain.draw(flat)), 0, images.shape[:2])
+        return
     params = chain.draw(images)
     batch["image"] = chain.apply(images, params)
     if not chain.moves_pixels:

@@ -23,8 +23,8 @@ class BatchFigure(L.Callback):
 
     The first batch of training goes to `train_batch.png` in the run's folder and to TensorBoard: wrong
     channels, labels off by one and too strong an augmentation are seen at a glance. Mixed images are titled
-    with their labels' weights; views of one image stand side by side, source and target in turn,
-    row by row; boxes and masks are drawn over the images.
+    with their labels' weights; views of one image stand side by side, source and target in turn, row by row; of
+    episodes the first is shown, its support images before its query images; boxes and masks are drawn over the images.
 
     Args:
         every_n_epochs: Show the first batch of every so many epochs; 0 for that of the first one only.
@@ -101,6 +101,10 @@ def _find_images(batch: Any) -> tuple[Tensor, Tensor | None, int] | None:
         return views.transpose(0, 1).flatten(0, 1), labels, len(views)
     if _is_images(batch.get("image")):
         return batch["image"], labels, 1
+    support, query = batch.get("support"), batch.get("query")
+    if isinstance(support, Mapping) and isinstance(query, Mapping) and _is_episodes(support, query):
+        first = [torch.cat([support[key][0], query[key][0]]) for key in ("image", "label")]
+        return first[0], first[1], 1
     parts = [found for part in batch.values() if isinstance(part, Mapping) and (found := _find_images(part))]
     return _row_by_row(parts) if parts else None
 
@@ -122,6 +126,10 @@ def _row_by_row(parts: list[tuple[Tensor, Tensor | None, int]], row: int = 8) ->
 
 def _is_images(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim == 4 and len(value) > 0
+
+
+def _is_episodes(*parts: Mapping[str, Any]) -> bool:
+    return all(isinstance(part.get("image"), Tensor) and part["image"].ndim == 5 for part in parts)
 
 
 def _titles(labels: Tensor | None, views: int, trainer: L.Trainer, pl_module: L.LightningModule) -> list[str]:

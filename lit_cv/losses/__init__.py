@@ -1,30 +1,30 @@
 """Losses in pure torch, each usable alone."""
 
+from lit_cv.losses.discrepancy import CORALLoss, MMDLoss, coral, mmd
 from lit_cv.losses.dynamic_weight_average import DynamicWeightAverage
 from lit_cv.losses.fcos import fcos_loss
 from lit_cv.losses.masked_reconstruction import MaskedReconstructionLoss
 from lit_cv.losses.nt_xent import NTXentLoss, nt_xent
+from lit_cv.losses.pseudo_labels import class_thresholds, pseudo_labels
 from lit_cv.losses.segmentation import dice_loss, pixel_cross_entropy
 from lit_cv.losses.task_weighting import FixedWeighting, TaskWeighting
 from lit_cv.losses.uncertainty_weighting import UncertaintyWeighting
 
 __all__ = [
+    "CORALLoss",
     "DynamicWeightAverage",
     "FixedWeighting",
+    "MMDLoss",
     "MaskedReconstructionLoss",
     "NTXentLoss",
     "TaskWeighting",
     "UncertaintyWeighting",
-    "dice_loss",
-    "fcos_loss",
-    "nt_xent",
-    "pixel_cross_entropy",
-from lit_cv.losses.discrepancy import CORALLoss, MMDLoss, coral, mmd
-from lit_cv.losses.pseudo_labels import class_thresholds, pseudo_labels
-    "CORALLoss",
-    "MMDLoss",
     "class_thresholds",
     "coral",
+    "dice_loss",
+    "fcos_loss",
     "mmd",
+    "nt_xent",
+    "pixel_cross_entropy",
     "pseudo_labels",
 ]

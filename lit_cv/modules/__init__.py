@@ -6,8 +6,11 @@ from lit_cv.modules.detection import DetectionModule
 from lit_cv.modules.domain_adaptation import DomainAdaptationModule
 from lit_cv.modules.fine_tune import FineTuneModule
 from lit_cv.modules.mae import MAEModule
+from lit_cv.modules.maml import MAMLModule
 from lit_cv.modules.mmd import MMDModule
 from lit_cv.modules.multi_task import MultiTaskModule
+from lit_cv.modules.prototypical import PrototypicalModule
+from lit_cv.modules.relation import RelationModule
 from lit_cv.modules.segmentation import SegmentationModule
 from lit_cv.modules.self_training import SelfTrainingModule
 from lit_cv.modules.simclr import SimCLRModule
@@ -20,8 +23,11 @@ __all__ = [
     "DomainAdversarialModule",
     "FineTuneModule",
     "MAEModule",
+    "MAMLModule",
     "MMDModule",
     "MultiTaskModule",
+    "PrototypicalModule",
+    "RelationModule",
     "SegmentationModule",
     "SelfTrainingModule",
     "SimCLRModule",

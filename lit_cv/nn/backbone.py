@@ -207,8 +207,11 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return pooled features (N, num_features) of raw images."""
-        features = self._features(self.body, self.normalize(images))
-        return self._pool(self.body, self.spatial_dropout(features))
+        return self.forward_normalized(self.normalize(images))
+
+    def forward_normalized(self, x: Tensor) -> Tensor:
+        """Return pooled features (N, num_features) of what `normalize` gave."""
+        return self._pool(self.body, self.spatial_dropout(self._features(self.body, x)))
 
     def extra_repr(self) -> str:
         """Name the network and its sizes."""

@@ -1,5 +1,7 @@
 """Compact networks that train in minutes on a CPU, for images from 8x8 pixels up (`lenet`: from 28x28)."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -13,11 +15,11 @@ def _block(in_channels: int, out_channels: int, pool: bool) -> nn.Sequential:
     layers: list[nn.Module] = [
         nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
         nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
     ]
     if pool:
         layers.append(nn.MaxPool2d(2, ceil_mode=True))  # rounding up, an image never shrinks to nothing
-    return nn.Sequential(*layers)
+    # After the pooling, which it commutes with, ReLU has a quarter to do: a step was seen to take 0.85 of the time.
+    return nn.Sequential(*layers, nn.ReLU(inplace=True))
 
 
 class Conv4(nn.Module):
@@ -28,15 +30,16 @@ class Conv4(nn.Module):
     Args:
         in_channels: Channels of the images.
         width: Channels of every block.
+        pools: Blocks with a pooling, the first ones; two of them for relation networks (Sung et al. 2018).
 
     Shapes:
-        (N, in_channels, H, W) -> (N, width, ceil(H / 16), ceil(W / 16)).
+        (N, in_channels, H, W) -> (N, width, ceil(H / 2^pools), ceil(W / 2^pools)).
     """
 
-    def __init__(self, in_channels: int = 3, width: int = 64) -> None:
+    def __init__(self, in_channels: int = 3, width: int = 64, pools: int = 4) -> None:
         super().__init__()
         self.num_features = width
-        self.blocks = nn.Sequential(*(_block(width if i else in_channels, width, pool=True) for i in range(4)))
+        self.blocks = nn.Sequential(*(_block(width if i else in_channels, width, pool=i < pools) for i in range(4)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the feature map of normalised images."""
@@ -112,9 +115,10 @@ class LeNet(nn.Module):
         return cast(Tensor, self.blocks(x))
 
 
-COMPACT: dict[str, tuple[type[Conv4] | type[ResNet9] | type[LeNet], int]] = {
+COMPACT: dict[str, tuple[Callable[[int, int], Conv4 | ResNet9 | LeNet], int]] = {
     "lenet": (LeNet, 20),
     "conv4": (Conv4, 64),
+    "conv4_2pool": (partial(Conv4, pools=2), 64),
     "resnet9": (ResNet9, 32),
     "resnet9_small": (ResNet9, 16),
     "resnet9_large": (ResNet9, 64),

@@ -1,0 +1,87 @@
+"""Splits of classes, so that validation and test show classes that training has never seen."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_cv.suggest import nearest
+
+__all__ = ["split_classes"]
+
+Held = int | list[str] | None
+
+
+def split_classes(
+    names: Sequence[str], by: Literal["class", "group"], val: Held, test: Held, seed: int | None
+) -> dict[str, NDArray[np.int64]]:
+    """Divide classes, or groups of them, among training, validation and test.
+
+    Args:
+        names: Names of the classes; that of a class in a group is `GROUP/CLASS`.
+        by: What is divided: each class by itself, or the groups as a whole.
+        val: Classes (groups) for validation: names, or how many; `None` is a fifth of them, at least one.
+        test: Likewise for the test.
+        seed: Seed of the choice of those that are not named; `None` takes the last ones in the order of the
+            names for the test, and those before them for validation.
+
+    Returns:
+        Numbers of the classes for `train`, `val` and `test`, ascending.
+
+    Raises:
+        ValueError: If a name is unknown or in both, or nothing is left to train on.
+
+    Example:
+        >>> names = ["Greek/alpha", "Greek/beta", "Latin/a", "Latin/b", "Cyrillic/a", "Cyrillic/b"]
+        >>> {split: found.tolist() for split, found in split_classes(names, "group", 1, 1, None).items()}
+        {'train': [4, 5], 'val': [0, 1], 'test': [2, 3]}
+    """
+    unit_of = [name.partition("/")[0] if by == "group" else name for name in names]
+    units = sorted(set(unit_of))
+    free = [unit for unit in units if unit not in _named(val) + _named(test)]
+    if seed is not None:
+        order = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, 3]))).permutation(len(free))
+        free = [free[position] for position in order]
+    chosen: dict[str, list[str]] = {}
+    for split, held in (("test", test), ("val", val)):
+        if isinstance(held, list):
+            chosen[split] = [_known(name, units, split, by) for name in held]
+            continue
+        count = max(1, len(units) // 5) if held is None else held
+        if count < 0 or count >= len(free):
+            raise ValueError(
+                f"{split}_classes={held}: {count} of {len(free)} {_plural(by)} would leave none to train on "
+                f"(--data.{split}_classes)."
+            )
+        chosen[split] = free[len(free) - count :]
+        free = free[: len(free) - count]
+    if both := sorted(set(chosen["val"]) & set(chosen["test"])):
+        raise ValueError(
+            f"{', '.join(both)}: named for validation and for the test (--data.val_classes, test_classes)."
+        )
+    chosen["train"] = free
+    if not free:
+        raise ValueError(f"no {_plural(by)} are left to train on (--data.val_classes, --data.test_classes).")
+    parts = {split: set(chosen[split]) for split in ("train", "val", "test")}
+    return {
+        split: np.array([number for number, unit in enumerate(unit_of) if unit in part], dtype=np.int64)
+        for split, part in parts.items()
+    }
+
+
+def _named(held: Held) -> list[str]:
+    return held if isinstance(held, list) else []
+
+
+def _known(name: str, units: Sequence[str], split: str, by: str) -> str:
+    if name not in units:
+        shown = f"{', '.join(units[:20])}{', ...' if len(units) > 20 else ''}"
+        raise ValueError(
+            f"--data.{split}_classes: there is no {by} {name!r}{nearest(name, units)} The {_plural(by)} are: {shown}."
+        )
+    return name
+
+
+def _plural(by: str) -> str:
+    return "classes" if by == "class" else "groups"

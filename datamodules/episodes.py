@@ -1,0 +1,298 @@
+"""Episodes of few-shot learning, each a function of one number, drawn whole from images in memory."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules.dataset import ImageDataset
+from datamodules.loader import Batch, EpochSampler
+
+__all__ = ["ClassPool", "EpisodeDataset", "EpisodeSampler", "EvaluationEpisodes", "Setting", "episode_numbers"]
+
+_CHUNK = 1024  # images read at a time
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+Rows = NDArray[np.int64]
+
+
+class Setting(NamedTuple):
+    """How many classes an episode has, and how many support images each.
+
+    Example:
+        >>> Setting.parse("20w5s"), Setting(5, 1).name
+        (Setting(way=20, shot=5), '5w1s')
+    """
+
+    way: int
+    shot: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a setting from its name.
+
+        Raises:
+            ValueError: If it is not of the form `5w1s`, with two classes and one image at least.
+        """
+        match = re.fullmatch(r"(\d+)w(\d+)s", text)
+        if not match or int(match[1]) < 2 or int(match[2]) < 1:
+            raise ValueError(
+                f"evaluate={text!r}: give settings such as 5w1s, for 5 classes (2 at least) with 1 support image each "
+                "(--data.evaluate '[5w1s, 20w5s]')."
+            )
+        return cls(int(match[1]), int(match[2]))
+
+    @property
+    def name(self) -> str:
+        """The setting as metrics are named."""
+        return f"{self.way}w{self.shot}s"
+
+
+class ClassPool:
+    """The images of some classes in one tensor, class after class.
+
+    Args:
+        images: (M, C, H, W) uint8.
+        labels: (M,) int64, ascending.
+        names: Names of the classes, in the order of the labels.
+
+    Attributes:
+        first: Row of the first image of each class, (K,).
+        counts: Number of images of each class, (K,).
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, names: Sequence[str]) -> None:
+        self.images = images.contiguous()
+        self._array: NDArray[np.uint8] = self.images.numpy()
+        self.names = list(names)
+        self.counts: Rows = np.bincount(labels.numpy(), minlength=len(self.names)).astype(np.int64)
+        self.first: Rows = np.concatenate([[0], np.cumsum(self.counts)[:-1]]).astype(np.int64)
+
+    @classmethod
+    def read(cls, datasets: Sequence[ImageDataset]) -> Self:
+        """Read the labelled images of datasets with the same classes, and sort them by class."""
+        labels = torch.cat([dataset.labels for dataset in datasets])
+        order = torch.argsort(labels, stable=True)
+        order = order[int((labels < 0).sum()) :]  # without the unlabelled ones
+        target = torch.empty_like(order, dtype=torch.int64).new_full((len(labels),), -1)
+        target[order] = torch.arange(len(order))
+        images: Tensor | None = None
+        start = 0
+        for dataset in datasets:
+            for begin in range(0, len(dataset), _CHUNK):
+                positions = np.arange(begin, min(begin + _CHUNK, len(dataset)))
+                part = dataset.read(dataset.rows[positions])["image"]
+                if images is None:
+                    images = torch.empty(len(order), *part.shape[1:], dtype=torch.uint8)
+                rows = target[start + torch.from_numpy(positions)]
+                images[rows[rows >= 0]] = part[rows >= 0]
+            start += len(dataset)
+        if images is None or len(order) == 0:
+            raise ValueError("there are no images with labels to make episodes of.")
+        return cls(images, labels[order], datasets[0].class_names)
+
+    def with_rotations(self) -> "ClassPool":
+        """Return four times as many classes: these, and these turned by 90, 180 and 270 degrees."""
+        turned = [torch.rot90(self.images, quarter, (2, 3)) for quarter in range(4)]
+        labels = np.repeat(np.arange(4 * len(self.names)), np.tile(self.counts, 4))
+        names = [f"{name} ({90 * q} degrees)" if q else name for q in range(4) for name in self.names]
+        return ClassPool(torch.cat(turned), torch.from_numpy(labels), names)
+
+    def take(self, rows: Rows) -> Tensor:
+        """Return the images of these rows."""
+        return torch.from_numpy(self._array.take(rows, axis=0, mode="clip"))  # faster than torch's for few rows
+
+    def subset(self, classes: Rows) -> "ClassPool":
+        """Return the images of some classes, numbered in the order given."""
+        rows = np.concatenate([np.arange(self.first[c], self.first[c] + self.counts[c]) for c in classes])
+        labels = np.repeat(np.arange(len(classes)), self.counts[classes])
+        images = self.images.index_select(0, torch.from_numpy(rows))
+        return ClassPool(images, torch.from_numpy(labels), [self.names[c] for c in classes])
+
+
+def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Hash 64-bit numbers: the finalizer of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+def episode_numbers(key: Sequence[int], which: Rows) -> Rows:
+    """Return the numbers that episodes are drawn from, 63 bits each.
+
+    Args:
+        key: Numbers that tell one row of episodes from another.
+        which: Positions in that row.
+    """
+    start = np.random.SeedSequence(list(key)).generate_state(1, np.uint64)
+    mixed = _mix(start + (which.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
+    return (mixed >> np.uint64(1)).astype(np.int64)
+
+
+class EpisodeSampler(EpochSampler):
+    """Deals out numbers of training episodes: a function of (seed, epoch, step, rank), new ones in every epoch.
+
+    Args:
+        size: Episodes of an epoch, over all processes.
+        seed: Seed of the run, see `EpochSampler`.
+        num_replicas: Number of processes.
+        rank: This process, from 0.
+
+    Example:
+        >>> ranks = [EpisodeSampler(4, seed=1, num_replicas=2, rank=rank) for rank in (0, 1)]
+        >>> [len(sampler) for sampler in ranks], set(ranks[0]) & set(ranks[1])
+        ([2, 2], set())
+    """
+
+    def __init__(self, size: int, seed: int | None = None, num_replicas: int = 1, rank: int = 0) -> None:
+        super().__init__(size, True, seed, num_replicas, rank, drop_last=True)
+
+    def order(self) -> Rows:
+        """Return the numbers of this process's episodes in the epoch, the skipped ones included."""
+        which = np.arange(self.rank, len(self) * self.num_replicas, self.num_replicas)
+        return episode_numbers([self.seed, self.epoch, self.cycle], which)
+
+
+class EpisodeDataset(Dataset[Batch]):
+    """Episodes of N classes with K support and Q query images each.
+
+    A batch of B episodes holds `support` and `query`, each with `image` (B, N K or N Q, C, H, W) uint8, `label`
+    (B, N K or N Q) from 0 to N - 1, class after class, and `index`, the rows of the images in their pool; and
+    `classes` (B, N), the classes in the pool. No image is twice in an episode.
+
+    Args:
+        support: Classes that support images are drawn from.
+        query: The same classes with other images for the queries; `None` takes those of `support`.
+        way: Classes of an episode N.
+        shot: Support images of each, K.
+        queries: Query images of each, Q.
+        reads_images: Whether a batch holds `image`.
+        size: Length of the dataset, which is of no meaning to the episodes.
+    """
+
+    def __init__(
+        self,
+        support: ClassPool,
+        query: ClassPool | None,
+        way: int,
+        shot: int,
+        queries: int,
+        reads_images: bool = True,
+        size: int = 1,
+    ) -> None:
+        self.support, self.query = support, query
+        self.way, self.shot, self.queries = way, shot, queries
+        self.reads_images = reads_images
+        self.size = size
+        each = {"support": shot, "query": queries}
+        self._labels = {name: np.repeat(np.arange(way), count)[None] for name, count in each.items()}
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, number: int) -> Batch:
+        return self.__getitems__([number])
+
+    def __getitems__(self, numbers: Sequence[int]) -> Batch:
+        """Return the batch of the episodes with these numbers."""
+        classes, support, query = self._draw(np.asarray(numbers, dtype=np.uint64))
+        batch: Batch = {"classes": torch.from_numpy(classes)}
+        for name, rows in (("support", support), ("query", query)):
+            label = np.repeat(self._labels[name], len(numbers), axis=0)
+            rows = rows.reshape(len(numbers), -1)
+            batch[name] = {"label": torch.from_numpy(label), "index": torch.from_numpy(rows)}
+        if self.reads_images:
+            self._read(batch)
+        return batch
+
+    def _draw(self, numbers: NDArray[np.uint64]) -> tuple[Rows, Rows, Rows]:
+        """Return the classes (B, N), the rows of the support (B, N, K) and of the query images (B, N, Q)."""
+        kinds = len(self.support.names)
+        classes = _choose(_draws(numbers, 0, kinds), self.way)
+        if self.query is None:
+            rows = _choose_rows(numbers, kinds, self.support, classes, self.shot + self.queries)
+            return classes, rows[..., : self.shot], rows[..., self.shot :]
+        support = _choose_rows(numbers, kinds, self.support, classes, self.shot)
+        after = kinds + self.way * int(self.support.counts.max())
+        return classes, support, _choose_rows(numbers, after, self.query, classes, self.queries)
+
+    def _read(self, batch: Batch) -> None:
+        """Add the images: all of them in one go where support and query come from one pool."""
+        support, query = (batch[part]["index"].numpy().reshape(-1) for part in ("support", "query"))
+        if self.query is None:
+            images = self.support.take(np.concatenate([support, query]))
+        else:
+            images = torch.cat([self.support.take(support), self.query.take(query)])
+        for part, found in (("support", images[: len(support)]), ("query", images[len(support) :])):
+            batch[part]["image"] = found.view(*batch[part]["index"].shape, *images.shape[1:])
+
+
+class EvaluationEpisodes(Dataset[Batch]):
+    """The same episodes every time, in several settings, as whole batches of one setting each.
+
+    Args:
+        support: Classes that support images are drawn from.
+        query: The same classes with other images for the queries; `None` takes those of `support`.
+        settings: The settings.
+        queries: Query images of each class.
+        episodes: Number of episodes in each setting.
+        batch_size: Episodes of a batch at most.
+        key: Number that tells these episodes from others.
+        reads_images: Whether a batch holds `image`.
+    """
+
+    def __init__(
+        self,
+        support: ClassPool,
+        query: ClassPool | None,
+        settings: Sequence[Setting],
+        queries: int,
+        episodes: int,
+        batch_size: int,
+        key: int,
+        reads_images: bool = True,
+    ) -> None:
+        self._batches: list[tuple[EpisodeDataset, list[int]]] = []
+        for setting in settings:
+            data = EpisodeDataset(support, query, setting.way, setting.shot, queries, reads_images=reads_images)
+            numbers = episode_numbers([key, setting.way, setting.shot], np.arange(episodes)).tolist()
+            starts = range(0, episodes, batch_size)
+            self._batches += [(data, numbers[start : start + batch_size]) for start in starts]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, position: int) -> Batch:
+        data, numbers = self._batches[position]
+        return data.__getitems__(numbers)
+
+
+def _draws(numbers: NDArray[np.uint64], start: int, count: int) -> NDArray[np.uint64]:
+    """Return random numbers (B, count) that depend on nothing but the episode's number and their position."""
+    positions = np.arange(start + 1, start + count + 1, dtype=np.uint64)
+    return _mix(numbers[:, None] + positions * _GOLDEN)
+
+
+def _choose(draws: NDArray[np.uint64], k: int) -> Rows:
+    """Return the positions of the k smallest of each row, in ascending order of the draws: a random choice."""
+    size = draws.shape[-1]
+    bits = np.uint64(size.bit_length())
+    keys = draws >> bits << bits | np.arange(size, dtype=np.uint64)  # sorting them sorts the positions along
+    if 4 * k < size:
+        keys = np.partition(keys, k - 1, axis=-1)[..., :k]
+    chosen = np.sort(keys, axis=-1)[..., :k] & ((np.uint64(1) << bits) - np.uint64(1))
+    return chosen.astype(np.int64)
+
+
+def _choose_rows(numbers: NDArray[np.uint64], start: int, pool: ClassPool, classes: Rows, k: int) -> Rows:
+    """Return k different rows of each of these classes, (B, N, k), in random order."""
+    most = int(pool.counts.max())
+    draws = _draws(numbers, start, classes.shape[1] * most).reshape(*classes.shape, most)
+    if most > pool.counts.min():
+        draws[np.arange(most) >= pool.counts[classes][..., None]] = np.iinfo(np.uint64).max
+    return pool.first[classes][..., None] + _choose(draws, k)

@@ -1,0 +1,311 @@
+"""Few-shot learning: episodes from the classes of any DataModule."""
+
+import zlib
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import lightning as L
+import numpy as np
+from torch import Tensor
+
+from datamodules.base import BaseDataModule
+from datamodules.checks import check
+from datamodules.class_splits import split_classes
+from datamodules.episodes import ClassPool, EpisodeDataset, EpisodeSampler, EvaluationEpisodes, Setting
+from datamodules.folder import ImageFolderDataModule
+from datamodules.loader import EpochSampler, ResumableLoader
+from datamodules.memory import channel_statistics
+
+__all__ = ["EpisodicDataModule"]
+
+_FEATURE_BATCH = 16  # evaluation episodes in a batch that holds no images
+
+Stage = Literal["train", "val", "test"]
+
+
+class EpisodicDataModule(L.LightningDataModule):
+    """Episodes of N classes with K support and Q query images each, from the classes of another DataModule.
+
+    The images of all its splits are put together, and its classes divided anew: those of training, validation and
+    test are different ones. Training draws new episodes in every epoch, as a function of (seed, step, rank);
+    validation and test show the same ones every time, in all settings of `evaluate`. All images are held in memory
+    as uint8, and a batch of episodes is taken from there in one go.
+
+    A batch holds `support` and `query`, each with `image` (B, N K or N Q, C, H, W) uint8 and `label` (B, N K or
+    N Q) int64 from 0 to N - 1, and `classes` (B, N), the numbers of the classes. A module that compares features
+    of single images (`compares_features`) gets evaluation episodes without images: rows of `evaluation_images`,
+    which it encodes once.
+
+    Args:
+        base: DataModule of images with one label each. Classes named `GROUP/CLASS`, as those of folders two deep
+            (`ImageFolderDataModule(class_depth=2)`), can be divided by group. Only `predict` does without.
+        query_base: DataModule with the same classes that query images come from, for example another domain;
+            `None` takes those of `base`.
+        way: Classes of a training episode N; more of them than in the test make better features.
+        shot: Support images of each class K.
+        query: Query images of each class Q.
+        eval_query: Query images of each class in evaluation; `None` takes as many as in training.
+        batch_size: Training episodes in a batch, on each device.
+        episodes_per_epoch: Training episodes of an epoch, over all devices.
+        rotations: Whether training counts each class turned by 90, 180 and 270 degrees as a class of its own, which
+            takes four times the memory.
+        evaluate: Settings of validation and test: `5w1s` for 5 classes and 1 support image each. The first one
+            decides which checkpoint is best.
+        val_episodes: Validation episodes in each setting.
+        test_episodes: Test episodes in each setting.
+        split_by: What is divided among training, validation and test: each class by itself, or `group`s.
+        val_classes: Classes (groups) for validation: a list of names, or how many; `None` is a fifth.
+        test_classes: Likewise for the test.
+        split_seed: Seed of the choice of classes that are not named; `None` takes the last ones in the order of
+            their names for the test, those before them for validation.
+        support_root: For `predict`: folder with a folder of images for each of the new classes.
+        predict_root: For `predict`: folder of images, in any arrangement, to tell the classes of.
+
+    Attributes:
+        settings: The settings of `evaluate`.
+        classes: Numbers of the base's classes for `train`, `val` and `test`.
+        pools: The support images of `train`, `val` and `test`.
+        query_pools: The query images, `None` where they are the same.
+
+    Raises:
+        ValueError: If there are fewer classes than an episode needs, or a class has too few images.
+
+    Example:
+        >>> from datamodules import DigitsDataModule
+        >>> data = EpisodicDataModule(DigitsDataModule(), way=3, shot=2, query=4, evaluate=["2w1s"])
+        >>> data.setup()
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> batch["support"]["image"].shape, batch["query"]["label"].tolist()
+        (torch.Size([1, 6, 1, 8, 8]), [[0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]])
+    """
+
+    def __init__(
+        self,
+        base: BaseDataModule | None = None,
+        query_base: BaseDataModule | None = None,
+        way: int = 5,
+        shot: int = 1,
+        query: int = 15,
+        eval_query: int | None = None,
+        batch_size: int = 1,
+        episodes_per_epoch: int = 100,
+        rotations: bool = False,
+        evaluate: list[str] = ["5w1s", "5w5s"],  # noqa: B006 - the command line shows it, and nothing changes it
+        val_episodes: int = 200,
+        test_episodes: int = 1000,
+        split_by: Literal["class", "group"] = "class",
+        val_classes: int | list[str] | None = None,
+        test_classes: int | list[str] | None = None,
+        split_seed: int | None = None,
+        support_root: str | None = None,
+        predict_root: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False, ignore=["base", "query_base"])
+        check("way", way, way >= 2, "at least 2")
+        ones = {"shot": shot, "query": query, "batch_size": batch_size, "episodes_per_epoch": episodes_per_epoch}
+        ones |= {"val_episodes": val_episodes, "test_episodes": test_episodes, "eval_query": eval_query or 1}
+        for name, value in ones.items():
+            check(name, value, value >= 1, "at least 1")
+        check("split_by", split_by, split_by in ("class", "group"), "'class' or 'group'")
+        check("evaluate", evaluate, len(set(evaluate)) == len(evaluate) > 0, "a list of different settings")
+        self.base, self.query_base = base, query_base
+        self.settings = [Setting.parse(text) for text in evaluate]
+        self.batch_size = batch_size
+        self.in_channels: int | None = None
+        self.image_size: tuple[int, int] | None = None
+        self.mean: tuple[float, ...] | None = None
+        self.std: tuple[float, ...] | None = None
+        self.class_names: list[str] = []  # those of the support images in `predict`
+        self.classes: dict[str, Any] = {}
+        self.pools: dict[str, ClassPool] = {}
+        self.query_pools: dict[str, ClassPool | None] = {}
+        self._folder: ImageFolderDataModule | None = None
+        self._seed: int | None = None
+
+    def prepare_data(self) -> None:
+        """Download or decode what the base needs."""
+        for base in (self.base, self.query_base):
+            if base is not None and not self._predicts_folders():
+                base.prepare_data()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the images and divide the classes, once; in `predict`, read the support images instead."""
+        if self._predicts_folders():
+            self._open_folder()
+            return
+        if self.pools:
+            return
+        if self.base is None:
+            raise ValueError(
+                "episodes are made from the images of another DataModule: name it (--data.base OmniglotDataModule)."
+            )
+        whole, other = _pool(self.base), None if self.query_base is None else _pool(self.query_base)
+        if other is not None and other.names != whole.names:
+            raise ValueError(
+                f"query_base has the classes {', '.join(other.names[:5])}, ..., base has {', '.join(whole.names[:5])}, "
+                "...: give two DataModules with the same classes."
+            )
+        h = self.hparams
+        self.classes = split_classes(whole.names, h["split_by"], h["val_classes"], h["test_classes"], h["split_seed"])
+        for split, classes in self.classes.items():
+            if len(classes):
+                self.pools[split] = whole.subset(classes)
+                self.query_pools[split] = None if other is None else other.subset(classes)
+        images = self.pools["train"].images
+        self.in_channels, height, width = images.shape[1:]
+        self.image_size = (height, width)
+        if h["rotations"] and height != width:
+            raise ValueError(f"rotations: images of {height} x {width} pixels do not fit when turned, give squares.")
+        if h["rotations"]:
+            self.pools["train"] = self.pools["train"].with_rotations()
+            query_pool = self.query_pools["train"]
+            self.query_pools["train"] = None if query_pool is None else query_pool.with_rotations()
+        self._check_sizes()
+        self.mean, self.std = channel_statistics(images.numpy())
+
+    def _check_sizes(self) -> None:
+        """Refuse what no episode can be drawn from."""
+        h = self.hparams
+        wanted = {split: [(s.way, s.shot, "evaluate") for s in self.settings] for split in ("val", "test")}
+        wanted["train"] = [(h["way"], h["shot"], "way")]
+        for split, pool in self.pools.items():
+            kinds, query_pool = len(pool.names), self.query_pools[split]
+            queries = h["query"] if split == "train" else h["eval_query"] or h["query"]
+            for way, shot, option in wanted[split]:
+                if kinds < way:
+                    raise ValueError(
+                        f"an episode of {way} classes (--data.{option}) cannot be drawn from the {kinds} classes of "
+                        f"{split}: lower it, or change --data.val_classes and --data.test_classes."
+                    )
+                _check_counts(pool, shot + (0 if query_pool else queries), split)
+                if query_pool:
+                    _check_counts(query_pool, queries, split)
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Return the loader of the training episodes."""
+        h = self.hparams
+        rank, world_size = self._place()
+        if h["episodes_per_epoch"] < world_size * self.batch_size:
+            raise ValueError(
+                f"episodes_per_epoch={h['episodes_per_epoch']} does not fill a batch of {self.batch_size} episodes on "
+                f"{world_size} devices: raise --data.episodes_per_epoch."
+            )
+        sampler = EpisodeSampler(h["episodes_per_epoch"], self._seed, world_size, rank)
+        pools = (self.pools["train"], self.query_pools["train"])
+        dataset = EpisodeDataset(*pools, h["way"], h["shot"], h["query"], size=h["episodes_per_epoch"])
+        return ResumableLoader(dataset, self.batch_size, sampler=sampler, drop_last=True)
+
+    def val_dataloader(self) -> Any:
+        """Return the loader of the validation episodes; an empty list where no classes are held out for it."""
+        return self._evaluation_loader("val") if "val" in self.pools else []
+
+    def test_dataloader(self) -> ResumableLoader:
+        """Return the loader of the test episodes."""
+        if "test" not in self.pools:
+            raise ValueError("there are no classes for the test: set --data.test_classes.")
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> ResumableLoader:
+        """Return the loader of the images to predict."""
+        if self._folder is None:
+            raise ValueError(
+                "prediction needs examples of the classes and images to tell the classes of: set --data.support_root "
+                "to a folder with a folder for each class, and --data.predict_root."
+            )
+        return cast(ResumableLoader, self._folder.predict_dataloader())
+
+    def support_set(self) -> tuple[Tensor, Tensor]:
+        """Return the images (S, C, H, W) uint8 and labels (S,) int64 of `support_root`."""
+        if self._folder is None:
+            raise ValueError("there are no support images: set --data.support_root.")
+        dataset = self._folder.train_dataset
+        batch = dataset.__getitems__(range(len(dataset)))
+        return batch["image"], batch["label"]
+
+    def evaluation_images(self, stage: Stage) -> dict[str, Tensor]:
+        """Return the images that the rows `index` of evaluation episodes point to, (M, C, H, W) uint8.
+
+        Returns:
+            They are the same for `support` and `query` unless there is a `query_base`.
+        """
+        query = self.query_pools[stage]
+        support = self.pools[stage].images
+        return {"support": support, "query": support if query is None else query.images}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the seed of the training episodes, for checkpoints."""
+        return {"seed": EpochSampler(1, True).seed if self._seed is None else self._seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the seed of the run that is resumed."""
+        self._seed = state_dict["seed"]
+
+    def _evaluation_loader(self, stage: Literal["val", "test"]) -> ResumableLoader:
+        module = getattr(self.trainer, "lightning_module", None)
+        by_features = getattr(module, "compares_features", False)
+        episodes = EvaluationEpisodes(
+            self.pools[stage],
+            self.query_pools[stage],
+            self.settings,
+            self.hparams["eval_query"] or self.hparams["query"],
+            self.hparams[f"{stage}_episodes"],
+            batch_size=_FEATURE_BATCH if by_features else self.batch_size,
+            key=zlib.crc32(stage.encode()),
+            reads_images=not by_features,
+        )
+        rank, world_size = self._place()
+        sampler = EpochSampler(len(episodes), shuffle=False, num_replicas=world_size, rank=rank)
+        return ResumableLoader(episodes, None, sampler=sampler)
+
+    def _place(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _predicts_folders(self) -> bool:
+        return self.trainer is not None and self.trainer.state.fn == "predict"
+
+    def _open_folder(self) -> None:
+        """Open the support images and those to predict, at the size of the module's images."""
+        h, module = self.hparams, cast(L.Trainer, self.trainer).lightning_module
+        if h["support_root"] is None or h["predict_root"] is None:
+            self.predict_dataloader()  # which says what is missing
+        size, channels = module.hparams["image_size"], module.hparams["in_channels"]
+        if size is None or channels not in (1, 3):
+            raise ValueError(
+                "the checkpoint does not tell the size and channels of its images: set --model.image_size."
+            )
+        side = size if isinstance(size, int) else max(size)
+        if not Path(h["support_root"]).expanduser().is_dir():
+            raise FileNotFoundError(
+                f"there is no folder {Path(h['support_root']).absolute()}: set --data.support_root."
+            )
+        self._folder = ImageFolderDataModule(
+            h["support_root"],
+            h["predict_root"],
+            image_size=side,
+            channels=channels,
+            val_fraction=0.0,
+            test_fraction=0.0,
+        )
+        self._folder.setup()
+        self.class_names = self._folder.class_names
+
+
+def _pool(base: BaseDataModule) -> ClassPool:
+    """Return the labelled images of all splits of a DataModule."""
+    base.setup()
+    if base.multi_label:
+        raise ValueError(f"{type(base).__name__} has images with several labels: episodes need one label an image.")
+    splits = [base.train_dataset, base.val_dataset, base.test_dataset]
+    return ClassPool.read([dataset for dataset in splits if dataset is not None])
+
+
+def _check_counts(pool: ClassPool, needed: int, split: str) -> None:
+    small = np.flatnonzero(pool.counts < needed)
+    if len(small):
+        shown = ", ".join(f"{pool.names[c]} ({pool.counts[c]})" for c in small[:5])
+        more = f" and {len(small) - 5} more" if len(small) > 5 else ""
+        raise ValueError(
+            f"an episode takes {needed} images of a class for support and query, but of {split} these have fewer: "
+            f"{shown}{more}. Lower --data.query (--data.eval_query) or --data.shot (the shots of --data.evaluate)."
+        )

@@ -1,0 +1,204 @@
+"""MAML: an initialisation from which a few gradient steps learn a new task."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from lit_cv.modules.base import Batch, Stage
+from lit_cv.modules.few_shot import FewShotModule
+from lit_cv.nn import Backbone, ClassificationHead
+from lit_cv.nn.batch_statistics import batch_statistics
+from lit_cv.optim.inner_loop import inner_loop
+
+__all__ = ["MAMLModule"]
+
+
+class MAMLModule(FewShotModule):
+    """Learns weights from which a few gradient steps learn a new task.
+
+    Finn et al. 2017, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks". For each episode of a batch
+    (a task), gradient steps on the cross-entropy of the support images adapt the weights; the loss is the
+    cross-entropy of the query images under the adapted weights, averaged over the episodes, and its gradient with
+    respect to the weights before the steps goes through them. `--data.batch_size` is the number of tasks of a
+    meta-batch.
+
+    BatchNorm always uses statistics of the task at hand, in the test too, never running ones: those of the query
+    images together with one another (`transductive`, as published: an image's answer depends on the images that it is
+    asked with), or those of the support images (`support`).
+
+    Args:
+        way: Classes of an episode, at most; `None` takes `way` of the data.
+        inner_steps: Gradient steps in training.
+        eval_steps: Gradient steps in validation, test and use; `None` takes `inner_steps`.
+        inner_lr: Learning rate of the steps.
+        learn_inner_lr: Whether each layer has a learning rate of its own, learnt with the weights (Antoniou et al.
+            2019, "How to train your MAML", section 4; from `inner_lr`).
+        first_order: Whether second derivatives are left out (section 5.2 of the paper): some 20 % faster.
+        anil: Whether the steps adapt the head alone (Raghu et al. 2020, "Rapid Learning or Feature Reuse?").
+        batch_norm: What BatchNorm normalises query images by.
+        **kwargs: Arguments of `FewShotModule` and `BaseModule`.
+
+    Example:
+        >>> module = MAMLModule(way=5, in_channels=1)
+        >>> images = torch.rand(6, 1, 28, 28)
+        >>> module.adapt(images, torch.tensor([0, 0, 1, 1, 2, 2])).predict(images).shape
+        torch.Size([6])
+    """
+
+    def __init__(
+        self,
+        way: int | None = None,
+        inner_steps: int = 1,
+        eval_steps: int | None = None,
+        inner_lr: float = 0.4,
+        learn_inner_lr: bool = False,
+        first_order: bool = False,
+        anil: bool = False,
+        batch_norm: Literal["transductive", "support"] = "transductive",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if inner_steps < 1 or (eval_steps is not None and eval_steps < 1):
+            raise ValueError(f"inner_steps={inner_steps}, eval_steps={eval_steps}: take at least one step.")
+        if not inner_lr > 0:
+            raise ValueError(f"inner_lr={inner_lr}: it must be positive.")
+        self._adapted: tuple[dict[str, Tensor], Tensor] | None = None
+        self._adapted_way = 0
+
+    def configure_head(self, num_features: int) -> nn.Module:
+        """Return a linear classifier, whose weights the tasks start from."""
+        h, datamodule = self.hparams, getattr(self._trainer, "datamodule", None)
+        if h["way"] is None:
+            h["way"] = getattr(getattr(datamodule, "hparams", None), "way", None)
+        if h["way"] is None:
+            raise ValueError("the number of classes of a task is unknown: give way (--model.way).")
+        for way in [setting.way for setting in getattr(datamodule, "settings", [])]:
+            self._check_way(way)
+        return ClassificationHead(num_features, h["way"])
+
+    def configure_model(self) -> None:
+        """Build the networks, and the learning rates of the inner steps."""
+        if "backbone" in self._modules:
+            return
+        super().configure_model()
+        h = self.hparams
+        if h["learn_inner_lr"]:
+            layers = dict.fromkeys(_layer(name) for name in self._start())
+            rate = torch.tensor(float(h["inner_lr"]))
+            self.inner_lrs = nn.ParameterDict({layer: nn.Parameter(rate.clone()) for layer in layers})
+
+    def episode_logits(self, batch: Batch, way: int, stage: Stage) -> Tensor:
+        """Adapt to each task and classify its query images."""
+        self._check_way(way)
+        support, query = batch["support"], batch["query"]
+        steps = self.hparams["inner_steps"]
+        if stage == "train":
+            tasks = zip(support["image"], support["label"], query["image"], strict=True)
+            return torch.stack([self._task(*task, steps=steps)[:, :way] for task in tasks])
+        steps = self.hparams["eval_steps"] or steps
+        with _recording():  # copies, for tensors made in inference mode cannot be differentiated through
+            tasks = zip(*(part.clone() for part in (support["image"], support["label"], query["image"])), strict=True)
+            return torch.stack([self._task(*task, steps=steps)[:, :way] for task in tasks])
+
+    def adapt_to(self, images: Tensor, labels: Tensor, way: int) -> None:
+        """Learn the classes by gradient steps; the module's own weights stay as they are."""
+        self._check_way(way)
+        with _recording():
+            support = self.backbone.normalize(images.clone())
+            steps = self.hparams["eval_steps"] or self.hparams["inner_steps"]
+            self._adapted = (self._adapt(support, labels.clone(), steps), support)
+        self._adapted_way = way
+
+    @torch.no_grad()
+    def adapted_logits(self, images: Tensor) -> Tensor:
+        """Classify images by the adapted weights."""
+        weights, support = cast(tuple[dict[str, Tensor], Tensor], self._adapted)
+        logits = self._classify(weights, support, self.backbone.normalize(images))
+        return logits[:, : self._adapted_way]
+
+    def _task(self, support: Tensor, labels: Tensor, query: Tensor, steps: int) -> Tensor:
+        """Return the logits (Q, way) of a task's query images."""
+        support, query = (self.backbone.normalize(images) for images in (support, query))
+        return self._classify(self._adapt(support, labels, steps), support, query)
+
+    def _adapt(self, support: Tensor, labels: Tensor, steps: int) -> dict[str, Tensor]:
+        """Return the weights after some steps on normalised support images."""
+        h, start = self.hparams, self._start()
+        rates = {name: self.inner_lrs[_layer(name)] if h["learn_inner_lr"] else float(h["inner_lr"]) for name in start}
+        network = _Learner(self.backbone, self.head)
+        if h["anil"]:
+            with batch_statistics(self.backbone):
+                features = self.backbone.forward_normalized(support)
+
+            def loss(weights: dict[str, Tensor]) -> Tensor:
+                head = {name.removeprefix("head."): value for name, value in weights.items()}
+                return F.cross_entropy(_whole(functional_call(self.head, head, (features,))), labels)
+
+            return inner_loop(loss, start, rates, steps, h["first_order"])
+
+        def loss_of_all(weights: dict[str, Tensor]) -> Tensor:
+            return F.cross_entropy(_whole(functional_call(network, weights, (support,))), labels)
+
+        with batch_statistics(self.backbone):
+            return inner_loop(loss_of_all, start, rates, steps, h["first_order"])
+
+    def _classify(self, weights: dict[str, Tensor], support: Tensor, query: Tensor) -> Tensor:
+        """Return the logits of normalised query images under adapted weights."""
+        network, track = _Learner(self.backbone, self.head), self.training
+        if self.hparams["batch_norm"] == "transductive":
+            with batch_statistics(self.backbone, track=track):
+                return _whole(functional_call(network, weights, (query,)))
+        with batch_statistics(self.backbone, first=len(support), track=track):
+            logits: Tensor = functional_call(network, weights, (torch.cat([support, query]),))
+        return _whole(logits[len(support) :])
+
+    def _start(self) -> dict[str, Tensor]:
+        """Return the weights that the inner steps change."""
+        parts = {"head": self.head} if self.hparams["anil"] else {"backbone": self.backbone, "head": self.head}
+        return {
+            f"{part}.{name}": parameter
+            for part, module in parts.items()
+            for name, parameter in module.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def _check_way(self, way: int) -> None:
+        if way > self.hparams["way"]:
+            raise ValueError(
+                f"a task of {way} classes, but the head has {self.hparams['way']}: train with --data.way {way}, or "
+                "leave such settings out of --data.evaluate."
+            )
+
+
+class _Learner(nn.Module):
+    """Backbone and head, from normalised images to logits."""
+
+    def __init__(self, backbone: Backbone, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone: Any = backbone
+        self.head = head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.head(self.backbone.forward_normalized(x)))
+
+
+@contextmanager
+def _recording() -> Iterator[None]:
+    """Let `torch.func.grad` record within, though Lightning evaluates in inference mode, and nothing outlive it."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def _whole(logits: Tensor) -> Tensor:
+    """Return logits of autocast in float32."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
+def _layer(name: str) -> str:
+    """Return the layer of a parameter, without dots."""
+    return name.rpartition(".")[0].replace(".", "_")

@@ -1,0 +1,71 @@
+"""BatchNorm by the statistics of the batch at hand, wherever the network is used."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["batch_statistics"]
+
+
+@contextmanager
+def batch_statistics(network: nn.Module, first: int | None = None, track: bool = False) -> Iterator[None]:
+    """Within, every BatchNorm normalises by its input's own statistics, in training and evaluation mode alike.
+
+    The running statistics are neither read nor, unless asked for, changed, so that the network may be transformed by
+    `torch.func`.
+
+    Args:
+        network: Holds the BatchNorm layers.
+        first: Take the statistics of the first so many samples, and normalise all by them; `None` takes all.
+        track: Whether the running statistics move as they do in training.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(1).eval()
+        >>> x = torch.tensor([[0.0], [2.0], [4.0]])
+        >>> with batch_statistics(norm, first=2):
+        ...     norm(x).flatten().round().tolist()
+        [-1.0, 1.0, 3.0]
+        >>> norm.running_mean
+        tensor([0.])
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.forward = _forward(norm, first, track)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.forward
+
+
+def _forward(norm: nn.modules.batchnorm._BatchNorm, first: int | None, track: bool):  # type: ignore[no-untyped-def]
+    def forward(x: Tensor) -> Tensor:
+        if track and norm.running_mean is not None:
+            _move(norm, x if first is None else x[:first])
+        if first is None:
+            return F.batch_norm(x, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+        # Not F.batch_norm: it takes the statistics that it is given for constants, without a gradient.
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        wide = x[:first].float() if x.dtype in (torch.bfloat16, torch.float16) else x[:first]
+        variance, mean = torch.var_mean(wide, axes, correction=0, keepdim=True)
+        scale, shift = torch.rsqrt(variance + norm.eps), -mean
+        if norm.weight is not None:
+            shape = mean.shape
+            y = (x + shift) * (scale * norm.weight.view(shape)) + norm.bias.view(shape)
+        else:
+            y = (x + shift) * scale
+        return y.to(x.dtype)
+
+    return forward
+
+
+@torch.no_grad()
+def _move(norm: nn.modules.batchnorm._BatchNorm, x: Tensor) -> None:
+    """Move the running statistics towards those of a batch."""
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    momentum = 1 / float(norm.num_batches_tracked or 1) if norm.momentum is None else norm.momentum
+    F.batch_norm(x.detach(), norm.running_mean, norm.running_var, training=True, momentum=momentum, eps=norm.eps)
