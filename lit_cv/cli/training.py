@@ -21,7 +21,7 @@ from lit_cv.cli.runs import Checkpoint
 from lit_cv.metrics_csv import MetricsCSVLogger
 from lit_cv.modules import BaseModule
 
-__all__ = ["LitCLI", "run"]
+__all__ = ["LitCLI", "prepare_process", "run"]
 
 log = logging.getLogger("lit_cv")
 
@@ -208,10 +208,7 @@ def run(args: list[str]) -> LitCLI:
     Args:
         args: The verb and its options, as typed; `find-lr` takes those of `fit`.
     """
-    _quiet()
-    _Parser.typed = list(args)
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # a console script does not see the user's own modules otherwise
+    prepare_process(args)
     if args[0] not in ("fit", "find-lr") and "--ckpt_path" not in " ".join(args) and not {"-h", "--help"} & set(args):
         log.warning("No --ckpt_path was given: the weights are those that the model starts with.")
     if args[0] == "find-lr":
@@ -221,6 +218,14 @@ def run(args: list[str]) -> LitCLI:
     knn = args[0] == "knn"
     prepared, checkpoint = prepare(["validate", *args[1:]] if knn else args)
     return LitCLI(prepared, checkpoint, evaluate_embedding=knn)
+
+
+def prepare_process(args: list[str]) -> None:
+    """Set messages and the path of modules up, for arguments as typed."""
+    _quiet()
+    _Parser.typed = list(args)
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # a console script does not see the user's own modules otherwise
 
 
 def _quiet() -> None:
