@@ -86,12 +86,12 @@ class StudyRun(LitCLI):
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
+def quietly(level: int = logging.WARNING) -> Iterator[None]:
     """Let only warnings of a run through: what it is and what came out is told in one line."""
     loggers = [logging.getLogger(name) for name in ("lit_cv", "lightning", "lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.WARNING)
+        logger.setLevel(level)
     try:
         yield
     finally:

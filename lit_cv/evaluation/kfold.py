@@ -2,8 +2,10 @@
 
 import csv
 import io
+import logging
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -89,13 +91,18 @@ class CrossValidation:
             self.study.execute(self._perform, shown=self._shown())
         self.report()
 
-    def time_a_step(self, steps: int = 6) -> dict[str, float]:
-        """Return the seconds of a step, from a few of them in a folder that is thrown away; none if folds are done."""
+    def time_a_step(self, steps: int = 8) -> dict[str, tuple[float, float]]:
+        """Return the seconds of a step and those beside steps, from a short run that is thrown away."""
         if self.study.finished:
             return {}
-        with quietly(), tempfile.TemporaryDirectory() as folder:
-            short = [f"--trainer.max_steps={steps}", "--trainer.max_epochs=1000000"]
-            return {"fold": StudyRun([*self.args, *short], Path(folder), lean=True).clock.step_seconds}
+        start = time.monotonic()
+        with quietly(logging.ERROR), tempfile.TemporaryDirectory() as folder:
+            short = [
+                f"--trainer.{name}" for name in (f"max_steps={steps}", f"max_epochs={steps}", "limit_val_batches=0")
+            ]
+            run = StudyRun([*self.args, *short, "--trainer.limit_val_batches=0"], Path(folder), lean=True)
+        step = run.clock.step_seconds
+        return {"fold": (step, time.monotonic() - start - steps * step)}
 
     def _perform(self, run: PlannedRun, folder: Path, report: Callable[[int], None]) -> Row:
         fold: Fold = run.details["fold"]
@@ -120,7 +127,7 @@ class CrossValidation:
     def _predict(self, fitted: StudyRun, fold: Fold, folder: Path) -> None:
         """Write what the model says of the images of its fold, if it says probabilities."""
         try:
-            batches = fitted.trainer.predict(fitted.model, fitted.datamodule.val_dataloader())
+            batches: Any = fitted.trainer.predict(fitted.model, fitted.datamodule.val_dataloader())
         except ValueError:  # modules that learn features predict nothing
             return
         if not batches or not isinstance(batches[0], Mapping) or "probabilities" not in batches[0]:

@@ -81,26 +81,32 @@ class Study:
         """Return the folder of a run."""
         return self.folder / "runs" / (run if isinstance(run, str) else run.key)
 
-    def seconds_left(self, known: Mapping[str, float] | None = None, done: Mapping[str, int] | None = None) -> float:
+    def seconds_left(
+        self, known: Mapping[str, tuple[float, float]] | None = None, done: Mapping[str, int] | None = None
+    ) -> float:
         """Return how long the runs that are not done take, `nan` where nothing is known of any.
 
         Args:
-            known: Seconds a step for kinds of runs that none is finished of.
+            known: Seconds a step, and seconds beside its steps, for kinds of runs that none is finished of.
             done: Steps that a run under way has taken.
         """
-        rates, every = dict(known or {}), []
+        rates = dict(known or {})
         for kind in {run.kind for run in self.runs}:
             rows = [self.finished[run.key] for run in self.runs if run.kind == kind and run.key in self.finished]
             if rows:
-                rates[kind] = sum(float(row["wall_seconds"]) for row in rows) / sum(int(row["steps"]) for row in rows)
-        every = list(rates.values())
-        if not every:
+                wall = sum(float(row["wall_seconds"]) for row in rows)
+                rates[kind] = wall / sum(int(row["steps"]) for row in rows), 0.0
+        if not rates:
             return float("nan")
-        usual = sum(every) / len(every)
-        left = [run for run in self.runs if run.key not in self.finished]
-        return sum(rates.get(run.kind, usual) * max(run.steps - (done or {}).get(run.key, 0), 0) for run in left)
+        usual = sum(rate for rate, _ in rates.values()) / len(rates), 0.0
+        left = 0.0
+        for run in self.runs:
+            if run.key not in self.finished:
+                a_step, beside = rates.get(run.kind, usual)
+                left += beside + a_step * max(run.steps - (done or {}).get(run.key, 0), 0)
+        return left
 
-    def describe(self, known: Mapping[str, float] | None = None) -> str:
+    def describe(self, known: Mapping[str, tuple[float, float]] | None = None) -> str:
         """Return what there is to do: a line for each run, and how long it takes."""
         lines = []
         for number, run in enumerate(self.runs, 1):
