@@ -6,6 +6,7 @@ from datamodules.dataset import ImageDataset
 from datamodules.digits import DigitsDataModule
 from datamodules.files import FileDataset, FilesDataModule
 from datamodules.folder import ImageFolderDataModule
+from datamodules.image_files import ImageFilesDataModule
 from datamodules.images import UnreadableImageError, read_image
 from datamodules.loader import EpochSampler, ResumableLoader, collate
 from datamodules.memory import InMemoryDataset
@@ -38,6 +39,7 @@ __all__ = [
     "FilesDataModule",
     "Flowers102DataModule",
     "ImageDataset",
+    "ImageFilesDataModule",
     "ImageFolderDataModule",
     "InMemoryDataset",
     "MNISTDataModule",

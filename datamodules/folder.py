@@ -12,7 +12,7 @@ from datamodules.base import Split
 from datamodules.files import FileDataset, FilesDataModule
 from datamodules.images import IMAGE_SUFFIXES
 
-__all__ = ["ImageFolderDataModule"]
+__all__ = ["ImageFolderDataModule", "find_images"]
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -59,10 +59,15 @@ class ImageFolderDataModule(FilesDataModule):
         if self.hparams["predict_root"] is None:
             return None
         root = Path(self.hparams["predict_root"]).expanduser()
-        paths = sorted(_images(root, root)) if root.is_dir() else []
+        paths = find_images(root)
         if not paths:
             raise FileNotFoundError(f"there are no images in {root.absolute()}: set --data.predict_root.")
         return self.readable(FileDataset(root, paths, [-1] * len(paths), channels=self.hparams["channels"]))
+
+
+def find_images(root: Path) -> list[str]:
+    """Return the images below a folder in any arrangement, relative to it; none if there is no such folder."""
+    return sorted(_images(root, root)) if root.is_dir() else []
 
 
 def _find(root: Path, split: str) -> Path | None:

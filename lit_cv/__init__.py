@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Reconstructions,
         RunCheckpoint,
         RunProgressBar,
+        TestTimeAugmentation,
         TrainingCurves,
     )
     from lit_cv.modules import BaseModule, FineTuneModule, MAEModule, SimCLRModule, SupervisedModule
@@ -54,6 +55,7 @@ __all__ = [
     "RunProgressBar",
     "SimCLRModule",
     "SupervisedModule",
+    "TestTimeAugmentation",
     "TrainingCurves",
 ]
 __version__ = "0.1.0"

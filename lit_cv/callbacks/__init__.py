@@ -17,6 +17,7 @@ from lit_cv.callbacks.prediction_writer import PredictionWriter
 from lit_cv.callbacks.progress import RunProgressBar
 from lit_cv.callbacks.reconstructions import Reconstructions
 from lit_cv.callbacks.run_checkpoint import RunCheckpoint
+from lit_cv.callbacks.test_time_augmentation import TestTimeAugmentation
 from lit_cv.callbacks.training_curves import TrainingCurves
 
 __all__ = [
@@ -37,5 +38,6 @@ __all__ = [
     "Reconstructions",
     "RunCheckpoint",
     "RunProgressBar",
+    "TestTimeAugmentation",
     "TrainingCurves",
 ]

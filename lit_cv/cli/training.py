@@ -202,7 +202,7 @@ class LitCLI(LightningCLI):
         log.info("Best checkpoint: %s (%s)\nValidate it with: lit-cv validate --ckpt_path %s", best, named, best)
 
 
-def run(args: list[str]) -> LitCLI:
+def run(args: list[str]) -> LitCLI | None:
     """Run one of Lightning's verbs.
 
     Args:
@@ -211,6 +211,13 @@ def run(args: list[str]) -> LitCLI:
     prepare_process(args)
     if args[0] not in ("fit", "find-lr") and "--ckpt_path" not in " ".join(args) and not {"-h", "--help"} & set(args):
         log.warning("No --ckpt_path was given: the weights are those that the model starts with.")
+    if args[0] == "predict":
+        from lit_cv.cli.predict import predict_arguments
+
+        found = predict_arguments(args)
+        if found is None:
+            return None
+        args = found
     if args[0] == "find-lr":
         from lit_cv.cli.find_lr import FindLRCLI
 

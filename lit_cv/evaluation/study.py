@@ -98,7 +98,12 @@ class Study:
                 rates[kind] = wall / sum(int(row["steps"]) for row in rows), 0.0
         if not rates:
             return float("nan")
-        usual = sum(rate for rate, _ in rates.values()) / len(rates), 0.0
+        trained = [run for run in self.runs if run.steps > 1 and run.key in self.finished]
+        if trained:
+            wall = sum(float(self.finished[run.key]["wall_seconds"]) for run in trained)
+            usual = wall / sum(run.steps for run in trained), 0.0
+        else:
+            usual = sum(rate for rate, _ in rates.values()) / len(rates), 0.0
         left = 0.0
         for run in self.runs:
             if run.key not in self.finished:
