@@ -73,8 +73,12 @@ def _on_files(args: list[str], images: str) -> list[str]:
         if option.removeprefix("--data.") in _KEPT:
             kept.append(f"{option}={value}")
     data = {"root": images, "image_size": sides.pop(), "channels": channels, "class_names": names}
-    given = [f"--data.{key}={json.dumps(value)}" for key, value in data.items() if value is not None]
+    given = [f"--data.{key}={_text(value)}" for key, value in data.items() if value is not None]
     return [*rest, "--data=ImageFilesDataModule", *given, *kept]
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _describe(args: list[str], images: str | None, views: str | None) -> None:
