@@ -87,7 +87,7 @@ def test_what_it_leaves(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_wrong_options_take_one_line(in_tmp: Path) -> None:
     with pytest.raises(SystemExit, match="no option --fold: did you mean 'folds'"):
         main(["kfold", "--config", "supervised", "--fold", "3"])
-    with pytest.raises(SystemExit, match="no option --model.lrr: did you mean 'lr'"):
+    with pytest.raises(SystemExit, match=r"no option --model\.lrr: did you mean 'lr'"):
         main(["kfold", "--config", "supervised", "--model.lrr", "3"])
     with pytest.raises(ValueError, match="class 8 has 139 images for 300 folds"):
         main([*RUN, "--folds", "300"])
