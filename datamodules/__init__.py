@@ -10,6 +10,7 @@ from datamodules.domain_adaptation import DomainAdaptationDataModule
 from datamodules.episodic import EpisodicDataModule
 from datamodules.files import FileDataset, FilesDataModule
 from datamodules.folder import ImageFolderDataModule
+from datamodules.image_files import ImageFilesDataModule
 from datamodules.images import UnreadableImageError, read_image
 from datamodules.loader import EpochSampler, ResumableLoader, collate
 from datamodules.memory import InMemoryDataset
@@ -48,6 +49,7 @@ __all__ = [
     "FilesDataModule",
     "Flowers102DataModule",
     "ImageDataset",
+    "ImageFilesDataModule",
     "ImageFolderDataModule",
     "InMemoryDataset",
     "MNISTDataModule",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from datamodules.classes import choose_classes
 from datamodules.dataset import ImageDataset
 from datamodules.domain_pairs import PairDataset
 from datamodules.loader import EpochSampler, ResumableLoader, loader_options
-from datamodules.splits import hold_out, keep_labels
+from datamodules.splits import Positions, hold_out, keep_labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,10 +41,11 @@ class BaseDataModule(L.LightningDataModule, ABC):
             this process's share, at most 8.
         val_fraction: Share of the training images held out for validation where the source has no validation
             split, each class in proportion; in [0, 1).
-        split_seed: Seed of the splits and of the choice of labels.
+        split_seed: Seed of the splits.
         labels_per_class: Labels of each class that training keeps; the other images stay available, without
             labels, to modules that learn from them. `None` keeps all.
         label_fraction: Share of the labels that training keeps, each class in proportion; in (0, 1].
+        label_seed: Seed of the choice of labels; `None` takes `split_seed`.
         classes: Classes to keep, by number (from 0) or name; labels count them in this order. `None` keeps all.
 
     Attributes:
@@ -77,6 +79,7 @@ class BaseDataModule(L.LightningDataModule, ABC):
         split_seed: int = 0,
         labels_per_class: int | None = None,
         label_fraction: float | None = None,
+        label_seed: int | None = None,
         classes: list[int | str] | None = None,
     ) -> None:
         super().__init__()
@@ -98,6 +101,7 @@ class BaseDataModule(L.LightningDataModule, ABC):
         self.test_dataset: ImageDataset | None = None
         self.predict_dataset: ImageDataset | None = None
         self._seed: int | None = None
+        self._held_out: Positions | None = None
         self._is_set_up = False
 
     @abstractmethod
@@ -117,21 +121,48 @@ class BaseDataModule(L.LightningDataModule, ABC):
             raise ValueError(f"{type(self).__name__} found no training images.")
         h = self.hparams
         others = {split: self._load(split) for split in _OTHERS}
-        if others["val"] is None and h["val_fraction"] > 0:
-            kept, held = hold_out(train.strata, h["val_fraction"], h["split_seed"])
+        given = self._held_out
+        if given is not None or (others["val"] is None and h["val_fraction"] > 0):
+            kept, held = (
+                hold_out(train.strata, h["val_fraction"], h["split_seed"])
+                if given is None
+                else _apart(len(train), given)
+            )
             others["val"] = train.subset(held) if len(held) else None
             train = train.subset(kept)
         train = self.finish(train, "train")
         for split, dataset in others.items():
             # what is measured on has one class an image, whatever training has
             setattr(self, f"{split}_dataset", None if dataset is None else self.finish(dataset.hard_labels(), split))
-        labeled = keep_labels(train.strata, h["labels_per_class"], h["label_fraction"], h["split_seed"])
+        seed = h["split_seed"] if h["label_seed"] is None else h["label_seed"]
+        labeled = keep_labels(train.strata, h["labels_per_class"], h["label_fraction"], seed)
         self.train_dataset = self.unlabeled_dataset = train
         if len(labeled) < len(train):
             self.train_dataset = train.subset(labeled)
             self.unlabeled_dataset = train.hide_labels(labeled)
         self._describe(train)
         self._is_set_up = True
+
+    def training_pool(self) -> ImageDataset:
+        """Return the training images before any are held out: what cross-validation divides into folds."""
+        self.prepare_data()
+        pool = self._load("train")
+        if pool is None or len(pool) == 0:
+            raise ValueError(f"{type(self).__name__} found no training images.")
+        return pool
+
+    def validate_on(self, positions: Positions) -> None:
+        """Hold these images of `training_pool` out for validation, in place of all other validation images.
+
+        Args:
+            positions: Their positions in the pool.
+
+        Raises:
+            RuntimeError: If the splits are made already.
+        """
+        if self._is_set_up:
+            raise RuntimeError("the splits are made already: call validate_on before setup.")
+        self._held_out = np.sort(positions)
 
     def _load(self, split: Split) -> ImageDataset | None:
         dataset, classes = self.load(split), self.hparams["classes"]
@@ -248,3 +279,7 @@ class BaseDataModule(L.LightningDataModule, ABC):
         from datamodules.figure import summarize
 
         return summarize(self)
+
+
+def _apart(size: int, held: Positions) -> tuple[Positions, Positions]:
+    return np.setdiff1d(np.arange(size), held, assume_unique=True), held

@@ -176,7 +176,8 @@ class DomainAdaptationDataModule(BaseDataModule):
         """Return the sizes of the splits of both domains, the classes and the image size, in a few lines."""
         parts = [f"{name}: {part.summary()}" for name, part in (("source", self.source), ("target", self.target))]
         self.setup()
-        return "\n".join([*parts, f"together: {self.in_channels} x {self.image_size[0]} x {self.image_size[1]} pixels"])
+        height, width = _side_lengths(self)
+        return "\n".join([*parts, f"together: {self.in_channels} x {height} x {width} pixels"])
 
     def _both(self, target: ImageDataset | None, source: ImageDataset | None) -> list[Any]:
         module = getattr(self.trainer, "lightning_module", None)
@@ -200,18 +201,19 @@ class DomainAdaptationDataModule(BaseDataModule):
         source, target = self.source, self.target
         self.in_channels = self.hparams["channels"] or max(source.in_channels, target.in_channels)
         side = self.hparams["image_size"]
-        largest = max(source.image_size, target.image_size, key=math.prod)
-        self.image_size = largest if side is None else (side, side)
-        for name, part in (("source", source), ("target", target)):
-            before = (part.in_channels, *part.image_size)
-            if before != (self.in_channels, *self.image_size):
+        sizes = [_side_lengths(part) for part in (source, target)]
+        own = max(sizes, key=math.prod) if side is None else (side, side)
+        self.image_size = own
+        for name, part, size in zip(("source", "target"), (source, target), sizes, strict=True):
+            before = (part.in_channels, *size)
+            if before != (self.in_channels, *own):
                 log.info(
                     "The %s's images (%s) are converted from %d x %d x %d to %d x %d x %d.",
-                    name, _name(part), *before, self.in_channels, *self.image_size,
+                    name, _name(part), *before, self.in_channels, *own,
                 )  # fmt: skip
 
     def _converted(self, dataset: ImageDataset, domain: int) -> ConvertedDataset:
-        return ConvertedDataset(dataset, self.in_channels, self.image_size, domain)
+        return ConvertedDataset(dataset, self.in_channels, _side_lengths(self), domain)
 
     def _evaluated(self, dataset: ImageDataset | None, domain: int) -> ConvertedDataset | None:
         return None if dataset is None else self._converted(dataset, domain)
@@ -226,6 +228,13 @@ def _description(datamodule: BaseDataModule) -> dict[str, Any]:
 
 def _name(datamodule: BaseDataModule) -> str:
     return type(datamodule).__name__.removesuffix("DataModule")
+
+
+def _side_lengths(datamodule: BaseDataModule) -> tuple[int, int]:
+    """Return the height and width of the images, which have to be the same for all."""
+    if datamodule.image_size is None:
+        raise ValueError(f"the images of {_name(datamodule)} have several sizes: set its image_size.")
+    return datamodule.image_size
 
 
 def _listed(names: list[str]) -> str:

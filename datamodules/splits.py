@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["hold_out", "keep_labels"]
+__all__ = ["Positions", "hold_out", "keep_labels"]
 
 Positions = NDArray[np.int64]
 

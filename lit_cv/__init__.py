@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         RunCheckpoint,
         RunProgressBar,
         TaskCurves,
+        TestTimeAugmentation,
         TrainingCurves,
         WeakStrongAugmentation,
     )
@@ -87,6 +88,7 @@ __all__ = [
     "SimCLRModule",
     "SupervisedModule",
     "TaskCurves",
+    "TestTimeAugmentation",
     "TrainingCurves",
     "WeakStrongAugmentation",
 ]

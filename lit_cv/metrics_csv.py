@@ -45,6 +45,11 @@ class MetricsCSVLogger(Logger):
         return self.folder.name
 
     @property
+    def save_dir(self) -> str:
+        """The run's folder: the Trainer's own, where this is its first logger."""
+        return str(self.folder)
+
+    @property
     def log_dir(self) -> str:
         """The run's folder."""
         return str(self.folder)

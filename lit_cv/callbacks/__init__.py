@@ -20,6 +20,7 @@ from lit_cv.callbacks.progress import RunProgressBar
 from lit_cv.callbacks.reconstructions import Reconstructions
 from lit_cv.callbacks.run_checkpoint import RunCheckpoint
 from lit_cv.callbacks.task_curves import TaskCurves
+from lit_cv.callbacks.test_time_augmentation import TestTimeAugmentation
 from lit_cv.callbacks.training_curves import TrainingCurves
 from lit_cv.callbacks.weak_strong import WeakStrongAugmentation
 
@@ -44,6 +45,7 @@ __all__ = [
     "RunCheckpoint",
     "RunProgressBar",
     "TaskCurves",
+    "TestTimeAugmentation",
     "TrainingCurves",
     "WeakStrongAugmentation",
 ]

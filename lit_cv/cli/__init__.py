@@ -1,6 +1,7 @@
 """The command line `lit-cv`: `fit`, `validate`, `test`, `predict` on Lightning's CLI, and this project's own verbs."""
 
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from lit_cv.cli.overview import VERBS, overview, recipe_table
@@ -10,6 +11,16 @@ if TYPE_CHECKING:
     from lit_cv.cli.training import LitCLI
 
 __all__ = ["console", "main"]
+
+# Verbs that Lightning's CLI does not run: the file and the function of each.
+OWN_VERBS = {
+    "kfold": ("kfold", "run_kfold"),
+    "compare": ("compare", "run_compare"),
+    "curves": ("curves", "run_curves"),
+    "export": ("export", "run_export"),
+    "convert": ("convert", "run"),
+    "agreement": ("agreement", "run"),
+}
 
 
 def main(args: list[str] | None = None) -> "LitCLI | None":
@@ -43,15 +54,9 @@ def main(args: list[str] | None = None) -> "LitCLI | None":
         return None
     if args[0] not in VERBS:
         raise SystemExit(f"lit-cv: error: no verb {args[0]!r}{nearest(args[0], VERBS)} `lit-cv --help` lists them.")
-    if args[0] == "convert":
-        from lit_cv.cli.convert import run as run_convert
-
-        run_convert(args[1:])
-        return None
-    if args[0] == "agreement":
-        from lit_cv.cli.agreement import run as run_agreement
-
-        run_agreement(args[1:])
+    if args[0] in OWN_VERBS:
+        module, function = OWN_VERBS[args[0]]
+        getattr(import_module(f"lit_cv.cli.{module}"), function)(args[1:])
         return None
     from lit_cv.cli.training import run
 

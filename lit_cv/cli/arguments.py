@@ -17,7 +17,7 @@ import yaml
 from lit_cv.cli.overview import recipe_path
 from lit_cv.cli.runs import Checkpoint, find_checkpoint
 
-__all__ = ["prepare"]
+__all__ = ["prepare", "read_configuration"]
 
 _CONFIG = ("--config", "-c")
 _RUN_ONLY = ("ckpt_path", "weights_only", "verbose", "return_predictions")
@@ -56,7 +56,7 @@ def prepare(args: list[str]) -> tuple[list[str], Checkpoint | None]:
         configs = [str(checkpoint.config)]
     merged: dict[str, Any] = {}
     for config in configs:
-        _merge(merged, _read(config))
+        _merge(merged, read_configuration(config))
     for key in _RUN_ONLY:
         merged.pop(key, None)
     for key, name in given.items():
@@ -97,7 +97,13 @@ def _value(args: list[str], name: str) -> str | None:
     return ([None, *_take(args, (f"--{name}", f"--{name}.class_path"))[0]])[-1]
 
 
-def _read(config: str) -> dict[str, Any]:
+def read_configuration(config: str) -> dict[str, Any]:
+    """Read a configuration file, or a recipe by its name.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If there is no such recipe, or it holds no configuration.
+    """
     path = Path(config)
     if not path.is_file():
         if path.suffix in (".yaml", ".yml", ".json") or len(path.parts) > 1:
@@ -139,7 +145,7 @@ def _check_same_data(config: dict[str, Any], checkpoint: Checkpoint) -> None:
     """Refuse to continue a run on other data: its best checkpoint would be compared with other images' scores."""
     if checkpoint.config is None:
         return
-    before, now = _class_of(_read(str(checkpoint.config)).get("data")), _class_of(config.get("data"))
+    before, now = _class_of(read_configuration(str(checkpoint.config)).get("data")), _class_of(config.get("data"))
     if before and now and _short(before) != _short(now):
         raise ValueError(
             f"{checkpoint.path} is of a run on {_short(before)}, but {_short(now)} was asked for. Leave --data out to "

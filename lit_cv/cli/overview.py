@@ -15,6 +15,10 @@ VERBS = {
     "knn": "validate a checkpoint's features by their nearest neighbours",
     "convert": "turn annotations of one format into another",
     "agreement": "tell how far several annotators agree",
+    "kfold": "train and judge a fresh model for each fold of the training images",
+    "compare": "measure learning approaches against each other over numbers of labels",
+    "curves": "draw the training curves of several runs over each other",
+    "export": "write a checkpoint as a program for torch and ONNX, and as safetensors",
     "recipes": "list the shipped configurations",
 }
 
@@ -37,6 +41,8 @@ examples:
   lit-cv fit --config supervised --data ImageFolderDataModule --data.root photos --model.backbone resnet18
   lit-cv find-lr --config supervised
   lit-cv test --ckpt_path best
+  lit-cv kfold --config supervised --folds 5
+  lit-cv compare                          approaches on handwritten digits, in a few minutes
   lit-cv fit --ckpt_path last             continue the newest run where it stopped
   lit-cv fit --help                       all options
   lit-cv fit --model.help SupervisedModule

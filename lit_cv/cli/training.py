@@ -22,7 +22,7 @@ from lit_cv.cli.runs import Checkpoint
 from lit_cv.metrics_csv import MetricsCSVLogger
 from lit_cv.modules import BaseModule
 
-__all__ = ["LitCLI", "run"]
+__all__ = ["LitCLI", "prepare_process", "run"]
 
 log = logging.getLogger("lit_cv")
 
@@ -225,18 +225,22 @@ class _DataInstantiator(_InstantiatorFn):
         return super().__call__(class_type, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
 
 
-def run(args: list[str]) -> LitCLI:
+def run(args: list[str]) -> LitCLI | None:
     """Run one of Lightning's verbs.
 
     Args:
         args: The verb and its options, as typed; `find-lr` takes those of `fit`.
     """
-    _quiet()
-    _Parser.typed = list(args)
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # a console script does not see the user's own modules otherwise
+    prepare_process(args)
     if args[0] not in ("fit", "find-lr") and "--ckpt_path" not in " ".join(args) and not {"-h", "--help"} & set(args):
         log.warning("No --ckpt_path was given: the weights are those that the model starts with.")
+    if args[0] == "predict":
+        from lit_cv.cli.predict import predict_arguments
+
+        found = predict_arguments(args)
+        if found is None:
+            return None
+        args = found
     if args[0] == "find-lr":
         from lit_cv.cli.find_lr import FindLRCLI
 
@@ -244,6 +248,14 @@ def run(args: list[str]) -> LitCLI:
     knn = args[0] == "knn"
     prepared, checkpoint = prepare(["validate", *args[1:]] if knn else args)
     return LitCLI(prepared, checkpoint, evaluate_embedding=knn)
+
+
+def prepare_process(args: list[str]) -> None:
+    """Set messages and the path of modules up, for arguments as typed."""
+    _quiet()
+    _Parser.typed = list(args)
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # a console script does not see the user's own modules otherwise
 
 
 def _quiet() -> None:

@@ -10,12 +10,15 @@ __all__ = ["add_contents", "take_contents"]
 
 
 def add_contents(module: "BaseModule", checkpoint: dict[str, Any]) -> None:
-    """Add the class, the seed and the running means of the training epoch under `lit_cv`."""
+    """Add the class, the seed, the names of the classes and the training epoch's running means under `lit_cv`."""
     checkpoint["lit_cv"] = {
         "class_path": f"{type(module).__module__}.{type(module).__qualname__}",
         "seed": module.seed,
         "train_means": module.means["train"].state_dict(),
     }
+    names = getattr(getattr(module._trainer, "datamodule", None), "class_names", None)
+    if names:
+        checkpoint["lit_cv"]["class_names"] = [str(name) for name in names]
     # The weights that training started from are in the checkpoint now, and may not stay where they were.
     if "weights" in checkpoint.get("hyper_parameters", {}):
         checkpoint["hyper_parameters"]["weights"] = None

@@ -19,7 +19,9 @@ def configure_optimizer(module: "BaseModule") -> OptimizerLRScheduler:
     The schedule counts optimizer steps, of which gradient accumulation leaves fewer than batches.
     """
     h, trainer = module.hparams, module.trainer
-    total_steps = trainer.estimated_stepping_batches  # also loads the data, hence the batches are known below
+    if trainer.train_dataloader is None:
+        trainer.fit_loop.setup_data()  # so that the batches are known below; a run bounded by steps alone has not yet
+    total_steps = trainer.estimated_stepping_batches
     groups = scaled_groups(module)
     if (factor := _batch_factor(module)) != 1:
         rank_zero_info(f"lr {factor * h['lr']:.4g}: {h['lr']:g} scaled to the batch (--model.lr_scaling)")

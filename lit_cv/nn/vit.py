@@ -133,7 +133,9 @@ class VisionTransformer(nn.Module):
         x = self.patch_embed(patches)
         x = x + (own if keep is None else gather_patches(own, keep))
         if self.cls_token is not None:
-            x = torch.cat([(self.cls_token + positions[:, :1]).expand(len(x), -1, -1), x], 1)
+            x = torch.cat(
+                [(self.cls_token + positions[:, :1]).expand(x.shape[0], -1, -1), x], 1
+            )  # len() would fix the batch in an export
         for block in self.blocks:
             x = block(x)
         return cast(Tensor, self.norm(x))

@@ -1,0 +1,63 @@
+"""The verb `curves`: the training curves of several runs over each other."""
+
+from pathlib import Path
+
+from lit_cv.cli.own_options import OwnParser
+
+__all__ = ["run_curves"]
+
+
+def _parser() -> OwnParser:
+    parser = OwnParser(
+        "curves",
+        "Draw the training curves of one or several runs over each other, from their metrics.csv.",
+        "  lit-cv curves lightning_logs/version_0 lightning_logs/version_1 --metrics train_loss val_acc",
+        "RUN... [options]",
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or its metrics.csv")
+    parser.add_argument("--metrics", nargs="+", metavar="NAME", help="metrics to draw (losses and those of validation)")
+    parser.add_argument("--names", nargs="+", metavar="NAME", help="names of the runs (those of their folders)")
+    parser.add_argument("--over", choices=("epoch", "step"), default="epoch", help="what the curves run over (epoch)")
+    parser.add_argument("--output", default="curves.png", help="picture (curves.png)")
+    parser.add_argument("--dry_run", action="store_true", help="list what would be drawn, and do nothing")
+    return parser
+
+
+def run_curves(args: list[str]) -> None:
+    """Run the verb.
+
+    Args:
+        args: The options, as typed.
+    """
+    own = _parser().parse(args)
+    from lit_cv.figures import History, render, save_png
+    from lit_cv.figures.overlay import overlay_figure
+
+    paths = [_table(run) for run in own.runs]
+    names = own.names or _names(paths)
+    if len(names) != len(paths):
+        raise ValueError(f"{len(names)} names for {len(paths)} runs: give one for each (--names).")
+    if own.dry_run:
+        print("\n".join(f"{name}: {path}" for name, path in zip(names, paths, strict=True)))
+        print(f"to be drawn in {own.output}, in seconds")
+        return
+    histories = {name: History.read(path) for name, path in zip(names, paths, strict=True)}
+    save_png(render(overlay_figure(histories, own.metrics, own.over)), own.output)
+    print(f"{len(histories)} {'run' if len(histories) == 1 else 'runs'} drawn: {own.output}")
+
+
+def _table(run: str) -> Path:
+    path = Path(run)
+    path = path if path.suffix == ".csv" else path / "metrics.csv"
+    if not path.is_file():
+        raise FileNotFoundError(f"{run} is no run: there is no {path}.")
+    return path
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """Return the names of the runs' folders, with as much of what is above as tells them apart."""
+    for depth in range(1, max(len(path.parts) for path in paths)):
+        names = ["/".join(path.absolute().parts[-1 - depth : -1]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{path.parent} ({number})" for number, path in enumerate(paths, 1)]

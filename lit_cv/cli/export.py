@@ -1,0 +1,102 @@
+"""The verb `export`: a checkpoint as programs and weights that need neither lit_cv nor Lightning."""
+
+import json
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lit_cv.cli.own_options import OwnParser
+
+__all__ = ["run_export"]
+
+_FILES = {"torch": "model.pt2", "onnx": "model.onnx", "safetensors": "model.safetensors"}
+
+
+def _parser() -> OwnParser:
+    parser = OwnParser(
+        "export",
+        "Write the module of a checkpoint as a torch.export program, as ONNX and as safetensors. The programs take\n"
+        "raw uint8 images (N, C, H, W), any number at a time, and are checked against the module's own output.",
+        "  lit-cv export best\n  lit-cv export lightning_logs/version_0/checkpoints/best.ckpt --formats onnx",
+        "CHECKPOINT [options]",
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file, or `best` or `last` of the newest run")
+    parser.add_argument("--formats", nargs="+", choices=list(_FILES), default=list(_FILES), help="what to write (all)")
+    parser.add_argument("--part", choices=("auto", "forward", "embed"), default="auto", help="what programs give: the "
+                        "module's output, or its features; auto takes those where there is nothing else")  # fmt: skip
+    parser.add_argument("--images", metavar="FOLDER", help="real images to check the programs with")
+    parser.add_argument("--output", metavar="FOLDER", help="folder (export in the run's folder)")
+    parser.add_argument("--dry_run", action="store_true", help="say what would be written, and do nothing")
+    return parser
+
+
+def run_export(args: list[str]) -> None:
+    """Run the verb.
+
+    Args:
+        args: The options, as typed.
+    """
+    own = _parser().parse(args)
+    sys.path.insert(0, str(Path.cwd())) if str(Path.cwd()) not in sys.path else None  # for modules of the user's own
+    from lit_cv.cli.runs import find_checkpoint
+
+    checkpoint = find_checkpoint(own.checkpoint)
+    folder = Path(own.output) if own.output else (checkpoint.run or checkpoint.path.parent) / "export"
+    if own.dry_run:
+        print(f"{checkpoint.path} ({checkpoint.class_path}), in about a minute, to:")
+        print("\n".join(f"  {folder / _FILES[name]}" for name in own.formats))
+        return
+    from lit_cv.export import ExportedModule, export_onnx, export_program, export_weights
+    from lit_cv.modules.loading import load_module
+
+    module, classes = load_module(checkpoint.path), _class_names(checkpoint.path)
+    program = ExportedModule(module, own.part)
+    images = _read(own.images, program.image_shape) if own.images else None
+    folder.mkdir(parents=True, exist_ok=True)
+    _silence()
+    for name in own.formats:
+        path = folder / _FILES[name]
+        if name == "safetensors":
+            export_weights(module, path, classes)
+            print(f"{path}: the weights", flush=True)
+            continue
+        difference = (export_program if name == "torch" else export_onnx)(program, path, images)
+        print(f"{path}: checked, within {difference:.1g} of the module", flush=True)
+    description = {
+        "input": {"image": ["batch", *program.image_shape], "dtype": "uint8"},
+        "output": program.name,
+        "classes": classes,
+        "module": type(module).__name__,
+        "backbone": module.hparams["backbone"],
+    }
+    (folder / "model.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
+
+
+def _class_names(path: Path) -> list[str]:
+    import torch
+
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return list(content["lit_cv"].get("class_names", []))
+
+
+def _read(folder: str, shape: tuple[int, int, int]) -> Any:
+    import torch
+
+    from datamodules import read_image
+    from datamodules.folder import find_images
+
+    root = Path(folder).expanduser()
+    paths = find_images(root)[:64]
+    if not paths:
+        raise FileNotFoundError(f"there are no images in {root.absolute()} (--images).")
+    channels: Any = shape[0]
+    return torch.stack([read_image(root / path, shape[1:], channels) for path in paths])
+
+
+def _silence() -> None:
+    """Leave out what the exporters say of their own insides."""
+    warnings.filterwarnings("ignore", module=r"(torch|onnxscript|onnx|copyreg).*")
+    for name in ("torch.onnx", "onnxscript", "torch.export"):
+        logging.getLogger(name).setLevel(logging.ERROR)

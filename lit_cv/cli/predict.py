@@ -1,0 +1,109 @@
+"""What `predict` takes besides the options of every verb: images in any folder, and several views of each."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from lit_cv.cli.runs import find_checkpoint
+
+__all__ = ["predict_arguments"]
+
+_KEPT = ("batch_size", "num_workers", "on_error")  # options of the data that a folder of images has, too
+_HELP = """options of predict beside those of every verb:
+  --images FOLDER     images in any arrangement, or one image, in place of those of the data
+  --tta VIEWS         average over views: flip, shift, crop, or several with commas
+  --dry_run           say what would be predicted, and do nothing
+example:
+  lit-cv predict --ckpt_path best --images new_photos --tta flip,crop
+"""
+
+
+def predict_arguments(args: list[str]) -> list[str] | None:
+    """Turn `--images` and `--tta` into options of the DataModule and the Trainer.
+
+    Args:
+        args: `predict` and its options, as typed.
+
+    Returns:
+        The options that stand for them, or `None` for a dry run, which this function prints.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint or no folder.
+        ValueError: If `--images` comes without a checkpoint, or the checkpoint does not tell the size of its images.
+    """
+    if {"-h", "--help"} & set(args):
+        print(_HELP)
+        return args
+    images, args = _take(args, "--images")
+    views, args = _take(args, "--tta")
+    dry = "--dry_run" in args
+    args = [token for token in args if token != "--dry_run"]
+    if views is not None:
+        chosen = json.dumps([view for view in views.replace("+", ",").split(",") if view])
+        args += ["--trainer.callbacks+=TestTimeAugmentation", f"--trainer.callbacks.views={chosen}"]
+    if images is not None:
+        args = _on_files(args, images)
+    if dry:
+        _describe(args, images, views)
+        return None
+    return args
+
+
+def _on_files(args: list[str], images: str) -> list[str]:
+    name, _ = _take(args, "--ckpt_path")
+    if name is None:
+        raise ValueError("--images needs the model that predicts them: name its checkpoint (--ckpt_path best).")
+    if not Path(images).expanduser().exists():
+        raise FileNotFoundError(f"there is no folder {images!r} (--images).")
+    root, _ = _take(args, "--trainer.default_root_dir")
+    checkpoint = find_checkpoint(name, root)
+    size, channels = (checkpoint.hyperparameters.get(key) for key in ("image_size", "in_channels"))
+    sides = {size} if isinstance(size, int) else set(size or ())
+    if len(sides) != 1:
+        raise ValueError(f"{checkpoint.path} is for images of {size}: --images takes models for square ones.")
+    names = torch.load(checkpoint.path, map_location="cpu", weights_only=True)["lit_cv"].get("class_names")
+    kept, rest, tokens = [], [], iter(args)
+    for token in tokens:
+        option, equals, value = token.partition("=")
+        if option != "--data" and not option.startswith("--data."):
+            rest.append(token)
+            continue
+        value = value if equals else next(tokens, "")
+        if option.removeprefix("--data.") in _KEPT:
+            kept.append(f"{option}={value}")
+    data = {"root": images, "image_size": sides.pop(), "channels": channels, "class_names": names}
+    given = [f"--data.{key}={_text(value)}" for key, value in data.items() if value is not None]
+    return [*rest, "--data=ImageFilesDataModule", *given, *kept]
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _describe(args: list[str], images: str | None, views: str | None) -> None:
+    from datamodules.folder import find_images
+
+    name, _ = _take(args, "--ckpt_path")
+    root, _ = _take(args, "--trainer.default_root_dir")
+    path = find_checkpoint(name, root).path if name is not None else "no checkpoint: untrained weights"
+    what = "the images of the data"
+    if images is not None:
+        what = images if Path(images).is_file() else f"{len(find_images(Path(images)))} images in {images}"
+    print(f"predict {what} with {path}" + (f", averaged over views ({views})" if views else ""))
+
+
+def _take(args: list[str], name: str) -> tuple[str | None, list[str]]:
+    """Return the value of an option, and the other arguments."""
+    value, rest, tokens = None, [], iter(args)
+    for token in tokens:
+        option, equals, given = token.partition("=")
+        if option != name:
+            rest.append(token)
+        elif equals:
+            value = given
+        else:
+            value = next(tokens, None)
+            if value is None:
+                raise ValueError(f"{name} needs a value.")
+    return value, rest

@@ -1,0 +1,181 @@
+"""A trained module as a program that needs neither this project nor Lightning."""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from lit_cv.modules.base import BaseModule
+from lit_cv.randomness import same_draws
+
+__all__ = ["ExportedModule", "example_images", "export_onnx", "export_program", "export_weights"]
+
+Outputs = dict[str, Tensor]
+
+_BATCHES = (1, 3, 8)  # sizes that an exported program is checked with
+_TOLERANCE = 1e-4
+
+
+class ExportedModule(nn.Module):
+    """What of a module goes into a program: raw images in, named tensors out.
+
+    Args:
+        module: The module; it is copied, put into eval mode and float32, and leaves its metrics behind.
+        output: `forward` for what the module itself gives for images, `embed` for its features; `auto` takes features
+            of a module that learns nothing else, such as `MAEModule`.
+
+    Raises:
+        ValueError: If what the module gives is no tensor and no dict of tensors.
+
+    Example:
+        >>> from lit_cv import SupervisedModule
+        >>> module = SupervisedModule(backbone="conv4", num_classes=10, in_channels=1, image_size=28)
+        >>> ExportedModule(module)(torch.zeros(2, 1, 28, 28, dtype=torch.uint8))["logits"].shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(self, module: BaseModule, output: Literal["auto", "forward", "embed"] = "auto") -> None:
+        super().__init__()
+        module.configure_model()
+        trainer, module._trainer = module._trainer, None  # it is not copied
+        try:
+            self.module = copy.deepcopy(module).cpu().float().eval()
+        finally:
+            module._trainer = trainer
+        self.module.metrics = nn.ModuleDict()
+        for parameter in self.module.parameters():
+            parameter.requires_grad_(False)
+        embeds = module.evaluates_embedding if output == "auto" else output == "embed"
+        self.name = "embedding" if embeds else "logits"
+        self.eval()
+        self._check()
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images that the module was trained on."""
+        h = self.module.hparams
+        size = h["image_size"] if h["image_size"] is not None else 224
+        height, width = (size, size) if isinstance(size, int) else size
+        return int(h["in_channels"]), int(height), int(width)
+
+    def forward(self, image: Tensor) -> Outputs:
+        """Return the named outputs for raw images, (N, C, H, W) uint8."""
+        found = self.module.embed(image) if self.name == "embedding" else self.module(image)
+        return dict(found) if isinstance(found, Mapping) else {self.name: found}
+
+    @torch.no_grad()
+    def _check(self) -> None:
+        found: Any = self(torch.zeros(2, *self.image_shape, dtype=torch.uint8))
+        if wrong := [name for name, value in found.items() if not isinstance(value, Tensor)]:
+            raise ValueError(
+                f"{type(self.module).__name__} gives a {type(found[wrong[0]]).__name__} for images, which no program "
+                "of fixed outputs can: export its features (--part embed)."
+            )
+
+
+def example_images(shape: Sequence[int], count: int) -> Tensor:
+    """Return images (count, C, H, W) uint8 to check a program with: smooth ones, and noise on them; always the same."""
+    channels, height, width = shape
+    with same_draws(count):
+        coarse = torch.rand(count, channels, min(4, height), min(4, width))
+        smooth = nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+        noise = torch.rand(count, channels, height, width)
+    share = torch.linspace(0, 0.5, count).view(-1, 1, 1, 1)
+    return ((1 - share) * smooth + share * noise).mul(255).round().to(torch.uint8)
+
+
+def export_program(module: ExportedModule, path: Path, images: Tensor | None = None) -> float:
+    """Write a program that `torch.export.load(path).module()` runs on batches of any size.
+
+    Args:
+        module: What to write.
+        path: File to write, `.pt2`.
+        images: Further images (N, C, H, W) uint8 to check it with.
+
+    Returns:
+        The greatest difference from the module's own output, relative to its scale.
+
+    Raises:
+        ValueError: If its output is not the module's; no file is left then.
+    """
+    example = example_images(module.image_shape, 2)
+    batch = torch.export.Dim("batch", min=1, max=1 << 20)
+    program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},))
+    part = path.with_name(f".{path.name}.part.pt2")
+    torch.export.save(program, part)
+    loaded = torch.export.load(part).module()
+    return _checked(module, lambda images: cast(Outputs, loaded(images)), part, path, images)
+
+
+def export_onnx(module: ExportedModule, path: Path, images: Tensor | None = None) -> float:
+    """Write an ONNX program with the input `image` and the module's outputs by name; otherwise like `export_program`.
+
+    Raises:
+        ImportError: If onnx, onnxscript or onnxruntime is missing.
+        ValueError: If its output is not the module's; no file is left then.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f'ONNX needs packages that are not installed ({error.name}): pip install "lit_cv[export]", or leave it out '
+            "(--formats torch safetensors)."
+        ) from None
+    example = example_images(module.image_shape, 2)
+    with torch.no_grad():
+        names = list(module(example))
+    part = path.with_name(f".{path.name}.part.onnx")
+    torch.onnx.export(
+        module, (example,), part, input_names=["image"], output_names=names, dynamo=True, external_data=False,
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1 << 20)},), verbose=False,
+    )  # fmt: skip
+    session = onnxruntime.InferenceSession(str(part), providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> Outputs:
+        found = session.run(names, {"image": images.numpy()})
+        return dict(zip(names, map(torch.from_numpy, found), strict=True))
+
+    return _checked(module, run, part, path, images)
+
+
+def export_weights(module: BaseModule, path: Path, class_names: Sequence[str] = ()) -> None:
+    """Write the weights alone as safetensors, which `--model.weights` takes, with what they are of as metadata."""
+    state = {name: value.contiguous().clone() for name, value in module.state_dict().items()}
+    h = {
+        key: value for key, value in module.hparams.items() if key in ("backbone", "in_channels", "image_size", "stem")
+    }
+    metadata = {"class": type(module).__name__, "hyperparameters": json.dumps(h), "classes": json.dumps([*class_names])}
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(save(state, metadata))
+    part.replace(path)
+
+
+@torch.no_grad()
+def _checked(module: ExportedModule, run: Any, part: Path, path: Path, images: Tensor | None) -> float:
+    """Compare a written program with the module, and give it its name if they agree."""
+    batches = [example_images(module.image_shape, count) for count in _BATCHES]
+    batches += [] if images is None or not len(images) else [*torch.split(images, 32)]
+    worst = 0.0
+    try:
+        for batch in batches:
+            found = run(batch)
+            for name, expected in module(batch).items():
+                scale = max(1.0, float(expected.abs().max()))
+                difference = float((found[name] - expected).abs().max()) / scale
+                if found[name].shape != expected.shape or not difference <= _TOLERANCE:
+                    raise ValueError(
+                        f"{path.name}: {name} differs by {difference:.2g} from the module's own output on a batch of "
+                        f"{len(batch)}: nothing was written."
+                    )
+                worst = max(worst, difference)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return worst

@@ -1,0 +1,73 @@
+"""The curves of several runs over each other."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lit_cv.figures.canvas import BLUE, INK, PALETTE, new_figure, style_axes
+from lit_cv.figures.history import History
+from lit_cv.suggest import nearest
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["overlay_figure"]
+
+_FIRST = ("train_loss", "val_loss", "val_acc", "val_knn_acc")
+_MOST = 6  # panels, where none are asked for
+_COLORS = (BLUE, *PALETTE, INK)
+_STYLES = ("-", "--", ":", "-.")
+_POINTS = 1500
+
+
+def overlay_figure(runs: Mapping[str, History], metrics: Sequence[str] | None = None, unit: str = "epoch") -> "Figure":
+    """Draw a panel for each metric, with a line for each run.
+
+    Args:
+        runs: What the runs have logged, by their names.
+        metrics: Metrics to draw; `None` takes the losses and what validation logged, six at most.
+        unit: What the curves run over: `epoch` or `step`. Runs without a whole epoch are drawn over steps.
+
+    Raises:
+        ValueError: If there is nothing to draw, or no run has logged a metric that is asked for.
+    """
+    logged = dict.fromkeys(name for history in runs.values() for name in history.names)
+    for name in metrics or ():
+        if name not in logged:
+            raise ValueError(f"no run has logged {name!r}{nearest(name, logged)} Logged were: {', '.join(logged)}.")
+    chosen = list(metrics) if metrics else _choose(list(logged))
+    if not chosen:
+        raise ValueError("the runs have logged nothing that could be drawn: name metrics (--metrics).")
+    unit = "step" if any(history.epochs == 0 for history in runs.values()) else unit
+    columns = min(3, len(chosen))
+    rows = -(-len(chosen) // columns)
+    figure = new_figure(4.4 * columns + 0.4, 3.1 * rows + 0.3 + 0.2 * len(runs), constrained=True)
+    lines = []
+    for place, metric in enumerate(chosen, 1):
+        axes = figure.add_subplot(rows, columns, place)
+        for number, (name, history) in enumerate(runs.items()):
+            steps, values = history.series(metric)
+            x = history.epochs_at(steps) if unit == "epoch" else steps
+            stride = max(1, len(steps) // _POINTS)
+            color, style = _COLORS[number % len(_COLORS)], _STYLES[number // len(_COLORS) % len(_STYLES)]
+            marker = "o" if len(values) <= 40 else ""
+            drawn = axes.plot(
+                (steps if x is None else x)[::stride], values[::stride], color=color, linestyle=style, marker=marker,
+                markersize=3, linewidth=1.3,
+            )  # fmt: skip
+            if place == 1:
+                lines.append((drawn[0], name))
+        style_axes(axes, metric)
+        axes.set_xlabel(unit, fontsize=8, color=INK)
+        values = np.concatenate([history.series(metric)[1] for history in runs.values()])
+        if metric.endswith("loss") and len(values) and values.max() > 30 * values.min() > 0:
+            axes.set_yscale("log")
+    figure.legend(*zip(*lines, strict=True), loc="outside lower left", fontsize=8, frameon=False)
+    return figure
+
+
+def _choose(logged: Sequence[str]) -> list[str]:
+    first = [name for name in _FIRST if name in logged]
+    others = [name for name in logged if name.startswith("val_") and name not in first]
+    return [*first, *others][:_MOST]

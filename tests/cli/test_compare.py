@@ -1,0 +1,154 @@
+"""`compare`: a tiny comparison of chains, its table, its report, and what happens when a run breaks."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from datamodules import DigitsDataModule
+from lit_cv import FineTuneModule
+from lit_cv.cli import main
+from lit_cv.evaluation.comparison_plan import Budget, read_comparison
+from lit_cv.modules.loading import load_module
+
+TINY = """
+data: DigitsDataModule
+labels: [1, all]
+seeds: [1]
+steps: 3
+approaches:
+  scratch:
+    title: from scratch
+    stages: [{config: supervised, model: {backbone: conv4}, batch_size: 32}]
+  centroid:
+    stages:
+      - &simclr {config: simclr, shared: true, steps: 4, batch_size: 64, warmup: 0.5, model: {backbone: conv4}}
+      - {classifier: nearest_centroid}
+  tuned:
+    stages: [*simclr, {config: fine_tune, batch_size: 16}]
+  transfer:
+    stages: [{config: fine_tune, weights: given}]
+"""
+CPU = ["--trainer.accelerator", "cpu"]
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def tiny(in_tmp: Path) -> list[str]:
+    (in_tmp / "tiny.yaml").write_text(TINY)
+    return ["compare", "--comparison", "tiny.yaml", *CPU]
+
+
+def test_a_comparison(tiny: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([*tiny, "--cost_per_label", "0.5"])
+    said = capsys.readouterr().out
+    assert "run 7 of 7" in said  # 3 approaches x 2 numbers of labels, and one pretraining
+    folder = in_tmp / "lightning_logs" / "compare"
+    rows = table(folder / "compare.csv")
+    assert len(rows) == 6
+    assert not any(row["error"] for row in rows)
+    assert {(row["budget"], row["labels"]) for row in rows} == {("1", "10"), ("all", "1438")}
+    for row in rows:
+        pretrained = row["approach"] != "scratch"
+        assert row["pretraining_steps"] == ("4" if pretrained else "0")
+        assert row["images"] == ("1438" if pretrained else row["labels"])
+        assert row["steps"] == ("0" if row["approach"] == "centroid" else "3")
+        total = float(row["pretraining_seconds"]) + float(row["seconds"])
+        assert float(row["total_seconds"]) == pytest.approx(total, abs=2e-3)
+    assert {path.name for path in folder.iterdir()} >= {
+        "compare.md", "compare.html", "compare_overview.png", "compare_labels.png", "compare_compute.png",
+        "compare_cost.png",
+    }  # fmt: skip
+    assert "Which to choose" in said
+
+    # The last weights give the tabled accuracy, and the labels differ from seed to seed.
+    module = load_module(folder / "runs" / "tuned-1-seed1" / "checkpoints" / "last.ckpt")
+    assert isinstance(module, FineTuneModule)
+    data = DigitsDataModule(val_fraction=0.0, labels_per_class=1, label_seed=1)
+    data.setup()
+    batch = data.test_dataset.__getitems__(range(len(data.test_dataset)))  # type: ignore[union-attr]
+    with torch.no_grad():
+        accuracy = float((module(batch["image"]).argmax(1) == batch["label"]).float().mean())
+    tabled = next(row for row in rows if (row["approach"], row["budget"], row["seed"]) == ("tuned", "1", "1"))
+    assert accuracy == pytest.approx(float(tabled["test_acc"]), abs=1e-6)
+    other = DigitsDataModule(val_fraction=0.0, labels_per_class=1)
+    other.setup()
+    assert data.train_dataset.rows.tolist() != other.train_dataset.rows.tolist()
+    assert data.test_dataset.rows.tolist() == other.test_dataset.rows.tolist()  # type: ignore[union-attr]
+
+    # From its table alone the report is made again; started again, nothing is left to do.
+    moved = in_tmp / "moved"
+    moved.mkdir()
+    (folder / "compare.csv").rename(moved / "compare.csv")
+    main(["compare", "--redraw", "--output", "moved"])
+    assert (moved / "compare.md").read_text() == (folder / "compare.md").read_text()
+    capsys.readouterr()
+    main(tiny)
+    assert "run 1 " not in capsys.readouterr().out
+
+
+def test_a_broken_run_is_recorded_and_done_again(
+    tiny: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = [*tiny, "--approaches", "scratch", "tuned", "--labels", "1"]
+    step = FineTuneModule.step
+
+    def broken(self: Any, batch: Any, stage: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(FineTuneModule, "step", broken)
+    main(few)
+    path = in_tmp / "lightning_logs" / "compare" / "compare.csv"
+    errors = {row["approach"]: row["error"] for row in table(path)}
+    assert errors == {"scratch": "", "tuned": "RuntimeError: out of memory"}
+    assert "out of memory" in (path.parent / "compare.md").read_text()
+    monkeypatch.setattr(FineTuneModule, "step", step)
+    main(few)
+    assert not any(row["error"] for row in table(path))
+
+
+def test_minutes_are_turned_into_steps_once(tiny: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = [*tiny, "--approaches", "scratch", "--labels", "1", "--minutes", "0.005"]
+    main(few)
+    folder = in_tmp / "lightning_logs" / "compare"
+    lengths = json.loads((folder / "lengths.json").read_text())
+    assert [int(row["steps"]) for row in table(folder / "compare.csv")] == list(lengths.values())
+    capsys.readouterr()
+    main([*few, "--dry_run"])
+    assert "1 runs, 0 to do" in capsys.readouterr().out
+
+
+def test_what_a_comparison_refuses(tiny: list[str], in_tmp: Path) -> None:
+    with pytest.raises(ValueError, match="no comparison is named 'digit': did you mean 'digits'"):
+        main(["compare", "--comparison", "digit"])
+    with pytest.raises(ValueError, match="no approach is named 'tunde': did you mean 'tuned'"):
+        main([*tiny, "--approaches", "tunde"])
+    with pytest.raises(ValueError, match=r"transfer starts from given weights: name them \(--weights\)"):
+        main([*tiny, "--approaches", "transfer"])
+    with pytest.raises(ValueError, match="labels 'many': give a number for each class"):
+        main([*tiny, "--labels", "many"])
+    with pytest.raises(ValueError, match=r"--data\.labels_per_class is what a comparison varies"):
+        main([*tiny, "--data.labels_per_class", "3"])
+    with pytest.raises(SystemExit, match=r"--model\.lr is not for compare"):
+        main([*tiny, "--model.lr", "3"])
+    with pytest.raises(FileNotFoundError, match=r"there is no .*compare.csv"):
+        main(["compare", "--redraw"])
+    (in_tmp / "wrong.yaml").write_text(TINY.replace("shared: true", "sharde: true"))
+    with pytest.raises(ValueError, match="approach centroid: no setting 'sharde': did you mean 'share' or 'shared'"):
+        main(["compare", "--comparison", "wrong.yaml"])
+
+
+def test_shipped_comparisons() -> None:
+    for name in ("digits", "fashion_mnist"):
+        comparison = read_comparison(name, weights="DEFAULT")
+        assert [a.name for a in comparison.approaches] == [
+            "supervised", "simclr_centroid", "simclr_probe", "simclr_finetune", "mae_finetune", "transfer",
+        ]  # fmt: skip
+    assert [str(Budget.parse(text)) for text in (10, "0.01", "all")] == ["10", "0.01", "all"]

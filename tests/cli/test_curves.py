@@ -1,0 +1,45 @@
+"""`curves`: several runs in one picture."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lit_cv.cli import main
+from lit_cv.figures import History
+from lit_cv.figures.overlay import overlay_figure
+
+
+def write(folder: Path, values: list[float], metric: str = "val_acc") -> Path:
+    folder.mkdir(parents=True)
+    rows = [f"{epoch},{10 * epoch + 9},{1 / (epoch + 1)},{value}" for epoch, value in enumerate(values)]
+    (folder / "metrics.csv").write_text("\n".join([f"epoch,step,train_loss,{metric}", *rows, ""]))
+    return folder
+
+
+def test_curves_are_those_of_the_tables(tmp_path: Path) -> None:
+    runs = {name: History.read(write(tmp_path / name, [0.1, 0.5 + k / 10, 0.9]) / "metrics.csv")
+            for k, name in enumerate(("a", "b"))}  # fmt: skip
+    loss, accuracy = overlay_figure(runs).axes
+    assert (loss.get_title("left"), accuracy.get_title("left")) == ("train_loss", "val_acc")
+    assert [line.get_ydata().tolist() for line in accuracy.lines] == [[0.1, 0.5, 0.9], [0.1, 0.6, 0.9]]
+    assert accuracy.lines[0].get_xdata().tolist() == [1.0, 2.0, 3.0]
+    over_steps = overlay_figure(runs, ["val_acc"], "step").axes[0]
+    assert np.array_equal(over_steps.lines[0].get_xdata(), [10, 20, 30])
+
+
+def test_the_verb(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [str(write(in_tmp / "logs" / name / "run", [0.1, 0.5])) for name in ("a", "b")]
+    main(["curves", *runs, "--dry_run"])
+    assert "a/run: " in capsys.readouterr().out
+    assert not (in_tmp / "curves.png").exists()
+    main(["curves", *runs, "--metrics", "val_acc", "--names", "first", "second"])
+    assert (in_tmp / "curves.png").is_file()
+    with pytest.raises(FileNotFoundError, match="nowhere is no run"):
+        main(["curves", "nowhere"])
+    with pytest.raises(ValueError, match="no run has logged 'val_ac': did you mean 'val_acc'"):
+        main(["curves", *runs, "--metrics", "val_ac"])
+    with pytest.raises(ValueError, match="1 names for 2 runs"):
+        main(["curves", *runs, "--names", "first"])
+    with pytest.raises(SystemExit, match="no option --metric: did you mean 'metrics'"):
+        main(["curves", runs[0], "--metric", "val_acc"])

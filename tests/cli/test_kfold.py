@@ -1,0 +1,113 @@
+"""`kfold`: fresh models on images that they have not seen, and the same table after an interruption."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules import DigitsDataModule, ImageFolderDataModule
+from lit_cv.callbacks import RunCheckpoint
+from lit_cv.cli import main
+
+RUN = [
+    "kfold", "--model", "SupervisedModule", "--model.backbone", "conv4", "--data", "DigitsDataModule",
+    "--data.batch_size", "128", "--folds", "3", "--trainer.max_epochs", "2", "--trainer.accelerator", "cpu",
+]  # fmt: skip
+
+
+class Killed(BaseException):
+    """What ends a process at once."""
+
+
+TIMES = ("seconds", "wall_seconds")
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+
+
+def test_a_killed_cross_validation_ends_in_the_same_table(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main([*RUN, "--output", "whole"])
+    whole = table(in_tmp / "whole" / "kfold.csv")
+    assert [row["fold"] for row in whole] == ["1", "2", "3"]
+
+    saved: list[int] = []
+    save = RunCheckpoint._save_last
+
+    def killed(self: RunCheckpoint, trainer: Any) -> None:
+        save(self, trainer)
+        saved.append(trainer.global_step)
+        if len(saved) == 3:  # in the middle of the second fold
+            raise Killed
+
+    monkeypatch.setattr(RunCheckpoint, "_save_last", killed)
+    with pytest.raises(Killed):
+        main([*RUN, "--output", "cut"])
+    assert table(in_tmp / "cut" / "kfold.csv") == whole[:1]
+    main([*RUN, "--output", "cut"])
+    assert saved == [7, 14, 7, 14, 7, 14]  # the second fold went on
+    assert table(in_tmp / "cut" / "kfold.csv") == whole
+    assert (in_tmp / "cut" / "predictions.csv").read_text() == (in_tmp / "whole" / "predictions.csv").read_text()
+
+
+def test_what_it_leaves(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = [*RUN, "--folds", "2", "--trainer.max_epochs", "1"]
+    main([*run, "--dry_run"])
+    said = capsys.readouterr().out
+    assert "fold 2 of 2" in said
+    assert "2 runs, 2 to do, about" in said
+    assert not (in_tmp / "lightning_logs").exists()
+    main(run)
+    said = capsys.readouterr().out
+    assert "mean ± std" in said
+    folder = in_tmp / "lightning_logs" / "kfold"
+    assert {"kfold.csv", "kfold.md", "kfold.png", "predictions.csv"} <= {path.name for path in folder.iterdir()}
+    data = DigitsDataModule(val_fraction=0.0)
+    data.setup()
+    with open(folder / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(int(row["image"]) for row in rows) == sorted(data.train_dataset.rows.tolist())
+    by_name = {data.train_dataset.sample_name(k): int(label) for k, label in enumerate(data.train_dataset.labels)}
+    assert all(by_name[row["image"]] == int(row["label"]) for row in rows)
+    for fold, row in enumerate(table(folder / "kfold.csv"), 1):
+        own = [r for r in rows if r["fold"] == str(fold)]
+        right = np.mean([r["label"] == r["predicted"] for r in own])
+        assert right == pytest.approx(float(row["val_acc"]), abs=1e-6)
+        assert len(own) == int(row["val_images"])
+    main(run)  # nothing is left to do
+    assert "run 1" not in capsys.readouterr().out
+    with pytest.raises(ValueError, match="holds another study, which differs in options"):
+        main([*run, "--model.lr", "0.5"])
+
+
+def test_wrong_options_take_one_line(in_tmp: Path) -> None:
+    with pytest.raises(SystemExit, match="no option --fold: did you mean 'folds'"):
+        main(["kfold", "--config", "supervised", "--fold", "3"])
+    with pytest.raises(SystemExit, match=r"no option --model\.lrr: did you mean 'lr'"):
+        main(["kfold", "--config", "supervised", "--model.lrr", "3"])
+    with pytest.raises(ValueError, match="class 8 has 139 images for 300 folds"):
+        main([*RUN, "--folds", "300"])
+
+
+def test_held_out_images_are_read_as_validation_images(tmp_path: Path) -> None:
+    from torchvision.utils import save_image
+
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for index in range(6):
+            save_image(torch.rand(3, 40, 50), tmp_path / name / f"{index}.png")
+    data = ImageFolderDataModule(str(tmp_path), image_size=16, train_size=24, test_fraction=0.0, num_workers=0)
+    pool = data.training_pool()
+    data.validate_on(np.array([1, 7]))
+    data.setup()
+    assert data.val_dataset is not None
+    assert [data.val_dataset.sample_name(k) for k in range(2)] == [pool.sample_name(1), pool.sample_name(7)]
+    assert len(data.train_dataset) == 10
+    assert data.val_dataset[0]["image"].shape[1] == 16
+    assert data.train_dataset[0]["image"].shape[1] == 24
+    with pytest.raises(RuntimeError, match="before setup"):
+        data.validate_on(np.array([1]))
