@@ -10,6 +10,7 @@ import torch
 from torchvision.utils import save_image
 
 from lit_cv.cli import main
+from tests.datamodules.test_annotated import save_voc
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -43,6 +44,12 @@ def photos(in_tmp: Path) -> Path:
         for index in range(20):
             save_image(torch.rand(3, 40, 50), in_tmp / "photos" / name / f"{index}.png")
     (in_tmp / "rotation.py").write_text(next(text for text in PROGRAMS if "class RotationModule" in text))
+    save_voc(in_tmp / "cells", [(80, 96)] * 20, [[("red", 5, 5, 40, 50), ("white", 50, 20, 90, 70)]] * 20)
+    (in_tmp / "new").mkdir()
+    for path in (in_tmp / "cells" / "JPEGImages").glob("[0-4].png"):
+        (in_tmp / "new" / path.name).write_bytes(path.read_bytes())
+    votes = [f"{index}.png,{who},{'ab'[index % 2]}" for index in range(6) for who in ("anna", "ben")]
+    (in_tmp / "votes.csv").write_text("\n".join(["path,annotator,label", *votes, "0.png,cleo,b"]) + "\n")
     return in_tmp
 
 
@@ -56,12 +63,20 @@ def test_commands(session: list[str], photos: Path) -> None:
         if args[0] == "fit":
             args += [*SHORT, "--trainer.max_epochs", "2" if "--ckpt_path" in args else "1"]
         cli = main(args)
-        assert cli is not None
+        run = photos / "lightning_logs" / "version_0"
         if args[0] == "fit":
+            assert cli is not None
             assert cli.trainer.current_epoch == int(args[-1])
         if args[0] == "predict":
-            predictions = (photos / "lightning_logs" / "version_0" / "predictions.csv").read_text().splitlines()
-            assert len(predictions) > 1
+            tables = [
+                run / "predictions.csv",
+                run / "predictions" / "order.csv",
+                run / "predictions" / "order_boxes.csv",
+            ]
+            table = next(path for path in tables if path.is_file())
+            assert len(table.read_text().splitlines()) > 1
+        if args[0] in ("convert", "agreement"):
+            assert any((photos / name).exists() for name in ("cells_coco", "consensus.csv"))
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
