@@ -49,6 +49,7 @@ from lit_cv.tasks import ClassificationTask, Task
 SIDE, DIGIT, SCALE = 36, 28, 1000.0
 COLUMNS = ("setting", "weighting", "tasks", "seed", "left", "right", "rebuilt", "seconds", "sigmas")
 DIGITS = ("left", "right")
+WEIGHTINGS = ("equal", "uncertainty", "dwa", "pcgrad")
 
 
 class LeNet(nn.Module):
@@ -154,12 +155,11 @@ def tasks_of(setting: str, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
 
 def rows(settings: list[str]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Yield setting, weighting and tasks of every run."""
-    weightings = ("equal", "uncertainty", "dwa", "pcgrad")
     if "plain" in settings:
-        yield from (("plain", weighting, DIGITS) for weighting in weightings)
+        yield from (("plain", weighting, DIGITS) for weighting in WEIGHTINGS)
         yield from (("plain", "single", (name,)) for name in DIGITS)
     if "rebuilt" in settings:
-        yield from (("rebuilt", weighting, (*DIGITS, "rebuilt")) for weighting in weightings)
+        yield from (("rebuilt", weighting, (*DIGITS, "rebuilt")) for weighting in WEIGHTINGS)
         yield "rebuilt", "single", ("rebuilt",)
     if "scaled" in settings:
         yield from (("scaled", weighting, ("left", "rebuilt")) for weighting in ("equal", "uncertainty"))
@@ -202,7 +202,7 @@ def multi_mnist(args: argparse.Namespace) -> None:
             done = {(row["setting"], row["weighting"], row["tasks"], int(row["seed"])) for row in csv.DictReader(file)}
     else:
         path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
-    cells = [(*cell, seed) for seed in args.seeds for cell in rows(args.settings)]
+    cells = [(*cell, seed) for seed in args.seeds for cell in rows(args.settings) if cell[1] in args.weightings]
     cells = [c for c in cells if (c[0], c[1], "+".join(c[2]), c[3]) not in done][: args.at_most]
     data = MultiMNISTDataModule(root=args.root, batch_size=256)
     for number, (setting, weighting, names, seed) in enumerate(cells, 1):
@@ -305,6 +305,7 @@ def main() -> None:
         stage.add_argument("--settings", nargs="+", default=["plain", "rebuilt", "scaled"])
         stage.add_argument("--backbones", nargs="+", default=["resnet9_small", "resnet9"], help="of `steps`")
         stage.add_argument("--rounds", type=int, default=10, help="of `steps`")
+        stage.add_argument("--weightings", nargs="+", default=[*WEIGHTINGS, "single"])
         stage.add_argument("--at_most", type=int, default=None, help="runs in this call")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
