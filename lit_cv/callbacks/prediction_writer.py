@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_cv.callbacks.prediction_drafts import BoxDrafts, MaskDrafts
-from lit_cv.callbacks.run_output import class_names
+from lit_cv.callbacks.run_output import class_names, plain_names
 
 __all__ = ["PredictionWriter"]
 
@@ -92,7 +92,7 @@ class PredictionWriter(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Take in a batch: all its probabilities if there are few classes, otherwise the highest; boxes; masks."""
-        found = outputs if isinstance(outputs, Mapping) else {}
+        found = plain_names(outputs) if isinstance(outputs, Mapping) else {}
         probabilities = found.get("probabilities")
         classes = isinstance(probabilities, Tensor) and probabilities.ndim == 2
         boxes, masks = {"boxes", "box_labels", "scores"} <= found.keys(), isinstance(found.get("masks"), Tensor)

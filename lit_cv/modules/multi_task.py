@@ -190,20 +190,16 @@ class MultiTaskModule(BaseModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Return what each task says of the images as `{task}_{name}`, and where they stand in the data (`index`).
 
-        What the first task of a kind says stands there as `name`, too, as other modules return it: callbacks write it
-        to files and draw it.
-
         `name` is `probabilities` (N, K) for classes; `values` (N, D) for quantities; lists of `boxes` (n, 4),
         `box_labels` and `scores` (n,) for objects; `masks` (N, H, W) and their `confidence` (N,) for pixels.
         """
         outputs = self(batch["image"])
-        said: dict[str, Any] = {}
-        first: dict[str, Any] = {}
-        for name, task in self.tasks.items():
-            own = task.predict(outputs[name], batch)
-            said |= {f"{name}_{entry}": value for entry, value in own.items()}
-            first |= {entry: value for entry, value in own.items() if entry not in first}
-        return {**said, **first, **{key: batch[key] for key in ("index", "label") if key in batch}}
+        said = {
+            f"{name}_{entry}": value
+            for name, task in self.tasks.items()
+            for entry, value in task.predict(outputs[name], batch).items()
+        }
+        return {**said, **{key: batch[key] for key in ("index", "label") if key in batch}}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the groups of the networks, and that of the weighting if it learns."""
