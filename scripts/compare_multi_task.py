@@ -12,8 +12,8 @@
 have ink the brighter (Sener and Koltun 2018): 60,000 images to train on, 10,000 of the test digits. A network like
 LeNet tells the left and the right digit; 5 epochs of batches of 256, Adam, learning rate 1e-3, in bfloat16. `plain`
 has these two tasks; `rebuilt` has a third of another scale, the image itself, by the squared error summed over its
-pixels; `scaled` has the two, with the loss of the left digit times 1,000. Rows are appended to the table as they are
-finished, those that it holds are not run again.
+pixels; `scaled` has the left digit and the image, whose loss is multiplied by 1,000. Rows are appended to the table as
+they are finished, those that it holds are not run again.
 
 `steps`: a step of the three tasks of the recipe `multi_task` (64-pixel images, batches of 32) against the sum of the
 steps of a network for each, taken in turn, in seconds of the processor, the median of the ratios.
@@ -46,9 +46,10 @@ from lit_cv.nn import compact
 from lit_cv.optim import build_optimizer, parameter_groups
 from lit_cv.tasks import ClassificationTask, Task
 
-SIDE, DIGIT = 36, 28
+SIDE, DIGIT, SCALE = 36, 28, 1000.0
 COLUMNS = ("setting", "weighting", "tasks", "seed", "left", "right", "rebuilt", "seconds", "sigmas")
 DIGITS = ("left", "right")
+WEIGHTINGS = ("equal", "uncertainty", "dwa", "pcgrad")
 
 
 class LeNet(nn.Module):
@@ -80,23 +81,20 @@ compact.COMPACT["lenet"] = (LeNet, 16)
 
 
 class DigitTask(ClassificationTask):
-    """Tells a digit by two layers, its loss multiplied by a constant."""
-
-    def __init__(self, name: str, scale: float = 1.0, **kwargs: Any) -> None:
-        super().__init__(name, **kwargs)
-        self.scale = scale
+    """Tells a digit by two layers."""
 
     def configure_head(self, num_features: int) -> nn.Module:
         return nn.Sequential(nn.Linear(num_features, 64), nn.ReLU(inplace=True), nn.Linear(64, 10))
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        return self.scale * super().loss(output, target)
-
 
 class RebuildTask(Task):
-    """Rebuilds the image, by the squared error summed over its pixels."""
+    """Rebuilds the image, by the squared error summed over its pixels, times a constant."""
 
     default_key: ClassVar[str | None] = "image"
+
+    def __init__(self, name: str, scale: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(name, **kwargs)
+        self.scale = scale
 
     def configure_head(self, num_features: int) -> nn.Module:
         return nn.Linear(num_features, SIDE**2)
@@ -105,7 +103,7 @@ class RebuildTask(Task):
         return torch.ones(len(target), dtype=torch.bool, device=target.device)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        return (output.float() - target.flatten(1) / 255).square().sum(1)
+        return self.scale * (output.float() - target.flatten(1) / 255).square().sum(1)
 
 
 class PairsDataset(InMemoryDataset):
@@ -151,21 +149,21 @@ def tasks_of(setting: str, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     tasks: dict[str, dict[str, Any]] = {name: {"type": f"{here}.DigitTask", "num_classes": 10} for name in DIGITS}
     tasks["rebuilt"] = {"type": f"{here}.RebuildTask"}
     if setting == "scaled":
-        tasks["left"]["scale"] = 1000.0
+        tasks["rebuilt"]["scale"] = SCALE
     return {name: tasks[name] for name in names}
 
 
 def rows(settings: list[str]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Yield setting, weighting and tasks of every run."""
-    weightings = ("equal", "uncertainty", "dwa", "pcgrad")
     if "plain" in settings:
-        yield from (("plain", weighting, DIGITS) for weighting in weightings)
+        yield from (("plain", weighting, DIGITS) for weighting in WEIGHTINGS)
         yield from (("plain", "single", (name,)) for name in DIGITS)
     if "rebuilt" in settings:
-        yield from (("rebuilt", weighting, (*DIGITS, "rebuilt")) for weighting in weightings)
+        yield from (("rebuilt", weighting, (*DIGITS, "rebuilt")) for weighting in WEIGHTINGS)
         yield "rebuilt", "single", ("rebuilt",)
     if "scaled" in settings:
-        yield from (("scaled", weighting, DIGITS) for weighting in ("equal", "uncertainty"))
+        yield from (("scaled", weighting, ("left", "rebuilt")) for weighting in ("equal", "uncertainty"))
+        yield from (("scaled", "single", (name,)) for name in ("left", "rebuilt"))
 
 
 def run(
@@ -190,7 +188,7 @@ def run(
     row: dict[str, Any] = {"setting": setting, "weighting": weighting, "tasks": "+".join(names), "seed": seed}
     row |= {name: round(100 * found[f"test_{name}_acc"], 3) for name in DIGITS if name in names}
     if "rebuilt" in names:
-        row["rebuilt"] = round(found["test_rebuilt_loss"], 4)
+        row["rebuilt"] = round(found["test_rebuilt_loss"] / (SCALE if setting == "scaled" else 1), 4)
     if isinstance(module.weighting, UncertaintyWeighting):
         row["sigmas"] = " ".join(f"{value:.3f}" for value in module.weighting.sigma().tolist())
     return row | {"seconds": round(seconds, 1)}
@@ -204,7 +202,7 @@ def multi_mnist(args: argparse.Namespace) -> None:
             done = {(row["setting"], row["weighting"], row["tasks"], int(row["seed"])) for row in csv.DictReader(file)}
     else:
         path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
-    cells = [(*cell, seed) for seed in args.seeds for cell in rows(args.settings)]
+    cells = [(*cell, seed) for seed in args.seeds for cell in rows(args.settings) if cell[1] in args.weightings]
     cells = [c for c in cells if (c[0], c[1], "+".join(c[2]), c[3]) not in done][: args.at_most]
     data = MultiMNISTDataModule(root=args.root, batch_size=256)
     for number, (setting, weighting, names, seed) in enumerate(cells, 1):
@@ -307,6 +305,7 @@ def main() -> None:
         stage.add_argument("--settings", nargs="+", default=["plain", "rebuilt", "scaled"])
         stage.add_argument("--backbones", nargs="+", default=["resnet9_small", "resnet9"], help="of `steps`")
         stage.add_argument("--rounds", type=int, default=10, help="of `steps`")
+        stage.add_argument("--weightings", nargs="+", default=[*WEIGHTINGS, "single"])
         stage.add_argument("--at_most", type=int, default=None, help="runs in this call")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")

@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lit_cv.callbacks.run_output import figures_wanted, guarded, publish
+from lit_cv.callbacks.run_output import figures_wanted, guarded, plain_names, publish
 from lit_cv.figures import draw_objects, image_grid
 
 __all__ = ["PredictionFigures"]
@@ -19,9 +19,10 @@ _CELL = 3.0  # inches that an image takes
 class PredictionFigures(L.Callback):
     """Shows validation images with the objects and the classes of pixels that are there, and those predicted.
 
-    It works for every module whose `predict_step` returns `boxes`, `box_labels` and `scores`, or `masks`, and does
-    nothing for others. The first images of every validation are kept; they are drawn when training ends, however it
-    ends, as well as now and then on the way: `predictions.png` in the run's folder, and the same in TensorBoard.
+    It works for every module whose `predict_step` returns `boxes`, `box_labels` and `scores`, or `masks`, also with
+    `TASK_` before the names, and does nothing for others. The first images of every validation are kept; they are
+    drawn when training ends, however it ends, as well as now and then on the way: `predictions.png` in the run's
+    folder, and the same in TensorBoard.
 
     Args:
         n: Images to show.
@@ -66,11 +67,12 @@ class PredictionFigures(L.Callback):
         with guarded("Predicting validation images"):
             few = {name: value[: self.n] for name, value in batch.items() if isinstance(value, Tensor | list)}
             found = cast(Any, pl_module).predict_step(few, 0)
-            if not isinstance(found, Mapping) or not {"boxes", "masks"} & found.keys():
+            found = plain_names(found) if isinstance(found, Mapping) else {}
+            if not {"boxes", "masks"} & found.keys():
                 self._active = False
                 return
             heading = f"validation images, truth above prediction, after epoch {trainer.current_epoch + 1}"
-            self._made = (few, dict(found), heading, trainer.global_step)
+            self._made = (few, found, heading, trainer.global_step)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw if it is time."""

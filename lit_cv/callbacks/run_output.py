@@ -1,7 +1,7 @@
 """Where the figures of a run go, and what may not happen on the way."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ __all__ = [
     "class_names",
     "figures_wanted",
     "guarded",
+    "plain_names",
     "publish",
     "run_folder",
 ]
@@ -49,6 +50,20 @@ def class_names(trainer: L.Trainer, pl_module: L.LightningModule, classes: int |
         if isinstance(names, list | tuple) and classes in (None, len(names)):
             return [str(name) for name in names]
     return None
+
+
+def plain_names(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return predictions under the names of modules with one task; of several tasks, the first of each kind.
+
+    Args:
+        outputs: What `predict_step` gave, the names with `TASK_` before them where there are several tasks.
+    """
+    found = dict(outputs)
+    for kind in ("probabilities", "boxes", "box_labels", "scores", "masks", "confidence"):
+        own = [value for name, value in outputs.items() if name.endswith(f"_{kind}")]
+        if kind not in found and own:
+            found[kind] = own[0]
+    return found
 
 
 @contextmanager

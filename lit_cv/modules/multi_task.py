@@ -13,7 +13,7 @@ from lit_cv.losses import UncertaintyWeighting
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
 from lit_cv.modules.task_losses import build_weighting, mean_losses, step_losses
 from lit_cv.modules.task_surgery import check_surgery, operate
-from lit_cv.tasks import BaseTask, Features, build_tasks
+from lit_cv.tasks import BaseTask, ClassificationTask, Features, build_tasks
 
 __all__ = ["MultiTaskModule"]
 
@@ -149,8 +149,12 @@ class MultiTaskModule(BaseModule):
         return {name: each(features) for name, each in self.tasks.items()}
 
     def step(self, batch: Batch, stage: Stage) -> Output:
-        """Run the tasks on the images of a batch that have a target for them, and weigh their losses."""
+        """Run the tasks on the images of a batch that have a target for them, and weigh their losses.
+
+        In validation and test the first classification's `logits` and `target` are returned, too, for figures.
+        """
         features, found = self.features(batch["image"]), {}
+        shown: Output = {}
         self._entries.update(batch)
         for name, task in self.tasks.items():
             chosen, target = task.labeled(batch)
@@ -161,6 +165,8 @@ class MultiTaskModule(BaseModule):
                 found[name] = task.batch_loss(output, target)
                 if stage != "train":
                     task.update(stage, output, target)
+                    if isinstance(task, ClassificationTask) and chosen is None and not shown:
+                        shown = {"logits": output, "target": target}
             self.means[stage].update(mean_losses(name, found[name]), found[name].images)
         across = stage == "train" and is_distributed()
         present, absent = step_losses(found, features.pooled.device, across)
@@ -171,7 +177,7 @@ class MultiTaskModule(BaseModule):
         losses = present | absent
         operates = stage == "train" and self.hparams["weighting"] == "pcgrad"
         self._losses = [losses[name] for name in self.tasks] if operates else []
-        return {"loss": total}
+        return {"loss": total, **shown}
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Go backwards from the total loss; with gradient surgery, from the loss of every task."""
@@ -184,20 +190,16 @@ class MultiTaskModule(BaseModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Return what each task says of the images as `{task}_{name}`, and where they stand in the data (`index`).
 
-        What the first task of a kind says stands there as `name`, too, as other modules return it: callbacks write it
-        to files and draw it.
-
         `name` is `probabilities` (N, K) for classes; `values` (N, D) for quantities; lists of `boxes` (n, 4),
         `box_labels` and `scores` (n,) for objects; `masks` (N, H, W) and their `confidence` (N,) for pixels.
         """
         outputs = self(batch["image"])
-        said: dict[str, Any] = {}
-        first: dict[str, Any] = {}
-        for name, task in self.tasks.items():
-            own = task.predict(outputs[name], batch)
-            said |= {f"{name}_{entry}": value for entry, value in own.items()}
-            first |= {entry: value for entry, value in own.items() if entry not in first}
-        return {**said, **first, **{key: batch[key] for key in ("index", "label") if key in batch}}
+        said = {
+            f"{name}_{entry}": value
+            for name, task in self.tasks.items()
+            for entry, value in task.predict(outputs[name], batch).items()
+        }
+        return {**said, **{key: batch[key] for key in ("index", "label") if key in batch}}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the groups of the networks, and that of the weighting if it learns."""

@@ -53,7 +53,9 @@ def test_the_recipe_leaves_pictures_and_predictions(in_tmp: Path) -> None:
     names = {name for row in read_metrics(run / "metrics.csv") for name in row}
     for name in ("shape", "objects", "pixels"):
         assert {f"train_{name}_loss", f"val_{name}_loss", f"weight_{name}", f"sigma_{name}"} <= names
-    for picture in ("task_curves.png", "predictions.png", "training_curves.png"):
+    for picture in ("task_curves.png", "predictions.png", "confusion_matrix.png", "training_curves.png"):
         assert (run / picture).is_file()
     main(["predict", "--ckpt_path", "best", "--trainer.enable_progress_bar", "false"])
-    assert len((run / "predictions.csv").read_text().splitlines()) == 7  # a line for each test image
+    (table,) = run.glob("predictions*.csv")
+    assert len(table.read_text().splitlines()) == 7  # a line for each test image
+    assert len(list((run / "predictions").glob("**/*.png"))) == 6  # the masks
