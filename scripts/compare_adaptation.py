@@ -1,7 +1,7 @@
 """What domain adaptation gains between USPS and MNIST, a LeNet each time, and the most that a chain of two reaches.
 
-`steps` compares the methods as they are usually compared: batches of 64 + 64, Adam at 1e-3, the same number of steps
-for all, the accuracy of the last step on the target's test images; `--augment` moves the images of both domains at
+`steps` compares the methods as they are usually compared: batches of 64 + 64, Adam, the same number of steps for all,
+the accuracy of the last step on the target's test images; `--augment` moves the images of both domains at
 random, for every method alike:
 
     python scripts/compare_adaptation.py steps --root $LIT_CV_DATA --csv adaptation.csv
@@ -36,11 +36,11 @@ from lit_cv.modules import DomainAdaptationModule
 
 SETS: dict[str, Callable[..., BaseDataModule]] = {"usps": USPSDataModule, "mnist": MNISTDataModule}
 DIRECTIONS = ("usps_to_mnist", "mnist_to_usps")
-OPTIONS: dict[str, Any] = {"backbone": "lenet", "dropout": 0.5, "optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0}
+OPTIONS: dict[str, Any] = {"backbone": "lenet", "optimizer": "adam", "lr": 2e-3, "weight_decay": 0.0}
 AFFINE = {"name": "affine", "degrees": 15, "translate": 0.1, "scale": [0.7, 1.1], "shear": 15}  # of the recipes
 METHODS: dict[str, Callable[..., DomainAdaptationModule]] = {
     "source only": lambda **o: DomainAdversarialModule(source_only=True, **o),
-    "DANN": lambda **o: DomainAdversarialModule(**o),
+    "DANN": lambda **o: DomainAdversarialModule(**{"adaptation_weight": 0.3} | o),
     "CDAN": lambda **o: DomainAdversarialModule(conditioning="multilinear", **o),
     "CDAN+E": lambda **o: DomainAdversarialModule(conditioning="entropy", **o),
     "MMD": lambda **o: MMDModule(**o),

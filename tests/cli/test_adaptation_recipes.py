@@ -13,6 +13,7 @@ QUICK = [
     "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "2",
     "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false",
 ]  # fmt: skip
+BARE = ["--trainer.logger", "false", "--trainer.enable_checkpointing", "false"]
 SMALL = ["--data.source.num_images", "300", "--data.target.num_images", "250", "--data.batch_size", "8"]
 
 
@@ -41,7 +42,7 @@ def test_self_training_goes_on_from_adversarial_and_is_used(in_tmp: Path, capsys
 
 
 def test_mmd(in_tmp: Path) -> None:
-    cli = main(["fit", "--config", "mmd", "--model.distance", "coral", *SMALL, *QUICK])
+    cli = main(["fit", "--config", "mmd", "--model.distance", "coral", *SMALL, *QUICK, *BARE])
     assert cli is not None
     assert {"val_score", "val_source_acc", "val_target_acc", "train_adaptation_loss"} <= set(
         cli.trainer.callback_metrics
@@ -49,7 +50,8 @@ def test_mmd(in_tmp: Path) -> None:
 
 
 def test_another_approach_on_the_same_data(in_tmp: Path) -> None:
-    cli = main(["fit", "--config", "mmd", "--model", "SupervisedModule", "--model.backbone", "conv4", *SMALL, *QUICK])
+    supervised = ["--model", "SupervisedModule", "--model.backbone", "conv4"]
+    cli = main(["fit", "--config", "mmd", *supervised, *SMALL, *QUICK, *BARE])
     assert cli is not None
     assert "val_acc" in cli.trainer.callback_metrics
 
@@ -57,7 +59,7 @@ def test_another_approach_on_the_same_data(in_tmp: Path) -> None:
 @pytest.mark.parametrize("name", ["usps_to_mnist_adversarial", "mnist_to_usps_self_training"])
 def test_digits(in_tmp: Path, data_root: Path, name: str) -> None:
     roots = ["--data.source.root", str(data_root), "--data.target.root", str(data_root), "--data.batch_size", "8"]
-    cli = main(["fit", "--config", name, *roots, "--data.source.val_fraction", "0.01", *QUICK])
+    cli = main(["fit", "--config", name, *roots, "--data.source.val_fraction", "0.01", *QUICK, *BARE])
     assert cli is not None
     assert (cli.datamodule.in_channels, cli.datamodule.image_size) == (1, (28, 28))
 
