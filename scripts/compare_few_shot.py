@@ -1,7 +1,8 @@
 """Few-shot learning on Omniglot at 28 pixels with Conv-4, beside easyfsl: accuracies on alphabets never seen.
 
 The characters of `omniglot_background` are divided by alphabet: the last 5 in the order of their names are the test,
-the others train. Every row is tested on the same 1,000 episodes of 15 queries a class in each setting (relation networks 100, MAML 400).
+the others train. Every row is tested on the same 1,000 episodes of 15 queries a class in each setting (relation
+networks 100, MAML 400).
 Rows, each a run of its own, with the CPU time of its training:
 
 - easyfsl_proto, proto: prototypical networks, 1,000 episodes of 5 classes, 1 support and 15 query images each
