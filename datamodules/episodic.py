@@ -10,8 +10,9 @@ from torch import Tensor
 
 from datamodules.base import BaseDataModule
 from datamodules.checks import check
+from datamodules.class_pool import ClassPool
 from datamodules.class_splits import split_classes
-from datamodules.episodes import ClassPool, EpisodeDataset, EpisodeSampler, EvaluationEpisodes, Setting
+from datamodules.episodes import EpisodeDataset, EpisodeSampler, EvaluationEpisodes, Setting
 from datamodules.folder import ImageFolderDataModule
 from datamodules.loader import EpochSampler, ResumableLoader
 from datamodules.memory import channel_statistics

@@ -1,7 +1,8 @@
 """Few-shot learning on Omniglot at 28 pixels with Conv-4, beside easyfsl: accuracies on alphabets never seen.
 
 The characters of `omniglot_background` are divided by alphabet: the last 5 in the order of their names are the test,
-the others train. Every row is tested on the same 1,000 episodes of 15 queries a class in each setting (MAML: 400).
+the others train. Every row is tested on the same 1,000 episodes of 15 queries a class in each setting (relation
+networks 100, MAML 400).
 Rows, each a run of its own, with the CPU time of its training:
 
 - easyfsl_proto, proto: prototypical networks, 1,000 episodes of 5 classes, 1 support and 15 query images each
@@ -51,6 +52,7 @@ from lit_cv import (
 from lit_cv.nn import create_backbone
 
 SETTINGS = ["5w1s", "5w5s", "20w1s", "20w5s"]
+RELATION_EPISODES, MAML_EPISODES = 100, 400  # of the test in each setting, which take long
 ADAM: dict[str, Any] = {"optimizer": "adam", "weight_decay": 0.0, "schedule": "cosine"}
 MODULES = {"prototypical": PrototypicalModule, "relation": RelationModule, "maml": MAMLModule}
 
@@ -104,7 +106,7 @@ def easyfsl(args: argparse.Namespace, kind: str, way: int, count: int) -> dict[s
     from easyfsl.samplers import TaskSampler
 
     Sampler.__init__ = lambda self, data_source=None: None  # type: ignore[method-assign] # torch no longer takes it
-    data = episodes(args)
+    data = episodes(args, **({"test_episodes": RELATION_EPISODES} if kind == "relation" else {}))
     data.prepare_data()
     data.setup()
     pool = data.pools["train"]
@@ -204,7 +206,7 @@ def measure(args: argparse.Namespace, seed: int, row: str) -> dict[str, float]:
     if row == "proto_20":
         return fit(PrototypicalModule(lr=2e-3, **ADAM), episodes(args, way=20, episodes_per_epoch=500), **fast)
     if row == "relation":
-        return fit(RelationModule(lr=2e-3, **ADAM), episodes(args), **fast)
+        return fit(RelationModule(lr=2e-3, **ADAM), episodes(args, test_episodes=RELATION_EPISODES), **fast)
     if row in ("maml", "maml_first_order", "anil"):
         options = {"first_order": row == "maml_first_order", "anil": row == "anil"}
         tasks = {
@@ -212,7 +214,7 @@ def measure(args: argparse.Namespace, seed: int, row: str) -> dict[str, float]:
             "query": 5,
             "episodes_per_epoch": 4000,
             "evaluate": SETTINGS[:2],
-            "test_episodes": 400,
+            "test_episodes": MAML_EPISODES,
         }
         return fit(MAMLModule(lr=2e-3, eval_steps=3, **options, **ADAM), episodes(args, **tasks))
     if row == "proto_best":

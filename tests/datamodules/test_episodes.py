@@ -17,8 +17,9 @@ from datamodules import (
     OmniglotDataModule,
     ShapeClassesDataModule,
 )
+from datamodules.class_pool import ClassPool
 from datamodules.class_splits import split_classes
-from datamodules.episodes import ClassPool, EpisodeDataset, EpisodeSampler, Setting
+from datamodules.episodes import EpisodeDataset, EpisodeSampler, Setting
 from tests.datamodules.files import save_images
 
 
