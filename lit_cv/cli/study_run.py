@@ -48,12 +48,18 @@ class StudyRun(LitCLI):
         resume = ["--ckpt_path", str(last)] if last.is_file() and not only_build else []
         prepare_process(["fit", *args])
         quiet = [f"--trainer.{name}=false" for name in ("enable_progress_bar", "enable_model_summary")]
-        prepared, checkpoint = prepare(["fit", *args, *quiet, f"--trainer.default_root_dir={folder}", *resume])
+        one = "--trainer.devices=1"  # several would start this program again, once for each
+        prepared, checkpoint = prepare(["fit", one, *args, *quiet, f"--trainer.default_root_dir={folder}", *resume])
         super().__init__(prepared, checkpoint)
 
     def instantiate_classes(self) -> None:
         """Build the model, the data and the Trainer, and hand the data over to be prepared."""
         super().instantiate_classes()
+        if self.trainer.world_size > 1:
+            raise ValueError(
+                f"each run of kfold and compare takes one device, not {self.trainer.world_size}: leave "
+                "--trainer.devices and --trainer.num_nodes out."
+            )
         if self._prepare_data is not None:
             self._prepare_data(self.datamodule)
 

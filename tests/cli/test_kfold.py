@@ -89,6 +89,8 @@ def test_wrong_options_take_one_line(in_tmp: Path) -> None:
         main(["kfold", "--config", "supervised", "--fold", "3"])
     with pytest.raises(SystemExit, match=r"no option --model\.lrr: did you mean 'lr'"):
         main(["kfold", "--config", "supervised", "--model.lrr", "3"])
+    with pytest.raises(ValueError, match="each run of kfold and compare takes one device, not 2"):
+        main([*RUN, "--trainer.devices", "2"])
     with pytest.raises(ValueError, match="class 8 has 139 images for 300 folds"):
         main([*RUN, "--folds", "300"])
 
