@@ -29,6 +29,7 @@ class StudyRun(LitCLI):
         lean: Whether the run trains and no more: no validation, no pictures, and the last checkpoint alone.
         only_build: Whether the model, the data and the Trainer are built, but nothing is run.
         prepare_data: Gets the DataModule before it is set up.
+        check_model: Gets the model before it is trained.
         report: Gets the number of optimizer steps taken.
     """
 
@@ -39,11 +40,12 @@ class StudyRun(LitCLI):
         lean: bool = False,
         only_build: bool = False,
         prepare_data: Callable[[Any], None] | None = None,
+        check_model: Callable[[Any], None] | None = None,
         report: Callable[[int], None] | None = None,
     ) -> None:
         self.folder, self.lean, self.only_build = folder, lean, only_build
         self.clock = TrainingClock()
-        self._prepare_data, self._report = prepare_data, report
+        self._prepare_data, self._check_model, self._report = prepare_data, check_model, report
         last = folder / "checkpoints" / "last.ckpt"
         resume = ["--ckpt_path", str(last)] if last.is_file() and not only_build else []
         prepare_process(["fit", *args])
@@ -60,6 +62,8 @@ class StudyRun(LitCLI):
                 f"each run of kfold and compare takes one device, not {self.trainer.world_size}: leave "
                 "--trainer.devices and --trainer.num_nodes out."
             )
+        if self._check_model is not None:
+            self._check_model(self.model)
         if self._prepare_data is not None:
             self._prepare_data(self.datamodule)
 

@@ -87,7 +87,7 @@ def test_a_comparison(tiny: list[str], in_tmp: Path, capsys: pytest.CaptureFixtu
     moved = in_tmp / "moved"
     moved.mkdir()
     (folder / "compare.csv").rename(moved / "compare.csv")
-    main(["compare", "--redraw", "--output", "moved"])
+    main(["compare", "--redraw", "--output", "moved", "--cost_per_label", "0.5"])
     assert (moved / "compare.md").read_text() == (folder / "compare.md").read_text()
     capsys.readouterr()
     main(tiny)
@@ -140,6 +140,12 @@ def test_what_a_comparison_refuses(tiny: list[str], in_tmp: Path) -> None:
         main([*tiny, "--model.lr", "3"])
     with pytest.raises(FileNotFoundError, match=r"there is no .*compare.csv"):
         main(["compare", "--redraw"])
+    (in_tmp / "shared.yaml").write_text(TINY.replace("config: simclr", "config: supervised"))
+    main(["compare", "--comparison", "shared.yaml", "--approaches", "tuned", "scratch", "--labels", "1", *CPU])
+    rows = table(in_tmp / "lightning_logs" / "compare" / "runs.csv")
+    errors = {row["key"].partition("-")[0]: row["error"] for row in rows}
+    assert "SupervisedModule learns from labels, and cannot be shared" in errors["pretraining"]
+    assert "which failed" in errors["tuned"]
     (in_tmp / "wrong.yaml").write_text(TINY.replace("shared: true", "sharde: true"))
     with pytest.raises(ValueError, match="approach centroid: no setting 'sharde': did you mean 'share' or 'shared'"):
         main(["compare", "--comparison", "wrong.yaml"])
