@@ -29,6 +29,7 @@ class StudyRun(LitCLI):
         lean: Whether the run trains and no more: no validation, no pictures, and the last checkpoint alone.
         only_build: Whether the model, the data and the Trainer are built, but nothing is run.
         prepare_data: Gets the DataModule before it is set up.
+        check_model: Gets the model before it is trained.
         report: Gets the number of optimizer steps taken.
     """
 
@@ -39,21 +40,30 @@ class StudyRun(LitCLI):
         lean: bool = False,
         only_build: bool = False,
         prepare_data: Callable[[Any], None] | None = None,
+        check_model: Callable[[Any], None] | None = None,
         report: Callable[[int], None] | None = None,
     ) -> None:
         self.folder, self.lean, self.only_build = folder, lean, only_build
         self.clock = TrainingClock()
-        self._prepare_data, self._report = prepare_data, report
+        self._prepare_data, self._check_model, self._report = prepare_data, check_model, report
         last = folder / "checkpoints" / "last.ckpt"
         resume = ["--ckpt_path", str(last)] if last.is_file() and not only_build else []
         prepare_process(["fit", *args])
         quiet = [f"--trainer.{name}=false" for name in ("enable_progress_bar", "enable_model_summary")]
-        prepared, checkpoint = prepare(["fit", *args, *quiet, f"--trainer.default_root_dir={folder}", *resume])
+        one = "--trainer.devices=1"  # several would start this program again, once for each
+        prepared, checkpoint = prepare(["fit", one, *args, *quiet, f"--trainer.default_root_dir={folder}", *resume])
         super().__init__(prepared, checkpoint)
 
     def instantiate_classes(self) -> None:
         """Build the model, the data and the Trainer, and hand the data over to be prepared."""
         super().instantiate_classes()
+        if self.trainer.world_size > 1:
+            raise ValueError(
+                f"each run of kfold and compare takes one device, not {self.trainer.world_size}: leave "
+                "--trainer.devices and --trainer.num_nodes out."
+            )
+        if self._check_model is not None:
+            self._check_model(self.model)
         if self._prepare_data is not None:
             self._prepare_data(self.datamodule)
 

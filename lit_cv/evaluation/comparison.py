@@ -169,9 +169,17 @@ class ComparisonRun:
         return int(given or stage.batch_size or 64)
 
     def _options(self, work: _Work, folder: Path, steps: int, build: bool = False, timing: bool = False) -> list[str]:
-        """Write what differs from the recipe into the run's folder, and return the options of its fit."""
+        """Write what differs from the recipe into the run's folder, and return the options of its fit.
+
+        Args:
+            work: What is trained.
+            folder: Folder of the run.
+            steps: Optimizer steps.
+            build: Whether nothing is trained: the data then have the labels of `work`, whatever the stage.
+            timing: Whether the weights of the stage before are not there yet.
+        """
         c, stage = self.comparison, work.stage
-        budget = Budget() if stage.shared else work.budget
+        budget = Budget() if stage.shared and not build else work.budget
         batch_size = self._batch_size(stage)
         model: dict[str, Any] = dict(stage.model)
         if stage.warmup is not None and not build:
@@ -225,7 +233,9 @@ class ComparisonRun:
         work = self._work[run.key]
         if work.stage.classifier is not None:
             return self._classify(work, folder)
-        fitted = StudyRun(self._options(work, folder, run.steps), folder, lean=True, report=report)
+        check = _check_labels_unseen if work.stage.shared else None
+        options = self._options(work, folder, run.steps)
+        fitted = StudyRun(options, folder, lean=True, report=report, check_model=check)
         row: Row = {"taken": fitted.trainer.global_step, "seconds": round(fitted.clock.seconds, 3)}
         row["parameters"] = sum(p.numel() for p in fitted.model.parameters())
         if work.last:
@@ -240,11 +250,6 @@ class ComparisonRun:
         before = self._work[work.before]
         source = _Work(before.approach, before.stage, work.budget, work.seed, None, False)
         options = self._options(source, folder, 1, build=True)
-        content = yaml.safe_load((folder / "stage.yaml").read_text(encoding="utf-8"))
-        content["data"]["init_args"] |= {
-            "labels_per_class": work.budget.per_class, "label_fraction": work.budget.fraction, "label_seed": work.seed,
-        }  # fmt: skip
-        (folder / "stage.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
         built = StudyRun(options, folder, only_build=True)
         data = built.datamodule
         data.prepare_data()
@@ -293,6 +298,15 @@ class ComparisonRun:
             "total_seconds": round(pretraining + seconds, 3),
             "error": done["error"],
         }
+
+
+def _check_labels_unseen(model: Any) -> None:
+    """Refuse to share what learns from labels: it would have seen more of them than the comparison says."""
+    if not model.uses_unlabeled or model.hparams.get("supervised"):
+        raise ValueError(
+            f"{type(model).__name__} learns from labels, and cannot be shared by all numbers of them: leave `shared` "
+            "out."
+        )
 
 
 @torch.no_grad()

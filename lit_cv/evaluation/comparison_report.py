@@ -115,8 +115,9 @@ def write_report(folder: Path, cost_per_label: float | None = None) -> str:
         "overview": overview_figure(measured, name, cost_per_label),
         "labels": labels_figure(measured, name),
         "compute": compute_figure(measured, name),
-        "cost": cost_figure(measured, name, cost_per_label),
     }
+    if cost_per_label is not None:
+        figures["cost"] = cost_figure(measured, name, cost_per_label)
     for key, figure in figures.items():
         save_png(render(figure), folder / f"compare_{key}.png")
     titles = {a.name: a.title for a in measured}

@@ -92,15 +92,12 @@ def compute_figure(measured: Sequence[Measured], metric: str) -> "Figure":
     return figure
 
 
-def cost_figure(measured: Sequence[Measured], metric: str, cost_per_label: float | None = None) -> "Figure":
-    """Draw the metric against what the labels cost: in a currency if a cost is given, else in labels."""
+def cost_figure(measured: Sequence[Measured], metric: str, cost_per_label: float) -> "Figure":
+    """Draw the metric against what the labels cost."""
     figure = new_figure(7.0, 4.6, constrained=True)
     axes = figure.add_subplot()
-    cost = cost_per_label or 1.0
-    _curves(axes, measured, lambda cell: cell.labels * cost)
-    given = cost_per_label is not None
-    axis = f"cost of annotation ({cost_per_label:g} a label)" if given else "labels to annotate (--cost_per_label)"
-    _finish(axes, f"{metric} against annotation", axis, metric)
+    _curves(axes, measured, lambda cell: cell.labels * cost_per_label)
+    _finish(axes, f"{metric} against annotation", f"cost of annotation, {cost_per_label:g} a label", metric)
     _legend(axes)
     return figure
 

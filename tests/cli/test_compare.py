@@ -87,7 +87,7 @@ def test_a_comparison(tiny: list[str], in_tmp: Path, capsys: pytest.CaptureFixtu
     moved = in_tmp / "moved"
     moved.mkdir()
     (folder / "compare.csv").rename(moved / "compare.csv")
-    main(["compare", "--redraw", "--output", "moved"])
+    main(["compare", "--redraw", "--output", "moved", "--cost_per_label", "0.5"])
     assert (moved / "compare.md").read_text() == (folder / "compare.md").read_text()
     capsys.readouterr()
     main(tiny)
@@ -114,7 +114,10 @@ def test_a_broken_run_is_recorded_and_done_again(
     assert not any(row["error"] for row in table(path))
 
 
-def test_minutes_are_turned_into_steps_once(tiny: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_minutes_are_turned_into_steps_once(
+    tiny: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lit_cv.evaluation.comparison_report.write_report", lambda *args: "")  # pictures take long
     few = [*tiny, "--approaches", "scratch", "--labels", "1", "--minutes", "0.005"]
     main(few)
     folder = in_tmp / "lightning_logs" / "compare"
@@ -125,7 +128,7 @@ def test_minutes_are_turned_into_steps_once(tiny: list[str], in_tmp: Path, capsy
     assert "1 runs, 0 to do" in capsys.readouterr().out
 
 
-def test_what_a_comparison_refuses(tiny: list[str], in_tmp: Path) -> None:
+def test_what_a_comparison_refuses(tiny: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="no comparison is named 'digit': did you mean 'digits'"):
         main(["compare", "--comparison", "digit"])
     with pytest.raises(ValueError, match="no approach is named 'tunde': did you mean 'tuned'"):
@@ -140,6 +143,13 @@ def test_what_a_comparison_refuses(tiny: list[str], in_tmp: Path) -> None:
         main([*tiny, "--model.lr", "3"])
     with pytest.raises(FileNotFoundError, match=r"there is no .*compare.csv"):
         main(["compare", "--redraw"])
+    monkeypatch.setattr("lit_cv.evaluation.comparison_report.write_report", lambda *args: "")
+    (in_tmp / "shared.yaml").write_text(TINY.replace("config: simclr", "config: supervised"))
+    main(["compare", "--comparison", "shared.yaml", "--approaches", "tuned", "--labels", "1", *CPU])
+    rows = table(in_tmp / "lightning_logs" / "compare" / "runs.csv")
+    errors = {row["key"].partition("-")[0]: row["error"] for row in rows}
+    assert "SupervisedModule learns from labels, and cannot be shared" in errors["pretraining"]
+    assert "which failed" in errors["tuned"]
     (in_tmp / "wrong.yaml").write_text(TINY.replace("shared: true", "sharde: true"))
     with pytest.raises(ValueError, match="approach centroid: no setting 'sharde': did you mean 'share' or 'shared'"):
         main(["compare", "--comparison", "wrong.yaml"])
