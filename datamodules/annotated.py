@@ -1,7 +1,6 @@
 """Your own annotated images: boxes and masks in the formats that annotation tools write."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,24 +9,23 @@ import torch
 from torch import Tensor
 
 from datamodules.annotated_dataset import AnnotatedDataset, Size
+from datamodules.annotation_files import (
+    has_masks,
+    known_mask_facts,
+    known_sizes,
+    paths_by_split,
+    read_image_labels,
+    without_small,
+)
 from datamodules.base import BaseDataModule, Split
-from datamodules.cache import inspected, unreadable_files
+from datamodules.cache import unreadable_files
 from datamodules.checks import check
 from datamodules.classes import class_numbers
 from datamodules.dataset import ImageDataset
 from datamodules.folder import find_images
 from datamodules.images import UnreadableImageError
 from datamodules.splits import hold_out
-from lit_cv.annotations import (
-    FORMATS,
-    AnnotatedImage,
-    AnnotationSet,
-    FileSize,
-    Problems,
-    file_size,
-    inspect_mask,
-    read_annotations,
-)
+from lit_cv.annotations import FORMATS, AnnotatedImage, AnnotationSet, Problems, read_annotations
 
 __all__ = ["AnnotatedImagesDataModule"]
 
@@ -48,18 +46,20 @@ class AnnotatedImagesDataModule(BaseDataModule):
 
     Where there are no splits, `test` and `val` are held out. All entries are checked when they are read: boxes
     outside the image or of no area, unknown categories, missing images, images or masks of another size, values
-    out of range, doubles.
+    out of range, doubles. What is found out about the files is remembered in a folder `.lit_cv_cache` beside them.
 
     Batches are those of `AnnotatedDataset`: `image`, `size`, `scale`, and `boxes`, `box_labels`, `iscrowd`, `mask`
-    where they are annotated. Boxes are in pixels of the batch's image: divided by `scale` in those of the file.
-    Masks drawn from objects' outlines have 0 for the background and the class of the box plus 1 otherwise, those of
-    PNGs the values as they stand.
+    where they are annotated, and `label`. Boxes are in pixels of the batch's image: divided by `scale` in those of the
+    file. Masks drawn from objects' outlines have 0 for the background and the class of the box plus 1 otherwise, those
+    of PNGs the values as they stand.
 
     Args:
         root: The folder.
         format: Its layout; `auto` finds out.
         annotations: COCO's file, or a file for each of `train`, `val` and `test`, relative to `root`; `None` looks.
         images: Folder of the images, or a folder for each split, relative to `root` (not for `yolo`); `None` looks.
+        labels: Table (CSV with the columns `path`, below the folder of the images, and `label`) of the classes of whole
+            images, relative to `root`; `None` for none.
         predict_root: Folder of images, in any arrangement, for `predict`; `None` takes the test images.
         image_size: Height and width of the images in a batch, one number for squares: each image is resized, its
             aspect ratio kept, with antialiasing, and padded at the right and at the bottom. `None` keeps the sizes
@@ -84,6 +84,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
         format: Literal["auto", "coco", "voc", "yolo", "masks"] = "auto",
         annotations: str | dict[str, str] | None = None,
         images: str | dict[str, str] | None = None,
+        labels: str | None = None,
         predict_root: str | None = None,
         image_size: int | list[int] | None = 640,
         channels: Literal[1, 3] = 3,
@@ -121,14 +122,19 @@ class AnnotatedImagesDataModule(BaseDataModule):
             return self._load_predict()
         return self._datasets.get(split)
 
+    def _load(self, split: Split) -> ImageDataset | None:
+        return self.load(split)  # `classes` are those of boxes
+
     def finish(self, dataset: ImageDataset, split: Split) -> ImageDataset:
         """Take the images of a split from the cache."""
         wanted = self.hparams["cache"] and isinstance(dataset, AnnotatedDataset)
         return dataset.decoded(split) if wanted and isinstance(dataset, AnnotatedDataset) else dataset
 
     def class_counts(self) -> Tensor:
-        """Return how many boxes of each class training has, (classes,) int64."""
+        """Return how many images of each class training has, or without classes of images how many boxes, int64."""
         train = self.train_dataset
+        if self.class_names:
+            return torch.bincount(train.labels[train.labels >= 0], minlength=len(self.class_names))
         classes = len(self.box_classes)
         return train.class_counts(classes) if isinstance(train, AnnotatedDataset) else torch.zeros(classes)
 
@@ -144,10 +150,10 @@ class AnnotatedImagesDataModule(BaseDataModule):
             None if h["format"] == "auto" else h["format"],
             files={"all": root / h["annotations"]}
             if isinstance(h["annotations"], str)
-            else _by_split(root, h["annotations"]),
-            folders=_by_split(root, h["images"]),
-            sizes=_sizes,
-            mask_facts=lambda paths: _mask_facts(root, paths),
+            else paths_by_split(root, h["annotations"]),
+            folders=paths_by_split(root, h["images"]),
+            sizes=known_sizes,
+            mask_facts=lambda paths: known_mask_facts(root, paths),
         )
         if h["on_error"] == "raise":
             self.problems.stop(" (--data.on_error skip leaves them out)")
@@ -159,7 +165,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
             names = next(iter(sets.values())).categories
             chosen = [names[number] for number in class_numbers(h["classes"], names)]
             sets = {split: part.chosen(chosen) for split, part in sets.items()}
-        return {split: _without_small(part, h["min_box_side"]) for split, part in sets.items()}
+        return {split: without_small(part, h["min_box_side"]) for split, part in sets.items()}
 
     def _without_unreadable(self, part: AnnotationSet) -> AnnotationSet:
         broken = unreadable_files(part.folder, [image.name for image in part.images])
@@ -170,15 +176,30 @@ class AnnotatedImagesDataModule(BaseDataModule):
     def _make_datasets(self, sets: dict[str, AnnotationSet]) -> dict[str, AnnotatedDataset]:
         h = self.hparams
         parts = list(sets.values())
+        images = {image.name for part in parts for image in part.images}
+        table: dict[str, int] = {}
+        names: list[str] = []
+        if h["labels"] is not None:
+            path = Path(h["root"]).expanduser() / h["labels"]
+            names, table = read_image_labels(path, images, strict=h["on_error"] == "raise")
         crowds = any(item.crowd for part in parts for image in part.images for item in image.objects)
         boxes = h["targets"] != "mask" and bool(parts[0].categories)
-        mask = h["targets"] != "boxes" and any(_has_masks(part) for part in parts)
+        mask = h["targets"] != "boxes" and any(has_masks(part) for part in parts)
         if h["targets"] == "mask" and not mask:
             raise ValueError(f"{h['root']} has no masks and no outlines: set --data.targets boxes.")
         self.box_classes = list(parts[0].categories) if boxes else []
         self.mask_classes = (parts[0].mask_classes or ["background", *parts[0].categories]) if mask else []
         datasets = {
-            split: AnnotatedDataset(part, self.canvas, h["channels"], boxes=boxes, mask=mask, crowds=crowds)
+            split: AnnotatedDataset(
+                part,
+                self.canvas,
+                h["channels"],
+                boxes,
+                mask,
+                crowds,
+                torch.tensor([table.get(image.name, -1) for image in part.images], dtype=torch.int64),
+                names,
+            )
             for split, part in sets.items()
         }
         if "all" in datasets:
@@ -195,7 +216,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
         if not names:
             raise FileNotFoundError(f"there are no images in {folder.absolute()}: set --data.predict_root.")
         images = []
-        for name, size in zip(names, _sizes(folder, names), strict=True):
+        for name, size in zip(names, known_sizes(folder, names), strict=True):
             if not isinstance(size, str):
                 images.append(AnnotatedImage(name, *size))
             elif self.hparams["on_error"] == "raise":
@@ -208,38 +229,3 @@ class AnnotatedImagesDataModule(BaseDataModule):
     def _describe(self, train: ImageDataset) -> None:
         super()._describe(train)
         self.image_size = self.canvas
-
-
-def _sizes(folder: Path, names: Sequence[str]) -> list[FileSize]:
-    """Return the sizes of image files, which are remembered."""
-    found = inspected(folder, names, "sizes", lambda name: file_size(folder / name), "Looking at images")
-    return [size if isinstance(size, str) else (size[0], size[1]) for size in found]
-
-
-def _mask_facts(root: Path, paths: Sequence[Path]) -> list[list[int] | str]:
-    """Return what is in mask files, which is remembered."""
-    names = [str(path.relative_to(root)) for path in paths]
-    return inspected(root, names, "masks", lambda name: inspect_mask(root / name), "Looking at masks") if names else []
-
-
-def _by_split(root: Path, given: str | dict[str, str] | None) -> dict[str, Path] | None:
-    """Return the paths that were given for the splits; one path alone is that of all splits."""
-    if given is None:
-        return None
-    if isinstance(given, str):
-        return dict.fromkeys(("all", "train", "val", "test"), root / given)
-    if unknown := sorted(set(given) - {"train", "val", "test"}):
-        raise ValueError(f"{unknown[0]!r} is no split: give paths for train, val and test, or one path.")
-    return {split: root / path for split, path in given.items()}
-
-
-def _has_masks(part: AnnotationSet) -> bool:
-    return any(image.mask or any(item.segmentation for item in image.objects) for image in part.images)
-
-
-def _without_small(part: AnnotationSet, side: float) -> AnnotationSet:
-    def keep(image: AnnotatedImage) -> AnnotatedImage:
-        objects = [o for o in image.objects if min(o.box[2] - o.box[0], o.box[3] - o.box[1]) >= side]
-        return replace(image, objects=objects)
-
-    return replace(part, images=[keep(image) for image in part.images]) if side > 0 else part

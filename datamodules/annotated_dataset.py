@@ -2,6 +2,7 @@
 
 import copy
 import os
+from collections.abc import Sequence
 from typing import Literal, Self
 
 import numpy as np
@@ -40,10 +41,10 @@ class AnnotatedDataset(ImageDataset):
     """Annotated images, made to fit into one size or kept at their own, padded at the right and at the bottom.
 
     A batch has `image` (N, C, H, W) uint8, 0 in the padding; `size` (N, 2) int64, height and width that the image
-    takes of it; `scale` (N, 2) float32, y and x: pixels of the batch's image per pixel of the file; `label` (N,),
-    -1; and what is annotated: `boxes`, a list of (k, 4) float32 left, top, right, bottom in pixels of the batch's
-    image, with `box_labels`, a list of (k,) int64, and `iscrowd`, a list of (k,) bool, where any set has crowds;
-    `mask` (N, H, W) int64, 255 in the padding and where nothing is known.
+    takes of it; `scale` (N, 2) float32, y and x: pixels of the batch's image per pixel of the file; `label` (N,)
+    int64, -1 where unknown; and what is annotated: `boxes`, a list of (k, 4) float32 left, top, right, bottom in
+    pixels of the batch's image, with `box_labels`, a list of (k,) int64, and `iscrowd`, a list of (k,) bool, where any
+    set has crowds; `mask` (N, H, W) int64, 255 in the padding and where nothing is known.
 
     Args:
         annotations: The images with their objects; each image knows its size.
@@ -52,6 +53,8 @@ class AnnotatedDataset(ImageDataset):
         boxes: Whether batches have boxes.
         mask: Whether batches have masks.
         crowds: Whether batches have `iscrowd`.
+        labels: Class of each image as a whole, (N,) int64, -1 where it is unknown; `None` for none.
+        class_names: Names of these classes.
     """
 
     def __init__(
@@ -62,8 +65,10 @@ class AnnotatedDataset(ImageDataset):
         boxes: bool = True,
         mask: bool = False,
         crowds: bool = False,
+        labels: Tensor | None = None,
+        class_names: Sequence[str] = (),
     ) -> None:
-        super().__init__(torch.full((len(annotations.images),), -1))
+        super().__init__(torch.full((len(annotations.images),), -1) if labels is None else labels, class_names)
         self.annotations = annotations
         self.root = annotations.folder
         self.canvas = canvas
@@ -91,7 +96,7 @@ class AnnotatedDataset(ImageDataset):
 
     def hide_labels(self, kept: Rows) -> Self:
         """Return all images, of which only those at the positions `kept` have their annotations."""
-        part = self.subset(range(len(self)))
+        part = super().hide_labels(kept)
         part._annotated = self._annotated.clone()
         hidden = np.setdiff1d(np.arange(len(self)), kept)
         part._annotated[torch.from_numpy(self.rows[hidden])] = -1

@@ -12,15 +12,15 @@ from PIL import Image
 
 from datamodules import AnnotatedImagesDataModule
 from lit_cv import DetectionModule
-from lit_cv.figures import History, draw_objects, image_grid, render
-from lit_cv.figures.canvas import BLUE, new_figure, style_axes
+from lit_cv.figures import History, class_color, draw_objects, image_grid, render
+from lit_cv.figures.canvas import INK, new_figure, style_axes
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--root", required=True, help="folder of the annotated images")
-    parser.add_argument("--image-size", type=int, nargs=2, default=[240, 320])
+    parser.add_argument("--image-size", type=int, nargs=2, default=[192, 256])
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--min-score", type=float, default=0.4)
     parser.add_argument("--out", type=Path, required=True, help="JPEG file to write")
@@ -36,12 +36,16 @@ def main() -> None:
 
 
 def learning_curve(run: Path, height: float) -> object:
+    """Draw the average precision; the classes are in alphabetical order, as data modules have them."""
     history = History.read(run / "metrics.csv")
     figure = new_figure(4.2, height, constrained=True)
     axes = figure.subplots()
     names = sorted(name for name in history.names if name.startswith("val_ap50_"))
-    styles = [("val_map50", {"color": BLUE, "linewidth": 2.2}), ("val_map", {"color": BLUE, "linestyle": "--"})]
-    styles += [(name, {"linewidth": 1, "alpha": 0.8}) for name in names]
+    styles = [("val_map50", {"color": INK, "linewidth": 2.2}), ("val_map", {"color": INK, "linestyle": "--"})]
+    styles += [
+        (name, {"linewidth": 1.2, "color": [part / 255 for part in class_color(number)]})
+        for number, name in enumerate(names)
+    ]
     for name, style in styles:
         steps, values = history.series(name)
         axes.plot(history.epochs_at(steps), values, label=name.removeprefix("val_"), **style)

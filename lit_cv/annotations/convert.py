@@ -5,14 +5,17 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
-from lit_cv.annotations.formats import WRITERS, Format, read_annotations
+from lit_cv.annotations.classes import find_table, read_folders, read_table, write_table
+from lit_cv.annotations.formats import WRITERS, Format, find_format, read_annotations
 from lit_cv.annotations.records import AnnotationSet, Problems
 
 __all__ = ["convert", "place_images"]
 
 log = logging.getLogger("lit_cv")
+
+_CLASSES = ("csv", "folders")  # formats of classes of whole images
 
 Placing = Literal["copy", "link", "none"]
 
@@ -20,17 +23,19 @@ Placing = Literal["copy", "link", "none"]
 def convert(
     root: str,
     out: str,
-    to: Literal["coco", "voc", "yolo", "masks"],
-    source: Literal["auto", "coco", "voc", "yolo", "masks"] = "auto",
+    to: Literal["coco", "voc", "yolo", "masks", "csv", "folders"],
+    source: Literal["auto", "coco", "voc", "yolo", "masks", "csv", "folders"] = "auto",
     images: Placing = "copy",
     on_error: Literal["raise", "skip"] = "raise",
 ) -> dict[str, AnnotationSet]:
     """Read a folder of annotated images, check it, and write it in another format, in a folder of its own.
 
     Args:
-        root: The folder, in a layout of `AnnotatedImagesDataModule`.
+        root: The folder, in a layout of `AnnotatedImagesDataModule`, or for classes of whole images of
+            `ImageFolderDataModule`, or with a table `images.csv`.
         out: The folder to write, which must be empty or missing.
-        to: Format to write: COCO JSON, Pascal VOC XML, YOLO text files, or class masks as PNG files.
+        to: Format to write: COCO JSON, Pascal VOC XML, YOLO text files, or class masks as PNG files; for classes of
+            whole images a table (`csv`) or a folder for each class (`folders`).
         source: Format to read; `auto` finds out.
         images: Whether images are copied, linked (hard links, where the file system has them) or left where they are.
         on_error: What a wrong entry does: `raise` stops and lists all of them, `skip` leaves them out and counts them.
@@ -47,19 +52,38 @@ def convert(
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"{target.absolute()} is not empty: give another folder (--out).")
     problems = Problems()
-    sets = read_annotations(Path(root).expanduser(), problems, None if source == "auto" else source)
+    sets = _read(Path(root).expanduser(), source, problems)
     if on_error == "raise":
         problems.stop(" (--on_error skip leaves them out)")
     elif len(problems):
         log.warning("%d entries are left out:\n%s", len(problems), problems)
     _check_fits(sets, to)
     places = _places(sets, to, target)
-    written = WRITERS[to](sets, target)
-    place_images(places, images)
+    written = [] if to == "folders" else write_table(sets, target) if to == "csv" else WRITERS[to](sets, target)
+    place_images(places, "copy" if to == "folders" and images == "none" else images)
     count = sum(len(part.images) for part in sets.values())
     objects = sum(len(image.objects) for part in sets.values() for image in part.images)
-    log.info("%d images with %d objects: %d files in %s", count, objects, len(written), target)
+    what = "their classes" if to in _CLASSES else f"{objects} objects"
+    log.info("%d images with %s: %d files of annotations in %s", count, what, len(written), target)
     return sets
+
+
+def _read(root: Path, source: str, problems: Problems) -> dict[str, AnnotationSet]:
+    if source == "auto":
+        try:
+            source = find_format(root)
+        except FileNotFoundError:
+            if not root.is_dir():
+                raise
+            source = "csv" if find_table(root) else "folders"
+    if source == "folders":
+        return read_folders(root, problems)
+    if source == "csv":
+        table = find_table(root)
+        if table is None:
+            raise FileNotFoundError(f"{root.absolute()} holds no table images.csv.")
+        return read_table(table, problems)
+    return read_annotations(root, problems, cast(Format, source))
 
 
 def place_images(places: Mapping[Path, Path], how: Placing) -> None:
@@ -80,25 +104,41 @@ def place_images(places: Mapping[Path, Path], how: Placing) -> None:
         shutil.copyfile(old, new)
 
 
-def _places(sets: Mapping[str, AnnotationSet], to: Format, target: Path) -> dict[Path, Path]:
+def _places(sets: Mapping[str, AnnotationSet], to: str, target: Path) -> dict[Path, Path]:
     """Return where images belong in a format's layout, by their new paths."""
     places: dict[Path, Path] = {}
-    stems: dict[Path, Path] = {}
+    taken: dict[Path, Path] = {}
     for split, part in sets.items():
-        within = {"voc": Path("JPEGImages"), "coco": Path(split)}.get(to, Path("images") / split)
-        folder = target / (Path("images") if split == "all" and to != "voc" else within)
+        named = {"voc": Path("JPEGImages"), "coco": Path(split), "folders": Path(split)}
+        within = named.get(to, Path("images") / split)
+        if split == "all" and to != "voc":
+            within = Path() if to == "folders" else Path("images")
         for image in part.images:
-            new, old = folder / image.name, part.folder / image.name
-            other = stems.get(new.with_suffix(""))
-            if other is not None and to != "coco":
-                raise ValueError(f"{other} and {old} would share a file of {to}, which is named like its image.")
-            stems[new.with_suffix("")] = old
+            if to == "folders" and image.label is None:
+                continue
+            name = Path(image.label or "") / Path(image.name).name if to == "folders" else Path(image.name)
+            new, old = target / within / name, part.folder / image.name
+            key = new if to in ("coco", *_CLASSES) else new.with_suffix("")
+            if key in taken:
+                raise ValueError(f"{taken[key]} and {old} would share a file of {to}, named like its image.")
+            taken[key] = old
             places[new] = old
     return places
 
 
-def _check_fits(sets: Mapping[str, AnnotationSet], to: Format) -> None:
+def _check_fits(sets: Mapping[str, AnnotationSet], to: str) -> None:
     """Refuse what a format cannot hold at all, and say what it leaves out."""
+    labels = [image.label for part in sets.values() for image in part.images]
+    if (to in _CLASSES) != any(labels):
+        there = "classes of whole images" if any(labels) else "objects or masks"
+        raise ValueError(f"there are {there} here, which {to} has no place for (--to).")
+    if to in _CLASSES:
+        nested = sorted({label for label in labels if label and "/" in label})
+        if to == "folders" and nested:
+            raise ValueError(f"class {nested[0]!r} has a slash: a folder cannot be named so.")
+        if to == "folders" and None in labels:
+            log.warning("%d images without a class are left out.", labels.count(None))
+        return
     objects = [item for part in sets.values() for image in part.images for item in image.objects]
     masks = any(image.mask for part in sets.values() for image in part.images)
     outlines = [item for item in objects if item.segmentation]

@@ -51,6 +51,7 @@ class AnnotatedImage:
         mask: Path of a PNG with the class of each pixel; `None` where there is none.
         id: Its number in the file.
         source: File that its annotations stand in, for messages.
+        label: Class of the image as a whole; `None` where it has none.
     """
 
     name: str
@@ -60,6 +61,7 @@ class AnnotatedImage:
     mask: Path | None = None
     id: int | None = None
     source: Path | None = None
+    label: str | None = None
 
 
 @dataclass

@@ -21,7 +21,7 @@ def rle_counts(rle: Mapping[str, Any]) -> NDArray[np.int64]:
         ValueError: If they do not fill the size.
 
     Example:
-        >>> rle_counts({"size": [3, 3], "counts": "132"}).tolist()
+        >>> rle_counts({"size": [3, 3], "counts": "1320"}).tolist()
         [1, 3, 2, 3]
     """
     counts = rle["counts"]

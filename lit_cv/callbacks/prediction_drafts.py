@@ -123,15 +123,19 @@ class MaskDrafts:
     def add(
         self, outputs: Mapping[str, Any], batch: Any, index: Tensor, names: Mapping[int, str], folder: Path
     ) -> None:
-        """Write the masks of a batch: `masks` (N, H, W), and take in their `uncertainty` (N,) if there is one."""
+        """Write the masks of a batch, `masks` (N, H, W), and take in their `confidence` if there is one."""
         size, files, _ = file_sizes_of(batch, len(index))
-        doubts = outputs.get("uncertainty")
+        confidence = outputs.get("confidence")
         for position, number in enumerate(index.tolist()):
             (y, x), (height, width) = size[position].tolist(), files[position].tolist()
             mask = outputs["masks"][position, :y, :x].detach().cpu().numpy()
             path = (folder / "masks" / names[number]).with_suffix(".png")
             save_mask(nearest(mask, (height, width)), path)
-            self.parts.append((number, float("nan") if doubts is None else float(doubts[position])))
+            doubt = float("nan")
+            if confidence is not None:
+                own = confidence[position]
+                doubt = 1 - float(own[:y, :x].float().mean() if own.ndim == 2 else own)
+            self.parts.append((number, doubt))
 
     def write(
         self,

@@ -1,27 +1,30 @@
 """Predictions as a table, or as annotations to correct."""
 
-import csv
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning as L
 import torch
 from torch import Tensor
 
 from lit_cv.callbacks.prediction_drafts import BoxDrafts, MaskDrafts
-from lit_cv.callbacks.run_output import class_names, plain_names
+from lit_cv.callbacks.prediction_table import ClassTable
+from lit_cv.callbacks.run_output import class_names
 
 __all__ = ["PredictionWriter"]
 
 log = logging.getLogger("lit_cv")
 
-_ALL = 20  # classes up to which the probabilities of all are written
-_TOP = 5  # otherwise those of the likeliest
 _FILE = "predictions.csv"
 _DRAFTS = "predictions"
 _LEAST = 0.3  # score from which a box is worth a draft
+_ALSO: dict[str, dict[str, tuple[str, ...]]] = {  # what is predicted, and what comes with it by which names
+    "probabilities": {},
+    "boxes": {"box_labels": ("box_labels", "labels"), "scores": ("scores",)},
+    "masks": {"confidence": ("confidence",)},
+}
 
 
 class PredictionWriter(L.Callback):
@@ -41,8 +44,9 @@ class PredictionWriter(L.Callback):
     `predictions_1`.
 
     `predict_step` returns a dict with `probabilities` (N, K); or lists `boxes`, `box_labels` and `scores`, in pixels of
-    the batch's images; or `masks` (N, H, W), and perhaps their `uncertainty` (N,); and where the order is not the
-    dataset's, `index` (N,). Over several processes, each image is written once.
+    the batch's images; or `masks` (N, H, W), and perhaps their `confidence`, (N,) or (N, H, W); and where the order is
+    not the dataset's, `index` (N,). A module with several tasks puts `TASK_` before these names, and its tables are
+    `predictions_TASK.csv`. Over several processes, each image is written once.
 
     Args:
         folder: Folder to write to, made if it is missing; `None` takes that of the run.
@@ -70,10 +74,9 @@ class PredictionWriter(L.Callback):
         self._forget()
 
     def _forget(self) -> None:
-        self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._tables: dict[str, ClassTable] = {}  # by task, "" for a module with one
         self._boxes, self._masks = BoxDrafts(), MaskDrafts()
         self._seen = 0
-        self._classes = 0
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget the predictions before, and take a folder for drafts that holds none yet: they may be corrected."""
@@ -91,66 +94,77 @@ class PredictionWriter(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take in a batch: all its probabilities if there are few classes, otherwise the highest; boxes; masks."""
-        found = plain_names(outputs) if isinstance(outputs, Mapping) else {}
-        probabilities = found.get("probabilities")
-        classes = isinstance(probabilities, Tensor) and probabilities.ndim == 2
-        boxes, masks = {"boxes", "box_labels", "scores"} <= found.keys(), isinstance(found.get("masks"), Tensor)
-        if not (classes or boxes or masks):
+        """Take in a batch: probabilities, boxes and masks, whichever there are."""
+        found = _by_task(outputs)
+        if not found:
             raise TypeError(
                 f"{type(pl_module).__name__}.predict_step must return a dict with `probabilities` (N, K), or `boxes`, "
                 "`box_labels` and `scores`, or `masks` (N, H, W) "
                 f"for predictions to be written, but it returned {_describe(outputs)}."
             )
-        count = len(next(found[key] for key in ("probabilities", "boxes", "masks") if key in found))
-        index = self._positions(trainer, found, count)
-        if classes:
-            self._add_classes(found["probabilities"], index)
-        if boxes:
-            self._boxes.add(found, batch, index)
-        if masks:
-            self._masks.add(found, batch, index, _names(trainer, index.tolist()), self._drafts)
+        index = self._positions(trainer, outputs, found)
+        for task, said in found.items():
+            if "probabilities" in said:
+                self._tables.setdefault(task, ClassTable()).add(said["probabilities"], index)
+            if "boxes" in said:
+                self._boxes.add(said, batch, index)
+            if "masks" in said:
+                self._masks.add(said, batch, index, _names(trainer, index.tolist()), self._drafts)
 
-    def _positions(self, trainer: L.Trainer, outputs: Mapping[str, Any], count: int) -> Tensor:
+    def _positions(self, trainer: L.Trainer, outputs: Mapping[str, Any], found: Mapping[str, Any]) -> Tensor:
+        count = len(next(value for said in found.values() for value in said.values()))
         index = outputs.get("index")
         if index is None:
             # Lightning's sampler deals the images out to the processes in turn.
             own = torch.arange(self._seen, self._seen + count)
             index = own * trainer.world_size + trainer.global_rank
         self._seen += count
-        return index.cpu()
-
-    def _add_classes(self, probabilities: Tensor, index: Tensor) -> None:
-        self._classes = probabilities.shape[1]
-        kept = self._classes if self._classes <= _ALL else _TOP
-        values, classes = probabilities.float().topk(kept)
-        self._parts.append((index, values.cpu(), classes.cpu()))
+        return cast(Tensor, index).cpu()
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Bring the predictions of all processes together and write them."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        own = (self._parts, self._boxes.parts, self._masks.parts)
+        own = {"boxes": self._boxes.parts, "masks": self._masks.parts}
+        own |= {f"table_{task}": table.parts for task, table in self._tables.items()}
         part = self.folder / f".{_FILE}.{trainer.global_rank}.pt"
         if trainer.world_size > 1:
             torch.save(own, part)
             trainer.strategy.barrier()
         if trainer.is_global_zero:
             files = [part.with_name(f".{_FILE}.{rank}.pt") for rank in range(1, trainer.world_size)]
-            all_parts = [own, *(torch.load(file, weights_only=True) for file in files)]
-            tables, boxes, masks = ([item for parts in kind for item in parts] for kind in zip(*all_parts, strict=True))
-            if tables or not (boxes or masks):
-                self._write(trainer, pl_module, tables)
-            if boxes or masks:
-                self._write_drafts(trainer, boxes, masks)
+            everything: list[dict[str, Any]] = [own, *(torch.load(file, weights_only=True) for file in files)]
+            self._write(
+                trainer, pl_module, {key: [p for parts in everything for p in parts.get(key, [])] for key in own}
+            )
         if trainer.world_size > 1:
             trainer.strategy.barrier()
             part.unlink(missing_ok=True)
         self._forget()
 
+    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, parts: Mapping[str, list[Any]]) -> None:
+        if not any(parts.values()):
+            log.warning("There were no images to predict.")
+            return
+        for task, table in self._tables.items():
+            own = parts[f"table_{task}"]
+            path = self.folder / (f"predictions_{task}.csv" if task else _FILE)
+            count = table.write(
+                path,
+                own,
+                _names(trainer, [index for part in own for index in part[0].tolist()]),
+                class_names(trainer, pl_module, table.classes),
+                bool(pl_module.hparams.get("multi_label")),
+                self.threshold,
+                self.order == "uncertainty",
+                "image" if hasattr(getattr(trainer.predict_dataloaders, "dataset", None), "sample_name") else "index",
+            )
+            log.info("Predictions for %d images: %s", count, path)
+        if parts["boxes"] or parts["masks"]:
+            self._write_drafts(trainer, parts["boxes"], parts["masks"])
+
     def _write_drafts(self, trainer: L.Trainer, boxes: Sequence[Any], masks: Sequence[Any]) -> None:
         data = getattr(trainer, "datamodule", None)
-        dataset = getattr(trainer.predict_dataloaders, "dataset", None)
-        images = Path(getattr(dataset, "root", "."))
+        images = Path(getattr(getattr(trainer.predict_dataloaders, "dataset", None), "root", "."))
         unsure_first = self.order != "dataset"
         self._drafts.mkdir(parents=True, exist_ok=True)
         if boxes:
@@ -171,55 +185,29 @@ class PredictionWriter(L.Callback):
         else:
             log.info("Read with --data AnnotatedImagesDataModule --data.root %s --data.images %s", self._drafts, images)
 
-    def _write(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, parts: list[tuple[Tensor, Tensor, Tensor]]
-    ) -> None:
-        if not parts:
-            log.warning("There were no images to predict.")
-            return
-        # Images that pad the last batches of several processes fall together here.
-        rows = {int(i): (v, c) for part in parts for i, v, c in zip(*part, strict=True)}
-        names = class_names(trainer, pl_module, self._classes) or [str(i) for i in range(self._classes)]
-        several = bool(pl_module.hparams.get("multi_label"))
-        least = self.threshold if self.threshold is not None else 0.5 if several else 0.0
-        order = sorted(rows)
-        if self.order == "uncertainty":
-            order.sort(key=lambda index: _certainty(rows[index][0], several))
-        named = hasattr(getattr(trainer.predict_dataloaders, "dataset", None), "sample_name")
-        samples = _names(trainer, order)
-        path = self.folder / _FILE
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["image" if named else "index", "predicted", "probability", *self._columns(names)])
-            for index in order:
-                values, classes = (t.tolist() for t in rows[index])
-                chosen = [names[c] for v, c in zip(values, classes, strict=True) if v >= least]
-                shown = "|".join(chosen if several else chosen[:1])
-                writer.writerow([samples[index], shown, f"{values[0]:.6f}", *self._cells(values, classes, names)])
-        log.info("Predictions for %d images: %s", len(rows), path)
 
-    def _columns(self, names: list[str]) -> list[str]:
-        if self._classes <= _ALL:
-            return [f"p_{name}" for name in names]
-        return [column for k in range(2, _TOP + 1) for column in (f"top{k}", f"top{k}_probability")]
-
-    def _cells(self, values: list[float], classes: list[int], names: list[str]) -> Iterator[str]:
-        if self._classes <= _ALL:
-            by_class = dict(zip(classes, values, strict=True))
-            yield from (f"{by_class[index]:.6f}" for index in range(self._classes))
-        else:
-            for value, index in zip(values[1:], classes[1:], strict=True):
-                yield names[index]
-                yield f"{value:.6f}"
+def _by_task(outputs: Any) -> dict[str, dict[str, Any]]:
+    """Return what was predicted by the prefix of its names: `TASK_probabilities` and so on, "" without a prefix."""
+    if not isinstance(outputs, Mapping):
+        return {}
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in outputs.items():
+        for kind, others in _ALSO.items():
+            task = str(key).removesuffix(kind)
+            fits = isinstance(value, list | tuple) if kind == "boxes" else isinstance(value, Tensor)
+            if task == key or (task and not task.endswith("_")) or not fits:
+                continue
+            said = {kind: value}
+            said |= {
+                n: outputs[task + alias] for n, names in others.items() for alias in names if task + alias in outputs
+            }
+            if kind != "boxes" or len(said) == 3:
+                found.setdefault(task.removesuffix("_"), {}).update(said)
+    return found
 
 
 def _describe(outputs: Any) -> str:
     return f"a dict with {sorted(outputs)}" if isinstance(outputs, Mapping) else f"a {type(outputs).__name__}"
-
-
-def _certainty(values: Tensor, several: bool) -> float:
-    """Return how certain a prediction is: the probability of its class, or of several the distance to 0.5."""
-    return float((values - 0.5).abs().min()) if several else float(values[0])
 
 
 def _names(trainer: L.Trainer, indices: Sequence[int]) -> dict[int, str]:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from datamodules import CSVDataModule
 from lit_cv.annotations import AnnotationError, Problems, convert, encode_rle, read_annotations
 from lit_cv.cli import main
 from tests.annotations.sets import content, example, save_coco, save_image
@@ -29,7 +30,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
     write_coco(sets, tmp_path / "source")
     main(["convert", "--root", str(tmp_path / "source"), "--to", "voc", "--out", str(tmp_path / "voc")])
-    assert "10 images with 20 objects: 13 files" in capsys.readouterr().err
+    assert "10 images with 20 objects: 13 files of annotations" in capsys.readouterr().err
     assert content(read_annotations(tmp_path / "voc", Problems())) == content(sets)
     with pytest.raises(ValueError, match=r"is not empty: .*--out"):
         convert(str(tmp_path / "source"), str(tmp_path / "voc"), "voc")
@@ -81,3 +82,58 @@ def test_images_that_would_share_a_file(tmp_path: Path) -> None:
     save_image(tmp_path / "a.jpg", 20, 20)
     with pytest.raises(ValueError, match=r"would share a file of yolo"):
         convert(str(tmp_path), str(tmp_path / "out"), "yolo")
+
+
+def tree(root: Path) -> list[str]:
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+
+
+def test_class_folders_and_tables(tmp_path: Path) -> None:
+    for split, label, name in (
+        ("train", "cat", "a"),
+        ("train", "dog", "b"),
+        ("valid", "cat", "c"),
+        ("test", "dog", "d"),
+    ):
+        save_image(tmp_path / "folders" / split / label / f"{name}.png", 12, 12)
+    convert(str(tmp_path / "folders"), str(tmp_path / "table"), "csv")
+    lines = (tmp_path / "table/images.csv").read_text().splitlines()
+    assert lines[0] == "path,label,split"
+    assert lines[1:] == [
+        "images/train/cat/a.png,cat,train",
+        "images/train/dog/b.png,dog,train",
+        "images/val/cat/c.png,cat,val",
+        "images/test/dog/d.png,dog,test",
+    ]
+    data = CSVDataModule(str(tmp_path / "table/images.csv"), image_size=8)
+    data.setup()
+    assert data.class_names == ["cat", "dog"]
+    assert data.train_dataset.labels.tolist() == [0, 1]
+    convert(str(tmp_path / "table"), str(tmp_path / "again"), "folders")
+    assert tree(tmp_path / "again") == ["test/dog/d.png", "train/cat/a.png", "train/dog/b.png", "val/cat/c.png"]
+    assert (tmp_path / "again/train/cat/a.png").read_bytes() == (tmp_path / "folders/train/cat/a.png").read_bytes()
+    with pytest.raises(ValueError, match="classes of whole images here, which coco has no place for"):
+        convert(str(tmp_path / "folders"), str(tmp_path / "out"), "coco")
+
+
+def test_wrong_class_tables(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
+    save_image(tmp_path / "a.png", 9, 9)
+    save_image(tmp_path / "b.png", 9, 9)
+    table = tmp_path / "t.csv"
+    table.write_text("path,label,split\na.png,x,train\na.png,x,train\nb.png,x,dev\nc.png,x,test\n")
+    with pytest.raises(AnnotationError) as caught:
+        convert(str(tmp_path), str(tmp_path / "out"), "folders")
+    for text in (
+        "line 3: a.png is listed twice",
+        "line 4: unknown split 'dev'",
+        "line 5: c.png: there is no such file",
+    ):
+        assert text in str(caught.value)
+    table.write_text("path,label\na.png,x\nb.png,\n")
+    convert(str(tmp_path), str(tmp_path / "out"), "folders")
+    assert "1 images without a class are left out" in caplog.text
+    assert tree(tmp_path / "out") == ["x/a.png"]
+    table.write_text("file,label\na.png,x\n")
+    with pytest.raises(ValueError, match="needs the columns path and label"):
+        convert(str(tmp_path), str(tmp_path / "out2"), "csv")

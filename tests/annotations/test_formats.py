@@ -101,8 +101,8 @@ def test_coco_alone_keeps_numbers_outlines_and_the_rest(tmp_path: Path) -> None:
     assert again["annotations"][1]["area"] == 300
 
 
-def test_coco_is_what_pycocotools_reads(tmp_path: Path) -> None:
-    module = pytest.importorskip("pycocotools.coco")
+def test_coco_is_what_its_evaluation_reads(tmp_path: Path) -> None:
+    module = pytest.importorskip("faster_coco_eval")
     sets = example(tmp_path / "source", ("train",))
     (path,) = write_coco(sets, tmp_path)
     coco = module.COCO(str(path))

@@ -12,7 +12,7 @@ from torch import Tensor
 from datamodules import AnnotatedImagesDataModule
 from lit_cv.annotations import Problems, load_mask, read_annotations, save_mask, write_coco
 from lit_cv.callbacks import PredictionWriter
-from lit_cv.callbacks.prediction_drafts import box_uncertainty
+from lit_cv.callbacks.prediction_drafts import BoxDrafts, box_uncertainty
 from lit_cv.cli import main
 from tests.annotations.sets import content, example, save_image
 
@@ -31,8 +31,8 @@ class Knows(L.LightningModule):
 class Paints(L.LightningModule):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         # padding is never asked for
-        uncertainty = (batch["mask"] == 1).float().mean((1, 2))
-        return {"masks": batch["mask"].clamp(max=2), "index": batch["index"], "uncertainty": uncertainty}
+        confidence = (batch["mask"] != 1).float()
+        return {"masks": batch["mask"].clamp(max=2), "index": batch["index"], "confidence": confidence}
 
 
 def predict(model: L.LightningModule, data: AnnotatedImagesDataModule, folder: Path, **options: Any) -> None:
@@ -131,3 +131,42 @@ def test_the_table_by_uncertainty_through_the_command_line(in_tmp: Path, monkeyp
         main([*common, "--predictions.format", "csv"])
     with pytest.raises(ValueError, match=r"threshold=2.*--predictions\.threshold"):
         main([*common, "--predictions.threshold", "2"])
+
+
+class Several(L.LightningModule):
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        count = len(batch["image"])
+        return {
+            "kind_probabilities": torch.tensor([[0.25, 0.75]]).expand(count, 2),
+            "color_probabilities": torch.tensor([[0.5, 0.2, 0.3]]).expand(count, 3),
+            "objects_boxes": batch["boxes"],
+            "objects_labels": batch["box_labels"],
+            "objects_scores": [torch.ones(len(boxes)) for boxes in batch["boxes"]],
+            "index": batch["index"],
+        }
+
+
+def test_several_tasks(source: AnnotatedImagesDataModule, tmp_path: Path) -> None:
+    predict(Several(), source, tmp_path / "run")
+    for name, predicted in (("kind", "1"), ("color", "0")):
+        with open(tmp_path / "run" / f"predictions_{name}.csv") as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == 5
+        assert {row["predicted"] for row in rows} == {predicted}
+    found = read_annotations(tmp_path / "run/predictions", Problems(), folders={"all": tmp_path / "source/train"})
+    assert sum(len(image.objects) for image in found["all"].images) == 10
+
+
+def test_processes_hand_over_their_parts(source: AnnotatedImagesDataModule, tmp_path: Path) -> None:
+    source.setup()
+    batch = next(iter(source.train_dataloader()))
+    boxes = BoxDrafts()
+    boxes.add(Knows().predict_step(batch, 0), batch, batch["index"])
+    torch.save({"boxes": boxes.parts, "masks": [(3, 0.5)]}, tmp_path / "part.pt")
+    again = torch.load(tmp_path / "part.pt", weights_only=True)
+    assert again["masks"] == [(3, 0.5)]
+    assert [part[:3] for part in again["boxes"]] == [part[:3] for part in boxes.parts]
+    images = {index: f"{index}.png" for index in range(5)}
+    # an image that two processes have seen is written once
+    count, _ = boxes.write(again["boxes"] * 2, images, tmp_path, ["a"], tmp_path / "out", "voc", 0.3, True)
+    assert count == 2

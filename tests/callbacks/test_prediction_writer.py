@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_cv.callbacks import PredictionWriter
+from lit_cv.callbacks.prediction_table import ClassTable
 
 
 class Dataset:
@@ -102,8 +103,9 @@ def test_processes_are_merged_and_padding_is_written_once(tmp_path: Path) -> Non
         (torch.tensor([0, 2]), torch.tensor([[0.9, 0.1], [0.8, 0.2]]), torch.tensor([[0, 1], [1, 0]])),
         (torch.tensor([1, 0]), torch.tensor([[0.7, 0.3], [0.9, 0.1]]), torch.tensor([[0, 1], [0, 1]])),
     ]
-    writer._classes = 2
-    writer._write(L.Trainer(accelerator="cpu", logger=False), model, parts)
+    writer._tables = {"": ClassTable()}
+    writer._tables[""].classes = 2
+    writer._write(L.Trainer(accelerator="cpu", logger=False), model, {"table_": parts, "boxes": [], "masks": []})
     lines = (tmp_path / "predictions.csv").read_text().splitlines()
     assert lines[1] == "0,0,0.900000,0.900000,0.100000"
     assert lines[2] == "1,0,0.700000,0.700000,0.300000"

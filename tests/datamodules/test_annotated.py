@@ -261,3 +261,26 @@ def test_files_and_folders_that_are_named(tmp_path: Path) -> None:
     assert len(data.val_dataset or []) == 2
     with pytest.raises(ValueError, match="'dev' is no split"):
         module(tmp_path, annotations={"train": "my/boxes.json", "dev": "my/boxes.json"})
+
+
+def test_classes_of_whole_images(voc: Path) -> None:
+    (voc / "labels.csv").write_text("path,label\n0.png,day\n1.png,night\n3.png,\n4.png,day\n")
+    data = module(voc, labels="labels.csv")
+    assert (data.num_classes, data.class_names, data.box_classes) == (2, ["day", "night"], ["cat", "dog"])
+    assert batch_of(data, [0, 1, 2, 3])["label"].tolist() == [0, 1, -1, -1]
+    assert data.val_dataset.labels.tolist() == [0]  # type: ignore[union-attr]
+    assert data.class_counts().tolist() == [1, 1]
+    (voc / "labels.csv").write_text("path,label\nx.png,day\n")
+    with pytest.raises(AnnotationError, match=r"labels of 1 images that are not annotated: 'x.png'"):
+        module(voc, labels="labels.csv")
+    (voc / "labels.csv").write_text("file,label\nx.png,day\n")
+    with pytest.raises(ValueError, match="columns path and label"):
+        module(voc, labels="labels.csv")
+
+
+def test_worker_processes_give_the_same(voc: Path) -> None:
+    alone, several = (list(module(voc, num_workers=n, batch_size=2).train_dataloader()) for n in (0, 2))
+    assert len(alone) == len(several) == 2
+    for a, b in zip(alone, several, strict=True):
+        assert torch.equal(a["image"], b["image"])
+        assert all(torch.equal(x, y) for x, y in zip(a["boxes"], b["boxes"], strict=True))

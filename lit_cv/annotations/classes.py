@@ -1,0 +1,120 @@
+"""Classes of whole images: a folder for each class, or a table."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+from lit_cv.annotations.layout import SPLITS, SUFFIXES
+from lit_cv.annotations.records import AnnotatedImage, AnnotationSet, Problems
+from lit_cv.annotations.sizes import SizesOf, file_sizes
+
+__all__ = ["find_table", "read_folders", "read_table", "write_table"]
+
+_TABLE = "images.csv"
+
+
+def read_folders(root: Path, problems: Problems) -> dict[str, AnnotationSet]:
+    """Read folders of images, one for each class, with or without `train`, `val` and `test` above them.
+
+    Args:
+        root: The folder.
+        problems: Where classes without training images are noted.
+
+    Returns:
+        A set for each of `train`, `val` and `test` that is there, `all` where there are none; images have a `label`.
+
+    Raises:
+        FileNotFoundError: If there are no folders with images.
+    """
+    parts: dict[str, Path] = {}
+    for split, names in SPLITS.items():
+        found = next((root / name for name in names if _class_folders(root / name)), None)
+        if found is not None:
+            parts[split] = found
+    parts = parts if "train" in parts else {"all": root}
+    sets = {split: AnnotationSet(folder, [], _images(folder)) for split, folder in parts.items()}
+    if not any(part.images for part in sets.values()):
+        raise FileNotFoundError(f"{root.absolute()} holds no folders of images.")
+    known = {image.label for image in sets.get("train", next(iter(sets.values()))).images}
+    for split, part in sets.items():
+        for image in part.images:
+            if image.label not in known:
+                problems.add(part.folder / image.name, "", f"class {image.label!r} of {split} has no training images")
+        part.images = [image for image in part.images if image.label in known]
+    return sets
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".") if folder.is_dir() else []
+
+
+def _images(folder: Path) -> list[AnnotatedImage]:
+    paths = (path for label in _class_folders(folder) for path in sorted(label.rglob("*")) if path.suffix in SUFFIXES)
+    names = (path.relative_to(folder) for path in paths)
+    return [AnnotatedImage(name.as_posix(), 0, 0, label=name.parts[0]) for name in names]
+
+
+def find_table(root: Path) -> Path | None:
+    """Return the table of a folder: `images.csv`, or the only file of that kind; `None` if there is none."""
+    tables = sorted([*root.glob("*.csv"), *root.glob("*.tsv")])
+    named = [path for path in tables if path.name == _TABLE]
+    return named[0] if named else tables[0] if len(tables) == 1 else None
+
+
+def read_table(path: Path, problems: Problems, sizes: SizesOf = file_sizes) -> dict[str, AnnotationSet]:
+    """Read a table with the columns `path` (below its folder), `label`, and perhaps `split`.
+
+    Args:
+        path: The table: commas, or tabs in a file named `.tsv`.
+        problems: Where missing and unreadable images, doubles and unknown splits are noted.
+        sizes: Returns the sizes of image files.
+
+    Returns:
+        A set for each split that it names, `all` where it names none; images have a `label` where it has one.
+
+    Raises:
+        ValueError: If a column is missing.
+    """
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+    if not rows or not {"path", "label"} <= rows[0].keys():
+        raise ValueError(f"{path} needs the columns path and label.")
+    named = {name: split for split, names in SPLITS.items() for name in names}
+    sets: dict[str, AnnotationSet] = {}
+    seen: set[str] = set()
+    found = sizes(path.parent, [row["path"] for row in rows])
+    for number, (row, size) in enumerate(zip(rows, found, strict=True), 2):
+        split = named.get(row["split"].strip().lower()) if "split" in row else "all"
+        if isinstance(size, str):
+            problems.add(path, f"line {number}", f"{row['path']}: {size}")
+        elif row["path"] in seen:
+            problems.add(path, f"line {number}", f"{row['path']} is listed twice")
+        elif split is None:
+            problems.add(path, f"line {number}", f"unknown split {row['split']!r}: allowed are train, val and test")
+        else:
+            part = sets.setdefault(split, AnnotationSet(path.parent, [], []))
+            part.images.append(AnnotatedImage(row["path"], *size, label=row["label"].strip() or None))
+        seen.add(row["path"])
+    return sets
+
+
+def write_table(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
+    """Write `images.csv` with the columns `path`, `label` and `split`; images belong into `images/SPLIT`.
+
+    Args:
+        sets: A set for each split; for the split `all` alone there is no such column and no such folder.
+        root: The folder, made if it is missing.
+
+    Returns:
+        The file written.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    alone = set(sets) == {"all"}
+    with open(root / _TABLE, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label"] if alone else ["path", "label", "split"])
+        for split, part in sets.items():
+            for image in part.images:
+                path = f"images/{image.name}" if split == "all" else f"images/{split}/{image.name}"
+                writer.writerow([path, image.label or "", *([] if alone else [split])])
+    return [root / _TABLE]
