@@ -53,13 +53,13 @@ def class_names(trainer: L.Trainer, pl_module: L.LightningModule, classes: int |
 
 
 def plain_names(outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return predictions under the names of modules with one task; of several tasks, the first of each kind.
+    """Return boxes and masks under the names of modules with one task; of several tasks, the first of each kind.
 
     Args:
         outputs: What `predict_step` gave, the names with `TASK_` before them where there are several tasks.
     """
     found = dict(outputs)
-    for kind in ("probabilities", "boxes", "box_labels", "scores", "masks", "confidence"):
+    for kind in ("boxes", "box_labels", "scores", "masks", "confidence"):
         own = [value for name, value in outputs.items() if name.endswith(f"_{kind}")]
         if kind not in found and own:
             found[kind] = own[0]
