@@ -270,6 +270,26 @@ def test_what_is_logged_of_a_run(name: str, tmp_path: Any) -> None:
     assert {"test_source_acc", "test_target_acc", "test_score"} <= set(tested[0] | tested[1])
 
 
+def test_each_approach_learns_more_of_the_target_than_the_source_tells(tmp_path: Any) -> None:
+    """Pale, moved digits: 10 % without adaptation, and self-training goes on from where MMD ended."""
+    found = {}
+    for name, options in (
+        ("source", {"source_only": True}),
+        ("dann", {}),
+        ("mmd", {}),
+        ("coral", {"adaptation_weight": 10.0}),
+        ("self_training", {"weights": str(tmp_path / "mmd.ckpt"), "threshold": 0.8, "ramp": None}),
+    ):
+        module = MODULES["dann" if name == "source" else name](backbone="conv4", lr=3e-3, **options)
+        trainer = fit(module, digits(), tmp_path, epochs=3)
+        found[name] = float(trainer.callback_metrics["val_target_acc"])
+        trainer.save_checkpoint(tmp_path / f"{name}.ckpt")
+    assert found["source"] < 0.2
+    assert found["dann"] > found["source"] + 0.05
+    assert min(found["mmd"], found["coral"]) > 0.35
+    assert found["self_training"] > found["mmd"] + 0.05, found
+
+
 def test_target_labels_change_nothing(tmp_path: Any) -> None:
     class Wrong(DarkDigits):
         def load(self, split: str) -> Any:
