@@ -1,8 +1,8 @@
 """Episodes per second: EpisodicDataModule against easyfsl's TaskSampler and a DataLoader.
 
-Both draw from the same uint8 images in memory (Omniglot's size: 964 classes of 20 drawings at 28 pixels), in the main
-process, and hand over uint8 images and labels of support and query. easyfsl fetches image by image and collates.
-CPU time, in turn, medians over rounds.
+All draw from the same images in memory (Omniglot's size: 964 classes of 20 drawings at 28 pixels), in the main process.
+easyfsl fetches image by image and collates: rows of a uint8 tensor, as this project has them, or, as its own data sets
+do, PIL images that become normalised tensors. CPU time, in turn, medians over rounds.
 
     python scripts/benchmark_episodes.py
 """
@@ -10,12 +10,14 @@ CPU time, in turn, medians over rounds.
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
+from torchvision import transforms
 
 from datamodules import BaseDataModule, EpisodicDataModule, InMemoryDataset
 
@@ -34,7 +36,9 @@ class Drawings(BaseDataModule):
         return InMemoryDataset(images, labels, [f"{label:03}" for label in range(CLASSES)])
 
 
-def easyfsl_loader(images: Tensor, labels: Tensor, way: int, shot: int, query: int, episodes: int) -> Iterable[Any]:
+def easyfsl_loader(
+    images: Tensor, labels: Tensor, way: int, shot: int, query: int, episodes: int, pil: bool
+) -> Iterable[Any]:
     from easyfsl.datasets import FewShotDataset
     from easyfsl.samplers import TaskSampler
 
@@ -43,53 +47,59 @@ def easyfsl_loader(images: Tensor, labels: Tensor, way: int, shot: int, query: i
             return len(images)
 
         def __getitem__(self, item: int) -> tuple[Tensor, int]:
-            return images[item], answers[item]
+            return transform(pictures[item]) if pil else images[item], answers[item]
 
         def get_labels(self) -> list[int]:
             return answers
 
     Sampler.__init__ = lambda self, data_source=None: None  # type: ignore[method-assign] # torch no longer takes it
     answers = labels.tolist()
+    pictures = [Image.fromarray(image[0].numpy()) for image in images] if pil else []
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.9], [0.2])])
     sampler = TaskSampler(InMemory(), way, shot, query, episodes)
     return DataLoader(InMemory(), batch_sampler=sampler, collate_fn=sampler.episodic_collate_fn)
 
 
-def seconds(iterate: Callable[[], Iterable[Any]]) -> float:
+def seconds(loader: Iterable[Any]) -> float:
     start = time.process_time()
-    for _ in iterate():
+    for _ in loader:
         pass
     return time.process_time() - start
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--episodes", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     torch.set_num_threads(1)
     base = Drawings(val_fraction=0.0)
     print(f"one thread, median CPU time of {args.rounds} rounds of {args.episodes} episodes, in turn")
-    for way, shot, query, rotations in ((5, 1, 15, False), (20, 5, 15, False), (60, 1, 5, False), (20, 5, 15, True)):
+    for way, shot, query, batch, rotations in (
+        (5, 1, 15, 1, False), (5, 1, 15, 8, False), (20, 5, 15, 1, False), (60, 1, 5, 1, False), (20, 5, 15, 1, True),
+    ):  # fmt: skip
         data = EpisodicDataModule(
             base, way=way, shot=shot, query=query, rotations=rotations, val_classes=0, test_classes=0,
-            episodes_per_epoch=args.episodes, evaluate=["5w1s"],
+            episodes_per_epoch=args.episodes, evaluate=["5w1s"], batch_size=batch,
         )  # fmt: skip
         data.setup()
         pool = data.pools["train"]
         labels = torch.arange(CLASSES).repeat_interleave(EACH)
-        peer = easyfsl_loader(pool.images, labels, way, shot, query, args.episodes)
-        ours = data.train_dataloader()
-        times: dict[str, list[float]] = {"easyfsl": [], "lit_cv": []}
+        loaders = {
+            "lit_cv": data.train_dataloader(),
+            "easyfsl, rows": easyfsl_loader(pool.images, labels, way, shot, query, args.episodes, pil=False),
+            "easyfsl, PIL": easyfsl_loader(pool.images, labels, way, shot, query, args.episodes, pil=True),
+        }
+        times: dict[str, list[float]] = {name: [] for name in loaders}
         for _ in range(args.rounds):
-            times["easyfsl"].append(seconds(lambda peer=peer: peer))
-            times["lit_cv"].append(seconds(lambda ours=ours: ours))
+            for name, loader in loaders.items():
+                times[name].append(seconds(loader))
         rates = {name: args.episodes / statistics.median(values) for name, values in times.items()}
-        name = f"{way}w{shot}s, {query} queries{', rotations (lit_cv alone)' if rotations else ''}"
-        print(
-            f"{name:<48}easyfsl {rates['easyfsl']:7.0f}/s   lit_cv {rates['lit_cv']:7.0f}/s   "
-            f"{rates['lit_cv'] / rates['easyfsl']:5.1f}x",
-            flush=True,
-        )
+        notes = [f"{batch} a batch"] if batch > 1 else []
+        notes += ["rotations"] if rotations else []
+        line = f"{way}w{shot}s, {query} queries{', lit_cv: ' if notes else ''}{', '.join(notes)}"
+        shown = [f"{name} {rate:6.0f}/s ({rates['lit_cv'] / rate:.1f}x)" for name, rate in rates.items()]
+        print(f"{line:<46}{'   '.join(shown)}", flush=True)
 
 
 if __name__ == "__main__":
