@@ -197,8 +197,10 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     shared = {(row["pretraining_steps"], row["pretraining_seconds"]) for row in good}
     total += sum(float(seconds) for _, seconds in shared)
     notes.append(f"Training took {duration(total)} in all.")
-    notes += [f"{row['approach']}, {budget_words(row['budget'])}, seed {row['seed']} failed: {row['error']}" for row in rows
-              if row["error"]]  # fmt: skip
+    for row in rows:
+        if row["error"]:
+            words = budget_words(row["budget"])
+            notes.append(f"{row['approach']}, {words}, seed {row['seed']} failed: {row['error']}")
     return notes
 
 
