@@ -67,6 +67,9 @@ def console() -> None:
     """Run as a program: an error that the user can mend ends in one line, any other in its trace."""
     try:
         main()
+    except KeyboardInterrupt:
+        print("lit-cv: stopped.", file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
         from lit_cv.cli.errors import is_for_the_user
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from datamodules.splits import keep_labels
 from lit_cv.cli.study_run import StudyRun, quietly
 from lit_cv.evaluation.centroid import centroid_predictions
-from lit_cv.evaluation.comparison_plan import GIVEN, Approach, Budget, Comparison, Stage
+from lit_cv.evaluation.comparison_plan import GIVEN, Approach, Budget, Comparison, Stage, budget_words
 from lit_cv.evaluation.study import PlannedRun, Row, Study, write_atomically, write_table
 from lit_cv.modules.loading import load_module
 
@@ -128,7 +128,7 @@ class ComparisonRun:
                 title += f", seed {own_seed}" if c.pretraining_seeds == "each" else ""
             else:
                 key = f"{approach.name}-{budget}-seed{seed}" + ("" if last else f"-stage{position + 1}")
-                title = f"{approach.name}, {budget} labels{'' if budget == Budget() else ' a class'}, seed {seed}"
+                title = f"{approach.name}, {budget_words(str(budget))}, seed {seed}"
                 title += "" if last else f", stage {position + 1}"
             if key not in runs:
                 self._work[key] = work

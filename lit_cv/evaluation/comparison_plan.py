@@ -11,7 +11,7 @@ from typing import Any
 from lit_cv.cli.arguments import read_configuration
 from lit_cv.suggest import nearest
 
-__all__ = ["Approach", "Budget", "Comparison", "Stage", "comparison_names", "read_comparison"]
+__all__ = ["Approach", "Budget", "Comparison", "Stage", "budget_words", "comparison_names", "read_comparison"]
 
 CENTROID = "nearest_centroid"
 GIVEN = "given"
@@ -99,6 +99,18 @@ class Budget:
 
     def __str__(self) -> str:
         return "all" if self == Budget() else str(self.per_class if self.per_class is not None else self.fraction)
+
+
+def budget_words(budget: str) -> str:
+    """Return a budget for people.
+
+    Example:
+        >>> [budget_words(text) for text in ("10", "0.05", "all")]
+        ['10 labels a class', '5 % of the labels', 'all labels']
+    """
+    if budget == "all":
+        return "all labels"
+    return f"{budget} labels a class" if float(budget) >= 1 else f"{100 * float(budget):g} % of the labels"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lit_cv.evaluation.comparison_plan import budget_words
 from lit_cv.evaluation.progress_line import duration
 from lit_cv.evaluation.study import Row, read_table, write_atomically
 from lit_cv.figures import render, save_png
@@ -137,15 +138,9 @@ def _labels_of(rows: Sequence[Row], budget: str) -> int:
     return next(int(row["labels"]) for row in rows if row["budget"] == budget)
 
 
-def _name(budget: str) -> str:
-    if budget == "all":
-        return "all labels"
-    return f"{budget} labels a class" if float(budget) >= 1 else f"{100 * float(budget):g} % of the labels"
-
-
 def _sentence(verdict: Verdict, titles: Mapping[str, str], metric: str) -> str:
     if verdict.second is None:
-        return f"{_name(verdict.budget)}: {titles[verdict.best]} alone was measured."
+        return f"{budget_words(verdict.budget)}: {titles[verdict.best]} alone was measured."
     by = f"{100 * verdict.difference:.1f} points of {metric} ahead of {titles[verdict.second]}"
     if math.isnan(verdict.spread):
         rest = "one seed, so its spread is unknown"
@@ -153,7 +148,7 @@ def _sentence(verdict: Verdict, titles: Mapping[str, str], metric: str) -> str:
         more = "more than" if verdict.exceeds else "not more than"
         rest = f"{more} the spread of such a difference between seeds ({100 * verdict.spread:.1f})"
         rest += "" if verdict.exceeds else ": take the simpler or the faster of the two"
-    return f"{_name(verdict.budget)}: {titles[verdict.best]}, {by}, {rest}."
+    return f"{budget_words(verdict.budget)}: {titles[verdict.best]}, {by}, {rest}."
 
 
 Table = list[list[str]]
@@ -163,7 +158,7 @@ def _table(measured: Sequence[Measured], metric: str) -> Table:
     budgets = {cell.budget: cell.labels for a in measured for cell in a.cells}
     order = sorted(budgets, key=lambda b: budgets[b])
     best = {verdict.budget: verdict.best for verdict in judge(measured)}
-    lines = [[f"test {metric} in %", *map(_name, order)]]
+    lines = [[f"test {metric} in %", *map(budget_words, order)]]
     for approach in measured:
         line = [approach.title]
         for budget in order:
@@ -202,8 +197,10 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     shared = {(row["pretraining_steps"], row["pretraining_seconds"]) for row in good}
     total += sum(float(seconds) for _, seconds in shared)
     notes.append(f"Training took {duration(total)} in all.")
-    notes += [f"{row['approach']}, {_name(row['budget'])}, seed {row['seed']} failed: {row['error']}" for row in rows
-              if row["error"]]  # fmt: skip
+    for row in rows:
+        if row["error"]:
+            words = budget_words(row["budget"])
+            notes.append(f"{row['approach']}, {words}, seed {row['seed']} failed: {row['error']}")
     return notes
 
 
