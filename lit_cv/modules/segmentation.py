@@ -127,7 +127,7 @@ class SegmentationModule(BaseModule):
         metrics.update(output["masks"], output["target"])
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return `masks` (N, H, W), their `uncertainty` (N,), one less the mean probability, and `index`."""
+        """Return `masks` (N, H, W), the mean probability of their classes as `confidence` (N,), and `index`."""
         images: Tensor = batch["image"]
         highest, masks = self(images).softmax(1).max(1)
         valid = torch.ones_like(masks, dtype=torch.bool)
@@ -135,5 +135,5 @@ class SegmentationModule(BaseModule):
             height, width = batch["size"].to(masks.device).T[..., None, None]
             y = torch.arange(images.shape[2], device=masks.device)[:, None]
             valid = (y < height) & (torch.arange(images.shape[3], device=masks.device) < width)
-        doubt = 1 - (highest * valid).sum((1, 2)) / valid.sum((1, 2))
-        return {"masks": masks, "uncertainty": doubt, **{k: batch[k] for k in ("index",) if k in batch}}
+        confidence = (highest * valid).sum((1, 2)) / valid.sum((1, 2))
+        return {"masks": masks, "confidence": confidence, **{k: batch[k] for k in ("index",) if k in batch}}

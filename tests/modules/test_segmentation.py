@@ -36,7 +36,7 @@ def test_it_learns_and_logs(head: Any) -> None:
     (first, _) = trainer.predict(module, data)  # type: ignore[misc]
     assert first["masks"].shape == (8, 48, 64)
     assert first["masks"].dtype == torch.int64
-    assert (first["uncertainty"] < 0.5).all()
+    assert (first["confidence"] > 0.5).all()
 
 
 def test_the_metric_is_torchmetrics() -> None:
@@ -73,13 +73,13 @@ def test_other_sizes_and_transformers() -> None:
     assert module.hparams["stride"] == 2
 
 
-def test_the_uncertainty_leaves_padding_out() -> None:
+def test_the_confidence_leaves_padding_out() -> None:
     module = built(mask_classes=["ground", "cell"])
     images = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
         highest = module(images).softmax(1).amax(1)
         found = module.predict_step({"image": images, "size": torch.tensor([[20, 30]])}, 0)
-    torch.testing.assert_close(found["uncertainty"][0], 1 - highest[0, :20, :30].mean())
+    torch.testing.assert_close(found["confidence"][0], highest[0, :20, :30].mean())
 
 
 def test_mistakes() -> None:
