@@ -7,12 +7,18 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lit_cv.evaluation.progress_line import ProgressLine, duration
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["PlannedRun", "Row", "Study", "read_table", "write_atomically", "write_table"]
 
@@ -141,8 +147,11 @@ class Study:
         Raises:
             SystemExit: With status 130 after Ctrl-C, and as it comes for a wrong option.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / _PLAN, json.dumps(self.identity, indent=1))
+        with _alone(self.folder):
+            write_atomically(self.folder / _PLAN, json.dumps(self.identity, indent=1))
+            self._execute(perform, after, shown)
+
+    def _execute(self, perform: Perform, after: Callable[[], None] | None, shown: str) -> None:
         handler = signal.getsignal(signal.SIGINT)
         for number, run in enumerate(self.runs, 1):
             if run.key in self.finished:
@@ -191,6 +200,23 @@ class Study:
         order = [run.key for run in self.runs]
         rows = sorted(self.rows.values(), key=lambda r: order.index(r["key"]) if r["key"] in order else len(order))
         write_table(self.table, rows, last=_ALWAYS)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep a second process out of a folder, where the system has such locks.
+
+    Raises:
+        ValueError: If another one is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w", encoding="utf-8") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"another process is at work in {folder}: wait for it, or set --output.") from None
+        yield
 
 
 def check_identity(folder: Path, identity: Mapping[str, Any]) -> None:

@@ -195,7 +195,14 @@ def _effort_panel(
         value = labels * (cost or 1.0)
         at_most = "≤ " if labels == approach.cells[0].labels else ""
         axes.barh(row, value, 0.6, color=PALETTE[0])
-        axes.text(value, row, f" {at_most}{value:,.4g}", va="center", fontsize=8, color=INK)
+        axes.text(
+            value,
+            row,
+            f" {at_most}{value:,.0f}" if cost is None else f" {at_most}{value:,.2f}",
+            va="center",
+            fontsize=8,
+            color=INK,
+        )
         largest = max(largest, value)
     _horizontal(axes, measured, title, "labels" if cost is None else f"cost at {cost:g} a label", largest)
 

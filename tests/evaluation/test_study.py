@@ -84,3 +84,14 @@ def test_the_time_left_follows_from_the_runs_that_are_done(tmp_path: Path) -> No
     found.rows = {"r0": {"key": "r0", "error": "", "wall_seconds": "4", "steps": "10"}}
     assert found.seconds_left() == pytest.approx(3 * 4)
     assert found.seconds_left(done={"r1": 5}) == pytest.approx(2 * 4 + 2)
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
+    def again(run: PlannedRun, folder: Path, report: Callable[[int], None]) -> Row:
+        with pytest.raises(ValueError, match="another process is at work in"):
+            study(tmp_path).execute(lambda *args: {})
+        return {}
+
+    first = study(tmp_path)
+    first.execute(again)
+    assert not any(row["error"] for row in first.rows.values())
