@@ -37,8 +37,8 @@ def main(args: list[str] | None = None) -> "LitCLI | None":
         ValueError: If a value does not fit, a checkpoint of another class for example.
 
     Example:
-        >>> main(["recipes"])  # doctest: +ELLIPSIS
-        conv4...
+        >>> main(["--version"])
+        0.1.0
     """
     args = sys.argv[1:] if args is None else list(args)
     if not args or args[0] in ("-h", "--help", "help"):

@@ -44,7 +44,7 @@ class NTXentLoss(nn.Module):
     Example:
         >>> z = torch.eye(4, 16)
         >>> round(NTXentLoss(temperature=0.5)(z, z).item(), 4)  # log(e^2 + 6) - 2
-        0.5934
+        0.5944
     """
 
     def __init__(self, temperature: float = 0.5, gather: bool = True, chunk_size: int | None = None) -> None:
