@@ -54,6 +54,10 @@ def photos(in_tmp: Path) -> Path:
     (in_tmp / "new").mkdir()
     for path in (in_tmp / "cells" / "JPEGImages").glob("[0-4].png"):
         (in_tmp / "new" / path.name).write_bytes(path.read_bytes())
+    for index, name in enumerate(("red", "white")):
+        (in_tmp / "examples" / name).mkdir(parents=True)
+        for shown in range(2):
+            save_image(torch.full((3, 30, 30), 0.9 * index + 0.05 * shown), in_tmp / "examples" / name / f"{shown}.png")
     votes = [f"{index}.png,{who},{'ab'[index % 2]}" for index in range(6) for who in ("anna", "ben")]
     (in_tmp / "votes.csv").write_text("\n".join(["path,annotator,label", *votes, "0.png,cleo,b"]) + "\n")
     return in_tmp
@@ -68,6 +72,8 @@ def test_commands(session: list[str], photos: Path) -> None:
         args = [arg.replace("$LIT_CV_DATA", str(root)) for arg in shlex.split(command)[1:]]
         if args[0] == "fit":
             args += [*SHORT, "--trainer.max_epochs", "2" if "--ckpt_path" in args else "1"]
+        if args[0] == "test":
+            args += ["--trainer.limit_test_batches", "2"]
         if args[0] in SHORTER:
             main(args + ([] if "--redraw" in args else SHORTER[args[0]]))
             continue
