@@ -103,11 +103,15 @@ class PredictionFigures(L.Callback):
 
 
 def _sure(found: Mapping[str, Any], min_score: float) -> tuple[list[Tensor] | None, ...]:
-    """Return boxes, classes and scores of the objects of each image whose score is high enough."""
+    """Return boxes, classes and scores of the objects of each image whose score is high enough, the best one last.
+
+    It is drawn over the others.
+    """
     keys = ("boxes", "box_labels", "scores")
     if "boxes" not in found:
         return None, None, None
-    chosen = [scores >= min_score for scores in found["scores"]]
+    orders = [scores.argsort() for scores in found["scores"]]
+    chosen = [order[scores[order] >= min_score] for order, scores in zip(orders, found["scores"], strict=True)]
     boxes, labels, scores = ([v[own] for v, own in zip(found[key], chosen, strict=True)] for key in keys)
     return boxes, labels, scores
 
