@@ -101,7 +101,7 @@ def test_the_panels_show_what_was_logged(tmp_path: Path, monkeypatch: pytest.Mon
     assert rate.lines[0].get_xdata().tolist() == list(range(1, 21))
     assert rate.get_yscale() == "log"
     text = "\n".join(t.get_text() for t in panels["summary"].texts)
-    assert "val_acc           0.6000      0.5000" in text
+    assert "val_acc          0.6000     0.5000" in text
     assert "3 s" in text
 
 
