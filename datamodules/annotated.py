@@ -56,8 +56,10 @@ class AnnotatedImagesDataModule(BaseDataModule):
     Args:
         root: The folder.
         format: Its layout; `auto` finds out.
-        annotations: COCO's file, or a file for each of `train`, `val` and `test`, relative to `root`; `None` looks.
-        images: Folder of the images, or a folder for each split, relative to `root` (not for `yolo`); `None` looks.
+        annotations: COCO's file, or a file for each of `train`, `val` and `test`, in `root` or as it stands; `None`
+            looks.
+        images: Folder of the images, or a folder for each split, in `root` or as it stands (not for `yolo`); `None`
+            looks.
         labels: Table (CSV with the columns `path`, below the folder of the images, and `label`) of the classes of whole
             images, relative to `root`; `None` for none.
         predict_root: Folder of images, in any arrangement, for `predict`; `None` takes the test images.

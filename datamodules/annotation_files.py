@@ -24,14 +24,18 @@ def known_mask_facts(root: Path, paths: Sequence[Path]) -> list[list[int] | str]
 
 
 def paths_by_split(root: Path, given: str | dict[str, str] | None) -> dict[str, Path] | None:
-    """Return the paths that were given for the splits; one path alone is that of all splits."""
+    """Return the paths that were given for the splits, in `root` or else as they stand; one alone is for all splits."""
     if given is None:
         return None
     if isinstance(given, str):
-        return dict.fromkeys(("all", "train", "val", "test"), root / given)
+        return dict.fromkeys(("all", "train", "val", "test"), _existing(root, given))
     if unknown := sorted(set(given) - {"train", "val", "test"}):
         raise ValueError(f"{unknown[0]!r} is no split: give paths for train, val and test, or one path.")
-    return {split: root / path for split, path in given.items()}
+    return {split: _existing(root, path) for split, path in given.items()}
+
+
+def _existing(root: Path, path: str) -> Path:
+    return root / path if (root / path).exists() or not Path(path).exists() else Path(path)
 
 
 def has_masks(part: AnnotationSet) -> bool:

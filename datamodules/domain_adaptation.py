@@ -2,6 +2,8 @@
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,8 +90,9 @@ class DomainAdaptationDataModule(BaseDataModule):
 
     def prepare_data(self) -> None:
         """Download what is missing of both domains."""
-        self.source.prepare_data()
-        self.target.prepare_data()
+        for name, part in (("source", self.source), ("target", self.target)):
+            with _named(name):
+                part.prepare_data()
 
     def load(self, split: Split) -> ImageDataset | None:
         """Return the target's images of a split, as its DataModule has them."""
@@ -100,8 +103,9 @@ class DomainAdaptationDataModule(BaseDataModule):
         """Load both domains, check that they go together, and convert their images to common ones."""
         if self._is_set_up:
             return
-        for part in (self.source, self.target):
-            part.setup(stage)
+        for name, part in (("source", self.source), ("target", self.target)):
+            with _named(name):
+                part.setup(stage)
         self._check_classes()
         self.class_names, self.num_classes = self.source.class_names, self.source.num_classes
         self._choose_format()
@@ -228,6 +232,18 @@ def _description(datamodule: BaseDataModule) -> dict[str, Any]:
 
 def _name(datamodule: BaseDataModule) -> str:
     return type(datamodule).__name__.removesuffix("DataModule")
+
+
+@contextmanager
+def _named(domain: str) -> Iterator[None]:
+    """Name the options of a domain's DataModule in full in its messages."""
+    try:
+        yield
+    except Exception as error:
+        error.args = tuple(
+            part.replace("--data.", f"--data.{domain}.") if isinstance(part, str) else part for part in error.args
+        )
+        raise
 
 
 def _side_lengths(datamodule: BaseDataModule) -> tuple[int, int]:

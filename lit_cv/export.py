@@ -52,6 +52,11 @@ class ExportedModule(nn.Module):
             parameter.requires_grad_(False)
         embeds = module.evaluates_embedding if output == "auto" else output == "embed"
         self.name = "embedding" if embeds else "logits"
+        if not embeds and hasattr(module, "detect"):
+            raise ValueError(
+                f"{type(module).__name__} gives as many boxes as it finds, which no program of fixed outputs can: "
+                "export its features (--part embed)."
+            )
         self.eval()
         self._check()
 

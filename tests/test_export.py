@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from datamodules import DigitsDataModule
-from lit_cv import BaseModule, MAEModule, SimCLRModule, SupervisedModule
+from lit_cv import BaseModule, DetectionModule, MAEModule, SimCLRModule, SupervisedModule
 from lit_cv.cli import main
 from lit_cv.export import ExportedModule, example_images, export_onnx, export_program, export_weights
 
@@ -151,6 +151,12 @@ def test_what_cannot_be_exported_says_so() -> None:
     with pytest.raises(ValueError, match="Boxes gives a list for images"):
         ExportedModule(Boxes(backbone="conv4", in_channels=1, image_size=8))
     assert ExportedModule(SimCLRModule(backbone="conv4", in_channels=1, image_size=8)).name == "embedding"
+
+
+def test_a_detector_is_refused() -> None:
+    module = DetectionModule(backbone="resnet9_small", box_classes=["cell"], channels=32, image_size=64)
+    with pytest.raises(ValueError, match=r"DetectionModule gives as many boxes as it finds.*--part embed"):
+        ExportedModule(module)
 
 
 def test_weights_alone_go_back_into_a_backbone(tmp_path: Path) -> None:

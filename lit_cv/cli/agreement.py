@@ -4,7 +4,7 @@ from pathlib import Path
 
 from datamodules import CSVDataModule
 from lit_cv.annotations.annotators import Consolidation
-from lit_cv.cli.convert import OneLineParser
+from lit_cv.cli.convert import OneLineParser, own_options
 
 __all__ = ["agreement", "run"]
 
@@ -49,4 +49,6 @@ def run(args: list[str]) -> None:
     """
     parser = OneLineParser("agreement")
     parser.add_function_arguments(agreement, as_positional=False)
-    agreement(**vars(parser.parse_args(args)))
+    options = parser.parse_args(args)
+    with own_options():
+        agreement(**vars(options))

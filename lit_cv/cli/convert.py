@@ -1,5 +1,7 @@
 """`lit-cv convert`: annotations from one format to another."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser
@@ -7,7 +9,7 @@ from jsonargparse import ArgumentParser
 from lit_cv.annotations.convert import convert
 from lit_cv.cli.messages import show_messages
 
-__all__ = ["OneLineParser", "run"]
+__all__ = ["OneLineParser", "own_options", "run"]
 
 
 class OneLineParser(ArgumentParser):
@@ -27,6 +29,16 @@ class OneLineParser(ArgumentParser):
         raise SystemExit(f"lit-cv: error: {text} `lit-cv {self.verb} --help` lists the options.")
 
 
+@contextmanager
+def own_options() -> Iterator[None]:
+    """Name the options of the DataModules, which messages speak of, as those of a verb without a model."""
+    try:
+        yield
+    except Exception as error:
+        error.args = tuple(part.replace("--data.", "--") if isinstance(part, str) else part for part in error.args)
+        raise
+
+
 def run(args: list[str]) -> None:
     """Run the verb.
 
@@ -37,4 +49,5 @@ def run(args: list[str]) -> None:
     parser.add_function_arguments(convert, as_positional=False)
     options = parser.parse_args(args)
     show_messages()
-    convert(**vars(options))
+    with own_options():
+        convert(**vars(options))

@@ -78,6 +78,8 @@ class SelfTrainingModule(DomainAdaptationModule):
     def on_fit_start(self) -> None:
         """Keep Lightning from warning of a teacher in eval mode."""
         super().on_fit_start()
+        if self.hparams["weights"] is None and not self.hparams["source_only"] and not self.global_step:
+            rank_zero_info("Self-training starts from random weights, for no --model.weights were given.")
         warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode at the start of training")
 
     def train(self, mode: bool = True) -> Self:

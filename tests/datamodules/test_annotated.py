@@ -251,11 +251,14 @@ def test_images_to_predict(voc: Path, tmp_path: Path) -> None:
     assert batch["size"].tolist() == [[40, 20]]
 
 
-def test_files_and_folders_that_are_named(tmp_path: Path) -> None:
+def test_files_and_folders_that_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_coco(tmp_path / "my" / "boxes.json", [])
     for name, side in (("a", (40, 60)), ("b", (30, 30))):
         save_image(tmp_path / "photos" / f"{name}.png", *side)
     data = module(tmp_path, annotations="my/boxes.json", images="photos", val_fraction=0, test_fraction=0)
+    assert len(data.train_dataset) == 2
+    monkeypatch.chdir(tmp_path)  # a folder beside the annotations' is named from where one stands
+    data = module(tmp_path / "my", annotations="boxes.json", images="photos", val_fraction=0, test_fraction=0)
     assert len(data.train_dataset) == 2
     data = module(tmp_path, annotations={"train": "my/boxes.json", "val": "my/boxes.json"}, images="photos")
     assert len(data.val_dataset or []) == 2

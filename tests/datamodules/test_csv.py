@@ -188,6 +188,11 @@ def test_votes_that_do_not_fit(root: Path) -> None:
         module(table, annotator_column="annotator")
 
 
+def test_the_agreement_verb_names_its_own_options(root: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="set --path"):
+        main(["agreement", "--path", str(root / "nowhere.csv")])
+
+
 def test_the_agreement_verb(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     votes = [(index, who, "ab"[index % 2]) for index in range(20) for who in ("x", "y", "v")]
     path = crowd(root, [*votes, (7, "z", "a")])

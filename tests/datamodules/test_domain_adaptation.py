@@ -2,13 +2,21 @@
 
 import itertools
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from datamodules import BaseDataModule, DigitsDataModule, DomainAdaptationDataModule, InMemoryDataset, ShapesDataModule
+from datamodules import (
+    BaseDataModule,
+    DigitsDataModule,
+    DomainAdaptationDataModule,
+    ImageFolderDataModule,
+    InMemoryDataset,
+    ShapesDataModule,
+)
 from datamodules.domain_pairs import ConvertedDataset, PairSampler, convert_images
 from lit_cv.modules import SimCLRModule, SupervisedModule
 
@@ -202,3 +210,9 @@ def test_lazy_sets_are_converted_as_they_are_read() -> None:
     assert torch.equal(batch["image"], convert_images(expected["image"], 1, (20, 20)))
     assert torch.equal(batch["label"], expected["label"])
     assert part.sample_name(0) == base.train_dataset.sample_name(4)
+
+
+def test_messages_name_the_option_of_the_domain(tmp_path: Path) -> None:
+    data = DomainAdaptationDataModule(Squares(20), ImageFolderDataModule(str(tmp_path / "nowhere")))
+    with pytest.raises(FileNotFoundError, match=r"set --data\.target\.root"):
+        data.setup()
