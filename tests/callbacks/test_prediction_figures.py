@@ -11,6 +11,7 @@ from PIL import Image
 import lit_cv.callbacks.prediction_figures as module
 from lit_cv import DetectionModule, SegmentationModule, SupervisedModule
 from lit_cv.callbacks import PredictionFigures
+from lit_cv.callbacks.prediction_figures import _sure
 from tests.callbacks.classifier import board, run_trainer
 from tests.modules.scenes import Rectangles
 
@@ -67,3 +68,18 @@ def test_bad_arguments() -> None:
         PredictionFigures(n=0)
     with pytest.raises(ValueError, match="every_n_seconds=-1"):
         PredictionFigures(every_n_seconds=-1)
+
+
+def test_the_surest_box_is_drawn_last_over_the_others() -> None:
+    found = {
+        "boxes": [torch.arange(12.0).view(3, 4)],
+        "box_labels": [torch.tensor([5, 6, 7])],
+        "scores": [torch.tensor([0.9, 0.1, 0.4])],
+    }
+    boxes, labels, scores = _sure(found, 0.3)
+    assert boxes is not None
+    assert labels is not None
+    assert scores is not None
+    assert scores[0].tolist() == pytest.approx([0.4, 0.9])
+    assert labels[0].tolist() == [7, 5]
+    assert boxes[0][:, 0].tolist() == [8.0, 0.0]
