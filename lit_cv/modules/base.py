@@ -11,6 +11,7 @@ from torchmetrics import Metric, MetricCollection
 
 from lit_cv.loop_state import batch_index, logs_now, restore_loaders
 from lit_cv.modules.checkpoint_contents import add_contents, take_contents
+from lit_cv.modules.compilation import compile_networks
 from lit_cv.modules.inference import infer_from_data
 from lit_cv.modules.optimization import configure_optimizer, take_given_options
 from lit_cv.modules.running_means import RunningMeans
@@ -62,6 +63,8 @@ class BaseModule(L.LightningModule, ABC):
         min_lr: Learning rate that the schedule ends at.
         lr_scaling: What `lr` is multiplied by for a batch of B images over all devices and accumulated batches:
             `sqrt` by sqrt(B / 256), `linear` by B / 256, `none` by 1.
+        compile: Whether training runs the networks through `torch.compile`. The first steps then take minutes, and
+            images of another size are compiled anew: it pays for long runs on a GPU, on a CPU hardly ever.
 
     Attributes:
         monitor: Metric that decides which checkpoint is the best, and when to stop early.
@@ -97,6 +100,7 @@ class BaseModule(L.LightningModule, ABC):
         warmup_epochs: float = 0.0,
         min_lr: float = 0.0,
         lr_scaling: Literal["none", "sqrt", "linear"] = "none",
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -161,6 +165,10 @@ class BaseModule(L.LightningModule, ABC):
             if metrics := self.configure_metrics():
                 self.metrics[stage] = MetricCollection(dict(metrics), prefix=f"{stage}_")
 
+    def compiled_networks(self) -> list[nn.Module]:
+        """Return the networks that `compile` is for: those that a training step calls as a whole."""
+        return [self.backbone]
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's parameter groups, each with a `name`, `lr` and `weight_decay`."""
         return parameter_groups(self, lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"])
@@ -178,9 +186,11 @@ class BaseModule(L.LightningModule, ABC):
         return batch
 
     def on_train_start(self) -> None:
-        """Go on where a checkpoint stands in the data, but with the options of this run."""
+        """Go on where a checkpoint stands in the data, but with the options of this run; compile what is asked for."""
         restore_loaders(self.trainer)
         take_given_options(self)
+        if self.hparams["compile"]:
+            compile_networks(self)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Output:
         """Run a step and log its loss now and then; the epoch's means are logged at its end."""

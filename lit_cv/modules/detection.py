@@ -88,6 +88,10 @@ class DetectionModule(BaseModule):
             )
         return list(names)
 
+    def compiled_networks(self) -> list[nn.Module]:
+        """Return none: feature maps are taken from within the backbone."""
+        return []
+
     def configure_head(self, num_features: int) -> nn.Module:
         """Return the detector on the backbone's feature maps."""
         h = self.hparams

@@ -134,6 +134,11 @@ class MAEModule(BaseModule):
             output["psnr"] = -10 * error.square().mean((1, 2, 3)).clamp_min(1e-10).log10().mean()
         return output
 
+    def compiled_networks(self) -> list[nn.Module]:
+        """Return the blocks of encoder and decoder, which are alike and compiled once each."""
+        decoder: Any = self.head
+        return [*self._encoder.blocks, *decoder.blocks]
+
     def predict_patches(
         self, patches: Tensor, grid: tuple[int, int], keep: Tensor, hidden: Tensor, everything: bool = False
     ) -> Tensor:

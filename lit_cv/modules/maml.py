@@ -92,6 +92,10 @@ class MAMLModule(FewShotModule):
             rate = torch.tensor(float(h["inner_lr"]))
             self.inner_lrs = nn.ParameterDict({layer: nn.Parameter(rate.clone()) for layer in layers})
 
+    def compiled_networks(self) -> list[nn.Module]:
+        """Return none: each task runs them with weights of its own."""
+        return []
+
     def episode_logits(self, batch: Batch, way: int, stage: Stage) -> Tensor:
         """Adapt to each task and classify its query images."""
         self._check_way(way)

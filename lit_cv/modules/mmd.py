@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_cv.losses import MMDLoss, coral
 from lit_cv.modules.base import Batch, Output
@@ -69,6 +69,10 @@ class MMDModule(DomainAdaptationModule):
     def configure_adaptation(self) -> None:
         """Put taps on the layers within the backbone."""
         self.taps = LayerTaps(self.backbone.body, [name for name in self.hparams["layers"] if name not in _OWN])
+
+    def compiled_networks(self) -> list[nn.Module]:
+        """Return the backbone where no layer within it is compared."""
+        return super().compiled_networks() if set(self.hparams["layers"]) <= set(_OWN) else []
 
     def adaptation(self, batch: Batch, features: Domains, logits: Domains, weight: float) -> Output:
         """Return the distance between the domains."""

@@ -116,6 +116,10 @@ class MultiTaskModule(BaseModule):
         self.hparams["tasks"] = options
         return nn.ModuleDict(self._tasks)
 
+    def compiled_networks(self) -> list[nn.Module]:
+        """Return the backbone where no task takes feature maps from within it."""
+        return [] if any(task.map_strides for task in self._tasks.values()) else super().compiled_networks()
+
     def features(self, images: Tensor, tasks: Iterable[BaseTask] | None = None) -> Features:
         """Return what the backbone gives all tasks, or some, for raw images (N, C, H, W)."""
         self.configure_model()

@@ -64,6 +64,10 @@ class PrototypicalModule(FeatureComparisonModule):
         usual = {"squared_euclidean": squared, "euclidean": 1.0, "cosine": 10.0}
         return _Scale(h["scale"] or usual[h["distance"]], h["learn_scale"])
 
+    def compiled_networks(self) -> list[nn.Module]:
+        """Return the backbone where its pooled features are taken."""
+        return [] if self.hparams["flatten"] else super().compiled_networks()
+
     def encode(self, images: Tensor) -> Tensor:
         """Return the features (N, D) of raw images."""
         if self.hparams["flatten"]:

@@ -60,6 +60,10 @@ class RelationModule(FeatureComparisonModule):
         self.backbone.train(was_training)
         return RelationHead(shape[1], (shape[2], shape[3]), h["relation_width"], h["relation_hidden"])
 
+    def compiled_networks(self) -> list[nn.Module]:
+        """Return none: the backbone's feature map is taken, not what it pools."""
+        return []
+
     def encode(self, images: Tensor) -> Tensor:
         """Return the feature maps (N, C, h, w) of raw images."""
         return self.backbone.forward_features(images)

@@ -75,6 +75,10 @@ class SegmentationModule(BaseModule):
             )
         return list(names)
 
+    def compiled_networks(self) -> list[nn.Module]:
+        """Return none: feature maps are taken from within the backbone."""
+        return []
+
     def configure_head(self, num_features: int) -> nn.Module:
         """Return the head on the backbone's feature maps."""
         h = self.hparams

@@ -1,0 +1,24 @@
+"""Networks through `torch.compile`."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lit_cv.modules.base import BaseModule
+
+__all__ = ["compile_networks"]
+
+
+def compile_networks(module: "BaseModule") -> None:
+    """Compile a module's networks in place: the keys of its state dict, copies and exports stay as they are.
+
+    Raises:
+        ValueError: If no network of the module is called as a whole.
+    """
+    networks = module.compiled_networks()
+    if not networks:
+        raise ValueError(
+            f"compile=True: {type(module).__name__} runs parts of its networks, of which none is compiled: leave "
+            "--model.compile out."
+        )
+    for network in networks:
+        network.compile()
