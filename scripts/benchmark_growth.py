@@ -1,0 +1,197 @@
+"""How time and memory grow with the size of the problem, and the exponent: 1 is linear, 2 quadratic.
+
+    python scripts/benchmark_growth.py --csv growth.csv --figure docs/growth.png
+
+- batch: a training step of a small residual network on 32-pixel images, against the images of a batch
+- pixels: a step of 16 images, against their pixels
+- images: setting a DataModule up and reading 50 batches, against the images of the set, drawn when they are read
+- classes: a step, the validation and the metrics of a classifier on features, against the classes
+- ntxent: NT-Xent forward and backward, against the embeddings
+- knn: 200 queries of the nearest neighbours, against the images of the bank
+
+Each point is a process of its own with one thread. Time is the processor's, the median of the rounds; memory is how
+far the peak of the resident memory rises above what it was before. The exponent is the slope between the last two
+points, in logarithms: what is fixed, such as the start of an epoch, no longer counts there.
+"""
+
+import argparse
+import csv
+import math
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+
+from datamodules import ShapesDataModule
+from lit_cv import SupervisedModule
+from lit_cv.evaluation import knn_predictions
+from lit_cv.losses import NTXentLoss
+from lit_cv.nn import create_backbone
+
+Work = Callable[[], object]
+SIZES = {
+    "batch": [16, 32, 64, 128, 256, 512],
+    "pixels": [32**2, 64**2, 128**2, 256**2],
+    "images": [1_000, 10_000, 100_000, 1_000_000],
+    "classes": [10, 100, 1_000, 10_000, 100_000],
+    "ntxent": [256, 512, 1_024, 2_048, 4_096, 8_192],
+    "knn": [1_000, 10_000, 100_000, 1_000_000],
+}
+COLUMNS = ("what", "size", "milliseconds", "MiB")
+
+
+def training_step(batch: int, side: int) -> Work:
+    """Return a training step of a network."""
+    network = create_backbone("resnet9", in_channels=3, image_size=side).to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+    images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)
+
+    def work() -> None:
+        network(images).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return work
+
+
+def reading(count: int) -> Work:
+    """Return the reading of a few batches of a set of this size, everything that comes before included."""
+
+    def work() -> None:
+        data = ShapesDataModule(num_images=count, image_size=16, batch_size=8)
+        data.prepare_data()
+        data.setup("fit")
+        for _ in islice(data.train_dataloader(), 50):
+            pass
+
+    return work
+
+
+def classifying(classes: int) -> Work:
+    """Return a training step, a validation step and the metrics of a classifier."""
+    module = SupervisedModule(backbone="conv4", num_classes=classes, in_channels=1, image_size=16)
+    module.configure_model()
+    metrics: Any = module.metrics["val"]
+    images = torch.randint(0, 256, (32, 1, 16, 16), dtype=torch.uint8)
+    batch = {"image": images, "label": torch.randint(classes, (32,))}
+
+    def work() -> None:
+        module.train()
+        module.step(batch, "train")["loss"].backward()
+        module.zero_grad()
+        module.eval()
+        with torch.no_grad():
+            module._run_step(batch, "val")
+        metrics.compute()
+
+    return work
+
+
+def nt_xent(count: int) -> Work:
+    """Return the loss of half as many images, two views each."""
+    loss = NTXentLoss(0.5)
+
+    def work() -> None:
+        loss(*(torch.randn(count // 2, 128, requires_grad=True) for _ in range(2))).backward()
+
+    return work
+
+
+def neighbours(count: int) -> Work:
+    """Return a search in a bank."""
+    bank = F.normalize(torch.randn(count, 128), dim=1)
+    labels, queries = torch.randint(10, (count,)), torch.randn(200, 128)
+    return lambda: knn_predictions(queries, bank, labels, 10, k=[20])
+
+
+def create(what: str, size: int) -> Work:
+    """Return the work of one point."""
+    if what == "batch":
+        return training_step(size, 32)
+    if what == "pixels":
+        return training_step(16, math.isqrt(size))
+    return {"images": reading, "classes": classifying, "ntxent": nt_xent, "knn": neighbours}[what](size)
+
+
+def resident(name: str) -> int:
+    """Return a line of the process's status in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(name)))
+
+
+def point(what: str, size: int, rounds: int) -> None:
+    """Print the milliseconds and the memory of one point."""
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    create(what, SIZES[what][0])()  # what is done once in a process
+    work = create(what, size)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is resident now
+    before = resident("VmRSS")
+    took = []
+    for _ in range(rounds):
+        start = time.process_time()
+        work()
+        took.append(time.process_time() - start)
+    print(f"{statistics.median(took) * 1e3:.3f} {(resident('VmHWM') - before) / 1024:.0f}")
+
+
+def exponent(rows: list[dict[str, float]], column: str) -> float:
+    """Return the slope between the last two points, in logarithms."""
+    (x0, y0), (x1, y1) = ((row["size"], max(row[column], 1)) for row in rows[-2:])
+    return math.log(y1 / y0) / math.log(x1 / x0)
+
+
+def draw(found: dict[str, list[dict[str, float]]], path: str) -> None:
+    """Draw the time of each against its size."""
+    figure, axes = plt.subplots(2, 3, figsize=(11, 6), layout="constrained")
+    for axis, (what, rows) in zip(axes.flat, found.items(), strict=False):
+        sizes = [row["size"] for row in rows]
+        axis.loglog(sizes, [row["milliseconds"] for row in rows], "o-", label="ms")
+        axis.loglog(sizes, [max(row["MiB"], 0.5) for row in rows], "s--", label="MiB")
+        axis.set_title(f"{what}: time ^{exponent(rows, 'milliseconds'):.2f}", fontsize="medium")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize="small")
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Measure all points, print the exponents, and draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--what", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--csv", default="growth.csv")
+    parser.add_argument("--figure", default="growth.png")
+    parser.add_argument("--point", type=int, help=argparse.SUPPRESS)  # of the first of `what`, in this process
+    args = parser.parse_args()
+    if args.point:
+        point(args.what[0], args.point, args.rounds)
+        return
+    found: dict[str, list[dict[str, float]]] = {}
+    print(f"{'':10}{'size':>10}{'ms':>12}{'MiB':>8}")
+    for what in args.what:
+        found[what] = []
+        for size in SIZES[what]:
+            command = [sys.executable, __file__, "--what", what, "--point", str(size), "--rounds", str(args.rounds)]
+            printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+            found[what].append({"size": size, "milliseconds": float(printed[-2]), "MiB": float(printed[-1])})
+            print(f"{what:10}{size:>10}{printed[-2]:>12}{printed[-1]:>8}", flush=True)
+        slopes = [exponent(found[what], column) for column in ("milliseconds", "MiB")]
+        print(f"{what:10}{'exponent':>10}{slopes[0]:>12.2f}{slopes[1]:>8.2f}", flush=True)
+    with open(args.csv, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerows([what, *row.values()] for what, rows in found.items() for row in rows)
+    draw(found, args.figure)
+
+
+if __name__ == "__main__":
+    main()
