@@ -79,8 +79,9 @@ class Meter(L.Callback):
         self.images.append(image_count(batch))
         self.starts.append(type(self).clock())
         if self.count:
-            self.counter: Any = FlopCounterMode(display=False)
-            self.counter.__enter__()
+            counter: Any = FlopCounterMode(display=False)
+            self.counter = counter
+            counter.__enter__()
 
     def on_train_batch_end(self, *args: Any) -> None:
         """Add up what was counted."""

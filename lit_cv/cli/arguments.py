@@ -51,7 +51,7 @@ def prepare(args: list[str]) -> tuple[list[str], Checkpoint | None]:
     configs, rest = _take(rest, _CONFIG)
     given = {name: _value(rest, name) for name in ("model", "data")}
     found, rest = _take(rest, ("--ckpt_path",))
-    checkpoint = find_checkpoint(found[-1], _value(rest, "trainer.default_root_dir")) if found else None
+    checkpoint = _checkpoint(verb, found[-1], _value(rest, "trainer.default_root_dir")) if found else None
     if checkpoint and checkpoint.config and not configs:
         configs = [str(checkpoint.config)]
     merged: dict[str, Any] = {}
@@ -73,6 +73,18 @@ def prepare(args: list[str]) -> tuple[list[str], Checkpoint | None]:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="lit_cv_", delete=False) as file:
         yaml.safe_dump(merged, file, sort_keys=False)
     return [verb, "--config", file.name, *rest], checkpoint
+
+
+def _checkpoint(verb: str, name: str, root: str | None) -> Checkpoint | None:
+    """Return the checkpoint of this name; for `auto` none where no run has left one yet."""
+    if name != "auto":
+        return find_checkpoint(name, root)
+    if verb != "fit":
+        raise ValueError(f"--ckpt_path auto is for fit, which can start without one; {verb} takes a file, last or best.")
+    try:
+        return find_checkpoint("last", root)
+    except FileNotFoundError:
+        return None
 
 
 def _take(args: list[str], names: tuple[str, ...]) -> tuple[list[str], list[str]]:

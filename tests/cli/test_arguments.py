@@ -101,6 +101,18 @@ def test_last_is_the_newest_run_or_an_error(in_tmp: Path) -> None:
     assert find_checkpoint("last", str(in_tmp)).step == 2
 
 
+def test_auto_continues_the_newest_run_if_there_is_one(in_tmp: Path) -> None:
+    command = ["fit", "--config", "supervised", "--ckpt_path", "auto"]
+    prepared, checkpoint = prepare(command)
+    assert checkpoint is None and "--ckpt_path" not in prepared
+    path = save_checkpoint(in_tmp / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt")
+    prepared, checkpoint = prepare(command)
+    assert checkpoint is not None and prepared[-2:] == ["--ckpt_path", str(checkpoint.path)]
+    assert checkpoint.path.resolve() == path
+    with pytest.raises(ValueError, match="auto is for fit"):
+        prepare(["test", "--ckpt_path", "auto"])
+
+
 def test_a_torn_last_checkpoint_falls_back_to_the_one_before_and_says_so(
     in_tmp: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
