@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_cv.callbacks.prediction_drafts import BoxDrafts, MaskDrafts
 from lit_cv.callbacks.prediction_embeddings import EmbeddingFile
 from lit_cv.callbacks.prediction_table import ClassTable
+from lit_cv.callbacks.prediction_values import ValueTable
 from lit_cv.callbacks.run_output import class_names
 
 __all__ = ["PredictionWriter"]
@@ -27,6 +28,7 @@ _ALSO: dict[str, dict[str, tuple[str, ...]]] = {  # what is predicted, and what 
     "boxes": {"box_labels": ("box_labels", "labels"), "scores": ("scores",)},
     "masks": {"confidence": ("confidence",)},
     "embedding": {},
+    "values": {},
 }
 
 
@@ -49,7 +51,9 @@ class PredictionWriter(L.Callback):
     Embeddings go to `embeddings.npz`, for `numpy.load`: `embedding` (N, D) float32, `image` with the N names, and the
     labels that the data know as `label`.
 
-    `predict_step` returns a dict with `probabilities` (N, K); or `embedding` (N, D); or lists `boxes`, `box_labels` and
+    Quantities, of regression, go to a table, too: for each image its value, or several as `value_0` and so on.
+
+    `predict_step` returns a dict with `probabilities` (N, K); or `values` or `embedding` (N, D); or lists `boxes`, `box_labels` and
     `scores`, in pixels of the batch's images; or `masks` (N, H, W), and perhaps their `confidence`, (N,) or (N, H, W);
     and where the order is not the dataset's, `index` (N,). A module with several tasks puts `TASK_` before these names,
     and its tables are `predictions_TASK.csv`. Over several processes, each image is written once.
@@ -81,6 +85,7 @@ class PredictionWriter(L.Callback):
 
     def _forget(self) -> None:
         self._tables: dict[str, ClassTable] = {}  # by task, "" for a module with one
+        self._values: dict[str, ValueTable] = {}  # likewise
         self._boxes, self._masks, self._embeddings = BoxDrafts(), MaskDrafts(), EmbeddingFile()
         self._seen = 0
 
@@ -105,13 +110,15 @@ class PredictionWriter(L.Callback):
         if not found:
             raise TypeError(
                 f"{type(pl_module).__name__}.predict_step must return a dict with `probabilities` (N, K), or `boxes`, "
-                "`box_labels` and `scores`, or `masks` (N, H, W), or `embedding` (N, D) "
+                "`box_labels` and `scores`, or `masks` (N, H, W), or `values` or `embedding` (N, D) "
                 f"for predictions to be written, but it returned {_describe(outputs)}."
             )
         index = self._positions(trainer, outputs, found)
         for task, said in found.items():
             if "probabilities" in said:
                 self._tables.setdefault(task, ClassTable()).add(said["probabilities"], index)
+            if "values" in said:
+                self._values.setdefault(task, ValueTable()).add(said["values"], index)
             if "boxes" in said:
                 self._boxes.add(said, batch, index)
             if "masks" in said:
@@ -135,6 +142,7 @@ class PredictionWriter(L.Callback):
         own: dict[str, Any] = {"boxes": self._boxes.parts, "masks": self._masks.parts}
         own["embeddings"] = self._embeddings.parts
         own |= {f"table_{task}": table.parts for task, table in self._tables.items()}
+        own |= {f"values_{task}": table.parts for task, table in self._values.items()}
         part = self.folder / f".{_FILE}.{trainer.global_rank}.pt"
         if trainer.world_size > 1:
             torch.save(own, part)
@@ -154,6 +162,13 @@ class PredictionWriter(L.Callback):
         if not any(parts.values()):
             log.warning("There were no images to predict.")
             return
+        dataset = getattr(trainer.predict_dataloaders, "dataset", None)
+        head = "image" if hasattr(dataset, "sample_name") else "index"
+        for task in self._values:
+            own = parts[f"values_{task}"]
+            path = self.folder / (f"predictions_{task}.csv" if task else _FILE)
+            samples = _names(trainer, [index for part in own for index in part[0].tolist()])
+            log.info("Values for %d images: %s", ValueTable.write(path, own, samples, task or "value", head), path)
         for task, table in self._tables.items():
             own = parts[f"table_{task}"]
             path = self.folder / (f"predictions_{task}.csv" if task else _FILE)
@@ -165,12 +180,12 @@ class PredictionWriter(L.Callback):
                 bool(pl_module.hparams.get("multi_label")),
                 self.threshold,
                 self.order == "uncertainty",
-                "image" if hasattr(getattr(trainer.predict_dataloaders, "dataset", None), "sample_name") else "index",
+                head,
             )
             log.info("Predictions for %d images: %s", count, path)
         if found := parts["embeddings"]:
             path = self.folder / _EMBEDDINGS
-            labels = getattr(getattr(trainer.predict_dataloaders, "dataset", None), "labels", None)
+            labels = getattr(dataset, "labels", None)
             names = _names(trainer, [index for part in found for index in part[0].tolist()])
             log.info(
                 "Embeddings of %d images, %d numbers each: %s",

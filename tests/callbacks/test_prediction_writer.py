@@ -134,3 +134,21 @@ def test_embeddings_are_an_array_in_the_order_of_the_dataset(tmp_path: Path) -> 
         np.testing.assert_array_equal(found["embedding"], np.array([[0, 0.5], [1, 1.5], [2, 2.5]], dtype=np.float32))
         assert found["image"].tolist() == [f"folder, with comma/{i}.jpg" for i in range(3)]
         assert found["label"].tolist() == [7, -1, 9]
+
+
+def test_quantities_are_a_table_in_the_order_of_the_dataset(tmp_path: Path) -> None:
+    batches = [
+        {"values": torch.tensor([[2.5], [0.5]]), "index": torch.tensor([2, 0])},
+        {"values": torch.tensor([[-1.25], [2.5]]), "index": torch.tensor([1, 2])},
+    ]
+    assert predict(tmp_path, Echo(), batches) == [["index", "value"], ["0", "0.5"], ["1", "-1.25"], ["2", "2.5"]]
+
+
+def test_several_quantities_of_a_task_are_numbered(tmp_path: Path) -> None:
+    batch = {"size_values": torch.tensor([[1.0, 2.0]]), "kind_probabilities": torch.tensor([[0.25, 0.75]])}
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[PredictionWriter(str(tmp_path))]
+    )
+    trainer.predict(Echo(), Loader([batch], named=True))
+    assert (tmp_path / "predictions_size.csv").read_text().splitlines()[0] == "image,size_0,size_1"
+    assert (tmp_path / "predictions_kind.csv").read_text().splitlines()[0] == "image,predicted,probability,p_0,p_1"
