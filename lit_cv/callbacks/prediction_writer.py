@@ -53,10 +53,10 @@ class PredictionWriter(L.Callback):
 
     Quantities, of regression, go to a table, too: for each image its value, or several as `value_0` and so on.
 
-    `predict_step` returns a dict with `probabilities` (N, K); or `values` or `embedding` (N, D); or lists `boxes`, `box_labels` and
-    `scores`, in pixels of the batch's images; or `masks` (N, H, W), and perhaps their `confidence`, (N,) or (N, H, W);
-    and where the order is not the dataset's, `index` (N,). A module with several tasks puts `TASK_` before these names,
-    and its tables are `predictions_TASK.csv`. Over several processes, each image is written once.
+    `predict_step` returns a dict with `probabilities` (N, K); or `values` or `embedding` (N, D); or lists `boxes`,
+    `box_labels` and `scores`, in pixels of the batch's images; or `masks` (N, H, W), and perhaps their `confidence`,
+    (N,) or (N, H, W); and where the order is not the dataset's, `index` (N,). A module with several tasks puts `TASK_`
+    before these names, and its tables are `predictions_TASK.csv`. Over several processes, each image is written once.
 
     Args:
         folder: Folder to write to, made if it is missing; `None` takes that of the run.

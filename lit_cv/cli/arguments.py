@@ -80,9 +80,7 @@ def _checkpoint(verb: str, name: str, root: str | None) -> Checkpoint | None:
     if name != "auto":
         return find_checkpoint(name, root)
     if verb != "fit":
-        raise ValueError(
-            f"--ckpt_path auto is for fit, which can start without one; {verb} takes a file, last or best."
-        )
+        raise ValueError(f"--ckpt_path auto is for fit, which can start without: give {verb} a file, last or best.")
     try:
         return find_checkpoint("last", root)
     except FileNotFoundError:

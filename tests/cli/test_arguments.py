@@ -104,10 +104,12 @@ def test_last_is_the_newest_run_or_an_error(in_tmp: Path) -> None:
 def test_auto_continues_the_newest_run_if_there_is_one(in_tmp: Path) -> None:
     command = ["fit", "--config", "supervised", "--ckpt_path", "auto"]
     prepared, checkpoint = prepare(command)
-    assert checkpoint is None and "--ckpt_path" not in prepared
+    assert checkpoint is None
+    assert "--ckpt_path" not in prepared
     path = save_checkpoint(in_tmp / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt")
     prepared, checkpoint = prepare(command)
-    assert checkpoint is not None and prepared[-2:] == ["--ckpt_path", str(checkpoint.path)]
+    assert checkpoint is not None
+    assert prepared[-2:] == ["--ckpt_path", str(checkpoint.path)]
     assert checkpoint.path.resolve() == path
     with pytest.raises(ValueError, match="auto is for fit"):
         prepare(["test", "--ckpt_path", "auto"])
