@@ -55,9 +55,7 @@ def find_checkpoint(name: str, root: str | None = None) -> Checkpoint:
     if name in ("last", "best"):
         path = newest_run(root) / "checkpoints" / f"{name}.ckpt"
     elif not path.is_file():
-        raise FileNotFoundError(
-            f"there is no checkpoint {name!r} (--ckpt_path takes a file, `last`, `best`, or `auto` to continue if there is something to)."
-        )
+        raise FileNotFoundError(f"there is no checkpoint {name!r} (--ckpt_path takes a file, `last` or `best`).")
     try:
         return _open(path)
     except ValueError as error:
