@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
+from lit_cv.metrics import DetectionAP
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
-from lit_cv.modules.detection_metrics import DetectionAP
 from lit_cv.nn.detectors import Detections, Detector, build_detector, default_strides
 
 __all__ = ["DetectionModule"]

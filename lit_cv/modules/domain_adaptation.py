@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.wrappers import ClasswiseWrapper
 
-from lit_cv.modules.adaptation_metrics import AnswerInformation
+from lit_cv.metrics import AnswerInformation, ClassAccuracy
 from lit_cv.modules.base import Batch, Output, Stage
 from lit_cv.modules.supervised import SupervisedModule
 from lit_cv.nn import load_head
@@ -109,8 +108,9 @@ class DomainAdaptationModule(SupervisedModule):
         """Return the information in the answers for the target; accuracies are averaged as losses are."""
         metrics: dict[str, Metric] = {"answers": AnswerInformation(self.num_classes)}
         if self.hparams["per_class_metrics"]:
-            accuracy = MulticlassAccuracy(self.num_classes, average=None, ignore_index=-1)
-            metrics["class"] = ClasswiseWrapper(accuracy, labels=self._class_names(), prefix="target_acc_")
+            metrics["class"] = ClasswiseWrapper(
+                ClassAccuracy(self.num_classes), labels=self._class_names(), prefix="target_acc_"
+            )
         return metrics
 
     def training_images(self, batch: Batch) -> Domains:

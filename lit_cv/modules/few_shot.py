@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
+from lit_cv.metrics import EpisodeAccuracy
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
-from lit_cv.modules.episode_accuracy import EpisodeAccuracy
 from lit_cv.nn import checkpoint_options
 
 __all__ = ["FewShotModule"]

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from lit_cv.losses import dice_loss, pixel_cross_entropy
+from lit_cv.metrics import SegmentationIoU
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
-from lit_cv.modules.segmentation_metrics import SegmentationIoU
 from lit_cv.nn.segmentation import SegmentationHead, build_segmenter
 
 __all__ = ["SegmentationModule"]

@@ -12,7 +12,7 @@ from torchmetrics import Metric
 
 from lit_cv.distributed import gather_batches
 from lit_cv.losses import class_thresholds, pseudo_labels
-from lit_cv.modules.adaptation_metrics import PseudoLabelQuality
+from lit_cv.metrics import PseudoLabelQuality
 from lit_cv.modules.base import Batch, Output
 from lit_cv.modules.domain_adaptation import DomainAdaptationModule, Domains, is_source
 

@@ -10,13 +10,13 @@ from torchmetrics import Metric
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassCalibrationError,
-    MulticlassF1Score,
     MultilabelAccuracy,
     MultilabelAveragePrecision,
     MultilabelF1Score,
 )
 from torchmetrics.wrappers import ClasswiseWrapper
 
+from lit_cv.metrics import ClassAccuracy, MacroF1
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
 from lit_cv.nn import ClassificationHead
 
@@ -109,12 +109,12 @@ class SupervisedModule(BaseModule):
         else:
             metrics = {
                 "acc": MulticlassAccuracy(k, average="micro"),
-                "f1": MulticlassF1Score(k, average="macro"),
+                "f1": MacroF1(k),
                 "ece": MulticlassCalibrationError(k, n_bins=15),
             }
             if k > 5:
                 metrics["top5"] = MulticlassAccuracy(k, average="micro", top_k=5)
-            per_class = MulticlassAccuracy(k, average=None)
+            per_class = ClassAccuracy(k)
         if self.hparams["per_class_metrics"]:
             name = "f1_" if self.hparams["multi_label"] else "acc_"
             metrics["class"] = ClasswiseWrapper(per_class, labels=self._class_names(), prefix=name)

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
-    MulticlassF1Score,
     MultilabelAccuracy,
     MultilabelAveragePrecision,
     MultilabelF1Score,
 )
 
+from lit_cv.metrics import MacroF1
 from lit_cv.nn import ClassificationHead
 from lit_cv.tasks.task import Task, known_mean
 
@@ -91,7 +91,7 @@ class ClassificationTask(_ClassesTask):
     def configure_metrics(self) -> dict[str, Metric]:
         """Return accuracy and macro F1."""
         k = self._classes()
-        return {"acc": MulticlassAccuracy(k, average="micro"), "f1": MulticlassF1Score(k, average="macro")}
+        return {"acc": MulticlassAccuracy(k, average="micro"), "f1": MacroF1(k)}
 
     def known(self, target: Tensor) -> Tensor:
         """Return which images have a label; a row of -1 is none."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
+from lit_cv.metrics import DetectionAP
 from lit_cv.nn import Backbone
 from lit_cv.nn.detectors import Detections, Detector, build_detector, default_strides
 from lit_cv.tasks.base_task import BaseTask, Features, TaskLoss
@@ -87,8 +88,6 @@ class DetectionTask(BaseTask):
 
     def configure_metrics(self) -> dict[str, Metric]:
         """Return COCO's average precision."""
-        from lit_cv.modules.detection_metrics import DetectionAP
-
         return {"ap": DetectionAP(self.classes or [])}
 
     def forward(self, features: Features) -> dict[str, Any]:

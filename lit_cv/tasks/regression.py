@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricCollection
 
-from lit_cv.tasks.r2 import KnownR2Score
+from lit_cv.metrics import KnownR2Score
 from lit_cv.tasks.task import Task, known_mean
 
 __all__ = ["RegressionTask"]

@@ -9,6 +9,7 @@ from torchmetrics import Metric, MetricCollection
 
 from lit_cv.losses import dice_loss, pixel_cross_entropy
 from lit_cv.losses.segmentation import IGNORE_INDEX
+from lit_cv.metrics import SegmentationIoU
 from lit_cv.nn import Backbone
 from lit_cv.nn.segmentation import SegmentationHead, build_segmenter
 from lit_cv.tasks.base_task import BaseTask, Features, TaskLoss
@@ -77,8 +78,6 @@ class SegmentationTask(BaseTask):
 
     def configure_metrics(self) -> dict[str, Metric]:
         """Return the intersection over union."""
-        from lit_cv.modules.segmentation_metrics import SegmentationIoU
-
         return {"iou": SegmentationIoU(self.classes or [])}
 
     def known(self, target: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 
 from lit_cv import DetectionModule
-from lit_cv.modules.detection_metrics import DetectionAP
+from lit_cv.metrics.detection import DetectionAP
 from lit_cv.nn.detectors import Detections
 from tests.modules.scenes import QUIET, Rectangles
 

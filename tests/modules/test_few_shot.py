@@ -11,7 +11,7 @@ from torchvision.utils import save_image
 from datamodules import DigitsDataModule
 from lit_cv import Augmentation, CutMix, MAMLModule, PrototypicalModule, RelationModule
 from lit_cv.cli import main
-from lit_cv.modules.episode_accuracy import EpisodeAccuracy
+from lit_cv.metrics.episodes import EpisodeAccuracy
 from tests.modules.episodes import build, episode_batch, marks, trainer
 from tests.test_resume import CALLBACKS, assert_same, final, run_until_killed
 

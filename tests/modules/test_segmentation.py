@@ -8,7 +8,7 @@ import torch
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from lit_cv import SegmentationModule
-from lit_cv.modules.segmentation_metrics import SegmentationIoU
+from lit_cv.metrics.segmentation import SegmentationIoU
 from tests.modules.scenes import QUIET, Rectangles
 
 SMALL: dict[str, Any] = {"backbone": "resnet9_small", "channels": 32, "stride": 2}

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from lit_cv.losses import dice_loss, pixel_cross_entropy
+from lit_cv.metrics.r2 import KnownR2Score
 from lit_cv.nn import create_backbone
 from lit_cv.tasks import Features, Task, build_tasks
-from lit_cv.tasks.r2 import KnownR2Score
 
 NAN = math.nan
 

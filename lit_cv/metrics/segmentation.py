@@ -7,7 +7,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lit_cv.losses.segmentation import IGNORE_INDEX
-from lit_cv.modules.detection_metrics import metric_name
+from lit_cv.metrics.detection import metric_name
 
 __all__ = ["SegmentationIoU"]
 

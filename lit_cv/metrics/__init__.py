@@ -1,0 +1,19 @@
+"""Metrics beyond those of torchmetrics, on whose `Metric` they are built."""
+
+from lit_cv.metrics.adaptation import AnswerInformation, PseudoLabelQuality
+from lit_cv.metrics.classes import ClassAccuracy, MacroF1
+from lit_cv.metrics.detection import DetectionAP
+from lit_cv.metrics.episodes import EpisodeAccuracy
+from lit_cv.metrics.r2 import KnownR2Score
+from lit_cv.metrics.segmentation import SegmentationIoU
+
+__all__ = [
+    "AnswerInformation",
+    "ClassAccuracy",
+    "DetectionAP",
+    "EpisodeAccuracy",
+    "KnownR2Score",
+    "MacroF1",
+    "PseudoLabelQuality",
+    "SegmentationIoU",
+]

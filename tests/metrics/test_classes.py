@@ -1,0 +1,43 @@
+import pytest
+import torch
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from lit_cv.metrics import ClassAccuracy, MacroF1
+
+
+@pytest.mark.parametrize("classes", [2, 7, 40])
+def test_scores_are_those_of_torchmetrics(classes: int) -> None:
+    torch.manual_seed(classes)
+    pairs = [
+        (MacroF1(classes), MulticlassF1Score(classes, average="macro", ignore_index=-1)),
+        (ClassAccuracy(classes), MulticlassAccuracy(classes, average=None, ignore_index=-1)),
+    ]
+    for count in (30, 17, 1):
+        logits, target = torch.randn(count, classes), torch.randint(-1, classes - 1, (count,))  # the last never occurs
+        for metrics in pairs:
+            for metric in metrics:
+                metric.update(logits, target)
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours.compute(), theirs.compute())
+
+
+def test_hand_made_counts() -> None:
+    f1, accuracy = MacroF1(4), ClassAccuracy(4)
+    logits, target = torch.eye(4)[[0, 0, 1, 2]], torch.tensor([0, 1, 1, -1])
+    for metric in (f1, accuracy):
+        metric.update(logits, target)
+    # class 0: 1 right, 2 predicted, 1 there: 2/3; class 1: 1 right, 1 predicted, 2 there: 2/3; others never occur
+    assert f1.compute().item() == pytest.approx(2 / 3)
+    assert accuracy.compute().tolist() == [1.0, 0.5, 0.0, 0.0]
+
+
+def test_without_images_scores_are_zero() -> None:
+    assert MacroF1(3).compute() == 0
+
+
+def test_a_hundred_thousand_classes_take_no_matrix() -> None:
+    metric = MacroF1(100_000)
+    logits = torch.zeros(1, 100_000)
+    logits[0, 99_999] = 1
+    metric.update(logits, torch.tensor([99_999]))  # a matrix would be 80 GB
+    assert metric.compute() == 1
