@@ -73,6 +73,7 @@ class LitCLI(LightningCLI):
         self.checkpoint = checkpoint
         self.evaluate_embedding = evaluate_embedding
         self._merged = args[2] if args[1:2] == ["--config"] else None
+        self._verb = args[0]
         super().__init__(
             BaseModule,
             L.LightningDataModule,
@@ -85,6 +86,10 @@ class LitCLI(LightningCLI):
             load_from_checkpoint_support=False,
             args=args,
         )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Return the verb that was asked for: a parser for each would take a part of a second."""
+        return {verb: skipped for verb, skipped in super().subcommands().items() if verb == self._verb}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks that every run has as groups of options."""
