@@ -1,5 +1,6 @@
 """What all DataModules share: splits, hidden labels, loaders, pictures."""
 
+import logging
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from datamodules.checks import check
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["BaseDataModule", "Split"]
+
+log = logging.getLogger("lit_cv")
 
 Split = Literal["train", "val", "test", "predict"]
 
@@ -141,6 +145,7 @@ class BaseDataModule(L.LightningDataModule, ABC):
             self.train_dataset = train.subset(labeled)
             self.unlabeled_dataset = train.hide_labels(labeled)
         self._describe(train)
+        self._tell(len(labeled))
         self._is_set_up = True
 
     def training_pool(self) -> ImageDataset:
@@ -176,6 +181,17 @@ class BaseDataModule(L.LightningDataModule, ABC):
         self.image_size = (size[0], size[1])
         if (statistics := train.statistics()) is not None:
             self.mean, self.std = statistics
+
+    @rank_zero_only
+    def _tell(self, labeled: int) -> None:
+        sizes = [f"{len(self.unlabeled_dataset):,} images to train on"]
+        if labeled < len(self.unlabeled_dataset):
+            sizes.append(f"{labeled:,} of them with a label")
+        named = (("validate", self.val_dataset), ("test", self.test_dataset), ("predict", self.predict_dataset))
+        sizes += [f"{len(dataset):,} to {name}" for name, dataset in named if dataset is not None]
+        classes = [f"{self.num_classes:,} classes"] if self.num_classes else []
+        shape = "x".join(map(str, (self.in_channels, *(self.image_size or ()))))
+        log.info("%s: %s; %s", type(self).__name__, ", ".join(sizes), ", ".join([*classes, shape]))
 
     def class_counts(self) -> Tensor:
         """Return how many labels of each class training has, (num_classes,) int64."""

@@ -1,9 +1,8 @@
 """Pictures of what a classifier gets wrong in validation."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -11,7 +10,8 @@ from torch import Tensor
 
 from lit_cv.callbacks.error_counts import ErrorCounts, MultiLabelCounts, WorstImages
 from lit_cv.callbacks.monitored import is_better, monitor_and_mode
-from lit_cv.callbacks.run_output import class_names, figures_wanted, guarded, publish, run_folder
+from lit_cv.callbacks.periodic_figure import PeriodicFigure
+from lit_cv.callbacks.run_output import class_names, figures_wanted, publish, run_folder
 from lit_cv.figures import confusion_figure, image_grid, label_titles, precision_recall_figure, short_name
 from lit_cv.figures.canvas import INK, RED
 
@@ -30,7 +30,7 @@ class _Errors:
     step: int = 0
 
 
-class ClassificationFigures(L.Callback):
+class ClassificationFigures(PeriodicFigure):
     """Shows the confusion matrix and the most wrong validation images of the best epoch.
 
     They are gathered on the device in every validation, at the cost of some small operations a batch, and
@@ -45,24 +45,22 @@ class ClassificationFigures(L.Callback):
         every_n_seconds: While training goes on, draw a new best epoch at most this often.
     """
 
+    what: ClassVar[str] = "Drawing what the classifier gets wrong"
+
     def __init__(self, n_wrong: int = 16, every_n_seconds: float = 120.0) -> None:
+        super().__init__(every_n_seconds)
         if n_wrong < 1:
             raise ValueError(f"n_wrong={n_wrong}: give the number of images to show, at least 1.")
-        if every_n_seconds < 0:
-            raise ValueError(f"every_n_seconds={every_n_seconds}: give a number of seconds, 0 for every best epoch.")
         self.n_wrong = n_wrong
-        self.every_n_seconds = every_n_seconds
         self._active = False
         self._current: _Errors | None = None
-        self._best: _Errors | None = None  # not drawn yet
         self._best_value: float | None = None
-        self._drawn_at = 0.0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Settle whether there is anything to do."""
+        super().on_fit_start(trainer, pl_module)
         self._active = figures_wanted(trainer)
-        self._drawn_at = time.monotonic()
-        self._current = self._best = None
+        self._current = None
         folder = run_folder(trainer)
         if folder is None or not (folder / "most_wrong.png").is_file():
             self._best_value = None  # a run continued in another folder wants its own figures
@@ -115,17 +113,8 @@ class ClassificationFigures(L.Callback):
             return
         self._best_value = None if value is None else float(value)
         current.epoch, current.step = trainer.current_epoch + 1, trainer.global_step
-        self._best = current
-        if time.monotonic() - self._drawn_at >= self.every_n_seconds:
-            self._draw(trainer, pl_module)
-
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw the best epoch."""
-        self._draw(trainer, pl_module)
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Draw the best epoch of a run that ends early."""
-        self._draw(trainer, pl_module)
+        self.keep(current)
+        super().on_validation_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the metric of the best epoch."""
@@ -135,28 +124,22 @@ class ClassificationFigures(L.Callback):
         """Restore what `state_dict` gave."""
         self._best_value = state_dict["best_value"]
 
-    def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        errors, self._best = self._best, None
-        if errors is None or not trainer.is_global_zero:
-            return
-        with guarded("Drawing what the classifier gets wrong"):
-            if isinstance(errors.counts, ErrorCounts):
-                matrix = errors.counts.matrix
-                names = class_names(trainer, pl_module, len(matrix))
-                figure = confusion_figure(matrix, names, f"validation, epoch {errors.epoch}")
-                publish(trainer, figure, "confusion_matrix", errors.step)
-            elif isinstance(errors.counts, MultiLabelCounts):
-                names = class_names(trainer, pl_module, errors.counts.table.shape[1])
-                heading = f"precision and recall in validation, epoch {errors.epoch}"
-                figure = precision_recall_figure(errors.counts.table, names, heading)
-                publish(trainer, figure, "precision_recall", errors.step)
-            worst = errors.worst
-            if worst.images is not None:
-                names = class_names(trainer, pl_module, worst.scores.shape[1])
-                titles, colors = _titles(worst, names)
-                heading = f"highest losses in validation, epoch {errors.epoch}: true label → prediction"
-                publish(trainer, image_grid(worst.images, titles, heading, colors), "most_wrong", errors.step)
-        self._drawn_at = time.monotonic()
+    def draw(self, trainer: L.Trainer, pl_module: L.LightningModule, kept: Any) -> None:
+        """Draw the counts and the worst images of the best epoch."""
+        counts, worst = kept.counts, kept.worst
+        if isinstance(counts, ErrorCounts):
+            names = class_names(trainer, pl_module, len(counts.matrix))
+            figure = confusion_figure(counts.matrix, names, f"validation, epoch {kept.epoch}")
+            publish(trainer, figure, "confusion_matrix", kept.step)
+        elif isinstance(counts, MultiLabelCounts):
+            names = class_names(trainer, pl_module, counts.table.shape[1])
+            heading = f"precision and recall in validation, epoch {kept.epoch}"
+            publish(trainer, precision_recall_figure(counts.table, names, heading), "precision_recall", kept.step)
+        if worst.images is not None:
+            names = class_names(trainer, pl_module, worst.scores.shape[1])
+            titles, colors = _titles(worst, names)
+            heading = f"highest losses in validation, epoch {kept.epoch}: true label → prediction"
+            publish(trainer, image_grid(worst.images, titles, heading, colors), "most_wrong", kept.step)
 
 
 def _find(outputs: Any, batch: Any) -> tuple[Tensor | None, Tensor, Tensor] | None:

@@ -1,13 +1,13 @@
 """Pictures of boxes and masks that a model predicts, beside the true ones."""
 
-import time
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import lightning as L
 import torch
 from torch import Tensor
 
+from lit_cv.callbacks.periodic_figure import PeriodicFigure
 from lit_cv.callbacks.run_output import figures_wanted, guarded, plain_names, publish
 from lit_cv.figures import draw_objects, image_grid
 
@@ -16,7 +16,7 @@ __all__ = ["PredictionFigures"]
 _CELL = 3.0  # inches that an image takes
 
 
-class PredictionFigures(L.Callback):
+class PredictionFigures(PeriodicFigure):
     """Shows validation images with the objects and the classes of pixels that are there, and those predicted.
 
     It works for every module whose `predict_step` returns `boxes`, `box_labels` and `scores`, or `masks`, also with
@@ -30,24 +30,21 @@ class PredictionFigures(L.Callback):
         min_score: Least score of the boxes shown.
     """
 
+    what: ClassVar[str] = "Drawing predictions"
+
     def __init__(self, n: int = 4, every_n_seconds: float = 60.0, min_score: float = 0.3) -> None:
+        super().__init__(every_n_seconds)
         if n < 1:
             raise ValueError(f"n={n}: give the number of images to show, at least 1.")
-        if every_n_seconds < 0:
-            raise ValueError(f"every_n_seconds={every_n_seconds}: give a number of seconds, 0 for every validation.")
         self.n = n
-        self.every_n_seconds = every_n_seconds
         self.min_score = min_score
         self._active = False
-        self._made: tuple[dict[str, Any], dict[str, Any], str, int] | None = None  # not drawn yet
-        self._drawn_at = 0.0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Settle whether there is anything to do."""
+        super().on_fit_start(trainer, pl_module)
         predicts = type(pl_module).predict_step is not L.LightningModule.predict_step
         self._active = trainer.is_global_zero and figures_wanted(trainer) and predicts
-        self._made = None
-        self._drawn_at = time.monotonic()
 
     def on_validation_batch_end(
         self,
@@ -72,34 +69,17 @@ class PredictionFigures(L.Callback):
                 self._active = False
                 return
             heading = f"validation images, truth above prediction, after epoch {trainer.current_epoch + 1}"
-            self._made = (few, found, heading, trainer.global_step)
+            self.keep((few, found, heading, trainer.global_step))
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw if it is time."""
-        if time.monotonic() - self._drawn_at >= self.every_n_seconds:
-            self._draw(trainer, pl_module)
-
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw the last validation."""
-        self._draw(trainer, pl_module)
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Draw the last validation of a run that ends early."""
-        self._draw(trainer, pl_module)
-
-    def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        made, self._made = self._made, None
-        if made is None:
-            return
-        batch, found, heading, step = made
-        with guarded("Drawing predictions"):
-            names = (_classes("box_classes", trainer, pl_module), _classes("mask_classes", trainer, pl_module))
-            truth = draw_objects(batch["image"], batch.get("boxes"), batch.get("box_labels"), batch.get("mask"), *names)
-            boxes, labels, scores = _sure(found, self.min_score)
-            predicted = draw_objects(batch["image"], boxes, labels, found.get("masks"), *names, scores)
-            figure = image_grid(torch.cat([truth, predicted]), heading=heading, columns=len(truth), cell=_CELL)
-            publish(trainer, figure, "predictions", step)
-        self._drawn_at = time.monotonic()
+    def draw(self, trainer: L.Trainer, pl_module: L.LightningModule, kept: Any) -> None:
+        """Draw truth above predictions."""
+        batch, found, heading, step = kept
+        names = (_classes("box_classes", trainer, pl_module), _classes("mask_classes", trainer, pl_module))
+        truth = draw_objects(batch["image"], batch.get("boxes"), batch.get("box_labels"), batch.get("mask"), *names)
+        boxes, labels, scores = _sure(found, self.min_score)
+        predicted = draw_objects(batch["image"], boxes, labels, found.get("masks"), *names, scores)
+        figure = image_grid(torch.cat([truth, predicted]), heading=heading, columns=len(truth), cell=_CELL)
+        publish(trainer, figure, "predictions", step)
 
 
 def _sure(found: Mapping[str, Any], min_score: float) -> tuple[list[Tensor] | None, ...]:

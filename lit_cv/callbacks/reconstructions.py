@@ -1,13 +1,13 @@
 """Pictures of what a masked autoencoder makes of validation images."""
 
-import time
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import lightning as L
 import torch
 from torch import Tensor
 
+from lit_cv.callbacks.periodic_figure import PeriodicFigure
 from lit_cv.callbacks.run_output import figures_wanted, guarded, publish
 from lit_cv.figures import image_grid
 
@@ -16,7 +16,7 @@ __all__ = ["Reconstructions"]
 _GREY = 0.5  # of hidden pixels
 
 
-class Reconstructions(L.Callback):
+class Reconstructions(PeriodicFigure):
     """Shows validation images beside what the model rebuilt from a part of them.
 
     Four rows: the images, what the model saw of them, what it made of it, and the latter with the pixels that it
@@ -30,24 +30,21 @@ class Reconstructions(L.Callback):
         every_n_seconds: While training goes on, draw at most this often.
     """
 
+    what: ClassVar[str] = "Drawing reconstructions"
+
     def __init__(self, n: int = 8, every_n_seconds: float = 60.0) -> None:
+        super().__init__(every_n_seconds)
         if n < 1:
             raise ValueError(f"n={n}: give the number of images to show, at least 1.")
-        if every_n_seconds < 0:
-            raise ValueError(f"every_n_seconds={every_n_seconds}: give a number of seconds, 0 for every validation.")
         self.n = n
-        self.every_n_seconds = every_n_seconds
         self._active = False
-        self._made: tuple[Tensor, str, int] | None = None  # not drawn yet
-        self._drawn_at = 0.0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Settle whether there is anything to do."""
+        super().on_fit_start(trainer, pl_module)
         self._active = (
             trainer.is_global_zero and figures_wanted(trainer) and callable(getattr(pl_module, "reconstruct", None))
         )
-        self._made = None
-        self._drawn_at = time.monotonic()
 
     def on_validation_batch_end(
         self,
@@ -68,33 +65,16 @@ class Reconstructions(L.Callback):
             shown = images[: self.n]
             rebuilt, hidden = cast(Any, pl_module).reconstruct(shown)
             heading = f"validation images, rebuilt after epoch {trainer.current_epoch + 1}"
-            self._made = (_rows(shown, rebuilt, hidden), heading, trainer.global_step)
+            self.keep((_rows(shown, rebuilt, hidden), heading, trainer.global_step))
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw if it is time."""
-        if time.monotonic() - self._drawn_at >= self.every_n_seconds:
-            self._draw(trainer)
-
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw the last validation."""
-        self._draw(trainer)
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Draw the last validation of a run that ends early."""
-        self._draw(trainer)
-
-    def _draw(self, trainer: L.Trainer) -> None:
-        made, self._made = self._made, None
-        if made is None:
-            return
-        rows, heading, step = made
-        with guarded("Drawing reconstructions"):
-            n = len(rows) // 4
-            titles = [""] * len(rows)
-            for row, title in enumerate(("original", "masked", "reconstruction", "pasted")):
-                titles[row * n] = title
-            publish(trainer, image_grid(rows, titles, heading, columns=n), "reconstructions", step)
-        self._drawn_at = time.monotonic()
+    def draw(self, trainer: L.Trainer, pl_module: L.LightningModule, kept: Any) -> None:
+        """Draw the four rows."""
+        rows, heading, step = kept
+        n = len(rows) // 4
+        titles = [""] * len(rows)
+        for row, title in enumerate(("original", "masked", "reconstruction", "pasted")):
+            titles[row * n] = title
+        publish(trainer, image_grid(rows, titles, heading, columns=n), "reconstructions", step)
 
 
 def _rows(images: Tensor, rebuilt: Tensor, hidden: Tensor) -> Tensor:

@@ -66,6 +66,7 @@ def draw_training_curves(
     if best and monitor != "val_loss":
         panels.append(lambda axes: _monitor(axes, history, monitor, mode))
     others = [n for n in history.names if n.startswith("val_") and n not in (monitor, "val_loss")]
+    others = [n for n in others if not n.endswith("_ci95")]  # of a metric that is shown
     main = ("train_loss", "val_loss", monitor)
     losses = [name for name in history.names if name.endswith("_loss") and name not in main]
     metrics = [name for name in others if name not in losses]

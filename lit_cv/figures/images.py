@@ -1,6 +1,7 @@
 """A grid of images with titles."""
 
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,7 +82,7 @@ def image_grid(
     Args:
         images: (N, C, H, W), uint8 or float in [0, 1]; the first channel alone is shown unless there are 3.
         titles: A title of one or two lines for each image.
-        heading: A line above the grid.
+        heading: What stands above the grid, broken into lines where it is too long for one.
         colors: Color of each title.
         columns: Images in a row, at most.
         cell: Width of an image in inches.
@@ -98,8 +99,10 @@ def image_grid(
     lines = max((title.count("\n") + 1 for title in titles), default=0)
     height = cell * pictures.shape[1] / pictures.shape[2]
     step_x, step_y = cell + 0.08, height + _LINE * lines + 0.1
-    head = 0.3 if heading else 0.0
-    width, total = columns * step_x + 0.08, rows * step_y + head + 0.08
+    width = columns * step_x + 0.08
+    heading = "\n".join(wrap(heading, max(12, int(11 * width))))  # about 11 characters fit into an inch
+    head = 0.3 + 0.17 * heading.count("\n") if heading else 0.0
+    total = rows * step_y + head + 0.08
 
     # One pair of axes in inches for everything: a pair for each image takes ten times as long to draw.
     figure = new_figure(width, total)
