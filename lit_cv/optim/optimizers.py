@@ -1,5 +1,6 @@
 """Optimizers by name, in torch's fastest form."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -49,6 +50,7 @@ def build_optimizer(
     parameters = [parameter for group in groups for parameter in group["params"]]
     if not parameters:
         raise ValueError("there is nothing to train: every parameter is frozen.")
+    _check(groups, lr, weight_decay, momentum, betas)
     # The groups are copied, for an optimizer adds its own entries to those that it is given.
     groups = [dict(group) for group in groups]
     if name == "lars":
@@ -60,6 +62,19 @@ def build_optimizer(
         return SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=fused)
     kind = AdamW if name == "adamw" else Adam
     return kind(groups, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused)
+
+
+def _check(
+    groups: list[dict[str, Any]], lr: float, weight_decay: float, momentum: float, betas: tuple[float, float]
+) -> None:
+    for name, value in (("lr", lr), ("weight_decay", weight_decay), ("momentum", momentum)):
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name}={value}: give a number from 0 on (--model.{name}).")
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas={list(betas)}: give two numbers from 0 up to, not including, 1 (--model.betas).")
+    for group in groups:
+        if not 0 <= group.get("lr", lr) < math.inf:
+            raise ValueError(f"lr={group['lr']} of the parameter group {group.get('name')!r}: give a number from 0 on.")
 
 
 def reapply_options(

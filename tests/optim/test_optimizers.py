@@ -1,6 +1,7 @@
 """Optimizers: against formulas and reference values, and across a resume."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -198,3 +199,22 @@ def test_other_groups_are_refused():
         ValueError, match=r"holds the parameter groups \['decay', 'no_decay'\], this run has \['decay'\]"
     ):
         reapply_options(optimizer, parameter_groups(model, 0.01, 0.1)[:1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": -1.0}, "lr=-1.0: give a number from 0 on"),
+        ({"lr": float("nan")}, "lr=nan"),
+        ({"lr": 0.1, "weight_decay": -0.1}, "weight_decay=-0.1"),
+        ({"lr": 0.1, "betas": (0.9, 1.0)}, r"betas=\[0.9, 1.0\]: give two numbers"),
+    ],
+)
+def test_values_out_of_range_name_the_option(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_optimizer("adamw", [{"params": list(nn.Linear(2, 2).parameters())}], **options)
+
+
+def test_a_negative_rate_of_a_group_names_the_group() -> None:
+    with pytest.raises(ValueError, match=r"lr=-0.1 of the parameter group 'head'"):
+        build_optimizer("sgd", [{"params": list(nn.Linear(2, 2).parameters()), "lr": -0.1, "name": "head"}], lr=0.1)
