@@ -39,7 +39,7 @@ class CSVDataModule(FilesDataModule):
     (Fleiss' kappa) is told, and the most disputed images are listed.
 
     Args:
-        path: The table: UTF-8, commas, a line of column names; tabs in a file named `.tsv`.
+        path: The table: UTF-8, commas or semicolons, a line of column names; tabs in a file named `.tsv`.
         root: Folder that the paths are relative to; `None` takes that of the table.
         path_column: Column of the paths.
         label_columns: Column of the labels, or several columns of 0 and 1.
@@ -97,7 +97,10 @@ class CSVDataModule(FilesDataModule):
         if not path.is_file():
             raise FileNotFoundError(f"there is no table {path.absolute()}: set --data.path.")
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+            first = file.readline()
+            file.seek(0)
+            between = ";" if ";" in first and "," not in first else ","  # as spreadsheets in half of Europe write
+            reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else between)
             table = [{name: (value or "").strip() for name, value in row.items() if name} for row in reader]
         if not table:
             raise ValueError(f"{path} has no rows.")

@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from lit_cv.distributed import is_distributed
 from lit_cv.losses import nt_xent
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
 from lit_cv.nn import Projector
@@ -77,6 +78,8 @@ class SimCLRModule(BaseModule):
                 f"{type(self).__name__} needs batches with `views` (V, N, C, H, W) of the images: give the Trainer the "
                 f"callback ContrastiveAugmentation (--trainer.callbacks+=ContrastiveAugmentation)."
             )
+        if stage == "train" and views.shape[1] < 2 and not is_distributed():
+            raise ValueError("a batch of one image has no others to tell it from: raise --data.batch_size.")
         # One pass: in two, BatchNorm would normalise each view by statistics of its own.
         features = self.backbone(views.flatten(0, 1))
         projections = self.head(features).unflatten(0, views.shape[:2])

@@ -62,6 +62,12 @@ def test_other_columns_and_tabs(root: Path) -> None:
     assert data.class_names == ["x", "y"]
 
 
+def test_semicolons_as_spreadsheets_write_them(root: Path) -> None:
+    path = write(root, "path,label", ["x", "y"] * 10)
+    path.write_text(path.read_text().replace(",", ";"))
+    assert module(path).class_names == ["x", "y"]
+
+
 def test_several_labels_in_one_column(root: Path) -> None:
     path = write(root, "path,label", ["red|round", "round", "", "red | big"] * 5)
     data = module(path, label_separator="|", val_fraction=0.0, test_fraction=0.0)

@@ -94,6 +94,11 @@ def test_without_views_the_error_names_the_callback() -> None:
         trainer.fit(SimCLRModule(backbone="conv4"), DigitsDataModule())
 
 
+def test_one_image_alone_cannot_be_told_from_others() -> None:
+    with pytest.raises(ValueError, match=r"raise --data\.batch_size"):
+        build().step({"image": views(n=1)[0], "views": views(n=1)}, "train")
+
+
 def test_a_wrong_temperature() -> None:
     with pytest.raises(ValueError, match="temperature=0"):
         SimCLRModule(temperature=0)
