@@ -48,6 +48,11 @@ def explain(message: str, parser: LightningArgumentParser, typed: Sequence[str] 
         return f"--{key}: no class {name!r}{nearest(name, classes)}"
     if match := re.search(r"required: \w+\.(\w+)", text):
         return f"no {match[1]}: give --config RECIPE (`lit-cv recipes` lists them) or --{match[1]} CLASS."
+    if match := re.search(r"required: (\w+)$", text):
+        owners = [(prefix, c) for prefix, base in _CLASSES.items() for c in _subclasses(base) if _needs(c, match[1])]
+        if owners:
+            prefix, name = owners[0][0], owners[0][1].__name__
+            return f"{name} needs --{prefix}.{match[1]}: `lit-cv fit --{prefix}.help {name}` tells of it."
     key, value = _typed(_key(text), typed), _given(text)
     if "." not in key:  # the arguments of a class come without the option's first part
         key = next((name for name in _options(parser) if name.endswith(f".{key}")), key)
@@ -132,6 +137,11 @@ def _subclasses(base: type[object]) -> Iterable[type]:
     for cls in base.__subclasses__():
         yield cls
         yield from _subclasses(cls)
+
+
+def _needs(cls: type, name: str) -> bool:
+    own = inspect.signature(cls).parameters.get(name)
+    return _is_ours(cls) and own is not None and own.default is own.empty
 
 
 def _arguments(cls: type) -> Iterable[str]:

@@ -117,3 +117,18 @@ def test_what_the_system_and_the_trainer_refuse_takes_one_line(in_tmp: Path) -> 
     assert "Traceback" not in wrong.stderr
     assert wrong.stderr.splitlines()[-1].startswith("lit-cv: error: ")
     assert "file.txt" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (["--model", "MultiTaskModule", "--data", "ShapesDataModule"], "MultiTaskModule needs --model.tasks"),
+        (
+            ["--model", "MMDModule", "--data", "DomainAdaptationDataModule", "--data.source", "DigitsDataModule"],
+            "DomainAdaptationDataModule needs --data.target",
+        ),
+    ],
+)
+def test_what_a_class_cannot_do_without_is_named_by_its_option(in_tmp: Path, chosen: list[str], message: str) -> None:
+    with pytest.raises(SystemExit, match=message):
+        main(["fit", *chosen])
