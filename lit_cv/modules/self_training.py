@@ -163,8 +163,9 @@ class SelfTrainingModule(DomainAdaptationModule):
     @torch.no_grad()
     def move_teacher(self) -> None:
         """Move the weights of the teacher towards the network's; its BatchNorm statistics are its own."""
-        current = [*self.backbone.parameters(), *self.head.parameters()]
-        torch._foreach_lerp_(list(self.teacher.parameters()), current, 1 - self.hparams["teacher_decay"])
+        averages: list[Tensor] = list(self.teacher.parameters())
+        values: list[Tensor] = [*self.backbone.parameters(), *self.head.parameters()]
+        torch._foreach_lerp_(averages, values, 1 - self.hparams["teacher_decay"])
 
     def _set_teacher_mode(self, mode: bool) -> None:
         self.teacher.eval()
