@@ -13,8 +13,9 @@ from torchmetrics import Metric
 from lit_cv.distributed import gather_batches
 from lit_cv.losses import class_thresholds, pseudo_labels
 from lit_cv.metrics import PseudoLabelQuality
-from lit_cv.modules.base import Batch, Output
+from lit_cv.modules.base import Batch, Output, Stage
 from lit_cv.modules.domain_adaptation import DomainAdaptationModule, Domains, is_source
+from lit_cv.nn.batch_statistics import batch_norms, untracked_statistics
 
 __all__ = ["SelfTrainingModule"]
 
@@ -25,9 +26,16 @@ class SelfTrainingModule(DomainAdaptationModule):
     As in FixMatch (Sohn et al. 2020), the teacher looks at a weakly changed view of a target image (`image`), and
     where its highest probability reaches the threshold, the network has to give the same answer for a strongly
     changed view (`strong`); the cross-entropy is averaged over all target images, left out ones counting 0. The
-    callback `WeakStrongAugmentation` makes the views; without it both see the same image. The teacher is an
-    exponential moving average of the network (Tarvainen and Valpola 2017), moved after each optimizer step, in eval
-    mode and without a gradient; it is saved in checkpoints. What is validated and used is the network itself.
+    callback `WeakStrongAugmentation` makes the views; without it both see the same image. The teacher's
+    weights are an exponential moving average of the network's (Tarvainen and Valpola 2017), moved after each
+    optimizer step and without a gradient; they are saved in checkpoints. What is validated and used is the network
+    itself.
+
+    Answers for the target go by BatchNorm statistics of the target (Li et al. 2016, "AdaBN"). The teacher normalises
+    weak views by the statistics of their batch, and what it and the network remember for validation and use are
+    those of weak target views alone, for which the network sees these once more, without a gradient. It learns by the
+    statistics of the mixture of source and strong views, which fit neither domain: a teacher that answers by them is
+    wrong more often, the network learns its mistakes, and the next answers are worse.
 
     It goes on from any checkpoint, that of `DomainAdversarialModule` for example: `weights` takes over backbone and
     classifier. Batches, the learning of the source's labels, lambda, metrics and `monitor` are those of
@@ -67,7 +75,8 @@ class SelfTrainingModule(DomainAdaptationModule):
     def configure_adaptation(self) -> None:
         """Make the teacher a copy of the network as it starts."""
         self.teacher = nn.ModuleDict({name: copy.deepcopy(getattr(self, name)) for name in ("backbone", "head")})
-        self.teacher.requires_grad_(False).eval()
+        self.teacher.requires_grad_(False)
+        self._set_teacher_mode(self.training)
         self.register_buffer("class_share", torch.full((self.num_classes,), 1 / self.num_classes))
 
     def configure_metrics(self) -> dict[str, Metric]:
@@ -83,11 +92,22 @@ class SelfTrainingModule(DomainAdaptationModule):
         warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode at the start of training")
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of everything but the teacher, which stays in eval mode."""
+        """Set the mode of everything but the teacher, of which only BatchNorm is ever in training mode."""
         super().train(mode)
         if "teacher" in self._modules:
-            self.teacher.eval()
+            self._set_teacher_mode(mode)
         return self
+
+    def step(self, batch: Batch, stage: Stage) -> Output:
+        """Learn without remembering the mixture's BatchNorm statistics, but the target's."""
+        if stage != "train" or self.hparams["source_only"]:
+            return super().step(batch, stage)
+        with untracked_statistics(self.backbone):
+            output = super().step(batch, stage)
+        if batch_norms(self.backbone):
+            with torch.no_grad():
+                self.backbone(batch["target"]["image"])
+        return output
 
     def training_images(self, batch: Batch) -> Domains:
         """Return the source's images and the strong views of the target's."""
@@ -142,14 +162,12 @@ class SelfTrainingModule(DomainAdaptationModule):
 
     @torch.no_grad()
     def move_teacher(self) -> None:
-        """Move weights and BatchNorm statistics of the teacher towards the network's."""
-        averages, values = [], []
-        for name in ("backbone", "head"):
-            current = getattr(self, name).state_dict()
-            for key, average in self.teacher[name].state_dict().items():
-                if average.is_floating_point():
-                    averages.append(average)
-                    values.append(current[key])
-                else:
-                    average.copy_(current[key])  # counters
+        """Move the weights of the teacher towards the network's; its BatchNorm statistics are its own."""
+        averages: list[Tensor] = list(self.teacher.parameters())
+        values: list[Tensor] = [*self.backbone.parameters(), *self.head.parameters()]
         torch._foreach_lerp_(averages, values, 1 - self.hparams["teacher_decay"])
+
+    def _set_teacher_mode(self, mode: bool) -> None:
+        self.teacher.eval()
+        for norm in batch_norms(self.teacher):
+            norm.train(mode)

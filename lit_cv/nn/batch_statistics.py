@@ -1,4 +1,4 @@
-"""BatchNorm by the statistics of the batch at hand, wherever the network is used."""
+"""Which statistics BatchNorm normalises by, and which it remembers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["batch_statistics"]
+__all__ = ["batch_norms", "batch_statistics", "untracked_statistics"]
+
+_Norm = nn.modules.batchnorm._BatchNorm
+
+
+def batch_norms(network: nn.Module) -> list[_Norm]:
+    """Return the BatchNorm layers of a network, those of any subclass."""
+    return [module for module in network.modules() if isinstance(module, _Norm)]
+
+
+@contextmanager
+def untracked_statistics(network: nn.Module) -> Iterator[None]:
+    """Within, training leaves the running statistics of every BatchNorm as they are.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(1)
+        >>> with untracked_statistics(norm):
+        ...     norm(torch.tensor([[0.0], [2.0]])).flatten().round().tolist()
+        [-1.0, 1.0]
+        >>> norm.running_mean
+        tensor([0.])
+    """
+    tracking = [norm for norm in batch_norms(network) if norm.track_running_stats]
+    for norm in tracking:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in tracking:
+            norm.track_running_stats = True
 
 
 @contextmanager
@@ -31,7 +60,7 @@ def batch_statistics(network: nn.Module, first: int | None = None, track: bool =
         >>> norm.running_mean
         tensor([0.])
     """
-    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = batch_norms(network)
     for norm in norms:
         norm.forward = _forward(norm, first, track)  # type: ignore[method-assign]
     try:
@@ -41,7 +70,7 @@ def batch_statistics(network: nn.Module, first: int | None = None, track: bool =
             del norm.forward
 
 
-def _forward(norm: nn.modules.batchnorm._BatchNorm, first: int | None, track: bool):  # type: ignore[no-untyped-def]
+def _forward(norm: _Norm, first: int | None, track: bool):  # type: ignore[no-untyped-def]
     def forward(x: Tensor) -> Tensor:
         if track and norm.running_mean is not None:
             _move(norm, x if first is None else x[:first])
@@ -63,7 +92,7 @@ def _forward(norm: nn.modules.batchnorm._BatchNorm, first: int | None, track: bo
 
 
 @torch.no_grad()
-def _move(norm: nn.modules.batchnorm._BatchNorm, x: Tensor) -> None:
+def _move(norm: _Norm, x: Tensor) -> None:
     """Move the running statistics towards those of a batch."""
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)

@@ -204,22 +204,43 @@ def test_the_share_of_classes_moves_the_thresholds() -> None:
     assert (labels.tolist(), mask.tolist()) == ([0, 1], [False, True])
 
 
-def test_the_teacher_is_a_moving_average_in_eval_mode() -> None:
+def test_the_teachers_weights_are_a_moving_average() -> None:
     module = build("self_training", teacher_decay=0.9).train()
-    assert not any(part.training for part in module.teacher.modules())
     before = copy.deepcopy(module.teacher.state_dict())
     with torch.no_grad():
-        for value in (*module.backbone.state_dict().values(), *module.head.state_dict().values()):
+        for value in (*module.backbone.parameters(), *module.head.parameters()):
             value.add_(1)
     module.move_teacher()
+    weights = {key for key, _ in module.teacher.named_parameters()}
     for key, value in module.teacher.state_dict().items():
-        part, _, name = key.partition(".")
-        now = getattr(module, part).state_dict()[name]
-        expected = 0.9 * before[key] + 0.1 * now if now.is_floating_point() else now
-        torch.testing.assert_close(value, expected, msg=key)
-    statistics = copy.deepcopy(module.teacher["backbone"].body.blocks[0][1].running_mean)
-    module.step(batch(), "train")
-    assert torch.equal(module.teacher["backbone"].body.blocks[0][1].running_mean, statistics)
+        torch.testing.assert_close(value, before[key] + (0.1 if key in weights else 0), msg=key)
+
+
+def test_answers_for_the_target_go_by_its_own_statistics() -> None:
+    """Of weak views, in the teacher and in what the network remembers; what it learns by is the mixture's."""
+    module = build("self_training").train()
+    norms = [part.body.blocks[0][1] for part in (module.backbone, module.teacher["backbone"])]
+    seen: list[list[Tensor]] = [[], []]
+    for norm, inputs in zip(norms, seen, strict=True):
+        norm.register_forward_pre_hook(lambda _, args, inputs=inputs: inputs.append(args[0].detach()))
+    assert {name for name, part in module.teacher.named_modules() if part.training} == {
+        name for name, part in module.teacher.named_modules() if isinstance(part, torch.nn.BatchNorm2d)
+    }
+    given = batch(6, 4)
+    given["target"]["strong"] = 255 - given["target"]["image"]
+    module.step(given, "train")
+    assert [[len(x) for x in inputs] for inputs in seen] == [[10, 4], [4]]
+    for norm, weak in zip(norms, (seen[0][1], seen[1][0]), strict=True):
+        torch.testing.assert_close(weak, seen[1][0])
+        assert int(norm.num_batches_tracked) == 1
+        torch.testing.assert_close(norm.running_mean, 0.1 * weak.mean((0, 2, 3)))
+        torch.testing.assert_close(norm.running_var, 0.9 + 0.1 * weak.var((0, 2, 3)))
+    held = copy.deepcopy(module.state_dict())
+    module.eval()
+    answers = module.teacher["head"](module.teacher["backbone"](given["target"]["image"][:1])).softmax(1)
+    torch.testing.assert_close(module.teach(given["target"]["image"])[:1], answers)  # whatever is beside it
+    module.step({**given["target"], "label": torch.zeros(4).long()}, "val")
+    assert all(torch.equal(value, held[key]) for key, value in module.state_dict().items())
 
 
 @pytest.mark.parametrize("name", MODULES)
