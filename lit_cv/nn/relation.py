@@ -14,6 +14,10 @@ class RelationHead(nn.Module):
     and each query instead of once for each pair, and the results are added: the same function at a fraction of the
     cost.
 
+    The hidden layer between the linear ones is leaky, where the paper has ReLU: of its eight units those that speak for
+    a match were seen to die within 200 steps for some seeds. All classes that a query may belong to then get one and
+    the same score, and more support images make it worse.
+
     Args:
         channels: Channels of a feature map.
         size: Height and width of the feature maps.
@@ -45,9 +49,7 @@ class RelationHead(nn.Module):
             nn.Flatten(),
         )
         height, wide = (-(-side // 4) for side in size)
-        self.score = nn.Sequential(
-            nn.Linear(width * height * wide, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, 1)
-        )
+        self.score = nn.Sequential(nn.Linear(width * height * wide, hidden), nn.LeakyReLU(0.1), nn.Linear(hidden, 1))
 
     def forward(self, classes: Tensor, queries: Tensor) -> Tensor:
         """Return how well each query goes with each class, before the sigmoid."""

@@ -21,6 +21,18 @@ def test_the_shared_convolution_is_that_of_the_pairs() -> None:
     assert head.rest[0](head.first(pairs)).shape == (24, 7, 5, 5)
 
 
+def test_units_that_are_off_still_tell_classes_apart_and_learn() -> None:
+    torch.manual_seed(0)
+    head = RelationHead(6, (5, 5), width=7).train()
+    with torch.no_grad():
+        head.score[0].bias.fill_(-100.0)  # as after steps too large: no pair is above zero any more
+    logits = head(torch.randn(2, 3, 6, 5, 5), torch.randn(2, 4, 6, 5, 5))
+    assert logits.std(-1).min() > 1e-4
+    logits.square().mean().backward()
+    assert head.score[0].weight.grad.abs().sum(1).min() > 0
+    assert head.first.weight.grad.abs().max() > 0
+
+
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 def test_the_loss_is_that_of_the_scores(loss: str) -> None:
     module, batch = build(RelationModule, loss=loss).train(), episode_batch()
