@@ -1,7 +1,6 @@
 """Images with boxes and masks, of different sizes, fetched a batch at a time."""
 
 import copy
-import os
 from collections.abc import Sequence
 from typing import Literal, Self
 
@@ -14,6 +13,7 @@ from datamodules.cache import cached_arrays
 from datamodules.dataset import ImageDataset, Rows
 from datamodules.images import read_whole
 from datamodules.loader import Batch
+from datamodules.mapped import stays_in_memory
 from lit_cv.annotations import IGNORE, AnnotatedImage, AnnotationSet, draw_classes, load_mask
 
 __all__ = ["AnnotatedDataset", "letterbox_size"]
@@ -173,8 +173,7 @@ class AnnotatedDataset(ImageDataset):
         """
         part = copy.copy(self)
         part._decoded = _Decoded(self, name)
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 1 << 33
-        part.in_memory = part._decoded.nbytes < memory / 2
+        part.in_memory = stays_in_memory(part._decoded.nbytes)
         return part
 
 

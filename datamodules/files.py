@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -18,7 +17,7 @@ from datamodules.checks import check
 from datamodules.dataset import ImageDataset, Rows, as_labels
 from datamodules.images import read_image
 from datamodules.loader import Batch
-from datamodules.memory import InMemoryDataset
+from datamodules.mapped import MappedDataset
 from datamodules.splits import hold_out
 
 __all__ = ["FileDataset", "FilesDataModule"]
@@ -87,19 +86,6 @@ class FileDataset(ImageDataset):
     def chosen_paths(self) -> list[str]:
         """Return the paths in the order of the samples."""
         return [self.paths[row] for row in self.rows]
-
-
-class _CachedDataset(InMemoryDataset):
-    """Images decoded before; their statistics are left unknown, as they are without a cache."""
-
-    def __init__(self, images: Any, labels: Any, class_names: Sequence[str], names: Sequence[str]) -> None:
-        super().__init__(images, labels, class_names, names)
-        # Worker processes pay off only where images come from the disk again and again.
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 1 << 33
-        self.in_memory = images.nbytes < memory / 2
-
-    def statistics(self) -> None:
-        return None
 
 
 class FilesDataModule(BaseDataModule):
@@ -174,7 +160,7 @@ class FilesDataModule(BaseDataModule):
         if not h["cache"]:
             return dataset
         paths = dataset.chosen_paths()
-        cached = _CachedDataset(dataset.decoded(split), dataset.labels, dataset.class_names, paths)
+        cached = MappedDataset(dataset.decoded(split), dataset.labels, dataset.class_names, paths)
         cached.soft_labels = dataset.soft_labels
         return cached
 

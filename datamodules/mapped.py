@@ -1,12 +1,22 @@
-"""Arrays that are mapped from a file, and stay so in worker processes."""
+"""Images that are mapped from a file: as many as the disk holds, in memory only while they are read."""
 
+import contextlib
+import mmap
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["map_file"]
+from datamodules.dataset import Rows
+from datamodules.loader import Batch
+from datamodules.memory import InMemoryDataset
+
+__all__ = ["MappedDataset", "map_file", "stays_in_memory"]
+
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container
 
 
 class _MappedArray(np.memmap[Any, np.dtype[np.uint8]]):
@@ -27,3 +37,56 @@ def map_file(file: Path) -> NDArray[np.uint8]:
     array = np.load(file, mmap_mode="r").view(_MappedArray)
     array.file = file
     return array  # type: ignore[no-any-return]
+
+
+def stays_in_memory(size: int) -> bool:
+    """Whether a file of so many bytes is likely to be kept in memory once it is read.
+
+    Worker processes pay off only where images come from the disk again and again.
+    """
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 1 << 33
+    for limit in _LIMITS:
+        with contextlib.suppress(OSError, ValueError):
+            memory = min(memory, int(Path(limit).read_text(encoding="ascii")))
+    return size < memory / 2
+
+
+class MappedDataset(InMemoryDataset):
+    """Images decoded before, mapped from a file; their statistics are left unknown, as they are without a cache.
+
+    Of a set that may not fit into memory, exactly the images of a batch are read from the disk, all at once: the
+    system would read far more around each, or wait for one page after another.
+
+    Args:
+        images: (N, C, H, W) uint8, what `map_file` gives.
+        labels: (N,) integers, -1 where unlabeled; or (N, K) of 0 and 1.
+        class_names: Names of the classes.
+        names: Names of the images.
+    """
+
+    def __init__(self, images: Any, labels: Any, class_names: Sequence[str], names: Sequence[str]) -> None:
+        super().__init__(images, labels, class_names, names)
+        self.in_memory = stays_in_memory(images.nbytes)
+
+    def read(self, rows: Rows) -> Batch:
+        """Return the images of these rows."""
+        if not self.in_memory:
+            self._announce(rows)
+        return super().read(rows)
+
+    def _announce(self, rows: Rows) -> None:
+        """Have the system read the images of these rows from the disk, all at once, and nothing around them."""
+        content = getattr(self.images, "_mmap", None)
+        if not hasattr(mmap, "MADV_WILLNEED") or not isinstance(content, mmap.mmap):
+            return
+        content.madvise(mmap.MADV_RANDOM)
+        length = self.images[:1].nbytes
+        header = len(content) - self.images.nbytes
+        for row in np.sort(rows).tolist():
+            start = header + row * length
+            page = start % mmap.PAGESIZE
+            content.madvise(mmap.MADV_WILLNEED, start - page, length + page)
+
+    def statistics(self) -> None:
+        """Return nothing: all images would have to be read."""
+        return None

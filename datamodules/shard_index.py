@@ -5,7 +5,7 @@ import json
 import os
 import tarfile
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -54,8 +54,10 @@ class Texts(Sequence[str]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
-        start, end = self.starts[index % len(self)], self.starts[index % len(self) + 1]
-        return self.content[start:end].tobytes().decode()
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"text {index} of {len(self)}")  # which also ends an iteration
+        position = index % len(self)
+        return self.content[self.starts[position] : self.starts[position + 1]].tobytes().decode()
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +65,7 @@ class ShardIndex:
     """The samples of tar files, in their order.
 
     Attributes:
+        image_field: What the images were looked for by, see `index_shards`.
         states: Size and time of change of each tar file when it was read, (shards, 2).
         shard: Which tar file each sample lies in, (N,).
         offset: Byte at which its image starts, -1 where it has none, (N,).
@@ -73,6 +76,7 @@ class ShardIndex:
         texts: The labels as they stand, each once.
     """
 
+    image_field: str | None
     states: Numbers
     shard: Numbers
     offset: Numbers
@@ -82,6 +86,7 @@ class ShardIndex:
     texts: Texts
 
 
+_NUMBERS = ("states", "shard", "offset", "size", "label")
 _TEXTS = ("names", "texts")
 
 
@@ -108,7 +113,7 @@ def index_shards(root: Path, shards: Sequence[str], image_field: str | None, lab
 
     def write(unfinished: Path) -> None:
         index = _read(root, shards, image_field, label_field)
-        arrays = {field.name: getattr(index, field.name) for field in fields(index) if field.name not in _TEXTS}
+        arrays = {name: getattr(index, name) for name in _NUMBERS}
         for name in _TEXTS:
             texts = getattr(index, name)
             arrays |= {f"{name}_content": texts.content, f"{name}_starts": texts.starts}
@@ -121,9 +126,9 @@ def index_shards(root: Path, shards: Sequence[str], image_field: str | None, lab
     except PermissionError:  # nothing can be kept anywhere
         return _read(root, shards, image_field, label_field)
     with np.load(file) as kept:
-        texts = {name: Texts(kept[f"{name}_content"], kept[f"{name}_starts"]) for name in _TEXTS}
-        arrays = {field.name: kept[field.name] for field in fields(ShardIndex) if field.name not in _TEXTS}
-    return ShardIndex(**arrays, **texts)
+        numbers = [kept[name] for name in _NUMBERS]
+        texts = [Texts(kept[f"{name}_content"], kept[f"{name}_starts"]) for name in _TEXTS]
+    return ShardIndex(image_field, *numbers, *texts)
 
 
 def _read(root: Path, shards: Sequence[str], image_field: str | None, label_field: str | None) -> ShardIndex:
@@ -141,6 +146,7 @@ def _read(root: Path, shards: Sequence[str], image_field: str | None, label_fiel
     samples = [sample for part in found for sample in part]
     numbers = {text: number for number, text in enumerate(sorted({s.label for s in samples if s.label is not None}))}
     return ShardIndex(
+        image_field,
         states,
         np.repeat(np.arange(len(shards)), [len(part) for part in found]),
         np.array([sample.offset for sample in samples], dtype=np.int64),

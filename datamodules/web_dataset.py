@@ -13,6 +13,7 @@ from torch import Tensor
 
 from datamodules.base import Split
 from datamodules.cache import cached_images, inspected
+from datamodules.checks import check
 from datamodules.classes import numbers_first
 from datamodules.files import FileDataset, FilesDataModule
 from datamodules.images import UnreadableImageError, decode_image
@@ -78,15 +79,16 @@ class ShardDataset(FileDataset):
             return reasons
 
         shards = [self.shards[number] for number in np.unique(self.index.shard[self.rows])]
-        found = inspected(self.root, shards, "checked_shards", look, "Checking images")
+        found = inspected(self.root, shards, f"checked_shards_{self.index.image_field}", look, "Checking images")
         mine = set(self.chosen_paths())
         return {name: reason for part in found for name, reason in part.items() if name in mine}
 
     def _decode(self, row: int, size: int) -> Tensor:
-        path = self.root / self.shards[self.index.shard[row]]
+        shard = int(self.index.shard[row])
+        path = self.root / self.shards[shard]
         with open(path, "rb", buffering=0) as file:
             state = os.fstat(file.fileno())
-            if [state.st_size, state.st_mtime_ns] != self.index.states[self.index.shard[row]].tolist():
+            if [state.st_size, state.st_mtime_ns] != self.index.states[shard].tolist():
                 raise OSError(f"{path} has changed since the run has started: start it again.")
             file.seek(int(self.index.offset[row]))
             data = bytearray(int(self.index.size[row]))
@@ -124,6 +126,8 @@ class WebDatasetDataModule(FilesDataModule):
         self, root: str = "data", image_field: str | None = None, label_field: str | None = "cls", **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
+        for name, field in (("image_field", image_field), ("label_field", label_field)):
+            check(name, field, field is None or (field != "" and "/" not in field), "an extension, or null")
         self._datasets: dict[str, FileDataset] = {}
 
     def prepare_data(self) -> None:
