@@ -4,9 +4,12 @@
 
 Images are generated on the fly into the cache's own file (and removed at the end), then read in a random order through
 the loader that training uses. Each step is a process of its own whose own memory (`RssAnon`; what is mapped from a file
-does not count, for the system can drop it) is watched all the time and limited (`RLIMIT_DATA`). "cold" is after the
-file was dropped from the system's memory, so that all comes from the disk; "small" is a tenth of the images. Each image
-holds its number, which is compared. To limit the system's memory for files too:
+does not count, for the system can drop it) is watched all the time and limited (`RLIMIT_DATA`). "small" is a tenth of
+the images; "cold" is after the file was dropped from the system's memory, so that all comes from the disk; "forgotten"
+drops it after every 16 batches, as if it were so large that nothing is still there when it is read again, nor what the
+system has read beside it. "mapped" leaves the reading to the system, "announced" tells it each batch in advance, as sets
+do that are larger than half the memory. Each image holds its number, which is compared. To limit the system's memory for
+files too:
 
     systemd-run --user --scope -p MemoryMax=1G python scripts/benchmark_large.py --gigabytes 3
 """
@@ -32,6 +35,7 @@ from datamodules.cache import cached_images
 from datamodules.mapped import MappedDataset
 
 BATCH = 64
+FORGET = 16  # batches
 
 
 def own_memory() -> float:
@@ -40,14 +44,22 @@ def own_memory() -> float:
     return int(line.split()[1]) / 1024
 
 
+def waited() -> float:
+    """Return the seconds that this thread was ready to run, but had no core."""
+    return int(Path("/proc/thread-self/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
+
+
 class Watch:
-    """Notes the most memory of its own that the process takes."""
+    """Notes time, and the most memory of its own that the process takes.
+
+    `wall` leaves out the time without a core, so that other processes on the machine do not count.
+    """
 
     def __enter__(self) -> "Watch":
         self.before = self.most = own_memory()
         self.done = threading.Event()
         self.thread = threading.Thread(target=self._look)
-        self.wall, self.cpu = time.perf_counter(), time.process_time()
+        self.start, self.cpu = time.perf_counter() - waited(), time.process_time()
         self.thread.start()
         return self
 
@@ -56,7 +68,7 @@ class Watch:
             self.most = max(self.most, own_memory())
 
     def __exit__(self, *error: object) -> None:
-        self.wall, self.cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
+        self.wall, self.cpu = time.perf_counter() - waited() - self.start, time.process_time() - self.cpu
         self.done.set()
         self.thread.join()
         self.most = max(self.most, own_memory())
@@ -78,7 +90,7 @@ def images(args: argparse.Namespace, count: int) -> Any:
 def report(what: str, watch: Watch, count: int, size: int) -> None:
     megabytes = count * 3 * size * size / 1e6
     print(
-        f"{what:<34}{count / watch.wall:>9,.0f} images/s{megabytes / watch.wall:>8,.0f} MB/s"
+        f"{what:<36}{count / watch.wall:>9,.0f} images/s{megabytes / watch.wall:>8,.0f} MB/s"
         f"{watch.cpu / count * 1e6:>8,.0f} us CPU an image; own memory {watch.before:,.0f} to {watch.most:,.0f} MB",
         flush=True,
     )
@@ -98,21 +110,25 @@ def drop(content: Any) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def read(args: argparse.Namespace, count: int, name: str, cold: bool, announced: bool) -> None:
+def read(args: argparse.Namespace, count: int, name: str, announced: bool) -> None:
     content = images(args, count)
-    if cold:
+    if name in ("cold", "forgotten"):
         drop(content)
     dataset = MappedDataset(content, np.arange(count), (), [])
     dataset.in_memory = not announced
     loader = ResumableLoader(dataset, batch_size=BATCH, shuffle=True)
     seen = 0
     with Watch() as watch:
-        for batch in loader:
+        for step, batch in enumerate(loader, 1):
             numbers = batch["image"].reshape(len(batch["index"]), -1)[:, :8].contiguous().view(torch.int64)[:, 0]
             if not torch.equal(numbers, batch["index"]):
                 raise SystemExit("other images than asked for")
             seen += len(numbers)
-            if args.seconds and time.perf_counter() - watch.wall > args.seconds:
+            if name == "forgotten" and step % FORGET == 0:
+                start = time.perf_counter() - waited()
+                drop(content)
+                watch.start += time.perf_counter() - waited() - start
+            if args.seconds and time.perf_counter() - waited() - watch.start > args.seconds:
                 break
     report(f"{name}, {'announced' if announced else 'mapped'}, {seen:,} images", watch, seen, args.size)
 
@@ -136,8 +152,8 @@ def main() -> None:
     context = get_context("fork")
     steps: list[tuple[Any, ...]] = [(write, count), (write, count // 10)]
     for announced in (False, True):
-        steps += [(read, count // 10, "small", False, announced), (read, count, "large", False, announced)]
-        steps += [(read, count, "large, cold", True, announced)]
+        steps.append((read, count // 10, "small", announced))
+        steps += [(read, count, name, announced) for name in ("large", "cold", "forgotten")]
     with tempfile.TemporaryDirectory() as args.folder:
         for step in steps:
             process = context.Process(target=limited, args=(args, *step))
