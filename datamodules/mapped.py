@@ -14,7 +14,7 @@ from datamodules.dataset import Rows
 from datamodules.loader import Batch
 from datamodules.memory import InMemoryDataset
 
-__all__ = ["MappedDataset", "map_file", "stays_in_memory"]
+__all__ = ["MappedDataset", "announce", "map_file", "stays_in_memory"]
 
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container
 
@@ -39,6 +39,24 @@ def map_file(file: Path) -> NDArray[np.uint8]:
     return array  # type: ignore[no-any-return]
 
 
+def announce(array: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+    """Have the system read parts of a mapped array from the disk, all at once, and nothing around them.
+
+    Args:
+        array: What `map_file` gave; nothing is done for another one.
+        starts: Byte of the array at which each part starts, (N,).
+        lengths: Bytes of each part, (N,).
+    """
+    content = getattr(array, "_mmap", None)
+    if not isinstance(content, mmap.mmap) or not hasattr(mmap, "MADV_WILLNEED"):
+        return
+    content.madvise(mmap.MADV_RANDOM)
+    header = len(content) - array.nbytes
+    for start, length in sorted(zip(starts.tolist(), lengths.tolist(), strict=True)):
+        page = (header + start) % mmap.PAGESIZE
+        content.madvise(mmap.MADV_WILLNEED, header + start - page, length + page)
+
+
 def stays_in_memory(size: int) -> bool:
     """Whether a file of so many bytes is likely to be kept in memory once it is read.
 
@@ -54,8 +72,8 @@ def stays_in_memory(size: int) -> bool:
 class MappedDataset(InMemoryDataset):
     """Images decoded before, mapped from a file; their statistics are left unknown, as they are without a cache.
 
-    Of a set that may not fit into memory, exactly the images of a batch are read from the disk, all at once: the
-    system would read far more around each, or wait for one page after another.
+    Of a set that may not fit into memory the images of a batch are announced before they are read: the system would
+    read far more around each, or one page after another.
 
     Args:
         images: (N, C, H, W) uint8, what `map_file` gives.
@@ -71,21 +89,9 @@ class MappedDataset(InMemoryDataset):
     def read(self, rows: Rows) -> Batch:
         """Return the images of these rows."""
         if not self.in_memory:
-            self._announce(rows)
+            length = self.images[:1].nbytes
+            announce(self.images, rows * length, np.full(len(rows), length))
         return super().read(rows)
-
-    def _announce(self, rows: Rows) -> None:
-        """Have the system read the images of these rows from the disk, all at once, and nothing around them."""
-        content = getattr(self.images, "_mmap", None)
-        if not hasattr(mmap, "MADV_WILLNEED") or not isinstance(content, mmap.mmap):
-            return
-        content.madvise(mmap.MADV_RANDOM)
-        length = self.images[:1].nbytes
-        header = len(content) - self.images.nbytes
-        for row in np.sort(rows).tolist():
-            start = header + row * length
-            page = start % mmap.PAGESIZE
-            content.madvise(mmap.MADV_WILLNEED, start - page, length + page)
 
     def statistics(self) -> None:
         """Return nothing: all images would have to be read."""

@@ -7,9 +7,9 @@ the loader that training uses. Each step is a process of its own whose own memor
 does not count, for the system can drop it) is watched all the time and limited (`RLIMIT_DATA`). "small" is a tenth of
 the images; "cold" is after the file was dropped from the system's memory, so that all comes from the disk; "forgotten"
 drops it after every 16 batches, as if it were so large that nothing is still there when it is read again, nor what the
-system has read beside it. "mapped" leaves the reading to the system, "announced" tells it each batch in advance, as sets
-do that are larger than half the memory. Each image holds its number, which is compared. To limit the system's memory for
-files too:
+system has read beside it. "mapped" leaves the reading to the system, "announced" tells it each batch in advance, as is
+done for sets larger than half the memory. Each image holds its number, which is compared. To limit the system's memory
+for files too:
 
     systemd-run --user --scope -p MemoryMax=1G python scripts/benchmark_large.py --gigabytes 3
 """
