@@ -32,6 +32,7 @@ from datamodules.torchvision_sets import (
     TorchvisionDataModule,
     USPSDataModule,
 )
+from datamodules.web_dataset import ShardDataset, WebDatasetDataModule
 
 __all__ = [
     "AnnotatedDataset",
@@ -61,10 +62,12 @@ __all__ = [
     "ShapeClassesDataModule",
     "ShapesDataModule",
     "ShapesDataset",
+    "ShardDataset",
     "TorchvisionDataModule",
     "TorchvisionPhotographsDataModule",
     "USPSDataModule",
     "UnreadableImageError",
+    "WebDatasetDataModule",
     "collate",
     "read_image",
 ]

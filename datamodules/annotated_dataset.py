@@ -1,7 +1,6 @@
 """Images with boxes and masks, of different sizes, fetched a batch at a time."""
 
 import copy
-import os
 from collections.abc import Sequence
 from typing import Literal, Self
 
@@ -14,6 +13,7 @@ from datamodules.cache import cached_arrays
 from datamodules.dataset import ImageDataset, Rows
 from datamodules.images import read_whole
 from datamodules.loader import Batch
+from datamodules.mapped import announce, stays_in_memory
 from lit_cv.annotations import IGNORE, AnnotatedImage, AnnotationSet, draw_classes, load_mask
 
 __all__ = ["AnnotatedDataset", "letterbox_size"]
@@ -117,6 +117,8 @@ class AnnotatedDataset(ImageDataset):
 
     def read(self, rows: Rows) -> Batch:
         """Return the images of these rows with what is annotated in them."""
+        if self._decoded is not None and not self.in_memory:
+            self._decoded.announce(rows)
         height, width = self.canvas or (int(-(-side // _STEP) * _STEP) for side in self.fitted[rows].max(0))
         images = torch.zeros(len(rows), self.channels, height, width, dtype=torch.uint8)
         mask = torch.full((len(rows), height, width), IGNORE, dtype=torch.int64) if self.has_mask else None
@@ -173,8 +175,7 @@ class AnnotatedDataset(ImageDataset):
         """
         part = copy.copy(self)
         part._decoded = _Decoded(self, name)
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 1 << 33
-        part.in_memory = part._decoded.nbytes < memory / 2
+        part.in_memory = stays_in_memory(part._decoded.nbytes)
         return part
 
 
@@ -204,6 +205,13 @@ class _Decoded:
                 [dataset.annotations.categories, [image.name for image in sources]],
             )
             self.nbytes += self._masks.nbytes
+
+    def announce(self, rows: Rows) -> None:
+        """Have the system read the images and masks of these rows, all at once."""
+        at = np.array([self._position[row] for row in rows.tolist()])
+        announce(self._images, self._image_starts[at], self._image_starts[at + 1] - self._image_starts[at])
+        if hasattr(self, "_masks"):
+            announce(self._masks, self._mask_starts[at], self._mask_starts[at + 1] - self._mask_starts[at])
 
     def image(self, row: int) -> NDArray[np.uint8]:
         """Return the image of a row, (C, h, w)."""

@@ -13,13 +13,24 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from datamodules.images import UnreadableImageError, read_image
+from datamodules.mapped import map_file
 
-__all__ = ["cache_folder", "cached_arrays", "cached_images", "inspected", "unreadable_files"]
+__all__ = [
+    "cache_folder",
+    "cached_arrays",
+    "cached_images",
+    "in_threads",
+    "inspected",
+    "stored_file",
+    "unreadable_files",
+]
 
 _VERSION = 1  # of the decoder: raise it when read_image gives other pixels
 _FOLDER = ".lit_cv_cache"
+_PART = 64  # images that a thread takes at a time
 _CHECK_SIZE = 32  # pixels that a file is read at to see whether it can be
 
 
@@ -36,7 +47,13 @@ def cache_folder(root: Path) -> Path:
 
 
 def cached_images(
-    root: Path, paths: Sequence[str], size: int, channels: Literal[1, 3], name: str = "images"
+    root: Path,
+    paths: Sequence[str],
+    size: int,
+    channels: Literal[1, 3],
+    name: str = "images",
+    decode: Callable[[int], Tensor] | None = None,
+    files: Sequence[str] | None = None,
 ) -> NDArray[np.uint8]:
     """Return all images decoded, mapped from a file; decode them first if that has not been done.
 
@@ -49,6 +66,8 @@ def cached_images(
         size: Side of the decoded images in pixels.
         channels: 3 for color, 1 for grey.
         name: Start of the file's name.
+        decode: Returns the image of a position, where the images are no files; called in threads.
+        files: The files that the images lie in, where these are other ones.
 
     Returns:
         (N, channels, size, size) uint8, read-only.
@@ -58,11 +77,13 @@ def cached_images(
         OSError: If there is no room for the file.
     """
 
-    def decode(images: NDArray[np.uint8], position: int) -> None:
-        images[position] = read_image(root / paths[position], size, channels).numpy()
+    def store(images: NDArray[np.uint8], position: int) -> None:
+        image = read_image(root / paths[position], size, channels) if decode is None else decode(position)
+        images[position] = image.numpy()
 
     which = f"{name}-{size}-{_digest([channels, list(paths)])}"
-    return _stored(root, which, _fingerprints(root, paths), (len(paths), channels, size, size), len(paths), decode)
+    shape = (len(paths), channels, size, size)
+    return _stored(root, which, paths if files is None else files, shape, len(paths), store)
 
 
 def cached_arrays(
@@ -95,56 +116,64 @@ def cached_arrays(
         values[starts[position] : starts[position + 1]] = make(position).reshape(-1)
 
     which = f"{name}-{_digest([key, [list(group) for group in files], [list(shape) for shape in shapes]])}"
-    prints = _fingerprints(root, sorted({file for group in files for file in group}))
-    return _stored(root, which, prints, (int(starts[-1]),), len(shapes), store), starts
+    sources = sorted({file for group in files for file in group})
+    return _stored(root, which, sources, (int(starts[-1]),), len(shapes), store), starts
 
 
 def _stored(
     root: Path,
     which: str,
-    prints: list[list[Any]],
+    files: Sequence[str],
     shape: tuple[int, ...],
     count: int,
     store: Callable[[NDArray[np.uint8], int], None],
 ) -> NDArray[np.uint8]:
     """Return what is stored under a name for the files as they are now; make it first if it is not there."""
-    folder = cache_folder(root)
-    file = folder / f"{which}-{_digest([_VERSION, prints])}.npy"
-    if not file.is_file():
-        with _lock(folder / "lock") as alone:
-            if not file.is_file():
-                _build(file, shape, count, store, left_over=f".{which}-*" if alone else None)
-                for old in folder.glob(f"{which}-*.npy"):
-                    if old != file:
-                        with contextlib.suppress(OSError):
-                            old.unlink()
-    images: NDArray[np.uint8] = np.load(file, mmap_mode="r")
-    return images
 
-
-def _build(
-    file: Path,
-    shape: tuple[int, ...],
-    count: int,
-    store: Callable[[NDArray[np.uint8], int], None],
-    left_over: str | None,
-) -> None:
-    for interrupted in file.parent.glob(left_over) if left_over else ():
-        interrupted.unlink(missing_ok=True)
-    needed, free = int(np.prod(shape)), shutil.disk_usage(file.parent).free
-    if needed > free:
-        raise OSError(
-            f"the cache of {count} images takes {needed / 1e9:.1f} GB, but {file.parent} has {free / 1e9:.1f} GB "
-            "left: set --data.cache false, or a smaller --data.image_size."
-        )
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
+    def write(unfinished: Path) -> None:
+        needed, free = int(np.prod(shape)), shutil.disk_usage(unfinished.parent).free
+        if needed > free:
+            raise OSError(
+                f"the cache of {count} images takes {needed / 1e9:.1f} GB, but {unfinished.parent} has "
+                f"{free / 1e9:.1f} GB left: set --data.cache false, or a smaller --data.image_size."
+            )
         images = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
-        _in_threads(lambda position: store(images, position), count, f"Decoding images into {file.parent}")
+        in_threads(lambda position: store(images, position), count, f"Decoding images into {unfinished.parent}")
         images.flush()
-        os.replace(unfinished, file)
-    finally:
-        unfinished.unlink(missing_ok=True)
+
+    return map_file(stored_file(root, which, files, ".npy", write))
+
+
+def stored_file(root: Path, which: str, files: Sequence[str], suffix: str, write: Callable[[Path], None]) -> Path:
+    """Return the file that keeps something about other files as they are now; make it first if it is not there.
+
+    Args:
+        root: Folder that the files are relative to, where the cache lies.
+        which: What is kept of which files: the start of the file's name.
+        files: The files that it was found out from.
+        suffix: End of the file's name.
+        write: Writes it to the path that it is given.
+    """
+    folder = cache_folder(root)
+    file = folder / f"{which}-{_state(root, files)}{suffix}"
+    if file.is_file():
+        return file
+    with _lock(folder / "lock") as alone:
+        if file.is_file():
+            return file
+        for interrupted in folder.glob(f".{which}-*") if alone else ():
+            interrupted.unlink(missing_ok=True)
+        unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+        try:
+            write(unfinished)
+            os.replace(unfinished, file)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        for old in folder.glob(f"{which}-*{suffix}"):
+            if old != file:
+                with contextlib.suppress(OSError):
+                    old.unlink()
+    return file
 
 
 def unreadable_files(root: Path, paths: Sequence[str]) -> dict[str, str]:
@@ -184,7 +213,7 @@ def inspected(root: Path, paths: Sequence[str], name: str, look: Callable[[str],
     known: dict[str, list[Any]] = {}
     with contextlib.suppress(OSError, ValueError):
         known = json.loads(file.read_text(encoding="utf-8")) if file else {}
-    prints = dict(zip(paths, _fingerprints(root, paths), strict=True))
+    prints = {path: _fingerprint(root, path) for path in paths}
     new = [path for path in prints if known.get(path, [None])[:-1] != [_VERSION, *prints[path]]]
 
     def note(position: int) -> None:
@@ -192,7 +221,7 @@ def inspected(root: Path, paths: Sequence[str], name: str, look: Callable[[str],
         known[path] = [_VERSION, *prints[path], look(path)]
 
     if new:
-        _in_threads(note, len(new), title)
+        in_threads(note, len(new), title)
         if file:
             unfinished = file.with_name(f".{file.name}.{os.getpid()}")
             unfinished.write_text(json.dumps(known, ensure_ascii=False), encoding="utf-8")
@@ -200,34 +229,54 @@ def inspected(root: Path, paths: Sequence[str], name: str, look: Callable[[str],
     return [known[path][-1] for path in paths]
 
 
-def _fingerprints(root: Path, paths: Sequence[str]) -> list[list[Any]]:
-    """Return path, size and time of change of each file; -1 where there is none."""
-    prints = []
-    for path in paths:
-        try:
-            found = os.stat(root / path)
-            prints.append([path, found.st_size, found.st_mtime_ns])
-        except OSError:
-            prints.append([path, -1, -1])
-    return prints
+def _fingerprint(root: Path, path: str) -> list[Any]:
+    """Return path, size and time of change of a file; -1 where there is none."""
+    try:
+        found = os.stat(root / path)
+    except OSError:
+        return [path, -1, -1]
+    return [path, found.st_size, found.st_mtime_ns]
+
+
+def _state(root: Path, files: Sequence[str]) -> str:
+    """Return a digest of the files as they are now, without a list of what is known of each."""
+    digest = hashlib.sha256(f"[{_VERSION}, [".encode())
+    for position, file in enumerate(files):
+        digest.update((", " * (position > 0) + json.dumps(_fingerprint(root, file))).encode())
+    digest.update(b"]]")
+    return digest.hexdigest()[:20]
 
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]
 
 
-def _in_threads(work: Callable[[int], None], count: int, title: str) -> None:
-    """Call `work` for each position in as many threads as there are cores, which decoding can use; show how far."""
+def in_threads(work: Callable[[int], None], count: int, title: str) -> None:
+    """Call `work` for each position in as many threads as there are cores, which decoding can use; show how far.
+
+    Args:
+        work: What to do.
+        count: Number of positions.
+        title: What the progress bar says.
+    """
     from rich.console import Console
     from rich.progress import track
+
+    cores = os.cpu_count() or 1
+    part = min(_PART, max(1, count // (8 * cores)))  # a task each would take more memory than it works on
+
+    def work_on(start: int) -> None:
+        for position in range(start, min(start + part, count)):
+            work(position)
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # otherwise each thread would start threads of its own
     console = Console(stderr=True)
-    pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(max_workers=cores)
     try:
-        done = pool.map(work, range(count))
-        for _ in track(done, title, count, console=console, transient=True, disable=not console.is_terminal):
+        parts = range(0, count, part)
+        done = pool.map(work_on, parts)
+        for _ in track(done, title, len(parts), console=console, transient=True, disable=not console.is_terminal):
             pass
     finally:
         pool.shutdown(cancel_futures=True)

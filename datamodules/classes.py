@@ -7,7 +7,7 @@ import torch
 from datamodules.dataset import ImageDataset
 from lit_cv.suggest import nearest
 
-__all__ = ["choose_classes", "class_numbers"]
+__all__ = ["choose_classes", "class_numbers", "numbers_first"]
 
 
 def choose_classes(dataset: ImageDataset, classes: Sequence[int | str]) -> ImageDataset:
@@ -65,3 +65,13 @@ def _number(name: int | str, names: Sequence[str]) -> int:
         f"there is no class {name!r} (--data.classes){hint} "
         f"The {len(names)} classes, counted from 0, are: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}."
     )
+
+
+def numbers_first(name: str) -> tuple[bool, int, str]:
+    """Return what class names are sorted by: numbers by their value, before all others.
+
+    Example:
+        >>> sorted(["cat", "10", "9"], key=numbers_first)
+        ['9', '10', 'cat']
+    """
+    return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)

@@ -10,6 +10,7 @@ import numpy as np
 
 from datamodules.base import Split
 from datamodules.checks import check
+from datamodules.classes import numbers_first
 from datamodules.files import FileDataset, FilesDataModule
 from lit_cv.annotations.annotators import Consolidation
 from lit_cv.annotations.votes import Votes
@@ -157,7 +158,7 @@ class CSVDataModule(FilesDataModule):
                 raise ValueError(
                     f"the {name} rows of {h['path']} have classes without training images: {', '.join(unknown)}."
                 )
-        return sorted(by_split["train"], key=_numbers_first)
+        return sorted(by_split["train"], key=numbers_first)
 
     def _dataset(self, rows: Sequence[Mapping[str, str]], split: Split) -> FileDataset:
         h = self.hparams
@@ -196,8 +197,3 @@ def _flag(text: str, column: str, path: str) -> float:
     if text.lower() not in flags:
         raise ValueError(f"column {column!r} of {path} says {text!r}: one of several label columns holds 0 or 1.")
     return flags[text.lower()]
-
-
-def _numbers_first(name: str) -> tuple[bool, int, str]:
-    """Sort class names that are numbers by their value."""
-    return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)

@@ -2,12 +2,14 @@
 
 import copy
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from datamodules.base import BaseDataModule, Split
 from datamodules.cache import cached_images, unreadable_files
@@ -15,7 +17,7 @@ from datamodules.checks import check
 from datamodules.dataset import ImageDataset, Rows, as_labels
 from datamodules.images import read_image
 from datamodules.loader import Batch
-from datamodules.memory import InMemoryDataset
+from datamodules.mapped import MappedDataset
 from datamodules.splits import hold_out
 
 __all__ = ["FileDataset", "FilesDataModule"]
@@ -48,16 +50,28 @@ class FileDataset(ImageDataset):
     ) -> None:
         super().__init__(as_labels(labels), class_names)
         self.root = Path(root)
-        self.paths = list(paths)
+        self.paths = paths
         self.size = size
         self.channels: Literal[1, 3] = channels
 
     def read(self, rows: Rows) -> Batch:
         """Decode the files of these rows."""
         images = torch.empty(len(rows), self.channels, self.size, self.size, dtype=torch.uint8)
-        for position, row in enumerate(rows):
-            images[position] = read_image(self.root / self.paths[row], self.size, self.channels)
+        for position, row in enumerate(rows.tolist()):
+            images[position] = self.image(row)
         return {"image": images}
+
+    def image(self, row: int) -> Tensor:
+        """Return the image of a row of the source, (channels, size, size) uint8."""
+        return read_image(self.root / self.paths[row], self.size, self.channels)
+
+    def decoded(self, name: str) -> NDArray[np.uint8]:
+        """Return the images of all samples, decoded once into a file beside them whose name starts so."""
+        return cached_images(self.root, self.chosen_paths(), self.size, self.channels, name)
+
+    def unreadable(self) -> dict[str, str]:
+        """Return the paths of the samples that cannot be decoded, each with the reason."""
+        return unreadable_files(self.root, self.chosen_paths())
 
     def sample_name(self, index: int) -> str:
         """Return the path of a sample."""
@@ -72,19 +86,6 @@ class FileDataset(ImageDataset):
     def chosen_paths(self) -> list[str]:
         """Return the paths in the order of the samples."""
         return [self.paths[row] for row in self.rows]
-
-
-class _CachedDataset(InMemoryDataset):
-    """Images decoded before; their statistics are left unknown, as they are without a cache."""
-
-    def __init__(self, images: Any, labels: Any, class_names: Sequence[str], names: Sequence[str]) -> None:
-        super().__init__(images, labels, class_names, names)
-        # Worker processes pay off only where images come from the disk again and again.
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 1 << 33
-        self.in_memory = images.nbytes < memory / 2
-
-    def statistics(self) -> None:
-        return None
 
 
 class FilesDataModule(BaseDataModule):
@@ -140,7 +141,7 @@ class FilesDataModule(BaseDataModule):
         if self.hparams["on_error"] != "skip":
             return dataset
         paths = dataset.chosen_paths()
-        broken = unreadable_files(dataset.root, paths)
+        broken = dataset.unreadable()
         if not broken:
             return dataset
         shown = "\n".join(f"  {path}: {reason}" for path, reason in list(broken.items())[:_SHOWN])
@@ -159,8 +160,7 @@ class FilesDataModule(BaseDataModule):
         if not h["cache"]:
             return dataset
         paths = dataset.chosen_paths()
-        images = cached_images(dataset.root, paths, dataset.size, dataset.channels, name=split)
-        cached = _CachedDataset(images, dataset.labels, dataset.class_names, paths)
+        cached = MappedDataset(dataset.decoded(split), dataset.labels, dataset.class_names, paths)
         cached.soft_labels = dataset.soft_labels
         return cached
 

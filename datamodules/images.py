@@ -15,7 +15,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["IMAGE_SUFFIXES", "UnreadableImageError", "fit", "read_image", "read_whole"]
+__all__ = ["IMAGE_SUFFIXES", "UnreadableImageError", "decode_image", "fit", "read_image", "read_whole"]
 
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .avif .jp2 .tga"
 IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
@@ -48,8 +48,27 @@ def read_image(path: str | Path, size: int | tuple[int, int] | None = None, chan
         FileNotFoundError: If there is no such file.
         UnreadableImageError: If it cannot be decoded.
     """
-    wanted = (size, size) if isinstance(size, int) else size
-    return _read(path, wanted, channels, fit)
+    return decode_image(_content(path), path, size, channels)
+
+
+def decode_image(
+    data: bytearray, name: str | Path, size: int | tuple[int, int] | None = None, channels: Literal[1, 3] = 3
+) -> Tensor:
+    """Decode the content of an image file as `read_image` does.
+
+    Args:
+        data: The whole content.
+        name: What an error calls it.
+        size: Side, or height and width, in pixels; `None` keeps the image as it is.
+        channels: 3 for color, 1 for grey.
+
+    Returns:
+        (channels, H, W) uint8.
+
+    Raises:
+        UnreadableImageError: If it cannot be decoded.
+    """
+    return _decode_and(fit, data, name, (size, size) if isinstance(size, int) else size, channels)
 
 
 def read_whole(path: str | Path, size: tuple[int, int] | None = None, channels: Literal[1, 3] = 3) -> Tensor:
@@ -67,22 +86,26 @@ def read_whole(path: str | Path, size: tuple[int, int] | None = None, channels: 
         FileNotFoundError: If there is no such file.
         UnreadableImageError: If it cannot be decoded.
     """
-    return _read(path, size, channels, _resize)
+    return _decode_and(_resize, _content(path), path, size, channels)
 
 
-def _read(
-    path: str | Path,
+def _content(path: str | Path) -> bytearray:
+    with open(path, "rb") as file:
+        return bytearray(file.read())  # torch wants a buffer that it could write to
+
+
+def _decode_and(
+    resize: Callable[[Tensor, tuple[int, int] | None], Tensor],
+    data: bytearray,
+    name: str | Path,
     size: tuple[int, int] | None,
     channels: Literal[1, 3],
-    resize: Callable[[Tensor, tuple[int, int] | None], Tensor],
 ) -> Tensor:
-    with open(path, "rb") as file:
-        data = bytearray(file.read())  # torch wants a buffer that it could write to
     try:
         return resize(_decode(data, size, channels), size)
     except Exception as error:  # decoders raise all kinds of errors for broken files
         reason = _reason(error) if data else "it is empty"
-        raise UnreadableImageError(f"cannot read the image {path}: {reason}") from error
+        raise UnreadableImageError(f"cannot read the image {name}: {reason}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -81,7 +81,7 @@ class InMemoryDataset(ImageDataset):
             raise ValueError(
                 f"images of shape {array.shape} with {len(self.labels)} labels: expected (N, C, H, W) and N labels."
             )
-        self.images = np.ascontiguousarray(array)  # no copy of what is contiguous, or mapped
+        self.images = array if array.flags.c_contiguous else np.ascontiguousarray(array)  # what is mapped stays so
         self.names = names
 
     def read(self, rows: Rows) -> Batch:

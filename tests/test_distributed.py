@@ -16,16 +16,25 @@ from tests.test_resume import CALLBACKS
 FIT = [
     "fit", "--trainer.callbacks", "null",
     "--model", "SupervisedModule", "--model.backbone", "squeezenet1_1", "--model.optimizer", "sgd",
-    "--model.lr", "0.01", "--model.warmup_epochs", "0.5", "--model.schedule", "constant", "--data", "ShapesDataModule",
+    "--model.lr", "0.01", "--model.warmup_epochs", "0.5", "--model.schedule", "constant", "--data", "counted.Counted",
     "--data.num_images", "160", "--trainer.max_epochs", "2", "--trainer.accelerator", "cpu",
     "--trainer.enable_progress_bar", "false", "--trainer.gradient_clip_val", "1.0", "--ema.decay", "0.9",
 ]  # fmt: skip
+DATA = """
+from datamodules import ShapesDataModule
+
+class Counted(ShapesDataModule):
+    def prepare_data(self):
+        with open("prepared.txt", "a") as file:
+            file.write("once ")
+"""
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "15"]
 ONE = ["--trainer.devices", "1", "--data.batch_size", "30"]
 
 
 def run(root: Path, *options: str, completes: bool = True) -> Path:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    (root / "counted.py").write_text(DATA)
     command = [sys.executable, "-m", "lit_cv", *FIT, *options, "--trainer.default_root_dir", str(root)]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
     assert (done.returncode == 0) == completes, done.stderr
@@ -53,6 +62,11 @@ def test_the_weights_and_the_metrics_are_those_of_one_process(runs: dict[str, Pa
         assert a.keys() == b.keys()
         for name in a.keys() - {"train_loss_step"}:  # that of the first process's share
             assert b[name] == pytest.approx(a[name], abs=1e-4), name
+
+
+def test_data_are_prepared_once_a_node(runs: dict[str, Path]) -> None:
+    for folder in runs.values():
+        assert (folder.parent.parent / "prepared.txt").read_text() == "once "
 
 
 def test_it_resumes_exactly_in_the_middle_of_an_epoch(runs: dict[str, Path], in_tmp: Path) -> None:

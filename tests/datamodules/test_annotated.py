@@ -240,6 +240,9 @@ def test_mask_files(tmp_path: Path, cache: bool) -> None:
     assert (batch["mask"][0, 1:20, 15:] == number % 3).all()
     assert (batch["mask"][0, 20:] == 255).all()
     assert batch["mask"][0, 1:20, :15].max() == 0
+    data.train_dataset.in_memory = False  # as a set larger than the memory is read
+    again = batch_of(data, [5])
+    assert all(torch.equal(again[name], batch[name]) for name in ("image", "mask"))
 
 
 def test_images_to_predict(voc: Path, tmp_path: Path) -> None:

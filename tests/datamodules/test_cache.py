@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import pickle
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from PIL import Image
 
 from datamodules import ImageFolderDataModule, UnreadableImageError, cache, read_image
 from datamodules.cache import cache_folder, cached_images
+from datamodules.mapped import MappedDataset, stays_in_memory
 from tests.datamodules.files import save_images
 
 
@@ -58,6 +60,30 @@ def test_it_is_made_again_when_files_change(images: tuple[Path, list[str]], deco
         assert cached_images(root, *other).shape[0] == len(other[0])  # type: ignore[arg-type]
         assert len(decoded) > count
     assert len(files(root)) == 5
+
+
+def test_workers_get_the_name_of_the_file_and_not_its_content(images: tuple[Path, list[str]]) -> None:
+    found = cached_images(*images, 64, 3)
+    for dataset in (whole := MappedDataset(found, range(12), [], images[1]), whole.subset([4, 2])):
+        sent = pickle.dumps(dataset)
+        assert len(sent) < 3000 < found.nbytes
+        assert torch.equal(pickle.loads(sent)[1]["image"], dataset[1]["image"])
+    assert np.array_equal(pickle.loads(pickle.dumps(found[3:5])), found[3:5])
+
+
+def test_a_set_larger_than_the_memory_is_announced_and_read_alike(
+    images: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = cached_images(*images, 61, 3)  # not a number of pages
+    limit = tmp_path / "memory.max"
+    limit.write_text("100000\n")
+    monkeypatch.setattr("datamodules.mapped._LIMITS", ("/nowhere", str(limit)))
+    assert stays_in_memory(49_999)
+    dataset = MappedDataset(found, range(12), [], images[1])
+    assert not dataset.in_memory
+    assert np.array_equal(dataset.__getitems__([11, 0, 7])["image"], found[[11, 0, 7]])
+    limit.write_text("max\n")
+    assert MappedDataset(found, range(12), [], images[1]).in_memory
 
 
 def test_an_unreadable_file_leaves_no_cache(images: tuple[Path, list[str]]) -> None:

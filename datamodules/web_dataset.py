@@ -1,0 +1,230 @@
+"""Your own images in tar files, in WebDataset's layout."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.base import Split
+from datamodules.cache import cached_images, inspected
+from datamodules.checks import check
+from datamodules.classes import numbers_first
+from datamodules.files import FileDataset, FilesDataModule
+from datamodules.images import UnreadableImageError, decode_image
+from datamodules.shard_index import COMPRESSED, ShardIndex, index_shards
+from lit_cv.annotations.layout import split_in
+from lit_cv.annotations.masks import mask_class_names
+from lit_cv.suggest import nearest
+
+__all__ = ["ShardDataset", "WebDatasetDataModule"]
+
+log = logging.getLogger("lit_cv")
+
+_CHECK_SIZE = 32  # pixels that an image is read at to see whether it can be
+_SHOWN = 5  # samples named in a message
+
+
+class ShardDataset(FileDataset):
+    """Images in tar files, each read by its position and decoded when it is fetched.
+
+    Args:
+        root: Folder that the paths are relative to.
+        shards: The tar files.
+        index: Where the images lie.
+        labels: (N,) integers, -1 where unlabeled.
+        class_names: Names of the classes.
+        channels: 3 for color, 1 for grey.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        shards: Sequence[str],
+        index: ShardIndex,
+        labels: Any,
+        class_names: Sequence[str] = (),
+        channels: Literal[1, 3] = 3,
+    ) -> None:
+        super().__init__(root, index.names, labels, class_names, channels=channels)
+        self.shards = list(shards)
+        self.index = index
+
+    def image(self, row: int) -> Tensor:
+        """Return the image of a row of the source, (channels, size, size) uint8."""
+        return self._decode(row, self.size)
+
+    def decoded(self, name: str) -> NDArray[np.uint8]:
+        """Return the images of all samples, decoded once into a file beside them whose name starts so."""
+        rows = self.rows.tolist()
+        files = [self.shards[number] for number in np.unique(self.index.shard[self.rows])]
+        paths = self.chosen_paths()
+        return cached_images(self.root, paths, self.size, self.channels, name, lambda i: self.image(rows[i]), files)
+
+    def unreadable(self) -> dict[str, str]:
+        """Return the names of the samples that cannot be decoded, each with the reason."""
+
+        def look(shard: str) -> dict[str, str]:
+            reasons = {}
+            for row in np.flatnonzero((self.index.shard == self.shards.index(shard)) & (self.index.offset >= 0)):
+                try:
+                    self._decode(int(row), _CHECK_SIZE)
+                except UnreadableImageError as error:
+                    reasons[self.paths[row]] = str(error).rpartition(f"{self.paths[row]}: ")[2]
+            return reasons
+
+        shards = [self.shards[number] for number in np.unique(self.index.shard[self.rows])]
+        found = inspected(self.root, shards, f"checked_shards_{self.index.image_field}", look, "Checking images")
+        mine = set(self.chosen_paths())
+        return {name: reason for part in found for name, reason in part.items() if name in mine}
+
+    def _decode(self, row: int, size: int) -> Tensor:
+        shard = int(self.index.shard[row])
+        path = self.root / self.shards[shard]
+        with open(path, "rb", buffering=0) as file:
+            state = os.fstat(file.fileno())
+            if [state.st_size, state.st_mtime_ns] != self.index.states[shard].tolist():
+                raise OSError(f"{path} has changed since the run has started: start it again.")
+            file.seek(int(self.index.offset[row]))
+            data = bytearray(int(self.index.size[row]))
+            file.readinto(data)
+        return decode_image(data, f"{self.root}/{self.paths[row]}", size, self.channels)
+
+
+class WebDatasetDataModule(FilesDataModule):
+    """Your own images in tar files (shards), for sets that no folder of images holds, in WebDataset's layout.
+
+    A sample is the files of one name up to its first dot: `KEY.jpg` (or `.png`, `.webp`, ...) with `KEY.cls`, the
+    number or name of its class as text. `root` holds `train-*.tar`, `val-*.tar` and `test-*.tar`, or folders `train`,
+    `val` and `test` of tar files, or tar files without splits. Where `val` or `test` is missing, it is split off: `val`
+    from the training images, `test` only if no tar file is named after a split. Tar files named `predict` need no
+    labels. Classes are those of the training images, numbers first; where `root` holds `classes.txt`, its lines name
+    them in their order, and a number is that of a line, from 0.
+
+    The images are read by their position and not, as usual, streamed past a buffer that shuffles: so every epoch has a
+    new order of the whole set, and a run goes on in the middle of an epoch exactly. The positions are found out once,
+    as long as the tar files do not change, and kept in a folder `.lit_cv_cache` beside them.
+
+    Args:
+        root: The folder.
+        image_field: Extension of the images, such as `input.jpg`; `None` takes the only one that is an image's.
+        label_field: Extension of the files that hold the labels; where there are none, the field of `KEY.json`. `None`
+            for images without labels.
+        **kwargs: Arguments of `FilesDataModule` and `BaseDataModule`.
+
+    Raises:
+        FileNotFoundError: If `root` is missing or holds no tar files.
+        ValueError: If a tar file is compressed or broken, a sample lacks its image or label, or a class is unknown.
+    """
+
+    def __init__(
+        self, root: str = "data", image_field: str | None = None, label_field: str | None = "cls", **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        for name, field in (("image_field", image_field), ("label_field", label_field)):
+            check(name, field, field is None or (field != "" and "/" not in field), "an extension, or null")
+        self._datasets: dict[str, FileDataset] = {}
+
+    def prepare_data(self) -> None:
+        """Find out where the images lie in one process, before the others read what it has left."""
+        self.setup()
+
+    def load(self, split: Split) -> FileDataset | None:
+        """Return the images of a split."""
+        if not self._datasets:
+            self._datasets = self._read()
+        if "all" not in self._datasets:
+            found = self._datasets.get(split)
+            return None if found is None else self.readable(found)
+        return self.split_pool(self._datasets["all"], split) if split in ("train", "test") else None
+
+    def _read(self) -> dict[str, FileDataset]:
+        h = self.hparams
+        root = Path(h["root"]).expanduser()
+        shards = _find_shards(root)
+        index = index_shards(root, shards, _lower(h["image_field"]), _lower(h["label_field"]))
+        splits = _splits(root, shards)
+        rows = {split: np.flatnonzero(np.isin(index.shard, numbers)) for split, numbers in splits.items()}
+        rows = {split: self._whole(index, found, split) for split, found in rows.items()}
+        names, numbers = _classes(root, index, rows)
+        labels = numbers[index.label]  # the last number is that of no label
+        dataset = ShardDataset(root, shards, index, labels, names, h["channels"])
+        return {split: dataset.subset(found) for split, found in rows.items()}
+
+    def _whole(self, index: ShardIndex, rows: NDArray[np.int64], split: str) -> NDArray[np.int64]:
+        """Return the samples that have an image and a label; stop where one has not, or leave it out."""
+        field = self.hparams["label_field"]
+        wanted = {"image": index.offset, "label": index.label}
+        if field is None or split == "predict":
+            del wanted["label"]
+        for what, found in wanted.items():
+            lacking = rows[found[rows] < 0]
+            if not len(lacking):
+                continue
+            shown = ", ".join(index.names[row] for row in lacking[:_SHOWN]) + (", ..." if len(lacking) > _SHOWN else "")
+            said = f"{len(lacking):,} of {len(rows):,} samples have no {what}: {shown}"
+            if self.hparams["on_error"] == "raise":
+                option = "image_field" if what == "image" else f"label_field, now {field}; null reads none"
+                raise ValueError(f"{said} (--data.{option}; --data.on_error skip leaves them out).")
+            log.warning("%s. They are left out.", said)
+            rows = rows[found[rows] >= 0]
+        return rows
+
+
+def _lower(field: str | None) -> str | None:
+    return field.lower().lstrip(".") if field else None
+
+
+def _find_shards(root: Path) -> list[str]:
+    """Return the tar files in a folder, relative to it, sorted."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no folder {root.absolute()}: set --data.root.")
+    paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    paths = [path for path in paths if not any(part.startswith(".") for part in path.split("/"))]
+    if packed := [path for path in paths if path.lower().endswith(COMPRESSED)]:
+        raise ValueError(
+            f"{root / packed[0]} is compressed, so that no image can be found by its position: unpack it to a .tar "
+            "(images are compressed already)."
+        )
+    shards = [path for path in paths if path.lower().endswith(".tar")]
+    if not shards:
+        raise FileNotFoundError(f"there are no tar files in {root.absolute()}: set --data.root.")
+    return shards
+
+
+def _splits(root: Path, shards: Sequence[str]) -> dict[str, list[int]]:
+    """Return the numbers of the tar files of each split, of `all` where none is named after one."""
+    by_split: dict[str, list[int]] = {}
+    for number, shard in enumerate(shards):
+        split = "predict" if shard.lower().startswith("predict") else split_in(shard)
+        by_split.setdefault(split or "all", []).append(number)
+    if "all" in by_split and by_split.keys() & {"train", "val", "test"}:
+        raise ValueError(
+            f"{root / shards[by_split['all'][0]]} belongs to no split, but other tar files are named after theirs: "
+            "name it train-*.tar, val-*.tar or test-*.tar."
+        )
+    if not by_split.keys() & {"all", "train"}:
+        raise FileNotFoundError(f"{root.absolute()} holds no tar files to train on: name them train-*.tar.")
+    return by_split
+
+
+def _classes(root: Path, index: ShardIndex, rows: dict[str, NDArray[np.int64]]) -> tuple[list[str], torch.Tensor]:
+    """Return the names of the classes, and the class of each text; the last number, -1, is that of no label."""
+    used = {split: {index.texts[number] for number in np.unique(index.label[found]) if number >= 0}
+            for split, found in rows.items() if split != "predict"}  # fmt: skip
+    known = mask_class_names(root)
+    names = known or sorted(used.get("train", used.get("all", set())), key=numbers_first)
+    number = {str(position): position for position in range(len(known))} | {n: k for k, n in enumerate(names)}
+    for split, texts in used.items():
+        unknown = sorted(texts - number.keys(), key=numbers_first)
+        if unknown and known:
+            hint = nearest(unknown[0], names)
+            raise ValueError(f"{root / 'classes.txt'} has no class {unknown[0]!r}, a label of {split}{hint}")
+        if unknown:
+            raise ValueError(f"the {split} samples have classes without training images: {', '.join(unknown)}.")
+    return names, torch.tensor([*(number.get(text, -1) for text in index.texts), -1])

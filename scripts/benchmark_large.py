@@ -1,0 +1,167 @@
+"""Memory and speed of the cache of decoded images, for a set that is far larger than the memory that a run may take.
+
+    python scripts/benchmark_large.py --gigabytes 3 --limit 1.2
+
+Images are generated on the fly into the cache's own file (and removed at the end), then read in a random order through
+the loader that training uses. Each step is a process of its own whose own memory (`RssAnon`; what is mapped from a file
+does not count, for the system can drop it) is watched all the time and limited (`RLIMIT_DATA`). "small" is a tenth of
+the images; "cold" is after the file was dropped from the system's memory, so that all comes from the disk; "forgotten"
+drops it after every 16 batches, as if it were so large that nothing is still there when it is read again, nor what the
+system has read beside it. "mapped" leaves the reading to the system, "announced" tells it each batch in advance, as is
+done for sets larger than half the memory. Each image holds its number, which is compared. To limit the system's memory
+for files too:
+
+    systemd-run --user --scope -p MemoryMax=1G python scripts/benchmark_large.py --gigabytes 3
+"""
+
+import argparse
+import mmap
+import os
+import resource
+import sys
+import tempfile
+import threading
+import time
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules import ResumableLoader
+from datamodules.cache import cached_images
+from datamodules.mapped import MappedDataset
+
+BATCH = 64
+FORGET = 16  # batches
+
+
+def own_memory() -> float:
+    """Return this process's memory in MB, without that mapped from files."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) / 1024
+
+
+def waited() -> float:
+    """Return the seconds that this thread was ready to run, but had no core."""
+    return int(Path("/proc/thread-self/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
+
+
+class Watch:
+    """Notes time, and the most memory of its own that the process takes.
+
+    `wall` leaves out the time without a core, so that other processes on the machine do not count.
+    """
+
+    def __enter__(self) -> "Watch":
+        self.before = self.most = own_memory()
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self._look)
+        self.start, self.cpu = time.perf_counter() - waited(), time.process_time()
+        self.thread.start()
+        return self
+
+    def _look(self) -> None:
+        while not self.done.wait(0.02):
+            self.most = max(self.most, own_memory())
+
+    def __exit__(self, *error: object) -> None:
+        self.wall, self.cpu = time.perf_counter() - waited() - self.start, time.process_time() - self.cpu
+        self.done.set()
+        self.thread.join()
+        self.most = max(self.most, own_memory())
+
+
+def images(args: argparse.Namespace, count: int) -> Any:
+    """Return that many images from the cache's file, which is written if it is not there."""
+    noise = np.random.default_rng(0).integers(0, 256, (16, 3, args.size, args.size), dtype=np.uint8)
+
+    def make(number: int) -> Tensor:
+        image = noise[number % 16].copy()
+        image.reshape(-1)[:8] = np.frombuffer(np.int64(number).tobytes(), np.uint8)
+        return torch.from_numpy(image)
+
+    names = [f"{number:08}" for number in range(count)]
+    return cached_images(Path(args.folder), names, args.size, 3, "large", make, files=[])
+
+
+def report(what: str, watch: Watch, count: int, size: int) -> None:
+    megabytes = count * 3 * size * size / 1e6
+    print(
+        f"{what:<36}{count / watch.wall:>9,.0f} images/s{megabytes / watch.wall:>8,.0f} MB/s"
+        f"{watch.cpu / count * 1e6:>8,.0f} us CPU an image; own memory {watch.before:,.0f} to {watch.most:,.0f} MB",
+        flush=True,
+    )
+
+
+def write(args: argparse.Namespace, count: int) -> None:
+    with Watch() as watch:
+        images(args, count)
+    report(f"written, {count:,} images", watch, count, args.size)
+
+
+def drop(content: Any) -> None:
+    """Drop a mapped file from the system's memory."""
+    content._mmap.madvise(mmap.MADV_DONTNEED)
+    with open(content.file, "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read(args: argparse.Namespace, count: int, name: str, announced: bool) -> None:
+    content = images(args, count)
+    if name in ("cold", "forgotten"):
+        drop(content)
+    dataset = MappedDataset(content, np.arange(count), (), [])
+    dataset.in_memory = not announced
+    loader = ResumableLoader(dataset, batch_size=BATCH, shuffle=True)
+    seen = 0
+    with Watch() as watch:
+        for step, batch in enumerate(loader, 1):
+            numbers = batch["image"].reshape(len(batch["index"]), -1)[:, :8].contiguous().view(torch.int64)[:, 0]
+            if not torch.equal(numbers, batch["index"]):
+                raise SystemExit("other images than asked for")
+            seen += len(numbers)
+            if name == "forgotten" and step % FORGET == 0:
+                start = time.perf_counter() - waited()
+                drop(content)
+                watch.start += time.perf_counter() - waited() - start
+            if args.seconds and time.perf_counter() - waited() - watch.start > args.seconds:
+                break
+    report(f"{name}, {'announced' if announced else 'mapped'}, {seen:,} images", watch, seen, args.size)
+
+
+def limited(args: argparse.Namespace, work: Any, *arguments: Any) -> None:
+    most = int(args.limit * 1e9)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    work(args, *arguments)
+
+
+def main() -> None:
+    """Write, read, and remove what was written."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gigabytes", type=float, default=3.0)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--limit", type=float, default=1.2, help="of a process's own memory, GB")
+    parser.add_argument("--seconds", type=float, default=0.0, help="of each reading at most; 0 reads a whole epoch")
+    args = parser.parse_args()
+    count = int(args.gigabytes * 1e9 / (3 * args.size**2))
+    torch.set_num_threads(1)
+    context = get_context("fork")
+    steps: list[tuple[Any, ...]] = [(write, count), (write, count // 10)]
+    for announced in (False, True):
+        steps.append((read, count // 10, "small", announced))
+        steps += [(read, count, name, announced) for name in ("large", "cold", "forgotten")]
+    with tempfile.TemporaryDirectory() as args.folder:
+        for step in steps:
+            process = context.Process(target=limited, args=(args, *step))
+            process.start()
+            process.join()
+            if process.exitcode:
+                sys.exit(f"{step} ended with {process.exitcode}")
+
+
+if __name__ == "__main__":
+    main()
