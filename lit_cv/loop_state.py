@@ -1,6 +1,7 @@
 """Where training stands, read from Lightning's loops, which offer no public names for it."""
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_warn
 
 __all__ = ["batch_index", "logs_now", "restore_loaders", "step_index"]
 
@@ -28,6 +29,21 @@ def restore_loaders(trainer: L.Trainer) -> None:
     """Hand a checkpoint's loader states to the training loaders, if Lightning has not.
 
     Lightning does so when it sets up the data; `estimated_stepping_batches`, which a schedule asks for, makes
-    that happen before the checkpoint's loops are read, and an epoch would start again from its first batch.
+    that happen before the checkpoint's loops are read, and an epoch would start again from its first batch. After a
+    whole epoch they are of no use; a run that goes on with another batch size or number of processes is told so.
     """
-    trainer.fit_loop._load_combined_loader_states()
+    loop = trainer.fit_loop
+    loop._load_combined_loader_states()
+    loaders = loop._combined_loader.flattened if loop._combined_loader is not None else []
+    now = [loader.state_dict() for loader in loaders if hasattr(loader, "state_dict")]
+    changed = {
+        f"{name}={old[name]}, now {new[name]}"
+        for old, new in zip(loop._combined_loader_states_to_load, now, strict=False)
+        for name in ("batch_size", "world_size")
+        if name in old and name in new and old[name] != new[name]
+    }
+    if changed:
+        rank_zero_warn(
+            f"the checkpoint was written with {', '.join(sorted(changed))}: training goes on, but not as it would have "
+            "there (steps an epoch, learning rate of each step)."
+        )

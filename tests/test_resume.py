@@ -131,6 +131,13 @@ def test_killed_at_any_step(root: Path, whole: Any, step: int) -> None:
     assert_same_end(root, whole(AUGMENT))
 
 
+def test_another_batch_size_after_a_whole_epoch_is_told(root: Path) -> None:
+    args = [*FIT, "--trainer.default_root_dir", str(root), "--trainer.max_epochs"]
+    main([*args, "1"])
+    with pytest.warns(UserWarning, match="written with batch_size=32, now 16: training goes on"):
+        main([*args, "2", "--data.batch_size", "16", "--ckpt_path", "last"])
+
+
 @pytest.mark.parametrize("where", ["validation", "save"])
 def test_killed_in_validation_or_while_a_checkpoint_is_written(root: Path, whole: Any, where: str) -> None:
     kill_and_resume(root, AUGMENT, ["step=9", f"where={where}"])
