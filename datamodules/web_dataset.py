@@ -71,9 +71,11 @@ class ShardDataset(FileDataset):
 
         def look(shard: str) -> dict[str, str]:
             reasons = {}
-            for row in np.flatnonzero((self.index.shard == self.shards.index(shard)) & (self.index.offset >= 0)):
+            for row in np.flatnonzero(
+                (self.index.shard == self.shards.index(shard)) & (self.index.offset >= 0)
+            ).tolist():
                 try:
-                    self._decode(int(row), _CHECK_SIZE)
+                    self._decode(row, _CHECK_SIZE)
                 except UnreadableImageError as error:
                     reasons[self.paths[row]] = str(error).rpartition(f"{self.paths[row]}: ")[2]
             return reasons
