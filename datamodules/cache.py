@@ -1,8 +1,10 @@
 """What has been found out about image files, kept beside them: the decoded images, and which cannot be read."""
 
 import contextlib
+import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +19,8 @@ from numpy.typing import NDArray
 from datamodules.images import UnreadableImageError, read_image
 
 __all__ = ["cache_folder", "cached_arrays", "cached_images", "inspected", "unreadable_files"]
+
+log = logging.getLogger("lit_cv")
 
 _VERSION = 1  # of the decoder: raise it when read_image gives other pixels
 _FOLDER = ".lit_cv_cache"
@@ -131,20 +135,39 @@ def _build(
 ) -> None:
     for interrupted in file.parent.glob(left_over) if left_over else ():
         interrupted.unlink(missing_ok=True)
-    needed, free = int(np.prod(shape)), shutil.disk_usage(file.parent).free
-    if needed > free:
-        raise OSError(
-            f"the cache of {count} images takes {needed / 1e9:.1f} GB, but {file.parent} has {free / 1e9:.1f} GB "
-            "left: set --data.cache false, or a smaller --data.image_size."
-        )
+    needed = int(np.prod(shape))
     unfinished = file.with_name(f".{file.name}.{os.getpid()}")
     try:
+        if needed > shutil.disk_usage(file.parent).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         images = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
+        _reserve(unfinished)
         _in_threads(lambda position: store(images, position), count, f"Decoding images into {file.parent}")
         images.flush()
         os.replace(unfinished, file)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(file.parent).free
+        raise OSError(
+            errno.ENOSPC,
+            f"the cache of {count} images takes {needed / 1e9:.1f} GB, but {file.parent} has {free / 1e9:.1f} GB "
+            "left: set --data.cache false, or a smaller --data.image_size.",
+        ) from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _reserve(file: Path) -> None:
+    """Take the room on the disk now: a mapped page that finds none later ends the process without a word (SIGBUS)."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with open(file, "r+b") as handle:
+        try:
+            os.posix_fallocate(handle.fileno(), 0, os.fstat(handle.fileno()).st_size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
 
 
 def unreadable_files(root: Path, paths: Sequence[str]) -> dict[str, str]:
@@ -195,8 +218,14 @@ def inspected(root: Path, paths: Sequence[str], name: str, look: Callable[[str],
         _in_threads(note, len(new), title)
         if file:
             unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-            unfinished.write_text(json.dumps(known, ensure_ascii=False), encoding="utf-8")
-            os.replace(unfinished, file)
+            try:
+                unfinished.write_text(json.dumps(known, ensure_ascii=False), encoding="utf-8")
+                os.replace(unfinished, file)
+            except OSError as error:  # they are found out again next time
+                log.warning("What was found out about the files is not kept: %s", error)
+            finally:
+                with contextlib.suppress(OSError):
+                    unfinished.unlink(missing_ok=True)
     return [known[path][-1] for path in paths]
 
 

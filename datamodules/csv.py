@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ class CSVDataModule(FilesDataModule):
 
     One label column holds a class name, or several names joined by `label_separator`; several label columns hold
     0 or 1 each. A row without a label is unlabeled: only modules that learn without labels train on it. Images
-    that the table does not assign to splits are split like those of a folder.
+    that the table does not assign to splits are split like those of a folder. Paths may be absolute or lead out of
+    `root`: the table is taken to be your own, and its files are only ever read, as images. Labels are text; labels
+    that are all numbers are sorted by value, and the same number written in two ways (1 and 1.0) is an error.
 
     With `annotator_column` an image has a row for each annotator. Their votes are brought together, the agreement
     (Fleiss' kappa) is told, and the most disputed images are listed.
@@ -154,7 +157,19 @@ class CSVDataModule(FilesDataModule):
                 raise ValueError(
                     f"the {name} rows of {h['path']} have classes without training images: {', '.join(unknown)}."
                 )
+        self._check_numbers(by_split["train"])
         return sorted(by_split["train"], key=_numbers_first)
+
+    def _check_numbers(self, names: set[str]) -> None:
+        """Refuse one number in two spellings, which a table half written by a program has: 1 and 1.0."""
+        first: dict[float, str] = {}
+        for name in sorted(names):
+            value = _number(name)
+            if value is not None and first.setdefault(value, name) != name:
+                raise ValueError(
+                    f"{self.hparams['path']} writes the label {value:g} in two ways, {first[value]!r} and {name!r}: "
+                    "these would be two classes. Write it in one."
+                )
 
     def _dataset(self, rows: Sequence[Mapping[str, str]], split: Split) -> FileDataset:
         h = self.hparams
@@ -195,6 +210,14 @@ def _flag(text: str, column: str, path: str) -> float:
     return flags[text.lower()]
 
 
-def _numbers_first(name: str) -> tuple[bool, int, str]:
+def _number(name: str) -> float | None:
+    """Return the value of a label that is a finite number as tables write it, `None` for any other."""
+    if not re.fullmatch(r"[-+]?\d{1,15}(\.\d*)?", name, re.ASCII):
+        return None
+    return float(name)
+
+
+def _numbers_first(name: str) -> tuple[bool, float, str]:
     """Sort class names that are numbers by their value."""
-    return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)
+    value = int(name) if name.isdecimal() else _number(name)
+    return (value is None, value or 0.0, name)

@@ -4,14 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from lit_cv.annotations.layout import leads_out
 from lit_cv.annotations.masks import inspect_mask
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Problems
 from lit_cv.annotations.rle import rle_counts
 from lit_cv.annotations.sizes import FileSize
 from lit_cv.suggest import nearest
 
-__all__ = ["check_masks", "check_object", "check_set", "unknown_category"]
+__all__ = ["OUTSIDE", "check_masks", "check_object", "check_set", "unknown_category"]
 
+OUTSIDE = "its name leads out of the folder of the images: names are relative to it, without .."
 _SLACK = 1.0  # pixels that a box may reach beyond the image, as rounding tools leave it
 
 
@@ -79,7 +81,9 @@ def check_set(annotations: AnnotationSet, found: Sequence[FileSize], problems: P
     images = []
     for image, size in zip(annotations.images, found, strict=True):
         source = image.source or annotations.folder / image.name
-        if image.name in seen:
+        if leads_out(image.name):
+            problems.add(source, f"image {image.name!r}", OUTSIDE)
+        elif image.name in seen:
             problems.add(source, f"image {image.name!r}", "is listed twice")
         elif isinstance(size, str):
             problems.add(source, f"image {image.name!r}", size)

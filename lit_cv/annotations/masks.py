@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, SUFFIXES
+from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, SUFFIXES, inside
 from lit_cv.annotations.records import AnnotatedImage, AnnotationSet, Problems
 from lit_cv.annotations.rle import nearest, outline_area, outline_mask
 from lit_cv.annotations.sizes import SizesOf, file_sizes
@@ -217,7 +217,7 @@ def write_masks(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
         names = part.mask_classes or (["background", *part.categories] if part.categories else names)
         for image in part.images:
             folder = root / "masks" if split == "all" else root / "masks" / split
-            path = (folder / image.name).with_suffix(".png")
+            path = inside(folder, image.name).with_suffix(".png")
             save_mask(load_mask(image.mask) if image.mask else draw_classes(image), path)
             written.append(path)
     if names:

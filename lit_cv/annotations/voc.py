@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_cv.annotations.checks import unknown_category
-from lit_cv.annotations.layout import SPLITS, SUFFIXES
+from lit_cv.annotations.layout import SPLITS, SUFFIXES, inside
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Problems
 
 __all__ = ["read_voc", "voc_image", "write_voc"]
@@ -165,7 +165,7 @@ def write_voc(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
     written = []
     for split, annotations in sets.items():
         for image in annotations.images:
-            path = (root / "Annotations" / image.name).with_suffix(".xml")
+            path = inside(root / "Annotations", image.name).with_suffix(".xml")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(voc_image(image, annotations.categories), encoding="utf-8")
             written.append(path)

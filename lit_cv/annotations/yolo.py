@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_cv.annotations.layout import SPLITS, SUFFIXES
+from lit_cv.annotations.layout import SPLITS, SUFFIXES, inside
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_box
 from lit_cv.annotations.sizes import SizesOf, file_sizes
@@ -195,7 +195,7 @@ def write_yolo(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
         names = part.categories
         folder = root / "labels" if split == "all" else root / "labels" / split
         for image in part.images:
-            path = (folder / image.name).with_suffix(".txt")
+            path = inside(folder, image.name).with_suffix(".txt")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(f"{line}\n" for line in _lines(image)), encoding="utf-8")
             written.append(path)

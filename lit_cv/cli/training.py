@@ -91,6 +91,7 @@ class LitCLI(LightningCLI):
         parser.add_lightning_class_args(callbacks.RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(callbacks.MonitorEarlyStopping, "early_stopping")
         parser.add_lightning_class_args(callbacks.EMA, "ema")
+        parser.add_lightning_class_args(callbacks.NonFiniteGuard, "non_finite")
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -143,9 +144,9 @@ class LitCLI(LightningCLI):
         extra: list[L.Callback] = []
         if config["enable_progress_bar"] is not False and not _has(given, ProgressBar):
             extra.append(callbacks.RunProgressBar())
-        for key in ("ema", "early_stopping"):
+        for key in ("non_finite", "ema", "early_stopping"):
             callback = self._get(self.config_init, key)
-            if callback.enabled:
+            if callback.enabled and not (key == "non_finite" and _has(given, callbacks.NonFiniteGuard)):
                 extra.append(callback)
         extra += given
         extra += self._embedding_callbacks(given)
