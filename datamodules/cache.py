@@ -219,7 +219,7 @@ def inspected(root: Path, paths: Sequence[str], name: str, look: Callable[[str],
         if file:
             unfinished = file.with_name(f".{file.name}.{os.getpid()}")
             try:
-                unfinished.write_text(json.dumps(known, ensure_ascii=False), encoding="utf-8")
+                unfinished.write_text(json.dumps(known), encoding="utf-8")
                 os.replace(unfinished, file)
             except OSError as error:  # they are found out again next time
                 log.warning("What was found out about the files is not kept: %s", error)
@@ -236,7 +236,7 @@ def _fingerprints(root: Path, paths: Sequence[str]) -> list[list[Any]]:
         try:
             found = os.stat(root / path)
             prints.append([path, found.st_size, found.st_mtime_ns])
-        except OSError:
+        except (OSError, ValueError):  # a name that the system has no place for
             prints.append([path, -1, -1])
     return prints
 

@@ -1,6 +1,5 @@
 """Your own images, listed in a table."""
 
-import csv
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from datamodules.base import Split
 from datamodules.checks import check
 from datamodules.files import FileDataset, FilesDataModule
 from lit_cv.annotations.annotators import Consolidation
+from lit_cv.annotations.tables import read_rows
 from lit_cv.annotations.votes import Votes
 from lit_cv.suggest import nearest
 
@@ -99,9 +99,7 @@ class CSVDataModule(FilesDataModule):
         path = Path(h["path"]).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"there is no table {path.absolute()}: set --data.path.")
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-            table = [{name: (value or "").strip() for name, value in row.items() if name} for row in reader]
+        table = read_rows(path)
         if not table:
             raise ValueError(f"{path} has no rows.")
         asked = [("path_column", h["path_column"]), *(("label_columns", name) for name in h["label_columns"])]

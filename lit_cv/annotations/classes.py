@@ -8,6 +8,7 @@ from lit_cv.annotations.checks import OUTSIDE
 from lit_cv.annotations.layout import SPLITS, SUFFIXES, leads_out
 from lit_cv.annotations.records import AnnotatedImage, AnnotationSet, Problems
 from lit_cv.annotations.sizes import SizesOf, file_sizes
+from lit_cv.annotations.tables import read_rows
 
 __all__ = ["find_table", "read_folders", "read_table", "write_table"]
 
@@ -76,8 +77,7 @@ def read_table(path: Path, problems: Problems, sizes: SizesOf = file_sizes) -> d
     Raises:
         ValueError: If a column is missing.
     """
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+    rows = read_rows(path)
     if not rows or not {"path", "label"} <= rows[0].keys():
         raise ValueError(f"{path} needs the columns path and label.")
     named = {name: split for split, names in SPLITS.items() for name in names}

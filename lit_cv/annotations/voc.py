@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_cv.annotations.checks import unknown_category
-from lit_cv.annotations.layout import SPLITS, SUFFIXES, inside
+from lit_cv.annotations.layout import SPLITS, SUFFIXES, inside, is_file
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Problems
 
 __all__ = ["read_voc", "voc_image", "write_voc"]
@@ -85,7 +85,7 @@ def _exists(xml: Path, problems: Problems) -> bool:
 def _parse(xml: Path, problems: Problems) -> tuple[Path, ET.Element] | None:
     try:
         return xml, ET.parse(xml).getroot()
-    except (ET.ParseError, UnicodeDecodeError) as error:
+    except (ET.ParseError, ValueError, LookupError) as error:  # the latter two for encodings that there are not
         problems.add(xml, "", f"is not valid XML: {error}")
         return None
 
@@ -99,12 +99,12 @@ def _image(
 ) -> AnnotatedImage | None:
     try:
         height, width = (int(float(tree.findtext(f"size/{side}") or 0)) for side in ("height", "width"))
-    except ValueError:
+    except (ValueError, OverflowError):
         problems.add(xml, "size", "is no number of pixels")
         return None
     name = _image_name(root, folder, xml, tree)
     mask = root / "SegmentationClass" / Path(name).with_suffix(".png")
-    image = AnnotatedImage(name, height, width, mask=mask if mask.is_file() else None, source=xml)
+    image = AnnotatedImage(name, height, width, mask=mask if is_file(mask) else None, source=xml)
     for position, item in enumerate(tree.iterfind("object"), 1):
         found = _object(item, categories)
         if isinstance(found, str):
@@ -124,7 +124,7 @@ def _image_name(root: Path, folder: Path, xml: Path, tree: ET.Element) -> str:
     candidates = [*beside, *(stem.with_name(stem.name + suffix) for suffix in SUFFIXES)]
     # Files that were renamed keep their old `filename`: the name of the XML file goes first where both exist.
     same = [path for path in candidates if path.stem == stem.name]
-    return next((path for path in [*same, *candidates] if (folder / path).is_file()), candidates[0]).as_posix()
+    return next((path for path in [*same, *candidates] if is_file(folder / path)), candidates[0]).as_posix()
 
 
 def _object(item: ET.Element, categories: Sequence[str]) -> AnnotatedObject | str:

@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import lightning as L
 import torch
@@ -199,7 +199,7 @@ class NonFiniteGuard(L.Callback):
         for buffer, value in self._kept:
             buffer.copy_(value)
         if self._means is not None:
-            pl_module.means["train"] = self._means.copy()  # type: ignore[operator, index, union-attr]
+            pl_module.means["train"] = self._means.copy()  # type: ignore[operator, index]
         if self.skipped <= _SHOWN and trainer.is_global_zero:
             log.warning("Step left out, number %d: %s", self.skipped, what)
 
@@ -290,19 +290,17 @@ def _places_of_non_finite(batch: Any, dataset: Any) -> list[str]:
     """Return the entries of a batch that hold NaN or infinities, each with the images that they are of."""
     found = []
     for prefix, part, owner in _parts(batch, dataset):
-        index = part.get("index")
-        name = getattr(owner, "sample_name", str)
+        names = _samples({"index": part.get("index")}, owner)
         for key, values in part.items():
-            rows = values if isinstance(values, list | tuple | Tensor) else []
-            wrong = [k for k, row in enumerate(rows) if isinstance(row, Tensor) and not _is_finite(row)]
-            for k in wrong:
-                known = isinstance(index, Tensor) and index.ndim == 1 and len(index) == len(rows)
-                found.append(f"{prefix}{key} of {name(int(index[k])) if known else f'row {k}'}")
+            rows = list(values) if isinstance(values, list | tuple) or (_is_tensor(values) and values.ndim) else []
+            for k, row in enumerate(rows):
+                if _is_tensor(row) and row.is_floating_point() and not torch.isfinite(row).all():
+                    found.append(f"{prefix}{key} of {names[k] if len(names) == len(rows) else f'row {k}'}")
     return found
 
 
-def _is_finite(values: Tensor) -> bool:
-    return not values.is_floating_point() or bool(torch.isfinite(values).all())
+def _is_tensor(value: Any) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import lightning as L
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -189,5 +189,5 @@ class RunCheckpoint(Checkpoint):
 
 def _requeues(trainer: L.Trainer) -> bool:
     """Whether Lightning itself saves and requeues the job when its time is up, by signals of its own."""
-    environment = trainer._accelerator_connector.cluster_environment  # type: ignore[attr-defined]
+    environment = trainer._accelerator_connector.cluster_environment
     return isinstance(environment, SLURMEnvironment) and environment.auto_requeue

@@ -10,7 +10,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, _InstantiatorFn
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 
 import datamodules  # noqa: F401 - classes are found by their short names once they are imported
 from lit_cv import callbacks
@@ -21,6 +21,7 @@ from lit_cv.cli.messages import show_messages
 from lit_cv.cli.runs import Checkpoint
 from lit_cv.metrics_csv import MetricsCSVLogger
 from lit_cv.modules import BaseModule
+from lit_cv.tensorboard_log import RunTensorBoardLogger
 
 __all__ = ["LitCLI", "prepare_process", "run"]
 
@@ -180,7 +181,7 @@ class LitCLI(LightningCLI):
         """Return TensorBoard's and the table's logger: in a new run's folder, or in that of the run continued."""
         run = self.checkpoint.run if self.checkpoint else None
         step = self.checkpoint.step if self.checkpoint and run else None
-        board = TensorBoardLogger(
+        board = RunTensorBoardLogger(
             save_dir=run.parent.parent if run else root or ".",
             name=run.parent.name if run else "lightning_logs",
             version=run.name if run else None,

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from lit_cv.annotations import (
+    AnnotatedImage,
+    AnnotatedObject,
     AnnotationError,
     AnnotationSet,
     Problems,
@@ -23,6 +25,7 @@ from lit_cv.annotations import (
     write_voc,
     write_yolo,
 )
+from lit_cv.annotations.classes import read_table
 from lit_cv.annotations.coco import coco_dict
 from tests.annotations.sets import content, example, save_coco, save_image
 
