@@ -6,7 +6,7 @@ from pathlib import Path
 
 from datamodules.cache import inspected
 from lit_cv.annotations import AnnotatedImage, AnnotationError, AnnotationSet, FileSize, file_size, inspect_mask
-from lit_cv.annotations.tables import read_rows
+from lit_cv.annotations.reading import read_rows
 
 __all__ = ["has_masks", "known_mask_facts", "known_sizes", "paths_by_split", "read_image_labels", "without_small"]
 

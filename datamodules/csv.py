@@ -12,7 +12,7 @@ from datamodules.base import Split
 from datamodules.checks import check
 from datamodules.files import FileDataset, FilesDataModule
 from lit_cv.annotations.annotators import Consolidation
-from lit_cv.annotations.tables import read_rows
+from lit_cv.annotations.reading import read_rows
 from lit_cv.annotations.votes import Votes
 from lit_cv.suggest import nearest
 

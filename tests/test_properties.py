@@ -19,7 +19,8 @@ from lit_cv.augment import OPERATIONS, build_operations, mix_labels
 
 FEW = settings(max_examples=30, derandomize=True, deadline=None)
 SEEDS = st.integers(0, 2**31 - 1)
-AUGMENTATIONS = [name for name in OPERATIONS if name != "random_resized_crop"]
+# The one gives another size, the other draws when it is applied.
+AUGMENTATIONS = [name for name in OPERATIONS if name not in ("random_resized_crop", "gaussian_noise")]
 
 
 @given(st.integers(1, 60), st.integers(1, 7), SEEDS, st.integers(0, 5), st.booleans())

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from lit_cv.annotations.checks import OUTSIDE
 from lit_cv.annotations.layout import SPLITS, SUFFIXES, leads_out
+from lit_cv.annotations.reading import read_rows
 from lit_cv.annotations.records import AnnotatedImage, AnnotationSet, Problems
 from lit_cv.annotations.sizes import SizesOf, file_sizes
-from lit_cv.annotations.tables import read_rows
 
 __all__ = ["find_table", "read_folders", "read_table", "write_table"]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lit_cv.annotations.checks import unknown_category
-from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, is_file, leads_out, split_in
+from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, leads_out, split_in
+from lit_cv.annotations.reading import is_file
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_area, outline_box
 

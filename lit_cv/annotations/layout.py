@@ -3,7 +3,7 @@
 import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-__all__ = ["IMAGE_FOLDERS", "SPLITS", "SUFFIXES", "inside", "is_file", "leads_out", "split_in"]
+__all__ = ["IMAGE_FOLDERS", "SPLITS", "SUFFIXES", "inside", "leads_out", "split_in"]
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -23,14 +23,6 @@ def leads_out(name: str) -> bool:
     """
     path = PurePosixPath(name.replace("\\", "/"))
     return path.is_absolute() or bool(PureWindowsPath(name).drive) or ".." in path.parts or "\0" in name
-
-
-def is_file(path: Path) -> bool:
-    """Tell whether there is such a file; a name that the system has no place for is none."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lit_cv.annotations.checks import unknown_category
-from lit_cv.annotations.layout import SPLITS, SUFFIXES, inside, is_file
+from lit_cv.annotations.layout import SPLITS, SUFFIXES, inside
+from lit_cv.annotations.reading import is_file, read_text
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Problems
 
 __all__ = ["read_voc", "voc_image", "write_voc"]
@@ -42,7 +43,7 @@ def read_voc(
     parsed = {split: [_parse(xml, problems) for xml in part if _exists(xml, problems)] for split, part in files.items()}
     trees = {split: [entry for entry in part if entry is not None] for split, part in parsed.items()}
     named = root / "labels.txt"
-    categories = [line.strip() for line in named.read_text("utf-8").splitlines()] if named.is_file() else []
+    categories = [line.strip() for line in read_text(named).splitlines()] if named.is_file() else []
     if not any(categories):
         training = trees.get("train") or trees.get("all") or [tree for part in trees.values() for tree in part]
         categories = sorted({name for _, tree in training for name in _names(tree)})
@@ -67,7 +68,7 @@ def _find_files(root: Path, lists: str) -> dict[str, list[Path]]:
     for split, names in SPLITS.items():
         path = next((p for name in names if (p := root / "ImageSets" / lists / f"{name}.txt").is_file()), None)
         if path is not None:
-            stems = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            stems = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
             found[split] = [annotations / f"{stem}.xml" for stem in stems]
     return found if "train" in found else {"all": sorted(annotations.rglob("*.xml"))}
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_cv.annotations.layout import SPLITS, SUFFIXES, inside
+from lit_cv.annotations.reading import exists, read_text
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_box
 from lit_cv.annotations.sizes import SizesOf, file_sizes
@@ -73,7 +74,7 @@ def _yaml(file: Path) -> dict[str, Any]:
 
 def _class_names(file: Path, content: Mapping[str, Any]) -> list[str]:
     if not content:
-        return [line.strip() for line in text_of(file).splitlines() if line.strip()]
+        return [line.strip() for line in read_text(file).splitlines() if line.strip()]
     names = content.get("names")
     if isinstance(names, dict):
         if set(names) != set(range(len(names))):
@@ -91,7 +92,7 @@ def _images(root: Path, content: Mapping[str, Any]) -> dict[str, tuple[Path, lis
     """Return folder and names of the images of each split."""
     said = content.get("path")
     base = root / said if isinstance(said, str) and "\0" not in said else root
-    base = base if base.is_dir() else root  # the path of the machine that wrote it
+    base = base if exists(base) and base.is_dir() else root  # the path of the machine that wrote it
     found: dict[str, tuple[Path, list[str]]] = {}
     for split, names in SPLITS.items():
         given = content.get(split) or content.get(names[1])
@@ -113,32 +114,13 @@ def _images(root: Path, content: Mapping[str, Any]) -> dict[str, tuple[Path, lis
 
 def _listed(root: Path, base: Path, place: str) -> list[Path]:
     candidates = [base / place, root / place, root / place.removeprefix("../")]
-    path = next((candidate for candidate in candidates if _exists(candidate)), None)
+    path = next((candidate for candidate in candidates if exists(candidate)), None)
     if path is None:
         raise FileNotFoundError(f"{base / place}, which the YAML file names, does not exist.")
     if path.is_dir():
         return _in_folder(path)
-    lines = [line.strip() for line in text_of(path).splitlines() if line.strip()]
-    return [base / line if _exists(base / line) else path.parent / line for line in lines]
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name that the system has no place for
-        return False
-
-
-def text_of(path: Path) -> str:
-    """Return the text of a file.
-
-    Raises:
-        AnnotationError: If it is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise AnnotationError(f"{path} is not text in UTF-8: {error}") from None
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    return [base / line if exists(base / line) else path.parent / line for line in lines]
 
 
 def _in_folder(folder: Path) -> list[Path]:
@@ -170,7 +152,7 @@ def _labels_of(image: Path) -> Path:
 def _read_labels(image: AnnotatedImage, labels: Path, names: Sequence[str], problems: Problems) -> None:
     seen: set[tuple[str, ...]] = set()
     try:
-        text = text_of(labels)
+        text = read_text(labels)
     except AnnotationError as error:
         problems.add(labels, "", str(error).partition(" is ")[2])
         return

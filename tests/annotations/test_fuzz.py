@@ -28,8 +28,9 @@ from tests.annotations.sets import example, save_image
 FEW = settings(
     max_examples=50, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+TEXTS = st.text(st.characters(exclude_characters="/."), max_size=5)  # "/" as a folder would be searched through
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS
     | st.sampled_from(["a.png", "../a.png", "\0", "\ud800", "x" * 300, 10**400, -1, 1e300]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "size", "counts"]), inner),
     max_leaves=4,

@@ -168,6 +168,22 @@ def test_the_scaler_of_half_precision_is_left_to_its_work(tmp_path: Path, fused:
     assert all(value.isfinite().all() for value in module.state_dict().values())
 
 
+def test_all_processes_leave_out_the_same_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process, here feigned, says that its loss of the sixth step is not finite."""
+    asked: list[float] = []
+
+    def all_reduce(flag: Tensor, op: Any) -> None:
+        asked.append(float(flag))
+        flag.fill_(float(flag) or len(asked) == 6)
+
+    monkeypatch.setattr("lit_cv.callbacks.non_finite.is_distributed", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    guard = NonFiniteGuard("skip")
+    run = fit(tmp_path, Net(batches=(2,)), guard)
+    assert (guard.skipped, run.global_step) == (2, 12)
+    assert asked == [0, 0, 1, *[0] * 9]
+
+
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_on_a_device_values_are_looked_at_before_a_checkpoint_is_written(
     tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
