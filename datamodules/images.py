@@ -78,8 +78,7 @@ def read_whole(
         found = (image.shape[1], image.shape[2])
         if expected is not None and not any(_fraction(expected, k) == found for k in (1, 2, 4, 8)):
             raise ValueError(
-                f"it has changed, it has {found[1]} x {found[0]} pixels now and had {expected[1]} x {expected[0]} "
-                "when its annotations were checked"
+                f"it has changed, it had {expected[1]} x {expected[0]} pixels when its annotations were checked"
             )
         return _resize(image, size)
 

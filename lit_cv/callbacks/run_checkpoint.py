@@ -69,11 +69,13 @@ class RunCheckpoint(Checkpoint):
         self.mode = self.mode or getattr(pl_module, "mode", "min")
         if threading.current_thread() is threading.main_thread() and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._interrupted = self._ending = False
-            # Several processes would be told at different steps, and wait for each other while one of them saves.
-            signals = (
-                [signal.SIGINT] if trainer.world_size > 1 or _requeues(trainer) else [signal.SIGINT, signal.SIGTERM]
-            )
-            self._handlers = {number: signal.signal(number, self._interrupt) for number in signals}
+            self._handlers[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take SIGTERM over from Lightning, which by now has set its own handler: that one saves nothing."""
+        # Several processes would be told at different steps, and wait for each other while one of them saves.
+        if self._handlers and trainer.world_size == 1 and not _requeues(trainer):
+            self._handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._interrupt)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
