@@ -37,7 +37,7 @@ from lit_cv.cli import console
 from lit_cv.metrics_csv import read_metrics
 
 FIT = [
-    "fit", "--model", "SupervisedModule", "--model.backbone", "conv4_tiny", "--model.dropout", "0.3",
+    "fit", "--model", "SupervisedModule", "--model.backbone", "conv4", "--model.dropout", "0.3",
     "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
     "--trainer.enable_model_summary", "false", "--checkpoint.every_n_steps", "5",
     "--trainer.callbacks+=Augmentation", "--trainer.callbacks.policy", "small_images",
@@ -107,6 +107,12 @@ class Fit:
         return text
 
 
+def undisturbed(root: Path, options: list[str]) -> None:
+    """Make the run that others are compared with."""
+    if (said := Fit(root, options).wait()) != "0":
+        raise RuntimeError(said)
+
+
 def saved_step(root: Path) -> int:
     """Return the step of the last checkpoint, which must be whole; 0 without one."""
     path = root / RUN / "checkpoints" / "last.ckpt"
@@ -158,7 +164,7 @@ def try_signals(work: Path, kills: int, seed: int) -> list[Row]:
     whole.mkdir()
     root.mkdir()
     start = time.monotonic()
-    assert Fit(whole, DIGITS).wait() == "0"
+    undisturbed(whole, DIGITS)
     seconds = time.monotonic() - start
     chance = random.Random(seed)
     lost: dict[signal.Signals, list[int]] = {signal.SIGKILL: [], signal.SIGTERM: []}
@@ -199,7 +205,7 @@ def try_disk(work: Path) -> list[Row]:
     """Fill the disk of a run, continue when there is room again, and compare."""
     whole, rows = work / "whole_disk", []
     whole.mkdir()
-    assert Fit(whole, DIGITS).wait() == "0"
+    undisturbed(whole, DIGITS)
     for what, leave in (("a checkpoint", 60_000), ("a log", 0)):
         with small_disk(work, "30m") as root:
             filled: list[Path] = []
@@ -278,7 +284,7 @@ def try_files(work: Path) -> list[Row]:
     photos, whole = make_photos(work / "photos", 40), work / "whole_files"
     whole.mkdir()
     options = image_options(photos)
-    assert Fit(whole, options).wait() == "0"
+    undisturbed(whole, options)
     rows = []
     faults: dict[str, Callable[[Path], Any]] = {
         "an image disappears within a run": lambda path: path.unlink(),
@@ -315,7 +321,7 @@ def try_memory(work: Path) -> list[Row]:
     root, whole = work / "memory", work / "whole_memory"
     for folder in (root, whole):
         folder.mkdir()
-    assert Fit(whole, DIGITS).wait() == "0"
+    undisturbed(whole, DIGITS)
     hoard: list[Any] = []
 
     def at_step(step: int) -> None:

@@ -170,7 +170,7 @@ class Terminate(Interrupt):
 
 class TerminateInValidation(Interrupt):
     def on_validation_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        if trainer.global_step == self.step:
+        if trainer.global_step == self.step and args[2] == 0:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
