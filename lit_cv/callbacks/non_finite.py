@@ -240,7 +240,8 @@ def _gradients(optimizer: Optimizer) -> list[Tensor]:
 
 def _norms(values: Sequence[Tensor]) -> Tensor:
     """Return the sum of the norms, which is finite unless a value is not, or is beyond 1e19."""
-    norms = torch._foreach_norm(list(values))
+    half = any(value.dtype in (torch.float16, torch.bfloat16) for value in values)
+    norms = torch._foreach_norm(list(values), 2, torch.float32 if half else None)
     return torch.stack([norm.float() for norm in norms]).sum()
 
 
@@ -309,7 +310,9 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _last_good(trainer: L.Trainer) -> str:
-    path = getattr(trainer.checkpoint_callback, "last_model_path", "") or getattr(trainer, "ckpt_path", None)
+    checkpoint = trainer.checkpoint_callback
+    path = getattr(checkpoint, "last_model_path", "") or getattr(checkpoint, "best_model_path", "")
+    path = path or getattr(trainer, "ckpt_path", None)
     return f"Last good checkpoint: {path}." if path else "No checkpoint was written yet."
 
 
