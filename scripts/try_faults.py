@@ -29,11 +29,13 @@ from typing import Any
 
 import lightning as L
 import torch
+from sklearn.datasets import load_digits  # noqa: F401
 from torchvision.utils import save_image
 
 from datamodules import ImageFolderDataModule
+from lit_cv import cli
 from lit_cv.callbacks import LearningRateLog
-from lit_cv.cli import console
+from lit_cv.cli import training  # noqa: F401 - runs are forked with everything imported
 from lit_cv.metrics_csv import read_metrics
 
 FIT = [
@@ -43,7 +45,6 @@ FIT = [
     "--trainer.callbacks+=Augmentation", "--trainer.callbacks.policy", "small_images",
 ]  # fmt: skip
 DIGITS = ["--data", "DigitsDataModule", "--data.batch_size", "32", "--trainer.max_epochs", "4"]
-RUN = Path("lightning_logs", "version_0")
 Row = tuple[str, str, str]
 fork = multiprocessing.get_context("fork")
 
@@ -62,7 +63,7 @@ class Fit:
         self.output = root / "output.txt"
         self._at_step = at_step
         arguments = ["lit-cv", *FIT, "--trainer.default_root_dir", str(root), *options]
-        if (root / RUN / "checkpoints" / "last.ckpt").is_file():
+        if last_checkpoint(root) is not None:
             arguments += ["--ckpt_path", "last"]
         self.process = fork.Process(target=self._run, args=(root, arguments))
         self.process.start()
@@ -85,7 +86,7 @@ class Fit:
             sys.stdout = sys.stderr = file
             status: Any = 0
             try:
-                console()
+                cli.console()
             except SystemExit as end:
                 status = end.code
             except BaseException as error:
@@ -113,18 +114,25 @@ def undisturbed(root: Path, options: list[str]) -> None:
         raise RuntimeError(said)
 
 
+def last_checkpoint(root: Path) -> Path | None:
+    """Return the newest `last.ckpt`: a run that was killed before its first one has left a folder without."""
+    found = root.glob("lightning_logs/*/checkpoints/last.ckpt")
+    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
 def saved_step(root: Path) -> int:
     """Return the step of the last checkpoint, which must be whole; 0 without one."""
-    path = root / RUN / "checkpoints" / "last.ckpt"
-    return int(torch.load(path, weights_only=True)["global_step"]) if path.is_file() else 0
+    path = last_checkpoint(root)
+    return 0 if path is None else int(torch.load(path, weights_only=True)["global_step"])
 
 
 def compare(root: Path, whole: Path) -> str:
     """Say whether two runs ended in the same."""
-    a, b = (torch.load(path / RUN / "checkpoints" / "last.ckpt", weights_only=True) for path in (root, whole))
+    paths = [path for folder in (root, whole) if (path := last_checkpoint(folder)) is not None]
+    a, b = (torch.load(path, weights_only=True) for path in paths)
     same = a["global_step"] == b["global_step"] and _equal(a["state_dict"], b["state_dict"])
     same = same and _equal(a["optimizer_states"], b["optimizer_states"])
-    rows = [read_metrics(path / RUN / "metrics.csv") for path in (root, whole)]
+    rows = [read_metrics(path.parent.parent / "metrics.csv") for path in paths]
     return "bit for bit the same" if same and rows[0] == rows[1] else "ENDED ELSEWHERE"
 
 
@@ -243,21 +251,27 @@ def try_disk(work: Path) -> list[Row]:
 
 def try_closed(work: Path) -> list[Row]:
     """Start a run in a folder that cannot be written to, and make it read-only in the middle of one."""
-    rows = []
+    whole, rows = work / "whole_closed", []
+    whole.mkdir()
+    undisturbed(whole, DIGITS)
     with small_disk(work, "30m") as root:
         subprocess.run(["mount", "-o", "remount,ro", str(root)], check=True)
         rows.append(("output folder read-only from the start", Fit(root, DIGITS).wait(), "none"))
     with small_disk(work, "30m") as root:
+        folder = str(root / "lightning_logs" / "version_0" / "checkpoints")
 
         def close(step: int) -> None:
-            if step == 22:  # between two checkpoints; open files would keep the system from it
-                subprocess.run(["mount", "-o", "remount,ro,bind", str(root), str(root)], check=False)
-                subprocess.run(["mount", "--bind", "-o", "ro", str(root), str(root / RUN / "checkpoints")], check=False)
+            if step == 82:  # between two checkpoints
+                subprocess.run(["mount", "--bind", folder, folder], check=True)
+                subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
 
         run = Fit(root, DIGITS, close)
         said = run.wait()
-        subprocess.run(["umount", "-l", str(root / RUN / "checkpoints")], check=False)
-        rows.append(("folder of the checkpoints read-only within a run", said, f"{run.reached.value - 20} steps"))
+        subprocess.run(["umount", "-l", folder], check=True)
+        left = run.reached.value - saved_step(root)
+        end = Fit(root, DIGITS).wait()
+        what = f"{said}; continued: {compare(root, whole) if end == '0' else end}"
+        rows.append(("folder of the checkpoints read-only within a run", what, f"{left} steps"))
     return rows
 
 
