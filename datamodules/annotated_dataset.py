@@ -151,7 +151,8 @@ class AnnotatedDataset(ImageDataset):
     def _image(self, row: int) -> Tensor:
         if self._decoded is not None:
             return torch.from_numpy(self._decoded.image(row))
-        return read_whole(self.root / self.names[row], self._fitted_size(row), self.channels)
+        height, width = self.sizes[row].tolist()
+        return read_whole(self.root / self.names[row], self._fitted_size(row), self.channels, (height, width))
 
     def _mask(self, row: int) -> Tensor:
         if self._decoded is not None:

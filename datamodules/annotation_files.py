@@ -1,12 +1,12 @@
 """What an annotated set of images is read with: remembered facts about files, paths of splits, tables of labels."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from datamodules.cache import inspected
 from lit_cv.annotations import AnnotatedImage, AnnotationError, AnnotationSet, FileSize, file_size, inspect_mask
+from lit_cv.annotations.reading import read_rows
 
 __all__ = ["has_masks", "known_mask_facts", "known_sizes", "paths_by_split", "read_image_labels", "without_small"]
 
@@ -71,8 +71,7 @@ def read_image_labels(path: Path, images: set[str], strict: bool) -> tuple[list[
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no table {path.absolute()}: set --data.labels.")
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(path)
     if not rows or not {"path", "label"} <= rows[0].keys():
         raise ValueError(f"{path} needs the columns path and label (--data.labels).")
     unknown = [row["path"] for row in rows if row["path"] not in images]

@@ -1,8 +1,10 @@
 """What has been found out about image files, kept beside them: the decoded images, and which cannot be read."""
 
 import contextlib
+import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +29,8 @@ __all__ = [
     "stored_file",
     "unreadable_files",
 ]
+
+log = logging.getLogger("lit_cv")
 
 _VERSION = 1  # of the decoder: raise it when read_image gives other pixels
 _FOLDER = ".lit_cv_cache"
@@ -131,15 +135,23 @@ def _stored(
     """Return what is stored under a name for the files as they are now; make it first if it is not there."""
 
     def write(unfinished: Path) -> None:
-        needed, free = int(np.prod(shape)), shutil.disk_usage(unfinished.parent).free
-        if needed > free:
+        needed = int(np.prod(shape))
+        try:
+            if needed > shutil.disk_usage(unfinished.parent).free:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            images = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
+            _reserve(unfinished)
+            in_threads(lambda position: store(images, position), count, f"Decoding images into {unfinished.parent}")
+            images.flush()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            free = shutil.disk_usage(unfinished.parent).free
             raise OSError(
+                errno.ENOSPC,
                 f"the cache of {count} images takes {needed / 1e9:.1f} GB, but {unfinished.parent} has "
-                f"{free / 1e9:.1f} GB left: set --data.cache false, or a smaller --data.image_size."
-            )
-        images = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
-        in_threads(lambda position: store(images, position), count, f"Decoding images into {unfinished.parent}")
-        images.flush()
+                f"{free / 1e9:.1f} GB left: set --data.cache false, or a smaller --data.image_size.",
+            ) from error
 
     return map_file(stored_file(root, which, files, ".npy", write))
 
@@ -174,6 +186,18 @@ def stored_file(root: Path, which: str, files: Sequence[str], suffix: str, write
                 with contextlib.suppress(OSError):
                     old.unlink()
     return file
+
+
+def _reserve(file: Path) -> None:
+    """Take the room on the disk now: a mapped page that finds none later ends the process without a word (SIGBUS)."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with open(file, "r+b") as handle:
+        try:
+            os.posix_fallocate(handle.fileno(), 0, os.fstat(handle.fileno()).st_size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
 
 
 def unreadable_files(root: Path, paths: Sequence[str]) -> dict[str, str]:
@@ -224,8 +248,14 @@ def inspected(root: Path, paths: Sequence[str], name: str, look: Callable[[str],
         in_threads(note, len(new), title)
         if file:
             unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-            unfinished.write_text(json.dumps(known, ensure_ascii=False), encoding="utf-8")
-            os.replace(unfinished, file)
+            try:
+                unfinished.write_text(json.dumps(known), encoding="utf-8")
+                os.replace(unfinished, file)
+            except OSError as error:  # they are found out again next time
+                log.warning("What was found out about the files is not kept: %s", error)
+            finally:
+                with contextlib.suppress(OSError):
+                    unfinished.unlink(missing_ok=True)
     return [known[path][-1] for path in paths]
 
 
@@ -233,7 +263,7 @@ def _fingerprint(root: Path, path: str) -> list[Any]:
     """Return path, size and time of change of a file; -1 where there is none."""
     try:
         found = os.stat(root / path)
-    except OSError:
+    except (OSError, ValueError):  # also a name that the system has no place for
         return [path, -1, -1]
     return [path, found.st_size, found.st_mtime_ns]
 

@@ -1,5 +1,6 @@
 """Some of the classes of a set of images."""
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -7,7 +8,7 @@ import torch
 from datamodules.dataset import ImageDataset
 from lit_cv.suggest import nearest
 
-__all__ = ["choose_classes", "class_numbers", "numbers_first"]
+__all__ = ["choose_classes", "class_numbers", "numbers_first", "written_number"]
 
 
 def choose_classes(dataset: ImageDataset, classes: Sequence[int | str]) -> ImageDataset:
@@ -67,11 +68,24 @@ def _number(name: int | str, names: Sequence[str]) -> int:
     )
 
 
-def numbers_first(name: str) -> tuple[bool, int, str]:
+def numbers_first(name: str) -> tuple[bool, float, str]:
     """Return what class names are sorted by: numbers by their value, before all others.
 
     Example:
         >>> sorted(["cat", "10", "9"], key=numbers_first)
         ['9', '10', 'cat']
     """
-    return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)
+    value = int(name) if name.isdecimal() else written_number(name)
+    return (value is None, value or 0.0, name)
+
+
+def written_number(name: str) -> float | None:
+    """Return the value of a name that is a finite number as tables write it, `None` for any other.
+
+    Example:
+        >>> written_number("1.0"), written_number("one")
+        (1.0, None)
+    """
+    if not re.fullmatch(r"[-+]?\d{1,15}(\.\d*)?", name, re.ASCII):
+        return None
+    return float(name)

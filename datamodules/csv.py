@@ -1,6 +1,5 @@
 """Your own images, listed in a table."""
 
-import csv
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +9,10 @@ import numpy as np
 
 from datamodules.base import Split
 from datamodules.checks import check
-from datamodules.classes import numbers_first
+from datamodules.classes import numbers_first, written_number
 from datamodules.files import FileDataset, FilesDataModule
 from lit_cv.annotations.annotators import Consolidation
+from lit_cv.annotations.reading import read_rows
 from lit_cv.annotations.votes import Votes
 from lit_cv.suggest import nearest
 
@@ -34,7 +34,9 @@ class CSVDataModule(FilesDataModule):
 
     One label column holds a class name, or several names joined by `label_separator`; several label columns hold
     0 or 1 each. A row without a label is unlabeled: only modules that learn without labels train on it. Images
-    that the table does not assign to splits are split like those of a folder.
+    that the table does not assign to splits are split like those of a folder. Paths may be absolute or lead out of
+    `root`: the table is taken to be your own, and its files are only ever read, as images. Labels are text; labels
+    that are all numbers are sorted by value, and the same number written in two ways (1 and 1.0) is an error.
 
     With `annotator_column` an image has a row for each annotator. Their votes are brought together, the agreement
     (Fleiss' kappa) is told, and the most disputed images are listed.
@@ -97,12 +99,7 @@ class CSVDataModule(FilesDataModule):
         path = Path(h["path"]).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"there is no table {path.absolute()}: set --data.path.")
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            between = ";" if ";" in first and "," not in first else ","  # as spreadsheets in half of Europe write
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else between)
-            table = [{name: (value or "").strip() for name, value in row.items() if name} for row in reader]
+        table = read_rows(path)
         if not table:
             raise ValueError(f"{path} has no rows.")
         asked = [("path_column", h["path_column"]), *(("label_columns", name) for name in h["label_columns"])]
@@ -158,7 +155,19 @@ class CSVDataModule(FilesDataModule):
                 raise ValueError(
                     f"the {name} rows of {h['path']} have classes without training images: {', '.join(unknown)}."
                 )
+        self._check_numbers(by_split["train"])
         return sorted(by_split["train"], key=numbers_first)
+
+    def _check_numbers(self, names: set[str]) -> None:
+        """Refuse one number in two spellings, which a table half written by a program has: 1 and 1.0."""
+        first: dict[float, str] = {}
+        for name in sorted(names):
+            value = written_number(name)
+            if value is not None and first.setdefault(value, name) != name:
+                raise ValueError(
+                    f"{self.hparams['path']} writes the label {value:g} in two ways, {first[value]!r} and {name!r}: "
+                    "these would be two classes. Write it in one."
+                )
 
     def _dataset(self, rows: Sequence[Mapping[str, str]], split: Split) -> FileDataset:
         h = self.hparams

@@ -15,6 +15,7 @@ from datamodules.images import IMAGE_SUFFIXES
 
 __all__ = ["ImageFolderDataModule", "class_folders", "find_images", "image_files"]
 
+_SHOWN = 20  # names that a message lists
 _NAMES: dict[str, tuple[str, ...]] = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
@@ -110,6 +111,12 @@ def _images(folder: Path, root: Path, outer: tuple[str, ...] = ()) -> Iterator[s
             yield Path(entry.path).relative_to(root).as_posix()
 
 
+def _some(names: list[str]) -> str:
+    """Return the first names, and how many more there are."""
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
 def _dataset(
     data: FilesDataModule, root: Path, folder: Path, classes: dict[str, Path] | None = None, depth: int = 1
 ) -> FileDataset:
@@ -126,16 +133,15 @@ def _dataset(
     names = list(classes if classes is not None else found)
     if not found:
         raise FileNotFoundError(f"{folder.absolute()} holds no folders: put the images of each class in one.")
-    if unknown := [name for name in found if name not in names]:
-        raise ValueError(
-            f"{folder} has classes without training images: {', '.join(unknown)}. Known are: {', '.join(names)}."
-        )
+    known = set(names)
+    if unknown := [name for name in found if name not in known]:
+        raise ValueError(f"{folder} has classes without training images: {_some(unknown)}. Known are: {_some(names)}.")
     files = {name: image_files(path, root) for name, path in found.items()}
     empty = [name for name in names if not files.get(name)]
     if empty and (classes is None or classes == found):
-        raise ValueError(f"{folder} has class folders without images: {', '.join(empty)}. Fill or remove them.")
+        raise ValueError(f"{folder} has class folders without images: {_some(empty)}. Fill or remove them.")
     if empty:
-        rank_zero_warn(f"{folder} has no images of: {', '.join(empty)}.")
+        rank_zero_warn(f"{folder} has no images of: {_some(empty)}.")
     paths = [path for name in names for path in files.get(name, [])]
     labels = [label for label, name in enumerate(names) for _ in files.get(name, [])]
     return FileDataset(root, paths, labels, names, channels=data.hparams["channels"])

@@ -71,22 +71,42 @@ def decode_image(
     return _decode_and(fit, data, name, (size, size) if isinstance(size, int) else size, channels)
 
 
-def read_whole(path: str | Path, size: tuple[int, int] | None = None, channels: Literal[1, 3] = 3) -> Tensor:
+def read_whole(
+    path: str | Path,
+    size: tuple[int, int] | None = None,
+    channels: Literal[1, 3] = 3,
+    expected: tuple[int, int] | None = None,
+) -> Tensor:
     """Read an image file as `read_image` does, but nothing is cut off: the whole image is resized.
 
     Args:
         path: The file.
         size: Height and width in pixels; `None` keeps the image as it is.
         channels: 3 for color, 1 for grey.
+        expected: Height and width that the file is known to have; `None` takes any.
 
     Returns:
         (channels, H, W) uint8.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        UnreadableImageError: If it cannot be decoded.
+        UnreadableImageError: If it cannot be decoded, or is of another size than expected.
     """
-    return _decode_and(_resize, _content(path), path, size, channels)
+
+    def resize(image: Tensor, size: tuple[int, int] | None) -> Tensor:
+        found = (image.shape[1], image.shape[2])
+        if expected is not None and not any(_fraction(expected, k) == found for k in (1, 2, 4, 8)):
+            raise ValueError(
+                f"it has changed, it had {expected[1]} x {expected[0]} pixels when its annotations were checked"
+            )
+        return _resize(image, size)
+
+    return _decode_and(resize, _content(path), path, size, channels)
+
+
+def _fraction(size: tuple[int, int], k: int) -> tuple[int, int]:
+    """Return the size of a JPEG that is decoded at 1 / k of it."""
+    return -(-size[0] // k), -(-size[1] // k)
 
 
 def _content(path: str | Path) -> bytearray:
@@ -141,11 +161,30 @@ def _resize(image: Tensor, size: tuple[int, int] | None) -> Tensor:
 
 
 def _decode(data: bytearray, size: tuple[int, int] | None, channels: int) -> Tensor:
+    _check_pixels(data)
     if data.startswith(_PNG) or (data.startswith(_JPEG) and not _is_far_larger(data, size)):
         # PIL may take a file that torchvision refuses, and stands in where torchvision no longer decodes.
         with contextlib.suppress(RuntimeError, ImportError):
             return _decode_with_torchvision(data, channels)
     return _decode_with_pil(data, size, channels)
+
+
+def _check_pixels(data: bytearray) -> None:
+    """Refuse what PIL refuses, before torchvision, which has no limit, takes gigabytes for a file of kilobytes."""
+    from PIL import Image
+
+    found = None
+    if data.startswith(_PNG) and len(data) >= 24:
+        width, height = struct.unpack(">II", data[16:24])
+        found = (height, width)
+    elif data.startswith(_JPEG):
+        found = _jpeg_size(data)
+    limit = Image.MAX_IMAGE_PIXELS
+    if found is not None and limit is not None and found[0] * found[1] > 2 * limit:
+        raise ValueError(
+            f"it says that it has {found[1]} x {found[0]} pixels, more than {2 * limit:,}: cut it into tiles, or if it "
+            "is to be trusted raise PIL.Image.MAX_IMAGE_PIXELS."
+        )
 
 
 def _decode_with_torchvision(data: bytearray, channels: int) -> Tensor:

@@ -180,6 +180,12 @@ class ResumableLoader(DataLoader[Any]):
         except UnreadableImageError as error:  # from a worker process its message is a whole trace
             reason = str(error).rpartition("UnreadableImageError: ")[2].strip()
             raise UnreadableImageError(f"{reason} (--data.on_error skip leaves such files out)") from None
+        except FileNotFoundError as error:
+            reason = str(error).rpartition("FileNotFoundError: ")[2].strip()
+            raise FileNotFoundError(
+                f"an image is gone that was there when the run began: {reason}. Put it back, and go on with "
+                "`lit-cv fit --ckpt_path last`; --data.cache true reads files once, before the run."
+            ) from None
 
     def _begin(self) -> None:
         sampler = self.sampler

@@ -1,6 +1,9 @@
 """`metrics.csv`: every logged number of a run, a row for each step at which something was logged."""
 
+import contextlib
 import csv
+import logging
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -8,9 +11,13 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lit_cv.atomic_files import could_not_write, replacing
+
 __all__ = ["MetricsCSVLogger", "read_metrics"]
 
 _FILE = "metrics.csv"
+
+log = logging.getLogger("lit_cv")
 
 
 class MetricsCSVLogger(Logger):
@@ -73,8 +80,13 @@ class MetricsCSVLogger(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write everything."""
-        self._flush(keep=0)
+        """Write everything; after another error, one that this ends in is told and does not hide the first."""
+        try:
+            self._flush(keep=0)
+        except OSError as error:
+            if status != "failed":
+                raise
+            log.warning("%s", error)
 
     def _flush(self, keep: int) -> None:
         end = len(self._rows) - keep
@@ -84,12 +96,26 @@ class MetricsCSVLogger(Logger):
         rewrite = bool(new) or self._written == 0
         self.columns += list(dict.fromkeys(new))
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / _FILE, "w" if rewrite else "a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.columns, restval="")
-            if rewrite:
+        path = self.folder / _FILE
+        if rewrite:
+            with replacing(path, "the table") as part, open(part, "w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, self.columns, restval="")
                 writer.writeheader()
-            writer.writerows(self._rows[0 if rewrite else self._written : end])
+                writer.writerows(self._rows[:end])
+        else:
+            self._append(path, self._rows[self._written : end])
         self._written = max(end, 0)
+
+    def _append(self, path: Path, rows: list[dict[str, float]]) -> None:
+        """Append whole rows: what a full disk takes of them is cut off again."""
+        size = path.stat().st_size if path.is_file() else 0
+        try:
+            with open(path, "a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self.columns, restval="").writerows(rows)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(path, size)
+            raise could_not_write(error, "the table", path) from error
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:

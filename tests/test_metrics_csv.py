@@ -1,4 +1,10 @@
+import csv
+import errno
+import os
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from lit_cv.metrics_csv import MetricsCSVLogger, read_metrics
 
@@ -46,3 +52,30 @@ def test_repeated_saves_append(tmp_path: Path) -> None:
         logger.save()
     logger.finalize("success")
     assert [row["lr"] for row in read_metrics(tmp_path / "metrics.csv")] == [step / 100 for step in range(50)]
+
+
+def test_a_full_disk_leaves_whole_rows_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = MetricsCSVLogger(str(tmp_path))
+    for step in range(3):
+        logger.log_metrics({"loss": 0.5}, step)
+        logger.save()
+    before = (tmp_path / "metrics.csv").read_bytes()
+
+    def half(writer: Any, rows: Any) -> None:
+        writer.writer.writerow([0, 2, "0."])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(csv.DictWriter, "writerows", half)
+    logger.log_metrics({"loss": 0.5}, 3)
+    with pytest.raises(OSError, match=r"the table .*metrics\.csv could not be written \(No space left"):
+        logger.save()
+    assert (tmp_path / "metrics.csv").read_bytes() == before
+    logger.log_metrics({"other": 1.0}, 4)  # a new column: the table is written anew
+    with pytest.raises(OSError, match="could not be written"):
+        logger.save()
+    assert (tmp_path / "metrics.csv").read_bytes() == before
+    logger.finalize("failed")  # does not hide the error that ended the run
+    assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.csv"]
+    monkeypatch.undo()
+    logger.save()
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.csv")] == [0, 1, 2, 3]

@@ -1,17 +1,20 @@
 """What is checked of annotations, whatever their format."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from lit_cv.annotations.layout import leads_out
 from lit_cv.annotations.masks import inspect_mask
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Problems
 from lit_cv.annotations.rle import rle_counts
 from lit_cv.annotations.sizes import FileSize
 from lit_cv.suggest import nearest
 
-__all__ = ["check_masks", "check_object", "check_set", "unknown_category"]
+__all__ = ["OUTSIDE", "check_masks", "check_object", "check_set", "unknown_category"]
 
+OUTSIDE = "its name leads out of the folder of the images: names are relative to it, without .."
 _SLACK = 1.0  # pixels that a box may reach beyond the image, as rounding tools leave it
 
 
@@ -39,12 +42,12 @@ def check_object(item: AnnotatedObject, height: float, width: float) -> str | No
         return _check_polygons(item.segmentation, height, width)
     if isinstance(item.segmentation, dict):
         size = item.segmentation.get("size")
-        if size is None or [int(side) for side in size] != [height, width]:
-            return f"its RLE has the size {size}, the image is {height:g} x {width:g} (height x width)"
         try:
+            if size is None or [int(side) for side in size] != [height, width]:
+                return f"its RLE has the size {size}, the image is {height:g} x {width:g} (height x width)"
             rle_counts(item.segmentation)
-        except ValueError as error:
-            return str(error)
+        except (TypeError, ValueError, OverflowError) as error:
+            return f"its RLE is none: {error}" if not isinstance(error, ValueError) else str(error)
     return None
 
 
@@ -53,6 +56,8 @@ def _check_polygons(polygons: list[list[float]], height: float, width: float) ->
         if len(polygon) < 6 or len(polygon) % 2:
             return f"its polygon has {len(polygon)} numbers: an even number from 6 on is needed"
         x, y = polygon[::2], polygon[1::2]
+        if not all(map(math.isfinite, polygon)):
+            return "its polygon holds a value that is not finite"
         if min(x) < -_SLACK or min(y) < -_SLACK or max(x) > width + _SLACK or max(y) > height + _SLACK:
             return f"its polygon is not inside the image of {width:g} x {height:g} pixels"
     return None
@@ -79,7 +84,9 @@ def check_set(annotations: AnnotationSet, found: Sequence[FileSize], problems: P
     images = []
     for image, size in zip(annotations.images, found, strict=True):
         source = image.source or annotations.folder / image.name
-        if image.name in seen:
+        if leads_out(image.name):
+            problems.add(source, f"image {image.name!r}", OUTSIDE)
+        elif image.name in seen:
             problems.add(source, f"image {image.name!r}", "is listed twice")
         elif isinstance(size, str):
             problems.add(source, f"image {image.name!r}", size)

@@ -4,7 +4,9 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from lit_cv.annotations.layout import SPLITS, SUFFIXES
+from lit_cv.annotations.checks import OUTSIDE
+from lit_cv.annotations.layout import SPLITS, SUFFIXES, leads_out
+from lit_cv.annotations.reading import read_rows
 from lit_cv.annotations.records import AnnotatedImage, AnnotationSet, Problems
 from lit_cv.annotations.sizes import SizesOf, file_sizes
 
@@ -75,8 +77,7 @@ def read_table(path: Path, problems: Problems, sizes: SizesOf = file_sizes) -> d
     Raises:
         ValueError: If a column is missing.
     """
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+    rows = read_rows(path)
     if not rows or not {"path", "label"} <= rows[0].keys():
         raise ValueError(f"{path} needs the columns path and label.")
     named = {name: split for split, names in SPLITS.items() for name in names}
@@ -85,7 +86,9 @@ def read_table(path: Path, problems: Problems, sizes: SizesOf = file_sizes) -> d
     found = sizes(path.parent, [row["path"] for row in rows])
     for number, (row, size) in enumerate(zip(rows, found, strict=True), 2):
         split = named.get(row["split"].strip().lower()) if "split" in row else "all"
-        if isinstance(size, str):
+        if leads_out(row["path"]):
+            problems.add(path, f"line {number}", f"{row['path']}: {OUTSIDE}")
+        elif isinstance(size, str):
             problems.add(path, f"line {number}", f"{row['path']}: {size}")
         elif row["path"] in seen:
             problems.add(path, f"line {number}", f"{row['path']} is listed twice")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lit_cv.annotations.checks import unknown_category
-from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, split_in
+from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, leads_out, split_in
+from lit_cv.annotations.reading import is_file
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_area, outline_box
 
@@ -82,13 +83,22 @@ def read_coco(
 def _load(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and lists within lists
         raise AnnotationError(f"{path} is not valid JSON: {error}") from None
     needed = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in needed):
         kind = "a list" if isinstance(content, list) else "another content"
         raise AnnotationError(f"{path} has {kind}: COCO's annotations have the lists {', '.join(needed)}.")
+    for key in needed:
+        wrong = next((k for k, entry in enumerate(content[key], 1) if not _is_entry(entry)), None)
+        if wrong is not None:
+            raise AnnotationError(f"{path}: number {wrong} of {key} is no entry with numbers or texts as ids.")
     return content
+
+
+def _is_entry(entry: Any) -> bool:
+    keys = ("id", "image_id", "category_id", "name")
+    return isinstance(entry, dict) and not any(isinstance(entry.get(key), list | dict) for key in keys)
 
 
 def _categories(path: Path, content: Mapping[str, Any], problems: Problems) -> tuple[list[str], list[int]]:
@@ -126,9 +136,13 @@ def _images(path: Path, content: Mapping[str, Any], problems: Problems) -> dict[
         elif number in images:
             problems.add(path, f"image {name!r}", f"its id {number} occurs twice")
         else:
-            height, width = int(entry.get("height") or 0), int(entry.get("width") or 0)
             name = str(name).replace("\\", "/")
-            images[number] = AnnotatedImage(name, height, width, id=number, source=path)
+            try:
+                height, width = (int(entry.get(side) or 0) for side in ("height", "width"))
+            except (TypeError, ValueError, OverflowError):
+                problems.add(path, f"image {name!r}", "its height or width is no number of pixels")
+            else:
+                images[number] = AnnotatedImage(name, height, width, id=number, source=path)
     return images
 
 
@@ -174,7 +188,7 @@ def _object(entry: Mapping[str, Any], category: int) -> AnnotatedObject | str:
         else:
             return "has neither bbox nor segmentation"
         score = None if entry.get("score") is None else float(entry["score"])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, KeyError) as error:
         return f"its bbox or segmentation is none: {error}"
     extra = {key: value for key, value in entry.items() if key not in _KNOWN}
     return AnnotatedObject(category, box, outline, bool(entry.get("iscrowd")), score, attributes=extra)
@@ -188,7 +202,7 @@ def _folder(root: Path, path: Path, split: str, names: Sequence[str]) -> Path:
     candidates = [path.parent, *(base / word for base in bases for word in words), *bases, path.parent.parent]
     for name in names[:5]:
         for folder in candidates:
-            if (folder / name).is_file():
+            if not leads_out(name) and is_file(folder / name):
                 return folder
     if not names:
         return root

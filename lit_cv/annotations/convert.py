@@ -9,6 +9,7 @@ from typing import Literal, cast
 
 from lit_cv.annotations.classes import find_table, read_folders, read_table, write_table
 from lit_cv.annotations.formats import WRITERS, Format, find_format, read_annotations
+from lit_cv.annotations.layout import inside
 from lit_cv.annotations.records import AnnotationSet, Problems
 
 __all__ = ["convert", "place_images"]
@@ -117,7 +118,7 @@ def _places(sets: Mapping[str, AnnotationSet], to: str, target: Path) -> dict[Pa
             if to == "folders" and image.label is None:
                 continue
             name = Path(image.label or "") / Path(image.name).name if to == "folders" else Path(image.name)
-            new, old = target / within / name, part.folder / image.name
+            new, old = inside(target / within, name.as_posix()), part.folder / image.name
             key = new if to in ("coco", *_CLASSES) else new.with_suffix("")
             if key in taken:
                 raise ValueError(f"{taken[key]} and {old} would share a file of {to}, named like its image.")

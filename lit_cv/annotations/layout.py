@@ -1,8 +1,9 @@
 """Names that people give to the folders and files of a set of images."""
 
 import re
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
-__all__ = ["IMAGE_FOLDERS", "SPLITS", "SUFFIXES", "split_in"]
+__all__ = ["IMAGE_FOLDERS", "SPLITS", "SUFFIXES", "inside", "leads_out", "split_in"]
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -11,6 +12,28 @@ SPLITS: dict[str, tuple[str, ...]] = {
 }
 IMAGE_FOLDERS = ("images", "image", "img_dir", "imgs", "JPEGImages")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".JPG", ".JPEG", ".PNG")
+
+
+def leads_out(name: str) -> bool:
+    """Tell whether a file's name leads out of the folder that it is relative to, or is no name at all.
+
+    Example:
+        >>> leads_out("../../etc/passwd"), leads_out("/etc/passwd"), leads_out("train/a..b.jpg")
+        (True, True, False)
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    return path.is_absolute() or bool(PureWindowsPath(name).drive) or ".." in path.parts or "\0" in name
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return the path of a file to be written in a folder.
+
+    Raises:
+        ValueError: If it would lie elsewhere: annotations that others have written may name any file.
+    """
+    if leads_out(name):
+        raise ValueError(f"the name {name!r} leads out of {folder}, and nothing is written there.")
+    return folder / name
 
 
 def split_in(text: str) -> str | None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, SUFFIXES
+from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, SUFFIXES, inside
+from lit_cv.annotations.reading import read_text
 from lit_cv.annotations.records import AnnotatedImage, AnnotationSet, Problems
 from lit_cv.annotations.rle import nearest, outline_area, outline_mask
 from lit_cv.annotations.sizes import SizesOf, file_sizes
@@ -128,7 +129,7 @@ def draw_classes(image: AnnotatedImage, fitted: tuple[int, int] | None = None) -
 def mask_class_names(root: Path) -> list[str]:
     """Return the names of mask values from 0, one in each line of `classes.txt`; nothing if there is no such file."""
     path = root / "classes.txt"
-    return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()] if path.is_file() else []
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()] if path.is_file() else []
 
 
 def read_masks(
@@ -217,7 +218,7 @@ def write_masks(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
         names = part.mask_classes or (["background", *part.categories] if part.categories else names)
         for image in part.images:
             folder = root / "masks" if split == "all" else root / "masks" / split
-            path = (folder / image.name).with_suffix(".png")
+            path = inside(folder, image.name).with_suffix(".png")
             save_mask(load_mask(image.mask) if image.mask else draw_classes(image), path)
             written.append(path)
     if names:

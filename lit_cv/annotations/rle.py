@@ -10,6 +10,8 @@ __all__ = ["decode_rle", "draw_polygons", "encode_rle", "outline_area", "outline
 
 Mask = NDArray[np.bool_]
 
+_MOST = 1 << 16  # pixels that a side has: more would take gigabytes to unpack
+
 
 def rle_counts(rle: Mapping[str, Any]) -> NDArray[np.int64]:
     """Return the lengths of the runs, of 0 and 1 in turn, column by column.
@@ -27,6 +29,8 @@ def rle_counts(rle: Mapping[str, Any]) -> NDArray[np.int64]:
     counts = rle["counts"]
     runs = _unpack(counts) if isinstance(counts, str | bytes) else np.asarray(counts, dtype=np.int64)
     height, width = rle["size"]
+    if not all(isinstance(side, int) and 0 <= side < _MOST for side in (height, width)):
+        raise ValueError(f"its size {rle['size']} is not that of an image")
     if runs.ndim != 1 or (runs < 0).any() or int(runs.sum()) != height * width:
         raise ValueError(f"its runs cover {int(runs.sum())} pixels of {height} x {width}")
     return runs

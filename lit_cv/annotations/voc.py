@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lit_cv.annotations.checks import unknown_category
-from lit_cv.annotations.layout import SPLITS, SUFFIXES
+from lit_cv.annotations.layout import SPLITS, SUFFIXES, inside
+from lit_cv.annotations.reading import is_file, read_text
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Problems
 
 __all__ = ["read_voc", "voc_image", "write_voc"]
@@ -42,7 +43,7 @@ def read_voc(
     parsed = {split: [_parse(xml, problems) for xml in part if _exists(xml, problems)] for split, part in files.items()}
     trees = {split: [entry for entry in part if entry is not None] for split, part in parsed.items()}
     named = root / "labels.txt"
-    categories = [line.strip() for line in named.read_text("utf-8").splitlines()] if named.is_file() else []
+    categories = [line.strip() for line in read_text(named).splitlines()] if named.is_file() else []
     if not any(categories):
         training = trees.get("train") or trees.get("all") or [tree for part in trees.values() for tree in part]
         categories = sorted({name for _, tree in training for name in _names(tree)})
@@ -67,7 +68,7 @@ def _find_files(root: Path, lists: str) -> dict[str, list[Path]]:
     for split, names in SPLITS.items():
         path = next((p for name in names if (p := root / "ImageSets" / lists / f"{name}.txt").is_file()), None)
         if path is not None:
-            stems = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            stems = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
             found[split] = [annotations / f"{stem}.xml" for stem in stems]
     return found if "train" in found else {"all": sorted(annotations.rglob("*.xml"))}
 
@@ -85,7 +86,7 @@ def _exists(xml: Path, problems: Problems) -> bool:
 def _parse(xml: Path, problems: Problems) -> tuple[Path, ET.Element] | None:
     try:
         return xml, ET.parse(xml).getroot()
-    except (ET.ParseError, UnicodeDecodeError) as error:
+    except (ET.ParseError, ValueError, LookupError) as error:  # the latter two for encodings that there are not
         problems.add(xml, "", f"is not valid XML: {error}")
         return None
 
@@ -99,12 +100,12 @@ def _image(
 ) -> AnnotatedImage | None:
     try:
         height, width = (int(float(tree.findtext(f"size/{side}") or 0)) for side in ("height", "width"))
-    except ValueError:
+    except (ValueError, OverflowError):
         problems.add(xml, "size", "is no number of pixels")
         return None
     name = _image_name(root, folder, xml, tree)
     mask = root / "SegmentationClass" / Path(name).with_suffix(".png")
-    image = AnnotatedImage(name, height, width, mask=mask if mask.is_file() else None, source=xml)
+    image = AnnotatedImage(name, height, width, mask=mask if is_file(mask) else None, source=xml)
     for position, item in enumerate(tree.iterfind("object"), 1):
         found = _object(item, categories)
         if isinstance(found, str):
@@ -124,7 +125,7 @@ def _image_name(root: Path, folder: Path, xml: Path, tree: ET.Element) -> str:
     candidates = [*beside, *(stem.with_name(stem.name + suffix) for suffix in SUFFIXES)]
     # Files that were renamed keep their old `filename`: the name of the XML file goes first where both exist.
     same = [path for path in candidates if path.stem == stem.name]
-    return next((path for path in [*same, *candidates] if (folder / path).is_file()), candidates[0]).as_posix()
+    return next((path for path in [*same, *candidates] if is_file(folder / path)), candidates[0]).as_posix()
 
 
 def _object(item: ET.Element, categories: Sequence[str]) -> AnnotatedObject | str:
@@ -165,7 +166,7 @@ def write_voc(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
     written = []
     for split, annotations in sets.items():
         for image in annotations.images:
-            path = (root / "Annotations" / image.name).with_suffix(".xml")
+            path = inside(root / "Annotations", image.name).with_suffix(".xml")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(voc_image(image, annotations.categories), encoding="utf-8")
             written.append(path)

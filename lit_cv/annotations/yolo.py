@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_cv.annotations.layout import SPLITS, SUFFIXES
+from lit_cv.annotations.layout import SPLITS, SUFFIXES, inside
+from lit_cv.annotations.reading import exists, read_text
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_box
 from lit_cv.annotations.sizes import SizesOf, file_sizes
@@ -17,7 +18,7 @@ _NAMES = ("classes.txt", "obj.names", "classes.names")
 def find_yolo_file(root: Path) -> Path | None:
     """Return the file that names the classes (`data.yaml` or another YAML file with `names`, `classes.txt`)."""
     yamls = sorted([*root.glob("*.yaml"), *root.glob("*.yml")], key=lambda path: path.stem != "data")
-    named = [path for path in yamls if "names:" in path.read_text("utf-8")]
+    named = [path for path in yamls if b"names:" in path.read_bytes()]
     texts = [root / folder / name for folder in ("", "labels") for name in _NAMES]
     return next((path for path in [*named, *texts] if path.is_file()), None)
 
@@ -66,32 +67,38 @@ def _yaml(file: Path) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date such as 2001-99-99 is a ValueError
         raise AnnotationError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
     return content if isinstance(content, dict) else {}
 
 
 def _class_names(file: Path, content: Mapping[str, Any]) -> list[str]:
     if not content:
-        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in read_text(file).splitlines() if line.strip()]
     names = content.get("names")
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise AnnotationError(f"{file}: names has the numbers {sorted(names)}, they must count from 0.")
-        return [str(names[number]) for number in range(len(names))]
+        if set(names) != set(range(len(names))):
+            numbers = ", ".join(str(number)[:20] for number in list(names)[:20])
+            raise AnnotationError(f"{file}: names has the numbers [{numbers}], they must count from 0.")
+        names = [names[number] for number in range(len(names))]
     if not isinstance(names, list):
         raise AnnotationError(f"{file}: names is a {type(names).__name__}, it must list the classes.")
+    if nested := [name for name in names if isinstance(name, list | dict)]:  # aliases may unfold without an end
+        raise AnnotationError(f"{file}: names holds a {type(nested[0]).__name__}, it must list the classes.")
     return [str(name) for name in names]
 
 
 def _images(root: Path, content: Mapping[str, Any]) -> dict[str, tuple[Path, list[str]]]:
     """Return folder and names of the images of each split."""
-    base = root / str(content.get("path") or "")
-    base = base if base.is_dir() else root  # the path of the machine that wrote it
+    said = content.get("path")
+    base = root / said if isinstance(said, str) and "\0" not in said else root
+    base = base if exists(base) and base.is_dir() else root  # the path of the machine that wrote it
     found: dict[str, tuple[Path, list[str]]] = {}
     for split, names in SPLITS.items():
         given = content.get(split) or content.get(names[1])
-        places = [given] if isinstance(given, str) else list(given or [])
+        places = [given] if isinstance(given, str) else given or []
+        if not isinstance(places, list) or not all(isinstance(place, str) and "\0" not in place for place in places):
+            raise AnnotationError(f"{root.absolute()}: {split} in the YAML file must be a folder or a list of some.")
         if not places:
             places = [p for name in names for p in (f"images/{name}", f"{name}/images") if (root / p).is_dir()][:1]
         paths = [path for place in places for path in _listed(root, base, str(place))]
@@ -107,13 +114,13 @@ def _images(root: Path, content: Mapping[str, Any]) -> dict[str, tuple[Path, lis
 
 def _listed(root: Path, base: Path, place: str) -> list[Path]:
     candidates = [base / place, root / place, root / place.removeprefix("../")]
-    path = next((candidate for candidate in candidates if candidate.exists()), None)
+    path = next((candidate for candidate in candidates if exists(candidate)), None)
     if path is None:
         raise FileNotFoundError(f"{base / place}, which the YAML file names, does not exist.")
     if path.is_dir():
         return _in_folder(path)
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return [base / line if (base / line).exists() else path.parent / line for line in lines]
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    return [base / line if exists(base / line) else path.parent / line for line in lines]
 
 
 def _in_folder(folder: Path) -> list[Path]:
@@ -127,6 +134,8 @@ def _below(paths: Sequence[Path]) -> tuple[Path, list[str]]:
         return Path(), []
     folder = paths[0].parent
     while not all(path.is_relative_to(folder) for path in paths):
+        if folder.parent == folder:
+            raise AnnotationError(f"{paths[0]} and the other images of the list have no folder in common.")
         folder = folder.parent
     return folder, [path.relative_to(folder).as_posix() for path in paths]
 
@@ -142,7 +151,12 @@ def _labels_of(image: Path) -> Path:
 
 def _read_labels(image: AnnotatedImage, labels: Path, names: Sequence[str], problems: Problems) -> None:
     seen: set[tuple[str, ...]] = set()
-    for number, line in enumerate(labels.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        text = read_text(labels)
+    except AnnotationError as error:
+        problems.add(labels, "", str(error).partition(" is ")[2])
+        return
+    for number, line in enumerate(text.splitlines(), 1):
         words = tuple(line.split())
         if not words:
             continue
@@ -158,7 +172,7 @@ def _read_labels(image: AnnotatedImage, labels: Path, names: Sequence[str], prob
 def _object(words: Sequence[str], image: AnnotatedImage, names: Sequence[str]) -> AnnotatedObject | str:
     try:
         category, values = int(float(words[0])), [float(word) for word in words[1:]]
-    except ValueError:
+    except (ValueError, OverflowError):
         return f"{' '.join(words)[:60]!r} is not `class x y width height`"
     if not 0 <= category < len(names):
         return f"class {category} is out of range: there are {len(names)}, counted from 0"
@@ -195,7 +209,7 @@ def write_yolo(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
         names = part.categories
         folder = root / "labels" if split == "all" else root / "labels" / split
         for image in part.images:
-            path = (folder / image.name).with_suffix(".txt")
+            path = inside(folder, image.name).with_suffix(".txt")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(f"{line}\n" for line in _lines(image)), encoding="utf-8")
             written.append(path)

@@ -13,6 +13,7 @@ from lit_cv.callbacks.embedding_evaluation import EmbeddingEvaluation
 from lit_cv.callbacks.embedding_projector import EmbeddingProjector
 from lit_cv.callbacks.learning_rate import LearningRateLog
 from lit_cv.callbacks.mixup import MixUp
+from lit_cv.callbacks.non_finite import NonFiniteGuard
 from lit_cv.callbacks.online_probe import OnlineProbe
 from lit_cv.callbacks.prediction_figures import PredictionFigures
 from lit_cv.callbacks.prediction_writer import PredictionWriter
@@ -38,6 +39,7 @@ __all__ = [
     "LearningRateLog",
     "MixUp",
     "MonitorEarlyStopping",
+    "NonFiniteGuard",
     "OnlineProbe",
     "PredictionFigures",
     "PredictionWriter",

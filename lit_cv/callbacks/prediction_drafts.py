@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_cv.annotations import WRITERS, AnnotatedImage, AnnotatedObject, AnnotationSet, save_mask
+from lit_cv.annotations.layout import inside
 from lit_cv.annotations.rle import nearest
 
 __all__ = ["BoxDrafts", "MaskDrafts", "box_uncertainty", "file_sizes_of"]
@@ -129,7 +130,7 @@ class MaskDrafts:
         for position, number in enumerate(index.tolist()):
             (y, x), (height, width) = size[position].tolist(), files[position].tolist()
             mask = outputs["masks"][position, :y, :x].detach().cpu().numpy()
-            path = (folder / "masks" / names[number]).with_suffix(".png")
+            path = inside(folder / "masks", names[number]).with_suffix(".png")
             save_mask(nearest(mask, (height, width)), path)
             doubt = float("nan")
             if confidence is not None:

@@ -6,10 +6,12 @@ import signal
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_cv.callbacks.monitored import is_better, monitored_value
 from lit_cv.checkpoint_io import link_checkpoint
@@ -24,8 +26,8 @@ class RunCheckpoint(Checkpoint):
 
     The best is chosen by the module's own `monitor` and `mode`, the later of equal ones. Both are written at the
     end of an epoch, and the last one, if asked, every so many steps, from which training continues in the middle
-    of an epoch. On Ctrl-C the step under way is finished and saved before training ends; a second Ctrl-C ends it
-    at once.
+    of an epoch. On Ctrl-C, and on the SIGTERM by which schedulers end a job (of a single process; exit status 143),
+    the step or validation under way is finished and saved before training ends; a second one ends it at once.
 
     For more than this (several best ones, other names) put Lightning's ModelCheckpoint into
     `trainer.callbacks`; it replaces this callback.
@@ -52,7 +54,8 @@ class RunCheckpoint(Checkpoint):
         self._validated = False
         self._interrupted = False
         self._ending = False
-        self._handler: Any = None
+        self._signal = signal.SIGINT
+        self._handlers: dict[signal.Signals, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Settle the folder."""
@@ -61,12 +64,18 @@ class RunCheckpoint(Checkpoint):
             self._folder = Path(root) / "checkpoints"
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the module's metric, which its data may decide, and Ctrl-C, which is to end a run between two steps."""
+        """Take the module's metric, which its data may decide, and the signals that are to end a run between steps."""
         self.monitor = self.monitor or getattr(pl_module, "monitor", None)
         self.mode = self.mode or getattr(pl_module, "mode", "min")
         if threading.current_thread() is threading.main_thread() and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._interrupted = self._ending = False
-            self._handler = signal.signal(signal.SIGINT, self._interrupt)
+            self._handlers[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take SIGTERM over from Lightning, which by now has set its own handler: that one saves nothing."""
+        # Several processes would be told at different steps, and wait for each other while one of them saves.
+        if self._handlers and trainer.world_size == 1 and not _requeues(trainer):
+            self._handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._interrupt)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -84,14 +93,14 @@ class RunCheckpoint(Checkpoint):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """End training after Ctrl-C, now that the step before is saved and its numbers are logged."""
+        """End training after a signal, now that the step before is saved and its numbers are logged."""
         if self._ending:
-            raise KeyboardInterrupt
+            self._end()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """End training after Ctrl-C before it is validated."""
+        """End training after a signal before it is validated."""
         if self._ending:
-            raise KeyboardInterrupt
+            self._end()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save when validation runs more often than epochs end."""
@@ -104,11 +113,11 @@ class RunCheckpoint(Checkpoint):
         """Save at the end of an epoch, when its metrics are known."""
         self._save(trainer)
         if self._interrupted:
-            raise KeyboardInterrupt
+            self._end()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Say what is left of a run that ends early."""
-        self._restore_handler()
+        self._restore_handlers()
         if not trainer.is_global_zero or trainer.state.fn != "fit":
             return
         if self.last_model_path:
@@ -121,8 +130,8 @@ class RunCheckpoint(Checkpoint):
             log.info("Stopped at step %d, before the first checkpoint.", trainer.global_step)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give Ctrl-C back."""
-        self._restore_handler()
+        """Give the signals back."""
+        self._restore_handlers()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best score so far and where it lies."""
@@ -162,12 +171,25 @@ class RunCheckpoint(Checkpoint):
         return score is not None and is_better(score, self.best_model_score, str(self.mode))
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
+        self._signal = signal.Signals(signum)
         if self._interrupted:
-            raise KeyboardInterrupt
+            self._end()
         self._interrupted = True
-        log.info("Ctrl-C: finishing this step and saving; press it again to stop at once.")
+        name = "Ctrl-C" if signum == signal.SIGINT else "SIGTERM"
+        log.info("%s: finishing this step and saving; a second one stops at once.", name)
 
-    def _restore_handler(self) -> None:
-        if self._handler is not None:
-            signal.signal(signal.SIGINT, self._handler)
-            self._handler = None
+    def _end(self) -> NoReturn:
+        if self._signal == signal.SIGTERM:
+            raise SIGTERMException(128 + signal.SIGTERM)  # the status of a process that the signal has ended
+        raise KeyboardInterrupt
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+
+def _requeues(trainer: L.Trainer) -> bool:
+    """Whether Lightning itself saves and requeues the job when its time is up, by signals of its own."""
+    environment = trainer._accelerator_connector.cluster_environment
+    return isinstance(environment, SLURMEnvironment) and environment.auto_requeue

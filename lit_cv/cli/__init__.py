@@ -72,7 +72,16 @@ def console() -> None:
         sys.exit(130)
     except Exception as error:
         from lit_cv.cli.errors import is_for_the_user
+        from lit_cv.cli.remedies import remedy
 
-        if not is_for_the_user(error):
+        what_to_do = remedy(error)
+        if what_to_do is None and not is_for_the_user(error):
             raise
-        sys.exit(f"lit-cv: error: {error}")
+        said = str(error) or type(error).__name__
+        sys.exit(f"lit-cv: error: {said}" if what_to_do is None else f"lit-cv: error: {_line(said)} {what_to_do}")
+
+
+def _line(text: str) -> str:
+    """Return the first line, which in a message of torch's may be followed by its own stack."""
+    line = text.strip().splitlines()[0]
+    return line if line.endswith(".") else f"{line}."

@@ -59,6 +59,8 @@ def explain(message: str, parser: LightningArgumentParser, typed: Sequence[str] 
     expected = dict.fromkeys(re.findall(r"Expected an? (.+?)(?= - |\. Got| Given|$)", text))
     if key and expected:
         allowed = " or ".join(map(_readable, expected))
+        if allowed == "null" and (base := _base(key)):  # what was given is no class of that kind
+            return f"--{key}: no class {value!r}{nearest(value, [cls.__name__ for cls in _subclasses(base)])}"
         hint = nearest(value, re.findall(r"'([^']+)'", allowed)).removesuffix(".")
         return f"--{key} {value} does not fit: expected {allowed}{hint}"
     return text

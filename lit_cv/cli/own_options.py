@@ -9,7 +9,7 @@ from lit_cv.suggest import nearest
 
 __all__ = ["OwnParser", "command_line", "flag"]
 
-_OF_FIT = ("config", "model", "data", "trainer", "seed_everything", "checkpoint", "early_stopping", "ema")
+_OF_FIT = ("config", "model", "data", "trainer", "seed_everything", "checkpoint", "early_stopping", "ema", "non_finite")
 
 
 class OwnParser(argparse.ArgumentParser):

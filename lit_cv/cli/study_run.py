@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 
 from lit_cv import callbacks
 from lit_cv.cli.arguments import prepare
 from lit_cv.cli.training import LitCLI, prepare_process
 from lit_cv.evaluation.run_callbacks import LastCheckpoint, StepReport, TrainingClock
 from lit_cv.metrics_csv import MetricsCSVLogger
+from lit_cv.tensorboard_log import RunTensorBoardLogger
 
 __all__ = ["StudyRun", "quietly"]
 
@@ -82,7 +83,7 @@ class StudyRun(LitCLI):
         step = self.checkpoint.step if self.checkpoint else None
         table = MetricsCSVLogger(str(self.folder), resume_step=step)
         # It makes the folder of the run the Trainer's.
-        board = TensorBoardLogger(
+        board = RunTensorBoardLogger(
             self.folder.parent, name="", version=self.folder.name, default_hp_metric=False, purge_step=step
         )
         return [table] if self.lean else [board, table]

@@ -10,7 +10,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, _InstantiatorFn
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 
 import datamodules  # noqa: F401 - classes are found by their short names once they are imported
 from lit_cv import callbacks
@@ -21,6 +21,7 @@ from lit_cv.cli.messages import show_messages
 from lit_cv.cli.runs import Checkpoint
 from lit_cv.metrics_csv import MetricsCSVLogger
 from lit_cv.modules import BaseModule
+from lit_cv.tensorboard_log import RunTensorBoardLogger
 
 __all__ = ["LitCLI", "prepare_process", "run"]
 
@@ -96,6 +97,7 @@ class LitCLI(LightningCLI):
         parser.add_lightning_class_args(callbacks.RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(callbacks.MonitorEarlyStopping, "early_stopping")
         parser.add_lightning_class_args(callbacks.EMA, "ema")
+        parser.add_lightning_class_args(callbacks.NonFiniteGuard, "non_finite")
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -148,9 +150,9 @@ class LitCLI(LightningCLI):
         extra: list[L.Callback] = []
         if config["enable_progress_bar"] is not False and not _has(given, ProgressBar):
             extra.append(callbacks.RunProgressBar())
-        for key in ("ema", "early_stopping"):
+        for key in ("non_finite", "ema", "early_stopping"):
             callback = self._get(self.config_init, key)
-            if callback.enabled:
+            if callback.enabled and not (key == "non_finite" and _has(given, callbacks.NonFiniteGuard)):
                 extra.append(callback)
         extra += given
         extra += self._embedding_callbacks(given)
@@ -184,7 +186,7 @@ class LitCLI(LightningCLI):
         """Return TensorBoard's and the table's logger: in a new run's folder, or in that of the run continued."""
         run = self.checkpoint.run if self.checkpoint else None
         step = self.checkpoint.step if self.checkpoint and run else None
-        board = TensorBoardLogger(
+        board = RunTensorBoardLogger(
             save_dir=run.parent.parent if run else root or ".",
             name=run.parent.name if run else "lightning_logs",
             version=run.name if run else None,

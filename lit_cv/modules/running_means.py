@@ -42,6 +42,13 @@ class RunningMeans:
         """Return the means over all samples of all processes so far, of those scalars that any sample had."""
         return {name: total[0] / total[1] for name, total in self._totals().items() if total[1] > 0}
 
+    def copy(self) -> "RunningMeans":
+        """Return means that go on from here on their own."""
+        other = RunningMeans()
+        other._sums = {name: value.clone() for name, value in self._sums.items()}
+        other._sizes = dict(self._sizes)
+        return other
+
     def reset(self) -> None:
         """Forget everything, as at the start of an epoch."""
         self._sums, self._sizes = {}, {}

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from lit_cv.annotations import (
+    AnnotatedImage,
+    AnnotatedObject,
     AnnotationError,
     AnnotationSet,
     Problems,
@@ -23,6 +25,7 @@ from lit_cv.annotations import (
     write_voc,
     write_yolo,
 )
+from lit_cv.annotations.classes import read_table
 from lit_cv.annotations.coco import coco_dict
 from tests.annotations.sets import content, example, save_coco, save_image
 
@@ -288,3 +291,44 @@ def test_broken_pixels_survive_voc(tmp_path: Path) -> None:
     assert found.box == pytest.approx((0.1234, 5.5, 7.0, 9.8765), abs=1e-9)
     assert found.score == 0.25
     assert json.dumps(coco_dict(again))
+
+
+@pytest.mark.parametrize("name", ["../a.png", "/etc/passwd", "x/../../a.png", "..\\a.png", "C:\\a.png"])
+def test_names_that_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    images = [{"id": 1, "file_name": name, "height": 40, "width": 60}, {"id": 2, "file_name": "b.png"}]
+    save_coco(tmp_path / "set" / "instances.json", [], images=images)
+    save_image(tmp_path / "set" / "b.png", 30, 30)
+    save_image(tmp_path / "a.png", 40, 60)
+    with pytest.raises(AnnotationError, match="its name leads out of the folder of the images"):
+        read(tmp_path / "set")
+    image = AnnotatedImage(name, 40, 60, [AnnotatedObject(0, (1.0, 1.0, 5.0, 5.0))])
+    before = sorted(tmp_path.rglob("*"))
+    for write in (write_voc, write_yolo, write_masks):
+        with pytest.raises(ValueError, match="leads out of"):
+            write({"train": AnnotationSet(tmp_path / "set", ["x"], [image])}, tmp_path / "out")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_voc_lists_and_tables_do_not_lead_out_either(tmp_path: Path) -> None:
+    sets = example(tmp_path / "set" / "JPEGImages", ("train",))
+    write_voc({"train": sets["train"]}, tmp_path / "set")
+    (tmp_path / "out.xml").write_text("<annotation><size><width>9</width><height>9</height></size></annotation>")
+    listed = tmp_path / "set" / "ImageSets" / "Main" / "train.txt"
+    listed.write_text("../../out\n")
+    problems = Problems()
+    read_annotations(tmp_path / "set", problems)
+    assert "leads out of the folder" in str(problems)
+    save_image(tmp_path / "a.png", 9, 9)
+    (tmp_path / "set" / "images.csv").write_text("path,label\n../a.png,x\n")
+    problems = Problems()
+    assert read_table(tmp_path / "set" / "images.csv", problems) == {}
+    assert "leads out of the folder" in str(problems)
+
+
+def test_xml_bombs_are_problems(tmp_path: Path) -> None:
+    """Entities that grow to gigabytes (billion laughs): the parser gives up."""
+    entities = "".join(f'<!ENTITY a{k} "{f"&a{k - 1};" * 50 if k else "ha" * 50}">' for k in range(9))
+    (tmp_path / "a.xml").write_text(f"<!DOCTYPE x [{entities}]><annotation>&a8;</annotation>")
+    save_image(tmp_path / "a.png", 9, 9)
+    with pytest.raises(AnnotationError, match=r"a\.xml: is not valid XML"):
+        read(tmp_path)

@@ -160,3 +160,26 @@ def test_the_learning_rate_logged_is_that_of_the_step(tmp_path: Path) -> None:
 def test_bad_arguments(build: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+class Terminate(Interrupt):
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class TerminateInValidation(Interrupt):
+    def on_validation_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step and args[2] == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("killer", "step", "saved"), [(Terminate, 5, 6), (TerminateInValidation, 8, 8)])
+def test_sigterm_finishes_what_is_under_way_and_saves_it(tmp_path: Path, killer: Any, step: int, saved: int) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    run = trainer(tmp_path, max_epochs=9, callbacks=[killer(step), RunCheckpoint()])
+    with pytest.raises(SystemExit) as stopped:
+        run.fit(Tiny([0.1]), loader(), loader())
+    assert stopped.value.code == 143  # not 0, by which a scheduler would take the job for finished
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == saved
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -132,3 +132,37 @@ def test_what_the_system_and_the_trainer_refuse_takes_one_line(in_tmp: Path) -> 
 def test_what_a_class_cannot_do_without_is_named_by_its_option(in_tmp: Path, chosen: list[str], message: str) -> None:
     with pytest.raises(SystemExit, match=message):
         main(["fit", *chosen])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: !!python/object/apply:os.system ['touch broken_into']",
+        "model: !!python/name:os.system",
+        "trainer: !!python/object/new:os.system [touch broken_into]",
+    ],
+)
+def test_a_configuration_runs_no_code(in_tmp: Path, text: str) -> None:
+    Path("evil.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"evil\.yaml is not valid YAML: could not determine a constructor"):
+        main(["fit", "--config", "evil.yaml"])
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", "supervised", "--model", text.partition(" ")[2]])
+    with pytest.raises(SystemExit, match=r"no class 'os\.system'"):
+        main(["fit", "--config", "supervised", "--model", "os.system"])
+    assert not Path("broken_into").exists()
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("broken_into"),))
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "predict"])
+def test_a_pickled_checkpoint_runs_no_code(in_tmp: Path, verb: str) -> None:
+    torch.save({"state_dict": {}, "evil": Evil()}, "evil.ckpt")
+    with pytest.raises(ValueError, match=r"evil\.ckpt is not a whole checkpoint \(UnpicklingError"):
+        main([verb, "--config", "supervised", "--ckpt_path", "evil.ckpt"])
+    with pytest.raises(ValueError, match=r"evil\.ckpt holds Python objects beside the weights"):
+        main(["fit", "--config", "supervised", "--model.weights", "evil.ckpt", *QUICK])
+    assert not Path("broken_into").exists()

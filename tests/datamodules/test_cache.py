@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import pickle
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from datamodules import ImageFolderDataModule, UnreadableImageError, cache, read_image
-from datamodules.cache import cache_folder, cached_images
+from datamodules.cache import cache_folder, cached_images, unreadable_files
 from datamodules.mapped import MappedDataset, stays_in_memory
 from tests.datamodules.files import save_images
 
@@ -179,3 +180,32 @@ def test_files_are_checked_once(images: tuple[Path, list[str]], decoded: list[st
     assert sorted(decoded) == paths
     (cache_folder(root) / "checked.json").write_text("{torn")
     assert list(cache.unreadable_files(root, paths)) == [paths[2]]
+
+
+def test_no_room_while_it_is_built(images: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any) -> None:  # more than the file system says: a quota, or others that write meanwhile
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"cache of 12 images takes .*--data\.cache false"):
+        cached_images(*images, 8, 3)
+    assert [path.name for path in cache_folder(images[0]).iterdir()] == ["lock"]
+
+
+def test_the_room_is_taken_before_anything_is_decoded(images: tuple[Path, list[str]]) -> None:
+    cached_images(*images, 64, 3)
+    found = files(images[0])[0].stat()
+    assert found.st_blocks * 512 >= found.st_size
+
+
+def test_what_is_remembered_may_not_be_written(
+    images: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("logging.Logger.propagate", True, raising=False)
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert unreadable_files(*images) == {}
+    assert "is not kept: [Errno 28]" in caplog.text

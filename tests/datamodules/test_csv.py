@@ -213,3 +213,20 @@ def test_the_agreement_verb(root: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert len(lines) == 21
     data = module(root / "images.csv", val_fraction=0.0, test_fraction=0.0)  # read straight back
     assert data.train_dataset.labels.sum() == 10
+
+
+def test_labels_that_are_numbers(root: Path) -> None:
+    rows = [label for label in ("10.0", "2.0", "-1.5", "x") for _ in range(5)]
+    assert module(write(root, "path,label", rows)).class_names == ["-1.5", "2.0", "10.0", "x"]
+    rows = [label for label in ("1", "1.0") for _ in range(10)]
+    with pytest.raises(ValueError, match=r"writes the label 1 in two ways, '1' and '1\.0'"):
+        module(write(root, "path,label", rows))
+
+
+def test_paths_may_lead_anywhere_and_are_only_read(root: Path, tmp_path: Path) -> None:
+    """The table is the user's own: absolute paths and paths above its folder are usual."""
+    first = next(path for path in sorted(root.rglob("*.png")))
+    for path in (str(first.absolute()), f"../{root.name}/{first.relative_to(root)}"):
+        rows = "".join(f"{path},{label}\n" for label in ["a", "b"] * 10)
+        (root / "t.csv").write_text(f"path,label\n{rows}")
+        assert module(root / "t.csv").train_dataset[0]["image"].dtype == torch.uint8

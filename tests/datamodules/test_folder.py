@@ -217,3 +217,26 @@ def test_arguments_out_of_range(kwargs: dict[str, Any], message: str) -> None:
 
 def test_it_is_a_lightning_datamodule(splits: Path) -> None:
     assert isinstance(module(splits), L.LightningDataModule)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_disappears_during_the_run(splits: Path, workers: int) -> None:
+    data = module(splits, num_workers=workers, batch_size=2)
+    loader = data.train_dataloader()
+    (splits / "train" / "a" / "03.png").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"^an image is gone that was there when the run began: [^\n]*a/03\.png"
+    ):
+        list(loader)
+    if workers:
+        loader._iterator._shutdown_workers()
+
+
+def test_messages_about_very_many_classes(tmp_path: Path) -> None:
+    for split, count in (("train", 60), ("val", 30)):
+        for number in range(count):
+            folder = tmp_path / split / f"{number:02}"
+            folder.mkdir(parents=True)
+            (folder / "a.png").write_bytes(b"listed, but not opened")
+    with pytest.warns(UserWarning, match=r"has no images of: 30, .* 49 and 10 more\.$"):
+        assert len(ImageFolderDataModule(str(tmp_path)).load("val")) == 30  # type: ignore[arg-type]

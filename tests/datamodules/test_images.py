@@ -1,3 +1,5 @@
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +8,7 @@ import torch
 from PIL import Image
 
 from datamodules import UnreadableImageError, read_image
-from datamodules.images import _jpeg_size, fit
+from datamodules.images import _jpeg_size, fit, read_whole
 
 RGB = np.asarray(
     Image.fromarray(np.random.RandomState(0).randint(0, 256, (5, 7, 3)).astype(np.uint8)).resize((70, 50), 3)
@@ -159,3 +161,41 @@ def test_without_torchvisions_decoders(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.delattr(torchvision.io, "decode_image")
     for name, expected in zip(("a.jpg", "a.png"), usual, strict=True):
         assert difference(read_image(tmp_path / name), expected) <= 2
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG of some bytes that says it has that many pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rows = zlib.compress(b"\0" * 1000)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def test_decompression_bombs_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
+    (tmp_path / "bomb.png").write_bytes(png_header(60_000, 60_000))
+    Image.fromarray(RGB).save(tmp_path / "bomb.jpg")
+    data = bytearray((tmp_path / "bomb.jpg").read_bytes())
+    at = data.index(b"\xff\xc0")
+    data[at + 5 : at + 9] = struct.pack(">HH", 65_000, 65_000)
+    (tmp_path / "bomb.jpg").write_bytes(data)
+    Image.fromarray(RGB).save(tmp_path / "bomb.gif")
+    data = bytearray((tmp_path / "bomb.gif").read_bytes())
+    data[6:10] = struct.pack("<HH", 60_000, 60_000)
+    (tmp_path / "bomb.gif").write_bytes(data)
+    for name in ("bomb.png", "bomb.jpg", "bomb.gif"):
+        for size in (None, 32):
+            with pytest.raises(UnreadableImageError, match=rf"{name}: .*(more than 178,956,970|exceeds limit)"):
+                read_image(tmp_path / name, size)
+
+
+def test_a_file_that_has_another_size_now(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.jpg")
+    height, width = RGB.shape[:2]
+    assert read_whole(tmp_path / "a.jpg", (8, 8), expected=(height, width)).shape == (3, 8, 8)
+    with pytest.raises(UnreadableImageError, match=rf"a\.jpg: it has changed, it had {width} x {height + 1} pixels"):
+        read_whole(tmp_path / "a.jpg", (8, 8), expected=(height + 1, width))
+    Image.fromarray(np.zeros((513, 517, 3), np.uint8)).save(tmp_path / "large.jpg")  # decoded at an eighth
+    assert read_whole(tmp_path / "large.jpg", (16, 16), expected=(513, 517)).shape == (3, 16, 16)

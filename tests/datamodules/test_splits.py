@@ -51,3 +51,18 @@ def test_label_fraction(fraction: float, expected: list[int]) -> None:
 def test_more_labels_keep_those_before() -> None:
     few, more = (set(keep_labels(LABELS, count, None, seed=0).tolist()) for count in (2, 5))
     assert few < more
+
+
+def test_choices_are_those_of_a_look_at_every_class() -> None:
+    labels = torch.from_numpy(np.random.RandomState(0).randint(-1, 40, 700))
+
+    def by_class(seed: int, purpose: int) -> list[np.ndarray]:
+        random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, purpose])))
+        return [random.permutation(np.flatnonzero(labels.numpy() == label)) for label in range(40)]
+
+    few = np.sort(np.concatenate([own[:3] for own in by_class(5, 1)]))
+    assert np.array_equal(keep_labels(labels, 3, None, seed=5), few)
+    held = hold_out(labels, 0.3, seed=2)[1]
+    counts = np.bincount(labels[held], minlength=40)
+    again = np.sort(np.concatenate([own[:n] for own, n in zip(by_class(2, 0), counts, strict=True)]))
+    assert np.array_equal(held, again)

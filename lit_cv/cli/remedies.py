@@ -1,0 +1,48 @@
+"""What to do about the errors of the machine: no memory, no disk, no permission."""
+
+import errno
+
+import torch
+
+__all__ = ["remedy"]
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "alloc_failed")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def remedy(error: BaseException) -> str | None:
+    """Return which option to change, `None` for any other error or one that says so itself.
+
+    Example:
+        >>> remedy(OSError(28, "No space left on device"))
+        'The disk is full: free some space, or write elsewhere with --trainer.default_root_dir.'
+    """
+    text = str(error)
+    if isinstance(error, RuntimeError) and "DataLoader worker" in text:
+        if "killed by signal" in text or "exited unexpectedly" in text:
+            return (
+                "A process that reads images was ended, mostly for want of memory: lower --data.num_workers (0 takes "
+                "no processes), or make /dev/shm larger."
+            )
+        return None
+    if _is_memory(error, text):
+        return (
+            "Lower --data.batch_size (--trainer.accumulate_grad_batches makes up for it), take --trainer.precision "
+            "bf16-mixed, a smaller --data.image_size or --model.backbone. With the same batch size the run goes on "
+            "from its last checkpoint (--ckpt_path last), with another one a new run starts from its weights "
+            "(--model.weights FILE)."
+        )
+    if not isinstance(error, OSError) or "--" in text:
+        return None
+    if error.errno in _FULL:
+        return "The disk is full: free some space, or write elsewhere with --trainer.default_root_dir."
+    if error.errno in _CLOSED:
+        return "Choose a folder that can be written to with --trainer.default_root_dir."
+    return None
+
+
+def _is_memory(error: BaseException, text: str) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in text.lower() for words in _NO_MEMORY)

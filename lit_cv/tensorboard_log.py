@@ -1,0 +1,32 @@
+"""TensorBoard's files of a run."""
+
+import logging
+from pathlib import Path
+
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lit_cv.atomic_files import could_not_write
+
+__all__ = ["RunTensorBoardLogger"]
+
+log = logging.getLogger("lit_cv")
+
+
+class RunTensorBoardLogger(TensorBoardLogger):
+    """Lightning's TensorBoardLogger that says which file could not be written, and hides no error before that one."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # type: ignore[override]
+        """Write numbers; a thread does it, whose error comes out at a later call."""
+        try:
+            super().log_metrics(metrics, step)
+        except OSError as error:
+            raise could_not_write(error, "TensorBoard's file in", Path(self.log_dir)) from error
+
+    def finalize(self, status: str) -> None:
+        """Close the file; after another error, one that this ends in is told only."""
+        try:
+            super().finalize(status)
+        except OSError as error:
+            if status != "failed":
+                raise could_not_write(error, "TensorBoard's file in", Path(self.log_dir)) from error
+            log.warning("TensorBoard's file in %s is not complete: %s", self.log_dir, error)

@@ -1,0 +1,89 @@
+"""Faults of the machine end in one line that says what to change."""
+
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+import lit_cv.cli
+from lit_cv.cli import console
+from lit_cv.cli.remedies import remedy
+from tests.cli.test_mistakes import QUICK
+
+
+def full() -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (MemoryError(), "--data.batch_size"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB"), "--data.batch_size"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"),
+            "--data.batch_size",
+        ),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "--data.num_workers"),
+        (full(), "The disk is full"),
+        (OSError(errno.EROFS, "Read-only file system", "/run"), "can be written to"),
+        (PermissionError(errno.EACCES, "Permission denied", "/run"), "can be written to"),
+    ],
+)
+def test_what_to_do(error: Exception, advice: str) -> None:
+    assert advice in str(remedy(error))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("a bug"), ValueError("x"), FileNotFoundError(2, "no"), OSError(28, "full (--data.cache false)")],
+)
+def test_nothing_is_added_to_other_errors(error: Exception) -> None:
+    assert remedy(error) is None
+
+
+def test_an_allocation_that_really_fails() -> None:
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**56, dtype=torch.uint8)
+    assert "--data.batch_size" in str(remedy(error.value))
+
+
+class Raise(L.Callback):
+    """Raises in the middle of the second epoch."""
+
+    error: Exception
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.global_step == 4:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory.\nmore lines"), MemoryError()])
+def test_memory_runs_out_in_the_middle_of_an_epoch(
+    in_tmp: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    monkeypatch.setattr(Raise, "error", error, raising=False)
+    fault = ["--trainer.callbacks+=tests.cli.test_remedies.Raise"]
+    monkeypatch.setattr(
+        sys, "argv", ["lit-cv", "fit", "--config", "supervised", *QUICK, "--trainer.max_epochs=2", *fault]
+    )
+    with pytest.raises(SystemExit) as stopped:
+        console()
+    assert str(stopped.value).startswith("lit-cv: error: ")
+    assert "Lower --data.batch_size" in str(stopped.value)
+    assert "\n" not in str(stopped.value)
+    assert "Continue with: lit-cv fit --ckpt_path" in capfd.readouterr().err
+
+
+def test_a_bug_keeps_its_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(args: Any = None) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(lit_cv.cli, "main", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        console()
