@@ -62,7 +62,7 @@ class ShardDataset(FileDataset):
     def decoded(self, name: str) -> NDArray[np.uint8]:
         """Return the images of all samples, decoded once into a file beside them whose name starts so."""
         rows = self.rows.tolist()
-        files = [self.shards[number] for number in np.unique(self.index.shard[self.rows])]
+        files = self._chosen_shards()
         paths = self.chosen_paths()
         return cached_images(self.root, paths, self.size, self.channels, name, lambda i: self.image(rows[i]), files)
 
@@ -71,17 +71,21 @@ class ShardDataset(FileDataset):
 
         def look(shard: str) -> dict[str, str]:
             reasons = {}
-            for row in np.flatnonzero((self.index.shard == self.shards.index(shard)) & (self.index.offset >= 0)):
+            inside = (self.index.shard == self.shards.index(shard)) & (self.index.offset >= 0)
+            for row in np.flatnonzero(inside).tolist():
                 try:
-                    self._decode(int(row), _CHECK_SIZE)
+                    self._decode(row, _CHECK_SIZE)
                 except UnreadableImageError as error:
                     reasons[self.paths[row]] = str(error).rpartition(f"{self.paths[row]}: ")[2]
             return reasons
 
-        shards = [self.shards[number] for number in np.unique(self.index.shard[self.rows])]
+        shards = self._chosen_shards()
         found = inspected(self.root, shards, f"checked_shards_{self.index.image_field}", look, "Checking images")
         mine = set(self.chosen_paths())
         return {name: reason for part in found for name, reason in part.items() if name in mine}
+
+    def _chosen_shards(self) -> list[str]:
+        return [self.shards[number] for number in np.unique(self.index.shard[self.rows]).tolist()]
 
     def _decode(self, row: int, size: int) -> Tensor:
         shard = int(self.index.shard[row])
