@@ -142,16 +142,16 @@ class WebDatasetDataModule(FilesDataModule):
         """Return the images of a split."""
         if not self._datasets:
             self._datasets = self._read()
-        if "all" not in self._datasets:
-            found = self._datasets.get(split)
-            return None if found is None else self.readable(found)
-        return self.split_pool(self._datasets["all"], split) if split in ("train", "test") else None
+        if "all" in self._datasets and split in ("train", "test"):
+            return self.split_pool(self._datasets["all"], split)
+        found = self._datasets.get(split)
+        return None if found is None else self.readable(found)
 
     def _read(self) -> dict[str, FileDataset]:
         h = self.hparams
         root = Path(h["root"]).expanduser()
         shards = _find_shards(root)
-        index = index_shards(root, shards, _lower(h["image_field"]), _lower(h["label_field"]))
+        index = index_shards(root, shards, h["image_field"], h["label_field"])
         splits = _splits(root, shards)
         rows = {split: np.flatnonzero(np.isin(index.shard, numbers)) for split, numbers in splits.items()}
         rows = {split: self._whole(index, found, split) for split, found in rows.items()}
@@ -173,15 +173,14 @@ class WebDatasetDataModule(FilesDataModule):
             shown = ", ".join(index.names[row] for row in lacking[:_SHOWN]) + (", ..." if len(lacking) > _SHOWN else "")
             said = f"{len(lacking):,} of {len(rows):,} samples have no {what}: {shown}"
             if self.hparams["on_error"] == "raise":
-                option = "image_field" if what == "image" else f"label_field, now {field}; null reads none"
-                raise ValueError(f"{said} (--data.{option}; --data.on_error skip leaves them out).")
+                options = {
+                    "image": "--data.image_field",
+                    "label": f"--data.label_field {field}: an extension or a field of KEY.json, or null for no labels",
+                }
+                raise ValueError(f"{said} ({options[what]}; --data.on_error skip leaves them out).")
             log.warning("%s. They are left out.", said)
             rows = rows[found[rows] >= 0]
         return rows
-
-
-def _lower(field: str | None) -> str | None:
-    return field.lower().lstrip(".") if field else None
 
 
 def _find_shards(root: Path) -> list[str]:
