@@ -211,6 +211,7 @@ def _check_end(file: BinaryIO, path: Path, end: int) -> None:
 
 def _image_field(members: dict[str, tuple[int, int]], wanted: str | None, name: str) -> str | None:
     if wanted is not None:
+        wanted = wanted.lower().lstrip(".")
         return wanted if wanted in members else None
     images = [field for field in members if f".{field}" in IMAGE_SUFFIXES]
     if len(images) > 1:
@@ -221,8 +222,8 @@ def _image_field(members: dict[str, tuple[int, int]], wanted: str | None, name: 
 def _label(file: BinaryIO, members: dict[str, tuple[int, int]], field: str, name: str) -> str | None:
     """Return the text of `KEY.field`, or of that field of `KEY.json`; nothing where there is neither."""
     value: Any = None
-    if field in members:
-        value = _content(file, *members[field])[:_MOST_TEXT].decode("utf-8", errors="replace")
+    if (extension := field.lower().lstrip(".")) in members:
+        value = _content(file, *members[extension])[:_MOST_TEXT].decode("utf-8", errors="replace")
     elif "json" in members:
         try:
             content = json.loads(_content(file, *members["json"]))

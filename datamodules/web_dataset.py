@@ -62,7 +62,7 @@ class ShardDataset(FileDataset):
     def decoded(self, name: str) -> NDArray[np.uint8]:
         """Return the images of all samples, decoded once into a file beside them whose name starts so."""
         rows = self.rows.tolist()
-        files = [self.shards[number] for number in np.unique(self.index.shard[self.rows])]
+        files = self._chosen_shards()
         paths = self.chosen_paths()
         return cached_images(self.root, paths, self.size, self.channels, name, lambda i: self.image(rows[i]), files)
 
@@ -71,19 +71,21 @@ class ShardDataset(FileDataset):
 
         def look(shard: str) -> dict[str, str]:
             reasons = {}
-            for row in np.flatnonzero(
-                (self.index.shard == self.shards.index(shard)) & (self.index.offset >= 0)
-            ).tolist():
+            inside = (self.index.shard == self.shards.index(shard)) & (self.index.offset >= 0)
+            for row in np.flatnonzero(inside).tolist():
                 try:
                     self._decode(row, _CHECK_SIZE)
                 except UnreadableImageError as error:
                     reasons[self.paths[row]] = str(error).rpartition(f"{self.paths[row]}: ")[2]
             return reasons
 
-        shards = [self.shards[number] for number in np.unique(self.index.shard[self.rows])]
+        shards = self._chosen_shards()
         found = inspected(self.root, shards, f"checked_shards_{self.index.image_field}", look, "Checking images")
         mine = set(self.chosen_paths())
         return {name: reason for part in found for name, reason in part.items() if name in mine}
+
+    def _chosen_shards(self) -> list[str]:
+        return [self.shards[number] for number in np.unique(self.index.shard[self.rows]).tolist()]
 
     def _decode(self, row: int, size: int) -> Tensor:
         shard = int(self.index.shard[row])
@@ -140,16 +142,16 @@ class WebDatasetDataModule(FilesDataModule):
         """Return the images of a split."""
         if not self._datasets:
             self._datasets = self._read()
-        if "all" not in self._datasets:
-            found = self._datasets.get(split)
-            return None if found is None else self.readable(found)
-        return self.split_pool(self._datasets["all"], split) if split in ("train", "test") else None
+        if "all" in self._datasets and split in ("train", "test"):
+            return self.split_pool(self._datasets["all"], split)
+        found = self._datasets.get(split)
+        return None if found is None else self.readable(found)
 
     def _read(self) -> dict[str, FileDataset]:
         h = self.hparams
         root = Path(h["root"]).expanduser()
         shards = _find_shards(root)
-        index = index_shards(root, shards, _lower(h["image_field"]), _lower(h["label_field"]))
+        index = index_shards(root, shards, h["image_field"], h["label_field"])
         splits = _splits(root, shards)
         rows = {split: np.flatnonzero(np.isin(index.shard, numbers)) for split, numbers in splits.items()}
         rows = {split: self._whole(index, found, split) for split, found in rows.items()}
@@ -171,15 +173,14 @@ class WebDatasetDataModule(FilesDataModule):
             shown = ", ".join(index.names[row] for row in lacking[:_SHOWN]) + (", ..." if len(lacking) > _SHOWN else "")
             said = f"{len(lacking):,} of {len(rows):,} samples have no {what}: {shown}"
             if self.hparams["on_error"] == "raise":
-                option = "image_field" if what == "image" else f"label_field, now {field}; null reads none"
-                raise ValueError(f"{said} (--data.{option}; --data.on_error skip leaves them out).")
+                options = {
+                    "image": "--data.image_field",
+                    "label": f"--data.label_field {field}: an extension or a field of KEY.json, or null for no labels",
+                }
+                raise ValueError(f"{said} ({options[what]}; --data.on_error skip leaves them out).")
             log.warning("%s. They are left out.", said)
             rows = rows[found[rows] >= 0]
         return rows
-
-
-def _lower(field: str | None) -> str | None:
-    return field.lower().lstrip(".") if field else None
 
 
 def _find_shards(root: Path) -> list[str]:

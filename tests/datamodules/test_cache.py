@@ -147,6 +147,13 @@ def test_a_read_only_folder(images: tuple[Path, list[str]], monkeypatch: pytest.
     assert len(files(root)) == 1
 
 
+@pytest.mark.parametrize("count", [0, 1, 17, 5001])
+def test_each_position_is_worked_on_once(count: int) -> None:
+    seen: list[int] = []
+    cache.in_threads(seen.append, count, "")
+    assert sorted(seen) == list(range(count))
+
+
 def test_no_room(images: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10}))
     with pytest.raises(OSError, match="cache of 12 images takes"):

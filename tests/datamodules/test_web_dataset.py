@@ -146,7 +146,7 @@ def test_the_index_is_made_once_and_again_when_a_shard_changes(shards: Path, mon
 def test_labels_by_name_by_json_and_named_by_a_list(tmp_path: Path) -> None:
     members = {}
     for number in range(12):
-        notes = {"label": number % 3, "class": ["ant", "bee", "cow"][number % 3], "size": [10, 12]}
+        notes = {"label": number % 3, "class": ["ant", "bee", "cow"][number % 3], "size": [10, 12], "Kind": "x"}
         members |= {f"a.b/{number}.input.JPG": picture(number), f"a.b/{number}.json": json.dumps(notes).encode()}
         members |= {f"a.b/{number}.mask.png": b"no image", f"a.b/.{number}.jpg": b"hidden", f"__{number}.x__": b""}
     save_tar(tmp_path / "data.tar", members)
@@ -159,6 +159,9 @@ def test_labels_by_name_by_json_and_named_by_a_list(tmp_path: Path) -> None:
         module(tmp_path, label_field=None, **options, label_fraction=None).unlabeled_dataset.labels.tolist()
         == [-1] * 12
     )
+    assert module(tmp_path, label_field="Kind", **options).class_names == ["x"]
+    with pytest.raises(ValueError, match=r"12 of 12 samples have no label: .* field of KEY\.json, or null"):
+        module(tmp_path, **options)
     (tmp_path / "classes.txt").write_text("wasp\nbee\nant\ncow\n")
     data = module(tmp_path, label_field="class", **options)
     assert (data.num_classes, data.train_dataset.labels[:3].tolist()) == (4, [2, 1, 3])
@@ -184,6 +187,11 @@ def test_tar_files_in_folders_and_images_to_predict(tmp_path: Path) -> None:
     save_tar(tmp_path / "predict-0.tar", {"x.png": picture(9)})
     data = module(tmp_path)
     assert [len(data.train_dataset), len(data.val_dataset or []), data.test_dataset] == [12, 4, None]
+    assert names(data.predict_dataset) == ["predict-0.tar/x.png"]
+    (tmp_path / "validation" / "00.tar").unlink()
+    (tmp_path / "train").rename(tmp_path / "images")
+    data = module(tmp_path, val_fraction=0.25, test_fraction=0.25)
+    assert [len(part or []) for part in (data.train_dataset, data.val_dataset, data.test_dataset)] == [7, 2, 3]
     assert names(data.predict_dataset) == ["predict-0.tar/x.png"]
 
 
