@@ -51,6 +51,9 @@ def batch_statistics(network: nn.Module, first: int | None = None, track: bool =
         first: Take the statistics of the first so many samples, and normalise all by them; `None` takes all.
         track: Whether the running statistics move as they do in training.
 
+    Raises:
+        ValueError: If a BatchNorm layer does more than that, such as those of timm with an activation.
+
     Example:
         >>> norm = nn.BatchNorm1d(1).eval()
         >>> x = torch.tensor([[0.0], [2.0], [4.0]])
@@ -61,6 +64,12 @@ def batch_statistics(network: nn.Module, first: int | None = None, track: bool =
         tensor([0.])
     """
     norms = batch_norms(network)
+    for norm in norms:
+        if type(norm).forward not in (_Norm.forward, nn.SyncBatchNorm.forward):
+            raise ValueError(
+                f"{type(norm).__name__} of the network is more than BatchNorm, and cannot take the statistics of a "
+                "task: choose another --model.backbone."
+            )
     for norm in norms:
         norm.forward = _forward(norm, first, track)  # type: ignore[method-assign]
     try:

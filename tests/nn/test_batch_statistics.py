@@ -1,0 +1,13 @@
+import pytest
+from torch import Tensor, nn
+
+from lit_cv.nn.batch_statistics import batch_statistics
+
+
+def test_a_layer_that_does_more_than_batch_norm_is_refused() -> None:
+    class WithActivation(nn.BatchNorm2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).relu()
+
+    with pytest.raises(ValueError, match="WithActivation is more than BatchNorm"), batch_statistics(WithActivation(2)):
+        pass
