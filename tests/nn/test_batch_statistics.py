@@ -9,5 +9,8 @@ def test_a_layer_that_does_more_than_batch_norm_is_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x).relu()
 
-    with pytest.raises(ValueError, match="WithActivation is more than BatchNorm"), batch_statistics(WithActivation(2)):
+    with (
+        pytest.raises(ValueError, match="WithActivation of the network is more than"),
+        batch_statistics(WithActivation(2)),
+    ):
         pass
