@@ -1,14 +1,15 @@
 """Memory and speed of the cache of decoded images, for a set that is far larger than the memory that a run may take.
 
-    python scripts/benchmark_large.py --gigabytes 3 --limit 1.2
+    python scripts/benchmark_large.py --gigabytes 3 --limit 0.5
 
 Images are generated on the fly into the cache's own file (and removed at the end), then read in a random order through
-the loader that training uses. Each step is a process of its own whose own memory (`RssAnon`; what is mapped from a file
-does not count, for the system can drop it) is watched all the time and limited (`RLIMIT_DATA`). "small" is a tenth of
-the images; "cold" is after the file was dropped from the system's memory, so that all comes from the disk; "forgotten"
-drops it after every 16 batches, as if it were so large that nothing is still there when it is read again, nor what the
-system has read beside it. "mapped" leaves the reading to the system, "announced" tells it each batch in advance, as is
-done for sets larger than half the memory. Each image holds its number, which is compared. To limit the system's memory
+the loader that training uses. Each step is a process of its own whose own memory (`RssAnon`; what is mapped from a
+file does not count, for the system can drop it) is watched all the time, and limited (`RLIMIT_DATA`) far below the
+set's size. "small" is a tenth of the images; "cold" is after the file was dropped from the system's memory, so that
+all comes from the disk; "forgotten" drops it after every 16 batches, as if it were so large that nothing is still
+there when it is read again, nor what the system has read beside it. "mapped" leaves the reading to the system,
+"announced" tells it each batch in advance, as is done for sets larger than half the memory. Each image holds its
+number, which is compared. Rates leave out the time in which other processes had the core. To limit the system's memory
 for files too:
 
     systemd-run --user --scope -p MemoryMax=1G python scripts/benchmark_large.py --gigabytes 3
@@ -38,9 +39,9 @@ BATCH = 64
 FORGET = 16  # batches
 
 
-def own_memory() -> float:
-    """Return this process's memory in MB, without that mapped from files."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+def own_memory(kind: str = "RssAnon") -> float:
+    """Return this process's memory in MB, without that mapped from files; `VmData` counts what it may use, too."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(kind))
     return int(line.split()[1]) / 1024
 
 
@@ -134,7 +135,7 @@ def read(args: argparse.Namespace, count: int, name: str, announced: bool) -> No
 
 
 def limited(args: argparse.Namespace, work: Any, *arguments: Any) -> None:
-    most = int(args.limit * 1e9)
+    most = int(own_memory("VmData") * 1024**2 + args.limit * 1e9)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     work(args, *arguments)
 
@@ -144,16 +145,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=3.0)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--limit", type=float, default=1.2, help="of a process's own memory, GB")
+    parser.add_argument("--limit", type=float, default=0.5, help="of own memory, GB beside that of Python and torch")
     parser.add_argument("--seconds", type=float, default=0.0, help="of each reading at most; 0 reads a whole epoch")
     args = parser.parse_args()
     count = int(args.gigabytes * 1e9 / (3 * args.size**2))
     torch.set_num_threads(1)
     context = get_context("fork")
     steps: list[tuple[Any, ...]] = [(write, count), (write, count // 10)]
-    for announced in (False, True):
-        steps.append((read, count // 10, "small", announced))
-        steps += [(read, count, name, announced) for name in ("large", "cold", "forgotten")]
+    for name in ("small", "large", "cold", "forgotten"):
+        number = count // 10 if name == "small" else count
+        steps += [(read, number, name, announced) for announced in (False, True)]
     with tempfile.TemporaryDirectory() as args.folder:
         for step in steps:
             process = context.Process(target=limited, args=(args, *step))
