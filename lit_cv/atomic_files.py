@@ -1,9 +1,9 @@
 """Files that are on disk whole or not at all, and what is said when there is no room for them. Pure Python."""
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = ["could_not_write", "replacing"]
@@ -12,7 +12,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-@contextmanager
+@contextlib.contextmanager
 def replacing(path: Path, what: str) -> Iterator[Path]:
     """Give a path beside `path` to write to, which takes its place in one step if nothing goes wrong.
 
@@ -39,7 +39,8 @@ def replacing(path: Path, what: str) -> Iterator[Path]:
             raise could_not_write(cause, what, path) from error
         raise
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it would hide the first error
+            part.unlink(missing_ok=True)
 
 
 def could_not_write(error: OSError, what: str, path: Path) -> OSError:

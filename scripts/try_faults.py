@@ -38,8 +38,10 @@ from lit_cv.callbacks import LearningRateLog
 from lit_cv.cli import training  # noqa: F401 - runs are forked with everything imported
 from lit_cv.metrics_csv import read_metrics
 
+# A run that goes on has the callbacks of its configuration: null first, so that they are not there twice.
 FIT = [
-    "fit", "--model", "SupervisedModule", "--model.backbone", "conv4", "--model.dropout", "0.3",
+    "fit", "--trainer.callbacks", "null",
+    "--model", "SupervisedModule", "--model.backbone", "conv4", "--model.dropout", "0.3",
     "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
     "--trainer.enable_model_summary", "false", "--checkpoint.every_n_steps", "5",
     "--trainer.callbacks+=Augmentation", "--trainer.callbacks.policy", "small_images",
@@ -214,7 +216,10 @@ def try_disk(work: Path) -> list[Row]:
     whole, rows = work / "whole_disk", []
     whole.mkdir()
     undisturbed(whole, DIGITS)
-    for what, leave in (("a checkpoint", 60_000), ("a log", 0)):
+    for what, leave, options in (
+        ("a checkpoint", 60_000, DIGITS),
+        ("a log", 0, [*DIGITS, "--checkpoint.every_n_steps", "0"]),
+    ):
         with small_disk(work, "30m") as root:
             filled: list[Path] = []
 
@@ -222,11 +227,11 @@ def try_disk(work: Path) -> list[Row]:
                 if step == 82 and not filled:
                     filled.append(fill(root, leave))
 
-            run = Fit(root, DIGITS, at_step)
+            run = Fit(root, options, at_step)
             said = run.wait()
             left = run.reached.value - saved_step(root)
             (root / "filler").unlink()
-            end = Fit(root, DIGITS).wait()
+            end = Fit(root, options).wait()
             parts = [path.name for path in root.rglob("*.part")]
             rows.append(
                 (
@@ -341,7 +346,7 @@ def try_memory(work: Path) -> list[Row]:
     def at_step(step: int) -> None:
         if step == 52 and not hoard:
             size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 22), resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 26), resource.RLIM_INFINITY))
             hoard.append(torch.empty(1 << 26))
 
     run = Fit(root, DIGITS, at_step)

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 import datamodules  # noqa: F401 - classes are found by their short names once they are imported
 from lit_cv import callbacks
 from lit_cv.checkpoint_io import AtomicCheckpointIO
+from lit_cv.cli import remedies  # noqa: F401 - later there may be no memory left to import it with
 from lit_cv.cli.arguments import prepare
 from lit_cv.cli.errors import explain, raised_here
 from lit_cv.cli.messages import show_messages
