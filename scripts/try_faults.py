@@ -186,7 +186,7 @@ def try_signals(work: Path, kills: int, seed: int) -> list[Row]:
         if done % 4 < 2:
             while run.reached.value < 0 and run.process.is_alive():
                 time.sleep(0.005)
-            time.sleep(chance.uniform(0, 0.08) * seconds)
+            time.sleep(chance.uniform(0, 0.3) * seconds)
         else:
             time.sleep(chance.uniform(0.05, 0.6) * seconds)
         if not run.process.is_alive():  # the run had ended before
