@@ -2,23 +2,22 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 import lightning as L
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lit_cv.callbacks.non_finite_places import SHOWN, listed, places_of_non_finite, sample_names, without_tensors
 from lit_cv.distributed import is_distributed
 from lit_cv.loop_state import logs_now, step_index
 
 __all__ = ["NonFiniteError", "NonFiniteGuard"]
 
 log = logging.getLogger("lit_cv")
-
-_SHOWN = 8  # images and weights that a message names
 
 
 class NonFiniteError(ValueError):
@@ -96,7 +95,7 @@ class NonFiniteGuard(L.Callback):
             self._kept = [(buffer, buffer.clone()) for buffer in pl_module.buffers()]
             means = _running_means(pl_module)
             self._means = means.copy() if means is not None else None
-        content = _indices(batch) if self._deferred else batch  # a batch on a device takes memory
+        content = without_tensors(batch) if self._deferred else batch  # a batch on a device takes memory
         self._steps.append(_Step(step_index(trainer), trainer.current_epoch, batch_idx, content))
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
@@ -157,7 +156,7 @@ class NonFiniteGuard(L.Callback):
         wrong = _not_finite(pl_module)
         if wrong:
             raise NonFiniteError(
-                f"{_listed(wrong)} {'is' if len(wrong) == 1 else 'are'} not finite after step "
+                f"{listed(wrong)} {'is' if len(wrong) == 1 else 'are'} not finite after step "
                 f"{trainer.global_step - 1}: no checkpoint was written. {_last_good(trainer)} {_advice(self.action)}"
             )
 
@@ -200,7 +199,7 @@ class NonFiniteGuard(L.Callback):
             buffer.copy_(value)
         if self._means is not None:
             pl_module.means["train"] = self._means.copy()  # type: ignore[operator, index]
-        if self.skipped <= _SHOWN and trainer.is_global_zero:
+        if self.skipped <= SHOWN and trainer.is_global_zero:
             log.warning("Step left out, number %d: %s", self.skipped, what)
 
     def _error(self, trainer: L.Trainer, pl_module: L.LightningModule) -> NonFiniteError:
@@ -215,17 +214,17 @@ class NonFiniteGuard(L.Callback):
         if steps and steps[0].loss is not None:
             what = f"the loss is {steps[0].loss:g}"
         elif wrong and not self._deferred:
-            what = f"the gradient of {_listed(wrong)} is not finite"
+            what = f"the gradient of {listed(wrong)} is not finite"
         else:
             what = "the loss or a gradient is not finite"
         dataset = getattr(trainer.train_dataloader, "dataset", None)
-        where = [name for step in steps for name in _places_of_non_finite(step.content, dataset)]
-        names = [name for step in steps for name in _samples(step.content, dataset)]
+        where = [name for step in steps for name in places_of_non_finite(step.content, dataset)]
+        names = [name for step in steps for name in sample_names(step.content, dataset)]
         between = str(steps[0]) if steps else f"at step {step_index(trainer)}"
         if len(steps) > 1 and self._deferred:
             between = f"between step {steps[0].step} and step {steps[-1].step} (epoch {steps[-1].epoch})"
-        images = f" There are such values in its {_listed(where)}." if where else ""
-        images = images or (f" Its batch: {_listed(names)}." if names else "")
+        images = f" There are such values in its {listed(where)}." if where else ""
+        images = images or (f" Its batch: {listed(names)}." if names else "")
         return f"{what} {between}.{images}"
 
 
@@ -256,57 +255,6 @@ def _not_finite(pl_module: L.LightningModule) -> list[str]:
     if not weights or _all_finite(list(weights.values())):
         return []
     return [name for name, value in weights.items() if not torch.isfinite(value).all()]
-
-
-def _parts(batch: Any, dataset: Any) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
-    """Yield the dicts of a batch, those within it too, each with the dataset that its `index` counts in."""
-    if not isinstance(batch, Mapping):
-        return
-    yield "", batch, dataset
-    for name, part in batch.items():
-        if isinstance(part, Mapping):
-            yield f"{name} ", part, getattr(dataset, str(name), None)
-
-
-def _indices(batch: Any) -> Any:
-    """Return the batch without anything but `index`."""
-    if not isinstance(batch, Mapping):
-        return None
-    kept = {name: _indices(part) for name, part in batch.items() if isinstance(part, Mapping)}
-    return {**kept, "index": batch["index"]} if "index" in batch else kept
-
-
-def _samples(batch: Any, dataset: Any) -> list[str]:
-    """Return the names of a batch's images, or their positions in the data, as far as these are known."""
-    found = []
-    for prefix, part, owner in _parts(batch, dataset):
-        index = part.get("index")
-        if isinstance(index, Tensor):
-            name = getattr(owner, "sample_name", str)
-            found += [f"{prefix}{name(position)}" for position in index.flatten().tolist()]
-    return found
-
-
-def _places_of_non_finite(batch: Any, dataset: Any) -> list[str]:
-    """Return the entries of a batch that hold NaN or infinities, each with the images that they are of."""
-    found = []
-    for prefix, part, owner in _parts(batch, dataset):
-        names = _samples({"index": part.get("index")}, owner)
-        for key, values in part.items():
-            rows = list(values) if isinstance(values, list | tuple) or (_is_tensor(values) and values.ndim) else []
-            for k, row in enumerate(rows):
-                if _is_tensor(row) and row.is_floating_point() and not torch.isfinite(row).all():
-                    found.append(f"{prefix}{key} of {names[k] if len(names) == len(rows) else f'row {k}'}")
-    return found
-
-
-def _is_tensor(value: Any) -> TypeGuard[Tensor]:
-    return isinstance(value, Tensor)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _last_good(trainer: L.Trainer) -> str:

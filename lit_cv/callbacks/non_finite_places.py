@@ -1,0 +1,63 @@
+"""Which images of a batch are not finite, by name."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor
+
+__all__ = ["SHOWN", "listed", "places_of_non_finite", "sample_names", "without_tensors"]
+
+SHOWN = 8  # images and weights that a message names
+
+
+def _parts(batch: Any, dataset: Any) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
+    """Yield the dicts of a batch, those within it too, each with the dataset that its `index` counts in."""
+    if not isinstance(batch, Mapping):
+        return
+    yield "", batch, dataset
+    for name, part in batch.items():
+        if isinstance(part, Mapping):
+            yield f"{name} ", part, getattr(dataset, str(name), None)
+
+
+def without_tensors(batch: Any) -> Any:
+    """Return the batch without anything but `index`."""
+    if not isinstance(batch, Mapping):
+        return None
+    kept = {name: without_tensors(part) for name, part in batch.items() if isinstance(part, Mapping)}
+    return {**kept, "index": batch["index"]} if "index" in batch else kept
+
+
+def sample_names(batch: Any, dataset: Any) -> list[str]:
+    """Return the names of a batch's images, or their positions in the data, as far as these are known."""
+    found = []
+    for prefix, part, owner in _parts(batch, dataset):
+        index = part.get("index")
+        if isinstance(index, Tensor):
+            name = getattr(owner, "sample_name", str)
+            found += [f"{prefix}{name(position)}" for position in index.flatten().tolist()]
+    return found
+
+
+def places_of_non_finite(batch: Any, dataset: Any) -> list[str]:
+    """Return the entries of a batch that hold NaN or infinities, each with the images that they are of."""
+    found = []
+    for prefix, part, owner in _parts(batch, dataset):
+        names = sample_names({"index": part.get("index")}, owner)
+        for key, values in part.items():
+            rows = list(values) if isinstance(values, list | tuple) or (_is_tensor(values) and values.ndim) else []
+            for k, row in enumerate(rows):
+                if _is_tensor(row) and row.is_floating_point() and not torch.isfinite(row).all():
+                    found.append(f"{prefix}{key} of {names[k] if len(names) == len(rows) else f'row {k}'}")
+    return found
+
+
+def _is_tensor(value: Any) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
