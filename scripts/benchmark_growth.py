@@ -158,6 +158,8 @@ def draw(found: dict[str, list[dict[str, float]]], path: str) -> None:
         axis.loglog(sizes, [row["milliseconds"] for row in rows], "o-", label="ms")
         axis.loglog(sizes, [max(row["MiB"], 0.5) for row in rows], "s--", label="MiB")
         axis.set_title(f"{what}: time ^{exponent(rows, 'milliseconds'):.2f}", fontsize="medium")
+        axis.set_xticks(sizes, [f"{size:,.0f}" for size in sizes], fontsize="x-small")
+        axis.xaxis.minorticks_off()
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")
     figure.savefig(path, dpi=110)
