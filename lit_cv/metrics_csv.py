@@ -37,6 +37,7 @@ class MetricsCSVLogger(Logger):
         self.columns = ["epoch", "step"]
         self._rows: list[dict[str, float]] = []
         self._written = 0
+        self._last: tuple[int, dict[str, float]] = (0, {})  # where the last row written starts, and what it says
         if resume_step is not None and (self.folder / _FILE).is_file():
             self._rows = [row for row in read_metrics(self.folder / _FILE) if row["step"] < resume_step]
             self.columns = list(dict.fromkeys([*self.columns, *(name for row in self._rows for name in row)]))
@@ -75,47 +76,69 @@ class MetricsCSVLogger(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write what has come since the last time, except for the row that may still grow."""
-        self._flush(keep=1)
+        """Write what has come since the last time, so that a process that is killed later does not lose it."""
+        self._flush()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Write everything; after another error, one that this ends in is told and does not hide the first."""
         try:
-            self._flush(keep=0)
+            self._flush()
         except OSError as error:
             if status != "failed":
                 raise
             log.warning("%s", error)
 
-    def _flush(self, keep: int) -> None:
-        end = len(self._rows) - keep
-        if self._written > 0 and end <= self._written:
+    def _flush(self) -> None:
+        first, (start, said) = self._written, self._last
+        if first and self._rows[first - 1] != said:
+            first -= 1  # the last row has grown since
+        elif first == len(self._rows) > 0:
             return
-        new = [name for row in self._rows[self._written : end] for name in row if name not in self.columns]
-        rewrite = bool(new) or self._written == 0
+        rows = self._rows[first:]
+        new = [name for row in rows for name in row if name not in self.columns]
         self.columns += list(dict.fromkeys(new))
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / _FILE
-        if rewrite:
+        if new or self._written == 0:
+            start = 0
             with replacing(path, "the table") as part, open(part, "w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, self.columns, restval="")
                 writer.writeheader()
-                writer.writerows(self._rows[:end])
+                for row in self._rows:
+                    start = file.tell()
+                    writer.writerow(row)
         else:
-            self._append(path, self._rows[self._written : end])
-        self._written = max(end, 0)
+            start = self._append(path, rows, start if first < self._written else None)
+        self._written = len(self._rows)
+        self._last = (start, dict(self._rows[-1]) if self._rows else {})
 
-    def _append(self, path: Path, rows: list[dict[str, float]]) -> None:
-        """Append whole rows: what a full disk takes of them is cut off again."""
+    def _append(self, path: Path, rows: list[dict[str, float]], start: int | None) -> int:
+        """Append whole rows, from the byte `start` on if given, and return where the last one starts.
+
+        What a full disk takes of them is cut off again.
+        """
         size = path.stat().st_size if path.is_file() else 0
+        start = size if start is None else start
+        before = b""
         try:
-            with open(path, "a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, self.columns, restval="").writerows(rows)
+            with open(path, "r+" if path.is_file() else "w", newline="", encoding="utf-8") as file:
+                file.seek(start)
+                before = file.read().encode()
+                file.seek(start)
+                file.truncate()
+                writer = csv.DictWriter(file, self.columns, restval="")
+                for row in rows:
+                    last = file.tell()
+                    writer.writerow(row)
         except OSError as error:
             with contextlib.suppress(OSError):
-                os.truncate(path, size)
+                os.truncate(path, start)
+                if before:
+                    with open(path, "ab") as file_again:
+                        file_again.write(before)
             raise could_not_write(error, "the table", path) from error
+        return last
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:

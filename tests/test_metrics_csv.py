@@ -19,7 +19,7 @@ def test_numbers_of_one_step_share_a_row_and_new_columns_appear(tmp_path: Path) 
     logger.log_metrics({"lr": 0.1}, step=1)
     logger.log_metrics({"train_loss_step": 2.0, "epoch": 0}, step=1)
     logger.save()
-    assert lines(tmp_path) == ["epoch,step,train_loss_step", "0,0,2.5"]  # step 1 may still grow
+    assert lines(tmp_path) == ["epoch,step,train_loss_step,lr", "0,0,2.5,", "0,1,2.0,0.1"]
     logger.log_metrics({"val_acc": 0.5, "epoch": 0}, step=2)
     logger.finalize("success")
     assert lines(tmp_path) == ["epoch,step,train_loss_step,lr,val_acc", "0,0,2.5,,", "0,1,2.0,0.1,", "0,2,,,0.5"]
@@ -54,6 +54,23 @@ def test_repeated_saves_append(tmp_path: Path) -> None:
     assert [row["lr"] for row in read_metrics(tmp_path / "metrics.csv")] == [step / 100 for step in range(50)]
 
 
+def test_a_row_that_was_written_may_grow(tmp_path: Path) -> None:
+    logger = MetricsCSVLogger(str(tmp_path))
+    for step in range(4):
+        logger.log_metrics({"loss": step / 2, "lr": 0.1, "epoch": 0}, step)
+        logger.save()
+        before = lines(tmp_path)
+        logger.save()
+        assert lines(tmp_path) == before
+        logger.log_metrics({"lr": 0.01 * step}, step)  # of the same columns
+        logger.save()
+    assert lines(tmp_path)[1:] == ["0,0,0.0,0.0", "0,1,0.5,0.01", "0,2,1.0,0.02", "0,3,1.5,0.03"]
+    logger.log_metrics({"val_loss": 2.0}, 3)
+    logger.log_metrics({"loss": 1.0, "lr": 0.1, "epoch": 1}, 4)
+    logger.save()
+    assert lines(tmp_path)[-2:] == ["0,3,1.5,0.03,2.0", "1,4,1.0,0.1,"]
+
+
 def test_a_full_disk_leaves_whole_rows_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logger = MetricsCSVLogger(str(tmp_path))
     for step in range(3):
@@ -61,11 +78,11 @@ def test_a_full_disk_leaves_whole_rows_only(tmp_path: Path, monkeypatch: pytest.
         logger.save()
     before = (tmp_path / "metrics.csv").read_bytes()
 
-    def half(writer: Any, rows: Any) -> None:
+    def half(writer: Any, row: Any) -> None:
         writer.writer.writerow([0, 2, "0."])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(csv.DictWriter, "writerows", half)
+    monkeypatch.setattr(csv.DictWriter, "writerow", half)
     logger.log_metrics({"loss": 0.5}, 3)
     with pytest.raises(OSError, match=r"the table .*metrics\.csv could not be written \(No space left"):
         logger.save()
@@ -78,4 +95,4 @@ def test_a_full_disk_leaves_whole_rows_only(tmp_path: Path, monkeypatch: pytest.
     assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.csv"]
     monkeypatch.undo()
     logger.save()
-    assert [row["step"] for row in read_metrics(tmp_path / "metrics.csv")] == [0, 1, 2, 3]
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.csv")] == [0, 1, 2, 3, 4]

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_cv.callbacks.monitored import is_better, monitored_value
 from lit_cv.checkpoint_io import link_checkpoint
+from lit_cv.metrics_csv import MetricsCSVLogger
 
 __all__ = ["RunCheckpoint"]
 
@@ -77,6 +78,10 @@ class RunCheckpoint(Checkpoint):
         if self._handlers and trainer.world_size == 1 and not _requeues(trainer):
             self._handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._interrupt)
 
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write what was logged at the end of the epoch before."""
+        _write_tables(trainer)
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -98,7 +103,8 @@ class RunCheckpoint(Checkpoint):
             self._end()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """End training after a signal before it is validated."""
+        """Write the table, for validation may take long, or end training after a signal before it is validated."""
+        _write_tables(trainer)
         if self._ending:
             self._end()
 
@@ -162,6 +168,7 @@ class RunCheckpoint(Checkpoint):
     def _save_last(self, trainer: L.Trainer) -> None:
         path = self._folder / "last.ckpt"
         self.last_model_path = str(path)
+        _write_tables(trainer)  # a run that goes on from here logs nothing again that came before
         trainer.save_checkpoint(path)
         self._saved_step = trainer.global_step
 
@@ -187,6 +194,12 @@ class RunCheckpoint(Checkpoint):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
+
+
+def _write_tables(trainer: L.Trainer) -> None:
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsCSVLogger):
+            logger.save()
 
 
 def _requeues(trainer: L.Trainer) -> bool:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lit_cv.callbacks import EMA, LearningRateLog, MonitorEarlyStopping, RunCheckpoint
+from lit_cv.metrics_csv import MetricsCSVLogger, read_metrics
 from tests.callbacks.tiny import Tiny, loader, trainer
 
 
@@ -183,3 +184,30 @@ def test_sigterm_finishes_what_is_under_way_and_saves_it(tmp_path: Path, killer:
     assert stopped.value.code == 143  # not 0, by which a scheduler would take the job for finished
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == saved
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_what_was_logged_before_a_checkpoint_or_validation_is_on_the_disk(tmp_path: Path) -> None:
+    seen: list[tuple[str, int, list[int]]] = []
+
+    class Look(L.Callback):
+        def look(self, what: str, run: L.Trainer) -> None:
+            rows = read_metrics(tmp_path / "metrics.csv")
+            seen.append((what, run.global_step, [int(row["step"]) for row in rows if "lr" in row]))
+
+        def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Any) -> None:
+            self.look("checkpoint", trainer)
+
+        def on_validation_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+            self.look("validation", trainer)
+
+    callbacks = [LearningRateLog(), RunCheckpoint(every_n_steps=2), Look()]
+    logger = MetricsCSVLogger(str(tmp_path))
+    run = trainer(
+        tmp_path, max_epochs=2, callbacks=callbacks, logger=logger, log_every_n_steps=1, num_sanity_val_steps=0
+    )
+    run.fit(Tiny([0.1, 0.2]), loader(), loader())
+    assert {what for what, *_ in seen} == {"checkpoint", "validation"}
+    for what, step, rows in seen:
+        # a step's own numbers are logged just after its checkpoint
+        assert rows[: step - 1] == list(range(step - 1)), (what, step)
+        assert what == "checkpoint" or rows == list(range(step)), (what, step)
