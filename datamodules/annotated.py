@@ -146,6 +146,9 @@ class AnnotatedImagesDataModule(BaseDataModule):
         if not root.is_dir():
             raise FileNotFoundError(f"there is no folder {root.absolute()}: set --data.root.")
         self.problems = Problems()
+        folders = paths_by_split(root, h["images"])
+        if missing := [folder for folder in (folders or {}).values() if not folder.is_dir()]:
+            raise FileNotFoundError(f"there is no folder {missing[0]}: set --data.images.")
         sets = read_annotations(
             root,
             self.problems,
@@ -153,7 +156,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
             files={"all": root / h["annotations"]}
             if isinstance(h["annotations"], str)
             else paths_by_split(root, h["annotations"]),
-            folders=paths_by_split(root, h["images"]),
+            folders=folders,
             sizes=known_sizes,
             mask_facts=lambda paths: known_mask_facts(root, paths),
         )
@@ -167,7 +170,11 @@ class AnnotatedImagesDataModule(BaseDataModule):
             names = next(iter(sets.values())).categories
             chosen = [names[number] for number in class_numbers(h["classes"], names)]
             sets = {split: part.chosen(chosen) for split, part in sets.items()}
-        return {split: without_small(part, h["min_box_side"]) for split, part in sets.items()}
+        sets = {split: without_small(part, h["min_box_side"]) for split, part in sets.items()}
+        learnt = [image for split, part in sets.items() if split in ("train", "all") for image in part.images]
+        if learnt and not any(image.objects or image.mask for image in learnt):
+            log.warning("None of the %d images to train on has an object or a mask.", len(learnt))
+        return sets
 
     def _without_unreadable(self, part: AnnotationSet) -> AnnotationSet:
         broken = unreadable_files(part.folder, [image.name for image in part.images])
@@ -216,7 +223,8 @@ class AnnotatedImagesDataModule(BaseDataModule):
         folder = Path(self.hparams["predict_root"]).expanduser()
         names = find_images(folder)
         if not names:
-            raise FileNotFoundError(f"there are no images in {folder.absolute()}: set --data.predict_root.")
+            what = "are no images in" if folder.is_dir() else "is no folder"
+            raise FileNotFoundError(f"there {what} {folder.absolute()}: set --data.predict_root.")
         images = []
         for name, size in zip(names, known_sizes(folder, names), strict=True):
             if not isinstance(size, str):

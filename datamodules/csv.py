@@ -75,6 +75,8 @@ class CSVDataModule(FilesDataModule):
         check("consensus", consensus, consensus in ("majority", "soft", "dawid_skene"), "majority, soft or dawid_skene")
         if annotator_column is not None and (len(label_columns) > 1 or label_separator is not None):
             raise ValueError("annotator_column is for one label an image: leave label_separator and more columns out.")
+        if annotator_column is None and consensus != "majority":
+            raise ValueError(f"consensus={consensus!r} is of several annotators: name their column, annotator_column.")
         self._table: Table = []
         self._classes: list[str] = []
         self.votes: Votes | None = None
@@ -89,6 +91,7 @@ class CSVDataModule(FilesDataModule):
             else:
                 self._table = self._read()
                 self._classes = self._find_classes()
+                self._check_repeated()
         if h["split_column"] not in self._table[0]:
             return None if split in ("val", "predict") else self.split_pool(self._dataset(self._table, split), split)
         rows = [row for row in self._table if self._split_of(row) == split]
@@ -111,6 +114,18 @@ class CSVDataModule(FilesDataModule):
                 )
         return table
 
+    def _check_repeated(self) -> None:
+        """Refuse one image with several labels: it would be trained on as one class and tested as another."""
+        h, seen = self.hparams, dict[str, tuple[str, ...]]()
+        for row in self._table:
+            labels = tuple(row[name] for name in h["label_columns"])
+            if seen.setdefault(row[h["path_column"]], labels) != labels:
+                raise ValueError(
+                    f"{h['path']} gives {row[h['path_column']]!r} the label {', '.join(seen[row[h['path_column']]])!r} "
+                    f"and the label {', '.join(labels)!r}: name the column of the annotators (--data.annotator_column)"
+                    ", or leave one row of each image."
+                )
+
     def read_votes(self) -> Votes:
         """Read the table and bring the rows of each image together."""
         h = self.hparams
@@ -118,6 +133,7 @@ class CSVDataModule(FilesDataModule):
         self._classes = self._find_classes()
         path, split = h["path_column"], h["split_column"]
         first: dict[str, dict[str, str]] = {}
+        said: dict[tuple[str, str], str] = {}
         cast = []
         for row in self._table:
             other = first.setdefault(row[path], row)
@@ -125,7 +141,16 @@ class CSVDataModule(FilesDataModule):
                 raise ValueError(f"{h['path']} puts {row[path]!r} into {other[split]!r} and into {row[split]!r}.")
             labels = self._labels_of(row)
             if labels and not (row.get(split) and self._split_of(row) == "predict"):
-                cast.append((row[path], row[h["annotator_column"]], labels[0]))
+                vote = (row[path], row[h["annotator_column"]])
+                if said.get(vote, labels[0]) != labels[0]:
+                    raise ValueError(
+                        f"{h['path']}: {vote[1]!r} says both {said[vote]!r} and {labels[0]!r} of {vote[0]!r}: leave "
+                        "one row of each annotator and image."
+                    )
+                if vote in said:
+                    continue
+                said[vote] = labels[0]
+                cast.append((*vote, labels[0]))
         self._table = list(first.values())
         return Votes.of(list(first), cast, self._classes, h["consensus"])
 

@@ -70,7 +70,8 @@ class ImageFolderDataModule(FilesDataModule):
         root = Path(self.hparams["predict_root"]).expanduser()
         paths = find_images(root)
         if not paths:
-            raise FileNotFoundError(f"there are no images in {root.absolute()}: set --data.predict_root.")
+            what = "are no images in" if root.is_dir() else "is no folder"
+            raise FileNotFoundError(f"there {what} {root.absolute()}: set --data.predict_root.")
         return self.readable(FileDataset(root, paths, [-1] * len(paths), channels=self.hparams["channels"]))
 
 

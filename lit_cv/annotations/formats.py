@@ -31,6 +31,8 @@ def find_format(root: Path) -> Format:
     Raises:
         FileNotFoundError: If none is recognised.
     """
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no folder {root.absolute()}: set --data.root.")
     if any((root / "Annotations").rglob("*.xml")) or any(root.glob("*.xml")) or any(root.glob("*/*.xml")):
         return "voc"
     yolo = find_yolo_file(root)

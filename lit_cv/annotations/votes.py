@@ -87,13 +87,16 @@ class Votes:
 
     def __str__(self) -> str:
         found, disputed = self.consensus, self.consensus.disputed
+        kappa = f"{found.kappa:.2f}"
+        if np.isnan(found.kappa):
+            kappa = "undefined (it takes images with two votes, and two classes)"
         lines = [
             f"{int(found.votes.sum())} votes of {len(self.annotators)} annotators on {len(self.images)} images, "
-            f"Fleiss' kappa {found.kappa:.2f}, {len(disputed)} images disputed{':' if len(disputed) else '.'}"
+            f"Fleiss' kappa {kappa}, {len(disputed)} images disputed{':' if len(disputed) else '.'}"
         ]
         lines += [f"  {self.images[position]}: {self.describe(position)}" for position in disputed[:_SHOWN]]
         if len(disputed) > _SHOWN:
-            lines.append(f"  and {len(disputed) - _SHOWN} more (`lit-cv agreement` lists all)")
+            lines.append(f"  and {len(disputed) - _SHOWN} more (the table that `lit-cv agreement` writes lists all)")
         return "\n".join(lines)
 
     def write(self, path: Path) -> None:

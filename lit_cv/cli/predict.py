@@ -10,6 +10,7 @@ from lit_cv.cli.runs import find_checkpoint
 __all__ = ["predict_arguments"]
 
 _KEPT = ("batch_size", "num_workers", "on_error")  # options of the data that a folder of images has, too
+_VIEWS = ("flip", "shift", "crop")
 _HELP = """options of predict beside those of every verb:
   --images FOLDER     images in any arrangement, or one image, in place of those of the data
   --tta VIEWS         average over views: flip, shift, crop, or several with commas
@@ -40,9 +41,14 @@ def predict_arguments(args: list[str]) -> list[str] | None:
     dry = "--dry_run" in args
     args = [token for token in args if token != "--dry_run"]
     if views is not None:
-        chosen = json.dumps([view for view in views.replace("+", ",").split(",") if view])
+        asked = [view for view in views.replace("+", ",").split(",") if view]
+        if unknown := [view for view in asked if view not in _VIEWS] or ([] if asked else [views]):
+            raise ValueError(f"--tta {unknown[0]}: give {', '.join(_VIEWS)}, or several with commas.")
+        chosen = json.dumps(asked)
         args += ["--trainer.callbacks+=TestTimeAugmentation", f"--trainer.callbacks.views={chosen}"]
     if images is not None:
+        if any(token.startswith("--data.predict_root") for token in args):
+            raise ValueError("--images and --data.predict_root both say what is predicted: leave one of them out.")
         args = _on_files(args, images)
     if dry:
         _describe(args, images, views)

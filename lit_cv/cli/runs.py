@@ -55,7 +55,9 @@ def find_checkpoint(name: str, root: str | None = None) -> Checkpoint:
     if name in ("last", "best"):
         path = newest_run(root) / "checkpoints" / f"{name}.ckpt"
     elif not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {name!r} (--ckpt_path takes a file, `last` or `best`).")
+        raise FileNotFoundError(
+            f"there is no checkpoint {name!r} (--ckpt_path takes a file, `last` or `best`; of fit also `auto`)."
+        )
     try:
         return _open(path)
     except ValueError as error:

@@ -138,6 +138,11 @@ class MultiLabelTask(_ClassesTask):
 
     def known(self, target: Tensor) -> Tensor:
         """Return which images have any known label."""
+        if target.ndim != 2:
+            raise ValueError(
+                f"the task {self.name} is multi_label and needs (N, K) of 0 and 1, but {self.key!r} has the shape "
+                f"{tuple(target.shape)}: set tasks.{self.name}.type classification, or tasks.{self.name}.key."
+            )
         return _answered(target).any(1)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:

@@ -227,6 +227,24 @@ def test_paths_may_lead_anywhere_and_are_only_read(root: Path, tmp_path: Path) -
     """The table is the user's own: absolute paths and paths above its folder are usual."""
     first = next(path for path in sorted(root.rglob("*.png")))
     for path in (str(first.absolute()), f"../{root.name}/{first.relative_to(root)}"):
-        rows = "".join(f"{path},{label}\n" for label in ["a", "b"] * 10)
-        (root / "t.csv").write_text(f"path,label\n{rows}")
+        others = "".join(f"images/{index:02}.png,{'ab'[index % 2]}\n" for index in range(1, 20))
+        (root / "t.csv").write_text(f"path,label\n{path},a\n{others}")
         assert module(root / "t.csv").train_dataset[0]["image"].dtype == torch.uint8
+
+
+def test_one_image_with_two_labels_asks_for_the_annotators(root: Path) -> None:
+    path = root / "votes.csv"
+    rows = [
+        f"images/{index:02}.png,{label},{who}"
+        for index in range(8)
+        for who, label in (("a", "x"), ("b", "xy"[index % 2]))
+    ]
+    path.write_text("\n".join(["path,label,annotator", *rows]))
+    with pytest.raises(ValueError, match=r"'images/01\.png' the label 'x' and the label 'y': name the column"):
+        module(path)
+    assert module(path, annotator_column="annotator").votes is not None
+    with pytest.raises(ValueError, match="consensus='soft' is of several annotators"):
+        module(path, consensus="soft")
+    path.write_text(path.read_text() + "\nimages/00.png,y,a")
+    with pytest.raises(ValueError, match=r"'a' says both 'x' and 'y' of 'images/00\.png'"):
+        module(path, annotator_column="annotator")

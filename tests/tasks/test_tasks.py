@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_cv.losses import dice_loss, pixel_cross_entropy
 from lit_cv.metrics.r2 import KnownR2Score
 from lit_cv.nn import create_backbone
-from lit_cv.tasks import Features, Task, build_tasks
+from lit_cv.tasks import Features, MultiLabelTask, Task, build_tasks
 
 NAN = math.nan
 
@@ -225,3 +225,9 @@ def test_classes_that_nobody_names() -> None:
     for options in ({"type": "classification"}, {"type": "detection"}, {"type": "segmentation"}):
         with pytest.raises(ValueError, match=r"of the task it (is|are) unknown: give tasks\.it\."):
             task(**options)
+
+
+def test_one_class_an_image_is_no_target_of_several_labels() -> None:
+    task = MultiLabelTask("tags", num_classes=3)
+    with pytest.raises(ValueError, match=r"the task tags is multi_label .* set tasks\.tags\.type classification"):
+        task.known(torch.tensor([0, 2]))
