@@ -179,7 +179,10 @@ def test_images_to_predict(splits: Path, tmp_path: Path) -> None:
     batches = list(data.predict_dataloader())
     assert batches[0]["label"].tolist() == [-1, -1, -1]
     assert names(data.predict_dataset) == [f"some/where/0{index}.png" for index in range(3)]
-    with pytest.raises(FileNotFoundError, match="no images"):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        module(splits, predict_root=str(tmp_path / "empty"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="there are no images in"):
         module(splits, predict_root=str(tmp_path / "empty"))
 
 
