@@ -246,7 +246,8 @@ class ComparisonRun:
 
     def _classify(self, work: _Work, folder: Path) -> Row:
         """Classify the test images by the class means of the features of the run before."""
-        assert work.before is not None  # the plan has checked it
+        if work.before is None:
+            raise ValueError(f"{work.approach.name}: a classifier needs a stage before it that learns features.")
         before = self._work[work.before]
         source = _Work(before.approach, before.stage, work.budget, work.seed, None, False)
         options = self._options(source, folder, 1, build=True)
