@@ -9,7 +9,7 @@ from torchmetrics import Metric, MetricCollection
 
 from lit_cv.metrics import DetectionAP
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
-from lit_cv.nn.detectors import Detections, Detector, build_detector, default_strides
+from lit_cv.nn.detectors import Detections, Detector, build_detector, check_limits, default_strides
 
 __all__ = ["DetectionModule"]
 
@@ -67,11 +67,7 @@ class DetectionModule(BaseModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}={value}: give a number in [0, 1].")
-        if max_detections < 1:
-            raise ValueError(f"max_detections={max_detections}: give at least 1.")
+        check_limits(score_threshold, iou_threshold, max_detections)
 
     @property
     def class_names(self) -> list[str]:

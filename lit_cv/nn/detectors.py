@@ -19,6 +19,7 @@ __all__ = [
     "Detections",
     "Detector",
     "build_detector",
+    "check_limits",
     "default_strides",
     "map_anchors",
     "map_points",
@@ -140,6 +141,19 @@ def build_detector(
         raise ValueError(f"num_convs={num_convs}: give at least 1.")
     detector: Detector = classes[name](levels, num_classes, strides, channels, num_convs)
     return detector
+
+
+def check_limits(score_threshold: float, iou_threshold: float, max_detections: int) -> None:
+    """Check what limits the objects that are reported.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+    for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name}={value}: give a number in [0, 1].")
+    if max_detections < 1:
+        raise ValueError(f"max_detections={max_detections}: give at least 1.")
 
 
 def default_strides(image_size: tuple[int, int] | None) -> list[int]:

@@ -9,7 +9,7 @@ from torchmetrics import Metric, MetricCollection
 
 from lit_cv.metrics import DetectionAP
 from lit_cv.nn import Backbone
-from lit_cv.nn.detectors import Detections, Detector, build_detector, default_strides
+from lit_cv.nn.detectors import Detections, Detector, build_detector, check_limits, default_strides
 from lit_cv.tasks.base_task import BaseTask, Features, TaskLoss
 
 __all__ = ["DetectionTask"]
@@ -56,11 +56,7 @@ class DetectionTask(BaseTask):
         **kwargs: Any,
     ) -> None:
         super().__init__(name, **kwargs)
-        for option, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{option}={value}: give a number in [0, 1].")
-        if max_detections < 1:
-            raise ValueError(f"max_detections={max_detections}: give at least 1.")
+        check_limits(score_threshold, iou_threshold, max_detections)
         self.classes = classes
         self.detector = detector
         self.parts = ("class", "box", *_PARTS.get(detector, ()))
