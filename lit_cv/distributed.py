@@ -3,7 +3,15 @@
 import torch
 from torch import Tensor
 
-__all__ = ["gather_batches", "gather_rows", "is_distributed", "process_rank"]
+__all__ = [
+    "gather_batches",
+    "gather_rows",
+    "gather_with_gradient",
+    "is_distributed",
+    "process_count",
+    "process_mean",
+    "process_rank",
+]
 
 
 def is_distributed() -> bool:
@@ -15,6 +23,11 @@ def is_distributed() -> bool:
 def process_rank() -> int:
     """Return which of the processes this is, from 0."""
     return torch.distributed.get_rank() if is_distributed() else 0
+
+
+def process_count() -> int:
+    """Return how many processes work together."""
+    return torch.distributed.get_world_size() if is_distributed() else 1
 
 
 def gather_batches(values: Tensor) -> Tensor:
@@ -34,6 +47,28 @@ def gather_batches(values: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def gather_with_gradient(values: Tensor) -> Tensor:
+    """Return the tensors of all processes as `gather_batches` does, with the gradient of every process's use of them.
+
+    A loss of the gathered tensors, computed by each process, then has gradients whose mean over the processes, which
+    DistributedDataParallel takes, is that of one process with the joined batch.
+    """
+    return _Gather.apply(values) if is_distributed() else values
+
+
+def process_mean(value: Tensor, least: float) -> Tensor:
+    """Return a share of the sum of a scalar over all processes, the same on each, without a gradient.
+
+    Sums over the processes' own batches, divided by this in place of the sum, have a mean, which is what
+    DistributedDataParallel takes of gradients, that is the ratio of the joined batch.
+
+    Args:
+        value: Scalar, not negative, that a mean is to be divided by.
+        least: The least sum.
+    """
+    return gather_batches(value.detach().reshape(1)).sum().clamp_min(least) / process_count()
+
+
 def gather_rows(values: Tensor) -> Tensor:
     """Return the rows of all processes, one process after another, without a gradient.
 
@@ -49,3 +84,16 @@ def gather_rows(values: Tensor) -> Tensor:
     padded[: len(values)] = values
     parts = gather_batches(padded).view(len(sizes), *padded.shape)
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, values: Tensor) -> Tensor:
+        return gather_batches(values)
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        grad = grad.contiguous()
+        torch.distributed.all_reduce(grad)
+        own = len(grad) // torch.distributed.get_world_size()
+        return grad[process_rank() * own :][:own]

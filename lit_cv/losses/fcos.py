@@ -7,11 +7,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
+from lit_cv.distributed import process_mean
+
 __all__ = ["centerness", "fcos_assign", "fcos_loss"]
 
 
 def fcos_loss(
-    raw: Mapping[str, Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor], center_radius: float = 1.5
+    raw: Mapping[str, Tensor],
+    boxes: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    center_radius: float = 1.5,
+    gather: bool = False,
 ) -> dict[str, Tensor]:
     """Return the three losses of FCOS (Tian et al. 2019; box loss and centre sampling as in its 2020 version).
 
@@ -26,6 +32,7 @@ def fcos_loss(
         boxes: N tensors (n, 4), xyxy in pixels; n may be 0.
         labels: N tensors (n,) int64, from 0.
         center_radius: See `fcos_assign`.
+        gather: Whether to divide by the mean number of such locations of all processes, each of which has to call this.
 
     Returns:
         `class_loss`, `box_loss` and `centerness_loss`, scalars.
@@ -50,7 +57,8 @@ def fcos_loss(
             classes.append(places + i * len(points))
             wanted.append(own[matched[places]])
         positive, truth = torch.cat(classes), torch.cat(wanted).float()
-        count = max(1, len(positive))
+        count = torch.tensor(float(len(positive)), device=points.device)
+        count = process_mean(count, 1) if gather else count.clamp_min(1)
         point, stride = points[positive % len(points)], strides[positive % len(points), None]
         reach = distances.flatten(0, 1)[positive] * stride
         predicted = torch.cat([point - reach[:, :2], point + reach[:, 2:]], 1)

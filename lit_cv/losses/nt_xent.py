@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_cv.distributed import gather_batches, is_distributed, process_rank
+from lit_cv.distributed import gather_batches, gather_with_gradient, process_rank
 from lit_cv.losses.similarity import log_sum_exp_similarity
 
 __all__ = ["NTXentLoss", "nt_xent"]
@@ -105,27 +105,12 @@ def _class_similarity(z: Tensor, labels: Tensor, gather: bool) -> tuple[Tensor, 
     everyone = gather_batches(own) if gather else own
     same = (own[:, None] == everyone).to(z.dtype)
     totals = z.sum(0)
-    if gather and is_distributed():
-        totals = _Gather.apply(totals)
+    if gather:
+        totals = gather_with_gradient(totals)
     of_class = same @ totals
     similarity = (z * (of_class - z)).sum(-1).flatten()
     count = (same.sum(1) * n_views - 1).repeat(n_views)
     return similarity, count
-
-
-class _Gather(torch.autograd.Function):
-    """`gather_batches` with the gradient of every process's use of the values."""
-
-    @staticmethod
-    def forward(ctx: object, values: Tensor) -> Tensor:
-        return gather_batches(values)
-
-    @staticmethod
-    def backward(ctx: object, grad: Tensor) -> Tensor:
-        grad = grad.contiguous()
-        torch.distributed.all_reduce(grad)
-        own = len(grad) // torch.distributed.get_world_size()
-        return grad[process_rank() * own :][:own]
 
 
 def _stack(views: tuple[Tensor, ...]) -> Tensor:

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_cv.distributed import gather_with_gradient, process_mean
+
 __all__ = ["IGNORE_INDEX", "dice_loss", "pixel_cross_entropy"]
 
 IGNORE_INDEX = 255
@@ -11,7 +13,11 @@ IGNORE_INDEX = 255
 
 
 def pixel_cross_entropy(
-    logits: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE_INDEX
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = IGNORE_INDEX,
+    gather: bool = False,
 ) -> Tensor:
     """Return the mean cross-entropy over the pixels whose class is known, 0 where none is.
 
@@ -20,6 +26,8 @@ def pixel_cross_entropy(
         target: (N, H, W) int64, classes from 0.
         weight: Weights of the classes (K,); the mean is weighted by them, too.
         ignore_index: What the target holds where the class is unknown.
+        gather: Whether to divide by the mean number of known pixels of all processes, each of which has to call this:
+            the mean of their losses is then that of the joined batch.
 
     Example:
         >>> pixel_cross_entropy(torch.zeros(1, 4, 1, 2), torch.tensor([[[3, 255]]]))
@@ -29,10 +37,10 @@ def pixel_cross_entropy(
         total = F.cross_entropy(logits.float(), target, weight=weight, ignore_index=ignore_index, reduction="sum")
         known = target != ignore_index
         count = known.sum() if weight is None else weight[target[known]].sum()
-        return total / count.clamp_min(1e-6)
+        return total / (process_mean(count.float(), 1e-6) if gather else count.clamp_min(1e-6))
 
 
-def dice_loss(logits: Tensor, target: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
+def dice_loss(logits: Tensor, target: Tensor, ignore_index: int = IGNORE_INDEX, gather: bool = False) -> Tensor:
     """Return one minus the Dice coefficient of the probabilities, averaged over the classes that are there.
 
     For a class k, 2 sum p_k t_k / (sum p_k + sum t_k) over all pixels of the batch whose class is known (Milletari et
@@ -43,6 +51,7 @@ def dice_loss(logits: Tensor, target: Tensor, ignore_index: int = IGNORE_INDEX) 
         logits: (N, K, H, W).
         target: (N, H, W) int64, classes from 0.
         ignore_index: What the target holds where the class is unknown.
+        gather: Whether to sum over the pixels of all processes, each of which has to call this.
 
     Example:
         >>> logits = torch.tensor([[[[9.0, -9.0]], [[-9.0, 9.0]]]])  # pixels of the classes 0 and 1
@@ -53,8 +62,8 @@ def dice_loss(logits: Tensor, target: Tensor, ignore_index: int = IGNORE_INDEX) 
         known = (target != ignore_index)[:, None]
         probabilities = logits.float().softmax(1) * known
         truth = F.one_hot(torch.where(known[:, 0], target, 0), logits.shape[1]).movedim(-1, 1) * known
-        both = (probabilities * truth).sum((0, 2, 3))
-        there = truth.sum((0, 2, 3))
-        dice = 2 * both / (probabilities.sum((0, 2, 3)) + there).clamp_min(1e-6)
+        sums = torch.stack([part.sum((0, 2, 3)) for part in (probabilities * truth, probabilities, truth)])
+        both, expected, there = (gather_with_gradient(sums[None]).sum(0) if gather else sums).unbind()
+        dice = 2 * both / (expected + there).clamp_min(1e-6)
         present = there > 0
         return ((1 - dice) * present).sum() / present.sum().clamp_min(1)

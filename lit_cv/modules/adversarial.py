@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_cv.distributed import gather_batches
 from lit_cv.modules.base import Batch, Output, Stage
 from lit_cv.modules.domain_adaptation import DomainAdaptationModule, Domains, is_source
 from lit_cv.nn import DomainDiscriminator, reverse_gradient
@@ -114,6 +115,6 @@ class DomainAdversarialModule(DomainAdaptationModule):
 
 
 def _importance(probabilities: Tensor, n: int) -> Tensor:
-    """Return CDAN+E's weights of images, with a mean of 1 over the `n` of the source and over the others."""
+    """Return CDAN+E's weights of images, with a mean of 1 over the source and over the target of all processes."""
     weight = 1 + torch.exp(-torch.special.entr(probabilities).sum(1))
-    return torch.cat([weight[:n] / weight[:n].mean(), weight[n:] / weight[n:].mean()])
+    return torch.cat([part / gather_batches(part).mean() for part in (weight[:n], weight[n:])])

@@ -125,7 +125,8 @@ class DetectionModule(BaseModule):
         targets = _targets(batch)
         raw = self(batch["image"])
         known = [_without_crowds(target) for target in targets]
-        losses = self._detector.losses(raw, [own["boxes"] for own in known], [own["labels"] for own in known])
+        boxes, labels = ([own[name] for own in known] for name in ("boxes", "labels"))
+        losses = self._detector.losses(raw, boxes, labels, gather=stage == "train")
         output: Output = {"loss": torch.stack(list(losses.values())).sum(), **losses}
         if stage != "train":
             output["detections"] = self._decode(raw, batch["image"], batch.get("size"))

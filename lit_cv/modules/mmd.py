@@ -5,6 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lit_cv.distributed import gather_with_gradient
 from lit_cv.losses import MMDLoss, coral
 from lit_cv.modules.base import Batch, Output
 from lit_cv.modules.domain_adaptation import DomainAdaptationModule, Domains
@@ -26,8 +27,8 @@ class MMDModule(DomainAdaptationModule):
     - `coral`: the sum of the distances between covariances (Sun and Saenko 2016, "Deep CORAL").
 
     See `lit_cv.losses.MMDLoss` for the kernels and estimators, which are unbiased: the loss is around 0, and negative
-    at times, once the domains match. Over several processes it is that of each process's own batch. Batches, the
-    learning of the source's labels, lambda, metrics and `monitor` are those of `DomainAdaptationModule`.
+    at times, once the domains match. Several processes compare the features of all. Batches, the learning of the
+    source's labels, lambda, metrics and `monitor` are those of `DomainAdaptationModule`.
 
     Args:
         distance: One of the above.
@@ -76,7 +77,10 @@ class MMDModule(DomainAdaptationModule):
 
     def adaptation(self, batch: Batch, features: Domains, logits: Domains, weight: float) -> Output:
         """Return the distance between the domains."""
-        layers = [self._layer(name, features, logits) for name in self.hparams["layers"]]
+        layers = [
+            Domains(*(gather_with_gradient(part.float()) for part in self._layer(name, features, logits)))
+            for name in self.hparams["layers"]
+        ]
         distance = self.hparams["distance"]
         if distance == "joint_mmd":
             return {"adaptation_loss": self.mmd([x for x, _ in layers], [y for _, y in layers])}

@@ -116,7 +116,9 @@ class SegmentationModule(BaseModule):
             )
         target: Tensor = batch["mask"].long()
         logits = self(batch["image"])
-        ce_loss, dice = pixel_cross_entropy(logits, target), dice_loss(logits, target)
+        gather = stage == "train"
+        ce_loss = pixel_cross_entropy(logits, target, gather=gather)
+        dice = dice_loss(logits, target, gather=gather)
         output: Output = {
             "loss": ce_loss + self.hparams["dice_weight"] * dice,
             "ce_loss": ce_loss.detach(),

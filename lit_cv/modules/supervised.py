@@ -16,6 +16,7 @@ from torchmetrics.classification import (
 )
 from torchmetrics.wrappers import ClasswiseWrapper
 
+from lit_cv.distributed import process_mean
 from lit_cv.metrics import ClassAccuracy, MacroF1
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
 from lit_cv.nn import ClassificationHead
@@ -150,7 +151,10 @@ class SupervisedModule(BaseModule):
         if self.hparams["multi_label"]:
             smooth = target.to(logits.dtype) * (1 - smoothing) + smoothing / 2
             return F.binary_cross_entropy_with_logits(logits, smooth, pos_weight=weight)
-        return F.cross_entropy(logits, target, weight=weight, label_smoothing=smoothing)
+        if weight is None or target.ndim > 1:
+            return F.cross_entropy(logits, target, weight=weight, label_smoothing=smoothing)
+        total = F.cross_entropy(logits, target, weight=weight, label_smoothing=smoothing, reduction="sum")
+        return total / process_mean(weight[target].sum(), torch.finfo(weight.dtype).tiny)
 
     def update_metrics(self, metrics: Any, output: Output) -> None:
         """Feed one batch to the metrics, which want probabilities for the calibration error."""

@@ -67,13 +67,17 @@ class Detector(nn.Module, ABC):
         """Return the raw outputs for the maps of `Backbone.forward_maps`."""
 
     @abstractmethod
-    def losses(self, raw: Mapping[str, Any], boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> dict[str, Tensor]:
+    def losses(
+        self, raw: Mapping[str, Any], boxes: Sequence[Tensor], labels: Sequence[Tensor], gather: bool = False
+    ) -> dict[str, Tensor]:
         """Return the losses by name, scalars whose sum is to be minimised.
 
         Args:
             raw: What `forward` gave for N images.
             boxes: N tensors (n, 4), xyxy in pixels; n may be 0.
             labels: N tensors (n,) int64, from 0.
+            gather: Whether all processes call this with a part of one batch each, whose objects count together where
+                a loss is a mean over objects.
         """
 
     @abstractmethod

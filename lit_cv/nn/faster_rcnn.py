@@ -65,7 +65,9 @@ class FasterRCNNDetector(Detector):
             "counts": counts, "size": size,
         }  # fmt: skip
 
-    def losses(self, raw: Mapping[str, Any], boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> dict[str, Tensor]:
+    def losses(
+        self, raw: Mapping[str, Any], boxes: Sequence[Tensor], labels: Sequence[Tensor], gather: bool = False
+    ) -> dict[str, Tensor]:
         """Return `class_loss` and `box_loss`, and of the first network `objectness_loss` and `rpn_box_loss`."""
         n = len(boxes)
         anchors = [raw["anchors"]] * n

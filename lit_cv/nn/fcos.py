@@ -38,9 +38,11 @@ class FCOSDetector(Detector):
         points, strides = map_points(pyramid)
         return {**self.head(list(pyramid.values())), "points": points, "strides": strides}
 
-    def losses(self, raw: Mapping[str, Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> dict[str, Tensor]:
+    def losses(
+        self, raw: Mapping[str, Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor], gather: bool = False
+    ) -> dict[str, Tensor]:
         """Return `class_loss`, `box_loss` and `centerness_loss`."""
-        return fcos_loss(raw, boxes, labels)
+        return fcos_loss(raw, boxes, labels, gather=gather)
 
     @torch.no_grad()
     def detect(

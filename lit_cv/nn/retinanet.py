@@ -44,7 +44,9 @@ class RetinaNetDetector(Detector):
         pyramid = self.pyramid(maps)
         return {**self.head(list(pyramid.values())), "anchors": map_anchors(*map_points(pyramid), _SCALES, _RATIOS)}
 
-    def losses(self, raw: Mapping[str, Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> dict[str, Tensor]:
+    def losses(
+        self, raw: Mapping[str, Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor], gather: bool = False
+    ) -> dict[str, Tensor]:
         """Return `class_loss`, the focal loss, and `box_loss`, the L1 loss of the encoded boxes."""
         anchors = raw["anchors"]
         with torch.autocast(anchors.device.type, enabled=False):

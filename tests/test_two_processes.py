@@ -1,0 +1,157 @@
+"""Gradients of every approach on two processes are those of one process with their joined batch.
+
+Each process takes a part of the batch, and the gradients are averaged, as DistributedDataParallel does. What is seen by
+BatchNorm stays out: its statistics are those of each process's own part.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lit_cv
+from tests.modules.episodes import episode_batch
+
+N = 6  # images of the joined batch
+Batch = dict[str, Any]
+
+
+def drawn(*shape: int, most: int = 256, dtype: torch.dtype = torch.uint8) -> Tensor:
+    return torch.randint(most, shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
+
+
+def labelled() -> Batch:
+    return {"image": drawn(N, 3, 32, 32), "label": torch.tensor([0, 0, 1, 2, 2, 2])}
+
+
+def views() -> Batch:
+    return {"views": drawn(2, N, 3, 32, 32), "label": torch.tensor([0, 0, 1, 1, -1, 0])}
+
+
+def numbered() -> Batch:
+    return {"image": drawn(N, 3, 32, 32), "index": torch.arange(N)}
+
+
+def boxes() -> Batch:
+    """Three objects on the first process, none on the second."""
+    corner = torch.tensor([[4.0, 4.0, 20.0, 24.0]])
+    found = [corner, corner + 6, corner[:0], corner[:0], corner[:0], corner[:0]]
+    found[2] = corner + 3
+    kinds = [torch.full((len(own),), i % 2) for i, own in enumerate(found)]
+    return {"image": drawn(N, 3, 32, 32), "boxes": found, "box_labels": kinds}
+
+
+def masks() -> Batch:
+    """Most pixels of the second process are unknown, and one class is on the first alone."""
+    mask = drawn(N, 32, 32, most=2, dtype=torch.int64)
+    mask[0, :8] = 2
+    mask[4:, 8:] = 255
+    return {"image": drawn(N, 3, 32, 32), "mask": mask}
+
+
+def domains() -> Batch:
+    image = drawn(2, N, 3, 32, 32)[1] // 2
+    return {"source": labelled(), "target": {"image": image, "strong": image.flip(-1)}}
+
+
+def episodes() -> Batch:
+    return episode_batch(count=N)
+
+
+SMALL = {"backbone": "conv4", "image_size": 32, "num_classes": 3}
+ADAPT = SMALL | {"ramp": None}
+DENSE = {"backbone": "resnet9_small", "image_size": 32, "channels": 32}
+MATCH = ADAPT | {"layers": ["blocks.2", "features", "logits"]}
+EPISODES = {"backbone": "conv4", "in_channels": 1, "image_size": 16}
+MASKED = {"backbone": "vit_micro_p4", "image_size": 32, "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2}
+CASES: dict[str, tuple[str, dict[str, Any], Callable[[], Batch]]] = {
+    "supervised": ("SupervisedModule", SMALL | {"label_smoothing": 0.1}, labelled),
+    "supervised, classes weighted": ("SupervisedModule", SMALL, labelled),
+    "fine-tuning": ("FineTuneModule", SMALL | {"strategy": "discriminative_lr"}, labelled),
+    "SimCLR": ("SimCLRModule", {"backbone": "conv4", "image_size": 32}, views),
+    "SupCon": ("SimCLRModule", {"backbone": "conv4", "image_size": 32, "supervised": True}, views),
+    "MAE": (
+        "MAEModule",
+        {"backbone": "vit_micro_p4", "image_size": 32, "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2},
+        numbered,
+    ),
+    "FCOS": ("DetectionModule", DENSE | {"box_classes": ["a", "b"], "detector": "fcos"}, boxes),
+    "RetinaNet": ("DetectionModule", DENSE | {"box_classes": ["a", "b"], "detector": "retinanet"}, boxes),
+    "segmentation": ("SegmentationModule", DENSE | {"mask_classes": ["a", "b", "c"], "dropout": 0.0}, masks),
+    "DANN": ("DomainAdversarialModule", ADAPT | {"conditioning": "none"}, domains),
+    "CDAN+E": ("DomainAdversarialModule", ADAPT | {"conditioning": "entropy"}, domains),
+    "MMD": ("MMDModule", MATCH | {"distance": "mmd"}, domains),
+    "MMD, linear": ("MMDModule", MATCH | {"distance": "mmd", "estimator": "linear"}, domains),
+    "joint MMD": ("MMDModule", MATCH | {"distance": "joint_mmd"}, domains),
+    "CORAL": ("MMDModule", MATCH | {"distance": "coral"}, domains),
+    "self-training": ("SelfTrainingModule", ADAPT | {"threshold": 0.3}, domains),
+    "prototypical": ("PrototypicalModule", EPISODES, episodes),
+    "relation": ("RelationModule", EPISODES, episodes),
+    "MAML": ("MAMLModule", EPISODES | {"way": 3}, episodes),
+}
+
+
+def part(values: Any, rows: slice, name: str = "") -> Any:
+    if isinstance(values, dict):
+        return {key: part(value, rows, key) for key, value in values.items()}
+    return values[:, rows] if name == "views" else values[rows]
+
+
+def learn(case: str, rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss of some rows of the batch, and its gradients."""
+    kind, options, batch = CASES[case]
+    torch.manual_seed(0)
+    module: Any = getattr(lit_cv, kind)(**options)
+    module.configure_model()
+    module.train()
+    for norm in module.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and kind != "MAMLModule":  # there they are of an episode
+            norm.eval()
+    if kind.startswith(("Domain", "MMD")):  # features and answers that differ, for what is compared to matter
+        for weight in (p for p in module.parameters() if p.ndim > 1):
+            weight.data.mul_(3)
+    if "weighted" in case:
+        module.class_weight = torch.tensor([1.0, 2.0, 5.0])
+    stage = "val" if case == "MAE" else "train"  # masks that depend on the image alone: draws differ by process
+    output = module.step(part(batch(), rows), stage)
+    output["loss"].backward()
+    found = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+    return output["loss"].detach(), found
+
+
+def one_of_two(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    store = torch.distributed.FileStore(f"{folder}/store", 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    results = {}
+    for case in CASES:
+        loss, gradients = learn(case, slice(rank * N // 2, (rank + 1) * N // 2))
+        for value in (loss, *gradients.values()):
+            torch.distributed.all_reduce(value)
+            value /= 2
+        results[case] = (loss, gradients)
+    torch.save(results, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
+    folder: Path = tmp_path_factory.mktemp("two")
+    torch.multiprocessing.spawn(one_of_two, (str(folder),), nprocs=2)  # type: ignore[no-untyped-call]
+    found: dict[str, tuple[Tensor, dict[str, Tensor]]] = torch.load(folder / "0.pt", weights_only=True)
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_are_those_of_the_joined_batch(
+    case: str, averaged: dict[str, tuple[Tensor, dict[str, Tensor]]]
+) -> None:
+    loss, gradients = learn(case, slice(N))
+    torch.testing.assert_close(averaged[case][0], loss, rtol=1e-4, atol=1e-6)
+    assert averaged[case][1].keys() == gradients.keys()
+    scale = max(float(gradient.abs().max()) for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(averaged[case][1][name], gradient, rtol=1e-3, atol=1e-4 * scale, msg=name)
