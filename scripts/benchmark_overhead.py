@@ -1,114 +1,212 @@
 """Time per step of `lit-cv fit` against a bare PyTorch loop on the same network, batches and optimizer.
 
-The two run in turn in one process, the fit with all that a recipe switches on: TensorBoard, metrics.csv, progress
-bar, checkpoints, figures, the training accuracy and the seeding of each step. Both read the same loader.
+Three run in turn in one process: the loop; Lightning's Trainer with everything switched off, on the smallest module
+that does the same; and the fit with all that a recipe switches on: TensorBoard, metrics.csv, progress bar, checkpoints,
+figures, the training accuracy, the check for NaN and the seeding of each step. All read the same loader of images in
+memory. The difference of the first two is Lightning's, that of the last two is this library's. With one thread time is
+the process's CPU time, which other processes do not change much.
 
-    python scripts/benchmark_overhead.py --threads 2
+    python scripts/benchmark_overhead.py --threads 1
+    python scripts/benchmark_overhead.py --parts
+
+`--parts` takes out one part of the fit at a time, at the shortest step, and prints what that saves.
 """
 
 import argparse
 import contextlib
 import io
 import itertools
+import logging
 import statistics
 import tempfile
 import time
+import warnings
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any, ClassVar
 
 import lightning as L
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from datamodules import ShapesDataModule
+from datamodules import BaseDataModule, InMemoryDataset
 from lit_cv import SupervisedModule
 from lit_cv.cli import main as lit_cv
 from lit_cv.optim import build_optimizer, build_schedule, parameter_groups
 
 STEPS = 400
-# (backbone, pixels, batch): steps from about 2 ms to more than 20 ms on two cores
-CASES = [("conv4", 16, 16), ("conv4", 32, 16), ("conv4", 32, 32), ("resnet9", 32, 32), ("resnet9", 32, 64)]
+# (backbone, pixels, batch): bare steps of some 1.5, 5, 10, 20 and 40 ms on one thread
+CASES = [("conv4", 8, 2), ("conv4", 16, 16), ("conv4", 16, 32), ("conv4", 32, 16), ("conv4", 32, 32)]
+PARTS = {
+    "the check for NaN": {"--non_finite.action": "ignore"},
+    "the progress bar": {"--trainer.enable_progress_bar": "false"},
+    "logging each tenth step": {"--trainer.log_every_n_steps": STEPS},
+    "gradient clipping, which the loop does, too": {"--trainer.gradient_clip_val": "null"},
+}
+
+Case = tuple[str, int, int]
+
+
+class Noise(BaseDataModule):
+    """Random images of ten classes, as many as the steps need."""
+
+    def __init__(self, image_size: int = 32, num_images: int = 1000, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+    def load(self, split: str) -> InMemoryDataset | None:  # type: ignore[override]
+        """Draw them."""
+        if split != "train":
+            return None
+        n, size = self.hparams["num_images"], self.hparams["image_size"]
+        images = torch.randint(256, (n, 3, size, size), dtype=torch.uint8)
+        return InMemoryDataset(images, torch.arange(n) % 10, [str(label) for label in range(10)])
 
 
 class StepClock(L.Callback):
     """Takes the time at the start of each training step."""
 
     starts: ClassVar[list[float]] = []  # the command line builds the callback, and nothing else hands it out
+    clock: ClassVar[Callable[[], float]] = time.process_time
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         """Take the time."""
-        self.starts.append(time.perf_counter())
+        self.starts.append(type(self).clock())
 
 
-def fit(backbone: str, pixels: int, batch: int) -> list[float]:
-    """Return the seconds of each step of a fit."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+class Smallest(L.LightningModule):
+    """The least that Lightning asks for."""
+
+    def __init__(self, network: SupervisedModule) -> None:
+        super().__init__()
+        self.network = network
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss."""
+        return loss(self.network, batch)
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimizer and the schedule of steps."""
+        optimizer, schedule = configure(self.network)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+def loss(network: SupervisedModule, batch: dict[str, Tensor]) -> Tensor:
+    logits = network.head(network.backbone(batch["image"]))
+    return F.cross_entropy(logits, batch["label"], label_smoothing=0.1)
+
+
+def configure(network: SupervisedModule) -> tuple[Any, Any]:
+    optimizer = build_optimizer("adamw", parameter_groups(network, lr=1e-3, weight_decay=0.05), lr=1e-3)
+    return optimizer, build_schedule("one_cycle", optimizer, total_steps=STEPS)
+
+
+def setup(case: Case) -> tuple[Noise, SupervisedModule]:
+    backbone, pixels, batch = case
+    L.seed_everything(0, verbose=False)
+    data = Noise(image_size=pixels, num_images=count(batch), batch_size=batch)
+    data.setup("fit")
+    network = SupervisedModule(dropout=0.1, backbone=backbone, num_classes=10, in_channels=3, stem="standard").train()
+    network.configure_model()
+    return data, network
+
+
+def count(batch: int) -> int:
+    return STEPS * batch * 10 // 8  # a part is for validation
+
+
+def fit(case: Case, changes: dict[str, Any] | None = None) -> list[float]:
+    """Return the times at which each step of a fit starts."""
+    backbone, pixels, batch = case
+    with tempfile.TemporaryDirectory() as folder:
         options = {
             "--config": "supervised",
-            "--data": "ShapesDataModule",
+            "--data": "benchmark_overhead.Noise",
             "--data.image_size": pixels,
-            "--data.num_images": STEPS * batch * 10 // 8,
+            "--data.num_images": count(batch),
             "--data.batch_size": batch,
             "--model.backbone": backbone,
             "--model.stem": "standard",
             "--trainer.max_steps": STEPS,
             "--trainer.limit_val_batches": 1,
+            "--trainer.accelerator": "cpu",
             "--trainer.default_root_dir": folder,
             "--trainer.callbacks": '[{"class_path": "benchmark_overhead.StepClock"}]',
+            **(changes or {}),
         }
         lit_cv(["fit", *(str(token) for pair in options.items() for token in pair)])
-    starts = import_module("benchmark_overhead").StepClock.starts  # not this file's, which runs as __main__
-    seconds = [b - a for a, b in itertools.pairwise(starts)]
-    starts.clear()
-    return seconds
+    return list(import_module("benchmark_overhead").StepClock.starts)  # not this file's, which runs as __main__
 
 
-def bare(backbone: str, pixels: int, batch: int) -> list[float]:
-    """Return the seconds of each step of a loop without Lightning that does what the recipe asks for."""
-    L.seed_everything(0, verbose=False)
-    data = ShapesDataModule(image_size=pixels, num_images=STEPS * batch * 10 // 8, batch_size=batch)
-    data.prepare_data()
-    data.setup("fit")
-    network = {"backbone": backbone, "num_classes": data.num_classes, "in_channels": 3, "stem": "standard"}
-    model = SupervisedModule(dropout=0.1, **network).train()
-    model.configure_model()
-    groups = parameter_groups(model, lr=1e-3, weight_decay=0.05)
-    optimizer = build_optimizer("adamw", groups, lr=1e-3)
-    schedule = build_schedule("one_cycle", optimizer, total_steps=STEPS)
+def lightning(case: Case) -> list[float]:
+    """Return the times at which each step of the Trainer starts, with everything switched off."""
+    data, network = setup(case)
+    trainer = L.Trainer(
+        max_steps=STEPS, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0, gradient_clip_val=1.0,
+        callbacks=[StepClock()],
+    )  # fmt: skip
+    trainer.fit(Smallest(network), train_dataloaders=data.train_dataloader())
+    return list(StepClock.starts)
+
+
+def bare(case: Case) -> list[float]:
+    """Return the times at which each step of a loop without Lightning starts."""
+    data, network = setup(case)
+    optimizer, schedule = configure(network)
     starts = []
-    for step, item in enumerate(data.train_dataloader()):
-        if step == STEPS:
-            break
-        starts.append(time.perf_counter())
-        loss = F.cross_entropy(model.head(model.backbone(item["image"])), item["label"], label_smoothing=0.1)
+    for batch in itertools.islice(data.train_dataloader(), STEPS):
+        starts.append(StepClock.clock())
+        value = loss(network, batch)
         optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        value.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-    return [b - a for a, b in itertools.pairwise(starts)]
+    return starts
+
+
+def milliseconds(runs: dict[str, Callable[[], list[float]]], rounds: int) -> dict[str, float]:
+    """Return the median time of a step of each."""
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            for kept in (StepClock.starts, import_module("benchmark_overhead").StepClock.starts):
+                kept.clear()
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                starts = run()
+            found[name] += [b - a for a, b in itertools.pairwise(starts)][50:]
+    return {name: 1e3 * statistics.median(values) for name, values in found.items()}
 
 
 def main() -> None:
-    """Print a table of medians and their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=2)
+    """Print a table of medians and their ratios, or of the parts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--parts", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(
-        f"{'network':<10}{'pixels':>7}{'batch':>6}{'bare ms':>9}{'fit ms':>9}{'ratio of medians':>18}{'of means':>10}"
-    )
+    if args.threads > 1:
+        for kind in (StepClock, import_module("benchmark_overhead").StepClock):
+            kind.clock = time.perf_counter
+    logging.getLogger("lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    if args.parts:
+        case = CASES[0]
+        runs = {"loop": lambda: bare(case), "Trainer": lambda: lightning(case), "fit": lambda: fit(case)}
+        runs |= {name: lambda changes=changes: fit(case, changes) for name, changes in PARTS.items()}  # type: ignore[misc]
+        found = milliseconds(runs, args.rounds)
+        print(f"loop {found['loop']:.2f} ms, Trainer {found['Trainer']:.2f} ms, fit {found['fit']:.2f} ms, of which")
+        for name in PARTS:
+            print(f"  {name:<45}{found['fit'] - found[name]:6.2f} ms")
+        return
+    print(f"{'network':<10}{'pixels':>7}{'batch':>6}{'loop ms':>9}{'Trainer':>9}{'fit':>9}{'ratio':>9}")
     for case in CASES:
-        loops, fits = [], []
-        for _ in range(args.rounds):
-            loops += bare(*case)[50:]
-            fits += fit(*case)[50:]
-        a, b = statistics.median(loops), statistics.median(fits)
-        means = statistics.fmean(fits) / statistics.fmean(loops)
+        runs = {"loop": lambda c=case: bare(c), "Trainer": lambda c=case: lightning(c), "fit": lambda c=case: fit(c)}  # type: ignore[misc]
+        loop, trainer, fitted = milliseconds(runs, args.rounds).values()
         print(
-            f"{case[0]:<10}{case[1]:>7}{case[2]:>6}{a * 1e3:>9.2f}{b * 1e3:>9.2f}{b / a:>18.3f}{means:>10.3f}",
+            f"{case[0]:<10}{case[1]:>7}{case[2]:>6}{loop:>9.2f}{trainer:>9.2f}{fitted:>9.2f}{fitted / loop:>9.3f}",
             flush=True,
         )
 
