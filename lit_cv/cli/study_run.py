@@ -73,7 +73,7 @@ class StudyRun(LitCLI):
         if not self.lean:
             return [*super()._callbacks(config, fitting), self.clock, *report]
         given = config["callbacks"] or []
-        own = [self._get(self.config_init, "ema")]
+        own = [self._get(self.config_init, key) for key in ("non_finite", "ema")]
         views = [c for c in self._embedding_callbacks(given) if isinstance(c, callbacks.ContrastiveAugmentation)]
         chosen = [c for c in [*own, *given, *views] if not isinstance(c, _JUDGES) and getattr(c, "enabled", True)]
         config["enable_checkpointing"] = True

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from lit_cv.callbacks.non_finite import NonFiniteError
 from lit_cv.cli import study_run
 from lit_cv.cli.study_run import StudyRun, quietly
 from lit_cv.evaluation.run_callbacks import LastCheckpoint
@@ -55,3 +56,8 @@ def test_what_judges_by_labels_takes_no_part(tmp_path: Path) -> None:
     names = {type(callback).__name__ for callback in callbacks}
     assert {"ContrastiveAugmentation", "LastCheckpoint", "TrainingClock", "EMA"} <= names
     assert not {"OnlineProbe", "EmbeddingEvaluation", "RunCheckpoint", "BatchFigure"} & names
+
+
+def test_it_stops_at_a_loss_that_is_not_finite(tmp_path: Path) -> None:
+    with quietly(), pytest.raises(NonFiniteError, match="step"):
+        StudyRun([*OPTIONS, "--model.lr", "1e30"], tmp_path, lean=True)
