@@ -10,7 +10,7 @@ marks what the recipe trains with.
     python scripts/benchmark.py --approaches resnet18 --compile
 
 The parts of an approach have benchmarks of their own: benchmark_data.py, benchmark_augmentation.py,
-benchmark_simclr.py, benchmark_mae.py, benchmark_episodes.py, benchmark_feature_cache.py; benchmark_overhead.py measures
+benchmark_simclr.py, benchmark_mae.py, benchmark_episodes.py, benchmark_features.py; benchmark_overhead.py measures
 the Trainer and the command line, benchmark_growth.py how costs grow.
 """
 

@@ -8,8 +8,10 @@ the process's CPU time, which other processes do not change much.
 
     python scripts/benchmark_overhead.py --threads 1
     python scripts/benchmark_overhead.py --parts
+    python scripts/benchmark_overhead.py --start
 
-`--parts` takes out one part of the fit at a time, at the shortest step, and prints what that saves.
+`--parts` takes out one part of the fit at a time, at the shortest step, and prints what that saves. `--start` prints
+how long the command line takes to start, in CPU time.
 """
 
 import argparse
@@ -17,7 +19,10 @@ import contextlib
 import io
 import itertools
 import logging
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -179,13 +184,42 @@ def milliseconds(runs: dict[str, Callable[[], list[float]]], rounds: int) -> dic
     return {name: 1e3 * statistics.median(values) for name, values in found.items()}
 
 
+def start_up(rounds: int) -> None:
+    """Print the CPU seconds of commands that train nothing, and of the imports that any training needs."""
+    commands = {
+        "lit-cv --help": ["-m", "lit_cv", "--help"],
+        "lit-cv recipes": ["-m", "lit_cv", "recipes"],
+        "lit-cv fit --config supervised --print_config": [
+            "-m",
+            "lit_cv",
+            "fit",
+            "--config",
+            "supervised",
+            "--print_config",
+        ],
+        "import torch, torchvision, lightning": ["-c", "import torch, torchvision, lightning"],
+    }
+    for name, command in commands.items():
+        took = []
+        for _ in range(rounds):
+            before = os.times()
+            subprocess.run([sys.executable, *command], check=True, capture_output=True)
+            after = os.times()
+            took.append(after.children_user + after.children_system - before.children_user - before.children_system)
+        print(f"{name:<50}{statistics.median(took):6.2f} s", flush=True)
+
+
 def main() -> None:
     """Print a table of medians and their ratios, or of the parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--parts", action="store_true")
+    parser.add_argument("--start", action="store_true")
     args = parser.parse_args()
+    if args.start:
+        start_up(args.rounds)
+        return
     torch.set_num_threads(args.threads)
     if args.threads > 1:
         for kind in (StepClock, import_module("benchmark_overhead").StepClock):

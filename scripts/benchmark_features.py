@@ -1,9 +1,12 @@
-"""How much faster a classifier trains on features that are kept than on a backbone that is run again.
+"""Speed of what is done with features: a classifier on features that are kept, and the nearest neighbours.
 
-Measures whole epochs of `FineTuneModule(strategy="feature_extraction")`, validation included, with and without
-`cache_features`, and compares the accuracies. The time to compute the features is printed apart.
+    python scripts/benchmark_features.py cache --root data/FashionMNIST_root [--folder data/cifar10_jpeg]
+    python scripts/benchmark_features.py knn
 
-python scripts/benchmark_feature_cache.py --root data/FashionMNIST_root [--folder data/cifar10_jpeg]
+`cache` measures whole epochs of `FineTuneModule(strategy="feature_extraction")`, validation included, with and without
+`cache_features`, and compares the accuracies; the time to compute the features is printed apart. `knn` classifies by
+the 200 nearest of 20,000 features of 512 numbers, beside lightly's `knn_predict` in batches of 512, and scikit-learn's
+`KNeighborsClassifier`, in turn, medians of CPU time on one thread.
 """
 
 import argparse
@@ -12,12 +15,18 @@ import statistics
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.neighbors import KNeighborsClassifier
 
 from datamodules import FashionMNISTDataModule, ImageFolderDataModule
 from lit_cv import FineTuneModule
+from lit_cv.evaluation import knn_predictions
 
 
 class EpochTimes(L.Callback):
@@ -64,15 +73,60 @@ def measure(name: str, data: Any, backbone: str, epochs: tuple[int, int]) -> Non
     print(f"{name}, {backbone}: {found[False] / found[True]:.0f} times faster", flush=True)
 
 
+def neighbours(num_classes: int, rounds: int) -> None:
+    """Print the queries a second of each way, and how far their answers agree."""
+    from lightly.utils.benchmarking.knn import knn_predict
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    labels = torch.randint(num_classes, (20_000,))
+    centers = torch.randn(num_classes, 512)
+    bank = F.normalize(centers[labels] + 4 * torch.randn(20_000, 512), dim=1)
+    queries = F.normalize(centers[torch.arange(2_000) % num_classes] + 4 * torch.randn(2_000, 512), dim=1)
+    reference = KNeighborsClassifier(
+        200, algorithm="brute", metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07)
+    )
+    reference.fit(bank.numpy(), labels.numpy())
+
+    def peer() -> torch.Tensor:
+        turned = bank.T.contiguous()
+        parts = [knn_predict(part, turned, labels, num_classes, 200, 0.07)[:, 0] for part in queries.split(512)]
+        return torch.cat(parts)
+
+    ways: dict[str, Callable[[], torch.Tensor]] = {
+        "lit_cv": lambda: knn_predictions(queries, bank, labels, num_classes, k=[200])[0],
+        "lightly": peer,
+        "scikit-learn": lambda: torch.from_numpy(reference.predict(queries.numpy())),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    answers = {}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            start = time.process_time()
+            answers[name] = way()
+            seconds[name].append(time.process_time() - start)
+    own = statistics.median(seconds["lit_cv"])
+    for name, took in seconds.items():
+        median, same = statistics.median(took), float((answers[name] == answers["lit_cv"]).float().mean())
+        speed = f"{2_000 / median:8.0f} queries/s, {median / own:5.2f} times lit_cv's time"
+        print(f"{num_classes} classes, {name:<13}{speed}, {same:.1%} of the answers the same", flush=True)
+
+
 def main() -> None:
-    """Measure on images in memory and, if asked to, on files."""
+    """Measure the one or the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("cache", "knn"))
     parser.add_argument("--root", default="data", help="folder of Fashion-MNIST")
     parser.add_argument("--folder", help="folder of images for ImageFolderDataModule")
+    parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     for name in ("lightning.pytorch", "lit_cv"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    if args.what == "knn":
+        for num_classes in (10, 1000):
+            neighbours(num_classes, args.rounds)
+        return
     few: dict[str, Any] = {"labels_per_class": 400, "batch_size": 64}
     measure("Fashion-MNIST 28x28", lambda: FashionMNISTDataModule(root=args.root, val_fraction=0.02, **few),
             "resnet9_small", (4, 4))  # fmt: skip
