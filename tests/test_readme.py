@@ -1,4 +1,4 @@
-"""Every command and every program in the README runs."""
+"""Every command and every program in the README runs, and what trained the results."""
 
 import os
 import re
@@ -21,7 +21,9 @@ PROGRAMS = [text for language, text in BLOCKS if language == "python"]
 CONFIGURATIONS = [text for language, text in BLOCKS if language == "yaml"]
 # One after another in one folder: a command may need what those before it have left. Then those of the tables.
 SESSIONS = [shell for shell in SHELLS if not set(shell) & set(SETUP)]
-SESSIONS += [[command] for command in re.findall(r"`(lit-cv fit --config [^`]+)`", README)]
+RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+INLINE = re.findall(r"`(lit-cv fit --config [^`]+)`", f"{README}{RESULTS}".replace("\n", " "))
+SESSIONS += [[command] for command in dict.fromkeys(INLINE) if [command] not in SESSIONS]
 SHORT = [
     "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "2",
     "--trainer.accelerator", "cpu", "--data.batch_size", "8",
