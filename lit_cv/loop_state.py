@@ -22,7 +22,7 @@ def batch_index(trainer: L.Trainer) -> int:
 def logs_now(trainer: L.Trainer) -> bool:
     """Whether the step under way is one that is logged."""
     interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    return (step_index(trainer) + 1) % interval == 0
+    return interval > 0 and (step_index(trainer) + 1) % interval == 0
 
 
 def restore_loaders(trainer: L.Trainer) -> None:

@@ -28,6 +28,15 @@ class Counted(ShapesDataModule):
         with open("prepared.txt", "a") as file:
             file.write("once ")
 """
+TERMINATOR = """
+import signal
+import lightning as L
+
+class Terminate(L.Callback):
+    def on_train_batch_start(self, trainer, *args):
+        if trainer.global_rank == 1 and trainer.global_step == 3:
+            signal.raise_signal(signal.SIGTERM)
+"""
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "15"]
 ONE = ["--trainer.devices", "1", "--data.batch_size", "30"]
 
@@ -78,3 +87,10 @@ def test_it_resumes_exactly_in_the_middle_of_an_epoch(runs: dict[str, Path], in_
     assert again["global_step"] == whole["global_step"] == 8
     for name, value in whole["state_dict"].items():
         assert torch.equal(again["state_dict"][name], value), name
+
+
+def test_all_end_at_one_step_when_one_of_them_is_terminated(in_tmp: Path) -> None:
+    (in_tmp / "terminator.py").write_text(TERMINATOR)
+    options = ["--trainer.callbacks+=terminator.Terminate", "--data.num_images", "600"]
+    folder = run(in_tmp, *TWO, *options, completes=False)
+    assert last(folder)["global_step"] == 10  # of the 16 of an epoch

@@ -21,14 +21,17 @@ __all__ = ["RunCheckpoint"]
 
 log = logging.getLogger("lit_cv")
 
+_ASKING = 10  # steps from one exchange to the next
+
 
 class RunCheckpoint(Checkpoint):
     """Keeps `checkpoints/best.ckpt` and `checkpoints/last.ckpt` in the run's folder.
 
     The best is chosen by the module's own `monitor` and `mode`, the later of equal ones. Both are written at the
     end of an epoch, and the last one, if asked, every so many steps, from which training continues in the middle
-    of an epoch. On Ctrl-C, and on the SIGTERM by which schedulers end a job (of a single process; exit status 143),
-    the step or validation under way is finished and saved before training ends; a second one ends it at once.
+    of an epoch. On Ctrl-C, and on the SIGTERM by which schedulers end a job (exit status 143), the step or validation
+    under way is finished and saved before training ends; a second one ends it at once. Several processes end at the
+    same step, within ten of the signal, whichever of them gets it.
 
     For more than this (several best ones, other names) put Lightning's ModelCheckpoint into
     `trainer.callbacks`; it replaces this callback.
@@ -74,8 +77,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take SIGTERM over from Lightning, which by now has set its own handler: that one saves nothing."""
-        # Several processes would be told at different steps, and wait for each other while one of them saves.
-        if self._handlers and trainer.world_size == 1 and not _requeues(trainer):
+        if self._handlers and not _requeues(trainer):
             self._handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._interrupt)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -89,7 +91,7 @@ class RunCheckpoint(Checkpoint):
         step = trainer.global_step
         if self.every_n_steps and step % self.every_n_steps == 0 and step != self._saved_step:
             self._save_last(trainer)
-        if self._interrupted:
+        if self._is_told(trainer, batch_idx):
             # Gradients gathered so far are not in a checkpoint: mid-accumulation the one before stands.
             if step != self._saved_step and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
                 self._save_last(trainer)
@@ -118,7 +120,7 @@ class RunCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save at the end of an epoch, when its metrics are known."""
         self._save(trainer)
-        if self._interrupted:
+        if self._is_told(trainer):
             self._end()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -176,6 +178,17 @@ class RunCheckpoint(Checkpoint):
         if self.best_model_score is None:
             return True  # while there is no score the newest counts as the best
         return score is not None and is_better(score, self.best_model_score, str(self.mode))
+
+    def _is_told(self, trainer: L.Trainer, batch_idx: int | None = None) -> bool:
+        """Whether a signal has come; several processes, which get it at different steps, ask each other."""
+        if trainer.world_size == 1:
+            return self._interrupted
+        if batch_idx is not None and (batch_idx + 1) % (_ASKING * trainer.accumulate_grad_batches):
+            return False
+        told = trainer.strategy.reduce_boolean_decision(self._interrupted, all=False)
+        if told and not self._interrupted:  # what the others are told, they are told by this
+            self._interrupted, self._signal = True, signal.SIGTERM
+        return told
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         self._signal = signal.Signals(signum)
