@@ -3,8 +3,8 @@
     python scripts/minimum_versions.py > oldest.txt
     pip install -c oldest.txt ".[test]" && pytest -n 2
 
-does that in an environment of its own, torch included. Where torch's oldest version is installed already, the others go
-into a folder beside it:
+does that in an environment of its own, torch included; `.ci/oldest` does it with the quick tests. Where torch's oldest
+version is installed already, the others go into a folder beside it:
 
     python scripts/minimum_versions.py --without torch torchvision lightning > oldest.txt
     pip install --no-deps --target oldest -r oldest.txt && PYTHONPATH=oldest:. python -m pytest tests

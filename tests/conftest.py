@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -12,6 +13,12 @@ import torch
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread_per_worker() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _messages_reach_caplog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo for a test what the command line in an earlier test of this process has made of the logger."""
+    monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
 
 
 @pytest.fixture(scope="session")

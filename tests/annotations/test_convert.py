@@ -1,4 +1,3 @@
-import logging
 from pathlib import Path
 
 import pytest
@@ -38,10 +37,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         main(["convert", "--root", "x", "--to", "vok", "--out", "y"])
 
 
-def test_what_a_format_cannot_hold(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
+def test_what_a_format_cannot_hold(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_coco(tmp_path / "coco" / "instances.json", [])
     for name, side in (("a", (40, 60)), ("b", (30, 30))):
         save_image(tmp_path / "coco" / f"{name}.png", *side)
@@ -116,8 +112,7 @@ def test_class_folders_and_tables(tmp_path: Path) -> None:
         convert(str(tmp_path / "folders"), str(tmp_path / "out"), "coco")
 
 
-def test_wrong_class_tables(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
+def test_wrong_class_tables(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_image(tmp_path / "a.png", 9, 9)
     save_image(tmp_path / "b.png", 9, 9)
     table = tmp_path / "t.csv"

@@ -1,4 +1,3 @@
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +93,6 @@ def test_an_error_in_a_figure_is_told_and_the_run_goes_on(
         raise RuntimeError("no ink")
 
     monkeypatch.setattr(batch_figure, "image_grid", fail)
-    monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
     trainer = run_trainer(tmp_path / "run", [BatchFigure()])
     trainer.fit(Oracle(), train_batches())
     assert trainer.global_step == 6

@@ -1,5 +1,4 @@
 import csv
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +116,7 @@ def test_masks_have_the_size_of_their_files(tmp_path: Path) -> None:
     assert len(again["all"].images) == 5
 
 
-def test_the_table_by_uncertainty_through_the_command_line(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
+def test_the_table_by_uncertainty_through_the_command_line(in_tmp: Path) -> None:
     common = ["predict", "--model", "SupervisedModule", "--data", "DigitsDataModule", "--data.num_workers", "0"]
     options = {"order": "uncertainty", "threshold": "0.15", "folder": "drafts"}
     main([*common, *(text for name, value in options.items() for text in (f"--predictions.{name}", value))])

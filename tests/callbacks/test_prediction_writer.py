@@ -57,10 +57,7 @@ FIRST = {"probabilities": torch.tensor([[0.75, 0.25], [0.125, 0.875]]), "index":
 SECOND = {"probabilities": torch.tensor([[0.5, 0.5]]).sub(torch.tensor([0.0, 0.25])), "index": torch.tensor([1])}
 
 
-def test_rows_come_in_the_order_of_the_dataset(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
+def test_rows_come_in_the_order_of_the_dataset(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     rows = predict(tmp_path / "new", Echo(class_names=["cat", "ärger"]), [FIRST, SECOND], named=True)
     assert rows[0] == ["image", "predicted", "probability", "p_cat", "p_ärger"]

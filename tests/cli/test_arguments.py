@@ -116,9 +116,8 @@ def test_auto_continues_the_newest_run_if_there_is_one(in_tmp: Path) -> None:
 
 
 def test_a_torn_last_checkpoint_falls_back_to_the_one_before_and_says_so(
-    in_tmp: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    in_tmp: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("lit_cv.cli.runs.log.propagate", True)
     folder = in_tmp / "lightning_logs" / "version_0" / "checkpoints"
     save_checkpoint(folder / "previous.ckpt", step=3)
     last = save_checkpoint(folder / "last.ckpt", step=4)

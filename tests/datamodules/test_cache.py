@@ -208,8 +208,6 @@ def test_the_room_is_taken_before_anything_is_decoded(images: tuple[Path, list[s
 def test_what_is_remembered_may_not_be_written(
     images: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("logging.Logger.propagate", True, raising=False)
-
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -128,8 +128,7 @@ def crowd(root: Path, votes: list[tuple[int, str, str]], split: str = "") -> Pat
     return path
 
 
-def test_several_annotators(root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
+def test_several_annotators(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "lit_cv")
     votes = [(index, who, "ab"[index % 2]) for index in range(20) for who in ("x", "y")]
     votes += [(0, "z", "b"), (3, "z", "b"), (4, "z", "b"), (4, "w", "b")]

@@ -106,7 +106,6 @@ def test_an_epoch_goes_on_in_its_middle() -> None:
 
 def test_both_domains_get_the_same_format_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="lit_cv"):
-        logging.getLogger("lit_cv").propagate = True
         data = joined(Squares(20, channels=3, side=8), Squares(7, channels=1, side=12))
     assert "source's images (Squares) are converted from 3 x 8 x 8 to 3 x 12 x 12" in caplog.text
     assert "target's images (Squares) are converted from 1 x 12 x 12 to 3 x 12 x 12" in caplog.text

@@ -153,10 +153,7 @@ def test_an_unreadable_file_stops_the_run_with_its_name(splits: Path, workers: i
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_unreadable_files_are_left_out_and_listed(
-    pool: Path, cache: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("logging.Logger.propagate", True, raising=False)
+def test_unreadable_files_are_left_out_and_listed(pool: Path, cache: bool, caplog: pytest.LogCaptureFixture) -> None:
     whole = names(module(pool, val_fraction=0.0, test_fraction=0.0).train_dataset)
     (pool / "cat" / "05.png").write_bytes(b"nothing")
     (pool / "dog" / "00.png").unlink()
