@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NoReturn
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 from lightning.pytorch.cli import (
     ArgsType,
     LightningArgumentParser,
@@ -53,6 +53,7 @@ _CHATTER = (
     "Loading `train_dataloader` to estimate",
     "`weights_only` was",
     "`Trainer.fit` stopped",
+    "Trainer already configured with model summary callbacks",
 )
 
 
@@ -158,6 +159,8 @@ class LitCLI(LightningCLI):
         extra: list[L.Callback] = []
         if config["enable_progress_bar"] is not False and not _has(given, ProgressBar):
             extra.append(callbacks.RunProgressBar())
+        if config["enable_model_summary"] is not False and not _has(given, ModelSummary):
+            extra.append(callbacks.RunModelSummary())
         for key in ("non_finite", "ema", "early_stopping"):
             callback = self._get(self.config_init, key)
             if callback.enabled and not (key == "non_finite" and _has(given, callbacks.NonFiniteGuard)):
