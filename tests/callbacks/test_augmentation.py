@@ -189,5 +189,5 @@ def test_a_crop_of_another_size_than_validation_is_told_once(
     callback = Augmentation(operations=[{"name": "random_crop", "size": size}])
     for _ in range(2):
         callback.on_train_batch_start(cast(Any, WithData()), NO_MODULE, {"image": torch.rand(2, 3, 40, 40)}, 0)
-    assert len(caplog.records) == warned
+    assert len({id(record) for record in caplog.records}) == warned  # pytest may see one twice
     assert ("images of 24 x 24 pixels after Augmentation, validation of 32 x 32" in caplog.text) == bool(warned)
