@@ -13,7 +13,6 @@ from datamodules.annotation_files import (
     has_masks,
     known_mask_facts,
     known_sizes,
-    paths_by_split,
     read_image_labels,
     without_small,
 )
@@ -26,6 +25,7 @@ from datamodules.folder import find_images
 from datamodules.images import UnreadableImageError
 from datamodules.splits import hold_out
 from lit_cv.annotations import FORMATS, AnnotatedImage, AnnotationSet, Problems, read_annotations
+from lit_cv.annotations.layout import paths_by_split
 
 __all__ = ["AnnotatedImagesDataModule"]
 

@@ -8,7 +8,7 @@ from datamodules.cache import inspected
 from lit_cv.annotations import AnnotatedImage, AnnotationError, AnnotationSet, FileSize, file_size, inspect_mask
 from lit_cv.annotations.reading import read_rows
 
-__all__ = ["has_masks", "known_mask_facts", "known_sizes", "paths_by_split", "read_image_labels", "without_small"]
+__all__ = ["has_masks", "known_mask_facts", "known_sizes", "read_image_labels", "without_small"]
 
 
 def known_sizes(folder: Path, names: Sequence[str]) -> list[FileSize]:
@@ -21,21 +21,6 @@ def known_mask_facts(root: Path, paths: Sequence[Path]) -> list[list[int] | str]
     """Return what is in mask files, which is remembered."""
     names = [str(path.relative_to(root)) for path in paths]
     return inspected(root, names, "masks", lambda name: inspect_mask(root / name), "Looking at masks") if names else []
-
-
-def paths_by_split(root: Path, given: str | dict[str, str] | None) -> dict[str, Path] | None:
-    """Return the paths that were given for the splits, in `root` or else as they stand; one alone is for all splits."""
-    if given is None:
-        return None
-    if isinstance(given, str):
-        return dict.fromkeys(("all", "train", "val", "test"), _existing(root, given))
-    if unknown := sorted(set(given) - {"train", "val", "test"}):
-        raise ValueError(f"{unknown[0]!r} is no split: give paths for train, val and test, or one path.")
-    return {split: _existing(root, path) for split, path in given.items()}
-
-
-def _existing(root: Path, path: str) -> Path:
-    return root / path if (root / path).exists() or not Path(path).exists() else Path(path)
 
 
 def has_masks(part: AnnotationSet) -> bool:

@@ -1,11 +1,15 @@
 """Few-shot learning: episodes from the classes of any DataModule."""
 
+import logging
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import lightning as L
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from datamodules.base import BaseDataModule
@@ -14,10 +18,13 @@ from datamodules.class_pool import ClassPool
 from datamodules.class_splits import split_classes
 from datamodules.episodes import EpisodeDataset, EpisodeSampler, EvaluationEpisodes, Setting
 from datamodules.folder import ImageFolderDataModule
+from datamodules.images import UnreadableImageError
 from datamodules.loader import EpochSampler, ResumableLoader
 from datamodules.memory import channel_statistics
 
 __all__ = ["EpisodicDataModule"]
+
+log = logging.getLogger("lit_cv")
 
 _FEATURE_BATCH = 16  # evaluation episodes in a batch that holds no images
 
@@ -221,7 +228,8 @@ class EpisodicDataModule(L.LightningDataModule):
         if self._folder is None:
             raise ValueError("there are no support images: set --data.support_root.")
         dataset = self._folder.train_dataset
-        batch = dataset.__getitems__(range(len(dataset)))
+        with _named_by_option():
+            batch = dataset.__getitems__(range(len(dataset)))
         return batch["image"], batch["label"]
 
     def evaluation_images(self, stage: Stage) -> dict[str, Tensor]:
@@ -280,7 +288,7 @@ class EpisodicDataModule(L.LightningDataModule):
             raise FileNotFoundError(
                 f"there is no folder {Path(h['support_root']).absolute()}: set --data.support_root."
             )
-        self._folder = ImageFolderDataModule(
+        self._folder = _SupportFolder(
             h["support_root"],
             h["predict_root"],
             image_size=side,
@@ -288,8 +296,31 @@ class EpisodicDataModule(L.LightningDataModule):
             val_fraction=0.0,
             test_fraction=0.0,
         )
-        self._folder.setup()
+        with _named_by_option():
+            self._folder.setup()
+            if len(self._folder.class_names) < 2:
+                raise ValueError(f"there is only one class ({self._folder.class_names[0]}): give two or more.")
         self.class_names = self._folder.class_names
+
+
+class _SupportFolder(ImageFolderDataModule):
+    """Support images and images to predict, which says so."""
+
+    @rank_zero_only
+    def _tell(self, labeled: int) -> None:
+        names, predicted = self.class_names, len(self.predict_dataset or ())
+        log.info("EpisodicDataModule: %d support images of %d classes, %d to predict", labeled, len(names), predicted)
+
+
+@contextmanager
+def _named_by_option() -> Iterator[None]:
+    """Let what is wrong with the support images name the option that they were given by."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError, UnreadableImageError) as error:
+        if "--data." in str(error):
+            raise
+        raise type(error)(f"{str(error).rstrip('.')} (--data.support_root).") from None
 
 
 def _pool(base: BaseDataModule) -> ClassPool:

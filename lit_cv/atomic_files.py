@@ -2,11 +2,12 @@
 
 import contextlib
 import errno
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["could_not_write", "replacing"]
+__all__ = ["could_not_write", "free_path", "replacing"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -41,6 +42,22 @@ def replacing(path: Path, what: str) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # it would hide the first error
             part.unlink(missing_ok=True)
+
+
+def free_path(path: Path) -> Path:
+    """Return a path where there is nothing yet: the one given, or the next with a number (`table_1.csv`).
+
+    What a user may have corrected is never written over.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "table.csv"
+        >>> path.touch()
+        >>> free_path(path).name
+        'table_1.csv'
+    """
+    numbered = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in itertools.count(1))
+    return next(candidate for candidate in itertools.chain([path], numbered) if not os.path.lexists(candidate))
 
 
 def could_not_write(error: OSError, what: str, path: Path) -> OSError:

@@ -2,8 +2,10 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from lit_cv.atomic_files import could_not_write
 
@@ -14,6 +16,12 @@ log = logging.getLogger("lit_cv")
 
 class RunTensorBoardLogger(TensorBoardLogger):
     """Lightning's TensorBoardLogger that says which file could not be written, and hides no error before that one."""
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Write the hyperparameters; a run that is continued with others has those from then on in `hparams.yaml`."""
+        super().log_hyperparams(*args, **kwargs)
+        (Path(self.log_dir) / self.NAME_HPARAMS_FILE).unlink(missing_ok=True)  # `save` writes none where one is
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # type: ignore[override]
         """Write numbers; a thread does it, whose error comes out at a later call."""

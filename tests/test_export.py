@@ -112,6 +112,11 @@ def test_a_checkpoint_becomes_files_that_need_nothing_of_this(in_tmp: Path, caps
     main(["export", "checkpoints/last.ckpt", "--output", "out"])
     said = capsys.readouterr().out
     assert said.count("checked, within") == 2
+    with pytest.raises(ValueError, match=r"model\.json is there already: give another folder \(--output\)"):
+        main(["export", "checkpoints/last.ckpt", "--output", "out", "--formats", "torch"])
+    for folder in ("export", "export_1"):
+        main(["export", "checkpoints/last.ckpt", "--formats", "safetensors"])
+        assert (in_tmp / "checkpoints" / folder / "model.safetensors").is_file()
     description = json.loads((in_tmp / "out" / "model.json").read_text())
     assert description["classes"] == [str(k) for k in range(10)]
     assert description["input"]["image"] == ["batch", 1, 8, 8]

@@ -32,6 +32,8 @@ def check_object(item: AnnotatedObject, height: float, width: float) -> str | No
     """
     left, top, right, bottom = item.box
     shown = f"its box ({left:g}, {top:g}, {right:g}, {bottom:g})"
+    if right < left or bottom < top:
+        return f"{shown} ends before it begins: these are left, top, right and bottom"
     if not (right > left and bottom > top):  # true of NaN as well
         return f"{shown} has no area"
     if left < -_SLACK or top < -_SLACK or right > width + _SLACK or bottom > height + _SLACK:

@@ -181,17 +181,34 @@ def _object(entry: Mapping[str, Any], category: int) -> AnnotatedObject | str:
         if isinstance(outline, list):
             outline = [[float(value) for value in polygon] for polygon in outline]
         if entry.get("bbox"):
-            left, top, width, height = (float(value) for value in entry["bbox"])
-            box = (left, top, left + width, top + height)
+            box = _box(entry["bbox"])
+            if isinstance(box, str):
+                return box
         elif outline is not None:
             box = outline_box(outline)
         else:
             return "has neither bbox nor segmentation"
         score = None if entry.get("score") is None else float(entry["score"])
     except (TypeError, ValueError, OverflowError, KeyError) as error:
-        return f"its bbox or segmentation is none: {error}"
+        return f"its segmentation or score is none: {error}"
     extra = {key: value for key, value in entry.items() if key not in _KNOWN}
     return AnnotatedObject(category, box, outline, bool(entry.get("iscrowd")), score, attributes=extra)
+
+
+def _box(given: Any) -> tuple[float, float, float, float] | str:
+    """Return left, top, right and bottom of a bbox, or what is wrong with it."""
+    order = "[left, top, width, height]"
+    if not isinstance(given, list) or len(given) != 4:
+        numbers = f" has {len(given)} numbers" if isinstance(given, list) else f" {str(given)[:60]!r} is no list"
+        return f"its bbox{numbers}, it must have four: {order}"
+    try:
+        left, top, width, height = map(float, given)
+    except (TypeError, ValueError, OverflowError):
+        return f"its bbox {str(given)[:60]} must be four numbers: {order}"
+    if width < 0 or height < 0:
+        what = "width" if width < 0 else "height"
+        return f"its bbox {str(given)[:60]} has a negative {what}: the order is {order}"
+    return left, top, left + width, top + height
 
 
 def _folder(root: Path, path: Path, split: str, names: Sequence[str]) -> Path:

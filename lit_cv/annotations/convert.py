@@ -9,8 +9,9 @@ from typing import Literal, cast
 
 from lit_cv.annotations.classes import find_table, read_folders, read_table, write_table
 from lit_cv.annotations.formats import WRITERS, Format, find_format, read_annotations
-from lit_cv.annotations.layout import inside
+from lit_cv.annotations.layout import inside, paths_by_split
 from lit_cv.annotations.records import AnnotationSet, Problems
+from lit_cv.annotations.yolo import keeps_outlines
 
 __all__ = ["convert", "place_images"]
 
@@ -26,7 +27,9 @@ def convert(
     out: str,
     to: Literal["coco", "voc", "yolo", "masks", "csv", "folders"],
     source: Literal["auto", "coco", "voc", "yolo", "masks", "csv", "folders"] = "auto",
-    images: Placing = "copy",
+    images: str | dict[str, str] | None = None,
+    annotations: str | dict[str, str] | None = None,
+    place: Placing = "copy",
     on_error: Literal["raise", "skip"] = "raise",
 ) -> dict[str, AnnotationSet]:
     """Read a folder of annotated images, check it, and write it in another format, in a folder of its own.
@@ -38,22 +41,26 @@ def convert(
         to: Format to write: COCO JSON, Pascal VOC XML, YOLO text files, or class masks as PNG files; for classes of
             whole images a table (`csv`) or a folder for each class (`folders`).
         source: Format to read; `auto` finds out.
-        images: Whether images are copied, linked (hard links, where the file system has them) or left where they are.
+        images: Folder of the images, or a folder for each of `train`, `val` and `test`, in `root` or as it stands;
+            `None` looks. Not for `yolo` and classes of whole images.
+        annotations: COCO's file, or a file for each split, likewise.
+        place: Whether images are copied, linked (hard links, where the file system has them) or left where they are.
         on_error: What a wrong entry does: `raise` stops and lists all of them, `skip` leaves them out and counts them.
 
     Returns:
         The sets that were written.
 
     Raises:
-        FileNotFoundError: If there are no annotations.
+        FileNotFoundError: If there are no annotations, or no folder `images`.
         AnnotationError: If entries are wrong and `on_error` is `raise`.
-        ValueError: If `out` is not empty, the format cannot hold what there is, or two images would share a file.
+        ValueError: If `out` is not empty, the format cannot hold what there is, two images would share a file, or
+            `images` do not go with `source`.
     """
     target = Path(out).expanduser()
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"{target.absolute()} is not empty: give another folder (--out).")
     problems = Problems()
-    sets = _read(Path(root).expanduser(), source, problems)
+    sets = _read(Path(root).expanduser(), source, images, annotations, problems)
     if on_error == "raise":
         problems.stop(" (--on_error skip leaves them out)")
     elif len(problems):
@@ -61,7 +68,7 @@ def convert(
     _check_fits(sets, to)
     places = _places(sets, to, target)
     written = [] if to == "folders" else write_table(sets, target) if to == "csv" else WRITERS[to](sets, target)
-    place_images(places, "copy" if to == "folders" and images == "none" else images)
+    place_images(places, "copy" if to == "folders" and place == "none" else place)
     count = sum(len(part.images) for part in sets.values())
     objects = sum(len(image.objects) for part in sets.values() for image in part.images)
     what = "their classes" if to in _CLASSES else f"{objects} objects"
@@ -69,14 +76,26 @@ def convert(
     return sets
 
 
-def _read(root: Path, source: str, problems: Problems) -> dict[str, AnnotationSet]:
+def _read(
+    root: Path,
+    source: str,
+    images: str | dict[str, str] | None,
+    annotations: str | dict[str, str] | None,
+    problems: Problems,
+) -> dict[str, AnnotationSet]:
+    folders, files = paths_by_split(root, images), paths_by_split(root, annotations)
+    if missing := [folder for folder in (folders or {}).values() if not folder.is_dir()]:
+        hint = f" (--place {images} says what happens to the images)" if images in ("copy", "link", "none") else ""
+        raise FileNotFoundError(f"there is no folder {missing[0]}: set --images{hint}.")
     if source == "auto":
         try:
-            source = find_format(root)
+            source = "coco" if files else find_format(root, "--source")
         except FileNotFoundError:
             if not root.is_dir():
                 raise
             source = "csv" if find_table(root) else "folders"
+    if source in _CLASSES and (folders or files):
+        raise ValueError(f"--images and --annotations go with objects and masks, not with classes ({source}).")
     if source == "folders":
         return read_folders(root, problems)
     if source == "csv":
@@ -84,7 +103,9 @@ def _read(root: Path, source: str, problems: Problems) -> dict[str, AnnotationSe
         if table is None:
             raise FileNotFoundError(f"{root.absolute()} holds no table images.csv.")
         return read_table(table, problems)
-    return read_annotations(root, problems, cast(Format, source))
+    if files and isinstance(annotations, str):
+        files = {"all": files["all"]}
+    return read_annotations(root, problems, cast(Format, source), files, folders)
 
 
 def place_images(places: Mapping[Path, Path], how: Placing) -> None:
@@ -147,15 +168,30 @@ def _check_fits(sets: Mapping[str, AnnotationSet], to: str) -> None:
         raise ValueError("there are boxes only, no outlines and no masks: class masks cannot be made of them (--to).")
     if to != "masks" and not any(part.categories for part in sets.values()):
         raise ValueError(f"there are class masks only, which do not tell objects apart: {to} needs objects (--to).")
-    crowds = [item for item in objects if item.crowd]
-    several = [
-        o for o in outlines if not o.crowd and not (isinstance(o.segmentation, list) and len(o.segmentation) == 1)
-    ]
-    lost = {
-        "voc": {"outlines": len(outlines), "crowds": len(crowds)},
-        "yolo": {"outlines of several parts (their boxes stay)": len(several), "crowds": len(crowds)},
-        "coco": {"class masks": int(masks)},
-    }.get(to, {})
-    said = [f"{count} {name}" if name != "class masks" else name for name, count in lost.items() if count]
+    said = [f"{count} {name}" for name, count in _lost(sets, to).items() if count]
     if said:
         log.warning("%s has no place for %s.", to, " and ".join(said))
+
+
+def _lost(sets: Mapping[str, AnnotationSet], to: str) -> dict[str, int]:
+    """Return what a format leaves out, and how many of each."""
+    images = [image for part in sets.values() for image in part.images]
+    drawn = [item for image in images if not image.mask for item in image.objects]
+    beside = [item for image in images if image.mask for item in image.objects]
+    if to == "masks":
+        plain = [item for item in drawn if not item.segmentation]
+        return {
+            "single objects (touching ones of a class become one area)": len(drawn) - len(plain),
+            "boxes without an outline (their pixels become 255, unknown)": len(plain),
+            "objects of images that have a mask already (the mask is taken as it is)": len(beside),
+        }
+    objects = drawn + beside
+    crowds = sum(item.crowd for item in objects)
+    masks = sum(image.mask is not None for image in images)
+    outlines = sum(item.segmentation is not None for item in objects if not item.crowd or to == "voc")
+    kept = sum(len(image.objects) - sum(o.crowd for o in image.objects) for image in images if keeps_outlines(image))
+    return {
+        "voc": {"outlines": outlines, "crowds": crowds, "class masks": masks},
+        "yolo": {"outlines (their boxes stay)": outlines - kept, "crowds": crowds, "class masks": masks},
+        "coco": {"class masks": masks},
+    }[to]

@@ -1,6 +1,7 @@
 """One door to all formats."""
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,10 @@ from lit_cv.annotations.yolo import find_yolo_file, read_yolo, write_yolo
 
 __all__ = ["FORMATS", "WRITERS", "Format", "find_format", "read_annotations"]
 
+log = logging.getLogger("lit_cv")
+
+_HEAD = 65536  # bytes in which a COCO file names one of its lists
+
 Format = Literal["coco", "voc", "yolo", "masks"]
 FORMATS: tuple[Format, ...] = ("coco", "voc", "yolo", "masks")
 WRITERS: dict[Format, Callable[[Mapping[str, AnnotationSet], Path], list[Path]]] = {
@@ -25,31 +30,71 @@ WRITERS: dict[Format, Callable[[Mapping[str, AnnotationSet], Path], list[Path]]]
 }
 
 
-def find_format(root: Path) -> Format:
-    """Return the format of a folder of annotated images.
+def find_format(root: Path, option: str = "--data.format") -> Format:
+    """Return the format of a folder of annotated images; where it holds several, say which is read.
+
+    Args:
+        root: The folder.
+        option: The option that chooses a format, for messages.
 
     Raises:
         FileNotFoundError: If none is recognised.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root.absolute()}: set --data.root.")
-    if any((root / "Annotations").rglob("*.xml")) or any(root.glob("*.xml")) or any(root.glob("*/*.xml")):
-        return "voc"
-    yolo = find_yolo_file(root)
-    if yolo is not None and (yolo.name != "classes.txt" or _first(root / "labels", "*.txt") or _first(root, "*.txt")):
-        return "yolo"
-    try:
-        mask_folders(root)
-        return "masks"
-    except FileNotFoundError:
-        pass
-    if find_coco_files(root):
-        return "coco"
-    if any((root / folder).is_dir() and any((root / folder).rglob("*.png")) for folder in ("masks", "mask", "ann_dir")):
-        return "masks"  # their images lie elsewhere
-    raise FileNotFoundError(
-        f"{root.absolute()} holds no annotations of a known format ({', '.join(FORMATS)}): set --data.root."
+    found = list(_formats(root))
+    if not found:
+        raise FileNotFoundError(
+            f"{root.absolute()} holds no annotations of a known format ({', '.join(FORMATS)}): set --data.root."
+        )
+    if len(found) > 1:
+        others = " and ".join(found[1:])
+        log.warning(
+            "%s holds annotations of several formats: %s is read, not %s (%s chooses).", root, found[0], others, option
+        )
+    return found[0]
+
+
+def _formats(root: Path) -> Iterator[Format]:
+    """Give the formats that there are annotations of, those first that are taken first."""
+    voc = any((root / "Annotations").rglob("*.xml")) or any(root.glob("*.xml")) or any(root.glob("*/*.xml"))
+    if voc:
+        yield "voc"
+    names = find_yolo_file(root)
+    yolo = names is not None and (
+        names.name != "classes.txt" or _first(root / "labels", "*.txt") or _first(root, "*.txt")
     )
+    if yolo:
+        yield "yolo"
+    try:
+        places = [masks for _, masks in mask_folders(root).values()]
+        masks = not (voc and all("SegmentationClass" in place.parts for place in places))  # VOC's own are read with it
+    except FileNotFoundError:
+        masks = False
+    if masks:
+        yield "masks"
+    if _is_coco(root, first=not (voc or yolo or masks)):
+        yield "coco"
+    elsewhere = ("masks", "mask", "ann_dir")  # their images lie in another place
+    if not masks and any((root / folder).is_dir() and any((root / folder).rglob("*.png")) for folder in elsewhere):
+        yield "masks"
+
+
+def _is_coco(root: Path, first: bool) -> bool:
+    """Tell whether there are COCO's files; beside another format not every JSON file is taken for one."""
+    try:
+        files = find_coco_files(root)
+    except ValueError:
+        if first:
+            raise
+        return True
+    return bool(files) and (first or any(_looks_like_coco(path) for path in files.values()))
+
+
+def _looks_like_coco(path: Path) -> bool:
+    with open(path, "rb") as file:
+        head = file.read(_HEAD)
+    return any(key in head for key in (b'"images"', b'"annotations"', b'"categories"'))
 
 
 def _first(folder: Path, pattern: str) -> Path | None:
@@ -81,8 +126,11 @@ def read_annotations(
 
     Raises:
         FileNotFoundError: If there are no annotations, or of another format.
+        ValueError: If folders are given for YOLO.
     """
     format = format or ("coco" if files else find_format(root))
+    if format == "yolo" and folders:
+        raise ValueError("yolo's labels lie beside their images: --data.images does not go with it.")
     if format == "coco":
         sets = read_coco(root, problems, files, folders)
     elif format == "voc":

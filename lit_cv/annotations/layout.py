@@ -3,7 +3,7 @@
 import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-__all__ = ["IMAGE_FOLDERS", "SPLITS", "SUFFIXES", "inside", "leads_out", "split_in"]
+__all__ = ["IMAGE_FOLDERS", "SPLITS", "SUFFIXES", "inside", "leads_out", "paths_by_split", "split_in"]
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -45,3 +45,22 @@ def split_in(text: str) -> str | None:
     """
     found = re.search(r"(?<![a-z])(train|val|test)", text.lower())
     return found[1] if found else None
+
+
+def paths_by_split(root: Path, given: str | dict[str, str] | None) -> dict[str, Path] | None:
+    """Return the paths that were given for the splits, in `root` or else as they stand; one alone is for all splits.
+
+    Raises:
+        ValueError: For another split than `train`, `val` and `test`.
+    """
+    if given is None:
+        return None
+    if isinstance(given, str):
+        return dict.fromkeys(("all", "train", "val", "test"), _existing(root, given))
+    if unknown := sorted(set(given) - {"train", "val", "test"}):
+        raise ValueError(f"{unknown[0]!r} is no split: give paths for train, val and test, or one path.")
+    return {split: _existing(root, path) for split, path in given.items()}
+
+
+def _existing(root: Path, path: str) -> Path:
+    return root / path if (root / path).exists() or not Path(path).exists() else Path(path)

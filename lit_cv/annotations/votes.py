@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lit_cv.annotations.annotators import Consensus, Consolidation, Floats, consolidate
+from lit_cv.atomic_files import replacing
 
 __all__ = ["Votes"]
 
@@ -106,7 +107,7 @@ class Votes:
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         found = self.consensus
-        with open(path, "w", newline="", encoding="utf-8") as file:
+        with replacing(path, "the table") as part, open(part, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["path", "label", "probability", "agreement", *(f"votes_{name}" for name in self.classes)])
             for position in np.argsort(found.agreement, kind="stable"):

@@ -10,7 +10,7 @@ from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, Annotati
 from lit_cv.annotations.rle import outline_box
 from lit_cv.annotations.sizes import SizesOf, file_sizes
 
-__all__ = ["find_yolo_file", "read_yolo", "write_yolo"]
+__all__ = ["find_yolo_file", "keeps_outlines", "read_yolo", "write_yolo"]
 
 _NAMES = ("classes.txt", "obj.names", "classes.names")
 
@@ -219,11 +219,18 @@ def write_yolo(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
     return [*written, root / "data.yaml"]
 
 
-def _lines(image: AnnotatedImage) -> list[str]:
+def keeps_outlines(image: AnnotatedImage) -> bool:
+    """Tell whether the lines of an image are polygons: each of its objects has one, and none a score."""
     objects = [item for item in image.objects if not item.crowd]
-    outlined = all(isinstance(o.segmentation, list) and len(o.segmentation) == 1 and o.score is None for o in objects)
+    return all(isinstance(o.segmentation, list) and len(o.segmentation) == 1 and o.score is None for o in objects)
+
+
+def _lines(image: AnnotatedImage) -> list[str]:
+    outlined = keeps_outlines(image)
     lines = []
-    for item in objects:
+    for item in image.objects:
+        if item.crowd:
+            continue
         left, top, right, bottom = item.box
         if outlined and isinstance(item.segmentation, list):
             values = [value / (image.height if i % 2 else image.width) for i, value in enumerate(item.segmentation[0])]

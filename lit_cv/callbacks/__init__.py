@@ -13,6 +13,7 @@ from lit_cv.callbacks.embedding_evaluation import EmbeddingEvaluation
 from lit_cv.callbacks.embedding_projector import EmbeddingProjector
 from lit_cv.callbacks.learning_rate import LearningRateLog
 from lit_cv.callbacks.mixup import MixUp
+from lit_cv.callbacks.model_summary import RunModelSummary
 from lit_cv.callbacks.non_finite import NonFiniteGuard
 from lit_cv.callbacks.online_probe import OnlineProbe
 from lit_cv.callbacks.prediction_figures import PredictionFigures
@@ -45,6 +46,7 @@ __all__ = [
     "PredictionWriter",
     "Reconstructions",
     "RunCheckpoint",
+    "RunModelSummary",
     "RunProgressBar",
     "TaskCurves",
     "TestTimeAugmentation",

@@ -1,5 +1,6 @@
 """Augmentation of whole training batches, on the device."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import Tensor
 from lit_cv.augment import Chain, build_operations, policy_operations
 
 __all__ = ["Augmentation", "image_batches", "unviewed_batches"]
+
+log = logging.getLogger("lit_cv")
 
 
 class Augmentation(L.Callback):
@@ -58,6 +61,7 @@ class Augmentation(L.Callback):
         self.chain = build_operations(operations)
         self.mask_fill = mask_fill
         self.min_visible = min_visible
+        self._compared = False
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -65,6 +69,22 @@ class Augmentation(L.Callback):
         """Replace the batch's images, and those of the batches within it."""
         for part in unviewed_batches(batch, "Augmentation"):
             augment(self.chain, part, self.mask_fill, self.min_visible)
+            if not self._compared and trainer is not None and trainer.is_global_zero:
+                _compare_sizes(getattr(trainer, "datamodule", None), part["image"])
+            self._compared = True
+
+
+def _compare_sizes(datamodule: Any, images: Tensor) -> None:
+    """Say it where training sees images of another size than validation does."""
+    size = getattr(datamodule, "image_size", None)
+    height, width = images.shape[-2:]
+    if size and tuple(size) != (height, width):
+        log.warning(
+            "Training sees images of %d x %d pixels after Augmentation, validation of %d x %d: a network is best at "
+            "about the size that it was trained at. Change the `size` of the crop, or --data.image_size, unless that "
+            "is meant.",
+            *(height, width, *size),
+        )
 
 
 @torch.no_grad()

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lit_cv.atomic_files import replacing
+
 __all__ = ["EmbeddingFile"]
 
 Part = tuple[Tensor, Tensor]
@@ -46,5 +48,6 @@ class EmbeddingFile:
         content = {"embedding": embedding, "image": np.array([samples[int(number)] for number in order])}
         if labels is not None:
             content["label"] = labels.numpy()[order]
-        np.savez(path, **content)  # type: ignore[arg-type]
+        with replacing(path, "the embeddings") as part, open(part, "wb") as file:
+            np.savez(file, **content)  # type: ignore[arg-type]
         return len(embedding), embedding.shape[1]

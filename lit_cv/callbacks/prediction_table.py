@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lit_cv.atomic_files import replacing
+
 __all__ = ["ClassTable"]
 
 _ALL = 20  # classes up to which the probabilities of all are written
@@ -65,7 +67,7 @@ class ClassTable:
         order = sorted(rows)
         if unsure_first:
             order.sort(key=lambda index: _certainty(rows[index][0], several))
-        with open(path, "w", newline="", encoding="utf-8") as file:
+        with replacing(path, "the table") as part, open(part, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow([head, "predicted", "probability", *self._columns(names)])
             for index in order:

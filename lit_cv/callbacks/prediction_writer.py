@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from lit_cv.atomic_files import free_path
 from lit_cv.callbacks.prediction_drafts import BoxDrafts, MaskDrafts
 from lit_cv.callbacks.prediction_embeddings import EmbeddingFile
 from lit_cv.callbacks.prediction_table import ClassTable
@@ -45,13 +46,15 @@ class PredictionWriter(L.Callback):
     Boxes go to a folder `predictions`, in pixels of the files, as COCO JSON, VOC XML or YOLO text files with their
     scores, masks to PNG files of the files' sizes in `predictions/masks`. `AnnotatedImagesDataModule` reads the folder
     (`--data.root predictions --data.images FOLDER`; YOLO's `labels` belong beside `images`). `order.csv` in it says
-    how unsure the model is of each image. A folder that is there already is left alone: the next one is
-    `predictions_1`.
+    how unsure the model is of each image.
 
     Embeddings go to `embeddings.npz`, for `numpy.load`: `embedding` (N, D) float32, `image` with the N names, and the
     labels that the data know as `label`.
 
     Quantities, of regression, go to a table, too: for each image its value, or several as `value_0` and so on.
+
+    Files and folders that are there already, perhaps corrected by hand, are left as they are: the next are
+    `predictions_1.csv`, `predictions_1`, `embeddings_1.npz`.
 
     `predict_step` returns a dict with `probabilities` (N, K); or `values` or `embedding` (N, D); or lists `boxes`,
     `box_labels` and `scores`, in pixels of the batch's images; or `masks` (N, H, W), and perhaps their `confidence`,
@@ -92,9 +95,7 @@ class PredictionWriter(L.Callback):
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget the predictions before, and take a folder for drafts that holds none yet: they may be corrected."""
         self._forget()
-        names = [_DRAFTS, *(f"{_DRAFTS}_{number}" for number in range(1, 1000))]
-        free = (path for name in names if not (path := self.folder / name).exists())
-        self._drafts: Path = trainer.strategy.broadcast(next(free))
+        self._drafts: Path = trainer.strategy.broadcast(free_path(self.folder / _DRAFTS))
 
     def on_predict_batch_end(
         self,
@@ -166,12 +167,12 @@ class PredictionWriter(L.Callback):
         head = "image" if hasattr(dataset, "sample_name") else "index"
         for task in self._values:
             own = parts[f"values_{task}"]
-            path = self.folder / (f"predictions_{task}.csv" if task else _FILE)
+            path, where = self._free(f"predictions_{task}.csv" if task else _FILE)
             samples = _names(trainer, [index for part in own for index in part[0].tolist()])
-            log.info("Values for %d images: %s", ValueTable.write(path, own, samples, task or "value", head), path)
+            log.info("Values for %d images: %s", ValueTable.write(path, own, samples, task or "value", head), where)
         for task, table in self._tables.items():
             own = parts[f"table_{task}"]
-            path = self.folder / (f"predictions_{task}.csv" if task else _FILE)
+            path, where = self._free(f"predictions_{task}.csv" if task else _FILE)
             count = table.write(
                 path,
                 own,
@@ -182,18 +183,23 @@ class PredictionWriter(L.Callback):
                 self.order == "uncertainty",
                 head,
             )
-            log.info("Predictions for %d images: %s", count, path)
+            log.info("Predictions for %d images: %s", count, where)
         if found := parts["embeddings"]:
-            path = self.folder / _EMBEDDINGS
+            path, where = self._free(_EMBEDDINGS)
             labels = getattr(dataset, "labels", None)
             names = _names(trainer, [index for part in found for index in part[0].tolist()])
             log.info(
                 "Embeddings of %d images, %d numbers each: %s",
                 *self._embeddings.write(path, found, names, labels),
-                path,
+                where,
             )
         if parts["boxes"] or parts["masks"]:
             self._write_drafts(trainer, parts["boxes"], parts["masks"])
+
+    def _free(self, name: str) -> tuple[Path, str]:
+        """Return where to write a file, and how to say so."""
+        wanted = self.folder / name
+        return (path := free_path(wanted)), _place(path, wanted)
 
     def _write_drafts(self, trainer: L.Trainer, boxes: Sequence[Any], masks: Sequence[Any]) -> None:
         data = getattr(trainer, "datamodule", None)
@@ -207,16 +213,22 @@ class PredictionWriter(L.Callback):
             count, objects = self._boxes.write(
                 boxes, names, images, classes, self._drafts, self.format, least, unsure_first
             )
-            log.info("%d boxes in %d images, from a score of %g on: %s", objects, count, least, self._drafts)
+            where = _place(self._drafts, self.folder / _DRAFTS)
+            log.info("%d boxes in %d images, from a score of %g on: %s", objects, count, least, where)
         if masks:
             names = _names(trainer, [part[0] for part in masks])
             classes = list(getattr(data, "mask_classes", None) or [])
             count = self._masks.write(masks, names, classes, self._drafts, unsure_first)
-            log.info("Masks of %d images: %s", count, self._drafts / "masks")
+            log.info("Masks of %d images: %s", count, _place(self._drafts, self.folder / _DRAFTS))
         if boxes and self.format == "yolo":
             log.info("They belong beside the folder `images`: %s", images)
         else:
             log.info("Read with --data AnnotatedImagesDataModule --data.root %s --data.images %s", self._drafts, images)
+
+
+def _place(path: Path, wanted: Path) -> str:
+    """Return a path in words: a user looks where the file was the last time."""
+    return str(path) if path == wanted else f"{path} ({wanted.name} is there already, and left as it is)"
 
 
 def _by_task(outputs: Any) -> dict[str, dict[str, Any]]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from datamodules import CSVDataModule
 from lit_cv.annotations.annotators import Consolidation
+from lit_cv.atomic_files import free_path
 from lit_cv.cli.convert import OneLineParser, own_options
 
 __all__ = ["agreement", "run"]
@@ -11,7 +12,7 @@ __all__ = ["agreement", "run"]
 
 def agreement(
     path: str,
-    out: str = "consensus.csv",
+    out: str | None = None,
     path_column: str = "path",
     label_column: str = "label",
     annotator_column: str = "annotator",
@@ -21,12 +22,15 @@ def agreement(
 
     Args:
         path: Table with a row for each image and annotator.
-        out: Table to write: for each image its class, how probable it is, the agreement, and the votes.
+        out: Table to write: for each image its class, how probable it is, the agreement, and the votes. It must not
+            be there already; `None` takes `consensus.csv`, or the next with a number that is free.
         path_column: Column of the images.
         label_column: Column of the classes.
         annotator_column: Column of the annotators.
         consensus: `majority` and `soft` take the shares of the votes, `dawid_skene` weighs the annotators.
     """
+    if out is not None and Path(out).exists():
+        raise ValueError(f"{out} is there already, perhaps corrected: give another name (--out).")
     votes = CSVDataModule(
         path,
         path_column=path_column,
@@ -37,8 +41,9 @@ def agreement(
     print(votes)
     for name, accuracy in zip(votes.annotators, votes.consensus.accuracy, strict=True):
         print(f"  {name}: {100 * accuracy:.1f} % of the votes equal the consensus")
-    votes.write(Path(out))
-    print(f"Written: {out}")
+    table = free_path(Path("consensus.csv")) if out is None else Path(out)
+    votes.write(table)
+    print(f"Written: {table}")
 
 
 def run(args: list[str]) -> None:

@@ -1,5 +1,6 @@
 """`lit-cv convert`: annotations from one format to another."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -8,6 +9,7 @@ from jsonargparse import ArgumentParser
 
 from lit_cv.annotations.convert import convert
 from lit_cv.cli.messages import show_messages
+from lit_cv.suggest import nearest
 
 __all__ = ["OneLineParser", "own_options", "run"]
 
@@ -20,13 +22,30 @@ class OneLineParser(ArgumentParser):
     """
 
     def __init__(self, verb: str) -> None:
-        super().__init__(prog=f"lit-cv {verb}")
+        super().__init__(prog=f"lit-cv {verb}", allow_abbrev=False)
         self.verb = verb
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong, and end."""
+        from lit_cv.cli.errors import explain_value
+
         text = " ".join(message.split())
-        raise SystemExit(f"lit-cv: error: {text} `lit-cv {self.verb} --help` lists the options.")
+        options = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+        if match := re.search(r"unrecognized arguments: (\S+)", text):
+            token = match[1].partition("=")[0]
+            known = [option[2:] for option in options]
+            wrong = (
+                f"no option {token}{nearest(token[2:], known)}"
+                if token.startswith("-")
+                else (f"there is no argument {token!r}: options start with --.")
+            )
+        elif match := re.search(r"arguments are required: (.+)", text):
+            needed = [f"--{name.strip().lstrip('-')}" for name in match[1].split(",")]
+            wrong = f"{self.verb} needs {' and '.join(needed)}."
+        else:
+            wrong = explain_value(text) or text
+            wrong = wrong if wrong.endswith((".", "?")) else f"{wrong}."
+        raise SystemExit(f"lit-cv: error: {wrong} `lit-cv {self.verb} --help` lists the options.")
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The verb `curves`: the training curves of several runs over each other."""
 
+import re
 from pathlib import Path
 
 from lit_cv.cli.own_options import OwnParser
@@ -11,10 +12,11 @@ def _parser() -> OwnParser:
     parser = OwnParser(
         "curves",
         "Draw the training curves of one or several runs over each other, from their metrics.csv.",
-        "  lit-cv curves lightning_logs/version_0 lightning_logs/version_1 --metrics train_loss val_acc",
+        "  lit-cv curves lightning_logs/version_0 lightning_logs/version_1 --metrics train_loss val_acc\n"
+        "  lit-cv curves lightning_logs",
         "RUN... [options]",
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or its metrics.csv")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or of several, or a metrics.csv")
     parser.add_argument("--metrics", nargs="+", metavar="NAME", help="metrics to draw (losses and those of validation)")
     parser.add_argument("--names", nargs="+", metavar="NAME", help="names of the runs (those of their folders)")
     parser.add_argument("--over", choices=("epoch", "step"), default="epoch", help="what the curves run over (epoch)")
@@ -33,7 +35,7 @@ def run_curves(args: list[str]) -> None:
     from lit_cv.figures import History, render, save_png
     from lit_cv.figures.overlay import overlay_figure
 
-    paths = [_table(run) for run in own.runs]
+    paths = list(dict.fromkeys(path for run in own.runs for path in _tables(run)))
     names = own.names or _names(paths)
     if len(names) != len(paths):
         raise ValueError(f"{len(names)} names for {len(paths)} runs: give one for each (--names).")
@@ -42,16 +44,27 @@ def run_curves(args: list[str]) -> None:
         print(f"to be drawn in {own.output}, in seconds")
         return
     histories = {name: History.read(path) for name, path in zip(names, paths, strict=True)}
+    if len(paths) > len(own.runs):  # in a folder there may be runs that failed at once
+        histories = {name: history for name, history in histories.items() if history.rows}
     save_png(render(overlay_figure(histories, own.metrics, own.over)), own.output)
     print(f"{len(histories)} {'run' if len(histories) == 1 else 'runs'} drawn: {own.output}")
 
 
-def _table(run: str) -> Path:
+def _tables(run: str) -> list[Path]:
+    """Return the table of a run, or those of all runs in a folder, in the order of their numbers."""
     path = Path(run)
-    path = path if path.suffix == ".csv" else path / "metrics.csv"
-    if not path.is_file():
-        raise FileNotFoundError(f"{run} is no run: there is no {path}.")
-    return path
+    if path.suffix == ".csv" or (path / "metrics.csv").is_file():
+        found = [path if path.suffix == ".csv" else path / "metrics.csv"]
+    else:
+        found = sorted(path.rglob("metrics.csv"), key=_by_number)
+    if not found or not found[0].is_file():
+        raise FileNotFoundError(f"{run} is no run and holds none: there is no metrics.csv.")
+    return found
+
+
+def _by_number(path: Path) -> list[tuple[int, str]]:
+    """Return a key by which version_10 comes after version_9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
 def _names(paths: list[Path]) -> list[str]:

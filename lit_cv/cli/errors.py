@@ -12,7 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_cv.suggest import nearest
 
-__all__ = ["explain", "is_for_the_user", "raised_here"]
+__all__ = ["explain", "explain_value", "is_for_the_user", "raised_here"]
 
 _CLASSES: dict[str, type] = {
     "model": L.LightningModule,
@@ -56,14 +56,26 @@ def explain(message: str, parser: LightningArgumentParser, typed: Sequence[str] 
     key, value = _typed(_key(text), typed), _given(text)
     if "." not in key:  # the arguments of a class come without the option's first part
         key = next((name for name in _options(parser) if name.endswith(f".{key}")), key)
-    expected = dict.fromkeys(re.findall(r"Expected an? (.+?)(?= - |\. Got| Given|$)", text))
-    if key and expected:
-        allowed = " or ".join(map(_readable, expected))
-        if allowed == "null" and (base := _base(key)):  # what was given is no class of that kind
-            return f"--{key}: no class {value!r}{nearest(value, [cls.__name__ for cls in _subclasses(base)])}"
-        hint = nearest(value, re.findall(r"'([^']+)'", allowed)).removesuffix(".")
-        return f"--{key} {value} does not fit: expected {allowed}{hint}"
-    return text
+    return explain_value(text, key, value) or text
+
+
+def explain_value(message: str, key: str = "", value: str = "") -> str | None:
+    """Say in one line that a value does not fit its option, `None` where a message is about something else.
+
+    Args:
+        message: What jsonargparse says, in one line.
+        key: The option without dashes; "" takes that of the message.
+        value: What was given, likewise.
+    """
+    key, value = key or _key(message), value or _given(message)
+    expected = dict.fromkeys(re.findall(r"Expected an? (.+?)(?= - |\. Got| Given|$)", message))
+    if not key or not expected:
+        return None
+    allowed = " or ".join(map(_readable, expected))
+    if allowed == "null" and (base := _base(key)):  # what was given is no class of that kind
+        return f"--{key}: no class {value!r}{nearest(value, [cls.__name__ for cls in _subclasses(base)])}"
+    hint = nearest(value, re.findall(r"'([^']+)'", allowed)).removesuffix(".")
+    return f"--{key} {value} does not fit: expected {allowed}{hint}"
 
 
 def _unknown_option(name: str, parser: LightningArgumentParser, typed: Sequence[str]) -> str:

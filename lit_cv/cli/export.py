@@ -4,9 +4,11 @@ import json
 import logging
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lit_cv.atomic_files import free_path, replacing
 from lit_cv.cli.own_options import OwnParser
 
 __all__ = ["run_export"]
@@ -27,7 +29,8 @@ def _parser() -> OwnParser:
     parser.add_argument("--part", choices=("auto", "forward", "embed"), default="auto", help="what programs give: the "
                         "module's output, or its features; auto takes those where there is nothing else")  # fmt: skip
     parser.add_argument("--images", metavar="FOLDER", help="real images to check the programs with")
-    parser.add_argument("--output", metavar="FOLDER", help="folder (export in the run's folder)")
+    parser.add_argument("--output", metavar="FOLDER", help="folder (export in the run's folder, or the "
+                        "next that is free: export_1)")  # fmt: skip
     parser.add_argument("--dry_run", action="store_true", help="say what would be written, and do nothing")
     return parser
 
@@ -43,7 +46,7 @@ def run_export(args: list[str]) -> None:
     from lit_cv.cli.runs import find_checkpoint
 
     checkpoint = find_checkpoint(own.checkpoint)
-    folder = Path(own.output) if own.output else (checkpoint.run or checkpoint.path.parent) / "export"
+    folder = _folder(own.output, checkpoint.run or checkpoint.path.parent, own.formats)
     if own.dry_run:
         print(f"{checkpoint.path} ({checkpoint.class_path}), in about a minute, to:")
         print("\n".join(f"  {folder / _FILES[name]}" for name in own.formats))
@@ -71,7 +74,18 @@ def run_export(args: list[str]) -> None:
         "module": type(module).__name__,
         "backbone": module.hparams["backbone"],
     }
-    (folder / "model.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
+    with replacing(folder / "model.json", "the description") as part:
+        part.write_text(json.dumps(description, indent=1), encoding="utf-8")
+
+
+def _folder(given: str | None, home: Path, formats: Sequence[str]) -> Path:
+    """Return the folder to write to, in which nothing is written over: it may be in use."""
+    if given is None:
+        return free_path(home / "export")
+    for path in (Path(given) / name for name in ("model.json", *(_FILES[name] for name in formats))):
+        if path.exists():
+            raise ValueError(f"{path} is there already: give another folder (--output).")
+    return Path(given)
 
 
 def _class_names(path: Path) -> list[str]:

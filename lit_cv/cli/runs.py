@@ -1,15 +1,21 @@
 """The runs that earlier fits left behind, and the checkpoints in them."""
 
 import logging
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["Checkpoint", "find_checkpoint", "newest_run"]
+from lit_cv.metrics_csv import read_metrics
+
+__all__ = ["Checkpoint", "find_checkpoint", "newest_run", "remove_unused_run"]
 
 log = logging.getLogger("lit_cv")
+
+_EVENTS = "events.out.tfevents."  # TensorBoard's files; their names hold the number of the process
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,21 @@ def newest_run(root: str | None = None) -> Path:
             f"start one with `lit-cv fit`, or name a file with --ckpt_path."
         )
     return found[-1].parent.parent
+
+
+def remove_unused_run(folder: Path) -> None:
+    """Remove the folder of a run that has ended before it logged anything; one with anything of worth stays.
+
+    Args:
+        folder: The folder. Nothing is removed if another process has written to it, too.
+    """
+    found = [path for path in folder.rglob("*") if not path.is_dir()] if folder.is_dir() else []
+    table = folder / "metrics.csv"
+    if table in found and read_metrics(table):
+        return
+    own = {folder / name for name in ("config.yaml", "hparams.yaml", "metrics.csv")}
+    if all(path in own or (_EVENTS in path.name and f".{os.getpid()}." in path.name) for path in found):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _open(path: Path) -> Checkpoint:

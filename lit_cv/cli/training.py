@@ -8,8 +8,14 @@ from typing import Any, ClassVar, NoReturn
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
-from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, _InstantiatorFn
+from lightning.pytorch.callbacks import ModelSummary, ProgressBar
+from lightning.pytorch.cli import (
+    ArgsType,
+    LightningArgumentParser,
+    LightningCLI,
+    SaveConfigCallback,
+    _InstantiatorFn,
+)
 from lightning.pytorch.loggers import Logger
 
 import datamodules  # noqa: F401 - classes are found by their short names once they are imported
@@ -19,7 +25,7 @@ from lit_cv.cli import remedies  # noqa: F401 - later there may be no memory lef
 from lit_cv.cli.arguments import prepare
 from lit_cv.cli.errors import explain, raised_here
 from lit_cv.cli.messages import show_messages
-from lit_cv.cli.runs import Checkpoint
+from lit_cv.cli.runs import Checkpoint, remove_unused_run
 from lit_cv.metrics_csv import MetricsCSVLogger
 from lit_cv.modules import BaseModule
 from lit_cv.tensorboard_log import RunTensorBoardLogger
@@ -47,6 +53,7 @@ _CHATTER = (
     "Loading `train_dataloader` to estimate",
     "`weights_only` was",
     "`Trainer.fit` stopped",
+    "Trainer already configured with model summary callbacks",
 )
 
 
@@ -81,6 +88,7 @@ class LitCLI(LightningCLI):
             L.LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
+            save_config_callback=_SaveConfig,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
             parser_class=_Parser,
@@ -151,6 +159,8 @@ class LitCLI(LightningCLI):
         extra: list[L.Callback] = []
         if config["enable_progress_bar"] is not False and not _has(given, ProgressBar):
             extra.append(callbacks.RunProgressBar())
+        if config["enable_model_summary"] is not False and not _has(given, ModelSummary):
+            extra.append(callbacks.RunModelSummary())
         for key in ("non_finite", "ema", "early_stopping"):
             callback = self._get(self.config_init, key)
             if callback.enabled and not (key == "non_finite" and _has(given, callbacks.NonFiniteGuard)):
@@ -201,6 +211,16 @@ class LitCLI(LightningCLI):
         run = self.checkpoint.run if self.checkpoint else None
         return run or Path(config["default_root_dir"] or ".")
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception:
+            new = self.checkpoint is None or self.checkpoint.run is None
+            logged = [logger for logger in self.trainer.loggers if isinstance(logger, RunTensorBoardLogger)]
+            if new and logged and self.trainer.global_step == 0 and self.trainer.is_global_zero:
+                remove_unused_run(Path(logged[0].log_dir))
+            raise
+
     def after_fit(self) -> None:
         """Say what the run has left and how to go on."""
         if self.trainer.global_step == (self.checkpoint.step if self.checkpoint else 0):
@@ -220,6 +240,17 @@ class LitCLI(LightningCLI):
         score = getattr(checkpoint, "best_model_score", None)
         named = f"{getattr(checkpoint, 'monitor', None)} {float(score):.4f}" if score is not None else "the newest"
         log.info("Best checkpoint: %s (%s)\nValidate it with: lit-cv validate --ckpt_path %s", best, named, best)
+
+
+class _SaveConfig(SaveConfigCallback):
+    """Saves the configuration when training starts: one that cannot be trained with replaces none that could."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Wait."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write `config.yaml` to the run's folder."""
+        super().setup(trainer, pl_module, "fit")
 
 
 class _DataInstantiator(_InstantiatorFn):

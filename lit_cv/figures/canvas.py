@@ -1,12 +1,15 @@
 """From a matplotlib figure to pixels and to a PNG file."""
 
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lit_cv.figures.fonts import fonts_with
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,10 +73,28 @@ def render(figure: "Figure") -> NDArray[np.uint8]:
     canvas: Any = figure.canvas
     if not isinstance(canvas, FigureCanvasAgg):
         canvas = FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # class names in any script
-        canvas.draw()
+    if missing := _draw(canvas):
+        from matplotlib.text import Text
+
+        if fonts := [name for name, _ in fonts_with(missing)]:
+            for text in figure.findobj(Text):
+                text.set_fontfamily([*text.get_fontfamily(), *fonts])
+            _draw(canvas)
     return np.asarray(canvas.buffer_rgba(), dtype=np.uint8)[..., :3].copy()
+
+
+def _draw(canvas: Any) -> set[str]:
+    """Draw, and return the letters that the fonts did not have."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always")
+        canvas.draw()
+    missing = set()
+    for warning in caught:
+        if glyph := re.match(r"Glyph (\d+) .*missing", str(warning.message)):
+            missing.add(chr(int(glyph[1])))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return missing
 
 
 def save_png(picture: NDArray[np.uint8], path: str | Path) -> None:

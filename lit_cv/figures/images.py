@@ -1,5 +1,6 @@
 """A grid of images with titles."""
 
+import warnings
 from collections.abc import Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from lit_cv.figures.canvas import INK, new_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 __all__ = ["image_grid", "label_titles", "short_name"]
 
@@ -117,11 +119,22 @@ def image_grid(
             _write(axes, left + cell / 2, bottom + height + 0.045, titles[index], color, cell)
     if heading:
         style: dict[str, Any] = {"fontsize": 10, "fontweight": "bold", "color": INK}
-        axes.text(0.08, total - 0.08, heading, va="top", parse_math=False, **style)
+        text = axes.text(0.08, total - 0.08, heading, va="top", parse_math=False, **style)
+        _fit(text, width - 0.16)
     axes.set_xlim(0, width)
     axes.set_ylim(0, total)
     axes.set_aspect("auto")
     return figure
+
+
+def _fit(text: "Text", width: float) -> None:
+    """Make a text smaller that is wider than this, in inches."""
+    figure: Any = text.figure
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .*missing")  # which is seen to when the figure is drawn
+        taken = text.get_window_extent(figure.canvas.get_renderer()).width / figure.dpi
+    if taken > width:
+        text.set_fontsize(float(text.get_fontsize()) * width / taken)
 
 
 def _write(axes: "Axes", x: float, y: float, title: str, color: str, cell: float) -> None:

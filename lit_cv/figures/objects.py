@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_cv.figures.canvas import BLUE, PALETTE
+from lit_cv.figures.fonts import default_font, fonts_with
 from lit_cv.figures.images import short_name
 
 __all__ = ["class_color", "draw_objects", "object_titles"]
@@ -108,17 +109,21 @@ def _outline(image: Tensor, corners: Tensor, kinds: Sequence[int], names: list[s
     corners = torch.cat([corners[:, :2], torch.maximum(corners[:, 2:], corners[:, :2] + 1)], 1)
     few = names if names is not None and len(names) <= 25 else None
     colors = [class_color(kind) for kind in kinds]
-    style = {"font": _font(), "font_size": 11, "fill_labels": True}
+    style = {"font": _font("".join(names or ())), "font_size": 11, "fill_labels": True}
     style |= {"label_colors": "white", "label_background_colors": colors}
     outlined: Tensor = draw_bounding_boxes(image, corners, few, colors, width=2, **(style if few else {}))
     return outlined
 
 
 @cache
-def _font() -> str:
-    from matplotlib import get_data_path
+def _font(text: str) -> str:
+    """Return the path of a font that has the letters of a text."""
+    from matplotlib.ft2font import FT2Font
 
-    return f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf"
+    own = default_font()
+    known = FT2Font(own).get_charmap()
+    others = fonts_with({letter for letter in text if ord(letter) not in known})
+    return others[0][1] if others else own
 
 
 def object_titles(

@@ -80,16 +80,23 @@ def _find_class(name: str, kind: str) -> type[BaseTask]:
             "named with its file: file.Class."
         )
     try:
-        found = getattr(import_module(module), class_name)
+        home = import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not module.startswith(error.name):
             raise  # the file is there, and imports what is not
         raise ValueError(f"tasks.{name}.type={kind!r}: there is no file or package {module}.") from None
-    except AttributeError:
-        raise ValueError(f"tasks.{name}.type={kind!r}: {module} has no {class_name}.") from None
-    if not (isinstance(found, type) and issubclass(found, BaseTask)):
+    found = getattr(home, class_name, None)
+    if found is None:
+        own = [cls for cls, value in vars(home).items() if _is_task(value) and value.__module__.startswith(module)]
+        raise ValueError(f"tasks.{name}.type={kind!r}: {module} has no {class_name}{nearest(class_name, own)}")
+    if not _is_task(found):
         raise ValueError(f"tasks.{name}.type={kind!r} is no subclass of lit_cv.tasks.Task.")
-    return found
+    task: type[BaseTask] = found
+    return task
+
+
+def _is_task(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseTask)
 
 
 def _options(cls: type[BaseTask]) -> set[str]:

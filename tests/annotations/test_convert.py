@@ -10,9 +10,9 @@ from tests.annotations.sets import content, example, save_coco, save_image
 
 def test_bccd_through_all_formats(data_root: Path, tmp_path: Path) -> None:
     source = read_annotations(data_root / "BCCD", Problems())
-    convert(str(data_root / "BCCD"), str(tmp_path / "yolo"), "yolo", images="link")
-    convert(str(tmp_path / "yolo"), str(tmp_path / "coco"), "coco", images="link")
-    convert(str(tmp_path / "coco"), str(tmp_path / "voc"), "voc", images="link")
+    convert(str(data_root / "BCCD"), str(tmp_path / "yolo"), "yolo", place="link")
+    convert(str(tmp_path / "yolo"), str(tmp_path / "coco"), "coco", place="link")
+    convert(str(tmp_path / "coco"), str(tmp_path / "voc"), "voc", place="link")
     again = read_annotations(tmp_path / "voc", Problems())
     assert content(again) == content(source)
     assert sum(len(image.objects) for part in again.values() for image in part.images) == 4888
@@ -57,7 +57,7 @@ def test_what_a_format_cannot_hold(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert "voc has no place for 2 outlines and 1 crowds" in caplog.text
     found = read_annotations(tmp_path / "voc", Problems())["all"]
     assert [len(image.objects) for image in found.images] == [0, 1]
-    convert(str(tmp_path / "coco"), str(tmp_path / "masks"), "masks", images="link")
+    convert(str(tmp_path / "coco"), str(tmp_path / "masks"), "masks", place="link")
     found = read_annotations(tmp_path / "masks", Problems())["all"]
     assert found.mask_classes == ["background", "person", "dog"]
     with pytest.raises(ValueError, match="class masks only"):
@@ -132,3 +132,57 @@ def test_wrong_class_tables(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     table.write_text("file,label\na.png,x\n")
     with pytest.raises(ValueError, match="needs the columns path and label"):
         convert(str(tmp_path), str(tmp_path / "out2"), "csv")
+
+
+def test_what_masks_and_yolo_lose_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
+    box = {"image_id": 11, "category_id": 18, "bbox": [1, 1, 9, 9]}
+    triangle = box | {"segmentation": [[1, 1, 10, 1, 10, 10]]}
+    alone = triangle | {"image_id": 5, "id": 4}
+    save_coco(tmp_path / "coco" / "instances.json", [box | {"id": 1}, box | {"id": 2}, triangle | {"id": 3}, alone])
+    for name, side in (("a", (40, 60)), ("b", (30, 30))):
+        save_image(tmp_path / "coco" / f"{name}.png", *side)
+    convert(str(tmp_path / "coco"), str(tmp_path / "masks"), "masks")
+    assert "masks has no place for 2 single objects" in caplog.text
+    assert " and 2 boxes without an outline" in caplog.text
+    convert(str(tmp_path / "coco"), str(tmp_path / "yolo"), "yolo")
+    assert "yolo has no place for 1 outlines (their boxes stay)." in caplog.text
+    found = read_annotations(tmp_path / "yolo", Problems())["all"]
+    assert [sum(o.segmentation is not None for o in image.objects) for image in found.images] == [0, 1]
+
+
+def test_images_that_lie_elsewhere(tmp_path: Path) -> None:
+    save_coco(tmp_path / "coco" / "first.json", [{"id": 1, "image_id": 5, "category_id": 1, "bbox": [1, 1, 9, 9]}])
+    save_coco(tmp_path / "coco" / "second.json", [])
+    for name, side in (("a", (40, 60)), ("b", (30, 30))):
+        save_image(tmp_path / "photos" / f"{name}.png", *side)
+    common = ["convert", "--root", str(tmp_path / "coco"), "--out", str(tmp_path / "voc"), "--to", "voc"]
+    with pytest.raises(ValueError, match=r"say which to take \(--annotations\)"):
+        main(common)
+    with pytest.raises(FileNotFoundError, match=r"set --images\.$"):
+        main([*common, "--annotations", "first.json"])
+    with pytest.raises(FileNotFoundError, match=r"no folder .*copy: set --images \(--place copy says"):
+        main([*common, "--annotations", "first.json", "--images", "copy"])
+    main([*common, "--annotations", "first.json", "--images", str(tmp_path / "photos"), "--place", "none"])
+    found = read_annotations(tmp_path / "voc", Problems(), folders={"all": tmp_path / "photos"})["all"]
+    assert [len(image.objects) for image in found.images] == [0, 1]
+    assert not (tmp_path / "voc" / "JPEGImages").exists()
+    with pytest.raises(ValueError, match=r"yolo's labels lie beside their images: --images"):
+        main([*common[:3], "--out", "x", "--to", "coco", "--source", "yolo", "--images", str(tmp_path / "photos")])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--too", "voc"], "no option --too: did you mean 'to'?"),
+        (["--root", "x", "--out", "y", "--to", "vok"], "--to vok does not fit: expected one of 'coco',.*mean 'voc'?"),
+        (["--root", "x", "--to", "voc"], "convert needs --out."),
+        (["x"], "there is no argument 'x': options start with --."),
+        (["--imag", "x", "--root", "x", "--out", "y", "--to", "voc"], "no option --imag: did you mean 'images'?"),
+    ],
+)
+def test_wrong_options_take_one_line(options: list[str], message: str) -> None:
+    with pytest.raises(SystemExit, match=f"^lit-cv: error: {message} `lit-cv convert --help`".replace("?", r"\?")):
+        main(["convert", *options])

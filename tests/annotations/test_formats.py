@@ -1,4 +1,5 @@
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,11 @@ BOX = {"id": 1, "image_id": 5, "category_id": 1, "bbox": [2, 2, 6, 6]}
         ([BOX | {"category_id": 2}], {}, "annotation 1: unknown category 2. Known are: 1, 18"),
         ([BOX | {"bbox": [2, 2, 0, 6]}], {}, r"annotation 1: its box \(2, 2, 2, 8\) has no area"),
         ([BOX | {"bbox": [2, 2, 30, 6]}], {}, "is not inside the image of 30 x 30"),
-        ([BOX | {"bbox": [2, 2, 6]}], {}, "its bbox or segmentation is none"),
+        ([BOX | {"bbox": [2, 2, 6]}], {}, r"its bbox has 3 numbers, it must have four: \[left, top, width, height\]"),
+        ([BOX | {"bbox": [9, 2, -6, 6]}], {}, r"its bbox \[9, 2, -6, 6\] has a negative width: the order is \[left"),
+        ([BOX | {"bbox": [9, 9, 6, -6]}], {}, "has a negative height"),
+        ([BOX | {"bbox": [2, 2, "x", 6]}], {}, "must be four numbers"),
+        ([BOX | {"bbox": {"x": 2}}], {}, "is no list, it must have four"),
         ([BOX | {"bbox": None}], {}, "has neither bbox nor segmentation"),
         ([BOX | {"segmentation": [[1, 2, 3, 4]]}], {}, "its polygon has 4 numbers"),
         ([BOX | {"segmentation": [[1, 2, 33, 4, 5, 5]]}], {}, "its polygon is not inside"),
@@ -332,3 +337,33 @@ def test_xml_bombs_are_problems(tmp_path: Path) -> None:
     save_image(tmp_path / "a.png", 9, 9)
     with pytest.raises(AnnotationError, match=r"a\.xml: is not valid XML"):
         read(tmp_path)
+
+
+def test_of_several_formats_the_one_that_is_read_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
+    save_image(tmp_path / "images" / "a.png", 40, 60)
+    save_image(tmp_path / "images" / "b.png", 30, 30)
+    save_coco(tmp_path / "annotations" / "instances.json", [])
+    assert find_format(tmp_path) == "coco"
+    assert not caplog.text
+    save_mask(np.zeros((40, 60), int), tmp_path / "masks" / "a.png")
+    assert find_format(tmp_path) == "masks"
+    assert "several formats: masks is read, not coco (--data.format chooses)" in caplog.text
+    caplog.clear()
+    (tmp_path / "annotations" / "instances.json").write_text('{"version": 3}')  # no annotations
+    assert find_format(tmp_path) == "masks"
+    assert not caplog.text
+
+
+def test_masks_of_voc_are_no_format_of_their_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
+    save_image(tmp_path / "JPEGImages" / "a.png", 40, 60)
+    save_mask(np.zeros((40, 60), int), tmp_path / "SegmentationClass" / "a.png")
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "Annotations" / "a.xml").write_text("<annotation/>")
+    assert find_format(tmp_path) == "voc"
+    assert not caplog.text

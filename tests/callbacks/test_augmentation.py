@@ -1,5 +1,6 @@
 """Augmentation replaces images, masks and boxes of training batches."""
 
+import logging
 from typing import Any, cast
 
 import lightning as L
@@ -169,3 +170,24 @@ def test_sizes_of_padded_images_hold_no_longer_once_pixels_move() -> None:
     assert start(Augmentation(operations=["horizontal_flip"]), padded()).keys() == {"image"}
     colors = start(Augmentation(operations=[{"name": "color_jitter", "brightness": 0.2}]), padded())
     assert colors.keys() == {"image", "size", "scale"}
+
+
+class Data:
+    image_size = (32, 32)
+
+
+class WithData:
+    datamodule = Data()
+    is_global_zero = True
+
+
+@pytest.mark.parametrize(("size", "warned"), [(24, 1), (32, 0)])
+def test_a_crop_of_another_size_than_validation_is_told_once(
+    size: int, warned: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
+    callback = Augmentation(operations=[{"name": "random_crop", "size": size}])
+    for _ in range(2):
+        callback.on_train_batch_start(cast(Any, WithData()), NO_MODULE, {"image": torch.rand(2, 3, 40, 40)}, 0)
+    assert len({id(record) for record in caplog.records}) == warned  # pytest may see one twice
+    assert ("images of 24 x 24 pixels after Augmentation, validation of 32 x 32" in caplog.text) == bool(warned)

@@ -149,3 +149,22 @@ def test_several_quantities_of_a_task_are_numbered(tmp_path: Path) -> None:
     trainer.predict(Echo(), Loader([batch], named=True))
     assert (tmp_path / "predictions_size.csv").read_text().splitlines()[0] == "image,size_0,size_1"
     assert (tmp_path / "predictions_kind.csv").read_text().splitlines()[0] == "image,predicted,probability,p_0,p_1"
+
+
+def test_what_was_written_before_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
+    caplog.set_level(logging.INFO)
+    batch = {**FIRST, "embedding": torch.zeros(2, 3)}
+    predict(tmp_path, Echo(), [batch])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(before) == {"predictions.csv", "embeddings.npz"}
+    (tmp_path / "predictions.csv").write_text("corrected")
+    predict(tmp_path, Echo(), [batch])
+    assert (tmp_path / "predictions.csv").read_text() == "corrected"
+    assert (tmp_path / "predictions_1.csv").read_bytes() == before["predictions.csv"]
+    assert f"{tmp_path / 'predictions_1.csv'} (predictions.csv is there already, and left as it is)" in caplog.text
+    assert (tmp_path / "embeddings_1.npz").is_file()
+    predict(tmp_path, Echo(), [batch])
+    assert (tmp_path / "predictions_2.csv").is_file()

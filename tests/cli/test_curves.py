@@ -37,6 +37,17 @@ def test_the_verb(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (in_tmp / "curves.png").is_file()
     with pytest.raises(FileNotFoundError, match="nowhere is no run"):
         main(["curves", "nowhere"])
+    for name in ("c9", "c10"):
+        write(in_tmp / "more" / name, [0.1, 0.5])
+    (in_tmp / "more" / "failed").mkdir()
+    (in_tmp / "more" / "failed" / "metrics.csv").write_text("epoch,step\n")
+    capsys.readouterr()
+    main(["curves", "more", *runs, "--dry_run"])
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()[:-1]] == [
+        "more/c9", "more/c10", "more/failed", "a/run", "b/run",
+    ]  # fmt: skip
+    main(["curves", "more"])
+    assert "2 runs drawn" in capsys.readouterr().out
     with pytest.raises(ValueError, match="no run has logged 'val_ac': did you mean 'val_acc'"):
         main(["curves", *runs, "--metrics", "val_ac"])
     with pytest.raises(ValueError, match="1 names for 2 runs"):

@@ -1,5 +1,6 @@
 """What users get wrong ends in an answer, and nothing is lost."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 from torchvision.utils import save_image
 
 from lit_cv.cli import main
+from lit_cv.cli.runs import remove_unused_run
 
 QUICK = [
     "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "2",
@@ -59,6 +61,49 @@ def test_a_run_is_not_continued_with_another_network_or_optimizer(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         main(["fit", "--ckpt_path", "last", *option, "--trainer.max_epochs", "2"])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["--model.weights", "nowhere.ckpt"], ["--data", "ImageFolderDataModule", "--data.root", "nowhere"]],
+)
+def test_a_run_that_cannot_start_leaves_no_folder(in_tmp: Path, wrong: list[str]) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match="nowhere"):
+        main(["fit", "--config", "supervised", *QUICK, *wrong])
+    assert not RUN.exists()
+
+
+def test_only_a_folder_without_anything_of_worth_is_removed(tmp_path: Path) -> None:
+    run = tmp_path / "version_0"
+    run.mkdir()
+    for name in ("config.yaml", "hparams.yaml", f"events.out.tfevents.17.host.{os.getpid()}.0"):
+        (run / name).touch()
+    for name, text in (
+        ("metrics.csv", "epoch,step,train_loss\n0,1,0.5\n"),
+        ("notes.txt", ""),
+        (f"events.out.tfevents.17.host.{os.getpid()}1.0", ""),
+    ):
+        (run / name).write_text(text)
+        remove_unused_run(run)
+        assert (run / "config.yaml").is_file()
+        (run / name).unlink()
+    (run / "metrics.csv").write_text("epoch,step\n")
+    remove_unused_run(run)
+    assert not run.exists()
+
+
+def test_a_run_that_is_not_continued_keeps_its_configuration(fitted: Path) -> None:
+    before = {path: path.read_bytes() for path in RUN.rglob("*.yaml")}
+    assert len(before) == 2
+    with pytest.raises(ValueError, match="nowhere"):
+        main(["fit", "--ckpt_path", "last", "--model.weights", "nowhere", "--model.lr", "0.5"])
+    assert {path: path.read_bytes() for path in RUN.rglob("*.yaml")} == before
+
+
+def test_the_hyperparameters_of_a_continued_run_are_those_given(fitted: Path) -> None:
+    main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "2", "--model.lr", "0.0123"])
+    assert yaml.safe_load((RUN / "hparams.yaml").read_text())["lr"] == 0.0123
+    assert config()["model"]["init_args"]["lr"] == 0.0123
 
 
 def test_it_says_when_nothing_was_trained(fitted: Path, capfd: pytest.CaptureFixture[str]) -> None:

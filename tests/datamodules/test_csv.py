@@ -247,3 +247,14 @@ def test_one_image_with_two_labels_asks_for_the_annotators(root: Path) -> None:
     path.write_text(path.read_text() + "\nimages/00.png,y,a")
     with pytest.raises(ValueError, match=r"'a' says both 'x' and 'y' of 'images/00\.png'"):
         module(path, annotator_column="annotator")
+
+
+def test_the_agreement_verb_writes_over_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = crowd(root, [(0, "x", "a"), (0, "y", "b"), (1, "x", "b")])
+    monkeypatch.chdir(root)
+    Path("consensus.csv").write_text("corrected")
+    main(["agreement", "--path", str(path)])
+    assert Path("consensus.csv").read_text() == "corrected"
+    assert len(Path("consensus_1.csv").read_text().splitlines()) == 3
+    with pytest.raises(ValueError, match=r"consensus_1\.csv is there already.*--out"):
+        main(["agreement", "--path", str(path), "--out", "consensus_1.csv"])

@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from lit_cv.figures import class_color, draw_objects, object_titles
+from lit_cv.figures import class_color, draw_objects, image_grid, object_titles, render
 
 
 def test_boxes_are_where_they_belong_in_the_color_of_their_class() -> None:
@@ -41,3 +42,12 @@ def test_titles() -> None:
     assert object_titles(boxes, labels, None, ["a", "b"], count=2) == ["2 b, 1 a", "no objects"]
     mask = torch.tensor([[[0, 2, 255]]])
     assert object_titles(None, None, mask, mask_classes=["x", "y", "z"], count=1) == ["x, z"]
+
+
+@pytest.mark.parametrize("cell", [0.5, 1.2, 3.0])
+def test_the_heading_of_a_single_image_is_whole(cell: float) -> None:
+    heading = "validation images, TRUTH ABOVE PREDICTION WITH WIDE WORDS such as MMMMMMMMMMMM, after epoch 12"
+    figure = image_grid(torch.ones(1, 3, 8, 8), heading=heading, cell=cell)
+    picture = render(figure)
+    assert (picture == 255).all(-1)[:, -2:].all()  # nothing reaches the right edge
+    assert (picture == 255).all(-1)[:2].all()

@@ -182,12 +182,29 @@ def test_from_the_command_line_and_on_folders_of_new_classes(in_tmp: Path, capfd
             image = light * torch.ones(3, 20, 20) + 0.05 * torch.rand(3, 20, 20, generator=generator)
             save_image(image, in_tmp / place / f"{index}.png")
     predict = ["predict", "--ckpt_path", "best", *QUIET]
+    capfd.readouterr()
     main([*predict, "--data.support_root", "examples", "--data.predict_root", "new"])
     rows = [line.split(",") for line in (run / "predictions.csv").read_text().splitlines()]
     assert rows[0] == ["image", "predicted", "probability", "p_bright", "p_dark"]
     assert [row[:2] for row in rows[1:]] == [[f"{i}.png", ("dark", "bright")[i % 2]] for i in range(4)]
+    said = capfd.readouterr().err
+    assert "5 support images of 2 classes, 4 to predict" in said
+    assert "to train on" not in said
     with pytest.raises(ValueError, match=r"set --data.support_root to a folder"):
         main(predict)
+    on_examples = [*predict, "--data.support_root", "examples", "--data.predict_root", "new"]
+    (in_tmp / "examples" / "dark" / "0.png").write_bytes(b"no image")
+    with pytest.raises(OSError, match=r"dark/0\.png.*\(--data\.support_root\)\.$"):
+        main(on_examples)
+    (in_tmp / "examples" / "dark" / "0.png").rename(in_tmp / "0.png")
+    (in_tmp / "examples" / "dark" / "1.png").rename(in_tmp / "1.png")
+    with pytest.raises(ValueError, match=r"class folders without images: dark.*\(--data\.support_root\)\.$"):
+        main(on_examples)
+    (in_tmp / "examples" / "dark").rmdir()
+    with pytest.raises(ValueError, match=r"only one class \(bright\).*\(--data\.support_root\)\.$"):
+        main(on_examples)
+    with pytest.raises(FileNotFoundError, match=r"holds no folders.*\(--data\.support_root\)\.$"):
+        main([*predict, "--data.support_root", "examples/bright", "--data.predict_root", "new"])
 
 
 def test_a_nearest_centroid_on_the_features_of_any_checkpoint(in_tmp: Path) -> None:
