@@ -46,7 +46,9 @@ class Kill(L.Callback):
 
 
 def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **more}
+    # Without the last one the processes of a restarted job may find each other's old addresses.
+    own = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    return {**os.environ, **own, **more}
 
 
 def recipes(args: argparse.Namespace) -> bool:

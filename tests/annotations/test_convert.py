@@ -134,10 +134,7 @@ def test_wrong_class_tables(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
         convert(str(tmp_path), str(tmp_path / "out2"), "csv")
 
 
-def test_what_masks_and_yolo_lose_is_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
+def test_what_masks_and_yolo_lose_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     box = {"image_id": 11, "category_id": 18, "bbox": [1, 1, 9, 9]}
     triangle = box | {"segmentation": [[1, 1, 10, 1, 10, 10]]}
     alone = triangle | {"image_id": 5, "id": 4}

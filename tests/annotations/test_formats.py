@@ -1,5 +1,4 @@
 import json
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -339,10 +338,7 @@ def test_xml_bombs_are_problems(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_of_several_formats_the_one_that_is_read_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
+def test_of_several_formats_the_one_that_is_read_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_image(tmp_path / "images" / "a.png", 40, 60)
     save_image(tmp_path / "images" / "b.png", 30, 30)
     save_coco(tmp_path / "annotations" / "instances.json", [])
@@ -357,10 +353,7 @@ def test_of_several_formats_the_one_that_is_read_is_said(
     assert not caplog.text
 
 
-def test_masks_of_voc_are_no_format_of_their_own(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
+def test_masks_of_voc_are_no_format_of_their_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_image(tmp_path / "JPEGImages" / "a.png", 40, 60)
     save_mask(np.zeros((40, 60), int), tmp_path / "SegmentationClass" / "a.png")
     (tmp_path / "Annotations").mkdir()

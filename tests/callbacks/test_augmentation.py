@@ -1,6 +1,5 @@
 """Augmentation replaces images, masks and boxes of training batches."""
 
-import logging
 from typing import Any, cast
 
 import lightning as L
@@ -183,9 +182,8 @@ class WithData:
 
 @pytest.mark.parametrize(("size", "warned"), [(24, 1), (32, 0)])
 def test_a_crop_of_another_size_than_validation_is_told_once(
-    size: int, warned: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    size: int, warned: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
     callback = Augmentation(operations=[{"name": "random_crop", "size": size}])
     for _ in range(2):
         callback.on_train_batch_start(cast(Any, WithData()), NO_MODULE, {"image": torch.rand(2, 3, 40, 40)}, 0)

@@ -151,10 +151,7 @@ def test_several_quantities_of_a_task_are_numbered(tmp_path: Path) -> None:
     assert (tmp_path / "predictions_kind.csv").read_text().splitlines()[0] == "image,predicted,probability,p_0,p_1"
 
 
-def test_what_was_written_before_stays(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
+def test_what_was_written_before_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     batch = {**FIRST, "embedding": torch.zeros(2, 3)}
     predict(tmp_path, Echo(), [batch])

@@ -1,4 +1,3 @@
-import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,10 +50,7 @@ def dark(picture: np.ndarray) -> float:
     return float((picture.astype(float) < 100).all(-1).sum())
 
 
-def test_letters_are_taken_from_another_font(
-    only: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
+def test_letters_are_taken_from_another_font(only: Path, caplog: pytest.LogCaptureFixture) -> None:
     white = torch.ones(1, 3, 20, 20)
     latin, squares = (dark(render(image_grid(white, titles=[title]))) for title in ("ll", "猫犬"))
     assert squares > 5 * latin > 0
@@ -67,7 +63,6 @@ def test_letters_are_taken_from_another_font(
 def test_letters_that_no_font_has_are_told_once(
     only: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
     monkeypatch.setattr(fonts, "_letters", lambda path: frozenset())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
