@@ -1,7 +1,10 @@
 """Tensors of all processes that train together, side by side. Pure torch."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = [
     "gather_batches",
@@ -11,6 +14,7 @@ __all__ = [
     "process_count",
     "process_mean",
     "process_rank",
+    "whole_parameters",
 ]
 
 
@@ -84,6 +88,25 @@ def gather_rows(values: Tensor) -> Tensor:
     padded[: len(values)] = values
     parts = gather_batches(padded).view(len(sizes), *padded.shape)
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+@contextmanager
+def whole_parameters(model: nn.Module | None) -> Iterator[None]:
+    """Give parameters that FSDP keeps in pieces, each of one dimension, the shapes that the network has given them.
+
+    Args:
+        model: The network as a strategy wraps it, the same on all processes.
+    """
+    if not is_distributed() or model is None:
+        yield
+        return
+    from torch.distributed.fsdp import FullyShardedDataParallel  # slow to import
+
+    if not isinstance(model, FullyShardedDataParallel):
+        yield
+        return
+    with FullyShardedDataParallel.summon_full_params(model, writeback=False):
+        yield
 
 
 class _Gather(torch.autograd.Function):

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 import lit_cv
+from lit_cv.distributed import whole_parameters
 from tests.modules.episodes import episode_batch
 
 N = 6  # images of the joined batch
@@ -122,36 +125,54 @@ def learn(case: str, rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
     return output["loss"].detach(), found
 
 
+def groups_under_fsdp() -> list[list[tuple[str, int]]]:
+    """Return how many parameters each group has, before FSDP takes them to pieces, and afterwards."""
+    module = lit_cv.MAEModule(**MASKED)
+    module.configure_model()
+    before = module.parameter_groups()
+    blocks = ModuleWrapPolicy({type(block) for block in module.compiled_networks()})
+    cpu = torch.device("cpu")
+    wrapped = FullyShardedDataParallel(module, auto_wrap_policy=blocks, use_orig_params=True, device_id=cpu)
+    with whole_parameters(wrapped):
+        after = module.parameter_groups()
+    return [[(group["name"], len(group["params"])) for group in groups] for groups in (before, after)]
+
+
 def one_of_two(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     store = torch.distributed.FileStore(f"{folder}/store", 2)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    results = {}
+    results: dict[str, Any] = {}
     for case in CASES:
         loss, gradients = learn(case, slice(rank * N // 2, (rank + 1) * N // 2))
         for value in (loss, *gradients.values()):
             torch.distributed.all_reduce(value)
             value /= 2
         results[case] = (loss, gradients)
+    results["fsdp"] = groups_under_fsdp()
     torch.save(results, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def averaged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
+def averaged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder: Path = tmp_path_factory.mktemp("two")
     torch.multiprocessing.spawn(one_of_two, (str(folder),), nprocs=2)  # type: ignore[no-untyped-call]
-    found: dict[str, tuple[Tensor, dict[str, Tensor]]] = torch.load(folder / "0.pt", weights_only=True)
+    found: dict[str, Any] = torch.load(folder / "0.pt", weights_only=True)
     return found
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_gradients_are_those_of_the_joined_batch(
-    case: str, averaged: dict[str, tuple[Tensor, dict[str, Tensor]]]
-) -> None:
+def test_gradients_are_those_of_the_joined_batch(case: str, averaged: dict[str, Any]) -> None:
     loss, gradients = learn(case, slice(N))
     torch.testing.assert_close(averaged[case][0], loss, rtol=1e-4, atol=1e-6)
     assert averaged[case][1].keys() == gradients.keys()
     scale = max(float(gradient.abs().max()) for gradient in gradients.values())
     for name, gradient in gradients.items():
         torch.testing.assert_close(averaged[case][1][name], gradient, rtol=1e-3, atol=1e-4 * scale, msg=name)
+
+
+def test_weight_decay_survives_fsdp(averaged: dict[str, Any]) -> None:
+    before, after = averaged["fsdp"]
+    assert dict(after) == dict(before)
+    assert dict(before)["decay"] > 20

@@ -6,6 +6,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from lit_cv.strategies import check_whole
+
 __all__ = ["EMA"]
 
 
@@ -36,6 +38,7 @@ class EMA(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start from the weights as they are, or go on with what a checkpoint held."""
+        check_whole(trainer, "a moving average (--ema.decay)", "leave --ema.decay out")
         self._live = _state(pl_module)
         start = self._average or {name: value.clone() for name, value in self._live.items()}
         self._average = {name: start[name].to(value.device) for name, value in self._live.items()}

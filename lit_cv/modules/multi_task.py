@@ -12,7 +12,8 @@ from lit_cv.loop_state import logs_now
 from lit_cv.losses import UncertaintyWeighting
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
 from lit_cv.modules.task_losses import build_weighting, mean_losses, step_losses
-from lit_cv.modules.task_surgery import check_surgery, operate
+from lit_cv.modules.task_surgery import operate
+from lit_cv.strategies import check_whole
 from lit_cv.tasks import BaseTask, ClassificationTask, Features, build_tasks
 
 __all__ = ["MultiTaskModule"]
@@ -221,7 +222,7 @@ class MultiTaskModule(BaseModule):
     def on_fit_start(self) -> None:
         """Refuse gradient surgery where it cannot be done."""
         if self.hparams["weighting"] == "pcgrad":
-            check_surgery(self.trainer)
+            check_whole(self.trainer, "weighting='pcgrad'", "another --model.weighting")
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Log the weights of the tasks now and then."""

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
+from lit_cv.distributed import whole_parameters
 from lit_cv.optim import build_optimizer, build_schedule, reapply_options, scale_lr
+from lit_cv.strategies import check_whole
 
 if TYPE_CHECKING:
     from lit_cv.modules.base import BaseModule
@@ -22,6 +24,8 @@ def configure_optimizer(module: "BaseModule") -> OptimizerLRScheduler:
     if trainer.train_dataloader is None:
         trainer.fit_loop.setup_data()  # so that the batches are known below; a run bounded by steps alone has not yet
     total_steps = trainer.estimated_stepping_batches
+    if h["optimizer"] == "lars":
+        check_whole(trainer, "optimizer='lars'", "another --model.optimizer")
     groups = scaled_groups(module)
     if (factor := _batch_factor(module)) != 1:
         rank_zero_info(f"lr {factor * h['lr']:.4g}: {h['lr']:g} scaled to the batch (--model.lr_scaling)")
@@ -59,7 +63,8 @@ def take_given_options(module: "BaseModule") -> None:
 def scaled_groups(module: "BaseModule") -> list[dict[str, Any]]:
     """Return the module's parameter groups, their learning rates scaled to the batch."""
     factor = _batch_factor(module)
-    return [{**group, "lr": factor * group["lr"]} for group in module.parameter_groups()]
+    with whole_parameters(module.trainer.strategy.model):  # which are decayed, their dimensions tell
+        return [{**group, "lr": factor * group["lr"]} for group in module.parameter_groups()]
 
 
 def _batch_factor(module: "BaseModule") -> float:

@@ -2,9 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-import lightning as L
 import torch
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
 from lit_cv.distributed import is_distributed
@@ -15,18 +13,9 @@ from lit_cv.randomness import same_draws
 if TYPE_CHECKING:
     from lit_cv.modules.multi_task import MultiTaskModule
 
-__all__ = ["check_surgery", "operate"]
+__all__ = ["operate"]
 
 _PURPOSE = 7  # tells the order of projection apart from other draws of the same step
-
-
-def check_surgery(trainer: L.Trainer) -> None:
-    """Raise ValueError for a strategy that does not leave whole gradients with every process."""
-    if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
-        raise ValueError(
-            f"weighting='pcgrad' needs the whole gradient of every task, which {type(trainer.strategy).__name__} does "
-            "not give: set --trainer.strategy ddp or one device, or another --model.weighting."
-        )
 
 
 def operate(module: "MultiTaskModule", loss: Tensor, losses: list[Tensor]) -> Tensor:
