@@ -17,12 +17,12 @@ from datamodules.annotation_files import (
     without_small,
 )
 from datamodules.base import BaseDataModule, Split
-from datamodules.cache import unreadable_files
 from datamodules.checks import check
 from datamodules.classes import class_numbers
 from datamodules.dataset import ImageDataset
 from datamodules.folder import find_images
 from datamodules.images import UnreadableImageError
+from datamodules.inspection import unreadable_files
 from datamodules.splits import hold_out
 from lit_cv.annotations import FORMATS, AnnotatedImage, AnnotationSet, Problems, read_annotations
 from lit_cv.annotations.layout import paths_by_split

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.base import BaseDataModule, Split
-from datamodules.cache import cached_images, unreadable_files
+from datamodules.cache import cached_images
 from datamodules.checks import check
 from datamodules.dataset import ImageDataset, Rows, as_labels
 from datamodules.images import read_image
+from datamodules.inspection import unreadable_files
 from datamodules.loader import Batch
 from datamodules.mapped import MappedDataset
 from datamodules.splits import hold_out

@@ -12,8 +12,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.cache import in_threads, stored_file
 from datamodules.images import IMAGE_SUFFIXES
+from datamodules.stored_file import stored_file
+from datamodules.threads import in_threads
 
 __all__ = ["COMPRESSED", "ShardIndex", "Texts", "index_shards"]
 

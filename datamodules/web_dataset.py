@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.base import Split
-from datamodules.cache import cached_images, inspected
+from datamodules.cache import cached_images
 from datamodules.checks import check
 from datamodules.classes import numbers_first
 from datamodules.files import FileDataset, FilesDataModule
 from datamodules.images import UnreadableImageError, decode_image
+from datamodules.inspection import inspected
 from datamodules.shard_index import COMPRESSED, ShardIndex, index_shards
 from lit_cv.annotations.layout import split_in
 from lit_cv.annotations.masks import mask_class_names

@@ -22,7 +22,7 @@ def oldest(extras: list[str]) -> dict[str, str]:
     lines = list(project["dependencies"])
     for extra in extras:
         lines += project["optional-dependencies"][extra]
-    found = (re.fullmatch(r"([\w.-]+)(?:\[[\w,-]+\])?>=([\w.]+)", line) for line in lines)
+    found = (re.fullmatch(r"([\w.-]+)(?:\[[\w,-]+\])?>=([\w.]+)(?:,<\d+)?", line) for line in lines)
     return {match[1]: match[2] for match in found if match}
 
 

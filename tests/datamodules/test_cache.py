@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from datamodules import ImageFolderDataModule, UnreadableImageError, cache, read_image
-from datamodules.cache import cache_folder, cached_images, unreadable_files
+from datamodules.cache import cached_images
 from datamodules.mapped import MappedDataset, stays_in_memory
+from datamodules.stored_file import cache_folder
 from tests.datamodules.files import save_images
 
 
@@ -147,13 +148,6 @@ def test_a_read_only_folder(images: tuple[Path, list[str]], monkeypatch: pytest.
     assert len(files(root)) == 1
 
 
-@pytest.mark.parametrize("count", [0, 1, 17, 5001])
-def test_each_position_is_worked_on_once(count: int) -> None:
-    seen: list[int] = []
-    cache.in_threads(seen.append, count, "")
-    assert sorted(seen) == list(range(count))
-
-
 def test_no_room(images: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10}))
     with pytest.raises(OSError, match="cache of 12 images takes"):
@@ -179,16 +173,6 @@ def test_batches_are_those_without_a_cache(tmp_path: Path) -> None:
     assert all(path.stat().st_mtime_ns < before for path in files(tmp_path))
 
 
-def test_files_are_checked_once(images: tuple[Path, list[str]], decoded: list[str]) -> None:
-    root, paths = images
-    (root / paths[2]).write_bytes(b"nothing")
-    for _ in range(2):
-        assert list(cache.unreadable_files(root, paths)) == [paths[2]]
-    assert sorted(decoded) == paths
-    (cache_folder(root) / "checked.json").write_text("{torn")
-    assert list(cache.unreadable_files(root, paths)) == [paths[2]]
-
-
 def test_no_room_while_it_is_built(images: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: Any) -> None:  # more than the file system says: a quota, or others that write meanwhile
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -203,14 +187,3 @@ def test_the_room_is_taken_before_anything_is_decoded(images: tuple[Path, list[s
     cached_images(*images, 64, 3)
     found = files(images[0])[0].stat()
     assert found.st_blocks * 512 >= found.st_size
-
-
-def test_what_is_remembered_may_not_be_written(
-    images: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def full(*args: Any, **kwargs: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(Path, "write_text", full)
-    assert unreadable_files(*images) == {}
-    assert "is not kept: [Errno 28]" in caplog.text

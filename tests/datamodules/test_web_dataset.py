@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from datamodules import ImageFolderDataModule, UnreadableImageError, WebDatasetDataModule, shard_index
-from datamodules.cache import cache_folder
+from datamodules.stored_file import cache_folder
 from lit_cv.cli import main
 from tests.datamodules.files import save_images
 
