@@ -74,7 +74,7 @@ def test_a_comparison(tiny: list[str], in_tmp: Path, capsys: pytest.CaptureFixtu
     data = DigitsDataModule(val_fraction=0.0, labels_per_class=1, label_seed=1)
     data.setup()
     batch = data.test_dataset.__getitems__(range(len(data.test_dataset)))  # type: ignore[union-attr]
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # as the recipe does
         accuracy = float((module(batch["image"]).argmax(1) == batch["label"]).float().mean())
     tabled = next(row for row in rows if (row["approach"], row["budget"], row["seed"]) == ("tuned", "1", "1"))
     assert accuracy == pytest.approx(float(tabled["test_acc"]), abs=1e-6)
