@@ -1,12 +1,35 @@
-"""This project's messages on the terminal."""
+"""What is said on the terminal: this project's messages, and not all of Lightning's."""
 
 import logging
 import sys
+import warnings
 from typing import Any
 
-__all__ = ["show_messages"]
+__all__ = ["quiet_lightning", "show_messages"]
 
 log = logging.getLogger("lit_cv")
+
+_NOISE = (
+    r".*does not have many workers.*",
+    r".*LightningCLI's args parameter.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*Trying to infer the `batch_size`.*",
+    r".*The number of training batches .* is smaller than the logging interval.*",
+    r".*You have overridden `on_before_batch_transfer`.*",
+    r".*is not supported by the model summary.*",
+    r".*isinstance\(treespec, LeafSpec\).*",
+    r".*callbacks used to create the checkpoint need to be provided.*",
+    r".*It is recommended to use `self.log.*sync_dist=True.*",
+)
+_CHATTER = (
+    "💡",
+    "GPU available: False",
+    "TPU available: False",
+    "Loading `train_dataloader` to estimate",
+    "`weights_only` was",
+    "`Trainer.fit` stopped",
+    "Trainer already configured with model summary callbacks",
+)
 
 
 def show_messages() -> None:
@@ -19,6 +42,16 @@ def show_messages() -> None:
         log.propagate = False
 
 
+def quiet_lightning() -> None:
+    """Leave out Lightning's advertisements and unfit warnings."""
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message)
+    for name in ("pytorch.utilities.rank_zero", "pytorch.trainer.connectors.checkpoint_connector"):
+        logger = logging.getLogger(f"lightning.{name}")
+        if not any(isinstance(existing, _NoAdvertising) for existing in logger.filters):
+            logger.addFilter(_NoAdvertising())
+
+
 class _StandardError(logging.StreamHandler[Any]):
     """Writes to what standard error is at the moment, which a live progress bar replaces."""
 
@@ -26,3 +59,11 @@ class _StandardError(logging.StreamHandler[Any]):
         """Write a message."""
         self.stream = sys.stderr
         super().emit(record)
+
+
+class _NoAdvertising(logging.Filter):
+    """Drops Lightning's tips about other products, and what it says of hardware that is not there."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether the message is shown."""
+        return not record.getMessage().startswith(_CHATTER)

@@ -2,20 +2,13 @@
 
 import logging
 import sys
-import warnings
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.callbacks import ModelSummary, ProgressBar
-from lightning.pytorch.cli import (
-    ArgsType,
-    LightningArgumentParser,
-    LightningCLI,
-    SaveConfigCallback,
-    _InstantiatorFn,
-)
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
 import datamodules  # noqa: F401 - classes are found by their short names once they are imported
@@ -23,8 +16,9 @@ from lit_cv import callbacks
 from lit_cv.checkpoint_io import AtomicCheckpointIO
 from lit_cv.cli import remedies  # noqa: F401 - later there may be no memory left to import it with
 from lit_cv.cli.arguments import prepare
-from lit_cv.cli.errors import explain, raised_here
-from lit_cv.cli.messages import show_messages
+from lit_cv.cli.errors import raised_here
+from lit_cv.cli.messages import quiet_lightning, show_messages
+from lit_cv.cli.parts import DataInstantiator, Parser, SaveConfig
 from lit_cv.cli.runs import Checkpoint, remove_unused_run
 from lit_cv.metrics_csv import MetricsCSVLogger
 from lit_cv.modules import BaseModule
@@ -33,40 +27,6 @@ from lit_cv.tensorboard_log import RunTensorBoardLogger
 __all__ = ["LitCLI", "prepare_process", "run"]
 
 log = logging.getLogger("lit_cv")
-
-_NOISE = (
-    r".*does not have many workers.*",
-    r".*LightningCLI's args parameter.*",
-    r".*Checkpoint directory .* exists and is not empty.*",
-    r".*Trying to infer the `batch_size`.*",
-    r".*The number of training batches .* is smaller than the logging interval.*",
-    r".*You have overridden `on_before_batch_transfer`.*",
-    r".*is not supported by the model summary.*",
-    r".*isinstance\(treespec, LeafSpec\).*",
-    r".*callbacks used to create the checkpoint need to be provided.*",
-    r".*It is recommended to use `self.log.*sync_dist=True.*",
-)
-_CHATTER = (
-    "💡",
-    "GPU available: False",
-    "TPU available: False",
-    "Loading `train_dataloader` to estimate",
-    "`weights_only` was",
-    "`Trainer.fit` stopped",
-    "Trainer already configured with model summary callbacks",
-)
-
-
-class _Parser(LightningArgumentParser):
-    """A parser whose errors take one line, and that takes no abbreviations: they would hide a typo."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
-
-    typed: ClassVar[list[str]] = []  # the arguments of the process, for messages
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise SystemExit(f"lit-cv: error: {explain(message, self, self.typed)}")
 
 
 class LitCLI(LightningCLI):
@@ -88,10 +48,10 @@ class LitCLI(LightningCLI):
             L.LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            save_config_callback=_SaveConfig,
+            save_config_callback=SaveConfig,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
-            parser_class=_Parser,
+            parser_class=Parser,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             args=args,
@@ -130,7 +90,7 @@ class LitCLI(LightningCLI):
 
     def _add_instantiators(self) -> None:
         super()._add_instantiators()
-        self.parser.add_instantiator(_DataInstantiator(cli=self, key="data"), L.LightningDataModule, prepend=True)
+        self.parser.add_instantiator(DataInstantiator(cli=self, key="data"), L.LightningDataModule, prepend=True)
 
     def instantiate_classes(self) -> None:
         """Build the model, the data and the Trainer; an error of theirs comes out as they raised it."""
@@ -242,28 +202,6 @@ class LitCLI(LightningCLI):
         log.info("Best checkpoint: %s (%s)\nValidate it with: lit-cv validate --ckpt_path %s", best, named, best)
 
 
-class _SaveConfig(SaveConfigCallback):
-    """Saves the configuration when training starts: one that cannot be trained with replaces none that could."""
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Wait."""
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write `config.yaml` to the run's folder."""
-        super().setup(trainer, pl_module, "fit")
-
-
-class _DataInstantiator(_InstantiatorFn):
-    """Lets a DataModule within another keep its own hyperparameters; Lightning gives it those of the outer one."""
-
-    def __call__(self, class_type: type[Any], *args: Any, applied_instantiation_links: Any, **kwargs: Any) -> Any:
-        self.cli._dump_config()
-        outer = str(self.cli.config_dump.get(self.key, {}).get("class_path", ""))
-        if outer.rpartition(".")[2] != class_type.__name__:
-            return class_type(*args, **kwargs)
-        return super().__call__(class_type, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
-
-
 def run(args: list[str]) -> LitCLI | None:
     """Run one of Lightning's verbs.
 
@@ -291,29 +229,11 @@ def run(args: list[str]) -> LitCLI | None:
 
 def prepare_process(args: list[str]) -> None:
     """Set messages and the path of modules up, for arguments as typed."""
-    _quiet()
-    _Parser.typed = list(args)
+    show_messages()
+    quiet_lightning()
+    Parser.typed = list(args)
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # a console script does not see the user's own modules otherwise
-
-
-def _quiet() -> None:
-    """Show this project's messages plainly, and leave out Lightning's advertisements and unfit warnings."""
-    show_messages()
-    for message in _NOISE:
-        warnings.filterwarnings("ignore", message)
-    for name in ("pytorch.utilities.rank_zero", "pytorch.trainer.connectors.checkpoint_connector"):
-        logger = logging.getLogger(f"lightning.{name}")
-        if not any(isinstance(existing, _NoAdvertising) for existing in logger.filters):
-            logger.addFilter(_NoAdvertising())
-
-
-class _NoAdvertising(logging.Filter):
-    """Drops Lightning's tips about other products, and what it says of hardware that is not there."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether the message is shown."""
-        return not record.getMessage().startswith(_CHATTER)
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -1,0 +1,46 @@
+"""What LightningCLI is given in place of parts of its own."""
+
+from typing import Any, ClassVar, NoReturn
+
+import lightning as L
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback, _InstantiatorFn
+
+from lit_cv.cli.errors import explain
+
+__all__ = ["DataInstantiator", "Parser", "SaveConfig"]
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose errors take one line, and that takes no abbreviations: they would hide a typo."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    typed: ClassVar[list[str]] = []  # the arguments of the process, for messages
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong, and end."""
+        raise SystemExit(f"lit-cv: error: {explain(message, self, self.typed)}")
+
+
+class SaveConfig(SaveConfigCallback):
+    """Saves the configuration when training starts: one that cannot be trained with replaces none that could."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Wait."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write `config.yaml` to the run's folder."""
+        super().setup(trainer, pl_module, "fit")
+
+
+class DataInstantiator(_InstantiatorFn):
+    """Lets a DataModule within another keep its own hyperparameters; Lightning gives it those of the outer one."""
+
+    def __call__(self, class_type: type[Any], *args: Any, applied_instantiation_links: Any, **kwargs: Any) -> Any:
+        """Build an instance."""
+        self.cli._dump_config()
+        outer = str(self.cli.config_dump.get(self.key, {}).get("class_path", ""))
+        if outer.rpartition(".")[2] != class_type.__name__:
+            return class_type(*args, **kwargs)
+        return super().__call__(class_type, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
