@@ -195,3 +195,16 @@ def test_the_learning_rate_of_the_command_line_wins(root: Path) -> None:
     rates = {row["step"]: row["lr"] for row in rows if "lr" in row}
     assert all(rate == pytest.approx(0.0123 if step >= 12 else 1e-3) for step, rate in rates.items())
     assert max(rates) > 12
+
+
+@pytest.mark.parametrize("steps", [12, 18])
+def test_a_run_bounded_by_steps_is_made_longer(root: Path, whole: Any, steps: int) -> None:
+    """In the middle of an epoch of 9 steps, and at its end."""
+    constant = ["--model.schedule", "constant"]
+    options = [*FIT, *constant, "--trainer.default_root_dir", str(root)]
+    main([*options, "--trainer.max_steps", str(steps)])
+    main([*options, "--trainer.max_steps", "-1", "--ckpt_path", "last"])
+    a, b = final(root), final(whole(constant))
+    assert a["global_step"] == b["global_step"] == 27
+    for key in ("state_dict", "optimizer_states"):
+        assert_same(a[key], b[key], key)

@@ -56,6 +56,7 @@ class RunCheckpoint(Checkpoint):
         self._folder = Path()
         self._saved_step = -1
         self._validated = False
+        self._cut = False
         self._interrupted = False
         self._ending = False
         self._signal = signal.SIGINT
@@ -89,7 +90,10 @@ class RunCheckpoint(Checkpoint):
     ) -> None:
         """Save the last checkpoint when its turn has come."""
         step = trainer.global_step
-        if self.every_n_steps and step % self.every_n_steps == 0 and step != self._saved_step:
+        # Steps or time are up in the middle of an epoch: a run that is made longer goes on with the rest of it.
+        self._cut = (step == trainer.max_steps or trainer.should_stop) and not trainer.is_last_batch
+        due = self.every_n_steps and step % self.every_n_steps == 0
+        if (due or self._cut) and step != self._saved_step:
             self._save_last(trainer)
         if self._is_told(trainer, batch_idx):
             # Gradients gathered so far are not in a checkpoint: mid-accumulation the one before stands.
@@ -118,8 +122,8 @@ class RunCheckpoint(Checkpoint):
                 self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save at the end of an epoch, when its metrics are known."""
-        self._save(trainer)
+        """Save at the end of an epoch, when its metrics are known; of one that was cut off, that is done."""
+        self._save(trainer, last=not self._cut)
         if self._is_told(trainer):
             self._end()
 
@@ -151,7 +155,7 @@ class RunCheckpoint(Checkpoint):
             self.best_model_score = state_dict["best_model_score"]
             self.best_model_path = state_dict["best_model_path"]
 
-    def _save(self, trainer: L.Trainer) -> None:
+    def _save(self, trainer: L.Trainer, last: bool = True) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         score = monitored_value(trainer, self.monitor)
@@ -162,7 +166,8 @@ class RunCheckpoint(Checkpoint):
         if best:
             self.best_model_score = None if score is None or math.isnan(score) else score
             self.best_model_path = str(self._folder / "best.ckpt")
-        self._save_last(trainer)
+        if last:
+            self._save_last(trainer)
         if best and trainer.is_global_zero:
             link_checkpoint(self._folder / "last.ckpt", self._folder / "best.ckpt")
         trainer.strategy.barrier()
