@@ -104,7 +104,7 @@ class LastCheckpoint(RunCheckpoint):
         """Save the end."""
         self._save_last(trainer)
 
-    def _save(self, trainer: L.Trainer) -> None:
+    def _save(self, trainer: L.Trainer, last: bool = True) -> None:
         """Save nothing at the end of an epoch, unless the run is being stopped there."""
         if self._interrupted:
             self._save_last(trainer)
