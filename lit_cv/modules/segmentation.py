@@ -9,7 +9,7 @@ from torchmetrics import Metric, MetricCollection
 from lit_cv.losses import dice_loss, pixel_cross_entropy
 from lit_cv.metrics import SegmentationIoU
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
-from lit_cv.nn.segmentation import SegmentationHead, build_segmenter
+from lit_cv.nn.segmentation import SegmentationHead, build_segmenter, default_stride
 
 __all__ = ["SegmentationModule"]
 
@@ -84,7 +84,7 @@ class SegmentationModule(BaseModule):
         h = self.hparams
         size = (h["image_size"],) * 2 if isinstance(h["image_size"], int) else h["image_size"]
         if h["stride"] is None:
-            h["stride"] = 2 if size and max(size) <= 128 else 4
+            h["stride"] = default_stride(size)
         head = build_segmenter(
             h["head"],
             self.backbone.feature_levels(size),

@@ -11,7 +11,7 @@ from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from lit_cv.nn.pyramid import FeaturePyramid
 
-__all__ = ["SEGMENTERS", "DeepLabHead", "FCNHead", "SegmentationHead", "build_segmenter"]
+__all__ = ["SEGMENTERS", "DeepLabHead", "FCNHead", "SegmentationHead", "build_segmenter", "default_stride"]
 
 SEGMENTERS = ("fcn", "deeplab")
 
@@ -142,3 +142,13 @@ def _block(in_channels: int, channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
     )
+
+
+def default_stride(image_size: tuple[int, int] | list[int] | None) -> int:
+    """Return the stride of logits for images of a height and width: 4, or 2 for those up to 128 pixels.
+
+    Example:
+        >>> default_stride((480, 640)), default_stride((64, 64)), default_stride(None)
+        (4, 2, 4)
+    """
+    return 2 if image_size and max(image_size) <= 128 else 4

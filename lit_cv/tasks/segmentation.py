@@ -11,7 +11,7 @@ from lit_cv.losses import dice_loss, pixel_cross_entropy
 from lit_cv.losses.segmentation import IGNORE_INDEX
 from lit_cv.metrics import SegmentationIoU
 from lit_cv.nn import Backbone
-from lit_cv.nn.segmentation import SegmentationHead, build_segmenter
+from lit_cv.nn.segmentation import SegmentationHead, build_segmenter, default_stride
 from lit_cv.tasks.base_task import BaseTask, Features, TaskLoss
 
 __all__ = ["SegmentationTask"]
@@ -70,7 +70,7 @@ class SegmentationTask(BaseTask):
                 f"the classes of the task {self.name} are unknown: give tasks.{self.name}.classes, their names, or "
                 "train on data with masks (AnnotatedImagesDataModule, or ShapesDataModule with --data.targets all)."
             )
-        stride = self.stride or (2 if image_size and max(image_size) <= 128 else 4)
+        stride = self.stride or default_stride(image_size)
         levels = backbone.feature_levels(image_size)
         head = build_segmenter(self.kind, levels, len(self.classes), stride, self.channels, self.dropout)
         self.map_strides = tuple(head.strides)
