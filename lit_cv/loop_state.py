@@ -1,9 +1,11 @@
 """Where training stands, read from Lightning's loops, which offer no public names for it."""
 
+from typing import Any
+
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
 
-__all__ = ["batch_index", "logs_now", "restore_loaders", "step_index"]
+__all__ = ["batch_index", "keep_validation_due", "logs_now", "restore_loaders", "step_index", "validation_due"]
 
 
 def step_index(trainer: L.Trainer) -> int:
@@ -23,6 +25,30 @@ def logs_now(trainer: L.Trainer) -> bool:
     """Whether the step under way is one that is logged."""
     interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
     return interval > 0 and (step_index(trainer) + 1) % interval == 0
+
+
+def validation_due(trainer: L.Trainer) -> bool:
+    """Whether validation follows the training batch under way."""
+    loop = trainer.fit_loop
+    return loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+
+
+def keep_validation_due(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
+    """Let a run that continues from a checkpoint of a training batch's end begin with the validation that is due there.
+
+    Lightning takes such a checkpoint for one of after the validation, and after the last batch of an epoch for one of
+    after the epoch: neither would ever be measured. Here the loops say that validation had just begun.
+    """
+    loops = checkpoint.get("loops", {}).get("fit_loop", {})
+    progress = loops.get("epoch_loop.batch_progress")
+    if progress is None or progress["total"]["completed"] != progress["total"]["processed"] - 1:
+        return
+    if validation_due(trainer):
+        for counts in (progress["total"], progress["current"]):
+            counts["completed"] += 1
+        begun = loops["epoch_loop.val_loop.batch_progress"]
+        for name in ("total", "current"):
+            begun[name] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
 
 
 def restore_loaders(trainer: L.Trainer) -> None:

@@ -162,6 +162,39 @@ def test_control_c_saves_the_step_and_ends_cleanly(root: Path, whole: Any, capfd
     assert_same_end(root, whole(AUGMENT))
 
 
+@pytest.mark.parametrize(
+    ("options", "kill"),
+    [
+        ([], ["step=9", "where=validation"]),  # after the last of an epoch's 9 steps, at which a checkpoint was written
+        ([], ["step=27", "where=validation"]),  # the last of all
+        ([], ["step=8", "where=interrupt"]),
+        (["--trainer.val_check_interval", "3"], ["step=3", "where=validation"]),
+        (["--trainer.val_check_interval", "3"], ["step=9", "where=validation"]),
+        (["--trainer.val_check_interval", "3"], ["step=5", "where=interrupt"]),
+        (["--trainer.check_val_every_n_epoch", "2"], ["step=9"]),
+        (["--trainer.check_val_every_n_epoch", "2"], ["step=8", "where=interrupt"]),
+    ],
+)
+def test_a_validation_that_is_due_is_made_up_for(root: Path, whole: Any, options: list[str], kill: list[str]) -> None:
+    options = [*AUGMENT, "--checkpoint.every_n_steps", "3", *options]
+    killer = ["--trainer.callbacks+=killer.Kill", *(f"--trainer.callbacks.{option}" for option in kill)]
+    args = [*FIT, *options, "--trainer.default_root_dir", str(root)]
+    if "where=interrupt" in kill:
+        with pytest.raises(SystemExit):
+            main([*args, *killer])
+    else:
+        run_until_killed([*args, *killer])
+    main([*args, "--ckpt_path", "last"])
+    assert_same_end(root, whole(options))
+    best = [
+        torch.load(path, weights_only=True)["global_step"]
+        for path in (
+            folder / "lightning_logs" / "version_0" / "checkpoints" / "best.ckpt" for folder in (root, whole(options))
+        )
+    ]
+    assert best[0] == best[1]
+
+
 @pytest.mark.parametrize("schedule", ["plateau", "one_cycle", "exponential"])
 def test_schedules(root: Path, whole: Any, schedule: str) -> None:
     options = ["--model.schedule", schedule, "--model.optimizer", "lars", "--model.lr", "0.1"]

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_cv.callbacks.monitored import is_better, monitored_value
 from lit_cv.checkpoint_io import link_checkpoint
+from lit_cv.loop_state import validation_due
 from lit_cv.metrics_csv import MetricsCSVLogger
 
 __all__ = ["RunCheckpoint"]
@@ -82,8 +83,10 @@ class RunCheckpoint(Checkpoint):
             self._handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._interrupt)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write what was logged at the end of the epoch before."""
+        """Write what was logged at the end of the epoch before, or end after a signal, now that it is."""
         _write_tables(trainer)
+        if self._ending:
+            self._end()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -92,6 +95,8 @@ class RunCheckpoint(Checkpoint):
         step = trainer.global_step
         # Steps or time are up in the middle of an epoch: a run that is made longer goes on with the rest of it.
         self._cut = (step == trainer.max_steps or trainer.should_stop) and not trainer.is_last_batch
+        if trainer.is_last_batch and not validation_due(trainer):
+            return  # the epoch ends now
         due = self.every_n_steps and step % self.every_n_steps == 0
         if (due or self._cut) and step != self._saved_step:
             self._save_last(trainer)
@@ -124,8 +129,7 @@ class RunCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save at the end of an epoch, when its metrics are known; of one that was cut off, that is done."""
         self._save(trainer, last=not self._cut)
-        if self._is_told(trainer):
-            self._end()
+        self._ending = self._is_told(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Say what is left of a run that ends early."""

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from lit_cv.loop_state import keep_validation_due
+
 if TYPE_CHECKING:
     from lit_cv.modules.base import BaseModule
 
@@ -19,6 +21,8 @@ def add_contents(module: "BaseModule", checkpoint: dict[str, Any]) -> None:
     names = getattr(getattr(module._trainer, "datamodule", None), "class_names", None)
     if names:
         checkpoint["lit_cv"]["class_names"] = [str(name) for name in names]
+    if module._trainer is not None:
+        keep_validation_due(module.trainer, checkpoint)
     # The weights that training started from are in the checkpoint now, and may not stay where they were.
     if "weights" in checkpoint.get("hyper_parameters", {}):
         checkpoint["hyper_parameters"]["weights"] = None
