@@ -52,20 +52,20 @@ def prepare(args: list[str]) -> tuple[list[str], Checkpoint | None]:
     given = {name: _value(rest, name) for name in ("model", "data")}
     found, rest = _take(rest, ("--ckpt_path",))
     checkpoint = _checkpoint(verb, found[-1], _value(rest, "trainer.default_root_dir")) if found else None
-    if checkpoint and checkpoint.config and not configs:
-        configs = [str(checkpoint.config)]
-    merged: dict[str, Any] = {}
-    for config in configs:
-        _merge(merged, read_configuration(config))
+    asked = _merged([read_configuration(config) for config in configs])
+    files = [read_configuration(config) for config in configs if Path(config).is_file()]
+    merged = _over_run(asked, files, checkpoint, verb)
     for key in _RUN_ONLY:
         merged.pop(key, None)
     for key, name in given.items():
         if name:
             _switch_class(merged, key, name)
+            _switch_class(asked, key, name)
     if checkpoint:
         if verb == "fit":
-            _check_same_data(merged, checkpoint)
-        _take_from_checkpoint(merged, checkpoint, given["model"])
+            _check_same_data(asked, checkpoint, "--data" if given["data"] else "--config")
+        _take_from_checkpoint(merged, checkpoint, _class_of(asked.get("model")), bool(given["model"]))
+        _lay_files_over(merged, files)
         rest = [*rest, "--ckpt_path", str(checkpoint.path)]
     rest = [_in_working_directory(token) for token in rest]
     if not merged:
@@ -73,6 +73,32 @@ def prepare(args: list[str]) -> tuple[list[str], Checkpoint | None]:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="lit_cv_", delete=False) as file:
         yaml.safe_dump(merged, file, sort_keys=False)
     return [verb, "--config", file.name, *rest], checkpoint
+
+
+def _over_run(
+    asked: dict[str, Any], files: list[dict[str, Any]], checkpoint: Checkpoint | None, verb: str
+) -> dict[str, Any]:
+    """Return the configuration of the checkpoint's run, over that of recipes and below that of configuration files."""
+    if checkpoint is None or checkpoint.config is None:
+        return asked
+    run = read_configuration(str(checkpoint.config))
+    data, own = _class_of(asked.get("data")), _class_of(run.get("data"))
+    if verb != "fit" and data and own and _short(data) != _short(own):
+        run["data"] = asked["data"]  # to be evaluated on
+    return _merged([run, *files])
+
+
+def _lay_files_over(config: dict[str, Any], files: list[dict[str, Any]]) -> None:
+    """Let configuration files, which were given for this run, win over the checkpoint's hyperparameters.
+
+    But for what they leave open, which the checkpoint knows from the data, and the weights to start from: it has later
+    ones.
+    """
+    for file in files:
+        section = file.get("model")
+        given = section.get("init_args") or {} if isinstance(section, dict) else {}
+        known = {name: value for name, value in given.items() if value is not None and name != "weights"}
+        _merge(config, {"model": {"init_args": known}})
 
 
 def _checkpoint(verb: str, name: str, root: str | None) -> Checkpoint | None:
@@ -130,6 +156,14 @@ def read_configuration(config: str) -> dict[str, Any]:
     return content
 
 
+def _merged(configurations: list[dict[str, Any]]) -> dict[str, Any]:
+    """Lay configurations over one another, the first undermost."""
+    merged: dict[str, Any] = {}
+    for configuration in configurations:
+        _merge(merged, configuration)
+    return merged
+
+
 def _merge(base: dict[str, Any], top: dict[str, Any]) -> None:
     """Lay one configuration over another; lists are replaced, and a class brings only its own arguments."""
     for key, value in top.items():
@@ -153,15 +187,15 @@ def _switch_class(config: dict[str, Any], key: str, class_path: str) -> None:
         config[key] = {"class_path": _in_working_directory(class_path)}
 
 
-def _check_same_data(config: dict[str, Any], checkpoint: Checkpoint) -> None:
+def _check_same_data(config: dict[str, Any], checkpoint: Checkpoint, option: str) -> None:
     """Refuse to continue a run on other data: its best checkpoint would be compared with other images' scores."""
     if checkpoint.config is None:
         return
     before, now = _class_of(read_configuration(str(checkpoint.config)).get("data")), _class_of(config.get("data"))
     if before and now and _short(before) != _short(now):
         raise ValueError(
-            f"{checkpoint.path} is of a run on {_short(before)}, but {_short(now)} was asked for. Leave --data out to "
-            "continue it, or start a new run from its weights with --model.weights."
+            f"{checkpoint.path} is of a run on {_short(before)}, but {_short(now)} was asked for. Leave {option} out "
+            "to continue it, or start a new run from its weights with --model.weights."
         )
 
 
@@ -170,13 +204,12 @@ def _class_of(section: Any) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _take_from_checkpoint(config: dict[str, Any], checkpoint: Checkpoint, asked: str | None) -> None:
+def _take_from_checkpoint(config: dict[str, Any], checkpoint: Checkpoint, wanted: str | None, named: bool) -> None:
     section = config.get("model") or {}
-    wanted = asked or section.get("class_path")
     if checkpoint.class_path and wanted and _short(wanted) != _short(checkpoint.class_path):
         raise ValueError(
             f"{checkpoint.path} holds a {_short(checkpoint.class_path)}, but {_short(wanted)} was asked for. "
-            f"Leave --model out, or start a new run from its weights with --model.weights."
+            f"Leave {'--model' if named else '--config'} out, or start a new run from its weights with --model.weights."
         )
     if checkpoint.class_path:
         init_args = {**section.get("init_args", {}), **checkpoint.hyperparameters}

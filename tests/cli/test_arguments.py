@@ -86,6 +86,28 @@ def test_a_checkpoint_brings_the_configuration_of_its_run(in_tmp: Path) -> None:
     assert "ckpt_path" not in config
 
 
+def test_the_configuration_of_the_run_lies_over_recipes_and_below_files(in_tmp: Path) -> None:
+    path = save_checkpoint(in_tmp / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt", lr=0.25, weights=None)
+    own = "data: {class_path: DigitsDataModule, init_args: {batch_size: 8, val_fraction: 0.2}}\n"
+    (path.parent.parent / "config.yaml").write_text(own + "trainer: {limit_train_batches: 4}\n")
+    for verb in ("fit", "validate"):
+        config = merged([verb, "--config", "supervised", "--ckpt_path", "last"])
+        assert config["data"]["init_args"] == {"batch_size": 8, "val_fraction": 0.2}
+        assert config["trainer"] == {"limit_train_batches": 4}
+        assert config["model"]["init_args"]["lr"] == 0.25
+    text = "model: {class_path: SupervisedModule, init_args: {lr: 0.5, weights: gone.ckpt}}\n"
+    Path("mine.yaml").write_text(text + "data: {init_args: {batch_size: 9}}\n")
+    config = merged(["fit", "--config", "supervised", "--config", "mine.yaml", "--ckpt_path", "last"])
+    assert config["data"]["init_args"] == {"batch_size": 9, "val_fraction": 0.2}
+    assert (config["model"]["init_args"]["lr"], config["model"]["init_args"]["weights"]) == (0.5, None)
+    other = merged(["test", "--config", "fashion_mnist_supervised", "--ckpt_path", "last"])
+    assert other["data"]["class_path"] == "FashionMNISTDataModule"
+    with pytest.raises(
+        ValueError, match="holds a SupervisedModule, but SimCLRModule was asked for. Leave --config out"
+    ):
+        prepare(["fit", "--config", "simclr", "--ckpt_path", "last"])
+
+
 def test_a_checkpoint_of_another_class_is_refused_by_name(in_tmp: Path) -> None:
     path = save_checkpoint(in_tmp / "some.ckpt")
     with pytest.raises(ValueError, match="holds a SupervisedModule, but SimCLRModule was asked for"):
