@@ -103,7 +103,7 @@ def test_the_configuration_of_the_run_lies_over_recipes_and_below_files(in_tmp: 
     other = merged(["test", "--config", "fashion_mnist_supervised", "--ckpt_path", "last"])
     assert other["data"]["class_path"] == "FashionMNISTDataModule"
     with pytest.raises(
-        ValueError, match="holds a SupervisedModule, but SimCLRModule was asked for. Leave --config out"
+        ValueError, match=r"holds a SupervisedModule, but SimCLRModule was asked for\. Leave --config out"
     ):
         prepare(["fit", "--config", "simclr", "--ckpt_path", "last"])
 
