@@ -241,3 +241,16 @@ def test_a_run_bounded_by_steps_is_made_longer(root: Path, whole: Any, steps: in
     assert a["global_step"] == b["global_step"] == 27
     for key in ("state_dict", "optimizer_states"):
         assert_same(a[key], b[key], key)
+
+
+def test_a_refused_continuation_leaves_the_configuration_of_the_run(
+    root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    args = ["--trainer.default_root_dir", str(root)]
+    run_until_killed([*FIT, *args, "--trainer.callbacks+=killer.Kill", "--trainer.callbacks.step=5"])
+    before = (root / "lightning_logs" / "version_0" / "config.yaml").read_text()
+    capfd.readouterr()
+    with pytest.raises((SystemExit, ValueError), match="batch_size=32, this run has batch_size=16"):
+        main([*FIT, *args, "--data.batch_size", "16", "--ema.decay", "0.9", "--ckpt_path", "last"])
+    assert (root / "lightning_logs" / "version_0" / "config.yaml").read_text() == before
+    assert "before the first checkpoint" not in capfd.readouterr().err

@@ -58,6 +58,7 @@ class RunCheckpoint(Checkpoint):
         self._saved_step = -1
         self._validated = False
         self._cut = False
+        self._trained = False
         self._interrupted = False
         self._ending = False
         self._signal = signal.SIGINT
@@ -110,6 +111,7 @@ class RunCheckpoint(Checkpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """End training after a signal, now that the step before is saved and its numbers are logged."""
+        self._trained = True
         if self._ending:
             self._end()
 
@@ -142,7 +144,7 @@ class RunCheckpoint(Checkpoint):
                 trainer.global_step,
                 self.last_model_path,
             )
-        elif trainer.global_step:
+        elif self._trained:
             log.info("Stopped at step %d, before the first checkpoint.", trainer.global_step)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

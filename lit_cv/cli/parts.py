@@ -24,13 +24,13 @@ class Parser(LightningArgumentParser):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Saves the configuration when training starts: one that cannot be trained with replaces none that could."""
+    """Saves the configuration with the first batch: one that cannot be trained with replaces none that could."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Wait."""
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write `config.yaml` to the run's folder."""
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Write `config.yaml` to the run's folder, once."""
         super().setup(trainer, pl_module, "fit")
 
 
