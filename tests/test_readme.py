@@ -51,7 +51,7 @@ def photos(in_tmp: Path) -> Path:
         (in_tmp / "photos" / name).mkdir(parents=True)
         for index in range(20):
             save_image(torch.rand(3, 40, 50), in_tmp / "photos" / name / f"{index}.png")
-    for file, name in (("rotation", "RotationModule"), ("counting", "CountTask")):
+    for file, name in (("rotation", "RotationModule"), ("counting", "CountTask"), ("stripes", "StripesDataModule")):
         (in_tmp / f"{file}.py").write_text(next(text for text in PROGRAMS if f"class {name}" in text))
     save_voc(in_tmp / "cells", [(80, 96)] * 20, [[("red", 5, 5, 40, 50), ("white", 50, 20, 90, 70)]] * 20)
     (in_tmp / "new").mkdir()

@@ -29,6 +29,7 @@ _CHATTER = (
     "`weights_only` was",
     "`Trainer.fit` stopped",
     "Trainer already configured with model summary callbacks",
+    "\nDetected KeyboardInterrupt",
 )
 
 
