@@ -1,6 +1,6 @@
 """How time and memory grow with the size of the problem, and the exponent: 1 is linear, 2 quadratic.
 
-    python scripts/benchmark_growth.py --csv growth.csv --figure docs/growth.png
+    python scripts/benchmark_growth.py --csv docs/growth.csv --figure docs/growth.png
 
 - batch: a training step of a small residual network on 32-pixel images, against the images of a batch
 - pixels: a step of 16 images, against their pixels
@@ -11,7 +11,8 @@
 
 Each point is a process of its own with one thread. Time is the processor's, the median of the rounds; memory is how
 far the peak of the resident memory rises above what it was before. The exponent is the slope between the last two
-points, in logarithms: what is fixed, such as the start of an epoch, no longer counts there.
+points, in logarithms: what is fixed, such as the start of an epoch, no longer counts there. Points that the table
+holds are not measured again: remove them from it, or name another.
 """
 
 import argparse
@@ -27,13 +28,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 
 from datamodules import ShapesDataModule
 from lit_cv import SupervisedModule
 from lit_cv.evaluation import knn_predictions
+from lit_cv.figures.canvas import BLUE, INK, ORANGE, new_figure, render, save_png, style_axes
 from lit_cv.losses import NTXentLoss
 from lit_cv.nn import create_backbone
 
@@ -47,6 +48,14 @@ SIZES = {
     "knn": [1_000, 10_000, 100_000, 1_000_000],
 }
 COLUMNS = ("what", "size", "milliseconds", "MiB")
+TITLES = {
+    "batch": ("training step of 32-pixel images", "images in the batch"),
+    "pixels": ("training step of 16 images", "pixels of an image"),
+    "images": ("set-up and reading of 50 batches", "images in the set"),
+    "classes": ("classifier: step, validation, metrics", "classes"),
+    "ntxent": ("NT-Xent, forward and backward", "embeddings"),
+    "knn": ("nearest neighbours of 200 images", "images to choose from"),
+}
 
 
 def training_step(batch: int, side: int) -> Work:
@@ -151,47 +160,80 @@ def exponent(rows: list[dict[str, float]], column: str) -> float:
 
 
 def draw(found: dict[str, list[dict[str, float]]], path: str) -> None:
-    """Draw the time of each against its size."""
-    figure, axes = plt.subplots(2, 3, figsize=(11, 6), layout="constrained")
-    for axis, (what, rows) in zip(axes.flat, found.items(), strict=False):
+    """Draw time and memory of each against its size."""
+    figure = new_figure(11.5, 6.8, constrained=True)
+    for place, (what, rows) in enumerate(found.items(), 1):
+        axes = figure.add_subplot(-(-len(found) // 3), 3, place)
         sizes = [row["size"] for row in rows]
-        axis.loglog(sizes, [row["milliseconds"] for row in rows], "o-", label="ms")
-        axis.loglog(sizes, [max(row["MiB"], 0.5) for row in rows], "s--", label="MiB")
-        axis.set_title(f"{what}: time ^{exponent(rows, 'milliseconds'):.2f}", fontsize="medium")
-        axis.set_xticks(sizes, [f"{size:,.0f}" for size in sizes], fontsize="x-small")
-        axis.xaxis.minorticks_off()
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize="small")
-    figure.savefig(path, dpi=110)
+        times, memory = [row["milliseconds"] for row in rows], [max(row["MiB"], 0.5) for row in rows]
+        style = {"markersize": 4, "linewidth": 1.5}
+        axes.loglog(sizes, times, "o-", color=BLUE, label="time of the processor in milliseconds", **style)
+        axes.loglog(sizes, memory, "s--", color=ORANGE, label="memory in MiB", **style)
+        title, unit = TITLES[what]
+        style_axes(axes, f"{title}\n")
+        powers = [exponent(rows, column) for column in ("milliseconds", "MiB")]
+        text = "last two sizes: time to the power {:.2f}, memory {:.2f}".format(*powers)
+        axes.text(0, 1.03, text, transform=axes.transAxes, fontsize=8, color=INK)
+        axes.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
+        axes.minorticks_off()
+        axes.yaxis.set_major_formatter("{x:,g}")
+        axes.set_xlabel(unit, fontsize=8, color=INK)
+        axes.set_ylabel("milliseconds, MiB", fontsize=8, color=INK)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=8, frameon=False)
+    save_png(render(figure), path)
+
+
+def read(path: Path) -> dict[str, list[dict[str, float]]]:
+    """Return the points that a table holds."""
+    found: dict[str, list[dict[str, float]]] = {}
+    if path.is_file():
+        with open(path, newline="") as file:
+            for row in csv.DictReader(file):
+                found.setdefault(row["what"], []).append({name: float(row[name]) for name in COLUMNS[1:]})
+    return found
+
+
+def write(found: dict[str, list[dict[str, float]]], path: Path) -> None:
+    """Write all points into a table."""
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for what, rows in found.items():
+            writer.writerows([what, f"{row['size']:.0f}", row["milliseconds"], f"{row['MiB']:.0f}"] for row in rows)
+
+
+def measure(what: str, size: int, rounds: int) -> dict[str, float]:
+    """Return the row of a point, measured in a process of its own."""
+    command = [sys.executable, __file__, "--what", what, "--point", str(size), "--rounds", str(rounds)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    return {"size": size, "milliseconds": float(printed[-2]), "MiB": float(printed[-1])}
 
 
 def main() -> None:
-    """Measure all points, print the exponents, and draw."""
+    """Measure the points that are not in the table, print all with the exponents, and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--what", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--csv", default="growth.csv")
+    parser.add_argument("--csv", type=Path, default="growth.csv")
     parser.add_argument("--figure", default="growth.png")
     parser.add_argument("--point", type=int, help=argparse.SUPPRESS)  # of the first of `what`, in this process
     args = parser.parse_args()
     if args.point:
         point(args.what[0], args.point, args.rounds)
         return
-    found: dict[str, list[dict[str, float]]] = {}
+    found = read(args.csv)
     print(f"{'':10}{'size':>10}{'ms':>12}{'MiB':>8}")
     for what in args.what:
-        found[what] = []
         for size in SIZES[what]:
-            command = [sys.executable, __file__, "--what", what, "--point", str(size), "--rounds", str(args.rounds)]
-            printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-            found[what].append({"size": size, "milliseconds": float(printed[-2]), "MiB": float(printed[-1])})
-            print(f"{what:10}{size:>10}{printed[-2]:>12}{printed[-1]:>8}", flush=True)
+            known = {int(row["size"]): row for row in found.get(what, [])}
+            if size not in known:
+                known[size] = measure(what, size, args.rounds)
+                found[what] = [known[key] for key in sorted(known)]
+                write(found, args.csv)
+            row = known[size]
+            print(f"{what:10}{size:>10}{row['milliseconds']:>12.3f}{row['MiB']:>8.0f}", flush=True)
         slopes = [exponent(found[what], column) for column in ("milliseconds", "MiB")]
         print(f"{what:10}{'exponent':>10}{slopes[0]:>12.2f}{slopes[1]:>8.2f}", flush=True)
-    with open(args.csv, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows([what, *row.values()] for what, rows in found.items() for row in rows)
     draw(found, args.figure)
 
 

@@ -22,9 +22,10 @@ class BatchFigure(L.Callback):
     """Shows augmented training images, with the labels that the model is taught for them.
 
     The first batch of training goes to `train_batch.png` in the run's folder and to TensorBoard: wrong
-    channels, labels off by one and too strong an augmentation are seen at a glance. Mixed images are titled
-    with their labels' weights; views of one image stand side by side, source and target in turn, row by row; of
-    episodes the first is shown, its support images before its query images; boxes and masks are drawn over the images.
+    channels, labels off by one and too strong an augmentation are seen at a glance. Of a step that changes its images
+    itself these are the `images` and `target` that it returns. Mixed images are titled with their labels' weights;
+    views of one image stand side by side, source and target in turn, row by row; of episodes the first is shown, its
+    support images before its query images; boxes and masks are drawn over the images.
 
     Args:
         every_n_epochs: Show the first batch of every so many epochs; 0 for that of the first one only.
@@ -57,6 +58,7 @@ class BatchFigure(L.Callback):
             return
         self._due = False
         with guarded("Drawing the training batch"):
+            batch, classes = _as_judged(batch, outputs)
             found = _find_images(batch)
             if found is None:
                 return
@@ -68,7 +70,7 @@ class BatchFigure(L.Callback):
                 publish(trainer, figure, "train_batch", trainer.global_step)
                 return
             shown = max(self.n // views, 1) * views
-            titles = _titles(labels, views, trainer, pl_module)[:shown]
+            titles = _titles(labels, views, trainer, pl_module, classes)[:shown]
             # An even number of columns keeps the views of an image in one row.
             columns = 8 if 8 % views == 0 else views
             figure = image_grid(images[:shown], titles, heading, columns=columns)
@@ -84,6 +86,15 @@ def _draw_objects(batch: Mapping[str, Any], n: int, heading: str, trainer: L.Tra
     mask = batch["mask"][:n] if isinstance(batch.get("mask"), Tensor) else None
     titles = object_titles(boxes, labels, mask, *names, count=len(images))
     return image_grid(draw_objects(images, boxes, labels, mask, *names), titles, heading, columns=4, cell=3.2)
+
+
+def _as_judged(batch: Any, outputs: Any) -> tuple[Any, int | None]:
+    """Return the `images` and `target` of a step that changes its images itself, and its number of classes."""
+    if not isinstance(outputs, Mapping) or not _is_images(outputs.get("images")):
+        return batch, None
+    logits = outputs.get("logits")
+    classes = logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 2 else None
+    return {"image": outputs["images"], "label": outputs.get("target")}, classes
 
 
 def _find_images(batch: Any) -> tuple[Tensor, Tensor | None, int] | None:
@@ -132,8 +143,10 @@ def _is_episodes(*parts: Mapping[str, Any]) -> bool:
     return all(isinstance(part.get("image"), Tensor) and part["image"].ndim == 5 for part in parts)
 
 
-def _titles(labels: Tensor | None, views: int, trainer: L.Trainer, pl_module: L.LightningModule) -> list[str]:
+def _titles(
+    labels: Tensor | None, views: int, trainer: L.Trainer, pl_module: L.LightningModule, classes: int | None
+) -> list[str]:
     if labels is None:
         return []
-    names = class_names(trainer, pl_module, labels.shape[1] if labels.ndim == 2 else None)
+    names = class_names(trainer, pl_module, labels.shape[1] if labels.ndim == 2 else classes)
     return [title for title in label_titles(labels, names) for _ in range(views)]

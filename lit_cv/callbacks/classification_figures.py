@@ -37,7 +37,8 @@ class ClassificationFigures(PeriodicFigure):
     drawn when training ends, however it ends, as well as now and then on the way: `confusion_matrix.png` and
     `most_wrong.png` in the run's folder, and the same in TensorBoard. For images with several labels,
     `precision_recall.png` takes the place of the confusion matrix. It works for every module whose
-    `validation_step` returns `logits` (N, K) and `target`, and does nothing for others. Over several
+    `validation_step` returns `logits` (N, K) and `target`, and does nothing for others. The images shown are those
+    of the batch, or the `images` (N, C, H, W) that the step returns, where it changes them itself. Over several
     processes the counts are those of all of them, the images those of the first.
 
     Args:
@@ -154,6 +155,7 @@ def _find(outputs: Any, batch: Any) -> tuple[Tensor | None, Tensor, Tensor] | No
     if not (one or several):
         return None
     images = batch.get("image") if isinstance(batch, Mapping) else None
+    images = outputs.get("images", images)  # of a step that turns or crops them, and asks about that
     fits = isinstance(images, Tensor) and images.ndim == 4 and len(images) == len(logits)
     return (images if fits else None), logits, target
 

@@ -22,7 +22,8 @@ class EmbeddingEvaluation(L.Callback):
     In each validation, and in the test, it logs for `pl_module.embed`, in evaluation mode on images as they are:
 
     - `val_knn_acc`, `val_knn200_acc`: share of the images whose class the 20 (200) nearest labelled training images
-      tell, by a vote weighted with exp(cosine / 0.07) (Wu et al. 2018), where there are labels.
+      tell, by a vote weighted with exp(cosine / 0.07) (Wu et al. 2018), where there are labels. With fewer than 200
+      such images there is no `val_knn200_acc`, with fewer than 20 all of them vote for `val_knn_acc`.
     - `val_alignment`: mean squared distance between views of an image, where the module's step returns them as
       `embedding` (V, N, D); `val_uniformity`: how evenly the images are spread (Wang and Isola 2020), 0 when they
       have collapsed; `val_rankme`: how many directions they use (Garrido et al. 2023), 1 when they have collapsed.
@@ -119,10 +120,11 @@ class EmbeddingEvaluation(L.Callback):
         if len(bank) == 0:
             return {}
         classes = int(trainer.datamodule.num_classes)  # type: ignore[attr-defined]
-        found = knn_predictions(queries, bank, bank_labels, classes, k=(20, 200))
+        numbers = {"knn_acc": 20} | ({"knn200_acc": 200} if len(bank) >= 200 else {})
+        found = knn_predictions(queries, bank, bank_labels, classes, k=list(numbers.values()))
         known = labels >= 0
         right = ((found == labels) & known).sum(1)
-        return {name: _share(count, known.sum()) for name, count in zip(("knn_acc", "knn200_acc"), right, strict=True)}
+        return {name: _share(count, known.sum()) for name, count in zip(numbers, right, strict=True)}
 
     def _bank(self, trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[Tensor, Tensor]:
         """Return the embeddings of the labelled training images of all processes, and their labels."""

@@ -22,7 +22,8 @@ class RunProgressBar(RichProgressBar):
 
     The bar shows the loss and the module's `monitor`. Between two refreshes a step costs a look at the clock,
     so that steps of a few milliseconds are not slowed down. Each finished epoch leaves a line: its training
-    loss, the monitored metric, whether that is the best so far, and the seconds it took. Where there is no
+    loss, the monitored metric, the seconds it took, and `best` where that metric is better than ever before or
+    `best, again` where it equals the best, whose checkpoint then is the later one. Where there is no
     terminal (a log file, continuous integration) only these lines are printed.
 
     Args:
@@ -39,7 +40,7 @@ class RunProgressBar(RichProgressBar):
         self._monitored: float | None = None  # of the epoch under way
         self._shown: dict[str, int | str | float | dict[str, float]] = {}
         self._best: float | None = None
-        self._improved = False
+        self._mark = ""
         self._terminal = False
 
     @property
@@ -126,8 +127,9 @@ class RunProgressBar(RichProgressBar):
         self._best = state_dict["best"]
 
     def _judge(self, value: float, mode: str) -> None:
-        self._improved = is_better(value, self._best, mode)
-        if self._improved:
+        better = is_better(value, self._best, mode)
+        self._mark = "" if not better else "best, again" if value == self._best else "best"
+        if better:
             self._best = value
 
     def _is_due(self, current: int, total: float) -> bool:
@@ -171,13 +173,13 @@ class RunProgressBar(RichProgressBar):
             self._judge(value, mode)
         if value is not None and monitor != "train_loss":
             parts.append(f"{monitor} {short_number(value)}")
-        best = value is not None and self._improved
+        mark = self._mark if value is not None else ""
         now = time.monotonic()
         seconds, self._epoch_start = now - self._epoch_start, now
         parts.append(f"{seconds:.1f} s" if seconds < 100 else f"{seconds:.0f} s")
-        line = "  ".join(parts) + ("  best" if best else "")
+        line = "  ".join([*parts, mark] if mark else parts)
         if self.is_enabled and self.progress is not None:
-            self.progress.console.print(Text(line, style="bold" if best else ""), soft_wrap=True)
+            self.progress.console.print(Text(line, style="bold" if mark == "best" else ""), soft_wrap=True)
         else:
             print(line, flush=True)
 

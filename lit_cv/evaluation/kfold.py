@@ -52,9 +52,10 @@ class CrossValidation:
     """Trains a fresh model for each fold of the training images, and judges it on the fold.
 
     The folds divide the training images of the DataModule (its test images, and validation images of its own, take
-    no part). Each run is a whole `fit`, with its checkpoints and pictures. `folder` gets `kfold.csv` (a row for each
-    fold), `kfold.md` (the table that is printed), `predictions.csv` (every image, predicted by the model that has
-    not seen it) and `kfold.png`.
+    no part). Each run is a whole `fit`, with its checkpoints and pictures; at its end the model is judged on all images
+    of the fold, whatever `--trainer.limit_val_batches` was for the validations on the way. `folder` gets `kfold.csv`
+    (a row for each fold), `kfold.md` (the table that is printed), `predictions.csv` (every image, predicted by the
+    model that has not seen it) and `kfold.png`.
 
     Args:
         args: Options of `fit`.
@@ -114,6 +115,9 @@ class CrossValidation:
         fitted = StudyRun([*self.args, seed], folder, prepare_data=hold_out, report=report)
         trainer, model, data = fitted.trainer, fitted.model, fitted.datamodule
         trainer.loggers = []  # what follows is no part of the training's log
+        trainer.limit_val_batches = trainer.limit_predict_batches = (
+            1.0  # limits are for training: a fold is judged whole
+        )
         best = folder / "checkpoints" / "best.ckpt"
         if self.options.checkpoint == "best" and best.is_file():
             model.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["confusion_figure", "precision_recall_figure"]
+__all__ = ["confusion_figure", "precision_recall_figure", "separate_cells"]
 
 _COUNTED = 20  # classes up to which the counts are written into the cells
 _NAMED = 50  # classes up to which their names are written
+_SEPARATED = 30  # classes up to which lines stand between the cells: smaller cells would be all lines
 _BARS = 30  # classes whose precision and recall are shown
 
 
@@ -56,6 +57,7 @@ def confusion_figure(matrix: Tensor, class_names: Sequence[str] | None = None, h
         axes.tick_params(labelsize=size, length=0, labelcolor=INK)
     if classes <= _COUNTED:
         _write_counts(axes, counts, shares)
+    separate_cells(axes, classes)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted class", fontsize=9, color=INK)
     axes.set_ylabel("true class", fontsize=9, color=INK)
@@ -64,6 +66,17 @@ def confusion_figure(matrix: Tensor, class_names: Sequence[str] | None = None, h
     title = f"{heading}: {accuracy}" if heading else accuracy
     axes.set_title(title, fontsize=10, fontweight="bold", color=INK)
     return figure
+
+
+def separate_cells(axes: "Axes", classes: int) -> None:
+    """Draw thin lines between the cells of a (classes, classes) picture, unless there are too many."""
+    if classes > _SEPARATED:
+        return
+    edges = np.arange(classes + 1) - 0.5
+    axes.set_xticks(edges, minor=True)
+    axes.set_yticks(edges, minor=True)
+    axes.tick_params(which="minor", length=0)
+    axes.grid(which="minor", color="#d0d7de", linewidth=0.7)
 
 
 def _write_counts(axes: "Axes", counts: NDArray[np.int64], shares: NDArray[np.float64]) -> None:

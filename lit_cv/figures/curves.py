@@ -112,6 +112,8 @@ def plot_series(axes: "Axes", history: History, name: str, color: str, label: st
     x = history.epochs_at(steps)
     if len(values) > 40:
         style.pop("marker", None)
+    elif len(values) == 1:
+        style.setdefault("marker", ".")  # a line of one point is not seen
     axes.plot(steps if x is None else x, values, color=color, label=label or name, **style)
 
 
@@ -127,11 +129,14 @@ def _finish(axes: "Axes", unit: str) -> None:
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7.5, frameon=False)
+        axes.legend(fontsize=7.5, edgecolor="none", framealpha=0.85)  # white, over the line of the best epoch
 
 
 def _losses(axes: "Axes", history: History, monitor: str, mode: str) -> None:
-    plot_series(axes, history, "train_loss_step", BLUE, "train, single steps", linewidth=0.6, alpha=0.4)
+    means = history.series("train_loss")[1]
+    steps = history.series("train_loss_step")[1]
+    if len(steps) != len(means) or not np.allclose(steps, means, rtol=1e-3):  # epochs of one step: the same line
+        plot_series(axes, history, "train_loss_step", BLUE, "train, single steps", linewidth=0.6, alpha=0.4)
     plot_series(axes, history, "train_loss", BLUE, "train", marker="o", markersize=3.5)
     plot_series(axes, history, "val_loss", ORANGE, "validation", marker="o", markersize=3.5)
     values = np.concatenate([history.series(n)[1] for n in ("train_loss_step", "train_loss", "val_loss")])
@@ -175,7 +180,8 @@ def _learning_rate(axes: "Axes", history: History, names: list[str]) -> None:
     positive = []
     for name, color in zip(names[:_SERIES], (INK, *PALETTE), strict=False):
         steps, values = _thin(*history.series(name))
-        axes.plot(steps, values, color=color, label=name if len(names) > 1 else "", linewidth=1.3)
+        marker = "." if len(values) == 1 else ""
+        axes.plot(steps, values, color=color, label=name if len(names) > 1 else "", linewidth=1.3, marker=marker)
         positive.append(values[values > 0])
     rates = np.concatenate(positive)
     style_axes(axes, "learning rate")

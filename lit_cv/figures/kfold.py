@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from lit_cv.figures.canvas import BLUE, INK, ORANGE, new_figure, style_axes
+from lit_cv.figures.classification import separate_cells
 from lit_cv.figures.images import short_name
 
 if TYPE_CHECKING:
@@ -79,5 +80,8 @@ def _draw_confusion(axes: "Axes", confusion: Tensor, class_names: Sequence[str])
         axes, f"images predicted by models that have not\nseen them: {100 * right:.2f} % of {counts.sum():,} right"
     )
     axes.grid(False)
+    separate_cells(axes, len(counts))
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
     axes.set_xlabel("predicted class", fontsize=8, color=INK)
     axes.set_ylabel("true class", fontsize=8, color=INK)

@@ -32,6 +32,8 @@ def overlay_figure(runs: Mapping[str, History], metrics: Sequence[str] | None = 
     Raises:
         ValueError: If there is nothing to draw, or no run has logged a metric that is asked for.
     """
+    from matplotlib.ticker import MaxNLocator
+
     logged = dict.fromkeys(name for history in runs.values() for name in history.names)
     for name in metrics or ():
         if name not in logged:
@@ -60,6 +62,8 @@ def overlay_figure(runs: Mapping[str, History], metrics: Sequence[str] | None = 
                 lines.append((drawn[0], name))
         style_axes(axes, metric)
         axes.set_xlabel(unit, fontsize=8, color=INK)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
         values = np.concatenate([history.series(metric)[1] for history in runs.values()])
         if metric.endswith("loss") and len(values) and values.max() > 30 * values.min() > 0:
             axes.set_yscale("log")

@@ -115,7 +115,11 @@ class BaseModule(L.LightningModule, ABC):
 
     @abstractmethod
     def step(self, batch: Batch, stage: Stage) -> Output:
-        """Return `loss`, any further scalars to log, and `logits` and `target` for the metrics."""
+        """Return `loss`, any further scalars to log, and `logits` and `target` for the metrics.
+
+        A step that changes the images itself also returns them, as `images` (N, C, H, W) uint8 or in [0, 1]: they are
+        those that pictures are to show beside `logits` and `target`.
+        """
 
     def configure_metrics(self) -> dict[str, Metric]:
         """Return the metrics of validation and test by name; they are logged as `{stage}_{name}`."""

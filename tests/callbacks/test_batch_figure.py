@@ -48,6 +48,20 @@ def test_the_first_batch_is_shown_as_augmented_with_the_names_of_its_classes(
     assert (events[0].width, events[0].height) == size
 
 
+def test_a_step_that_turns_its_images_has_them_shown_turned(tmp_path: Path, drawn: list[dict[str, Any]]) -> None:
+    class Turning(Oracle):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            images, target = batch["image"].flip(3), torch.tensor([1, 0, 1, 0])
+            return super().training_step(batch, batch_idx) | {
+                "images": images, "target": target, "logits": torch.zeros(4, 2)
+            }  # fmt: skip
+
+    data = Data(train_batches(), class_names=["ant", "bee", "cat", "dog"])
+    run_trainer(tmp_path / "run", [BatchFigure()]).fit(Turning(), datamodule=data)
+    assert drawn[0]["images"][:, 0, 0, -1].tolist() == [0, 1, 2, 3]
+    assert drawn[0]["titles"] == ["1", "0", "1", "0"]  # the names are of other classes
+
+
 def test_epochs_that_were_asked_for_are_shown(tmp_path: Path, drawn: list[dict[str, Any]]) -> None:
     callbacks = [Brighten(), BatchFigure(every_n_epochs=2)]
     run_trainer(tmp_path / "run", callbacks, max_epochs=4).fit(Oracle(), train_batches())

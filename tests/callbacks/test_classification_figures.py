@@ -96,6 +96,17 @@ def test_several_labels_an_image_give_precision_and_recall(tmp_path: Path, drawn
     assert not drawn["confusion_figure"]
 
 
+def test_a_step_that_turns_its_images_has_them_shown_turned(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
+    class Turning(Oracle):
+        def validation_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().validation_step(batch, batch_idx) | {"images": batch["image"].flip(3)}
+
+    trainer = run_trainer(tmp_path / "run", [ClassificationFigures(n_wrong=3)], max_epochs=1)
+    trainer.fit(Turning(), datamodule=Data(train_batches(), validation()))
+    ((images, *_),) = drawn["image_grid"]
+    assert images[:, 0, 0, -1].tolist() == [3, 1, 2]
+
+
 def test_other_modules_and_runs_without_loggers_are_left_alone(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
     class Silent(Oracle):
         def validation_step(self, batch: Any, batch_idx: int) -> Any:

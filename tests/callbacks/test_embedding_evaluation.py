@@ -73,6 +73,14 @@ def test_values_are_those_of_all_images() -> None:
     assert model.mode == "max"
 
 
+@pytest.mark.parametrize(("per_class", "named"), [(1, False), (19, False), (20, True)])
+def test_more_neighbours_than_there_are_have_no_metric(per_class: int, named: bool) -> None:
+    run, data = trainer(EmbeddingEvaluation()), DigitsDataModule(labels_per_class=per_class)
+    run.validate(module(), data, verbose=False)
+    assert "val_knn_acc" in run.callback_metrics
+    assert ("val_knn200_acc" in run.callback_metrics) is named
+
+
 def test_neighbours_at_most() -> None:
     data = DigitsDataModule()
     data.setup()

@@ -106,6 +106,21 @@ def test_the_panels_show_what_was_logged(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
+    ("steps", "shown"), [([2.0, 1.0], ["train"]), ([2.0, 1.5, 1.0, 1.0], ["train, single steps", "train"])]
+)
+def test_steps_are_shown_unless_each_is_an_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[float], shown: list[str]
+) -> None:
+    rows = [{"epoch": 2 * k // len(steps), "step": k, "train_loss_step": loss} for k, loss in enumerate(steps)]
+    rows[len(steps) // 2 - 1]["train_loss"], rows[-1]["train_loss"] = 2.0, 1.0
+    figures: list[Any] = []
+    render = curves_module.render
+    monkeypatch.setattr(curves_module, "render", lambda figure: figures.append(figure) or render(figure))
+    draw_training_curves(write_table(tmp_path, rows), tmp_path / "c.png")
+    assert [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()] == shown
+
+
+@pytest.mark.parametrize(
     "rows",
     [
         [{"epoch": 0, "step": 0, "train_loss_step": float("nan")}],

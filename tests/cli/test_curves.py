@@ -28,6 +28,13 @@ def test_curves_are_those_of_the_tables(tmp_path: Path) -> None:
     assert np.array_equal(over_steps.lines[0].get_xdata(), [10, 20, 30])
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 5])
+def test_ticks_are_whole_epochs(tmp_path: Path, epochs: int) -> None:
+    figure = overlay_figure({"a": History.read(write(tmp_path / "a", [0.5] * epochs) / "metrics.csv")})
+    for axes in figure.axes:
+        assert axes.get_xticks()[axes.get_xticks() <= epochs].tolist() == list(range(epochs + 1))
+
+
 def test_the_verb(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [str(write(in_tmp / "logs" / name / "run", [0.1, 0.5])) for name in ("a", "b")]
     main(["curves", *runs, "--dry_run"])

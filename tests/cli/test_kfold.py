@@ -85,6 +85,17 @@ def test_what_it_leaves(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> Non
         main([*run, "--model.lr", "0.5"])
 
 
+def test_a_fold_is_judged_whole_whatever_the_limit(in_tmp: Path) -> None:
+    limits = ["--trainer.limit_val_batches", "1", "--trainer.limit_predict_batches", "2"]
+    main([*RUN, *limits, "--folds", "2", "--trainer.max_epochs", "1", "--data.batch_size", "256"])
+    folder = in_tmp / "lightning_logs" / "kfold"
+    rows = table(folder / "predictions.csv")
+    for row in table(folder / "kfold.csv"):
+        own = [r["label"] == r["predicted"] for r in rows if r["fold"] == row["fold"]]
+        assert len(own) == int(row["val_images"]) > 512
+        assert np.mean(own) == pytest.approx(float(row["val_acc"]), abs=1e-6)
+
+
 def test_wrong_options_take_one_line(in_tmp: Path) -> None:
     with pytest.raises(SystemExit, match="no option --fold: did you mean 'folds'"):
         main(["kfold", "--config", "supervised", "--fold", "3"])
