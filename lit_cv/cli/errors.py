@@ -10,6 +10,7 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lit_cv.cli.own_files import own_classes, why_not
 from lit_cv.suggest import nearest
 
 __all__ = ["explain", "explain_value", "is_for_the_user", "raised_here"]
@@ -30,9 +31,8 @@ def explain(message: str, parser: LightningArgumentParser, typed: Sequence[str] 
         typed: The arguments as they were given, which say whose option a message is about.
     """
     text = " ".join(message.split())
-    if match := re.search(r"--([\w.]+)\.help: Expected a dot import path string: (\S+)", text):
-        classes = [cls.__name__ for cls in _subclasses(_CLASSES.get(match[1], object))] if match[1] in _CLASSES else []
-        return f"--{match[1]}.help: no class {match[2]!r}{nearest(match[2], classes)}"
+    if said := _class_error(text, typed):
+        return said
     if match := re.fullmatch(r"unrecognized arguments: ([^-]\S*)", text):
         return f"there is no argument {match[1]!r}: options start with --, a recipe comes after --config."
     if match := re.search(r"unrecognized arguments: --([\w.]+)", text):
@@ -40,12 +40,6 @@ def explain(message: str, parser: LightningArgumentParser, typed: Sequence[str] 
         return f"no option --{match[1]}{nearest(match[1], names)} `--help` lists them."
     if match := re.search(r"[Oo]ption '([\w.]+)'", text):
         return _unknown_option(match[1].removesuffix(".class_path").removesuffix(".init_args"), parser, typed)
-    if "Expected a dot import path string" in text or "not a subclass" in text.lower():
-        key = _typed(_key(text), typed)
-        name = _given(text) or text.rpartition(" ")[2]
-        base = _base(key)
-        classes = [cls.__name__ for cls in _subclasses(base)] if base else []
-        return f"--{key}: no class {name!r}{nearest(name, classes)}"
     if match := re.search(r"required: \w+\.(\w+)", text):
         return f"no {match[1]}: give --config RECIPE (`lit-cv recipes` lists them) or --{match[1]} CLASS."
     if match := re.search(r"required: (\w+)$", text):
@@ -73,9 +67,54 @@ def explain_value(message: str, key: str = "", value: str = "") -> str | None:
         return None
     allowed = " or ".join(map(_readable, expected))
     if allowed == "null" and (base := _base(key)):  # what was given is no class of that kind
-        return f"--{key}: no class {value!r}{nearest(value, [cls.__name__ for cls in _subclasses(base)])}"
+        return _no_class(key, value, base)
     hint = nearest(value, re.findall(r"'([^']+)'", allowed)).removesuffix(".")
     return f"--{key} {value} does not fit: expected {allowed}{hint}"
+
+
+def _class_error(text: str, typed: Sequence[str]) -> str | None:
+    """Say why a class is not to be had, `None` where a message is about something else."""
+    if match := re.match(r"--([\w.]+)\.help: ", text):
+        key, name = match[1], _following(f"--{match[1]}.help", typed)
+        option = f"{key}.help"
+    else:
+        key, name = _typed(_key(text), typed), _given(text)
+        option = key
+    base = _base(key)
+    if base is None:
+        return None
+    if why := why_not(name):
+        return f"--{option}: {why}"
+    if re.search(r"instantiatable class, but \S+ is abstract", text):
+        return _abstract(option, name, base)
+    if re.search(r"Expected a dot import path string|Problem with given class_path|not a subclass", text, re.I):
+        return _no_class(option, name or text.rpartition(" ")[2], base)
+    return None
+
+
+def _no_class(option: str, name: str, base: type[object]) -> str:
+    known = [cls.__name__ for cls in _subclasses(base) if not inspect.isabstract(cls)]
+    return f"--{option}: no class {name!r}{nearest(name.rpartition('.')[2], dict.fromkeys([*known, *own_classes()]))}"
+
+
+def _abstract(option: str, name: str, base: type[object]) -> str:
+    """Say what a class lacks, or which to take in place of one that others have in common."""
+    short = name.rpartition(".")[2]
+    cls = next((cls for cls in _subclasses(base) if cls.__name__ == short), None)
+    kinds = [] if cls is None else sorted(c.__name__ for c in _subclasses(cls) if not inspect.isabstract(c))
+    if kinds:
+        return f"--{option}: {name} is what others have in common: choose {', '.join(kinds)}."
+    lacking = sorted(getattr(cls, "__abstractmethods__", ()))
+    return f"--{option}: {name} cannot be built: it must define {' and '.join(lacking) or 'its abstract methods'}."
+
+
+def _following(option: str, typed: Sequence[str]) -> str:
+    """Return what was typed after an option."""
+    for index, token in enumerate(typed):
+        name, equals, value = token.partition("=")
+        if name == option:
+            return value if equals else "".join(typed[index + 1 : index + 2])
+    return ""
 
 
 def _unknown_option(name: str, parser: LightningArgumentParser, typed: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from lit_cv.cli import remedies  # noqa: F401 - later there may be no memory lef
 from lit_cv.cli.arguments import prepare
 from lit_cv.cli.errors import raised_here
 from lit_cv.cli.messages import quiet_lightning, show_messages
+from lit_cv.cli.own_files import OwnFiles
 from lit_cv.cli.parts import DataInstantiator, Parser, SaveConfig
 from lit_cv.cli.runs import Checkpoint, remove_unused_run
 from lit_cv.metrics_csv import MetricsCSVLogger
@@ -231,7 +232,7 @@ def prepare_process(args: list[str]) -> None:
     """Set messages and the path of modules up, for arguments as typed."""
     show_messages()
     quiet_lightning()
-    Parser.typed = list(args)
+    Parser.typed, OwnFiles.folder = list(args), Path.cwd()
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # a console script does not see the user's own modules otherwise
 

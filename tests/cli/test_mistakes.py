@@ -151,6 +151,43 @@ def test_hints(in_tmp: Path, args: list[str], message: str) -> None:
         main(["fit", *args])
 
 
+OWN = {
+    "torn.py": "class TornModule(:\n    pass\n",
+    "needy.py": "import torch\nimport not_installed_here\n\n\nclass NeedyModule:\n    pass\n",
+    "unnamed.py": "class UnnamedModule(nothing_known):\n    pass\n",
+    "shouting.py": "import lightning as L\n\n\nclass Shout(L.Callback):\n    pass\n",
+    "stepless.py": "from lit_cv import BaseModule\n\n\nclass SteplessModule(BaseModule):\n    pass\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--model", "torn.TornModule"], r"--model: torn\.py, line 1: SyntaxError: invalid syntax\."),
+        (["--model", "TornModule"], r"--model: torn\.py, line 1: SyntaxError"),
+        (["--model.help", "TornModule"], r"--model\.help: torn\.py, line 1: SyntaxError"),
+        (["--trainer.callbacks+=torn.TornModule"], r"--trainer\.callbacks: torn\.py, line 1: SyntaxError"),
+        (["--model", "NeedyModule"], r"needy\.py, line 2: ModuleNotFoundError: No module named 'not_installed_here'"),
+        (["--data", "UnnamedModule"], r"--data: unnamed\.py, line 1: NameError: name 'nothing_known' is not defined"),
+        (["--trainer.callbacks+=Shot"], "no class 'Shot': did you mean 'Shout'"),
+        (
+            ["--model", "SteplessModule"],
+            "stepless.SteplessModule cannot be built: it must define configure_head and step",
+        ),
+        (["--model", "DomainAdaptationModule"], "what others have in common: choose .*MMDModule, SelfTrainingModule"),
+        (["--model", "lost.LostModule"], r"run where lost\.py lies, or set PYTHONPATH"),
+        (["--model", "lit_cv.modules.lost.SupervisedModule"], "did you mean 'SupervisedModule'"),
+        (["--model", "lit_cv.SupervisdModule"], "did you mean 'SupervisedModule'"),
+    ],
+)
+def test_classes_of_the_users_own(in_tmp: Path, option: list[str], message: str) -> None:
+    for name, text in OWN.items():
+        Path(name).write_text(text)
+    with pytest.raises(SystemExit, match=message) as error:
+        main(["fit", "--config", "supervised", *option])
+    assert "\n" not in str(error.value)
+
+
 def test_what_the_system_and_the_trainer_refuse_takes_one_line(in_tmp: Path) -> None:
     (in_tmp / "file.txt").write_text("no folder")
     path = {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
