@@ -1,5 +1,6 @@
 """One line for what the parser says in sixty."""
 
+import argparse
 import inspect
 import re
 import traceback
@@ -11,7 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_cv.cli.own_files import own_classes, why_not
-from lit_cv.suggest import nearest
+from lit_cv.suggest import nearest, nearest_option
 
 __all__ = ["explain", "explain_value", "is_for_the_user", "raised_here"]
 
@@ -36,8 +37,7 @@ def explain(message: str, parser: LightningArgumentParser, typed: Sequence[str] 
     if match := re.fullmatch(r"unrecognized arguments: ([^-]\S*)", text):
         return f"there is no argument {match[1]!r}: options start with --, a recipe comes after --config."
     if match := re.search(r"unrecognized arguments: --([\w.]+)", text):
-        names = [name for name in _options(parser) if "." in name or "." not in match[1]]
-        return f"no option --{match[1]}{nearest(match[1], names)} `--help` lists them."
+        return f"no option --{match[1]}{nearest_option(match[1], _options(parser))} `--help` lists them."
     if match := re.search(r"[Oo]ption '([\w.]+)'", text):
         return _unknown_option(match[1].removesuffix(".class_path").removesuffix(".init_args"), parser, typed)
     if match := re.search(r"required: \w+\.(\w+)", text):
@@ -123,12 +123,13 @@ def _unknown_option(name: str, parser: LightningArgumentParser, typed: Sequence[
     prefix = whole.removesuffix(name).removesuffix(".")
     base = _base(prefix)
     if base is None:
-        return f"no option {name!r}{nearest(name, _options(parser))}"
+        return f"no option --{whole}{nearest_option(whole, _options(parser))}"
     names = {argument for cls in _subclasses(base) if _is_ours(cls) for argument in _arguments(cls)}
     if name in names:
         owners = sorted(c.__name__ for c in _subclasses(base) if _is_ours(c) and name in _arguments(c))
         return f"no option --{whole} with the class chosen: {', '.join(owners[:8])} have it (--{prefix} CLASS)."
-    return f"no option --{whole}{nearest(name, names)} `--{prefix}.help CLASS` lists those of a class."
+    near = nearest_option(whole, (f"{prefix}.{argument}" for argument in names))
+    return f"no option --{whole}{near} `--{prefix}.help CLASS` lists those of a class."
 
 
 def _base(option: str) -> type[object] | None:
@@ -180,10 +181,18 @@ def _readable(expected: str) -> str:
 
 def _options(parser: LightningArgumentParser) -> list[str]:
     """Return the names of all options: the parser's own, and the arguments of every class that it can build."""
-    names = [action.dest for action in parser._actions if action.dest not in ("help", "==SUPPRESS==")]
+    names = _own_names(parser)
     for prefix, base in _CLASSES.items():
-        names += [f"{prefix}.{argument}" for cls in _subclasses(base) for argument in _arguments(cls)]
-    return list(dict.fromkeys([*names, *(name.rpartition(".")[2] for name in names)]))
+        names += [f"{prefix}.{argument}" for c in _subclasses(base) if _is_ours(c) for argument in _arguments(c)]
+    return list(dict.fromkeys(names))
+
+
+def _own_names(parser: argparse.ArgumentParser) -> list[str]:
+    """Return the names of a parser's options, or of its verbs'; those of a class lack its part, and are left out."""
+    verbs = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
+    names = [action.dest for action in parser._actions if action.dest not in ("help", "==SUPPRESS==")]
+    names = names if "config" in names else []
+    return names + [name for choices in verbs for verb in choices.values() for name in _own_names(verb)]
 
 
 def _subclasses(base: type[object]) -> Iterable[type]:
