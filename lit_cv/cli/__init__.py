@@ -72,16 +72,18 @@ def console() -> None:
         sys.exit(130)
     except Exception as error:
         from lit_cv.cli.errors import is_for_the_user
+        from lit_cv.cli.option_names import with_option
         from lit_cv.cli.remedies import remedy
 
         what_to_do = remedy(error)
         if what_to_do is None and not is_for_the_user(error):
             raise
-        said = str(error) or type(error).__name__
-        sys.exit(f"lit-cv: error: {said}" if what_to_do is None else f"lit-cv: error: {_line(said)} {what_to_do}")
+        if what_to_do is None:
+            sys.exit(f"lit-cv: error: {with_option(error, sys.argv[1:])}")
+        sys.exit(f"lit-cv: error: {_line(str(error) or type(error).__name__)} {what_to_do}")
 
 
 def _line(text: str) -> str:
     """Return the first line, which in a message of torch's may be followed by its own stack."""
     line = text.strip().splitlines()[0]
-    return line if line.endswith(".") else f"{line}."
+    return line if line.endswith((".", "!", "?")) else f"{line}."

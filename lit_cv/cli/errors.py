@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lit_cv.cli.own_files import own_classes, why_not
 from lit_cv.suggest import nearest, nearest_option
 
-__all__ = ["explain", "explain_value", "is_for_the_user", "raised_here"]
+__all__ = ["arguments_of", "explain", "explain_value", "is_for_the_user", "is_of_trainer", "raised_here"]
 
 _CLASSES: dict[str, type] = {
     "model": L.LightningModule,
@@ -124,9 +124,9 @@ def _unknown_option(name: str, parser: LightningArgumentParser, typed: Sequence[
     base = _base(prefix)
     if base is None:
         return f"no option --{whole}{nearest_option(whole, _options(parser))}"
-    names = {argument for cls in _subclasses(base) if _is_ours(cls) for argument in _arguments(cls)}
+    names = {argument for cls in _subclasses(base) if _is_ours(cls) for argument in arguments_of(cls)}
     if name in names:
-        owners = sorted(c.__name__ for c in _subclasses(base) if _is_ours(c) and name in _arguments(c))
+        owners = sorted(c.__name__ for c in _subclasses(base) if _is_ours(c) and name in arguments_of(c))
         return f"no option --{whole} with the class chosen: {', '.join(owners[:8])} have it (--{prefix} CLASS)."
     near = nearest_option(whole, (f"{prefix}.{argument}" for argument in names))
     return f"no option --{whole}{near} `--{prefix}.help CLASS` lists those of a class."
@@ -152,7 +152,16 @@ def is_for_the_user(error: Exception) -> bool:
     if isinstance(error, MisconfigurationException | OSError):
         return True
     kinds = (ValueError, TypeError, ImportError)
-    return isinstance(error, kinds) and not isinstance(error, ModuleNotFoundError) and raised_here(error)
+    if not isinstance(error, kinds) or isinstance(error, ModuleNotFoundError):
+        return False
+    return raised_here(error) or is_of_trainer(error)
+
+
+def is_of_trainer(error: BaseException) -> bool:
+    """Tell whether the Trainer raised an error about what it was given: the devices, for example."""
+    if isinstance(error, MisconfigurationException):
+        return True
+    return any("accelerator_connector" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
 
 
 def raised_here(error: BaseException) -> bool:
@@ -183,7 +192,7 @@ def _options(parser: LightningArgumentParser) -> list[str]:
     """Return the names of all options: the parser's own, and the arguments of every class that it can build."""
     names = _own_names(parser)
     for prefix, base in _CLASSES.items():
-        names += [f"{prefix}.{argument}" for c in _subclasses(base) if _is_ours(c) for argument in _arguments(c)]
+        names += [f"{prefix}.{argument}" for c in _subclasses(base) if _is_ours(c) for argument in arguments_of(c)]
     return list(dict.fromkeys(names))
 
 
@@ -206,7 +215,8 @@ def _needs(cls: type, name: str) -> bool:
     return _is_ours(cls) and own is not None and own.default is own.empty
 
 
-def _arguments(cls: type) -> Iterable[str]:
+def arguments_of(cls: type) -> Iterable[str]:
+    """Yield the names of a class's constructor arguments, those of its bases after its own."""
     for base in inspect.getmro(cls):
         if "__init__" in vars(base):
             for name, parameter in inspect.signature(base).parameters.items():

@@ -1,12 +1,20 @@
-"""What to do about the errors of the machine: no memory, no disk, no permission."""
+"""What to do about the errors of the machine: no memory, no disk, no permission, no such devices."""
 
 import errno
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 __all__ = ["remedy"]
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "alloc_failed")
+# What the Trainer says of devices without naming what to give.
+_DEVICES = (
+    ("No supported gpu backend", "This machine has no GPU: --trainer.accelerator cpu, or auto, takes what is there."),
+    ("Trainer(devices=", "Give a number from 1, or auto (--trainer.devices)."),
+    ("in Lightning, but the product", "Give --trainer.devices the number of torchrun's --nproc_per_node, and "
+     "--trainer.num_nodes that of its --nnodes."),
+)  # fmt: skip
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -19,6 +27,8 @@ def remedy(error: BaseException) -> str | None:
         'The disk is full: free some space, or write elsewhere with --trainer.default_root_dir.'
     """
     text = str(error)
+    if isinstance(error, MisconfigurationException | ValueError):
+        return next((advice for words, advice in _DEVICES if words in text), None)
     if isinstance(error, RuntimeError) and "DataLoader worker" in text:
         if "killed by signal" in text or "exited unexpectedly" in text:
             return (

@@ -1,6 +1,7 @@
 """What users get wrong ends in an answer, and nothing is lost."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ import yaml
 from torchvision.utils import save_image
 
 from lit_cv import SupervisedModule
-from lit_cv.cli import main
+from lit_cv.cli import console, main
+from lit_cv.cli.remedies import remedy
 from lit_cv.cli.runs import remove_unused_run
 
 QUICK = [
@@ -187,6 +189,43 @@ def test_classes_of_the_users_own(in_tmp: Path, option: list[str], message: str)
     with pytest.raises(SystemExit, match=message) as error:
         main(["fit", "--config", "supervised", *option])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--ema.decay", "2"], "decay=2.0: .* (--ema.decay)."),
+        (["--early_stopping.patience", "-1"], "patience=-1: .* (--early_stopping.patience)."),
+        (["--trainer.callbacks+=CutMix", "--trainer.callbacks.alpha", "-1"], "alpha=.* (--trainer.callbacks.alpha)."),
+        (["--trainer.callbacks+=EMA", "--trainer.callbacks.decay=2"], "decay=2.0: .* (--trainer.callbacks.decay)."),
+        (["--model.weights", "nothere.pt"], "weights='nothere.pt': there is no such file (--model.weights)."),
+        (["--model.backbone", "resnet19"], "there is no backbone 'resnet19': .*? (--model.backbone)"),
+        (["--trainer.devices", "0"], ".* Give a number from 1, or auto (--trainer.devices)."),
+        (["--trainer.devices", "x"], ".* should be an int > 0 (--trainer.devices)."),
+        (["--trainer.accelerator", "foo"], ".* (--trainer.accelerator)."),
+        (["--trainer.max_epochs", "-5"], ".* (--trainer.max_epochs)."),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_option(
+    in_tmp: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lit-cv", "fit", "--config", "supervised", *QUICK, *options])
+    with pytest.raises(SystemExit) as error:
+        console()
+    wanted = ".*".join(map(re.escape, message.split(".*")))
+    assert re.fullmatch(f"lit-cv: error: {wanted}", str(error.value))
+
+
+def test_processes_that_no_device_was_asked_for(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    for name, value in (("RANK", 1), ("GROUP_RANK", 0), ("LOCAL_RANK", 1), ("LOCAL_WORLD_SIZE", 2), ("WORLD_SIZE", 2)):
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(ValueError, match=r"torchrun started 2 processes, .* --trainer\.devices .* --nproc_per_node"):
+        main(["fit", "--config", "supervised", *QUICK, "--trainer.devices", "1"])
+    with pytest.raises(ValueError, match="in Lightning") as error:
+        main(["fit", "--config", "supervised", *QUICK, "--trainer.devices", "1", "--trainer.strategy", "ddp"])
+    assert "--nproc_per_node" in str(remedy(error.value))
+    assert not Path("lightning_logs").exists()
 
 
 @pytest.mark.parametrize(
