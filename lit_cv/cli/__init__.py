@@ -75,7 +75,7 @@ def console() -> None:
         from lit_cv.cli.option_names import with_option
         from lit_cv.cli.remedies import remedy
 
-        what_to_do = remedy(error)
+        what_to_do = remedy(error, sys.argv[1:])
         if what_to_do is None and not is_for_the_user(error):
             raise
         if what_to_do is None:

@@ -1,6 +1,9 @@
 """What to do about the errors of the machine: no memory, no disk, no permission, no such devices."""
 
 import errno
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -19,8 +22,12 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-def remedy(error: BaseException) -> str | None:
+def remedy(error: BaseException, typed: Sequence[str] = ()) -> str | None:
     """Return which option to change, `None` for any other error or one that says so itself.
+
+    Args:
+        error: The error.
+        typed: The arguments of the process, of which one may name the folder that an error is about.
 
     Example:
         >>> remedy(OSError(28, "No space left on device"))
@@ -47,8 +54,27 @@ def remedy(error: BaseException) -> str | None:
         return None
     if error.errno in _FULL:
         return "The disk is full: free some space, or write elsewhere with --trainer.default_root_dir."
-    if error.errno in _CLOSED:
-        return "Choose a folder that can be written to with --trainer.default_root_dir."
+    if error.errno in _CLOSED or _makes_folder(error):
+        option = _option_of(error.filename, typed) or "--trainer.default_root_dir"
+        return f"Choose a folder that can be written to with {option}."
+    return None
+
+
+def _makes_folder(error: BaseException) -> bool:
+    """Tell whether a folder was to be made: in a place that does not take any, the system says what it likes."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].name in ("mkdir", "makedirs")
+
+
+def _option_of(path: object, typed: Sequence[str]) -> str | None:
+    """Return the option whose value is a path, or a folder above it."""
+    for index, token in enumerate(typed):
+        option, equals, value = token.partition("=")
+        value = value if equals else "".join(typed[index + 1 : index + 2])
+        if option.startswith("--") and value and isinstance(path, str):
+            given = Path(value).expanduser().absolute()
+            if given.parent != given and Path(path).absolute().is_relative_to(given):
+                return option
     return None
 
 

@@ -264,6 +264,8 @@ def test_what_the_system_and_the_trainer_refuse_takes_one_line(in_tmp: Path) -> 
     assert "Traceback" not in wrong.stderr
     assert wrong.stderr.splitlines()[-1].startswith("lit-cv: error: ")
     assert "file.txt" in wrong.stderr
+    assert wrong.stderr.count("file.txt") == 1
+    assert wrong.stderr.endswith(" Choose a folder that can be written to with --trainer.default_root_dir.\n")
 
 
 @pytest.mark.parametrize(
