@@ -50,6 +50,10 @@ def main(args: list[str] | None = None) -> "LitCLI | None":
         print(__version__)
         return None
     if args[0] == "recipes":
+        if args[1:] and not {"-h", "--help"} & set(args):
+            raise SystemExit(
+                f"lit-cv: error: recipes takes no arguments, but {args[1]!r} was given: see `lit-cv recipes`."
+            )
         print(recipe_table())
         return None
     if args[0] not in VERBS:
