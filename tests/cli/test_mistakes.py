@@ -218,7 +218,7 @@ def test_a_wrong_value_is_told_with_its_option(
 
 def test_processes_that_no_device_was_asked_for(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    for name, value in (("RANK", 1), ("GROUP_RANK", 0), ("LOCAL_RANK", 1), ("LOCAL_WORLD_SIZE", 2), ("WORLD_SIZE", 2)):
+    for name, value in (("RANK", 0), ("GROUP_RANK", 0), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 2), ("WORLD_SIZE", 2)):
         monkeypatch.setenv(name, str(value))
     with pytest.raises(ValueError, match=r"torchrun started 2 processes, .* --trainer\.devices .* --nproc_per_node"):
         main(["fit", "--config", "supervised", *QUICK, "--trainer.devices", "1"])
