@@ -81,7 +81,7 @@ def _class_error(text: str, typed: Sequence[str]) -> str | None:
         key, name = _typed(_key(text), typed), _given(text)
         option = key
     base = _base(key)
-    if base is None:
+    if base is None or not re.search(r"(Module|Callback)\b|dot import path|class_path|\.help: ", text):
         return None
     if why := why_not(name):
         return f"--{option}: {why}"

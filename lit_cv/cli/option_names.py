@@ -13,6 +13,7 @@ from lit_cv.cli.errors import arguments_of, is_of_trainer
 __all__ = ["with_option"]
 
 _CALLBACKS = "trainer.callbacks"
+_OTHER_OPTIONS = ("convert", "agreement", "compare", "curves", "export")  # verbs whose options are not those of fit
 _GROUPS: tuple[tuple[type, str], ...] = (
     (callbacks.RunCheckpoint, "checkpoint"),
     (callbacks.MonitorEarlyStopping, "early_stopping"),
@@ -43,8 +44,10 @@ def with_option(error: BaseException, typed: Sequence[str] = ()) -> str:
         decay=2.0: give a number between 0 and 1, such as 0.999 (--ema.decay).
     """
     said = str(error) or type(error).__name__
-    if "--" in said:
+    if typed[:1] and typed[0] in _OTHER_OPTIONS:
         return said
+    if "--" in said:
+        return re.sub(r"--(model|data)\.(\w+)", lambda found: f"--{_as_typed(found[1], found[2], typed)}", said)
     option = _of_trainer(said) if is_of_trainer(error) else _of_class(error, said, typed)
     if option is None:
         return said
@@ -79,8 +82,8 @@ def _as_typed(group: str, name: str, typed: Sequence[str]) -> str:
     """Return the option that was typed: a class within another has one that is longer (`data.source.root`)."""
     given = [token[2:].partition("=")[0] for token in typed if token.startswith("--")]
     groups = (f"{group}.",) if group in ("model", "data") else (f"{group}.", f"{_CALLBACKS}.")
-    own = (option for option in given if option.startswith(groups) and option.endswith(f".{name}"))
-    return next(own, f"{group}.{name}")
+    own = [option for option in given if option.startswith(groups) and option.endswith(f".{name}")]
+    return own[0] if own and f"{group}.{name}" not in own else f"{group}.{name}"
 
 
 def _of_trainer(said: str) -> str | None:

@@ -32,7 +32,7 @@ def why_not(name: str) -> str | None:
     Args:
         name: `module.Class`, or the name alone of a class in a file of the working directory.
     """
-    if not re.fullmatch(r"(\w+\.)*[A-Za-z_]\w*", name):
+    if not re.fullmatch(r"(\w+\.)*[A-Za-z_]\w*", name) or name.endswith((".yaml", ".yml", ".json")):
         return None
     module = name.rpartition(".")[0] or _unreadable_home(name)
     if not module:

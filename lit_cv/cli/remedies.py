@@ -13,11 +13,12 @@ __all__ = ["remedy"]
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "alloc_failed")
 # What the Trainer says of devices without naming what to give.
 _DEVICES = (
-    ("No supported gpu backend", "This machine has no GPU: --trainer.accelerator cpu, or auto, takes what is there."),
+    ("No supported gpu backend", "torch sees no GPU here: take --trainer.accelerator cpu, or auto for what there is."),
     ("Trainer(devices=", "Give a number from 1, or auto (--trainer.devices)."),
     ("in Lightning, but the product", "Give --trainer.devices the number of torchrun's --nproc_per_node, and "
      "--trainer.num_nodes that of its --nnodes."),
 )  # fmt: skip
+_OUTPUTS = ("default_root_dir", "folder", "output", "out", "dirpath")  # last parts of options that name a folder
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -67,14 +68,14 @@ def _makes_folder(error: BaseException) -> bool:
 
 
 def _option_of(path: object, typed: Sequence[str]) -> str | None:
-    """Return the option whose value is a path, or a folder above it."""
+    """Return the option of what is written whose value is a path, or a folder above it."""
     for index, token in enumerate(typed):
         option, equals, value = token.partition("=")
         value = value if equals else "".join(typed[index + 1 : index + 2])
-        if option.startswith("--") and value and isinstance(path, str):
-            given = Path(value).expanduser().absolute()
-            if given.parent != given and Path(path).absolute().is_relative_to(given):
-                return option
+        if option.removeprefix("--").rpartition(".")[2] not in _OUTPUTS or not value or not isinstance(path, str):
+            continue
+        if Path(path).absolute().is_relative_to(Path(value).expanduser().absolute()):
+            return option
     return None
 
 

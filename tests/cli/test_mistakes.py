@@ -198,8 +198,18 @@ def test_classes_of_the_users_own(in_tmp: Path, option: list[str], message: str)
         (["--early_stopping.patience", "-1"], "patience=-1: .* (--early_stopping.patience)."),
         (["--trainer.callbacks+=CutMix", "--trainer.callbacks.alpha", "-1"], "alpha=.* (--trainer.callbacks.alpha)."),
         (["--trainer.callbacks+=EMA", "--trainer.callbacks.decay=2"], "decay=2.0: .* (--trainer.callbacks.decay)."),
+        (
+            [
+                *("--data=DomainAdaptationDataModule", "--data.source=DigitsDataModule"),
+                *("--data.target=DigitsDataModule", "--data.source.val_fraction=5"),
+            ],
+            "val_fraction=5.0 was given, .*: change --data.source.val_fraction.",
+        ),
+        (["--data.image_size", "photos.v2"], "--data.image_size photos.v2 does not fit: expected int.*"),
+        (["--model", "wrong.yaml"], ".*no class.*'wrong.yaml'.*"),
         (["--model.weights", "nothere.pt"], "weights='nothere.pt': there is no such file (--model.weights)."),
         (["--model.backbone", "resnet19"], "there is no backbone 'resnet19': .*? (--model.backbone)"),
+        (["--model.warmup_epochs", "-1"], "warmup_epochs=-1.0: give a number from 0 on (--model.warmup_epochs)."),
         (["--trainer.devices", "0"], ".* Give a number from 1, or auto (--trainer.devices)."),
         (["--trainer.devices", "x"], ".* should be an int > 0 (--trainer.devices)."),
         (["--trainer.accelerator", "foo"], ".* (--trainer.accelerator)."),
