@@ -251,7 +251,7 @@ def test_processes_that_no_device_was_asked_for(in_tmp: Path, monkeypatch: pytes
 def test_what_a_step_must_return(in_tmp: Path, monkeypatch: pytest.MonkeyPatch, returned: object, message: str) -> None:
     monkeypatch.setattr(SupervisedModule, "step", lambda self, batch, stage: returned)
     with pytest.raises(TypeError, match=f"SupervisedModule.step must return a dict with `loss`.*{message}"):
-        main(["fit", "--config", "supervised", *QUICK])
+        main(["fit", "--config", "supervised", *QUICK, "--trainer.num_sanity_val_steps", "0"])
 
 
 def test_a_picture_is_no_checkpoint(in_tmp: Path) -> None:
