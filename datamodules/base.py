@@ -16,7 +16,7 @@ from datamodules.classes import choose_classes
 from datamodules.dataset import ImageDataset
 from datamodules.domain_pairs import PairDataset
 from datamodules.loader import EpochSampler, ResumableLoader, loader_options
-from datamodules.splits import Positions, hold_out, keep_labels
+from datamodules.splits import Positions, classes_with_fewer, hold_out, keep_labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -146,6 +146,8 @@ class BaseDataModule(L.LightningDataModule, ABC):
             self.unlabeled_dataset = train.hide_labels(labeled)
         self._describe(train)
         self._tell(len(labeled))
+        if h["labels_per_class"] is not None:
+            self._tell_few(*classes_with_fewer(train.strata, h["labels_per_class"]))
         self._is_set_up = True
 
     def training_pool(self) -> ImageDataset:
@@ -193,6 +195,25 @@ class BaseDataModule(L.LightningDataModule, ABC):
         shape = "x".join(map(str, (self.in_channels, *(self.image_size or ()))))
         log.info("%s: %s; %s", type(self).__name__, ", ".join(sizes), ", ".join([*classes, shape]))
 
+    @rank_zero_only
+    def _tell_few(self, classes: int, least: int) -> None:
+        if classes:
+            log.warning(
+                "labels_per_class=%d: %s have fewer labels, %d at least; all of theirs are taken "
+                "(--data.labels_per_class).",
+                self.hparams["labels_per_class"],
+                "all classes" if classes == self.num_classes else f"{classes} of {self.num_classes} classes",
+                least,
+            )
+
+    @rank_zero_only
+    def _tell_no_validation(self, option: str = "--data.val_fraction") -> None:
+        log.warning(
+            "There are no validation images: nothing is measured on images that training has not seen. Raise %s, or "
+            "give more images of each class.",
+            option,
+        )
+
     def class_counts(self) -> Tensor:
         """Return how many labels of each class training has, (num_classes,) int64."""
         labels = self.train_dataset.labels
@@ -227,8 +248,9 @@ class BaseDataModule(L.LightningDataModule, ABC):
         return self._evaluation_loader(dataset)
 
     def val_dataloader(self) -> Any:
-        """Return the loader of the validation images; an empty list where there are none."""
+        """Return the loader of the validation images; an empty list where there are none, which is said."""
         if self.val_dataset is None:
+            self._tell_no_validation()
             return []
         return self._evaluation_loader(self._without_images_if_known(self.val_dataset))
 

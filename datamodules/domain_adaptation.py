@@ -138,7 +138,10 @@ class DomainAdaptationDataModule(BaseDataModule):
 
     def val_dataloader(self) -> Any:
         """Return the loaders of the target's and the source's validation images."""
-        return self._both(self.val_dataset, self.source_val_dataset)
+        loaders = self._both(self.val_dataset, self.source_val_dataset)
+        if not loaders:
+            self._tell_no_validation("--data.target.val_fraction")
+        return loaders
 
     def test_dataloader(self) -> Any:
         """Return the loaders of the target's and the source's test images."""

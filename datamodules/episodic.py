@@ -206,7 +206,10 @@ class EpisodicDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> Any:
         """Return the loader of the validation episodes; an empty list where no classes are held out for it."""
-        return self._evaluation_loader("val") if "val" in self.pools else []
+        if "val" not in self.pools:
+            log.warning("There are no validation episodes: no classes are held out for them (--data.val_classes).")
+            return []
+        return self._evaluation_loader("val")
 
     def test_dataloader(self) -> ResumableLoader:
         """Return the loader of the test episodes."""

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Positions", "hold_out", "keep_labels"]
+__all__ = ["Positions", "classes_with_fewer", "hold_out", "keep_labels"]
 
 Positions = NDArray[np.int64]
 
@@ -75,6 +75,19 @@ def hold_out(labels: Tensor, fraction: float, seed: int, purpose: int = 0) -> tu
     held = _choose(labels, total, _random(seed, purpose), at_least_one=False, leave_one=True)
     kept = np.setdiff1d(np.arange(len(labels)), held, assume_unique=True)
     return kept, held
+
+
+def classes_with_fewer(labels: Tensor, per_class: int) -> tuple[int, int]:
+    """Return how many classes have fewer labels than `per_class`, and how few the least of them has.
+
+    Example:
+        >>> import torch
+        >>> classes_with_fewer(torch.tensor([0] * 10 + [1] * 20), 15)
+        (1, 10)
+    """
+    counts = [len(own) for own in _members(_strata(labels))]
+    fewer = [count for count in counts if count < per_class]
+    return len(fewer), min(fewer, default=0)
 
 
 def keep_labels(labels: Tensor, per_class: int | None, fraction: float | None, seed: int) -> Positions:

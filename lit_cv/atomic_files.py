@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["could_not_write", "free_path", "replacing"]
+__all__ = ["could_not_write", "free_path", "path_in_words", "replacing"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -58,6 +58,11 @@ def free_path(path: Path) -> Path:
     """
     numbered = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in itertools.count(1))
     return next(candidate for candidate in itertools.chain([path], numbered) if not os.path.lexists(candidate))
+
+
+def path_in_words(path: Path, wanted: Path) -> str:
+    """Return a path that `free_path` gave for `wanted`, and why it is another: a user looks where it was before."""
+    return str(path) if path == wanted else f"{path} ({wanted.name} is there already, and left as it is)"
 
 
 def could_not_write(error: OSError, what: str, path: Path) -> OSError:

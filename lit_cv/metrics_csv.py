@@ -82,6 +82,8 @@ class MetricsCSVLogger(Logger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Write everything; after another error, one that this ends in is told and does not hide the first."""
+        if status == "failed" and not self._rows:
+            return
         try:
             self._flush()
         except OSError as error:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["nearest"]
+__all__ = ["nearest", "nearest_option"]
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
@@ -21,3 +21,24 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     if not close:
         return "."
     return ": did you mean " + " or ".join(repr(by_lower[match]) for match in close) + "?"
+
+
+def nearest_option(name: str, valid: Iterable[str]) -> str:
+    """Return what `nearest` does for options, as they are to be typed; `name` may leave out the group.
+
+    Args:
+        name: The option, without dashes.
+        valid: The options that there are, without dashes, with their groups.
+
+    Example:
+        >>> nearest_option("min_lr", ["model.lr", "model.min_lr"])
+        ": did you mean '--model.min_lr'?"
+    """
+    named: dict[str, list[str]] = {}
+    for option in valid:
+        named.setdefault(option if "." in name else option.rpartition(".")[2], []).append(f"--{option}")
+    lowered = {last.lower(): options for last, options in named.items()}
+    cutoff = 1.0 if name.lower() in lowered else 0.6
+    close = get_close_matches(name.lower(), lowered, n=2, cutoff=cutoff)
+    found = [option for match in close for option in lowered[match]][:3]
+    return ": did you mean " + " or ".join(map(repr, found)) + "?" if found else "."

@@ -87,6 +87,14 @@ class Votes:
         return ", ".join(f"{self.classes[k]} {votes[k]}" for k in order if votes[k])
 
     def __str__(self) -> str:
+        return self.summary(" (the table that `lit-cv agreement` writes lists all)")
+
+    def summary(self, where: str = "") -> str:
+        """Return how far the annotators agree, and the most disputed images.
+
+        Args:
+            where: What follows the number of the images that are left out: where to find them.
+        """
         found, disputed = self.consensus, self.consensus.disputed
         kappa = f"{found.kappa:.2f}"
         if np.isnan(found.kappa):
@@ -97,7 +105,7 @@ class Votes:
         ]
         lines += [f"  {self.images[position]}: {self.describe(position)}" for position in disputed[:_SHOWN]]
         if len(disputed) > _SHOWN:
-            lines.append(f"  and {len(disputed) - _SHOWN} more (the table that `lit-cv agreement` writes lists all)")
+            lines.append(f"  and {len(disputed) - _SHOWN} more{where}")
         return "\n".join(lines)
 
     def write(self, path: Path) -> None:

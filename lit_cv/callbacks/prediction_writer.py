@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lit_cv.atomic_files import free_path
+from lit_cv.atomic_files import free_path, path_in_words
 from lit_cv.callbacks.prediction_drafts import BoxDrafts, MaskDrafts
 from lit_cv.callbacks.prediction_embeddings import EmbeddingFile
 from lit_cv.callbacks.prediction_table import ClassTable
@@ -193,13 +193,15 @@ class PredictionWriter(L.Callback):
                 *self._embeddings.write(path, found, names, labels),
                 where,
             )
+        if self.format != "coco" and not parts["boxes"]:
+            log.warning("--predictions.format %s has no effect: it is for boxes, and this model has none.", self.format)
         if parts["boxes"] or parts["masks"]:
             self._write_drafts(trainer, parts["boxes"], parts["masks"])
 
     def _free(self, name: str) -> tuple[Path, str]:
         """Return where to write a file, and how to say so."""
         wanted = self.folder / name
-        return (path := free_path(wanted)), _place(path, wanted)
+        return (path := free_path(wanted)), path_in_words(path, wanted)
 
     def _write_drafts(self, trainer: L.Trainer, boxes: Sequence[Any], masks: Sequence[Any]) -> None:
         data = getattr(trainer, "datamodule", None)
@@ -213,22 +215,17 @@ class PredictionWriter(L.Callback):
             count, objects = self._boxes.write(
                 boxes, names, images, classes, self._drafts, self.format, least, unsure_first
             )
-            where = _place(self._drafts, self.folder / _DRAFTS)
+            where = path_in_words(self._drafts, self.folder / _DRAFTS)
             log.info("%d boxes in %d images, from a score of %g on: %s", objects, count, least, where)
         if masks:
             names = _names(trainer, [part[0] for part in masks])
             classes = list(getattr(data, "mask_classes", None) or [])
             count = self._masks.write(masks, names, classes, self._drafts, unsure_first)
-            log.info("Masks of %d images: %s", count, _place(self._drafts, self.folder / _DRAFTS))
+            log.info("Masks of %d images: %s", count, path_in_words(self._drafts, self.folder / _DRAFTS))
         if boxes and self.format == "yolo":
             log.info("They belong beside the folder `images`: %s", images)
         else:
             log.info("Read with --data AnnotatedImagesDataModule --data.root %s --data.images %s", self._drafts, images)
-
-
-def _place(path: Path, wanted: Path) -> str:
-    """Return a path in words: a user looks where the file was the last time."""
-    return str(path) if path == wanted else f"{path} ({wanted.name} is there already, and left as it is)"
 
 
 def _by_task(outputs: Any) -> dict[str, dict[str, Any]]:

@@ -50,6 +50,10 @@ def main(args: list[str] | None = None) -> "LitCLI | None":
         print(__version__)
         return None
     if args[0] == "recipes":
+        if args[1:] and not {"-h", "--help"} & set(args):
+            raise SystemExit(
+                f"lit-cv: error: recipes takes no arguments, but {args[1]!r} was given: see `lit-cv recipes`."
+            )
         print(recipe_table())
         return None
     if args[0] not in VERBS:
@@ -72,16 +76,18 @@ def console() -> None:
         sys.exit(130)
     except Exception as error:
         from lit_cv.cli.errors import is_for_the_user
+        from lit_cv.cli.option_names import with_option
         from lit_cv.cli.remedies import remedy
 
-        what_to_do = remedy(error)
+        what_to_do = remedy(error, sys.argv[1:])
         if what_to_do is None and not is_for_the_user(error):
             raise
-        said = str(error) or type(error).__name__
-        sys.exit(f"lit-cv: error: {said}" if what_to_do is None else f"lit-cv: error: {_line(said)} {what_to_do}")
+        if what_to_do is None:
+            sys.exit(f"lit-cv: error: {with_option(error, sys.argv[1:])}")
+        sys.exit(f"lit-cv: error: {_line(str(error) or type(error).__name__)} {what_to_do}")
 
 
 def _line(text: str) -> str:
     """Return the first line, which in a message of torch's may be followed by its own stack."""
     line = text.strip().splitlines()[0]
-    return line if line.endswith(".") else f"{line}."
+    return line if line.endswith((".", "!", "?")) else f"{line}."

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 
 from lit_cv.annotations.convert import convert
 from lit_cv.cli.messages import show_messages
-from lit_cv.suggest import nearest
+from lit_cv.suggest import nearest_option
 
 __all__ = ["OneLineParser", "own_options", "run"]
 
@@ -35,7 +35,7 @@ class OneLineParser(ArgumentParser):
             token = match[1].partition("=")[0]
             known = [option[2:] for option in options]
             wrong = (
-                f"no option {token}{nearest(token[2:], known)}"
+                f"no option {token}{nearest_option(token[2:], known)}"
                 if token.startswith("-")
                 else (f"there is no argument {token!r}: options start with --.")
             )

@@ -1,5 +1,6 @@
 """One line for what the parser says in sixty."""
 
+import argparse
 import inspect
 import re
 import traceback
@@ -10,9 +11,10 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lit_cv.suggest import nearest
+from lit_cv.cli.own_files import own_classes, why_not
+from lit_cv.suggest import nearest, nearest_option
 
-__all__ = ["explain", "explain_value", "is_for_the_user", "raised_here"]
+__all__ = ["arguments_of", "explain", "explain_value", "is_for_the_user", "is_of_trainer", "raised_here"]
 
 _CLASSES: dict[str, type] = {
     "model": L.LightningModule,
@@ -30,22 +32,14 @@ def explain(message: str, parser: LightningArgumentParser, typed: Sequence[str] 
         typed: The arguments as they were given, which say whose option a message is about.
     """
     text = " ".join(message.split())
-    if match := re.search(r"--([\w.]+)\.help: Expected a dot import path string: (\S+)", text):
-        classes = [cls.__name__ for cls in _subclasses(_CLASSES.get(match[1], object))] if match[1] in _CLASSES else []
-        return f"--{match[1]}.help: no class {match[2]!r}{nearest(match[2], classes)}"
+    if said := _class_error(text, typed):
+        return said
     if match := re.fullmatch(r"unrecognized arguments: ([^-]\S*)", text):
         return f"there is no argument {match[1]!r}: options start with --, a recipe comes after --config."
     if match := re.search(r"unrecognized arguments: --([\w.]+)", text):
-        names = [name for name in _options(parser) if "." in name or "." not in match[1]]
-        return f"no option --{match[1]}{nearest(match[1], names)} `--help` lists them."
+        return f"no option --{match[1]}{nearest_option(match[1], _options(parser))} `--help` lists them."
     if match := re.search(r"[Oo]ption '([\w.]+)'", text):
         return _unknown_option(match[1].removesuffix(".class_path").removesuffix(".init_args"), parser, typed)
-    if "Expected a dot import path string" in text or "not a subclass" in text.lower():
-        key = _typed(_key(text), typed)
-        name = _given(text) or text.rpartition(" ")[2]
-        base = _base(key)
-        classes = [cls.__name__ for cls in _subclasses(base)] if base else []
-        return f"--{key}: no class {name!r}{nearest(name, classes)}"
     if match := re.search(r"required: \w+\.(\w+)", text):
         return f"no {match[1]}: give --config RECIPE (`lit-cv recipes` lists them) or --{match[1]} CLASS."
     if match := re.search(r"required: (\w+)$", text):
@@ -73,9 +67,54 @@ def explain_value(message: str, key: str = "", value: str = "") -> str | None:
         return None
     allowed = " or ".join(map(_readable, expected))
     if allowed == "null" and (base := _base(key)):  # what was given is no class of that kind
-        return f"--{key}: no class {value!r}{nearest(value, [cls.__name__ for cls in _subclasses(base)])}"
+        return _no_class(key, value, base)
     hint = nearest(value, re.findall(r"'([^']+)'", allowed)).removesuffix(".")
     return f"--{key} {value} does not fit: expected {allowed}{hint}"
+
+
+def _class_error(text: str, typed: Sequence[str]) -> str | None:
+    """Say why a class is not to be had, `None` where a message is about something else."""
+    if match := re.match(r"--([\w.]+)\.help: ", text):
+        key, name = match[1], _following(f"--{match[1]}.help", typed)
+        option = f"{key}.help"
+    else:
+        key, name = _typed(_key(text), typed), _given(text)
+        option = key
+    base = _base(key)
+    if base is None or not re.search(r"(Module|Callback)\b|dot import path|class_path|\.help: ", text):
+        return None
+    if why := why_not(name):
+        return f"--{option}: {why}"
+    if re.search(r"instantiatable class, but \S+ is abstract", text):
+        return _abstract(option, name, base)
+    if re.search(r"Expected a dot import path string|Problem with given class_path|not a subclass", text, re.I):
+        return _no_class(option, name or text.rpartition(" ")[2], base)
+    return None
+
+
+def _no_class(option: str, name: str, base: type[object]) -> str:
+    known = [cls.__name__ for cls in _subclasses(base) if not inspect.isabstract(cls)]
+    return f"--{option}: no class {name!r}{nearest(name.rpartition('.')[2], dict.fromkeys([*known, *own_classes()]))}"
+
+
+def _abstract(option: str, name: str, base: type[object]) -> str:
+    """Say what a class lacks, or which to take in place of one that others have in common."""
+    short = name.rpartition(".")[2]
+    cls = next((cls for cls in _subclasses(base) if cls.__name__ == short), None)
+    kinds = [] if cls is None else sorted(c.__name__ for c in _subclasses(cls) if not inspect.isabstract(c))
+    if kinds:
+        return f"--{option}: {name} is what others have in common: choose {', '.join(kinds)}."
+    lacking = sorted(getattr(cls, "__abstractmethods__", ()))
+    return f"--{option}: {name} cannot be built: it must define {' and '.join(lacking) or 'its abstract methods'}."
+
+
+def _following(option: str, typed: Sequence[str]) -> str:
+    """Return what was typed after an option."""
+    for index, token in enumerate(typed):
+        name, equals, value = token.partition("=")
+        if name == option:
+            return value if equals else "".join(typed[index + 1 : index + 2])
+    return ""
 
 
 def _unknown_option(name: str, parser: LightningArgumentParser, typed: Sequence[str]) -> str:
@@ -84,12 +123,13 @@ def _unknown_option(name: str, parser: LightningArgumentParser, typed: Sequence[
     prefix = whole.removesuffix(name).removesuffix(".")
     base = _base(prefix)
     if base is None:
-        return f"no option {name!r}{nearest(name, _options(parser))}"
-    names = {argument for cls in _subclasses(base) if _is_ours(cls) for argument in _arguments(cls)}
+        return f"no option --{whole}{nearest_option(whole, _options(parser))}"
+    names = {argument for cls in _subclasses(base) if _is_ours(cls) for argument in arguments_of(cls)}
     if name in names:
-        owners = sorted(c.__name__ for c in _subclasses(base) if _is_ours(c) and name in _arguments(c))
+        owners = sorted(c.__name__ for c in _subclasses(base) if _is_ours(c) and name in arguments_of(c))
         return f"no option --{whole} with the class chosen: {', '.join(owners[:8])} have it (--{prefix} CLASS)."
-    return f"no option --{whole}{nearest(name, names)} `--{prefix}.help CLASS` lists those of a class."
+    near = nearest_option(whole, (f"{prefix}.{argument}" for argument in names))
+    return f"no option --{whole}{near} `--{prefix}.help CLASS` lists those of a class."
 
 
 def _base(option: str) -> type[object] | None:
@@ -112,7 +152,16 @@ def is_for_the_user(error: Exception) -> bool:
     if isinstance(error, MisconfigurationException | OSError):
         return True
     kinds = (ValueError, TypeError, ImportError)
-    return isinstance(error, kinds) and not isinstance(error, ModuleNotFoundError) and raised_here(error)
+    if not isinstance(error, kinds) or isinstance(error, ModuleNotFoundError):
+        return False
+    return raised_here(error) or is_of_trainer(error)
+
+
+def is_of_trainer(error: BaseException) -> bool:
+    """Tell whether the Trainer raised an error about what it was given: the devices, for example."""
+    if isinstance(error, MisconfigurationException):
+        return True
+    return any("accelerator_connector" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
 
 
 def raised_here(error: BaseException) -> bool:
@@ -141,10 +190,18 @@ def _readable(expected: str) -> str:
 
 def _options(parser: LightningArgumentParser) -> list[str]:
     """Return the names of all options: the parser's own, and the arguments of every class that it can build."""
-    names = [action.dest for action in parser._actions if action.dest not in ("help", "==SUPPRESS==")]
+    names = _own_names(parser)
     for prefix, base in _CLASSES.items():
-        names += [f"{prefix}.{argument}" for cls in _subclasses(base) for argument in _arguments(cls)]
-    return list(dict.fromkeys([*names, *(name.rpartition(".")[2] for name in names)]))
+        names += [f"{prefix}.{argument}" for c in _subclasses(base) if _is_ours(c) for argument in arguments_of(c)]
+    return list(dict.fromkeys(names))
+
+
+def _own_names(parser: argparse.ArgumentParser) -> list[str]:
+    """Return the names of a parser's options, or of its verbs'; those of a class lack its part, and are left out."""
+    verbs = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
+    names = [action.dest for action in parser._actions if action.dest not in ("help", "==SUPPRESS==")]
+    names = names if "config" in names else []
+    return names + [name for choices in verbs for verb in choices.values() for name in _own_names(verb)]
 
 
 def _subclasses(base: type[object]) -> Iterable[type]:
@@ -158,7 +215,8 @@ def _needs(cls: type, name: str) -> bool:
     return _is_ours(cls) and own is not None and own.default is own.empty
 
 
-def _arguments(cls: type) -> Iterable[str]:
+def arguments_of(cls: type) -> Iterable[str]:
+    """Yield the names of a class's constructor arguments, those of its bases after its own."""
     for base in inspect.getmro(cls):
         if "__init__" in vars(base):
             for name, parameter in inspect.signature(base).parameters.items():

@@ -17,6 +17,7 @@ _NOISE = (
     r".*The number of training batches .* is smaller than the logging interval.*",
     r".*You have overridden `on_before_batch_transfer`.*",
     r".*is not supported by the model summary.*",
+    r"Total length of `list` across ranks is zero.*",  # the DataModules say so
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*callbacks used to create the checkpoint need to be provided.*",
     r".*It is recommended to use `self.log.*sync_dist=True.*",

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from lit_cv.suggest import nearest
+from lit_cv.suggest import nearest_option
 
 __all__ = ["OwnParser", "command_line", "flag"]
 
@@ -56,7 +56,7 @@ class OwnParser(argparse.ArgumentParser):
     def _unknown(self, token: str) -> str:
         own = [option[2:] for action in self._actions for option in action.option_strings if option.startswith("--")]
         name = token.lstrip("-").partition("=")[0]
-        return f"lit-cv: error: no option {token}{nearest(name, own)} `lit-cv {self.verb} --help` lists them."
+        return f"lit-cv: error: no option {token}{nearest_option(name, own)} `lit-cv {self.verb} --help` lists them."
 
 
 def flag(text: str) -> bool:

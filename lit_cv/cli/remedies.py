@@ -1,24 +1,42 @@
-"""What to do about the errors of the machine: no memory, no disk, no permission."""
+"""What to do about the errors of the machine: no memory, no disk, no permission, no such devices."""
 
 import errno
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 __all__ = ["remedy"]
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "alloc_failed")
+# What the Trainer says of devices without naming what to give.
+_DEVICES = (
+    ("No supported gpu backend", "torch sees no GPU here: take --trainer.accelerator cpu, or auto for what there is."),
+    ("Trainer(devices=", "Give a number from 1, or auto (--trainer.devices)."),
+    ("in Lightning, but the product", "Give --trainer.devices the number of torchrun's --nproc_per_node, and "
+     "--trainer.num_nodes that of its --nnodes."),
+)  # fmt: skip
+_OUTPUTS = ("default_root_dir", "folder", "output", "out", "dirpath")  # last parts of options that name a folder
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-def remedy(error: BaseException) -> str | None:
+def remedy(error: BaseException, typed: Sequence[str] = ()) -> str | None:
     """Return which option to change, `None` for any other error or one that says so itself.
+
+    Args:
+        error: The error.
+        typed: The arguments of the process, of which one may name the folder that an error is about.
 
     Example:
         >>> remedy(OSError(28, "No space left on device"))
         'The disk is full: free some space, or write elsewhere with --trainer.default_root_dir.'
     """
     text = str(error)
+    if isinstance(error, MisconfigurationException | ValueError):
+        return next((advice for words, advice in _DEVICES if words in text), None)
     if isinstance(error, RuntimeError) and "DataLoader worker" in text:
         if "killed by signal" in text or "exited unexpectedly" in text:
             return (
@@ -37,8 +55,27 @@ def remedy(error: BaseException) -> str | None:
         return None
     if error.errno in _FULL:
         return "The disk is full: free some space, or write elsewhere with --trainer.default_root_dir."
-    if error.errno in _CLOSED:
-        return "Choose a folder that can be written to with --trainer.default_root_dir."
+    if error.errno in _CLOSED or _makes_folder(error):
+        option = _option_of(error.filename, typed) or "--trainer.default_root_dir"
+        return f"Choose a folder that can be written to with {option}."
+    return None
+
+
+def _makes_folder(error: BaseException) -> bool:
+    """Tell whether a folder was to be made: in a place that does not take any, the system says what it likes."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].name in ("mkdir", "makedirs")
+
+
+def _option_of(path: object, typed: Sequence[str]) -> str | None:
+    """Return the option of what is written whose value is a path, or a folder above it."""
+    for index, token in enumerate(typed):
+        option, equals, value = token.partition("=")
+        value = value if equals else "".join(typed[index + 1 : index + 2])
+        if option.removeprefix("--").rpartition(".")[2] not in _OUTPUTS or not value or not isinstance(path, str):
+            continue
+        if Path(path).absolute().is_relative_to(Path(value).expanduser().absolute()):
+            return option
     return None
 
 

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import re
 import shutil
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ __all__ = ["Checkpoint", "find_checkpoint", "newest_run", "remove_unused_run"]
 log = logging.getLogger("lit_cv")
 
 _EVENTS = "events.out.tfevents."  # TensorBoard's files; their names hold the number of the process
+
+_KINDS = "it is a file of another kind, or cut short"
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,11 @@ def _open(path: Path) -> Checkpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{path} is not a whole checkpoint ({type(error).__name__}: {reason}).") from None
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error)) if zipfile.is_zipfile(path) else None
+        what = f"it holds Python objects ({refused[1]}), which could run code when loaded" if refused else _KINDS
+        if isinstance(error, OSError) and error.strerror:
+            what = error.strerror
+        raise ValueError(f"{path} is not a whole checkpoint of lit_cv: {what}.") from None
     if not isinstance(content, dict) or "state_dict" not in content:
         raise ValueError(f"{path} is not a checkpoint of a Trainer: it has no state_dict.")
     return Checkpoint(

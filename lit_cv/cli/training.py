@@ -1,11 +1,13 @@
 """The verbs that Lightning's Trainer runs: `fit`, `validate`, `test`, `predict`, and `knn`, a kind of `validate`."""
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -18,6 +20,7 @@ from lit_cv.cli import remedies  # noqa: F401 - later there may be no memory lef
 from lit_cv.cli.arguments import prepare
 from lit_cv.cli.errors import raised_here
 from lit_cv.cli.messages import quiet_lightning, show_messages
+from lit_cv.cli.own_files import OwnFiles
 from lit_cv.cli.parts import DataInstantiator, Parser, SaveConfig
 from lit_cv.cli.runs import Checkpoint, remove_unused_run
 from lit_cv.metrics_csv import MetricsCSVLogger
@@ -112,7 +115,9 @@ class LitCLI(LightningCLI):
             self.save_config_callback = None
         config["callbacks"] = self._callbacks(config, fitting)
         config["plugins"] = [*_as_list(config["plugins"]), AtomicCheckpointIO()]
-        return self._instantiate_trainer(config, [])
+        trainer = self._instantiate_trainer(config, [])
+        _check_processes(trainer.world_size)
+        return trainer
 
     def _callbacks(self, config: dict[str, Any], fitting: bool) -> list[L.Callback]:
         given: list[L.Callback] = _as_list(config["callbacks"])
@@ -231,9 +236,19 @@ def prepare_process(args: list[str]) -> None:
     """Set messages and the path of modules up, for arguments as typed."""
     show_messages()
     quiet_lightning()
-    Parser.typed = list(args)
+    Parser.typed, OwnFiles.folder = list(args), Path.cwd()
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # a console script does not see the user's own modules otherwise
+
+
+def _check_processes(taken: int) -> None:
+    """Refuse a Trainer of one process in each of several that torchrun has started: they would write one folder."""
+    started = int(os.environ.get("WORLD_SIZE", 1)) if TorchElasticEnvironment.detect() else 1
+    if started > 1 and taken == 1:
+        raise ValueError(
+            f"torchrun started {started} processes, but the Trainer takes one device: give --trainer.devices the "
+            "number of --nproc_per_node, and --trainer.num_nodes that of --nnodes, or start without torchrun."
+        )
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -241,7 +241,11 @@ class BaseModule(L.LightningModule, ABC):
 
     def _run_step(self, batch: Batch, stage: Stage) -> Output:
         output = self.step(batch, stage)
-        scalars = {name: value for name, value in output.items() if isinstance(value, Tensor) and value.ndim == 0}
+        if not _has_loss(output, stage):
+            raise TypeError(
+                f"{type(self).__name__}.step must return a dict with `loss`, a tensor of one number: {_said(output)}"
+            )
+        scalars = {name: value for name, value in output.items() if _is_number(value)}
         self.means[stage].update(scalars, _size(batch))
         if stage in self.metrics:
             self.update_metrics(cast(MetricCollection, self.metrics[stage]), output)
@@ -257,6 +261,28 @@ class BaseModule(L.LightningModule, ABC):
                 metrics.reset()
         for name, value in self.summarize(stage, values).items():
             self.log(name, value, prog_bar=name == self.monitor)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 0
+
+
+def _has_loss(output: object, stage: Stage) -> bool:
+    """Tell whether a step returned a dict with a loss, which evaluation can do without."""
+    if not isinstance(output, dict):
+        return False
+    return _is_number(output.get("loss")) or (stage != "train" and "loss" not in output)
+
+
+def _said(output: object) -> str:
+    """Say what a step returned in place of a dict with a loss."""
+    if not isinstance(output, dict):
+        return f"it returned a {type(output).__name__}."
+    if "loss" not in output:
+        return f"it returned {', '.join(map(str, output)) or 'an empty one'}."
+    loss = output["loss"]
+    shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
+    return f"its loss is a {type(loss).__name__}{shape}."
 
 
 def _size(batch: Batch) -> int:

@@ -33,8 +33,9 @@ def infer_from_data(hparams: MutableMapping[str, Any], datamodule: object | None
             hparams[name] = found
         elif hparams[name] != found:
             raise ValueError(
-                f"{name}={hparams[name]} was given, but {type(datamodule).__name__} has {name}={found}: "
-                f"leave --model.{name} out to take it from the data."
+                f"the model has {name}={hparams[name]}, of its checkpoint or of --model.{name}, but "
+                f"{type(datamodule).__name__} has {name}={found}: choose the data that it was trained for (--data), "
+                f"or without a checkpoint leave --model.{name} out."
             )
     if hparams["in_channels"] is None:
         hparams["in_channels"] = 3

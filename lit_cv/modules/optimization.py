@@ -27,6 +27,8 @@ def configure_optimizer(module: "BaseModule") -> OptimizerLRScheduler:
     if h["optimizer"] == "lars":
         check_whole(trainer, "optimizer='lars'", "another --model.optimizer")
     groups = scaled_groups(module)
+    if h["warmup_epochs"] < 0:
+        raise ValueError(f"warmup_epochs={h['warmup_epochs']}: give a number from 0 on (--model.warmup_epochs).")
     if (factor := _batch_factor(module)) != 1:
         rank_zero_info(f"lr {factor * h['lr']:.4g}: {h['lr']:g} scaled to the batch (--model.lr_scaling)")
     optimizer = build_optimizer(

@@ -15,7 +15,7 @@ def check_timm_name(name: str) -> None:
     """Raise ValueError unless timm is installed and knows the model `name` (without `timm/`)."""
     timm = _timm()
     if not timm.is_model(name.partition(".")[0]):
-        raise ValueError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
+        raise ValueError(f"backbone='timm/{name}': timm has no model {name!r}{nearest(name, timm.list_models())}")
 
 
 def build_timm(name: str, in_channels: int, image_size: tuple[int, int] | None, pretrained: bool) -> Network:

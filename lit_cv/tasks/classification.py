@@ -54,8 +54,9 @@ class _ClassesTask(Task):
             return {}
         if self.num_classes not in (None, found):
             raise ValueError(
-                f"tasks.{self.name}.num_classes={self.num_classes} was given, but {type(datamodule).__name__} has "
-                f"{found}: leave it out to take it from the data."
+                f"the model has tasks.{self.name}.num_classes={self.num_classes}, of its checkpoint or of "
+                f"--model.tasks, but {type(datamodule).__name__} has {found}: choose the data that it was trained for "
+                "(--data), or without a checkpoint leave it out."
             )
         return {"num_classes": int(found)}
 

@@ -173,11 +173,11 @@ def test_images_that_lie_elsewhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--too", "voc"], "no option --too: did you mean 'to'?"),
+        (["--too", "voc"], "no option --too: did you mean '--to'?"),
         (["--root", "x", "--out", "y", "--to", "vok"], "--to vok does not fit: expected one of 'coco',.*mean 'voc'?"),
         (["--root", "x", "--to", "voc"], "convert needs --out."),
         (["x"], "there is no argument 'x': options start with --."),
-        (["--imag", "x", "--root", "x", "--out", "y", "--to", "voc"], "no option --imag: did you mean 'images'?"),
+        (["--imag", "x", "--root", "x", "--out", "y", "--to", "voc"], "no option --imag: did you mean '--images'?"),
     ],
 )
 def test_wrong_options_take_one_line(options: list[str], message: str) -> None:

@@ -44,10 +44,11 @@ class Echo(L.LightningModule):
         return batch
 
 
-def predict(folder: Path, model: Echo, batches: list[dict[str, Tensor]], named: bool = False) -> list[list[str]]:
-    trainer = L.Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[PredictionWriter(str(folder))]
-    )
+def predict(
+    folder: Path, model: Echo, batches: list[dict[str, Tensor]], named: bool = False, **kwargs: Any
+) -> list[list[str]]:
+    writer = PredictionWriter(str(folder), **kwargs)
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[writer])
     trainer.predict(model, Loader(batches, named))
     with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
         return list(csv.reader(file))
@@ -149,6 +150,14 @@ def test_several_quantities_of_a_task_are_numbered(tmp_path: Path) -> None:
     trainer.predict(Echo(), Loader([batch], named=True))
     assert (tmp_path / "predictions_size.csv").read_text().splitlines()[0] == "image,size_0,size_1"
     assert (tmp_path / "predictions_kind.csv").read_text().splitlines()[0] == "image,predicted,probability,p_0,p_1"
+
+
+@pytest.mark.parametrize(("format", "said"), [("coco", False), ("voc", True)])
+def test_a_format_of_boxes_where_there_are_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, format: Any, said: bool
+) -> None:
+    predict(tmp_path, Echo(), [FIRST], format=format)
+    assert ("--predictions.format voc has no effect" in caplog.text) == said
 
 
 def test_what_was_written_before_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

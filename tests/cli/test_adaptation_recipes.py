@@ -81,7 +81,10 @@ def test_svhn_is_parsed(in_tmp: Path, kind: str, monkeypatch: pytest.MonkeyPatch
     [
         (["--data.target", "MINSTDataModule"], "--data.target: no class 'MINSTDataModule': did you mean 'MNISTDataM"),
         (["--data.source.num_images", "five"], "--data.source.num_images five does not fit: expected int"),
-        (["--data.source.num_imges", "5"], "no option --data.source.num_imges: did you mean 'num_images'"),
+        (
+            ["--data.source.num_imges", "5"],
+            "no option --data.source.num_imges: did you mean '--data.source.num_images'",
+        ),
     ],
 )
 def test_a_mistake_in_a_domain_is_named(in_tmp: Path, option: list[str], message: str) -> None:

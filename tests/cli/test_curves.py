@@ -59,5 +59,5 @@ def test_the_verb(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
         main(["curves", *runs, "--metrics", "val_ac"])
     with pytest.raises(ValueError, match="1 names for 2 runs"):
         main(["curves", *runs, "--names", "first"])
-    with pytest.raises(SystemExit, match="no option --metric: did you mean 'metrics'"):
+    with pytest.raises(SystemExit, match="no option --metric: did you mean '--metrics'"):
         main(["curves", runs[0], "--metric", "val_acc"])

@@ -97,9 +97,9 @@ def test_a_fold_is_judged_whole_whatever_the_limit(in_tmp: Path) -> None:
 
 
 def test_wrong_options_take_one_line(in_tmp: Path) -> None:
-    with pytest.raises(SystemExit, match="no option --fold: did you mean 'folds'"):
+    with pytest.raises(SystemExit, match="no option --fold: did you mean '--folds'"):
         main(["kfold", "--config", "supervised", "--fold", "3"])
-    with pytest.raises(SystemExit, match=r"no option --model\.lrr: did you mean 'lr'"):
+    with pytest.raises(SystemExit, match=r"no option --model\.lrr: did you mean '--model.lr'"):
         main(["kfold", "--config", "supervised", "--model.lrr", "3"])
     with pytest.raises(ValueError, match="each run of kfold and compare takes one device, not 2"):
         main([*RUN, "--trainer.devices", "2"])

@@ -1,6 +1,7 @@
 """What users get wrong ends in an answer, and nothing is lost."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ import torch
 import yaml
 from torchvision.utils import save_image
 
-from lit_cv.cli import main
+from lit_cv import SupervisedModule
+from lit_cv.cli import console, main
+from lit_cv.cli.remedies import remedy
 from lit_cv.cli.runs import remove_unused_run
 
 QUICK = [
@@ -151,6 +154,115 @@ def test_hints(in_tmp: Path, args: list[str], message: str) -> None:
         main(["fit", *args])
 
 
+OWN = {
+    "torn.py": "class TornModule(:\n    pass\n",
+    "needy.py": "import torch\nimport not_installed_here\n\n\nclass NeedyModule:\n    pass\n",
+    "unnamed.py": "class UnnamedModule(nothing_known):\n    pass\n",
+    "shouting.py": "import lightning as L\n\n\nclass Shout(L.Callback):\n    pass\n",
+    "stepless.py": "from lit_cv import BaseModule\n\n\nclass SteplessModule(BaseModule):\n    pass\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--model", "torn.TornModule"], r"--model: torn\.py, line 1: SyntaxError: invalid syntax\."),
+        (["--model", "TornModule"], r"--model: torn\.py, line 1: SyntaxError"),
+        (["--model.help", "TornModule"], r"--model\.help: torn\.py, line 1: SyntaxError"),
+        (["--trainer.callbacks+=torn.TornModule"], r"--trainer\.callbacks: torn\.py, line 1: SyntaxError"),
+        (["--model", "NeedyModule"], r"needy\.py, line 2: ModuleNotFoundError: No module named 'not_installed_here'"),
+        (["--data", "UnnamedModule"], r"--data: unnamed\.py, line 1: NameError: name 'nothing_known' is not defined"),
+        (["--trainer.callbacks+=Shot"], "no class 'Shot': did you mean 'Shout'"),
+        (
+            ["--model", "SteplessModule"],
+            "stepless.SteplessModule cannot be built: it must define configure_head and step",
+        ),
+        (["--model", "DomainAdaptationModule"], "what others have in common: choose .*MMDModule, SelfTrainingModule"),
+        (["--model", "lost.LostModule"], r"run where lost\.py lies, or set PYTHONPATH"),
+        (["--model", "lit_cv.modules.lost.SupervisedModule"], "did you mean 'SupervisedModule'"),
+        (["--model", "lit_cv.SupervisdModule"], "did you mean 'SupervisedModule'"),
+    ],
+)
+def test_classes_of_the_users_own(in_tmp: Path, option: list[str], message: str) -> None:
+    for name, text in OWN.items():
+        Path(name).write_text(text)
+    with pytest.raises(SystemExit, match=message) as error:
+        main(["fit", "--config", "supervised", *option])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--ema.decay", "2"], "decay=2.0: .* (--ema.decay)."),
+        (["--early_stopping.patience", "-1"], "patience=-1: .* (--early_stopping.patience)."),
+        (["--trainer.callbacks+=CutMix", "--trainer.callbacks.alpha", "-1"], "alpha=.* (--trainer.callbacks.alpha)."),
+        (["--trainer.callbacks+=EMA", "--trainer.callbacks.decay=2"], "decay=2.0: .* (--trainer.callbacks.decay)."),
+        (
+            [
+                *("--data=DomainAdaptationDataModule", "--data.source=DigitsDataModule"),
+                *("--data.target=DigitsDataModule", "--data.source.val_fraction=5"),
+            ],
+            "val_fraction=5.0 was given, .*: change --data.source.val_fraction.",
+        ),
+        (["--data.image_size", "photos.v2"], "--data.image_size photos.v2 does not fit: expected int.*"),
+        (["--model", "wrong.yaml"], ".*no class.*'wrong.yaml'.*"),
+        (["--model.weights", "nothere.pt"], "weights='nothere.pt': there is no such file (--model.weights)."),
+        (["--model.backbone", "resnet19"], "there is no backbone 'resnet19': .*? (--model.backbone)"),
+        (["--model.warmup_epochs", "-1"], "warmup_epochs=-1.0: give a number from 0 on (--model.warmup_epochs)."),
+        (["--trainer.devices", "0"], ".* Give a number from 1, or auto (--trainer.devices)."),
+        (["--trainer.devices", "x"], ".* should be an int > 0 (--trainer.devices)."),
+        (["--trainer.accelerator", "foo"], ".* (--trainer.accelerator)."),
+        (["--trainer.max_epochs", "-5"], ".* (--trainer.max_epochs)."),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_option(
+    in_tmp: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lit-cv", "fit", "--config", "supervised", *QUICK, *options])
+    with pytest.raises(SystemExit) as error:
+        console()
+    wanted = ".*".join(map(re.escape, message.split(".*")))
+    assert re.fullmatch(f"lit-cv: error: {wanted}", str(error.value))
+
+
+def test_processes_that_no_device_was_asked_for(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    for name, value in (("RANK", 0), ("GROUP_RANK", 0), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 2), ("WORLD_SIZE", 2)):
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(ValueError, match=r"torchrun started 2 processes, .* --trainer\.devices .* --nproc_per_node"):
+        main(["fit", "--config", "supervised", *QUICK, "--trainer.devices", "1"])
+    with pytest.raises(ValueError, match="in Lightning") as error:
+        main(["fit", "--config", "supervised", *QUICK, "--trainer.devices", "1", "--trainer.strategy", "ddp"])
+    assert "--nproc_per_node" in str(remedy(error.value))
+    assert not Path("lightning_logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (torch.zeros(()), "it returned a Tensor"),
+        (None, "it returned a NoneType"),
+        ({"los": torch.zeros(())}, "it returned los"),
+        ({"loss": 0.5}, "its loss is a float"),
+        ({"loss": torch.zeros(3)}, r"its loss is a Tensor of shape \(3,\)"),
+    ],
+)
+def test_what_a_step_must_return(in_tmp: Path, monkeypatch: pytest.MonkeyPatch, returned: object, message: str) -> None:
+    monkeypatch.setattr(SupervisedModule, "step", lambda self, batch, stage: returned)
+    with pytest.raises(TypeError, match=f"SupervisedModule.step must return a dict with `loss`.*{message}"):
+        main(["fit", "--config", "supervised", *QUICK, "--trainer.num_sanity_val_steps", "0"])
+
+
+def test_a_picture_is_no_checkpoint(in_tmp: Path) -> None:
+    save_image(torch.rand(3, 8, 8), "photo.png")
+    torch.save({"state_dict": {}, "hyper_parameters": {"path": Path("x")}}, "path.ckpt")
+    with pytest.raises(ValueError, match=r"^photo\.png is not a whole checkpoint of lit_cv: [^:]* another kind"):
+        main(["predict", "--ckpt_path", "photo.png"])
+    with pytest.raises(ValueError, match=r"path\.ckpt is not a whole .* Python objects \(pathlib"):
+        main(["predict", "--ckpt_path", "path.ckpt"])
+
+
 def test_what_the_system_and_the_trainer_refuse_takes_one_line(in_tmp: Path) -> None:
     (in_tmp / "file.txt").write_text("no folder")
     path = {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
@@ -162,6 +274,8 @@ def test_what_the_system_and_the_trainer_refuse_takes_one_line(in_tmp: Path) -> 
     assert "Traceback" not in wrong.stderr
     assert wrong.stderr.splitlines()[-1].startswith("lit-cv: error: ")
     assert "file.txt" in wrong.stderr
+    assert wrong.stderr.count("file.txt") == 1
+    assert wrong.stderr.endswith(" Choose a folder that can be written to with --trainer.default_root_dir.\n")
 
 
 @pytest.mark.parametrize(
@@ -206,7 +320,7 @@ class Evil:
 @pytest.mark.parametrize("verb", ["fit", "validate", "predict"])
 def test_a_pickled_checkpoint_runs_no_code(in_tmp: Path, verb: str) -> None:
     torch.save({"state_dict": {}, "evil": Evil()}, "evil.ckpt")
-    with pytest.raises(ValueError, match=r"evil\.ckpt is not a whole checkpoint \(UnpicklingError"):
+    with pytest.raises(ValueError, match=r"evil\.ckpt is not a whole checkpoint .* Python objects \("):
         main([verb, "--config", "supervised", "--ckpt_path", "evil.ckpt"])
     with pytest.raises(ValueError, match=r"evil\.ckpt holds Python objects beside the weights"):
         main(["fit", "--config", "supervised", "--model.weights", "evil.ckpt", *QUICK])

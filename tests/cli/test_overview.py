@@ -34,6 +34,11 @@ def test_a_misspelt_verb_is_answered_with_the_nearest() -> None:
         main(["fti"])
 
 
+def test_recipes_take_no_arguments() -> None:
+    with pytest.raises(SystemExit, match="recipes takes no arguments, but 'foo' was given"):
+        main(["recipes", "foo"])
+
+
 def test_the_module_runs_as_a_program() -> None:
     result = subprocess.run([sys.executable, "-m", "lit_cv", "--version"], capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (0, "0.1.0\n")

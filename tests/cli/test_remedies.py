@@ -47,6 +47,15 @@ def test_nothing_is_added_to_other_errors(error: Exception) -> None:
     assert remedy(error) is None
 
 
+def test_the_folder_that_cannot_be_made_is_told_with_its_option(in_tmp: Path) -> None:
+    Path("file.txt").touch()
+    with pytest.raises(OSError, match=r"file\.txt") as error:
+        Path("file.txt/runs").mkdir(parents=True)
+    for typed in (["export", "--output", "file.txt"], ["export", "--output=file.txt/runs", "--dry_run"]):
+        assert remedy(error.value, typed) == "Choose a folder that can be written to with --output."
+    assert "--trainer.default_root_dir" in str(remedy(error.value, ["fit", "--data.root", "photos"]))
+
+
 def test_an_allocation_that_really_fails() -> None:
     with pytest.raises(RuntimeError) as error:
         torch.empty(2**56, dtype=torch.uint8)

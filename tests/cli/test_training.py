@@ -121,9 +121,12 @@ def test_a_task_of_the_working_directory(in_tmp: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model.lrr", "1"], "no option --model.lrr: did you mean 'lr'"),
-        (["--modle.lr", "1"], "no option --modle.lr: did you mean 'model.lr'"),
-        (["--trainer.max_epoch", "1"], "did you mean 'trainer.max_epochs'"),
+        (["--model.lrr", "1"], "no option --model.lrr: did you mean '--model.lr'"),
+        (["--modle.lr", "1"], "no option --modle.lr: did you mean '--model.lr'"),
+        (["--trainer.max_epoch", "1"], "did you mean '--trainer.max_epochs'"),
+        (["--min_lr", "1"], r"no option --min_lr: did you mean '--model\.min_lr'\?"),
+        (["--data.rot", "x"], r"did you mean '--data\.root'"),
+        (["--config", "wrong.yaml"], r"no option --trainer\.max_epoch: did you mean '--trainer\.max_epochs'"),
         (["--model", "SupervisedModul"], "no class 'SupervisedModul': did you mean 'SupervisedModule'"),
         (["--data", "DigitDataModule"], "no class 'DigitDataModule': did you mean 'DigitsDataModule'"),
         (["--trainer.callbacks+=Augmentatio"], "no class 'Augmentatio': did you mean 'Augmentation'"),
@@ -133,6 +136,7 @@ def test_a_task_of_the_working_directory(in_tmp: Path) -> None:
     ],
 )
 def test_wrong_options_take_one_line(in_tmp: Path, options: list[str], message: str) -> None:
+    (in_tmp / "wrong.yaml").write_text("trainer: {max_epoch: 1}\n")
     with pytest.raises(SystemExit, match=message) as error:
         main(["fit", "--config", "supervised", *options])
     assert "\n" not in str(error.value)

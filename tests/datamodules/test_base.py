@@ -88,6 +88,15 @@ def test_hidden_labels(kwargs: dict[str, Any]) -> None:
     assert not np.array_equal(other.train_dataset.rows, data.train_dataset.rows)
 
 
+@pytest.mark.parametrize(
+    ("per_class", "said"), [(18, ""), (19, "1 of 3 classes have fewer labels, 18 at least"), (99, "all classes have")]
+)
+def test_it_says_when_a_class_has_fewer_labels(caplog: pytest.LogCaptureFixture, per_class: int, said: str) -> None:
+    module(labels_per_class=per_class)
+    assert said in caplog.text
+    assert ("--data.labels_per_class" in caplog.text) == bool(said)
+
+
 def test_the_module_decides_whether_unlabeled_images_are_used() -> None:
     data = module([*LABELS, *[-1] * 40], val_fraction=0.0, batch_size=10)
     assert len(data.train_dataloader()) == 10
@@ -147,10 +156,12 @@ def test_index_finds_the_sample() -> None:
         assert torch.equal(image, images(LABELS)[row]["image"])
 
 
-def test_evaluation_loaders() -> None:
+def test_evaluation_loaders(caplog: pytest.LogCaptureFixture) -> None:
     data = Given({"train": lambda: images(LABELS), "test": lambda: images([0, 1])}, val_fraction=0.0)
     data.setup()
     assert data.val_dataloader() == []
+    assert "There are no validation images: " in caplog.text
+    assert "--data.val_fraction" in caplog.text
     assert [batch["index"].tolist() for batch in data.test_dataloader()] == [[0, 1]]
     assert len(data.predict_dataloader().dataset) == 2
     with pytest.raises(ValueError, match="no test images"):

@@ -249,12 +249,17 @@ def test_one_image_with_two_labels_asks_for_the_annotators(root: Path) -> None:
         module(path, annotator_column="annotator")
 
 
-def test_the_agreement_verb_writes_over_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = crowd(root, [(0, "x", "a"), (0, "y", "b"), (1, "x", "b")])
+def test_the_agreement_verb_writes_over_nothing(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = crowd(root, [(0, "x", "a"), (0, "y", "b"), (1, "x", "b"), *((k, w, w) for k in range(2, 9) for w in "ab")])
     monkeypatch.chdir(root)
     Path("consensus.csv").write_text("corrected")
     main(["agreement", "--path", str(path)])
     assert Path("consensus.csv").read_text() == "corrected"
-    assert len(Path("consensus_1.csv").read_text().splitlines()) == 3
+    assert len(Path("consensus_1.csv").read_text().splitlines()) == 10
+    said = capsys.readouterr().out
+    assert "and 3 more (all are in consensus_1.csv)" in said
+    assert "Written: consensus_1.csv (consensus.csv is there already, and left as it is)" in said
     with pytest.raises(ValueError, match=r"consensus_1\.csv is there already.*--out"):
         main(["agreement", "--path", str(path), "--out", "consensus_1.csv"])

@@ -264,7 +264,7 @@ def test_a_checkpoint_is_whole(tmp_path: Path) -> None:
 
 def test_classes_that_contradict_the_data() -> None:
     tasks = {"kind": {"type": "classification", "num_classes": 5}}
-    with pytest.raises(ValueError, match=r"tasks\.kind\.num_classes=5 was given, but Blobs has 3"):
+    with pytest.raises(ValueError, match=r"tasks\.kind\.num_classes=5, .* but Blobs has 3"):
         fit(built(tasks))
 
 
