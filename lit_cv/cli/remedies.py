@@ -11,13 +11,16 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 __all__ = ["remedy"]
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "alloc_failed")
-# What the Trainer says of devices without naming what to give.
-_DEVICES = (
+# What the Trainer says without naming what to give.
+_TRAINER = (
     ("No supported gpu backend", "torch sees no GPU here: take --trainer.accelerator cpu, or auto for what there is."),
     ("Trainer(devices=", "Give a number from 1, or auto (--trainer.devices)."),
     ("in Lightning, but the product", "Give --trainer.devices the number of torchrun's --nproc_per_node, and "
      "--trainer.num_nodes that of its --nnodes."),
+    ("You restored a checkpoint with current_epoch", "The run is further than that: give more epochs "
+     "(--trainer.max_epochs)."),
 )  # fmt: skip
+_LOST = ("connection closed by peer", "connection reset by peer", "remote process exited", "connectfullmesh failed")
 _OUTPUTS = ("default_root_dir", "folder", "output", "out", "dirpath")  # last parts of options that name a folder
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -36,7 +39,7 @@ def remedy(error: BaseException, typed: Sequence[str] = ()) -> str | None:
     """
     text = str(error)
     if isinstance(error, MisconfigurationException | ValueError):
-        return next((advice for words, advice in _DEVICES if words in text), None)
+        return next((advice for words, advice in _TRAINER if words in text), None)
     if isinstance(error, RuntimeError) and "DataLoader worker" in text:
         if "killed by signal" in text or "exited unexpectedly" in text:
             return (
@@ -44,6 +47,11 @@ def remedy(error: BaseException, typed: Sequence[str] = ()) -> str | None:
                 "no processes), or make /dev/shm larger."
             )
         return None
+    if torch.distributed.is_initialized() and any(words in text.lower() for words in _LOST):
+        return (
+            "Another process of this run has ended, and this one with it: see what that one says, or whether it was "
+            "killed. The run goes on from its last checkpoint (--ckpt_path last)."
+        )
     if _is_memory(error, text):
         return (
             "Lower --data.batch_size (--trainer.accumulate_grad_batches makes up for it), take --trainer.precision "

@@ -39,6 +39,13 @@ def test_what_to_do(error: Exception, advice: str) -> None:
     assert advice in str(remedy(error))
 
 
+def test_another_process_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:20910: Connection reset by peer.")
+    assert remedy(error) is None
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    assert "--ckpt_path last" in str(remedy(error))
+
+
 @pytest.mark.parametrize(
     "error",
     [RuntimeError("a bug"), ValueError("x"), FileNotFoundError(2, "no"), OSError(28, "full (--data.cache false)")],

@@ -282,7 +282,7 @@ def test_the_encoder_goes_on_elsewhere(tmp_path: Path, caplog: pytest.LogCapture
 
 
 FIT = [
-    "fit", "--config", "mae", "--trainer.callbacks", "null",  # a run that continues keeps its callbacks, the killer, too
+    "fit", "--config", "mae", "--trainer.callbacks", "null",  # which leaves the killer behind
     "--data", "ShapesDataModule", "--data.num_images", "200",
     "--data.image_size", "16", "--data.batch_size", "32",
     "--model.decoder_width", "32", "--model.decoder_depth", "1", "--trainer.max_epochs", "2",
