@@ -21,6 +21,8 @@ class RunTensorBoardLogger(TensorBoardLogger):
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Write the hyperparameters; a run that is continued with others has those from then on in `hparams.yaml`."""
         super().log_hyperparams(*args, **kwargs)
+        # A tuple would be written with a tag that safe loaders refuse.
+        self.hparams = {name: list(v) if isinstance(v, tuple) else v for name, v in self.hparams.items()}
         (Path(self.log_dir) / self.NAME_HPARAMS_FILE).unlink(missing_ok=True)  # `save` writes none where one is
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # type: ignore[override]
