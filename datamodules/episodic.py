@@ -207,7 +207,9 @@ class EpisodicDataModule(L.LightningDataModule):
     def val_dataloader(self) -> Any:
         """Return the loader of the validation episodes; an empty list where no classes are held out for it."""
         if "val" not in self.pools:
-            log.warning("There are no validation episodes: no classes are held out for them (--data.val_classes).")
+            rank_zero_only(log.warning)(
+                "There are no validation episodes: no classes are held out for them (--data.val_classes)."
+            )
             return []
         return self._evaluation_loader("val")
 

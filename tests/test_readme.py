@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -108,4 +109,6 @@ def test_a_configuration(configuration: str, photos: Path) -> None:
 
 @pytest.mark.parametrize("program", [text for text in PROGRAMS if "class " not in text])
 def test_a_program(program: str, in_tmp: Path) -> None:
-    exec(compile(program.replace("max_epochs=3", "fast_dev_run=True"), "README.md", "exec"), {"__name__": "readme"})
+    names: dict[str, Any] = {"__name__": "readme"}
+    exec(compile(program.replace("max_epochs=3", "fast_dev_run=True"), "README.md", "exec"), names)
+    assert names["module"].trainer.global_step == 1
