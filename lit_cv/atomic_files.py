@@ -1,25 +1,47 @@
-"""Files that are on disk whole or not at all, and what is said when there is no room for them. Pure Python."""
+"""The one way to write a file: whole or not at all, and through no link. Pure Python.
+
+A file is written under an unpredictable name beside its place, forced to disk and renamed. A link that lies at its
+place is replaced, never followed; a file that must be written where it lies is refused if it is a link.
+"""
 
 import contextlib
 import errno
 import itertools
 import os
+import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
-__all__ = ["could_not_write", "free_path", "path_in_words", "replacing"]
+from lit_cv.file_lock import FileLock
+
+__all__ = [
+    "append_to",
+    "atomic_write",
+    "could_not_write",
+    "describe_path",
+    "next_free_path",
+    "owned_folder",
+    "remove_unfinished",
+    "write_text",
+]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+_SUFFIX = ".part"
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
 @contextlib.contextmanager
-def replacing(path: Path, what: str) -> Iterator[Path]:
-    """Give a path beside `path` to write to, which takes its place in one step if nothing goes wrong.
+def atomic_write(path: Path, what: str, sync: bool = True, suffix: str = _SUFFIX) -> Iterator[Path]:
+    """Give a new, empty file beside `path` to write to, which takes its place in one step if nothing goes wrong.
 
     Args:
         path: The file that is to be written; its folder must be there.
         what: What it is, for the message.
+        sync: Whether the content is on the disk before the file appears, so that a power cut does not leave it empty.
+        suffix: End of the name of the unfinished file, for writers that look at it.
 
     Raises:
         OSError: If it cannot be written; what was there before stays.
@@ -27,14 +49,21 @@ def replacing(path: Path, what: str) -> Iterator[Path]:
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "table.csv"
-        >>> with replacing(path, "the table") as part: _ = part.write_text("1,2")
+        >>> with atomic_write(path, "the table") as part: _ = part.write_text("1,2")
         >>> path.read_text()
         '1,2'
     """
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}{suffix}")
+    lock = FileLock(part)
     try:
+        lock.create()
         yield part
+        if sync:
+            _sync(part)
         os.replace(part, path)
+        if sync:
+            with contextlib.suppress(OSError):  # not every file system has it
+                _sync(path.parent)
     except Exception as error:
         if (cause := _system_error(error)) is not None:
             raise could_not_write(cause, what, path) from error
@@ -42,9 +71,74 @@ def replacing(path: Path, what: str) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # it would hide the first error
             part.unlink(missing_ok=True)
+        lock.release()
 
 
-def free_path(path: Path) -> Path:
+def write_text(path: Path, text: str, what: str, sync: bool = True) -> None:
+    """Write a text file in one step, in UTF-8; file names that are no UTF-8 keep their bytes.
+
+    Args:
+        path: The file; its folder must be there.
+        text: The text. Its line ends are written as they are.
+        what: What it is, for the message.
+        sync: As for `atomic_write`.
+
+    Raises:
+        OSError: If it cannot be written; what was there before stays.
+    """
+    with atomic_write(path, what, sync) as part:
+        part.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+def append_to(path: Path) -> IO[bytes]:
+    """Open a file that is written where it lies, made if it is missing, for reading and writing at any position.
+
+    Raises:
+        OSError: If it is a link, or no plain file: nothing is written then.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK | getattr(os, "O_NONBLOCK", 0), 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _is_link(path) from None
+        raise
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(handle)
+        raise _is_link(path)
+    return os.fdopen(handle, "r+b")
+
+
+def owned_folder(path: Path) -> Path:
+    """Make a folder that this project keeps files in, if it is missing, and return it.
+
+    Raises:
+        OSError: If it cannot be made, or is a link to another folder: nothing is written there then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir()
+    if path.is_symlink():
+        raise _is_link(path)
+    if not path.is_dir():
+        raise FileExistsError(errno.EEXIST, f"{path} is a file, where a folder is to be: move it away")
+    return path
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what writers that have been killed left unfinished in a folder; what is being written now stays."""
+    with contextlib.suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            if not (entry.name.startswith(".") and _SUFFIX in entry.name and entry.is_file(follow_symlinks=False)):
+                continue
+            lock = FileLock(Path(entry.path))
+            with contextlib.suppress(OSError):
+                if lock.acquire():
+                    os.unlink(entry.path)
+            lock.release()
+
+
+def next_free_path(path: Path) -> Path:
     """Return a path where there is nothing yet: the one given, or the next with a number (`table_1.csv`).
 
     What a user may have corrected is never written over.
@@ -53,15 +147,15 @@ def free_path(path: Path) -> Path:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "table.csv"
         >>> path.touch()
-        >>> free_path(path).name
+        >>> next_free_path(path).name
         'table_1.csv'
     """
     numbered = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in itertools.count(1))
     return next(candidate for candidate in itertools.chain([path], numbered) if not os.path.lexists(candidate))
 
 
-def path_in_words(path: Path, wanted: Path) -> str:
-    """Return a path that `free_path` gave for `wanted`, and why it is another: a user looks where it was before."""
+def describe_path(path: Path, wanted: Path) -> str:
+    """Return a path that `next_free_path` gave for `wanted`, and why it is another one."""
     return str(path) if path == wanted else f"{path} ({wanted.name} is there already, and left as it is)"
 
 
@@ -76,6 +170,21 @@ def could_not_write(error: OSError, what: str, path: Path) -> OSError:
         hint = "see to its disk, or write elsewhere (--trainer.default_root_dir)"
     kept = ", what was there before is still whole" if path.exists() else ""
     return type(error)(error.errno or errno.EIO, f"{what} {path} could not be written ({reason}){kept}: {hint}.")
+
+
+def _is_link(path: Path) -> OSError:
+    return OSError(
+        errno.ELOOP, f"{path} is a link or has several names, and lit_cv writes through none: move it away, or copy "
+        "what it leads to"
+    )  # fmt: skip
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _system_error(error: BaseException | None) -> OSError | None:

@@ -8,7 +8,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 
-from lit_cv.atomic_files import replacing
+from lit_cv.atomic_files import atomic_write
 
 __all__ = ["AtomicCheckpointIO", "link_checkpoint"]
 
@@ -27,7 +27,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target, "the checkpoint") as part:
+        with atomic_write(target, "the checkpoint") as part:
             with open(part, "wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
@@ -38,7 +38,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 def link_checkpoint(source: Path, target: Path) -> None:
     """Give the checkpoint `source` a second name, replacing `target` in one step and copying no bytes."""
-    with replacing(target, "the checkpoint") as part:
+    with atomic_write(target, "the checkpoint") as part:
         part.unlink(missing_ok=True)
         try:
             os.link(source, part)

@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_cv.atomic_files import could_not_write, replacing
+from lit_cv.atomic_files import atomic_write, could_not_write
 
 __all__ = ["MetricsCSVLogger", "read_metrics"]
 
@@ -104,7 +104,7 @@ class MetricsCSVLogger(Logger):
         path = self.folder / _FILE
         if new or self._written == 0:
             start = 0
-            with replacing(path, "the table") as part, open(part, "w", newline="", encoding="utf-8") as file:
+            with atomic_write(path, "the table") as part, open(part, "w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, self.columns, restval="")
                 writer.writeheader()
                 for row in self._rows:

@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from lit_cv.atomic_files import replacing
+from lit_cv.atomic_files import atomic_write
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
-    with replacing(path, "the table") as part:
+    with atomic_write(path, "the table") as part:
         part.write_text("1")
 
     def half() -> None:
-        with replacing(path, "the table") as part:
+        with atomic_write(path, "the table") as part:
             part.write_text("2")
             raise ValueError("a bug")
 
@@ -32,6 +32,6 @@ def test_a_folder_that_becomes_read_only(tmp_path: Path, monkeypatch: pytest.Mon
     message = (
         r"the table .*table\.csv could not be written \(Read-only file system\): choose a folder .*default_root_dir"
     )
-    with pytest.raises(OSError, match=message) as error, replacing(tmp_path / "table.csv", "the table"):
+    with pytest.raises(OSError, match=message) as error, atomic_write(tmp_path / "table.csv", "the table"):
         closed()
     assert error.value.errno == errno.EROFS

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lit_cv.annotations.annotators import Consensus, Consolidation, Floats, consolidate
-from lit_cv.atomic_files import replacing
+from lit_cv.atomic_files import atomic_write
 
 __all__ = ["Votes"]
 
@@ -115,7 +115,7 @@ class Votes:
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         found = self.consensus
-        with replacing(path, "the table") as part, open(part, "w", newline="", encoding="utf-8") as file:
+        with atomic_write(path, "the table") as part, open(part, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["path", "label", "probability", "agreement", *(f"votes_{name}" for name in self.classes)])
             for position in np.argsort(found.agreement, kind="stable"):

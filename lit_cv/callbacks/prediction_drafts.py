@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_cv.annotations import WRITERS, AnnotatedImage, AnnotatedObject, AnnotationSet, save_mask
 from lit_cv.annotations.layout import inside
 from lit_cv.annotations.rle import nearest
-from lit_cv.atomic_files import replacing
+from lit_cv.atomic_files import atomic_write
 
 __all__ = ["BoxDrafts", "MaskDrafts", "box_uncertainty", "file_sizes_of"]
 
@@ -159,7 +159,7 @@ class MaskDrafts:
 
 
 def _write_order(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    with replacing(path, "the table") as part, open(part, "w", newline="", encoding="utf-8") as file:
+    with atomic_write(path, "the table") as part, open(part, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(rows)

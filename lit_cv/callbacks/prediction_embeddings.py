@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_cv.atomic_files import replacing
+from lit_cv.atomic_files import atomic_write
 
 __all__ = ["EmbeddingFile"]
 
@@ -48,6 +48,6 @@ class EmbeddingFile:
         content = {"embedding": embedding, "image": np.array([samples[int(number)] for number in order])}
         if labels is not None:
             content["label"] = labels.numpy()[order]
-        with replacing(path, "the embeddings") as part, open(part, "wb") as file:
+        with atomic_write(path, "the embeddings") as part, open(part, "wb") as file:
             np.savez(file, **content)  # type: ignore[arg-type]
         return len(embedding), embedding.shape[1]

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lit_cv.atomic_files import replacing
+from lit_cv.atomic_files import atomic_write
 
 __all__ = ["ClassTable"]
 
@@ -67,7 +67,7 @@ class ClassTable:
         order = sorted(rows)
         if unsure_first:
             order.sort(key=lambda index: _certainty(rows[index][0], several))
-        with replacing(path, "the table") as part, open(part, "w", newline="", encoding="utf-8") as file:
+        with atomic_write(path, "the table") as part, open(part, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow([head, "predicted", "probability", *self._columns(names)])
             for index in order:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lit_cv.atomic_files import replacing
+from lit_cv.atomic_files import atomic_write
 
 __all__ = ["ValueTable"]
 
@@ -40,7 +40,7 @@ class ValueTable:
         # Images that pad the last batches of several processes fall together here.
         rows = {int(i): value.tolist() for part in parts for i, value in zip(*part, strict=True)}
         width = len(next(iter(rows.values()), []))
-        with replacing(path, "the table") as part, open(part, "w", newline="", encoding="utf-8") as file:
+        with atomic_write(path, "the table") as part, open(part, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow([head, *([name] if width == 1 else [f"{name}_{number}" for number in range(width)])])
             writer.writerows([samples[index], *(f"{value:.6g}" for value in rows[index])] for index in sorted(rows))

@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lit_cv.atomic_files import free_path, path_in_words
+from lit_cv.atomic_files import describe_path, next_free_path
 from lit_cv.callbacks.prediction_drafts import BoxDrafts, MaskDrafts
 from lit_cv.callbacks.prediction_embeddings import EmbeddingFile
 from lit_cv.callbacks.prediction_table import ClassTable
@@ -95,7 +95,7 @@ class PredictionWriter(L.Callback):
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget the predictions before, and take a folder for drafts that holds none yet: they may be corrected."""
         self._forget()
-        self._drafts: Path = trainer.strategy.broadcast(free_path(self.folder / _DRAFTS))
+        self._drafts: Path = trainer.strategy.broadcast(next_free_path(self.folder / _DRAFTS))
 
     def on_predict_batch_end(
         self,
@@ -201,7 +201,7 @@ class PredictionWriter(L.Callback):
     def _free(self, name: str) -> tuple[Path, str]:
         """Return where to write a file, and how to say so."""
         wanted = self.folder / name
-        return (path := free_path(wanted)), path_in_words(path, wanted)
+        return (path := next_free_path(wanted)), describe_path(path, wanted)
 
     def _write_drafts(self, trainer: L.Trainer, boxes: Sequence[Any], masks: Sequence[Any]) -> None:
         data = getattr(trainer, "datamodule", None)
@@ -215,13 +215,13 @@ class PredictionWriter(L.Callback):
             count, objects = self._boxes.write(
                 boxes, names, images, classes, self._drafts, self.format, least, unsure_first
             )
-            where = path_in_words(self._drafts, self.folder / _DRAFTS)
+            where = describe_path(self._drafts, self.folder / _DRAFTS)
             log.info("%d boxes in %d images, from a score of %g on: %s", objects, count, least, where)
         if masks:
             names = _names(trainer, [part[0] for part in masks])
             classes = list(getattr(data, "mask_classes", None) or [])
             count = self._masks.write(masks, names, classes, self._drafts, unsure_first)
-            log.info("Masks of %d images: %s", count, path_in_words(self._drafts, self.folder / _DRAFTS))
+            log.info("Masks of %d images: %s", count, describe_path(self._drafts, self.folder / _DRAFTS))
         if boxes and self.format == "yolo":
             log.info("They belong beside the folder `images`: %s", images)
         else:

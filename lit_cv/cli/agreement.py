@@ -4,7 +4,7 @@ from pathlib import Path
 
 from datamodules import CSVDataModule
 from lit_cv.annotations.annotators import Consolidation
-from lit_cv.atomic_files import free_path, path_in_words
+from lit_cv.atomic_files import describe_path, next_free_path
 from lit_cv.cli.convert import OneLineParser, own_options
 
 __all__ = ["agreement", "run"]
@@ -38,12 +38,12 @@ def agreement(
         annotator_column=annotator_column,
         consensus=consensus,
     ).read_votes()
-    table = free_path(Path("consensus.csv")) if out is None else Path(out)
+    table = next_free_path(Path("consensus.csv")) if out is None else Path(out)
     print(votes.summary(f" (all are in {table})"))
     for name, accuracy in zip(votes.annotators, votes.consensus.accuracy, strict=True):
         print(f"  {name}: {100 * accuracy:.1f} % of the votes equal the consensus")
     votes.write(table)
-    print(f"Written: {path_in_words(table, Path(out or 'consensus.csv'))}")
+    print(f"Written: {describe_path(table, Path(out or 'consensus.csv'))}")
 
 
 def run(args: list[str]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_cv.atomic_files import free_path, replacing
+from lit_cv.atomic_files import atomic_write, next_free_path
 from lit_cv.cli.own_options import OwnParser
 
 __all__ = ["run_export"]
@@ -74,14 +74,14 @@ def run_export(args: list[str]) -> None:
         "module": type(module).__name__,
         "backbone": module.hparams["backbone"],
     }
-    with replacing(folder / "model.json", "the description") as part:
+    with atomic_write(folder / "model.json", "the description") as part:
         part.write_text(json.dumps(description, indent=1), encoding="utf-8")
 
 
 def _folder(given: str | None, home: Path, formats: Sequence[str]) -> Path:
     """Return the folder to write to, in which nothing is written over: it may be in use."""
     if given is None:
-        return free_path(home / "export")
+        return next_free_path(home / "export")
     for path in (Path(given) / name for name in ("model.json", *(_FILES[name] for name in formats))):
         if path.exists():
             raise ValueError(f"{path} is there already: give another folder (--output).")
