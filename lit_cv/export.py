@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from lit_cv.atomic_files import atomic_write
 from lit_cv.modules.base import BaseModule
 from lit_cv.randomness import same_draws
 
@@ -111,10 +112,10 @@ def export_program(module: ExportedModule, path: Path, images: Tensor | None = N
     example = example_images(module.image_shape, 2)
     batch = torch.export.Dim("batch", min=1, max=1 << 20)
     program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},))
-    part = path.with_name(f".{path.name}.part.pt2")
-    torch.export.save(program, part)
-    loaded = torch.export.load(part).module()
-    return _checked(module, lambda images: cast(Outputs, loaded(images)), part, path, images)
+    with atomic_write(path, "the program", suffix=".part.pt2") as part:
+        torch.export.save(program, part)
+        loaded = torch.export.load(part).module()
+        return _difference(module, lambda images: cast(Outputs, loaded(images)), path, images)
 
 
 def export_onnx(module: ExportedModule, path: Path, images: Tensor | None = None) -> float:
@@ -136,18 +137,18 @@ def export_onnx(module: ExportedModule, path: Path, images: Tensor | None = None
     example = example_images(module.image_shape, 2)
     with torch.no_grad():
         names = list(module(example))
-    part = path.with_name(f".{path.name}.part.onnx")
-    torch.onnx.export(
-        module, (example,), part, input_names=["image"], output_names=names, dynamo=True, external_data=False,
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1 << 20)},), verbose=False,
-    )  # fmt: skip
-    session = onnxruntime.InferenceSession(str(part), providers=["CPUExecutionProvider"])
+    with atomic_write(path, "the program", suffix=".part.onnx") as part:
+        torch.onnx.export(
+            module, (example,), part, input_names=["image"], output_names=names, dynamo=True, external_data=False,
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1 << 20)},), verbose=False,
+        )  # fmt: skip
+        session = onnxruntime.InferenceSession(str(part), providers=["CPUExecutionProvider"])
 
-    def run(images: Tensor) -> Outputs:
-        found = session.run(names, {"image": images.numpy()})
-        return dict(zip(names, map(torch.from_numpy, found), strict=True))
+        def run(images: Tensor) -> Outputs:
+            found = session.run(names, {"image": images.numpy()})
+            return dict(zip(names, map(torch.from_numpy, found), strict=True))
 
-    return _checked(module, run, part, path, images)
+        return _difference(module, run, path, images)
 
 
 def export_weights(module: BaseModule, path: Path, class_names: Sequence[str] = ()) -> None:
@@ -157,30 +158,29 @@ def export_weights(module: BaseModule, path: Path, class_names: Sequence[str] = 
         key: value for key, value in module.hparams.items() if key in ("backbone", "in_channels", "image_size", "stem")
     }
     metadata = {"class": type(module).__name__, "hyperparameters": json.dumps(h), "classes": json.dumps([*class_names])}
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(save(state, metadata))
-    part.replace(path)
+    with atomic_write(path, "the weights") as part:
+        part.write_bytes(save(state, metadata))
 
 
 @torch.no_grad()
-def _checked(module: ExportedModule, run: Any, part: Path, path: Path, images: Tensor | None) -> float:
-    """Compare a written program with the module, and give it its name if they agree."""
+def _difference(module: ExportedModule, run: Any, path: Path, images: Tensor | None) -> float:
+    """Return the greatest difference of a written program from the module.
+
+    Raises:
+        ValueError: If they do not agree.
+    """
     batches = [example_images(module.image_shape, count) for count in _BATCHES]
     batches += [] if images is None or not len(images) else [*torch.split(images, 32)]
     worst = 0.0
-    try:
-        for batch in batches:
-            found = run(batch)
-            for name, expected in module(batch).items():
-                scale = max(1.0, float(expected.abs().max()))
-                difference = float((found[name] - expected).abs().max()) / scale
-                if found[name].shape != expected.shape or not difference <= _TOLERANCE:
-                    raise ValueError(
-                        f"{path.name}: {name} differs by {difference:.2g} from the module's own output on a batch of "
-                        f"{len(batch)}: nothing was written."
-                    )
-                worst = max(worst, difference)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    for batch in batches:
+        found = run(batch)
+        for name, expected in module(batch).items():
+            scale = max(1.0, float(expected.abs().max()))
+            difference = float((found[name] - expected).abs().max()) / scale
+            if found[name].shape != expected.shape or not difference <= _TOLERANCE:
+                raise ValueError(
+                    f"{path.name}: {name} differs by {difference:.2g} from the module's own output on a batch of "
+                    f"{len(batch)}: nothing was written."
+                )
+            worst = max(worst, difference)
     return worst

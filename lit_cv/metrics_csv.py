@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import logging
 import os
 from argparse import Namespace
@@ -11,7 +12,9 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_cv.atomic_files import atomic_write, could_not_write
+from lit_cv.atomic_files import append_to, atomic_write, could_not_write
+from lit_cv.csv_tables import parse_count, parse_number, read_csv
+from lit_cv.printable import printable
 
 __all__ = ["MetricsCSVLogger", "read_metrics"]
 
@@ -102,7 +105,7 @@ class MetricsCSVLogger(Logger):
         self.columns += list(dict.fromkeys(new))
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / _FILE
-        if new or self._written == 0:
+        if new or self._written == 0 or not path.is_file():
             start = 0
             with atomic_write(path, "the table") as part, open(part, "w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, self.columns, restval="")
@@ -120,27 +123,36 @@ class MetricsCSVLogger(Logger):
 
         What a full disk takes of them is cut off again.
         """
-        size = path.stat().st_size if path.is_file() else 0
-        start = size if start is None else start
-        before = b""
-        try:
-            with open(path, "r+" if path.is_file() else "w", newline="", encoding="utf-8") as file:
-                file.seek(start)
-                before = file.read().encode()
-                file.seek(start)
-                file.truncate()
-                writer = csv.DictWriter(file, self.columns, restval="")
-                for row in rows:
-                    last = file.tell()
-                    writer.writerow(row)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.truncate(path, start)
-                if before:
-                    with open(path, "ab") as file_again:
-                        file_again.write(before)
-            raise could_not_write(error, "the table", path) from error
-        return last
+        with append_to(path) as file:
+            size = file.seek(0, io.SEEK_END)
+            start = size if start is None else min(start, size)
+            file.seek(start)
+            before = file.read()
+            try:
+                text, last = self._text(rows)
+                _write_at(file.fileno(), start, text)
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    _write_at(file.fileno(), start, before)
+                raise could_not_write(error, "the table", path) from error
+        return start + last
+
+    def _text(self, rows: list[dict[str, float]]) -> tuple[bytes, int]:
+        """Return rows as they are written, and where the last one starts in them."""
+        text, last = io.StringIO(newline=""), 0
+        writer = csv.DictWriter(text, self.columns, restval="")
+        for row in rows:
+            last = len(text.getvalue().encode())
+            writer.writerow(row)
+        return text.getvalue().encode(), last
+
+
+def _write_at(handle: int, start: int, content: bytes) -> None:
+    """Make `content` all that a file holds from `start` on; nothing stays in a buffer that would be written later."""
+    os.ftruncate(handle, start)
+    os.lseek(handle, start, os.SEEK_SET)
+    while content:
+        content = content[os.write(handle, content) :]
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
@@ -151,10 +163,24 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
 
     Returns:
         Rows in the order of the file; every row has `step`.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If a cell is no number; the message names the file and the line.
     """
-    with open(path, newline="", encoding="utf-8") as file:
-        return [
-            {k: int(v) if k in ("epoch", "step") else float(v) for k, v in row.items() if k and v}
-            for row in csv.DictReader(file)
-            if (row.get("step") or "").isdigit()  # a line cut off by a kill has none
-        ]
+    columns, found = read_csv(path)
+    rows = []
+    for number, (line, cells) in enumerate(found, 1):
+        if not cells.get("step"):  # a line cut off by a kill has none
+            continue
+        if number == len(found) and len(cells) < len(columns):  # likewise, within a number
+            continue
+        rows.append(
+            {name: _number(name, cell, f"{path}, line {line}") for name, cell in cells.items() if name and cell}
+        )
+    return rows
+
+
+def _number(name: str, cell: str, where: str) -> float:
+    parse = parse_count if name in ("epoch", "step") else parse_number
+    return parse(cell, f"{where}, column {printable(name, lines=False)[:60]}")

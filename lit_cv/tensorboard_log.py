@@ -4,10 +4,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.loggers import TensorBoardLogger as FabricTensorBoardLogger
+from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_cv.atomic_files import could_not_write
+from lit_cv.atomic_files import atomic_write, could_not_write
 
 __all__ = ["RunTensorBoardLogger"]
 
@@ -17,13 +19,26 @@ log = logging.getLogger("lit_cv")
 class RunTensorBoardLogger(TensorBoardLogger):
     """Lightning's TensorBoardLogger that says which file could not be written, and hides no error before that one."""
 
+    _written = False  # whether `hparams.yaml` holds the hyperparameters
+
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Write the hyperparameters; a run that is continued with others has those from then on in `hparams.yaml`."""
         super().log_hyperparams(*args, **kwargs)
         # A tuple would be written with a tag that safe loaders refuse.
         self.hparams = {name: list(v) if isinstance(v, tuple) else v for name, v in self.hparams.items()}
-        (Path(self.log_dir) / self.NAME_HPARAMS_FILE).unlink(missing_ok=True)  # `save` writes none where one is
+        self._written = False
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write what has come, and the hyperparameters once, through no link that lies at their place."""
+        FabricTensorBoardLogger.save(self)
+        folder = Path(self.log_dir)
+        if self._written or not folder.is_dir():
+            return
+        with atomic_write(folder / self.NAME_HPARAMS_FILE, "the hyperparameters", sync=False) as part:
+            save_hparams_to_yaml(str(part), self.hparams)
+        self._written = True
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # type: ignore[override]
         """Write numbers; a thread does it, whose error comes out at a later call."""

@@ -1,15 +1,19 @@
 """From a matplotlib figure to pixels and to a PNG file."""
 
-import os
+import functools
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_cv.atomic_files import atomic_write
 from lit_cv.figures.fonts import fonts_with
+from lit_cv.matplotlib_defaults import default_look
+from lit_cv.printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +27,8 @@ __all__ = [
     "ORANGE",
     "PALETTE",
     "RED",
+    "draws_names",
+    "legend_name",
     "new_figure",
     "render",
     "save_png",
@@ -32,6 +38,52 @@ __all__ = [
 INK, GREY = "#24292f", "#8c959f"
 BLUE, ORANGE, GREEN, RED = "#3b76af", "#e1812c", "#2f8f5b", "#c03d3e"
 PALETTE = (ORANGE, GREEN, "#7a5195", RED, "#845b53", "#d684bd", GREY, "#a9aa35")
+
+
+Arguments = ParamSpec("Arguments")
+
+
+def draws_names(function: "Callable[Arguments, Figure]") -> "Callable[Arguments, Figure]":
+    """Make a function that returns a figure draw with matplotlib's defaults, and show names in it as they are."""
+
+    @functools.wraps(function)
+    def draw(*args: Arguments.args, **kwargs: Arguments.kwargs) -> "Figure":
+        with default_look():
+            figure = function(*args, **kwargs)
+            _show_text_as_it_is(figure)
+            return figure
+
+    return draw
+
+
+def _show_text_as_it_is(figure: "Figure") -> None:
+    """Keep matplotlib from reading names with dollar signs as formulas: all text but the numbers of log axes is plain.
+
+    A name that is no formula would end the drawing, another would be drawn as something else.
+    """
+    from matplotlib.text import Text
+    from matplotlib.ticker import LogFormatter
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        text.set_text(printable(text.get_text()))
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if isinstance(axis.get_major_formatter(), LogFormatter):
+            for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+                tick.label1.set_parse_math(True)
+                tick.label2.set_parse_math(True)
+
+
+def legend_name(name: object, length: int = 60) -> str:
+    """Return a name as a legend shows it, in one line; matplotlib leaves out those that begin with an underscore.
+
+    Example:
+        >>> legend_name("_run")
+        ' _run'
+    """
+    text = printable(" ".join(str(name).split()), lines=False)
+    text = text if len(text) <= length else text[: length - 1] + "…"
+    return f" {text}" if text.startswith("_") else text
 
 
 def new_figure(width: float, height: float, constrained: bool = False) -> "Figure":
@@ -68,19 +120,23 @@ def render(figure: "Figure") -> NDArray[np.uint8]:
     Returns:
         Pixels, (height, width, 3) uint8.
     """
+    with default_look():
+        canvas = _rendered(figure)
+    return np.asarray(canvas.buffer_rgba(), dtype=np.uint8)[..., :3].copy()
+
+
+def _rendered(figure: "Figure") -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
 
     canvas: Any = figure.canvas
     if not isinstance(canvas, FigureCanvasAgg):
         canvas = FigureCanvasAgg(figure)
-    if missing := _draw(canvas):
-        from matplotlib.text import Text
-
-        if fonts := [name for name, _ in fonts_with(missing)]:
-            for text in figure.findobj(Text):
-                text.set_fontfamily([*text.get_fontfamily(), *fonts])
-            _draw(canvas)
-    return np.asarray(canvas.buffer_rgba(), dtype=np.uint8)[..., :3].copy()
+    if (missing := _draw(canvas)) and (fonts := [name for name, _ in fonts_with(missing)]):
+        for text in figure.findobj(Text):
+            text.set_fontfamily([*text.get_fontfamily(), *fonts])
+        _draw(canvas)
+    return canvas
 
 
 def _draw(canvas: Any) -> set[str]:
@@ -108,9 +164,5 @@ def save_png(picture: NDArray[np.uint8], path: str | Path) -> None:
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        Image.fromarray(picture).save(unfinished, format="PNG")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with atomic_write(path, "the figure", sync=False) as part:
+        Image.fromarray(picture).save(part, format="PNG")

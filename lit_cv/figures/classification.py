@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_cv.figures.canvas import BLUE, INK, ORANGE, new_figure, style_axes
+from lit_cv.figures.canvas import BLUE, INK, ORANGE, draws_names, new_figure, style_axes
 from lit_cv.figures.images import short_name
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ _SEPARATED = 30  # classes up to which lines stand between the cells: smaller ce
 _BARS = 30  # classes whose precision and recall are shown
 
 
+@draws_names
 def confusion_figure(matrix: Tensor, class_names: Sequence[str] | None = None, heading: str = "") -> "Figure":
     """Draw a confusion matrix: colors are shares of a true class, numbers are counts.
 
@@ -86,6 +87,7 @@ def _write_counts(axes: "Axes", counts: NDArray[np.int64], shares: NDArray[np.fl
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=size, color=color)
 
 
+@draws_names
 def precision_recall_figure(table: Tensor, class_names: Sequence[str] | None = None, heading: str = "") -> "Figure":
     """Draw precision and recall of every class as bars: for images that carry several labels.
 

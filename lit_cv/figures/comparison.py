@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lit_cv.figures.canvas import BLUE, GREY, INK, PALETTE, new_figure, style_axes
+from lit_cv.figures.canvas import BLUE, GREY, INK, PALETTE, draws_names, legend_name, new_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,6 +63,7 @@ class Measured:
         return next((cell for cell in self.cells if cell.budget == budget), None)
 
 
+@draws_names
 def labels_figure(measured: Sequence[Measured], metric: str) -> "Figure":
     """Draw the metric against the number of labels: mean, spread, and each seed as a dot."""
     figure = new_figure(7.0, 4.6, constrained=True)
@@ -73,6 +74,7 @@ def labels_figure(measured: Sequence[Measured], metric: str) -> "Figure":
     return figure
 
 
+@draws_names
 def compute_figure(measured: Sequence[Measured], metric: str) -> "Figure":
     """Draw the metric against the seconds of training, pretraining included; larger marks stand for more labels."""
     figure = new_figure(7.0, 4.6, constrained=True)
@@ -81,7 +83,7 @@ def compute_figure(measured: Sequence[Measured], metric: str) -> "Figure":
         color, marker = _COLORS[place % len(_COLORS)], _MARKERS[place % len(_MARKERS)]
         for rank, cell in enumerate(approach.cells):
             total = cell.seconds + cell.pretraining_seconds
-            label = approach.title if rank == len(approach.cells) - 1 else None
+            label = legend_name(approach.title) if rank == len(approach.cells) - 1 else None
             axes.plot(
                 total, 100 * cell.mean, linestyle="", color=color, marker=marker, markersize=5 + 2.5 * rank, label=label
             )
@@ -92,6 +94,7 @@ def compute_figure(measured: Sequence[Measured], metric: str) -> "Figure":
     return figure
 
 
+@draws_names
 def cost_figure(measured: Sequence[Measured], metric: str, cost_per_label: float) -> "Figure":
     """Draw the metric against what the labels cost."""
     figure = new_figure(7.0, 4.6, constrained=True)
@@ -102,6 +105,7 @@ def cost_figure(measured: Sequence[Measured], metric: str, cost_per_label: float
     return figure
 
 
+@draws_names
 def overview_figure(measured: Sequence[Measured], metric: str, cost_per_label: float | None = None) -> "Figure":
     """Draw the four panels: data needed, annotation effort, performance, time."""
     figure = new_figure(12.5, 7.6, constrained=True)
@@ -145,7 +149,7 @@ def _curves(axes: "Axes", measured: Sequence[Measured], x: Callable[[Cell], floa
         spreads = [0.0 if math.isnan(cell.spread) else 100 * cell.spread for cell in approach.cells]
         axes.errorbar(
             places, [100 * cell.mean for cell in approach.cells], spreads, color=color, capsize=3, linewidth=1.5,
-            marker=_MARKERS[place % len(_MARKERS)], markersize=5, label=approach.title,
+            marker=_MARKERS[place % len(_MARKERS)], markersize=5, label=legend_name(approach.title),
         )  # fmt: skip
         for at, cell in zip(places, approach.cells, strict=True):
             axes.plot([at] * len(cell.values), [100 * v for v in cell.values], ".", color=color, alpha=0.4)
@@ -217,7 +221,7 @@ def _performance_panel(axes: "Axes", measured: Sequence[Measured], metric: str) 
                 continue
             spread = 0.0 if math.isnan(cell.spread) else 100 * cell.spread
             axes.bar(group + (place - (len(measured) - 1) / 2) * width, 100 * cell.mean, width, yerr=spread, capsize=2,
-                     color=_COLORS[place % len(_COLORS)], label=approach.title if group == 0 else None,
+                     color=_COLORS[place % len(_COLORS)], label=legend_name(approach.title) if group == 0 else None,
                      error_kw={"linewidth": 0.8, "ecolor": GREY})  # fmt: skip
     style_axes(axes, f"performance: {metric} with mean and spread")
     axes.set_xticks(range(len(order)), [f"{budgets[budget]:,} labels" for budget in order])
@@ -241,7 +245,7 @@ def _time_panel(axes: "Axes", measured: Sequence[Measured]) -> None:
 
 def _horizontal(axes: "Axes", measured: Sequence[Measured], title: str, unit: str, largest: float) -> None:
     style_axes(axes, title)
-    axes.set_yticks(range(len(measured)), [approach.title for approach in measured], parse_math=False)
+    axes.set_yticks(range(len(measured)), [legend_name(approach.title) for approach in measured], parse_math=False)
     axes.set_ylim(len(measured) - 0.5, -0.5)
     axes.set_xlim(0, 1.22 * largest or 1)
     axes.set_xlabel(unit, fontsize=8, color=INK)

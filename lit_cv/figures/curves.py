@@ -14,12 +14,15 @@ from lit_cv.figures.canvas import (
     INK,
     ORANGE,
     PALETTE,
+    draws_names,
+    legend_name,
     new_figure,
     render,
     save_png,
     style_axes,
 )
 from lit_cv.figures.history import History, short_number
+from lit_cv.printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,6 +64,12 @@ def draw_training_curves(
     history = History.read(csv_path)
     if not history.names:
         raise ValueError(f"{csv_path} holds no metric: nothing was logged in this run.")
+    save_png(render(_training_figure(history, monitor, mode, facts or {}, heading)), png_path)
+    return history
+
+
+@draws_names
+def _training_figure(history: History, monitor: str, mode: str, facts: Mapping[str, str], heading: str) -> "Figure":
     best = history.best(monitor, mode)
     panels: list[Callable[[Axes], None]] = [lambda axes: _losses(axes, history, monitor, mode)]
     if best and monitor != "val_loss":
@@ -86,9 +95,8 @@ def draw_training_curves(
     for place, panel in enumerate(panels, 1):
         panel(figure.add_subplot(rows, columns, place))
     axes = figure.add_subplot(rows, columns, (len(panels) + 1, rows * columns))  # what room is left
-    _summary(axes, history, monitor, best, facts or {}, wide=rows * columns > len(panels) + 1)
-    save_png(render(figure), png_path)
-    return history
+    _summary(axes, history, monitor, best, facts, wide=rows * columns > len(panels) + 1)
+    return figure
 
 
 def add_heading(figure: "Figure", heading: str) -> None:
@@ -114,7 +122,13 @@ def plot_series(axes: "Axes", history: History, name: str, color: str, label: st
         style.pop("marker", None)
     elif len(values) == 1:
         style.setdefault("marker", ".")  # a line of one point is not seen
-    axes.plot(steps if x is None else x, values, color=color, label=label or name, **style)
+    axes.plot(
+        steps if x is None else x,
+        values,
+        color=color,
+        label=label if label == "_" else legend_name(label or name),
+        **style,
+    )
 
 
 def _thin(steps: Numbers, values: Numbers) -> tuple[Numbers, Numbers]:
@@ -181,7 +195,9 @@ def _learning_rate(axes: "Axes", history: History, names: list[str]) -> None:
     for name, color in zip(names[:_SERIES], (INK, *PALETTE), strict=False):
         steps, values = _thin(*history.series(name))
         marker = "." if len(values) == 1 else ""
-        axes.plot(steps, values, color=color, label=name if len(names) > 1 else "", linewidth=1.3, marker=marker)
+        axes.plot(
+            steps, values, color=color, label=legend_name(name) if len(names) > 1 else "", linewidth=1.3, marker=marker
+        )
         positive.append(values[values > 0])
     rates = np.concatenate(positive)
     style_axes(axes, "learning rate")
@@ -215,6 +231,7 @@ def _summary(
         cells = [best[0] if name == monitor else history.last(name, best[1])] if best else []
         cells.append(history.last(name))
         text = "".join(f"{'-' if value is None else short_number(value):>11}" for value in cells)
+        name = printable(name, lines=False)
         shown = name if len(name) < width else f"{name[: width - 2]}…"
         lines.append((f"{shown:<{width}}{text}", GREEN if name == monitor else INK))
     known = {"epochs": f"{history.epochs}", "steps": f"{history.steps:,}", **facts}

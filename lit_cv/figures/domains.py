@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_cv.figures.canvas import BLUE, GREY, INK, ORANGE, new_figure, style_axes
+from lit_cv.figures.canvas import BLUE, GREY, INK, ORANGE, draws_names, legend_name, new_figure, style_axes
 from lit_cv.figures.images import short_name
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def map_embedding(embedding: NDArray[np.float32], method: Literal["tsne", "pca"]
     return np.asarray(model.fit_transform(np.nan_to_num(embedding)), dtype=np.float64)
 
 
+@draws_names
 def domain_figure(maps: Sequence[DomainMap], class_names: Sequence[str] | None = None, heading: str = "") -> "Figure":
     """Draw each map twice, colored by domain and by class.
 
@@ -96,7 +97,15 @@ def _points(
     if len(x) == 0:
         return
     style: dict[str, Any] = {"facecolors": "none", "edgecolors": [color]} if ring else {"color": [color]}
-    axes.scatter(x, y, s=14 if ring else 9, linewidths=0.8 if ring else 0, alpha=0.75, label=label or None, **style)
+    axes.scatter(
+        x,
+        y,
+        s=14 if ring else 9,
+        linewidths=0.8 if ring else 0,
+        alpha=0.75,
+        label=legend_name(label) if label else None,
+        **style,
+    )
 
 
 def _finish(axes: "Axes", title: str) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["History", "short_number"]
+__all__ = ["History", "is_drawable", "short_number"]
+
+_LARGEST = 1e100  # beyond, matplotlib's arithmetic of axes overflows
 
 Series = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -57,8 +59,8 @@ class History:
         return "epoch" if self.epochs else "step"
 
     def series(self, name: str) -> Series:
-        """Return a metric's steps (how many were done when it was logged) and its finite values."""
-        pairs = [(row["step"] + 1, row[name]) for row in self.rows if math.isfinite(row.get(name, math.nan))]
+        """Return a metric's finite values, and how many steps were done when each was logged, steps first."""
+        pairs = [(row["step"] + 1, row[name]) for row in self.rows if is_drawable(row.get(name, math.nan))]
         both = np.array(pairs, dtype=np.float64).reshape(-1, 2)
         return both[:, 0], both[:, 1]
 
@@ -98,6 +100,11 @@ class History:
         ends = {int(row["epoch"]) + 1: row["step"] + 1 for row in self.rows if "epoch" in row and signs & row.keys()}
         pairs = np.array([(0.0, 0.0), *((step, epoch) for epoch, step in sorted(ends.items()))])
         return pairs[:, 0], pairs[:, 1]
+
+
+def is_drawable(value: float) -> bool:
+    """Return whether a value is finite, and of a size that axes take."""
+    return math.isfinite(value) and abs(value) < _LARGEST
 
 
 def short_number(value: float) -> str:

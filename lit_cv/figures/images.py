@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_cv.figures.canvas import INK, new_figure
+from lit_cv.figures.canvas import INK, draws_names, new_figure
+from lit_cv.printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +32,7 @@ def short_name(name: object, length: int = 18) -> str:
         >>> short_name("a class name far too long to print", 12)
         'a class nam…'
     """
-    text = " ".join(str(name).split())
+    text = printable(" ".join(str(name).split()), lines=False)
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
@@ -71,6 +72,7 @@ def label_titles(labels: Tensor, class_names: Sequence[str] | None = None) -> li
     return titles
 
 
+@draws_names
 def image_grid(
     images: Tensor,
     titles: Sequence[str] | None = None,
@@ -95,14 +97,14 @@ def image_grid(
     if images.ndim != 4 or len(images) == 0:
         raise ValueError(f"images have the shape {tuple(images.shape)}: a grid takes (N, C, H, W), N at least 1.")
     pictures = _displayable(images)
-    titles = list(titles or [])
+    titles = [printable(title) for title in titles or ()]
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
     lines = max((title.count("\n") + 1 for title in titles), default=0)
     height = cell * pictures.shape[1] / pictures.shape[2]
     step_x, step_y = cell + 0.08, height + _LINE * lines + 0.1
     width = columns * step_x + 0.08
-    heading = "\n".join(wrap(heading, max(12, int(11 * width))))  # about 11 characters fit into an inch
+    heading = "\n".join(wrap(printable(heading), max(12, int(11 * width))))  # about 11 characters fit into an inch
     head = 0.3 + 0.17 * heading.count("\n") if heading else 0.0
     total = rows * step_y + head + 0.08
 

@@ -1,13 +1,15 @@
 """The result of a cross-validation in one picture."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from lit_cv.figures.canvas import BLUE, INK, ORANGE, new_figure, style_axes
+from lit_cv.figures.canvas import BLUE, INK, ORANGE, draws_names, legend_name, new_figure, style_axes
 from lit_cv.figures.classification import separate_cells
+from lit_cv.figures.history import is_drawable
 from lit_cv.figures.images import short_name
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ _MOST = 4  # metrics that are shown
 _NAMED = 20  # classes up to which a confusion matrix is readable
 
 
+@draws_names
 def kfold_figure(
     metrics: Mapping[str, Sequence[float]],
     confusion: Tensor | None = None,
@@ -34,7 +37,8 @@ def kfold_figure(
         class_names: Names of the K classes.
         heading: Title.
     """
-    shares = [name for name in metrics if metrics[name] and all(0 <= value <= 1 for value in metrics[name])]
+    metrics = {name: values for name, values in metrics.items() if values}
+    shares = [name for name in metrics if all(0 <= value <= 1 for value in metrics[name])]
     first = [name for name in shares if not name.endswith(("loss", "ece"))]
     chosen = [*first, *(name for name in metrics if name not in first)][:_MOST]
     matrix = confusion is not None and 1 < len(confusion) <= _NAMED
@@ -50,15 +54,23 @@ def kfold_figure(
 
 
 def _draw_metric(axes: "Axes", name: str, values: list[float]) -> None:
-    mean = statistics.mean(values)
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
     places = [0.3 * (k / max(len(values) - 1, 1) - 0.5) for k in range(len(values))]
-    axes.axhspan(mean - spread, mean + spread, color=BLUE, alpha=0.15, linewidth=0)
-    axes.axhline(mean, color=BLUE, linewidth=1.5)
+    finite = [value for value in values if is_drawable(value)]
+    name = legend_name(name)
+    if len(finite) < len(values):
+        title = f"{name}\nnot finite in {len(values) - len(finite)} of {len(values)}"
+        values = [value if is_drawable(value) else math.nan for value in values]
+    else:
+        mean = statistics.mean(values)
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        axes.axhspan(mean - spread, mean + spread, color=BLUE, alpha=0.15, linewidth=0)
+        axes.axhline(mean, color=BLUE, linewidth=1.5)
+        title = f"{name}\n{mean:.4f} ± {spread:.4f}"
     axes.plot(places, values, linestyle="", marker="o", color=ORANGE, markersize=5)
     for number, (place, value) in enumerate(zip(places, values, strict=True), 1):
-        axes.annotate(str(number), (place, value), (4, 3), textcoords="offset points", fontsize=7, color=INK)
-    style_axes(axes, f"{name}\n{mean:.4f} ± {spread:.4f}")
+        if math.isfinite(value):
+            axes.annotate(str(number), (place, value), (4, 3), textcoords="offset points", fontsize=7, color=INK)
+    style_axes(axes, title)
     axes.set_xlim(-0.35, 0.35)
     axes.set_xticks([])
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lit_cv.figures.canvas import BLUE, GREEN, INK, new_figure, style_axes
+from lit_cv.figures.canvas import BLUE, GREEN, INK, draws_names, new_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["lr_curve_figure"]
 
 
+@draws_names
 def lr_curve_figure(rates: Sequence[float], losses: Sequence[float], suggestion: float | None) -> "Figure":
     """Draw the loss over the learning rate.
 

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lit_cv.figures.canvas import BLUE, INK, PALETTE, new_figure, style_axes
+from lit_cv.figures.canvas import BLUE, INK, PALETTE, draws_names, legend_name, new_figure, style_axes
 from lit_cv.figures.history import History
+from lit_cv.printable import printable
 from lit_cv.suggest import nearest
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ _STYLES = ("-", "--", ":", "-.")
 _POINTS = 1500
 
 
+@draws_names
 def overlay_figure(runs: Mapping[str, History], metrics: Sequence[str] | None = None, unit: str = "epoch") -> "Figure":
     """Draw a panel for each metric, with a line for each run.
 
@@ -37,7 +39,8 @@ def overlay_figure(runs: Mapping[str, History], metrics: Sequence[str] | None = 
     logged = dict.fromkeys(name for history in runs.values() for name in history.names)
     for name in metrics or ():
         if name not in logged:
-            raise ValueError(f"no run has logged {name!r}{nearest(name, logged)} Logged were: {', '.join(logged)}.")
+            names = printable(", ".join(logged)[:500], lines=False)
+            raise ValueError(f"no run has logged {name!r}{nearest(name, logged)} Logged were: {names}.")
     chosen = list(metrics) if metrics else _choose(list(logged))
     if not chosen:
         raise ValueError("the runs have logged nothing that could be drawn: name metrics (--metrics).")
@@ -59,8 +62,8 @@ def overlay_figure(runs: Mapping[str, History], metrics: Sequence[str] | None = 
                 markersize=3, linewidth=1.3,
             )  # fmt: skip
             if place == 1:
-                lines.append((drawn[0], name))
-        style_axes(axes, metric)
+                lines.append((drawn[0], legend_name(name)))
+        style_axes(axes, legend_name(metric))
         axes.set_xlabel(unit, fontsize=8, color=INK)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))

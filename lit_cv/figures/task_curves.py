@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lit_cv.figures.canvas import PALETTE, new_figure, render, save_png
+from lit_cv.figures.canvas import PALETTE, draws_names, new_figure, render, save_png
 from lit_cv.figures.curves import add_heading, finish_axes, plot_series
 from lit_cv.figures.history import History
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["draw_task_curves"]
 
@@ -36,6 +37,12 @@ def draw_task_curves(
         FileNotFoundError: If there is no such table.
     """
     history = History.read(csv_path)
+    save_png(render(_task_figure(history, scores, heading)), png_path)
+    return history
+
+
+@draws_names
+def _task_figure(history: History, scores: Mapping[str, str | None], heading: str) -> "Figure":
     colors = dict(zip(scores, (PALETTE[i % len(PALETTE)] for i in range(len(scores))), strict=True))
     panels: list[Callable[[Axes], None]] = [lambda axes: _losses(axes, history, colors)]
     measured = {task: f"val_{task}_{name}" for task, name in scores.items() if name}
@@ -49,8 +56,7 @@ def draw_task_curves(
     add_heading(figure, heading)
     for place, panel in enumerate(panels, 1):
         panel(figure.add_subplot(-(-len(panels) // 2), 2, place))
-    save_png(render(figure), png_path)
-    return history
+    return figure
 
 
 def _losses(axes: "Axes", history: History, colors: Mapping[str, str]) -> None:

@@ -1,0 +1,22 @@
+"""Text of files as a part of a Markdown file. Pure Python."""
+
+import re
+
+from lit_cv.printable import printable
+
+__all__ = ["escape_markdown"]
+
+# An underscore within a word is text in Markdown.
+_SPECIAL = re.compile(r"[\\`*\[\]<>|&#$~!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+_OPENS_BLOCK = re.compile(r"^(\d*)([-+=.)])")
+
+
+def escape_markdown(text: str) -> str:
+    r"""Return a text that Markdown shows in one line as it is, in a list or a table, too.
+
+    Example:
+        >>> escape_markdown("a|b <b> *c* val_acc"), escape_markdown("- [x](y)")
+        ('a\\|b \\<b\\> \\*c\\* val_acc', '\\- \\[x\\](y)')
+    """
+    text = _SPECIAL.sub(r"\\\g<0>", printable(text, lines=False))
+    return _OPENS_BLOCK.sub(r"\1\\\2", text)
