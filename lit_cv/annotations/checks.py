@@ -10,6 +10,7 @@ from lit_cv.annotations.masks import inspect_mask
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Problems
 from lit_cv.annotations.rle import rle_counts
 from lit_cv.annotations.sizes import FileSize
+from lit_cv.printable import printable
 from lit_cv.suggest import nearest
 
 __all__ = ["OUTSIDE", "check_masks", "check_object", "check_set", "unknown_category"]
@@ -68,7 +69,7 @@ def _check_polygons(polygons: list[list[float]], height: float, width: float) ->
 def unknown_category(name: object, known: Sequence[str]) -> str:
     """Return the words for a category that does not exist."""
     shown = f"{', '.join(known[:20])}{', ...' if len(known) > 20 else ''}"
-    return f"unknown category {name!r}{nearest(str(name), known)} Known are: {shown or 'none'}."
+    return printable(f"unknown category {name!r}{nearest(str(name), known)} Known are: {shown or 'none'}.", lines=False)
 
 
 def check_set(annotations: AnnotationSet, found: Sequence[FileSize], problems: Problems) -> AnnotationSet:

@@ -1,14 +1,17 @@
 """Classes of whole images: a folder for each class, or a table."""
 
 import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
 from lit_cv.annotations.checks import OUTSIDE
-from lit_cv.annotations.layout import SPLITS, SUFFIXES, leads_out
-from lit_cv.annotations.reading import read_rows
+from lit_cv.annotations.layout import SPLITS, SUFFIXES, leads_out, make_folder
+from lit_cv.annotations.reading import file_cell, read_rows
 from lit_cv.annotations.records import AnnotatedImage, AnnotationSet, Problems
 from lit_cv.annotations.sizes import SizesOf, file_sizes
+from lit_cv.atomic_files import write_text
+from lit_cv.spreadsheet import unescape_formula
 
 __all__ = ["find_table", "read_folders", "read_table", "write_table"]
 
@@ -77,12 +80,14 @@ def read_table(path: Path, problems: Problems, sizes: SizesOf = file_sizes) -> d
     Raises:
         ValueError: If a column is missing.
     """
-    rows = read_rows(path)
+    rows = read_rows(path, files=("path",))
     if not rows or not {"path", "label"} <= rows[0].keys():
         raise ValueError(f"{path} needs the columns path and label.")
     named = {name: split for split, names in SPLITS.items() for name in names}
     sets: dict[str, AnnotationSet] = {}
     seen: set[str] = set()
+    for row in rows:
+        row["path"] = file_cell(row["path"], path.parent)
     found = sizes(path.parent, [row["path"] for row in rows])
     for number, (row, size) in enumerate(zip(rows, found, strict=True), 2):
         split = named.get(row["split"].strip().lower()) if "split" in row else "all"
@@ -96,7 +101,7 @@ def read_table(path: Path, problems: Problems, sizes: SizesOf = file_sizes) -> d
             problems.add(path, f"line {number}", f"unknown split {row['split']!r}: allowed are train, val and test")
         else:
             part = sets.setdefault(split, AnnotationSet(path.parent, [], []))
-            part.images.append(AnnotatedImage(row["path"], *size, label=row["label"].strip() or None))
+            part.images.append(AnnotatedImage(row["path"], *size, label=unescape_formula(row["label"]) or None))
         seen.add(row["path"])
     return sets
 
@@ -111,13 +116,14 @@ def write_table(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
     Returns:
         The file written.
     """
-    root.mkdir(parents=True, exist_ok=True)
+    make_folder(root, root)
     alone = set(sets) == {"all"}
-    with open(root / _TABLE, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label"] if alone else ["path", "label", "split"])
-        for split, part in sets.items():
-            for image in part.images:
-                path = f"images/{image.name}" if split == "all" else f"images/{split}/{image.name}"
-                writer.writerow([path, image.label or "", *([] if alone else [split])])
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["path", "label"] if alone else ["path", "label", "split"])
+    for split, part in sets.items():
+        for image in part.images:
+            path = f"images/{image.name}" if split == "all" else f"images/{split}/{image.name}"
+            writer.writerow([path, image.label or "", *([] if alone else [split])])
+    write_text(root / _TABLE, text.getvalue(), "the table")
     return [root / _TABLE]

@@ -1,20 +1,24 @@
 """COCO: one JSON file with the images, categories and annotations of a split."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lit_cv.annotations.checks import unknown_category
-from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, leads_out, split_in
-from lit_cv.annotations.reading import is_file
+from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, leads_out, make_folder, split_in
+from lit_cv.annotations.reading import is_file, open_plain
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_area, outline_box
+from lit_cv.atomic_files import write_text
+from lit_cv.printable import printable
 
 __all__ = ["coco_dict", "find_coco_files", "read_coco", "write_coco"]
 
 _KNOWN = ("id", "image_id", "category_id", "bbox", "segmentation", "iscrowd", "score", "area")
+_NO_TEXT = re.compile("[\ud800-\udfff]")  # of names that are not UTF-8
 _OTHERS = ("captions", "keypoints", "panoptic", "stuff", "image_info")
 
 
@@ -82,7 +86,10 @@ def read_coco(
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        with open_plain(path) as file:
+            content = json.loads(file.read().decode("utf-8-sig"))
+    except AnnotationError:
+        raise
     except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and lists within lists
         raise AnnotationError(f"{path} is not valid JSON: {error}") from None
     needed = ("images", "annotations", "categories")
@@ -223,7 +230,8 @@ def _folder(root: Path, path: Path, split: str, names: Sequence[str]) -> Path:
                 return folder
     if not names:
         return root
-    raise FileNotFoundError(f"the image {names[0]} of {path} is not found in {root.absolute()}: set --data.images.")
+    shown = printable(names[0], lines=False)
+    raise FileNotFoundError(f"the image {shown} of {path} is not found in {root.absolute()}: set --data.images.")
 
 
 def write_coco(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
@@ -239,8 +247,9 @@ def write_coco(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
     written = []
     for split, annotations in sets.items():
         path = root / "annotations" / ("instances.json" if split == "all" else f"instances_{split}.json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(coco_dict(annotations), ensure_ascii=False), encoding="utf-8")
+        make_folder(path.parent, root)
+        text = json.dumps(coco_dict(annotations), ensure_ascii=False)
+        write_text(path, _NO_TEXT.sub(lambda match: f"\\u{ord(match[0]):04x}", text), "the annotations")
         written.append(path)
     return written
 

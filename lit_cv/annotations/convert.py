@@ -7,11 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, cast
 
+from lit_cv.annotations.aside import remove_dead, written_aside
 from lit_cv.annotations.classes import find_table, read_folders, read_table, write_table
 from lit_cv.annotations.formats import WRITERS, Format, find_format, read_annotations
-from lit_cv.annotations.layout import inside, paths_by_split
+from lit_cv.annotations.layout import leads_out, paths_by_split
+from lit_cv.annotations.reading import is_file
 from lit_cv.annotations.records import AnnotationSet, Problems
+from lit_cv.annotations.voc import voc_lacks
 from lit_cv.annotations.yolo import keeps_outlines
+from lit_cv.atomic_files import atomic_write
+from lit_cv.printable import printable
 
 __all__ = ["convert", "place_images"]
 
@@ -34,6 +39,8 @@ def convert(
 ) -> dict[str, AnnotationSet]:
     """Read a folder of annotated images, check it, and write it in another format, in a folder of its own.
 
+    The folder appears when all is in it: a conversion that is stopped, or finds the disk full, leaves nothing.
+
     Args:
         root: The folder, in a layout of `AnnotatedImagesDataModule`, or for classes of whole images of
             `ImageFolderDataModule`, or with a table `images.csv`.
@@ -53,12 +60,12 @@ def convert(
     Raises:
         FileNotFoundError: If there are no annotations, or no folder `images`.
         AnnotationError: If entries are wrong and `on_error` is `raise`.
+        OSError: If `out` cannot be written.
         ValueError: If `out` is not empty, the format cannot hold what there is, two images would share a file, or
             `images` do not go with `source`.
     """
-    target = Path(out).expanduser()
-    if target.exists() and any(target.iterdir()):
-        raise ValueError(f"{target.absolute()} is not empty: give another folder (--out).")
+    target = Path(out).expanduser().absolute()
+    _check_empty(target)
     problems = Problems()
     sets = _read(Path(root).expanduser(), source, images, annotations, problems)
     if on_error == "raise":
@@ -66,14 +73,31 @@ def convert(
     elif len(problems):
         log.warning("%d entries are left out:\n%s", len(problems), problems)
     _check_fits(sets, to)
-    places = _places(sets, to, target)
-    written = [] if to == "folders" else write_table(sets, target) if to == "csv" else WRITERS[to](sets, target)
-    place_images(places, "copy" if to == "folders" and place == "none" else place)
+    _check_names(sets, to)
+    places = _places(sets, to)
+    with written_aside(target, {new.parts[0] for new in places}) as aside:
+        written = [] if to == "folders" else write_table(sets, aside) if to == "csv" else WRITERS[to](sets, aside)
+        how: Placing = "copy" if to == "folders" and place == "none" else place
+        place_images({aside / new: old for new, old in places.items()}, how)
     count = sum(len(part.images) for part in sets.values())
     objects = sum(len(image.objects) for part in sets.values() for image in part.images)
     what = "their classes" if to in _CLASSES else f"{objects} objects"
-    log.info("%d images with %s: %d files of annotations in %s", count, what, len(written), target)
+    log.info("%d images with %s: %d files of annotations in %s", count, what, len(written), _shown(target))
     return sets
+
+
+def _check_empty(target: Path) -> None:
+    if target.is_symlink():
+        raise ValueError(f"{_shown(target)} is a link: give the folder that it leads to (--out).")
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"{_shown(target)} is no folder: give another name (--out).")
+    remove_dead(target)
+    if target.is_dir() and any(target.iterdir()):
+        raise ValueError(f"{_shown(target)} is not empty: give another folder (--out).")
+
+
+def _shown(name: object) -> str:
+    return printable(str(name), lines=False)
 
 
 def _read(
@@ -117,17 +141,25 @@ def place_images(places: Mapping[Path, Path], how: Placing) -> None:
     """
     for new, old in places.items() if how != "none" else ():
         new.parent.mkdir(parents=True, exist_ok=True)
-        if how == "link":
-            try:
-                os.link(old, new)
-                continue
-            except OSError:
-                pass
-        shutil.copyfile(old, new)
+        if not (how == "link" and _linked(old, new)):
+            with atomic_write(new, "the image", sync=False) as part:
+                shutil.copyfile(old, part)
 
 
-def _places(sets: Mapping[str, AnnotationSet], to: str, target: Path) -> dict[Path, Path]:
-    """Return where images belong in a format's layout, by their new paths."""
+def _linked(old: Path, new: Path) -> bool:
+    """Link what a file is or leads to, and return whether the file system has such links."""
+    source = Path(os.path.realpath(old))  # a link to a relative path would lead elsewhere
+    try:
+        if is_file(source):
+            os.link(source, new)
+            return True
+    except OSError:
+        pass
+    return False
+
+
+def _places(sets: Mapping[str, AnnotationSet], to: str) -> dict[Path, Path]:
+    """Return where images belong in a format's layout: their paths by the new ones, below the folder to write."""
     places: dict[Path, Path] = {}
     taken: dict[Path, Path] = {}
     for split, part in sets.items():
@@ -139,13 +171,44 @@ def _places(sets: Mapping[str, AnnotationSet], to: str, target: Path) -> dict[Pa
             if to == "folders" and image.label is None:
                 continue
             name = Path(image.label or "") / Path(image.name).name if to == "folders" else Path(image.name)
-            new, old = inside(target / within, name.as_posix()), part.folder / image.name
+            new, old = within / name, part.folder / image.name
+            if leads_out(name.as_posix()):
+                raise ValueError(f"the name {name.as_posix()!r} leads out of the folder to write.")
             key = new if to in ("coco", *_CLASSES) else new.with_suffix("")
             if key in taken:
-                raise ValueError(f"{taken[key]} and {old} would share a file of {to}, named like its image.")
+                raise ValueError(
+                    f"{_shown(taken[key])} and {_shown(old)} would share a file of {to}, named like its image."
+                )
             taken[key] = old
             places[new] = old
     return places
+
+
+def _check_names(sets: Mapping[str, AnnotationSet], to: str) -> None:
+    """Refuse names that a format has no way to write, before anything is written."""
+    classes = {name for part in sets.values() for name in (*part.categories, *part.mask_classes)}
+    classes |= {image.label for part in sets.values() for image in part.images if image.label}
+    if to == "voc":
+        listed = {image.name for split, part in sets.items() if split != "all" for image in part.images}
+        files = {image.name for part in sets.values() for image in part.images}
+        wrong = [name for name in files | classes if voc_lacks(name)] + [name for name in listed if "\n" in name]
+    elif to == "masks":
+        wrong = [name for name in classes if not _is_text(name) or "\n" in name]
+    else:
+        wrong = [name for name in classes if to == "csv" and not _is_text(name)]
+    if wrong:
+        raise ValueError(
+            f"{to} has no place for the name '{_shown(min(wrong))}' ({len(wrong)} in all), which is not UTF-8 or has "
+            "control characters: rename it, or choose another format (--to)."
+        )
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_fits(sets: Mapping[str, AnnotationSet], to: str) -> None:

@@ -9,7 +9,8 @@ from typing import Literal
 from lit_cv.annotations.checks import MaskFacts, check_masks, check_set
 from lit_cv.annotations.coco import find_coco_files, read_coco, write_coco
 from lit_cv.annotations.masks import mask_class_names, mask_folders, read_masks, write_masks
-from lit_cv.annotations.records import AnnotationSet, Problems
+from lit_cv.annotations.reading import open_plain
+from lit_cv.annotations.records import AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.sizes import SizesOf, file_sizes
 from lit_cv.annotations.voc import read_voc, write_voc
 from lit_cv.annotations.yolo import find_yolo_file, read_yolo, write_yolo
@@ -92,8 +93,11 @@ def _is_coco(root: Path, first: bool) -> bool:
 
 
 def _looks_like_coco(path: Path) -> bool:
-    with open(path, "rb") as file:
-        head = file.read(_HEAD)
+    try:
+        with open_plain(path) as file:
+            head = file.read(_HEAD)
+    except AnnotationError:
+        return False
     return any(key in head for key in (b'"images"', b'"annotations"', b'"categories"'))
 
 

@@ -3,7 +3,9 @@
 import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-__all__ = ["IMAGE_FOLDERS", "SPLITS", "SUFFIXES", "inside", "leads_out", "paths_by_split", "split_in"]
+from lit_cv.atomic_files import owned_folder
+
+__all__ = ["IMAGE_FOLDERS", "SPLITS", "SUFFIXES", "inside", "leads_out", "make_folder", "paths_by_split", "split_in"]
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -64,3 +66,16 @@ def paths_by_split(root: Path, given: str | dict[str, str] | None) -> dict[str, 
 
 def _existing(root: Path, path: str) -> Path:
     return root / path if (root / path).exists() or not Path(path).exists() else Path(path)
+
+
+def make_folder(folder: Path, root: Path) -> None:
+    """Make a folder below `root` that files are written to, and those between; `root` itself may be a link.
+
+    Raises:
+        OSError: If one of them is a link to another folder, or cannot be made.
+    """
+    if folder == root or not folder.is_relative_to(root):
+        folder.mkdir(parents=True, exist_ok=True)
+    elif folder.is_symlink() or not folder.is_dir():
+        make_folder(folder.parent, root)
+        owned_folder(folder)

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, SUFFIXES, inside
-from lit_cv.annotations.reading import read_text
+from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, SUFFIXES, inside, make_folder
+from lit_cv.annotations.reading import open_plain, read_lines
 from lit_cv.annotations.records import AnnotatedImage, AnnotationSet, Problems
 from lit_cv.annotations.rle import nearest, outline_area, outline_mask
 from lit_cv.annotations.sizes import SizesOf, file_sizes
+from lit_cv.atomic_files import atomic_write, write_text
+from lit_cv.image_formats import open_image
 
 log = logging.getLogger("lit_cv")
 
@@ -45,9 +47,7 @@ def load_mask(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.uin
     Raises:
         ValueError: If it has colors, or values beyond 255.
     """
-    from PIL import Image
-
-    with Image.open(path) as image:
+    with open_plain(path) as file, open_image(file) as image:
         if image.mode not in ("P", "L", "1", "I", "I;16"):
             raise ValueError(
                 f"{path} has colors ({image.mode}): a mask holds one class number for each pixel, as a grey image or "
@@ -69,10 +69,11 @@ def save_mask(mask: NDArray[np.integer], path: Path) -> None:
     """
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, path.parent)
     image = Image.fromarray(np.asarray(mask).astype(np.uint8))
     image.putpalette(_palette().tobytes())
-    image.save(path)
+    with atomic_write(path, "the mask", sync=False) as part:
+        image.save(part, format="PNG")
 
 
 def _palette() -> NDArray[np.uint8]:
@@ -129,7 +130,7 @@ def draw_classes(image: AnnotatedImage, fitted: tuple[int, int] | None = None) -
 def mask_class_names(root: Path) -> list[str]:
     """Return the names of mask values from 0, one in each line of `classes.txt`; nothing if there is no such file."""
     path = root / "classes.txt"
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()] if path.is_file() else []
+    return read_lines(path) if path.is_file() else []
 
 
 def read_masks(
@@ -219,9 +220,11 @@ def write_masks(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
         for image in part.images:
             folder = root / "masks" if split == "all" else root / "masks" / split
             path = inside(folder, image.name).with_suffix(".png")
+            make_folder(path.parent, root)
             save_mask(load_mask(image.mask) if image.mask else draw_classes(image), path)
             written.append(path)
     if names:
-        (root / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        make_folder(root, root)
+        write_text(root / "classes.txt", "".join(f"{name}\n" for name in names), "the classes' names")
         written.append(root / "classes.txt")
     return written

@@ -1,43 +1,145 @@
 """Files as others have written them: texts, tables, and names that may be none."""
 
 import csv
+import io
+import os
+import re
+import stat
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import IO
 
 from lit_cv.annotations.records import AnnotationError
+from lit_cv.printable import printable
+from lit_cv.spreadsheet import unescape_formula
 
-__all__ = ["exists", "is_file", "read_rows", "read_text"]
+__all__ = ["exists", "file_cell", "is_file", "open_plain", "read_bytes", "read_lines", "read_rows", "read_text"]
+
+_MOST = 1 << 24  # bytes of a small file: the labels of an image, or the names of all classes
+_MOST_LIST = 1 << 30  # bytes of a list of images
+_NO_TEXT = re.compile("[\udc80-\udcff]")  # what bytes that are no UTF-8 are decoded to
+
+
+def open_plain(path: Path) -> IO[bytes]:
+    """Open a file for reading. A pipe of that name, which would be waited for, is refused.
+
+    Raises:
+        OSError: If it cannot be opened.
+        AnnotationError: If it is no plain file.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise AnnotationError(f"{path} is no plain file: only plain files are read. Replace it, or remove it.")
+    return os.fdopen(handle, "rb")
+
+
+def read_bytes(path: Path, most: int = _MOST) -> bytes:
+    """Return the content of a small file.
+
+    Args:
+        path: The file.
+        most: Bytes that it has at most.
+
+    Raises:
+        OSError: If it cannot be read.
+        AnnotationError: If it is no plain file, or larger.
+    """
+    with open_plain(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise AnnotationError(f"{path} has more than {most:,} bytes: that is no file of this kind.")
+    return content
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file.
+    """Return the text of a small file.
 
     Raises:
-        AnnotationError: If it is not UTF-8.
+        OSError: If it cannot be read.
+        AnnotationError: If it is not UTF-8, no plain file, or too large.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise AnnotationError(f"{path} is not text in UTF-8: {error}") from None
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
+def read_lines(path: Path, files: bool = False) -> list[str]:
+    """Return the lines of a text that are not empty.
+
+    Args:
+        path: The text.
+        files: Whether they name files: these keep bytes that are not UTF-8, and the spaces around them.
+
+    Raises:
+        OSError: If it cannot be read.
+        AnnotationError: If it is not UTF-8, no plain file, or too large.
+    """
+    text = read_bytes(path, _MOST_LIST).decode("utf-8", "surrogateescape") if files else read_text(path)
+    lines = (line.removesuffix("\r") if files else line.strip() for line in text.split("\n"))
+    return [line for line in lines if line.strip()]
+
+
+def read_rows(path: Path, files: Collection[str] = ()) -> list[dict[str, str]]:
     """Read a table: UTF-8, commas or semicolons (tabs in a file named `.tsv`), a line of column names.
+
+    Args:
+        path: The table.
+        files: Columns that name files: their cells keep bytes that are not UTF-8, and the spaces around them.
 
     Returns:
         A dict for each row, the text without spaces around it, "" where a row is too short.
 
     Raises:
+        OSError: If it cannot be read.
         ValueError: If it is not such a table; the message names it.
     """
+    with open_plain(path) as file:
+        try:
+            try:
+                return list(_rows(path, file, files, "strict"))
+            except UnicodeDecodeError as error:
+                if not files:
+                    raise
+                file.seek(0)
+                rows = list(_rows(path, file, files, "surrogateescape"))
+                if any(_NO_TEXT.search(name + ("" if name in files else row[name])) for row in rows for name in row):
+                    raise error from None
+                return rows
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{printable(str(path), lines=False)} is not a table in UTF-8: {error}") from None
+
+
+def _rows(path: Path, file: IO[bytes], files: Collection[str], errors: str) -> Iterator[dict[str, str]]:
+    text = io.TextIOWrapper(file, "utf-8-sig", errors, newline="")
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            between = ";" if ";" in first and "," not in first else ","  # as spreadsheets in half of Europe write
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else between)
-            return [{name: (value or "").strip() for name, value in row.items() if name} for row in reader]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a table in UTF-8: {error}") from None
+        first = text.readline()
+        text.seek(0)
+        between = ";" if ";" in first and "," not in first else ","  # as spreadsheets in half of Europe write
+        for row in csv.DictReader(text, delimiter="\t" if path.suffix.lower() == ".tsv" else between):
+            yield {
+                name: (value or "") if name in files else (value or "").strip() for name, value in row.items() if name
+            }
+    finally:
+        text.detach()
+
+
+def file_cell(text: str, folder: Path) -> str:
+    """Return the name of a file that a cell of a table stands for.
+
+    That is the cell as it stands if there is such a file, otherwise without what `escape_formula` has put before it
+    and without the spaces around it.
+
+    Args:
+        text: The cell.
+        folder: Folder that names are relative to.
+    """
+    plain = unescape_formula(text.strip())
+    if plain == text:
+        return text
+    choices = dict.fromkeys((text, unescape_formula(text), text.strip()))
+    return next((choice for choice in choices if choice and is_file(folder / choice)), plain)
 
 
 def is_file(path: Path) -> bool:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lit_cv.printable import printable
+
 __all__ = ["AnnotatedImage", "AnnotatedObject", "AnnotationError", "AnnotationSet", "Problems"]
 
 _SHOWN = 8  # problems that a message lists
@@ -12,6 +14,9 @@ _SHOWN = 8  # problems that a message lists
 
 class AnnotationError(ValueError):
     """Annotations that contradict themselves or their images; the message names file and entry of each."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 @dataclass(slots=True)
@@ -124,7 +129,8 @@ class Problems:
         return len(self.entries)
 
     def __str__(self) -> str:
-        lines = [f"  {file}{', ' if entry else ''}{entry}: {what}" for file, entry, what in self.entries[:_SHOWN]]
+        shown = (tuple(printable(text, lines=False) for text in entry) for entry in self.entries[:_SHOWN])
+        lines = [f"  {file}{', ' if entry else ''}{entry}: {what}" for file, entry, what in shown]
         more = len(self.entries) - _SHOWN
         return "\n".join([*lines, *([f"  and {more} more"] if more > 0 else [])])
 

@@ -1,16 +1,21 @@
 """Pascal VOC: an XML file for each image, lists of images for each split."""
 
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lit_cv.annotations.checks import unknown_category
-from lit_cv.annotations.layout import SPLITS, SUFFIXES, inside
-from lit_cv.annotations.reading import is_file, read_text
-from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Problems
+from lit_cv.annotations.layout import SPLITS, SUFFIXES, inside, make_folder
+from lit_cv.annotations.reading import is_file, read_bytes, read_lines
+from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
+from lit_cv.atomic_files import write_text
 
-__all__ = ["read_voc", "voc_image", "write_voc"]
+__all__ = ["read_voc", "voc_image", "voc_lacks", "write_voc"]
+
+_MOST = 1 << 26  # bytes of the XML of an image
+_NO_XML = re.compile("[^\t\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def read_voc(
@@ -43,8 +48,8 @@ def read_voc(
     parsed = {split: [_parse(xml, problems) for xml in part if _exists(xml, problems)] for split, part in files.items()}
     trees = {split: [entry for entry in part if entry is not None] for split, part in parsed.items()}
     named = root / "labels.txt"
-    categories = [line.strip() for line in read_text(named).splitlines()] if named.is_file() else []
-    if not any(categories):
+    categories = read_lines(named) if named.is_file() else []
+    if not categories:
         training = trees.get("train") or trees.get("all") or [tree for part in trees.values() for tree in part]
         categories = sorted({name for _, tree in training for name in _names(tree)})
     home = root / "JPEGImages" if (root / "JPEGImages").is_dir() else root
@@ -52,7 +57,7 @@ def read_voc(
     for split, part in trees.items():
         folder = (folders or {}).get(split, home)
         images = [_image(root, folder, xml, tree, categories, problems) for xml, tree in part]
-        sets[split] = AnnotationSet(folder, [c for c in categories if c], [image for image in images if image])
+        sets[split] = AnnotationSet(folder, categories, [image for image in images if image])
     return sets
 
 
@@ -68,9 +73,14 @@ def _find_files(root: Path, lists: str) -> dict[str, list[Path]]:
     for split, names in SPLITS.items():
         path = next((p for name in names if (p := root / "ImageSets" / lists / f"{name}.txt").is_file()), None)
         if path is not None:
-            stems = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
-            found[split] = [annotations / f"{stem}.xml" for stem in stems]
+            found[split] = [_listed(annotations, line) for line in read_lines(path, files=True)]
     return found if "train" in found else {"all": sorted(annotations.rglob("*.xml"))}
+
+
+def _listed(annotations: Path, line: str) -> Path:
+    """Return the file that a line of a list names: all of it, or its first word where a number follows."""
+    choices = [annotations / f"{stem}.xml" for stem in (line, line.strip(), line.split()[0])]
+    return next((path for path in choices if is_file(path)), choices[-1])
 
 
 def _xml_in(root: Path, names: Sequence[str]) -> list[Path]:
@@ -78,14 +88,18 @@ def _xml_in(root: Path, names: Sequence[str]) -> list[Path]:
 
 
 def _exists(xml: Path, problems: Problems) -> bool:
-    if not xml.is_file():
-        problems.add(xml, "", "a list of images names it, but there is no such file")
-    return xml.is_file()
+    found = is_file(xml)
+    if not found:
+        problems.add(xml, "", "a list of images names it, but there is no such plain file")
+    return found
 
 
 def _parse(xml: Path, problems: Problems) -> tuple[Path, ET.Element] | None:
     try:
-        return xml, ET.parse(xml).getroot()
+        return xml, ET.fromstring(read_bytes(xml, _MOST))
+    except AnnotationError as error:
+        problems.add(xml, "", str(error).removeprefix(f"{xml} "))
+        return None
     except (ET.ParseError, ValueError, LookupError) as error:  # the latter two for encodings that there are not
         problems.add(xml, "", f"is not valid XML: {error}")
         return None
@@ -120,8 +134,8 @@ def _image_name(root: Path, folder: Path, xml: Path, tree: ET.Element) -> str:
     """Return the image's path below the folder: that of the XML file, with the suffix that its `filename` says."""
     base = root / "Annotations" if xml.is_relative_to(root / "Annotations") else root
     stem = xml.relative_to(base).with_suffix("")
-    said = (tree.findtext("filename") or "").strip().replace("\\", "/").rpartition("/")[2]
-    beside = [stem.parent / said] if said else []
+    said = (tree.findtext("filename") or "").replace("\\", "/").rpartition("/")[2]
+    beside = [stem.parent / name for name in dict.fromkeys((said, said.strip())) if name]
     candidates = [*beside, *(stem.with_name(stem.name + suffix) for suffix in SUFFIXES)]
     # Files that were renamed keep their old `filename`: the name of the XML file goes first where both exist.
     same = [path for path in candidates if path.stem == stem.name]
@@ -167,19 +181,29 @@ def write_voc(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
     for split, annotations in sets.items():
         for image in annotations.images:
             path = inside(root / "Annotations", image.name).with_suffix(".xml")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(voc_image(image, annotations.categories), encoding="utf-8")
+            make_folder(path.parent, root)
+            write_text(path, voc_image(image, annotations.categories), "the annotations", sync=False)
             written.append(path)
         if split != "all":
             path = root / "ImageSets" / "Main" / f"{split}.txt"
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent, root)
             stems = [Path(image.name).with_suffix("").as_posix() for image in annotations.images]
-            path.write_text("".join(f"{stem}\n" for stem in stems), encoding="utf-8")
+            write_text(path, "".join(f"{stem}\n" for stem in stems), "the list of images")
             written.append(path)
     categories = next((part.categories for part in sets.values()), [])
-    root.mkdir(parents=True, exist_ok=True)
-    (root / "labels.txt").write_text("".join(f"{name}\n" for name in categories), encoding="utf-8")
+    make_folder(root, root)
+    write_text(root / "labels.txt", "".join(f"{name}\n" for name in categories), "the classes' names")
     return [*written, root / "labels.txt"]
+
+
+def voc_lacks(name: str) -> bool:
+    """Return whether XML has no place for a name: for bytes that are not UTF-8, or control codes.
+
+    Example:
+        >>> voc_lacks(chr(27) + ".jpg"), voc_lacks("café.jpg")
+        (True, False)
+    """
+    return _NO_XML.search(name) is not None
 
 
 def voc_image(image: AnnotatedImage, categories: Sequence[str]) -> str:

@@ -8,6 +8,8 @@ import numpy as np
 
 from lit_cv.annotations.annotators import Consensus, Consolidation, Floats, consolidate
 from lit_cv.atomic_files import atomic_write
+from lit_cv.printable import printable
+from lit_cv.spreadsheet import escape_formula
 
 __all__ = ["Votes"]
 
@@ -84,7 +86,7 @@ class Votes:
         """Return an image's votes in words."""
         votes = self.consensus.votes[position]
         order = np.argsort(-votes, kind="stable")
-        return ", ".join(f"{self.classes[k]} {votes[k]}" for k in order if votes[k])
+        return ", ".join(f"{printable(self.classes[k], lines=False)} {votes[k]}" for k in order if votes[k])
 
     def __str__(self) -> str:
         return self.summary(" (the table that `lit-cv agreement` writes lists all)")
@@ -103,23 +105,34 @@ class Votes:
             f"{int(found.votes.sum())} votes of {len(self.annotators)} annotators on {len(self.images)} images, "
             f"Fleiss' kappa {kappa}, {len(disputed)} images disputed{':' if len(disputed) else '.'}"
         ]
-        lines += [f"  {self.images[position]}: {self.describe(position)}" for position in disputed[:_SHOWN]]
+        lines += [
+            f"  {printable(self.images[position], lines=False)}: {self.describe(position)}"
+            for position in disputed[:_SHOWN]
+        ]
         if len(disputed) > _SHOWN:
             lines.append(f"  and {len(disputed) - _SHOWN} more{where}")
         return "\n".join(lines)
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path, escape_formulas: bool = False) -> None:
         """Write a table of all images, the most disputed first: class, its probability, agreement, and the votes.
 
         It is read by `CSVDataModule` again; the classes of doubtful images can be corrected in it before.
+
+        Args:
+            path: The table.
+            escape_formulas: Whether names that a spreadsheet would compute get an apostrophe before them.
         """
+        shown = escape_formula if escape_formulas else str
         path.parent.mkdir(parents=True, exist_ok=True)
         found = self.consensus
-        with atomic_write(path, "the table") as part, open(part, "w", newline="", encoding="utf-8") as file:
+        with (
+            atomic_write(path, "the table") as part,
+            open(part, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(["path", "label", "probability", "agreement", *(f"votes_{name}" for name in self.classes)])
             for position in np.argsort(found.agreement, kind="stable"):
                 label = self._labels[position]
                 name = self.classes[label] if label >= 0 else ""
                 numbers = (f"{found.probabilities[position, label]:.4f}", f"{found.agreement[position]:.4f}")
-                writer.writerow([self.images[position], name, *numbers, *found.votes[position].tolist()])
+                writer.writerow([shown(self.images[position]), shown(name), *numbers, *found.votes[position].tolist()])

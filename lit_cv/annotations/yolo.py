@@ -4,23 +4,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_cv.annotations.layout import SPLITS, SUFFIXES, inside
-from lit_cv.annotations.reading import exists, read_text
+from lit_cv.annotations.layout import SPLITS, SUFFIXES, inside, make_folder
+from lit_cv.annotations.reading import exists, is_file, open_plain, read_lines, read_text
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_box
 from lit_cv.annotations.sizes import SizesOf, file_sizes
+from lit_cv.atomic_files import write_text
+from lit_cv.plain_values import read_yaml
 
 __all__ = ["find_yolo_file", "keeps_outlines", "read_yolo", "write_yolo"]
 
 _NAMES = ("classes.txt", "obj.names", "classes.names")
+_HEAD = 1 << 20  # bytes of a YAML file that name the classes, if it is of YOLO's
 
 
 def find_yolo_file(root: Path) -> Path | None:
     """Return the file that names the classes (`data.yaml` or another YAML file with `names`, `classes.txt`)."""
     yamls = sorted([*root.glob("*.yaml"), *root.glob("*.yml")], key=lambda path: path.stem != "data")
-    named = [path for path in yamls if b"names:" in path.read_bytes()]
+    named = [path for path in yamls if is_file(path) and b"names:" in _head(path)]
     texts = [root / folder / name for folder in ("", "labels") for name in _NAMES]
     return next((path for path in [*named, *texts] if path.is_file()), None)
+
+
+def _head(path: Path) -> bytes:
+    with open_plain(path) as file:
+        return file.read(_HEAD)
 
 
 def read_yolo(root: Path, problems: Problems, sizes: SizesOf = file_sizes) -> dict[str, AnnotationSet]:
@@ -29,7 +37,8 @@ def read_yolo(root: Path, problems: Problems, sizes: SizesOf = file_sizes) -> di
     That is `data.yaml` with `names` and the image folders (or lists of images) of `train`, `val` and `test`, or
     `classes.txt` beside `images` and `labels`. The labels of `images/train/a.jpg` are `labels/train/a.txt`, or
     `a.txt` beside it. A line is `class x y width height` (of the center), with a confidence in the end if it is a
-    prediction, or `class x1 y1 x2 y2 x3 y3 ...`, a polygon. An image without a file has no objects.
+    prediction, or `class x1 y1 x2 y2 x3 y3 ...`, a polygon. An image without a file has no objects, a file without an
+    image is a problem.
 
     Args:
         root: The folder.
@@ -48,14 +57,16 @@ def read_yolo(root: Path, problems: Problems, sizes: SizesOf = file_sizes) -> di
     content = _yaml(file) if file.suffix in (".yaml", ".yml") else {}
     names = _class_names(file, content)
     sets = {}
-    for split, (folder, paths) in _images(root, content).items():
+    listed = _images(root, content)
+    _check_labels(root, [folder / path for folder, paths in listed.values() for path in paths], problems)
+    for split, (folder, paths) in listed.items():
         found = []
         for path, size in zip(paths, sizes(folder, paths), strict=True):
             labels = _labels_of(folder / path)
             image = AnnotatedImage(path, 0, 0, source=labels)
             if not isinstance(size, str):
                 image.height, image.width = size
-                if labels.is_file():
+                if exists(labels):
                     _read_labels(image, labels, names, problems)
             found.append(image)
         sets[split] = AnnotationSet(folder, names, found, entry="line")
@@ -63,18 +74,16 @@ def read_yolo(root: Path, problems: Problems, sizes: SizesOf = file_sizes) -> di
 
 
 def _yaml(file: Path) -> dict[str, Any]:
-    import yaml
-
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date such as 2001-99-99 is a ValueError
-        raise AnnotationError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
+        content = read_yaml(file)
+    except ValueError as error:
+        raise AnnotationError(str(error)) from None
     return content if isinstance(content, dict) else {}
 
 
 def _class_names(file: Path, content: Mapping[str, Any]) -> list[str]:
     if not content:
-        return [line.strip() for line in read_text(file).splitlines() if line.strip()]
+        return read_lines(file)
     names = content.get("names")
     if isinstance(names, dict):
         if set(names) != set(range(len(names))):
@@ -119,8 +128,13 @@ def _listed(root: Path, base: Path, place: str) -> list[Path]:
         raise FileNotFoundError(f"{base / place}, which the YAML file names, does not exist.")
     if path.is_dir():
         return _in_folder(path)
-    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
-    return [base / line if exists(base / line) else path.parent / line for line in lines]
+    return [_listed_image(line, base, path.parent) for line in read_lines(path, files=True)]
+
+
+def _listed_image(line: str, base: Path, beside: Path) -> Path:
+    plain = line.strip()
+    choices = [folder / name for name in dict.fromkeys((line, plain)) for folder in (base, beside)]
+    return next((choice for choice in choices if exists(choice)), beside / plain)
 
 
 def _in_folder(folder: Path) -> list[Path]:
@@ -149,12 +163,43 @@ def _labels_of(image: Path) -> Path:
     return Path(*parts)
 
 
+def _check_labels(root: Path, images: Sequence[Path], problems: Problems) -> None:
+    """Note the labels that belong to no image: an image that is lost would be missed by nothing else."""
+    used = {_labels_of(image) for image in images}
+    seen: set[Path] = set()
+    for folder in dict.fromkeys(image.parent for image in images):
+        labels, of_images = _labels_of(folder / "x").parent, folder
+        if labels != folder:
+            while labels.name != "labels" and labels.parent.is_relative_to(root) and labels.parent != root:
+                labels, of_images = labels.parent, of_images.parent
+        if labels in seen:
+            continue
+        seen.add(labels)
+        beside = labels == of_images  # where other texts may lie as well
+        for path in sorted(labels.glob("*.txt") if beside else labels.rglob("*.txt")):
+            if path in used or path.name in _NAMES or path.name.startswith("."):
+                continue
+            image = of_images / path.relative_to(labels).with_suffix("")
+            found = any(is_file(image.with_name(image.name + suffix)) for suffix in SUFFIXES)
+            if not found and (not beside or _looks_like_labels(path)):
+                problems.add(path, "", f"there is no image of that name in {of_images}")
+
+
+def _looks_like_labels(path: Path) -> bool:
+    try:
+        with open_plain(path) as file:
+            words = file.readline(_HEAD).split()
+        return len([float(word) for word in words]) >= 5
+    except (OSError, ValueError):
+        return False
+
+
 def _read_labels(image: AnnotatedImage, labels: Path, names: Sequence[str], problems: Problems) -> None:
     seen: set[tuple[str, ...]] = set()
     try:
         text = read_text(labels)
     except AnnotationError as error:
-        problems.add(labels, "", str(error).partition(" is ")[2])
+        problems.add(labels, "", str(error).removeprefix(f"{labels} "))
         return
     for number, line in enumerate(text.splitlines(), 1):
         words = tuple(line.split())
@@ -210,12 +255,13 @@ def write_yolo(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
         folder = root / "labels" if split == "all" else root / "labels" / split
         for image in part.images:
             path = inside(folder, image.name).with_suffix(".txt")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(f"{line}\n" for line in _lines(image)), encoding="utf-8")
+            make_folder(path.parent, root)
+            write_text(path, "".join(f"{line}\n" for line in _lines(image)), "the labels", sync=False)
             written.append(path)
     content: dict[str, Any] = {split: f"images/{split}" for split in sets if split != "all"}
     content["names"] = dict(enumerate(names))
-    (root / "data.yaml").write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    make_folder(root, root)
+    write_text(root / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "the classes' names")
     return [*written, root / "data.yaml"]
 
 
