@@ -2,30 +2,47 @@
 
 import contextlib
 import io
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_cv.image_formats import IMAGE_SUFFIXES, open_image, why_no_image_file
+from lit_cv.printable import printable
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["IMAGE_SUFFIXES", "UnreadableImageError", "decode_image", "fit", "read_image", "read_whole"]
+__all__ = ["IMAGE_SUFFIXES", "UnreadableImageError", "decode_image", "fit", "read_image", "read_into", "read_whole"]
 
-_SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .avif .jp2 .tga"
-IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
 _PNG = b"\x89PNG\r\n\x1a\n"
+_IHDR = b"\0\0\0\rIHDR"  # the chunk that a PNG starts with: its length and name
 _JPEG = b"\xff\xd8\xff"
 _GAP = 2  # a JPEG is decoded at a fraction of its size as long as that leaves twice the pixels wanted
 
 
 class UnreadableImageError(OSError):
-    """An image file that is broken, truncated or of an unknown format; the message names it."""
+    """An image file that is broken, truncated or of an unknown format; the message names it.
+
+    Attributes:
+        reason: What is wrong with it, without its name; empty where the error comes from a worker process.
+    """
+
+    reason = ""
+
+    @classmethod
+    def of(cls, name: str | Path, reason: str) -> Self:
+        """Return the error of an image, with a name and a reason that a terminal can show."""
+        reason = printable(reason, lines=False)
+        error = cls(f"cannot read the image {printable(str(name), lines=False)}: {reason}")
+        error.reason = reason
+        return error
 
 
 def read_image(path: str | Path, size: int | tuple[int, int] | None = None, channels: Literal[1, 3] = 3) -> Tensor:
@@ -110,8 +127,29 @@ def _fraction(size: tuple[int, int], k: int) -> tuple[int, int]:
 
 
 def _content(path: str | Path) -> bytearray:
-    with open(path, "rb") as file:
-        return bytearray(file.read())  # torch wants a buffer that it could write to
+    try:
+        # a pipe that nobody writes to would be waited for
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError:
+        if os.path.islink(path):
+            raise UnreadableImageError.of(path, "it is a link to a file that does not exist") from None
+        raise
+    with open(handle, "rb", buffering=0) as file:
+        found = os.fstat(handle)
+        if reason := why_no_image_file(found):
+            raise UnreadableImageError.of(path, reason)
+        data = bytearray(found.st_size)  # torch wants a buffer that it could write to
+        return read_into(data, file)
+
+
+def read_into(data: bytearray, file: IO[bytes]) -> bytearray:
+    """Fill a buffer from an unbuffered file, and return it; it ends where the file ends."""
+    view, filled = memoryview(data), 0
+    while count := file.readinto(view[filled:]):  # type: ignore[attr-defined]
+        filled += count
+    view.release()
+    del data[filled:]
+    return data
 
 
 def _decode_and(
@@ -124,8 +162,7 @@ def _decode_and(
     try:
         return resize(_decode(data, size, channels), size)
     except Exception as error:  # decoders raise all kinds of errors for broken files
-        reason = _reason(error) if data else "it is empty"
-        raise UnreadableImageError(f"cannot read the image {name}: {reason}") from error
+        raise UnreadableImageError.of(name, _reason(error) if data else "it is empty") from error
 
 
 def _reason(error: Exception) -> str:
@@ -161,29 +198,33 @@ def _resize(image: Tensor, size: tuple[int, int] | None) -> Tensor:
 
 
 def _decode(data: bytearray, size: tuple[int, int] | None, channels: int) -> Tensor:
-    _check_pixels(data)
-    if data.startswith(_PNG) or (data.startswith(_JPEG) and not _is_far_larger(data, size)):
-        # PIL may take a file that torchvision refuses, and stands in where torchvision no longer decodes.
-        with contextlib.suppress(RuntimeError, ImportError):
-            return _decode_with_torchvision(data, channels)
+    declared = _declared_size(data)
+    if declared is not None:
+        _check_pixels(declared)
+        if data.startswith(_PNG) or not _is_far_larger(declared, size):
+            # PIL may take a file that torchvision refuses, and stands in where torchvision no longer decodes.
+            with contextlib.suppress(RuntimeError, ImportError):
+                return _decode_with_torchvision(data, channels)
     return _decode_with_pil(data, size, channels)
 
 
-def _check_pixels(data: bytearray) -> None:
+def _declared_size(data: bytearray) -> tuple[int, int] | None:
+    """Return height and width from the header of a PNG or JPEG, `None` for any other file, which PIL decodes."""
+    if data.startswith(_PNG + _IHDR) and len(data) >= 33:
+        width, height = struct.unpack(">II", data[16:24])
+        return height, width
+    return _jpeg_size(data) if data.startswith(_JPEG) else None
+
+
+def _check_pixels(declared: tuple[int, int]) -> None:
     """Refuse what PIL refuses, before torchvision, which has no limit, takes gigabytes for a file of kilobytes."""
     from PIL import Image
 
-    found = None
-    if data.startswith(_PNG) and len(data) >= 24:
-        width, height = struct.unpack(">II", data[16:24])
-        found = (height, width)
-    elif data.startswith(_JPEG):
-        found = _jpeg_size(data)
     limit = Image.MAX_IMAGE_PIXELS
-    if found is not None and limit is not None and found[0] * found[1] > 2 * limit:
+    if limit is not None and declared[0] * declared[1] > 2 * limit:
         raise ValueError(
-            f"it says that it has {found[1]} x {found[0]} pixels, more than {2 * limit:,}: cut it into tiles, or if it "
-            "is to be trusted raise PIL.Image.MAX_IMAGE_PIXELS."
+            f"its header declares {declared[1]} x {declared[0]} pixels, more than {2 * limit:,}: cut it into tiles, or "
+            "if it is to be trusted raise PIL.Image.MAX_IMAGE_PIXELS."
         )
 
 
@@ -201,9 +242,9 @@ def _decode_with_torchvision(data: bytearray, channels: int) -> Tensor:
 
 
 def _decode_with_pil(data: bytearray, size: tuple[int, int] | None, channels: int) -> Tensor:
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    image: Image.Image = Image.open(io.BytesIO(data))
+    image = open_image(io.BytesIO(data))
     if size is not None:
         side = _GAP * max(size)
         image.draft(None, (side, side))
@@ -235,29 +276,30 @@ def _on_white(image: Tensor) -> Tensor:
     return ((color * opacity + 255 * (255 - opacity) + 127) // 255).to(torch.uint8)
 
 
-def _is_far_larger(data: bytearray, size: tuple[int, int] | None) -> bool:
-    """Tell whether a JPEG can be decoded at half its size or less."""
-    if size is None:
-        return False
-    found = _jpeg_size(data)
-    return found is not None and min(found) >= 2 * _GAP * max(size)
+def _is_far_larger(declared: tuple[int, int], size: tuple[int, int] | None) -> bool:
+    """Return whether a JPEG can be decoded at half its size or less."""
+    return size is not None and min(declared) >= 2 * _GAP * max(size)
 
 
 def _jpeg_size(data: bytearray) -> tuple[int, int] | None:
-    """Return height and width from a JPEG's frame header, `None` where it has none."""
+    """Return height and width from a JPEG's frame header, `None` where it has none.
+
+    Markers are looked for as libjpeg does, which skips stray bytes before them.
+    """
     at = 2
-    while at + 9 < len(data):
-        marker = data[at + 1]
-        if data[at] != 0xFF:
-            return None
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
-            return height, width
-        # fill bytes and markers without a length are one and two bytes long
-        if marker == 0xFF:
+    while (at := data.find(0xFF, at)) >= 0:
+        while at < len(data) and data[at] == 0xFF:  # fill bytes
             at += 1
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD7:
-            at += 2
+        if at + 8 > len(data):
+            return None
+        marker = data[at]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack(">HH", data[at + 4 : at + 8])
+            return height, width
+        if marker in (0xD9, 0xDA):  # the end of the image, or its pixels
+            return None
+        if marker == 0x00 or marker == 0x01 or 0xD0 <= marker <= 0xD7:  # without a length
+            at += 1
         else:
-            at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
+            at += 1 + struct.unpack(">H", data[at + 1 : at + 3])[0]
     return None
