@@ -7,13 +7,27 @@ import os
 import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lit_cv.printable import printable
 
-__all__ = ["parse_count", "parse_number", "read_csv", "table_text"]
+__all__ = ["Table", "parse_count", "parse_number", "read_csv", "table_text"]
 
 _LARGEST = 2**53  # integers up to which floats are exact
+
+
+class Table(NamedTuple):
+    """A table as it was read.
+
+    Attributes:
+        columns: Names of its columns.
+        rows: For each row its last line in the file, and its cells by column, without those that are missing.
+        whole: Whether its last line ends.
+    """
+
+    columns: list[str]
+    rows: list[tuple[int, dict[str, str]]]
+    whole: bool
 
 
 def table_text(rows: Iterable[Sequence[Any]]) -> str:
@@ -35,9 +49,7 @@ def table_text(rows: Iterable[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
-def read_csv(
-    path: str | Path, names: Sequence[str] = (), most: int | None = None
-) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+def read_csv(path: str | Path, names: Sequence[str] = (), most: int | None = None) -> Table:
     """Read a table in UTF-8 with commas and a line of column names.
 
     Args:
@@ -46,7 +58,7 @@ def read_csv(
         most: Bytes that it may have.
 
     Returns:
-        The columns; and for each row its line in the file, and its cells by column, without those that are missing.
+        The table.
 
     Raises:
         OSError: If it cannot be read, or is no plain file.
@@ -72,7 +84,7 @@ def read_csv(
         raise ValueError(f"{path}, line {reader.line_num}: it is not a table: {error}.") from None
     if any(not _is_text(name) for name in columns):
         raise ValueError(f"{path}, line 1: it is not text in UTF-8.")
-    return columns, rows
+    return Table(columns, rows, text.endswith(("\n", "\r")))
 
 
 def parse_number(cell: str | None, where: str) -> float:

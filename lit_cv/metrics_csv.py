@@ -168,16 +168,17 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
         OSError: If it cannot be read.
         ValueError: If a cell is no number; the message names the file and the line.
     """
-    columns, found = read_csv(path)
+    _, found, whole = read_csv(path)
     rows = []
     for number, (line, cells) in enumerate(found, 1):
         if not cells.get("step"):  # a line cut off by a kill has none
             continue
-        if number == len(found) and len(cells) < len(columns):  # likewise, within a number
-            continue
-        rows.append(
-            {name: _number(name, cell, f"{path}, line {line}") for name, cell in cells.items() if name and cell}
-        )
+        where = f"{path}, line {line}"
+        try:
+            rows.append({name: _number(name, cell, where) for name, cell in cells.items() if name and cell})
+        except ValueError:
+            if whole or number < len(found):  # likewise, within a number
+                raise
     return rows
 
 

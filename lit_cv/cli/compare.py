@@ -1,10 +1,13 @@
 """The verb `compare`: approaches against each other, and a report that says which to choose."""
 
+import math
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from lit_cv.cli.own_options import OwnParser, command_line
+from lit_cv.matplotlib_defaults import import_matplotlib
+from lit_cv.plain_values import load_yaml
 
 __all__ = ["run_compare"]
 
@@ -35,6 +38,8 @@ def _parser() -> OwnParser:
     parser.add_argument("--cost_per_label", type=float, help="cost of one label, for the report")
     parser.add_argument("--output", default="lightning_logs/compare", help="folder (lightning_logs/compare)")
     parser.add_argument("--redraw", action="store_true", help="make the report again from compare.csv, and do no more")
+    parser.add_argument("--escape_formulas", action="store_true", help="put an apostrophe before names in the tables "
+                        "that a spreadsheet would compute (they begin with = + - @)")  # fmt: skip
     parser.add_argument("--dry_run", action="store_true", help="list the runs and how long they take, and do nothing")
     return parser
 
@@ -46,6 +51,9 @@ def run_compare(args: list[str]) -> None:
         args: The options, as typed.
     """
     own, rest = _parser().parse_before_fit(args)
+    import_matplotlib()
+    if own.cost_per_label is not None and not 0 < own.cost_per_label < math.inf:
+        raise ValueError(f"--cost_per_label {own.cost_per_label} was given: it is above 0.")
     folder = Path(own.output)
     if own.redraw:
         from lit_cv.evaluation.comparison_report import write_report
@@ -56,7 +64,7 @@ def run_compare(args: list[str]) -> None:
     from lit_cv.evaluation.comparison import ComparisonRun
     from lit_cv.evaluation.comparison_report import write_report
 
-    running = ComparisonRun(comparison, folder, command_line("compare", args))
+    running = ComparisonRun(comparison, folder, command_line("compare", args), own.escape_formulas)
     if own.dry_run:
         print(running.study.describe(running.time_steps()))
         return
@@ -65,8 +73,6 @@ def run_compare(args: list[str]) -> None:
 
 
 def _read(own: Namespace, rest: list[str]) -> Any:
-    import yaml
-
     from lit_cv.evaluation.comparison_plan import read_comparison
 
     data: str | None = None
@@ -81,7 +87,7 @@ def _read(own: Namespace, rest: list[str]) -> Any:
         if name == "data":
             data = value
         elif section in given and key and "." not in key:
-            given[section][key] = yaml.safe_load(value)
+            given[section][key] = load_yaml(value, f"--{name}")
         else:
             raise SystemExit(f"lit-cv: error: --{name} is not for compare: it belongs into a file (--comparison).")
     comparison = read_comparison(

@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 from lit_cv.cli.own_options import OwnParser
+from lit_cv.matplotlib_defaults import import_matplotlib
+from lit_cv.printable import printable
 
 __all__ = ["run_curves"]
 
@@ -32,6 +34,7 @@ def run_curves(args: list[str]) -> None:
         args: The options, as typed.
     """
     own = _parser().parse(args)
+    import_matplotlib()
     from lit_cv.figures import History, render, save_png
     from lit_cv.figures.overlay import overlay_figure
 
@@ -40,14 +43,16 @@ def run_curves(args: list[str]) -> None:
     if len(names) != len(paths):
         raise ValueError(f"{len(names)} names for {len(paths)} runs: give one for each (--names).")
     if own.dry_run:
-        print("\n".join(f"{name}: {path}" for name, path in zip(names, paths, strict=True)))
-        print(f"to be drawn in {own.output}, in seconds")
+        for name, path in zip(names, paths, strict=True):
+            print(printable(f"{name}: {path}", lines=False))
+        print(printable(f"to be drawn in {own.output}, in seconds", lines=False))
         return
     histories = {name: History.read(path) for name, path in zip(names, paths, strict=True)}
     if len(paths) > len(own.runs):  # in a folder there may be runs that failed at once
         histories = {name: history for name, history in histories.items() if history.rows}
     save_png(render(overlay_figure(histories, own.metrics, own.over)), own.output)
-    print(f"{len(histories)} {'run' if len(histories) == 1 else 'runs'} drawn: {own.output}")
+    count = f"{len(histories)} {'run' if len(histories) == 1 else 'runs'}"
+    print(printable(f"{count} drawn: {own.output}", lines=False))
 
 
 def _tables(run: str) -> list[Path]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from lit_cv.cli.own_options import OwnParser, command_line, flag
+from lit_cv.matplotlib_defaults import import_matplotlib
 
 __all__ = ["run_kfold"]
 
@@ -26,6 +27,8 @@ def _parser() -> OwnParser:
     parser.add_argument("--judge", choices=("last", "best"), default="last", help="weights that are judged; the best "
                         "epoch was chosen by the fold's own images (last)")  # fmt: skip
     parser.add_argument("--output", default="lightning_logs/kfold", help="folder (lightning_logs/kfold)")
+    parser.add_argument("--escape_formulas", action="store_true", help="put an apostrophe before names in the tables "
+                        "that a spreadsheet would compute (they begin with = + - @)")  # fmt: skip
     parser.add_argument("--dry_run", action="store_true", help="list the runs and how long they take, and do nothing")
     return parser
 
@@ -37,12 +40,13 @@ def run_kfold(args: list[str]) -> None:
         args: The options, as typed.
     """
     own, rest = _parser().parse_before_fit(args)
+    import_matplotlib()
     from lit_cv.evaluation.kfold import CrossValidation, FoldOptions
 
     options = FoldOptions(
         own.folds, own.repeats, own.stratified, own.groups, own.group_pattern, own.fold_seed, own.judge
     )
-    validation = CrossValidation(rest, options, Path(own.output), command_line("kfold", args))
+    validation = CrossValidation(rest, options, Path(own.output), command_line("kfold", args), own.escape_formulas)
     if own.dry_run:
         print(validation.study.describe(validation.time_a_step()))
     else:

@@ -1,6 +1,5 @@
 """Learning approaches measured against each other: the same images, labels, seeds and length of training."""
 
-import json
 import logging
 import tempfile
 import time
@@ -14,15 +13,17 @@ import yaml
 from torch import Tensor
 
 from datamodules.splits import keep_labels
+from lit_cv.atomic_files import write_text
 from lit_cv.cli.study_run import StudyRun, quietly
 from lit_cv.evaluation.centroid import centroid_predictions
 from lit_cv.evaluation.comparison_plan import GIVEN, Approach, Budget, Comparison, Stage, budget_words
-from lit_cv.evaluation.study import PlannedRun, Row, Study, write_atomically, write_table
+from lit_cv.evaluation.study import PlannedRun, Row, Study, damaged, read_json, write_json, write_table
 from lit_cv.modules.loading import load_module
 
 __all__ = ["TABLE", "ComparisonRun"]
 
 TABLE = "compare.csv"
+_LENGTHS = "lengths.json"
 _ENDLESS = 1_000_000  # epochs: the number of steps ends a run
 _TIMED = 8  # steps by which a stage is timed
 
@@ -50,13 +51,14 @@ class ComparisonRun:
         comparison: What to compare.
         folder: Where it goes, and where an earlier start is continued.
         command: How to continue it.
+        escape_formulas: Whether names in the tables that a spreadsheet would compute are escaped.
 
     Raises:
         ValueError: If the data have no test images, or are not of this project's kind.
     """
 
-    def __init__(self, comparison: Comparison, folder: Path, command: str) -> None:
-        self.comparison, self.folder = comparison, folder
+    def __init__(self, comparison: Comparison, folder: Path, command: str, escape_formulas: bool = False) -> None:
+        self.comparison, self.folder, self.escape_formulas = comparison, folder, escape_formulas
         self._inspect_data()
         self.seconds_a_step: dict[str, tuple[float, float]] = {}
         self._work: dict[str, _Work] = {}
@@ -67,12 +69,12 @@ class ComparisonRun:
                 for approach in comparison.approaches:
                     self._plan_chain(runs, approach, budget, seed)
         identity = comparison.identity()
-        self.study = Study(folder, identity, list(runs.values()), "runs.csv", command)
+        self.study = Study(folder, identity, list(runs.values()), "runs.csv", command, escape_formulas)
 
     def run(self) -> None:
         """Perform what is left."""
         if self._lengths:
-            write_atomically(self.folder / "lengths.json", json.dumps(self._lengths, indent=1))
+            write_json(self.folder / _LENGTHS, self._lengths, "the lengths of the runs")
         with quietly():
             self.study.execute(self._perform, self.write, self.comparison.metric)
         self.write()
@@ -80,7 +82,7 @@ class ComparisonRun:
     def write(self) -> None:
         """Write `compare.csv`: a row for each approach, number of labels and seed that is done or has failed."""
         rows = [self._row(run) for run in self.study.runs if self._work[run.key].last and run.key in self.study.rows]
-        write_table(self.folder / TABLE, rows, last=("error",))
+        write_table(self.folder / TABLE, rows, last=("error",), escape_formulas=self.escape_formulas)
 
     def time_steps(self) -> dict[str, tuple[float, float]]:
         """Return seconds a step, and seconds beside its steps, of the kinds of runs of which none is done."""
@@ -154,8 +156,10 @@ class ComparisonRun:
         return self._lengths[kind]
 
     def _read_lengths(self) -> dict[str, int]:
-        path = self.folder / "lengths.json"
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        lengths = read_json(self.folder / _LENGTHS) or {}
+        if wrong := [steps for steps in lengths.values() if type(steps) is not int or not 0 < steps <= _ENDLESS * 1000]:
+            raise damaged(self.folder / _LENGTHS, f"{str(wrong[0])[:40]!r} is no number of steps")
+        return lengths
 
     def _time(self, kind: str, work: _Work) -> None:
         start = time.monotonic()
@@ -209,8 +213,8 @@ class ComparisonRun:
         configs = [stage.config if isinstance(stage.config, str) else None, "stage.yaml"]
         if not isinstance(stage.config, str):
             configs[0] = "own.yaml"
-            (folder / "own.yaml").write_text(yaml.safe_dump(dict(stage.config or {})), encoding="utf-8")
-        (folder / "stage.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+            write_text(folder / "own.yaml", yaml.safe_dump(dict(stage.config or {})), "the configuration")
+        write_text(folder / "stage.yaml", yaml.safe_dump(content, sort_keys=False), "the configuration")
         paths = [str(folder / name) if name in ("own.yaml", "stage.yaml") else name for name in configs]
         return [token for path in paths for token in ("--config", str(path))]
 

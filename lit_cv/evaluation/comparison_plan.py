@@ -2,19 +2,26 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from lit_cv.cli.arguments import read_configuration
+from lit_cv.plain_values import require_plain
+from lit_cv.printable import printable
 from lit_cv.suggest import nearest
 
 __all__ = ["Approach", "Budget", "Comparison", "Stage", "budget_words", "comparison_names", "read_comparison"]
 
 CENTROID = "nearest_centroid"
 GIVEN = "given"
+_YAML = (".yaml", ".yml", ".json")
+_LONGEST_NAME = 48
+_MOST_LABELS = 10**9  # of a class
+_MOST_STEPS = 10**9
 _PRETRAINING_SHARE = 0.75  # of an approach's minutes, where it does not say
 
 
@@ -48,8 +55,11 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """Short name of what is trained."""
-        return self.config if isinstance(self.config, str) else self.classifier or "own"
+        """Short name of what is trained, which is a part of file names."""
+        if not isinstance(self.config, str):
+            return self.classifier or "own"
+        name = Path(self.config).stem if Path(self.config).suffix in _YAML else self.config
+        return re.sub(r"[^\w.-]", "_", name).lstrip(".-")[:_LONGEST_NAME] or "own"
 
     def fingerprint(self, *more: Any) -> str:
         """Return six characters that tell this stage, and more, from all others."""
@@ -91,7 +101,7 @@ class Budget:
             number = float(text)
         except (TypeError, ValueError):
             number = -1.0
-        if number >= 1 and number == int(number):
+        if 1 <= number <= _MOST_LABELS and number == int(number):
             return cls(per_class=int(number))
         if 0 < number < 1:
             return cls(fraction=number)
@@ -192,27 +202,125 @@ def read_comparison(name: str, **given: Any) -> Comparison:
                          f"{', '.join(comparison_names())}; or name a file (--comparison).")  # fmt: skip
     path = str(files("lit_cv") / "comparisons" / f"{name}.yaml") if name in comparison_names() else name
     content = read_configuration(path)
+    require_plain(content, path)
     _check_names(content, (*(f.name for f in fields(Comparison)),), path)
     chosen, data_args = given.pop("approaches", None), given.pop("data_args", None)
     content |= {key: value for key, value in given.items() if value is not None and key != "data"}
+    _check_comparison(content, path)
     approaches = _choose([_approach(key, value, path) for key, value in content["approaches"].items()], chosen)
     weights = content.get("weights")
     if chosen and weights is None and (missing := [a.name for a in approaches if a.needs_weights]):
         raise ValueError(f"{missing[0]} starts from given weights: name them (--weights).")
     content["approaches"] = tuple(a for a in approaches if weights is not None or not a.needs_weights)
     content["labels"] = tuple(dict.fromkeys(Budget.parse(text) for text in content.get("labels", ("all",))))
-    content["seeds"] = tuple(dict.fromkeys(int(seed) for seed in content.get("seeds", (0,))))
-    content["data"] = _data(content.get("data"), given.get("data"), data_args or {})
+    content["seeds"] = tuple(dict.fromkeys(content.get("seeds", (0,))))
+    content["data"] = _data(content.get("data"), given.get("data"), data_args or {}, path)
     if weights is not None and Path(weights).is_file():
         content["weights"] = str(Path(weights).absolute())
     return Comparison(**content)
 
 
-def _approach(name: str, content: Mapping[str, Any], path: str) -> Approach:
-    _check_names(content, ("title", "stages"), f"{path}, approach {name}")
+def _is_number(value: Any, least: float, most: float) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and least <= value <= most
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+
+
+def _is_list(value: Any, kinds: type | tuple[type, ...]) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and bool(value) and all(
+        isinstance(entry, kinds) and not isinstance(entry, bool) for entry in value
+    )  # fmt: skip
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and _is_number(value, 1, _MOST_STEPS)
+
+
+def _is_seed(value: Any) -> bool:
+    return isinstance(value, int) and _is_number(value, 0, 2**32 - 1)
+
+
+_Check = tuple[Callable[[Any], bool], str, bool]  # what a value has to be, in words, too; and whether null is allowed
+
+_MAPPING: _Check = (_is_mapping, "names with values", False)
+_TEXT: _Check = (_is_text, "a text", True)
+_STEPS: _Check = (_is_count, f"a whole number from 1 to {_MOST_STEPS:,}", True)
+
+_OF_COMPARISON: dict[str, _Check] = {
+    "data": (lambda value: _is_text(value) or _is_mapping(value), "a class, or class_path and init_args", True),
+    "labels": (lambda value: _is_list(value, (int, float, str)), "a list such as [10, 0.1, all]", False),
+    "seeds": (
+        lambda value: _is_list(value, int) and all(map(_is_seed, value)),
+        "a list of seeds such as [0, 1]",
+        False,
+    ),
+    "approaches": (lambda value: isinstance(value, Mapping) and bool(value), "names with their stages", False),
+    "steps": (_is_count, _STEPS[1], False),
+    "minutes": (lambda value: _is_number(value, 1e-6, 1e9), "a number above 0", True),
+    "trainer": _MAPPING,
+    "weights": _TEXT,
+    "backbone": _TEXT,
+    "pretraining_seeds": (lambda value: value in ("one", "each"), "one or each", False),
+    "metric": (_is_text, "a text", False),
+}
+_OF_APPROACH: dict[str, _Check] = {
+    "title": (lambda value: isinstance(value, str | int | float), "a text", False),
+    "stages": (lambda value: _is_list(value, Mapping), "a list of stages", False),
+}
+_OF_STAGE: dict[str, _Check] = {
+    "config": (lambda value: _is_text(value) or _is_mapping(value), "a recipe, a file or a configuration", True),
+    "model": _MAPPING,
+    "trainer": _MAPPING,
+    "batch_size": _STEPS,
+    "steps": _STEPS,
+    "share": (lambda value: _is_number(value, 0, 1), "a number from 0 to 1", True),
+    "warmup": (lambda value: _is_number(value, 0, 1), "a number from 0 to 1", True),
+    "shared": (lambda value: isinstance(value, bool), "true or false", False),
+    "weights": (lambda value: value == GIVEN, GIVEN, True),
+    "classifier": _TEXT,
+}
+
+
+def _check_values(content: Mapping[str, Any], checks: Mapping[str, _Check], where: str) -> None:
+    for name, value in content.items():
+        fits, allowed, optional = checks[name]
+        if not fits(value) and not (optional and value is None):
+            shown = printable(repr(value)[:60], lines=False)
+            raise ValueError(f"{where}, {name}: {shown} was given, but {allowed} is allowed.")
+
+
+def _check_comparison(content: Mapping[str, Any], path: str) -> None:
+    if "approaches" not in content:
+        raise ValueError(f"{path}: it has no approaches.")
+    _check_values(content, _OF_COMPARISON, path)
+    for name in content["approaches"]:
+        if not re.fullmatch(r"\w[\w.-]*", str(name)) or len(str(name)) > _LONGEST_NAME:
+            shown = printable(repr(str(name)[:80]), lines=False)
+            raise ValueError(
+                f"{path}: an approach is named {shown}: letters, digits, . _ - are allowed, {_LONGEST_NAME} at most, a "
+                "letter or digit first, since folders are named so. Put other words into its title."
+            )
+    if len({str(name).casefold() for name in content["approaches"]}) < len(content["approaches"]):
+        raise ValueError(f"{path}: two approaches have the same name, but for capitals: rename one.")
+
+
+def _approach(name: Any, content: Any, path: str) -> Approach:
+    name, where = str(name), f"{path}, approach {name}"
+    if not _is_mapping(content):
+        raise ValueError(f"{where}: {printable(repr(content)[:60], lines=False)} was given, but stages are needed.")
+    _check_names(content, ("title", "stages"), where)
+    _check_values(content, _OF_APPROACH, where)
     stages = []
-    for stage in content.get("stages", ()):
-        _check_names(stage, tuple(f.name for f in fields(Stage)), f"{path}, approach {name}")
+    for number, stage in enumerate(content.get("stages", ()), 1):
+        _check_names(stage, tuple(f.name for f in fields(Stage)), where)
+        _check_values(stage, _OF_STAGE, f"{where}, stage {number}")
         stages.append(Stage(**stage))
     if not stages or any(s.config is None and s.classifier is None for s in stages):
         raise ValueError(f"{path}, approach {name}: each of its stages needs a config, or the last a classifier.")
@@ -235,8 +343,10 @@ def _choose(approaches: Sequence[Approach], names: Sequence[str] | None) -> list
     return [known[name] for name in names] if names else list(approaches)
 
 
-def _data(section: Any, class_path: str | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _data(section: Any, class_path: str | None, arguments: Mapping[str, Any], path: str) -> dict[str, Any]:
     section = {"class_path": section} if isinstance(section, str) else dict(section or {})
+    if not _is_text(section.get("class_path", "")) or not _is_mapping(section.get("init_args", {})):
+        raise ValueError(f"{path}, data: its class_path is a text, and its init_args are names with values.")
     if class_path is not None and class_path.rpartition(".")[2] != section.get("class_path", "").rpartition(".")[2]:
         section = {"class_path": class_path}
     if "class_path" not in section:
@@ -249,4 +359,5 @@ def _data(section: Any, class_path: str | None, arguments: Mapping[str, Any]) ->
 def _check_names(content: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     for name in content:
         if name not in known:
-            raise ValueError(f"{where}: no setting {name!r}{nearest(str(name), known)} Known are {', '.join(known)}.")
+            shown = printable(repr(name)[:60], lines=False)
+            raise ValueError(f"{where}: no setting {shown}{nearest(str(name), known)} Known are {', '.join(known)}.")

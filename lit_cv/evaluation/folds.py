@@ -1,6 +1,5 @@
 """Folds for cross-validation, by scikit-learn's splitters, with what they need taken from a DataModule's images."""
 
-import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lit_cv.csv_tables import read_csv
 
 __all__ = ["Fold", "groups_by_pattern", "groups_from_table", "make_folds"]
 
@@ -137,12 +138,12 @@ def groups_from_table(names: Sequence[str], path: str | Path) -> list[str]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no table {str(path)!r} (--groups).")
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        if "group" not in columns:
-            raise ValueError(f"{path} has no column `group`; it has {', '.join(columns)}.")
-        table = {row[columns[0]]: row["group"] for row in reader}
+    columns, rows, _ = read_csv(path, names=("",))
+    if "group" not in columns:
+        raise ValueError(f"{path} has no column `group`; it has {', '.join(columns)[:500]}.")
+    if short := [line for line, row in rows if "group" not in row]:
+        raise ValueError(f"{path}, line {short[0]}: it has no cell for the column `group`.")
+    table = {row[columns[0]]: row["group"] for _, row in rows}
     missing = [name for name in names if name not in table]
     if missing:
         raise ValueError(f"{len(missing)} of {len(names)} images are not in {path}, {missing[0]!r} first.")

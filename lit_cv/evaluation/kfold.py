@@ -1,8 +1,7 @@
 """Cross-validation: a fresh model for each fold, judged on the images that it has not seen."""
 
-import csv
-import io
 import logging
+import math
 import statistics
 import tempfile
 import time
@@ -13,15 +12,22 @@ from typing import Any, Literal
 
 import torch
 
+from lit_cv.atomic_files import atomic_write, write_text
 from lit_cv.cli.study_run import StudyRun, quietly
+from lit_cv.csv_tables import table_text
 from lit_cv.evaluation.folds import Fold, groups_by_pattern, groups_from_table, make_folds
-from lit_cv.evaluation.study import PlannedRun, Row, Study, read_table, write_atomically
+from lit_cv.evaluation.markdown import escape_markdown
+from lit_cv.evaluation.study import PlannedRun, Row, Study, damaged
 from lit_cv.figures import render, save_png
 from lit_cv.figures.kfold import kfold_figure
+from lit_cv.printable import printable
+from lit_cv.spreadsheet import escape_formula
 
 __all__ = ["CrossValidation", "FoldOptions", "fold_table"]
 
 _NOT_METRICS = ("key", "repeat", "fold", "train_images", "val_images", "steps", "seconds", "wall_seconds", "error")
+_PREDICTIONS = "predictions.pt"
+_MOST_CLASSES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -62,9 +68,13 @@ class CrossValidation:
         options: How to divide and judge.
         folder: Where it goes, and where an earlier start is continued.
         command: How to continue it.
+        escape_formulas: Whether names in the tables that a spreadsheet would compute are escaped.
     """
 
-    def __init__(self, args: Sequence[str], options: FoldOptions, folder: Path, command: str) -> None:
+    def __init__(
+        self, args: Sequence[str], options: FoldOptions, folder: Path, command: str, escape_formulas: bool = False
+    ) -> None:
+        self.escape_formulas = escape_formulas
         self.args, self.options, self.folder = list(args), options, folder
         with quietly():
             built = StudyRun(self.args, folder, only_build=True)
@@ -84,7 +94,10 @@ class CrossValidation:
         self._batch_size = getattr(built.datamodule, "batch_size", 1)
         self._max_steps = built.trainer.max_steps
         identity = {"kfold": asdict(options), "options": self.args, "images": len(pool)}
-        self.study = Study(folder, identity, [self._plan(fold) for fold in self.folds], "kfold.csv", command)
+        plan = [self._plan(fold) for fold in self.folds]
+        self.study = Study(folder, identity, plan, "kfold.csv", command, escape_formulas)
+        if any(name not in row for row in self.study.finished.values() for name in ("repeat", "fold")):
+            raise damaged(self.study.table, "it has no columns repeat and fold")
 
     def run(self) -> None:
         """Perform the folds that are not done, and report."""
@@ -139,53 +152,59 @@ class CrossValidation:
         probabilities = torch.cat([batch["probabilities"].float().cpu() for batch in batches])
         index = torch.cat([batch["index"].cpu() for batch in batches])
         positions = torch.from_numpy(fold.held_out)[index]
-        torch.save({"positions": positions, "probabilities": probabilities}, folder / "predictions.pt")
+        with atomic_write(folder / _PREDICTIONS, "the predictions") as part:
+            torch.save({"positions": positions, "probabilities": probabilities}, part)
 
     def report(self) -> None:
         """Print and write the table, the picture and the predictions of all folds that are done."""
-        rows = [row for row in read_table(self.study.table) if not row["error"]]
-        failed = [row for row in read_table(self.study.table) if row["error"]]
+        done = [self.study.rows[run.key] for run in self.study.runs if run.key in self.study.rows]
+        rows = [row for row in done if not row["error"]]
+        failed = [row for row in done if row["error"]]
         if rows:
-            text = fold_table(rows)
-            write_atomically(self.folder / "kfold.md", text + "\n")
-            print(text)
+            text = "\n".join([fold_table(rows), *(f"\n{note}" for note in not_finite(rows))])
+            write_text(self.folder / "kfold.md", text + "\n", "the table")
+            print(printable(text))
         confusion = self._write_predictions()
         if rows:
-            metrics = {name: [float(row[name]) for row in rows if row[name]] for name in metric_names(rows)}
+            metrics = {
+                name: [float(row[name]) for row in rows if row.get(name) not in (None, "")]
+                for name in metric_names(rows)
+            }
             figure = kfold_figure(metrics, confusion, self.class_names, f"{len(rows)} folds")
             save_png(render(figure), self.folder / "kfold.png")
         for row in failed:
-            print(f"{row['key']} failed: {row['error']}")
-        print(f"Table, predictions and picture: {self.folder}")
+            print(printable(f"{row['key']} failed: {row['error']}", lines=False))
+        print(printable(f"Table, predictions and picture: {self.folder}", lines=False))
 
     def _write_predictions(self) -> torch.Tensor | None:
         """Write `predictions.csv`, and return the confusion matrix where images have one label."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
+        table: list[list[Any]] = []
         several = self.labels.ndim == 2
         names = list(self.class_names)
         confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
-        written = 0
         for run, fold in zip(self.study.runs, self.folds, strict=True):
-            path = self.study.run_folder(run) / "predictions.pt"
+            path = self.study.run_folder(run) / _PREDICTIONS
             if run.key not in self.study.finished or not path.is_file():
                 continue
-            content = torch.load(path, weights_only=True)
-            if not written:
-                names = names or [str(k) for k in range(content["probabilities"].shape[1])]
-                writer.writerow(["image", "repeat", "fold", "label", "predicted", *(f"p_{name}" for name in names)])
-            for position, p in zip(content["positions"].tolist(), content["probabilities"], strict=True):
+            positions, probabilities = _read_predictions(path, fold, len(names) or None)
+            if not table:
+                names = names or [str(k) for k in range(probabilities.shape[1])]
+                table.append(["image", "repeat", "fold", "label", "predicted", *(f"p_{name}" for name in names)])
+            for position, p in zip(positions, probabilities, strict=True):
                 label, answer = self.labels[position], _chosen(p, several)
                 if not several and fold.repeat == 1:
                     confusion[int(label), answer[0]] += 1
                 true = label.nonzero()[:, 0].tolist() if several else [int(label)]
                 words = ["|".join(names[k] for k in chosen) for chosen in (true, answer)]
                 cells = [f"{value:.6f}" for value in p.tolist()]
-                writer.writerow([self.names[position], fold.repeat, fold.number, *words, *cells])
-                written += 1
-        if written:
-            write_atomically(self.folder / "predictions.csv", text.getvalue())
+                name, *words = map(self._cell, [self.names[position], *words])
+                table.append([name, fold.repeat, fold.number, *words, *cells])
+        if table:
+            write_text(self.folder / "predictions.csv", table_text(table), "the predictions")
         return confusion if confusion.any() else None
+
+    def _cell(self, name: str) -> str:
+        return escape_formula(name) if self.escape_formulas else name
 
     def _groups(self) -> list[str] | None:
         if self.options.groups and self.options.group_pattern:
@@ -209,6 +228,53 @@ class CrossValidation:
         return next((name for name in ("val_acc", "val_knn_acc", "val_loss") if name in names), names[0])
 
 
+def _read_predictions(path: Path, fold: Fold, classes: int | None) -> tuple[list[int], torch.Tensor]:
+    """Return what a model has predicted of its fold: positions in the pool, and (N, classes) probabilities.
+
+    Raises:
+        ValueError: If the file is not what a fold has left.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        positions, probabilities = content["positions"], content["probabilities"]
+        shapes = len(positions), int(probabilities.shape[1])
+        right = probabilities.layout == positions.layout == torch.strided
+        right &= positions.dtype == torch.int64 and positions.shape == (len(probabilities),) and probabilities.ndim == 2
+    except Exception as error:  # of all kinds, for files that are something else
+        if isinstance(error, MemoryError | OSError):
+            raise
+        raise damaged(path, "it holds no predictions") from None
+    if not right or not probabilities.is_floating_point() or shapes[0] > len(fold.held_out):
+        raise damaged(path, "it holds no predictions of this fold")
+    if not 0 < shapes[1] <= (classes or _MOST_CLASSES) or shapes[1] != (classes or shapes[1]):
+        raise damaged(path, f"it holds predictions of {shapes[1]} classes, where there are {classes or 'fewer'}")
+    found = positions.tolist()
+    if len({*found} & {*fold.held_out.tolist()}) != len(found):
+        raise damaged(path, "it holds predictions of images that are not in this fold")
+    return found, probabilities
+
+
+def not_finite(rows: Sequence[Row]) -> list[str]:
+    """Return a line for each metric that is not finite in some folds: its mean would say nothing.
+
+    Example:
+        >>> not_finite([{"repeat": 1, "fold": k, "val_loss": v} for k, v in ((1, 0.5), (2, float("inf")))])
+        ['val_loss is not finite in fold 2: it has no mean and no spread.']
+    """
+    lines = []
+    for metric in metric_names(rows):
+        folds = [_fold_name(row, rows) for row in rows if not math.isfinite(float(row.get(metric) or 0))]
+        if folds:
+            where = f"fold{'s' * (len(folds) > 1)} {', '.join(folds)}"
+            lines.append(f"{escape_markdown(metric)} is not finite in {where}: it has no mean and no spread.")
+    return lines
+
+
+def _fold_name(row: Row, rows: Sequence[Row]) -> str:
+    several = len({str(row["repeat"]) for row in rows}) > 1
+    return f"{row['repeat']}.{row['fold']}" if several else str(row["fold"])
+
+
 def metric_names(rows: Sequence[Row]) -> list[str]:
     """Return the names of the metrics in a table of folds."""
     return list(dict.fromkeys(name for row in rows for name in row if name not in _NOT_METRICS))
@@ -216,6 +282,8 @@ def metric_names(rows: Sequence[Row]) -> list[str]:
 
 def fold_table(rows: Sequence[Row]) -> str:
     """Return a Markdown table of the folds, with mean and standard deviation (of a sample) in its last row.
+
+    A metric that is not finite in some fold has none.
 
     Args:
         rows: Rows of `kfold.csv`.
@@ -229,15 +297,16 @@ def fold_table(rows: Sequence[Row]) -> str:
         | mean ± std | 0.8500 ± 0.0707 |
     """
     names = metric_names(rows)
-    several = len({row["repeat"] for row in rows}) > 1
-    lines = ["| " + " | ".join(["fold", *names]) + " |", "|---" * (len(names) + 1) + "|"]
+    lines = ["| " + " | ".join(["fold", *map(escape_markdown, names)]) + " |", "|---" * (len(names) + 1) + "|"]
     for row in rows:
-        name = f"{row['repeat']}.{row['fold']}" if several else str(row["fold"])
         cells = [f"{float(row[metric]):.4f}" if row.get(metric) not in (None, "") else "" for metric in names]
-        lines.append("| " + " | ".join([name, *cells]) + " |")
+        lines.append("| " + " | ".join([_fold_name(row, rows), *cells]) + " |")
     last = ["mean ± std"]
     for metric in names:
         values = [float(row[metric]) for row in rows if row.get(metric) not in (None, "")]
+        if not values or not all(map(math.isfinite, values)):
+            last.append("not finite" if values else "")
+            continue
         spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
         last.append(f"{statistics.mean(values):.4f}{spread}")
     return "\n".join([*lines, "| " + " | ".join(last) + " |"])

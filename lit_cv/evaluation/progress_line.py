@@ -5,6 +5,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from lit_cv.printable import printable
+
 __all__ = ["ProgressLine", "duration"]
 
 _EVERY = 0.25  # seconds between two refreshes
@@ -22,7 +24,7 @@ class ProgressLine:
     """
 
     def __init__(self, title: str, steps: int, left: Callable[[int], float]) -> None:
-        self.title, self.steps, self.left = title, steps, left
+        self.title, self.steps, self.left = printable(title, lines=False), steps, left
         self._terminal = sys.stdout.isatty()
         self._due = 0.0
         self.update(0)
@@ -47,7 +49,7 @@ class ProgressLine:
         """
         self.clear()
         rest = f"; {duration(left)} left" if left > 0 else ""
-        print(f"{self.title}: {result} ({duration(seconds)}{rest})", flush=True)
+        print(f"{self.title}: {printable(result, lines=False)} ({duration(seconds)}{rest})", flush=True)
 
     def clear(self) -> None:
         """Take the line away."""

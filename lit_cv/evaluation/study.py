@@ -1,9 +1,8 @@
 """Many runs as one piece of work: planned, done once each, counted, and continued where it stopped."""
 
-import csv
-import io
+import errno
 import json
-import os
+import logging
 import signal
 import time
 import traceback
@@ -13,19 +12,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lit_cv.atomic_files import owned_folder, remove_unfinished, write_text
+from lit_cv.csv_tables import parse_count, parse_number, read_csv, table_text
 from lit_cv.evaluation.progress_line import ProgressLine, duration
+from lit_cv.file_lock import FileLock
+from lit_cv.plain_values import require_plain
+from lit_cv.printable import printable
+from lit_cv.spreadsheet import escape_formula, unescape_formula
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-__all__ = ["PlannedRun", "Row", "Study", "read_table", "write_atomically", "write_table"]
+__all__ = ["PlannedRun", "Row", "Study", "damaged", "read_json", "read_table", "write_json", "write_table"]
 
 Row = dict[str, Any]
 
+log = logging.getLogger("lit_cv")
+
 _PLAN = "plan.json"
 _ALWAYS = ("key", "steps", "wall_seconds", "error")
+_TEXTS = ("key", "error")  # columns of a study's table that hold no numbers
+_ESCAPED = "formulas"  # column that says that names begin with an apostrophe where a spreadsheet would compute them
+_NAMES = ("approach", "title", "data", "error")
+_MOST_BYTES = 1 << 25
+_MOST_SECONDS = 1e10
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -64,19 +72,27 @@ class Study:
         runs: The runs, those that others need before them.
         table: File name of the table.
         command: How to continue it, for the message after Ctrl-C.
+        escape_formulas: Whether texts in the table that a spreadsheet would compute are escaped.
 
     Raises:
-        ValueError: If the folder holds another study.
+        ValueError: If the folder holds another study, or its files are damaged.
     """
 
     def __init__(
-        self, folder: Path, identity: Mapping[str, Any], runs: Sequence[PlannedRun], table: str, command: str
+        self,
+        folder: Path,
+        identity: Mapping[str, Any],
+        runs: Sequence[PlannedRun],
+        table: str,
+        command: str,
+        escape_formulas: bool = False,
     ) -> None:
         self.folder, self.runs, self.command = folder, list(runs), command
+        self.escape_formulas = escape_formulas
         self.identity = json.loads(json.dumps(identity))
         self.table = folder / table
         check_identity(folder, self.identity)
-        self.rows: dict[str, Row] = {row["key"]: row for row in read_table(self.table)}
+        self.rows: dict[str, Row] = {row["key"]: row for row in _read_rows(self.table)}
 
     @property
     def finished(self) -> dict[str, Row]:
@@ -133,7 +149,7 @@ class Study:
         lines.append(
             f"{len(self.runs)} runs, {todo} to do, about {duration(self.seconds_left(known))}; in {self.folder}"
         )
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
     def execute(self, perform: Perform, after: Callable[[], None] | None = None, shown: str = "") -> None:
         """Perform what is left of the plan.
@@ -146,9 +162,11 @@ class Study:
 
         Raises:
             SystemExit: With status 130 after Ctrl-C, and as it comes for a wrong option.
+            OSError: If the disk is full, or a file cannot be written; what was done stays.
         """
         with _alone(self.folder):
-            write_atomically(self.folder / _PLAN, json.dumps(self.identity, indent=1))
+            remove_unfinished(self.folder)
+            write_json(self.folder / _PLAN, self.identity, "the plan")
             self._execute(perform, after, shown)
 
     def _execute(self, perform: Perform, after: Callable[[], None] | None, shown: str) -> None:
@@ -160,17 +178,21 @@ class Study:
             start = time.monotonic()
             try:
                 row = self._perform(perform, run, line)
+                # A run that was continued knows the seconds before, too.
+                wall = max(time.monotonic() - start, float(row.get("seconds", 0.0)))
+                row |= {"key": run.key, "steps": run.steps, "wall_seconds": round(wall, 3)}
+                self._keep(row)
             except (KeyboardInterrupt, SystemExit) as stop:
                 signal.signal(signal.SIGINT, handler)  # Lightning leaves it deaf
                 line.clear()
                 if isinstance(stop, SystemExit) and isinstance(stop.code, str):
                     raise
-                print(f"Stopped in run {number} of {len(self.runs)}: {run.title}. Continue with: {self.command}")
+                self._print_stopped(number, run)
                 raise SystemExit(130) from None
-            # A run that was continued knows the seconds before, too.
-            wall = max(time.monotonic() - start, float(row.get("seconds", 0.0)))
-            row |= {"key": run.key, "steps": run.steps, "wall_seconds": round(wall, 3)}
-            self._keep(row)
+            except OSError:  # its folder, or the table, cannot be written to
+                line.clear()
+                self._print_stopped(number, run)
+                raise
             result = row["error"] or (
                 f"{shown} {float(row[shown]):.4f}" if row.get(shown) not in (None, "") else "done"
             )
@@ -182,14 +204,21 @@ class Study:
         failed = [key for key in run.needs if key not in self.finished]
         if failed:
             return {"error": f"needs {', '.join(failed)}, which failed"}
-        folder = self.run_folder(run)
-        folder.mkdir(parents=True, exist_ok=True)
+        owned_folder(self.folder / "runs")
+        folder = owned_folder(self.run_folder(run))
+        remove_unfinished(folder)
         try:
             return {"error": "", **perform(run, folder, line.update)}
         except Exception as error:
-            (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            if isinstance(error, OSError) and error.errno in _FULL:
+                raise
+            _write_trace(folder)
             first = (str(error).strip().splitlines() or [""])[0]
-            return {"error": f"{type(error).__name__}: {first}"}
+            return {"error": f"{type(error).__name__}: {printable(first, lines=False)}"}
+
+    def _print_stopped(self, number: int, run: PlannedRun) -> None:
+        text = f"Stopped in run {number} of {len(self.runs)}: {run.title}. Continue with: {self.command}"
+        print(printable(text, lines=False))
 
     def _left_after(self, run: PlannedRun) -> Callable[[int], float]:
         """Return how the time left follows from the steps that a run has taken."""
@@ -199,7 +228,15 @@ class Study:
         self.rows[row["key"]] = row
         order = [run.key for run in self.runs]
         rows = sorted(self.rows.values(), key=lambda r: order.index(r["key"]) if r["key"] in order else len(order))
-        write_table(self.table, rows, last=_ALWAYS)
+        write_table(self.table, rows, last=_ALWAYS, escape_formulas=self.escape_formulas)
+
+
+def _write_trace(folder: Path) -> None:
+    """Keep the trace of the error at hand in `error.txt`; the fit that failed may have removed its empty folder."""
+    try:
+        write_text(owned_folder(folder) / "error.txt", traceback.format_exc(), "the trace", sync=False)
+    except OSError as error:
+        log.warning("%s", error)
 
 
 @contextmanager
@@ -210,12 +247,9 @@ def _alone(folder: Path) -> Iterator[None]:
         ValueError: If another one is at work there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w", encoding="utf-8") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(f"another process is at work in {folder}: wait for it, or set --output.") from None
+    with FileLock(folder / ".lock") as lock:
+        if not lock.acquire():
+            raise ValueError(f"another process is at work in {folder}: wait for it, or set --output.")
         yield
 
 
@@ -223,48 +257,119 @@ def check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     """Refuse a folder that holds another study.
 
     Raises:
-        ValueError: If it does, with what differs.
+        ValueError: If it does, with what differs, or if it cannot be read.
     """
     path = folder / _PLAN
-    if not path.is_file():
+    if (before := read_json(path)) is None:
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    if before != identity:
-        names = [name for name in {**before, **identity} if before.get(name) != identity.get(name)]
+    names = [name for name in {**before, **identity} if _text(before.get(name)) != _text(identity.get(name))]
+    if names:
         raise ValueError(
-            f"{folder} holds another study, which differs in {', '.join(names)} ({path}): repeat its command to "
-            "continue it, or name another folder (--output)."
+            f"{folder} holds another study, which differs in {printable(', '.join(names), lines=False)} ({path}): "
+            "repeat its command to continue it, or name another folder (--output)."
         )
 
 
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)  # a NaN in it equals another
+
+
+def damaged(path: Path, why: str) -> ValueError:
+    """Return the error for a file of a study that is not what the study wrote."""
+    return ValueError(f"{path} is damaged: {why}. Delete it to do its runs again, or set another --output.")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON file of a study; `None` if there is none.
+
+    Raises:
+        ValueError: If it holds anything else than a plain dict.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with open(path, "rb") as file:
+            content = json.loads(file.read(_MOST_BYTES))
+        require_plain(content, "it")
+    except (ValueError, RecursionError) as error:
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).rstrip(".")
+        raise damaged(path, why) from None
+    if not isinstance(content, dict):
+        raise damaged(path, "it holds no dict")
+    return content
+
+
+def write_json(path: Path, content: Mapping[str, Any], what: str) -> None:
+    """Write a JSON file in one step; its folder is made if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(content, indent=1), what)
+
+
 def read_table(path: Path) -> list[Row]:
-    """Read a table; there are no rows where there is no file."""
+    """Read a table that `write_table` has written; there are no rows where there is no file.
+
+    Raises:
+        ValueError: If it is damaged; the message names it.
+    """
     if not path.is_file():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    try:
+        columns, rows, _ = read_csv(path, most=_MOST_BYTES)
+    except ValueError as error:
+        raise damaged(path, str(error).removeprefix(str(path)).lstrip(", ").rstrip(".")) from None
+    for line, cells in rows:
+        if len(cells) < len(columns):
+            raise damaged(path, f"line {line} has {len(cells)} cells for {len(columns)} columns")
+    found: list[Row] = [dict(cells) for _, cells in rows]
+    if _ESCAPED in columns:
+        for row in found:
+            del row[_ESCAPED]
+            row |= {name: unescape_formula(row[name]) for name in _NAMES if name in row}
+    return found
 
 
-def write_table(path: Path, rows: Sequence[Row], last: Sequence[str] = ()) -> None:
+def _read_rows(path: Path) -> list[Row]:
+    """Read the table of a study, and see that its cells are what they have to be."""
+    rows = read_table(path)
+    for number, row in enumerate(rows, 1):
+        try:
+            _check_row(row, f"row {number}")
+        except ValueError as error:
+            raise damaged(path, str(error).rstrip(".")) from None
+    return rows
+
+
+def _check_row(row: Row, where: str) -> None:
+    if missing := [name for name in _ALWAYS if name not in row]:
+        raise ValueError(f"it has no column {missing[0]}")
+    for name, cell in row.items():
+        if name not in _TEXTS and cell:
+            parse_number(cell, f"{where}, column {printable(name, lines=False)[:60]}")
+    if not row["error"]:
+        row["steps"] = parse_count(row["steps"], f"{where}, column steps", least=1)
+        seconds = parse_number(row["wall_seconds"], f"{where}, column wall_seconds")
+        if not 0 <= seconds < _MOST_SECONDS:
+            raise ValueError(f"{where}, column wall_seconds: {seconds} is no time")
+
+
+def write_table(path: Path, rows: Sequence[Row], last: Sequence[str] = (), escape_formulas: bool = False) -> None:
     """Write a table in one step, with all columns that a row has.
 
     Args:
-        path: The file.
+        path: The file; its folder is made if it is missing.
         rows: A dict for each row.
         last: Columns that stand behind the others.
+        escape_formulas: Whether names that a spreadsheet would compute are escaped; `read_table` sees it.
     """
     names = dict.fromkeys(name for row in rows for name in row)
     columns = [name for name in names if name not in last] + [name for name in last if name in names]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue())
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file that a reader sees either old or new."""
+    cells = [[row.get(name, "") for name in columns] for row in rows]
+    if escape_formulas:
+        cells = [[*map(_escaped, columns, line), "escaped"] for line in cells]
+        columns = [*columns, _ESCAPED]
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8", newline="")
-    os.replace(part, path)
+    write_text(path, table_text([columns, *cells]), "the table")
+
+
+def _escaped(name: str, cell: Any) -> Any:
+    return escape_formula(cell) if name in _NAMES and isinstance(cell, str) else cell
