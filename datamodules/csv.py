@@ -12,8 +12,10 @@ from datamodules.checks import check
 from datamodules.classes import numbers_first, written_number
 from datamodules.files import FileDataset, FilesDataModule
 from lit_cv.annotations.annotators import Consolidation
-from lit_cv.annotations.reading import read_rows
+from lit_cv.annotations.reading import file_cell, is_file, read_rows
 from lit_cv.annotations.votes import Votes
+from lit_cv.printable import printable
+from lit_cv.spreadsheet import unescape_formula
 from lit_cv.suggest import nearest
 
 __all__ = ["CSVDataModule"]
@@ -37,6 +39,11 @@ class CSVDataModule(FilesDataModule):
     that the table does not assign to splits are split like those of a folder. Paths may be absolute or lead out of
     `root`: the table is taken to be your own, and its files are only ever read, as images. Labels are text; labels
     that are all numbers are sorted by value, and the same number written in two ways (1 and 1.0) is an error.
+
+    Paths may hold bytes that are not UTF-8, spaces around them and line ends; all other cells are UTF-8, and spaces
+    around them do not count. Names that a spreadsheet would compute may have an apostrophe before them (`'=a.jpg`), as
+    `escape_formulas` of `PredictionWriter` and `lit-cv agreement` writes them: it is left out of labels and annotators,
+    and of paths unless there is a file of that name.
 
     With `annotator_column` an image has a row for each annotator. Their votes are brought together, the agreement
     (Fleiss' kappa) is told, and the most disputed images are listed.
@@ -102,17 +109,25 @@ class CSVDataModule(FilesDataModule):
         path = Path(h["path"]).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"there is no table {path.absolute()}: set --data.path.")
-        table = read_rows(path)
+        table = read_rows(path, files=(h["path_column"],))
         if not table:
-            raise ValueError(f"{path} has no rows.")
+            raise ValueError(f"{printable(str(path), lines=False)} has no rows.")
         asked = [("path_column", h["path_column"]), *(("label_columns", name) for name in h["label_columns"])]
         for option, name in [*asked, ("annotator_column", h["annotator_column"])]:
             if name is not None and name not in table[0]:
-                columns = ", ".join(table[0])
+                columns = printable(", ".join(table[0]), lines=False)
+                shown = printable(str(path), lines=False)
                 raise ValueError(
-                    f"{path} has no column {name!r} (--data.{option}){nearest(name, table[0])} It has: {columns}."
+                    f"{shown} has no column {name!r} (--data.{option}){nearest(name, table[0])} It has: {columns}."
                 )
+        named = [name for name in (*h["label_columns"][:1], h["annotator_column"]) if name is not None]
+        for row in table:
+            row[h["path_column"]] = file_cell(row[h["path_column"]], self._root())
+            row.update({name: unescape_formula(row[name]) for name in named})
         return table
+
+    def _root(self) -> Path:
+        return Path(self.hparams["root"] or Path(self.hparams["path"]).parent).expanduser()
 
     def _check_repeated(self) -> None:
         """Refuse one image with several labels: it would be trained on as one class and tested as another."""
@@ -178,7 +193,8 @@ class CSVDataModule(FilesDataModule):
         for name in ("val", "test"):
             if unknown := sorted(by_split.get(name, set()) - by_split["train"]):
                 raise ValueError(
-                    f"the {name} rows of {h['path']} have classes without training images: {', '.join(unknown)}."
+                    f"the {name} rows of {h['path']} have classes without training images: "
+                    f"{printable(', '.join(unknown), lines=False)}."
                 )
         self._check_numbers(by_split["train"])
         return sorted(by_split["train"], key=numbers_first)
@@ -196,9 +212,9 @@ class CSVDataModule(FilesDataModule):
 
     def _dataset(self, rows: Sequence[Mapping[str, str]], split: Split) -> FileDataset:
         h = self.hparams
-        root = Path(h["root"] or Path(h["path"]).parent).expanduser()
+        root = self._root()
         paths = [row[h["path_column"]] for row in rows]
-        missing = [path for path in paths if not (root / path).is_file()]
+        missing = [path for path in paths if not is_file(root / path)]
         if missing and h["on_error"] == "raise":
             raise FileNotFoundError(
                 f"{len(missing)} of {len(paths)} images are not in {root.absolute()}, {missing[0]!r} first: "

@@ -1,7 +1,8 @@
 """Predicted boxes and masks as annotation files: drafts that an annotation tool opens, and people correct."""
 
 import csv
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lit_cv.annotations import WRITERS, AnnotatedImage, AnnotatedObject, AnnotationSet, save_mask
-from lit_cv.annotations.layout import inside
+from lit_cv.annotations.layout import inside, make_folder
 from lit_cv.annotations.rle import nearest
-from lit_cv.atomic_files import atomic_write
+from lit_cv.atomic_files import owned_folder, write_text
 
 __all__ = ["BoxDrafts", "MaskDrafts", "box_uncertainty", "file_sizes_of"]
 
@@ -74,6 +75,7 @@ class BoxDrafts:
         format: str,
         threshold: float,
         unsure_first: bool,
+        shown: Callable[[str], str] = str,
     ) -> tuple[int, int]:
         """Write the images with the boxes from the threshold on, and `order.csv` with how unsure each image is.
 
@@ -86,6 +88,7 @@ class BoxDrafts:
             format: `coco`, `voc` or `yolo`.
             threshold: Least score of a box.
             unsure_first: Whether the least certain images come first, not those of the dataset's order.
+            shown: What names are written as in `order.csv`.
 
         Returns:
             Numbers of images and of boxes written.
@@ -97,7 +100,7 @@ class BoxDrafts:
         classes = [*categories, *(str(number) for number in range(len(categories), most))]
         found = [_image(by_index[number], names[number], threshold) for number in order]
         WRITERS[format]({"all": AnnotationSet(images, classes, found)}, folder)  # type: ignore[index]
-        rows = [(i.name, f"{doubts[n]:.4f}", len(i.objects)) for n, i in zip(order, found, strict=True)]
+        rows = [(shown(i.name), f"{doubts[n]:.4f}", len(i.objects)) for n, i in zip(order, found, strict=True)]
         _write_order(folder / "order.csv", ("image", "uncertainty", "objects"), rows)
         return len(found), sum(len(image.objects) for image in found)
 
@@ -132,6 +135,7 @@ class MaskDrafts:
             (y, x), (height, width) = size[position].tolist(), files[position].tolist()
             mask = outputs["masks"][position, :y, :x].detach().cpu().numpy()
             path = inside(folder / "masks", names[number]).with_suffix(".png")
+            make_folder(path.parent, owned_folder(folder))
             save_mask(nearest(mask, (height, width)), path)
             doubt = float("nan")
             if confidence is not None:
@@ -146,20 +150,20 @@ class MaskDrafts:
         classes: Sequence[str],
         folder: Path,
         unsure_first: bool,
+        shown: Callable[[str], str] = str,
     ) -> int:
         """Write the classes' names and `order_masks.csv`, and return the number of images."""
         doubts = dict(parts)
         known = unsure_first and all(doubt == doubt for doubt in doubts.values())
         order = sorted(doubts, key=lambda number: (-doubts[number] if known else 0, number))
         if classes:
-            (folder / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
-        rows = [(names[n], "" if doubts[n] != doubts[n] else f"{doubts[n]:.4f}") for n in order]
+            write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes), "the classes' names")
+        rows = [(shown(names[n]), "" if doubts[n] != doubts[n] else f"{doubts[n]:.4f}") for n in order]
         _write_order(folder / "order_masks.csv", ("image", "uncertainty"), rows)
         return len(order)
 
 
 def _write_order(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    with atomic_write(path, "the table") as part, open(part, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([columns, *rows])
+    write_text(path, text.getvalue(), "the table")

@@ -1,94 +1,81 @@
-"""Predicted classes as a table."""
+"""Predicted classes as rows of a table."""
 
-import csv
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
-
-from lit_cv.atomic_files import atomic_write
 
 __all__ = ["ClassTable"]
 
 _ALL = 20  # classes up to which the probabilities of all are written
 _TOP = 5  # otherwise those of the likeliest
 
-Part = tuple[Tensor, Tensor, Tensor]
-
 
 class ClassTable:
-    """Collects probabilities: all of them if there are few classes, otherwise the highest.
+    """Makes rows of probabilities: of all classes if there are few, otherwise of the likeliest.
 
-    `parts` holds for each batch the images' positions in the dataset (N,), probabilities (N, K) from the highest on,
-    and their classes (N, K).
+    Args:
+        classes: Number of classes.
+        names: Names of the classes; `None` takes their numbers.
+        several: Whether an image has several labels.
+        least: Least probability of a class that is predicted; `None` takes 0.5 for several labels, any for one.
+        shown: What names are written as.
+
+    Example:
+        >>> table = ClassTable(2, ["cat", "dog"])
+        >>> table.columns("image")
+        ['image', 'predicted', 'probability', 'p_cat', 'p_dog']
+        >>> table.rows(torch.tensor([[0.25, 0.75]]), ["a.jpg"])
+        ([['a.jpg', 'dog', '0.750000', '0.250000', '0.750000']], [0.75])
     """
 
-    def __init__(self) -> None:
-        self.parts: list[Part] = []
-        self.classes = 0
-
-    def add(self, probabilities: Tensor, index: Tensor) -> None:
-        """Take in the probabilities (N, K) of a batch."""
-        self.classes = probabilities.shape[1]
-        values, classes = probabilities.float().topk(self.classes if self.classes <= _ALL else _TOP)
-        self.parts.append((index, values.cpu(), classes.cpu()))
-
-    def write(
+    def __init__(
         self,
-        path: Path,
-        parts: Sequence[Part],
-        samples: Mapping[int, str],
-        names: Sequence[str] | None,
-        several: bool,
-        least: float | None,
-        unsure_first: bool,
-        head: str,
-    ) -> int:
-        """Write the table.
+        classes: int,
+        names: Sequence[str] | None = None,
+        several: bool = False,
+        least: float | None = None,
+        shown: Callable[[str], str] = str,
+    ) -> None:
+        self.classes = classes
+        self.names = names or [str(number) for number in range(classes)]
+        self.several = several
+        self.least = (0.5 if several else 0.0) if least is None else least
+        self.shown = shown
+
+    def columns(self, head: str) -> list[str]:
+        """Return the names of the columns, of which `head` is the first."""
+        if self.classes <= _ALL:
+            others = [f"p_{name}" for name in self.names]
+        else:
+            others = [column for k in range(2, _TOP + 1) for column in (f"top{k}", f"top{k}_probability")]
+        return [head, "predicted", "probability", *others]
+
+    def rows(self, probabilities: Tensor, samples: Sequence[str]) -> tuple[list[list[str]], list[float]]:
+        """Return the rows of a batch, and how certain each prediction is.
 
         Args:
-            path: The file.
-            parts: What all processes have collected.
-            samples: Name of each image by its position in the dataset.
-            names: Names of the classes; `None` takes their numbers.
-            several: Whether an image has several labels.
-            least: Least probability of a class that is predicted.
-            unsure_first: Whether the least certain images come first.
-            head: Name of the first column.
-
-        Returns:
-            The number of images.
+            probabilities: (N, K).
+            samples: Names of the images.
         """
-        # Images that pad the last batches of several processes fall together here.
-        rows = {int(i): (v, c) for part in parts for i, v, c in zip(*part, strict=True)}
-        names = names or [str(number) for number in range(self.classes)]
-        least = (0.5 if several else 0.0) if least is None else least
-        order = sorted(rows)
-        if unsure_first:
-            order.sort(key=lambda index: _certainty(rows[index][0], several))
-        with atomic_write(path, "the table") as part, open(part, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow([head, "predicted", "probability", *self._columns(names)])
-            for index in order:
-                values, classes = (tensor.tolist() for tensor in rows[index])
-                chosen = [names[c] for v, c in zip(values, classes, strict=True) if v >= least]
-                shown = "|".join(chosen if several else chosen[:1])
-                writer.writerow([samples[index], shown, f"{values[0]:.6f}", *self._cells(values, classes, names)])
-        return len(rows)
+        highest, found = probabilities.float().topk(self.classes if self.classes <= _ALL else _TOP)
+        highest = highest.cpu()
+        rows = [
+            [self.shown(sample), *self._cells(values, classes)]
+            for sample, values, classes in zip(samples, highest.tolist(), found.tolist(), strict=True)
+        ]
+        return rows, [_certainty(values, self.several) for values in highest]
 
-    def _columns(self, names: Sequence[str]) -> list[str]:
-        if self.classes <= _ALL:
-            return [f"p_{name}" for name in names]
-        return [column for k in range(2, _TOP + 1) for column in (f"top{k}", f"top{k}_probability")]
-
-    def _cells(self, values: list[float], classes: list[int], names: Sequence[str]) -> Iterator[str]:
+    def _cells(self, values: list[float], classes: list[int]) -> Iterator[str]:
+        chosen = [self.names[c] for v, c in zip(values, classes, strict=True) if v >= self.least]
+        yield self.shown("|".join(chosen if self.several else chosen[:1]))
+        yield f"{values[0]:.6f}"
         if self.classes <= _ALL:
             by_class = dict(zip(classes, values, strict=True))
             yield from (f"{by_class[index]:.6f}" for index in range(self.classes))
         else:
             for value, index in zip(values[1:], classes[1:], strict=True):
-                yield names[index]
+                yield self.shown(self.names[index])
                 yield f"{value:.6f}"
 
 

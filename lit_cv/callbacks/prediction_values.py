@@ -1,47 +1,38 @@
-"""Predicted quantities as a table."""
+"""Predicted quantities as rows of a table."""
 
-import csv
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from lit_cv.atomic_files import atomic_write
-
 __all__ = ["ValueTable"]
-
-Part = tuple[Tensor, Tensor]
 
 
 class ValueTable:
-    """Collects quantities: `parts` holds for each batch the images' positions in the dataset (N,) and values (N, D)."""
+    """Makes rows of quantities.
 
-    def __init__(self) -> None:
-        self.parts: list[Part] = []
+    Args:
+        name: Name of the quantity; several are numbered from 0.
+        width: How many there are for each image.
+        shown: What names are written as.
+    """
 
-    def add(self, values: Tensor, index: Tensor) -> None:
-        """Take in the values (N, D) of a batch."""
-        self.parts.append((index, values.float().flatten(1).cpu()))
+    def __init__(self, name: str, width: int, shown: Callable[[str], str] = str) -> None:
+        self.name = name
+        self.width = width
+        self.shown = shown
 
-    @staticmethod
-    def write(path: Path, parts: Sequence[Part], samples: Mapping[int, str], name: str, head: str) -> int:
-        """Write the table, in the order of the dataset.
+    def columns(self, head: str) -> list[str]:
+        """Return the names of the columns, of which `head` is the first."""
+        return [head, *([self.name] if self.width == 1 else [f"{self.name}_{k}" for k in range(self.width)])]
+
+    def rows(self, values: Tensor, samples: Sequence[str]) -> list[list[str]]:
+        """Return the rows of a batch.
 
         Args:
-            path: The file.
-            parts: What all processes have collected.
-            samples: Name of each image by its position in the dataset.
-            name: Name of the quantity; several are numbered from 0.
-            head: Name of the first column.
-
-        Returns:
-            The number of images.
+            values: (N, D).
+            samples: Names of the images.
         """
-        # Images that pad the last batches of several processes fall together here.
-        rows = {int(i): value.tolist() for part in parts for i, value in zip(*part, strict=True)}
-        width = len(next(iter(rows.values()), []))
-        with atomic_write(path, "the table") as part, open(part, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow([head, *([name] if width == 1 else [f"{name}_{number}" for number in range(width)])])
-            writer.writerows([samples[index], *(f"{value:.6g}" for value in rows[index])] for index in sorted(rows))
-        return len(rows)
+        found = values.float().flatten(1).cpu().tolist()
+        return [
+            [self.shown(sample), *(f"{value:.6g}" for value in row)] for sample, row in zip(samples, found, strict=True)
+        ]

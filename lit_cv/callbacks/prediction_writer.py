@@ -1,7 +1,8 @@
 """Predictions as a table, or as annotations to correct."""
 
 import logging
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -9,12 +10,17 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lit_cv.atomic_files import describe_path, next_free_path
+from lit_cv.annotations.layout import inside
+from lit_cv.annotations.voc import voc_lacks
+from lit_cv.atomic_files import atomic_write, describe_path, next_free_path, owned_folder
 from lit_cv.callbacks.prediction_drafts import BoxDrafts, MaskDrafts
 from lit_cv.callbacks.prediction_embeddings import EmbeddingFile
+from lit_cv.callbacks.prediction_rows import RowFile
 from lit_cv.callbacks.prediction_table import ClassTable
 from lit_cv.callbacks.prediction_values import ValueTable
 from lit_cv.callbacks.run_output import class_names
+from lit_cv.printable import printable
+from lit_cv.spreadsheet import escape_formula
 
 __all__ = ["PredictionWriter"]
 
@@ -56,6 +62,10 @@ class PredictionWriter(L.Callback):
     Files and folders that are there already, perhaps corrected by hand, are left as they are: the next are
     `predictions_1.csv`, `predictions_1`, `embeddings_1.npz`.
 
+    Rows of tables and masks are written as they are made. A run that is stopped, or finds the disk full, leaves them in
+    `predictions.unfinished.csv` and in the folder of the masks. Names of files that are not UTF-8 keep their bytes in
+    tables; VOC has no place for them, which is an error before anything is predicted.
+
     `predict_step` returns a dict with `probabilities` (N, K); or `values` or `embedding` (N, D); or lists `boxes`,
     `box_labels` and `scores`, in pixels of the batch's images; or `masks` (N, H, W), and perhaps their `confidence`,
     (N,) or (N, H, W); and where the order is not the dataset's, `index` (N,). A module with several tasks puts `TASK_`
@@ -69,6 +79,8 @@ class PredictionWriter(L.Callback):
         order: Order of the images: that of the `dataset`, or by `uncertainty`, so that people begin where their time
             is worth most: at the least probable class, or at the boxes with scores nearest to 0.5. `None` takes
             `dataset` for the table, `uncertainty` for boxes and masks.
+        escape_formulas: Whether names of files and classes that a spreadsheet would compute (`=...`, `+...`, `-...`,
+            `@...`) get an apostrophe before them. `CSVDataModule` reads them as they were.
     """
 
     def __init__(
@@ -77,6 +89,7 @@ class PredictionWriter(L.Callback):
         format: Literal["coco", "voc", "yolo"] = "coco",
         threshold: float | None = None,
         order: Literal["dataset", "uncertainty"] | None = None,
+        escape_formulas: bool = False,
     ) -> None:
         if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"threshold={threshold}: give a probability from 0 to 1 (--predictions.threshold).")
@@ -84,18 +97,27 @@ class PredictionWriter(L.Callback):
         self.format = format
         self.threshold = threshold
         self.order = order
+        self.escape_formulas = escape_formulas
+        self._tables: dict[str, tuple[RowFile, ClassTable]] = {}  # by task, "" for a module with one
+        self._values: dict[str, tuple[RowFile, ValueTable]] = {}  # likewise
         self._forget()
 
     def _forget(self) -> None:
-        self._tables: dict[str, ClassTable] = {}  # by task, "" for a module with one
-        self._values: dict[str, ValueTable] = {}  # likewise
+        for file, _ in (*self._tables.values(), *self._values.values()):
+            file.close()
+        self._tables, self._values = {}, {}
+        self._told = False
         self._boxes, self._masks, self._embeddings = BoxDrafts(), MaskDrafts(), EmbeddingFile()
         self._seen = 0
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget the predictions before, and take a folder for drafts that holds none yet: they may be corrected."""
         self._forget()
-        self._drafts: Path = trainer.strategy.broadcast(next_free_path(self.folder / _DRAFTS))
+        if self.format == "voc":
+            _check_voc(trainer)
+        self._drafts: Path
+        drafts = next_free_path(self.folder / _DRAFTS)
+        self._drafts, self._token = trainer.strategy.broadcast((drafts, secrets.token_hex(8)))
 
     def on_predict_batch_end(
         self,
@@ -115,17 +137,82 @@ class PredictionWriter(L.Callback):
                 f"for predictions to be written, but it returned {_describe(outputs)}."
             )
         index = self._positions(trainer, outputs, found)
-        for task, said in found.items():
-            if "probabilities" in said:
-                self._tables.setdefault(task, ClassTable()).add(said["probabilities"], index)
-            if "values" in said:
-                self._values.setdefault(task, ValueTable()).add(said["values"], index)
-            if "boxes" in said:
-                self._boxes.add(said, batch, index)
-            if "masks" in said:
-                self._masks.add(said, batch, index, _names(trainer, index.tolist()), self._drafts)
-            if "embedding" in said:
-                self._embeddings.add(said["embedding"], index)
+        names = _names(trainer, index.tolist())
+        try:
+            for task, said in found.items():
+                self._take(trainer, pl_module, task, said, batch, index, names)
+        except OSError as error:
+            raise self._incomplete(trainer, error) from error
+
+    def _take(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        task: str,
+        said: Mapping[str, Any],
+        batch: Any,
+        index: Tensor,
+        names: Mapping[int, str],
+    ) -> None:
+        """Write what a task has found in a batch, or keep it for the end."""
+        positions = index.tolist()
+        samples = [names[position] for position in positions]
+        if "probabilities" in said:
+            if task not in self._tables:
+                classes = said["probabilities"].shape[1]
+                several = bool(pl_module.hparams.get("multi_label"))
+                known = class_names(trainer, pl_module, classes)
+                table = ClassTable(classes, known, several, self.threshold, self._shown)
+                self._tables[task] = (self._begin(trainer, task, table), table)
+            file, table = self._tables[task]
+            rows, certainties = table.rows(said["probabilities"], samples)
+            file.add(positions, rows, certainties if self.order == "uncertainty" else ())
+        if "values" in said:
+            if task not in self._values:
+                quantities = ValueTable(task or "value", said["values"].flatten(1).shape[1], self._shown)
+                self._values[task] = (self._begin(trainer, task, quantities), quantities)
+            file, quantities = self._values[task]
+            file.add(positions, quantities.rows(said["values"], samples))
+        if "boxes" in said:
+            self._boxes.add(said, batch, index)
+        if "masks" in said:
+            self._masks.add(said, batch, index, names, self._drafts)
+        if "embedding" in said:
+            self._embeddings.add(said["embedding"], index)
+
+    def _shown(self, name: str) -> str:
+        return escape_formula(name) if self.escape_formulas else name
+
+    def _wanted(self, task: str) -> Path:
+        return inside(self.folder, f"predictions_{task}.csv" if task else _FILE)
+
+    def _begin(self, trainer: L.Trainer, task: str, kind: ClassTable | ValueTable) -> RowFile:
+        """Begin the table of a task."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        dataset = getattr(trainer.predict_dataloaders, "dataset", None)
+        head = "image" if hasattr(dataset, "sample_name") else "index"
+        return RowFile(self._wanted(task), kind.columns(head), trainer.global_rank)
+
+    def _kept(self, trainer: L.Trainer) -> str:
+        """Return in words what is on the disk of predictions that are not complete."""
+        dataset = getattr(trainer.predict_dataloaders, "dataset", None)
+        total = f" of {len(cast(Sized, dataset))}" if hasattr(dataset, "__len__") else ""
+        files = [file for file, _ in (*self._values.values(), *self._tables.values()) if file.images]
+        kept = [f"the rows of {file.images}{total} images in {_said(file.path)}" for file in files]
+        if masks := len(self._masks.parts):
+            kept.append(f"the masks of {masks}{total} images in {_said(self._drafts)}")
+        return " and ".join(kept)
+
+    def _incomplete(self, trainer: L.Trainer, error: OSError) -> OSError:
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        reason = printable(cause.strerror or str(cause), lines=False)
+        kept, self._told = self._kept(trainer), True
+        return OSError(
+            cause.errno or 0,
+            f"predictions could not be written to {_said(self.folder)} ({reason}), "
+            f"{f'kept are {kept}' if kept else 'none are kept'}: free some space, or write elsewhere "
+            "(--predictions.folder).",
+        )
 
     def _positions(self, trainer: L.Trainer, outputs: Mapping[str, Any], found: Mapping[str, Any]) -> Tensor:
         count = len(next(value for said in found.values() for value in said.values()))
@@ -138,94 +225,102 @@ class PredictionWriter(L.Callback):
         return cast(Tensor, index).cpu()
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Bring the predictions of all processes together and write them."""
+        """Bring the predictions of all processes together and finish the files."""
+        try:
+            self._finish(trainer)
+        except OSError as error:
+            raise self._incomplete(trainer, error) from error
+        self._forget()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Say what is kept of predictions that have been stopped."""
+        if trainer.state.fn == "predict" and not self._told and (kept := self._kept(trainer)):
+            log.warning("The predictions are not complete: kept are %s.", kept)
+        self._forget()
+
+    def _finish(self, trainer: L.Trainer) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         own: dict[str, Any] = {"boxes": self._boxes.parts, "masks": self._masks.parts}
         own["embeddings"] = self._embeddings.parts
-        own |= {f"table_{task}": table.parts for task, table in self._tables.items()}
-        own |= {f"values_{task}": table.parts for task, table in self._values.items()}
-        part = self.folder / f".{_FILE}.{trainer.global_rank}.pt"
-        if trainer.world_size > 1:
-            torch.save(own, part)
+        own["tables"] = {task: file.record() for task, (file, _) in self._tables.items()}
+        own["values"] = {task: file.record() for task, (file, _) in self._values.items()}
+        if trainer.world_size == 1:
+            self._write(trainer, own, [])
+            return
+        part = self._part(trainer.global_rank)
+        with atomic_write(part, "the predictions of a process", sync=False) as unfinished, open(unfinished, "wb") as f:
+            torch.save(own, f)
+        try:
             trainer.strategy.barrier()
-        if trainer.is_global_zero:
-            files = [part.with_name(f".{_FILE}.{rank}.pt") for rank in range(1, trainer.world_size)]
-            everything: list[dict[str, Any]] = [own, *(torch.load(file, weights_only=True) for file in files)]
-            self._write(
-                trainer, pl_module, {key: [p for parts in everything for p in parts.get(key, [])] for key in own}
-            )
-        if trainer.world_size > 1:
+            if trainer.is_global_zero:
+                self._write(trainer, own, [self._load(rank) for rank in range(1, trainer.world_size)])
             trainer.strategy.barrier()
+        finally:
             part.unlink(missing_ok=True)
-        self._forget()
 
-    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, parts: Mapping[str, list[Any]]) -> None:
-        if not any(parts.values()):
+    def _part(self, rank: int) -> Path:
+        """Return the file through which a process hands over what it has found: nobody can know its name before."""
+        return self.folder / f".predictions.{self._token}.{rank}.pt"
+
+    def _load(self, rank: int) -> dict[str, Any]:
+        with open(self._part(rank), "rb") as file:
+            found: dict[str, Any] = torch.load(file, weights_only=True)
+        return found
+
+    def _write(self, trainer: L.Trainer, own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> None:
+        parts = {key: [p for part in (own, *others) for p in part[key]] for key in ("boxes", "masks", "embeddings")}
+        if not any((*parts.values(), own["tables"], own["values"])):
             log.warning("There were no images to predict.")
             return
         dataset = getattr(trainer.predict_dataloaders, "dataset", None)
-        head = "image" if hasattr(dataset, "sample_name") else "index"
-        for task in self._values:
-            own = parts[f"values_{task}"]
-            path, where = self._free(f"predictions_{task}.csv" if task else _FILE)
-            samples = _names(trainer, [index for part in own for index in part[0].tolist()])
-            log.info("Values for %d images: %s", ValueTable.write(path, own, samples, task or "value", head), where)
-        for task, table in self._tables.items():
-            own = parts[f"table_{task}"]
-            path, where = self._free(f"predictions_{task}.csv" if task else _FILE)
-            count = table.write(
-                path,
-                own,
-                _names(trainer, [index for part in own for index in part[0].tolist()]),
-                class_names(trainer, pl_module, table.classes),
-                bool(pl_module.hparams.get("multi_label")),
-                self.threshold,
-                self.order == "uncertainty",
-                head,
-            )
-            log.info("Predictions for %d images: %s", count, where)
+        for task, (file, _) in self._values.items():
+            path = file.finish(self._wanted(task), _of_task(others, "values", task))
+            log.info("Values for %d images: %s", file.images, _said(path, self._wanted(task)))
+        for task, (file, _) in self._tables.items():
+            unsure_first = self.order == "uncertainty"
+            path = file.finish(self._wanted(task), _of_task(others, "tables", task), unsure_first)
+            log.info("Predictions for %d images: %s", file.images, _said(path, self._wanted(task)))
         if found := parts["embeddings"]:
-            path, where = self._free(_EMBEDDINGS)
+            path = next_free_path(self.folder / _EMBEDDINGS)
             labels = getattr(dataset, "labels", None)
             names = _names(trainer, [index for part in found for index in part[0].tolist()])
             log.info(
                 "Embeddings of %d images, %d numbers each: %s",
                 *self._embeddings.write(path, found, names, labels),
-                where,
+                _said(path, self.folder / _EMBEDDINGS),
             )
         if self.format != "coco" and not parts["boxes"]:
             log.warning("--predictions.format %s has no effect: it is for boxes, and this model has none.", self.format)
         if parts["boxes"] or parts["masks"]:
             self._write_drafts(trainer, parts["boxes"], parts["masks"])
 
-    def _free(self, name: str) -> tuple[Path, str]:
-        """Return where to write a file, and how to say so."""
-        wanted = self.folder / name
-        return (path := next_free_path(wanted)), describe_path(path, wanted)
-
     def _write_drafts(self, trainer: L.Trainer, boxes: Sequence[Any], masks: Sequence[Any]) -> None:
         data = getattr(trainer, "datamodule", None)
         images = Path(getattr(getattr(trainer.predict_dataloaders, "dataset", None), "root", "."))
         unsure_first = self.order != "dataset"
-        self._drafts.mkdir(parents=True, exist_ok=True)
+        owned_folder(self._drafts)
         if boxes:
             least = _LEAST if self.threshold is None else self.threshold
             names = _names(trainer, [part[0] for part in boxes])
             classes = list(getattr(data, "box_classes", None) or [])
             count, objects = self._boxes.write(
-                boxes, names, images, classes, self._drafts, self.format, least, unsure_first
+                boxes, names, images, classes, self._drafts, self.format, least, unsure_first, self._shown
             )
-            where = describe_path(self._drafts, self.folder / _DRAFTS)
+            where = _said(self._drafts, self.folder / _DRAFTS)
             log.info("%d boxes in %d images, from a score of %g on: %s", objects, count, least, where)
         if masks:
             names = _names(trainer, [part[0] for part in masks])
             classes = list(getattr(data, "mask_classes", None) or [])
-            count = self._masks.write(masks, names, classes, self._drafts, unsure_first)
-            log.info("Masks of %d images: %s", count, describe_path(self._drafts, self.folder / _DRAFTS))
+            count = self._masks.write(masks, names, classes, self._drafts, unsure_first, self._shown)
+            log.info("Masks of %d images: %s", count, _said(self._drafts, self.folder / _DRAFTS))
         if boxes and self.format == "yolo":
-            log.info("They belong beside the folder `images`: %s", images)
+            log.info("They belong beside the folder `images`: %s", _said(images))
         else:
-            log.info("Read with --data AnnotatedImagesDataModule --data.root %s --data.images %s", self._drafts, images)
+            log.info(
+                "Read with --data AnnotatedImagesDataModule --data.root %s --data.images %s",
+                _said(self._drafts),
+                _said(images),
+            )
 
 
 def _by_task(outputs: Any) -> dict[str, dict[str, Any]]:
@@ -246,6 +341,28 @@ def _by_task(outputs: Any) -> dict[str, dict[str, Any]]:
             if kind != "boxes" or len(said) == 3:
                 found.setdefault(task.removesuffix("_"), {}).update(said)
     return found
+
+
+def _said(path: Path, wanted: Path | None = None) -> str:
+    return printable(describe_path(path, path if wanted is None else wanted), lines=False)
+
+
+def _of_task(parts: Sequence[Mapping[str, Any]], key: str, task: str) -> list[Mapping[str, Any]]:
+    return [part[key][task] for part in parts if task in part[key]]
+
+
+def _check_voc(trainer: L.Trainer) -> None:
+    """Refuse names that VOC's files have no place for, before the work is done."""
+    dataset = getattr(trainer.predict_dataloaders, "dataset", None)
+    named = hasattr(dataset, "__len__") and hasattr(dataset, "sample_name")
+    count = len(cast(Sized, dataset)) if named else 0
+    classes = getattr(getattr(trainer, "datamodule", None), "box_classes", None) or []
+    wrong = [name for name in (*_names(trainer, range(count)).values(), *classes) if voc_lacks(name)]
+    if wrong:
+        raise ValueError(
+            f"VOC's files have no place for the name '{printable(wrong[0], lines=False)}' ({len(wrong)} in all), which "
+            "is not UTF-8 or has control characters: rename it, or choose coco or yolo (--predictions.format)."
+        )
 
 
 def _describe(outputs: Any) -> str:

@@ -1,11 +1,13 @@
 """`lit-cv agreement`: how far annotators agree, and what their labels come to."""
 
+import os
 from pathlib import Path
 
 from datamodules import CSVDataModule
 from lit_cv.annotations.annotators import Consolidation
 from lit_cv.atomic_files import describe_path, next_free_path
 from lit_cv.cli.convert import OneLineParser, own_options
+from lit_cv.printable import printable
 
 __all__ = ["agreement", "run"]
 
@@ -17,6 +19,7 @@ def agreement(
     label_column: str = "label",
     annotator_column: str = "annotator",
     consensus: Consolidation = "dawid_skene",
+    escape_formulas: bool = False,
 ) -> None:
     """Tell how far several annotators agree, and write what their labels come to, the most disputed images first.
 
@@ -28,9 +31,13 @@ def agreement(
         label_column: Column of the classes.
         annotator_column: Column of the annotators.
         consensus: `majority` and `soft` take the shares of the votes, `dawid_skene` weighs the annotators.
+        escape_formulas: Whether names of images and classes that a spreadsheet would compute (`=...`, `+...`, `-...`,
+            `@...`) get an apostrophe before them. `CSVDataModule` reads them as they were.
     """
-    if out is not None and Path(out).exists():
-        raise ValueError(f"{out} is there already, perhaps corrected: give another name (--out).")
+    if out is not None and os.path.lexists(out):
+        raise ValueError(
+            f"{printable(out, lines=False)} is there already, perhaps corrected: give another name (--out)."
+        )
     votes = CSVDataModule(
         path,
         path_column=path_column,
@@ -39,11 +46,11 @@ def agreement(
         consensus=consensus,
     ).read_votes()
     table = next_free_path(Path("consensus.csv")) if out is None else Path(out)
-    print(votes.summary(f" (all are in {table})"))
+    print(votes.summary(f" (all are in {printable(str(table), lines=False)})"))
     for name, accuracy in zip(votes.annotators, votes.consensus.accuracy, strict=True):
-        print(f"  {name}: {100 * accuracy:.1f} % of the votes equal the consensus")
-    votes.write(table)
-    print(f"Written: {describe_path(table, Path(out or 'consensus.csv'))}")
+        print(f"  {printable(name, lines=False)}: {100 * accuracy:.1f} % of the votes equal the consensus")
+    votes.write(table, escape_formulas)
+    print(f"Written: {printable(describe_path(table, Path(out or 'consensus.csv')), lines=False)}")
 
 
 def run(args: list[str]) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_cv.callbacks import PredictionWriter
+from lit_cv.callbacks.prediction_rows import RowFile
 from lit_cv.callbacks.prediction_table import ClassTable
 
 
@@ -95,21 +96,19 @@ def test_several_labels_are_joined(tmp_path: Path) -> None:
 
 
 def test_processes_are_merged_and_padding_is_written_once(tmp_path: Path) -> None:
-    writer = PredictionWriter(str(tmp_path))
-    model = Echo()
-    model.hparams["multi_label"] = False
-    parts = [
-        (torch.tensor([0, 2]), torch.tensor([[0.9, 0.1], [0.8, 0.2]]), torch.tensor([[0, 1], [1, 0]])),
-        (torch.tensor([1, 0]), torch.tensor([[0.7, 0.3], [0.9, 0.1]]), torch.tensor([[0, 1], [0, 1]])),
-    ]
-    writer._tables = {"": ClassTable()}
-    writer._tables[""].classes = 2
-    collected = {"table_": parts, "boxes": [], "masks": [], "embeddings": []}
-    writer._write(L.Trainer(accelerator="cpu", logger=False), model, collected)
+    table = ClassTable(2)
+    first, second = (RowFile(tmp_path / "predictions.csv", table.columns("index"), rank) for rank in (0, 1))
+    for file, positions, probabilities in (
+        (first, [0, 2], [[0.9, 0.1], [0.2, 0.8]]),
+        (second, [1, 0], [[0.7, 0.3], [0.9, 0.1]]),
+    ):
+        file.add(positions, *table.rows(torch.tensor(probabilities), [str(position) for position in positions]))
+    first.finish(tmp_path / "predictions.csv", [second.record()])
     lines = (tmp_path / "predictions.csv").read_text().splitlines()
     assert lines[1] == "0,0,0.900000,0.900000,0.100000"
     assert lines[2] == "1,0,0.700000,0.700000,0.300000"
     assert lines[3:] == ["2,1,0.800000,0.200000,0.800000"]
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]
 
 
 def test_a_predict_step_without_probabilities_is_refused(tmp_path: Path) -> None:
