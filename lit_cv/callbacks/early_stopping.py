@@ -35,6 +35,7 @@ class MonitorEarlyStopping(EarlyStopping):
         self.enabled = patience is not None
         self._given_monitor = monitor
         self._given_mode = mode
+        self._restored: tuple[Any, Any] | None = None
 
     @property
     def state_key(self) -> str:
@@ -49,13 +50,22 @@ class MonitorEarlyStopping(EarlyStopping):
         self.mode = str(self._given_mode or mode)
         sign = 1 if self.mode == "max" else -1
         self.min_delta = sign * abs(self.min_delta)
-        if self.best_score.isinf():  # no score yet, neither here nor in the checkpoint of a continued run
+        if self._restored not in (None, (self.monitor, self.mode)):
+            self.best_score, self.wait_count = torch.tensor(math.inf), 0  # of another metric
+        self._restored = None
+        if not self.best_score.isfinite():  # no score yet, neither here nor in the checkpoint of a continued run
             self.best_score = torch.tensor(-sign * math.inf)
 
     def _run_early_stopping_check(self, trainer: L.Trainer) -> None:
         if monitored_value(trainer, self.monitor) is not None:
             super()._run_early_stopping_check(trainer)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the count and the best score, and of which metric it is."""
+        return {**super().state_dict(), "monitor": self.monitor, "mode": self.mode}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the count and the best score; the patience stays the one that was asked for."""
         super().load_state_dict({**state_dict, "patience": self.patience})
+        if "monitor" in state_dict:
+            self._restored = state_dict["monitor"], state_dict.get("mode")

@@ -1,5 +1,7 @@
 """The metric that a module is judged by."""
 
+import math
+
 import lightning as L
 
 from lit_cv.suggest import nearest
@@ -42,9 +44,10 @@ def monitor_and_mode(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[
 
 
 def is_better(value: float, best: float | None, mode: str) -> bool:
-    """Return whether a value is at least as good as the best one so far; NaN never is.
+    """Return whether a value is at least as good as the best one so far; NaN and infinity never are.
 
-    Of equal values the later is taken: it comes from more training, and at a smaller learning rate.
+    A loss of minus infinity, of broken weights, would stay the best for ever. Of equal values the later is taken: it
+    comes from more training, and at a smaller learning rate.
 
     Example:
         >>> is_better(0.5, None, "max"), is_better(0.5, 0.4, "min"), is_better(float("nan"), None, "min")
@@ -52,6 +55,8 @@ def is_better(value: float, best: float | None, mode: str) -> bool:
         >>> is_better(0.5, 0.5, "max")
         True
     """
-    if best is None:
-        return value == value
+    if not math.isfinite(value):
+        return False
+    if best is None or not math.isfinite(best):
+        return True
     return value <= best if mode == "min" else value >= best

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 import signal
 import threading
 from pathlib import Path
@@ -13,22 +14,27 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lit_cv.atomic_files import next_free_path
 from lit_cv.callbacks.monitored import is_better, monitored_value
+from lit_cv.checkpoint_file import load_tensors
 from lit_cv.checkpoint_io import link_checkpoint
 from lit_cv.loop_state import validation_due
 from lit_cv.metrics_csv import MetricsCSVLogger
+from lit_cv.registry import trust_option
 
 __all__ = ["RunCheckpoint"]
 
 log = logging.getLogger("lit_cv")
 
+_BEST = "best.ckpt"
 _ASKING = 10  # steps from one exchange to the next
 
 
 class RunCheckpoint(Checkpoint):
     """Keeps `checkpoints/best.ckpt` and `checkpoints/last.ckpt` in the run's folder.
 
-    The best is chosen by the module's own `monitor` and `mode`, the later of equal ones. Both are written at the
+    The best is chosen by the module's own `monitor` and `mode`, the later of equal ones; scores that are not finite do
+    not count. Both are written at the
     end of an epoch, and the last one, if asked, every so many steps, from which training continues in the middle
     of an epoch. On Ctrl-C, and on the SIGTERM by which schedulers end a job (exit status 143), the step or validation
     under way is finished and saved before training ends; a second one ends it at once. Several processes end at the
@@ -55,6 +61,7 @@ class RunCheckpoint(Checkpoint):
         self.best_model_score: float | None = None
         self.last_model_path = ""
         self._folder = Path()
+        self._restored: dict[str, Any] | None = None
         self._saved_step = -1
         self._validated = False
         self._cut = False
@@ -74,6 +81,7 @@ class RunCheckpoint(Checkpoint):
         """Take the module's metric, which its data may decide, and the signals that are to end a run between steps."""
         self.monitor = self.monitor or getattr(pl_module, "monitor", None)
         self.mode = self.mode or getattr(pl_module, "mode", "min")
+        self._take_up_best(trainer)
         if threading.current_thread() is threading.main_thread() and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._interrupted = self._ending = False
             self._handlers[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
@@ -140,9 +148,10 @@ class RunCheckpoint(Checkpoint):
             return
         if self.last_model_path:
             log.info(
-                "Stopped at step %d. Continue with: lit-cv fit --ckpt_path %s",
+                "Stopped at step %d. Continue with: lit-cv fit --ckpt_path %s%s",
                 trainer.global_step,
                 self.last_model_path,
+                trust_option(pl_module, getattr(trainer, "datamodule", None), *trainer.callbacks),  # type: ignore[attr-defined]
             )
         elif self._trained:
             log.info("Stopped at step %d, before the first checkpoint.", trainer.global_step)
@@ -152,14 +161,54 @@ class RunCheckpoint(Checkpoint):
         self._restore_handlers()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best score so far and where it lies."""
-        return {"best_model_score": self.best_model_score, "best_model_path": self.best_model_path}
+        """Return the best score so far, by which metric, and where it lies."""
+        return {
+            "best_model_score": self.best_model_score,
+            "best_model_path": self.best_model_path,
+            "monitor": self.monitor,
+            "mode": self.mode,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave, if the best checkpoint is still there."""
-        if Path(state_dict["best_model_path"]).is_file():
-            self.best_model_score = state_dict["best_model_score"]
-            self.best_model_path = state_dict["best_model_path"]
+        """Keep what `state_dict` gave until the metric of this run is known."""
+        self._restored = dict(state_dict)
+
+    def _take_up_best(self, trainer: L.Trainer) -> None:
+        """Take up the best checkpoint beside the one that is continued, if its score can be compared with new ones."""
+        state, self._restored = self._restored, None
+        if state is None or not trainer.ckpt_path:
+            return
+        best, own = Path(trainer.ckpt_path).with_name(_BEST), self._folder / _BEST
+        score = state.get("best_model_score")
+        if not best.is_file() or not isinstance(score, float) or not math.isfinite(score):
+            return
+        steps = [load_tensors(path).get("global_step", 0) for path in (best, Path(trainer.ckpt_path))]
+        if steps[0] > steps[1]:
+            return  # of later than the checkpoint: this run may not come to it
+        before = state.get("monitor", self.monitor), state.get("mode", self.mode)
+        if before != (self.monitor, self.mode):
+            self._keep_other_best(trainer, best, str(before[0]))
+            return
+        if trainer.is_global_zero and not (own.is_file() and own.samefile(best)):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            link_checkpoint(best, own)  # of a run that this one starts from
+        trainer.strategy.barrier()
+        self.best_model_score, self.best_model_path = score, str(own)
+
+    def _keep_other_best(self, trainer: L.Trainer, best: Path, monitor: str) -> None:
+        """Give the best checkpoint by another metric a name of its own: its score says nothing about this metric."""
+        if not trainer.is_global_zero:
+            return
+        name = re.sub(r"\W", "_", monitor)[:50]
+        kept = next_free_path(self._folder / f"best_by_{name}.ckpt")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        link_checkpoint(best, kept)
+        log.info(
+            "The best checkpoint was chosen by %s, from now on it is by %s: the one so far is kept as %s.",
+            name,
+            self.monitor,
+            kept,
+        )
 
     def _save(self, trainer: L.Trainer, last: bool = True) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -170,12 +219,12 @@ class RunCheckpoint(Checkpoint):
         self._validated = False
         best = self._is_best(score)
         if best:
-            self.best_model_score = None if score is None or math.isnan(score) else score
-            self.best_model_path = str(self._folder / "best.ckpt")
+            self.best_model_score = None if score is None or not math.isfinite(score) else score
+            self.best_model_path = str(self._folder / _BEST)
         if last:
             self._save_last(trainer)
         if best and trainer.is_global_zero:
-            link_checkpoint(self._folder / "last.ckpt", self._folder / "best.ckpt")
+            link_checkpoint(self._folder / "last.ckpt", self._folder / _BEST)
         trainer.strategy.barrier()
 
     def _save_last(self, trainer: L.Trainer) -> None:

@@ -2,9 +2,13 @@
 
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_cv.cli.overview import VERBS, overview, recipe_table
+from lit_cv.cli.own_files import OwnFiles, import_trusted, named_modules, take_trusted
+from lit_cv.printable import printable
+from lit_cv.registry import names_of_files
 from lit_cv.suggest import nearest
 
 if TYPE_CHECKING:
@@ -40,7 +44,7 @@ def main(args: list[str] | None = None) -> "LitCLI | None":
         >>> main(["--version"])
         0.1.0
     """
-    args = sys.argv[1:] if args is None else list(args)
+    args, trusted = take_trusted(sys.argv[1:] if args is None else list(args))
     if not args or args[0] in ("-h", "--help", "help"):
         print(overview())
         return None
@@ -58,19 +62,24 @@ def main(args: list[str] | None = None) -> "LitCLI | None":
         return None
     if args[0] not in VERBS:
         raise SystemExit(f"lit-cv: error: no verb {args[0]!r}{nearest(args[0], VERBS)} `lit-cv --help` lists them.")
-    if args[0] in OWN_VERBS:
-        module, function = OWN_VERBS[args[0]]
-        getattr(import_module(f"lit_cv.cli.{module}"), function)(args[1:])
-        return None
-    from lit_cv.cli.training import run
+    OwnFiles.folder = Path.cwd()
+    with names_of_files({*trusted, *named_modules(args)}):
+        import_trusted(trusted)
+        if args[0] in OWN_VERBS:
+            module, function = OWN_VERBS[args[0]]
+            getattr(import_module(f"lit_cv.cli.{module}"), function)(args[1:])
+            return None
+        from lit_cv.cli.training import run
 
-    return run(args)
+        return run(args)
 
 
 def console() -> None:
     """Run as a program: an error that the user can mend ends in one line, any other in its trace."""
     try:
         main()
+    except SystemExit as end:
+        sys.exit(printable(end.code) if isinstance(end.code, str) else end.code)
     except KeyboardInterrupt:
         print("lit-cv: stopped.", file=sys.stderr)
         sys.exit(130)
@@ -83,8 +92,8 @@ def console() -> None:
         if what_to_do is None and not is_for_the_user(error):
             raise
         if what_to_do is None:
-            sys.exit(f"lit-cv: error: {with_option(error, sys.argv[1:])}")
-        sys.exit(f"lit-cv: error: {_line(str(error) or type(error).__name__)} {what_to_do}")
+            sys.exit(printable(f"lit-cv: error: {with_option(error, sys.argv[1:])}"))
+        sys.exit(printable(f"lit-cv: error: {_line(str(error) or type(error).__name__)} {what_to_do}"))
 
 
 def _line(text: str) -> str:

@@ -6,8 +6,7 @@ recipes, configuration files and the checkpoint are merged into one configuratio
 command line overrides.
 """
 
-import ast
-import re
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,23 +14,18 @@ from typing import Any
 import yaml
 
 from lit_cv.cli.overview import recipe_path
+from lit_cv.cli.own_files import OwnFiles, in_own_file
+from lit_cv.cli.run_configuration import read_run_configuration
 from lit_cv.cli.runs import Checkpoint, find_checkpoint
+from lit_cv.plain_values import read_yaml
+from lit_cv.registry import is_trusted, untrusted
 
 __all__ = ["prepare", "read_configuration"]
 
+log = logging.getLogger("lit_cv")
+
 _CONFIG = ("--config", "-c")
 _RUN_ONLY = ("ckpt_path", "weights_only", "verbose", "return_predictions")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, as in YAML 1.2."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
 
 
 def prepare(args: list[str]) -> tuple[list[str], Checkpoint | None]:
@@ -47,6 +41,7 @@ def prepare(args: list[str]) -> tuple[list[str], Checkpoint | None]:
         ValueError: For an unknown recipe, or a checkpoint that holds another class than asked for.
         FileNotFoundError: If the checkpoint or a configuration is not there.
     """
+    OwnFiles.folder = Path.cwd()
     verb, rest = args[0], args[1:]
     configs, rest = _take(rest, _CONFIG)
     given = {name: _value(rest, name) for name in ("model", "data")}
@@ -54,20 +49,22 @@ def prepare(args: list[str]) -> tuple[list[str], Checkpoint | None]:
     checkpoint = _checkpoint(verb, found[-1], _value(rest, "trainer.default_root_dir")) if found else None
     asked = _merged([read_configuration(config) for config in configs])
     files = [read_configuration(config) for config in configs if Path(config).is_file()]
-    merged = _over_run(asked, files, checkpoint, verb)
+    given_here = {token[2:].partition("=")[0] for token in rest if token.startswith("--")} | {*asked}
+    merged = _over_run(asked, files, checkpoint, verb, given_here)
     for key in _RUN_ONLY:
         merged.pop(key, None)
     for key, name in given.items():
         if name:
-            _switch_class(merged, key, name)
-            _switch_class(asked, key, name)
+            path = in_own_file(key, name)
+            _switch_class(merged, key, path)
+            _switch_class(asked, key, path)
     if checkpoint:
         if verb == "fit":
             _check_same_data(asked, checkpoint, "--data" if given["data"] else "--config")
         _take_from_checkpoint(merged, checkpoint, _class_of(asked.get("model")), bool(given["model"]))
         _lay_files_over(merged, files)
         rest = [*rest, "--ckpt_path", str(checkpoint.path)]
-    rest = [_in_working_directory(token) for token in rest]
+    rest = _with_own_classes(rest)
     if not merged:
         return [verb, *rest], checkpoint
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="lit_cv_", delete=False) as file:
@@ -76,12 +73,20 @@ def prepare(args: list[str]) -> tuple[list[str], Checkpoint | None]:
 
 
 def _over_run(
-    asked: dict[str, Any], files: list[dict[str, Any]], checkpoint: Checkpoint | None, verb: str
+    asked: dict[str, Any], files: list[dict[str, Any]], checkpoint: Checkpoint | None, verb: str, given: set[str]
 ) -> dict[str, Any]:
-    """Return the configuration of the checkpoint's run, over that of recipes and below that of configuration files."""
+    """Return the configuration of the checkpoint's run, over that of recipes and below that of configuration files.
+
+    Args:
+        asked: Recipes and configuration files together.
+        files: The configuration files.
+        checkpoint: The checkpoint.
+        verb: The verb.
+        given: Names of options and sections that this command gives.
+    """
     if checkpoint is None or checkpoint.config is None:
         return asked
-    run = read_configuration(str(checkpoint.config))
+    run = read_run_configuration(checkpoint, verb, given)
     data, own = _class_of(asked.get("data")), _class_of(run.get("data"))
     if verb != "fit" and data and own and _short(data) != _short(own):
         run["data"] = asked["data"]  # to be evaluated on
@@ -96,8 +101,9 @@ def _lay_files_over(config: dict[str, Any], files: list[dict[str, Any]]) -> None
     """
     for file in files:
         section = file.get("model")
-        given = section.get("init_args") or {} if isinstance(section, dict) else {}
-        known = {name: value for name, value in given.items() if value is not None and name != "weights"}
+        given = section.get("init_args") if isinstance(section, dict) else None
+        pairs = given.items() if isinstance(given, dict) else ()
+        known = {name: value for name, value in pairs if value is not None and name != "weights"}
         _merge(config, {"model": {"init_args": known}})
 
 
@@ -147,10 +153,7 @@ def read_configuration(config: str) -> dict[str, Any]:
         if path.suffix in (".yaml", ".yml", ".json") or len(path.parts) > 1:
             raise FileNotFoundError(f"there is no configuration file {config!r} (--config).")
         path = Path(recipe_path(config))
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{config} is not valid YAML: {' '.join(str(error).split())}") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise ValueError(f"{config} holds no configuration: expected keys such as model, data and trainer.")
     return content
@@ -179,12 +182,13 @@ def _merge(base: dict[str, Any], top: dict[str, Any]) -> None:
 
 def _switch_class(config: dict[str, Any], key: str, class_path: str) -> None:
     """Name the class of the model or the data; another class than before starts from its own defaults."""
+    if not isinstance(class_path, str):
+        raise ValueError(f"{key}.class_path={str(class_path)[:80]!r}: give the name of a class.")
     if class_path.endswith((".yaml", ".yml", ".json")):
         return
-    section = config.get(key)
-    before = section if isinstance(section, str) else (section or {}).get("class_path")
+    before = _class_of(config.get(key))
     if before is None or _short(before) != _short(class_path):
-        config[key] = {"class_path": _in_working_directory(class_path)}
+        config[key] = {"class_path": class_path}
 
 
 def _check_same_data(config: dict[str, Any], checkpoint: Checkpoint, option: str) -> None:
@@ -205,30 +209,32 @@ def _class_of(section: Any) -> str | None:
 
 
 def _take_from_checkpoint(config: dict[str, Any], checkpoint: Checkpoint, wanted: str | None, named: bool) -> None:
-    section = config.get("model") or {}
+    section = config.get("model")
+    given = section.get("init_args") if isinstance(section, dict) else None
     if checkpoint.class_path and wanted and _short(wanted) != _short(checkpoint.class_path):
         raise ValueError(
             f"{checkpoint.path} holds a {_short(checkpoint.class_path)}, but {_short(wanted)} was asked for. "
             f"Leave {'--model' if named else '--config'} out, or start a new run from its weights with --model.weights."
         )
     if checkpoint.class_path:
-        init_args = {**section.get("init_args", {}), **checkpoint.hyperparameters}
+        if not wanted and not is_trusted(checkpoint.class_path):
+            raise untrusted(checkpoint.class_path, str(checkpoint.path))
+        init_args = {**(given if isinstance(given, dict) else {}), **checkpoint.hyperparameters}
         config["model"] = {"class_path": wanted or checkpoint.class_path, "init_args": init_args}
 
 
-def _in_working_directory(token: str) -> str:
-    """Turn the short name of a class that a file of the working directory defines into `module.Class`."""
-    prefix, equals, name = token.rpartition("=")
-    if not re.fullmatch(r"[A-Z]\w+", name) or not any(base.isupper() for base in name):
-        return token
-    for path in sorted(Path.cwd().glob("*.py")):
-        try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-        except (SyntaxError, UnicodeDecodeError):
-            continue
-        if any(isinstance(node, ast.ClassDef) and node.name == name for node in tree.body):
-            return f"{prefix}{equals}{path.stem}.{name}"
-    return token
+def _with_own_classes(args: list[str]) -> list[str]:
+    """Return the arguments, with the classes of the working directory's files named with their file."""
+    found, option = [], ""
+    for token in args:
+        name, equals, value = token.partition("=")
+        if token.startswith("--"):
+            option = name[2:].rstrip("+")
+            found.append(f"{name}={in_own_file(option, value)}" if equals else token)
+        else:
+            found.append(in_own_file(option, token) if option else token)
+            option = ""
+    return found
 
 
 def _short(class_path: str) -> str:

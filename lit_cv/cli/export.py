@@ -2,13 +2,12 @@
 
 import json
 import logging
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_cv.atomic_files import atomic_write, next_free_path
+from lit_cv.atomic_files import next_free_path, write_text
 from lit_cv.cli.own_options import OwnParser
 
 __all__ = ["run_export"]
@@ -42,7 +41,6 @@ def run_export(args: list[str]) -> None:
         args: The options, as typed.
     """
     own = _parser().parse(args)
-    sys.path.insert(0, str(Path.cwd())) if str(Path.cwd()) not in sys.path else None  # for modules of the user's own
     from lit_cv.cli.runs import find_checkpoint
 
     checkpoint = find_checkpoint(own.checkpoint)
@@ -54,7 +52,7 @@ def run_export(args: list[str]) -> None:
     from lit_cv.export import ExportedModule, export_onnx, export_program, export_weights
     from lit_cv.modules.loading import load_module
 
-    module, classes = load_module(checkpoint.path), _class_names(checkpoint.path)
+    module, classes = load_module(checkpoint.path), checkpoint.class_names
     program = ExportedModule(module, own.part)
     images = _read(own.images, program.image_shape) if own.images else None
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,8 +72,7 @@ def run_export(args: list[str]) -> None:
         "module": type(module).__name__,
         "backbone": module.hparams["backbone"],
     }
-    with atomic_write(folder / "model.json", "the description") as part:
-        part.write_text(json.dumps(description, indent=1), encoding="utf-8")
+    write_text(folder / "model.json", json.dumps(description, indent=1), "the description")
 
 
 def _folder(given: str | None, home: Path, formats: Sequence[str]) -> Path:
@@ -86,13 +83,6 @@ def _folder(given: str | None, home: Path, formats: Sequence[str]) -> Path:
         if path.exists():
             raise ValueError(f"{path} is there already: give another folder (--output).")
     return Path(given)
-
-
-def _class_names(path: Path) -> list[str]:
-    import torch
-
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return list(content["lit_cv"].get("class_names", []))
 
 
 def _read(folder: str, shape: tuple[int, int, int]) -> Any:

@@ -1,14 +1,34 @@
-"""What the user's own files define, and why one of them cannot be imported."""
+"""What the user's own files define, which of them this command names, and why one cannot be imported."""
 
 import ast
 import re
+import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-__all__ = ["OwnFiles", "own_classes", "why_not"]
+from lit_cv.registry import is_trusted, untrusted
+
+__all__ = [
+    "OwnFiles",
+    "import_trusted",
+    "in_own_file",
+    "make_importable",
+    "named_modules",
+    "own_classes",
+    "take_trusted",
+    "why_not",
+]
+
+_MOST = 1 << 20  # bytes of a file that is looked through for classes
+_NAME = r"[A-Za-z_]\w*"
+_SECTIONS = re.compile(
+    r"(model|data|trainer\.(callbacks|logger|plugins|strategy|profiler|accelerator)|.*\.class_path)(\.help)?\+?"
+)
+_WITHIN = re.compile(r"(?:class_path|type)[\"']?\s*:\s*[\"']?(\w+(?:\.\w+)+)")  # of YAML or JSON in an option
+_FILES = (".yaml", ".yml", ".json")
 
 
 class OwnFiles:
@@ -21,6 +41,94 @@ class OwnFiles:
     folder: Path = Path()
 
 
+def takes_class(option: str, value: str) -> bool:
+    """Tell whether an option, without dashes, takes a class: one of a DataModule may take another DataModule."""
+    if _SECTIONS.fullmatch(option):
+        return True
+    return option.startswith("data.") and re.fullmatch(rf"({_NAME}\.)*[A-Z]\w*DataModule", value) is not None
+
+
+def in_own_file(option: str, value: str) -> str:
+    """Turn the short name of a class that a file of the working directory defines into `module.Class`.
+
+    Args:
+        option: The option that it is a value of, without dashes.
+        value: The value. What is no such name, or of an option that takes no class, stays as it is.
+    """
+    if not takes_class(option, value) or not re.fullmatch(r"[A-Z]\w+", value):
+        return value
+    if not any(letter.isupper() for letter in value):
+        return value
+    for path, tree in _readable():
+        if any(isinstance(node, ast.ClassDef) and node.name == value for node in tree.body):
+            return f"{path.stem}.{value}"
+    return value
+
+
+def take_trusted(args: Sequence[str]) -> tuple[list[str], set[str]]:
+    """Separate the modules that `--trust` names, with commas or repeated, from all other arguments.
+
+    Raises:
+        ValueError: If it has no value, or one that is no name of a module.
+    """
+    rest: list[str] = []
+    named: set[str] = set()
+    tokens = iter(args)
+    for token in tokens:
+        name, equals, value = token.partition("=")
+        if name != "--trust":
+            rest.append(token)
+            continue
+        value = value if equals else next(tokens, "")
+        modules = [part.strip() for part in value.split(",") if part.strip()]
+        if not modules or not all(re.fullmatch(rf"{_NAME}(\.{_NAME})*", part) for part in modules):
+            raise ValueError(f"--trust {value}: give the name of a Python module, such as my_callbacks, without .py.")
+        named.update(modules)
+    return rest, named
+
+
+def named_modules(args: Sequence[str]) -> set[str]:
+    """Return the modules that arguments name, in options that take classes: `--model file.Class`."""
+    found: set[str] = set()
+    for option, value in _options(args):
+        if takes_class(option, value):
+            path = in_own_file(option, value)
+            if re.fullmatch(rf"{_NAME}(\.{_NAME})+", path) and not path.endswith(_FILES):
+                found.add(path.partition(".")[0])
+        if takes_class(option, value) or option.startswith("model.tasks"):
+            found.update(match.partition(".")[0] for match in _WITHIN.findall(value))
+            if option.endswith(".type"):
+                found.add(value.partition(".")[0])
+    return found
+
+
+def make_importable(modules: Iterable[str]) -> None:
+    """Put the working directory last on the import path, if a module that the user named lies in it alone."""
+    folder = str(OwnFiles.folder.absolute())
+    if folder in sys.path or "" in sys.path:
+        return
+    for module in modules:
+        top = module.partition(".")[0]
+        here = (OwnFiles.folder / f"{top}.py").is_file() or (OwnFiles.folder / top).is_dir()
+        if here and top not in sys.modules and find_spec(top) is None:
+            sys.path.append(folder)
+            return
+
+
+def import_trusted(modules: Iterable[str]) -> None:
+    """Import the modules that `--trust` names, so that their classes are found by their short names.
+
+    Raises:
+        ValueError: If there is no such module, or it cannot be imported; with the place in the user's file.
+    """
+    make_importable(sorted(modules))
+    for module in sorted(modules):
+        try:
+            import_module(module)
+        except Exception as error:
+            raise ValueError(f"--trust {module}: {_place(error)}") from error
+
+
 def own_classes() -> list[str]:
     """Return the names of the classes that the files of the working directory define, as far as they can be read."""
     return [node.name for _, tree in _readable() for node in tree.body if isinstance(node, ast.ClassDef)]
@@ -30,13 +138,16 @@ def why_not(name: str) -> str | None:
     """Say why a class of the user's own is not to be had, `None` where it is not for want of its file.
 
     Args:
-        name: `module.Class`, or the name alone of a class in a file of the working directory.
+        name: `module.Class`, or the name alone of a class in a file of the working directory. A module that the user
+            has not named is not imported.
     """
-    if not re.fullmatch(r"(\w+\.)*[A-Za-z_]\w*", name) or name.endswith((".yaml", ".yml", ".json")):
+    if not re.fullmatch(r"(\w+\.)*[A-Za-z_]\w*", name) or name.endswith(_FILES):
         return None
-    module = name.rpartition(".")[0] or _unreadable_home(name)
+    module = name.rpartition(".")[0]
     if not module:
-        return None
+        return _torn_file(name)
+    if not is_trusted(f"{module}.{name.rpartition('.')[2]}"):
+        return str(untrusted(name, "the configuration"))
     try:
         import_module(module)
     except ModuleNotFoundError as error:
@@ -54,20 +165,44 @@ def why_not(name: str) -> str | None:
     return None
 
 
-def _readable() -> Iterator[tuple[Path, ast.Module]]:
+def _options(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the options of arguments, without dashes, with their values."""
+    for position, token in enumerate(args):
+        if not token.startswith("--"):
+            continue
+        name, equals, value = token[2:].partition("=")
+        if not equals:
+            value = next(iter(args[position + 1 : position + 2]), "")
+        yield name.rstrip("+"), value
+
+
+def _texts() -> Iterator[tuple[Path, str]]:
+    """Yield the Python files of the working directory with their text, as far as it can be read."""
     for path in sorted(OwnFiles.folder.glob("*.py")):
         try:
-            yield path, ast.parse(path.read_text(encoding="utf-8"))
-        except (SyntaxError, ValueError, OSError):
+            if path.is_file() and path.stat().st_size <= _MOST:
+                yield path, path.read_text(encoding="utf-8", errors="replace")
+        except OSError:
             continue
 
 
-def _unreadable_home(name: str) -> str | None:
-    """Return the module of the working directory that would define a class, were it valid Python."""
-    readable = {path for path, _ in _readable()}
-    for path in sorted(set(OwnFiles.folder.glob("*.py")) - readable):
-        if re.search(rf"^class\s+{name}\b", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE):
-            return path.stem
+def _readable() -> Iterator[tuple[Path, ast.Module]]:
+    for path, text in _texts():
+        try:
+            yield path, ast.parse(text)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+
+
+def _torn_file(name: str) -> str | None:
+    """Say what is wrong in the file of the working directory that would define a class, were it valid Python."""
+    for path, text in _texts():
+        if not re.search(rf"^class\s+{name}\b", text, re.MULTILINE):
+            continue
+        try:
+            ast.parse(text, str(path))
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            return _place(error)
     return None
 
 

@@ -1,10 +1,12 @@
 """What LightningCLI is given in place of parts of its own."""
 
+from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback, _InstantiatorFn
 
+from lit_cv.atomic_files import atomic_write
 from lit_cv.cli.errors import explain
 
 __all__ = ["DataInstantiator", "Parser", "SaveConfig"]
@@ -31,7 +33,15 @@ class SaveConfig(SaveConfigCallback):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         """Write `config.yaml` to the run's folder, once."""
-        super().setup(trainer, pl_module, "fit")
+        if self.already_saved:
+            return
+        self.already_saved = True
+        folder = trainer.log_dir  # which all ranks ask together
+        if folder is None or not trainer.is_global_zero:
+            return
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with atomic_write(Path(folder) / self.config_filename, "the configuration") as part:
+            self.parser.save(self.config, part, skip_unset=False, overwrite=True, multifile=False)
 
 
 class DataInstantiator(_InstantiatorFn):

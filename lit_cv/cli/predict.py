@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import torch
-
 from lit_cv.cli.runs import find_checkpoint
 
 __all__ = ["predict_arguments"]
@@ -65,10 +63,10 @@ def _on_files(args: list[str], images: str) -> list[str]:
     root, _ = _take(args, "--trainer.default_root_dir")
     checkpoint = find_checkpoint(name, root)
     size, channels = (checkpoint.hyperparameters.get(key) for key in ("image_size", "in_channels"))
-    sides = {size} if isinstance(size, int) else set(size or ())
+    sides = {size} if isinstance(size, int) else set(size) if isinstance(size, list | tuple) else set()
     if len(sides) != 1:
         raise ValueError(f"{checkpoint.path} is for images of {size}: --images takes models for square ones.")
-    names = torch.load(checkpoint.path, map_location="cpu", weights_only=True)["lit_cv"].get("class_names")
+    names = checkpoint.class_names or None
     kept, rest, tokens = [], [], iter(args)
     for token in tokens:
         option, equals, value = token.partition("=")

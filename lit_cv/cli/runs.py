@@ -1,25 +1,25 @@
 """The runs that earlier fits left behind, and the checkpoints in them."""
 
+import contextlib
+import errno
 import logging
 import os
-import re
 import shutil
-import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from lit_cv.atomic_files import remove_unfinished
+from lit_cv.checkpoint_file import read_checkpoint
+from lit_cv.file_lock import FileLock
 from lit_cv.metrics_csv import read_metrics
 
-__all__ = ["Checkpoint", "find_checkpoint", "newest_run", "remove_unused_run"]
+__all__ = ["Checkpoint", "claim_run", "find_checkpoint", "make_run_folder", "newest_run", "remove_unused_run"]
 
 log = logging.getLogger("lit_cv")
 
 _EVENTS = "events.out.tfevents."  # TensorBoard's files; their names hold the number of the process
-
-_KINDS = "it is a file of another kind, or cut short"
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,16 @@ class Checkpoint:
         class_path: Import path of the module that it holds, `None` if another program wrote it.
         hyperparameters: Constructor arguments of that module.
         step: Optimizer steps taken when it was written.
+        class_names: Names of the classes that it tells apart.
+        size: Bytes of the file.
     """
 
     path: Path
     class_path: str | None
     hyperparameters: dict[str, Any]
     step: int
+    class_names: list[str] = field(default_factory=list)
+    size: int = 0
 
     @property
     def run(self) -> Path | None:
@@ -48,6 +52,17 @@ class Checkpoint:
     def config(self) -> Path | None:
         """The configuration of that run."""
         return self.run / "config.yaml" if self.run else None
+
+    def further_step(self) -> int | None:
+        """Return the steps of the furthest checkpoint beside this one, `None` where this is the furthest."""
+        steps = []
+        for name in ("last.ckpt", "previous.ckpt"):
+            other = self.path.with_name(name)
+            if other.is_file() and not other.samefile(self.path):
+                with contextlib.suppress(ValueError, OSError):  # a damaged one cannot be continued
+                    steps.append(_open(other).step)
+        further = max(steps, default=0)
+        return further if further > self.step else None
 
 
 def find_checkpoint(name: str, root: str | None = None) -> Checkpoint:
@@ -94,6 +109,54 @@ def newest_run(root: str | None = None) -> Path:
     return found[-1].parent.parent
 
 
+def make_run_folder(logs: Path) -> Path:
+    """Make the folder of a new run, `version_N` with the next number that no other run has, and return it.
+
+    Args:
+        logs: The folder above it, made if it is missing.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    numbers = [int(path.name[8:]) for path in logs.glob("version_*") if path.name[8:].isdecimal()]
+    number = max(numbers, default=-1) + 1
+    while True:
+        folder = logs / f"version_{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:  # another run that starts at this moment
+            number += 1
+        else:
+            return folder
+
+
+def claim_run(folder: Path) -> FileLock:
+    """Keep other processes out of the folder of a run until the lock is released, or this process ends.
+
+    What writers that were killed left unfinished there is removed.
+
+    Args:
+        folder: The folder, which must be there.
+
+    Raises:
+        ValueError: If another process is at work in it.
+        OSError: If it, or its folder `checkpoints`, is a link: a run writes through none.
+    """
+    for owned in (folder, folder / "checkpoints"):
+        if owned.is_symlink():
+            raise OSError(
+                errno.ELOOP, f"{owned} is a link, and a run writes through none: name the checkpoint where it lies, "
+                f"{owned.resolve()} (--ckpt_path)"
+            )  # fmt: skip
+    lock = FileLock(folder / _LOCK)
+    if not lock.acquire():
+        raise ValueError(
+            f"another process is continuing the run in {folder}: wait until it ends, or start a new run "
+            "(leave --ckpt_path out)."
+        )
+    for place in (folder, folder / "checkpoints"):
+        remove_unfinished(place)
+    return lock
+
+
 def remove_unused_run(folder: Path) -> None:
     """Remove the folder of a run that has ended before it logged anything; one with anything of worth stays.
 
@@ -104,25 +167,15 @@ def remove_unused_run(folder: Path) -> None:
     table = folder / "metrics.csv"
     if table in found and read_metrics(table):
         return
-    own = {folder / name for name in ("config.yaml", "hparams.yaml", "metrics.csv")}
+    own = {folder / name for name in ("config.yaml", "hparams.yaml", "metrics.csv", _LOCK)}
     if all(path in own or (_EVENTS in path.name and f".{os.getpid()}." in path.name) for path in found):
         shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the folder of the runs, if this was the first
+            folder.parent.rmdir()
 
 
 def _open(path: Path) -> Checkpoint:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        refused = re.search(r"GLOBAL ([\w.]+)", str(error)) if zipfile.is_zipfile(path) else None
-        what = f"it holds Python objects ({refused[1]}), which could run code when loaded" if refused else _KINDS
-        if isinstance(error, OSError) and error.strerror:
-            what = error.strerror
-        raise ValueError(f"{path} is not a whole checkpoint of lit_cv: {what}.") from None
-    if not isinstance(content, dict) or "state_dict" not in content:
-        raise ValueError(f"{path} is not a checkpoint of a Trainer: it has no state_dict.")
+    content = read_checkpoint(path)
     return Checkpoint(
-        path=path,
-        class_path=content.get("lit_cv", {}).get("class_path"),
-        hyperparameters=dict(content.get("hyper_parameters", {})),
-        step=int(content.get("global_step", 0)),
+        path, content.class_path, content.hyper_parameters, content.step, content.class_names, content.size
     )

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger
 
 from lit_cv import callbacks
 from lit_cv.cli.arguments import prepare
-from lit_cv.cli.training import LitCLI, prepare_process
+from lit_cv.cli.training import LitCLI, invocation
 from lit_cv.evaluation.run_callbacks import LastCheckpoint, StepReport, TrainingClock
 from lit_cv.metrics_csv import MetricsCSVLogger
 from lit_cv.tensorboard_log import RunTensorBoardLogger
@@ -49,11 +49,11 @@ class StudyRun(LitCLI):
         self._prepare_data, self._check_model, self._report = prepare_data, check_model, report
         last = folder / "checkpoints" / "last.ckpt"
         resume = ["--ckpt_path", str(last)] if last.is_file() and not only_build else []
-        prepare_process(["fit", *args])
         quiet = [f"--trainer.{name}=false" for name in ("enable_progress_bar", "enable_model_summary")]
         one = "--trainer.devices=1"  # several would start this program again, once for each
-        prepared, checkpoint = prepare(["fit", one, *args, *quiet, f"--trainer.default_root_dir={folder}", *resume])
-        super().__init__(prepared, checkpoint)
+        with invocation(["fit", *args]):
+            prepared, checkpoint = prepare(["fit", one, *args, *quiet, f"--trainer.default_root_dir={folder}", *resume])
+            super().__init__(prepared, checkpoint)
 
     def instantiate_classes(self) -> None:
         """Build the model, the data and the Trainer, and hand the data over to be prepared."""

@@ -2,32 +2,41 @@
 
 import logging
 import os
-import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_info
 
 import datamodules  # noqa: F401 - classes are found by their short names once they are imported
 from lit_cv import callbacks
+from lit_cv.callbacks.run_output import run_folder
 from lit_cv.checkpoint_io import AtomicCheckpointIO
 from lit_cv.cli import remedies  # noqa: F401 - later there may be no memory left to import it with
 from lit_cv.cli.arguments import prepare
 from lit_cv.cli.errors import raised_here
+from lit_cv.cli.import_policy import limited_imports
 from lit_cv.cli.messages import quiet_lightning, show_messages
-from lit_cv.cli.own_files import OwnFiles
+from lit_cv.cli.own_files import OwnFiles, make_importable, named_modules
 from lit_cv.cli.parts import DataInstantiator, Parser, SaveConfig
-from lit_cv.cli.runs import Checkpoint, remove_unused_run
+from lit_cv.cli.runs import Checkpoint, claim_run, make_run_folder, remove_unused_run
 from lit_cv.metrics_csv import MetricsCSVLogger
 from lit_cv.modules import BaseModule
+from lit_cv.modules.size_guard import require_size
+from lit_cv.plain_values import read_yaml
+from lit_cv.registry import names_of_files, trust_option, trusted_modules
 from lit_cv.tensorboard_log import RunTensorBoardLogger
 
-__all__ = ["LitCLI", "prepare_process", "run"]
+__all__ = ["LitCLI", "invocation", "run"]
 
 log = logging.getLogger("lit_cv")
 
@@ -46,19 +55,22 @@ class LitCLI(LightningCLI):
         self.evaluate_embedding = evaluate_embedding
         self._merged = args[2] if args[1:2] == ["--config"] else None
         self._verb = args[0]
-        super().__init__(
-            BaseModule,
-            L.LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=SaveConfig,
-            save_config_kwargs={"overwrite": True},
-            seed_everything_default=0,
-            parser_class=Parser,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            args=args,
-        )
+        self._starts_run = False
+        self._new_run: Path | None = None
+        with limited_imports(read_yaml(Path(self._merged)) if self._merged else None):
+            super().__init__(
+                BaseModule,
+                L.LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=SaveConfig,
+                save_config_kwargs={"overwrite": True},
+                seed_everything_default=0,
+                parser_class=Parser,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                args=args,
+            )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Return the verb that was asked for: a parser for each would take a part of a second."""
@@ -104,6 +116,8 @@ class LitCLI(LightningCLI):
             while cause.__cause__ is not None and not raised_here(cause):
                 cause = cause.__cause__
             raise cause from None
+        if self.checkpoint is not None:
+            require_size(type(self.model), self.model.hparams, self.checkpoint.size, str(self.checkpoint.path))
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the Trainer with what every run has: loggers, progress bar, checkpoints, figures."""
@@ -160,7 +174,8 @@ class LitCLI(LightningCLI):
 
     def _loggers(self, root: str | None) -> list[Logger]:
         """Return TensorBoard's and the table's logger: in a new run's folder, or in that of the run continued."""
-        run = self.checkpoint.run if self.checkpoint else None
+        run = self._continued_run()
+        self._starts_run = run is None
         step = self.checkpoint.step if self.checkpoint and run else None
         board = RunTensorBoardLogger(
             save_dir=run.parent.parent if run else root or ".",
@@ -171,20 +186,60 @@ class LitCLI(LightningCLI):
         )
         return [board, MetricsCSVLogger(board.log_dir, resume_step=step)]
 
+    def _continued_run(self) -> Path | None:
+        """Return the folder of the run that goes on in it, `None` for a new one: of what came later nothing is lost."""
+        run = self.checkpoint.run if self.checkpoint else None
+        if self.checkpoint is None or run is None or (further := self.checkpoint.further_step()) is None:
+            return run
+        rank_zero_info(
+            f"{self.checkpoint.path} is of step {self.checkpoint.step}, and its run went on to step {further}: a new "
+            f"run starts from it, and {run} stays as it is (--ckpt_path last continues that one)."
+        )
+        return None
+
     def _folder(self, config: dict[str, Any]) -> Path:
         """Return where the results of an evaluation go: the folder of the run that made the checkpoint."""
         run = self.checkpoint.run if self.checkpoint else None
         return run or Path(config["default_root_dir"] or ".")
 
     def _run_subcommand(self, subcommand: str) -> None:
+        with self._claimed_folder():
+            try:
+                super()._run_subcommand(subcommand)
+            except Exception as error:
+                if self.trainer.is_global_zero and self._new_run is not None and self.trainer.global_step == 0:
+                    remove_unused_run(self._new_run)
+                if self.checkpoint is not None and _while_restoring(error):
+                    reason = " ".join((str(error) or type(error).__name__).split())[:300]
+                    raise ValueError(f"{self.checkpoint.path} cannot be restored: {reason}") from error
+                raise
+
+    @contextmanager
+    def _claimed_folder(self) -> Iterator[None]:
+        """Keep other processes out of the folder of a run while it trains; a new run gets one that no other has."""
+        loggers = [item for item in self.trainer.loggers if isinstance(item, RunTensorBoardLogger | MetricsCSVLogger)]
+        if self.subcommand != "fit" or not loggers or not self.trainer.is_global_zero:
+            yield
+            return
+        if self._starts_run:
+            self._start_run(loggers)
+        folder = run_folder(self.trainer) or Path()
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = claim_run(folder)
         try:
-            super()._run_subcommand(subcommand)
-        except Exception:
-            new = self.checkpoint is None or self.checkpoint.run is None
-            logged = [logger for logger in self.trainer.loggers if isinstance(logger, RunTensorBoardLogger)]
-            if new and logged and self.trainer.global_step == 0 and self.trainer.is_global_zero:
-                remove_unused_run(Path(logged[0].log_dir))
-            raise
+            yield
+        finally:
+            lock.release()
+
+    def _start_run(self, loggers: Sequence[Logger]) -> None:
+        """Make the folder of a new run, and let its loggers write there."""
+        for board in loggers:
+            if isinstance(board, RunTensorBoardLogger):
+                self._new_run = make_run_folder(Path(board.root_dir))
+                board._version = self._new_run.name
+        for table in loggers:
+            if isinstance(table, MetricsCSVLogger) and self._new_run is not None:
+                table.folder = self._new_run
 
     def after_fit(self) -> None:
         """Say what the run has left and how to go on."""
@@ -204,7 +259,10 @@ class LitCLI(LightningCLI):
         best = best.relative_to(Path.cwd()) if best.is_relative_to(Path.cwd()) else best
         score = getattr(checkpoint, "best_model_score", None)
         named = f"{getattr(checkpoint, 'monitor', None)} {float(score):.4f}" if score is not None else "the newest"
-        log.info("Best checkpoint: %s (%s)\nValidate it with: lit-cv validate --ckpt_path %s", best, named, best)
+        trust = trust_option(self.model, self.datamodule)
+        log.info(
+            "Best checkpoint: %s (%s)\nValidate it with: lit-cv validate --ckpt_path %s%s", best, named, best, trust
+        )
 
 
 def run(args: list[str]) -> LitCLI | None:
@@ -213,32 +271,45 @@ def run(args: list[str]) -> LitCLI | None:
     Args:
         args: The verb and its options, as typed; `find-lr` takes those of `fit`.
     """
-    prepare_process(args)
-    if args[0] not in ("fit", "find-lr") and "--ckpt_path" not in " ".join(args) and not {"-h", "--help"} & set(args):
-        log.warning("No --ckpt_path was given: the weights are those that the model starts with.")
-    if args[0] == "predict":
-        from lit_cv.cli.predict import predict_arguments
+    with invocation(args):
+        if (
+            args[0] not in ("fit", "find-lr")
+            and "--ckpt_path" not in " ".join(args)
+            and not {"-h", "--help"} & set(args)
+        ):
+            log.warning("No --ckpt_path was given: the weights are those that the model starts with.")
+        if args[0] == "predict":
+            from lit_cv.cli.predict import predict_arguments
 
-        found = predict_arguments(args)
-        if found is None:
-            return None
-        args = found
-    if args[0] == "find-lr":
-        from lit_cv.cli.find_lr import FindLRCLI
+            found = predict_arguments(args)
+            if found is None:
+                return None
+            args = found
+        if args[0] == "find-lr":
+            from lit_cv.cli.find_lr import FindLRCLI
 
-        return FindLRCLI(*prepare(["fit", *args[1:]]))
-    knn = args[0] == "knn"
-    prepared, checkpoint = prepare(["validate", *args[1:]] if knn else args)
-    return LitCLI(prepared, checkpoint, evaluate_embedding=knn)
+            return FindLRCLI(*prepare(["fit", *args[1:]]))
+        knn = args[0] == "knn"
+        prepared, checkpoint = prepare(["validate", *args[1:]] if knn else args)
+        return LitCLI(prepared, checkpoint, evaluate_embedding=knn)
 
 
-def prepare_process(args: list[str]) -> None:
-    """Set messages and the path of modules up, for arguments as typed."""
+@contextmanager
+def invocation(args: list[str]) -> Iterator[None]:
+    """Set messages and the path of modules up for arguments as typed, and trust the modules that they name."""
     show_messages()
     quiet_lightning()
     Parser.typed, OwnFiles.folder = list(args), Path.cwd()
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # a console script does not see the user's own modules otherwise
+    with names_of_files(named_modules(args)):
+        make_importable(sorted(trusted_modules()))
+        yield
+
+
+def _while_restoring(error: BaseException) -> bool:
+    """Tell whether an error comes from what a checkpoint holds, rather than from what this run was given."""
+    if isinstance(error, ValueError | OSError | MisconfigurationException):
+        return False
+    return any("checkpoint_connector" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _check_processes(taken: int) -> None:

@@ -1,40 +1,58 @@
 """From a checkpoint of this project to the module that it holds, without the run that wrote it."""
 
-from importlib import import_module
+from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-
+from lit_cv.checkpoint_file import CheckpointFile, read_checkpoint
 from lit_cv.modules.base import BaseModule
+from lit_cv.modules.size_guard import no_larger_than, require_size
+from lit_cv.registry import names_of_files, resolve_class
 
 __all__ = ["load_module"]
 
 
-def load_module(path: str | Path) -> BaseModule:
+def load_module(path: str | Path, trusted: Iterable[str] = ()) -> BaseModule:
     """Build the module of a checkpoint, with its weights, in eval mode, on the CPU.
+
+    The file names the class. It is taken if it derives from `BaseModule` and is one of this library, or of a module
+    that the program has imported or `trusted` names; nothing else that the file names is imported or called.
 
     Args:
         path: The checkpoint.
+        trusted: Modules whose classes the checkpoint may name beside these.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is none of this project's, or its class is not to be found.
+        ValueError: If it is none of this project's, its class is not to be found or not trusted, or its
+            hyperparameters do not fit its weights.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no checkpoint {str(path)!r}.")
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    class_path = content.get("lit_cv", {}).get("class_path")
-    if class_path is None:
+    content = read_checkpoint(Path(path))
+    if content.class_path is None:
         raise ValueError(f"{path} does not say which module it holds: it is no checkpoint of lit_cv.")
-    package, _, name = class_path.rpartition(".")
+    with names_of_files(trusted):
+        cls = resolve_class(content.class_path, BaseModule, str(path))  # type: ignore[type-abstract]
+        return _build(cls, content)
+
+
+def _build(cls: type[BaseModule], content: CheckpointFile) -> BaseModule:
+    path, name = content.path, cls.__name__
+    require_size(cls, content.hyper_parameters, content.size, str(path))
     try:
-        cls = getattr(import_module(package), name)
-    except (ImportError, AttributeError):
-        raise ValueError(f"{path} holds a {name}, but there is no {class_path} here: run from its folder.") from None
-    module: BaseModule = cls(**content["hyper_parameters"])
-    module.configure_model()
-    module.load_state_dict(content["state_dict"], strict=False)
-    missing = [key for key in module.state_dict() if key not in content["state_dict"]]
+        with no_larger_than(content.size, str(path)):
+            module = cls(**content.hyper_parameters)
+            module.configure_model()
+    except TypeError as error:
+        raise ValueError(f"{path}: its hyperparameters do not fit {name}: {error}.") from error
+    missing = [key for key in module.state_dict() if key not in content.state_dict]
     if missing:
         raise ValueError(f"{path} lacks weights of {name}: {', '.join(missing[:4])}.")
+    try:
+        module.load_state_dict(content.state_dict, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: its weights do not fit its hyperparameters: {_first_difference(error)}.") from None
     return module.eval()
+
+
+def _first_difference(error: RuntimeError) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
+    return (lines or str(error).splitlines())[0].rstrip(".")

@@ -113,7 +113,7 @@ class Plateau(StepSchedule):
         super().__init__(optimizer, lambda step: self.level * _warmup(step, warmup_steps))
 
     def observe(self, metric: float) -> None:
-        """Take note of the metric, once per validation. NaN counts as no improvement."""
+        """Take note of the metric, once per validation. NaN and infinity are no improvement."""
         if self._improves(metric):
             self.best, self.waited = metric, 0
             return
@@ -124,8 +124,10 @@ class Plateau(StepSchedule):
             self._apply()
 
     def _improves(self, metric: float) -> bool:
-        if self.best is None:
-            return not math.isnan(metric)
+        if not math.isfinite(metric):
+            return False
+        if self.best is None or not math.isfinite(self.best):
+            return True
         margin = self.threshold * abs(self.best)
         return metric < self.best - margin if self.mode == "min" else metric > self.best + margin
 

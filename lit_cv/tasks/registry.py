@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from lit_cv.registry import is_trusted, untrusted
 from lit_cv.suggest import nearest
 from lit_cv.tasks.base_task import BaseTask
 from lit_cv.tasks.classification import ClassificationTask, MultiLabelTask
@@ -79,18 +80,20 @@ def _find_class(name: str, kind: str) -> type[BaseTask]:
             f"tasks.{name}.type={kind!r} is none of {', '.join(TASKS)}{nearest(kind, TASKS)} A class of your own is "
             "named with its file: file.Class."
         )
+    source = f"tasks.{name}.type={kind!r}"
+    if not is_trusted(kind):
+        raise untrusted(kind, source)
     try:
         home = import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not module.startswith(error.name):
             raise  # the file is there, and imports what is not
-        raise ValueError(f"tasks.{name}.type={kind!r}: there is no file or package {module}.") from None
-    found = getattr(home, class_name, None)
-    if found is None:
+        raise ValueError(f"{source}: there is no file or package {module}.") from None
+    if getattr(home, class_name, None) is None:
         own = [cls for cls, value in vars(home).items() if _is_task(value) and value.__module__.startswith(module)]
-        raise ValueError(f"tasks.{name}.type={kind!r}: {module} has no {class_name}{nearest(class_name, own)}")
-    if not _is_task(found):
-        raise ValueError(f"tasks.{name}.type={kind!r} is no subclass of lit_cv.tasks.Task.")
+        raise ValueError(f"{source}: {module} has no {class_name}{nearest(class_name, own)}")
+    if not _is_task(found := getattr(home, class_name)):
+        raise ValueError(f"{source} is no subclass of lit_cv.tasks.Task.")
     task: type[BaseTask] = found
     return task
 

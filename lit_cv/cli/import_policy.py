@@ -1,0 +1,63 @@
+"""Which modules the parser may import for a name in a configuration."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+from jsonargparse import set_parsing_settings
+from jsonargparse._common import parsing_settings
+
+from lit_cv.registry import LIBRARIES, is_trusted, loaded_class, trusted_modules
+
+__all__ = ["limited_imports", "untrusted_classes"]
+
+_PARTS = (L.LightningModule, L.LightningDataModule, L.Callback)
+_SETTINGS = ("import_path_verdicts", "import_paths_enforced", "instantiate_subclass_spec_in_any")
+
+
+@contextmanager
+def limited_imports(configuration: Any = None) -> Iterator[None]:
+    """Let jsonargparse import this library's and Lightning's classes within, and those of modules the user named.
+
+    Args:
+        configuration: Configuration whose classes may be named, too, if the program has loaded them already.
+    """
+    before = {name: parsing_settings[name] for name in _SETTINGS}
+    loaded = [path for path in class_paths(configuration) if _is_part(loaded_class(path))]
+    # Of what it denies by default, such as `os`, nothing becomes allowed by being named.
+    named = [module for module in trusted_modules() if module not in before["import_path_verdicts"]]
+    set_parsing_settings(
+        import_path_denylist=["*"],
+        import_path_allowlist=[*LIBRARIES, *named, *loaded],
+        instantiate_subclass_spec_in_any=False,
+    )
+    try:
+        yield
+    finally:
+        parsing_settings.update(before)
+
+
+def _is_part(cls: type | None) -> bool:
+    return cls is not None and issubclass(cls, _PARTS)
+
+
+def class_paths(value: Any) -> Iterator[str]:
+    """Yield the texts of a configuration that may name a class with its module."""
+    if isinstance(value, str) and "." in value and all(part.isidentifier() for part in value.split(".")):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from class_paths(part)
+
+
+def untrusted_classes(value: Any) -> list[str]:
+    """Return the classes that a section of a configuration names by `class_path` and that may not be imported."""
+    found = []
+    if isinstance(value, dict):
+        path = value.get("class_path")
+        if isinstance(path, str) and "." in path and not is_trusted(path):
+            found.append(path)
+        found += [path for part in value.values() for path in untrusted_classes(part)]
+    elif isinstance(value, list):
+        found += [path for part in value for path in untrusted_classes(part)]
+    return found
