@@ -99,6 +99,8 @@ def resolve_class(path: object, base: type[T], source: str) -> type[T]:
     if not isinstance(path, str) or not _PATH.fullmatch(path):
         raise ValueError(f"{source} names {str(path)[:80]!r} as a class: a name such as module.{base.__name__} is one.")
     if not is_trusted(path):
+        if _is_known(path):
+            raise ValueError(f"{source} names {path}, which is no subclass of {base.__name__}.")
         raise untrusted(path, source)
     module, _, name = path.rpartition(".")
     found: Any = loaded_class(path)
@@ -114,6 +116,11 @@ def resolve_class(path: object, base: type[T], source: str) -> type[T]:
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ValueError(f"{source} names {path}, which is no subclass of {base.__name__}.")
     return found
+
+
+def _is_known(path: str) -> bool:
+    """Tell whether the module of a name is Python's own, or loaded: then the name itself is not what is wanted."""
+    return path.partition(".")[0] in sys.stdlib_module_names or path.rpartition(".")[0] in sys.modules
 
 
 def untrusted(path: str, source: str) -> UntrustedClassError:

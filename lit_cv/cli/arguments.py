@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import yaml
 
 from lit_cv.cli.overview import recipe_path
@@ -18,7 +19,7 @@ from lit_cv.cli.own_files import OwnFiles, in_own_file
 from lit_cv.cli.run_configuration import read_run_configuration
 from lit_cv.cli.runs import Checkpoint, find_checkpoint
 from lit_cv.plain_values import read_yaml
-from lit_cv.registry import is_trusted, untrusted
+from lit_cv.registry import resolve_class
 
 __all__ = ["prepare", "read_configuration"]
 
@@ -217,8 +218,8 @@ def _take_from_checkpoint(config: dict[str, Any], checkpoint: Checkpoint, wanted
             f"Leave {'--model' if named else '--config'} out, or start a new run from its weights with --model.weights."
         )
     if checkpoint.class_path:
-        if not wanted and not is_trusted(checkpoint.class_path):
-            raise untrusted(checkpoint.class_path, str(checkpoint.path))
+        if not wanted:
+            resolve_class(checkpoint.class_path, L.LightningModule, str(checkpoint.path))
         init_args = {**(given if isinstance(given, dict) else {}), **checkpoint.hyperparameters}
         config["model"] = {"class_path": wanted or checkpoint.class_path, "init_args": init_args}
 

@@ -5,6 +5,8 @@ import sys
 import warnings
 from typing import Any
 
+from lit_cv.printable import printable
+
 __all__ = ["quiet_lightning", "show_messages"]
 
 log = logging.getLogger("lit_cv")
@@ -38,7 +40,7 @@ def show_messages() -> None:
     """Show this project's messages plainly on standard error."""
     if not log.handlers:
         handler = _StandardError()
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_Printable("%(message)s"))
         log.addHandler(handler)
         log.setLevel(logging.INFO)
         log.propagate = False
@@ -52,6 +54,14 @@ def quiet_lightning() -> None:
         logger = logging.getLogger(f"lightning.{name}")
         if not any(isinstance(existing, _NoAdvertising) for existing in logger.filters):
             logger.addFilter(_NoAdvertising())
+
+
+class _Printable(logging.Formatter):
+    """Writes out what a terminal would act on: names of files and classes may hold anything."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a message."""
+        return printable(super().format(record))
 
 
 class _StandardError(logging.StreamHandler[Any]):

@@ -34,22 +34,31 @@ def take_contents(module: "BaseModule", checkpoint: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If the checkpoint holds another class or network, or its training another optimizer.
     """
-    extra: Mapping[str, Any] = checkpoint.get("lit_cv", {})
-    held = extra.get("class_path", type(module).__qualname__).rpartition(".")[2]
+    extra, before = (_section(checkpoint, name) for name in ("lit_cv", "hyper_parameters"))
+    held = str(extra.get("class_path", type(module).__qualname__)).rpartition(".")[2]
     if held != type(module).__name__:
         raise ValueError(
             f"the checkpoint holds a {held}, not a {type(module).__name__}: "
             f"load it as {held}, or start from its weights with the argument `weights`."
         )
-    before = checkpoint.get("hyper_parameters", {})
     for name in ("backbone", "optimizer"):
         if before.get(name, module.hparams[name]) != module.hparams[name] and _matters(name, module):
             raise ValueError(
                 f"the checkpoint was trained with {name}={before[name]!r}, this run has {module.hparams[name]!r}: "
                 f"leave --model.{name} out, or start a new run from its weights with --model.weights."
             )
-    module.seed = extra.get("seed")
-    module.means["train"].load_state_dict(extra.get("train_means", {}), module.device)
+    seed = extra.get("seed")
+    if seed is not None and (not isinstance(seed, int) or not 0 <= seed < 1 << 64):
+        raise ValueError(f"the checkpoint is damaged: its seed is {str(seed)[:40]!r}, not a number from 0 on.")
+    module.seed = seed
+    module.means["train"].load_state_dict(_section(extra, "train_means"), module.device)
+
+
+def _section(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = content.get(name, {})
+    if not isinstance(found, Mapping):
+        raise ValueError(f"the checkpoint is damaged: its field {name} is a {type(found).__name__}, not a dict.")
+    return found
 
 
 def _matters(name: str, module: "BaseModule") -> bool:

@@ -59,7 +59,18 @@ class RunningMeans:
         return {name: (float(t[0]) / ranks, float(t[1]) / ranks) for name, t in self._totals().items()}
 
     def load_state_dict(self, state: Mapping[str, tuple[float, float]], device: torch.device) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore what `state_dict` gave.
+
+        Raises:
+            ValueError: If it is something else.
+        """
+        for name, pair in state.items():
+            if not (
+                isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(v, int | float) for v in pair)
+            ):
+                raise ValueError(
+                    f"the checkpoint is damaged: the running mean of {str(name)[:40]!r} is no sum and size."
+                )
         self._sums = {name: torch.tensor(total, device=device) for name, (total, _) in state.items()}
         self._sizes = {name: size for name, (_, size) in state.items()}
 

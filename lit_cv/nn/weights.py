@@ -4,18 +4,17 @@ import logging
 import math
 import pickle
 import re
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
+from lit_cv.checkpoint_file import load_tensors
 from lit_cv.nn.backbone import Backbone
 from lit_cv.nn.stems import adapt_channels, first_convolution
 from lit_cv.nn.torchvision_networks import torchvision_names
@@ -126,7 +125,8 @@ def checkpoint_options(weights: str) -> Mapping[str, Any]:
     if not _is_path(weights, path):
         return {}
     content = _read(path)
-    return content.get("hyper_parameters", {}) if isinstance(content, Mapping) and "lit_cv" in content else {}
+    found = content.get("hyper_parameters") if isinstance(content, Mapping) and "lit_cv" in content else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def load_head(head: nn.Module, weights: str) -> bool:
@@ -141,9 +141,10 @@ def load_head(head: nn.Module, weights: str) -> bool:
     """
     path = Path(weights).expanduser()
     content = _read(path) if _is_path(weights, path) else {}
-    state = content.get("state_dict", {}) if isinstance(content, Mapping) else {}
+    state = content.get("state_dict") if isinstance(content, Mapping) else None
+    state = state if isinstance(state, Mapping) else {}
     own = head.state_dict()
-    given = {key: state[f"head.{key}"] for key in own if f"head.{key}" in state}
+    given = {key: state[f"head.{key}"] for key in own if isinstance(state.get(f"head.{key}"), Tensor)}
     if not own or given.keys() != own.keys() or any(given[key].shape != own[key].shape for key in own):
         _LOGGER.warning("%s: no classifier of this shape is in it; the classifier starts from random weights.", weights)
         return False
@@ -271,7 +272,7 @@ def _read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return load_tensors(path)
     except _UNREADABLE as error:
         refused = re.search(r"(?:GLOBAL|global|class|function) [`']?([\w.]+)", str(error))
         if "Weights only load failed" in str(error) and "nsupported" in str(error) and refused:
