@@ -59,7 +59,10 @@ def restore_loaders(trainer: L.Trainer) -> None:
     whole epoch they are of no use; a run that goes on with another batch size or number of processes is told so.
     """
     loop = trainer.fit_loop
-    loop._load_combined_loader_states()
+    try:
+        loop._load_combined_loader_states()
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"the checkpoint is damaged: its place in the data cannot be read ({error}).") from error
     loaders = loop._combined_loader.flattened if loop._combined_loader is not None else []
     now = [loader.state_dict() for loader in loaders if hasattr(loader, "state_dict")]
     changed = {

@@ -9,6 +9,7 @@ from typing import Any
 
 from lit_cv.atomic_files import next_free_path, write_text
 from lit_cv.cli.own_options import OwnParser
+from lit_cv.printable import printable
 
 __all__ = ["run_export"]
 
@@ -46,7 +47,7 @@ def run_export(args: list[str]) -> None:
     checkpoint = find_checkpoint(own.checkpoint)
     folder = _folder(own.output, checkpoint.run or checkpoint.path.parent, own.formats)
     if own.dry_run:
-        print(f"{checkpoint.path} ({checkpoint.class_path}), in about a minute, to:")
+        print(printable(f"{checkpoint.path} ({checkpoint.class_path}), in about a minute, to:", lines=False))
         print("\n".join(f"  {folder / _FILES[name]}" for name in own.formats))
         return
     from lit_cv.export import ExportedModule, export_onnx, export_program, export_weights

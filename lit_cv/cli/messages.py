@@ -50,6 +50,9 @@ def quiet_lightning() -> None:
     """Leave out Lightning's advertisements and unfit warnings."""
     for message in _NOISE:
         warnings.filterwarnings("ignore", message)
+    for handler in logging.getLogger("lightning").handlers:
+        if handler.formatter is None:
+            handler.setFormatter(_Printable("%(message)s"))
     for name in ("pytorch.utilities.rank_zero", "pytorch.trainer.connectors.checkpoint_connector"):
         logger = logging.getLogger(f"lightning.{name}")
         if not any(isinstance(existing, _NoAdvertising) for existing in logger.filters):

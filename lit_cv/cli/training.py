@@ -307,7 +307,7 @@ def invocation(args: list[str]) -> Iterator[None]:
 
 def _while_restoring(error: BaseException) -> bool:
     """Tell whether an error comes from what a checkpoint holds, rather than from what this run was given."""
-    if isinstance(error, ValueError | OSError | MisconfigurationException):
+    if isinstance(error, OSError | MisconfigurationException) or raised_here(error):
         return False
     return any("checkpoint_connector" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
 

@@ -41,8 +41,9 @@ def _build(cls: type[BaseModule], content: CheckpointFile) -> BaseModule:
         with no_larger_than(content.size, str(path)):
             module = cls(**content.hyper_parameters)
             module.configure_model()
-    except TypeError as error:
-        raise ValueError(f"{path}: its hyperparameters do not fit {name}: {error}.") from error
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise ValueError(f"{path}: its hyperparameters do not fit {name}: {reason}.") from error
     missing = [key for key in module.state_dict() if key not in content.state_dict]
     if missing:
         raise ValueError(f"{path} lacks weights of {name}: {', '.join(missing[:4])}.")

@@ -7,6 +7,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from lit_cv.distributed import whole_parameters
 from lit_cv.optim import build_optimizer, build_schedule, reapply_options, scale_lr
+from lit_cv.optim.restored_state import require_whole_state
 from lit_cv.strategies import check_whole
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def take_given_options(module: "BaseModule") -> None:
     """Put the options of this run in place of those that a checkpoint restored into the optimizer."""
     h, groups = module.hparams, scaled_groups(module)
     for optimizer in module.trainer.optimizers:
+        require_whole_state(optimizer)
         reapply_options(optimizer, groups, momentum=h["momentum"], betas=tuple(h["betas"]))
 
 

@@ -65,12 +65,9 @@ class RunningMeans:
             ValueError: If it is something else.
         """
         for name, pair in state.items():
-            if not (
-                isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(v, int | float) for v in pair)
-            ):
-                raise ValueError(
-                    f"the checkpoint is damaged: the running mean of {str(name)[:40]!r} is no sum and size."
-                )
+            numbers = isinstance(pair, list | tuple) and all(isinstance(value, int | float) for value in pair)
+            if not numbers or len(pair) != 2:
+                raise ValueError(f"the checkpoint is damaged: the mean of {str(name)[:40]!r} is not a sum and a size.")
         self._sums = {name: torch.tensor(total, device=device) for name, (total, _) in state.items()}
         self._sizes = {name: size for name, (_, size) in state.items()}
 

@@ -20,6 +20,7 @@ from lit_cv.distributed import process_mean
 from lit_cv.metrics import ClassAccuracy, MacroF1
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
 from lit_cv.nn import ClassificationHead
+from lit_cv.printable import printable
 
 __all__ = ["SupervisedModule"]
 
@@ -182,7 +183,11 @@ class SupervisedModule(BaseModule):
 
     def _class_names(self) -> list[str]:
         names = getattr(getattr(self._trainer, "datamodule", None), "class_names", None)
-        return list(names) if names else [str(index) for index in range(self.num_classes)]
+        return (
+            [printable(str(name), lines=False) for name in names]
+            if names
+            else [str(index) for index in range(self.num_classes)]
+        )
 
 
 def _probabilities(logits: Tensor, multi_label: bool) -> Tensor:

@@ -1,0 +1,314 @@
+"""A checkpoint of a stranger is data: it runs nothing, takes no memory beyond its size, and ends in one line."""
+
+import contextlib
+import os
+import random
+import resource
+import subprocess
+import sys
+import textwrap
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lit_cv import SupervisedModule
+from lit_cv.checkpoint_file import read_checkpoint
+from lit_cv.cli import main
+from lit_cv.modules.loading import load_module
+from lit_cv.registry import UntrustedClassError
+from tests.security.hostile import EVIL, MARKER, QUICK, SUPERVISED, end_of, save_hostile
+
+CALLS = {
+    "os.system": {"command": f"touch {MARKER}"},
+    "posix.system": {"command": f"touch {MARKER}"},
+    "subprocess.Popen": {"args": ["touch", MARKER]},
+    "shutil.rmtree": {"path": "victim"},
+    "builtins.exec": {"source": f"open({MARKER!r}, 'w')"},
+    "pathlib.Path.touch": {"self": MARKER},
+    "lit_cv.cli.main": {"args": ["fit", "--config", "supervised"]},
+    "lit_cv.export.os.system": {"command": f"touch {MARKER}"},
+    "evil.EvilModule": {},
+    "antigravity.fly": {},
+}
+VERBS = {
+    "export": ["export", "x.ckpt"],
+    "fit": ["fit", "--ckpt_path=x.ckpt", "--data=DigitsDataModule", *QUICK],
+    "validate": ["validate", "--ckpt_path=x.ckpt", "--data=DigitsDataModule", *QUICK],
+    "test": ["test", "--ckpt_path=x.ckpt", "--data=DigitsDataModule", *QUICK],
+    "predict": ["predict", "--ckpt_path=x.ckpt", "--data=DigitsDataModule", *QUICK],
+    "predict --images": ["predict", "--ckpt_path=x.ckpt", "--images=photos"],
+    "knn": ["knn", "--ckpt_path=x.ckpt", "--data=DigitsDataModule", *QUICK],
+    "find-lr": ["find-lr", "--ckpt_path=x.ckpt", "--data=DigitsDataModule", *QUICK],
+    "fit --model.weights": ["fit", "--config=supervised", "--model.weights=x.ckpt", *QUICK],
+    "kfold": ["kfold", "--config=supervised", "--model.weights=x.ckpt", "--folds=2", *QUICK[:2]],
+    "compare": ["compare", "--approaches", "transfer", "--weights=x.ckpt", "--labels=2", "--seeds=0", "--steps=1"],
+}
+
+
+@pytest.fixture
+def place(in_tmp: Path) -> Path:
+    """A working directory with hostile code, and a folder that must not go."""
+    (in_tmp / "evil.py").write_text(EVIL)
+    (in_tmp / "victim").mkdir()
+    (in_tmp / "victim" / "thesis.txt").write_text("years of work")
+    (in_tmp / "photos").mkdir()
+    return in_tmp
+
+
+def assert_nothing_happened(place: Path) -> None:
+    assert not (place / MARKER).exists()
+    assert (place / "victim" / "thesis.txt").read_text() == "years of work"
+    assert "evil" not in sys.modules
+
+
+@pytest.mark.parametrize("class_path", CALLS)
+def test_load_module_calls_nothing(place: Path, class_path: str) -> None:
+    path = save_hostile(place / "x.ckpt", class_path, CALLS[class_path])
+    with pytest.raises(ValueError, match=r"x\.ckpt names"):
+        load_module(path)
+    assert_nothing_happened(place)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("class_path", ["os.system", "evil.EvilModule"])
+def test_verbs_call_nothing(place: Path, monkeypatch: pytest.MonkeyPatch, verb: str, class_path: str) -> None:
+    save_hostile(place / "x.ckpt", class_path, CALLS[class_path])
+    said = end_of(VERBS[verb], monkeypatch)
+    assert said is None or "x.ckpt" in said or verb in ("kfold", "compare")
+    assert_nothing_happened(place)
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        {"x": {"type": "evil.EvilTask"}},
+        {"x": {"type": "os.system"}},
+        {"x": {"type": "classification", "metrics": {"class_path": "os.system", "init_args": {"command": "x"}}}},
+    ],
+)
+def test_tasks_of_a_checkpoint(place: Path, monkeypatch: pytest.MonkeyPatch, tasks: Any) -> None:
+    path = save_hostile(place / "x.ckpt", "lit_cv.modules.multi_task.MultiTaskModule", {"tasks": tasks})
+    with pytest.raises(ValueError, match=r"tasks\.x"):
+        load_module(path)
+    said = end_of(["validate", "--ckpt_path=x.ckpt", "--data=ShapesDataModule", *QUICK], monkeypatch)
+    assert said is not None
+    assert "tasks.x" in said
+    assert_nothing_happened(place)
+
+
+def test_a_module_that_the_user_names_is_taken(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "own_task.py").write_text(
+        "from lit_cv.tasks import ClassificationTask\n\n\nclass OwnTask(ClassificationTask):\n    pass\n"
+    )
+    path = save_hostile(
+        place / "x.ckpt", "lit_cv.modules.multi_task.MultiTaskModule", {"tasks": {"x": {"type": "own_task.OwnTask"}}}
+    )
+    with pytest.raises(UntrustedClassError, match="--trust own_task"):
+        load_module(path)
+    with pytest.raises(ValueError, match="num_classes"):  # it is built now
+        load_module(path, trusted=["own_task"])
+    for option in (["--trust", "own_task"], ["--trust=own_task,lit_cv"]):
+        said = end_of(["export", "x.ckpt", *option], monkeypatch)
+        assert said is not None
+        assert "num_classes" in said
+    for wrong in (["--trust"], ["--trust", "own task"], ["--trust", "not_there"]):
+        said = end_of(["export", "x.ckpt", *wrong], monkeypatch)
+        assert said is not None
+        assert said.startswith("lit-cv: error: --trust")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"lit_cv": [1]}, "its field lit_cv is a list, not a dict"),
+        ({"lit_cv": {"class_path": 3}}, "its field class_path is a int, not a str"),
+        ({"lit_cv": {"class_path": SUPERVISED, "class_names": "abc"}}, "class_names is a str, not a list"),
+        ({"lit_cv": {"class_path": "no name"}}, "names 'no name' as a class"),
+        ({"lit_cv": {"class_path": "lit_cv.NoModule"}}, "which is no subclass of BaseModule"),
+        ({"lit_cv": {"class_path": "lit_cv.nowhere.NoModule"}}, "there is no lit_cv.nowhere here"),
+        ({"lit_cv": {"class_path": "lit_cv.CutMix"}}, "which is no subclass of BaseModule"),
+        ({"lit_cv": {}}, "does not say which module it holds"),
+        ({"hyper_parameters": [1]}, "its field hyper_parameters is a list"),
+        ({"hyper_parameters": {"backbone": "conv4", "no_argument": 1}}, "hyperparameters do not fit"),
+        ({"hyper_parameters": {"backbone": 7}}, "."),
+        ({"global_step": "five"}, "its field global_step is a str"),
+        ({"state_dict": [1]}, "it has no state_dict"),
+        ({"state_dict": {"head.weight": "x"}}, "head.weight of its state_dict is no tensor"),
+    ],
+)
+def test_malformed_fields_take_one_line(
+    place: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], message: str
+) -> None:
+    save_hostile(place / "x.ckpt", **{"hyper_parameters": {"backbone": "conv4", "num_classes": 10}, **fields})
+    said = end_of(["export", "x.ckpt"], monkeypatch)
+    assert said is not None
+    assert message in said
+
+
+def nested(levels: int) -> list[Any]:
+    found: list[Any] = ["lol"] * 10
+    for _ in range(levels):
+        found = [found] * 10
+    return found
+
+
+def itself() -> list[Any]:
+    found: list[Any] = []
+    found.append(found)
+    return found
+
+
+ABSURD: dict[str, dict[str, Any]] = {
+    "classes": {"backbone": "conv4", "num_classes": 10**10},
+    "classes, each of which the system could give": {"backbone": "conv4", "num_classes": 10**8},
+    "image": {"backbone": "vit_tiny", "num_classes": 10, "image_size": 30_000},
+    "channels": {"backbone": "conv4", "num_classes": 10, "in_channels": 10**9},
+    "unfolds": {"backbone": "conv4", "num_classes": 10, "class_weight": nested(9)},
+    "holds itself": {"backbone": "conv4", "num_classes": 10, "class_weight": itself()},
+}
+MEASURED = """
+import resource, sys
+from lit_cv.cli import console
+sys.argv = ["lit-cv", *sys.argv[1:]]
+import lit_cv.cli.training, lit_cv.cli.export, lit_cv.export, lit_cv.modules.loading
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    console()
+except SystemExit as end:
+    print("END", end.code)
+print("GREW", (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.parametrize("name", ABSURD)
+def test_absurd_hyperparameters_take_no_memory(place: Path, name: str) -> None:
+    path = save_hostile(place / "x.ckpt", hyper_parameters=ABSURD[name])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"x\.ckpt"):
+        load_module(path)
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 400  # MiB
+
+
+@pytest.mark.parametrize("verb", ["export", "validate"])
+def test_absurd_hyperparameters_take_no_memory_of_the_program(place: Path, verb: str) -> None:
+    save_hostile(place / "x.ckpt", hyper_parameters=ABSURD["classes, each of which the system could give"])
+    ran = subprocess.run(
+        [sys.executable, "-c", MEASURED, *VERBS[verb]], capture_output=True, text=True, cwd=place, timeout=180
+    )
+    assert "they do not fit its weights" in ran.stdout, ran.stderr
+    assert int(ran.stdout.rpartition("GREW")[2]) < 600  # MiB
+
+
+def test_a_compressed_checkpoint_is_refused(place: Path) -> None:
+    plain = save_hostile(place / "plain.ckpt", state_dict={"head.weight": torch.zeros(50_000_000)})
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(place / "x.ckpt", "w", zipfile.ZIP_DEFLATED) as new:
+        for record in old.infolist():
+            new.writestr(record.filename, old.read(record))
+    plain.unlink()
+    assert (place / "x.ckpt").stat().st_size < 1_000_000
+    with pytest.raises(ValueError, match="its records are compressed"):
+        read_checkpoint(place / "x.ckpt")
+
+
+def test_a_checkpoint_brings_no_weights_from_elsewhere(place: Path) -> None:
+    path = save_hostile(place / "x.ckpt", hyper_parameters={"weights": "/etc/passwd", "_instantiator": "os.system"})
+    assert read_checkpoint(path).hyper_parameters == {"weights": None}
+
+
+def test_load_from_checkpoint_is_lightnings_own_and_calls_nothing(place: Path) -> None:
+    path = save_hostile(place / "x.ckpt", hyper_parameters={"_instantiator": "os.system", "backbone": "conv4"})
+    with pytest.raises(Exception, match="allowlist"):
+        SupervisedModule.load_from_checkpoint(path)
+    assert_nothing_happened(place)
+
+
+VALUES: tuple[Any, ...] = (
+    None, -1, 10**30, float("nan"), "x", "\x1b[2J", [], [1], {}, {"a": 1}, True, torch.zeros(2), "os.system", nested(7),
+)  # fmt: skip
+
+
+def mutated(content: Any, random_: random.Random) -> Any:
+    """Replace one value somewhere in a checkpoint, or drop it."""
+    if isinstance(content, dict) and content and random_.random() < 0.85:
+        key = random_.choice(list(content))
+        if random_.random() < 0.15:
+            return {name: value for name, value in content.items() if name != key}
+        return {**content, key: mutated(content[key], random_)}
+    if isinstance(content, list) and content and random_.random() < 0.7:
+        place = random_.randrange(len(content))
+        return [*content[:place], mutated(content[place], random_), *content[place + 1 :]]
+    return random_.choice(VALUES)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("trained")
+    main(["fit", "--config", "supervised", *QUICK, f"--trainer.default_root_dir={root}", "--early_stopping.patience=3"])
+    return root / "lightning_logs" / "version_0"
+
+
+def test_fuzzed_fields_of_modules_are_right_or_one_error(trained: Path, tmp_path: Path) -> None:
+    content = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
+    images = torch.randint(256, (2, 1, 8, 8), dtype=torch.uint8)
+    whole = load_module(trained / "checkpoints" / "last.ckpt")(images)
+    draw = random.Random(0)
+    for _ in range(150):
+        torch.save(mutated(content, draw), tmp_path / "x.ckpt")
+        try:
+            module = load_module(tmp_path / "x.ckpt")
+        except (ValueError, TypeError):
+            continue
+        assert isinstance(module, SupervisedModule)
+        found = module(images)
+        assert found.shape[0] == whole.shape[0]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_fuzzed_fields_of_continued_runs_are_right_or_one_line(
+    trained: Path, in_tmp: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    content = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
+    draw = random.Random(100 + seed)
+    fields = ["loops", "callbacks", "optimizer_states", "lr_schedulers", "lit_cv", "hyper_parameters", "epoch"]
+    field = fields[seed % len(fields)]
+    torch.save({**content, field: mutated(content[field], draw)}, in_tmp / "x.ckpt")
+    end_of(["fit", "--config=supervised", "--ckpt_path=x.ckpt", *QUICK[1:], "--trainer.max_epochs=2"], monkeypatch)
+
+
+def test_truncated_and_flipped_checkpoints_take_one_line(trained: Path, in_tmp: Path) -> None:
+    whole = (trained / "checkpoints" / "last.ckpt").read_bytes()
+    draw = random.Random(0)
+    for case in range(60):
+        content = bytearray(whole)
+        if case % 2:
+            del content[draw.randrange(len(content)) :]
+        for _ in range(8):
+            if content:
+                content[draw.randrange(len(content))] = draw.randrange(256)
+        (in_tmp / "x.ckpt").write_bytes(content)
+        with contextlib.suppress(ValueError):
+            load_module(in_tmp / "x.ckpt")
+
+
+def test_a_pipe_is_no_checkpoint(in_tmp: Path) -> None:
+    os.mkfifo("x.ckpt")
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        load_module("x.ckpt")
+
+
+def test_the_readme_of_the_attack(place: Path) -> None:
+    """The very command of the report: no pickle is needed to have `os.system` called."""
+    save_hostile(place / "x.ckpt", "os.system", {"command": f"touch {MARKER}"})
+    code = textwrap.dedent("""
+        from lit_cv.cli import main
+        try:
+            main(["export", "x.ckpt"])
+        except ValueError as error:
+            print(error)
+    """)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=place, timeout=180)
+    assert "x.ckpt names os.system" in ran.stdout
+    assert_nothing_happened(place)
