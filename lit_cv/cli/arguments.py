@@ -14,12 +14,13 @@ from typing import Any
 import lightning as L
 import yaml
 
+from lit_cv.cli.import_policy import untrusted_classes
 from lit_cv.cli.overview import recipe_path
 from lit_cv.cli.own_files import OwnFiles, in_own_file
 from lit_cv.cli.run_configuration import read_run_configuration
 from lit_cv.cli.runs import Checkpoint, find_checkpoint
 from lit_cv.plain_values import read_yaml
-from lit_cv.registry import resolve_class
+from lit_cv.registry import resolve_class, untrusted
 
 __all__ = ["prepare", "read_configuration"]
 
@@ -55,7 +56,7 @@ def prepare(args: list[str]) -> tuple[list[str], Checkpoint | None]:
     for key in _RUN_ONLY:
         merged.pop(key, None)
     for key, name in given.items():
-        if name:
+        if name and not name.endswith((".yaml", ".yml", ".json")):
             path = in_own_file(key, name)
             _switch_class(merged, key, path)
             _switch_class(asked, key, path)
@@ -65,6 +66,8 @@ def prepare(args: list[str]) -> tuple[list[str], Checkpoint | None]:
         _take_from_checkpoint(merged, checkpoint, _class_of(asked.get("model")), bool(given["model"]))
         _lay_files_over(merged, files)
         rest = [*rest, "--ckpt_path", str(checkpoint.path)]
+    if names := untrusted_classes(merged):
+        raise untrusted(names[0], " and ".join(configs) or "the configuration")
     rest = _with_own_classes(rest)
     if not merged:
         return [verb, *rest], checkpoint
@@ -183,10 +186,10 @@ def _merge(base: dict[str, Any], top: dict[str, Any]) -> None:
 
 def _switch_class(config: dict[str, Any], key: str, class_path: str) -> None:
     """Name the class of the model or the data; another class than before starts from its own defaults."""
+    if isinstance(class_path, str) and class_path.endswith((".yaml", ".yml", ".json")):
+        raise ValueError(f"{key}: {class_path}: give class_path and init_args here, or the file itself by --config.")
     if not isinstance(class_path, str):
         raise ValueError(f"{key}.class_path={str(class_path)[:80]!r}: give the name of a class.")
-    if class_path.endswith((".yaml", ".yml", ".json")):
-        return
     before = _class_of(config.get(key))
     if before is None or _short(before) != _short(class_path):
         config[key] = {"class_path": class_path}

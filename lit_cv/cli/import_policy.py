@@ -13,6 +13,7 @@ from lit_cv.registry import LIBRARIES, is_trusted, loaded_class, trusted_modules
 __all__ = ["limited_imports", "untrusted_classes"]
 
 _PARTS = (L.LightningModule, L.LightningDataModule, L.Callback)
+_NAMED = ("model", "data", "source", "target", "callbacks", "logger", "profiler", "plugins", "strategy")
 _SETTINGS = ("import_path_verdicts", "import_paths_enforced", "instantiate_subclass_spec_in_any")
 
 
@@ -44,20 +45,31 @@ def _is_part(cls: type | None) -> bool:
 
 def class_paths(value: Any) -> Iterator[str]:
     """Yield the texts of a configuration that may name a class with its module."""
-    if isinstance(value, str) and "." in value and all(part.isidentifier() for part in value.split(".")):
+    if isinstance(value, str) and _is_path(value):
         yield value
     for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         yield from class_paths(part)
 
 
-def untrusted_classes(value: Any) -> list[str]:
-    """Return the classes that a section of a configuration names by `class_path` and that may not be imported."""
+def untrusted_classes(value: Any, section: str = "") -> list[str]:
+    """Return the classes that a configuration names and that may not be imported.
+
+    Args:
+        value: The configuration, or a part of it.
+        section: Name of the part: that of a model, of data or of an object of the Trainer names a class by its text.
+    """
     found = []
     if isinstance(value, dict):
         path = value.get("class_path")
         if isinstance(path, str) and "." in path and not is_trusted(path):
             found.append(path)
-        found += [path for part in value.values() for path in untrusted_classes(part)]
+        found += [path for name, part in value.items() for path in untrusted_classes(part, str(name))]
     elif isinstance(value, list):
-        found += [path for part in value for path in untrusted_classes(part)]
+        found += [path for part in value for path in untrusted_classes(part, section)]
+    elif section in _NAMED and isinstance(value, str) and _is_path(value) and not is_trusted(value):
+        found.append(value)
     return found
+
+
+def _is_path(text: str) -> bool:
+    return "." in text and all(part.isidentifier() for part in text.split("."))

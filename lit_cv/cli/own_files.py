@@ -57,8 +57,6 @@ def in_own_file(option: str, value: str) -> str:
     """
     if not takes_class(option, value) or not re.fullmatch(r"[A-Z]\w+", value):
         return value
-    if not any(letter.isupper() for letter in value):
-        return value
     for path, tree in _readable():
         if any(isinstance(node, ast.ClassDef) and node.name == value for node in tree.body):
             return f"{path.stem}.{value}"

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_only
 
 import datamodules  # noqa: F401 - classes are found by their short names once they are imported
 from lit_cv import callbacks
@@ -191,9 +191,13 @@ class LitCLI(LightningCLI):
         run = self.checkpoint.run if self.checkpoint else None
         if self.checkpoint is None or run is None or (further := self.checkpoint.further_step()) is None:
             return run
-        rank_zero_info(
-            f"{self.checkpoint.path} is of step {self.checkpoint.step}, and its run went on to step {further}: a new "
-            f"run starts from it, and {run} stays as it is (--ckpt_path last continues that one)."
+        rank_zero_only(log.info)(
+            "%s is of step %d, and its run went on to step %d: a new run starts from it, and %s stays as it is "
+            "(--ckpt_path last continues that one).",
+            self.checkpoint.path,
+            self.checkpoint.step,
+            further,
+            run,
         )
         return None
 
@@ -307,7 +311,7 @@ def invocation(args: list[str]) -> Iterator[None]:
 
 def _while_restoring(error: BaseException) -> bool:
     """Tell whether an error comes from what a checkpoint holds, rather than from what this run was given."""
-    if isinstance(error, OSError | MisconfigurationException) or raised_here(error):
+    if isinstance(error, OSError | MisconfigurationException) or (isinstance(error, ValueError) and raised_here(error)):
         return False
     return any("checkpoint_connector" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
 

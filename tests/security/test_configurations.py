@@ -1,0 +1,204 @@
+"""Configurations of strangers: beside a checkpoint, given by hand, as comparisons and recipes."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lit_cv.cli import main
+from lit_cv.plain_values import load_yaml, read_yaml, require_plain
+from tests.security.hostile import EVIL, MARKER, QUICK, end_of, run_program, save_hostile
+
+RUN = Path("lightning_logs/version_0")
+VICTIM = {"dirpath": "victim"}
+EVALUATION = ("validate", "test", "predict", "knn")
+
+
+@pytest.fixture
+def fitted(in_tmp: Path) -> Path:
+    """A run whose configuration may be changed, beside hostile code and a folder to be written to."""
+    main(["fit", "--config", "supervised", *QUICK])
+    (in_tmp / "evil.py").write_text(EVIL)
+    (in_tmp / "victim").mkdir()
+    return in_tmp
+
+
+def change(**sections: Any) -> None:
+    path = RUN / "config.yaml"
+    content = yaml.safe_load(path.read_text())
+    for name, section in sections.items():
+        content[name] = {**content.get(name, {}), **section}
+    path.write_text(yaml.safe_dump(content))
+
+
+def assert_nothing_happened(folder: Path) -> None:
+    assert not (folder / MARKER).exists()
+    assert list((folder / "victim").iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", EVALUATION)
+def test_code_and_outputs_of_a_runs_configuration_are_left_out_and_said(
+    fitted: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], verb: str
+) -> None:
+    change(
+        trainer={
+            "callbacks": [{"class_path": "evil.EvilCallback"}, {"class_path": "lit_cv.CutMix"}],
+            "default_root_dir": "victim",
+            "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "victim"}},
+            "profiler": {
+                "class_path": "lightning.pytorch.profilers.SimpleProfiler",
+                "init_args": {"dirpath": "victim"},
+            },
+        },
+        predictions={"folder": "victim"},
+    )
+    assert end_of([verb, "--ckpt_path", "best", *QUICK[3:6]], monkeypatch) is None
+    said = capfd.readouterr().err
+    assert f"Configuration of the checkpoint's run: {RUN / 'config.yaml'}" in said
+    assert "not taken: trainer.default_root_dir, trainer.logger, trainer.profiler, evil.EvilCallback" in said
+    assert "--trust evil" in said
+    assert_nothing_happened(fitted)
+
+
+def test_a_run_is_not_continued_without_its_own_code(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change(trainer={"callbacks": [{"class_path": "evil.EvilCallback"}]})
+    fit = ["fit", "--ckpt_path", "last", "--trainer.max_epochs=2"]
+    said = end_of(fit, monkeypatch)
+    assert said is not None
+    assert "config.yaml names evil.EvilCallback" in said
+    assert "(--trust evil)" in said
+    assert_nothing_happened(fitted)
+    assert end_of([*fit, "--trainer.callbacks=null"], monkeypatch) is None
+    assert_nothing_happened(fitted)
+
+
+@pytest.mark.parametrize(
+    ("section", "verb"),
+    [
+        ({"data": {"class_path": "evil.EvilData"}}, "validate"),
+        ({"data": {"class_path": "evil.EvilData"}}, "fit"),
+        ({"data": {"class_path": "evil.EvilData", "init_args": {"root": "x"}}}, "predict"),
+        ({"trainer": {"strategy": {"class_path": "evil.EvilCallback"}}}, "fit"),
+    ],
+)
+def test_data_and_strategies_of_a_runs_configuration(
+    fitted: Path, monkeypatch: pytest.MonkeyPatch, section: dict[str, Any], verb: str
+) -> None:
+    change(**section)
+    said = end_of([verb, "--ckpt_path", "last"], monkeypatch)
+    assert said is not None
+    assert "--trust evil" in said
+    assert_nothing_happened(fitted)
+
+
+def test_a_continued_run_writes_no_profile_elsewhere(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = {
+        "class_path": "lightning.pytorch.callbacks.OnExceptionCheckpoint",
+        "init_args": {"dirpath": "victim"},
+    }
+    saver = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": VICTIM}
+    change(trainer={"callbacks": [saver], "default_root_dir": "victim"})
+    assert end_of(["fit", "--ckpt_path", "last", "--trainer.max_epochs=2"], monkeypatch) is None
+    change(trainer={"callbacks": [checkpoints]})
+    end_of(["fit", "--ckpt_path", "last", "--trainer.max_epochs=3"], monkeypatch)
+    assert_nothing_happened(fitted)
+
+
+STRANGE: dict[str, str] = {
+    "module": "model: {class_path: evil.EvilModule}\ndata: {class_path: DigitsDataModule}\n",
+    "module, in short": "model: evil.EvilModule\ndata: DigitsDataModule\n",
+    "data": "data: {class_path: evil.EvilData}\n",
+    "data within data": "data: {class_path: DomainAdaptationDataModule, init_args: {source: evil.EvilData, "
+    "target: {class_path: evil.EvilData}}}\n",
+    "callback": "trainer: {callbacks: [{class_path: evil.EvilCallback}]}\n",
+    "callback, in short": "trainer: {callbacks: [evil.EvilCallback]}\n",
+    "task": "model: {class_path: MultiTaskModule, init_args: {tasks: {x: {type: evil.EvilTask}}}}\n"
+    "data: {class_path: ShapesDataModule}\n",
+    "call": "model: {class_path: os.system, init_args: {command: touch code_has_run}}\n",
+    "call of a library": "trainer: {callbacks: [{class_path: lit_cv.cli.main, init_args: {args: [fit]}}]}\n",
+    "logger": "trainer: {logger: {class_path: evil.EvilCallback}}\n",
+    "strategy": "trainer: {strategy: {class_path: subprocess.Popen, init_args: {args: [touch, code_has_run]}}}\n",
+    "another file": "model: other.yaml\n",
+    "any argument": "model: {init_args: {class_weight: {class_path: subprocess.Popen, init_args: {args: x}}}}\n",
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_a_strangers_configuration_imports_nothing(fitted: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    Path("strange.yaml").write_text(STRANGE[name])
+    Path("other.yaml").write_text("class_path: evil.EvilModule\n")
+    said = end_of(["fit", "--config", "supervised", "--config", "strange.yaml", *QUICK], monkeypatch)
+    assert said is not None
+    assert_nothing_happened(fitted)
+
+
+def test_code_that_a_configuration_names_is_taken_on_consent(in_tmp: Path) -> None:
+    (in_tmp / "shout.py").write_text(
+        "import lightning as L\nclass Shout(L.Callback):\n    def on_fit_start(self, *args):\n        print('HELLO')\n"
+    )
+    (in_tmp / "own.yaml").write_text("trainer: {callbacks: [{class_path: shout.Shout}]}\n")
+    fit = ["fit", "--config", "supervised", "--config", "own.yaml", *QUICK]
+    refused = run_program(fit, in_tmp)
+    assert refused.returncode == 1
+    assert refused.stderr.strip().splitlines()[-1].endswith("(--trust shout).")
+    taken = run_program([*fit, "--trust", "shout"], in_tmp)
+    assert taken.returncode == 0, taken.stderr
+    assert "HELLO" in taken.stdout
+
+
+@pytest.mark.parametrize(
+    "comparison",
+    [
+        "data: evil.EvilData\napproaches: {a: {stages: [{config: supervised}]}}\n",
+        "data: DigitsDataModule\napproaches: {a: {stages: [{config: {model: {class_path: evil.EvilModule}}}]}}\n",
+        "data: DigitsDataModule\napproaches: {a: {stages: [{config: strange.yaml}]}}\n",
+        "data: DigitsDataModule\napproaches: {a: {stages: [{config: supervised, "
+        "trainer: {callbacks: [{class_path: evil.EvilCallback}]}}]}}\n",
+    ],
+)
+def test_a_strangers_comparison_imports_nothing(fitted: Path, monkeypatch: pytest.MonkeyPatch, comparison: str) -> None:
+    Path("strange.yaml").write_text(STRANGE["module"])
+    Path("compared.yaml").write_text(f"steps: 1\nlabels: [2]\nmetric: test_acc\n{comparison}")
+    end_of(["compare", "--comparison", "compared.yaml"], monkeypatch)
+    assert_nothing_happened(fitted)
+
+
+BOMBS = {
+    "aliases": "a: &a [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n"
+    + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
+    "itself": "model: &a [*a]\n",
+    "itself, in a dict": "model: &a {init_args: *a}\n",
+    "nested": "[" * 20_000,
+    "long": "a: 1\n" * 300_000,
+    "number": "seed_everything: " + "9" * 5_000,
+    "date": "trainer: {max_epochs: 2001-99-99}",
+    "no text": "\x00\x01",
+    "a list": "- model",
+    "wrong types": "model: 3\ndata: [1]\ntrainer: x\n",
+    "wrong class_path": "model: {class_path: [1]}\n",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bombs_take_one_line_and_no_time(in_tmp: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    Path("bomb.yaml").write_text(BOMBS[name])
+    path = save_hostile(in_tmp / RUN / "checkpoints" / "best.ckpt", hyper_parameters={"backbone": "conv4"})
+    (path.parent.parent / "config.yaml").write_text(BOMBS[name])
+    begun = time.monotonic()
+    for args in (["fit", "--config", "supervised", "--config", "bomb.yaml"], ["validate", "--ckpt_path", str(path)]):
+        assert end_of(args, monkeypatch) is not None
+    assert time.monotonic() - begun < 20
+
+
+def test_plain_values() -> None:
+    require_plain({"a": [1, 2.0, None, True, "x", (1,)]}, "an example")
+    with pytest.raises(ValueError, match="an example holds a Tensor"):
+        require_plain([torch.zeros(1)], "an example")
+    shared = ["x"] * 5
+    require_plain([shared] * 5, "an example")
+    assert load_yaml("{a: &x [1], b: *x, c: 1e-3}", "an example") == {"a": [1], "b": [1], "c": 1e-3}
+    with pytest.raises(FileNotFoundError):
+        read_yaml(Path("nowhere.yaml"))

@@ -1,0 +1,132 @@
+"""The working directory is a folder of data: no file in it runs because of its name."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.utils import save_image
+
+from lit_cv.cli.own_files import OwnFiles, in_own_file, named_modules, own_classes, take_trusted, why_not
+from lit_cv.registry import names_of_files
+from tests.security.hostile import EVIL, MARKER, QUICK, run_program
+
+PLANTED = ("tensorboard", "torch", "yaml", "numpy", "PIL", "matplotlib", "timm", "sitecustomize", "lit_cv", "typing")
+
+
+@pytest.fixture
+def data(in_tmp: Path) -> Path:
+    """A folder of photographs as a stranger may have packed it."""
+    for name in PLANTED:
+        (in_tmp / f"{name}.py").write_text(EVIL)
+    (in_tmp / "folder.py").mkdir()
+    (in_tmp / "dangling.py").symlink_to("nowhere")
+    (in_tmp / "deep.py").write_text("(" * 100_000)
+    (in_tmp / "bytes.py").write_bytes(b"class Photos: pass\n\xff\xfe\0")
+    (in_tmp / "photos.py").write_text(EVIL + "class Photos: pass\n")
+    for name in ("Photos/cat", "Photos/dog", "cat", "dog"):
+        (in_tmp / name).mkdir(parents=True)
+        for index in range(8):
+            save_image(torch.rand(3, 16, 16), in_tmp / name / f"{index}.png")
+    return in_tmp
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["fit", "--config=imagefolder_supervised", "--data.root=.", "--data.image_size=16", *QUICK],
+        ["fit", "--config=imagefolder_supervised", "--data.root", "Photos", "--data.image_size=16", *QUICK],
+        ["fit", "--config=supervised", "--model.help", "SupervisedModule"],
+        ["fit", "--config=supervised", "--model=NoSuchModule"],
+        ["export", "best"],
+        ["recipes"],
+        ["curves", "."],
+        ["convert", "--root=.", "--to=csv", "--out=converted"],
+    ],
+)
+def test_files_of_the_working_directory_do_not_run(data: Path, args: list[str]) -> None:
+    ran = run_program(args, data)
+    assert not (data / MARKER).exists(), ran.stderr
+    assert "Traceback" not in ran.stderr
+    if "Photos" in args:
+        assert ran.returncode == 0, ran.stderr
+
+
+def test_a_planted_matplotlibrc_does_nothing(data: Path) -> None:
+    (data / "matplotlibrc").write_text("backend: module://photos\ntext.usetex: True\n")
+    ran = run_program(["fit", "--config=supervised", *QUICK], data)
+    assert ran.returncode == 0, ran.stderr
+    assert not (data / MARKER).exists()
+    assert (data / "lightning_logs" / "version_0" / "training_curves.png").is_file()
+
+
+OWN = '''
+import helper
+from lit_cv import SupervisedModule
+
+class OwnModule(SupervisedModule):
+    """A module with a file of helpers beside it."""
+'''
+
+
+def test_the_module_that_the_user_names_is_found_with_what_lies_beside_it(data: Path) -> None:
+    (data / "own.py").write_text(OWN)
+    (data / "helper.py").write_text("import torch\nassert torch.__file__.endswith('__init__.py')\n")
+    fit = ["fit", "--config=supervised", *QUICK]
+    for name in ("OwnModule", "own.OwnModule"):
+        ran = run_program([*fit, "--model", name], data)
+        assert ran.returncode == 0, ran.stderr
+        assert "--trust own" in ran.stderr  # the command that it suggests works
+    assert not (data / MARKER).exists()
+    refused = run_program(["validate", "--ckpt_path", "best"], data)
+    assert refused.returncode == 1
+    assert "names own.OwnModule" in refused.stderr
+    assert refused.stderr.strip().endswith("(--trust own).")
+    for consent in (["--trust", "own"], ["--model", "OwnModule"]):
+        ran = run_program(["validate", "--ckpt_path", "best", *consent], data)
+        assert ran.returncode == 0, ran.stderr
+    assert not (data / MARKER).exists()
+
+
+def test_only_options_that_take_classes_are_looked_up(data: Path) -> None:
+    OwnFiles.folder = data
+    assert in_own_file("model", "Photos") == "photos.Photos"
+    (data / "kinds.py").write_text("class TwoWords: pass\nclass MyDataModule: pass\n")
+    for option in ("model", "data", "trainer.callbacks", "data.class_path", "model.class_path"):
+        assert in_own_file(option, "TwoWords") == "kinds.TwoWords"
+    for option in ("data.root", "model.weights", "trainer.default_root_dir", "data.classes", "data.source"):
+        assert in_own_file(option, "Photos") == "Photos"
+        assert in_own_file(option, "TwoWords") == "TwoWords"
+    assert in_own_file("data.source", "MyDataModule") == "kinds.MyDataModule"
+    assert set(own_classes()) >= {"TwoWords", "MyDataModule", "Photos"}
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (["fit", "--model", "own.OwnModule"], {"own"}),
+        (["fit", "--model=package.part.OwnModule"], {"package"}),
+        (["fit", "--trainer.callbacks+=killer.Kill"], {"killer"}),
+        (["fit", "--trainer.callbacks", "[{class_path: a.B}, {class_path: c.D}]"], {"a", "c"}),
+        (["fit", "--model.tasks", "{x: {type: counting.CountTask}}"], {"counting"}),
+        (["fit", "--data.source", "stripes.StripesDataModule"], {"stripes"}),
+        (["fit", "--config", "evil.yaml", "--ckpt_path", "best.ckpt", "--data.root", "photos.v2"], set()),
+        (["fit", "--model", "evil.yaml"], set()),
+        (["fit", "--data.classes", "[a.b]"], set()),
+    ],
+)
+def test_what_a_command_names(in_tmp: Path, args: list[str], named: set[str]) -> None:
+    OwnFiles.folder = in_tmp
+    assert named_modules(args) == named
+
+
+def test_the_option_trust() -> None:
+    assert take_trusted(["fit", "--trust", "a", "--x=1", "--trust=b,c.d"]) == (["fit", "--x=1"], {"a", "b", "c.d"})
+
+
+def test_the_reason_why_a_class_is_not_found_imports_nothing(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    OwnFiles.folder = data
+    monkeypatch.syspath_prepend(str(data))
+    with names_of_files():
+        assert "--trust photos" in str(why_not("photos.Photos"))
+        assert why_not("Missing") is None
+    assert not (data / MARKER).exists()

@@ -1,0 +1,254 @@
+"""The folder of a run: nothing is written through what lies in it, one run at a time, and nothing later is lost."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+
+from lit_cv.callbacks import MonitorEarlyStopping, RunCheckpoint
+from lit_cv.cli import main
+from lit_cv.cli.runs import claim_run, find_checkpoint, make_run_folder
+from lit_cv.file_lock import FileLock
+from lit_cv.metrics_csv import read_metrics
+from lit_cv.optim.schedules import Plateau
+from tests.callbacks.tiny import Tiny, loader, trainer
+from tests.security.hostile import QUICK, end_of
+
+LOGS = Path("lightning_logs")
+RUN = LOGS / "version_0"
+LONGER = [option for option in QUICK if "max_epochs" not in option]
+FIT = ["fit", "--config", "supervised", *LONGER]
+
+
+def step_of(path: Path) -> int:
+    return int(torch.load(path, weights_only=True)["global_step"])
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def fitted(in_tmp: Path) -> Path:
+    """A run of three epochs, the best of which is the first."""
+    main(
+        [
+            *FIT,
+            "--trainer.max_epochs=3",
+            "--checkpoint.monitor=epoch_number",
+            "--trainer.callbacks+=tests.security.test_runs.Number",
+        ]
+    )
+    return in_tmp
+
+
+class Number(L.Callback):
+    """Logs the number of the epoch, so that the first one is the best."""
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        pl_module.log("epoch_number", float(trainer.current_epoch))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.yaml", "hparams.yaml", "metrics.csv", "training_curves.png", "checkpoints/last.ckpt",
+        "checkpoints/best.ckpt", "checkpoints/previous.ckpt", "checkpoints/.last.ckpt.part", ".metrics.csv.part",
+        ".config.yaml.part", "predictions.csv", ".predictions.csv.part",
+    ],
+)  # fmt: skip
+def test_links_in_a_run_folder_are_replaced_or_left_but_never_followed(fitted: Path, name: str) -> None:
+    victim = fitted / "victim"
+    path = RUN / name
+    if path.is_file():  # what is read keeps its content, behind the link
+        victim.write_bytes(path.read_bytes())
+        path.unlink()
+    else:
+        victim.write_text("years of work")
+    before = victim.read_bytes()
+    path.symlink_to(victim)
+    main(
+        [
+            "fit",
+            "--ckpt_path",
+            "last",
+            "--trainer.max_epochs=4",
+            "--trainer.callbacks=null",
+            "--checkpoint.monitor=null",
+        ]
+    )
+    main(["predict", "--ckpt_path", "last"])
+    assert victim.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["lightning_logs/version_0", "lightning_logs/version_0/checkpoints", "lock"])
+def test_linked_folders_and_locks_of_a_run_are_refused(
+    fitted: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    if name == "lock":
+        (fitted / "victim.txt").write_text("years of work")
+        (RUN / ".lock").unlink()
+        (RUN / ".lock").symlink_to(fitted / "victim.txt")
+    else:
+        Path(name).rename(fitted / "moved")
+        Path(name).symlink_to(fitted / "moved")
+    before = content_of(fitted)
+    said = end_of(["fit", "--ckpt_path", str(RUN / "checkpoints" / "last.ckpt"), "--trainer.max_epochs=4"], monkeypatch)
+    assert said is not None
+    assert "is a link" in said
+    assert content_of(fitted) == before
+
+
+def test_an_older_checkpoint_starts_a_run_of_its_own(fitted: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert step_of(RUN / "checkpoints" / "best.ckpt") == 2
+    assert step_of(RUN / "checkpoints" / "last.ckpt") == 6
+    before = content_of(RUN)
+    cli = main(["fit", "--ckpt_path", "best", "--trainer.max_epochs=2"])
+    assert cli is not None
+    assert cli.trainer.global_step == 4
+    assert content_of(RUN) == before
+    said = capfd.readouterr().err
+    assert "is of step 2, and its run went on to step 6: a new run starts from it" in said
+    new = LOGS / "version_1"
+    assert step_of(new / "checkpoints" / "last.ckpt") == 4
+    assert step_of(new / "checkpoints" / "best.ckpt") == 2  # that of the run that it starts from
+    assert {row["step"] for row in read_metrics(new / "metrics.csv")} >= {3}
+    main(["fit", "--ckpt_path", "last", "--trainer.max_epochs=3"])  # of the new run, which is the newest
+    assert step_of(new / "checkpoints" / "last.ckpt") == 6
+    assert content_of(RUN) == before
+
+
+def test_the_checkpoint_before_the_last_starts_a_run_of_its_own(fitted: Path) -> None:
+    previous = RUN / "checkpoints" / "previous.ckpt"
+    before = content_of(RUN)
+    assert find_checkpoint(str(previous)).further_step() == 6
+    assert find_checkpoint("last").further_step() is None
+    main(["fit", "--ckpt_path", str(previous), "--trainer.max_epochs=3"])
+    assert content_of(RUN) == before
+    assert (LOGS / "version_1").is_dir()
+
+
+def test_two_processes_do_not_continue_one_run(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = content_of(RUN)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import sys, time\nfrom pathlib import Path\nfrom lit_cv.cli.runs import claim_run\n"
+         "lock = claim_run(Path(sys.argv[1]))\nprint('held', flush=True)\ntime.sleep(600)", str(RUN)],
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        said = end_of(["fit", "--ckpt_path", "last", "--trainer.max_epochs=4"], monkeypatch)
+        assert said is not None
+        assert f"another process is continuing the run in {RUN}" in said
+        assert content_of(RUN) == before
+    finally:
+        holder.kill()
+        holder.wait()
+    main(["fit", "--ckpt_path", "last", "--trainer.max_epochs=4"])  # death has released it
+    assert step_of(RUN / "checkpoints" / "last.ckpt") == 8
+
+
+def test_a_lock_ends_with_its_process_though_its_workers_live_on(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / ".lock")
+    assert lock.acquire()
+    child = os.fork()
+    if child == 0:  # a worker process, which outlives the one that forked it
+        time.sleep(60)
+        os._exit(0)
+    lock.release()
+    try:
+        free, deadline = FileLock(tmp_path / ".lock"), time.monotonic() + 10  # the child needs a moment to let go
+        while not free.acquire():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_new_runs_that_start_together_get_folders_of_their_own(tmp_path: Path) -> None:
+    code = "import sys\nfrom pathlib import Path\nfrom lit_cv.cli.runs import make_run_folder\n" \
+        "print(make_run_folder(Path(sys.argv[1])).name)"  # fmt: skip
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "logs")], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    names = {process.communicate()[0].strip() for process in started}
+    assert names == {"version_0", "version_1", "version_2"}
+    assert make_run_folder(tmp_path / "logs").name == "version_3"
+
+
+def test_what_killed_writers_have_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for name in (".last.ckpt.0123456789abcdef.part", "checkpoints/.last.ckpt.0123456789abcdef.part"):
+        (tmp_path / name).write_text("half")
+    (tmp_path / ".notes.part").symlink_to(tmp_path / "elsewhere")
+    claim_run(tmp_path).release()
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")} == {"checkpoints", ".lock", ".notes.part"}
+
+
+@pytest.mark.parametrize(("mode", "broken"), [("min", -math.inf), ("max", math.inf), ("min", math.nan)])
+def test_a_score_that_is_not_finite_is_never_the_best(tmp_path: Path, mode: str, broken: float) -> None:
+    scores = [0.5, broken, 0.5 - 0.1 if mode == "min" else 0.6]
+    checkpoint = RunCheckpoint(mode=mode)
+    trainer(tmp_path, max_epochs=3, callbacks=[checkpoint]).fit(Tiny(scores), loader(), loader())
+    assert checkpoint.best_model_score == pytest.approx(scores[2])
+    schedule = Plateau(torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1), mode=mode)  # type: ignore[arg-type]
+    for score in scores:
+        schedule.observe(score)
+    assert schedule.best == scores[2]
+
+
+def test_a_broken_first_score_is_not_the_best_for_ever(tmp_path: Path) -> None:
+    checkpoint = RunCheckpoint(mode="min")
+    trainer(tmp_path, max_epochs=2, callbacks=[checkpoint]).fit(Tiny([-math.inf, 0.5]), loader(), loader())
+    assert checkpoint.best_model_score == pytest.approx(0.5)
+
+
+def test_a_score_of_another_metric_is_not_compared(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = RunCheckpoint(monitor="val_score", mode="min")
+    trainer(tmp_path, max_epochs=2, callbacks=[first]).fit(Tiny([0.001, 0.5]), loader(), loader())
+    folder = tmp_path / "checkpoints"
+    best = (folder / "best.ckpt").read_bytes()
+    second = RunCheckpoint(monitor="val_score", mode="max")
+    stopping = MonitorEarlyStopping(patience=9)
+    with caplog.at_level("INFO", "lit_cv"):
+        run = trainer(tmp_path, max_epochs=4, callbacks=[second, stopping])
+        run.fit(Tiny([0.001, 0.5, 0.2, 0.3]), loader(), loader(), ckpt_path=folder / "last.ckpt")
+    assert second.best_model_score == pytest.approx(0.3)
+    assert float(stopping.best_score) == pytest.approx(0.3)
+    assert (folder / "best_by_val_score.ckpt").read_bytes() == best
+    assert "the one so far is kept as" in caplog.text
+
+
+def test_a_run_that_was_moved_remembers_its_best(tmp_path: Path) -> None:
+    trainer(tmp_path / "a", max_epochs=2, callbacks=[RunCheckpoint(mode="max")]).fit(
+        Tiny([0.9, 0.1]), loader(), loader()
+    )
+    (tmp_path / "a").rename(tmp_path / "b")
+    again = RunCheckpoint(mode="max")
+    run = trainer(tmp_path / "b", max_epochs=3, callbacks=[again])
+    run.fit(Tiny([0.9, 0.1, 0.5]), loader(), loader(), ckpt_path=tmp_path / "b" / "checkpoints" / "last.ckpt")
+    assert again.best_model_score == pytest.approx(0.9)
+    assert again.best_model_path == str(tmp_path / "b" / "checkpoints" / "best.ckpt")
+
+
+def test_the_best_of_a_strangers_state_names_no_other_file(tmp_path: Path) -> None:
+    trainer(tmp_path / "a", max_epochs=1, callbacks=[RunCheckpoint()]).fit(Tiny([0.5]), loader(), loader())
+    content = torch.load(tmp_path / "a" / "checkpoints" / "last.ckpt", weights_only=True)
+    state = next(state for name, state in content["callbacks"].items() if "RunCheckpoint" in name)
+    state |= {"best_model_path": "/etc/passwd", "best_model_score": -1e9}
+    torch.save(content, tmp_path / "x.ckpt")
+    again = RunCheckpoint(mode="min")
+    trainer(tmp_path / "b", max_epochs=2, callbacks=[again]).fit(
+        Tiny([0.5, 0.4]), loader(), loader(), ckpt_path=tmp_path / "x.ckpt"
+    )
+    assert again.best_model_score == pytest.approx(0.4)
