@@ -97,7 +97,7 @@ def _appear(aside: Path, target: Path, first: Collection[str]) -> None:
 
 def _nothing_written(error: OSError, target: Path, aside: Path) -> OSError:
     cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-    reason = os.strerror(cause.errno) if cause.errno else str(cause)
+    reason = cause.strerror or str(cause)
     if cause.errno in _FULL:
         hint = ": free some space, or write elsewhere (--out)."
     elif cause.errno in _CLOSED:
