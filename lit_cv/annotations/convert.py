@@ -189,9 +189,8 @@ def _check_names(sets: Mapping[str, AnnotationSet], to: str) -> None:
     classes = {name for part in sets.values() for name in (*part.categories, *part.mask_classes)}
     classes |= {image.label for part in sets.values() for image in part.images if image.label}
     if to == "voc":
-        listed = {image.name for split, part in sets.items() if split != "all" for image in part.images}
         files = {image.name for part in sets.values() for image in part.images}
-        wrong = [name for name in files | classes if voc_lacks(name)] + [name for name in listed if "\n" in name]
+        wrong = [name for name in files | classes if voc_lacks(name)]
     elif to == "masks":
         wrong = [name for name in classes if not _is_text(name) or "\n" in name]
     else:
