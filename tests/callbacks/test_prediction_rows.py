@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from datamodules import CSVDataModule
+from lit_cv import atomic_files
 from lit_cv.annotations import load_mask
 from lit_cv.callbacks import PredictionWriter, prediction_rows
 from lit_cv.callbacks.prediction_rows import RowFile
@@ -97,7 +98,8 @@ def read(path: Path) -> list[list[str]]:
 
 def full_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the disk be full in the middle of a row, after some batches."""
-    write, calls = os.write, []
+    write = os.write
+    calls: list[bytes] = []
 
     def limited(handle: int, content: bytes) -> int:
         if b".jpg" not in content and not calls[count:]:
@@ -109,7 +111,7 @@ def full_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
             return write(handle, content[:5])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(prediction_rows.os, "write", limited)
+    monkeypatch.setattr(os, "write", limited)
 
 
 @pytest.mark.parametrize("order", [None, "uncertainty"])
@@ -140,7 +142,8 @@ def test_a_full_disk_at_the_end_keeps_all_rows(tmp_path: Path, monkeypatch: pyte
 def test_a_full_disk_keeps_the_masks_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
-    save, calls = Image.Image.save, []
+    save = Image.Image.save
+    calls: list[Any] = []
 
     def limited(image: Any, *args: Any, **options: Any) -> None:
         calls.append(args)
@@ -159,7 +162,8 @@ def test_a_full_disk_keeps_the_masks_before(tmp_path: Path, monkeypatch: pytest.
 def test_a_full_disk_leaves_no_part_of_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lit_cv.annotations import voc
 
-    write, calls = voc.write_text, []
+    write = atomic_files.write_text
+    calls: list[Any] = []
 
     def limited(*args: Any, **options: Any) -> None:
         calls.append(args)

@@ -28,7 +28,6 @@ from lit_cv.annotations import (
     write_voc,
     write_yolo,
 )
-from lit_cv.annotations import aside as aside_module
 from lit_cv.annotations.aside import remove_dead, written_aside
 from lit_cv.annotations.classes import write_table
 from lit_cv.annotations.convert import place_images
@@ -161,7 +160,12 @@ def test_the_working_directory_is_filled_and_annotations_come_last(
     monkeypatch.chdir(tmp_path / "out")
     moved: list[str] = []
     move = shutil.move
-    monkeypatch.setattr(aside_module.shutil, "move", lambda a, b: (moved.append(Path(a).name), move(a, b)))
+
+    def noted(old: Path, new: Path) -> None:
+        moved.append(old.name)
+        move(old, new)
+
+    monkeypatch.setattr(shutil, "move", noted)
     before = os.stat(".").st_ino
     convert(str(source), ".", "yolo")
     assert os.stat(".").st_ino == before == (tmp_path / "out").stat().st_ino
@@ -310,7 +314,7 @@ def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
     read_annotations(tmp_path / "voc", problems)
     assert "no such plain file" in str(problems)
     os.mkfifo(tmp_path / "m.png")
-    assert "is no plain file" in inspect_mask(tmp_path / "m.png")  # type: ignore[operator]
+    assert "is no plain file" in inspect_mask(tmp_path / "m.png")
     (tmp_path / "table").mkdir()
     os.mkfifo(tmp_path / "table/votes.csv")
     with pytest.raises(ValueError, match=r"votes\.csv is no plain file"):
