@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from lit_cv import SupervisedModule
+from lit_cv.atomic_files import write_text
 from lit_cv.cli import main
 from lit_cv.csv_tables import read_csv, table_text
-from lit_cv.evaluation import study as study_file
 from lit_cv.evaluation.comparison_plan import Stage, read_comparison
 from lit_cv.evaluation.comparison_report import judge, measure, write_report
 from lit_cv.evaluation.folds import Fold, groups_from_table
@@ -88,12 +88,11 @@ def test_full_disk_leaves_the_table_whole_and_the_study_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     performed: list[str] = []
-    write = study_file.write_text
 
     def full(path: Path, *args: Any, **kwargs: Any) -> None:
         if path.name == "table.csv" and performed == ["r0", "r1"]:
             raise OSError(errno.ENOSPC, f"{path} could not be written")
-        write(path, *args, **kwargs)
+        write_text(path, *args, **kwargs)
 
     def count(run: PlannedRun, folder: Path, report: Callable[[int], None]) -> Row:
         performed.append(run.key)
@@ -101,7 +100,7 @@ def test_full_disk_leaves_the_table_whole_and_the_study_goes_on(
             raise OSError(errno.ENOSPC, "the checkpoint could not be written")
         return {"score": 0.5}
 
-    monkeypatch.setattr(study_file, "write_text", full)
+    monkeypatch.setattr("lit_cv.evaluation.study.write_text", full)
     for _ in range(2):
         with pytest.raises(OSError, match="could not be written"):
             study(tmp_path).execute(count)
