@@ -167,16 +167,18 @@ def test_the_working_directory_is_filled_and_annotations_come_last(
 
     monkeypatch.setattr(shutil, "move", noted)
     before = os.stat(".").st_ino
-    convert(str(source), ".", "yolo")
+    convert(str(source), ".", "voc")
     assert os.stat(".").st_ino == before == (tmp_path / "out").stat().st_ino
-    assert moved == ["images", "labels", "data.yaml"]
-    assert names(Path()) == ["data.yaml", "images", "labels"]
+    assert moved == ["JPEGImages", "Annotations", "ImageSets", "labels.txt"]
+    assert names(Path()) == sorted(moved)
 
 
 def test_a_folder_above_that_is_closed(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "closed/out").mkdir(parents=True)
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / "closed")
+    before = (tmp_path / "closed/out").stat().st_ino
     convert(str(source), str(tmp_path / "closed/out"), "voc")
+    assert (tmp_path / "closed/out").stat().st_ino == before
     assert names(tmp_path / "closed/out") == ["Annotations", "ImageSets", "JPEGImages", "labels.txt"]
 
 
