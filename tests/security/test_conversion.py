@@ -325,6 +325,19 @@ def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
         CSVDataModule(str(tmp_path / "table/votes.csv"), annotator_column="who").read_votes()
 
 
+@pytest.mark.usefixtures("_no_hang")
+@pytest.mark.parametrize("place", ["copy", "link"])
+def test_images_that_are_pipes_or_devices(tmp_path: Path, place: Any) -> None:
+    save_image(tmp_path / "set/cat/a.png", 9, 9)
+    os.mkfifo(tmp_path / "set/cat/b.png")
+    (tmp_path / "zero/cat").mkdir(parents=True)
+    (tmp_path / "zero/cat/a.png").symlink_to("/dev/zero")
+    for root in ("set", "zero"):
+        with pytest.raises(AnnotationError, match=r"png is no plain file"):
+            convert(str(tmp_path / root), str(tmp_path / "out"), "csv", place=place)
+    assert names(tmp_path) == ["set", "zero"]
+
+
 def test_small_files_of_absurd_size(tmp_path: Path) -> None:
     save_image(tmp_path / "images/a.png", 9, 9)
     (tmp_path / "labels").mkdir()
