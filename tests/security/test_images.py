@@ -115,7 +115,7 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 def png_bomb() -> bytes:
     """A PNG whose header is not its first chunk, as it has to be."""
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    first = png_chunk(b"tEXt", b"a\0b")
+    first = png_chunk(b"tEXt", b"a\0bcdefg")
     return b"\x89PNG\r\n\x1a\n" + first + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(bytes(1000)))
 
 
@@ -192,6 +192,13 @@ def test_bombs_are_refused_before_they_take_memory(tmp_path: Path) -> None:
     accepted = {line.split()[0] for line in lines if " refused " not in line}
     assert accepted == {"good.jpg", "good.webp", "tile.jp2"}  # a tile may be larger than its image
     assert int(last.split()[1]) < 100_000
+
+
+def test_a_png_whose_header_is_not_first_is_none_of_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_decode_with_torchvision", lambda *arguments: pytest.fail("torchvision decodes it"))
+    content = png_bomb().replace(b"a\0bcdefg", struct.pack(">II", 7, 5))  # what stands where the size usually does
+    with pytest.raises(UnreadableImageError, match="3600000000 pixels"):
+        images.decode_image(bytearray(content), "a.png")
 
 
 def test_a_jpeg_that_refines_its_pixels_again_and_again_is_refused() -> None:
