@@ -204,6 +204,7 @@ class _Decoded:
                 lambda i: dataset._mask(rows[i]).numpy(),
                 f"{name}-masks",
                 [dataset.annotations.categories, [image.name for image in sources]],
+                tolerance=0,  # they are classes
             )
             self.nbytes += self._masks.nbytes
 

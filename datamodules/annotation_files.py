@@ -13,14 +13,36 @@ __all__ = ["has_masks", "known_mask_facts", "known_sizes", "read_image_labels", 
 
 def known_sizes(folder: Path, names: Sequence[str]) -> list[FileSize]:
     """Return the sizes of image files, which are remembered."""
-    found = inspected(folder, names, "sizes", lambda name: file_size(folder / name), "Looking at images")
+    found = inspected(
+        folder,
+        names,
+        "sizes",
+        lambda name: file_size(folder / name),
+        "Looking at images",
+        lambda size: (
+            isinstance(size, str) or (_are_integers(size, 2) and min(size) >= 1 and size[0] * size[1] < 1 << 31)
+        ),
+    )
     return [size if isinstance(size, str) else (size[0], size[1]) for size in found]
 
 
 def known_mask_facts(root: Path, paths: Sequence[Path]) -> list[list[int] | str]:
     """Return what is in mask files, which is remembered."""
     names = [str(path.relative_to(root)) for path in paths]
-    return inspected(root, names, "masks", lambda name: inspect_mask(root / name), "Looking at masks") if names else []
+    if not names:
+        return []
+    return inspected(
+        root,
+        names,
+        "masks",
+        lambda name: inspect_mask(root / name),
+        "Looking at masks",
+        lambda facts: isinstance(facts, str) or _are_integers(facts, 3),
+    )
+
+
+def _are_integers(values: object, count: int) -> bool:
+    return isinstance(values, list) and [type(value) for value in values] == [int] * count
 
 
 def has_masks(part: AnnotationSet) -> bool:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,10 +14,15 @@ from torch import Tensor
 
 from datamodules.images import read_image
 from datamodules.mapped import map_file
-from datamodules.stored_file import digest, stored_file
+from datamodules.stored_file import digest, open_plain, stored_file
 from datamodules.threads import in_threads
 
 __all__ = ["cached_arrays", "cached_images"]
+
+_COMPARED = 4  # images of a cache from before that are decoded again
+_TOLERANCE = 2  # values by which decoders and processors differ
+
+Take = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
 
 
 def cached_images(
@@ -50,13 +56,14 @@ def cached_images(
         OSError: If there is no room for the file.
     """
 
-    def store(images: NDArray[np.uint8], position: int) -> None:
+    def make(position: int) -> NDArray[np.uint8]:
         image = read_image(root / paths[position], size, channels) if decode is None else decode(position)
-        images[position] = image.numpy()
+        return image.numpy()
 
     which = f"{name}-{size}-{digest([channels, list(paths)])}"
     shape = (len(paths), channels, size, size)
-    return _stored(root, which, paths if files is None else files, shape, len(paths), store)
+    sources = paths if files is None else files
+    return _stored(root, which, sources, shape, len(paths), make, lambda images, position: images[position])
 
 
 def cached_arrays(
@@ -66,6 +73,7 @@ def cached_arrays(
     make: Callable[[int], NDArray[np.uint8]],
     name: str,
     key: Any,
+    tolerance: int = _TOLERANCE,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return arrays of different shapes that were made from files once, one after the other in a mapped file.
 
@@ -76,6 +84,7 @@ def cached_arrays(
         make: Returns the array of a position; called in threads.
         name: Start of the file's name.
         key: What else the arrays depend on, as JSON.
+        tolerance: By how much the values of a cache from before may differ from those made now.
 
     Returns:
         All values, (total,) uint8, read-only; and where each array starts in them, (N + 1,).
@@ -85,12 +94,12 @@ def cached_arrays(
     """
     starts = np.cumsum([0, *(int(np.prod(shape)) for shape in shapes)], dtype=np.int64)
 
-    def store(values: NDArray[np.uint8], position: int) -> None:
-        values[starts[position] : starts[position + 1]] = make(position).reshape(-1)
+    def take(values: NDArray[np.uint8], position: int) -> NDArray[np.uint8]:
+        return values[starts[position] : starts[position + 1]].reshape(shapes[position])
 
     which = f"{name}-{digest([key, [list(group) for group in files], [list(shape) for shape in shapes]])}"
     sources = sorted({file for group in files for file in group})
-    return _stored(root, which, sources, (int(starts[-1]),), len(shapes), store), starts
+    return _stored(root, which, sources, (int(starts[-1]),), len(shapes), make, take, tolerance), starts
 
 
 def _stored(
@@ -99,9 +108,35 @@ def _stored(
     files: Sequence[str],
     shape: tuple[int, ...],
     count: int,
-    store: Callable[[NDArray[np.uint8], int], None],
+    make: Callable[[int], NDArray[np.uint8]],
+    take: Take,
+    tolerance: int = _TOLERANCE,
 ) -> NDArray[np.uint8]:
-    """Return what is stored under a name for the files as they are now; make it first if it is not there."""
+    """Return what is stored under a name for the files as they are now; make it first if it is not there.
+
+    Args:
+        root: Folder of the cache.
+        which: Start of the file's name.
+        files: The files that the arrays are made from.
+        shape: Shape of all of them together.
+        count: How many there are.
+        make: Returns one of them.
+        take: Returns the place of one among all.
+        tolerance: By how much values from before may differ from those that `make` returns.
+    """
+
+    def store(images: NDArray[np.uint8], position: int) -> None:
+        take(images, position)[...] = make(position)
+
+    def flaw(file: Path) -> str:
+        if reason := _unlike(file, shape):
+            return reason
+        images = map_file(file)
+        for position in random.SystemRandom().sample(range(count), min(_COMPARED, count)):
+            expected = make(position).astype(np.int16)
+            if expected.size and np.abs(take(images, position) - expected).max() > tolerance:
+                return "it holds other pixels than the images"
+        return ""
 
     def write(unfinished: Path) -> None:
         needed = int(np.prod(shape))
@@ -122,7 +157,19 @@ def _stored(
                 f"{free / 1e9:.1f} GB left: set --data.cache false, or a smaller --data.image_size.",
             ) from error
 
-    return map_file(stored_file(root, which, files, ".npy", write))
+    return map_file(stored_file(root, which, files, ".npy", write, flaw))
+
+
+def _unlike(path: Path, shape: tuple[int, ...]) -> str:
+    """Return how a file differs from one of numpy that holds uint8 of a shape, an empty text for not at all."""
+    with open_plain(path) as file:
+        np.lib.format.read_magic(file)
+        found, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+        length = os.fstat(file.fileno()).st_size - file.tell()
+    if (found, fortran_order, dtype) != (shape, False, np.dtype(np.uint8)):
+        return f"it holds {dtype} of shape {found}, not uint8 of shape {shape}"
+    needed = int(np.prod(shape))
+    return "" if length == needed else f"it holds {length:,} bytes of pixels, not {needed:,}"
 
 
 def _reserve(file: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_cv.printable import printable
 from lit_cv.suggest import nearest
 
 __all__ = ["split_classes"]
@@ -58,7 +59,8 @@ def split_classes(
         free = free[: len(free) - count]
     if both := sorted(set(chosen["val"]) & set(chosen["test"])):
         raise ValueError(
-            f"{', '.join(both)}: named for validation and for the test (--data.val_classes, test_classes)."
+            f"{printable(', '.join(both), lines=False)}: named for validation and for the test (--data.val_classes, "
+            "test_classes)."
         )
     chosen["train"] = free
     if not free:
@@ -76,7 +78,7 @@ def _named(held: Held) -> list[str]:
 
 def _known(name: str, units: Sequence[str], split: str, by: str) -> str:
     if name not in units:
-        shown = f"{', '.join(units[:20])}{', ...' if len(units) > 20 else ''}"
+        shown = printable(f"{', '.join(units[:20])}{', ...' if len(units) > 20 else ''}", lines=False)
         raise ValueError(
             f"--data.{split}_classes: there is no {by} {name!r}{nearest(name, units)} The {_plural(by)} are: {shown}."
         )

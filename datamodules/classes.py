@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from datamodules.dataset import ImageDataset
+from lit_cv.printable import printable
 from lit_cv.suggest import nearest
 
 __all__ = ["choose_classes", "class_numbers", "numbers_first", "written_number"]
@@ -62,9 +63,9 @@ def _number(name: int | str, names: Sequence[str]) -> int:
     if name in names:
         return list(names).index(str(name))
     hint = nearest(name, names) if isinstance(name, str) else "."
+    shown = printable(", ".join(names[:20]), lines=False) + (", ..." if len(names) > 20 else "")
     raise ValueError(
-        f"there is no class {name!r} (--data.classes){hint} "
-        f"The {len(names)} classes, counted from 0, are: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}."
+        f"there is no class {name!r} (--data.classes){hint} The {len(names)} classes, counted from 0, are: {shown}."
     )
 
 

@@ -15,6 +15,7 @@ from datamodules.checks import check
 from datamodules.dataset import ImageDataset
 from datamodules.domain_pairs import SOURCE, TARGET, ConvertedDataset, PairDataset, PairSampler
 from datamodules.loader import ResumableLoader
+from lit_cv.printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -257,7 +258,7 @@ def _side_lengths(datamodule: BaseDataModule) -> tuple[int, int]:
 
 
 def _listed(names: list[str]) -> str:
-    return f"{len(names)} ({', '.join(names[:10])}{', ...' if len(names) > 10 else ''})"
+    return f"{len(names)} ({printable(', '.join(names[:10]), lines=False)}{', ...' if len(names) > 10 else ''})"
 
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]

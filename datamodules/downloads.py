@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from lit_cv.printable import printable
+
 __all__ = ["open_set"]
 
 
@@ -17,6 +19,8 @@ def open_set(name: str, folder: Path, download: bool, **arguments: Any) -> Any:
 
     Raises:
         FileNotFoundError: If files are missing and cannot be, or must not be, downloaded.
+        ValueError: If files are there, but are not those of the set.
+        OSError: If the folder holds links to files, through which a download would write.
     """
     import torchvision.datasets
 
@@ -27,7 +31,13 @@ def open_set(name: str, folder: Path, download: bool, **arguments: Any) -> Any:
         missing = f"{name} was not found in {folder.absolute()}"
         if not download:
             raise FileNotFoundError(f"{missing}: set --data.root to its folder, or --data.download true.") from error
+    except Exception as error:  # torchvision checks the sums of most files, but not of all
+        reason = printable(str(error) or type(error).__name__, lines=False)
+        raise ValueError(f"{folder.absolute()} holds broken files of {name} ({reason}): fetch them again.") from error
     before = set(folder.rglob("*")) if folder.is_dir() else set()
+    if links := sorted(path for path in before if path.is_symlink() and not path.is_dir()):
+        shown = printable(str(links[0]), lines=False)
+        raise OSError(f"{missing}, and {shown} is a link, which a download might write through: set --data.root.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return kind(str(folder), download=True, **arguments)

@@ -21,6 +21,7 @@ from datamodules.folder import ImageFolderDataModule
 from datamodules.images import UnreadableImageError
 from datamodules.loader import EpochSampler, ResumableLoader
 from datamodules.memory import channel_statistics
+from lit_cv.printable import printable
 
 __all__ = ["EpisodicDataModule"]
 
@@ -151,8 +152,8 @@ class EpisodicDataModule(L.LightningDataModule):
         whole, other = _pool(self.base), None if self.query_base is None else _pool(self.query_base)
         if other is not None and other.names != whole.names:
             raise ValueError(
-                f"query_base has the classes {', '.join(other.names[:5])}, ..., base has {', '.join(whole.names[:5])}, "
-                "...: give two DataModules with the same classes."
+                f"query_base has the classes {_shown(other.names)}, ..., base has {_shown(whole.names)}, ...: give two "
+                "DataModules with the same classes."
             )
         h = self.hparams
         self.classes = split_classes(whole.names, h["split_by"], h["val_classes"], h["test_classes"], h["split_seed"])
@@ -304,7 +305,7 @@ class EpisodicDataModule(L.LightningDataModule):
         with _named_by_option():
             self._folder.setup()
             if len(self._folder.class_names) < 2:
-                raise ValueError(f"there is only one class ({self._folder.class_names[0]}): give two or more.")
+                raise ValueError(f"there is only one class ({_shown(self._folder.class_names)}): give two or more.")
         self.class_names = self._folder.class_names
 
 
@@ -337,10 +338,14 @@ def _pool(base: BaseDataModule) -> ClassPool:
     return ClassPool.read([dataset for dataset in splits if dataset is not None])
 
 
+def _shown(names: list[str]) -> str:
+    return printable(", ".join(names[:5]), lines=False)
+
+
 def _check_counts(pool: ClassPool, needed: int, split: str) -> None:
     small = np.flatnonzero(pool.counts < needed)
     if len(small):
-        shown = ", ".join(f"{pool.names[c]} ({pool.counts[c]})" for c in small[:5])
+        shown = _shown([f"{pool.names[c]} ({pool.counts[c]})" for c in small[:5]])
         more = f" and {len(small) - 5} more" if len(small) > 5 else ""
         raise ValueError(
             f"an episode takes {needed} images of a class for support and query, but of {split} these have fewer: "

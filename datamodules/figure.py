@@ -7,6 +7,7 @@ import numpy as np
 
 from datamodules.dataset import ImageDataset
 from lit_cv.figures import draw_objects, image_grid, label_titles, object_titles, render, save_png
+from lit_cv.printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,4 +81,4 @@ def summarize(datamodule: "BaseDataModule") -> str:
 
 
 def _few(names: list[str]) -> str:
-    return ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+    return printable(", ".join(names[:10]), lines=False) + (", …" if len(names) > 10 else "")

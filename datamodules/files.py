@@ -20,12 +20,14 @@ from datamodules.inspection import unreadable_files
 from datamodules.loader import Batch
 from datamodules.mapped import MappedDataset
 from datamodules.splits import hold_out
+from lit_cv.printable import printable
 
-__all__ = ["FileDataset", "FilesDataModule"]
+__all__ = ["FileDataset", "FilesDataModule", "some_names"]
 
 log = logging.getLogger("lit_cv")
 
 _SHOWN = 5  # broken files named in a message
+_NAMES = 20  # names that a message lists
 
 
 class FileDataset(ImageDataset):
@@ -145,7 +147,10 @@ class FilesDataModule(BaseDataModule):
         broken = dataset.unreadable()
         if not broken:
             return dataset
-        shown = "\n".join(f"  {path}: {reason}" for path, reason in list(broken.items())[:_SHOWN])
+        shown = "\n".join(
+            f"  {printable(path, lines=False)}: {printable(reason, lines=False)}"
+            for path, reason in list(broken.items())[:_SHOWN]
+        )
         more = f"\n  and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
         log.warning("%d of %d images cannot be read and are left out:\n%s%s", len(broken), len(paths), shown, more)
         if len(broken) == len(paths):
@@ -168,3 +173,10 @@ class FilesDataModule(BaseDataModule):
     def _describe(self, train: ImageDataset) -> None:
         super()._describe(train)
         self.image_size = (self.hparams["image_size"], self.hparams["image_size"])
+
+
+def some_names(names: Sequence[str]) -> str:
+    """Return the first names as a terminal can show them, and how many more there are."""
+    more = len(names) - _NAMES
+    shown = ", ".join(printable(name, lines=False) for name in names[:_NAMES])
+    return shown + (f" and {more} more" if more > 0 else "")

@@ -2,6 +2,7 @@
 
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -10,12 +11,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import Split
 from datamodules.checks import check
-from datamodules.files import FileDataset, FilesDataModule
-from datamodules.images import IMAGE_SUFFIXES
+from datamodules.files import FileDataset, FilesDataModule, some_names
+from lit_cv.image_formats import IMAGE_SUFFIXES
+from lit_cv.printable import printable
 
 __all__ = ["ImageFolderDataModule", "class_folders", "find_images", "image_files"]
 
-_SHOWN = 20  # names that a message lists
+_MOST_VISITS = 100  # times that one folder is listed because of links to it
 _NAMES: dict[str, tuple[str, ...]] = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
@@ -98,24 +100,22 @@ def image_files(folder: Path, root: Path) -> list[str]:
     return sorted(_images(folder, root))
 
 
-def _images(folder: Path, root: Path, outer: tuple[str, ...] = ()) -> Iterator[str]:
+def _images(folder: Path, root: Path, outer: tuple[str, ...] = (), visits: Counter[str] | None = None) -> Iterator[str]:
     """Yield the images below a folder, relative to `root`; a link to a folder around it is not followed."""
-    here = os.path.realpath(folder)
+    here, visits = os.path.realpath(folder), Counter() if visits is None else visits
     if here in outer:
         return
+    visits[here] += 1
+    if visits[here] > _MOST_VISITS:  # links to links: a few folders would have more images than could be listed
+        shown = printable(here, lines=False)
+        raise ValueError(f"{root}: more than {_MOST_VISITS} ways lead over links to {shown}: remove some of them.")
     for entry in os.scandir(folder):
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from _images(Path(entry.path), root, (*outer, here))
+            yield from _images(Path(entry.path), root, (*outer, here), visits)
         elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
             yield Path(entry.path).relative_to(root).as_posix()
-
-
-def _some(names: list[str]) -> str:
-    """Return the first names, and how many more there are."""
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _dataset(
@@ -136,13 +136,15 @@ def _dataset(
         raise FileNotFoundError(f"{folder.absolute()} holds no folders: put the images of each class in one.")
     known = set(names)
     if unknown := [name for name in found if name not in known]:
-        raise ValueError(f"{folder} has classes without training images: {_some(unknown)}. Known are: {_some(names)}.")
+        raise ValueError(
+            f"{folder} has classes without training images: {some_names(unknown)}. Known are: {some_names(names)}."
+        )
     files = {name: image_files(path, root) for name, path in found.items()}
     empty = [name for name in names if not files.get(name)]
     if empty and (classes is None or classes == found):
-        raise ValueError(f"{folder} has class folders without images: {_some(empty)}. Fill or remove them.")
+        raise ValueError(f"{folder} has class folders without images: {some_names(empty)}. Fill or remove them.")
     if empty:
-        rank_zero_warn(f"{folder} has no images of: {_some(empty)}.")
+        rank_zero_warn(f"{folder} has no images of: {some_names(empty)}.")
     paths = [path for name in names for path in files.get(name, [])]
     labels = [label for label, name in enumerate(names) for _ in files.get(name, [])]
     return FileDataset(root, paths, labels, names, channels=data.hparams["channels"])

@@ -24,6 +24,9 @@ __all__ = ["IMAGE_SUFFIXES", "UnreadableImageError", "decode_image", "fit", "rea
 _PNG = b"\x89PNG\r\n\x1a\n"
 _IHDR = b"\0\0\0\rIHDR"  # the chunk that a PNG starts with: its length and name
 _JPEG = b"\xff\xd8\xff"
+_PROGRESSIVE = (0xC2, 0xCA)  # markers of frames whose pixels come in several passes
+_SCAN = b"\xff\xda"
+_MOST_SCANS = 200  # usual are 10
 _GAP = 2  # a JPEG is decoded at a fraction of its size as long as that leaves twice the pixels wanted
 
 
@@ -134,12 +137,12 @@ def _content(path: str | Path) -> bytearray:
         if os.path.islink(path):
             raise UnreadableImageError.of(path, "it is a link to a file that does not exist") from None
         raise
+    found = os.fstat(handle)
+    if reason := why_no_image_file(found):
+        os.close(handle)
+        raise UnreadableImageError.of(path, reason)
     with open(handle, "rb", buffering=0) as file:
-        found = os.fstat(handle)
-        if reason := why_no_image_file(found):
-            raise UnreadableImageError.of(path, reason)
-        data = bytearray(found.st_size)  # torch wants a buffer that it could write to
-        return read_into(data, file)
+        return read_into(bytearray(found.st_size), file)  # torch wants a buffer that it could write to
 
 
 def read_into(data: bytearray, file: IO[bytes]) -> bytearray:
@@ -201,6 +204,7 @@ def _decode(data: bytearray, size: tuple[int, int] | None, channels: int) -> Ten
     declared = _declared_size(data)
     if declared is not None:
         _check_pixels(declared)
+        _check_scans(data)
         if data.startswith(_PNG) or not _is_far_larger(declared, size):
             # PIL may take a file that torchvision refuses, and stands in where torchvision no longer decodes.
             with contextlib.suppress(RuntimeError, ImportError):
@@ -226,6 +230,13 @@ def _check_pixels(declared: tuple[int, int]) -> None:
             f"its header declares {declared[1]} x {declared[0]} pixels, more than {2 * limit:,}: cut it into tiles, or "
             "if it is to be trusted raise PIL.Image.MAX_IMAGE_PIXELS."
         )
+
+
+def _check_scans(data: bytearray) -> None:
+    """Refuse a JPEG that refines its pixels again and again: twenty bytes each time, and a pass over all pixels."""
+    frame = _jpeg_frame(data) if data.startswith(_JPEG) else None
+    if frame is not None and frame[0] in _PROGRESSIVE and (scans := data.count(_SCAN)) > _MOST_SCANS:
+        raise ValueError(f"it has {scans:,} scans, more than {_MOST_SCANS}: save it again.")
 
 
 def _decode_with_torchvision(data: bytearray, channels: int) -> Tensor:
@@ -282,7 +293,13 @@ def _is_far_larger(declared: tuple[int, int], size: tuple[int, int] | None) -> b
 
 
 def _jpeg_size(data: bytearray) -> tuple[int, int] | None:
-    """Return height and width from a JPEG's frame header, `None` where it has none.
+    """Return height and width of a JPEG, `None` where it has no frame header."""
+    frame = _jpeg_frame(data)
+    return None if frame is None else frame[1:]
+
+
+def _jpeg_frame(data: bytearray) -> tuple[int, int, int] | None:
+    """Return marker, height and width from a JPEG's frame header, `None` where it has none.
 
     Markers are looked for as libjpeg does, which skips stray bytes before them.
     """
@@ -295,7 +312,7 @@ def _jpeg_size(data: bytearray) -> tuple[int, int] | None:
         marker = data[at]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack(">HH", data[at + 4 : at + 8])
-            return height, width
+            return marker, height, width
         if marker in (0xD9, 0xDA):  # the end of the image, or its pixels
             return None
         if marker == 0x00 or marker == 0x01 or 0xD0 <= marker <= 0xD7:  # without a length

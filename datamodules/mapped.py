@@ -34,9 +34,9 @@ def map_file(file: Path) -> NDArray[np.uint8]:
     Args:
         file: A file in numpy's format.
     """
-    array = np.load(file, mmap_mode="r").view(_MappedArray)
+    array = np.lib.format.open_memmap(file, mode="r").view(_MappedArray)
     array.file = file
-    return array  # type: ignore[no-any-return]
+    return array
 
 
 def announce(array: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:

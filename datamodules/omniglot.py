@@ -8,6 +8,7 @@ from datamodules.base import Split
 from datamodules.downloads import open_set
 from datamodules.files import FileDataset, FilesDataModule
 from datamodules.folder import class_folders, image_files
+from lit_cv.printable import printable
 from lit_cv.suggest import nearest
 
 __all__ = ["OmniglotDataModule"]
@@ -99,6 +100,6 @@ def _of_alphabets(classes: dict[str, Path], alphabets: Sequence[str]) -> dict[st
         if alphabet not in known:
             raise ValueError(
                 f"there is no alphabet {alphabet!r} (--data.alphabets){nearest(alphabet, known)} "
-                f"There are: {', '.join(known)}."
+                f"There are: {printable(', '.join(known), lines=False)}."
             )
     return {name: path for name, path in classes.items() if name.partition("/")[0] in alphabets}

@@ -3,33 +3,68 @@
 import contextlib
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+import stat
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-__all__ = ["DECODER_VERSION", "cache_folder", "digest", "fingerprint", "stored_file"]
+from lit_cv.atomic_files import atomic_write, owned_folder, remove_unfinished
+from lit_cv.file_lock import FileLock
+from lit_cv.printable import printable
+
+__all__ = [
+    "DECODER_VERSION",
+    "cache_folder",
+    "digest",
+    "fingerprint",
+    "open_plain",
+    "proven",
+    "remember",
+    "stored_file",
+]
+
+log = logging.getLogger("lit_cv")
 
 DECODER_VERSION = 1
 """Raise it when `read_image` gives other pixels."""
 
 _FOLDER = ".lit_cv_cache"
+_LOCK = "lock"
+_proven: dict[tuple[str, int], tuple[int, ...]] = {}  # files that this process wrote or checked, as they were then
+_refused: set[str] = set()  # folders that a warning has named
 
 
 def cache_folder(root: Path) -> Path:
-    """Return the folder of the cache, made if it is missing: in `root`, or if that is read-only, the user's."""
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    named = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+    """Return the folder of the cache, made if it is missing: in `root`, or if that is read-only, the user's.
+
+    A folder that is a link, or whose lock is one, is not used: what is written there would be written elsewhere.
+    """
+    user = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    named = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
     for folder in (root / _FOLDER, user / "lit_cv" / named):
         with contextlib.suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-            if os.access(folder, os.W_OK):
+            if _is_link(folder) or _is_link(folder / _LOCK):
+                _warn_of_link(folder)
+                continue
+            lock = owned_folder(folder) / _LOCK
+            if os.access(folder, os.W_OK) and (not lock.exists() or os.access(lock, os.W_OK)):
                 return folder
-    raise PermissionError(f"neither {root} nor {user} can be written to: set --data.cache false.")
+    raise PermissionError(f"neither {_shown(root)} nor {_shown(user)} can be written to: set --data.cache false.")
 
 
-def stored_file(root: Path, which: str, files: Sequence[str], suffix: str, write: Callable[[Path], None]) -> Path:
+def stored_file(
+    root: Path,
+    which: str,
+    files: Sequence[str],
+    suffix: str,
+    write: Callable[[Path], None],
+    flaw: Callable[[Path], str],
+) -> Path:
     """Return the file that keeps something about other files as they are now; make it first if it is not there.
+
+    A file that has lain there is checked once a process, and made again if it does not hold what it should.
 
     Args:
         root: Folder that the files are relative to, where the cache lies.
@@ -37,27 +72,57 @@ def stored_file(root: Path, which: str, files: Sequence[str], suffix: str, write
         files: The files that it was found out from.
         suffix: End of the file's name.
         write: Writes it to the path that it is given.
+        flaw: Returns what is wrong with the file at a path, an empty text for nothing; called if it is a plain file.
+
+    Raises:
+        OSError: If it cannot be written.
     """
     folder = cache_folder(root)
     file = folder / f"{which}-{_state(root, files)}{suffix}"
-    if file.is_file():
+    before = _identity(file)
+    reason = _flaw(file, flaw)
+    if reason == "":
         return file
-    with _lock(folder / "lock") as alone:
-        if file.is_file():
+    with FileLock(folder / _LOCK) as lock:
+        lock.acquire(wait=True)
+        if _identity(file) not in (None, before):  # another rank has made it in the meantime
+            remember(file)
             return file
-        for interrupted in folder.glob(f".{which}-*") if alone else ():
-            interrupted.unlink(missing_ok=True)
-        unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-        try:
-            write(unfinished)
-            os.replace(unfinished, file)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        if reason:
+            log.warning("The cache file %s is made again: %s.", _shown(file), printable(reason, lines=False))
+        remove_unfinished(folder)
+        _write(file, write)
+        remember(file)
         for old in folder.glob(f"{which}-*{suffix}"):
             if old != file:
                 with contextlib.suppress(OSError):
                     old.unlink()
     return file
+
+
+def open_plain(path: Path) -> IO[bytes]:
+    """Open a file for reading that is not a link, a pipe or a device, which a stranger's folder may hold.
+
+    Raises:
+        OSError: If it is one of those, or cannot be opened.
+    """
+    flags = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
+    handle = os.open(path, os.O_RDONLY | sum(flags))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(f"{_shown(path)} is not a plain file: remove it.")
+    return os.fdopen(handle, "rb")
+
+
+def remember(file: Path, part: int = 0) -> None:
+    """Note that this process has written or checked a file, or a part of it, which is not checked again as it is."""
+    if (identity := _identity(file)) is not None:
+        _proven[os.fspath(file), part] = identity
+
+
+def proven(file: Path, part: int = 0) -> bool:
+    """Return whether this process has written or checked a file, or a part of it, as it is now."""
+    return (identity := _identity(file)) is not None and _proven.get((os.fspath(file), part)) == identity
 
 
 def fingerprint(root: Path, path: str) -> list[Any]:
@@ -83,14 +148,64 @@ def _state(root: Path, files: Sequence[str]) -> str:
     return digest.hexdigest()[:20]
 
 
-@contextlib.contextmanager
-def _lock(file: Path) -> Iterator[bool]:
-    """Hold a lock that ends with the process, and tell whether there is one: not every system has them."""
-    with open(file, "w", encoding="utf-8") as handle:
-        locked = False
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
+def _identity(file: Path) -> tuple[int, ...] | None:
+    """Return what tells a file from one that takes its place, `None` where there is no plain file."""
+    try:
+        found = os.lstat(file)
+    except OSError:
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            locked = True
-        yield locked
+
+def _flaw(file: Path, flaw: Callable[[Path], str]) -> str | None:
+    """Return what is wrong with a file, an empty text for nothing, `None` where there is no file."""
+    if not os.path.lexists(file):
+        return None
+    if proven(file):
+        return ""
+    if _identity(file) is None:
+        return "it is a link, or no file"
+    try:
+        reason = flaw(file)
+    except Exception as error:  # whatever reading a broken file raises
+        reason = f"it is broken ({type(error).__name__})"
+    if not reason:
+        remember(file)
+    return reason
+
+
+def _write(file: Path, write: Callable[[Path], None]) -> None:
+    """Write a file in one step; what `write` raises is raised as it is, such as the name of an unreadable image."""
+    failure: Exception | None = None
+    try:
+        with atomic_write(file, "the cache file") as part:
+            try:
+                write(part)
+            except Exception as error:
+                failure = error
+                raise
+    except Exception:
+        if failure is not None:
+            raise failure from failure.__cause__
+        raise
+
+
+def _is_link(path: Path) -> bool:
+    """Return whether there is something at a path that is neither a folder nor a plain file."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISDIR(mode) or stat.S_ISREG(mode))
+
+
+def _warn_of_link(folder: Path) -> None:
+    if os.fspath(folder) not in _refused:
+        _refused.add(os.fspath(folder))
+        log.warning("%s is a link or holds one, and is not used as a cache: remove it.", _shown(folder))
+
+
+def _shown(path: Path) -> str:
+    return printable(str(path), lines=False)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,12 +16,13 @@ from datamodules.base import Split
 from datamodules.cache import cached_images
 from datamodules.checks import check
 from datamodules.classes import numbers_first
-from datamodules.files import FileDataset, FilesDataModule
-from datamodules.images import UnreadableImageError, decode_image
+from datamodules.files import FileDataset, FilesDataModule, some_names
+from datamodules.images import UnreadableImageError, decode_image, read_into
 from datamodules.inspection import inspected
-from datamodules.shard_index import COMPRESSED, ShardIndex, index_shards
+from datamodules.shard_index import COMPRESSED, MOST_IMAGE, SPARSE, ShardIndex, index_shards
 from lit_cv.annotations.layout import split_in
 from lit_cv.annotations.masks import mask_class_names
+from lit_cv.printable import printable
 from lit_cv.suggest import nearest
 
 __all__ = ["ShardDataset", "WebDatasetDataModule"]
@@ -28,6 +30,7 @@ __all__ = ["ShardDataset", "WebDatasetDataModule"]
 log = logging.getLogger("lit_cv")
 
 _CHECK_SIZE = 32  # pixels that an image is read at to see whether it can be
+_COMPARED = 4  # images of a tar file that are decoded again, to compare them with notes from before
 _SHOWN = 5  # samples named in a message
 
 
@@ -71,19 +74,32 @@ class ShardDataset(FileDataset):
         """Return the names of the samples that cannot be decoded, each with the reason."""
 
         def look(shard: str) -> dict[str, str]:
-            reasons = {}
-            inside = (self.index.shard == self.shards.index(shard)) & (self.index.offset >= 0)
-            for row in np.flatnonzero(inside).tolist():
-                try:
-                    self._decode(row, _CHECK_SIZE)
-                except UnreadableImageError as error:
-                    reasons[self.paths[row]] = str(error).rpartition(f"{self.paths[row]}: ")[2]
-            return reasons
+            return {self.paths[row]: reason for row in self._images_in(shard) if (reason := self._flaw(row))}
+
+        def agrees(shard: str, reasons: dict[str, str]) -> bool:
+            rows = self._images_in(shard)
+            draw = random.SystemRandom().sample
+            broken = [row for row in rows if self.paths[row] in reasons]
+            chosen = [*draw(rows, min(_COMPARED, len(rows))), *draw(broken, min(_COMPARED, len(broken)))]
+            return all(bool(self._flaw(row)) == (self.paths[row] in reasons) for row in chosen)
 
         shards = self._chosen_shards()
-        found = inspected(self.root, shards, f"checked_shards_{self.index.image_field}", look, "Checking images")
+        name = f"checked_shards_{self.index.image_field}"
+        found = inspected(self.root, shards, name, look, "Checking images", _are_reasons, agrees)
         mine = set(self.chosen_paths())
         return {name: reason for part in found for name, reason in part.items() if name in mine}
+
+    def _images_in(self, shard: str) -> list[int]:
+        inside = (self.index.shard == self.shards.index(shard)) & (self.index.offset >= 0)
+        return np.flatnonzero(inside).tolist()
+
+    def _flaw(self, row: int) -> str:
+        """Return why an image cannot be decoded, an empty text if it can."""
+        try:
+            self._decode(row, _CHECK_SIZE)
+        except UnreadableImageError as error:
+            return error.reason
+        return ""
 
     def _chosen_shards(self) -> list[str]:
         return [self.shards[number] for number in np.unique(self.index.shard[self.rows]).tolist()]
@@ -91,14 +107,18 @@ class ShardDataset(FileDataset):
     def _decode(self, row: int, size: int) -> Tensor:
         shard = int(self.index.shard[row])
         path = self.root / self.shards[shard]
+        name = f"{self.root}/{self.paths[row]}"
         with open(path, "rb", buffering=0) as file:
             state = os.fstat(file.fileno())
             if [state.st_size, state.st_mtime_ns] != self.index.states[shard].tolist():
                 raise OSError(f"{path} has changed since the run has started: start it again.")
+            length = int(self.index.size[row])
+            if length == SPARSE or length > MOST_IMAGE:
+                claim = "is stored with holes" if length == SPARSE else f"claims {length:,} bytes"
+                raise UnreadableImageError.of(name, f"its entry in the tar file {claim}: write it again")
             file.seek(int(self.index.offset[row]))
-            data = bytearray(int(self.index.size[row]))
-            file.readinto(data)
-        return decode_image(data, f"{self.root}/{self.paths[row]}", size, self.channels)
+            data = read_into(bytearray(length), file)
+        return decode_image(data, name, size, self.channels)
 
 
 class WebDatasetDataModule(FilesDataModule):
@@ -171,7 +191,8 @@ class WebDatasetDataModule(FilesDataModule):
             lacking = rows[found[rows] < 0]
             if not len(lacking):
                 continue
-            shown = ", ".join(index.names[row] for row in lacking[:_SHOWN]) + (", ..." if len(lacking) > _SHOWN else "")
+            shown = ", ".join(printable(index.names[row], lines=False) for row in lacking[:_SHOWN])
+            shown += ", ..." if len(lacking) > _SHOWN else ""
             said = f"{len(lacking):,} of {len(rows):,} samples have no {what}: {shown}"
             if self.hparams["on_error"] == "raise":
                 options = {
@@ -182,6 +203,10 @@ class WebDatasetDataModule(FilesDataModule):
             log.warning("%s. They are left out.", said)
             rows = rows[found[rows] >= 0]
         return rows
+
+
+def _are_reasons(found: object) -> bool:
+    return isinstance(found, dict) and all(isinstance(reason, str) for reason in found.values())
 
 
 def _find_shards(root: Path) -> list[str]:
@@ -230,5 +255,5 @@ def _classes(root: Path, index: ShardIndex, rows: dict[str, NDArray[np.int64]]) 
             hint = nearest(unknown[0], names)
             raise ValueError(f"{root / 'classes.txt'} has no class {unknown[0]!r}, a label of {split}{hint}")
         if unknown:
-            raise ValueError(f"the {split} samples have classes without training images: {', '.join(unknown)}.")
+            raise ValueError(f"the {split} samples have classes without training images: {some_names(unknown)}.")
     return names, torch.tensor([*(number.get(text, -1) for text in index.texts), -1])

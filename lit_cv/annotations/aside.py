@@ -12,7 +12,7 @@ from pathlib import Path
 from lit_cv.file_lock import FileLock
 from lit_cv.printable import printable
 
-__all__ = ["remove_dead", "written_aside"]
+__all__ = ["innermost", "remove_dead", "written_aside"]
 
 _END = ".unfinished"
 _LOCK = ".part"
@@ -95,9 +95,14 @@ def _appear(aside: Path, target: Path, first: Collection[str]) -> None:
         shutil.move(entry, target / entry.name)
 
 
+def innermost(error: OSError) -> OSError:
+    """Return the system's own error behind one that says what was not written."""
+    return innermost(error.__cause__) if isinstance(error.__cause__, OSError) else error
+
+
 def _nothing_written(error: OSError, target: Path, aside: Path) -> OSError:
-    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-    reason = os.strerror(cause.errno) if cause.errno else str(cause)
+    cause = innermost(error)
+    reason = cause.strerror or str(cause)
     if cause.errno in _FULL:
         hint = ": free some space, or write elsewhere (--out)."
     elif cause.errno in _CLOSED:

@@ -11,6 +11,7 @@ from lit_cv.annotations.reading import file_cell, read_rows
 from lit_cv.annotations.records import AnnotatedImage, AnnotationSet, Problems
 from lit_cv.annotations.sizes import SizesOf, file_sizes
 from lit_cv.atomic_files import write_text
+from lit_cv.printable import printable
 from lit_cv.spreadsheet import unescape_formula
 
 __all__ = ["find_table", "read_folders", "read_table", "write_table"]
@@ -82,7 +83,7 @@ def read_table(path: Path, problems: Problems, sizes: SizesOf = file_sizes) -> d
     """
     rows = read_rows(path, files=("path",))
     if not rows or not {"path", "label"} <= rows[0].keys():
-        raise ValueError(f"{path} needs the columns path and label.")
+        raise ValueError(f"{printable(str(path), lines=False)} needs the columns path and label.")
     named = {name: split for split, names in SPLITS.items() for name in names}
     sets: dict[str, AnnotationSet] = {}
     seen: set[str] = set()

@@ -38,9 +38,8 @@ def find_coco_files(root: Path) -> dict[str, Path]:
     for path in files:
         split = split_in(path.stem) or (split_in(path.parent.name) if path.parent != root else None) or "all"
         if split in found:
-            raise ValueError(
-                f"{found[split]} and {path} are both annotations of {split!r}: say which to take (--data.annotations)."
-            )
+            both = printable(f"{found[split]} and {path}", lines=False)
+            raise ValueError(f"{both} are both annotations of {split!r}: say which to take (--data.annotations).")
         found[split] = path
     return found if "train" not in found else {split: path for split, path in found.items() if split != "all"}
 

@@ -11,7 +11,7 @@ from lit_cv.annotations.aside import remove_dead, written_aside
 from lit_cv.annotations.classes import find_table, read_folders, read_table, write_table
 from lit_cv.annotations.formats import WRITERS, Format, find_format, read_annotations
 from lit_cv.annotations.layout import leads_out, paths_by_split
-from lit_cv.annotations.reading import is_file
+from lit_cv.annotations.reading import is_file, open_plain
 from lit_cv.annotations.records import AnnotationSet, Problems
 from lit_cv.annotations.voc import voc_lacks
 from lit_cv.annotations.yolo import keeps_outlines
@@ -142,6 +142,7 @@ def place_images(places: Mapping[Path, Path], how: Placing) -> None:
     for new, old in places.items() if how != "none" else ():
         new.parent.mkdir(parents=True, exist_ok=True)
         if not (how == "link" and _linked(old, new)):
+            open_plain(old).close()  # a link may lead to a device that has no end
             with atomic_write(new, "the image", sync=False) as part:
                 shutil.copyfile(old, part)
 
@@ -189,9 +190,8 @@ def _check_names(sets: Mapping[str, AnnotationSet], to: str) -> None:
     classes = {name for part in sets.values() for name in (*part.categories, *part.mask_classes)}
     classes |= {image.label for part in sets.values() for image in part.images if image.label}
     if to == "voc":
-        listed = {image.name for split, part in sets.items() if split != "all" for image in part.images}
         files = {image.name for part in sets.values() for image in part.images}
-        wrong = [name for name in files | classes if voc_lacks(name)] + [name for name in listed if "\n" in name]
+        wrong = [name for name in files | classes if voc_lacks(name)]
     elif to == "masks":
         wrong = [name for name in classes if not _is_text(name) or "\n" in name]
     else:

@@ -3,6 +3,7 @@
 import logging
 import secrets
 from collections.abc import Mapping, Sequence, Sized
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -10,6 +11,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from lit_cv.annotations.aside import innermost, remove_dead, written_aside
 from lit_cv.annotations.layout import inside
 from lit_cv.annotations.voc import voc_lacks
 from lit_cv.atomic_files import atomic_write, describe_path, next_free_path, owned_folder
@@ -117,6 +119,8 @@ class PredictionWriter(L.Callback):
             _check_voc(trainer)
         self._drafts: Path
         drafts = next_free_path(self.folder / _DRAFTS)
+        if trainer.is_global_zero:
+            remove_dead(drafts)
         self._drafts, self._token = trainer.strategy.broadcast((drafts, secrets.token_hex(8)))
 
     def on_predict_batch_end(
@@ -204,7 +208,7 @@ class PredictionWriter(L.Callback):
         return " and ".join(kept)
 
     def _incomplete(self, trainer: L.Trainer, error: OSError) -> OSError:
-        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        cause = innermost(error)
         reason = printable(cause.strerror or str(cause), lines=False)
         kept, self._told = self._kept(trainer), True
         return OSError(
@@ -298,14 +302,16 @@ class PredictionWriter(L.Callback):
         data = getattr(trainer, "datamodule", None)
         images = Path(getattr(getattr(trainer.predict_dataloaders, "dataset", None), "root", "."))
         unsure_first = self.order != "dataset"
-        owned_folder(self._drafts)
         if boxes:
             least = _LEAST if self.threshold is None else self.threshold
             names = _names(trainer, [part[0] for part in boxes])
             classes = list(getattr(data, "box_classes", None) or [])
-            count, objects = self._boxes.write(
-                boxes, names, images, classes, self._drafts, self.format, least, unsure_first, self._shown
-            )
+            # Without masks, which are written as they come, the folder appears when it is complete.
+            place = nullcontext(owned_folder(self._drafts)) if masks else written_aside(self._drafts)
+            with place as folder:
+                count, objects = self._boxes.write(
+                    boxes, names, images, classes, folder, self.format, least, unsure_first, self._shown
+                )
             where = _said(self._drafts, self.folder / _DRAFTS)
             log.info("%d boxes in %d images, from a score of %g on: %s", objects, count, least, where)
         if masks:

@@ -8,7 +8,7 @@ __all__ = ["escape_markdown"]
 
 # An underscore within a word is text in Markdown.
 _SPECIAL = re.compile(r"[\\`*\[\]<>|&#$~!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
-_OPENS_BLOCK = re.compile(r"^(\d*)([-+=.)])")
+_OPENS_BLOCK = re.compile(r"^(\d+(?=[.)](?:\s|$))|(?=[-+=](?:[-+=\s]|$)))")
 
 
 def escape_markdown(text: str) -> str:
@@ -19,4 +19,4 @@ def escape_markdown(text: str) -> str:
         ('a\\|b \\<b\\> \\*c\\* val_acc', '\\- \\[x\\](y)')
     """
     text = _SPECIAL.sub(r"\\\g<0>", printable(text, lines=False))
-    return _OPENS_BLOCK.sub(r"\1\\\2", text)
+    return _OPENS_BLOCK.sub(r"\1\\", text)

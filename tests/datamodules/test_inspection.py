@@ -40,6 +40,6 @@ def test_what_is_remembered_may_not_be_written(
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     assert unreadable_files(*images) == {}
     assert "is not kept: [Errno 28]" in caplog.text

@@ -1,0 +1,318 @@
+import io
+import os
+import resource
+import struct
+import subprocess
+import sys
+import tarfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules import ImageFolderDataModule, UnreadableImageError, WebDatasetDataModule, images, read_image
+from datamodules.folder import find_images
+from datamodules.inspection import unreadable_files
+from lit_cv.annotations import file_size
+from lit_cv.image_formats import IMAGE_SUFFIXES
+
+RGB = np.asarray(
+    Image.fromarray(np.random.RandomState(0).randint(0, 256, (5, 7, 3)).astype(np.uint8)).resize((70, 50), 3)
+)
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 70 50\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def encoded(kind: str, **options: object) -> bytearray:
+    content = io.BytesIO()
+    Image.fromarray(RGB).save(content, kind, **options)
+    return bytearray(content.getvalue())
+
+
+@pytest.fixture
+def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that a false Ghostscript, the first on the path, makes when it is started."""
+    marker, programs = tmp_path / "marker", tmp_path / "programs"
+    programs.mkdir()
+    for name in ("gs", "gswin32c", "gswin64c"):
+        (programs / name).write_text(f"#!/bin/sh\ntouch '{marker}'\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # it is looked for once
+    return marker
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the false program is a shell script")
+def test_no_image_starts_a_program(tmp_path: Path, marker: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    names = [f"a{suffix}" for suffix in sorted(IMAGE_SUFFIXES)]
+    for name in names:
+        (folder / name).write_bytes(EPS)
+        with pytest.raises(UnreadableImageError, match="it is no image"):
+            read_image(folder / name, 8)
+        assert file_size(folder / name) == "the file is no image"
+    assert sorted(unreadable_files(folder, names)) == names
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    with tarfile.open(shards / "train-0.tar", "w") as tar:
+        for name, content in (("0.jpg", EPS), ("0.cls", b"0"), ("1.png", bytes(encoded("PNG"))), ("1.cls", b"0")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    data = WebDatasetDataModule(str(shards), image_size=8, val_fraction=0.0, on_error="skip")
+    data.prepare_data()
+    assert len(data.train_dataset) == 1
+    assert not marker.exists()
+    with Image.open(folder / "a.jpg") as image, pytest.raises(Exception):  # noqa: B017, PT011 - the marker is what counts
+        image.load()
+    assert marker.exists()  # which is what every image of PIL's would do
+
+
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+def test_every_format_of_the_list_is_read(tmp_path: Path, suffix: str) -> None:
+    kinds = {
+        ".jpe": "JPEG", ".jfif": "JPEG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF",
+        ".pgm": "PPM", ".pbm": "PPM", ".pnm": "PPM", ".jp2": "JPEG2000",
+    }  # fmt: skip
+    image = Image.fromarray(RGB).convert({".pgm": "L", ".pbm": "1"}.get(suffix, "RGB"))
+    image.save(tmp_path / f"a{suffix}", kinds.get(suffix, suffix[1:].upper()))
+    found = read_image(tmp_path / f"a{suffix}", channels=1).float()
+    assert (found - np.asarray(image.convert("L"), np.float32)).abs().mean() < 12
+    assert file_size(tmp_path / f"a{suffix}") == (50, 70)
+
+
+def test_an_mpo_of_two_images_is_read(tmp_path: Path) -> None:
+    first, second = Image.fromarray(RGB), Image.fromarray(RGB[::-1])
+    first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.format == "MPO"
+    assert (read_image(tmp_path / "a.jpg").float() - RGB.transpose(2, 0, 1)).abs().mean() < 12
+    assert file_size(tmp_path / "a.jpg") == (50, 70)
+
+
+def with_size(content: bytearray, before: bytes, skipped: int, form: str, side: int = 60_000) -> bytes:
+    """Write another width and height into a header, so many bytes behind a mark."""
+    at = content.index(before) + skipped
+    new = struct.pack(form, side, side)
+    return bytes(content[:at] + new + content[at + len(new) :])
+
+
+def jpeg_bomb(inserted: bytes, **options: object) -> bytes:
+    """A JPEG of 400 megapixels by its header, with bytes that libjpeg skips before it."""
+    content = encoded("JPEG", **options)
+    mark = b"\xff\xc2" if options else b"\xff\xc0"
+    at = content.index(mark)
+    return with_size(content[:at] + inserted + content[at:], mark, 5, ">HH", 20_000)
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_bomb() -> bytes:
+    """A PNG whose header is not its first chunk, as it has to be."""
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    first = png_chunk(b"tEXt", b"a\0bcdefg")
+    return b"\x89PNG\r\n\x1a\n" + first + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(bytes(1000)))
+
+
+def tiff_bomb() -> bytes:
+    content = encoded("TIFF")
+    for tag in (256, 257):
+        at = max(content.find(struct.pack("<HH", tag, kind)) for kind in (3, 4))
+        content[at : at + 12] = struct.pack("<HHII", tag, 4, 1, 60_000)
+    return bytes(content)
+
+
+def webp_bomb() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    content = encoded("WEBP", exif=exif)
+    at = content.index(b"VP8X") + 12
+    return bytes(content[:at] + 2 * (59_999).to_bytes(3, "little") + content[at + 6 :])
+
+
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "stray.jpg": lambda: jpeg_bomb(b"stray bytes"),
+    "stuffed.jpg": lambda: jpeg_bomb(b"\xff\x00\xff\xff"),
+    "after_a_restart.jpg": lambda: jpeg_bomb(b"\xff\xd0\xff\x01a"),
+    "progressive.jpg": lambda: jpeg_bomb(b"", progressive=True),
+    "late.png": png_bomb,
+    "frame.gif": lambda: with_size(encoded("GIF"), b",\0\0\0\0", 5, "<HH"),
+    "screen.gif": lambda: with_size(encoded("GIF"), b"GIF8", 6, "<HH"),
+    "a.bmp": lambda: with_size(encoded("BMP"), b"BM", 18, "<ii"),
+    "a.tga": lambda: with_size(encoded("TGA"), b"\0\0", 12, "<HH"),
+    "a.ppm": lambda: b"P6 60000 60000 255\n" + bytes(100),
+    "a.pbm": lambda: b"P4 600000 600000\n" + bytes(100),
+    "a.tif": tiff_bomb,
+    "a.webp": webp_bomb,
+    "lossless.webp": lambda: with_size(encoded("WEBP", lossless=True), b"VP8L", 9, "<HH", 0x3FFF),
+    "a.avif": lambda: with_size(encoded("AVIF"), b"ispe", 8, ">II"),
+    "box.jp2": lambda: with_size(encoded("JPEG2000"), b"ihdr", 4, ">II"),
+    "stream.jp2": lambda: with_size(encoded("JPEG2000"), b"\xff\x51", 6, ">II"),
+    "tile.jp2": lambda: with_size(encoded("JPEG2000"), b"\xff\x51", 22, ">II"),
+}
+
+READ_ALL = """
+import resource, sys
+from pathlib import Path
+from datamodules import UnreadableImageError, read_image
+from lit_cv.annotations import file_size
+read_image(Path(sys.argv[1]) / "good.jpg", 8), read_image(Path(sys.argv[1]) / "good.webp", 8)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    for size in (None, 32):
+        try:
+            found = tuple(read_image(path, size).shape)
+        except UnreadableImageError as error:
+            found = "refused"
+        print(path.name, found, file_size(path))
+print("kilobytes", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured as Linux does")
+def test_bombs_are_refused_before_they_take_memory(tmp_path: Path) -> None:
+    for name, make in BOMBS.items():
+        (tmp_path / name).write_bytes(make())
+    (tmp_path / "good.jpg").write_bytes(encoded("JPEG"))
+    (tmp_path / "good.webp").write_bytes(encoded("WEBP"))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", READ_ALL, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (100, 100)),
+    )
+    assert done.returncode == 0, done.stderr
+    *lines, last = done.stdout.splitlines()
+    accepted = {line.split()[0] for line in lines if " refused " not in line}
+    assert accepted == {"good.jpg", "good.webp", "tile.jp2"}  # a tile may be larger than its image
+    assert int(last.split()[1]) < 100_000
+
+
+def test_a_png_whose_header_is_not_first_is_none_of_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_decode_with_torchvision", lambda *arguments: pytest.fail("torchvision decodes it"))
+    content = png_bomb().replace(b"a\0bcdefg", struct.pack(">II", 7, 5))  # what stands where the size usually does
+    with pytest.raises(UnreadableImageError, match="3600000000 pixels"):
+        images.decode_image(bytearray(content), "a.png")
+
+
+def test_a_jpeg_that_refines_its_pixels_again_and_again_is_refused() -> None:
+    content = encoded("JPEG", progressive=True)
+    last = content[content.rindex(b"\xff\xda") : -2]
+    assert images.decode_image(content, "a.jpg").shape == (3, 50, 70)
+    with pytest.raises(UnreadableImageError, match=r"a\.jpg: it has 1,0\d\d scans, more than 200"):
+        images.decode_image(content[:-2] + 1000 * last + content[-2:], "a.jpg")
+
+
+def test_the_size_of_a_jpeg_is_found_as_libjpeg_finds_it() -> None:
+    for inserted in (b"", b"stray", b"\0\xff\0", b"\xff\xff\xff", b"\xff\xd7", b"\xff\x01", b"\xff\xfe\0\x04\xff\xc0"):
+        content = encoded("JPEG")
+        at = content.index(b"\xff\xc0")
+        content = content[:at] + inserted + content[at:]
+        assert images._jpeg_size(content) == (50, 70)
+        assert images.decode_image(content, "a.jpg").shape == (3, 50, 70)
+    assert images._jpeg_size(bytearray(b"\xff\xd8\xff\xda\0\x04\xff\xc0\0\x0b\x08\xff\xff\xff\xff\x01\x01")) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a pipe")
+def test_what_is_no_plain_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "device.jpg").symlink_to("/dev/zero")
+    (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    Image.fromarray(RGB).save(tmp_path / "good.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "good.png")
+    reasons = {
+        "pipe.jpg": "a pipe, a device or a socket",
+        "device.jpg": "a pipe, a device or a socket",
+        "dangling.jpg": "a link to a file that does not exist",
+        "folder.jpg": "it is a folder",
+    }
+    for name, reason in reasons.items():
+        with pytest.raises(UnreadableImageError, match=f"{name}: .*{reason}"):
+            read_image(tmp_path / name)
+        assert isinstance(file_size(tmp_path / name), str)
+    names = find_images(tmp_path)
+    assert names == ["dangling.jpg", "device.jpg", "good.png", "link.png", "pipe.jpg"]
+    broken = unreadable_files(tmp_path, names)
+    assert sorted(broken) == ["dangling.jpg", "device.jpg", "pipe.jpg"]
+
+
+def test_a_file_of_absurd_size_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with open(tmp_path / "x.jpg", "wb") as file:
+        file.truncate(200 << 30)
+    for read in (read_image, images.read_whole):
+        with pytest.raises(
+            UnreadableImageError, match=r"x\.jpg: it has 214,748,364,800 bytes, more than 2,147,483,648"
+        ):
+            read(tmp_path / "x.jpg")
+    assert "bytes, more than" in str(file_size(tmp_path / "x.jpg"))
+
+
+def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.jpg").write_bytes(encoded("JPEG")[:400])
+    real = os.fstat
+    monkeypatch.setattr(os, "fstat", lambda handle: os.stat_result((*real(handle)[:6], 4000, *real(handle)[7:])))
+    with pytest.raises(UnreadableImageError, match=r"x\.jpg: "):
+        read_image(tmp_path / "x.jpg")
+
+
+def test_names_reach_no_terminal_as_they_stand(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    evil = "\x1b[2J\u202e"
+    for label in (f"a{evil}", f"b{evil}"):
+        (tmp_path / label).mkdir()
+        for number in range(4):
+            Image.fromarray(RGB).save(tmp_path / label / f"{number}{evil}.png")
+    (tmp_path / f"a{evil}" / f"0{evil}.png").write_bytes(b"nothing")
+    data = ImageFolderDataModule(str(tmp_path), image_size=8, on_error="skip", val_fraction=0.0, test_fraction=0.0)
+    data.prepare_data()
+    assert "1 of 8 images cannot be read" in caplog.text
+    data = ImageFolderDataModule(str(tmp_path), image_size=8, classes=["c"])
+    with pytest.raises(ValueError, match="there is no class 'c'") as unknown:
+        data.setup()
+    with pytest.raises(UnreadableImageError) as unreadable:
+        read_image(tmp_path / f"a{evil}" / f"0{evil}.png")
+    (tmp_path / f"c{evil}").mkdir()
+    with pytest.raises(ValueError, match="class folders without images") as empty:
+        ImageFolderDataModule(str(tmp_path)).setup()
+    for text in (caplog.text, *(str(e.value) for e in (unknown, unreadable, empty))):
+        assert not set(text) & set(evil) - set("[2J")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of other systems are text")
+@pytest.mark.parametrize("options", [{}, {"cache": True}, {"on_error": "skip"}])
+def test_names_that_are_no_utf_8(tmp_path: Path, options: dict[str, object]) -> None:
+    root = tmp_path / os.fsdecode(b"r\xff")
+    for label in (b"a\xe4", b"b\xf6"):
+        (root / os.fsdecode(label)).mkdir(parents=True)
+        for number in range(6):
+            Image.fromarray(RGB).save(root / os.fsdecode(label) / os.fsdecode(b"%d\xfc.png" % number))
+    for _ in range(2):
+        data = ImageFolderDataModule(str(root), image_size=8, num_workers=0, **options)  # type: ignore[arg-type]
+        data.prepare_data()
+        data.setup()
+        assert sum(len(part or ()) for part in (data.train_dataset, data.val_dataset, data.test_dataset)) == 12
+        assert data.train_dataset[0]["image"].shape == (3, 8, 8)
+        assert os.fsencode(data.train_dataset.sample_name(0)).startswith(b"a\xe4/")
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="makes links")
+def test_links_to_links_do_not_list_a_folder_without_end(tmp_path: Path) -> None:
+    for level in range(30):
+        (tmp_path / f"{level:02}").mkdir()
+        for name in "ab" if level else ():
+            (tmp_path / f"{level - 1:02}" / name).symlink_to(tmp_path / f"{level:02}")
+    with pytest.raises(ValueError, match="more than 100 ways lead over links"):
+        find_images(tmp_path / "00")
+    outside, inside = tmp_path / "outside", tmp_path / "inside"
+    outside.mkdir()
+    inside.mkdir()
+    Image.fromarray(RGB).save(outside / "a.png")
+    (inside / "link").symlink_to(outside)
+    (inside / "around").symlink_to(inside)
+    assert find_images(inside) == ["link/a.png"]  # which is only read
