@@ -17,6 +17,7 @@ from lit_cv.printable import printable
 
 __all__ = ["ImageFolderDataModule", "class_folders", "find_images", "image_files"]
 
+_LOGS = "lightning_logs"  # of runs that were started beside the images: no class
 _MOST_VISITS = 100  # times that one folder is listed because of links to it
 _NAMES: dict[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -89,6 +90,7 @@ def _find(root: Path, split: str) -> Path | None:
 def class_folders(folder: Path, depth: int = 1) -> dict[str, Path]:
     """Return the class folders by name, those two deep as `GROUP/CLASS`; names that look the same are the same."""
     entries = [entry for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
+    entries = [entry for entry in entries if entry.name != _LOGS]
     found = dict(sorted((unicodedata.normalize("NFC", entry.name), Path(entry.path)) for entry in entries))
     if depth == 1:
         return found

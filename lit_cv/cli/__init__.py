@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lit_cv.cli.overview import VERBS, overview, recipe_table
 from lit_cv.cli.own_files import OwnFiles, import_trusted, named_modules, take_trusted
+from lit_cv.matplotlib_defaults import import_matplotlib
 from lit_cv.printable import printable
 from lit_cv.registry import names_of_files
 from lit_cv.suggest import nearest
@@ -24,6 +25,15 @@ OWN_VERBS = {
     "export": ("export", "run_export"),
     "convert": ("convert", "run"),
     "agreement": ("agreement", "run"),
+}
+OUTPUTS = {
+    "kfold": "--output",
+    "compare": "--output",
+    "curves": "--output",
+    "export": "--output",
+    "convert": "--out",
+    "agreement": "--out",
+    "predict": "--predictions.folder",
 }
 
 
@@ -64,6 +74,7 @@ def main(args: list[str] | None = None) -> "LitCLI | None":
         raise SystemExit(f"lit-cv: error: no verb {args[0]!r}{nearest(args[0], VERBS)} `lit-cv --help` lists them.")
     OwnFiles.folder = Path.cwd()
     with names_of_files({*trusted, *named_modules(args)}):
+        import_matplotlib()
         import_trusted(trusted)
         if args[0] in OWN_VERBS:
             module, function = OWN_VERBS[args[0]]
@@ -92,8 +103,16 @@ def console() -> None:
         if what_to_do is None and not is_for_the_user(error):
             raise
         if what_to_do is None:
-            sys.exit(printable(f"lit-cv: error: {with_option(error, sys.argv[1:])}"))
-        sys.exit(printable(f"lit-cv: error: {_line(str(error) or type(error).__name__)} {what_to_do}"))
+            said = with_option(error, sys.argv[1:])
+        else:
+            said = f"{_line(str(error) or type(error).__name__)} {what_to_do}"
+        sys.exit(printable(f"lit-cv: error: {_with_output_option(said, sys.argv[1:2])}"))
+
+
+def _with_output_option(text: str, verb: list[str]) -> str:
+    """Return a text with the option by which a verb is told where to write; a file knows that of `fit` alone."""
+    option = next((OUTPUTS[name] for name in verb if name in OUTPUTS), "--trainer.default_root_dir")
+    return text.replace("--trainer.default_root_dir", option)
 
 
 def _line(text: str) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from lit_cv.cli.own_options import OwnParser, command_line
-from lit_cv.matplotlib_defaults import import_matplotlib
 from lit_cv.plain_values import load_yaml
 
 __all__ = ["run_compare"]
@@ -51,7 +50,6 @@ def run_compare(args: list[str]) -> None:
         args: The options, as typed.
     """
     own, rest = _parser().parse_before_fit(args)
-    import_matplotlib()
     if own.cost_per_label is not None and not 0 < own.cost_per_label < math.inf:
         raise ValueError(f"--cost_per_label {own.cost_per_label} was given: it is above 0.")
     folder = Path(own.output)

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 from lit_cv.cli.own_options import OwnParser
-from lit_cv.matplotlib_defaults import import_matplotlib
 from lit_cv.printable import printable
 
 __all__ = ["run_curves"]
@@ -34,7 +33,6 @@ def run_curves(args: list[str]) -> None:
         args: The options, as typed.
     """
     own = _parser().parse(args)
-    import_matplotlib()
     from lit_cv.figures import History, render, save_png
     from lit_cv.figures.overlay import overlay_figure
 

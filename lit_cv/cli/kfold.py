@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from lit_cv.cli.own_options import OwnParser, command_line, flag
-from lit_cv.matplotlib_defaults import import_matplotlib
 
 __all__ = ["run_kfold"]
 
@@ -40,7 +39,6 @@ def run_kfold(args: list[str]) -> None:
         args: The options, as typed.
     """
     own, rest = _parser().parse_before_fit(args)
-    import_matplotlib()
     from lit_cv.evaluation.kfold import CrossValidation, FoldOptions
 
     options = FoldOptions(

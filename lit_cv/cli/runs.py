@@ -165,8 +165,9 @@ def remove_unused_run(folder: Path) -> None:
     """
     found = [path for path in folder.rglob("*") if not path.is_dir()] if folder.is_dir() else []
     table = folder / "metrics.csv"
-    if table in found and read_metrics(table):
-        return
+    with contextlib.suppress(OSError, ValueError):  # the run's own error is the one to tell
+        if table in found and read_metrics(table):
+            return
     own = {folder / name for name in ("config.yaml", "hparams.yaml", "metrics.csv", _LOCK)}
     if all(path in own or (_EVENTS in path.name and f".{os.getpid()}." in path.name) for path in found):
         shutil.rmtree(folder, ignore_errors=True)
