@@ -168,6 +168,7 @@ HEADERS: dict[str, bytes] = {
     "global pax of 200 GB": long_header(tarfile.XGLTYPE, b"a", LARGE),
     "negative size": negative_entry("b.png", -1024),
     "size of -512": negative_entry("b.png", -512),
+    "negative size of what is passed over": negative_entry(".hidden", -512),
     "far negative size": negative_entry("b.png", -(10**15)),
     "negative pax": pax(size="-4096") + entry("b.png", picture(2)),
     "pax without end": pax(GNU_sparse_major="1", GNU_sparse_minor="0", GNU_sparse_name="b.png", GNU_sparse_realsize="9")
@@ -184,7 +185,8 @@ def test_broken_headers_are_an_error_of_one_line(tmp_path: Path, name: str) -> N
     if "200 GB" in name:
         os.truncate(path, path.stat().st_size + LARGE)
     started = time.monotonic()
-    with pytest.raises((ValueError, OSError), match=r"train-0\.tar") as error:
+    reason = "a header claims 214,748,364,800 bytes" if "200 GB" in name else ""
+    with pytest.raises((ValueError, OSError), match=rf"train-0\.tar.*{reason}") as error:
         module(tmp_path)
     assert "\n" not in str(error.value)
     assert time.monotonic() - started < 20
