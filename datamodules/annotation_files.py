@@ -7,6 +7,7 @@ from pathlib import Path
 from datamodules.inspection import inspected
 from lit_cv.annotations import AnnotatedImage, AnnotationError, AnnotationSet, FileSize, file_size, inspect_mask
 from lit_cv.annotations.reading import read_rows
+from lit_cv.spreadsheet import unescape_formula
 
 __all__ = ["has_masks", "known_mask_facts", "known_sizes", "read_image_labels", "without_small"]
 
@@ -78,9 +79,12 @@ def read_image_labels(path: Path, images: set[str], strict: bool) -> tuple[list[
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no table {path.absolute()}: set --data.labels.")
-    rows = read_rows(path)
+    rows = read_rows(path, files=("path",))
     if not rows or not {"path", "label"} <= rows[0].keys():
         raise ValueError(f"{path} needs the columns path and label (--data.labels).")
+    for row in rows:
+        row["path"] = row["path"] if row["path"] in images else unescape_formula(row["path"])
+        row["label"] = unescape_formula(row["label"])
     unknown = [row["path"] for row in rows if row["path"] not in images]
     if unknown and strict:
         raise AnnotationError(
