@@ -90,7 +90,7 @@ def _xml_in(root: Path, names: Sequence[str]) -> list[Path]:
 def _exists(xml: Path, problems: Problems) -> bool:
     found = is_file(xml)
     if not found:
-        problems.add(xml, "", "a list of images names it, but there is no such plain file")
+        problems.add(xml, "", "a list of images names it, but there is no such file")
     return found
 
 
