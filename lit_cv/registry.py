@@ -99,9 +99,7 @@ def resolve_class(path: object, base: type[T], source: str) -> type[T]:
     if not isinstance(path, str) or not _PATH.fullmatch(path):
         raise ValueError(f"{source} names {str(path)[:80]!r} as a class: a name such as module.{base.__name__} is one.")
     if not is_trusted(path):
-        if _is_known(path):
-            raise ValueError(f"{source} names {path}, which is no subclass of {base.__name__}.")
-        raise untrusted(path, source)
+        raise untrusted(path, source, base.__name__)
     module, _, name = path.rpartition(".")
     found: Any = loaded_class(path)
     if found is None:
@@ -123,8 +121,16 @@ def _is_known(path: str) -> bool:
     return path.partition(".")[0] in sys.stdlib_module_names or path.rpartition(".")[0] in sys.modules
 
 
-def untrusted(path: str, source: str) -> UntrustedClassError:
-    """Return the error about a class whose module may not be imported."""
+def untrusted(path: str, source: str, kind: str = "what is wanted here") -> UntrustedClassError:
+    """Return the error about a class whose module may not be imported.
+
+    Args:
+        path: The name of the class.
+        source: What names it.
+        kind: What the class must derive from.
+    """
+    if _is_known(path):
+        return UntrustedClassError(f"{source} names {path}, which is no subclass of {kind}.")
     module = path.partition(".")[0]
     return UntrustedClassError(
         f"{source} names {path}, code that is not of lit_cv and could do anything: if you trust it, name its module "

@@ -62,11 +62,11 @@ def end_of(args: list[str], monkeypatch: pytest.MonkeyPatch) -> str | None:
     return code
 
 
-def run_program(args: list[str], folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+def run_program(args: list[str], folder: Path, code: str = "console()") -> "subprocess.CompletedProcess[str]":
     """Run the program as a console script does: its own folder, not the working directory, is on the import path."""
     root = str(Path(__file__).parent.parent.parent)
-    code = f"import sys; sys.path[0] = {root!r}; from lit_cv.cli import console; console()"
-    settings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    code = f"import sys; sys.path[0] = {root!r}\nfrom lit_cv.cli import console\n{code}"
+    settings = {**os.environ, "OMP_NUM_THREADS": "1"}
     settings.pop("PYTHONPATH", None)
     return subprocess.run(
         [sys.executable, "-c", code, *args], cwd=folder, env=settings, capture_output=True, text=True, timeout=180

@@ -8,7 +8,6 @@ import pytest
 import torch
 import yaml
 
-from lit_cv.cli import main
 from lit_cv.plain_values import load_yaml, read_yaml, require_plain
 from tests.security.hostile import EVIL, MARKER, QUICK, end_of, run_program, save_hostile
 
@@ -18,12 +17,11 @@ EVALUATION = ("validate", "test", "predict", "knn")
 
 
 @pytest.fixture
-def fitted(in_tmp: Path) -> Path:
+def place(fitted: Path) -> Path:
     """A run whose configuration may be changed, beside hostile code and a folder to be written to."""
-    main(["fit", "--config", "supervised", *QUICK])
-    (in_tmp / "evil.py").write_text(EVIL)
-    (in_tmp / "victim").mkdir()
-    return in_tmp
+    (fitted / "evil.py").write_text(EVIL)
+    (fitted / "victim").mkdir()
+    return fitted
 
 
 def change(**sections: Any) -> None:
@@ -41,7 +39,7 @@ def assert_nothing_happened(folder: Path) -> None:
 
 @pytest.mark.parametrize("verb", EVALUATION)
 def test_code_and_outputs_of_a_runs_configuration_are_left_out_and_said(
-    fitted: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], verb: str
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], verb: str
 ) -> None:
     change(
         trainer={
@@ -60,19 +58,19 @@ def test_code_and_outputs_of_a_runs_configuration_are_left_out_and_said(
     assert f"Configuration of the checkpoint's run: {RUN / 'config.yaml'}" in said
     assert "not taken: trainer.default_root_dir, trainer.logger, trainer.profiler, evil.EvilCallback" in said
     assert "--trust evil" in said
-    assert_nothing_happened(fitted)
+    assert_nothing_happened(place)
 
 
-def test_a_run_is_not_continued_without_its_own_code(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_not_continued_without_its_own_code(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     change(trainer={"callbacks": [{"class_path": "evil.EvilCallback"}]})
     fit = ["fit", "--ckpt_path", "last", "--trainer.max_epochs=2"]
     said = end_of(fit, monkeypatch)
     assert said is not None
     assert "config.yaml names evil.EvilCallback" in said
     assert "(--trust evil)" in said
-    assert_nothing_happened(fitted)
+    assert_nothing_happened(place)
     assert end_of([*fit, "--trainer.callbacks=null"], monkeypatch) is None
-    assert_nothing_happened(fitted)
+    assert_nothing_happened(place)
 
 
 @pytest.mark.parametrize(
@@ -85,16 +83,16 @@ def test_a_run_is_not_continued_without_its_own_code(fitted: Path, monkeypatch: 
     ],
 )
 def test_data_and_strategies_of_a_runs_configuration(
-    fitted: Path, monkeypatch: pytest.MonkeyPatch, section: dict[str, Any], verb: str
+    place: Path, monkeypatch: pytest.MonkeyPatch, section: dict[str, Any], verb: str
 ) -> None:
     change(**section)
     said = end_of([verb, "--ckpt_path", "last"], monkeypatch)
     assert said is not None
     assert "--trust evil" in said
-    assert_nothing_happened(fitted)
+    assert_nothing_happened(place)
 
 
-def test_a_continued_run_writes_no_profile_elsewhere(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_continued_run_writes_no_profile_elsewhere(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints = {
         "class_path": "lightning.pytorch.callbacks.OnExceptionCheckpoint",
         "init_args": {"dirpath": "victim"},
@@ -104,7 +102,7 @@ def test_a_continued_run_writes_no_profile_elsewhere(fitted: Path, monkeypatch: 
     assert end_of(["fit", "--ckpt_path", "last", "--trainer.max_epochs=2"], monkeypatch) is None
     change(trainer={"callbacks": [checkpoints]})
     end_of(["fit", "--ckpt_path", "last", "--trainer.max_epochs=3"], monkeypatch)
-    assert_nothing_happened(fitted)
+    assert_nothing_happened(place)
 
 
 STRANGE: dict[str, str] = {
@@ -127,12 +125,12 @@ STRANGE: dict[str, str] = {
 
 
 @pytest.mark.parametrize("name", STRANGE)
-def test_a_strangers_configuration_imports_nothing(fitted: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_strangers_configuration_imports_nothing(place: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     Path("strange.yaml").write_text(STRANGE[name])
     Path("other.yaml").write_text("class_path: evil.EvilModule\n")
     said = end_of(["fit", "--config", "supervised", "--config", "strange.yaml", *QUICK], monkeypatch)
     assert said is not None
-    assert_nothing_happened(fitted)
+    assert_nothing_happened(place)
 
 
 def test_code_that_a_configuration_names_is_taken_on_consent(in_tmp: Path) -> None:
@@ -159,11 +157,11 @@ def test_code_that_a_configuration_names_is_taken_on_consent(in_tmp: Path) -> No
         "trainer: {callbacks: [{class_path: evil.EvilCallback}]}}]}}\n",
     ],
 )
-def test_a_strangers_comparison_imports_nothing(fitted: Path, monkeypatch: pytest.MonkeyPatch, comparison: str) -> None:
+def test_a_strangers_comparison_imports_nothing(place: Path, monkeypatch: pytest.MonkeyPatch, comparison: str) -> None:
     Path("strange.yaml").write_text(STRANGE["module"])
     Path("compared.yaml").write_text(f"steps: 1\nlabels: [2]\nmetric: test_acc\n{comparison}")
     end_of(["compare", "--comparison", "compared.yaml"], monkeypatch)
-    assert_nothing_happened(fitted)
+    assert_nothing_happened(place)
 
 
 BOMBS = {

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,25 +36,28 @@ def content_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.fixture
-def fitted(in_tmp: Path) -> Path:
-    """A run of three epochs, the best of which is the first."""
-    main(
-        [
-            *FIT,
-            "--trainer.max_epochs=3",
-            "--checkpoint.monitor=epoch_number",
-            "--trainer.callbacks+=tests.security.test_runs.Number",
-        ]
-    )
-    return in_tmp
-
-
 class Number(L.Callback):
     """Logs the number of the epoch, so that the first one is the best."""
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         pl_module.log("epoch_number", float(trainer.current_epoch))
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three epochs, the best of which is the first."""
+    root = tmp_path_factory.mktemp("longer")
+    number = "--trainer.callbacks+=tests.security.test_runs.Number"
+    main([*FIT, "--trainer.max_epochs=3", "--checkpoint.monitor=epoch_number", number,
+          f"--trainer.default_root_dir={root}"])  # fmt: skip
+    return root / RUN
+
+
+@pytest.fixture
+def fitted(longer: Path, in_tmp: Path) -> Path:
+    """A working directory with a copy of that run."""
+    shutil.copytree(longer, in_tmp / RUN)
+    return in_tmp
 
 
 @pytest.mark.parametrize(
