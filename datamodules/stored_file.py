@@ -170,7 +170,7 @@ def _flaw(file: Path, flaw: Callable[[Path], str]) -> str | None:
     try:
         reason = flaw(file)
     except Exception as error:  # whatever reading a broken file raises
-        reason = f"it is broken ({type(error).__name__})"
+        reason = f"it is broken ({type(error).__name__}: {str(error)[:200]})"
     if not reason:
         remember(file)
     return reason

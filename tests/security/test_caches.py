@@ -457,8 +457,8 @@ def shape_bomb(file: Path) -> None:
 
 
 INDEX_MESSAGES = {
-    "zip bomb": "it is compressed, or too large",
-    "sparse": "it is compressed, or too large|it is broken",
+    "zip bomb": r"it is broken \(ValueError: it is compressed, or too large",
+    "compressed": r"it is broken \(ValueError: it is compressed, or too large",
     "shape bomb": "it is broken",
     "objects": "it is broken",
     "short": "its parts are of different lengths",
