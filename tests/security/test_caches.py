@@ -1,3 +1,4 @@
+import errno
 import json
 import logging
 import multiprocessing
@@ -149,6 +150,21 @@ def test_what_killed_writers_have_left_is_removed_and_nothing_else(images: tuple
     kept.write_text("mine")
     cached(root, paths)
     assert (left.exists(), kept.exists()) == (False, True)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has other locks")
+def test_what_is_being_written_stays_where_a_disk_has_no_locks(
+    images: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    root, paths = images
+    monkeypatch.setattr("fcntl.flock", refuse)
+    written = cache_folder(root) / ".images-8-x.npy.0123456789abcdef.part"
+    written.write_text("half")
+    assert np.array_equal(cached(root, paths), decoded(root, paths))
+    assert written.exists()
 
 
 def as_array(change: Callable[[np.ndarray], Any]) -> Callable[[Path], None]:
