@@ -393,7 +393,7 @@ def test_fuzzed_caches_give_what_a_new_one_gives(images: tuple[Path, list[str]])
     random = np.random.RandomState(0)
     array, notes = only(root, "*.npy"), only(root, "checked.json")
     contents = {array: array.read_bytes(), notes: notes.read_bytes()}
-    for _ in range(150):
+    for _ in range(100):
         for file, content in contents.items():
             file.write_bytes(fuzzed(content, random))
         assert np.abs(cached(root, paths) - expected).max() <= 2  # what decoders differ by is no flaw
@@ -552,7 +552,7 @@ def test_fuzzed_indexes_give_what_a_new_one_gives(shards: Path) -> None:
     expected = opened(shards)
     file = only(shards, "shards-*.npz")
     content, random = file.read_bytes(), np.random.RandomState(1)
-    for _ in range(150):
+    for _ in range(100):
         file.write_bytes(fuzzed(content, random))
         assert opened(shards) == expected
 
