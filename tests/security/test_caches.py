@@ -281,6 +281,18 @@ def test_a_fitting_cache_costs_a_few_decodes_at_most(tmp_path: Path, monkeypatch
     assert len(read) == 8
 
 
+def test_all_ranks_compare_the_same_images(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).write_text("a")
+        os.utime(tmp_path / name, ns=(10**18, 10**18))
+    drawn = {name: [storing.draw_few(tmp_path / name, range(1000)) for _ in range(2)] for name in "ab"}
+    assert drawn["a"][0] == drawn["a"][1]
+    assert len(set(drawn["a"][0])) == 4
+    assert drawn["a"] != drawn["b"]  # nobody can foresee them
+    assert sorted(storing.draw_few(tmp_path / "a", range(3))) == [0, 1, 2]
+    assert storing.draw_few(tmp_path / "a", []) == []
+
+
 def open_at_once(root: Path, paths: list[str], start: Any, results: Any) -> None:
     start.wait()
     forget()
