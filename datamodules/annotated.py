@@ -26,6 +26,7 @@ from datamodules.inspection import unreadable_files
 from datamodules.splits import hold_out
 from lit_cv.annotations import FORMATS, AnnotatedImage, AnnotationSet, Problems, read_annotations
 from lit_cv.annotations.layout import paths_by_split
+from lit_cv.printable import printable
 
 __all__ = ["AnnotatedImagesDataModule"]
 
@@ -230,9 +231,10 @@ class AnnotatedImagesDataModule(BaseDataModule):
             if not isinstance(size, str):
                 images.append(AnnotatedImage(name, *size))
             elif self.hparams["on_error"] == "raise":
-                raise UnreadableImageError(f"{folder / name}: {size} (--data.on_error skip leaves such files out)")
+                shown = printable(str(folder / name), lines=False)
+                raise UnreadableImageError(f"{shown}: {size} (--data.on_error skip leaves such files out)")
             else:
-                log.warning("%s is left out: %s", folder / name, size)
+                log.warning("%s is left out: %s", printable(str(folder / name), lines=False), size)
         found = AnnotationSet(folder, self.box_classes, images)
         return AnnotatedDataset(found, self.canvas, self.hparams["channels"], boxes=False)
 

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import random
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,12 +13,11 @@ from torch import Tensor
 
 from datamodules.images import read_image
 from datamodules.mapped import map_file
-from datamodules.stored_file import digest, open_plain, stored_file
+from datamodules.stored_file import digest, draw_few, open_plain, stored_file
 from datamodules.threads import in_threads
 
 __all__ = ["cached_arrays", "cached_images"]
 
-_COMPARED = 4  # images of a cache from before that are decoded again
 _TOLERANCE = 2  # values by which decoders and processors differ
 
 Take = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
@@ -132,7 +130,7 @@ def _stored(
         if reason := _unlike(file, shape):
             return reason
         images = map_file(file)
-        for position in random.SystemRandom().sample(range(count), min(_COMPARED, count)):
+        for position in draw_few(file, range(count)):
             expected = make(position).astype(np.int16)
             if expected.size and np.abs(take(images, position) - expected).max() > tolerance:
                 return "it holds other pixels than the images"

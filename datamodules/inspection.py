@@ -4,13 +4,12 @@ import contextlib
 import json
 import logging
 import os
-import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from datamodules.images import UnreadableImageError, read_image
-from datamodules.stored_file import DECODER_VERSION, cache_folder, fingerprint, open_plain, proven, remember
+from datamodules.stored_file import DECODER_VERSION, cache_folder, draw_few, fingerprint, open_plain, proven, remember
 from datamodules.threads import in_threads
 from lit_cv.atomic_files import write_text
 from lit_cv.printable import printable
@@ -20,7 +19,6 @@ __all__ = ["inspected", "unreadable_files"]
 log = logging.getLogger("lit_cv")
 
 _CHECK_SIZE = 32  # pixels that a file is read at to see whether it can be
-_COMPARED = 4  # files that are looked at again, of those that notes from before know
 _MOST_BYTES = 1 << 29  # of such notes: five million files
 
 
@@ -86,7 +84,7 @@ def inspected(
     part = hash(tuple(paths))
     if file and known and not proven(file, part):
         compare = agrees or (lambda path, found: bool(json.loads(json.dumps(look(path))) == found))
-        if wrong := [path for path in _sample(known) if not compare(path, known[path])]:
+        if wrong := [path for path in _sample(file, known) if not compare(path, known[path])]:
             log.warning("%s is made again: it is wrong about %s.", _shown(file), printable(wrong[0], lines=False))
             notes, known = {}, {}
         else:
@@ -126,11 +124,10 @@ def _read_notes(file: Path) -> dict[str, list[Any]]:
     return notes
 
 
-def _sample(known: Mapping[str, Any]) -> list[str]:
-    """Return a few of the files at random, and a few of those where something is wrong."""
-    draw = random.SystemRandom().sample
+def _sample(file: Path, known: Mapping[str, Any]) -> list[str]:
+    """Return a few of the files that notes know, and a few of those where something is wrong."""
     wrong = [path for path, found in known.items() if found and isinstance(found, str | dict)]
-    return [*draw(list(known), min(_COMPARED, len(known))), *draw(wrong, min(_COMPARED, len(wrong)))]
+    return [*draw_few(file, list(known)), *draw_few(file, wrong)]
 
 
 def _shown(path: Path) -> str:

@@ -4,7 +4,6 @@ import hashlib
 import itertools
 import json
 import os
-import random
 import reprlib
 import tarfile
 import zipfile
@@ -16,7 +15,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.stored_file import fingerprint, open_plain, stored_file
+from datamodules.stored_file import draw_few, fingerprint, open_plain, stored_file
 from datamodules.threads import in_threads
 from lit_cv.image_formats import IMAGE_SUFFIXES
 from lit_cv.printable import printable
@@ -29,7 +28,6 @@ _BEHIND = 1 << 20  # bytes behind the end of a tar file that are looked at; what
 _MOST_TEXT = 1 << 16  # bytes of a label
 _MOST_JSON = 1 << 24  # bytes of a JSON file that holds one
 _MOST_HEADER = 1 << 20  # bytes of a tar file's entry for a long name, or for what else its headers have no place for
-_COMPARED = 4  # samples of an index from before that are compared with the tar files
 _MOST_MEMBERS = 16  # entries of a tar file that are looked at for each
 MOST_IMAGE = 1 << 31
 """Bytes of an image that is read."""
@@ -137,7 +135,8 @@ def index_shards(root: Path, shards: Sequence[str], image_field: str | None, lab
             np.savez(file, **arrays)
 
     def flaw(file: Path) -> str:
-        return _flaw(_load(file, root, shards, image_field), root, shards, label_field)
+        index = _load(file, root, shards, image_field)
+        return _flaw(index, root, shards) or _difference(file, index, root, shards, label_field)
 
     asked = hashlib.sha256(json.dumps([image_field, label_field, list(shards)]).encode()).hexdigest()[:20]
     try:
@@ -182,8 +181,8 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, dtype: Any = np.int
     return np.frombuffer(content, dtype).reshape(shape)
 
 
-def _flaw(index: ShardIndex, root: Path, shards: Sequence[str], label_field: str | None) -> str:
-    """Return what is wrong with an index that was read from a file, an empty text for nothing."""
+def _flaw(index: ShardIndex, root: Path, shards: Sequence[str]) -> str:
+    """Return what is wrong with an index by itself, an empty text for nothing."""
     count = len(index.names)
     columns = (index.shard, index.offset, index.size, index.label)
     if any(column.shape != (count,) for column in columns) or not all(map(_hold_together, (index.names, index.texts))):
@@ -199,10 +198,14 @@ def _flaw(index: ShardIndex, root: Path, shards: Sequence[str], label_field: str
         return "it holds labels that do not exist"
     if b".." in index.names.content.tobytes() and any(".." in name.split("/") for name in index.names):
         return "it holds names that lead out of a folder"
-    chosen = random.SystemRandom().sample(range(count), min(_COMPARED, count))
-    if any(_differs(index, row, root, shards, label_field) for row in chosen):
-        return "it differs from the tar files"
     return ""
+
+
+def _difference(file: Path, index: ShardIndex, root: Path, shards: Sequence[str], label_field: str | None) -> str:
+    """Return whether a few samples of an index differ from the tar files, an empty text if they do not."""
+    chosen = draw_few(file, range(len(index.names)))
+    differs = any(_differs(index, row, root, shards, label_field) for row in chosen)
+    return "it differs from the tar files" if differs else ""
 
 
 def _within(values: Numbers, least: int, end: int | Numbers) -> bool:

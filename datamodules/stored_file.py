@@ -5,10 +5,11 @@ import hashlib
 import json
 import logging
 import os
+import random
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from lit_cv.atomic_files import atomic_write, owned_folder, remove_unfinished
 from lit_cv.file_lock import FileLock
@@ -18,12 +19,15 @@ __all__ = [
     "DECODER_VERSION",
     "cache_folder",
     "digest",
+    "draw_few",
     "fingerprint",
     "open_plain",
     "proven",
     "remember",
     "stored_file",
 ]
+
+T = TypeVar("T")
 
 log = logging.getLogger("lit_cv")
 
@@ -32,6 +36,7 @@ DECODER_VERSION = 1
 
 _FOLDER = ".lit_cv_cache"
 _LOCK = "lock"
+_FEW = 4
 _proven: dict[tuple[str, int], tuple[int, ...]] = {}  # files that this process wrote or checked, as they were then
 _refused: set[str] = set()  # folders that a warning has named
 
@@ -114,6 +119,17 @@ def open_plain(path: Path) -> IO[bytes]:
     return os.fdopen(handle, "rb")
 
 
+def draw_few(file: Path, population: Sequence[T]) -> list[T]:
+    """Return a few members, to compare what a file from before says of them.
+
+    They are the same on all ranks, which must not come to different ends, and whoever made the file could not foresee
+    them: they depend on when this disk has got it.
+    """
+    found = os.stat(file)
+    draw = random.Random(f"{found.st_ino} {found.st_mtime_ns} {found.st_ctime_ns}")
+    return draw.sample(population, min(_FEW, len(population)))
+
+
 def remember(file: Path, part: int = 0) -> None:
     """Note that this process has written or checked a file, or a part of it, which is not checked again as it is."""
     if (identity := _identity(file)) is not None:
@@ -170,7 +186,7 @@ def _flaw(file: Path, flaw: Callable[[Path], str]) -> str | None:
     try:
         reason = flaw(file)
     except Exception as error:  # whatever reading a broken file raises
-        reason = f"it is broken ({type(error).__name__})"
+        reason = f"it is broken ({type(error).__name__}: {str(error)[:200]})"
     if not reason:
         remember(file)
     return reason

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +19,7 @@ from datamodules.files import FileDataset, FilesDataModule, some_names
 from datamodules.images import UnreadableImageError, decode_image, read_into
 from datamodules.inspection import inspected
 from datamodules.shard_index import COMPRESSED, MOST_IMAGE, SPARSE, ShardIndex, index_shards
+from datamodules.stored_file import draw_few
 from lit_cv.annotations.layout import split_in
 from lit_cv.annotations.masks import mask_class_names
 from lit_cv.printable import printable
@@ -30,7 +30,6 @@ __all__ = ["ShardDataset", "WebDatasetDataModule"]
 log = logging.getLogger("lit_cv")
 
 _CHECK_SIZE = 32  # pixels that an image is read at to see whether it can be
-_COMPARED = 4  # images of a tar file that are decoded again, to compare them with notes from before
 _SHOWN = 5  # samples named in a message
 
 
@@ -78,9 +77,8 @@ class ShardDataset(FileDataset):
 
         def agrees(shard: str, reasons: dict[str, str]) -> bool:
             rows = self._images_in(shard)
-            draw = random.SystemRandom().sample
             broken = [row for row in rows if self.paths[row] in reasons]
-            chosen = [*draw(rows, min(_COMPARED, len(rows))), *draw(broken, min(_COMPARED, len(broken)))]
+            chosen = [*draw_few(self.root / shard, rows), *draw_few(self.root / shard, broken)]
             return all(bool(self._flaw(row)) == (self.paths[row] in reasons) for row in chosen)
 
         shards = self._chosen_shards()
@@ -111,7 +109,7 @@ class ShardDataset(FileDataset):
         with open(path, "rb", buffering=0) as file:
             state = os.fstat(file.fileno())
             if [state.st_size, state.st_mtime_ns] != self.index.states[shard].tolist():
-                raise OSError(f"{path} has changed since the run has started: start it again.")
+                raise OSError(f"{_shown(path)} has changed since the run has started: start it again.")
             length = int(self.index.size[row])
             if length == SPARSE or length > MOST_IMAGE:
                 claim = "is stored with holes" if length == SPARSE else f"claims {length:,} bytes"
@@ -205,6 +203,10 @@ class WebDatasetDataModule(FilesDataModule):
         return rows
 
 
+def _shown(path: Path) -> str:
+    return printable(str(path), lines=False)
+
+
 def _are_reasons(found: object) -> bool:
     return isinstance(found, dict) and all(isinstance(reason, str) for reason in found.values())
 
@@ -217,8 +219,8 @@ def _find_shards(root: Path) -> list[str]:
     paths = [path for path in paths if not any(part.startswith(".") for part in path.split("/"))]
     if packed := [path for path in paths if path.lower().endswith(COMPRESSED)]:
         raise ValueError(
-            f"{root / packed[0]} is compressed, so that no image can be found by its position: unpack it to a .tar "
-            "(images are compressed already)."
+            f"{_shown(root / packed[0])} is compressed, so that no image can be found by its position: unpack it to a "
+            ".tar (images are compressed already)."
         )
     shards = [path for path in paths if path.lower().endswith(".tar")]
     if not shards:
@@ -234,8 +236,8 @@ def _splits(root: Path, shards: Sequence[str]) -> dict[str, list[int]]:
         by_split.setdefault(split or "all", []).append(number)
     if "all" in by_split and by_split.keys() & {"train", "val", "test"}:
         raise ValueError(
-            f"{root / shards[by_split['all'][0]]} belongs to no split, but other tar files are named after theirs: "
-            "name it train-*.tar, val-*.tar or test-*.tar."
+            f"{_shown(root / shards[by_split['all'][0]])} belongs to no split, but other tar files are named after "
+            "theirs: name it train-*.tar, val-*.tar or test-*.tar."
         )
     if not by_split.keys() & {"all", "train"}:
         raise FileNotFoundError(f"{root.absolute()} holds no tar files to train on: name them train-*.tar.")

@@ -133,7 +133,7 @@ def remove_unfinished(folder: Path) -> None:
                 continue
             lock = FileLock(Path(entry.path))
             with contextlib.suppress(OSError):
-                if lock.acquire():
+                if lock.acquire() and lock.enforced:  # otherwise another process may be writing it
                     os.unlink(entry.path)
             lock.release()
 

@@ -29,6 +29,9 @@ class FileLock:
     Args:
         path: The file. Its folder must be there.
 
+    Attributes:
+        enforced: Whether the lock that was taken keeps others out.
+
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / ".lock"
@@ -39,6 +42,7 @@ class FileLock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.enforced = False
         self._handle: int | None = None
 
     def acquire(self, wait: bool = False) -> bool:
@@ -93,6 +97,7 @@ class FileLock:
             return True
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            self.enforced = True
         except BlockingIOError:
             self.release()
             return False

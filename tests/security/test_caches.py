@@ -1,3 +1,4 @@
+import errno
 import json
 import logging
 import multiprocessing
@@ -151,6 +152,21 @@ def test_what_killed_writers_have_left_is_removed_and_nothing_else(images: tuple
     assert (left.exists(), kept.exists()) == (False, True)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has other locks")
+def test_what_is_being_written_stays_where_a_disk_has_no_locks(
+    images: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    root, paths = images
+    monkeypatch.setattr("fcntl.flock", refuse)
+    written = cache_folder(root) / ".images-8-x.npy.0123456789abcdef.part"
+    written.write_text("half")
+    assert np.array_equal(cached(root, paths), decoded(root, paths))
+    assert written.exists()
+
+
 def as_array(change: Callable[[np.ndarray], Any]) -> Callable[[Path], None]:
     def write(file: Path) -> None:
         changed = change(np.load(file))
@@ -265,6 +281,18 @@ def test_a_fitting_cache_costs_a_few_decodes_at_most(tmp_path: Path, monkeypatch
     assert len(read) == 8
 
 
+def test_all_ranks_compare_the_same_images(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).write_text("a")
+        os.utime(tmp_path / name, ns=(10**18, 10**18))
+    drawn = {name: [storing.draw_few(tmp_path / name, range(1000)) for _ in range(2)] for name in "ab"}
+    assert drawn["a"][0] == drawn["a"][1]
+    assert len(set(drawn["a"][0])) == 4
+    assert drawn["a"] != drawn["b"]  # nobody can foresee them
+    assert sorted(storing.draw_few(tmp_path / "a", range(3))) == [0, 1, 2]
+    assert storing.draw_few(tmp_path / "a", []) == []
+
+
 def open_at_once(root: Path, paths: list[str], start: Any, results: Any) -> None:
     start.wait()
     forget()
@@ -377,7 +405,7 @@ def test_fuzzed_caches_give_what_a_new_one_gives(images: tuple[Path, list[str]])
     random = np.random.RandomState(0)
     array, notes = only(root, "*.npy"), only(root, "checked.json")
     contents = {array: array.read_bytes(), notes: notes.read_bytes()}
-    for _ in range(150):
+    for _ in range(100):
         for file, content in contents.items():
             file.write_bytes(fuzzed(content, random))
         assert np.abs(cached(root, paths) - expected).max() <= 2  # what decoders differ by is no flaw
@@ -457,8 +485,8 @@ def shape_bomb(file: Path) -> None:
 
 
 INDEX_MESSAGES = {
-    "zip bomb": "it is compressed, or too large",
-    "sparse": "it is compressed, or too large|it is broken",
+    "zip bomb": r"it is broken \(ValueError: it is compressed, or too large",
+    "compressed": r"it is broken \(ValueError: it is compressed, or too large",
     "shape bomb": "it is broken",
     "objects": "it is broken",
     "short": "its parts are of different lengths",
@@ -536,7 +564,7 @@ def test_fuzzed_indexes_give_what_a_new_one_gives(shards: Path) -> None:
     expected = opened(shards)
     file = only(shards, "shards-*.npz")
     content, random = file.read_bytes(), np.random.RandomState(1)
-    for _ in range(150):
+    for _ in range(100):
         file.write_bytes(fuzzed(content, random))
         assert opened(shards) == expected
 
