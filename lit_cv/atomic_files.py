@@ -53,7 +53,7 @@ def atomic_write(path: Path, what: str, sync: bool = True, suffix: str = _SUFFIX
         >>> path.read_text()
         '1,2'
     """
-    part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}{suffix}")
+    part = path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}{suffix}")
     lock = FileLock(part)
     try:
         lock.create()
