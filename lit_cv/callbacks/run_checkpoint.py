@@ -182,8 +182,7 @@ class RunCheckpoint(Checkpoint):
         score = state.get("best_model_score")
         if not best.is_file() or not isinstance(score, float) or not math.isfinite(score):
             return
-        steps = [load_tensors(path).get("global_step", 0) for path in (best, Path(trainer.ckpt_path))]
-        if steps[0] > steps[1]:
+        if _step_of(best) > _step_of(Path(trainer.ckpt_path)):
             return  # of later than the checkpoint: this run may not come to it
         before = state.get("monitor", self.monitor), state.get("mode", self.mode)
         if before != (self.monitor, self.mode):
@@ -267,6 +266,14 @@ class RunCheckpoint(Checkpoint):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
+
+
+def _step_of(path: Path) -> float:
+    """Return the optimizer steps of a checkpoint, infinity for a damaged one."""
+    try:
+        return int(load_tensors(path)["global_step"])
+    except Exception:  # torch raises all kinds of errors for files of other kinds
+        return math.inf
 
 
 def _write_tables(trainer: L.Trainer) -> None:

@@ -1,13 +1,16 @@
-"""Which modules the parser may import for a name in a configuration."""
+"""What the parser may make of a configuration: which modules it may import, and how far its values may unfold."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
+import yaml
 from jsonargparse import set_parsing_settings
 from jsonargparse._common import parsing_settings
+from jsonargparse._loaders_dumpers import loaders
 
+from lit_cv.plain_values import require_plain
 from lit_cv.registry import LIBRARIES, is_trusted, loaded_class, trusted_modules
 
 __all__ = ["limited_imports", "untrusted_classes"]
@@ -21,10 +24,22 @@ _SETTINGS = ("import_path_verdicts", "import_paths_enforced", "instantiate_subcl
 def limited_imports(configuration: Any = None) -> Iterator[None]:
     """Let jsonargparse import this library's and Lightning's classes within, and those of modules the user named.
 
+    YAML that it reads by itself, of an option or a further file, may not unfold without end.
+
     Args:
         configuration: Configuration whose classes may be named, too, if the program has loaded them already.
     """
     before = {name: parsing_settings[name] for name in _SETTINGS}
+    load = loaders["yaml"]
+
+    def load_plain(text: str) -> Any:
+        value = load(text)
+        try:
+            require_plain(value, "the configuration", dates=True)
+        except ValueError as error:
+            raise yaml.YAMLError(str(error)) from None
+        return value
+
     loaded = [path for path in class_paths(configuration) if _is_part(loaded_class(path))]
     # Of what it denies by default, such as `os`, nothing becomes allowed by being named.
     named = [module for module in trusted_modules() if module not in before["import_path_verdicts"]]
@@ -33,9 +48,11 @@ def limited_imports(configuration: Any = None) -> Iterator[None]:
         import_path_allowlist=[*LIBRARIES, *named, *loaded],
         instantiate_subclass_spec_in_any=False,
     )
+    loaders["yaml"] = load_plain
     try:
         yield
     finally:
+        loaders["yaml"] = load
         parsing_settings.update(before)
 
 

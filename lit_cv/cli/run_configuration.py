@@ -1,6 +1,7 @@
 """What a checkpoint takes of the configuration of its run: a file that may be a stranger's."""
 
 import logging
+import os
 from typing import Any
 
 from lit_cv.cli.import_policy import untrusted_classes
@@ -75,8 +76,8 @@ def _leave_out_outputs(trainer: Any) -> list[str]:
         arguments = callback.get("init_args") if isinstance(callback, dict) else None
         if not isinstance(arguments, dict):
             continue
-        for name in _OUTPUTS:
-            if isinstance(arguments.get(name), str):
+        for name in (*_OUTPUTS, "filename"):
+            if isinstance(value := arguments.get(name), str) and (name != "filename" or {"/", os.sep} & {*value}):
                 del arguments[name]
                 found.append(f"trainer.callbacks.{name}")
     return found

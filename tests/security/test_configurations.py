@@ -98,10 +98,13 @@ def test_a_continued_run_writes_no_profile_elsewhere(place: Path, monkeypatch: p
         "init_args": {"dirpath": "victim"},
     }
     saver = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": VICTIM}
+    climber = {"class_path": saver["class_path"], "init_args": {"filename": "../../../victim/{epoch}"}}
     change(trainer={"callbacks": [saver], "default_root_dir": "victim"})
     assert end_of(["fit", "--ckpt_path", "last", "--trainer.max_epochs=2"], monkeypatch) is None
+    change(trainer={"callbacks": [climber]})
+    assert end_of(["fit", "--ckpt_path", "last", "--trainer.max_epochs=3"], monkeypatch) is None
     change(trainer={"callbacks": [checkpoints]})
-    end_of(["fit", "--ckpt_path", "last", "--trainer.max_epochs=3"], monkeypatch)
+    end_of(["fit", "--ckpt_path", "last", "--trainer.max_epochs=4"], monkeypatch)
     assert_nothing_happened(place)
 
 
@@ -178,6 +181,15 @@ BOMBS = {
     "wrong types": "model: 3\ndata: [1]\ntrainer: x\n",
     "wrong class_path": "model: {class_path: [1]}\n",
 }
+
+
+def test_a_file_that_an_option_names_is_bounded_too(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("bomb.yaml").write_text(
+        "class_path: SupervisedModule\ninit_args:\n  " + BOMBS["aliases"].replace("\n", "\n  ")
+    )
+    begun = time.monotonic()
+    assert end_of(["fit", "--config=supervised", "--model=bomb.yaml", *QUICK], monkeypatch) is not None
+    assert time.monotonic() - begun < 20
 
 
 @pytest.mark.parametrize("name", BOMBS)
