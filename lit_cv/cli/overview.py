@@ -33,6 +33,10 @@ Learning approaches for computer vision.
 verbs:
 {verbs}
 
+of every verb:
+  --trust MODULE  import this module of your own (`--trust my_callbacks`), so that a checkpoint or a configuration may
+                  name its classes; they name nothing else but classes of lit_cv and Lightning
+
 recipes (for --config):
 {recipe_table(indent="  ")}
 
