@@ -91,8 +91,8 @@ def read_checkpoint(path: Path) -> CheckpointFile:
         raise ValueError(f"{path} is damaged: {wrong[0]} of its state_dict is no tensor.")
     own = _field(path, content, "lit_cv", dict, {})
     given = _field(path, content, "hyper_parameters", Mapping, {})
-    for name, value in (("lit_cv", own), ("hyper_parameters", dict(given))):
-        require_plain(_without_tensors(value), f"{path}: {name}")
+    require_plain(own, f"{path}: lit_cv", leaves=Tensor)
+    require_plain(dict(given), f"{path}: hyper_parameters")
     parameters = {str(name): value for name, value in given.items() if name not in _GONE}
     if "weights" in parameters:
         parameters["weights"] = None
@@ -112,13 +112,6 @@ def _field(path: Path, content: Mapping[str, Any], name: str, kind: type, defaul
     value = content.get(name, default)
     if value is not default and (not isinstance(value, kind) or isinstance(value, bool)):
         raise ValueError(f"{path} is damaged: its field {name} is a {type(value).__name__}, not a {kind.__name__}.")
-    return value
-
-
-def _without_tensors(value: Any) -> Any:
-    """Return the values that can hold others, without the tensors that running means are kept in."""
-    if isinstance(value, dict):
-        return {name: 0 if isinstance(part, Tensor) else part for name, part in value.items()}
     return value
 
 

@@ -62,11 +62,11 @@ def load_yaml(text: str, what: str) -> Any:
         raise ValueError(f"{what} is not valid YAML: {' '.join(str(error).split())[:300]}") from None
     except RecursionError:
         raise ValueError(f"{what} is not valid YAML: it is nested too deeply.") from None
-    require_plain(content, what, dates=True)
+    require_plain(content, what, leaves=object)
     return content
 
 
-def require_plain(value: Any, what: str, dates: bool = False) -> None:
+def require_plain(value: Any, what: str, leaves: type | tuple[type, ...] = ()) -> None:
     """Refuse a value that holds more than numbers, texts, lists and dicts, or unfolds to too much.
 
     A few lists that hold each other unfold to more than any memory holds as soon as they are copied or written.
@@ -74,7 +74,7 @@ def require_plain(value: Any, what: str, dates: bool = False) -> None:
     Args:
         value: What was read of a file.
         what: What an error calls it.
-        dates: Whether other values without parts are allowed, such as YAML's dates.
+        leaves: Other types that are allowed, of values without parts: YAML has dates, for one.
 
     Raises:
         ValueError: If it does.
@@ -86,7 +86,7 @@ def require_plain(value: Any, what: str, dates: bool = False) -> None:
         if part is None or isinstance(part, str | int | float | bool):
             return 1
         if not isinstance(part, list | tuple | dict | set):
-            if dates:
+            if isinstance(part, leaves):
                 return 1
             raise ValueError(f"{what} holds a {type(part).__name__}, but numbers, texts, lists and dicts are allowed.")
         key = id(part)

@@ -35,7 +35,7 @@ def limited_imports(configuration: Any = None) -> Iterator[None]:
     def load_plain(text: str) -> Any:
         value = load(text)
         try:
-            require_plain(value, "the configuration", dates=True)
+            require_plain(value, "the configuration", leaves=object)
         except ValueError as error:
             raise yaml.YAMLError(str(error)) from None
         return value
@@ -78,7 +78,7 @@ def untrusted_classes(value: Any, section: str = "") -> list[str]:
     found = []
     if isinstance(value, dict):
         path = value.get("class_path")
-        if isinstance(path, str) and "." in path and not is_trusted(path):
+        if isinstance(path, str) and _is_path(path) and not is_trusted(path):
             found.append(path)
         found += [path for name, part in value.items() for path in untrusted_classes(part, str(name))]
     elif isinstance(value, list):
