@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from lit_cv.plain_values import load_yaml, read_yaml, require_plain
-from tests.security.hostile import EVIL, MARKER, QUICK, end_of, run_program, save_hostile
+from tests.security.hostile import EVIL, MARKER, QUICK, end_of, save_hostile
 
 RUN = Path("lightning_logs/version_0")
 VICTIM = {"dirpath": "victim"}
@@ -136,18 +136,20 @@ def test_a_strangers_configuration_imports_nothing(place: Path, monkeypatch: pyt
     assert_nothing_happened(place)
 
 
-def test_code_that_a_configuration_names_is_taken_on_consent(in_tmp: Path) -> None:
+def test_code_that_a_configuration_names_is_taken_on_consent(
+    in_tmp: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     (in_tmp / "shout.py").write_text(
         "import lightning as L\nclass Shout(L.Callback):\n    def on_fit_start(self, *args):\n        print('HELLO')\n"
     )
     (in_tmp / "own.yaml").write_text("trainer: {callbacks: [{class_path: shout.Shout}]}\n")
     fit = ["fit", "--config", "supervised", "--config", "own.yaml", *QUICK]
-    refused = run_program(fit, in_tmp)
-    assert refused.returncode == 1
-    assert refused.stderr.strip().splitlines()[-1].endswith("(--trust shout).")
-    taken = run_program([*fit, "--trust", "shout"], in_tmp)
-    assert taken.returncode == 0, taken.stderr
-    assert "HELLO" in taken.stdout
+    refused = end_of(fit, monkeypatch)
+    assert refused is not None
+    assert "own.yaml names shout.Shout" in refused
+    assert refused.endswith("(--trust shout).")
+    assert end_of([*fit, "--trust", "shout"], monkeypatch) is None
+    assert "HELLO" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,10 @@ def data(in_tmp: Path) -> Path:
     return in_tmp
 
 
+FIT = ["fit", "--config=supervised", "--model.backbone=conv4", "--data=ImageFolderDataModule", "--data.image_size=16"]
 COMMANDS = [
-    ["fit", "--config=imagefolder_supervised", "--data.root=.", "--data.image_size=16", *QUICK],
-    ["fit", "--config=imagefolder_supervised", "--data.root", "Photos", "--data.image_size=16", *QUICK],
+    [*FIT, "--data.root=.", *QUICK],
+    [*FIT, "--data.root", "Photos", *QUICK],
     ["fit", "--config=supervised", "--model.help", "SupervisedModule"],
     ["fit", "--config=supervised", "--model=NoSuchModule"],
     ["export", "best"],

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import lightning as L
@@ -142,13 +143,13 @@ def test_the_checkpoint_before_the_last_starts_a_run_of_its_own(fitted: Path) ->
 def test_two_processes_do_not_continue_one_run(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = content_of(RUN)
     holder = subprocess.Popen(
-        [sys.executable, "-c", "import sys, time\nfrom pathlib import Path\nfrom lit_cv.cli.runs import claim_run\n"
-         "lock = claim_run(Path(sys.argv[1]))\nprint('held', flush=True)\ntime.sleep(600)", str(RUN)],
+        [sys.executable, "-c", "import sys, time\nfrom pathlib import Path\nfrom lit_cv.file_lock import FileLock\n"
+         "lock = FileLock(Path(sys.argv[1]) / '.lock')\nprint(lock.acquire(), flush=True)\ntime.sleep(600)", str(RUN)],
         stdout=subprocess.PIPE,
     )  # fmt: skip
     try:
         assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
+        assert holder.stdout.readline() == b"True\n"
         said = end_of(["fit", "--ckpt_path", "last", "--trainer.max_epochs=4"], monkeypatch)
         assert said is not None
         assert f"another process is continuing the run in {RUN}" in said
@@ -179,15 +180,9 @@ def test_a_lock_ends_with_its_process_though_its_workers_live_on(tmp_path: Path)
 
 
 def test_new_runs_that_start_together_get_folders_of_their_own(tmp_path: Path) -> None:
-    code = "import sys\nfrom pathlib import Path\nfrom lit_cv.cli.runs import make_run_folder\n" \
-        "print(make_run_folder(Path(sys.argv[1])).name)"  # fmt: skip
-    started = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "logs")], stdout=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
-    names = {process.communicate()[0].strip() for process in started}
-    assert names == {"version_0", "version_1", "version_2"}
-    assert make_run_folder(tmp_path / "logs").name == "version_3"
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(make_run_folder, [tmp_path / "logs"] * 40))
+    assert {folder.name for folder in found} == {f"version_{number}" for number in range(40)}
 
 
 def test_what_killed_writers_have_left_is_removed(tmp_path: Path) -> None:
