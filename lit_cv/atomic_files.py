@@ -8,6 +8,7 @@ import contextlib
 import errno
 import itertools
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ __all__ = [
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 _SUFFIX = ".part"
+_UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.part(\.\w+)?", re.DOTALL)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
@@ -129,7 +131,7 @@ def remove_unfinished(folder: Path) -> None:
     """Remove what writers that have been killed left unfinished in a folder; what is being written now stays."""
     with contextlib.suppress(OSError):
         for entry in list(os.scandir(folder)):
-            if not (entry.name.startswith(".") and _SUFFIX in entry.name and entry.is_file(follow_symlinks=False)):
+            if not (_UNFINISHED.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)):
                 continue
             lock = FileLock(Path(entry.path))
             with contextlib.suppress(OSError):

@@ -61,6 +61,8 @@ def trusted_modules() -> frozenset[str]:
 def is_trusted(path: str) -> bool:
     """Tell whether the module of a class may be imported because a name asks for it: see the module's docstring."""
     named = _trusted.get()
+    if "__main__" in path.split("."):
+        return loaded_class(path) is not None
     if named is None or path.partition(".")[0] in LIBRARIES:
         return True
     return any(f"{path}.".startswith(f"{module}.") for module in named) or loaded_class(path) is not None

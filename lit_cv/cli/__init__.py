@@ -26,6 +26,7 @@ OWN_VERBS = {
     "convert": ("convert", "run"),
     "agreement": ("agreement", "run"),
 }
+_MOST = 3_000  # characters of a message
 OUTPUTS = {
     "kfold": "--output",
     "compare": "--output",
@@ -90,7 +91,7 @@ def console() -> None:
     try:
         main()
     except SystemExit as end:
-        sys.exit(printable(end.code) if isinstance(end.code, str) else end.code)
+        sys.exit(_shortened(printable(end.code)) if isinstance(end.code, str) else end.code)
     except KeyboardInterrupt:
         print("lit-cv: stopped.", file=sys.stderr)
         sys.exit(130)
@@ -106,13 +107,18 @@ def console() -> None:
             said = with_option(error, sys.argv[1:])
         else:
             said = f"{_line(str(error) or type(error).__name__)} {what_to_do}"
-        sys.exit(printable(f"lit-cv: error: {_with_output_option(said, sys.argv[1:2])}"))
+        sys.exit(_shortened(printable(f"lit-cv: error: {_with_output_option(said, sys.argv[1:2])}")))
 
 
 def _with_output_option(text: str, verb: list[str]) -> str:
     """Return a text with the option by which a verb is told where to write; a file knows that of `fit` alone."""
     option = next((OUTPUTS[name] for name in verb if name in OUTPUTS), "--trainer.default_root_dir")
     return text.replace("--trainer.default_root_dir", option)
+
+
+def _shortened(text: str) -> str:
+    """Return a message without the middle of a value that would fill the screen."""
+    return text if len(text) <= _MOST else f"{text[: _MOST // 2]} ... {text[-_MOST // 2 :]}"
 
 
 def _line(text: str) -> str:

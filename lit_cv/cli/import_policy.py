@@ -16,6 +16,12 @@ from lit_cv.registry import LIBRARIES, is_trusted, loaded_class, trusted_modules
 __all__ = ["limited_imports", "untrusted_classes"]
 
 _PARTS = (L.LightningModule, L.LightningDataModule, L.Callback)
+_DENIED = (  # of the libraries: what runs commands, or calls what a name says
+    "lit_cv.cli",
+    "lit_cv.__main__",
+    "lightning.pytorch.callbacks.LambdaCallback",
+    "lightning.pytorch.callbacks.lambda_function",
+)
 _NAMED = ("model", "data", "source", "target", "callbacks", "logger", "profiler", "plugins", "strategy")
 _SETTINGS = ("import_path_verdicts", "import_paths_enforced", "instantiate_subclass_spec_in_any")
 
@@ -44,7 +50,7 @@ def limited_imports(configuration: Any = None) -> Iterator[None]:
     # Of what it denies by default, such as `os`, nothing becomes allowed by being named.
     named = [module for module in trusted_modules() if module not in before["import_path_verdicts"]]
     set_parsing_settings(
-        import_path_denylist=["*"],
+        import_path_denylist=["*", *_DENIED],
         import_path_allowlist=[*LIBRARIES, *named, *loaded],
         instantiate_subclass_spec_in_any=False,
     )

@@ -29,6 +29,7 @@ _SECTIONS = re.compile(
 )
 _WITHIN = re.compile(r"(?:class_path|type)[\"']?\s*:\s*[\"']?(\w+(?:\.\w+)+)")  # of YAML or JSON in an option
 _FILES = (".yaml", ".yml", ".json")
+_BARE = ("help", "dry_run", "redraw", "escape_formulas")  # options without a value
 
 
 class OwnFiles:
@@ -79,7 +80,8 @@ def take_trusted(args: Sequence[str]) -> tuple[list[str], set[str]]:
             continue
         value = value if equals else next(tokens, "")
         modules = [part.strip() for part in value.split(",") if part.strip()]
-        if not modules or not all(re.fullmatch(rf"{_NAME}(\.{_NAME})*", part) for part in modules):
+        names = all(re.fullmatch(rf"{_NAME}(\.{_NAME})*", part) and not part.endswith(".py") for part in modules)
+        if not modules or not names:
             raise ValueError(f"--trust {value}: give the name of a Python module, such as my_callbacks, without .py.")
         named.update(modules)
     return rest, named
@@ -164,13 +166,14 @@ def why_not(name: str) -> str | None:
 
 
 def _options(args: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the options of arguments, without dashes, with their values."""
-    for position, token in enumerate(args):
+    """Yield the options of arguments, without dashes, with their values; a value is none, whatever it looks like."""
+    tokens = iter(args)
+    for token in tokens:
         if not token.startswith("--"):
             continue
         name, equals, value = token[2:].partition("=")
-        if not equals:
-            value = next(iter(args[position + 1 : position + 2]), "")
+        if not equals and name not in _BARE:
+            value = next(tokens, "")
         yield name.rstrip("+"), value
 
 

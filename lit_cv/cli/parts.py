@@ -13,10 +13,16 @@ __all__ = ["DataInstantiator", "Parser", "SaveConfig"]
 
 
 class Parser(LightningArgumentParser):
-    """A parser whose errors take one line, and that takes no abbreviations: they would hide a typo."""
+    """A parser whose errors take one line, and that takes no abbreviations: they would hide a typo.
+
+    It reads no files but the configurations that it is given: a value in one of them may name any path.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def _add_signature_parameter(self, *args: Any, **kwargs: Any) -> Any:
+        return super()._add_signature_parameter(*args, **{**kwargs, "sub_configs": False})
 
     typed: ClassVar[list[str]] = []  # the arguments of the process, for messages
 

@@ -216,7 +216,7 @@ class ComparisonRun:
             write_text(folder / "own.yaml", yaml.safe_dump(dict(stage.config or {})), "the configuration")
         write_text(folder / "stage.yaml", yaml.safe_dump(content, sort_keys=False), "the configuration")
         paths = [str(folder / name) if name in ("own.yaml", "stage.yaml") else name for name in configs]
-        return [token for path in paths for token in ("--config", str(path))]
+        return [f"--config={path}" for path in paths]
 
     def _untrained(self, work: _Work) -> dict[str, Any]:
         """Return the network of the stage before, for a few timed steps without its weights."""

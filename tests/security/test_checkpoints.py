@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_cv import SupervisedModule
 from lit_cv.checkpoint_file import read_checkpoint
+from lit_cv.checkpoint_io import AtomicCheckpointIO
 from lit_cv.modules.loading import load_module
 from lit_cv.registry import UntrustedClassError
 from tests.security.hostile import EVIL, MARKER, QUICK, SUPERVISED, end_of, save_hostile
@@ -30,6 +32,7 @@ CALLS = {
     "lit_cv.export.os.system": {"command": f"touch {MARKER}"},
     "evil.EvilModule": {},
     "antigravity.fly": {},
+    "lit_cv.__main__.Anything": {},
 }
 VERBS = {
     "export": ["export", "x.ckpt"],
@@ -220,6 +223,38 @@ def test_load_from_checkpoint_is_lightnings_own_and_calls_nothing(place: Path) -
     with pytest.raises(Exception, match="allowlist"):
         SupervisedModule.load_from_checkpoint(path)
     assert_nothing_happened(place)
+
+
+@pytest.mark.parametrize("scheme", ["", "local://", "file://"])
+def test_the_state_of_a_callback_removes_nothing(
+    trained: Path, place: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    content = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
+    target = f"{scheme}{place / 'victim'}"
+    state = {
+        "best_model_path": target, "dirpath": str(place), "best_model_score": torch.tensor(9.0), "last_model_path": target,
+        "best_k_models": {target: torch.tensor(9.0)}, "kth_best_model_path": target, "kth_value": torch.tensor(9.0),
+    }  # fmt: skip
+    content["callbacks"] |= {ModelCheckpoint().state_key: state, ModelCheckpoint(monitor="val_loss").state_key: state}
+    torch.save(content, place / "x.ckpt")
+    fit = ["fit", "--config=supervised", "--ckpt_path=x.ckpt", "--trainer.max_epochs=3", *QUICK[1:]]
+    for option in ([], ["--trainer.callbacks.monitor=val_loss", "--trainer.callbacks.save_last=true"]):
+        assert end_of([*fit, "--trainer.callbacks+=ModelCheckpoint", *option], monkeypatch) is None
+        assert_nothing_happened(place)
+
+
+def test_what_is_no_checkpoint_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="is no checkpoint"):
+        AtomicCheckpointIO().remove_checkpoint(tmp_path / "victim")
+    (tmp_path / "link").symlink_to("victim")
+    AtomicCheckpointIO().remove_checkpoint(tmp_path / "link")
+    assert (tmp_path / "victim" / "thesis.txt").is_file()
+    (tmp_path / "pieces.ckpt").mkdir()
+    (tmp_path / "pieces.ckpt" / ".metadata").touch()
+    AtomicCheckpointIO().remove_checkpoint(tmp_path / "pieces.ckpt")
+    assert {path.name for path in tmp_path.iterdir()} == {"victim"}
 
 
 VALUES: tuple[Any, ...] = (

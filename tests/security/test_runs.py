@@ -189,9 +189,13 @@ def test_what_killed_writers_have_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     for name in (".last.ckpt.0123456789abcdef.part", "checkpoints/.last.ckpt.0123456789abcdef.part"):
         (tmp_path / name).write_text("half")
-    (tmp_path / ".notes.part").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / ".notes.0123456789abcdef.part").symlink_to(tmp_path / "elsewhere")
+    others = {".particles.csv", ".thesis.partial.txt", ".partition", ".video.part", ".0123456789abcdef.part"}
+    for name in others:  # of the user's own
+        (tmp_path / name).write_text("years of work")
     claim_run(tmp_path).release()
-    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")} == {"checkpoints", ".lock", ".notes.part"}
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert left == {"checkpoints", ".lock", ".notes.0123456789abcdef.part", *others}
 
 
 @pytest.mark.parametrize(("mode", "broken"), [("min", -math.inf), ("max", math.inf), ("min", math.nan)])
