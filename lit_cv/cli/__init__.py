@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_cv.cli.overview import VERBS, overview, recipe_table
-from lit_cv.cli.own_files import OwnFiles, import_trusted, named_modules, take_trusted
+from lit_cv.cli.own_files import OwnFiles, import_trusted, importable, named_modules, take_trusted
 from lit_cv.matplotlib_defaults import import_matplotlib
 from lit_cv.printable import printable
 from lit_cv.registry import names_of_files
@@ -74,7 +74,8 @@ def main(args: list[str] | None = None) -> "LitCLI | None":
     if args[0] not in VERBS:
         raise SystemExit(f"lit-cv: error: no verb {args[0]!r}{nearest(args[0], VERBS)} `lit-cv --help` lists them.")
     OwnFiles.folder = Path.cwd()
-    with names_of_files({*trusted, *named_modules(args)}):
+    named = {*trusted, *named_modules(args)}
+    with names_of_files(named), importable(named):
         import_matplotlib()
         import_trusted(trusted)
         if args[0] in OWN_VERBS:

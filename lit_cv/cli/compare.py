@@ -2,13 +2,14 @@
 
 import math
 from argparse import Namespace
-from pathlib import Path
 from typing import Any
 
-from lit_cv.cli.own_options import OwnParser, command_line
+from lit_cv.cli.own_options import OwnParser, command_line, output_folder
 from lit_cv.plain_values import load_yaml
 
 __all__ = ["run_compare"]
+
+DEFAULT_OUTPUT = "lightning_logs/compare"
 
 
 def _parser() -> OwnParser:
@@ -35,7 +36,7 @@ def _parser() -> OwnParser:
     parser.add_argument("--weights", help="weights for `transfer`: a checkpoint, or DEFAULT of torchvision")
     parser.add_argument("--backbone", help="network of these weights where they do not tell")
     parser.add_argument("--cost_per_label", type=float, help="cost of one label, for the report")
-    parser.add_argument("--output", default="lightning_logs/compare", help="folder (lightning_logs/compare)")
+    parser.add_argument("--output", default=DEFAULT_OUTPUT, help="folder (lightning_logs/compare)")
     parser.add_argument("--redraw", action="store_true", help="make the report again from compare.csv, and do no more")
     parser.add_argument("--escape_formulas", action="store_true", help="put an apostrophe before names in the tables "
                         "that a spreadsheet would compute (they begin with = + - @)")  # fmt: skip
@@ -52,7 +53,7 @@ def run_compare(args: list[str]) -> None:
     own, rest = _parser().parse_before_fit(args)
     if own.cost_per_label is not None and not 0 < own.cost_per_label < math.inf:
         raise ValueError(f"--cost_per_label {own.cost_per_label} was given: it is above 0.")
-    folder = Path(own.output)
+    folder = output_folder(own.output, DEFAULT_OUTPUT)
     if own.redraw:
         from lit_cv.evaluation.comparison_report import write_report
 

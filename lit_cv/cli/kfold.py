@@ -1,10 +1,10 @@
 """The verb `kfold`: cross-validation of any fit."""
 
-from pathlib import Path
-
-from lit_cv.cli.own_options import OwnParser, command_line, flag
+from lit_cv.cli.own_options import OwnParser, command_line, flag, output_folder
 
 __all__ = ["run_kfold"]
+
+DEFAULT_OUTPUT = "lightning_logs/kfold"
 
 
 def _parser() -> OwnParser:
@@ -25,7 +25,7 @@ def _parser() -> OwnParser:
     parser.add_argument("--fold_seed", type=int, default=0, help="seed of the division (0)")
     parser.add_argument("--judge", choices=("last", "best"), default="last", help="weights that are judged; the best "
                         "epoch was chosen by the fold's own images (last)")  # fmt: skip
-    parser.add_argument("--output", default="lightning_logs/kfold", help="folder (lightning_logs/kfold)")
+    parser.add_argument("--output", default=DEFAULT_OUTPUT, help="folder (lightning_logs/kfold)")
     parser.add_argument("--escape_formulas", action="store_true", help="put an apostrophe before names in the tables "
                         "that a spreadsheet would compute (they begin with = + - @)")  # fmt: skip
     parser.add_argument("--dry_run", action="store_true", help="list the runs and how long they take, and do nothing")
@@ -44,7 +44,8 @@ def run_kfold(args: list[str]) -> None:
     options = FoldOptions(
         own.folds, own.repeats, own.stratified, own.groups, own.group_pattern, own.fold_seed, own.judge
     )
-    validation = CrossValidation(rest, options, Path(own.output), command_line("kfold", args), own.escape_formulas)
+    folder, command = output_folder(own.output, DEFAULT_OUTPUT), command_line("kfold", args)
+    validation = CrossValidation(rest, options, folder, command, own.escape_formulas)
     if own.dry_run:
         print(validation.study.describe(validation.time_a_step()))
     else:

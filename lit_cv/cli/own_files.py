@@ -1,27 +1,33 @@
 """What the user's own files define, which of them this command names, and why one cannot be imported."""
 
 import ast
+import multiprocessing
 import re
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from lit_cv.registry import is_trusted, untrusted
 
 __all__ = [
     "OwnFiles",
     "import_trusted",
+    "importable",
     "in_own_file",
-    "make_importable",
     "named_modules",
     "own_classes",
     "take_trusted",
     "why_not",
 ]
 
+_MOST_FILES = 1_000  # of a package
 _MOST = 1 << 20  # bytes of a file that is looked through for classes
 _NAME = r"[A-Za-z_]\w*"
 _SECTIONS = re.compile(
@@ -102,17 +108,77 @@ def named_modules(args: Sequence[str]) -> set[str]:
     return found
 
 
-def make_importable(modules: Iterable[str]) -> None:
-    """Put the working directory last on the import path, if a module that the user named lies in it alone."""
-    folder = str(OwnFiles.folder.absolute())
-    if folder in sys.path or "" in sys.path:
+class _OwnModules(MetaPathFinder):
+    """Finds modules in a folder that no other finder has: those of some names, and no others that lie there.
+
+    Args:
+        folder: The folder.
+        names: Names of the modules.
+    """
+
+    def __init__(self, folder: Path, names: set[str]) -> None:
+        self.folder, self.names = folder, names
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        """Return where a module is, `None` if it is none of these."""
+        return PathFinder.find_spec(fullname, [str(self.folder)]) if path is None and fullname in self.names else None
+
+
+@contextmanager
+def importable(modules: Iterable[str]) -> Iterator[None]:
+    """Let modules of the working directory that the user named be imported within, with what they import from there.
+
+    They come last: no installed package is hidden by them, and what else lies there is not found. Where worker
+    processes are not forked, they need the folder on the import path, and it is put there, last.
+
+    Args:
+        modules: The modules.
+    """
+    folder = OwnFiles.folder.absolute()
+    names = _with_imports(folder, {module.partition(".")[0] for module in modules})
+    if not names or str(folder) in sys.path or "" in sys.path:
+        yield
         return
-    for module in modules:
-        top = module.partition(".")[0]
-        here = (OwnFiles.folder / f"{top}.py").is_file() or (OwnFiles.folder / top).is_dir()
-        if here and top not in sys.modules and find_spec(top) is None:
-            sys.path.append(folder)
-            return
+    method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    if method != "fork":
+        sys.path.append(str(folder))
+        yield
+        return
+    finder = _OwnModules(folder, names)
+    sys.meta_path.append(finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+def _with_imports(folder: Path, modules: set[str]) -> set[str]:
+    """Return those of some modules that lie in a folder, and the modules there that they import by name."""
+    found: set[str] = set()
+    left = list(modules)
+    while left:
+        name = left.pop()
+        files = [folder / f"{name}.py", *sorted((folder / name).rglob("*.py"))[:_MOST_FILES]]
+        files = [path for path in files if path.is_file() and path.stat().st_size <= _MOST]
+        if name in found or not files:
+            continue
+        found.add(name)
+        for path in files:
+            left += _imports_of(path)
+    return found
+
+
+def _imports_of(path: Path) -> list[str]:
+    """Return the first parts of the names that a Python file imports."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8", errors="replace"))
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OSError):
+        return []
+    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    names += [
+        node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level and node.module
+    ]
+    return [name.partition(".")[0] for name in names]
 
 
 def import_trusted(modules: Iterable[str]) -> None:
@@ -121,11 +187,13 @@ def import_trusted(modules: Iterable[str]) -> None:
     Raises:
         ValueError: If there is no such module, or it cannot be imported; with the place in the user's file.
     """
-    make_importable(sorted(modules))
     for module in sorted(modules):
         try:
             import_module(module)
         except Exception as error:
+            if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+                raise ValueError(f"--trust {module}: there is no such module here: run from the folder of {module}.py, "
+                                 "or set PYTHONPATH to it.") from None  # fmt: skip
             raise ValueError(f"--trust {module}: {_place(error)}") from error
 
 

@@ -1,13 +1,15 @@
 """Options of the verbs that are not Lightning's."""
 
 import argparse
+import errno
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from lit_cv.suggest import nearest_option
 
-__all__ = ["OwnParser", "command_line", "flag"]
+__all__ = ["OwnParser", "command_line", "flag", "output_folder"]
 
 _OF_FIT = ("config", "model", "data", "trainer", "seed_everything", "checkpoint", "early_stopping", "ema", "non_finite")
 
@@ -70,3 +72,15 @@ def flag(text: str) -> bool:
 def command_line(verb: str, args: Sequence[Any]) -> str:
     """Return a command as it would be typed."""
     return shlex.join(["lit-cv", verb, *map(str, args)])
+
+
+def output_folder(given: str, default: str) -> Path:
+    """Return the folder that a verb writes to; one that nobody named may not be a link to another.
+
+    Raises:
+        OSError: If it is.
+    """
+    folder = Path(given)
+    if given == default and folder.is_symlink():
+        raise OSError(errno.ELOOP, f"{folder} is a link to {folder.resolve()}: name the folder to write to (--output)")
+    return folder

@@ -26,7 +26,7 @@ from lit_cv.cli.arguments import prepare
 from lit_cv.cli.errors import raised_here
 from lit_cv.cli.import_policy import limited_imports
 from lit_cv.cli.messages import quiet_lightning, show_messages
-from lit_cv.cli.own_files import OwnFiles, make_importable, named_modules
+from lit_cv.cli.own_files import OwnFiles, importable, named_modules
 from lit_cv.cli.parts import DataInstantiator, Parser, SaveConfig
 from lit_cv.cli.runs import Checkpoint, claim_run, make_run_folder, remove_unused_run
 from lit_cv.metrics_csv import MetricsCSVLogger
@@ -304,8 +304,7 @@ def invocation(args: list[str]) -> Iterator[None]:
     show_messages()
     quiet_lightning()
     Parser.typed, OwnFiles.folder = list(args), Path.cwd()
-    with names_of_files(named_modules(args)):
-        make_importable(sorted(trusted_modules()))
+    with names_of_files(named_modules(args)), importable(trusted_modules()):
         yield
 
 
@@ -313,7 +312,8 @@ def _while_restoring(error: BaseException) -> bool:
     """Tell whether an error comes from what a checkpoint holds, rather than from what this run was given."""
     if isinstance(error, OSError | MisconfigurationException) or (isinstance(error, ValueError) and raised_here(error)):
         return False
-    return any("checkpoint_connector" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
+    frames = traceback.extract_tb(error.__traceback__)
+    return any("checkpoint_connector" in frame.filename or frame.name == "configure_model" for frame in frames)
 
 
 def _check_processes(taken: int) -> None:

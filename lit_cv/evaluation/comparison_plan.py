@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_cv.cli.arguments import read_configuration
+from lit_cv.cli.training_options import kept_options
 from lit_cv.plain_values import require_plain
 from lit_cv.printable import printable
 from lit_cv.suggest import nearest
@@ -204,6 +205,7 @@ def read_comparison(name: str, **given: Any) -> Comparison:
     content = read_configuration(path)
     require_plain(content, path)
     _check_names(content, (*(f.name for f in fields(Comparison)),), path)
+    _require_training(content.get("trainer"), path)
     chosen, data_args = given.pop("approaches", None), given.pop("data_args", None)
     content |= {key: value for key, value in given.items() if value is not None and key != "data"}
     _check_comparison(content, path)
@@ -311,6 +313,24 @@ def _check_comparison(content: Mapping[str, Any], path: str) -> None:
         raise ValueError(f"{path}: two approaches have the same name, but for capitals: rename one.")
 
 
+def _configured_trainer(config: Any) -> Any:
+    """Return the Trainer's options in a configuration, or in the file or recipe that it names."""
+    content = read_configuration(config) if isinstance(config, str) else config
+    return content.get("trainer") if isinstance(content, Mapping) else None
+
+
+def _require_training(trainer: Any, where: str) -> None:
+    """Refuse options that write elsewhere than into the comparison's folder, or start and call other things."""
+    if not isinstance(trainer, Mapping | str):  # of another type, which is told where it is used
+        return
+    if not _is_mapping(trainer) or not all(name.isidentifier() for name in trainer):
+        raise ValueError(f"{where}: trainer must hold options by their names.")
+    left_out = kept_options(trainer, ranks=True)[1]
+    if left_out:
+        shown = printable(left_out[0][:200], lines=False)
+        raise ValueError(f"{where}: {shown} is not for a comparison, which writes to its folder alone (--output).")
+
+
 def _approach(name: Any, content: Any, path: str) -> Approach:
     name, where = str(name), f"{path}, approach {name}"
     if not _is_mapping(content):
@@ -321,6 +341,8 @@ def _approach(name: Any, content: Any, path: str) -> Approach:
     for number, stage in enumerate(content.get("stages", ()), 1):
         _check_names(stage, tuple(f.name for f in fields(Stage)), where)
         _check_values(stage, _OF_STAGE, f"{where}, stage {number}")
+        _require_training(stage.get("trainer"), f"{where}, stage {number}")
+        _require_training(_configured_trainer(stage.get("config")), f"{where}, stage {number}, config")
         stages.append(Stage(**stage))
     if not stages or any(s.config is None and s.classifier is None for s in stages):
         raise ValueError(f"{path}, approach {name}: each of its stages needs a config, or the last a classifier.")

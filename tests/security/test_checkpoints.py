@@ -232,10 +232,13 @@ def test_the_state_of_a_callback_removes_nothing(
     content = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
     target = f"{scheme}{place / 'victim'}"
     state = {
-        "best_model_path": target, "dirpath": str(place), "best_model_score": torch.tensor(9.0), "last_model_path": target,
-        "best_k_models": {target: torch.tensor(9.0)}, "kth_best_model_path": target, "kth_value": torch.tensor(9.0),
-    }  # fmt: skip
-    content["callbacks"] |= {ModelCheckpoint().state_key: state, ModelCheckpoint(monitor="val_loss").state_key: state}
+        **dict.fromkeys(("best_model_path", "last_model_path", "kth_best_model_path"), target),
+        **dict.fromkeys(("best_model_score", "kth_value"), torch.tensor(9.0)),
+        "dirpath": str(place),
+        "best_k_models": {target: torch.tensor(9.0)},
+    }
+    savers = (ModelCheckpoint(), ModelCheckpoint(monitor="val_loss", save_last=True))
+    content["callbacks"] |= {saver.state_key: state for saver in savers}
     torch.save(content, place / "x.ckpt")
     fit = ["fit", "--config=supervised", "--ckpt_path=x.ckpt", "--trainer.max_epochs=3", *QUICK[1:]]
     for option in ([], ["--trainer.callbacks.monitor=val_loss", "--trainer.callbacks.save_last=true"]):

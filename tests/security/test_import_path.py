@@ -1,13 +1,17 @@
 """The working directory is a folder of data: no file in it runs because of its name."""
 
+import importlib.util
 import json
+import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torchvision.utils import save_image
 
-from lit_cv.cli.own_files import OwnFiles, in_own_file, named_modules, own_classes, take_trusted, why_not
+from lit_cv.cli.own_files import OwnFiles, importable, in_own_file, named_modules, own_classes, take_trusted, why_not
 from lit_cv.registry import names_of_files
 from tests.security.hostile import EVIL, MARKER, QUICK, run_program
 
@@ -74,6 +78,8 @@ class OwnModule(SupervisedModule):
 
 
 def test_the_module_that_the_user_names_is_found_with_what_lies_beside_it(data: Path) -> None:
+    for name in ("torch_xla", "tensorflow", "pandas", "gcsfs", "s3fs", "wandb", "litlogger"):
+        (data / f"{name}.py").write_text(EVIL)
     (data / "own.py").write_text(OWN)
     (data / "helper.py").write_text("import torch\nassert torch.__file__.endswith('__init__.py')\n")
     fit = ["fit", "--config=supervised", *QUICK]
@@ -88,6 +94,27 @@ def test_the_module_that_the_user_names_is_found_with_what_lies_beside_it(data: 
     ran = run_program(["validate", "--ckpt_path", "best", "--trust", "own"], data)
     assert ran.returncode == 0, ran.stderr
     assert not (data / MARKER).exists()
+
+
+def test_modules_of_the_working_directory_are_found_while_a_command_runs(in_tmp: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(in_tmp))])
+    OwnFiles.folder = in_tmp
+    (in_tmp / "named_here.py").write_text("import beside_it\nfrom package_here.part import X\n")
+    (in_tmp / "beside_it.py").write_text("import named_here\n")
+    (in_tmp / "planted_here.py").write_text(EVIL)
+    (in_tmp / "package_here").mkdir()
+    (in_tmp / "package_here" / "__init__.py").touch()
+    (in_tmp / "package_here" / "part.py").write_text("from .other import X\n")
+    (in_tmp / "package_here" / "other.py").write_text("X = 1\n")
+    names = ("named_here", "beside_it", "package_here", "planted_here")
+    with importable(["named_here.Class"]):
+        assert [importlib.util.find_spec(name) is not None for name in names] == [True, True, True, False]
+        import_module("named_here")
+    importlib.invalidate_caches()
+    for name in names:
+        sys.modules.pop(name, None)
+        assert importlib.util.find_spec(name) is None
+    assert not (in_tmp / MARKER).exists()
 
 
 def test_only_options_that_take_classes_are_looked_up(data: Path) -> None:
@@ -115,6 +142,9 @@ def test_only_options_that_take_classes_are_looked_up(data: Path) -> None:
         (["fit", "--config", "evil.yaml", "--ckpt_path", "best.ckpt", "--data.root", "photos.v2"], set()),
         (["fit", "--model", "evil.yaml"], set()),
         (["fit", "--data.classes", "[a.b]"], set()),
+        (["fit", "--config", "--model=evil.Model"], set()),
+        (["fit", "--config=--model=evil.Model"], set()),
+        (["kfold", "--dry_run", "--model", "own.OwnModule"], {"own"}),
     ],
 )
 def test_what_a_command_names(in_tmp: Path, args: list[str], named: set[str]) -> None:

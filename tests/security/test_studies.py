@@ -24,6 +24,7 @@ from lit_cv.evaluation.kfold import _read_predictions, fold_table, not_finite
 from lit_cv.evaluation.markdown import escape_markdown
 from lit_cv.evaluation.progress_line import ProgressLine
 from lit_cv.evaluation.study import PlannedRun, Row, Study, read_table, write_table
+from tests.security.hostile import EVIL, MARKER, end_of
 
 RUNS = [PlannedRun(f"r{k}", f"run {k} \x1b[2J\udcff", "plain", 10) for k in range(3)]
 
@@ -486,3 +487,51 @@ def test_a_stage_from_a_file_in_a_folder(in_tmp: Path, capsys: pytest.CaptureFix
     pretraining, tuned = sorted(path.name for path in (in_tmp / "out" / "runs").iterdir())[::-1]
     assert pretraining.startswith("pretraining-own-")
     assert tuned == "own-1-seed0"
+
+
+@pytest.mark.parametrize("verb", ["kfold", "compare"])
+def test_a_link_that_nobody_named_is_not_written_to(in_tmp: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    (in_tmp / "victim").mkdir()
+    (in_tmp / "lightning_logs").mkdir()
+    (in_tmp / "lightning_logs" / verb).symlink_to(in_tmp / "victim")
+    said = end_of([verb, *(["--config=supervised", "--folds=2"] if verb == "kfold" else [])], monkeypatch)
+    assert said is not None
+    assert "is a link" in said
+    assert list((in_tmp / "victim").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "trainer",
+    [
+        "{default_root_dir: victim}",
+        "{logger: {class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: victim}}}",
+        "{callbacks: [{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {dirpath: victim}}]}",
+        "{profiler: {class_path: SimpleProfiler, init_args: {dirpath: victim}}}",
+        "{callbacks: callbacks.yaml}",
+    ],
+)
+@pytest.mark.parametrize("where", ["comparison", "stage", "config", "file"])
+def test_a_comparison_writes_to_its_folder_alone(
+    in_tmp: Path, monkeypatch: pytest.MonkeyPatch, trainer: str, where: str
+) -> None:
+    (in_tmp / "victim").mkdir()
+    (in_tmp / "other.yaml").write_text(f"trainer: {trainer}\n")
+    config = {"config": f"{{trainer: {trainer}}}", "file": "other.yaml"}.get(where, "supervised")
+    stage = f"config: {config}" + (f", trainer: {trainer}" if where == "stage" else "")
+    text = f"data: DigitsDataModule\nlabels: [2]\nsteps: 1\napproaches: {{a: {{stages: [{{{stage}}}]}}}}\n"
+    (in_tmp / "compared.yaml").write_text(text + (f"trainer: {trainer}\n" if where == "comparison" else ""))
+    said = end_of(["compare", "--comparison=compared.yaml"], monkeypatch)
+    assert said is not None
+    assert "is not for a comparison" in said
+    assert list((in_tmp / "victim").iterdir()) == []
+
+
+def test_a_file_that_is_named_like_an_option_names_no_module(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (in_tmp / "evil.py").write_text(EVIL)
+    (in_tmp / "--model=evil.EvilModule").write_text("model: {class_path: evil.EvilModule}\ndata: DigitsDataModule\n")
+    (in_tmp / "compared.yaml").write_text(
+        "data: DigitsDataModule\nlabels: [2]\nsteps: 1\n"
+        "approaches: {a: {stages: [{config: --model=evil.EvilModule}]}}\n"
+    )
+    end_of(["compare", "--comparison=compared.yaml", "--dry_run"], monkeypatch)
+    assert not (in_tmp / MARKER).exists()
