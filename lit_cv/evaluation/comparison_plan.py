@@ -323,7 +323,7 @@ def _require_training(trainer: Any, where: str) -> None:
     """Refuse options that write elsewhere than into the comparison's folder, or start and call other things."""
     if not isinstance(trainer, Mapping | str):  # of another type, which is told where it is used
         return
-    if not _is_mapping(trainer) or not all(name.isidentifier() for name in trainer):
+    if isinstance(trainer, str) or not all(str(name).isidentifier() for name in trainer):
         raise ValueError(f"{where}: trainer must hold options by their names.")
     left_out = kept_options(trainer, ranks=True)[1]
     if left_out:
