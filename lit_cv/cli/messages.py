@@ -42,8 +42,9 @@ def show_messages() -> None:
         handler = _StandardError()
         handler.setFormatter(_Printable("%(message)s"))
         log.addHandler(handler)
-        log.setLevel(logging.INFO)
         log.propagate = False
+    if log.level == logging.NOTSET:  # a study lets only warnings of its runs through
+        log.setLevel(logging.INFO)
 
 
 def quiet_lightning() -> None:
