@@ -1,23 +1,34 @@
 """What a checkpoint file says, checked before anything is made of it. Pure torch."""
 
+import mmap
 import os
 import re
 import stat
+import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_cv.plain_values import require_plain
 
-__all__ = ["CheckpointFile", "load_tensors", "read_checkpoint"]
+__all__ = ["CheckpointFile", "RefusedFileError", "load_tensors", "read_checkpoint", "require_stored_tensors"]
 
 _KINDS = "it is a file of another kind, or cut short"
 _GONE = frozenset({"_instantiator", "_class_path"})  # of Lightning's CLI: they name code to call
+_ARCHIVE = b"PK\x03\x04"  # by which torch itself tells its archives
+_BYTES = b"\nbytearray\n"  # the one thing that torch lets a file build of any size, and that none needs
+_LEAST = 16 << 20  # bytes that any file may unfold to
+_MOST_STEPS = 2**53
+_MOST_NAME = 300
+
+
+class RefusedFileError(ValueError):
+    """A file of tensors that is refused; the message goes on after its name: `it holds ...`."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +63,114 @@ def load_tensors(path: Path) -> Any:
         path: The file.
 
     Raises:
-        ValueError: If it would run code, or its records are compressed: they may unpack to any size.
+        RefusedFileError: If it would run code, its records are compressed, for they may unpack to any size, or its
+            tensors are none that lie in it number by number.
         Exception: What `torch.load` raises for a file that is none.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ValueError("it is no plain file")
-    archive = zipfile.is_zipfile(path)
-    if archive:
+        raise RefusedFileError("it is no plain file")
+    with open(path, "rb") as file:
+        archive = file.read(len(_ARCHIVE)) == _ARCHIVE
+    if (_archive_builds_bytes if archive else _builds_bytes)(path):
+        raise RefusedFileError("it builds bytes beside its tensors, which torch.save does not do")
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+    require_stored_tensors(content, os.stat(path).st_size)
+    return content
+
+
+def require_stored_tensors(content: Any, size: int) -> None:
+    """Refuse tensors that a file describes but does not hold: reading them would take any memory.
+
+    Args:
+        content: What was loaded: dicts, lists and the like of tensors and other values.
+        size: Bytes of the file.
+
+    Raises:
+        RefusedFileError: If a tensor is of another kind than `Tensor` and `Parameter`, is not dense, or unfolds to more
+            than the file and 16 MiB.
+    """
+    most = max(size, _LEAST)
+    for name, value in _tensors(content):
+        if type(value) not in (Tensor, nn.Parameter):
+            raise RefusedFileError(f"it holds {name!r}, a {type(value).__name__}, where plain tensors are allowed")
+        if value.layout != torch.strided or value.is_quantized or value.is_nested or value.device.type != "cpu":
+            raise RefusedFileError(f"it holds {name!r}, a tensor that is sparse, quantized or without numbers")
+        if value.numel() * value.element_size() > most:
+            raise RefusedFileError(f"it holds {name!r}, a tensor that unfolds to {value.numel():,} numbers from few")
+
+
+def _tensors(content: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield all tensors in nested dicts, lists, tuples and sets once, with the end of their names."""
+    seen: set[int] = set()
+    waiting: list[tuple[str, Any]] = [("", content)]
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, Tensor):
+            yield name or "a tensor", value
+        if not isinstance(value, dict | list | tuple | set | frozenset) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        waiting += [(f"{name}.{_label(key)}".lstrip(".")[-_MOST_NAME:], part) for key, part in parts]
+        if isinstance(value, dict):
+            waiting += [(f"{name}.key", key) for key in value if isinstance(key, Tensor | tuple | frozenset)]
+
+
+def _label(key: Any) -> str:
+    """Return the name of a part, short whatever a file says; a number may have more digits than Python prints."""
+    if isinstance(key, str):
+        return key[:_MOST_NAME]
+    return str(key) if isinstance(key, int) and abs(key) < _MOST_STEPS else type(key).__name__
+
+
+def _archive_builds_bytes(path: Path) -> bool:
+    """Check the records of an archive, and say whether its pickle builds bytes."""
+    size = os.stat(path).st_size
+    try:
+        _require_one_directory(path, size)
         with zipfile.ZipFile(path) as content:
             records = content.infolist()
-        if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-            raise ValueError("its records are compressed, which torch.save does not do")
-        if sum(record.file_size for record in records) > os.stat(path).st_size:
-            raise ValueError("its records are longer than the file")
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+            if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+                raise RefusedFileError("its records are compressed, which torch.save does not do")
+            if any(record.file_size != record.compress_size for record in records) or size < sum(
+                record.file_size for record in records
+            ):
+                raise RefusedFileError("its records are longer than the file")
+            pickles = [record for record in records if "pkl" in record.orig_filename.lower()]
+            return any(_BYTES in content.read(record) for record in pickles)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, struct.error) as error:
+        raise ValueError(f"its archive cannot be listed: {error}") from None
+
+
+def _require_one_directory(path: Path, size: int) -> None:
+    """Refuse an archive whose list of records torch and Python would look for in different places.
+
+    Raises:
+        ValueError: If the list is not where the last bytes of the file say, right before them.
+    """
+    with open(path, "rb") as file:
+        file.seek(max(0, size - 98))
+        tail = file.read(98).rjust(98, b"\0")
+    end, at = tail[-22:], size - 22
+    if end[:4] != b"PK\x05\x06" or end[20:] != b"\0\0":
+        raise ValueError("it does not end as torch.save ends it")
+    length, start = struct.unpack("<LL", end[12:20])
+    if tail[-42:-38] == b"PK\x06\x07":
+        at -= 76
+        length, start = struct.unpack("<QQ", tail[40:56])
+        if tail[:4] != b"PK\x06\x06" or struct.unpack("<Q", tail[-34:-26])[0] != at:
+            raise ValueError("it does not end as torch.save ends it")
+    if start + length != at:
+        raise ValueError("its list of records is not at its end")
+
+
+def _builds_bytes(path: Path) -> bool:
+    """Say whether the pickle of a file that is no archive builds bytes."""
+    with open(path, "rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(_BYTES) >= 0
 
 
 def read_checkpoint(path: Path) -> CheckpointFile:
@@ -86,26 +191,38 @@ def read_checkpoint(path: Path) -> CheckpointFile:
         raise ValueError(f"{path} is not a whole checkpoint of lit_cv: {_reason(path, error)}.") from None
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
         raise ValueError(f"{path} is not a checkpoint of a Trainer: it has no state_dict.")
-    wrong = [str(key) for key, value in content["state_dict"].items() if not isinstance(value, Tensor)]
-    if wrong:
-        raise ValueError(f"{path} is damaged: {wrong[0]} of its state_dict is no tensor.")
+    for key, value in content["state_dict"].items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(f"{path} is damaged: {_label(key)} of its state_dict is no tensor with a name.")
     own = _field(path, content, "lit_cv", dict, {})
     given = _field(path, content, "hyper_parameters", Mapping, {})
     require_plain(own, f"{path}: lit_cv", leaves=Tensor)
     require_plain(dict(given), f"{path}: hyper_parameters")
-    parameters = {str(name): value for name, value in given.items() if name not in _GONE}
+    _require_texts(path, "the names of its hyper_parameters", list(given))
+    parameters = {name: value for name, value in given.items() if name not in _GONE}
     if "weights" in parameters:
         parameters["weights"] = None
     names = _field(path, own, "class_names", list, [])
+    _require_texts(path, "its class_names", names)
+    class_path = _field(path, own, "class_path", str, None)
+    _require_texts(path, "its class_path", [class_path or ""])
+    step = _field(path, content, "global_step", int, 0)
+    if not 0 <= step < _MOST_STEPS:
+        raise ValueError(f"{path} is damaged: its global_step is no number of steps.")
     return CheckpointFile(
         path=path,
         size=path.stat().st_size,
-        class_path=_field(path, own, "class_path", str, None),
+        class_path=class_path,
         hyper_parameters=parameters,
-        step=_field(path, content, "global_step", int, 0),
-        class_names=[str(name) for name in names],
+        step=step,
+        class_names=names,
         state_dict=content["state_dict"],
     )
+
+
+def _require_texts(path: Path, what: str, values: list[Any]) -> None:
+    if any(not isinstance(value, str) or len(value) > _MOST_NAME for value in values):
+        raise ValueError(f"{path} is damaged: {what} are no texts of up to {_MOST_NAME} characters.")
 
 
 def _field(path: Path, content: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
@@ -118,7 +235,7 @@ def _field(path: Path, content: Mapping[str, Any], name: str, kind: type, defaul
 def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    if type(error) is ValueError and str(error).startswith("it"):
+    if isinstance(error, RefusedFileError):
         return str(error)
     refused = re.search(r"GLOBAL ([\w.]+)", str(error)) if zipfile.is_zipfile(path) else None
     return f"it holds Python objects ({refused[1]}), which could run code when loaded" if refused else _KINDS

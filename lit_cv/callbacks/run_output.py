@@ -68,12 +68,14 @@ def plain_names(outputs: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def guarded(what: str) -> Iterator[None]:
-    """Keep an error in `what` from ending a run; it is logged with its traceback.
+    """Keep an error in `what` from ending a run; it is logged, with its traceback where the system did not cause it.
 
     A figure is worth less than the hours of training that an error in it would cost.
     """
     try:
         yield
+    except OSError as error:
+        log.warning("%s failed; the run goes on: %s.", what, " ".join(str(error).split()).rstrip("."))
     except Exception:
         log.warning("%s failed; the run goes on.", what, exc_info=True)
 

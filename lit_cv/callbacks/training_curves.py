@@ -13,6 +13,8 @@ from lit_cv.metrics_csv import MetricsCSVLogger
 
 __all__ = ["TrainingCurves"]
 
+_MOST_SECONDS = 1e10  # three centuries
+
 
 class TrainingCurves(L.Callback):
     """Draws `training_curves.png` from the run's `metrics.csv` when training ends, however it ends.
@@ -43,8 +45,10 @@ class TrainingCurves(L.Callback):
         return {"seconds": self._seconds()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the seconds of the run that this one continues."""
-        self._seconds_before = float(state_dict["seconds"])
+        """Restore the seconds of the run that this one continues, if the checkpoint holds such a number."""
+        seconds = state_dict.get("seconds") if isinstance(state_dict, dict) else None
+        if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds < _MOST_SECONDS:
+            self._seconds_before = float(seconds)
 
     def _seconds(self) -> float:
         return self._seconds_before + (time.monotonic() - self._started if self._started else 0.0)

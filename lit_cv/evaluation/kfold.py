@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from lit_cv.atomic_files import atomic_write, write_text
+from lit_cv.checkpoint_file import load_tensors
 from lit_cv.cli.study_run import StudyRun, quietly
 from lit_cv.csv_tables import table_text
 from lit_cv.evaluation.folds import Fold, groups_by_pattern, groups_from_table, make_folds
@@ -133,7 +134,7 @@ class CrossValidation:
         )
         best = folder / "checkpoints" / "best.ckpt"
         if self.options.checkpoint == "best" and best.is_file():
-            model.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
+            model.load_state_dict(_weights_of(best))
         found = trainer.validate(model, datamodule=data, verbose=False)
         metrics = {name: round(value, 6) for name, value in (found[0] if found else {}).items()}
         self._predict(fitted, fold, folder)
@@ -228,6 +229,17 @@ class CrossValidation:
         return next((name for name in ("val_acc", "val_knn_acc", "val_loss") if name in names), names[0])
 
 
+def _weights_of(path: Path) -> Mapping[str, torch.Tensor]:
+    """Return the weights in a checkpoint of a fold."""
+    try:
+        found: Mapping[str, torch.Tensor] = load_tensors(path)["state_dict"]
+    except Exception as error:  # of all kinds, for files that are something else
+        if isinstance(error, MemoryError | OSError):
+            raise
+        raise damaged(path, "it holds no weights") from None
+    return found
+
+
 def _read_predictions(path: Path, fold: Fold, classes: int | None) -> tuple[list[int], torch.Tensor]:
     """Return what a model has predicted of its fold: positions in the pool, and (N, classes) probabilities.
 
@@ -235,7 +247,7 @@ def _read_predictions(path: Path, fold: Fold, classes: int | None) -> tuple[list
         ValueError: If the file is not what a fold has left.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_tensors(path)
         positions, probabilities = content["positions"], content["probabilities"]
         shapes = len(positions), int(probabilities.shape[1])
         right = probabilities.layout == positions.layout == torch.strided

@@ -6,9 +6,12 @@ from pathlib import Path
 from lit_cv.checkpoint_file import CheckpointFile, read_checkpoint
 from lit_cv.modules.base import BaseModule
 from lit_cv.modules.size_guard import no_larger_than, require_size
-from lit_cv.registry import names_of_files, resolve_class
+from lit_cv.registry import UntrustedClassError, names_of_files, resolve_class
 
 __all__ = ["load_module"]
+
+_MOST_QUOTED = 300  # characters of a message, which may quote any text of a file
+_MOST_MESSAGE = 1000
 
 
 def load_module(path: str | Path, trusted: Iterable[str] = ()) -> BaseModule:
@@ -41,19 +44,32 @@ def _build(cls: type[BaseModule], content: CheckpointFile) -> BaseModule:
         with no_larger_than(content.size, str(path)):
             module = cls(**content.hyper_parameters)
             module.configure_model()
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:300].rstrip(".")
-        raise ValueError(f"{path}: its hyperparameters do not fit {name}: {reason}.") from error
-    missing = [key for key in module.state_dict() if key not in content.state_dict]
+    except UntrustedClassError:
+        raise
+    except Exception as error:  # what a constructor makes of any value at all
+        if isinstance(error, ValueError) and str(error).startswith(str(path)) and len(str(error)) <= _MOST_MESSAGE:
+            raise
+        raise ValueError(f"{path}: its hyperparameters do not fit {name}: {_short(error)}.") from error
+    own = module.state_dict()
+    missing = [key for key in own if key not in content.state_dict]
     if missing:
         raise ValueError(f"{path} lacks weights of {name}: {', '.join(missing[:4])}.")
+    unreal = [key for key in own if content.state_dict[key].is_complex() and not own[key].is_complex()]
+    if unreal:
+        raise ValueError(f"{path}: its weights do not fit its hyperparameters: {unreal[0]} holds complex numbers.")
     try:
         module.load_state_dict(content.state_dict, strict=False)
-    except RuntimeError as error:
+    except Exception as error:  # hooks and the metadata beside the weights can end in anything
         raise ValueError(f"{path}: its weights do not fit its hyperparameters: {_first_difference(error)}.") from None
     return module.eval()
 
 
-def _first_difference(error: RuntimeError) -> str:
+def _first_difference(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
-    return (lines or str(error).splitlines())[0].rstrip(".")
+    return lines[0][:_MOST_QUOTED].rstrip(".") if lines else _short(error)
+
+
+def _short(error: Exception) -> str:
+    """Return the message of an error in one line of a length that can be read."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:_MOST_QUOTED].rstrip(".")

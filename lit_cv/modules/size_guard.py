@@ -66,7 +66,7 @@ def no_larger_than(size: int, source: str) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError, OverflowError) as error:
         if isinstance(error, torch.OutOfMemoryError | MemoryError | OverflowError) or "alloc" in str(error):
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
             raise ValueError(f"{source}: its hyperparameters do not fit its weights ({reason}).") from error
         raise
     finally:

@@ -1,5 +1,6 @@
 """Backbones by name."""
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -11,13 +12,14 @@ from lit_cv.nn.stochastic_depth import set_stochastic_depth
 from lit_cv.nn.timm_networks import build_timm, check_timm_name
 from lit_cv.nn.torchvision_networks import build_torchvision, torchvision_names
 from lit_cv.nn.vit import VIT, build_vit, is_vit_name
-from lit_cv.nn.weights import Weights, load_weights, read_weights
+from lit_cv.nn.weights import Weights, errors_named, load_weights, read_weights
 from lit_cv.suggest import nearest
 
 __all__ = ["check_backbone_name", "create_backbone", "has_small_stem", "list_backbones"]
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _TIMM = "timm/"
+_PATCH = re.compile(r"vit_[a-z]+_p?(\d+)(?:_\w+)?")
 
 
 def list_backbones() -> list[str]:
@@ -85,12 +87,19 @@ def create_backbone(
     if in_channels < 1:
         raise ValueError(f"in_channels={in_channels}: an image has at least one channel.")
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    _check_stem(name, stem)
     if name.startswith(_TIMM):
         loaded = None if weights in (None, "DEFAULT") else read_weights(name, str(weights))
-        network, fresh = _from_timm(name, in_channels, size, stem, weights == "DEFAULT")
+        network = build_timm(name.removeprefix(_TIMM), in_channels, size, weights == "DEFAULT")
+        fresh = frozenset[str]()
+    elif weights is None:
+        loaded = None
+        network, fresh = _build(name, in_channels, size, stem)
     else:
-        loaded = None if weights is None else read_weights(name, weights)
-        network, fresh = _build(name, in_channels, size or (loaded.image_size if loaded else None), stem, loaded)
+        loaded = read_weights(name, weights)
+        with errors_named(loaded.source):
+            patch = _patch_size(name, loaded)
+            network, fresh = _build(name, in_channels, size or loaded.image_size, stem, patch)
     own_mean, own_std = (loaded.mean, loaded.std) if loaded else (network.mean, network.std)
     standard = (_IMAGENET_MEAN, _IMAGENET_STD) if in_channels == 3 else ([0.5] * in_channels, [0.25] * in_channels)
     backbone = Backbone(
@@ -102,7 +111,8 @@ def create_backbone(
         spatial_dropout,
     )
     if loaded is not None:
-        load_weights(backbone, loaded, fresh)
+        with errors_named(loaded.source):
+            load_weights(backbone, loaded, fresh)
     if drop_path is not None:
         set_stochastic_depth(backbone.body, drop_path)
     if size is not None:
@@ -110,33 +120,39 @@ def create_backbone(
     return backbone
 
 
-def _from_timm(
-    name: str, in_channels: int, image_size: tuple[int, int] | None, stem: str, pretrained: bool
-) -> tuple[Network, frozenset[str]]:
-    if stem != "standard":
-        raise _no_small_stem(name)
-    return build_timm(name.removeprefix(_TIMM), in_channels, image_size, pretrained), frozenset()
+def _patch_size(name: str, loaded: Weights) -> int | None:
+    """Return the side of the patches in a file, which must be that of the name: the network grows with their ratio."""
+    named = _PATCH.fullmatch(name)
+    if named is not None and loaded.patch_size not in (None, int(named[1])):
+        raise ValueError(
+            f"{loaded.source}: it is for patches of {loaded.patch_size} pixels, but {name} needs {named[1]}: change "
+            "--model.backbone or --model.weights."
+        )
+    return loaded.patch_size if is_vit_name(name) else None
+
+
+def _check_stem(name: str, stem: str) -> None:
+    """Raise ValueError unless there is such a stem, and the network has it."""
+    if stem not in ("standard", "small"):
+        raise ValueError(f"stem={stem!r}: give 'standard' or 'small'.")
+    if stem == "small" and not (name in COMPACT or name.startswith("vgg") or has_small_stem(name)):
+        families = ", ".join([*SMALL_STEMS, "vgg", *COMPACT])
+        raise ValueError(f"{name} has no stem for small images; these have one: {families}. Set stem to 'standard'.")
 
 
 def _build(
-    name: str, in_channels: int, image_size: tuple[int, int] | None, stem: str, loaded: Weights | None
+    name: str, in_channels: int, image_size: tuple[int, int] | None, stem: str, patch_size: int | None = None
 ) -> tuple[Network, frozenset[str]]:
     """Build a network of our own or of torchvision's, and say which of its layers have no published shape."""
-    if stem not in ("standard", "small"):
-        raise ValueError(f"stem={stem!r}: give 'standard' or 'small'.")
     if name in COMPACT:
         return build_compact(name, in_channels), frozenset()
     if is_vit_name(name):
-        if stem != "standard":
-            raise _no_small_stem(name)
-        return build_vit(name, in_channels, image_size, loaded.patch_size if loaded else None), frozenset()
+        return build_vit(name, in_channels, image_size, patch_size), frozenset()
     network = build_torchvision(name, image_size)
     replace_input(network.body, in_channels)
     family = _stem_family(name)
-    if stem == "standard" or name.startswith("vgg"):
+    if stem == "standard" or family is None:
         return network, frozenset()
-    if family is None:
-        raise _no_small_stem(name)
     return network, small_stem(family, network.body)
 
 
@@ -144,11 +160,6 @@ def _stem_family(name: str) -> str | None:
     if name not in torchvision_names():
         return None
     return next((family for family in SMALL_STEMS if name.startswith(family)), None)
-
-
-def _no_small_stem(name: str) -> ValueError:
-    families = ", ".join([*SMALL_STEMS, "vgg", *COMPACT])
-    return ValueError(f"{name} has no stem for small images; these have one: {families}. Set stem to 'standard'.")
 
 
 def _check_size(backbone: Backbone, size: tuple[int, int]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_cv.nn.positions import resize_positions
 from lit_cv.nn.vit import VisionTransformer
 
-__all__ = ["export_vit", "fit_vit_weights", "from_other_layout", "vit_image_size"]
+__all__ = ["export_vit", "fit_vit_weights", "from_other_layout", "vit_image_size", "vit_patch_side"]
 
 _PAIRS = (
     ("patch_embed.proj.", "conv_proj."),
@@ -31,6 +31,8 @@ _BLOCK = re.compile(r"blocks\.(\d+)\.(.*)")
 _THEIR_BLOCK = re.compile(r"encoder\.layers\.encoder_layer_(\d+)\.(.*)")
 # Parts that change what the network computes, and which ours does not have.
 _FOREIGN = ("ls1.", "ls2.", "q_norm.", "k_norm.", "reg_token", "norm_pre.", "w12", "relative_position")
+_MOST_PATCHES = 1 << 16  # no memory is given for more because a file says so
+_MOST_SIDE = 256  # pixels of a patch
 
 
 def from_other_layout(source: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -59,7 +61,7 @@ def from_other_layout(source: str, state: Mapping[str, Tensor]) -> dict[str, Ten
     if "fc_norm.weight" in own and "norm.weight" not in own:  # fine-tuned with mean pooling
         own = {re.sub(r"^fc_norm\.", "norm.", key): value for key, value in own.items()}
     if "grid_size" not in own:
-        length = own["pos_embed"].shape[1]
+        length = _count_positions(own)
         side = math.isqrt(length)
         # With one for the class token or, as in some of timm's networks, without.
         if length - side * side not in ((0, 1) if "cls_token" in own else (0,)):
@@ -69,21 +71,59 @@ def from_other_layout(source: str, state: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def vit_image_size(state: Mapping[str, Tensor]) -> tuple[int, int] | None:
-    """Return the height and width that weights under our names are for, `None` if they are of another network."""
-    if "grid_size" not in state or "patch_embed.proj.weight" not in state:
+    """Return the height and width that weights under our names are for, `None` if they are of another network.
+
+    Raises:
+        ValueError: If their shapes are those of no grid of patches, or of a huge one.
+    """
+    if any(key not in state for key in ("grid_size", "pos_embed", "patch_embed.proj.weight")):
         return None
-    patch = state["patch_embed.proj.weight"].shape[-1]
-    rows, columns = state["grid_size"].tolist()
+    patch = vit_patch_side(state["patch_embed.proj.weight"])
+    rows, columns = _grid(state)
+    if rows * columns > _MOST_PATCHES:
+        raise ValueError(f"it is for {rows} x {columns} patches: give the image_size that you want instead.")
     return rows * patch, columns * patch
 
 
+def vit_patch_side(weight: Tensor) -> int:
+    """Return the side of the patches that the weight of a convolution embeds.
+
+    Raises:
+        ValueError: If it has the shape of none.
+    """
+    if weight.ndim != 4 or not 0 < weight.shape[3] == weight.shape[2] <= _MOST_SIDE:
+        raise ValueError(f"its patch embedding has the shape {tuple(weight.shape)}, which is of no square patches.")
+    return weight.shape[3]
+
+
+def _count_positions(state: Mapping[str, Tensor]) -> int:
+    shape = state["pos_embed"].shape
+    if len(shape) != 3 or shape[0] != 1 or 0 in shape:
+        raise ValueError(f"its pos_embed has the shape {tuple(shape)}, where (1, positions, width) is allowed.")
+    return shape[1]
+
+
+def _grid(state: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Return the rows and columns of patches, which must be those of the positions."""
+    size, length = state["grid_size"], _count_positions(state)
+    if size.shape != (2,) or size.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"its grid_size is no pair of whole numbers, but of shape {tuple(size.shape)}, {size.dtype}.")
+    rows, columns = (int(side) for side in size.tolist())
+    if min(rows, columns) < 1 or length - rows * columns not in (0, 1):
+        raise ValueError(f"its grid_size is {rows} x {columns}, but it has {length} positions.")
+    return rows, columns
+
+
 def fit_vit_weights(body: VisionTransformer, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights under our names with positions for the grid of `body`, and for its class token if it has one."""
+    """Return weights under our names with positions for the grid of `body`, and for its class token if it has one.
+
+    Raises:
+        ValueError: If the positions are of no grid of patches.
+    """
     fitted = dict(state)
     if "grid_size" not in state or "pos_embed" not in state:
         return fitted
-    rows, columns = state["grid_size"].tolist()
-    positions = resize_positions(state["pos_embed"], (rows, columns), body.grid)
+    positions = resize_positions(state["pos_embed"], _grid(state), body.grid)
     patches = body.grid[0] * body.grid[1]
     others = positions[:, : positions.shape[1] - patches]
     if others.shape[1] != body.num_prefix_tokens:

@@ -2,27 +2,27 @@
 
 import logging
 import math
-import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from lit_cv.checkpoint_file import load_tensors
+from lit_cv.checkpoint_file import RefusedFileError, load_tensors, require_stored_tensors
 from lit_cv.nn.backbone import Backbone
 from lit_cv.nn.stems import adapt_channels, first_convolution
 from lit_cv.nn.torchvision_networks import torchvision_names
 from lit_cv.nn.vit import VisionTransformer, is_vit_name
-from lit_cv.nn.vit_layouts import fit_vit_weights, from_other_layout, vit_image_size
+from lit_cv.nn.vit_layouts import fit_vit_weights, from_other_layout, vit_image_size, vit_patch_side
+from lit_cv.printable import printable
 from lit_cv.suggest import nearest
 
-__all__ = ["Weights", "checkpoint_options", "load_head", "load_weights", "read_weights"]
+__all__ = ["Weights", "checkpoint_options", "errors_named", "load_head", "load_weights", "read_weights"]
 
 _LOGGER = logging.getLogger("lit_cv")
 _SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
@@ -31,11 +31,10 @@ _WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.co
 _CLASSIFIER = re.compile(
     r"(?P<name>fc|classifier(\.\d+)?|heads?(\.(head|fc|linear|classifier\.linear))?)\.(weight|bias)"
 )
-# What reading a file that is no checkpoint can end in.
-_UNREADABLE = (
-    pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError,
-    TypeError, OSError,
-)  # fmt: skip
+_MOST_MESSAGE = 1000  # characters; a name in a file may have any number
+_MOST_NAME = 100
+_MOST_CHANNELS = 1 << 16
+_MOST_SIDE = 256  # patches, or pixels of one, along a side: no memory is given for more because a file says so
 # torchvision's published files of these networks are older than its code.
 _RENAMED = (
     (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\."), r"\1\2."),
@@ -59,14 +58,44 @@ class Weights(NamedTuple):
             return own
         if _POSITIONS not in self.state or "conv_proj.weight" not in self.state:
             return None
-        patches = math.isqrt(self.state[_POSITIONS].shape[1] - 1)
-        side = patches * self.state["conv_proj.weight"].shape[-1]
+        shape = self.state[_POSITIONS].shape
+        patches = math.isqrt(max(shape[1] - 1, 0)) if len(shape) == 3 else 0
+        if not 0 < patches <= _MOST_SIDE:
+            raise ValueError(f"its {_POSITIONS} has the shape {tuple(shape)}, which is of no grid of patches.")
+        side = patches * vit_patch_side(self.state["conv_proj.weight"])
         return side, side
 
     @property
     def patch_size(self) -> int | None:
-        """Side of the patches of a vision transformer of this project."""
-        return self.state["patch_embed.proj.weight"].shape[-1] if "patch_embed.proj.weight" in self.state else None
+        """Side of the patches of a vision transformer."""
+        found = (key for key in ("patch_embed.proj.weight", "conv_proj.weight") if key in self.state)
+        key = next(found, None)
+        return None if key is None else vit_patch_side(self.state[key])
+
+
+@contextmanager
+def errors_named(source: str) -> Iterator[None]:
+    """Turn whatever reading and using weights ends in into one ValueError that names them.
+
+    Args:
+        source: The file, or the published weights.
+
+    Raises:
+        OSError: As it comes.
+        ValueError: For all else; one that names the source and fits a line is left as it is.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # torch raises all kinds of errors for tensors that do not fit
+        said = str(error) or type(error).__name__
+        if not isinstance(error, ValueError):
+            said = f"{source} holds no weights for this network ({' '.join(said.split())[:300]})."
+        text = printable(said if source in said else f"{source}: {said}", lines=False)
+        if isinstance(error, ValueError) and text == said and len(text) <= _MOST_MESSAGE:
+            raise
+        raise ValueError(text if len(text) <= _MOST_MESSAGE else f"{text[:_MOST_MESSAGE]} ...") from error
 
 
 def read_weights(name: str, weights: str) -> Weights:
@@ -83,8 +112,8 @@ def read_weights(name: str, weights: str) -> Weights:
     """
     path = Path(weights).expanduser()
     if _is_path(weights, path):
-        loaded = _from_file(path)
-        return loaded._replace(state=from_other_layout(loaded.source, loaded.state)) if is_vit_name(name) else loaded
+        with errors_named(str(path)):
+            return _from_file(path, is_vit_name(name))
     if name not in torchvision_names():
         raise ValueError(
             f"weights={weights!r}: {name} has no published weights of this name; give the path of a checkpoint."
@@ -124,9 +153,14 @@ def checkpoint_options(weights: str) -> Mapping[str, Any]:
     path = Path(weights).expanduser()
     if not _is_path(weights, path):
         return {}
-    content = _read(path)
-    found = content.get("hyper_parameters") if isinstance(content, Mapping) and "lit_cv" in content else None
-    return found if isinstance(found, Mapping) else {}
+    with errors_named(str(path)):
+        content = _read(path)
+        found = content.get("hyper_parameters") if isinstance(content, Mapping) and "lit_cv" in content else None
+        found = found if isinstance(found, Mapping) else {}
+        for key in ("backbone", "stem"):
+            if not isinstance(found.get(key), str | None) or len(found.get(key) or "") > _MOST_NAME:
+                raise ValueError(f"{path} is damaged: its hyperparameter {key} is no name.")
+    return found
 
 
 def load_head(head: nn.Module, weights: str) -> bool:
@@ -140,15 +174,19 @@ def load_head(head: nn.Module, weights: str) -> bool:
         Whether it was loaded; the log says so, too.
     """
     path = Path(weights).expanduser()
-    content = _read(path) if _is_path(weights, path) else {}
-    state = content.get("state_dict") if isinstance(content, Mapping) else None
-    state = state if isinstance(state, Mapping) else {}
-    own = head.state_dict()
-    given = {key: state[f"head.{key}"] for key in own if isinstance(state.get(f"head.{key}"), Tensor)}
-    if not own or given.keys() != own.keys() or any(given[key].shape != own[key].shape for key in own):
+    with errors_named(str(path)):
+        content = _read(path) if _is_path(weights, path) else {}
+        state = content.get("state_dict") if isinstance(content, Mapping) else None
+        state = state if isinstance(state, Mapping) else {}
+        own = head.state_dict()
+        given = {key: state[f"head.{key}"] for key in own if isinstance(state.get(f"head.{key}"), Tensor)}
+        fits = bool(own) and given.keys() == own.keys() and all(given[key].shape == own[key].shape for key in own)
+        if fits:
+            _require_real(str(path), given)
+            head.load_state_dict(given)
+    if not fits:
         _LOGGER.warning("%s: no classifier of this shape is in it; the classifier starts from random weights.", weights)
         return False
-    head.load_state_dict(given)
     _LOGGER.info("%s: the classifier was loaded, too.", weights)
     return True
 
@@ -248,32 +286,61 @@ def _is_path(weights: str, path: Path) -> bool:
     return path.suffix in _SUFFIXES or "/" in weights or path.is_file()
 
 
-def _from_file(path: Path) -> Weights:
+def _from_file(path: Path, vit: bool) -> Weights:
     content = _read(path)
     if isinstance(content, Mapping):
         content = next((content[key] for key in ("state_dict", "model") if key in content), content)
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, not weights.")
-    tensors = {_unwrapped(str(key)): value for key, value in content.items() if isinstance(value, Tensor)}
-    if any(key.startswith("backbone.") for key in tensors):
-        tensors = {key.removeprefix("backbone."): value for key, value in tensors.items()}
+    named = {_unwrapped(str(key)): value for key, value in content.items()}
+    if any(key.startswith("backbone.") and isinstance(value, Tensor) for key, value in named.items()):
+        named = {key.removeprefix("backbone."): value for key, value in named.items()}
+    tensors = {key: value for key, value in named.items() if isinstance(value, Tensor)}
     if not tensors:
         raise ValueError(f"{path} holds no tensors by name.")
-    if not any(key.startswith("body.") for key in tensors):
-        return Weights(str(path), _rename(tensors))
-    mean, std = (tensors.pop(key).flatten().tolist() if key in tensors else None for key in ("mean", "std"))
-    state = {key.removeprefix("body."): value for key, value in tensors.items()}
-    return Weights(str(path), state, mean, std)
+    _require_real(str(path), tensors)
+    mean = std = None
+    if any(key.startswith("body.") for key in tensors):
+        mean, std = (_channel_values(key, named.get(key)) for key in ("mean", "std"))
+        tensors = {key.removeprefix("body."): value for key, value in tensors.items() if key not in ("mean", "std")}
+    else:
+        tensors = _rename(tensors)
+    return Weights(str(path), from_other_layout(str(path), tensors) if vit else tensors, mean, std)
+
+
+def _require_real(source: str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse complex numbers: torch would drop their imaginary parts."""
+    for key, value in tensors.items():
+        if value.is_complex():
+            raise ValueError(f"{source}: {key[:_MOST_NAME]} holds complex numbers, where real ones are allowed.")
+
+
+def _channel_values(key: str, value: Any) -> list[float] | None:
+    """Return the mean or standard deviation of each channel, `None` if there is none."""
+    if value is None:
+        return None
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        raise ValueError(f"its {key} is no tensor of real numbers, one for each channel.")
+    if value.shape not in ((value.numel(),), (value.numel(), 1, 1)) or not 0 < value.numel() <= _MOST_CHANNELS:
+        raise ValueError(f"its {key} has the shape {tuple(value.shape)}, where one number for each channel is allowed.")
+    values = [float(number) for number in value.flatten().tolist()]
+    if not all(map(math.isfinite, values)) or (key == "std" and min(values) <= 0):
+        raise ValueError(f"its {key} is not finite{' and positive' if key == 'std' else ''} for each channel.")
+    return values
 
 
 def _read(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"weights={str(path)!r}: there is no such file.")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return load_tensors(path)
-    except _UNREADABLE as error:
+        if path.suffix != ".safetensors":
+            return load_tensors(path)
+        content = load_file(path)
+        require_stored_tensors(content, path.stat().st_size)
+        return content
+    except RefusedFileError as error:
+        raise ValueError(f"{path} cannot be read as weights: {error}.") from None
+    except Exception as error:  # reading a file of another kind can end in anything
         refused = re.search(r"(?:GLOBAL|global|class|function) [`']?([\w.]+)", str(error))
         if "Weights only load failed" in str(error) and "nsupported" in str(error) and refused:
             raise ValueError(
@@ -300,6 +367,6 @@ def _rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _some(names: Iterable[str], most: int = 4) -> str:
     """Return the first few names, and how many more there are."""
-    listed = list(names)
+    listed = [name if len(name) <= _MOST_NAME else f"{name[:_MOST_NAME]}..." for name in names]
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return (", ".join(listed[:most]) or "none") + more
