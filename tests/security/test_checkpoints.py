@@ -322,7 +322,7 @@ def test_truncated_and_flipped_checkpoints_take_one_line(trained: Path, in_tmp: 
         with contextlib.suppress(ValueError):
             load_module(in_tmp / "x.ckpt")
             read += 1
-    assert read < 20  # at least the half that is cut short is refused
+    assert read <= 20  # the half that is cut short is refused
 
 
 def test_a_pipe_is_no_checkpoint(in_tmp: Path) -> None:
