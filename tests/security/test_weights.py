@@ -198,6 +198,9 @@ def test_compressed_archives_are_refused_wherever_their_list_is(packed: bytes, t
             with pytest.raises(ValueError, match=r"x\.pt"):
                 read(tmp_path / "x.pt")
     assert peak() - before < 100
+    (tmp_path / "x.pt").write_bytes(two_lists(packed))
+    with pytest.raises(ValueError, match="its list of records is not at its end"):
+        load_tensors(tmp_path / "x.pt")
 
 
 def test_folds_read_no_compressed_or_unfolded_files(packed: bytes, tmp_path: Path) -> None:
