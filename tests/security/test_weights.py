@@ -160,8 +160,9 @@ def test_safetensors_are_read_by_the_same_rules(states: dict[str, State], tmp_pa
 
 
 def compressed(path: Path) -> bytes:
-    """Return a small archive of torch that unpacks to 200 MB."""
-    torch.save({"state_dict": {"x": torch.zeros(50_000_000)}}, path)
+    """Return a small archive of torch that unpacks to 200 MB, of weights and of right predictions of a fold."""
+    predictions = {"positions": torch.arange(4), "probabilities": torch.ones(4, 2)}
+    torch.save({"state_dict": {"x": torch.zeros(50_000_000)}, **predictions}, path)
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(path.with_suffix(".z"), "w", zipfile.ZIP_DEFLATED) as new:
         for record in old.infolist():
             new.writestr(record.filename, old.read(record))
