@@ -31,6 +31,7 @@ __all__ = [
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 _SUFFIX = ".part"
+_LONGEST = 200  # bytes of a name that leave room for those of an unfinished file
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.part(\.\w+)?", re.DOTALL)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
@@ -55,7 +56,8 @@ def atomic_write(path: Path, what: str, sync: bool = True, suffix: str = _SUFFIX
         >>> path.read_text()
         '1,2'
     """
-    part = path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}{suffix}")
+    name = path.name.encode("utf-8", "surrogateescape")[:_LONGEST].decode("utf-8", "ignore")
+    part = path.with_name(f".{name}.{secrets.token_hex(8)}{suffix}")
     lock = FileLock(part)
     try:
         lock.create()

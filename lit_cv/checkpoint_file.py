@@ -22,7 +22,7 @@ _KINDS = "it is a file of another kind, or cut short"
 _GONE = frozenset({"_instantiator", "_class_path"})  # of Lightning's CLI: they name code to call
 _ARCHIVE = b"PK\x03\x04"  # by which torch itself tells its archives
 _BYTES = b"\nbytearray\n"  # the one thing that torch lets a file build of any size, and that none needs
-_LEAST = 16 << 20  # bytes that any file may unfold to
+_LEAST = 512 << 20  # bytes that a tensor of any file may unfold to: the largest layers have as many
 _MOST_STEPS = 2**53
 _MOST_NAME = 300
 
@@ -87,7 +87,7 @@ def require_stored_tensors(content: Any, size: int) -> None:
 
     Raises:
         RefusedFileError: If a tensor is of another kind than `Tensor` and `Parameter`, is not dense, or unfolds to more
-            than the file and 16 MiB.
+            than the file and 512 MiB.
     """
     most = max(size, _LEAST)
     for name, value in _tensors(content):

@@ -50,6 +50,8 @@ def kept_options(trainer: Mapping[str, Any], ranks: bool) -> tuple[dict[str, Any
             kept[name] = value
         elif not (name in _RANKS and value in ("auto", 1)):
             left_out.append(f"trainer.{name}")
+    if "trainer.devices" in left_out and kept.pop("strategy", None) is not None:  # which is that of these devices
+        left_out.append("trainer.strategy")
     return kept, left_out
 
 

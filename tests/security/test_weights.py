@@ -72,9 +72,9 @@ def refused(name: str, path: Path, content: Any, **options: Any) -> str:
 UNFOLDED: dict[str, Callable[[], Any]] = {
     "mean": lambda: {"mean": torch.zeros(1).expand(3 * 10**8)},
     "body.grid_size": lambda: {"body.grid_size": torch.tensor([2]).expand(10**9)},
-    "nested": lambda: {"optimizer": [({"x": [torch.zeros(1).expand(10**8)]},)]},
-    "a parameter": lambda: {"x": nn.Parameter(torch.zeros(1).expand(10**8))},
-    "strides": lambda: {"x": torch.zeros(3000).as_strided((3000, 3000), (0, 1))},
+    "nested": lambda: {"optimizer": [({"x": [torch.zeros(1).expand(2 * 10**8)]},)]},
+    "a parameter": lambda: {"x": nn.Parameter(torch.zeros(1).expand(2 * 10**8))},
+    "strides": lambda: {"x": torch.zeros(20_000).as_strided((20_000, 20_000), (0, 1))},
 }
 
 
