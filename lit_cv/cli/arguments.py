@@ -6,7 +6,6 @@ recipes, configuration files and the checkpoint are merged into one configuratio
 command line overrides.
 """
 
-import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,8 @@ from lit_cv.registry import resolve_class, untrusted
 
 __all__ = ["prepare", "read_configuration"]
 
-log = logging.getLogger("lit_cv")
-
 _CONFIG = ("--config", "-c")
+_GROUPS = ("trainer", "checkpoint", "early_stopping", "ema", "non_finite", "predictions", "find_lr")
 _RUN_ONLY = ("ckpt_path", "weights_only", "verbose", "return_predictions")
 
 
@@ -160,6 +158,9 @@ def read_configuration(config: str) -> dict[str, Any]:
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise ValueError(f"{config} holds no configuration: expected keys such as model, data and trainer.")
+    for name in _GROUPS:
+        if isinstance(content.get(name), str):  # the parser would read it as the name of a further file
+            raise ValueError(f"{config}: {name} must hold options by their names.")
     return content
 
 

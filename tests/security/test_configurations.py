@@ -177,8 +177,15 @@ def test_sections_of_a_runs_configuration_that_are_no_options(
 @pytest.mark.parametrize("section", ["trainer", "model", "data", "checkpoint"])
 def test_a_configuration_reads_no_further_file(place: Path, monkeypatch: pytest.MonkeyPatch, section: str) -> None:
     os.mkfifo("pipe")
-    Path("strange.yaml").write_text(f"{section}: pipe\n")
+    Path("strange.yaml").write_text(f"{section}: {Path('pipe').absolute()}\n")
     assert end_of(["fit", "--config=supervised", "--config=strange.yaml", *QUICK], monkeypatch) is not None
+
+
+def test_callbacks_are_read_from_no_further_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("callbacks.yaml").write_text("- class_path: lit_cv.CutMix\n")
+    for given in ("callbacks.yaml", f"[{Path('callbacks.yaml').absolute()}]"):
+        Path("strange.yaml").write_text(f"trainer: {{callbacks: {given}}}\n")
+        assert end_of(["fit", "--config=supervised", "--config=strange.yaml", *QUICK], monkeypatch) is not None
 
 
 STRANGE: dict[str, str] = {
@@ -189,6 +196,9 @@ STRANGE: dict[str, str] = {
     "target: {class_path: evil.EvilData}}}\n",
     "callback": "trainer: {callbacks: [{class_path: evil.EvilCallback}]}\n",
     "callback, in short": "trainer: {callbacks: [evil.EvilCallback]}\n",
+    "callback, in a text": """trainer: {callbacks: '[{"class_path": "evil.EvilCallback"}]'}\n""",
+    "data, in a text": "data: {class_path: DomainAdaptationDataModule, init_args: {target: DigitsDataModule, "
+    """source: '{"class_path": "evil.EvilData"}'}}\n""",
     "task": "model: {class_path: MultiTaskModule, init_args: {tasks: {x: {type: evil.EvilTask}}}}\n"
     "data: {class_path: ShapesDataModule}\n",
     "call": "model: {class_path: os.system, init_args: {command: touch code_has_run}}\n",

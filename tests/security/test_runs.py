@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from lit_cv.callbacks import MonitorEarlyStopping, RunCheckpoint
+from lit_cv.callbacks.monitored import is_better
 from lit_cv.cli import main
 from lit_cv.cli.runs import claim_run, find_checkpoint, make_run_folder
 from lit_cv.file_lock import FileLock
@@ -208,6 +209,16 @@ def test_a_score_that_is_not_finite_is_never_the_best(tmp_path: Path, mode: str,
     for score in scores:
         schedule.observe(score)
     assert schedule.best == scores[2]
+
+
+@pytest.mark.parametrize(("mode", "broken"), [("min", -math.inf), ("max", math.inf), ("max", math.nan)])
+def test_a_score_that_is_not_finite_replaces_no_best(tmp_path: Path, mode: str, broken: float) -> None:
+    checkpoint = RunCheckpoint(mode=mode)
+    trainer(tmp_path, max_epochs=2, callbacks=[checkpoint]).fit(Tiny([0.5, broken]), loader(), loader())
+    assert step_of(tmp_path / "checkpoints" / "best.ckpt") == 4
+    assert checkpoint.best_model_score == pytest.approx(0.5)
+    assert not is_better(broken, 0.5, mode)
+    assert is_better(0.5, broken, mode)
 
 
 def test_a_broken_first_score_is_not_the_best_for_ever(tmp_path: Path) -> None:
