@@ -36,7 +36,7 @@ def test_a_detector_learns_two_images(name: str) -> None:
     network = nn.ModuleList([backbone, detector]).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     first = None
-    for _ in range(40):
+    for _ in range(100):
         losses = detector.losses(detector(backbone.forward_maps(images())), BOXES, LABELS)
         total = torch.stack(list(losses.values())).sum()
         first = float(total.detach()) if first is None else first
