@@ -183,7 +183,8 @@ def test_a_configuration_reads_no_further_file(place: Path, monkeypatch: pytest.
 
 def test_callbacks_are_read_from_no_further_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("callbacks.yaml").write_text("- class_path: lit_cv.CutMix\n")
-    for given in ("callbacks.yaml", f"[{Path('callbacks.yaml').absolute()}]"):
+    path = Path("callbacks.yaml").absolute()
+    for given in ("callbacks.yaml", path, f"[{path}]", f"[{{class_path: lit_cv.CutMix, init_args: {path}}}]"):
         Path("strange.yaml").write_text(f"trainer: {{callbacks: {given}}}\n")
         assert end_of(["fit", "--config=supervised", "--config=strange.yaml", *QUICK], monkeypatch) is not None
 
