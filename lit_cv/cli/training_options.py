@@ -20,7 +20,7 @@ _NUMBERS = (
 )  # fmt: skip
 _FLAGS = (
     "deterministic", "benchmark", "inference_mode", "use_distributed_sampler", "detect_anomaly", "sync_batchnorm",
-    "enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger",
+    "enable_progress_bar", "enable_model_summary", "enable_checkpointing", "enable_autolog_hparams", "logger",
 )  # fmt: skip
 _WORDS = ("precision", "gradient_clip_algorithm", "accelerator", "deterministic", "max_time")
 _RANKS = ("devices", "num_nodes", "strategy")

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from lit_cv.cli import main
+from lit_cv.cli import console, main
 from lit_cv.cli.overview import VERBS, recipe_names, recipe_path
 
 
@@ -42,3 +42,12 @@ def test_recipes_take_no_arguments() -> None:
 def test_the_module_runs_as_a_program() -> None:
     result = subprocess.run([sys.executable, "-m", "lit_cv", "--version"], capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (0, "0.1.0\n")
+
+
+def test_a_message_that_quotes_a_long_value_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["lit-cv", "x" * 100_000])
+    with pytest.raises(SystemExit) as error:
+        console()
+    assert len(str(error.value)) < 4_000
+    assert str(error.value).startswith("lit-cv: error: no verb 'xxx")
+    assert str(error.value).endswith("`lit-cv --help` lists them.")

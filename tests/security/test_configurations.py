@@ -63,6 +63,18 @@ def test_code_and_outputs_of_a_runs_configuration_are_left_out_and_said(
     assert_nothing_happened(place)
 
 
+@pytest.mark.parametrize("verb", ["fit", "validate"])
+def test_nothing_of_a_runs_usual_configuration_is_left_out(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], verb: str
+) -> None:
+    change(trainer={"default_root_dir": None})  # which the fixture gave
+    longer = ["--trainer.max_epochs=2"] if verb == "fit" else []
+    assert end_of([verb, "--ckpt_path", "last", *longer], monkeypatch) is None
+    said = capfd.readouterr().err
+    assert f"Configuration of the checkpoint's run: {RUN / 'config.yaml'} (" in said
+    assert "not taken" not in said
+
+
 def test_a_run_is_not_continued_without_its_own_code(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     change(trainer={"callbacks": [{"class_path": "evil.EvilCallback"}]})
     fit = ["fit", "--ckpt_path", "last", "--trainer.max_epochs=2"]
