@@ -6,6 +6,7 @@ recipes, configuration files and the checkpoint are merged into one configuratio
 command line overrides.
 """
 
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import lightning as L
 import yaml
 
+from lit_cv.bfloat16 import has_bfloat16
 from lit_cv.cli.import_policy import untrusted_classes
 from lit_cv.cli.overview import recipe_path
 from lit_cv.cli.own_files import OwnFiles, in_own_file
@@ -22,6 +24,8 @@ from lit_cv.plain_values import read_yaml
 from lit_cv.registry import resolve_class, untrusted
 
 __all__ = ["prepare", "read_configuration"]
+
+log = logging.getLogger("lit_cv")
 
 _CONFIG = ("--config", "-c")
 _GROUPS = ("trainer", "checkpoint", "early_stopping", "ema", "non_finite", "predictions", "find_lr")
@@ -47,10 +51,13 @@ def prepare(args: list[str]) -> tuple[list[str], Checkpoint | None]:
     given = {name: _value(rest, name) for name in ("model", "data")}
     found, rest = _take(rest, ("--ckpt_path",))
     checkpoint = _checkpoint(verb, found[-1], _value(rest, "trainer.default_root_dir")) if found else None
-    asked = _merged([read_configuration(config) for config in configs])
+    accelerator = _value(rest, "trainer.accelerator") or "auto"
+    asked = _merged([read_configuration(config, accelerator) for config in configs])
     files = [read_configuration(config) for config in configs if Path(config).is_file()]
     given_here = {token[2:].partition("=")[0] for token in rest if token.startswith("--")} | {*asked}
     merged = _over_run(asked, files, checkpoint, verb, given_here)
+    if verb == "fit" and not checkpoint and "trainer.precision" not in given_here:
+        _log_replaced_precision(merged, files, accelerator)
     for key in _RUN_ONLY:
         merged.pop(key, None)
     for key, name in given.items():
@@ -72,6 +79,12 @@ def prepare(args: list[str]) -> tuple[list[str], Checkpoint | None]:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="lit_cv_", delete=False) as file:
         yaml.safe_dump(merged, file, sort_keys=False)
     return [verb, "--config", file.name, *rest], checkpoint
+
+
+def _log_replaced_precision(config: dict[str, Any], files: list[dict[str, Any]], accelerator: str) -> None:
+    chosen = any((file.get("trainer") or {}).get("precision") for file in files)
+    if (config.get("trainer") or {}).get("precision") == "32-true" and not chosen and not has_bfloat16(accelerator):
+        log.info("Precision 32-true: this device imitates bfloat16 (--trainer.precision bf16-mixed uses it anyway).")
 
 
 def _over_run(
@@ -143,15 +156,20 @@ def _value(args: list[str], name: str) -> str | None:
     return ([None, *_take(args, (f"--{name}", f"--{name}.class_path"))[0]])[-1]
 
 
-def read_configuration(config: str) -> dict[str, Any]:
+def read_configuration(config: str, accelerator: str = "auto") -> dict[str, Any]:
     """Read a configuration file, or a recipe by its name.
+
+    Args:
+        config: The file or the name.
+        accelerator: What trains, as the Trainer takes it: where it imitates bfloat16, a recipe gets float32 instead.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If there is no such recipe, or it holds no configuration.
     """
     path = Path(config)
-    if not path.is_file():
+    is_recipe = not path.is_file()
+    if is_recipe:
         if path.suffix in (".yaml", ".yml", ".json") or len(path.parts) > 1:
             raise FileNotFoundError(f"there is no configuration file {config!r} (--config).")
         path = Path(recipe_path(config))
@@ -161,6 +179,8 @@ def read_configuration(config: str) -> dict[str, Any]:
     for name in _GROUPS:
         if isinstance(content.get(name), str):  # the parser would read it as the name of a further file
             raise ValueError(f"{config}: {name} must hold options by their names.")
+    if is_recipe and content.get("trainer", {}).get("precision") == "bf16-mixed" and not has_bfloat16(accelerator):
+        content["trainer"]["precision"] = "32-true"
     return content
 
 

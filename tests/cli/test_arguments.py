@@ -5,6 +5,7 @@ import pytest
 import torch
 import yaml
 
+from lit_cv.bfloat16 import has_bfloat16
 from lit_cv.cli.arguments import prepare
 from lit_cv.cli.runs import find_checkpoint
 
@@ -37,6 +38,36 @@ def test_a_recipe_is_found_by_its_bare_name() -> None:
     config = merged(["fit", "--config", "supervised"])
     assert config["model"]["class_path"] == "SupervisedModule"
     assert config["data"]["class_path"] == "DigitsDataModule"
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_recipe_takes_the_precision_that_the_device_computes(
+    fast: bool, in_tmp: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr("lit_cv.cli.arguments.has_bfloat16", lambda accelerator: fast and accelerator == "cpu")
+    recipe = ["fit", "--config", "simclr", "--trainer.accelerator", "cpu"]
+    assert merged(recipe)["trainer"]["precision"] == ("bf16-mixed" if fast else "32-true")
+    assert ("imitates bfloat16" in caplog.text) is not fast
+    caplog.clear()
+    prepared, _ = prepare([*recipe, "--trainer.precision", "bf16-mixed"])
+    assert prepared[-1] == "bf16-mixed"
+    Path("mine.yaml").write_text("trainer: {precision: bf16-mixed}\n")
+    assert merged([*recipe, "--config", "mine.yaml"])["trainer"]["precision"] == "bf16-mixed"
+    Path("own.yaml").write_text("trainer: {precision: 32-true}\n")
+    merged([*recipe, "--config", "own.yaml"])
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_bfloat16_is_looked_up_for_the_device(supported: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: supported)
+    assert has_bfloat16("cpu") is supported
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda check_available: torch.device("cuda"))
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: supported)
+    assert has_bfloat16() is supported
 
 
 def test_configurations_come_before_options_wherever_they_stand() -> None:
