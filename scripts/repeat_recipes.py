@@ -51,7 +51,7 @@ def pretrain(folder: str, seed: int) -> str:
 
     os.chdir(folder)
     cli = main(["fit", "--config", "simclr", "--seed_everything", str(seed)])
-    return str(Path(cli.trainer.checkpoint_callback.dirpath, "best.ckpt"))
+    return str(Path(cli.trainer.checkpoint_callback.best_model_path).resolve())
 
 
 class Table:

@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import functools
 import logging
 import os
 from pathlib import Path
@@ -8,6 +9,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts its t
 
 import pytest
 import torch
+
+from datamodules import torchvision_sets
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,3 +39,12 @@ def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
+
+
+_open_set_once = functools.cache(torchvision_sets.open_set)
+
+
+@pytest.fixture
+def parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torchvision parse the files of a set once for all tests that ask for this: it takes seconds."""
+    monkeypatch.setattr(torchvision_sets, "open_set", _open_set_once)

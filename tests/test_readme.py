@@ -10,6 +10,7 @@ import pytest
 import torch
 from torchvision.utils import save_image
 
+from lit_cv.callbacks import DomainEmbedding
 from lit_cv.cli import main
 from tests.datamodules.test_annotated import save_voc
 
@@ -35,6 +36,11 @@ SHORTER = {  # for verbs that fit many times, or not at all
     "curves": [],
     "export": [],
 }
+
+
+def small(args: list[str]) -> list[str]:
+    """Return options that make a recipe's images smaller."""
+    return ["--data.image_size", "64"] if any("imagefolder" in arg for arg in args) else []
 
 
 def test_the_two_commands_are_those_of_ci() -> None:
@@ -68,14 +74,16 @@ def photos(in_tmp: Path) -> Path:
 
 
 @pytest.mark.parametrize("session", SESSIONS, ids=lambda session: session[0])
-def test_commands(session: list[str], photos: Path) -> None:
+@pytest.mark.usefixtures("parsed_once")
+def test_commands(session: list[str], photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = os.environ.get("LIT_CV_DATA")
+    monkeypatch.setattr(DomainEmbedding.__init__, "__defaults__", (20, "tsne"))  # t-SNE takes seconds
     for command in session:
         if "$LIT_CV_DATA" in command and not root:
             pytest.skip("LIT_CV_DATA does not name a folder of real images")
         args = [arg.replace("$LIT_CV_DATA", str(root)) for arg in shlex.split(command)[1:]]
         if args[0] == "fit":
-            args += [*SHORT, "--trainer.max_epochs", "2" if "--ckpt_path" in args else "1"]
+            args += [*SHORT, *small(args), "--trainer.max_epochs", "2" if "--ckpt_path" in args else "1"]
         if args[0] == "test":
             args += ["--trainer.limit_test_batches", "2"]
         if args[0] in SHORTER:
@@ -102,7 +110,7 @@ def test_commands(session: list[str], photos: Path) -> None:
 def test_a_configuration(configuration: str, photos: Path) -> None:
     (photos / "mine.yaml").write_text(configuration)
     recipe = ["fit", "--config", "imagefolder_supervised", "--config", "mine.yaml", "--data.root", "photos"]
-    cli = main([*recipe, *SHORT, "--trainer.max_epochs", "1"])
+    cli = main([*recipe, *SHORT, *small(recipe), "--trainer.max_epochs", "1"])
     assert cli is not None
     assert cli.trainer.current_epoch == 1
 

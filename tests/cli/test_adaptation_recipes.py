@@ -56,6 +56,7 @@ def test_another_approach_on_the_same_data(in_tmp: Path) -> None:
     assert "val_acc" in cli.trainer.callback_metrics
 
 
+@pytest.mark.usefixtures("parsed_once")
 @pytest.mark.parametrize("name", ["usps_to_mnist_adversarial", "mnist_to_usps_self_training"])
 def test_digits(in_tmp: Path, data_root: Path, name: str) -> None:
     roots = ["--data.source.root", str(data_root), "--data.target.root", str(data_root), "--data.batch_size", "8"]
