@@ -28,9 +28,10 @@ def images() -> Tensor:
     return shown
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("name", DETECTORS)
-def test_a_detector_learns_two_images(name: str) -> None:
-    torch.manual_seed(0)
+def test_a_detector_learns_two_images(name: str, seed: int) -> None:
+    torch.manual_seed(seed)
     backbone = create_backbone("resnet9_small")
     detector = build_detector(name, backbone.feature_levels(), 3, [4, 8], channels=32, num_convs=1)
     network = nn.ModuleList([backbone, detector]).to(memory_format=torch.channels_last)
