@@ -15,7 +15,26 @@ from datamodules import torchvision_sets
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread_per_worker() -> None:
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("LIT_CV_TEST_THREADS", "1")))
+
+
+@pytest.fixture(scope="session")
+def seed() -> int:
+    """The seed of tests that learn: 0, or what the environment variable LIT_CV_TEST_SEED names."""
+    return int(os.environ.get("LIT_CV_TEST_SEED", "0"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse a test that learns from one seed alone."""
+    for item in items:
+        if item.get_closest_marker("learns") and "seed" not in getattr(item, "fixturenames", ()):
+            raise pytest.UsageError(f"{item.nodeid} is marked `learns`: it must take the fixture `seed`.")
+
+
+@pytest.fixture(autouse=True)
+def _no_seed_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo `seed_everything` of other tests, which would change the order of the data."""
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
 
 
 @pytest.fixture(autouse=True)

@@ -49,6 +49,8 @@ def test_the_two_commands_are_those_of_ci() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert first in script
     assert second in script
+    foreign = next(line for line in script[script.index(second) :] if "pytest -n 2 -m learns" in line)
+    assert foreign.startswith("ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default pytest")
 
 
 @pytest.fixture

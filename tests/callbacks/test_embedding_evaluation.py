@@ -44,8 +44,8 @@ def trainer(*callbacks: L.Callback, **kwargs: Any) -> L.Trainer:
     return L.Trainer(**options | {"enable_model_summary": False, "callbacks": list(callbacks)} | kwargs)
 
 
-def module(**kwargs: Any) -> Pixels:
-    torch.manual_seed(0)
+def module(seed: int = 0, **kwargs: Any) -> Pixels:
+    torch.manual_seed(seed)
     return Pixels(**{"backbone": "conv4", "in_channels": 1, "lr": 0.01} | kwargs)
 
 
@@ -147,9 +147,11 @@ def test_mixed_precision() -> None:
     assert {"val_knn_acc", "val_probe_acc"} <= set(run.callback_metrics)
 
 
-def test_the_probe_learns() -> None:
+@pytest.mark.learns
+def test_the_probe_learns(seed: int) -> None:
+    L.seed_everything(seed, verbose=False)
     run = trainer(OnlineProbe(lr=0.01), max_epochs=4)
-    run.fit(module(), DigitsDataModule(batch_size=32))
+    run.fit(module(seed), DigitsDataModule(batch_size=32))
     assert run.callback_metrics["val_probe_acc"] > 0.6
 
 

@@ -33,9 +33,10 @@ def test_it_leaves_a_picture_and_no_more(in_tmp: Path, capsys: pytest.CaptureFix
     assert (in_tmp / "lightning_logs" / "version_1" / "find_lr.png").is_file()
 
 
-def test_the_losses_are_those_of_training_at_rising_rates() -> None:
+@pytest.mark.learns
+def test_the_losses_are_those_of_training_at_rising_rates(seed: int) -> None:
     def losses(search: bool) -> list[float]:
-        L.seed_everything(0, verbose=False)
+        L.seed_everything(seed, verbose=False)
         module = SupervisedModule(backbone="conv4", optimizer="sgd", momentum=0.0, weight_decay=0.0)
         data = DigitsDataModule(batch_size=32)
         if search:

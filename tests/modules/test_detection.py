@@ -28,8 +28,9 @@ def batch(crowds: bool = False) -> dict[str, Any]:
     return found
 
 
-def test_it_learns_and_logs(tmp_path: Any) -> None:
-    torch.manual_seed(0)
+@pytest.mark.learns
+def test_it_learns_and_logs(seed: int) -> None:
+    L.seed_everything(seed, verbose=False)
     module = DetectionModule(**SMALL, lr=3e-3, iou_threshold=0.5)
     data = Rectangles()
     trainer = L.Trainer(**QUIET, max_epochs=25, check_val_every_n_epoch=25)

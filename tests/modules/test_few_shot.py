@@ -4,6 +4,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from torchvision.utils import save_image
@@ -27,20 +28,21 @@ QUIET = [
 ]  # fmt: skip
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize(
-    ("cls", "options"),
+    ("cls", "options", "epochs"),
     [
-        (PrototypicalModule, {"lr": 3e-3}),
-        (PrototypicalModule, {"distance": "cosine", "lr": 3e-3}),
-        (PrototypicalModule, {"distance": "euclidean", "lr": 3e-3}),
-        (RelationModule, {"lr": 3e-3}),
-        (MAMLModule, {"lr": 3e-3, "inner_lr": 0.1, "batch_norm": "support", "learn_inner_lr": True}),
+        (PrototypicalModule, {"lr": 3e-3}, 8),
+        (PrototypicalModule, {"distance": "cosine", "lr": 3e-3}, 8),
+        (PrototypicalModule, {"distance": "euclidean", "lr": 3e-3}, 8),
+        (RelationModule, {"lr": 3e-3}, 8),
+        (MAMLModule, {"lr": 3e-3, "inner_lr": 0.1, "batch_norm": "support", "learn_inner_lr": True}, 5),
     ],
 )
-def test_it_learns_to_tell_classes_that_it_was_not_trained_on(cls: Any, options: Any) -> None:
-    torch.manual_seed(0)
+def test_it_learns_to_tell_classes_that_it_was_not_trained_on(cls: Any, options: Any, epochs: int, seed: int) -> None:
+    L.seed_everything(seed, verbose=False)
     module, data = cls(**options), marks(batch_size=2, val_episodes=2, test_episodes=20)
-    run = trainer(5)
+    run = trainer(epochs)
     before = run.test(module, data, verbose=False)[0]
     run.fit(module, data)
     after = run.test(module, data, verbose=False)[0]
@@ -165,8 +167,12 @@ def test_what_cannot_be_is_refused(act: Any, message: str) -> None:
         act()
 
 
-def test_from_the_command_line_and_on_folders_of_new_classes(in_tmp: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    fit = ["fit", "--config", "prototypical", *QUIET, "--data.episodes_per_epoch", "10", "--trainer.max_epochs", "1"]
+@pytest.mark.learns
+def test_from_the_command_line_and_on_folders_of_new_classes(
+    in_tmp: Path, capfd: pytest.CaptureFixture[str], seed: int
+) -> None:
+    fit = ["fit", "--config", "prototypical", *QUIET, "--seed_everything", str(seed)]
+    fit += ["--data.episodes_per_epoch", "10", "--data.base.images_per_class", "24", "--trainer.max_epochs", "1"]
     cli = main([*fit, "--data.base.image_size", "16", "--data.val_episodes", "5"])
     assert cli is not None
     run = in_tmp / "lightning_logs" / "version_0"

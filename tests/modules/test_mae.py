@@ -21,8 +21,8 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
-def built(**kwargs: Any) -> MAEModule:
-    torch.manual_seed(0)
+def built(seed: int = 0, **kwargs: Any) -> MAEModule:
+    torch.manual_seed(seed)
     module = MAEModule(**SMALL | kwargs)
     module.configure_model()
     return module
@@ -243,9 +243,10 @@ QUIET: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_it_learns_to_copy_what_it_sees() -> None:
+@pytest.mark.learns
+def test_it_learns_to_copy_what_it_sees(seed: int) -> None:
     """Every patch of an image is the same random tile: the visible ones tell all, the average image nothing."""
-    module = built(image_size=16, in_channels=1, norm_pix=False)
+    module = built(seed, image_size=16, in_channels=1, norm_pix=False)
     optimizer = build_optimizer("adamw", parameter_groups(module, lr=2e-3, weight_decay=0.0), lr=2e-3)
     for _ in range(100):
         tiles = torch.randint(0, 256, (32, 1, 4, 4), dtype=torch.uint8)

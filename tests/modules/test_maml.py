@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
@@ -142,8 +143,9 @@ def test_running_statistics_follow_the_training_for_whoever_takes_the_backbone()
     torch.testing.assert_close(norm.running_mean, x.mean((0, 2, 3)), rtol=0.2, atol=0.1)
 
 
-def test_learnt_rates_of_the_layers_are_in_the_optimizer_and_the_checkpoint() -> None:
-    torch.manual_seed(0)
+@pytest.mark.learns
+def test_learnt_rates_of_the_layers_are_in_the_optimizer_and_the_checkpoint(seed: int) -> None:
+    L.seed_everything(seed, verbose=False)
     module = MAMLModule(inner_lr=0.1, learn_inner_lr=True, lr=1e-2)
     trainer(1).fit(module, marks(batch_size=4, val_episodes=3))
     assert module.hparams["way"] == 3

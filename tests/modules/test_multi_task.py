@@ -48,8 +48,8 @@ class Blobs(L.LightningDataModule):
     val_dataloader = test_dataloader = predict_dataloader = train_dataloader
 
 
-def built(tasks: dict[str, Any] = TWO, **kwargs: Any) -> MultiTaskModule:
-    torch.manual_seed(0)
+def built(tasks: dict[str, Any] = TWO, seed: int = 0, **kwargs: Any) -> MultiTaskModule:
+    L.seed_everything(seed, verbose=False)
     module = MultiTaskModule(copy.deepcopy(tasks), **{"backbone": "conv4", "in_channels": 1, "lr": 1e-2} | kwargs)
     return module
 
@@ -143,9 +143,10 @@ def test_forward_of_one_task_and_of_all() -> None:
         module(images, task="king")
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_it_learns_all_tasks(weighting: str) -> None:
-    data, module = Blobs(n=128), built(weighting=weighting)
+def test_it_learns_all_tasks(weighting: str, seed: int) -> None:
+    data, module = Blobs(n=128), built(seed=seed, weighting=weighting)
     trainer = fit(module, data, max_epochs=8)
     logged = trainer.callback_metrics
     assert float(logged["val_kind_acc"]) > 0.85
@@ -158,12 +159,13 @@ def test_it_learns_all_tasks(weighting: str) -> None:
     }  # fmt: skip
 
 
-def test_tasks_of_very_different_scale_need_weights() -> None:
+@pytest.mark.learns
+def test_tasks_of_very_different_scale_need_weights(seed: int) -> None:
     """A quantity in thousandths has a millionfold loss: the plain sum forgets the other task."""
     scores = {}
     for weighting in ("equal", "uncertainty"):
         data = Blobs(n=128, scale=1000.0)
-        trainer = fit(built(weighting=weighting, lr=3e-3), data, max_epochs=10)
+        trainer = fit(built(seed=seed, weighting=weighting, lr=3e-3), data, max_epochs=10)
         scores[weighting] = float(trainer.callback_metrics["val_kind_acc"])
     assert scores["uncertainty"] > 0.85
     assert scores["equal"] < scores["uncertainty"] - 0.1
@@ -334,9 +336,10 @@ class CountTask(Task):
 """
 
 
-def test_a_task_of_ones_own(in_tmp: Path) -> None:
+@pytest.mark.learns
+def test_a_task_of_ones_own(in_tmp: Path, seed: int) -> None:
     (in_tmp / "counting.py").write_text(OWN)
-    module = built({"count": {"type": "counting.CountTask"}}, in_channels=3, weighting="equal")
+    module = built({"count": {"type": "counting.CountTask"}}, seed, in_channels=3, weighting="equal")
     assert (module.monitor, module.mode) == ("val_loss", "min")  # it names no score
     data = ShapesDataModule(image_size=16, num_images=100, shapes_per_image=4, targets="boxes", batch_size=30)
     trainer = L.Trainer(**QUIET, max_epochs=15)

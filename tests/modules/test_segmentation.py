@@ -21,9 +21,10 @@ def built(**kwargs: Any) -> SegmentationModule:
     return module.eval()
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("head", ["fcn", "deeplab"])
-def test_it_learns_and_logs(head: Any) -> None:
-    torch.manual_seed(0)
+def test_it_learns_and_logs(head: Any, seed: int) -> None:
+    L.seed_everything(seed, verbose=False)
     module = SegmentationModule(**SMALL, head=head, lr=5e-3)
     data = Rectangles()
     trainer = L.Trainer(**QUIET, max_epochs=14, check_val_every_n_epoch=14)

@@ -104,10 +104,12 @@ def test_a_wrong_temperature() -> None:
         SimCLRModule(temperature=0)
 
 
-def test_it_learns(in_tmp: Path) -> None:
+@pytest.mark.learns
+def test_it_learns(in_tmp: Path, seed: int) -> None:
     """With two labels a class for the neighbours, features learnt without labels beat those at random by far."""
     few = ["--data.labels_per_class", "2", "--trainer.logger", "false", "--trainer.enable_checkpointing", "false"]
     options = [*MODEL, "--model.lr", "5e-3", "--model.warmup_epochs", "1", *DATA, *few, *SHAPES_OF_DIGITS, *QUIET]
+    options += ["--seed_everything", str(seed)]
     before = main(["knn", *options])
     after = main(["fit", *options, "--trainer.max_epochs", "12"])
     assert before is not None

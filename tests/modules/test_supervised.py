@@ -226,7 +226,9 @@ def test_gradients_are_clipped_under_a_fused_optimizer(precision: str) -> None:
     assert after == pytest.approx([1e-2] * len(after), rel=1e-2)
 
 
-def test_it_learns_better_than_the_most_frequent_class() -> None:
+@pytest.mark.learns
+def test_it_learns_better_than_the_most_frequent_class(seed: int) -> None:
+    L.seed_everything(seed, verbose=False)
     data = Blobs(n=256)
     module = SupervisedModule(backbone="conv4", lr=3e-3)
     trainer = fit(module, data, max_epochs=6)

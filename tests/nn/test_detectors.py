@@ -28,21 +28,24 @@ def images() -> Tensor:
     return shown
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("name", DETECTORS)
-def test_a_detector_learns_two_images(name: str) -> None:
-    torch.manual_seed(0)
+def test_a_detector_learns_two_images(name: str, seed: int) -> None:
+    torch.manual_seed(seed)
     backbone = create_backbone("resnet9_small")
     detector = build_detector(name, backbone.feature_levels(), 3, [4, 8], channels=32, num_convs=1)
     network = nn.ModuleList([backbone, detector]).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=80)
     first = None
-    for _ in range(100):
+    for _ in range(80):  # the rate falls to 0: weights and statistics of BatchNorm settle
         losses = detector.losses(detector(backbone.forward_maps(images())), BOXES, LABELS)
         total = torch.stack(list(losses.values())).sum()
         first = float(total.detach()) if first is None else first
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
+        schedule.step()
     assert float(total.detach()) < 0.5 * first
     network.eval()
     with torch.no_grad():

@@ -17,9 +17,10 @@ def scene() -> tuple[torch.Tensor, torch.Tensor]:
     return images, masks
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("name", SEGMENTERS)
-def test_a_head_learns_two_images(name: str) -> None:
-    torch.manual_seed(0)
+def test_a_head_learns_two_images(name: str, seed: int) -> None:
+    torch.manual_seed(seed)
     images, masks = scene()
     backbone = create_backbone("resnet9_small")
     head = build_segmenter(name, backbone.feature_levels(), 3, stride=2, channels=32, dropout=0.0)
