@@ -9,7 +9,7 @@ __all__ = ["IMAGE_FOLDERS", "SPLITS", "SUFFIXES", "inside", "leads_out", "make_f
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
+    "val": ("val", "valid", "validation", "validate", "dev"),
     "test": ("test", "testing"),
 }
 IMAGE_FOLDERS = ("images", "image", "img_dir", "imgs", "JPEGImages")
