@@ -10,6 +10,7 @@ from torchmetrics import Metric
 from torchmetrics.wrappers import ClasswiseWrapper
 
 from lit_cv.distributed import joined_mean
+from lit_cv.loop_state import print_results_once
 from lit_cv.losses import class_cross_entropy
 from lit_cv.metrics import AnswerInformation, ClassAccuracy
 from lit_cv.modules.base import Batch, Output, Stage
@@ -165,6 +166,14 @@ class DomainAdaptationModule(SupervisedModule):
         output["lambda"] = torch.tensor(weight, device=self.device)
         output["adaptation_loss"] = added.detach()
         return output
+
+    def on_validation_start(self) -> None:
+        """Have what is measured of both domains printed once."""
+        print_results_once(self.trainer)
+
+    def on_test_start(self) -> None:
+        """Have what is measured of both domains printed once."""
+        print_results_once(self.trainer)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output:
         """Classify a batch of one of the domains."""
