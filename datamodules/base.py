@@ -265,8 +265,8 @@ class BaseDataModule(L.LightningDataModule, ABC):
         """Return how many labels of each class training has, (num_classes,) int64."""
         labels = self.train_dataset.labels
         if labels.ndim == 2:
-            return labels.sum(0).round().long()
-        return torch.bincount(labels, minlength=self.num_classes or 0)
+            return torch.where(labels > 0, labels, 0).sum(0).round().long()
+        return torch.bincount(labels[labels >= 0], minlength=self.num_classes or 0)
 
     def train_dataloader(self) -> Any:
         """Return the loader of the labeled images, or of all for a module that `uses_unlabeled` ones."""

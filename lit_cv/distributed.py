@@ -11,6 +11,7 @@ __all__ = [
     "gather_rows",
     "gather_with_gradient",
     "is_distributed",
+    "joined_mean",
     "process_count",
     "process_mean",
     "process_rank",
@@ -73,6 +74,20 @@ def process_mean(value: Tensor, least: float) -> Tensor:
     return gather_batches(value.detach().reshape(1)).sum().clamp_min(least) / process_count()
 
 
+def joined_mean(total: Tensor, count: Tensor, gather: bool) -> tuple[Tensor, Tensor]:
+    """Return the mean of a batch, and what its sum was divided by, which is how much it counts in a mean of means.
+
+    Args:
+        total: Sum, 0 where the count is.
+        count: Number, or sum of weights, of what was added up; not negative.
+        gather: Whether all processes call this with a part of one batch each: gradients, averaged over the processes,
+            are then those of the mean of the joined batch.
+    """
+    count = count.detach().to(total.dtype)
+    count = process_mean(count, 0.0) if gather else count
+    return total / count.clamp_min(torch.finfo(total.dtype).tiny), count
+
+
 def gather_rows(values: Tensor) -> Tensor:
     """Return the rows of all processes, one process after another, without a gradient.
 
@@ -116,7 +131,9 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: object, grad: Tensor) -> Tensor:
-        grad = grad.contiguous()
+        if torch.is_grad_enabled():
+            raise NotImplementedError("a second derivative of tensors gathered from other processes is not supported.")
+        grad = grad.clone(memory_format=torch.contiguous_format)
         torch.distributed.all_reduce(grad)
         own = len(grad) // torch.distributed.get_world_size()
         return grad[process_rank() * own :][:own]

@@ -5,7 +5,15 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
 
-__all__ = ["batch_index", "keep_validation_due", "logs_now", "restore_loaders", "step_index", "validation_due"]
+__all__ = [
+    "batch_index",
+    "keep_validation_due",
+    "logs_now",
+    "print_results_once",
+    "restore_loaders",
+    "step_index",
+    "validation_due",
+]
 
 
 def step_index(trainer: L.Trainer) -> int:
@@ -49,6 +57,22 @@ def keep_validation_due(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
         begun = loops["epoch_loop.val_loop.batch_progress"]
         for name in ("total", "current"):
             begun[name] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+
+
+def print_results_once(trainer: L.Trainer) -> None:
+    """Let the evaluation under way print numbers that are of all its loaders together in one column.
+
+    Lightning repeats what is logged at the end of an epoch for each loader.
+    """
+    loop: Any = trainer._active_loop
+    show = type(loop)._print_results
+
+    def print_results(results: list[dict[str, Any]], stage: str) -> None:
+        first = results[0] if results else {}
+        same = all(each.keys() == first.keys() and all(each[k] is first[k] for k in first) for each in results)
+        show(results[:1] if same else results, stage)
+
+    loop._print_results = print_results
 
 
 def restore_loaders(trainer: L.Trainer) -> None:

@@ -6,8 +6,10 @@ BatchNorm stays out: its statistics are those of each process's own part.
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 import lit_cv
+from lit_cv.callbacks import OnlineProbe
 from lit_cv.distributed import whole_parameters
 from tests.modules.episodes import episode_batch
 
@@ -30,8 +33,31 @@ def labelled() -> Batch:
     return {"image": drawn(N, 3, 32, 32), "label": torch.tensor([0, 0, 1, 2, 2, 2])}
 
 
+def partly_labeled() -> Batch:
+    return labelled() | {"label": torch.tensor([0, -1, 1, -1, -1, 2])}
+
+
+def partly_mixed() -> Batch:
+    """Soft labels, of which some rows lack a part or all."""
+    return labelled() | {
+        "label": torch.eye(3)[[0, 1, 2, 0, 1, 2]] * torch.tensor([1.0, 0.4, 0.0, 0.7, 1.0, 1.0])[:, None]
+    }
+
+
+def several_labels() -> Batch:
+    """Three unknown labels on the first process, an image of unknown ones on the second."""
+    known = drawn(N, 3, most=2, dtype=torch.int64)
+    known[:3, 1], known[4] = -1, -1
+    return labelled() | {"label": known}
+
+
 def views() -> Batch:
     return {"views": drawn(2, N, 3, 32, 32), "label": torch.tensor([0, 0, 1, 1, -1, 0])}
+
+
+def one_view() -> Batch:
+    """Classes of one image, which have no other to find, more of them on the first process."""
+    return {"views": drawn(1, N, 3, 32, 32), "label": torch.tensor([0, -1, 1, 0, 2, 2])}
 
 
 def numbered() -> Batch:
@@ -55,6 +81,10 @@ def masks() -> Batch:
     return {"image": drawn(N, 3, 32, 32), "mask": mask}
 
 
+def several_targets() -> Batch:
+    return boxes() | masks() | partly_labeled()
+
+
 def domains() -> Batch:
     image = drawn(2, N, 3, 32, 32)[1] // 2
     return {"source": labelled(), "target": {"image": image, "strong": image.flip(-1)}}
@@ -70,12 +100,23 @@ DENSE = {"backbone": "resnet9_small", "image_size": 32, "channels": 32}
 MATCH = ADAPT | {"layers": ["blocks.2", "features", "logits"]}
 EPISODES = {"backbone": "conv4", "in_channels": 1, "image_size": 16}
 MASKED = {"backbone": "vit_micro_p4", "image_size": 32, "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2}
+TASKS = {
+    "kind": {"type": "classification", "key": "label", "num_classes": 3},
+    "objects": {"type": "detection", "classes": ["a", "b"], "channels": 32, "strides": [4, 8]},
+    "pixels": {"type": "segmentation", "classes": ["a", "b", "c"], "channels": 32, "dropout": 0.0, "dice_weight": 0.0},
+}
 CASES: dict[str, tuple[str, dict[str, Any], Callable[[], Batch]]] = {
     "supervised": ("SupervisedModule", SMALL | {"label_smoothing": 0.1}, labelled),
     "supervised, classes weighted": ("SupervisedModule", SMALL, labelled),
+    "supervised, partly labeled": ("SupervisedModule", SMALL, partly_labeled),
+    "supervised, partly labeled, classes weighted": ("SupervisedModule", SMALL, partly_labeled),
+    "supervised, mixed": ("SupervisedModule", SMALL | {"label_smoothing": 0.1}, partly_mixed),
+    "supervised, mixed, classes weighted": ("SupervisedModule", SMALL, partly_mixed),
+    "several labels": ("SupervisedModule", SMALL | {"multi_label": True}, several_labels),
     "fine-tuning": ("FineTuneModule", SMALL | {"strategy": "discriminative_lr"}, labelled),
     "SimCLR": ("SimCLRModule", {"backbone": "conv4", "image_size": 32}, views),
     "SupCon": ("SimCLRModule", {"backbone": "conv4", "image_size": 32, "supervised": True}, views),
+    "SupCon, one view": ("SimCLRModule", {"backbone": "conv4", "image_size": 32, "supervised": True}, one_view),
     "MAE": (
         "MAEModule",
         {"backbone": "vit_micro_p4", "image_size": 32, "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2},
@@ -84,6 +125,11 @@ CASES: dict[str, tuple[str, dict[str, Any], Callable[[], Batch]]] = {
     "FCOS": ("DetectionModule", DENSE | {"box_classes": ["a", "b"], "detector": "fcos"}, boxes),
     "RetinaNet": ("DetectionModule", DENSE | {"box_classes": ["a", "b"], "detector": "retinanet"}, boxes),
     "segmentation": ("SegmentationModule", DENSE | {"mask_classes": ["a", "b", "c"], "dropout": 0.0}, masks),
+    "several tasks": (
+        "MultiTaskModule",
+        {"backbone": "resnet9_small", "image_size": 32, "weighting": "equal", "tasks": TASKS},
+        several_targets,
+    ),
     "DANN": ("DomainAdversarialModule", ADAPT | {"conditioning": "none"}, domains),
     "CDAN+E": ("DomainAdversarialModule", ADAPT | {"conditioning": "entropy"}, domains),
     "MMD": ("MMDModule", MATCH | {"distance": "mmd"}, domains),
@@ -138,6 +184,19 @@ def groups_under_fsdp() -> list[list[tuple[str, int]]]:
     return [[(group["name"], len(group["params"])) for group in groups] for groups in (before, after)]
 
 
+def probe_gradient(rows: slice) -> Tensor:
+    """Return the gradient of an online probe on partly labeled images; both halves have the same features."""
+    probe = OnlineProbe()
+    features = torch.randn(N // 2, 5, generator=torch.Generator().manual_seed(0)).repeat(2, 1)
+    trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(num_classes=3))
+    batch = {"label": partly_labeled()["label"][rows]}
+    probe.on_train_batch_end(trainer, L.LightningModule(), {"embedding": features[rows]}, batch, 0)
+    assert probe._probe is not None
+    gradient = probe._probe[1].weight.grad
+    assert gradient is not None
+    return gradient
+
+
 def one_of_two(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     store = torch.distributed.FileStore(f"{folder}/store", 2)
@@ -149,6 +208,7 @@ def one_of_two(rank: int, folder: str) -> None:
             torch.distributed.all_reduce(value)
             value /= 2
         results[case] = (loss, gradients)
+    results["probe"] = probe_gradient(slice(rank * N // 2, (rank + 1) * N // 2))
     results["fsdp"] = groups_under_fsdp()
     torch.save(results, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
@@ -170,6 +230,10 @@ def test_gradients_are_those_of_the_joined_batch(case: str, averaged: dict[str, 
     scale = max(float(gradient.abs().max()) for gradient in gradients.values())
     for name, gradient in gradients.items():
         torch.testing.assert_close(averaged[case][1][name], gradient, rtol=1e-3, atol=1e-4 * scale, msg=name)
+
+
+def test_a_probe_learns_as_on_the_joined_batch(averaged: dict[str, Any]) -> None:
+    torch.testing.assert_close(averaged["probe"], probe_gradient(slice(N)), rtol=1e-4, atol=1e-6)
 
 
 def test_weight_decay_survives_fsdp(averaged: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lit_cv.augment.checks import check_images
 from lit_cv.augment.geometry import Geometric
-from lit_cv.augment.memory import memory_layout, one_thread, to_float, write_bytes
+from lit_cv.augment.memory import copied, in_layout, memory_layout, one_thread, to_float, write_bytes
 from lit_cv.augment.operation import Operation, Params
 
 __all__ = ["Chain"]
@@ -59,6 +59,7 @@ class Chain(Operation):
         out = torch.empty(
             (n, channels, height, width), dtype=images.dtype, device=images.device, memory_format=memory_layout(images)
         )
+        images = in_layout(images)
         own = [self.params_of(params, i) for i in range(len(self.operations))]
         if n and images.device.type != "cpu":
             self._run(images, own, out)
@@ -110,10 +111,10 @@ class Chain(Operation):
         owned = False  # whether `images` are no longer the caller's
         for operation, own in zip(self.operations, params, strict=True):
             before = images
-            if operation.computes_float and images.dtype != torch.float32:
+            if operation.computes_float and (images.dtype != torch.float32 or not images.is_contiguous() or not owned):
                 images, owned = to_float(images), True
             elif operation.overwrites and not owned:
-                images, owned = images.clone(), True
+                images, owned = copied(images), True
             images = operation.transform(images, own)
             owned = owned or images is not before
         if as_bytes and images.dtype != torch.uint8:

@@ -83,6 +83,8 @@ def check_images(images: Any) -> Tensor:
     """
     if not isinstance(images, Tensor):
         raise TypeError(f"images are a {type(images).__name__}: give a tensor (N, C, H, W).")
+    if images.ndim == 3 and images.shape[0] in (1, 3):
+        raise ValueError(f"images have the shape {tuple(images.shape)}: give (N, 1 or 3, H, W), one as images[None].")
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"images have the shape {tuple(images.shape)}: give (N, 1 or 3, H, W).")
     if str(images.dtype) not in _DTYPES:

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "copied",
     "from_float",
+    "in_layout",
     "memory_layout",
     "on_device",
     "one_thread",
@@ -81,6 +83,19 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def in_layout(images: Tensor) -> Tensor:
+    """Return images that lie in memory in the usual order or channels_last, as those are or copied.
+
+    Torch's own interpolation reads wrong pixels of other bytes, such as transposed ones.
+    """
+    return images.contiguous(memory_format=memory_layout(images))
+
+
+def copied(images: Tensor) -> Tensor:
+    """Return a copy of images in the order of `in_layout`."""
+    return images.clone(memory_format=memory_layout(images))
 
 
 def memory_layout(images: Tensor) -> torch.memory_format:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_cv.augment.checks import check_images, check_probability
-from lit_cv.augment.memory import from_float, memory_layout, on_device, to_float, write_rows
+from lit_cv.augment.memory import copied, from_float, in_layout, memory_layout, on_device, to_float, write_rows
 
 __all__ = ["Operation", "Params"]
 
@@ -37,7 +37,7 @@ class Operation(ABC):
     """
 
     computes_float: ClassVar[bool] = False
-    """Whether `_transform` wants float32 images, contiguous."""
+    """Whether `_transform` wants float32 images of its own, contiguous; others are contiguous or channels_last."""
     overwrites: ClassVar[bool] = False
     """Whether `transform` may write into the images that it is given."""
     moves_pixels: ClassVar[bool] = False
@@ -51,7 +51,8 @@ class Operation(ABC):
         return self.apply(images, self.draw(images))
 
     def draw(self, images: Tensor) -> Params:
-        """Draw the parameters of every sample; only the images' shape is looked at."""
+        """Draw the parameters of every sample; only the images' shape and dtype are looked at."""
+        check_images(images)
         return self.draw_for(len(images), (images.shape[2], images.shape[3]))
 
     def draw_for(self, n: int, size: tuple[int, int]) -> Params:
@@ -65,10 +66,12 @@ class Operation(ABC):
         """Apply drawn parameters to images (N, C, H, W)."""
         check_images(images)
         layout = memory_layout(images)
-        if self.computes_float and images.dtype != torch.float32:
-            result = from_float(self.transform(to_float(images), params), images.dtype)
+        if self.computes_float:
+            result = self.transform(to_float(images), params)
+            result = result if images.dtype == torch.float32 else from_float(result, images.dtype)
         else:
-            result = self.transform(images.clone() if self.overwrites else images, params)
+            images = copied(images) if self.overwrites else in_layout(images)
+            result = self.transform(images, params)
         return result.contiguous(memory_format=layout)
 
     def transform(self, images: Tensor, params: Params) -> Tensor:

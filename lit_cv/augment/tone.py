@@ -32,9 +32,10 @@ def autocontrast(images: Tensor) -> Tensor:
 
 
 def equalize(images: Tensor) -> Tensor:
-    """Spread the values of every channel so that its histogram, in 8 bits, becomes flat."""
+    """Spread the values of every channel so that its histogram, in 8 bits, becomes flat; NaN stays NaN."""
     n, channels, height, width = images.shape
-    levels = images.mul(255).add_(0.5).long().view(n * channels, -1)
+    unknown = images.isnan()
+    levels = images.nan_to_num(0.0).mul_(255).add_(0.5).clamp_(0, 255).long().view(n * channels, -1)
     counts = torch.zeros(n * channels, 256, dtype=torch.long, device=images.device)
     counts.scatter_add_(1, levels, torch.ones((), dtype=torch.long, device=images.device).expand_as(levels))
     last = (counts > 0).to(torch.uint8).cumsum(1).argmax(1, keepdim=True)
@@ -42,7 +43,8 @@ def equalize(images: Tensor) -> Tensor:
     table = (counts.cumsum(1) + step // 2).div_(step.clamp_min(1), rounding_mode="floor").clamp_(max=255)
     table = torch.cat([torch.zeros_like(table[:, :1]), table[:, :-1]], 1)
     table = torch.where(step > 0, table, torch.arange(256, device=images.device))
-    return images.copy_(table.gather(1, levels).view(images.shape)).mul_(1 / 255)
+    images.copy_(table.gather(1, levels).view(images.shape)).mul_(1 / 255)
+    return images.masked_fill_(unknown, torch.nan)
 
 
 def adjust_sharpness(images: Tensor, factor: Tensor) -> Tensor:

@@ -50,7 +50,10 @@ class EmbeddingEvaluation(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Make the accuracy the module's metric if that is what it is judged by."""
         if getattr(pl_module, "evaluates_embedding", False) and _labels_known(trainer):
-            pl_module.monitor, pl_module.mode = "val_knn_acc", "max"  # type: ignore[assignment]
+            dataset = getattr(trainer.datamodule, "val_dataset", None)  # type: ignore[attr-defined]
+            validation = getattr(dataset, "labels", None)
+            if validation is None or bool((validation >= 0).any()):
+                pl_module.monitor, pl_module.mode = "val_knn_acc", "max"  # type: ignore[assignment]
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget the validation before."""
@@ -124,7 +127,8 @@ class EmbeddingEvaluation(L.Callback):
         found = knn_predictions(queries, bank, bank_labels, classes, k=list(numbers.values()))
         known = labels >= 0
         right = ((found == labels) & known).sum(1)
-        return {name: _share(count, known.sum()) for name, count in zip(numbers, right, strict=True)}
+        shares = {name: _share(count, known.sum()) for name, count in zip(numbers, right, strict=True)}
+        return {name: share for name, share in shares.items() if not share.isnan()}
 
     def _bank(self, trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[Tensor, Tensor]:
         """Return the embeddings of the labelled training images of all processes, and their labels."""
@@ -152,8 +156,8 @@ def _labels_known(trainer: L.Trainer) -> bool:
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:
-    """Return the share over all processes."""
+    """Return the share over all processes, NaN of nothing."""
     both = torch.stack([part.float(), whole.float()])
     if is_distributed():
         torch.distributed.all_reduce(both)
-    return both[0] / both[1].clamp_min(1)
+    return both[0] / both[1]

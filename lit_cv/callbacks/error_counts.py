@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_cv.losses import label_cross_entropy
+
 __all__ = ["ErrorCounts", "MultiLabelCounts", "WorstImages"]
 
 
@@ -58,8 +60,8 @@ class MultiLabelCounts:
         self.table = torch.zeros(3, classes, dtype=torch.int64, device=device)
 
     def update(self, logits: Tensor, target: Tensor) -> None:
-        """Count a batch: (N, K) logits, positive for a label that is given, against (N, K) 0 or 1."""
-        given, deserved = logits > 0, target > 0.5
+        """Count a batch: (N, K) logits, positive for a label that is given, against (N, K) 0 or 1, else unknown."""
+        given, deserved = (logits > 0) & (target >= 0), target > 0.5
         self.table += torch.stack([(given & deserved).sum(0), given.sum(0), deserved.sum(0)])
 
     def reduce(self) -> None:
@@ -93,14 +95,15 @@ class WorstImages:
         Args:
             images: (N, C, H, W), of the same size as those before, otherwise they are passed over.
             logits: (N, K).
-            target: (N,) int64, -1 for images without a label, or (N, K) 0 or 1 for several labels an image.
+            target: (N,) int64, -1 for images without a label, or (N, K) for several labels an image, 0 or 1, negative
+                where unknown.
         """
         logits = logits.float()
         if target.ndim == 1:
             losses = F.cross_entropy(logits, target.clamp(min=0), reduction="none")
             losses = torch.where(target >= 0, losses, -torch.inf)
         else:
-            losses = F.binary_cross_entropy_with_logits(logits, target.float(), reduction="none").mean(1)
+            losses = torch.where((target >= 0).any(1), label_cross_entropy(logits, target), -torch.inf)
         # NaN counts as greatest in topk, and an image whose loss is NaN is worth a look.
         losses, chosen = losses.topk(min(self.n, len(losses)))
         logits, target = logits[chosen], target[chosen]

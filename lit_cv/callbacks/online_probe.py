@@ -11,7 +11,7 @@ from torch.optim import AdamW
 
 from lit_cv.callbacks.embedding import embed_batch, embed_images, has_labels
 from lit_cv.callbacks.run_output import class_names
-from lit_cv.distributed import is_distributed
+from lit_cv.distributed import is_distributed, joined_mean
 
 __all__ = ["OnlineProbe"]
 
@@ -62,9 +62,9 @@ class OnlineProbe(L.Callback):
         with torch.enable_grad():
             labels = batch["label"].repeat(views)
             total = F.cross_entropy(probe(features), labels, ignore_index=-1, reduction="sum")
-            loss = total / (labels >= 0).sum().clamp_min(1)  # no label at all is no NaN
+            loss = joined_mean(total, (labels >= 0).sum(), gather=True)[0]  # no label at all is no NaN
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         _average(probe)
         optimizer.step()
 

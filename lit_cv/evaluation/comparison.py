@@ -267,8 +267,11 @@ class ComparisonRun:
         queries, truth = _embed(module, data, data.test_dataset)
         if labels.ndim != 1:
             raise ValueError("nearest_centroid is for images with one label each.")
-        answers = centroid_predictions(queries, bank, labels, data.num_classes)
-        accuracy = float((answers == truth).float().mean())
+        known = truth >= 0
+        if not known.any():
+            raise ValueError("nearest_centroid needs test images with labels: none has one.")
+        answers = centroid_predictions(queries[known], bank[labels >= 0], labels[labels >= 0], data.num_classes)
+        accuracy = float((answers == truth[known]).float().mean())
         parameters = sum(p.numel() for p in module.backbone.parameters())
         return {"taken": 0, "seconds": round(seconds, 3), "parameters": parameters, "test_acc": round(accuracy, 6)}
 

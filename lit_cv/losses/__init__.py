@@ -1,5 +1,6 @@
 """Losses in pure torch, each usable alone."""
 
+from lit_cv.losses.classification import class_cross_entropy, label_cross_entropy
 from lit_cv.losses.discrepancy import CORALLoss, MMDLoss, coral, mmd
 from lit_cv.losses.dynamic_weight_average import DynamicWeightAverage
 from lit_cv.losses.fcos import fcos_loss
@@ -19,10 +20,12 @@ __all__ = [
     "NTXentLoss",
     "TaskWeighting",
     "UncertaintyWeighting",
+    "class_cross_entropy",
     "class_thresholds",
     "coral",
     "dice_loss",
     "fcos_loss",
+    "label_cross_entropy",
     "mmd",
     "nt_xent",
     "pixel_cross_entropy",

@@ -9,7 +9,7 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from lit_cv.distributed import process_mean
 
-__all__ = ["centerness", "fcos_assign", "fcos_loss"]
+__all__ = ["centerness", "fcos_assign", "fcos_loss", "fcos_sums"]
 
 
 def fcos_loss(
@@ -45,6 +45,15 @@ def fcos_loss(
         >>> {name: round(float(loss), 4) for name, loss in losses.items()}
         {'class_loss': 0.1733, 'box_loss': 0.0, 'centerness_loss': 0.6931}
     """
+    sums, count = fcos_sums(raw, boxes, labels, center_radius)
+    count = process_mean(count, 1) if gather else count.clamp_min(1)
+    return {name: total / count for name, total in sums.items()}
+
+
+def fcos_sums(
+    raw: Mapping[str, Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor], center_radius: float = 1.5
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the sums that `fcos_loss` divides, and the number of locations that belong to a box, a float scalar."""
     points, strides = raw["points"], raw["strides"]
     with torch.autocast(points.device.type, enabled=False):
         logits, distances, quality = (raw[k].float() for k in ("cls_logits", "bbox_regression", "bbox_ctrness"))
@@ -58,19 +67,18 @@ def fcos_loss(
             wanted.append(own[matched[places]])
         positive, truth = torch.cat(classes), torch.cat(wanted).float()
         count = torch.tensor(float(len(positive)), device=points.device)
-        count = process_mean(count, 1) if gather else count.clamp_min(1)
         point, stride = points[positive % len(points)], strides[positive % len(points), None]
         reach = distances.flatten(0, 1)[positive] * stride
         predicted = torch.cat([point - reach[:, :2], point + reach[:, 2:]], 1)
         centered = centerness(point, truth)
-        return {
-            "class_loss": sigmoid_focal_loss(logits, targets, reduction="sum") / count,
-            "box_loss": generalized_box_iou_loss(predicted, truth, reduction="sum") / count,
+        sums = {
+            "class_loss": sigmoid_focal_loss(logits, targets, reduction="sum"),
+            "box_loss": generalized_box_iou_loss(predicted, truth, reduction="sum"),
             "centerness_loss": F.binary_cross_entropy_with_logits(
                 quality.flatten()[positive], centered, reduction="sum"
-            )
-            / count,
+            ),
         }
+        return sums, count
 
 
 def fcos_assign(points: Tensor, strides: Tensor, boxes: Tensor, center_radius: float = 1.5) -> Tensor:

@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_cv.distributed import gather_batches, gather_with_gradient, process_rank
+from lit_cv.distributed import gather_batches, gather_with_gradient, joined_mean, process_count, process_rank
 from lit_cv.losses.similarity import log_sum_exp_similarity
 
-__all__ = ["NTXentLoss", "nt_xent"]
+__all__ = ["NTXentLoss", "counted_nt_xent", "nt_xent"]
 
 
 class NTXentLoss(nn.Module):
@@ -19,7 +19,8 @@ class NTXentLoss(nn.Module):
         log(sum_{k != i} exp(s_ik)) - mean_{p in P(i)} s_ip,
 
     averaged over all views of all images. P(i) are the other views of the same image. With labels they are all
-    views of all images of the same class, which is SupCon (Khosla et al. 2020, equation 2).
+    views of all images of the same class, which is SupCon (Khosla et al. 2020, equation 2). A view that has none, as
+    an image without a label or alone in its class has with a single view, has no loss and does not count.
 
     It is computed in float32 at least, also under autocast, with the maximum subtracted. Over several processes
     the negatives come from all of them, and after DDP's averaging the gradients are those of one process with the
@@ -82,18 +83,32 @@ def nt_xent(
         gather: Whether negatives come from all processes.
         chunk_size: Views that are compared with all others at a time; `None` chooses.
     """
+    return counted_nt_xent(views, temperature, labels, gather, chunk_size)[0]
+
+
+def counted_nt_xent(
+    views: Tensor,
+    temperature: float,
+    labels: Tensor | None = None,
+    gather: bool = True,
+    chunk_size: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the loss of `NTXentLoss`, and over how many views it is a mean; see `nt_xent`."""
     _check(views, temperature, labels)
     with torch.autocast(views.device.type, enabled=False):
         z = views if views.dtype == torch.float64 else views.float()
         z = F.normalize(z, dim=-1, eps=1e-8)
         logs = log_sum_exp_similarity(z.flatten(0, 1), temperature, gather, chunk_size)
+        if len(z) * z.shape[1] * (process_count() if gather else 1) == 1:
+            return (z * 0).sum(), logs.new_zeros(())  # a view that is alone has nothing to be compared with
         if labels is None:
             total = z.sum(0)  # z_i . (total - z_i) sums over the other views of the same image
             similarity = (z * (total - z)).sum(-1).mean() / (len(views) - 1)
-            return logs.mean() - similarity / temperature
+            return logs.mean() - similarity / temperature, logs.new_tensor(len(logs))
         similarity, count = _class_similarity(z, labels, gather)
         losses = logs - similarity / temperature / count.clamp_min(1)
-        return losses[count > 0].mean() if len(views) == 1 else losses.mean()
+        chosen = count > 0
+        return joined_mean(torch.where(chosen, losses, 0.0).sum(), chosen.sum(), gather)
 
 
 def _class_similarity(z: Tensor, labels: Tensor, gather: bool) -> tuple[Tensor, Tensor]:

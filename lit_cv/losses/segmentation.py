@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_cv.distributed import gather_with_gradient, process_mean
+from lit_cv.distributed import gather_with_gradient, joined_mean
 
-__all__ = ["IGNORE_INDEX", "dice_loss", "pixel_cross_entropy"]
+__all__ = ["IGNORE_INDEX", "dice_loss", "pixel_cross_entropy", "summed_pixel_cross_entropy"]
 
 IGNORE_INDEX = 255
 """What masks hold where the class of a pixel is unknown."""
@@ -33,11 +33,17 @@ def pixel_cross_entropy(
         >>> pixel_cross_entropy(torch.zeros(1, 4, 1, 2), torch.tensor([[[3, 255]]]))
         tensor(1.3863)
     """
+    return joined_mean(*summed_pixel_cross_entropy(logits, target, weight, ignore_index), gather)[0]
+
+
+def summed_pixel_cross_entropy(
+    logits: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE_INDEX
+) -> tuple[Tensor, Tensor]:
+    """Return the sum whose mean is `pixel_cross_entropy`, and what to divide it by: how many pixels are known."""
     with torch.autocast(logits.device.type, enabled=False):
         total = F.cross_entropy(logits.float(), target, weight=weight, ignore_index=ignore_index, reduction="sum")
         known = target != ignore_index
-        count = known.sum() if weight is None else weight[target[known]].sum()
-        return total / (process_mean(count.float(), 1e-6) if gather else count.clamp_min(1e-6))
+        return total, known.sum() if weight is None else weight[target[known]].sum()
 
 
 def dice_loss(logits: Tensor, target: Tensor, ignore_index: int = IGNORE_INDEX, gather: bool = False) -> Tensor:

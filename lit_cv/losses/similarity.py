@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lit_cv.distributed import gather_batches, is_distributed, process_rank
 
@@ -34,7 +33,8 @@ def log_sum_exp_similarity(
         chunk_size: Embeddings that are compared with all others at a time; `None` chooses.
 
     Returns:
-        (M,), differentiable once.
+        (M,), differentiable once with what other processes hold, otherwise as often as wanted; a second derivative
+        takes memory that grows with M squared.
     """
     return cast(Tensor, _LogSumExp.apply(embeddings, temperature, gather, chunk_size))
 
@@ -59,11 +59,12 @@ class _LogSumExp(torch.autograd.Function):
         return logs
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         # With p_ij = exp(s_ij - log_i), the gradient of sum_j g_j log_j for z_i is
         # sum_j (g_i p_ij + g_j p_ji) z_j / temperature.
         own, keys, logs = ctx.saved_tensors
+        if torch.is_grad_enabled():  # under create_graph, for a second derivative
+            return _differentiable_grad(own, grad, ctx), None, None, None
         with torch.autocast(own.device.type, enabled=False):
             if not ctx.symmetric:
                 return _grad_by_row(own, keys, logs, grad, ctx), None, None, None
@@ -71,6 +72,20 @@ class _LogSumExp(torch.autograd.Function):
             if ctx.kept is None:
                 return _symmetric_grad(own, weight, ctx), None, None, None
             return (ctx.kept * (weight[:, None] + weight)) @ own, None, None, None
+
+
+def _differentiable_grad(own: Tensor, grad: Tensor, ctx: Any) -> Tensor:
+    """Return the gradient by operations that can be differentiated themselves."""
+    if ctx.gather:
+        raise NotImplementedError(
+            "a second derivative of similarities to the embeddings of other processes is not supported: give "
+            "gather=False."
+        )
+    with torch.autocast(own.device.type, enabled=False):
+        similarity = own @ own.T / ctx.temperature
+        itself = torch.eye(len(own), dtype=torch.bool, device=own.device)
+        weighted = grad[:, None] * similarity.masked_fill(itself, -torch.inf).softmax(1)
+        return cast(Tensor, (weighted + weighted.T) @ own / ctx.temperature)
 
 
 def _chunks(rows: int, columns: int, chunk_size: int | None) -> Iterator[tuple[int, int]]:

@@ -4,6 +4,7 @@ from lit_cv.metrics.adaptation import AnswerInformation, PseudoLabelQuality
 from lit_cv.metrics.classes import ClassAccuracy, MacroF1
 from lit_cv.metrics.detection import DetectionAP
 from lit_cv.metrics.episodes import EpisodeAccuracy
+from lit_cv.metrics.multi_label import KnownAveragePrecision
 from lit_cv.metrics.r2 import KnownR2Score
 from lit_cv.metrics.segmentation import SegmentationIoU
 
@@ -12,6 +13,7 @@ __all__ = [
     "ClassAccuracy",
     "DetectionAP",
     "EpisodeAccuracy",
+    "KnownAveragePrecision",
     "KnownR2Score",
     "MacroF1",
     "PseudoLabelQuality",

@@ -61,15 +61,15 @@ class MacroF1(_ClassCounts):
 
 
 class ClassAccuracy(_ClassCounts):
-    """The share of the images of each class that are recognised, (K,), 0 for a class without images.
+    """The share of the images of each class that are recognised, (K,), NaN for a class without images.
 
     Example:
         >>> metric = ClassAccuracy(3)
         >>> metric.update(torch.eye(3)[[0, 1, 1]], torch.tensor([0, 0, 1]))
         >>> metric.compute()
-        tensor([0.5000, 1.0000, 0.0000])
+        tensor([0.5000, 1.0000,    nan])
     """
 
     def compute(self) -> Tensor:
         """Return the shares."""
-        return self.right / self.actual.clamp_min(1)
+        return self.right / self.actual

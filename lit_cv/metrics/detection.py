@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
@@ -11,12 +12,17 @@ from lit_cv.nn.detectors import Detections
 
 __all__ = ["DetectionAP", "metric_name"]
 
+# COCO's own, in float64: torchmetrics rounds them to float32, by which an IoU or a recall of exactly 0.6 falls short.
+_IOUS = np.linspace(0.5, 0.95, 10).tolist()
+_RECALLS = np.linspace(0.0, 1.0, 101).tolist()
+
 
 class DetectionAP(MeanAveragePrecision):
     """Mean average precision over classes (Lin et al. 2014, COCO), on its evaluation in C++ by faster-coco-eval.
 
     `compute` gives `map` (averaged over the IoU thresholds 0.5, 0.55, ..., 0.95), `map50`, `map75`, `mar` (recall
     with 100 detections an image, averaged likewise), and for every class with objects `ap_CLASS` and `ap50_CLASS`.
+    Without any object the four are NaN: there is nothing to score.
 
     Args:
         class_names: Names of the classes.
@@ -31,7 +37,9 @@ class DetectionAP(MeanAveragePrecision):
     """
 
     def __init__(self, class_names: Sequence[str]) -> None:
-        super().__init__(backend="faster_coco_eval", extended_summary=True)
+        super().__init__(
+            backend="faster_coco_eval", iou_thresholds=_IOUS, rec_thresholds=_RECALLS, extended_summary=True
+        )
         self.class_names = list(class_names)
         self.warn_on_many_detections = False
 
@@ -48,9 +56,11 @@ class DetectionAP(MeanAveragePrecision):
         super().update(found, wanted)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the metrics of all images so far, -1 where there are no objects."""
+        """Return the metrics of all images so far, NaN where there are no objects."""
         full: dict[str, Any] = super().compute()
-        result = {"map": full["map"], "map50": full["map_50"], "map75": full["map_75"], "mar": full["mar_100"]}
+        named = {"map": "map", "map50": "map_50", "map75": "map_75", "mar": "mar_100"}
+        # COCO's evaluation marks what has no objects by -1.
+        result = {name: full[entry].masked_fill(full[entry] < 0, torch.nan) for name, entry in named.items()}
         precision = full["precision"]  # IoU thresholds, recalls, classes, areas, numbers of detections
         for place, label in enumerate(full["classes"].reshape(-1).tolist()):
             own = precision[:, :, place, 0, -1]

@@ -32,7 +32,8 @@ class BaseModule(L.LightningModule, ABC):
 
     A subclass implements `configure_head` and `step`, usually `configure_metrics`, and names in `monitor` and
     `mode` the metric by which its checkpoints are chosen. Training, validation and test all run through
-    `step`; every scalar that it returns is averaged over the epoch and logged as `{stage}_{name}`.
+    `step`; every scalar that it returns is averaged over the epoch and logged as `{stage}_{name}`, weighted by what it
+    is a mean of: the batch, or what `counts` says.
     Constructor arguments of a subclass are plain values (numbers, strings, lists, dicts) and the rest goes
     on as `**kwargs`: the command line then knows all of them, and checkpoints load without pickled code.
 
@@ -118,6 +119,10 @@ class BaseModule(L.LightningModule, ABC):
     @abstractmethod
     def step(self, batch: Batch, stage: Stage) -> Output:
         """Return `loss`, any further scalars to log, and `logits` and `target` for the metrics.
+
+        A scalar that is a mean over a part of the batch alone, such as the images that have a label, or over
+        something else, such as pixels, says over how much in `counts`, a dict of numbers or scalars by the scalar's
+        name; those that are means over nothing are left out of the epoch's mean.
 
         A step that changes the images itself also returns them, as `images` (N, C, H, W) uint8 or in [0, 1]: they are
         those that pictures are to show beside `logits` and `target`.
@@ -264,7 +269,7 @@ class BaseModule(L.LightningModule, ABC):
                 f"{type(self).__name__}.step must return a dict with `loss`, a tensor of one number: {_said(output)}"
             )
         scalars = {name: value for name, value in output.items() if _is_number(value)}
-        self.means[stage].update(scalars, _size(batch))
+        self.means[stage].update(scalars, _size(batch), output.get("counts"))
         if stage in self.metrics:
             self.update_metrics(cast(MetricCollection, self.metrics[stage]), output)
         return output

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
@@ -25,7 +26,7 @@ class DetectionModule(BaseModule):
     The loss is the sum of the detector's own losses, which are logged apart: `class_loss`, `box_loss`, and
     `centerness_loss` (FCOS, Tian et al. 2019) or `objectness_loss` and `rpn_box_loss` (Faster R-CNN, Ren et al.
     2015); RetinaNet (Lin et al. 2017) has the first two. Validation and test log COCO's `map`, `map50`, `map75`,
-    `mar`, and `ap_CLASS` and `ap50_CLASS`.
+    `mar`, and `ap_CLASS` and `ap50_CLASS`; without any object there is no such score, and the four are NaN.
 
     The feature pyramid takes the backbone's maps of several resolutions; a vision transformer has one, of which the
     others are made. Images may have other sizes in prediction than in training.
@@ -131,8 +132,8 @@ class DetectionModule(BaseModule):
         raw = self(batch["image"])
         known = [_without_crowds(target) for target in targets]
         boxes, labels = ([own[name] for own in known] for name in ("boxes", "labels"))
-        losses = self._detector.losses(raw, boxes, labels, gather=stage == "train")
-        output: Output = {"loss": torch.stack(list(losses.values())).sum(), **losses}
+        losses, counts = self._detector.counted_losses(raw, boxes, labels, gather=stage == "train")
+        output: Output = {"loss": torch.stack(list(losses.values())).sum(), **losses, "counts": counts}
         if stage != "train":
             output["detections"] = self._decode(raw, batch["image"], batch.get("size"))
             output["targets"] = targets
@@ -141,6 +142,16 @@ class DetectionModule(BaseModule):
     def update_metrics(self, metrics: MetricCollection, output: Output) -> None:
         """Feed one batch to the metrics."""
         metrics.update(output["detections"], output["targets"])
+
+    def summarize(self, stage: Stage, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add the means of the losses, which are over different numbers, and say if there was no object to score."""
+        if f"{stage}_loss" in values:
+            parts = [values[f"{stage}_{name}"] for name in self._detector.loss_names]
+            values = {**values, f"{stage}_loss": torch.stack(parts).sum()}
+        score = values.get(f"{stage}_map")
+        if score is not None and score.isnan() and not self.trainer.sanity_checking:
+            rank_zero_warn(f"no image of the {stage} data has an object: `{stage}_map` and its kin are NaN.")
+        return values
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Return lists of `boxes` (n, 4) in pixels of the batch's images, `box_labels` and `scores`; and `index`."""

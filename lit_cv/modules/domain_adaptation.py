@@ -5,11 +5,13 @@ from abc import abstractmethod
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.wrappers import ClasswiseWrapper
 
+from lit_cv.distributed import joined_mean
+from lit_cv.loop_state import print_results_once
+from lit_cv.losses import class_cross_entropy
 from lit_cv.metrics import AnswerInformation, ClassAccuracy
 from lit_cv.modules.base import Batch, Output, Stage
 from lit_cv.modules.supervised import SupervisedModule
@@ -39,7 +41,8 @@ class DomainAdaptationModule(SupervisedModule):
 
     Logs in training `train_source_loss`, `train_adaptation_loss`, `train_lambda` and `train_acc` (of the source), in
     validation and test `val_loss` and `val_source_acc`, `val_target_loss` and `val_target_acc`, and without labels
-    `val_target_entropy` and `val_target_diversity`, see `AnswerInformation`.
+    `val_target_entropy` and `val_target_diversity`, see `AnswerInformation`. Losses and accuracies are means over the
+    images that have a label.
 
     The `monitor` is `val_score` = (source accuracy + diversity - entropy) / 2, which asks for a classifier that is
     right in the source, and sure but not one-sided in the target. It does not know the target's labels, as nobody
@@ -80,7 +83,7 @@ class DomainAdaptationModule(SupervisedModule):
 
     @abstractmethod
     def adaptation(self, batch: Batch, features: Domains, logits: Domains, weight: float) -> Output:
-        """Return `adaptation_loss` of a training batch, and further scalars to log.
+        """Return `adaptation_loss` of a training batch, and further scalars to log, with their `counts` as in `step`.
 
         Args:
             batch: The batch of both domains.
@@ -149,17 +152,28 @@ class DomainAdaptationModule(SupervisedModule):
         together = images.source if self.hparams["source_only"] else torch.cat(images)
         features = self.backbone(together)
         logits = cast(Tensor, self.head(features))
-        loss = self.loss(logits[:n], label, stage)
-        output: Output = {"loss": loss, "source_loss": loss.detach(), "acc": _accuracy(logits[:n], label)}
+        loss, count = self.counted_loss(logits[:n], label, stage)
+        accuracy, labeled = _accuracy(logits[:n], label)
+        output: Output = {"loss": loss, "source_loss": loss.detach(), "acc": accuracy}
+        output["counts"] = {"source_loss": count, "acc": labeled}
         if self.hparams["source_only"]:
             return output
         weight = self.adaptation_lambda()
-        output |= self.adaptation(batch, Domains(features[:n], features[n:]), Domains(logits[:n], logits[n:]), weight)
+        found = self.adaptation(batch, Domains(features[:n], features[n:]), Domains(logits[:n], logits[n:]), weight)
+        output |= {**found, "counts": output["counts"] | found.get("counts", {})}
         added = output["adaptation_loss"]
         output["loss"] = loss + (added if self.weighs_gradient else weight * added)
         output["lambda"] = torch.tensor(weight, device=self.device)
         output["adaptation_loss"] = added.detach()
         return output
+
+    def on_validation_start(self) -> None:
+        """Have what is measured of both domains printed once."""
+        print_results_once(self.trainer)
+
+    def on_test_start(self) -> None:
+        """Have what is measured of both domains printed once."""
+        print_results_once(self.trainer)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output:
         """Classify a batch of one of the domains."""
@@ -209,13 +223,11 @@ class DomainAdaptationModule(SupervisedModule):
         if "domain" in batch:
             output["domain"] = batch["domain"]
         output |= self.evaluation(batch, features, logits)
-        if (target < 0).all():
-            return output
-        loss = F.cross_entropy(logits.float(), target, ignore_index=-1)
-        accuracy = _accuracy(logits, target)
-        if is_source(output):
-            return output | {"loss": loss, "source_acc": accuracy}
-        return output | {"target_loss": loss, "target_acc": accuracy}
+        loss, count = joined_mean(*class_cross_entropy(logits, target), gather=False)
+        accuracy, labeled = _accuracy(logits, target)
+        names = ("loss", "source_acc") if is_source(output) else ("target_loss", "target_acc")
+        output["counts"] = output.get("counts", {}) | dict(zip(names, (count, labeled), strict=True))
+        return output | dict(zip(names, (loss, accuracy), strict=True))
 
     def evaluation(self, batch: Batch, features: Tensor, logits: Tensor) -> Output:
         """Return further scalars to log of a batch of one domain in validation and test; here none."""
@@ -228,7 +240,8 @@ def is_source(part: Batch | Output) -> bool:
     return isinstance(domain, Tensor) and bool(domain[0] == 0)
 
 
-def _accuracy(logits: Tensor, target: Tensor) -> Tensor:
+def _accuracy(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the share of labeled images that are right, and how many have a label."""
     known = target >= 0
     right = (logits.detach().argmax(1) == target) & known
-    return right.sum() / known.sum().clamp_min(1)
+    return joined_mean(right.sum().float(), known.sum(), gather=False)

@@ -53,8 +53,10 @@ class FineTuneModule(SupervisedModule):
         backbone: Name of the network; `None` takes that of the checkpoint `weights`, `resnet9` without weights.
         backbone_lr: Learning rate of the backbone; `None` takes the strategy's.
         layer_decay: Factor between the learning rates of neighbouring stages. That of stage i of L, counted from
-            1, is `backbone_lr * layer_decay ** (L - i + 1)`, as in BEiT, MAE and timm where `backbone_lr` is `lr`.
-            `None` takes 0.75 for `discriminative_lr` and 1 otherwise.
+            1, is `backbone_lr * layer_decay ** (L - i + 1)`, as in timm where `backbone_lr` is `lr`; BEiT and MAE
+            differ in the network's last norm, which has the rate of the classifier there, and here, as in timm,
+            that of the last block (0.65 for 1 at a decay of 0.65). `None` takes 0.75 for `discriminative_lr` and 1
+            otherwise.
         frozen_stages: Stages that stay frozen, for `freeze_backbone` and `discriminative_lr`: their number, counted
             from the image, or the name of the last of them. `None` freezes three in four, or none.
         unfreeze_epochs: When `gradual_unfreezing` frees the next stage: every so many epochs, or a list with the

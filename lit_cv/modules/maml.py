@@ -136,7 +136,8 @@ class MAMLModule(FewShotModule):
         rates = {name: self.inner_lrs[_layer(name)] if h["learn_inner_lr"] else float(h["inner_lr"]) for name in start}
         network = _Learner(self.backbone, self.head)
         if h["anil"]:
-            with batch_statistics(self.backbone):
+            outer = torch.is_grad_enabled() and not h["first_order"]
+            with batch_statistics(self.backbone), torch.set_grad_enabled(outer):
                 features = self.backbone.forward_normalized(support)
 
             def loss(weights: dict[str, Tensor]) -> Tensor:

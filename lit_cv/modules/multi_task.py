@@ -12,7 +12,7 @@ from lit_cv.loop_state import logs_now
 from lit_cv.losses import UncertaintyWeighting
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
 from lit_cv.modules.data_classes import ClassLists, class_lists
-from lit_cv.modules.task_losses import build_weighting, mean_losses, step_losses
+from lit_cv.modules.task_losses import add_totals, build_weighting, mean_losses, step_losses
 from lit_cv.modules.task_surgery import operate
 from lit_cv.strategies import check_whole
 from lit_cv.tasks import BaseTask, ClassificationTask, Features, build_tasks
@@ -182,7 +182,8 @@ class MultiTaskModule(BaseModule):
                     task.update(stage, output, target)
                     if isinstance(task, ClassificationTask) and chosen is None and not shown:
                         shown = {"logits": output, "target": target}
-            self.means[stage].update(mean_losses(name, found[name]), found[name].images)
+            means, counts = mean_losses(name, found[name])
+            self.means[stage].update(means, found[name].images, counts)
         across = stage == "train" and is_distributed()
         present, absent = step_losses(found, features.pooled.device, across)
         if stage == "train" and (first := [name for name in self.weighting.waiting() if name in present]):
@@ -251,7 +252,7 @@ class MultiTaskModule(BaseModule):
         Raises:
             ValueError: If no batch had the entry that a task learns from.
         """
-        means = self.means["train"].compute()
+        means = add_totals(self.means["train"].compute(), self.tasks)
         known = {name: float(means[f"{name}_loss"]) for name in self.tasks if f"{name}_loss" in means}
         for name, task in self.tasks.items():
             if name not in known and task.key not in self._entries:
@@ -267,7 +268,7 @@ class MultiTaskModule(BaseModule):
 
     def summarize(self, stage: Stage, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the losses, the metrics of each task that had targets, and their mean score."""
-        scores = []
+        values, scores = add_totals(values, self.tasks, f"{stage}_"), []
         for name, task in self.tasks.items():
             if stage == "train" or f"{stage}_{name}_loss" not in values:
                 continue
@@ -279,6 +280,10 @@ class MultiTaskModule(BaseModule):
         means = {name: values[f"{stage}_{name}_loss"] for name in self.tasks if f"{stage}_{name}_loss" in values}
         if stage != "train" and means:  # the total of the means, whatever the batches that they came in
             values[f"{stage}_loss"] = self.weighting(means).detach()
+        elif stage != "train":
+            values.pop(f"{stage}_loss", None)
+            if not self.trainer.sanity_checking:
+                rank_zero_warn(f"no image of the {stage} data has a target: there are no `{stage}` loss and metrics.")
         if scores:
             values[f"{stage}_score"] = torch.stack(scores).mean()
         return values

@@ -5,15 +5,20 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-__all__ = ["RunningMeans"]
+from lit_cv.distributed import is_distributed, process_count
+
+__all__ = ["Count", "RunningMeans"]
+
+Count = int | float | Tensor
+"""How much a mean is taken over: a number of images, of pixels, or a sum of weights; a tensor is not waited for."""
 
 
 class RunningMeans:
-    """Averages named scalars over batches, weighted by their size, without waiting for the device.
+    """Averages named scalars over batches, each weighted by what it is a mean of, without waiting for the device.
 
     Two operations a scalar and step: `LightningModule.log(on_epoch=True)` takes 0.25 to 0.4 ms for the same,
     which shows on steps of a few milliseconds. Over several processes the sums are added up, so that the
-    mean is that over all samples even when the ranks hold different numbers of them.
+    mean is that over all samples even when the ranks hold different numbers of them, or lack a scalar.
 
     Example:
         >>> means = RunningMeans()
@@ -21,26 +26,41 @@ class RunningMeans:
         >>> means.update({"loss": torch.tensor(5.0)}, size=1)
         >>> means.compute()
         {'loss': tensor(2.)}
+        >>> means.update({"acc": torch.tensor(1.0)}, size=3, counts={"acc": 1})  # of three images one has a label
+        >>> means.update({"acc": torch.tensor(0.0)}, size=3)
+        >>> means.compute()["acc"]
+        tensor(0.2500)
     """
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._sizes: dict[str, float] = {}
+        self._sizes: dict[str, float | Tensor] = {}
 
-    def update(self, scalars: Mapping[str, Tensor], size: int) -> None:
-        """Add one batch of `size` samples, each scalar being the mean over that batch."""
+    def update(self, scalars: Mapping[str, Tensor], size: int, counts: Mapping[str, Count] | None = None) -> None:
+        """Add one batch.
+
+        Args:
+            scalars: Means over the batch, by name.
+            size: Number of samples, which they are means over.
+            counts: What some of them are means over in place of that; what is a mean over nothing does not count.
+        """
         for name, value in scalars.items():
-            # A new tensor each time would do, but in place keeps one buffer alive on the device.
-            if name in self._sums:
-                self._sums[name].add_(value.detach(), alpha=size)
-                self._sizes[name] += size
-            else:
-                self._sums[name] = value.detach().float() * size
-                self._sizes[name] = float(size)
+            count = size if counts is None else counts.get(name, size)
+            if name not in self._sums:
+                self._sums[name] = torch.zeros((), device=value.device)
+            total = self._sums[name]  # in place, which keeps one buffer alive on the device
+            if isinstance(count, Tensor):
+                count = count.detach().to(total)
+                total.add_(torch.where(count > 0, value.detach() * count, 0.0))
+            elif count:
+                total.add_(value.detach(), alpha=count)
+            self._sizes[name] = self._sizes.get(name, 0.0) + count
 
     def compute(self) -> dict[str, Tensor]:
         """Return the means over all samples of all processes so far, of those scalars that any sample had."""
-        return {name: total[0] / total[1] for name, total in self._totals().items() if total[1] > 0}
+        totals = self._totals()
+        device = next((total.device for total in self._sums.values()), torch.device("cpu"))
+        return {name: torch.tensor(total / size, device=device) for name, (total, size) in totals.items() if size > 0}
 
     def copy(self) -> "RunningMeans":
         """Return means that go on from here on their own."""
@@ -55,8 +75,8 @@ class RunningMeans:
 
     def state_dict(self) -> dict[str, tuple[float, float]]:
         """Return the sums and sizes of this process's share, equal on every process."""
-        ranks = torch.distributed.get_world_size() if _distributed() else 1
-        return {name: (float(t[0]) / ranks, float(t[1]) / ranks) for name, t in self._totals().items()}
+        ranks = process_count()
+        return {name: (total / ranks, size / ranks) for name, (total, size) in self._totals().items()}
 
     def load_state_dict(self, state: Mapping[str, tuple[float, float]], device: torch.device) -> None:
         """Restore what `state_dict` gave.
@@ -71,15 +91,13 @@ class RunningMeans:
         self._sums = {name: torch.tensor(total, device=device) for name, (total, _) in state.items()}
         self._sizes = {name: size for name, (_, size) in state.items()}
 
-    def _totals(self) -> dict[str, Tensor]:
-        totals = {}
-        for name, value in self._sums.items():
-            total = torch.stack([value, value.new_tensor(self._sizes[name])])
-            if _distributed():
-                torch.distributed.all_reduce(total)
-            totals[name] = total
-        return totals
-
-
-def _distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
+    def _totals(self) -> dict[str, tuple[float, float]]:
+        """Return the sums and sizes of all processes, which may have had different scalars."""
+        totals = {name: (float(value), float(self._sizes[name])) for name, value in self._sums.items()}
+        if not is_distributed():
+            return totals
+        parts: list[dict[str, tuple[float, float]]] = [{} for _ in range(process_count())]
+        torch.distributed.all_gather_object(parts, totals)
+        names = dict.fromkeys(name for part in parts for name in part)
+        pairs = {name: [part[name] for part in parts if name in part] for name in names}
+        return {name: (sum(t for t, _ in each), sum(n for _, n in each)) for name, each in pairs.items()}

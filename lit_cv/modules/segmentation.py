@@ -3,10 +3,13 @@
 from typing import Any, Literal, cast
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from lit_cv.losses import dice_loss, pixel_cross_entropy
+from lit_cv.distributed import joined_mean
+from lit_cv.losses import dice_loss
+from lit_cv.losses.segmentation import IGNORE_INDEX, summed_pixel_cross_entropy
 from lit_cv.metrics import SegmentationIoU
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
 from lit_cv.modules.data_classes import ClassLists, class_lists
@@ -122,12 +125,14 @@ class SegmentationModule(BaseModule):
         target: Tensor = batch["mask"].long()
         logits = self(batch["image"])
         gather = stage == "train"
-        ce_loss = pixel_cross_entropy(logits, target, gather=gather)
+        ce_loss, pixels = joined_mean(*summed_pixel_cross_entropy(logits, target), gather)
         dice = dice_loss(logits, target, gather=gather)
+        labeled = (target != IGNORE_INDEX).flatten(1).any(1).sum()
         output: Output = {
             "loss": ce_loss + self.hparams["dice_weight"] * dice,
             "ce_loss": ce_loss.detach(),
             "dice_loss": dice.detach(),
+            "counts": {"ce_loss": pixels, "dice_loss": labeled, "loss": labeled},
         }
         if stage != "train":
             output |= {"masks": logits.argmax(1), "target": target}
@@ -136,6 +141,15 @@ class SegmentationModule(BaseModule):
     def update_metrics(self, metrics: MetricCollection, output: Output) -> None:
         """Feed one batch to the metrics."""
         metrics.update(output["masks"], output["target"])
+
+    def summarize(self, stage: Stage, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add the means of the two losses, which are over different numbers; without a known pixel there are none."""
+        if f"{stage}_ce_loss" in values:
+            loss = values[f"{stage}_ce_loss"] + self.hparams["dice_weight"] * values[f"{stage}_dice_loss"]
+            return {**values, f"{stage}_loss": loss}
+        if stage != "train" and not self.trainer.sanity_checking:
+            rank_zero_warn(f"no pixel of the {stage} data has a class: there are no `{stage}` loss and metrics.")
+        return {}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return `masks` (N, H, W), the mean probability of their classes as `confidence` (N,), and `index`."""

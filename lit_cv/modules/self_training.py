@@ -127,7 +127,9 @@ class SelfTrainingModule(DomainAdaptationModule):
         self.class_share.lerp_(share, 1 - self.hparams["teacher_decay"])
         labels, mask = self.choose(probabilities)
         loss = (F.cross_entropy(logits.target.float(), labels, reduction="none") * mask).mean()
-        return {"adaptation_loss": loss, "pseudo_coverage": mask.float().mean()}
+        n = len(mask)
+        counts = {"adaptation_loss": n, "pseudo_coverage": n}
+        return {"adaptation_loss": loss, "pseudo_coverage": mask.float().mean(), "counts": counts}
 
     @torch.no_grad()
     def teach(self, images: Tensor) -> Tensor:

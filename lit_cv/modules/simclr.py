@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from lit_cv.distributed import is_distributed
-from lit_cv.losses import nt_xent
+from lit_cv.losses.nt_xent import counted_nt_xent
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
 from lit_cv.nn import Projector
 
@@ -85,5 +85,6 @@ class SimCLRModule(BaseModule):
         projections = self.head(features).unflatten(0, views.shape[:2])
         labels = batch["label"] if self.hparams["supervised"] else None
         # Processes may validate different numbers of batches, and must not wait for one another there.
-        loss = nt_xent(projections, self.hparams["temperature"], labels, gather=stage == "train")
-        return {"loss": loss, "embedding": features.detach().unflatten(0, views.shape[:2])}
+        loss, count = counted_nt_xent(projections, self.hparams["temperature"], labels, gather=stage == "train")
+        embedding = features.detach().unflatten(0, views.shape[:2])
+        return {"loss": loss, "embedding": embedding, "counts": {"loss": count / len(views)}}

@@ -3,21 +3,20 @@
 from typing import Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassCalibrationError,
     MultilabelAccuracy,
-    MultilabelAveragePrecision,
     MultilabelF1Score,
 )
 from torchmetrics.wrappers import ClasswiseWrapper
 
-from lit_cv.distributed import process_mean
-from lit_cv.metrics import ClassAccuracy, MacroF1
+from lit_cv.distributed import joined_mean
+from lit_cv.losses import class_cross_entropy, label_cross_entropy
+from lit_cv.metrics import ClassAccuracy, KnownAveragePrecision, MacroF1
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
 from lit_cv.modules.data_classes import ClassLists, class_lists
 from lit_cv.nn import ClassificationHead
@@ -31,7 +30,8 @@ class SupervisedModule(BaseModule):
 
     From a batch with `image` (N, C, H, W) and `label` it minimises the cross-entropy of the softmax, or, for
     several labels an image, the binary cross-entropy of a sigmoid per class. `label` is (N,) int64, or (N, K)
-    float: the weights of the classes in images mixed by CutMix or MixUp, or 0/1 for several labels.
+    float: the weights of the classes in images mixed by CutMix or MixUp, or 0/1 for several labels. An image whose
+    label is unknown (-1; for several labels any negative number or NaN) counts in no loss and no metric.
 
     Logs `{stage}_loss`, `{stage}_acc`, and in validation and test `f1` (macro), `ece` (expected calibration
     error, 15 bins) and, above five classes, `top5`; for several labels `acc` and `f1` over the classes and
@@ -108,19 +108,19 @@ class SupervisedModule(BaseModule):
         k = self.num_classes
         if self.hparams["multi_label"]:
             metrics: dict[str, Metric] = {
-                "acc": MultilabelAccuracy(k, average="micro"),
-                "f1": MultilabelF1Score(k, average="macro"),
-                "map": MultilabelAveragePrecision(k),
+                "acc": MultilabelAccuracy(k, average="micro", ignore_index=-1),
+                "f1": MultilabelF1Score(k, average="macro", ignore_index=-1),
+                "map": KnownAveragePrecision(k),
             }
-            per_class: Metric = MultilabelF1Score(k, average=None)
+            per_class: Metric = MultilabelF1Score(k, average=None, ignore_index=-1)
         else:
             metrics = {
-                "acc": MulticlassAccuracy(k, average="micro"),
+                "acc": MulticlassAccuracy(k, average="micro", ignore_index=-1),
                 "f1": MacroF1(k),
-                "ece": MulticlassCalibrationError(k, n_bins=15),
+                "ece": MulticlassCalibrationError(k, n_bins=15, ignore_index=-1),
             }
             if k > 5:
-                metrics["top5"] = MulticlassAccuracy(k, average="micro", top_k=5)
+                metrics["top5"] = MulticlassAccuracy(k, average="micro", top_k=5, ignore_index=-1)
             per_class = ClassAccuracy(k)
         if self.hparams["per_class_metrics"]:
             name = "f1_" if self.hparams["multi_label"] else "acc_"
@@ -141,9 +141,12 @@ class SupervisedModule(BaseModule):
         """Classify a batch and compare with its labels."""
         target = batch["label"]
         logits = self.logits(batch, stage)
-        output = {"loss": self.loss(logits, target, stage), "logits": logits, "target": target}
+        loss, count = self.counted_loss(logits, target, stage)
+        output: Output = {"loss": loss, "logits": logits, "target": target, "counts": {"loss": count}}
         if stage == "train":
-            output["acc"] = _accuracy(logits.detach(), target, bool(self.hparams["multi_label"]))
+            output["acc"], output["counts"]["acc"] = _accuracy(
+                logits.detach(), target, bool(self.hparams["multi_label"])
+            )
         return output
 
     def logits(self, batch: Batch, stage: Stage) -> Tensor:
@@ -151,22 +154,37 @@ class SupervisedModule(BaseModule):
         return cast(Tensor, self(batch["image"]))
 
     def loss(self, logits: Tensor, target: Tensor, stage: Stage) -> Tensor:
-        """Return the mean loss: smoothed and weighted in training only, so that validation is comparable."""
+        """Return the mean loss over the images that have a label, 0 where none has."""
+        return self.counted_loss(logits, target, stage)[0]
+
+    def counted_loss(self, logits: Tensor, target: Tensor, stage: Stage) -> tuple[Tensor, Tensor]:
+        """Return the mean loss, and how much it counts in the epoch's mean.
+
+        It is smoothed and weighted in training only, so that validation is comparable.
+        """
         smoothing: float = self.hparams["label_smoothing"] if stage == "train" else 0.0
         weight = self.class_weight if stage == "train" else None
         if self.hparams["multi_label"]:
-            smooth = target.to(logits.dtype) * (1 - smoothing) + smoothing / 2
-            return F.binary_cross_entropy_with_logits(logits, smooth, pos_weight=weight)
-        if weight is None or target.ndim > 1:
-            return F.cross_entropy(logits, target, weight=weight, label_smoothing=smoothing)
-        total = F.cross_entropy(logits, target, weight=weight, label_smoothing=smoothing, reduction="sum")
-        return total / process_mean(weight[target].sum(), torch.finfo(weight.dtype).tiny)
+            losses = label_cross_entropy(logits, target, weight, smoothing)
+            return joined_mean(losses.sum(), (target >= 0).any(1).sum(), gather=stage == "train")
+        return joined_mean(*class_cross_entropy(logits, target, weight, smoothing), gather=stage == "train")
 
     def update_metrics(self, metrics: Any, output: Output) -> None:
         """Feed one batch to the metrics, which want probabilities for the calibration error."""
         target = output["target"]
         probabilities = _probabilities(output["logits"], bool(self.hparams["multi_label"]))
-        metrics.update(probabilities, target.long() if self.hparams["multi_label"] else target)
+        if self.hparams["multi_label"]:
+            metrics.update(probabilities, torch.where(target >= 0, target, -1).long())
+        else:
+            metrics.update(probabilities, target.clamp_min(-1))
+
+    def summarize(self, stage: Stage, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Leave the metrics out where no image had a label."""
+        if stage == "train" or f"{stage}_loss" in values:
+            return values
+        if not self.trainer.sanity_checking:
+            rank_zero_warn(f"no image of the {stage} data has a label: there are no `{stage}` loss and metrics.")
+        return {}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the `probabilities` (N, K) of the classes, and where the images stand in the data (`index`)."""
@@ -181,7 +199,9 @@ class SupervisedModule(BaseModule):
         if (counts == 0).any():
             rank_zero_info("class_weight: classes without a training label get the weight 0.")
         if self.hparams["multi_label"]:
-            negatives = len(datamodule.train_dataset) - counts
+            labels = getattr(datamodule.train_dataset, "labels", None)
+            known = len(datamodule.train_dataset) if labels is None else (labels >= 0).sum(0)
+            negatives = known - counts
             return torch.where(counts > 0, negatives / counts, 0.0)
         weight = torch.where(counts > 0, 1 / counts, 0.0)
         return weight / weight.sum() * (counts > 0).sum()
@@ -199,11 +219,13 @@ def _probabilities(logits: Tensor, multi_label: bool) -> Tensor:
     return logits.float().sigmoid() if multi_label else logits.float().softmax(-1)
 
 
-def _accuracy(logits: Tensor, target: Tensor, multi_label: bool) -> Tensor:
-    """Return the share of right answers; for a mixed image, the label weight of the class answered."""
+def _accuracy(logits: Tensor, target: Tensor, multi_label: bool) -> tuple[Tensor, Tensor]:
+    """Return the share of right answers, and of how many; for a mixed image, the label weight of the class answered."""
     if multi_label:
-        return ((logits > 0) == (target > 0.5)).float().mean()
-    answer = logits.argmax(-1)
-    if target.ndim == 1:
-        return (answer == target).float().mean()
-    return target.gather(1, answer[:, None]).float().mean()
+        right, known = (logits > 0) == (target > 0.5), target >= 0
+    elif target.ndim == 1:
+        right, known = logits.argmax(-1) == target, target >= 0
+    else:
+        weight = target.gather(1, logits.argmax(-1)[:, None])
+        return joined_mean(weight.sum(), target.sum(), gather=False)
+    return joined_mean((right & known).sum().float(), known.sum(), gather=False)

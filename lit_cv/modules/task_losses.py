@@ -9,7 +9,7 @@ from torch import Tensor
 from lit_cv.losses import DynamicWeightAverage, FixedWeighting, TaskWeighting, UncertaintyWeighting
 from lit_cv.tasks import BaseTask, TaskLoss
 
-__all__ = ["build_weighting", "mean_losses", "step_losses"]
+__all__ = ["add_totals", "build_weighting", "mean_losses", "step_losses"]
 
 Counts = dict[str, list[float]]
 
@@ -52,11 +52,33 @@ def step_losses(
     return present, {name: loss for name, loss in losses.items() if name not in present}
 
 
-def mean_losses(name: str, loss: TaskLoss) -> dict[str, Tensor]:
-    """Return the loss of a task and its parts on this process by the names that they are logged under."""
-    parts = {part: total.detach() / max(count, 1) for part, (total, count) in loss.parts.items()}
-    named = {f"{name}_{part}_loss": value for part, value in parts.items() if part}
-    return {f"{name}_loss": sum(parts.values(), torch.zeros(())), **named}
+def mean_losses(name: str, loss: TaskLoss) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Return the terms of a task's loss on this process by the names that they are logged under, and their counts."""
+    divisors = {part: max(count, 1) if loss.images else 0 for part, (_, count) in loss.parts.items()}
+    names = {part: _loss_name(name, part) for part in loss.parts}
+    means = {names[part]: total.detach() / max(divisors[part], 1) for part, (total, _) in loss.parts.items()}
+    return means, {names[part]: count for part, count in divisors.items()}
+
+
+def add_totals(values: Mapping[str, Tensor], tasks: Mapping[str, BaseTask], prefix: str = "") -> dict[str, Tensor]:
+    """Add the loss of each task that consists of several terms: the sum of their means.
+
+    Args:
+        values: Means over an epoch, by name.
+        tasks: The tasks by name.
+        prefix: What the names of the values start with.
+    """
+    totals = {}
+    for name, task in tasks.items():
+        terms = [values.get(prefix + _loss_name(name, part)) for part in task.parts]
+        known = [term for term in terms if term is not None]
+        if known:
+            totals[f"{prefix}{name}_loss"] = torch.stack(known).sum()
+    return {**values, **totals}
+
+
+def _loss_name(name: str, part: str) -> str:
+    return f"{name}_{part}_loss" if part else f"{name}_loss"
 
 
 def _counts(found: Mapping[str, TaskLoss]) -> Counts:

@@ -6,12 +6,13 @@ the raw outputs into boxes with scores. It knows nothing of batches, metrics or 
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
+from lit_cv.distributed import process_mean
 from lit_cv.nn.pyramid import FeaturePyramid
 
 __all__ = [
@@ -53,7 +54,12 @@ class Detector(nn.Module, ABC):
         num_classes: Number of classes K, the background not counted.
         strides: Strides of the pyramid's maps, see `FeaturePyramid`.
         channels: Channels of each of them.
+
+    Attributes:
+        loss_names: Names of the losses.
     """
+
+    loss_names: ClassVar[tuple[str, ...]]
 
     def __init__(self, levels: Mapping[int, int], num_classes: int, strides: Sequence[int], channels: int) -> None:
         super().__init__()
@@ -67,18 +73,38 @@ class Detector(nn.Module, ABC):
         """Return the raw outputs for the maps of `Backbone.forward_maps`."""
 
     @abstractmethod
-    def losses(
-        self, raw: Mapping[str, Any], boxes: Sequence[Tensor], labels: Sequence[Tensor], gather: bool = False
-    ) -> dict[str, Tensor]:
-        """Return the losses by name, scalars whose sum is to be minimised.
+    def loss_sums(
+        self, raw: Mapping[str, Any], boxes: Sequence[Tensor], labels: Sequence[Tensor]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return of each loss by name a sum, and what it is to be divided by, scalars.
 
         Args:
             raw: What `forward` gave for N images.
             boxes: N tensors (n, 4), xyxy in pixels; n may be 0.
             labels: N tensors (n,) int64, from 0.
-            gather: Whether all processes call this with a part of one batch each, whose objects count together where
-                a loss is a mean over objects.
         """
+
+    def losses(self, raw: Mapping[str, Any], boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return the losses of a batch by name, scalars whose sum is to be minimised; see `loss_sums`."""
+        return self.counted_losses(raw, boxes, labels)[0]
+
+    def counted_losses(
+        self, raw: Mapping[str, Any], boxes: Sequence[Tensor], labels: Sequence[Tensor], gather: bool = False
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the losses of a batch by name, and what each was divided by; see `loss_sums`.
+
+        Args:
+            raw: What `forward` gave for N images.
+            boxes: N tensors (n, 4), xyxy in pixels; n may be 0.
+            labels: N tensors (n,) int64, from 0.
+            gather: Whether all processes call this with a part of one batch each, whose objects count together.
+        """
+        losses, counts = {}, {}
+        for name, (total, count) in self.loss_sums(raw, boxes, labels).items():
+            # Without any object what is expected nowhere counts as if of one.
+            counts[name] = process_mean(count, 1) if gather else count.detach().clamp_min(1)
+            losses[name] = total / counts[name]
+        return losses, counts
 
     @abstractmethod
     def detect(

@@ -33,6 +33,8 @@ class FasterRCNNDetector(Detector):
         num_convs: Convolutions of the network that proposes.
     """
 
+    loss_names = ("class_loss", "box_loss", "objectness_loss", "rpn_box_loss")
+
     def __init__(
         self, levels: Mapping[int, int], num_classes: int, strides: Sequence[int], channels: int, num_convs: int
     ) -> None:
@@ -65,10 +67,13 @@ class FasterRCNNDetector(Detector):
             "counts": counts, "size": size,
         }  # fmt: skip
 
-    def losses(
-        self, raw: Mapping[str, Any], boxes: Sequence[Tensor], labels: Sequence[Tensor], gather: bool = False
-    ) -> dict[str, Tensor]:
-        """Return `class_loss` and `box_loss`, and of the first network `objectness_loss` and `rpn_box_loss`."""
+    def loss_sums(
+        self, raw: Mapping[str, Any], boxes: Sequence[Tensor], labels: Sequence[Tensor]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return `class_loss` and `box_loss`, by the proposals drawn, `objectness_loss` and `rpn_box_loss`, by anchors.
+
+        The last two are those of the first network.
+        """
         n = len(boxes)
         anchors = [raw["anchors"]] * n
         targets = [{"boxes": b.float(), "labels": kinds + 1} for b, kinds in zip(boxes, labels, strict=True)]
@@ -80,10 +85,18 @@ class FasterRCNNDetector(Detector):
         proposals, _, kinds, encoded = self.roi.select_training_samples(proposals, targets)
         logits, corrections = self._classify(raw, proposals)
         class_loss, box_loss = fastrcnn_loss(logits, corrections, kinds, encoded)
+        drawn = torch.tensor(float(sum(map(len, proposals))), device=objectness.device)
+        sampled = torch.stack([self._sampled(own) for own in matched]).sum().float()
         return {
-            "class_loss": class_loss, "box_loss": box_loss,
-            "objectness_loss": objectness_loss, "rpn_box_loss": rpn_box_loss,
+            "class_loss": (class_loss * drawn, drawn), "box_loss": (box_loss * drawn, drawn),
+            "objectness_loss": (objectness_loss * sampled, sampled), "rpn_box_loss": (rpn_box_loss * sampled, sampled),
         }  # fmt: skip
+
+    def _sampled(self, matched: Tensor) -> Tensor:
+        """Return how many anchors of an image, 1 for objects and 0 for background, the first network learns from."""
+        sampler = self.rpn.fg_bg_sampler
+        objects = (matched >= 1).sum().clamp_max(int(sampler.batch_size_per_image * sampler.positive_fraction))
+        return objects + torch.minimum(sampler.batch_size_per_image - objects, (matched == 0).sum())
 
     @torch.no_grad()
     def detect(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.fcos import FCOSHead
 
-from lit_cv.losses.fcos import fcos_loss
+from lit_cv.losses.fcos import fcos_sums
 from lit_cv.nn.detectors import Detections, Detector, map_points, select
 
 __all__ = ["FCOSDetector"]
@@ -26,6 +26,8 @@ class FCOSDetector(Detector):
         num_convs: Convolutions in each branch of the head.
     """
 
+    loss_names = ("class_loss", "box_loss", "centerness_loss")
+
     def __init__(
         self, levels: Mapping[int, int], num_classes: int, strides: Sequence[int], channels: int, num_convs: int
     ) -> None:
@@ -38,11 +40,12 @@ class FCOSDetector(Detector):
         points, strides = map_points(pyramid)
         return {**self.head(list(pyramid.values())), "points": points, "strides": strides}
 
-    def losses(
-        self, raw: Mapping[str, Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor], gather: bool = False
-    ) -> dict[str, Tensor]:
-        """Return `class_loss`, `box_loss` and `centerness_loss`."""
-        return fcos_loss(raw, boxes, labels, gather=gather)
+    def loss_sums(
+        self, raw: Mapping[str, Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return `class_loss`, `box_loss` and `centerness_loss`, by the locations that belong to a box."""
+        sums, count = fcos_sums(raw, boxes, labels)
+        return {name: (total, count) for name, total in sums.items()}
 
     @torch.no_grad()
     def detect(

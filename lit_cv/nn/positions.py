@@ -41,6 +41,9 @@ def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
 def resize_positions(positions: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
     """Interpolate position embeddings to another grid of patches (bicubic, antialiased); other tokens' stay.
 
+    This is timm's interpolation. MAE's own is bicubic without antialiasing, which gives other values for a smaller
+    grid.
+
     Args:
         positions: (1, T + rows * columns, D): T other tokens, such as the class token, then the patches.
         grid: Rows and columns that they were trained for.

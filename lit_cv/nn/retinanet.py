@@ -29,6 +29,8 @@ class RetinaNetDetector(Detector):
         num_convs: Kept for all detectors; torchvision's head has 4 convolutions in each branch.
     """
 
+    loss_names = ("class_loss", "box_loss")
+
     def __init__(
         self, levels: Mapping[int, int], num_classes: int, strides: Sequence[int], channels: int, num_convs: int
     ) -> None:
@@ -44,10 +46,10 @@ class RetinaNetDetector(Detector):
         pyramid = self.pyramid(maps)
         return {**self.head(list(pyramid.values())), "anchors": map_anchors(*map_points(pyramid), _SCALES, _RATIOS)}
 
-    def losses(
-        self, raw: Mapping[str, Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor], gather: bool = False
-    ) -> dict[str, Tensor]:
-        """Return `class_loss`, the focal loss, and `box_loss`, the L1 loss of the encoded boxes."""
+    def loss_sums(
+        self, raw: Mapping[str, Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return `class_loss`, the focal loss, and `box_loss`, the L1 loss of the encoded boxes, by the images."""
         anchors = raw["anchors"]
         with torch.autocast(anchors.device.type, enabled=False):
             targets = [{"boxes": b, "labels": kinds} for b, kinds in zip(boxes, labels, strict=True)]
@@ -57,7 +59,8 @@ class RetinaNetDetector(Detector):
             ]
             outputs = {name: raw[name].float() for name in ("cls_logits", "bbox_regression")}
             losses = self.head.compute_loss(targets, outputs, [anchors] * len(targets), matched)
-        return {"class_loss": losses["classification"], "box_loss": losses["bbox_regression"]}
+        n = torch.tensor(float(len(targets)), device=anchors.device)
+        return {"class_loss": (losses["classification"] * n, n), "box_loss": (losses["bbox_regression"] * n, n)}
 
     @torch.no_grad()
     def detect(

@@ -18,8 +18,9 @@ def inner_loop(
     """Return parameters after some steps of gradient descent, as a function of where they started.
 
     The outer gradient goes through the steps, second derivatives included (Finn et al. 2017, equation 1); with
-    `first_order` the inner gradients count as constants there (section 5.2). Where no gradient is recorded outside,
-    nothing of the steps is kept.
+    `first_order` the inner gradients count as constants there (section 5.2), also in what else the loss depends on,
+    such as features that the parameters of a head are applied to. Where no gradient is recorded outside, nothing of
+    the steps is kept.
 
     Args:
         loss: Function of the parameters.
@@ -36,7 +37,7 @@ def inner_loop(
     """
     current = dict(parameters)
     for _ in range(steps):
-        start = {name: value.detach() for name, value in current.items()} if first_order else current
-        gradients = torch.func.grad(loss)(start)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not first_order):  # of the outer gradient alone
+            gradients = torch.func.grad(loss)(current)
         current = {name: value - rates[name] * gradients[name] for name, value in current.items()}
     return current

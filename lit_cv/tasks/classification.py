@@ -10,13 +10,13 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MultilabelAccuracy,
-    MultilabelAveragePrecision,
     MultilabelF1Score,
 )
 
-from lit_cv.metrics import MacroF1
+from lit_cv.losses import label_cross_entropy
+from lit_cv.metrics import KnownAveragePrecision, MacroF1
 from lit_cv.nn import ClassificationHead
-from lit_cv.tasks.task import Task, known_mean
+from lit_cv.tasks.task import Task
 
 __all__ = ["ClassificationTask", "MultiLabelTask"]
 
@@ -139,7 +139,7 @@ class MultiLabelTask(_ClassesTask):
         return {
             "acc": MultilabelAccuracy(k, average="micro", ignore_index=-1),
             "f1": MultilabelF1Score(k, average="macro", ignore_index=-1),
-            "map": MultilabelAveragePrecision(k, ignore_index=-1),
+            "map": KnownAveragePrecision(k),
         }
 
     def known(self, target: Tensor) -> Tensor:
@@ -153,11 +153,8 @@ class MultiLabelTask(_ClassesTask):
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the mean binary cross-entropy of each image (M,), of logits (M, K)."""
-        known = _answered(target)
         smoothing = self.label_smoothing if self.training else 0.0
-        hard = torch.where(known, target.float(), 0.0)
-        soft = hard * (1 - smoothing) + smoothing / 2
-        return known_mean(F.binary_cross_entropy_with_logits(output.float(), soft, reduction="none"), known)
+        return label_cross_entropy(output, target, label_smoothing=smoothing)
 
     def update_metrics(self, metrics: MetricCollection, output: Tensor, target: Tensor) -> None:
         """Feed the metrics, unknown labels as -1."""

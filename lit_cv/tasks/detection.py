@@ -110,12 +110,13 @@ class DetectionTask(BaseTask):
         return torch.tensor([own["boxes"] is not None and bool(own.get(name, True)) for own in target])
 
     def batch_loss(self, output: dict[str, Any], target: list[dict[str, Any]]) -> TaskLoss:
-        """Return the detector's losses; those of several processes are averaged by their images."""
+        """Return the detector's losses, by what each is a mean over."""
         single = [~own["iscrowd"].bool() if "iscrowd" in own else slice(None) for own in target]
         boxes = [own["boxes"][kept] for own, kept in zip(target, single, strict=True)]
         labels = [own["labels"][kept] for own, kept in zip(target, single, strict=True)]
-        losses, n = self._detector.losses(output["raw"], boxes, labels), len(target)
-        return TaskLoss({part: (losses[f"{part}_loss"] * n, n) for part in self.parts}, n)
+        sums = self._detector.loss_sums(output["raw"], boxes, labels)
+        parts = {part: sums[f"{part}_loss"] for part in self.parts}
+        return TaskLoss({part: (total, float(count)) for part, (total, count) in parts.items()}, len(target))
 
     def update_metrics(self, metrics: MetricCollection, output: dict[str, Any], target: list[dict[str, Any]]) -> None:
         """Feed the metrics with what is found."""

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricCollection
 
+from lit_cv.losses.classification import known_mean
 from lit_cv.metrics import KnownR2Score
-from lit_cv.tasks.task import Task, known_mean
+from lit_cv.tasks.task import Task
 
 __all__ = ["RegressionTask"]
 

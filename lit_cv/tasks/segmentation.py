@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from lit_cv.losses import dice_loss, pixel_cross_entropy
-from lit_cv.losses.segmentation import IGNORE_INDEX
+from lit_cv.losses import dice_loss
+from lit_cv.losses.segmentation import IGNORE_INDEX, summed_pixel_cross_entropy
 from lit_cv.metrics import SegmentationIoU
 from lit_cv.nn import Backbone
 from lit_cv.nn.segmentation import SegmentationHead, build_segmenter, default_stride
@@ -97,9 +97,9 @@ class SegmentationTask(BaseTask):
     def batch_loss(self, output: Tensor, target: Tensor) -> TaskLoss:
         """Return the cross-entropy, a mean over pixels, and the Dice loss, averaged by images over processes."""
         target, n = target.long(), len(target)
-        pixels = int((target != IGNORE_INDEX).sum())
+        total, pixels = summed_pixel_cross_entropy(output, target)
         parts: dict[str, tuple[Tensor, float]] = {
-            "ce": (pixel_cross_entropy(output, target) * pixels, pixels),
+            "ce": (total, int(pixels)),
             "dice": (self.dice_weight * dice_loss(output, target) * n, n),
         }
         return TaskLoss(parts, n)

@@ -3,13 +3,12 @@
 from abc import abstractmethod
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lit_cv.nn import Backbone
 from lit_cv.tasks.base_task import BaseTask, Features, TaskLoss
 
-__all__ = ["Task", "known_mean"]
+__all__ = ["Task"]
 
 
 class Task(BaseTask):
@@ -60,9 +59,3 @@ class Task(BaseTask):
                 "must return a loss for each, (M,)."
             )
         return TaskLoss({"": (losses.sum(), len(losses))}, len(losses))
-
-
-def known_mean(values: Tensor, known: Tensor) -> Tensor:
-    """Return the mean over the known entries of each row, (M,), of values (M, ...) that are finite everywhere."""
-    kept = torch.where(known, values, 0.0).flatten(1).sum(1)
-    return kept / known.flatten(1).sum(1).clamp_min(1)

@@ -131,6 +131,28 @@ def test_without_labels_there_are_the_other_measures() -> None:
     assert model.monitor == "val_loss"
 
 
+def test_validation_images_without_labels_have_no_neighbors_accuracy() -> None:
+    data = DigitsDataModule()
+    data.setup()
+    assert data.val_dataset is not None
+    labels = data.val_dataset.labels
+    data.val_dataset.labels = torch.full_like(labels, -1)
+    model = module()
+    run = trainer(EmbeddingEvaluation(), OnlineProbe(), max_epochs=1, limit_train_batches=1)
+    run.fit(model, data)
+    assert not {"val_knn_acc", "val_probe_acc"} & set(run.callback_metrics)
+    assert "val_rankme" in run.callback_metrics
+    assert model.monitor == "val_loss"
+    data.val_dataset.labels = torch.where(torch.arange(len(labels)) % 3 == 0, labels, -1)
+    run = trainer(EmbeddingEvaluation())
+    run.validate(model, data, verbose=False)
+    data.val_dataset.labels = labels
+    queries, _ = embeddings(model, data.val_dataset)
+    found = knn_predictions(queries, *embeddings(model, data.train_dataset), 10, k=(20,))[0]
+    expected = (found == labels)[::3].float().mean().item()
+    assert run.callback_metrics["val_knn_acc"].item() == pytest.approx(expected, abs=0.01)
+
+
 def test_any_module_on_request(in_tmp: Path) -> None:
     options = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
     cli = main(

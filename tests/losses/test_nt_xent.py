@@ -111,6 +111,30 @@ def test_finite_differences(temperature: float, chunk_size: int | None, labels: 
     assert torch.autograd.gradcheck(lambda v: 3 * loss(v, labels=target), (views,), eps=1e-7, atol=1e-5)
 
 
+@pytest.mark.parametrize("labels", [None, [0, 1, 0, -1, -1]])
+@pytest.mark.parametrize("chunk_size", [None, 4])
+@pytest.mark.parametrize("temperature", [0.02, 0.5])
+def test_second_derivatives(temperature: float, chunk_size: int | None, labels: list[int] | None) -> None:
+    loss = NTXentLoss(temperature, chunk_size=chunk_size)
+    views = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    target = None if labels is None else torch.tensor(labels)
+
+    def scaled(v: Tensor) -> Tensor:  # gradients as large as the embeddings, whatever the temperature
+        return temperature**2 * loss(v, labels=target)
+
+    assert torch.autograd.gradgradcheck(scaled, (views,), eps=1e-7, atol=1e-5)
+    (first,) = torch.autograd.grad(loss(views, labels=target), views, create_graph=True)
+    torch.testing.assert_close(first, value_and_grad(lambda v: loss(v, labels=target), views.detach())[1])
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2], [-1, -1, 0], [-1]])
+def test_one_view_without_any_partner_has_no_loss(labels: list[int]) -> None:
+    views = torch.randn(1, len(labels), 4)
+    value, grad = value_and_grad(lambda v: NTXentLoss()(v, labels=torch.tensor(labels)), views)
+    assert value == 0
+    assert not grad.any()
+
+
 @pytest.mark.parametrize("n_views", [1, 2, 3])
 def test_sup_con(n_views: int) -> None:
     views = torch.randn(n_views, 8, 6, dtype=torch.float64)
@@ -199,6 +223,7 @@ CASES = {  # temperature, chunk_size, whether labels are given
     "chunked": (0.3, 3, False),
     "cold": (0.02, 3, False),
     "labels": (0.3, None, True),
+    "labels, one view": (0.3, None, True),
 }
 
 
@@ -213,8 +238,12 @@ def _one_of_two(rank: int, folder: str) -> None:
         parallel = torch.nn.parallel.DistributedDataParallel(encoder)
         encoder.zero_grad()
         z = parallel(images[:, own].flatten(0, 1)).unflatten(0, (2, 5))
+        z = z[:1] if "one view" in name else z
         loss = NTXentLoss(temperature, chunk_size=chunk_size)(z, labels=labels[own] if labelled else None)
-        loss.backward()
+        loss.backward(retain_graph=True)
+        if name == "labels":
+            with pytest.raises(NotImplementedError, match="second derivative"):
+                torch.autograd.grad(loss, z, create_graph=True)
         torch.distributed.all_reduce(mean := loss.detach() / 2)
         results[name] = (mean, [parameter.grad.clone() for parameter in encoder.parameters()])
     results["rows"] = [gather_rows(torch.arange(first, last)) for first, last in (((0, 2), (2, 5))[rank], (0, 0))]
@@ -236,7 +265,7 @@ def test_two_processes_are_one_with_the_joined_batch(tmp_path: Path) -> None:
         assert [rows.tolist() for rows in results["rows"]] == [[0, 1, 2, 3, 4], []]
         for name, (temperature, _, labelled) in CASES.items():
             encoder.zero_grad()
-            z = encoder(images.flatten(0, 1)).unflatten(0, (2, 10))
+            z = encoder(images.flatten(0, 1)).unflatten(0, (2, 10))[: 1 if "one view" in name else 2]
             loss = NTXentLoss(temperature)(z, labels=labels if labelled else None)
             loss.backward()
             value, grads = results[name]

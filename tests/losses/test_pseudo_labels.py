@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from lit_cv.losses import class_thresholds, pseudo_labels
@@ -17,3 +18,22 @@ def test_each_class_has_its_own() -> None:
     assert pseudo_labels(ANSWERS, thresholds)[1].tolist() == [True, True, True, True]
     assert pseudo_labels(ANSWERS, torch.tensor([0.95, 0.6, 0.5]))[1].tolist() == [True, False, False, True]
     torch.testing.assert_close(class_thresholds(0.9, torch.full((3,), 1 / 3)), torch.full((3,), 0.9))
+
+
+def test_the_most_frequent_class_keeps_its_threshold_exactly() -> None:
+    for seed in range(50):
+        share = torch.rand(4, generator=torch.Generator().manual_seed(seed)).softmax(0)
+        assert class_thresholds(0.95, share).max() == torch.tensor(0.95)
+
+
+def test_any_number_is_a_threshold() -> None:
+    certain = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
+    for threshold in (1, 1.0, torch.tensor(1.0), torch.tensor([1.0, 1.0])):
+        assert pseudo_labels(certain, threshold)[1].tolist() == [True, False]
+
+
+def test_shapes_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"thresholds of the shape \(2,\) for 3 classes"):
+        pseudo_labels(ANSWERS, torch.tensor([0.5, 0.5]))
+    with pytest.raises(ValueError, match=r"probabilities of the shape \(3,\)"):
+        pseudo_labels(ANSWERS[0], 0.5)

@@ -293,6 +293,16 @@ def test_what_is_logged_of_a_run(name: str, tmp_path: Any) -> None:
     assert {"test_source_acc", "test_target_acc", "test_score"} <= set(tested[0] | tested[1])
 
 
+def test_the_table_of_both_domains_shows_each_number_once(capsys: Any) -> None:
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    for evaluate, stage in ((trainer.test, "test"), (trainer.validate, "val")):
+        evaluate(build("mmd", num_classes=10), datamodule=digits())
+        table = capsys.readouterr().out
+        assert f"{stage}_source_acc" in table
+        assert f"{stage}_target_acc" in table
+        assert "DataLoader 1" not in table
+
+
 @pytest.mark.learns
 def test_each_approach_learns_more_of_the_target_than_the_source_tells(tmp_path: Any, seed: int) -> None:
     """Pale, moved digits: 10 % without adaptation, and self-training goes on from where MMD ended."""

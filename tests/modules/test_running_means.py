@@ -1,3 +1,6 @@
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
@@ -38,3 +41,43 @@ def test_the_state_restores_the_exact_sums() -> None:
     for each in (means, restored):
         each.update({"loss": torch.tensor(0.3)}, 2)
     assert torch.equal(means.compute()["loss"], restored.compute()["loss"])
+
+
+@pytest.mark.parametrize("kind", [int, float, torch.tensor])
+def test_a_mean_over_a_part_of_the_batch_counts_by_the_size_of_that_part(kind: Any) -> None:
+    means = RunningMeans()
+    for accuracy, labeled in ((0.0, 16), (1.0, 1)):
+        means.update({"acc": torch.tensor(accuracy), "loss": torch.tensor(2.0)}, 16, {"acc": kind(labeled)})
+    assert float(means.compute()["acc"]) == pytest.approx(1 / 17)
+    restored = RunningMeans()
+    restored.load_state_dict(means.state_dict(), torch.device("cpu"))
+    assert float(restored.compute()["acc"]) == pytest.approx(1 / 17)
+
+
+@pytest.mark.parametrize("kind", [int, float, torch.tensor])
+def test_a_mean_over_nothing_is_left_out_whatever_its_value(kind: Any) -> None:
+    means = RunningMeans()
+    means.update({"acc": torch.tensor(torch.nan)}, 16, {"acc": kind(0)})
+    assert means.compute() == {}
+    means.update({"acc": torch.tensor(0.5)}, 16, {"acc": kind(3)})
+    assert float(means.compute()["acc"]) == 0.5
+
+
+def one_of_two(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    store = torch.distributed.FileStore(f"{folder}/store", 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    means = RunningMeans()
+    if rank == 0:
+        means.update({"acc": torch.tensor(0.0)}, 16)
+    else:  # names of its own, in another order
+        means.update({"extra": torch.tensor(3.0), "acc": torch.tensor(1.0)}, 16, {"acc": torch.tensor(1)})
+    torch.save(means.compute(), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_may_have_different_scalars(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert {name: float(value) for name, value in found.items()} == pytest.approx({"acc": 1 / 17, "extra": 3.0})

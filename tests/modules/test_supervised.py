@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import sklearn.metrics
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lit_cv import SupervisedModule
+from lit_cv.augment import soft_labels
 from lit_cv.callbacks import RunCheckpoint
 
 QUIET: dict[str, Any] = {
@@ -68,6 +70,20 @@ def test_the_loss_smooths_hard_and_mixed_labels_alike(smoothing: float) -> None:
     mixed = 0.3 * soft + 0.7 * soft.roll(1, 0)
     expected = smoothed_cross_entropy(LOGITS, mixed, smoothing).mean().float()
     torch.testing.assert_close(module.loss(LOGITS, mixed, "train"), expected)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_class_weights_weigh_hard_and_mixed_labels_alike(smoothing: float) -> None:
+    module = built(label_smoothing=smoothing)
+    module.class_weight = torch.tensor([5.0, 1.0, 0.3])
+    expected = F.cross_entropy(LOGITS, HARD, weight=module.class_weight, label_smoothing=smoothing)
+    torch.testing.assert_close(module.loss(LOGITS, HARD, "train"), expected)
+    torch.testing.assert_close(
+        module.loss(LOGITS, soft_labels(HARD, 3), "train"), expected
+    )  # as MixUp(p=0) leaves them
+    images, label = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), HARD
+    losses = [module.eval().step({"image": images, "label": each}, "train") for each in (label, soft_labels(label, 3))]
+    torch.testing.assert_close(losses[0]["counts"], losses[1]["counts"])
 
 
 def test_validation_is_neither_smoothed_nor_weighted() -> None:

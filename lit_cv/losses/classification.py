@@ -1,0 +1,77 @@
+"""Cross-entropies of classes and of labels, over what is labeled."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["class_cross_entropy", "known_mean", "label_cross_entropy"]
+
+
+def class_cross_entropy(
+    logits: Tensor, target: Tensor, weight: Tensor | None = None, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Return the summed cross-entropy of labeled images, and what to divide it by for the mean.
+
+    With hard labels the ratio is that of `torch.nn.functional.cross_entropy`: class weights scale the images, and the
+    mean is weighted by them. Soft labels count by the weights of the classes that they name, so that a row of 0 and 1
+    is the hard label; torch divides those by the number of images, whatever the weights.
+
+    Args:
+        logits: (N, K).
+        target: (N,) int64, negative where unknown, or (N, K) float: weights of the classes, which sum to 1, to 0 where
+            they are unknown, and to less where one of two mixed images has no label.
+        weight: Weights of the classes (K,).
+        label_smoothing: Share of a label's weight that is spread evenly over all classes.
+
+    Returns:
+        The sum and its divisor, scalars; both 0 where no image has a label.
+
+    Example:
+        >>> total, count = class_cross_entropy(torch.zeros(3, 2), torch.tensor([0, 1, -1]))
+        >>> round(float(total / count), 4), int(count)
+        (0.6931, 2)
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    weight = None if weight is None else weight.to(logits.dtype)
+    if target.ndim == 1:
+        target = target.clamp_min(-1)
+        total = F.cross_entropy(
+            logits, target, weight=weight, ignore_index=-1, label_smoothing=label_smoothing, reduction="sum"
+        )
+        known = (target >= 0).to(logits.dtype)
+        return total, (known if weight is None else known * weight[target.clamp_min(0)]).sum()
+    target = target.to(logits.dtype).clamp_min(0)
+    smooth = target * (1 - label_smoothing) + target.sum(1, keepdim=True) * (label_smoothing / logits.shape[1])
+    total = F.cross_entropy(logits, smooth, weight=weight, reduction="sum")
+    return total, (target if weight is None else target * weight).sum()
+
+
+def label_cross_entropy(
+    logits: Tensor, target: Tensor, pos_weight: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """Return the binary cross-entropy of each image, the mean over its known labels, 0 where none is known.
+
+    Args:
+        logits: (N, K).
+        target: (N, K), 0 or 1, negative or NaN where unknown.
+        pos_weight: Weights (K,) of the positive labels.
+        label_smoothing: Share of a label's weight that goes to its opposite, halved.
+
+    Returns:
+        (N,).
+
+    Example:
+        >>> label_cross_entropy(torch.zeros(1, 3), torch.tensor([[1, 0, -1]]))
+        tensor([0.6931])
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    known = target >= 0  # false for NaN, too
+    hard = torch.where(known, target.to(logits.dtype), 0.0)
+    soft = hard * (1 - label_smoothing) + label_smoothing / 2
+    return known_mean(F.binary_cross_entropy_with_logits(logits, soft, pos_weight=pos_weight, reduction="none"), known)
+
+
+def known_mean(values: Tensor, known: Tensor) -> Tensor:
+    """Return the mean over the known entries of each row, (M,), of values (M, ...) that are finite everywhere."""
+    kept = torch.where(known, values, 0.0).flatten(1).sum(1)
+    return kept / known.flatten(1).sum(1).clamp_min(1)

@@ -1,0 +1,130 @@
+"""DetectionAP against pycocotools, COCO's own evaluation."""
+
+import contextlib
+import io
+import math
+
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor
+
+from lit_cv.metrics import DetectionAP
+from lit_cv.nn.detectors import Detections
+
+Scene = tuple[Detections, dict[str, Tensor]]
+COCO_NAMES = {"map": 0, "map50": 1, "map75": 2, "mar": 8}  # places in COCOeval.stats
+
+
+def coco_values(scenes: list[Scene], classes: int) -> dict[str, float]:
+    images, objects, found = [], [], []
+    for image, (detections, target) in enumerate(scenes, 1):
+        images.append({"id": image})
+        crowds = target.get("iscrowd", torch.zeros(len(target["labels"])))
+        for box, label, crowd in zip(target["boxes"], target["labels"], crowds, strict=True):
+            entry = {"id": len(objects) + 1, "image_id": image, "category_id": int(label), "iscrowd": int(crowd)}
+            objects.append(entry | sides(box))
+        for box, score, label in zip(*detections, strict=True):
+            found.append({"image_id": image, "category_id": int(label), "score": float(score)} | sides(box))
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        categories = [{"id": i, "name": str(i)} for i in range(classes)]
+        truth.dataset = {"info": {}, "images": images, "annotations": objects, "categories": categories}
+        truth.createIndex()
+        ours = truth.loadRes(found)
+        run = COCOeval(truth, ours, "bbox")
+        run.evaluate()
+        run.accumulate()
+        run.summarize()
+    values = {name: float(run.stats[place]) for name, place in COCO_NAMES.items()}
+    for label in range(classes):
+        precision = run.eval["precision"][:, :, label, 0, -1]
+        if (precision > -1).any():
+            values |= {f"ap_{label}": precision.mean(), f"ap50_{label}": precision[0].mean()}
+    return values
+
+
+def sides(box: Tensor) -> dict[str, object]:
+    x0, y0, x1, y1 = box.tolist()
+    return {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
+
+
+def our_values(scenes: list[Scene], classes: int) -> dict[str, float]:
+    metric = DetectionAP([str(i) for i in range(classes)])
+    for start in range(0, len(scenes), 3):
+        found, targets = zip(*scenes[start : start + 3], strict=True)
+        metric.update(found, targets)
+    return {name: float(value) for name, value in metric.compute().items()}
+
+
+def scene(found: list[list[float]], scores: list[float], true: list[list[float]]) -> Scene:
+    detections = Detections(
+        torch.tensor(found).view(-1, 4), torch.tensor(scores), torch.zeros(len(found), dtype=torch.int64)
+    )
+    return detections, {"boxes": torch.tensor(true).view(-1, 4), "labels": torch.zeros(len(true), dtype=torch.int64)}
+
+
+def test_three_of_five_objects_found_without_a_false_alarm() -> None:
+    boxes = [[20.0 * i, 0.0, 20.0 * i + 10, 10.0] for i in range(5)]
+    scenes = [scene(boxes[:3], [0.9, 0.8, 0.7], boxes)]
+    values = our_values(scenes, 1)
+    # recall 0.6 is reached: 61 of the 101 recalls 0, 0.01, ..., 1 have precision 1
+    assert values["map50"] == pytest.approx(61 / 101, abs=1e-6)
+    assert values == pytest.approx(coco_values(scenes, 1), abs=1e-6)
+
+
+@pytest.mark.parametrize("tenths", [5, 6, 7, 8, 9])
+def test_a_box_whose_iou_is_a_threshold_counts_as_found(tenths: int) -> None:
+    scenes = [scene([[0.0, 0.0, float(tenths), 10.0]], [0.9], [[0.0, 0.0, 10.0, 10.0]])]
+    reached = 2 * (tenths - 5) + 1  # of 0.5, 0.55, ..., 0.95
+    values = our_values(scenes, 1)
+    assert values["map"] == pytest.approx(reached / 10, abs=1e-6)
+    assert values == pytest.approx(coco_values(scenes, 1), abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_sets(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+
+    def whole(low: int, high: int, *shape: int) -> Tensor:
+        return torch.randint(low, high, shape, generator=generator)
+
+    scenes = []
+    for _ in range(int(whole(1, 9, 1))):
+        objects, false_alarms = int(whole(0, 6, 1)), int(whole(0, 4, 1))
+        corner = whole(0, 60, objects, 2)
+        true = torch.cat([corner, corner + whole(5, 25, objects, 2)], 1).float()
+        wrong = whole(0, 60, false_alarms, 2)
+        # whole numbers make ties and IoUs that are exactly a threshold
+        moved = true + whole(-2, 3, objects, 4)
+        found = torch.cat([moved, torch.cat([wrong, wrong + whole(5, 25, false_alarms, 2)], 1).float()])
+        labels = whole(0, 3, objects)
+        kinds = torch.cat([labels, whole(0, 3, false_alarms)])
+        scores = torch.rand(len(found), generator=generator)
+        target = {"boxes": true, "labels": labels, "iscrowd": whole(0, 10, objects) == 0}
+        scenes.append((Detections(found, scores, kinds), target))
+    expected = coco_values(scenes, 4)
+    values = our_values(scenes, 4)
+    if expected["map"] == -1:  # no object at all
+        assert all(math.isnan(values[name]) for name in COCO_NAMES)
+    else:
+        assert values == pytest.approx(expected, abs=1e-6)
+
+
+def test_without_objects_there_is_no_score() -> None:
+    nothing = scene([], [], [])
+    alarm = scene([[0.0, 0.0, 5.0, 5.0]], [0.9], [])
+    for scenes in ([nothing], [alarm], [nothing, alarm]):
+        values = our_values(scenes, 2)
+        assert values.keys() == {"map", "map50", "map75", "mar"}
+        assert all(math.isnan(value) for value in values.values())
+
+
+def test_false_alarms_of_a_class_without_objects_do_not_count() -> None:
+    found, target = scene([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 5.0, 5.0]], [0.9, 0.8], [[0.0, 0.0, 9.0, 9.0]])
+    scenes = [(found._replace(labels=torch.tensor([0, 1])), target)]
+    values = our_values(scenes, 2)
+    assert values["map"] == 1
+    assert "ap_1" not in values
+    assert values == pytest.approx(coco_values(scenes, 2), abs=1e-6)
