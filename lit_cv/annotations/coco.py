@@ -10,7 +10,7 @@ from typing import Any
 from lit_cv.annotations.checks import unknown_category
 from lit_cv.annotations.coco_values import box_of, crowd_of, id_of, name_of, outline_of
 from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, leads_out, make_folder, split_in
-from lit_cv.annotations.reading import is_file, open_plain
+from lit_cv.annotations.reading import decoded_text, is_file, open_plain
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_area, outline_box
 from lit_cv.atomic_files import write_text
@@ -87,7 +87,7 @@ def read_coco(
 def _load(path: Path, problems: Problems) -> dict[str, Any]:
     try:
         with open_plain(path) as file:
-            content = json.loads(file.read().decode("utf-8-sig"))
+            content = json.loads(decoded_text(file.read()))
     except AnnotationError:
         raise
     except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and lists within lists

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, SUFFIXES, inside, make_folder
 from lit_cv.annotations.mask_code import IGNORE
 from lit_cv.annotations.mask_values import load_mask
-from lit_cv.annotations.reading import read_lines
+from lit_cv.annotations.reading import read_names
 from lit_cv.annotations.records import AnnotatedImage, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_area, outline_mask
 from lit_cv.annotations.sizes import SizesOf, file_sizes
@@ -88,7 +88,7 @@ def draw_classes(image: AnnotatedImage, fitted: tuple[int, int] | None = None) -
 def mask_class_names(root: Path) -> list[str]:
     """Return the names of mask values from 0, one in each line of `classes.txt`; nothing if there is no such file."""
     path = root / "classes.txt"
-    return read_lines(path) if path.is_file() else []
+    return read_names(path) if path.is_file() else []
 
 
 def read_masks(

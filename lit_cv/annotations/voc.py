@@ -8,7 +8,7 @@ from typing import Any
 
 from lit_cv.annotations.checks import unknown_category
 from lit_cv.annotations.layout import SPLITS, SUFFIXES, inside, make_folder
-from lit_cv.annotations.reading import is_file, read_bytes, read_lines
+from lit_cv.annotations.reading import is_file, read_bytes, read_lines, read_names
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
 from lit_cv.atomic_files import write_text
 
@@ -48,7 +48,7 @@ def read_voc(
     parsed = {split: [_parse(xml, problems) for xml in part if _exists(xml, problems)] for split, part in files.items()}
     trees = {split: [entry for entry in part if entry is not None] for split, part in parsed.items()}
     named = root / "labels.txt"
-    categories = read_lines(named) if named.is_file() else []
+    categories = read_names(named, numbered=False) if named.is_file() else []
     if not categories:
         training = trees.get("train") or trees.get("all") or [tree for part in trees.values() for tree in part]
         categories = sorted({name for _, tree in training for name in _names(tree)})

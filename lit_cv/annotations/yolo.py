@@ -1,11 +1,12 @@
 """YOLO: a text file for each image, a line for each object, in fractions of the image's sides."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lit_cv.annotations.layout import SPLITS, SUFFIXES, inside, make_folder
-from lit_cv.annotations.reading import exists, is_file, open_plain, read_lines, read_text
+from lit_cv.annotations.reading import exists, is_file, open_plain, read_lines, read_names, read_text
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_box
 from lit_cv.annotations.sizes import SizesOf, file_sizes
@@ -83,7 +84,7 @@ def _yaml(file: Path) -> dict[str, Any]:
 
 def _class_names(file: Path, content: Mapping[str, Any]) -> list[str]:
     if not content:
-        return read_lines(file)
+        return read_names(file)
     names = content.get("names")
     if isinstance(names, dict):
         if set(names) != set(range(len(names))):
@@ -94,7 +95,10 @@ def _class_names(file: Path, content: Mapping[str, Any]) -> list[str]:
         raise AnnotationError(f"{file}: names is a {type(names).__name__}, it must list the classes.")
     if nested := [name for name in names if isinstance(name, list | dict)]:  # aliases may unfold without an end
         raise AnnotationError(f"{file}: names holds a {type(nested[0]).__name__}, it must list the classes.")
-    return [str(name) for name in names]
+    texts = [str(name) for name in names]
+    if double := [name for name, count in Counter(texts).items() if count > 1]:
+        raise AnnotationError(f"{file}: names has the class {double[0]!r} twice: rename one.")
+    return texts
 
 
 def _images(root: Path, content: Mapping[str, Any]) -> dict[str, tuple[Path, list[str]]]:
