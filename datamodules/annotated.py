@@ -24,7 +24,15 @@ from datamodules.folder import find_images
 from datamodules.images import UnreadableImageError
 from datamodules.inspection import unreadable_files
 from datamodules.splits import hold_out
-from lit_cv.annotations import FORMATS, AnnotatedImage, AnnotationSet, Problems, read_annotations
+from lit_cv.annotations import (
+    FORMATS,
+    AnnotatedImage,
+    AnnotationSet,
+    MaskOptions,
+    Problems,
+    class_code,
+    read_annotations,
+)
 from lit_cv.annotations.layout import paths_by_split
 from lit_cv.printable import printable
 
@@ -69,6 +77,10 @@ class AnnotatedImagesDataModule(BaseDataModule):
             of the images, and pads to the largest in a batch, rounded up to a multiple of 32.
         channels: 3 for color, 1 for grey.
         targets: What batches have: `boxes`, `mask`, or `all` that is annotated.
+        ignore_class: Class of pixels, or several, by name or by value in the mask files, that is ignored in training
+            and in metrics, as 255 is: void, unlabeled. The other classes are counted without it.
+        palette: File, relative to `root`, that names the colors of masks in colors: a name and three numbers from 0 to
+            255 in each line; `None` looks for `labelmap.txt`, `class_dict.csv` and `label_colors.txt`.
         on_error: What a wrong entry does: `raise` stops the run and lists all of them; `skip` leaves them out,
             counts and lists them, and those images too that cannot be decoded.
         min_box_side: Boxes with a shorter side, in pixels of the file, are left out: slips of the mouse.
@@ -92,6 +104,8 @@ class AnnotatedImagesDataModule(BaseDataModule):
         image_size: int | list[int] | None = 640,
         channels: Literal[1, 3] = 3,
         targets: Literal["boxes", "mask", "all"] = "all",
+        ignore_class: int | str | list[int | str] | None = None,
+        palette: str | None = None,
         on_error: Literal["raise", "skip"] = "raise",
         min_box_side: float = 0.0,
         cache: bool = False,
@@ -160,6 +174,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
             folders=folders,
             sizes=known_sizes,
             mask_facts=lambda paths: known_mask_facts(root, paths),
+            masks=MaskOptions(None if h["palette"] is None else root / h["palette"], self._ignored()),
         )
         if h["on_error"] == "raise":
             self.problems.stop(" (--data.on_error skip leaves them out)")
@@ -176,6 +191,10 @@ class AnnotatedImagesDataModule(BaseDataModule):
         if learnt and not any(image.objects or image.mask for image in learnt):
             log.warning("None of the %d images to train on has an object or a mask.", len(learnt))
         return sets
+
+    def _ignored(self) -> list[int | str]:
+        given = self.hparams["ignore_class"]
+        return [] if given is None else given if isinstance(given, list) else [given]
 
     def _without_unreadable(self, part: AnnotationSet) -> AnnotationSet:
         broken = unreadable_files(part.folder, [image.name for image in part.images])
@@ -198,7 +217,10 @@ class AnnotatedImagesDataModule(BaseDataModule):
         if h["targets"] == "mask" and not mask:
             raise ValueError(f"{h['root']} has no masks and no outlines: set --data.targets boxes.")
         self.box_classes = list(parts[0].categories) if boxes else []
-        self.mask_classes = (parts[0].mask_classes or ["background", *parts[0].categories]) if mask else []
+        if mask and not any(part.mask_code for part in parts):  # drawn from outlines
+            code = class_code(["background", *parts[0].categories], self._ignored())
+            sets = {split: replace(part, mask_classes=code.names, mask_code=code) for split, part in sets.items()}
+        self.mask_classes = next(iter(sets.values())).mask_classes if mask else []
         datasets = {
             split: AnnotatedDataset(
                 part,

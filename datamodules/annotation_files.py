@@ -5,7 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from datamodules.inspection import inspected
-from lit_cv.annotations import AnnotatedImage, AnnotationError, AnnotationSet, FileSize, file_size, inspect_mask
+from lit_cv.annotations import (
+    AnnotatedImage,
+    AnnotationError,
+    AnnotationSet,
+    FileSize,
+    MaskFact,
+    file_size,
+    inspect_mask,
+)
 from lit_cv.annotations.reading import read_rows
 from lit_cv.spreadsheet import unescape_formula
 
@@ -27,7 +35,7 @@ def known_sizes(folder: Path, names: Sequence[str]) -> list[FileSize]:
     return [size if isinstance(size, str) else (size[0], size[1]) for size in found]
 
 
-def known_mask_facts(root: Path, paths: Sequence[Path]) -> list[list[int] | str]:
+def known_mask_facts(root: Path, paths: Sequence[Path]) -> list[MaskFact]:
     """Return what is in mask files, which is remembered."""
     names = [str(path.relative_to(root)) for path in paths]
     if not names:
@@ -38,12 +46,12 @@ def known_mask_facts(root: Path, paths: Sequence[Path]) -> list[list[int] | str]
         "masks",
         lambda name: inspect_mask(root / name),
         "Looking at masks",
-        lambda facts: isinstance(facts, str) or _are_integers(facts, 3),
+        lambda facts: isinstance(facts, str) or (_are_integers(facts) and len(facts) % 3 == 2 and len(facts) > 2),
     )
 
 
-def _are_integers(values: object, count: int) -> bool:
-    return isinstance(values, list) and [type(value) for value in values] == [int] * count
+def _are_integers(values: object, count: int | None = None) -> bool:
+    return isinstance(values, list) and [type(value) for value in values] == [int] * (count or len(values))
 
 
 def has_masks(part: AnnotationSet) -> bool:

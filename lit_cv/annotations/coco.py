@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lit_cv.annotations.checks import unknown_category
+from lit_cv.annotations.coco_values import box_of, crowd_of, id_of, name_of, outline_of
 from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, leads_out, make_folder, split_in
-from lit_cv.annotations.reading import is_file, open_plain
+from lit_cv.annotations.reading import decoded_text, is_file, open_plain
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_area, outline_box
 from lit_cv.atomic_files import write_text
@@ -69,7 +70,7 @@ def read_coco(
     files = find_coco_files(root) if files is None else files
     if not files:
         raise FileNotFoundError(f"{root.absolute()} holds no annotations in JSON files.")
-    contents = {split: _load(path) for split, path in files.items()}
+    contents = {split: _load(path, problems) for split, path in files.items()}
     first = "train" if "train" in contents else next(iter(contents))
     names, ids = _categories(files[first], contents[first], problems)
     sets = {}
@@ -83,10 +84,10 @@ def read_coco(
     return sets
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path, problems: Problems) -> dict[str, Any]:
     try:
         with open_plain(path) as file:
-            content = json.loads(file.read().decode("utf-8-sig"))
+            content = json.loads(decoded_text(file.read()))
     except AnnotationError:
         raise
     except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and lists within lists
@@ -96,9 +97,10 @@ def _load(path: Path) -> dict[str, Any]:
         kind = "a list" if isinstance(content, list) else "another content"
         raise AnnotationError(f"{path} has {kind}: COCO's annotations have the lists {', '.join(needed)}.")
     for key in needed:
-        wrong = next((k for k, entry in enumerate(content[key], 1) if not _is_entry(entry)), None)
-        if wrong is not None:
-            raise AnnotationError(f"{path}: number {wrong} of {key} is no entry with numbers or texts as ids.")
+        for position, entry in enumerate(content[key], 1):
+            if not _is_entry(entry):
+                problems.add(path, f"number {position} of {key}", "is no entry with numbers or texts as ids")
+        content[key] = [entry for entry in content[key] if _is_entry(entry)]
     return content
 
 
@@ -107,64 +109,69 @@ def _is_entry(entry: Any) -> bool:
     return isinstance(entry, dict) and not any(isinstance(entry.get(key), list | dict) for key in keys)
 
 
-def _categories(path: Path, content: Mapping[str, Any], problems: Problems) -> tuple[list[str], list[int]]:
-    by_id: dict[int, str] = {}
+def _categories(path: Path, content: Mapping[str, Any], problems: Problems) -> tuple[list[str], list[int] | None]:
+    """Return the names of the categories and their numbers, in the order of these if all have some."""
+    by_id: dict[int | str, str] = {}
     for position, category in enumerate(content["categories"], 1):
-        number, name = category.get("id"), category.get("name")
-        if not isinstance(number, int) or not name:
+        number, name = id_of(category.get("id")), name_of(category.get("name"))
+        if number is None or name is None:
             problems.add(path, f"category {position}", "has no id or no name")
         elif number in by_id or name in by_id.values():
             problems.add(path, f"category {position}", f"id {number} or name {name!r} occurs twice")
         else:
-            by_id[number] = str(name)
-    ids = sorted(by_id)
+            by_id[number] = name
+    ids = sorted(number for number in by_id if isinstance(number, int))
+    if len(ids) < len(by_id):
+        return list(by_id.values()), None
     return [by_id[number] for number in ids], ids
 
 
-def _numbers(path: Path, content: Mapping[str, Any], names: list[str], problems: Problems) -> dict[int, int]:
+def _numbers(path: Path, content: Mapping[str, Any], names: list[str], problems: Problems) -> dict[int | str, int]:
     """Return the class of each category of a file, by name: files of one set may number them differently."""
-    numbers: dict[int, int] = {}
+    numbers: dict[int | str, int] = {}
     for category in content["categories"]:
-        name = category.get("name")
-        if name in names:
-            numbers.setdefault(category.get("id"), names.index(name))
+        number, name = id_of(category.get("id")), name_of(category.get("name"))
+        if name in names and number is not None:
+            numbers.setdefault(number, names.index(name))
         elif name:
             problems.add(path, f"category {category.get('id')}", unknown_category(name, names))
     return numbers
 
 
-def _images(path: Path, content: Mapping[str, Any], problems: Problems) -> dict[Any, AnnotatedImage]:
-    images: dict[Any, AnnotatedImage] = {}
+def _images(path: Path, content: Mapping[str, Any], problems: Problems) -> dict[int | str | None, AnnotatedImage]:
+    images: dict[int | str | None, AnnotatedImage] = {}
     for position, entry in enumerate(content["images"], 1):
-        number, name = entry.get("id"), entry.get("file_name")
-        if number is None or not name:
+        number, name = id_of(entry.get("id")), name_of(entry.get("file_name"))
+        if number is None or name is None:
             problems.add(path, f"image {position} of the list", "has no id or no file_name")
         elif number in images:
             problems.add(path, f"image {name!r}", f"its id {number} occurs twice")
         else:
-            name = str(name).replace("\\", "/")
+            name = name.replace("\\", "/")
             try:
-                height, width = (int(entry.get(side) or 0) for side in ("height", "width"))
+                height, width = (int(float(entry.get(side) or 0)) for side in ("height", "width"))
             except (TypeError, ValueError, OverflowError):
                 problems.add(path, f"image {name!r}", "its height or width is no number of pixels")
             else:
-                images[number] = AnnotatedImage(name, height, width, id=number, source=path)
+                images[number] = AnnotatedImage(
+                    name, height, width, id=number if isinstance(number, int) else None, source=path
+                )
     return images
 
 
 def _add_objects(
     path: Path,
     content: Mapping[str, Any],
-    images: Mapping[Any, AnnotatedImage],
-    numbers: Mapping[int, int],
+    images: Mapping[int | str | None, AnnotatedImage],
+    numbers: Mapping[int | str, int],
     problems: Problems,
 ) -> None:
     seen: set[Any] = set()
     for position, entry in enumerate(content["annotations"], 1):
-        number = entry.get("id", position)
-        where = f"annotation {number}"
-        image, category = images.get(entry.get("image_id")), numbers.get(entry.get("category_id"))
-        if number in seen:
+        number = id_of(entry.get("id", position))
+        where = f"annotation {position if number is None else number}"
+        image, category = images.get(id_of(entry.get("image_id"))), _class_of(entry, numbers)
+        if number is not None and number in seen:
             problems.add(path, where, "its id occurs twice")
         elif image is None:
             problems.add(path, where, f"there is no image with the id {entry.get('image_id')}")
@@ -179,42 +186,27 @@ def _add_objects(
         seen.add(number)
 
 
+def _class_of(entry: Mapping[str, Any], numbers: Mapping[int | str, int]) -> int | None:
+    number = id_of(entry.get("category_id"))
+    return None if number is None else numbers.get(number)
+
+
 def _object(entry: Mapping[str, Any], category: int) -> AnnotatedObject | str:
-    outline = entry.get("segmentation") or None
-    if isinstance(outline, dict) and not {"size", "counts"} <= outline.keys():
-        return "its segmentation has no size and counts"
     try:
-        if isinstance(outline, list):
-            outline = [[float(value) for value in polygon] for polygon in outline]
+        outline = outline_of(entry.get("segmentation"))
         if entry.get("bbox"):
-            box = _box(entry["bbox"])
-            if isinstance(box, str):
-                return box
+            box = box_of(entry["bbox"])
         elif outline is not None:
             box = outline_box(outline)
         else:
             return "has neither bbox nor segmentation"
         score = None if entry.get("score") is None else float(entry["score"])
+        crowd = crowd_of(entry.get("iscrowd"))
     except (TypeError, ValueError, OverflowError, KeyError) as error:
-        return f"its segmentation or score is none: {error}"
+        said = str(error)
+        return said if said.startswith("its ") else f"its segmentation or score cannot be read: {said}"
     extra = {key: value for key, value in entry.items() if key not in _KNOWN}
-    return AnnotatedObject(category, box, outline, bool(entry.get("iscrowd")), score, attributes=extra)
-
-
-def _box(given: Any) -> tuple[float, float, float, float] | str:
-    """Return left, top, right and bottom of a bbox, or what is wrong with it."""
-    order = "[left, top, width, height]"
-    if not isinstance(given, list) or len(given) != 4:
-        numbers = f" has {len(given)} numbers" if isinstance(given, list) else f" {str(given)[:60]!r} is no list"
-        return f"its bbox{numbers}, it must have four: {order}"
-    try:
-        left, top, width, height = map(float, given)
-    except (TypeError, ValueError, OverflowError):
-        return f"its bbox {str(given)[:60]} must be four numbers: {order}"
-    if width < 0 or height < 0:
-        what = "width" if width < 0 else "height"
-        return f"its bbox {str(given)[:60]} has a negative {what}: the order is {order}"
-    return left, top, left + width, top + height
+    return AnnotatedObject(category, box, outline, crowd, score, attributes=extra)
 
 
 def _folder(root: Path, path: Path, split: str, names: Sequence[str]) -> Path:

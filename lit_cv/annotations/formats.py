@@ -6,8 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from lit_cv.annotations.checks import MaskFacts, check_masks, check_set
+from lit_cv.annotations.checks import check_masks, check_set
 from lit_cv.annotations.coco import find_coco_files, read_coco, write_coco
+from lit_cv.annotations.mask_naming import (
+    MaskFacts,
+    MaskOptions,
+    describe_masks,
+    find_palette,
+    mask_code,
+    read_palette,
+)
+from lit_cv.annotations.mask_values import inspect_mask
 from lit_cv.annotations.masks import mask_class_names, mask_folders, read_masks, write_masks
 from lit_cv.annotations.reading import open_plain
 from lit_cv.annotations.records import AnnotationError, AnnotationSet, Problems
@@ -32,6 +41,9 @@ WRITERS: dict[Format, Callable[[Mapping[str, AnnotationSet], Path], list[Path]]]
     "yolo": write_yolo,
     "masks": write_masks,
 }
+
+
+_AS_FOUND = MaskOptions()
 
 
 def find_format(root: Path, option: str = "--data.format") -> Format:
@@ -113,6 +125,7 @@ def read_annotations(
     folders: Mapping[str, Path] | None = None,
     sizes: SizesOf = file_sizes,
     mask_facts: MaskFacts | None = None,
+    masks: MaskOptions = _AS_FOUND,
 ) -> dict[str, AnnotationSet]:
     """Read a folder of annotated images, and check every entry.
 
@@ -124,6 +137,7 @@ def read_annotations(
         folders: Folder of the images of each split, but for YOLO; `None` looks for them.
         sizes: Returns the sizes of image files.
         mask_facts: Returns what `inspect_mask` does for mask files.
+        masks: How masks are read.
 
     Returns:
         A set for each of `train`, `val` and `test` that is there; `all` where there are no splits.
@@ -143,17 +157,36 @@ def read_annotations(
         sets = read_yolo(root, problems, sizes)
     else:
         sets = read_masks(root, problems, sizes, folders)
-    checked: dict[str, AnnotationSet] = {}
-    greatest = -1
     for split, part in sets.items():
-        names = part.mask_classes or mask_class_names(root)
-        if format == "voc" and not names and any(image.mask for image in part.images):
-            names = ["background", *part.categories]
-        part = replace(part, mask_classes=names)
-        part = check_set(part, sizes(part.folder, [image.name for image in part.images]), problems)
-        checked[split], found = check_masks(part, problems, mask_facts)
-        greatest = max(greatest, found)
-    if greatest >= 0 and not any(part.mask_classes for part in checked.values()):
-        numbers = [str(number) for number in range(greatest + 1)]
-        checked = {split: replace(part, mask_classes=numbers) for split, part in checked.items()}
-    return checked
+        sets[split] = check_set(part, sizes(part.folder, [image.name for image in part.images]), problems)
+    return _with_masks(
+        root, format, sets, problems, mask_facts or (lambda paths: [inspect_mask(p) for p in paths]), masks
+    )
+
+
+def _with_masks(
+    root: Path,
+    format: Format,
+    sets: Mapping[str, AnnotationSet],
+    problems: Problems,
+    mask_facts: MaskFacts,
+    options: MaskOptions,
+) -> dict[str, AnnotationSet]:
+    """Find out what the values of all masks stand for, and check each mask."""
+    first = next(iter(sets.values()))
+    names = first.mask_classes or mask_class_names(root)
+    paths = {split: [image.mask for image in part.images if image.mask] for split, part in sets.items()}
+    every = [path for part in paths.values() for path in part]
+    if not every:
+        return {split: replace(part, mask_classes=names) for split, part in sets.items()}
+    if format == "voc" and not names:
+        names = ["background", *first.categories]
+    file = options.palette or find_palette(root)
+    palette = read_palette(file) if file else None
+    facts = dict(zip(every, mask_facts(every), strict=True))
+    code = mask_code(names, list(facts.values()), palette, options.ignore)
+    checked = {split: check_masks(part, facts, code, problems) for split, part in sets.items()}
+    training = next((checked[split] for split in ("train", "all") if split in checked), first)
+    for said in describe_masks(code, [facts[i.mask] for i in training.images if i.mask], bool(names or palette)):
+        log.warning("%s: %s", root, said)
+    return {split: replace(part, mask_classes=code.names, mask_code=code) for split, part in checked.items()}

@@ -8,21 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, inside, make_folder
-from lit_cv.annotations.reading import open_plain, read_lines
+from lit_cv.annotations.mask_code import IGNORE
+from lit_cv.annotations.mask_values import load_mask
+from lit_cv.annotations.reading import read_names
 from lit_cv.annotations.records import AnnotatedImage, AnnotationSet, Problems
-from lit_cv.annotations.rle import nearest, outline_area, outline_mask
+from lit_cv.annotations.rle import outline_area, outline_mask
 from lit_cv.annotations.sizes import SizesOf, file_sizes
 from lit_cv.annotations.walk import MASK_SUFFIXES, files_below, images_below
 from lit_cv.atomic_files import atomic_write, write_text
-from lit_cv.image_formats import open_image
 
 log = logging.getLogger("lit_cv")
 
 __all__ = [
-    "IGNORE",
     "draw_classes",
-    "inspect_mask",
-    "load_mask",
     "mask_class_names",
     "mask_folders",
     "read_masks",
@@ -30,35 +28,7 @@ __all__ = [
     "write_masks",
 ]
 
-IGNORE = 255  # what masks hold where the class is unknown
-
 _MASKS = ("masks", "mask", "ann_dir", "annotations", "labels", "SegmentationClass")
-
-
-def load_mask(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """Read a class mask: the values as they stand, of a palette its indices.
-
-    Args:
-        path: The PNG file.
-        size: Height and width that it is resized to, without mixing values; `None` keeps its own.
-
-    Returns:
-        (H, W) uint8, 255 where the class is unknown.
-
-    Raises:
-        ValueError: If it has colors, or values beyond 255.
-    """
-    with open_plain(path) as file, open_image(file) as image:
-        if image.mode not in ("P", "L", "1", "I", "I;16"):
-            raise ValueError(
-                f"{path} has colors ({image.mode}): a mask holds one class number for each pixel, as a grey image or "
-                "one with a palette."
-            )
-        values = np.array(image)
-    if values.size and values.max() > IGNORE:
-        raise ValueError(f"{path} holds the value {values.max()}: classes are numbered up to 254, 255 is ignored.")
-    values = values.astype(np.uint8)
-    return values if size is None else np.asarray(nearest(values, size), dtype=np.uint8)
 
 
 def save_mask(mask: NDArray[np.integer], path: Path) -> None:
@@ -85,18 +55,6 @@ def _palette() -> NDArray[np.uint8]:
             bit = (numbers >> (3 * step + channel)) & 1
             colors[:, channel] |= (bit << (7 - step)).astype(np.uint8)
     return colors
-
-
-def inspect_mask(path: Path) -> list[int] | str:
-    """Return height, width, and the greatest value but 255 (-1 where there is none), or what is wrong with a mask."""
-    try:
-        mask = load_mask(path)
-    except FileNotFoundError:
-        return "there is no such file"
-    except Exception as error:  # decoders raise all kinds of errors for broken files
-        return str(error).removeprefix(f"{path} ")
-    known = mask[mask != IGNORE]
-    return [*mask.shape, int(known.max()) if known.size else -1]
 
 
 def draw_classes(image: AnnotatedImage, fitted: tuple[int, int] | None = None) -> NDArray[np.uint8]:
@@ -131,7 +89,7 @@ def draw_classes(image: AnnotatedImage, fitted: tuple[int, int] | None = None) -
 def mask_class_names(root: Path) -> list[str]:
     """Return the names of mask values from 0, one in each line of `classes.txt`; nothing if there is no such file."""
     path = root / "classes.txt"
-    return read_lines(path) if path.is_file() else []
+    return read_names(path) if path.is_file() else []
 
 
 def read_masks(
@@ -222,7 +180,7 @@ def write_masks(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
             folder = root / "masks" if split == "all" else root / "masks" / split
             path = inside(folder, image.name).with_suffix(".png")
             make_folder(path.parent, root)
-            save_mask(load_mask(image.mask) if image.mask else draw_classes(image), path)
+            save_mask(load_mask(image.mask, code=part.mask_code) if image.mask else draw_classes(image), path)
             written.append(path)
     if names:
         make_folder(root, root)

@@ -143,11 +143,11 @@ def outline_mask(outline: Any, size: tuple[int, int], fitted: tuple[int, int] | 
 
 
 def nearest(pixels: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Return an image (H, W) at another size: of each new pixel the old one at its center."""
-    if pixels.shape == size:
+    """Return an image (H, W, ...) at another size: of each new pixel the old one at its center."""
+    if pixels.shape[:2] == size:
         return pixels
     rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(np.int64) for old, new in zip(pixels.shape, size, strict=True)
+        ((np.arange(new) + 0.5) * old / new).astype(np.int64) for old, new in zip(pixels.shape[:2], size, strict=True)
     )
     return np.asarray(pixels[rows[:, None], columns])
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from lit_cv.annotations.checks import unknown_category
 from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, inside, make_folder
-from lit_cv.annotations.reading import is_file, read_lines
+from lit_cv.annotations.reading import is_file, read_lines, read_names
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Problems
 from lit_cv.annotations.walk import MASK_SUFFIXES, FolderIndex, files_below, subfolder
 from lit_cv.annotations.xml_files import parse_xml
@@ -55,7 +55,7 @@ def read_voc(
         for split, part in parts.items()
     }
     named = root / "labels.txt"
-    categories = read_lines(named) if named.is_file() else []
+    categories = read_names(named, numbered=False) if named.is_file() else []
     if not categories:
         training = trees.get("train") or trees.get("all") or [tree for part in trees.values() for tree in part]
         categories = sorted({name for _, tree in training for name in _names(tree)})

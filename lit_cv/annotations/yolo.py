@@ -1,12 +1,13 @@
 """YOLO: a text file for each image, a line for each object, in fractions of the image's sides."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lit_cv.annotations.layout import inside, make_folder
-from lit_cv.annotations.reading import exists, read_lines, read_text
+from lit_cv.annotations.reading import exists, read_names, read_text
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_box
 from lit_cv.annotations.sizes import SizesOf, file_sizes
@@ -90,7 +91,7 @@ def _yaml(file: Path) -> dict[str, Any]:
 
 def _class_names(file: Path, content: Mapping[str, Any]) -> list[str]:
     if not content:
-        return read_lines(file)
+        return read_names(file)
     names = content.get("names")
     if isinstance(names, dict):
         if set(names) != set(range(len(names))):
@@ -102,8 +103,8 @@ def _class_names(file: Path, content: Mapping[str, Any]) -> list[str]:
     if nested := [name for name in names if isinstance(name, list | dict)]:  # aliases may unfold without an end
         raise AnnotationError(f"{file}: names holds a {type(nested[0]).__name__}, it must list the classes.")
     texts = [str(name) for name in names]
-    if doubles := [text for text in dict.fromkeys(texts) if texts.count(text) > 1]:
-        raise AnnotationError(f"{file}: names has {doubles[0]!r} more than once: rename all but one.")
+    if double := [name for name, count in Counter(texts).items() if count > 1]:
+        raise AnnotationError(f"{file}: names has the class {double[0]!r} twice: rename one.")
     return texts
 
 
