@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lit_cv.annotations.checks import OUTSIDE
-from lit_cv.annotations.layout import SPLITS, SUFFIXES, leads_out, make_folder
+from lit_cv.annotations.layout import SPLITS, leads_out, make_folder
 from lit_cv.annotations.reading import file_cell, read_rows
 from lit_cv.annotations.records import AnnotatedImage, AnnotationSet, Problems
 from lit_cv.annotations.sizes import SizesOf, file_sizes
+from lit_cv.annotations.walk import images_below
 from lit_cv.atomic_files import write_text
 from lit_cv.printable import printable
 from lit_cv.spreadsheet import unescape_formula
@@ -55,7 +56,7 @@ def _class_folders(folder: Path) -> list[Path]:
 
 
 def _images(folder: Path) -> list[AnnotatedImage]:
-    paths = (path for label in _class_folders(folder) for path in sorted(label.rglob("*")) if path.suffix in SUFFIXES)
+    paths = (path for label in _class_folders(folder) for path in images_below(label))
     names = (path.relative_to(folder) for path in paths)
     return [AnnotatedImage(name.as_posix(), 0, 0, label=name.parts[0]) for name in names]
 

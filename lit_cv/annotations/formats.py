@@ -22,12 +22,15 @@ from lit_cv.annotations.reading import open_plain
 from lit_cv.annotations.records import AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.sizes import SizesOf, file_sizes
 from lit_cv.annotations.voc import read_voc, write_voc
-from lit_cv.annotations.yolo import find_yolo_file, read_yolo, write_yolo
+from lit_cv.annotations.walk import MASK_SUFFIXES, files_below
+from lit_cv.annotations.yolo import read_yolo, write_yolo
+from lit_cv.annotations.yolo_files import find_yolo_file
 
 __all__ = ["FORMATS", "WRITERS", "Format", "find_format", "read_annotations"]
 
 log = logging.getLogger("lit_cv")
 
+_XML = (".xml",)
 _HEAD = 65536  # bytes in which a COCO file names one of its lists
 
 Format = Literal["coco", "voc", "yolo", "masks"]
@@ -70,12 +73,13 @@ def find_format(root: Path, option: str = "--data.format") -> Format:
 
 def _formats(root: Path) -> Iterator[Format]:
     """Give the formats that there are annotations of, those first that are taken first."""
-    voc = any((root / "Annotations").rglob("*.xml")) or any(root.glob("*.xml")) or any(root.glob("*/*.xml"))
+    folders = [root, *(path for path in root.glob("*") if path.is_dir())]
+    voc = any(files_below(root / "Annotations", _XML)) or any(any(files_below(p, _XML, deep=False)) for p in folders)
     if voc:
         yield "voc"
     names = find_yolo_file(root)
     yolo = names is not None and (
-        names.name != "classes.txt" or _first(root / "labels", "*.txt") or _first(root, "*.txt")
+        names.name != "classes.txt" or any(path.name != "classes.txt" for path in files_below(root, (".txt",)))
     )
     if yolo:
         yield "yolo"
@@ -89,7 +93,7 @@ def _formats(root: Path) -> Iterator[Format]:
     if _is_coco(root, first=not (voc or yolo or masks)):
         yield "coco"
     elsewhere = ("masks", "mask", "ann_dir")  # their images lie in another place
-    if not masks and any((root / folder).is_dir() and any((root / folder).rglob("*.png")) for folder in elsewhere):
+    if not masks and any(any(files_below(root / folder, MASK_SUFFIXES)) for folder in elsewhere):
         yield "masks"
 
 
@@ -111,10 +115,6 @@ def _looks_like_coco(path: Path) -> bool:
     except AnnotationError:
         return False
     return any(key in head for key in (b'"images"', b'"annotations"', b'"categories"'))
-
-
-def _first(folder: Path, pattern: str) -> Path | None:
-    return next((path for path in folder.rglob(pattern) if path.name != "classes.txt"), None)
 
 
 def read_annotations(

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, SUFFIXES, inside, make_folder
+from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, inside, make_folder
 from lit_cv.annotations.mask_code import IGNORE
 from lit_cv.annotations.mask_values import load_mask
 from lit_cv.annotations.reading import read_names
 from lit_cv.annotations.records import AnnotatedImage, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_area, outline_mask
 from lit_cv.annotations.sizes import SizesOf, file_sizes
+from lit_cv.annotations.walk import MASK_SUFFIXES, files_below, images_below
 from lit_cv.atomic_files import atomic_write, write_text
 
 log = logging.getLogger("lit_cv")
@@ -115,9 +116,9 @@ def read_masks(
     sets = {}
     for split, (images, masks) in mask_folders(root, folders).items():
         found = []
-        paths = {path.relative_to(images) for path in images.rglob("*") if path.suffix in SUFFIXES}
-        by_stem = {path.with_suffix(""): path for path in sorted(paths) if not path.as_posix().startswith(".")}
-        for mask in sorted(masks.rglob("*.png")):
+        paths = [path.relative_to(images) for path in images_below(images)]
+        by_stem = {path.with_suffix(""): path for path in paths}
+        for mask in sorted(files_below(masks, MASK_SUFFIXES)):
             name = by_stem.pop(mask.relative_to(masks).with_suffix(""), None)
             if name is None:
                 problems.add(mask, "", f"there is no image of that name in {images}")
@@ -156,7 +157,7 @@ def mask_folders(root: Path, folders: Mapping[str, Path] | None = None) -> Mappi
 
 
 def _holds_png(folder: Path) -> bool:
-    return folder.is_dir() and next(folder.rglob("*.png"), None) is not None
+    return any(files_below(folder, MASK_SUFFIXES))
 
 
 def write_masks(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:

@@ -1,0 +1,98 @@
+"""Texts as other systems write them: with byte order marks, in UTF-16, with quoted keys, with names twice."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lit_cv.annotations import AnnotationError, AnnotationSet, Problems, read_annotations, save_mask
+from lit_cv.annotations.classes import read_table
+from lit_cv.annotations.reading import read_rows
+from tests.annotations.sets import save_coco, save_image
+
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16"]
+
+
+def read(root: Path) -> dict[str, AnnotationSet]:
+    problems = Problems()
+    sets = read_annotations(root, problems)
+    problems.stop()
+    return sets
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_yolo(tmp_path: Path, encoding: str) -> None:
+    for name in ("ä", "b"):
+        save_image(tmp_path / "pool" / f"{name}.png", 40, 80)
+        (tmp_path / "pool" / f"{name}.txt").write_text("1 0.5 0.5 0.25 0.5\r\n", encoding=encoding)
+    (tmp_path / "classes.txt").write_text("kätzchen\r\ndog\r\n", encoding=encoding)
+    part = read(tmp_path)["all"]
+    assert part.categories == ["kätzchen", "dog"]
+    assert [item.category for image in part.images for item in image.objects] == [1, 1]
+    (tmp_path / "data.yaml").write_text('"names": {"0": "kätzchen", "1": dog}\n"train": train.txt\n')
+    (tmp_path / "train.txt").write_text("pool/ä.png\r\npool/b.png\r\n", encoding=encoding)
+    part = read(tmp_path)["train"]
+    assert (part.categories, [image.name for image in part.images]) == (["kätzchen", "dog"], ["ä.png", "b.png"])
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_voc(tmp_path: Path, encoding: str) -> None:
+    save_image(tmp_path / "JPEGImages/a.png", 40, 80)
+    (tmp_path / "Annotations").mkdir()
+    text = (
+        "<annotation><filename>a.png</filename><object><name>cat</name><bndbox><xmin>2</xmin><ymin>2</ymin>"
+        "<xmax>9</xmax><ymax>9</ymax></bndbox></object></annotation>"
+    )
+    (tmp_path / "Annotations/a.xml").write_text(text, encoding=encoding)
+    (tmp_path / "ImageSets/Main").mkdir(parents=True)
+    (tmp_path / "ImageSets/Main/train.txt").write_text("a\n", encoding=encoding)
+    (tmp_path / "labels.txt").write_text("dog\n\ncat\n", encoding=encoding)
+    part = read(tmp_path)["train"]
+    assert (part.categories, [item.category for item in part.images[0].objects]) == (["dog", "cat"], [1])
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_names_of_masks_tables_and_coco(tmp_path: Path, encoding: str) -> None:
+    save_image(tmp_path / "images/a.png", 20, 30)
+    save_mask(np.eye(20, 30, dtype=int), tmp_path / "masks/a.png")
+    (tmp_path / "classes.txt").write_text("ground\ncell\n", encoding=encoding)
+    assert read(tmp_path)["all"].mask_classes == ["ground", "cell"]
+    (tmp_path / "images.csv").write_text("path,label\nimages/a.png,kätzchen\n", encoding=encoding)
+    assert read_table(tmp_path / "images.csv", Problems())["all"].images[0].label == "kätzchen"
+    (tmp_path / "tabs.csv").write_text("path\tlabel\nimages/a.png\tcat, dog\n", encoding=encoding)
+    assert read_rows(tmp_path / "tabs.csv", ["path"]) == [{"path": "images/a.png", "label": "cat, dog"}]
+    save_coco(tmp_path / "coco/instances.json", [])
+    content = json.loads((tmp_path / "coco/instances.json").read_text())
+    (tmp_path / "coco/instances.json").write_text(json.dumps(content), encoding=encoding)
+    for name, side in (("a", (40, 60)), ("b", (30, 30))):
+        save_image(tmp_path / "coco" / f"{name}.png", *side)
+    assert read(tmp_path / "coco")["all"].categories == ["person", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cat\ndog\ncat\n", "classes.txt names the class 'cat' in the lines 1 and 3: rename one"),
+        ("cat\n\ndog\n", "classes.txt, line 2 is empty: classes are numbered by their lines"),
+        ("\ncat\ndog\n", "classes.txt, line 1 is empty"),
+    ],
+)
+def test_names_that_would_shift_or_merge_classes(tmp_path: Path, text: str, message: str) -> None:
+    save_image(tmp_path / "images/a.png", 20, 30)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/a.txt").write_text("1 0.5 0.5 0.25 0.5\n")
+    (tmp_path / "classes.txt").write_text(text)
+    with pytest.raises(AnnotationError, match=message):
+        read(tmp_path)
+    (tmp_path / "labels/a.txt").unlink()
+    save_mask(np.eye(20, 30, dtype=int), tmp_path / "masks/a.png")
+    with pytest.raises(AnnotationError, match=message):
+        read(tmp_path)
+
+
+def test_two_classes_of_one_name_in_yaml(tmp_path: Path) -> None:
+    save_image(tmp_path / "images/a.png", 20, 30)
+    (tmp_path / "data.yaml").write_text("names: [cat, dog, cat]\n")
+    with pytest.raises(AnnotationError, match="names has 'cat' more than once"):
+        read(tmp_path)
