@@ -14,7 +14,7 @@ from lit_cv.annotations import (
     file_size,
     inspect_mask,
 )
-from lit_cv.annotations.reading import read_rows
+from lit_cv.annotations.reading import name_choices, read_rows
 from lit_cv.spreadsheet import unescape_formula
 
 __all__ = ["has_masks", "known_mask_facts", "known_sizes", "read_image_labels", "without_small"]
@@ -91,7 +91,7 @@ def read_image_labels(path: Path, images: set[str], strict: bool) -> tuple[list[
     if not rows or not {"path", "label"} <= rows[0].keys():
         raise ValueError(f"{path} needs the columns path and label (--data.labels).")
     for row in rows:
-        row["path"] = row["path"] if row["path"] in images else unescape_formula(row["path"])
+        row["path"] = next((name for name in name_choices(row["path"]) if name in images), row["path"])
         row["label"] = unescape_formula(row["label"])
     unknown = [row["path"] for row in rows if row["path"] not in images]
     if unknown and strict:

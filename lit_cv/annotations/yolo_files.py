@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS
-from lit_cv.annotations.reading import exists, is_file, open_plain, read_lines
+from lit_cv.annotations.reading import exists, is_file, name_choices, open_plain, read_lines
 from lit_cv.annotations.records import AnnotationError, Problems
 from lit_cv.annotations.walk import FolderIndex, files_below, images_below, subfolder
 from lit_cv.printable import printable
@@ -96,6 +96,7 @@ def _by_folder(root: Path, alone: bool) -> dict[str, tuple[Path, list[str]]]:
 
 
 def _listed(root: Path, base: Path, place: str) -> tuple[Path, list[str]]:
+    place = place if exists(base / place) or exists(root / place) else place.replace("\\", "/")
     candidates = [base / place, root / place, root / place.removeprefix("../")]
     path = next((candidate for candidate in candidates if exists(candidate)), None)
     path = path or _in_another_case(base, place) or _in_another_case(root, place.removeprefix("../"))
@@ -114,9 +115,8 @@ def _in_another_case(folder: Path, place: str) -> Path | None:
 
 
 def _listed_image(line: str, base: Path, beside: Path) -> Path:
-    plain = line.strip()
-    choices = [folder / name for name in dict.fromkeys((line, plain)) for folder in (base, beside)]
-    return next((choice for choice in choices if exists(choice)), beside / plain)
+    choices = [folder / name for name in name_choices(line) for folder in (base, beside)]
+    return next((choice for choice in choices if exists(choice)), beside / line.strip())
 
 
 def _in_folder(folder: Path) -> tuple[Path, list[str]]:

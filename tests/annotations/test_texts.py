@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from lit_cv.annotations import AnnotationError, AnnotationSet, Problems, read_annotations, save_mask
+from datamodules import CSVDataModule
+from datamodules.annotation_files import read_image_labels
+from lit_cv.annotations import AnnotationError, AnnotationSet, Problems, convert, read_annotations, save_mask
 from lit_cv.annotations.classes import read_table
 from lit_cv.annotations.reading import read_rows
 from tests.annotations.sets import save_coco, save_image
@@ -96,3 +99,39 @@ def test_two_classes_of_one_name_in_yaml(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text("names: [cat, dog, cat]\n")
     with pytest.raises(AnnotationError, match="names has 'cat' more than once"):
         read(tmp_path)
+
+
+def test_backslashes_in_tables_and_lists(tmp_path: Path) -> None:
+    save_image(tmp_path / "images/deep/a.png", 40, 80)
+    (tmp_path / "images.csv").write_text("path,label\nimages\\deep\\a.png,cat\n")
+    assert [image.name for image in read_table(tmp_path / "images.csv", Problems())["all"].images] == [
+        "images/deep/a.png"
+    ]
+    data = CSVDataModule(str(tmp_path / "images.csv"), val_fraction=0, test_fraction=0)
+    data.setup()
+    assert data.train_dataset.sample_name(0) == "images/deep/a.png"
+    (tmp_path / "labels/deep").mkdir(parents=True)
+    (tmp_path / "labels/deep/a.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    (tmp_path / "train.txt").write_text(".\\images\\deep\\a.png\n")
+    for place in ("train.txt", "images\\deep"):
+        (tmp_path / "data.yaml").write_text(f"names: [cat]\ntrain: '{place}'\n")
+        (image,) = read(tmp_path)["train"].images
+        assert len(image.objects) == 1
+
+
+def test_labels_of_annotated_images_may_have_backslashes(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("path,label\ndeep\\a.png,day\n")
+    assert read_image_labels(tmp_path / "labels.csv", {"deep/a.png"}, strict=True) == (["day"], {"deep/a.png": 0})
+
+
+@pytest.mark.parametrize("names", [["photo 1.jpg"], ["photo 1.jpg", "photo.jpg"], ["a.b 2.jpg", "a.jpg"]])
+@pytest.mark.parametrize("to", ["voc", "yolo", "coco"])
+def test_names_with_spaces_come_back_from_convert(tmp_path: Path, names: list[str], to: Any) -> None:
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+    boxes = [{"id": k, "image_id": k, "category_id": 1, "bbox": [1, 1, 5, 5 + k]} for k in range(len(names))]
+    for name in names:
+        save_image(tmp_path / "set/train" / name, 40, 60)
+    save_coco(tmp_path / "set/annotations/instances_train.json", boxes, images=images)
+    convert(str(tmp_path / "set"), str(tmp_path / "out"), to)
+    found = {image.name: [item.box[3] for item in image.objects] for image in read(tmp_path / "out")["train"].images}
+    assert found == {name: [6 + k] for k, name in enumerate(names)}
