@@ -83,6 +83,8 @@ class _Form(NamedTuple):
 def _yaml(file: Path) -> dict[str, Any]:
     try:
         content = read_yaml(file)
+        if isinstance(content, dict) and "names" in content:
+            content["names"] = read_yaml(file, texts=True)["names"]
     except ValueError as error:
         raise AnnotationError(str(error)) from None
     return content if isinstance(content, dict) else {}
@@ -93,7 +95,7 @@ def _class_names(file: Path, content: Mapping[str, Any]) -> list[str]:
         return read_names(file)
     names = content.get("names")
     if isinstance(names, dict):
-        names = {int(key) if isinstance(key, str) and key.isdecimal() else key: name for key, name in names.items()}
+        names = {int(key) if key.isdecimal() else key: name for key, name in names.items()}
         if set(names) != set(range(len(names))):
             numbers = ", ".join(str(number)[:20] for number in list(names)[:20])
             raise AnnotationError(f"{file}: names has the numbers [{numbers}], they must count from 0.")

@@ -135,3 +135,10 @@ def test_names_with_spaces_come_back_from_convert(tmp_path: Path, names: list[st
     convert(str(tmp_path / "set"), str(tmp_path / "out"), to)
     found = {image.name: [item.box[3] for item in image.objects] for image in read(tmp_path / "out")["train"].images}
     assert found == {name: [6 + k] for k, name in enumerate(names)}
+
+
+@pytest.mark.parametrize("names", ["[no, 1e3, 007, 1.0, ~]", "{0: no, 1: 1e3, '2': 007, 3: 1.0, 4: ~}"])
+def test_names_in_yaml_are_the_text_that_stands_there(tmp_path: Path, names: str) -> None:
+    save_image(tmp_path / "images/a.png", 20, 30)
+    (tmp_path / "data.yaml").write_text(f"names: {names}\n")
+    assert read(tmp_path)["all"].categories == ["no", "1e3", "007", "1.0", "~"]
