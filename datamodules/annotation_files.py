@@ -1,5 +1,6 @@
 """What an annotated set of images is read with: remembered facts about files, paths of splits, tables of labels."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +38,7 @@ def known_sizes(folder: Path, names: Sequence[str]) -> list[FileSize]:
 
 def known_mask_facts(root: Path, paths: Sequence[Path]) -> list[MaskFact]:
     """Return what is in mask files, which is remembered."""
-    names = [str(path.relative_to(root)) for path in paths]
+    names = [os.path.relpath(path, root) for path in paths]
     if not names:
         return []
     return inspected(

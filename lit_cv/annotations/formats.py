@@ -8,6 +8,7 @@ from typing import Literal
 
 from lit_cv.annotations.checks import check_masks, check_set
 from lit_cv.annotations.coco import find_coco_files, read_coco, write_coco
+from lit_cv.annotations.mask_files import mask_folders
 from lit_cv.annotations.mask_naming import (
     MaskFacts,
     MaskOptions,
@@ -17,7 +18,7 @@ from lit_cv.annotations.mask_naming import (
     read_palette,
 )
 from lit_cv.annotations.mask_values import inspect_mask
-from lit_cv.annotations.masks import mask_class_names, mask_folders, read_masks, write_masks
+from lit_cv.annotations.masks import mask_class_names, read_masks, write_masks
 from lit_cv.annotations.reading import open_plain
 from lit_cv.annotations.records import AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.sizes import SizesOf, file_sizes
@@ -146,7 +147,7 @@ def read_annotations(
         FileNotFoundError: If there are no annotations, or of another format.
         ValueError: If folders are given for YOLO.
     """
-    format = format or ("coco" if files else find_format(root))
+    format = format or ("coco" if files else "masks" if masks.where else find_format(root))
     if format == "yolo" and folders:
         raise ValueError("yolo's labels lie beside their images: --data.images does not go with it.")
     if format == "coco":
@@ -156,7 +157,7 @@ def read_annotations(
     elif format == "yolo":
         sets = read_yolo(root, problems, sizes)
     else:
-        sets = read_masks(root, problems, sizes, folders)
+        sets = read_masks(root, problems, sizes, folders, masks.where)
     for split, part in sets.items():
         sets[split] = check_set(part, sizes(part.folder, [image.name for image in part.images]), problems)
     return _with_masks(

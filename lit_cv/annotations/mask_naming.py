@@ -39,10 +39,12 @@ class MaskOptions:
     Args:
         palette: File that names their colors; `None` looks for one.
         ignore: Classes, by name or by value, that are ignored as 255 is.
+        where: Where they lie, as `find_mask_files` takes it; `None` looks for them.
     """
 
     palette: Path | None = None
     ignore: Sequence[int | str] = ()
+    where: str | None = None
 
 
 def find_palette(root: Path) -> Path | None:
