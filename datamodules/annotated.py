@@ -51,7 +51,10 @@ class AnnotatedImagesDataModule(BaseDataModule):
     - `voc`: Pascal VOC, `Annotations/*.xml`, `JPEGImages/*`, lists `ImageSets/Main/{train,val,test}.txt`, and masks in
       `SegmentationClass/*.png`; or XML files beside the images, in folders `train`, `valid`, `test` or without splits;
     - `yolo`: `data.yaml`, `images/SPLIT/*`, `labels/SPLIT/*.txt` with boxes or polygons;
-    - `masks`: `images/SPLIT/*` and `masks/SPLIT/*.png` with the class of each pixel, `classes.txt` with their names.
+    - `masks`: `images/SPLIT/*` and `masks/SPLIT/*.png` with the class of each pixel, `classes.txt` with their names;
+    - `instances`: likewise with a value for each object, from which boxes and outlines are made; objects are of one
+      class, or of that of the class masks beside them (`SegmentationObject`, `SegmentationClass`), or of their value
+      divided by 1000 (not found by `auto`).
 
     Where there are no splits, `test` and `val` are held out. All entries are checked when they are read: boxes
     outside the image or of no area, unknown categories, missing images, images or masks of another size, values
@@ -99,7 +102,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
     def __init__(
         self,
         root: str = "data",
-        format: Literal["auto", "coco", "voc", "yolo", "masks"] = "auto",
+        format: Literal["auto", "coco", "voc", "yolo", "masks", "instances"] = "auto",
         annotations: str | dict[str, str] | None = None,
         images: str | dict[str, str] | None = None,
         labels: str | None = None,

@@ -31,7 +31,7 @@ def convert(
     root: str,
     out: str,
     to: Literal["coco", "voc", "yolo", "masks", "csv", "folders"],
-    source: Literal["auto", "coco", "voc", "yolo", "masks", "csv", "folders"] = "auto",
+    source: Literal["auto", "coco", "voc", "yolo", "masks", "instances", "csv", "folders"] = "auto",
     images: str | dict[str, str] | None = None,
     annotations: str | dict[str, str] | None = None,
     place: Placing = "copy",

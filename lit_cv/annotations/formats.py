@@ -8,6 +8,7 @@ from typing import Literal
 
 from lit_cv.annotations.checks import check_masks, check_set
 from lit_cv.annotations.coco import find_coco_files, read_coco, write_coco
+from lit_cv.annotations.instances import read_instances
 from lit_cv.annotations.mask_files import mask_folders
 from lit_cv.annotations.mask_naming import (
     MaskFacts,
@@ -34,8 +35,8 @@ log = logging.getLogger("lit_cv")
 _XML = (".xml",)
 _HEAD = 65536  # bytes in which a COCO file names one of its lists
 
-Format = Literal["coco", "voc", "yolo", "masks"]
-FORMATS: tuple[Format, ...] = ("coco", "voc", "yolo", "masks")
+Format = Literal["coco", "voc", "yolo", "masks", "instances"]
+FORMATS: tuple[Format, ...] = ("coco", "voc", "yolo", "masks", "instances")
 WRITERS: dict[Format, Callable[[Mapping[str, AnnotationSet], Path], list[Path]]] = {
     "coco": write_coco,
     "voc": write_voc,
@@ -156,6 +157,8 @@ def read_annotations(
         sets = read_voc(root, problems, folders)
     elif format == "yolo":
         sets = read_yolo(root, problems, sizes)
+    elif format == "instances":
+        sets = read_instances(root, problems, folders, masks)
     else:
         sets = read_masks(root, problems, sizes, folders, masks.where)
     for split, part in sets.items():
