@@ -9,13 +9,13 @@ from datamodules import AnnotatedImagesDataModule, CSVDataModule, ImageFolderDat
 from datamodules.base import BaseDataModule
 from lit_cv.annotations import AnnotationSet, Problems, convert, load_mask, read_annotations
 from lit_cv.annotations.classes import read_folders, read_table
-from tests.random_sets.formats import BOXES, LABELS, is_text
+from tests.random_sets.formats import BOXES, LABELS, is_text, table_columns
 from tests.random_sets.images import Photo, Thing, add_junk
-from tests.random_sets.masks import masks
+from tests.random_sets.masks import instances, masks
 
 __all__ = ["KINDS", "check_set"]
 
-KINDS = (*BOXES, "masks", *LABELS)
+KINDS = (*BOXES, "masks", "instances", *LABELS)
 _NEAR = 0.03  # pixels: some of the files have two digits
 _WHOLE: dict[str, Any] = {"val_fraction": 0, "test_fraction": 0, "num_workers": 0, "batch_size": 4}
 
@@ -41,6 +41,10 @@ def check_set(seed: int, root: Path) -> str:
         photos, names = masks(rng, source)
         add_junk(rng, source)
         _check_masks(rng, source, photos, names)
+    elif kind == "instances":
+        photos = instances(rng, source)
+        add_junk(rng, source)
+        _check_boxes(rng, source, photos, root / "out", kind, format=kind)
     elif kind in BOXES:
         photos = BOXES[kind](rng, source)
         add_junk(rng, source)
@@ -59,18 +63,18 @@ def _read(root: Path, **options: Any) -> dict[str, AnnotationSet]:
     return sets
 
 
-def _check_boxes(rng: random.Random, root: Path, photos: Sequence[Photo], out: Path, kind: str) -> None:
-    sets = _read(root)
+def _check_boxes(rng: random.Random, root: Path, photos: Sequence[Photo], out: Path, kind: str, **options: Any) -> None:
+    sets = _read(root, **options)
     expected = {(p.split, str(p.path)): (p.height, p.width, _things(p.things)) for p in photos}
     assert _same(_near(_found(sets), expected), expected)
     if rng.random() < 0.3:
-        data = AnnotatedImagesDataModule(str(root), image_size=rng.choice([None, 16]), **_WHOLE)
+        data = AnnotatedImagesDataModule(str(root), image_size=rng.choice([None, 16]), **_WHOLE, **options)
         counts = {name: len(batch["boxes"][0]) for name, batch in _samples(data)}
         assert _same(counts, {p.name: len(p.things) for p in photos}, "boxes in the batches")
     if rng.random() < 0.5:
         to = rng.choice([name for name in BOXES if name != kind])
         try:
-            convert(str(root), str(out), to)  # type: ignore[arg-type]
+            convert(str(root), str(out), to, options.get("format", "auto"))  # type: ignore[arg-type]
         except ValueError as error:
             if to == "voc" and "is not UTF-8" in str(error) and not all(is_text(photo.name) for photo in photos):
                 return
@@ -145,8 +149,10 @@ def _check_masks(rng: random.Random, root: Path, photos: Sequence[Photo], names:
 def _check_labels(rng: random.Random, root: Path, photos: Sequence[Photo], out: Path, kind: str) -> None:
     several = any(len(photo.labels) > 1 for photo in photos)
     if kind == "table":
-        path = str(root / "images.csv")
-        data: BaseDataModule = CSVDataModule(path, label_separator="|" if several else None, image_size=8, **_WHOLE)
+        columns = table_columns(root / "images.csv")
+        options = {"label_columns": columns} if columns else {"label_separator": "|" if several else None}
+        several = several or bool(columns)
+        data: BaseDataModule = CSVDataModule(str(root / "images.csv"), image_size=8, **options, **_WHOLE)
     else:
         data = ImageFolderDataModule(str(root), image_size=8, **_WHOLE)
     data.setup()

@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 
 from lit_cv.annotations import encode_rle
+from lit_cv.annotations.reading import decoded_text, open_plain
 from tests.random_sets.images import FOLDERS, SPLITS, Photo, Thing, add_things, draw_photos, save
 
 ENCODINGS = ["utf-8", "utf-8", "utf-8-sig", "utf-16"]
@@ -196,17 +197,28 @@ def table(rng: random.Random, root: Path) -> list[Photo]:
     for photo in photos:
         photo.labels = [name for name in photo.labels if name in used] or [first.labels[0]]
     slashes = rng.choice(["/", "/", "\\"])
-    rows = [["path", "label"] + (["split"] if photos[0].split != "all" else [])]
+    columns = several and rng.random() < 0.5
+    rows = [["path", *(sorted(used) if columns else ["label"])] + (["split"] if photos[0].split != "all" else [])]
     for photo in photos:
         save(rng, root / photo.name, photo)
-        row = [photo.name.replace("/", slashes), "|".join(photo.labels)]
-        rows.append(row + ([rng.choice([*SPLITS[photo.split], photo.split.upper()])] if len(rows[0]) > 2 else []))
+        flags = [str(int(name in photo.labels)) for name in sorted(used)]
+        row = [photo.name.replace("/", slashes), *(flags if columns else ["|".join(photo.labels)])]
+        rows.append(row + ([rng.choice([*SPLITS[photo.split], photo.split.upper()])] if "split" in rows[0] else []))
     encoding = encoding_of(rng, *(photo.name for photo in photos))
-    between = rng.choice([",", ",", ";", "\t"])
+    between = "," if any(mark in name for name in used for mark in ",;") else rng.choice([",", ",", ";", "\t"])
     text = io.StringIO(newline="")
     csv.writer(text, delimiter=between, lineterminator=line_end(rng)).writerows(rows)
     write(root / "images.csv", text.getvalue(), encoding)
     return photos
+
+
+def table_columns(path: Path) -> list[str]:
+    """Return the names of the columns of a table that has one for each class."""
+    with open_plain(path) as file:
+        head = decoded_text(file.read(), "surrogateescape").splitlines()[0]
+    between = next(mark for mark in ",;\t" if mark in head)
+    names = [name for name in next(csv.reader([head], delimiter=between)) if name not in ("path", "split")]
+    return [] if names == ["label"] else names
 
 
 _LABELS = ["cat", "dog", "7", "0", "12", "Kätzchen", "two words", "a,b", "it's", "x:y", "#1", "true", "-", "猫", "a;b"]
