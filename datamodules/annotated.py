@@ -60,7 +60,10 @@ class AnnotatedImagesDataModule(BaseDataModule):
     - `yolo`: `data.yaml`, `images/SPLIT/*`, `labels/SPLIT/*.txt` with boxes or polygons;
     - `labelme`: a JSON file for each image, with polygons, rectangles, circles, masks;
     - `cvat`: CVAT for images, `annotations.xml`, with polygons, boxes, ellipses, masks;
-    - `masks`: `images/SPLIT/*` and `masks/SPLIT/*.png` with the class of each pixel, `classes.txt` with their names.
+    - `masks`: `images/SPLIT/*` and `masks/SPLIT/*.png` with the class of each pixel, `classes.txt` with their names;
+    - `instances`: likewise with a value for each object, from which boxes and outlines are made; objects are of one
+      class, or of that of the class masks beside them (`SegmentationObject`, `SegmentationClass`), or of their value
+      divided by 1000 (not found by `auto`).
 
     Where there are no splits, `test` and `val` are held out. All entries are checked when they are read: boxes
     outside the image or of no area, unknown categories, missing images, images or masks of another size, values
@@ -86,6 +89,9 @@ class AnnotatedImagesDataModule(BaseDataModule):
             of the images, and pads to the largest in a batch, rounded up to a multiple of 32.
         channels: 3 for color, 1 for grey.
         targets: What batches have: `boxes`, `mask`, or `all` that is annotated.
+        masks: Folder of the mask files below `root`, or a template of their paths, for masks that lie elsewhere or are
+            named otherwise: `{split}` stands for the split's name, `{path}` for the image's path below its folder
+            without the suffix, `{folder}` and `{stem}` for its parts, `{stem-END}` for the stem without that end.
         ignore_class: Class of pixels, or several, by name or by value in the mask files, that is ignored in training
             and in metrics, as 255 is: void, unlabeled. The other classes are counted without it.
         palette: File, relative to `root`, that names the colors of masks in colors: a name and three numbers from 0 to
@@ -113,6 +119,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
         image_size: int | list[int] | None = 640,
         channels: Literal[1, 3] = 3,
         targets: Literal["boxes", "mask", "all"] = "all",
+        masks: str | None = None,
         ignore_class: int | str | list[int | str] | None = None,
         palette: str | None = None,
         on_error: Literal["raise", "skip"] = "raise",
@@ -183,7 +190,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
             folders=folders,
             sizes=known_sizes,
             mask_facts=lambda paths: known_mask_facts(root, paths),
-            masks=MaskOptions(None if h["palette"] is None else root / h["palette"], self._ignored()),
+            masks=MaskOptions(None if h["palette"] is None else root / h["palette"], self._ignored(), h["masks"]),
         )
         if h["on_error"] == "raise":
             self.problems.stop(" (--data.on_error skip leaves them out)")

@@ -1,5 +1,6 @@
 """What an annotated set of images is read with: remembered facts about files, paths of splits, tables of labels."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from lit_cv.annotations import (
     file_size,
     inspect_mask,
 )
-from lit_cv.annotations.reading import read_rows
+from lit_cv.annotations.reading import name_choices, read_rows
 from lit_cv.spreadsheet import unescape_formula
 
 __all__ = ["has_masks", "known_mask_facts", "known_sizes", "read_image_labels", "without_small"]
@@ -37,7 +38,7 @@ def known_sizes(folder: Path, names: Sequence[str]) -> list[FileSize]:
 
 def known_mask_facts(root: Path, paths: Sequence[Path]) -> list[MaskFact]:
     """Return what is in mask files, which is remembered."""
-    names = [str(path.relative_to(root)) for path in paths]
+    names = [os.path.relpath(path, root) for path in paths]
     if not names:
         return []
     return inspected(
@@ -91,7 +92,7 @@ def read_image_labels(path: Path, images: set[str], strict: bool) -> tuple[list[
     if not rows or not {"path", "label"} <= rows[0].keys():
         raise ValueError(f"{path} needs the columns path and label (--data.labels).")
     for row in rows:
-        row["path"] = row["path"] if row["path"] in images else unescape_formula(row["path"])
+        row["path"] = next((name for name in name_choices(row["path"]) if name in images), row["path"])
         row["label"] = unescape_formula(row["label"])
     unknown = [row["path"] for row in rows if row["path"] not in images]
     if unknown and strict:

@@ -101,7 +101,7 @@ def read_annotations(
         FileNotFoundError: If there are no annotations, or of another format.
         ValueError: If folders are given for YOLO.
     """
-    format = format or ("coco" if files else find_format(root))
+    format = format or ("coco" if files else "masks" if masks.where else find_format(root))
     sets = annotation_formats()[format].read(Source(root, problems, files, folders, sizes, masks))
     for split, part in sets.items():
         sets[split] = check_set(part, sizes(part.folder, [image.name for image in part.images]), problems)

@@ -39,10 +39,12 @@ class MaskOptions:
     Args:
         palette: File that names their colors; `None` looks for one.
         ignore: Classes, by name or by value, that are ignored as 255 is.
+        where: Where they lie, as `find_mask_files` takes it; `None` looks for them.
     """
 
     palette: Path | None = None
     ignore: Sequence[int | str] = ()
+    where: str | None = None
 
 
 def find_palette(root: Path) -> Path | None:
@@ -61,9 +63,10 @@ def read_palette(path: Path) -> dict[int, str]:
     """
     palette: dict[int, str] = {}
     for number, line in enumerate(read_lines(path), 1):
-        if line.startswith("#") or (number == 1 and not re.search(r"\d", line)):
-            continue
         found = next((match for pattern in _LINES if (match := pattern.fullmatch(line))), None)
+        comment = line.startswith("# ") or (line.startswith("#") and not found)  # a name may be `#1`
+        if comment or (number == 1 and not re.search(r"\d", line)):
+            continue
         name = found["name"].strip(" \t\"'") if found else ""
         values = [int(found[channel]) for channel in ("red", "green", "blue")] if found else [256]
         if not name or max(values) > 255:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,13 +11,15 @@ from numpy.typing import NDArray
 from lit_cv.annotations.mask_code import IGNORE, MaskCode
 from lit_cv.annotations.reading import open_plain
 from lit_cv.annotations.rle import nearest as resized
+from lit_cv.annotations.rle import outlines_of_values
 from lit_cv.image_formats import open_image
 
-__all__ = ["MaskFact", "inspect_mask", "load_mask"]
+__all__ = ["MaskFact", "inspect_mask", "load_mask", "load_objects"]
 
 _GRAY = ("P", "L", "1", "I", "I;16", "I;16B", "I;16L")
 _COLORS = ("RGB", "RGBA", "LA", "PA")
 _MOST_VALUES = 4096  # that a mask has: a photograph has more
+_MOST_COLORS = 999  # that stand for an object each: numbers from 1000 on would name its class
 _PALETTE = "Give a file that names its colors (--data.palette)."
 
 MaskFact = list[int] | str
@@ -96,6 +99,22 @@ def _colors(values: NDArray[np.integer], palette: NDArray[np.int64] | None) -> N
     if palette is not None:
         return np.asarray(palette[values])
     return np.where(values > 255, -1, values.astype(np.int64) * 0x010101)
+
+
+def load_objects(path: Path) -> dict[int, dict[str, Any]]:
+    """Return COCO's run-length code of each object in a mask that has a value, or a color, for each; 0 is none.
+
+    Raises:
+        ValueError: If it has so many values that it is another picture.
+    """
+    values, palette = _stored(path)
+    colored = values.ndim == 3
+    numbers, places = np.unique(_packed(values) if colored else values, return_inverse=True)
+    if len(numbers) > (_MOST_COLORS if colored else _MOST_VALUES):
+        raise ValueError(f"{path} has {len(numbers):,} different values: that is no mask of objects.")
+    if colored:  # counted, black first
+        values = places.reshape(values.shape[:2]) + (numbers[0] != 0)
+    return outlines_of_values(values, (0,) if palette is None else (0, IGNORE))  # 255 are VOC's borders
 
 
 def inspect_mask(path: Path) -> MaskFact:

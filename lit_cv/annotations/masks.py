@@ -8,14 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_cv.annotations.annotation_format import AnnotationFormat, Sign
-from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, inside, is_text, make_folder
+from lit_cv.annotations.layout import inside, is_text, make_folder
 from lit_cv.annotations.mask_code import IGNORE
+from lit_cv.annotations.mask_files import MASK_FOLDERS, find_mask_files, mask_folders
 from lit_cv.annotations.mask_values import load_mask
 from lit_cv.annotations.reading import read_names
 from lit_cv.annotations.records import AnnotatedImage, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_area, outline_mask
 from lit_cv.annotations.sizes import SizesOf, file_sizes
-from lit_cv.annotations.walk import MASK_SUFFIXES, files_below, images_below
+from lit_cv.annotations.walk import MASK_SUFFIXES, files_below
 from lit_cv.atomic_files import atomic_write, write_text
 
 log = logging.getLogger("lit_cv")
@@ -23,13 +24,10 @@ log = logging.getLogger("lit_cv")
 __all__ = [
     "draw_classes",
     "mask_class_names",
-    "mask_folders",
     "read_masks",
     "save_mask",
     "write_masks",
 ]
-
-_MASKS = ("masks", "mask", "ann_dir", "annotations", "labels", "SegmentationClass")
 
 
 def save_mask(mask: NDArray[np.integer], path: Path) -> None:
@@ -94,18 +92,23 @@ def mask_class_names(root: Path) -> list[str]:
 
 
 def read_masks(
-    root: Path, problems: Problems, sizes: SizesOf = file_sizes, folders: Mapping[str, Path] | None = None
+    root: Path,
+    problems: Problems,
+    sizes: SizesOf = file_sizes,
+    folders: Mapping[str, Path] | None = None,
+    where: str | None = None,
 ) -> dict[str, AnnotationSet]:
     """Read a folder with images and masks of the same names.
 
-    That is `images/*` and `masks/*.png`, with or without folders `train`, `val` and `test`, below or above them;
-    `classes.txt` names the values, one a line from 0.
+    That is `images/*` and `masks/*.png`, with or without folders `train`, `val` and `test`, below or above them, or
+    `train`, `trainannot` and so on; `classes.txt` names the values, one a line from 0.
 
     Args:
         root: The folder.
         problems: Where masks without an image are noted.
         sizes: Returns the sizes of image files.
         folders: Folder of the images of each split, if they lie elsewhere.
+        where: Template of the paths of masks, as `find_mask_files` takes it.
 
     Returns:
         A set for each of `train`, `val` and `test` that is there; `all` where there are no splits.
@@ -115,50 +118,19 @@ def read_masks(
     """
     names = mask_class_names(root)
     sets = {}
-    for split, (images, masks) in mask_folders(root, folders).items():
-        found = []
-        paths = [path.relative_to(images) for path in images_below(images)]
-        by_stem = {path.with_suffix(""): path for path in paths}
-        for mask in sorted(files_below(masks, MASK_SUFFIXES)):
-            name = by_stem.pop(mask.relative_to(masks).with_suffix(""), None)
-            if name is None:
-                problems.add(mask, "", f"there is no image of that name in {images}")
-            else:
-                found.append(AnnotatedImage(name.as_posix(), 0, 0, mask=mask, source=mask))
-        if by_stem:
-            log.warning("%d of %d images in %s have no mask and are left out.", len(by_stem), len(paths), images)
-        for image, size in zip(found, sizes(images, [image.name for image in found]), strict=True):
+    for split, files in find_mask_files(root, folders, where).items():
+        images = [AnnotatedImage(name, 0, 0, mask=mask, source=mask) for name, mask in files.found.items()]
+        for mask in files.unused:
+            problems.add(mask, "", f"there is no image of that name in {files.images}")
+        if count := len(files.without):
+            log.warning(
+                "%d of %d images in %s have no mask and are left out.", count, count + len(images), files.images
+            )
+        for image, size in zip(images, sizes(files.images, list(files.found)), strict=True):
             if not isinstance(size, str):
                 image.height, image.width = size
-        sets[split] = AnnotationSet(images, [], found, mask_classes=names)
+        sets[split] = AnnotationSet(files.images, [], images, mask_classes=names)
     return sets
-
-
-def mask_folders(root: Path, folders: Mapping[str, Path] | None = None) -> Mapping[str, tuple[Path, Path]]:
-    """Return the folders of images and masks of each split.
-
-    Raises:
-        FileNotFoundError: If there are none.
-    """
-    found: dict[str, tuple[Path, Path]] = {}
-    for split, names in (*SPLITS.items(), ("all", ("",))):
-        for name in names:
-            given = (folders or {}).get(split)
-            pairs = [(given, root / m / name) for m in _MASKS] if given else []
-            pairs += [(root / i / name, root / m / name) for i in IMAGE_FOLDERS for m in _MASKS]
-            pairs += [(root / name / i, root / name / m) for i in IMAGE_FOLDERS for m in _MASKS] if name else []
-            pair = next(((i, m) for i, m in pairs if i.is_dir() and _holds_png(m)), None)
-            if pair and split not in found:
-                found[split] = pair
-    if "train" in found:
-        found.pop("all", None)
-    if not found:
-        raise FileNotFoundError(f"{root.absolute()} holds no folders `images` and `masks` (PNG files).")
-    return found
-
-
-def _holds_png(folder: Path) -> bool:
-    return any(files_below(folder, MASK_SUFFIXES))
 
 
 def write_masks(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
@@ -194,8 +166,8 @@ def _find(root: Path) -> Sign:
     try:
         places = [masks for _, masks in mask_folders(root).values()]
     except FileNotFoundError:
-        # their images lie in another place
-        return Sign.LIKELY if any(_holds_png(root / name) for name in _MASKS[:3]) else Sign.NONE
+        elsewhere = (root / name for name in MASK_FOLDERS[:3])  # their images lie in another place
+        return Sign.LIKELY if any(any(files_below(folder, MASK_SUFFIXES)) for folder in elsewhere) else Sign.NONE
     return Sign.GUESS if all("SegmentationClass" in place.parts for place in places) else Sign.SURE  # VOC's own
 
 
@@ -215,7 +187,7 @@ def _lost(sets: Mapping[str, AnnotationSet]) -> dict[str, int]:
 FORMAT = AnnotationFormat(
     "masks",
     _find,
-    lambda source: read_masks(source.root, source.problems, source.sizes, source.folders),
+    lambda source: read_masks(source.root, source.problems, source.sizes, source.folders, source.masks.where),
     write_masks,
     order=50,
     lost=_lost,

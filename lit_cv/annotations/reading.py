@@ -19,6 +19,7 @@ __all__ = [
     "exists",
     "file_cell",
     "is_file",
+    "name_choices",
     "open_plain",
     "read_bytes",
     "read_lines",
@@ -181,17 +182,28 @@ def file_cell(text: str, folder: Path) -> str:
     """Return the name of a file that a cell of a table stands for.
 
     That is the cell as it stands if there is such a file, otherwise without what `escape_formula` has put before it
-    and without the spaces around it.
+    and without the spaces around it, or with slashes for the backslashes that Windows writes.
 
     Args:
         text: The cell.
         folder: Folder that names are relative to.
     """
-    plain = unescape_formula(text.strip())
-    if plain == text:
-        return text
-    choices = dict.fromkeys((text, unescape_formula(text), text.strip()))
-    return next((choice for choice in choices if choice and is_file(folder / choice)), plain)
+    choices = name_choices(text)
+    if len(choices) == 1:  # nearly all, and many: no look at the disk
+        return choices[0]
+    return next((choice for choice in choices if is_file(folder / choice)), unescape_formula(text.strip()))
+
+
+def name_choices(text: str) -> list[str]:
+    r"""Return the names that a text in a table or a list of files may stand for, the likeliest first.
+
+    Example:
+        >>> name_choices("plain.png"), name_choices(" sub\\a.png")
+        (['plain.png'], [' sub\\a.png', 'sub\\a.png', ' sub/a.png', 'sub/a.png'])
+    """
+    plain = text.strip()
+    choices = dict.fromkeys((text, unescape_formula(text), plain, unescape_formula(plain)))
+    return [name for name in dict.fromkeys((*choices, *(name.replace("\\", "/") for name in choices))) if name]
 
 
 def is_file(path: Path) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from lit_cv.annotations.annotation_format import AnnotationFormat, Sign, count_masks
 from lit_cv.annotations.checks import unknown_category
 from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, inside, make_folder
-from lit_cv.annotations.reading import is_file, read_lines, read_names
+from lit_cv.annotations.reading import is_file, name_choices, read_lines, read_names
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Problems
 from lit_cv.annotations.walk import MASK_SUFFIXES, FolderIndex, files_below, subfolder
 from lit_cv.annotations.xml_files import is_cvat, parse_xml
@@ -132,7 +132,7 @@ def _listed_files(root: Path, annotations: Path, lists: str) -> dict[str, list[P
 
 def _listed(index: FolderIndex, line: str) -> Path:
     """Return the file that a line of a list names: all of it, or its first word where a number follows."""
-    stems = [Path(stem) for stem in (line, line.strip(), line.split()[0])]
+    stems = [Path(stem) for stem in (*name_choices(line), line.split()[0])]
     found = next((paths[0] for stem in stems if (paths := index.named(stem))), None)
     return index.root / (found or f"{stems[-1]}.xml")
 

@@ -1,7 +1,6 @@
 """YOLO: a text file for each image, a line for each object, in fractions of the image's sides."""
 
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,6 +85,8 @@ class _Form(NamedTuple):
 def _yaml(file: Path) -> dict[str, Any]:
     try:
         content = read_yaml(file)
+        if isinstance(content, dict) and "names" in content:
+            content["names"] = read_yaml(file, texts=True)["names"]
     except ValueError as error:
         raise AnnotationError(str(error)) from None
     return content if isinstance(content, dict) else {}
@@ -96,6 +97,7 @@ def _class_names(file: Path, content: Mapping[str, Any]) -> list[str]:
         return read_names(file)
     names = content.get("names")
     if isinstance(names, dict):
+        names = {int(key) if key.isdecimal() else key: name for key, name in names.items()}
         if set(names) != set(range(len(names))):
             numbers = ", ".join(str(number)[:20] for number in list(names)[:20])
             raise AnnotationError(f"{file}: names has the numbers [{numbers}], they must count from 0.")
@@ -105,8 +107,8 @@ def _class_names(file: Path, content: Mapping[str, Any]) -> list[str]:
     if nested := [name for name in names if isinstance(name, list | dict)]:  # aliases may unfold without an end
         raise AnnotationError(f"{file}: names holds a {type(nested[0]).__name__}, it must list the classes.")
     texts = [str(name) for name in names]
-    if double := [name for name, count in Counter(texts).items() if count > 1]:
-        raise AnnotationError(f"{file}: names has the class {double[0]!r} twice: rename one.")
+    if doubles := [text for text in dict.fromkeys(texts) if texts.count(text) > 1]:
+        raise AnnotationError(f"{file}: names has {doubles[0]!r} more than once: rename all but one.")
     return texts
 
 

@@ -1,12 +1,13 @@
 """Where YOLO's layout has its images, their labels, and the names of the classes."""
 
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS
-from lit_cv.annotations.reading import exists, is_file, open_plain, read_lines
+from lit_cv.annotations.reading import exists, is_file, name_choices, open_plain, read_lines
 from lit_cv.annotations.records import AnnotationError, Problems
 from lit_cv.annotations.walk import FolderIndex, files_below, images_below, subfolder
 from lit_cv.printable import printable
@@ -16,6 +17,7 @@ __all__ = ["LabelFiles", "find_yolo_file", "label_place", "yolo_images"]
 log = logging.getLogger("lit_cv")
 
 _NAMES = ("classes.txt", "obj.names", "classes.names", "_darknet.labels")
+_NAMES_KEY = re.compile(rb"names[\"']?\s*:")
 _TEXT = (".txt",)
 _HEAD = 1 << 20  # bytes of a YAML file that name the classes, if it is of YOLO's
 _SWAPPED = frozenset(name.lower() for name in IMAGE_FOLDERS)
@@ -24,7 +26,7 @@ _SWAPPED = frozenset(name.lower() for name in IMAGE_FOLDERS)
 def find_yolo_file(root: Path) -> Path | None:
     """Return the file that names the classes (`data.yaml` or another YAML file with `names`, `classes.txt`)."""
     yamls = sorted([*root.glob("*.yaml"), *root.glob("*.yml")], key=lambda path: path.stem != "data")
-    named = [path for path in yamls if is_file(path) and b"names:" in _head(path)]
+    named = [path for path in yamls if is_file(path) and _NAMES_KEY.search(_head(path))]
     folders = [root, *(found for name in ("labels", *SPLITS["train"]) if (found := subfolder(root, name)))]
     texts = [folder / name for folder in folders for name in _NAMES]
     return next((path for path in [*named, *texts] if path.is_file()), None)
@@ -94,6 +96,7 @@ def _by_folder(root: Path, alone: bool) -> dict[str, tuple[Path, list[str]]]:
 
 
 def _listed(root: Path, base: Path, place: str) -> tuple[Path, list[str]]:
+    place = place if exists(base / place) or exists(root / place) else place.replace("\\", "/")
     candidates = [base / place, root / place, root / place.removeprefix("../")]
     path = next((candidate for candidate in candidates if exists(candidate)), None)
     path = path or _in_another_case(base, place) or _in_another_case(root, place.removeprefix("../"))
@@ -112,9 +115,8 @@ def _in_another_case(folder: Path, place: str) -> Path | None:
 
 
 def _listed_image(line: str, base: Path, beside: Path) -> Path:
-    plain = line.strip()
-    choices = [folder / name for name in dict.fromkeys((line, plain)) for folder in (base, beside)]
-    return next((choice for choice in choices if exists(choice)), beside / plain)
+    choices = [folder / name for name in name_choices(line) for folder in (base, beside)]
+    return next((choice for choice in choices if exists(choice)), beside / line.strip())
 
 
 def _in_folder(folder: Path) -> tuple[Path, list[str]]:
