@@ -3,7 +3,7 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,11 +25,11 @@ from datamodules.images import UnreadableImageError
 from datamodules.inspection import unreadable_files
 from datamodules.splits import hold_out
 from lit_cv.annotations import (
-    FORMATS,
     AnnotatedImage,
     AnnotationSet,
     MaskOptions,
     Problems,
+    annotation_formats,
     class_code,
     read_annotations,
 )
@@ -40,6 +40,11 @@ __all__ = ["AnnotatedImagesDataModule"]
 
 log = logging.getLogger("lit_cv")
 
+if TYPE_CHECKING:
+    Format = str
+else:  # the command line reads them from the formats that there are
+    Format = Literal[("auto", *annotation_formats())]
+
 
 class AnnotatedImagesDataModule(BaseDataModule):
     """Images with boxes or masks, as annotation tools write them.
@@ -47,10 +52,14 @@ class AnnotatedImagesDataModule(BaseDataModule):
     `root` holds annotations in one of these layouts:
 
     - `coco`: `annotations/instances_{train,val,test}*.json` with boxes, polygons, run-length codes, crowds; the images
-      in a folder of the same name, or of the split's, or `images`;
+      in a folder of the same name, or of the split's, or `images`; also as Roboflow (`SPLIT/_annotations.coco.json`),
+      CVAT and Label Studio (`result.json`, `images`) write it;
     - `voc`: Pascal VOC, `Annotations/*.xml`, `JPEGImages/*`, lists `ImageSets/Main/{train,val,test}.txt`, and masks in
-      `SegmentationClass/*.png`; or XML files beside the images, in folders `train`, `valid`, `test` or without splits;
+      `SegmentationClass/*.png`; or `annotations` and `images`; or XML files beside the images; in folders `train`,
+      `valid`, `test` or without splits;
     - `yolo`: `data.yaml`, `images/SPLIT/*`, `labels/SPLIT/*.txt` with boxes or polygons;
+    - `labelme`: a JSON file for each image, with polygons, rectangles, circles, masks;
+    - `cvat`: CVAT for images, `annotations.xml`, with polygons, boxes, ellipses, masks;
     - `masks`: `images/SPLIT/*` and `masks/SPLIT/*.png` with the class of each pixel, `classes.txt` with their names;
     - `instances`: likewise with a value for each object, from which boxes and outlines are made; objects are of one
       class, or of that of the class masks beside them (`SegmentationObject`, `SegmentationClass`), or of their value
@@ -102,7 +111,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
     def __init__(
         self,
         root: str = "data",
-        format: Literal["auto", "coco", "voc", "yolo", "masks", "instances"] = "auto",
+        format: Format = "auto",
         annotations: str | dict[str, str] | None = None,
         images: str | dict[str, str] | None = None,
         labels: str | None = None,
@@ -123,7 +132,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
         sides = image_size if isinstance(image_size, list) else [image_size] * 2 if image_size is not None else None
         positive = sides is None or (len(sides) == 2 and all(isinstance(s, int) and s >= 1 for s in sides))
         check("image_size", image_size, positive, "a number of pixels, [height, width], or null")
-        check("format", format, format in ("auto", *FORMATS), f"auto or one of {', '.join(FORMATS)}")
+        check("format", format, format in ("auto", *annotation_formats()), f"auto, {', '.join(annotation_formats())}")
         check("channels", channels, channels in (1, 3), "1 or 3")
         check("targets", targets, targets in ("boxes", "mask", "all"), "boxes, mask or all")
         check("on_error", on_error, on_error in ("raise", "skip"), "'raise' or 'skip'")

@@ -1,25 +1,34 @@
 """COCO: one JSON file with the images, categories and annotations of a split."""
 
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lit_cv.annotations.annotation_format import AnnotationFormat, Sign, count_masks
 from lit_cv.annotations.checks import unknown_category
 from lit_cv.annotations.coco_values import box_of, crowd_of, id_of, name_of, outline_of
-from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, leads_out, make_folder, split_in
-from lit_cv.annotations.reading import decoded_text, is_file, open_plain
+from lit_cv.annotations.image_folder import locate_images
+from lit_cv.annotations.layout import SPLITS, make_folder, split_in
+from lit_cv.annotations.reading import decoded_text, open_plain
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_area, outline_box
+from lit_cv.annotations.walk import files_below, subfolder
 from lit_cv.atomic_files import write_text
 from lit_cv.printable import printable
+
+log = logging.getLogger("lit_cv")
 
 __all__ = ["coco_dict", "find_coco_files", "read_coco", "write_coco"]
 
 _KNOWN = ("id", "image_id", "category_id", "bbox", "segmentation", "iscrowd", "score", "area")
 _NO_TEXT = re.compile("[\ud800-\udfff]")  # of names that are not UTF-8
+_HEAD = 65536  # bytes in which a file names one of its lists
+_TRIED = 100  # files that are looked into
 _OTHERS = ("captions", "keypoints", "panoptic", "stuff", "image_info")
 
 
@@ -32,17 +41,36 @@ def find_coco_files(root: Path) -> dict[str, Path]:
     Raises:
         ValueError: If a split has several files.
     """
-    places = [root, root / "annotations", *(root / name for names in SPLITS.values() for name in names)]
-    files = [path for place in places if place.is_dir() for path in sorted(place.glob("[!.]*.json"))]
-    files = [path for path in files if not any(word in path.stem.lower() for word in _OTHERS)] or files
+    files = _candidates(root)
     found: dict[str, Path] = {}
-    for path in files:
+    for path in [path for path in files[:_TRIED] if _looks_like_coco(path)] or files:
         split = split_in(path.stem) or (split_in(path.parent.name) if path.parent != root else None) or "all"
         if split in found:
             both = printable(f"{found[split]} and {path}", lines=False)
             raise ValueError(f"{both} are both annotations of {split!r}: say which to take (--data.annotations).")
         found[split] = path
     return found if "train" not in found else {split: path for split, path in found.items() if split != "all"}
+
+
+def _candidates(root: Path) -> list[Path]:
+    places = [subfolder(root, name) for name in ("annotations", *(name for names in SPLITS.values() for name in names))]
+    folders = dict.fromkeys([root, *(place for place in places if place is not None)])
+    files = [path for folder in folders for path in files_below(folder, (".json",), deep=False)]
+    return [path for path in files if not any(word in path.stem.lower() for word in _OTHERS)] or files
+
+
+def _find(root: Path) -> Sign:
+    files = _candidates(root)[:_TRIED]
+    return Sign.SURE if any(map(_looks_like_coco, files)) else Sign.GUESS if files else Sign.NONE
+
+
+def _looks_like_coco(path: Path) -> bool:
+    try:
+        with open_plain(path) as file:
+            head = file.read(_HEAD)
+    except AnnotationError:
+        return False
+    return b'"images"' in head or b'"annotations"' in head
 
 
 def read_coco(
@@ -71,6 +99,7 @@ def read_coco(
     if not files:
         raise FileNotFoundError(f"{root.absolute()} holds no annotations in JSON files.")
     contents = {split: _load(path, problems) for split, path in files.items()}
+    _drop_group(contents.values())
     first = "train" if "train" in contents else next(iter(contents))
     names, ids = _categories(files[first], contents[first], problems)
     sets = {}
@@ -79,8 +108,9 @@ def read_coco(
         numbers = _numbers(path, content, names, Problems() if split == first else problems)
         images = _images(path, content, problems)
         _add_objects(path, content, images, numbers, problems)
-        folder = (folders or {}).get(split) or _folder(root, path, split, [image.name for image in images.values()])
-        sets[split] = AnnotationSet(folder, names, list(images.values()), ids, entry="annotation")
+        given, every = (folders or {}).get(split), list(images.values())
+        folder, every = (given, every) if given else _located(root, path, split, every)
+        sets[split] = AnnotationSet(folder, names, every, ids, entry="annotation")
     return sets
 
 
@@ -209,20 +239,25 @@ def _object(entry: Mapping[str, Any], category: int) -> AnnotatedObject | str:
     return AnnotatedObject(category, box, outline, crowd, score, attributes=extra)
 
 
-def _folder(root: Path, path: Path, split: str, names: Sequence[str]) -> Path:
-    """Find the folder of a file's images, by the first of them."""
-    subset = path.stem.removeprefix("instances_")
-    words = dict.fromkeys([subset, *SPLITS.get(split, ())])
-    bases = [root / base for base in IMAGE_FOLDERS] + [root]
-    candidates = [path.parent, *(base / word for base in bases for word in words), *bases, path.parent.parent]
-    for name in names[:5]:
-        for folder in candidates:
-            if not leads_out(name) and is_file(folder / name):
-                return folder
-    if not names:
-        return root
-    shown = printable(names[0], lines=False)
-    raise FileNotFoundError(f"the image {shown} of {path} is not found in {root.absolute()}: set --data.images.")
+def _located(root: Path, path: Path, split: str, images: Sequence[AnnotatedImage]) -> tuple[Path, list[AnnotatedImage]]:
+    """Return the folder of a file's images, and the images with their names below it."""
+    words = dict.fromkeys([path.stem.removeprefix("instances_"), *SPLITS.get(split, ())])
+    folder, names = locate_images(root, path, words, [image.name for image in images])
+    return folder, [replace(image, name=name) for image, name in zip(images, names, strict=True)]
+
+
+def _drop_group(contents: Iterable[Mapping[str, Any]]) -> None:
+    """Leave out the category that stands for the project, which Roboflow puts first: no object has it."""
+    contents = list(contents)
+    every = [category for content in contents for category in content["categories"]]
+    groups = {category.get("supercategory") for category in every} - {None, "", "none"}
+    used = {entry.get("category_id") for content in contents for entry in content["annotations"]}
+    lead = [c for c in every if c.get("supercategory") in (None, "", "none") and c.get("name") in groups]
+    if len(groups) != 1 or not lead or any(category.get("id") in used for category in lead):
+        return
+    log.info("The category %r names the others and has no objects: it is left out.", lead[0].get("name"))
+    for content in contents:
+        content["categories"][:] = [category for category in content["categories"] if category not in lead]
 
 
 def write_coco(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
@@ -300,3 +335,15 @@ def _entry(item: AnnotatedObject, number: int, image_id: int, category_id: int) 
 def _rounded(values: Iterable[float]) -> list[float | int]:
     rounded = [round(value, 4) for value in values]
     return [int(value) if value == int(value) else value for value in rounded]
+
+
+FORMAT = AnnotationFormat(
+    "coco",
+    _find,
+    lambda source: read_coco(source.root, source.problems, source.files, source.folders),
+    write_coco,
+    order=60,
+    place=lambda split: Path("images" if split == "all" else split),
+    per_image=False,
+    lost=lambda sets: {"class masks": count_masks(sets)},
+)

@@ -1,15 +1,15 @@
 """One door to all formats."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from pkgutil import iter_modules
 
+from lit_cv.annotations.annotation_format import AnnotationFormat, Sign, Source
 from lit_cv.annotations.checks import check_masks, check_set
-from lit_cv.annotations.coco import find_coco_files, read_coco, write_coco
-from lit_cv.annotations.instances import read_instances
-from lit_cv.annotations.mask_files import mask_folders
 from lit_cv.annotations.mask_naming import (
     MaskFacts,
     MaskOptions,
@@ -19,36 +19,32 @@ from lit_cv.annotations.mask_naming import (
     read_palette,
 )
 from lit_cv.annotations.mask_values import inspect_mask
-from lit_cv.annotations.masks import mask_class_names, read_masks, write_masks
-from lit_cv.annotations.reading import open_plain
-from lit_cv.annotations.records import AnnotationError, AnnotationSet, Problems
+from lit_cv.annotations.masks import mask_class_names
+from lit_cv.annotations.records import AnnotationSet, Problems
 from lit_cv.annotations.sizes import SizesOf, file_sizes
-from lit_cv.annotations.voc import read_voc, write_voc
-from lit_cv.annotations.walk import MASK_SUFFIXES, files_below
-from lit_cv.annotations.yolo import read_yolo, write_yolo
-from lit_cv.annotations.yolo_files import find_yolo_file
 
-__all__ = ["FORMATS", "WRITERS", "Format", "find_format", "read_annotations"]
+__all__ = ["annotation_formats", "find_format", "read_annotations", "writers"]
 
 log = logging.getLogger("lit_cv")
-
-_XML = (".xml",)
-_HEAD = 65536  # bytes in which a COCO file names one of its lists
-
-Format = Literal["coco", "voc", "yolo", "masks", "instances"]
-FORMATS: tuple[Format, ...] = ("coco", "voc", "yolo", "masks", "instances")
-WRITERS: dict[Format, Callable[[Mapping[str, AnnotationSet], Path], list[Path]]] = {
-    "coco": write_coco,
-    "voc": write_voc,
-    "yolo": write_yolo,
-    "masks": write_masks,
-}
-
 
 _AS_FOUND = MaskOptions()
 
 
-def find_format(root: Path, option: str = "--data.format") -> Format:
+@cache
+def annotation_formats() -> dict[str, AnnotationFormat]:
+    """Return the formats by name: those that the files of this package define as `FORMAT`."""
+    package = import_module(__name__.rpartition(".")[0])
+    names = sorted(module.name for module in iter_modules(package.__path__))
+    parts = (getattr(import_module(f"{package.__name__}.{name}"), "FORMAT", None) for name in names)
+    return {part.name: part for part in parts if isinstance(part, AnnotationFormat)}
+
+
+def writers() -> dict[str, Callable[[Mapping[str, AnnotationSet], Path], list[Path]]]:
+    """Return what writes a set for each split to a folder, by the name of the format."""
+    return {name: part.write for name, part in annotation_formats().items() if part.write is not None}
+
+
+def find_format(root: Path, option: str = "--data.format") -> str:
     """Return the format of a folder of annotated images; where it holds several, say which is read.
 
     Args:
@@ -60,10 +56,13 @@ def find_format(root: Path, option: str = "--data.format") -> Format:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root.absolute()}: set --data.root.")
-    found = list(_formats(root))
+    formats = annotation_formats()
+    signs = {name: part.find(root) for name, part in formats.items()}
+    found = [name for name, sign in signs.items() if sign >= (Sign.LIKELY if max(signs.values()) > Sign.GUESS else 1)]
+    found.sort(key=lambda name: (-signs[name], formats[name].order))
     if not found:
         raise FileNotFoundError(
-            f"{root.absolute()} holds no annotations of a known format ({', '.join(FORMATS)}): set --data.root."
+            f"{root.absolute()} holds no annotations of a known format ({', '.join(formats)}): set --data.root."
         )
     if len(found) > 1:
         others = " and ".join(found[1:])
@@ -73,56 +72,10 @@ def find_format(root: Path, option: str = "--data.format") -> Format:
     return found[0]
 
 
-def _formats(root: Path) -> Iterator[Format]:
-    """Give the formats that there are annotations of, those first that are taken first."""
-    folders = [root, *(path for path in root.glob("*") if path.is_dir())]
-    voc = any(files_below(root / "Annotations", _XML)) or any(any(files_below(p, _XML, deep=False)) for p in folders)
-    if voc:
-        yield "voc"
-    names = find_yolo_file(root)
-    yolo = names is not None and (
-        names.name != "classes.txt" or any(path.name != "classes.txt" for path in files_below(root, (".txt",)))
-    )
-    if yolo:
-        yield "yolo"
-    try:
-        places = [masks for _, masks in mask_folders(root).values()]
-        masks = not (voc and all("SegmentationClass" in place.parts for place in places))  # VOC's own are read with it
-    except FileNotFoundError:
-        masks = False
-    if masks:
-        yield "masks"
-    if _is_coco(root, first=not (voc or yolo or masks)):
-        yield "coco"
-    elsewhere = ("masks", "mask", "ann_dir")  # their images lie in another place
-    if not masks and any(any(files_below(root / folder, MASK_SUFFIXES)) for folder in elsewhere):
-        yield "masks"
-
-
-def _is_coco(root: Path, first: bool) -> bool:
-    """Tell whether there are COCO's files; beside another format not every JSON file is taken for one."""
-    try:
-        files = find_coco_files(root)
-    except ValueError:
-        if first:
-            raise
-        return True
-    return bool(files) and (first or any(_looks_like_coco(path) for path in files.values()))
-
-
-def _looks_like_coco(path: Path) -> bool:
-    try:
-        with open_plain(path) as file:
-            head = file.read(_HEAD)
-    except AnnotationError:
-        return False
-    return any(key in head for key in (b'"images"', b'"annotations"', b'"categories"'))
-
-
 def read_annotations(
     root: Path,
     problems: Problems,
-    format: Format | None = None,
+    format: str | None = None,
     files: Mapping[str, Path] | None = None,
     folders: Mapping[str, Path] | None = None,
     sizes: SizesOf = file_sizes,
@@ -149,28 +102,14 @@ def read_annotations(
         ValueError: If folders are given for YOLO.
     """
     format = format or ("coco" if files else "masks" if masks.where else find_format(root))
-    if format == "yolo" and folders:
-        raise ValueError("yolo's labels lie beside their images: --data.images does not go with it.")
-    if format == "coco":
-        sets = read_coco(root, problems, files, folders)
-    elif format == "voc":
-        sets = read_voc(root, problems, folders)
-    elif format == "yolo":
-        sets = read_yolo(root, problems, sizes)
-    elif format == "instances":
-        sets = read_instances(root, problems, folders, masks)
-    else:
-        sets = read_masks(root, problems, sizes, folders, masks.where)
+    sets = annotation_formats()[format].read(Source(root, problems, files, folders, sizes, masks))
     for split, part in sets.items():
         sets[split] = check_set(part, sizes(part.folder, [image.name for image in part.images]), problems)
-    return _with_masks(
-        root, format, sets, problems, mask_facts or (lambda paths: [inspect_mask(p) for p in paths]), masks
-    )
+    return _with_masks(root, sets, problems, mask_facts or (lambda paths: [inspect_mask(p) for p in paths]), masks)
 
 
 def _with_masks(
     root: Path,
-    format: Format,
     sets: Mapping[str, AnnotationSet],
     problems: Problems,
     mask_facts: MaskFacts,
@@ -183,7 +122,7 @@ def _with_masks(
     every = [path for part in paths.values() for path in part]
     if not every:
         return {split: replace(part, mask_classes=names) for split, part in sets.items()}
-    if format == "voc" and not names:
+    if not names and first.categories:
         names = ["background", *first.categories]
     file = options.palette or find_palette(root)
     palette = read_palette(file) if file else None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lit_cv.annotations.annotation_format import AnnotationFormat, Sign
 from lit_cv.annotations.mask_code import IGNORE
 from lit_cv.annotations.mask_files import MASK_FOLDERS, find_mask_files
 from lit_cv.annotations.mask_naming import MaskOptions, find_palette, mask_code, read_palette
@@ -133,3 +134,11 @@ def _classify(image: AnnotatedImage, class_of: ClassOf, count: int, problems: Pr
         elif item.category != -2:  # a region that is no single object
             problems.add(image.source, f"value {item.id}", "lies where the class mask has no class")
     image.objects = kept
+
+
+FORMAT = AnnotationFormat(
+    "instances",
+    lambda root: Sign.NONE,  # their masks look like those of classes
+    lambda source: read_instances(source.root, source.problems, source.folders, source.masks),
+    order=60,
+)

@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_cv.annotations.layout import inside, make_folder
+from lit_cv.annotations.annotation_format import AnnotationFormat, Sign
+from lit_cv.annotations.layout import inside, is_text, make_folder
 from lit_cv.annotations.mask_code import IGNORE
-from lit_cv.annotations.mask_files import find_mask_files
+from lit_cv.annotations.mask_files import MASK_FOLDERS, find_mask_files, mask_folders
 from lit_cv.annotations.mask_values import load_mask
 from lit_cv.annotations.reading import read_names
 from lit_cv.annotations.records import AnnotatedImage, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_area, outline_mask
 from lit_cv.annotations.sizes import SizesOf, file_sizes
+from lit_cv.annotations.walk import MASK_SUFFIXES, files_below
 from lit_cv.atomic_files import atomic_write, write_text
 
 log = logging.getLogger("lit_cv")
@@ -158,3 +160,37 @@ def write_masks(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
         write_text(root / "classes.txt", "".join(f"{name}\n" for name in names), "the classes' names")
         written.append(root / "classes.txt")
     return written
+
+
+def _find(root: Path) -> Sign:
+    try:
+        places = [masks for _, masks in mask_folders(root).values()]
+    except FileNotFoundError:
+        # their images lie in another place
+        found = any(any(files_below(root / name, MASK_SUFFIXES)) for name in MASK_FOLDERS[:3])
+        return Sign.LIKELY if found else Sign.NONE
+    return Sign.GUESS if all("SegmentationClass" in place.parts for place in places) else Sign.SURE  # VOC's own
+
+
+def _lost(sets: Mapping[str, AnnotationSet]) -> dict[str, int]:
+    images = [image for part in sets.values() for image in part.images]
+    drawn = [item for image in images if not image.mask for item in image.objects]
+    plain = [item for item in drawn if not item.segmentation]
+    return {
+        "single objects (touching ones of a class become one area)": len(drawn) - len(plain),
+        "boxes without an outline (their pixels become 255, unknown)": len(plain),
+        "objects of images that have a mask already (the mask is taken as it is)": sum(
+            len(image.objects) for image in images if image.mask
+        ),
+    }
+
+
+FORMAT = AnnotationFormat(
+    "masks",
+    _find,
+    lambda source: read_masks(source.root, source.problems, source.sizes, source.folders, source.masks.where),
+    write_masks,
+    order=50,
+    lost=_lost,
+    refused=lambda classes, files: [name for name in classes if not is_text(name) or "\n" in name],
+)

@@ -3,21 +3,24 @@
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lit_cv.annotations.annotation_format import AnnotationFormat, Sign, count_masks
 from lit_cv.annotations.checks import unknown_category
 from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, inside, make_folder
 from lit_cv.annotations.reading import is_file, name_choices, read_lines, read_names
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Problems
 from lit_cv.annotations.walk import MASK_SUFFIXES, FolderIndex, files_below, subfolder
-from lit_cv.annotations.xml_files import parse_xml
+from lit_cv.annotations.xml_files import is_cvat, parse_xml
 from lit_cv.atomic_files import write_text
 from lit_cv.image_formats import IMAGE_SUFFIXES
 
 __all__ = ["read_voc", "voc_image", "voc_lacks", "write_voc"]
 
 _XML = (".xml",)
+_TRIED = 20  # files that are looked into
 _ANNOTATIONS = ("Annotations", "annots", "annotation", "xmls", "xml")
 _NO_XML = re.compile("[^\t\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -288,3 +291,26 @@ def number(value: float) -> str:
 
 def _add(parent: ET.Element, tag: str, value: Any) -> None:
     ET.SubElement(parent, tag).text = str(value)
+
+
+def _find(root: Path) -> Sign:
+    files = islice(files_below(root, _XML), _TRIED)
+    return Sign.SURE if any(not is_cvat(path) for path in files) else Sign.NONE
+
+
+def _lost(sets: Mapping[str, AnnotationSet]) -> dict[str, int]:
+    objects = [item for part in sets.values() for image in part.images for item in image.objects]
+    outlines, crowds = sum(item.segmentation is not None for item in objects), sum(item.crowd for item in objects)
+    return {"outlines": outlines, "crowds": crowds, "class masks": count_masks(sets)}
+
+
+FORMAT = AnnotationFormat(
+    "voc",
+    _find,
+    lambda source: read_voc(source.root, source.problems, source.folders),
+    write_voc,
+    order=30,
+    place=lambda split: Path("JPEGImages"),
+    lost=_lost,
+    refused=lambda classes, files: [name for name in (*classes, *files) if voc_lacks(name)],
+)

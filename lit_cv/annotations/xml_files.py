@@ -3,12 +3,22 @@
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from lit_cv.annotations.reading import read_bytes
+from lit_cv.annotations.reading import open_plain, read_bytes
 from lit_cv.annotations.records import AnnotationError, Problems
 
-__all__ = ["parse_xml"]
+__all__ = ["is_cvat", "parse_xml"]
 
 _MOST = 1 << 26  # bytes of the XML of an image
+_HEAD = 4096  # bytes in which a file names its first element
+
+
+def is_cvat(path: Path) -> bool:
+    """Tell whether a file is XML of CVAT: many images in one `annotations`, where VOC has an `annotation` for each."""
+    try:
+        with open_plain(path) as file:
+            return b"<annotations" in file.read(_HEAD)
+    except (OSError, AnnotationError):
+        return False
 
 
 def parse_xml(path: Path, problems: Problems, most: int = _MOST) -> ET.Element | None:

@@ -1,15 +1,18 @@
 """YOLO: a text file for each image, a line for each object, in fractions of the image's sides."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lit_cv.annotations.annotation_format import AnnotationFormat, Sign, Source, count_masks
 from lit_cv.annotations.layout import inside, make_folder
 from lit_cv.annotations.reading import exists, read_names, read_text
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_box
 from lit_cv.annotations.sizes import SizesOf, file_sizes
+from lit_cv.annotations.walk import files_below
 from lit_cv.annotations.yolo_files import LabelFiles, find_yolo_file, label_place, yolo_images
 from lit_cv.atomic_files import write_text
 from lit_cv.plain_values import read_yaml
@@ -105,8 +108,8 @@ def _class_names(file: Path, content: Mapping[str, Any]) -> list[str]:
     if nested := [name for name in names if isinstance(name, list | dict)]:  # aliases may unfold without an end
         raise AnnotationError(f"{file}: names holds a {type(nested[0]).__name__}, it must list the classes.")
     texts = [str(name) for name in names]
-    if doubles := [text for text in dict.fromkeys(texts) if texts.count(text) > 1]:
-        raise AnnotationError(f"{file}: names has {doubles[0]!r} more than once: rename all but one.")
+    if double := [name for name, count in Counter(texts).items() if count > 1]:
+        raise AnnotationError(f"{file}: names has the class {double[0]!r} twice: rename one.")
     return texts
 
 
@@ -229,3 +232,29 @@ def _lines(image: AnnotatedImage) -> list[str]:
             values += [] if item.score is None else [item.score]
         lines.append(" ".join([str(item.category), *(f"{value:.10f}".rstrip("0").rstrip(".") for value in values)]))
     return lines
+
+
+def _find(root: Path) -> Sign:
+    file = find_yolo_file(root)
+    if file is None:
+        return Sign.NONE
+    named = file.name != "classes.txt" or any(path.name != file.name for path in files_below(root, (".txt",)))
+    return Sign.SURE if named else Sign.NONE
+
+
+def _read(source: Source) -> dict[str, AnnotationSet]:
+    if source.folders:
+        raise ValueError("yolo's labels lie beside their images: --data.images does not go with it.")
+    return read_yolo(source.root, source.problems, source.sizes)
+
+
+def _lost(sets: Mapping[str, AnnotationSet]) -> dict[str, int]:
+    images = [image for part in sets.values() for image in part.images]
+    objects = [item for image in images for item in image.objects]
+    outlines = sum(item.segmentation is not None for item in objects if not item.crowd)
+    kept = sum(not item.crowd for image in images if keeps_outlines(image) for item in image.objects)
+    crowds = sum(item.crowd for item in objects)
+    return {"outlines (their boxes stay)": outlines - kept, "crowds": crowds, "class masks": count_masks(sets)}
+
+
+FORMAT = AnnotationFormat("yolo", _find, _read, write_yolo, order=40, lost=_lost)
