@@ -138,6 +138,7 @@ def _classify(image: AnnotatedImage, class_of: ClassOf, count: int, problems: Pr
 
 FORMAT = AnnotationFormat(
     "instances",
-    lambda root: Sign.NONE,  # their files are those of class masks
+    lambda root: Sign.NONE,  # their masks look like those of classes
     lambda source: read_instances(source.root, source.problems, source.folders, source.masks),
+    order=60,
 )

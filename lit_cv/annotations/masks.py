@@ -166,8 +166,9 @@ def _find(root: Path) -> Sign:
     try:
         places = [masks for _, masks in mask_folders(root).values()]
     except FileNotFoundError:
-        elsewhere = (root / name for name in MASK_FOLDERS[:3])  # their images lie in another place
-        return Sign.LIKELY if any(any(files_below(folder, MASK_SUFFIXES)) for folder in elsewhere) else Sign.NONE
+        # their images lie in another place
+        found = any(any(files_below(root / name, MASK_SUFFIXES)) for name in MASK_FOLDERS[:3])
+        return Sign.LIKELY if found else Sign.NONE
     return Sign.GUESS if all("SegmentationClass" in place.parts for place in places) else Sign.SURE  # VOC's own
 
 

@@ -1,6 +1,7 @@
 """YOLO: a text file for each image, a line for each object, in fractions of the image's sides."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,8 +108,8 @@ def _class_names(file: Path, content: Mapping[str, Any]) -> list[str]:
     if nested := [name for name in names if isinstance(name, list | dict)]:  # aliases may unfold without an end
         raise AnnotationError(f"{file}: names holds a {type(nested[0]).__name__}, it must list the classes.")
     texts = [str(name) for name in names]
-    if doubles := [text for text in dict.fromkeys(texts) if texts.count(text) > 1]:
-        raise AnnotationError(f"{file}: names has {doubles[0]!r} more than once: rename all but one.")
+    if double := [name for name, count in Counter(texts).items() if count > 1]:
+        raise AnnotationError(f"{file}: names has the class {double[0]!r} twice: rename one.")
     return texts
 
 

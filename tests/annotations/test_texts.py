@@ -97,7 +97,7 @@ def test_names_that_would_shift_or_merge_classes(tmp_path: Path, text: str, mess
 def test_two_classes_of_one_name_in_yaml(tmp_path: Path) -> None:
     save_image(tmp_path / "images/a.png", 20, 30)
     (tmp_path / "data.yaml").write_text("names: [cat, dog, cat]\n")
-    with pytest.raises(AnnotationError, match="names has 'cat' more than once"):
+    with pytest.raises(AnnotationError, match="names has the class 'cat' twice"):
         read(tmp_path)
 
 

@@ -121,7 +121,7 @@ def test_keypoints(tmp_path: Path, values: int) -> None:
 def test_two_classes_of_one_name(tmp_path: Path) -> None:
     save(tmp_path, "images/a.png", "labels/a.txt")
     (tmp_path / "data.yaml").write_text("names: [x, y, x]\n")
-    with pytest.raises(AnnotationError, match="names has 'x' more than once"):
+    with pytest.raises(AnnotationError, match="names has the class 'x' twice: rename one"):
         read(tmp_path)
 
 
