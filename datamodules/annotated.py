@@ -3,7 +3,7 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,13 +23,26 @@ from datamodules.dataset import ImageDataset
 from datamodules.folder import find_images
 from datamodules.images import UnreadableImageError
 from datamodules.inspection import unreadable_files
-from lit_cv.annotations import FORMATS, AnnotatedImage, AnnotationSet, Problems, read_annotations
+from lit_cv.annotations import (
+    AnnotatedImage,
+    AnnotationSet,
+    MaskOptions,
+    Problems,
+    annotation_formats,
+    class_code,
+    read_annotations,
+)
 from lit_cv.annotations.layout import paths_by_split
 from lit_cv.printable import printable
 
 __all__ = ["AnnotatedImagesDataModule"]
 
 log = logging.getLogger("lit_cv")
+
+if TYPE_CHECKING:
+    Format = str
+else:  # the command line reads them from the formats that there are
+    Format = Literal[("auto", *annotation_formats())]
 
 
 class AnnotatedImagesDataModule(BaseDataModule):
@@ -38,11 +51,18 @@ class AnnotatedImagesDataModule(BaseDataModule):
     `root` holds annotations in one of these layouts:
 
     - `coco`: `annotations/instances_{train,val,test}*.json` with boxes, polygons, run-length codes, crowds; the images
-      in a folder of the same name, or of the split's, or `images`;
+      in a folder of the same name, or of the split's, or `images`; also as Roboflow (`SPLIT/_annotations.coco.json`),
+      CVAT and Label Studio (`result.json`, `images`) write it;
     - `voc`: Pascal VOC, `Annotations/*.xml`, `JPEGImages/*`, lists `ImageSets/Main/{train,val,test}.txt`, and masks in
-      `SegmentationClass/*.png`; or XML files beside the images, in folders `train`, `valid`, `test` or without splits;
+      `SegmentationClass/*.png`; or `annotations` and `images`; or XML files beside the images; in folders `train`,
+      `valid`, `test` or without splits;
     - `yolo`: `data.yaml`, `images/SPLIT/*`, `labels/SPLIT/*.txt` with boxes or polygons;
-    - `masks`: `images/SPLIT/*` and `masks/SPLIT/*.png` with the class of each pixel, `classes.txt` with their names.
+    - `labelme`: a JSON file for each image, with polygons, rectangles, circles, masks;
+    - `cvat`: CVAT for images, `annotations.xml`, with polygons, boxes, ellipses, masks;
+    - `masks`: `images/SPLIT/*` and `masks/SPLIT/*.png` with the class of each pixel, `classes.txt` with their names;
+    - `instances`: likewise with a value for each object, from which boxes and outlines are made; objects are of one
+      class, or of that of the class masks beside them (`SegmentationObject`, `SegmentationClass`), or of their value
+      divided by 1000 (not found by `auto`).
 
     Where there are no splits, `test` and `val` are held out. All entries are checked when they are read: boxes
     outside the image or of no area, unknown categories, missing images, images or masks of another size, values
@@ -68,6 +88,13 @@ class AnnotatedImagesDataModule(BaseDataModule):
             of the images, and pads to the largest in a batch, rounded up to a multiple of 32.
         channels: 3 for color, 1 for grey.
         targets: What batches have: `boxes`, `mask`, or `all` that is annotated.
+        masks: Folder of the mask files below `root`, or a template of their paths, for masks that lie elsewhere or are
+            named otherwise: `{split}` stands for the split's name, `{path}` for the image's path below its folder
+            without the suffix, `{folder}` and `{stem}` for its parts, `{stem-END}` for the stem without that end.
+        ignore_class: Class of pixels, or several, by name or by value in the mask files, that is ignored in training
+            and in metrics, as 255 is: void, unlabeled. The other classes are counted without it.
+        palette: File, relative to `root`, that names the colors of masks in colors: a name and three numbers from 0 to
+            255 in each line; `None` looks for `labelmap.txt`, `class_dict.csv` and `label_colors.txt`.
         on_error: What a wrong entry does: `raise` stops the run and lists all of them; `skip` leaves them out,
             counts and lists them, and those images too that cannot be decoded.
         min_box_side: Boxes with a shorter side, in pixels of the file, are left out: slips of the mouse.
@@ -83,7 +110,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
     def __init__(
         self,
         root: str = "data",
-        format: Literal["auto", "coco", "voc", "yolo", "masks"] = "auto",
+        format: Format = "auto",
         annotations: str | dict[str, str] | None = None,
         images: str | dict[str, str] | None = None,
         labels: str | None = None,
@@ -91,6 +118,9 @@ class AnnotatedImagesDataModule(BaseDataModule):
         image_size: int | list[int] | None = 640,
         channels: Literal[1, 3] = 3,
         targets: Literal["boxes", "mask", "all"] = "all",
+        masks: str | None = None,
+        ignore_class: int | str | list[int | str] | None = None,
+        palette: str | None = None,
         on_error: Literal["raise", "skip"] = "raise",
         min_box_side: float = 0.0,
         cache: bool = False,
@@ -101,7 +131,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
         sides = image_size if isinstance(image_size, list) else [image_size] * 2 if image_size is not None else None
         positive = sides is None or (len(sides) == 2 and all(isinstance(s, int) and s >= 1 for s in sides))
         check("image_size", image_size, positive, "a number of pixels, [height, width], or null")
-        check("format", format, format in ("auto", *FORMATS), f"auto or one of {', '.join(FORMATS)}")
+        check("format", format, format in ("auto", *annotation_formats()), f"auto, {', '.join(annotation_formats())}")
         check("channels", channels, channels in (1, 3), "1 or 3")
         check("targets", targets, targets in ("boxes", "mask", "all"), "boxes, mask or all")
         check("on_error", on_error, on_error in ("raise", "skip"), "'raise' or 'skip'")
@@ -164,6 +194,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
             folders=folders,
             sizes=known_sizes,
             mask_facts=lambda paths: known_mask_facts(root, paths),
+            masks=MaskOptions(None if h["palette"] is None else root / h["palette"], self._ignored(), h["masks"]),
         )
         if h["on_error"] == "raise":
             self.problems.stop(" (--data.on_error skip leaves them out)")
@@ -180,6 +211,10 @@ class AnnotatedImagesDataModule(BaseDataModule):
         if learnt and not any(image.objects or image.mask for image in learnt):
             log.warning("None of the %d images to train on has an object or a mask.", len(learnt))
         return sets
+
+    def _ignored(self) -> list[int | str]:
+        given = self.hparams["ignore_class"]
+        return [] if given is None else given if isinstance(given, list) else [given]
 
     def _without_unreadable(self, part: AnnotationSet) -> AnnotationSet:
         broken = unreadable_files(part.folder, [image.name for image in part.images])
@@ -202,7 +237,10 @@ class AnnotatedImagesDataModule(BaseDataModule):
         if h["targets"] == "mask" and not mask:
             raise ValueError(f"{h['root']} has no masks and no outlines: set --data.targets boxes.")
         self.box_classes = list(parts[0].categories) if boxes else []
-        self.mask_classes = (parts[0].mask_classes or ["background", *parts[0].categories]) if mask else []
+        if mask and not any(part.mask_code for part in parts):  # drawn from outlines
+            code = class_code(["background", *parts[0].categories], self._ignored())
+            sets = {split: replace(part, mask_classes=code.names, mask_code=code) for split, part in sets.items()}
+        self.mask_classes = next(iter(sets.values())).mask_classes if mask else []
         datasets = {
             split: AnnotatedDataset(
                 part,

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from datamodules.images import read_whole
 from datamodules.loader import Batch
 from datamodules.mapped import announce, stays_in_memory
 from datamodules.separation import FileStates, file_states
-from lit_cv.annotations import IGNORE, AnnotatedImage, AnnotationSet, draw_classes, load_mask
+from lit_cv.annotations import IGNORE, AnnotatedImage, AnnotationSet, MaskCode, draw_classes, load_mask
 
 __all__ = ["AnnotatedDataset", "letterbox_size"]
 
@@ -190,9 +190,12 @@ class AnnotatedDataset(ImageDataset):
             return torch.from_numpy(self._decoded.mask(row))
         image, size = self.annotations.images[row], self._fitted_size(row)
         if image.mask is not None:
-            return torch.from_numpy(load_mask(image.mask, size))
+            return torch.from_numpy(load_mask(image.mask, size, self.annotations.mask_code))
         if self._draws_masks:
-            return torch.from_numpy(draw_classes(image, size))
+            drawn = draw_classes(image, size)
+            return torch.from_numpy(
+                drawn if self.annotations.mask_code is None else self.annotations.mask_code.apply(drawn)
+            )
         return torch.full(size, IGNORE, dtype=torch.uint8)
 
     def _fitted_size(self, row: int) -> Size:
@@ -234,7 +237,11 @@ class _Decoded:
                 self._mask_shapes,
                 lambda i: dataset._mask(rows[i]).numpy(),
                 f"{name}-masks",
-                [dataset.annotations.categories, [image.name for image in sources]],
+                [
+                    dataset.annotations.categories,
+                    [image.name for image in sources],
+                    _key(dataset.annotations.mask_code),
+                ],
                 tolerance=0,  # they are classes
             )
             self.nbytes += self._masks.nbytes
@@ -260,3 +267,7 @@ class _Decoded:
         position = self._position[row]
         # a copy, for torch takes no memory that it cannot write to
         return np.array(values[starts[position] : starts[position + 1]]).reshape(shapes[position])
+
+
+def _key(code: MaskCode | None) -> list[Any]:
+    return [] if code is None else [code.names, sorted(code.classes.items()), code.colors]

@@ -1,12 +1,21 @@
 """What an annotated set of images is read with: remembered facts about files, paths of splits, tables of labels."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from datamodules.inspection import inspected
-from lit_cv.annotations import AnnotatedImage, AnnotationError, AnnotationSet, FileSize, file_size, inspect_mask
-from lit_cv.annotations.reading import read_rows
+from lit_cv.annotations import (
+    AnnotatedImage,
+    AnnotationError,
+    AnnotationSet,
+    FileSize,
+    MaskFact,
+    file_size,
+    inspect_mask,
+)
+from lit_cv.annotations.reading import name_choices, read_rows
 from lit_cv.spreadsheet import unescape_formula
 
 __all__ = ["has_masks", "known_mask_facts", "known_sizes", "read_image_labels", "without_small"]
@@ -27,9 +36,9 @@ def known_sizes(folder: Path, names: Sequence[str]) -> list[FileSize]:
     return [size if isinstance(size, str) else (size[0], size[1]) for size in found]
 
 
-def known_mask_facts(root: Path, paths: Sequence[Path]) -> list[list[int] | str]:
+def known_mask_facts(root: Path, paths: Sequence[Path]) -> list[MaskFact]:
     """Return what is in mask files, which is remembered."""
-    names = [str(path.relative_to(root)) for path in paths]
+    names = [os.path.relpath(path, root) for path in paths]
     if not names:
         return []
     return inspected(
@@ -38,12 +47,12 @@ def known_mask_facts(root: Path, paths: Sequence[Path]) -> list[list[int] | str]
         "masks",
         lambda name: inspect_mask(root / name),
         "Looking at masks",
-        lambda facts: isinstance(facts, str) or _are_integers(facts, 3),
+        lambda facts: isinstance(facts, str) or (_are_integers(facts) and len(facts) % 3 == 2 and len(facts) > 2),
     )
 
 
-def _are_integers(values: object, count: int) -> bool:
-    return isinstance(values, list) and [type(value) for value in values] == [int] * count
+def _are_integers(values: object, count: int | None = None) -> bool:
+    return isinstance(values, list) and [type(value) for value in values] == [int] * (count or len(values))
 
 
 def has_masks(part: AnnotationSet) -> bool:
@@ -83,7 +92,7 @@ def read_image_labels(path: Path, images: set[str], strict: bool) -> tuple[list[
     if not rows or not {"path", "label"} <= rows[0].keys():
         raise ValueError(f"{path} needs the columns path and label (--data.labels).")
     for row in rows:
-        row["path"] = row["path"] if row["path"] in images else unescape_formula(row["path"])
+        row["path"] = next((name for name in name_choices(row["path"]) if name in images), row["path"])
         row["label"] = unescape_formula(row["label"])
     unknown = [row["path"] for row in rows if row["path"] not in images]
     if unknown and strict:

@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,6 +24,7 @@ __all__ = ["CSVDataModule"]
 
 log = logging.getLogger("lit_cv")
 
+_MOST_SHOWN = 20  # names that a message lists
 Table = list[dict[str, str]]
 
 
@@ -55,6 +56,10 @@ class CSVDataModule(FilesDataModule):
         consensus: What several annotators' labels come to: `majority` (the class with the most votes, of equals the
             first), `soft` (training learns the shares of the votes, validation and test take the majority), or
             `dawid_skene` (the likeliest class, annotators weighed by how reliable they turn out to be).
+        empty_labels: What an empty cell means where images have several labels: `none` of the classes, or `unlabeled`.
+            `None` takes it for `none` in one column, with a warning, and for an error in several columns.
+        unseen_classes: What is done about classes without training images, which the long tail of a table has: `raise`
+            stops the run; `skip` leaves them out, together with images of val and test that have no other label.
         **kwargs: Arguments of `FilesDataModule` and `BaseDataModule`.
 
     Raises:
@@ -72,16 +77,26 @@ class CSVDataModule(FilesDataModule):
         split_column: str = "split",
         annotator_column: str | None = None,
         consensus: Consolidation = "majority",
+        empty_labels: Literal["none", "unlabeled"] | None = None,
+        unseen_classes: Literal["raise", "skip"] = "raise",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         check("consensus", consensus, consensus in ("majority", "soft", "dawid_skene"), "majority, soft or dawid_skene")
+        check("empty_labels", empty_labels, empty_labels in (None, "none", "unlabeled"), "none, unlabeled or null")
+        check("unseen_classes", unseen_classes, unseen_classes in ("raise", "skip"), "'raise' or 'skip'")
+        if empty_labels is not None and label_separator is None and len(label_columns) < 2:
+            raise ValueError(
+                "empty_labels is for several labels an image, an image of one label without it is unlabeled: set "
+                "--data.label_separator, or leave --data.empty_labels out."
+            )
         if annotator_column is not None and (len(label_columns) > 1 or label_separator is not None):
             raise ValueError("annotator_column is for one label an image: leave label_separator and more columns out.")
         if annotator_column is None and consensus != "majority":
             raise ValueError(f"consensus={consensus!r} is of several annotators: name their column, annotator_column.")
         self._table: Table = []
         self._classes: list[str] = []
+        self._unseen: set[str] = set()
         self.votes: Votes | None = None
 
     def load(self, split: Split) -> FileDataset | None:
@@ -95,9 +110,10 @@ class CSVDataModule(FilesDataModule):
                 self._table = self._read()
                 self._classes = self._find_classes()
                 self._check_repeated()
+                self._report_empty()
         if h["split_column"] not in self._table[0]:
             return None if split in ("val", "predict") else self.split_pool(self._dataset(self._table, split), split)
-        rows = [row for row in self._table if self._split_of(row) == split]
+        rows = [row for row in self._table if self._split_of(row) == split and not self._only_unseen(row)]
         return self.readable(self._dataset(rows, split)) if rows or split == "train" else None
 
     def _read(self) -> Table:
@@ -178,24 +194,59 @@ class CSVDataModule(FilesDataModule):
 
     def _labels_of(self, row: Mapping[str, str]) -> list[str]:
         text, separator = row[self.hparams["label_columns"][0]], self.hparams["label_separator"]
-        return [part.strip() for part in (text.split(separator) if separator else [text]) if part.strip()]
+        parts = [part.strip() for part in (text.split(separator) if separator else [text]) if part.strip()]
+        return [part for part in parts if part not in self._unseen]
+
+    def _only_unseen(self, row: Mapping[str, str]) -> bool:
+        """Tell whether all labels of a row are of classes that are left out."""
+        given = row[self.hparams["label_columns"][0]]
+        return bool(self._unseen) and self.votes is None and bool(given) and not self._labels_of(row)
+
+    def _report_empty(self) -> None:
+        """Say what rows without a label mean where images may have several."""
+        h = self.hparams
+        if h["label_separator"] is None or h["annotator_column"] is not None or len(h["label_columns"]) > 1:
+            return
+        empty = sum(not row[h["label_columns"][0]].strip() for row in self._table)
+        if empty:
+            what = "unlabeled" if h["empty_labels"] == "unlabeled" else "labeled, with none of the classes"
+            chosen = "" if h["empty_labels"] else " (--data.empty_labels none or unlabeled says which)"
+            level = logging.INFO if h["empty_labels"] else logging.WARNING
+            log.log(level, "%d of %d images have an empty label: %s%s.", empty, len(self._table), what, chosen)
 
     def _find_classes(self) -> list[str]:
         h = self.hparams
         if len(h["label_columns"]) > 1:
-            return list(h["label_columns"])
+            return self._columns_with_images()
         split = h["split_column"] in self._table[0]
         by_split: dict[str, set[str]] = {"train": set()}
         for row in self._table:
             by_split.setdefault(self._split_of(row) if split else "train", set()).update(self._labels_of(row))
         for name in ("val", "test"):
-            if unknown := sorted(by_split.get(name, set()) - by_split["train"]):
+            if (unknown := sorted(by_split.get(name, set()) - by_split["train"])) and h["unseen_classes"] == "raise":
                 raise ValueError(
                     f"the {name} rows of {h['path']} have classes without training images: "
-                    f"{printable(', '.join(unknown), lines=False)}."
+                    f"{_shown(unknown)} (--data.unseen_classes skip leaves them out)."
                 )
+            self._unseen.update(unknown)
+        if self._unseen:
+            count = sum(self._only_unseen(row) for row in self._table)
+            text = "Classes without training images are left out, and %d images that have no other: %s."
+            log.warning(text, count, _shown(sorted(self._unseen)))
         self._check_numbers(by_split["train"])
         return sorted(by_split["train"], key=numbers_first)
+
+    def _columns_with_images(self) -> list[str]:
+        """Return the label columns, without those of no training image where these are to be left out."""
+        h = self.hparams
+        if h["unseen_classes"] == "raise":
+            return list(h["label_columns"])
+        split = h["split_column"] in self._table[0]
+        training = [row for row in self._table if not split or self._split_of(row) == "train"]
+        seen = [n for n in h["label_columns"] if any(_flag(row[n], n, h, empty=0.0) > 0 for row in training)]
+        if unseen := [name for name in h["label_columns"] if name not in seen]:
+            log.warning("Classes without training images are left out: %s.", _shown(unseen))
+        return seen
 
     def _check_numbers(self, names: set[str]) -> None:
         """Refuse one number in two spellings, which a table half written by a program has: 1 and 1.0."""
@@ -228,20 +279,34 @@ class CSVDataModule(FilesDataModule):
         h = self.hparams
         if self.votes is not None:
             return np.array([self.votes.label(row[h["path_column"]], h["consensus"] == "soft") for row in rows])
-        columns, number = h["label_columns"], {name: index for index, name in enumerate(self._classes)}
-        if len(columns) > 1:
-            values = [[_flag(row[column], column, h["path"]) for column in columns] for row in rows]
-            return np.array(values, dtype=np.float32).reshape(len(rows), len(columns))
+        number = {name: index for index, name in enumerate(self._classes)}
+        empty = {"none": 0.0, "unlabeled": -1.0}.get(h["empty_labels"])
+        if len(h["label_columns"]) > 1:
+            values = [[_flag(row[column], column, h, empty) for column in self._classes] for row in rows]
+            return np.array(values, dtype=np.float32).reshape(len(rows), len(self._classes))
         if h["label_separator"] is None:
             return [number[found[0]] if (found := self._labels_of(row)) else -1 for row in rows]
         several = np.zeros((len(rows), len(number)), dtype=np.float32)
         for position, row in enumerate(rows):
-            several[position, [number[name] for name in self._labels_of(row)]] = 1
+            labels = self._labels_of(row)
+            several[position, [number[name] for name in labels]] = 1
+            if not labels and empty is not None:
+                several[position] = empty
         return several
 
 
-def _flag(text: str, column: str, path: str) -> float:
+def _flag(text: str, column: str, options: Mapping[str, Any], empty: float | None = None) -> float:
+    if not text.strip() and empty is not None:
+        return empty
     flags = {"1": 1.0, "0": 0.0, "true": 1.0, "false": 0.0, "1.0": 1.0, "0.0": 0.0}
     if text.lower() not in flags:
-        raise ValueError(f"column {column!r} of {path} says {text!r}: one of several label columns holds 0 or 1.")
+        hint = "" if text.strip() else " (--data.empty_labels says what an empty cell means)"
+        raise ValueError(
+            f"column {column!r} of {options['path']} says {text!r}: one of several label columns holds 0 or 1{hint}."
+        )
     return flags[text.lower()]
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
+    return f"{printable(', '.join(names[:_MOST_SHOWN]), lines=False)}{more}"

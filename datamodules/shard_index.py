@@ -415,7 +415,7 @@ def _label(file: BinaryIO, members: _Members, field: str, name: str) -> str | No
     if (extension := field.lower().lstrip(".")) in members:
         offset, size = members[extension]
         content = _content(file, offset, min(size, _MOST_TEXT), f"{name}.{extension}")
-        value = content.decode("utf-8", errors="replace")
+        value = content.decode("utf-8-sig", errors="replace")
     elif "json" in members:
         value = _json_field(file, *members["json"], field, f"{name}.json")
     if isinstance(value, dict | list):

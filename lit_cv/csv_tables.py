@@ -131,7 +131,7 @@ def _read(path: str | Path, most: int | None) -> str:
             raise OSError(f"{path} is no plain file, where a table is to be: move it away.")
         if most is not None and found.st_size > most:
             raise ValueError(f"{path} has {found.st_size:,} bytes, over the limit of {most:,}: it is no such table.")
-        return file.read().decode("utf-8", "surrogateescape")
+        return file.read().decode("utf-8-sig", "surrogateescape")
 
 
 def _is_text(value: str) -> bool:

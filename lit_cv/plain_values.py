@@ -24,8 +24,12 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_yaml(path: Path) -> Any:
+def read_yaml(path: Path, texts: bool = False) -> Any:
     """Read a YAML file by a safe loader.
+
+    Args:
+        path: The file.
+        texts: Whether all values are taken as the text that stands there: `no`, `007` and `1e3` may be names.
 
     Raises:
         OSError: If it cannot be read.
@@ -39,15 +43,16 @@ def read_yaml(path: Path) -> Any:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text in UTF-8: {error}") from None
-    return load_yaml(text, str(path))
+    return load_yaml(text, str(path), texts)
 
 
-def load_yaml(text: str, what: str) -> Any:
+def load_yaml(text: str, what: str, texts: bool = False) -> Any:
     """Return the value of a YAML text.
 
     Args:
         text: The text.
         what: What an error calls it.
+        texts: Whether all values are taken as the text that stands there.
 
     Raises:
         ValueError: If it is no YAML, or its aliases unfold to too much or to themselves.
@@ -57,7 +62,7 @@ def load_yaml(text: str, what: str) -> Any:
         {'lr': 0.001}
     """
     try:
-        content = yaml.load(text, _Loader)
+        content = yaml.load(text, yaml.BaseLoader if texts else _Loader)
     except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:  # a date such as 2001-99-99 is a ValueError
         raise ValueError(f"{what} is not valid YAML: {' '.join(str(error).split())[:300]}") from None
     except RecursionError:

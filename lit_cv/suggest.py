@@ -7,15 +7,15 @@ __all__ = ["nearest", "nearest_option"]
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return `: did you mean 'x'?` for the nearest valid names, or a plain full stop where none is near.
+    """Return `: did you mean 'x'?` for the nearest other valid names, or a plain full stop where none is near.
 
     Example:
         >>> nearest("fti", ["fit", "test"])
         ": did you mean 'fit'?"
-        >>> nearest("zzzzz", ["fit", "test"])
-        '.'
+        >>> nearest("zzzzz", ["fit", "test"]), nearest("fit", ["fit", "test"])
+        ('.', '.')
     """
-    names = list(valid)
+    names = [candidate for candidate in valid if candidate != name]
     by_lower = {candidate.lower(): candidate for candidate in names}
     close = get_close_matches(name.lower(), by_lower, n=2, cutoff=0.6)
     if not close:
@@ -35,7 +35,7 @@ def nearest_option(name: str, valid: Iterable[str]) -> str:
         ": did you mean '--model.min_lr'?"
     """
     named: dict[str, list[str]] = {}
-    for option in valid:
+    for option in (candidate for candidate in valid if candidate != name):
         named.setdefault(option if "." in name else option.rpartition(".")[2], []).append(f"--{option}")
     lowered = {last.lower(): options for last, options in named.items()}
     cutoff = 1.0 if name.lower() in lowered else 0.6

@@ -3,8 +3,11 @@
 from lit_cv.annotations.checks import check_object, check_set
 from lit_cv.annotations.coco import coco_dict, read_coco, write_coco
 from lit_cv.annotations.convert import convert
-from lit_cv.annotations.formats import FORMATS, WRITERS, Format, find_format, read_annotations
-from lit_cv.annotations.masks import IGNORE, draw_classes, inspect_mask, load_mask, read_masks, save_mask, write_masks
+from lit_cv.annotations.formats import annotation_formats, find_format, read_annotations, writers
+from lit_cv.annotations.mask_code import IGNORE, MaskCode
+from lit_cv.annotations.mask_naming import MaskOptions, class_code
+from lit_cv.annotations.mask_values import MaskFact, inspect_mask, load_mask
+from lit_cv.annotations.masks import draw_classes, read_masks, save_mask, write_masks
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.rle import decode_rle, draw_polygons, encode_rle, outline_mask
 from lit_cv.annotations.sizes import FileSize, file_size, file_sizes
@@ -12,18 +15,20 @@ from lit_cv.annotations.voc import read_voc, write_voc
 from lit_cv.annotations.yolo import read_yolo, write_yolo
 
 __all__ = [
-    "FORMATS",
     "IGNORE",
-    "WRITERS",
     "AnnotatedImage",
     "AnnotatedObject",
     "AnnotationError",
     "AnnotationSet",
     "FileSize",
-    "Format",
+    "MaskCode",
+    "MaskFact",
+    "MaskOptions",
     "Problems",
+    "annotation_formats",
     "check_object",
     "check_set",
+    "class_code",
     "coco_dict",
     "convert",
     "decode_rle",
@@ -46,4 +51,5 @@ __all__ = [
     "write_masks",
     "write_voc",
     "write_yolo",
+    "writers",
 ]

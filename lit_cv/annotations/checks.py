@@ -1,15 +1,16 @@
 """What is checked of annotations, whatever their format."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from lit_cv.annotations.layout import leads_out
-from lit_cv.annotations.masks import inspect_mask
+from lit_cv.annotations.mask_code import IGNORE, MaskCode
+from lit_cv.annotations.mask_values import MaskFact
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Problems
 from lit_cv.annotations.rle import rle_counts
-from lit_cv.annotations.sizes import FileSize
+from lit_cv.annotations.sizes import FileSize, is_turned
 from lit_cv.printable import printable
 from lit_cv.suggest import nearest
 
@@ -93,7 +94,7 @@ def check_set(annotations: AnnotationSet, found: Sequence[FileSize], problems: P
             problems.add(source, f"image {image.name!r}", "is listed twice")
         elif isinstance(size, str):
             problems.add(source, f"image {image.name!r}", size)
-        elif (wrong := _check_size((image.height, image.width), size)) is not None:
+        elif (wrong := _check_size(annotations.folder / image.name, (image.height, image.width), size)) is not None:
             problems.add(source, f"image {image.name!r}", wrong)
         else:
             objects = []
@@ -107,46 +108,51 @@ def check_set(annotations: AnnotationSet, found: Sequence[FileSize], problems: P
     return replace(annotations, images=images)
 
 
-MaskFacts = Callable[[Sequence[Path]], Sequence[list[int] | str]]
-
-
 def check_masks(
-    annotations: AnnotationSet, problems: Problems, facts: MaskFacts | None = None
-) -> tuple[AnnotationSet, int]:
-    """Return the images whose masks can be read and fit, and the greatest value in them (-1 without masks).
+    annotations: AnnotationSet, facts: Mapping[Path, MaskFact], code: MaskCode, problems: Problems
+) -> AnnotationSet:
+    """Return the images whose masks can be read and fit, and note the others.
 
     Args:
-        annotations: The set. Where `mask_classes` names the values, others than these and 255 are wrong.
+        annotations: The set.
+        facts: What `inspect_mask` returns for each mask.
+        code: What their values stand for; other values are wrong.
         problems: Where the others are noted.
-        facts: Returns for mask files what `inspect_mask` does; `None` reads them now.
     """
-    named = [image for image in annotations.images if image.mask is not None]
-    paths = [image.mask for image in named if image.mask is not None]
-    found = [inspect_mask(path) for path in paths] if facts is None else facts(paths)
-    names = annotations.mask_classes
-    wrong: set[int] = set()
-    greatest = -1
-    for image, path, fact in zip(named, paths, found, strict=True):
-        what = fact if isinstance(fact, str) else _check_mask(image, fact, names)
-        if what is not None:
-            problems.add(path, "", what)
-            wrong.add(id(image))
+    kept = []
+    for image in annotations.images:
+        what = None if image.mask is None else _check_mask(image, facts[image.mask], code)
+        if what is None:
+            kept.append(image)
         else:
-            greatest = max(greatest, int(fact[2]))
-    return replace(annotations, images=[image for image in annotations.images if id(image) not in wrong]), greatest
+            problems.add(image.mask, "", what)
+    return replace(annotations, images=kept)
 
 
-def _check_mask(image: AnnotatedImage, fact: list[int], names: Sequence[str]) -> str | None:
-    height, width, greatest = fact
-    if (height, width) != (image.height, image.width):
-        return f"the mask has {width} x {height} pixels, its image {image.width} x {image.height}"
-    if names and greatest >= len(names):
-        return f"the mask holds {greatest}, but its values are 0 to {len(names) - 1} and 255: {', '.join(names[:20])}"
-    return None
+def _check_mask(image: AnnotatedImage, fact: MaskFact, code: MaskCode) -> str | None:
+    if isinstance(fact, str):
+        return fact
+    if fact[:2] != [image.height, image.width]:
+        return f"the mask has {fact[1]} x {fact[0]} pixels, its image {image.width} x {image.height}"
+    return next((what for k in range(2, len(fact), 3) if (what := _check_value(fact[k], fact[k + 1], code))), None)
 
 
-def _check_size(noted: tuple[int, int], size: tuple[int, int]) -> str | None:
+def _check_value(value: int, color: int, code: MaskCode) -> str | None:
+    if (color if code.colors else value) in code.classes:
+        return None
+    if code.colors or value < 0:
+        shown = f"the mask has the color ({color >> 16}, {color >> 8 & 255}, {color & 255})"
+        return f"{shown}, which has no name" if code.colors else f"{shown}: name its colors in a file (--data.palette)"
+    valid = {value for value, number in code.classes.items() if number != IGNORE}
+    if not valid or value > IGNORE:
+        return f"the mask holds {value}: classes are numbered up to 254, 255 is ignored"
+    dense = valid == set(range(len(valid)))
+    numbers = f"0 to {len(valid) - 1}" if dense else ", ".join(map(str, sorted(valid)[:20]))
+    return f"the mask holds {value}, but its values are {numbers} and 255: {', '.join(code.names[:20])}"
+
+
+def _check_size(path: Path, noted: tuple[int, int], size: tuple[int, int]) -> str | None:
     if noted == size or min(noted) <= 0:
         return None
-    turned = " (and says by EXIF that it lies on its side)" if noted == size[::-1] else ""
+    turned = " (it says by EXIF that it lies on its side)" if noted == size[::-1] and is_turned(path) else ""
     return f"the file has {size[1]} x {size[0]} pixels{turned}, its annotation says {noted[1]} x {noted[0]}"

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from lit_cv.annotations.checks import OUTSIDE
 from lit_cv.annotations.clutter import is_clutter
-from lit_cv.annotations.layout import SUFFIXES, leads_out, make_folder
+from lit_cv.annotations.layout import leads_out, make_folder
 from lit_cv.annotations.reading import file_cell, read_rows
 from lit_cv.annotations.records import AnnotatedImage, AnnotationSet, Problems
 from lit_cv.annotations.sizes import SizesOf, file_sizes
 from lit_cv.annotations.split_folders import SPLIT_NAMES, split_folders
+from lit_cv.annotations.walk import images_below
 from lit_cv.atomic_files import write_text
 from lit_cv.printable import printable
 from lit_cv.spreadsheet import unescape_formula
@@ -53,7 +54,7 @@ def _class_folders(folder: Path) -> list[Path]:
 
 
 def _images(folder: Path) -> list[AnnotatedImage]:
-    paths = (path for label in _class_folders(folder) for path in sorted(label.rglob("*")) if path.suffix in SUFFIXES)
+    paths = (path for label in _class_folders(folder) for path in images_below(label))
     names = (path.relative_to(folder) for path in paths)
     return [AnnotatedImage(name.as_posix(), 0, 0, label=name.parts[0]) for name in names]
 

@@ -1,24 +1,34 @@
 """COCO: one JSON file with the images, categories and annotations of a split."""
 
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lit_cv.annotations.annotation_format import AnnotationFormat, Sign, count_masks
 from lit_cv.annotations.checks import unknown_category
-from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, leads_out, make_folder, split_in
-from lit_cv.annotations.reading import is_file, open_plain
+from lit_cv.annotations.coco_values import box_of, crowd_of, id_of, name_of, outline_of
+from lit_cv.annotations.image_folder import locate_images
+from lit_cv.annotations.layout import SPLITS, make_folder, split_in
+from lit_cv.annotations.reading import decoded_text, open_plain
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_area, outline_box
+from lit_cv.annotations.walk import files_below, subfolder
 from lit_cv.atomic_files import write_text
 from lit_cv.printable import printable
+
+log = logging.getLogger("lit_cv")
 
 __all__ = ["coco_dict", "find_coco_files", "read_coco", "write_coco"]
 
 _KNOWN = ("id", "image_id", "category_id", "bbox", "segmentation", "iscrowd", "score", "area")
 _NO_TEXT = re.compile("[\ud800-\udfff]")  # of names that are not UTF-8
+_HEAD = 65536  # bytes in which a file names one of its lists
+_TRIED = 100  # files that are looked into
 _OTHERS = ("captions", "keypoints", "panoptic", "stuff", "image_info")
 
 
@@ -31,17 +41,36 @@ def find_coco_files(root: Path) -> dict[str, Path]:
     Raises:
         ValueError: If a split has several files.
     """
-    places = [root, root / "annotations", *(root / name for names in SPLITS.values() for name in names)]
-    files = [path for place in places if place.is_dir() for path in sorted(place.glob("[!.]*.json"))]
-    files = [path for path in files if not any(word in path.stem.lower() for word in _OTHERS)] or files
+    files = _candidates(root)
     found: dict[str, Path] = {}
-    for path in files:
+    for path in [path for path in files[:_TRIED] if _looks_like_coco(path)] or files:
         split = split_in(path.stem) or (split_in(path.parent.name) if path.parent != root else None) or "all"
         if split in found:
             both = printable(f"{found[split]} and {path}", lines=False)
             raise ValueError(f"{both} are both annotations of {split!r}: say which to take (--data.annotations).")
         found[split] = path
     return found if "train" not in found else {split: path for split, path in found.items() if split != "all"}
+
+
+def _candidates(root: Path) -> list[Path]:
+    places = [subfolder(root, name) for name in ("annotations", *(name for names in SPLITS.values() for name in names))]
+    folders = dict.fromkeys([root, *(place for place in places if place is not None)])
+    files = [path for folder in folders for path in files_below(folder, (".json",), deep=False)]
+    return [path for path in files if not any(word in path.stem.lower() for word in _OTHERS)] or files
+
+
+def _find(root: Path) -> Sign:
+    files = _candidates(root)[:_TRIED]
+    return Sign.SURE if any(map(_looks_like_coco, files)) else Sign.GUESS if files else Sign.NONE
+
+
+def _looks_like_coco(path: Path) -> bool:
+    try:
+        with open_plain(path) as file:
+            head = file.read(_HEAD)
+    except AnnotationError:
+        return False
+    return b'"images"' in head or b'"annotations"' in head
 
 
 def read_coco(
@@ -69,7 +98,8 @@ def read_coco(
     files = find_coco_files(root) if files is None else files
     if not files:
         raise FileNotFoundError(f"{root.absolute()} holds no annotations in JSON files.")
-    contents = {split: _load(path) for split, path in files.items()}
+    contents = {split: _load(path, problems) for split, path in files.items()}
+    _drop_group(contents.values())
     first = "train" if "train" in contents else next(iter(contents))
     names, ids = _categories(files[first], contents[first], problems)
     sets = {}
@@ -78,15 +108,16 @@ def read_coco(
         numbers = _numbers(path, content, names, Problems() if split == first else problems)
         images = _images(path, content, problems)
         _add_objects(path, content, images, numbers, problems)
-        folder = (folders or {}).get(split) or _folder(root, path, split, [image.name for image in images.values()])
-        sets[split] = AnnotationSet(folder, names, list(images.values()), ids, entry="annotation")
+        given, every = (folders or {}).get(split), list(images.values())
+        folder, every = (given, every) if given else _located(root, path, split, every)
+        sets[split] = AnnotationSet(folder, names, every, ids, entry="annotation")
     return sets
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path, problems: Problems) -> dict[str, Any]:
     try:
         with open_plain(path) as file:
-            content = json.loads(file.read().decode("utf-8-sig"))
+            content = json.loads(decoded_text(file.read()))
     except AnnotationError:
         raise
     except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and lists within lists
@@ -96,9 +127,10 @@ def _load(path: Path) -> dict[str, Any]:
         kind = "a list" if isinstance(content, list) else "another content"
         raise AnnotationError(f"{path} has {kind}: COCO's annotations have the lists {', '.join(needed)}.")
     for key in needed:
-        wrong = next((k for k, entry in enumerate(content[key], 1) if not _is_entry(entry)), None)
-        if wrong is not None:
-            raise AnnotationError(f"{path}: number {wrong} of {key} is no entry with numbers or texts as ids.")
+        for position, entry in enumerate(content[key], 1):
+            if not _is_entry(entry):
+                problems.add(path, f"number {position} of {key}", "is no entry with numbers or texts as ids")
+        content[key] = [entry for entry in content[key] if _is_entry(entry)]
     return content
 
 
@@ -107,64 +139,69 @@ def _is_entry(entry: Any) -> bool:
     return isinstance(entry, dict) and not any(isinstance(entry.get(key), list | dict) for key in keys)
 
 
-def _categories(path: Path, content: Mapping[str, Any], problems: Problems) -> tuple[list[str], list[int]]:
-    by_id: dict[int, str] = {}
+def _categories(path: Path, content: Mapping[str, Any], problems: Problems) -> tuple[list[str], list[int] | None]:
+    """Return the names of the categories and their numbers, in the order of these if all have some."""
+    by_id: dict[int | str, str] = {}
     for position, category in enumerate(content["categories"], 1):
-        number, name = category.get("id"), category.get("name")
-        if not isinstance(number, int) or not name:
+        number, name = id_of(category.get("id")), name_of(category.get("name"))
+        if number is None or name is None:
             problems.add(path, f"category {position}", "has no id or no name")
         elif number in by_id or name in by_id.values():
             problems.add(path, f"category {position}", f"id {number} or name {name!r} occurs twice")
         else:
-            by_id[number] = str(name)
-    ids = sorted(by_id)
+            by_id[number] = name
+    ids = sorted(number for number in by_id if isinstance(number, int))
+    if len(ids) < len(by_id):
+        return list(by_id.values()), None
     return [by_id[number] for number in ids], ids
 
 
-def _numbers(path: Path, content: Mapping[str, Any], names: list[str], problems: Problems) -> dict[int, int]:
+def _numbers(path: Path, content: Mapping[str, Any], names: list[str], problems: Problems) -> dict[int | str, int]:
     """Return the class of each category of a file, by name: files of one set may number them differently."""
-    numbers: dict[int, int] = {}
+    numbers: dict[int | str, int] = {}
     for category in content["categories"]:
-        name = category.get("name")
-        if name in names:
-            numbers.setdefault(category.get("id"), names.index(name))
+        number, name = id_of(category.get("id")), name_of(category.get("name"))
+        if name in names and number is not None:
+            numbers.setdefault(number, names.index(name))
         elif name:
             problems.add(path, f"category {category.get('id')}", unknown_category(name, names))
     return numbers
 
 
-def _images(path: Path, content: Mapping[str, Any], problems: Problems) -> dict[Any, AnnotatedImage]:
-    images: dict[Any, AnnotatedImage] = {}
+def _images(path: Path, content: Mapping[str, Any], problems: Problems) -> dict[int | str | None, AnnotatedImage]:
+    images: dict[int | str | None, AnnotatedImage] = {}
     for position, entry in enumerate(content["images"], 1):
-        number, name = entry.get("id"), entry.get("file_name")
-        if number is None or not name:
+        number, name = id_of(entry.get("id")), name_of(entry.get("file_name"))
+        if number is None or name is None:
             problems.add(path, f"image {position} of the list", "has no id or no file_name")
         elif number in images:
             problems.add(path, f"image {name!r}", f"its id {number} occurs twice")
         else:
-            name = str(name).replace("\\", "/")
+            name = name.replace("\\", "/")
             try:
-                height, width = (int(entry.get(side) or 0) for side in ("height", "width"))
+                height, width = (int(float(entry.get(side) or 0)) for side in ("height", "width"))
             except (TypeError, ValueError, OverflowError):
                 problems.add(path, f"image {name!r}", "its height or width is no number of pixels")
             else:
-                images[number] = AnnotatedImage(name, height, width, id=number, source=path)
+                images[number] = AnnotatedImage(
+                    name, height, width, id=number if isinstance(number, int) else None, source=path
+                )
     return images
 
 
 def _add_objects(
     path: Path,
     content: Mapping[str, Any],
-    images: Mapping[Any, AnnotatedImage],
-    numbers: Mapping[int, int],
+    images: Mapping[int | str | None, AnnotatedImage],
+    numbers: Mapping[int | str, int],
     problems: Problems,
 ) -> None:
     seen: set[Any] = set()
     for position, entry in enumerate(content["annotations"], 1):
-        number = entry.get("id", position)
-        where = f"annotation {number}"
-        image, category = images.get(entry.get("image_id")), numbers.get(entry.get("category_id"))
-        if number in seen:
+        number = id_of(entry.get("id", position))
+        where = f"annotation {position if number is None else number}"
+        image, category = images.get(id_of(entry.get("image_id"))), _class_of(entry, numbers)
+        if number is not None and number in seen:
             problems.add(path, where, "its id occurs twice")
         elif image is None:
             problems.add(path, where, f"there is no image with the id {entry.get('image_id')}")
@@ -179,58 +216,48 @@ def _add_objects(
         seen.add(number)
 
 
+def _class_of(entry: Mapping[str, Any], numbers: Mapping[int | str, int]) -> int | None:
+    number = id_of(entry.get("category_id"))
+    return None if number is None else numbers.get(number)
+
+
 def _object(entry: Mapping[str, Any], category: int) -> AnnotatedObject | str:
-    outline = entry.get("segmentation") or None
-    if isinstance(outline, dict) and not {"size", "counts"} <= outline.keys():
-        return "its segmentation has no size and counts"
     try:
-        if isinstance(outline, list):
-            outline = [[float(value) for value in polygon] for polygon in outline]
+        outline = outline_of(entry.get("segmentation"))
         if entry.get("bbox"):
-            box = _box(entry["bbox"])
-            if isinstance(box, str):
-                return box
+            box = box_of(entry["bbox"])
         elif outline is not None:
             box = outline_box(outline)
         else:
             return "has neither bbox nor segmentation"
         score = None if entry.get("score") is None else float(entry["score"])
+        crowd = crowd_of(entry.get("iscrowd"))
     except (TypeError, ValueError, OverflowError, KeyError) as error:
-        return f"its segmentation or score is none: {error}"
+        said = str(error)
+        return said if said.startswith("its ") else f"its segmentation or score cannot be read: {said}"
     extra = {key: value for key, value in entry.items() if key not in _KNOWN}
-    return AnnotatedObject(category, box, outline, bool(entry.get("iscrowd")), score, attributes=extra)
+    return AnnotatedObject(category, box, outline, crowd, score, attributes=extra)
 
 
-def _box(given: Any) -> tuple[float, float, float, float] | str:
-    """Return left, top, right and bottom of a bbox, or what is wrong with it."""
-    order = "[left, top, width, height]"
-    if not isinstance(given, list) or len(given) != 4:
-        numbers = f" has {len(given)} numbers" if isinstance(given, list) else f" {str(given)[:60]!r} is no list"
-        return f"its bbox{numbers}, it must have four: {order}"
-    try:
-        left, top, width, height = map(float, given)
-    except (TypeError, ValueError, OverflowError):
-        return f"its bbox {str(given)[:60]} must be four numbers: {order}"
-    if width < 0 or height < 0:
-        what = "width" if width < 0 else "height"
-        return f"its bbox {str(given)[:60]} has a negative {what}: the order is {order}"
-    return left, top, left + width, top + height
+def _located(root: Path, path: Path, split: str, images: Sequence[AnnotatedImage]) -> tuple[Path, list[AnnotatedImage]]:
+    """Return the folder of a file's images, and the images with their names below it."""
+    words = dict.fromkeys([path.stem.removeprefix("instances_"), *SPLITS.get(split, ())])
+    folder, names = locate_images(root, path, words, [image.name for image in images])
+    return folder, [replace(image, name=name) for image, name in zip(images, names, strict=True)]
 
 
-def _folder(root: Path, path: Path, split: str, names: Sequence[str]) -> Path:
-    """Find the folder of a file's images, by the first of them."""
-    subset = path.stem.removeprefix("instances_")
-    words = dict.fromkeys([subset, *SPLITS.get(split, ())])
-    bases = [root / base for base in IMAGE_FOLDERS] + [root]
-    candidates = [path.parent, *(base / word for base in bases for word in words), *bases, path.parent.parent]
-    for name in names[:5]:
-        for folder in candidates:
-            if not leads_out(name) and is_file(folder / name):
-                return folder
-    if not names:
-        return root
-    shown = printable(names[0], lines=False)
-    raise FileNotFoundError(f"the image {shown} of {path} is not found in {root.absolute()}: set --data.images.")
+def _drop_group(contents: Iterable[Mapping[str, Any]]) -> None:
+    """Leave out the category that stands for the project, which Roboflow puts first: no object has it."""
+    contents = list(contents)
+    every = [category for content in contents for category in content["categories"]]
+    groups = {category.get("supercategory") for category in every} - {None, "", "none"}
+    used = {entry.get("category_id") for content in contents for entry in content["annotations"]}
+    lead = [c for c in every if c.get("supercategory") in (None, "", "none") and c.get("name") in groups]
+    if len(groups) != 1 or not lead or any(category.get("id") in used for category in lead):
+        return
+    log.info("The category %r names the others and has no objects: it is left out.", lead[0].get("name"))
+    for content in contents:
+        content["categories"][:] = [category for category in content["categories"] if category not in lead]
 
 
 def write_coco(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
@@ -308,3 +335,15 @@ def _entry(item: AnnotatedObject, number: int, image_id: int, category_id: int) 
 def _rounded(values: Iterable[float]) -> list[float | int]:
     rounded = [round(value, 4) for value in values]
     return [int(value) if value == int(value) else value for value in rounded]
+
+
+FORMAT = AnnotationFormat(
+    "coco",
+    _find,
+    lambda source: read_coco(source.root, source.problems, source.files, source.folders),
+    write_coco,
+    order=60,
+    place=lambda split: Path("images" if split == "all" else split),
+    per_image=False,
+    lost=lambda sets: {"class masks": count_masks(sets)},
+)

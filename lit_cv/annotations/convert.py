@@ -5,16 +5,15 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal
 
+from lit_cv.annotations.annotation_format import split_folder
 from lit_cv.annotations.aside import remove_dead, written_aside
 from lit_cv.annotations.classes import find_table, read_folders, read_table, write_table
-from lit_cv.annotations.formats import WRITERS, Format, find_format, read_annotations
-from lit_cv.annotations.layout import leads_out, paths_by_split
+from lit_cv.annotations.formats import annotation_formats, find_format, read_annotations, writers
+from lit_cv.annotations.layout import is_text, leads_out, paths_by_split
 from lit_cv.annotations.reading import is_file, open_plain
 from lit_cv.annotations.records import AnnotationSet, Problems
-from lit_cv.annotations.voc import voc_lacks
-from lit_cv.annotations.yolo import keeps_outlines
 from lit_cv.atomic_files import atomic_write
 from lit_cv.printable import printable
 
@@ -25,13 +24,18 @@ log = logging.getLogger("lit_cv")
 _CLASSES = ("csv", "folders")  # formats of classes of whole images
 
 Placing = Literal["copy", "link", "none"]
+if TYPE_CHECKING:
+    Target = Read = str
+else:  # the command line reads them from the formats that there are
+    Target = Literal[(*writers(), *_CLASSES)]
+    Read = Literal[("auto", *annotation_formats(), *_CLASSES)]
 
 
 def convert(
     root: str,
     out: str,
-    to: Literal["coco", "voc", "yolo", "masks", "csv", "folders"],
-    source: Literal["auto", "coco", "voc", "yolo", "masks", "csv", "folders"] = "auto",
+    to: Target,
+    source: Read = "auto",
     images: str | dict[str, str] | None = None,
     annotations: str | dict[str, str] | None = None,
     place: Placing = "copy",
@@ -76,7 +80,7 @@ def convert(
     _check_names(sets, to)
     places = _places(sets, to)
     with written_aside(target, {new.parts[0] for new in places}) as aside:
-        written = [] if to == "folders" else write_table(sets, aside) if to == "csv" else WRITERS[to](sets, aside)
+        written = [] if to == "folders" else write_table(sets, aside) if to == "csv" else writers()[to](sets, aside)
         how: Placing = "copy" if to == "folders" and place == "none" else place
         place_images({aside / new: old for new, old in places.items()}, how)
     count = sum(len(part.images) for part in sets.values())
@@ -129,7 +133,7 @@ def _read(
         return read_table(table, problems)
     if files and isinstance(annotations, str):
         files = {"all": files["all"]}
-    return read_annotations(root, problems, cast(Format, source), files, folders)
+    return read_annotations(root, problems, source, files, folders)
 
 
 def place_images(places: Mapping[Path, Path], how: Placing) -> None:
@@ -164,10 +168,8 @@ def _places(sets: Mapping[str, AnnotationSet], to: str) -> dict[Path, Path]:
     places: dict[Path, Path] = {}
     taken: dict[Path, Path] = {}
     for split, part in sets.items():
-        named = {"voc": Path("JPEGImages"), "coco": Path(split), "folders": Path(split)}
-        within = named.get(to, Path("images") / split)
-        if split == "all" and to != "voc":
-            within = Path() if to == "folders" else Path("images")
+        place = annotation_formats()[to].place if to not in _CLASSES else split_folder
+        within = place(split) if to != "folders" else Path() if split == "all" else Path(split)
         for image in part.images:
             if to == "folders" and image.label is None:
                 continue
@@ -175,7 +177,7 @@ def _places(sets: Mapping[str, AnnotationSet], to: str) -> dict[Path, Path]:
             new, old = within / name, part.folder / image.name
             if leads_out(name.as_posix()):
                 raise ValueError(f"the name {name.as_posix()!r} leads out of the folder to write.")
-            key = new if to in ("coco", *_CLASSES) else new.with_suffix("")
+            key = new if to in _CLASSES or not annotation_formats()[to].per_image else new.with_suffix("")
             if key in taken:
                 raise ValueError(
                     f"{_shown(taken[key])} and {_shown(old)} would share a file of {to}, named like its image."
@@ -189,26 +191,16 @@ def _check_names(sets: Mapping[str, AnnotationSet], to: str) -> None:
     """Refuse names that a format has no way to write, before anything is written."""
     classes = {name for part in sets.values() for name in (*part.categories, *part.mask_classes)}
     classes |= {image.label for part in sets.values() for image in part.images if image.label}
-    if to == "voc":
-        files = {image.name for part in sets.values() for image in part.images}
-        wrong = [name for name in files | classes if voc_lacks(name)]
-    elif to == "masks":
-        wrong = [name for name in classes if not _is_text(name) or "\n" in name]
+    if to in _CLASSES:
+        wrong = [name for name in classes if to == "csv" and not is_text(name)]
     else:
-        wrong = [name for name in classes if to == "csv" and not _is_text(name)]
+        files = {image.name for part in sets.values() for image in part.images}
+        wrong = annotation_formats()[to].refused(classes, files)
     if wrong:
         raise ValueError(
             f"{to} has no place for the name '{_shown(min(wrong))}' ({len(wrong)} in all), which is not UTF-8 or has "
             "control characters: rename it, or choose another format (--to)."
         )
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _check_fits(sets: Mapping[str, AnnotationSet], to: str) -> None:
@@ -231,30 +223,6 @@ def _check_fits(sets: Mapping[str, AnnotationSet], to: str) -> None:
         raise ValueError("there are boxes only, no outlines and no masks: class masks cannot be made of them (--to).")
     if to != "masks" and not any(part.categories for part in sets.values()):
         raise ValueError(f"there are class masks only, which do not tell objects apart: {to} needs objects (--to).")
-    said = [f"{count} {name}" for name, count in _lost(sets, to).items() if count]
+    said = [f"{count} {name}" for name, count in annotation_formats()[to].lost(sets).items() if count]
     if said:
         log.warning("%s has no place for %s.", to, " and ".join(said))
-
-
-def _lost(sets: Mapping[str, AnnotationSet], to: str) -> dict[str, int]:
-    """Return what a format leaves out, and how many of each."""
-    images = [image for part in sets.values() for image in part.images]
-    drawn = [item for image in images if not image.mask for item in image.objects]
-    beside = [item for image in images if image.mask for item in image.objects]
-    if to == "masks":
-        plain = [item for item in drawn if not item.segmentation]
-        return {
-            "single objects (touching ones of a class become one area)": len(drawn) - len(plain),
-            "boxes without an outline (their pixels become 255, unknown)": len(plain),
-            "objects of images that have a mask already (the mask is taken as it is)": len(beside),
-        }
-    objects = drawn + beside
-    crowds = sum(item.crowd for item in objects)
-    masks = sum(image.mask is not None for image in images)
-    outlines = sum(item.segmentation is not None for item in objects if not item.crowd or to == "voc")
-    kept = sum(len(image.objects) - sum(o.crowd for o in image.objects) for image in images if keeps_outlines(image))
-    return {
-        "voc": {"outlines": outlines, "crowds": crowds, "class masks": masks},
-        "yolo": {"outlines (their boxes stay)": outlines - kept, "crowds": crowds, "class masks": masks},
-        "coco": {"class masks": masks},
-    }[to]

@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from lit_cv.atomic_files import owned_folder
 
-__all__ = ["IMAGE_FOLDERS", "SPLITS", "SUFFIXES", "inside", "leads_out", "make_folder", "paths_by_split", "split_in"]
+__all__ = ["IMAGE_FOLDERS", "SPLITS", "inside", "is_text", "leads_out", "make_folder", "paths_by_split", "split_in"]
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -13,7 +13,6 @@ SPLITS: dict[str, tuple[str, ...]] = {
     "test": ("test", "testing"),
 }
 IMAGE_FOLDERS = ("images", "image", "img_dir", "imgs", "JPEGImages")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".JPG", ".JPEG", ".PNG")
 
 
 def leads_out(name: str) -> bool:
@@ -25,6 +24,15 @@ def leads_out(name: str) -> bool:
     """
     path = PurePosixPath(name.replace("\\", "/"))
     return path.is_absolute() or bool(PureWindowsPath(name).drive) or ".." in path.parts or "\0" in name
+
+
+def is_text(name: str) -> bool:
+    """Tell whether a name can be written as UTF-8: one that comes from a file system may not."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -7,57 +7,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, SUFFIXES, inside, make_folder
-from lit_cv.annotations.reading import open_plain, read_lines
+from lit_cv.annotations.annotation_format import AnnotationFormat, Sign
+from lit_cv.annotations.layout import inside, is_text, make_folder
+from lit_cv.annotations.mask_code import IGNORE
+from lit_cv.annotations.mask_files import MASK_FOLDERS, find_mask_files, mask_folders
+from lit_cv.annotations.mask_values import load_mask
+from lit_cv.annotations.reading import read_names
 from lit_cv.annotations.records import AnnotatedImage, AnnotationSet, Problems
-from lit_cv.annotations.rle import nearest, outline_area, outline_mask
+from lit_cv.annotations.rle import outline_area, outline_mask
 from lit_cv.annotations.sizes import SizesOf, file_sizes
+from lit_cv.annotations.walk import MASK_SUFFIXES, files_below
 from lit_cv.atomic_files import atomic_write, write_text
-from lit_cv.image_formats import open_image
 
 log = logging.getLogger("lit_cv")
 
 __all__ = [
-    "IGNORE",
     "draw_classes",
-    "inspect_mask",
-    "load_mask",
     "mask_class_names",
-    "mask_folders",
     "read_masks",
     "save_mask",
     "write_masks",
 ]
-
-IGNORE = 255  # what masks hold where the class is unknown
-
-_MASKS = ("masks", "mask", "ann_dir", "annotations", "labels", "SegmentationClass")
-
-
-def load_mask(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """Read a class mask: the values as they stand, of a palette its indices.
-
-    Args:
-        path: The PNG file.
-        size: Height and width that it is resized to, without mixing values; `None` keeps its own.
-
-    Returns:
-        (H, W) uint8, 255 where the class is unknown.
-
-    Raises:
-        ValueError: If it has colors, or values beyond 255.
-    """
-    with open_plain(path) as file, open_image(file) as image:
-        if image.mode not in ("P", "L", "1", "I", "I;16"):
-            raise ValueError(
-                f"{path} has colors ({image.mode}): a mask holds one class number for each pixel, as a grey image or "
-                "one with a palette."
-            )
-        values = np.array(image)
-    if values.size and values.max() > IGNORE:
-        raise ValueError(f"{path} holds the value {values.max()}: classes are numbered up to 254, 255 is ignored.")
-    values = values.astype(np.uint8)
-    return values if size is None else np.asarray(nearest(values, size), dtype=np.uint8)
 
 
 def save_mask(mask: NDArray[np.integer], path: Path) -> None:
@@ -84,18 +54,6 @@ def _palette() -> NDArray[np.uint8]:
             bit = (numbers >> (3 * step + channel)) & 1
             colors[:, channel] |= (bit << (7 - step)).astype(np.uint8)
     return colors
-
-
-def inspect_mask(path: Path) -> list[int] | str:
-    """Return height, width, and the greatest value but 255 (-1 where there is none), or what is wrong with a mask."""
-    try:
-        mask = load_mask(path)
-    except FileNotFoundError:
-        return "there is no such file"
-    except Exception as error:  # decoders raise all kinds of errors for broken files
-        return str(error).removeprefix(f"{path} ")
-    known = mask[mask != IGNORE]
-    return [*mask.shape, int(known.max()) if known.size else -1]
 
 
 def draw_classes(image: AnnotatedImage, fitted: tuple[int, int] | None = None) -> NDArray[np.uint8]:
@@ -130,22 +88,27 @@ def draw_classes(image: AnnotatedImage, fitted: tuple[int, int] | None = None) -
 def mask_class_names(root: Path) -> list[str]:
     """Return the names of mask values from 0, one in each line of `classes.txt`; nothing if there is no such file."""
     path = root / "classes.txt"
-    return read_lines(path) if path.is_file() else []
+    return read_names(path) if path.is_file() else []
 
 
 def read_masks(
-    root: Path, problems: Problems, sizes: SizesOf = file_sizes, folders: Mapping[str, Path] | None = None
+    root: Path,
+    problems: Problems,
+    sizes: SizesOf = file_sizes,
+    folders: Mapping[str, Path] | None = None,
+    where: str | None = None,
 ) -> dict[str, AnnotationSet]:
     """Read a folder with images and masks of the same names.
 
-    That is `images/*` and `masks/*.png`, with or without folders `train`, `val` and `test`, below or above them;
-    `classes.txt` names the values, one a line from 0.
+    That is `images/*` and `masks/*.png`, with or without folders `train`, `val` and `test`, below or above them, or
+    `train`, `trainannot` and so on; `classes.txt` names the values, one a line from 0.
 
     Args:
         root: The folder.
         problems: Where masks without an image are noted.
         sizes: Returns the sizes of image files.
         folders: Folder of the images of each split, if they lie elsewhere.
+        where: Template of the paths of masks, as `find_mask_files` takes it.
 
     Returns:
         A set for each of `train`, `val` and `test` that is there; `all` where there are no splits.
@@ -155,50 +118,19 @@ def read_masks(
     """
     names = mask_class_names(root)
     sets = {}
-    for split, (images, masks) in mask_folders(root, folders).items():
-        found = []
-        paths = {path.relative_to(images) for path in images.rglob("*") if path.suffix in SUFFIXES}
-        by_stem = {path.with_suffix(""): path for path in sorted(paths) if not path.as_posix().startswith(".")}
-        for mask in sorted(masks.rglob("*.png")):
-            name = by_stem.pop(mask.relative_to(masks).with_suffix(""), None)
-            if name is None:
-                problems.add(mask, "", f"there is no image of that name in {images}")
-            else:
-                found.append(AnnotatedImage(name.as_posix(), 0, 0, mask=mask, source=mask))
-        if by_stem:
-            log.warning("%d of %d images in %s have no mask and are left out.", len(by_stem), len(paths), images)
-        for image, size in zip(found, sizes(images, [image.name for image in found]), strict=True):
+    for split, files in find_mask_files(root, folders, where).items():
+        images = [AnnotatedImage(name, 0, 0, mask=mask, source=mask) for name, mask in files.found.items()]
+        for mask in files.unused:
+            problems.add(mask, "", f"there is no image of that name in {files.images}")
+        if count := len(files.without):
+            log.warning(
+                "%d of %d images in %s have no mask and are left out.", count, count + len(images), files.images
+            )
+        for image, size in zip(images, sizes(files.images, list(files.found)), strict=True):
             if not isinstance(size, str):
                 image.height, image.width = size
-        sets[split] = AnnotationSet(images, [], found, mask_classes=names)
+        sets[split] = AnnotationSet(files.images, [], images, mask_classes=names)
     return sets
-
-
-def mask_folders(root: Path, folders: Mapping[str, Path] | None = None) -> Mapping[str, tuple[Path, Path]]:
-    """Return the folders of images and masks of each split.
-
-    Raises:
-        FileNotFoundError: If there are none.
-    """
-    found: dict[str, tuple[Path, Path]] = {}
-    for split, names in (*SPLITS.items(), ("all", ("",))):
-        for name in names:
-            given = (folders or {}).get(split)
-            pairs = [(given, root / m / name) for m in _MASKS] if given else []
-            pairs += [(root / i / name, root / m / name) for i in IMAGE_FOLDERS for m in _MASKS]
-            pairs += [(root / name / i, root / name / m) for i in IMAGE_FOLDERS for m in _MASKS] if name else []
-            pair = next(((i, m) for i, m in pairs if i.is_dir() and _holds_png(m)), None)
-            if pair and split not in found:
-                found[split] = pair
-    if "train" in found:
-        found.pop("all", None)
-    if not found:
-        raise FileNotFoundError(f"{root.absolute()} holds no folders `images` and `masks` (PNG files).")
-    return found
-
-
-def _holds_png(folder: Path) -> bool:
-    return folder.is_dir() and next(folder.rglob("*.png"), None) is not None
 
 
 def write_masks(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
@@ -221,10 +153,44 @@ def write_masks(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
             folder = root / "masks" if split == "all" else root / "masks" / split
             path = inside(folder, image.name).with_suffix(".png")
             make_folder(path.parent, root)
-            save_mask(load_mask(image.mask) if image.mask else draw_classes(image), path)
+            save_mask(load_mask(image.mask, code=part.mask_code) if image.mask else draw_classes(image), path)
             written.append(path)
     if names:
         make_folder(root, root)
         write_text(root / "classes.txt", "".join(f"{name}\n" for name in names), "the classes' names")
         written.append(root / "classes.txt")
     return written
+
+
+def _find(root: Path) -> Sign:
+    try:
+        places = [masks for _, masks in mask_folders(root).values()]
+    except FileNotFoundError:
+        # their images lie in another place
+        found = any(any(files_below(root / name, MASK_SUFFIXES)) for name in MASK_FOLDERS[:3])
+        return Sign.LIKELY if found else Sign.NONE
+    return Sign.GUESS if all("SegmentationClass" in place.parts for place in places) else Sign.SURE  # VOC's own
+
+
+def _lost(sets: Mapping[str, AnnotationSet]) -> dict[str, int]:
+    images = [image for part in sets.values() for image in part.images]
+    drawn = [item for image in images if not image.mask for item in image.objects]
+    plain = [item for item in drawn if not item.segmentation]
+    return {
+        "single objects (touching ones of a class become one area)": len(drawn) - len(plain),
+        "boxes without an outline (their pixels become 255, unknown)": len(plain),
+        "objects of images that have a mask already (the mask is taken as it is)": sum(
+            len(image.objects) for image in images if image.mask
+        ),
+    }
+
+
+FORMAT = AnnotationFormat(
+    "masks",
+    _find,
+    lambda source: read_masks(source.root, source.problems, source.sizes, source.folders, source.masks.where),
+    write_masks,
+    order=50,
+    lost=_lost,
+    refused=lambda classes, files: [name for name in classes if not is_text(name) or "\n" in name],
+)

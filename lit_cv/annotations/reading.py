@@ -1,5 +1,6 @@
 """Files as others have written them: texts, tables, and names that may be none."""
 
+import codecs
 import csv
 import io
 import os
@@ -13,10 +14,23 @@ from lit_cv.annotations.records import AnnotationError
 from lit_cv.printable import printable
 from lit_cv.spreadsheet import unescape_formula
 
-__all__ = ["exists", "file_cell", "is_file", "open_plain", "read_bytes", "read_lines", "read_rows", "read_text"]
+__all__ = [
+    "decoded_text",
+    "exists",
+    "file_cell",
+    "is_file",
+    "name_choices",
+    "open_plain",
+    "read_bytes",
+    "read_lines",
+    "read_names",
+    "read_rows",
+    "read_text",
+]
 
 _MOST = 1 << 24  # bytes of a small file: the labels of an image, or the names of all classes
 _MOST_LIST = 1 << 30  # bytes of a list of images
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # which Windows' shell writes
 _NO_TEXT = re.compile("[\udc80-\udcff]")  # what bytes that are no UTF-8 are decoded to
 
 
@@ -52,6 +66,19 @@ def read_bytes(path: Path, most: int = _MOST) -> bytes:
     return content
 
 
+def decoded_text(content: bytes, errors: str = "strict") -> str:
+    """Return a text without its byte order mark: UTF-8, or UTF-16 if the mark says so.
+
+    Raises:
+        UnicodeDecodeError: If it is neither.
+    """
+    return content.decode(_encoding(content), errors)
+
+
+def _encoding(content: bytes) -> str:
+    return "utf-16" if content.startswith(_UTF_16) else "utf-8-sig"
+
+
 def read_text(path: Path) -> str:
     """Return the text of a small file.
 
@@ -60,7 +87,7 @@ def read_text(path: Path) -> str:
         AnnotationError: If it is not UTF-8, no plain file, or too large.
     """
     try:
-        return read_bytes(path).decode("utf-8")
+        return decoded_text(read_bytes(path))
     except UnicodeDecodeError as error:
         raise AnnotationError(f"{path} is not text in UTF-8: {error}") from None
 
@@ -76,13 +103,36 @@ def read_lines(path: Path, files: bool = False) -> list[str]:
         OSError: If it cannot be read.
         AnnotationError: If it is not UTF-8, no plain file, or too large.
     """
-    text = read_bytes(path, _MOST_LIST).decode("utf-8", "surrogateescape") if files else read_text(path)
+    text = decoded_text(read_bytes(path, _MOST_LIST), "surrogateescape") if files else read_text(path)
     lines = (line.removesuffix("\r") if files else line.strip() for line in text.split("\n"))
     return [line for line in lines if line.strip()]
 
 
+def read_names(path: Path, numbered: bool = True) -> list[str]:
+    """Return the names of classes, one in each line.
+
+    Args:
+        path: The text.
+        numbered: Whether they are numbered by their lines, from 0: then none may be empty but the last ones.
+
+    Raises:
+        OSError: If it cannot be read.
+        AnnotationError: If it is not UTF-8, no plain file, or too large; a name is there twice, or a line is empty.
+    """
+    lines = [line.strip() for line in read_text(path).rstrip().split("\n")]
+    first: dict[str, int] = {}
+    for number, name in enumerate(lines, 1):
+        if not name and numbered and any(lines):
+            raise AnnotationError(f"{path}, line {number} is empty: classes are numbered by their lines. Remove it.")
+        if name and first.setdefault(name, number) != number:
+            raise AnnotationError(
+                f"{path} names the class {name!r} in the lines {first[name]} and {number}: rename one."
+            )
+    return [name for name in lines if name]
+
+
 def read_rows(path: Path, files: Collection[str] = ()) -> list[dict[str, str]]:
-    """Read a table: UTF-8, commas or semicolons (tabs in a file named `.tsv`), a line of column names.
+    """Read a table: UTF-8, commas, semicolons or tabs (as in a file named `.tsv`), a line of column names.
 
     Args:
         path: The table.
@@ -112,11 +162,14 @@ def read_rows(path: Path, files: Collection[str] = ()) -> list[dict[str, str]]:
 
 
 def _rows(path: Path, file: IO[bytes], files: Collection[str], errors: str) -> Iterator[dict[str, str]]:
-    text = io.TextIOWrapper(file, "utf-8-sig", errors, newline="")
+    encoding = _encoding(file.read(2))
+    file.seek(0)
+    text = io.TextIOWrapper(file, encoding, errors, newline="")
     try:
         first = text.readline()
         text.seek(0)
-        between = ";" if ";" in first and "," not in first else ","  # as spreadsheets in half of Europe write
+        # spreadsheets in half of Europe write semicolons, and tabs where they are asked for Unicode
+        between = next((mark for mark in ",;\t" if mark in first), ",")
         for row in csv.DictReader(text, delimiter="\t" if path.suffix.lower() == ".tsv" else between):
             yield {
                 name: (value or "") if name in files else (value or "").strip() for name, value in row.items() if name
@@ -129,17 +182,28 @@ def file_cell(text: str, folder: Path) -> str:
     """Return the name of a file that a cell of a table stands for.
 
     That is the cell as it stands if there is such a file, otherwise without what `escape_formula` has put before it
-    and without the spaces around it.
+    and without the spaces around it, or with slashes for the backslashes that Windows writes.
 
     Args:
         text: The cell.
         folder: Folder that names are relative to.
     """
-    plain = unescape_formula(text.strip())
-    if plain == text:
-        return text
-    choices = dict.fromkeys((text, unescape_formula(text), text.strip()))
-    return next((choice for choice in choices if choice and is_file(folder / choice)), plain)
+    choices = name_choices(text)
+    if len(choices) == 1:  # nearly all, and many: no look at the disk
+        return choices[0]
+    return next((choice for choice in choices if is_file(folder / choice)), unescape_formula(text.strip()))
+
+
+def name_choices(text: str) -> list[str]:
+    r"""Return the names that a text in a table or a list of files may stand for, the likeliest first.
+
+    Example:
+        >>> name_choices("plain.png"), name_choices(" sub\\a.png")
+        (['plain.png'], [' sub\\a.png', 'sub\\a.png', ' sub/a.png', 'sub/a.png'])
+    """
+    plain = text.strip()
+    choices = dict.fromkeys((text, unescape_formula(text), plain, unescape_formula(plain)))
+    return [name for name in dict.fromkeys((*choices, *(name.replace("\\", "/") for name in choices))) if name]
 
 
 def is_file(path: Path) -> bool:

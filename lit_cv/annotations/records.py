@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lit_cv.annotations.mask_code import MaskCode
 from lit_cv.printable import printable
 
 __all__ = ["AnnotatedImage", "AnnotatedObject", "AnnotationError", "AnnotationSet", "Problems"]
@@ -78,7 +79,8 @@ class AnnotationSet:
         categories: Names of the objects' classes.
         images: The images.
         category_ids: Numbers of the classes in a COCO file; `None` counts them from 1.
-        mask_classes: Names of the values in mask PNGs, from 0; empty where there are none, or they have no names.
+        mask_classes: Names of the classes of masks, from 0; empty where there are none, or they have no names.
+        mask_code: What the values in mask files stand for; `None` where they are the numbers of the classes.
         entry: What an object's `id` counts, for messages.
     """
 
@@ -87,6 +89,7 @@ class AnnotationSet:
     images: list[AnnotatedImage]
     category_ids: list[int] | None = None
     mask_classes: list[str] = field(default_factory=list)
+    mask_code: MaskCode | None = None
     entry: str = "object"
 
     def chosen(self, categories: Sequence[str]) -> "AnnotationSet":

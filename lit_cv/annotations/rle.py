@@ -6,7 +6,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["decode_rle", "draw_polygons", "encode_rle", "outline_area", "outline_box", "outline_mask", "rle_counts"]
+__all__ = [
+    "decode_rle",
+    "draw_polygons",
+    "encode_rle",
+    "outline_area",
+    "outline_box",
+    "outline_mask",
+    "outlines_of_values",
+    "rle_counts",
+]
 
 Mask = NDArray[np.bool_]
 
@@ -57,6 +66,27 @@ def encode_rle(mask: Mask) -> dict[str, Any]:
     if flat.size and flat[0]:
         runs = np.concatenate([[0], runs])
     return {"size": [int(side) for side in mask.shape], "counts": _pack(runs)}
+
+
+def outlines_of_values(values: NDArray[np.integer], left_out: Sequence[int] = (0,)) -> dict[int, dict[str, Any]]:
+    """Return COCO's compressed code of the pixels of each value (H, W), in the order of the values.
+
+    Example:
+        >>> outlines_of_values(np.array([[0, 7], [3, 7]]))
+        {3: {'size': [2, 2], 'counts': '112'}, 7: {'size': [2, 2], 'counts': '22'}}
+    """
+    flat = values.T.reshape(-1)
+    places = np.flatnonzero(~np.isin(flat, left_out))
+    places = places[np.argsort(flat[places], kind="stable")]
+    numbers = flat[places]
+    found = {}
+    for part in np.split(places, np.flatnonzero(numbers[1:] != numbers[:-1]) + 1) if len(places) else ():
+        breaks = np.flatnonzero(np.diff(part) != 1)
+        starts, ends = part[np.append(0, breaks + 1)], part[np.append(breaks, len(part) - 1)] + 1
+        runs = np.diff(np.concatenate([[0], np.stack([starts, ends], 1).reshape(-1), [flat.size]]))
+        counts = _pack(runs[: len(runs) - (runs[-1] == 0)])
+        found[int(flat[part[0]])] = {"size": [int(side) for side in values.shape], "counts": counts}
+    return found
 
 
 def _unpack(counts: str | bytes) -> NDArray[np.int64]:
@@ -143,11 +173,11 @@ def outline_mask(outline: Any, size: tuple[int, int], fitted: tuple[int, int] | 
 
 
 def nearest(pixels: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Return an image (H, W) at another size: of each new pixel the old one at its center."""
-    if pixels.shape == size:
+    """Return an image (H, W, ...) at another size: of each new pixel the old one at its center."""
+    if pixels.shape[:2] == size:
         return pixels
     rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(np.int64) for old, new in zip(pixels.shape, size, strict=True)
+        ((np.arange(new) + 0.5) * old / new).astype(np.int64) for old, new in zip(pixels.shape[:2], size, strict=True)
     )
     return np.asarray(pixels[rows[:, None], columns])
 

@@ -3,18 +3,25 @@
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from lit_cv.annotations.annotation_format import AnnotationFormat, Sign, count_masks
 from lit_cv.annotations.checks import unknown_category
-from lit_cv.annotations.layout import SPLITS, SUFFIXES, inside, make_folder
-from lit_cv.annotations.reading import is_file, read_bytes, read_lines
-from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
+from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, inside, make_folder
+from lit_cv.annotations.reading import is_file, name_choices, read_lines, read_names
+from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Problems
+from lit_cv.annotations.walk import MASK_SUFFIXES, FolderIndex, files_below, subfolder
+from lit_cv.annotations.xml_files import is_cvat, parse_xml
 from lit_cv.atomic_files import write_text
+from lit_cv.image_formats import IMAGE_SUFFIXES
 
 __all__ = ["read_voc", "voc_image", "voc_lacks", "write_voc"]
 
-_MOST = 1 << 26  # bytes of the XML of an image
+_XML = (".xml",)
+_TRIED = 20  # files that are looked into
+_ANNOTATIONS = ("Annotations", "annots", "annotation", "xmls", "xml")
 _NO_XML = re.compile("[^\t\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -26,11 +33,12 @@ def read_voc(
 ) -> dict[str, AnnotationSet]:
     """Read a folder of Pascal VOC's layout.
 
-    That is `Annotations/*.xml`, `JPEGImages/*` and lists `ImageSets/Main/{train,val,test}.txt`; also a folder (or
-    folders `train`, `valid`, `test`) where XML files lie beside their images. Coordinates are those of the VOC
-    challenge: pixels counted from 1, the last one included, hence a box (xmin - 1, ymin - 1, xmax, ymax).
-    Class masks are found in `SegmentationClass/*.png`. The classes are those of `labels.txt`, one a line, or those of
-    the training images, sorted.
+    That is `Annotations/*.xml`, `JPEGImages/*` and lists `ImageSets/Main/{train,val,test}.txt`; also `annotations` and
+    `images`, both with or without folders `train`, `valid`, `test` below or above them; also a folder (or folders
+    `train`, `valid`, `test`) where XML files lie beside their images. Coordinates are those of the VOC challenge:
+    pixels counted from 1, the last one included, hence a box (xmin - 1, ymin - 1, xmax, ymax). Class masks are found in
+    `SegmentationClass/*.png`. The classes are those of `labels.txt`, one a line, or those of the training images,
+    sorted.
 
     Args:
         root: The folder.
@@ -44,65 +52,100 @@ def read_voc(
     Raises:
         FileNotFoundError: If there is nothing of that layout.
     """
-    files = _find_files(root, lists)
-    parsed = {split: [_parse(xml, problems) for xml in part if _exists(xml, problems)] for split, part in files.items()}
-    trees = {split: [entry for entry in part if entry is not None] for split, part in parsed.items()}
+    parts = _find_parts(root, lists)
+    trees = {
+        split: [(xml, tree) for xml in part.files if (tree := _parse(xml, problems)) is not None]
+        for split, part in parts.items()
+    }
     named = root / "labels.txt"
-    categories = read_lines(named) if named.is_file() else []
+    categories = read_names(named, numbered=False) if named.is_file() else []
     if not categories:
         training = trees.get("train") or trees.get("all") or [tree for part in trees.values() for tree in part]
         categories = sorted({name for _, tree in training for name in _names(tree)})
-    home = root / "JPEGImages" if (root / "JPEGImages").is_dir() else root
+    masks = FolderIndex(root / "SegmentationClass", MASK_SUFFIXES)
     sets = {}
-    for split, part in trees.items():
-        folder = (folders or {}).get(split, home)
-        images = [_image(root, folder, xml, tree, categories, problems) for xml, tree in part]
-        sets[split] = AnnotationSet(folder, categories, [image for image in images if image])
+    for split, found in trees.items():
+        part = parts[split]
+        index = FolderIndex((folders or {}).get(split, part.images))
+        images = [_image(part.home, index, masks, xml, tree, categories, problems) for xml, tree in found]
+        sets[split] = AnnotationSet(index.root, categories, [image for image in images if image])
     return sets
 
 
-def _find_files(root: Path, lists: str) -> dict[str, list[Path]]:
-    annotations = root / "Annotations"
-    if not annotations.is_dir():
-        flat = {split: _xml_in(root, names) for split, names in SPLITS.items()}
-        found = {split: files for split, files in flat.items() if files} or {"all": sorted(root.glob("*.xml"))}
-        if not any(found.values()):
-            raise FileNotFoundError(f"{root.absolute()} holds no folder Annotations and no XML files.")
-        return found
-    found = {}
-    for split, names in SPLITS.items():
-        path = next((p for name in names if (p := root / "ImageSets" / lists / f"{name}.txt").is_file()), None)
-        if path is not None:
-            found[split] = [_listed(annotations, line) for line in read_lines(path, files=True)]
-    return found if "train" in found else {"all": sorted(annotations.rglob("*.xml"))}
+class _Part(NamedTuple):
+    """Where a split lies: the folder that the XML files are named below, that of the images, and the XML files."""
+
+    home: Path
+    images: Path
+    files: list[Path]
 
 
-def _listed(annotations: Path, line: str) -> Path:
-    """Return the file that a line of a list names: all of it, or its first word where a number follows."""
-    choices = [annotations / f"{stem}.xml" for stem in (line, line.strip(), line.split()[0])]
-    return next((path for path in choices if is_file(path)), choices[-1])
-
-
-def _xml_in(root: Path, names: Sequence[str]) -> list[Path]:
-    return next((sorted((root / name).glob("*.xml")) for name in names if (root / name).is_dir()), [])
-
-
-def _exists(xml: Path, problems: Problems) -> bool:
-    found = is_file(xml)
-    if not found:
-        problems.add(xml, "", "a list of images names it, but there is no such file")
+def _find_parts(root: Path, lists: str) -> dict[str, _Part]:
+    annotations = subfolder(root, *_ANNOTATIONS)
+    if annotations is not None and any(files_below(annotations, _XML)):
+        images = _images_of(root)
+        files = _listed_files(root, annotations, lists) or _by_folder(annotations)
+        return {split: _Part(annotations, images, part) for split, part in files.items()}
+    places = {split: place for split, names in SPLITS.items() if (place := subfolder(root, *names)) is not None}
+    apart = {split: _beside(place) for split, place in places.items()}
+    found = {split: part for split, part in apart.items() if part.files}
+    if "train" not in found:
+        found = {"all": _Part(root, root, sorted(files_below(root, _XML)))}
+    if not any(part.files for part in found.values()):
+        raise FileNotFoundError(f"{root.absolute()} holds no folder Annotations and no XML files.")
     return found
 
 
-def _parse(xml: Path, problems: Problems) -> tuple[Path, ET.Element] | None:
-    try:
-        return xml, ET.fromstring(read_bytes(xml, _MOST))
-    except AnnotationError as error:
-        problems.add(xml, "", str(error).removeprefix(f"{xml} "))
+def _images_of(folder: Path) -> Path:
+    apart = subfolder(folder, "JPEGImages", *IMAGE_FOLDERS)
+    return apart if apart is not None and any(files_below(apart, IMAGE_SUFFIXES)) else folder
+
+
+def _beside(place: Path) -> _Part:
+    """Return the files of the folder of a split: XML files beside their images, or each in a folder of their own."""
+    apart = subfolder(place, *_ANNOTATIONS)
+    if apart is not None and any(files_below(apart, _XML)):
+        return _Part(apart, _images_of(place), sorted(files_below(apart, _XML)))
+    return _Part(place, place, sorted(files_below(place, _XML)))
+
+
+def _by_folder(annotations: Path) -> dict[str, list[Path]]:
+    """Return the files by the split that their folder is named for; all together where there is none for training."""
+    places = {split: place for split, names in SPLITS.items() if (place := subfolder(annotations, *names)) is not None}
+    files = sorted(files_below(annotations, _XML))
+    found = {split: [xml for xml in files if xml.is_relative_to(place)] for split, place in places.items()}
+    return found if found.get("train") and sum(map(len, found.values())) == len(files) else {"all": files}
+
+
+def _listed_files(root: Path, annotations: Path, lists: str) -> dict[str, list[Path]]:
+    """Return the files that the lists name; nothing where there is no list for training."""
+    index = FolderIndex(annotations, _XML)
+    place = subfolder(root, "ImageSets") or root / "ImageSets"
+    place = subfolder(place, lists) or place
+    found = {}
+    for split, names in SPLITS.items():
+        path = next((p for name in names if (p := place / f"{name}.txt").is_file()), None)
+        if path is not None:
+            found[split] = [_listed(index, line) for line in read_lines(path, files=True)]
+    return found if "train" in found else {}
+
+
+def _listed(index: FolderIndex, line: str) -> Path:
+    """Return the file that a line of a list names: all of it, or its first word where a number follows."""
+    stems = [Path(stem) for stem in (*name_choices(line), line.split()[0])]
+    found = next((paths[0] for stem in stems if (paths := index.named(stem))), None)
+    return index.root / (found or f"{stems[-1]}.xml")
+
+
+def _parse(xml: Path, problems: Problems) -> ET.Element | None:
+    if not is_file(xml):
+        problems.add(xml, "", "a list of images names it, but there is no such file")
         return None
-    except (ET.ParseError, ValueError, LookupError) as error:  # the latter two for encodings that there are not
-        problems.add(xml, "", f"is not valid XML: {error}")
+    tree = parse_xml(xml, problems)
+    if tree is not None and tree.tag != "annotation":
+        problems.add(xml, "", f"is no annotation of Pascal VOC: its first element is {tree.tag[:40]!r}")
         return None
+    return tree
 
 
 def _names(tree: ET.Element) -> list[str]:
@@ -110,16 +153,22 @@ def _names(tree: ET.Element) -> list[str]:
 
 
 def _image(
-    root: Path, folder: Path, xml: Path, tree: ET.Element, categories: Sequence[str], problems: Problems
+    home: Path,
+    index: FolderIndex,
+    masks: FolderIndex,
+    xml: Path,
+    tree: ET.Element,
+    categories: Sequence[str],
+    problems: Problems,
 ) -> AnnotatedImage | None:
     try:
         height, width = (int(float(tree.findtext(f"size/{side}") or 0)) for side in ("height", "width"))
     except (ValueError, OverflowError):
         problems.add(xml, "size", "is no number of pixels")
         return None
-    name = _image_name(root, folder, xml, tree)
-    mask = root / "SegmentationClass" / Path(name).with_suffix(".png")
-    image = AnnotatedImage(name, height, width, mask=mask if is_file(mask) else None, source=xml)
+    name = _image_name(index, xml.relative_to(home).with_suffix(""), tree)
+    mask = next(iter(masks.named(Path(name).with_suffix(""))), None)
+    image = AnnotatedImage(name, height, width, mask=masks.root / mask if mask else None, source=xml)
     for position, item in enumerate(tree.iterfind("object"), 1):
         found = _object(item, categories)
         if isinstance(found, str):
@@ -130,16 +179,17 @@ def _image(
     return image
 
 
-def _image_name(root: Path, folder: Path, xml: Path, tree: ET.Element) -> str:
-    """Return the image's path below the folder: that of the XML file, with the suffix that its `filename` says."""
-    base = root / "Annotations" if xml.is_relative_to(root / "Annotations") else root
-    stem = xml.relative_to(base).with_suffix("")
-    said = (tree.findtext("filename") or "").replace("\\", "/").rpartition("/")[2]
-    beside = [stem.parent / name for name in dict.fromkeys((said, said.strip())) if name]
-    candidates = [*beside, *(stem.with_name(stem.name + suffix) for suffix in SUFFIXES)]
+def _image_name(index: FolderIndex, stem: Path, tree: ET.Element) -> str:
+    """Return the image's path below its folder: that of the XML file, or what its `filename` says."""
+    noted = (tree.findtext("filename") or "").replace("\\", "/").rpartition("/")[2]
+    named = [name for name in dict.fromkeys((noted, noted.strip())) if name]
     # Files that were renamed keep their old `filename`: the name of the XML file goes first where both exist.
-    same = [path for path in candidates if path.stem == stem.name]
-    return next((path for path in [*same, *candidates] if is_file(folder / path)), candidates[0]).as_posix()
+    found = index.named(stem) + ([] if stem.parent == Path() else index.named(Path(stem.name)))
+    beside = [place / name for place in dict.fromkeys((stem.parent, Path())) for name in named]
+    same = [path for path in beside if path in found]
+    choices = [*same, *found, *(path for path in beside if is_file(index.root / path))]
+    missing = beside[0] if beside else stem.with_name(f"{stem.name}.jpg")
+    return (choices[0] if choices else missing).as_posix()
 
 
 def _object(item: ET.Element, categories: Sequence[str]) -> AnnotatedObject | str:
@@ -241,3 +291,26 @@ def number(value: float) -> str:
 
 def _add(parent: ET.Element, tag: str, value: Any) -> None:
     ET.SubElement(parent, tag).text = str(value)
+
+
+def _find(root: Path) -> Sign:
+    files = islice(files_below(root, _XML), _TRIED)
+    return Sign.SURE if any(not is_cvat(path) for path in files) else Sign.NONE
+
+
+def _lost(sets: Mapping[str, AnnotationSet]) -> dict[str, int]:
+    objects = [item for part in sets.values() for image in part.images for item in image.objects]
+    outlines, crowds = sum(item.segmentation is not None for item in objects), sum(item.crowd for item in objects)
+    return {"outlines": outlines, "crowds": crowds, "class masks": count_masks(sets)}
+
+
+FORMAT = AnnotationFormat(
+    "voc",
+    _find,
+    lambda source: read_voc(source.root, source.problems, source.folders),
+    write_voc,
+    order=30,
+    place=lambda split: Path("JPEGImages"),
+    lost=_lost,
+    refused=lambda classes, files: [name for name in (*classes, *files) if voc_lacks(name)],
+)

@@ -1,34 +1,28 @@
 """YOLO: a text file for each image, a line for each object, in fractions of the image's sides."""
 
+import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from lit_cv.annotations.layout import SPLITS, SUFFIXES, inside, make_folder
-from lit_cv.annotations.reading import exists, is_file, open_plain, read_lines, read_text
+from lit_cv.annotations.annotation_format import AnnotationFormat, Sign, Source, count_masks
+from lit_cv.annotations.layout import inside, make_folder
+from lit_cv.annotations.reading import exists, read_names, read_text
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_box
 from lit_cv.annotations.sizes import SizesOf, file_sizes
+from lit_cv.annotations.walk import files_below
+from lit_cv.annotations.yolo_files import LabelFiles, find_yolo_file, label_place, yolo_images
 from lit_cv.atomic_files import write_text
 from lit_cv.plain_values import read_yaml
+from lit_cv.printable import printable
 
-__all__ = ["find_yolo_file", "keeps_outlines", "read_yolo", "write_yolo"]
+__all__ = ["keeps_outlines", "read_yolo", "write_yolo"]
 
-_NAMES = ("classes.txt", "obj.names", "classes.names")
-_HEAD = 1 << 20  # bytes of a YAML file that name the classes, if it is of YOLO's
+log = logging.getLogger("lit_cv")
 
-
-def find_yolo_file(root: Path) -> Path | None:
-    """Return the file that names the classes (`data.yaml` or another YAML file with `names`, `classes.txt`)."""
-    yamls = sorted([*root.glob("*.yaml"), *root.glob("*.yml")], key=lambda path: path.stem != "data")
-    named = [path for path in yamls if is_file(path) and b"names:" in _head(path)]
-    texts = [root / folder / name for folder in ("", "labels") for name in _NAMES]
-    return next((path for path in [*named, *texts] if path.is_file()), None)
-
-
-def _head(path: Path) -> bytes:
-    with open_plain(path) as file:
-        return file.read(_HEAD)
+_TELLING = 0.1  # share of images without a label file from which on that is worth a warning
 
 
 def read_yolo(root: Path, problems: Problems, sizes: SizesOf = file_sizes) -> dict[str, AnnotationSet]:
@@ -37,8 +31,9 @@ def read_yolo(root: Path, problems: Problems, sizes: SizesOf = file_sizes) -> di
     That is `data.yaml` with `names` and the image folders (or lists of images) of `train`, `val` and `test`, or
     `classes.txt` beside `images` and `labels`. The labels of `images/train/a.jpg` are `labels/train/a.txt`, or
     `a.txt` beside it. A line is `class x y width height` (of the center), with a confidence in the end if it is a
-    prediction, or `class x1 y1 x2 y2 x3 y3 ...`, a polygon. An image without a file has no objects, a file without an
-    image is a problem.
+    prediction, or with keypoints if the YAML file has their `kpt_shape`; or `class x1 y1 x2 y2 x3 y3 ...`, a polygon.
+    Keypoints become attributes in COCO's form. An image without a file has no objects, a file without an image is a
+    problem.
 
     Args:
         root: The folder.
@@ -55,27 +50,44 @@ def read_yolo(root: Path, problems: Problems, sizes: SizesOf = file_sizes) -> di
     if file is None:
         raise FileNotFoundError(f"{root.absolute()} has no data.yaml or classes.txt, which names YOLO's classes.")
     content = _yaml(file) if file.suffix in (".yaml", ".yml") else {}
-    names = _class_names(file, content)
+    form = _Form(_class_names(file, content), _keypoints(file, content))
     sets = {}
-    listed = _images(root, content)
-    _check_labels(root, [folder / path for folder, paths in listed.values() for path in paths], problems)
+    labels = LabelFiles(root)
+    listed = yolo_images(root, content)
+    labels.check((folder / path for folder, paths in listed.values() for path in paths), problems)
     for split, (folder, paths) in listed.items():
         found = []
+        without = 0
         for path, size in zip(paths, sizes(folder, paths), strict=True):
-            labels = _labels_of(folder / path)
-            image = AnnotatedImage(path, 0, 0, source=labels)
+            image = AnnotatedImage(path, 0, 0, source=labels.of(folder / path))
             if not isinstance(size, str):
                 image.height, image.width = size
-                if exists(labels):
-                    _read_labels(image, labels, names, problems)
+                if exists(image.source):
+                    _read_labels(image, image.source, form, problems)
+                else:
+                    without += 1
             found.append(image)
-        sets[split] = AnnotationSet(folder, names, found, entry="line")
+        if without:
+            level = logging.WARNING if without >= _TELLING * len(found) else logging.INFO
+            shown = printable(str(folder), lines=False)
+            text = "%d of %d images in %s have no label file, and count as images without objects."
+            log.log(level, text, without, len(found), shown)
+        sets[split] = AnnotationSet(folder, form.names, found, entry="line")
     return sets
+
+
+class _Form(NamedTuple):
+    """What lines are read by: the classes' names, and how many keypoints of how many values there are."""
+
+    names: list[str]
+    keypoints: tuple[int, int] = (0, 0)
 
 
 def _yaml(file: Path) -> dict[str, Any]:
     try:
         content = read_yaml(file)
+        if isinstance(content, dict) and "names" in content:
+            content["names"] = read_yaml(file, texts=True)["names"]
     except ValueError as error:
         raise AnnotationError(str(error)) from None
     return content if isinstance(content, dict) else {}
@@ -83,9 +95,10 @@ def _yaml(file: Path) -> dict[str, Any]:
 
 def _class_names(file: Path, content: Mapping[str, Any]) -> list[str]:
     if not content:
-        return read_lines(file)
+        return read_names(file)
     names = content.get("names")
     if isinstance(names, dict):
+        names = {int(key) if key.isdecimal() else key: name for key, name in names.items()}
         if set(names) != set(range(len(names))):
             numbers = ", ".join(str(number)[:20] for number in list(names)[:20])
             raise AnnotationError(f"{file}: names has the numbers [{numbers}], they must count from 0.")
@@ -94,107 +107,22 @@ def _class_names(file: Path, content: Mapping[str, Any]) -> list[str]:
         raise AnnotationError(f"{file}: names is a {type(names).__name__}, it must list the classes.")
     if nested := [name for name in names if isinstance(name, list | dict)]:  # aliases may unfold without an end
         raise AnnotationError(f"{file}: names holds a {type(nested[0]).__name__}, it must list the classes.")
-    return [str(name) for name in names]
+    texts = [str(name) for name in names]
+    if double := [name for name, count in Counter(texts).items() if count > 1]:
+        raise AnnotationError(f"{file}: names has the class {double[0]!r} twice: rename one.")
+    return texts
 
 
-def _images(root: Path, content: Mapping[str, Any]) -> dict[str, tuple[Path, list[str]]]:
-    """Return folder and names of the images of each split."""
-    said = content.get("path")
-    base = root / said if isinstance(said, str) and "\0" not in said else root
-    base = base if exists(base) and base.is_dir() else root  # the path of the machine that wrote it
-    found: dict[str, tuple[Path, list[str]]] = {}
-    for split, names in SPLITS.items():
-        given = content.get(split) or content.get(names[1])
-        places = [given] if isinstance(given, str) else given or []
-        if not isinstance(places, list) or not all(isinstance(place, str) and "\0" not in place for place in places):
-            raise AnnotationError(f"{root.absolute()}: {split} in the YAML file must be a folder or a list of some.")
-        if not places:
-            places = [p for name in names for p in (f"images/{name}", f"{name}/images") if (root / p).is_dir()][:1]
-        paths = [path for place in places for path in _listed(root, base, str(place))]
-        if paths:
-            found[split] = _below(paths)
-    if "train" not in found:
-        folder = root / "images" if (root / "images").is_dir() else root
-        found = {"all": _below(_in_folder(folder))}
-    if not any(paths for _, paths in found.values()):
-        raise FileNotFoundError(f"{root.absolute()} holds no images in the folders that YOLO's layout has.")
-    return found
+def _keypoints(file: Path, content: Mapping[str, Any]) -> tuple[int, int]:
+    shape = content.get("kpt_shape")
+    if shape is None:
+        return 0, 0
+    if not (isinstance(shape, list) and [type(value) for value in shape] == [int, int] and shape[1] in (2, 3)):
+        raise AnnotationError(f"{file}: kpt_shape is {str(shape)[:60]}: it must be [number of keypoints, 2 or 3].")
+    return max(0, shape[0]), shape[1]
 
 
-def _listed(root: Path, base: Path, place: str) -> list[Path]:
-    candidates = [base / place, root / place, root / place.removeprefix("../")]
-    path = next((candidate for candidate in candidates if exists(candidate)), None)
-    if path is None:
-        raise FileNotFoundError(f"{base / place}, which the YAML file names, does not exist.")
-    if path.is_dir():
-        return _in_folder(path)
-    return [_listed_image(line, base, path.parent) for line in read_lines(path, files=True)]
-
-
-def _listed_image(line: str, base: Path, beside: Path) -> Path:
-    plain = line.strip()
-    choices = [folder / name for name in dict.fromkeys((line, plain)) for folder in (base, beside)]
-    return next((choice for choice in choices if exists(choice)), beside / plain)
-
-
-def _in_folder(folder: Path) -> list[Path]:
-    files = (p for p in folder.rglob("*") if p.suffix in SUFFIXES)
-    return sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
-
-
-def _below(paths: Sequence[Path]) -> tuple[Path, list[str]]:
-    """Return the deepest folder above all the paths, and the paths below it."""
-    if not paths:
-        return Path(), []
-    folder = paths[0].parent
-    while not all(path.is_relative_to(folder) for path in paths):
-        if folder.parent == folder:
-            raise AnnotationError(f"{paths[0]} and the other images of the list have no folder in common.")
-        folder = folder.parent
-    return folder, [path.relative_to(folder).as_posix() for path in paths]
-
-
-def _labels_of(image: Path) -> Path:
-    """Return the text file of an image: the last folder `images` of its path becomes `labels`."""
-    parts = list(image.with_suffix(".txt").parts)
-    where = [position for position, part in enumerate(parts[:-1]) if part == "images"]
-    if where:
-        parts[where[-1]] = "labels"
-    return Path(*parts)
-
-
-def _check_labels(root: Path, images: Sequence[Path], problems: Problems) -> None:
-    """Note the labels that belong to no image: an image that is lost would be missed by nothing else."""
-    used = {_labels_of(image) for image in images}
-    seen: set[Path] = set()
-    for folder in dict.fromkeys(image.parent for image in images):
-        labels, of_images = _labels_of(folder / "x").parent, folder
-        if labels != folder:
-            while labels.name != "labels" and labels.parent.is_relative_to(root) and labels.parent != root:
-                labels, of_images = labels.parent, of_images.parent
-        if labels in seen:
-            continue
-        seen.add(labels)
-        beside = labels == of_images  # where other texts may lie as well
-        for path in sorted(labels.glob("*.txt") if beside else labels.rglob("*.txt")):
-            if path in used or path.name in _NAMES or path.name.startswith("."):
-                continue
-            image = of_images / path.relative_to(labels).with_suffix("")
-            found = any(is_file(image.with_name(image.name + suffix)) for suffix in SUFFIXES)
-            if not found and (not beside or _looks_like_labels(path)):
-                problems.add(path, "", f"there is no image of that name in {of_images}")
-
-
-def _looks_like_labels(path: Path) -> bool:
-    try:
-        with open_plain(path) as file:
-            words = file.readline(_HEAD).split()
-        return len([float(word) for word in words]) >= 5
-    except (OSError, ValueError):
-        return False
-
-
-def _read_labels(image: AnnotatedImage, labels: Path, names: Sequence[str], problems: Problems) -> None:
+def _read_labels(image: AnnotatedImage, labels: Path, form: _Form, problems: Problems) -> None:
     seen: set[tuple[str, ...]] = set()
     try:
         text = read_text(labels)
@@ -205,7 +133,7 @@ def _read_labels(image: AnnotatedImage, labels: Path, names: Sequence[str], prob
         words = tuple(line.split())
         if not words:
             continue
-        found = "is there twice" if words in seen else _object(words, image, names)
+        found = "is there twice" if words in seen else _object(words, image, form)
         seen.add(words)
         if isinstance(found, str):
             problems.add(labels, f"line {number}", found)
@@ -214,26 +142,44 @@ def _read_labels(image: AnnotatedImage, labels: Path, names: Sequence[str], prob
             image.objects.append(found)
 
 
-def _object(words: Sequence[str], image: AnnotatedImage, names: Sequence[str]) -> AnnotatedObject | str:
+def _object(words: Sequence[str], image: AnnotatedImage, form: _Form) -> AnnotatedObject | str:
     try:
         category, values = int(float(words[0])), [float(word) for word in words[1:]]
     except (ValueError, OverflowError):
         return f"{' '.join(words)[:60]!r} is not `class x y width height`"
-    if not 0 <= category < len(names):
-        return f"class {category} is out of range: there are {len(names)}, counted from 0"
+    if not 0 <= category < len(form.names):
+        return f"class {category} is out of range: there are {len(form.names)}, counted from 0"
     width, height = image.width, image.height
-    if len(values) in (4, 5):
+    points, each = form.keypoints
+    posed = points > 0 and len(values) == 4 + points * each
+    if len(values) in (4, 5) or posed:
         x, y, w, h = values[:4]
         box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
-        return AnnotatedObject(category, box, score=values[4] if len(values) == 5 else None)
+        score = values[4] if len(values) == 5 and not posed else None
+        extra = _pose(values[4:], each, width, height) if posed else {}
+        return AnnotatedObject(category, box, score=score, attributes=extra)
+    if points:
+        return f"has {len(words)} numbers: 5 are a box, {5 + points * each} one with keypoints (kpt_shape)"
     if len(values) >= 6 and len(values) % 2 == 0:
         polygon = [value * (height if i % 2 else width) for i, value in enumerate(values)]
         return AnnotatedObject(category, outline_box([polygon]), [polygon])
     return f"has {len(words)} numbers: 5 are a box, 6 one with a confidence, 7 or more an odd number of a polygon"
 
 
+def _pose(values: Sequence[float], each: int, width: float, height: float) -> dict[str, Any]:
+    """Return keypoints as COCO has them: x and y in pixels, and 0 for one that is not there, 2 for a visible one."""
+    points: list[float] = []
+    for start in range(0, len(values), each):
+        x, y, *noted = values[start : start + each]
+        seen = noted[0] if noted else 2 * (x > 0 or y > 0)
+        points += [round(x * width, 4), round(y * height, 4), int(seen) if seen == seen // 1 else seen]
+    return {"keypoints": points, "num_keypoints": sum(seen > 0 for seen in points[2::3])}
+
+
 def write_yolo(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
     """Write `labels/SPLIT/*.txt` and `data.yaml`; images belong into `images/SPLIT`, and are not copied.
+
+    The labels of an image that has a folder `images` in its name lie in `labels` beside that, where readers look.
 
     Where an image has objects with one polygon each, its lines are polygons, otherwise boxes: readers of YOLO's
     files take a file for the one or the other. Objects of several polygons and run-length codes become boxes. The
@@ -252,13 +198,13 @@ def write_yolo(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
     names: list[str] = []
     for split, part in sets.items():
         names = part.categories
-        folder = root / "labels" if split == "all" else root / "labels" / split
+        folder = Path("images") if split == "all" else Path("images", split)
         for image in part.images:
-            path = inside(folder, image.name).with_suffix(".txt")
+            path = root / label_place(inside(folder, image.name))
             make_folder(path.parent, root)
             write_text(path, "".join(f"{line}\n" for line in _lines(image)), "the labels", sync=False)
             written.append(path)
-    content: dict[str, Any] = {split: f"images/{split}" for split in sets if split != "all"}
+    content: dict[str, Any] = {split: "images" if split == "all" else f"images/{split}" for split in sets}
     content["names"] = dict(enumerate(names))
     make_folder(root, root)
     write_text(root / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "the classes' names")
@@ -286,3 +232,29 @@ def _lines(image: AnnotatedImage) -> list[str]:
             values += [] if item.score is None else [item.score]
         lines.append(" ".join([str(item.category), *(f"{value:.10f}".rstrip("0").rstrip(".") for value in values)]))
     return lines
+
+
+def _find(root: Path) -> Sign:
+    file = find_yolo_file(root)
+    if file is None:
+        return Sign.NONE
+    named = file.name != "classes.txt" or any(path.name != file.name for path in files_below(root, (".txt",)))
+    return Sign.SURE if named else Sign.NONE
+
+
+def _read(source: Source) -> dict[str, AnnotationSet]:
+    if source.folders:
+        raise ValueError("yolo's labels lie beside their images: --data.images does not go with it.")
+    return read_yolo(source.root, source.problems, source.sizes)
+
+
+def _lost(sets: Mapping[str, AnnotationSet]) -> dict[str, int]:
+    images = [image for part in sets.values() for image in part.images]
+    objects = [item for image in images for item in image.objects]
+    outlines = sum(item.segmentation is not None for item in objects if not item.crowd)
+    kept = sum(not item.crowd for image in images if keeps_outlines(image) for item in image.objects)
+    crowds = sum(item.crowd for item in objects)
+    return {"outlines (their boxes stay)": outlines - kept, "crowds": crowds, "class masks": count_masks(sets)}
+
+
+FORMAT = AnnotationFormat("yolo", _find, _read, write_yolo, order=40, lost=_lost)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_cv.annotations import WRITERS, AnnotatedImage, AnnotatedObject, AnnotationSet, save_mask
+from lit_cv.annotations import AnnotatedImage, AnnotatedObject, AnnotationSet, save_mask, writers
 from lit_cv.annotations.layout import inside, make_folder
 from lit_cv.annotations.rle import nearest
 from lit_cv.atomic_files import owned_folder, write_text
@@ -99,7 +99,7 @@ class BoxDrafts:
         most = max((int(part[4].max()) + 1 for part in by_index.values() if len(part[4])), default=0)
         classes = [*categories, *(str(number) for number in range(len(categories), most))]
         found = [_image(by_index[number], names[number], threshold) for number in order]
-        WRITERS[format]({"all": AnnotationSet(images, classes, found)}, folder)  # type: ignore[index]
+        writers()[format]({"all": AnnotationSet(images, classes, found)}, folder)
         rows = [(shown(i.name), f"{doubts[n]:.4f}", len(i.objects)) for n, i in zip(order, found, strict=True)]
         _write_order(folder / "order.csv", ("image", "uncertainty", "objects"), rows)
         return len(found), sum(len(image.objects) for image in found)

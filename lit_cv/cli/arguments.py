@@ -179,9 +179,23 @@ def read_configuration(config: str, accelerator: str = "auto") -> dict[str, Any]
     for name in _GROUPS:
         if isinstance(content.get(name), str):  # the parser would read it as the name of a further file
             raise ValueError(f"{config}: {name} must hold options by their names.")
+    _check_sections(content, config)
     if is_recipe and content.get("trainer", {}).get("precision") == "bf16-mixed" and not has_bfloat16(accelerator):
         content["trainer"]["precision"] = "32-true"
     return content
+
+
+def _check_sections(value: Any, config: str, where: str = "") -> None:
+    """Refuse arguments beside the name of their class, where the parser would not look for them."""
+    if isinstance(value, list):
+        for entry in value:
+            _check_sections(entry, config, where)
+    elif isinstance(value, dict):
+        beside = [key for key in value if key not in ("class_path", "init_args", "dict_kwargs")]
+        if beside and ("class_path" in value or where in ("model", "data")):
+            raise ValueError(f"{config}: {where}.{beside[0]} must lie one step deeper: {where}.init_args.{beside[0]}.")
+        for key, inner in value.items():
+            _check_sections(inner, config, f"{where}.{key}".lstrip("."))
 
 
 def _merged(configurations: list[dict[str, Any]]) -> dict[str, Any]:

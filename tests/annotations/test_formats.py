@@ -268,7 +268,7 @@ def test_wrong_masks(tmp_path: Path) -> None:
     save_mask(np.zeros((20, 31), int), tmp_path / "masks/a.png")
     save_mask(np.zeros((20, 31), int), tmp_path / "masks/e.png")
     save_mask(np.full((20, 30), 3), tmp_path / "masks/b.png")
-    Image.new("RGB", (30, 20)).save(tmp_path / "masks/c.png")
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "masks/c.png")
     (tmp_path / "classes.txt").write_text("x\ny\nz\n")
     problems = Problems()
     found = read_annotations(tmp_path, problems)
@@ -276,7 +276,7 @@ def test_wrong_masks(tmp_path: Path) -> None:
     for message in (
         "a.png: the mask has 31 x 20 pixels, its image 30 x 20",
         "b.png: the mask holds 3, but its values are 0 to 2 and 255: x, y, z",
-        "c.png: has colors (RGB)",
+        "c.png: the mask has the color (255, 0, 0): name its colors in a file (--data.palette)",
         "e.png: there is no image of that name",
     ):
         assert message in str(problems)

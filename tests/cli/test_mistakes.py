@@ -14,6 +14,7 @@ from torchvision.utils import save_image
 
 from lit_cv import SupervisedModule
 from lit_cv.cli import console, main
+from lit_cv.cli.arguments import read_configuration
 from lit_cv.cli.remedies import remedy
 from lit_cv.cli.runs import remove_unused_run
 
@@ -325,3 +326,23 @@ def test_a_pickled_checkpoint_runs_no_code(in_tmp: Path, verb: str) -> None:
     with pytest.raises(ValueError, match=r"evil\.ckpt holds Python objects beside the weights"):
         main(["fit", "--config", "supervised", "--model.weights", "evil.ckpt", *QUICK])
     assert not Path("broken_into").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "model:\n  class_path: SupervisedModule\n  lr: 0.1\n",
+            "model.lr must lie one step deeper: model.init_args.lr.",
+        ),
+        ("data:\n  batch_size: 8\n", "data.batch_size must lie one step deeper: data.init_args.batch_size."),
+        (
+            "trainer:\n  callbacks:\n  - class_path: CutMix\n    alpha: 2.0\n",
+            "trainer.callbacks.alpha must lie one step deeper: trainer.callbacks.init_args.alpha.",
+        ),
+    ],
+)
+def test_arguments_that_are_not_below_init_args(in_tmp: Path, text: str, message: str) -> None:
+    Path("my.yaml").write_text(text)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_configuration("my.yaml")

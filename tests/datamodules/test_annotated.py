@@ -296,3 +296,44 @@ def test_worker_processes_give_the_same(voc: Path) -> None:
     for a, b in zip(alone, several, strict=True):
         assert torch.equal(a["image"], b["image"])
         assert all(torch.equal(x, y) for x, y in zip(a["boxes"], b["boxes"], strict=True))
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_masks_of_0_and_255_are_two_classes(tmp_path: Path, cache: bool) -> None:
+    for index in range(4):
+        save_image(tmp_path / "images" / f"{index}.png", 40, 60)
+        mask = np.zeros((40, 60), dtype=np.uint8)
+        mask[:, 30:] = 255
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{index}.png")
+    (tmp_path / "classes.txt").write_text("ground\ncell\n")
+    options: dict[str, Any] = {"image_size": [40, 60], "cache": cache, "val_fraction": 0, "test_fraction": 0}
+    data = module(tmp_path, **options)
+    assert data.mask_classes == ["ground", "cell"]
+    mask = batch_of(data, [0])["mask"][0]
+    assert (mask[:, :30] == 0).all()
+    assert (mask[:, 30:] == 1).all()
+    data = module(tmp_path, ignore_class="ground", **options)
+    assert data.mask_classes == ["cell"]
+    mask = batch_of(data, [0])["mask"][0]
+    assert (mask[:, :30] == 255).all()
+    assert (mask[:, 30:] == 0).all()
+    data = module(tmp_path, ignore_class=[255], **options)
+    assert (data.mask_classes, batch_of(data, [0])["mask"][0].unique().tolist()) == (["ground", "cell"], [0, 255])
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_class_of_outlines_can_be_ignored(tmp_path: Path, cache: bool) -> None:
+    outline = {"bbox": [0, 0, 20, 30], "segmentation": [[0, 0, 20, 0, 20, 30, 0, 30]]}
+    save_coco(tmp_path / "train.json", [{"id": 1, "image_id": 5, "category_id": 1, **outline}])
+    for name, side in (("a", (40, 60)), ("b", (30, 30))):
+        save_image(tmp_path / f"{name}.png", *side)
+    options: dict[str, Any] = {"image_size": 30, "cache": cache, "val_fraction": 0, "test_fraction": 0}
+    data = module(tmp_path, ignore_class="person", **options)
+    assert (data.box_classes, data.mask_classes) == (["person", "dog"], ["background", "dog"])
+    batch = batch_of(data, [1])
+    assert (batch["mask"][0, :, :20] == 255).all()
+    assert (batch["mask"][0, :, 20:] == 0).all()
+    assert batch["box_labels"][0].tolist() == [0]
+    data = module(tmp_path, classes=["dog", "person"], ignore_class="background", **options)
+    assert (data.mask_classes, batch_of(data, [1])["mask"][0].unique().tolist()) == (["dog", "person"], [1, 255])

@@ -86,6 +86,61 @@ def test_several_label_columns(root: Path) -> None:
     assert data.class_counts().tolist() == [12, 6]
 
 
+@pytest.mark.parametrize(
+    ("meaning", "row", "text", "warns"),
+    [
+        (None, 0, "5 of 20 images have an empty label: labeled, with none of the classes (--data.empty_labels", True),
+        ("none", 0, "5 of 20 images have an empty label: labeled, with none of the classes.", False),
+        ("unlabeled", -1, "5 of 20 images have an empty label: unlabeled.", False),
+    ],
+)
+def test_what_an_empty_list_of_labels_means(
+    root: Path, caplog: pytest.LogCaptureFixture, meaning: Any, row: int, text: str, warns: bool
+) -> None:
+    path = write(root, "path,label", ["red|round", "round", "", "red | big"] * 5)
+    with caplog.at_level("INFO", "lit_cv"):
+        data = module(path, label_separator="|", empty_labels=meaning, val_fraction=0.0, test_fraction=0.0)
+    record = next(record for record in caplog.records if "empty label" in record.getMessage())
+    assert text in record.getMessage()
+    assert (record.levelname == "WARNING") == warns
+    labels = data.unlabeled_dataset.labels
+    assert labels[2].tolist() == [row] * 3
+    assert len(data.train_dataset) == (15 if meaning == "unlabeled" else 20)
+
+
+def test_empty_cells_of_several_label_columns(root: Path) -> None:
+    path = write(root, "path,red,round", ["1,0", ",", "0,1"] * 6)
+    options: dict[str, Any] = {"label_columns": ["red", "round"], "val_fraction": 0.0, "test_fraction": 0.0}
+    with pytest.raises(ValueError, match=r"says '': .* holds 0 or 1 \(--data\.empty_labels says what an empty cell"):
+        module(path, **options)
+    assert module(path, empty_labels="none", **options).train_dataset.labels[1].tolist() == [0, 0]
+    data = module(path, empty_labels="unlabeled", **options)
+    assert (data.unlabeled_dataset.labels[1].tolist(), len(data.train_dataset)) == ([-1, -1], 12)
+    with pytest.raises(ValueError, match="empty_labels is for several labels an image"):
+        module(path, empty_labels="none")
+
+
+def test_classes_without_training_images_left_out(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = ["a|b,train", "b,train", "a|rare,val", "rare,val", "odd,test", "a,test"] * 3
+    path = write(root, "path,label,split", rows)
+    with pytest.raises(
+        ValueError, match=r"without training images: rare \(--data\.unseen_classes skip leaves them out"
+    ):
+        module(path, label_separator="|")
+    data = module(path, label_separator="|", unseen_classes="skip")
+    assert data.class_names == ["a", "b"]
+    assert sizes(data) == [6, 3, 3]
+    assert data.val_dataset is not None
+    assert data.val_dataset.labels.tolist() == [[1, 0]] * 3
+    assert "left out, and 6 images that have no other: odd, rare" in caplog.text
+    path = write(root, "path,label,split", ["a,train", "b,train", "a,val", "rare,val"] * 3)
+    assert sizes(module(path, unseen_classes="skip", test_fraction=0.0)) == [6, 3, 0]
+    path = write(root, "path,a,b,rare,split", ["1,0,0,train", "0,1,0,train", "1,0,1,val"] * 3)
+    data = module(path, label_columns=["a", "b", "rare"], unseen_classes="skip")
+    assert data.class_names == ["a", "b"]
+    assert data.train_dataset.labels.shape[1] == 2
+
+
 def test_missing_images(root: Path) -> None:
     path = write(root, "path,label", ["a", "b"] * 12)
     with pytest.raises(FileNotFoundError, match=r"4 of 24 images are not in .*'images/20\.png' first.*--data\.root"):

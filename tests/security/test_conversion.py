@@ -224,7 +224,7 @@ def test_a_mask_replaces_a_planted_link(tmp_path: Path) -> None:
     (tmp_path / "m.png").symlink_to(tmp_path / "victim")
     save_mask(np.zeros((3, 3), int), tmp_path / "m.png")
     assert (tmp_path / "victim").read_text() == "mine"
-    assert inspect_mask(tmp_path / "m.png") == [3, 3, 0]
+    assert inspect_mask(tmp_path / "m.png") == [3, 3, 0, 0, 9]
 
 
 @pytest.mark.parametrize("way", ["function", "command"])

@@ -1,0 +1,144 @@
+"""Instance masks: image files with a value for each object, from which boxes, outlines and classes are made."""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from lit_cv.annotations.annotation_format import AnnotationFormat, Sign
+from lit_cv.annotations.mask_code import IGNORE
+from lit_cv.annotations.mask_files import MASK_FOLDERS, find_mask_files
+from lit_cv.annotations.mask_naming import MaskOptions, find_palette, mask_code, read_palette
+from lit_cv.annotations.mask_values import inspect_mask, load_mask, load_objects
+from lit_cv.annotations.masks import mask_class_names
+from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Problems
+from lit_cv.annotations.rle import decode_rle, outline_box
+from lit_cv.printable import printable
+
+log = logging.getLogger("lit_cv")
+
+__all__ = ["read_instances"]
+
+_FOLDERS = ("instances", "instance_masks", "SegmentationObject", *(n for n in MASK_FOLDERS if n != "SegmentationClass"))
+_OBJECTS, _CLASSES = "SegmentationObject", "SegmentationClass"
+_PER_CLASS = 1000  # Cityscapes' values are 1000 times the class plus the object's number; less is no single object
+
+ClassOf = Callable[[AnnotatedImage, AnnotatedObject], int]
+
+
+def read_instances(
+    root: Path,
+    problems: Problems,
+    folders: Mapping[str, Path] | None = None,
+    options: MaskOptions = MaskOptions(),  # noqa: B008 - nothing changes it
+) -> dict[str, AnnotationSet]:
+    """Read a folder with images and instance masks of the same names.
+
+    A mask has a value, or a color, for each object, and 0 elsewhere. What an object is stands in the class mask of
+    VOC's layout (`SegmentationClass` beside `SegmentationObject`), or in its value if values are from 1000 on, as
+    Cityscapes has them (1000 times the class plus a number, less than 1000 for what is no single object); otherwise
+    all objects are of one class. `classes.txt` names the classes from 0, which is the background, or the only one.
+
+    Args:
+        root: The folder.
+        problems: Where masks that cannot be read, and objects of no class, are noted.
+        folders: Folder of the images of each split, if they lie elsewhere.
+        options: How masks are read, and where they lie.
+
+    Returns:
+        A set for each of `train`, `val` and `test` that is there; `all` where there are no splits.
+
+    Raises:
+        FileNotFoundError: If there are no such folders.
+        ValueError: If there are names for several classes, and nothing that tells objects of these apart.
+    """
+    sets = {}
+    for split, files in find_mask_files(root, folders, options.where, _FOLDERS).items():
+        for mask in files.unused:
+            problems.add(mask, "", f"there is no image of that name in {files.images}")
+        if files.without:
+            shown = printable(str(files.images), lines=False)
+            log.warning("%d images in %s have no mask and are left out.", len(files.without), shown)
+        images = (_image(name, mask, problems) for name, mask in files.found.items())
+        sets[split] = AnnotationSet(files.images, [], [image for image in images if image is not None])
+    categories, class_of = _classes(root, sets, options)
+    for part in sets.values():
+        part.categories = categories
+        for image in part.images:
+            _classify(image, class_of, len(categories), problems)
+    return sets
+
+
+def _image(name: str, mask: Path, problems: Problems) -> AnnotatedImage | None:
+    try:
+        outlines = load_objects(mask)
+        height, width = next(iter(outlines.values()))["size"] if outlines else inspect_mask(mask)[:2]
+    except Exception as error:  # decoders raise all kinds of errors for broken files
+        problems.add(mask, "", str(error).removeprefix(f"{mask} "))
+        return None
+    image = AnnotatedImage(name, int(height), int(width), source=mask)
+    for value, outline in outlines.items():
+        image.objects.append(AnnotatedObject(-1, outline_box(outline), outline, id=value))
+    return image
+
+
+def _classes(root: Path, sets: Mapping[str, AnnotationSet], options: MaskOptions) -> tuple[list[str], ClassOf]:
+    """Return the names of the classes, and what tells the class of an object; -1 where it is none of them."""
+    names = mask_class_names(root)
+    images = [image for part in sets.values() for image in part.images]
+    masks = {image.source: _class_mask(image.source) for image in images if image.source is not None}
+    if any(path is not None for path in masks.values()):
+        facts = [inspect_mask(path) for path in masks.values() if path is not None]
+        file = options.palette or find_palette(root)
+        code = mask_code(names, facts, read_palette(file) if file else None, options.ignore)
+
+        def by_mask(image: AnnotatedImage, item: AnnotatedObject) -> int:
+            path = masks.get(image.source) if image.source is not None else None
+            if path is None or not isinstance(item.segmentation, dict):
+                return -1
+            inner = load_mask(path, code=code)[decode_rle(item.segmentation)]
+            number = int(np.bincount(inner, minlength=1).argmax())
+            return -1 if number == IGNORE else number - 1
+
+        return code.names[1:], by_mask
+    values = {item.id or 0 for image in images for item in image.objects}
+    if max(values, default=0) >= _PER_CLASS:
+        numbers = sorted({value // _PER_CLASS for value in values if value >= _PER_CLASS})
+        position = {number: k for k, number in enumerate(numbers)}
+        categories = [names[number] if number < len(names) else str(number) for number in numbers]
+        return categories, lambda image, item: position.get((item.id or 0) // _PER_CLASS, -2)
+    if len(names) > 2:
+        shown = printable(", ".join(names[:20]), lines=False)
+        raise ValueError(
+            f"{root}: the values of the masks number objects and do not tell which of the classes they are ({shown}): "
+            "leave one name in classes.txt, or give class masks in SegmentationClass beside SegmentationObject."
+        )
+    return names[-1:] or ["object"], lambda image, item: 0
+
+
+def _class_mask(mask: Path) -> Path | None:
+    """Return the class mask that belongs to an instance mask of VOC's layout."""
+    if _OBJECTS not in mask.parts:
+        return None
+    path = Path(*(_CLASSES if part == _OBJECTS else part for part in mask.parts))
+    return path if path.is_file() else None
+
+
+def _classify(image: AnnotatedImage, class_of: ClassOf, count: int, problems: Problems) -> None:
+    kept = []
+    for item in image.objects:
+        item.category = class_of(image, item)
+        if 0 <= item.category < count:
+            kept.append(item)
+        elif item.category != -2:  # a region that is no single object
+            problems.add(image.source, f"value {item.id}", "lies where the class mask has no class")
+    image.objects = kept
+
+
+FORMAT = AnnotationFormat(
+    "instances",
+    lambda root: Sign.NONE,  # their masks look like those of classes
+    lambda source: read_instances(source.root, source.problems, source.folders, source.masks),
+    order=60,
+)

@@ -1,0 +1,202 @@
+"""How the values of a set of masks are read: by names, by a palette, and what is ignored."""
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lit_cv.annotations.mask_code import IGNORE, MaskCode
+from lit_cv.annotations.mask_values import MaskFact
+from lit_cv.annotations.reading import read_lines
+from lit_cv.annotations.records import AnnotationError
+from lit_cv.printable import printable
+from lit_cv.suggest import nearest
+
+__all__ = ["MaskFacts", "MaskOptions", "class_code", "describe_masks", "find_palette", "mask_code", "read_palette"]
+
+log = logging.getLogger("lit_cv")
+
+MaskFacts = Callable[[Sequence[Path]], Sequence[MaskFact]]
+Palette = Mapping[int, str]
+"""Names of colors 0xRRGGBB."""
+
+_PALETTES = ("labelmap.txt", "class_dict.csv", "label_colors.txt")  # as CVAT, Kaggle's sets and CamVid name theirs
+_LARGE_SHARE = 0.2  # of the pixels: more of them ignored is worth a word
+_SHOWN = 20  # classes or values that a message lists
+_COLOR = r"(?P<red>\d{1,3})[\s,;]+(?P<green>\d{1,3})[\s,;]+(?P<blue>\d{1,3})"
+_LINES = (
+    re.compile(rf"{_COLOR}[\s:,;]+(?P<name>.*[^\s\d,;].*)", re.ASCII),
+    re.compile(rf"(?P<name>.*?)[\s:,;]+{_COLOR}(\s*:.*)?", re.ASCII),
+)
+
+
+@dataclass(frozen=True)
+class MaskOptions:
+    """How the masks of a folder are read.
+
+    Args:
+        palette: File that names their colors; `None` looks for one.
+        ignore: Classes, by name or by value, that are ignored as 255 is.
+        where: Where they lie, as `find_mask_files` takes it; `None` looks for them.
+    """
+
+    palette: Path | None = None
+    ignore: Sequence[int | str] = ()
+    where: str | None = None
+
+
+def find_palette(root: Path) -> Path | None:
+    """Return the file of a folder that names the colors of its masks, `None` if there is none."""
+    return next((root / name for name in _PALETTES if (root / name).is_file()), None)
+
+
+def read_palette(path: Path) -> dict[int, str]:
+    """Read the names of colors: a name and three numbers up to 255 in each line, in either order.
+
+    These are the files that CVAT (`labelmap.txt`), CamVid (`label_colors.txt`) and tables `name,r,g,b` have. A line
+    of column names and lines that begin with `#` are passed over. A name may stand for several colors.
+
+    Raises:
+        AnnotationError: If a line is none, or a color has two names.
+    """
+    palette: dict[int, str] = {}
+    for number, line in enumerate(read_lines(path), 1):
+        found = next((match for pattern in _LINES if (match := pattern.fullmatch(line))), None)
+        comment = line.startswith("# ") or (line.startswith("#") and not found)  # a name may be `#1`
+        if comment or (number == 1 and not re.search(r"\d", line)):
+            continue
+        name = found["name"].strip(" \t\"'") if found else ""
+        values = [int(found[channel]) for channel in ("red", "green", "blue")] if found else [256]
+        if not name or max(values) > 255:
+            raise AnnotationError(
+                f"{path}, line {number}: {line[:60]!r} is not a name with three numbers from 0 to 255 (red, green, "
+                "blue)."
+            )
+        color = values[0] << 16 | values[1] << 8 | values[2]
+        if palette.setdefault(color, name) != name:
+            raise AnnotationError(f"{path}, line {number}: the color {values} is that of {palette[color]!r} as well.")
+    if not palette:
+        raise AnnotationError(f"{path} names no colors.")
+    return palette
+
+
+def mask_code(
+    names: Sequence[str],
+    facts: Sequence[MaskFact],
+    palette: Palette | None = None,
+    ignore: Sequence[int | str] = (),
+) -> MaskCode:
+    """Return how masks are read.
+
+    The colors of a palette are looked up where it has all of them, or some mask has colors. Otherwise a value is the
+    number of its class, and 255 is ignored, but for masks of nothing but 0 and 255 with two classes, or without names:
+    there 255 is the second class. Without names the classes are called by their numbers; where most numbers up to the
+    greatest never occur, only those that do are classes.
+
+    Args:
+        names: Names of the values from 0; empty if they have none.
+        facts: What `inspect_mask` returns for the masks.
+        palette: Names of colors.
+        ignore: Classes, by name or by value, that are ignored as 255 is.
+
+    Raises:
+        ValueError: If a class to ignore does not exist, or none is left.
+    """
+    entries = [fact[2 + k : 5 + k] for fact in facts if not isinstance(fact, str) for k in range(0, len(fact) - 2, 3)]
+    values, colors = {value for value, _, _ in entries}, {color for _, color, _ in entries}
+    if palette and entries and (-1 in values or colors <= palette.keys()):
+        classes = list(dict.fromkeys(palette.values()))
+        code = MaskCode(classes, {color: classes.index(name) for color, name in palette.items()}, colors=True)
+    else:
+        classes = list(names) or list(dict.fromkeys((palette or {}).values()))
+        code = _number_code(classes, values, keeps_255=IGNORE in ignore or str(IGNORE) in ignore)
+    return _without(code, ignore)
+
+
+def _number_code(names: list[str], values: set[int], keeps_255: bool) -> MaskCode:
+    ignored = {IGNORE: IGNORE}
+    known = {value for value in values if 0 <= value < (len(names) or IGNORE)}
+    if IGNORE in values and known <= {0} and len(names) in (0, 2) and not keeps_255:
+        names = names or ["0", str(IGNORE)]
+        shown = printable(names[1], lines=False)
+        log.info("255 is the class %s: the masks hold 0 and 255 only (--data.ignore_class 255 ignores it).", shown)
+        return MaskCode(names, {0: 0, IGNORE: 1})
+    if not names and known:
+        sparse = 2 * len(known) <= max(known)
+        numbers = sorted(known) if sparse else range(max(known) + 1)
+        return MaskCode([str(value) for value in numbers], {value: k for k, value in enumerate(numbers)} | ignored)
+    return MaskCode(names, {value: value for value in range(min(len(names), IGNORE))} | ignored)
+
+
+def class_code(names: Sequence[str], ignore: Sequence[int | str]) -> MaskCode:
+    """Return how masks are read whose values are the numbers of these classes.
+
+    Raises:
+        ValueError: If a class to ignore does not exist, or none is left.
+    """
+    return _without(_number_code(list(names), set(), keeps_255=True), ignore)
+
+
+def _without(code: MaskCode, ignore: Sequence[int | str]) -> MaskCode:
+    """Return a code in which some classes are ignored, and the others counted from 0."""
+    dropped: set[int] = set()
+    classes = dict(code.classes)
+    for given in ignore:
+        if given in code.names:
+            dropped.add(code.names.index(str(given)))
+        elif isinstance(given, int) or given.isdecimal():
+            number = int(given)
+            if not 0 <= number <= IGNORE:
+                raise ValueError(f"ignore_class {number}: values of masks are 0 to 255 (--data.ignore_class).")
+            dropped.add(number if code.colors else classes.setdefault(number, IGNORE))
+        else:
+            shown = _listed(code.names)
+            hint = nearest(given, code.names)
+            raise ValueError(f"there is no class {given!r} (--data.ignore_class){hint} The classes are: {shown}.")
+    kept = [number for number in range(len(code.names)) if number not in dropped]
+    if ignore and not kept:
+        raise ValueError("every class is ignored: leave out some of them (--data.ignore_class).")
+    renumbered = {old: new for new, old in enumerate(kept)}
+    classes = {value: renumbered.get(number, IGNORE) for value, number in classes.items()}
+    return replace(code, names=[code.names[number] for number in kept], classes=classes)
+
+
+def describe_masks(code: MaskCode, facts: Iterable[MaskFact], named: bool) -> list[str]:
+    """Return what should be known about the masks to train on, a sentence each.
+
+    Args:
+        code: How they are read.
+        facts: What `inspect_mask` returns for them.
+        named: Whether their values have names.
+    """
+    pixels: Counter[int] = Counter()
+    values: Counter[int] = Counter()
+    masks = 0
+    for fact in facts:
+        if isinstance(fact, str):
+            continue
+        masks += 1
+        for k in range(2, len(fact), 3):
+            value = fact[k + 1] if code.colors else fact[k]
+            values[value] += fact[k + 2]
+            pixels[code.classes.get(value, IGNORE)] += fact[k + 2]
+    if not masks:
+        return []
+    said = []
+    if not named:
+        shown = _listed(str(value) for value in sorted(values) if code.classes.get(value, IGNORE) != IGNORE)
+        said.append(f"the values of the masks have no names ({shown}): name them in classes.txt, a line each from 0.")
+    if never := [name for number, name in enumerate(code.names) if not pixels[number]]:
+        some = f"{len(never)} of {len(code.names)} classes"
+        said.append(f"{some} occur in none of the {masks} masks to train on: {_listed(never)}.")
+    if (share := pixels[IGNORE] / sum(pixels.values())) > _LARGE_SHARE:
+        said.append(f"{share:.0%} of the pixels of the masks to train on are ignored (255, or --data.ignore_class).")
+    return said
+
+
+def _listed(names: Iterable[str]) -> str:
+    every = list(names)
+    more = f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
+    return (", ".join(printable(name, lines=False) for name in every[:_SHOWN]) or "none") + more

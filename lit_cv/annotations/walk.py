@@ -1,0 +1,88 @@
+"""Files in folders as people have them: suffixes in any case, hidden files and thumbnails passed over. Pure Python."""
+
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from lit_cv.annotations.clutter import is_clutter
+from lit_cv.image_formats import IMAGE_SUFFIXES
+
+__all__ = ["MASK_SUFFIXES", "FolderIndex", "files_below", "images_below", "is_image", "subfolder"]
+
+MASK_SUFFIXES = frozenset((".png", ".bmp", ".tif", ".tiff", ".gif"))
+"""Ends of the names of images that keep every value, in lower case."""
+
+
+def is_image(name: str) -> bool:
+    """Tell whether a file's name ends like that of an image.
+
+    Example:
+        >>> is_image("a.b.JPG"), is_image("a.txt")
+        (True, False)
+    """
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def files_below(folder: Path, suffixes: Collection[str], deep: bool = True) -> Iterator[Path]:
+    """Yield the files of some suffixes in a folder, sorted within each folder.
+
+    Args:
+        folder: The folder; one that is missing holds nothing.
+        suffixes: Suffixes in lower case, with their points.
+        deep: Whether those in folders within it count, too.
+    """
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if deep and not is_clutter(name))
+        for name in sorted(names):
+            if os.path.splitext(name)[1].lower() in suffixes and not is_clutter(name):
+                yield Path(place, name)
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Return the images in a folder and those within it, sorted."""
+    return sorted(files_below(folder, IMAGE_SUFFIXES))
+
+
+def subfolder(folder: Path, *names: str) -> Path | None:
+    """Return the first folder of these names that there is in a folder, or else one that differs in case alone."""
+    for name in names:
+        if (folder / name).is_dir():
+            return folder / name
+    wanted = [name.lower() for name in names]
+    try:
+        found = sorted(name for name in os.listdir(folder) if name.lower() in wanted and (folder / name).is_dir())
+    except OSError:
+        return None
+    return folder / min(found, key=lambda name: wanted.index(name.lower())) if found else None
+
+
+class FolderIndex:
+    """Finds files by their paths without suffixes; each folder is listed once.
+
+    Args:
+        root: Folder that the paths are relative to.
+        suffixes: Suffixes of the files, in lower case.
+    """
+
+    def __init__(self, root: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> None:
+        self.root = root
+        self._suffixes = suffixes
+        self._folders: dict[Path, dict[str, list[str]]] = {}
+
+    def named(self, stem: Path) -> list[Path]:
+        """Return the files of that path and any of the suffixes, in the order of their names."""
+        return [stem.parent / name for name in self._listed(stem.parent).get(stem.name, [])]
+
+    def _listed(self, folder: Path) -> dict[str, list[str]]:
+        if folder not in self._folders:
+            names: dict[str, list[str]] = {}
+            try:
+                entries = sorted(os.listdir(self.root / folder))
+            except (OSError, ValueError):  # the latter for names that the system has no place for
+                entries = []
+            for name in entries:
+                stem, suffix = os.path.splitext(name)
+                if suffix.lower() in self._suffixes:
+                    names.setdefault(stem, []).append(name)
+            self._folders[folder] = names
+        return self._folders[folder]
