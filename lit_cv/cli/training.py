@@ -210,10 +210,10 @@ class LitCLI(LightningCLI):
         with self._claimed_folder():
             try:
                 super()._run_subcommand(subcommand)
-            except Exception as error:
+            except BaseException as error:  # a signal that ends the program, too
                 if self.trainer.is_global_zero and self._new_run is not None and self.trainer.global_step == 0:
                     remove_unused_run(self._new_run)
-                if self.checkpoint is not None and _while_restoring(error):
+                if self.checkpoint is not None and isinstance(error, Exception) and _while_restoring(error):
                     reason = " ".join((str(error) or type(error).__name__).split())[:300]
                     raise ValueError(f"{self.checkpoint.path} cannot be restored: {reason}") from error
                 raise
