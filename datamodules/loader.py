@@ -244,13 +244,13 @@ class ResumableLoader(DataLoader[Any]):
         """Continue where `state_dict` was taken.
 
         Raises:
-            ValueError: If the batch size or the number of processes is another one, or if the epoch is under way
-                and the dataset has another length.
+            ValueError: If the epoch is under way, and the batch size, the number of processes or the length of the
+                dataset is another one.
         """
         now = self.state_dict()
         options = {"batch_size": "--data.batch_size", "world_size": "--trainer.devices"}
         for name, option in options.items():
-            if state[name] != now[name]:
+            if state["batches"] > 0 and state[name] != now[name]:
                 raise ValueError(
                     f"the checkpoint was written with {name}={state[name]}, this run has {name}={now[name]}: "
                     f"an exact resume needs the same; set {option}."

@@ -24,6 +24,7 @@ from lit_cv.checkpoint_io import AtomicCheckpointIO
 from lit_cv.cli import remedies  # noqa: F401 - later there may be no memory left to import it with
 from lit_cv.cli.arguments import prepare
 from lit_cv.cli.errors import raised_here
+from lit_cv.cli.given_callbacks import with_support
 from lit_cv.cli.import_policy import limited_imports
 from lit_cv.cli.messages import quiet_lightning, show_messages
 from lit_cv.cli.own_files import OwnFiles, importable, named_modules
@@ -144,7 +145,7 @@ class LitCLI(LightningCLI):
             callback = self._get(self.config_init, key)
             if callback.enabled and not (key == "non_finite" and _has(given, callbacks.NonFiniteGuard)):
                 extra.append(callback)
-        extra += given
+        extra += with_support(given, continues=fitting and self.checkpoint is not None)
         extra += self._embedding_callbacks(given)
         if fitting and config["logger"]:
             extra += [callbacks.LearningRateLog(), callbacks.BatchFigure(), callbacks.ClassificationFigures()]
