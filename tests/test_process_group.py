@@ -101,11 +101,14 @@ def test_one_rank_with_workers(
     assert_same_end(in_tmp, whole)
 
 
-def test_two_ranks_with_workers(in_tmp: Path) -> None:
-    ended, said = signaled(in_tmp, signal.SIGTERM, *WORKERS, *TWO, "--trainer.callbacks+=meeting.Meet", ranks=2)
+@pytest.mark.parametrize(("where", "step"), [("training", 10), ("validation", 18)])
+def test_two_ranks_with_workers(in_tmp: Path, where: str, step: int) -> None:
+    """The ranks ask each other every ten steps of the 18 of an epoch, and at its end."""
+    meet = ["--trainer.callbacks+=meeting.Meet", f"--trainer.callbacks.where={where}"]
+    ended, said = signaled(in_tmp, signal.SIGTERM, *WORKERS, *TWO, *meet, ranks=2)
     assert ended == 143, said
-    assert final(in_tmp)["global_step"] == 10  # of the 18 of an epoch: the ranks ask each other every ten steps
-    assert "Stopped at step 10. Continue with" in said
+    assert final(in_tmp)["global_step"] == step
+    assert f"Stopped at step {step}. Continue with" in said
 
 
 def test_decoding_into_the_cache(in_tmp: Path) -> None:
