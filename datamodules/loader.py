@@ -2,14 +2,16 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, SequentialSampler
 
 from datamodules.images import UnreadableImageError
+from datamodules.worker_signals import OutliveSignals, signals_held_back
 
 __all__ = ["Batch", "EpochSampler", "ResumableLoader", "collate", "loader_options"]
 
@@ -81,6 +83,16 @@ class EpochSampler(DistributedSampler[Any]):
         order = np.random.RandomState(bits).permutation(self.size)
         dealt = len(self) * self.num_replicas
         return np.asarray(np.resize(order, dealt)[self.rank :: self.num_replicas], dtype=np.int64)
+
+
+class _InOrder(SequentialSampler):
+    """The samples in order, in an epoch that Lightning sets."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Note which epoch begins."""
+        self.epoch = epoch
 
 
 def collate(samples: Any) -> Batch:
@@ -165,6 +177,8 @@ class ResumableLoader(DataLoader[Any]):
         if sampler is None and kwargs.get("batch_sampler") is None:
             size = len(dataset)  # type: ignore[arg-type]
             sampler = EpochSampler(size, shuffle, seed, num_replicas, rank, drop_last)
+        if type(sampler) is SequentialSampler:  # Lightning's for overfit_batches
+            sampler = _InOrder(dataset)  # type: ignore[arg-type]
         kwargs.setdefault("collate_fn", collate)
         super().__init__(dataset, batch_size, sampler=sampler, drop_last=drop_last, **kwargs)
         self._epoch = self._cycle = self._handed_out = 0
@@ -174,7 +188,9 @@ class ResumableLoader(DataLoader[Any]):
         # A generator, so that the epoch is read at the first batch: Lightning calls `iter` before `set_epoch`.
         self._begin()
         try:
-            for batch in super().__iter__():
+            # Samplers of Lightning's cannot begin later: what was handed out before is read again, and left out.
+            read_again = 0 if isinstance(self.sampler, EpochSampler) else self._handed_out
+            for batch in islice(self._start(), read_again, None):
                 self._handed_out += 1
                 yield batch
         except UnreadableImageError as error:  # from a worker process its message is a whole trace
@@ -187,22 +203,29 @@ class ResumableLoader(DataLoader[Any]):
                 "`lit-cv fit --ckpt_path last`; --data.cache true reads files once, before the run."
             ) from None
 
+    def _start(self) -> Iterator[Batch]:
+        if self.num_workers == 0:
+            return super().__iter__()
+        if not isinstance(self.worker_init_fn, OutliveSignals):
+            self.worker_init_fn = OutliveSignals(self.worker_init_fn)
+        with signals_held_back():
+            return super().__iter__()
+
     def _begin(self) -> None:
         sampler = self.sampler
-        if not isinstance(sampler, EpochSampler):  # Lightning puts in its own for overfit_batches
-            self._handed_out = 0
-            return
-        same_epoch = sampler.epoch == self._epoch
+        epoch = getattr(sampler, "epoch", None)
+        same_epoch = epoch is not None and epoch == self._epoch
         finished = self._handed_out >= len(self)
-        if not same_epoch:
-            self._epoch, self._cycle = sampler.epoch, 0
+        if epoch is not None and not same_epoch:
+            self._epoch, self._cycle = epoch, 0
         elif finished:
             self._cycle += 1
         if not (self._restored and same_epoch and not finished):
             self._handed_out = 0
         self._restored = False
-        sampler.cycle = self._cycle
-        sampler.offset = self._handed_out * (self.batch_size or 0)
+        if isinstance(sampler, EpochSampler):
+            sampler.cycle = self._cycle
+            sampler.offset = self._handed_out * (self.batch_size or 0)
 
     def state_dict(self) -> dict[str, int]:
         """Return where the iteration stands, as plain numbers."""
@@ -221,13 +244,13 @@ class ResumableLoader(DataLoader[Any]):
         """Continue where `state_dict` was taken.
 
         Raises:
-            ValueError: If the batch size or the number of processes is another one, or if the epoch is under way
-                and the dataset has another length.
+            ValueError: If the epoch is under way, and the batch size, the number of processes or the length of the
+                dataset is another one.
         """
         now = self.state_dict()
         options = {"batch_size": "--data.batch_size", "world_size": "--trainer.devices"}
         for name, option in options.items():
-            if state[name] != now[name]:
+            if state["batches"] > 0 and state[name] != now[name]:
                 raise ValueError(
                     f"the checkpoint was written with {name}={state[name]}, this run has {name}={now[name]}: "
                     f"an exact resume needs the same; set {option}."

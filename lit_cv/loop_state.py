@@ -93,7 +93,7 @@ def restore_loaders(trainer: L.Trainer) -> None:
         f"{name}={old[name]}, now {new[name]}"
         for old, new in zip(loop._combined_loader_states_to_load, now, strict=False)
         for name in ("batch_size", "world_size")
-        if name in old and name in new and old[name] != new[name]
+        if name in old and name in new and old[name] != new[name] and old.get("batches", 1) > 0
     }
     if changed:
         rank_zero_warn(

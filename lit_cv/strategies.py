@@ -2,8 +2,9 @@
 
 import lightning as L
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
-__all__ = ["check_whole"]
+__all__ = ["check_whole", "stop_watching_ranks"]
 
 
 def check_whole(trainer: L.Trainer, what: str, otherwise: str) -> None:
@@ -23,3 +24,17 @@ def check_whole(trainer: L.Trainer, what: str, otherwise: str) -> None:
             f"{what} needs all weights and gradients whole on every device, which {strategy} does not give: set "
             f"--trainer.strategy ddp or one device, or {otherwise}."
         )
+
+
+def stop_watching_ranks(trainer: L.Trainer) -> None:
+    """Let the ranks that this process has started end on their own, now that all are about to end.
+
+    A thread of Lightning's kills this process within seconds after one of them has ended with an error status, which
+    that of SIGTERM is, though its checkpoint is saved and its own status is yet to be given.
+
+    Args:
+        trainer: The Trainer.
+    """
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _SubprocessScriptLauncher):
+        launcher.procs.clear()  # the very list that the thread looks at

@@ -5,6 +5,7 @@ import math
 import re
 import signal
 import threading
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -21,6 +22,7 @@ from lit_cv.checkpoint_io import link_checkpoint
 from lit_cv.loop_state import validation_due
 from lit_cv.metrics_csv import MetricsCSVLogger
 from lit_cv.registry import trust_option
+from lit_cv.strategies import stop_watching_ranks
 
 __all__ = ["RunCheckpoint"]
 
@@ -28,6 +30,7 @@ log = logging.getLogger("lit_cv")
 
 _BEST = "best.ckpt"
 _ASKING = 10  # steps from one exchange to the next
+_REPEATED = 1.0  # seconds: `timeout` signals its child and then the group, launchers pass on what has come already
 
 
 class RunCheckpoint(Checkpoint):
@@ -69,6 +72,7 @@ class RunCheckpoint(Checkpoint):
         self._interrupted = False
         self._ending = False
         self._signal = signal.SIGINT
+        self._since = -math.inf  # when it came
         self._handlers: dict[signal.Signals, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -86,16 +90,24 @@ class RunCheckpoint(Checkpoint):
             self._interrupted = self._ending = False
             self._handlers[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
 
+    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take SIGTERM over from Lightning, which by now has set its own handler."""
+        self._take_sigterm(trainer)
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take SIGTERM over from Lightning, which by now has set its own handler: that one saves nothing."""
-        if self._handlers and not _requeues(trainer):
+        """Take SIGTERM over from Lightning, where no sanity check came before."""
+        self._take_sigterm(trainer)
+
+    def _take_sigterm(self, trainer: L.Trainer) -> None:
+        """Set the handler in place of Lightning's, which saves nothing, and makes ranks wait for one another."""
+        if self._handlers and signal.SIGTERM not in self._handlers and not _requeues(trainer):
             self._handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._interrupt)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write what was logged at the end of the epoch before, or end after a signal, now that it is."""
         _write_tables(trainer)
         if self._ending:
-            self._end()
+            self._end_together(trainer)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -121,13 +133,13 @@ class RunCheckpoint(Checkpoint):
         """End training after a signal, now that the step before is saved and its numbers are logged."""
         self._trained = True
         if self._ending:
-            self._end()
+            self._end_together(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the table, for validation may take long, or end training after a signal before it is validated."""
         _write_tables(trainer)
         if self._ending:
-            self._end()
+            self._end_together(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save when validation runs more often than epochs end."""
@@ -246,16 +258,23 @@ class RunCheckpoint(Checkpoint):
             return False
         told = trainer.strategy.reduce_boolean_decision(self._interrupted, all=False)
         if told and not self._interrupted:  # what the others are told, they are told by this
-            self._interrupted, self._signal = True, signal.SIGTERM
+            self._interrupted, self._signal, self._since = True, signal.SIGTERM, time.monotonic()
         return told
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         self._signal = signal.Signals(signum)
         if self._interrupted:
+            if time.monotonic() - self._since < _REPEATED:
+                return
             self._end()
-        self._interrupted = True
+        self._interrupted, self._since = True, time.monotonic()
         name = "Ctrl-C" if signum == signal.SIGINT else "SIGTERM"
         log.info("%s: finishing this step and saving; a second one stops at once.", name)
+
+    def _end_together(self, trainer: L.Trainer) -> NoReturn:
+        """End, as all ranks do at this step."""
+        stop_watching_ranks(trainer)
+        self._end()
 
     def _end(self) -> NoReturn:
         if self._signal == signal.SIGTERM:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lit_cv.cli.overview import VERBS, overview, recipe_table
 from lit_cv.cli.own_files import OwnFiles, import_trusted, importable, named_modules, take_trusted
+from lit_cv.cli.termination import Terminated, sigterm_raises
 from lit_cv.matplotlib_defaults import import_matplotlib
 from lit_cv.printable import printable
 from lit_cv.registry import names_of_files
@@ -90,7 +91,11 @@ def main(args: list[str] | None = None) -> "LitCLI | None":
 def console() -> None:
     """Run as a program: an error that the user can mend ends in one line, any other in its trace."""
     try:
-        main()
+        with sigterm_raises():
+            main()
+    except Terminated as end:
+        print("lit-cv: stopped.", file=sys.stderr)
+        sys.exit(end.code)
     except SystemExit as end:
         sys.exit(_shortened(printable(end.code)) if isinstance(end.code, str) else end.code)
     except KeyboardInterrupt:

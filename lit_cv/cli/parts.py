@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 import lightning as L
+from lightning.pytorch.callbacks import BatchSizeFinder
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback, _InstantiatorFn
 
 from lit_cv.atomic_files import atomic_write
@@ -46,6 +47,8 @@ class SaveConfig(SaveConfigCallback):
         if folder is None or not trainer.is_global_zero:
             return
         Path(folder).mkdir(parents=True, exist_ok=True)
+        if any(isinstance(callback, BatchSizeFinder) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            self.config["data.init_args.batch_size"] = trainer.datamodule.batch_size  # type: ignore[attr-defined]
         with atomic_write(Path(folder) / self.config_filename, "the configuration") as part:
             self.parser.save(self.config, part, skip_unset=False, overwrite=True, multifile=False)
 

@@ -21,6 +21,8 @@ _TRAINER = (
      "(--trainer.max_epochs)."),
 )  # fmt: skip
 _LOST = ("connection closed by peer", "connection reset by peer", "remote process exited", "connectfullmesh failed")
+_ASKED_TO_END = ("Terminated", "Interrupt", "Hangup")
+_CRASHES = ("Segmentation fault", "Illegal instruction", "Aborted", "Floating point exception")
 _OUTPUTS = ("default_root_dir", "folder", "output", "out", "dirpath")  # last parts of options that name a folder
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -41,12 +43,7 @@ def remedy(error: BaseException, typed: Sequence[str] = ()) -> str | None:
     if isinstance(error, MisconfigurationException | ValueError):
         return next((advice for words, advice in _TRAINER if words in text), None)
     if isinstance(error, RuntimeError) and "DataLoader worker" in text:
-        if "killed by signal" in text or "exited unexpectedly" in text:
-            return (
-                "A process that reads images was ended, mostly for want of memory: lower --data.num_workers (0 takes "
-                "no processes), or make /dev/shm larger."
-            )
-        return None
+        return _lost_worker(text)
     if torch.distributed.is_initialized() and any(words in text.lower() for words in _LOST):
         return (
             "Another process of this run has ended, and this one with it: see what that one says, or whether it was "
@@ -66,6 +63,23 @@ def remedy(error: BaseException, typed: Sequence[str] = ()) -> str | None:
     if error.errno in _CLOSED or _makes_folder(error):
         option = _option_of(error.filename, typed) or "--trainer.default_root_dir"
         return f"Choose a folder that can be written to with {option}."
+    return None
+
+
+def _lost_worker(text: str) -> str | None:
+    """Return what to do where a worker process has ended; which signal ended it says whether memory ran out."""
+    if any(f"killed by signal: {name}" in text for name in _ASKED_TO_END):
+        return (
+            "A data-loading worker was told to end, not for want of memory: the run goes on from its last checkpoint "
+            "(--ckpt_path last)."
+        )
+    if any(f"killed by signal: {name}" in text for name in _CRASHES):
+        return "A data-loading worker crashed: --data.num_workers 0 shows where, or which image it was reading."
+    if "killed by signal" in text or "exited unexpectedly" in text:
+        return (
+            "A data-loading worker was killed, probably out of memory: lower --data.num_workers (0 takes no "
+            "processes), or make /dev/shm larger."
+        )
     return None
 
 

@@ -24,6 +24,7 @@ from lit_cv.checkpoint_io import AtomicCheckpointIO
 from lit_cv.cli import remedies  # noqa: F401 - later there may be no memory left to import it with
 from lit_cv.cli.arguments import prepare
 from lit_cv.cli.errors import raised_here
+from lit_cv.cli.given_callbacks import with_support
 from lit_cv.cli.import_policy import limited_imports
 from lit_cv.cli.messages import quiet_lightning, show_messages
 from lit_cv.cli.own_files import OwnFiles, importable, named_modules
@@ -146,7 +147,7 @@ class LitCLI(LightningCLI):
             callback = self._get(self.config_init, key)
             if callback.enabled and not (key == "non_finite" and _has(given, callbacks.NonFiniteGuard)):
                 extra.append(callback)
-        extra += given
+        extra += with_support(given, continues=fitting and self.checkpoint is not None)
         extra += self._embedding_callbacks(given)
         if fitting and config["logger"]:
             extra += [callbacks.LearningRateLog(), callbacks.BatchFigure(), callbacks.ClassificationFigures()]
@@ -212,10 +213,10 @@ class LitCLI(LightningCLI):
         with self._claimed_folder():
             try:
                 super()._run_subcommand(subcommand)
-            except Exception as error:
+            except BaseException as error:  # a signal that ends the program, too
                 if self.trainer.is_global_zero and self._new_run is not None and self.trainer.global_step == 0:
                     remove_unused_run(self._new_run)
-                if self.checkpoint is not None and _while_restoring(error):
+                if self.checkpoint is not None and isinstance(error, Exception) and _while_restoring(error):
                     reason = " ".join((str(error) or type(error).__name__).split())[:300]
                     raise ValueError(f"{self.checkpoint.path} cannot be restored: {reason}") from error
                 raise

@@ -161,7 +161,7 @@ class Study:
             shown: Column that the line of a finished run shows.
 
         Raises:
-            SystemExit: With status 130 after Ctrl-C, and as it comes for a wrong option.
+            SystemExit: With status 130 after Ctrl-C, 143 after SIGTERM, and as it comes for a wrong option.
             OSError: If the disk is full, or a file cannot be written; what was done stays.
         """
         with _alone(self.folder):
@@ -188,7 +188,8 @@ class Study:
                 if isinstance(stop, SystemExit) and isinstance(stop.code, str):
                     raise
                 self._print_stopped(number, run)
-                raise SystemExit(130) from None
+                terminated = isinstance(stop, SystemExit) and stop.code == 128 + signal.SIGTERM
+                raise SystemExit(stop.code if terminated else 130) from None
             except OSError:  # its folder, or the table, cannot be written to
                 line.clear()
                 self._print_stopped(number, run)

@@ -8,7 +8,7 @@ import lightning as L
 import pytest
 import torch
 
-from lit_cv.callbacks import EMA, LearningRateLog, MonitorEarlyStopping, RunCheckpoint
+from lit_cv.callbacks import EMA, LearningRateLog, MonitorEarlyStopping, RunCheckpoint, run_checkpoint
 from lit_cv.metrics_csv import MetricsCSVLogger, read_metrics
 from tests.callbacks.tiny import Tiny, loader, trainer
 
@@ -175,7 +175,17 @@ class TerminateInValidation(Interrupt):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize(("killer", "step", "saved"), [(Terminate, 5, 6), (TerminateInValidation, 8, 8)])
+class TerminateTwice(Terminate):
+    """As `timeout` does, which signals its child and then the group, and as launchers do that pass signals on."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step + 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("killer", "step", "saved"), [(Terminate, 5, 6), (TerminateTwice, 5, 6), (TerminateInValidation, 8, 8)]
+)
 def test_sigterm_finishes_what_is_under_way_and_saves_it(tmp_path: Path, killer: Any, step: int, saved: int) -> None:
     before = signal.getsignal(signal.SIGTERM)
     run = trainer(tmp_path, max_epochs=9, callbacks=[killer(step), RunCheckpoint()])
@@ -184,6 +194,14 @@ def test_sigterm_finishes_what_is_under_way_and_saves_it(tmp_path: Path, killer:
     assert stopped.value.code == 143  # not 0, by which a scheduler would take the job for finished
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == saved
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_checkpoint, "_REPEATED", 0.0)
+    run = trainer(tmp_path, max_epochs=9, callbacks=[TerminateTwice(5), RunCheckpoint()])
+    with pytest.raises(SystemExit):
+        run.fit(Tiny([0.1]), loader(), loader())
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
 
 
 def test_what_was_logged_before_a_checkpoint_or_validation_is_on_the_disk(tmp_path: Path) -> None:

@@ -145,9 +145,13 @@ def test_limited_epochs_resume(whole: tuple[Recorder, Path], tmp_path: Path) -> 
         assert resumed.seen == {key: value for key, value in uninterrupted.seen.items() if key >= step}
 
 
-def test_overfit_batches_runs() -> None:
-    seen = fit(0, overfit_batches=2).seen
-    assert seen[0] == seen[2] == list(range(BATCH))
+@pytest.mark.parametrize("workers", [0, 2])
+def test_overfit_batches_resume(tmp_path: Path, workers: int) -> None:
+    uninterrupted = fit(0, tmp_path, overfit_batches=3).seen
+    assert uninterrupted[0] == uninterrupted[3] == list(range(BATCH))
+    for step in (1, 3, 4, 5) if workers == 0 else (4,):
+        resumed = fit(workers, None, tmp_path / f"step{step}.ckpt", overfit_batches=3).seen
+        assert resumed == {key: value for key, value in uninterrupted.items() if key >= step}
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -1,0 +1,35 @@
+"""SIGTERM ends the program as an exception does."""
+
+import os
+import signal
+
+import pytest
+
+from lit_cv.cli.termination import Terminated, sigterm_raises
+
+
+def _told_twice(cleaned_up: list[bool]) -> None:
+    with sigterm_raises():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)  # `timeout` signals its child, and then the group
+            cleaned_up.append(True)
+
+
+def test_sigterm_is_raised_once() -> None:
+    cleaned_up: list[bool] = []
+    with pytest.raises(Terminated) as stopped:
+        _told_twice(cleaned_up)
+    assert stopped.value.code == 143
+    assert cleaned_up == [True]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_handler_that_is_there_stays() -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with sigterm_raises():
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)

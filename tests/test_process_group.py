@@ -1,0 +1,126 @@
+"""A signal to the whole process group, which `timeout`, SLURM and systemd send, saves the step that is reached."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchvision.utils import save_image
+
+from lit_cv.cli import main
+from tests.test_resume import FIT, assert_same_end, final
+
+# Each rank says where it is, and waits until the signal has been sent and the worker processes had time to die of it.
+MEETING = """
+import multiprocessing
+import time
+from pathlib import Path
+import lightning as L
+import datamodules.cache
+
+def meet(rank=0):
+    if not Path("sent").exists():
+        Path(f"reached_{rank}").touch()
+        while not Path("sent").exists():
+            time.sleep(0.01)
+        for worker in multiprocessing.active_children():
+            worker.join(0.05)
+
+class Meet(L.Callback):
+    def __init__(self, step: int = 3, where: str = "training") -> None:
+        self.step, self.where = step, where
+    def on_train_batch_start(self, trainer, *args):
+        if self.where == "training" and trainer.global_step == self.step:
+            meet(trainer.global_rank)
+    def on_validation_batch_start(self, trainer, *args):
+        if self.where == "validation" and not trainer.sanity_checking:
+            meet(trainer.global_rank)
+
+class MeetWhileDecoding(L.Callback):
+    def __init__(self) -> None:
+        read = datamodules.cache.read_image
+        def read_and_meet(*args):
+            meet()
+            return read(*args)
+        datamodules.cache.read_image = read_and_meet
+"""
+WORKERS = [*FIT, "--checkpoint.every_n_steps", "0", "--data.num_workers", "2"]
+TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "8"]
+
+
+def signaled(root: Path, number: signal.Signals, *args: str, ranks: int = 1) -> tuple[int, str]:
+    """Run the program in a group of its own, signal the group once, and return its status and what it said."""
+    (root / "meeting.py").write_text(MEETING)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "lit_cv", *args, "--trainer.default_root_dir", str(root)]
+    with open(root / "said.txt", "w+", encoding="utf-8") as said:
+        group = subprocess.Popen(command, cwd=root, env=environment, stderr=said, start_new_session=True)
+        try:
+            while not all((root / f"reached_{rank}").exists() for rank in range(ranks)):
+                assert group.poll() is None, (root / "said.txt").read_text()
+                time.sleep(0.01)
+            os.killpg(group.pid, number)
+            (root / "sent").touch()
+            status = group.wait(timeout=240)
+        finally:
+            if group.poll() is None:
+                os.killpg(group.pid, signal.SIGKILL)
+    return status, (root / "said.txt").read_text()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("whole")
+    main([*WORKERS, "--data.num_workers", "0", "--trainer.default_root_dir", str(root)])
+    return root
+
+
+@pytest.mark.parametrize(
+    ("number", "where", "status", "step"),
+    [
+        (signal.SIGTERM, "training", 143, 4),
+        (signal.SIGINT, "training", 1, 4),
+        (signal.SIGTERM, "validation", 143, 9),
+    ],
+)
+def test_one_rank_with_workers(
+    in_tmp: Path, whole: Path, number: signal.Signals, where: str, status: int, step: int
+) -> None:
+    meet = ["--trainer.callbacks+=meeting.Meet", f"--trainer.callbacks.where={where}"]
+    ended, said = signaled(in_tmp, number, *WORKERS, *meet)
+    assert ended == status, said
+    assert said.count("finishing this step and saving") == 1  # not by the workers, too
+    assert "--data.num_workers" not in said
+    assert final(in_tmp)["global_step"] == step
+    main([*WORKERS, "--data.num_workers", "0", "--trainer.default_root_dir", str(in_tmp), "--ckpt_path", "last"])
+    assert_same_end(in_tmp, whole)
+
+
+@pytest.mark.parametrize(("where", "step"), [("training", 10), ("validation", 18)])
+def test_two_ranks_with_workers(in_tmp: Path, where: str, step: int) -> None:
+    """The ranks ask each other every ten steps of the 18 of an epoch, and at its end."""
+    meet = ["--trainer.callbacks+=meeting.Meet", f"--trainer.callbacks.where={where}"]
+    ended, said = signaled(in_tmp, signal.SIGTERM, *WORKERS, *TWO, *meet, ranks=2)
+    assert ended == 143, said
+    assert final(in_tmp)["global_step"] == step
+    assert f"Stopped at step {step}. Continue with" in said
+
+
+def test_decoding_into_the_cache(in_tmp: Path) -> None:
+    photos = in_tmp / "photos"
+    for name in ("a", "b"):
+        (photos / name).mkdir(parents=True)
+        for number in range(4):
+            save_image(torch.rand(3, 8, 8), photos / name / f"{number}.png")
+    options = ["--data", "ImageFolderDataModule", "--data.root", str(photos), "--data.cache", "true"]
+    fit: list[Any] = [*FIT[:5], *options, "--data.image_size", "8", "--trainer.accelerator", "cpu"]
+    ended, said = signaled(in_tmp, signal.SIGTERM, *fit, "--trainer.callbacks+=meeting.MeetWhileDecoding")
+    assert ended == 143, said
+    assert said.splitlines()[-1] == "lit-cv: stopped."
+    assert [path.name for path in (photos / ".lit_cv_cache").iterdir()] == ["lock"]  # nothing unfinished
+    assert not (in_tmp / "lightning_logs").exists()  # nor a run without a step
