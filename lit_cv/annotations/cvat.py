@@ -1,6 +1,7 @@
 """CVAT: an XML file ("CVAT for images") with the shapes of many images. Read alone."""
 
 import logging
+import math
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -72,6 +73,8 @@ def read_cvat(root: Path, problems: Problems, folders: Mapping[str, Path] | None
             subset = node.get("subset", "").strip()
             entries.append(_Entry(file, _split_of(root, file, subset), subset, node, before))
             before += len(node)
+    if not entries and len(problems):
+        return {"all": AnnotationSet(root, [], [])}
     if not entries:
         raise FileNotFoundError(f"{root.absolute()} holds no images in XML files of CVAT.")
     training = [entry for entry in entries if entry.split == "train"]
@@ -159,12 +162,15 @@ def _object(shape: ET.Element, categories: Sequence[str], size: tuple[int, int])
 def _numbers(shape: ET.Element, *keys: str) -> list[float]:
     if missing := [key for key in keys if shape.get(key) is None]:
         raise ValueError(f"{missing[0]} is missing")
-    return [float(shape.get(key, "")) for key in keys]
+    values = [float(shape.get(key, "")) for key in keys]
+    if not all(map(math.isfinite, values)):
+        raise ValueError("it holds a value that is not finite")
+    return values
 
 
 def _outline(shape: ET.Element, size: tuple[int, int]) -> list[list[float]] | dict[str, object] | None:
     """Return the outline of a shape, `None` for a box that is not turned."""
-    turn = float(shape.get("rotation") or 0)
+    turn = _numbers(shape, "rotation")[0] if shape.get("rotation") else 0.0
     if shape.tag == "box":
         left, top, right, bottom = _numbers(shape, "xtl", "ytl", "xbr", "ybr")
         return [rotated_box(left, top, right, bottom, turn)] if turn else None

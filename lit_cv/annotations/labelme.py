@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -60,7 +61,7 @@ def read_labelme(root: Path, problems: Problems, folders: Mapping[str, Path] | N
             contents.setdefault(_split_of(path.relative_to(root)), []).append((path, content))
     if "train" not in contents:
         contents = {"all": [entry for part in contents.values() for entry in part]}
-    if not any(contents.values()):
+    if not any(contents.values()) and not len(problems):
         raise FileNotFoundError(f"{root.absolute()} holds no JSON files of Labelme.")
     categories = _classes(root / "labels.txt")
     if not categories:
@@ -180,8 +181,9 @@ def _outline(
     if kind == "rectangle":
         return None
     if kind == "circle":
-        radius = float(np.hypot(*(points[1] - points[0])))
-        return [ellipse(*points[0].tolist(), radius, radius, size)]
+        center, edge = points[:2].tolist()
+        radius = math.dist(center, edge)
+        return [ellipse(*center, radius, radius, size)]
     if kind == "mask":
         return _mask(points, mask, size)
     return [points.reshape(-1).tolist()]

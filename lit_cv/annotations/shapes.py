@@ -27,15 +27,18 @@ def ellipse(x: float, y: float, rx: float, ry: float, size: tuple[int, int], deg
         size: Height and width of the image; 0 where they are not known.
         degrees: How far it is turned, clockwise.
     """
-    angles = 2 * math.pi * np.arange(_CORNERS) / _CORNERS
     turn = math.radians(degrees)
-    across, along = rx * np.cos(angles), ry * np.sin(angles)
-    xs = x + across * math.cos(turn) - along * math.sin(turn)
-    ys = y + across * math.sin(turn) + along * math.cos(turn)
     height, width = size
-    if height > 0 and width > 0:
-        xs, ys = xs.clip(0, width), ys.clip(0, height)
-    return [float(value) for value in np.stack([xs, ys], 1).round(6).reshape(-1)]
+    polygon: list[float] = []
+    for corner in range(_CORNERS):
+        angle = 2 * math.pi * corner / _CORNERS
+        across, along = rx * math.cos(angle), ry * math.sin(angle)
+        px = x + across * math.cos(turn) - along * math.sin(turn)
+        py = y + across * math.sin(turn) + along * math.cos(turn)
+        if height > 0 and width > 0:
+            px, py = min(max(px, 0.0), width), min(max(py, 0.0), height)
+        polygon += [round(px, 6), round(py, 6)]
+    return polygon
 
 
 def rotated_box(left: float, top: float, right: float, bottom: float, degrees: float) -> list[float]:
