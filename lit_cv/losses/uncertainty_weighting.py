@@ -40,7 +40,7 @@ class UncertaintyWeighting(TaskWeighting):
 
     Example:
         >>> weighting = UncertaintyWeighting(["depth", "shape"], classification=["shape"])
-        >>> weighting({"depth": torch.tensor(4.0), "shape": torch.tensor(4.0)}).item()
+        >>> weighting({"depth": torch.tensor(4.0), "shape": torch.tensor(4.0)}).detach().item()
         6.0
     """
 

@@ -32,7 +32,7 @@ def inner_loop(
     Example:
         >>> w = torch.tensor(1.0, requires_grad=True)
         >>> after = inner_loop(lambda p: p["w"] ** 2, {"w": w}, {"w": 0.1}, steps=1)["w"]
-        >>> after.item(), torch.autograd.grad(after, w)[0].item()  # w - 0.1 * 2 w, and its slope 0.8
+        >>> after.detach().item(), torch.autograd.grad(after, w)[0].item()  # w - 0.1 * 2 w, and its slope 0.8
         (0.800000011920929, 0.800000011920929)
     """
     current = dict(parameters)

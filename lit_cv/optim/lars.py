@@ -34,7 +34,7 @@ class LARS(Optimizer):
         >>> optimizer = LARS([weight], lr=1.0, momentum=0.0)
         >>> weight.grad = torch.full((2, 2), 7.0)
         >>> optimizer.step()
-        >>> weight[0, 0].item()
+        >>> weight[0, 0].detach().item()
         0.9990000128746033
     """
 

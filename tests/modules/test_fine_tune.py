@@ -290,7 +290,7 @@ def test_l2_sp_holds_the_weights_near_the_pretrained(pretrained: str, seed: int)
         module = FineTuneModule(weights=pretrained, l2_sp=pull, backbone_lr=1e-3, weight_decay=0.0)
         fit(module, max_epochs=4)
         parameters = module.backbone.body.named_parameters()
-        distances.append(sum(float((p - source[f"backbone.body.{n}"]).square().sum()) for n, p in parameters))
+        distances.append(sum(float((p.detach() - source[f"backbone.body.{n}"]).square().sum()) for n, p in parameters))
     assert distances[1] < 0.3 * distances[0]
 
 

@@ -74,7 +74,7 @@ def gradients(module: MultiTaskModule) -> dict[str, Tensor]:
 def test_the_total_is_the_weighted_sum_of_means_over_what_is_known() -> None:
     module = ready(weighting="fixed", task_weights={"kind": 2.0, "light": 0.1}).eval()
     batch = Blobs().batch
-    logits, values = (module(batch["image"])[name] for name in ("kind", "light"))
+    logits, values = (module(batch["image"])[name].detach() for name in ("kind", "light"))
     kind = F.cross_entropy(logits, batch["label"], ignore_index=-1)
     known = ~batch["light"].isnan()
     light = F.mse_loss(values[known, 0], batch["light"][known])
@@ -114,7 +114,7 @@ def test_images_without_a_target_leave_the_others_gradients_alone(weighting: str
     alone = F.cross_entropy(module(batch["image"], task="kind"), batch["label"], ignore_index=-1)
     module.zero_grad()
     alone.backward()
-    weight = float(module.weighting.weights()[0])
+    weight = float(module.weighting.weights()[0].detach())
     torch.testing.assert_close(
         found[0]["head.kind.head.linear.weight"], weight * gradients(module)["head.kind.head.linear.weight"]
     )
