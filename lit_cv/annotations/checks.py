@@ -9,7 +9,7 @@ from lit_cv.annotations.layout import leads_out
 from lit_cv.annotations.masks import inspect_mask
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Problems
 from lit_cv.annotations.rle import rle_counts
-from lit_cv.annotations.sizes import FileSize
+from lit_cv.annotations.sizes import FileSize, is_turned
 from lit_cv.printable import printable
 from lit_cv.suggest import nearest
 
@@ -93,7 +93,7 @@ def check_set(annotations: AnnotationSet, found: Sequence[FileSize], problems: P
             problems.add(source, f"image {image.name!r}", "is listed twice")
         elif isinstance(size, str):
             problems.add(source, f"image {image.name!r}", size)
-        elif (wrong := _check_size((image.height, image.width), size)) is not None:
+        elif (wrong := _check_size(annotations.folder / image.name, (image.height, image.width), size)) is not None:
             problems.add(source, f"image {image.name!r}", wrong)
         else:
             objects = []
@@ -145,8 +145,8 @@ def _check_mask(image: AnnotatedImage, fact: list[int], names: Sequence[str]) ->
     return None
 
 
-def _check_size(noted: tuple[int, int], size: tuple[int, int]) -> str | None:
+def _check_size(path: Path, noted: tuple[int, int], size: tuple[int, int]) -> str | None:
     if noted == size or min(noted) <= 0:
         return None
-    turned = " (and says by EXIF that it lies on its side)" if noted == size[::-1] else ""
+    turned = " once turned as its EXIF says" if noted == size[::-1] and is_turned(path) else ""
     return f"the file has {size[1]} x {size[0]} pixels{turned}, its annotation says {noted[1]} x {noted[0]}"
