@@ -1,8 +1,8 @@
 """The decoders: the only module that knows which library turns the bytes of an image file into pixels.
 
-simplejpeg (libjpeg-turbo) decodes JPEG in color and grey; Pillow decodes every other format and whatever simplejpeg
-refuses, such as CMYK, and stands in for it where it is not installed: both give the same pixels in color, and in grey
-values that differ by one at most.
+simplejpeg (libjpeg-turbo) decodes JPEG in color and grey; Pillow decodes every other format, CMYK, and what
+simplejpeg refuses, and stands in for it where it is not installed: both give the same pixels in color, and in grey
+values that differ by two at most.
 """
 
 import io
@@ -71,7 +71,7 @@ def decode(
     if declared is not None:
         _check_pixels(declared)
         _check_scans(data)
-        if data.startswith(_JPEG) and (image := _decode_jpeg(data, declared, size, channels)) is not None:
+        if data.startswith(_JPEG) and (image := _decode_jpeg(data, size, channels)) is not None:
             return image
     return _decode_with_pillow(data, size, channels, value_range, name)
 
@@ -99,22 +99,23 @@ def _check_pixels(declared: tuple[int, int]) -> None:
 def _check_scans(data: bytearray) -> None:
     """Refuse a JPEG that refines its pixels again and again: twenty bytes each time, and a pass over all pixels."""
     frame = jpeg_frame(data) if data.startswith(_JPEG) else None
-    if frame is not None and frame[0] in PROGRESSIVE and (scans := data.count(_SCAN)) > _MOST_SCANS:
+    if frame is not None and frame.marker in PROGRESSIVE and (scans := data.count(_SCAN)) > _MOST_SCANS:
         raise ValueError(f"it has {scans:,} scans, more than {_MOST_SCANS}: save it again.")
 
 
-def _decode_jpeg(
-    data: bytearray, declared: tuple[int, int], size: tuple[int, int] | None, channels: int
-) -> Tensor | None:
+def _decode_jpeg(data: bytearray, size: tuple[int, int] | None, channels: int) -> Tensor | None:
     """Return the pixels of a JPEG, `None` where Pillow has to decode it or to say why it cannot be decoded."""
+    frame = jpeg_frame(data)
+    if frame is None or frame.components not in (1, 3):  # CMYK has several conventions
+        return None
     try:
         from simplejpeg import decode_jpeg
     except ImportError:
         return None
     fraction = 1
     if size is not None:
-        fraction = next((k for k in (8, 4, 2) if min(declared) // (_GAP * max(size)) >= k), 1)
-    height, width = (-(-side // fraction) for side in declared)
+        fraction = next((k for k in (8, 4, 2) if min(frame.height, frame.width) // (_GAP * max(size)) >= k), 1)
+    height, width = (-(-side // fraction) for side in (frame.height, frame.width))
     try:
         turn = _jpeg_orientation(data)
         pixels = decode_jpeg(data, "RGB" if channels == 3 else "GRAY", min_height=height, min_width=width)

@@ -43,7 +43,7 @@ def unreadable_files(root: Path, paths: Sequence[str], value_range: ValueRange |
 
     def check(path: str) -> str:
         try:
-            read_image(root / path, _CHECK_SIZE, value_range=value_range)
+            read_image(root / path, _CHECK_SIZE, 3, value_range)
         except OSError as error:
             return (isinstance(error, UnreadableImageError) and error.reason) or str(error)
         return ""

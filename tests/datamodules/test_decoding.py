@@ -55,7 +55,7 @@ def test_a_jpeg_has_pillows_pixels(options: dict[str, object], decoder: str) -> 
         expected = torch.tensor(np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))).permute(2, 0, 1)
         assert torch.equal(decode(content, None, 3), expected)
         grey = decode(content, None, 1).int() - torch.tensor(np.asarray(Image.open(io.BytesIO(content)).convert("L")))
-        assert grey.abs().max() <= 1
+        assert grey.abs().max() <= 2
 
 
 def test_a_fraction_of_a_jpeg_has_pillows_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
