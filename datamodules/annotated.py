@@ -17,7 +17,7 @@ from datamodules.annotation_files import (
     without_small,
 )
 from datamodules.base import BaseDataModule, Split
-from datamodules.checks import check
+from datamodules.checks import check, checked_range
 from datamodules.classes import class_numbers
 from datamodules.dataset import ImageDataset
 from datamodules.folder import find_images
@@ -100,6 +100,8 @@ class AnnotatedImagesDataModule(BaseDataModule):
         min_box_side: Boxes with a shorter side, in pixels of the file, are left out: slips of the mouse.
         cache: Whether all images are decoded once, into a file in a folder `.lit_cv_cache` beside them.
         test_fraction: Share of the images held out for the test where the source has no splits; in [0, 1).
+        value_range: Lowest and highest value of grey images with 16 or 32 bits (TIFF, PNG), which become 0 and 255, for
+            files of 12 bits `[0, 4095]`; `None` takes 0 to 65535.
         **kwargs: Arguments of `BaseDataModule`; `classes` chooses those of the boxes.
 
     Raises:
@@ -125,6 +127,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
         min_box_side: float = 0.0,
         cache: bool = False,
         test_fraction: float = 0.1,
+        value_range: list[float] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -138,6 +141,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
         check("min_box_side", min_box_side, min_box_side >= 0, "at least 0")
         check("test_fraction", test_fraction, 0 <= test_fraction < 1, "in [0, 1)")
         self.canvas: Size | None = None if sides is None else (sides[0], sides[1])
+        self.value_range = checked_range(value_range)
         self.problems = Problems()
         self._datasets: dict[str, AnnotatedDataset] = {}
 
@@ -217,7 +221,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
         return [] if given is None else given if isinstance(given, list) else [given]
 
     def _without_unreadable(self, part: AnnotationSet) -> AnnotationSet:
-        broken = unreadable_files(part.folder, [image.name for image in part.images])
+        broken = unreadable_files(part.folder, [image.name for image in part.images], self.value_range)
         for name, reason in broken.items():
             self.problems.add(part.folder / name, "", f"cannot be decoded: {reason}")
         return replace(part, images=[image for image in part.images if image.name not in broken])
@@ -251,6 +255,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
                 crowds,
                 torch.tensor([table.get(image.name, -1) for image in part.images], dtype=torch.int64),
                 names,
+                self.value_range,
             )
             for split, part in sets.items()
         }
@@ -278,7 +283,8 @@ class AnnotatedImagesDataModule(BaseDataModule):
             else:
                 log.warning("%s is left out: %s", printable(str(folder / name), lines=False), size)
         found = AnnotationSet(folder, self.box_classes, images)
-        return AnnotatedDataset(found, self.canvas, self.hparams["channels"], boxes=False)
+        channels = self.hparams["channels"]
+        return AnnotatedDataset(found, self.canvas, channels, boxes=False, value_range=self.value_range)
 
     def _describe(self, train: ImageDataset) -> None:
         super()._describe(train)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from datamodules.cache import cached_arrays
 from datamodules.dataset import ImageDataset, Rows
+from datamodules.decoding import ValueRange
 from datamodules.images import read_whole
 from datamodules.loader import Batch
 from datamodules.mapped import announce, stays_in_memory
@@ -57,6 +58,7 @@ class AnnotatedDataset(ImageDataset):
         crowds: Whether batches have `iscrowd`.
         labels: Class of each image as a whole, (N,) int64, -1 where it is unknown; `None` for none.
         class_names: Names of these classes.
+        value_range: As in `read_image`.
     """
 
     has_names = True
@@ -71,12 +73,14 @@ class AnnotatedDataset(ImageDataset):
         crowds: bool = False,
         labels: Tensor | None = None,
         class_names: Sequence[str] = (),
+        value_range: ValueRange | None = None,
     ) -> None:
         super().__init__(torch.full((len(annotations.images),), -1) if labels is None else labels, class_names)
         self.annotations = annotations
         self.root = annotations.folder
         self.canvas = canvas
         self.channels: Literal[1, 3] = channels
+        self.value_range = value_range
         self.has_boxes, self.has_mask, self.has_crowds = boxes, mask, crowds
         images = annotations.images
         self.names = [image.name for image in images]
@@ -183,7 +187,8 @@ class AnnotatedDataset(ImageDataset):
         if self._decoded is not None:
             return torch.from_numpy(self._decoded.image(row))
         height, width = self.sizes[row].tolist()
-        return read_whole(self.root / self.names[row], self._fitted_size(row), self.channels, (height, width))
+        path, size = self.root / self.names[row], self._fitted_size(row)
+        return read_whole(path, size, self.channels, (height, width), self.value_range)
 
     def _mask(self, row: int) -> Tensor:
         if self._decoded is not None:
@@ -224,7 +229,12 @@ class _Decoded:
         self._shapes: list[tuple[int, ...]] = [(dataset.channels, *size) for size in sizes]
         files = [[dataset.names[row]] for row in rows]
         self._images, self._image_starts = cached_arrays(
-            dataset.root, files, self._shapes, lambda i: dataset._image(rows[i]).numpy(), f"{name}-images", None
+            dataset.root,
+            files,
+            self._shapes,
+            lambda i: dataset._image(rows[i]).numpy(),
+            f"{name}-images",
+            dataset.value_range,
         )
         self.nbytes = self._images.nbytes
         if dataset.has_mask:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datamodules.decoding import ValueRange
 from datamodules.images import read_image
 from datamodules.mapped import map_file
 from datamodules.stored_file import digest, draw_few, open_plain, stored_file
@@ -31,6 +32,7 @@ def cached_images(
     name: str = "images",
     decode: Callable[[int], Tensor] | None = None,
     files: Sequence[str] | None = None,
+    value_range: ValueRange | None = None,
 ) -> NDArray[np.uint8]:
     """Return all images decoded, mapped from a file; decode them first if that has not been done.
 
@@ -45,6 +47,7 @@ def cached_images(
         name: Start of the file's name.
         decode: Returns the image of a position, where the images are no files; called in threads.
         files: The files that the images lie in, where these are other ones.
+        value_range: As in `read_image`.
 
     Returns:
         (N, channels, size, size) uint8, read-only.
@@ -55,10 +58,11 @@ def cached_images(
     """
 
     def make(position: int) -> NDArray[np.uint8]:
-        image = read_image(root / paths[position], size, channels) if decode is None else decode(position)
-        return image.numpy()
+        if decode is not None:
+            return decode(position).numpy()
+        return read_image(root / paths[position], size, channels, value_range).numpy()
 
-    which = f"{name}-{size}-{digest([channels, list(paths)])}"
+    which = f"{name}-{size}-{digest([channels, list(paths), value_range])}"
     shape = (len(paths), channels, size, size)
     sources = paths if files is None else files
     return _stored(root, which, sources, shape, len(paths), make, lambda images, position: images[position])

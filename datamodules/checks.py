@@ -1,6 +1,9 @@
 """One wording for arguments out of their range."""
 
-__all__ = ["check"]
+import math
+from collections.abc import Sequence
+
+__all__ = ["check", "checked_range"]
 
 
 def check(name: str, value: object, ok: bool, allowed: str) -> None:
@@ -17,3 +20,14 @@ def check(name: str, value: object, ok: bool, allowed: str) -> None:
     """
     if not ok:
         raise ValueError(f"{name}={value!r} was given, but must be {allowed}: change --data.{name}.")
+
+
+def checked_range(given: Sequence[float] | None) -> tuple[float, float] | None:
+    """Return the argument `value_range`, the lowest and the highest value of images with 16 or 32 bits.
+
+    Raises:
+        ValueError: If it is not two numbers, the first of which is the lower one.
+    """
+    ok = given is None or (len(given) == 2 and math.isfinite(given[1] - given[0]) and given[0] < given[1])
+    check("value_range", given, ok, "the lowest and the highest value of the images, or null")
+    return None if given is None else (float(given[0]), float(given[1]))

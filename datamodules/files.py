@@ -14,8 +14,9 @@ from torch import Tensor
 
 from datamodules.base import BaseDataModule, Split
 from datamodules.cache import cached_images
-from datamodules.checks import check
+from datamodules.checks import check, checked_range
 from datamodules.dataset import ImageDataset, Rows, as_labels
+from datamodules.decoding import ValueRange
 from datamodules.images import read_image
 from datamodules.inspection import unreadable_files
 from datamodules.loader import Batch
@@ -44,6 +45,7 @@ class FileDataset(ImageDataset):
         class_names: Names of the classes.
         size: Side of the images in pixels.
         channels: 3 for color, 1 for grey.
+        value_range: As in `read_image`.
     """
 
     has_names = True
@@ -56,12 +58,14 @@ class FileDataset(ImageDataset):
         class_names: Sequence[str] = (),
         size: int = 224,
         channels: Literal[1, 3] = 3,
+        value_range: ValueRange | None = None,
     ) -> None:
         super().__init__(as_labels(labels), class_names)
         self.root = Path(root)
         self.paths = paths
         self.size = size
         self.channels: Literal[1, 3] = channels
+        self.value_range = value_range
         self._states: list[FileStates] = []  # of all rows of the source, shared by all subsets
 
     def read(self, rows: Rows) -> Batch:
@@ -73,15 +77,16 @@ class FileDataset(ImageDataset):
 
     def image(self, row: int) -> Tensor:
         """Return the image of a row of the source, (channels, size, size) uint8."""
-        return read_image(self.root / self.paths[row], self.size, self.channels)
+        return read_image(self.root / self.paths[row], self.size, self.channels, self.value_range)
 
     def decoded(self, name: str) -> NDArray[np.uint8]:
         """Return the images of all samples, decoded once into a file beside them whose name starts so."""
-        return cached_images(self.root, self.chosen_paths(), self.size, self.channels, name)
+        paths = self.chosen_paths()
+        return cached_images(self.root, paths, self.size, self.channels, name, value_range=self.value_range)
 
     def unreadable(self) -> dict[str, str]:
         """Return the paths of the samples that cannot be decoded, each with the reason."""
-        return unreadable_files(self.root, self.chosen_paths())
+        return unreadable_files(self.root, self.chosen_paths(), self.value_range)
 
     def sample_name(self, index: int) -> str:
         """Return the path of a sample."""
@@ -115,6 +120,8 @@ class FilesDataModule(BaseDataModule):
         image_size: Side of the images in pixels: the centered square, resized with antialiasing.
         train_size: Side of the training images, for an augmentation that crops them; `None` takes `image_size`.
         channels: 3 for color, 1 for grey.
+        value_range: Lowest and highest value of grey images with 16 or 32 bits (TIFF, PNG), which become 0 and 255, for
+            files of 12 bits `[0, 4095]`; `None` takes 0 to 65535.
         on_error: What an unreadable file does: `raise` stops the run when it is read; `skip` checks all files
             first (once, as long as they do not change), and leaves the unreadable ones out and lists them.
         cache: Whether all images are decoded once, into a file in a folder `.lit_cv_cache` beside them.
@@ -131,6 +138,7 @@ class FilesDataModule(BaseDataModule):
         on_error: Literal["raise", "skip"] = "raise",
         cache: bool = False,
         test_fraction: float = 0.1,
+        value_range: list[float] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -139,6 +147,7 @@ class FilesDataModule(BaseDataModule):
         check("channels", channels, channels in (1, 3), "1 or 3")
         check("on_error", on_error, on_error in ("raise", "skip"), "'raise' or 'skip'")
         check("test_fraction", test_fraction, 0 <= test_fraction < 1, "in [0, 1)")
+        self.value_range = checked_range(value_range)
         self._pool: dict[str, FileDataset] = {}
 
     def prepare_data(self) -> None:
@@ -163,6 +172,7 @@ class FilesDataModule(BaseDataModule):
 
     def readable(self, dataset: FileDataset) -> FileDataset:
         """Return the files without the unreadable ones if these are skipped, and list them."""
+        dataset.value_range = self.value_range
         if self.hparams["on_error"] != "skip":
             return dataset
         paths = dataset.chosen_paths()
@@ -185,6 +195,7 @@ class FilesDataModule(BaseDataModule):
         if not isinstance(dataset, FileDataset):
             return dataset
         dataset = dataset.resized((h["train_size"] if split == "train" else None) or h["image_size"])
+        dataset.value_range = self.value_range
         if not h["cache"]:
             return dataset
         paths = dataset.chosen_paths()

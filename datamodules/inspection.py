@@ -8,8 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from datamodules.decoding import ValueRange
 from datamodules.images import UnreadableImageError, read_image
-from datamodules.stored_file import DECODER_VERSION, cache_folder, draw_few, fingerprint, open_plain, proven, remember
+from datamodules.stored_file import (
+    DECODER_VERSION,
+    cache_folder,
+    digest,
+    draw_few,
+    fingerprint,
+    open_plain,
+    proven,
+    remember,
+)
 from datamodules.threads import in_threads
 from lit_cv.atomic_files import write_text
 from lit_cv.printable import printable
@@ -22,17 +32,18 @@ _CHECK_SIZE = 32  # pixels that a file is read at to see whether it can be
 _MOST_BYTES = 1 << 29  # of such notes: five million files
 
 
-def unreadable_files(root: Path, paths: Sequence[str]) -> dict[str, str]:
+def unreadable_files(root: Path, paths: Sequence[str], value_range: ValueRange | None = None) -> dict[str, str]:
     """Return the files that cannot be decoded, each with the reason; every file is decoded once while unchanged.
 
     Args:
         root: Folder that the paths are relative to.
         paths: The images.
+        value_range: As in `read_image`.
     """
 
     def check(path: str) -> str:
         try:
-            read_image(root / path, _CHECK_SIZE)
+            read_image(root / path, _CHECK_SIZE, 3, value_range)
         except OSError as error:
             return (isinstance(error, UnreadableImageError) and error.reason) or str(error)
         return ""
@@ -40,7 +51,7 @@ def unreadable_files(root: Path, paths: Sequence[str]) -> dict[str, str]:
     reasons = inspected(
         root,
         paths,
-        "checked",
+        "checked" if value_range is None else f"checked-{digest(value_range)}",
         check,
         "Checking images",
         lambda reason: isinstance(reason, str),

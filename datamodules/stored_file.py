@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 log = logging.getLogger("lit_cv")
 
-DECODER_VERSION = 1
+DECODER_VERSION = 2
 """Raise it when `read_image` gives other pixels."""
 
 _FOLDER = ".lit_cv_cache"

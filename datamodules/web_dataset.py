@@ -68,7 +68,16 @@ class ShardDataset(FileDataset):
         rows = self.rows.tolist()
         files = self._chosen_shards()
         paths = self.chosen_paths()
-        return cached_images(self.root, paths, self.size, self.channels, name, lambda i: self.image(rows[i]), files)
+        return cached_images(
+            self.root,
+            paths,
+            self.size,
+            self.channels,
+            name,
+            lambda i: self.image(rows[i]),
+            files,
+            self.value_range,
+        )
 
     def files(self) -> None:
         """Return nothing: the images lie in few files."""
@@ -123,7 +132,7 @@ class ShardDataset(FileDataset):
                 raise UnreadableImageError.of(name, f"its entry in the tar file {claim}: write it again")
             file.seek(int(self.index.offset[row]))
             data = read_into(bytearray(length), file)
-        return decode_image(data, name, size, self.channels)
+        return decode_image(data, name, size, self.channels, self.value_range)
 
 
 class WebDatasetDataModule(FilesDataModule):

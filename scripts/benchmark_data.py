@@ -4,30 +4,43 @@ Peers read one image at a time: PIL and torchvision.transforms.v2 in a DataLoade
 augments it at once. Each is measured in turn, with the same number of threads and workers; medians over rounds.
 
     python scripts/benchmark_data.py --threads 1
+
+compares the libraries that could decode the images, too, those of them that are installed:
+
+    pip install torchcodec opencv-python-headless
+    python scripts/benchmark_data.py --decoders
 """
 
 import argparse
+import contextlib
+import importlib.util
+import io
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+import torchvision
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from datamodules import ImageFolderDataModule, InMemoryDataset, ResumableLoader
+from datamodules.decoding import decode
+from datamodules.images import fit
 from lit_cv.augment import build_operations
 from lit_cv.nn import create_backbone
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 BATCH = 128
+BYTE = torch.uint8
 
 
 class PILDataset(Dataset[Any]):
@@ -109,16 +122,21 @@ def in_memory(rounds: int, seconds: float) -> None:
     )
 
 
+def photograph(generator: np.random.Generator, width: int, height: int) -> Image.Image:
+    """Return an image with edges and texture, as photographs have them."""
+    coarse = generator.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    image = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
+    image = image + generator.normal(0, 12, image.shape).astype(np.int16)
+    return Image.fromarray(image.clip(0, 255).astype(np.uint8))
+
+
 def write_photographs(folder: Path, count: int) -> None:
-    """Write JPEG files of about 256 pixels with edges and texture, as photographs have them."""
+    """Write JPEG files of about 256 pixels."""
     generator = np.random.default_rng(0)
     for index in range(count):
-        coarse = generator.integers(0, 256, (12, 16, 3), dtype=np.uint8)
-        image = np.asarray(Image.fromarray(coarse).resize((341, 256), Image.Resampling.BICUBIC)).astype(np.int16)
-        image = image + generator.normal(0, 12, image.shape).astype(np.int16)
         target = folder / "train" / f"class{index % 4}"
         target.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(target / f"{index:05}.jpg", quality=90)
+        photograph(generator, 341, 256).save(target / f"{index:05}.jpg", quality=90)
 
 
 def photographs(rounds: int, seconds: float, workers: int) -> None:
@@ -158,15 +176,143 @@ def photographs(rounds: int, seconds: float, workers: int) -> None:
         )
 
 
+Decoder = Callable[[bytearray, int | None], Tensor]
+"""From the content of a file, and the side that it will be resized to, to (3, H, W) uint8."""
+
+
+def decoders() -> dict[str, Decoder]:
+    """Return the libraries that are installed, each as it is used at its fastest."""
+
+    def pillow(data: bytearray, side: int | None) -> Tensor:
+        image = Image.open(io.BytesIO(data))
+        if side is not None:
+            image.draft(None, (2 * side, 2 * side))
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+    found: dict[str, Decoder] = {"Pillow": pillow, "lit_cv": lambda data, side: decode(data, side and (side, side), 3)}
+    if importlib.util.find_spec("simplejpeg"):
+        import simplejpeg
+
+        def fast(data: bytearray, side: int | None) -> Tensor:
+            sides: dict[str, int] = {}
+            if side is not None:
+                height, width = simplejpeg.decode_jpeg_header(data)[:2]
+                part = next((k for k in (8, 4, 2) if min(height, width) >= 2 * k * side), 1)
+                sides = {"min_height": -(-height // part), "min_width": -(-width // part)}
+            return torch.from_numpy(simplejpeg.decode_jpeg(data, **sides)).permute(2, 0, 1)
+
+        found["simplejpeg"] = fast
+    if importlib.util.find_spec("torchcodec"):
+        import torchcodec.decoders
+
+        found["TorchCodec"] = lambda data, side: torchcodec.decoders.decode_image(torch.frombuffer(data, dtype=BYTE))
+    if importlib.util.find_spec("cv2"):
+        import cv2
+
+        cv2.setNumThreads(1)
+
+        def opencv(data: bytearray, side: int | None) -> Tensor:
+            content = np.frombuffer(data, np.uint8)
+            reduced = side is not None and min(Image.open(io.BytesIO(data)).size) >= 4 * side
+            pixels = cv2.imdecode(content, cv2.IMREAD_REDUCED_COLOR_2 if reduced else cv2.IMREAD_COLOR)
+            if pixels is None:
+                raise ValueError("OpenCV returns nothing")
+            return torch.from_numpy(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)).permute(2, 0, 1)
+
+        found["OpenCV"] = opencv
+    if importlib.util.find_spec("torchvision.io") and hasattr(torchvision.io, "decode_image"):
+        found["torchvision.io"] = lambda data, side: torchvision.io.decode_image(
+            torch.frombuffer(data, dtype=BYTE), torchvision.io.ImageReadMode.RGB, apply_exif_orientation=True
+        )
+    return found
+
+
+def encode(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytearray:
+    """Return the content of an image file."""
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return bytearray(content.getvalue())
+
+
+def judge(decoder: Decoder, data: bytearray, expected: Tensor) -> str:
+    """Return by how much a decoder's pixels differ from those expected, or that it refuses the file."""
+    try:
+        found = decoder(data, None)
+    except Exception as error:
+        return f"refused ({type(error).__name__})"
+    if found.shape != expected.shape:
+        return f"{found.shape[2]} x {found.shape[1]}"
+    return f"differs by {int((found.int() - expected.int()).abs().max())}"
+
+
+def compare_decoders(rounds: int, seconds: float) -> None:
+    """Measure images per second of processor time, and what each library does with files that are not plain."""
+    generator = np.random.default_rng(0)
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of torchvision.io
+    small, large = photograph(generator, 500, 375), photograph(generator, 1600, 1200)
+    files = {
+        "JPEG 500 x 375": (encode(small, quality=90), None),
+        "JPEG 1600 x 1200 to 224": (encode(large, quality=90), 224),
+        "PNG 500 x 375": (encode(small, "PNG"), None),
+    }
+    libraries = decoders()
+    for name, (data, side) in files.items():
+        rates: dict[str, list[float]] = {library: [] for library in libraries}
+        for _ in range(rounds):
+            for library, decoder in libraries.items():
+                with contextlib.suppress(Exception):  # simplejpeg decodes no PNG
+                    rates[library].append(decode_rate(decoder, data, side, seconds))
+        medians = {library: statistics.median(values) for library, values in rates.items() if values}
+        for library, value in medians.items():
+            print(f"{name:<28}{library:<34}{value:>12,.0f} images/s{value / medians['Pillow']:>9.2f}x", flush=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    values = generator.integers(0, 65536, (40, 30)).astype(np.uint16)
+    scaled = torch.from_numpy(np.round(values / 257).astype(np.uint8)).expand(3, -1, -1)
+    plain = {kind: encode(small.convert(kind), quality=90) for kind in ("RGB", "CMYK")}
+    special = {
+        "JPEG": (plain["RGB"], pixels_of(plain["RGB"])),
+        "CMYK": (plain["CMYK"], pixels_of(plain["CMYK"])),
+        "EXIF": (turned := encode(small, quality=90, exif=exif), pixels_of(turned, upright=True)),
+        "16-bit PNG": (encode(Image.fromarray(values), "PNG"), scaled),
+        "truncated": (plain["RGB"][: len(plain["RGB"]) // 2], pixels_of(plain["RGB"])),
+    }
+    for name, (data, expected) in special.items():
+        for library, decoder in libraries.items():
+            print(f"{name:<28}{library:<34}{judge(decoder, data, expected)}", flush=True)
+
+
+def pixels_of(data: bytearray, upright: bool = False) -> Tensor:
+    """Return the pixels that Pillow finds."""
+    image = Image.open(io.BytesIO(data))
+    image = ImageOps.exif_transpose(image) if upright else image
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def decode_rate(decoder: Decoder, data: bytearray, side: int | None, seconds: float) -> float:
+    """Return images per second of processor time; each image is resized where a side is given, and contiguous."""
+    size = None if side is None else (side, side)
+    fit(decoder(data, side), size).contiguous()
+    count, start = 0, time.process_time()
+    while time.process_time() - start < seconds:
+        fit(decoder(data, side), size).contiguous()
+        count += 1
+    return count / (time.process_time() - start)
+
+
 def main() -> None:
     """Run all comparisons."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
+    parser.add_argument("--decoders", action="store_true", help="compare the decoders alone")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(f"{args.threads} thread(s), median of {args.rounds} rounds of {args.seconds} s, in turn")
+    compare_decoders(args.rounds, args.seconds / 4)
+    if args.decoders:
+        return
     in_memory(args.rounds, args.seconds)
     for workers in (0, 2):
         photographs(args.rounds, args.seconds, workers)

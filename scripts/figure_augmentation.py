@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from sklearn.datasets import load_sample_images
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 
+from datamodules import read_image
 from lit_cv.augment import (
     OPERATIONS,
     POLICIES,
@@ -52,7 +52,7 @@ def photographs(folder: str | None, size: int) -> list[Tensor]:
         paths = [path for path in sorted(Path(folder).iterdir()) if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
         if not paths:
             raise SystemExit(f"there are no .jpg or .png images in {folder}")
-        images = [decode_image(str(path), ImageReadMode.RGB) for path in paths[:2]]
+        images = [read_image(path) for path in paths[:2]]
     squares = []
     for image in images:
         side = min(image.shape[1:])

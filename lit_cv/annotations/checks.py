@@ -154,5 +154,5 @@ def _check_value(value: int, color: int, code: MaskCode) -> str | None:
 def _check_size(path: Path, noted: tuple[int, int], size: tuple[int, int]) -> str | None:
     if noted == size or min(noted) <= 0:
         return None
-    turned = " (it says by EXIF that it lies on its side)" if noted == size[::-1] and is_turned(path) else ""
+    turned = " once turned as its EXIF says" if noted == size[::-1] and is_turned(path) else ""
     return f"the file has {size[1]} x {size[0]} pixels{turned}, its annotation says {noted[1]} x {noted[0]}"

@@ -7,7 +7,7 @@ from lit_cv.cli.runs import find_checkpoint
 
 __all__ = ["predict_arguments"]
 
-_KEPT = ("batch_size", "num_workers", "on_error")  # options of the data that a folder of images has, too
+_KEPT = ("batch_size", "num_workers", "on_error", "value_range")  # options of data that a folder of images has, too
 _VIEWS = ("flip", "shift", "crop")
 _HELP = """options of predict beside those of every verb:
   --images FOLDER     images in any arrangement, or one image, in place of those of the data

@@ -1,47 +1,57 @@
-"""Sizes of images as they are to be looked at, which boxes are drawn on."""
-
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from datamodules import AnnotatedImagesDataModule
 from datamodules.images import read_whole
-from lit_cv.annotations import Problems, file_size, read_coco
+from lit_cv.annotations import AnnotatedImage, AnnotationSet, Problems, file_size
 from lit_cv.annotations.checks import check_set
-from lit_cv.annotations.sizes import file_sizes
-from tests.annotations.sets import save_coco
 
 
-def save_turned(path: Path, orientation: int | None) -> None:
-    """Write an image of 60 x 40 stored pixels, with the way the camera was held."""
+def save(path: Path, orientation: int | None = None) -> Path:
+    """Write an image of 30 x 20 pixels that is to be turned."""
     exif = Image.Exif()
     if orientation is not None:
         exif[0x0112] = orientation
-    Image.new("RGB", (60, 40)).save(path, exif=exif)
+    Image.new("RGB", (30, 20), (200, 100, 50)).save(path, exif=exif)
+    return path
 
 
-@pytest.mark.parametrize("suffix", ["tif", "jpg", "png", "webp"])
-@pytest.mark.parametrize("orientation", [None, 1, 3, 5, 6, 7, 8])
-def test_sizes_are_those_that_are_decoded(tmp_path: Path, suffix: str, orientation: int | None) -> None:
-    path = tmp_path / f"a.{suffix}"
-    save_turned(path, orientation)
-    expected = (60, 40) if (orientation or 1) >= 5 else (40, 60)
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", [None, *range(1, 9)])
+def test_size_is_that_of_the_image_as_it_is_looked_at(tmp_path: Path, suffix: str, orientation: int | None) -> None:
+    path = save(tmp_path / f"a.{suffix}", orientation)
+    expected = (30, 20) if (orientation or 1) >= 5 else (20, 30)
     assert file_size(path) == expected
     assert read_whole(path, None, 3, expected).shape == (3, *expected)
 
 
-@pytest.mark.parametrize("suffix", ["tif", "jpg"])
-def test_exif_is_named_only_where_it_says_so(tmp_path: Path, suffix: str) -> None:
-    said = []
-    for orientation, height in ((6, 40), (None, 60), (1, 60)):
-        save_turned(tmp_path / f"a.{suffix}", orientation)
-        image = {"id": 1, "file_name": f"a.{suffix}", "height": height, "width": 100 - height}
-        save_coco(tmp_path / "instances.json", [], images=[image])
-        problems = Problems()
-        part = read_coco(tmp_path, problems)["all"]
-        check_set(part, file_sizes(part.folder, [image.name for image in part.images]), problems)
-        said.append(str(problems))
-    assert (
-        "the file has 40 x 60 pixels (it says by EXIF that it lies on its side), its annotation says 60 x 40" in said[0]
-    )
-    assert all("the file has 60 x 40 pixels, its annotation says 40 x 60" in text for text in said[1:])
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+def test_exif_is_blamed_only_where_it_is_there(tmp_path: Path, suffix: str) -> None:
+    save(tmp_path / f"turned.{suffix}", 6)
+    save(tmp_path / f"plain.{suffix}")
+    problems = Problems()
+    images = [AnnotatedImage(f"turned.{suffix}", 20, 30), AnnotatedImage(f"plain.{suffix}", 30, 20)]
+    check_set(AnnotationSet(tmp_path, [], images), [file_size(tmp_path / image.name) for image in images], problems)
+    turned, plain = str(problems).splitlines()
+    assert "the file has 20 x 30 pixels once turned as its EXIF says, its annotation says 30 x 20" in turned
+    assert plain.endswith("the file has 30 x 20 pixels, its annotation says 20 x 30")
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_turned_tiff_is_read_with_its_boxes(tmp_path: Path, orientation: int, cache: bool) -> None:
+    for split in ("train", "val"):
+        (tmp_path / split / "images").mkdir(parents=True)
+        (tmp_path / split / "labels").mkdir()
+        save(tmp_path / split / "images" / "a.tif", orientation)
+        (tmp_path / split / "labels" / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "data.yaml").write_text("names: [box]\ntrain: train/images\nval: val/images\n")
+    data = AnnotatedImagesDataModule(str(tmp_path), image_size=None, cache=cache, num_workers=0)
+    data.prepare_data()
+    data.setup("fit")
+    sample = data.train_dataset[0]
+    assert sample["size"].tolist() == ([30, 20] if orientation == 6 else [20, 30])
+    expected = [5, 7.5, 15, 22.5] if orientation == 6 else [7.5, 5, 22.5, 15]
+    assert sample["boxes"][0].tolist() == expected

@@ -132,7 +132,8 @@ def test_an_interrupted_build_and_two_processes_at_once(images: tuple[Path, list
     for process, _ in both:
         process.join()
     assert [process.exitcode for process, _ in both] == [0, 0]
-    assert sorted(decoded.value for _, decoded in both) == [0, 12]
+    # four are compared by the one that starts when the other has ended
+    assert sorted(decoded.value for _, decoded in both) in ([0, 12], [4, 12])
     assert len(files(root)) == 1
     assert list(cache_folder(root).glob(".*.npy.*")) == []
     assert np.array_equal(cached_images(root, paths, 8, 3)[3], read_image(root / paths[3], 8).numpy())

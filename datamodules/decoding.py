@@ -1,0 +1,214 @@
+"""The decoders: the only module that knows which library turns the bytes of an image file into pixels.
+
+simplejpeg (libjpeg-turbo) decodes JPEG in color and grey; Pillow decodes every other format, CMYK, and what
+simplejpeg refuses, and stands in for it where it is not installed: both give the same pixels in color, and in grey
+values that differ by two at most.
+"""
+
+import io
+import logging
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from datamodules.jpeg_header import PROGRESSIVE, jpeg_frame, jpeg_size
+from lit_cv.image_formats import open_image, orientation
+from lit_cv.printable import printable
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["ValueRange", "decode"]
+
+log = logging.getLogger("lit_cv")
+
+ValueRange = tuple[float, float]
+"""Lowest and highest value of grey images with 16 or 32 bits, which become 0 and 255."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_IHDR = b"\0\0\0\rIHDR"  # the chunk that a PNG starts with: its length and name
+_JPEG = b"\xff\xd8\xff"
+_SCAN = b"\xff\xda"
+_MOST_SCANS = 200  # usual are 10
+_GAP = 2  # a JPEG is decoded at a fraction of its size as long as that leaves twice the pixels wanted
+_MOST = 65535  # of 16 bits
+_DARK = _MOST // 4  # 14 bits and less are taken for values that want a range of their own
+_METADATA = (b"Exif\0", b"http://ns.adobe.com/xap/")  # what says in a JPEG how it is to be turned
+
+
+_noted_dark = False  # one line says it of all images
+
+
+def decode(
+    data: bytearray,
+    size: tuple[int, int] | None,
+    channels: int,
+    value_range: ValueRange | None = None,
+    name: str | Path = "",
+) -> Tensor:
+    """Decode the content of an image file, upright, on white, with 8 bits.
+
+    Args:
+        data: The whole content.
+        size: Height and width that the image will be resized to: a JPEG that is much larger is decoded at 1/2, 1/4 or
+            1/8 of its size. `None` decodes all of it.
+        channels: 3 for color, 1 for grey.
+        value_range: Lowest and highest value of grey images with 16 or 32 bits; `None` takes 0 to 65535.
+        name: What a warning calls the image.
+
+    Returns:
+        (channels, H, W) uint8, not necessarily contiguous.
+
+    Raises:
+        Exception: Whatever a decoder raises for a broken file.
+    """
+    declared = _declared_size(data)
+    if declared is not None:
+        _check_pixels(declared)
+        _check_scans(data)
+        if data.startswith(_JPEG) and (image := _decode_jpeg(data, size, channels)) is not None:
+            return image
+    return _decode_with_pillow(data, size, channels, value_range, name)
+
+
+def _declared_size(data: bytearray) -> tuple[int, int] | None:
+    """Return height and width from the header of a PNG or JPEG, `None` for any other file, which Pillow checks."""
+    if data.startswith(_PNG + _IHDR) and len(data) >= 33:
+        width, height = struct.unpack(">II", data[16:24])
+        return height, width
+    return jpeg_size(data) if data.startswith(_JPEG) else None
+
+
+def _check_pixels(declared: tuple[int, int]) -> None:
+    """Refuse what Pillow refuses, before another decoder takes gigabytes for a file of kilobytes."""
+    from PIL import Image
+
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and declared[0] * declared[1] > 2 * limit:
+        raise ValueError(
+            f"its header declares {declared[1]} x {declared[0]} pixels, more than {2 * limit:,}: cut it into tiles, or "
+            "if it is to be trusted raise PIL.Image.MAX_IMAGE_PIXELS."
+        )
+
+
+def _check_scans(data: bytearray) -> None:
+    """Refuse a JPEG that refines its pixels again and again: twenty bytes each time, and a pass over all pixels."""
+    frame = jpeg_frame(data) if data.startswith(_JPEG) else None
+    if frame is not None and frame.marker in PROGRESSIVE and (scans := data.count(_SCAN)) > _MOST_SCANS:
+        raise ValueError(f"it has {scans:,} scans, more than {_MOST_SCANS}: save it again.")
+
+
+def _decode_jpeg(data: bytearray, size: tuple[int, int] | None, channels: int) -> Tensor | None:
+    """Return the pixels of a JPEG, `None` where Pillow has to decode it or to say why it cannot be decoded."""
+    frame = jpeg_frame(data)
+    if frame is None or frame.components not in (1, 3):  # CMYK has several conventions
+        return None
+    try:
+        from simplejpeg import decode_jpeg
+    except ImportError:
+        return None
+    fraction = 1
+    if size is not None:
+        fraction = next((k for k in (8, 4, 2) if min(frame.height, frame.width) // (_GAP * max(size)) >= k), 1)
+    height, width = (-(-side // fraction) for side in (frame.height, frame.width))
+    try:
+        turn = _jpeg_orientation(data)
+        pixels = decode_jpeg(data, "RGB" if channels == 3 else "GRAY", min_height=height, min_width=width)
+    except (ValueError, RuntimeError, OSError):
+        return None
+    return _turned(_as_image(pixels), turn)
+
+
+def _jpeg_orientation(data: bytearray) -> int:
+    """Return how a JPEG is to be turned, without Pillow where nothing in it can say so."""
+    if not any(mark in data for mark in _METADATA):
+        return 1
+    with open_image(io.BytesIO(data)) as image:
+        return orientation(image)
+
+
+def _decode_with_pillow(
+    data: bytearray,
+    size: tuple[int, int] | None,
+    channels: int,
+    value_range: ValueRange | None,
+    name: str | Path,
+) -> Tensor:
+    image = open_image(io.BytesIO(data))
+    turn = orientation(image)
+    if size is not None:
+        side = _GAP * max(size)
+        image.draft(None, (side, side))
+    image.load()
+    if image.mode.startswith(("I", "F")):
+        image = _scale_to_8_bits(image, value_range, name)
+    elif data.startswith(_PNG) and data[24] == 16 and isinstance(image.info.get("transparency"), tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in image.info["transparency"])  # as its pixels are
+    mode = "RGB" if channels == 3 else "L"
+    transparent = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+    if transparent:
+        image, mode = image.convert("RGBA"), "RGBA" if channels == 3 else "LA"
+    pixels = _turned(_as_image(np.array(image if image.mode == mode else image.convert(mode))), turn)
+    return _on_white(pixels) if transparent else pixels
+
+
+def _scale_to_8_bits(image: "Image", value_range: ValueRange | None, name: str | Path) -> "Image":
+    from PIL import Image
+
+    values = np.asarray(image)
+    if value_range is not None:
+        if not np.isfinite(values).all():
+            raise ValueError("it has pixels that are no finite numbers.")
+        low, high = value_range
+        scaled = ((values.clip(low, high).astype(np.float64) - low) * (255 / (high - low))).round().astype(np.uint8)
+    else:
+        lowest, highest = values.min(), values.max()
+        if values.dtype.kind == "f" or lowest < 0 or highest > _MOST:
+            raise ValueError(
+                f"its pixels are {values.dtype} from {lowest} to {highest}: give their lowest and highest value "
+                "(--data.value_range), or scale them to 16 bits."
+            )
+        _note_dark(int(highest), name)
+        scaled = ((values.astype(np.int64) + 128) // 257).astype(np.uint8)
+    result = Image.fromarray(scaled)
+    if isinstance(clear := image.info.get("transparency"), int):
+        result.putalpha(Image.fromarray((values != clear).astype(np.uint8) * 255))
+    return result
+
+
+def _note_dark(highest: int, name: str | Path) -> None:
+    """Say once, and in no worker process, that an image comes out dark as its values do not use the 16 bits."""
+    global _noted_dark
+    if _noted_dark or not 0 < highest <= _DARK or get_worker_info() is not None:
+        return
+    _noted_dark = True
+    bits = next(bits for bits in (8, 10, 12, 14) if highest < 1 << bits)
+    log.warning(
+        "%s: its values reach %d of %d, so it comes out dark. If they have %d bits, set --data.value_range '[0, %d]'.",
+        *(printable(str(name), lines=False), highest, _MOST, bits, (1 << bits) - 1),
+    )
+
+
+def _as_image(pixels: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+    """Return pixels by rows as a tensor by channels, which shares their memory."""
+    image = torch.from_numpy(pixels)
+    return image[None] if image.ndim == 2 else image.permute(2, 0, 1)
+
+
+def _turned(image: Tensor, orientation: int) -> Tensor:
+    """Return an image upright that EXIF says is stored mirrored, turned or both."""
+    if orientation >= 5:  # its rows are columns
+        image = image.transpose(1, 2)
+    mirrored = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}.get(orientation, ())
+    return image.flip(mirrored) if mirrored else image
+
+
+def _on_white(image: Tensor) -> Tensor:
+    """Put an image whose last channel is its opacity on a white ground."""
+    color, opacity = image[:-1].to(torch.int32), image[-1:].to(torch.int32)
+    return ((color * opacity + 255 * (255 - opacity) + 127) // 255).to(torch.uint8)
