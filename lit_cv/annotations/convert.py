@@ -25,7 +25,8 @@ _CLASSES = ("csv", "folders")  # formats of classes of whole images
 
 Placing = Literal["copy", "link", "none"]
 if TYPE_CHECKING:
-    Target = Read = str
+    Target = str
+    Read = str
 else:  # the command line reads them from the formats that there are
     Target = Literal[(*writers(), *_CLASSES)]
     Read = Literal[("auto", *annotation_formats(), *_CLASSES)]

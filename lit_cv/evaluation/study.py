@@ -189,7 +189,7 @@ class Study:
                     raise
                 self._print_stopped(number, run)
                 terminated = isinstance(stop, SystemExit) and stop.code == 128 + signal.SIGTERM
-                raise SystemExit(stop.code if terminated else 130) from None
+                raise SystemExit(128 + signal.SIGTERM if terminated else 130) from None
             except OSError:  # its folder, or the table, cannot be written to
                 line.clear()
                 self._print_stopped(number, run)
