@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
@@ -194,7 +195,7 @@ def _note_dark(highest: int, name: str | Path) -> None:
     )
 
 
-def _as_image(pixels: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+def _as_image(pixels: NDArray[np.uint8]) -> Tensor:
     """Return pixels by rows as a tensor by channels, which shares their memory."""
     image = torch.from_numpy(pixels)
     return image[None] if image.ndim == 2 else image.permute(2, 0, 1)
