@@ -14,7 +14,7 @@ from lit_cv.annotations.checks import unknown_category
 from lit_cv.annotations.coco_values import box_of, crowd_of, id_of, name_of, outline_of
 from lit_cv.annotations.image_folder import locate_images
 from lit_cv.annotations.layout import SPLITS, make_folder, split_in
-from lit_cv.annotations.reading import decoded_text, open_plain
+from lit_cv.annotations.reading import decoded_text, head_of, open_plain
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_area, outline_box
 from lit_cv.annotations.walk import files_below, subfolder
@@ -66,8 +66,7 @@ def _find(root: Path) -> Sign:
 
 def _looks_like_coco(path: Path) -> bool:
     try:
-        with open_plain(path) as file:
-            head = file.read(_HEAD)
+        head = head_of(path, _HEAD)
     except AnnotationError:
         return False
     return b'"images"' in head or b'"annotations"' in head

@@ -15,7 +15,7 @@ import numpy as np
 from lit_cv.annotations.annotation_format import AnnotationFormat, Sign
 from lit_cv.annotations.checks import unknown_category
 from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, leads_out
-from lit_cv.annotations.reading import decoded_text, is_file, open_plain, read_bytes, read_names
+from lit_cv.annotations.reading import decoded_text, head_of, is_file, read_bytes, read_names
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_box
 from lit_cv.annotations.shapes import NO_AREA, ellipse, pasted_mask
@@ -212,8 +212,7 @@ def _find(root: Path) -> Sign:
 
 def _looks_like_labelme(path: Path) -> bool:
     try:
-        with open_plain(path) as file:
-            head = file.read(_HEAD)
+        head = head_of(path, _HEAD)
     except (OSError, AnnotationError):
         return False
     return b'"shapes"' in head or (b'"imageData"' in head and b'"flags"' in head)

@@ -22,14 +22,13 @@ MaskFacts = Callable[[Sequence[Path]], Sequence[MaskFact]]
 Palette = Mapping[int, str]
 """Names of colors 0xRRGGBB."""
 
-_PALETTES = ("labelmap.txt", "class_dict.csv", "label_colors.txt")  # as CVAT, Kaggle's sets and CamVid name theirs
+_CAMVID = "label_colors.txt"  # which has the colors before the names
+_PALETTES = ("labelmap.txt", "class_dict.csv", _CAMVID)  # as CVAT, Kaggle's sets and CamVid name theirs
 _LARGE_SHARE = 0.2  # of the pixels: more of them ignored is worth a word
 _SHOWN = 20  # classes or values that a message lists
 _COLOR = r"(?P<red>\d{1,3})[\s,;]+(?P<green>\d{1,3})[\s,;]+(?P<blue>\d{1,3})"
-_LINES = (
-    re.compile(rf"{_COLOR}[\s:,;]+(?P<name>.*[^\s\d,;].*)", re.ASCII),
-    re.compile(rf"(?P<name>.*?)[\s:,;]+{_COLOR}(\s*:.*)?", re.ASCII),
-)
+_NAME_FIRST = re.compile(rf"(?P<name>.*?)[\s:,;]+{_COLOR}(\s*:.*)?", re.ASCII)
+_NAME_LAST = re.compile(rf"{_COLOR}[\s:,;]+(?P<name>.+)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,13 @@ def read_palette(path: Path) -> dict[int, str]:
         AnnotationError: If a line is none, or a color has two names.
     """
     palette: dict[int, str] = {}
-    for number, line in enumerate(read_lines(path), 1):
-        found = next((match for pattern in _LINES if (match := pattern.fullmatch(line))), None)
+    lines = dict(enumerate(read_lines(path), 1))
+    order = [_NAME_FIRST, _NAME_LAST]
+    last = any(_NAME_LAST.fullmatch(line) and not _NAME_FIRST.fullmatch(line) for line in lines.values())
+    if last or path.name == _CAMVID:  # the names may be numbers
+        order.reverse()
+    for number, line in lines.items():
+        found = next((match for pattern in order if (match := pattern.fullmatch(line))), None)
         comment = line.startswith("# ") or (line.startswith("#") and not found)  # a name may be `#1`
         if comment or (number == 1 and not re.search(r"\d", line)):
             continue

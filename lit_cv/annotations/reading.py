@@ -18,6 +18,7 @@ __all__ = [
     "decoded_text",
     "exists",
     "file_cell",
+    "head_of",
     "is_file",
     "name_choices",
     "open_plain",
@@ -64,6 +65,17 @@ def read_bytes(path: Path, most: int = _MOST) -> bytes:
     if len(content) > most:
         raise AnnotationError(f"{path} has more than {most:,} bytes: that is no file of this kind.")
     return content
+
+
+def head_of(path: Path, most: int) -> bytes:
+    """Return the first bytes of a file, to look for words in: zeros, which UTF-16 has between letters, are left out.
+
+    Raises:
+        OSError: If it cannot be read.
+        AnnotationError: If it is no plain file.
+    """
+    with open_plain(path) as file:
+        return file.read(most).replace(b"\0", b"")
 
 
 def decoded_text(content: bytes, errors: str = "strict") -> str:

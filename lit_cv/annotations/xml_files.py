@@ -3,7 +3,7 @@
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from lit_cv.annotations.reading import open_plain, read_bytes
+from lit_cv.annotations.reading import head_of, read_bytes
 from lit_cv.annotations.records import AnnotationError, Problems
 
 __all__ = ["is_cvat", "parse_xml"]
@@ -15,8 +15,7 @@ _HEAD = 4096  # bytes in which a file names its first element
 def is_cvat(path: Path) -> bool:
     """Tell whether a file is XML of CVAT: many images in one `annotations`, where VOC has an `annotation` for each."""
     try:
-        with open_plain(path) as file:
-            return b"<annotations" in file.read(_HEAD)
+        return b"<annotations" in head_of(path, _HEAD)
     except (OSError, AnnotationError):
         return False
 

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS
-from lit_cv.annotations.reading import exists, is_file, name_choices, open_plain, read_lines
+from lit_cv.annotations.reading import exists, head_of, is_file, name_choices, open_plain, read_lines
 from lit_cv.annotations.records import AnnotationError, Problems
 from lit_cv.annotations.walk import FolderIndex, files_below, images_below, subfolder
 from lit_cv.printable import printable
@@ -26,15 +26,10 @@ _SWAPPED = frozenset(name.lower() for name in IMAGE_FOLDERS)
 def find_yolo_file(root: Path) -> Path | None:
     """Return the file that names the classes (`data.yaml` or another YAML file with `names`, `classes.txt`)."""
     yamls = sorted([*root.glob("*.yaml"), *root.glob("*.yml")], key=lambda path: path.stem != "data")
-    named = [path for path in yamls if is_file(path) and _NAMES_KEY.search(_head(path))]
+    named = [path for path in yamls if is_file(path) and _NAMES_KEY.search(head_of(path, _HEAD))]
     folders = [root, *(found for name in ("labels", *SPLITS["train"]) if (found := subfolder(root, name)))]
     texts = [folder / name for folder in folders for name in _NAMES]
     return next((path for path in [*named, *texts] if path.is_file()), None)
-
-
-def _head(path: Path) -> bytes:
-    with open_plain(path) as file:
-        return file.read(_HEAD)
 
 
 def yolo_images(root: Path, content: Mapping[str, Any]) -> dict[str, tuple[Path, list[str]]]:

@@ -201,3 +201,14 @@ def test_wrong_palettes(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "labelmap.txt").write_text(text)
     with pytest.raises(AnnotationError, match=message):
         read_palette(tmp_path / "labelmap.txt")
+
+
+@pytest.mark.parametrize("name", ["labelmap.txt", "label_colors.txt"])
+def test_classes_of_a_palette_may_be_numbers(tmp_path: Path, name: str) -> None:
+    last = name == "label_colors.txt"
+    lines = [f"{color} {key}" if last else f"{key}:{color.replace(' ', ',')}::" for key, color in COLORED.items()]
+    (tmp_path / name).write_text("\n".join(lines))
+    assert read_palette(tmp_path / name) == {0: "7", 0x010203: "#1", 0x040506: "12"}
+
+
+COLORED = {"7": "0 0 0", "#1": "1 2 3", "12": "4 5 6"}

@@ -142,3 +142,14 @@ def test_names_in_yaml_are_the_text_that_stands_there(tmp_path: Path, names: str
     save_image(tmp_path / "images/a.png", 20, 30)
     (tmp_path / "data.yaml").write_text(f"names: {names}\n")
     assert read(tmp_path)["all"].categories == ["no", "1e3", "007", "1.0", "~"]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_no_split_of_coco_is_lost_by_its_encoding(tmp_path: Path, encoding: str) -> None:
+    for split, name in (("train", encoding), ("val", "utf-8")):
+        save_coco(tmp_path / f"annotations/instances_{split}.json", [])
+        text = (tmp_path / f"annotations/instances_{split}.json").read_text()
+        (tmp_path / f"annotations/instances_{split}.json").write_text(text, encoding=name)
+        for image, side in (("a", (40, 60)), ("b", (30, 30))):
+            save_image(tmp_path / split / f"{image}.png", *side)
+    assert list(read(tmp_path)) == ["train", "val"]

@@ -70,9 +70,9 @@ def _check_boxes(rng: random.Random, root: Path, photos: Sequence[Photo], out: P
     if rng.random() < 0.3:
         data = AnnotatedImagesDataModule(str(root), image_size=rng.choice([None, 16]), **_WHOLE, **options)
         counts = {name: len(batch["boxes"][0]) for name, batch in _samples(data)}
-        assert _same(counts, {p.name: len(p.things) for p in photos}, "boxes in the batches")
+        assert _same(counts, {str(p.path): len(p.things) for p in photos}, "boxes in the batches")
     if rng.random() < 0.5:
-        to = rng.choice([name for name in BOXES if name != kind])
+        to = rng.choice([name for name in ("coco", "yolo", "voc") if name != kind])
         try:
             convert(str(root), str(out), to, options.get("format", "auto"))  # type: ignore[arg-type]
         except ValueError as error:
@@ -124,7 +124,7 @@ def _distance(a: float, b: float) -> float:
 def _samples(data: BaseDataModule) -> list[tuple[str, dict[str, Any]]]:
     data.setup()
     parts = [part for part in (data.train_dataset, data.val_dataset, data.test_dataset) if part is not None]
-    return [(part.sample_name(k), part.__getitems__([k])) for part in parts for k in range(len(part))]
+    return [(str(part.root / part.sample_name(k)), part.__getitems__([k])) for part in parts for k in range(len(part))]
 
 
 def _check_masks(rng: random.Random, root: Path, photos: Sequence[Photo], names: list[str]) -> None:
@@ -142,7 +142,7 @@ def _check_masks(rng: random.Random, root: Path, photos: Sequence[Photo], names:
         shown = {name: mask.tolist() for name, mask in batches.items()}
         for photo in photos:
             assert photo.classes is not None
-            rows = shown[photo.name][: photo.height]
+            rows = shown[str(photo.path)][: photo.height]
             assert _same([row[: photo.width] for row in rows], photo.classes.tolist(), "masks in the batches")
 
 

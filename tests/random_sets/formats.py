@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 import yaml
@@ -184,6 +184,60 @@ def _voc_text(rng: random.Random, photo: Photo) -> tuple[str, str]:
     return text, encoding
 
 
+def labelme(rng: random.Random, root: Path) -> list[Photo]:
+    """Write Labelme's JSON files beside the images."""
+    photos = draw_photos(rng)
+    add_things(rng, photos, outlines=False, crowds=False)
+    names = split_names(rng, photos)
+    for photo in photos:
+        save(rng, root / names.get(photo.split, "") / photo.name, photo)
+        shapes = [_shape(rng, thing) for thing in photo.things]
+        content: dict[str, Any] = {"version": "5.4.1", "flags": {}, "shapes": shapes, "imageData": None}
+        content["imagePath"] = photo.path.name
+        if rng.random() < 0.8:
+            content |= {"imageHeight": photo.height, "imageWidth": photo.width}
+        text = json.dumps(content, indent=rng.choice([None, 2]), ensure_ascii=not is_text(photo.name))
+        write(photo.path.with_suffix(".json"), text, rng.choice(ENCODINGS))
+    return photos
+
+
+def _shape(rng: random.Random, thing: Thing) -> dict[str, Any]:
+    left, top, right, bottom = thing.box
+    kind = rng.choice(["rectangle", "rectangle", "polygon"])
+    corners = [[left, top], [right, bottom]] if rng.random() < 0.5 else [[right, top], [left, bottom]]
+    outline = [[left, top], [right, top], [right, bottom], [left, bottom]]
+    points = corners if kind == "rectangle" else outline
+    return {"label": thing.name, "points": points, "group_id": None, "shape_type": kind, "flags": {}}
+
+
+def cvat(rng: random.Random, root: Path) -> list[Photo]:
+    """Write CVAT's XML files, one for each split."""
+    photos = [photo for photo in draw_photos(rng) if is_text(photo.name)]
+    if not any(photo.split in ("all", "train") for photo in photos):
+        return cvat(rng, root)
+    classes = add_things(rng, photos, outlines=False, crowds=False)
+    names = split_names(rng, photos)
+    labels = "".join(f"<label><name>{escape(name)}</name></label>" for name in classes)
+    for split in dict.fromkeys(photo.split for photo in photos):
+        folder = root / names.get(split, "")
+        text = f"<annotations><version>1.1</version><meta><task><labels>{labels}</labels></task></meta>"
+        for number, photo in enumerate(photo for photo in photos if photo.split == split):
+            save(rng, folder / "images" / photo.name, photo)
+            text += f'<image id="{number}" name={quoteattr(photo.name)} width="{photo.width}" height="{photo.height}">'
+            text += "".join(_cvat_shape(rng, thing) for thing in photo.things) + "</image>"
+        write(folder / "annotations.xml", text + "</annotations>", rng.choice(["utf-8", "utf-8-sig", "utf-16"]))
+    return photos
+
+
+def _cvat_shape(rng: random.Random, thing: Thing) -> str:
+    left, top, right, bottom = thing.box
+    name = quoteattr(thing.name)
+    if rng.random() < 0.6:
+        return f'<box label={name} occluded="0" xtl="{left}" ytl="{top}" xbr="{right}" ybr="{bottom}"></box>'
+    points = f"{left},{top};{right},{top};{right},{bottom};{left},{bottom}"
+    return f'<polygon label={name} occluded="0" points="{points}"></polygon>'
+
+
 def table(rng: random.Random, root: Path) -> list[Photo]:
     """Write a table of images with one label each, or several."""
     photos = draw_photos(rng)
@@ -241,5 +295,5 @@ def folders(rng: random.Random, root: Path) -> list[Photo]:
 
 
 Writer = Callable[[random.Random, Path], list[Photo]]
-BOXES: Mapping[str, Writer] = {"coco": coco, "yolo": yolo, "voc": voc}
+BOXES: Mapping[str, Writer] = {"coco": coco, "yolo": yolo, "voc": voc, "labelme": labelme, "cvat": cvat}
 LABELS: Mapping[str, Writer] = {"table": table, "folders": folders}
