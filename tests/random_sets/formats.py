@@ -251,7 +251,7 @@ def table(rng: random.Random, root: Path) -> list[Photo]:
     for photo in photos:
         photo.labels = [name for name in photo.labels if name in used] or [first.labels[0]]
     slashes = rng.choice(["/", "/", "\\"])
-    columns = several and rng.random() < 0.5
+    columns = several and len(used) > 1 and rng.random() < 0.5
     rows = [["path", *(sorted(used) if columns else ["label"])] + (["split"] if photos[0].split != "all" else [])]
     for photo in photos:
         save(rng, root / photo.name, photo)
