@@ -23,7 +23,6 @@ from datamodules.dataset import ImageDataset
 from datamodules.folder import find_images
 from datamodules.images import UnreadableImageError
 from datamodules.inspection import unreadable_files
-from datamodules.splits import hold_out
 from lit_cv.annotations import (
     AnnotatedImage,
     AnnotationSet,
@@ -158,6 +157,11 @@ class AnnotatedImagesDataModule(BaseDataModule):
     def _load(self, split: Split) -> ImageDataset | None:
         return self.load(split)  # `classes` are those of boxes
 
+    def forget(self) -> None:
+        """Forget the splits that were made of images without splits."""
+        super().forget()
+        self._datasets = {}
+
     def finish(self, dataset: ImageDataset, split: Split) -> ImageDataset:
         """Take the images of a split from the cache."""
         wanted = self.hparams["cache"] and isinstance(dataset, AnnotatedDataset)
@@ -252,7 +256,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
         }
         if "all" in datasets:
             pool = datasets.pop("all")
-            kept, held = hold_out(pool.strata, h["test_fraction"], h["split_seed"], purpose=2)
+            kept, held = self.division.hold_out(pool, "test", h["test_fraction"], purpose=2)
             datasets["train"] = pool.subset(kept)
             if len(held):
                 datasets["test"] = pool.subset(held)

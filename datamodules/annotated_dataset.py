@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -14,6 +15,7 @@ from datamodules.dataset import ImageDataset, Rows
 from datamodules.images import read_whole
 from datamodules.loader import Batch
 from datamodules.mapped import announce, stays_in_memory
+from datamodules.separation import FileStates, file_states
 from lit_cv.annotations import IGNORE, AnnotatedImage, AnnotationSet, MaskCode, draw_classes, load_mask
 
 __all__ = ["AnnotatedDataset", "letterbox_size"]
@@ -57,6 +59,8 @@ class AnnotatedDataset(ImageDataset):
         class_names: Names of these classes.
     """
 
+    has_names = True
+
     def __init__(
         self,
         annotations: AnnotationSet,
@@ -88,6 +92,8 @@ class AnnotatedDataset(ImageDataset):
         self._annotated = torch.zeros(len(images), dtype=torch.int64)
         self._draws_masks = mask and not any(image.mask for image in images)
         self._decoded: _Decoded | None = None
+        self._states: list[FileStates] = []  # of all rows of the source, shared by all subsets
+        self._mask_values: Tensor | None = None  # new numbers of the values in masks
 
     @property
     def strata(self) -> Tensor:
@@ -102,6 +108,19 @@ class AnnotatedDataset(ImageDataset):
         part._annotated[torch.from_numpy(self.rows[hidden])] = -1
         return part
 
+    def renumbered(self, attribute: str, numbers: Sequence[int], names: Sequence[str]) -> Self:
+        """Return the images with the classes of images, boxes or pixels numbered in another order."""
+        if attribute not in ("box_classes", "mask_classes"):
+            return super().renumbered(attribute, numbers, names)
+        part = copy.copy(self)
+        if attribute == "box_classes":
+            part._labels = torch.tensor(numbers)[self._labels]
+        else:  # values without a name stay
+            values = torch.arange(IGNORE + 1)
+            values[: len(numbers)] = torch.tensor(numbers)
+            part._mask_values = values if self._mask_values is None else values[self._mask_values]
+        return part
+
     def class_counts(self, classes: int) -> Tensor:
         """Return how many boxes each class has, (classes,) int64."""
         labels = [self._labels[self._objects(row)] for row in self.rows]
@@ -110,6 +129,16 @@ class AnnotatedDataset(ImageDataset):
     def sample_name(self, index: int) -> str:
         """Return the path of a sample."""
         return self.names[int(self.rows[index])]
+
+    def files(self) -> tuple[Path, list[str]]:
+        """Return the folder and the paths below it of the samples."""
+        return self.root, [self.names[row] for row in self.rows]
+
+    def file_states(self) -> FileStates:
+        """Return which file each sample is, and its size."""
+        if not self._states:
+            self._states.append(file_states(self.root, self.names))
+        return self._states[0].take(self.rows)
 
     def annotation(self, index: int) -> AnnotatedImage:
         """Return what the file says of a sample."""
@@ -127,6 +156,8 @@ class AnnotatedDataset(ImageDataset):
             images[position, :, :y, :x] = self._image(int(row))
             if mask is not None and self._annotated[row] >= 0:
                 mask[position, :y, :x] = self._mask(int(row))
+        if mask is not None and self._mask_values is not None:
+            mask = self._mask_values[mask]
         scale = torch.from_numpy((self.fitted[rows] / self.sizes[rows]).astype(np.float32))
         batch: Batch = {"image": images, "size": torch.from_numpy(self.fitted[rows]), "scale": scale}
         if self.has_boxes:

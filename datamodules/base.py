@@ -2,6 +2,8 @@
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,9 +16,11 @@ from torch import Tensor
 from datamodules.checks import check
 from datamodules.classes import choose_classes
 from datamodules.dataset import ImageDataset
+from datamodules.division import Division
 from datamodules.domain_pairs import PairDataset
 from datamodules.loader import EpochSampler, ResumableLoader, loader_options
-from datamodules.splits import Positions, classes_with_fewer, hold_out, keep_labels
+from datamodules.split_record import SplitRecord, state_in_checkpoint
+from datamodules.splits import Positions, classes_with_fewer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +54,8 @@ class BaseDataModule(L.LightningDataModule, ABC):
             labels, to modules that learn from them. `None` keeps all.
         label_fraction: Share of the labels that training keeps, each class in proportion; in (0, 1].
         label_seed: Seed of the choice of labels; `None` takes `split_seed`.
-        classes: Classes to keep, by number (from 0) or name; labels count them in this order. `None` keeps all.
+        classes: Classes to keep, by name, or by number (from 0) where no name is a number; labels count them in this
+            order. `None` keeps all.
 
     Attributes:
         train_dataset: Training images with labels.
@@ -70,6 +75,7 @@ class BaseDataModule(L.LightningDataModule, ABC):
         ValueError: If an argument is out of its range.
     """
 
+    checkpoint_path: str | Path | None = None  # that the Trainer is about to load, if it is known before `setup`
     in_channels: int = 3
     multi_label: bool = False
     mean: tuple[float, ...] | None = None
@@ -107,6 +113,23 @@ class BaseDataModule(L.LightningDataModule, ABC):
         self._seed: int | None = None
         self._held_out: Positions | None = None
         self._is_set_up = False
+        self._parts: dict[str, ImageDataset] = {}  # the images of each split, before `finish`
+        self._labeled: Positions = np.empty(0, np.int64)  # training images that keep their labels
+        self._given_record: SplitRecord | None = None
+        self._renumbered: list[tuple[str, list[int], list[str]]] = []  # arguments of `renumber_classes`
+
+    @cached_property
+    def division(self) -> Division:
+        """How the images are divided: as those of the checkpoint that the Trainer is about to load, if there is one."""
+        record = self._given_record
+        if record is None:
+            state = state_in_checkpoint(self.checkpoint_path, type(self).__qualname__)
+            record = SplitRecord.from_state(state.get("splits"))
+        return Division(self.hparams, record)
+
+    @cached_property
+    def _record(self) -> SplitRecord | None:
+        return self.division.make_record(self._parts, self._labeled) if self._parts else None
 
     @abstractmethod
     def load(self, split: Split) -> ImageDataset | None:
@@ -128,18 +151,21 @@ class BaseDataModule(L.LightningDataModule, ABC):
         given = self._held_out
         if given is not None or (others["val"] is None and h["val_fraction"] > 0):
             kept, held = (
-                hold_out(train.strata, h["val_fraction"], h["split_seed"])
-                if given is None
-                else _apart(len(train), given)
+                self.division.hold_out(train, "val", h["val_fraction"]) if given is None else _apart(len(train), given)
             )
             others["val"] = train.subset(held) if len(held) else None
             train = train.subset(kept)
-        train = self.finish(train, "train")
+        parts = {"train": train, **{split: part for split in ("val", "test") if (part := others[split]) is not None}}
+        parts = self.division.separate(parts)
+        labeled = self.division.keep_labels(parts["train"])
+        self._parts, self._labeled = parts, labeled
+        self.division.report_changes(parts)
+        if stage in (None, "fit"):
+            self.division.report_copies(parts)
+        train = self.finish(parts["train"], "train")
         for split, dataset in others.items():
             # what is measured on has one class an image, whatever training has
             setattr(self, f"{split}_dataset", None if dataset is None else self.finish(dataset.hard_labels(), split))
-        seed = h["split_seed"] if h["label_seed"] is None else h["label_seed"]
-        labeled = keep_labels(train.strata, h["labels_per_class"], h["label_fraction"], seed)
         self.train_dataset = self.unlabeled_dataset = train
         if len(labeled) < len(train):
             self.train_dataset = train.subset(labeled)
@@ -149,6 +175,24 @@ class BaseDataModule(L.LightningDataModule, ABC):
         if h["labels_per_class"] is not None:
             self._tell_few(*classes_with_fewer(train.strata, h["labels_per_class"]))
         self._is_set_up = True
+
+    def renumber_classes(self, attribute: str, numbers: list[int], names: list[str]) -> None:
+        """Number classes in another order in all splits, as a model has learned them.
+
+        Args:
+            attribute: Which classes: `class_names`, `box_classes` or `mask_classes`.
+            numbers: The new number of each class.
+            names: The names in the new order.
+
+        Raises:
+            ValueError: If the images do not come with such labels.
+        """
+        sets = {name: value for name, value in vars(self).items() if isinstance(value, ImageDataset)}
+        new = {id(value): value.renumbered(attribute, numbers, names) for value in sets.values()}
+        for name, value in sets.items():
+            setattr(self, name, new[id(value)])
+        setattr(self, attribute, names)
+        self._renumbered.append((attribute, numbers, names))
 
     def training_pool(self) -> ImageDataset:
         """Return the training images before any are held out: what cross-validation divides into folds."""
@@ -190,7 +234,10 @@ class BaseDataModule(L.LightningDataModule, ABC):
         if labeled < len(self.unlabeled_dataset):
             sizes.append(f"{labeled:,} of them with a label")
         named = (("validate", self.val_dataset), ("test", self.test_dataset), ("predict", self.predict_dataset))
-        sizes += [f"{len(dataset):,} to {name}" for name, dataset in named if dataset is not None]
+        for name, dataset in named:
+            if dataset is not None:
+                hidden = 0 if name == "predict" or not self.num_classes else int((dataset.strata < 0).sum())
+                sizes.append(f"{len(dataset):,} to {name}" + (f" ({hidden:,} without a label)" if hidden else ""))
         classes = [f"{self.num_classes:,} classes"] if self.num_classes else []
         shape = "x".join(map(str, (self.in_channels, *(self.image_size or ()))))
         log.info("%s: %s; %s", type(self).__name__, ", ".join(sizes), ", ".join([*classes, shape]))
@@ -289,12 +336,42 @@ class BaseDataModule(L.LightningDataModule, ABC):
         return loader_options(self.hparams["num_workers"], dataset.in_memory, processes)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the seed of the training order, for checkpoints."""
-        return {"seed": EpochSampler(1, True).seed if self._seed is None else self._seed}
+        """Return the seed of the training order and which image is in which split, for checkpoints."""
+        record = self._record if self._parts else None
+        state = {"seed": EpochSampler(1, True).seed if self._seed is None else self._seed}
+        return state if record is None else {**state, "splits": record.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the seed of the run that is resumed."""
+        """Take up the seed and the splits of the run that is resumed or whose model is evaluated."""
         self._seed = state_dict["seed"]
+        self.restore_splits(state_dict)
+
+    def restore_splits(self, state: Mapping[str, Any]) -> None:
+        """Take up the splits in what `state_dict` gave; they are made anew if others were made already.
+
+        The Trainer loads a checkpoint after `setup`. Where `checkpoint_path` is known before, nothing is made twice.
+        """
+        record = SplitRecord.from_state(state.get("splits"))
+        if record is None or self._held_out is not None:
+            return
+        self._given_record = record
+        if not self._is_set_up or self.division.record is not None:
+            return
+        divided, self.division = self.division, Division(self.hparams, record)
+        if self.division.agrees(self._parts, self._labeled):
+            self.division.held_out = divided.held_out
+            self.division.report_changes(self._parts)
+            return
+        renumbered, self._renumbered = self._renumbered, []
+        self._is_set_up = False
+        self.forget()
+        self.setup("validate")
+        for arguments in renumbered:
+            self.renumber_classes(*arguments)
+
+    def forget(self) -> None:
+        """Forget splits that `load` has made, for them to be made anew."""
+        self.__dict__.pop("_record", None)
 
     def show_batch(self, split: Split = "train", n: int = 16, path: str | Path | None = None) -> "Figure":
         """Draw images with their labels, boxes and masks.

@@ -1,6 +1,6 @@
 """Splits of classes, so that validation and test show classes that training has never seen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -9,13 +9,18 @@ from numpy.typing import NDArray
 from lit_cv.printable import printable
 from lit_cv.suggest import nearest
 
-__all__ = ["split_classes"]
+__all__ = ["recorded_classes", "recorded_names", "split_classes"]
 
-Held = int | list[str] | None
+Held = int | list[int | str] | None
 
 
 def split_classes(
-    names: Sequence[str], by: Literal["class", "group"], val: Held, test: Held, seed: int | None
+    names: Sequence[str],
+    by: Literal["class", "group"],
+    val: Held,
+    test: Held,
+    seed: int | None,
+    trains: bool = True,
 ) -> dict[str, NDArray[np.int64]]:
     """Divide classes, or groups of them, among training, validation and test.
 
@@ -26,6 +31,7 @@ def split_classes(
         test: Likewise for the test.
         seed: Seed of the choice of those that are not named; `None` takes the last ones in the order of the
             names for the test, and those before them for validation.
+        trains: Whether some must be left to train on.
 
     Returns:
         Numbers of the classes for `train`, `val` and `test`, ascending.
@@ -47,10 +53,12 @@ def split_classes(
     chosen: dict[str, list[str]] = {}
     for split, held in (("test", test), ("val", val)):
         if isinstance(held, list):
-            chosen[split] = [_known(name, units, split, by) for name in held]
+            chosen[split] = [_known(name, units, split, by) for name in _named(held)]
             continue
         count = max(1, len(units) // 5) if held is None else held
-        if count < 0 or count >= len(free):
+        if not trains:
+            count = min(count, len(free))
+        if count < 0 or count > len(free) or (trains and count == len(free)):
             raise ValueError(
                 f"{split}_classes={held}: {count} of {len(free)} {_plural(by)} would leave none to train on "
                 f"(--data.{split}_classes)."
@@ -63,7 +71,7 @@ def split_classes(
             "test_classes)."
         )
     chosen["train"] = free
-    if not free:
+    if not free and trains:
         raise ValueError(f"no {_plural(by)} are left to train on (--data.val_classes, --data.test_classes).")
     parts = {split: set(chosen[split]) for split in ("train", "val", "test")}
     return {
@@ -72,8 +80,40 @@ def split_classes(
     }
 
 
+def recorded_classes(
+    names: Sequence[str], by: Literal["class", "group"], recorded: Mapping[str, Sequence[str]]
+) -> dict[str, NDArray[np.int64]]:
+    """Return the classes of each split as a checkpoint has them; new ones, which no training has seen, go to the test.
+
+    Args:
+        names: Names of the classes.
+        by: What was divided: each class by itself, or groups, whose new classes go to their split.
+        recorded: Names of the classes of `train`, `val` and `test`.
+
+    Example:
+        >>> recorded = {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
+        >>> {split: part.tolist() for split, part in recorded_classes(["a", "aa", "c", "d"], "class", recorded).items()}
+        {'train': [0], 'val': [2], 'test': [1, 3]}
+    """
+    split_of = {name: split for split in ("test", "val", "train") for name in recorded.get(split, ())}
+    if by == "group":
+        split_of = {name.partition("/")[0]: split for name, split in split_of.items()} | split_of
+    found = [split_of.get(name, split_of.get(name.partition("/")[0], "test")) for name in names]
+    return {
+        split: np.array([number for number, part in enumerate(found) if part == split], dtype=np.int64)
+        for split in ("train", "val", "test")
+    }
+
+
+def recorded_names(state: object) -> dict[str, list[str]]:
+    """Return the names of the classes of each split in a checkpoint; nothing where it holds something else."""
+    if not isinstance(state, Mapping) or not all(isinstance(names, list) for names in state.values()):
+        return {}
+    return {str(split): [str(name) for name in names] for split, names in state.items()}
+
+
 def _named(held: Held) -> list[str]:
-    return held if isinstance(held, list) else []
+    return [str(name) for name in held] if isinstance(held, list) else []
 
 
 def _known(name: str, units: Sequence[str], split: str, by: str) -> str:

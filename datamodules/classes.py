@@ -46,7 +46,7 @@ def choose_classes(dataset: ImageDataset, classes: Sequence[int | str]) -> Image
 
 
 def class_numbers(classes: Sequence[int | str], names: Sequence[str]) -> list[int]:
-    """Return the numbers of classes that are given by number or by name.
+    """Return the numbers of classes that are given by number or by name; where names are numbers, these are meant.
 
     Raises:
         ValueError: If a class does not exist or is given twice, or none is given.
@@ -58,14 +58,20 @@ def class_numbers(classes: Sequence[int | str], names: Sequence[str]) -> list[in
 
 
 def _number(name: int | str, names: Sequence[str]) -> int:
-    if isinstance(name, int) and 0 <= name < len(names):
-        return name
-    if name in names:
+    """Return the number of a class: that of the name if there is one, for YAML and the command line know no other 2."""
+    if str(name) in names:
         return list(names).index(str(name))
+    numeric = [position for position, known in enumerate(names) if known.isdecimal()]
+    same = [position for position in numeric if isinstance(name, int) and int(names[position]) == name]  # 01 and 1
+    if len(same) == 1:
+        return same[0]
+    if isinstance(name, int) and 0 <= name < len(names) and not numeric:
+        return name
     hint = nearest(name, names) if isinstance(name, str) else "."
     shown = printable(", ".join(names[:20]), lines=False) + (", ..." if len(names) > 20 else "")
+    how = "named with numbers" if numeric else "counted from 0"
     raise ValueError(
-        f"there is no class {name!r} (--data.classes){hint} The {len(names)} classes, counted from 0, are: {shown}."
+        f"there is no class {name!r} (--data.classes){hint} The {len(names)} classes, {how}, are: {shown}."
     )
 
 

@@ -1,6 +1,7 @@
 """Your own images, listed in a table."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from datamodules.classes import numbers_first, written_number
 from datamodules.files import FileDataset, FilesDataModule
 from lit_cv.annotations.annotators import Consolidation
 from lit_cv.annotations.reading import file_cell, is_file, read_rows
+from lit_cv.annotations.split_folders import SPLIT_NAMES
 from lit_cv.annotations.votes import Votes
 from lit_cv.printable import printable
 from lit_cv.spreadsheet import unescape_formula
@@ -22,12 +24,6 @@ __all__ = ["CSVDataModule"]
 
 log = logging.getLogger("lit_cv")
 
-_SPLITS: dict[str, Split] = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-    "predict": "predict",
-}
 _MOST_SHOWN = 20  # names that a message lists
 Table = list[dict[str, str]]
 
@@ -150,9 +146,9 @@ class CSVDataModule(FilesDataModule):
         h, seen = self.hparams, dict[str, tuple[str, ...]]()
         for row in self._table:
             labels = tuple(row[name] for name in h["label_columns"])
-            if seen.setdefault(row[h["path_column"]], labels) != labels:
+            if seen.setdefault(file := os.path.normpath(row[h["path_column"]]), labels) != labels:
                 raise ValueError(
-                    f"{h['path']} gives {row[h['path_column']]!r} the label {', '.join(seen[row[h['path_column']]])!r} "
+                    f"{h['path']} gives {row[h['path_column']]!r} the label {', '.join(seen[file])!r} "
                     f"and the label {', '.join(labels)!r}: name the column of the annotators (--data.annotator_column)"
                     ", or leave one row of each image."
                 )
@@ -187,12 +183,14 @@ class CSVDataModule(FilesDataModule):
 
     def _split_of(self, row: Mapping[str, str]) -> Split:
         column = self.hparams["split_column"]
-        if (found := _SPLITS.get(row[column].lower())) is None:
+        found: Any = {**SPLIT_NAMES, "predict": "predict"}.get(row[column].strip().lower())
+        if found is None:
             raise ValueError(
                 f"column {column!r} of {self.hparams['path']} says {row[column]!r}: "
                 "allowed are train, val, test and predict."
             )
-        return found
+        split: Split = found
+        return split
 
     def _labels_of(self, row: Mapping[str, str]) -> list[str]:
         text, separator = row[self.hparams["label_columns"][0]], self.hparams["label_separator"]

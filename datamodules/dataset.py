@@ -3,6 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.loader import Batch
+from datamodules.separation import FileStates, first_positions
 
 __all__ = ["ImageDataset", "as_labels"]
 
@@ -42,9 +44,11 @@ class ImageDataset(Dataset[Batch], ABC):
         rows: Where the samples stand in the source.
         soft_labels: Whether (N, K) labels are shares of one label, whose rows sum to 1, not several labels.
         in_memory: Whether reading is so cheap that worker processes would cost more than they give.
+        has_names: Whether `sample_name` names an image wherever it stands in the source.
     """
 
     in_memory: bool = False
+    has_names: bool = False
     soft_labels: bool = False
     _reads_images: bool = True
 
@@ -60,6 +64,20 @@ class ImageDataset(Dataset[Batch], ABC):
     def sample_name(self, index: int) -> str:
         """Return the name of a sample, for reports: here its row in the source."""
         return str(int(self.rows[index]))
+
+    def files(self) -> tuple[Path, list[str]] | None:
+        """Return the folder and the paths below it of the samples; `None` where not each has a file."""
+        return None
+
+    def file_states(self) -> FileStates | None:
+        """Return which file each sample is, and its size; `None` where not each has a file."""
+        return None
+
+    def groups(self) -> list[str] | None:
+        """Return which samples are one file under several names, the same text for these; `None` where none are."""
+        if (states := self.file_states()) is None or len(np.unique(states.identity)) == len(self):
+            return None
+        return [str(position) for position in first_positions(states).tolist()]
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Return mean and standard deviation of each channel in [0, 1] units, `None` where they take long."""
@@ -98,6 +116,23 @@ class ImageDataset(Dataset[Batch], ABC):
         part.labels = self.labels[torch.from_numpy(chosen)] if labels is None else labels
         return part
 
+    def renumbered(self, attribute: str, numbers: Sequence[int], names: Sequence[str]) -> Self:
+        """Return the samples with their classes numbered in another order, without copying images.
+
+        Args:
+            attribute: Which classes, by the DataModule's name of their list; here `class_names`.
+            numbers: The new number of each class.
+            names: The names in the new order.
+
+        Raises:
+            ValueError: If this set cannot renumber such classes.
+        """
+        if attribute != "class_names":
+            raise ValueError(f"{type(self).__name__} cannot list its {attribute} in another order: {', '.join(names)}.")
+        part = copy.copy(self)
+        part.labels, part.class_names = _renumbered_labels(self.labels, torch.tensor(numbers)), list(names)
+        return part
+
     def without_images(self) -> Self:
         """Return the samples with nothing but `label` and `index`, for who knows their images already."""
         part = copy.copy(self)
@@ -119,3 +154,10 @@ class ImageDataset(Dataset[Batch], ABC):
         if not -size <= index < size:
             raise IndexError(f"sample {index} of a dataset of {size}")
         return {name: values[0] for name, values in self.__getitems__([index % size]).items()}
+
+
+def _renumbered_labels(labels: Tensor, numbers: Tensor) -> Tensor:
+    """Return labels, or columns of (N, K) labels, under new numbers; what is negative stays."""
+    if labels.ndim == 2:
+        return labels[:, torch.argsort(numbers)]
+    return torch.where(labels >= 0, numbers[labels.clamp(min=0)], labels)

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from datamodules.checks import check
 from datamodules.dataset import ImageDataset
 from datamodules.domain_pairs import SOURCE, TARGET, ConvertedDataset, PairDataset, PairSampler
 from datamodules.loader import ResumableLoader
+from datamodules.split_record import state_in_checkpoint
 from lit_cv.printable import printable
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class DomainAdaptationDataModule(BaseDataModule):
         """Load both domains, check that they go together, and convert their images to common ones."""
         if self._is_set_up:
             return
+        self._restore_parts(state_in_checkpoint(self.checkpoint_path, type(self).__qualname__))
         for name, part in (("source", self.source), ("target", self.target)):
             with _named(name):
                 part.setup(stage)
@@ -149,6 +151,30 @@ class DomainAdaptationDataModule(BaseDataModule):
         if self.test_dataset is None:
             return super().test_dataloader()  # says what is missing
         return self._both(self.test_dataset, self.source_test_dataset)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the seed of the training order and which image is in which split of both domains, for checkpoints."""
+        return {**super().state_dict(), "source": self.source.state_dict(), "target": self.target.state_dict()}
+
+    def restore_splits(self, state: Mapping[str, Any]) -> None:
+        """Take up the splits of both domains in what `state_dict` gave, and make them anew if others were made."""
+        if not self._is_set_up:
+            self._restore_parts(state)
+            return
+        before = self.source.train_dataset, self.target.train_dataset
+        self._restore_parts(state)
+        if (self.source.train_dataset, self.target.train_dataset) == before:
+            return
+        renumbered, self._renumbered = self._renumbered, []
+        self._is_set_up = False
+        self.setup("validate")
+        for arguments in renumbered:
+            self.renumber_classes(*arguments)
+
+    def _restore_parts(self, state: Mapping[str, Any]) -> None:
+        for name, part in (("source", self.source), ("target", self.target)):
+            if isinstance(inner := state.get(name), Mapping):
+                part.restore_splits(inner)
 
     def show_batch(self, split: Split = "train", n: int = 16, path: str | Path | None = None) -> "Figure":
         """Draw images of both domains, the source's first, with their labels.

@@ -15,12 +15,13 @@ from torch import Tensor
 from datamodules.base import BaseDataModule
 from datamodules.checks import check
 from datamodules.class_pool import ClassPool
-from datamodules.class_splits import split_classes
+from datamodules.class_splits import recorded_classes, recorded_names, split_classes
 from datamodules.episodes import EpisodeDataset, EpisodeSampler, EvaluationEpisodes, Setting
 from datamodules.folder import ImageFolderDataModule
 from datamodules.images import UnreadableImageError
 from datamodules.loader import EpochSampler, ResumableLoader
 from datamodules.memory import channel_statistics
+from datamodules.split_record import state_in_checkpoint
 from lit_cv.printable import printable
 
 __all__ = ["EpisodicDataModule"]
@@ -64,7 +65,8 @@ class EpisodicDataModule(L.LightningDataModule):
         test_episodes: Test episodes in each setting.
         split_by: What is divided among training, validation and test: each class by itself, or `group`s.
         val_classes: Classes (groups) for validation: a list of names, or how many; `None` is a fifth.
-        test_classes: Likewise for the test.
+        test_classes: Likewise for the test. With a checkpoint, classes that it knows stay in their splits unless they
+            are named here, and new ones are tested: `test` on a folder of only new classes takes them all.
         split_seed: Seed of the choice of classes that are not named; `None` takes the last ones in the order of
             their names for the test, those before them for validation.
         support_root: For `predict`: folder with a folder of images for each of the new classes.
@@ -88,6 +90,8 @@ class EpisodicDataModule(L.LightningDataModule):
         (torch.Size([1, 6, 1, 8, 8]), [[0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]])
     """
 
+    checkpoint_path: str | Path | None = None  # that the Trainer is about to load, if it is known before `setup`
+
     def __init__(
         self,
         base: BaseDataModule | None = None,
@@ -103,8 +107,8 @@ class EpisodicDataModule(L.LightningDataModule):
         val_episodes: int = 200,
         test_episodes: int = 1000,
         split_by: Literal["class", "group"] = "class",
-        val_classes: int | list[str] | None = None,
-        test_classes: int | list[str] | None = None,
+        val_classes: int | list[int | str] | None = None,
+        test_classes: int | list[int | str] | None = None,
         split_seed: int | None = None,
         support_root: str | None = None,
         predict_root: str | None = None,
@@ -129,6 +133,9 @@ class EpisodicDataModule(L.LightningDataModule):
         self.classes: dict[str, Any] = {}
         self.pools: dict[str, ClassPool] = {}
         self.query_pools: dict[str, ClassPool | None] = {}
+        self._stage: str | None = None  # of `setup`
+        self._recorded: dict[str, list[str]] | None = None  # names of the classes of each split in a checkpoint
+        self._class_names: dict[str, list[str]] = {}  # of each split
         self._folder: ImageFolderDataModule | None = None
         self._seed: int | None = None
 
@@ -149,36 +156,85 @@ class EpisodicDataModule(L.LightningDataModule):
             raise ValueError(
                 "episodes are made from the images of another DataModule: name it (--data.base OmniglotDataModule)."
             )
-        whole, other = _pool(self.base), None if self.query_base is None else _pool(self.query_base)
+        self._stage = stage
+        self._deal(self.base, stage)
+
+    def _deal(self, base: BaseDataModule, stage: str | None) -> None:
+        """Read the images, and divide the classes among the splits."""
+        self.pools, self.query_pools = {}, {}
+        whole, other = _pool(base), None if self.query_base is None else _pool(self.query_base)
         if other is not None and other.names != whole.names:
             raise ValueError(
                 f"query_base has the classes {_shown(other.names)}, ..., base has {_shown(whole.names)}, ...: give two "
                 "DataModules with the same classes."
             )
         h = self.hparams
-        self.classes = split_classes(whole.names, h["split_by"], h["val_classes"], h["test_classes"], h["split_seed"])
+        self.classes = self._divide(whole.names, stage)
+        self._class_names = {split: [whole.names[c] for c in classes] for split, classes in self.classes.items()}
         for split, classes in self.classes.items():
             if len(classes):
                 self.pools[split] = whole.subset(classes)
                 self.query_pools[split] = None if other is None else other.subset(classes)
-        images = self.pools["train"].images
+        images = next(iter(self.pools.values())).images
         self.in_channels, height, width = images.shape[1:]
         self.image_size = (height, width)
         if h["rotations"] and height != width:
             raise ValueError(f"rotations: images of {height} x {width} pixels do not fit when turned, give squares.")
-        if h["rotations"]:
+        if h["rotations"] and "train" in self.pools:
             self.pools["train"] = self.pools["train"].with_rotations()
             query_pool = self.query_pools["train"]
             self.query_pools["train"] = None if query_pool is None else query_pool.with_rotations()
-        self._check_sizes()
+        self._check_sizes(stage)
+        self._tell()
         self.mean, self.std = channel_statistics(images.numpy())
 
-    def _check_sizes(self) -> None:
+    def _divide(self, names: list[str], stage: str | None) -> dict[str, Any]:
+        """Return the classes of each split: as the checkpoint has them, if it knows any, or by the options."""
+        h = self.hparams
+        recorded = self._recorded
+        if recorded is None:
+            state = state_in_checkpoint(self.checkpoint_path, type(self).__qualname__)
+            recorded = recorded_names(state.get("classes"))
+        known = {name for split in recorded.values() for name in split} & set(names)
+        if recorded and not known and stage == "test":
+            log.info("None of the classes was in the data of the checkpoint: all %d are tested.", len(names))
+            return recorded_classes(names, h["split_by"], recorded)
+        if known and not any(isinstance(h[f"{split}_classes"], list) for split in ("val", "test")):
+            new = len(names) - len(known)
+            if new:
+                log.warning(
+                    "%d classes are new since the checkpoint, and only tested; the others stay in their splits.", new
+                )
+            return recorded_classes(names, h["split_by"], recorded)
+        options = (h["split_by"], h["val_classes"], h["test_classes"], h["split_seed"])
+        found = split_classes(names, *options, trains=stage in (None, "fit"))
+        trained = set(recorded.get("train", ()))
+        for split in ("val", "test"):
+            if count := sum(names[number] in trained for number in found[split]):
+                log.warning(
+                    "The checkpoint was trained on %d of the %d classes of %s (--data.%s_classes).",
+                    count, len(found[split]), split, split,
+                )  # fmt: skip
+        return found
+
+    @rank_zero_only
+    def _tell(self) -> None:
+        sizes = [
+            f"{len(self.classes[split]):,} to {verb}"
+            for split, verb in (("train", "train on"), ("val", "validate"), ("test", "test"))
+        ]
+        shape = "x".join(map(str, (self.in_channels, *(self.image_size or ()))))
+        log.info("%s: classes: %s; %s", type(self).__name__, ", ".join(sizes), shape)
+
+    def _check_sizes(self, stage: str | None) -> None:
         """Refuse what no episode can be drawn from."""
         h = self.hparams
         wanted = {split: [(s.way, s.shot, "evaluate") for s in self.settings] for split in ("val", "test")}
         wanted["train"] = [(h["way"], h["shot"], "way")]
+        needed = {"test": ("test",), "validate": ("val",)}.get(str(stage), ("train", "val", "test"))
         for split, pool in self.pools.items():
+            if split not in needed:
+                continue
             kinds, query_pool = len(pool.names), self.query_pools[split]
             queries = h["query"] if split == "train" else h["eval_query"] or h["query"]
             for way, shot, option in wanted[split]:
@@ -249,12 +305,18 @@ class EpisodicDataModule(L.LightningDataModule):
         return {"support": support, "query": support if query is None else query.images}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the seed of the training episodes, for checkpoints."""
-        return {"seed": EpochSampler(1, True).seed if self._seed is None else self._seed}
+        """Return the seed of the training episodes and the classes of each split, for checkpoints."""
+        seed = EpochSampler(1, True).seed if self._seed is None else self._seed
+        return {"seed": seed, "classes": self._class_names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the seed of the run that is resumed."""
+        """Take up the seed and the classes of each split of the run that is resumed or whose model is evaluated."""
         self._seed = state_dict["seed"]
+        recorded = recorded_names(state_dict.get("classes"))
+        if self._recorded is None and recorded and self.checkpoint_path is None and recorded != self._class_names:
+            self._recorded = recorded
+            if self.pools and self.base is not None:
+                self._deal(self.base, self._stage)
 
     def _evaluation_loader(self, stage: Literal["val", "test"]) -> ResumableLoader:
         module = getattr(self.trainer, "lightning_module", None)

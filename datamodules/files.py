@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,7 +20,8 @@ from datamodules.images import read_image
 from datamodules.inspection import unreadable_files
 from datamodules.loader import Batch
 from datamodules.mapped import MappedDataset
-from datamodules.splits import hold_out
+from datamodules.separation import FileStates, file_states
+from lit_cv.annotations.sizes import file_size
 from lit_cv.printable import printable
 
 __all__ = ["FileDataset", "FilesDataModule", "some_names"]
@@ -28,6 +30,8 @@ log = logging.getLogger("lit_cv")
 
 _SHOWN = 5  # broken files named in a message
 _NAMES = 20  # names that a message lists
+_SAMPLE = 16  # images that are looked at for their size
+_ENLARGED = 3  # times that images may be enlarged without a word
 
 
 class FileDataset(ImageDataset):
@@ -41,6 +45,8 @@ class FileDataset(ImageDataset):
         size: Side of the images in pixels.
         channels: 3 for color, 1 for grey.
     """
+
+    has_names = True
 
     def __init__(
         self,
@@ -56,6 +62,7 @@ class FileDataset(ImageDataset):
         self.paths = paths
         self.size = size
         self.channels: Literal[1, 3] = channels
+        self._states: list[FileStates] = []  # of all rows of the source, shared by all subsets
 
     def read(self, rows: Rows) -> Batch:
         """Decode the files of these rows."""
@@ -79,6 +86,16 @@ class FileDataset(ImageDataset):
     def sample_name(self, index: int) -> str:
         """Return the path of a sample."""
         return self.paths[int(self.rows[index])]
+
+    def files(self) -> tuple[Path, list[str]] | None:
+        """Return the folder and the paths below it of the samples."""
+        return self.root, self.chosen_paths()
+
+    def file_states(self) -> FileStates | None:
+        """Return which file each sample is, and its size."""
+        if not self._states:
+            self._states.append(file_states(self.root, self.paths))
+        return self._states[0].take(self.rows)
 
     def resized(self, size: int) -> Self:
         """Return the same files, read at another size."""
@@ -129,11 +146,16 @@ class FilesDataModule(BaseDataModule):
         if self.hparams["cache"] or self.hparams["on_error"] == "skip":
             self.setup()
 
+    def forget(self) -> None:
+        """Forget the splits that were made of images without splits."""
+        super().forget()
+        self._pool = {}
+
     def split_pool(self, pool: FileDataset, split: Split) -> FileDataset | None:
         """Return the training or the test part of images that have no splits."""
         if not self._pool:
             pool = self.readable(pool)
-            kept, held = hold_out(pool.labels, self.hparams["test_fraction"], self.hparams["split_seed"], purpose=2)
+            kept, held = self.division.hold_out(pool, "test", self.hparams["test_fraction"], purpose=2)
             self._pool = {"train": pool.subset(kept)}
             if len(held):
                 self._pool["test"] = pool.subset(held)
@@ -169,6 +191,28 @@ class FilesDataModule(BaseDataModule):
         cached = MappedDataset(dataset.decoded(split), dataset.labels, dataset.class_names, paths)
         cached.soft_labels = dataset.soft_labels
         return cached
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the images and split them, once; say so if they are far smaller than what they are resized to."""
+        first = not self._is_set_up
+        super().setup(stage)
+        if first and stage in (None, "fit"):
+            self._tell_enlarged()
+
+    @rank_zero_only
+    def _tell_enlarged(self) -> None:
+        files, size = self._parts["train"].files(), self.hparams["image_size"]
+        if files is None:
+            return
+        chosen = files[1][:: max(1, len(files[1]) // _SAMPLE)]
+        sizes = [found for name in chosen if not isinstance(found := file_size(files[0] / name), str)]
+        typical = sorted(sizes, key=min)[len(sizes) // 2] if sizes else (size, size)
+        if min(typical) * _ENLARGED <= size:
+            log.warning(
+                "The images have %d x %d pixels and are enlarged to %d x %d, which takes time and adds nothing: set "
+                "--data.image_size %d, unless pretrained weights need their size.",
+                *typical, size, size, min(typical),
+            )  # fmt: skip
 
     def _describe(self, train: ImageDataset) -> None:
         super()._describe(train)

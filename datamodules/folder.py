@@ -1,5 +1,6 @@
 """Your own images in folders, one for each class."""
 
+import logging
 import os
 import unicodedata
 from collections import Counter
@@ -7,30 +8,31 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from datamodules.base import Split
 from datamodules.checks import check
 from datamodules.files import FileDataset, FilesDataModule, some_names
+from lit_cv.annotations.clutter import is_clutter
+from lit_cv.annotations.split_folders import split_folders
 from lit_cv.image_formats import IMAGE_SUFFIXES
 from lit_cv.printable import printable
 
 __all__ = ["ImageFolderDataModule", "class_folders", "find_images", "image_files"]
 
+log = logging.getLogger("lit_cv")
+
 _LOGS = "lightning_logs"  # of runs that were started beside the images: no class
 _MOST_VISITS = 100  # times that one folder is listed because of links to it
-_NAMES: dict[str, tuple[str, ...]] = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
 
 
 class ImageFolderDataModule(FilesDataModule):
     """Your own images: `root` holds `train`, `val` and `test` with a folder for each class, or just such folders.
 
+    The folders of splits may be named otherwise (`Training` and `Testing`, `TRAIN`, `Val`, `seg_train` and `seg_test`).
     Where `val` or `test` is missing, it is split off: `val` from the training images, `test` only if there is no
-    folder `train` either. Files may lie deeper; hidden files and those that are no images are passed over.
+    folder `train` either. Files may lie deeper; hidden files, those that are no images, and what a system leaves
+    beside them (`@eaDir`, `__MACOSX`) are passed over.
 
     Args:
         root: The folder.
@@ -59,12 +61,16 @@ class ImageFolderDataModule(FilesDataModule):
             raise FileNotFoundError(f"there is no folder {root.absolute()}: set --data.root.")
         if self.hparams["class_depth"] == 2:
             return self.split_pool(_dataset(self, root, root, depth=2), split) if split != "val" else None
-        training = _find(root, "train")
+        folders = split_folders(root)
+        training = folders.get("train")
         if training is None or not class_folders(training):  # a folder `train` of images is a class of that name
+            _refuse_splits(root, folders)
             return self.split_pool(_dataset(self, root, root), split) if split != "val" else None
-        folder = _find(root, split)
+        folder = folders.get(split)
         if folder is None:
             return None
+        if split == "train":
+            _tell_passed_over(root, folders)
         return self.readable(_dataset(self, root, folder, class_folders(training)))
 
     def _load_predict(self) -> FileDataset | None:
@@ -83,15 +89,36 @@ def find_images(folder: Path) -> list[str]:
     return sorted(_images(folder, folder)) if folder.is_dir() else []
 
 
-def _find(root: Path, split: str) -> Path | None:
-    return next((root / name for name in _NAMES[split] if (root / name).is_dir()), None)
+def _refuse_splits(root: Path, folders: dict[str, Path]) -> None:
+    """Refuse folders of validation and test images alone: they would be taken for classes."""
+    if "train" not in folders and folders and len(class_folders(root)) == len(folders):
+        named = ", ".join(folder.name for folder in folders.values())
+        raise ValueError(
+            f"{root} holds folders of splits ({named}) and none to train on: add a folder train, or set --data.root to "
+            "the folder that has the folders of the classes."
+        )
+
+
+def _tell_passed_over(root: Path, folders: dict[str, Path]) -> None:
+    """Say which folders beside those of the splits are not read."""
+    read = {folder.relative_to(root).parts[0] for folder in folders.values()}
+    if others := [name for name in class_folders(root) if name not in read]:
+        rank_zero_only(log.warning)(
+            "%s: the splits are read from %s; other folders are passed over: %s.",
+            printable(str(root), lines=False), ", ".join(sorted(read)), some_names(others),
+        )  # fmt: skip
 
 
 def class_folders(folder: Path, depth: int = 1) -> dict[str, Path]:
     """Return the class folders by name, those two deep as `GROUP/CLASS`; names that look the same are the same."""
-    entries = [entry for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
+    entries = [entry for entry in os.scandir(folder) if entry.is_dir() and not is_clutter(entry.name)]
     entries = [entry for entry in entries if entry.name != _LOGS]
     found = dict(sorted((unicodedata.normalize("NFC", entry.name), Path(entry.path)) for entry in entries))
+    if len(found) < len(entries):
+        twice = Counter(unicodedata.normalize("NFC", entry.name) for entry in entries).most_common(1)[0][0]
+        raise ValueError(
+            f"{folder} has two folders named {twice!r}, whose accents are encoded differently: put their images in one."
+        )
     if depth == 1:
         return found
     return {f"{group}/{name}": path for group, inner in found.items() for name, path in class_folders(inner).items()}
@@ -112,7 +139,7 @@ def _images(folder: Path, root: Path, outer: tuple[str, ...] = (), visits: Count
         shown = printable(here, lines=False)
         raise ValueError(f"{root}: more than {_MOST_VISITS} ways lead over links to {shown}: remove some of them.")
     for entry in os.scandir(folder):
-        if entry.name.startswith("."):
+        if is_clutter(entry.name):
             continue
         if entry.is_dir():
             yield from _images(Path(entry.path), root, (*outer, here), visits)

@@ -20,6 +20,7 @@ from datamodules.images import UnreadableImageError, decode_image, read_into
 from datamodules.inspection import inspected
 from datamodules.shard_index import COMPRESSED, MOST_IMAGE, SPARSE, ShardIndex, index_shards
 from datamodules.stored_file import draw_few
+from lit_cv.annotations.clutter import is_clutter
 from lit_cv.annotations.layout import split_in
 from lit_cv.annotations.masks import mask_class_names
 from lit_cv.printable import printable
@@ -68,6 +69,12 @@ class ShardDataset(FileDataset):
         files = self._chosen_shards()
         paths = self.chosen_paths()
         return cached_images(self.root, paths, self.size, self.channels, name, lambda i: self.image(rows[i]), files)
+
+    def files(self) -> None:
+        """Return nothing: the images lie in few files."""
+
+    def file_states(self) -> None:
+        """Return nothing: the images lie in few files."""
 
     def unreadable(self) -> dict[str, str]:
         """Return the names of the samples that cannot be decoded, each with the reason."""
@@ -216,7 +223,7 @@ def _find_shards(root: Path) -> list[str]:
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root.absolute()}: set --data.root.")
     paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
-    paths = [path for path in paths if not any(part.startswith(".") for part in path.split("/"))]
+    paths = [path for path in paths if not any(map(is_clutter, path.split("/")))]
     if packed := [path for path in paths if path.lower().endswith(COMPRESSED)]:
         raise ValueError(
             f"{_shown(root / packed[0])} is compressed, so that no image can be found by its position: unpack it to a "

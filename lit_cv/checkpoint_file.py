@@ -45,6 +45,7 @@ class CheckpointFile:
         step: Optimizer steps taken when it was written.
         class_names: Names of the classes.
         state_dict: The weights.
+        classes: Names of the classes that the module tells apart, by the attribute of a DataModule that lists them.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class CheckpointFile:
     step: int
     class_names: list[str]
     state_dict: Mapping[str, Tensor] = field(repr=False)
+    classes: dict[str, list[str]] = field(default_factory=dict)
 
 
 def load_tensors(path: Path) -> Any:
@@ -204,6 +206,11 @@ def read_checkpoint(path: Path) -> CheckpointFile:
         parameters["weights"] = None
     names = _field(path, own, "class_names", list, [])
     _require_texts(path, "its class_names", names)
+    classes = _field(path, own, "classes", dict, {"class_names": names} if names else {})
+    for attribute, entries in classes.items():
+        if not isinstance(entries, list):
+            raise ValueError(f"{path} is damaged: its classes are no lists.")
+        _require_texts(path, "its classes", [attribute, *entries])
     class_path = _field(path, own, "class_path", str, None)
     _require_texts(path, "its class_path", [class_path or ""])
     step = _field(path, content, "global_step", int, 0)
@@ -217,6 +224,7 @@ def read_checkpoint(path: Path) -> CheckpointFile:
         step=step,
         class_names=names,
         state_dict=content["state_dict"],
+        classes=classes,
     )
 
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lit_cv.annotations.checks import OUTSIDE
-from lit_cv.annotations.layout import SPLITS, leads_out, make_folder
+from lit_cv.annotations.clutter import is_clutter
+from lit_cv.annotations.layout import leads_out, make_folder
 from lit_cv.annotations.reading import file_cell, read_rows
 from lit_cv.annotations.records import AnnotatedImage, AnnotationSet, Problems
 from lit_cv.annotations.sizes import SizesOf, file_sizes
+from lit_cv.annotations.split_folders import SPLIT_NAMES, split_folders
 from lit_cv.annotations.walk import images_below
 from lit_cv.atomic_files import write_text
 from lit_cv.printable import printable
@@ -33,11 +35,7 @@ def read_folders(root: Path, problems: Problems) -> dict[str, AnnotationSet]:
     Raises:
         FileNotFoundError: If there are no folders with images.
     """
-    parts: dict[str, Path] = {}
-    for split, names in SPLITS.items():
-        found = next((root / name for name in names if _class_folders(root / name)), None)
-        if found is not None:
-            parts[split] = found
+    parts = {split: folder for split, folder in split_folders(root).items() if _class_folders(folder)}
     parts = parts if "train" in parts else {"all": root}
     sets = {split: AnnotationSet(folder, [], _images(folder)) for split, folder in parts.items()}
     if not any(part.images for part in sets.values()):
@@ -52,7 +50,7 @@ def read_folders(root: Path, problems: Problems) -> dict[str, AnnotationSet]:
 
 
 def _class_folders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".") if folder.is_dir() else []
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not is_clutter(p.name)) if folder.is_dir() else []
 
 
 def _images(folder: Path) -> list[AnnotatedImage]:
@@ -85,14 +83,13 @@ def read_table(path: Path, problems: Problems, sizes: SizesOf = file_sizes) -> d
     rows = read_rows(path, files=("path",))
     if not rows or not {"path", "label"} <= rows[0].keys():
         raise ValueError(f"{printable(str(path), lines=False)} needs the columns path and label.")
-    named = {name: split for split, names in SPLITS.items() for name in names}
     sets: dict[str, AnnotationSet] = {}
     seen: set[str] = set()
     for row in rows:
         row["path"] = file_cell(row["path"], path.parent)
     found = sizes(path.parent, [row["path"] for row in rows])
     for number, (row, size) in enumerate(zip(rows, found, strict=True), 2):
-        split = named.get(row["split"].strip().lower()) if "split" in row else "all"
+        split = SPLIT_NAMES.get(row["split"].strip().lower()) if "split" in row else "all"
         if leads_out(row["path"]):
             problems.add(path, f"line {number}", f"{row['path']}: {OUTSIDE}")
         elif isinstance(size, str):

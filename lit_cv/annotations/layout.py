@@ -9,7 +9,7 @@ __all__ = ["IMAGE_FOLDERS", "SPLITS", "inside", "is_text", "leads_out", "make_fo
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
+    "val": ("val", "valid", "validation", "validate", "dev"),
     "test": ("test", "testing"),
 }
 IMAGE_FOLDERS = ("images", "image", "img_dir", "imgs", "JPEGImages")

@@ -4,14 +4,13 @@ import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from lit_cv.annotations.clutter import is_clutter
 from lit_cv.image_formats import IMAGE_SUFFIXES
 
 __all__ = ["MASK_SUFFIXES", "FolderIndex", "files_below", "images_below", "is_image", "subfolder"]
 
 MASK_SUFFIXES = frozenset((".png", ".bmp", ".tif", ".tiff", ".gif"))
 """Ends of the names of images that keep every value, in lower case."""
-
-_FOREIGN = ("@eaDir", "__MACOSX")  # thumbnails of a NAS, and what macOS adds to archives
 
 
 def is_image(name: str) -> bool:
@@ -33,9 +32,9 @@ def files_below(folder: Path, suffixes: Collection[str], deep: bool = True) -> I
         deep: Whether those in folders within it count, too.
     """
     for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if deep and not name.startswith(".") and name not in _FOREIGN)
+        folders[:] = sorted(name for name in folders if deep and not is_clutter(name))
         for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in suffixes and not name.startswith("."):
+            if os.path.splitext(name)[1].lower() in suffixes and not is_clutter(name):
                 yield Path(place, name)
 
 

@@ -1,5 +1,6 @@
 """A linear classifier that learns beside a module, on its features."""
 
+import logging
 from typing import Any
 
 import lightning as L
@@ -9,9 +10,12 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from lit_cv.callbacks.embedding import embed_batch, embed_images, has_labels
+from lit_cv.callbacks.run_output import class_names
 from lit_cv.distributed import is_distributed
 
 __all__ = ["OnlineProbe"]
+
+log = logging.getLogger("lit_cv")
 
 
 class OnlineProbe(L.Callback):
@@ -40,6 +44,7 @@ class OnlineProbe(L.Callback):
         self._optimizer: AdamW | None = None
         self._restored: dict[str, Any] | None = None
         self._counts: Tensor | None = None
+        self._classes: list[str] = []
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -52,7 +57,7 @@ class OnlineProbe(L.Callback):
             embedding = embed_images(trainer, pl_module, batch["image"])
         views = len(embedding) if embedding.ndim == 3 else 1
         features = embedding.detach().float().flatten(0, -2)
-        probe, optimizer = self._build(trainer, features.shape[1], features.device)
+        probe, optimizer = self._build(trainer, pl_module, features.shape[1], features.device)
         probe.train()
         with torch.enable_grad():
             labels = batch["label"].repeat(views)
@@ -85,7 +90,7 @@ class OnlineProbe(L.Callback):
         if untrained or trainer.sanity_checking or dataloader_idx > 0 or not has_labels(batch):
             return
         features = embed_batch(trainer, pl_module, batch, "OnlineProbe")
-        probe, _ = self._build(trainer, features.shape[1], features.device)
+        probe, _ = self._build(trainer, pl_module, features.shape[1], features.device)
         probe.eval()
         label = batch["label"]
         right = (probe(features).argmax(1) == label) & (label >= 0)
@@ -108,16 +113,24 @@ class OnlineProbe(L.Callback):
         """Return the classifier and its optimizer."""
         if self._probe is None or self._optimizer is None:
             return self._restored or {}
-        return {"probe": self._probe.state_dict(), "optimizer": self._optimizer.state_dict()}
+        return {
+            "probe": self._probe.state_dict(), "optimizer": self._optimizer.state_dict(), "classes": self._classes,
+        }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep what `state_dict` gave until the size of the features is known."""
         self._restored = state_dict or None
 
-    def _build(self, trainer: L.Trainer, num_features: int, device: torch.device) -> tuple[nn.Sequential, AdamW]:
+    def _build(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, num_features: int, device: torch.device
+    ) -> tuple[nn.Sequential, AdamW]:
         """Return the classifier and its optimizer, built or restored at the first call."""
         if self._probe is not None and self._optimizer is not None:
             return self._probe, self._optimizer
+        self._classes = list(class_names(trainer, pl_module) or [])
+        if self._restored is not None and self._restored.get("classes", self._classes) != self._classes:
+            log.warning("OnlineProbe starts anew: the classes of the data are not those that it has learned.")
+            self._restored = None
         with torch.inference_mode(False):
             linear = nn.Linear(num_features, _num_classes(trainer))
             nn.init.zeros_(linear.weight)  # the same on every process

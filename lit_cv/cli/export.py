@@ -54,6 +54,7 @@ def run_export(args: list[str]) -> None:
     from lit_cv.modules.loading import load_module
 
     module, classes = load_module(checkpoint.path), checkpoint.class_names
+    classes = classes or next(iter((module.declared_classes() | module.trained_classes).values()), [])
     program = ExportedModule(module, own.part)
     images = _read(own.images, program.image_shape) if own.images else None
     folder.mkdir(parents=True, exist_ok=True)

@@ -117,6 +117,8 @@ class LitCLI(LightningCLI):
                 cause = cause.__cause__
             raise cause from None
         if self.checkpoint is not None:
+            if self.datamodule is not None:
+                self.datamodule.checkpoint_path = self.checkpoint.path
             require_size(type(self.model), self.model.hparams, self.checkpoint.size, str(self.checkpoint.path))
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:

@@ -1,5 +1,6 @@
 """Cross-validation: a fresh model for each fold, judged on the images that it has not seen."""
 
+import hashlib
 import logging
 import math
 import statistics
@@ -86,6 +87,7 @@ class CrossValidation:
         pool = built.datamodule.training_pool()
         self.names = [pool.sample_name(index) for index in range(len(pool))]
         self.labels, self.class_names = pool.labels, pool.class_names
+        self._files = pool.groups()
         self.folds = make_folds(
             pool.labels.numpy(), options.folds, options.repeats, options.stratified, self._groups(), options.seed
         )
@@ -94,7 +96,9 @@ class CrossValidation:
         self.epochs = built.trainer.max_epochs
         self._batch_size = getattr(built.datamodule, "batch_size", 1)
         self._max_steps = built.trainer.max_steps
-        identity = {"kfold": asdict(options), "options": self.args, "images": len(pool)}
+        names = hashlib.sha256("\0".join(self.names).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        identity = {"kfold": asdict(options), "options": self.args, "images": len(pool), "names": names}
+        identity["classes"] = list(self.class_names)
         plan = [self._plan(fold) for fold in self.folds]
         self.study = Study(folder, identity, plan, "kfold.csv", command, escape_formulas)
         if any(name not in row for row in self.study.finished.values() for name in ("repeat", "fold")):
@@ -212,7 +216,7 @@ class CrossValidation:
             raise ValueError("--groups and --group_pattern were both given: leave one of them out.")
         if self.options.groups:
             return groups_from_table(self.names, self.options.groups)
-        return groups_by_pattern(self.names, self.options.group_pattern) if self.options.group_pattern else None
+        return groups_by_pattern(self.names, self.options.group_pattern) if self.options.group_pattern else self._files
 
     def _plan(self, fold: Fold) -> PlannedRun:
         several = f"repeat {fold.repeat}, " if self.options.repeats > 1 else ""

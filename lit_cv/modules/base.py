@@ -12,6 +12,7 @@ from torchmetrics import Metric, MetricCollection
 from lit_cv.loop_state import batch_index, logs_now, restore_loaders
 from lit_cv.modules.checkpoint_contents import add_contents, take_contents
 from lit_cv.modules.compilation import compile_networks
+from lit_cv.modules.data_classes import ClassLists, match_data_classes
 from lit_cv.modules.inference import infer_from_data
 from lit_cv.modules.optimization import configure_optimizer, take_given_options
 from lit_cv.modules.running_means import RunningMeans
@@ -108,6 +109,7 @@ class BaseModule(L.LightningModule, ABC):
         self.means: dict[str, RunningMeans] = {stage: RunningMeans() for stage in ("train", "val", "test")}
         self.metrics = nn.ModuleDict()
         self.seed: int | None = None
+        self.trained_classes: ClassLists = {}  # what the weights tell apart, by the DataModule's name of each list
 
     @abstractmethod
     def configure_head(self, num_features: int) -> nn.Module:
@@ -148,6 +150,18 @@ class BaseModule(L.LightningModule, ABC):
         self.configure_model()
         return cast(Tensor, self.backbone(images))
 
+    def classes_in(self, datamodule: object) -> ClassLists:
+        """Return the names of the classes that this module learns from a DataModule, by its attribute; here none."""
+        return {}
+
+    def declared_classes(self) -> ClassLists:
+        """Return the names of classes that the arguments give: `box_classes`, `mask_classes`."""
+        return {name: list(names) for name in ("box_classes", "mask_classes") if (names := self.hparams.get(name))}
+
+    def setup(self, stage: str) -> None:
+        """Have the data number their classes as this module does; a subclass that overrides it calls it, too."""
+        match_data_classes(self)
+
     def configure_model(self) -> None:
         """Build the networks, once, taking from the DataModule what was left open."""
         if "backbone" in self._modules:
@@ -165,6 +179,10 @@ class BaseModule(L.LightningModule, ABC):
             **normalization,
         ).to(memory_format=torch.channels_last)  # convolutions measured 1.1 to 1.9 times faster
         self.head = self.configure_head(self.backbone.num_features)
+        self.build_metrics()
+
+    def build_metrics(self) -> None:
+        """Build the metrics of validation and test, anew if they are there already."""
         for stage in ("val", "test"):
             if metrics := self.configure_metrics():
                 self.metrics[stage] = MetricCollection(dict(metrics), prefix=f"{stage}_")

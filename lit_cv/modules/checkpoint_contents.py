@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lit_cv.loop_state import keep_validation_due
+from lit_cv.modules.data_classes import ClassLists, take_up_classes
 
 if TYPE_CHECKING:
     from lit_cv.modules.base import BaseModule
@@ -17,6 +18,7 @@ def add_contents(module: "BaseModule", checkpoint: dict[str, Any]) -> None:
         "class_path": f"{type(module).__module__}.{type(module).__qualname__}",
         "seed": module.seed,
         "train_means": module.means["train"].state_dict(),
+        "classes": {name: list(names) for name, names in module.trained_classes.items()},
     }
     names = getattr(getattr(module._trainer, "datamodule", None), "class_names", None)
     if names:
@@ -51,6 +53,7 @@ def take_contents(module: "BaseModule", checkpoint: Mapping[str, Any]) -> None:
     if seed is not None and (not isinstance(seed, int) or not 0 <= seed < 1 << 64):
         raise ValueError(f"the checkpoint is damaged: its seed is {str(seed)[:40]!r}, not a number from 0 on.")
     module.seed = seed
+    take_up_classes(module, _classes(extra))
     module.means["train"].load_state_dict(_section(extra, "train_means"), module.device)
 
 
@@ -59,6 +62,16 @@ def _section(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(found, Mapping):
         raise ValueError(f"the checkpoint is damaged: its field {name} is a {type(found).__name__}, not a dict.")
     return found
+
+
+def _classes(extra: Mapping[str, Any]) -> ClassLists:
+    """Return the classes that a checkpoint lists; of one of an earlier version, the names of its data's classes."""
+    names = extra.get("class_names")
+    classes = extra.get("classes", {"class_names": names} if names else {})
+    lists = classes.values() if isinstance(classes, Mapping) else [None]
+    if not all(isinstance(entries, list) and all(isinstance(name, str) for name in entries) for entries in lists):
+        raise ValueError("the checkpoint is damaged: its classes are no lists of names.")
+    return {str(attribute): list(entries) for attribute, entries in classes.items()}
 
 
 def _matters(name: str, module: "BaseModule") -> bool:

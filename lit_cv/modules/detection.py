@@ -9,6 +9,7 @@ from torchmetrics import Metric, MetricCollection
 
 from lit_cv.metrics import DetectionAP
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
+from lit_cv.modules.data_classes import ClassLists, class_lists
 from lit_cv.nn.detectors import Detections, Detector, build_detector, check_limits, default_strides
 
 __all__ = ["DetectionModule"]
@@ -83,6 +84,10 @@ class DetectionModule(BaseModule):
                 "boxes (AnnotatedImagesDataModule, or ShapesDataModule with --data.targets boxes)."
             )
         return list(names)
+
+    def classes_in(self, datamodule: object) -> ClassLists:
+        """Return the names of the classes of boxes."""
+        return class_lists(datamodule, "box_classes")
 
     def compiled_networks(self) -> list[nn.Module]:
         """Return none: feature maps are taken from within the backbone."""

@@ -97,7 +97,7 @@ class DomainAdaptationModule(SupervisedModule):
         if self.hparams["multi_label"]:
             raise ValueError(f"{type(self).__name__} takes one label an image, but these have several.")
         if self.hparams["weights"] is not None:
-            load_head(self.head, self.hparams["weights"])
+            load_head(self.head, self.hparams["weights"], self.trained_classes.get("class_names", ()))
         if not self.hparams["source_only"]:
             self.configure_adaptation()
 

@@ -61,6 +61,7 @@ def _build(cls: type[BaseModule], content: CheckpointFile) -> BaseModule:
         module.load_state_dict(content.state_dict, strict=False)
     except Exception as error:  # hooks and the metadata beside the weights can end in anything
         raise ValueError(f"{path}: its weights do not fit its hyperparameters: {_first_difference(error)}.") from None
+    module.trained_classes = dict(content.classes)
     return module.eval()
 
 

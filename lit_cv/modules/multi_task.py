@@ -11,6 +11,7 @@ from lit_cv.distributed import gather_batches, is_distributed
 from lit_cv.loop_state import logs_now
 from lit_cv.losses import UncertaintyWeighting
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
+from lit_cv.modules.data_classes import ClassLists, class_lists
 from lit_cv.modules.task_losses import build_weighting, mean_losses, step_losses
 from lit_cv.modules.task_surgery import operate
 from lit_cv.strategies import check_whole
@@ -101,6 +102,15 @@ class MultiTaskModule(BaseModule):
     def tasks(self) -> dict[str, BaseTask]:
         """The tasks by name."""
         return self._tasks
+
+    def classes_in(self, datamodule: object) -> ClassLists:
+        """Return the names of the classes of every task that has some."""
+        return class_lists(datamodule, *(task.class_attribute for task in self._tasks.values() if task.class_attribute))
+
+    def declared_classes(self) -> ClassLists:
+        """Return the names of the classes that the tasks were given."""
+        tasks = [task for task in self._tasks.values() if task.class_attribute and getattr(task, "classes", None)]
+        return {str(task.class_attribute): list(task.classes) for task in tasks}
 
     def configure_head(self, num_features: int) -> nn.Module:
         """Return the tasks, each with its head, after they have looked at the data."""

@@ -9,6 +9,7 @@ from torchmetrics import Metric, MetricCollection
 from lit_cv.losses import dice_loss, pixel_cross_entropy
 from lit_cv.metrics import SegmentationIoU
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
+from lit_cv.modules.data_classes import ClassLists, class_lists
 from lit_cv.nn.segmentation import SegmentationHead, build_segmenter, default_stride
 
 __all__ = ["SegmentationModule"]
@@ -74,6 +75,10 @@ class SegmentationModule(BaseModule):
                 "with masks (AnnotatedImagesDataModule, or ShapesDataModule with --data.targets mask)."
             )
         return list(names)
+
+    def classes_in(self, datamodule: object) -> ClassLists:
+        """Return the names of the classes of pixels."""
+        return class_lists(datamodule, "mask_classes")
 
     def compiled_networks(self) -> list[nn.Module]:
         """Return none: feature maps are taken from within the backbone."""

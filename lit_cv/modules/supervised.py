@@ -19,6 +19,7 @@ from torchmetrics.wrappers import ClasswiseWrapper
 from lit_cv.distributed import process_mean
 from lit_cv.metrics import ClassAccuracy, MacroF1
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
+from lit_cv.modules.data_classes import ClassLists, class_lists
 from lit_cv.nn import ClassificationHead
 from lit_cv.printable import printable
 
@@ -86,6 +87,10 @@ class SupervisedModule(BaseModule):
                 "or train on a DataModule that has it."
             )
         return int(self.hparams["num_classes"])
+
+    def classes_in(self, datamodule: object) -> ClassLists:
+        """Return the names of the classes of images."""
+        return class_lists(datamodule, "class_names")
 
     def configure_head(self, num_features: int) -> nn.Module:
         """Return a linear classifier behind dropout."""

@@ -3,17 +3,19 @@
 import logging
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from lit_cv.checkpoint_file import RefusedFileError, load_tensors, require_stored_tensors
+from lit_cv.class_matching import match_classes
 from lit_cv.nn.backbone import Backbone
 from lit_cv.nn.stems import adapt_channels, first_convolution
 from lit_cv.nn.torchvision_networks import torchvision_names
@@ -163,12 +165,15 @@ def checkpoint_options(weights: str) -> Mapping[str, Any]:
     return found
 
 
-def load_head(head: nn.Module, weights: str) -> bool:
+def load_head(head: nn.Module, weights: str, class_names: Sequence[str] = ()) -> bool:
     """Copy the classifier of a checkpoint of this project into a head, in place, if it has one like it.
+
+    Its rows are those of the classes of the same names; a classifier of other classes is left out.
 
     Args:
         head: The head, whose tensors stand under `head.` in checkpoints.
         weights: As for `read_weights`.
+        class_names: Names of the head's classes; rows are copied as they stand if they are unknown.
 
     Returns:
         Whether it was loaded; the log says so, too.
@@ -180,6 +185,11 @@ def load_head(head: nn.Module, weights: str) -> bool:
         state = state if isinstance(state, Mapping) else {}
         own = head.state_dict()
         given = {key: state[f"head.{key}"] for key in own if isinstance(state.get(f"head.{key}"), Tensor)}
+        try:
+            given = _ordered_rows(given, content, class_names)
+        except ValueError as error:
+            _LOGGER.warning("%s: %s The classifier starts from random weights.", weights, error)
+            return False
         fits = bool(own) and given.keys() == own.keys() and all(given[key].shape == own[key].shape for key in own)
         if fits:
             _require_real(str(path), given)
@@ -189,6 +199,16 @@ def load_head(head: nn.Module, weights: str) -> bool:
         return False
     _LOGGER.info("%s: the classifier was loaded, too.", weights)
     return True
+
+
+def _ordered_rows(given: dict[str, Tensor], content: Any, class_names: Sequence[str]) -> dict[str, Tensor]:
+    """Return the tensors of a classifier with their rows in the order of `class_names`."""
+    extra = content.get("lit_cv") if isinstance(content, Mapping) else None
+    names = extra.get("class_names") if isinstance(extra, Mapping) else None
+    if not given or not class_names or not isinstance(names, list) or not names:
+        return given
+    rows = torch.argsort(torch.tensor(match_classes(class_names, names)))
+    return {key: value[rows] if value.shape[:1] == rows.shape else value for key, value in given.items()}
 
 
 def load_weights(backbone: Backbone, weights: Weights, fresh: frozenset[str] = frozenset()) -> None:

@@ -66,6 +66,11 @@ class BaseTask(nn.Module, ABC):
     likelihood: ClassVar[Literal["classification", "regression"]] = "regression"
     score: ClassVar[str | None] = None
 
+    @property
+    def class_attribute(self) -> str | None:
+        """Attribute of a DataModule that lists the names of the task's classes; `None` for a task without classes."""
+        return None
+
     def __init__(self, name: str, key: str | None = None) -> None:
         super().__init__()
         self.name = name

@@ -42,6 +42,11 @@ class _ClassesTask(Task):
         self.label_smoothing = label_smoothing
         self.dropout = dropout
 
+    @property
+    def class_attribute(self) -> str:
+        """Attribute of a DataModule that lists the names of the classes."""
+        return "class_names" if self.key == "label" else f"{self.key}_classes"
+
     def infer(self, datamodule: object) -> dict[str, Any]:
         """Take the number of classes from the DataModule, which must not contradict the one given.
 

@@ -64,6 +64,11 @@ class DetectionTask(BaseTask):
         self.channels, self.num_convs = channels, num_convs
         self.limits = (score_threshold, iou_threshold, max_detections)
 
+    @property
+    def class_attribute(self) -> str:
+        """Attribute of a DataModule that lists the names of the classes."""
+        return "box_classes"
+
     def infer(self, datamodule: object) -> dict[str, Any]:
         """Take the names of the classes from the DataModule."""
         names = getattr(datamodule, "box_classes", None)

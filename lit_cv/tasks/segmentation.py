@@ -58,6 +58,11 @@ class SegmentationTask(BaseTask):
         self.stride, self.channels, self.dropout = stride, channels, dropout
         self.dice_weight = dice_weight
 
+    @property
+    def class_attribute(self) -> str:
+        """Attribute of a DataModule that lists the names of the classes."""
+        return "mask_classes"
+
     def infer(self, datamodule: object) -> dict[str, Any]:
         """Take the names of the classes from the DataModule."""
         names = getattr(datamodule, "mask_classes", None)

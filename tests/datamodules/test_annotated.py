@@ -263,7 +263,13 @@ def test_files_and_folders_that_are_named(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)  # a folder beside the annotations' is named from where one stands
     data = module(tmp_path / "my", annotations="boxes.json", images="photos", val_fraction=0, test_fraction=0)
     assert len(data.train_dataset) == 2
-    data = module(tmp_path, annotations={"train": "my/boxes.json", "val": "my/boxes.json"}, images="photos")
+    with pytest.raises(ValueError, match="2 of 2 images of val are training images, too: a"):
+        module(tmp_path, annotations={"train": "my/boxes.json", "val": "my/boxes.json"}, images="photos")
+    other = (tmp_path / "my" / "boxes.json").read_text().replace("a.png", "c.png").replace("b.png", "d.png")
+    (tmp_path / "my" / "others.json").write_text(other)
+    for name, side in (("c", (40, 60)), ("d", (30, 30))):
+        save_image(tmp_path / "photos" / f"{name}.png", *side)
+    data = module(tmp_path, annotations={"train": "my/boxes.json", "val": "my/others.json"}, images="photos")
     assert len(data.val_dataset or []) == 2
     with pytest.raises(ValueError, match="'dev' is no split"):
         module(tmp_path, annotations={"train": "my/boxes.json", "dev": "my/boxes.json"})

@@ -1,13 +1,15 @@
+import json
 from pathlib import Path
 from typing import Any
 
+import jsonargparse
 import numpy as np
 import pytest
 import torch
 from torchvision.utils import save_image
 
 from datamodules import CSVDataModule, DigitsDataModule, ImageFolderDataModule, InMemoryDataset, ShapesDataModule
-from datamodules.classes import choose_classes
+from datamodules.classes import choose_classes, class_numbers
 
 
 def test_labels_are_renumbered_in_the_order_given() -> None:
@@ -61,7 +63,7 @@ def test_with_few_labels_and_other_sources(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("classes", "words"),
     [
-        ([10], r"no class 10 \(--data.classes\)\. The 10 classes, counted from 0, are: 0, 1"),
+        ([10], r"no class 10 \(--data.classes\)\. The 10 classes, named with numbers, are: 0, 1"),
         (["sevn"], "no class 'sevn'"),
         ([], "give each class once, and at least one"),
         ([1, "1"], "give each class once"),
@@ -70,6 +72,27 @@ def test_with_few_labels_and_other_sources(tmp_path: Path) -> None:
 def test_wrong_classes(classes: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         DigitsDataModule(classes=classes).setup()
+
+
+@pytest.mark.parametrize("given", ["[2, 3]", '["2", "3"]', "[10, 2]", '["10", 2]'])
+def test_names_made_of_digits_can_be_named(tmp_path: Path, given: str) -> None:
+    for name in range(12):
+        (tmp_path / "images" / str(name)).mkdir(parents=True)
+        save_image(torch.rand(3, 9, 9), tmp_path / "images" / str(name) / "a.png")
+    parser = jsonargparse.ArgumentParser()
+    parser.add_class_arguments(ImageFolderDataModule, "data")
+    arguments = [f"--data.root={tmp_path / 'images'}", f"--data.classes={given}", "--data.image_size=8"]
+    config = parser.parse_args(arguments)
+    data = parser.instantiate_classes(config).data
+    data.setup()
+    assert data.class_names == [str(name) for name in json.loads(given)]
+
+
+def test_numbers_count_where_no_name_is_one() -> None:
+    assert class_numbers([1, 0], ["cat", "dog"]) == [1, 0]
+    assert class_numbers([1, "03"], ["03", "02", "01"]) == [2, 0]
+    with pytest.raises(ValueError, match=r"no class 0 .*named with numbers, are: 10, 20"):
+        class_numbers([0], ["10", "20"])
 
 
 def test_several_labels_an_image() -> None:

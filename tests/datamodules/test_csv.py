@@ -153,7 +153,7 @@ def test_missing_images(root: Path) -> None:
     [
         ("file,label", "a", {}, r"no column 'path' \(--data.path_column\)"),
         ("path,labels", "a", {}, r"no column 'label' \(--data.label_columns\): did you mean 'labels'"),
-        ("path,label,split", "a,dev", {}, "'dev': allowed are train, val, test and predict"),
+        ("path,label,split", "a,later", {}, "'later': allowed are train, val, test and predict"),
         ("path,a,b", "1,2", {"label_columns": ["a", "b"]}, "'2'.*holds 0 or 1"),
     ],
 )
@@ -318,3 +318,21 @@ def test_the_agreement_verb_writes_over_nothing(
     assert "Written: consensus_1.csv (consensus.csv is there already, and left as it is)" in said
     with pytest.raises(ValueError, match=r"consensus_1\.csv is there already.*--out"):
         main(["agreement", "--path", str(path), "--out", "consensus_1.csv"])
+
+
+def test_unlabeled_rows_of_any_split_are_counted(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [("cat", "train")] * 3 + [("dog", "train")] * 3 + [("", "train"), ("dog", "val"), ("", "val"), ("", "test")]
+    lines = [f"{number:02}.png,{label},{split}" for number, (label, split) in enumerate(rows)]
+    (root / "some.csv").write_text("\n".join(["path,label,split", *lines]))
+    data = CSVDataModule(str(root / "some.csv"), str(root / "images"), image_size=8)
+    with caplog.at_level("INFO", "lit_cv"):
+        data.setup()
+    assert "2 to validate (1 without a label), 1 to test (1 without a label)" in caplog.text
+    assert data.val_dataset is not None
+    assert data.val_dataset.labels.tolist() == [1, -1]
+
+
+def test_one_file_with_two_labels_in_other_spellings(root: Path) -> None:
+    (root / "twice.csv").write_text("path,label\n00.png,cat\n01.png,dog\n./00.png,dog\n")
+    with pytest.raises(ValueError, match=r"gives './00\.png' the label 'cat' and the label 'dog'"):
+        CSVDataModule(str(root / "twice.csv"), str(root / "images"), image_size=8).setup()

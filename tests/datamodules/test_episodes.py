@@ -1,7 +1,7 @@
 """Episodes hold what they say, whole, the same for the same number, and from classes of their own split."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -286,3 +286,63 @@ def test_digits_make_episodes() -> None:
     data = EpisodicDataModule(DigitsDataModule(), way=3, query=4, evaluate=["2w1s", "2w5s"])
     data.setup()
     assert [pool.names for pool in data.pools.values()] == [list("012345"), ["6", "7"], ["8", "9"]]
+
+
+def test_classes_of_a_checkpoint_stay_in_their_splits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = episodic()
+    torch.save({"EpisodicDataModule": first.state_dict()}, tmp_path / "a.ckpt")
+    names = [f"{i // 3}/{i:02}" for i in range(15)]
+
+    class Renamed(Numbered):
+        names: ClassVar[list[str]] = []
+
+        def load(self, split: str) -> InMemoryDataset | None:
+            dataset = super().load(split)
+            if dataset is not None:
+                dataset.class_names = self.names
+            return dataset
+
+    def resumed(new_names: list[str], stage: str | None = None, **kwargs: Any) -> EpisodicDataModule:
+        base = Renamed([8] * len(new_names))
+        base.names = new_names
+        data = EpisodicDataModule(base, way=3, shot=2, query=3, evaluate=["2w1s"], **kwargs)
+        data.checkpoint_path = tmp_path / "a.ckpt"
+        data.setup(stage)
+        return data
+
+    more = resumed([*names, "6/90", "6/91"])
+    for split, classes in first.classes.items():
+        kept = {names[number] for number in classes}
+        assert {more.pools[split].names[i] for i in range(len(more.pools[split].names))} >= kept
+    assert {"6/90", "6/91"} <= set(more.pools["test"].names)
+    assert "2 classes are new since the checkpoint" in caplog.text
+    new = [f"new {i}" for i in range(6)]
+    given: list[dict[str, Any]] = [{}, {"test_classes": 6}, {"test_classes": names[:3]}]
+    for options in given:
+        data = resumed(new, "test", **options)
+        assert data.pools.keys() == {"test"}
+        assert data.pools["test"].names == new
+        assert len(list(data.test_dataloader())) == 1000
+    late = EpisodicDataModule(Numbered([8] * 15), way=3, shot=2, query=3, evaluate=["2w1s"], split_seed=5)
+    late.setup("test")
+    assert late.classes["train"].tolist() != first.classes["train"].tolist()
+    late.load_state_dict(first.state_dict())
+    assert late.classes["train"].tolist() == first.classes["train"].tolist()
+    resumed(names, val_classes=0, test_classes=names[:3])
+    assert "was trained on 3 of the 3 classes of test (--data.test_classes)" in caplog.text
+
+
+def test_all_classes_can_be_tested_where_none_are_trained_on() -> None:
+    data = EpisodicDataModule(
+        Numbered([8] * 4), way=3, shot=2, query=3, evaluate=["2w1s"], val_classes=0, test_classes=4
+    )
+    data.setup("test")
+    assert data.pools.keys() == {"test"}
+    with pytest.raises(ValueError, match=r"--data\.test_classes"):
+        EpisodicDataModule(Numbered([8] * 4), val_classes=0, test_classes=4).setup("fit")
+
+
+def test_fit_tells_how_many_classes_there_are(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "lit_cv"):
+        episodic()
+    assert "classes: 9 to train on, 3 to validate, 3 to test; 1x4x4" in caplog.text

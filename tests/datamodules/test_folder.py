@@ -240,3 +240,55 @@ def test_messages_about_very_many_classes(tmp_path: Path) -> None:
             (folder / "a.png").write_bytes(b"listed, but not opened")
     with pytest.warns(UserWarning, match=r"has no images of: 30, .* 49 and 10 more\.$"):
         assert len(ImageFolderDataModule(str(tmp_path)).load("val")) == 30  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("train", "test"), [("Training", "Testing"), ("TRAIN", "Test"), ("seg_train", "seg_test")])
+def test_folders_of_splits_in_other_words(tmp_path: Path, train: str, test: str) -> None:
+    for split, count in ((train, 6), (test, 3)):
+        for seed, name in enumerate(("cat", "dog")):
+            save_images(tmp_path / split / name, count, seed + count)
+    data = module(tmp_path, val_fraction=0.0)
+    assert data.class_names == ["cat", "dog"]
+    assert (len(data.train_dataset), len(data.test_dataset or ())) == (12, 6)
+
+
+def test_folders_that_are_not_read_are_told(splits: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (splits / "valid").rename(splits / "Val")
+    save_images(splits / "holdout" / "a", 2, seed=9)
+    data = module(splits)
+    assert len(data.val_dataset or ()) == 10
+    assert "other folders are passed over: holdout" in caplog.text
+
+
+def test_splits_without_training_images_are_no_classes(splits: Path) -> None:
+    for path in sorted((splits / "train").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    (splits / "train").rmdir()
+    with pytest.raises(ValueError, match=r"folders of splits \(valid, test\) and none to train on.*--data\.root"):
+        module(splits)
+
+
+def test_what_systems_leave_is_no_image(pool: Path) -> None:
+    save_images(pool / "cat" / "@eaDir", 5)
+    save_images(pool / "@eaDir", 5)
+    save_images(pool / "__MACOSX" / "cat", 5)
+    (pool / "dog" / "._00.png").write_bytes(b"\0\5\x16\7")
+    data = module(pool, val_fraction=0.0, test_fraction=0.0)
+    assert data.class_names == ["cat", "dog", "Übermut"]
+    assert len(data.train_dataset) == 60
+
+
+def test_error_names_folders_that_look_alike(pool: Path) -> None:
+    (pool / unicodedata.normalize("NFD", "Übermut")).mkdir()
+    with pytest.raises(ValueError, match="two folders named 'Übermut', whose accents are encoded differently"):
+        module(pool)
+
+
+@pytest.mark.parametrize(("size", "told"), [(64, True), (24, False)])
+def test_small_images_are_not_enlarged_without_a_word(
+    pool: Path, caplog: pytest.LogCaptureFixture, size: int, told: bool
+) -> None:
+    module(pool, image_size=size)
+    said = "The images have 11 x 13 pixels and are enlarged to 64 x 64"
+    assert (said in caplog.text) == told
+    assert ("--data.image_size 11" in caplog.text) == told

@@ -1,0 +1,99 @@
+"""Which image was in which split: what a checkpoint holds, so that none changes sides when files are added."""
+
+import hashlib
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lit_cv.checkpoint_file import load_tensors
+
+__all__ = ["HIDDEN", "SPLIT_CODES", "UNKNOWN", "SplitRecord", "state_in_checkpoint"]
+
+SPLIT_CODES = {"train": 0, "val": 1, "test": 2}
+HIDDEN = 3  # of training, its label hidden
+UNKNOWN = 255
+
+Codes = NDArray[np.uint8]
+
+
+class SplitRecord:
+    """The split of every image, 9 bytes an image: a hash of its name and a number.
+
+    Args:
+        keys: Hashes of the names, (N,) uint64, ascending.
+        codes: The split of each, see `SPLIT_CODES`.
+        options: The options that the splits were made by.
+    """
+
+    def __init__(self, keys: NDArray[np.uint64], codes: Codes, options: Mapping[str, Any]) -> None:
+        self.keys, self.codes, self.options = keys, codes, dict(options)
+
+    @classmethod
+    def of(cls, parts: Iterable[tuple[Sequence[str], Codes]], options: Mapping[str, Any]) -> "SplitRecord":
+        """Make a record of names and their splits; of one name in several splits, the first is kept.
+
+        Example:
+            >>> record = SplitRecord.of([(["a.png", "b.png"], np.array([0, 1], np.uint8))], {})
+            >>> record.look_up(["b.png", "c.png"]).tolist()
+            [1, 255]
+        """
+        named = [(_keys(names), codes) for names, codes in parts]
+        keys = np.concatenate([np.empty(0, np.uint64), *(part for part, _ in named)])
+        codes = np.concatenate([np.empty(0, np.uint8), *(part for _, part in named)])
+        keys, first = np.unique(keys, return_index=True)
+        return cls(keys, codes[first], options)
+
+    def look_up(self, names: Sequence[str]) -> Codes:
+        """Return the split of each name, `UNKNOWN` where it is not in the record."""
+        if not len(self.keys):
+            return np.full(len(names), UNKNOWN, np.uint8)
+        keys = _keys(names)
+        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return np.where(self.keys[at] == keys, self.codes[at], UNKNOWN).astype(np.uint8)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the record in tensors and plain values."""
+        keys = torch.from_numpy(self.keys.view(np.int64).copy())
+        return {"keys": keys, "splits": torch.from_numpy(self.codes.copy()), "options": self.options}
+
+    @classmethod
+    def from_state(cls, state: object) -> "SplitRecord | None":
+        """Return what `state_dict` gave, `None` for anything else."""
+        if not isinstance(state, Mapping):
+            return None
+        keys, codes, options = (state.get(name) for name in ("keys", "splits", "options"))
+        if not isinstance(keys, torch.Tensor) or not isinstance(codes, torch.Tensor) or not isinstance(options, dict):
+            return None
+        if keys.dtype != torch.int64 or codes.dtype != torch.uint8 or keys.ndim != 1 or keys.shape != codes.shape:
+            return None
+        numbers = keys.cpu().numpy().copy().view(np.uint64)
+        order = np.argsort(numbers, kind="stable")
+        return cls(numbers[order], codes.cpu().numpy().copy()[order], options)
+
+
+def state_in_checkpoint(path: str | Path | None, name: str) -> Mapping[str, Any]:
+    """Return what a DataModule of a class has left in a checkpoint; nothing where the Trainer alone can read it.
+
+    Args:
+        path: The checkpoint, `None` for none.
+        name: Qualified name of the class.
+    """
+    if path is None:
+        return {}
+    try:
+        state = load_tensors(Path(path)).get(name)
+    except Exception:  # of all kinds, for files that are something else: the Trainer says what is wrong
+        return {}
+    return state if isinstance(state, Mapping) else {}
+
+
+def _keys(names: Sequence[str]) -> NDArray[np.uint64]:
+    """Return a hash of each name; names that look the same are the same."""
+    texts = (unicodedata.normalize("NFC", name).encode("utf-8", "surrogatepass") for name in names)
+    joined = b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts)
+    return np.frombuffer(joined, dtype="<u8").astype(np.uint64)

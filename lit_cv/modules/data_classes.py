@@ -1,0 +1,101 @@
+"""The classes of a module and those of the data: matched by their names, never by their positions."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lit_cv.checkpoint_file import read_checkpoint
+from lit_cv.class_matching import match_classes
+from lit_cv.printable import printable
+
+if TYPE_CHECKING:
+    from lit_cv.modules.base import BaseModule
+
+__all__ = ["ClassLists", "class_lists", "match_data_classes", "take_up_classes"]
+
+log = logging.getLogger("lit_cv")
+
+ClassLists = dict[str, list[str]]
+"""Names of classes by the attribute of a DataModule that lists them, such as `class_names` or `box_classes`."""
+
+_WHAT = {"class_names": "classes", "box_classes": "classes of boxes", "mask_classes": "classes of pixels"}
+
+
+def class_lists(datamodule: object | None, *attributes: str) -> ClassLists:
+    """Return the names of classes that a DataModule has; lists that it lacks or that are empty are left out."""
+    lists = {name: getattr(datamodule, name, None) for name in attributes}
+    return {name: [str(entry) for entry in names] for name, names in lists.items() if names}
+
+
+def match_data_classes(module: "BaseModule") -> None:
+    """Number the classes of the data as the module does, which has learned them or is about to.
+
+    What the module knows comes from the checkpoint that the Trainer is about to load, from its own training, or from
+    its arguments. The data's labels are renumbered where the order differs.
+
+    Raises:
+        ValueError: If the data have other classes than the module.
+    """
+    trainer = module._trainer
+    datamodule = getattr(trainer, "datamodule", None)
+    if datamodule is None:
+        return
+    found = module.classes_in(datamodule)
+    path = getattr(datamodule, "checkpoint_path", None)
+    learned = {**module.declared_classes(), **module.trained_classes, **_in_checkpoint(path)}
+    for attribute, names in found.items():
+        if attribute in learned:
+            _match(datamodule, attribute, learned[attribute], names)
+    module.trained_classes |= {name: learned.get(name, names) for name, names in found.items()}
+
+
+def take_up_classes(module: "BaseModule", classes: ClassLists) -> None:
+    """Take up the classes of a checkpoint that is being loaded; the data follow if they were not matched with it.
+
+    Args:
+        module: The module, which may be built already.
+        classes: What its weights tell apart.
+    """
+    matched = all(module.trained_classes.get(name) == names for name, names in classes.items())
+    module.trained_classes |= classes
+    if not matched:
+        match_data_classes(module)
+        if "backbone" in module._modules:
+            module.build_metrics()
+
+
+def _match(datamodule: Any, attribute: str, learned: Sequence[str], names: Sequence[str]) -> None:
+    option = "--data.classes" if attribute != "mask_classes" else "classes.txt"
+    try:
+        numbers = match_classes(learned, names)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} Rename the {_WHAT.get(attribute, attribute)} of the data, choose them with {option}, or start a "
+            "new run from the weights (--model.weights)."
+        ) from None
+    if numbers == list(range(len(numbers))):
+        return
+    if not hasattr(datamodule, "renumber_classes"):
+        raise ValueError(
+            f"{type(datamodule).__name__} lists its {_WHAT.get(attribute, attribute)} in another order than the model "
+            f"({', '.join(learned[:8])}): order them so ({option})."
+        )
+    datamodule.renumber_classes(attribute, numbers, list(learned))
+    log.info(
+        "The %s of the data are numbered as the model has learned them: %s.",
+        _WHAT.get(attribute, attribute),
+        printable(", ".join(learned[:8]), lines=False) + (", ..." if len(learned) > 8 else ""),
+    )
+
+
+def _in_checkpoint(path: object) -> Mapping[str, list[str]]:
+    """Return the classes that a checkpoint lists, nothing for one that only the Trainer can read."""
+    if not isinstance(path, str | Path) or not Path(path).is_file():
+        return {}
+    try:
+        content = read_checkpoint(Path(path))
+        given = {name: content.hyper_parameters.get(name) for name in ("box_classes", "mask_classes")}
+        return {**{name: names for name, names in given.items() if isinstance(names, list)}, **content.classes}
+    except (ValueError, OSError):  # the Trainer says what is wrong with it
+        return {}

@@ -1,0 +1,34 @@
+import unicodedata
+
+import pytest
+
+from lit_cv.class_matching import match_classes
+
+
+def test_names_that_look_the_same_are_matched() -> None:
+    assert match_classes(["a", "b"], ["a", "b"]) == [0, 1]
+    accents = unicodedata.normalize("NFD", "café")
+    assert match_classes(["bar", "café"], [accents, "bar"]) == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("trained", "data", "said"),
+    [
+        (["cat", "dog"], ["dog", "kitten"], "cat is missing and kitten is unknown to it"),
+        (["cat", "dog"], ["cats", "dog"], "did you mean 'cat'"),
+        (["cat", "dog"], ["cat"], "dog is missing."),
+        (["cat"], ["ant", "bee", "cat"], "ant, bee are unknown to it."),
+        (["cat", "cat", "dog"], ["dog", "cat", "cat"], "several classes have one name."),
+    ],
+)
+def test_other_names_are_refused(trained: list[str], data: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=f"the model tells apart {len(trained)} classes .*{said}") as error:
+        match_classes(trained, data)
+    assert "\n" not in str(error.value)
+
+
+def test_a_message_lists_a_few_names_of_many() -> None:
+    names = [f"class {number}" for number in range(1000)]
+    with pytest.raises(ValueError, match="class 0 is missing") as error:
+        match_classes(names, names[1:])
+    assert len(str(error.value)) < 400
