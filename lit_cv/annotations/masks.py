@@ -169,7 +169,10 @@ def _find(root: Path) -> Sign:
         # their images lie in another place
         found = any(any(files_below(root / name, MASK_SUFFIXES)) for name in MASK_FOLDERS[:3])
         return Sign.LIKELY if found else Sign.NONE
-    return Sign.GUESS if all("SegmentationClass" in place.parts for place in places) else Sign.SURE  # VOC's own
+    if all("SegmentationClass" in place.parts for place in places):
+        return Sign.GUESS  # VOC's own
+    shared = all({"labels", "annotations"} & set(place.parts) for place in places)  # what other formats have as well
+    return Sign.LIKELY if shared else Sign.SURE
 
 
 def _lost(sets: Mapping[str, AnnotationSet]) -> dict[str, int]:

@@ -31,6 +31,7 @@ __all__ = [
 
 _MOST = 1 << 24  # bytes of a small file: the labels of an image, or the names of all classes
 _MOST_LIST = 1 << 30  # bytes of a list of images
+_HEAD = 4096  # bytes of a table that say how it is encoded
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # which Windows' shell writes
 _NO_TEXT = re.compile("[\udc80-\udcff]")  # what bytes that are no UTF-8 are decoded to
 
@@ -88,7 +89,8 @@ def decoded_text(content: bytes, errors: str = "strict") -> str:
 
 
 def _encoding(content: bytes) -> str:
-    return "utf-16" if content.startswith(_UTF_16) else "utf-8-sig"
+    # a list may begin with a file name of these bytes
+    return "utf-16" if content.startswith(_UTF_16) and b"\0" in content else "utf-8-sig"
 
 
 def read_text(path: Path) -> str:
@@ -174,7 +176,7 @@ def read_rows(path: Path, files: Collection[str] = ()) -> list[dict[str, str]]:
 
 
 def _rows(path: Path, file: IO[bytes], files: Collection[str], errors: str) -> Iterator[dict[str, str]]:
-    encoding = _encoding(file.read(2))
+    encoding = _encoding(file.read(_HEAD))
     file.seek(0)
     text = io.TextIOWrapper(file, encoding, errors, newline="")
     try:

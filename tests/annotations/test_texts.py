@@ -1,6 +1,7 @@
 """Texts as other systems write them: with byte order marks, in UTF-16, with quoted keys, with names twice."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from datamodules import CSVDataModule
 from datamodules.annotation_files import read_image_labels
 from lit_cv.annotations import AnnotationError, AnnotationSet, Problems, convert, read_annotations, save_mask
 from lit_cv.annotations.classes import read_table
-from lit_cv.annotations.reading import read_rows
+from lit_cv.annotations.reading import read_lines, read_rows
 from tests.annotations.sets import save_coco, save_image
 
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16"]
@@ -153,3 +154,14 @@ def test_no_split_of_coco_is_lost_by_its_encoding(tmp_path: Path, encoding: str)
         for image, side in (("a", (40, 60)), ("b", (30, 30))):
             save_image(tmp_path / split / f"{image}.png", *side)
     assert list(read(tmp_path)) == ["train", "val"]
+
+
+def test_a_list_may_begin_with_a_name_that_looks_like_a_mark(tmp_path: Path) -> None:
+    names = [os.fsdecode(b"\xff\xfe1"), "b"]
+    for name in names:
+        save_image(tmp_path / "pool" / f"{name}.png", 40, 80)
+    (tmp_path / "data.yaml").write_text("names: [cat]\ntrain: train.txt\n")
+    (tmp_path / "train.txt").write_bytes(b"".join(os.fsencode(f"pool/{name}.png\n") for name in names))
+    assert [image.name for image in read(tmp_path)["train"].images] == [f"{name}.png" for name in names]
+    (tmp_path / "list.txt").write_bytes(b"".join(os.fsencode(f"{name}\n") for name in names))
+    assert read_lines(tmp_path / "list.txt", files=True) == names

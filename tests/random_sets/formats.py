@@ -15,7 +15,7 @@ import yaml
 
 from lit_cv.annotations import encode_rle
 from lit_cv.annotations.reading import decoded_text, open_plain
-from tests.random_sets.images import FOLDERS, SPLITS, Photo, Thing, add_things, draw_photos, save
+from tests.random_sets.images import SPLITS, Photo, Thing, add_things, draw_photos, save
 
 ENCODINGS = ["utf-8", "utf-8", "utf-8-sig", "utf-16"]
 
@@ -48,7 +48,7 @@ def line_end(rng: random.Random) -> str:
 
 def coco(rng: random.Random, root: Path) -> list[Photo]:
     """Write COCO's JSON files, with values as numbers or as text."""
-    photos = draw_photos(rng, [name for name in FOLDERS if name != "labels"])  # images there would be taken for masks
+    photos = draw_photos(rng)
     classes = add_things(rng, photos, outlines=True, crowds=True)
     names = split_names(rng, photos)
     numbers = rng.sample(range(0, 90), len(classes))
@@ -251,7 +251,7 @@ def table(rng: random.Random, root: Path) -> list[Photo]:
     for photo in photos:
         photo.labels = [name for name in photo.labels if name in used] or [first.labels[0]]
     slashes = rng.choice(["/", "/", "\\"])
-    columns = several and rng.random() < 0.5
+    columns = several and len(used) > 1 and rng.random() < 0.5
     rows = [["path", *(sorted(used) if columns else ["label"])] + (["split"] if photos[0].split != "all" else [])]
     for photo in photos:
         save(rng, root / photo.name, photo)

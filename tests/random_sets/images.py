@@ -2,7 +2,6 @@
 
 import os
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,7 +31,7 @@ STEMS = [
     "x,y", "-1", "0", "train", "images", "mask", "(1)", "a&b", "[x]", "two  spaces", "A", "q;r", "=1+1", "@x", "+5",
 ]  # fmt: skip
 BYTES = [os.fsdecode(b"caf\xe9"), os.fsdecode(b"\xff\xfe1")]
-FOLDERS = ["deep", "sub dir", "v1.2", "images", "labels", "2024-01", "Ünder", "x'y", "a.png"]
+FOLDERS = ["deep", "sub dir", "v1.2", "images", "labels", "2024-01", "Ünder", "x'y", "z.png"]
 CLASSES = [
     "cat", "dog", "7", "0", "12", "Kätzchen", "two words", "a,b", "it's", "x:y", "#1", "true", "null", "1e3", "-",
     "C++", "cat 2", "=x", "~", "no", "猫", "a;b", "[x]", "{y}", "&z", "*s", "!t", "100%", "Cat",
@@ -64,7 +63,7 @@ class Photo:
     path: Path = field(default_factory=Path)
 
 
-def draw_photos(rng: random.Random, folders: Sequence[str] = FOLDERS) -> list[Photo]:
+def draw_photos(rng: random.Random) -> list[Photo]:
     """Return images of random names and sizes, in one set or in splits; no two share a stem in any case of letters."""
     splits = rng.choice([("all",), ("train", "val"), ("train", "val", "test"), ("train", "test")])
     photos: list[Photo] = []
@@ -72,7 +71,7 @@ def draw_photos(rng: random.Random, folders: Sequence[str] = FOLDERS) -> list[Ph
     for position in range(rng.randint(len(splits), 7)):
         split = splits[position] if position < len(splits) else rng.choice(splits)
         stem = rng.choice(STEMS + BYTES)
-        parts = [rng.choice(folders) for _ in range(rng.choice([0, 0, 0, 1, 2]))]
+        parts = [rng.choice(FOLDERS) for _ in range(rng.choice([0, 0, 0, 1, 2]))]
         stem = "/".join([*parts, stem + rng.choice(["", "", f"_{position}"])])
         if (key := os.path.normcase(stem).lower()) in taken or any(key.startswith(f"{other}.") for other in taken):
             stem, key = f"{position}_{parts[0] if parts else ''}x", f"{position}_x"
