@@ -42,13 +42,13 @@ def batch(n: int = 6, m: int | None = None) -> dict[str, Any]:
 
 
 class DarkDigits(DigitsDataModule):
-    """The same digits, paler and moved by a pixel."""
+    """The same digits, paler and on a brighter ground."""
 
     def load(self, split: str) -> Any:
         dataset = super().load(split)
         if dataset is None:
             return None
-        images = dataset.read(dataset.rows)["image"].roll((1, 1), (2, 3)).float() * 0.4 + 60
+        images = dataset.read(dataset.rows)["image"].float() * 0.4 + 90
         return InMemoryDataset(images.byte(), dataset.labels, dataset.class_names)
 
 
@@ -305,17 +305,17 @@ def test_the_table_of_both_domains_shows_each_number_once(capsys: Any) -> None:
 
 @pytest.mark.learns
 def test_each_approach_learns_more_of_the_target_than_the_source_tells(tmp_path: Any, seed: int) -> None:
-    """Pale, moved digits: 10 % without adaptation, and self-training goes on from where MMD ended."""
+    """Pale digits: 10 % without adaptation, and self-training goes on from where a short run of MMD ended."""
     found = {}
-    for name, options in (
-        ("source", {"source_only": True}),
-        ("dann", {}),
-        ("mmd", {}),
-        ("coral", {"adaptation_weight": 10.0}),
-        ("self_training", {"weights": str(tmp_path / "mmd.ckpt"), "threshold": 0.8, "ramp": None}),
+    for name, epochs, batches, options in (
+        ("source", 2, 1.0, {"source_only": True}),
+        ("dann", 5, 1.0, {"adaptation_weight": 0.1}),
+        ("mmd", 1, 18, {}),
+        ("coral", 2, 1.0, {"adaptation_weight": 10.0}),
+        ("self_training", 2, 1.0, {"weights": str(tmp_path / "mmd.ckpt"), "threshold": 0.8, "ramp": None}),
     ):
         module = MODULES["dann" if name == "source" else name](backbone="conv4", lr=3e-3, **options)
-        trainer = fit(module, digits(), tmp_path, epochs=3, seed=seed)
+        trainer = fit(module, digits(), tmp_path, epochs=epochs, seed=seed, limit_train_batches=batches)
         found[name] = float(trainer.callback_metrics["val_target_acc"])
         trainer.save_checkpoint(tmp_path / f"{name}.ckpt")
     assert found["source"] < 0.2
