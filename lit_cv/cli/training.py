@@ -221,16 +221,22 @@ class LitCLI(LightningCLI):
 
     @contextmanager
     def _claimed_folder(self) -> Iterator[None]:
-        """Keep other processes out of the folder of a run while it trains; a new run gets one that no other has."""
+        """Keep other processes out of the folder of a run while it trains; a new run gets one that no other has.
+
+        Where other loggers, or none, are given, that is the folder of its checkpoints, which nobody else may write.
+        """
         loggers = [item for item in self.trainer.loggers if isinstance(item, RunTensorBoardLogger | MetricsCSVLogger)]
-        if self.subcommand != "fit" or not loggers or not self.trainer.is_global_zero:
+        writes = bool(loggers) or _has(self.trainer.callbacks, callbacks.RunCheckpoint)  # type: ignore[attr-defined]
+        trains = self.subcommand == "fit" and not self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        if not trains or not writes or not self.trainer.is_global_zero:
             yield
             return
         if self._starts_run:
             self._start_run(loggers)
-        folder = run_folder(self.trainer) or Path()
+        folder = run_folder(self.trainer) or Path(self.trainer.log_dir or self.trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        lock = claim_run(folder)
+        apart = "start a new run (leave --ckpt_path out)" if loggers else "use another --trainer.default_root_dir"
+        lock = claim_run(folder, apart)
         try:
             yield
         finally:
