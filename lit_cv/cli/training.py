@@ -30,6 +30,7 @@ from lit_cv.cli.messages import quiet_lightning, show_messages
 from lit_cv.cli.own_files import OwnFiles, importable, named_modules
 from lit_cv.cli.parts import DataInstantiator, Parser, SaveConfig
 from lit_cv.cli.runs import Checkpoint, claim_run, make_run_folder, remove_unused_run
+from lit_cv.cli.trainer_checks import check_trainer_options
 from lit_cv.metrics_csv import MetricsCSVLogger
 from lit_cv.modules import BaseModule
 from lit_cv.modules.size_guard import require_size
@@ -123,7 +124,11 @@ class LitCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the Trainer with what every run has: loggers, progress bar, checkpoints, figures."""
         config = {**self._get(self.config_init, "trainer"), **kwargs}
-        fitting = self.subcommand == "fit" and not config["fast_dev_run"]
+        check_trainer_options(config, fits=self.subcommand == "fit")
+        if config["barebones"]:  # which refuses what every run has
+            for name in ("enable_progress_bar", "enable_model_summary", "enable_checkpointing"):
+                config[name] = config[name] or False
+        fitting = self.subcommand == "fit" and not config["fast_dev_run"] and not config["barebones"]
         if config["logger"] in (None, True):
             config["logger"] = self._loggers(config["default_root_dir"]) if fitting else False
         if not (fitting and config["logger"]):
