@@ -145,7 +145,7 @@ class RunCheckpoint(Checkpoint):
         """Save when validation runs more often than epochs end."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._validated = True
-            if trainer.val_check_interval != 1.0:
+            if getattr(trainer, "val_check_interval", None) != 1.0:  # which is missing where it is a time
                 self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

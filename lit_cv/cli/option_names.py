@@ -48,7 +48,11 @@ def with_option(error: BaseException, typed: Sequence[str] = ()) -> str:
         return said
     if "--" in said:
         return re.sub(r"--(model|data)\.(\w+)", lambda found: f"--{_as_typed(found[1], found[2], typed)}", said)
-    option = _of_trainer(said) if is_of_trainer(error) else _of_class(error, said, typed)
+    if is_of_trainer(error):
+        said = " ".join(said.split())  # some take several lines
+        option = _of_trainer(said)
+    else:
+        option = _of_class(error, said, typed)
     if option is None:
         return said
     return f"{said.removesuffix('.')} (--{option})" + "." * said.endswith(".")

@@ -128,13 +128,14 @@ def make_run_folder(logs: Path) -> Path:
             return folder
 
 
-def claim_run(folder: Path) -> FileLock:
+def claim_run(folder: Path, otherwise: str = "start a new run (leave --ckpt_path out)") -> FileLock:
     """Keep other processes out of the folder of a run until the lock is released, or this process ends.
 
     What writers that were killed left unfinished there is removed.
 
     Args:
         folder: The folder, which must be there.
+        otherwise: What to do if another process is at work in it, besides waiting.
 
     Raises:
         ValueError: If another process is at work in it.
@@ -148,10 +149,7 @@ def claim_run(folder: Path) -> FileLock:
             )  # fmt: skip
     lock = FileLock(folder / _LOCK)
     if not lock.acquire():
-        raise ValueError(
-            f"another process is continuing the run in {folder}: wait until it ends, or start a new run "
-            "(leave --ckpt_path out)."
-        )
+        raise ValueError(f"another process is continuing the run in {folder}: wait until it ends, or {otherwise}.")
     for place in (folder, folder / "checkpoints"):
         remove_unfinished(place)
     return lock

@@ -30,6 +30,7 @@ from lit_cv.cli.messages import quiet_lightning, show_messages
 from lit_cv.cli.own_files import OwnFiles, importable, named_modules
 from lit_cv.cli.parts import DataInstantiator, Parser, SaveConfig
 from lit_cv.cli.runs import Checkpoint, claim_run, make_run_folder, remove_unused_run
+from lit_cv.cli.trainer_checks import check_trainer_options
 from lit_cv.metrics_csv import MetricsCSVLogger
 from lit_cv.modules import BaseModule
 from lit_cv.modules.size_guard import require_size
@@ -125,7 +126,11 @@ class LitCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the Trainer with what every run has: loggers, progress bar, checkpoints, figures."""
         config = {**self._get(self.config_init, "trainer"), **kwargs}
-        fitting = self.subcommand == "fit" and not config["fast_dev_run"]
+        check_trainer_options(config, fits=self.subcommand == "fit")
+        if config["barebones"]:  # which refuses what every run has
+            for name in ("enable_progress_bar", "enable_model_summary", "enable_checkpointing"):
+                config[name] = config[name] or False
+        fitting = self.subcommand == "fit" and not config["fast_dev_run"] and not config["barebones"]
         if config["logger"] in (None, True):
             config["logger"] = self._loggers(config["default_root_dir"]) if fitting else False
         if not (fitting and config["logger"]):
@@ -223,16 +228,22 @@ class LitCLI(LightningCLI):
 
     @contextmanager
     def _claimed_folder(self) -> Iterator[None]:
-        """Keep other processes out of the folder of a run while it trains; a new run gets one that no other has."""
+        """Keep other processes out of the folder of a run while it trains; a new run gets one that no other has.
+
+        Where other loggers, or none, are given, that is the folder of its checkpoints, which nobody else may write.
+        """
         loggers = [item for item in self.trainer.loggers if isinstance(item, RunTensorBoardLogger | MetricsCSVLogger)]
-        if self.subcommand != "fit" or not loggers or not self.trainer.is_global_zero:
+        writes = bool(loggers) or _has(self.trainer.callbacks, callbacks.RunCheckpoint)  # type: ignore[attr-defined]
+        trains = self.subcommand == "fit" and not self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        if not trains or not writes or not self.trainer.is_global_zero:
             yield
             return
         if self._starts_run:
             self._start_run(loggers)
-        folder = run_folder(self.trainer) or Path()
+        folder = run_folder(self.trainer) or Path(self.trainer.log_dir or self.trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        lock = claim_run(folder)
+        apart = "start a new run (leave --ckpt_path out)" if loggers else "use another --trainer.default_root_dir"
+        lock = claim_run(folder, apart)
         try:
             yield
         finally:
