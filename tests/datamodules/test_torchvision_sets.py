@@ -113,11 +113,9 @@ def test_the_unlabeled_part_of_stl10(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     [("Flowers102", Flowers102DataModule, "_image_files"), ("OxfordIIITPet", OxfordIIITPetDataModule, "_images")],
 )
 def test_photographs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str, kind: Any, files: str) -> None:
-    paths = save_images(tmp_path / "set" / "jpg", 20, suffix="jpg")
-
     class Photographs:
         def __init__(self, root: str, split: str, download: bool) -> None:
-            setattr(self, files, paths)
+            setattr(self, files, save_images(tmp_path / "set" / split, 20, suffix="jpg"))
             self._labels, self.classes = [index % 2 for index in range(20)], ["x", "y"]
 
     monkeypatch.setattr(torchvision.datasets, source, Photographs)
@@ -126,7 +124,7 @@ def test_photographs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: st
     data.setup()
     assert len(data.val_dataset) == (20 if source == "Flowers102" else 2)
     assert next(iter(data.train_dataloader()))["image"].shape == (4, 3, 8, 8)
-    assert data.test_dataset.sample_name(3) == "set/jpg/03.jpg"
+    assert data.test_dataset.sample_name(3) == "set/test/03.jpg"
     assert data.class_names == ["x", "y"]
 
 
