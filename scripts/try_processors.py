@@ -164,6 +164,8 @@ def processor() -> str:
 def row_of(results: Results, setting: str, seed: int, tests: Sequence[str]) -> tuple[str, str]:
     """Return how many tests passed, and the names of those that failed."""
     known = {test: results.rows[setting, seed, test] for test in tests if (setting, seed, test) in results.rows}
+    if not known:
+        return "not run", ""
     failed = [test for test, result in known.items() if result.outcome in ("failed", "error")]
     count = sum(result.outcome == "passed" for result in known.values())
     return f"{count} of {len(tests)}", ", ".join(f"`{test.removeprefix('tests/')}`" for test in failed) or "none"

@@ -305,12 +305,12 @@ def test_the_table_of_both_domains_shows_each_number_once(capsys: Any) -> None:
 
 @pytest.mark.learns
 def test_each_approach_learns_more_of_the_target_than_the_source_tells(tmp_path: Any, seed: int) -> None:
-    """Pale digits: 10 % without adaptation, and self-training goes on from where a short run of MMD ended."""
+    """Pale digits: 10 to 30 % without adaptation, and self-training goes on from where a short run of MMD ended."""
     found = {}
     for name, epochs, batches, options in (
         ("source", 2, 1.0, {"source_only": True}),
         ("dann", 5, 1.0, {"adaptation_weight": 0.1}),
-        ("mmd", 1, 18, {}),
+        ("mmd", 1, 24, {}),
         ("coral", 2, 1.0, {"adaptation_weight": 10.0}),
         ("self_training", 2, 1.0, {"weights": str(tmp_path / "mmd.ckpt"), "threshold": 0.8, "ramp": None}),
     ):
@@ -318,9 +318,8 @@ def test_each_approach_learns_more_of_the_target_than_the_source_tells(tmp_path:
         trainer = fit(module, digits(), tmp_path, epochs=epochs, seed=seed, limit_train_batches=batches)
         found[name] = float(trainer.callback_metrics["val_target_acc"])
         trainer.save_checkpoint(tmp_path / f"{name}.ckpt")
-    assert found["source"] < 0.2
-    assert found["dann"] > found["source"] + 0.05
-    assert min(found["mmd"], found["coral"]) > 0.35
+    assert found["dann"] > found["source"] + 0.15, found
+    assert min(found["mmd"], found["coral"]) > max(0.35, found["source"] + 0.15), found
     assert found["self_training"] > found["mmd"] + 0.05, found
 
 
