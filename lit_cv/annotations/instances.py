@@ -71,13 +71,16 @@ def read_instances(
 
 
 def _image(name: str, mask: Path, problems: Problems) -> AnnotatedImage | None:
+    facts = inspect_mask(mask)
+    if isinstance(facts, str):
+        problems.add(mask, "", facts)
+        return None
     try:
         outlines = load_objects(mask)
-        height, width = next(iter(outlines.values()))["size"] if outlines else inspect_mask(mask)[:2]
-    except Exception as error:  # decoders raise all kinds of errors for broken files
+    except ValueError as error:
         problems.add(mask, "", str(error).removeprefix(f"{mask} "))
         return None
-    image = AnnotatedImage(name, int(height), int(width), source=mask)
+    image = AnnotatedImage(name, facts[0], facts[1], source=mask)
     for value, outline in outlines.items():
         image.objects.append(AnnotatedObject(-1, outline_box(outline), outline, id=value))
     return image

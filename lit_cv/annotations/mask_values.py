@@ -63,7 +63,9 @@ def _stored(path: Path) -> tuple[NDArray[np.integer], NDArray[np.int64] | None]:
             return (pixels[..., 0] if (pixels == pixels[..., :1]).all() else pixels), None
         if image.mode not in _GRAY:
             raise ValueError(f"{path} has pixels of the kind {image.mode}: a mask holds a whole number for each pixel.")
-        bits = re.match("L;([24])", _raw_mode(image.tile))  # the reader stretches fewer bits of gray to 0..255
+        bits = re.match(
+            "L;([24])", _raw_mode(getattr(image, "tile", ()))
+        )  # the reader stretches fewer bits of gray to 0..255
         values = np.array(image)
         palette = image.getpalette("RGB") if image.mode == "P" else None
     if bits is not None:
