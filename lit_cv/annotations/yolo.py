@@ -59,11 +59,12 @@ def read_yolo(root: Path, problems: Problems, sizes: SizesOf = file_sizes) -> di
         found = []
         without = 0
         for path, size in zip(paths, sizes(folder, paths), strict=True):
-            image = AnnotatedImage(path, 0, 0, source=labels.of(folder / path))
+            texts = labels.of(folder / path)
+            image = AnnotatedImage(path, 0, 0, source=texts)
             if not isinstance(size, str):
                 image.height, image.width = size
-                if exists(image.source):
-                    _read_labels(image, image.source, form, problems)
+                if exists(texts):
+                    _read_labels(image, texts, form, problems)
                 else:
                     without += 1
             found.append(image)
