@@ -72,6 +72,10 @@ def read_instances(
 
 
 def _image(name: str, mask: Path, problems: Problems) -> AnnotatedImage | None:
+    facts = inspect_mask(mask)
+    if isinstance(facts, str):
+        problems.add(mask, "", facts)
+        return None
     try:
         outlines = load_objects(mask)
         if outlines:
@@ -82,7 +86,7 @@ def _image(name: str, mask: Path, problems: Problems) -> AnnotatedImage | None:
     except Exception as error:  # decoders raise all kinds of errors for broken files
         problems.add(mask, "", str(error).removeprefix(f"{mask} "))
         return None
-    image = AnnotatedImage(name, int(height), int(width), source=mask)
+    image = AnnotatedImage(name, facts[0], facts[1], source=mask)
     for value, outline in outlines.items():
         image.objects.append(AnnotatedObject(-1, outline_box(outline), outline, id=value))
     return image

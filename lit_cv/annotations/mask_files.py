@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS
 from lit_cv.annotations.reading import is_file
-from lit_cv.annotations.walk import MASK_SUFFIXES, FolderIndex, files_below, images_below
+from lit_cv.annotations.walk import MASK_SUFFIXES, FolderIndex, files_below, images_below, subfolder
 from lit_cv.printable import printable
 
 __all__ = ["MASK_FOLDERS", "MaskFiles", "find_mask_files", "mask_folders"]
@@ -90,14 +90,23 @@ def _pairs(root: Path, folders: Mapping[str, Path] | None, masks: Sequence[str])
         pairs: list[tuple[Path, Path]] = []
         for name in names:
             given = (folders or {}).get(split)
-            pairs += [(given, place / m / name) for place in (root, given.parent) for m in masks] if given else []
-            pairs += [(root / i / name, root / m / name) for i in IMAGE_FOLDERS for m in masks]
+            if given is not None:
+                pairs += [(given, _place(place, m, name)) for place in (root, given.parent) for m in masks]
+            pairs += [(_place(root, i, name), _place(root, m, name)) for i in IMAGE_FOLDERS for m in masks]
             if name:
-                pairs += [(root / name / i, root / name / m) for i in IMAGE_FOLDERS for m in masks]
-                pairs += [(root / f"{name}{i}", root / f"{name}{m}") for i in ("", "_images") for m in _BESIDE]
+                pairs += [(_place(root, name, i), _place(root, name, m)) for i in IMAGE_FOLDERS for m in masks]
+                beside = [(name + i, name + m) for i in ("", "_images") for m in _BESIDE]
+                pairs += [(_place(root, i), _place(root, m)) for i, m in beside]
         pair = next(((i, m) for i, m in pairs if i.is_dir() and any(files_below(m, MASK_SUFFIXES))), None)
         if pair is not None:
             yield split, *pair
+
+
+def _place(root: Path, *names: str) -> Path:
+    """Return a folder below another; in other letters, capital or small, if it is so named."""
+    for name in filter(None, names):
+        root = subfolder(root, name) or root / name
+    return root
 
 
 def _matched(images: Path, masks: Path) -> MaskFiles:

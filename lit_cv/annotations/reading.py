@@ -90,7 +90,7 @@ def decoded_text(content: bytes, errors: str = "strict") -> str:
 
 def _encoding(content: bytes) -> str:
     # a list may begin with a file name of these bytes
-    return "utf-16" if content.startswith(_UTF_16) and b"\0" in content else "utf-8-sig"
+    return "utf-16" if content.startswith(_UTF_16) and (b"\0" in content or content in _UTF_16) else "utf-8-sig"
 
 
 def read_text(path: Path) -> str:

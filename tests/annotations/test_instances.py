@@ -100,7 +100,7 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
     Image.fromarray(VALUES.astype(np.uint8) * 0).save(tmp_path / "masks/d.png")
     part, problems = read(tmp_path)
     assert [(image.name, image.objects) for image in part.images] == [("d.png", [])]
-    for message in ("a.png", "30 x 20 pixels", "b.png", "c.png", "different values: that is no mask of objects"):
+    for message in ("a.png", "30 x 20 pixels", "b.png", "c.png", "different values: that is no mask"):
         assert message in str(problems)
     assert len(problems) == 3
     (tmp_path / "classes.txt").write_text("ground\ncat\ndog\n")

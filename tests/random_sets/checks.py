@@ -51,7 +51,7 @@ def check_set(seed: int, root: Path) -> str:
         _check_boxes(rng, source, photos, root / "out", kind)
     else:
         photos = LABELS[kind](rng, source)
-        add_junk(rng, source, thumbnails=False)
+        add_junk(rng, source)
         _check_labels(rng, source, photos, root / "out", kind)
     return kind
 

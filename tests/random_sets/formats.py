@@ -38,7 +38,14 @@ def encoding_of(rng: random.Random, *texts: str) -> str:
 
 def split_names(rng: random.Random, photos: list[Photo]) -> dict[str, str]:
     """Return what the folders or files of the splits are called."""
-    return {split: rng.choice(SPLITS[split]) for split in dict.fromkeys(p.split for p in photos) if split != "all"}
+    splits = [split for split in dict.fromkeys(photo.split for photo in photos) if split != "all"]
+    return {split: rng.choice(SPLITS[split]) for split in splits}
+
+
+def in_any_case(rng: random.Random, names: dict[str, str]) -> dict[str, str]:
+    """Return names of splits in small letters, with a capital, or all in capitals."""
+    change = rng.choice([str.lower, str.lower, str.capitalize, str.upper])
+    return {split: change(name) for split, name in names.items()}
 
 
 def line_end(rng: random.Random) -> str:
@@ -188,7 +195,7 @@ def labelme(rng: random.Random, root: Path) -> list[Photo]:
     """Write Labelme's JSON files beside the images."""
     photos = draw_photos(rng)
     add_things(rng, photos, outlines=False, crowds=False)
-    names = split_names(rng, photos)
+    names = in_any_case(rng, split_names(rng, photos))
     for photo in photos:
         save(rng, root / names.get(photo.split, "") / photo.name, photo)
         shapes = [_shape(rng, thing) for thing in photo.things]
@@ -282,7 +289,7 @@ def folders(rng: random.Random, root: Path) -> list[Photo]:
     """Put images into a folder for each class."""
     photos = draw_photos(rng)
     classes = rng.sample(_LABELS, rng.randint(1, 4))
-    names = split_names(rng, photos)
+    names = in_any_case(rng, split_names(rng, photos))
     training = [photo for photo in photos if photo.split in ("all", "train")]
     for position, photo in enumerate(training):
         photo.labels = [classes[position] if position < len(classes) else rng.choice(classes)]

@@ -125,13 +125,13 @@ def save(rng: random.Random, path: Path, photo: Photo) -> None:
     image.save(path, format=FORMATS.get(suffix, suffix.upper()), **options)
 
 
-def add_junk(rng: random.Random, folder: Path, thumbnails: bool = True) -> None:
+def add_junk(rng: random.Random, folder: Path) -> None:
     """Put files into the folders below one that systems and people leave there, and that are none of the set."""
     folders = [Path(place) for place, _, _ in os.walk(folder)]
     for place in rng.sample(folders, min(len(folders), rng.randint(0, 3))):
         names = [entry.name for entry in os.scandir(place) if entry.is_file()]
         beside = f"._{rng.choice(names)}" if names else "._x.png"
-        names = [beside, ".DS_Store", "Thumbs.db", "desktop.ini", ".cache/x.png", *["@eaDir/x.jpg"] * thumbnails]
+        names = [beside, ".DS_Store", "Thumbs.db", "desktop.ini", ".cache/x.png", "@eaDir/x.jpg"]
         for name in rng.sample(names, 2):
             path = place / name
             path.parent.mkdir(exist_ok=True)

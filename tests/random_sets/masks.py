@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.annotations.test_mask_values import save_gray
-from tests.random_sets.formats import encoding_of, line_end, split_names, write
+from tests.random_sets.formats import encoding_of, in_any_case, line_end, split_names, write
 from tests.random_sets.images import CLASSES, Photo, Thing, draw_photos, save
 
 IGNORED = 255
@@ -22,7 +22,7 @@ def masks(rng: random.Random, root: Path) -> tuple[list[Photo], list[str]]:
     names = rng.sample([name for name in CLASSES if "," not in name], rng.randint(2, 6))
     way = rng.choice(["numbers", "numbers", "colors", "binary"])
     names = names[:2] if way == "binary" else names
-    parts = split_names(rng, photos)
+    parts = in_any_case(rng, split_names(rng, photos))
     places, ending = _places(rng, parts)
     colors = [tuple(rng.sample(range(256), 3)) for _ in names]
     suffix = rng.choice(["png", "png", "PNG", "bmp", "tif", "gif"]) if way == "numbers" else "png"
@@ -52,7 +52,7 @@ def instances(rng: random.Random, root: Path) -> list[Photo]:
     """Write images and masks with a value for each object, all of one class."""
     photos = draw_photos(rng)
     name = rng.choice(CLASSES)
-    places, ending = _places(rng, split_names(rng, photos))
+    places, ending = _places(rng, in_any_case(rng, split_names(rng, photos)))
     bits, step = rng.choice([(8, 1), (8, 20), (16, 1), (16, 90)])
     for photo in photos:
         values = np.zeros((photo.height, photo.width), dtype=np.uint16)
