@@ -109,8 +109,8 @@ class MultiTaskModule(BaseModule):
 
     def declared_classes(self) -> ClassLists:
         """Return the names of the classes that the tasks were given."""
-        tasks = [task for task in self._tasks.values() if task.class_attribute and getattr(task, "classes", None)]
-        return {str(task.class_attribute): list(task.classes) for task in tasks}
+        given = {task.class_attribute: getattr(task, "classes", None) for task in self._tasks.values()}
+        return {name: list(names) for name, names in given.items() if name and isinstance(names, list | tuple)}
 
     def configure_head(self, num_features: int) -> nn.Module:
         """Return the tasks, each with its head, after they have looked at the data."""
