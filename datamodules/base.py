@@ -2,12 +2,9 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
@@ -16,10 +13,9 @@ from torch import Tensor
 from datamodules.checks import check
 from datamodules.classes import choose_classes
 from datamodules.dataset import ImageDataset
-from datamodules.division import Division
 from datamodules.domain_pairs import PairDataset
 from datamodules.loader import EpochSampler, ResumableLoader, loader_options
-from datamodules.split_record import SplitRecord, state_in_checkpoint
+from datamodules.recorded_splits import RecordedSplits
 from datamodules.splits import Positions, classes_with_fewer
 
 if TYPE_CHECKING:
@@ -34,7 +30,7 @@ Split = Literal["train", "val", "test", "predict"]
 _OTHERS: tuple[Split, ...] = ("val", "test", "predict")
 
 
-class BaseDataModule(L.LightningDataModule, ABC):
+class BaseDataModule(RecordedSplits, ABC):
     """Base of every DataModule. A subclass implements `load`, and `prepare_data` where something is downloaded.
 
     Batches are dicts: `image` (N, C, H, W) uint8, `label` (N,) int64 or (N, K) float32 of 0 and 1 (several labels an
@@ -75,7 +71,6 @@ class BaseDataModule(L.LightningDataModule, ABC):
         ValueError: If an argument is out of its range.
     """
 
-    checkpoint_path: str | Path | None = None  # that the Trainer is about to load, if it is known before `setup`
     in_channels: int = 3
     multi_label: bool = False
     mean: tuple[float, ...] | None = None
@@ -111,25 +106,6 @@ class BaseDataModule(L.LightningDataModule, ABC):
         self.test_dataset: ImageDataset | None = None
         self.predict_dataset: ImageDataset | None = None
         self._seed: int | None = None
-        self._held_out: Positions | None = None
-        self._is_set_up = False
-        self._parts: dict[str, ImageDataset] = {}  # the images of each split, before `finish`
-        self._labeled: Positions = np.empty(0, np.int64)  # training images that keep their labels
-        self._given_record: SplitRecord | None = None
-        self._renumbered: list[tuple[str, list[int], list[str]]] = []  # arguments of `renumber_classes`
-
-    @cached_property
-    def division(self) -> Division:
-        """How the images are divided: as those of the checkpoint that the Trainer is about to load, if there is one."""
-        record = self._given_record
-        if record is None:
-            state = state_in_checkpoint(self.checkpoint_path, type(self).__qualname__)
-            record = SplitRecord.from_state(state.get("splits"))
-        return Division(self.hparams, record)
-
-    @cached_property
-    def _record(self) -> SplitRecord | None:
-        return self.division.make_record(self._parts, self._labeled) if self._parts else None
 
     @abstractmethod
     def load(self, split: Split) -> ImageDataset | None:
@@ -175,24 +151,6 @@ class BaseDataModule(L.LightningDataModule, ABC):
         if h["labels_per_class"] is not None:
             self._tell_few(*classes_with_fewer(train.strata, h["labels_per_class"]))
         self._is_set_up = True
-
-    def renumber_classes(self, attribute: str, numbers: list[int], names: list[str]) -> None:
-        """Number classes in another order in all splits, as a model has learned them.
-
-        Args:
-            attribute: Which classes: `class_names`, `box_classes` or `mask_classes`.
-            numbers: The new number of each class.
-            names: The names in the new order.
-
-        Raises:
-            ValueError: If the images do not come with such labels.
-        """
-        sets = {name: value for name, value in vars(self).items() if isinstance(value, ImageDataset)}
-        new = {id(value): value.renumbered(attribute, numbers, names) for value in sets.values()}
-        for name, value in sets.items():
-            setattr(self, name, new[id(value)])
-        setattr(self, attribute, names)
-        self._renumbered.append((attribute, numbers, names))
 
     def training_pool(self) -> ImageDataset:
         """Return the training images before any are held out: what cross-validation divides into folds."""
@@ -345,33 +303,6 @@ class BaseDataModule(L.LightningDataModule, ABC):
         """Take up the seed and the splits of the run that is resumed or whose model is evaluated."""
         self._seed = state_dict["seed"]
         self.restore_splits(state_dict)
-
-    def restore_splits(self, state: Mapping[str, Any]) -> None:
-        """Take up the splits in what `state_dict` gave; they are made anew if others were made already.
-
-        The Trainer loads a checkpoint after `setup`. Where `checkpoint_path` is known before, nothing is made twice.
-        """
-        record = SplitRecord.from_state(state.get("splits"))
-        if record is None or self._held_out is not None:
-            return
-        self._given_record = record
-        if not self._is_set_up or self.division.record is not None:
-            return
-        divided, self.division = self.division, Division(self.hparams, record)
-        if self.division.agrees(self._parts, self._labeled):
-            self.division.held_out = divided.held_out
-            self.division.report_changes(self._parts)
-            return
-        renumbered, self._renumbered = self._renumbered, []
-        self._is_set_up = False
-        self.forget()
-        self.setup("validate")
-        for arguments in renumbered:
-            self.renumber_classes(*arguments)
-
-    def forget(self) -> None:
-        """Forget splits that `load` has made, for them to be made anew."""
-        self.__dict__.pop("_record", None)
 
     def show_batch(self, split: Split = "train", n: int = 16, path: str | Path | None = None) -> "Figure":
         """Draw images with their labels, boxes and masks.
