@@ -1,9 +1,11 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share, and what keeps the tests independent of their order."""
 
 import functools
 import logging
 import os
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts its threads
 
@@ -11,11 +13,13 @@ import pytest
 import torch
 
 from datamodules import torchvision_sets
+from tests.process_state import ProcessState, seed_generators
 
+_FOLDER = pytest.StashKey[Path]()
+_BEFORE = pytest.StashKey[ProcessState]()
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread_per_worker() -> None:
-    torch.set_num_threads(int(os.environ.get("LIT_CV_TEST_THREADS", "1")))
+torch.set_num_threads(int(os.environ.get("LIT_CV_TEST_THREADS", "1")))
+torch.set_warn_always(True)  # otherwise torch warns once in a process, of what whichever test comes first does
 
 
 @pytest.fixture(scope="session")
@@ -31,15 +35,42 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(f"{item.nodeid} is marked `learns`: it must take the fixture `seed`.")
 
 
-@pytest.fixture(autouse=True)
-def _no_seed_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undo `seed_everything` of other tests, which would change the order of the data."""
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+@pytest.fixture(scope="session", autouse=True)
+def _folder_of_all_tests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
+    request.config.stash[_FOLDER] = tmp_path_factory.getbasetemp()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Note the settings of the process before the fixtures of a test, those of its file included, are made."""
+    item.stash[_BEFORE] = ProcessState()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Restore the settings of the process after a test, and fail it for those that it should have restored."""
+    try:
+        result = yield
+    finally:
+        changed = item.stash[_BEFORE].restore(item.config.stash.get(_FOLDER, None))
+    if changed:
+        pytest.fail(f"the test leaves changed for the next one: {'; '.join(changed)}", pytrace=False)
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Generator[None, Any, Any]:
+    """Have a fixture draw the same whichever test is the first to ask for it."""
+    if fixturedef.scope != "function":
+        seed_generators()
+    return (yield)
 
 
 @pytest.fixture(autouse=True)
-def _messages_reach_caplog(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undo for a test what the command line in an earlier test of this process has made of the logger."""
+def _same_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin every test with the same random numbers, and with messages that reach `caplog`."""
+    seed_generators()
     monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
 
 

@@ -14,7 +14,6 @@ from lit_cv.annotations.mask_values import inspect_mask, load_mask, load_objects
 from lit_cv.annotations.masks import mask_class_names
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Problems
 from lit_cv.annotations.rle import decode_rle, outline_box
-from lit_cv.image_formats import open_image
 from lit_cv.printable import printable
 
 log = logging.getLogger("lit_cv")
@@ -78,11 +77,6 @@ def _image(name: str, mask: Path, problems: Problems) -> AnnotatedImage | None:
         return None
     try:
         outlines = load_objects(mask)
-        if outlines:
-            height, width = next(iter(outlines.values()))["size"]
-        else:
-            with open_image(mask) as opened:
-                width, height = opened.size
     except Exception as error:  # decoders raise all kinds of errors for broken files
         problems.add(mask, "", str(error).removeprefix(f"{mask} "))
         return None

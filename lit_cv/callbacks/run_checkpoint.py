@@ -73,7 +73,7 @@ class RunCheckpoint(Checkpoint):
         self._ending = False
         self._signal = signal.SIGINT
         self._since = -math.inf  # when it came
-        self._handlers: dict[signal.Signals, Any] = {}
+        self._has_signals = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Settle the folder."""
@@ -82,26 +82,32 @@ class RunCheckpoint(Checkpoint):
             self._folder = Path(root) / "checkpoints"
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the module's metric, which its data may decide, and the signals that are to end a run between steps."""
+        """Take the module's metric, which its data may decide."""
         self.monitor = self.monitor or getattr(pl_module, "monitor", None)
         self.mode = self.mode or getattr(pl_module, "mode", "min")
         self._take_up_best(trainer)
-        if threading.current_thread() is threading.main_thread() and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._interrupted = self._ending = False
-            self._handlers[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
+        self._interrupted = self._ending = self._has_signals = False
 
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take SIGTERM over from Lightning, which by now has set its own handler."""
-        self._take_sigterm(trainer)
+        """Take the signals that are to end a run between steps."""
+        self._take_signals(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take SIGTERM over from Lightning, where no sanity check came before."""
-        self._take_sigterm(trainer)
+        """Take the signals where no sanity check came before."""
+        self._take_signals(trainer)
 
-    def _take_sigterm(self, trainer: L.Trainer) -> None:
-        """Set the handler in place of Lightning's, which saves nothing, and makes ranks wait for one another."""
-        if self._handlers and signal.SIGTERM not in self._handlers and not _requeues(trainer):
-            self._handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._interrupt)
+    def _take_signals(self, trainer: L.Trainer) -> None:
+        """Set the handlers of a run in place of Lightning's, which saves nothing, and makes ranks wait for one another.
+
+        Lightning has noted the handlers before its own by now, and restores them however the run ends.
+        """
+        main_thread = threading.current_thread() is threading.main_thread()
+        if self._has_signals or not main_thread or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self._has_signals = True
+        signal.signal(signal.SIGINT, self._interrupt)
+        if not _requeues(trainer):
+            signal.signal(signal.SIGTERM, self._interrupt)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write what was logged at the end of the epoch before, or end after a signal, now that it is."""
@@ -155,7 +161,6 @@ class RunCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Say what is left of a run that ends early."""
-        self._restore_handlers()
         if not trainer.is_global_zero or trainer.state.fn != "fit":
             return
         if self.last_model_path:
@@ -167,10 +172,6 @@ class RunCheckpoint(Checkpoint):
             )
         elif self._trained:
             log.info("Stopped at step %d, before the first checkpoint.", trainer.global_step)
-
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give the signals back."""
-        self._restore_handlers()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best score so far, by which metric, and where it lies."""
@@ -280,11 +281,6 @@ class RunCheckpoint(Checkpoint):
         if self._signal == signal.SIGTERM:
             raise SIGTERMException(128 + signal.SIGTERM)  # the status of a process that the signal has ended
         raise KeyboardInterrupt
-
-    def _restore_handlers(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
 
 
 def _step_of(path: Path) -> float:

@@ -1,3 +1,4 @@
+import contextlib
 import math
 import os
 import signal
@@ -77,7 +78,21 @@ def test_ctrl_c_finishes_the_step_and_saves_it(tmp_path: Path) -> None:
         run.fit(Tiny([0.1]), loader(), loader())
     last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["global_step"] == 6
-    signal.signal(signal.SIGINT, before)  # Lightning leaves it ignored
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+class Fail(L.Callback):
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        raise RuntimeError("as a test asks for")
+
+
+@pytest.mark.parametrize("ends", ["well", "in an error"])
+def test_the_handlers_of_signals_are_restored_after_a_run(tmp_path: Path, ends: str) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    run = trainer(tmp_path, max_epochs=1, callbacks=[RunCheckpoint(), *([Fail()] if ends == "in an error" else [])])
+    with contextlib.nullcontext() if ends == "well" else pytest.raises(RuntimeError, match="as a test asks for"):
+        run.fit(Tiny([0.1]), loader(), loader())
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_early_stopping_follows_the_module_and_keeps_its_own_patience(tmp_path: Path) -> None:

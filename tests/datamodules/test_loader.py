@@ -1,4 +1,3 @@
-import os
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
@@ -100,11 +99,16 @@ def fit(workers: int, root: Path | None = None, ckpt_path: Path | None = None, *
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recorder, Path]:
     """A run that was not interrupted, with a checkpoint at every step and two at every epoch's end."""
-    os.environ["PL_GLOBAL_SEED"] = "5"
     root = tmp_path_factory.mktemp("whole")
-    module = fit(0, root)
-    os.environ["PL_GLOBAL_SEED"] = "6"  # a resumed run must take the seed of the checkpoint
-    return module, root
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PL_GLOBAL_SEED", "5")
+        return fit(0, root), root
+
+
+@pytest.fixture(autouse=True)
+def _another_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set a seed of which a resumed run must take no notice: its own is that of the checkpoint."""
+    monkeypatch.setenv("PL_GLOBAL_SEED", "6")
 
 
 def test_an_epoch_uses_every_sample_at_most_once(whole: tuple[Recorder, Path]) -> None:
@@ -145,6 +149,7 @@ def test_limited_epochs_resume(whole: tuple[Recorder, Path], tmp_path: Path) -> 
         assert resumed.seen == {key: value for key, value in uninterrupted.seen.items() if key >= step}
 
 
+@pytest.mark.filterwarnings("ignore:You requested to overfit but enabled:UserWarning")  # which is what is tried
 @pytest.mark.parametrize("workers", [0, 2])
 def test_overfit_batches_resume(tmp_path: Path, workers: int) -> None:
     uninterrupted = fit(0, tmp_path, overfit_batches=3).seen

@@ -18,6 +18,11 @@ from tests.security.hostile import EVIL, MARKER, QUICK, run_program
 PLANTED = ("tensorboard", "torch", "yaml", "numpy", "PIL", "matplotlib", "timm", "sitecustomize", "lit_cv", "typing")
 
 
+@pytest.fixture(autouse=True)
+def _folder_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OwnFiles, "folder", OwnFiles.folder)
+
+
 @pytest.fixture
 def data(in_tmp: Path) -> Path:
     """A folder of photographs as a stranger may have packed it."""
