@@ -116,12 +116,12 @@ def test_wrong_class_tables(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     save_image(tmp_path / "a.png", 9, 9)
     save_image(tmp_path / "b.png", 9, 9)
     table = tmp_path / "t.csv"
-    table.write_text("path,label,split\na.png,x,train\na.png,x,train\nb.png,x,dev\nc.png,x,test\n")
+    table.write_text("path,label,split\na.png,x,train\na.png,x,train\nb.png,x,extra\nc.png,x,test\n")
     with pytest.raises(AnnotationError) as caught:
         convert(str(tmp_path), str(tmp_path / "out"), "folders")
     for text in (
         "line 3: a.png is listed twice",
-        "line 4: unknown split 'dev'",
+        "line 4: unknown split 'extra'",
         "line 5: c.png: there is no such file",
     ):
         assert text in str(caught.value)
