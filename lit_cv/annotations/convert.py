@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from lit_cv.annotations.annotation_format import split_folder
 from lit_cv.annotations.aside import remove_dead, written_aside
@@ -25,7 +25,8 @@ _CLASSES = ("csv", "folders")  # formats of classes of whole images
 
 Placing = Literal["copy", "link", "none"]
 if TYPE_CHECKING:
-    Target = Read = str
+    Target: TypeAlias = str
+    Read: TypeAlias = str
 else:  # the command line reads them from the formats that there are
     Target = Literal[(*writers(), *_CLASSES)]
     Read = Literal[("auto", *annotation_formats(), *_CLASSES)]

@@ -183,7 +183,7 @@ def _outline(
     if kind == "circle":
         center, edge = points[:2].tolist()
         radius = math.dist(center, edge)
-        return [ellipse(*center, radius, radius, size)]
+        return [ellipse(center[0], center[1], radius, radius, size)]
     if kind == "mask":
         return _mask(points, mask, size)
     return [points.reshape(-1).tolist()]

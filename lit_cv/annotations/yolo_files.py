@@ -48,7 +48,7 @@ def yolo_images(root: Path, content: Mapping[str, Any]) -> dict[str, tuple[Path,
     base = base if exists(base) and base.is_dir() else root  # the path of the machine that wrote it
     found: dict[str, tuple[Path, list[str]]] = {}
     for split, names in {**SPLITS, "all": ("all",)}.items():
-        given = next((content[name] for name in names if content.get(name)), [])
+        given: Any = next((content[name] for name in names if content.get(name)), [])
         places = [given] if isinstance(given, str) else given
         if not isinstance(places, list) or not all(isinstance(place, str) and "\0" not in place for place in places):
             raise AnnotationError(f"{root.absolute()}: {split} in the YAML file must be a folder or a list of some.")
