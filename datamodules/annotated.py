@@ -3,7 +3,7 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ __all__ = ["AnnotatedImagesDataModule"]
 log = logging.getLogger("lit_cv")
 
 if TYPE_CHECKING:
-    Format = str
+    Format: TypeAlias = str
 else:  # the command line reads them from the formats that there are
     Format = Literal[("auto", *annotation_formats())]
 
