@@ -80,6 +80,7 @@ class RunCheckpoint(Checkpoint):
         if stage == "fit":
             root = trainer.strategy.broadcast(trainer.log_dir or trainer.default_root_dir)
             self._folder = Path(root) / "checkpoints"
+            _check_same_checkpoint(trainer)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the module's metric, which its data may decide, and the signals that are to end a run between steps."""
@@ -155,7 +156,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Say what is left of a run that ends early."""
-        self._restore_handlers()
+        self._restore_handlers(trainer)
         if not trainer.is_global_zero or trainer.state.fn != "fit":
             return
         if self.last_model_path:
@@ -170,7 +171,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Give the signals back."""
-        self._restore_handlers()
+        self._restore_handlers(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best score so far, by which metric, and where it lies."""
@@ -281,10 +282,26 @@ class RunCheckpoint(Checkpoint):
             raise SIGTERMException(128 + signal.SIGTERM)  # the status of a process that the signal has ended
         raise KeyboardInterrupt
 
-    def _restore_handlers(self) -> None:
+    def _restore_handlers(self, trainer: L.Trainer) -> None:
+        """Give the signals back, before or after Lightning has put back those that it found, ours among them."""
+        before = trainer._signal_connector._original_handlers
         for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == self._interrupt:
+                signal.signal(number, handler)
+            if before.get(number) == self._interrupt:
+                before[number] = handler
         self._handlers = {}
+
+
+def _check_same_checkpoint(trainer: L.Trainer) -> None:
+    """Refuse ranks that continue different runs: `last` is the newest of several that may be under way."""
+    chosen = Path(trainer.ckpt_path or "").parts[-3:]  # version_N/checkpoints/last.ckpt: folders differ by node
+    first = trainer.strategy.broadcast(chosen)
+    if chosen != first:
+        raise ValueError(
+            f"rank {trainer.global_rank} continues from {trainer.ckpt_path}, rank 0 from {Path(*first)}: name "
+            "the file with --ckpt_path."
+        )
 
 
 def _step_of(path: Path) -> float:
