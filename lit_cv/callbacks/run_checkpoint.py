@@ -80,6 +80,7 @@ class RunCheckpoint(Checkpoint):
         if stage == "fit":
             root = trainer.strategy.broadcast(trainer.log_dir or trainer.default_root_dir)
             self._folder = Path(root) / "checkpoints"
+            _check_same_checkpoint(trainer)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the module's metric, which its data may decide."""
@@ -281,6 +282,17 @@ class RunCheckpoint(Checkpoint):
         if self._signal == signal.SIGTERM:
             raise SIGTERMException(128 + signal.SIGTERM)  # the status of a process that the signal has ended
         raise KeyboardInterrupt
+
+
+def _check_same_checkpoint(trainer: L.Trainer) -> None:
+    """Refuse ranks that continue different runs: `last` is the newest of several that may be under way."""
+    chosen = Path(trainer.ckpt_path or "").parts[-3:]  # version_N/checkpoints/last.ckpt: folders differ by node
+    first = trainer.strategy.broadcast(chosen)
+    if chosen != first:
+        raise ValueError(
+            f"rank {trainer.global_rank} continues from {trainer.ckpt_path}, rank 0 from {Path(*first)}: name "
+            "the file with --ckpt_path."
+        )
 
 
 def _step_of(path: Path) -> float:

@@ -2,6 +2,7 @@ import contextlib
 import math
 import os
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -211,12 +212,41 @@ def test_sigterm_finishes_what_is_under_way_and_saves_it(tmp_path: Path, killer:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+class Fail(L.Callback):
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        raise ArithmeticError
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_signals_are_given_back(tmp_path: Path, fails: bool) -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    run = trainer(tmp_path, max_epochs=1, callbacks=[RunCheckpoint(), *([Fail()] if fails else [])])
+    with pytest.raises(ArithmeticError) if fails else nullcontext():
+        run.fit(Tiny([0.1]), loader(), loader())
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
 def test_a_second_signal_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_checkpoint, "_REPEATED", 0.0)
     run = trainer(tmp_path, max_epochs=9, callbacks=[TerminateTwice(5), RunCheckpoint()])
     with pytest.raises(SystemExit):
         run.fit(Tiny([0.1]), loader(), loader())
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+
+
+@pytest.mark.parametrize(
+    "first", ["/node0/logs/version_3/checkpoints/last.ckpt", "/node0/version_4/checkpoints/last.ckpt"]
+)
+def test_ranks_continue_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str) -> None:
+    run = trainer(tmp_path, callbacks=[])
+    run.ckpt_path = "/node1/logs/version_3/checkpoints/last.ckpt"
+    others = Path(first).parts[-3:]
+    monkeypatch.setattr(run.strategy, "broadcast", lambda value: others if isinstance(value, tuple) else value)
+    if "version_3" in first:
+        RunCheckpoint().setup(run, Tiny(), "fit")
+        return
+    with pytest.raises(ValueError, match="name the file with --ckpt_path"):
+        RunCheckpoint().setup(run, Tiny(), "fit")
 
 
 def test_what_was_logged_before_a_checkpoint_or_validation_is_on_the_disk(tmp_path: Path) -> None:
