@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal
 
 from lit_cv.annotations.annotation_format import split_folder
 from lit_cv.annotations.aside import remove_dead, written_aside

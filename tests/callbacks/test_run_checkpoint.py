@@ -1,4 +1,3 @@
-import contextlib
 import math
 import os
 import signal
@@ -80,20 +79,6 @@ def test_ctrl_c_finishes_the_step_and_saves_it(tmp_path: Path) -> None:
     last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["global_step"] == 6
     assert signal.getsignal(signal.SIGINT) is before
-
-
-class Fail(L.Callback):
-    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        raise RuntimeError("as a test asks for")
-
-
-@pytest.mark.parametrize("ends", ["well", "in an error"])
-def test_the_handlers_of_signals_are_restored_after_a_run(tmp_path: Path, ends: str) -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    run = trainer(tmp_path, max_epochs=1, callbacks=[RunCheckpoint(), *([Fail()] if ends == "in an error" else [])])
-    with contextlib.nullcontext() if ends == "well" else pytest.raises(RuntimeError, match="as a test asks for"):
-        run.fit(Tiny([0.1]), loader(), loader())
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_early_stopping_follows_the_module_and_keeps_its_own_patience(tmp_path: Path) -> None:
