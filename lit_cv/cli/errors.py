@@ -94,7 +94,9 @@ def _class_error(text: str, typed: Sequence[str]) -> str | None:
 
 def _no_class(option: str, name: str, base: type[object]) -> str:
     known = [cls.__name__ for cls in _subclasses(base) if not inspect.isabstract(cls)]
-    return f"--{option}: no class {name!r}{nearest(name.rpartition('.')[2], dict.fromkeys([*known, *own_classes()]))}"
+    names, short = dict.fromkeys([*known, *own_classes()]), name.rpartition(".")[2]
+    hint = f": did you mean {short!r}?" if short in names and short != name else nearest(short, names)
+    return f"--{option}: no class {name!r}{hint}"
 
 
 def _abstract(option: str, name: str, base: type[object]) -> str:

@@ -1,5 +1,6 @@
 """What all learning approaches share: a backbone, optimisation, one step for every stage, exact resume."""
 
+import warnings
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal, cast
 
@@ -279,7 +280,9 @@ class BaseModule(L.LightningModule, ABC):
         self.means[stage].reset()
         if stage in self.metrics:
             metrics = cast(MetricCollection, self.metrics[stage])
-            values |= metrics.compute()
+            with warnings.catch_warnings():  # there may be no image of the kind that a metric is of, or on this rank
+                warnings.filterwarnings("ignore", "The ``compute`` method of metric")
+                values |= metrics.compute()
             with torch.inference_mode(False):  # of `validate`, after which `fit` could not update its tensors
                 metrics.reset()
         for name, value in self.summarize(stage, values).items():

@@ -1,4 +1,5 @@
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,17 @@ def predict(model: L.LightningModule, data: AnnotatedImagesDataModule, folder: P
 def source(tmp_path: Path) -> AnnotatedImagesDataModule:
     sets = example(tmp_path / "source", ("train",))
     write_coco(sets, tmp_path / "source")
+    shutil.copytree(tmp_path / "source/train", tmp_path / "source/test")
     (tmp_path / "source/annotations/instances_test.json").write_bytes(
         (tmp_path / "source/annotations/instances_train.json").read_bytes()
     )
     return AnnotatedImagesDataModule(
-        str(tmp_path / "source"), images="train", image_size=[100, 128], batch_size=2, num_workers=0, val_fraction=0
+        str(tmp_path / "source"),
+        images={"train": "train", "test": "test"},
+        image_size=[100, 128],
+        batch_size=2,
+        num_workers=0,
+        val_fraction=0,
     )
 
 

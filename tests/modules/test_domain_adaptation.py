@@ -92,7 +92,7 @@ def test_source_only_sees_nothing_of_the_target(name: str) -> None:
     other = batch()
     other["target"]["image"] = torch.zeros_like(other["target"]["image"])
     outputs = [one.step(batch(), "train"), two.step(other, "train")]
-    assert set(outputs[0]) == {"loss", "source_loss", "acc"}
+    assert set(outputs[0]) == {"loss", "source_loss", "acc", "counts"}
     assert torch.equal(outputs[0]["loss"], outputs[1]["loss"])
     for key, value in one.state_dict().items():  # the statistics of BatchNorm, too
         assert torch.equal(value, two.state_dict()[key]), key

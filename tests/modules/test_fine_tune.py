@@ -271,7 +271,7 @@ def test_l2_sp_is_half_the_squared_distance_and_takes_the_place_of_weight_decay(
     with torch.no_grad():
         train, val = (module.eval().step(batch, stage) for stage in ("train", "val"))
     distance = sum(
-        float((p.double() - source[f"backbone.body.{name}"].double()).square().sum())
+        float((p.detach().double() - source[f"backbone.body.{name}"].double()).square().sum())
         for name, p in module.backbone.body.named_parameters()
     )
     assert distance > 0

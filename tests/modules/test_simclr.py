@@ -170,7 +170,7 @@ def test_a_killed_run_goes_on_exactly(in_tmp: Path, step: int) -> None:
     a, b = final(killed), final(whole)
     for key in ("state_dict", "optimizer_states", "lr_schedulers"):
         assert_same(a[key], b[key], key)
-    assert {"probe", "optimizer"} == a["callbacks"]["OnlineProbe"].keys()
+    assert {"probe", "optimizer", "classes"} == a["callbacks"]["OnlineProbe"].keys()
     assert_same(a["callbacks"]["OnlineProbe"], b["callbacks"]["OnlineProbe"])
     rows = [read_metrics(root / "lightning_logs" / "version_0" / "metrics.csv") for root in (whole, killed)]
     assert rows[0] == rows[1]
