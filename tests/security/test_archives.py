@@ -183,12 +183,12 @@ def test_broken_headers_are_an_error_of_one_line(tmp_path: Path, name: str) -> N
     path = save(tmp_path / "train-0.tar", sample(0), HEADERS[name], entry("c.png", picture(3)), entry("c.cls", b"0"))
     if "200 GB" in name:
         os.truncate(path, path.stat().st_size + LARGE)
-    started = time.monotonic()
+    started = time.process_time()
     reason = "a header claims 214,748,364,800 bytes" if "200 GB" in name else ""
     with pytest.raises((ValueError, OSError), match=rf"train-0\.tar.*{reason}") as error:
         module(tmp_path)
     assert "\n" not in str(error.value)
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
 
 
 LIMITED = """
