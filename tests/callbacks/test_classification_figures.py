@@ -11,6 +11,8 @@ from lit_cv.callbacks import ClassificationFigures
 from lit_cv.callbacks.error_counts import ErrorCounts, MultiLabelCounts, WorstImages
 from tests.callbacks.classifier import Batches, Data, Oracle, board, images_answering, run_trainer, train_batches
 
+pytestmark = pytest.mark.draws
+
 NAMES = ["ant", "bee", "cat", "dog"]
 
 

@@ -38,6 +38,8 @@ from lit_cv.figures.overlay import overlay_figure
 from lit_cv.metrics_csv import MetricsCSVLogger, read_metrics
 from lit_cv.tensorboard_log import RunTensorBoardLogger
 
+pytestmark = pytest.mark.draws
+
 NAMES = ["$\\frac{", "a $x_$ b", "_private", "a\x1b[2J\udcffz", "w" * 5000, "two\nlines"]
 COUNTS = torch.eye(len(NAMES), dtype=torch.int64) * 3
 HISTORY = History([{"epoch": e, "step": 9 + 10 * e, NAMES[0]: e / 9, "val_loss": 10.0 ** (3 * e)} for e in range(3)])
