@@ -18,7 +18,7 @@ from tests.process_state import ProcessState, seed_generators
 
 _FOLDER = pytest.StashKey[Path]()
 _BEFORE = pytest.StashKey[ProcessState]()
-_draw = canvas._draw
+_build = canvas._build
 
 torch.set_num_threads(int(os.environ.get("LIT_CV_TEST_THREADS", "1")))
 torch.set_warn_always(True)  # otherwise torch warns once in a process, of what whichever test comes first does
@@ -46,14 +46,13 @@ def _folder_of_all_tests(request: pytest.FixtureRequest, tmp_path_factory: pytes
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
     """Note the settings of the process before the fixtures of a test, those of its file included, are made."""
     item.stash[_BEFORE] = ProcessState()
-    canvas._draw = _draw if item.get_closest_marker("draws") else _leave_blank
+    canvas._build = _build if item.get_closest_marker("draws") else _leave_blank
     return (yield)
 
 
-def _leave_blank(figure_canvas: Any) -> set[str]:
-    """Leave a figure blank, of its size: drawing takes longer than training what most tests train."""
-    figure_canvas.get_renderer()
-    return set()
+def _leave_blank(function: object) -> Any:
+    """Return a small blank figure: drawing one takes longer than training what most tests train."""
+    return canvas.new_figure(1, 1)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
