@@ -1,6 +1,6 @@
 """Programs and ranks in processes that start as copies of the test's own, as importing torch takes seconds.
 
-A test that is about the start of a program, its import path or its memory runs an interpreter of its own instead.
+A test that is about the start of a program or its import path runs an interpreter of its own instead.
 """
 
 import importlib.util
@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import types
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -20,6 +21,8 @@ from typing import Any
 import torch
 
 from lit_cv.cli import console
+
+_TIMEOUT = 300  # seconds
 
 
 def start_program(
@@ -34,39 +37,24 @@ def start_program(
         error: File that its standard error goes to.
         environment: Environment variables to set.
     """
-    process = multiprocessing.get_context("fork").Process(
-        target=_run, args=(args, folder, output, error, dict(environment or {}))
-    )
-    process.start()
-    return process
+    return _start(console, ["lit_cv", *args], folder, output, error, dict(environment or {}))
 
 
-def run_program(args: list[str], folder: Path, ranks: int = 1, timeout: float = 300) -> list[Any]:
+def run_program(args: list[str], folder: Path, ranks: int = 1) -> "list[subprocess.CompletedProcess[str]]":
     """Run `lit-cv` to its end, on several ranks as `torchrun` starts them.
 
     Returns:
-        A `subprocess.CompletedProcess[str]` for each rank.
+        How each rank ended.
     """
     port = _free_port()
-    processes, files = [], []
-    for rank in range(ranks):
-        places = [folder / f".{name}.{port}.{rank}" for name in ("output", "error")]
-        environment = _torchrun(rank, ranks, port) if ranks > 1 else {}
-        processes.append(start_program(args, folder, *places, environment))
-        files.append(places)
-    with ExitStack() as stack:
-        for process in processes:
-            stack.callback(_end, process)
-        for process in processes:
-            process.join(timeout)
-    found = []
-    for process, places in zip(processes, files, strict=True):
-        output, error = (place.read_text(encoding="utf-8") for place in places)
-        for place in places:
-            place.unlink()
-        code = -1 if process.exitcode is None else process.exitcode
-        found.append(subprocess.CompletedProcess(args, code, output, error))
-    return found
+    environments = [_torchrun(rank, ranks, port) if ranks > 1 else {} for rank in range(ranks)]
+    return _run_all(console, ["lit_cv", *args], folder, environments)
+
+
+def run_code(code: str, *args: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Run Python code as `python -c` does; the memory that it uses is its own."""
+    (ended,) = _run_all(lambda: exec(compile(code, "<code>", "exec"), {}), ["-c", *args], folder, [{}])
+    return ended
 
 
 def run_ranks(function: Callable[..., None], *args: Any, ranks: int = 2) -> None:
@@ -84,7 +72,39 @@ def _call(rank: int, function: Callable[..., None], ranks: int, port: int, args:
     function(rank, *args)
 
 
-def _run(args: list[str], folder: Path, output: Path, error: Path, environment: dict[str, str]) -> None:
+def _run_all(
+    function: Callable[[], Any], argv: list[str], folder: Path, environments: list[dict[str, str]]
+) -> "list[subprocess.CompletedProcess[str]]":
+    with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
+        started = []
+        for number, environment in enumerate(environments):
+            files = [Path(place) / f"{name}_{number}" for name in ("output", "error")]
+            process = _start(function, argv, folder, *files, environment)
+            stack.callback(_end, process)
+            started.append((process, files))
+        for process, _ in started:
+            process.join(_TIMEOUT)
+        return [
+            subprocess.CompletedProcess(
+                argv, -1 if process.exitcode is None else process.exitcode, *(file.read_text("utf-8") for file in files)
+            )
+            for process, files in started
+        ]
+
+
+def _start(
+    function: Callable[[], Any], argv: list[str], folder: Path, output: Path, error: Path, environment: dict[str, str]
+) -> BaseProcess:
+    process = multiprocessing.get_context("fork").Process(
+        target=_run, args=(function, argv, folder, output, error, environment)
+    )
+    process.start()
+    return process
+
+
+def _run(
+    function: Callable[[], Any], argv: list[str], folder: Path, output: Path, error: Path, environment: dict[str, str]
+) -> None:
     os.setsid()
     os.chdir(folder)
     os.environ.update(environment)
@@ -101,8 +121,8 @@ def _run(args: list[str], folder: Path, output: Path, error: Path, environment: 
     program = types.ModuleType("__main__")
     program.__spec__ = importlib.util.find_spec("lit_cv.__main__")  # by which further ranks are started
     sys.modules["__main__"] = program
-    sys.argv = ["lit_cv", *args]
-    console()
+    sys.argv = argv
+    function()
 
 
 def _end(process: BaseProcess) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from lit_cv.metrics_csv import read_metrics
+from lit_cv.metrics_table import read_metrics
 from tests.processes import run_program
 from tests.test_resume import CALLBACKS
 

@@ -12,7 +12,7 @@ from typing import Any
 from lit_cv.atomic_files import remove_unfinished
 from lit_cv.checkpoint_file import read_checkpoint
 from lit_cv.file_lock import FileLock
-from lit_cv.metrics_csv import read_metrics
+from lit_cv.metrics_table import read_metrics
 
 __all__ = ["Checkpoint", "claim_run", "find_checkpoint", "make_run_folder", "newest_run", "remove_unused_run"]
 

@@ -8,7 +8,7 @@ import lit_cv.figures.task_curves as figure_module
 from lit_cv.callbacks import TaskCurves
 from lit_cv.cli import main
 from lit_cv.figures import draw_task_curves
-from lit_cv.metrics_csv import read_metrics
+from lit_cv.metrics_table import read_metrics
 from tests.callbacks.classifier import Data, Oracle, run_trainer, train_batches
 
 pytestmark = pytest.mark.draws
