@@ -186,6 +186,8 @@ class BaseModule(L.LightningModule, ABC):
         """Build the networks, once, taking from the DataModule what was left open."""
         if "backbone" in self._modules:
             return
+        if not self.trained_classes:  # Lightning's averaging callbacks build the networks before `setup`
+            match_data_classes(self)
         h = self.hparams
         normalization = infer_from_data(h, getattr(self._trainer, "datamodule", None))
         self.backbone = create_backbone(

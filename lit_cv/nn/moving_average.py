@@ -125,7 +125,8 @@ def move_averages(averages: Iterable[Tensor], values: Iterable[Tensor], decay: f
             targets.append(value)
         else:
             average.copy_(value)
-    torch._foreach_lerp_(moved, targets, 1 - decay)
+    if moved:
+        torch._foreach_lerp_(moved, targets, 1 - decay)
 
 
 def cosine_decay(base: float, step: int, total_steps: float) -> float:

@@ -134,6 +134,10 @@ def test_shared_weights_move_once() -> None:
     torch.testing.assert_close(average.module[2].weight, before + 0.5)
 
 
+def test_a_network_without_weights_has_nothing_to_move() -> None:
+    MovingAverage(nn.ReLU()).update(0.5)
+
+
 def test_wrong_values_are_refused() -> None:
     with pytest.raises(ValueError, match=r"statistics='batch': give 'own' or 'averaged'"):
         MovingAverage(nn.Linear(1, 1), "batch")  # type: ignore[arg-type]
