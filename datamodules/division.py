@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.dataset import ImageDataset
@@ -70,6 +71,10 @@ class Division:
         """
         self.held_out.add(split)
         seed, strata = int(self.options["split_seed"] or 0), dataset.strata
+        first = None if (states := dataset.file_states()) is None else first_positions(states)
+        if first is not None:
+            strata = strata.clone()
+            strata[torch.from_numpy(first != np.arange(len(first)))] = -1  # a file counts once
         codes = self._codes(dataset)
         if codes is None:
             held = hold_out(strata, fraction, seed, purpose)[1]
@@ -79,8 +84,8 @@ class Division:
             held = np.union1d(np.flatnonzero(codes == SPLIT_CODES[split]), chosen)
         is_held = np.zeros(len(dataset), dtype=bool)
         is_held[held] = True
-        if (states := dataset.file_states()) is not None:
-            is_held = is_held[first_positions(states)]
+        if first is not None:
+            is_held = is_held[first]
         return np.flatnonzero(~is_held), np.flatnonzero(is_held)
 
     def keep_labels(self, dataset: ImageDataset) -> Positions:
@@ -184,6 +189,22 @@ class Division:
             if states[0] is not None and states[1] is not None and (pairs := shared_files(states[0], states[1])):
                 log.warning("%d images are in val and in test: choose and report by different ones.", len(pairs))
         return result
+
+    @rank_zero_only
+    def report_conflicts(self, dataset: ImageDataset) -> None:
+        """Say which files are listed under several names with different labels."""
+        states = dataset.file_states()
+        if states is None:
+            return
+        first = first_positions(states)
+        labels = dataset.labels.numpy()
+        differs = labels != labels[first]
+        if len(found := np.flatnonzero(differs if labels.ndim == 1 else differs.any(1))):
+            pairs = [
+                f"{dataset.sample_name(a)} = {dataset.sample_name(b)}"
+                for a, b in zip(found.tolist(), first[found].tolist(), strict=True)
+            ]
+            log.warning("%d images are listed twice, with different labels: %s.", len(found), _named(pairs))
 
     @rank_zero_only
     def report_copies(self, parts: Mapping[str, ImageDataset]) -> None:

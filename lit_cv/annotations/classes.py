@@ -8,7 +8,7 @@ from pathlib import Path
 from lit_cv.annotations.checks import OUTSIDE
 from lit_cv.annotations.clutter import is_clutter
 from lit_cv.annotations.layout import leads_out, make_folder
-from lit_cv.annotations.reading import file_cell, read_rows
+from lit_cv.annotations.reading import class_name, composed, file_cell, read_rows
 from lit_cv.annotations.records import AnnotatedImage, AnnotationSet, Problems
 from lit_cv.annotations.sizes import SizesOf, file_sizes
 from lit_cv.annotations.split_folders import SPLIT_NAMES, split_folders
@@ -56,7 +56,7 @@ def _class_folders(folder: Path) -> list[Path]:
 def _images(folder: Path) -> list[AnnotatedImage]:
     paths = (path for label in _class_folders(folder) for path in images_below(label))
     names = (path.relative_to(folder) for path in paths)
-    return [AnnotatedImage(name.as_posix(), 0, 0, label=name.parts[0]) for name in names]
+    return [AnnotatedImage(name.as_posix(), 0, 0, label=composed(name.parts[0])) for name in names]
 
 
 def find_table(root: Path) -> Path | None:
@@ -100,7 +100,9 @@ def read_table(path: Path, problems: Problems, sizes: SizesOf = file_sizes) -> d
             problems.add(path, f"line {number}", f"unknown split {row['split']!r}: allowed are train, val and test")
         else:
             part = sets.setdefault(split, AnnotationSet(path.parent, [], []))
-            part.images.append(AnnotatedImage(row["path"], *size, label=unescape_formula(row["label"]) or None))
+            part.images.append(
+                AnnotatedImage(row["path"], *size, label=class_name(unescape_formula(row["label"])) or None)
+            )
         seen.add(row["path"])
     return sets
 

@@ -265,3 +265,23 @@ def test_a_record_is_what_a_checkpoint_holds() -> None:
     broken: list[Any] = [None, {}, {"keys": torch.zeros(2), "splits": torch.zeros(2), "options": {}},
                          {**record.state_dict(), "splits": torch.zeros(1, dtype=torch.uint8)}]  # fmt: skip
     assert all(SplitRecord.from_state(state) is None for state in broken)
+
+
+def test_a_file_under_many_names_is_held_out_as_one(tmp_path: Path) -> None:
+    folders(tmp_path)
+    rows = [
+        f"{dots}{name}/{n:02}.png,{name}" for dots in ("", "./", ".//") for name in ("cat", "dog") for n in range(20)
+    ]
+    (tmp_path / "images.csv").write_text("\n".join(["path,label", *rows]))
+    data = CSVDataModule(str(tmp_path / "images.csv"), val_fraction=0.25, test_fraction=0.2, **SMALL)
+    data.setup()
+    assert {split: len(names) for split, names in names_of(data).items()} == {"train": 72, "val": 24, "test": 24}
+
+
+def test_files_with_several_labels_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folders(tmp_path)
+    for number in range(3):
+        os.link(tmp_path / "cat" / f"{number:02}.png", tmp_path / "dog" / f"x{number}.png")
+    data = ImageFolderDataModule(str(tmp_path), val_fraction=0.0, test_fraction=0.0, **SMALL)
+    data.setup()
+    assert "3 images are listed twice, with different labels: dog/x0.png = cat/00.png" in caplog.text
