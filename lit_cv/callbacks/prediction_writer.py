@@ -23,6 +23,7 @@ from lit_cv.callbacks.prediction_values import ValueTable
 from lit_cv.callbacks.run_output import class_names
 from lit_cv.printable import printable
 from lit_cv.spreadsheet import escape_formula
+from lit_cv.tasks import MultiLabelTask
 
 __all__ = ["PredictionWriter"]
 
@@ -164,8 +165,12 @@ class PredictionWriter(L.Callback):
         if "probabilities" in said:
             if task not in self._tables:
                 classes = said["probabilities"].shape[1]
-                several = bool(pl_module.hparams.get("multi_label"))
-                known = class_names(trainer, pl_module, classes)
+                tasks = getattr(pl_module, "tasks", None)
+                kind = tasks.get(task) if isinstance(tasks, Mapping) else None
+                several = bool(pl_module.hparams.get("multi_label")) or isinstance(kind, MultiLabelTask)
+                attribute = getattr(kind, "class_attribute", None)
+                known = _classes(trainer, attribute) if attribute else class_names(trainer, pl_module, classes)
+                known = known if known and len(known) == classes else None
                 table = ClassTable(classes, known, several, self.threshold, self._shown)
                 self._tables[task] = (self._begin(trainer, task, table), table)
             file, table = self._tables[task]
