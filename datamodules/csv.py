@@ -12,10 +12,16 @@ from datamodules.base import Split
 from datamodules.checks import check
 from datamodules.classes import numbers_first, written_number
 from datamodules.files import FileDataset, FilesDataModule
-from datamodules.tables import SPLIT_COLUMN, check_texts, complete_names, find_split_column, report_odd_labels
 from lit_cv.annotations.annotators import Consolidation
 from lit_cv.annotations.reading import class_name, file_cell, is_file, read_rows
 from lit_cv.annotations.split_folders import SPLIT_NAMES
+from lit_cv.annotations.tables import (
+    SPLIT_COLUMN,
+    check_texts,
+    complete_names,
+    find_split_column,
+    report_odd_labels,
+)
 from lit_cv.annotations.votes import Votes
 from lit_cv.printable import printable
 from lit_cv.spreadsheet import unescape_formula
@@ -135,7 +141,7 @@ class CSVDataModule(FilesDataModule):
                     f"{shown} has no column {name!r} (--data.{option}){nearest(name, table[0])} It has: {columns}."
                 )
         others = [name for name in table[0] if name not in (h["path_column"], *h["label_columns"])]
-        find_split_column(table, str(path), h["split_column"], others)
+        find_split_column(table, str(path), h["split_column"], others, "--data.split_column")
         named = [name for name in (*h["label_columns"][:1], h["annotator_column"]) if name is not None]
         for row in table:
             row[h["path_column"]] = file_cell(row[h["path_column"]], self._root())

@@ -204,7 +204,8 @@ def _note_dark_colors(image: "Image", name: str | Path) -> None:
     global _noted_dark
     if _noted_dark or get_worker_info() is not None:
         return
-    highest = max(image.getchannel(band).getextrema()[1] for band in image.getbands() if band not in ("A", "a"))
+    bands = [band for band in image.getbands() if band not in ("A", "a")]
+    highest = max(int(np.asarray(image.getchannel(band)).max()) for band in bands)
     if highest <= _DARK >> 8:
         _noted_dark = True
         log.warning(

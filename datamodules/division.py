@@ -134,7 +134,7 @@ class Division:
         """Say what has changed since the checkpoint: images that are new or gone, or were trained on."""
         if self.record is None or not parts["train"].has_names:
             return
-        codes = {split: self.record.look_up(self.names(dataset)) for split, dataset in parts.items()}
+        codes = {split: self._look_up(dataset, self.record) for split, dataset in parts.items()}
         known = sum(int((part != UNKNOWN).sum()) for part in codes.values())
         if self._are_others(known, sum(len(part) for part in codes.values())):
             log.info("The images are not those of the checkpoint's run: they are divided anew.")
@@ -226,8 +226,19 @@ class Division:
         """Return the split of each image in the checkpoint; `None` where none is known, or these are other data."""
         if self.record is None or not dataset.has_names:
             return None
-        codes = self.record.look_up(self.names(dataset))
+        codes = self._look_up(dataset, self.record)
         return None if self._are_others(int((codes != UNKNOWN).sum()), len(dataset)) else codes
+
+    def _look_up(self, dataset: ImageDataset, record: SplitRecord) -> Codes:
+        """Return the split of each image in a record, by its path below the root here, or else below the record's."""
+        codes, root, files = record.look_up(self.names(dataset)), record.options.get("root"), dataset.files()
+        unknown = np.flatnonzero(codes == UNKNOWN)
+        if files is None or not isinstance(root, str) or root == self.options["root"] or not len(unknown):
+            return codes
+        folder = os.path.abspath(files[0])
+        paths = (os.path.normpath(os.path.join(folder, files[1][row])) for row in unknown.tolist())
+        codes[unknown] = record.look_up([path.removeprefix(root + os.sep).replace(os.sep, "/") for path in paths])
+        return codes
 
     def _are_others(self, known: int, count: int) -> bool:
         """Tell whether images, so many of which are in the record, are other data than those of the checkpoint."""

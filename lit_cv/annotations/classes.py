@@ -12,6 +12,7 @@ from lit_cv.annotations.reading import class_name, composed, file_cell, read_row
 from lit_cv.annotations.records import AnnotatedImage, AnnotationSet, Problems
 from lit_cv.annotations.sizes import SizesOf, file_sizes
 from lit_cv.annotations.split_folders import SPLIT_NAMES, split_folders
+from lit_cv.annotations.tables import SPLIT_COLUMN, complete_names, find_split_column
 from lit_cv.annotations.walk import images_below
 from lit_cv.atomic_files import write_text
 from lit_cv.printable import printable
@@ -85,8 +86,11 @@ def read_table(path: Path, problems: Problems, sizes: SizesOf = file_sizes) -> d
         raise ValueError(f"{printable(str(path), lines=False)} needs the columns path and label.")
     sets: dict[str, AnnotationSet] = {}
     seen: set[str] = set()
+    others = [name for name in rows[0] if name not in ("path", "label")]
+    find_split_column(rows, str(path), SPLIT_COLUMN, others)
     for row in rows:
         row["path"] = file_cell(row["path"], path.parent)
+    complete_names(rows, "path", path.parent)
     found = sizes(path.parent, [row["path"] for row in rows])
     for number, (row, size) in enumerate(zip(rows, found, strict=True), 2):
         split = SPLIT_NAMES.get(row["split"].strip().lower()) if "split" in row else "all"

@@ -1,15 +1,16 @@
 """Where the images lie that a file of annotations names."""
 
 import logging
-import posixpath
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from lit_cv.annotations.clutter import is_clutter
 from lit_cv.annotations.layout import IMAGE_FOLDERS, leads_out
 from lit_cv.annotations.reading import is_file, spellings
 from lit_cv.annotations.records import AnnotatedImage, AnnotationSet
-from lit_cv.annotations.walk import images_below, subfolder
+from lit_cv.annotations.walk import is_image, subfolder
 from lit_cv.printable import printable
 
 __all__ = ["as_on_disk", "locate_images", "report_left_out"]
@@ -57,19 +58,15 @@ def report_left_out(sets: Iterable[AnnotationSet]) -> None:
     Args:
         sets: All sets of a folder.
     """
-    listed: dict[Path, set[str]] = {}
-    for part in sets:
-        listed.setdefault(part.folder, set()).update(posixpath.normpath(image.name) for image in part.images)
-    known = {folder / name for folder, names in listed.items() for name in names}
-    places = {path.parent for path in known}
-    for folder in listed:
-        found = [path for path in images_below(folder) if path.parent in places]
-        if rest := [path for path in found if path not in known]:
-            shown, first = (printable(str(path), lines=False) for path in (folder, rest[0].relative_to(folder)))
-            log.warning(
-                "%d of %d images in %s have no annotations and are left out: %s first.",
-                *(len(rest), len(found), shown, first),
-            )
+    parts = ((os.fspath(part.folder), part.images) for part in sets)
+    known = {os.path.normpath(f"{folder}/{image.name}") for folder, images in parts for image in images}
+    for place in sorted({os.path.dirname(path) for path in known}):
+        names = sorted(os.listdir(place)) if os.path.isdir(place) else []
+        found = [name for name in names if is_image(name) and not is_clutter(name)]
+        if rest := [name for name in found if os.path.join(place, name) not in known]:
+            shown, first = (printable(text, lines=False) for text in (place, rest[0]))
+            text = "%d of %d images in %s have no annotations and are left out: %s first."
+            log.warning(text, len(rest), len(found), shown, first)
 
 
 def as_on_disk(folder: Path, images: Sequence[AnnotatedImage]) -> list[AnnotatedImage]:

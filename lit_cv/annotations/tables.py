@@ -25,7 +25,7 @@ _SHOWN = 5  # names that a message lists
 Table = list[dict[str, str]]
 
 
-def find_split_column(table: Table, path: str, wanted: str, others: Sequence[str]) -> None:
+def find_split_column(table: Table, path: str, wanted: str, others: Sequence[str], option: str = "") -> None:
     """Give the column of the splits the name that is wanted, if it differs in case alone; say what may be meant.
 
     Args:
@@ -33,6 +33,7 @@ def find_split_column(table: Table, path: str, wanted: str, others: Sequence[str
         path: The table, for messages.
         wanted: Name of the column.
         others: Columns that may hold splits.
+        option: The option that names it, if there is one.
 
     Raises:
         ValueError: If a column was named and is missing.
@@ -48,13 +49,14 @@ def find_split_column(table: Table, path: str, wanted: str, others: Sequence[str
     if wanted != SPLIT_COLUMN:
         listed = printable(", ".join(columns), lines=False)
         hint = nearest(wanted, columns)
-        raise ValueError(f"{shown} has no column {wanted!r} (--data.split_column){hint} It has: {listed}.")
+        raise ValueError(f"{shown} has no column {wanted!r} ({option}){hint} It has: {listed}.")
     words = {*SPLIT_NAMES, "predict"}
     if likely := [name for name in others if {row[name].lower() for row in table} <= words]:
+        name = printable(likely[0], lines=False)
+        advice = f"{option} {name} takes it" if option else f"rename it to {SPLIT_COLUMN}"
         log.warning(
-            "%s has no column %s, so the images are divided at random; its column %s names splits: "
-            "--data.split_column %s takes it.",
-            *(shown, SPLIT_COLUMN, *[printable(likely[0], lines=False)] * 2),
+            "%s has no column %s, so its images are in no splits; its column %s names splits: %s.",
+            *(shown, SPLIT_COLUMN, name, advice),
         )
 
 

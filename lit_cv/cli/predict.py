@@ -1,6 +1,7 @@
 """What `predict` takes besides the options of every verb: images in any folder, and several views of each."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ __all__ = ["predict_arguments"]
 
 _KEPT = ("batch_size", "num_workers", "on_error", "value_range")  # options of data that a folder of images has, too
 _OF_ANNOTATED = "min_box_side"  # an argument of AnnotatedImagesDataModule alone, which does not crop
+_PAIR = re.compile(r"\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}")
 _VIEWS = ("flip", "shift", "crop")
 _HELP = """options of predict beside those of every verb:
   --images FOLDER     images in any arrangement, or one image, in place of those of the data
@@ -104,12 +106,21 @@ def _trained_range(data: Mapping[str, Any]) -> list[float] | None:
     target = data.get("target")
     inner = target.get("init_args") if isinstance(target, Mapping) else None
     found = (inner if isinstance(inner, Mapping) else data).get("value_range")
-    numbers = isinstance(found, list | tuple) and all(isinstance(value, int | float) for value in found)
-    return list(found) if numbers else None
+    if isinstance(found, list | tuple) and all(isinstance(value, int | float) for value in found):
+        return list(found)
+    return None
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """Return a value as an option takes it, in YAML: there, letters beyond 16 bits are no pairs as in JSON."""
+    if isinstance(value, str):
+        return value
+    return _PAIR.sub(_joined, json.dumps(value))
+
+
+def _joined(pair: re.Match[str]) -> str:
+    letter = json.loads(f'"{pair[0]}"')
+    return f"\\U{ord(letter):08x}"
 
 
 def _describe(args: list[str], images: str | None, views: str | None) -> None:

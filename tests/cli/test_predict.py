@@ -19,7 +19,7 @@ PREDICT = ["predict", "--ckpt_path", "best"]
 
 def test_images_are_scaled_as_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for label, start in (("low", 0), ("high", 2000)):
+    for label, start in (("low 😀", 0), ("hîgh", 2000)):
         for number in range(8):
             (tmp_path / "data" / label).mkdir(parents=True, exist_ok=True)
             values = np.random.RandomState(number).randint(start, start + 2000, (16, 16)).astype(np.uint16)

@@ -353,7 +353,7 @@ def test_a_column_that_names_splits_is_not_passed_over(root: Path, caplog: pytes
     rows = [f"{'cat' if n % 2 else 'dog'},{'train' if n < 14 else 'Test'}" for n in range(20)]
     path = write(root, "path,label,fold", rows)
     module(path)
-    assert "the images are divided at random; its column fold names splits: --data.split_column fold" in caplog.text
+    assert "so its images are in no splits; its column fold names splits: --data.split_column fold" in caplog.text
     with pytest.raises(ValueError, match=r"has no column 'flod' \(--data\.split_column\): did you mean 'fold'"):
         module(path, split_column="flod")
 
