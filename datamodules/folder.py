@@ -14,7 +14,7 @@ from datamodules.base import Split
 from datamodules.checks import check
 from datamodules.files import FileDataset, FilesDataModule, some_names
 from lit_cv.annotations.clutter import is_clutter
-from lit_cv.annotations.split_folders import split_folders
+from lit_cv.annotations.split_folders import is_named_for_split, split_folders
 from lit_cv.annotations.walk import is_image
 from lit_cv.image_formats import IMAGE_SUFFIXES
 from lit_cv.printable import printable
@@ -68,6 +68,8 @@ class ImageFolderDataModule(FilesDataModule):
         if training is None or not class_folders(training):  # a folder `train` of images is a class of that name
             _refuse_splits(root, folders)
             _tell_beside(root, split)
+            if split == "train":
+                _tell_split_names(root)
             return self.split_pool(_dataset(self, root, root), split) if split != "val" else None
         folder = folders.get(split)
         if folder is None:
@@ -100,7 +102,7 @@ def find_images(folder: Path) -> list[str]:
 
 
 def _refuse_splits(root: Path, folders: dict[str, Path]) -> None:
-    """Refuse folders of splits, without classes or without one to train on: they would be taken for classes."""
+    """Refuse folders of splits, without classes or without one to train on, which would be taken for classes."""
     if not folders or len(class_folders(root)) > len(folders):
         return
     named = ", ".join(folder.name for folder in folders.values())
@@ -115,6 +117,17 @@ def _refuse_splits(root: Path, folders: dict[str, Path]) -> None:
             f"{root} holds folders of splits ({named}) and none to train on: add a folder train, or set --data.root to "
             "the folder that has the folders of the classes."
         )
+
+
+def _tell_split_names(root: Path) -> None:
+    """Say so if all classes are named for splits: of several sets, perhaps."""
+    names = list(class_folders(root))
+    if len(names) > 1 and all(map(is_named_for_split, names)):
+        rank_zero_only(log.warning)(
+            "%s: folders named for splits are read as classes (%s): set --data.root to a folder that holds one train "
+            "and one test.",
+            printable(str(root), lines=False), some_names(names),
+        )  # fmt: skip
 
 
 def _tell_passed_over(root: Path, folders: dict[str, Path]) -> None:

@@ -319,3 +319,11 @@ def test_folders_of_splits_without_classes_are_no_classes(tmp_path: Path) -> Non
         save_images(tmp_path / split, 4)
     with pytest.raises(ValueError, match=r"folders of splits \(train, test\) without folders of classes in them"):
         module(tmp_path)
+
+
+def test_splits_of_two_sets_are_told_to_be_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in (1, 2):
+        for split in ("train", "test"):
+            save_images(tmp_path / f"fold_{number}_{split}" / "cat", 4, seed=number)
+    module(tmp_path)
+    assert "named for splits are read as classes (fold_1_test, fold_1_train, fold_2_test, fold_2_train)" in caplog.text
