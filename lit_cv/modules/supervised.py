@@ -10,13 +10,12 @@ from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassCalibrationError,
     MultilabelAccuracy,
-    MultilabelF1Score,
 )
 from torchmetrics.wrappers import ClasswiseWrapper
 
 from lit_cv.distributed import joined_mean
 from lit_cv.losses import class_cross_entropy, label_cross_entropy
-from lit_cv.metrics import ClassAccuracy, KnownAveragePrecision, MacroF1
+from lit_cv.metrics import ClassAccuracy, KnownAveragePrecision, KnownF1, MacroF1
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
 from lit_cv.modules.data_classes import ClassLists, class_lists
 from lit_cv.nn import ClassificationHead
@@ -109,10 +108,10 @@ class SupervisedModule(BaseModule):
         if self.hparams["multi_label"]:
             metrics: dict[str, Metric] = {
                 "acc": MultilabelAccuracy(k, average="micro", ignore_index=-1),
-                "f1": MultilabelF1Score(k, average="macro", ignore_index=-1),
+                "f1": KnownF1(k),
                 "map": KnownAveragePrecision(k),
             }
-            per_class: Metric = MultilabelF1Score(k, average=None, ignore_index=-1)
+            per_class: Metric = KnownF1(k, average=False)
         else:
             metrics = {
                 "acc": MulticlassAccuracy(k, average="micro", ignore_index=-1),

@@ -10,11 +10,10 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MultilabelAccuracy,
-    MultilabelF1Score,
 )
 
 from lit_cv.losses import label_cross_entropy
-from lit_cv.metrics import KnownAveragePrecision, MacroF1
+from lit_cv.metrics import KnownAveragePrecision, KnownF1, MacroF1
 from lit_cv.nn import ClassificationHead
 from lit_cv.tasks.task import Task
 
@@ -138,7 +137,7 @@ class MultiLabelTask(_ClassesTask):
         k = self._classes()
         return {
             "acc": MultilabelAccuracy(k, average="micro", ignore_index=-1),
-            "f1": MultilabelF1Score(k, average="macro", ignore_index=-1),
+            "f1": KnownF1(k),
             "map": KnownAveragePrecision(k),
         }
 

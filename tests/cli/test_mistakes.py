@@ -215,6 +215,10 @@ def test_classes_of_the_users_own(in_tmp: Path, option: list[str], message: str)
         (["--trainer.devices", "x"], ".* should be an int > 0 (--trainer.devices)."),
         (["--trainer.accelerator", "foo"], ".* (--trainer.accelerator)."),
         (["--trainer.max_epochs", "-5"], ".* (--trainer.max_epochs)."),
+        (
+            ["--data.classes", "[no, 1e3]"],
+            "--data.classes [False, 1000.0]: names such as no, .* in quotes: .*",
+        ),
     ],
 )
 def test_a_wrong_value_is_told_with_its_option(
