@@ -40,8 +40,9 @@ def rle_counts(rle: Mapping[str, Any]) -> NDArray[np.int64]:
     height, width = rle["size"]
     if not all(isinstance(side, int) and 0 <= side < _MOST for side in (height, width)):
         raise ValueError(f"its size {rle['size']} is not that of an image")
-    if runs.ndim != 1 or (runs < 0).any() or int(runs.sum()) != height * width:
-        raise ValueError(f"its runs cover {int(runs.sum())} pixels of {height} x {width}")
+    covered = sum(runs.reshape(-1).tolist())  # in Python: a sum of 64 bits can come round to the right number
+    if runs.ndim != 1 or (runs < 0).any() or covered != height * width:
+        raise ValueError(f"its runs cover {covered} pixels of {height} x {width}")
     return runs
 
 

@@ -31,10 +31,14 @@ def test_an_uncompressed_code() -> None:
     assert decode_rle(encode_rle(decode_rle(code))).tolist() == decode_rle(code).tolist()
 
 
-@pytest.mark.parametrize("counts", [[1, 2], [7, -1], "", "zzz", "~~"])
+ROUND = [1 << 62] * 4  # their sum is 0 in 64 bits
+
+
+@pytest.mark.parametrize("counts", [[1, 2], [7, -1], [*ROUND, 6], "", "zzz", "~~"])
 def test_codes_that_do_not_fit(counts: object) -> None:
-    with pytest.raises(ValueError, match=r"runs cover|no run-length code"):
-        rle_counts({"size": [3, 2], "counts": counts})
+    for read in (rle_counts, decode_rle, outline_area, outline_box):
+        with pytest.raises(ValueError, match=r"runs cover|no run-length code"):
+            read({"size": [3, 2], "counts": counts})
 
 
 def test_polygons_against_coco() -> None:
