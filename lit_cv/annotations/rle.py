@@ -127,14 +127,14 @@ def polygon_points(polygon: Sequence[float]) -> NDArray[np.float64]:
         >>> polygon_points([0, 0, 4, 0, 4, 3]).tolist()
         [[0.0, 0.0], [4.0, 0.0], [4.0, 3.0]]
     """
-    points = np.asarray(polygon, dtype=np.float64).reshape(-1)
-    if points.size < 6 or points.size % 2:
-        raise ValueError(f"its polygon has {points.size} numbers: an even number from 6 on is needed")
-    if not np.isfinite(points).all():
+    values = np.asarray(polygon, dtype=np.float64)
+    if values.size < 6 or values.size % 2:
+        raise ValueError(f"its polygon has {values.size} numbers: an even number from 6 on is needed")
+    if not np.isfinite(values).all():
         raise ValueError("its polygon holds a value that is not finite")
-    if (farthest := np.abs(points).max()) > _MOST:
+    if (farthest := np.abs(values).max()) > _MOST:
         raise ValueError(f"its polygon holds {farthest:g}: no image has more than {_MOST} pixels a side")
-    points = points.reshape(-1, 2)
+    points = values.reshape(-1, 2)
     if (length := np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()) > _LONGEST:
         raise ValueError(f"its polygon is {length:.0f} pixels long: up to {_LONGEST} are drawn")
     return points
