@@ -248,6 +248,7 @@ class _Decoded:
                 lambda i: dataset._mask(rows[i]).numpy(),
                 f"{name}-masks",
                 [
+                    "polygons as COCO draws them",  # once their pixels were chosen otherwise
                     dataset.annotations.categories,
                     [image.name for image in sources],
                     _key(dataset.annotations.mask_code),

@@ -1,6 +1,5 @@
 """What is checked of annotations, whatever their format."""
 
-import math
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +9,7 @@ from lit_cv.annotations.layout import leads_out
 from lit_cv.annotations.mask_code import IGNORE, MaskCode
 from lit_cv.annotations.mask_values import MaskFact
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Problems
-from lit_cv.annotations.rle import rle_counts
+from lit_cv.annotations.rle import polygon_points, rle_counts
 from lit_cv.annotations.sizes import FileSize, is_turned
 from lit_cv.printable import printable
 from lit_cv.suggest import nearest
@@ -58,12 +57,11 @@ def check_object(item: AnnotatedObject, height: float, width: float) -> str | No
 
 def _check_polygons(polygons: list[list[float]], height: float, width: float) -> str | None:
     for polygon in polygons:
-        if len(polygon) < 6 or len(polygon) % 2:
-            return f"its polygon has {len(polygon)} numbers: an even number from 6 on is needed"
-        x, y = polygon[::2], polygon[1::2]
-        if not all(map(math.isfinite, polygon)):
-            return "its polygon holds a value that is not finite"
-        if min(x) < -_SLACK or min(y) < -_SLACK or max(x) > width + _SLACK or max(y) > height + _SLACK:
+        try:
+            points = polygon_points(polygon)
+        except ValueError as error:
+            return str(error)
+        if points.min() < -_SLACK or (points.max(0) > (width + _SLACK, height + _SLACK)).any():
             return f"its polygon is not inside the image of {width:g} x {height:g} pixels"
     return None
 

@@ -8,15 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from lit_cv.annotations.annotation_format import AnnotationFormat, Sign
 from lit_cv.annotations.checks import unknown_category
 from lit_cv.annotations.image_folder import as_on_disk, locate_images, report_left_out
 from lit_cv.annotations.layout import SPLITS, split_in
 from lit_cv.annotations.reading import class_name
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
-from lit_cv.annotations.rle import outline_box
+from lit_cv.annotations.rle import decode_rle, outline_box
 from lit_cv.annotations.shapes import NO_AREA, ellipse, pasted_mask, rotated_box
 from lit_cv.annotations.split_folders import split_folders
 from lit_cv.annotations.walk import files_below, subfolder
@@ -193,10 +191,10 @@ def _outline(shape: ET.Element, size: tuple[int, int]) -> list[list[float]] | di
             raise ValueError("its points must be x,y;x,y;...")
         return [[float(value) for pair in pairs for value in pair]]
     left, top, width, height = (int(value) for value in _numbers(shape, "left", "top", "width", "height"))
-    runs = np.array([int(value) for value in shape.get("rle", "").split(",")], dtype=np.int64)
-    if not (0 < width <= size[1] and 0 < height <= size[0]) or (runs < 0).any() or runs.sum() != width * height:
+    runs = [int(value) for value in shape.get("rle", "").split(",")]
+    if not (0 < width <= size[1] and 0 < height <= size[0]) or min(runs) < 0 or sum(runs) != width * height:
         raise ValueError(f"its runs do not fill {width} x {height} pixels of an image of {size[1]} x {size[0]}")
-    pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+    pixels = decode_rle({"size": [width, height], "counts": runs}).T  # CVAT's runs go row by row
     return pasted_mask(pixels, left, top, size)
 
 

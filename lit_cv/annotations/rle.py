@@ -1,9 +1,14 @@
-"""Outlines of objects as pixels: COCO's run-length codes and polygons."""
+"""Outlines of objects as pixels: COCO's run-length codes and polygons.
+
+COCO's own algorithms encode masks and draw polygons. They read and write memory without a check, so that sizes, runs
+and coordinates are checked here before they see them.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from faster_coco_eval import mask as coco
 from numpy.typing import NDArray
 
 __all__ = [
@@ -14,12 +19,15 @@ __all__ = [
     "outline_box",
     "outline_mask",
     "outlines_of_values",
+    "polygon_points",
     "rle_counts",
 ]
 
 Mask = NDArray[np.bool_]
 
 _MOST = 1 << 16  # pixels that a side has: more would take gigabytes to unpack
+_MOST_PIXELS = (1 << 31) - 1  # of an image that polygons are drawn in, which are counted in 32 bits
+_LONGEST = 1 << 22  # pixels along a polygon: drawing it takes some 100 bytes for each
 
 
 def rle_counts(rle: Mapping[str, Any]) -> NDArray[np.int64]:
@@ -40,8 +48,9 @@ def rle_counts(rle: Mapping[str, Any]) -> NDArray[np.int64]:
     height, width = rle["size"]
     if not all(isinstance(side, int) and 0 <= side < _MOST for side in (height, width)):
         raise ValueError(f"its size {rle['size']} is not that of an image")
-    if runs.ndim != 1 or (runs < 0).any() or int(runs.sum()) != height * width:
-        raise ValueError(f"its runs cover {int(runs.sum())} pixels of {height} x {width}")
+    covered = sum(runs.reshape(-1).tolist())  # in Python: a sum of 64 bits can come round to the right number
+    if runs.ndim != 1 or (runs < 0).any() or covered != height * width:
+        raise ValueError(f"its runs cover {covered} pixels of {height} x {width}")
     return runs
 
 
@@ -60,12 +69,8 @@ def encode_rle(mask: Mask) -> dict[str, Any]:
         >>> encode_rle(np.array([[False, True], [False, True]]))
         {'size': [2, 2], 'counts': '22'}
     """
-    flat = np.asarray(mask, dtype=bool).T.reshape(-1)
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    runs = np.diff(np.concatenate([[0], edges, [flat.size]]))
-    if flat.size and flat[0]:
-        runs = np.concatenate([[0], runs])
-    return {"size": [int(side) for side in mask.shape], "counts": _pack(runs)}
+    code = coco.encode(np.asfortranarray(np.asarray(mask, dtype=bool), dtype=np.uint8))
+    return {**code, "counts": code["counts"].decode()}
 
 
 def outlines_of_values(values: NDArray[np.integer], left_out: Sequence[int] = (0,)) -> dict[int, dict[str, Any]]:
@@ -84,8 +89,7 @@ def outlines_of_values(values: NDArray[np.integer], left_out: Sequence[int] = (0
         breaks = np.flatnonzero(np.diff(part) != 1)
         starts, ends = part[np.append(0, breaks + 1)], part[np.append(breaks, len(part) - 1)] + 1
         runs = np.diff(np.concatenate([[0], np.stack([starts, ends], 1).reshape(-1), [flat.size]]))
-        counts = _pack(runs[: len(runs) - (runs[-1] == 0)])
-        found[int(flat[part[0]])] = {"size": [int(side) for side in values.shape], "counts": counts}
+        found[int(flat[part[0]])] = _packed(runs[: len(runs) - (runs[-1] == 0)], values.shape)
     return found
 
 
@@ -106,54 +110,57 @@ def _unpack(counts: str | bytes) -> NDArray[np.int64]:
     return values
 
 
-def _pack(runs: NDArray[np.int64]) -> str:
-    differences = runs.copy()
-    differences[3:] -= runs[1:-2]
-    text = bytearray()
-    for value in differences.tolist():
-        more = True
-        while more:
-            bits = value & 31
-            value >>= 5
-            more = value != (-1 if bits & 16 else 0)
-            text.append(48 + bits + (32 if more else 0))
-    return text.decode()
+def _packed(runs: NDArray[np.int64], size: Sequence[int]) -> dict[str, Any]:
+    """Return COCO's compressed code of runs that `rle_counts` would return."""
+    height, width = map(int, size)
+    code = coco.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
+    return {**code, "counts": code["counts"].decode()}
+
+
+def polygon_points(polygon: Sequence[float]) -> NDArray[np.float64]:
+    """Return the points (P, 2) of a polygon [x0, y0, x1, y1, ...], from three on.
+
+    Raises:
+        ValueError: If it has fewer, a coordinate is not finite or no pixel has it, or it is too long to be drawn.
+
+    Example:
+        >>> polygon_points([0, 0, 4, 0, 4, 3]).tolist()
+        [[0.0, 0.0], [4.0, 0.0], [4.0, 3.0]]
+    """
+    values = np.asarray(polygon, dtype=np.float64)
+    if values.size < 6 or values.size % 2:
+        raise ValueError(f"its polygon has {values.size} numbers: an even number from 6 on is needed")
+    if not np.isfinite(values).all():
+        raise ValueError("its polygon holds a value that is not finite")
+    if (farthest := np.abs(values).max()) > _MOST:
+        raise ValueError(f"its polygon holds {farthest:g}: no image has more than {_MOST} pixels a side")
+    points = values.reshape(-1, 2)
+    if (length := np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()) > _LONGEST:
+        raise ValueError(f"its polygon is {length:.0f} pixels long: up to {_LONGEST} are drawn")
+    return points
 
 
 def draw_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> Mask:
-    """Return the pixels whose centers lie in any of the polygons, (H, W) bool.
+    """Return the pixels of any of the polygons as COCO draws them, (H, W) bool.
 
     Args:
         polygons: Each [x0, y0, x1, y1, ...] in pixels.
         height: Height in pixels.
         width: Width in pixels.
 
+    Raises:
+        ValueError: If one of them is no polygon, or the size is not that of an image.
+
     Example:
         >>> draw_polygons([[1, 0, 3, 0, 3, 2, 1, 2]], 2, 4).astype(int).tolist()
         [[0, 1, 1, 0], [0, 1, 1, 0]]
     """
-    mask = np.zeros((height, width), dtype=np.bool_)
-    for polygon in polygons:
-        points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
-        first = max(0, int(np.floor(points[:, 1].min())))
-        last = min(height, int(np.ceil(points[:, 1].max())))
-        if first < last:
-            mask[first:last] |= _fill(points, first, last, width)
-    return mask
-
-
-def _fill(points: NDArray[np.float64], first: int, last: int, width: int) -> Mask:
-    """Return rows of pixels in a polygon: an edge turns inside to outside for all pixels to its right."""
-    x0, y0 = points.T[:, None, :]
-    x1, y1 = np.roll(points, -1, axis=0).T[:, None, :]
-    y = (np.arange(first, last) + 0.5)[:, None]
-    row, edge = np.nonzero((y0 <= y) != (y1 <= y))
-    a, b, c, d = (v[0, edge] for v in (x0, y0, x1, y1))
-    crossing = a + (y[row, 0] - b) / (d - b) * (c - a)
-    column = np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.int64)
-    turns = np.bincount(row * (width + 1) + column, minlength=(last - first) * (width + 1))
-    inside = np.cumsum(turns.reshape(last - first, width + 1), axis=1) % 2 == 1
-    return np.asarray(inside[:, :width], dtype=np.bool_)
+    if not (0 < height < _MOST and 0 < width < _MOST and height * width <= _MOST_PIXELS):
+        raise ValueError(f"polygons cannot be drawn in an image of {width} x {height} pixels")
+    drawn = [polygon_points(polygon).reshape(-1).tolist() for polygon in polygons]
+    if not drawn:
+        return np.zeros((height, width), dtype=np.bool_)
+    return np.asarray(coco.decode(coco.segmToRle(drawn, width, height)), dtype=np.bool_)
 
 
 def outline_mask(outline: Any, size: tuple[int, int], fitted: tuple[int, int] | None = None) -> Mask:
@@ -196,9 +203,11 @@ def outline_area(outline: Any) -> float:
 def outline_box(outline: Any) -> tuple[float, float, float, float]:
     """Return left, top, right and bottom of polygons or a run-length code; all 0 if it is empty."""
     if isinstance(outline, Mapping):
-        mask = decode_rle(outline)
-        y, x = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        return (float(x[0]), float(y[0]), float(x[-1] + 1), float(y[-1] + 1)) if len(x) else (0.0, 0.0, 0.0, 0.0)
+        runs = rle_counts(outline)
+        if not runs[1::2].any():
+            return 0.0, 0.0, 0.0, 0.0
+        x, y, width, height = coco.toBbox(_packed(runs, outline["size"])).tolist()
+        return x, y, x + width, y + height
     points = np.concatenate([np.asarray(polygon, dtype=np.float64).reshape(-1, 2) for polygon in outline])
     (left, top), (right, bottom) = points.min(0).tolist(), points.max(0).tolist()
     return left, top, right, bottom

@@ -57,7 +57,8 @@ class ProgressLine:
             self._write("")
 
     def _write(self, text: str) -> None:
-        sys.stdout.write(f"\r\x1b[2K{text}")
+        # Without the terminal's wrapping: a line wider than it would be rewritten below itself again and again.
+        sys.stdout.write(f"\r\x1b[2K\x1b[?7l{text}\x1b[?7h")
         sys.stdout.flush()
 
 

@@ -193,6 +193,7 @@ BOX = {"id": 1, "image_id": 5, "category_id": 1, "bbox": [2, 2, 6, 6]}
         ([BOX | {"bbox": None}], {}, "has neither bbox nor segmentation"),
         ([BOX | {"segmentation": [[1, 2, 3, 4]]}], {}, "its polygon has 4 numbers"),
         ([BOX | {"segmentation": [[1, 2, 33, 4, 5, 5]]}], {}, "its polygon is not inside"),
+        ([BOX | {"segmentation": [[0, 0, 30, 30] * 80_000]}], {}, "its polygon is 4800000 pixels long: up to 4194304"),
         ([BOX | {"segmentation": {"size": [30, 31], "counts": [930]}}], {}, r"RLE has the size \[30, 31\]"),
         ([BOX | {"segmentation": {"size": [30, 30], "counts": [930]}}], {}, "its runs cover 930 pixels of 30 x 30"),
         ([BOX | {"score": 1.5}], {}, r"its score 1.5 is not in \[0, 1\]"),

@@ -312,6 +312,10 @@ def test_cvat_shapes(tmp_path: Path) -> None:
         ('<box label="z" xtl="1" ytl="1" xbr="9" ybr="9"/>', "unknown category 'z'"),
         ('<polygon label="x" points="1,1;2;3,3"/>', "its points must be x,y"),
         ('<mask label="x" rle="0,7" left="0" top="0" width="3" height="2"/>', "its runs do not fill 3 x 2 pixels"),
+        (
+            f'<mask label="x" rle="{"4611686018427387904," * 4}6" left="0" top="0" width="3" height="2"/>',
+            "its runs do not",
+        ),
         ('<mask label="x" rle="0,6" left="58" top="0" width="3" height="2"/>', "its mask is not inside the image"),
         ('<mask label="x" rle="" left="0" top="0" width="3" height="2"/>', "its mask cannot be read"),
         ('<star label="x"/>', "its shape 'star' is unknown"),

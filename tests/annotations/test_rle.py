@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lit_cv.annotations import decode_rle, draw_polygons, encode_rle, outline_mask
+from lit_cv.annotations import decode_rle, draw_polygons, encode_rle, outline_mask, rle
 from lit_cv.annotations.rle import outline_area, outline_box, rle_counts
 
 
@@ -31,38 +31,85 @@ def test_an_uncompressed_code() -> None:
     assert decode_rle(encode_rle(decode_rle(code))).tolist() == decode_rle(code).tolist()
 
 
-@pytest.mark.parametrize("counts", [[1, 2], [7, -1], "", "zzz", "~~"])
+ROUND = [1 << 62] * 4  # their sum is 0 in 64 bits
+
+
+@pytest.mark.parametrize("counts", [[1, 2], [7, -1], [*ROUND, 6], "", "zzz", "~~"])
 def test_codes_that_do_not_fit(counts: object) -> None:
-    with pytest.raises(ValueError, match=r"runs cover|no run-length code"):
-        rle_counts({"size": [3, 2], "counts": counts})
+    for read in (rle_counts, decode_rle, outline_area, outline_box):
+        with pytest.raises(ValueError, match=r"runs cover|no run-length code"):
+            read({"size": [3, 2], "counts": counts})
 
 
-def test_polygons_against_coco() -> None:
-    reference = pytest.importorskip("faster_coco_eval").mask
+def test_a_box_takes_no_memory_of_the_size_in_a_file() -> None:
+    assert outline_box({"size": [65535, 65535], "counts": [0, 65535 * 65535]}) == (0, 0, 65535, 65535)
+    assert outline_box({"size": [65535, 65535], "counts": [65535 * 65535]}) == (0, 0, 0, 0)
+
+
+def random_polygons(random: np.random.RandomState, height: int, width: int) -> list[list[float]]:
+    """Return polygons of all kinds, some of which cross themselves or reach beyond the image."""
+    points = random.rand(random.randint(1, 4), random.randint(3, 12), 2) * (width + 6, height + 6) - 3
+    points = points.round(random.randint(0, 3))
+    return [polygon.reshape(-1).tolist() for polygon in points]
+
+
+def test_polygons_are_drawn_as_coco_draws_them() -> None:
+    reference = pytest.importorskip("pycocotools.mask")
     random = np.random.RandomState(1)
-    for _ in range(20):
-        angles = np.sort(random.rand(9)) * 2 * np.pi
-        radius = 15 + 25 * random.rand(9)
-        points = np.stack([60 + radius * np.cos(angles), 50 + radius * np.sin(angles)], 1)
-        polygon = points.reshape(-1).tolist()
-        ours = draw_polygons([polygon], 100, 120)
-        theirs = reference.decode(reference.merge(reference.frPyObjects([polygon], 100, 120))).astype(bool)
-        assert (ours & theirs).sum() / (ours | theirs).sum() > 0.93  # theirs takes in pixels that the edge touches
-        assert abs(ours.sum() - outline_area([polygon])) < 0.03 * ours.sum()
+    for _ in range(300):
+        height, width = random.randint(1, 60, 2).tolist()
+        polygons = random_polygons(random, height, width)
+        theirs = decode_rle(reference.merge(reference.frPyObjects(polygons, height, width)))
+        ours = draw_polygons(polygons, height, width)
+        assert ours.dtype == np.bool_
+        assert np.array_equal(ours, theirs), polygons
 
 
 def test_polygons_exactly() -> None:
     # a ring by the even-odd rule, two parts in one, and parts outside the image
     square = draw_polygons([[1, 1, 4, 1, 4, 3, 1, 3], [5, 0, 9, 0, 9, 1, 5, 1]], 4, 6)
     assert square.astype(int).tolist() == [[0, 0, 0, 0, 0, 1], [0, 1, 1, 1, 0, 0], [0, 1, 1, 1, 0, 0], [0] * 6]
-    assert draw_polygons([[0.4, 0, 0.6, 0, 0.6, 9, 0.4, 9]], 2, 2).astype(int).tolist() == [[1, 0], [1, 0]]
     assert not draw_polygons([[0, -5, 3, -5, 3, -1]], 3, 3).any()
+    assert not draw_polygons([], 3, 3).any()
+
+
+@pytest.fixture
+def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing reaches the library, which checks nothing."""
+    for name in ("decode", "frPyObjects", "merge", "segmToRle"):
+        monkeypatch.setattr(rle.coco, name, lambda *args: pytest.fail("the library was called"))
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize(
+    ("polygon", "message"),
+    [
+        ([0, 0, 1], "its polygon has 3 numbers"),
+        ([0, 0, 1, 1], "its polygon has 4 numbers"),
+        ([0, 0, 1, 1, 2, 0, 1], "its polygon has 7 numbers"),
+        ([0, 0, 1, float("nan"), 2, 0], "not finite"),
+        ([0, 0, 1, float("-inf"), 2, 0], "not finite"),
+        ([0, 0, 1, -1e300, 2, 0], r"holds 1e\+300: no image has more than 65536 pixels a side"),
+        ([0, 0, 1, 430_000_000, 2, 0], "no image has more"),  # five times of which are no int
+        ([0, 0, 60_000, 0] * 1000, "its polygon is 120000000 pixels long: up to 4194304 are drawn"),
+    ],
+)
+def test_polygons_that_are_none(polygon: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        draw_polygons([[0, 0, 1, 0, 1, 1], polygon], 3, 3)
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("size", [(0, 3), (3, 0), (-1, 3), (3, 1 << 16), (65535, 65535)])
+def test_sizes_that_no_polygon_is_drawn_in(size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="polygons cannot be drawn in an image of"):
+        draw_polygons([[0, 0, 1, 0, 1, 1]], *size)
 
 
 def test_outlines_at_another_size() -> None:
     polygon = [[0.0, 0.0, 50.0, 0.0, 50.0, 20.0, 0.0, 20.0]]
     small = outline_mask(polygon, (40, 100), (10, 25))
     assert small.shape == (10, 25)
-    assert small.sum() == 12 * 5  # 12.5 pixels wide, of which 12 have their center inside
+    assert small.sum() == 13 * 5  # 12.5 pixels wide, which COCO rounds up
     code = encode_rle(outline_mask(polygon, (40, 100)))
     assert abs(int(outline_mask(code, (40, 100), (10, 25)).sum()) - 62) <= 3

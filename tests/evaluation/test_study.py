@@ -1,11 +1,13 @@
 """A study performs each run once, keeps what it gave, and goes on where it stopped."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from lit_cv.evaluation.progress_line import ProgressLine
 from lit_cv.evaluation.study import PlannedRun, Row, Study, read_table
 
 RUNS = [PlannedRun(f"r{k}", f"run {k}", "plain", 10, ("r0",) if k else ()) for k in range(4)]
@@ -95,3 +97,15 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
     first = study(tmp_path)
     first.execute(again)
     assert not any(row["error"] for row in first.rows.values())
+
+
+def test_a_line_wider_than_the_terminal_stays_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(written, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout", written)
+    line = ProgressLine("run 1 of 9: " + "long " * 100, 10, lambda step: 90.0)
+    line.clear()
+    shown = written.getvalue().split("\r\x1b[2K")
+    assert shown[1].endswith("long , step 0 of 10, 1:30 min left\x1b[?7h")
+    assert all(text.startswith("\x1b[?7l") for text in shown[1:])  # terminals do not wrap what follows
+    assert all(text.endswith("\x1b[?7h") for text in shown[1:])
