@@ -273,7 +273,7 @@ class MultiTaskModule(TasksModule):
         """Return the losses of the tasks, and which of them have targets in the batch, on any process."""
         if stage == "train" and is_distributed():
             found = joined_losses(found)
-            images = torch.stack([loss.images for loss in found.values()]).tolist()  # type: ignore[arg-type]
+            images = torch.stack([torch.as_tensor(loss.images) for loss in found.values()]).tolist()
         else:
             images = [loss.images for loss in found.values()]
         terms = {name: loss_terms(self.tasks[name], loss) for name, loss in found.items()}

@@ -68,6 +68,7 @@ class BaseTask(nn.Module, ABC):
     shown: ClassVar[tuple[str, str]] = ("output", "target")
     source: ClassVar[str] = "data that have it"
     lacking: ClassVar[str] = "no image of the {stage} data has a target"
+    head: nn.Module
 
     @property
     def class_attribute(self) -> str | None:
@@ -157,11 +158,6 @@ class BaseTask(nn.Module, ABC):
         """Take the names of the classes from the DataModule, if it lists some."""
         if self.class_attribute and (names := getattr(datamodule, self.class_attribute, None)):
             self.class_names = [str(name) for name in names]
-
-    def build(self, backbone: Backbone, image_size: tuple[int, int] | None) -> None:
-        """Build the head and the metrics."""
-        self.head = self.configure(backbone, image_size)
-        self.build_metrics()
 
     def build_metrics(self) -> None:
         """Build the metrics, anew if they are there already."""

@@ -25,22 +25,16 @@ class DetectionTask(DenseTask):
 
     The targets are `boxes`, a list of (n, 4) float, xyxy in pixels, and `box_labels`, a list of (n,) int64 from 0; n
     may be 0. An image whose objects are unknown has `None` in place of its boxes, or False in `boxes_known` (N,).
-    Images of different sizes are padded at the right and at the bottom, `size` (N, 2) then holds their heights and
-    widths. Boxes that `iscrowd` marks are not learnt.
-
-    The loss is the sum of the detector's own losses, which are logged apart: `class_loss`, `box_loss`, and
-    `centerness_loss` (FCOS, Tian et al. 2019) or `objectness_loss` and `rpn_box_loss` (Faster R-CNN, Ren et al. 2015);
-    RetinaNet (Lin et al. 2017) has the first two. Metrics are COCO's `map`, `map50`, `map75`, `mar`, and `ap_CLASS` and
-    `ap50_CLASS`; without any object there is no such score, and the four are NaN.
+    Images that are padded have their heights and widths in `size` (N, 2). Boxes that `iscrowd` marks are not learnt.
+    Losses and metrics are those that `DetectionModule` lists.
 
     Args:
         name: Name of the task.
         classes: Names of the classes; `None` takes them from the data (`box_classes`).
         detector: `fcos`, `retinanet` or `faster_rcnn`.
-        strides: Strides of the pyramid's maps, powers of two in a row. `None` takes 8, 16, ... up to 128 or a
-            quarter of the image, and starts at 4 for images up to 128 pixels.
-        channels: Channels of the pyramid's maps, a multiple of 32 (256 in the papers).
-        num_convs: Convolutions in each branch of the head (4 in the papers).
+        strides: Strides of the pyramid's maps, see `DetectionModule`.
+        channels: Channels of the pyramid's maps, a multiple of 32.
+        num_convs: Convolutions in each branch of the head.
         score_threshold: Objects of a lower score are not reported.
         iou_threshold: Of two boxes of one class that overlap more than this only the better one is reported.
         max_detections: Objects reported for an image, at most.

@@ -47,10 +47,10 @@ def joined_losses(losses: Mapping[str, TaskLoss]) -> dict[str, TaskLoss]:
     flat = [torch.as_tensor(value, dtype=dtype, device=device).detach().reshape(-1) for value in own]
     joined = torch.cat(flat)
     torch.distributed.all_reduce(joined)
-    sums = iter(joined.split([len(values) for values in flat]))
+    sums = iter(torch.split(joined, [len(values) for values in flat]))
     found = {}
     for name, loss in losses.items():
-        parts = {}
+        parts: dict[str, tuple[Tensor, float | Tensor]] = {}
         for part, (total, _) in loss.parts.items():
             value = next(sums).view_as(total).to(total.dtype)
             # What this process adds to the gradient is divided by the number of processes when they are averaged.

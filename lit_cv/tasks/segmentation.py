@@ -22,17 +22,14 @@ class SegmentationTask(DenseTask):
     """Tells the class of every pixel, by cross-entropy and Dice loss.
 
     The target is (N, H, W) int64, classes from 0, and 255 where the class is unknown; an image of nothing else has no
-    target. The loss is the cross-entropy plus `dice_weight` times the Dice loss (Milletari et al. 2016), logged apart
-    as `ce_loss` and `dice_loss`; metrics are `miou`, the mean intersection over union of the classes, `pixel_acc`, and
-    `iou_CLASS`.
+    target. Losses and metrics are those that `SegmentationModule` lists.
 
     Args:
         name: Name of the task.
         classes: Names of the classes, usually the background first; `None` takes them from the data (`mask_classes`).
-        head: `fcn` (Long et al. 2015, on a feature pyramid) or `deeplab` (DeepLabV3+, Chen et al. 2018).
-        stride: The logits are computed for squares of so many pixels and interpolated in between: a power of two,
-            `None` for 4, or 2 for images up to 128 pixels.
-        channels: Channels inside the head (256 in the papers).
+        head: `fcn` (on a feature pyramid) or `deeplab`.
+        stride: The logits are computed for squares of so many pixels; `None` for 4, or 2 up to 128 pixels.
+        channels: Channels inside the head.
         dropout: Probability of dropping a channel before the classifier.
         dice_weight: Weight of the Dice loss; 0 leaves it out.
         **kwargs: Arguments of `BaseTask`; `key` is `mask`.
@@ -91,7 +88,7 @@ class SegmentationTask(DenseTask):
     def batch_loss(self, output: Tensor, target: Tensor) -> TaskLoss:
         """Return the sums of the cross-entropy over pixels, and those of the Dice loss."""
         target = target.long()
-        parts = {
+        parts: dict[str, tuple[Tensor, float | Tensor]] = {
             "ce": summed_pixel_cross_entropy(output, target),
             "dice": (dice_sums(output, target), self.known(target).sum()),
         }

@@ -20,7 +20,8 @@ def task(size: tuple[int, int] | None = None, **options: Any) -> Task:
     """A task on a small backbone."""
     torch.manual_seed(0)
     (built,) = build_tasks({"it": options}).values()
-    built.build(create_backbone("conv4"), size)
+    built.head = built.configure(create_backbone("conv4"), size)
+    built.build_metrics()
     return built
 
 
