@@ -15,7 +15,7 @@ from lit_cv.modules.task_losses import Terms, add_totals, build_weighting, loss_
 from lit_cv.modules.task_module import TasksModule
 from lit_cv.modules.task_surgery import operate
 from lit_cv.strategies import check_whole
-from lit_cv.tasks import ClassificationTask, TaskLoss, build_tasks, joined_losses
+from lit_cv.tasks import BaseTask, ClassificationTask, TaskLoss, build_tasks, joined_losses
 
 __all__ = ["MultiTaskModule"]
 
@@ -97,6 +97,11 @@ class MultiTaskModule(TasksModule):
         self._entries: set[str] = set()  # of the batches of this epoch
         if not any(task.score for task in self._tasks.values()):
             self.monitor, self.mode = "val_loss", "min"
+
+    @property
+    def tasks(self) -> dict[str, BaseTask]:
+        """The tasks by name."""
+        return self._tasks
 
     def configure_head(self, num_features: int) -> nn.Module:
         """Return the tasks, each with its head, after they have looked at the data."""

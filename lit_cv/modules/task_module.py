@@ -23,11 +23,6 @@ class TasksModule(BaseModule):
     _tasks: dict[str, BaseTask]
 
     @property
-    def tasks(self) -> dict[str, BaseTask]:
-        """The tasks by name."""
-        return self._tasks
-
-    @property
     def image_sides(self) -> tuple[int, int] | None:
         """Height and width of the images that the networks are built for."""
         size = self.hparams["image_size"]
@@ -56,7 +51,7 @@ class TasksModule(BaseModule):
         """
         self.configure_model()
         size = (images.shape[2], images.shape[3])
-        strides = {stride for task in tasks or self.tasks.values() for stride in task.map_strides}
+        strides = {stride for task in tasks or self._tasks.values() for stride in task.map_strides}
         if not strides:
             return Features(self.backbone(images), size)
         if not pooled:
@@ -72,7 +67,7 @@ class TasksModule(BaseModule):
 
     def on_fit_start(self) -> None:
         """Have the tasks look at the data."""
-        for task in self.tasks.values():
+        for task in self._tasks.values():
             task.start(getattr(self.trainer, "datamodule", None), self.device)
 
     def warn_of(self, task: BaseTask, stage: Stage, results: Mapping[str, Tensor]) -> None:
@@ -187,7 +182,7 @@ class TaskModule(TasksModule):
         if f"{stage}_loss" in values:
             if stage != "train":
                 self.warn_of(self.task, stage, {name.removeprefix(f"{stage}_"): v for name, v in values.items()})
-            return add_totals(values, self.tasks, f"{stage}_")
+            return add_totals(values, self._tasks, f"{stage}_")
         if stage == "train":
             return values
         if not self.trainer.sanity_checking:
