@@ -14,6 +14,7 @@ from datamodules.annotation_files import (
     known_mask_facts,
     known_sizes,
     read_image_labels,
+    whole_images,
     without_small,
 )
 from datamodules.base import BaseDataModule, Split
@@ -21,10 +22,8 @@ from datamodules.checks import check, checked_range
 from datamodules.classes import class_numbers
 from datamodules.dataset import ImageDataset
 from datamodules.folder import find_images
-from datamodules.images import UnreadableImageError
 from datamodules.inspection import unreadable_files
 from lit_cv.annotations import (
-    AnnotatedImage,
     AnnotationSet,
     MaskOptions,
     Problems,
@@ -33,7 +32,6 @@ from lit_cv.annotations import (
     read_annotations,
 )
 from lit_cv.annotations.layout import paths_by_split
-from lit_cv.printable import printable
 
 __all__ = ["AnnotatedImagesDataModule"]
 
@@ -273,18 +271,10 @@ class AnnotatedImagesDataModule(BaseDataModule):
         if not names:
             what = "are no images in" if folder.is_dir() else "is no folder"
             raise FileNotFoundError(f"there {what} {folder.absolute()}: set --data.predict_root.")
-        images = []
-        for name, size in zip(names, known_sizes(folder, names), strict=True):
-            if not isinstance(size, str):
-                images.append(AnnotatedImage(name, *size))
-            elif self.hparams["on_error"] == "raise":
-                shown = printable(str(folder / name), lines=False)
-                raise UnreadableImageError(f"{shown}: {size} (--data.on_error skip leaves such files out)")
-            else:
-                log.warning("%s is left out: %s", printable(str(folder / name), lines=False), size)
-        found = AnnotationSet(folder, self.box_classes, images)
-        channels = self.hparams["channels"]
-        return AnnotatedDataset(found, self.canvas, channels, boxes=False, value_range=self.value_range)
+        h = self.hparams
+        return whole_images(
+            folder, names, self.box_classes, self.canvas, h["channels"], self.value_range, h["on_error"] == "skip"
+        )
 
     def _describe(self, train: ImageDataset) -> None:
         super()._describe(train)

@@ -1,11 +1,16 @@
 """What an annotated set of images is read with: remembered facts about files, paths of splits, tables of labels."""
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
-from datamodules.inspection import inspected
+from datamodules.annotated_dataset import AnnotatedDataset, Size
+from datamodules.decoding import ValueRange
+from datamodules.images import UnreadableImageError
+from datamodules.inspection import inspected, unreadable_files
 from lit_cv.annotations import (
     AnnotatedImage,
     AnnotationError,
@@ -15,10 +20,13 @@ from lit_cv.annotations import (
     file_size,
     inspect_mask,
 )
-from lit_cv.annotations.reading import name_choices, read_rows
+from lit_cv.annotations.reading import class_name, name_choices, read_rows
+from lit_cv.printable import printable
 from lit_cv.spreadsheet import unescape_formula
 
-__all__ = ["has_masks", "known_mask_facts", "known_sizes", "read_image_labels", "without_small"]
+__all__ = ["has_masks", "known_mask_facts", "known_sizes", "read_image_labels", "whole_images", "without_small"]
+
+log = logging.getLogger("lit_cv")
 
 
 def known_sizes(folder: Path, names: Sequence[str]) -> list[FileSize]:
@@ -53,6 +61,43 @@ def known_mask_facts(root: Path, paths: Sequence[Path]) -> list[MaskFact]:
 
 def _are_integers(values: object, count: int | None = None) -> bool:
     return isinstance(values, list) and [type(value) for value in values] == [int] * (count or len(values))
+
+
+def whole_images(
+    folder: Path,
+    names: Sequence[str],
+    box_classes: Sequence[str],
+    canvas: Size | None,
+    channels: Literal[1, 3],
+    value_range: ValueRange | None,
+    skip: bool,
+) -> AnnotatedDataset:
+    """Return images without annotations, made to fit into one size as a whole, as annotated ones are.
+
+    Args:
+        folder: Folder of the images.
+        names: Their paths below it.
+        box_classes: Names of the classes that are looked for in them.
+        canvas: Height and width of a batch's images; `None` keeps their own.
+        channels: 3 for color, 1 for grey.
+        value_range: As in `read_image`.
+        skip: Whether images that cannot be read are left out, which is said.
+
+    Raises:
+        UnreadableImageError: If one cannot be read, and none is to be left out.
+    """
+    broken = unreadable_files(folder, names, value_range) if skip else {}
+    images = []
+    for name, size in zip(names, known_sizes(folder, names), strict=True):
+        if not isinstance(size, str) and name not in broken:
+            images.append(AnnotatedImage(name, *size))
+            continue
+        shown, reason = printable(str(folder / name), lines=False), size if isinstance(size, str) else broken[name]
+        if not skip:
+            raise UnreadableImageError(f"{shown}: {reason} (--data.on_error skip leaves such files out)")
+        log.warning("%s is left out: %s", shown, reason)
+    found = AnnotationSet(folder, list(box_classes), images)
+    return AnnotatedDataset(found, canvas, channels, boxes=False, value_range=value_range)
 
 
 def has_masks(part: AnnotationSet) -> bool:
@@ -93,12 +138,12 @@ def read_image_labels(path: Path, images: set[str], strict: bool) -> tuple[list[
         raise ValueError(f"{path} needs the columns path and label (--data.labels).")
     for row in rows:
         row["path"] = next((name for name in name_choices(row["path"]) if name in images), row["path"])
-        row["label"] = unescape_formula(row["label"])
+        row["label"] = class_name(unescape_formula(row["label"]))
     unknown = [row["path"] for row in rows if row["path"] not in images]
     if unknown and strict:
         raise AnnotationError(
             f"{path} has labels of {len(unknown)} images that are not annotated: {unknown[0]!r} first."
         )
-    found = {row["path"]: row["label"].strip() for row in rows if row["label"].strip() and row["path"] in images}
+    found = {row["path"]: row["label"] for row in rows if row["label"] and row["path"] in images}
     names = sorted(set(found.values()))
     return names, {image: names.index(name) for image, name in found.items()}

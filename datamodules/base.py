@@ -137,6 +137,7 @@ class BaseDataModule(RecordedSplits, ABC):
         self._parts, self._labeled = parts, labeled
         self.division.report_changes(parts)
         if stage in (None, "fit"):
+            self.division.report_conflicts(parts["train"])
             self.division.report_copies(parts)
         train = self.finish(parts["train"], "train")
         for split, dataset in others.items():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from datamodules.dataset import ImageDataset
+from lit_cv.annotations.reading import composed
 from lit_cv.printable import printable
 from lit_cv.suggest import nearest
 
@@ -59,8 +60,8 @@ def class_numbers(classes: Sequence[int | str], names: Sequence[str]) -> list[in
 
 def _number(name: int | str, names: Sequence[str]) -> int:
     """Return the number of a class: that of the name if there is one, for YAML and the command line know no other 2."""
-    if str(name) in names:
-        return list(names).index(str(name))
+    if (text := composed(str(name))) in names:
+        return list(names).index(text)
     numeric = [position for position, known in enumerate(names) if known.isdecimal()]
     same = [position for position in numeric if isinstance(name, int) and int(names[position]) == name]  # 01 and 1
     if len(same) == 1:

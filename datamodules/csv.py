@@ -13,8 +13,15 @@ from datamodules.checks import check
 from datamodules.classes import numbers_first, written_number
 from datamodules.files import FileDataset, FilesDataModule
 from lit_cv.annotations.annotators import Consolidation
-from lit_cv.annotations.reading import file_cell, is_file, read_rows
+from lit_cv.annotations.reading import class_name, file_cell, is_file, read_rows
 from lit_cv.annotations.split_folders import SPLIT_NAMES
+from lit_cv.annotations.tables import (
+    SPLIT_COLUMN,
+    check_texts,
+    complete_names,
+    find_split_column,
+    report_odd_labels,
+)
 from lit_cv.annotations.votes import Votes
 from lit_cv.printable import printable
 from lit_cv.spreadsheet import unescape_formula
@@ -37,10 +44,10 @@ class CSVDataModule(FilesDataModule):
     `root`: the table is taken to be your own, and its files are only ever read, as images. Labels are text; labels
     that are all numbers are sorted by value, and the same number written in two ways (1 and 1.0) is an error.
 
-    Paths may hold bytes that are not UTF-8, spaces around them and line ends; all other cells are UTF-8, and spaces
-    around them do not count. Names that a spreadsheet would compute may have an apostrophe before them (`'=a.jpg`), as
-    `escape_formulas` of `PredictionWriter` and `lit-cv agreement` writes them: it is left out of labels and annotators,
-    and of paths unless there is a file of that name.
+    Paths may hold bytes that are not UTF-8, spaces around them and line ends, and may lack the suffix of their files.
+    All other cells are UTF-8, and spaces around them do not count. Names that a spreadsheet would compute may have an
+    apostrophe before them (`'=a.jpg`), as `escape_formulas` of `PredictionWriter` and `lit-cv agreement` writes them:
+    it is left out of labels and annotators, and of paths unless there is a file of that name.
 
     With `annotator_column` an image has a row for each annotator. Their votes are brought together, the agreement
     (Fleiss' kappa) is told, and the most disputed images are listed.
@@ -51,7 +58,8 @@ class CSVDataModule(FilesDataModule):
         path_column: Column of the paths.
         label_columns: Column of the labels, or several columns of 0 and 1.
         label_separator: What joins several labels in one column; `None` for one label an image.
-        split_column: Column that says `train`, `val`, `test` or `predict`; used where the table has it.
+        split_column: Column that says `train`, `val`, `test` or `predict`; used where the table has it. One that is
+            not named `split` must be there.
         annotator_column: Column that names the annotator of each row; `None` for one row an image.
         consensus: What several annotators' labels come to: `majority` (the class with the most votes, of equals the
             first), `soft` (training learns the shares of the votes, validation and test take the majority), or
@@ -74,7 +82,7 @@ class CSVDataModule(FilesDataModule):
         path_column: str = "path",
         label_columns: list[str] = ["label"],  # noqa: B006 - the command line shows it, and nothing changes it
         label_separator: str | None = None,
-        split_column: str = "split",
+        split_column: str = SPLIT_COLUMN,
         annotator_column: str | None = None,
         consensus: Consolidation = "majority",
         empty_labels: Literal["none", "unlabeled"] | None = None,
@@ -132,10 +140,14 @@ class CSVDataModule(FilesDataModule):
                 raise ValueError(
                     f"{shown} has no column {name!r} (--data.{option}){nearest(name, table[0])} It has: {columns}."
                 )
+        others = [name for name in table[0] if name not in (h["path_column"], *h["label_columns"])]
+        find_split_column(table, str(path), h["split_column"], others, "--data.split_column")
         named = [name for name in (*h["label_columns"][:1], h["annotator_column"]) if name is not None]
         for row in table:
             row[h["path_column"]] = file_cell(row[h["path_column"]], self._root())
-            row.update({name: unescape_formula(row[name]) for name in named})
+            row.update({name: class_name(unescape_formula(row[name])) for name in named})
+        complete_names(table, h["path_column"], self._root())
+        check_texts(table, str(path), named)
         return table
 
     def _root(self) -> Path:
@@ -160,9 +172,11 @@ class CSVDataModule(FilesDataModule):
         self._classes = self._find_classes()
         path, split = h["path_column"], h["split_column"]
         first: dict[str, dict[str, str]] = {}
+        spelling: dict[str, str] = {}
         said: dict[tuple[str, str], str] = {}
         cast = []
         for row in self._table:
+            row[path] = spelling.setdefault(os.path.normpath(row[path]), row[path])
             other = first.setdefault(row[path], row)
             if row.get(split, "").lower() != other.get(split, "").lower():
                 raise ValueError(f"{h['path']} puts {row[path]!r} into {other[split]!r} and into {row[split]!r}.")
@@ -234,6 +248,7 @@ class CSVDataModule(FilesDataModule):
             text = "Classes without training images are left out, and %d images that have no other: %s."
             log.warning(text, count, _shown(sorted(self._unseen)))
         self._check_numbers(by_split["train"])
+        report_odd_labels(h["path"], by_split["train"])
         return sorted(by_split["train"], key=numbers_first)
 
     def _columns_with_images(self) -> list[str]:

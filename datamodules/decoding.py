@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from datamodules.jpeg_header import PROGRESSIVE, jpeg_frame, jpeg_size
-from lit_cv.image_formats import open_image, orientation
+from lit_cv.image_formats import loses_bits, open_image, orientation
 from lit_cv.printable import printable
 
 if TYPE_CHECKING:
@@ -141,7 +141,9 @@ def _decode_with_pillow(
     name: str | Path,
 ) -> Tensor:
     image = open_image(io.BytesIO(data))
-    turn = orientation(image)
+    turn, halved = orientation(image), loses_bits(image)
+    if halved and value_range is not None:
+        raise ValueError("it has colors of 16 bits, which --data.value_range does not scale: convert it to 8 bits.")
     if size is not None:
         side = _GAP * max(size)
         image.draft(None, (side, side))
@@ -154,6 +156,8 @@ def _decode_with_pillow(
     transparent = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
     if transparent:
         image, mode = image.convert("RGBA"), "RGBA" if channels == 3 else "LA"
+    if halved:
+        _note_dark_colors(image, name)
     pixels = _turned(_as_image(np.array(image if image.mode == mode else image.convert(mode))), turn)
     return _on_white(pixels) if transparent else pixels
 
@@ -193,6 +197,22 @@ def _note_dark(highest: int, name: str | Path) -> None:
         "%s: its values reach %d of %d, so it comes out dark. If they have %d bits, set --data.value_range '[0, %d]'.",
         *(printable(str(name), lines=False), highest, _MOST, bits, (1 << bits) - 1),
     )
+
+
+def _note_dark_colors(image: "Image", name: str | Path) -> None:
+    """Say the same of an image with 16 bits a color, of which the upper 8 were read."""
+    global _noted_dark
+    if _noted_dark or get_worker_info() is not None:
+        return
+    bands = [band for band in image.getbands() if band not in ("A", "a")]
+    highest = max(int(np.asarray(image.getchannel(band)).max()) for band in bands)
+    if highest <= _DARK >> 8:
+        _noted_dark = True
+        log.warning(
+            "%s: its colors have 16 bits, of which the upper 8 are read, and come out dark: convert such images to 8 "
+            "bits a color.",
+            printable(str(name), lines=False),
+        )
 
 
 def _as_image(pixels: NDArray[np.uint8]) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.dataset import ImageDataset
@@ -70,6 +71,10 @@ class Division:
         """
         self.held_out.add(split)
         seed, strata = int(self.options["split_seed"] or 0), dataset.strata
+        first = None if (states := dataset.file_states()) is None else first_positions(states)
+        if first is not None:
+            strata = strata.clone()
+            strata[torch.from_numpy(first != np.arange(len(first)))] = -1  # a file counts once
         codes = self._codes(dataset)
         if codes is None:
             held = hold_out(strata, fraction, seed, purpose)[1]
@@ -79,8 +84,8 @@ class Division:
             held = np.union1d(np.flatnonzero(codes == SPLIT_CODES[split]), chosen)
         is_held = np.zeros(len(dataset), dtype=bool)
         is_held[held] = True
-        if (states := dataset.file_states()) is not None:
-            is_held = is_held[first_positions(states)]
+        if first is not None:
+            is_held = is_held[first]
         return np.flatnonzero(~is_held), np.flatnonzero(is_held)
 
     def keep_labels(self, dataset: ImageDataset) -> Positions:
@@ -129,7 +134,7 @@ class Division:
         """Say what has changed since the checkpoint: images that are new or gone, or were trained on."""
         if self.record is None or not parts["train"].has_names:
             return
-        codes = {split: self.record.look_up(self.names(dataset)) for split, dataset in parts.items()}
+        codes = {split: self._look_up(dataset, self.record) for split, dataset in parts.items()}
         known = sum(int((part != UNKNOWN).sum()) for part in codes.values())
         if self._are_others(known, sum(len(part) for part in codes.values())):
             log.info("The images are not those of the checkpoint's run: they are divided anew.")
@@ -186,6 +191,22 @@ class Division:
         return result
 
     @rank_zero_only
+    def report_conflicts(self, dataset: ImageDataset) -> None:
+        """Say which files are listed under several names with different labels."""
+        states = dataset.file_states()
+        if states is None:
+            return
+        first = first_positions(states)
+        labels = dataset.labels.numpy()
+        differs = labels != labels[first]
+        if len(found := np.flatnonzero(differs if labels.ndim == 1 else differs.any(1))):
+            pairs = [
+                f"{dataset.sample_name(a)} = {dataset.sample_name(b)}"
+                for a, b in zip(found.tolist(), first[found].tolist(), strict=True)
+            ]
+            log.warning("%d images are listed twice, with different labels: %s.", len(found), _named(pairs))
+
+    @rank_zero_only
     def report_copies(self, parts: Mapping[str, ImageDataset]) -> None:
         """Say which images of validation and test are copies of training images, byte for byte."""
         train = parts["train"].files(), parts["train"].file_states()
@@ -205,8 +226,19 @@ class Division:
         """Return the split of each image in the checkpoint; `None` where none is known, or these are other data."""
         if self.record is None or not dataset.has_names:
             return None
-        codes = self.record.look_up(self.names(dataset))
+        codes = self._look_up(dataset, self.record)
         return None if self._are_others(int((codes != UNKNOWN).sum()), len(dataset)) else codes
+
+    def _look_up(self, dataset: ImageDataset, record: SplitRecord) -> Codes:
+        """Return the split of each image in a record, by its path below the root here, or else below the record's."""
+        codes, root, files = record.look_up(self.names(dataset)), record.options.get("root"), dataset.files()
+        unknown = np.flatnonzero(codes == UNKNOWN)
+        if files is None or not isinstance(root, str) or root == self.options["root"] or not len(unknown):
+            return codes
+        folder = os.path.abspath(files[0])
+        paths = (os.path.normpath(os.path.join(folder, files[1][row])) for row in unknown.tolist())
+        codes[unknown] = record.look_up([path.removeprefix(root + os.sep).replace(os.sep, "/") for path in paths])
+        return codes
 
     def _are_others(self, known: int, count: int) -> bool:
         """Tell whether images, so many of which are in the record, are other data than those of the checkpoint."""

@@ -231,7 +231,7 @@ class EpisodicDataModule(L.LightningDataModule):
         h = self.hparams
         wanted = {split: [(s.way, s.shot, "evaluate") for s in self.settings] for split in ("val", "test")}
         wanted["train"] = [(h["way"], h["shot"], "way")]
-        needed = {"test": ("test",), "validate": ("val",)}.get(str(stage), ("train", "val", "test"))
+        needed = {"test": ("test",), "validate": ("val",)}.get(stage or "fit", ("train", "val", "test"))
         for split, pool in self.pools.items():
             if split not in needed:
                 continue
@@ -361,6 +361,7 @@ class EpisodicDataModule(L.LightningDataModule):
             h["predict_root"],
             image_size=side,
             channels=channels,
+            value_range=None if self.base is None else self.base.hparams.get("value_range"),
             val_fraction=0.0,
             test_fraction=0.0,
         )

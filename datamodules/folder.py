@@ -14,7 +14,8 @@ from datamodules.base import Split
 from datamodules.checks import check
 from datamodules.files import FileDataset, FilesDataModule, some_names
 from lit_cv.annotations.clutter import is_clutter
-from lit_cv.annotations.split_folders import split_folders
+from lit_cv.annotations.split_folders import is_named_for_split, split_folders
+from lit_cv.annotations.walk import is_image
 from lit_cv.image_formats import IMAGE_SUFFIXES
 from lit_cv.printable import printable
 
@@ -60,17 +61,28 @@ class ImageFolderDataModule(FilesDataModule):
         if not root.is_dir():
             raise FileNotFoundError(f"there is no folder {root.absolute()}: set --data.root.")
         if self.hparams["class_depth"] == 2:
+            _tell_beside(root, split)
             return self.split_pool(_dataset(self, root, root, depth=2), split) if split != "val" else None
         folders = split_folders(root)
         training = folders.get("train")
         if training is None or not class_folders(training):  # a folder `train` of images is a class of that name
             _refuse_splits(root, folders)
+            _tell_beside(root, split)
+            if split == "train":
+                _tell_split_names(root)
             return self.split_pool(_dataset(self, root, root), split) if split != "val" else None
         folder = folders.get(split)
         if folder is None:
             return None
         if split == "train":
             _tell_passed_over(root, folders)
+        elif not class_folders(folder) and find_images(folder):
+            rank_zero_only(log.warning)(
+                "%s holds images without folders of classes, and is left out: --data.predict_root predicts them.",
+                printable(str(folder), lines=False),
+            )
+            return None
+        _tell_beside(folder, "train")
         return self.readable(_dataset(self, root, folder, class_folders(training)))
 
     def _load_predict(self) -> FileDataset | None:
@@ -90,13 +102,32 @@ def find_images(folder: Path) -> list[str]:
 
 
 def _refuse_splits(root: Path, folders: dict[str, Path]) -> None:
-    """Refuse folders of validation and test images alone: they would be taken for classes."""
-    if "train" not in folders and folders and len(class_folders(root)) == len(folders):
-        named = ", ".join(folder.name for folder in folders.values())
+    """Refuse folders of splits, without classes or without one to train on, which would be taken for classes."""
+    if not folders or len(class_folders(root)) > len(folders):
+        return
+    named = ", ".join(folder.name for folder in folders.values())
+    if "train" in folders and len(folders) > 1:
+        raise ValueError(
+            f"{root} holds folders of splits ({named}) without folders of classes in them: put the images of each "
+            "class in one, list images and labels in a table (--data CSVDataModule), or set --data.root to a folder "
+            "of unlabeled images."
+        )
+    if "train" not in folders:
         raise ValueError(
             f"{root} holds folders of splits ({named}) and none to train on: add a folder train, or set --data.root to "
             "the folder that has the folders of the classes."
         )
+
+
+def _tell_split_names(root: Path) -> None:
+    """Say so if all classes are named for splits: of several sets, perhaps."""
+    names = list(class_folders(root))
+    if len(names) > 1 and all(map(is_named_for_split, names)):
+        rank_zero_only(log.warning)(
+            "%s: folders named for splits are read as classes (%s): set --data.root to a folder that holds one train "
+            "and one test.",
+            printable(str(root), lines=False), some_names(names),
+        )  # fmt: skip
 
 
 def _tell_passed_over(root: Path, folders: dict[str, Path]) -> None:
@@ -106,6 +137,17 @@ def _tell_passed_over(root: Path, folders: dict[str, Path]) -> None:
         rank_zero_only(log.warning)(
             "%s: the splits are read from %s; other folders are passed over: %s.",
             printable(str(root), lines=False), ", ".join(sorted(read)), some_names(others),
+        )  # fmt: skip
+
+
+def _tell_beside(folder: Path, split: Split) -> None:
+    """Say which images lie beside the folders of the classes, once for all splits."""
+    files = (entry.name for entry in os.scandir(folder) if not entry.is_dir())
+    beside = [name for name in files if is_image(name) and not is_clutter(name)]
+    if beside and split == "train":
+        rank_zero_only(log.warning)(
+            "%d images in %s lie in no folder of a class and are left out: %s.",
+            len(beside), printable(str(folder), lines=False), some_names(sorted(beside)),
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from datamodules.dataset import ImageDataset
 from datamodules.division import Division
-from datamodules.split_record import SplitRecord, state_in_checkpoint
+from datamodules.split_record import SplitRecord, record_in_checkpoint
 from datamodules.splits import Positions
 
 __all__ = ["RecordedSplits"]
@@ -42,11 +42,11 @@ class RecordedSplits(L.LightningDataModule, ABC):
     @cached_property
     def division(self) -> Division:
         """How the images are divided: as those of the checkpoint that the Trainer is about to load, if there is one."""
-        record = self._given_record
-        if record is None:
-            state = state_in_checkpoint(self.checkpoint_path, type(self).__qualname__)
-            record = SplitRecord.from_state(state.get("splits"))
-        return Division(self.hparams, record)
+        division = Division(self.hparams, self._given_record)
+        if division.record is None:
+            name, root = type(self).__qualname__, division.options["root"]
+            division.record = record_in_checkpoint(self.checkpoint_path, name, root)
+        return division
 
     @cached_property
     def _record(self) -> SplitRecord | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lit_cv.checkpoint_file import load_tensors
 
-__all__ = ["HIDDEN", "SPLIT_CODES", "UNKNOWN", "SplitRecord", "state_in_checkpoint"]
+__all__ = ["HIDDEN", "SPLIT_CODES", "UNKNOWN", "SplitRecord", "record_in_checkpoint", "state_in_checkpoint"]
 
 SPLIT_CODES = {"train": 0, "val": 1, "test": 2}
 HIDDEN = 3  # of training, its label hidden
@@ -83,13 +83,42 @@ def state_in_checkpoint(path: str | Path | None, name: str) -> Mapping[str, Any]
         path: The checkpoint, `None` for none.
         name: Qualified name of the class.
     """
+    state = _content(path).get(name)
+    return state if isinstance(state, Mapping) else {}
+
+
+def record_in_checkpoint(path: str | Path | None, name: str, root: str | None = None) -> SplitRecord | None:
+    """Return the splits that a DataModule of a class has left in a checkpoint, or else one of another class.
+
+    The same images may be listed in another way for an evaluation: in a table in place of folders, or without those of
+    a second domain.
+
+    Args:
+        path: The checkpoint, `None` for none.
+        name: Qualified name of the class.
+        root: Folder of the images: of several DataModules the one that had it is taken.
+    """
+    content = _content(path)
+    states = [state for state in (content.get(name), *content.values()) if isinstance(state, Mapping)]
+    inner = [state.get(domain) for state in states for domain in ("source", "target")]
+    records = [_record(state) for state in states]
+    same = [record for record in [*records, *map(_record, inner)] if record and record.options.get("root") == root]
+    own = records[0] if isinstance(content.get(name), Mapping) else None
+    return own or next((record for record in [*(same if root else []), *records] if record), None)
+
+
+def _record(state: object) -> SplitRecord | None:
+    return SplitRecord.from_state(state.get("splits")) if isinstance(state, Mapping) else None
+
+
+def _content(path: str | Path | None) -> Mapping[str, Any]:
     if path is None:
         return {}
     try:
-        state = load_tensors(Path(path)).get(name)
+        content = load_tensors(Path(path))
     except Exception:  # of all kinds, for files that are something else: the Trainer says what is wrong
         return {}
-    return state if isinstance(state, Mapping) else {}
+    return content if isinstance(content, Mapping) else {}
 
 
 def _keys(names: Sequence[str]) -> NDArray[np.uint64]:

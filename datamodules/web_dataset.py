@@ -248,7 +248,8 @@ def _splits(root: Path, shards: Sequence[str]) -> dict[str, list[int]]:
     """Return the numbers of the tar files of each split, of `all` where none is named after one."""
     by_split: dict[str, list[int]] = {}
     for number, shard in enumerate(shards):
-        split = "predict" if shard.lower().startswith("predict") else split_in(shard)
+        named = (split for part in reversed(shard.split("/")) if (split := split_in(part)))  # the file's name first
+        split = "predict" if shard.lower().startswith("predict") else next(named, None)
         by_split.setdefault(split or "all", []).append(number)
     if "all" in by_split and by_split.keys() & {"train", "val", "test"}:
         raise ValueError(

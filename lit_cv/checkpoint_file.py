@@ -46,6 +46,7 @@ class CheckpointFile:
         class_names: Names of the classes.
         state_dict: The weights.
         classes: Names of the classes that the module tells apart, by the attribute of a DataModule that lists them.
+        data_parameters: Constructor arguments of the DataModule that it was trained on, unchecked.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class CheckpointFile:
     class_names: list[str]
     state_dict: Mapping[str, Tensor] = field(repr=False)
     classes: dict[str, list[str]] = field(default_factory=dict)
+    data_parameters: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 def load_tensors(path: Path) -> Any:
@@ -225,6 +227,7 @@ def read_checkpoint(path: Path) -> CheckpointFile:
         class_names=names,
         state_dict=content["state_dict"],
         classes=classes,
+        data_parameters=_field(path, content, "datamodule_hyper_parameters", Mapping, {}),
     )
 
 

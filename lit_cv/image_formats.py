@@ -14,8 +14,10 @@ __all__ = [
     "FORMATS",
     "IMAGE_SUFFIXES",
     "is_on_its_side",
+    "loses_bits",
     "open_image",
     "orientation",
+    "raw_mode",
     "upright_size",
     "why_no_image_file",
 ]
@@ -84,6 +86,18 @@ def _adds_heic() -> bool:
         return False
     import_module("pillow_heif").register_heif_opener()
     return True
+
+
+def raw_mode(image: "Image") -> str:
+    """Return how the pixels of an image that is not decoded yet are stored, in PIL's words; empty if it is not said."""
+    tiles = getattr(image, "tile", [])
+    arguments = tiles[0][3] if tiles else ""
+    return str((arguments or ("",))[0] if isinstance(arguments, tuple) else arguments)
+
+
+def loses_bits(image: "Image") -> bool:
+    """Return whether an image that is not decoded yet has 16 bits a color, of which PIL reads the upper 8."""
+    return ";16" in raw_mode(image) and not image.mode.startswith(("I", "F"))
 
 
 def orientation(image: "Image") -> int:

@@ -31,7 +31,7 @@ import torch
 from datamodules import BaseDataModule, DomainAdaptationDataModule, MNISTDataModule, USPSDataModule
 from lit_cv import Augmentation, DomainAdversarialModule, MMDModule
 from lit_cv.cli import main as lit_cv
-from lit_cv.metrics_csv import read_metrics
+from lit_cv.metrics_table import read_metrics
 from lit_cv.modules import DomainAdaptationModule
 
 SETS: dict[str, Callable[..., BaseDataModule]] = {"usps": USPSDataModule, "mnist": MNISTDataModule}

@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from datamodules import torchvision_sets
+from lit_cv.figures import canvas
 from tests.process_state import ProcessState, seed_generators
 
 _FOLDER = pytest.StashKey[Path]()
 _BEFORE = pytest.StashKey[ProcessState]()
+_build = canvas._build
 
 torch.set_num_threads(int(os.environ.get("LIT_CV_TEST_THREADS", "1")))
 torch.set_warn_always(True)  # otherwise torch warns once in a process, of what whichever test comes first does
@@ -44,7 +46,13 @@ def _folder_of_all_tests(request: pytest.FixtureRequest, tmp_path_factory: pytes
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
     """Note the settings of the process before the fixtures of a test, those of its file included, are made."""
     item.stash[_BEFORE] = ProcessState()
+    canvas._build = _build if item.get_closest_marker("draws") else _leave_blank
     return (yield)
+
+
+def _leave_blank(function: object) -> Any:
+    """Return a small blank figure: drawing one takes longer than training what most tests train."""
+    return canvas.new_figure(1, 1)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

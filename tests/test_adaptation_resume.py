@@ -1,8 +1,5 @@
 """Adaptation that is killed and continued ends as if it had not been, and two processes share both domains."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +7,7 @@ import pytest
 import torch
 
 from lit_cv.cli import main
+from tests.processes import run_program
 from tests.test_resume import CALLBACKS, assert_same_end, final, run_until_killed
 
 QUIET = [
@@ -87,15 +85,13 @@ def test_two_processes_share_both_domains(in_tmp: Path) -> None:
         "lenet", "--model.optimizer", "sgd", "--model.lr", "0.01", *QUIET, "--trainer.limit_val_batches", "0",
         "--trainer.max_epochs", "1", "--trainer.logger", "false",
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     found = {}
-    for name, options in (
-        ("one", ["--data.batch_size", "16"]),
-        ("two", ["--data.batch_size", "8", "--trainer.devices", "2", "--trainer.strategy", "ddp"]),
+    for ranks, name, options in (
+        (1, "one", ["--data.batch_size", "16"]),
+        (2, "two", ["--data.batch_size", "8", "--trainer.devices", "2", "--trainer.strategy", "ddp"]),
     ):
-        line = [sys.executable, "-m", "lit_cv", *fit, *options, "--trainer.default_root_dir", str(in_tmp / name)]
-        done = subprocess.run(line, cwd=in_tmp, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
+        for rank in run_program([*fit, *options, "--trainer.default_root_dir", str(in_tmp / name)], in_tmp, ranks):
+            assert rank.returncode == 0, rank.stderr
         found[name] = torch.load(in_tmp / name / "checkpoints" / "last.ckpt", weights_only=True)
     assert found["one"]["global_step"] == found["two"]["global_step"] == 9
     for key, value in found["one"]["state_dict"].items():

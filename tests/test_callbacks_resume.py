@@ -10,7 +10,7 @@ import yaml
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 
 from lit_cv.cli import main
-from lit_cv.metrics_csv import read_metrics
+from lit_cv.metrics_table import read_metrics
 from tests.test_resume import CALLBACKS, FIT, assert_same_end, final, kill_and_resume, run_until_killed
 
 AVERAGING = [

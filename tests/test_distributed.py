@@ -1,15 +1,13 @@
 """Two processes that train together do what one does on their joined batches."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from lit_cv.metrics_csv import read_metrics
+from lit_cv.metrics_table import read_metrics
+from tests.processes import run_program
 from tests.test_resume import CALLBACKS
 
 # A network without BatchNorm, whose statistics are those of a process's own share.
@@ -42,12 +40,12 @@ ONE = ["--trainer.devices", "1", "--data.batch_size", "30"]
 
 
 def run(root: Path, *options: str, completes: bool = True) -> Path:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     (root / "counted.py").write_text(DATA)
-    command = [sys.executable, "-m", "lit_cv", *FIT, *options, "--trainer.default_root_dir", str(root)]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
-    assert (done.returncode == 0) == completes, done.stderr
-    assert done.stderr.count("Best checkpoint") == completes  # said once
+    args = [*FIT, *options, "--trainer.default_root_dir", str(root)]
+    ended = run_program(args, root, ranks=2 if "ddp" in options else 1)
+    said = "".join(rank.stderr for rank in ended)
+    assert {rank.returncode == 0 for rank in ended} == {completes}, said
+    assert said.count("Best checkpoint") == completes  # said once
     return root / "lightning_logs" / "version_0"
 
 

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from datamodules import DigitsDataModule
-from lit_cv import BaseModule, DetectionModule, MAEModule, SimCLRModule, SupervisedModule
+from lit_cv import BaseModule, DetectionModule, MAEModule, SegmentationModule, SimCLRModule, SupervisedModule
 from lit_cv.cli import main
 from lit_cv.export import ExportedModule, example_images, export_onnx, export_program, export_weights
 
@@ -189,3 +189,15 @@ def test_the_examples_are_always_the_same_and_differ() -> None:
     assert torch.equal(images, example_images((3, 16, 12), 5))
     assert images.float().std((1, 2, 3)).min() > 5
     assert len({tuple(image.flatten().tolist()) for image in images}) == 5
+
+
+def test_classes_are_those_that_the_module_tells_apart(in_tmp: Path) -> None:
+    module = SegmentationModule(
+        backbone="resnet9_small", mask_classes=["ground", "cell"], channels=32, in_channels=3, image_size=32
+    )
+    module.configure_model()
+    noted = {"class_path": "lit_cv.modules.segmentation.SegmentationModule", "class_names": ["photo", "scan"]}
+    content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams), "lit_cv": noted}
+    torch.save(content, in_tmp / "a.ckpt")
+    main(["export", "a.ckpt", "--formats", "safetensors", "--output", "out"])
+    assert json.loads((in_tmp / "out" / "model.json").read_text())["classes"] == ["ground", "cell"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lit_cv.cli import main
-from lit_cv.metrics_csv import read_metrics
+from lit_cv.metrics_table import read_metrics
 from tests.test_resume import CALLBACKS, assert_same_end, final, run_until_killed
 
 PRETRAIN = [

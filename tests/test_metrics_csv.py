@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from lit_cv.metrics_csv import MetricsCSVLogger, read_metrics
+from lit_cv.metrics_csv import MetricsCSVLogger
+from lit_cv.metrics_table import read_metrics
 
 
 def lines(folder: Path) -> list[str]:

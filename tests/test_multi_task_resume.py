@@ -1,8 +1,5 @@
 """Runs of several tasks continue exactly after a kill, and on two processes learn what one does."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +7,7 @@ import pytest
 import torch
 
 from lit_cv.cli import main
+from tests.processes import run_ranks
 from tests.test_resume import CALLBACKS, assert_same_end, run_until_killed
 
 TWO = "{shape: {type: classification}, pixels: {type: segmentation, channels: 32}}"
@@ -36,7 +34,6 @@ def test_it_continues_exactly(in_tmp: Path, weighting: str, tasks: str) -> None:
 
 
 PROGRAM = '''
-import sys
 import lightning as L
 import torch
 from torch.utils.data import DataLoader
@@ -92,24 +89,16 @@ def main(devices, path):
     if trainer.is_global_zero:
         torch.save(found, path)
 
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(int(sys.argv[1]), sys.argv[2])
 '''
 
 
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     """With targets missing unevenly: a mean of the processes' means would be another one."""
-    (tmp_path / "program.py").write_text(PROGRAM)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     found: list[dict[str, tuple[dict[str, Any], dict[str, float]]]] = []
     program: dict[str, Any] = {"__name__": "program"}
     exec(compile(PROGRAM, "program.py", "exec"), program)
     program["main"](1, tmp_path / "1.pt")
-    command = [sys.executable, "program.py", "2", "2.pt"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr
+    run_ranks(lambda rank: program["main"](2, tmp_path / "2.pt"))
     found += [torch.load(tmp_path / f"{devices}.pt", weights_only=True) for devices in (1, 2)]
     one, two = found
     for weighting, (weights, metrics) in one.items():

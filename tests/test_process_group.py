@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import torch
 from torchvision.utils import save_image
 
 from lit_cv.cli import main
+from tests.processes import start_program
 from tests.test_resume import FIT, assert_same_end, final
 
 # Each rank says where it is, and waits until the signal has been sent and the worker processes had time to die of it.
@@ -56,21 +55,21 @@ TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size
 def signaled(root: Path, number: signal.Signals, *args: str, ranks: int = 1) -> tuple[int, str]:
     """Run the program in a group of its own, signal the group once, and return its status and what it said."""
     (root / "meeting.py").write_text(MEETING)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "lit_cv", *args, "--trainer.default_root_dir", str(root)]
-    with open(root / "said.txt", "w+", encoding="utf-8") as said:
-        group = subprocess.Popen(command, cwd=root, env=environment, stderr=said, start_new_session=True)
-        try:
-            while not all((root / f"reached_{rank}").exists() for rank in range(ranks)):
-                assert group.poll() is None, (root / "said.txt").read_text()
-                time.sleep(0.01)
-            os.killpg(group.pid, number)
-            (root / "sent").touch()
-            status = group.wait(timeout=240)
-        finally:
-            if group.poll() is None:
-                os.killpg(group.pid, signal.SIGKILL)
-    return status, (root / "said.txt").read_text()
+    said = root / "said.txt"
+    group = start_program([*args, "--trainer.default_root_dir", str(root)], root, root / "output.txt", said)
+    assert group.pid is not None
+    try:
+        while not all((root / f"reached_{rank}").exists() for rank in range(ranks)):
+            assert group.is_alive(), said.read_text()
+            time.sleep(0.01)
+        os.killpg(group.pid, number)
+        (root / "sent").touch()
+        group.join(timeout=240)
+        assert group.exitcode is not None, said.read_text()
+        return group.exitcode, said.read_text()
+    finally:
+        if group.is_alive():
+            os.killpg(group.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torchvision.utils import save_image
 
-from lit_cv.callbacks import DomainEmbedding
+from lit_cv.callbacks import DomainEmbedding, EmbeddingEvaluation
 from lit_cv.cli import main
 from tests.datamodules.test_annotated import save_voc
 
@@ -39,8 +39,8 @@ SHORTER = {  # for verbs that fit many times, or not at all
 
 
 def small(args: list[str]) -> list[str]:
-    """Return options that shorten a recipe for photographs."""
-    return ["--data.batch_size", "2"] if any("imagefolder" in arg for arg in args) else []
+    """Return options that shorten a recipe for photographs: small batches and a small network."""
+    return ["--data.batch_size", "2", "--model.backbone", "conv4"] if any("imagefolder" in arg for arg in args) else []
 
 
 def test_the_two_commands_are_those_of_ci() -> None:
@@ -80,6 +80,7 @@ def photos(in_tmp: Path) -> Path:
 def test_commands(session: list[str], photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = os.environ.get("LIT_CV_DATA")
     monkeypatch.setattr(DomainEmbedding.__init__, "__defaults__", (20, "tsne"))  # t-SNE takes seconds
+    monkeypatch.setattr(EmbeddingEvaluation.__init__, "__defaults__", (200,))
     for command in session:
         if "$LIT_CV_DATA" in command and not root:
             pytest.skip("LIT_CV_DATA does not name a folder of real images")

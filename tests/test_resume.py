@@ -1,8 +1,5 @@
 """A run that is killed and continued ends in the same weights, bit for bit, as one that was not."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +7,8 @@ import pytest
 import torch
 
 from lit_cv.cli import main
-from lit_cv.metrics_csv import read_metrics
+from lit_cv.metrics_table import read_metrics
+from tests.processes import run_program
 
 CALLBACKS = '''
 import os, signal
@@ -212,12 +210,11 @@ def test_killed_twice(root: Path, whole: Any) -> None:
 
 
 def test_a_real_sigkill_of_the_process(root: Path, whole: Any) -> None:
-    command = [sys.executable, "-m", "lit_cv", *FIT, *AUGMENT, "--data.num_workers", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    args = [*FIT, *AUGMENT, "--data.num_workers", "2"]
     kill = ["--trainer.callbacks+=killer.Kill", "--trainer.callbacks.step=13", "--trainer.callbacks.real=true"]
-    dead = subprocess.run([*command, *kill], cwd=root, env=environment, capture_output=True, text=True)
+    (dead,) = run_program([*args, *kill], root)
     assert dead.returncode == -9, dead.stderr
-    again = subprocess.run([*command, "--ckpt_path", "last"], cwd=root, env=environment, capture_output=True, text=True)
+    (again,) = run_program([*args, "--ckpt_path", "last"], root)
     assert again.returncode == 0, again.stderr
     assert_same_end(root, whole(AUGMENT))
 

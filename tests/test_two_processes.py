@@ -20,6 +20,7 @@ import lit_cv
 from lit_cv.callbacks import OnlineProbe
 from lit_cv.distributed import whole_parameters
 from tests.modules.episodes import episode_batch
+from tests.processes import run_ranks
 
 N = 6  # images of the joined batch
 Batch = dict[str, Any]
@@ -217,7 +218,7 @@ def one_of_two(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def averaged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder: Path = tmp_path_factory.mktemp("two")
-    torch.multiprocessing.spawn(one_of_two, (str(folder),), nprocs=2)  # type: ignore[no-untyped-call]
+    run_ranks(one_of_two, str(folder))
     found: dict[str, Any] = torch.load(folder / "0.pt", weights_only=True)
     return found
 

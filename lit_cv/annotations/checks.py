@@ -1,6 +1,7 @@
 """What is checked of annotations, whatever their format."""
 
 import math
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -90,7 +91,7 @@ def check_set(annotations: AnnotationSet, found: Sequence[FileSize], problems: P
         source = image.source or annotations.folder / image.name
         if leads_out(image.name):
             problems.add(source, f"image {image.name!r}", OUTSIDE)
-        elif image.name in seen:
+        elif posixpath.normpath(image.name) in seen:
             problems.add(source, f"image {image.name!r}", "is listed twice")
         elif isinstance(size, str):
             problems.add(source, f"image {image.name!r}", size)
@@ -104,7 +105,7 @@ def check_set(annotations: AnnotationSet, found: Sequence[FileSize], problems: P
                 else:
                     problems.add(source, f"{annotations.entry} {item.id}", what)
             images.append(replace(image, height=size[0], width=size[1], objects=objects))
-        seen.add(image.name)
+        seen.add(posixpath.normpath(image.name))
     return replace(annotations, images=images)
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from lit_cv.annotations.checks import OUTSIDE
 from lit_cv.annotations.clutter import is_clutter
 from lit_cv.annotations.layout import leads_out, make_folder
-from lit_cv.annotations.reading import file_cell, read_rows
+from lit_cv.annotations.reading import class_name, composed, file_cell, read_rows
 from lit_cv.annotations.records import AnnotatedImage, AnnotationSet, Problems
 from lit_cv.annotations.sizes import SizesOf, file_sizes
 from lit_cv.annotations.split_folders import SPLIT_NAMES, split_folders
+from lit_cv.annotations.tables import SPLIT_COLUMN, complete_names, find_split_column
 from lit_cv.annotations.walk import images_below
 from lit_cv.atomic_files import write_text
 from lit_cv.printable import printable
@@ -56,7 +57,7 @@ def _class_folders(folder: Path) -> list[Path]:
 def _images(folder: Path) -> list[AnnotatedImage]:
     paths = (path for label in _class_folders(folder) for path in images_below(label))
     names = (path.relative_to(folder) for path in paths)
-    return [AnnotatedImage(name.as_posix(), 0, 0, label=name.parts[0]) for name in names]
+    return [AnnotatedImage(name.as_posix(), 0, 0, label=composed(name.parts[0])) for name in names]
 
 
 def find_table(root: Path) -> Path | None:
@@ -85,8 +86,11 @@ def read_table(path: Path, problems: Problems, sizes: SizesOf = file_sizes) -> d
         raise ValueError(f"{printable(str(path), lines=False)} needs the columns path and label.")
     sets: dict[str, AnnotationSet] = {}
     seen: set[str] = set()
+    others = [name for name in rows[0] if name not in ("path", "label")]
+    find_split_column(rows, str(path), SPLIT_COLUMN, others)
     for row in rows:
         row["path"] = file_cell(row["path"], path.parent)
+    complete_names(rows, "path", path.parent)
     found = sizes(path.parent, [row["path"] for row in rows])
     for number, (row, size) in enumerate(zip(rows, found, strict=True), 2):
         split = SPLIT_NAMES.get(row["split"].strip().lower()) if "split" in row else "all"
@@ -100,7 +104,9 @@ def read_table(path: Path, problems: Problems, sizes: SizesOf = file_sizes) -> d
             problems.add(path, f"line {number}", f"unknown split {row['split']!r}: allowed are train, val and test")
         else:
             part = sets.setdefault(split, AnnotationSet(path.parent, [], []))
-            part.images.append(AnnotatedImage(row["path"], *size, label=unescape_formula(row["label"]) or None))
+            part.images.append(
+                AnnotatedImage(row["path"], *size, label=class_name(unescape_formula(row["label"])) or None)
+            )
         seen.add(row["path"])
     return sets
 

@@ -12,11 +12,12 @@ from typing import Any
 from lit_cv.annotations.annotation_format import AnnotationFormat, Sign, count_masks
 from lit_cv.annotations.checks import unknown_category
 from lit_cv.annotations.coco_values import box_of, crowd_of, id_of, name_of, outline_of
-from lit_cv.annotations.image_folder import locate_images
+from lit_cv.annotations.image_folder import as_on_disk, locate_images, report_left_out
 from lit_cv.annotations.layout import SPLITS, make_folder, split_in
-from lit_cv.annotations.reading import decoded_text, head_of, open_plain
+from lit_cv.annotations.reading import class_name, decoded_text, head_of, open_plain
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_area, outline_box
+from lit_cv.annotations.split_folders import split_folders
 from lit_cv.annotations.walk import files_below, subfolder
 from lit_cv.atomic_files import write_text
 from lit_cv.printable import printable
@@ -49,11 +50,14 @@ def find_coco_files(root: Path) -> dict[str, Path]:
             both = printable(f"{found[split]} and {path}", lines=False)
             raise ValueError(f"{both} are both annotations of {split!r}: say which to take (--data.annotations).")
         found[split] = path
-    return found if "train" not in found else {split: path for split, path in found.items() if split != "all"}
+    if "train" in found and (rest := found.pop("all", None)) is not None:
+        shown = printable(str(rest), lines=False)
+        log.warning("%s is named for no split and is passed over: --data.annotations says which files to take.", shown)
+    return found
 
 
 def _candidates(root: Path) -> list[Path]:
-    places = [subfolder(root, name) for name in ("annotations", *(name for names in SPLITS.values() for name in names))]
+    places = [subfolder(root, "annotations"), *split_folders(root).values()]
     folders = dict.fromkeys([root, *(place for place in places if place is not None)])
     files = [path for folder in folders for path in files_below(folder, (".json",), deep=False)]
     return [path for path in files if not any(word in path.stem.lower() for word in _OTHERS)] or files
@@ -108,8 +112,9 @@ def read_coco(
         images = _images(path, content, problems)
         _add_objects(path, content, images, numbers, problems)
         given, every = (folders or {}).get(split), list(images.values())
-        folder, every = (given, every) if given else _located(root, path, split, every)
+        folder, every = (given, as_on_disk(given, every)) if given else _located(root, path, split, every)
         sets[split] = AnnotationSet(folder, names, every, ids, entry="annotation")
+    report_left_out(sets.values())
     return sets
 
 
@@ -142,7 +147,7 @@ def _categories(path: Path, content: Mapping[str, Any], problems: Problems) -> t
     """Return the names of the categories and their numbers, in the order of these if all have some."""
     by_id: dict[int | str, str] = {}
     for position, category in enumerate(content["categories"], 1):
-        number, name = id_of(category.get("id")), name_of(category.get("name"))
+        number, name = id_of(category.get("id")), _category_name(category)
         if number is None or name is None:
             problems.add(path, f"category {position}", "has no id or no name")
         elif number in by_id or name in by_id.values():
@@ -159,12 +164,17 @@ def _numbers(path: Path, content: Mapping[str, Any], names: list[str], problems:
     """Return the class of each category of a file, by name: files of one set may number them differently."""
     numbers: dict[int | str, int] = {}
     for category in content["categories"]:
-        number, name = id_of(category.get("id")), name_of(category.get("name"))
+        number, name = id_of(category.get("id")), _category_name(category)
         if name in names and number is not None:
             numbers.setdefault(number, names.index(name))
         elif name:
             problems.add(path, f"category {category.get('id')}", unknown_category(name, names))
     return numbers
+
+
+def _category_name(category: Mapping[str, Any]) -> str | None:
+    name = name_of(category.get("name"))
+    return None if name is None else class_name(name)
 
 
 def _images(path: Path, content: Mapping[str, Any], problems: Problems) -> dict[int | str | None, AnnotatedImage]:
@@ -195,12 +205,12 @@ def _add_objects(
     numbers: Mapping[int | str, int],
     problems: Problems,
 ) -> None:
-    seen: set[Any] = set()
+    seen: dict[int | str, Any] = {}
     for position, entry in enumerate(content["annotations"], 1):
         number = id_of(entry.get("id", position))
         where = f"annotation {position if number is None else number}"
         image, category = images.get(id_of(entry.get("image_id"))), _class_of(entry, numbers)
-        if number is not None and number in seen:
+        if number is not None and seen.setdefault(number, entry) is not entry and seen[number] == entry:
             problems.add(path, where, "its id occurs twice")
         elif image is None:
             problems.add(path, where, f"there is no image with the id {entry.get('image_id')}")
@@ -212,7 +222,6 @@ def _add_objects(
         else:
             found.id = number if isinstance(number, int) else position
             image.objects.append(found)
-        seen.add(number)
 
 
 def _class_of(entry: Mapping[str, Any], numbers: Mapping[int | str, int]) -> int | None:

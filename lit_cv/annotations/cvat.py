@@ -12,11 +12,13 @@ import numpy as np
 
 from lit_cv.annotations.annotation_format import AnnotationFormat, Sign
 from lit_cv.annotations.checks import unknown_category
-from lit_cv.annotations.image_folder import locate_images
+from lit_cv.annotations.image_folder import as_on_disk, locate_images, report_left_out
 from lit_cv.annotations.layout import SPLITS, split_in
+from lit_cv.annotations.reading import class_name
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_box
 from lit_cv.annotations.shapes import NO_AREA, ellipse, pasted_mask, rotated_box
+from lit_cv.annotations.split_folders import split_folders
 from lit_cv.annotations.walk import files_below, subfolder
 from lit_cv.annotations.xml_files import is_cvat, parse_xml
 
@@ -67,7 +69,9 @@ def read_cvat(root: Path, problems: Problems, folders: Mapping[str, Path] | None
             continue
         if tree.find("track") is not None:
             raise AnnotationError(f"{file} has tracks of a video: export it as 'CVAT for images 1.1'.")
-        labels.update(dict.fromkeys(name for node in tree.iterfind("meta//label/name") if (name := _text(node))))
+        labels.update(
+            dict.fromkeys(name for node in tree.iterfind("meta//label/name") if (name := class_name(_text(node))))
+        )
         before = 0
         for node in tree.iterfind("image"):
             subset = node.get("subset", "").strip()
@@ -78,7 +82,12 @@ def read_cvat(root: Path, problems: Problems, folders: Mapping[str, Path] | None
     if not entries:
         raise FileNotFoundError(f"{root.absolute()} holds no images in XML files of CVAT.")
     training = [entry for entry in entries if entry.split == "train"]
-    seen = {shape.get("label", "") for entry in training or entries for shape in entry.node if shape.tag in _SHAPES}
+    seen = {
+        class_name(shape.get("label", ""))
+        for entry in training or entries
+        for shape in entry.node
+        if shape.tag in _SHAPES
+    }
     categories = list(labels) or sorted(seen - {""})
     sets: dict[str, AnnotationSet] = {}
     for split in (*SPLITS, "all") if training else ("all",):
@@ -86,15 +95,16 @@ def read_cvat(root: Path, problems: Problems, folders: Mapping[str, Path] | None
         if part and (split != "all" or not training):
             images = [_image(entry, categories, problems) for entry in part]
             given = (folders or {}).get(split)
-            folder, images = (given, images) if given else _located(root, part, images)
+            folder, images = (given, as_on_disk(given, images)) if given else _located(root, part, images)
             sets[split] = AnnotationSet(folder, categories, images, entry="shape")
     _report(entries, bool(training))
+    report_left_out(sets.values())
     return sets
 
 
 def _files(root: Path) -> list[Path]:
     folders = [root, *(place for place in [subfolder(root, "annotations")] if place)]
-    folders += [place for names in SPLITS.values() if (place := subfolder(root, *names))]
+    folders += split_folders(root).values()
     return [path for folder in folders for path in files_below(folder, _XML, deep=False) if is_cvat(path)]
 
 
@@ -139,7 +149,7 @@ def _image(entry: _Entry, categories: Sequence[str], problems: Problems) -> Anno
 
 
 def _object(shape: ET.Element, categories: Sequence[str], size: tuple[int, int]) -> AnnotatedObject | str:
-    name = shape.get("label", "").strip()
+    name = class_name(shape.get("label", ""))
     if shape.tag in _NO_AREA:
         return f"its shape {shape.tag!r} {NO_AREA}"
     if shape.tag not in _SHAPES:

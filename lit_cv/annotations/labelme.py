@@ -14,11 +14,13 @@ import numpy as np
 
 from lit_cv.annotations.annotation_format import AnnotationFormat, Sign
 from lit_cv.annotations.checks import unknown_category
+from lit_cv.annotations.image_folder import report_left_out
 from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, leads_out
-from lit_cv.annotations.reading import decoded_text, head_of, is_file, read_bytes, read_names
+from lit_cv.annotations.reading import class_name, decoded_text, head_of, is_file, read_bytes, read_names
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_box
 from lit_cv.annotations.shapes import NO_AREA, ellipse, pasted_mask
+from lit_cv.annotations.split_folders import SPLIT_NAMES, split_folders
 from lit_cv.annotations.walk import FolderIndex, files_below
 from lit_cv.image_formats import open_image
 
@@ -55,10 +57,11 @@ def read_labelme(root: Path, problems: Problems, folders: Mapping[str, Path] | N
         FileNotFoundError: If there are no such files.
     """
     contents: dict[str, list[tuple[Path, Content]]] = {}
+    places = split_folders(root)
     for path in files_below(root, _JSON):
         content = _load(path, problems)
         if content is not None:
-            contents.setdefault(_split_of(path.relative_to(root)), []).append((path, content))
+            contents.setdefault(_split_of(path, root, places), []).append((path, content))
     if "train" not in contents:
         contents = {"all": [entry for part in contents.values() for entry in part]}
     if not any(contents.values()) and not len(problems):
@@ -73,6 +76,7 @@ def read_labelme(root: Path, problems: Problems, folders: Mapping[str, Path] | N
             index = FolderIndex((folders or {}).get(split, root))
             images = [_image(root, index, path, content, categories, problems) for path, content in contents[split]]
             sets[split] = AnnotationSet(index.root, categories, images, entry="shape")
+    report_left_out(sets.values())
     return sets
 
 
@@ -94,9 +98,10 @@ def _classes(path: Path) -> list[str]:
     return [name for name in names if name not in _NO_CLASSES]
 
 
-def _split_of(path: Path) -> str:
-    named = {name: split for split, names in SPLITS.items() for name in names}
-    return next((named[part.lower()] for part in path.parts[:-1] if part.lower() in named), "all")
+def _split_of(path: Path, root: Path, places: Mapping[str, Path]) -> str:
+    parts = (part.lower() for part in path.relative_to(root).parts[:-1])
+    named = next((SPLIT_NAMES[part] for part in parts if part in SPLIT_NAMES), "all")
+    return next((split for split, place in places.items() if path.is_relative_to(place)), named)
 
 
 def _shapes(content: Content) -> list[Mapping[str, Any]]:
@@ -105,7 +110,7 @@ def _shapes(content: Content) -> list[Mapping[str, Any]]:
 
 def _label(shape: Mapping[str, Any]) -> str:
     label = shape.get("label")
-    return str(label).strip() if isinstance(label, str | int | float) else ""
+    return class_name(str(label)) if isinstance(label, str | int | float) else ""
 
 
 def _image(

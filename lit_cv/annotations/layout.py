@@ -50,11 +50,11 @@ def split_in(text: str) -> str | None:
     """Return the split that a name speaks of.
 
     Example:
-        >>> split_in("instances_val2017"), split_in("latest")
-        ('val', None)
+        >>> split_in("instances_val2017"), split_in("dev"), split_in("latest")
+        ('val', 'val', None)
     """
-    found = re.search(r"(?<![a-z])(train|val|test)", text.lower())
-    return found[1] if found else None
+    found = re.search(r"(?<![a-z])(train|val|test|dev(?![a-z]))", text.lower())
+    return next((split for split, names in SPLITS.items() if found[1] in names), None) if found else None
 
 
 def paths_by_split(root: Path, given: str | dict[str, str] | None) -> dict[str, Path] | None:

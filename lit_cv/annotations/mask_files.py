@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS
-from lit_cv.annotations.reading import is_file
+from lit_cv.annotations.layout import IMAGE_FOLDERS
+from lit_cv.annotations.reading import composed, is_file
+from lit_cv.annotations.split_folders import split_names
 from lit_cv.annotations.walk import MASK_SUFFIXES, FolderIndex, files_below, images_below, subfolder
 from lit_cv.printable import printable
 
@@ -80,13 +81,19 @@ def mask_folders(
     if "train" in found:
         found.pop("all", None)
     if not found:
+        lossy = next((path for name in names for path in images_below(root / name)), None)
+        if lossy is not None and lossy.suffix.lower() not in MASK_SUFFIXES:
+            allowed = ", ".join(sorted(MASK_SUFFIXES))
+            raise FileNotFoundError(
+                f"{printable(str(lossy), lines=False)}: masks are files that keep every value ({allowed}). Convert it."
+            )
         raise FileNotFoundError(f"{root.absolute()} holds no folders `images` and `masks` (set --data.masks).")
     return found
 
 
 def _pairs(root: Path, folders: Mapping[str, Path] | None, masks: Sequence[str]) -> Iterator[tuple[str, Path, Path]]:
     """Yield the folders of images and masks of each split that has some."""
-    for split, names in (*SPLITS.items(), ("all", ("",))):
+    for split, names in (*_names_of_splits(root).items(), ("all", ("",))):
         pairs: list[tuple[Path, Path]] = []
         for name in names:
             given = (folders or {}).get(split)
@@ -102,6 +109,10 @@ def _pairs(root: Path, folders: Mapping[str, Path] | None, masks: Sequence[str])
             yield split, *pair
 
 
+def _names_of_splits(root: Path) -> dict[str, tuple[str, ...]]:
+    return split_names(root, *(place for name in IMAGE_FOLDERS if (place := subfolder(root, name))))
+
+
 def _place(root: Path, *names: str) -> Path:
     """Return a folder below another; in other letters, capital or small, if it is so named."""
     for name in filter(None, names):
@@ -112,8 +123,8 @@ def _place(root: Path, *names: str) -> Path:
 def _matched(images: Path, masks: Path) -> MaskFiles:
     """Match the images and masks of two folders by name; the names of masks may have an end of their own."""
     names = [path.relative_to(images) for path in images_below(images)]
-    by_stem = {path.relative_to(masks).with_suffix(""): path for path in files_below(masks, MASK_SUFFIXES)}
-    stems = [name.with_suffix("") for name in names]
+    by_stem = {_stem(path.relative_to(masks)): path for path in files_below(masks, MASK_SUFFIXES)}
+    stems = [_stem(name) for name in names]
     endings = [end for end in _ENDINGS if any(stem.with_name(stem.name + end) in by_stem for stem in stems)]
     ending = endings[0] if endings else ""
     files = MaskFiles(images)
@@ -125,6 +136,10 @@ def _matched(images: Path, masks: Path) -> MaskFiles:
             files.found[name.as_posix()] = mask
     files.unused = sorted(by_stem.values())
     return files
+
+
+def _stem(name: Path) -> Path:
+    return Path(composed(name.with_suffix("").as_posix()))
 
 
 def _checked(where: str) -> str:
@@ -139,7 +154,7 @@ def _checked(where: str) -> str:
 
 def _by_template(root: Path, folders: Mapping[str, Path] | None, where: str) -> Iterator[tuple[str, MaskFiles]]:
     index = FolderIndex(root, MASK_SUFFIXES)
-    for split, names in (*SPLITS.items(), ("all", ("",))):
+    for split, names in (*_names_of_splits(root).items(), ("all", ("",))):
         if split == "all" and "{split" in where:
             continue
         given = (folders or {}).get(split)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lit_cv.annotations.mask_code import IGNORE, MaskCode
 from lit_cv.annotations.mask_values import MaskFact
-from lit_cv.annotations.reading import read_lines
+from lit_cv.annotations.reading import class_name, composed, read_lines
 from lit_cv.annotations.records import AnnotationError
 from lit_cv.printable import printable
 from lit_cv.suggest import nearest
@@ -71,7 +71,7 @@ def read_palette(path: Path) -> dict[int, str]:
         comment = line.startswith("# ") or (line.startswith("#") and not found)  # a name may be `#1`
         if comment or (number == 1 and not re.search(r"\d", line)):
             continue
-        name = found["name"].strip(" \t\"'") if found else ""
+        name = class_name(found["name"].strip(" \t\"'")) if found else ""
         values = [int(found[channel]) for channel in ("red", "green", "blue")] if found else [256]
         if not name or max(values) > 255:
             raise AnnotationError(
@@ -148,8 +148,8 @@ def _without(code: MaskCode, ignore: Sequence[int | str]) -> MaskCode:
     dropped: set[int] = set()
     classes = dict(code.classes)
     for given in ignore:
-        if given in code.names:
-            dropped.add(code.names.index(str(given)))
+        if isinstance(given, str) and composed(given) in code.names:
+            dropped.add(code.names.index(composed(given)))
         elif isinstance(given, int) or given.isdecimal():
             number = int(given)
             if not 0 <= number <= IGNORE:
@@ -191,7 +191,10 @@ def describe_masks(code: MaskCode, facts: Iterable[MaskFact], named: bool) -> li
     said = []
     if not named:
         shown = _listed(str(value) for value in sorted(values) if code.classes.get(value, IGNORE) != IGNORE)
-        said.append(f"the values of the masks have no names ({shown}): name them in classes.txt, a line each from 0.")
+        ignored = "; 255 is ignored" if values[IGNORE] and not code.colors and code.classes[IGNORE] == IGNORE else ""
+        said.append(
+            f"the values of the masks have no names ({shown}{ignored}): name them in classes.txt, a line each from 0."
+        )
     if never := [name for number, name in enumerate(code.names) if not pixels[number]]:
         some = f"{len(never)} of {len(code.names)} classes"
         said.append(f"{some} occur in none of the {masks} masks to train on: {_listed(never)}.")

@@ -12,7 +12,7 @@ from lit_cv.annotations.mask_code import IGNORE, MaskCode
 from lit_cv.annotations.reading import open_plain
 from lit_cv.annotations.rle import nearest as resized
 from lit_cv.annotations.rle import outlines_of_values
-from lit_cv.image_formats import open_image
+from lit_cv.image_formats import loses_bits, open_image, raw_mode
 
 __all__ = ["MaskFact", "inspect_mask", "load_mask", "load_objects"]
 
@@ -58,14 +58,14 @@ def load_mask(path: Path, size: tuple[int, int] | None = None, code: MaskCode | 
 def _stored(path: Path) -> tuple[NDArray[np.integer], NDArray[np.int64] | None]:
     """Return the stored values of a file, (H, W), or (H, W, 3) of colors that are not gray, and its palette."""
     with open_plain(path) as file, open_image(file) as image:
+        if loses_bits(image):
+            raise ValueError(f"{path} has colors of 16 bits: a mask has 8 bits for each, or gray values. Save it so.")
         if image.mode in _COLORS:
             pixels = np.array(image.convert("RGB"))
             return (pixels[..., 0] if (pixels == pixels[..., :1]).all() else pixels), None
         if image.mode not in _GRAY:
             raise ValueError(f"{path} has pixels of the kind {image.mode}: a mask holds a whole number for each pixel.")
-        bits = re.match(
-            "L;([24])", _raw_mode(getattr(image, "tile", []))
-        )  # the reader stretches fewer bits of gray to 0..255
+        bits = re.match("L;([24])", raw_mode(image))  # the reader stretches fewer bits of gray to 0..255
         values = np.array(image)
         palette = image.getpalette("RGB") if image.mode == "P" else None
     if bits is not None:
@@ -73,12 +73,6 @@ def _stored(path: Path) -> tuple[NDArray[np.integer], NDArray[np.int64] | None]:
     if values.size and values.min() < 0:
         raise ValueError(f"{path} holds the value {values.min()}: classes are numbered from 0.")
     return (values.astype(np.uint8) if values.dtype == np.bool_ else values), _packed_palette(palette)
-
-
-def _raw_mode(tiles: Sequence[Sequence[object]]) -> str:
-    """Return how the pixels of a file that is not decoded yet are stored, in PIL's words."""
-    arguments = tiles[0][3] if tiles else ""
-    return str(arguments[0] if isinstance(arguments, tuple) else arguments)
 
 
 def _packed_palette(palette: Sequence[int] | None) -> NDArray[np.int64] | None:

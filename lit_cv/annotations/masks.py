@@ -16,8 +16,9 @@ from lit_cv.annotations.reading import read_names
 from lit_cv.annotations.records import AnnotatedImage, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_area, outline_mask
 from lit_cv.annotations.sizes import SizesOf, file_sizes
-from lit_cv.annotations.walk import MASK_SUFFIXES, files_below
+from lit_cv.annotations.walk import files_below
 from lit_cv.atomic_files import atomic_write, write_text
+from lit_cv.image_formats import IMAGE_SUFFIXES
 
 log = logging.getLogger("lit_cv")
 
@@ -167,7 +168,7 @@ def _find(root: Path) -> Sign:
         places = [masks for _, masks in mask_folders(root).values()]
     except FileNotFoundError:
         # their images lie in another place
-        found = any(any(files_below(root / name, MASK_SUFFIXES)) for name in MASK_FOLDERS[:3])
+        found = any(any(files_below(root / name, IMAGE_SUFFIXES)) for name in MASK_FOLDERS[:3])
         return Sign.LIKELY if found else Sign.NONE
     if all("SegmentationClass" in place.parts for place in places):
         return Sign.GUESS  # VOC's own

@@ -6,7 +6,9 @@ import io
 import os
 import re
 import stat
-from collections.abc import Collection, Iterator
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -15,6 +17,8 @@ from lit_cv.printable import printable
 from lit_cv.spreadsheet import unescape_formula
 
 __all__ = [
+    "class_name",
+    "composed",
     "decoded_text",
     "exists",
     "file_cell",
@@ -27,6 +31,7 @@ __all__ = [
     "read_names",
     "read_rows",
     "read_text",
+    "spellings",
 ]
 
 _MOST = 1 << 24  # bytes of a small file: the labels of an image, or the names of all classes
@@ -34,6 +39,21 @@ _MOST_LIST = 1 << 30  # bytes of a list of images
 _HEAD = 4096  # bytes of a table that say how it is encoded
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # which Windows' shell writes
 _NO_TEXT = re.compile("[\udc80-\udcff]")  # what bytes that are no UTF-8 are decoded to
+
+
+def composed(text: str) -> str:
+    """Return a text with its accents encoded in the usual way (NFC): texts that look the same are the same."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def class_name(text: str) -> str:
+    r"""Return the name of a class as all readers have it: `composed`, and without spaces around it.
+
+    Example:
+        >>> class_name(" cafe\u0301") == "caf\u00e9"
+        True
+    """
+    return composed(text.strip())
 
 
 def open_plain(path: Path) -> IO[bytes]:
@@ -133,7 +153,7 @@ def read_names(path: Path, numbered: bool = True) -> list[str]:
         OSError: If it cannot be read.
         AnnotationError: If it is not UTF-8, no plain file, or too large; a name is there twice, or a line is empty.
     """
-    lines = [line.strip() for line in read_text(path).rstrip().split("\n")]
+    lines = [class_name(line) for line in read_text(path).rstrip().split("\n")]
     first: dict[str, int] = {}
     for number, name in enumerate(lines, 1):
         if not name and numbered and any(lines):
@@ -184,12 +204,27 @@ def _rows(path: Path, file: IO[bytes], files: Collection[str], errors: str) -> I
         text.seek(0)
         # spreadsheets in half of Europe write semicolons, and tabs where they are asked for Unicode
         between = next((mark for mark in ",;\t" if mark in first), ",")
-        for row in csv.DictReader(text, delimiter="\t" if path.suffix.lower() == ".tsv" else between):
-            yield {
-                name: (value or "") if name in files else (value or "").strip() for name, value in row.items() if name
-            }
+        between = "\t" if path.suffix.lower() == ".tsv" else between
+        reader = csv.DictReader(text, delimiter=between)
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        _check_columns(path, reader.fieldnames)
+        for row in reader:
+            if any(cell.strip() for cell in row.get(None) or ()):
+                raise AnnotationError(
+                    f"{path}, line {reader.line_num}: it has more cells than there are columns. Put a cell that holds "
+                    f"{between!r} in quotes."
+                )
+            cells = {name: value or "" for name, value in row.items() if name}
+            if any(text.strip() for text in cells.values()):  # spreadsheets leave empty lines
+                yield {name: text if name in files else text.strip() for name, text in cells.items()}
     finally:
         text.detach()
+
+
+def _check_columns(path: Path, names: Iterable[str]) -> None:
+    """Refuse two columns of one name, of which only the last would be read."""
+    if double := [name for name, count in Counter(name for name in names if name).items() if count > 1]:
+        raise AnnotationError(f"{path} has two columns named {double[0]!r}: rename or remove one.")
 
 
 def file_cell(text: str, folder: Path) -> str:
@@ -217,7 +252,15 @@ def name_choices(text: str) -> list[str]:
     """
     plain = text.strip()
     choices = dict.fromkeys((text, unescape_formula(text), plain, unescape_formula(plain)))
-    return [name for name in dict.fromkeys((*choices, *(name.replace("\\", "/") for name in choices))) if name]
+    every = dict.fromkeys((*choices, *(name.replace("\\", "/") for name in choices)))
+    return list(dict.fromkeys(form for name in every if name for form in spellings(name)))
+
+
+def spellings(name: str) -> list[str]:
+    """Return the ways to encode the accents of a name: a disk, and a list from another machine, may differ in them."""
+    if name.isascii():
+        return [name]
+    return list(dict.fromkeys((name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))))
 
 
 def is_file(path: Path) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from lit_cv.annotations.clutter import is_clutter
 from lit_cv.annotations.layout import SPLITS
 
-__all__ = ["SPLIT_NAMES", "split_folders"]
+__all__ = ["SPLIT_NAMES", "is_named_for_split", "split_folders", "split_names"]
 
 SPLIT_NAMES: dict[str, str] = {name: split for split, names in SPLITS.items() for name in names}
 """The split that a word stands for, in lower case."""
@@ -36,6 +36,25 @@ def split_folders(root: Path) -> dict[str, Path]:
     plain = by_rest.get("*", {})
     chosen = plain if "train" in plain or len(groups) != 1 else groups[0]
     return {split: _innermost(root / chosen[split]) for split in SPLITS if split in chosen}
+
+
+def is_named_for_split(name: str) -> bool:
+    """Tell whether the name of a folder speaks of a split.
+
+    Example:
+        >>> is_named_for_split("fold_1_train"), is_named_for_split("trainers")
+        (True, False)
+    """
+    return _WORD.search(name.lower()) is not None
+
+
+def split_names(*folders: Path) -> dict[str, tuple[str, ...]]:
+    """Return the names that folders of each split may have: those of `SPLITS`, and those found in some folders."""
+    found = [(folder, split_folders(folder)) for folder in folders]
+    return {
+        split: tuple(dict.fromkeys([*names, *(f[split].relative_to(at).as_posix() for at, f in found if split in f)]))
+        for split, names in SPLITS.items()
+    }
 
 
 def _rank(name: str) -> tuple[int, bool, str]:

@@ -9,9 +9,12 @@ from typing import Any, NamedTuple
 
 from lit_cv.annotations.annotation_format import AnnotationFormat, Sign, count_masks
 from lit_cv.annotations.checks import unknown_category
-from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS, inside, make_folder
-from lit_cv.annotations.reading import is_file, name_choices, read_lines, read_names
+from lit_cv.annotations.image_folder import report_left_out
+from lit_cv.annotations.layout import IMAGE_FOLDERS, inside, make_folder
+from lit_cv.annotations.reading import class_name, is_file, read_names
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Problems
+from lit_cv.annotations.split_folders import split_folders
+from lit_cv.annotations.voc_lists import listed_files
 from lit_cv.annotations.walk import MASK_SUFFIXES, FolderIndex, files_below, subfolder
 from lit_cv.annotations.xml_files import is_cvat, parse_xml
 from lit_cv.atomic_files import write_text
@@ -33,12 +36,12 @@ def read_voc(
 ) -> dict[str, AnnotationSet]:
     """Read a folder of Pascal VOC's layout.
 
-    That is `Annotations/*.xml`, `JPEGImages/*` and lists `ImageSets/Main/{train,val,test}.txt`; also `annotations` and
-    `images`, both with or without folders `train`, `valid`, `test` below or above them; also a folder (or folders
-    `train`, `valid`, `test`) where XML files lie beside their images. Coordinates are those of the VOC challenge:
-    pixels counted from 1, the last one included, hence a box (xmin - 1, ymin - 1, xmax, ymax). Class masks are found in
-    `SegmentationClass/*.png`. The classes are those of `labels.txt`, one a line, or those of the training images,
-    sorted.
+    That is `Annotations/*.xml`, `JPEGImages/*` and lists `ImageSets/Main/{train,val,test}.txt` (or `trainval.txt` in
+    place of `train.txt`); also `annotations` and `images`, both with or without folders `train`, `valid`, `test` below
+    or above them; also a folder (or folders `train`, `valid`, `test`) where XML files lie beside their images.
+    Coordinates are those of the VOC challenge: pixels counted from 1, the last one included, hence a box (xmin - 1,
+    ymin - 1, xmax, ymax). Class masks are found in `SegmentationClass/*.png`. The classes are those of `labels.txt`,
+    one a line, or those of the training images, sorted.
 
     Args:
         root: The folder.
@@ -69,6 +72,8 @@ def read_voc(
         index = FolderIndex((folders or {}).get(split, part.images))
         images = [_image(part.home, index, masks, xml, tree, categories, problems) for xml, tree in found]
         sets[split] = AnnotationSet(index.root, categories, [image for image in images if image])
+    if not any(part.listed for part in parts.values()):
+        report_left_out(sets.values())
     return sets
 
 
@@ -78,16 +83,17 @@ class _Part(NamedTuple):
     home: Path
     images: Path
     files: list[Path]
+    listed: bool = False
 
 
 def _find_parts(root: Path, lists: str) -> dict[str, _Part]:
     annotations = subfolder(root, *_ANNOTATIONS)
     if annotations is not None and any(files_below(annotations, _XML)):
         images = _images_of(root)
-        files = _listed_files(root, annotations, lists) or _by_folder(annotations)
-        return {split: _Part(annotations, images, part) for split, part in files.items()}
-    places = {split: place for split, names in SPLITS.items() if (place := subfolder(root, *names)) is not None}
-    apart = {split: _beside(place) for split, place in places.items()}
+        listed = listed_files(root, annotations, lists)
+        files = listed or _by_folder(annotations)
+        return {split: _Part(annotations, images, part, bool(listed)) for split, part in files.items()}
+    apart = {split: _beside(place) for split, place in split_folders(root).items()}
     found = {split: part for split, part in apart.items() if part.files}
     if "train" not in found:
         found = {"all": _Part(root, root, sorted(files_below(root, _XML)))}
@@ -111,30 +117,9 @@ def _beside(place: Path) -> _Part:
 
 def _by_folder(annotations: Path) -> dict[str, list[Path]]:
     """Return the files by the split that their folder is named for; all together where there is none for training."""
-    places = {split: place for split, names in SPLITS.items() if (place := subfolder(annotations, *names)) is not None}
-    files = sorted(files_below(annotations, _XML))
+    places, files = split_folders(annotations), sorted(files_below(annotations, _XML))
     found = {split: [xml for xml in files if xml.is_relative_to(place)] for split, place in places.items()}
     return found if found.get("train") and sum(map(len, found.values())) == len(files) else {"all": files}
-
-
-def _listed_files(root: Path, annotations: Path, lists: str) -> dict[str, list[Path]]:
-    """Return the files that the lists name; nothing where there is no list for training."""
-    index = FolderIndex(annotations, _XML)
-    place = subfolder(root, "ImageSets") or root / "ImageSets"
-    place = subfolder(place, lists) or place
-    found = {}
-    for split, names in SPLITS.items():
-        path = next((p for name in names if (p := place / f"{name}.txt").is_file()), None)
-        if path is not None:
-            found[split] = [_listed(index, line) for line in read_lines(path, files=True)]
-    return found if "train" in found else {}
-
-
-def _listed(index: FolderIndex, line: str) -> Path:
-    """Return the file that a line of a list names: all of it, or its first word where a number follows."""
-    stems = [Path(stem) for stem in (*name_choices(line), line.split()[0])]
-    found = next((paths[0] for stem in stems if (paths := index.named(stem))), None)
-    return index.root / (found or f"{stems[-1]}.xml")
 
 
 def _parse(xml: Path, problems: Problems) -> ET.Element | None:
@@ -149,7 +134,7 @@ def _parse(xml: Path, problems: Problems) -> ET.Element | None:
 
 
 def _names(tree: ET.Element) -> list[str]:
-    return [name for item in tree.iterfind("object") if (name := (item.findtext("name") or "").strip())]
+    return [name for item in tree.iterfind("object") if (name := class_name(item.findtext("name") or ""))]
 
 
 def _image(
@@ -193,7 +178,7 @@ def _image_name(index: FolderIndex, stem: Path, tree: ET.Element) -> str:
 
 
 def _object(item: ET.Element, categories: Sequence[str]) -> AnnotatedObject | str:
-    name = (item.findtext("name") or "").strip()
+    name = class_name(item.findtext("name") or "")
     if name not in categories:
         return unknown_category(name, categories)
     try:

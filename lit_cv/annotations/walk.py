@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from lit_cv.annotations.clutter import is_clutter
+from lit_cv.annotations.reading import composed
 from lit_cv.image_formats import IMAGE_SUFFIXES
 
 __all__ = ["MASK_SUFFIXES", "FolderIndex", "files_below", "images_below", "is_image", "subfolder"]
@@ -57,7 +58,7 @@ def subfolder(folder: Path, *names: str) -> Path | None:
 
 
 class FolderIndex:
-    """Finds files by their paths without suffixes; each folder is listed once.
+    """Finds files by their paths without suffixes, however accents are encoded; each folder is listed once.
 
     Args:
         root: Folder that the paths are relative to.
@@ -71,7 +72,7 @@ class FolderIndex:
 
     def named(self, stem: Path) -> list[Path]:
         """Return the files of that path and any of the suffixes, in the order of their names."""
-        return [stem.parent / name for name in self._listed(stem.parent).get(stem.name, [])]
+        return [stem.parent / name for name in self._listed(stem.parent).get(composed(stem.name), [])]
 
     def _listed(self, folder: Path) -> dict[str, list[str]]:
         if folder not in self._folders:
@@ -83,6 +84,6 @@ class FolderIndex:
             for name in entries:
                 stem, suffix = os.path.splitext(name)
                 if suffix.lower() in self._suffixes:
-                    names.setdefault(stem, []).append(name)
+                    names.setdefault(composed(stem), []).append(name)
             self._folders[folder] = names
         return self._folders[folder]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from lit_cv.annotations.annotation_format import AnnotationFormat, Sign, Source, count_masks
 from lit_cv.annotations.layout import inside, make_folder
-from lit_cv.annotations.reading import exists, read_names, read_text
+from lit_cv.annotations.reading import class_name, exists, read_names, read_text
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_box
 from lit_cv.annotations.sizes import SizesOf, file_sizes
@@ -108,7 +108,7 @@ def _class_names(file: Path, content: Mapping[str, Any]) -> list[str]:
         raise AnnotationError(f"{file}: names is a {type(names).__name__}, it must list the classes.")
     if nested := [name for name in names if isinstance(name, list | dict)]:  # aliases may unfold without an end
         raise AnnotationError(f"{file}: names holds a {type(nested[0]).__name__}, it must list the classes.")
-    texts = [str(name) for name in names]
+    texts = [class_name(str(name)) for name in names]
     if double := [name for name, count in Counter(texts).items() if count > 1]:
         raise AnnotationError(f"{file}: names has the class {double[0]!r} twice: rename one.")
     return texts

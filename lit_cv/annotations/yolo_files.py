@@ -9,6 +9,7 @@ from typing import Any
 from lit_cv.annotations.layout import IMAGE_FOLDERS, SPLITS
 from lit_cv.annotations.reading import exists, head_of, is_file, name_choices, open_plain, read_lines
 from lit_cv.annotations.records import AnnotationError, Problems
+from lit_cv.annotations.split_folders import split_folders
 from lit_cv.annotations.walk import FolderIndex, files_below, images_below, subfolder
 from lit_cv.printable import printable
 
@@ -68,7 +69,7 @@ def yolo_images(root: Path, content: Mapping[str, Any]) -> dict[str, tuple[Path,
 
 
 def _by_folder(root: Path, alone: bool) -> dict[str, tuple[Path, list[str]]]:
-    """Return the images of folders that are named for splits: `images/train`, `train/images` or `train`.
+    """Return the images of folders that are named for splits: `images/train`, `train2017/images` or `train`.
 
     Args:
         root: The folder of the set.
@@ -76,9 +77,9 @@ def _by_folder(root: Path, alone: bool) -> dict[str, tuple[Path, list[str]]]:
     """
     images = subfolder(root, *IMAGE_FOLDERS)
     found = {}
-    for split, names in SPLITS.items():
-        below = subfolder(images, *names) if images is not None else None
-        above = subfolder(root, *names)
+    inner, outer = split_folders(images) if images is not None else {}, split_folders(root)
+    for split in SPLITS:
+        below, above = inner.get(split), outer.get(split)
         place = below or (above and (subfolder(above, *IMAGE_FOLDERS) or above))
         if place is not None and (paths := _in_folder(place))[1]:
             found[split] = paths

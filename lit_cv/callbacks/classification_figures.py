@@ -26,6 +26,7 @@ class _Errors:
 
     worst: WorstImages
     counts: ErrorCounts | MultiLabelCounts | None
+    names: list[str] | None
     epoch: int = 0
     step: int = 0
 
@@ -93,7 +94,11 @@ class ClassificationFigures(PeriodicFigure):
                 counts = MultiLabelCounts(classes, logits.device)
             elif classes <= _MAX_CLASSES:
                 counts = ErrorCounts(classes, logits.device)
-            self._current = _Errors(WorstImages(self.n_wrong), counts)
+            # a module with several tasks says whose classes these are
+            names = outputs.get("class_names", class_names(trainer, pl_module, classes)) or None
+            self._current = _Errors(
+                WorstImages(self.n_wrong), counts, names if names and len(names) == classes else None
+            )
         if self._current.counts is not None:
             self._current.counts.update(logits, target)
         if trainer.is_global_zero and images is not None:
@@ -127,17 +132,14 @@ class ClassificationFigures(PeriodicFigure):
 
     def draw(self, trainer: L.Trainer, pl_module: L.LightningModule, kept: Any) -> None:
         """Draw the counts and the worst images of the best epoch."""
-        counts, worst = kept.counts, kept.worst
+        counts, worst, names = kept.counts, kept.worst, kept.names
         if isinstance(counts, ErrorCounts):
-            names = class_names(trainer, pl_module, len(counts.matrix))
             figure = confusion_figure(counts.matrix, names, f"validation, epoch {kept.epoch}")
             publish(trainer, figure, "confusion_matrix", kept.step)
         elif isinstance(counts, MultiLabelCounts):
-            names = class_names(trainer, pl_module, counts.table.shape[1])
             heading = f"precision and recall in validation, epoch {kept.epoch}"
             publish(trainer, precision_recall_figure(counts.table, names, heading), "precision_recall", kept.step)
         if worst.images is not None:
-            names = class_names(trainer, pl_module, worst.scores.shape[1])
             titles, colors = _titles(worst, names)
             heading = f"highest losses in validation, epoch {kept.epoch}: true label → prediction"
             publish(trainer, image_grid(worst.images, titles, heading, colors), "most_wrong", kept.step)

@@ -1,5 +1,6 @@
 """Early stopping on the module's own metric."""
 
+import logging
 import math
 from typing import Any, Literal
 
@@ -7,9 +8,11 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
-from lit_cv.callbacks.monitored import monitor_and_mode, monitored_value
+from lit_cv.callbacks.monitored import mode_of, monitor_and_mode, monitored_value
 
 __all__ = ["MonitorEarlyStopping"]
+
+log = logging.getLogger("lit_cv")
 
 
 class MonitorEarlyStopping(EarlyStopping):
@@ -19,7 +22,8 @@ class MonitorEarlyStopping(EarlyStopping):
         patience: Validations without an improvement after which training ends; `None` never ends it early.
         min_delta: Change of the metric that counts as an improvement.
         monitor: Metric to watch; `None` takes that of the checkpoints, which is the module's own unless given.
-        mode: Whether a smaller (`min`) or greater (`max`) value is better; `None` takes that of the checkpoints.
+        mode: Whether a smaller (`min`) or greater (`max`) value is better; `None` takes that of the checkpoints, or for
+            another metric what its name says.
     """
 
     def __init__(
@@ -31,6 +35,8 @@ class MonitorEarlyStopping(EarlyStopping):
     ) -> None:
         if patience is not None and patience < 1:
             raise ValueError(f"patience={patience}: give at least 1, or leave it out for no early stopping.")
+        if patience is None and (monitor or mode):
+            log.warning("Early stopping is off: what it watches has no effect without --early_stopping.patience.")
         super().__init__(monitor or "", min_delta=abs(min_delta), patience=patience or 0, mode=mode or "min")
         self.enabled = patience is not None
         self._given_monitor = monitor
@@ -47,6 +53,8 @@ class MonitorEarlyStopping(EarlyStopping):
         monitor, mode = monitor_and_mode(trainer, pl_module)
         if self._given_monitor is None:
             self.monitor = monitor or "val_loss"
+        elif self._given_monitor != monitor and self._given_mode is None:
+            mode = mode_of(self._given_monitor, pl_module, "--early_stopping.mode")
         self.mode = str(self._given_mode or mode)
         sign = 1 if self.mode == "max" else -1
         self.min_delta = sign * abs(self.min_delta)

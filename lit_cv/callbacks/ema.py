@@ -6,6 +6,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from lit_cv.nn.moving_average import move_averages
 from lit_cv.strategies import check_whole
 
 __all__ = ["EMA"]
@@ -51,14 +52,7 @@ class EMA(L.Callback):
             return
         self._step = trainer.global_step
         decay = min(self.decay, (1 + self._step) / (10 + self._step))
-        averages, weights = [], []
-        for name, value in self._live.items():
-            if value.is_floating_point():
-                averages.append(self._average[name])
-                weights.append(value)
-            else:
-                self._average[name].copy_(value)  # counters
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        move_averages((self._average[name] for name in self._live), self._live.values(), decay)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validate the average."""

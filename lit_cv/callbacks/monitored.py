@@ -1,12 +1,22 @@
 """The metric that a module is judged by."""
 
+import logging
 import math
+import re
 
 import lightning as L
 
 from lit_cv.suggest import nearest
 
-__all__ = ["is_better", "monitor_and_mode", "monitored_value"]
+__all__ = ["is_better", "mode_of", "monitor_and_mode", "monitored_value"]
+
+log = logging.getLogger("lit_cv")
+
+_LESS = r"loss|error|err|ece|nll|mae|mse|rmse|entropy|perplexity|alignment|uniformity|distance|ci95|fid|lpips"
+_MORE = (
+    r"acc|accuracy|f1|top\d+|m?ap(50|75)?|mar|m?iou|dice|r2|score|rankme|diversity|precision|recall|auc|auroc|kappa|mcc|"
+    r"psnr|ssim"
+)
 
 
 def monitored_value(trainer: L.Trainer, monitor: str | None) -> float | None:
@@ -39,8 +49,34 @@ def monitor_and_mode(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[
     """Return the metric that decides which epoch is the best, by the checkpoints or by the module."""
     checkpoint = trainer.checkpoint_callback
     if monitor := getattr(checkpoint, "monitor", None):
-        return monitor, getattr(checkpoint, "mode", None) or "min"
+        return monitor, getattr(checkpoint, "mode", None) or mode_of(monitor, pl_module)
     return getattr(pl_module, "monitor", None), getattr(pl_module, "mode", "min")
+
+
+def mode_of(monitor: str | None, pl_module: L.LightningModule, option: str = "") -> str:
+    """Return whether less (`min`) or more (`max`) of a metric is better: as the module says, or else by its name.
+
+    Args:
+        monitor: The metric.
+        pl_module: The module.
+        option: The option that says it, for a warning about a name that tells nothing; without it there is none.
+
+    Example:
+        >>> class Module(L.LightningModule):
+        ...     monitor, mode = "val_acc", "max"
+        >>> mode_of("val_acc", Module()), mode_of("val_shape_loss", Module())
+        ('max', 'min')
+    """
+    own = str(getattr(pl_module, "mode", "min"))
+    if monitor is None or monitor == getattr(pl_module, "monitor", None):
+        return own
+    less, more = (re.search(rf"(?<![^\W_])({words})(?![^\W_])", monitor.lower()) for words in (_LESS, _MORE))
+    if bool(less) != bool(more):
+        return "min" if less else "max"
+    if option:
+        than = "smaller" if own == "min" else "greater"
+        log.warning("%s is taken to be better when it is %s: set %s min or max.", monitor, than, option)
+    return own
 
 
 def is_better(value: float, best: float | None, mode: str) -> bool:

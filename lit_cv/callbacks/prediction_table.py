@@ -58,7 +58,8 @@ class ClassTable:
             probabilities: (N, K).
             samples: Names of the images.
         """
-        highest, found = probabilities.float().topk(self.classes if self.classes <= _ALL else _TOP)
+        every = self.several or self.classes <= _ALL  # an image may have any number of labels
+        highest, found = probabilities.float().topk(self.classes if every else _TOP)
         highest = highest.cpu()
         rows = [
             [self.shown(sample), *self._cells(values, classes)]
@@ -74,7 +75,7 @@ class ClassTable:
             by_class = dict(zip(classes, values, strict=True))
             yield from (f"{by_class[index]:.6f}" for index in range(self.classes))
         else:
-            for value, index in zip(values[1:], classes[1:], strict=True):
+            for value, index in zip(values[1:_TOP], classes[1:_TOP], strict=True):
                 yield self.shown(self.names[index])
                 yield f"{value:.6f}"
 

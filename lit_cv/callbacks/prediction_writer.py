@@ -23,6 +23,7 @@ from lit_cv.callbacks.prediction_values import ValueTable
 from lit_cv.callbacks.run_output import class_names
 from lit_cv.printable import printable
 from lit_cv.spreadsheet import escape_formula
+from lit_cv.tasks import MultiLabelTask
 
 __all__ = ["PredictionWriter"]
 
@@ -164,8 +165,12 @@ class PredictionWriter(L.Callback):
         if "probabilities" in said:
             if task not in self._tables:
                 classes = said["probabilities"].shape[1]
-                several = bool(pl_module.hparams.get("multi_label"))
-                known = class_names(trainer, pl_module, classes)
+                tasks = getattr(pl_module, "tasks", None)
+                kind = tasks.get(task) if isinstance(tasks, Mapping) else None
+                several = bool(pl_module.hparams.get("multi_label")) or isinstance(kind, MultiLabelTask)
+                attribute = getattr(kind, "class_attribute", None)
+                known = _classes(trainer, attribute) if attribute else class_names(trainer, pl_module, classes)
+                known = known if known and len(known) == classes else None
                 table = ClassTable(classes, known, several, self.threshold, self._shown)
                 self._tables[task] = (self._begin(trainer, task, table), table)
             file, table = self._tables[task]
@@ -299,13 +304,12 @@ class PredictionWriter(L.Callback):
             self._write_drafts(trainer, parts["boxes"], parts["masks"])
 
     def _write_drafts(self, trainer: L.Trainer, boxes: Sequence[Any], masks: Sequence[Any]) -> None:
-        data = getattr(trainer, "datamodule", None)
         images = Path(getattr(getattr(trainer.predict_dataloaders, "dataset", None), "root", "."))
         unsure_first = self.order != "dataset"
         if boxes:
             least = _LEAST if self.threshold is None else self.threshold
             names = _names(trainer, [part[0] for part in boxes])
-            classes = list(getattr(data, "box_classes", None) or [])
+            classes = _classes(trainer, "box_classes")
             # Without masks, which are written as they come, the folder appears when it is complete.
             place = nullcontext(owned_folder(self._drafts)) if masks else written_aside(self._drafts)
             with place as folder:
@@ -316,7 +320,7 @@ class PredictionWriter(L.Callback):
             log.info("%d boxes in %d images, from a score of %g on: %s", objects, count, least, where)
         if masks:
             names = _names(trainer, [part[0] for part in masks])
-            classes = list(getattr(data, "mask_classes", None) or [])
+            classes = _classes(trainer, "mask_classes")
             count = self._masks.write(masks, names, classes, self._drafts, unsure_first, self._shown)
             log.info("Masks of %d images: %s", count, _said(self._drafts, self.folder / _DRAFTS))
         if boxes and self.format == "yolo":
@@ -362,13 +366,19 @@ def _check_voc(trainer: L.Trainer) -> None:
     dataset = getattr(trainer.predict_dataloaders, "dataset", None)
     named = hasattr(dataset, "__len__") and hasattr(dataset, "sample_name")
     count = len(cast(Sized, dataset)) if named else 0
-    classes = getattr(getattr(trainer, "datamodule", None), "box_classes", None) or []
+    classes = _classes(trainer, "box_classes")
     wrong = [name for name in (*_names(trainer, range(count)).values(), *classes) if voc_lacks(name)]
     if wrong:
         raise ValueError(
             f"VOC's files have no place for the name '{printable(wrong[0], lines=False)}' ({len(wrong)} in all), which "
             "is not UTF-8 or has control characters: rename it, or choose coco or yolo (--predictions.format)."
         )
+
+
+def _classes(trainer: L.Trainer, attribute: str) -> list[str]:
+    """Return the names of classes from the DataModule, or else as the module has learned them."""
+    known = getattr(trainer.lightning_module, "trained_classes", {})
+    return list(getattr(getattr(trainer, "datamodule", None), attribute, None) or known.get(attribute) or [])
 
 
 def _describe(outputs: Any) -> str:

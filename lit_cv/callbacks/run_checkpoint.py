@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_cv.atomic_files import next_free_path
-from lit_cv.callbacks.monitored import is_better, monitored_value
+from lit_cv.callbacks.monitored import is_better, mode_of, monitored_value
 from lit_cv.checkpoint_file import load_tensors
 from lit_cv.checkpoint_io import link_checkpoint
 from lit_cv.loop_state import validation_due
@@ -49,7 +49,8 @@ class RunCheckpoint(Checkpoint):
     Args:
         every_n_steps: Also write `last.ckpt` after every that many optimizer steps; 0 for epochs only.
         monitor: Metric to choose the best by; `None` takes the module's.
-        mode: Whether a smaller (`min`) or greater (`max`) value is better; `None` takes the module's.
+        mode: Whether a smaller (`min`) or greater (`max`) value is better; `None` takes the module's, or for another
+            metric what its name says.
     """
 
     def __init__(self, every_n_steps: int = 0, monitor: str | None = None, mode: str | None = None) -> None:
@@ -85,7 +86,7 @@ class RunCheckpoint(Checkpoint):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the module's metric, which its data may decide."""
         self.monitor = self.monitor or getattr(pl_module, "monitor", None)
-        self.mode = self.mode or getattr(pl_module, "mode", "min")
+        self.mode = self.mode or mode_of(self.monitor, pl_module, "--checkpoint.mode")
         self._take_up_best(trainer)
         self._interrupted = self._ending = self._has_signals = False
 

@@ -16,6 +16,7 @@ from lit_cv.suggest import nearest, nearest_option
 
 __all__ = ["arguments_of", "explain", "explain_value", "is_for_the_user", "is_of_trainer", "raised_here"]
 
+_NO_NAME = re.compile(r"\b(True|False|None|nan|inf|\d+\.\d+(e[-+]?\d+)?)\b")  # what YAML makes of some names
 _CLASSES: dict[str, type] = {
     "model": L.LightningModule,
     "data": L.LightningDataModule,
@@ -65,6 +66,12 @@ def explain_value(message: str, key: str = "", value: str = "") -> str | None:
     expected = dict.fromkeys(re.findall(r"Expected an? (.+?)(?= - |\. Got| Given|$)", message))
     if not key or not expected:
         return None
+    names = re.search(r"Given value: (\[[^\[\]]*\])$", message)
+    if names and re.search(r"list\[[^\]]*\bstr\b", message) and _NO_NAME.search(names[1]):
+        return (
+            f"--{key} {names[1]}: names such as no, yes, null and 1e3 are other values in YAML. Put them in quotes: "
+            f'--{key} \'["no", "yes"]\''
+        )
     allowed = " or ".join(map(_readable, expected))
     if allowed == "null" and (base := _base(key)):  # what was given is no class of that kind
         return _no_class(key, value, base)

@@ -53,8 +53,9 @@ def run_export(args: list[str]) -> None:
     from lit_cv.export import ExportedModule, export_onnx, export_program, export_weights
     from lit_cv.modules.loading import load_module
 
-    module, classes = load_module(checkpoint.path), checkpoint.class_names
-    classes = classes or next(iter((module.declared_classes() | module.trained_classes).values()), [])
+    module = load_module(checkpoint.path)
+    learned = module.declared_classes() | module.trained_classes
+    classes = next(iter(learned.values()), checkpoint.class_names)  # the data's may be others, of whole images
     program = ExportedModule(module, own.part)
     images = _read(own.images, program.image_shape) if own.images else None
     folder.mkdir(parents=True, exist_ok=True)

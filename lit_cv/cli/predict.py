@@ -1,13 +1,18 @@
 """What `predict` takes besides the options of every verb: images in any folder, and several views of each."""
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from lit_cv.cli.runs import find_checkpoint
+from lit_cv.cli.runs import Checkpoint, find_checkpoint
 
 __all__ = ["predict_arguments"]
 
 _KEPT = ("batch_size", "num_workers", "on_error", "value_range")  # options of data that a folder of images has, too
+_OF_ANNOTATED = "min_box_side"  # an argument of AnnotatedImagesDataModule alone, which does not crop
+_PAIR = re.compile(r"\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}")
 _VIEWS = ("flip", "shift", "crop")
 _HELP = """options of predict beside those of every verb:
   --images FOLDER     images in any arrangement, or one image, in place of those of the data
@@ -62,11 +67,7 @@ def _on_files(args: list[str], images: str) -> list[str]:
         raise FileNotFoundError(f"there is no folder {images!r} (--images).")
     root, _ = _take(args, "--trainer.default_root_dir")
     checkpoint = find_checkpoint(name, root)
-    size, channels = (checkpoint.hyperparameters.get(key) for key in ("image_size", "in_channels"))
-    sides = {size} if isinstance(size, int) else set(size) if isinstance(size, list | tuple) else set()
-    if len(sides) != 1:
-        raise ValueError(f"{checkpoint.path} is for images of {size}: --images takes models for square ones.")
-    names = checkpoint.class_names or None
+    data = _as_trained(checkpoint)
     kept, rest, tokens = [], [], iter(args)
     for token in tokens:
         option, equals, value = token.partition("=")
@@ -76,13 +77,50 @@ def _on_files(args: list[str], images: str) -> list[str]:
         value = value if equals else next(tokens, "")
         if option.removeprefix("--data.") in _KEPT:
             kept.append(f"{option}={value}")
-    data = {"root": images, "image_size": sides.pop(), "channels": channels, "class_names": names}
+    data["root"] = images
     given = [f"--data.{key}={_text(value)}" for key, value in data.items() if value is not None]
     return [*rest, "--data=ImageFilesDataModule", *given, *kept]
 
 
+def _as_trained(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the options of images that are read as those that a checkpoint was trained on.
+
+    Raises:
+        ValueError: If they are cut to squares, and the model is for other images.
+    """
+    size, channels = (checkpoint.hyperparameters.get(key) for key in ("image_size", "in_channels"))
+    sides = [size] * 2 if isinstance(size, int) else list(size) if isinstance(size, list | tuple) else []
+    classes = {**checkpoint.hyperparameters, **checkpoint.classes}
+    data: dict[str, Any] = {name: classes.get(name) for name in ("class_names", "box_classes", "mask_classes")}
+    data |= {"channels": channels, "value_range": _trained_range(checkpoint.data_parameters)}
+    data["class_names"] = checkpoint.class_names or None
+    if data["box_classes"] or data["mask_classes"] or _OF_ANNOTATED in checkpoint.data_parameters:
+        return {**data, "whole": True, "canvas": sides or None}
+    if len(set(sides)) != 1:
+        raise ValueError(f"{checkpoint.path} is for images of {size}: --images takes models for square ones.")
+    return {**data, "image_size": sides[0]}
+
+
+def _trained_range(data: Mapping[str, Any]) -> list[float] | None:
+    """Return the range of values that images were scaled by in training; of two domains, that of the target."""
+    target = data.get("target")
+    inner = target.get("init_args") if isinstance(target, Mapping) else None
+    found = (inner if isinstance(inner, Mapping) else data).get("value_range")
+    if isinstance(found, list | tuple) and all(isinstance(value, int | float) for value in found):
+        return list(found)
+    return None
+
+
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """Return a value as an option takes it, in YAML: there, letters beyond 16 bits are no pairs as in JSON."""
+    if isinstance(value, str):
+        return value
+    return _PAIR.sub(_joined, json.dumps(value))
+
+
+def _joined(pair: re.Match[str]) -> str:
+    letter = json.loads(f'"{pair[0]}"')
+    return f"\\U{ord(letter):08x}"
 
 
 def _describe(args: list[str], images: str | None, views: str | None) -> None:

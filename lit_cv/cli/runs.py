@@ -5,6 +5,7 @@ import errno
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from lit_cv.atomic_files import remove_unfinished
 from lit_cv.checkpoint_file import read_checkpoint
 from lit_cv.file_lock import FileLock
-from lit_cv.metrics_csv import read_metrics
+from lit_cv.metrics_table import read_metrics
 
 __all__ = ["Checkpoint", "claim_run", "find_checkpoint", "make_run_folder", "newest_run", "remove_unused_run"]
 
@@ -33,6 +34,8 @@ class Checkpoint:
         step: Optimizer steps taken when it was written.
         class_names: Names of the classes that it tells apart.
         size: Bytes of the file.
+        data_parameters: Constructor arguments of the DataModule that it was trained on, unchecked.
+        classes: Names of all classes that it tells apart, by the attribute of a DataModule that lists them.
     """
 
     path: Path
@@ -41,6 +44,8 @@ class Checkpoint:
     step: int
     class_names: list[str] = field(default_factory=list)
     size: int = 0
+    data_parameters: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    classes: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def run(self) -> Path | None:
@@ -176,5 +181,12 @@ def remove_unused_run(folder: Path) -> None:
 def _open(path: Path) -> Checkpoint:
     content = read_checkpoint(path)
     return Checkpoint(
-        path, content.class_path, content.hyper_parameters, content.step, content.class_names, content.size
+        path,
+        content.class_path,
+        content.hyper_parameters,
+        content.step,
+        content.class_names,
+        content.size,
+        content.data_parameters,
+        content.classes,
     )

@@ -13,6 +13,7 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "gradient_clip_val": (lambda value: value >= 0, "give a number from 0, which does not clip"),
     "limit_train_batches": (lambda value: value != 0, "give a number of batches from 1, or a share of them"),
     "log_every_n_steps": (lambda value: value >= 0, "give a number of steps from 1, or 0 for no steps"),
+    "max_steps": (lambda value: value != 0, "give a number of steps from 1, or -1 for no limit"),
     "max_time": (lambda value: not isinstance(value, Mapping) or set(value) <= {*_TIMES}, f"name {', '.join(_TIMES)}"),
     "num_sanity_val_steps": (lambda value: value >= -1, "give a number of batches, or -1 for all"),
     "val_check_interval": (lambda value: value != 0, "give a number of batches from 1, or a share of an epoch"),
@@ -31,7 +32,7 @@ def check_trainer_options(trainer: Mapping[str, Any], fits: bool) -> None:
     """
     for name, (allows, advice) in _ALLOWED.items():
         value = trainer.get(name)
-        if value is None or (name == "limit_train_batches" and not fits):
+        if value is None or (name in ("limit_train_batches", "max_steps") and not fits):
             continue
         if (isinstance(value, float) and math.isnan(value)) or not allows(value):
             raise ValueError(f"{name}={value}: {advice} (--trainer.{name}).")

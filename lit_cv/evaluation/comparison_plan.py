@@ -11,6 +11,7 @@ from typing import Any
 
 from lit_cv.cli.arguments import read_configuration
 from lit_cv.cli.training_options import kept_options
+from lit_cv.nn.weight_files import find_file
 from lit_cv.plain_values import require_plain
 from lit_cv.printable import printable
 from lit_cv.suggest import nearest
@@ -217,8 +218,8 @@ def read_comparison(name: str, **given: Any) -> Comparison:
     content["labels"] = tuple(dict.fromkeys(Budget.parse(text) for text in content.get("labels", ("all",))))
     content["seeds"] = tuple(dict.fromkeys(content.get("seeds", (0,))))
     content["data"] = _data(content.get("data"), given.get("data"), data_args or {}, path)
-    if weights is not None and Path(weights).is_file():
-        content["weights"] = str(Path(weights).absolute())
+    if weights is not None and (file := find_file(weights)) is not None and file.path.is_file():
+        content["weights"] = str(file._replace(path=file.path.absolute()))
     return Comparison(**content)
 
 

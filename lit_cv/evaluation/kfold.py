@@ -86,10 +86,11 @@ class CrossValidation:
             )
         pool = built.datamodule.training_pool()
         self.names = [pool.sample_name(index) for index in range(len(pool))]
-        self.labels, self.class_names = pool.labels, pool.class_names
+        self.labels, self.class_names = pool.hard_labels().labels, pool.class_names
         self._files = pool.groups()
+        strata = self.labels if (self.labels >= 0).any() else pool.strata  # of boxes and masks
         self.folds = make_folds(
-            pool.labels.numpy(), options.folds, options.repeats, options.stratified, self._groups(), options.seed
+            strata.numpy(), options.folds, options.repeats, options.stratified, self._groups(), options.seed
         )
         seed = built.config[built.subcommand].seed_everything
         self.seed = int(seed) if not isinstance(seed, bool) else 0

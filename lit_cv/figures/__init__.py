@@ -1,18 +1,22 @@
 """Figures of data, models and runs: plain matplotlib drawings, without Lightning.
 
 Every function returns a matplotlib `Figure` (no pyplot, no global state); `render` turns it into pixels and
-`save_png` writes those. matplotlib itself is imported at the first drawing.
+`save_png` writes those. matplotlib itself is imported at the first drawing, and torch with the figures of images.
 """
 
-from lit_cv.figures.canvas import render, save_png
-from lit_cv.figures.classification import confusion_figure, precision_recall_figure
-from lit_cv.figures.curves import draw_training_curves
-from lit_cv.figures.domains import DomainMap, domain_figure, map_embedding
-from lit_cv.figures.history import History, short_number
-from lit_cv.figures.images import image_grid, label_titles, short_name
-from lit_cv.figures.lr_curve import lr_curve_figure
-from lit_cv.figures.objects import class_color, draw_objects, object_titles
-from lit_cv.figures.task_curves import draw_task_curves
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lit_cv.figures.canvas import render, save_png
+    from lit_cv.figures.classification import confusion_figure, precision_recall_figure
+    from lit_cv.figures.curves import draw_training_curves
+    from lit_cv.figures.domains import DomainMap, domain_figure, map_embedding
+    from lit_cv.figures.history import History, short_number
+    from lit_cv.figures.images import image_grid, label_titles, short_name
+    from lit_cv.figures.lr_curve import lr_curve_figure
+    from lit_cv.figures.objects import class_color, draw_objects, object_titles
+    from lit_cv.figures.task_curves import draw_task_curves
 
 __all__ = [
     "DomainMap",
@@ -34,3 +38,22 @@ __all__ = [
     "short_name",
     "short_number",
 ]
+
+_HOMES = {
+    "canvas": "render save_png",
+    "classification": "confusion_figure precision_recall_figure",
+    "curves": "draw_training_curves",
+    "domains": "DomainMap domain_figure map_embedding",
+    "history": "History short_number",
+    "images": "image_grid label_titles short_name",
+    "lr_curve": "lr_curve_figure",
+    "objects": "class_color draw_objects object_titles",
+    "task_curves": "draw_task_curves",
+}
+
+
+def __getattr__(name: str) -> Any:
+    for file, names in _HOMES.items():
+        if name in names.split():
+            return getattr(import_module(f"lit_cv.figures.{file}"), name)
+    raise AttributeError(f"module 'lit_cv.figures' has no attribute {name!r}")

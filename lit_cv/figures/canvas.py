@@ -48,12 +48,16 @@ def draws_names(function: "Callable[Arguments, Figure]") -> "Callable[Arguments,
 
     @functools.wraps(function)
     def draw(*args: Arguments.args, **kwargs: Arguments.kwargs) -> "Figure":
-        with default_look():
-            figure = function(*args, **kwargs)
-            _show_text_as_it_is(figure)
-            return figure
+        return _build(lambda: function(*args, **kwargs))
 
     return draw
+
+
+def _build(function: "Callable[[], Figure]") -> "Figure":
+    with default_look():
+        figure = function()
+        _show_text_as_it_is(figure)
+        return figure
 
 
 def _show_text_as_it_is(figure: "Figure") -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_cv.metrics_table import read_metrics
+
 __all__ = ["History", "is_drawable", "short_number"]
 
 _LARGEST = 1e100  # beyond, matplotlib's arithmetic of axes overflows
@@ -39,8 +41,6 @@ class History:
     @classmethod
     def read(cls, path: str | Path) -> "History":
         """Read the `metrics.csv` of a run."""
-        from lit_cv.metrics_csv import read_metrics  # with Lightning, which other figures do without
-
         return cls(read_metrics(path))
 
     @property

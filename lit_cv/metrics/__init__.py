@@ -4,7 +4,7 @@ from lit_cv.metrics.adaptation import AnswerInformation, PseudoLabelQuality
 from lit_cv.metrics.classes import ClassAccuracy, MacroF1
 from lit_cv.metrics.detection import DetectionAP
 from lit_cv.metrics.episodes import EpisodeAccuracy
-from lit_cv.metrics.multi_label import KnownAveragePrecision
+from lit_cv.metrics.multi_label import KnownAveragePrecision, KnownF1
 from lit_cv.metrics.r2 import KnownR2Score
 from lit_cv.metrics.segmentation import SegmentationIoU
 
@@ -14,6 +14,7 @@ __all__ = [
     "DetectionAP",
     "EpisodeAccuracy",
     "KnownAveragePrecision",
+    "KnownF1",
     "KnownR2Score",
     "MacroF1",
     "PseudoLabelQuality",

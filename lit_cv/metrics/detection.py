@@ -10,7 +10,7 @@ from torchmetrics.detection import MeanAveragePrecision
 
 from lit_cv.nn.detectors import Detections
 
-__all__ = ["DetectionAP", "metric_name"]
+__all__ = ["DetectionAP", "metric_name", "metric_names"]
 
 # COCO's own, in float64: torchmetrics rounds them to float32, by which an IoU or a recall of exactly 0.6 falls short.
 _IOUS = np.linspace(0.5, 0.95, 10).tolist()
@@ -41,6 +41,7 @@ class DetectionAP(MeanAveragePrecision):
             backend="faster_coco_eval", iou_thresholds=_IOUS, rec_thresholds=_RECALLS, extended_summary=True
         )
         self.class_names = list(class_names)
+        self.metric_names = metric_names(class_names)
         self.warn_on_many_detections = False
 
     def update(self, detections: Sequence[Detections], targets: Sequence[dict[str, Tensor]]) -> None:  # type: ignore[override]
@@ -67,7 +68,7 @@ class DetectionAP(MeanAveragePrecision):
         for place, label in enumerate(full["classes"].reshape(-1).tolist()):
             own = precision[:, :, place, 0, -1]
             if (own > -1).any():
-                name = metric_name(self.class_names[label])
+                name = self.metric_names[label]
                 result |= {f"ap_{name}": own.mean(), f"ap50_{name}": own[0].mean()}
         return {name: value.float().to(self.device) for name, value in result.items()}
 
@@ -88,3 +89,19 @@ def metric_name(name: str) -> str:
         'traffic_light'
     """
     return "_".join(name.replace("/", " ").split())
+
+
+def metric_names(names: Sequence[str]) -> list[str]:
+    """Return the names of classes as parts of metrics' names, each another one.
+
+    Example:
+        >>> metric_names(["traffic light", "traffic_light", "cat"])
+        ['traffic_light', 'traffic_light_1', 'cat']
+    """
+    found: dict[str, None] = {}
+    for number, name in enumerate(names):
+        part = metric_name(name)
+        while part in found:
+            part += f"_{number}"
+        found[part] = None
+    return list(found)

@@ -1,14 +1,15 @@
-"""Average precision of labels of which some are unknown."""
+"""Scores of labels of which some are unknown."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 from torchmetrics.classification import MultilabelAveragePrecision
 from torchmetrics.functional.classification import binary_average_precision
 from torchmetrics.utilities.data import dim_zero_cat
 
-__all__ = ["KnownAveragePrecision"]
+__all__ = ["KnownAveragePrecision", "KnownF1"]
 
 
 class KnownAveragePrecision(MultilabelAveragePrecision):
@@ -39,3 +40,44 @@ class KnownAveragePrecision(MultilabelAveragePrecision):
             if (target[known, label] == 1).any():
                 found.append(binary_average_precision(scores[known, label], target[known, label]))
         return torch.stack(found).mean() if found else scores.new_full((), torch.nan)
+
+
+class KnownF1(Metric):
+    """The F1 score of each label (K,), NaN where no image is known to have it or not, or the mean over the others.
+
+    torchmetrics' own counts a label that is unknown in all images as 0.
+
+    Args:
+        num_labels: Number of labels K.
+        average: Whether `compute` gives the mean.
+
+    Example:
+        >>> metric = KnownF1(3)
+        >>> metric.update(torch.tensor([[0.9, 0.2, 0.7], [0.6, 0.8, 0.1]]), torch.tensor([[1, 0, -1], [0, 1, -1]]))
+        >>> metric.compute()
+        tensor(0.8333)
+    """
+
+    counts: Tensor
+
+    def __init__(self, num_labels: int, average: bool = True) -> None:
+        super().__init__()
+        self.average = average
+        self.add_state("counts", torch.zeros(4, num_labels, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, probabilities: Tensor, target: Tensor) -> None:
+        """Take in a batch.
+
+        Args:
+            probabilities: (N, K).
+            target: (N, K), 0 or 1, negative where unknown.
+        """
+        known = target >= 0
+        given, deserved = (probabilities > 0.5) & known, target == 1
+        self.counts += torch.stack([(given & deserved).sum(0), given.sum(0), deserved.sum(0), known.sum(0)])
+
+    def compute(self) -> Tensor:
+        """Return the scores, or their mean."""
+        both, given, deserved, known = self.counts
+        scores = torch.where(known > 0, 2 * both / (given + deserved).clamp_min(1), torch.nan)
+        return scores.nanmean() if self.average else scores

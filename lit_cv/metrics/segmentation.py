@@ -7,7 +7,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lit_cv.losses.segmentation import IGNORE_INDEX
-from lit_cv.metrics.detection import metric_name
+from lit_cv.metrics.detection import metric_names
 
 __all__ = ["SegmentationIoU"]
 
@@ -51,5 +51,5 @@ class SegmentationIoU(Metric):
         both = counts.diagonal()
         iou = both / (counts.sum(0) + counts.sum(1) - both)  # NaN for classes that do not occur
         values = {"miou": iou.nanmean(), "pixel_acc": both.sum() / counts.sum()}
-        values |= {f"iou_{metric_name(name)}": own for name, own in zip(self.class_names, iou, strict=True)}
+        values |= {f"iou_{name}": own for name, own in zip(metric_names(self.class_names), iou, strict=True)}
         return {name: value.float() for name, value in values.items()}

@@ -35,6 +35,9 @@ class BaseModule(L.LightningModule, ABC):
     `mode` the metric by which its checkpoints are chosen. Training, validation and test all run through
     `step`; every scalar that it returns is averaged over the epoch and logged as `{stage}_{name}`, weighted by what it
     is a mean of: the batch, or what `counts` says.
+    What a step changes besides the weights, such as a moving average of them, belongs in `after_step`. A subclass that
+    overrides `on_train_batch_end` is refused when it is defined: Lightning calls that hook after the callbacks have
+    written their checkpoints, so that a resumed run would differ.
     Constructor arguments of a subclass are plain values (numbers, strings, lists, dicts) and the rest goes
     on as `**kwargs`: the command line then knows all of them, and checkpoints load without pickled code.
 
@@ -45,7 +48,8 @@ class BaseModule(L.LightningModule, ABC):
         backbone: Name of the network that turns images into features: a torchvision classification model
             (`resnet18`, `vit_b_16`, ...), a compact one (`conv4`, `resnet9`, ...), a vision transformer for any
             image size (`vit_tiny`, `vit_base_p16`, ...) or `timm/NAME`.
-        weights: Weights to start from: the name of torchvision weights (`DEFAULT`) or the path of a checkpoint.
+        weights: Weights to start from: the name of torchvision weights (`DEFAULT`) or the path of a checkpoint, of
+            which `PATH:teacher` takes the part `teacher`.
         in_channels: Channels of the images; `None` takes them from the data (3 without data).
         image_size: Height and width of the images in pixels, one number for squares; `None` takes it from
             the data. Vision transformers need it, and `stem: auto` looks at it.
@@ -84,6 +88,14 @@ class BaseModule(L.LightningModule, ABC):
     expects_views: ClassVar[bool] = False
     expects_domains: ClassVar[bool] = False
     evaluates_embedding: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.on_train_batch_end is not L.LightningModule.on_train_batch_end:
+            raise TypeError(
+                f"{cls.__name__}.on_train_batch_end would run after checkpoints are written, so that a resumed run "
+                "would differ: override after_step instead."
+            )
 
     def __init__(
         self,
@@ -167,11 +179,15 @@ class BaseModule(L.LightningModule, ABC):
     def setup(self, stage: str) -> None:
         """Have the data number their classes as this module does; a subclass that overrides it calls it, too."""
         match_data_classes(self)
+        if stage == "fit" and self.training:  # then the parts in eval mode are so on purpose: frozen, or a teacher
+            warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode at the start of training")
 
     def configure_model(self) -> None:
         """Build the networks, once, taking from the DataModule what was left open."""
         if "backbone" in self._modules:
             return
+        if not self.trained_classes:  # Lightning's averaging callbacks build the networks before `setup`
+            match_data_classes(self)
         h = self.hparams
         normalization = infer_from_data(h, getattr(self._trainer, "datamodule", None))
         self.backbone = create_backbone(
@@ -219,6 +235,22 @@ class BaseModule(L.LightningModule, ABC):
         take_given_options(self)
         if self.hparams["compile"]:
             compile_networks(self)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Take a step, and have `after_step` follow it."""
+        super().optimizer_step(*args, **kwargs)
+        with torch.no_grad():
+            self.after_step()
+
+    def after_step(self) -> None:
+        """Change what follows the weights, such as a moving average of them; here nothing.
+
+        It runs after each optimizer step, once for all accumulated batches, without recording gradients, and before the
+        learning rate moves, any callback sees the end of the batch and any checkpoint is written. `global_step` is
+        still the number of the step, from 0. Steps that are counted but change no weight, as the scaler of float16
+        and `NonFiniteGuard` leave them out, are followed by it, too. With manual optimization, which no module here
+        has, `training_step` calls it.
+        """
 
     def training_step(self, batch: Batch, batch_idx: int) -> Output:
         """Run a step and log its loss now and then; the epoch's means are logged at its end."""

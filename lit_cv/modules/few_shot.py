@@ -158,7 +158,10 @@ class FewShotModule(BaseModule):
             ValueError: If `adapt` was not called before.
         """
         if self.adapted_labels is None:
-            raise ValueError("there are no classes to tell yet: call adapt(support_images, support_labels) first.")
+            raise ValueError(
+                "there are no classes to tell yet: call adapt(support_images, support_labels) first, or predict with "
+                "--data.support_root and --data.predict_root (not --images)."
+            )
         return self.probabilities(self.adapted_logits(images.to(self.device)))
 
     def probabilities(self, logits: Tensor) -> Tensor:

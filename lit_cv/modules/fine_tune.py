@@ -1,7 +1,6 @@
 """Fine-tuning: a pretrained backbone learns a new task."""
 
 import logging
-import warnings
 from collections import OrderedDict
 from typing import Any, Literal, Self
 
@@ -185,8 +184,6 @@ class FineTuneModule(SupervisedModule):
         if h["cache_features"]:
             check_caching(self.trainer)
             self._features = cache_features(self)
-        if self.frozen:
-            warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode at the start of training")
         if self.trainer.is_global_zero and any("ModelSummary" in type(c).__name__ for c in self._callbacks()):
             print_groups(f"{type(self).__name__}: {h['strategy']} of {h['backbone']}", self._rows())
 

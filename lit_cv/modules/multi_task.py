@@ -148,7 +148,8 @@ class MultiTaskModule(TasksModule):
     def step(self, batch: Batch, stage: Stage) -> Output:
         """Run the tasks on the images of a batch that have a target for them, and weigh their losses.
 
-        In validation and test the first classification's `logits` and `target` are returned, too, for figures.
+        In validation and test the first classification's `logits` and `target` are returned, too, for figures, and
+        the names of its classes.
         """
         features, found = self.features(batch["image"]), {}
         shown: Output = {}
@@ -163,7 +164,8 @@ class MultiTaskModule(TasksModule):
                 if stage != "train":
                     task.update(stage, output, target)
                     if isinstance(task, ClassificationTask) and chosen is None and not shown:
-                        shown = {"logits": output, "target": target}
+                        names = self.trained_classes.get(task.class_attribute, [])
+                        shown = {"logits": output, "target": target, "class_names": names}
         terms, present = self._terms(found, stage)
         losses = {name: each.loss for name, each in terms.items()}
         for name in present:

@@ -1,8 +1,6 @@
 """Self-training: a network learns in the target domain from answers that its teacher is sure of."""
 
-import copy
-import warnings
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +13,7 @@ from lit_cv.losses import class_thresholds, pseudo_labels
 from lit_cv.metrics import PseudoLabelQuality
 from lit_cv.modules.base import Batch, Output, Stage
 from lit_cv.modules.domain_adaptation import DomainAdaptationModule, Domains, is_source
+from lit_cv.nn import MovingAverage
 from lit_cv.nn.batch_statistics import batch_norms, untracked_statistics
 
 __all__ = ["SelfTrainingModule"]
@@ -74,9 +73,7 @@ class SelfTrainingModule(DomainAdaptationModule):
 
     def configure_adaptation(self) -> None:
         """Make the teacher a copy of the network as it starts."""
-        self.teacher = nn.ModuleDict({name: copy.deepcopy(getattr(self, name)) for name in ("backbone", "head")})
-        self.teacher.requires_grad_(False)
-        self._set_teacher_mode(self.training)
+        self.teacher = MovingAverage(nn.ModuleDict({"backbone": self.backbone, "head": self.head}))
         self.register_buffer("class_share", torch.full((self.num_classes,), 1 / self.num_classes))
 
     def configure_metrics(self) -> dict[str, Metric]:
@@ -85,18 +82,10 @@ class SelfTrainingModule(DomainAdaptationModule):
         return metrics if self.hparams["source_only"] else {**metrics, "pseudo_labels": PseudoLabelQuality()}
 
     def on_fit_start(self) -> None:
-        """Keep Lightning from warning of a teacher in eval mode."""
+        """Log that nothing was learned before."""
         super().on_fit_start()
         if self.hparams["weights"] is None and not self.hparams["source_only"] and not self.global_step:
             rank_zero_info("Self-training starts from random weights, for no --model.weights were given.")
-        warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode at the start of training")
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode of everything but the teacher, of which only BatchNorm is ever in training mode."""
-        super().train(mode)
-        if "teacher" in self._modules:
-            self._set_teacher_mode(mode)
-        return self
 
     def step(self, batch: Batch, stage: Stage) -> Output:
         """Learn without remembering the mixture's BatchNorm statistics, but the target's."""
@@ -134,7 +123,8 @@ class SelfTrainingModule(DomainAdaptationModule):
     @torch.no_grad()
     def teach(self, images: Tensor) -> Tensor:
         """Return the teacher's class probabilities (N, K) for raw images."""
-        logits: Tensor = self.teacher["head"](self.teacher["backbone"](images))
+        teacher: Any = self.teacher.module
+        logits: Tensor = teacher.head(teacher.backbone(images))
         return logits.float().softmax(1)
 
     def choose(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,20 +146,7 @@ class SelfTrainingModule(DomainAdaptationModule):
         if "teacher" in output:
             metrics["pseudo_labels"].update(*self.choose(output["teacher"]), output["target"])
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Move the teacher after each step, before checkpoints are written."""
-        super().optimizer_step(*args, **kwargs)
-        if not self.hparams["source_only"]:
-            self.move_teacher()
-
-    @torch.no_grad()
-    def move_teacher(self) -> None:
+    def after_step(self) -> None:
         """Move the weights of the teacher towards the network's; its BatchNorm statistics are its own."""
-        averages: list[Tensor] = list(self.teacher.parameters())
-        values: list[Tensor] = [*self.backbone.parameters(), *self.head.parameters()]
-        torch._foreach_lerp_(averages, values, 1 - self.hparams["teacher_decay"])
-
-    def _set_teacher_mode(self, mode: bool) -> None:
-        self.teacher.eval()
-        for norm in batch_norms(self.teacher):
-            norm.train(mode)
+        if not self.hparams["source_only"]:
+            self.teacher.update(self.hparams["teacher_decay"])

@@ -5,6 +5,7 @@ from lit_cv.nn.discriminator import DomainDiscriminator
 from lit_cv.nn.factory import check_backbone_name, create_backbone, has_small_stem, list_backbones
 from lit_cv.nn.gradient_reversal import reverse_gradient
 from lit_cv.nn.heads import ClassificationHead, SpatialDropout
+from lit_cv.nn.moving_average import MovingAverage, cosine_decay
 from lit_cv.nn.projector import Projector
 from lit_cv.nn.stages import Stage, backbone_stages, find_stage
 from lit_cv.nn.stochastic_depth import set_stochastic_depth
@@ -17,6 +18,7 @@ __all__ = [
     "ClassificationHead",
     "DomainDiscriminator",
     "LayerTaps",
+    "MovingAverage",
     "Network",
     "Projector",
     "SpatialDropout",
@@ -24,6 +26,7 @@ __all__ = [
     "backbone_stages",
     "check_backbone_name",
     "checkpoint_options",
+    "cosine_decay",
     "create_backbone",
     "export_vit",
     "find_stage",

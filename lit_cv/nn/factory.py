@@ -63,7 +63,8 @@ def create_backbone(
             (pretrained positions are interpolated); for all networks it is checked that they can take it.
         stem: `standard` as published; `small` keeps the resolution of images up to about 64 pixels.
         weights: Name of torchvision weights (`DEFAULT`, `IMAGENET1K_V2`, `ResNet18_Weights.IMAGENET1K_V1`), for
-            timm `DEFAULT`, or the path of a checkpoint of this project, a state dict or a safetensors file.
+            timm `DEFAULT`, or the path of a checkpoint of this project, a state dict or a safetensors file;
+            `PATH:teacher` takes its part `teacher`.
         mean: Mean of each channel in [0, 1] units, to normalise by. Weights bring their own; otherwise it is
             ImageNet's for 3 channels and 0.5 for others.
         std: Standard deviation of each channel, likewise; 0.25 where the channels are not 3.

@@ -3,33 +3,29 @@
 import logging
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from lit_cv.checkpoint_file import RefusedFileError, load_tensors, require_stored_tensors
 from lit_cv.class_matching import match_classes
 from lit_cv.nn.backbone import Backbone
 from lit_cv.nn.stems import adapt_channels, first_convolution
 from lit_cv.nn.torchvision_networks import torchvision_names
 from lit_cv.nn.vit import VisionTransformer, is_vit_name
 from lit_cv.nn.vit_layouts import fit_vit_weights, from_other_layout, vit_image_size, vit_patch_side
+from lit_cv.nn.weight_files import SUFFIXES, WeightFile, find_file, listed
 from lit_cv.printable import printable
 from lit_cv.suggest import nearest
 
 __all__ = ["Weights", "checkpoint_options", "errors_named", "load_head", "load_weights", "read_weights"]
 
 _LOGGER = logging.getLogger("lit_cv")
-_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 _POSITIONS = "encoder.pos_embedding"
-_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 _CLASSIFIER = re.compile(
     r"(?P<name>fc|classifier(\.\d+)?|heads?(\.(head|fc|linear|classifier\.linear))?)\.(weight|bias)"
 )
@@ -106,16 +102,15 @@ def read_weights(name: str, weights: str) -> Weights:
     Args:
         name: Name of the backbone.
         weights: Name of torchvision weights, or the path of a checkpoint of this project, of a state dict in the
-            layout of `Backbone` or of torchvision, pickled or as safetensors.
+            layout of `Backbone` or of torchvision, pickled or as safetensors; `PATH:teacher` takes its part `teacher`.
 
     Raises:
         ValueError: If there are no such weights or the file holds none.
         FileNotFoundError: If the path leads nowhere.
     """
-    path = Path(weights).expanduser()
-    if _is_path(weights, path):
-        with errors_named(str(path)):
-            return _from_file(path, is_vit_name(name))
+    if (file := find_file(weights)) is not None:
+        with errors_named(str(file.path)):
+            return _from_file(file, is_vit_name(name))
     if name not in torchvision_names():
         raise ValueError(
             f"weights={weights!r}: {name} has no published weights of this name; give the path of a checkpoint."
@@ -126,7 +121,7 @@ def read_weights(name: str, weights: str) -> Weights:
         names = [*enum.__members__, *(["DEFAULT"] if len(enum) else [])]
         raise ValueError(
             f"weights={weights!r}: {name} has {', '.join(dict.fromkeys(names))}{nearest(weights, names)} "
-            f"Otherwise give the path of a file ending in {', '.join(_SUFFIXES)}."
+            f"Otherwise give the path of a file ending in {', '.join(SUFFIXES)}."
         )
     chosen = enum[member]
     try:
@@ -152,16 +147,15 @@ def checkpoint_options(weights: str) -> Mapping[str, Any]:
         ValueError: If it is the path of a file that cannot be read as weights.
         FileNotFoundError: If the path leads nowhere.
     """
-    path = Path(weights).expanduser()
-    if not _is_path(weights, path):
+    if (file := find_file(weights)) is None:
         return {}
-    with errors_named(str(path)):
-        content = _read(path)
+    with errors_named(str(file.path)):
+        content = file.read()
         found = content.get("hyper_parameters") if isinstance(content, Mapping) and "lit_cv" in content else None
         found = found if isinstance(found, Mapping) else {}
         for key in ("backbone", "stem"):
             if not isinstance(found.get(key), str | None) or len(found.get(key) or "") > _MOST_NAME:
-                raise ValueError(f"{path} is damaged: its hyperparameter {key} is no name.")
+                raise ValueError(f"{file.path} is damaged: its hyperparameter {key} is no name.")
     return found
 
 
@@ -178,11 +172,11 @@ def load_head(head: nn.Module, weights: str, class_names: Sequence[str] = ()) ->
     Returns:
         Whether it was loaded; the log says so, too.
     """
-    path = Path(weights).expanduser()
-    with errors_named(str(path)):
-        content = _read(path) if _is_path(weights, path) else {}
-        state = content.get("state_dict") if isinstance(content, Mapping) else None
-        state = state if isinstance(state, Mapping) else {}
+    file = find_file(weights)
+    with errors_named(weights if file is None else str(file.path)):
+        content = {} if file is None else file.read()
+        stored = isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping)
+        state = file.entries(content) if file is not None and stored else {}
         own = head.state_dict()
         given = {key: state[f"head.{key}"] for key in own if isinstance(state.get(f"head.{key}"), Tensor)}
         try:
@@ -192,7 +186,7 @@ def load_head(head: nn.Module, weights: str, class_names: Sequence[str] = ()) ->
             return False
         fits = bool(own) and given.keys() == own.keys() and all(given[key].shape == own[key].shape for key in own)
         if fits:
-            _require_real(str(path), given)
+            _require_real(str(file), given)
             head.load_state_dict(given)
     if not fits:
         _LOGGER.warning("%s: no classifier of this shape is in it; the classifier starts from random weights.", weights)
@@ -247,7 +241,7 @@ def load_weights(backbone: Backbone, weights: Weights, fresh: frozenset[str] = f
     missing = [key for key in wanted if key not in loaded]
     if len(missing) == len(wanted):
         raise ValueError(
-            f"{weights.source}: none of its {len(given)} tensors belongs to {backbone.name}; it holds {_some(given)}."
+            f"{weights.source}: none of its {len(given)} tensors belongs to {backbone.name}; it holds {listed(given)}."
         )
     left = [key for key in given if key not in loaded]
     _check_match(backbone, weights.source, loaded, missing, left)
@@ -258,8 +252,8 @@ def load_weights(backbone: Backbone, weights: Weights, fresh: frozenset[str] = f
         len(wanted) - len(missing),
         len(wanted),
         backbone.name,
-        _some(missing),
-        _some(left),
+        listed(missing),
+        listed(left),
         _classifier(given, left),
     )
 
@@ -269,14 +263,14 @@ def _check_match(backbone: Backbone, source: str, loaded: list[str], missing: li
     if len(missing) > len(loaded):
         raise ValueError(
             f"{source}: only {len(loaded)} tensors fit, {len(missing)} of {backbone.name} are missing "
-            f"({_some(missing)}): these are weights of another network, change --model.backbone or --model.weights."
+            f"({listed(missing)}): these are weights of another network, change --model.backbone or --model.weights."
         )
     parts = {key.partition(".")[0] for key in loaded}
     deeper = [key for key in left if key.partition(".")[0] in parts and not _CLASSIFIER.fullmatch(key)]
     deeper = [key for key in deeper if not key.endswith("num_batches_tracked")]
     if len(deeper) > 0.1 * len(loaded):
         raise ValueError(
-            f"{source}: {len(deeper)} tensors are left over that {backbone.name} has no layers for ({_some(deeper)}): "
+            f"{source}: {len(deeper)} tensors are left over that {backbone.name} has no layers for ({listed(deeper)}): "
             "these are weights of another network, change --model.backbone or --model.weights."
         )
 
@@ -302,30 +296,21 @@ def _resize_positions(backbone: Backbone, weights: Weights) -> Mapping[str, Tens
     return {str(key): value for key, value in resized.items()}
 
 
-def _is_path(weights: str, path: Path) -> bool:
-    return path.suffix in _SUFFIXES or "/" in weights or path.is_file()
-
-
-def _from_file(path: Path, vit: bool) -> Weights:
-    content = _read(path)
-    if isinstance(content, Mapping):
-        content = next((content[key] for key in ("state_dict", "model") if key in content), content)
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not weights.")
-    named = {_unwrapped(str(key)): value for key, value in content.items()}
+def _from_file(file: WeightFile, vit: bool) -> Weights:
+    named = file.entries(file.read())
     if any(key.startswith("backbone.") and isinstance(value, Tensor) for key, value in named.items()):
         named = {key.removeprefix("backbone."): value for key, value in named.items()}
     tensors = {key: value for key, value in named.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise ValueError(f"{path} holds no tensors by name.")
-    _require_real(str(path), tensors)
+        raise ValueError(f"{file} holds no tensors by name.")
+    _require_real(str(file), tensors)
     mean = std = None
     if any(key.startswith("body.") for key in tensors):
         mean, std = (_channel_values(key, named.get(key)) for key in ("mean", "std"))
         tensors = {key.removeprefix("body."): value for key, value in tensors.items() if key not in ("mean", "std")}
     else:
         tensors = _rename(tensors)
-    return Weights(str(path), from_other_layout(str(path), tensors) if vit else tensors, mean, std)
+    return Weights(str(file), from_other_layout(str(file), tensors) if vit else tensors, mean, std)
 
 
 def _require_real(source: str, tensors: Mapping[str, Tensor]) -> None:
@@ -349,33 +334,6 @@ def _channel_values(key: str, value: Any) -> list[float] | None:
     return values
 
 
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"weights={str(path)!r}: there is no such file.")
-    try:
-        if path.suffix != ".safetensors":
-            return load_tensors(path)
-        content = load_file(path)
-        require_stored_tensors(content, path.stat().st_size)
-        return content
-    except RefusedFileError as error:
-        raise ValueError(f"{path} cannot be read as weights: {error}.") from None
-    except Exception as error:  # reading a file of another kind can end in anything
-        refused = re.search(r"(?:GLOBAL|global|class|function) [`']?([\w.]+)", str(error))
-        if "Weights only load failed" in str(error) and "nsupported" in str(error) and refused:
-            raise ValueError(
-                f"{path} holds Python objects beside the weights ({refused[1]}), which could run code when loaded: "
-                "save its state_dict() alone."
-            ) from error
-        raise ValueError(f"{path} cannot be read as weights; it is damaged or of another format.") from error
-
-
-def _unwrapped(key: str) -> str:
-    for wrapper in _WRAPPERS:
-        key = key.removeprefix(wrapper)
-    return key.replace("._orig_mod.", ".")
-
-
 def _rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     renamed = {}
     for key, value in state.items():
@@ -383,10 +341,3 @@ def _rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             key = pattern.sub(new, key)
         renamed[key] = value
     return renamed
-
-
-def _some(names: Iterable[str], most: int = 4) -> str:
-    """Return the first few names, and how many more there are."""
-    listed = [name if len(name) <= _MOST_NAME else f"{name[:_MOST_NAME]}..." for name in names]
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return (", ".join(listed[:most]) or "none") + more

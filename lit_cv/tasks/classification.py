@@ -10,12 +10,11 @@ from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassCalibrationError,
     MultilabelAccuracy,
-    MultilabelF1Score,
 )
 from torchmetrics.wrappers import ClasswiseWrapper
 
 from lit_cv.losses.classification import image_cross_entropy, image_weights, label_cross_entropy
-from lit_cv.metrics import ClassAccuracy, KnownAveragePrecision, MacroF1
+from lit_cv.metrics import ClassAccuracy, KnownAveragePrecision, KnownF1, MacroF1
 from lit_cv.nn import ClassificationHead
 from lit_cv.printable import printable
 from lit_cv.tasks.class_weights import class_weights
@@ -205,11 +204,11 @@ class MultiLabelTask(_ClassesTask):
         k = self.class_count
         metrics: dict[str, Metric] = {
             "acc": MultilabelAccuracy(k, average="micro", ignore_index=-1),
-            "f1": MultilabelF1Score(k, average="macro", ignore_index=-1),
+            "f1": KnownF1(k),
             "map": KnownAveragePrecision(k),
         }
         if self.per_class_metrics:
-            each = MultilabelF1Score(k, average=None, ignore_index=-1)
+            each = KnownF1(k, average=False)
             metrics["class"] = ClasswiseWrapper(each, labels=self.names, prefix="f1_")
         return metrics
 

@@ -1,6 +1,8 @@
 """Sets of annotated images, in memory and as the files of real tools."""
 
 import json
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +69,17 @@ def save_coco(path: Path, annotations: list[dict[str, Any]], **changes: Any) -> 
     } | changes
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
+
+
+def png16(values: np.ndarray[Any, Any], clear: tuple[int, ...] = ()) -> bytearray:
+    """Return a PNG of 16 bits, of which one value may be transparent; Pillow writes none in color."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = values.shape[:2]
+    header = struct.pack(">IIBBBBB", width, height, 16, 0 if values.ndim == 2 else 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    transparent = chunk(b"tRNS", struct.pack(f">{len(clear)}H", *clear)) if clear else b""
+    parts = chunk(b"IHDR", header) + transparent + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return bytearray(b"\x89PNG\r\n\x1a\n" + parts)

@@ -125,3 +125,23 @@ def test_templates_that_do_not_fit(tmp_path: Path, where: str, message: str) -> 
     save(tmp_path, ("images/a.png", "masks/a.png"))
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         read(tmp_path, where)
+
+
+@pytest.mark.parametrize("names", ["train2017 val2017", "my_train my_val"])
+def test_folders_of_splits_in_other_words(tmp_path: Path, names: str) -> None:
+    train, val = names.split()
+    save(tmp_path, (f"images/{train}/a.png", f"masks/{train}/a.png"), (f"images/{val}/b.png", f"masks/{val}/b.png"))
+    expected = {
+        "train": [(f"images/{train}/a.png", f"masks/{train}/a.png")],
+        "val": [(f"images/{val}/b.png", f"masks/{val}/b.png")],
+    }
+    assert found(tmp_path) == expected
+    assert found(tmp_path, "masks/{split}/{path}") == expected
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+def test_error_names_masks_that_lose_values(tmp_path: Path, suffix: str) -> None:
+    save_image(tmp_path / "images" / "a.png", 20, 30)
+    save_image(tmp_path / "masks" / f"a.{suffix}", 20, 30)
+    with pytest.raises(FileNotFoundError, match=rf"a\.{suffix}: masks are files that keep every value .*\.png"):
+        read(tmp_path)

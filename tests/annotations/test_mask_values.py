@@ -21,7 +21,7 @@ from lit_cv.annotations import (
     write_masks,
 )
 from lit_cv.annotations.mask_naming import read_palette
-from tests.annotations.sets import save_image
+from tests.annotations.sets import png16, save_image
 
 
 def save_gray(path: Path, values: list[list[int]], bits: int, color_type: int = 0) -> None:
@@ -106,7 +106,7 @@ def test_numbers_that_mostly_do_not_occur_are_counted(tmp_path: Path, caplog: py
     part, masks = read(tmp_path)
     assert part.mask_classes == ["0", "50", "100", "150"]
     assert masks == [[[0, 1, 2], [3, 255, 0]]]
-    assert "the values of the masks have no names (0, 50, 100, 150): name them in classes.txt" in caplog.text
+    assert "the values of the masks have no names (0, 50, 100, 150; 255 is ignored): name them" in caplog.text
 
 
 def test_what_is_odd_about_masks_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -212,3 +212,12 @@ def test_classes_of_a_palette_may_be_numbers(tmp_path: Path, name: str) -> None:
 
 
 COLORED = {"7": "0 0 0", "#1": "1 2 3", "12": "4 5 6"}
+
+
+def test_error_names_colors_of_16_bits(tmp_path: Path) -> None:
+    colors = np.zeros((4, 6, 3), dtype=np.uint16)
+    colors[2:] = 1
+    save_set(tmp_path, np.zeros((4, 6), np.uint8))
+    (tmp_path / "masks" / "0.png").write_bytes(png16(colors))
+    with pytest.raises(AnnotationError, match="has colors of 16 bits: a mask has 8 bits"):
+        read(tmp_path)

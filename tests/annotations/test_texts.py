@@ -2,6 +2,7 @@
 
 import json
 import os
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,43 @@ def test_a_list_may_begin_with_a_name_that_looks_like_a_mark(tmp_path: Path) -> 
     assert [image.name for image in read(tmp_path)["train"].images] == [f"{name}.png" for name in names]
     (tmp_path / "list.txt").write_bytes(b"".join(os.fsencode(f"{name}\n") for name in names))
     assert read_lines(tmp_path / "list.txt", files=True) == names
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_are_encoded_in_either_way(tmp_path: Path, forms: tuple[Any, Any]) -> None:
+    ours, theirs = (unicodedata.normalize(form, "é") for form in forms)
+    save_image(tmp_path / "yolo" / "images" / f"{ours}.png", 40, 80)
+    (tmp_path / "yolo" / "labels").mkdir()
+    (tmp_path / "yolo" / "labels" / f"{theirs}.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    (tmp_path / "yolo" / "classes.txt").write_text(f"{theirs}\n")
+    part = read(tmp_path / "yolo")["all"]
+    assert (part.categories, len(part.images[0].objects)) == (["\u00e9"], 1)
+    save_image(tmp_path / "masks" / "images" / f"{ours}.png", 40, 80)
+    save_mask(np.zeros((40, 80), np.uint8), tmp_path / "masks" / "masks" / f"{theirs}.png")
+    assert len(read(tmp_path / "masks")["all"].images) == 1
+    (tmp_path / "table.csv").write_text(
+        f"path,label\nyolo/images/{theirs}.png,{ours}\nmasks/images/{ours}.png,{theirs}\n"
+    )
+    data = CSVDataModule(str(tmp_path / "table.csv"), image_size=8, val_fraction=0.0, test_fraction=0.0)
+    data.setup()
+    assert (data.class_names, len(data.train_dataset)) == (["\u00e9"], 2)
+    assert data.train_dataset[0]["image"].shape == (3, 8, 8)
+
+
+def test_tables_with_names_in_spaces_and_empty_lines(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(" path , label\na.png, cat\n,\n\nb.png,dog,\n")
+    assert read_rows(tmp_path / "t.csv") == [{"path": "a.png", "label": "cat"}, {"path": "b.png", "label": "dog"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label\na.png,cat\nb.png,New York, NY\n", r"t\.csv, line 3: it has more cells .* holds ',' in quotes"),
+        ("path;label\na.png;New; York\n", r"line 2: it has more cells .* holds ';' in quotes"),
+        ("path,label,label\na.png,cat,dog\n", "two columns named 'label'"),
+    ],
+)
+def test_error_names_cells_that_would_be_lost(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(AnnotationError, match=message):
+        read_rows(tmp_path / "t.csv")

@@ -153,3 +153,13 @@ def test_where_other_readers_look(tmp_path: Path) -> None:
     written = {path.relative_to(tmp_path).as_posix() for path in write_yolo(sets, tmp_path)}
     assert "images/train/labels/deep/a.txt" in written
     assert "labels/train/train_1.txt" in written
+
+
+@pytest.mark.parametrize("names", ["train2017 val2017", "Training Validation", "my_train my_val"])
+@pytest.mark.parametrize("place", ["{part}/{split}", "{split}/{part}"])
+def test_folders_of_splits_in_other_words(tmp_path: Path, names: str, place: str) -> None:
+    for split, images in zip(names.split(), ("ab", "c"), strict=True):
+        for name in images:
+            image, label = (place.format(part=part, split=split) for part in ("images", "labels"))
+            save(tmp_path, f"{image}/{name}.jpg", f"{label}/{name}.txt")
+    assert counts(tmp_path) == {"train": [1, 1], "val": [1]}

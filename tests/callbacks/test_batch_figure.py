@@ -11,6 +11,8 @@ from lit_cv.callbacks import BatchFigure
 from lit_cv.callbacks.batch_figure import _find_images
 from tests.callbacks.classifier import Batches, Data, Oracle, board, run_trainer, train_batches
 
+pytestmark = pytest.mark.draws
+
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:

@@ -7,9 +7,12 @@ import torch.nn.functional as F
 from sklearn.metrics import confusion_matrix
 
 import lit_cv.callbacks.classification_figures as module
+from lit_cv import MultiTaskModule
 from lit_cv.callbacks import ClassificationFigures
 from lit_cv.callbacks.error_counts import ErrorCounts, MultiLabelCounts, WorstImages
 from tests.callbacks.classifier import Batches, Data, Oracle, board, images_answering, run_trainer, train_batches
+
+pytestmark = pytest.mark.draws
 
 NAMES = ["ant", "bee", "cat", "dog"]
 
@@ -158,3 +161,22 @@ def test_impossible_arguments_are_refused() -> None:
         ClassificationFigures(n_wrong=0)
     with pytest.raises(ValueError, match="every_n_seconds"):
         ClassificationFigures(every_n_seconds=-1)
+
+
+def test_classes_are_those_of_the_task_that_answers(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
+    class Task(Oracle):
+        def validation_step(self, batch: Any, batch_idx: int) -> Any:
+            return {**super().validation_step(batch, batch_idx), "class_names": ["red", "green", "blue", "white"]}
+
+    trainer = run_trainer(tmp_path / "run", [ClassificationFigures()], max_epochs=1)
+    trainer.fit(Task(scores=[0.3]), datamodule=Data(train_batches(), validation(), NAMES))
+    ((_, names, _),) = drawn["confusion_figure"]
+    assert names == ["red", "green", "blue", "white"]
+
+
+def test_a_module_of_several_tasks_names_the_classes_that_it_shows() -> None:
+    task = {"type": "classification", "num_classes": 3, "key": "color"}
+    model = MultiTaskModule({"color": task}, backbone="conv4")
+    model.trained_classes = {"class_names": ["ball", "box", "cone"], "color_classes": ["red", "green", "blue"]}
+    batch = {"image": torch.zeros(2, 3, 16, 16, dtype=torch.uint8), "color": torch.tensor([0, 2])}
+    assert model.step(batch, "val")["class_names"] == ["red", "green", "blue"]

@@ -13,6 +13,8 @@ from lit_cv.callbacks import DomainEmbedding
 from lit_cv.cli import main
 from lit_cv.figures import map_embedding
 
+pytestmark = pytest.mark.draws
+
 FIT = [
     "fit", "--model", "DomainAdversarialModule", "--model.backbone", "conv4", "--data", "DomainAdaptationDataModule",
     "--data.source", "DigitsDataModule", "--data.target", "DigitsDataModule", "--data.target.val_fraction", "0.2",

@@ -15,6 +15,8 @@ from lit_cv.callbacks.prediction_figures import _sure
 from tests.callbacks.classifier import board, run_trainer
 from tests.modules.scenes import Rectangles
 
+pytestmark = pytest.mark.draws
+
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:

@@ -5,7 +5,6 @@ import os
 import runpy
 import shutil
 import subprocess
-import sys
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from lit_cv.annotations import load_mask
 from lit_cv.callbacks import PredictionWriter, prediction_rows
 from lit_cv.callbacks.prediction_rows import RowFile
 from tests.annotations.sets import save_image
+from tests.processes import run_ranks
 
 BATCHES = [{"probabilities": torch.tensor([[0.25, 0.75], [0.75, 0.25]])}] * 5
 TWO = """
@@ -44,9 +44,6 @@ def run(devices):
     options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}
     trainer = L.Trainer(devices=devices, strategy=strategy, callbacks=callbacks, **options)
     trainer.predict(Echo(), DataLoader(Data(), batch_size=2), return_predictions=False)
-
-if __name__ == "__main__":
-    run(2)
 """
 
 
@@ -260,12 +257,10 @@ def test_two_processes_write_what_one_does(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "2").mkdir()
     for rank in (0, 1):
         (tmp_path / "2" / f".predictions.csv.{rank}.pt").symlink_to(tmp_path / "victim")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "program.py"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
     monkeypatch.chdir(tmp_path)
-    runpy.run_path("program.py")["run"](1)
+    run = runpy.run_path("program.py")["run"]
+    run(1)
+    run_ranks(lambda rank: run(2))
     for name in ("predictions.csv", "predictions_age.csv"):
         assert (tmp_path / "2" / name).read_bytes() == (tmp_path / "1" / name).read_bytes()
     left = [name for name in names(tmp_path / "2") if not (tmp_path / "2" / name).is_symlink()]

@@ -13,6 +13,7 @@ from torch import Tensor
 from lit_cv.callbacks import PredictionWriter
 from lit_cv.callbacks.prediction_rows import RowFile
 from lit_cv.callbacks.prediction_table import ClassTable
+from lit_cv.tasks import ClassificationTask, MultiLabelTask
 
 
 class Dataset:
@@ -173,3 +174,25 @@ def test_what_was_written_before_stays(tmp_path: Path, caplog: pytest.LogCapture
     assert (tmp_path / "embeddings_1.npz").is_file()
     predict(tmp_path, Echo(), [batch])
     assert (tmp_path / "predictions_2.csv").is_file()
+
+
+def test_each_task_has_classes_of_its_own(tmp_path: Path) -> None:
+    model = Echo(class_names=["ball", "box", "cone"])
+    model.tasks = {  # type: ignore[assignment]
+        "shape": ClassificationTask("shape", num_classes=3),
+        "color": ClassificationTask("color", num_classes=3, key="color"),
+        "marks": MultiLabelTask("marks", num_classes=3, key="marks"),
+        "spots": MultiLabelTask("spots", num_classes=3, key="spots"),  # whose classes have no names
+    }
+    model.trained_classes = {  # type: ignore[assignment]
+        "class_names": ["ball", "box", "cone"], "color_classes": ["red", "green", "blue"], "marks_classes": list("xyz"),
+    }  # fmt: skip
+    probabilities = torch.tensor([[0.6, 0.7, 0.1]])
+    writer = PredictionWriter(str(tmp_path))
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[writer])
+    trainer.predict(model, Loader([{f"{task}_probabilities": probabilities for task in model.tasks}], named=False))
+    found = {}
+    for task in model.tasks:
+        with open(tmp_path / f"predictions_{task}.csv", newline="") as file:
+            found[task] = next(csv.DictReader(file))["predicted"]
+    assert found == {"shape": "box", "color": "green", "marks": "y|x", "spots": "1|0"}

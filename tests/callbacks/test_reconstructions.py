@@ -9,6 +9,8 @@ import lit_cv.callbacks.reconstructions as module
 from lit_cv.callbacks import Reconstructions
 from tests.callbacks.classifier import Batches, Data, Oracle, board, run_trainer, train_batches
 
+pytestmark = pytest.mark.draws
+
 
 class Rebuilder(Oracle):
     """Hides the left half of each image and rebuilds it in black, the rest a little darker."""

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from lit_cv.callbacks import EMA, LearningRateLog, MonitorEarlyStopping, RunCheckpoint, run_checkpoint
-from lit_cv.metrics_csv import MetricsCSVLogger, read_metrics
+from lit_cv.metrics_csv import MetricsCSVLogger
+from lit_cv.metrics_table import read_metrics
 from tests.callbacks.tiny import Tiny, loader, trainer
 
 
@@ -139,8 +140,6 @@ def test_the_learning_rate_logged_is_that_of_the_step(tmp_path: Path) -> None:
             )
             schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
             return [optimizer], [{"scheduler": schedule, "interval": "step"}]
-
-    from lit_cv.metrics_csv import MetricsCSVLogger, read_metrics
 
     logger = MetricsCSVLogger(str(tmp_path))
     trainer(tmp_path, max_epochs=1, callbacks=[LearningRateLog()], logger=logger).fit(Decaying(), loader())

@@ -8,8 +8,10 @@ import lit_cv.figures.task_curves as figure_module
 from lit_cv.callbacks import TaskCurves
 from lit_cv.cli import main
 from lit_cv.figures import draw_task_curves
-from lit_cv.metrics_csv import read_metrics
+from lit_cv.metrics_table import read_metrics
 from tests.callbacks.classifier import Data, Oracle, run_trainer, train_batches
+
+pytestmark = pytest.mark.draws
 
 HEADER = "epoch,step,train_a_loss,train_b_loss,val_a_loss,val_a_acc,weight_a,weight_b,sigma_a\n"
 ROWS = "0,0,,,,,1.0,1.0,1.0\n0,1,2.0,-300.0,2.5,0.5,0.4,2e3,0.7\n1,3,1.0,-400.0,2.4,0.6,0.2,3e3,0.6\n"

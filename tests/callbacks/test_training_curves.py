@@ -12,6 +12,8 @@ from lit_cv.metrics_csv import MetricsCSVLogger
 from tests.callbacks.classifier import Data, Oracle, board, run_trainer, train_batches
 from tests.callbacks.test_classification_figures import validation
 
+pytestmark = pytest.mark.draws
+
 
 def hparams(folder: Path) -> dict[str, Any]:
     """The hyperparameters as TensorBoard's HParams tab finds them."""

@@ -162,3 +162,10 @@ def test_shipped_comparisons() -> None:
             "supervised", "simclr_centroid", "simclr_probe", "simclr_finetune", "mae_finetune", "transfer",
         ]  # fmt: skip
     assert [str(Budget.parse(text)) for text in (10, "0.01", "all")] == ["10", "0.01", "all"]
+
+
+def test_given_weights_are_found_from_any_folder(in_tmp: Path) -> None:
+    (in_tmp / "last.ckpt").touch()
+    for given in ("last.ckpt", "last.ckpt:teacher"):
+        assert read_comparison("digits", weights=given).weights == str(in_tmp / given)
+    assert read_comparison("digits", weights="DEFAULT").weights == "DEFAULT"

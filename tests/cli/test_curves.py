@@ -9,6 +9,8 @@ from lit_cv.cli import main
 from lit_cv.figures import History
 from lit_cv.figures.overlay import overlay_figure
 
+pytestmark = pytest.mark.draws
+
 
 def write(folder: Path, values: list[float], metric: str = "val_acc") -> Path:
     folder.mkdir(parents=True)

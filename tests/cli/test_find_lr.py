@@ -14,6 +14,8 @@ from lit_cv.cli import main
 from lit_cv.cli.find_lr import find_learning_rate, smooth, suggest_rate
 from lit_cv.figures import lr_curve_figure, render
 
+pytestmark = pytest.mark.draws
+
 QUIET: dict[str, Any] = {
     "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
     "enable_checkpointing": False, "max_epochs": 1000,

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from datamodules import DigitsDataModule, ImageFolderDataModule
 from lit_cv.callbacks import RunCheckpoint
 from lit_cv.cli import main
+from lit_cv.evaluation.kfold import CrossValidation, FoldOptions
+from tests.annotations.sets import save_coco
 
 RUN = [
     "kfold", "--model", "SupervisedModule", "--model.backbone", "conv4", "--data", "DigitsDataModule",
@@ -125,3 +128,25 @@ def test_held_out_images_are_read_as_validation_images(tmp_path: Path) -> None:
     assert data.train_dataset[0]["image"].shape[1] == 24
     with pytest.raises(RuntimeError, match="before setup"):
         data.validate_on(np.array([1]))
+
+
+def test_shares_of_votes_are_one_label(tmp_path: Path) -> None:
+    rows = [f"{n}.png,{'cat' if n < 6 or who else 'dog'},{who}" for n in range(12) for who in range(1 + n % 3)]
+    for n in range(12):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{n}.png")
+    (tmp_path / "votes.csv").write_text("\n".join(["path,label,who", *rows]))
+    data = ["--data", "CSVDataModule", "--data.path", str(tmp_path / "votes.csv"), "--data.annotator_column", "who"]
+    options = ["--data.consensus", "soft", "--data.image_size", "8", "--data.test_fraction", "0"]
+    model = ["--model", "SupervisedModule", "--model.backbone", "conv4"]
+    study = CrossValidation([*data, *options, *model], FoldOptions(folds=2), tmp_path / "out", "kfold")
+    assert study.labels.ndim == 1
+    assert len(study.folds) == 2
+
+
+def test_images_with_boxes_make_folds(tmp_path: Path) -> None:
+    save_coco(tmp_path / "instances.json", [])
+    for name, size in (("a.png", (60, 40)), ("b.png", (30, 30))):
+        Image.new("RGB", size).save(tmp_path / name)
+    data = ["--data", "AnnotatedImagesDataModule", "--data.root", str(tmp_path), "--data.test_fraction", "0"]
+    study = CrossValidation([*data, "--model", "DetectionModule"], FoldOptions(folds=2), tmp_path / "out", "kfold")
+    assert sorted(fold.held_out.tolist() for fold in study.folds) == [[0], [1]]

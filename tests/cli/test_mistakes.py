@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from lit_cv.cli import console, main
 from lit_cv.cli.arguments import read_configuration
 from lit_cv.cli.remedies import remedy
 from lit_cv.cli.runs import remove_unused_run
+from tests.processes import run_program
 
 QUICK = [
     "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "2",
@@ -215,6 +215,10 @@ def test_classes_of_the_users_own(in_tmp: Path, option: list[str], message: str)
         (["--trainer.devices", "x"], ".* should be an int > 0 (--trainer.devices)."),
         (["--trainer.accelerator", "foo"], ".* (--trainer.accelerator)."),
         (["--trainer.max_epochs", "-5"], ".* (--trainer.max_epochs)."),
+        (
+            ["--data.classes", "[no, 1e3]"],
+            "--data.classes [False, 1000.0]: names such as no, .* in quotes: .*",
+        ),
     ],
 )
 def test_a_wrong_value_is_told_with_its_option(
@@ -266,11 +270,8 @@ def test_a_picture_is_no_checkpoint(in_tmp: Path) -> None:
 
 def test_what_the_system_and_the_trainer_refuse_takes_one_line(in_tmp: Path) -> None:
     (in_tmp / "file.txt").write_text("no folder")
-    path = {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    command = [sys.executable, "-m", "lit_cv", "fit", "--config", "supervised", *QUICK]
-    wrong = subprocess.run(
-        [*command, "--trainer.default_root_dir", "file.txt"], capture_output=True, text=True, cwd=in_tmp, env=path
-    )
+    args = ["fit", "--config", "supervised", *QUICK, "--trainer.default_root_dir", "file.txt"]
+    (wrong,) = run_program(args, in_tmp)
     assert wrong.returncode == 1
     assert "Traceback" not in wrong.stderr
     assert wrong.stderr.splitlines()[-1].startswith("lit-cv: error: ")

@@ -31,6 +31,7 @@ without_wandb = pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb
         ("gradient_clip_val", float("nan")),
         ("limit_train_batches", 0.0),
         ("log_every_n_steps", -1),
+        ("max_steps", 0),
         ("max_time", {"mins": 3}),
         ("num_sanity_val_steps", -2),
         ("val_check_interval", 0),

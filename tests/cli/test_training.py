@@ -7,7 +7,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_cv.cli import main
-from lit_cv.metrics_csv import read_metrics
+from lit_cv.metrics_table import read_metrics
+from tests.processes import run_program
 
 QUICK = [
     "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "2",
@@ -164,7 +165,7 @@ def test_the_program_shows_one_line_for_a_wrong_value_and_no_advertising(in_tmp:
         assert word not in good.stdout + good.stderr
     assert "Best checkpoint: lightning_logs/version_0/checkpoints/best.ckpt (val_loss" in good.stderr
     assert "lit-cv validate --ckpt_path" in good.stderr
-    wrong = subprocess.run([*command, "--model.backbone", "x"], capture_output=True, text=True, cwd=in_tmp, env=path)
+    (wrong,) = run_program([*command[3:], "--model.backbone", "x"], in_tmp)
     assert wrong.returncode == 1
     assert "Traceback" not in wrong.stderr
     assert wrong.stderr.splitlines()[-1].startswith("lit-cv: error: there is no backbone 'x'")

@@ -341,3 +341,44 @@ def test_one_file_with_two_labels_in_other_spellings(root: Path) -> None:
     (root / "twice.csv").write_text("path,label\n00.png,cat\n01.png,dog\n./00.png,dog\n")
     with pytest.raises(ValueError, match=r"gives './00\.png' the label 'cat' and the label 'dog'"):
         CSVDataModule(str(root / "twice.csv"), str(root / "images"), image_size=8).setup()
+
+
+@pytest.mark.parametrize("column", ["Split", "SPLIT", " split "])
+def test_the_column_of_the_splits_in_other_letters(root: Path, column: str) -> None:
+    rows = [f"{'cat' if n % 2 else 'dog'},{'train' if n < 14 else 'test'}" for n in range(20)]
+    assert sizes(module(write(root, f"path,label,{column}", rows), val_fraction=0.0)) == [14, 0, 6]
+
+
+def test_a_column_that_names_splits_is_not_passed_over(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [f"{'cat' if n % 2 else 'dog'},{'train' if n < 14 else 'Test'}" for n in range(20)]
+    path = write(root, "path,label,fold", rows)
+    module(path)
+    assert "so its images are in no splits; its column fold names splits: --data.split_column fold" in caplog.text
+    with pytest.raises(ValueError, match=r"has no column 'flod' \(--data\.split_column\): did you mean 'fold'"):
+        module(path, split_column="flod")
+
+
+def test_names_without_suffixes(root: Path) -> None:
+    rows = "".join(f"{n:02},{'cat' if n % 2 else 'dog'}\n" for n in range(20))
+    (root / "ids.csv").write_text(f"path,label\n{rows}")
+    data = module(root / "ids.csv", root=str(root / "images"))
+    assert {data.train_dataset.sample_name(n)[2:] for n in range(len(data.train_dataset))} == {".png"}
+
+
+def test_labels_that_are_probably_none_are_told(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    module(write(root, "path,label", ["cat", "Cat", "dog", "nan"] * 5))
+    assert "nan is read as a class. Leave the cell of an unlabeled image empty." in caplog.text
+    assert "has classes whose names differ in case alone: Cat, cat." in caplog.text
+
+
+def test_error_names_a_quotation_mark_that_is_not_closed(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"the label 'cat\\nimages/01\.png,dog' has several lines"):
+        module(write(root, "path,label", ['"cat', 'dog"', *["cat", "dog"] * 9]))
+
+
+def test_annotators_who_spell_a_path_in_two_ways(root: Path) -> None:
+    rows = [f"{dots}images/{n:02}.png,{'cat' if n % 2 else 'dog'},{who}" for n in range(6)
+            for who, dots in enumerate(("", "./"))]  # fmt: skip
+    (root / "votes.csv").write_text("\n".join(["path,label,who", *rows]))
+    data = module(root / "votes.csv", annotator_column="who", val_fraction=0.0, test_fraction=0.0)
+    assert len(data.train_dataset) == 6

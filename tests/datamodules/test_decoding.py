@@ -1,7 +1,6 @@
 import io
 import struct
 import sys
-import zlib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from PIL import Image
 from datamodules import ImageFolderDataModule, UnreadableImageError, decoding, read_image
 from datamodules.decoding import decode
 from lit_cv.annotations import file_size
+from tests.annotations.sets import png16
 
 ROOT = Path(__file__).parents[2]
 RGB = np.asarray(
@@ -118,19 +118,6 @@ def test_the_size_of_a_file_is_that_of_its_pixels(tmp_path: Path, orientation: i
     Image.fromarray(RGB).save(tmp_path / f"a.{suffix}", exif=entries)
     found = decode(bytearray((tmp_path / f"a.{suffix}").read_bytes()), None, 3)
     assert file_size(tmp_path / f"a.{suffix}") == tuple(found.shape[1:]) == ((70, 50) if orientation > 4 else (50, 70))
-
-
-def png16(values: np.ndarray, clear: tuple[int, ...]) -> bytearray:
-    """A PNG of 16 bits, of which one value is transparent; Pillow writes none."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    height, width = values.shape[:2]
-    header = struct.pack(">IIBBBBB", width, height, 16, 0 if values.ndim == 2 else 2, 0, 0, 0)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    parts = chunk(b"IHDR", header) + chunk(b"tRNS", struct.pack(f">{len(clear)}H", *clear))
-    return bytearray(b"\x89PNG\r\n\x1a\n" + parts + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -261,3 +248,22 @@ def test_a_heic_file_is_read_where_pillow_heif_is_installed(tmp_path: Path, monk
     found = read_image(tmp_path / "a.heic").float()
     assert (found - torch.tensor(RGB).permute(2, 0, 1)).abs().mean() < 12
     assert file_size(tmp_path / "a.heic") == (50, 70)
+
+
+def test_dark_colors_of_16_bits_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(decoding, "_noted_dark", False)
+    values = np.random.RandomState(0).randint(0, 4096, (5, 7, 3)).astype(np.uint16)
+    (tmp_path / "bright.png").write_bytes(png16(16 * values))
+    read_image(tmp_path / "bright.png")
+    assert not caplog.records
+    (tmp_path / "dark.png").write_bytes(png16(values))
+    for _ in range(2):
+        assert read_image(tmp_path / "dark.png").max() < 16
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'dark.png'}: its colors have 16 bits, of which the upper 8 are read, and come out dark: convert "
+        "such images to 8 bits a color."
+    ]
+    with pytest.raises(UnreadableImageError, match=r"colors of 16 bits, which --data\.value_range does not scale"):
+        read_image(tmp_path / "bright.png", value_range=(0, 4095))

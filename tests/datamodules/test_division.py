@@ -153,7 +153,10 @@ def test_both_domains_keep_their_splits(tmp_path: Path) -> None:
     for number in range(30):
         shutil.copy(roots[1] / "cat" / "00.png", roots[1] / "cat" / f"{number}_new.png")
     second = resumed(data(), path)
-    for one, other in ((first.source, second.source), (first.target, second.target)):
+    alone = ImageFolderDataModule(str(roots[1]), split_seed=4, **SMALL)
+    alone.checkpoint_path = path
+    alone.setup()
+    for one, other in ((first.source, second.source), (first.target, second.target), (first.target, alone)):
         before, after = names_of(one), names_of(other)
         assert all(before[split] <= after[split] for split in before)
 
@@ -265,3 +268,39 @@ def test_a_record_is_what_a_checkpoint_holds() -> None:
     broken: list[Any] = [None, {}, {"keys": torch.zeros(2), "splits": torch.zeros(2), "options": {}},
                          {**record.state_dict(), "splits": torch.zeros(1, dtype=torch.uint8)}]  # fmt: skip
     assert all(SplitRecord.from_state(state) is None for state in broken)
+
+
+def test_a_file_under_many_names_is_held_out_as_one(tmp_path: Path) -> None:
+    folders(tmp_path)
+    rows = [
+        f"{dots}{name}/{n:02}.png,{name}" for dots in ("", "./", ".//") for name in ("cat", "dog") for n in range(20)
+    ]
+    (tmp_path / "images.csv").write_text("\n".join(["path,label", *rows]))
+    data = CSVDataModule(str(tmp_path / "images.csv"), val_fraction=0.25, test_fraction=0.2, **SMALL)
+    data.setup()
+    assert {split: len(names) for split, names in names_of(data).items()} == {"train": 72, "val": 24, "test": 24}
+
+
+def test_files_with_several_labels_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folders(tmp_path)
+    for number in range(3):
+        os.link(tmp_path / "cat" / f"{number:02}.png", tmp_path / "dog" / f"x{number}.png")
+    data = ImageFolderDataModule(str(tmp_path), val_fraction=0.0, test_fraction=0.0, **SMALL)
+    data.setup()
+    assert "3 images are listed twice, with different labels: dog/x0.png = cat/00.png" in caplog.text
+
+
+def test_splits_are_those_of_the_checkpoint_in_another_listing(tmp_path: Path) -> None:
+    data = ImageFolderDataModule(str(folders(tmp_path / "set")), val_fraction=0.2, split_seed=3, **SMALL)
+    path = trained(data, tmp_path / "a.ckpt")
+    rows = [f"{name}/{number:02}.png,{name}" for number in range(20) for name in ("dog", "cat")]
+    (tmp_path / "set" / "images.csv").write_text("\n".join(["path,label", *rows]))
+    table = CSVDataModule(str(tmp_path / "set" / "images.csv"), val_fraction=0.2, **SMALL)
+    above = CSVDataModule(str(tmp_path / "images.csv"), val_fraction=0.2, **SMALL)
+    (tmp_path / "images.csv").write_text("\n".join(["path,label", *(f"./set/{row}" for row in rows)]))
+    for other in (table, above):
+        other.checkpoint_path = path
+        other.setup()
+    assert names_of(table) == names_of(data)
+    below = {split: {f"./set/{name}" for name in names} for split, names in names_of(data).items()}
+    assert names_of(above) == below

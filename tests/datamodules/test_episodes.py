@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 
 from datamodules import (
     BaseDataModule,
@@ -323,6 +324,9 @@ def test_classes_of_a_checkpoint_stay_in_their_splits(tmp_path: Path, caplog: py
         assert data.pools.keys() == {"test"}
         assert data.pools["test"].names == new
         assert len(list(data.test_dataloader())) == 1000
+    known = first.pools["train"].names[0]
+    mixed = resumed([known, *new], TrainerFn.TESTING)  # too few classes to train on are none of its business
+    assert (mixed.pools["train"].names, mixed.pools["test"].names) == ([known], new)
     late = EpisodicDataModule(Numbered([8] * 15), way=3, shot=2, query=3, evaluate=["2w1s"], split_seed=5)
     late.setup("test")
     assert late.classes["train"].tolist() != first.classes["train"].tolist()

@@ -1,3 +1,4 @@
+import shutil
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -292,3 +293,37 @@ def test_small_images_are_not_enlarged_without_a_word(
     said = "The images have 11 x 13 pixels and are enlarged to 64 x 64"
     assert (said in caplog.text) == told
     assert ("--data.image_size 11" in caplog.text) == told
+
+
+def test_images_beside_the_folders_of_classes_are_told(
+    pool: Path, splits: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for root in (pool, splits / "valid"):
+        save_images(root, 4, seed=7)
+    module(pool)
+    module(splits)
+    said = [record.getMessage() for record in caplog.records if "in no folder of a class" in record.getMessage()]
+    assert [text.partition(" in ")[0] for text in said] == ["4 images", "4 images"]
+    assert said[0].endswith("are left out: 00.png, 01.png, 02.png, 03.png.")
+
+
+def test_a_folder_of_unlabeled_test_images_is_left_out(splits: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.rmtree(splits / "test")
+    save_images(splits / "test", 4)
+    assert module(splits).test_dataset is None
+    assert "holds images without folders of classes, and is left out: --data.predict_root" in caplog.text
+
+
+def test_folders_of_splits_without_classes_are_no_classes(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        save_images(tmp_path / split, 4)
+    with pytest.raises(ValueError, match=r"folders of splits \(train, test\) without folders of classes in them"):
+        module(tmp_path)
+
+
+def test_splits_of_two_sets_are_told_to_be_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in (1, 2):
+        for split in ("train", "test"):
+            save_images(tmp_path / f"fold_{number}_{split}" / "cat", 4, seed=number)
+    module(tmp_path)
+    assert "named for splits are read as classes (fold_1_test, fold_1_train, fold_2_test, fold_2_train)" in caplog.text

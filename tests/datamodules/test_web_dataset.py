@@ -280,3 +280,12 @@ def test_a_run(shards: Path, in_tmp: Path) -> None:
     assert cli is not None
     assert cli.trainer.global_step == 3
     assert np.isfinite(float(cli.trainer.callback_metrics["val_acc"]))
+
+
+def test_a_files_own_name_tells_its_split(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / "trainval" / split).mkdir(parents=True)
+        save_shard(tmp_path / "trainval" / split / f"set-{split}-0.tar", range(6), classes=2)
+    data = WebDatasetDataModule(str(tmp_path), image_size=8, batch_size=2, num_workers=0)
+    data.setup()
+    assert (len(data.train_dataset), len(data.val_dataset or ())) == (6, 6)

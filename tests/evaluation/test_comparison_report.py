@@ -11,6 +11,8 @@ from lit_cv.evaluation.comparison_report import judge, measure, write_report
 from lit_cv.evaluation.study import Row, write_table
 from lit_cv.figures.comparison import labels_needed
 
+pytestmark = pytest.mark.draws
+
 
 def row(approach: str, labels: int, seed: int, value: float, pretraining: float = 0.0, error: str = "") -> Row:
     return {

@@ -4,6 +4,8 @@ import torch
 from lit_cv.figures import confusion_figure, render
 from lit_cv.figures.kfold import kfold_figure
 
+pytestmark = pytest.mark.draws
+
 
 @pytest.mark.parametrize(("classes", "lines"), [(3, 4), (30, 31), (31, 0)])
 def test_lines_stand_between_the_cells_unless_there_are_too_many(classes: int, lines: int) -> None:

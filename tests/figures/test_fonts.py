@@ -10,6 +10,8 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 
 from lit_cv.figures import draw_objects, fonts, image_grid, objects, render
 
+pytestmark = pytest.mark.draws
+
 
 def save_font(path: Path, letters: str) -> None:
     """Write a font in which every one of these letters is a full black square."""

@@ -3,6 +3,8 @@ import torch
 
 from lit_cv.figures import class_color, draw_objects, image_grid, object_titles, render
 
+pytestmark = pytest.mark.draws
+
 
 def test_boxes_are_where_they_belong_in_the_color_of_their_class() -> None:
     images = torch.full((2, 3, 400, 500), 128, dtype=torch.uint8)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_cv.distributed import gather_rows
 from lit_cv.losses import NTXentLoss
+from tests.processes import run_ranks
 
 # Eight independent implementations agree on these to 1e-6, for the inputs of `inputs()`.
 VALUES = {0.1: 3.7535138, 0.5: 2.59319132}
@@ -258,7 +259,7 @@ def _network_and_images() -> tuple[torch.nn.Module, Tensor, Tensor]:
 
 
 def test_two_processes_are_one_with_the_joined_batch(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_one_of_two, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    run_ranks(_one_of_two, str(tmp_path))
     encoder, images, labels = _network_and_images()
     for rank in (0, 1):
         results = torch.load(tmp_path / f"{rank}.pt", weights_only=True)

@@ -1,8 +1,10 @@
+from typing import Any
+
 import pytest
 import torch
-from torchmetrics.classification import MultilabelAveragePrecision
+from torchmetrics.classification import MultilabelAveragePrecision, MultilabelF1Score
 
-from lit_cv.metrics import KnownAveragePrecision
+from lit_cv.metrics import KnownAveragePrecision, KnownF1
 
 
 def test_known_labels_are_scored_as_by_torchmetrics() -> None:
@@ -26,3 +28,28 @@ def test_labels_that_nothing_is_known_of_are_left_out() -> None:
     metric.reset()
     metric.update(scores, torch.full((12, 4), -1))
     assert metric.compute().isnan()
+
+
+@pytest.mark.parametrize("average", ["macro", None])
+def test_f1_of_known_labels_is_torchmetrics_own(average: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = KnownF1(5, average is not None), MultilabelF1Score(5, average=average, ignore_index=-1)
+    for n in (30, 7):
+        scores = torch.rand(n, 5, generator=generator)
+        target = torch.randint(-1, 2, (n, 5), generator=generator)
+        scores[:, 4], target[:, 4] = 0.1, 0  # in no image, and said of none
+        ours.update(scores, target)
+        theirs.update(scores, target)
+    torch.testing.assert_close(ours.compute(), theirs.compute())
+
+
+def test_f1_leaves_out_labels_that_nothing_is_known_of() -> None:
+    scores = torch.rand(12, 4, generator=torch.Generator().manual_seed(1))
+    target = torch.randint(0, 2, (12, 4), generator=torch.Generator().manual_seed(2))
+    target[:, 1] = -1
+    metric, single, expected = KnownF1(4), KnownF1(4, average=False), MultilabelF1Score(3, average="macro")
+    expected.update(scores[:, [0, 2, 3]], target[:, [0, 2, 3]])
+    for each in (metric, single):
+        each.update(scores, target)
+    assert float(metric.compute()) == pytest.approx(float(expected.compute()))
+    assert single.compute().isnan().tolist() == [False, True, False, False]

@@ -84,6 +84,19 @@ def test_other_order_is_renumbered(trained: tuple[SupervisedModule, Path], verb:
     assert "val_acc_ant" in trainer.callback_metrics or verb != "validate"
 
 
+def test_networks_that_a_callback_builds_early_name_their_classes_alike(trained: tuple[SupervisedModule, Path]) -> None:
+    class Early(L.Callback):
+        def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+            pl_module.configure_model()
+
+    module = SupervisedModule(backbone="conv4", per_class_metrics=True)
+    trainer = L.Trainer(**QUIET, callbacks=[Early()])
+    data = Brightness(["cat", "ant", "bee"])
+    data.checkpoint_path = trained[1]  # as the command line says
+    trainer.validate(module, data, ckpt_path=trained[1], verbose=False)
+    assert module.metrics["val"]["class"].labels == ["ant", "bee", "cat"]
+
+
 @pytest.mark.parametrize("verb", ["validate", "test", "predict", "fit"])
 @pytest.mark.parametrize("names", [["bee", "cat", "dog"], ["ant", "bee"], ["ant", "bee", "cat", "dog"]])
 def test_other_classes_are_refused(trained: tuple[SupervisedModule, Path], verb: str, names: list[str]) -> None:

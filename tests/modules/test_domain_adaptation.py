@@ -182,7 +182,7 @@ def test_pseudo_labels_are_the_teachers_for_the_weak_view() -> None:
         parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
     given = batch()
     given["target"]["strong"] = 255 - given["target"]["image"]
-    answers = module.teacher["head"](module.teacher["backbone"](given["target"]["image"])).softmax(1)
+    answers = module.teacher.module.head(module.teacher.module.backbone(given["target"]["image"])).softmax(1)
     confidence, labels = answers.max(1)
     module.hparams["threshold"] = float(confidence.sort().values[2])  # four of six are kept
     kept = confidence >= confidence.sort().values[2]
@@ -212,8 +212,8 @@ def test_the_teachers_weights_are_a_moving_average() -> None:
     with torch.no_grad():
         for value in (*module.backbone.parameters(), *module.head.parameters()):
             value.add_(1)
-    module.move_teacher()
-    weights = {key for key, _ in module.teacher.named_parameters()}
+    module.after_step()
+    weights = {key for key, _ in module.teacher.module.named_parameters()}
     for key, value in module.teacher.state_dict().items():
         torch.testing.assert_close(value, before[key] + (0.1 if key in weights else 0), msg=key)
 
@@ -221,7 +221,7 @@ def test_the_teachers_weights_are_a_moving_average() -> None:
 def test_answers_for_the_target_go_by_its_own_statistics() -> None:
     """Of weak views, in the teacher and in what the network remembers; what it learns by is the mixture's."""
     module = build("self_training").train()
-    norms = [part.body.blocks[0][1] for part in (module.backbone, module.teacher["backbone"])]
+    norms = [part.body.blocks[0][1] for part in (module.backbone, module.teacher.module.backbone)]
     seen: list[list[Tensor]] = [[], []]
     for norm, inputs in zip(norms, seen, strict=True):
         norm.register_forward_pre_hook(lambda _, args, inputs=inputs: inputs.append(args[0].detach()))
@@ -239,7 +239,7 @@ def test_answers_for_the_target_go_by_its_own_statistics() -> None:
         torch.testing.assert_close(norm.running_var, 0.9 + 0.1 * weak.var((0, 2, 3)))
     held = copy.deepcopy(module.state_dict())
     module.eval()
-    answers = module.teacher["head"](module.teacher["backbone"](given["target"]["image"][:1])).softmax(1)
+    answers = module.teacher.module.head(module.teacher.module.backbone(given["target"]["image"][:1])).softmax(1)
     torch.testing.assert_close(module.teach(given["target"]["image"])[:1], answers)  # whatever is beside it
     module.step({**given["target"], "label": torch.zeros(4).long()}, "val")
     assert all(torch.equal(value, held[key]) for key, value in module.state_dict().items())
@@ -346,9 +346,9 @@ def test_it_starts_from_the_backbone_and_the_classifier_of_any_checkpoint(tmp_pa
     torch.manual_seed(9)
     module = SelfTrainingModule(backbone="conv4", num_classes=10, in_channels=1, weights=str(tmp_path / "one.ckpt"))
     module.configure_model()
-    for part in (module, module.teacher):
+    for part in (module, module.teacher.module):
         for name in ("backbone", "head"):
-            own = (part[name] if part is module.teacher else getattr(part, name)).state_dict()
+            own = getattr(part, name).state_dict()
             assert all(torch.equal(value, getattr(trained, name).state_dict()[key]) for key, value in own.items())
     fewer = SelfTrainingModule(backbone="conv4", num_classes=4, in_channels=1, weights=str(tmp_path / "one.ckpt"))
     fewer.configure_model()  # says that the classifier is random

@@ -10,7 +10,7 @@ from torch import Tensor
 import datamodules
 from lit_cv import MAEModule, SupervisedModule
 from lit_cv.cli import main
-from lit_cv.metrics_csv import read_metrics
+from lit_cv.metrics_table import read_metrics
 from lit_cv.nn.masking import fixed_noise, mask_indices, patch_mask
 from lit_cv.nn.patches import gather_patches, patchify, unpatchify
 from lit_cv.optim import build_optimizer, parameter_groups

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lit_cv.modules.running_means import RunningMeans
+from tests.processes import run_ranks
 
 
 def test_means_are_weighted_by_batch_size() -> None:
@@ -77,7 +78,7 @@ def one_of_two(rank: int, folder: str) -> None:
 
 
 def test_processes_may_have_different_scalars(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    run_ranks(one_of_two, str(tmp_path))
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert {name: float(value) for name, value in found.items()} == pytest.approx({"acc": 1 / 17, "extra": 3.0})

@@ -13,7 +13,7 @@ from lit_cv import ContrastiveAugmentation, SimCLRModule
 from lit_cv.cli import main
 from lit_cv.cli.runs import newest_run
 from lit_cv.losses import NTXentLoss
-from lit_cv.metrics_csv import read_metrics
+from lit_cv.metrics_table import read_metrics
 from lit_cv.nn import Projector
 from tests.test_resume import CALLBACKS, assert_same, final, run_until_killed
 

@@ -3,6 +3,7 @@
 import logging
 import re
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from torchvision.transforms.functional import normalize
 
 from lit_cv.nn import Backbone, create_backbone
 from lit_cv.nn.torchvision_networks import without_classifier
-from lit_cv.nn.weights import read_weights
+from lit_cv.nn.weight_files import WeightFile, find_file
+from lit_cv.nn.weights import load_head, read_weights
 
 _IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -246,3 +248,78 @@ def test_backbones_from_without_classifier_take_their_own_state(checkpoint):
     backbone = Backbone("mobilenet", without_classifier(body), 3, *_IMAGENET)
     twin = Backbone("mobilenet", without_classifier(models.mobilenet_v3_small()), 3, *_IMAGENET)
     assert not twin.load_state_dict(backbone.state_dict()).missing_keys
+
+
+@pytest.fixture
+def parts(tmp_path, checkpoint):
+    """A checkpoint whose teacher has weights of its own, with a classifier, and whose file name has a colon."""
+    content = torch.load(checkpoint[0], weights_only=True)
+    content["state_dict"] |= {f"teacher.{key}": value + 1 for key, value in content["state_dict"].items()}
+    content["state_dict"]["teacher.head.linear.weight"] += 1
+    path = tmp_path / "at 10:30.ckpt"
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize("part", ["teacher", "teacher.backbone", "backbone", None])
+def test_a_part_of_a_file(parts, checkpoint, part, caplog):
+    weights = str(parts) if part is None else f"{parts}:{part}"
+    with caplog.at_level(logging.INFO, "lit_cv"):
+        backbone = create_backbone("resnet9_small", weights=weights)
+    shift = 1 if part and "teacher" in part else 0
+    for key, value in checkpoint[1].state_dict().items():
+        assert key.endswith("num_batches_tracked") or torch.equal(backbone.state_dict()[key], value + shift), key
+    assert caplog.text.count(f"{weights}: loaded 40 of 40") == 1
+
+
+def test_a_part_has_its_own_classifier(parts, caplog):
+    width = torch.load(parts, weights_only=True)["state_dict"]["head.linear.weight"].shape[1]
+    head = nn.ModuleDict({"linear": nn.Linear(width, 10, bias=False)})
+    assert load_head(head, f"{parts}:teacher")
+    assert (head["linear"].weight == 2).all()
+    assert load_head(head, str(parts))
+    assert (head["linear"].weight == 0).all()
+    assert not load_head(head, f"{parts}:backbone")
+    assert "no classifier of this shape" in caplog.text
+
+
+def test_files_of_a_student_and_a_teacher(tmp_path, checkpoint):
+    state = {f"module.backbone.{key}": value for key, value in checkpoint[1].state_dict().items()}
+    both = {"student": state, "teacher": {key: value + 1 for key, value in state.items()}, "epoch": 3}
+    torch.save(both, tmp_path / "dino.pth")
+    backbone = create_backbone("resnet9_small", weights=f"{tmp_path / 'dino.pth'}:teacher")
+    assert torch.equal(backbone.mean, checkpoint[1].mean + 1)
+    with pytest.raises(ValueError, match=r"its parts are student, teacher: did you mean 'teacher'\?$"):
+        create_backbone("resnet9_small", weights=f"{tmp_path / 'dino.pth'}:techer")
+
+
+def test_a_missing_part_lists_those_there_are(parts):
+    with pytest.raises(ValueError, match=r"has no part 'target': its parts are backbone, head, teacher\.$") as raised:
+        create_backbone("resnet9_small", weights=f"{parts}:target")
+    assert str(raised.value).startswith(str(parts))
+    with pytest.raises(FileNotFoundError, match=r"weights='absent\.ckpt': there is no such file"):
+        create_backbone("resnet9_small", weights="absent.ckpt:teacher")
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ("C:\\runs\\last.ckpt", ("C:\\runs\\last.ckpt", None)),
+        ("C:\\runs\\last.ckpt:teacher", ("C:\\runs\\last.ckpt", "teacher")),
+        ("C:last.ckpt", ("C:last.ckpt", None)),
+        ("a.ckpt:b.ckpt", ("a.ckpt:b.ckpt", None)),
+        ("runs/10:30/last.ckpt", ("runs/10:30/last.ckpt", None)),
+        ("last.ckpt:teacher.backbone", ("last.ckpt", "teacher.backbone")),
+        ("last.ckpt:target.0", ("last.ckpt", "target.0")),
+        ("DEFAULT", None),
+        ("DEFAULT:teacher", None),
+    ],
+)
+def test_what_a_text_names(weights, expected):
+    assert find_file(weights) == (None if expected is None else WeightFile(Path(expected[0]), expected[1]))
+
+
+def test_a_file_whose_name_looks_like_a_part(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("last.ckpt:teacher").touch()
+    assert find_file("last.ckpt:teacher") == WeightFile(Path("last.ckpt:teacher"))

@@ -3,7 +3,6 @@ import json
 import logging
 import os
 import struct
-import subprocess
 import sys
 import tarfile
 import time
@@ -16,6 +15,7 @@ import pytest
 from datamodules import UnreadableImageError, WebDatasetDataModule
 from datamodules.shard_index import Texts, _samples
 from tests.datamodules.test_web_dataset import names, picture, save_shard, save_tar
+from tests.processes import run_code
 
 LARGE = 200 << 30
 
@@ -219,12 +219,7 @@ def test_no_claim_takes_memory(tmp_path: Path) -> None:
     for name, content in claims.items():
         path = save(tmp_path / name / "train-0.tar", sample(0), content)
         os.truncate(path, path.stat().st_size + LARGE)
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", LIMITED, *(str(tmp_path / name) for name in claims)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = run_code(LIMITED, *(str(tmp_path / name) for name in claims), folder=tmp_path)
     assert done.returncode == 0, done.stderr
     *found, used = done.stdout.split("\n")[:-1]
     # of a label 64 KiB are read, whatever they are

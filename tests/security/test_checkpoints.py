@@ -4,7 +4,6 @@ import contextlib
 import os
 import random
 import resource
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -19,6 +18,7 @@ from lit_cv.checkpoint_file import read_checkpoint
 from lit_cv.checkpoint_io import AtomicCheckpointIO
 from lit_cv.modules.loading import load_module
 from lit_cv.registry import UntrustedClassError
+from tests.processes import run_code
 from tests.security.hostile import EVIL, MARKER, QUICK, SUPERVISED, end_of, save_hostile
 
 CALLS = {
@@ -195,9 +195,7 @@ def test_absurd_hyperparameters_take_no_memory(place: Path, name: str) -> None:
 
 def test_absurd_hyperparameters_take_no_memory_of_the_program(place: Path) -> None:
     save_hostile(place / "x.ckpt", hyper_parameters=ABSURD["classes, each of which the system could give"])
-    ran = subprocess.run(
-        [sys.executable, "-c", MEASURED, *VERBS["validate"]], capture_output=True, text=True, cwd=place, timeout=180
-    )
+    ran = run_code(MEASURED, *VERBS["validate"], folder=place)
     assert "they do not fit its weights" in ran.stdout, ran.stderr
     assert int(ran.stdout.rpartition("GREW")[2]) < 600  # MiB
 

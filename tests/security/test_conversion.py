@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from lit_cv.annotations.classes import write_table
 from lit_cv.annotations.convert import place_images
 from lit_cv.cli import main
 from tests.annotations.sets import content, example, save_image
+from tests.processes import run_code
 
 # Ends in the middle of the images, as a process does that is killed there.
 HALF = """
@@ -100,9 +100,7 @@ def fails_after(count: int, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def test_a_killed_conversion_leaves_no_set_and_the_next_one_works(source: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", HALF, str(source), str(tmp_path / "out")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    assert run_code(HALF, str(source), str(tmp_path / "out"), folder=tmp_path).returncode == -signal.SIGKILL
     assert len([name for name in names(tmp_path) if name.startswith(".out.")]) == 2  # the folder and its lock
     assert not (tmp_path / "out").exists()
     convert(str(source), str(tmp_path / "out"), "yolo")

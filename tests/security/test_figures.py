@@ -35,8 +35,11 @@ from lit_cv.figures import (
 from lit_cv.figures.comparison import Cell, Measured, compute_figure, cost_figure, labels_figure, overview_figure
 from lit_cv.figures.kfold import kfold_figure
 from lit_cv.figures.overlay import overlay_figure
-from lit_cv.metrics_csv import MetricsCSVLogger, read_metrics
+from lit_cv.metrics_csv import MetricsCSVLogger
+from lit_cv.metrics_table import read_metrics
 from lit_cv.tensorboard_log import RunTensorBoardLogger
+
+pytestmark = pytest.mark.draws
 
 NAMES = ["$\\frac{", "a $x_$ b", "_private", "a\x1b[2J\udcffz", "w" * 5000, "two\nlines"]
 COUNTS = torch.eye(len(NAMES), dtype=torch.int64) * 3

@@ -1,7 +1,6 @@
 import io
 import os
 import struct
-import subprocess
 import sys
 import tarfile
 import zlib
@@ -19,6 +18,7 @@ from datamodules.inspection import unreadable_files
 from datamodules.jpeg_header import jpeg_size
 from lit_cv.annotations import file_size
 from lit_cv.image_formats import IMAGE_SUFFIXES
+from tests.processes import run_code
 
 RGB = np.asarray(
     Image.fromarray(np.random.RandomState(0).randint(0, 256, (5, 7, 3)).astype(np.uint8)).resize((70, 50), 3)
@@ -181,12 +181,7 @@ def test_bombs_are_refused_before_they_take_memory(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(make())
     (tmp_path / "good.jpg").write_bytes(encoded("JPEG"))
     (tmp_path / "good.webp").write_bytes(encoded("WEBP"))
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", READ_ALL, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = run_code(READ_ALL, str(tmp_path), folder=tmp_path)
     assert done.returncode == 0, done.stderr
     *lines, last = done.stdout.splitlines()
     accepted = {line.split()[0] for line in lines if " refused " not in line}

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.processes import run_program
 from tests.security.hostile import EVIL, MARKER, save_hostile
 
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
@@ -38,8 +39,9 @@ def test_two_ranks_write_through_no_link(fitted: Path) -> None:
         (home / f".{name}.part").symlink_to(fitted / "victim")
     (home / "training_curves.png").unlink()
     (home / "training_curves.png").symlink_to(fitted / "victim")
-    ran = run(fitted, "fit", "--ckpt_path=last", "--trainer.max_epochs=2")
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stderr.count("Best checkpoint") == 1
+    ended = run_program(["fit", "--ckpt_path=last", "--trainer.max_epochs=2", *TWO], fitted, ranks=2)
+    said = "".join(rank.stderr for rank in ended)
+    assert [rank.returncode for rank in ended] == [0, 0], said
+    assert said.count("Best checkpoint") == 1
     assert (fitted / "victim").read_text() == "years of work"
     assert not (fitted / MARKER).exists()

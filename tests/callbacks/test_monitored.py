@@ -1,0 +1,53 @@
+"""Whether less or more of a metric is better."""
+
+from pathlib import Path
+
+import lightning as L
+import pytest
+
+from lit_cv.callbacks import MonitorEarlyStopping, RunCheckpoint
+from lit_cv.callbacks.monitored import mode_of
+from tests.callbacks.test_run_checkpoint import epoch_of
+from tests.callbacks.tiny import Tiny, loader, trainer
+
+
+class Accurate(L.LightningModule):
+    monitor, mode = "val_acc", "max"
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode"),
+    [("val_acc", "max"), ("val_loss", "min"), ("val_shape_loss", "min"), ("val_5w1s_acc", "max"), ("val_ece", "min"),
+     ("train_loss_step", "min"), ("val_ap50_cat", "max"), ("val_iou_glossy_map", "max"), ("val_top5", "max")],
+)  # fmt: skip
+def test_mode_is_told_by_the_name(monitor: str, mode: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert mode_of(monitor, Accurate(), "--checkpoint.mode") == mode
+    assert not caplog.records
+
+
+def test_a_name_that_tells_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    assert mode_of("val_wobble", Accurate(), "--checkpoint.mode") == "max"
+    assert "val_wobble is taken to be better when it is greater: set --checkpoint.mode min or max" in caplog.text
+
+
+def test_another_metric_has_a_mode_of_its_own(tmp_path: Path) -> None:
+    class Losing(Tiny):  # its own metric is better when greater
+        def validation_step(self, batch: object, batch_idx: int) -> None:
+            super().validation_step(batch, batch_idx)
+            self.log("val_error", self.trainer.current_epoch % 3)
+
+    checkpoint = RunCheckpoint(monitor="val_error")
+    stop = MonitorEarlyStopping(patience=2)
+    run = trainer(tmp_path, max_epochs=9, callbacks=[stop, checkpoint])
+    run.fit(Losing([0.1] * 9), loader(), loader())
+    assert (checkpoint.mode, stop.mode, run.current_epoch) == ("min", "min", 3)
+    assert epoch_of(tmp_path / "checkpoints" / "best.ckpt") == 0
+    stop = MonitorEarlyStopping(patience=2, monitor="val_error")
+    run = trainer(tmp_path / "own", max_epochs=9, callbacks=[stop, RunCheckpoint()])
+    run.fit(Losing([0.1] * 9), loader(), loader())
+    assert (stop.mode, run.current_epoch) == ("min", 3)
+
+
+def test_early_stopping_without_patience_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    assert not MonitorEarlyStopping(monitor="val_acc").enabled
+    assert "has no effect without --early_stopping.patience" in caplog.text
