@@ -13,7 +13,6 @@ __all__ = [
     "is_distributed",
     "joined_mean",
     "process_count",
-    "process_mean",
     "process_rank",
     "whole_parameters",
 ]
@@ -61,19 +60,6 @@ def gather_with_gradient(values: Tensor) -> Tensor:
     return _Gather.apply(values) if is_distributed() else values
 
 
-def process_mean(value: Tensor, least: float) -> Tensor:
-    """Return a share of the sum of a scalar over all processes, the same on each, without a gradient.
-
-    Sums over the processes' own batches, divided by this in place of the sum, have a mean, which is what
-    DistributedDataParallel takes of gradients, that is the ratio of the joined batch.
-
-    Args:
-        value: Scalar, not negative, that a mean is to be divided by.
-        least: The least sum.
-    """
-    return gather_batches(value.detach().reshape(1)).sum().clamp_min(least) / process_count()
-
-
 def joined_mean(total: Tensor, count: Tensor, gather: bool) -> tuple[Tensor, Tensor]:
     """Return the mean of a batch, and what its sum was divided by, which is how much it counts in a mean of means.
 
@@ -84,7 +70,8 @@ def joined_mean(total: Tensor, count: Tensor, gather: bool) -> tuple[Tensor, Ten
             are then those of the mean of the joined batch.
     """
     count = count.detach().to(total.dtype)
-    count = process_mean(count, 0.0) if gather else count
+    if gather:  # gradients are averaged, which the number of processes makes up for
+        count = gather_batches(count.reshape(1)).sum() / process_count()
     return total / count.clamp_min(torch.finfo(total.dtype).tiny), count
 
 

@@ -104,7 +104,7 @@ MASKED = {"backbone": "vit_micro_p4", "image_size": 32, "decoder_width": 32, "de
 TASKS = {
     "kind": {"type": "classification", "key": "label", "num_classes": 3},
     "objects": {"type": "detection", "classes": ["a", "b"], "channels": 32, "strides": [4, 8]},
-    "pixels": {"type": "segmentation", "classes": ["a", "b", "c"], "channels": 32, "dropout": 0.0, "dice_weight": 0.0},
+    "pixels": {"type": "segmentation", "classes": ["a", "b", "c"], "channels": 32, "dropout": 0.0},
 }
 CASES: dict[str, tuple[str, dict[str, Any], Callable[[], Batch]]] = {
     "supervised": ("SupervisedModule", SMALL | {"label_smoothing": 0.1}, labelled),

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["class_cross_entropy", "known_mean", "label_cross_entropy"]
+__all__ = ["class_cross_entropy", "image_cross_entropy", "image_weights", "known_mean", "label_cross_entropy"]
 
 
 def class_cross_entropy(
@@ -31,19 +31,32 @@ def class_cross_entropy(
         >>> round(float(total / count), 4), int(count)
         (0.6931, 2)
     """
+    return image_cross_entropy(logits, target, weight, label_smoothing).sum(), image_weights(target, weight).sum()
+
+
+def image_cross_entropy(
+    logits: Tensor, target: Tensor, weight: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """Return the cross-entropy of each image (N,), 0 without a label, whose sum is that of `class_cross_entropy`."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
     weight = None if weight is None else weight.to(logits.dtype)
     if target.ndim == 1:
-        target = target.clamp_min(-1)
-        total = F.cross_entropy(
-            logits, target, weight=weight, ignore_index=-1, label_smoothing=label_smoothing, reduction="sum"
-        )
-        known = (target >= 0).to(logits.dtype)
-        return total, (known if weight is None else known * weight[target.clamp_min(0)]).sum()
+        return F.cross_entropy(
+            logits, target.clamp_min(-1), weight=weight, ignore_index=-1, label_smoothing=label_smoothing,
+            reduction="none",
+        )  # fmt: skip
     target = target.to(logits.dtype).clamp_min(0)
     smooth = target * (1 - label_smoothing) + target.sum(1, keepdim=True) * (label_smoothing / logits.shape[1])
-    total = F.cross_entropy(logits, smooth, weight=weight, reduction="sum")
-    return total, (target if weight is None else target * weight).sum()
+    return F.cross_entropy(logits, smooth, weight=weight, reduction="none")
+
+
+def image_weights(target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return how much each image (N,) counts in the mean, float, 0 without a label; see `class_cross_entropy`."""
+    if target.ndim == 1:
+        known = (target >= 0).float()
+        return known if weight is None else known * weight[target.clamp_min(0)]
+    target = target.clamp_min(0)
+    return (target if weight is None else target * weight).sum(1)
 
 
 def label_cross_entropy(

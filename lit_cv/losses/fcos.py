@@ -7,17 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-from lit_cv.distributed import process_mean
-
 __all__ = ["centerness", "fcos_assign", "fcos_loss", "fcos_sums"]
 
 
 def fcos_loss(
-    raw: Mapping[str, Tensor],
-    boxes: Sequence[Tensor],
-    labels: Sequence[Tensor],
-    center_radius: float = 1.5,
-    gather: bool = False,
+    raw: Mapping[str, Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor], center_radius: float = 1.5
 ) -> dict[str, Tensor]:
     """Return the three losses of FCOS (Tian et al. 2019; box loss and centre sampling as in its 2020 version).
 
@@ -32,7 +26,6 @@ def fcos_loss(
         boxes: N tensors (n, 4), xyxy in pixels; n may be 0.
         labels: N tensors (n,) int64, from 0.
         center_radius: See `fcos_assign`.
-        gather: Whether to divide by the mean number of such locations of all processes, each of which has to call this.
 
     Returns:
         `class_loss`, `box_loss` and `centerness_loss`, scalars.
@@ -46,8 +39,7 @@ def fcos_loss(
         {'class_loss': 0.1733, 'box_loss': 0.0, 'centerness_loss': 0.6931}
     """
     sums, count = fcos_sums(raw, boxes, labels, center_radius)
-    count = process_mean(count, 1) if gather else count.clamp_min(1)
-    return {name: total / count for name, total in sums.items()}
+    return {name: total / count.clamp_min(1) for name, total in sums.items()}
 
 
 def fcos_sums(

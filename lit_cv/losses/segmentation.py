@@ -1,23 +1,26 @@
-"""Losses of the classes of pixels."""
+"""Losses of the classes of pixels, and the sums that they are made of."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_cv.distributed import gather_with_gradient, joined_mean
+from lit_cv.distributed import joined_mean
 
-__all__ = ["IGNORE_INDEX", "dice_loss", "pixel_cross_entropy", "summed_pixel_cross_entropy"]
+__all__ = [
+    "IGNORE_INDEX",
+    "dice_loss",
+    "dice_loss_of_sums",
+    "dice_sums",
+    "pixel_cross_entropy",
+    "summed_pixel_cross_entropy",
+]
 
 IGNORE_INDEX = 255
 """What masks hold where the class of a pixel is unknown."""
 
 
 def pixel_cross_entropy(
-    logits: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
-    ignore_index: int = IGNORE_INDEX,
-    gather: bool = False,
+    logits: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE_INDEX
 ) -> Tensor:
     """Return the mean cross-entropy over the pixels whose class is known, 0 where none is.
 
@@ -26,14 +29,12 @@ def pixel_cross_entropy(
         target: (N, H, W) int64, classes from 0.
         weight: Weights of the classes (K,); the mean is weighted by them, too.
         ignore_index: What the target holds where the class is unknown.
-        gather: Whether to divide by the mean number of known pixels of all processes, each of which has to call this:
-            the mean of their losses is then that of the joined batch.
 
     Example:
         >>> pixel_cross_entropy(torch.zeros(1, 4, 1, 2), torch.tensor([[[3, 255]]]))
         tensor(1.3863)
     """
-    return joined_mean(*summed_pixel_cross_entropy(logits, target, weight, ignore_index), gather)[0]
+    return joined_mean(*summed_pixel_cross_entropy(logits, target, weight, ignore_index), gather=False)[0]
 
 
 def summed_pixel_cross_entropy(
@@ -46,7 +47,7 @@ def summed_pixel_cross_entropy(
         return total, known.sum() if weight is None else weight[target[known]].sum()
 
 
-def dice_loss(logits: Tensor, target: Tensor, ignore_index: int = IGNORE_INDEX, gather: bool = False) -> Tensor:
+def dice_loss(logits: Tensor, target: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
     """Return one minus the Dice coefficient of the probabilities, averaged over the classes that are there.
 
     For a class k, 2 sum p_k t_k / (sum p_k + sum t_k) over all pixels of the batch whose class is known (Milletari et
@@ -57,19 +58,27 @@ def dice_loss(logits: Tensor, target: Tensor, ignore_index: int = IGNORE_INDEX, 
         logits: (N, K, H, W).
         target: (N, H, W) int64, classes from 0.
         ignore_index: What the target holds where the class is unknown.
-        gather: Whether to sum over the pixels of all processes, each of which has to call this.
 
     Example:
         >>> logits = torch.tensor([[[[9.0, -9.0]], [[-9.0, 9.0]]]])  # pixels of the classes 0 and 1
         >>> dice_loss(logits, torch.tensor([[[0, 0]]])).round(decimals=3)
         tensor(0.3330)
     """
+    return dice_loss_of_sums(dice_sums(logits, target, ignore_index))
+
+
+def dice_sums(logits: Tensor, target: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
+    """Return the sums over pixels that `dice_loss` is made of, (3, K): of p_k t_k, p_k and t_k."""
     with torch.autocast(logits.device.type, enabled=False):
         known = (target != ignore_index)[:, None]
         probabilities = logits.float().softmax(1) * known
         truth = F.one_hot(torch.where(known[:, 0], target, 0), logits.shape[1]).movedim(-1, 1) * known
-        sums = torch.stack([part.sum((0, 2, 3)) for part in (probabilities * truth, probabilities, truth)])
-        both, expected, there = (gather_with_gradient(sums[None]).sum(0) if gather else sums).unbind()
-        dice = 2 * both / (expected + there).clamp_min(1e-6)
-        present = there > 0
-        return ((1 - dice) * present).sum() / present.sum().clamp_min(1)
+        return torch.stack([part.sum((0, 2, 3)) for part in (probabilities * truth, probabilities, truth)])
+
+
+def dice_loss_of_sums(sums: Tensor) -> Tensor:
+    """Return `dice_loss` from the sums over the pixels of one or several batches, (3, K)."""
+    both, expected, there = sums.unbind()
+    dice = 2 * both / (expected + there).clamp_min(1e-6)
+    present = there > 0
+    return ((1 - dice) * present).sum() / present.sum().clamp_min(1)

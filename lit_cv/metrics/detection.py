@@ -58,8 +58,10 @@ class DetectionAP(MeanAveragePrecision):
 
     def compute(self) -> dict[str, Tensor]:
         """Return the metrics of all images so far, NaN where there are no objects."""
-        full: dict[str, Any] = super().compute()
         named = {"map": "map", "map50": "map_50", "map75": "map_75", "mar": "mar_100"}
+        if not self.detection_scores:
+            return {name: torch.tensor(torch.nan, device=self.device) for name in named}
+        full: dict[str, Any] = super().compute()
         # COCO's evaluation marks what has no objects by -1.
         result = {name: full[entry].masked_fill(full[entry] < 0, torch.nan) for name, entry in named.items()}
         precision = full["precision"]  # IoU thresholds, recalls, classes, areas, numbers of detections

@@ -173,8 +173,8 @@ class BaseModule(L.LightningModule, ABC):
         return {}
 
     def declared_classes(self) -> ClassLists:
-        """Return the names of classes that the arguments give: `box_classes`, `mask_classes`."""
-        return {name: list(names) for name in ("box_classes", "mask_classes") if (names := self.hparams.get(name))}
+        """Return the names of classes that the arguments give, by the DataModule's name of their list; here none."""
+        return {}
 
     def setup(self, stage: str) -> None:
         """Have the data number their classes as this module does; a subclass that overrides it calls it, too."""

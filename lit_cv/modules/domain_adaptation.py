@@ -11,7 +11,6 @@ from torchmetrics.wrappers import ClasswiseWrapper
 
 from lit_cv.distributed import joined_mean
 from lit_cv.loop_state import print_results_once
-from lit_cv.losses import class_cross_entropy
 from lit_cv.metrics import AnswerInformation, ClassAccuracy
 from lit_cv.modules.base import Batch, Output, Stage
 from lit_cv.modules.supervised import SupervisedModule
@@ -112,7 +111,7 @@ class DomainAdaptationModule(SupervisedModule):
         metrics: dict[str, Metric] = {"answers": AnswerInformation(self.num_classes)}
         if self.hparams["per_class_metrics"]:
             metrics["class"] = ClasswiseWrapper(
-                ClassAccuracy(self.num_classes), labels=self._class_names(), prefix="target_acc_"
+                ClassAccuracy(self.num_classes), labels=self.classes_task.names, prefix="target_acc_"
             )
         return metrics
 
@@ -153,7 +152,7 @@ class DomainAdaptationModule(SupervisedModule):
         features = self.backbone(together)
         logits = cast(Tensor, self.head(features))
         loss, count = self.counted_loss(logits[:n], label, stage)
-        accuracy, labeled = _accuracy(logits[:n], label)
+        accuracy, labeled = self._accuracy(logits[:n], label)
         output: Output = {"loss": loss, "source_loss": loss.detach(), "acc": accuracy}
         output["counts"] = {"source_loss": count, "acc": labeled}
         if self.hparams["source_only"]:
@@ -223,8 +222,8 @@ class DomainAdaptationModule(SupervisedModule):
         if "domain" in batch:
             output["domain"] = batch["domain"]
         output |= self.evaluation(batch, features, logits)
-        loss, count = joined_mean(*class_cross_entropy(logits, target), gather=False)
-        accuracy, labeled = _accuracy(logits, target)
+        loss, count = self.counted_loss(logits, target, stage)
+        accuracy, labeled = self._accuracy(logits, target)
         names = ("loss", "source_acc") if is_source(output) else ("target_loss", "target_acc")
         output["counts"] = output.get("counts", {}) | dict(zip(names, (count, labeled), strict=True))
         return output | dict(zip(names, (loss, accuracy), strict=True))
@@ -233,15 +232,12 @@ class DomainAdaptationModule(SupervisedModule):
         """Return further scalars to log of a batch of one domain in validation and test; here none."""
         return {}
 
+    def _accuracy(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the share of labeled images that are right, and how many have a label."""
+        return joined_mean(*self.classes_task.accuracy(logits.detach(), target), gather=False)
+
 
 def is_source(part: Batch | Output) -> bool:
     """Whether a batch or an output is of the source domain; batches of one domain each."""
     domain = part.get("domain")
     return isinstance(domain, Tensor) and bool(domain[0] == 0)
-
-
-def _accuracy(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the share of labeled images that are right, and how many have a label."""
-    known = target >= 0
-    right = (logits.detach().argmax(1) == target) & known
-    return joined_mean(right.sum().float(), known.sum(), gather=False)

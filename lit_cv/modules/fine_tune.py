@@ -213,12 +213,11 @@ class FineTuneModule(SupervisedModule):
             output["loss"] = output["loss"] + penalty
         return output
 
-    def logits(self, batch: Batch, stage: Stage) -> Tensor:
+    def outputs(self, batch: Batch, stage: Stage) -> Any:
         """Return the logits (N, K) of a batch, from the kept features where there are some."""
         if stage not in self._features:
-            return super().logits(batch, stage)
-        logits: Tensor = self.head(self._features[stage].index_select(0, batch["index"]))
-        return logits
+            return super().outputs(batch, stage)
+        return self.head(self._features[stage].index_select(0, batch["index"]))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is frozen, and the weights that L2-SP pulls towards."""

@@ -1,26 +1,26 @@
 """Multi-task learning: one backbone serves several tasks at once."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lit_cv.distributed import gather_batches, is_distributed
+from lit_cv.distributed import is_distributed
 from lit_cv.loop_state import logs_now
 from lit_cv.losses import UncertaintyWeighting
-from lit_cv.modules.base import BaseModule, Batch, Output, Stage
-from lit_cv.modules.data_classes import ClassLists, class_lists
-from lit_cv.modules.task_losses import add_totals, build_weighting, mean_losses, step_losses
+from lit_cv.modules.base import Batch, Output, Stage
+from lit_cv.modules.task_losses import Terms, add_totals, build_weighting, loss_terms
+from lit_cv.modules.task_module import TasksModule
 from lit_cv.modules.task_surgery import operate
 from lit_cv.strategies import check_whole
-from lit_cv.tasks import BaseTask, ClassificationTask, Features, build_tasks
+from lit_cv.tasks import BaseTask, ClassificationTask, TaskLoss, build_tasks, joined_losses
 
 __all__ = ["MultiTaskModule"]
 
 
-class MultiTaskModule(BaseModule):
+class MultiTaskModule(TasksModule):
     """Learns several tasks with one backbone and a head for each (hard parameter sharing, Caruana 1997).
 
     From a batch with `image` (N, C, H, W) and the targets of the tasks it minimises the weighted sum of the tasks'
@@ -103,43 +103,25 @@ class MultiTaskModule(BaseModule):
         """The tasks by name."""
         return self._tasks
 
-    def classes_in(self, datamodule: object) -> ClassLists:
-        """Return the names of the classes of every task that has some."""
-        return class_lists(datamodule, *(task.class_attribute for task in self._tasks.values() if task.class_attribute))
-
-    def declared_classes(self) -> ClassLists:
-        """Return the names of the classes that the tasks were given."""
-        given = {task.class_attribute: getattr(task, "classes", None) for task in self._tasks.values()}
-        return {name: list(classes) for name, classes in given.items() if name and classes}
-
     def configure_head(self, num_features: int) -> nn.Module:
         """Return the tasks, each with its head, after they have looked at the data."""
         datamodule = getattr(self._trainer, "datamodule", None)
-        size = self.hparams["image_size"]
-        size = (size, size) if isinstance(size, int) else None if size is None else (size[0], size[1])
         options = {name: dict(given) for name, given in self.hparams["tasks"].items()}
         for name, task in self._tasks.items():
             found = task.infer(datamodule)
             for option, value in found.items():
                 setattr(task, option, value)
-            options[name] |= found
-            task.build(self.backbone, size)
+            task.take_names(datamodule)
+            task.head = task.configure(self.backbone, self.image_sides)
+            options[name] |= found | task.settled
         self.hparams["tasks"] = options
         return nn.ModuleDict(self._tasks)
 
-    def compiled_networks(self) -> list[nn.Module]:
-        """Return the backbone where no task takes feature maps from within it."""
-        return [] if any(task.map_strides for task in self._tasks.values()) else super().compiled_networks()
-
-    def features(self, images: Tensor, tasks: Iterable[BaseTask] | None = None) -> Features:
-        """Return what the backbone gives all tasks, or some, for raw images (N, C, H, W)."""
-        self.configure_model()
-        size = (images.shape[2], images.shape[3])
-        strides = {stride for task in tasks or self.tasks.values() for stride in task.map_strides}
-        if not strides:
-            return Features(self.backbone(images), size)
-        pooled, maps = self.backbone.forward_both(images, strides)
-        return Features(pooled, size, maps)
+    def build_metrics(self) -> None:
+        """Build the metrics of the tasks."""
+        super().build_metrics()
+        for task in self._tasks.values():
+            task.build_metrics()
 
     def forward(self, images: Tensor, task: str | None = None) -> Any:
         """Return the output of one task, or of all by name.
@@ -184,17 +166,18 @@ class MultiTaskModule(BaseModule):
                     if isinstance(task, ClassificationTask) and chosen is None and not shown:
                         names = self.trained_classes.get(task.class_attribute, [])
                         shown = {"logits": output, "target": target, "class_names": names}
-            means, counts = mean_losses(name, found[name])
-            self.means[stage].update(means, found[name].images, counts)
-        across = stage == "train" and is_distributed()
-        present, absent = step_losses(found, features.pooled.device, across)
+        terms, present = self._terms(found, stage)
+        losses = {name: each.loss for name, each in terms.items()}
+        for name in present:
+            self.means[stage].update(terms[name].means, 0, terms[name].counts)
         if stage == "train" and (first := [name for name in self.weighting.waiting() if name in present]):
-            self.weighting.start({name: gather_batches(present[name].detach()[None]).mean() for name in first})
+            self.weighting.start({name: losses[name].detach() for name in first})
         # What has no target is 0, and yet a part of the graph, as are features that no task takes.
-        total = sum(absent.values(), self.weighting(present) + features.pooled[:0].sum())
-        losses = present | absent
+        absent = [loss for name, loss in losses.items() if name not in present]
+        nothing = features.pooled[:0].sum()  # type: ignore[index]
+        total = sum(absent, self.weighting({name: losses[name] for name in present}) + nothing)
         operates = stage == "train" and self.hparams["weighting"] == "pcgrad"
-        self._losses = [losses[name] for name in self.tasks] if operates else []
+        self._losses = list(losses.values()) if operates else []
         return {"loss": total, **shown}
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -233,7 +216,8 @@ class MultiTaskModule(BaseModule):
         return [group for group in groups if group["params"]]
 
     def on_fit_start(self) -> None:
-        """Refuse gradient surgery where it cannot be done."""
+        """Refuse gradient surgery where it cannot be done; have the tasks look at the data."""
+        super().on_fit_start()
         if self.hparams["weighting"] == "pcgrad":
             check_whole(self.trainer, "weighting='pcgrad'", "another --model.weighting")
 
@@ -260,7 +244,7 @@ class MultiTaskModule(BaseModule):
             if name not in known and task.key not in self._entries:
                 raise ValueError(
                     f"the task {name} learns from {task.key!r}, which no batch of this epoch had: they hold "
-                    f"{', '.join(sorted(self._entries))}. Set tasks.{name}.key, or take data that have it."
+                    f"{', '.join(sorted(self._entries))}. Set tasks.{name}.key, or take {task.source}."
                 )
             if name not in known:
                 rank_zero_warn(f"no image of this epoch had a target for the task {name} ({task.key!r}).")
@@ -274,8 +258,10 @@ class MultiTaskModule(BaseModule):
         for name, task in self.tasks.items():
             if stage == "train" or f"{stage}_{name}_loss" not in values:
                 continue
+            results = task.results(stage)
+            self.warn_of(task, stage, results)
             # What cannot be told, such as the IoU of a class that does not occur, is NaN.
-            results = {metric: value for metric, value in task.results(stage).items() if not value.isnan()}
+            results = {metric: value for metric, value in results.items() if not value.isnan()}
             values |= {f"{stage}_{name}_{metric}": value for metric, value in results.items()}
             if task.score in results:
                 scores.append(results[task.score].to(self.device).clamp(0, 1))
@@ -289,3 +275,13 @@ class MultiTaskModule(BaseModule):
         if scores:
             values[f"{stage}_score"] = torch.stack(scores).mean()
         return values
+
+    def _terms(self, found: Mapping[str, TaskLoss], stage: Stage) -> tuple[dict[str, Terms], list[str]]:
+        """Return the losses of the tasks, and which of them have targets in the batch, on any process."""
+        if stage == "train" and is_distributed():
+            found = joined_losses(found)
+            images = torch.stack([torch.as_tensor(loss.images) for loss in found.values()]).tolist()
+        else:
+            images = [loss.images for loss in found.values()]
+        terms = {name: loss_terms(self.tasks[name], loss) for name, loss in found.items()}
+        return terms, [name for name, count in zip(found, images, strict=True) if count]

@@ -2,23 +2,13 @@
 
 from typing import Any, Literal, cast
 
-import torch
-from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
-
-from lit_cv.distributed import joined_mean
-from lit_cv.losses import dice_loss
-from lit_cv.losses.segmentation import IGNORE_INDEX, summed_pixel_cross_entropy
-from lit_cv.metrics import SegmentationIoU
-from lit_cv.modules.base import BaseModule, Batch, Output, Stage
-from lit_cv.modules.data_classes import ClassLists, class_lists
-from lit_cv.nn.segmentation import SegmentationHead, build_segmenter, default_stride
+from lit_cv.modules.task_module import TaskModule
+from lit_cv.tasks import SegmentationTask
 
 __all__ = ["SegmentationModule"]
 
 
-class SegmentationModule(BaseModule):
+class SegmentationModule(TaskModule):
     """Learns to tell the class of every pixel, from images with masks.
 
     A batch has `image` (N, C, H, W) and `mask` (N, H, W) int64, classes from 0 and 255 where the class is unknown,
@@ -42,6 +32,7 @@ class SegmentationModule(BaseModule):
         ValueError: If a value is out of range.
 
     Example:
+        >>> import torch
         >>> module = SegmentationModule(backbone="resnet9_small", mask_classes=["ground", "cell"], channels=32)
         >>> module(torch.zeros(2, 3, 60, 64, dtype=torch.uint8)).shape
         torch.Size([2, 2, 60, 64])
@@ -61,8 +52,11 @@ class SegmentationModule(BaseModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if dice_weight < 0:
-            raise ValueError(f"dice_weight={dice_weight}: give 0 or more.")
+
+    def make_task(self) -> SegmentationTask:
+        """Return the task."""
+        options = self.options("head", "stride", "channels", "dropout", "dice_weight")
+        return SegmentationTask("", classes=self.hparams["mask_classes"], **options)
 
     @property
     def class_names(self) -> list[str]:
@@ -71,94 +65,4 @@ class SegmentationModule(BaseModule):
         Raises:
             ValueError: If neither the arguments nor the data tell.
         """
-        names = self.hparams["mask_classes"]
-        if not names:
-            raise ValueError(
-                "the classes of the pixels are unknown: give mask_classes (--model.mask_classes), or train on data "
-                "with masks (AnnotatedImagesDataModule, or ShapesDataModule with --data.targets mask)."
-            )
-        return list(names)
-
-    def classes_in(self, datamodule: object) -> ClassLists:
-        """Return the names of the classes of pixels."""
-        return class_lists(datamodule, "mask_classes")
-
-    def compiled_networks(self) -> list[nn.Module]:
-        """Return none: feature maps are taken from within the backbone."""
-        return []
-
-    def configure_head(self, num_features: int) -> nn.Module:
-        """Return the head on the backbone's feature maps."""
-        h = self.hparams
-        size = (h["image_size"],) * 2 if isinstance(h["image_size"], int) else h["image_size"]
-        if h["stride"] is None:
-            h["stride"] = default_stride(size)
-        head = build_segmenter(
-            h["head"],
-            self.backbone.feature_levels(size),
-            len(self.class_names),
-            h["stride"],
-            h["channels"],
-            h["dropout"],
-        )
-        self.backbone.freeze_unused(head.strides, size)
-        return head.to(memory_format=torch.channels_last)
-
-    def configure_metrics(self) -> dict[str, Metric]:
-        """Return the intersection over union."""
-        return {"iou": SegmentationIoU(self.class_names)}
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits (N, K, H, W) of the pixels of raw images, (N, C, H, W) uint8 or float in [0, 1]."""
-        self.configure_model()
-        head = cast(SegmentationHead, self.head)
-        maps = self.backbone.forward_maps(images, head.strides)
-        return head.upsample(head(maps), (images.shape[2], images.shape[3]))
-
-    def step(self, batch: Batch, stage: Stage) -> Output:
-        """Classify the pixels of a batch and compare with the mask."""
-        if "mask" not in batch:
-            raise ValueError(
-                f"segmentation learns from batches with a `mask`, but this one has {', '.join(batch)}: take data with "
-                "masks (--data AnnotatedImagesDataModule, or --data.targets mask of ShapesDataModule)."
-            )
-        target: Tensor = batch["mask"].long()
-        logits = self(batch["image"])
-        gather = stage == "train"
-        ce_loss, pixels = joined_mean(*summed_pixel_cross_entropy(logits, target), gather)
-        dice = dice_loss(logits, target, gather=gather)
-        labeled = (target != IGNORE_INDEX).flatten(1).any(1).sum()
-        output: Output = {
-            "loss": ce_loss + self.hparams["dice_weight"] * dice,
-            "ce_loss": ce_loss.detach(),
-            "dice_loss": dice.detach(),
-            "counts": {"ce_loss": pixels, "dice_loss": labeled, "loss": labeled},
-        }
-        if stage != "train":
-            output |= {"masks": logits.argmax(1), "target": target}
-        return output
-
-    def update_metrics(self, metrics: MetricCollection, output: Output) -> None:
-        """Feed one batch to the metrics."""
-        metrics.update(output["masks"], output["target"])
-
-    def summarize(self, stage: Stage, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add the means of the two losses, which are over different numbers; without a known pixel there are none."""
-        if f"{stage}_ce_loss" in values:
-            loss = values[f"{stage}_ce_loss"] + self.hparams["dice_weight"] * values[f"{stage}_dice_loss"]
-            return {**values, f"{stage}_loss": loss}
-        if stage != "train" and not self.trainer.sanity_checking:
-            rank_zero_warn(f"no pixel of the {stage} data has a class: there are no `{stage}` loss and metrics.")
-        return {}
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return `masks` (N, H, W), the mean probability of their classes as `confidence` (N,), and `index`."""
-        images: Tensor = batch["image"]
-        highest, masks = self(images).softmax(1).max(1)
-        valid = torch.ones_like(masks, dtype=torch.bool)
-        if "size" in batch:
-            height, width = batch["size"].to(masks.device).T[..., None, None]
-            y = torch.arange(images.shape[2], device=masks.device)[:, None]
-            valid = (y < height) & (torch.arange(images.shape[3], device=masks.device) < width)
-        confidence = (highest * valid).sum((1, 2)) / valid.sum((1, 2))
-        return {"masks": masks, "confidence": confidence, **{k: batch[k] for k in ("index",) if k in batch}}
+        return cast(SegmentationTask, self.task).names

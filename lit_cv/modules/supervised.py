@@ -2,29 +2,17 @@
 
 from typing import Any, Literal, cast
 
-import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
-from torchmetrics import Metric
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassCalibrationError,
-    MultilabelAccuracy,
-)
-from torchmetrics.wrappers import ClasswiseWrapper
 
 from lit_cv.distributed import joined_mean
-from lit_cv.losses import class_cross_entropy, label_cross_entropy
-from lit_cv.metrics import ClassAccuracy, KnownAveragePrecision, KnownF1, MacroF1
-from lit_cv.modules.base import BaseModule, Batch, Output, Stage
-from lit_cv.modules.data_classes import ClassLists, class_lists
-from lit_cv.nn import ClassificationHead
-from lit_cv.printable import printable
+from lit_cv.modules.base import Output, Stage
+from lit_cv.modules.task_module import TaskModule
+from lit_cv.tasks import ClassificationTask, MultiLabelTask
 
 __all__ = ["SupervisedModule"]
 
 
-class SupervisedModule(BaseModule):
+class SupervisedModule(TaskModule):
     """Learns to classify images from their labels, with one label an image or any number of them.
 
     From a batch with `image` (N, C, H, W) and `label` it minimises the cross-entropy of the softmax, or, for
@@ -49,6 +37,7 @@ class SupervisedModule(BaseModule):
         **kwargs: Arguments of `BaseModule`.
 
     Example:
+        >>> import torch
         >>> module = SupervisedModule(backbone="conv4", num_classes=10, in_channels=1)
         >>> module(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).shape
         torch.Size([2, 10])
@@ -68,10 +57,16 @@ class SupervisedModule(BaseModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing={label_smoothing}: give a share from 0 up to, not including, 1.")
-        self.class_weight: Tensor | None
-        self.register_buffer("class_weight", None, persistent=False)
+
+    def make_task(self) -> ClassificationTask | MultiLabelTask:
+        """Return the task."""
+        names = ("num_classes", "label_smoothing", "class_weight", "dropout", "per_class_metrics")
+        return (MultiLabelTask if self.hparams["multi_label"] else ClassificationTask)("", **self.options(*names))
+
+    @property
+    def classes_task(self) -> ClassificationTask | MultiLabelTask:
+        """The task, by its type."""
+        return cast(ClassificationTask | MultiLabelTask, self.task)
 
     @property
     def num_classes(self) -> int:
@@ -80,77 +75,37 @@ class SupervisedModule(BaseModule):
         Raises:
             ValueError: If neither the arguments nor the data tell.
         """
-        if self.hparams["num_classes"] is None:
-            raise ValueError(
-                "the number of classes is unknown: give num_classes (--model.num_classes), "
-                "or train on a DataModule that has it."
-            )
-        return int(self.hparams["num_classes"])
+        return self.classes_task.class_count
 
-    def classes_in(self, datamodule: object) -> ClassLists:
-        """Return the names of the classes of images."""
-        return class_lists(datamodule, "class_names")
+    @property
+    def class_weight(self) -> Tensor | None:
+        """Weights of the classes in the loss of training."""
+        return self.classes_task.class_weight
+
+    @class_weight.setter
+    def class_weight(self, weight: Tensor | None) -> None:
+        self.classes_task.class_weight = weight
 
     def configure_head(self, num_features: int) -> nn.Module:
         """Return a linear classifier behind dropout."""
+        head = super().configure_head(num_features)
         if self.hparams["multi_label"]:
             self.monitor = "val_map"
         elif self.num_classes < 2:
             raise ValueError(
-                f"there is only one class ({', '.join(self._class_names())}): give images of two or more, in a folder "
-                "for each class (--data.root, --data.classes)."
+                f"there is only one class ({', '.join(self.classes_task.names)}): give images of two or more, in a "
+                "folder for each class (--data.root, --data.classes)."
             )
-        return ClassificationHead(num_features, self.num_classes, dropout=self.hparams["dropout"])
+        return head
 
-    def configure_metrics(self) -> dict[str, Metric]:
-        """Return accuracy, macro F1, and calibration error or mean average precision."""
-        k = self.num_classes
-        if self.hparams["multi_label"]:
-            metrics: dict[str, Metric] = {
-                "acc": MultilabelAccuracy(k, average="micro", ignore_index=-1),
-                "f1": KnownF1(k),
-                "map": KnownAveragePrecision(k),
-            }
-            per_class: Metric = KnownF1(k, average=False)
-        else:
-            metrics = {
-                "acc": MulticlassAccuracy(k, average="micro", ignore_index=-1),
-                "f1": MacroF1(k),
-                "ece": MulticlassCalibrationError(k, n_bins=15, ignore_index=-1),
-            }
-            if k > 5:
-                metrics["top5"] = MulticlassAccuracy(k, average="micro", top_k=5, ignore_index=-1)
-            per_class = ClassAccuracy(k)
-        if self.hparams["per_class_metrics"]:
-            name = "f1_" if self.hparams["multi_label"] else "acc_"
-            metrics["class"] = ClasswiseWrapper(per_class, labels=self._class_names(), prefix=name)
-        return metrics
-
-    def on_fit_start(self) -> None:
-        """Count the labels if the classes are to be balanced."""
-        given = self.hparams["class_weight"]
-        if given is None:
-            return
-        weight = self._balanced_weight() if given == "balanced" else torch.tensor(given, dtype=torch.float32)
-        if weight.shape != (self.num_classes,):
-            raise ValueError(f"class_weight has {weight.numel()} numbers for {self.num_classes} classes.")
-        self.class_weight = weight.to(self.device)
-
-    def step(self, batch: Batch, stage: Stage) -> Output:
-        """Classify a batch and compare with its labels."""
-        target = batch["label"]
-        logits = self.logits(batch, stage)
-        loss, count = self.counted_loss(logits, target, stage)
-        output: Output = {"loss": loss, "logits": logits, "target": target, "counts": {"loss": count}}
+    def losses(self, output: Any, target: Any, stage: Stage) -> Output:
+        """Return the loss, with the logits and target, and in training the accuracy."""
+        found = super().losses(output, target, stage)
         if stage == "train":
-            output["acc"], output["counts"]["acc"] = _accuracy(
-                logits.detach(), target, bool(self.hparams["multi_label"])
-            )
-        return output
-
-    def logits(self, batch: Batch, stage: Stage) -> Tensor:
-        """Return the logits (N, K) of a batch."""
-        return cast(Tensor, self(batch["image"]))
+            found |= {"logits": output, "target": target}
+            right = self.classes_task.accuracy(output.detach(), target)
+            found["acc"], found["counts"]["acc"] = joined_mean(*right, gather=False)
+        return found
 
     def loss(self, logits: Tensor, target: Tensor, stage: Stage) -> Tensor:
         """Return the mean loss over the images that have a label, 0 where none has."""
@@ -161,70 +116,5 @@ class SupervisedModule(BaseModule):
 
         It is smoothed and weighted in training only, so that validation is comparable.
         """
-        smoothing: float = self.hparams["label_smoothing"] if stage == "train" else 0.0
-        weight = self.class_weight if stage == "train" else None
-        if self.hparams["multi_label"]:
-            losses = label_cross_entropy(logits, target, weight, smoothing)
-            return joined_mean(losses.sum(), (target >= 0).any(1).sum(), gather=stage == "train")
-        return joined_mean(*class_cross_entropy(logits, target, weight, smoothing), gather=stage == "train")
-
-    def update_metrics(self, metrics: Any, output: Output) -> None:
-        """Feed one batch to the metrics, which want probabilities for the calibration error."""
-        target = output["target"]
-        probabilities = _probabilities(output["logits"], bool(self.hparams["multi_label"]))
-        if self.hparams["multi_label"]:
-            metrics.update(probabilities, torch.where(target >= 0, target, -1).long())
-        else:
-            metrics.update(probabilities, target.clamp_min(-1))
-
-    def summarize(self, stage: Stage, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Leave the metrics out where no image had a label."""
-        if stage == "train" or f"{stage}_loss" in values:
-            return values
-        if not self.trainer.sanity_checking:
-            rank_zero_warn(f"no image of the {stage} data has a label: there are no `{stage}` loss and metrics.")
-        return {}
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return the `probabilities` (N, K) of the classes, and where the images stand in the data (`index`)."""
-        probabilities = _probabilities(self(batch["image"]), bool(self.hparams["multi_label"]))
-        return {"probabilities": probabilities, **{k: batch[k] for k in ("index", "label") if k in batch}}
-
-    def _balanced_weight(self) -> Tensor:
-        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not hasattr(datamodule, "class_counts"):
-            raise ValueError("class_weight='balanced' needs a DataModule that counts its labels (class_counts).")
-        counts: Tensor = datamodule.class_counts().float()
-        if (counts == 0).any():
-            rank_zero_info("class_weight: classes without a training label get the weight 0.")
-        if self.hparams["multi_label"]:
-            labels = getattr(datamodule.train_dataset, "labels", None)
-            known = len(datamodule.train_dataset) if labels is None else (labels >= 0).sum(0)
-            negatives = known - counts
-            return torch.where(counts > 0, negatives / counts, 0.0)
-        weight = torch.where(counts > 0, 1 / counts, 0.0)
-        return weight / weight.sum() * (counts > 0).sum()
-
-    def _class_names(self) -> list[str]:
-        names = getattr(getattr(self._trainer, "datamodule", None), "class_names", None)
-        return (
-            [printable(str(name), lines=False) for name in names]
-            if names
-            else [str(index) for index in range(self.num_classes)]
-        )
-
-
-def _probabilities(logits: Tensor, multi_label: bool) -> Tensor:
-    return logits.float().sigmoid() if multi_label else logits.float().softmax(-1)
-
-
-def _accuracy(logits: Tensor, target: Tensor, multi_label: bool) -> tuple[Tensor, Tensor]:
-    """Return the share of right answers, and of how many; for a mixed image, the label weight of the class answered."""
-    if multi_label:
-        right, known = (logits > 0) == (target > 0.5), target >= 0
-    elif target.ndim == 1:
-        right, known = logits.argmax(-1) == target, target >= 0
-    else:
-        weight = target.gather(1, logits.argmax(-1)[:, None])
-        return joined_mean(weight.sum(), target.sum(), gather=False)
-    return joined_mean((right & known).sum().float(), known.sum(), gather=False)
+        found = super().losses(logits, target, stage)
+        return found["loss"], found["counts"]["loss"]

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from lit_cv.distributed import process_mean
 from lit_cv.nn.pyramid import FeaturePyramid
 
 __all__ = [
@@ -86,25 +85,9 @@ class Detector(nn.Module, ABC):
 
     def losses(self, raw: Mapping[str, Any], boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return the losses of a batch by name, scalars whose sum is to be minimised; see `loss_sums`."""
-        return self.counted_losses(raw, boxes, labels)[0]
-
-    def counted_losses(
-        self, raw: Mapping[str, Any], boxes: Sequence[Tensor], labels: Sequence[Tensor], gather: bool = False
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the losses of a batch by name, and what each was divided by; see `loss_sums`.
-
-        Args:
-            raw: What `forward` gave for N images.
-            boxes: N tensors (n, 4), xyxy in pixels; n may be 0.
-            labels: N tensors (n,) int64, from 0.
-            gather: Whether all processes call this with a part of one batch each, whose objects count together.
-        """
-        losses, counts = {}, {}
-        for name, (total, count) in self.loss_sums(raw, boxes, labels).items():
-            # Without any object what is expected nowhere counts as if of one.
-            counts[name] = process_mean(count, 1) if gather else count.detach().clamp_min(1)
-            losses[name] = total / counts[name]
-        return losses, counts
+        # Without any object what is expected nowhere counts as if of one.
+        sums = self.loss_sums(raw, boxes, labels)
+        return {name: total / count.detach().clamp_min(1) for name, (total, count) in sums.items()}
 
     @abstractmethod
     def detect(

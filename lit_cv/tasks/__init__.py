@@ -1,8 +1,9 @@
-"""What a network may serve besides others: a head, a target, a loss and metrics for each kind of task. No Lightning."""
+"""What a network may serve, alone or with others: a head, target, loss and metrics for each task. No Lightning."""
 
-from lit_cv.tasks.base_task import BaseTask, Features, TaskLoss
+from lit_cv.tasks.base_task import BaseTask, Features
 from lit_cv.tasks.classification import ClassificationTask, MultiLabelTask
 from lit_cv.tasks.detection import DetectionTask
+from lit_cv.tasks.loss import TaskLoss, joined_losses
 from lit_cv.tasks.registry import TASKS, build_tasks
 from lit_cv.tasks.regression import RegressionTask
 from lit_cv.tasks.segmentation import SegmentationTask
@@ -20,4 +21,5 @@ __all__ = [
     "Task",
     "TaskLoss",
     "build_tasks",
+    "joined_losses",
 ]

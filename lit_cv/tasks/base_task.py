@@ -1,7 +1,7 @@
-"""What every task of a network that serves several is made of."""
+"""What every task is made of, whether a network serves it alone or with others."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
@@ -10,61 +10,65 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from lit_cv.nn import Backbone
+from lit_cv.tasks.loss import TaskLoss, ratio
 
-__all__ = ["BaseTask", "Features", "TaskLoss"]
+__all__ = ["BaseTask", "Features"]
 
 
 class Features(NamedTuple):
-    """What the shared backbone gives every task.
+    """What the backbone gives the tasks.
 
     Attributes:
-        pooled: (N, num_features).
+        pooled: (N, num_features); `None` where all tasks take maps.
         image_size: Height and width of the images in pixels.
         maps: Feature maps (N, channels, about H / stride, about W / stride) by stride, those that tasks asked for.
     """
 
-    pooled: Tensor
+    pooled: Tensor | None
     image_size: tuple[int, int] = (0, 0)
     maps: Mapping[int, Tensor] = MappingProxyType({})
 
     def take(self, chosen: Tensor) -> "Features":
         """Return the features of some of the images."""
-        return self._replace(pooled=self.pooled[chosen], maps={s: each[chosen] for s, each in self.maps.items()})
-
-
-class TaskLoss(NamedTuple):
-    """The loss of a batch in a form that several processes can bring together.
-
-    Attributes:
-        parts: For each term of the loss its sum over what counts, and how much that was; the term is their ratio.
-        images: Images that had a label.
-    """
-
-    parts: dict[str, tuple[Tensor, float]]
-    images: int
+        pooled = None if self.pooled is None else self.pooled[chosen]
+        return self._replace(pooled=pooled, maps={s: each[chosen] for s, each in self.maps.items()})
 
 
 class BaseTask(nn.Module, ABC):
-    """A task of any kind: a head on what the shared backbone gives, a target in the batch, a loss and metrics.
+    """A task of any kind: a head on what a backbone gives, a target in the batch, a loss and metrics.
 
     Tasks that answer from pooled features with a loss for each image derive from `Task`, which is shorter.
 
     Args:
-        name: Name of the task, which its metrics carry.
+        name: Name of the task, which its metrics carry; empty for the only task of a module.
         key: Entry of the batch that holds the target; `None` takes `default_key`, or the name.
 
     Attributes:
-        parts: Names of the terms of the loss, each of which is logged apart; the empty one is not.
+        parts: Names of the terms of the loss, each of which is logged apart; the empty one is the loss itself.
         default_key: Where such targets usually lie.
-        map_strides: Strides of the backbone's feature maps that the head takes, known after `build`.
+        map_strides: Strides of the backbone's feature maps that the head takes, known after `configure`.
+        settled: Options that were left at `None` and that `configure` has chosen; they are kept in checkpoints.
+        class_names: Names of the classes in the data.
         likelihood: Which form uncertainty weighting takes, see `UncertaintyWeighting`.
         score: Metric, 1 at best, that stands for the task where several are judged by one number.
+        least: What a term's sum is divided by at least; with 0 a sum of nothing is no term.
+        masks_unknown: Whether `batch_loss` and the metrics leave out images without a target themselves, so that a
+            batch need not be searched for them.
+        shown: Names under which a step returns what `decode` gives and the target, for figures.
+        source: Which data have such targets, for messages.
+        lacking: What data without any such target lack, for messages.
     """
 
     default_key: ClassVar[str | None] = None
     parts: tuple[str, ...] = ("",)
     likelihood: ClassVar[Literal["classification", "regression"]] = "regression"
     score: ClassVar[str | None] = None
+    least: ClassVar[float] = 0.0
+    masks_unknown: ClassVar[bool] = False
+    shown: ClassVar[tuple[str, str]] = ("output", "target")
+    source: ClassVar[str] = "data that have it"
+    lacking: ClassVar[str] = "no image of the {stage} data has a target"
+    head: nn.Module
 
     @property
     def class_attribute(self) -> str | None:
@@ -76,6 +80,8 @@ class BaseTask(nn.Module, ABC):
         self.name = name
         self.key = key or self.default_key or name
         self.map_strides: tuple[int, ...] = ()
+        self.settled: dict[str, Any] = {}
+        self.class_names: list[str] = []
         self.metrics = nn.ModuleDict()
 
     @abstractmethod
@@ -90,17 +96,36 @@ class BaseTask(nn.Module, ABC):
     def batch_loss(self, output: Any, target: Any) -> TaskLoss:
         """Return the loss of M images with a target, M at least 1."""
 
+    def term(self, part: str, total: Tensor, count: float | Tensor) -> Tensor:
+        """Return a term of the loss, a scalar, from its sum over images and how much that is a sum of."""
+        return ratio(total, count, self.least)
+
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """Return the loss from its terms by name, or from their means over an epoch; here their sum."""
+        return torch.stack(list(terms.values())).sum() if len(terms) > 1 else next(iter(terms.values()))
+
     def infer(self, datamodule: object) -> dict[str, Any]:
         """Return the options that the data settle, by name; they are set, and kept in checkpoints."""
         return {}
+
+    def start(self, datamodule: object, device: torch.device) -> None:
+        """Prepare for training on data, before its first step."""
 
     def configure_metrics(self) -> dict[str, Metric]:
         """Return the metrics of validation and test by name; they are logged as `{stage}_{task}_{name}`."""
         return {}
 
+    def decode(self, output: Any, target: Any) -> Any:
+        """Return what metrics and figures compare with the target, here the output itself."""
+        return output
+
     def update_metrics(self, metrics: MetricCollection, output: Any, target: Any) -> None:
-        """Feed the metrics with the images of a batch that have a target."""
+        """Feed the metrics with the images of a batch that have a target, and what `decode` gave for them."""
         metrics.update(output, target)
+
+    def advice(self, results: Mapping[str, Tensor], stage: str, prefix: str) -> str | None:
+        """Return a warning about an epoch's results, which are logged with a prefix; here none."""
+        return None
 
     def predict(self, output: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the output for a batch of N images says, by name: tensors (N, ...) or lists of N entries."""
@@ -115,21 +140,43 @@ class BaseTask(nn.Module, ABC):
         entries = target >= 0 if not target.is_floating_point() else ~target.isnan()
         return cast(Tensor, entries.flatten(1).any(1) if target.ndim > 1 else entries)
 
-    def build(self, backbone: Backbone, image_size: tuple[int, int] | None) -> None:
-        """Build the head and the metrics."""
-        self.head = self.configure(backbone, image_size)
+    def option(self, name: str) -> str:
+        """Return an option as a message names it."""
+        return f"tasks.{self.name}.{name}" if self.name else name
+
+    @property
+    def of_name(self) -> str:
+        """What a message adds to say of which task it is."""
+        return f" of the task {self.name}" if self.name else ""
+
+    @property
+    def entries(self) -> str:
+        """Entries of a batch that the target is made of, for messages."""
+        return f"a `{self.key}`"
+
+    def take_names(self, datamodule: object) -> None:
+        """Take the names of the classes from the DataModule, if it lists some."""
+        if self.class_attribute and (names := getattr(datamodule, self.class_attribute, None)):
+            self.class_names = [str(name) for name in names]
+
+    def build_metrics(self) -> None:
+        """Build the metrics, anew if they are there already."""
         for stage in ("val", "test"):
             if metrics := self.configure_metrics():
                 self.metrics[stage] = MetricCollection(dict(metrics))
 
     def labeled(self, batch: Mapping[str, Any]) -> tuple[Tensor | None, Any]:
+        """Return which images of a batch have a target, and the targets of those; see `select`."""
+        target = self.target(batch)
+        return (torch.empty(0, dtype=torch.int64), None) if target is None else self.select(target)
+
+    def select(self, target: Any) -> tuple[Tensor | None, Any]:
         """Return which images of a batch have a target, and the targets of those.
 
         Returns:
             Positions (M,) of the images, `None` for all of them; and M targets, `None` where M is 0.
         """
-        target = self.target(batch)
-        if target is None or len(target) == 0:
+        if len(target) == 0:
             return torch.empty(0, dtype=torch.int64), None
         known = self.known(target)
         chosen = known.nonzero()[:, 0]
@@ -139,15 +186,20 @@ class BaseTask(nn.Module, ABC):
             return chosen, None
         return chosen, target[chosen] if isinstance(target, Tensor) else [target[i] for i in chosen.tolist()]
 
-    def no_loss(self) -> TaskLoss:
-        """Return the loss of no image: 0, and yet a function of all parameters, as several processes need it."""
-        nothing = sum((parameter.reshape(-1)[:0].sum() for parameter in self.parameters()), torch.zeros(()))
+    def no_loss(self, parameters: Iterable[Tensor] | None = None) -> TaskLoss:
+        """Return the loss of no image: 0, and yet a function of all parameters, as several processes need it.
+
+        Args:
+            parameters: Those that it is a function of, the task's by default.
+        """
+        given = self.parameters() if parameters is None else parameters
+        nothing = sum((parameter.reshape(-1)[:0].sum() for parameter in given), torch.zeros(()))
         return TaskLoss(dict.fromkeys(self.parts, (nothing, 0)), 0)
 
     def update(self, stage: str, output: Any, target: Any) -> None:
         """Feed the metrics of a stage with images that have a target."""
         if stage in self.metrics:
-            self.update_metrics(cast(MetricCollection, self.metrics[stage]), output, target)
+            self.update_metrics(cast(MetricCollection, self.metrics[stage]), self.decode(output, target), target)
 
     def results(self, stage: str) -> dict[str, Tensor]:
         """Return the metrics of a stage by name, and start anew."""

@@ -1,37 +1,48 @@
 """Tasks whose answers are classes."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
+    MulticlassCalibrationError,
     MultilabelAccuracy,
 )
+from torchmetrics.wrappers import ClasswiseWrapper
 
-from lit_cv.losses import label_cross_entropy
-from lit_cv.metrics import KnownAveragePrecision, KnownF1, MacroF1
+from lit_cv.losses.classification import image_cross_entropy, image_weights, label_cross_entropy
+from lit_cv.metrics import ClassAccuracy, KnownAveragePrecision, KnownF1, MacroF1
 from lit_cv.nn import ClassificationHead
+from lit_cv.printable import printable
+from lit_cv.tasks.class_weights import class_weights
 from lit_cv.tasks.task import Task
 
 __all__ = ["ClassificationTask", "MultiLabelTask"]
 
 
 class _ClassesTask(Task):
-    """What tasks with classes share: their number, and a linear head."""
+    """What tasks with classes share: their number, their weights, and a linear head."""
 
     default_key = "label"
     likelihood = "classification"
+    masks_unknown: ClassVar[bool] = True
+    shown: ClassVar[tuple[str, str]] = ("logits", "target")
+    source: ClassVar[str] = "data with labels"
+    lacking: ClassVar[str] = "no image of the {stage} data has a label"
+    multi_label: ClassVar[bool]
+    class_weight: Tensor | None
 
     def __init__(
         self,
         name: str,
         num_classes: int | None = None,
         label_smoothing: float = 0.0,
+        class_weight: Literal["balanced"] | list[float] | None = None,
         dropout: float = 0.0,
+        per_class_metrics: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(name, **kwargs)
@@ -39,12 +50,35 @@ class _ClassesTask(Task):
             raise ValueError(f"label_smoothing={label_smoothing}: give a share from 0 up to, not including, 1.")
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
+        self.weighting = class_weight
         self.dropout = dropout
+        self.per_class_metrics = per_class_metrics
+        self.register_buffer("class_weight", None, persistent=False)
 
     @property
     def class_attribute(self) -> str:
         """Attribute of a DataModule that lists the names of the classes."""
         return "class_names" if self.key == "label" else f"{self.key}_classes"
+
+    @property
+    def class_count(self) -> int:
+        """Number of classes.
+
+        Raises:
+            ValueError: If neither the arguments nor the data tell.
+        """
+        if self.num_classes is None:
+            has = f"has {self.key}_classes, their names" if self.name else "has it"
+            raise ValueError(
+                f"the number of classes{self.of_name} is unknown: give {self.option('num_classes')}, or train on a "
+                f"DataModule that {has}."
+            )
+        return int(self.num_classes)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the classes, numbers where the data have none."""
+        return [printable(name, lines=False) for name in self.class_names] or [str(k) for k in range(self.class_count)]
 
     def infer(self, datamodule: object) -> dict[str, Any]:
         """Take the number of classes from the DataModule, which must not contradict the one given.
@@ -64,82 +98,119 @@ class _ClassesTask(Task):
             )
         return {"num_classes": int(found)}
 
+    def start(self, datamodule: object, device: torch.device) -> None:
+        """Settle the weights of the classes, for which labels may have to be counted."""
+        if self.weighting is not None:
+            weight = class_weights(
+                self.weighting, self.class_count, self.multi_label, datamodule, self.option("class_weight")
+            )
+            self.class_weight = weight.to(device)
+
     def configure_head(self, num_features: int) -> nn.Module:
         """Return a linear classifier behind dropout."""
-        return ClassificationHead(num_features, self._classes(), dropout=self.dropout)
+        return ClassificationHead(num_features, self.class_count, dropout=self.dropout)
 
-    def _classes(self) -> int:
-        if self.num_classes is None:
-            raise ValueError(
-                f"the number of classes of the task {self.name} is unknown: give tasks.{self.name}.num_classes, or "
-                f"train on a DataModule that has {self.key}_classes, their names."
-            )
-        return self.num_classes
+    def predict(self, output: Tensor, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the `probabilities` (N, K) of the classes."""
+        return {"probabilities": self.probabilities(output)}
+
+    def probabilities(self, output: Tensor) -> Tensor:
+        """Return the probabilities (N, K) for logits."""
+        return output.float().sigmoid() if self.multi_label else output.float().softmax(-1)
 
 
 class ClassificationTask(_ClassesTask):
     """Tells the class of an image, by the cross-entropy of a softmax.
 
-    The target is (N,) int64, -1 where it is unknown, or (N, K) float: the weights of the classes in images mixed by
-    CutMix or MixUp. Logs `acc` and `f1` (macro).
+    The target is (N,) int64, negative where it is unknown, or (N, K) float: the weights of the classes in images mixed
+    by CutMix or MixUp. Metrics are `acc`, `f1` (macro), `ece` (expected calibration error, 15 bins) and, above five
+    classes, `top5`.
 
     Args:
         name: Name of the task.
         num_classes: Number of classes K; `None` takes it from the data.
         label_smoothing: Share of a label's weight that is spread evenly over all classes, in training.
+        class_weight: Weights of the classes in the loss, in training: `balanced` (inverse to their frequency among the
+            training labels, mean 1), a list of K numbers, or `None` for equal weights.
         dropout: Probability of dropping a feature before the classifier.
+        per_class_metrics: Whether the accuracy of each class is a metric, too, as `acc_CLASS`.
         **kwargs: Arguments of `Task`; `key` is `label`.
     """
 
     score: ClassVar[str | None] = "acc"
+    multi_label: ClassVar[bool] = False
 
     def configure_metrics(self) -> dict[str, Metric]:
-        """Return accuracy and macro F1."""
-        k = self._classes()
-        return {"acc": MulticlassAccuracy(k, average="micro"), "f1": MacroF1(k)}
+        """Return accuracy, macro F1 and calibration error."""
+        k = self.class_count
+        metrics: dict[str, Metric] = {
+            "acc": MulticlassAccuracy(k, average="micro", ignore_index=-1),
+            "f1": MacroF1(k),
+            "ece": MulticlassCalibrationError(k, n_bins=15, ignore_index=-1),
+        }
+        if k > 5:
+            metrics["top5"] = MulticlassAccuracy(k, average="micro", top_k=5, ignore_index=-1)
+        if self.per_class_metrics:
+            metrics["class"] = ClasswiseWrapper(ClassAccuracy(k), labels=self.names, prefix="acc_")
+        return metrics
 
     def known(self, target: Tensor) -> Tensor:
         """Return which images have a label; a row of -1 is none."""
         return super().known(target) if target.ndim == 1 else target.sum(1) > 0
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Return the cross-entropy of each image (M,), of logits (M, K)."""
-        smoothing = self.label_smoothing if self.training else 0.0
-        return F.cross_entropy(output.float(), target, label_smoothing=smoothing, reduction="none")
+        """Return the cross-entropy of each image (N,), of logits (N, K); 0 without a label."""
+        smoothing, weight = (self.label_smoothing, self.class_weight) if self.training else (0.0, None)
+        return image_cross_entropy(output, target, weight, smoothing)
+
+    def count(self, target: Tensor) -> Tensor:
+        """Return the number of labeled images; mixed ones count as much of them as is known, all by class weights."""
+        return image_weights(target, self.class_weight if self.training else None).sum()
 
     def update_metrics(self, metrics: MetricCollection, output: Tensor, target: Tensor) -> None:
-        """Feed the metrics with hard labels."""
-        metrics.update(output, target if target.ndim == 1 else target.argmax(1))
+        """Feed the metrics with probabilities and hard labels, -1 where there is none."""
+        hard = target if target.ndim == 1 else torch.where(self.known(target), target.argmax(1), -1)
+        metrics.update(self.probabilities(output), hard.clamp_min(-1))
 
-    def predict(self, output: Tensor, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the `probabilities` (N, K) of the classes."""
-        return {"probabilities": output.float().softmax(-1)}
+    def accuracy(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how many images are right, and of how many; a mixed one by the label weight of the class answered."""
+        if target.ndim == 1:
+            return ((output.argmax(-1) == target) & (target >= 0)).sum().float(), (target >= 0).sum()
+        return target.gather(1, output.argmax(-1)[:, None]).sum(), target.sum()
 
 
 class MultiLabelTask(_ClassesTask):
     """Tells which of K labels an image has, by a binary cross-entropy for each.
 
     The target is (N, K), 0 or 1, negative or NaN where it is unknown; an image counts by the mean over its known
-    labels. Logs `acc`, `f1` (macro) and `map` (mean average precision).
+    labels. Metrics are `acc`, `f1` (macro) and `map` (mean average precision).
 
     Args:
         name: Name of the task.
         num_classes: Number of labels K; `None` takes it from the data.
         label_smoothing: Share of a label's weight that goes to its opposite, halved, in training.
+        class_weight: Weights of the positive labels in the loss, in training: `balanced` (negatives per positive among
+            the training labels), a list of K numbers, or `None` for equal weights.
         dropout: Probability of dropping a feature before the classifier.
+        per_class_metrics: Whether the F1 of each label is a metric, too, as `f1_CLASS`.
         **kwargs: Arguments of `Task`; `key` is `label`.
     """
 
     score: ClassVar[str | None] = "map"
+    multi_label: ClassVar[bool] = True
 
     def configure_metrics(self) -> dict[str, Metric]:
         """Return accuracy, macro F1 and mean average precision."""
-        k = self._classes()
-        return {
+        k = self.class_count
+        metrics: dict[str, Metric] = {
             "acc": MultilabelAccuracy(k, average="micro", ignore_index=-1),
             "f1": KnownF1(k),
             "map": KnownAveragePrecision(k),
         }
+        if self.per_class_metrics:
+            each = KnownF1(k, average=False)
+            metrics["class"] = ClasswiseWrapper(each, labels=self.names, prefix="f1_")
+        return metrics
 
     def known(self, target: Tensor) -> Tensor:
         """Return which images have any known label."""
@@ -151,18 +222,23 @@ class MultiLabelTask(_ClassesTask):
         return _answered(target).any(1)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Return the mean binary cross-entropy of each image (M,), of logits (M, K)."""
-        smoothing = self.label_smoothing if self.training else 0.0
-        return label_cross_entropy(output, target, label_smoothing=smoothing)
+        """Return the mean binary cross-entropy of each image (N,), of logits (N, K); 0 without a known label."""
+        smoothing, weight = (self.label_smoothing, self.class_weight) if self.training else (0.0, None)
+        return label_cross_entropy(output, target, weight, smoothing)
+
+    def count(self, target: Tensor) -> Tensor:
+        """Return the number of images with a known label."""
+        return _answered(target).any(1).sum()
 
     def update_metrics(self, metrics: MetricCollection, output: Tensor, target: Tensor) -> None:
         """Feed the metrics, unknown labels as -1."""
         hard = torch.where(_answered(target), target.float(), -1.0)
-        metrics.update(output.float().sigmoid(), hard.round().long())
+        metrics.update(self.probabilities(output), hard.round().long())
 
-    def predict(self, output: Tensor, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the `probabilities` (N, K) of the labels."""
-        return {"probabilities": output.float().sigmoid()}
+    def accuracy(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how many labels are right, and of how many."""
+        known = _answered(target)
+        return (((output > 0) == (target > 0.5)) & known).sum().float(), known.sum()
 
 
 def _answered(target: Tensor) -> Tensor:

@@ -5,12 +5,14 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import Metric
 
 from lit_cv.metrics import DetectionAP
 from lit_cv.nn import Backbone
 from lit_cv.nn.detectors import Detections, Detector, build_detector, check_limits, default_strides
-from lit_cv.tasks.base_task import BaseTask, Features, TaskLoss
+from lit_cv.tasks.base_task import Features
+from lit_cv.tasks.dense import DenseTask
+from lit_cv.tasks.loss import TaskLoss
 
 __all__ = ["DetectionTask"]
 
@@ -18,12 +20,13 @@ __all__ = ["DetectionTask"]
 _PARTS = {"fcos": ("centerness",), "faster_rcnn": ("objectness", "rpn_box")}  # of the loss, besides class and box
 
 
-class DetectionTask(BaseTask):
+class DetectionTask(DenseTask):
     """Finds the objects of an image, by FCOS, RetinaNet or Faster R-CNN on a feature pyramid of its own.
 
     The targets are `boxes`, a list of (n, 4) float, xyxy in pixels, and `box_labels`, a list of (n,) int64 from 0; n
     may be 0. An image whose objects are unknown has `None` in place of its boxes, or False in `boxes_known` (N,).
-    Losses and metrics are those of `DetectionModule`: `map`, `map50`, `map75`, `mar`, and those of each class.
+    Images that are padded have their heights and widths in `size` (N, 2). Boxes that `iscrowd` marks are not learnt.
+    Losses and metrics are those that `DetectionModule` lists.
 
     Args:
         name: Name of the task.
@@ -38,9 +41,14 @@ class DetectionTask(BaseTask):
         **kwargs: Arguments of `BaseTask`; `key` is `boxes`, and their labels are in `box_labels`.
     """
 
+    attribute = "box_classes"
+    things = "boxes"
     default_key: ClassVar[str | None] = "boxes"
-    likelihood = "classification"
     score: ClassVar[str | None] = "map50"
+    least: ClassVar[float] = 1.0  # without any object what is expected nowhere counts as if of one
+    shown: ClassVar[tuple[str, str]] = ("detections", "targets")
+    source: ClassVar[str] = "data with boxes (AnnotatedImagesDataModule, or ShapesDataModule with --data.targets boxes)"
+    lacking: ClassVar[str] = "no image of the {stage} data has boxes that are known"
 
     def __init__(
         self,
@@ -55,9 +63,8 @@ class DetectionTask(BaseTask):
         max_detections: int = 100,
         **kwargs: Any,
     ) -> None:
-        super().__init__(name, **kwargs)
+        super().__init__(name, classes, **kwargs)
         check_limits(score_threshold, iou_threshold, max_detections)
-        self.classes = classes
         self.detector = detector
         self.parts = ("class", "box", *_PARTS.get(detector, ()))
         self.strides = strides
@@ -65,35 +72,28 @@ class DetectionTask(BaseTask):
         self.limits = (score_threshold, iou_threshold, max_detections)
 
     @property
-    def class_attribute(self) -> str:
-        """Attribute of a DataModule that lists the names of the classes."""
-        return "box_classes"
-
-    def infer(self, datamodule: object) -> dict[str, Any]:
-        """Take the names of the classes from the DataModule."""
-        names = getattr(datamodule, "box_classes", None)
-        return {"classes": list(names)} if names and not self.classes else {}
+    def entries(self) -> str:
+        """Entries of a batch that the target is made of, for messages."""
+        return f"`{self.key}` and `box_labels`"
 
     def configure(self, backbone: Backbone, image_size: tuple[int, int] | None) -> nn.Module:
         """Return the detector on the backbone's feature maps."""
-        if not self.classes:
-            raise ValueError(
-                f"the classes of the task {self.name} are unknown: give tasks.{self.name}.classes, their names, or "
-                "train on data with boxes (AnnotatedImagesDataModule, or ShapesDataModule with --data.targets all)."
-            )
-        strides = self.strides or default_strides(image_size)
+        names = self.names
+        self.settled = {"strides": self.strides or default_strides(image_size)}
         levels = backbone.feature_levels(image_size)
-        detector = build_detector(self.detector, levels, len(self.classes), strides, self.channels, self.num_convs)
+        detector = build_detector(
+            self.detector, levels, len(names), self.settled["strides"], self.channels, self.num_convs
+        )
         self.map_strides = tuple(sorted(set(detector.pyramid.sources.values())))
         return detector.to(memory_format=torch.channels_last)
 
     def configure_metrics(self) -> dict[str, Metric]:
         """Return COCO's average precision."""
-        return {"ap": DetectionAP(self.classes or [])}
+        return {"ap": DetectionAP(self.names)}
 
     def forward(self, features: Features) -> dict[str, Any]:
         """Return the detector's raw outputs, see `lit_cv.nn.detectors`, and the `image_size`."""
-        return {"raw": self.head(features.maps), "image_size": features.image_size}
+        return {**self.head(features.maps), "image_size": features.image_size}
 
     def target(self, batch: Mapping[str, Any]) -> list[dict[str, Any]] | None:
         """Return the boxes of each image with their classes, which are crowds, and the image's size."""
@@ -106,37 +106,50 @@ class DetectionTask(BaseTask):
 
     def known(self, target: list[dict[str, Any]]) -> Tensor:
         """Return which images have their boxes."""
-        name = f"{self.key}_known"
-        return torch.tensor([own["boxes"] is not None and bool(own.get(name, True)) for own in target])
+        there = torch.tensor([own["boxes"] is not None for own in target])
+        flags = [own[name] for own in target if (name := f"{self.key}_known") in own]
+        return there & torch.stack([torch.as_tensor(flag) for flag in flags]).bool().cpu() if flags else there
 
     def batch_loss(self, output: dict[str, Any], target: list[dict[str, Any]]) -> TaskLoss:
         """Return the detector's losses, by what each is a mean over."""
-        single = [~own["iscrowd"].bool() if "iscrowd" in own else slice(None) for own in target]
-        boxes = [own["boxes"][kept] for own, kept in zip(target, single, strict=True)]
-        labels = [own["labels"][kept] for own, kept in zip(target, single, strict=True)]
-        sums = self._detector.loss_sums(output["raw"], boxes, labels)
-        parts = {part: sums[f"{part}_loss"] for part in self.parts}
-        return TaskLoss({part: (total, float(count)) for part, (total, count) in parts.items()}, len(target))
+        single = [_without_crowds(own) for own in target]
+        sums = self._detector.loss_sums(output, *([own[name] for own in single] for name in ("boxes", "labels")))
+        return TaskLoss({part: sums[f"{part}_loss"] for part in self.parts}, len(target))
 
-    def update_metrics(self, metrics: MetricCollection, output: dict[str, Any], target: list[dict[str, Any]]) -> None:
+    def decode(self, output: dict[str, Any], target: list[dict[str, Any]]) -> list[Detections]:
+        """Return the objects that are found in each image."""
+        sizes = [own["size"] for own in target if "size" in own]
+        return self.detect(output, len(target), torch.stack(sizes) if sizes else None)
+
+    def update_metrics(self, metrics: Any, output: list[Detections], target: list[dict[str, Any]]) -> None:
         """Feed the metrics with what is found."""
-        sizes = [_pair(own["size"]) if "size" in own else output["image_size"] for own in target]
         names = ("boxes", "labels", "iscrowd")
-        wanted = [{name: own[name] for name in names if name in own} for own in target]
-        metrics.update(self._detector.detect(output["raw"], sizes, *self.limits), wanted)
+        metrics.update(output, [{name: own[name] for name in names if name in own} for own in target])
+
+    def advice(self, results: Mapping[str, Tensor], stage: str, prefix: str) -> str | None:
+        """Return a warning if there was no object to score."""
+        if "map" not in results or not results["map"].isnan():
+            return None
+        return f"no image of the {stage} data has an object: `{prefix}map` and its kin are NaN."
 
     def predict(self, output: dict[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
         """Return lists of `boxes` (n, 4) in pixels of the batch's images, `box_labels` (n,) and `scores` (n,)."""
-        n = len(batch["image"])
-        sizes = [_pair(size) for size in batch["size"]] if "size" in batch else [output["image_size"]] * n
-        found: list[Detections] = self._detector.detect(output["raw"], sizes, *self.limits)
+        found = self.detect(output, len(batch["image"]), batch.get("size"))
         names = {"boxes": "boxes", "box_labels": "labels", "scores": "scores"}
         return {name: [getattr(own, entry) for own in found] for name, entry in names.items()}
+
+    def detect(self, output: dict[str, Any], n: int, sizes: Tensor | None = None) -> list[Detections]:
+        """Return the objects in each of n images, of which those that are padded have heights and widths (n, 2)."""
+        limits = [output["image_size"]] * n if sizes is None else [(int(y), int(x)) for y, x in sizes.tolist()]
+        return self._detector.detect(output, limits, *self.limits)
 
     @property
     def _detector(self) -> Detector:
         return cast(Detector, self.head)
 
 
-def _pair(size: Tensor) -> tuple[int, int]:
-    return int(size[0]), int(size[1])
+def _without_crowds(target: dict[str, Any]) -> dict[str, Any]:
+    if "iscrowd" not in target:
+        return target
+    single = ~target["iscrowd"].bool()
+    return {name: target[name][single] for name in ("boxes", "labels")}

@@ -1,27 +1,28 @@
 """Tasks whose answers are the classes of pixels."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import Metric
 
-from lit_cv.losses import dice_loss
-from lit_cv.losses.segmentation import IGNORE_INDEX, summed_pixel_cross_entropy
+from lit_cv.losses.segmentation import IGNORE_INDEX, dice_loss_of_sums, dice_sums, summed_pixel_cross_entropy
 from lit_cv.metrics import SegmentationIoU
 from lit_cv.nn import Backbone
 from lit_cv.nn.segmentation import SegmentationHead, build_segmenter, default_stride
-from lit_cv.tasks.base_task import BaseTask, Features, TaskLoss
+from lit_cv.tasks.base_task import Features
+from lit_cv.tasks.dense import DenseTask
+from lit_cv.tasks.loss import TaskLoss
 
 __all__ = ["SegmentationTask"]
 
 
-class SegmentationTask(BaseTask):
+class SegmentationTask(DenseTask):
     """Tells the class of every pixel, by cross-entropy and Dice loss.
 
     The target is (N, H, W) int64, classes from 0, and 255 where the class is unknown; an image of nothing else has no
-    target. Losses and metrics are those of `SegmentationModule`: `miou`, `pixel_acc`, and the IoU of each class.
+    target. Losses and metrics are those that `SegmentationModule` lists.
 
     Args:
         name: Name of the task.
@@ -34,9 +35,14 @@ class SegmentationTask(BaseTask):
         **kwargs: Arguments of `BaseTask`; `key` is `mask`.
     """
 
+    attribute = "mask_classes"
+    things = "pixels"
     default_key: ClassVar[str | None] = "mask"
-    likelihood = "classification"
     score: ClassVar[str | None] = "miou"
+    masks_unknown: ClassVar[bool] = True
+    shown: ClassVar[tuple[str, str]] = ("masks", "target")
+    source: ClassVar[str] = "data with masks (AnnotatedImagesDataModule, or ShapesDataModule with --data.targets mask)"
+    lacking: ClassVar[str] = "no pixel of the {stage} data has a class"
     parts = ("ce", "dice")
 
     def __init__(
@@ -50,40 +56,25 @@ class SegmentationTask(BaseTask):
         dice_weight: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(name, **kwargs)
+        super().__init__(name, classes, **kwargs)
         if dice_weight < 0:
             raise ValueError(f"dice_weight={dice_weight}: give 0 or more.")
-        self.classes = classes
         self.kind = head
         self.stride, self.channels, self.dropout = stride, channels, dropout
         self.dice_weight = dice_weight
 
-    @property
-    def class_attribute(self) -> str:
-        """Attribute of a DataModule that lists the names of the classes."""
-        return "mask_classes"
-
-    def infer(self, datamodule: object) -> dict[str, Any]:
-        """Take the names of the classes from the DataModule."""
-        names = getattr(datamodule, "mask_classes", None)
-        return {"classes": list(names)} if names and not self.classes else {}
-
     def configure(self, backbone: Backbone, image_size: tuple[int, int] | None) -> nn.Module:
         """Return the head on the backbone's feature maps."""
-        if not self.classes:
-            raise ValueError(
-                f"the classes of the task {self.name} are unknown: give tasks.{self.name}.classes, their names, or "
-                "train on data with masks (AnnotatedImagesDataModule, or ShapesDataModule with --data.targets all)."
-            )
-        stride = self.stride or default_stride(image_size)
+        names = self.names
+        self.settled = {"stride": self.stride or default_stride(image_size)}
         levels = backbone.feature_levels(image_size)
-        head = build_segmenter(self.kind, levels, len(self.classes), stride, self.channels, self.dropout)
+        head = build_segmenter(self.kind, levels, len(names), self.settled["stride"], self.channels, self.dropout)
         self.map_strides = tuple(head.strides)
         return head.to(memory_format=torch.channels_last)
 
     def configure_metrics(self) -> dict[str, Metric]:
         """Return the intersection over union."""
-        return {"iou": SegmentationIoU(self.classes or [])}
+        return {"iou": SegmentationIoU(self.names)}
 
     def known(self, target: Tensor) -> Tensor:
         """Return which images have a pixel of known class."""
@@ -95,18 +86,34 @@ class SegmentationTask(BaseTask):
         return head.upsample(head(features.maps), features.image_size)
 
     def batch_loss(self, output: Tensor, target: Tensor) -> TaskLoss:
-        """Return the cross-entropy, a mean over pixels, and the Dice loss, averaged by images over processes."""
-        target, n = target.long(), len(target)
-        total, pixels = summed_pixel_cross_entropy(output, target)
-        parts: dict[str, tuple[Tensor, float]] = {
-            "ce": (total, int(pixels)),
-            "dice": (self.dice_weight * dice_loss(output, target) * n, n),
+        """Return the sums of the cross-entropy over pixels, and those of the Dice loss."""
+        target = target.long()
+        parts: dict[str, tuple[Tensor, float | Tensor]] = {
+            "ce": summed_pixel_cross_entropy(output, target),
+            "dice": (dice_sums(output, target), self.known(target).sum()),
         }
-        return TaskLoss(parts, n)
+        return TaskLoss(parts, len(target))
 
-    def update_metrics(self, metrics: MetricCollection, output: Tensor, target: Tensor) -> None:
+    def no_loss(self, parameters: Iterable[Tensor] | None = None) -> TaskLoss:
+        """Return the loss of no image, see `BaseTask.no_loss`."""
+        parts = super().no_loss(parameters).parts
+        return TaskLoss({"ce": parts["ce"], "dice": (parts["dice"][0].expand(3, len(self.names)), 0)}, 0)
+
+    def term(self, part: str, total: Tensor, count: float | Tensor) -> Tensor:
+        """Return the mean cross-entropy, or the Dice loss."""
+        return super().term(part, total, count) if part == "ce" else dice_loss_of_sums(total)
+
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """Return the weighted sum of the two."""
+        return terms["ce"] + self.dice_weight * terms["dice"]
+
+    def decode(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the likeliest classes (N, H, W)."""
+        return output.argmax(1)
+
+    def update_metrics(self, metrics: Any, output: Tensor, target: Tensor) -> None:
         """Feed the metrics with the likeliest classes."""
-        metrics.update(output.argmax(1), target.long())
+        metrics.update(output, target.long())
 
     def predict(self, output: Tensor, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Return `masks` (N, H, W) int64 of the likeliest classes, and their mean probability as `confidence` (N,)."""

@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from lit_cv.nn import Backbone
-from lit_cv.tasks.base_task import BaseTask, Features, TaskLoss
+from lit_cv.tasks.base_task import BaseTask, Features
+from lit_cv.tasks.loss import TaskLoss
 
 __all__ = ["Task"]
 
@@ -42,6 +43,10 @@ class Task(BaseTask):
     def loss(self, output: Any, target: Any) -> Tensor:
         """Return the loss of each image, (M,), for the M images that have a target."""
 
+    def count(self, target: Any) -> float | Tensor:
+        """Return how much the images of a batch count in its mean, together; here 1 each."""
+        return len(target)
+
     def configure(self, backbone: Backbone, image_size: tuple[int, int] | None) -> nn.Module:
         """Return the head for the backbone's pooled features."""
         return self.configure_head(backbone.num_features)
@@ -58,4 +63,4 @@ class Task(BaseTask):
                 f"{type(self).__name__}.loss returned the shape {tuple(losses.shape)} for {len(target)} images: it "
                 "must return a loss for each, (M,)."
             )
-        return TaskLoss({"": (losses.sum(), len(losses))}, len(losses))
+        return TaskLoss({"": (losses.sum(), self.count(target))}, len(losses))

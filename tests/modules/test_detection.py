@@ -86,6 +86,14 @@ def test_processes_with_different_numbers_of_images(monkeypatch: pytest.MonkeyPa
         torch.testing.assert_close(first.compute()[name], value)
 
 
+def test_no_image_gives_no_score() -> None:
+    metric = DetectionAP(["a"])
+    metric.update([], [])
+    values = metric.compute()
+    assert values.keys() == {"map", "map50", "map75", "mar"}
+    assert all(value.isnan() for value in values.values())
+
+
 def test_crowds_are_not_learnt() -> None:
     module, with_crowds = built(), batch(crowds=True)
     single = {k: v for k, v in with_crowds.items() if k != "iscrowd"}

@@ -1,0 +1,196 @@
+"""What modules that learn tasks share, and the module of one task."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
+
+from lit_cv.distributed import is_distributed
+from lit_cv.modules.base import BaseModule, Batch, Output, Stage
+from lit_cv.modules.data_classes import ClassLists, class_lists
+from lit_cv.modules.task_losses import add_totals, loss_terms
+from lit_cv.tasks import BaseTask, Features, TaskLoss, joined_losses
+
+__all__ = ["TaskModule", "TasksModule"]
+
+
+class TasksModule(BaseModule):
+    """Base of the modules whose heads, losses, metrics and predictions are those of tasks, see `lit_cv.tasks`."""
+
+    _tasks: dict[str, BaseTask]
+
+    @property
+    def image_sides(self) -> tuple[int, int] | None:
+        """Height and width of the images that the networks are built for."""
+        size = self.hparams["image_size"]
+        return (size, size) if isinstance(size, int) else None if size is None else (size[0], size[1])
+
+    def classes_in(self, datamodule: object) -> ClassLists:
+        """Return the names of the classes of every task that has some."""
+        return class_lists(datamodule, *(task.class_attribute for task in self._tasks.values() if task.class_attribute))
+
+    def declared_classes(self) -> ClassLists:
+        """Return the names of the classes that the tasks were given."""
+        given = {task.class_attribute: getattr(task, "classes", None) for task in self._tasks.values()}
+        return {name: list(classes) for name, classes in given.items() if name and classes}
+
+    def compiled_networks(self) -> list[nn.Module]:
+        """Return the backbone where no task takes feature maps from within it."""
+        return [] if any(task.map_strides for task in self._tasks.values()) else super().compiled_networks()
+
+    def features(self, images: Tensor, tasks: Iterable[BaseTask] | None = None, pooled: bool = True) -> Features:
+        """Return what the backbone gives all tasks, or some, for raw images (N, C, H, W).
+
+        Args:
+            images: (N, C, H, W), uint8 or float in [0, 1].
+            tasks: The tasks; `None` for all.
+            pooled: Whether pooled features are wanted beside feature maps.
+        """
+        self.configure_model()
+        size = (images.shape[2], images.shape[3])
+        strides = {stride for task in tasks or self._tasks.values() for stride in task.map_strides}
+        if not strides:
+            return Features(self.backbone(images), size)
+        if not pooled:
+            return Features(None, size, self.backbone.forward_maps(images, strides))
+        features, maps = self.backbone.forward_both(images, strides)
+        return Features(features, size, maps)
+
+    def build_metrics(self) -> None:
+        """Build the metrics, by the names that the data give the classes."""
+        for task in self._tasks.values():
+            task.take_names(getattr(self._trainer, "datamodule", None))
+        super().build_metrics()
+
+    def on_fit_start(self) -> None:
+        """Have the tasks look at the data."""
+        for task in self._tasks.values():
+            task.start(getattr(self.trainer, "datamodule", None), self.device)
+
+    def warn_of(self, task: BaseTask, stage: Stage, results: Mapping[str, Tensor]) -> None:
+        """Log what a task has to say about its metrics of an epoch."""
+        prefix = f"{stage}_{task.name}_" if task.name else f"{stage}_"
+        if (advice := task.advice(results, stage, prefix)) and not self.trainer.sanity_checking:
+            rank_zero_warn(advice)
+
+
+class TaskModule(TasksModule):
+    """Base of the modules of one task. A subclass gives the task, and its options as arguments of its own.
+
+    Head, loss, metrics, predictions and messages are the task's. The networks are `backbone` and `head`, as in every
+    module; the task itself is no part of the network.
+
+    Args:
+        **kwargs: Arguments of `BaseModule`.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._tasks = {"": self.make_task()}  # which checks its options
+
+    @abstractmethod
+    def make_task(self) -> BaseTask:
+        """Return the task, without a name, from the hyperparameters; called again when the data have settled them."""
+
+    @property
+    def task(self) -> BaseTask:
+        """The task, with the head of this module."""
+        task, head = self._tasks[""], self._modules.get("head")
+        if task._modules.get("head") is not head:
+            task.head = cast(nn.Module, head)
+        return task
+
+    def options(self, *names: str) -> dict[str, Any]:
+        """Return some of the hyperparameters."""
+        return {name: self.hparams[name] for name in names}
+
+    def configure_head(self, num_features: int) -> nn.Module:
+        """Return the task's head."""
+        self._tasks = {"": self.make_task()}
+        (task,) = self._tasks.values()
+        task.take_names(getattr(self._trainer, "datamodule", None))
+        head = task.configure(self.backbone, self.image_sides)
+        self.hparams.update(task.settled)
+        if task.map_strides:
+            self.backbone.freeze_unused(task.map_strides, self.image_sides)
+        return head
+
+    def configure_metrics(self) -> dict[str, Metric]:
+        """Return the task's metrics."""
+        return self.task.configure_metrics()
+
+    def forward(self, images: Tensor) -> Any:
+        """Return the task's output for raw images, (N, C, H, W) uint8 or float in [0, 1]."""
+        features = self.features(images, pooled=False)
+        return self.task.forward(features)  # no call, for the task itself is no part of this module
+
+    def outputs(self, batch: Batch, stage: Stage) -> Any:
+        """Return the task's output for the images of a batch."""
+        return self(batch["image"])
+
+    def step(self, batch: Batch, stage: Stage) -> Output:
+        """Compare the output for a batch with its targets; images without one are left out."""
+        task, chosen = self.task, None
+        target = task.target(batch)
+        if target is None:
+            raise ValueError(
+                f"{type(self).__name__} learns from batches with {task.entries}, but this one has {', '.join(batch)}: "
+                f"take {task.source}."
+            )
+        if not task.masks_unknown:
+            chosen, target = task.select(target)
+        if target is None:
+            return {**self.weighed(task.no_loss(self.parameters()), stage), **dict.fromkeys(task.shown)}
+        output = self.outputs(batch if chosen is None else {**batch, "image": batch["image"][chosen]}, stage)
+        found = self.losses(output, target, stage)
+        if stage != "train":
+            found |= zip(task.shown, (task.decode(output, target), target), strict=True)
+        return found
+
+    def losses(self, output: Any, target: Any, stage: Stage) -> Output:
+        """Return `loss`, the terms that it consists of, and their counts, of the images of a batch."""
+        task = self.task
+        task.training = stage == "train"
+        return self.weighed(task.batch_loss(output, target), stage)
+
+    def weighed(self, loss: TaskLoss, stage: Stage) -> Output:
+        """Return the same from sums; in training they are those of the batch that all processes hold together."""
+        if stage == "train" and is_distributed():
+            loss = joined_losses({"": loss})[""]
+        terms = loss_terms(self.task, loss)
+        # Of several terms the loss of an epoch is made of their means, see `summarize`.
+        counts = {"loss": next(iter(terms.counts.values())), **terms.counts}
+        return {**terms.means, "loss": terms.loss, "counts": counts}
+
+    def update_metrics(self, metrics: MetricCollection, output: Output) -> None:
+        """Feed one batch to the metrics, those of its images that have a target."""
+        names = self.task.shown
+        if not output.keys() >= set(names):
+            raise TypeError(
+                f"{type(self).__name__}.step returned {', '.join(output)}: its metrics need {' and '.join(names)}, or "
+                "an update_metrics of its own."
+            )
+        decoded, target = (output[name] for name in names)
+        if target is not None:
+            self.task.update_metrics(metrics, decoded, target)
+
+    def summarize(self, stage: Stage, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the means and metrics; in validation and test nothing where no image had a target."""
+        if f"{stage}_loss" in values:
+            if stage != "train":
+                self.warn_of(self.task, stage, {name.removeprefix(f"{stage}_"): v for name, v in values.items()})
+            return add_totals(values, self._tasks, f"{stage}_")
+        if stage == "train":
+            return values
+        if not self.trainer.sanity_checking:
+            lacking = self.task.lacking.format(stage=stage)
+            rank_zero_warn(f"{lacking}: there are no `{stage}` loss and metrics.")
+        return {}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Return what the task says of the images, and where they stand in the data (`index`)."""
+        said = self.task.predict(self(batch["image"]), batch)
+        return {**said, **{key: batch[key] for key in ("index", "label") if key in batch}}
