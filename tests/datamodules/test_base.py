@@ -218,6 +218,7 @@ def test_digits_are_those_of_scikit_learn() -> None:
     assert np.abs(counts.numpy() - 0.2 * whole).max() < 1
 
 
+@pytest.mark.draws
 def test_pictures_and_summary(tmp_path: Path) -> None:
     data = DigitsDataModule(labels_per_class=5)
     data.show_batch("test", n=3, path=tmp_path / "digits.png")

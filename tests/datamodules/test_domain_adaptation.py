@@ -190,6 +190,7 @@ def test_wrong_domains() -> None:
         joined(channels=2)
 
 
+@pytest.mark.draws
 def test_pictures_and_summary() -> None:
     data = DomainAdaptationDataModule(DigitsDataModule(), Squares(7, names="0123456789"))
     assert "target: Squares: 7 train" in data.summary()
