@@ -88,4 +88,5 @@ class DetectionModule(TaskModule):
             images: (N, C, H, W), uint8 or float in [0, 1].
             sizes: Heights and widths (N, 2) of images that are padded.
         """
-        return cast(DetectionTask, self.task).detect(self(images), len(images), sizes)
+        output = self(images)  # builds the task
+        return cast(DetectionTask, self.task).detect(output, len(images), sizes)

@@ -133,6 +133,7 @@ class TaskModule(TasksModule):
 
     def step(self, batch: Batch, stage: Stage) -> Output:
         """Compare the output for a batch with its targets; images without one are left out."""
+        self.configure_model()
         task, chosen = self.task, None
         target = task.target(batch)
         if target is None:
@@ -192,5 +193,6 @@ class TaskModule(TasksModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Return what the task says of the images, and where they stand in the data (`index`)."""
-        said = self.task.predict(self(batch["image"]), batch)
+        output = self(batch["image"])  # builds the task
+        said = self.task.predict(output, batch)
         return {**said, **{key: batch[key] for key in ("index", "label") if key in batch}}

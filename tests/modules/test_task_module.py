@@ -1,6 +1,7 @@
 """What modules of one task and of several have from the task."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -42,6 +43,29 @@ def scenes() -> dict[str, Any]:
 def test_the_task_is_no_part_of_the_network(module: BaseModule) -> None:
     names = {name.partition(".")[0] for name in built(module).state_dict()}
     assert names == {"backbone", "head"}
+
+
+@pytest.mark.parametrize(
+    ("make", "batch"),
+    [
+        (lambda: SupervisedModule(**SMALL, num_classes=3), {"label": torch.tensor([0, 2, 1])}),
+        (
+            lambda: DetectionModule(**BOXES),
+            {"boxes": [torch.zeros(0, 4)] * 3, "box_labels": [torch.zeros(0, dtype=torch.int64)] * 3},
+        ),
+        (
+            lambda: SegmentationModule(**SMALL, **DENSE, mask_classes=["ground", "cell"]),
+            {"mask": torch.zeros(3, 32, 32, dtype=torch.int64)},
+        ),
+    ],
+)
+def test_networks_are_built_by_the_first_use(make: Callable[[], TaskModule], batch: dict[str, Any]) -> None:
+    batch = {"image": IMAGES, **batch}
+    assert "loss" in make().step(batch, "val")
+    assert make().predict_step(batch, 0)
+    module = make()
+    if isinstance(module, DetectionModule):
+        assert len(module.detect(IMAGES)) == len(IMAGES)
 
 
 def test_a_head_of_ones_own_is_used_and_copied() -> None:
