@@ -1,8 +1,5 @@
 """BYOL as a user writes it in a file: killed and continued it ends as if it had not been, and two processes are one."""
 
-import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,7 @@ import torch
 
 from lit_cv.cli import main
 from lit_cv.nn import create_backbone
+from tests.processes import run_program
 from tests.test_resume import CALLBACKS, assert_same_end, final, run_until_killed
 
 BYOL = '''
@@ -95,15 +93,13 @@ def test_two_processes_are_one(root: Path) -> None:
         *FIT, "--model.backbone", "lenet", "--model.optimizer", "sgd", "--model.lr", "0.01", "--trainer.max_epochs",
         "1", "--trainer.limit_val_batches", "0", "--trainer.logger", "false",
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     found: dict[str, Any] = {}
-    for name, options in (
-        ("one", ["--data.batch_size", "16"]),
-        ("two", ["--data.batch_size", "8", "--trainer.devices", "2", "--trainer.strategy", "ddp"]),
+    for ranks, name, options in (
+        (1, "one", ["--data.batch_size", "16"]),
+        (2, "two", ["--data.batch_size", "8", "--trainer.devices", "2", "--trainer.strategy", "ddp"]),
     ):
-        line = [sys.executable, "-m", "lit_cv", *fit, *options, "--trainer.default_root_dir", str(root / name)]
-        done = subprocess.run(line, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
+        for rank in run_program([*fit, *options, "--trainer.default_root_dir", str(root / name)], root, ranks):
+            assert rank.returncode == 0, rank.stderr
         found[name] = torch.load(root / name / "checkpoints" / "last.ckpt", weights_only=True)
     assert found["one"]["global_step"] == found["two"]["global_step"] == 5
     for key, value in found["one"]["state_dict"].items():

@@ -1,6 +1,7 @@
 """What the user's own files define, which of them this command names, and why one cannot be imported."""
 
 import ast
+import functools
 import multiprocessing
 import re
 import sys
@@ -155,29 +156,32 @@ def importable(modules: Iterable[str]) -> Iterator[None]:
 def _with_imports(folder: Path, modules: set[str]) -> set[str]:
     """Return those of some modules that lie in a folder, and the modules there that they import by name."""
     found: set[str] = set()
-    left = list(modules)
+    seen, left = set(modules), list(modules)
     while left:
         name = left.pop()
         files = [folder / f"{name}.py", *sorted((folder / name).rglob("*.py"))[:_MOST_FILES]]
         files = [path for path in files if path.is_file() and path.stat().st_size <= _MOST]
-        if name in found or not files:
-            continue
-        found.add(name)
-        for path in files:
-            left += _imports_of(path)
+        if files:
+            found.add(name)
+        imported = {each for path in files for each in _imports_of(path, path.stat().st_mtime_ns)} - seen
+        seen |= imported
+        left += imported
     return found
 
 
-def _imports_of(path: Path) -> list[str]:
-    """Return the first parts of the names that a Python file imports."""
+@functools.lru_cache(10_000)
+def _imports_of(path: Path, changed: int) -> list[str]:
+    """Return the first parts of the names that a Python file, last changed at a time, imports."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8", errors="replace"))
     except (SyntaxError, ValueError, RecursionError, MemoryError, OSError):
         return []
-    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
-    names += [
-        node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level and node.module
-    ]
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            names.append(node.module)
     return [name.partition(".")[0] for name in names]
 
 

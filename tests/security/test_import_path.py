@@ -11,6 +11,7 @@ import pytest
 import torch
 from torchvision.utils import save_image
 
+from lit_cv.cli import own_files
 from lit_cv.cli.own_files import OwnFiles, importable, in_own_file, named_modules, own_classes, take_trusted, why_not
 from lit_cv.registry import names_of_files
 from tests.security.hostile import EVIL, MARKER, QUICK, run_program
@@ -169,3 +170,17 @@ def test_the_reason_why_a_class_is_not_found_imports_nothing(data: Path, monkeyp
         assert "--trust photos" in str(why_not("photos.Photos"))
         assert why_not("Missing") is None
     assert not (data / MARKER).exists()
+
+
+def test_each_file_of_a_large_project_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"part{number}" for number in range(30)]
+    for name in names:
+        (tmp_path / f"{name}.py").write_text("".join(f"import {other}\n" for other in (*names, "torch")))
+    read: list[Path] = []
+    monkeypatch.setattr(own_files, "_imports_of", lambda path, changed: read.append(path) or [*names, "torch"])
+    monkeypatch.setattr(OwnFiles, "folder", tmp_path)
+    with importable(["part0.Class"]):
+        assert import_module("part3")
+    assert sorted(path.stem for path in read) == sorted(names)
+    for name in names:
+        sys.modules.pop(name, None)
