@@ -71,8 +71,13 @@ class FolderIndex:
         self._folders: dict[Path, dict[str, list[str]]] = {}
 
     def named(self, stem: Path) -> list[Path]:
-        """Return the files of that path and any of the suffixes, in the order of their names."""
-        return [stem.parent / name for name in self._listed(stem.parent).get(composed(stem.name), [])]
+        """Return the files of that path and any of the suffixes, in the order of their names.
+
+        Files whose accents are encoded as those of the path are all, if there are any.
+        """
+        found = self._listed(stem.parent).get(composed(stem.name), [])
+        exact = [name for name in found if os.path.splitext(name)[0] == stem.name]
+        return [stem.parent / name for name in exact or found]
 
     def _listed(self, folder: Path) -> dict[str, list[str]]:
         if folder not in self._folders:

@@ -14,6 +14,7 @@ from datamodules.annotation_files import read_image_labels
 from lit_cv.annotations import AnnotationError, AnnotationSet, Problems, convert, read_annotations, save_mask
 from lit_cv.annotations.classes import read_table
 from lit_cv.annotations.reading import read_lines, read_rows
+from lit_cv.annotations.walk import FolderIndex
 from tests.annotations.sets import save_coco, save_image
 
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16"]
@@ -206,3 +207,16 @@ def test_error_names_cells_that_would_be_lost(tmp_path: Path, text: str, message
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(AnnotationError, match=message):
         read_rows(tmp_path / "t.csv")
+
+
+def test_two_files_may_differ_in_the_encoding_of_accents_alone(tmp_path: Path) -> None:
+    names = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
+    for name in names:
+        (tmp_path / f"{name}.txt").touch()
+    if len(list(tmp_path.iterdir())) < 2:
+        pytest.skip("this file system takes both names for one")
+    index = FolderIndex(tmp_path, (".txt",))
+    for name in names:
+        assert index.named(Path(name)) == [Path(f"{name}.txt")]
+    (tmp_path / f"{names[0]}.txt").unlink()
+    assert FolderIndex(tmp_path, (".txt",)).named(Path(names[0])) == [Path(f"{names[1]}.txt")]
