@@ -123,23 +123,28 @@ def _place(root: Path, *names: str) -> Path:
 def _matched(images: Path, masks: Path) -> MaskFiles:
     """Match the images and masks of two folders by name; the names of masks may have an end of their own."""
     names = [path.relative_to(images) for path in images_below(images)]
-    by_stem = {_stem(path.relative_to(masks)): path for path in files_below(masks, MASK_SUFFIXES)}
-    stems = [_stem(name) for name in names]
-    endings = [end for end in _ENDINGS if any(stem.with_name(stem.name + end) in by_stem for stem in stems)]
+    left = {path.relative_to(masks).with_suffix(""): path for path in files_below(masks, MASK_SUFFIXES)}
+    stems = {_composed(stem) for stem in left}
+    endings = [end for end in _ENDINGS if any(_composed(_stem(name, end)) in stems for name in names)]
     ending = endings[0] if endings else ""
+    masks_of = {name: mask for name in names if (mask := left.pop(_stem(name, ending), None))}
+    alike = {_composed(stem): stem for stem in left}  # but for how accents are encoded
+    for name in names:
+        if name not in masks_of and (stem := alike.pop(_composed(_stem(name, ending)), None)):
+            masks_of[name] = left.pop(stem)
     files = MaskFiles(images)
-    for name, stem in zip(names, stems, strict=True):
-        mask = by_stem.pop(stem.with_name(stem.name + ending), None)
-        if mask is None:
-            files.without.append(name.as_posix())
-        else:
-            files.found[name.as_posix()] = mask
-    files.unused = sorted(by_stem.values())
+    files.found = {name.as_posix(): masks_of[name] for name in names if name in masks_of}
+    files.without = [name.as_posix() for name in names if name not in masks_of]
+    files.unused = sorted(left.values())
     return files
 
 
-def _stem(name: Path) -> Path:
-    return Path(composed(name.with_suffix("").as_posix()))
+def _stem(name: Path, ending: str) -> Path:
+    return name.with_name(name.stem + ending)
+
+
+def _composed(stem: Path) -> Path:
+    return Path(composed(stem.as_posix()))
 
 
 def _checked(where: str) -> str:

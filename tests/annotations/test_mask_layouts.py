@@ -1,10 +1,12 @@
 """Where the masks of a set lie."""
 
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from datamodules import AnnotatedImagesDataModule
 from lit_cv.annotations import AnnotationSet, MaskOptions, Problems, read_annotations, save_mask
@@ -145,3 +147,19 @@ def test_error_names_masks_that_lose_values(tmp_path: Path, suffix: str) -> None
     save_image(tmp_path / "masks" / f"a.{suffix}", 20, 30)
     with pytest.raises(FileNotFoundError, match=rf"a\.{suffix}: masks are files that keep every value .*\.png"):
         read(tmp_path)
+
+
+def test_masks_of_names_that_differ_in_the_encoding_of_accents_alone(tmp_path: Path) -> None:
+    names = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        for size, name in enumerate(names, 5):
+            Image.new("L", (size, 4), 1).save(tmp_path / folder / f"{name}.png")
+    if len(list((tmp_path / "images").iterdir())) < 2:
+        pytest.skip("this file system takes both names for one")
+    problems = Problems()
+    (found,) = read_annotations(tmp_path, problems).values()
+    problems.stop()
+    assert {image.name: image.mask for image in found.images} == {
+        f"{name}.png": tmp_path / "masks" / f"{name}.png" for name in names
+    }
