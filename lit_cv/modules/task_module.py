@@ -81,7 +81,8 @@ class TaskModule(TasksModule):
     """Base of the modules of one task. A subclass gives the task, and its options as arguments of its own.
 
     Head, loss, metrics, predictions and messages are the task's. The networks are `backbone` and `head`, as in every
-    module; the task itself is no part of the network.
+    module; the task itself is no part of the network. Options that the task leaves open are taken from the data. Those
+    that are arguments of the subclass, too, are kept in checkpoints, which then load without data.
 
     Args:
         **kwargs: Arguments of `BaseModule`.
@@ -111,9 +112,13 @@ class TaskModule(TasksModule):
         """Return the task's head."""
         self._tasks = {"": self.make_task()}
         (task,) = self._tasks.values()
-        task.take_names(getattr(self._trainer, "datamodule", None))
+        datamodule = getattr(self._trainer, "datamodule", None)
+        found = task.infer(datamodule)
+        for option, value in found.items():
+            setattr(task, option, value)
+        task.take_names(datamodule)
         head = task.configure(self.backbone, self.image_sides)
-        self.hparams.update(task.settled)
+        self.hparams.update({name: value for name, value in (found | task.settled).items() if name in self.hparams})
         if task.map_strides:
             self.backbone.freeze_unused(task.map_strides, self.image_sides)
         return head

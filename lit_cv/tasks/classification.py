@@ -92,9 +92,9 @@ class _ClassesTask(Task):
             return {}
         if self.num_classes not in (None, found):
             raise ValueError(
-                f"the model has tasks.{self.name}.num_classes={self.num_classes}, of its checkpoint or of "
-                f"--model.tasks, but {type(datamodule).__name__} has {found}: choose the data that it was trained for "
-                "(--data), or without a checkpoint leave it out."
+                f"the model has {self.option('num_classes')}={self.num_classes}, of its checkpoint or as given, but "
+                f"{type(datamodule).__name__} has {found}: choose the data that it was trained for (--data), or "
+                "without a checkpoint leave it out."
             )
         return {"num_classes": int(found)}
 

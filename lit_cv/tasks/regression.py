@@ -53,7 +53,7 @@ class RegressionTask(Task):
     def infer(self, datamodule: object) -> dict[str, Any]:
         """Take the number of quantities from the first training image."""
         dataset: Any = getattr(datamodule, "train_dataset", None)
-        if self.num_outputs is not None or not dataset:
+        if self.num_outputs is not None or dataset is None or not len(dataset):
             return {}
         first = dataset[0]
         target = first.get(self.key) if isinstance(first, dict) else None

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,17 @@ def test_help_and_recipes_import_nothing_heavy() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.rstrip().endswith("[]")
+
+
+def test_curves_imports_nothing_heavy(in_tmp: Path) -> None:
+    Path("metrics.csv").write_text("epoch,step,train_loss\n0,9,0.5\n1,19,0.4\n")
+    code = (
+        "import sys; from lit_cv.cli import main; main(['curves', 'metrics.csv']);"
+        "print([m for m in ('torch', 'lightning', 'scipy') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.rstrip().endswith("[]")
+    assert Path("curves.png").is_file()
 
 
 def test_help_lists_every_verb_and_recipe(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from lit_cv import DetectionModule, MultiTaskModule, SegmentationModule, SupervisedModule
 from lit_cv.modules.base import BaseModule
 from lit_cv.modules.task_module import TaskModule
-from lit_cv.tasks import RegressionTask
+from lit_cv.tasks import ClassificationTask, RegressionTask
 from tests.modules.scenes import QUIET, Rectangles
 from tests.modules.test_supervised import Blobs
 
@@ -186,3 +186,19 @@ def test_a_task_of_any_kind_makes_a_module(seed: int) -> None:
     trainer.fit(module, data)
     assert float(trainer.callback_metrics["val_r2"]) > 0.5
     assert module.predict_step({"image": data.images[:2]}, 0)["values"].shape == (2, 1)
+
+
+class Kinds(TaskModule):
+    """Classes whose number the data tell."""
+
+    def make_task(self) -> ClassificationTask:
+        return ClassificationTask("")
+
+
+def test_what_a_task_leaves_open_is_taken_from_the_data() -> None:
+    module = Kinds(backbone="conv4")
+    trainer = L.Trainer(**QUIET, max_epochs=1)
+    trainer.fit(module, Blobs(num_classes=4))
+    assert module(Blobs().images[:2]).shape == (2, 4)
+    assert "val_acc" in trainer.callback_metrics
+    assert "num_classes" not in module.hparams  # which is no argument of the class
