@@ -30,11 +30,22 @@ def seed() -> int:
     return int(os.environ.get("LIT_CV_TEST_SEED", "0"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse a test that learns from one seed alone."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that leaves out no test."""
+    parser.addoption("--slow", action="store_true", help="also run the tests marked `slow`")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Refuse a test that learns from one seed alone, and leave out slow ones unless they are asked for."""
     for item in items:
         if item.get_closest_marker("learns") and "seed" not in getattr(item, "fixturenames", ()):
             raise pytest.UsageError(f"{item.nodeid} is marked `learns`: it must take the fixture `seed`.")
+    if config.option.slow or config.option.markexpr:
+        return
+    named = tuple(argument.rpartition("::")[2] for argument in config.args if "::" in argument)
+    left_out = [item for item in items if item.get_closest_marker("slow") and not item.name.startswith(named or ("?",))]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -87,6 +87,7 @@ def test_it_resumes_exactly_in_the_middle_of_an_epoch(runs: dict[str, Path], in_
         assert torch.equal(again["state_dict"][name], value), name
 
 
+@pytest.mark.slow
 def test_all_end_at_one_step_when_one_of_them_is_terminated(in_tmp: Path) -> None:
     (in_tmp / "terminator.py").write_text(TERMINATOR)
     options = ["--trainer.callbacks+=terminator.Terminate", "--data.num_images", "600"]

@@ -81,6 +81,7 @@ def modules() -> dict[str, BaseModule]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", modules())
 def test_programs_agree_with_the_module_on_real_images(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
@@ -102,6 +103,7 @@ def test_programs_agree_with_the_module_on_real_images(name: str, tmp_path: Path
         np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_becomes_files_that_need_nothing_of_this(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxruntime")
     model = ["--model", "SupervisedModule", "--model.backbone", "conv4", "--data", "DigitsDataModule"]

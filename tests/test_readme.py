@@ -75,6 +75,7 @@ def photos(in_tmp: Path) -> Path:
     return in_tmp
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("session", SESSIONS, ids=lambda session: session[0])
 @pytest.mark.usefixtures("parsed_once")
 def test_commands(session: list[str], photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,6 +160,7 @@ def test_control_c_saves_the_step_and_ends_cleanly(root: Path, whole: Any, capfd
     assert_same_end(root, whole(AUGMENT))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "kill"),
     [

@@ -172,7 +172,7 @@ def test_mixed_precision() -> None:
 @pytest.mark.learns
 def test_the_probe_learns(seed: int) -> None:
     L.seed_everything(seed, verbose=False)
-    run = trainer(OnlineProbe(lr=0.01), max_epochs=4)
+    run = trainer(OnlineProbe(lr=0.01), max_epochs=8)
     run.fit(module(seed), DigitsDataModule(batch_size=32))
     assert run.callback_metrics["val_probe_acc"] > 0.6
 

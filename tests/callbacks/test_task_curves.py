@@ -48,6 +48,7 @@ def test_other_modules_have_none(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "task_curves.png").exists()
 
 
+@pytest.mark.slow
 def test_the_recipe_leaves_pictures_and_predictions(in_tmp: Path) -> None:
     short = ["--data.num_images", "60", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
     main(["fit", "--config", "multi_task", *short, "--trainer.max_epochs", "1"])

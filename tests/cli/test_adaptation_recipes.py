@@ -17,6 +17,7 @@ BARE = ["--trainer.logger", "false", "--trainer.enable_checkpointing", "false"]
 SMALL = ["--data.source.num_images", "300", "--data.target.num_images", "250", "--data.batch_size", "8"]
 
 
+@pytest.mark.slow
 def test_self_training_goes_on_from_adversarial_and_is_used(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli = main(["fit", "--config", "adversarial", *SMALL, *QUICK])
     assert cli is not None
@@ -56,6 +57,7 @@ def test_another_approach_on_the_same_data(in_tmp: Path) -> None:
     assert "val_acc" in cli.trainer.callback_metrics
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("parsed_once")
 @pytest.mark.parametrize("name", ["usps_to_mnist_adversarial", "mnist_to_usps_self_training"])
 def test_digits(in_tmp: Path, data_root: Path, name: str) -> None:

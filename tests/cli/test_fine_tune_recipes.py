@@ -46,6 +46,7 @@ def test_without_weights_it_runs_and_says_so(in_tmp: Path, capsys: pytest.Captur
     assert "No weights were given" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_photographs_on_published_weights(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("cat", "dog"):
         (in_tmp / "photos" / name).mkdir(parents=True)

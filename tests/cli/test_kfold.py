@@ -33,6 +33,7 @@ def table(path: Path) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_a_killed_cross_validation_ends_in_the_same_table(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = [*RUN, "--folds", "2"]
     main([*run, "--output", "whole"])

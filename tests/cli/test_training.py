@@ -156,6 +156,7 @@ def test_wrong_values_are_named(in_tmp: Path, options: list[str], message: str) 
         main(["fit", "--config", "supervised", *QUICK, *options])
 
 
+@pytest.mark.slow
 def test_the_program_shows_one_line_for_a_wrong_value_and_no_advertising(in_tmp: Path) -> None:
     command = [sys.executable, "-m", "lit_cv", "fit", "--config", "supervised", *QUICK]
     path = {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}

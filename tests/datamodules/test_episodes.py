@@ -271,6 +271,7 @@ def test_omniglot_in_folders(tmp_path: Path) -> None:
         OmniglotDataModule(str(tmp_path / "nothing"), download=False).prepare_data()
 
 
+@pytest.mark.slow
 def test_the_real_omniglot(data_root: Path) -> None:
     data = EpisodicDataModule(
         OmniglotDataModule(str(data_root), download=False), split_by="group", val_classes=5, test_classes=5, way=20

@@ -272,6 +272,7 @@ def test_a_folder_that_cannot_be_written(shards: Path, monkeypatch: pytest.Monke
     assert len(module(shards).train_dataset) == 40
 
 
+@pytest.mark.slow
 def test_a_run(shards: Path, in_tmp: Path) -> None:
     options = ["--data", "WebDatasetDataModule", "--data.root", str(shards), "--data.image_size", "16"]
     quick = ["--model.backbone", "conv4", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]

@@ -46,6 +46,7 @@ def trained(module: BaseModule, data: L.LightningDataModule, folder: Path) -> di
     return content["state_dict"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "options", "count"),
     [

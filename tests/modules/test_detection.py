@@ -27,6 +27,7 @@ def batch(crowds: bool = False) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.learns
 def test_it_learns_and_logs(seed: int) -> None:
     L.seed_everything(seed, verbose=False)

@@ -303,6 +303,7 @@ def test_the_table_of_both_domains_shows_each_number_once(capsys: Any) -> None:
         assert "DataLoader 1" not in table
 
 
+@pytest.mark.slow
 @pytest.mark.learns
 def test_each_approach_learns_more_of_the_target_than_the_source_tells(tmp_path: Any, seed: int) -> None:
     """Pale digits: 10 to 30 % without adaptation, and self-training goes on from where a short run of MMD ended."""

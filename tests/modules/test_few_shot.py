@@ -28,13 +28,14 @@ QUIET = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.learns
 @pytest.mark.parametrize(
     ("cls", "options", "epochs"),
     [
         (PrototypicalModule, {"lr": 3e-3}, 8),
         (PrototypicalModule, {"distance": "cosine", "lr": 3e-3}, 8),
-        (PrototypicalModule, {"distance": "euclidean", "lr": 3e-3}, 8),
+        (PrototypicalModule, {"distance": "euclidean", "lr": 3e-3}, 14),
         (RelationModule, {"lr": 3e-3}, 8),
         (MAMLModule, {"lr": 3e-3, "inner_lr": 0.1, "batch_norm": "support", "learn_inner_lr": True}, 5),
     ],
@@ -167,6 +168,7 @@ def test_what_cannot_be_is_refused(act: Any, message: str) -> None:
         act()
 
 
+@pytest.mark.slow
 @pytest.mark.learns
 def test_from_the_command_line_and_on_folders_of_new_classes(
     in_tmp: Path, capfd: pytest.CaptureFixture[str], seed: int
@@ -245,6 +247,7 @@ def test_a_run_killed_in_an_epoch_ends_in_the_same_weights(in_tmp: Path, recipe:
         assert_same(final(in_tmp / "killed")[key], final(in_tmp / "whole")[key], key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["relation"])  # the others are run above
 def test_recipes_run(in_tmp: Path, recipe: str) -> None:
     few = ["--data.episodes_per_epoch", "4", "--data.val_episodes", "2", "--trainer.max_epochs", "1"]

@@ -243,6 +243,7 @@ QUIET: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.learns
 def test_it_learns_to_copy_what_it_sees(seed: int) -> None:
     """Every patch of an image is the same random tile: the visible ones tell all, the average image nothing."""
@@ -292,6 +293,7 @@ FIT = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_of_the_command_line_and_its_exact_continuation(in_tmp: Path) -> None:
     cli = main([*FIT, "--trainer.default_root_dir", "whole"])
     assert cli is not None

@@ -143,6 +143,7 @@ def test_forward_of_one_task_and_of_all() -> None:
         module(images, task="king")
 
 
+@pytest.mark.slow
 @pytest.mark.learns
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_it_learns_all_tasks(weighting: str, seed: int) -> None:

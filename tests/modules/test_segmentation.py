@@ -21,13 +21,14 @@ def built(**kwargs: Any) -> SegmentationModule:
     return module.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.learns
 @pytest.mark.parametrize("head", ["fcn", "deeplab"])
 def test_it_learns_and_logs(head: Any, seed: int) -> None:
     L.seed_everything(seed, verbose=False)
     module = SegmentationModule(**SMALL, head=head, lr=5e-3)
     data = Rectangles()
-    trainer = L.Trainer(**QUIET, max_epochs=14, check_val_every_n_epoch=14)
+    trainer = L.Trainer(**QUIET, max_epochs=24, check_val_every_n_epoch=24)
     trainer.fit(module, data)
     logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
     assert logged["val_miou"] > 0.75

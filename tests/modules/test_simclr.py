@@ -104,6 +104,7 @@ def test_a_wrong_temperature() -> None:
         SimCLRModule(temperature=0)
 
 
+@pytest.mark.slow
 @pytest.mark.learns
 def test_it_learns(in_tmp: Path, seed: int) -> None:
     """With two labels a class for the neighbours, features learnt without labels beat those at random by far."""

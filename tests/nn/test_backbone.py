@@ -76,7 +76,16 @@ def test_images_of_another_shape_are_refused(shape):
         create_backbone("conv4")(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("name", list_backbones())
+def _every_backbone():
+    """Return the names of all, of which one of each family is tried quickly."""
+    families = set()
+    for name in list_backbones():
+        family = name.rstrip("0123456789").split("_")[0]
+        yield pytest.param(name, marks=[pytest.mark.slow] if family in families else [])
+        families.add(family)
+
+
+@pytest.mark.parametrize("name", list(_every_backbone()))
 def test_every_backbone_gives_pooled_features(name):
     with _NoMemory():
         backbone = create_backbone(name)

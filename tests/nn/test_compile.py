@@ -14,6 +14,7 @@ def test_one_graph_without_breaks(dtype):
     torch.testing.assert_close(compiled(images), backbone(images))
 
 
+@pytest.mark.slow
 def test_a_vision_transformer_compiles_and_exports():
     backbone = create_backbone("vit_micro_p4", in_channels=1, image_size=16).eval()
     images = torch.randint(0, 256, (2, 1, 16, 16), dtype=torch.uint8)

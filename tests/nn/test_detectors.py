@@ -28,6 +28,7 @@ def images() -> Tensor:
     return shown
 
 
+@pytest.mark.slow
 @pytest.mark.learns
 @pytest.mark.parametrize("name", DETECTORS)
 def test_a_detector_learns_two_images(name: str, seed: int) -> None:

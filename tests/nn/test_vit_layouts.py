@@ -68,6 +68,7 @@ def test_ours_in_timm(pool):
     torch.testing.assert_close(peer((x - backbone.mean) / backbone.std), backbone.eval()(x), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_timms_published_sizes_are_ours():
     for ours, theirs in (("tiny", "tiny"), ("small", "small"), ("base", "base"), ("large", "large"), ("huge", "huge")):
         patch = 14 if ours == "huge" else 16

@@ -7,6 +7,7 @@ import pytest
 from tests.random_sets.checks import KINDS, check_set
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*has no images of")
 @pytest.mark.parametrize("kind", KINDS)
 def test_random_sets_come_back_as_written(tmp_path: Path, kind: str) -> None:

@@ -276,6 +276,7 @@ def mutated(content: Any, random_: random.Random) -> Any:
     return random_.choice(VALUES)
 
 
+@pytest.mark.slow
 def test_fuzzed_fields_of_modules_are_right_or_one_error(trained: Path, tmp_path: Path) -> None:
     content = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
     images = torch.randint(256, (2, 1, 8, 8), dtype=torch.uint8)

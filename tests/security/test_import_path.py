@@ -63,6 +63,7 @@ for args in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 def test_files_of_the_working_directory_do_not_run(data: Path) -> None:
     (data / "matplotlibrc").write_text("backend: module://photos\ntext.usetex: True\n")
     ran = run_program([json.dumps(COMMANDS)], data, ONE_AFTER_ANOTHER)
@@ -83,6 +84,7 @@ class OwnModule(SupervisedModule):
 '''
 
 
+@pytest.mark.slow
 def test_the_module_that_the_user_names_is_found_with_what_lies_beside_it(data: Path) -> None:
     for name in ("torch_xla", "tensorflow", "pandas", "gcsfs", "s3fs", "wandb", "litlogger"):
         (data / f"{name}.py").write_text(EVIL)

@@ -62,14 +62,14 @@ def fitted(longer: Path, in_tmp: Path) -> Path:
     return in_tmp
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "config.yaml", "hparams.yaml", "metrics.csv", "training_curves.png", "checkpoints/last.ckpt",
-        "checkpoints/best.ckpt", "checkpoints/previous.ckpt", "checkpoints/.last.ckpt.part", ".metrics.csv.part",
-        ".config.yaml.part", "predictions.csv", ".predictions.csv.part",
-    ],
+LINKS = ("config.yaml", "checkpoints/last.ckpt", ".metrics.csv.part")
+MORE_LINKS = (
+    "hparams.yaml", "metrics.csv", "training_curves.png", "checkpoints/best.ckpt", "checkpoints/previous.ckpt",
+    "checkpoints/.last.ckpt.part", ".config.yaml.part", "predictions.csv", ".predictions.csv.part",
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*LINKS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_LINKS)])
 def test_links_in_a_run_folder_are_replaced_or_left_but_never_followed(fitted: Path, name: str) -> None:
     victim = fitted / "victim"
     path = RUN / name

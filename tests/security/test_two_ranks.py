@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.processes import run_program
 from tests.security.hostile import EVIL, MARKER, save_hostile
 
@@ -23,6 +25,7 @@ def assert_refused(ran: "subprocess.CompletedProcess[str]", words: str) -> None:
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.slow
 def test_two_ranks_run_no_code_of_files(in_tmp: Path) -> None:
     (in_tmp / "evil.py").write_text(EVIL)
     (in_tmp / "tensorboard.py").write_text(EVIL)
