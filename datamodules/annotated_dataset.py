@@ -17,7 +17,7 @@ from datamodules.images import read_whole
 from datamodules.loader import Batch
 from datamodules.mapped import announce, stays_in_memory
 from datamodules.separation import FileStates, file_states
-from lit_cv.annotations import IGNORE, AnnotatedImage, AnnotationSet, MaskCode, draw_classes, load_mask
+from lit_cv.annotations import DRAWING, IGNORE, AnnotatedImage, AnnotationSet, MaskCode, draw_classes, load_mask
 
 __all__ = ["AnnotatedDataset", "letterbox_size"]
 
@@ -248,7 +248,7 @@ class _Decoded:
                 lambda i: dataset._mask(rows[i]).numpy(),
                 f"{name}-masks",
                 [
-                    "polygons as COCO draws them",  # once their pixels were chosen otherwise
+                    DRAWING,
                     dataset.annotations.categories,
                     [image.name for image in sources],
                     _key(dataset.annotations.mask_code),

@@ -7,7 +7,7 @@ from lit_cv.annotations.formats import annotation_formats, find_format, read_ann
 from lit_cv.annotations.mask_code import IGNORE, MaskCode
 from lit_cv.annotations.mask_naming import MaskOptions, class_code
 from lit_cv.annotations.mask_values import MaskFact, inspect_mask, load_mask
-from lit_cv.annotations.masks import draw_classes, read_masks, save_mask, write_masks
+from lit_cv.annotations.masks import DRAWING, draw_classes, read_masks, save_mask, write_masks
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.rle import decode_rle, draw_polygons, encode_rle, outline_mask
 from lit_cv.annotations.sizes import FileSize, file_size, file_sizes
@@ -15,6 +15,7 @@ from lit_cv.annotations.voc import read_voc, write_voc
 from lit_cv.annotations.yolo import read_yolo, write_yolo
 
 __all__ = [
+    "DRAWING",
     "IGNORE",
     "AnnotatedImage",
     "AnnotatedObject",

@@ -23,12 +23,16 @@ from lit_cv.image_formats import IMAGE_SUFFIXES
 log = logging.getLogger("lit_cv")
 
 __all__ = [
+    "DRAWING",
     "draw_classes",
     "mask_class_names",
     "read_masks",
     "save_mask",
     "write_masks",
 ]
+
+DRAWING = "polygons as COCO draws them"
+"""Which pixels `draw_classes` chooses: masks that were drawn and kept under another value are drawn anew."""
 
 
 def save_mask(mask: NDArray[np.integer], path: Path) -> None:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules import AnnotatedImagesDataModule
+from datamodules import AnnotatedImagesDataModule, annotated_dataset
 from datamodules.annotated_dataset import letterbox_size
-from lit_cv.annotations import AnnotationError, save_mask
+from lit_cv.annotations import AnnotationError, draw_classes, save_mask
 from tests.annotations.sets import save_coco, save_image
 
 
@@ -220,6 +220,27 @@ def test_coco_with_crowds_and_outlines(tmp_path: Path, cache: bool) -> None:
     hidden = data.train_dataset.hide_labels(np.array([0])).__getitems__([0, 1])
     assert (hidden["mask"][1] == 255).all()
     assert (hidden["mask"][0] == batch["mask"][0]).all()
+
+
+def test_cached_masks_are_drawn_anew_when_drawing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    triangle = {"id": 1, "image_id": 11, "category_id": 18, "bbox": [20, 10, 20, 20]}
+    triangle["segmentation"] = [[20, 10, 40, 30, 20, 30]]
+    save_coco(tmp_path / "annotations" / "instances_train2017.json", [triangle])
+    save_image(tmp_path / "train2017" / "a.png", 40, 60)
+    save_image(tmp_path / "train2017" / "b.png", 30, 30)
+    drawn = []
+
+    def draw(*args: Any) -> Any:
+        drawn.append(args)
+        return draw_classes(*args)
+
+    monkeypatch.setattr(annotated_dataset, "draw_classes", draw)
+    numbers = []
+    for drawing in ("as today", "as today", "otherwise"):
+        monkeypatch.setattr(annotated_dataset, "DRAWING", drawing)
+        module(tmp_path, image_size=None, val_fraction=0, cache=True)
+        numbers.append(len(drawn))
+    assert numbers == [2, 2, 4]
 
 
 @pytest.mark.parametrize("cache", [False, True])
