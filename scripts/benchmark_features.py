@@ -26,7 +26,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from datamodules import FashionMNISTDataModule, ImageFolderDataModule
 from lit_cv import FineTuneModule
-from lit_cv.evaluation import knn_predictions
+from lit_cv.metrics import knn_predictions
 
 
 class EpochTimes(L.Callback):

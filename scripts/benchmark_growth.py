@@ -33,9 +33,9 @@ import torch.nn.functional as F
 
 from datamodules import ShapesDataModule
 from lit_cv import SupervisedModule
-from lit_cv.evaluation import knn_predictions
 from lit_cv.figures.canvas import BLUE, INK, ORANGE, new_figure, render, save_png, style_axes
 from lit_cv.losses import NTXentLoss
+from lit_cv.metrics import knn_predictions
 from lit_cv.nn import create_backbone
 
 Work = Callable[[], object]

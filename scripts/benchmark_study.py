@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from lit_cv.cli import main as lit_cv
-from lit_cv.cli.study_run import StudyRun
-from lit_cv.evaluation import comparison, kfold
+from lit_cv.studies import comparison, kfold
+from lit_cv.studies.study_run import StudyRun
 
 QUIET = ["--trainer.accelerator=cpu"]
 

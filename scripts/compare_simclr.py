@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader
 
 from datamodules import ImageFolderDataModule
 from lit_cv import Augmentation, ContrastiveAugmentation, SimCLRModule, SupervisedModule
-from lit_cv.evaluation import knn_predictions
+from lit_cv.metrics import knn_predictions
 from lit_cv.nn import create_backbone
 from lit_cv.optim import build_optimizer, build_schedule, parameter_groups
 

@@ -35,8 +35,8 @@ from torchvision.utils import save_image
 from datamodules import ImageFolderDataModule
 from lit_cv import cli
 from lit_cv.callbacks import LearningRateLog
-from lit_cv.cli import training  # noqa: F401 - runs are forked with everything imported
 from lit_cv.metrics_table import read_metrics
+from lit_cv.running import training  # noqa: F401 - runs are forked with everything imported
 
 # A run that goes on has the callbacks of its configuration: null first, so that they are not there twice.
 FIT = [

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lit_cv.callbacks.embedding import embed_batch, embed_images, has_labels
 from lit_cv.distributed import gather_rows, is_distributed
-from lit_cv.evaluation import alignment, effective_rank, knn_predictions, uniformity
+from lit_cv.metrics import alignment, effective_rank, knn_predictions, uniformity
 
 __all__ = ["EmbeddingEvaluation"]
 

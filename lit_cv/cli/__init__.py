@@ -1,20 +1,24 @@
 """The command line `lit-cv`: `fit`, `validate`, `test`, `predict` on Lightning's CLI, and this project's own verbs."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lit_cv.cli.overview import VERBS, overview, recipe_table
-from lit_cv.cli.own_files import OwnFiles, import_trusted, importable, named_modules, take_trusted
+from lit_cv.cli.overview import VERBS, overview
 from lit_cv.cli.termination import Terminated, sigterm_raises
 from lit_cv.matplotlib_defaults import import_matplotlib
 from lit_cv.printable import printable
 from lit_cv.registry import names_of_files
+from lit_cv.running.own_files import OwnFiles, import_trusted, importable, named_modules, take_trusted
+from lit_cv.running.recipes import recipe_table
+from lit_cv.running.refused_arguments import RefusedArguments
 from lit_cv.suggest import nearest
 
 if TYPE_CHECKING:
-    from lit_cv.cli.training import LitCLI
+    from lit_cv.running.training import LitCLI
 
 __all__ = ["console", "main"]
 
@@ -76,16 +80,28 @@ def main(args: list[str] | None = None) -> "LitCLI | None":
         raise SystemExit(f"lit-cv: error: no verb {args[0]!r}{nearest(args[0], VERBS)} `lit-cv --help` lists them.")
     OwnFiles.folder = Path.cwd()
     named = {*trusted, *named_modules(args)}
-    with names_of_files(named), importable(named):
+    with names_of_files(named), importable(named), _explained_arguments():
         import_matplotlib()
         import_trusted(trusted)
         if args[0] in OWN_VERBS:
             module, function = OWN_VERBS[args[0]]
             getattr(import_module(f"lit_cv.cli.{module}"), function)(args[1:])
             return None
-        from lit_cv.cli.training import run
+        from lit_cv.cli.trainer_verbs import run
 
         return run(args)
+
+
+@contextmanager
+def _explained_arguments() -> Iterator[None]:
+    """Say in one line which argument the parser refuses."""
+    try:
+        yield
+    except RefusedArguments as refused:
+        from lit_cv.cli.errors import explain
+
+        text = explain(refused.message, refused.parser, refused.typed)
+        raise SystemExit(f"lit-cv: error: {text}") from None
 
 
 def console() -> None:

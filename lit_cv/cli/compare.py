@@ -55,13 +55,13 @@ def run_compare(args: list[str]) -> None:
         raise ValueError(f"--cost_per_label {own.cost_per_label} was given: it is above 0.")
     folder = output_folder(own.output, DEFAULT_OUTPUT)
     if own.redraw:
-        from lit_cv.evaluation.comparison_report import write_report
+        from lit_cv.studies.comparison_report import write_report
 
         print(write_report(folder, own.cost_per_label))
         return
     comparison = _read(own, rest)
-    from lit_cv.evaluation.comparison import ComparisonRun
-    from lit_cv.evaluation.comparison_report import write_report
+    from lit_cv.studies.comparison import ComparisonRun
+    from lit_cv.studies.comparison_report import write_report
 
     running = ComparisonRun(comparison, folder, command_line("compare", args), own.escape_formulas)
     if own.dry_run:
@@ -72,7 +72,7 @@ def run_compare(args: list[str]) -> None:
 
 
 def _read(own: Namespace, rest: list[str]) -> Any:
-    from lit_cv.evaluation.comparison_plan import read_comparison
+    from lit_cv.studies.comparison_plan import read_comparison
 
     data: str | None = None
     given: dict[str, dict[str, Any]] = {"data": {}, "trainer": {}}

@@ -8,7 +8,7 @@ from typing import NoReturn
 from jsonargparse import ArgumentParser
 
 from lit_cv.annotations.convert import convert
-from lit_cv.cli.messages import show_messages
+from lit_cv.running.messages import show_messages
 from lit_cv.suggest import nearest_option
 
 __all__ = ["OneLineParser", "own_options", "run"]

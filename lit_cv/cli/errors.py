@@ -11,10 +11,11 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lit_cv.cli.own_files import own_classes, why_not
+from lit_cv.running.error_origin import raised_here
+from lit_cv.running.own_files import own_classes, why_not
 from lit_cv.suggest import nearest, nearest_option
 
-__all__ = ["arguments_of", "explain", "explain_value", "is_for_the_user", "is_of_trainer", "raised_here"]
+__all__ = ["arguments_of", "explain", "explain_value", "is_for_the_user", "is_of_trainer"]
 
 _NO_NAME = re.compile(r"\b(True|False|None|nan|inf|\d+\.\d+(e[-+]?\d+)?)\b")  # what YAML makes of some names
 _CLASSES: dict[str, type] = {
@@ -180,14 +181,6 @@ def _refused_by_lightning(error: BaseException) -> bool:
         return False
     home = Path(L.__file__).parent
     return home in Path(frames[-1].filename).parents and str(frames[-1].line).startswith("raise ")
-
-
-def raised_here(error: BaseException) -> bool:
-    """Tell whether this project raised an error, rather than a library that it calls."""
-    frames = traceback.extract_tb(error.__traceback__)
-    package = Path(__file__).parent.parent
-    homes = (package, package.parent / "datamodules")
-    return bool(frames) and any(home in Path(frames[-1].filename).parents for home in homes)
 
 
 def _key(text: str) -> str:

@@ -42,7 +42,7 @@ def run_export(args: list[str]) -> None:
         args: The options, as typed.
     """
     own = _parser().parse(args)
-    from lit_cv.cli.runs import find_checkpoint
+    from lit_cv.running.runs import find_checkpoint
 
     checkpoint = find_checkpoint(own.checkpoint)
     folder = _folder(own.output, checkpoint.run or checkpoint.path.parent, own.formats)
@@ -50,8 +50,8 @@ def run_export(args: list[str]) -> None:
         print(printable(f"{checkpoint.path} ({checkpoint.class_path}), in about a minute, to:", lines=False))
         print("\n".join(f"  {folder / _FILES[name]}" for name in own.formats))
         return
-    from lit_cv.export import ExportedModule, export_onnx, export_program, export_weights
     from lit_cv.modules.loading import load_module
+    from lit_cv.running.export import ExportedModule, export_onnx, export_program, export_weights
 
     module = load_module(checkpoint.path)
     learned = module.declared_classes() | module.trained_classes

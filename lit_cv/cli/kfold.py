@@ -39,7 +39,7 @@ def run_kfold(args: list[str]) -> None:
         args: The options, as typed.
     """
     own, rest = _parser().parse_before_fit(args)
-    from lit_cv.evaluation.kfold import CrossValidation, FoldOptions
+    from lit_cv.studies.kfold import CrossValidation, FoldOptions
 
     options = FoldOptions(
         own.folds, own.repeats, own.stratified, own.groups, own.group_pattern, own.fold_seed, own.judge

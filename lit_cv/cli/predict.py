@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lit_cv.cli.runs import Checkpoint, find_checkpoint
+from lit_cv.running.runs import Checkpoint, find_checkpoint
 
 __all__ = ["predict_arguments"]
 

@@ -1,9 +1,16 @@
-"""Metrics beyond those of torchmetrics, on whose `Metric` they are built."""
+"""Metrics beyond those of torchmetrics, on whose `Metric` they are built, and measures of an embedding.
+
+The measures (`knn_predictions`, `centroid_predictions`, `alignment`, `uniformity`, `effective_rank`) are functions of
+tensors.
+"""
 
 from lit_cv.metrics.adaptation import AnswerInformation, PseudoLabelQuality
+from lit_cv.metrics.centroid import centroid_predictions
 from lit_cv.metrics.classes import ClassAccuracy, MacroF1
 from lit_cv.metrics.detection import DetectionAP
+from lit_cv.metrics.embedding import alignment, effective_rank, uniformity
 from lit_cv.metrics.episodes import EpisodeAccuracy
+from lit_cv.metrics.knn import knn_predictions
 from lit_cv.metrics.multi_label import KnownAveragePrecision, KnownF1
 from lit_cv.metrics.r2 import KnownR2Score
 from lit_cv.metrics.segmentation import SegmentationIoU
@@ -19,4 +26,9 @@ __all__ = [
     "MacroF1",
     "PseudoLabelQuality",
     "SegmentationIoU",
+    "alignment",
+    "centroid_predictions",
+    "effective_rank",
+    "knn_predictions",
+    "uniformity",
 ]

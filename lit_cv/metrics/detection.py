@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 
-from lit_cv.nn.detectors import Detections
+from lit_cv.nn.detection import Detections
 
 __all__ = ["DetectionAP", "metric_name", "metric_names"]
 

@@ -5,7 +5,7 @@ from typing import Any, Literal, cast
 from torch import Tensor
 
 from lit_cv.modules.task_module import TaskModule
-from lit_cv.nn.detectors import Detections
+from lit_cv.nn.detection import Detections
 from lit_cv.tasks import DetectionTask
 
 __all__ = ["DetectionModule"]

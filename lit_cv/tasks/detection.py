@@ -9,7 +9,7 @@ from torchmetrics import Metric
 
 from lit_cv.metrics import DetectionAP
 from lit_cv.nn import Backbone
-from lit_cv.nn.detectors import Detections, Detector, build_detector, check_limits, default_strides
+from lit_cv.nn.detection import Detections, Detector, build_detector, check_limits, default_strides
 from lit_cv.tasks.base_task import Features
 from lit_cv.tasks.dense import DenseTask
 from lit_cv.tasks.loss import TaskLoss
@@ -92,7 +92,7 @@ class DetectionTask(DenseTask):
         return {"ap": DetectionAP(self.names)}
 
     def forward(self, features: Features) -> dict[str, Any]:
-        """Return the detector's raw outputs, see `lit_cv.nn.detectors`, and the `image_size`."""
+        """Return the detector's raw outputs, see `lit_cv.nn.detection`, and the `image_size`."""
         return {**self.head(features.maps), "image_size": features.image_size}
 
     def target(self, batch: Mapping[str, Any]) -> list[dict[str, Any]] | None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from datamodules import BaseDataModule, DigitsDataModule, InMemoryDataset
 from lit_cv import BaseModule, EmbeddingEvaluation, OnlineProbe
 from lit_cv.cli import main
-from lit_cv.evaluation import alignment, effective_rank, knn_predictions, uniformity
+from lit_cv.metrics import alignment, effective_rank, knn_predictions, uniformity
 
 
 class Pixels(BaseModule):

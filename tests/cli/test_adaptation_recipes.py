@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lit_cv.cli import main
-from lit_cv.cli.arguments import prepare
+from lit_cv.running.arguments import prepare
 
 QUICK = [
     "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "2",
@@ -71,8 +71,10 @@ def test_digits(in_tmp: Path, data_root: Path, name: str) -> None:
 def test_svhn_is_parsed(in_tmp: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     args, _ = prepare(["fit", "--config", f"svhn_to_mnist_{kind}"])
     seen: list[Any] = []
-    monkeypatch.setattr("lit_cv.cli.training.LitCLI._run_subcommand", lambda self, name: seen.append(self.datamodule))
-    from lit_cv.cli.training import LitCLI
+    monkeypatch.setattr(
+        "lit_cv.running.training.LitCLI._run_subcommand", lambda self, name: seen.append(self.datamodule)
+    )
+    from lit_cv.running.training import LitCLI
 
     LitCLI(args, None)
     assert type(seen[0].source).__name__ == "SVHNDataModule"

@@ -11,8 +11,8 @@ import torch
 from datamodules import DigitsDataModule
 from lit_cv import FineTuneModule
 from lit_cv.cli import main
-from lit_cv.evaluation.comparison_plan import Budget, read_comparison
 from lit_cv.modules.loading import load_module
+from lit_cv.studies.comparison_plan import Budget, read_comparison
 
 TINY = """
 data: DigitsDataModule
@@ -117,7 +117,7 @@ def test_a_broken_run_is_recorded_and_done_again(
 def test_minutes_are_turned_into_steps_once(
     tiny: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lit_cv.evaluation.comparison_report.write_report", lambda *args: "")  # pictures take long
+    monkeypatch.setattr("lit_cv.studies.comparison_report.write_report", lambda *args: "")  # pictures take long
     few = [*tiny, "--approaches", "scratch", "--labels", "1", "--minutes", "0.005"]
     main(few)
     folder = in_tmp / "lightning_logs" / "compare"
@@ -143,7 +143,7 @@ def test_what_a_comparison_refuses(tiny: list[str], in_tmp: Path, monkeypatch: p
         main([*tiny, "--model.lr", "3"])
     with pytest.raises(FileNotFoundError, match=r"there is no .*compare.csv"):
         main(["compare", "--redraw"])
-    monkeypatch.setattr("lit_cv.evaluation.comparison_report.write_report", lambda *args: "")
+    monkeypatch.setattr("lit_cv.studies.comparison_report.write_report", lambda *args: "")
     (in_tmp / "shared.yaml").write_text(TINY.replace("config: simclr", "config: supervised"))
     main(["compare", "--comparison", "shared.yaml", "--approaches", "tuned", "--labels", "1", *CPU])
     rows = table(in_tmp / "lightning_logs" / "compare" / "runs.csv")

@@ -12,7 +12,7 @@ from PIL import Image
 from datamodules import DigitsDataModule, ImageFolderDataModule
 from lit_cv.callbacks import RunCheckpoint
 from lit_cv.cli import main
-from lit_cv.evaluation.kfold import CrossValidation, FoldOptions
+from lit_cv.studies.kfold import CrossValidation, FoldOptions
 from tests.annotations.sets import save_coco
 
 RUN = [

@@ -13,9 +13,9 @@ from torchvision.utils import save_image
 
 from lit_cv import SupervisedModule
 from lit_cv.cli import console, main
-from lit_cv.cli.arguments import read_configuration
 from lit_cv.cli.remedies import remedy
-from lit_cv.cli.runs import remove_unused_run
+from lit_cv.running.arguments import read_configuration
+from lit_cv.running.runs import remove_unused_run
 from tests.processes import run_program
 
 QUICK = [

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from lit_cv.cli import console, main
-from lit_cv.cli.overview import VERBS, recipe_names, recipe_path
+from lit_cv.cli.overview import VERBS
+from lit_cv.running.recipes import recipe_names, recipe_path
 
 
 def test_help_and_recipes_import_nothing_heavy() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOS
 
 from lit_cv.losses import fcos_loss
-from lit_cv.losses.fcos import centerness, fcos_assign
+from lit_cv.nn.detection.fcos_targets import centerness, fcos_assign
 
 STRIDES = (8, 16, 32)
 

@@ -11,7 +11,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from lit_cv.metrics import DetectionAP
-from lit_cv.nn.detectors import Detections
+from lit_cv.nn.detection import Detections
 
 Scene = tuple[Detections, dict[str, Tensor]]
 COCO_NAMES = {"map": 0, "map50": 1, "map75": 2, "mar": 8}  # places in COCOeval.stats

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lit_cv import DetectionModule
 from lit_cv.metrics.detection import DetectionAP
-from lit_cv.nn.detectors import Detections
+from lit_cv.nn.detection import Detections
 from tests.modules.scenes import QUIET, Rectangles
 
 SMALL: dict[str, Any] = {"backbone": "resnet9_small", "channels": 32, "strides": [4, 8], "num_convs": 1}

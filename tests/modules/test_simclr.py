@@ -11,10 +11,10 @@ from torch import Tensor
 from datamodules import DigitsDataModule
 from lit_cv import ContrastiveAugmentation, SimCLRModule
 from lit_cv.cli import main
-from lit_cv.cli.runs import newest_run
 from lit_cv.losses import NTXentLoss
 from lit_cv.metrics_table import read_metrics
 from lit_cv.nn import Projector
+from lit_cv.running.runs import newest_run
 from tests.test_resume import CALLBACKS, assert_same, final, run_until_killed
 
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]

@@ -29,7 +29,7 @@ CALLS = {
     "builtins.exec": {"source": f"open({MARKER!r}, 'w')"},
     "pathlib.Path.touch": {"self": MARKER},
     "lit_cv.cli.main": {"args": ["fit", "--config", "supervised"]},
-    "lit_cv.export.os.system": {"command": f"touch {MARKER}"},
+    "lit_cv.running.export.os.system": {"command": f"touch {MARKER}"},
     "evil.EvilModule": {},
     "antigravity.fly": {},
     "lit_cv.__main__.Anything": {},
@@ -174,7 +174,7 @@ MEASURED = """
 import resource, sys
 from lit_cv.cli import console
 sys.argv = ["lit-cv", *sys.argv[1:]]
-import lit_cv.cli.training, lit_cv.cli.export, lit_cv.export, lit_cv.modules.loading
+import lit_cv.running.training, lit_cv.cli.export, lit_cv.running.export, lit_cv.modules.loading
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     console()

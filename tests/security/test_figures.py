@@ -16,7 +16,6 @@ from matplotlib.text import Text
 
 from lit_cv import SupervisedModule
 from lit_cv.cli import main
-from lit_cv.export import ExportedModule, export_program, export_weights
 from lit_cv.figures import (
     DomainMap,
     History,
@@ -37,7 +36,8 @@ from lit_cv.figures.kfold import kfold_figure
 from lit_cv.figures.overlay import overlay_figure
 from lit_cv.metrics_csv import MetricsCSVLogger
 from lit_cv.metrics_table import read_metrics
-from lit_cv.tensorboard_log import RunTensorBoardLogger
+from lit_cv.running.export import ExportedModule, export_program, export_weights
+from lit_cv.running.tensorboard_log import RunTensorBoardLogger
 
 pytestmark = pytest.mark.draws
 

@@ -11,9 +11,17 @@ import pytest
 import torch
 from torchvision.utils import save_image
 
-from lit_cv.cli import own_files
-from lit_cv.cli.own_files import OwnFiles, importable, in_own_file, named_modules, own_classes, take_trusted, why_not
 from lit_cv.registry import names_of_files
+from lit_cv.running import own_files
+from lit_cv.running.own_files import (
+    OwnFiles,
+    importable,
+    in_own_file,
+    named_modules,
+    own_classes,
+    take_trusted,
+    why_not,
+)
 from tests.security.hostile import EVIL, MARKER, QUICK, run_program
 
 PLANTED = ("tensorboard", "torch", "yaml", "numpy", "PIL", "matplotlib", "timm", "sitecustomize", "lit_cv", "typing")

@@ -28,11 +28,12 @@ HOME = {"atomic_files.py", "file_lock.py"}
 # Calls that have such a name and write no file, or one of a name that nobody can foresee.
 OTHER = {
     ("augment/memory.py", "write_bytes"), ("augment/chain.py", "write_bytes"),  # tensors
-    ("lit_cv/export.py", "save"),  # the bytes of safetensors
+    ("lit_cv/running/export.py", "save"),  # the bytes of safetensors
     ("annotations/aside.py", "rename"),  # a folder that was made under such a name
     ("metrics_csv.py", "save"), ("callbacks/run_checkpoint.py", "save"),  # of a logger, and what calls it
     ("datamodules/cache.py", "open"), ("datamodules/shard_index.py", "open"),  # the file that `stored_file` gives them
-    ("datamodules/shard_index.py", "savez"), ("cli/arguments.py", "NamedTemporaryFile"), ("tensorboard_log.py", "save"),
+    ("datamodules/shard_index.py", "savez"), ("running/arguments.py", "NamedTemporaryFile"),
+    ("running/tensorboard_log.py", "save"),
 }  # fmt: skip
 
 

@@ -17,10 +17,10 @@ import torch
 from lit_cv.callbacks import MonitorEarlyStopping, RunCheckpoint
 from lit_cv.callbacks.monitored import is_better
 from lit_cv.cli import main
-from lit_cv.cli.runs import claim_run, find_checkpoint, make_run_folder
 from lit_cv.file_lock import FileLock
 from lit_cv.metrics_table import read_metrics
 from lit_cv.optim.schedules import Plateau
+from lit_cv.running.runs import claim_run, find_checkpoint, make_run_folder
 from tests.callbacks.tiny import Tiny, loader, trainer
 from tests.security.hostile import QUICK, end_of
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from lit_cv.callbacks import TrainingCurves
 from lit_cv.callbacks.run_output import guarded
 from lit_cv.checkpoint_file import RefusedFileError, load_tensors, read_checkpoint
-from lit_cv.evaluation.folds import Fold
-from lit_cv.evaluation.kfold import _read_predictions, _weights_of
 from lit_cv.modules.loading import load_module
 from lit_cv.nn import Backbone, checkpoint_options, create_backbone, load_head
+from lit_cv.studies.folds import Fold
+from lit_cv.studies.kfold import _read_predictions, _weights_of
 from tests.security.hostile import QUICK, SUPERVISED, end_of, save_hostile
 
 State = dict[str, Any]

@@ -1,0 +1,39 @@
+"""The verbs that a Trainer runs: `fit`, `validate`, `test`, `predict`, `find-lr`, and `knn`, a kind of `validate`."""
+
+import logging
+
+from lit_cv.cli import remedies  # noqa: F401 - later there may be no memory left to import it with
+from lit_cv.cli.predict import predict_arguments
+from lit_cv.running.arguments import prepare
+from lit_cv.running.find_lr import FindLRCLI
+from lit_cv.running.invocation import invocation
+from lit_cv.running.training import LitCLI
+
+__all__ = ["run"]
+
+log = logging.getLogger("lit_cv")
+
+
+def run(args: list[str]) -> LitCLI | None:
+    """Run one of these verbs.
+
+    Args:
+        args: The verb and its options, as typed; `find-lr` takes those of `fit`.
+    """
+    with invocation(args):
+        if (
+            args[0] not in ("fit", "find-lr")
+            and "--ckpt_path" not in " ".join(args)
+            and not {"-h", "--help"} & set(args)
+        ):
+            log.warning("No --ckpt_path was given: the weights are those that the model starts with.")
+        if args[0] == "predict":
+            found = predict_arguments(args)
+            if found is None:
+                return None
+            args = found
+        if args[0] == "find-lr":
+            return FindLRCLI(*prepare(["fit", *args[1:]]))
+        knn = args[0] == "knn"
+        prepared, checkpoint = prepare(["validate", *args[1:]] if knn else args)
+        return LitCLI(prepared, checkpoint, evaluate_embedding=knn)

@@ -1,0 +1,69 @@
+"""Object detectors by name."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lit_cv.nn.detection.detector import Detector
+from lit_cv.nn.detection.faster_rcnn import FasterRCNNDetector
+from lit_cv.nn.detection.fcos import FCOSDetector
+from lit_cv.nn.detection.retinanet import RetinaNetDetector
+
+__all__ = ["DETECTORS", "build_detector", "default_strides"]
+
+_CLASSES: dict[str, Any] = {"fcos": FCOSDetector, "retinanet": RetinaNetDetector, "faster_rcnn": FasterRCNNDetector}
+
+DETECTORS = tuple(_CLASSES)
+
+
+def build_detector(
+    name: str,
+    levels: Mapping[int, int],
+    num_classes: int,
+    strides: Sequence[int],
+    channels: int = 128,
+    num_convs: int = 2,
+) -> Detector:
+    """Build a detector with random weights.
+
+    Args:
+        name: One of `DETECTORS`.
+        levels: Channels of the backbone's maps by stride, `Backbone.feature_levels`.
+        num_classes: Number of classes, the background not counted.
+        strides: Strides of the pyramid's maps, see `FeaturePyramid`.
+        channels: Channels of each of them (256 in the papers).
+        num_convs: Convolutions in each branch of the head of FCOS and RetinaNet (4 in the papers), or in the region
+            proposal network of Faster R-CNN (1).
+
+    Raises:
+        ValueError: If the name is unknown or a number does not fit.
+
+    Example:
+        >>> from lit_cv.nn import create_backbone
+        >>> backbone = create_backbone("resnet9_small")
+        >>> detector = build_detector("fcos", backbone.feature_levels(), 3, strides=[4, 8], channels=32)
+        >>> raw = detector(backbone.forward_maps(torch.zeros(2, 3, 64, 64, dtype=torch.uint8)))
+        >>> sorted(detector.losses(raw, [torch.zeros(0, 4)] * 2, [torch.zeros(0, dtype=torch.int64)] * 2))
+        ['box_loss', 'centerness_loss', 'class_loss']
+        >>> len(detector.detect(raw, [(64, 64), (60, 50)]))
+        2
+    """
+    if name not in _CLASSES:
+        raise ValueError(f"there is no detector {name!r}: {', '.join(DETECTORS)}.")
+    if channels % 32:
+        raise ValueError(f"channels={channels}: give a multiple of 32, which the heads' group norms divide.")
+    if num_convs < 1:
+        raise ValueError(f"num_convs={num_convs}: give at least 1.")
+    detector: Detector = _CLASSES[name](levels, num_classes, strides, channels, num_convs)
+    return detector
+
+
+def default_strides(image_size: tuple[int, int] | None) -> list[int]:
+    """Return strides of a pyramid for images of a height and width: from 8, or 4 for those up to 128 pixels.
+
+    Example:
+        >>> default_strides((480, 640)), default_strides((64, 64))
+        ([8, 16, 32, 64, 128], [4, 8, 16])
+    """
+    largest = max(image_size) if image_size else 512
+    first = 8 if largest > 128 else 4
+    return [s for s in (first * 2**i for i in range(5)) if s == first or s <= largest / 4]

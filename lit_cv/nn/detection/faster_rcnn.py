@@ -1,0 +1,129 @@
+"""Faster R-CNN, a detector in two stages."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
+from torchvision.ops import MultiScaleRoIAlign
+
+from lit_cv.nn.detection.detector import Detections, Detector, map_anchors, map_points, select
+
+__all__ = ["FasterRCNNDetector"]
+
+_SCALES = (8.0,)  # in strides, as in Lin et al. 2017
+_RATIOS = (0.5, 1.0, 2.0)
+_SIDE = 7  # of what is cut out of a map for a proposal
+
+
+class FasterRCNNDetector(Detector):
+    """Faster R-CNN (Ren et al. 2015) on a feature pyramid (Lin et al. 2017).
+
+    One network proposes boxes, another one classifies what the maps hold there and corrects them. Both are
+    torchvision's, with its numbers of proposals and samples, drawn from torch's default generator.
+
+    Args:
+        levels: Channels of the backbone's maps by stride.
+        num_classes: Number of classes, the background not counted.
+        strides: Strides of the pyramid's maps.
+        channels: Channels of each of them; the second network has four times as many.
+        num_convs: Convolutions of the network that proposes.
+    """
+
+    loss_names = ("class_loss", "box_loss", "objectness_loss", "rpn_box_loss")
+
+    def __init__(
+        self, levels: Mapping[int, int], num_classes: int, strides: Sequence[int], channels: int, num_convs: int
+    ) -> None:
+        super().__init__(levels, num_classes, strides, channels)
+        counts = {"training": 2000, "testing": 1000}
+        head = RPNHead(channels, len(_SCALES) * len(_RATIOS), num_convs)
+        self.rpn = RegionProposalNetwork(None, head, 0.7, 0.3, 256, 0.5, counts, counts, 0.7)
+        names = [str(stride) for stride in strides]
+        hidden = 4 * channels
+        self.roi = RoIHeads(
+            MultiScaleRoIAlign(names, _SIDE, 2),
+            TwoMLPHead(channels * _SIDE**2, hidden),
+            FastRCNNPredictor(hidden, num_classes + 1),  # class 0 is the background
+            *(0.5, 0.5, 512, 0.25, None),
+            *(0.05, 0.5, 100),  # `detect` has its own
+        )
+
+    def forward(self, maps: Mapping[int, Tensor]) -> dict[str, Any]:
+        """Return the pyramid's `features`, and `objectness` (N * L, 1), `deltas` (N * L, 4), `anchors` (L, 4)."""
+        pyramid = self.pyramid(maps)
+        objectness, deltas = self.rpn.head(list(pyramid.values()))
+        counts = [out[0].numel() for out in objectness]
+        objectness, deltas = concat_box_prediction_layers(objectness, deltas)
+        anchors = map_anchors(*map_points(pyramid), _SCALES, _RATIOS)
+        features = {str(stride): out for stride, out in pyramid.items()}
+        finest = next(iter(pyramid))
+        size = (pyramid[finest].shape[2] * finest, pyramid[finest].shape[3] * finest)
+        return {
+            "features": features, "objectness": objectness, "deltas": deltas, "anchors": anchors,
+            "counts": counts, "size": size,
+        }  # fmt: skip
+
+    def loss_sums(
+        self, raw: Mapping[str, Any], boxes: Sequence[Tensor], labels: Sequence[Tensor]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return `class_loss` and `box_loss`, by the proposals drawn, `objectness_loss` and `rpn_box_loss`, by anchors.
+
+        The last two are those of the first network.
+        """
+        n = len(boxes)
+        anchors = [raw["anchors"]] * n
+        targets = [{"boxes": b.float(), "labels": kinds + 1} for b, kinds in zip(boxes, labels, strict=True)]
+        objectness, deltas = raw["objectness"].float(), raw["deltas"].float()
+        matched, wanted = self.rpn.assign_targets_to_anchors(anchors, targets)
+        encoded = self.rpn.box_coder.encode(wanted, anchors)
+        objectness_loss, rpn_box_loss = self.rpn.compute_loss(objectness, deltas, matched, encoded)
+        proposals = self._propose(raw, [raw["size"]] * n)
+        proposals, _, kinds, encoded = self.roi.select_training_samples(proposals, targets)
+        logits, corrections = self._classify(raw, proposals)
+        class_loss, box_loss = fastrcnn_loss(logits, corrections, kinds, encoded)
+        drawn = torch.tensor(float(sum(map(len, proposals))), device=objectness.device)
+        sampled = torch.stack([self._sampled(own) for own in matched]).sum().float()
+        return {
+            "class_loss": (class_loss * drawn, drawn), "box_loss": (box_loss * drawn, drawn),
+            "objectness_loss": (objectness_loss * sampled, sampled), "rpn_box_loss": (rpn_box_loss * sampled, sampled),
+        }  # fmt: skip
+
+    def _sampled(self, matched: Tensor) -> Tensor:
+        """Return how many anchors of an image, 1 for objects and 0 for background, the first network learns from."""
+        sampler = self.rpn.fg_bg_sampler
+        objects = (matched >= 1).sum().clamp_max(int(sampler.batch_size_per_image * sampler.positive_fraction))
+        return objects + torch.minimum(sampler.batch_size_per_image - objects, (matched == 0).sum())
+
+    @torch.no_grad()
+    def detect(
+        self,
+        raw: Mapping[str, Any],
+        sizes: Sequence[tuple[int, int]],
+        score_threshold: float = 0.05,
+        iou_threshold: float = 0.6,
+        max_detections: int = 100,
+    ) -> list[Detections]:
+        """Return the objects in each image, see `Detector.detect`."""
+        proposals = self._propose(raw, sizes)
+        logits, corrections = self._classify(raw, proposals)
+        counts = [len(own) for own in proposals]
+        scores = torch.split(logits.softmax(1)[:, 1:], counts)
+        boxes = torch.split(self.roi.box_coder.decode(corrections, proposals)[:, 1:], counts)
+        limits = (score_threshold, iou_threshold, max_detections)
+        return [select(*image, *limits) for image in zip(boxes, scores, sizes, strict=True)]
+
+    def _propose(self, raw: Mapping[str, Any], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        n = len(sizes)
+        deltas = raw["deltas"].detach().float()
+        boxes = self.rpn.box_coder.decode(deltas, [raw["anchors"]] * n).view(n, -1, 4)
+        found: list[Tensor] = self.rpn.filter_proposals(boxes, raw["objectness"].float(), sizes, raw["counts"])[0]
+        return found
+
+    def _classify(self, raw: Mapping[str, Any], proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
+        pooled = self.roi.box_roi_pool(raw["features"], proposals, [raw["size"]] * len(proposals))
+        logits, corrections = self.roi.box_predictor(self.roi.box_head(pooled))
+        return logits.float(), corrections.float()

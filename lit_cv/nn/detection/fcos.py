@@ -1,0 +1,64 @@
+"""FCOS, a detector without anchors."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.fcos import FCOSHead
+
+from lit_cv.nn.detection.detector import Detections, Detector, map_points, select
+from lit_cv.nn.detection.fcos_targets import fcos_sums
+
+__all__ = ["FCOSDetector"]
+
+
+class FCOSDetector(Detector):
+    """FCOS (Tian et al. 2019): every place of the pyramid tells a class, a box around itself and how central it is.
+
+    The head is torchvision's; the losses are `lit_cv.losses.fcos_loss`. An object's score is the square root of the
+    class's probability times the centerness.
+
+    Args:
+        levels: Channels of the backbone's maps by stride.
+        num_classes: Number of classes, the background not counted.
+        strides: Strides of the pyramid's maps.
+        channels: Channels of each of them.
+        num_convs: Convolutions in each branch of the head.
+    """
+
+    loss_names = ("class_loss", "box_loss", "centerness_loss")
+
+    def __init__(
+        self, levels: Mapping[int, int], num_classes: int, strides: Sequence[int], channels: int, num_convs: int
+    ) -> None:
+        super().__init__(levels, num_classes, strides, channels)
+        self.head = FCOSHead(channels, 1, num_classes, num_convs)
+
+    def forward(self, maps: Mapping[int, Tensor]) -> dict[str, Tensor]:
+        """Return what `lit_cv.losses.fcos_loss` takes."""
+        pyramid = self.pyramid(maps)
+        points, strides = map_points(pyramid)
+        return {**self.head(list(pyramid.values())), "points": points, "strides": strides}
+
+    def loss_sums(
+        self, raw: Mapping[str, Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return `class_loss`, `box_loss` and `centerness_loss`, by the locations that belong to a box."""
+        sums, count = fcos_sums(raw, boxes, labels)
+        return {name: (total, count) for name, total in sums.items()}
+
+    @torch.no_grad()
+    def detect(
+        self,
+        raw: Mapping[str, Tensor],
+        sizes: Sequence[tuple[int, int]],
+        score_threshold: float = 0.05,
+        iou_threshold: float = 0.6,
+        max_detections: int = 100,
+    ) -> list[Detections]:
+        """Return the objects in each image, see `Detector.detect`."""
+        reach = raw["bbox_regression"].float() * raw["strides"][:, None]
+        boxes = torch.cat([raw["points"] - reach[..., :2], raw["points"] + reach[..., 2:]], -1)
+        scores = (raw["cls_logits"].float().sigmoid() * raw["bbox_ctrness"].float().sigmoid()).sqrt()
+        limits = (score_threshold, iou_threshold, max_detections)
+        return [select(*image, *limits) for image in zip(boxes, scores, sizes, strict=True)]

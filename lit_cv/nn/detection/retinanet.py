@@ -1,0 +1,78 @@
+"""RetinaNet, a detector with anchors."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torchvision.models.detection._utils import BoxCoder, Matcher
+from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.ops import box_iou
+
+from lit_cv.nn.detection.detector import Detections, Detector, map_anchors, map_points, select
+
+__all__ = ["RetinaNetDetector"]
+
+_SCALES = tuple(4 * 2 ** (i / 3) for i in range(3))
+_RATIOS = (0.5, 1.0, 2.0)
+
+
+class RetinaNetDetector(Detector):
+    """RetinaNet (Lin et al. 2017): nine anchors at every place of the pyramid, focal loss, smooth boxes.
+
+    Head, matching (IoU 0.5 and 0.4) and losses are torchvision's.
+
+    Args:
+        levels: Channels of the backbone's maps by stride.
+        num_classes: Number of classes, the background not counted.
+        strides: Strides of the pyramid's maps.
+        channels: Channels of each of them.
+        num_convs: Kept for all detectors; torchvision's head has 4 convolutions in each branch.
+    """
+
+    loss_names = ("class_loss", "box_loss")
+
+    def __init__(
+        self, levels: Mapping[int, int], num_classes: int, strides: Sequence[int], channels: int, num_convs: int
+    ) -> None:
+        super().__init__(levels, num_classes, strides, channels)
+        self.head = RetinaNetHead(channels, len(_SCALES) * len(_RATIOS), num_classes)
+        for branch in (self.head.classification_head, self.head.regression_head):
+            branch.conv = branch.conv[:num_convs]
+        self.matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)
+        self.coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
+
+    def forward(self, maps: Mapping[int, Tensor]) -> dict[str, Tensor]:
+        """Return for L anchors `cls_logits` (N, L, K), `bbox_regression` (N, L, 4) and `anchors` (L, 4)."""
+        pyramid = self.pyramid(maps)
+        return {**self.head(list(pyramid.values())), "anchors": map_anchors(*map_points(pyramid), _SCALES, _RATIOS)}
+
+    def loss_sums(
+        self, raw: Mapping[str, Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return `class_loss`, the focal loss, and `box_loss`, the L1 loss of the encoded boxes, by the images."""
+        anchors = raw["anchors"]
+        with torch.autocast(anchors.device.type, enabled=False):
+            targets = [{"boxes": b, "labels": kinds} for b, kinds in zip(boxes, labels, strict=True)]
+            matched = [
+                self.matcher(box_iou(own, anchors)) if len(own) else torch.full_like(anchors[:, 0], -1).long()
+                for own in boxes
+            ]
+            outputs = {name: raw[name].float() for name in ("cls_logits", "bbox_regression")}
+            losses = self.head.compute_loss(targets, outputs, [anchors] * len(targets), matched)
+        n = torch.tensor(float(len(targets)), device=anchors.device)
+        return {"class_loss": (losses["classification"] * n, n), "box_loss": (losses["bbox_regression"] * n, n)}
+
+    @torch.no_grad()
+    def detect(
+        self,
+        raw: Mapping[str, Tensor],
+        sizes: Sequence[tuple[int, int]],
+        score_threshold: float = 0.05,
+        iou_threshold: float = 0.6,
+        max_detections: int = 100,
+    ) -> list[Detections]:
+        """Return the objects in each image, see `Detector.detect`."""
+        limits = (score_threshold, iou_threshold, max_detections)
+        scores = raw["cls_logits"].float().sigmoid()
+        boxes = [self.coder.decode_single(deltas, raw["anchors"]) for deltas in raw["bbox_regression"].float()]
+        return [select(*image, *limits) for image in zip(boxes, scores, sizes, strict=True)]

@@ -1,0 +1,22 @@
+"""What a command sets up before its configuration is read."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lit_cv.registry import names_of_files, trusted_modules
+from lit_cv.running.messages import quiet_lightning, show_messages
+from lit_cv.running.own_files import OwnFiles, importable, named_modules
+from lit_cv.running.parts import Parser
+
+__all__ = ["invocation"]
+
+
+@contextmanager
+def invocation(args: list[str]) -> Iterator[None]:
+    """Set messages and the path of modules up for arguments as typed, and trust the modules that they name."""
+    show_messages()
+    quiet_lightning()
+    Parser.typed, OwnFiles.folder = list(args), Path.cwd()
+    with names_of_files(named_modules(args)), importable(trusted_modules()):
+        yield

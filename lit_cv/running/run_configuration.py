@@ -1,0 +1,93 @@
+"""What a checkpoint takes of the configuration of its run: a file that may be a stranger's."""
+
+import logging
+from typing import Any
+
+from lit_cv.plain_values import read_yaml
+from lit_cv.printable import printable
+from lit_cv.registry import untrusted
+from lit_cv.running.import_policy import untrusted_classes
+from lit_cv.running.runs import Checkpoint
+from lit_cv.running.training_options import kept_options
+
+__all__ = ["read_run_configuration"]
+
+log = logging.getLogger("lit_cv")
+
+_CLASSES = ("model", "data")
+_GROUPS = ("checkpoint", "early_stopping", "ema", "non_finite")  # which a run goes on with
+
+
+def read_run_configuration(checkpoint: Checkpoint, verb: str, given: set[str]) -> dict[str, Any]:
+    """Read the configuration beside a checkpoint, say so, and return what the verb needs of it.
+
+    That is the model and the data, and of the Trainer's options those that say how training goes. Where results go,
+    which loggers and profilers write, how many processes evaluate, and code that the user has not named are left to
+    the command line. A run is not continued without its own code.
+
+    Args:
+        checkpoint: The checkpoint; its `config` is read.
+        verb: The verb.
+        given: Names of the options and sections that this command gives itself.
+
+    Raises:
+        ValueError: If it is no configuration, or names code that the verb cannot do without.
+    """
+    path, fits = str(checkpoint.config), verb == "fit"
+    content = {} if checkpoint.config is None else read_yaml(checkpoint.config)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no configuration: expected keys such as model, data and trainer.")
+    trainer = _section(content, "trainer", path)
+    if "trainer.callbacks" in given:
+        trainer.pop("callbacks", None)
+    sections = {name: content[name] for name in _CLASSES if content.get(name) is not None}
+    for name, section in sections.items():
+        _require_class(name, section, path)
+        if name == "data" and not {"data", "data.class_path"} & given and (names := untrusted_classes(section, name)):
+            raise untrusted(names[0], path)
+    if fits and (names := untrusted_classes(trainer)):
+        raise untrusted(names[0], path)
+    kept, left_out = kept_options(trainer, ranks=fits)
+    sections |= {"trainer": kept} if kept else {}
+    for name in _GROUPS if fits else ():
+        if group := _section(content, name, path):
+            if not all(value is None or isinstance(value, str | int | float) for value in group.values()):
+                raise ValueError(f"{path}: {name} must hold numbers and texts.")
+            sections[name] = group
+    seed = content.get("seed_everything")
+    if fits and isinstance(seed, int) and 0 <= seed < 1 << 32:
+        sections["seed_everything"] = seed
+    log.info(
+        "Configuration of the checkpoint's run: %s (%s)%s.",
+        printable(path, lines=False),
+        ", ".join(sections) or "nothing",
+        f"; not taken: {printable(', '.join(dict.fromkeys(left_out)), lines=False)[:1000]}" if left_out else "",
+    )
+    return sections
+
+
+def _section(content: dict[str, Any], name: str, path: str) -> dict[str, Any]:
+    """Return a section of options by their names."""
+    section = content.get(name)
+    if section is None:
+        return {}
+    if not isinstance(section, dict) or not all(isinstance(key, str) and key.isidentifier() for key in section):
+        raise ValueError(f"{path}: {name} must hold options by their names.")
+    return section
+
+
+def _require_class(name: str, section: Any, path: str) -> None:
+    """Refuse a section that is no class with its arguments, or holds names that the parser would take apart."""
+    known = isinstance(section, dict) and set(section) <= {"class_path", "init_args", "dict_kwargs"}
+    if not (known and _plain_names(section)) and not (isinstance(section, str) and _is_name(section)):
+        raise ValueError(f"{path}: {name} must hold class_path and init_args.")
+
+
+def _plain_names(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all("." not in str(key) and _plain_names(part) for key, part in value.items())
+    return all(map(_plain_names, value)) if isinstance(value, list) else True
+
+
+def _is_name(text: str) -> bool:
+    return all(part.isidentifier() for part in text.split("."))

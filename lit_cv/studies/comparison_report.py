@@ -1,0 +1,344 @@
+"""The report of a comparison, made from its `compare.csv` alone."""
+
+import base64
+import html
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from lit_cv.atomic_files import write_text
+from lit_cv.csv_tables import parse_count, parse_number
+from lit_cv.figures import render, save_png
+from lit_cv.figures.comparison import Cell, Measured, compute_figure, cost_figure, labels_figure, overview_figure
+from lit_cv.figures.history import is_drawable
+from lit_cv.printable import printable
+from lit_cv.studies.comparison_plan import Budget, budget_words
+from lit_cv.studies.markdown import escape_markdown
+from lit_cv.studies.progress_line import duration
+from lit_cv.studies.study import Row, damaged, read_table
+
+__all__ = ["Verdict", "judge", "measure", "write_report"]
+
+TABLE = "compare.csv"
+_ALWAYS = ("approach", "title", "data", "budget", "seed", "metric", "labels", "images", "pretraining_steps",
+           "pretraining_seconds", "pretraining_seeds", "seconds", "error")  # fmt: skip
+_MOST = 200  # approaches, and numbers of labels, that a figure has room for
+_MOST_SECONDS = 1e10
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which approach is the best at a number of labels.
+
+    Attributes:
+        budget: The number of labels, as it was given.
+        best: The approach of the highest mean.
+        second: The next one, `None` where there is one approach alone.
+        difference: By how much it is better.
+        spread: Standard deviation of a difference of two runs, sqrt(s1^2 + s2^2); `nan` where it is unknown.
+    """
+
+    budget: str
+    best: str
+    second: str | None
+    difference: float
+    spread: float
+
+    @property
+    def exceeds(self) -> bool:
+        """Whether the difference is greater than the spread."""
+        return self.difference > self.spread
+
+
+def measure(rows: Sequence[Row]) -> list[Measured]:
+    """Return the approaches with mean and spread at each number of labels, in the order of the table.
+
+    Args:
+        rows: Rows of `compare.csv`; those of failed runs are left out, and numbers of labels at which a value is not
+            finite: no mean over the others would be fair.
+
+    Raises:
+        ValueError: If no run has succeeded.
+    """
+    good = [row for row in rows if not row["error"]]
+    if not good:
+        raise ValueError("no run of the comparison has succeeded: there is nothing to report.")
+    spoilt = {(row["approach"], row["budget"]) for row in _not_finite(good)}
+    good = [row for row in good if (row["approach"], row["budget"]) not in spoilt]
+    if not good:
+        raise ValueError("no run of the comparison has a finite result: there is nothing to report.")
+    found = []
+    for name in dict.fromkeys(row["approach"] for row in good):
+        own = [row for row in good if row["approach"] == name]
+        cells = []
+        for budget in sorted({row["budget"] for row in own}, key=lambda b: _labels_of(own, b)):
+            same = [row for row in own if row["budget"] == budget]
+            values = [float(row[row["metric"]]) for row in same]
+            cells.append(
+                Cell(
+                    budget=budget,
+                    labels=_labels_of(own, budget),
+                    images=max(int(row["images"]) for row in same),
+                    values=tuple(values),
+                    seconds=statistics.mean(float(row["seconds"]) for row in same),
+                    pretraining_seconds=statistics.mean(float(row["pretraining_seconds"]) for row in same),
+                )
+            )
+        found.append(Measured(name, own[0]["title"], tuple(cells)))
+    return found
+
+
+def judge(measured: Sequence[Measured]) -> list[Verdict]:
+    """Return which approach is the best at each number of labels, and whether by more than the spread."""
+    budgets = {cell.budget: cell.labels for approach in measured for cell in approach.cells}
+    verdicts = []
+    for budget in sorted(budgets, key=lambda b: budgets[b]):
+        cells = {a.name: a.cell(budget) for a in measured}
+        ranked = sorted(
+            ((c.mean, name, c) for name, c in cells.items() if c and all(map(is_drawable, c.values))),
+            key=lambda entry: -entry[0],
+        )
+        if not ranked:
+            continue
+        mean, best, first = ranked[0]
+        if len(ranked) == 1:
+            verdicts.append(Verdict(budget, best, None, math.nan, math.nan))
+            continue
+        other, second, next_best = ranked[1]
+        verdicts.append(Verdict(budget, best, second, mean - other, math.hypot(first.spread, next_best.spread)))
+    return verdicts
+
+
+def write_report(folder: Path, cost_per_label: float | None = None) -> str:
+    """Write `compare.md`, `compare.html` and their figures beside `compare.csv`.
+
+    Args:
+        folder: Folder of the comparison.
+        cost_per_label: Cost of one label in a currency of your own.
+
+    Returns:
+        The report as a terminal shows it.
+
+    Raises:
+        FileNotFoundError: If there is no `compare.csv`.
+        ValueError: If no run has succeeded, or the table is damaged.
+    """
+    if not (folder / TABLE).is_file():
+        raise FileNotFoundError(f"there is no {folder / TABLE}: run `lit-cv compare`, or set --output.")
+    rows = read_table(folder / TABLE)
+    _check_rows(rows, folder / TABLE)
+    measured = measure(rows)
+    metric = rows[0]["metric"].removeprefix("test_")
+    name = "accuracy" if metric == "acc" else metric
+    figures = {
+        "overview": overview_figure(measured, name, cost_per_label),
+        "labels": labels_figure(measured, name),
+        "compute": compute_figure(measured, name),
+    }
+    if cost_per_label is not None:
+        figures["cost"] = cost_figure(measured, name, cost_per_label)
+    for key, figure in figures.items():
+        save_png(render(figure), folder / f"compare_{key}.png")
+    titles = {a.name: a.title for a in measured}
+    report = _Report(
+        head=f"Comparison on {rows[0]['data']}",
+        answers=[_sentence(verdict, titles, name) for verdict in judge(measured)],
+        tables=[_table(measured, name), _times(measured)],
+        notes=_notes(rows),
+    )
+    figures_of = "\n\n".join(f"![{key}](compare_{key}.png)" for key in figures)
+    text = _markdown(report, escape_markdown)
+    write_text(folder / "compare.md", f"{text}\n\n{figures_of}\n", "the report")
+    write_text(folder / "compare.html", _html(report, folder, list(figures)), "the report")
+    return printable(f"{_markdown(report, str)}\n\nReport: {folder / 'compare.html'}")
+
+
+class _Entry(NamedTuple):
+    """A cell of a table in the report."""
+
+    text: str
+    bold: bool = False
+
+
+Table = list[list[_Entry]]
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What the report says; its texts hold names as they are."""
+
+    head: str
+    answers: list[str]
+    tables: list[Table]
+    notes: list[str]
+
+
+def _check_rows(rows: Sequence[Row], path: Path) -> None:
+    """See that the cells of a table are what they have to be.
+
+    Raises:
+        ValueError: If it is damaged; the message names it.
+    """
+    for number, row in enumerate(rows, 1):
+        try:
+            _check_row(row, rows[0], f"row {number}")
+        except ValueError as error:
+            raise damaged(path, str(error).rstrip(".")) from None
+    for name in ("approach", "budget"):
+        if len({row[name] for row in rows}) > _MOST:
+            raise damaged(path, f"it has more than {_MOST} different values in the column {name}")
+
+
+def _check_row(row: Row, first: Row, where: str) -> None:
+    if missing := [name for name in _ALWAYS if name not in row]:
+        raise ValueError(f"it has no column {missing[0]}")
+    try:
+        Budget.parse(row["budget"])
+    except ValueError:
+        raise ValueError(f"{where}, column budget: {printable(row['budget'][:40], lines=False)!r} is none") from None
+    if row["metric"] != first["metric"]:
+        raise ValueError(f"{where}, column metric: it is not that of the first row")
+    if row["error"]:
+        return
+    if row["metric"] not in row:
+        raise ValueError(f"it has no column {printable(row['metric'][:60], lines=False)}, the metric")
+    parse_number(row[row["metric"]], f"{where}, column of the metric")
+    for name in ("labels", "images"):
+        parse_count(row[name], f"{where}, column {name}", least=1)
+    for name in ("seconds", "pretraining_seconds"):
+        if not 0 <= (seconds := parse_number(row[name], f"{where}, column {name}")) < _MOST_SECONDS:
+            raise ValueError(f"{where}, column {name}: {seconds} is no time")
+
+
+def _not_finite(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if not row["error"] and not is_drawable(float(row[row["metric"]]))]
+
+
+def _labels_of(rows: Sequence[Row], budget: str) -> int:
+    return next(int(row["labels"]) for row in rows if row["budget"] == budget)
+
+
+def _sentence(verdict: Verdict, titles: Mapping[str, str], metric: str) -> str:
+    if verdict.second is None:
+        return f"{budget_words(verdict.budget)}: {titles[verdict.best]} alone was measured."
+    by = f"{100 * verdict.difference:.1f} points of {metric} ahead of {titles[verdict.second]}"
+    if math.isnan(verdict.spread):
+        rest = "one seed, so its spread is unknown"
+    else:
+        more = "more than" if verdict.exceeds else "not more than"
+        rest = f"{more} the spread of such a difference between seeds ({100 * verdict.spread:.1f})"
+        rest += "" if verdict.exceeds else ": take the simpler or the faster of the two"
+    return f"{budget_words(verdict.budget)}: {titles[verdict.best]}, {by}, {rest}."
+
+
+def _table(measured: Sequence[Measured], metric: str) -> Table:
+    budgets = {cell.budget: cell.labels for a in measured for cell in a.cells}
+    order = sorted(budgets, key=lambda b: budgets[b])
+    best = {verdict.budget: verdict.best for verdict in judge(measured)}
+    lines = [[_Entry(f"test {metric} in %"), *(_Entry(budget_words(budget)) for budget in order)]]
+    for approach in measured:
+        line = [_Entry(approach.title)]
+        for budget in order:
+            cell = approach.cell(budget)
+            text = "" if cell is None else f"{100 * cell.mean:.1f}"
+            text += f" ± {100 * cell.spread:.1f}" if cell is not None and len(cell.values) > 1 else ""
+            line.append(_Entry(text, best[budget] == approach.name))
+        lines.append(line)
+    return lines
+
+
+def _times(measured: Sequence[Measured]) -> Table:
+    heads = ("seconds of training", "pretraining, shared", "with labels, a run", "together")
+    lines = [[_Entry(head) for head in heads]]
+    for approach in measured:
+        pretraining = statistics.mean(cell.pretraining_seconds for cell in approach.cells)
+        own = statistics.mean(cell.seconds for cell in approach.cells)
+        seconds = [f"{s:.1f}" if s else "-" for s in (pretraining, own, pretraining + own)]
+        lines.append([_Entry(approach.title), *map(_Entry, seconds)])
+    return lines
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    good = [row for row in rows if not row["error"]]
+    seeds = len({row["seed"] for row in good})
+    notes = [
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'} of the choice of labels, the weights and the order of training; "
+        "± is the standard deviation over them. Each run is tested once, at its end: no validation labels were used.",
+    ]
+    kinds = {row["pretraining_seeds"] for row in good} - {""}
+    if "one" in kinds:
+        notes.append(
+            "Pretraining was done once, with the first seed, and is shared by all numbers of labels and seeds: the "
+            "spread is without that of pretraining (--pretraining_seeds each measures it). Its time is counted in "
+            "full for each approach that starts from it."
+        )
+    total = sum(float(row["seconds"] or 0) for row in good)
+    shared = {(row["pretraining_steps"], row["pretraining_seconds"]) for row in good}
+    total += sum(float(seconds) for _, seconds in shared)
+    notes.append(f"Training took {duration(total)} in all.")
+    notes += [
+        f"{row['approach']}, {budget_words(row['budget'])}, seed {row['seed']}: {row['metric']} is "
+        f"{float(row[row['metric']]):g}, so {row['approach']} has no mean and no rank there."
+        for row in _not_finite(good)
+    ]
+    for row in rows:
+        if row["error"]:
+            words = budget_words(row["budget"])
+            notes.append(f"{row['approach']}, {words}, seed {row['seed']} failed: {row['error']}")
+    return notes
+
+
+def _markdown(report: _Report, escape: Callable[[str], str]) -> str:
+    """Return the report as Markdown.
+
+    Args:
+        report: The report.
+        escape: What its texts go through.
+    """
+
+    def items(lines: Sequence[str]) -> str:
+        return "\n".join(f"- {escape(line)}" for line in lines)
+
+    tables = [_markdown_table(table, escape) for table in report.tables]
+    parts = [f"# {escape(report.head)}", "## Which to choose", items(report.answers), "## Measured", *tables]
+    return "\n\n".join([*parts, items(report.notes)])
+
+
+def _markdown_table(table: Table, escape: Callable[[str], str]) -> str:
+    cells = [[f"**{escape(text)}**" if bold else escape(text) for text, bold in line] for line in table]
+    lines = ["| " + " | ".join(line) + " |" for line in cells]
+    return "\n".join([lines[0], "|---" * len(table[0]) + "|", *lines[1:]])
+
+
+_STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#24292f}
+table{border-collapse:collapse;margin:1em 0}td,th{border-bottom:1px solid #d8dee4;padding:.3em .8em;text-align:right}
+td:first-child,th:first-child{text-align:left}img{max-width:100%;margin:1em 0}li{margin:.3em 0}"""
+
+
+def _html(report: _Report, folder: Path, figures: Sequence[str]) -> str:
+    """Return the report as one file, with its figures in it."""
+
+    def shown(text: str) -> str:
+        return html.escape(printable(text, lines=False))
+
+    def items(lines: Sequence[str]) -> str:
+        return "<ul>" + "".join(f"<li>{shown(line)}</li>" for line in lines) + "</ul>"
+
+    def cell(entry: _Entry, tag: str) -> str:
+        inner = f"<b>{shown(entry.text)}</b>" if entry.bold else shown(entry.text)
+        return f"<{tag}>{inner}</{tag}>"
+
+    parts = [f"<h1>{shown(report.head)}</h1>", "<h2>Which to choose</h2>", items(report.answers), "<h2>Measured</h2>"]
+    for table in report.tables:
+        body = [[cell(entry, "th" if row == 0 else "td") for entry in line] for row, line in enumerate(table)]
+        parts.append("<table>" + "".join(f"<tr>{''.join(line)}</tr>" for line in body) + "</table>")
+    parts.append(items(report.notes))
+    for key in figures:
+        content = base64.b64encode((folder / f"compare_{key}.png").read_bytes()).decode()
+        parts.append(f'<img alt="{key}" src="data:image/png;base64,{content}">')
+    title = f"<title>{shown(report.head)}</title>"
+    top = f'<!doctype html><html lang="en"><head><meta charset="utf-8">{title}<style>{_STYLE}</style></head>'
+    return f"{top}<body>{''.join(parts)}</body></html>\n"

@@ -1,0 +1,44 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lit_cv.metrics import alignment, effective_rank, uniformity
+
+
+def test_alignment_is_the_mean_squared_distance_on_the_sphere() -> None:
+    a, b = torch.randn(50, 6), torch.randn(50, 6)
+    expected = (F.normalize(a, dim=1) - F.normalize(b, dim=1)).norm(dim=1).pow(2).mean()
+    torch.testing.assert_close(alignment(a, b), expected)
+    assert alignment(a, 2 * a).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [5, 1500])
+def test_uniformity_is_wang_and_isolas(n: int) -> None:
+    z = torch.randn(n, 6)
+    expected = torch.pdist(F.normalize(z, dim=1)).pow(2).mul(-2).exp().mean().log()  # their published code
+    torch.testing.assert_close(uniformity(z), expected)
+
+
+def test_collapse_shows() -> None:
+    same = torch.ones(100, 16) * torch.rand(100, 1)
+    assert uniformity(same).item() == pytest.approx(0, abs=1e-5)
+    assert effective_rank(same).item() == pytest.approx(1, abs=1e-3)
+    assert effective_rank(torch.zeros(4, 3)).item() == pytest.approx(1)
+    assert math.isnan(effective_rank(torch.full((4, 3), math.nan)))
+
+
+def test_effective_rank_counts_directions() -> None:
+    orthogonal = torch.linalg.qr(torch.randn(40, 8))[0]
+    assert effective_rank(orthogonal).item() == pytest.approx(8, rel=1e-4)
+    assert effective_rank(orthogonal[:, :3] @ torch.linalg.qr(torch.randn(3, 3))[0]).item() == pytest.approx(
+        3, rel=1e-4
+    )
+    p = torch.tensor([0.7, 0.2, 0.1])
+    assert effective_rank(orthogonal[:, :3] * p).item() == pytest.approx((-(p * p.log()).sum()).exp().item(), rel=1e-4)
+
+
+def test_uniformity_takes_pairs() -> None:
+    with pytest.raises(ValueError, match="1 embeddings"):
+        uniformity(torch.ones(1, 3))

@@ -1,0 +1,199 @@
+"""Detectors: what they teach, what they find."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.retinanet import RetinaNet
+from torchvision.ops import box_iou
+
+from lit_cv.nn import create_backbone
+from lit_cv.nn.detection import DETECTORS, build_detector, default_strides
+from lit_cv.nn.detection.detector import map_anchors, map_points, select
+from lit_cv.nn.detection.fcos import FCOSDetector
+
+NOTHING = (torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+BOXES = [torch.tensor([[6.0, 8.0, 30.0, 28.0], [34.0, 30.0, 60.0, 58.0]]), NOTHING[0]]
+LABELS = [torch.tensor([0, 2]), NOTHING[1]]
+
+
+def images() -> Tensor:
+    """Two images: one with a red and a blue rectangle, one empty."""
+    shown = torch.full((2, 3, 64, 64), 90, dtype=torch.uint8)
+    for (x0, y0, x1, y1), label in zip(BOXES[0].int().tolist(), LABELS[0].tolist(), strict=True):
+        shown[0, :, y0:y1, x0:x1] = 0
+        shown[0, label, y0:y1, x0:x1] = 255
+    return shown
+
+
+@pytest.mark.slow
+@pytest.mark.learns
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_detector_learns_two_images(name: str, seed: int) -> None:
+    torch.manual_seed(seed)
+    backbone = create_backbone("resnet9_small")
+    detector = build_detector(name, backbone.feature_levels(), 3, [4, 8], channels=32, num_convs=1)
+    network = nn.ModuleList([backbone, detector]).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=80)
+    first = None
+    for _ in range(80):  # the rate falls to 0: weights and statistics of BatchNorm settle
+        losses = detector.losses(detector(backbone.forward_maps(images())), BOXES, LABELS)
+        total = torch.stack(list(losses.values())).sum()
+        first = float(total.detach()) if first is None else first
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        schedule.step()
+    assert float(total.detach()) < 0.5 * first
+    network.eval()
+    with torch.no_grad():
+        some, none = detector.detect(detector(backbone.forward_maps(images())), [(64, 64)] * 2, score_threshold=0.3)
+    assert len(none.boxes) == 0
+    overlap = box_iou(BOXES[0], some.boxes)
+    assert (overlap.amax(1) > 0.6).all()
+    assert some.labels[overlap.argmax(1)].tolist() == LABELS[0].tolist()
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_batches_without_any_object(name: str) -> None:
+    torch.manual_seed(0)
+    backbone = create_backbone("resnet9_small")
+    detector = build_detector(name, backbone.feature_levels(), 2, [4, 8], channels=32)
+    losses = detector.losses(detector(backbone.forward_maps(images())), [NOTHING[0]] * 2, [NOTHING[1]] * 2)
+    total = torch.stack(list(losses.values())).sum()
+    total.backward()
+    assert torch.isfinite(total)
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in detector.parameters())
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_other_sizes_than_in_training_and_padding(name: str) -> None:
+    torch.manual_seed(0)
+    backbone = create_backbone("resnet9_small").eval()
+    detector = build_detector(name, backbone.feature_levels(), 2, [4, 8], channels=32).eval()
+    with torch.no_grad():
+        detector.detect(detector(backbone.forward_maps(images())), [(64, 64)] * 2, 0.0)
+        raw = detector(backbone.forward_maps(torch.randint(0, 256, (2, 3, 72, 100), dtype=torch.uint8)))
+        found = detector.detect(raw, [(72, 100), (40, 50)], 0.0, max_detections=30)
+    for own, (height, width) in zip(found, [(72, 100), (40, 50)], strict=True):
+        assert 0 < len(own.boxes) <= 30
+        assert own.boxes.min() >= 0
+        assert own.boxes[:, 2].max() <= width
+        assert own.boxes[:, 3].max() <= height
+        assert (own.scores[:-1] >= own.scores[1:]).all()
+
+
+def test_fcos_decodes_what_it_was_told() -> None:
+    detector = FCOSDetector({8: 32}, 2, [8], 32, 1)
+    points, strides = map_points({8: torch.zeros(1, 1, 4, 6)})
+    assert points[:2].tolist() == [[4.0, 4.0], [12.0, 4.0]]
+    reach = torch.rand(2, 24, 4) + 0.5
+    logits = torch.full((2, 24, 2), -9.0)
+    logits[0, 9, 1], logits[1, 20, 0] = 2.0, 1.0
+    quality = torch.zeros(2, 24, 1)
+    raw = {
+        "cls_logits": logits,
+        "bbox_regression": reach,
+        "bbox_ctrness": quality,
+        "points": points,
+        "strides": strides,
+    }
+    first, second = detector.detect(raw, [(32, 48)] * 2, score_threshold=0.2)
+    x, y = 3 * 8 + 4, 1 * 8 + 4
+    left, top, right, bottom = (reach[0, 9] * 8).tolist()
+    torch.testing.assert_close(first.boxes, torch.tensor([[x - left, y - top, x + right, y + bottom]]))
+    expected = (torch.tensor(2.0).sigmoid() * 0.5).sqrt()
+    torch.testing.assert_close(first.scores[0], expected)
+    assert (first.labels.tolist(), second.labels.tolist()) == ([1], [0])
+
+
+def test_of_overlapping_boxes_the_better_stays_unless_the_class_differs() -> None:
+    boxes = torch.tensor([[0.0, 0, 20, 20], [1.0, 1, 21, 21], [30.0, 30, 44, 44], [0.0, 0, 0.5, 9]])
+    scores = torch.tensor([[0.8, 0.0], [0.9, 0.7], [0.1, 0.0], [0.9, 0.0]])
+    found = select(boxes, scores, (40, 40), score_threshold=0.05, iou_threshold=0.5, max_detections=10)
+    assert found.labels.tolist() == [0, 1, 0]
+    torch.testing.assert_close(found.scores, torch.tensor([0.9, 0.7, 0.1]))
+    torch.testing.assert_close(found.boxes[2], torch.tensor([30.0, 30, 40, 40]))
+    assert len(select(boxes, scores, (40, 40), 0.05, 0.5, max_detections=1).boxes) == 1
+
+
+def test_anchors_are_torchvisions_half_a_stride_further() -> None:
+    maps = {8: torch.zeros(1, 1, 3, 4), 16: torch.zeros(1, 1, 2, 2)}
+    generator = AnchorGenerator(((32.0, 48.0), (64.0, 96.0)), ((0.5, 1.0, 2.0),) * 2)
+    generator.cell_anchors = [
+        generator.generate_anchors(s, r) for s, r in zip(generator.sizes, generator.aspect_ratios, strict=True)
+    ]
+    expected = generator.grid_anchors([[3, 4], [2, 2]], [[torch.tensor(8)] * 2, [torch.tensor(16)] * 2])
+    points, strides = map_points(maps)
+    own = map_anchors(points, strides, (4.0, 6.0), (0.5, 1.0, 2.0))
+    # torchvision has the sizes within the ratios and rounds to whole pixels
+    own = own.view(-1, 3, 2, 4) - strides[:, None, None, None] / 2
+    torch.testing.assert_close(
+        own.flatten(0, 2), torch.cat(expected).view(-1, 3, 2, 4).flatten(0, 2), atol=0.51, rtol=0
+    )
+
+
+def test_retinanet_teaches_as_torchvisions() -> None:
+    torch.manual_seed(0)
+    backbone = create_backbone("resnet9_small")
+    detector: Any = build_detector("retinanet", backbone.feature_levels(), 3, [4, 8], channels=32)
+    raw = {name: value.detach() for name, value in detector(backbone.forward_maps(images())).items()}
+
+    class Backbone(nn.Module):
+        out_channels = 32
+
+    reference = RetinaNet(Backbone(), 3)
+    targets = [{"boxes": b, "labels": k} for b, k in zip(BOXES, LABELS, strict=True)]
+    expected = reference.compute_loss(targets, raw, [raw["anchors"]] * 2)
+    found = detector.losses(raw, BOXES, LABELS)
+    torch.testing.assert_close(found["class_loss"], expected["classification"])
+    torch.testing.assert_close(found["box_loss"], expected["bbox_regression"])
+    some = reference.postprocess_detections(
+        {name: [raw[name]] for name in ("cls_logits", "bbox_regression")}, [[raw["anchors"]]] * 2, [(64, 64)] * 2
+    )
+    own = detector.detect(raw, [(64, 64)] * 2, 0.05, 0.5, 300)
+    assert [len(o.boxes) for o in own] == [len(s["boxes"]) for s in some]
+
+
+def test_faster_rcnn_proposes_as_torchvisions() -> None:
+    torch.manual_seed(0)
+    backbone = create_backbone("resnet9_small").eval()
+    detector: Any = build_detector("faster_rcnn", backbone.feature_levels(), 3, [4, 8], channels=32).eval()
+    raw = detector(backbone.forward_maps(images()))
+
+    class Anchors(nn.Module):
+        def forward(self, listed: Any, features: Any) -> list[Tensor]:
+            return [raw["anchors"]] * 2
+
+    detector.rpn.anchor_generator = Anchors()
+    listed = ImageList(images(), [(64, 64)] * 2)
+    with torch.no_grad():
+        expected, _ = detector.rpn(listed, raw["features"])
+        for own, other in zip(detector._propose(raw, [(64, 64)] * 2), expected, strict=True):
+            torch.testing.assert_close(own, other)
+        found, _ = detector.roi(raw["features"], expected, [(64, 64)] * 2)
+    for own, other in zip(detector.detect(raw, [(64, 64)] * 2, 0.05, 0.5, 100), found, strict=True):
+        assert len(own.boxes) <= len(other["boxes"])  # ours drops boxes thinner than a pixel
+        assert own.scores.tolist() == other["scores"][: len(own.scores)].tolist() or len(own.boxes) < len(
+            other["boxes"]
+        )
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(ValueError, match="no detector 'yolo': fcos, retinanet, faster_rcnn"):
+        build_detector("yolo", {8: 8}, 3, [8])
+    with pytest.raises(ValueError, match="channels=40"):
+        build_detector("fcos", {8: 8}, 3, [8], channels=40)
+    with pytest.raises(ValueError, match="num_classes=0"):
+        build_detector("fcos", {8: 8}, 0, [8])
+
+
+def test_default_strides() -> None:
+    assert default_strides((480, 640)) == [8, 16, 32, 64, 128]
+    assert default_strides((240, 320)) == [8, 16, 32, 64]
+    assert default_strides((32, 32)) == [4, 8]
+    assert default_strides(None) == [8, 16, 32, 64, 128]

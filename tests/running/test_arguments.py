@@ -1,0 +1,205 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lit_cv.bfloat16 import has_bfloat16
+from lit_cv.running.arguments import prepare
+from lit_cv.running.runs import find_checkpoint
+
+
+@pytest.fixture(autouse=True)
+def _temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+def merged(args: list[str]) -> dict[str, Any]:
+    prepared, _ = prepare(args)
+    assert prepared[1] == "--config"
+    content: dict[str, Any] = yaml.safe_load(Path(prepared[2]).read_text())
+    return content
+
+
+def save_checkpoint(path: Path, step: int = 5, **hyperparameters: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "state_dict": {"head.weight": torch.zeros(1000)},
+        "hyper_parameters": {"backbone": "conv4", "lr": 0.1, **hyperparameters},
+        "global_step": step,
+        "lit_cv": {"class_path": "lit_cv.modules.supervised.SupervisedModule"},
+    }
+    torch.save(content, path)
+    return path
+
+
+def test_a_recipe_is_found_by_its_bare_name() -> None:
+    config = merged(["fit", "--config", "supervised"])
+    assert config["model"]["class_path"] == "SupervisedModule"
+    assert config["data"]["class_path"] == "DigitsDataModule"
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_recipe_takes_the_precision_that_the_device_computes(
+    fast: bool, in_tmp: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr("lit_cv.running.arguments.has_bfloat16", lambda accelerator: fast and accelerator == "cpu")
+    recipe = ["fit", "--config", "simclr", "--trainer.accelerator", "cpu"]
+    assert merged(recipe)["trainer"]["precision"] == ("bf16-mixed" if fast else "32-true")
+    assert ("imitates bfloat16" in caplog.text) is not fast
+    caplog.clear()
+    prepared, _ = prepare([*recipe, "--trainer.precision", "bf16-mixed"])
+    assert prepared[-1] == "bf16-mixed"
+    Path("mine.yaml").write_text("trainer: {precision: bf16-mixed}\n")
+    assert merged([*recipe, "--config", "mine.yaml"])["trainer"]["precision"] == "bf16-mixed"
+    Path("own.yaml").write_text("trainer: {precision: 32-true}\n")
+    merged([*recipe, "--config", "own.yaml"])
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_bfloat16_is_looked_up_for_the_device(supported: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: supported)
+    assert has_bfloat16("cpu") is supported
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda check_available: torch.device("cuda"))
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: supported)
+    assert has_bfloat16() is supported
+
+
+def test_configurations_come_before_options_wherever_they_stand() -> None:
+    prepared, _ = prepare(["fit", "--model.lr", "0.5", "--config=supervised"])
+    assert prepared[0] == "fit"
+    assert prepared.index("--config") < prepared.index("--model.lr")
+
+
+def test_a_later_configuration_lies_over_an_earlier_one(in_tmp: Path) -> None:
+    Path("mine.yaml").write_text("model: {init_args: {lr: 1e-3}}\ntrainer: {max_epochs: 77}\n")
+    config = merged(["fit", "--config", "supervised", "--config", "mine.yaml"])
+    assert config["trainer"]["max_epochs"] == 77
+    assert config["model"]["init_args"]["lr"] == 1e-3
+    assert config["model"]["init_args"]["backbone"]
+
+
+@pytest.mark.parametrize("option", [["--model", "SimCLRModule"], ["--model.class_path=lit_cv.SimCLRModule"]])
+def test_another_class_starts_from_its_own_defaults(option: list[str]) -> None:
+    config = merged(["fit", "--config", "supervised", *option])
+    assert set(config["model"]) == {"class_path"}
+
+
+def test_the_same_class_keeps_the_arguments_of_the_recipe() -> None:
+    config = merged(["fit", "--config", "supervised", "--model", "SupervisedModule"])
+    assert config["model"]["init_args"]["lr"]
+
+
+def test_another_class_in_a_second_configuration(in_tmp: Path) -> None:
+    Path("mine.yaml").write_text("data: {class_path: CSVDataModule, init_args: {path: a.csv}}\n")
+    config = merged(["fit", "--config", "supervised", "--config", "mine.yaml"])
+    assert config["data"] == {"class_path": "CSVDataModule", "init_args": {"path": "a.csv"}}
+
+
+def test_hyperparameters_of_the_checkpoint_lie_between_recipe_and_options(in_tmp: Path) -> None:
+    path = save_checkpoint(in_tmp / "some.ckpt", lr=0.25)
+    prepared, _ = prepare(["validate", "--config", "supervised", "--ckpt_path", str(path), "--model.lr", "0.5"])
+    config = yaml.safe_load(Path(prepared[2]).read_text())
+    assert config["model"]["init_args"]["lr"] == 0.25
+    assert prepared[3:5] == ["--model.lr", "0.5"]
+
+
+def test_a_checkpoint_brings_the_configuration_of_its_run(in_tmp: Path) -> None:
+    path = save_checkpoint(in_tmp / "lightning_logs" / "version_0" / "checkpoints" / "best.ckpt")
+    (path.parent.parent / "config.yaml").write_text("data: {class_path: A}\nckpt_path: old.ckpt\n")
+    config = merged(["validate", "--ckpt_path", str(path)])
+    assert config["data"] == {"class_path": "A"}
+    assert "ckpt_path" not in config
+
+
+def test_the_configuration_of_the_run_lies_over_recipes_and_below_files(in_tmp: Path) -> None:
+    path = save_checkpoint(in_tmp / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt", lr=0.25, weights=None)
+    own = "data: {class_path: DigitsDataModule, init_args: {batch_size: 8, val_fraction: 0.2}}\n"
+    (path.parent.parent / "config.yaml").write_text(own + "trainer: {limit_train_batches: 4}\n")
+    for verb in ("fit", "validate"):
+        config = merged([verb, "--config", "supervised", "--ckpt_path", "last"])
+        assert config["data"]["init_args"] == {"batch_size": 8, "val_fraction": 0.2}
+        assert config["trainer"] == {"limit_train_batches": 4}
+        assert config["model"]["init_args"]["lr"] == 0.25
+    text = "model: {class_path: SupervisedModule, init_args: {lr: 0.5, weights: gone.ckpt}}\n"
+    Path("mine.yaml").write_text(text + "data: {init_args: {batch_size: 9}}\n")
+    config = merged(["fit", "--config", "supervised", "--config", "mine.yaml", "--ckpt_path", "last"])
+    assert config["data"]["init_args"] == {"batch_size": 9, "val_fraction": 0.2}
+    assert (config["model"]["init_args"]["lr"], config["model"]["init_args"]["weights"]) == (0.5, None)
+    other = merged(["test", "--config", "fashion_mnist_supervised", "--ckpt_path", "last"])
+    assert other["data"]["class_path"] == "FashionMNISTDataModule"
+    with pytest.raises(
+        ValueError, match=r"holds a SupervisedModule, but SimCLRModule was asked for\. Leave --config out"
+    ):
+        prepare(["fit", "--config", "simclr", "--ckpt_path", "last"])
+
+
+def test_a_checkpoint_of_another_class_is_refused_by_name(in_tmp: Path) -> None:
+    path = save_checkpoint(in_tmp / "some.ckpt")
+    with pytest.raises(ValueError, match="holds a SupervisedModule, but SimCLRModule was asked for"):
+        prepare(["fit", "--model", "SimCLRModule", "--ckpt_path", str(path)])
+
+
+def test_last_is_the_newest_run_or_an_error(in_tmp: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no run in .* has left a checkpoint"):
+        find_checkpoint("last")
+    save_checkpoint(in_tmp / "lightning_logs" / "version_1" / "checkpoints" / "last.ckpt", step=1)
+    save_checkpoint(in_tmp / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt", step=2)
+    assert find_checkpoint("last").step == 2
+    assert find_checkpoint("last", str(in_tmp)).step == 2
+
+
+def test_auto_continues_the_newest_run_if_there_is_one(in_tmp: Path) -> None:
+    command = ["fit", "--config", "supervised", "--ckpt_path", "auto"]
+    prepared, checkpoint = prepare(command)
+    assert checkpoint is None
+    assert "--ckpt_path" not in prepared
+    path = save_checkpoint(in_tmp / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt")
+    prepared, checkpoint = prepare(command)
+    assert checkpoint is not None
+    assert prepared[-2:] == ["--ckpt_path", str(checkpoint.path)]
+    assert checkpoint.path.resolve() == path
+    with pytest.raises(ValueError, match="auto is for fit"):
+        prepare(["test", "--ckpt_path", "auto"])
+
+
+def test_a_torn_last_checkpoint_falls_back_to_the_one_before_and_says_so(
+    in_tmp: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = in_tmp / "lightning_logs" / "version_0" / "checkpoints"
+    save_checkpoint(folder / "previous.ckpt", step=3)
+    last = save_checkpoint(folder / "last.ckpt", step=4)
+    last.write_bytes(last.read_bytes()[:-700])
+    assert find_checkpoint("last").step == 3
+    assert "Falling back to the one before" in caplog.text
+    (folder / "previous.ckpt").unlink()
+    with pytest.raises(ValueError, match=r"last\.ckpt is not a whole checkpoint"):
+        find_checkpoint("last")
+
+
+def test_a_pickle_that_could_run_code_is_refused(in_tmp: Path) -> None:
+    torch.save({"state_dict": {}, "hyper_parameters": {"path": Path("x")}}, "bad.ckpt")
+    with pytest.raises(ValueError, match="not a whole checkpoint"):
+        find_checkpoint("bad.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [("supervized", "did you mean 'supervised'"), ("missing.yaml", "no configuration file"), ("bad.yaml", "not valid")],
+)
+def test_bad_configurations(in_tmp: Path, config: str, message: str) -> None:
+    Path("bad.yaml").write_text("model: [1, 2\n")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        prepare(["fit", "--config", config])
+
+
+def test_a_class_in_the_working_directory_is_found_by_its_short_name(in_tmp: Path) -> None:
+    Path("rotation.py").write_text("class RotationModule:\n    pass\n")
+    assert prepare(["fit", "--model", "RotationModule"])[0][-2:] == ["--model", "rotation.RotationModule"]
+    config = merged(["fit", "--config", "supervised", "--model", "RotationModule"])
+    assert config["model"] == {"class_path": "rotation.RotationModule"}
