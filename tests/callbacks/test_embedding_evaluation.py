@@ -173,7 +173,7 @@ def test_mixed_precision() -> None:
 def test_the_probe_learns(seed: int) -> None:
     L.seed_everything(seed, verbose=False)
     run = trainer(OnlineProbe(lr=0.01), max_epochs=8)
-    run.fit(module(seed), DigitsDataModule(batch_size=32))
+    run.fit(module(seed, lr=1e-3), DigitsDataModule(batch_size=32))
     assert run.callback_metrics["val_probe_acc"] > 0.6
 
 
