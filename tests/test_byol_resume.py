@@ -29,10 +29,8 @@ class OwnBYOL(BaseModule):
     def configure_head(self, num_features):
         return nn.Sequential(nn.Linear(num_features, 32), nn.ReLU(), nn.Linear(32, 16))
 
-    def configure_model(self):
-        if "backbone" in self._modules:
-            return
-        super().configure_model()
+    def configure_networks(self):
+        super().configure_networks()
         self.predictor = nn.Linear(16, 16)
         self.target = MovingAverage(nn.ModuleDict({"backbone": self.backbone, "head": self.head}))
 

@@ -1,18 +1,17 @@
 """What a checkpoint holds besides Lightning's part: whose it is, and what an exact resume needs."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lit_cv.loop_state import keep_validation_due
-from lit_cv.modules.data_classes import ClassLists, take_up_classes
-
-if TYPE_CHECKING:
-    from lit_cv.modules.base import BaseModule
+from lit_cv.modules.class_lists import ClassLists
+from lit_cv.modules.data_classes import take_up_classes
+from lit_cv.modules.extension_points import ExtensionPoints
 
 __all__ = ["add_contents", "take_contents"]
 
 
-def add_contents(module: "BaseModule", checkpoint: dict[str, Any]) -> None:
+def add_contents(module: ExtensionPoints, checkpoint: dict[str, Any]) -> None:
     """Add the class, the seed, the names of the classes and the training epoch's running means under `lit_cv`."""
     checkpoint["lit_cv"] = {
         "class_path": f"{type(module).__module__}.{type(module).__qualname__}",
@@ -30,7 +29,7 @@ def add_contents(module: "BaseModule", checkpoint: dict[str, Any]) -> None:
         checkpoint["hyper_parameters"]["weights"] = None
 
 
-def take_contents(module: "BaseModule", checkpoint: Mapping[str, Any]) -> None:
+def take_contents(module: ExtensionPoints, checkpoint: Mapping[str, Any]) -> None:
     """Refuse a checkpoint of another class, and take up the seed of its run.
 
     Raises:
@@ -74,5 +73,5 @@ def _classes(extra: Mapping[str, Any]) -> ClassLists:
     return {str(attribute): list(entries) for attribute, entries in classes.items()}
 
 
-def _matters(name: str, module: "BaseModule") -> bool:
+def _matters(name: str, module: ExtensionPoints) -> bool:
     return name != "optimizer" or (module._trainer is not None and module.trainer.state.fn == "fit")

@@ -1,14 +1,11 @@
 """Networks through `torch.compile`."""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from lit_cv.modules.base import BaseModule
+from lit_cv.modules.extension_points import ExtensionPoints
 
 __all__ = ["compile_networks"]
 
 
-def compile_networks(module: "BaseModule") -> None:
+def compile_networks(module: ExtensionPoints) -> None:
     """Compile a module's networks in place: the keys of its state dict, copies and exports stay as they are.
 
     Raises:

@@ -3,32 +3,22 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lit_cv.checkpoint_file import read_checkpoint
 from lit_cv.class_matching import match_classes
+from lit_cv.modules.class_lists import ClassLists
+from lit_cv.modules.extension_points import ExtensionPoints
 from lit_cv.printable import printable
 
-if TYPE_CHECKING:
-    from lit_cv.modules.base import BaseModule
-
-__all__ = ["ClassLists", "class_lists", "match_data_classes", "take_up_classes"]
+__all__ = ["match_data_classes", "take_up_classes"]
 
 log = logging.getLogger("lit_cv")
-
-ClassLists = dict[str, list[str]]
-"""Names of classes by the attribute of a DataModule that lists them, such as `class_names` or `box_classes`."""
 
 _WHAT = {"class_names": "classes", "box_classes": "classes of boxes", "mask_classes": "classes of pixels"}
 
 
-def class_lists(datamodule: object | None, *attributes: str) -> ClassLists:
-    """Return the names of classes that a DataModule has; lists that it lacks or that are empty are left out."""
-    lists = {name: getattr(datamodule, name, None) for name in attributes}
-    return {name: [str(entry) for entry in names] for name, names in lists.items() if names}
-
-
-def match_data_classes(module: "BaseModule") -> None:
+def match_data_classes(module: ExtensionPoints) -> None:
     """Number the classes of the data as the module does, which has learned them or is about to.
 
     What the module knows comes from the checkpoint that the Trainer is about to load, from its own training, or from
@@ -50,7 +40,7 @@ def match_data_classes(module: "BaseModule") -> None:
     module.trained_classes |= {name: learned.get(name, names) for name, names in found.items()}
 
 
-def take_up_classes(module: "BaseModule", classes: ClassLists) -> None:
+def take_up_classes(module: ExtensionPoints, classes: ClassLists) -> None:
     """Take up the classes of a checkpoint that is being loaded; the data follow if they were not matched with it.
 
     Args:
@@ -61,7 +51,7 @@ def take_up_classes(module: "BaseModule", classes: ClassLists) -> None:
     module.trained_classes |= classes
     if not matched:
         match_data_classes(module)
-        if "backbone" in module._modules:
+        if module.is_built:
             module.build_metrics()
 
 

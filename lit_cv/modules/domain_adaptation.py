@@ -91,11 +91,9 @@ class DomainAdaptationModule(SupervisedModule):
             weight: The lambda of this step, for modules that weigh a gradient themselves (`weighs_gradient`).
         """
 
-    def configure_model(self) -> None:
+    def configure_networks(self) -> None:
         """Build the networks, and take over the classifier of a checkpoint."""
-        if "backbone" in self._modules:
-            return
-        super().configure_model()
+        super().configure_networks()
         if self.hparams["multi_label"]:
             raise ValueError(f"{type(self).__name__} takes one label an image, but these have several.")
         if self.hparams["weights"] is not None:

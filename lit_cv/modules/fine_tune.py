@@ -116,11 +116,9 @@ class FineTuneModule(SupervisedModule):
         """Learning rate of the backbone, before layer-wise decay."""
         return backbone_rate(self.hparams)
 
-    def configure_model(self) -> None:
+    def configure_networks(self) -> None:
         """Build the networks and freeze what the strategy freezes at its start."""
-        if "backbone" in self._modules:
-            return
-        super().configure_model()
+        super().configure_networks()
         # Positions that are no parameters to learn in the network stay so.
         self.stages = [
             stage._replace(parameters=tuple(p for p in stage.parameters if p.requires_grad))

@@ -81,11 +81,9 @@ class MAMLModule(FewShotModule):
             self._check_way(way)
         return ClassificationHead(num_features, h["way"])
 
-    def configure_model(self) -> None:
+    def configure_networks(self) -> None:
         """Build the networks, and the learning rates of the inner steps."""
-        if "backbone" in self._modules:
-            return
-        super().configure_model()
+        super().configure_networks()
         h = self.hparams
         if h["learn_inner_lr"]:
             layers = dict.fromkeys(_layer(name) for name in self._start())

@@ -184,7 +184,7 @@ class MultiTaskModule(TasksModule):
         """Go backwards from the total loss; with gradient surgery, from the loss of every task."""
         losses, self._losses = self._losses, []
         if losses:
-            self._surgery_weights = operate(self, loss, losses)
+            self._surgery_weights = operate(self, self.tasks.values(), loss, losses)
         else:
             super().backward(loss, *args, **kwargs)
 

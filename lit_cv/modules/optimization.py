@@ -1,22 +1,20 @@
 """The optimizer and schedule of a module, from its hyperparameters and the length of its training."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from lit_cv.distributed import whole_parameters
+from lit_cv.modules.extension_points import ExtensionPoints
 from lit_cv.optim import build_optimizer, build_schedule, reapply_options, scale_lr
 from lit_cv.optim.restored_state import require_whole_state
 from lit_cv.strategies import check_whole
 
-if TYPE_CHECKING:
-    from lit_cv.modules.base import BaseModule
-
 __all__ = ["configure_optimizer", "scaled_groups", "take_given_options"]
 
 
-def configure_optimizer(module: "BaseModule") -> OptimizerLRScheduler:
+def configure_optimizer(module: ExtensionPoints) -> OptimizerLRScheduler:
     """Build what `LightningModule.configure_optimizers` returns.
 
     The schedule counts optimizer steps, of which gradient accumulation leaves fewer than batches.
@@ -56,7 +54,7 @@ def configure_optimizer(module: "BaseModule") -> OptimizerLRScheduler:
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def take_given_options(module: "BaseModule") -> None:
+def take_given_options(module: ExtensionPoints) -> None:
     """Put the options of this run in place of those that a checkpoint restored into the optimizer."""
     h, groups = module.hparams, scaled_groups(module)
     for optimizer in module.trainer.optimizers:
@@ -64,14 +62,14 @@ def take_given_options(module: "BaseModule") -> None:
         reapply_options(optimizer, groups, momentum=h["momentum"], betas=tuple(h["betas"]))
 
 
-def scaled_groups(module: "BaseModule") -> list[dict[str, Any]]:
+def scaled_groups(module: ExtensionPoints) -> list[dict[str, Any]]:
     """Return the module's parameter groups, their learning rates scaled to the batch."""
     factor = _batch_factor(module)
     with whole_parameters(module.trainer.strategy.model):  # which are decayed, their dimensions tell
         return [{**group, "lr": factor * group["lr"]} for group in module.parameter_groups()]
 
 
-def _batch_factor(module: "BaseModule") -> float:
+def _batch_factor(module: ExtensionPoints) -> float:
     """Return what learning rates are multiplied by for the batch of all devices and accumulated batches."""
     rule, trainer = module.hparams["lr_scaling"], module.trainer
     if rule == "none":

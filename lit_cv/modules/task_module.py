@@ -10,7 +10,7 @@ from torchmetrics import Metric, MetricCollection
 
 from lit_cv.distributed import is_distributed
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
-from lit_cv.modules.data_classes import ClassLists, class_lists
+from lit_cv.modules.class_lists import ClassLists, class_lists
 from lit_cv.modules.task_losses import add_totals, loss_terms
 from lit_cv.tasks import BaseTask, Features, TaskLoss, joined_losses
 

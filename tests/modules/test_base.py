@@ -107,6 +107,29 @@ def test_a_module_that_changes_state_after_checkpoints_is_refused() -> None:
             pass
 
 
+def test_a_module_that_overrides_configure_model_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^Twice\.configure_model .*: override configure_networks instead\.$"):
+
+        class Twice(Watched):
+            def configure_model(self) -> None:
+                """Build something."""
+
+
+def test_networks_are_built_once() -> None:
+    built = []
+
+    class Counting(Watched):
+        def configure_networks(self) -> None:
+            super().configure_networks()
+            built.append(self.backbone)
+
+    module = Counting(in_channels=1)
+    for _ in range(2):
+        module(torch.zeros(1, 1, 28, 28))
+    fit(module)
+    assert built == [module.backbone]
+
+
 def test_the_command_line_refuses_it_in_one_line(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (in_tmp / "late.py").write_text(OWN)
     monkeypatch.setattr(sys, "argv", ["lit-cv", "fit", "--model", "LateModule", "--data", "DigitsDataModule"])
