@@ -1,7 +1,7 @@
 """What a DataModule says about itself: a picture of a batch, and a few lines."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -12,12 +12,33 @@ from lit_cv.printable import printable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from datamodules.base import BaseDataModule, Split
-
 __all__ = ["draw_batch", "summarize"]
 
 
-def _datasets(datamodule: "BaseDataModule") -> dict[str, ImageDataset | None]:
+class Described(Protocol):
+    """What is shown of a DataModule; see `datamodules.base.BaseDataModule`."""
+
+    train_dataset: ImageDataset
+    unlabeled_dataset: ImageDataset
+    val_dataset: ImageDataset | None
+    test_dataset: ImageDataset | None
+    predict_dataset: ImageDataset | None
+    num_classes: int | None
+    class_names: list[str]
+    box_classes: list[str]
+    mask_classes: list[str]
+    image_size: tuple[int, int] | None
+    in_channels: int
+    multi_label: bool
+
+    def prepare_data(self) -> None:
+        """Download what is missing."""
+
+    def setup(self) -> None:
+        """Load the images."""
+
+
+def _datasets(datamodule: Described) -> dict[str, ImageDataset | None]:
     datamodule.prepare_data()
     datamodule.setup()
     return {
@@ -28,7 +49,7 @@ def _datasets(datamodule: "BaseDataModule") -> dict[str, ImageDataset | None]:
     }
 
 
-def draw_batch(datamodule: "BaseDataModule", split: "Split", n: int, path: str | Path | None) -> "Figure":
+def draw_batch(datamodule: Described, split: str, n: int, path: str | Path | None) -> "Figure":
     """Draw images of a split, chosen at random but always the same, with their labels.
 
     Args:
@@ -62,7 +83,7 @@ def draw_batch(datamodule: "BaseDataModule", split: "Split", n: int, path: str |
     return figure
 
 
-def summarize(datamodule: "BaseDataModule") -> str:
+def summarize(datamodule: Described) -> str:
     """Return the sizes of the splits, the classes and the image size, in a few lines."""
     sizes = {name: len(dataset) for name, dataset in _datasets(datamodule).items() if dataset is not None}
     labeled = len(datamodule.train_dataset)
