@@ -17,6 +17,7 @@ from datamodules.domain_pairs import PairDataset
 from datamodules.loader import EpochSampler, ResumableLoader, loader_options
 from datamodules.recorded_splits import RecordedSplits
 from datamodules.splits import Positions, classes_with_fewer
+from lit_cv.contracts import Data, as_module, module_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -229,8 +230,8 @@ class BaseDataModule(RecordedSplits, ABC):
 
     def train_dataloader(self) -> Any:
         """Return the loader of the labeled images, or of all for a module that `uses_unlabeled` ones."""
-        module = getattr(self.trainer, "lightning_module", None)
-        dataset = self.unlabeled_dataset if getattr(module, "uses_unlabeled", False) else self.train_dataset
+        module = as_module(module_of(self.trainer))
+        dataset = self.unlabeled_dataset if module.uses_unlabeled else self.train_dataset
         if len(dataset) == 0:
             raise ValueError(f"{type(self).__name__} has no training images with labels.")
         rank, world_size = self._place()
@@ -279,8 +280,7 @@ class BaseDataModule(RecordedSplits, ABC):
 
     def _without_images_if_known(self, dataset: ImageDataset) -> ImageDataset:
         """Return the dataset without its images for a module that keeps features of them (not `needs_images`)."""
-        module = getattr(self.trainer, "lightning_module", None)
-        return dataset if getattr(module, "needs_images", True) else dataset.without_images()
+        return dataset if as_module(module_of(self.trainer)).needs_images else dataset.without_images()
 
     def _evaluation_loader(self, dataset: ImageDataset) -> ResumableLoader:
         rank, world_size = self._place()
@@ -330,3 +330,9 @@ class BaseDataModule(RecordedSplits, ABC):
 
 def _apart(size: int, held: Positions) -> tuple[Positions, Positions]:
     return np.setdiff1d(np.arange(size), held, assume_unique=True), held
+
+
+if TYPE_CHECKING:
+
+    def _as_contract(datamodule: BaseDataModule) -> Data:
+        return datamodule

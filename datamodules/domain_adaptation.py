@@ -16,6 +16,7 @@ from datamodules.dataset import ImageDataset
 from datamodules.domain_pairs import SOURCE, TARGET, ConvertedDataset, PairDataset, PairSampler
 from datamodules.loader import ResumableLoader
 from datamodules.split_record import state_in_checkpoint
+from lit_cv.contracts import as_module, module_of
 from lit_cv.printable import printable
 
 if TYPE_CHECKING:
@@ -125,8 +126,7 @@ class DomainAdaptationDataModule(BaseDataModule):
 
     def train_dataloader(self) -> Any:
         """Return the loader of pairs, or that of one domain for a module that does not adapt."""
-        module = getattr(self.trainer, "lightning_module", None)
-        if not getattr(module, "expects_domains", module is None):
+        if not self._pairs_domains():
             return super().train_dataloader()
         sizes = len(self.train_dataset), len(self.unlabeled_dataset)
         if min(sizes) == 0:
@@ -213,9 +213,13 @@ class DomainAdaptationDataModule(BaseDataModule):
         height, width = _side_lengths(self)
         return "\n".join([*parts, f"together: {self.in_channels} x {height} x {width} pixels"])
 
+    def _pairs_domains(self) -> bool:
+        """Tell whether batches of both domains are asked for: by a module that adapts, or without one."""
+        module = module_of(self.trainer)
+        return module is None or as_module(module).expects_domains
+
     def _both(self, target: ImageDataset | None, source: ImageDataset | None) -> list[Any]:
-        module = getattr(self.trainer, "lightning_module", None)
-        parts = (target, source) if getattr(module, "expects_domains", module is None) else (target,)
+        parts = (target, source) if self._pairs_domains() else (target,)
         return [self._evaluation_loader(part) for part in parts if part is not None]
 
     def _check_classes(self) -> None:

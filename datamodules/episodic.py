@@ -22,6 +22,7 @@ from datamodules.images import UnreadableImageError
 from datamodules.loader import EpochSampler, ResumableLoader
 from datamodules.memory import channel_statistics
 from datamodules.split_record import state_in_checkpoint
+from lit_cv.contracts import as_module, module_of
 from lit_cv.printable import printable
 
 __all__ = ["EpisodicDataModule"]
@@ -319,8 +320,7 @@ class EpisodicDataModule(L.LightningDataModule):
                 self._deal(self.base, self._stage)
 
     def _evaluation_loader(self, stage: Literal["val", "test"]) -> ResumableLoader:
-        module = getattr(self.trainer, "lightning_module", None)
-        by_features = getattr(module, "compares_features", False)
+        by_features = as_module(module_of(self.trainer)).compares_features
         episodes = EvaluationEpisodes(
             self.pools[stage],
             self.query_pools[stage],

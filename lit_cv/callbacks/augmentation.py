@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_cv.augment import Chain, build_operations, policy_operations
+from lit_cv.contracts import Data, data_of
 
 __all__ = ["Augmentation", "image_batches", "unviewed_batches"]
 
@@ -70,13 +71,13 @@ class Augmentation(L.Callback):
         for part in unviewed_batches(batch, "Augmentation"):
             augment(self.chain, part, self.mask_fill, self.min_visible)
             if not self._compared and trainer is not None and trainer.is_global_zero:
-                _compare_sizes(getattr(trainer, "datamodule", None), part["image"])
+                _compare_sizes(data_of(trainer), part["image"])
             self._compared = True
 
 
-def _compare_sizes(datamodule: Any, images: Tensor) -> None:
+def _compare_sizes(data: Data, images: Tensor) -> None:
     """Say it where training sees images of another size than validation does."""
-    size = getattr(datamodule, "image_size", None)
+    size = data.image_size
     height, width = images.shape[-2:]
     if size and tuple(size) != (height, width):
         log.warning(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_cv.callbacks.run_output import class_names, figures_wanted, guarded, publish
+from lit_cv.contracts import data_of
 from lit_cv.figures import draw_objects, image_grid, label_titles, object_titles
 
 if TYPE_CHECKING:
@@ -79,8 +80,8 @@ class BatchFigure(L.Callback):
 
 def _draw_objects(batch: Mapping[str, Any], n: int, heading: str, trainer: L.Trainer) -> "Figure":
     """Draw images with their boxes and masks."""
-    data = getattr(trainer, "datamodule", None)
-    names = (list(getattr(data, "box_classes", None) or []), list(getattr(data, "mask_classes", None) or []))
+    data = data_of(trainer)
+    names = (list(data.box_classes or []), list(data.mask_classes or []))
     images = batch["image"][:n]
     boxes, labels = (batch[key][:n] if key in batch else None for key in ("boxes", "box_labels"))
     mask = batch["mask"][:n] if isinstance(batch.get("mask"), Tensor) else None

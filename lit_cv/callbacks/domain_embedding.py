@@ -8,6 +8,7 @@ import torch
 
 from lit_cv.callbacks.embedding import embed_images
 from lit_cv.callbacks.run_output import class_names, figures_wanted, guarded, publish
+from lit_cv.contracts import as_module, data_extras, data_of, datamodule_of
 from lit_cv.figures import DomainMap, domain_figure, map_embedding
 
 __all__ = ["DomainEmbedding"]
@@ -62,12 +63,11 @@ class DomainEmbedding(L.Callback):
         self._before = state_dict["before"]
 
     def _wanted(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
-        data: Any = getattr(trainer, "datamodule", None)
-        parts = [getattr(data, name, None) for name in ("source_val_dataset", "val_dataset")]
+        parts = [data_extras(datamodule_of(trainer)).source_val_dataset, data_of(trainer).val_dataset]
         return (
             trainer.is_global_zero
             and figures_wanted(trainer)
-            and bool(getattr(pl_module, "expects_domains", False))
+            and as_module(pl_module).expects_domains
             and all(part is not None and len(part) >= 2 for part in parts)
         )
 

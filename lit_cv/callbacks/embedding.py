@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lit_cv.callbacks.augmentation import image_batches
+from lit_cv.contracts import as_module
 
 __all__ = ["embed_batch", "embed_images", "has_labels"]
 
@@ -22,7 +23,7 @@ def embed_images(trainer: L.Trainer, pl_module: L.LightningModule, images: Tenso
     Raises:
         TypeError: If the module has no `embed`.
     """
-    embed = getattr(pl_module, "embed", None)
+    embed = as_module(pl_module).embed
     if embed is None:
         raise TypeError(f"{type(pl_module).__name__} has no method embed(images), which this callback evaluates.")
     training = [module for module in pl_module.modules() if module.training]

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_cv.callbacks.embedding import embed_batch, embed_images, has_labels
+from lit_cv.contracts import as_dataset, as_module, data_of
 from lit_cv.distributed import gather_rows, is_distributed
 from lit_cv.metrics import alignment, effective_rank, knn_predictions, uniformity
 
@@ -49,9 +50,8 @@ class EmbeddingEvaluation(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Make the accuracy the module's metric if that is what it is judged by."""
-        if getattr(pl_module, "evaluates_embedding", False) and _labels_known(trainer):
-            dataset = getattr(trainer.datamodule, "val_dataset", None)  # type: ignore[attr-defined]
-            validation = getattr(dataset, "labels", None)
+        if as_module(pl_module).evaluates_embedding and _labels_known(trainer):
+            validation = as_dataset(data_of(trainer).val_dataset).labels
             if validation is None or bool((validation >= 0).any()):
                 pl_module.monitor, pl_module.mode = "val_knn_acc", "max"  # type: ignore[assignment]
 
@@ -113,7 +113,7 @@ class EmbeddingEvaluation(L.Callback):
             values["alignment"] = _share((torch.stack(self._aligned) * sizes).sum(), sizes.sum())
         for name, value in values.items():
             name = f"{stage}_{name}"
-            pl_module.log(name, value, prog_bar=name == getattr(pl_module, "monitor", None))
+            pl_module.log(name, value, prog_bar=name == as_module(pl_module).monitor)
         self._embeddings, self._labels, self._aligned, self._sizes = [], [], [], []
 
     def _accuracies(
@@ -149,10 +149,10 @@ class EmbeddingEvaluation(L.Callback):
 
 def _labels_known(trainer: L.Trainer) -> bool:
     """Whether the data have labelled training images, of one class each."""
-    datamodule: Any = getattr(trainer, "datamodule", None)
-    if not hasattr(datamodule, "labeled_dataloader") or datamodule.multi_label or not datamodule.num_classes:
+    data = data_of(trainer)
+    if data.labeled_dataloader is None or data.multi_label or not data.num_classes:
         return False
-    return bool((datamodule.train_dataset.labels >= 0).any())
+    return bool((data.train_dataset.labels >= 0).any())
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lit_cv.augment import mix_labels, soft_labels
 from lit_cv.callbacks.augmentation import image_batches
+from lit_cv.contracts import module_extras
 
 __all__ = ["MixingCallback"]
 
@@ -52,7 +53,7 @@ class MixingCallback(L.Callback):
         for key in ("mask", "boxes"):
             if key in batch:
                 raise TypeError(f"{name} cannot mix the batch's entry {key!r}: leave {name} out.")
-        num_classes = getattr(pl_module, "num_classes", None)
+        num_classes = module_extras(pl_module).num_classes
         if not isinstance(num_classes, int):
             raise TypeError(f"{name} needs the number of classes, but {type(pl_module).__name__} has no num_classes.")
         labels = soft_labels(batch["label"], num_classes)

@@ -6,6 +6,7 @@ import re
 
 import lightning as L
 
+from lit_cv.contracts import as_checkpoint, as_module
 from lit_cv.suggest import nearest
 
 __all__ = ["is_better", "mode_of", "monitor_and_mode", "monitored_value"]
@@ -47,10 +48,10 @@ def monitored_value(trainer: L.Trainer, monitor: str | None) -> float | None:
 
 def monitor_and_mode(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[str | None, str]:
     """Return the metric that decides which epoch is the best, by the checkpoints or by the module."""
-    checkpoint = trainer.checkpoint_callback
-    if monitor := getattr(checkpoint, "monitor", None):
-        return monitor, getattr(checkpoint, "mode", None) or mode_of(monitor, pl_module)
-    return getattr(pl_module, "monitor", None), getattr(pl_module, "mode", "min")
+    checkpoint, module = as_checkpoint(trainer.checkpoint_callback), as_module(pl_module)
+    if monitor := checkpoint.monitor:
+        return monitor, checkpoint.mode or mode_of(monitor, pl_module)
+    return module.monitor, module.mode
 
 
 def mode_of(monitor: str | None, pl_module: L.LightningModule, option: str = "") -> str:
@@ -67,8 +68,8 @@ def mode_of(monitor: str | None, pl_module: L.LightningModule, option: str = "")
         >>> mode_of("val_acc", Module()), mode_of("val_shape_loss", Module())
         ('max', 'min')
     """
-    own = str(getattr(pl_module, "mode", "min"))
-    if monitor is None or monitor == getattr(pl_module, "monitor", None):
+    own = as_module(pl_module).mode
+    if monitor is None or monitor == as_module(pl_module).monitor:
         return own
     less, more = (re.search(rf"(?<![^\W_])({words})(?![^\W_])", monitor.lower()) for words in (_LESS, _MORE))
     if bool(less) != bool(more):

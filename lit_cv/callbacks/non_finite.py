@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lit_cv.callbacks.non_finite_places import SHOWN, listed, places_of_non_finite, sample_names, without_tensors
+from lit_cv.contracts import as_checkpoint, as_module, dataset_of
 from lit_cv.distributed import is_distributed
 from lit_cv.loop_state import logs_now, step_index
 
@@ -217,7 +218,7 @@ class NonFiniteGuard(L.Callback):
             what = f"the gradient of {listed(wrong)} is not finite"
         else:
             what = "the loss or a gradient is not finite"
-        dataset = getattr(trainer.train_dataloader, "dataset", None)
+        dataset = dataset_of(trainer.train_dataloader)
         where = [name for step in steps for name in places_of_non_finite(step.content, dataset)]
         names = [name for step in steps for name in sample_names(step.content, dataset)]
         between = str(steps[0]) if steps else f"at step {step_index(trainer)}"
@@ -229,7 +230,7 @@ class NonFiniteGuard(L.Callback):
 
 
 def _running_means(pl_module: L.LightningModule) -> Any:
-    means = getattr(pl_module, "means", None)
+    means = as_module(pl_module).means
     return means.get("train") if isinstance(means, Mapping) else None
 
 
@@ -258,9 +259,8 @@ def _not_finite(pl_module: L.LightningModule) -> list[str]:
 
 
 def _last_good(trainer: L.Trainer) -> str:
-    checkpoint = trainer.checkpoint_callback
-    path = getattr(checkpoint, "last_model_path", "") or getattr(checkpoint, "best_model_path", "")
-    path = path or getattr(trainer, "ckpt_path", None)
+    checkpoint = as_checkpoint(trainer.checkpoint_callback)
+    path = checkpoint.last_model_path or checkpoint.best_model_path or trainer.ckpt_path
     return f"Last good checkpoint: {path}." if path else "No checkpoint was written yet."
 
 

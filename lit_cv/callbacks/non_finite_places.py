@@ -6,6 +6,8 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
+from lit_cv.contracts import as_dataset
+
 __all__ = ["SHOWN", "listed", "places_of_non_finite", "sample_names", "without_tensors"]
 
 SHOWN = 8  # images and weights that a message names
@@ -35,7 +37,7 @@ def sample_names(batch: Any, dataset: Any) -> list[str]:
     for prefix, part, owner in _parts(batch, dataset):
         index = part.get("index")
         if isinstance(index, Tensor):
-            name = getattr(owner, "sample_name", str)
+            name = as_dataset(owner).sample_name or str
             found += [f"{prefix}{name(position)}" for position in index.flatten().tolist()]
     return found
 

@@ -11,6 +11,7 @@ from torch.optim import AdamW
 
 from lit_cv.callbacks.embedding import embed_batch, embed_images, has_labels
 from lit_cv.callbacks.run_output import class_names
+from lit_cv.contracts import data_of
 from lit_cv.distributed import is_distributed, joined_mean
 
 __all__ = ["OnlineProbe"]
@@ -157,7 +158,7 @@ class OnlineProbe(L.Callback):
 
 
 def _num_classes(trainer: L.Trainer) -> int:
-    classes = getattr(getattr(trainer, "datamodule", None), "num_classes", None)
+    classes = data_of(trainer).num_classes
     if not classes:
         raise ValueError("OnlineProbe needs a DataModule that has num_classes: leave the callback out.")
     return int(classes)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lit_cv.callbacks.periodic_figure import PeriodicFigure
 from lit_cv.callbacks.run_output import figures_wanted, guarded, plain_names, publish
+from lit_cv.contracts import class_lists, datamodule_of
 from lit_cv.figures import draw_objects, image_grid
 
 __all__ = ["PredictionFigures"]
@@ -97,4 +98,4 @@ def _sure(found: Mapping[str, Any], min_score: float) -> tuple[list[Tensor] | No
 
 
 def _classes(key: str, trainer: L.Trainer, pl_module: L.LightningModule) -> list[str]:
-    return list(getattr(getattr(trainer, "datamodule", None), key, None) or pl_module.hparams.get(key) or [])
+    return class_lists(datamodule_of(trainer), key).get(key) or list(pl_module.hparams.get(key) or [])

@@ -21,6 +21,7 @@ from lit_cv.callbacks.prediction_rows import RowFile
 from lit_cv.callbacks.prediction_table import ClassTable
 from lit_cv.callbacks.prediction_values import ValueTable
 from lit_cv.callbacks.run_output import class_names
+from lit_cv.contracts import as_dataset, as_module, class_lists, datamodule_of, dataset_of, module_extras
 from lit_cv.printable import printable
 from lit_cv.spreadsheet import escape_formula
 from lit_cv.tasks import MultiLabelTask
@@ -165,7 +166,7 @@ class PredictionWriter(L.Callback):
         if "probabilities" in said:
             if task not in self._tables:
                 classes = said["probabilities"].shape[1]
-                tasks = getattr(pl_module, "tasks", None)
+                tasks = module_extras(pl_module).tasks
                 kind = tasks.get(task) if isinstance(tasks, Mapping) else None
                 several = bool(pl_module.hparams.get("multi_label")) or isinstance(kind, MultiLabelTask)
                 attribute = getattr(kind, "class_attribute", None)
@@ -198,14 +199,14 @@ class PredictionWriter(L.Callback):
     def _begin(self, trainer: L.Trainer, task: str, kind: ClassTable | ValueTable) -> RowFile:
         """Begin the table of a task."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        dataset = getattr(trainer.predict_dataloaders, "dataset", None)
-        head = "image" if hasattr(dataset, "sample_name") else "index"
+        dataset = dataset_of(trainer.predict_dataloaders)
+        head = "image" if as_dataset(dataset).sample_name is not None else "index"
         return RowFile(self._wanted(task), kind.columns(head), trainer.global_rank)
 
     def _kept(self, trainer: L.Trainer) -> str:
         """Return in words what is on the disk of predictions that are not complete."""
-        dataset = getattr(trainer.predict_dataloaders, "dataset", None)
-        total = f" of {len(cast(Sized, dataset))}" if hasattr(dataset, "__len__") else ""
+        dataset = dataset_of(trainer.predict_dataloaders)
+        total = f" of {len(dataset)}" if isinstance(dataset, Sized) else ""
         files = [file for file, _ in (*self._values.values(), *self._tables.values()) if file.images]
         kept = [f"the rows of {file.images}{total} images in {_said(file.path)}" for file in files]
         if masks := len(self._masks.parts):
@@ -281,7 +282,7 @@ class PredictionWriter(L.Callback):
         if not any((*parts.values(), own["tables"], own["values"])):
             log.warning("There were no images to predict.")
             return
-        dataset = getattr(trainer.predict_dataloaders, "dataset", None)
+        dataset = dataset_of(trainer.predict_dataloaders)
         for task, (file, _) in self._values.items():
             path = file.finish(self._wanted(task), _of_task(others, "values", task))
             log.info("Values for %d images: %s", file.images, _said(path, self._wanted(task)))
@@ -291,7 +292,7 @@ class PredictionWriter(L.Callback):
             log.info("Predictions for %d images: %s", file.images, _said(path, self._wanted(task)))
         if found := parts["embeddings"]:
             path = next_free_path(self.folder / _EMBEDDINGS)
-            labels = getattr(dataset, "labels", None)
+            labels = as_dataset(dataset).labels
             names = _names(trainer, [index for part in found for index in part[0].tolist()])
             log.info(
                 "Embeddings of %d images, %d numbers each: %s",
@@ -304,7 +305,7 @@ class PredictionWriter(L.Callback):
             self._write_drafts(trainer, parts["boxes"], parts["masks"])
 
     def _write_drafts(self, trainer: L.Trainer, boxes: Sequence[Any], masks: Sequence[Any]) -> None:
-        images = Path(getattr(getattr(trainer.predict_dataloaders, "dataset", None), "root", "."))
+        images = Path(as_dataset(dataset_of(trainer.predict_dataloaders)).root)
         unsure_first = self.order != "dataset"
         if boxes:
             least = _LEAST if self.threshold is None else self.threshold
@@ -363,9 +364,9 @@ def _of_task(parts: Sequence[Mapping[str, Any]], key: str, task: str) -> list[Ma
 
 def _check_voc(trainer: L.Trainer) -> None:
     """Refuse names that VOC's files have no place for, before the work is done."""
-    dataset = getattr(trainer.predict_dataloaders, "dataset", None)
-    named = hasattr(dataset, "__len__") and hasattr(dataset, "sample_name")
-    count = len(cast(Sized, dataset)) if named else 0
+    dataset = dataset_of(trainer.predict_dataloaders)
+    named = isinstance(dataset, Sized) and as_dataset(dataset).sample_name is not None
+    count = len(dataset) if named else 0
     classes = _classes(trainer, "box_classes")
     wrong = [name for name in (*_names(trainer, range(count)).values(), *classes) if voc_lacks(name)]
     if wrong:
@@ -377,8 +378,8 @@ def _check_voc(trainer: L.Trainer) -> None:
 
 def _classes(trainer: L.Trainer, attribute: str) -> list[str]:
     """Return the names of classes from the DataModule, or else as the module has learned them."""
-    known = getattr(trainer.lightning_module, "trained_classes", {})
-    return list(getattr(getattr(trainer, "datamodule", None), attribute, None) or known.get(attribute) or [])
+    learned = as_module(trainer.lightning_module).trained_classes
+    return class_lists(datamodule_of(trainer), attribute).get(attribute) or list(learned.get(attribute) or [])
 
 
 def _describe(outputs: Any) -> str:
@@ -387,6 +388,6 @@ def _describe(outputs: Any) -> str:
 
 def _names(trainer: L.Trainer, indices: Sequence[int]) -> dict[int, str]:
     """Return the names of images by their positions in the dataset; the positions where they have none."""
-    dataset = getattr(trainer.predict_dataloaders, "dataset", None)
-    sample_name = getattr(dataset, "sample_name", str)
+    dataset = dataset_of(trainer.predict_dataloaders)
+    sample_name = as_dataset(dataset).sample_name or str
     return {index: str(sample_name(index)) for index in indices}

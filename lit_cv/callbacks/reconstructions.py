@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lit_cv.callbacks.periodic_figure import PeriodicFigure
 from lit_cv.callbacks.run_output import figures_wanted, guarded, publish
+from lit_cv.contracts import module_extras
 from lit_cv.figures import image_grid
 
 __all__ = ["Reconstructions"]
@@ -43,7 +44,7 @@ class Reconstructions(PeriodicFigure):
         """Settle whether there is anything to do."""
         super().on_fit_start(trainer, pl_module)
         self._active = (
-            trainer.is_global_zero and figures_wanted(trainer) and callable(getattr(pl_module, "reconstruct", None))
+            trainer.is_global_zero and figures_wanted(trainer) and callable(module_extras(pl_module).reconstruct)
         )
 
     def on_validation_batch_end(

@@ -19,6 +19,7 @@ from lit_cv.atomic_files import next_free_path
 from lit_cv.callbacks.monitored import is_better, mode_of, monitored_value
 from lit_cv.checkpoint_file import load_tensors
 from lit_cv.checkpoint_io import link_checkpoint
+from lit_cv.contracts import as_module, datamodule_of
 from lit_cv.loop_state import validation_due
 from lit_cv.metrics_csv import MetricsCSVLogger
 from lit_cv.registry import trust_option
@@ -85,7 +86,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the module's metric, which its data may decide."""
-        self.monitor = self.monitor or getattr(pl_module, "monitor", None)
+        self.monitor = self.monitor or as_module(pl_module).monitor
         self.mode = self.mode or mode_of(self.monitor, pl_module, "--checkpoint.mode")
         self._take_up_best(trainer)
         self._interrupted = self._ending = self._has_signals = False
@@ -170,7 +171,7 @@ class RunCheckpoint(Checkpoint):
                 "Stopped at step %d. Continue with: lit-cv fit --ckpt_path %s%s",
                 trainer.global_step,
                 self.last_model_path,
-                trust_option(pl_module, getattr(trainer, "datamodule", None), *trainer.callbacks),  # type: ignore[attr-defined]
+                trust_option(pl_module, datamodule_of(trainer), *trainer.callbacks),  # type: ignore[attr-defined]
             )
         elif self._trained:
             log.info("Stopped at step %d, before the first checkpoint.", trainer.global_step)

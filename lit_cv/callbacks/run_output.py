@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from lit_cv.contracts import data_of, module_extras
 from lit_cv.figures import render, save_png
 from lit_cv.metrics_csv import MetricsCSVLogger
 
@@ -45,9 +46,8 @@ def figures_wanted(trainer: L.Trainer) -> bool:
 
 def class_names(trainer: L.Trainer, pl_module: L.LightningModule, classes: int | None = None) -> list[str] | None:
     """Return the names of the classes, from the DataModule or else the module, if as many as asked."""
-    for owner in (getattr(trainer, "datamodule", None), pl_module):
-        names = getattr(owner, "class_names", None)
-        if isinstance(names, list | tuple) and classes in (None, len(names)):
+    for names in (data_of(trainer).class_names, module_extras(pl_module).class_names):
+        if isinstance(names, list | tuple) and names and classes in (None, len(names)):
             return [str(name) for name in names]
     return None
 

@@ -1,11 +1,11 @@
 """The picture of how several tasks got on together."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import lightning as L
 
 from lit_cv.callbacks.run_output import figures_wanted, guarded, run_folder
+from lit_cv.contracts import module_extras
 from lit_cv.figures import draw_task_curves
 from lit_cv.metrics_csv import MetricsCSVLogger
 
@@ -28,8 +28,8 @@ class TaskCurves(L.Callback):
         self._draw(trainer, pl_module)
 
     def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        tasks: Any = getattr(pl_module, "tasks", None)
-        if not (isinstance(tasks, Mapping) and trainer.is_global_zero and figures_wanted(trainer)):
+        tasks = module_extras(pl_module).tasks
+        if not (isinstance(tasks, Mapping) and tasks and trainer.is_global_zero and figures_wanted(trainer)):
             return
         folder = run_folder(trainer)
         with guarded("Drawing the curves of the tasks"):

@@ -8,6 +8,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_cv.callbacks.monitored import monitor_and_mode
 from lit_cv.callbacks.run_output import figures_wanted, guarded, run_folder
+from lit_cv.contracts import datamodule_of
 from lit_cv.figures import History, draw_training_curves
 from lit_cv.metrics_csv import MetricsCSVLogger
 
@@ -91,7 +92,7 @@ class TrainingCurves(L.Callback):
 
 def _heading(pl_module: L.LightningModule, trainer: L.Trainer) -> str:
     parts = [type(pl_module).__name__, pl_module.hparams.get("backbone")]
-    if (datamodule := getattr(trainer, "datamodule", None)) is not None:
+    if (datamodule := datamodule_of(trainer)) is not None:
         parts.append(type(datamodule).__name__)
     return " · ".join(str(part) for part in parts if part)
 

@@ -1,12 +1,12 @@
 """What all learning approaches share: their arguments, the backbone, and what a trained module is used for."""
 
 from abc import abstractmethod
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from lit_cv.modules.extension_points import Batch, Output, Stage
+from lit_cv.contracts import Batch, Module, Output, Stage, datamodule_of
 from lit_cv.modules.inference import infer_from_data
 from lit_cv.modules.lightning_hooks import LightningHooks
 from lit_cv.nn import check_backbone_name, create_backbone
@@ -95,7 +95,7 @@ class BaseModule(LightningHooks):
         first.
         """
         h = self.hparams
-        normalization = infer_from_data(h, getattr(self._trainer, "datamodule", None))
+        normalization = infer_from_data(h, datamodule_of(self._trainer))
         self.backbone = create_backbone(
             h["backbone"],
             in_channels=h["in_channels"],
@@ -121,3 +121,9 @@ class BaseModule(LightningHooks):
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Return the `embedding` (N, num_features) of images and where they stand in the data; override it for more."""
         return {"embedding": self.embed(batch["image"]), **{key: batch[key] for key in ("index",) if key in batch}}
+
+
+if TYPE_CHECKING:
+
+    def _as_contract(module: BaseModule) -> Module:
+        return module

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lit_cv.contracts import ClassLists, data_of
 from lit_cv.loop_state import keep_validation_due
-from lit_cv.modules.class_lists import ClassLists
 from lit_cv.modules.data_classes import take_up_classes
 from lit_cv.modules.extension_points import ExtensionPoints
 
@@ -19,8 +19,7 @@ def add_contents(module: ExtensionPoints, checkpoint: dict[str, Any]) -> None:
         "train_means": module.means["train"].state_dict(),
         "classes": {name: list(names) for name, names in module.trained_classes.items()},
     }
-    names = getattr(getattr(module._trainer, "datamodule", None), "class_names", None)
-    if names:
+    if names := data_of(module._trainer).class_names:
         checkpoint["lit_cv"]["class_names"] = [str(name) for name in names]
     if module._trainer is not None:
         keep_validation_due(module.trainer, checkpoint)

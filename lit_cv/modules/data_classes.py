@@ -7,7 +7,7 @@ from typing import Any
 
 from lit_cv.checkpoint_file import read_checkpoint
 from lit_cv.class_matching import match_classes
-from lit_cv.modules.class_lists import ClassLists
+from lit_cv.contracts import ClassLists, as_data, datamodule_of
 from lit_cv.modules.extension_points import ExtensionPoints
 from lit_cv.printable import printable
 
@@ -28,11 +28,11 @@ def match_data_classes(module: ExtensionPoints) -> None:
         ValueError: If the data have other classes than the module.
     """
     trainer = module._trainer
-    datamodule = getattr(trainer, "datamodule", None)
+    datamodule = datamodule_of(trainer)
     if datamodule is None:
         return
     found = module.classes_in(datamodule)
-    path = getattr(datamodule, "checkpoint_path", None)
+    path = as_data(datamodule).checkpoint_path
     learned = {**module.declared_classes(), **module.trained_classes, **_in_checkpoint(path)}
     for attribute, names in found.items():
         if attribute in learned:
@@ -66,12 +66,13 @@ def _match(datamodule: Any, attribute: str, learned: Sequence[str], names: Seque
         ) from None
     if numbers == list(range(len(numbers))):
         return
-    if not hasattr(datamodule, "renumber_classes"):
+    renumber = as_data(datamodule).renumber_classes
+    if renumber is None:
         raise ValueError(
             f"{type(datamodule).__name__} lists its {_WHAT.get(attribute, attribute)} in another order than the model "
             f"({', '.join(learned[:8])}): order them so ({option})."
         )
-    datamodule.renumber_classes(attribute, numbers, list(learned))
+    renumber(attribute, numbers, list(learned))
     log.info(
         "The %s of the data are numbered as the model has learned them: %s.",
         _WHAT.get(attribute, attribute),

@@ -7,35 +7,39 @@ import lightning as L
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from lit_cv.modules.class_lists import ClassLists
+from lit_cv.contracts import Batch, ClassLists, Output, Stage
 from lit_cv.modules.running_means import RunningMeans
+from lit_cv.nn import Backbone
 from lit_cv.optim import parameter_groups
 
 __all__ = ["Batch", "ExtensionPoints", "Output", "Stage"]
-
-Batch = dict[str, Any]
-Output = dict[str, Any]
-Stage = Literal["train", "val", "test"]
 
 
 class ExtensionPoints(L.LightningModule, ABC):
     """The methods of a module that its subclasses override, each with what it does where they do not.
 
     Attributes:
+        backbone: Network that turns images into features, once the networks are built.
+        head: What is on top of it.
         monitor: Metric that decides which checkpoint is the best, and when to stop early.
         mode: Whether `monitor` is better when smaller (`min`) or greater (`max`).
         uses_unlabeled: Whether training takes the images whose labels are hidden, too (label -1).
         expects_views: Whether batches need `views` (V, N, C, H, W) of the images, from `ContrastiveAugmentation`.
         expects_domains: Whether training batches hold a `source` and a `target`, from `DomainAdaptationDataModule`.
         evaluates_embedding: Whether validation is to judge what `embed` gives, by `EmbeddingEvaluation`.
+        compares_features: Whether evaluation needs nothing of an image but features of its own, which do not depend
+            on the rest of the batch; each image is then encoded once.
     """
 
+    backbone: Backbone
+    head: nn.Module
     monitor: str = "val_loss"
     mode: Literal["min", "max"] = "min"
     uses_unlabeled: ClassVar[bool] = False
     expects_views: ClassVar[bool] = False
     expects_domains: ClassVar[bool] = False
     evaluates_embedding: ClassVar[bool] = False
+    compares_features: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,6 +47,11 @@ class ExtensionPoints(L.LightningModule, ABC):
         self.metrics = nn.ModuleDict()
         self.seed: int | None = None
         self.trained_classes: ClassLists = {}  # what the weights tell apart, by the DataModule's name of each list
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether loaders have to read the images; here always."""
+        return True
 
     @property
     def is_built(self) -> bool:

@@ -2,14 +2,14 @@
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from lit_cv.modules.base import BaseModule
+from lit_cv.contracts import as_callback, as_data
+from lit_cv.modules.extension_points import ExtensionPoints
 
 __all__ = ["cache_features", "check_caching"]
 
@@ -22,21 +22,21 @@ def check_caching(trainer: L.Trainer) -> None:
     Raises:
         ValueError: If a callback changes the images, or the DataModule is not made for it.
     """
-    changing = [type(c).__name__ for c in trainer.callbacks if getattr(c, "changes_images", False)]  # type: ignore[attr-defined]
+    changing = [type(c).__name__ for c in trainer.callbacks if as_callback(c).changes_images]  # type: ignore[attr-defined]
     if changing:
         raise ValueError(
             f"cache_features keeps one feature vector an image, but {' and '.join(changing)} changes the images at "
             "every step: leave it out (--trainer.callbacks null), or set --model.cache_features false."
         )
     datamodule = trainer.datamodule  # type: ignore[attr-defined]
-    if not hasattr(datamodule, "ordered_loader"):
+    if as_data(datamodule).ordered_loader is None:
         raise ValueError(
             f"cache_features needs a DataModule made on datamodules.BaseDataModule, not {type(datamodule).__name__}: "
             "set --model.cache_features false."
         )
 
 
-def cache_features(module: "BaseModule") -> dict[str, Tensor]:
+def cache_features(module: ExtensionPoints) -> dict[str, Tensor]:
     """Run the training and validation images through the backbone, each once.
 
     Returns:
@@ -52,7 +52,7 @@ def cache_features(module: "BaseModule") -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _extract(module: "BaseModule", datamodule: Any, dataset: Any) -> Tensor:
+def _extract(module: ExtensionPoints, datamodule: Any, dataset: Any) -> Tensor:
     from rich.console import Console
     from rich.progress import track
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
+from lit_cv.contracts import data_extras, datamodule_of
 from lit_cv.modules.base import Batch, Stage
 from lit_cv.modules.few_shot import FewShotModule
 
@@ -95,11 +96,11 @@ class FeatureComparisonModule(FewShotModule):
         return self.compare(cast(Tensor, self._classes), self._encode_in_parts(images)[None])[0]
 
     def _encode_all(self, stage: Stage) -> None:
-        datamodule: Any = getattr(self.trainer, "datamodule", None)
-        if not hasattr(datamodule, "evaluation_images"):
+        evaluation_images = data_extras(datamodule_of(self.trainer)).evaluation_images
+        if evaluation_images is None:
             return
         with self.trainer.precision_plugin.forward_context():
-            images = datamodule.evaluation_images(stage)
+            images = evaluation_images(stage)
             support = self._encode_in_parts(images["support"])
             same = images["query"] is images["support"]
             self._tables = {"support": support, "query": support if same else self._encode_in_parts(images["query"])}

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
+from lit_cv.contracts import data_extras, datamodule_of
 from lit_cv.metrics import EpisodeAccuracy
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
 from lit_cv.nn import checkpoint_options
@@ -37,14 +38,11 @@ class FewShotModule(BaseModule):
 
     Attributes:
         default_backbone: Name of the network where none is given.
-        compares_features: Whether evaluation needs nothing of an image but features of its own, which do not depend
-            on the episode; each image is then encoded once.
     """
 
     monitor = "val_loss"
     mode: Literal["min", "max"] = "min"
     default_backbone: ClassVar[str] = "conv4"
-    compares_features: ClassVar[bool] = False
 
     def __init__(self, backbone: str | None = None, weights: str | None = None, **kwargs: Any) -> None:
         named = checkpoint_options(weights).get("backbone") if weights and backbone is None else backbone
@@ -70,7 +68,7 @@ class FewShotModule(BaseModule):
 
     def configure_metrics(self) -> dict[str, Metric]:
         """Return the accuracy in each setting that the DataModule evaluates."""
-        settings = getattr(getattr(self._trainer, "datamodule", None), "settings", [])
+        settings = data_extras(datamodule_of(self._trainer)).settings
         if settings:
             self.monitor, self.mode = f"val_{settings[0].name}_acc", "max"
         return {setting.name: EpisodeAccuracy(setting.name) for setting in settings}
@@ -170,9 +168,9 @@ class FewShotModule(BaseModule):
 
     def on_predict_start(self) -> None:
         """Take up the classes of the DataModule's support images."""
-        datamodule: Any = getattr(self.trainer, "datamodule", None)
-        if hasattr(datamodule, "support_set"):
-            self.adapt(*datamodule.support_set())
+        support_set = data_extras(datamodule_of(self.trainer)).support_set
+        if support_set is not None:
+            self.adapt(*support_set())
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the `probabilities` (N, K) of the classes, and where the images stand in the data (`index`)."""

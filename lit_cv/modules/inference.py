@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from lit_cv.contracts import as_data
 from lit_cv.nn import checkpoint_options, has_small_stem
 
 __all__ = ["infer_from_data"]
@@ -25,9 +26,16 @@ def infer_from_data(hparams: MutableMapping[str, Any], datamodule: object | None
     Raises:
         ValueError: If the data contradict a hyperparameter that was given.
     """
-    for name in ("num_classes", "multi_label", "in_channels", "box_classes", "mask_classes"):
-        found = getattr(datamodule, name, None)
-        if name not in hparams or found is None or found == []:
+    data = as_data(datamodule)
+    facts = {
+        "num_classes": data.num_classes,
+        "multi_label": data.multi_label,
+        "in_channels": data.in_channels,
+        "box_classes": data.box_classes,
+        "mask_classes": data.mask_classes,
+    }
+    for name, found in facts.items():
+        if name not in hparams or found in (None, [], ()):
             continue
         if hparams[name] is None:
             hparams[name] = found
@@ -39,13 +47,12 @@ def infer_from_data(hparams: MutableMapping[str, Any], datamodule: object | None
             )
     if hparams["in_channels"] is None:
         hparams["in_channels"] = 3
-    size = getattr(datamodule, "image_size", None)
+    size = data.image_size
     if hparams["image_size"] is None and size is not None:
         hparams["image_size"] = [int(side) for side in size]
     if hparams["stem"] == "auto":
         hparams["stem"] = _choose_stem(hparams["backbone"], hparams["weights"], hparams["image_size"])
-    mean, std = getattr(datamodule, "mean", None), getattr(datamodule, "std", None)
-    return {} if mean is None or std is None else {"mean": mean, "std": std}
+    return {} if data.mean is None or data.std is None else {"mean": data.mean, "std": data.std}
 
 
 def _choose_stem(backbone: str, weights: str | None, image_size: int | list[int] | None) -> str:

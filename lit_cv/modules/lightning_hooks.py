@@ -9,11 +9,12 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from lit_cv.contracts import Batch, Output, Stage
 from lit_cv.loop_state import batch_index, logs_now, restore_loaders
 from lit_cv.modules.checkpoint_contents import add_contents, take_contents
 from lit_cv.modules.compilation import compile_networks
 from lit_cv.modules.data_classes import match_data_classes
-from lit_cv.modules.extension_points import Batch, ExtensionPoints, Output, Stage
+from lit_cv.modules.extension_points import ExtensionPoints
 from lit_cv.modules.optimization import configure_optimizer, take_given_options
 from lit_cv.optim import Plateau
 from lit_cv.randomness import global_seed, seed_step

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lit_cv.contracts import data_extras, datamodule_of
 from lit_cv.modules.base import Batch, Stage
 from lit_cv.modules.few_shot import FewShotModule
 from lit_cv.nn import Backbone, ClassificationHead
@@ -72,12 +73,12 @@ class MAMLModule(FewShotModule):
 
     def configure_head(self, num_features: int) -> nn.Module:
         """Return a linear classifier, whose weights the tasks start from."""
-        h, datamodule = self.hparams, getattr(self._trainer, "datamodule", None)
+        h, data = self.hparams, data_extras(datamodule_of(self._trainer))
         if h["way"] is None:
-            h["way"] = getattr(getattr(datamodule, "hparams", None), "way", None)
+            h["way"] = data.hparams.get("way")
         if h["way"] is None:
             raise ValueError("the number of classes of a task is unknown: give way (--model.way).")
-        for way in [setting.way for setting in getattr(datamodule, "settings", [])]:
+        for way in [setting.way for setting in data.settings]:
             self._check_way(way)
         return ClassificationHead(num_features, h["way"])
 

@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from lit_cv.contracts import datamodule_of
 from lit_cv.distributed import is_distributed
 from lit_cv.loop_state import logs_now
 from lit_cv.losses import UncertaintyWeighting
@@ -105,7 +106,7 @@ class MultiTaskModule(TasksModule):
 
     def configure_head(self, num_features: int) -> nn.Module:
         """Return the tasks, each with its head, after they have looked at the data."""
-        datamodule = getattr(self._trainer, "datamodule", None)
+        datamodule = datamodule_of(self._trainer)
         options = {name: dict(given) for name, given in self.hparams["tasks"].items()}
         for name, task in self._tasks.items():
             found = task.infer(datamodule)

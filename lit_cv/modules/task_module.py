@@ -8,9 +8,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
+from lit_cv.contracts import ClassLists, class_lists, datamodule_of
 from lit_cv.distributed import is_distributed
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
-from lit_cv.modules.class_lists import ClassLists, class_lists
 from lit_cv.modules.task_losses import add_totals, loss_terms
 from lit_cv.tasks import BaseTask, Features, TaskLoss, joined_losses
 
@@ -34,7 +34,7 @@ class TasksModule(BaseModule):
 
     def declared_classes(self) -> ClassLists:
         """Return the names of the classes that the tasks were given."""
-        given = {task.class_attribute: getattr(task, "classes", None) for task in self._tasks.values()}
+        given = {task.class_attribute: task.classes for task in self._tasks.values()}
         return {name: list(classes) for name, classes in given.items() if name and classes}
 
     def compiled_networks(self) -> list[nn.Module]:
@@ -62,13 +62,13 @@ class TasksModule(BaseModule):
     def build_metrics(self) -> None:
         """Build the metrics, by the names that the data give the classes."""
         for task in self._tasks.values():
-            task.take_names(getattr(self._trainer, "datamodule", None))
+            task.take_names(datamodule_of(self._trainer))
         super().build_metrics()
 
     def on_fit_start(self) -> None:
         """Have the tasks look at the data."""
         for task in self._tasks.values():
-            task.start(getattr(self.trainer, "datamodule", None), self.device)
+            task.start(datamodule_of(self.trainer), self.device)
 
     def warn_of(self, task: BaseTask, stage: Stage, results: Mapping[str, Tensor]) -> None:
         """Log what a task has to say about its metrics of an epoch."""
@@ -112,7 +112,7 @@ class TaskModule(TasksModule):
         """Return the task's head."""
         self._tasks = {"": self.make_task()}
         (task,) = self._tasks.values()
-        datamodule = getattr(self._trainer, "datamodule", None)
+        datamodule = datamodule_of(self._trainer)
         found = task.infer(datamodule)
         for option, value in found.items():
             setattr(task, option, value)

@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from lit_cv.atomic_files import atomic_write
+from lit_cv.contracts import module_extras
 from lit_cv.modules.base import BaseModule
 from lit_cv.randomness import same_draws
 
@@ -53,7 +54,7 @@ class ExportedModule(nn.Module):
             parameter.requires_grad_(False)
         embeds = module.evaluates_embedding if output == "auto" else output == "embed"
         self.name = "embedding" if embeds else "logits"
-        if not embeds and hasattr(module, "detect"):
+        if not embeds and module_extras(module).detect is not None:
             raise ValueError(
                 f"{type(module).__name__} gives as many boxes as it finds, which no program of fixed outputs can: "
                 "export its features (--part embed)."

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.tuner.tuning import Tuner
 from torch.optim import Optimizer
 
+from lit_cv.contracts import module_extras
 from lit_cv.figures import lr_curve_figure, render, save_png
 from lit_cv.modules import BaseModule
 from lit_cv.running.training import LitCLI
@@ -81,7 +82,7 @@ class FindLRCLI(LitCLI):
             log.warning("The loss does not fall: no learning rate is suggested. Its curve: %s", path)
             return
         more = ""
-        if (before := getattr(self.model, "backbone_lr", 0.0)) and self.model.hparams["lr"]:
+        if (before := module_extras(self.model).backbone_lr) and self.model.hparams["lr"]:
             more = f" --model.backbone_lr {before * best / self.model.hparams['lr']:.2g}"
         log.info("Suggested, a tenth of where the loss is least: --model.lr %.2g%s\nIts curve: %s", best, more, path)
 

@@ -21,6 +21,7 @@ import datamodules  # noqa: F401 - classes are found by their short names once t
 from lit_cv import callbacks
 from lit_cv.callbacks.run_output import run_folder
 from lit_cv.checkpoint_io import AtomicCheckpointIO
+from lit_cv.contracts import as_checkpoint
 from lit_cv.metrics_csv import MetricsCSVLogger
 from lit_cv.modules import BaseModule
 from lit_cv.modules.size_guard import require_size
@@ -263,16 +264,16 @@ class LitCLI(LightningCLI):
                 self.trainer.current_epoch,
                 self.trainer.max_epochs,
             )
-        checkpoint = self.trainer.checkpoint_callback
-        best = Path(getattr(checkpoint, "best_model_path", "") or "")
+        checkpoint = as_checkpoint(self.trainer.checkpoint_callback)
+        best = Path(checkpoint.best_model_path or "")
         if not best.is_file() or not self.trainer.is_global_zero:
             return
         stopping = self.trainer.early_stopping_callback
         if stopping is not None and stopping.stopping_reason_message:
             log.info("Stopped early: %s", stopping.stopping_reason_message.replace(" Signaling Trainer to stop.", ""))
         best = best.relative_to(Path.cwd()) if best.is_relative_to(Path.cwd()) else best
-        score = getattr(checkpoint, "best_model_score", None)
-        named = f"{getattr(checkpoint, 'monitor', None)} {float(score):.4f}" if score is not None else "the newest"
+        score = checkpoint.best_model_score
+        named = f"{checkpoint.monitor} {float(score):.4f}" if score is not None else "the newest"
         trust = trust_option(self.model, self.datamodule)
         log.info(
             "Best checkpoint: %s (%s)\nValidate it with: lit-cv validate --ckpt_path %s%s", best, named, best, trust

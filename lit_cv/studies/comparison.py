@@ -14,6 +14,7 @@ from torch import Tensor
 
 from datamodules.splits import keep_labels
 from lit_cv.atomic_files import write_text
+from lit_cv.contracts import as_data
 from lit_cv.metrics.centroid import centroid_predictions
 from lit_cv.modules.loading import load_module
 from lit_cv.running.arguments import read_configuration
@@ -101,7 +102,7 @@ class ComparisonRun:
         work = _Work(first, first.stages[0], Budget(), self.comparison.seeds[0], None, False)
         with quietly(), tempfile.TemporaryDirectory() as folder:
             data = StudyRun(self._options(work, Path(folder), 1, build=True), Path(folder), only_build=True).datamodule
-        if not hasattr(data, "training_pool"):
+        if as_data(data).training_pool is None:
             raise ValueError(f"a comparison needs a DataModule made on BaseDataModule, not {type(data).__name__}.")
         data.prepare_data()
         data.setup()

@@ -15,6 +15,7 @@ import torch
 
 from lit_cv.atomic_files import atomic_write, write_text
 from lit_cv.checkpoint_file import load_tensors
+from lit_cv.contracts import as_data
 from lit_cv.csv_tables import table_text
 from lit_cv.figures import render, save_png
 from lit_cv.figures.kfold import kfold_figure
@@ -80,11 +81,12 @@ class CrossValidation:
         self.args, self.options, self.folder = list(args), options, folder
         with quietly():
             built = StudyRun(self.args, folder, only_build=True)
-        if not hasattr(built.datamodule, "training_pool"):
+        training_pool = as_data(built.datamodule).training_pool
+        if training_pool is None:
             raise ValueError(
                 f"kfold needs a DataModule made on datamodules.BaseDataModule, not {type(built.datamodule).__name__}."
             )
-        pool = built.datamodule.training_pool()
+        pool = training_pool()
         self.names = [pool.sample_name(index) for index in range(len(pool))]
         self.labels, self.class_names = pool.hard_labels().labels, pool.class_names
         self._files = pool.groups()
@@ -95,7 +97,7 @@ class CrossValidation:
         seed = built.config[built.subcommand].seed_everything
         self.seed = int(seed) if not isinstance(seed, bool) else 0
         self.epochs = built.trainer.max_epochs
-        self._batch_size = getattr(built.datamodule, "batch_size", 1)
+        self._batch_size = as_data(built.datamodule).batch_size
         self._max_steps = built.trainer.max_steps
         names = hashlib.sha256("\0".join(self.names).encode("utf-8", "surrogateescape")).hexdigest()[:16]
         identity = {"kfold": asdict(options), "options": self.args, "images": len(pool), "names": names}

@@ -10,6 +10,7 @@ import lightning as L
 from lightning.pytorch.loggers import Logger
 
 from lit_cv import callbacks
+from lit_cv.contracts import as_callback
 from lit_cv.metrics_csv import MetricsCSVLogger
 from lit_cv.running.arguments import prepare
 from lit_cv.running.invocation import invocation
@@ -76,7 +77,7 @@ class StudyRun(LitCLI):
         given = config["callbacks"] or []
         own = [self._get(self.config_init, key) for key in ("non_finite", "ema")]
         views = [c for c in self._embedding_callbacks(given) if isinstance(c, callbacks.ContrastiveAugmentation)]
-        chosen = [c for c in [*own, *given, *views] if not isinstance(c, _JUDGES) and getattr(c, "enabled", True)]
+        chosen = [c for c in [*own, *given, *views] if not isinstance(c, _JUDGES) and as_callback(c).enabled]
         config["enable_checkpointing"] = True
         return [*chosen, self.clock, *report, LastCheckpoint()]
 

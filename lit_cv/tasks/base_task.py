@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
+from lit_cv.contracts import class_lists
 from lit_cv.nn import Backbone
 from lit_cv.tasks.loss import TaskLoss, ratio
 
@@ -49,6 +50,7 @@ class BaseTask(nn.Module, ABC):
         map_strides: Strides of the backbone's feature maps that the head takes, known after `configure`.
         settled: Options that were left at `None` and that `configure` has chosen; they are kept in checkpoints.
         class_names: Names of the classes in the data.
+        classes: Names of the classes that the task was given, or has found in the data.
         likelihood: Which form uncertainty weighting takes, see `UncertaintyWeighting`.
         score: Metric, 1 at best, that stands for the task where several are judged by one number.
         least: What a term's sum is divided by at least; with 0 a sum of nothing is no term.
@@ -69,6 +71,7 @@ class BaseTask(nn.Module, ABC):
     source: ClassVar[str] = "data that have it"
     lacking: ClassVar[str] = "no image of the {stage} data has a target"
     head: nn.Module
+    classes: list[str] | None = None
 
     @property
     def class_attribute(self) -> str | None:
@@ -156,8 +159,8 @@ class BaseTask(nn.Module, ABC):
 
     def take_names(self, datamodule: object) -> None:
         """Take the names of the classes from the DataModule, if it lists some."""
-        if self.class_attribute and (names := getattr(datamodule, self.class_attribute, None)):
-            self.class_names = [str(name) for name in names]
+        if self.class_attribute:
+            self.class_names = class_lists(datamodule, self.class_attribute).get(self.class_attribute, self.class_names)
 
     def build_metrics(self) -> None:
         """Build the metrics, anew if they are there already."""

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lit_cv.contracts import as_data, as_dataset
 from lit_cv.distributed import process_rank
 
 __all__ = ["class_weights"]
@@ -38,13 +39,14 @@ def class_weights(
 
 
 def _balanced(datamodule: Any, multi_label: bool, option: str) -> Tensor:
-    if not hasattr(datamodule, "class_counts"):
+    class_counts = as_data(datamodule).class_counts
+    if class_counts is None:
         raise ValueError(f"{option}='balanced' needs a DataModule that counts its labels (class_counts).")
-    counts: Tensor = datamodule.class_counts().float()
+    counts = class_counts().float()
     if (counts == 0).any() and process_rank() == 0:
         log.info("%s: classes without a training label get the weight 0.", option)
     if multi_label:
-        labels = getattr(datamodule.train_dataset, "labels", None)
+        labels = as_dataset(datamodule.train_dataset).labels
         known = len(datamodule.train_dataset) if labels is None else (labels >= 0).sum(0)
         return torch.where(counts > 0, (known - counts) / counts, 0.0)
     weight = torch.where(counts > 0, 1 / counts, 0.0)

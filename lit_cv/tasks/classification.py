@@ -13,6 +13,7 @@ from torchmetrics.classification import (
 )
 from torchmetrics.wrappers import ClasswiseWrapper
 
+from lit_cv.contracts import as_data, class_lists
 from lit_cv.losses.classification import image_cross_entropy, image_weights, label_cross_entropy
 from lit_cv.metrics import ClassAccuracy, KnownAveragePrecision, KnownF1, MacroF1
 from lit_cv.nn import ClassificationHead
@@ -86,8 +87,9 @@ class _ClassesTask(Task):
         Raises:
             ValueError: If it does.
         """
-        own = getattr(datamodule, f"{self.key}_classes", None)  # names of the classes
-        found = len(own) if own else getattr(datamodule, "num_classes", None) if self.key == "label" else None
+        names = class_lists(datamodule, f"{self.key}_classes")
+        count = as_data(datamodule).num_classes if self.key == "label" else None
+        found = next((len(listed) for listed in names.values()), count)
         if found is None:
             return {}
         if self.num_classes not in (None, found):

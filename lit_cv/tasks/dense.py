@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+from lit_cv.contracts import class_lists
 from lit_cv.tasks.base_task import BaseTask
 
 __all__ = ["DenseTask"]
@@ -49,5 +50,5 @@ class DenseTask(BaseTask):
 
     def infer(self, datamodule: object) -> dict[str, Any]:
         """Take the names of the classes from the DataModule."""
-        names = getattr(datamodule, self.attribute, None)
-        return {"classes": list(names)} if names and not self.classes else {}
+        names = class_lists(datamodule, self.attribute)
+        return {"classes": names[self.attribute]} if names and not self.classes else {}

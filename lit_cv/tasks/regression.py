@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricCollection
 
+from lit_cv.contracts import as_data
 from lit_cv.losses.classification import known_mean
 from lit_cv.metrics import KnownR2Score
 from lit_cv.tasks.task import Task
@@ -52,7 +53,7 @@ class RegressionTask(Task):
 
     def infer(self, datamodule: object) -> dict[str, Any]:
         """Take the number of quantities from the first training image."""
-        dataset: Any = getattr(datamodule, "train_dataset", None)
+        dataset = as_data(datamodule).train_dataset
         if self.num_outputs is not None or dataset is None or not len(dataset):
             return {}
         first = dataset[0]
