@@ -35,7 +35,7 @@ QUIET = [
     [
         (PrototypicalModule, {"lr": 3e-3}, 8),
         (PrototypicalModule, {"distance": "cosine", "lr": 3e-3}, 8),
-        (PrototypicalModule, {"distance": "euclidean", "lr": 3e-3}, 14),
+        (PrototypicalModule, {"distance": "euclidean", "lr": 1e-3}, 8),
         (RelationModule, {"lr": 3e-3}, 8),
         (MAMLModule, {"lr": 3e-3, "inner_lr": 0.1, "batch_norm": "support", "learn_inner_lr": True}, 5),
     ],
