@@ -23,6 +23,7 @@ __all__ = [
     "plain_names",
     "publish",
     "run_folder",
+    "write_tables",
 ]
 
 log = logging.getLogger("lit_cv")
@@ -97,3 +98,10 @@ def publish(trainer: L.Trainer, figure: "Figure", name: str, step: int) -> None:
         if isinstance(logger, TensorBoardLogger):
             experiment: Any = logger.experiment
             experiment.add_image(name, picture, step, dataformats="HWC")
+
+
+def write_tables(trainer: L.Trainer) -> None:
+    """Write the rows of `metrics.csv` that are complete."""
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsCSVLogger):
+            logger.save()

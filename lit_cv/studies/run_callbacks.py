@@ -106,5 +106,5 @@ class LastCheckpoint(RunCheckpoint):
 
     def _save(self, trainer: L.Trainer, last: bool = True) -> None:
         """Save nothing at the end of an epoch, unless the run is being stopped there."""
-        if self._interrupted:
+        if self.signals.received:
             self._save_last(trainer)

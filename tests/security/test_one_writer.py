@@ -30,7 +30,7 @@ OTHER = {
     ("augment/memory.py", "write_bytes"), ("augment/chain.py", "write_bytes"),  # tensors
     ("lit_cv/running/export.py", "save"),  # the bytes of safetensors
     ("annotations/aside.py", "rename"),  # a folder that was made under such a name
-    ("metrics_csv.py", "save"), ("callbacks/run_checkpoint.py", "save"),  # of a logger, and what calls it
+    ("metrics_csv.py", "save"), ("callbacks/run_output.py", "save"),  # of a logger, and what calls it
     ("datamodules/cache.py", "open"), ("datamodules/shard_index.py", "open"),  # the file that `stored_file` gives them
     ("datamodules/shard_index.py", "savez"), ("running/arguments.py", "NamedTemporaryFile"),
     ("running/tensorboard_log.py", "save"),
