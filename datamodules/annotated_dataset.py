@@ -17,7 +17,8 @@ from datamodules.images import read_whole
 from datamodules.loader import Batch
 from datamodules.mapped import announce, stays_in_memory
 from datamodules.separation import FileStates, file_states
-from lit_cv.annotations import DRAWING, IGNORE, AnnotatedImage, AnnotationSet, MaskCode, draw_classes, load_mask
+from lit_cv.annotations import DRAWING, AnnotatedImage, AnnotationSet, MaskCode, draw_classes, load_mask
+from lit_cv.ignore_index import IGNORE_INDEX
 
 __all__ = ["AnnotatedDataset", "letterbox_size"]
 
@@ -120,7 +121,7 @@ class AnnotatedDataset(ImageDataset):
         if attribute == "box_classes":
             part._labels = torch.tensor(numbers)[self._labels]
         else:  # values without a name stay
-            values = torch.arange(IGNORE + 1)
+            values = torch.arange(IGNORE_INDEX + 1)
             values[: len(numbers)] = torch.tensor(numbers)
             part._mask_values = values if self._mask_values is None else values[self._mask_values]
         return part
@@ -154,7 +155,7 @@ class AnnotatedDataset(ImageDataset):
             self._decoded.announce(rows)
         height, width = self.canvas or (int(-(-side // _STEP) * _STEP) for side in self.fitted[rows].max(0))
         images = torch.zeros(len(rows), self.channels, height, width, dtype=torch.uint8)
-        mask = torch.full((len(rows), height, width), IGNORE, dtype=torch.int64) if self.has_mask else None
+        mask = torch.full((len(rows), height, width), IGNORE_INDEX, dtype=torch.int64) if self.has_mask else None
         for position, row in enumerate(rows):
             y, x = self.fitted[row]
             images[position, :, :y, :x] = self._image(int(row))
@@ -201,7 +202,7 @@ class AnnotatedDataset(ImageDataset):
             return torch.from_numpy(
                 drawn if self.annotations.mask_code is None else self.annotations.mask_code.apply(drawn)
             )
-        return torch.full(size, IGNORE, dtype=torch.uint8)
+        return torch.full(size, IGNORE_INDEX, dtype=torch.uint8)
 
     def _fitted_size(self, row: int) -> Size:
         height, width = self.fitted[row].tolist()

@@ -4,7 +4,7 @@ from lit_cv.annotations.checks import check_object, check_set
 from lit_cv.annotations.coco import coco_dict, read_coco, write_coco
 from lit_cv.annotations.convert import convert
 from lit_cv.annotations.formats import annotation_formats, find_format, read_annotations, writers
-from lit_cv.annotations.mask_code import IGNORE, MaskCode
+from lit_cv.annotations.mask_code import MaskCode
 from lit_cv.annotations.mask_naming import MaskOptions, class_code
 from lit_cv.annotations.mask_values import MaskFact, inspect_mask, load_mask
 from lit_cv.annotations.masks import DRAWING, draw_classes, read_masks, save_mask, write_masks
@@ -16,7 +16,6 @@ from lit_cv.annotations.yolo import read_yolo, write_yolo
 
 __all__ = [
     "DRAWING",
-    "IGNORE",
     "AnnotatedImage",
     "AnnotatedObject",
     "AnnotationError",

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from lit_cv.annotations.annotation_format import AnnotationFormat, Sign
-from lit_cv.annotations.mask_code import IGNORE
 from lit_cv.annotations.mask_files import MASK_FOLDERS, find_mask_files
 from lit_cv.annotations.mask_naming import MaskOptions, find_palette, mask_code, read_palette
 from lit_cv.annotations.mask_values import inspect_mask, load_mask, load_objects
 from lit_cv.annotations.masks import mask_class_names
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Problems
 from lit_cv.annotations.rle import decode_rle, outline_box
+from lit_cv.ignore_index import IGNORE_INDEX
 from lit_cv.printable import printable
 
 log = logging.getLogger("lit_cv")
@@ -102,7 +102,7 @@ def _classes(root: Path, sets: Mapping[str, AnnotationSet], options: MaskOptions
                 return -1
             inner = load_mask(path, code=code)[decode_rle(item.segmentation)]
             number = int(np.bincount(inner, minlength=1).argmax())
-            return -1 if number == IGNORE else number - 1
+            return -1 if number == IGNORE_INDEX else number - 1
 
         return code.names[1:], by_mask
     values = {item.id or 0 for image in images for item in image.objects}

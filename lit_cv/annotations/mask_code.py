@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["IGNORE", "MaskCode"]
+from lit_cv.ignore_index import IGNORE_INDEX
 
-IGNORE = 255  # what masks hold where the class is unknown
+__all__ = ["MaskCode"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class MaskCode:
     def apply(self, values: NDArray[np.integer]) -> NDArray[np.uint8]:
         """Return the classes of stored values, 255 where they stand for nothing."""
         valid = np.array(sorted(self.classes), dtype=np.int64)
-        numbers = np.array([self.classes[value] for value in valid.tolist()] + [IGNORE], dtype=np.uint8)
+        numbers = np.array([self.classes[value] for value in valid.tolist()] + [IGNORE_INDEX], dtype=np.uint8)
         asked = np.arange(256) if values.dtype == np.uint8 else values
         places = np.searchsorted(valid, asked)
         found = numbers[np.where(np.append(valid, -1)[places] == asked, places, len(valid))]

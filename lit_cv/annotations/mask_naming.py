@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lit_cv.annotations.mask_code import IGNORE, MaskCode
+from lit_cv.annotations.mask_code import MaskCode
 from lit_cv.annotations.mask_values import MaskFact
 from lit_cv.annotations.reading import class_name, composed, read_lines
 from lit_cv.annotations.records import AnnotationError
+from lit_cv.ignore_index import IGNORE_INDEX
 from lit_cv.printable import printable
 from lit_cv.suggest import nearest
 
@@ -115,23 +116,23 @@ def mask_code(
         code = MaskCode(classes, {color: classes.index(name) for color, name in palette.items()}, colors=True)
     else:
         classes = list(names) or list(dict.fromkeys((palette or {}).values()))
-        code = _number_code(classes, values, keeps_255=IGNORE in ignore or str(IGNORE) in ignore)
+        code = _number_code(classes, values, keeps_255=IGNORE_INDEX in ignore or str(IGNORE_INDEX) in ignore)
     return _without(code, ignore)
 
 
 def _number_code(names: list[str], values: set[int], keeps_255: bool) -> MaskCode:
-    ignored = {IGNORE: IGNORE}
-    known = {value for value in values if 0 <= value < (len(names) or IGNORE)}
-    if IGNORE in values and known <= {0} and len(names) in (0, 2) and not keeps_255:
-        names = names or ["0", str(IGNORE)]
+    ignored = {IGNORE_INDEX: IGNORE_INDEX}
+    known = {value for value in values if 0 <= value < (len(names) or IGNORE_INDEX)}
+    if IGNORE_INDEX in values and known <= {0} and len(names) in (0, 2) and not keeps_255:
+        names = names or ["0", str(IGNORE_INDEX)]
         shown = printable(names[1], lines=False)
         log.info("255 is the class %s: the masks hold 0 and 255 only (--data.ignore_class 255 ignores it).", shown)
-        return MaskCode(names, {0: 0, IGNORE: 1})
+        return MaskCode(names, {0: 0, IGNORE_INDEX: 1})
     if not names and known:
         sparse = 2 * len(known) <= max(known)
         numbers = sorted(known) if sparse else range(max(known) + 1)
         return MaskCode([str(value) for value in numbers], {value: k for k, value in enumerate(numbers)} | ignored)
-    return MaskCode(names, {value: value for value in range(min(len(names), IGNORE))} | ignored)
+    return MaskCode(names, {value: value for value in range(min(len(names), IGNORE_INDEX))} | ignored)
 
 
 def class_code(names: Sequence[str], ignore: Sequence[int | str]) -> MaskCode:
@@ -152,9 +153,9 @@ def _without(code: MaskCode, ignore: Sequence[int | str]) -> MaskCode:
             dropped.add(code.names.index(composed(given)))
         elif isinstance(given, int) or given.isdecimal():
             number = int(given)
-            if not 0 <= number <= IGNORE:
+            if not 0 <= number <= IGNORE_INDEX:
                 raise ValueError(f"ignore_class {number}: values of masks are 0 to 255 (--data.ignore_class).")
-            dropped.add(number if code.colors else classes.setdefault(number, IGNORE))
+            dropped.add(number if code.colors else classes.setdefault(number, IGNORE_INDEX))
         else:
             shown = _listed(code.names)
             hint = nearest(given, code.names)
@@ -163,7 +164,7 @@ def _without(code: MaskCode, ignore: Sequence[int | str]) -> MaskCode:
     if ignore and not kept:
         raise ValueError("every class is ignored: leave out some of them (--data.ignore_class).")
     renumbered = {old: new for new, old in enumerate(kept)}
-    classes = {value: renumbered.get(number, IGNORE) for value, number in classes.items()}
+    classes = {value: renumbered.get(number, IGNORE_INDEX) for value, number in classes.items()}
     return replace(code, names=[code.names[number] for number in kept], classes=classes)
 
 
@@ -185,20 +186,24 @@ def describe_masks(code: MaskCode, facts: Iterable[MaskFact], named: bool) -> li
         for k in range(2, len(fact), 3):
             value = fact[k + 1] if code.colors else fact[k]
             values[value] += fact[k + 2]
-            pixels[code.classes.get(value, IGNORE)] += fact[k + 2]
+            pixels[code.classes.get(value, IGNORE_INDEX)] += fact[k + 2]
     if not masks:
         return []
     said = []
     if not named:
-        shown = _listed(str(value) for value in sorted(values) if code.classes.get(value, IGNORE) != IGNORE)
-        ignored = "; 255 is ignored" if values[IGNORE] and not code.colors and code.classes[IGNORE] == IGNORE else ""
+        shown = _listed(str(value) for value in sorted(values) if code.classes.get(value, IGNORE_INDEX) != IGNORE_INDEX)
+        ignored = (
+            "; 255 is ignored"
+            if values[IGNORE_INDEX] and not code.colors and code.classes[IGNORE_INDEX] == IGNORE_INDEX
+            else ""
+        )
         said.append(
             f"the values of the masks have no names ({shown}{ignored}): name them in classes.txt, a line each from 0."
         )
     if never := [name for number, name in enumerate(code.names) if not pixels[number]]:
         some = f"{len(never)} of {len(code.names)} classes"
         said.append(f"{some} occur in none of the {masks} masks to train on: {_listed(never)}.")
-    if (share := pixels[IGNORE] / sum(pixels.values())) > _LARGE_SHARE:
+    if (share := pixels[IGNORE_INDEX] / sum(pixels.values())) > _LARGE_SHARE:
         said.append(f"{share:.0%} of the pixels of the masks to train on are ignored (255, or --data.ignore_class).")
     return said
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_cv.annotations.mask_code import IGNORE, MaskCode
+from lit_cv.annotations.mask_code import MaskCode
 from lit_cv.annotations.reading import open_plain
 from lit_cv.annotations.rle import nearest as resized
 from lit_cv.annotations.rle import outlines_of_values
+from lit_cv.ignore_index import IGNORE_INDEX
 from lit_cv.image_formats import loses_bits, open_image, raw_mode
 
 __all__ = ["MaskFact", "inspect_mask", "load_mask", "load_objects"]
@@ -47,10 +48,10 @@ def load_mask(path: Path, size: tuple[int, int] | None = None, code: MaskCode | 
     if code is not None:
         if code.colors:
             return code.apply(_colors(values, palette))
-        return code.apply(values) if values.ndim == 2 else np.full(values.shape[:2], IGNORE, dtype=np.uint8)
+        return code.apply(values) if values.ndim == 2 else np.full(values.shape[:2], IGNORE_INDEX, dtype=np.uint8)
     if values.ndim == 3:
         raise ValueError(f"{path} has colors: a mask holds one class number for each pixel. {_PALETTE}")
-    if values.size and values.max() > IGNORE:
+    if values.size and values.max() > IGNORE_INDEX:
         raise ValueError(f"{path} holds the value {values.max()}: classes are numbered up to 254, 255 is ignored.")
     return values.astype(np.uint8)
 
@@ -110,7 +111,7 @@ def load_objects(path: Path) -> dict[int, dict[str, Any]]:
         raise ValueError(f"{path} has {len(numbers):,} different values: that is no mask of objects.")
     if colored:  # counted, black first
         values = places.reshape(values.shape[:2]) + (numbers[0] != 0)
-    return outlines_of_values(values, (0,) if palette is None else (0, IGNORE))  # 255 are VOC's borders
+    return outlines_of_values(values, (0,) if palette is None else (0, IGNORE_INDEX))  # 255 are VOC's borders
 
 
 def inspect_mask(path: Path) -> MaskFact:

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from lit_cv.annotations.annotation_format import AnnotationFormat, Sign
 from lit_cv.annotations.layout import inside, is_text, make_folder
-from lit_cv.annotations.mask_code import IGNORE
 from lit_cv.annotations.mask_files import MASK_FOLDERS, find_mask_files, mask_folders
 from lit_cv.annotations.mask_values import load_mask
 from lit_cv.annotations.reading import read_names
@@ -18,6 +17,7 @@ from lit_cv.annotations.rle import outline_area, outline_mask
 from lit_cv.annotations.sizes import SizesOf, file_sizes
 from lit_cv.annotations.walk import files_below
 from lit_cv.atomic_files import atomic_write, write_text
+from lit_cv.ignore_index import IGNORE_INDEX
 from lit_cv.image_formats import IMAGE_SUFFIXES
 
 log = logging.getLogger("lit_cv")
@@ -86,7 +86,7 @@ def draw_classes(image: AnnotatedImage, fitted: tuple[int, int] | None = None) -
         else:
             y, x = height / size[0], width / size[1]
             left, top, right, bottom = item.box
-            mask[max(0, round(top * y)) : round(bottom * y), max(0, round(left * x)) : round(right * x)] = IGNORE
+            mask[max(0, round(top * y)) : round(bottom * y), max(0, round(left * x)) : round(right * x)] = IGNORE_INDEX
     return mask
 
 

@@ -9,6 +9,7 @@ from lit_cv.augment.checks import check_images
 from lit_cv.augment.geometry import Geometric
 from lit_cv.augment.memory import copied, in_layout, memory_layout, one_thread, to_float, write_bytes
 from lit_cv.augment.operation import Operation, Params
+from lit_cv.ignore_index import IGNORE_INDEX
 
 __all__ = ["Chain"]
 
@@ -72,7 +73,7 @@ class Chain(Operation):
                     self._run(part, [{name: parts[k] for name, parts in each.items()} for each in split], target)
         return out
 
-    def move_masks(self, masks: Tensor, params: Params, fill: int = 255) -> Tensor:
+    def move_masks(self, masks: Tensor, params: Params, fill: int = IGNORE_INDEX) -> Tensor:
         """Move masks (N, H, W) as the images; see `Geometric.move_masks`."""
         for i, operation in enumerate(self.operations):
             if operation.moves_pixels:

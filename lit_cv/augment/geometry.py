@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lit_cv.augment.memory import on_device
 from lit_cv.augment.operation import Operation, Params
+from lit_cv.ignore_index import IGNORE_INDEX
 
 __all__ = ["Geometric", "move_boxes", "move_masks"]
 
@@ -30,7 +31,7 @@ class Geometric(Operation):
         applied = params.get("applied")
         return maps if applied is None else torch.where(applied.view(-1, 1, 1), maps, torch.eye(2, 3))
 
-    def move_masks(self, masks: Tensor, params: Params, fill: int = 255) -> Tensor:
+    def move_masks(self, masks: Tensor, params: Params, fill: int = IGNORE_INDEX) -> Tensor:
         """Move masks (N, H, W) as the images, to the nearest pixel.
 
         Args:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lit_cv.augment import Chain, build_operations, policy_operations
 from lit_cv.contracts import Data, data_of
+from lit_cv.ignore_index import IGNORE_INDEX
 
 __all__ = ["Augmentation", "image_batches", "unviewed_batches"]
 
@@ -52,7 +53,7 @@ class Augmentation(L.Callback):
         policy: str | None = None,
         operations: list[str | dict[str, Any]] | None = None,
         size: int | None = None,
-        mask_fill: int = 255,
+        mask_fill: int = IGNORE_INDEX,
         min_visible: float = 0.25,
     ) -> None:
         if operations is not None and (policy is not None or size is not None):
@@ -89,7 +90,7 @@ def _compare_sizes(data: Data, images: Tensor) -> None:
 
 
 @torch.no_grad()
-def augment(chain: Chain, batch: dict[str, Any], mask_fill: int = 255, min_visible: float = 0.25) -> None:
+def augment(chain: Chain, batch: dict[str, Any], mask_fill: int = IGNORE_INDEX, min_visible: float = 0.25) -> None:
     """Replace the images of a batch, and its masks and boxes if the chain moves pixels; `size` and `scale` go then."""
     images = batch["image"]
     if images.ndim == 5:  # episodes, of which each image gets a draw of its own

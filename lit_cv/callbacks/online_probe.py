@@ -13,6 +13,7 @@ from lit_cv.callbacks.embedding import embed_batch, embed_images, has_labels
 from lit_cv.callbacks.run_output import class_names
 from lit_cv.contracts import data_of
 from lit_cv.distributed import is_distributed, joined_mean
+from lit_cv.ignore_index import UNLABELED
 
 __all__ = ["OnlineProbe"]
 
@@ -62,7 +63,7 @@ class OnlineProbe(L.Callback):
         probe.train()
         with torch.enable_grad():
             labels = batch["label"].repeat(views)
-            total = F.cross_entropy(probe(features), labels, ignore_index=-1, reduction="sum")
+            total = F.cross_entropy(probe(features), labels, ignore_index=UNLABELED, reduction="sum")
             loss = joined_mean(total, (labels >= 0).sum(), gather=True)[0]  # no label at all is no NaN
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

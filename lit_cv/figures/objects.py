@@ -10,10 +10,10 @@ from torch import Tensor
 from lit_cv.figures.canvas import BLUE, PALETTE
 from lit_cv.figures.fonts import default_font, fonts_with
 from lit_cv.figures.images import short_name
+from lit_cv.ignore_index import IGNORE_INDEX
 
 __all__ = ["class_color", "draw_objects", "object_titles"]
 
-_IGNORE = 255
 _SIDE = 384  # pixels of the longer side that images are drawn at: boxes in small images would hide them
 _COLORS = (PALETTE[0], BLUE, *PALETTE[1:])
 
@@ -84,7 +84,7 @@ def draw_objects(
 def _mask_colors(mask_classes: Sequence[str], box_classes: Sequence[str]) -> dict[int, tuple[int, int, int]]:
     names = list(mask_classes)
     first = 1 if not names or names[0] == "background" else 0
-    numbers = range(first, len(names) or _IGNORE)
+    numbers = range(first, len(names) or IGNORE_INDEX)
     known = {name: number for number, name in enumerate(box_classes)}
     return {n: class_color(known.get(names[n], n - first) if n < len(names) else n - first) for n in numbers}
 
@@ -156,7 +156,7 @@ def object_titles(
             named = [(int(numbers[i]), _name(int(kinds[i]), box_classes)) for i in order]
             titles.append(", ".join(f"{number} {name}" for number, name in named[:4]) or "no objects")
         elif mask is not None:
-            there = [number for number in torch.unique(mask[position]).tolist() if number != _IGNORE]
+            there = [number for number in torch.unique(mask[position]).tolist() if number != IGNORE_INDEX]
             titles.append(", ".join(_name(number, mask_classes) for number in there[:5]) or "unlabeled")
     return titles
 

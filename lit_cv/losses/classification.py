@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_cv.ignore_index import UNLABELED
+
 __all__ = ["class_cross_entropy", "image_cross_entropy", "image_weights", "known_mean", "label_cross_entropy"]
 
 
@@ -42,7 +44,7 @@ def image_cross_entropy(
     weight = None if weight is None else weight.to(logits.dtype)
     if target.ndim == 1:
         return F.cross_entropy(
-            logits, target.clamp_min(-1), weight=weight, ignore_index=-1, label_smoothing=label_smoothing,
+            logits, target.clamp_min(UNLABELED), weight=weight, ignore_index=UNLABELED, label_smoothing=label_smoothing,
             reduction="none",
         )  # fmt: skip
     target = target.to(logits.dtype).clamp_min(0)

@@ -5,18 +5,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_cv.distributed import joined_mean
+from lit_cv.ignore_index import IGNORE_INDEX
 
 __all__ = [
-    "IGNORE_INDEX",
     "dice_loss",
     "dice_loss_of_sums",
     "dice_sums",
     "pixel_cross_entropy",
     "summed_pixel_cross_entropy",
 ]
-
-IGNORE_INDEX = 255
-"""What masks hold where the class of a pixel is unknown."""
 
 
 def pixel_cross_entropy(

@@ -9,6 +9,8 @@ from torchmetrics.classification import MultilabelAveragePrecision
 from torchmetrics.functional.classification import binary_average_precision
 from torchmetrics.utilities.data import dim_zero_cat
 
+from lit_cv.ignore_index import UNLABELED
+
 __all__ = ["KnownAveragePrecision", "KnownF1"]
 
 
@@ -29,7 +31,7 @@ class KnownAveragePrecision(MultilabelAveragePrecision):
     """
 
     def __init__(self, num_labels: int, **kwargs: Any) -> None:
-        super().__init__(num_labels, ignore_index=-1, **kwargs)
+        super().__init__(num_labels, ignore_index=UNLABELED, **kwargs)
 
     def compute(self) -> Tensor:  # type: ignore[override]
         """Return the mean."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lit_cv.losses.segmentation import IGNORE_INDEX
+from lit_cv.ignore_index import IGNORE_INDEX
 from lit_cv.metrics.detection import metric_names
 
 __all__ = ["SegmentationIoU"]

@@ -14,6 +14,7 @@ from torchmetrics.classification import (
 from torchmetrics.wrappers import ClasswiseWrapper
 
 from lit_cv.contracts import as_data, class_lists
+from lit_cv.ignore_index import UNLABELED
 from lit_cv.losses.classification import image_cross_entropy, image_weights, label_cross_entropy
 from lit_cv.metrics import ClassAccuracy, KnownAveragePrecision, KnownF1, MacroF1
 from lit_cv.nn import ClassificationHead
@@ -146,12 +147,12 @@ class ClassificationTask(_ClassesTask):
         """Return accuracy, macro F1 and calibration error."""
         k = self.class_count
         metrics: dict[str, Metric] = {
-            "acc": MulticlassAccuracy(k, average="micro", ignore_index=-1),
+            "acc": MulticlassAccuracy(k, average="micro", ignore_index=UNLABELED),
             "f1": MacroF1(k),
-            "ece": MulticlassCalibrationError(k, n_bins=15, ignore_index=-1),
+            "ece": MulticlassCalibrationError(k, n_bins=15, ignore_index=UNLABELED),
         }
         if k > 5:
-            metrics["top5"] = MulticlassAccuracy(k, average="micro", top_k=5, ignore_index=-1)
+            metrics["top5"] = MulticlassAccuracy(k, average="micro", top_k=5, ignore_index=UNLABELED)
         if self.per_class_metrics:
             metrics["class"] = ClasswiseWrapper(ClassAccuracy(k), labels=self.names, prefix="acc_")
         return metrics
@@ -172,7 +173,7 @@ class ClassificationTask(_ClassesTask):
     def update_metrics(self, metrics: MetricCollection, output: Tensor, target: Tensor) -> None:
         """Feed the metrics with probabilities and hard labels, -1 where there is none."""
         hard = target if target.ndim == 1 else torch.where(self.known(target), target.argmax(1), -1)
-        metrics.update(self.probabilities(output), hard.clamp_min(-1))
+        metrics.update(self.probabilities(output), hard.clamp_min(UNLABELED))
 
     def accuracy(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Return how many images are right, and of how many; a mixed one by the label weight of the class answered."""
@@ -205,7 +206,7 @@ class MultiLabelTask(_ClassesTask):
         """Return accuracy, macro F1 and mean average precision."""
         k = self.class_count
         metrics: dict[str, Metric] = {
-            "acc": MultilabelAccuracy(k, average="micro", ignore_index=-1),
+            "acc": MultilabelAccuracy(k, average="micro", ignore_index=UNLABELED),
             "f1": KnownF1(k),
             "map": KnownAveragePrecision(k),
         }

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lit_cv.losses.segmentation import IGNORE_INDEX, dice_loss_of_sums, dice_sums, summed_pixel_cross_entropy
+from lit_cv.ignore_index import IGNORE_INDEX
+from lit_cv.losses.segmentation import dice_loss_of_sums, dice_sums, summed_pixel_cross_entropy
 from lit_cv.metrics import SegmentationIoU
 from lit_cv.nn import Backbone
 from lit_cv.nn.segmentation import SegmentationHead, build_segmenter, default_stride
