@@ -54,14 +54,16 @@ class ClassificationFigures(PeriodicFigure):
         if n_wrong < 1:
             raise ValueError(f"n_wrong={n_wrong}: give the number of images to show, at least 1.")
         self.n_wrong = n_wrong
-        self._active = False
         self._current: _Errors | None = None
         self._best_value: float | None = None
 
+    def is_wanted(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
+        """Return whether figures are wanted: all processes count."""
+        return figures_wanted(trainer)
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Settle whether there is anything to do."""
+        """Forget the fit before."""
         super().on_fit_start(trainer, pl_module)
-        self._active = figures_wanted(trainer)
         self._current = None
         folder = run_folder(trainer)
         if folder is None or not (folder / "most_wrong.png").is_file():
@@ -71,18 +73,8 @@ class ClassificationFigures(PeriodicFigure):
         """Forget the validation before."""
         self._current = None
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def look(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count a batch and keep its worst images."""
-        if not self._active or trainer.sanity_checking or dataloader_idx > 0:
-            return
         found = _find(outputs, batch)
         if found is None:
             return
@@ -107,7 +99,7 @@ class ClassificationFigures(PeriodicFigure):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep what was found if this epoch is the best so far."""
         current, self._current = self._current, None
-        if current is None or not self._active:
+        if current is None or not self.active:
             return
         if current.counts is not None:
             current.counts.reduce()

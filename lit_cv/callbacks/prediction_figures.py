@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_cv.callbacks.periodic_figure import PeriodicFigure
-from lit_cv.callbacks.run_output import figures_wanted, guarded, plain_names, publish
+from lit_cv.callbacks.run_output import guarded, plain_names, publish
 from lit_cv.contracts import class_lists, datamodule_of
 from lit_cv.figures import draw_objects, image_grid
 
@@ -39,35 +39,25 @@ class PredictionFigures(PeriodicFigure):
             raise ValueError(f"n={n}: give the number of images to show, at least 1.")
         self.n = n
         self.min_score = min_score
-        self._active = False
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Settle whether there is anything to do."""
-        super().on_fit_start(trainer, pl_module)
+    def is_wanted(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
+        """Return whether the module predicts, and figures are wanted."""
         predicts = type(pl_module).predict_step is not L.LightningModule.predict_step
-        self._active = trainer.is_global_zero and figures_wanted(trainer) and predicts
+        return super().is_wanted(trainer, pl_module) and predicts
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def look(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Predict the first images."""
-        if not self._active or trainer.sanity_checking or batch_idx or dataloader_idx:
+        if batch_idx:
             return
         if not isinstance(batch, Mapping) or not {"boxes", "mask"} & batch.keys():
-            self._active = False
+            self.active = False
             return
         with guarded("Predicting validation images"):
             few = {name: value[: self.n] for name, value in batch.items() if isinstance(value, Tensor | list)}
             found = cast(Any, pl_module).predict_step(few, 0)
             found = plain_names(found) if isinstance(found, Mapping) else {}
             if not {"boxes", "masks"} & found.keys():
-                self._active = False
+                self.active = False
                 return
             heading = f"validation images, truth above prediction, after epoch {trainer.current_epoch + 1}"
             self.keep((few, found, heading, trainer.global_step))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_cv.callbacks.periodic_figure import PeriodicFigure
-from lit_cv.callbacks.run_output import figures_wanted, guarded, publish
+from lit_cv.callbacks.run_output import guarded, publish
 from lit_cv.contracts import module_extras
 from lit_cv.figures import image_grid
 
@@ -38,29 +38,15 @@ class Reconstructions(PeriodicFigure):
         if n < 1:
             raise ValueError(f"n={n}: give the number of images to show, at least 1.")
         self.n = n
-        self._active = False
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Settle whether there is anything to do."""
-        super().on_fit_start(trainer, pl_module)
-        self._active = (
-            trainer.is_global_zero and figures_wanted(trainer) and callable(module_extras(pl_module).reconstruct)
-        )
+    def is_wanted(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
+        """Return whether the module reconstructs images, and figures are wanted."""
+        return super().is_wanted(trainer, pl_module) and callable(module_extras(pl_module).reconstruct)
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def look(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Rebuild the first images."""
-        if not self._active or trainer.sanity_checking or batch_idx or dataloader_idx:
-            return
         images = batch.get("image") if isinstance(batch, Mapping) else None
-        if not isinstance(images, Tensor) or images.ndim != 4:
+        if batch_idx or not isinstance(images, Tensor) or images.ndim != 4:
             return
         with guarded("Rebuilding validation images"):
             shown = images[: self.n]
