@@ -2,13 +2,10 @@
 
 import logging
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import lightning as L
-import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
@@ -16,12 +13,12 @@ from datamodules.base import BaseDataModule
 from datamodules.checks import check
 from datamodules.class_pool import ClassPool
 from datamodules.class_splits import recorded_classes, recorded_names, split_classes
+from datamodules.episode_checks import check_drawn
 from datamodules.episodes import EpisodeDataset, EpisodeSampler, EvaluationEpisodes, Setting
-from datamodules.folder import ImageFolderDataModule
-from datamodules.images import UnreadableImageError
 from datamodules.loader import EpochSampler, ResumableLoader
 from datamodules.memory import channel_statistics
 from datamodules.split_record import state_in_checkpoint
+from datamodules.support_folder import SupportFolder, open_support_folder
 from lit_cv.contracts import as_module, module_of
 from lit_cv.printable import printable
 
@@ -137,7 +134,7 @@ class EpisodicDataModule(L.LightningDataModule):
         self._stage: str | None = None  # of `setup`
         self._recorded: dict[str, list[str]] | None = None  # names of the classes of each split in a checkpoint
         self._class_names: dict[str, list[str]] = {}  # of each split
-        self._folder: ImageFolderDataModule | None = None
+        self._folder: SupportFolder | None = None
         self._seed: int | None = None
 
     def prepare_data(self) -> None:
@@ -185,7 +182,7 @@ class EpisodicDataModule(L.LightningDataModule):
             self.pools["train"] = self.pools["train"].with_rotations()
             query_pool = self.query_pools["train"]
             self.query_pools["train"] = None if query_pool is None else query_pool.with_rotations()
-        self._check_sizes(stage)
+        self._check_drawn(stage)
         self._tell()
         self.mean, self.std = channel_statistics(images.numpy())
 
@@ -227,26 +224,16 @@ class EpisodicDataModule(L.LightningDataModule):
         shape = "x".join(map(str, (self.in_channels, *(self.image_size or ()))))
         log.info("%s: classes: %s; %s", type(self).__name__, ", ".join(sizes), shape)
 
-    def _check_sizes(self, stage: str | None) -> None:
+    def _check_drawn(self, stage: str | None) -> None:
         """Refuse what no episode can be drawn from."""
         h = self.hparams
-        wanted = {split: [(s.way, s.shot, "evaluate") for s in self.settings] for split in ("val", "test")}
-        wanted["train"] = [(h["way"], h["shot"], "way")]
+        evaluated = [(setting.way, setting.shot, "evaluate") for setting in self.settings]
         needed = {"test": ("test",), "validate": ("val",)}.get(stage or "fit", ("train", "val", "test"))
         for split, pool in self.pools.items():
-            if split not in needed:
-                continue
-            kinds, query_pool = len(pool.names), self.query_pools[split]
-            queries = h["query"] if split == "train" else h["eval_query"] or h["query"]
-            for way, shot, option in wanted[split]:
-                if kinds < way:
-                    raise ValueError(
-                        f"an episode of {way} classes (--data.{option}) cannot be drawn from the {kinds} classes of "
-                        f"{split}: lower it, or change --data.val_classes and --data.test_classes."
-                    )
-                _check_counts(pool, shot + (0 if query_pool else queries), split)
-                if query_pool:
-                    _check_counts(query_pool, queries, split)
+            if split == "train" and split in needed:
+                check_drawn(split, pool, self.query_pools[split], [(h["way"], h["shot"], "way")], h["query"])
+            elif split in needed:
+                check_drawn(split, pool, self.query_pools[split], evaluated, h["eval_query"] or h["query"])
 
     def train_dataloader(self) -> ResumableLoader:
         """Return the loader of the training episodes."""
@@ -290,10 +277,7 @@ class EpisodicDataModule(L.LightningDataModule):
         """Return the images (S, C, H, W) uint8 and labels (S,) int64 of `support_root`."""
         if self._folder is None:
             raise ValueError("there are no support images: set --data.support_root.")
-        dataset = self._folder.train_dataset
-        with _named_by_option():
-            batch = dataset.__getitems__(range(len(dataset)))
-        return batch["image"], batch["label"]
+        return self._folder.support_set()
 
     def evaluation_images(self, stage: Stage) -> dict[str, Tensor]:
         """Return the images that the rows `index` of evaluation episodes point to, (M, C, H, W) uint8.
@@ -335,61 +319,20 @@ class EpisodicDataModule(L.LightningDataModule):
         sampler = EpochSampler(len(episodes), shuffle=False, num_replicas=world_size, rank=rank)
         return ResumableLoader(episodes, None, sampler=sampler)
 
+    def _open_folder(self) -> None:
+        """Open the support images and those to predict."""
+        h, module = self.hparams, module_of(self.trainer)
+        if h["support_root"] is None or h["predict_root"] is None:
+            self.predict_dataloader()  # which says what is missing
+        value_range = None if self.base is None else self.base.hparams.get("value_range")
+        self._folder = open_support_folder(h["support_root"], h["predict_root"], module.hparams, value_range)
+        self.class_names = self._folder.class_names
+
     def _place(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _predicts_folders(self) -> bool:
         return self.trainer is not None and self.trainer.state.fn == "predict"
-
-    def _open_folder(self) -> None:
-        """Open the support images and those to predict, at the size of the module's images."""
-        h, module = self.hparams, cast(L.Trainer, self.trainer).lightning_module
-        if h["support_root"] is None or h["predict_root"] is None:
-            self.predict_dataloader()  # which says what is missing
-        size, channels = module.hparams["image_size"], module.hparams["in_channels"]
-        if size is None or channels not in (1, 3):
-            raise ValueError(
-                "the checkpoint does not tell the size and channels of its images: set --model.image_size."
-            )
-        side = size if isinstance(size, int) else max(size)
-        if not Path(h["support_root"]).expanduser().is_dir():
-            raise FileNotFoundError(
-                f"there is no folder {Path(h['support_root']).absolute()}: set --data.support_root."
-            )
-        self._folder = _SupportFolder(
-            h["support_root"],
-            h["predict_root"],
-            image_size=side,
-            channels=channels,
-            value_range=None if self.base is None else self.base.hparams.get("value_range"),
-            val_fraction=0.0,
-            test_fraction=0.0,
-        )
-        with _named_by_option():
-            self._folder.setup()
-            if len(self._folder.class_names) < 2:
-                raise ValueError(f"there is only one class ({_shown(self._folder.class_names)}): give two or more.")
-        self.class_names = self._folder.class_names
-
-
-class _SupportFolder(ImageFolderDataModule):
-    """Support images and images to predict, which says so."""
-
-    @rank_zero_only
-    def _tell(self, labeled: int) -> None:
-        names, predicted = self.class_names, len(self.predict_dataset or ())
-        log.info("EpisodicDataModule: %d support images of %d classes, %d to predict", labeled, len(names), predicted)
-
-
-@contextmanager
-def _named_by_option() -> Iterator[None]:
-    """Let what is wrong with the support images name the option that they were given by."""
-    try:
-        yield
-    except (ValueError, FileNotFoundError, UnreadableImageError) as error:
-        if "--data." in str(error):
-            raise
-        raise type(error)(f"{str(error).rstrip('.')} (--data.support_root).") from None
 
 
 def _pool(base: BaseDataModule) -> ClassPool:
@@ -403,14 +346,3 @@ def _pool(base: BaseDataModule) -> ClassPool:
 
 def _shown(names: list[str]) -> str:
     return printable(", ".join(names[:5]), lines=False)
-
-
-def _check_counts(pool: ClassPool, needed: int, split: str) -> None:
-    small = np.flatnonzero(pool.counts < needed)
-    if len(small):
-        shown = _shown([f"{pool.names[c]} ({pool.counts[c]})" for c in small[:5]])
-        more = f" and {len(small) - 5} more" if len(small) > 5 else ""
-        raise ValueError(
-            f"an episode takes {needed} images of a class for support and query, but of {split} these have fewer: "
-            f"{shown}{more}. Lower --data.query (--data.eval_query) or --data.shot (the shots of --data.evaluate)."
-        )

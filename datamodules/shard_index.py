@@ -1,77 +1,31 @@
 """Where the images in tar files lie, and what their labels say: found out once, and kept beside the files."""
 
 import hashlib
-import itertools
 import json
 import os
-import reprlib
-import tarfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.shard_samples import SPARSE, Sample, is_header_of, iterate_samples, read_samples
 from datamodules.stored_file import draw_few, fingerprint, open_plain, stored_file
+from datamodules.texts import Texts
 from datamodules.threads import in_threads
-from lit_cv.image_formats import IMAGE_SUFFIXES
-from lit_cv.printable import printable
 
-__all__ = ["COMPRESSED", "MOST_IMAGE", "SPARSE", "ShardIndex", "Texts", "index_shards"]
+__all__ = ["COMPRESSED", "MOST_IMAGE", "ShardIndex", "index_shards"]
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
-_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-_BEHIND = 1 << 20  # bytes behind the end of a tar file that are looked at; what fills the last record is far less
-_MOST_TEXT = 1 << 16  # bytes of a label
-_MOST_JSON = 1 << 24  # bytes of a JSON file that holds one
-_MOST_HEADER = 1 << 20  # bytes of a tar file's entry for a long name, or for what else its headers have no place for
+_MOST_HEADER = 1 << 20  # bytes of the file of numpy's beside its columns
 _MOST_MEMBERS = 16  # entries of a tar file that are looked at for each
 MOST_IMAGE = 1 << 31
 """Bytes of an image that is read."""
-SPARSE = -1
-"""Size that stands for an image stored with holes, which lies nowhere in one piece."""
 
 Numbers = NDArray[np.int64]
-_Members = dict[str, tuple[int, int]]  # offset and size of the files of a sample, by extension
-
-
-class Texts(Sequence[str]):
-    """Many strings in two arrays, which take a tenth of a list's memory, and none of it twice in worker processes.
-
-    Args:
-        content: All of them in UTF-8, one after the other, (bytes,) uint8; bytes of names that are no UTF-8 stay.
-        starts: Where each starts, and the end, (N + 1,).
-
-    Example:
-        >>> texts = Texts.of(["a", "", "bc"])
-        >>> len(texts), texts[0], texts[-1], list(texts)
-        (3, 'a', 'bc', ['a', '', 'bc'])
-    """
-
-    def __init__(self, content: NDArray[np.uint8], starts: Numbers) -> None:
-        self.content, self.starts = content, starts
-
-    @classmethod
-    def of(cls, texts: Sequence[str]) -> "Texts":
-        """Keep these strings."""
-        parts = [text.encode("utf-8", "surrogateescape") for text in texts]
-        starts = np.cumsum([0, *(len(part) for part in parts)], dtype=np.int64)
-        return cls(np.frombuffer(b"".join(parts), dtype=np.uint8), starts)
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"text {index} of {len(self)}")  # which also ends an iteration
-        position = index % len(self)
-        content = self.content[self.starts[position] : self.starts[position + 1]].tobytes()
-        return content.decode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,14 +56,6 @@ class ShardIndex:
 
 _NUMBERS = ("states", "shard", "offset", "size", "label")
 _TEXTS = ("names", "texts")
-
-
-@dataclass(slots=True)
-class _Sample:
-    name: str
-    offset: int = -1
-    size: int = 0
-    label: str | None = None
 
 
 def index_shards(root: Path, shards: Sequence[str], image_field: str | None, label_field: str | None) -> ShardIndex:
@@ -225,13 +171,12 @@ def _differs(index: ShardIndex, row: int, root: Path, shards: Sequence[str], lab
     offset, size = int(index.offset[row]), int(index.size[row])
     path = root / shards[shard]
     with open(path, "rb") as file:
-        if offset >= 0 and size != SPARSE and not _is_header(file, offset, size, shards[shard], name):
+        if offset >= 0 and size != SPARSE and not is_header_of(file, offset, size, shards[shard], name):
             return True
         if (start := _start_of(index, row)) is None:
             return False
         file.seek(start)
-        for key, members in _members(file, path, _MOST_MEMBERS).items():
-            found = _sample(file, path, shards[shard], key, members, index.image_field, label_field)
+        for found in iterate_samples(file, path, shards[shard], index.image_field, label_field, _MOST_MEMBERS):
             if found.name == name and found.label is not None:
                 text = index.texts[index.label[row]] if index.label[row] >= 0 else None
                 return (found.offset, found.size, found.label) != (offset, size, text)
@@ -246,20 +191,8 @@ def _start_of(index: ShardIndex, row: int) -> int | None:
     return None if offset < 0 or size == SPARSE else offset + -(-size // 512) * 512
 
 
-def _is_header(file: BinaryIO, offset: int, size: int, shard: str, name: str) -> bool:
-    """Return whether there is the header of an image before it; longer names stand in a header of their own."""
-    file.seek(max(0, offset - 512))
-    try:
-        header = tarfile.TarInfo.frombuf(file.read(512), "utf-8", "surrogateescape")
-    except tarfile.TarError:
-        return False
-    key, field = _split_name(header.name)
-    plain = name.isascii() and len(name) - len(shard) < 100
-    return header.size == size and (not plain or _sample_name(shard, key, field) == name)
-
-
 def _read(root: Path, shards: Sequence[str], image_field: str | None, label_field: str | None) -> ShardIndex:
-    found: list[list[_Sample]] = [[] for _ in shards]
+    found: list[list[Sample]] = [[] for _ in shards]
     states = np.zeros((len(shards), 2), dtype=np.int64)
 
     def read(position: int) -> None:
@@ -267,7 +200,7 @@ def _read(root: Path, shards: Sequence[str], image_field: str | None, label_fiel
         with open(path, "rb") as file:
             state = os.fstat(file.fileno())
             states[position] = state.st_size, state.st_mtime_ns
-            found[position] = _samples(file, path, shards[position], image_field, label_field)
+            found[position] = read_samples(file, path, shards[position], image_field, label_field)
 
     in_threads(read, len(shards), f"Reading the tar files in {root}")
     samples = [sample for part in found for sample in part]
@@ -282,168 +215,3 @@ def _read(root: Path, shards: Sequence[str], image_field: str | None, label_fiel
         Texts.of([sample.name for sample in samples]),
         Texts.of(list(numbers)),
     )
-
-
-def _samples(file: BinaryIO, path: Path, shard: str, image_field: str | None, label_field: str | None) -> list[_Sample]:
-    """Return the samples of a tar file."""
-    members = _members(file, path)
-    return [_sample(file, path, shard, key, found, image_field, label_field) for key, found in members.items()]
-
-
-def _sample(
-    file: BinaryIO,
-    path: Path,
-    shard: str,
-    key: str,
-    members: _Members,
-    image_field: str | None,
-    label_field: str | None,
-) -> _Sample:
-    """Return a sample, of which the files are known."""
-    shown = printable(f"{path}: {key}", lines=False)
-    field = _image_field(members, image_field, shown)
-    sample = _Sample(_sample_name(shard, key, field))
-    if field:
-        sample.offset, sample.size = members[field]
-    if label_field is not None:
-        sample.label = _label(file, members, label_field, shown)
-    return sample
-
-
-def _sample_name(shard: str, key: str, field: str | None) -> str:
-    clean = "/".join(part for part in key.split("/") if part not in ("", ".", ".."))
-    return f"{shard}/{clean}" + (f".{field}" if field else "")
-
-
-def _split_name(name: str) -> tuple[str, str]:
-    """Return the KEY and the extension of a file in a tar file; an empty text for what is none of a sample."""
-    folder, slash, base = name.rpartition("/")
-    stem, _, field = base.partition(".")
-    return (folder + slash + stem if stem else ""), field.lower()
-
-
-def _members(file: BinaryIO, path: Path, most: int | None = None) -> dict[str, _Members]:
-    """Return where the files in a tar file start and how long they are, by KEY and extension, in their order.
-
-    Args:
-        file: The file, at the entry to start from.
-        path: Its name.
-        most: How many entries to look at; `None` for all, and the end of the file.
-    """
-    samples: dict[str, _Members] = {}
-    for member in itertools.islice(_entries(file, path), most):
-        key, field = _split_name(member.name)
-        base = member.name.rpartition("/")[2]
-        if not (member.isreg() and key and "." in base) or (base.startswith("__") and base.endswith("__")):
-            continue  # folders, hidden files, and notes of the tools that write shards
-        members = samples.setdefault(key, {})
-        if field in members:
-            raise ValueError(f"{_shown(path)} holds {member.name!r} twice: write it again with each name once.")
-        members[field] = member.offset_data, SPARSE if member.issparse() else member.size
-    return samples
-
-
-class _Headers:
-    """A tar file that is read by its headers alone, none of which is longer than one can be: it may claim any length.
-
-    Args:
-        file: The file.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.seek, self.tell = file.seek, file.tell
-
-    def read(self, size: int) -> bytes:
-        """Return the next bytes."""
-        if not 0 <= size <= _MOST_HEADER:
-            raise tarfile.ReadError(f"a header claims {size:,} bytes")
-        return self._file.read(size)
-
-
-def _entries(file: BinaryIO, path: Path) -> Iterator[tarfile.TarInfo]:
-    """Yield the entries of a tar file from where the file is, and refuse it if its end is none."""
-    begin = file.tell()
-    start = file.read(8)
-    if kind := next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None):
-        raise ValueError(
-            f"{_shown(path)} is compressed ({kind}), so that no image can be found by its position: unpack it."
-        )
-    file.seek(begin)
-    try:
-        with tarfile.open(fileobj=cast(BinaryIO, _Headers(file)), mode="r:") as tar:
-            while (member := tar.next()) is not None:
-                if tar.offset <= member.offset:
-                    raise tarfile.ReadError("an entry claims less than no bytes")
-                tar.members.clear()  # type: ignore[attr-defined]  # a set of millions of images has as many
-                yield member
-            end = tar.offset
-    except Exception as error:  # whatever broken headers make of it
-        reason = printable(str(error), lines=False)
-        raise ValueError(f"{_shown(path)} is truncated or no tar file ({reason}): fetch or write it again.") from None
-    _check_end(file, path, end)
-
-
-def _check_end(file: BinaryIO, path: Path, end: int) -> None:
-    """Refuse a tar file whose end is not the mark that belongs there: `tarfile` takes any end for one."""
-    file.seek(end)
-    mark, behind = file.read(512), file.read(_BEHIND)
-    if len(mark) < 512:
-        raise ValueError(f"{_shown(path)} is truncated (it lacks the mark of its end): fetch or write it again.")
-    if mark.strip(b"\0"):
-        raise ValueError(f"{_shown(path)} is broken at byte {end:,}: fetch or write it again.")
-    if behind.strip(b"\0"):
-        raise ValueError(
-            f"{_shown(path)} goes on behind its end: join tar files with `tar --concatenate`, not with `cat`."
-        )
-
-
-def _image_field(members: _Members, wanted: str | None, name: str) -> str | None:
-    if wanted is not None:
-        wanted = wanted.lower().lstrip(".")
-        return wanted if wanted in members else None
-    images = [field for field in members if f".{field}" in IMAGE_SUFFIXES]
-    if len(images) > 1:
-        shown = printable(", ".join(images), lines=False)
-        raise ValueError(f"{name} has several images ({shown}): choose one with --data.image_field.")
-    return images[0] if images else None
-
-
-def _label(file: BinaryIO, members: _Members, field: str, name: str) -> str | None:
-    """Return the text of `KEY.field`, or of that field of `KEY.json`; nothing where there is neither."""
-    value: Any = None
-    if (extension := field.lower().lstrip(".")) in members:
-        offset, size = members[extension]
-        content = _content(file, offset, min(size, _MOST_TEXT), f"{name}.{extension}")
-        value = content.decode("utf-8-sig", errors="replace")
-    elif "json" in members:
-        value = _json_field(file, *members["json"], field, f"{name}.json")
-    if isinstance(value, dict | list):
-        raise ValueError(f"{name} has several labels, {field}={reprlib.repr(value)}: one a sample is read.")
-    if value is None:
-        return None
-    text = str(value).strip()[:_MOST_TEXT].strip()
-    return text.encode("utf-8", "backslashreplace").decode() or None  # JSON can hold halves of characters
-
-
-def _json_field(file: BinaryIO, offset: int, size: int, field: str, name: str) -> Any:
-    if size > _MOST_JSON:
-        raise ValueError(f"{name} has {size:,} bytes, more than {_MOST_JSON:,}: that is no label.")
-    try:
-        content = json.loads(_content(file, offset, size, name))
-    except RecursionError:
-        raise ValueError(f"{name} is not valid JSON: it is nested too deeply.") from None
-    except ValueError as error:
-        raise ValueError(f"{name} is not valid JSON: {printable(str(error), lines=False)}.") from None
-    return content.get(field) if isinstance(content, dict) else None
-
-
-def _content(file: BinaryIO, offset: int, size: int, name: str) -> bytes:
-    if size == SPARSE:
-        raise ValueError(f"{name} is stored with holes, and not in one piece: write the tar file again without them.")
-    file.seek(offset)
-    return file.read(size)
-
-
-def _shown(path: Path) -> str:
-    return printable(str(path), lines=False)

@@ -18,7 +18,8 @@ from datamodules.classes import numbers_first
 from datamodules.files import FileDataset, FilesDataModule, some_names
 from datamodules.images import UnreadableImageError, decode_image, read_into
 from datamodules.inspection import inspected
-from datamodules.shard_index import COMPRESSED, MOST_IMAGE, SPARSE, ShardIndex, index_shards
+from datamodules.shard_index import COMPRESSED, MOST_IMAGE, ShardIndex, index_shards
+from datamodules.shard_samples import SPARSE
 from datamodules.stored_file import draw_few
 from lit_cv.annotations.clutter import is_clutter
 from lit_cv.annotations.layout import split_in

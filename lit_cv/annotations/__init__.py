@@ -1,7 +1,8 @@
 """Annotations in the formats of the field: read, checked, written, converted, without Lightning."""
 
 from lit_cv.annotations.checks import check_object, check_set
-from lit_cv.annotations.coco import coco_dict, read_coco, write_coco
+from lit_cv.annotations.coco import read_coco
+from lit_cv.annotations.coco_writing import coco_dict, write_coco
 from lit_cv.annotations.convert import convert
 from lit_cv.annotations.formats import annotation_formats, find_format, read_annotations, writers
 from lit_cv.annotations.mask_code import MaskCode

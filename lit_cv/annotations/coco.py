@@ -2,8 +2,6 @@
 
 import json
 import logging
-import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,22 +10,21 @@ from typing import Any
 from lit_cv.annotations.annotation_format import AnnotationFormat, Sign, count_masks
 from lit_cv.annotations.checks import unknown_category
 from lit_cv.annotations.coco_values import box_of, crowd_of, id_of, name_of, outline_of
+from lit_cv.annotations.coco_writing import write_coco
 from lit_cv.annotations.image_folder import as_on_disk, locate_images, report_left_out
-from lit_cv.annotations.layout import SPLITS, make_folder, split_in
+from lit_cv.annotations.layout import SPLITS, split_in
 from lit_cv.annotations.reading import class_name, decoded_text, head_of, open_plain
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
-from lit_cv.annotations.rle import outline_area, outline_box
+from lit_cv.annotations.rle import outline_box
 from lit_cv.annotations.split_folders import split_folders
 from lit_cv.annotations.walk import files_below, subfolder
-from lit_cv.atomic_files import write_text
 from lit_cv.printable import printable
 
 log = logging.getLogger("lit_cv")
 
-__all__ = ["coco_dict", "find_coco_files", "read_coco", "write_coco"]
+__all__ = ["find_coco_files", "read_coco"]
 
 _KNOWN = ("id", "image_id", "category_id", "bbox", "segmentation", "iscrowd", "score", "area")
-_NO_TEXT = re.compile("[\ud800-\udfff]")  # of names that are not UTF-8
 _HEAD = 65536  # bytes in which a file names one of its lists
 _TRIED = 100  # files that are looked into
 _OTHERS = ("captions", "keypoints", "panoptic", "stuff", "image_info")
@@ -266,83 +263,6 @@ def _drop_group(contents: Iterable[Mapping[str, Any]]) -> None:
     log.info("The category %r names the others and has no objects: it is left out.", lead[0].get("name"))
     for content in contents:
         content["categories"][:] = [category for category in content["categories"] if category not in lead]
-
-
-def write_coco(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
-    """Write `annotations/instances_SPLIT.json`; images are not copied.
-
-    Args:
-        sets: A set for each split; that of the split `all` is `annotations/instances.json`.
-        root: The folder, made if it is missing.
-
-    Returns:
-        The files written.
-    """
-    written = []
-    for split, annotations in sets.items():
-        path = root / "annotations" / ("instances.json" if split == "all" else f"instances_{split}.json")
-        make_folder(path.parent, root)
-        text = json.dumps(coco_dict(annotations), ensure_ascii=False)
-        write_text(path, _NO_TEXT.sub(lambda match: f"\\u{ord(match[0]):04x}", text), "the annotations")
-        written.append(path)
-    return written
-
-
-def coco_dict(annotations: AnnotationSet) -> dict[str, Any]:
-    """Return a set in COCO's form. Numbers of images and annotations stay where they have them and are unique."""
-    images = annotations.images
-    image_ids = _unique([image.id for image in images])
-    object_ids = _unique([item.id for image in images for item in image.objects])
-    ids = annotations.category_ids or list(range(1, len(annotations.categories) + 1))
-    numbers = iter(object_ids)
-    return {
-        "info": {"description": "written by lit_cv"},
-        "images": [
-            {"id": number, "file_name": image.name, "height": image.height, "width": image.width}
-            for number, image in zip(image_ids, images, strict=True)
-        ],
-        "categories": [{"id": n, "name": name} for n, name in zip(ids, annotations.categories, strict=True)],
-        "annotations": [
-            _entry(item, next(numbers), image_id, ids[item.category])
-            for image_id, image in zip(image_ids, images, strict=True)
-            for item in image.objects
-        ],
-    }
-
-
-def _unique(numbers: Sequence[int | None]) -> list[int]:
-    """Return the numbers if each is there once, otherwise new ones from 1."""
-    counted = Counter(numbers)
-    if None in counted or any(count > 1 for count in counted.values()):
-        return list(range(1, len(numbers) + 1))
-    return [number for number in numbers if number is not None]
-
-
-def _entry(item: AnnotatedObject, number: int, image_id: int, category_id: int) -> dict[str, Any]:
-    left, top, right, bottom = item.box
-    outline = item.segmentation
-    area = outline_area(outline) if outline else (right - left) * (bottom - top)
-    if isinstance(outline, list):
-        outline = [_rounded(polygon) for polygon in outline]
-    elif isinstance(outline, dict) and isinstance(outline["counts"], bytes):
-        outline = {**outline, "counts": outline["counts"].decode()}
-    entry: dict[str, Any] = {
-        "id": number,
-        "image_id": image_id,
-        "category_id": category_id,
-        "bbox": _rounded([left, top, right - left, bottom - top]),
-        "area": round(area, 4),
-        "segmentation": outline or [],
-        "iscrowd": int(item.crowd),
-    }
-    if item.score is not None:
-        entry["score"] = round(item.score, 6)
-    return {**item.attributes, **entry}
-
-
-def _rounded(values: Iterable[float]) -> list[float | int]:
-    rounded = [round(value, 4) for value in values]
-    return [int(value) if value == int(value) else value for value in rounded]
 
 
 FORMAT = AnnotationFormat(

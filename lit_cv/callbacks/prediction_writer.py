@@ -13,15 +13,16 @@ from torch import Tensor
 
 from lit_cv.annotations.aside import innermost, remove_dead, written_aside
 from lit_cv.annotations.layout import inside
-from lit_cv.annotations.voc import voc_lacks
 from lit_cv.atomic_files import atomic_write, describe_path, next_free_path, owned_folder
+from lit_cv.callbacks.predicted_parts import describe_outputs, parts_by_task
 from lit_cv.callbacks.prediction_drafts import BoxDrafts, MaskDrafts
 from lit_cv.callbacks.prediction_embeddings import EmbeddingFile
+from lit_cv.callbacks.prediction_names import check_voc_names, image_names, listed_classes
 from lit_cv.callbacks.prediction_rows import RowFile
 from lit_cv.callbacks.prediction_table import ClassTable
 from lit_cv.callbacks.prediction_values import ValueTable
 from lit_cv.callbacks.run_output import class_names
-from lit_cv.contracts import as_dataset, as_module, class_lists, datamodule_of, dataset_of, module_extras
+from lit_cv.contracts import as_dataset, dataset_of, module_extras
 from lit_cv.printable import printable
 from lit_cv.spreadsheet import escape_formula
 from lit_cv.tasks import MultiLabelTask
@@ -34,13 +35,6 @@ _FILE = "predictions.csv"
 _DRAFTS = "predictions"
 _EMBEDDINGS = "embeddings.npz"
 _LEAST = 0.3  # score from which a box is worth a draft
-_ALSO: dict[str, dict[str, tuple[str, ...]]] = {  # what is predicted, and what comes with it by which names
-    "probabilities": {},
-    "boxes": {"box_labels": ("box_labels", "labels"), "scores": ("scores",)},
-    "masks": {"confidence": ("confidence",)},
-    "embedding": {},
-    "values": {},
-}
 
 
 class PredictionWriter(L.Callback):
@@ -118,7 +112,7 @@ class PredictionWriter(L.Callback):
         """Forget the predictions before, and take a folder for drafts that holds none yet: they may be corrected."""
         self._forget()
         if self.format == "voc":
-            _check_voc(trainer)
+            check_voc_names(trainer)
         self._drafts: Path
         drafts = next_free_path(self.folder / _DRAFTS)
         if trainer.is_global_zero:
@@ -135,15 +129,15 @@ class PredictionWriter(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Take in a batch: probabilities, boxes, masks and embeddings, whichever there are."""
-        found = _by_task(outputs)
+        found = parts_by_task(outputs)
         if not found:
             raise TypeError(
                 f"{type(pl_module).__name__}.predict_step must return a dict with `probabilities` (N, K), or `boxes`, "
                 "`box_labels` and `scores`, or `masks` (N, H, W), or `values` or `embedding` (N, D) "
-                f"for predictions to be written, but it returned {_describe(outputs)}."
+                f"for predictions to be written, but it returned {describe_outputs(outputs)}."
             )
         index = self._positions(trainer, outputs, found)
-        names = _names(trainer, index.tolist())
+        names = image_names(trainer, index.tolist())
         try:
             for task, said in found.items():
                 self._take(trainer, pl_module, task, said, batch, index, names)
@@ -170,7 +164,7 @@ class PredictionWriter(L.Callback):
                 kind = tasks.get(task) if isinstance(tasks, Mapping) else None
                 several = bool(pl_module.hparams.get("multi_label")) or isinstance(kind, MultiLabelTask)
                 attribute = getattr(kind, "class_attribute", None)
-                known = _classes(trainer, attribute) if attribute else class_names(trainer, pl_module, classes)
+                known = listed_classes(trainer, attribute) if attribute else class_names(trainer, pl_module, classes)
                 known = known if known and len(known) == classes else None
                 table = ClassTable(classes, known, several, self.threshold, self._shown)
                 self._tables[task] = (self._begin(trainer, task, table), table)
@@ -293,7 +287,7 @@ class PredictionWriter(L.Callback):
         if found := parts["embeddings"]:
             path = next_free_path(self.folder / _EMBEDDINGS)
             labels = as_dataset(dataset).labels
-            names = _names(trainer, [index for part in found for index in part[0].tolist()])
+            names = image_names(trainer, [index for part in found for index in part[0].tolist()])
             log.info(
                 "Embeddings of %d images, %d numbers each: %s",
                 *self._embeddings.write(path, found, names, labels),
@@ -309,8 +303,8 @@ class PredictionWriter(L.Callback):
         unsure_first = self.order != "dataset"
         if boxes:
             least = _LEAST if self.threshold is None else self.threshold
-            names = _names(trainer, [part[0] for part in boxes])
-            classes = _classes(trainer, "box_classes")
+            names = image_names(trainer, [part[0] for part in boxes])
+            classes = listed_classes(trainer, "box_classes")
             # Without masks, which are written as they come, the folder appears when it is complete.
             place = nullcontext(owned_folder(self._drafts)) if masks else written_aside(self._drafts)
             with place as folder:
@@ -320,8 +314,8 @@ class PredictionWriter(L.Callback):
             where = _said(self._drafts, self.folder / _DRAFTS)
             log.info("%d boxes in %d images, from a score of %g on: %s", objects, count, least, where)
         if masks:
-            names = _names(trainer, [part[0] for part in masks])
-            classes = _classes(trainer, "mask_classes")
+            names = image_names(trainer, [part[0] for part in masks])
+            classes = listed_classes(trainer, "mask_classes")
             count = self._masks.write(masks, names, classes, self._drafts, unsure_first, self._shown)
             log.info("Masks of %d images: %s", count, _said(self._drafts, self.folder / _DRAFTS))
         if boxes and self.format == "yolo":
@@ -334,60 +328,9 @@ class PredictionWriter(L.Callback):
             )
 
 
-def _by_task(outputs: Any) -> dict[str, dict[str, Any]]:
-    """Return what was predicted by the prefix of its names: `TASK_probabilities` and so on, "" without a prefix."""
-    if not isinstance(outputs, Mapping):
-        return {}
-    found: dict[str, dict[str, Any]] = {}
-    for key, value in outputs.items():
-        for kind, others in _ALSO.items():
-            task = str(key).removesuffix(kind)
-            fits = isinstance(value, list | tuple) if kind == "boxes" else isinstance(value, Tensor)
-            if task == key or (task and not task.endswith("_")) or not fits:
-                continue
-            said = {kind: value}
-            said |= {
-                n: outputs[task + alias] for n, names in others.items() for alias in names if task + alias in outputs
-            }
-            if kind != "boxes" or len(said) == 3:
-                found.setdefault(task.removesuffix("_"), {}).update(said)
-    return found
-
-
 def _said(path: Path, wanted: Path | None = None) -> str:
     return printable(describe_path(path, path if wanted is None else wanted), lines=False)
 
 
 def _of_task(parts: Sequence[Mapping[str, Any]], key: str, task: str) -> list[Mapping[str, Any]]:
     return [part[key][task] for part in parts if task in part[key]]
-
-
-def _check_voc(trainer: L.Trainer) -> None:
-    """Refuse names that VOC's files have no place for, before the work is done."""
-    dataset = dataset_of(trainer.predict_dataloaders)
-    named = isinstance(dataset, Sized) and as_dataset(dataset).sample_name is not None
-    count = len(dataset) if named else 0
-    classes = _classes(trainer, "box_classes")
-    wrong = [name for name in (*_names(trainer, range(count)).values(), *classes) if voc_lacks(name)]
-    if wrong:
-        raise ValueError(
-            f"VOC's files have no place for the name '{printable(wrong[0], lines=False)}' ({len(wrong)} in all), which "
-            "is not UTF-8 or has control characters: rename it, or choose coco or yolo (--predictions.format)."
-        )
-
-
-def _classes(trainer: L.Trainer, attribute: str) -> list[str]:
-    """Return the names of classes from the DataModule, or else as the module has learned them."""
-    learned = as_module(trainer.lightning_module).trained_classes
-    return class_lists(datamodule_of(trainer), attribute).get(attribute) or list(learned.get(attribute) or [])
-
-
-def _describe(outputs: Any) -> str:
-    return f"a dict with {sorted(outputs)}" if isinstance(outputs, Mapping) else f"a {type(outputs).__name__}"
-
-
-def _names(trainer: L.Trainer, indices: Sequence[int]) -> dict[int, str]:
-    """Return the names of images by their positions in the dataset; the positions where they have none."""
-    dataset = dataset_of(trainer.predict_dataloaders)
-    sample_name = as_dataset(dataset).sample_name or str
-    return {index: str(sample_name(index)) for index in indices}

@@ -72,7 +72,7 @@ def run_compare(args: list[str]) -> None:
 
 
 def _read(own: Namespace, rest: list[str]) -> Any:
-    from lit_cv.studies.comparison_plan import read_comparison
+    from lit_cv.studies.comparison_files import read_comparison
 
     data: str | None = None
     given: dict[str, dict[str, Any]] = {"data": {}, "trainer": {}}

@@ -19,7 +19,8 @@ from lit_cv.metrics.centroid import centroid_predictions
 from lit_cv.modules.loading import load_module
 from lit_cv.running.arguments import read_configuration
 from lit_cv.studies.comparison_plan import GIVEN, Approach, Budget, Comparison, Stage, budget_words
-from lit_cv.studies.study import PlannedRun, Row, Study, damaged, read_json, write_json, write_table
+from lit_cv.studies.study import PlannedRun, Study
+from lit_cv.studies.study_files import Row, damaged, read_json, write_json, write_table
 from lit_cv.studies.study_run import StudyRun, quietly
 
 __all__ = ["TABLE", "ComparisonRun"]

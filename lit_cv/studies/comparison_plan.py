@@ -3,27 +3,24 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from importlib.resources import files
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lit_cv.nn.weight_files import find_file
-from lit_cv.plain_values import require_plain
-from lit_cv.printable import printable
-from lit_cv.running.arguments import read_configuration
-from lit_cv.running.training_options import kept_options
-from lit_cv.suggest import nearest
-
-__all__ = ["Approach", "Budget", "Comparison", "Stage", "budget_words", "comparison_names", "read_comparison"]
+__all__ = ["CENTROID", "GIVEN", "LONGEST_NAME", "Approach", "Budget", "Comparison", "Stage", "budget_words"]
 
 CENTROID = "nearest_centroid"
+"""Classifier of a stage that trains nothing."""
+
 GIVEN = "given"
+"""Weights of a stage that starts from those that the comparison is given."""
+
+LONGEST_NAME = 48
+"""Characters of a name that is a part of file names."""
+
 _YAML = (".yaml", ".yml", ".json")
-_LONGEST_NAME = 48
 _MOST_LABELS = 10**9  # of a class
-_MOST_STEPS = 10**9
 _PRETRAINING_SHARE = 0.75  # of an approach's minutes, where it does not say
 
 
@@ -61,7 +58,7 @@ class Stage:
         if not isinstance(self.config, str):
             return self.classifier or "own"
         name = Path(self.config).stem if Path(self.config).suffix in _YAML else self.config
-        return re.sub(r"[^\w.-]", "_", name).lstrip(".-")[:_LONGEST_NAME] or "own"
+        return re.sub(r"[^\w.-]", "_", name).lstrip(".-")[:LONGEST_NAME] or "own"
 
     def fingerprint(self, *more: Any) -> str:
         """Return six characters that tell this stage, and more, from all others."""
@@ -179,208 +176,3 @@ class Comparison:
         if len(trained) == 1:
             return 1.0
         return 1 - _PRETRAINING_SHARE if position == trained[-1] else _PRETRAINING_SHARE / (len(trained) - 1)
-
-
-def comparison_names() -> list[str]:
-    """Return the names of the shipped comparisons."""
-    folder = files("lit_cv") / "comparisons"
-    return sorted(entry.name[: -len(".yaml")] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
-def read_comparison(name: str, **given: Any) -> Comparison:
-    """Read a comparison from a file, or a shipped one by its name.
-
-    Args:
-        name: Path or name.
-        given: Attributes in place of those in the file; `None` leaves them. `approaches` are names of those to take,
-            `data` replaces the class, `data_args` its arguments.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If there is no such comparison, or something in it is unknown or missing.
-    """
-    if name not in comparison_names() and Path(name).suffix not in (".yaml", ".yml"):
-        raise ValueError(f"no comparison is named {name!r}{nearest(name, comparison_names())} There are: "
-                         f"{', '.join(comparison_names())}; or name a file (--comparison).")  # fmt: skip
-    path = str(files("lit_cv") / "comparisons" / f"{name}.yaml") if name in comparison_names() else name
-    content = read_configuration(path)
-    require_plain(content, path)
-    _check_names(content, (*(f.name for f in fields(Comparison)),), path)
-    _require_training(content.get("trainer"), path)
-    chosen, data_args = given.pop("approaches", None), given.pop("data_args", None)
-    content |= {key: value for key, value in given.items() if value is not None and key != "data"}
-    _check_comparison(content, path)
-    approaches = _choose([_approach(key, value, path) for key, value in content["approaches"].items()], chosen)
-    weights = content.get("weights")
-    if chosen and weights is None and (missing := [a.name for a in approaches if a.needs_weights]):
-        raise ValueError(f"{missing[0]} starts from given weights: name them (--weights).")
-    content["approaches"] = tuple(a for a in approaches if weights is not None or not a.needs_weights)
-    content["labels"] = tuple(dict.fromkeys(Budget.parse(text) for text in content.get("labels", ("all",))))
-    content["seeds"] = tuple(dict.fromkeys(content.get("seeds", (0,))))
-    content["data"] = _data(content.get("data"), given.get("data"), data_args or {}, path)
-    if weights is not None and (file := find_file(weights)) is not None and file.path.is_file():
-        content["weights"] = str(file._replace(path=file.path.absolute()))
-    return Comparison(**content)
-
-
-def _is_number(value: Any, least: float, most: float) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and least <= value <= most
-
-
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
-
-
-def _is_list(value: Any, kinds: type | tuple[type, ...]) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str) and bool(value) and all(
-        isinstance(entry, kinds) and not isinstance(entry, bool) for entry in value
-    )  # fmt: skip
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and _is_number(value, 1, _MOST_STEPS)
-
-
-def _is_seed(value: Any) -> bool:
-    return isinstance(value, int) and _is_number(value, 0, 2**32 - 1)
-
-
-_Check = tuple[Callable[[Any], bool], str, bool]  # what a value has to be, in words, too; and whether null is allowed
-
-_MAPPING: _Check = (_is_mapping, "names with values", False)
-_TEXT: _Check = (_is_text, "a text", True)
-_STEPS: _Check = (_is_count, f"a whole number from 1 to {_MOST_STEPS:,}", True)
-
-_OF_COMPARISON: dict[str, _Check] = {
-    "data": (lambda value: _is_text(value) or _is_mapping(value), "a class, or class_path and init_args", True),
-    "labels": (lambda value: _is_list(value, (int, float, str)), "a list such as [10, 0.1, all]", False),
-    "seeds": (
-        lambda value: _is_list(value, int) and all(map(_is_seed, value)),
-        "a list of seeds such as [0, 1]",
-        False,
-    ),
-    "approaches": (lambda value: isinstance(value, Mapping) and bool(value), "names with their stages", False),
-    "steps": (_is_count, _STEPS[1], False),
-    "minutes": (lambda value: _is_number(value, 1e-6, 1e9), "a number above 0", True),
-    "trainer": _MAPPING,
-    "weights": _TEXT,
-    "backbone": _TEXT,
-    "pretraining_seeds": (lambda value: value in ("one", "each"), "one or each", False),
-    "metric": (_is_text, "a text", False),
-}
-_OF_APPROACH: dict[str, _Check] = {
-    "title": (lambda value: isinstance(value, str | int | float), "a text", False),
-    "stages": (lambda value: _is_list(value, Mapping), "a list of stages", False),
-}
-_OF_STAGE: dict[str, _Check] = {
-    "config": (lambda value: _is_text(value) or _is_mapping(value), "a recipe, a file or a configuration", True),
-    "model": _MAPPING,
-    "trainer": _MAPPING,
-    "batch_size": _STEPS,
-    "steps": _STEPS,
-    "share": (lambda value: _is_number(value, 0, 1), "a number from 0 to 1", True),
-    "warmup": (lambda value: _is_number(value, 0, 1), "a number from 0 to 1", True),
-    "shared": (lambda value: isinstance(value, bool), "true or false", False),
-    "weights": (lambda value: value == GIVEN, GIVEN, True),
-    "classifier": _TEXT,
-}
-
-
-def _check_values(content: Mapping[str, Any], checks: Mapping[str, _Check], where: str) -> None:
-    for name, value in content.items():
-        fits, allowed, optional = checks[name]
-        if not fits(value) and not (optional and value is None):
-            shown = printable(repr(value)[:60], lines=False)
-            raise ValueError(f"{where}, {name}: {shown} was given, but {allowed} is allowed.")
-
-
-def _check_comparison(content: Mapping[str, Any], path: str) -> None:
-    if "approaches" not in content:
-        raise ValueError(f"{path}: it has no approaches.")
-    _check_values(content, _OF_COMPARISON, path)
-    for name in content["approaches"]:
-        if not re.fullmatch(r"\w[\w.-]*", str(name)) or len(str(name)) > _LONGEST_NAME:
-            shown = printable(repr(str(name)[:80]), lines=False)
-            raise ValueError(
-                f"{path}: an approach is named {shown}: letters, digits, . _ - are allowed, {_LONGEST_NAME} at most, a "
-                "letter or digit first, since folders are named so. Put other words into its title."
-            )
-    if len({str(name).casefold() for name in content["approaches"]}) < len(content["approaches"]):
-        raise ValueError(f"{path}: two approaches have the same name, but for capitals: rename one.")
-
-
-def _configured_trainer(config: Any) -> Any:
-    """Return the Trainer's options in a configuration, or in the file or recipe that it names."""
-    content = read_configuration(config) if isinstance(config, str) else config
-    return content.get("trainer") if isinstance(content, Mapping) else None
-
-
-def _require_training(trainer: Any, where: str) -> None:
-    """Refuse options that write elsewhere than into the comparison's folder, or start and call other things."""
-    if not isinstance(trainer, Mapping | str):  # of another type, which is told where it is used
-        return
-    if isinstance(trainer, str) or not all(str(name).isidentifier() for name in trainer):
-        raise ValueError(f"{where}: trainer must hold options by their names.")
-    left_out = kept_options(trainer, ranks=True)[1]
-    if left_out:
-        shown = printable(left_out[0][:200], lines=False)
-        raise ValueError(f"{where}: {shown} is not for a comparison, which writes to its folder alone (--output).")
-
-
-def _approach(name: Any, content: Any, path: str) -> Approach:
-    name, where = str(name), f"{path}, approach {name}"
-    if not _is_mapping(content):
-        raise ValueError(f"{where}: {printable(repr(content)[:60], lines=False)} was given, but stages are needed.")
-    _check_names(content, ("title", "stages"), where)
-    _check_values(content, _OF_APPROACH, where)
-    stages = []
-    for number, stage in enumerate(content.get("stages", ()), 1):
-        _check_names(stage, tuple(f.name for f in fields(Stage)), where)
-        _check_values(stage, _OF_STAGE, f"{where}, stage {number}")
-        _require_training(stage.get("trainer"), f"{where}, stage {number}")
-        _require_training(_configured_trainer(stage.get("config")), f"{where}, stage {number}, config")
-        stages.append(Stage(**stage))
-    if not stages or any(s.config is None and s.classifier is None for s in stages):
-        raise ValueError(f"{path}, approach {name}: each of its stages needs a config, or the last a classifier.")
-    if stages[-1].shared:
-        raise ValueError(f"{path}, approach {name}: the last stage learns from labels, and cannot be shared.")
-    if (
-        any(s.classifier not in (None, CENTROID) for s in stages)
-        or stages[0].classifier
-        or any(s.classifier for s in stages[:-1])
-    ):
-        raise ValueError(f"{path}, approach {name}: classifier: {CENTROID} is allowed in the last of several stages.")
-    return Approach(name, str(content.get("title", name.replace("_", " "))), tuple(stages))
-
-
-def _choose(approaches: Sequence[Approach], names: Sequence[str] | None) -> list[Approach]:
-    known = {approach.name: approach for approach in approaches}
-    for name in names or ():
-        if name not in known:
-            raise ValueError(f"no approach is named {name!r}{nearest(name, known)} There are: {', '.join(known)}.")
-    return [known[name] for name in names] if names else list(approaches)
-
-
-def _data(section: Any, class_path: str | None, arguments: Mapping[str, Any], path: str) -> dict[str, Any]:
-    section = {"class_path": section} if isinstance(section, str) else dict(section or {})
-    if not _is_text(section.get("class_path", "")) or not _is_mapping(section.get("init_args", {})):
-        raise ValueError(f"{path}, data: its class_path is a text, and its init_args are names with values.")
-    if class_path is not None and class_path.rpartition(".")[2] != section.get("class_path", "").rpartition(".")[2]:
-        section = {"class_path": class_path}
-    if "class_path" not in section:
-        raise ValueError("no data: give --data CLASS.")
-    if own := [name for name in ("labels_per_class", "label_fraction", "label_seed") if name in arguments]:
-        raise ValueError(f"--data.{own[0]} is what a comparison varies: give --labels and --seeds.")
-    return {"class_path": section["class_path"], "init_args": {**section.get("init_args", {}), **arguments}}
-
-
-def _check_names(content: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    for name in content:
-        if name not in known:
-            shown = printable(repr(name)[:60], lines=False)
-            raise ValueError(f"{where}: no setting {shown}{nearest(str(name), known)} Known are {', '.join(known)}.")

@@ -18,7 +18,7 @@ from lit_cv.printable import printable
 from lit_cv.studies.comparison_plan import Budget, budget_words
 from lit_cv.studies.markdown import escape_markdown
 from lit_cv.studies.progress_line import duration
-from lit_cv.studies.study import Row, damaged, read_table
+from lit_cv.studies.study_files import Row, damaged, read_table
 
 __all__ = ["Verdict", "judge", "measure", "write_report"]
 

@@ -23,7 +23,8 @@ from lit_cv.printable import printable
 from lit_cv.spreadsheet import escape_formula
 from lit_cv.studies.folds import Fold, groups_by_pattern, groups_from_table, make_folds
 from lit_cv.studies.markdown import escape_markdown
-from lit_cv.studies.study import PlannedRun, Row, Study, damaged
+from lit_cv.studies.study import PlannedRun, Study
+from lit_cv.studies.study_files import Row, damaged
 from lit_cv.studies.study_run import StudyRun, quietly
 
 __all__ = ["CrossValidation", "FoldOptions", "fold_table"]

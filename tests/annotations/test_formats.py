@@ -26,7 +26,7 @@ from lit_cv.annotations import (
     write_yolo,
 )
 from lit_cv.annotations.classes import read_table
-from lit_cv.annotations.coco import coco_dict
+from lit_cv.annotations.coco_writing import coco_dict
 from tests.annotations.sets import content, example, save_coco, save_image
 
 

@@ -12,7 +12,8 @@ from datamodules import DigitsDataModule
 from lit_cv import FineTuneModule
 from lit_cv.cli import main
 from lit_cv.modules.loading import load_module
-from lit_cv.studies.comparison_plan import Budget, read_comparison
+from lit_cv.studies.comparison_files import read_comparison
+from lit_cv.studies.comparison_plan import Budget
 
 TINY = """
 data: DigitsDataModule

@@ -128,8 +128,8 @@ def test_processes_share_the_images_out(shards: Path) -> None:
 
 def test_the_index_is_made_once_and_again_when_a_shard_changes(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    real = shard_index._samples
-    monkeypatch.setattr(shard_index, "_samples", lambda f, p, *a: read.append(p.name) or real(f, p, *a))
+    real = shard_index.read_samples
+    monkeypatch.setattr(shard_index, "read_samples", lambda f, p, *a: read.append(p.name) or real(f, p, *a))
     for _ in range(2):
         module(shards)
     assert sorted(read) == ["test-0.tar", "train-0.tar", "train-1.tar", "val-0.tar"]

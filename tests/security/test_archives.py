@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from datamodules import UnreadableImageError, WebDatasetDataModule
-from datamodules.shard_index import Texts, _samples
+from datamodules.shard_samples import read_samples
+from datamodules.texts import Texts
 from tests.datamodules.test_web_dataset import names, picture, save_shard, save_tar
 from tests.processes import run_code
 
@@ -266,7 +267,7 @@ def test_many_small_members_are_read_in_little_memory_and_time(tmp_path: Path) -
         file.write(bytes(1024))
     started = time.process_time()
     with open(path, "rb") as file:
-        found = _samples(file, path, path.name, None, None)
+        found = read_samples(file, path, path.name, None, None)
     assert len(found) == 20_000
     assert time.process_time() - started < 10
 

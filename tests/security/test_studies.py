@@ -17,13 +17,15 @@ from lit_cv import SupervisedModule
 from lit_cv.atomic_files import write_text
 from lit_cv.cli import main
 from lit_cv.csv_tables import read_csv, table_text
-from lit_cv.studies.comparison_plan import Stage, read_comparison
+from lit_cv.studies.comparison_files import read_comparison
+from lit_cv.studies.comparison_plan import Stage
 from lit_cv.studies.comparison_report import judge, measure, write_report
 from lit_cv.studies.folds import Fold, groups_from_table
 from lit_cv.studies.kfold import _read_predictions, fold_table, not_finite
 from lit_cv.studies.markdown import escape_markdown
 from lit_cv.studies.progress_line import ProgressLine
-from lit_cv.studies.study import PlannedRun, Row, Study, read_table, write_table
+from lit_cv.studies.study import PlannedRun, Study
+from lit_cv.studies.study_files import Row, read_table, write_table
 from tests.security.hostile import EVIL, MARKER, end_of
 
 RUNS = [PlannedRun(f"r{k}", f"run {k} \x1b[2J\udcff", "plain", 10) for k in range(3)]
@@ -101,7 +103,7 @@ def test_full_disk_leaves_the_table_whole_and_the_study_goes_on(
             raise OSError(errno.ENOSPC, "the checkpoint could not be written")
         return {"score": 0.5}
 
-    monkeypatch.setattr("lit_cv.studies.study.write_text", full)
+    monkeypatch.setattr("lit_cv.studies.study_files.write_text", full)
     for _ in range(2):
         with pytest.raises(OSError, match="could not be written"):
             study(tmp_path).execute(count)

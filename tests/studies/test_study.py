@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lit_cv.studies.progress_line import ProgressLine
-from lit_cv.studies.study import PlannedRun, Row, Study, read_table
+from lit_cv.studies.study import PlannedRun, Study
+from lit_cv.studies.study_files import Row, read_table
 
 RUNS = [PlannedRun(f"r{k}", f"run {k}", "plain", 10, ("r0",) if k else ()) for k in range(4)]
 

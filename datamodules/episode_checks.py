@@ -1,0 +1,51 @@
+"""Whether episodes can be drawn from the classes that there are."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from datamodules.class_pool import ClassPool
+from lit_cv.printable import printable
+
+__all__ = ["Drawn", "check_drawn"]
+
+Drawn = tuple[int, int, str]
+"""Classes and support images of each in an episode, and the option that says so."""
+
+
+def check_drawn(
+    split: str, pool: ClassPool, query_pool: ClassPool | None, drawn: Sequence[Drawn], queries: int
+) -> None:
+    """Refuse classes that no episode can be drawn from.
+
+    Args:
+        split: The split.
+        pool: Its support images.
+        query_pool: Its query images, `None` where they are the same.
+        drawn: What episodes hold.
+        queries: Query images of each class.
+
+    Raises:
+        ValueError: If there are fewer classes than an episode has, or a class has too few images.
+    """
+    kinds = len(pool.names)
+    for way, shot, option in drawn:
+        if kinds < way:
+            raise ValueError(
+                f"an episode of {way} classes (--data.{option}) cannot be drawn from the {kinds} classes of "
+                f"{split}: lower it, or change --data.val_classes and --data.test_classes."
+            )
+        _check_counts(pool, shot + (0 if query_pool else queries), split)
+        if query_pool:
+            _check_counts(query_pool, queries, split)
+
+
+def _check_counts(pool: ClassPool, needed: int, split: str) -> None:
+    small = np.flatnonzero(pool.counts < needed)
+    if len(small):
+        shown = printable(", ".join([f"{pool.names[c]} ({pool.counts[c]})" for c in small[:5]]), lines=False)
+        more = f" and {len(small) - 5} more" if len(small) > 5 else ""
+        raise ValueError(
+            f"an episode takes {needed} images of a class for support and query, but of {split} these have fewer: "
+            f"{shown}{more}. Lower --data.query (--data.eval_query) or --data.shot (the shots of --data.evaluate)."
+        )

@@ -1,0 +1,81 @@
+"""Folders of new classes: a few images of each, and images to tell the classes of."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from datamodules.folder import ImageFolderDataModule
+from datamodules.images import UnreadableImageError
+from lit_cv.printable import printable
+
+__all__ = ["SupportFolder", "open_support_folder"]
+
+log = logging.getLogger("lit_cv")
+
+
+class SupportFolder(ImageFolderDataModule):
+    """Support images and images to predict, which says so."""
+
+    def support_set(self) -> tuple[Tensor, Tensor]:
+        """Return the support images (S, C, H, W) uint8 and their labels (S,) int64."""
+        with _named_by_option():
+            batch = self.train_dataset.__getitems__(range(len(self.train_dataset)))
+        return batch["image"], batch["label"]
+
+    @rank_zero_only
+    def _tell(self, labeled: int) -> None:
+        names, predicted = self.class_names, len(self.predict_dataset or ())
+        log.info("EpisodicDataModule: %d support images of %d classes, %d to predict", labeled, len(names), predicted)
+
+
+def open_support_folder(
+    support_root: str, predict_root: str, model: Mapping[str, Any], value_range: list[float] | None
+) -> SupportFolder:
+    """Open the support images and those to predict, at the size of a module's images.
+
+    Args:
+        support_root: Folder with a folder of images for each of the new classes.
+        predict_root: Folder of images to tell the classes of.
+        model: Hyperparameters of the module.
+        value_range: Lowest and highest value of gray images with 16 or 32 bits.
+
+    Raises:
+        ValueError: If the module does not tell the size of its images, or there is only one class.
+        FileNotFoundError: If there is no such folder.
+    """
+    size, channels = model["image_size"], model["in_channels"]
+    if size is None or channels not in (1, 3):
+        raise ValueError("the checkpoint does not tell the size and channels of its images: set --model.image_size.")
+    if not Path(support_root).expanduser().is_dir():
+        raise FileNotFoundError(f"there is no folder {Path(support_root).absolute()}: set --data.support_root.")
+    folder = SupportFolder(
+        support_root,
+        predict_root,
+        image_size=size if isinstance(size, int) else max(size),
+        channels=channels,
+        value_range=value_range,
+        val_fraction=0.0,
+        test_fraction=0.0,
+    )
+    with _named_by_option():
+        folder.setup()
+        if len(folder.class_names) < 2:
+            shown = printable(", ".join(folder.class_names), lines=False)
+            raise ValueError(f"there is only one class ({shown}): give two or more.")
+    return folder
+
+
+@contextmanager
+def _named_by_option() -> Iterator[None]:
+    """Let what is wrong with the support images name the option that they were given by."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError, UnreadableImageError) as error:
+        if "--data." in str(error):
+            raise
+        raise type(error)(f"{str(error).rstrip('.')} (--data.support_root).") from None

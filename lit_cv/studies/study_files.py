@@ -1,0 +1,127 @@
+"""The files of a study: its plan and its tables, which are checked when they are read again."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lit_cv.atomic_files import write_text
+from lit_cv.csv_tables import parse_count, parse_number, read_csv, table_text
+from lit_cv.plain_values import require_plain
+from lit_cv.printable import printable
+from lit_cv.spreadsheet import escape_formula, unescape_formula
+
+__all__ = ["ALWAYS", "Row", "damaged", "read_json", "read_rows", "read_table", "write_json", "write_table"]
+
+Row = dict[str, Any]
+"""A row of a table, by its columns."""
+
+ALWAYS = ("key", "steps", "wall_seconds", "error")
+"""Columns of the table of a study's runs."""
+
+_TEXTS = ("key", "error")  # columns of a study's table that hold no numbers
+_ESCAPED = "formulas"  # column that says that names begin with an apostrophe where a spreadsheet would compute them
+_NAMES = ("approach", "title", "data", "error")
+_MOST_BYTES = 1 << 25
+_MOST_SECONDS = 1e10
+
+
+def damaged(path: Path, why: str) -> ValueError:
+    """Return the error for a file of a study that is not what the study wrote."""
+    return ValueError(f"{path} is damaged: {why}. Delete it to do its runs again, or set another --output.")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON file of a study; `None` if there is none.
+
+    Raises:
+        ValueError: If it holds anything else than a plain dict.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with open(path, "rb") as file:
+            content = json.loads(file.read(_MOST_BYTES))
+        require_plain(content, "it")
+    except (ValueError, RecursionError) as error:
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).rstrip(".")
+        raise damaged(path, why) from None
+    if not isinstance(content, dict):
+        raise damaged(path, "it holds no dict")
+    return content
+
+
+def write_json(path: Path, content: Mapping[str, Any], what: str) -> None:
+    """Write a JSON file in one step; its folder is made if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(content, indent=1), what)
+
+
+def read_table(path: Path) -> list[Row]:
+    """Read a table that `write_table` has written; there are no rows where there is no file.
+
+    Raises:
+        ValueError: If it is damaged; the message names it.
+    """
+    if not path.is_file():
+        return []
+    try:
+        columns, rows, _ = read_csv(path, most=_MOST_BYTES)
+    except ValueError as error:
+        raise damaged(path, str(error).removeprefix(str(path)).lstrip(", ").rstrip(".")) from None
+    for line, cells in rows:
+        if len(cells) < len(columns):
+            raise damaged(path, f"line {line} has {len(cells)} cells for {len(columns)} columns")
+    found: list[Row] = [dict(cells) for _, cells in rows]
+    if _ESCAPED in columns:
+        for row in found:
+            del row[_ESCAPED]
+            row |= {name: unescape_formula(row[name]) for name in _NAMES if name in row}
+    return found
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read the table of a study, and see that its cells are what they have to be."""
+    rows = read_table(path)
+    for number, row in enumerate(rows, 1):
+        try:
+            _check_row(row, f"row {number}")
+        except ValueError as error:
+            raise damaged(path, str(error).rstrip(".")) from None
+    return rows
+
+
+def _check_row(row: Row, where: str) -> None:
+    if missing := [name for name in ALWAYS if name not in row]:
+        raise ValueError(f"it has no column {missing[0]}")
+    for name, cell in row.items():
+        if name not in _TEXTS and cell:
+            parse_number(cell, f"{where}, column {printable(name, lines=False)[:60]}")
+    if not row["error"]:
+        row["steps"] = parse_count(row["steps"], f"{where}, column steps", least=1)
+        seconds = parse_number(row["wall_seconds"], f"{where}, column wall_seconds")
+        if not 0 <= seconds < _MOST_SECONDS:
+            raise ValueError(f"{where}, column wall_seconds: {seconds} is no time")
+
+
+def write_table(path: Path, rows: Sequence[Row], last: Sequence[str] = (), escape_formulas: bool = False) -> None:
+    """Write a table in one step, with all columns that a row has.
+
+    Args:
+        path: The file; its folder is made if it is missing.
+        rows: A dict for each row.
+        last: Columns that stand behind the others.
+        escape_formulas: Whether names that a spreadsheet would compute are escaped; `read_table` sees it.
+    """
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = [name for name in names if name not in last] + [name for name in last if name in names]
+    cells = [[row.get(name, "") for name in columns] for row in rows]
+    if escape_formulas:
+        cells = [[*map(_escaped, columns, line), "escaped"] for line in cells]
+        columns = [*columns, _ESCAPED]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, table_text([columns, *cells]), "the table")
+
+
+def _escaped(name: str, cell: Any) -> Any:
+    return escape_formula(cell) if name in _NAMES and isinstance(cell, str) else cell
