@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lit_cv.cli.overview import VERBS, overview
 from lit_cv.cli.termination import Terminated, sigterm_raises
-from lit_cv.matplotlib_defaults import import_matplotlib
+from lit_cv.figures.matplotlib_defaults import import_matplotlib
 from lit_cv.printable import printable
 from lit_cv.registry import names_of_files
 from lit_cv.running.own_files import OwnFiles, import_trusted, importable, named_modules, take_trusted

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lit_cv.atomic_files import atomic_write
 from lit_cv.figures.fonts import fonts_with
-from lit_cv.matplotlib_defaults import default_look
+from lit_cv.figures.matplotlib_defaults import default_look
 from lit_cv.printable import printable
 
 if TYPE_CHECKING:

@@ -21,6 +21,8 @@ class BaseModule(LightningHooks):
     `mode` the metric by which its checkpoints are chosen. Training, validation and test all run through
     `step`; every scalar that it returns is averaged over the epoch and logged as `{stage}_{name}`, weighted by what it
     is a mean of: the batch, or what `counts` says.
+    Networks beside `backbone` and `head` are built in `configure_networks`; an override of `configure_model`, which
+    Lightning calls more than once, is refused when the class is defined.
     What a step changes besides the weights, such as a moving average of them, belongs in `after_step`. A subclass that
     overrides `on_train_batch_end` is refused when it is defined: Lightning calls that hook after the callbacks have
     written their checkpoints, so that a resumed run would differ.

@@ -14,9 +14,9 @@ from typing import Any
 import lightning as L
 import yaml
 
-from lit_cv.bfloat16 import has_bfloat16
 from lit_cv.plain_values import read_yaml
 from lit_cv.registry import resolve_class, untrusted
+from lit_cv.running.bfloat16 import has_bfloat16
 from lit_cv.running.import_policy import untrusted_classes
 from lit_cv.running.own_files import OwnFiles, in_own_file
 from lit_cv.running.recipes import recipe_path

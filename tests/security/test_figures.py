@@ -131,7 +131,7 @@ def test_own_configuration_of_matplotlib_is_read(tmp_path: Path) -> None:
     (tmp_path / "own").write_text("lines.linewidth: 7\n")
     (tmp_path / "matplotlibrc").write_text("lines.linewidth: 9\n")
     code = (
-        "from lit_cv.matplotlib_defaults import import_matplotlib as i; i(); import matplotlib, os;"
+        "from lit_cv.figures.matplotlib_defaults import import_matplotlib as i; i(); import matplotlib, os;"
         "print(matplotlib.rcParams['lines.linewidth'], os.listdir())"
     )
     environment = {**os.environ, "MATPLOTLIBRC": str(tmp_path / "own")}
