@@ -3,14 +3,14 @@
 from lit_cv.augment.affine import Affine, Rotation, Scaling
 from lit_cv.augment.automatic import RandAugment, TrivialAugment
 from lit_cv.augment.blur import GaussianBlur
-from lit_cv.augment.build import OPERATIONS, build_operations
+from lit_cv.augment.build import build_operations
 from lit_cv.augment.chain import Chain
 from lit_cv.augment.color_jitter import ColorJitter, Grayscale
 from lit_cv.augment.cutout import Cutout
 from lit_cv.augment.flip import HorizontalFlip, VerticalFlip
 from lit_cv.augment.mixing import cutmix, draw_cutmix, draw_mixup, mix_labels, mixup, soft_labels
 from lit_cv.augment.noise import GaussianNoise
-from lit_cv.augment.operation import Operation
+from lit_cv.augment.operation import OPERATIONS, Operation
 from lit_cv.augment.policies import POLICIES, policy_operations, simclr_operations
 from lit_cv.augment.random_crop import RandomCrop
 from lit_cv.augment.resized_crop import RandomResizedCrop

@@ -7,13 +7,14 @@ from torch import Tensor
 from lit_cv.augment.checks import check_choice, check_interval, check_number
 from lit_cv.augment.geometry import Geometric
 from lit_cv.augment.memory import on_device
-from lit_cv.augment.operation import Params
+from lit_cv.augment.operation import OPERATIONS, Params
 
 __all__ = ["Affine", "Rotation", "Scaling", "affine_maps", "warp"]
 
 _BORDERS = {"zero": "zeros", "edge": "border", "reflect": "reflection"}
 
 
+@OPERATIONS.add("affine")
 class Affine(Geometric):
     """Turns, shifts, scales and shears samples about their centre, bilinear.
 
@@ -69,6 +70,7 @@ class Affine(Geometric):
         return affine_maps(size, **{name: params[name] for name in ("angle", "x", "y", "scale", "shear")})
 
 
+@OPERATIONS.add("rotation")
 class Rotation(Affine):
     """Turns samples about their centre.
 
@@ -82,6 +84,7 @@ class Rotation(Affine):
         super().__init__(degrees=degrees, p=p, fill=fill)
 
 
+@OPERATIONS.add("scaling")
 class Scaling(Affine):
     """Enlarges or shrinks what samples show; their size stays.
 

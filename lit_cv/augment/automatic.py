@@ -12,7 +12,7 @@ from lit_cv.augment.affine import affine_maps, warp
 from lit_cv.augment.checks import check_choice, check_number
 from lit_cv.augment.geometry import Geometric
 from lit_cv.augment.memory import on_device, write_rows
-from lit_cv.augment.operation import Params
+from lit_cv.augment.operation import OPERATIONS, Params
 
 __all__ = ["RandAugment", "TrivialAugment"]
 
@@ -85,6 +85,7 @@ class _Automatic(Geometric):
         return maps
 
 
+@OPERATIONS.add("trivial_augment")
 class TrivialAugment(_Automatic):
     """Applies one operation of random strength to each sample (Müller & Hutter, 2021, the "wide" space).
 
@@ -119,6 +120,7 @@ class TrivialAugment(_Automatic):
         return super()._limit(name, size)
 
 
+@OPERATIONS.add("rand_augment")
 class RandAugment(_Automatic):
     """Applies several operations of one strength to each sample (Cubuk et al., 2020).
 

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from lit_cv.augment.checks import check_interval
 from lit_cv.augment.memory import on_device
-from lit_cv.augment.operation import Operation, Params
+from lit_cv.augment.operation import OPERATIONS, Operation, Params
 
 __all__ = ["GaussianBlur"]
 
 _REACH = 3.5  # standard deviations; the weights beyond add up to 5e-4
 
 
+@OPERATIONS.add("gaussian_blur")
 class GaussianBlur(Operation):
     """Blurs samples with a Gaussian of random width, reflected at the edges.
 

@@ -10,11 +10,12 @@ from lit_cv.augment import color
 from lit_cv.augment.checks import check_interval, check_number
 from lit_cv.augment.color_matrix import apply_matrices, fold
 from lit_cv.augment.memory import on_device, write_rows
-from lit_cv.augment.operation import Operation, Params
+from lit_cv.augment.operation import OPERATIONS, Operation, Params
 
 __all__ = ["ColorJitter", "Grayscale"]
 
 
+@OPERATIONS.add("color_jitter")
 class ColorJitter(Operation):
     """Changes brightness, contrast, saturation and hue, each by a random strength, in a random order.
 
@@ -82,6 +83,7 @@ class ColorJitter(Operation):
         return images
 
 
+@OPERATIONS.add("grayscale")
 class Grayscale(Operation):
     """Replaces the colors of samples by their luma, in all channels.
 

@@ -4,12 +4,13 @@ import torch
 from torch import Tensor
 
 from lit_cv.augment.checks import check_number
-from lit_cv.augment.operation import Operation, Params
+from lit_cv.augment.operation import OPERATIONS, Operation, Params
 from lit_cv.augment.regions import centered_boxes, fill_boxes
 
 __all__ = ["Cutout"]
 
 
+@OPERATIONS.add("cutout")
 class Cutout(Operation):
     """Erases a square of each sample, its centre anywhere in the image, clipped at the edges.
 

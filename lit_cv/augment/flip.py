@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lit_cv.augment.geometry import Geometric
-from lit_cv.augment.operation import Params
+from lit_cv.augment.operation import OPERATIONS, Params
 
 __all__ = ["HorizontalFlip", "VerticalFlip"]
 
@@ -31,6 +31,7 @@ class _Flip(Geometric):
         return torch.tensor([x, y]).expand(len(params["applied"]), 2, 3)
 
 
+@OPERATIONS.add("horizontal_flip")
 class HorizontalFlip(_Flip):
     """Mirrors samples left to right.
 
@@ -45,6 +46,7 @@ class HorizontalFlip(_Flip):
     _dim = 3
 
 
+@OPERATIONS.add("vertical_flip")
 class VerticalFlip(_Flip):
     """Mirrors samples top to bottom.
 

@@ -5,11 +5,12 @@ from torch import Tensor
 
 from lit_cv.augment.checks import check_interval
 from lit_cv.augment.memory import per_sample
-from lit_cv.augment.operation import Operation, Params
+from lit_cv.augment.operation import OPERATIONS, Operation, Params
 
 __all__ = ["GaussianNoise"]
 
 
+@OPERATIONS.add("gaussian_noise")
 class GaussianNoise(Operation):
     """Adds independent Gaussian noise to every value, clipped to [0, 1].
 

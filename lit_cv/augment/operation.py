@@ -10,8 +10,9 @@ from torch import Tensor
 
 from lit_cv.augment.checks import check_images, check_probability
 from lit_cv.augment.memory import copied, from_float, in_layout, memory_layout, on_device, to_float, write_rows
+from lit_cv.registry import Table
 
-__all__ = ["Operation", "Params"]
+__all__ = ["OPERATIONS", "Operation", "Params"]
 
 Params = dict[str, Tensor]
 """Parameters of a batch by name, on the CPU; every tensor has one entry per sample."""
@@ -102,6 +103,10 @@ class Operation(ABC):
     def __repr__(self) -> str:
         names = [name for name in inspect.signature(type(self)).parameters if hasattr(self, name)]
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+
+OPERATIONS: Table[type[Operation]] = Table("operation", Operation, "lit_cv.augment")
+"""The operations by the names that lists of them take."""
 
 
 def take(params: Params, index: Tensor | slice) -> Params:

@@ -7,11 +7,12 @@ from torch import Tensor
 from lit_cv.augment.checks import check_choice, check_size
 from lit_cv.augment.geometry import Geometric
 from lit_cv.augment.memory import on_device
-from lit_cv.augment.operation import Params
+from lit_cv.augment.operation import OPERATIONS, Params
 
 __all__ = ["RandomCrop"]
 
 
+@OPERATIONS.add("random_crop")
 class RandomCrop(Geometric):
     """Pads images on every side and cuts a window out of each at a place of its own.
 

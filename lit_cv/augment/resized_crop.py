@@ -10,7 +10,7 @@ from torch import Tensor
 from lit_cv.augment.checks import check_interval, check_size
 from lit_cv.augment.geometry import Geometric
 from lit_cv.augment.memory import memory_layout, on_device
-from lit_cv.augment.operation import Params
+from lit_cv.augment.operation import OPERATIONS, Params
 
 __all__ = ["RandomResizedCrop", "resize_matrix"]
 
@@ -18,6 +18,7 @@ _ATTEMPTS = 10
 _SMALL = 64 * 64
 
 
+@OPERATIONS.add("random_resized_crop")
 class RandomResizedCrop(Geometric):
     """Cuts a window of random area and aspect ratio out of each image and resizes it, antialiased.
 

@@ -5,11 +5,12 @@ from torch import Tensor
 
 from lit_cv.augment import tone
 from lit_cv.augment.checks import check_number
-from lit_cv.augment.operation import Operation, Params
+from lit_cv.augment.operation import OPERATIONS, Operation, Params
 
 __all__ = ["Solarize"]
 
 
+@OPERATIONS.add("solarize")
 class Solarize(Operation):
     """Inverts the bright values of samples.
 

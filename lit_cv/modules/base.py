@@ -10,6 +10,7 @@ from lit_cv.contracts import Batch, Module, Output, Stage, datamodule_of
 from lit_cv.modules.inference import infer_from_data
 from lit_cv.modules.lightning_hooks import LightningHooks
 from lit_cv.nn import check_backbone_name, create_backbone
+from lit_cv.optim import OptimizerName, ScheduleName, check_optimizer, check_schedule
 
 __all__ = ["BaseModule", "Batch", "Output", "Stage"]
 
@@ -35,7 +36,8 @@ class BaseModule(LightningHooks):
     Args:
         backbone: Name of the network that turns images into features: a torchvision classification model
             (`resnet18`, `vit_b_16`, ...), a compact one (`conv4`, `resnet9`, ...), a vision transformer for any
-            image size (`vit_tiny`, `vit_base_p16`, ...) or `timm/NAME`.
+            image size (`vit_tiny`, `vit_base_p16`, ...), `timm/NAME`, or `file.Class` for a network of your own, see
+            `lit_cv.nn.own_networks`.
         weights: Weights to start from: the name of torchvision weights (`DEFAULT`) or the path of a checkpoint, of
             which `PATH:teacher` takes the part `teacher`.
         in_channels: Channels of the images; `None` takes them from the data (3 without data).
@@ -47,13 +49,13 @@ class BaseModule(LightningHooks):
         drop_path: Stochastic depth: probability that an image skips the last residual branch in training, rising
             to that from 0 at the first, where the backbone has it (the `vit_tiny` family, convnext, efficientnet,
             swin, maxvit, timm's); `None` keeps the network's own.
-        optimizer: `adamw`, `adam`, `sgd` (Nesterov momentum) or `lars`.
+        optimizer: `adamw`, `adam`, `sgd` (Nesterov momentum), `lars`, or `file.Class` for one of your own.
         lr: Peak learning rate.
         weight_decay: Weight decay; never applied to norms, biases and other vectors.
         momentum: Momentum of `sgd` and `lars`.
         betas: Decay rates of the two moments of `adamw` and `adam`.
         schedule: Course of the learning rate, step by step: `cosine`, `one_cycle`, `exponential`, `plateau` or
-            `constant`, after a linear warm-up.
+            `constant`, after a linear warm-up; or `file.name` for one of your own, see `lit_cv.optim.SCHEDULES`.
         warmup_epochs: Length of the warm-up in epochs, fractions allowed.
         min_lr: Learning rate that the schedule ends at.
         lr_scaling: What `lr` is multiplied by for a batch of B images over all devices and accumulated batches:
@@ -71,12 +73,12 @@ class BaseModule(LightningHooks):
         stem: Literal["auto", "standard", "small"] = "auto",
         spatial_dropout: float = 0.0,
         drop_path: float | None = None,
-        optimizer: Literal["adamw", "adam", "sgd", "lars"] = "adamw",
+        optimizer: OptimizerName = "adamw",
         lr: float = 1e-3,
         weight_decay: float = 0.05,
         momentum: float = 0.9,
         betas: tuple[float, float] = (0.9, 0.999),
-        schedule: Literal["cosine", "one_cycle", "exponential", "plateau", "constant"] = "cosine",
+        schedule: ScheduleName = "cosine",
         warmup_epochs: float = 0.0,
         min_lr: float = 0.0,
         lr_scaling: Literal["none", "sqrt", "linear"] = "none",
@@ -85,6 +87,8 @@ class BaseModule(LightningHooks):
         super().__init__()
         self.save_hyperparameters()
         check_backbone_name(backbone)
+        check_optimizer(optimizer)
+        check_schedule(schedule)
 
     @abstractmethod
     def configure_head(self, num_features: int) -> nn.Module:

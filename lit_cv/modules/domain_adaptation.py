@@ -12,6 +12,7 @@ from torchmetrics.wrappers import ClasswiseWrapper
 from lit_cv.distributed import joined_mean
 from lit_cv.loop_state import print_results_once
 from lit_cv.metrics import AnswerInformation, ClassAccuracy
+from lit_cv.metrics.chosen import ChosenMetric
 from lit_cv.modules.base import Batch, Output, Stage
 from lit_cv.modules.supervised import SupervisedModule
 from lit_cv.nn import load_head
@@ -105,8 +106,12 @@ class DomainAdaptationModule(SupervisedModule):
         """Build what only the adaptation needs; here nothing."""
 
     def configure_metrics(self) -> dict[str, Metric]:
-        """Return the information in the answers for the target; accuracies are averaged as losses are."""
+        """Return the information in the answers for the target; accuracies are averaged as losses are.
+
+        Metrics that were chosen are those of the target, too, and are logged as `target_NAME`.
+        """
         metrics: dict[str, Metric] = {"answers": AnswerInformation(self.num_classes)}
+        metrics |= {f"target_{name}": metric for name, metric in self.task.chosen_metrics().items()}
         if self.hparams["per_class_metrics"]:
             metrics["class"] = ClasswiseWrapper(
                 ClassAccuracy(self.num_classes), labels=self.classes_task.names, prefix="target_acc_"
@@ -184,7 +189,11 @@ class DomainAdaptationModule(SupervisedModule):
         """Feed the answers for target images to their metric."""
         if is_source(output):
             return
-        metrics["answers"].update(output["logits"].float().softmax(1))
+        probabilities = output["logits"].float().softmax(1)
+        metrics["answers"].update(probabilities)
+        for metric in metrics.values(copy_state=False):
+            if isinstance(metric, ChosenMetric):
+                metric.update(probabilities, output["target"])
         if self.hparams["per_class_metrics"]:
             metrics["class"].update(output["logits"], output["target"])
 

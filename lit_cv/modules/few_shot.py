@@ -11,7 +11,7 @@ from torchmetrics import Metric, MetricCollection
 from lit_cv.contracts import data_extras, datamodule_of
 from lit_cv.metrics import EpisodeAccuracy
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
-from lit_cv.nn import checkpoint_options
+from lit_cv.nn import check_backbone_name, checkpoint_options
 
 __all__ = ["FewShotModule"]
 
@@ -45,7 +45,9 @@ class FewShotModule(BaseModule):
     default_backbone: ClassVar[str] = "conv4"
 
     def __init__(self, backbone: str | None = None, weights: str | None = None, **kwargs: Any) -> None:
-        named = checkpoint_options(weights).get("backbone") if weights and backbone is None else backbone
+        named = backbone
+        if weights and named is None and (named := checkpoint_options(weights).get("backbone")):
+            check_backbone_name(named, of_file=True)
         super().__init__(backbone=named or self.default_backbone, weights=weights, **kwargs)
         self.hparams["backbone"] = named or self.default_backbone  # which Lightning holds as it was given
         self.adapted_labels: Tensor | None = None  # the labels that `predict` answers with

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lit_cv.nn import Stage, checkpoint_options, find_stage
+from lit_cv.nn import Stage, check_backbone_name, checkpoint_options, find_stage
 
 __all__ = [
     "backbone_rate",
@@ -74,6 +74,7 @@ def checkpoint_backbone(weights: str | None) -> str:
         raise ValueError(
             f"weights={weights!r} do not tell of which network they are: give its name (--model.backbone)."
         )
+    check_backbone_name(name, of_file=True)
     return str(name)
 
 

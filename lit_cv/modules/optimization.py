@@ -7,7 +7,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from lit_cv.distributed import whole_parameters
 from lit_cv.modules.extension_points import ExtensionPoints
-from lit_cv.optim import build_optimizer, build_schedule, reapply_options, scale_lr
+from lit_cv.optim import build_optimizer, build_schedule, reapply_options, scale_lr, scales_layers
 from lit_cv.optim.restored_state import require_whole_state
 from lit_cv.strategies import check_whole
 
@@ -23,8 +23,8 @@ def configure_optimizer(module: ExtensionPoints) -> OptimizerLRScheduler:
     if trainer.train_dataloader is None:
         trainer.fit_loop.setup_data()  # so that the batches are known below; a run bounded by steps alone has not yet
     total_steps = trainer.estimated_stepping_batches
-    if h["optimizer"] == "lars":
-        check_whole(trainer, "optimizer='lars'", "another --model.optimizer")
+    if scales_layers(h["optimizer"]):
+        check_whole(trainer, f"optimizer={h['optimizer']!r}", "another --model.optimizer")
     groups = scaled_groups(module)
     if h["warmup_epochs"] < 0:
         raise ValueError(f"warmup_epochs={h['warmup_epochs']}: give a number from 0 on (--model.warmup_epochs).")

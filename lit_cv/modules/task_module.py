@@ -10,6 +10,7 @@ from torchmetrics import Metric, MetricCollection
 
 from lit_cv.contracts import ClassLists, class_lists, datamodule_of
 from lit_cv.distributed import is_distributed
+from lit_cv.metrics.chosen import check_metrics
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
 from lit_cv.modules.task_losses import add_totals, loss_terms
 from lit_cv.tasks import BaseTask, Features, TaskLoss, joined_losses
@@ -85,16 +86,26 @@ class TaskModule(TasksModule):
     that are arguments of the subclass, too, are kept in checkpoints, which then load without data.
 
     Args:
+        metrics: Metrics to log beside those of the task: names of `lit_cv.metrics.METRICS` (`kappa`, `auroc`, ...) or
+            `file.Class` for a `torchmetrics.Metric` of your own, or dicts of such a `name` and the metric's arguments.
+            They are logged in validation and test under the short name, or that of the class in lower case.
         **kwargs: Arguments of `BaseModule`.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, metrics: list[str | dict[str, Any]] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._tasks = {"": self.make_task()}  # which checks its options
+        self._tasks = {"": self._make_task()}  # which checks its options
 
     @abstractmethod
     def make_task(self) -> BaseTask:
         """Return the task, without a name, from the hyperparameters; called again when the data have settled them."""
+
+    def _make_task(self) -> BaseTask:
+        task, metrics = self.make_task(), self.hparams.get("metrics")
+        if metrics is not None:
+            check_metrics(metrics)
+            task.chosen = metrics
+        return task
 
     @property
     def task(self) -> BaseTask:
@@ -110,7 +121,7 @@ class TaskModule(TasksModule):
 
     def configure_head(self, num_features: int) -> nn.Module:
         """Return the task's head."""
-        self._tasks = {"": self.make_task()}
+        self._tasks = {"": self._make_task()}
         (task,) = self._tasks.values()
         datamodule = datamodule_of(self._trainer)
         found = task.infer(datamodule)
@@ -124,8 +135,8 @@ class TaskModule(TasksModule):
         return head
 
     def configure_metrics(self) -> dict[str, Metric]:
-        """Return the task's metrics."""
-        return self.task.configure_metrics()
+        """Return the task's metrics, and those that were chosen."""
+        return self.task.all_metrics()
 
     def forward(self, images: Tensor) -> Any:
         """Return the task's output for raw images, (N, C, H, W) uint8 or float in [0, 1]."""

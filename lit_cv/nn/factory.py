@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lit_cv.nn.backbone import Backbone, Network
 from lit_cv.nn.compact import COMPACT, build_compact
+from lit_cv.nn.own_networks import NETWORKS, build_own
 from lit_cv.nn.sizes import run_on_meta, size_error
 from lit_cv.nn.stems import SMALL_STEMS, adapt_normalization, replace_input, small_stem
 from lit_cv.nn.stochastic_depth import set_stochastic_depth
@@ -13,7 +14,7 @@ from lit_cv.nn.timm_networks import build_timm, check_timm_name
 from lit_cv.nn.torchvision_networks import build_torchvision, torchvision_names
 from lit_cv.nn.vit import VIT, build_vit, is_vit_name
 from lit_cv.nn.weights import Weights, errors_named, load_weights, read_weights
-from lit_cv.suggest import nearest
+from lit_cv.registry import is_own_name, names_of_files, resolve, unknown
 
 __all__ = ["check_backbone_name", "create_backbone", "has_small_stem", "list_backbones"]
 
@@ -27,12 +28,22 @@ def list_backbones() -> list[str]:
     return [*COMPACT, *VIT, *torchvision_names()]
 
 
-def check_backbone_name(name: str) -> None:
-    """Raise ValueError, with the nearest valid names, unless `create_backbone` knows `name`."""
-    if name.startswith(_TIMM):
+def check_backbone_name(name: str, of_file: bool = False) -> None:
+    """Raise ValueError, with the nearest valid names, unless `create_backbone` knows `name`.
+
+    Args:
+        name: The name.
+        of_file: Whether it stands in a file, which may not have code of just anybody imported.
+    """
+    if of_file:
+        with names_of_files():
+            check_backbone_name(name)
+    elif name.startswith(_TIMM):
         check_timm_name(name.removeprefix(_TIMM))
+    elif is_own_name(name):
+        resolve(name, NETWORKS, "backbone")
     elif name not in COMPACT and name not in torchvision_names() and not is_vit_name(name):
-        raise ValueError(f"there is no backbone {name!r}{nearest(name, list_backbones())}")
+        raise unknown(name, "backbone", list_backbones(), "backbone")
 
 
 def has_small_stem(name: str) -> bool:
@@ -57,7 +68,8 @@ def create_backbone(
     Args:
         name: A torchvision classification model (`resnet18`, `vit_b_16`, ...; its classifier is removed), a
             compact network (`conv4`, `resnet9`, ...), a vision transformer for any image size (`vit_tiny`,
-            `vit_base_p16`, ..., see `lit_cv.nn.vit.build_vit`) or `timm/NAME` where timm is installed.
+            `vit_base_p16`, ..., see `lit_cv.nn.vit.build_vit`), `timm/NAME` where timm is installed, or `file.Class`
+            for a network of your own, see `lit_cv.nn.own_networks`.
         in_channels: Channels of the images. Pretrained filters are summed for one channel, repeated for more.
         image_size: Height and width in pixels, one number for squares. Vision transformers are built for it
             (pretrained positions are interpolated); for all networks it is checked that they can take it.
@@ -89,36 +101,76 @@ def create_backbone(
         raise ValueError(f"in_channels={in_channels}: an image has at least one channel.")
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     _check_stem(name, stem)
-    if name.startswith(_TIMM):
-        loaded = None if weights in (None, "DEFAULT") else read_weights(name, str(weights))
-        network = build_timm(name.removeprefix(_TIMM), in_channels, size, weights == "DEFAULT")
-        fresh = frozenset[str]()
-    elif weights is None:
-        loaded = None
-        network, fresh = _build(name, in_channels, size, stem)
-    else:
-        loaded = read_weights(name, weights)
-        with errors_named(loaded.source):
-            patch = _patch_size(name, loaded)
-            network, fresh = _build(name, in_channels, size or loaded.image_size, stem, patch)
-    own_mean, own_std = (loaded.mean, loaded.std) if loaded else (network.mean, network.std)
-    standard = (_IMAGENET_MEAN, _IMAGENET_STD) if in_channels == 3 else ([0.5] * in_channels, [0.25] * in_channels)
-    backbone = Backbone(
-        name,
-        network,
-        in_channels,
-        adapt_normalization(own_mean, in_channels) if own_mean else (mean or standard[0]),
-        adapt_normalization(own_std, in_channels) if own_std else (std or standard[1]),
-        spatial_dropout,
-    )
+    loaded = None if weights is None or _is_timms_own(name, weights) else read_weights(name, weights)
+    built = _build(name, in_channels, size, stem, loaded, pretrained=weights is not None and loaded is None)
+    means, deviations = _normalization(in_channels, loaded or built.network, mean, std)
+    backbone = Backbone(name, built.network, in_channels, means, deviations, spatial_dropout)
     if loaded is not None:
         with errors_named(loaded.source):
-            load_weights(backbone, loaded, fresh)
+            load_weights(backbone, loaded, built.fresh)
     if drop_path is not None:
         set_stochastic_depth(backbone.body, drop_path)
-    if size is not None:
+    if size is not None and not is_own_name(name):
         _check_size(backbone, size)
     return backbone
+
+
+class _Built(NamedTuple):
+    """A network, and the keys of its layers whose shape is not the published one."""
+
+    network: Network
+    fresh: frozenset[str] = frozenset()
+
+
+def _build(
+    name: str,
+    in_channels: int,
+    size: tuple[int, int] | None,
+    stem: str,
+    loaded: Weights | None,
+    pretrained: bool,
+) -> _Built:
+    """Build the network of a name, for the weights that are loaded into it later, or with those of timm."""
+    if name.startswith(_TIMM):
+        return _Built(build_timm(name.removeprefix(_TIMM), in_channels, size, pretrained))
+    if is_own_name(name):
+        return _Built(build_own(name, resolve(name, NETWORKS, "backbone"), in_channels, size))
+    if name in COMPACT:
+        return _Built(build_compact(name, in_channels))
+    if loaded is None:
+        return _build_sized(name, in_channels, size, stem)
+    with errors_named(loaded.source):
+        patch = _patch_size(name, loaded)
+        return _build_sized(name, in_channels, size or loaded.image_size, stem, patch)
+
+
+def _build_sized(
+    name: str, in_channels: int, size: tuple[int, int] | None, stem: str, patch_size: int | None = None
+) -> _Built:
+    """Build a vision transformer of our own or a network of torchvision's."""
+    if is_vit_name(name):
+        return _Built(build_vit(name, in_channels, size, patch_size))
+    network = build_torchvision(name, size)
+    replace_input(network.body, in_channels)
+    family = _stem_family(name)
+    if stem == "standard" or family is None:
+        return _Built(network)
+    return _Built(network, small_stem(family, network.body))
+
+
+def _is_timms_own(name: str, weights: str) -> bool:
+    return name.startswith(_TIMM) and weights == "DEFAULT"
+
+
+def _normalization(
+    in_channels: int, source: Weights | Network, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Return mean and standard deviation of the channels: of the weights or network, else as given, else usual ones."""
+    usual = (_IMAGENET_MEAN, _IMAGENET_STD) if in_channels == 3 else ([0.5] * in_channels, [0.25] * in_channels)
+    return (
+        adapt_normalization(source.mean, in_channels) if source.mean else (mean or usual[0]),
+        adapt_normalization(source.std, in_channels) if source.std else (std or usual[1]),
+    )
 
 
 def _patch_size(name: str, loaded: Weights) -> int | None:
@@ -139,22 +191,6 @@ def _check_stem(name: str, stem: str) -> None:
     if stem == "small" and not (name in COMPACT or name.startswith("vgg") or has_small_stem(name)):
         families = ", ".join([*SMALL_STEMS, "vgg", *COMPACT])
         raise ValueError(f"{name} has no stem for small images; these have one: {families}. Set stem to 'standard'.")
-
-
-def _build(
-    name: str, in_channels: int, image_size: tuple[int, int] | None, stem: str, patch_size: int | None = None
-) -> tuple[Network, frozenset[str]]:
-    """Build a network of our own or of torchvision's, and say which of its layers have no published shape."""
-    if name in COMPACT:
-        return build_compact(name, in_channels), frozenset()
-    if is_vit_name(name):
-        return build_vit(name, in_channels, image_size, patch_size), frozenset()
-    network = build_torchvision(name, image_size)
-    replace_input(network.body, in_channels)
-    family = _stem_family(name)
-    if stem == "standard" or family is None:
-        return network, frozenset()
-    return network, small_stem(family, network.body)
 
 
 def _stem_family(name: str) -> str | None:

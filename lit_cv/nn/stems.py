@@ -11,8 +11,15 @@ __all__ = ["SMALL_STEMS", "adapt_channels", "adapt_normalization", "first_convol
 
 
 def first_convolution(body: nn.Module) -> tuple[str, nn.Conv2d]:
-    """Return the path and the module of the convolution that sees the image."""
-    return next((path, m) for path, m in body.named_modules() if isinstance(m, nn.Conv2d))
+    """Return the path and the module of the convolution that sees the image.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    for path, module in body.named_modules():
+        if isinstance(module, nn.Conv2d):
+            return path, module
+    raise ValueError(f"{type(body).__name__} has no convolution, and hence no feature maps.")
 
 
 def replace_input(body: nn.Module, in_channels: int) -> None:

@@ -14,7 +14,7 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 from lit_cv.class_matching import match_classes
 from lit_cv.nn.backbone import Backbone
-from lit_cv.nn.stems import adapt_channels, first_convolution
+from lit_cv.nn.stems import adapt_channels
 from lit_cv.nn.torchvision_networks import torchvision_names
 from lit_cv.nn.vit import VisionTransformer, is_vit_name
 from lit_cv.nn.vit_layouts import fit_vit_weights, from_other_layout, vit_image_size, vit_patch_side
@@ -221,7 +221,8 @@ def load_weights(backbone: Backbone, weights: Weights, fresh: frozenset[str] = f
     """
     own = backbone.body.state_dict()
     given = _resize_positions(backbone, weights)
-    stem = f"{first_convolution(backbone.body)[0]}.weight"
+    convolutions = (f"{path}.weight" for path, m in backbone.body.named_modules() if isinstance(m, nn.Conv2d))
+    stem = next(convolutions, None)
     loaded: list[str] = []
     for key in own.keys() & given.keys():
         value = given[key]

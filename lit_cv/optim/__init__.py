@@ -3,12 +3,15 @@
 from lit_cv.optim.gradient_surgery import projection_weights, surgery_backward
 from lit_cv.optim.groups import Layer, layer_groups, parameter_groups
 from lit_cv.optim.lars import LARS
-from lit_cv.optim.optimizers import OptimizerName, build_optimizer, reapply_options
+from lit_cv.optim.names import OptimizerName, ScheduleName
+from lit_cv.optim.optimizers import OPTIMIZERS, build_optimizer, check_optimizer, reapply_options, scales_layers
 from lit_cv.optim.scaling import scale_lr
-from lit_cv.optim.schedules import Plateau, ScheduleName, StepSchedule, build_schedule
+from lit_cv.optim.schedules import SCHEDULES, Plateau, StepSchedule, build_schedule, check_schedule
 
 __all__ = [
     "LARS",
+    "OPTIMIZERS",
+    "SCHEDULES",
     "Layer",
     "OptimizerName",
     "Plateau",
@@ -16,10 +19,13 @@ __all__ = [
     "StepSchedule",
     "build_optimizer",
     "build_schedule",
+    "check_optimizer",
+    "check_schedule",
     "layer_groups",
     "parameter_groups",
     "projection_weights",
     "reapply_options",
     "scale_lr",
+    "scales_layers",
     "surgery_backward",
 ]

@@ -1,14 +1,17 @@
 """LARS, for large batches."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.optim import Optimizer
 
+from lit_cv.optim.optimizers import OPTIMIZERS
+
 __all__ = ["LARS"]
 
 
+@OPTIMIZERS.add("lars")
 class LARS(Optimizer):
     """SGD whose learning rate is scaled, layer by layer, to the size of the weights.
 
@@ -37,6 +40,8 @@ class LARS(Optimizer):
         >>> weight[0, 0].detach().item()
         0.9990000128746033
     """
+
+    scales_layers: ClassVar[bool] = True
 
     def __init__(
         self,

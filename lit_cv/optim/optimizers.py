@@ -1,21 +1,41 @@
 """Optimizers by name, in torch's fastest form."""
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from lit_cv.optim.lars import LARS
-from lit_cv.suggest import nearest
+from lit_cv.registry import Table, resolve
+from lit_cv.signatures import build
 
-__all__ = ["OptimizerName", "build_optimizer", "reapply_options"]
+__all__ = ["OPTIMIZERS", "build_optimizer", "check_optimizer", "reapply_options", "scales_layers"]
 
-OptimizerName = Literal["adamw", "adam", "sgd", "lars"]
+OPTIMIZERS: Table[Callable[..., Optimizer]] = Table("optimizer", Optimizer, "lit_cv.optim")
+"""The optimizers by name. Each takes parameter groups and what it accepts of the arguments of `build_optimizer`."""
+
+OPTIMIZERS.add("adam")(Adam)
+OPTIMIZERS.add("adamw")(AdamW)
+
+
+@OPTIMIZERS.add("sgd")
+def _sgd(groups: list[dict[str, Any]], lr: float, momentum: float, weight_decay: float, fused: bool) -> SGD:
+    """Return SGD with Nesterov momentum."""
+    return SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=momentum > 0, fused=fused)
+
+
+def check_optimizer(name: str) -> None:
+    """Raise ValueError, with the nearest valid names, unless there is an optimizer of this name."""
+    resolve(name, OPTIMIZERS, "optimizer")
+
+
+def scales_layers(name: str) -> bool:
+    """Return whether an optimizer looks at each layer as a whole, as LARS does, and not at single weights."""
+    return bool(getattr(resolve(name, OPTIMIZERS, "optimizer"), "scales_layers", False))
 
 
 def build_optimizer(
-    name: OptimizerName,
+    name: str,
     groups: list[dict[str, Any]],
     lr: float,
     weight_decay: float = 0.0,
@@ -26,7 +46,9 @@ def build_optimizer(
     """Build an optimizer over parameter groups.
 
     Args:
-        name: `adamw`, `adam`, `sgd` (Nesterov momentum) or `lars`.
+        name: `adamw`, `adam`, `sgd` (Nesterov momentum) or `lars`; or `file.Class` for an `Optimizer` of your own,
+            which is built with the groups and what its constructor accepts of `lr`, `weight_decay`, `momentum`,
+            `betas` and `fused`.
         groups: From `parameter_groups`; what a group says itself wins over the arguments below.
         lr: Learning rate.
         weight_decay: Weight decay: decoupled for `adamw`, added to the gradient for the others.
@@ -44,24 +66,16 @@ def build_optimizer(
         >>> optimizer.defaults["nesterov"], optimizer.defaults["fused"]
         (True, True)
     """
-    names = get_args(OptimizerName)
-    if name not in names:
-        raise ValueError(f"optimizer {name!r} is none of {', '.join(names)}{nearest(name, names)}")
+    kind = resolve(name, OPTIMIZERS, "optimizer")
     parameters = [parameter for group in groups for parameter in group["params"]]
     if not parameters:
         raise ValueError("there is nothing to train: every parameter is frozen.")
     _check(groups, lr, weight_decay, momentum, betas)
-    # The groups are copied, for an optimizer adds its own entries to those that it is given.
-    groups = [dict(group) for group in groups]
-    if name == "lars":
-        return LARS(groups, lr=lr, momentum=momentum, weight_decay=weight_decay)
     if fused is None:
         fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
-    if name == "sgd":
-        nesterov = momentum > 0
-        return SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=fused)
-    kind = AdamW if name == "adamw" else Adam
-    return kind(groups, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused)
+    offered = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas, "fused": fused}
+    # The groups are copied, for an optimizer adds its own entries to those that it is given.
+    return build(kind, f"optimizer {name!r}", offered=offered, positional=([dict(group) for group in groups],))
 
 
 def _check(

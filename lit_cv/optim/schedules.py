@@ -4,23 +4,24 @@ Every schedule is a function of the step alone, times the base rate of each para
 their ratios, and a resumed run needs nothing but the number of its step.
 """
 
+import inspect
 import logging
 import math
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_cv.suggest import nearest
+from lit_cv.registry import Table, no_subclass, resolve
+from lit_cv.signatures import build, parameters
 
-__all__ = ["Plateau", "ScheduleName", "StepSchedule", "build_schedule"]
-
-ScheduleName = Literal["cosine", "one_cycle", "exponential", "plateau", "constant"]
+__all__ = ["SCHEDULES", "Plateau", "StepSchedule", "build_schedule", "check_schedule"]
 
 _LOGGER = logging.getLogger("lit_cv")
 _Shape = Callable[[int], float]
+_COURSE = ("progress", "end")  # parameters of a schedule that is a function
 
 
 class StepSchedule(LRScheduler):
@@ -77,6 +78,55 @@ class StepSchedule(LRScheduler):
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 
+def _misfit(found: object) -> str | None:
+    """Return what of the user's own is neither a `StepSchedule` nor a function of the progress."""
+    if isinstance(found, type):
+        return no_subclass(found, StepSchedule)
+    names = list(inspect.signature(found).parameters) if inspect.isfunction(found) else []
+    if names[:1] == ["progress"] and set(names) <= set(_COURSE):
+        return None
+    return "neither a function of `progress` (and perhaps `end`) nor a subclass of StepSchedule"
+
+
+SCHEDULES: Table[Callable[..., Any]] = Table("schedule", StepSchedule, "lit_cv.optim", _misfit)
+"""The schedules by name, of two kinds.
+
+A function of the `progress` after the warm-up, from 0 to 1, returns where between `min_lr` (0) and `lr` (1) the
+learning rate is; one that has a parameter `end`, which is `min_lr / lr`, returns the factor of `lr` itself. A subclass
+of `StepSchedule` takes the optimizer and what it accepts of `total_steps`, `warmup_steps`, `min_factor` (that same
+end), `mode` and `patience`.
+"""
+
+
+@SCHEDULES.add("cosine")
+def cosine(progress: float) -> float:
+    """Return half a cosine from 1 to 0."""
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+@SCHEDULES.add("exponential")
+def exponential(progress: float, end: float) -> float:
+    """Return `end` to the power of the progress; an end of 0 stands for a thousandth."""
+    return float((end or 1e-3) ** progress)
+
+
+@SCHEDULES.add("constant")
+class _Constant(StepSchedule):
+    """Keeps the learning rate after a linear warm-up."""
+
+    def __init__(self, optimizer: Optimizer, warmup_steps: int = 0) -> None:
+        super().__init__(optimizer, lambda step: warm_up(step, warmup_steps))
+
+
+@SCHEDULES.add("one_cycle")
+class _OneCycle(StepSchedule):
+    """Raises the learning rate along a cosine, and lowers it along another."""
+
+    def __init__(self, optimizer: Optimizer, total_steps: int, warmup_steps: int = 0, min_factor: float = 0.0) -> None:
+        super().__init__(optimizer, _one_cycle(total_steps, warmup_steps, min_factor))
+
+
+@SCHEDULES.add("plateau")
 class Plateau(StepSchedule):
     """Lowers the learning rate when a metric has not improved for a while, after a linear warm-up.
 
@@ -110,7 +160,7 @@ class Plateau(StepSchedule):
         self.best: float | None = None
         self.waited = 0
         self.level = 1.0
-        super().__init__(optimizer, lambda step: self.level * _warmup(step, warmup_steps))
+        super().__init__(optimizer, lambda step: self.level * warm_up(step, warmup_steps))
 
     def observe(self, metric: float) -> None:
         """Take note of the metric, once per validation. NaN and infinity are no improvement."""
@@ -143,8 +193,13 @@ class Plateau(StepSchedule):
         super().load_state_dict(state_dict)
 
 
+def check_schedule(name: str) -> None:
+    """Raise ValueError, with the nearest valid names, unless there is a schedule of this name."""
+    resolve(name, SCHEDULES, "schedule")
+
+
 def build_schedule(
-    name: ScheduleName,
+    name: str,
     optimizer: Optimizer,
     total_steps: float,
     warmup_steps: int = 0,
@@ -168,7 +223,7 @@ def build_schedule(
     the others is smaller in proportion. After T the rate stays where it is.
 
     Args:
-        name: One of the names above.
+        name: One of the names above, or `file.name` for one of your own, see `SCHEDULES`.
         optimizer: Optimizer whose groups hold their base rates in `lr`.
         total_steps: Optimizer steps of the whole training; infinite for one without an end.
         warmup_steps: Steps of the linear warm-up; cut to `total_steps`.
@@ -179,39 +234,48 @@ def build_schedule(
     Raises:
         ValueError: If the name is unknown, a value is out of range, or a schedule needs an end and has none.
     """
-    if name not in get_args(ScheduleName):
-        names = get_args(ScheduleName)
-        raise ValueError(f"schedule {name!r} is none of {', '.join(names)}{nearest(name, names)}")
-    warmup_steps = _check_lengths(name, total_steps, warmup_steps)
+    kind = resolve(name, SCHEDULES, "schedule")
+    warmup_steps = _check_lengths(name, kind, total_steps, warmup_steps)
     lr = max(float(group["lr"]) for group in optimizer.param_groups)
     if not 0 <= min_lr <= lr:
         raise ValueError(f"min_lr={min_lr}: give a learning rate between 0 and lr={lr}.")
     end = min_lr / lr if lr else 0.0
-    if name == "plateau":
-        return Plateau(optimizer, warmup_steps, end, mode, patience)
-    if name == "constant":
-        return StepSchedule(optimizer, lambda step: _warmup(step, warmup_steps))
-    if name == "one_cycle":
-        return StepSchedule(optimizer, _one_cycle(int(total_steps), warmup_steps, end))
-    decay = _cosine(end) if name == "cosine" else _exponential(end or 1e-3)
-    steps = max(1, int(total_steps) - 1 - warmup_steps)
+    if not isinstance(kind, type):
+        return StepSchedule(optimizer, _after_warm_up(kind, int(total_steps), warmup_steps, end))
+    steps = {"total_steps": total_steps, "warmup_steps": warmup_steps}
+    if math.isfinite(total_steps):
+        steps["total_steps"] = int(total_steps)
+    offered = {**steps, "min_factor": end, "mode": mode, "patience": patience}
+    schedule: StepSchedule = build(kind, f"schedule {name!r}", offered=offered, positional=(optimizer,))
+    return schedule
+
+
+def _after_warm_up(course: Callable[..., float], total_steps: int, warmup_steps: int, end: float) -> _Shape:
+    """Return the factor of a step: that of the warm-up, and then that of a function of the progress."""
+    steps, takes_end = max(1, total_steps - 1 - warmup_steps), "end" in parameters(course)
 
     def factor(step: int) -> float:
         if step < warmup_steps:
-            return _warmup(step, warmup_steps)
-        return decay(min(1.0, (step - warmup_steps) / steps))
+            return warm_up(step, warmup_steps)
+        progress = min(1.0, (step - warmup_steps) / steps)
+        return course(progress, end=end) if takes_end else between(course(progress), end)
 
-    return StepSchedule(optimizer, factor)
+    return factor
 
 
-def _check_lengths(name: str, total_steps: float, warmup_steps: int) -> int:
+def between(share: float, end: float) -> float:
+    """Return the factor that lies a share of the way from `end` to 1."""
+    return end + (1 - end) * share
+
+
+def _check_lengths(name: str, kind: Callable[..., Any], total_steps: float, warmup_steps: int) -> int:
     """Return the number of warm-up steps that fit."""
     if warmup_steps < 0 or total_steps < 1:
         raise ValueError(
             f"warmup_steps={warmup_steps}, total_steps={total_steps}: the warm-up must not be negative and "
             "there must be at least one step."
         )
-    if math.isinf(total_steps) and name not in ("constant", "plateau"):
+    if math.isinf(total_steps) and (not isinstance(kind, type) or "total_steps" in parameters(kind)):
         raise ValueError(
             f"the schedule {name!r} needs to know where the training ends: set max_epochs or max_steps, or "
             "choose the schedule 'constant' or 'plateau'."
@@ -226,16 +290,9 @@ def _check_lengths(name: str, total_steps: float, warmup_steps: int) -> int:
     return warmup_steps
 
 
-def _warmup(step: int, warmup_steps: int) -> float:
+def warm_up(step: int, warmup_steps: int) -> float:
+    """Return the factor of a step of a linear warm-up, 1 after it."""
     return min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-
-
-def _cosine(end: float) -> Callable[[float], float]:
-    return lambda p: end + (1 - end) * (1 + math.cos(math.pi * p)) / 2
-
-
-def _exponential(end: float) -> Callable[[float], float]:
-    return lambda p: float(end**p)
 
 
 def _one_cycle(total_steps: int, warmup_steps: int, end: float) -> _Shape:
@@ -247,11 +304,11 @@ def _one_cycle(total_steps: int, warmup_steps: int, end: float) -> _Shape:
     def factor(step: int) -> float:
         if step <= peak:
             return 1 + (1 / 25 - 1) * (1 + math.cos(math.pi * step / peak)) / 2
-        return _cosine(end)(min(1.0, (step - peak) / (last - peak)) if last > peak else 1.0)
+        return between(cosine(min(1.0, (step - peak) / (last - peak)) if last > peak else 1.0), end)
 
     return factor
 
 
 def _fall_only(steps: int, end: float) -> _Shape:
     """A cycle too short to rise in."""
-    return lambda step: _cosine(end)(min(1.0, step / steps))
+    return lambda step: between(cosine(min(1.0, step / steps)), end)

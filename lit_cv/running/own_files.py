@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from lit_cv.plain_values import load_yaml
 from lit_cv.registry import is_trusted, untrusted
 
 __all__ = [
@@ -34,7 +35,11 @@ _NAME = r"[A-Za-z_]\w*"
 _SECTIONS = re.compile(
     r"(model|data|trainer\.(callbacks|logger|plugins|strategy|profiler|accelerator)|.*\.class_path)(\.help)?\+?"
 )
-_WITHIN = re.compile(r"(?:class_path|type)[\"']?\s*:\s*[\"']?(\w+(?:\.\w+)+)")  # of YAML or JSON in an option
+_DOTTED = re.compile(rf"{_NAME}(\.{_NAME})+")
+_TAKE_NAMES = (  # last parts of options, and keys within YAML in an option, whose value may name something of a file
+    "class_path", "type", "name", "backbone", "optimizer", "schedule", "metrics", "operations", "weak", "strong",
+    "format", "source", "to",
+)  # fmt: skip
 _FILES = (".yaml", ".yml", ".json")
 _BARE = ("help", "dry_run", "redraw", "escape_formulas")  # options without a value
 
@@ -95,18 +100,38 @@ def take_trusted(args: Sequence[str]) -> tuple[list[str], set[str]]:
 
 
 def named_modules(args: Sequence[str]) -> set[str]:
-    """Return the modules that arguments name, in options that take classes: `--model file.Class`."""
+    """Return the modules that arguments name, in options that take names: `--model file.Class`."""
     found: set[str] = set()
     for option, value in _options(args):
         if takes_class(option, value):
             path = in_own_file(option, value)
-            if re.fullmatch(rf"{_NAME}(\.{_NAME})+", path) and not path.endswith(_FILES):
+            if _DOTTED.fullmatch(path) and not path.endswith(_FILES):
                 found.add(path.partition(".")[0])
-        if takes_class(option, value) or option.startswith("model.tasks"):
-            found.update(match.partition(".")[0] for match in _WITHIN.findall(value))
-            if option.endswith(".type"):
-                found.add(value.partition(".")[0])
+        found.update(_modules_within(option.rpartition(".")[2], value))
     return found
+
+
+def _modules_within(key: str, text: str) -> Iterator[str]:
+    """Yield the modules of names in the value of an option, which may be YAML."""
+    content: Any = text
+    if set("[{:") & set(text):
+        try:
+            content = load_yaml(text, "an option")
+        except ValueError:
+            return
+    yield from _modules_of(key, content)
+
+
+def _modules_of(key: str, content: Any) -> Iterator[str]:
+    if isinstance(content, dict):
+        for name, value in content.items():
+            yield from _modules_of(str(name), value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _modules_of(key, value)
+    elif isinstance(content, str) and key in _TAKE_NAMES and _DOTTED.fullmatch(content):
+        if not content.endswith(_FILES):
+            yield content.partition(".")[0]
 
 
 class _OwnModules(MetaPathFinder):

@@ -1,10 +1,10 @@
 """What a network may serve, alone or with others: a head, target, loss and metrics for each task. No Lightning."""
 
-from lit_cv.tasks.base_task import BaseTask, Features
+from lit_cv.tasks.base_task import TASKS, BaseTask, Features
+from lit_cv.tasks.build import build_tasks
 from lit_cv.tasks.classification import ClassificationTask, MultiLabelTask
 from lit_cv.tasks.detection import DetectionTask
 from lit_cv.tasks.loss import TaskLoss, joined_losses
-from lit_cv.tasks.registry import TASKS, build_tasks
 from lit_cv.tasks.regression import RegressionTask
 from lit_cv.tasks.segmentation import SegmentationTask
 from lit_cv.tasks.task import Task

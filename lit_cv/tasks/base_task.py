@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from lit_cv.contracts import class_lists
+from lit_cv.metrics.chosen import ChosenMetric, build_metrics, check_metrics, known_rows
 from lit_cv.nn import Backbone
+from lit_cv.registry import Table
 from lit_cv.tasks.loss import TaskLoss, ratio
 
-__all__ = ["BaseTask", "Features"]
+__all__ = ["TASKS", "BaseTask", "Features"]
 
 
 class Features(NamedTuple):
@@ -43,6 +45,8 @@ class BaseTask(nn.Module, ABC):
     Args:
         name: Name of the task, which its metrics carry; empty for the only task of a module.
         key: Entry of the batch that holds the target; `None` takes `default_key`, or the name.
+        metrics: Metrics to log beside its own: names of `lit_cv.metrics.METRICS` or `file.Class`, or dicts of such a
+            `name` and the metric's arguments.
 
     Attributes:
         parts: Names of the terms of the loss, each of which is logged apart; the empty one is the loss itself.
@@ -78,9 +82,11 @@ class BaseTask(nn.Module, ABC):
         """Attribute of a DataModule that lists the names of the task's classes; `None` for a task without classes."""
         return None
 
-    def __init__(self, name: str, key: str | None = None) -> None:
+    def __init__(self, name: str, key: str | None = None, metrics: list[str | dict[str, Any]] | None = None) -> None:
         super().__init__()
+        check_metrics(metrics)
         self.name = name
+        self.chosen = metrics
         self.key = key or self.default_key or name
         self.map_strides: tuple[int, ...] = ()
         self.settled: dict[str, Any] = {}
@@ -117,6 +123,30 @@ class BaseTask(nn.Module, ABC):
     def configure_metrics(self) -> dict[str, Metric]:
         """Return the metrics of validation and test by name; they are logged as `{stage}_{task}_{name}`."""
         return {}
+
+    def metric_options(self) -> dict[str, Any]:
+        """Return the arguments that metrics chosen by the user get, as far as they accept them."""
+        return {}
+
+    @staticmethod
+    def known_entries(output: Any, target: Any) -> tuple[Any, Any]:
+        """Return what a chosen metric is fed with, of the outputs and targets that `update_metrics` feeds."""
+        return known_rows(output, target)
+
+    def chosen_metrics(self) -> dict[str, ChosenMetric]:
+        """Return the metrics that the user has chosen, by name."""
+        return build_metrics(self.chosen, self.metric_options(), self.known_entries)
+
+    def all_metrics(self) -> dict[str, Metric]:
+        """Return the task's metrics and those that the user has chosen.
+
+        Raises:
+            ValueError: If two have the same name.
+        """
+        own, chosen = self.configure_metrics(), self.chosen_metrics()
+        if twice := own.keys() & chosen.keys():
+            raise ValueError(f"metrics={self.chosen!r}: {', '.join(sorted(twice))} is a metric of the task already.")
+        return {**own, **chosen}
 
     def decode(self, output: Any, target: Any) -> Any:
         """Return what metrics and figures compare with the target, here the output itself."""
@@ -165,7 +195,7 @@ class BaseTask(nn.Module, ABC):
     def build_metrics(self) -> None:
         """Build the metrics, anew if they are there already."""
         for stage in ("val", "test"):
-            if metrics := self.configure_metrics():
+            if metrics := self.all_metrics():
                 self.metrics[stage] = MetricCollection(dict(metrics))
 
     def labeled(self, batch: Mapping[str, Any]) -> tuple[Tensor | None, Any]:
@@ -213,3 +243,7 @@ class BaseTask(nn.Module, ABC):
         with torch.inference_mode(False):  # whose tensors training could not update
             metrics.reset()
         return values
+
+
+TASKS: Table[type[BaseTask]] = Table("task", BaseTask, "lit_cv.tasks")
+"""The kinds of tasks by the name that `type` takes."""

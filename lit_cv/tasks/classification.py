@@ -19,6 +19,7 @@ from lit_cv.losses.classification import image_cross_entropy, image_weights, lab
 from lit_cv.metrics import ClassAccuracy, KnownAveragePrecision, KnownF1, MacroF1
 from lit_cv.nn import ClassificationHead
 from lit_cv.printable import printable
+from lit_cv.tasks.base_task import TASKS
 from lit_cv.tasks.class_weights import class_weights
 from lit_cv.tasks.task import Task
 
@@ -113,6 +114,12 @@ class _ClassesTask(Task):
         """Return a linear classifier behind dropout."""
         return ClassificationHead(num_features, self.class_count, dropout=self.dropout)
 
+    def metric_options(self) -> dict[str, Any]:
+        """Return the number of classes, their names, and what torchmetrics asks for."""
+        k = self.class_count
+        labels = {"task": "multilabel", "num_labels": k} if self.multi_label else {"task": "multiclass"}
+        return {**labels, "num_classes": k, "class_names": self.names, "average": "macro", "ignore_index": -1}
+
     def predict(self, output: Tensor, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Return the `probabilities` (N, K) of the classes."""
         return {"probabilities": self.probabilities(output)}
@@ -122,6 +129,7 @@ class _ClassesTask(Task):
         return output.float().sigmoid() if self.multi_label else output.float().softmax(-1)
 
 
+@TASKS.add("classification")
 class ClassificationTask(_ClassesTask):
     """Tells the class of an image, by the cross-entropy of a softmax.
 
@@ -182,6 +190,7 @@ class ClassificationTask(_ClassesTask):
         return target.gather(1, output.argmax(-1)[:, None]).sum(), target.sum()
 
 
+@TASKS.add("multi_label")
 class MultiLabelTask(_ClassesTask):
     """Tells which of K labels an image has, by a binary cross-entropy for each.
 

@@ -10,7 +10,7 @@ from torchmetrics import Metric
 from lit_cv.metrics import DetectionAP
 from lit_cv.nn import Backbone
 from lit_cv.nn.detection import Detections, Detector, build_detector, check_limits, default_strides
-from lit_cv.tasks.base_task import Features
+from lit_cv.tasks.base_task import TASKS, Features
 from lit_cv.tasks.dense import DenseTask
 from lit_cv.tasks.loss import TaskLoss
 
@@ -20,6 +20,7 @@ __all__ = ["DetectionTask"]
 _PARTS = {"fcos": ("centerness",), "faster_rcnn": ("objectness", "rpn_box")}  # of the loss, besides class and box
 
 
+@TASKS.add("detection")
 class DetectionTask(DenseTask):
     """Finds the objects of an image, by FCOS, RetinaNet or Faster R-CNN on a feature pyramid of its own.
 
@@ -90,6 +91,15 @@ class DetectionTask(DenseTask):
     def configure_metrics(self) -> dict[str, Metric]:
         """Return COCO's average precision."""
         return {"ap": DetectionAP(self.names)}
+
+    def metric_options(self) -> dict[str, Any]:
+        """Return the names of the classes, and their number."""
+        return {"class_names": self.names, "num_classes": len(self.names)}
+
+    @staticmethod
+    def known_entries(output: Any, target: Any) -> tuple[Any, Any]:
+        """Return detections and targets as torchmetrics takes them, lists of dicts of `boxes`, `scores`, `labels`."""
+        return [found._asdict() for found in output], target
 
     def forward(self, features: Features) -> dict[str, Any]:
         """Return the detector's raw outputs, see `lit_cv.nn.detection`, and the `image_size`."""

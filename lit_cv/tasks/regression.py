@@ -11,6 +11,7 @@ from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricColl
 from lit_cv.contracts import as_data
 from lit_cv.losses.classification import known_mean
 from lit_cv.metrics import KnownR2Score
+from lit_cv.tasks.base_task import TASKS
 from lit_cv.tasks.task import Task
 
 __all__ = ["RegressionTask"]
@@ -18,6 +19,7 @@ __all__ = ["RegressionTask"]
 _LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
 
 
+@TASKS.add("regression")
 class RegressionTask(Task):
     """Tells one or several quantities of an image.
 
@@ -72,6 +74,17 @@ class RegressionTask(Task):
             "r2": KnownR2Score(self.num_outputs or 1),
         }
 
+    def metric_options(self) -> dict[str, Any]:
+        """Return the number of quantities."""
+        return {"num_outputs": self.num_outputs or 1}
+
+    @staticmethod
+    def known_entries(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images whose quantities are all known, (M, D), or (M,) for one quantity."""
+        rows = ~target.isnan().any(1)
+        output, target = output[rows], target[rows]
+        return (output[:, 0], target[:, 0]) if target.shape[1] == 1 else (output, target)
+
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the mean loss of each image (M,), of predictions (M, D)."""
         target = self._columns(output, target)
@@ -83,9 +96,9 @@ class RegressionTask(Task):
         """Feed the metrics with the values that are known."""
         output, target = output.float(), self._columns(output, target)
         known = ~target.isnan()
-        metrics["r2"].update(output, target)
-        for name in ("mae", "rmse"):
-            metrics[name].update(output[known], target[known])
+        for name, metric in metrics.items(keep_base=True, copy_state=False):
+            flat = name in ("mae", "rmse")
+            metric.update(output[known] if flat else output, target[known] if flat else target)
 
     def predict(self, output: Tensor, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Return the `values` (N, D)."""

@@ -12,13 +12,14 @@ from lit_cv.losses.segmentation import dice_loss_of_sums, dice_sums, summed_pixe
 from lit_cv.metrics import SegmentationIoU
 from lit_cv.nn import Backbone
 from lit_cv.nn.segmentation import SegmentationHead, build_segmenter, default_stride
-from lit_cv.tasks.base_task import Features
+from lit_cv.tasks.base_task import TASKS, Features
 from lit_cv.tasks.dense import DenseTask
 from lit_cv.tasks.loss import TaskLoss
 
 __all__ = ["SegmentationTask"]
 
 
+@TASKS.add("segmentation")
 class SegmentationTask(DenseTask):
     """Tells the class of every pixel, by cross-entropy and Dice loss.
 
@@ -76,6 +77,17 @@ class SegmentationTask(DenseTask):
     def configure_metrics(self) -> dict[str, Metric]:
         """Return the intersection over union."""
         return {"iou": SegmentationIoU(self.names)}
+
+    def metric_options(self) -> dict[str, Any]:
+        """Return the number of classes, their names, and what torchmetrics asks for."""
+        names = self.names
+        return {"task": "multiclass", "num_classes": len(names), "class_names": names, "average": "macro"}
+
+    @staticmethod
+    def known_entries(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the predicted and the true classes of the pixels whose class is known, (P,) each."""
+        known = target != IGNORE_INDEX
+        return output[known], target[known]
 
     def known(self, target: Tensor) -> Tensor:
         """Return which images have a pixel of known class."""
