@@ -29,6 +29,7 @@ from lit_cv.annotations import (
     Problems,
     annotation_formats,
     class_code,
+    format_named,
     read_annotations,
 )
 from lit_cv.annotations.layout import paths_by_split
@@ -40,7 +41,7 @@ log = logging.getLogger("lit_cv")
 if TYPE_CHECKING:
     Format: TypeAlias = str
 else:  # the command line reads them from the formats that there are
-    Format = Literal[("auto", *annotation_formats())]
+    Format = Literal[("auto", *annotation_formats())] | str
 
 
 class AnnotatedImagesDataModule(BaseDataModule):
@@ -73,7 +74,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
 
     Args:
         root: The folder.
-        format: Its layout; `auto` finds out.
+        format: Its layout; `auto` finds out. `file.NAME` is an `AnnotationFormat` of your own.
         annotations: COCO's file, or a file for each of `train`, `val` and `test`, in `root` or as it stands; `None`
             looks.
         images: Folder of the images, or a folder for each split, in `root` or as it stands (not for `yolo`); `None`
@@ -132,7 +133,8 @@ class AnnotatedImagesDataModule(BaseDataModule):
         sides = image_size if isinstance(image_size, list) else [image_size] * 2 if image_size is not None else None
         positive = sides is None or (len(sides) == 2 and all(isinstance(s, int) and s >= 1 for s in sides))
         check("image_size", image_size, positive, "a number of pixels, [height, width], or null")
-        check("format", format, format in ("auto", *annotation_formats()), f"auto, {', '.join(annotation_formats())}")
+        if format != "auto":
+            format_named(format)
         check("channels", channels, channels in (1, 3), "1 or 3")
         check("targets", targets, targets in ("boxes", "mask", "all"), "boxes, mask or all")
         check("on_error", on_error, on_error in ("raise", "skip"), "'raise' or 'skip'")

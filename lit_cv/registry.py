@@ -94,12 +94,13 @@ def loaded_class(path: str) -> type | None:
 class Table(Mapping[str, Entry], Generic[Entry]):
     """What an argument takes: the entries of this library by their short names, and the user's own as `file.Name`.
 
-    The entries are found, not listed: those that the files of a package add. One more is one more file.
+    The entries are found, not listed: one more is one more file.
 
     Args:
         kind: What an entry is, for messages, such as `operation`.
         base: Class that the user's own must derive from.
-        package: Package whose files add the entries; they are imported when an entry is first asked for.
+        entries: Package whose files add the entries, which are imported when one is first asked for; or a function that
+            returns them.
         misfit: Returns what the user's own is that does not fit, such as `no subclass of Operation`, and `None` for
             what does; by default anything but a subclass of `base` that can be built. It may call nothing of it.
 
@@ -113,12 +114,16 @@ class Table(Mapping[str, Entry], Generic[Entry]):
     """
 
     def __init__(
-        self, kind: str, base: type, package: str, misfit: Callable[[object], str | None] | None = None
+        self,
+        kind: str,
+        base: type,
+        entries: str | Callable[[], Mapping[str, Entry]],
+        misfit: Callable[[object], str | None] | None = None,
     ) -> None:
         self.kind = kind
         self.base = base
         self.misfit = misfit or (lambda found: no_subclass(found, base) or _abstract(found))
-        self._package = package
+        self._source = entries
         self._entries: dict[str, Entry] = {}
         self._complete = False
 
@@ -136,11 +141,13 @@ class Table(Mapping[str, Entry], Generic[Entry]):
 
         return enter
 
-    def _found(self) -> dict[str, Entry]:
+    def _found(self) -> Mapping[str, Entry]:
+        if not isinstance(self._source, str):
+            return self._source()
         if not self._complete:
-            package = import_module(self._package)
+            package = import_module(self._source)
             for module in sorted(module.name for module in iter_modules(package.__path__)):
-                import_module(f"{self._package}.{module}")
+                import_module(f"{self._source}.{module}")
             self._complete = True
         return self._entries
 

@@ -4,7 +4,7 @@ from lit_cv.annotations.checks import check_object, check_set
 from lit_cv.annotations.coco import read_coco
 from lit_cv.annotations.coco_writing import coco_dict, write_coco
 from lit_cv.annotations.convert import convert
-from lit_cv.annotations.formats import annotation_formats, find_format, read_annotations, writers
+from lit_cv.annotations.formats import annotation_formats, find_format, format_named, read_annotations, writers
 from lit_cv.annotations.mask_code import MaskCode
 from lit_cv.annotations.mask_naming import MaskOptions, class_code
 from lit_cv.annotations.mask_values import MaskFact, inspect_mask, load_mask
@@ -39,6 +39,7 @@ __all__ = [
     "file_size",
     "file_sizes",
     "find_format",
+    "format_named",
     "inspect_mask",
     "load_mask",
     "outline_mask",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Read = str
 else:  # the command line reads them from the formats that there are
     Target = Literal[(*writers(), *_CLASSES)]
-    Read = Literal[("auto", *annotation_formats(), *_CLASSES)]
+    Read = Literal[("auto", *annotation_formats(), *_CLASSES)] | str
 
 
 def convert(
@@ -52,7 +52,7 @@ def convert(
         out: The folder to write, which must be empty or missing.
         to: Format to write: COCO JSON, Pascal VOC XML, YOLO text files, or class masks as PNG files; for classes of
             whole images a table (`csv`) or a folder for each class (`folders`).
-        source: Format to read; `auto` finds out.
+        source: Format to read; `auto` finds out. `file.NAME` is an `AnnotationFormat` of your own.
         images: Folder of the images, or a folder for each of `train`, `val` and `test`, in `root` or as it stands;
             `None` looks. Not for `yolo` and classes of whole images.
         annotations: COCO's file, or a file for each split, likewise.

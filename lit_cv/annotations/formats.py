@@ -22,8 +22,10 @@ from lit_cv.annotations.mask_values import inspect_mask
 from lit_cv.annotations.masks import mask_class_names
 from lit_cv.annotations.records import AnnotationSet, Problems
 from lit_cv.annotations.sizes import SizesOf, file_sizes
+from lit_cv.registry import Table, no_subclass, resolve
+from lit_cv.signatures import build
 
-__all__ = ["annotation_formats", "find_format", "read_annotations", "writers"]
+__all__ = ["FORMATS", "annotation_formats", "find_format", "format_named", "read_annotations", "writers"]
 
 log = logging.getLogger("lit_cv")
 
@@ -37,6 +39,33 @@ def annotation_formats() -> dict[str, AnnotationFormat]:
     names = sorted(module.name for module in iter_modules(package.__path__))
     parts = (getattr(import_module(f"{package.__name__}.{name}"), "FORMAT", None) for name in names)
     return {part.name: part for part in parts if isinstance(part, AnnotationFormat)}
+
+
+def _misfit(found: object) -> str | None:
+    """Return what is neither a format nor a class of one."""
+    if isinstance(found, AnnotationFormat) or no_subclass(found, AnnotationFormat) is None:
+        return None
+    return "no AnnotationFormat"
+
+
+FORMATS: Table[AnnotationFormat | Callable[[], AnnotationFormat]] = Table(
+    "format", AnnotationFormat, lambda: annotation_formats(), _misfit
+)
+"""The formats by name; the user's own are an `AnnotationFormat`, or a subclass that is built without arguments."""
+
+
+def format_named(name: str, source: str = "format") -> AnnotationFormat:
+    """Return a format by its name, or the user's own by `file.NAME`.
+
+    Args:
+        name: The name.
+        source: The argument that names it, for the message.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    found = resolve(name, FORMATS, source)
+    return found if isinstance(found, AnnotationFormat) else build(found, f"format {name!r}")
 
 
 def writers() -> dict[str, Callable[[Mapping[str, AnnotationSet], Path], list[Path]]]:
@@ -87,7 +116,7 @@ def read_annotations(
     Args:
         root: The folder.
         problems: Where entries that are left out are noted.
-        format: Its format; `None` finds out.
+        format: Its format, by its name or as `file.NAME` of your own; `None` finds out.
         files: COCO's file of each split; `None` looks for them.
         folders: Folder of the images of each split, but for YOLO; `None` looks for them.
         sizes: Returns the sizes of image files.
@@ -102,7 +131,7 @@ def read_annotations(
         ValueError: If folders are given for YOLO.
     """
     format = format or ("coco" if files else "masks" if masks.where else find_format(root))
-    sets = annotation_formats()[format].read(Source(root, problems, files, folders, sizes, masks))
+    sets = format_named(format).read(Source(root, problems, files, folders, sizes, masks))
     for split, part in sets.items():
         sets[split] = check_set(part, sizes(part.folder, [image.name for image in part.images]), problems)
     return _with_masks(root, sets, problems, mask_facts or (lambda paths: [inspect_mask(p) for p in paths]), masks)

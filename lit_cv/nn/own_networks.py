@@ -46,7 +46,7 @@ def build_own(name: str, kind: Callable[..., nn.Module], in_channels: int, size:
     Raises:
         ValueError: If it has no `num_features`, or its `forward` gives another shape or takes no such images.
     """
-    body = build(kind, name, offered={"in_channels": in_channels, "image_size": size})
+    body = build(kind, name, offered={"in_channels": in_channels, **({"image_size": size} if size else {})})
     num_features = getattr(body, "num_features", None)
     if not isinstance(num_features, int) or isinstance(num_features, bool) or num_features < 1:
         raise ValueError(

@@ -38,7 +38,7 @@ _SECTIONS = re.compile(
 _DOTTED = re.compile(rf"{_NAME}(\.{_NAME})+")
 _TAKE_NAMES = (  # last parts of options, and keys within YAML in an option, whose value may name something of a file
     "class_path", "type", "name", "backbone", "optimizer", "schedule", "metrics", "operations", "weak", "strong",
-    "format", "source", "to",
+    "format", "source",
 )  # fmt: skip
 _FILES = (".yaml", ".yml", ".json")
 _BARE = ("help", "dry_run", "redraw", "escape_formulas")  # options without a value
@@ -105,7 +105,7 @@ def named_modules(args: Sequence[str]) -> set[str]:
     for option, value in _options(args):
         if takes_class(option, value):
             path = in_own_file(option, value)
-            if _DOTTED.fullmatch(path) and not path.endswith(_FILES):
+            if _is_dotted(path):
                 found.add(path.partition(".")[0])
         found.update(_modules_within(option.rpartition(".")[2], value))
     return found
@@ -129,9 +129,12 @@ def _modules_of(key: str, content: Any) -> Iterator[str]:
     elif isinstance(content, list):
         for value in content:
             yield from _modules_of(key, value)
-    elif isinstance(content, str) and key in _TAKE_NAMES and _DOTTED.fullmatch(content):
-        if not content.endswith(_FILES):
-            yield content.partition(".")[0]
+    elif isinstance(content, str) and key in _TAKE_NAMES and _is_dotted(content):
+        yield content.partition(".")[0]
+
+
+def _is_dotted(name: str) -> bool:
+    return _DOTTED.fullmatch(name) is not None and not name.endswith(_FILES)
 
 
 class _OwnModules(MetaPathFinder):

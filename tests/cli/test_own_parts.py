@@ -1,0 +1,166 @@
+"""Networks, operations, metrics, optimizers, schedules and formats of the user's own, from the command line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchvision.utils import save_image
+
+from lit_cv.cli import main
+from tests.own_parts import write_files
+
+QUICK = [
+    "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "2",
+    "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false",
+]  # fmt: skip
+FIT = ["fit", "--model", "SupervisedModule", "--data", "DigitsDataModule"]
+NETWORK = ["--model.backbone", "mynet.TinyNet"]
+RUN = Path("lightning_logs/version_0")
+
+
+@pytest.fixture
+def own(in_tmp: Path) -> Path:
+    """A working directory with the user's files."""
+    write_files(in_tmp)
+    return in_tmp
+
+
+def fit(*options: str, base: list[str] = FIT) -> Any:
+    cli = main([*base, *QUICK, *options])
+    assert cli is not None
+    assert cli.trainer.global_step == 3
+    return cli
+
+
+def test_an_own_network_through_every_verb(own: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    fit(*NETWORK)
+    assert f"lit-cv validate --ckpt_path {RUN}/checkpoints/best.ckpt --trust mynet" in capfd.readouterr().err
+    last = torch.load(RUN / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["hyper_parameters"]["backbone"] == "mynet.TinyNet"
+    trust = ["--trust", "mynet"]
+    again = main(["fit", "--ckpt_path", "last", *trust, "--trainer.max_epochs", "2"])
+    assert again is not None
+    assert (again.trainer.global_step, type(again.model.backbone.body).__name__) == (6, "TinyNet")
+    same = main(["validate", "--ckpt_path", "best", *NETWORK])  # names the module, too
+    assert same is not None
+    assert main(["predict", "--ckpt_path", "best", *trust]) is not None
+    assert (RUN / "predictions.csv").is_file()
+    main(["export", "best", "--formats", "torch", "safetensors", *trust])
+    assert json.loads((RUN / "export" / "model.json").read_text())["backbone"] == "mynet.TinyNet"
+
+
+@pytest.mark.parametrize(
+    ("options", "groups"),
+    [
+        (["--model.strategy", "feature_extraction"], {"head"}),
+        (["--model.strategy", "freeze_backbone", "--model.frozen_stages", "stem"], {"head", "deep"}),
+        (["--model.strategy", "discriminative_lr"], {"head", "stem", "deep"}),
+    ],
+)
+def test_an_own_network_is_fine_tuned(own: Path, options: list[str], groups: set[str]) -> None:
+    fit(*NETWORK)
+    weights = str(RUN / "checkpoints" / "last.ckpt")
+    tune = ["fit", "--model", "FineTuneModule", "--data", "DigitsDataModule", "--model.weights", weights]
+    cli = fit(*options, "--trust", "mynet", base=tune)
+    assert cli.model.hparams["backbone"] == "mynet.TinyNet"
+    assert {group["layer"] for group in cli.model.parameter_groups()} == groups
+    with pytest.raises(ValueError, match=r"there is no stage 'layer1'.*stem, deep"):
+        main([*tune, *QUICK, "--model.strategy", "freeze_backbone", "--model.frozen_stages", "layer1", *NETWORK])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--trainer.callbacks+=Augmentation", "--trainer.callbacks.operations", "[{name: sol.Invert, p: 1.0}]"],
+        ["--trainer.callbacks", "[{class_path: Augmentation, init_args: {operations: [sol.Invert]}}]"],
+    ],
+)
+def test_an_own_operation(own: Path, options: list[str]) -> None:
+    cli = fit("--model.backbone", "conv4", *options)
+    chains = [callback.chain for callback in cli.trainer.callbacks if hasattr(callback, "chain")]
+    assert [type(operation).__name__ for operation in chains[0].operations] == ["Invert"]
+
+
+def test_metrics_are_added_and_monitored(own: Path) -> None:
+    chosen = "[kappa, scores.TopTwo, {name: precision, average: micro}]"
+    cli = fit("--model.backbone", "conv4", "--model.metrics", chosen, "--checkpoint.monitor", "val_top_two")
+    assert {"val_kappa", "val_top_two", "val_precision", "val_acc"} <= set(cli.trainer.callback_metrics)
+    metrics = cli.trainer.callback_metrics
+    assert float(metrics["val_precision"]) == pytest.approx(float(metrics["val_acc"]))  # of one label each
+    assert cli.trainer.checkpoint_callback.monitor == "val_top_two"
+    again = main(["test", "--ckpt_path", "best", "--trust", "scores"])
+    assert again is not None
+    assert {"test_kappa", "test_top_two"} <= set(again.trainer.callback_metrics)
+
+
+def test_metrics_of_dense_tasks_of_several_tasks_and_of_a_domain(own: Path) -> None:
+    shapes = ["--data", "ShapesDataModule", "--data.image_size", "32", "--data.train_size", "40"]
+    small = ["--model.backbone", "conv4", *shapes]
+    base = ["fit", "--model", "SegmentationModule", *small, "--data.targets", "mask"]
+    cli = fit("--model.metrics", "[kappa]", "--model.channels", "32", base=base)
+    assert "val_kappa" in cli.trainer.callback_metrics
+    tasks = "{shape: {type: classification, metrics: [scores.TopTwo]}, depth: {type: regression, metrics: [spearman]}}"
+    cli = fit("--model.tasks", tasks, base=["fit", "--model", "MultiTaskModule", *small])
+    assert "val_shape_top_two" in cli.trainer.callback_metrics
+    digits = [f"--data.{domain}=DigitsDataModule" for domain in ("source", "target")]
+    base = ["fit", "--model", "MMDModule", "--data", "DomainAdaptationDataModule", *digits, "--model.backbone", "conv4"]
+    assert "val_target_top_two" in fit("--model.metrics", "[scores.TopTwo]", base=base).trainer.callback_metrics
+
+
+def test_an_own_optimizer_and_schedule_and_an_exact_resume(own: Path) -> None:
+    options = ["--model.backbone", "conv4", "--model.optimizer", "mine.Slow", "--model.schedule", "mine.steps"]
+    cli = fit(*options, "--model.lr", "0.5")
+    assert type(cli.trainer.optimizers[0]).__name__ == "Slow"
+    again = main(["fit", "--ckpt_path", "last", "--trust", "mine", "--trainer.max_epochs", "2"])
+    assert again is not None
+    assert again.trainer.global_step == 6
+    assert cli.model.hparams["schedule"] == again.model.hparams["schedule"] == "mine.steps"
+
+
+def test_an_own_format(own: Path) -> None:
+    (own / "cells" / "images").mkdir(parents=True)
+    for index in range(12):
+        save_image(torch.rand(3, 32, 32), own / "cells" / "images" / f"{index}.png")
+    lines = [f"{index}.png 4 4 20 20 {'red' if index % 2 else 'white'}" for index in range(12)]
+    (own / "cells" / "boxes.txt").write_text("\n".join(lines))
+    data = ["--data", "AnnotatedImagesDataModule", "--data.root", "cells", "--data.image_size", "32"]
+    base = ["fit", "--model", "DetectionModule", *data, "--model.backbone", "conv4", "--model.channels", "32"]
+    cli = fit("--data.format", "lines.LINES", "--data.batch_size", "2", base=base)
+    assert cli.datamodule.box_classes == ["white", "red"]
+    main(["convert", "--root", "cells", "--source", "lines.LINES", "--to", "coco", "--out", "converted"])
+    assert any((own / "converted").rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.backbone", "mynet.TinyNt"], r"mynet has no TinyNt: did you mean 'TinyNet'"),
+        (["--model.backbone", "mynet.NamelessNet"], r"mynet\.NamelessNet has no num_features"),
+        (["--model.backbone", "mynet.WrongNet"], r"forward returned the shape \(2, 3\)"),
+        (["--model.backbone", "lost.Net"], "there is no lost here"),
+        (["--model.optimizer", "mine.Slw"], "mine has no Slw: did you mean 'Slow'"),
+        (
+            ["--model.optimizer", "adamm"],
+            "optimizer='adamm': there is no such optimizer: did you mean 'adam'",
+        ),
+        (["--model.schedule", "mine.backwards"], "neither a function of `progress`"),
+        (["--model.metrics", "[kapa]"], "there is no such metric: did you mean 'kappa'"),
+        (["--model.metrics", "[acc]"], "there is no such metric"),
+        (["--model.metrics", "[pearson]"], "metric 'pearson'|Pearson"),
+        (["--trainer.callbacks+=Augmentation", "--trainer.callbacks.operations", "[sol.Half]"], "abstract"),
+    ],
+)
+def test_slips_take_one_line(own: Path, options: list[str], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message) as error:
+        main([*FIT, *QUICK, *options])
+    assert "\n" not in str(error.value)
+
+
+def test_help_lists_the_built_in_names(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--model.help", "SupervisedModule"])
+    said = " ".join(capfd.readouterr().out.split())
+    for name in ("adamw", "lars", "one_cycle", "plateau"):
+        assert name in said

@@ -1,0 +1,141 @@
+"""Networks, optimizers, schedules, metrics, operations and formats that a stranger's file names run nothing."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lit_cv import FineTuneModule, PrototypicalModule, SupervisedModule
+from lit_cv.modules.loading import load_module
+from lit_cv.registry import UntrustedClassError
+from tests.own_parts import write_files
+from tests.security.hostile import EVIL, MARKER, QUICK, end_of, save_hostile
+
+NAMES = ["os.system", "subprocess.Popen", "shutil.rmtree", "builtins.exec", "lit_cv.cli.main", "evil.EvilNet"]
+ARGUMENTS = ["backbone", "optimizer", "schedule", "metrics"]
+VERBS = {
+    "export": ["export", "x.ckpt"],
+    "fit": ["fit", "--ckpt_path=x.ckpt", "--data=DigitsDataModule", *QUICK],
+    "validate": ["validate", "--ckpt_path=x.ckpt", "--data=DigitsDataModule", *QUICK],
+    "predict": ["predict", "--ckpt_path=x.ckpt", "--data=DigitsDataModule", *QUICK],
+    "find-lr": ["find-lr", "--ckpt_path=x.ckpt", "--data=DigitsDataModule", *QUICK],
+    "with a module of the user's own": [
+        "fit", "--ckpt_path=x.ckpt", "--data=DigitsDataModule", "--model.backbone=mynet.TinyNet",
+        "--model.optimizer=mine.Slow", "--trust=sol", *QUICK,
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture
+def place(in_tmp: Path) -> Path:
+    """A working directory with hostile code beside the user's own."""
+    write_files(in_tmp)
+    (in_tmp / "evil.py").write_text(
+        f"{EVIL}\nimport torch\nfrom torch import nn\nfrom lit_cv.augment import Operation\n"
+        "class EvilNet(nn.Module):\n    num_features = 4\n    def forward(self, x):\n        return x\n"
+        "class EvilOperation(Operation): pass\nFORMAT = 1\n"
+    )
+    return in_tmp
+
+
+def assert_nothing_happened(place: Path) -> None:
+    assert not (place / MARKER).exists()
+    assert "evil" not in sys.modules
+
+
+def hostile(place: Path, argument: str, name: str) -> Path:
+    given: Any = [name] if argument == "metrics" else name
+    options = {"backbone": "conv4", "num_classes": 10, "in_channels": 1, argument: given}
+    return save_hostile(place / "x.ckpt", hyper_parameters=options)
+
+
+@pytest.mark.parametrize("argument", ARGUMENTS)
+@pytest.mark.parametrize("name", NAMES)
+def test_names_in_hyperparameters_are_refused_before_any_call(place: Path, argument: str, name: str) -> None:
+    path = hostile(place, argument, name)
+    with pytest.raises(ValueError, match=f"{argument} names {name}, "):
+        load_module(path)
+    assert_nothing_happened(place)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("argument", ARGUMENTS)
+def test_verbs_import_no_module_that_a_checkpoint_names(
+    place: Path, monkeypatch: pytest.MonkeyPatch, verb: str, argument: str
+) -> None:
+    hostile(place, argument, "evil.EvilNet")
+    assert end_of(VERBS[verb], monkeypatch) is not None
+    assert_nothing_happened(place)
+
+
+def test_a_checkpoint_of_an_own_network_needs_its_name(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = hostile(place, "backbone", "mynet.TinyNet")
+    with pytest.raises(UntrustedClassError, match=r"backbone names mynet.TinyNet"):
+        load_module(path)
+    assert "mynet" not in sys.modules
+    with pytest.raises(ValueError, match=r"lacks weights of SupervisedModule: .*backbone"):  # it is built now
+        load_module(path, trusted=["mynet"])
+
+
+@pytest.mark.parametrize("module", [FineTuneModule, PrototypicalModule])
+def test_weights_of_a_stranger_import_no_network(place: Path, module: type) -> None:
+    path = hostile(place, "backbone", "evil.EvilNet")
+    with pytest.raises(UntrustedClassError, match=r"backbone names evil.EvilNet"):
+        module(weights=str(path))
+    assert_nothing_happened(place)
+
+
+def test_lightnings_own_loading_imports_nothing(place: Path) -> None:
+    path = hostile(place, "backbone", "evil.EvilNet")
+    with pytest.raises(UntrustedClassError, match=r"backbone names evil.EvilNet"):
+        SupervisedModule.load_from_checkpoint(path)
+    assert_nothing_happened(place)
+
+
+STRANGE = {
+    "operation": "trainer: {callbacks: [{class_path: Augmentation, init_args: {operations: [evil.EvilOperation]}}]}\n",
+    "operation with arguments": "trainer: {callbacks: [{class_path: ContrastiveAugmentation, init_args: {operations: "
+    "[{name: evil.EvilOperation, p: 1.0}]}}]}\n",
+    "call for an operation": "trainer: {callbacks: [{class_path: Augmentation, init_args: {operations: "
+    "[{name: subprocess.Popen, args: [touch, code_has_run]}]}}]}\n",
+    "network": "model: {init_args: {backbone: evil.EvilNet}}\n",
+    "optimizer": "model: {init_args: {optimizer: os.system}}\n",
+    "schedule": "model: {init_args: {schedule: evil.EvilNet}}\n",
+    "metric": "model: {init_args: {metrics: [evil.EvilNet]}}\n",
+    "call for a metric": "model: {init_args: {metrics: [{name: subprocess.Popen, args: [touch, code_has_run]}]}}\n",
+    "class for a metric": "model: {init_args: {metrics: [{class_path: subprocess.Popen, init_args: {args: x}}]}}\n",
+    "format": "data: {class_path: AnnotatedImagesDataModule, init_args: {root: ., format: evil.FORMAT}}\n",
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_a_strangers_configuration_imports_nothing(place: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    Path("strange.yaml").write_text(STRANGE[name])
+    own = ["--model.optimizer=mine.Slow"] if "format" in name else []
+    assert end_of(["fit", "--config=supervised", "--config=strange.yaml", *own, *QUICK], monkeypatch) is not None
+    assert_nothing_happened(place)
+
+
+def test_an_operation_that_a_configuration_names_is_taken_on_consent(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("own.yaml").write_text(STRANGE["operation"].replace("evil.EvilOperation", "sol.Invert"))
+    fit = ["fit", "--config=supervised", "--config=own.yaml", *QUICK]
+    refused = end_of(fit, monkeypatch)
+    assert refused is not None
+    assert "operations names sol.Invert" in refused
+    assert "(--trust sol)" in refused
+    assert end_of([*fit, "--trust=sol"], monkeypatch) is None
+
+
+def test_a_runs_configuration_brings_no_operation(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    operations = ["--trainer.callbacks+=Augmentation", "--trainer.callbacks.operations=[sol.Invert]"]
+    assert end_of(["fit", "--config=supervised", *operations, *QUICK], monkeypatch) is None
+    path = Path("lightning_logs/version_0/config.yaml")
+    path.write_text(path.read_text().replace("sol.Invert", "evil.EvilOperation"))
+    again = ["fit", "--ckpt_path=last", "--trainer.max_epochs=2"]
+    assert end_of(again, monkeypatch) is not None
+    assert end_of([*again, "--trust=sol"], monkeypatch) is not None
+    end_of(["validate", "--ckpt_path=best"], monkeypatch)
+    assert_nothing_happened(place)
