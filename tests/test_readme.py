@@ -26,6 +26,12 @@ SESSIONS = [shell for shell in SHELLS if not set(shell) & set(SETUP)]
 RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 INLINE = re.findall(r"`(lit-cv fit --config [^`]+)`", f"{README}{RESULTS}".replace("\n", " "))
 SESSIONS += [[command] for command in dict.fromkeys(INLINE) if [command] not in SESSIONS]
+OWN_FILES = {
+    "rotation": "RotationModule",
+    "counting": "CountTask",
+    "stripes": "StripesDataModule",
+    "mine": "TinyNet",
+}
 SHORT = [
     "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "2",
     "--trainer.accelerator", "cpu", "--data.batch_size", "8",
@@ -60,8 +66,13 @@ def photos(in_tmp: Path) -> Path:
         (in_tmp / "photos" / name).mkdir(parents=True)
         for index in range(20):
             save_image(torch.rand(3, 40, 50), in_tmp / "photos" / name / f"{index}.png")
-    for file, name in (("rotation", "RotationModule"), ("counting", "CountTask"), ("stripes", "StripesDataModule")):
+    for file, name in OWN_FILES.items():
         (in_tmp / f"{file}.py").write_text(next(text for text in PROGRAMS if f"class {name}" in text))
+    (in_tmp / "lines" / "photos").mkdir(parents=True)
+    for index in range(12):
+        save_image(torch.rand(3, 40, 50), in_tmp / "lines" / "photos" / f"{index}.png")
+    lines = [f"{index}.png 4 4 20 20 {('red', 'white')[index % 2]}" for index in range(12)]
+    (in_tmp / "lines" / "boxes.txt").write_text("\n".join(lines))
     save_voc(in_tmp / "cells", [(80, 96)] * 20, [[("red", 5, 5, 40, 50), ("white", 50, 20, 90, 70)]] * 20)
     (in_tmp / "new").mkdir()
     for path in (in_tmp / "cells" / "JPEGImages").glob("[0-4].png"):

@@ -1,5 +1,6 @@
 """Annotations in the formats of the field: read, checked, written, converted, without Lightning."""
 
+from lit_cv.annotations.annotation_format import AnnotationFormat, Sign, Source
 from lit_cv.annotations.checks import check_object, check_set
 from lit_cv.annotations.coco import read_coco
 from lit_cv.annotations.coco_writing import coco_dict, write_coco
@@ -20,12 +21,15 @@ __all__ = [
     "AnnotatedImage",
     "AnnotatedObject",
     "AnnotationError",
+    "AnnotationFormat",
     "AnnotationSet",
     "FileSize",
     "MaskCode",
     "MaskFact",
     "MaskOptions",
     "Problems",
+    "Sign",
+    "Source",
     "annotation_formats",
     "check_object",
     "check_set",

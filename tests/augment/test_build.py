@@ -28,7 +28,7 @@ def test_a_list_of_names_and_dicts() -> None:
 @pytest.mark.parametrize(
     ("operations", "message"),
     [
-        (["horizontl_flip"], "no operation 'horizontl_flip': did you mean 'horizontal_flip'"),
+        (["horizontl_flip"], "operations='horizontl_flip': there is no such operation: did you mean 'horizontal_flip'"),
         ([{"name": "random_crop", "pading": 2}], "'random_crop' has no argument 'pading': did you mean 'padding'"),
         ([{"name": "horizontal_flip", "p": 1.5}], "'horizontal_flip': p=1.5: give a number from 0 to 1"),
         ([{"name": "horizontal_flip", "p": "often"}], "p='often': give a number"),

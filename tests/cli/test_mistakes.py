@@ -209,7 +209,7 @@ def test_classes_of_the_users_own(in_tmp: Path, option: list[str], message: str)
         (["--data.image_size", "photos.v2"], "--data.image_size photos.v2 does not fit: expected int.*"),
         (["--model", "wrong.yaml"], ".*no class.*'wrong.yaml'.*"),
         (["--model.weights", "nothere.pt"], "weights='nothere.pt': there is no such file (--model.weights)."),
-        (["--model.backbone", "resnet19"], "there is no backbone 'resnet19': .*? (--model.backbone)"),
+        (["--model.backbone", "resnet19"], "backbone='resnet19': there is no such backbone: .*? (--model.backbone)"),
         (["--model.warmup_epochs", "-1"], "warmup_epochs=-1.0: give a number from 0 on (--model.warmup_epochs)."),
         (["--trainer.devices", "0"], ".* Give a number from 1, or auto (--trainer.devices)."),
         (["--trainer.devices", "x"], ".* should be an int > 0 (--trainer.devices)."),

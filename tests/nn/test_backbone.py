@@ -259,7 +259,7 @@ def test_vision_transformer_names_the_size_it_was_built_for():
     ("name", "near"), [("resnet81", "resnet18"), ("resnet_9", "resnet9"), ("vitb16", "vit_b_16"), ("Conv4", "conv4")]
 )
 def test_misspelt_names_are_met_with_the_nearest(name, near):
-    with pytest.raises(ValueError, match=f"no backbone '{name}': did you mean .*'{near}'"):
+    with pytest.raises(ValueError, match=f"backbone='{name}': there is no such backbone: did you mean .*'{near}'"):
         check_backbone_name(name)
 
 

@@ -96,7 +96,7 @@ def test_names():
         assert is_vit_name(name)
     for name in ("vit_b_16", "vit_enormous", "vit_tiny_p0", "vit_tiny_4", "vit_tiny_p4_max", "xvit_tiny"):
         assert not is_vit_name(name)
-    with pytest.raises(ValueError, match=r"no backbone 'vit_tinny'.*'vit_tiny'"):
+    with pytest.raises(ValueError, match=r"backbone='vit_tinny': there is no such backbone.*'vit_tiny'"):
         create_backbone("vit_tinny")
     with pytest.raises(ValueError, match="vit_tiny_p4 has no stem for small images"):
         create_backbone("vit_tiny_p4", image_size=32, stem="small")

@@ -127,7 +127,7 @@ def test_minimum_belongs_to_the_largest_rate():
 @pytest.mark.parametrize(
     ("name", "total", "options", "words"),
     [
-        ("cosin", 10, {}, "'cosin' is none of cosine, .*did you mean 'cosine'"),
+        ("cosin", 10, {}, "schedule='cosin': there is no such schedule: did you mean 'cosine'"),
         ("cosine", 10, {"min_lr": 2.0}, r"min_lr=2\.0: give a learning rate between 0 and lr=1\.0"),
         ("cosine", 10, {"min_lr": -1.0}, "between 0 and"),
         ("cosine", 10, {"warmup_steps": -1}, "must not be negative"),
