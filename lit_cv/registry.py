@@ -8,10 +8,12 @@ Lightning, is loaded already by the program that asks, or was named by the user.
 import inspect
 import re
 import sys
+import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, Generic, TypeVar, cast
 
@@ -232,6 +234,8 @@ def _named(path: str, source: str, base: type, misfit: Callable[[object], str | 
     """Return what a name stands for in its module, if that may be imported and has what is wanted."""
     if not is_trusted(path):
         raise untrusted(path, source, base.__name__)
+    if not _is_own(base.__module__) and _only_loaded(path) and _is_installed(path.partition(".")[0]):
+        raise _no_consent(path, source)
     module, _, name = path.rpartition(".")
     found: object = loaded_class(path)
     if found is not None and (problem := misfit(found)):
@@ -268,6 +272,27 @@ def _short(name: object) -> str:
     return repr(str(name)[:80])
 
 
+def _is_own(module: str) -> bool:
+    return module.partition(".")[0] in LIBRARIES
+
+
+def _only_loaded(path: str) -> bool:
+    """Return whether the name is a file's and its module neither this library's nor one that the user named."""
+    named = _trusted.get()
+    return named is not None and not _is_own(path) and not any(f"{path}.".startswith(f"{each}.") for each in named)
+
+
+def _is_installed(package: str) -> bool:
+    """Return whether a loaded package is Python's own or an installed one, of which the user may not know.
+
+    That it is loaded is no word of the user's for those of its classes that derive from one of torch or torchmetrics:
+    they are many, and some load files or download them.
+    """
+    origin = getattr(getattr(sys.modules.get(package), "__spec__", None), "origin", None) or ""
+    places = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return package in sys.stdlib_module_names or any(Path(origin).is_relative_to(place) for place in places if origin)
+
+
 def _is_known(path: str) -> bool:
     """Tell whether the module of a name is Python's own, or loaded: then the name itself is not what is wanted."""
     return path.partition(".")[0] in sys.stdlib_module_names or path.rpartition(".")[0] in sys.modules
@@ -283,6 +308,10 @@ def untrusted(path: str, source: str, kind: str = "what is wanted here") -> Untr
     """
     if _is_known(path):
         return UntrustedClassError(f"{source} names {path}, which is no subclass of {kind}.")
+    return _no_consent(path, source)
+
+
+def _no_consent(path: str, source: str) -> UntrustedClassError:
     module = path.partition(".")[0]
     return UntrustedClassError(
         f"{source} names {path}, code that is not of lit_cv and could do anything: if you trust it, name its module "

@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ __all__ = ["METRICS", "ChosenMetric", "MetricNames", "build_metrics", "check_met
 MetricNames = Sequence[str | Mapping[str, Any]]
 """Names of metrics, or dicts of a `name` and the metric's arguments."""
 
+_MOST_BYTES = 1 << 30
 Select = Callable[[Any, Any], tuple[Any, Any]]
 
 METRICS: Table[Callable[..., Metric]] = Table("metric", Metric, "lit_cv.metrics")
@@ -44,15 +46,27 @@ class ChosenMetric(WrapperMetric):
             self.metric.update(output, target)
 
     def compute(self) -> Any:
-        """Return the value over all batches and ranks."""
+        """Return the value over all batches and ranks, one number or a dict of them.
+
+        Raises:
+            ValueError: If it is none.
+        """
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The ``compute`` method of metric")
             try:
-                return self.metric.compute()
+                found = self.metric.compute()
             except (ValueError, IndexError, RuntimeError):
                 if self.metric.update_called:
                     raise
                 return torch.tensor(torch.nan, device=self.metric.device)
+        for value in found.values() if isinstance(found, Mapping) else [found]:
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+                raise ValueError(
+                    f"the metric {type(self.metric).__name__} returned a {type(value).__name__}{shape}: one number, or "
+                    "a dict of them, can be logged."
+                )
+        return found
 
     def reset(self) -> None:
         """Start anew."""
@@ -102,8 +116,19 @@ def build_metrics(metrics: MetricNames | None, offered: Mapping[str, Any], selec
         logged = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.rpartition(".")[2]).lower()
         if logged in found:
             raise ValueError(f"metrics={list(metrics or ())!r}: there are two named {logged}.")
+        if given:
+            _check_size(kind, name, given, offered)
         found[logged] = ChosenMetric(build(kind, f"metric {name!r}", given, offered), select)
     return found
+
+
+def _check_size(kind: Callable[..., Metric], name: str, given: Mapping[str, Any], offered: Mapping[str, Any]) -> None:
+    """Refuse arguments, which may be a file's, with which a metric would take far more memory than any needs."""
+    with suppress(RuntimeError, NotImplementedError, TypeError), torch.device("meta"):
+        states = build(kind, f"metric {name!r}", given, offered)._defaults.values()
+        size = sum(state.numel() * state.element_size() for state in states if isinstance(state, Tensor))
+        if size > _MOST_BYTES:
+            raise ValueError(f"metric {name!r}: its state would take {size:,} bytes: change {', '.join(given)}.")
 
 
 def _entries(metrics: MetricNames | None) -> list[Mapping[str, Any]]:

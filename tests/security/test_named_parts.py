@@ -69,6 +69,28 @@ def test_verbs_import_no_module_that_a_checkpoint_names(
     assert_nothing_happened(place)
 
 
+@pytest.mark.parametrize(
+    ("argument", "name"),
+    [
+        ("backbone", "torch.nn.Identity"),
+        ("backbone", "torchvision.models.resnet.ResNet"),
+        ("optimizer", "torch.optim.RMSprop"),
+        ("metrics", "torchmetrics.MeanMetric"),
+    ],
+)
+def test_that_a_package_is_installed_is_no_consent(place: Path, argument: str, name: str) -> None:
+    with pytest.raises(UntrustedClassError, match=f"{argument} names {name}, code that is not of lit_cv"):
+        load_module(hostile(place, argument, name))
+
+
+def test_arguments_of_metrics_take_no_memory(place: Path) -> None:
+    options = {"backbone": "conv4", "num_classes": 10, "in_channels": 1}
+    metrics = [{"name": "auroc", "thresholds": 10**10}]
+    path = save_hostile(place / "x.ckpt", hyper_parameters={**options, "metrics": metrics})
+    with pytest.raises(ValueError, match=r"metric 'auroc': its state would take [\d,]+ bytes: change thresholds"):
+        load_module(path)
+
+
 def test_a_checkpoint_of_an_own_network_needs_its_name(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = hostile(place, "backbone", "mynet.TinyNet")
     with pytest.raises(UntrustedClassError, match=r"backbone names mynet.TinyNet"):
