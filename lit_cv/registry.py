@@ -234,12 +234,12 @@ def _named(path: str, source: str, base: type, misfit: Callable[[object], str | 
     """Return what a name stands for in its module, if that may be imported and has what is wanted."""
     if not is_trusted(path):
         raise untrusted(path, source, base.__name__)
-    if not _is_own(base.__module__) and _only_loaded(path) and _is_installed(path.partition(".")[0]):
-        raise _no_consent(path, source)
     module, _, name = path.rpartition(".")
     found: object = loaded_class(path)
     if found is not None and (problem := misfit(found)):
         raise ValueError(f"{source} names {path}, which is {problem}.")
+    if not _is_own(base.__module__) and _only_loaded(path) and _is_installed(path.partition(".")[0]):
+        raise _no_consent(path, source)
     if found is not None:
         return found
     try:

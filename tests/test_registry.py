@@ -124,10 +124,8 @@ def test_an_own_operation_is_applied_and_its_arguments_are_checked(own: Path) ->
     images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
     invert, _ = build_operations([{"name": "sol.Invert", "p": 1.0}, "horizontal_flip"]).operations
     assert torch.equal(invert(images), 255 - images)
-    with pytest.raises(
-        ValueError, match=r"operation 'sol.Invert' has no argument 'q': did you mean 'p'\? It takes p\."
-    ):
-        build_operations([{"name": "sol.Invert", "q": 1.0}])
+    with pytest.raises(ValueError, match=r"operation 'sol.Invert' has no argument 'chance'\. It takes p\."):
+        build_operations([{"name": "sol.Invert", "chance": 1.0}])
 
 
 def test_an_own_optimizer_gets_what_it_accepts(own: Path) -> None:

@@ -85,10 +85,13 @@ def test_that_a_package_is_installed_is_no_consent(place: Path, argument: str, n
 
 def test_arguments_of_metrics_take_no_memory(place: Path) -> None:
     options = {"backbone": "conv4", "num_classes": 10, "in_channels": 1}
-    metrics = [{"name": "auroc", "thresholds": 10**10}]
-    path = save_hostile(place / "x.ckpt", hyper_parameters={**options, "metrics": metrics})
-    with pytest.raises(ValueError, match=r"metric 'auroc': its state would take [\d,]+ bytes: change thresholds"):
-        load_module(path)
+    for metric, message in (
+        ({"name": "auroc", "thresholds": 10**10}, r"are those of a network of more than .*AUROC\.thresholds"),
+        ({"name": "precision", "num_classes": 10**10}, r"state would take [\d,]+ bytes: change num_classes"),
+    ):
+        path = save_hostile(place / "x.ckpt", hyper_parameters={**options, "metrics": [metric]})
+        with pytest.raises(ValueError, match=message):
+            load_module(path)
 
 
 def test_a_checkpoint_of_an_own_network_needs_its_name(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
