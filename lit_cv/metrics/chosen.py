@@ -40,10 +40,22 @@ class ChosenMetric(WrapperMetric):
         self._select = select
 
     def update(self, output: Any, target: Any) -> None:
-        """Take in a batch."""
+        """Take in a batch.
+
+        Raises:
+            ValueError: If the metric is one of torchmetrics for another kind of task.
+        """
         output, target = self._select(output, target)
-        if len(target):
+        if not len(target):
+            return
+        try:
             self.metric.update(output, target)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            if not type(self.metric).__module__.startswith("torchmetrics."):
+                raise
+            raise ValueError(
+                f"the metric {type(self.metric).__name__} does not go with this task: {str(error).splitlines()[0]}"
+            ) from error
 
     def compute(self) -> Any:
         """Return the value over all batches and ranks, one number or a dict of them.

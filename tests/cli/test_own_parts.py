@@ -96,14 +96,27 @@ def test_metrics_are_added_and_monitored(own: Path) -> None:
 
 
 def test_metrics_of_dense_tasks_of_several_tasks_and_of_a_domain(own: Path) -> None:
-    shapes = ["--data", "ShapesDataModule", "--data.image_size", "32", "--data.train_size", "40"]
+    shapes = [
+        "--data",
+        "ShapesDataModule",
+        "--data.image_size",
+        "32",
+        "--data.num_images",
+        "120",
+        "--data.batch_size",
+        "8",
+    ]
     small = ["--model.backbone", "conv4", *shapes]
     base = ["fit", "--model", "SegmentationModule", *small, "--data.targets", "mask"]
     cli = fit("--model.metrics", "[kappa]", "--model.channels", "32", base=base)
     assert "val_kappa" in cli.trainer.callback_metrics
-    tasks = "{shape: {type: classification, metrics: [scores.TopTwo]}, depth: {type: regression, metrics: [spearman]}}"
-    cli = fit("--model.tasks", tasks, base=["fit", "--model", "MultiTaskModule", *small])
-    assert "val_shape_top_two" in cli.trainer.callback_metrics
+    tasks = (
+        "{shape: {type: classification, metrics: [scores.TopTwo]}, "
+        "ground: {type: segmentation, channels: 32, metrics: [precision]}}"
+    )
+    base = ["fit", "--model", "MultiTaskModule", *small, "--data.targets", "mask"]
+    cli = fit("--model.tasks", tasks, base=base)
+    assert {"val_shape_top_two", "val_ground_precision"} <= set(cli.trainer.callback_metrics)
     digits = [f"--data.{domain}=DigitsDataModule" for domain in ("source", "target")]
     base = ["fit", "--model", "MMDModule", "--data", "DomainAdaptationDataModule", *digits, "--model.backbone", "conv4"]
     assert "val_target_top_two" in fit("--model.metrics", "[scores.TopTwo]", base=base).trainer.callback_metrics
@@ -148,7 +161,7 @@ def test_an_own_format(own: Path) -> None:
         (["--model.schedule", "mine.backwards"], "neither a function of `progress`"),
         (["--model.metrics", "[kapa]"], "there is no such metric: did you mean 'kappa'"),
         (["--model.metrics", "[acc]"], "there is no such metric"),
-        (["--model.metrics", "[pearson]"], "metric 'pearson'|Pearson"),
+        (["--model.metrics", "[pearson]"], "the metric PearsonCorrCoef does not go with this task"),
         (["--trainer.callbacks+=Augmentation", "--trainer.callbacks.operations", "[sol.Half]"], "abstract"),
     ],
 )
