@@ -1,7 +1,7 @@
 """What Lightning calls: one step for every stage, exact resume, and networks that are built when they are needed."""
 
 import warnings
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import lightning as L
 import torch
@@ -18,6 +18,7 @@ from lit_cv.modules.extension_points import ExtensionPoints
 from lit_cv.modules.optimization import configure_optimizer, take_given_options
 from lit_cv.optim import Plateau
 from lit_cv.randomness import global_seed, seed_step
+from lit_cv.registry import names_of_files
 
 __all__ = ["LightningHooks"]
 
@@ -111,6 +112,12 @@ class LightningHooks(ExtensionPoints):
     def on_test_epoch_end(self) -> None:
         """Log the means and metrics of all test images."""
         self._log_epoch("test")
+
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Self:
+        """Build the module of a checkpoint as Lightning does; names in it bring no code that is not loaded already."""
+        with names_of_files():
+            return super().load_from_checkpoint(*args, **kwargs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what an exact resume and a later reader need."""
