@@ -137,7 +137,8 @@ class Table(Mapping[str, Entry], Generic[Entry]):
         """
 
         def enter(entry: T) -> T:
-            if self._entries.setdefault(name, cast(Entry, entry)) is not entry:
+            first: object = self._entries.setdefault(name, cast(Entry, entry))
+            if first is not entry:
                 raise ValueError(f"there are two {self.kind}s named {name!r}.")
             return entry
 

@@ -46,8 +46,10 @@ class FewShotModule(BaseModule):
 
     def __init__(self, backbone: str | None = None, weights: str | None = None, **kwargs: Any) -> None:
         named = backbone
-        if weights and named is None and (named := checkpoint_options(weights).get("backbone")):
-            check_backbone_name(named, of_file=True)
+        if weights and named is None:
+            named = checkpoint_options(weights).get("backbone")
+            if named is not None:
+                check_backbone_name(named, of_file=True)
         super().__init__(backbone=named or self.default_backbone, weights=weights, **kwargs)
         self.hparams["backbone"] = named or self.default_backbone  # which Lightning holds as it was given
         self.adapted_labels: Tensor | None = None  # the labels that `predict` answers with
