@@ -22,6 +22,7 @@ class BaseModule(LightningHooks):
     `mode` the metric by which its checkpoints are chosen. Training, validation and test all run through
     `step`; every scalar that it returns is averaged over the epoch and logged as `{stage}_{name}`, weighted by what it
     is a mean of: the batch, or what `counts` says.
+    The other methods that it may override, and the flags that it may set, are listed in `ExtensionPoints`.
     Networks beside `backbone` and `head` are built in `configure_networks`; an override of `configure_model`, which
     Lightning calls more than once, is refused when the class is defined.
     What a step changes besides the weights, such as a moving average of them, belongs in `after_step`. A subclass that

@@ -51,7 +51,7 @@ def take_up_classes(module: ExtensionPoints, classes: ClassLists) -> None:
     module.trained_classes |= classes
     if not matched:
         match_data_classes(module)
-        if module.is_built:
+        if module.has_networks:
             module.build_metrics()
 
 

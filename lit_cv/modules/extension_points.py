@@ -29,6 +29,7 @@ class ExtensionPoints(L.LightningModule, ABC):
         evaluates_embedding: Whether validation is to judge what `embed` gives, by `EmbeddingEvaluation`.
         compares_features: Whether evaluation needs nothing of an image but features of its own, which do not depend
             on the rest of the batch; each image is then encoded once.
+        needs_images: Whether loaders have to read the images.
     """
 
     backbone: Backbone
@@ -40,6 +41,7 @@ class ExtensionPoints(L.LightningModule, ABC):
     expects_domains: ClassVar[bool] = False
     evaluates_embedding: ClassVar[bool] = False
     compares_features: ClassVar[bool] = False
+    needs_images: bool = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,12 +51,7 @@ class ExtensionPoints(L.LightningModule, ABC):
         self.trained_classes: ClassLists = {}  # what the weights tell apart, by the DataModule's name of each list
 
     @property
-    def needs_images(self) -> bool:
-        """Whether loaders have to read the images; here always."""
-        return True
-
-    @property
-    def is_built(self) -> bool:
+    def has_networks(self) -> bool:
         """Whether the networks are there."""
         return "backbone" in self._modules
 

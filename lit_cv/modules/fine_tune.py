@@ -107,7 +107,7 @@ class FineTuneModule(SupervisedModule):
         self._features: dict[str, Tensor] = {}
 
     @property
-    def needs_images(self) -> bool:
+    def needs_images(self) -> bool:  # type: ignore[override]
         """Whether a loader has to read images, or their features are kept in memory."""
         return not (self.hparams["cache_features"] and self._trainer is not None and self.trainer.state.fn == "fit")
 

@@ -50,7 +50,7 @@ class LightningHooks(ExtensionPoints):
 
     def configure_model(self) -> None:
         """Build the networks, once: a subclass overrides `configure_networks`."""
-        if self.is_built:
+        if self.has_networks:
             return
         if not self.trained_classes:  # Lightning's averaging callbacks build the networks before `setup`
             match_data_classes(self)
