@@ -3,7 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from datamodules.loader import EpochSampler, ResumableLoader, loader_options
 from datamodules.recorded_splits import RecordedSplits
 from datamodules.splits import Positions, classes_with_fewer
 from lit_cv.contracts import Data, as_module, module_of
+from lit_cv.registry import names_of_files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -293,6 +294,12 @@ class BaseDataModule(RecordedSplits, ABC):
     def _options(self, dataset: ImageDataset | PairDataset) -> dict[str, Any]:
         processes = 1 if self.trainer is None else max(1, self.trainer.num_devices)
         return loader_options(self.hparams["num_workers"], dataset.in_memory, processes)
+
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Self:
+        """Build the data of a checkpoint as Lightning does; names in it bring no code that is not loaded already."""
+        with names_of_files():
+            return super().load_from_checkpoint(*args, **kwargs)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the seed of the training order and which image is in which split, for checkpoints."""

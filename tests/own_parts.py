@@ -132,10 +132,10 @@ from torch.optim import SGD
 
 
 class Slow(SGD):
-    """Plain SGD at a tenth of the learning rate."""
+    """SGD with a damped momentum."""
 
     def __init__(self, params, lr, momentum=0.0):
-        super().__init__([{**group, "lr": group.get("lr", lr) / 10} for group in params], lr=lr, momentum=momentum)
+        super().__init__(params, lr=lr, momentum=momentum, dampening=0.5)
 
 
 def steps(progress):

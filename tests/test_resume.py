@@ -8,6 +8,7 @@ import torch
 
 from lit_cv.cli import main
 from lit_cv.metrics_table import read_metrics
+from tests.own_parts import write_files
 from tests.processes import run_program
 
 CALLBACKS = '''
@@ -127,6 +128,17 @@ def root(in_tmp: Path) -> Path:
 def test_killed_at_any_step(root: Path, whole: Any, step: int) -> None:
     kill_and_resume(root, AUGMENT, [f"step={step}"])
     assert_same_end(root, whole(AUGMENT))
+
+
+def test_parts_of_the_users_own_resume_exactly(root: Path, whole: Any) -> None:
+    write_files(root)
+    own = [
+        "--model.backbone", "mynet.TinyNet", "--model.optimizer", "mine.Slow", "--model.schedule", "mine.steps",
+        "--model.metrics", "[kappa, scores.TopTwo]", "--model.warmup_epochs", "0.5", "--model.min_lr", "1e-5",
+        "--trainer.callbacks+=Augmentation", "--trainer.callbacks.operations", "[random_crop, {name: sol.Invert}]",
+    ]  # fmt: skip
+    kill_and_resume(root, own, ["step=13"])
+    assert_same_end(root, whole(own))
 
 
 def test_another_batch_size_after_a_whole_epoch_is_told(root: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from datamodules import AnnotatedImagesDataModule
 from lit_cv import FineTuneModule, PrototypicalModule, SupervisedModule
 from lit_cv.modules.loading import load_module
 from lit_cv.registry import UntrustedClassError
@@ -115,6 +116,14 @@ def test_lightnings_own_loading_imports_nothing(place: Path) -> None:
     path = hostile(place, "backbone", "evil.EvilNet")
     with pytest.raises(UntrustedClassError, match=r"backbone names evil.EvilNet"):
         SupervisedModule.load_from_checkpoint(path)
+    assert_nothing_happened(place)
+
+
+def test_lightnings_own_loading_of_data_imports_nothing(place: Path) -> None:
+    options = {"root": ".", "format": "evil.FORMAT"}
+    path = save_hostile(place / "x.ckpt", datamodule_hyper_parameters=options)
+    with pytest.raises(UntrustedClassError, match=r"format names evil.FORMAT"):
+        AnnotatedImagesDataModule.load_from_checkpoint(path)
     assert_nothing_happened(place)
 
 
