@@ -113,6 +113,8 @@ from torchmetrics import Metric
 class TopTwo(Metric):
     """Share of the images whose class is among the two most probable."""
 
+    higher_is_better = True
+
     def __init__(self):
         super().__init__()
         self.add_state("right", torch.zeros(()), dist_reduce_fx="sum")
@@ -163,6 +165,16 @@ def read(source):
 
 
 LINES = AnnotationFormat("lines", lambda root: Sign.SURE if (root / "boxes.txt").is_file() else Sign.NONE, read)
+'''
+METRIC += '''
+
+class Confusion(TopTwo):
+    """Share of the images whose class is not among them."""
+
+    higher_is_better = False
+
+    def compute(self):
+        return 1 - super().compute()
 '''
 FILES = {"mynet": NETWORK, "sol": OPERATION, "scores": METRIC, "mine": OPTIMIZER, "lines": FORMAT}
 

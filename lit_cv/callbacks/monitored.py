@@ -7,6 +7,7 @@ import re
 import lightning as L
 
 from lit_cv.contracts import as_checkpoint, as_module
+from lit_cv.metrics.chosen import ChosenMetric
 from lit_cv.suggest import nearest
 
 __all__ = ["is_better", "mode_of", "monitor_and_mode", "monitored_value"]
@@ -55,7 +56,7 @@ def monitor_and_mode(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[
 
 
 def mode_of(monitor: str | None, pl_module: L.LightningModule, option: str = "") -> str:
-    """Return whether less (`min`) or more (`max`) of a metric is better: as the module says, or else by its name.
+    """Return whether less (`min`) or more (`max`) of a metric is better: as module or metric say, or else by its name.
 
     Args:
         monitor: The metric.
@@ -71,6 +72,8 @@ def mode_of(monitor: str | None, pl_module: L.LightningModule, option: str = "")
     own = as_module(pl_module).mode
     if monitor is None or monitor == as_module(pl_module).monitor:
         return own
+    if (higher := _higher_is_better(monitor, pl_module)) is not None:
+        return "max" if higher else "min"
     less, more = (re.search(rf"(?<![^\W_])({words})(?![^\W_])", monitor.lower()) for words in (_LESS, _MORE))
     if bool(less) != bool(more):
         return "min" if less else "max"
@@ -78,6 +81,14 @@ def mode_of(monitor: str | None, pl_module: L.LightningModule, option: str = "")
         than = "smaller" if own == "min" else "greater"
         log.warning("%s is taken to be better when it is %s: set %s min or max.", monitor, than, option)
     return own
+
+
+def _higher_is_better(monitor: str, pl_module: L.LightningModule) -> bool | None:
+    """Return what a metric that the user has added says of itself."""
+    for path, part in pl_module.named_modules():
+        if isinstance(part, ChosenMetric) and monitor.endswith(f"_{path.rpartition('.')[2]}"):
+            return part.metric.higher_is_better
+    return None
 
 
 def is_better(value: float, best: float | None, mode: str) -> bool:

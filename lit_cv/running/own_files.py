@@ -33,7 +33,8 @@ _MOST_FILES = 1_000  # of a package
 _MOST = 1 << 20  # bytes of a file that is looked through for classes
 _NAME = r"[A-Za-z_]\w*"
 _SECTIONS = re.compile(
-    r"(model|data|trainer\.(callbacks|logger|plugins|strategy|profiler|accelerator)|.*\.class_path)(\.help)?\+?"
+    r"(model|data|model\.(backbone|optimizer)|trainer\.(callbacks|logger|plugins|strategy|profiler|accelerator)"
+    r"|.*\.class_path)(\.help)?\+?"
 )
 _DOTTED = re.compile(rf"{_NAME}(\.{_NAME})+")
 _TAKE_NAMES = (  # last parts of options, and keys within YAML in an option, whose value may name something of a file

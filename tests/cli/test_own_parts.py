@@ -51,6 +51,11 @@ def test_an_own_network_through_every_verb(own: Path, capfd: pytest.CaptureFixtu
     assert json.loads((RUN / "export" / "model.json").read_text())["backbone"] == "mynet.TinyNet"
 
 
+def test_an_own_network_by_its_short_name(own: Path) -> None:
+    cli = fit("--model.backbone", "TinyNet", "--model.optimizer=Slow")
+    assert (cli.model.hparams["backbone"], cli.model.hparams["optimizer"]) == ("mynet.TinyNet", "mine.Slow")
+
+
 @pytest.mark.parametrize(
     ("options", "groups"),
     [
@@ -93,6 +98,13 @@ def test_metrics_are_added_and_monitored(own: Path) -> None:
     again = main(["test", "--ckpt_path", "best", "--trust", "scores"])
     assert again is not None
     assert {"test_kappa", "test_top_two"} <= set(again.trainer.callback_metrics)
+
+
+@pytest.mark.parametrize(("metric", "mode"), [("top_two", "max"), ("confusion", "min")])
+def test_a_metric_says_which_way_is_better(own: Path, metric: str, mode: str) -> None:
+    chosen = ["--model.metrics", "[scores.TopTwo, scores.Confusion]", "--checkpoint.monitor", f"val_{metric}"]
+    cli = fit("--model.backbone", "conv4", *chosen)
+    assert cli.trainer.checkpoint_callback.mode == mode
 
 
 def test_metrics_of_dense_tasks_of_several_tasks_and_of_a_domain(own: Path) -> None:
