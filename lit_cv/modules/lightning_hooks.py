@@ -11,6 +11,7 @@ from torchmetrics import MetricCollection
 
 from lit_cv.contracts import Batch, Output, Stage
 from lit_cv.loop_state import batch_index, logs_now, restore_loaders
+from lit_cv.modules.batch_errors import explain_batch
 from lit_cv.modules.checkpoint_contents import add_contents, take_contents
 from lit_cv.modules.compilation import compile_networks
 from lit_cv.modules.data_classes import match_data_classes
@@ -128,7 +129,12 @@ class LightningHooks(ExtensionPoints):
         take_contents(self, checkpoint)
 
     def _run_step(self, batch: Batch, stage: Stage) -> Output:
-        output = self.step(batch, stage)
+        try:
+            output = self.step(batch, stage)
+        except Exception as error:
+            if reason := explain_batch(type(self).__name__, batch, error):
+                raise TypeError(reason) from error
+            raise
         if not _has_loss(output, stage):
             raise TypeError(
                 f"{type(self).__name__}.step must return a dict with `loss`, a tensor of one number: {_said(output)}"

@@ -1,13 +1,16 @@
-"""Gradients of every approach on two processes are those of one process with their joined batch.
+"""Two ranks learn what one learns from their joined batch, whatever the approach.
 
-Each process takes a part of the batch, and the gradients are averaged, as DistributedDataParallel does. What is seen by
-BatchNorm stays out: its statistics are those of each process's own part.
+Each rank takes a part of the batch, and the gradients are averaged, as DistributedDataParallel does. What is seen by
+BatchNorm stays out: its statistics are those of each rank's own part. `TABLE` has batches that differ from rank to rank
+in what they lack; approaches without an entry there take the first batch of their run in `test_contracts.py`.
 """
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import pytest
@@ -18,7 +21,9 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 import lit_cv
 from lit_cv.callbacks import OnlineProbe
-from lit_cv.distributed import whole_parameters
+from lit_cv.distributed import is_distributed, whole_parameters
+from tests.contracts.cases import Case, cases
+from tests.contracts.runs import Run
 from tests.modules.episodes import episode_batch
 from tests.processes import run_ranks
 
@@ -106,7 +111,7 @@ TASKS = {
     "objects": {"type": "detection", "classes": ["a", "b"], "channels": 32, "strides": [4, 8]},
     "pixels": {"type": "segmentation", "classes": ["a", "b", "c"], "channels": 32, "dropout": 0.0},
 }
-CASES: dict[str, tuple[str, dict[str, Any], Callable[[], Batch]]] = {
+TABLE: dict[str, tuple[str, dict[str, Any], Callable[[], Batch]]] = {
     "supervised": ("SupervisedModule", SMALL | {"label_smoothing": 0.1}, labelled),
     "supervised, classes weighted": ("SupervisedModule", SMALL, labelled),
     "supervised, partly labeled": ("SupervisedModule", SMALL, partly_labeled),
@@ -144,32 +149,73 @@ CASES: dict[str, tuple[str, dict[str, Any], Callable[[], Batch]]] = {
 }
 
 
+class Learned(NamedTuple):
+    """What a step gives: the loss, its gradients, and the module's state after the weights have moved."""
+
+    loss: Tensor
+    gradients: dict[str, Tensor]
+    state: dict[str, Tensor]
+
+
+Made = Callable[[], tuple[Any, Batch]]
+
+
 def part(values: Any, rows: slice, name: str = "") -> Any:
     if isinstance(values, dict):
         return {key: part(value, rows, key) for key, value in values.items()}
-    return values[:, rows] if name == "views" else values[rows]
+    return values[:, rows] if name in ("views", "crops") else values[rows]
 
 
-def learn(case: str, rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the loss of some rows of the batch, and its gradients."""
-    kind, options, batch = CASES[case]
+def from_table(name: str) -> tuple[Any, Batch]:
+    """Return the module of an entry in the table and its joined batch."""
+    kind, options, batch = TABLE[name]
     torch.manual_seed(0)
     module: Any = getattr(lit_cv, kind)(**options)
     module.configure_model()
-    module.train()
-    for norm in module.modules():
-        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and kind != "MAMLModule":  # there they are of an episode
-            norm.eval()
     if kind.startswith(("Domain", "MMD")):  # features and answers that differ, for what is compared to matter
         for weight in (p for p in module.parameters() if p.ndim > 1):
             weight.data.mul_(3)
-    if "weighted" in case:
+    if "weighted" in name:
         module.class_weight = torch.tensor([1.0, 2.0, 5.0])
-    stage = "val" if case == "MAE" else "train"  # masks that depend on the image alone: draws differ by process
-    output = module.step(part(batch(), rows), stage)
+    return module, batch()
+
+
+def from_run(case: Case, folder: Path) -> tuple[Any, Batch]:
+    """Return the module of a run and its first batch."""
+    run = Run(case, folder, seed=1)
+    return run.module, run.recorder.batches["train"]
+
+
+def learn(name: str, made: Made, rank: int = 0, ranks: int = 1) -> Learned:
+    """Learn from the batch, or from a rank's part of it, on all ranks together."""
+    module, batch = made()
+    module.train()
+    for each in module.modules():
+        if isinstance(each, nn.Dropout | nn.modules.batchnorm._BatchNorm) and name != "MAML":  # there of an episode
+            each.eval()
+    first = batch["source"]["label"] if "source" in batch else batch.get("label", next(iter(batch.values())))
+    size = len(first["image"] if isinstance(first, dict) else first)
+    rows = slice(rank * size // ranks, (rank + 1) * size // ranks)
+    stage = "val" if name == "MAE" else "train"  # masks that depend on the image alone: draws differ by rank
+    output = module.step(part(batch, rows), stage)
     output["loss"].backward()
-    found = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
-    return output["loss"].detach(), found
+    loss = output["loss"].detach()
+    learning = {key: value for key, value in module.named_parameters() if value.grad is not None}
+    if is_distributed():
+        for value in (loss, *(parameter.grad for parameter in learning.values())):
+            torch.distributed.all_reduce(value)
+            value /= 2
+    gradients = {key: value.grad.clone() for key, value in learning.items()}
+    with torch.no_grad():
+        for parameter in learning.values():
+            parameter -= 0.1 * parameter.grad
+        module.after_step()
+    state = {
+        key: value
+        for key, value in module.state_dict().items()
+        if key not in gradients and not key.endswith(("running_mean", "running_var", "num_batches_tracked"))
+    }
+    return Learned(loss, gradients, state)
 
 
 def groups_under_fsdp() -> list[list[tuple[str, int]]]:
@@ -185,6 +231,13 @@ def groups_under_fsdp() -> list[list[tuple[str, int]]]:
     return [[(group["name"], len(group["params"])) for group in groups] for groups in (before, after)]
 
 
+OTHERS = [
+    case
+    for case in cases()
+    if "ranks" not in case.not_promised and case.cls.__name__ not in {kind for kind, _, _ in TABLE.values()}
+]
+
+
 def probe_gradient(rows: slice) -> Tensor:
     """Return the gradient of an online probe on partly labeled images; both halves have the same features."""
     probe = OnlineProbe()
@@ -198,17 +251,13 @@ def probe_gradient(rows: slice) -> Tensor:
     return gradient
 
 
-def one_of_two(rank: int, folder: str) -> None:
+def one_of_two(rank: int, folder: str, made: Mapping[str, Made]) -> None:
     torch.set_num_threads(1)
     store = torch.distributed.FileStore(f"{folder}/store", 2)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
     results: dict[str, Any] = {}
-    for case in CASES:
-        loss, gradients = learn(case, slice(rank * N // 2, (rank + 1) * N // 2))
-        for value in (loss, *gradients.values()):
-            torch.distributed.all_reduce(value)
-            value /= 2
-        results[case] = (loss, gradients)
+    for name in made:
+        results[name] = tuple(learn(name, made[name], rank, ranks=2))
     results["probe"] = probe_gradient(slice(rank * N // 2, (rank + 1) * N // 2))
     results["fsdp"] = groups_under_fsdp()
     torch.save(results, f"{folder}/{rank}.pt")
@@ -216,21 +265,33 @@ def one_of_two(rank: int, folder: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def averaged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
+    """How the module and the joined batch of every approach are made."""
+    found: dict[str, Made] = {name: partial(from_table, name) for name in TABLE}
+    return found | {
+        case.name: partial(copy.deepcopy, from_run(case, tmp_path_factory.mktemp("run"))) for case in OTHERS
+    }
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory: pytest.TempPathFactory, made: dict[str, Made]) -> dict[str, Any]:
     folder: Path = tmp_path_factory.mktemp("two")
-    run_ranks(one_of_two, str(folder))
+    run_ranks(one_of_two, str(folder), made)
     found: dict[str, Any] = torch.load(folder / "0.pt", weights_only=True)
     return found
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_gradients_are_those_of_the_joined_batch(case: str, averaged: dict[str, Any]) -> None:
-    loss, gradients = learn(case, slice(N))
-    torch.testing.assert_close(averaged[case][0], loss, rtol=1e-4, atol=1e-6)
-    assert averaged[case][1].keys() == gradients.keys()
-    scale = max(float(gradient.abs().max()) for gradient in gradients.values())
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(averaged[case][1][name], gradient, rtol=1e-3, atol=1e-4 * scale, msg=name)
+@pytest.mark.parametrize("name", [*TABLE, *(case.name for case in OTHERS)])
+def test_two_ranks_learn_as_one_does(name: str, averaged: dict[str, Any], made: dict[str, Made]) -> None:
+    two, one = Learned(*averaged[name]), learn(name, made[name])
+    torch.testing.assert_close(two.loss, one.loss, rtol=1e-4, atol=1e-6)
+    assert two.gradients.keys() == one.gradients.keys()
+    scale = max(float(gradient.abs().max()) for gradient in one.gradients.values())
+    for key, gradient in one.gradients.items():
+        torch.testing.assert_close(two.gradients[key], gradient, rtol=1e-3, atol=1e-4 * scale, msg=key)
+    assert two.state.keys() == one.state.keys()
+    for key, value in one.state.items():
+        torch.testing.assert_close(two.state[key], value, rtol=1e-4, atol=1e-5, msg=key)
 
 
 def test_a_probe_learns_as_on_the_joined_batch(averaged: dict[str, Any]) -> None:

@@ -1,0 +1,158 @@
+"""The table of approaches: what cannot be known of a subclass of `BaseModule`, so that every contract is checked of it.
+
+A new approach needs one row here, and none where images with labels are all that it learns from.
+"""
+
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+import lightning as L
+
+import lit_cv.modules
+from lit_cv import (
+    DetectionModule,
+    DomainAdversarialModule,
+    FineTuneModule,
+    MAEModule,
+    MAMLModule,
+    MMDModule,
+    MultiTaskModule,
+    PrototypicalModule,
+    RelationModule,
+    SegmentationModule,
+    SelfTrainingModule,
+    SimCLRModule,
+    SupervisedModule,
+)
+from lit_cv.callbacks import (
+    EMA,
+    Augmentation,
+    ContrastiveAugmentation,
+    WeakStrongAugmentation,
+)
+from lit_cv.modules.base import BaseModule
+from tests.contracts.approaches import BYOL, DINO, VICReg
+from tests.contracts.data import DomainPairs, Episodes, Images, MultiCrop, Scenes
+
+CONTRACTS: dict[str, str] = {
+    "resume": "killed within accumulated batches, in validation and between epochs, it ends the same, bit for bit",
+    "ranks": "two ranks learn what one learns from the joined batch",
+    "precision": "finite losses under float32 and bfloat16 autocast",
+    "copies": "deepcopy, pickle and `load_from_checkpoint` predict alike",
+    "export": "the exported program and weights equal the module",
+    "arguments": "`--model.help` lists the arguments; hyperparameters load with `weights_only=True`",
+    "errors": "a wrong batch takes one line with the class and what it needs",
+    "evaluation": "`validate` repeats the last validation; evaluation changes no state",
+    "overhead": "no step waits for the device, and the backbone runs as often as the row says",
+}
+"""What is checked of every approach, by its name in the docs."""
+
+CONV: dict[str, Any] = {"backbone": "conv4"}
+DENSE: dict[str, Any] = {"backbone": "conv4", "channels": 32}
+MASKED: dict[str, Any] = {
+    "backbone": "vit_micro_p8", "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2,
+}  # fmt: skip
+TASKS: dict[str, Any] = {
+    "shape": {"type": "classification"},
+    "pixels": {"type": "segmentation", "channels": 32},
+    "objects": {"type": "detection", "channels": 32, "num_convs": 1},
+}
+MIRROR = ["horizontal_flip"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row of the table.
+
+    Attributes:
+        cls: The approach.
+        options: Constructor arguments, those that the data do not give.
+        data: Its DataModule.
+        callbacks: The callbacks that it needs, besides those of every run.
+        variant: What distinguishes a further row of the same class, of which only `resume` is checked.
+        epochs: Epochs of a run.
+        killed_in: Epoch, from 0, in which it is killed.
+        passes: How often a training step runs the backbone.
+        syncs: How often a training step waits for the device, and in `not_promised` why.
+        not_promised: Why a contract is not one of this approach, by its name.
+        is_default: Whether the class has no row, and this one is what such classes get.
+    """
+
+    cls: type[BaseModule]
+    options: Mapping[str, Any] = field(default_factory=lambda: CONV)
+    data: Callable[[], L.LightningDataModule] = Images
+    callbacks: Callable[[], list[L.Callback]] = list
+    variant: str = ""
+    epochs: int = 2
+    killed_in: int = 0
+    passes: int = 1
+    syncs: int = 0
+    not_promised: Mapping[str, str] = field(default_factory=dict)
+    is_default: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of the row: the class and the variant."""
+        return f"{self.cls.__name__}, {self.variant}" if self.variant else self.cls.__name__
+
+
+ROWS: list[Case] = [
+    Case(SupervisedModule, CONV | {"dropout": 0.3}),
+    Case(FineTuneModule, CONV | {"strategy": "discriminative_lr", "optimizer": "sgd"}),
+    Case(SimCLRModule, callbacks=lambda: [ContrastiveAugmentation()]),
+    Case(MAEModule, MASKED),
+    Case(DetectionModule, DENSE, Scenes),
+    Case(SegmentationModule, DENSE, Scenes),
+    Case(MultiTaskModule, CONV | {"tasks": TASKS}, Scenes),
+    Case(DomainAdversarialModule, CONV | {"conditioning": "entropy"}, DomainPairs),
+    Case(MMDModule, data=DomainPairs),
+    Case(
+        SelfTrainingModule,
+        CONV | {"threshold": 0.3, "teacher_decay": 0.8, "dropout": 0.3},
+        DomainPairs,
+        lambda: [WeakStrongAugmentation(weak=MIRROR, strong="small_images_strong")],
+        passes=2,
+    ),
+    Case(PrototypicalModule, data=Episodes),
+    Case(RelationModule, {}, data=Episodes),
+    Case(MAMLModule, data=Episodes),
+    Case(BYOL, passes=2),
+    Case(VICReg, callbacks=lambda: [ContrastiveAugmentation()]),
+    Case(DINO, callbacks=lambda: [MultiCrop()], passes=2),
+]
+VARIANTS: list[Case] = [
+    Case(
+        SupervisedModule,
+        CONV | {"optimizer": "lars", "lr": 0.1, "schedule": "plateau"},
+        callbacks=lambda: [Augmentation("small_images"), EMA(0.9)],
+        variant="lars, plateau, augmented and averaged",
+    ),
+]
+
+
+def _subclasses(cls: type[BaseModule]) -> Iterator[type[BaseModule]]:
+    for each in cls.__subclasses__():
+        yield each
+        yield from _subclasses(each)
+
+
+def approaches() -> list[type[BaseModule]]:
+    """Return every concrete subclass of `BaseModule` in the library and in the files of this folder."""
+    packages = [lit_cv.modules, import_module("tests.contracts")]
+    for package in packages:
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            if not module.name.rpartition(".")[2].startswith(("test_", "conftest")):
+                import_module(module.name)
+    prefixes = tuple(f"{package.__name__}." for package in packages)
+    found = dict.fromkeys(_subclasses(BaseModule))  # type: ignore[type-abstract]
+    return [cls for cls in found if cls.__module__.startswith(prefixes) and not inspect.isabstract(cls)]
+
+
+def cases() -> list[Case]:
+    """Return the row of every approach, the default one for those without."""
+    rows = {row.cls: row for row in ROWS}
+    return [rows.get(cls, Case(cls, is_default=True)) for cls in approaches()]

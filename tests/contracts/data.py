@@ -1,0 +1,118 @@
+"""Small synthetic DataModules, one for each kind of batch."""
+
+from typing import Any, cast
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datamodules import (
+    BaseDataModule,
+    DomainAdaptationDataModule,
+    EpisodicDataModule,
+    InMemoryDataset,
+    ShapesDataModule,
+)
+from lit_cv.callbacks import ContrastiveAugmentation
+from lit_cv.randomness import same_draws
+
+SIDE = 16  # pixels
+BATCH = 4  # images
+
+
+class Images(BaseDataModule):
+    """Color images of three classes, told apart by their brightness; batches of `image` and `label`.
+
+    Args:
+        count: Training images, of which every sixth has no label; eight more are for validation.
+        shift: Added to every pixel, which makes another domain.
+        side: Height and width in pixels.
+        **kwargs: Arguments of `BaseDataModule`.
+    """
+
+    def __init__(self, count: int = 5 * BATCH, shift: int = 0, side: int = SIDE, **kwargs: Any) -> None:
+        super().__init__(**{"batch_size": BATCH} | kwargs)
+
+    def load(self, split: str) -> InMemoryDataset | None:  # type: ignore[override]
+        if split not in ("train", "val"):
+            return None
+        count = self.hparams["count"] if split == "train" else 2 * BATCH
+        generator = torch.Generator().manual_seed(len(split))
+        labels = torch.arange(count) % 3
+        shape = (count, 3, self.hparams["side"], self.hparams["side"])
+        noise = torch.randint(0, 100, shape, generator=generator)
+        images = noise + 50 * labels[:, None, None, None] + self.hparams["shift"]
+        if split == "train":
+            labels[5::6] = -1
+        return InMemoryDataset(images.to(torch.uint8), labels, ["dark", "gray", "light"])
+
+
+class Scenes(ShapesDataModule):
+    """Images with a label, a mask and up to two boxes each."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        options: dict[str, Any] = {"num_images": 28, "image_size": 32, "shapes_per_image": 2, "targets": "all"}
+        super().__init__(**options | {"batch_size": BATCH, "val_fraction": 0.2} | kwargs)
+
+
+class DomainPairs(DomainAdaptationDataModule):
+    """Two domains, of which the target is the smaller one: it begins anew in the middle of an epoch."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(Images(), Images(count=10, shift=40), **{"batch_size": BATCH} | kwargs)
+
+
+class Episodes(EpisodicDataModule):
+    """Episodes of two classes; prediction takes up two classes of the test."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        options: dict[str, Any] = {
+            "way": 2, "shot": 1, "query": 2, "batch_size": 2, "episodes_per_epoch": 8, "evaluate": ["2w1s"],
+            "val_classes": 2, "test_classes": 2, "val_episodes": 3, "test_episodes": 3,
+        }  # fmt: skip
+        super().__init__(_Kinds(val_fraction=0.0), **options | kwargs)
+
+    def _predicts_folders(self) -> bool:
+        return False
+
+    def support_set(self) -> tuple[Tensor, Tensor]:
+        batch = self._known()
+        return batch["image"][::2], batch["label"][::2]
+
+    def predict_dataloader(self) -> Any:
+        batch = self._known()
+        items = [{"image": image, "index": index} for index, image in enumerate(batch["image"])]
+        return DataLoader(cast(Any, items), batch_size=BATCH)
+
+    def _known(self) -> dict[str, Tensor]:
+        images = self.pools["test"].images
+        return {"image": images, "label": torch.arange(len(images)) * 2 // len(images)}
+
+
+class _Kinds(BaseDataModule):
+    """Gray images of six classes, a bright row each at a place of its own."""
+
+    def load(self, split: str) -> InMemoryDataset | None:  # type: ignore[override]
+        if split != "train":
+            return None
+        labels = torch.arange(6).repeat_interleave(4)
+        images = torch.randint(0, 165, (24, 1, SIDE, SIDE), generator=torch.Generator().manual_seed(0))
+        for image, label in zip(images, labels.tolist(), strict=True):
+            image[:, 2 * label : 2 * label + 2] += 90
+        return InMemoryDataset(images.to(torch.uint8), labels, [f"row {label}" for label in range(6)])
+
+
+class MultiCrop(L.Callback):
+    """Adds two large and four small crops of each image to the batch, as `views` and `crops`."""
+
+    def __init__(self) -> None:
+        self.large = ContrastiveAugmentation(size=SIDE, n_views=2, min_scale=0.4)
+        self.small = ContrastiveAugmentation(size=SIDE // 2, n_views=4)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        batch["views"], batch["crops"] = self.large.views(batch["image"]), self.small.views(batch["image"])
+
+    def on_validation_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, *args: Any) -> None:
+        with same_draws(batch_idx):
+            self.on_train_batch_start(trainer, pl_module, batch, batch_idx)

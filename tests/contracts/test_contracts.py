@@ -1,0 +1,248 @@
+"""What every approach promises, checked of every subclass of `BaseModule`, a user's own included.
+
+One uninterrupted run of each serves all checks. What a check needs to know of an approach is a row in `cases.py`.
+"""
+
+import copy
+import math
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lit_cv.cli import main
+from lit_cv.export import ExportedModule, export_program, export_weights
+from lit_cv.modules.base import BaseModule
+from lit_cv.modules.loading import load_module
+from lit_cv.nn import create_backbone
+from lit_cv.randomness import same_draws
+from tests.contracts.cases import VARIANTS, Case, cases
+from tests.contracts.runs import PLACES, QUIET, Run, differences
+
+CASES = cases()
+
+
+def promising(contract: str) -> Any:
+    """Return the decorator that runs a test for every approach that promises a contract."""
+    chosen = [case for case in CASES if contract not in case.not_promised]
+    if contract == "resume":
+        chosen += VARIANTS
+    return pytest.mark.parametrize("case", chosen, ids=lambda case: case.name)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Run]:
+    """Uninterrupted runs, each made once."""
+    made: dict[str, Run] = {}
+
+    def make(case: Case) -> Run:
+        if case.name not in made:
+            try:
+                made[case.name] = Run(case, tmp_path_factory.mktemp("whole"), seed=1)
+            except Exception as error:
+                if not case.is_default:
+                    raise
+                pytest.fail(
+                    f"{case.name} does not learn from images with labels ({error}): add a row with its data to ROWS "
+                    "in tests/contracts/cases.py."
+                )
+        return made[case.name]
+
+    return make
+
+
+@pytest.mark.parametrize("place", PLACES)
+@promising("resume")
+def test_resume_is_exact(case: Case, place: str, whole: Callable[[Case], Run], tmp_path: Path) -> None:
+    run = whole(case)
+    continued = Run(case, tmp_path, seed=2, continued=run.left[place])
+    assert continued.trainer.global_step == run.trainer.global_step
+    steps = continued.recorder.steps
+    assert differences({key: run.recorder.steps[key] for key in steps}, steps, "random state") == []
+    assert differences(run.rows[-len(continued.rows) :], continued.rows, "logged") == []
+    assert differences(dict(run.module.state_dict()), dict(continued.module.state_dict()), "module") == []
+    ends = [_without_paths(each.content()) for each in (run, continued)]
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "lit_cv", "ema"):
+        assert differences(*(end.get(part) for end in ends), part) == []
+
+
+def _without_paths(content: dict[str, Any]) -> dict[str, Any]:
+    for state in content["callbacks"].values():
+        if isinstance(state, dict):
+            state.pop("best_model_path", None)
+    return content
+
+
+@promising("precision")
+def test_losses_are_finite(case: Case, whole: Callable[[Case], Run], tmp_path: Path) -> None:
+    run = whole(case)
+    limits = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1}
+    half = Run(case, tmp_path, seed=1, precision="bf16-mixed", **limits)
+    for each in (run, half):
+        assert all(math.isfinite(loss) for loss in each.recorder.losses)
+        assert all(math.isfinite(row[name]) for row in each.rows for name in row if name.endswith("loss"))
+        assert all(value.isfinite().all() for value in each.module.state_dict().values())
+        assert {value.dtype for value in each.module.parameters()} == {torch.float32}
+
+
+@promising("copies")
+def test_copies_predict_alike(case: Case, whole: Callable[[Case], Run]) -> None:
+    run = whole(case)
+    expected = _predictions(run.module, run.data)
+    copies = {
+        "deepcopy": copy.deepcopy(run.module),
+        "pickle": pickle.loads(pickle.dumps(run.module)),
+        "load_from_checkpoint": case.cls.load_from_checkpoint(run.last, weights_only=True),
+        "load_module": load_module(run.last),
+    }
+    for name, module in copies.items():
+        assert differences(expected, _predictions(module, run.data), name) == []
+
+
+def _predictions(module: BaseModule, data: Any) -> dict[str, Any]:
+    """Return what a module says of the images to predict."""
+    module.eval()
+    batch = next(iter(data.predict_dataloader()))
+    with torch.no_grad(), same_draws(0):
+        if hasattr(module, "adapt"):
+            module.adapt(*data.support_set())
+        return {"embed": module.embed(batch["image"]), "predict": module.predict_step(batch, 0)}
+
+
+@promising("export")
+def test_exports_equal_the_module(case: Case, whole: Callable[[Case], Run], tmp_path: Path) -> None:
+    run = whole(case)
+    images = next(iter(run.data.predict_dataloader()))["image"]
+    exported = ExportedModule(run.module)
+    assert export_program(exported, tmp_path / "model.pt2", images) <= 1e-4
+    run.module.eval()
+    with torch.no_grad():
+        expected = run.module.embed(images) if exported.name == "embedding" else run.module(images)
+        found = exported(images)
+    assert differences(dict(expected) if isinstance(expected, Mapping) else {exported.name: expected}, found) == []
+    export_weights(run.module, tmp_path / "model.safetensors")
+    options = {name: run.module.hparams[name] for name in ("in_channels", "stem")}
+    size = tuple(run.module.hparams["image_size"])
+    backbone = create_backbone(
+        run.module.hparams["backbone"], image_size=size, weights=str(tmp_path / "model.safetensors"), **options
+    )
+    own = run.module.backbone.state_dict()
+    assert differences(dict(own), dict(backbone.state_dict())) == []
+
+
+@promising("arguments")
+def test_arguments_are_plain_and_listed(
+    case: Case, whole: Callable[[Case], Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = whole(case).content()  # which reads it with `weights_only=True`
+    assert content["hyper_parameters"].keys() == dict(whole(case).module.hparams).keys()
+    case.cls(**content["hyper_parameters"])
+    with pytest.raises(SystemExit):
+        main(["fit", "--model.help", f"{case.cls.__module__}.{case.cls.__name__}"])
+    shown = capsys.readouterr().out
+    missing = [name for name in content["hyper_parameters"] if f"--model.{name}" not in shown]
+    assert missing == []
+
+
+@promising("evaluation")
+def test_evaluation_repeats_and_changes_nothing(case: Case, whole: Callable[[Case], Run]) -> None:
+    run = whole(case)
+    before = _everything(run.module)
+    trainer = L.Trainer(**QUIET, logger=False, enable_checkpointing=False, callbacks=case.callbacks())
+    found: dict[str, float] = {}
+    for results in trainer.validate(run.module, run.data, verbose=False):
+        found |= results
+    last = next(row for row in reversed(run.rows) if "val_loss" in row)
+    assert found == pytest.approx({name: value for name, value in last.items() if name in found}, abs=1e-6, nan_ok=True)
+    assert "val_loss" in found
+    trainer.predict(run.module, run.data)
+    assert differences(before, _everything(run.module)) == []
+
+
+def _everything(module: nn.Module) -> dict[str, Any]:
+    """Return copies of all parameters and buffers but those of metrics, and what requires a gradient."""
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return {
+        "tensors": {name: value.detach().clone() for name, value in tensors.items() if not name.startswith("metrics.")},
+        "learns": {name: value.requires_grad for name, value in module.named_parameters()},
+    }
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes a program wait for its device: a number read from a tensor, or a shape that hangs on values."""
+
+    SYNCS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::_unique2", "aten::masked_select")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function._schema.name in self.SYNCS:
+            self.seen.append(function._schema.name)
+        return function(*args, **(kwargs or {}))
+
+
+@promising("overhead")
+def test_steps_do_not_wait(case: Case, whole: Callable[[Case], Run]) -> None:
+    run = whole(case)
+    module, batch = run.module, copy.deepcopy(run.recorder.batches["train"])
+    passes: list[int] = []
+    with module.backbone.body.register_forward_hook(lambda *args: passes.append(1)), Waits() as waits:
+        module.train().step(batch, "train")
+    assert (len(passes), len(waits.seen)) == (case.passes, case.syncs), waits.seen
+
+
+@promising("errors")
+def test_errors_of_a_wrong_batch_name_class_and_entry(case: Case, whole: Callable[[Case], Run]) -> None:
+    run = whole(case)
+    batch = run.recorder.batches["train"]
+    module = copy.deepcopy(run.module).train()
+    error = _error(module, tuple(batch.values()))
+    assert error is not None
+    assert _is_told(error, case.cls.__name__, "dict")
+    needed = 0
+    for name, wrong in _spoilt(batch):
+        error = _error(module, wrong)
+        needed += error is not None
+        assert error is None or _is_told(error, case.cls.__name__, f"`{name}`"), error
+    assert needed >= 2, "neither a missing entry nor one of a wrong dtype is refused"
+
+
+def _error(module: BaseModule, batch: Any) -> Exception | None:
+    try:
+        module.training_step(batch, 0)
+    except Exception as error:
+        return error
+    return None
+
+
+def _is_told(error: Exception, *words: str) -> bool:
+    text = str(error)
+    return isinstance(error, ValueError | TypeError) and "\n" not in text and all(word in text for word in words)
+
+
+def _spoilt(batch: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield copies of a batch that lack an entry, or have one of a wrong dtype, and the entry's name."""
+    for name, value in batch.items():
+        others = {key: copy.deepcopy(other) for key, other in batch.items() if key != name}
+        yield name, others
+        if isinstance(value, dict):
+            for inner, wrong in _spoilt(value):
+                yield inner, {**copy.deepcopy(others), name: wrong}
+        elif isinstance(value, Tensor) and value.dtype == torch.uint8:
+            yield name, {**others, name: value.to(torch.int32)}
+        elif isinstance(value, Tensor) and name in ("label", "mask"):
+            yield name, {**others, name: value.to(torch.complex64)}
+
+
+def test_every_row_is_of_an_approach() -> None:
+    classes = {case.cls for case in CASES}
+    assert {case.cls for case in VARIANTS} <= classes
+    assert len({case.name for case in [*CASES, *VARIANTS]}) == len(CASES) + len(VARIANTS)
