@@ -40,10 +40,9 @@ def root(in_tmp: Path) -> Path:
     return in_tmp
 
 
-@pytest.mark.parametrize("step", [5, 10, 13, 19, 24])
-def test_weights_are_averaged_over_epochs(root: Path, whole: Any, step: int) -> None:
-    """Before averaging begins, and at the start and within the two epochs of 9 steps that are averaged."""
-    kill_and_resume(root, AVERAGING, [f"step={step}"])
+def test_weights_are_averaged_over_epochs(root: Path, whole: Any) -> None:
+    """Within the two epochs of 9 steps that are averaged; the contracts have other places."""
+    kill_and_resume(root, AVERAGING, ["step=19"])
     assert_same_end(root, whole(AVERAGING))
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning that is killed and continued ends as if it had not been, in the middle of gradual unfreezing, too."""
+"""What runs of fine-tuning log, keep and take up again, beside what the contracts check of every approach."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 
 from lit_cv.cli import main
 from lit_cv.metrics_table import read_metrics
-from tests.test_resume import CALLBACKS, assert_same_end, final, run_until_killed
+from tests.test_resume import CALLBACKS, final, run_until_killed
 
 PRETRAIN = [
     "fit", "--model", "SupervisedModule", "--model.backbone", "conv4", "--model.lr", "3e-3",
@@ -49,31 +49,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory, weights: str) -> Any:
     return make
 
 
-@pytest.mark.parametrize(
-    ("options", "step"),
-    [
-        *((GRADUAL + AUGMENT + ["--ema.decay", "0.9"], step) for step in (9, 13)),
-        (KEPT, 12),
-        (["--model.l2_sp", "0.1", "--model.strategy", "discriminative_lr", "--model.optimizer", "sgd"], 13),
-    ],
-)
-def test_killed_at_any_step(in_tmp: Path, whole: Any, weights: str, options: list[str], step: int) -> None:
-    (in_tmp / "killer.py").write_text(CALLBACKS)
-    (in_tmp / "start.ckpt").write_bytes(Path(weights).read_bytes())
-    fit = [*FIT, *options, "--trainer.default_root_dir", str(in_tmp)]
-    kill = ["--trainer.callbacks+=killer.Kill", f"--trainer.callbacks.step={step}"]
-    run_until_killed([*fit, "--model.weights", "start.ckpt", *kill])
-    (in_tmp / "start.ckpt").unlink()  # it is not needed any more
-    cli = main([*fit, "--ckpt_path", "last"])
-    assert_same_end(in_tmp, whole(options))
-    assert cli is not None
-    if options[:2] == GRADUAL[:2]:
-        names = [group["name"] for group in cli.trainer.optimizers[0].param_groups]
-        layers = ["head", "blocks.3", "blocks.2"]
-        assert names == [f"{layer}.{kind}" for layer in layers for kind in ("decay", "no_decay")]
-        assert len(final(in_tmp)["optimizer_states"][0]["param_groups"]) == 6
-
-
 def test_the_rate_of_every_group_is_logged_by_name(whole: Any) -> None:
     rows = read_metrics(whole(GRADUAL + AUGMENT + ["--ema.decay", "0.9"]) / "lightning_logs/version_0/metrics.csv")
     seen = {name: min(int(row["step"]) for row in rows if name in row) for row in rows for name in row if "lr" in name}
@@ -94,6 +69,8 @@ def test_other_options_win_on_resume(in_tmp: Path, weights: str) -> None:
     cli = main([*fit, "--model.backbone_lr", "0.002", "--model.lr", "0.004", "--ckpt_path", "last"])
     assert cli is not None
     rates = {group["layer"]: group["lr"] for group in cli.trainer.optimizers[0].param_groups}
+    names = [f"{layer}.{kind}" for layer in rates for kind in ("decay", "no_decay")]
+    assert [group["name"] for group in final(in_tmp)["optimizer_states"][0]["param_groups"]] == names
     assert rates == pytest.approx({"head": 0.004, "blocks.3": 0.0016, "blocks.2": 0.00128})
     with pytest.raises(ValueError, match="continue with the same, or start a new run"):
         main([*FIT, "--model.strategy", "full_finetune", "--trainer.default_root_dir", str(in_tmp),

@@ -124,7 +124,7 @@ def root(in_tmp: Path) -> Path:
     return in_tmp
 
 
-@pytest.mark.parametrize("step", [2, 3, 7, 8, 9, 10, 17, 18, 19, 25])
+@pytest.mark.parametrize("step", [3, 9, 19])  # within an epoch of 9 steps, after its last one, and after one more
 def test_killed_at_any_step(root: Path, whole: Any, step: int) -> None:
     kill_and_resume(root, AUGMENT, [f"step={step}"])
     assert_same_end(root, whole(AUGMENT))
@@ -154,7 +154,7 @@ def test_killed_in_validation_or_while_a_checkpoint_is_written(root: Path, whole
     assert_same_end(root, whole(AUGMENT))
 
 
-@pytest.mark.parametrize("step", [4, 5, 9])
+@pytest.mark.parametrize("step", [pytest.param(4, marks=pytest.mark.slow), 5, pytest.param(9, marks=pytest.mark.slow)])
 def test_with_everything_on_and_another_number_of_workers(root: Path, whole: Any, step: int) -> None:
     kill_and_resume(root, EVERYTHING, [f"step={step}"], resume=["--data.num_workers", "0"])
     assert_same_end(root, whole(EVERYTHING))
@@ -204,13 +204,6 @@ def test_a_validation_that_is_due_is_made_up_for(root: Path, whole: Any, options
         )
     ]
     assert best[0] == best[1]
-
-
-@pytest.mark.parametrize("schedule", ["plateau", "one_cycle", "exponential"])
-def test_schedules(root: Path, whole: Any, schedule: str) -> None:
-    options = ["--model.schedule", schedule, "--model.optimizer", "lars", "--model.lr", "0.1"]
-    kill_and_resume(root, options, ["step=20"])
-    assert_same_end(root, whole(options))
 
 
 def test_killed_twice(root: Path, whole: Any) -> None:

@@ -134,7 +134,8 @@ class OnlineProbe(L.Callback):
             log.warning("OnlineProbe starts anew: the classes of the data are not those that it has learned.")
             self._restored = None
         with torch.inference_mode(False):
-            linear = nn.Linear(num_features, _num_classes(trainer))
+            # Without a draw, which a continued run would make at another step than one that was not interrupted.
+            linear = nn.utils.skip_init(nn.Linear, num_features, _num_classes(trainer))
             nn.init.zeros_(linear.weight)  # the same on every process
             nn.init.zeros_(linear.bias)
             probe = nn.Sequential(nn.BatchNorm1d(num_features, affine=False), linear).to(device)

@@ -56,7 +56,7 @@ class FeatureComparisonModule(FewShotModule):
     def episode_logits(self, batch: Batch, way: int, stage: Stage) -> Tensor:
         """Encode the images, or look their features up, and compare queries with classes."""
         support, query = batch["support"], batch["query"]
-        if "image" in support:
+        if "image" in support or not self._tables:
             count, shots = support["label"].shape
             together = torch.cat([support["image"].flatten(0, 1), query["image"].flatten(0, 1)])
             features = self.encode(together)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -87,17 +88,18 @@ def collect(
         features: Runs it up to its last feature map or tokens.
         images: (N, C, H, W), normalised.
         levels: Some of what `find_levels` found.
-        whole: Whether layers behind the maps are run, too.
+        whole: Whether layers behind the maps are run, too; they are traced in an export, which drops them itself.
 
     Returns:
         What `features` returns, `None` unless all was run, and the maps (N, channels, h, w) by their stride.
     """
     outputs: dict[str, Tensor] = {}
     paths = {level.path for level in levels.values()}
+    stops = not whole and not torch.compiler.is_compiling()  # a tracer loses its way in a network that is cut off
 
     def record(path: str, output: Tensor) -> None:
         outputs[path] = output
-        if not whole and outputs.keys() == paths:
+        if stops and outputs.keys() == paths:
             raise _Enough
 
     last = None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lit_cv.atomic_files import atomic_write
 from lit_cv.contracts import module_extras
 from lit_cv.modules.base import BaseModule
+from lit_cv.modules.few_shot import FewShotModule
 from lit_cv.randomness import same_draws
 
 __all__ = ["ExportedModule", "example_images", "export_onnx", "export_program", "export_weights"]
@@ -29,7 +30,7 @@ class ExportedModule(nn.Module):
     Args:
         module: The module; it is copied, put into eval mode and float32, and leaves its metrics behind.
         output: `forward` for what the module itself gives for images, `embed` for its features; `auto` takes features
-            of a module that learns nothing else, such as `MAEModule`.
+            of a module that learns nothing else, such as `MAEModule`, or compares images by them.
 
     Raises:
         ValueError: If what the module gives is no tensor and no dict of tensors.
@@ -52,7 +53,8 @@ class ExportedModule(nn.Module):
         self.module.metrics = nn.ModuleDict()
         for parameter in self.module.parameters():
             parameter.requires_grad_(False)
-        embeds = module.evaluates_embedding if output == "auto" else output == "embed"
+        learns_features = module.evaluates_embedding or isinstance(module, FewShotModule)
+        embeds = learns_features if output == "auto" else output == "embed"
         self.name = "embedding" if embeds else "logits"
         if not embeds and module_extras(module).detect is not None:
             raise ValueError(

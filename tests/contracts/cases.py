@@ -8,9 +8,10 @@ import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 
 import lit_cv.modules
 from lit_cv import (
@@ -32,15 +33,19 @@ from lit_cv.callbacks import (
     EMA,
     Augmentation,
     ContrastiveAugmentation,
+    EmbeddingEvaluation,
+    OnlineProbe,
     WeakStrongAugmentation,
 )
 from lit_cv.modules.base import BaseModule
+from lit_cv.running.given_callbacks import with_support
 from tests.contracts.approaches import BYOL, DINO, VICReg
-from tests.contracts.data import DomainPairs, Episodes, Images, MultiCrop, Scenes
+from tests.contracts.data import BATCH, DomainPairs, Episodes, Images, MultiCrop, Scenes
+from tests.contracts.readme import RotationModule  # type: ignore[attr-defined]
 
 CONTRACTS: dict[str, str] = {
     "resume": "killed within accumulated batches, in validation and between epochs, it ends the same, bit for bit",
-    "ranks": "two ranks learn what one learns from the joined batch",
+    "ranks": "two ranks learn what one learns from the joined batch, but for draws and statistics of BatchNorm",
     "precision": "finite losses under float32 and bfloat16 autocast",
     "copies": "deepcopy, pickle and `load_from_checkpoint` predict alike",
     "export": "the exported program and weights equal the module",
@@ -62,6 +67,8 @@ TASKS: dict[str, Any] = {
     "objects": {"type": "detection", "channels": 32, "num_convs": 1},
 }
 MIRROR = ["horizontal_flip"]
+BOXES = "Programs give the features alone: a detector gives as many boxes as it finds."
+CHOSEN = "A step waits for the device where it chooses among anchors or images by their targets."
 
 
 @dataclass(frozen=True)
@@ -75,10 +82,14 @@ class Case:
         callbacks: The callbacks that it needs, besides those of every run.
         variant: What distinguishes a further row of the same class, of which only `resume` is checked.
         epochs: Epochs of a run.
-        killed_in: Epoch, from 0, in which it is killed.
-        passes: How often a training step runs the backbone.
-        syncs: How often a training step waits for the device, and in `not_promised` why.
-        not_promised: Why a contract is not one of this approach, by its name.
+        killed_in: Epochs, from 0, in which it is killed.
+        pretrained: Whether it starts from the weights of a `SupervisedModule`.
+        moved: Parts of its state that move in `after_step`, such as averages, by the prefix of their names.
+        passes: How often a training step runs a backbone on a batch of images.
+        syncs: How often a training step waits for the device, at most.
+        exported: Which of its outputs a program gives: `auto` or, where `forward` gives no tensors, `embed`.
+        not_promised: Why a contract is not one of this approach, by the contract's name.
+        notes: What limits a contract that is kept, likewise.
         is_default: Whether the class has no row, and this one is what such classes get.
     """
 
@@ -88,10 +99,14 @@ class Case:
     callbacks: Callable[[], list[L.Callback]] = list
     variant: str = ""
     epochs: int = 2
-    killed_in: int = 0
+    killed_in: tuple[int, ...] = (0,)
+    pretrained: bool = False
+    moved: tuple[str, ...] = ()
     passes: int = 1
     syncs: int = 0
+    exported: Literal["auto", "embed"] = "auto"
     not_promised: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
     is_default: bool = False
 
     @property
@@ -105,9 +120,16 @@ ROWS: list[Case] = [
     Case(FineTuneModule, CONV | {"strategy": "discriminative_lr", "optimizer": "sgd"}),
     Case(SimCLRModule, callbacks=lambda: [ContrastiveAugmentation()]),
     Case(MAEModule, MASKED),
-    Case(DetectionModule, DENSE, Scenes),
+    Case(DetectionModule, DENSE, Scenes, syncs=5, exported="embed", notes={"export": BOXES, "overhead": CHOSEN}),
     Case(SegmentationModule, DENSE, Scenes),
-    Case(MultiTaskModule, CONV | {"tasks": TASKS}, Scenes),
+    Case(
+        MultiTaskModule,
+        CONV | {"tasks": TASKS},
+        Scenes,
+        syncs=9,
+        exported="embed",
+        notes={"export": BOXES, "overhead": CHOSEN},
+    ),
     Case(DomainAdversarialModule, CONV | {"conditioning": "entropy"}, DomainPairs),
     Case(MMDModule, data=DomainPairs),
     Case(
@@ -115,14 +137,21 @@ ROWS: list[Case] = [
         CONV | {"threshold": 0.3, "teacher_decay": 0.8, "dropout": 0.3},
         DomainPairs,
         lambda: [WeakStrongAugmentation(weak=MIRROR, strong="small_images_strong")],
-        passes=2,
+        moved=("teacher.", "class_share"),
+        passes=3,
     ),
     Case(PrototypicalModule, data=Episodes),
     Case(RelationModule, {}, data=Episodes),
-    Case(MAMLModule, data=Episodes),
-    Case(BYOL, passes=2),
+    Case(MAMLModule, data=Episodes, passes=4),
+    Case(BYOL, moved=("target.",), passes=4),
     Case(VICReg, callbacks=lambda: [ContrastiveAugmentation()]),
-    Case(DINO, callbacks=lambda: [MultiCrop()], passes=2),
+    Case(DINO, callbacks=lambda: [MultiCrop()], moved=("teacher.", "center"), passes=3),
+    Case(
+        RotationModule,
+        syncs=BATCH,
+        not_promised={"ranks": "The rotation of an image goes by its place in the batch of its rank."},
+        notes={"overhead": "The example in README reads each image's number of quarter turns from the device."},
+    ),
 ]
 VARIANTS: list[Case] = [
     Case(
@@ -130,6 +159,74 @@ VARIANTS: list[Case] = [
         CONV | {"optimizer": "lars", "lr": 0.1, "schedule": "plateau"},
         callbacks=lambda: [Augmentation("small_images"), EMA(0.9)],
         variant="lars, plateau, augmented and averaged",
+    ),
+    Case(
+        SupervisedModule,
+        callbacks=lambda: with_support([StochasticWeightAveraging(0.01, swa_epoch_start=1)], continues=False),
+        variant="weights averaged over epochs",
+        epochs=3,
+        killed_in=(0, 1),
+    ),
+    *(
+        Case(SupervisedModule, CONV | {"schedule": schedule}, variant=schedule)
+        for schedule in ("one_cycle", "exponential")
+    ),
+    *(
+        Case(
+            FineTuneModule,
+            CONV | options,
+            callbacks=callbacks,
+            variant=variant,
+            epochs=3,
+            killed_in=(0, 1),
+            pretrained=True,
+        )
+        for variant, options, callbacks in (
+            (
+                "gradual unfreezing",
+                {"strategy": "gradual_unfreezing", "layer_decay": 0.8},
+                lambda: [Augmentation("small_images"), EMA(0.9)],
+            ),
+            ("cached features", {"strategy": "feature_extraction", "cache_features": True}, list),
+            ("L2-SP", {"strategy": "discriminative_lr", "l2_sp": 0.1, "optimizer": "sgd"}, list),
+        )
+    ),
+    Case(
+        SimCLRModule,
+        CONV | {"optimizer": "lars", "lr_scaling": "sqrt"},
+        callbacks=lambda: [ContrastiveAugmentation(), OnlineProbe(), EmbeddingEvaluation()],
+        variant="lars, with a probe",
+    ),
+    Case(
+        DetectionModule,
+        DENSE | {"detector": "faster_rcnn"},  # which draws samples
+        Scenes,
+        lambda: [Augmentation(operations=[*MIRROR, {"name": "affine", "scale": [0.8, 1.2]}]), EMA(0.9)],
+        variant="Faster R-CNN, augmented and averaged",
+    ),
+    *(
+        Case(
+            MultiTaskModule,
+            CONV | {"weighting": weighting, "tasks": {name: TASKS[name] for name in ("shape", "pixels")}},
+            Scenes,
+            variant=weighting,
+            epochs=4,
+            killed_in=(2,),
+        )
+        for weighting in ("dwa", "pcgrad")
+    ),
+    Case(
+        DomainAdversarialModule,
+        CONV | {"conditioning": "entropy", "dropout": 0.3},
+        lambda: DomainPairs(num_workers=1),
+        lambda: [Augmentation("small_images"), EMA(0.9)],
+        variant="with a worker, augmented and averaged",
+    ),
+    Case(
+        MAMLModule,
+        CONV | {"batch_norm": "support", "anil": True, "learn_inner_lr": True},
+        Episodes,
+        variant="ANIL with learned rates",
     ),
 ]
 

@@ -66,12 +66,12 @@ class DomainPairs(DomainAdaptationDataModule):
 class Episodes(EpisodicDataModule):
     """Episodes of two classes; prediction takes up two classes of the test."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, side: int = SIDE, **kwargs: Any) -> None:
         options: dict[str, Any] = {
             "way": 2, "shot": 1, "query": 2, "batch_size": 2, "episodes_per_epoch": 8, "evaluate": ["2w1s"],
             "val_classes": 2, "test_classes": 2, "val_episodes": 3, "test_episodes": 3,
         }  # fmt: skip
-        super().__init__(_Kinds(val_fraction=0.0), **options | kwargs)
+        super().__init__(_Kinds(side, val_fraction=0.0), **options | kwargs)
 
     def _predicts_folders(self) -> bool:
         return False
@@ -93,11 +93,15 @@ class Episodes(EpisodicDataModule):
 class _Kinds(BaseDataModule):
     """Gray images of six classes, a bright row each at a place of its own."""
 
+    def __init__(self, side: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.side = side
+
     def load(self, split: str) -> InMemoryDataset | None:  # type: ignore[override]
         if split != "train":
             return None
         labels = torch.arange(6).repeat_interleave(4)
-        images = torch.randint(0, 165, (24, 1, SIDE, SIDE), generator=torch.Generator().manual_seed(0))
+        images = torch.randint(0, 165, (24, 1, self.side, self.side), generator=torch.Generator().manual_seed(0))
         for image, label in zip(images, labels.tolist(), strict=True):
             image[:, 2 * label : 2 * label + 2] += 90
         return InMemoryDataset(images.to(torch.uint8), labels, [f"row {label}" for label in range(6)])

@@ -5,6 +5,7 @@ import hashlib
 import pickle
 import random
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,12 +48,16 @@ class Rows(Logger):
 
 
 class Recorder(L.Callback):
-    """Notes the random state at both ends of every training step, its loss, and the first batch of each stage."""
+    """Notes the state at the start, the random state and loss of every step, and the first batch of each stage."""
 
     def __init__(self) -> None:
         self.steps: dict[tuple[int, int], list[str]] = {}
         self.losses: list[float] = []
         self.batches: dict[str, Any] = {}
+        self.start: dict[str, Tensor] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.start = {name: value.clone() for name, value in pl_module.state_dict().items()}
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self.batches.setdefault("train", copy.deepcopy(batch))
@@ -67,28 +72,37 @@ class Recorder(L.Callback):
 
 
 class Kills(L.Callback):
-    """Copies, at each of `PLACES`, the checkpoint that a process killed there leaves behind."""
+    """Copies the checkpoints that a process killed at each of `PLACES`, in any epoch, leaves behind."""
 
-    def __init__(self, epoch: int, folder: Path) -> None:
-        self.epoch, self.folder = epoch, folder
-        self.left: dict[str, Path] = {}
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.left: dict[tuple[int, str], Path] = {}
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if (trainer.current_epoch, batch_idx) == (self.epoch, 3):
-            self._copy(trainer, PLACES[0])
+        if batch_idx == 3:
+            self._copy(trainer, trainer.current_epoch, PLACES[0])
 
     def on_validation_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        if trainer.current_epoch == self.epoch and not trainer.sanity_checking and PLACES[1] not in self.left:
-            self._copy(trainer, PLACES[1])
+        if not trainer.sanity_checking:
+            self._copy(trainer, trainer.current_epoch, PLACES[1])
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if trainer.current_epoch == self.epoch + 1:
-            self._copy(trainer, PLACES[2])
+        if trainer.current_epoch > 0:
+            self._copy(trainer, trainer.current_epoch - 1, PLACES[2])
 
-    def _copy(self, trainer: L.Trainer, place: str) -> None:
+    def _copy(self, trainer: L.Trainer, epoch: int, place: str) -> None:
         (checkpoints,) = [each for each in trainer.checkpoint_callbacks if isinstance(each, RunCheckpoint)]
-        self.left[place] = self.folder / f"{place}.ckpt"
-        shutil.copyfile(checkpoints.last_model_path, self.left[place])
+        left = self.folder / f"{place} {epoch}"
+        shutil.copytree(Path(checkpoints.last_model_path).parent, left, dirs_exist_ok=True)
+        self.left[epoch, place] = left / "last.ckpt"
+
+
+class EveryBatch(Kills):
+    """Copies the checkpoints that a process killed at the start of each batch leaves behind."""
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step:
+            self._copy(trainer, trainer.current_epoch, f"at batch {batch_idx}")
 
 
 class Run:
@@ -100,23 +114,36 @@ class Run:
         data: Its DataModule.
         recorder: What was noted of its steps.
         rows: What it logged.
-        left: What a kill leaves on the disk, by its place.
+        left: What a kill leaves on the disk, by its epoch and its place.
         last: The last checkpoint.
     """
 
-    def __init__(self, case: Case, folder: Path, seed: int, continued: Path | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        case: Case,
+        folder: Path,
+        seed: int,
+        continued: Path | None = None,
+        weights: Path | None = None,
+        kills: type[Kills] = Kills,
+        **options: Any,
+    ) -> None:
         L.seed_everything(seed, verbose=False)  # of the process: a continued one has another
-        self.recorder, self._rows, self._kills = Recorder(), Rows(folder), Kills(case.killed_in, folder)
+        self.recorder, self._rows, self._kills = Recorder(), Rows(folder), kills(folder)
         watching = [] if continued else [self._kills]
         self.trainer = L.Trainer(
-            **QUIET | {"max_epochs": case.epochs, "accumulate_grad_batches": 2} | options,
+            **QUIET | {"max_epochs": case.epochs, "accumulate_grad_batches": 2, "gradient_clip_val": 1.0} | options,
             default_root_dir=folder,
             logger=self._rows,
             callbacks=[*case.callbacks(), self.recorder, *watching, RunCheckpoint(every_n_steps=1)],
         )
-        self.module: BaseModule = case.cls(**copy.deepcopy(dict(case.options)))
+        arguments = copy.deepcopy(dict(case.options)) | ({"weights": str(weights)} if weights else {})
+        self.module: BaseModule = case.cls(**arguments)
         self.data = case.data()
-        self.trainer.fit(self.module, self.data, ckpt_path=continued, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", ".*in eval mode")
+            warnings.filterwarnings("ignore", "You have overridden `on_before_batch_transfer`")
+            self.trainer.fit(self.module, self.data, ckpt_path=continued, weights_only=True)
         self.rows = self._rows.rows
         self.left = self._kills.left
         self.last = folder / "checkpoints" / "last.ckpt"

@@ -13,19 +13,25 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lit_cv import SupervisedModule
 from lit_cv.cli import main
-from lit_cv.export import ExportedModule, export_program, export_weights
 from lit_cv.modules.base import BaseModule
 from lit_cv.modules.loading import load_module
-from lit_cv.nn import create_backbone
+from lit_cv.nn import Backbone, create_backbone
 from lit_cv.randomness import same_draws
+from lit_cv.running.export import ExportedModule, export_program, export_weights
+from tests.contracts import table
+from tests.contracts.approaches import BYOL
 from tests.contracts.cases import VARIANTS, Case, cases
-from tests.contracts.runs import PLACES, QUIET, Run, differences
+from tests.contracts.runs import PLACES, QUIET, EveryBatch, Run, differences
 
 CASES = cases()
+SUPERVISED = next(case for case in CASES if case.cls is SupervisedModule)
 
 
 def promising(contract: str) -> Any:
@@ -43,8 +49,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Run]:
 
     def make(case: Case) -> Run:
         if case.name not in made:
+            weights = make(SUPERVISED).last if case.pretrained else None
             try:
-                made[case.name] = Run(case, tmp_path_factory.mktemp("whole"), seed=1)
+                made[case.name] = Run(case, tmp_path_factory.mktemp("whole"), seed=1, weights=weights)
             except Exception as error:
                 if not case.is_default:
                     raise
@@ -61,8 +68,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Run]:
 @promising("resume")
 def test_resume_is_exact(case: Case, place: str, whole: Callable[[Case], Run], tmp_path: Path) -> None:
     run = whole(case)
-    continued = Run(case, tmp_path, seed=2, continued=run.left[place])
-    assert continued.trainer.global_step == run.trainer.global_step
+    for epoch in case.killed_in:
+        check_resume(case, run, run.left[epoch, place], tmp_path / str(epoch))
+
+
+def check_resume(case: Case, run: Run, left: Path, folder: Path, **options: Any) -> None:
+    continued = Run(case, folder, seed=2, continued=left, **options)
+    assert continued.trainer.global_step == run.trainer.global_step > 0
     steps = continued.recorder.steps
     assert differences({key: run.recorder.steps[key] for key in steps}, steps, "random state") == []
     assert differences(run.rows[-len(continued.rows) :], continued.rows, "logged") == []
@@ -72,11 +84,30 @@ def test_resume_is_exact(case: Case, place: str, whole: Callable[[Case], Run], t
         assert differences(*(end.get(part) for end in ends), part) == []
 
 
+def test_resume_is_exact_from_any_batch(tmp_path: Path) -> None:
+    options = {"accumulate_grad_batches": 1}
+    run = Run(SUPERVISED, tmp_path / "whole", seed=1, kills=EveryBatch, **options)
+    assert len(run.left) == 2 * 4 - 1 + 2 + 1  # batches but the first, validations, and between the epochs
+    for (epoch, place), left in run.left.items():
+        check_resume(SUPERVISED, run, left, tmp_path / f"{place} {epoch}", **options)
+
+
 def _without_paths(content: dict[str, Any]) -> dict[str, Any]:
     for state in content["callbacks"].values():
         if isinstance(state, dict):
             state.pop("best_model_path", None)
     return content
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.moved], ids=lambda case: case.name)
+def test_what_follows_the_weights_has_moved(case: Case, whole: Callable[[Case], Run]) -> None:
+    run = whole(case)
+    state = run.module.state_dict()
+    for prefix in case.moved:
+        names = [name for name in state if name.startswith(prefix)]
+        assert any(not torch.equal(state[name], run.recorder.start[name]) for name in names), prefix
+        copied = [name for name in names if (own := name.removeprefix(prefix)) in state and own.endswith("weight")]
+        assert all(not torch.equal(state[name], state[name.removeprefix(prefix)]) for name in copied), prefix
 
 
 @promising("precision")
@@ -119,7 +150,7 @@ def _predictions(module: BaseModule, data: Any) -> dict[str, Any]:
 def test_exports_equal_the_module(case: Case, whole: Callable[[Case], Run], tmp_path: Path) -> None:
     run = whole(case)
     images = next(iter(run.data.predict_dataloader()))["image"]
-    exported = ExportedModule(run.module)
+    exported = ExportedModule(run.module, case.exported)
     assert export_program(exported, tmp_path / "model.pt2", images) <= 1e-4
     run.module.eval()
     with torch.no_grad():
@@ -189,14 +220,30 @@ class Waits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+class OneHotOfDevices(TorchFunctionMode):
+    """Encodes classes as devices other than the CPU do: without looking at the values."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is F.one_hot and len(args) > 1:
+            return (args[0].unsqueeze(-1) == torch.arange(args[1])).long()
+        return function(*args, **(kwargs or {}))
+
+
 @promising("overhead")
-def test_steps_do_not_wait(case: Case, whole: Callable[[Case], Run]) -> None:
+def test_steps_do_not_wait(case: Case, whole: Callable[[Case], Run], monkeypatch: pytest.MonkeyPatch) -> None:
     run = whole(case)
-    module, batch = run.module, copy.deepcopy(run.recorder.batches["train"])
     passes: list[int] = []
-    with module.backbone.body.register_forward_hook(lambda *args: passes.append(1)), Waits() as waits:
-        module.train().step(batch, "train")
-    assert (len(passes), len(waits.seen)) == (case.passes, case.syncs), waits.seen
+    normalize = Backbone.normalize
+
+    def counted(backbone: Backbone, images: Tensor) -> Tensor:
+        passes.append(len(images))
+        return normalize(backbone, images)
+
+    monkeypatch.setattr(Backbone, "normalize", counted)
+    with OneHotOfDevices(), Waits() as waits:
+        run.module.train().step(copy.deepcopy(run.recorder.batches["train"]), "train")
+    assert len(passes) == case.passes
+    assert len(waits.seen) <= case.syncs, waits.seen
 
 
 @promising("errors")
@@ -204,9 +251,9 @@ def test_errors_of_a_wrong_batch_name_class_and_entry(case: Case, whole: Callabl
     run = whole(case)
     batch = run.recorder.batches["train"]
     module = copy.deepcopy(run.module).train()
+    module.trainer = run.trainer
     error = _error(module, tuple(batch.values()))
-    assert error is not None
-    assert _is_told(error, case.cls.__name__, "dict")
+    assert _is_told(error, case.cls.__name__, "dict"), error
     needed = 0
     for name, wrong in _spoilt(batch):
         error = _error(module, wrong)
@@ -217,13 +264,13 @@ def test_errors_of_a_wrong_batch_name_class_and_entry(case: Case, whole: Callabl
 
 def _error(module: BaseModule, batch: Any) -> Exception | None:
     try:
-        module.training_step(batch, 0)
+        module._run_step(batch, "train")
     except Exception as error:
         return error
     return None
 
 
-def _is_told(error: Exception, *words: str) -> bool:
+def _is_told(error: Exception | None, *words: str) -> bool:
     text = str(error)
     return isinstance(error, ValueError | TypeError) and "\n" not in text and all(word in text for word in words)
 
@@ -236,7 +283,7 @@ def _spoilt(batch: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         if isinstance(value, dict):
             for inner, wrong in _spoilt(value):
                 yield inner, {**copy.deepcopy(others), name: wrong}
-        elif isinstance(value, Tensor) and value.dtype == torch.uint8:
+        elif name in ("image", "views", "strong"):
             yield name, {**others, name: value.to(torch.int32)}
         elif isinstance(value, Tensor) and name in ("label", "mask"):
             yield name, {**others, name: value.to(torch.complex64)}
@@ -246,3 +293,23 @@ def test_every_row_is_of_an_approach() -> None:
     classes = {case.cls for case in CASES}
     assert {case.cls for case in VARIANTS} <= classes
     assert len({case.name for case in [*CASES, *VARIANTS]}) == len(CASES) + len(VARIANTS)
+
+
+def test_a_probe_is_in_checkpoints_and_logged(whole: Callable[[Case], Run]) -> None:
+    run = whole(next(case for case in VARIANTS if case.variant == "lars, with a probe"))
+    assert run.content()["callbacks"]["OnlineProbe"].keys() == {"probe", "optimizer", "classes"}
+    names = {name for row in run.rows for name in row}
+    assert {"val_loss", "val_probe_acc", "val_knn_acc", "train_loss"} <= names
+
+
+def test_an_average_is_a_part_that_other_runs_start_from(whole: Callable[[Case], Run]) -> None:
+    run = whole(next(case for case in CASES if case.cls is BYOL))
+    state = run.content()["state_dict"]
+    for part, prefix in ((":target", "target.backbone."), ("", "backbone.")):
+        taken = create_backbone("conv4", weights=f"{run.last}{part}").state_dict()
+        assert all(torch.equal(value, state[f"{prefix}{key}"]) for key, value in taken.items())
+
+
+def test_the_page_of_contracts_is_that_of_the_rows() -> None:
+    page = table.PATH.read_text(encoding="utf-8")
+    assert page == table.render(), "run: python -m tests.contracts.table"

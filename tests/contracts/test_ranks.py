@@ -180,10 +180,11 @@ def from_table(name: str) -> tuple[Any, Batch]:
     return module, batch()
 
 
-def from_run(case: Case, folder: Path) -> tuple[Any, Batch]:
-    """Return the module of a run and its first batch."""
-    run = Run(case, folder, seed=1)
-    return run.module, run.recorder.batches["train"]
+def from_run(run: Run) -> tuple[Any, Batch]:
+    """Return a copy of a run's module and of its first batch."""
+    module = copy.deepcopy(run.module)
+    module.trainer = run.trainer
+    return module, copy.deepcopy(run.recorder.batches["train"])
 
 
 def learn(name: str, made: Made, rank: int = 0, ranks: int = 1) -> Learned:
@@ -267,9 +268,10 @@ def one_of_two(rank: int, folder: str, made: Mapping[str, Made]) -> None:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
     """How the module and the joined batch of every approach are made."""
-    found: dict[str, Made] = {name: partial(from_table, name) for name in TABLE}
-    return found | {
-        case.name: partial(copy.deepcopy, from_run(case, tmp_path_factory.mktemp("run"))) for case in OTHERS
+    runs = {case.name: Run(case, tmp_path_factory.mktemp("run"), seed=1) for case in OTHERS}
+    return {
+        **{name: partial(from_table, name) for name in TABLE},
+        **{name: partial(from_run, run) for name, run in runs.items()},
     }
 
 

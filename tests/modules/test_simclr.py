@@ -15,7 +15,6 @@ from lit_cv.losses import NTXentLoss
 from lit_cv.metrics_table import read_metrics
 from lit_cv.nn import Projector
 from lit_cv.running.runs import newest_run
-from tests.test_resume import CALLBACKS, assert_same, final, run_until_killed
 
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 QUIET += ["--trainer.enable_model_summary", "false"]
@@ -154,28 +153,6 @@ def test_validation_loss_is_the_same_every_time(in_tmp: Path) -> None:
         losses.append(float(cli.trainer.callback_metrics["val_loss"]))
         assert torch.equal(state, torch.get_rng_state())
     assert losses[0] == losses[1] != losses[2]
-
-
-@pytest.mark.parametrize("step", [5, 10])
-def test_a_killed_run_goes_on_exactly(in_tmp: Path, step: int) -> None:
-    (in_tmp / "killer.py").write_text(CALLBACKS)  # 7 steps an epoch
-    fit = ["fit", "--trainer.callbacks", "null", *MODEL, *DATA, "--data.labels_per_class", "30", *QUIET]
-    fit += ["--checkpoint.every_n_steps", "2"]
-    fit += ["--trainer.max_epochs", "2", "--trainer.callbacks+=OnlineProbe", "--model.optimizer", "lars"]
-    fit += ["--model.lr_scaling", "sqrt", "--data.batch_size", "144"]
-    whole, killed = in_tmp / "whole", in_tmp / "killed"
-    main([*fit, "--trainer.default_root_dir", str(whole)])
-    killer = ["--trainer.callbacks+=killer.Kill", "--trainer.callbacks.step", str(step)]
-    run_until_killed([*fit, *killer, "--trainer.default_root_dir", str(killed)])
-    main([*fit, "--trainer.default_root_dir", str(killed), "--ckpt_path", "last"])
-    a, b = final(killed), final(whole)
-    for key in ("state_dict", "optimizer_states", "lr_schedulers"):
-        assert_same(a[key], b[key], key)
-    assert {"probe", "optimizer", "classes"} == a["callbacks"]["OnlineProbe"].keys()
-    assert_same(a["callbacks"]["OnlineProbe"], b["callbacks"]["OnlineProbe"])
-    rows = [read_metrics(root / "lightning_logs" / "version_0" / "metrics.csv") for root in (whole, killed)]
-    assert rows[0] == rows[1]
-    assert {"val_loss", "val_probe_acc", "val_knn_acc", "train_loss"} <= {name for row in rows[0] for name in row}
 
 
 def test_learning_rate_follows_the_batch(in_tmp: Path) -> None:

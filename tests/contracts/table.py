@@ -1,0 +1,39 @@
+"""The table of approaches and contracts in `docs/contracts.md`: `python -m tests.contracts.table` writes it."""
+
+from pathlib import Path
+
+from tests.contracts.cases import CONTRACTS, Case, cases
+
+PATH = Path(__file__).parents[2] / "docs" / "contracts.md"
+HEAD = """# What every approach promises
+
+`pytest tests/contracts` checks each contract of each concrete subclass of `BaseModule`: those of the library, those
+that a file in `tests/contracts/` defines as a user would, and README's example. A subclass needs one row in
+`tests/contracts/cases.py`, and none where images with labels are all that it learns from. `python -m
+tests.contracts.table` writes this page, and a test compares it with the rows.
+
+"""
+
+
+def render() -> str:
+    """Return the page."""
+    notes: list[str] = []
+    lines = [f"- **{name}**: {text}." for name, text in CONTRACTS.items()]
+    lines += ["", f"| approach | {' | '.join(CONTRACTS)} |", f"|---|{'---|' * len(CONTRACTS)}"]
+    for case in sorted(cases(), key=lambda each: (not each.cls.__module__.startswith("lit_cv."), each.name)):
+        lines.append(f"| `{case.name}` | {' | '.join(_cell(case, contract, notes) for contract in CONTRACTS)} |")
+    lines += ["", *(f"{number}. {note}" for number, note in enumerate(notes, 1))]
+    return HEAD + "\n".join(lines) + "\n"
+
+
+def _cell(case: Case, contract: str, notes: list[str]) -> str:
+    note = case.not_promised.get(contract) or case.notes.get(contract)
+    if note is None:
+        return "yes"
+    if note not in notes:
+        notes.append(note)
+    return f"{'no' if contract in case.not_promised else 'yes'} ({notes.index(note) + 1})"
+
+
+if __name__ == "__main__":
+    PATH.write_text(render(), encoding="utf-8")
