@@ -135,7 +135,7 @@ class OnlineProbe(L.Callback):
             self._restored = None
         with torch.inference_mode(False):
             # Without a draw, which a continued run would make at another step than one that was not interrupted.
-            linear = nn.utils.skip_init(nn.Linear, num_features, _num_classes(trainer))
+            linear = nn.utils.skip_init(nn.Linear, num_features, _num_classes(trainer))  # type: ignore[no-untyped-call]
             nn.init.zeros_(linear.weight)  # the same on every process
             nn.init.zeros_(linear.bias)
             probe = nn.Sequential(nn.BatchNorm1d(num_features, affine=False), linear).to(device)

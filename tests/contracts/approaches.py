@@ -21,10 +21,12 @@ class BYOL(BaseModule):
         super().__init__(**kwargs)
 
     def configure_head(self, num_features: int) -> nn.Module:
-        head = nn.Sequential(nn.Linear(num_features, 32), nn.ReLU(), nn.Linear(32, 16))
+        return nn.Sequential(nn.Linear(num_features, 32), nn.ReLU(), nn.Linear(32, 16))
+
+    def configure_networks(self) -> None:
+        super().configure_networks()
         self.predictor = nn.Linear(16, 16)
-        self.target = MovingAverage(nn.ModuleDict({"backbone": self.backbone, "head": head}))
-        return head
+        self.target = MovingAverage(nn.ModuleDict({"backbone": self.backbone, "head": self.head}))
 
     def step(self, batch: Batch, stage: Stage) -> Output:
         views = [batch["image"], batch["image"].flip(-1)]
@@ -82,10 +84,12 @@ class DINO(BaseModule):
         self._seen: list[Tensor] = []  # mean outputs of the teacher since the last step
 
     def configure_head(self, num_features: int) -> nn.Module:
-        head = nn.Linear(num_features, 16)
-        self.teacher = MovingAverage(nn.ModuleDict({"backbone": self.backbone, "head": head}))
+        return nn.Linear(num_features, 16)
+
+    def configure_networks(self) -> None:
+        super().configure_networks()
+        self.teacher = MovingAverage(nn.ModuleDict({"backbone": self.backbone, "head": self.head}))
         self.register_buffer("center", torch.zeros(16))
-        return head
 
     def step(self, batch: Batch, stage: Stage) -> Output:
         large, small = batch["views"], batch["crops"]

@@ -22,7 +22,7 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 import lit_cv
 from lit_cv.callbacks import OnlineProbe
 from lit_cv.distributed import is_distributed, whole_parameters
-from tests.contracts.cases import Case, cases
+from tests.contracts.cases import cases
 from tests.contracts.runs import Run
 from tests.modules.episodes import episode_batch
 from tests.processes import run_ranks
