@@ -21,6 +21,7 @@ _BEFORE = pytest.StashKey[ProcessState]()
 _build = canvas._build
 
 torch.set_num_threads(int(os.environ.get("LIT_CV_TEST_THREADS", "1")))
+torch.ones(1, requires_grad=True).backward()  # first done after an export, it starts threads: forks could not train
 torch.set_warn_always(True)  # otherwise torch warns once in a process, of what whichever test comes first does
 
 

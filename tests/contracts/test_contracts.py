@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lit_cv import SupervisedModule
+from lit_cv import MAEModule, SegmentationModule, SimCLRModule, SupervisedModule
 from lit_cv.cli import main
 from lit_cv.modules.base import BaseModule
 from lit_cv.modules.loading import load_module
@@ -34,12 +34,28 @@ CASES = cases()
 SUPERVISED = next(case for case in CASES if case.cls is SupervisedModule)
 
 
+QUICK_EXPORTS = (SupervisedModule, SegmentationModule, MAEModule)
+
+
 def promising(contract: str) -> Any:
     """Return the decorator that runs a test for every approach that promises a contract."""
     chosen = [case for case in CASES if contract not in case.not_promised]
-    if contract == "resume":
-        chosen += VARIANTS
-    return pytest.mark.parametrize("case", chosen, ids=lambda case: case.name)
+    return pytest.mark.parametrize("case", [_row(case, contract) for case in chosen])
+
+
+def _row(case: Case, contract: str) -> Any:
+    slow = contract == "export" and case.cls not in QUICK_EXPORTS
+    return pytest.param(case, marks=[pytest.mark.slow] if slow else [], id=case.name)
+
+
+def kills() -> Any:
+    """Return the decorator that runs a test for every row and place of a kill."""
+    rows = [case for case in CASES if "resume" not in case.not_promised]
+    quick = [(case, place) for case in rows for place in PLACES] + [(case, PLACES[0]) for case in VARIANTS]
+    slow = [(case, place) for case in VARIANTS for place in PLACES[1:]]
+    params = [pytest.param(case, place, id=f"{case.name}, {place}") for case, place in quick]
+    params += [pytest.param(case, place, id=f"{case.name}, {place}", marks=pytest.mark.slow) for case, place in slow]
+    return pytest.mark.parametrize(("case", "place"), params)
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +80,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Run]:
     return make
 
 
-@pytest.mark.parametrize("place", PLACES)
-@promising("resume")
+@kills()
 def test_resume_is_exact(case: Case, place: str, whole: Callable[[Case], Run], tmp_path: Path) -> None:
     run = whole(case)
     for epoch in case.killed_in:
@@ -313,3 +328,8 @@ def test_an_average_is_a_part_that_other_runs_start_from(whole: Callable[[Case],
 def test_the_page_of_contracts_is_that_of_the_rows() -> None:
     page = table.PATH.read_text(encoding="utf-8")
     assert page == table.render(), "run: python -m tests.contracts.table"
+
+
+def test_error_asks_for_a_row(whole: Callable[[Case], Run]) -> None:
+    with pytest.raises(pytest.fail.Exception, match=r"needs batches with `views`.*add a row .* in tests/contracts"):
+        whole(Case(SimCLRModule, variant="without a row", is_default=True))

@@ -1,0 +1,46 @@
+"""A batch that a step fails on is described in one line, and other failures are left alone."""
+
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from lit_cv.modules.batch_errors import explain_batch
+
+IMAGE, LABEL = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1])
+EPISODE = {"support": {"label": LABEL}, "query": {"image": IMAGE, "label": LABEL}}
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "text"),
+    [
+        ((IMAGE, LABEL), TypeError(), "M needs batches that are dicts, such as .*, but this one is a tuple: have the"),
+        ({"label": LABEL}, KeyError("image"), "M needs batches with `image`, but this one has label.$"),
+        ({}, KeyError("image"), "M needs batches with `image`, but this one has nothing.$"),
+        (EPISODE, KeyError("image"), r"with `image`, but this one has support \(label\), query \(image, label\).$"),
+        ({"image": IMAGE.int()}, TypeError(), r"`image` of uint8 or float in \[0, 1\], but this batch has torch.int32"),
+        ({"image": IMAGE, "label": LABEL.bool()}, RuntimeError(), "`label` of int64 .*, but this batch has torch.bool"),
+        ({"image": IMAGE, "boxes": [LABEL]}, RuntimeError(), "`boxes` of float, but this batch has torch.int64"),
+        ({"source": {"image": IMAGE.long()}}, TypeError(), "`image` of uint8"),
+    ],
+)
+def test_error_names_class_and_entry(batch: Any, error: Exception, text: str) -> None:
+    found = explain_batch("M", batch, error)
+    assert found is not None
+    assert re.search(text, found)
+    assert "\n" not in found
+
+
+@pytest.mark.parametrize(
+    ("batch", "error"),
+    [
+        ({"image": IMAGE, "label": LABEL}, RuntimeError("out of memory")),
+        ({"image": IMAGE.float(), "label": torch.eye(2)}, ValueError()),
+        ({"image": IMAGE, "name": LABEL.bool()}, ValueError()),
+        ({"image": IMAGE, "boxes": []}, KeyError(0)),
+        ({"image": IMAGE}, KeyError("image")),
+    ],
+)
+def test_other_errors_are_not_explained(batch: Any, error: Exception) -> None:
+    assert explain_batch("M", batch, error) is None
