@@ -32,8 +32,6 @@ from tests.contracts.runs import PLACES, QUIET, EveryBatch, Run, differences
 
 CASES = cases()
 SUPERVISED = next(case for case in CASES if case.cls is SupervisedModule)
-
-
 QUICK_EXPORTS = (SupervisedModule, SegmentationModule, MAEModule)
 
 
@@ -256,7 +254,7 @@ def test_steps_do_not_wait(case: Case, whole: Callable[[Case], Run], monkeypatch
 
     monkeypatch.setattr(Backbone, "normalize", counted)
     with OneHotOfDevices(), Waits() as waits:
-        run.module.train().step(copy.deepcopy(run.recorder.batches["train"]), "train")
+        _copy(run).step(copy.deepcopy(run.recorder.batches["train"]), "train")
     assert len(passes) == case.passes
     assert len(waits.seen) <= case.syncs, waits.seen
 
@@ -265,8 +263,7 @@ def test_steps_do_not_wait(case: Case, whole: Callable[[Case], Run], monkeypatch
 def test_errors_of_a_wrong_batch_name_class_and_entry(case: Case, whole: Callable[[Case], Run]) -> None:
     run = whole(case)
     batch = run.recorder.batches["train"]
-    module = copy.deepcopy(run.module).train()
-    module.trainer = run.trainer
+    module = _copy(run)
     error = _error(module, tuple(batch.values()))
     assert _is_told(error, case.cls.__name__, "dict"), error
     needed = 0
@@ -275,6 +272,13 @@ def test_errors_of_a_wrong_batch_name_class_and_entry(case: Case, whole: Callabl
         needed += error is not None
         assert error is None or _is_told(error, case.cls.__name__, f"`{name}`"), error
     assert needed >= 2, "neither a missing entry nor one of a wrong dtype is refused"
+
+
+def _copy(run: Run) -> BaseModule:
+    """Return a copy of a run's module in training mode, at the end of its fit."""
+    module = copy.deepcopy(run.module).train()
+    module.trainer = run.trainer
+    return module
 
 
 def _error(module: BaseModule, batch: Any) -> Exception | None:
