@@ -189,3 +189,19 @@ def test_help_lists_the_built_in_names(capfd: pytest.CaptureFixture[str]) -> Non
     said = " ".join(capfd.readouterr().out.split())
     for name in ("adamw", "lars", "one_cycle", "plateau"):
         assert name in said
+
+
+def test_an_own_network_in_other_approaches(own: Path) -> None:
+    shapes = ["--data", "ShapesDataModule", "--data.image_size", "64", "--data.num_images", "60"]
+    boxes = [*shapes, "--data.targets", "boxes", "--data.batch_size", "4", "--model.channels", "32"]
+    cli = fit("--model.backbone", "mynet.MapNet", base=["fit", "--model", "DetectionModule", *boxes])
+    assert "val_map50" in cli.trainer.callback_metrics
+    cli = fit(*NETWORK, base=["fit", "--model", "SimCLRModule", *shapes, "--data.batch_size", "8"])
+    assert "val_knn_acc" in cli.trainer.callback_metrics
+    with pytest.raises(ValueError, match="MAEModule encodes the visible patches alone"):
+        main(["fit", "--model", "MAEModule", *shapes, *QUICK, *NETWORK])
+
+
+def test_an_own_network_in_folds(own: Path) -> None:
+    main(["kfold", *FIT[1:], *NETWORK, "--folds", "2", "--output", "study", *QUICK[:2], *QUICK[6:]])
+    assert (own / "study" / "kfold.md").is_file()
