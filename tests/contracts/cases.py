@@ -41,7 +41,7 @@ from lit_cv.modules.base import BaseModule
 from lit_cv.running.given_callbacks import with_support
 from tests.contracts.approaches import BYOL, DINO, VICReg
 from tests.contracts.data import BATCH, DomainPairs, Episodes, Images, MultiCrop, Scenes
-from tests.contracts.readme import RotationModule  # type: ignore[attr-defined]
+from tests.contracts.readme import RotationModule, StripesDataModule  # type: ignore[attr-defined]
 
 CONTRACTS: dict[str, str] = {
     "resume": "killed within accumulated batches, in validation and between epochs, it ends the same, bit for bit",
@@ -228,6 +228,13 @@ VARIANTS: list[Case] = [
         Episodes,
         variant="ANIL with learned rates",
     ),
+    Case(
+        MultiTaskModule,
+        CONV | {"tasks": {"objects": {"type": "tests.contracts.readme.CountTask", "key": "box_labels"}}},
+        Scenes,
+        variant="a task of README",
+    ),
+    Case(SupervisedModule, data=lambda: StripesDataModule(batch_size=40), variant="data of README"),
 ]
 
 

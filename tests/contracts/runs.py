@@ -135,7 +135,7 @@ class Run:
             **QUIET | {"max_epochs": case.epochs, "accumulate_grad_batches": 2, "gradient_clip_val": 1.0} | options,
             default_root_dir=folder,
             logger=self._rows,
-            callbacks=[*case.callbacks(), self.recorder, *watching, RunCheckpoint(every_n_steps=1)],
+            callbacks=[*case.callbacks(), self.recorder, *watching, RunCheckpoint(0 if continued else 1)],
         )
         arguments = copy.deepcopy(dict(case.options)) | ({"weights": str(weights)} if weights else {})
         self.module: BaseModule = case.cls(**arguments)

@@ -1,11 +1,14 @@
 """A batch that a step fails on is described in one line, and other failures are left alone."""
 
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from lit_cv.cli import console
 from lit_cv.modules.batch_errors import explain_batch
 
 IMAGE, LABEL = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1])
@@ -44,3 +47,30 @@ def test_error_names_class_and_entry(batch: Any, error: Exception, text: str) ->
 )
 def test_other_errors_are_not_explained(batch: Any, error: Exception) -> None:
     assert explain_batch("M", batch, error) is None
+
+
+TUPLES = """
+import lightning as L
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+
+class TuplesDataModule(L.LightningDataModule):
+    num_classes, in_channels, image_size = 2, 3, (8, 8)
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(torch.zeros(8, 3, 8, 8, dtype=torch.uint8), torch.arange(8) % 2), batch_size=4)
+
+    val_dataloader = train_dataloader
+"""
+
+
+def test_the_command_line_says_so_in_one_line(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (in_tmp / "tuples.py").write_text(TUPLES)
+    quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+    model = ["--model", "SupervisedModule", "--model.backbone", "conv4"]
+    monkeypatch.setattr(sys, "argv", ["lit-cv", "fit", *model, "--data", "TuplesDataModule", *quiet])
+    with pytest.raises(SystemExit) as error:
+        console()
+    said = r"lit-cv: error: SupervisedModule needs batches that are dicts, .*this one is a list: have .* return dicts\."
+    assert re.fullmatch(said, str(error.value))
