@@ -253,7 +253,11 @@ def approaches() -> list[type[BaseModule]]:
                 import_module(module.name)
     prefixes = tuple(f"{package.__name__}." for package in packages)
     found = dict.fromkeys(_subclasses(BaseModule))  # type: ignore[type-abstract]
-    return [cls for cls in found if cls.__module__.startswith(prefixes) and not inspect.isabstract(cls)]
+    return [
+        cls
+        for cls in found
+        if cls.__module__.startswith(prefixes) and ".test_" not in cls.__module__ and not inspect.isabstract(cls)
+    ]
 
 
 def cases() -> list[Case]:
