@@ -33,6 +33,7 @@ from lit_cv.annotations import (
     read_annotations,
 )
 from lit_cv.annotations.layout import paths_by_split
+from lit_cv.errors import argument, setting
 
 __all__ = ["AnnotatedImagesDataModule"]
 
@@ -132,16 +133,16 @@ class AnnotatedImagesDataModule(BaseDataModule):
         super().__init__(**kwargs)
         sides = image_size if isinstance(image_size, list) else [image_size] * 2 if image_size is not None else None
         positive = sides is None or (len(sides) == 2 and all(isinstance(s, int) and s >= 1 for s in sides))
-        check("image_size", image_size, positive, "a number of pixels, [height, width], or null")
+        check(self, "image_size", image_size, positive, "a number of pixels, [height, width], or null")
         if format != "auto":
             format_named(format)
-        check("channels", channels, channels in (1, 3), "1 or 3")
-        check("targets", targets, targets in ("boxes", "mask", "all"), "boxes, mask or all")
-        check("on_error", on_error, on_error in ("raise", "skip"), "'raise' or 'skip'")
-        check("min_box_side", min_box_side, min_box_side >= 0, "at least 0")
-        check("test_fraction", test_fraction, 0 <= test_fraction < 1, "in [0, 1)")
+        check(self, "channels", channels, channels in (1, 3), "1 or 3")
+        check(self, "targets", targets, targets in ("boxes", "mask", "all"), "boxes, mask or all")
+        check(self, "on_error", on_error, on_error in ("raise", "skip"), "'raise' or 'skip'")
+        check(self, "min_box_side", min_box_side, min_box_side >= 0, "at least 0")
+        check(self, "test_fraction", test_fraction, 0 <= test_fraction < 1, "a share in [0, 1)")
         self.canvas: Size | None = None if sides is None else (sides[0], sides[1])
-        self.value_range = checked_range(value_range)
+        self.value_range = checked_range(self, value_range)
         self.problems = Problems()
         self._datasets: dict[str, AnnotatedDataset] = {}
 
@@ -183,11 +184,11 @@ class AnnotatedImagesDataModule(BaseDataModule):
         h = self.hparams
         root = Path(h["root"]).expanduser()
         if not root.is_dir():
-            raise FileNotFoundError(f"there is no folder {root.absolute()}: set --data.root.")
+            raise FileNotFoundError(f"there is no folder {root.absolute()}: set {argument('root', self)}.")
         self.problems = Problems()
         folders = paths_by_split(root, h["images"])
         if missing := [folder for folder in (folders or {}).values() if not folder.is_dir()]:
-            raise FileNotFoundError(f"there is no folder {missing[0]}: set --data.images.")
+            raise FileNotFoundError(f"there is no folder {missing[0]}: set {argument('images', self)}.")
         sets = read_annotations(
             root,
             self.problems,
@@ -201,7 +202,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
             masks=MaskOptions(None if h["palette"] is None else root / h["palette"], self._ignored(), h["masks"]),
         )
         if h["on_error"] == "raise":
-            self.problems.stop(" (--data.on_error skip leaves them out)")
+            self.problems.stop(f" ({setting('on_error', 'skip', self)} leaves them out)")
         else:
             sets = {split: self._without_unreadable(part) for split, part in sets.items()}
             if len(self.problems):
@@ -239,7 +240,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
         boxes = h["targets"] != "mask" and bool(parts[0].categories)
         mask = h["targets"] != "boxes" and any(has_masks(part) for part in parts)
         if h["targets"] == "mask" and not mask:
-            raise ValueError(f"{h['root']} has no masks and no outlines: set --data.targets boxes.")
+            raise ValueError(f"{h['root']} has no masks and no outlines: set {setting('targets', 'boxes', self)}.")
         self.box_classes = list(parts[0].categories) if boxes else []
         if mask and not any(part.mask_code for part in parts):  # drawn from outlines
             code = class_code(["background", *parts[0].categories], self._ignored())
@@ -272,7 +273,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
         names = find_images(folder)
         if not names:
             what = "are no images in" if folder.is_dir() else "is no folder"
-            raise FileNotFoundError(f"there {what} {folder.absolute()}: set --data.predict_root.")
+            raise FileNotFoundError(f"there {what} {folder.absolute()}: set {argument('predict_root', self)}.")
         h = self.hparams
         return whole_images(
             folder, names, self.box_classes, self.canvas, h["channels"], self.value_range, h["on_error"] == "skip"

@@ -21,6 +21,7 @@ from lit_cv.annotations import (
     inspect_mask,
 )
 from lit_cv.annotations.reading import class_name, name_choices, read_rows
+from lit_cv.errors import argument, setting
 from lit_cv.printable import printable
 from lit_cv.spreadsheet import unescape_formula
 
@@ -94,7 +95,7 @@ def whole_images(
             continue
         shown, reason = printable(str(folder / name), lines=False), size if isinstance(size, str) else broken[name]
         if not skip:
-            raise UnreadableImageError(f"{shown}: {reason} (--data.on_error skip leaves such files out)")
+            raise UnreadableImageError(f"{shown}: {reason} ({setting('on_error', 'skip')} leaves such files out)")
         log.warning("%s is left out: %s", shown, reason)
     found = AnnotationSet(folder, list(box_classes), images)
     return AnnotatedDataset(found, canvas, channels, boxes=False, value_range=value_range)
@@ -132,10 +133,10 @@ def read_image_labels(path: Path, images: set[str], strict: bool) -> tuple[list[
         AnnotationError: If it names other images and `strict` is given.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"there is no table {path.absolute()}: set --data.labels.")
+        raise FileNotFoundError(f"there is no table {path.absolute()}: set {argument('labels')}.")
     rows = read_rows(path, files=("path",))
     if not rows or not {"path", "label"} <= rows[0].keys():
-        raise ValueError(f"{path} needs the columns path and label (--data.labels).")
+        raise ValueError(f"{path} needs the columns path and label ({argument('labels')}).")
     for row in rows:
         row["path"] = next((name for name in name_choices(row["path"]) if name in images), row["path"])
         row["label"] = class_name(unescape_formula(row["label"]))

@@ -18,6 +18,7 @@ from datamodules.loader import EpochSampler, ResumableLoader, loader_options
 from datamodules.recorded_splits import RecordedSplits
 from datamodules.splits import Positions, classes_with_fewer
 from lit_cv.contracts import Data, as_module, module_of
+from lit_cv.errors import argument, setting
 from lit_cv.registry import names_of_files
 
 if TYPE_CHECKING:
@@ -91,11 +92,19 @@ class BaseDataModule(RecordedSplits, ABC):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        check("batch_size", batch_size, batch_size >= 1, "at least 1")
-        check("num_workers", num_workers, num_workers is None or num_workers >= 0, "at least 0, or null")
-        check("val_fraction", val_fraction, 0 <= val_fraction < 1, "in [0, 1)")
-        check("labels_per_class", labels_per_class, labels_per_class is None or labels_per_class >= 1, "at least 1")
-        check("label_fraction", label_fraction, label_fraction is None or 0 < label_fraction <= 1, "in (0, 1]")
+        check(self, "batch_size", batch_size, batch_size >= 1, "at least 1")
+        check(self, "num_workers", num_workers, num_workers is None or num_workers >= 0, "at least 0, or null")
+        check(self, "val_fraction", val_fraction, 0 <= val_fraction < 1, "a share in [0, 1)")
+        check(
+            self, "labels_per_class", labels_per_class, labels_per_class is None or labels_per_class >= 1, "at least 1"
+        )
+        check(
+            self,
+            "label_fraction",
+            label_fraction,
+            label_fraction is None or 0 < label_fraction <= 1,
+            "a share in (0, 1]",
+        )
         if labels_per_class is not None and label_fraction is not None:
             raise ValueError("labels_per_class and label_fraction were both given: leave one of them out.")
         self.batch_size = batch_size
@@ -207,19 +216,18 @@ class BaseDataModule(RecordedSplits, ABC):
     def _tell_few(self, classes: int, least: int) -> None:
         if classes:
             log.warning(
-                "labels_per_class=%d: %s have fewer labels, %d at least; all of theirs are taken "
-                "(--data.labels_per_class).",
-                self.hparams["labels_per_class"],
+                "%s: %s have fewer labels, %d at least; all of theirs are taken.",
+                setting("labels_per_class", self.hparams["labels_per_class"], self),
                 "all classes" if classes == self.num_classes else f"{classes} of {self.num_classes} classes",
                 least,
             )
 
     @rank_zero_only
-    def _tell_no_validation(self, option: str = "--data.val_fraction") -> None:
+    def _tell_no_validation(self) -> None:
         log.warning(
             "There are no validation images: nothing is measured on images that training has not seen. Raise %s, or "
             "give more images of each class.",
-            option,
+            argument("val_fraction", self),
         )
 
     def class_counts(self) -> Tensor:

@@ -16,6 +16,7 @@ from datamodules.images import read_image
 from datamodules.mapped import map_file
 from datamodules.stored_file import digest, draw_few, open_plain, stored_file
 from datamodules.threads import in_threads
+from lit_cv.errors import argument, setting
 
 __all__ = ["cached_arrays", "cached_images"]
 
@@ -156,7 +157,7 @@ def _stored(
             raise OSError(
                 errno.ENOSPC,
                 f"the cache of {count} images takes {needed / 1e9:.1f} GB, but {unfinished.parent} has "
-                f"{free / 1e9:.1f} GB left: set --data.cache false, or a smaller --data.image_size.",
+                f"{free / 1e9:.1f} GB left: set {setting('cache', False)}, or a smaller {argument('image_size')}.",
             ) from error
 
     return map_file(stored_file(root, which, files, ".npy", write, flaw))

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_cv.errors import OptionError, argument
 from lit_cv.printable import printable
 from lit_cv.suggest import nearest
 
@@ -59,20 +60,21 @@ def split_classes(
         if not trains:
             count = min(count, len(free))
         if count < 0 or count > len(free) or (trains and count == len(free)):
-            raise ValueError(
-                f"{split}_classes={held}: {count} of {len(free)} {_plural(by)} would leave none to train on "
-                f"(--data.{split}_classes)."
+            raise OptionError(
+                None,
+                f"{split}_classes",
+                held,
+                f"{count} of {len(free)} {_plural(by)} would leave none to train on; give fewer",
             )
         chosen[split] = free[len(free) - count :]
         free = free[: len(free) - count]
+    options = f"{argument('val_classes')}, {argument('test_classes')}"
     if both := sorted(set(chosen["val"]) & set(chosen["test"])):
-        raise ValueError(
-            f"{printable(', '.join(both), lines=False)}: named for validation and for the test (--data.val_classes, "
-            "test_classes)."
-        )
+        shown = printable(", ".join(both), lines=False)
+        raise ValueError(f"{shown}: named for validation and for the test ({options}).")
     chosen["train"] = free
     if not free and trains:
-        raise ValueError(f"no {_plural(by)} are left to train on (--data.val_classes, --data.test_classes).")
+        raise ValueError(f"no {_plural(by)} are left to train on ({options}).")
     parts = {split: set(chosen[split]) for split in ("train", "val", "test")}
     return {
         split: np.array([number for number, unit in enumerate(unit_of) if unit in part], dtype=np.int64)
@@ -120,7 +122,8 @@ def _known(name: str, units: Sequence[str], split: str, by: str) -> str:
     if name not in units:
         shown = printable(f"{', '.join(units[:20])}{', ...' if len(units) > 20 else ''}", lines=False)
         raise ValueError(
-            f"--data.{split}_classes: there is no {by} {name!r}{nearest(name, units)} The {_plural(by)} are: {shown}."
+            f"there is no {by} {name!r} ({argument(f'{split}_classes')}){nearest(name, units)} "
+            f"The {_plural(by)} are: {shown}."
         )
     return name
 

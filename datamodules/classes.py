@@ -7,6 +7,7 @@ import torch
 
 from datamodules.dataset import ImageDataset
 from lit_cv.annotations.reading import composed
+from lit_cv.errors import OptionError, argument
 from lit_cv.printable import printable
 from lit_cv.suggest import nearest
 
@@ -34,7 +35,9 @@ def choose_classes(dataset: ImageDataset, classes: Sequence[int | str]) -> Image
     if not names:
         return dataset
     if dataset.labels.ndim != 1:
-        raise ValueError("classes chooses images by their one label, but these have several: leave --data.classes out.")
+        raise ValueError(
+            f"classes chooses images by their one label, but these have several: leave {argument('classes')} out."
+        )
     numbers = class_numbers(classes, names)
     renumbered = torch.full((len(names) + 1,), -2)
     renumbered[numbers] = torch.arange(len(numbers))
@@ -54,7 +57,7 @@ def class_numbers(classes: Sequence[int | str], names: Sequence[str]) -> list[in
     """
     numbers = [_number(name, names) for name in classes]
     if not numbers or len(set(numbers)) < len(numbers):
-        raise ValueError(f"classes={list(classes)}: give each class once, and at least one (--data.classes).")
+        raise OptionError(None, "classes", list(classes), "give each class once, and at least one")
     return numbers
 
 
@@ -72,7 +75,7 @@ def _number(name: int | str, names: Sequence[str]) -> int:
     shown = printable(", ".join(names[:20]), lines=False) + (", ..." if len(names) > 20 else "")
     how = "named with numbers" if numeric else "counted from 0"
     raise ValueError(
-        f"there is no class {name!r} (--data.classes){hint} The {len(names)} classes, {how}, are: {shown}."
+        f"there is no class {name!r} ({argument('classes')}){hint} The {len(names)} classes, {how}, are: {shown}."
     )
 
 

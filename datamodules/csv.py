@@ -23,6 +23,7 @@ from lit_cv.annotations.tables import (
     report_odd_labels,
 )
 from lit_cv.annotations.votes import Votes
+from lit_cv.errors import OptionError, argument, setting
 from lit_cv.printable import printable
 from lit_cv.spreadsheet import unescape_formula
 from lit_cv.suggest import nearest
@@ -90,18 +91,34 @@ class CSVDataModule(FilesDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check("consensus", consensus, consensus in ("majority", "soft", "dawid_skene"), "majority, soft or dawid_skene")
-        check("empty_labels", empty_labels, empty_labels in (None, "none", "unlabeled"), "none, unlabeled or null")
-        check("unseen_classes", unseen_classes, unseen_classes in ("raise", "skip"), "'raise' or 'skip'")
+        check(
+            self,
+            "consensus",
+            consensus,
+            consensus in ("majority", "soft", "dawid_skene"),
+            "majority, soft or dawid_skene",
+        )
+        check(
+            self, "empty_labels", empty_labels, empty_labels in (None, "none", "unlabeled"), "none, unlabeled or null"
+        )
+        check(self, "unseen_classes", unseen_classes, unseen_classes in ("raise", "skip"), "'raise' or 'skip'")
         if empty_labels is not None and label_separator is None and len(label_columns) < 2:
             raise ValueError(
-                "empty_labels is for several labels an image, an image of one label without it is unlabeled: set "
-                "--data.label_separator, or leave --data.empty_labels out."
+                "empty_labels is for several labels an image, and an image of one label without it is unlabeled: set "
+                f"{argument('label_separator', self)}, or leave {argument('empty_labels', self)} out."
             )
         if annotator_column is not None and (len(label_columns) > 1 or label_separator is not None):
-            raise ValueError("annotator_column is for one label an image: leave label_separator and more columns out.")
+            raise OptionError(
+                self,
+                "annotator_column",
+                annotator_column,
+                "it is for one label an image; leave label_separator and more columns out",
+            )
         if annotator_column is None and consensus != "majority":
-            raise ValueError(f"consensus={consensus!r} is of several annotators: name their column, annotator_column.")
+            name = argument("annotator_column", self)
+            raise OptionError(
+                self, "consensus", consensus, f"it is of several annotators; name their column with {name}"
+            )
         self._table: Table = []
         self._classes: list[str] = []
         self._unseen: set[str] = set()
@@ -128,20 +145,21 @@ class CSVDataModule(FilesDataModule):
         h = self.hparams
         path = Path(h["path"]).expanduser()
         if not path.is_file():
-            raise FileNotFoundError(f"there is no table {path.absolute()}: set --data.path.")
+            raise FileNotFoundError(f"there is no table {path.absolute()}: set {argument('path', self)}.")
         table = read_rows(path, files=(h["path_column"],))
         if not table:
             raise ValueError(f"{printable(str(path), lines=False)} has no rows.")
         asked = [("path_column", h["path_column"]), *(("label_columns", name) for name in h["label_columns"])]
-        for option, name in [*asked, ("annotator_column", h["annotator_column"])]:
+        for column, name in [*asked, ("annotator_column", h["annotator_column"])]:
             if name is not None and name not in table[0]:
                 columns = printable(", ".join(table[0]), lines=False)
                 shown = printable(str(path), lines=False)
                 raise ValueError(
-                    f"{shown} has no column {name!r} (--data.{option}){nearest(name, table[0])} It has: {columns}."
+                    f"{shown} has no column {name!r} ({argument(column, self)}){nearest(name, table[0])} "
+                    f"It has: {columns}."
                 )
         others = [name for name in table[0] if name not in (h["path_column"], *h["label_columns"])]
-        find_split_column(table, str(path), h["split_column"], others, "--data.split_column")
+        find_split_column(table, str(path), h["split_column"], others, self)
         named = [name for name in (*h["label_columns"][:1], h["annotator_column"]) if name is not None]
         for row in table:
             row[h["path_column"]] = file_cell(row[h["path_column"]], self._root())
@@ -161,8 +179,8 @@ class CSVDataModule(FilesDataModule):
             if seen.setdefault(file := os.path.normpath(row[h["path_column"]]), labels) != labels:
                 raise ValueError(
                     f"{h['path']} gives {row[h['path_column']]!r} the label {', '.join(seen[file])!r} "
-                    f"and the label {', '.join(labels)!r}: name the column of the annotators (--data.annotator_column)"
-                    ", or leave one row of each image."
+                    f"and the label {', '.join(labels)!r}: name the column of the annotators "
+                    f"({argument('annotator_column', self)}), or leave one row of each image."
                 )
 
     def read_votes(self) -> Votes:
@@ -224,7 +242,7 @@ class CSVDataModule(FilesDataModule):
         empty = sum(not row[h["label_columns"][0]].strip() for row in self._table)
         if empty:
             what = "unlabeled" if h["empty_labels"] == "unlabeled" else "labeled, with none of the classes"
-            chosen = "" if h["empty_labels"] else " (--data.empty_labels none or unlabeled says which)"
+            chosen = "" if h["empty_labels"] else f" ({setting('empty_labels', 'none', self)} or unlabeled says which)"
             level = logging.INFO if h["empty_labels"] else logging.WARNING
             log.log(level, "%d of %d images have an empty label: %s%s.", empty, len(self._table), what, chosen)
 
@@ -240,7 +258,7 @@ class CSVDataModule(FilesDataModule):
             if (unknown := sorted(by_split.get(name, set()) - by_split["train"])) and h["unseen_classes"] == "raise":
                 raise ValueError(
                     f"the {name} rows of {h['path']} have classes without training images: "
-                    f"{_shown(unknown)} (--data.unseen_classes skip leaves them out)."
+                    f"{_shown(unknown)} ({setting('unseen_classes', 'skip', self)} leaves them out)."
                 )
             self._unseen.update(unknown)
         if self._unseen:
@@ -282,7 +300,7 @@ class CSVDataModule(FilesDataModule):
         if missing and h["on_error"] == "raise":
             raise FileNotFoundError(
                 f"{len(missing)} of {len(paths)} images are not in {root.absolute()}, {missing[0]!r} first: "
-                "set --data.root."
+                f"set {argument('root', self)}."
             )
         labels = [-1] * len(rows) if split == "predict" else self._encode(rows)
         dataset = FileDataset(root, paths, labels, self._classes, channels=h["channels"])
@@ -315,7 +333,7 @@ def _flag(text: str, column: str, options: Mapping[str, Any], empty: float | Non
         return empty
     flags = {"1": 1.0, "0": 0.0, "true": 1.0, "false": 0.0, "1.0": 1.0, "0.0": 0.0}
     if text.lower() not in flags:
-        hint = "" if text.strip() else " (--data.empty_labels says what an empty cell means)"
+        hint = "" if text.strip() else f" ({argument('empty_labels')} says what an empty cell means)"
         raise ValueError(
             f"column {column!r} of {options['path']} says {text!r}: one of several label columns holds 0 or 1{hint}."
         )

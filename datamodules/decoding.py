@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from datamodules.jpeg_header import PROGRESSIVE, jpeg_frame, jpeg_size
+from lit_cv.errors import argument, setting
 from lit_cv.image_formats import loses_bits, open_image, orientation
 from lit_cv.printable import printable
 
@@ -143,7 +144,9 @@ def _decode_with_pillow(
     image = open_image(io.BytesIO(data))
     turn, halved = orientation(image), loses_bits(image)
     if halved and value_range is not None:
-        raise ValueError("it has colors of 16 bits, which --data.value_range does not scale: convert it to 8 bits.")
+        raise ValueError(
+            f"it has colors of 16 bits, which {argument('value_range')} does not scale: convert it to 8 bits."
+        )
     if size is not None:
         side = _GAP * max(size)
         image.draft(None, (side, side))
@@ -176,7 +179,7 @@ def _scale_to_8_bits(image: "Image", value_range: ValueRange | None, name: str |
         if values.dtype.kind == "f" or lowest < 0 or highest > _MOST:
             raise ValueError(
                 f"its pixels are {values.dtype} from {lowest} to {highest}: give their lowest and highest value "
-                "(--data.value_range), or scale them to 16 bits."
+                f"({argument('value_range')}), or scale them to 16 bits."
             )
         _note_dark(int(highest), name)
         scaled = ((values.astype(np.int64) + 128) // 257).astype(np.uint8)
@@ -194,8 +197,8 @@ def _note_dark(highest: int, name: str | Path) -> None:
     _noted_dark = True
     bits = next(bits for bits in (8, 10, 12, 14) if highest < 1 << bits)
     log.warning(
-        "%s: its values reach %d of %d, so it comes out dark. If they have %d bits, set --data.value_range '[0, %d]'.",
-        *(printable(str(name), lines=False), highest, _MOST, bits, (1 << bits) - 1),
+        "%s: its values reach %d of %d, so it comes out dark. If they have %d bits, set %s.",
+        *(printable(str(name), lines=False), highest, _MOST, bits, setting("value_range", [0, (1 << bits) - 1])),
     )
 
 

@@ -35,7 +35,7 @@ class DigitsDataModule(BaseDataModule):
 
     def __init__(self, image_size: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check("image_size", image_size, image_size is None or image_size >= 8, "at least 8")
+        check(self, "image_size", image_size, image_size is None or image_size >= 8, "at least 8")
         self._splits: dict[str, InMemoryDataset] = {}
 
     def load(self, split: Split) -> InMemoryDataset | None:

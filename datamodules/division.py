@@ -14,6 +14,7 @@ from datamodules.dataset import ImageDataset
 from datamodules.separation import equal_contents, first_positions, shared_files
 from datamodules.split_record import HIDDEN, SPLIT_CODES, UNKNOWN, Codes, SplitRecord
 from datamodules.splits import Positions, hold_out, keep_labels
+from lit_cv.errors import argument, setting
 from lit_cv.printable import printable
 
 __all__ = ["Division"]
@@ -158,7 +159,7 @@ class Division:
         if changed and self.held_out:
             log.warning(
                 "%s: the images of the checkpoint stay in its splits. Start a new run to divide them anew.",
-                " and ".join(f"--data.{name}" for name in changed),
+                " and ".join(argument(name) for name in changed),
             )
 
     def separate(self, parts: Mapping[str, ImageDataset]) -> dict[str, ImageDataset]:
@@ -178,7 +179,9 @@ class Division:
             said = f"{len(pairs)} of {len(dataset)} images of {split} are training images, too: {shown}"
             kept = np.flatnonzero(~np.isin(ours.identity, theirs.identity))
             if self.on_error != "skip" or not len(kept):
-                hint = " (--data.on_error skip leaves them out of training)" if self.on_error == "raise" else ""
+                hint = (
+                    f" ({setting('on_error', 'skip')} leaves them out of training)" if self.on_error == "raise" else ""
+                )
                 raise ValueError(
                     f"{said}. List each image in one split, or leave out {split}, which is held out then{hint}."
                 )

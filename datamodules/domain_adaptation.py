@@ -2,8 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from datamodules.domain_pairs import SOURCE, TARGET, ConvertedDataset, PairDatas
 from datamodules.loader import ResumableLoader
 from datamodules.split_record import state_in_checkpoint
 from lit_cv.contracts import as_module, module_of
+from lit_cv.errors import argument, within
 from lit_cv.printable import printable
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class DomainAdaptationDataModule(BaseDataModule):
 
     A training batch is `{"source": {"image", "label", "index"}, "target": {"image", "index"}}`, `batch_size` images
     of each domain. An epoch is one pass through the larger set, while the smaller one is repeated in new orders
-    (`--trainer.limit_train_batches` makes epochs shorter). Validation and test run over two loaders, the target's
+    (`limit_train_batches` of the Trainer makes epochs shorter). Validation and test run over two loaders, the target's
     and the source's, whose batches are those of other DataModules with `domain` (N,) int64 besides, 0 for the source
     and 1 for the target. Both domains have the same channels and size, and are normalised by the same mean and
     standard deviation, those of both sets together. What is converted is logged; masks and boxes are left out.
@@ -40,7 +40,7 @@ class DomainAdaptationDataModule(BaseDataModule):
     `train_dataset` are the labelled images of the source, `unlabeled_dataset` the training images of the target,
     labels hidden, `val_dataset`, `test_dataset` and `predict_dataset` those of the target. Modules that do not adapt
     (not `expects_domains`) train on the source alone, or, if they learn without labels, on the target's images, and
-    are evaluated on the target: `--model SupervisedModule` is the usual baseline.
+    are evaluated on the target: `SupervisedModule` is the usual baseline.
 
     Validation images are those that each DataModule holds out of its training images, in proportion to the
     classes. The labels of the target's are there to report, not to choose by: see the module's `monitor`.
@@ -76,8 +76,8 @@ class DomainAdaptationDataModule(BaseDataModule):
         channels: int | None = None,
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers)
-        check("image_size", image_size, image_size is None or image_size >= 1, "at least 1, or null")
-        check("channels", channels, channels in (None, 1, 3), "1 or 3, or null")
+        check(self, "image_size", image_size, image_size is None or image_size >= 1, "at least 1, or null")
+        check(self, "channels", channels, channels in (None, 1, 3), "1 or 3, or null")
         if source is target:
             raise ValueError("source and target are the same DataModule: give two, of two domains.")
         for name, part in (("source", source), ("target", target)):
@@ -94,7 +94,7 @@ class DomainAdaptationDataModule(BaseDataModule):
     def prepare_data(self) -> None:
         """Download what is missing of both domains."""
         for name, part in (("source", self.source), ("target", self.target)):
-            with _named(name):
+            with within(name):
                 part.prepare_data()
 
     def load(self, split: Split) -> ImageDataset | None:
@@ -108,7 +108,7 @@ class DomainAdaptationDataModule(BaseDataModule):
             return
         self._restore_parts(state_in_checkpoint(self.checkpoint_path, type(self).__qualname__))
         for name, part in (("source", self.source), ("target", self.target)):
-            with _named(name):
+            with within(name):
                 part.setup(stage)
         self._check_classes()
         self.class_names, self.num_classes = self.source.class_names, self.source.num_classes
@@ -143,7 +143,8 @@ class DomainAdaptationDataModule(BaseDataModule):
         """Return the loaders of the target's and the source's validation images."""
         loaders = self._both(self.val_dataset, self.source_val_dataset)
         if not loaders:
-            self._tell_no_validation("--data.target.val_fraction")
+            with within("target"):
+                self.target._tell_no_validation()
         return loaders
 
     def test_dataloader(self) -> Any:
@@ -231,8 +232,8 @@ class DomainAdaptationDataModule(BaseDataModule):
         if target.class_names and target.class_names != source.class_names:
             raise ValueError(
                 f"the classes differ: {_name(source)} has {_listed(source.class_names)}, {_name(target)} has "
-                f"{_listed(target.class_names)}. Choose and order them with --data.source.classes and "
-                "--data.target.classes."
+                f"{_listed(target.class_names)}. Choose and order them with {argument('source.classes', self)} and "
+                f"{argument('target.classes', self)}."
             )
 
     def _choose_format(self) -> None:
@@ -266,18 +267,6 @@ def _description(datamodule: BaseDataModule) -> dict[str, Any]:
 
 def _name(datamodule: BaseDataModule) -> str:
     return type(datamodule).__name__.removesuffix("DataModule")
-
-
-@contextmanager
-def _named(domain: str) -> Iterator[None]:
-    """Name the options of a domain's DataModule in full in its messages."""
-    try:
-        yield
-    except Exception as error:
-        error.args = tuple(
-            part.replace("--data.", f"--data.{domain}.") if isinstance(part, str) else part for part in error.args
-        )
-        raise
 
 
 def _side_lengths(datamodule: BaseDataModule) -> tuple[int, int]:

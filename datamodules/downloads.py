@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from lit_cv.errors import argument, setting
 from lit_cv.printable import printable
 
 __all__ = ["open_set"]
@@ -30,21 +31,25 @@ def open_set(name: str, folder: Path, download: bool, **arguments: Any) -> Any:
     except (RuntimeError, FileNotFoundError) as error:
         missing = f"{name} was not found in {folder.absolute()}"
         if not download:
-            raise FileNotFoundError(f"{missing}: set --data.root to its folder, or --data.download true.") from error
+            raise FileNotFoundError(
+                f"{missing}: set {argument('root')} to its folder, or {setting('download', True)}."
+            ) from error
     except Exception as error:  # torchvision checks the sums of most files, but not of all
         reason = printable(str(error) or type(error).__name__, lines=False)
         raise ValueError(f"{folder.absolute()} holds broken files of {name} ({reason}): fetch them again.") from error
     before = set(folder.rglob("*")) if folder.is_dir() else set()
     if links := sorted(path for path in before if path.is_symlink() and not path.is_dir()):
         shown = printable(str(links[0]), lines=False)
-        raise OSError(f"{missing}, and {shown} is a link, which a download might write through: set --data.root.")
+        raise OSError(
+            f"{missing}, and {shown} is a link, which a download might write through: set {argument('root')}."
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return kind(str(folder), download=True, **arguments)
     except (OSError, RuntimeError) as error:
         _remove_empty(folder, before)
         raise FileNotFoundError(
-            f"{missing} and could not be downloaded ({error}): set --data.root to the folder that holds it, "
+            f"{missing} and could not be downloaded ({error}): set {argument('root')} to the folder that holds it, "
             "or try again with a network."
         ) from error
 

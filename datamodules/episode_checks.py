@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from datamodules.class_pool import ClassPool
+from lit_cv.errors import argument
 from lit_cv.printable import printable
 
 __all__ = ["Drawn", "check_drawn"]
 
 Drawn = tuple[int, int, str]
-"""Classes and support images of each in an episode, and the option that says so."""
+"""Classes and support images of each in an episode, and the argument that says so."""
 
 
 def check_drawn(
@@ -29,11 +30,11 @@ def check_drawn(
         ValueError: If there are fewer classes than an episode has, or a class has too few images.
     """
     kinds = len(pool.names)
-    for way, shot, option in drawn:
+    for way, shot, name in drawn:
         if kinds < way:
             raise ValueError(
-                f"an episode of {way} classes (--data.{option}) cannot be drawn from the {kinds} classes of "
-                f"{split}: lower it, or change --data.val_classes and --data.test_classes."
+                f"an episode of {way} classes ({argument(name)}) cannot be drawn from the {kinds} classes of "
+                f"{split}: lower it, or change {argument('val_classes')} and {argument('test_classes')}."
             )
         _check_counts(pool, shot + (0 if query_pool else queries), split)
         if query_pool:
@@ -47,5 +48,6 @@ def _check_counts(pool: ClassPool, needed: int, split: str) -> None:
         more = f" and {len(small) - 5} more" if len(small) > 5 else ""
         raise ValueError(
             f"an episode takes {needed} images of a class for support and query, but of {split} these have fewer: "
-            f"{shown}{more}. Lower --data.query (--data.eval_query) or --data.shot (the shots of --data.evaluate)."
+            f"{shown}{more}. Lower {argument('query')} ({argument('eval_query')}) or {argument('shot')} (the shots of "
+            f"{argument('evaluate')})."
         )

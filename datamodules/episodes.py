@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from datamodules.class_pool import ClassPool
 from datamodules.loader import Batch, EpochSampler
+from lit_cv.errors import OptionError
 
 __all__ = ["EpisodeDataset", "EpisodeSampler", "EvaluationEpisodes", "Setting", "episode_numbers"]
 
@@ -39,9 +40,11 @@ class Setting(NamedTuple):
         """
         match = re.fullmatch(r"(\d+)w(\d+)s", text)
         if not match or int(match[1]) < 2 or int(match[2]) < 1:
-            raise ValueError(
-                f"evaluate={text!r}: give settings such as 5w1s, for 5 classes (2 at least) with 1 support image each "
-                "(--data.evaluate '[5w1s, 20w5s]')."
+            raise OptionError(
+                None,
+                "evaluate",
+                text,
+                "give settings such as [5w1s, 20w5s], the first for 5 classes (2 at least) with 1 support image each",
             )
         return cls(int(match[1]), int(match[2]))
 

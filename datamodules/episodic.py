@@ -20,6 +20,7 @@ from datamodules.memory import channel_statistics
 from datamodules.split_record import state_in_checkpoint
 from datamodules.support_folder import SupportFolder, open_support_folder
 from lit_cv.contracts import as_module, module_of
+from lit_cv.errors import OptionError, argument, setting
 from lit_cv.printable import printable
 
 __all__ = ["EpisodicDataModule"]
@@ -113,13 +114,13 @@ class EpisodicDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False, ignore=["base", "query_base"])
-        check("way", way, way >= 2, "at least 2")
+        check(self, "way", way, way >= 2, "at least 2")
         ones = {"shot": shot, "query": query, "batch_size": batch_size, "episodes_per_epoch": episodes_per_epoch}
         ones |= {"val_episodes": val_episodes, "test_episodes": test_episodes, "eval_query": eval_query or 1}
         for name, value in ones.items():
-            check(name, value, value >= 1, "at least 1")
-        check("split_by", split_by, split_by in ("class", "group"), "'class' or 'group'")
-        check("evaluate", evaluate, len(set(evaluate)) == len(evaluate) > 0, "a list of different settings")
+            check(self, name, value, value >= 1, "at least 1")
+        check(self, "split_by", split_by, split_by in ("class", "group"), "'class' or 'group'")
+        check(self, "evaluate", evaluate, len(set(evaluate)) == len(evaluate) > 0, "a list of different settings")
         self.base, self.query_base = base, query_base
         self.settings = [Setting.parse(text) for text in evaluate]
         self.batch_size = batch_size
@@ -152,7 +153,8 @@ class EpisodicDataModule(L.LightningDataModule):
             return
         if self.base is None:
             raise ValueError(
-                "episodes are made from the images of another DataModule: name it (--data.base OmniglotDataModule)."
+                "episodes are made from the images of another DataModule: name it "
+                f"({setting('base', 'OmniglotDataModule', self)})."
             )
         self._stage = stage
         self._deal(self.base, stage)
@@ -210,8 +212,8 @@ class EpisodicDataModule(L.LightningDataModule):
         for split in ("val", "test"):
             if count := sum(names[number] in trained for number in found[split]):
                 log.warning(
-                    "The checkpoint was trained on %d of the %d classes of %s (--data.%s_classes).",
-                    count, len(found[split]), split, split,
+                    "The checkpoint was trained on %d of the %d classes of %s (%s).",
+                    count, len(found[split]), split, argument(f"{split}_classes", self),
                 )  # fmt: skip
         return found
 
@@ -240,9 +242,11 @@ class EpisodicDataModule(L.LightningDataModule):
         h = self.hparams
         rank, world_size = self._place()
         if h["episodes_per_epoch"] < world_size * self.batch_size:
-            raise ValueError(
-                f"episodes_per_epoch={h['episodes_per_epoch']} does not fill a batch of {self.batch_size} episodes on "
-                f"{world_size} devices: raise --data.episodes_per_epoch."
+            raise OptionError(
+                self,
+                "episodes_per_epoch",
+                h["episodes_per_epoch"],
+                f"it does not fill a batch of {self.batch_size} episodes on {world_size} devices; give more",
             )
         sampler = EpisodeSampler(h["episodes_per_epoch"], self._seed, world_size, rank)
         pools = (self.pools["train"], self.query_pools["train"])
@@ -253,7 +257,8 @@ class EpisodicDataModule(L.LightningDataModule):
         """Return the loader of the validation episodes; an empty list where no classes are held out for it."""
         if "val" not in self.pools:
             rank_zero_only(log.warning)(
-                "There are no validation episodes: no classes are held out for them (--data.val_classes)."
+                "There are no validation episodes: no classes are held out for them (%s).",
+                argument("val_classes", self),
             )
             return []
         return self._evaluation_loader("val")
@@ -261,22 +266,23 @@ class EpisodicDataModule(L.LightningDataModule):
     def test_dataloader(self) -> ResumableLoader:
         """Return the loader of the test episodes."""
         if "test" not in self.pools:
-            raise ValueError("there are no classes for the test: set --data.test_classes.")
+            raise ValueError(f"there are no classes for the test: set {argument('test_classes', self)}.")
         return self._evaluation_loader("test")
 
     def predict_dataloader(self) -> ResumableLoader:
         """Return the loader of the images to predict."""
         if self._folder is None:
             raise ValueError(
-                "prediction needs examples of the classes and images to tell the classes of: set --data.support_root "
-                "to a folder with a folder for each class, and --data.predict_root."
+                "prediction needs examples of the classes and images to tell the classes of: set "
+                f"{argument('support_root', self)} to a folder with a folder for each class, and "
+                f"{argument('predict_root', self)}."
             )
         return cast(ResumableLoader, self._folder.predict_dataloader())
 
     def support_set(self) -> tuple[Tensor, Tensor]:
         """Return the images (S, C, H, W) uint8 and labels (S,) int64 of `support_root`."""
         if self._folder is None:
-            raise ValueError("there are no support images: set --data.support_root.")
+            raise ValueError(f"there are no support images: set {argument('support_root', self)}.")
         return self._folder.support_set()
 
     def evaluation_images(self, stage: Stage) -> dict[str, Tensor]:

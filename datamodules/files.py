@@ -23,6 +23,7 @@ from datamodules.loader import Batch
 from datamodules.mapped import MappedDataset
 from datamodules.separation import FileStates, file_states
 from lit_cv.annotations.sizes import file_size
+from lit_cv.errors import setting
 from lit_cv.printable import printable
 
 __all__ = ["FileDataset", "FilesDataModule", "some_names"]
@@ -142,12 +143,12 @@ class FilesDataModule(BaseDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check("image_size", image_size, image_size >= 1, "at least 1")
-        check("train_size", train_size, train_size is None or train_size >= 1, "at least 1")
-        check("channels", channels, channels in (1, 3), "1 or 3")
-        check("on_error", on_error, on_error in ("raise", "skip"), "'raise' or 'skip'")
-        check("test_fraction", test_fraction, 0 <= test_fraction < 1, "in [0, 1)")
-        self.value_range = checked_range(value_range)
+        check(self, "image_size", image_size, image_size >= 1, "at least 1")
+        check(self, "train_size", train_size, train_size is None or train_size >= 1, "at least 1")
+        check(self, "channels", channels, channels in (1, 3), "1 or 3")
+        check(self, "on_error", on_error, on_error in ("raise", "skip"), "'raise' or 'skip'")
+        check(self, "test_fraction", test_fraction, 0 <= test_fraction < 1, "a share in [0, 1)")
+        self.value_range = checked_range(self, value_range)
         self._pool: dict[str, FileDataset] = {}
 
     def prepare_data(self) -> None:
@@ -221,8 +222,8 @@ class FilesDataModule(BaseDataModule):
         if min(typical) * _ENLARGED <= size:
             log.warning(
                 "The images have %d x %d pixels and are enlarged to %d x %d, which takes time and adds nothing: set "
-                "--data.image_size %d, unless pretrained weights need their size.",
-                *typical, size, size, min(typical),
+                "%s, unless pretrained weights need their size.",
+                *typical, size, size, setting("image_size", min(typical), self),
             )  # fmt: skip
 
     def _describe(self, train: ImageDataset) -> None:

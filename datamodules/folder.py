@@ -16,6 +16,7 @@ from datamodules.files import FileDataset, FilesDataModule, some_names
 from lit_cv.annotations.clutter import is_clutter
 from lit_cv.annotations.split_folders import is_named_for_split, split_folders
 from lit_cv.annotations.walk import is_image
+from lit_cv.errors import argument
 from lit_cv.image_formats import IMAGE_SUFFIXES
 from lit_cv.printable import printable
 
@@ -51,7 +52,7 @@ class ImageFolderDataModule(FilesDataModule):
         self, root: str = "data", predict_root: str | None = None, class_depth: Literal[1, 2] = 1, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        check("class_depth", class_depth, class_depth in (1, 2), "1 or 2")
+        check(self, "class_depth", class_depth, class_depth in (1, 2), "1 or 2")
 
     def load(self, split: Split) -> FileDataset | None:
         """Return the files of a split."""
@@ -59,7 +60,7 @@ class ImageFolderDataModule(FilesDataModule):
             return self._load_predict()
         root = Path(self.hparams["root"]).expanduser()
         if not root.is_dir():
-            raise FileNotFoundError(f"there is no folder {root.absolute()}: set --data.root.")
+            raise FileNotFoundError(f"there is no folder {root.absolute()}: set {argument('root', self)}.")
         if self.hparams["class_depth"] == 2:
             _tell_beside(root, split)
             return self.split_pool(_dataset(self, root, root, depth=2), split) if split != "val" else None
@@ -78,8 +79,9 @@ class ImageFolderDataModule(FilesDataModule):
             _tell_passed_over(root, folders)
         elif not class_folders(folder) and find_images(folder):
             rank_zero_only(log.warning)(
-                "%s holds images without folders of classes, and is left out: --data.predict_root predicts them.",
+                "%s holds images without folders of classes, and is left out: %s predicts them.",
                 printable(str(folder), lines=False),
+                argument("predict_root", self),
             )
             return None
         _tell_beside(folder, "train")
@@ -92,7 +94,7 @@ class ImageFolderDataModule(FilesDataModule):
         paths = find_images(root)
         if not paths:
             what = "are no images in" if root.is_dir() else "is no folder"
-            raise FileNotFoundError(f"there {what} {root.absolute()}: set --data.predict_root.")
+            raise FileNotFoundError(f"there {what} {root.absolute()}: set {argument('predict_root', self)}.")
         return self.readable(FileDataset(root, paths, [-1] * len(paths), channels=self.hparams["channels"]))
 
 
@@ -109,13 +111,13 @@ def _refuse_splits(root: Path, folders: dict[str, Path]) -> None:
     if "train" in folders and len(folders) > 1:
         raise ValueError(
             f"{root} holds folders of splits ({named}) without folders of classes in them: put the images of each "
-            "class in one, list images and labels in a table (--data CSVDataModule), or set --data.root to a folder "
+            f"class in one, list images and labels in a table (CSVDataModule), or set {argument('root')} to a folder "
             "of unlabeled images."
         )
     if "train" not in folders:
         raise ValueError(
-            f"{root} holds folders of splits ({named}) and none to train on: add a folder train, or set --data.root to "
-            "the folder that has the folders of the classes."
+            f"{root} holds folders of splits ({named}) and none to train on: add a folder train, or set "
+            f"{argument('root')} to the folder that has the folders of the classes."
         )
 
 
@@ -124,9 +126,9 @@ def _tell_split_names(root: Path) -> None:
     names = list(class_folders(root))
     if len(names) > 1 and all(map(is_named_for_split, names)):
         rank_zero_only(log.warning)(
-            "%s: folders named for splits are read as classes (%s): set --data.root to a folder that holds one train "
-            "and one test.",
-            printable(str(root), lines=False), some_names(names),
+            "%s: folders named for splits are read as classes (%s): set %s to a folder that holds one train and one "
+            "test.",
+            printable(str(root), lines=False), some_names(names), argument("root"),
         )  # fmt: skip
 
 

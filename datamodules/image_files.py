@@ -43,7 +43,7 @@ class ImageFilesDataModule(FilesDataModule):
     ) -> None:
         super().__init__(**kwargs)
         positive = canvas is None or (len(canvas) == 2 and min(canvas) >= 1)
-        check("canvas", canvas, positive, "[height, width] in pixels, or null")
+        check(self, "canvas", canvas, positive, "[height, width] in pixels, or null")
         self.class_names = list(class_names or [])
         self.box_classes, self.mask_classes = list(box_classes or []), list(mask_classes or [])
 
@@ -72,7 +72,7 @@ class ImageFilesDataModule(FilesDataModule):
         """List the images, once."""
         h = self.hparams
         if stage not in (None, "predict"):
-            raise ValueError("ImageFilesDataModule has images to predict alone: choose another --data to train on.")
+            raise ValueError("ImageFilesDataModule has images to predict alone: choose another DataModule to train on.")
         if self.predict_dataset is None and (dataset := self.load("predict")) is not None:
             self.predict_dataset = self.finish(dataset, "predict")
             self.num_classes = len(self.class_names) or None

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, S
 
 from datamodules.images import UnreadableImageError
 from datamodules.worker_signals import OutliveSignals, signals_held_back
+from lit_cv.errors import FIT, TRAINER, argument, setting
 
 __all__ = ["Batch", "EpochSampler", "ResumableLoader", "collate", "loader_options"]
 
@@ -195,12 +196,12 @@ class ResumableLoader(DataLoader[Any]):
                 yield batch
         except UnreadableImageError as error:  # from a worker process its message is a whole trace
             reason = str(error).rpartition("UnreadableImageError: ")[2].strip()
-            raise UnreadableImageError(f"{reason} (--data.on_error skip leaves such files out)") from None
+            raise UnreadableImageError(f"{reason} ({setting('on_error', 'skip')} leaves such files out)") from None
         except FileNotFoundError as error:
             reason = str(error).rpartition("FileNotFoundError: ")[2].strip()
             raise FileNotFoundError(
                 f"an image is gone that was there when the run began: {reason}. Put it back, and go on with "
-                "`lit-cv fit --ckpt_path last`; --data.cache true reads files once, before the run."
+                f"{setting('ckpt_path', 'last', FIT)}; {setting('cache', True)} reads files once, before the run."
             ) from None
 
     def _start(self) -> Iterator[Batch]:
@@ -248,12 +249,11 @@ class ResumableLoader(DataLoader[Any]):
                 dataset is another one.
         """
         now = self.state_dict()
-        options = {"batch_size": "--data.batch_size", "world_size": "--trainer.devices"}
-        for name, option in options.items():
+        for name, changed in (("batch_size", argument("batch_size")), ("world_size", argument("devices", TRAINER))):
             if state["batches"] > 0 and state[name] != now[name]:
                 raise ValueError(
                     f"the checkpoint was written with {name}={state[name]}, this run has {name}={now[name]}: "
-                    f"an exact resume needs the same; set {option}."
+                    f"an exact resume needs the same; set {changed}."
                 )
         if 0 < state["batches"] < len(self) and state["samples"] != now["samples"]:
             raise ValueError(

@@ -8,6 +8,7 @@ from datamodules.base import Split
 from datamodules.downloads import open_set
 from datamodules.files import FileDataset, FilesDataModule
 from datamodules.folder import class_folders, image_files
+from lit_cv.errors import OptionError, argument, setting
 from lit_cv.printable import printable
 from lit_cv.suggest import nearest
 
@@ -56,7 +57,7 @@ class OmniglotDataModule(FilesDataModule):
     ) -> None:
         super().__init__(image_size=image_size, channels=channels, cache=cache, **kwargs)
         if subset not in _SUBSETS:
-            raise ValueError(f"subset={subset!r}: give {', '.join(_SUBSETS)} (--data.subset).")
+            raise OptionError(self, "subset", subset, f"give {', '.join(_SUBSETS)}")
 
     def prepare_data(self) -> None:
         """Download what is missing, and decode the images."""
@@ -74,8 +75,8 @@ class OmniglotDataModule(FilesDataModule):
         found = {part: self._find(part) for part in _SUBSETS[self.hparams["subset"]]}
         if missing := [part for part, folder in found.items() if folder is None]:
             raise FileNotFoundError(
-                f"{root.absolute()} holds no Omniglot ({', '.join(missing)}): set --data.root to its folder, or "
-                "--data.download true."
+                f"{root.absolute()} holds no Omniglot ({', '.join(missing)}): set {argument('root', self)} to its "
+                f"folder, or {setting('download', True, self)}."
             )
         classes = {}
         for folder in found.values():
@@ -99,7 +100,7 @@ def _of_alphabets(classes: dict[str, Path], alphabets: Sequence[str]) -> dict[st
     for alphabet in alphabets:
         if alphabet not in known:
             raise ValueError(
-                f"there is no alphabet {alphabet!r} (--data.alphabets){nearest(alphabet, known)} "
+                f"there is no alphabet {alphabet!r} ({argument('alphabets')}){nearest(alphabet, known)} "
                 f"There are: {printable(', '.join(known), lines=False)}."
             )
     return {name: path for name, path in classes.items() if name.partition("/")[0] in alphabets}

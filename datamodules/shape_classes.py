@@ -52,9 +52,9 @@ class ShapeClassesDataModule(BaseDataModule):
 
     def __init__(self, image_size: int = 32, images_per_class: int = 20, seed: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check("image_size", image_size, image_size >= 16, "at least 16")
-        check("images_per_class", images_per_class, images_per_class >= 1, "at least 1")
-        check("seed", seed, seed >= 0, "at least 0")
+        check(self, "image_size", image_size, image_size >= 16, "at least 16")
+        check(self, "images_per_class", images_per_class, images_per_class >= 1, "at least 1")
+        check(self, "seed", seed, seed >= 0, "at least 0")
         self._splits: dict[str, InMemoryDataset] = {}
 
     def load(self, split: Split) -> InMemoryDataset | None:

@@ -113,12 +113,12 @@ class ShapesDataModule(BaseDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check("image_size", image_size, image_size >= _SMALLEST, f"at least {_SMALLEST}")
-        check("num_images", num_images, num_images >= 10, "at least 10")
-        check("domain", domain, domain in DOMAINS, f"one of {', '.join(DOMAINS)}")
-        check("shapes_per_image", shapes_per_image, 1 <= shapes_per_image <= 8, "from 1 to 8")
-        check("targets", targets, targets in ("label", "boxes", "mask", "all"), "label, boxes, mask or all")
-        check("seed", seed, seed >= 0, "at least 0")
+        check(self, "image_size", image_size, image_size >= _SMALLEST, f"at least {_SMALLEST}")
+        check(self, "num_images", num_images, num_images >= 10, "at least 10")
+        check(self, "domain", domain, domain in DOMAINS, f"one of {', '.join(DOMAINS)}")
+        check(self, "shapes_per_image", shapes_per_image, 1 <= shapes_per_image <= 8, "a number from 1 to 8")
+        check(self, "targets", targets, targets in ("label", "boxes", "mask", "all"), "label, boxes, mask or all")
+        check(self, "seed", seed, seed >= 0, "at least 0")
         self._all: ShapesDataset | None = None
         self.box_classes = list(CLASSES) if targets in ("boxes", "all") else []
         self.mask_classes = ["background", *CLASSES] if targets in ("mask", "all") else []

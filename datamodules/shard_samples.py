@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from lit_cv.errors import argument
 from lit_cv.image_formats import IMAGE_SUFFIXES
 from lit_cv.printable import printable
 
@@ -202,7 +203,7 @@ def _image_field(members: _Members, wanted: str | None, name: str) -> str | None
     images = [field for field in members if f".{field}" in IMAGE_SUFFIXES]
     if len(images) > 1:
         shown = printable(", ".join(images), lines=False)
-        raise ValueError(f"{name} has several images ({shown}): choose one with --data.image_field.")
+        raise ValueError(f"{name} has several images ({shown}): choose one with {argument('image_field')}.")
     return images[0] if images else None
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from lit_cv.atomic_files import atomic_write, owned_folder, remove_unfinished
+from lit_cv.errors import setting
 from lit_cv.file_lock import FileLock
 from lit_cv.printable import printable
 
@@ -56,7 +57,9 @@ def cache_folder(root: Path) -> Path:
             lock = owned_folder(folder) / _LOCK
             if os.access(folder, os.W_OK) and (not lock.exists() or os.access(lock, os.W_OK)):
                 return folder
-    raise PermissionError(f"neither {_shown(root)} nor {_shown(user)} can be written to: set --data.cache false.")
+    raise PermissionError(
+        f"neither {_shown(root)} nor {_shown(user)} can be written to: set {setting('cache', False)}."
+    )
 
 
 def stored_file(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from datamodules.folder import ImageFolderDataModule
 from datamodules.images import UnreadableImageError
+from lit_cv.errors import MODULE, argument, renamed
 from lit_cv.printable import printable
 
 __all__ = ["SupportFolder", "open_support_folder"]
@@ -23,7 +24,7 @@ class SupportFolder(ImageFolderDataModule):
 
     def support_set(self) -> tuple[Tensor, Tensor]:
         """Return the support images (S, C, H, W) uint8 and their labels (S,) int64."""
-        with _named_by_option():
+        with _naming_support_root():
             batch = self.train_dataset.__getitems__(range(len(self.train_dataset)))
         return batch["image"], batch["label"]
 
@@ -50,9 +51,10 @@ def open_support_folder(
     """
     size, channels = model["image_size"], model["in_channels"]
     if size is None or channels not in (1, 3):
-        raise ValueError("the checkpoint does not tell the size and channels of its images: set --model.image_size.")
+        missing = argument("image_size", MODULE)
+        raise ValueError(f"the checkpoint does not tell the size and channels of its images: set {missing}.")
     if not Path(support_root).expanduser().is_dir():
-        raise FileNotFoundError(f"there is no folder {Path(support_root).absolute()}: set --data.support_root.")
+        raise FileNotFoundError(f"there is no folder {Path(support_root).absolute()}: set {argument('support_root')}.")
     folder = SupportFolder(
         support_root,
         predict_root,
@@ -62,7 +64,7 @@ def open_support_folder(
         val_fraction=0.0,
         test_fraction=0.0,
     )
-    with _named_by_option():
+    with _naming_support_root():
         folder.setup()
         if len(folder.class_names) < 2:
             shown = printable(", ".join(folder.class_names), lines=False)
@@ -71,11 +73,14 @@ def open_support_folder(
 
 
 @contextmanager
-def _named_by_option() -> Iterator[None]:
-    """Let what is wrong with the support images name the option that they were given by."""
+def _naming_support_root() -> Iterator[None]:
+    """Let what is wrong with the support images name the argument that they were given by."""
+    name = argument("support_root")
     try:
-        yield
+        with renamed(root="support_root"):
+            yield
     except (ValueError, FileNotFoundError, UnreadableImageError) as error:
-        if "--data." in str(error):
+        if name in str(error):
             raise
-        raise type(error)(f"{str(error).rstrip('.')} (--data.support_root).") from None
+        kind = type(error) if isinstance(error, OSError) else ValueError
+        raise kind(f"{str(error).rstrip('.')} ({name}).") from None

@@ -24,6 +24,7 @@ from datamodules.stored_file import draw_few
 from lit_cv.annotations.clutter import is_clutter
 from lit_cv.annotations.layout import split_in
 from lit_cv.annotations.masks import mask_class_names
+from lit_cv.errors import argument, setting
 from lit_cv.printable import printable
 from lit_cv.suggest import nearest
 
@@ -167,7 +168,7 @@ class WebDatasetDataModule(FilesDataModule):
     ) -> None:
         super().__init__(**kwargs)
         for name, field in (("image_field", image_field), ("label_field", label_field)):
-            check(name, field, field is None or (field != "" and "/" not in field), "an extension, or null")
+            check(self, name, field, field is None or (field != "" and "/" not in field), "an extension, or null")
         self._datasets: dict[str, FileDataset] = {}
 
     def prepare_data(self) -> None:
@@ -210,11 +211,12 @@ class WebDatasetDataModule(FilesDataModule):
             shown += ", ..." if len(lacking) > _SHOWN else ""
             said = f"{len(lacking):,} of {len(rows):,} samples have no {what}: {shown}"
             if self.hparams["on_error"] == "raise":
-                options = {
-                    "image": "--data.image_field",
-                    "label": f"--data.label_field {field}: an extension or a field of KEY.json, or null for no labels",
-                }
-                raise ValueError(f"{said} ({options[what]}; --data.on_error skip leaves them out).")
+                chosen = argument("image_field", self)
+                if what == "label":
+                    chosen = (
+                        f"{setting('label_field', field, self)}: an extension or a field of KEY.json, or null for none"
+                    )
+                raise ValueError(f"{said} ({chosen}; {setting('on_error', 'skip', self)} leaves them out).")
             log.warning("%s. They are left out.", said)
             rows = rows[found[rows] >= 0]
         return rows
@@ -231,7 +233,7 @@ def _are_reasons(found: object) -> bool:
 def _find_shards(root: Path) -> list[str]:
     """Return the tar files in a folder, relative to it, sorted."""
     if not root.is_dir():
-        raise FileNotFoundError(f"there is no folder {root.absolute()}: set --data.root.")
+        raise FileNotFoundError(f"there is no folder {root.absolute()}: set {argument('root')}.")
     paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     paths = [path for path in paths if not any(map(is_clutter, path.split("/")))]
     if packed := [path for path in paths if path.lower().endswith(COMPRESSED)]:
@@ -241,7 +243,7 @@ def _find_shards(root: Path) -> list[str]:
         )
     shards = [path for path in paths if path.lower().endswith(".tar")]
     if not shards:
-        raise FileNotFoundError(f"there are no tar files in {root.absolute()}: set --data.root.")
+        raise FileNotFoundError(f"there are no tar files in {root.absolute()}: set {argument('root')}.")
     return shards
 
 

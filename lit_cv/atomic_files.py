@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from lit_cv.errors import TRAINER, argument
 from lit_cv.file_lock import FileLock
 
 __all__ = [
@@ -166,12 +167,13 @@ def describe_path(path: Path, wanted: Path) -> str:
 def could_not_write(error: OSError, what: str, path: Path) -> OSError:
     """Return an error of the same number that says what could not be written, and what to do."""
     reason = os.strerror(error.errno) if error.errno else str(error)
+    folder = argument("default_root_dir", TRAINER)
     if error.errno in _FULL:
-        hint = "free some space, or write elsewhere (--trainer.default_root_dir)"
+        hint = f"free some space, or write elsewhere ({folder})"
     elif error.errno in _CLOSED:
-        hint = "choose a folder that can be written to (--trainer.default_root_dir)"
+        hint = f"choose a folder that can be written to ({folder})"
     else:
-        hint = "see to its disk, or write elsewhere (--trainer.default_root_dir)"
+        hint = f"see to its disk, or write elsewhere ({folder})"
     kept = ", what was there before is still whole" if path.exists() else ""
     return type(error)(error.errno or errno.EIO, f"{what} {path} could not be written ({reason}){kept}: {hint}.")
 

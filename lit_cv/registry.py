@@ -17,6 +17,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, Generic, TypeVar, cast
 
+from lit_cv.errors import OptionError, option, setting
 from lit_cv.suggest import nearest
 
 __all__ = [
@@ -190,18 +191,18 @@ def resolve(name: object, table: Table[Entry], source: str) -> Entry:
     raise unknown(name, table.kind, table, source)
 
 
-def unknown(name: object, kind: str, known: Iterable[str], source: str) -> ValueError:
+def unknown(name: object, kind: str, known: Iterable[str], source: str) -> OptionError:
     """Return the error about a short name that stands for nothing, with the nearest ones that do.
 
     Args:
         name: The name.
         kind: What it was to name.
         known: The names that there are.
-        source: What names it.
+        source: The argument that names it.
     """
     names = list(known)
     few = f" There are {', '.join(names)}, and your own as file.Name." if len(names) <= _FEW else ""
-    return ValueError(f"{source}={_short(name)}: there is no such {kind}{nearest(str(name), names)}{few}")
+    return OptionError(None, source, str(name)[:80], f"there is no such {kind}{nearest(str(name), names)}{few}")
 
 
 def is_own_name(name: str) -> bool:
@@ -316,7 +317,7 @@ def _no_consent(path: str, source: str) -> UntrustedClassError:
     module = path.partition(".")[0]
     return UntrustedClassError(
         f"{source} names {path}, code that is not of lit_cv and could do anything: if you trust it, name its module "
-        f"(--trust {module})."
+        f"({setting('trusted', module, names_of_files)})."
     )
 
 
@@ -332,7 +333,7 @@ def trust_option(*parts: object) -> str:
     modules = [type(part).__module__.partition(".")[0] for part in parts if part is not None]
     modules += [module for part in parts for module in _modules_in(getattr(part, "hparams", {}))]
     own = [module for module in dict.fromkeys(modules) if module not in (*LIBRARIES, "builtins", "__main__")]
-    return f" --trust {','.join(own)}" if own else ""
+    return f" {setting('trusted', ','.join(own), names_of_files)}" if own and option("trusted", names_of_files) else ""
 
 
 def _modules_in(value: object) -> Iterator[str]:

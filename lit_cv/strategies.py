@@ -4,6 +4,8 @@ import lightning as L
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
+from lit_cv.errors import TRAINER, setting
+
 __all__ = ["check_whole", "stop_watching_ranks"]
 
 
@@ -22,7 +24,7 @@ def check_whole(trainer: L.Trainer, what: str, otherwise: str) -> None:
     if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
         raise ValueError(
             f"{what} needs all weights and gradients whole on every device, which {strategy} does not give: set "
-            f"--trainer.strategy ddp or one device, or {otherwise}."
+            f"{setting('strategy', 'ddp', TRAINER)} or one device, or {otherwise}."
         )
 
 

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from lit_cv.errors import argument
 from lit_cv.file_lock import FileLock
 from lit_cv.printable import printable
 
@@ -104,11 +105,13 @@ def _nothing_written(error: OSError, target: Path, aside: Path) -> OSError:
     cause = innermost(error)
     reason = cause.strerror or str(cause)
     if cause.errno in _FULL:
-        hint = ": free some space, or write elsewhere (--out)."
+        hint = f": free some space, or write elsewhere ({argument('out')})."
     elif cause.errno in _CLOSED:
-        hint = ": choose a folder that can be written to (--out)."
+        hint = f": choose a folder that can be written to ({argument('out')})."
     else:
         named = str(cause.filename or "")
-        hint = f": {printable(named, lines=False)}." if named and str(aside) not in named else " (--out)."
+        hint = f" ({argument('out')})."
+        if named and str(aside) not in named:
+            hint = f": {printable(named, lines=False)}."
     shown = printable(str(target), lines=False)
     return OSError(cause.errno or errno.EIO, f"nothing was written to {shown} ({reason}){hint}")

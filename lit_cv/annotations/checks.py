@@ -11,6 +11,7 @@ from lit_cv.annotations.mask_values import MaskFact
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Problems
 from lit_cv.annotations.rle import polygon_points, rle_counts
 from lit_cv.annotations.sizes import FileSize, is_turned
+from lit_cv.errors import argument
 from lit_cv.ignore_index import IGNORE_INDEX
 from lit_cv.printable import printable
 from lit_cv.suggest import nearest
@@ -142,7 +143,11 @@ def _check_value(value: int, color: int, code: MaskCode) -> str | None:
         return None
     if code.colors or value < 0:
         shown = f"the mask has the color ({color >> 16}, {color >> 8 & 255}, {color & 255})"
-        return f"{shown}, which has no name" if code.colors else f"{shown}: name its colors in a file (--data.palette)"
+        return (
+            f"{shown}, which has no name"
+            if code.colors
+            else f"{shown}: name its colors in a file ({argument('palette')})"
+        )
     valid = {value for value, number in code.classes.items() if number != IGNORE_INDEX}
     if not valid or value > IGNORE_INDEX:
         return f"the mask holds {value}: classes are numbered up to 254, 255 is ignored"

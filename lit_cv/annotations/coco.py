@@ -18,6 +18,7 @@ from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, Annotati
 from lit_cv.annotations.rle import outline_box
 from lit_cv.annotations.split_folders import split_folders
 from lit_cv.annotations.walk import files_below, subfolder
+from lit_cv.errors import argument
 from lit_cv.printable import printable
 
 log = logging.getLogger("lit_cv")
@@ -45,11 +46,15 @@ def find_coco_files(root: Path) -> dict[str, Path]:
         split = split_in(path.stem) or (split_in(path.parent.name) if path.parent != root else None) or "all"
         if split in found:
             both = printable(f"{found[split]} and {path}", lines=False)
-            raise ValueError(f"{both} are both annotations of {split!r}: say which to take (--data.annotations).")
+            raise ValueError(
+                f"{both} are both annotations of {split!r}: say which to take ({argument('annotations')})."
+            )
         found[split] = path
     if "train" in found and (rest := found.pop("all", None)) is not None:
         shown = printable(str(rest), lines=False)
-        log.warning("%s is named for no split and is passed over: --data.annotations says which files to take.", shown)
+        log.warning(
+            "%s is named for no split and is passed over: %s says which files to take.", shown, argument("annotations")
+        )
     return found
 
 

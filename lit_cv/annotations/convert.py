@@ -15,6 +15,7 @@ from lit_cv.annotations.layout import is_text, leads_out, paths_by_split
 from lit_cv.annotations.reading import is_file, open_plain
 from lit_cv.annotations.records import AnnotationSet, Problems
 from lit_cv.atomic_files import atomic_write
+from lit_cv.errors import argument, setting
 from lit_cv.printable import printable
 
 __all__ = ["convert", "place_images"]
@@ -74,7 +75,7 @@ def convert(
     problems = Problems()
     sets = _read(Path(root).expanduser(), source, images, annotations, problems)
     if on_error == "raise":
-        problems.stop(" (--on_error skip leaves them out)")
+        problems.stop(f" ({setting('on_error', 'skip')} leaves them out)")
     elif len(problems):
         log.warning("%d entries are left out:\n%s", len(problems), problems)
     _check_fits(sets, to)
@@ -93,12 +94,12 @@ def convert(
 
 def _check_empty(target: Path) -> None:
     if target.is_symlink():
-        raise ValueError(f"{_shown(target)} is a link: give the folder that it leads to (--out).")
+        raise ValueError(f"{_shown(target)} is a link: give the folder that it leads to ({argument('out')}).")
     if target.exists() and not target.is_dir():
-        raise ValueError(f"{_shown(target)} is no folder: give another name (--out).")
+        raise ValueError(f"{_shown(target)} is no folder: give another name ({argument('out')}).")
     remove_dead(target)
     if target.is_dir() and any(target.iterdir()):
-        raise ValueError(f"{_shown(target)} is not empty: give another folder (--out).")
+        raise ValueError(f"{_shown(target)} is not empty: give another folder ({argument('out')}).")
 
 
 def _shown(name: object) -> str:
@@ -114,17 +115,24 @@ def _read(
 ) -> dict[str, AnnotationSet]:
     folders, files = paths_by_split(root, images), paths_by_split(root, annotations)
     if missing := [folder for folder in (folders or {}).values() if not folder.is_dir()]:
-        hint = f" (--place {images} says what happens to the images)" if images in ("copy", "link", "none") else ""
-        raise FileNotFoundError(f"there is no folder {missing[0]}: set --images{hint}.")
+        hint = (
+            f" ({setting('place', images)} says what happens to the images)"
+            if images in ("copy", "link", "none")
+            else ""
+        )
+        raise FileNotFoundError(f"there is no folder {missing[0]}: set {argument('images')}{hint}.")
     if source == "auto":
         try:
-            source = "coco" if files else find_format(root, "--source")
+            source = "coco" if files else find_format(root, "source")
         except FileNotFoundError:
             if not root.is_dir():
                 raise
             source = "csv" if find_table(root) else "folders"
     if source in _CLASSES and (folders or files):
-        raise ValueError(f"--images and --annotations go with objects and masks, not with classes ({source}).")
+        raise ValueError(
+            f"{argument('images')} and {argument('annotations')} go with objects and masks, not with classes "
+            f"({source})."
+        )
     if source == "folders":
         return read_folders(root, problems)
     if source == "csv":
@@ -200,7 +208,7 @@ def _check_names(sets: Mapping[str, AnnotationSet], to: str) -> None:
     if wrong:
         raise ValueError(
             f"{to} has no place for the name '{_shown(min(wrong))}' ({len(wrong)} in all), which is not UTF-8 or has "
-            "control characters: rename it, or choose another format (--to)."
+            f"control characters: rename it, or choose another format ({argument('to')})."
         )
 
 
@@ -209,7 +217,7 @@ def _check_fits(sets: Mapping[str, AnnotationSet], to: str) -> None:
     labels = [image.label for part in sets.values() for image in part.images]
     if (to in _CLASSES) != any(labels):
         there = "classes of whole images" if any(labels) else "objects or masks"
-        raise ValueError(f"there are {there} here, which {to} has no place for (--to).")
+        raise ValueError(f"there are {there} here, which {to} has no place for ({argument('to')}).")
     if to in _CLASSES:
         nested = sorted({label for label in labels if label and "/" in label})
         if to == "folders" and nested:
@@ -221,9 +229,13 @@ def _check_fits(sets: Mapping[str, AnnotationSet], to: str) -> None:
     masks = any(image.mask for part in sets.values() for image in part.images)
     outlines = [item for item in objects if item.segmentation]
     if to == "masks" and not masks and not outlines:
-        raise ValueError("there are boxes only, no outlines and no masks: class masks cannot be made of them (--to).")
+        raise ValueError(
+            f"there are boxes only, no outlines and no masks: class masks cannot be made of them ({argument('to')})."
+        )
     if to != "masks" and not any(part.categories for part in sets.values()):
-        raise ValueError(f"there are class masks only, which do not tell objects apart: {to} needs objects (--to).")
+        raise ValueError(
+            f"there are class masks only, which do not tell objects apart: {to} needs objects ({argument('to')})."
+        )
     said = [f"{count} {name}" for name, count in annotation_formats()[to].lost(sets).items() if count]
     if said:
         log.warning("%s has no place for %s.", to, " and ".join(said))

@@ -22,6 +22,7 @@ from lit_cv.annotations.mask_values import inspect_mask
 from lit_cv.annotations.masks import mask_class_names
 from lit_cv.annotations.records import AnnotationSet, Problems
 from lit_cv.annotations.sizes import SizesOf, file_sizes
+from lit_cv.errors import argument
 from lit_cv.registry import Table, no_subclass, resolve
 from lit_cv.signatures import build
 
@@ -73,30 +74,32 @@ def writers() -> dict[str, Callable[[Mapping[str, AnnotationSet], Path], list[Pa
     return {name: part.write for name, part in annotation_formats().items() if part.write is not None}
 
 
-def find_format(root: Path, option: str = "--data.format") -> str:
+def find_format(root: Path, name: str = "format") -> str:
     """Return the format of a folder of annotated images; where it holds several, say which is read.
 
     Args:
         root: The folder.
-        option: The option that chooses a format, for messages.
+        name: The argument that chooses a format, for messages.
 
     Raises:
         FileNotFoundError: If none is recognised.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f"there is no folder {root.absolute()}: set --data.root.")
+        raise FileNotFoundError(f"there is no folder {root.absolute()}: set {argument('root')}.")
     formats = annotation_formats()
-    signs = {name: part.find(root) for name, part in formats.items()}
-    found = [name for name, sign in signs.items() if sign >= (Sign.LIKELY if max(signs.values()) > Sign.GUESS else 1)]
-    found.sort(key=lambda name: (-signs[name], formats[name].order))
+    signs = {format: part.find(root) for format, part in formats.items()}
+    least = Sign.LIKELY if max(signs.values()) > Sign.GUESS else 1
+    found = [format for format, sign in signs.items() if sign >= least]
+    found.sort(key=lambda format: (-signs[format], formats[format].order))
     if not found:
         raise FileNotFoundError(
-            f"{root.absolute()} holds no annotations of a known format ({', '.join(formats)}): set --data.root."
+            f"{root.absolute()} holds no annotations of a known format ({', '.join(formats)}): set {argument('root')}."
         )
     if len(found) > 1:
         others = " and ".join(found[1:])
         log.warning(
-            "%s holds annotations of several formats: %s is read, not %s (%s chooses).", root, found[0], others, option
+            "%s holds annotations of several formats: %s is read, not %s (%s chooses).",
+            *(root, found[0], others, argument(name)),
         )
     return found[0]
 

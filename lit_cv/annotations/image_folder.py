@@ -11,6 +11,7 @@ from lit_cv.annotations.layout import IMAGE_FOLDERS, leads_out
 from lit_cv.annotations.reading import is_file, spellings
 from lit_cv.annotations.records import AnnotatedImage, AnnotationSet
 from lit_cv.annotations.walk import is_image, subfolder
+from lit_cv.errors import argument
 from lit_cv.printable import printable
 
 __all__ = ["as_on_disk", "locate_images", "report_left_out"]
@@ -49,7 +50,7 @@ def locate_images(root: Path, file: Path, words: Iterable[str], names: Sequence[
                 if not leads_out(name) and is_file(folder / _on_disk(folder, name)):
                     return folder, [_on_disk(folder, name) for name in tried]
     shown = printable(names[0], lines=False)
-    raise FileNotFoundError(f"the image {shown} of {file} is not found in {root.absolute()}: set --data.images.")
+    raise FileNotFoundError(f"the image {shown} of {file} is not found in {root.absolute()}: set {argument('images')}.")
 
 
 def report_left_out(sets: Iterable[AnnotationSet]) -> None:

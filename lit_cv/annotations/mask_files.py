@@ -9,6 +9,7 @@ from lit_cv.annotations.layout import IMAGE_FOLDERS
 from lit_cv.annotations.reading import composed, is_file
 from lit_cv.annotations.split_folders import split_names
 from lit_cv.annotations.walk import MASK_SUFFIXES, FolderIndex, files_below, images_below, subfolder
+from lit_cv.errors import argument
 from lit_cv.printable import printable
 
 __all__ = ["MASK_FOLDERS", "MaskFiles", "find_mask_files", "mask_folders"]
@@ -65,7 +66,9 @@ def find_mask_files(
         found.pop("all", None)
     if not found:
         shown = printable(where, lines=False)
-        raise FileNotFoundError(f"no image in {root.absolute()} has a mask at {shown} (--data.masks, --data.images).")
+        raise FileNotFoundError(
+            f"no image in {root.absolute()} has a mask at {shown} ({argument('masks')}, {argument('images')})."
+        )
     return found
 
 
@@ -87,7 +90,7 @@ def mask_folders(
             raise FileNotFoundError(
                 f"{printable(str(lossy), lines=False)}: masks are files that keep every value ({allowed}). Convert it."
             )
-        raise FileNotFoundError(f"{root.absolute()} holds no folders `images` and `masks` (set --data.masks).")
+        raise FileNotFoundError(f"{root.absolute()} holds no folders `images` and `masks` (set {argument('masks')}).")
     return found
 
 

@@ -11,6 +11,7 @@ from lit_cv.annotations.mask_code import MaskCode
 from lit_cv.annotations.mask_values import MaskFact
 from lit_cv.annotations.reading import class_name, composed, read_lines
 from lit_cv.annotations.records import AnnotationError
+from lit_cv.errors import OptionError, argument, setting
 from lit_cv.ignore_index import IGNORE_INDEX
 from lit_cv.printable import printable
 from lit_cv.suggest import nearest
@@ -126,7 +127,8 @@ def _number_code(names: list[str], values: set[int], keeps_255: bool) -> MaskCod
     if IGNORE_INDEX in values and known <= {0} and len(names) in (0, 2) and not keeps_255:
         names = names or ["0", str(IGNORE_INDEX)]
         shown = printable(names[1], lines=False)
-        log.info("255 is the class %s: the masks hold 0 and 255 only (--data.ignore_class 255 ignores it).", shown)
+        ignoring = setting("ignore_class", IGNORE_INDEX)
+        log.info("255 is the class %s: the masks hold 0 and 255 only (%s ignores it).", shown, ignoring)
         return MaskCode(names, {0: 0, IGNORE_INDEX: 1})
     if not names and known:
         sparse = 2 * len(known) <= max(known)
@@ -154,15 +156,17 @@ def _without(code: MaskCode, ignore: Sequence[int | str]) -> MaskCode:
         elif isinstance(given, int) or given.isdecimal():
             number = int(given)
             if not 0 <= number <= IGNORE_INDEX:
-                raise ValueError(f"ignore_class {number}: values of masks are 0 to 255 (--data.ignore_class).")
+                raise OptionError(None, "ignore_class", number, "values of masks are 0 to 255")
             dropped.add(number if code.colors else classes.setdefault(number, IGNORE_INDEX))
         else:
             shown = _listed(code.names)
             hint = nearest(given, code.names)
-            raise ValueError(f"there is no class {given!r} (--data.ignore_class){hint} The classes are: {shown}.")
+            raise ValueError(
+                f"there is no class {given!r} ({argument('ignore_class')}){hint} The classes are: {shown}."
+            )
     kept = [number for number in range(len(code.names)) if number not in dropped]
     if ignore and not kept:
-        raise ValueError("every class is ignored: leave out some of them (--data.ignore_class).")
+        raise ValueError(f"every class is ignored: leave out some of them ({argument('ignore_class')}).")
     renumbered = {old: new for new, old in enumerate(kept)}
     classes = {value: renumbered.get(number, IGNORE_INDEX) for value, number in classes.items()}
     return replace(code, names=[code.names[number] for number in kept], classes=classes)
@@ -204,7 +208,9 @@ def describe_masks(code: MaskCode, facts: Iterable[MaskFact], named: bool) -> li
         some = f"{len(never)} of {len(code.names)} classes"
         said.append(f"{some} occur in none of the {masks} masks to train on: {_listed(never)}.")
     if (share := pixels[IGNORE_INDEX] / sum(pixels.values())) > _LARGE_SHARE:
-        said.append(f"{share:.0%} of the pixels of the masks to train on are ignored (255, or --data.ignore_class).")
+        said.append(
+            f"{share:.0%} of the pixels of the masks to train on are ignored (255, or {argument('ignore_class')})."
+        )
     return said
 
 

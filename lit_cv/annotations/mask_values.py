@@ -12,6 +12,7 @@ from lit_cv.annotations.mask_code import MaskCode
 from lit_cv.annotations.reading import open_plain
 from lit_cv.annotations.rle import nearest as resized
 from lit_cv.annotations.rle import outlines_of_values
+from lit_cv.errors import argument
 from lit_cv.ignore_index import IGNORE_INDEX
 from lit_cv.image_formats import loses_bits, open_image, raw_mode
 
@@ -21,7 +22,6 @@ _GRAY = ("P", "L", "1", "I", "I;16", "I;16B", "I;16L")
 _COLORS = ("RGB", "RGBA", "LA", "PA")
 _MOST_VALUES = 4096  # that a mask has: a photograph has more
 _MOST_COLORS = 999  # that stand for an object each: numbers from 1000 on would name its class
-_PALETTE = "Give a file that names its colors (--data.palette)."
 
 MaskFact = list[int] | str
 """Height and width, then for each value that occurs the value (-1 if it is a color), its color as 0xRRGGBB (-1 if it
@@ -50,7 +50,10 @@ def load_mask(path: Path, size: tuple[int, int] | None = None, code: MaskCode | 
             return code.apply(_colors(values, palette))
         return code.apply(values) if values.ndim == 2 else np.full(values.shape[:2], IGNORE_INDEX, dtype=np.uint8)
     if values.ndim == 3:
-        raise ValueError(f"{path} has colors: a mask holds one class number for each pixel. {_PALETTE}")
+        raise ValueError(
+            f"{path} has colors: a mask holds one class number for each pixel. "
+            f"Give a file that names its colors ({argument('palette')})."
+        )
     if values.size and values.max() > IGNORE_INDEX:
         raise ValueError(f"{path} holds the value {values.max()}: classes are numbered up to 254, 255 is ignored.")
     return values.astype(np.uint8)

@@ -8,6 +8,7 @@ from pathlib import Path
 from lit_cv.annotations.reading import is_file
 from lit_cv.annotations.split_folders import SPLIT_NAMES
 from lit_cv.annotations.walk import FolderIndex
+from lit_cv.errors import argument, setting
 from lit_cv.image_formats import IMAGE_SUFFIXES
 from lit_cv.printable import printable
 from lit_cv.suggest import nearest
@@ -25,7 +26,7 @@ _SHOWN = 5  # names that a message lists
 Table = list[dict[str, str]]
 
 
-def find_split_column(table: Table, path: str, wanted: str, others: Sequence[str], option: str = "") -> None:
+def find_split_column(table: Table, path: str, wanted: str, others: Sequence[str], owner: object = None) -> None:
     """Give the column of the splits the name that is wanted, if it differs in case alone; say what may be meant.
 
     Args:
@@ -33,7 +34,7 @@ def find_split_column(table: Table, path: str, wanted: str, others: Sequence[str
         path: The table, for messages.
         wanted: Name of the column.
         others: Columns that may hold splits.
-        option: The option that names it, if there is one.
+        owner: The object whose argument `split_column` names it, if there is one.
 
     Raises:
         ValueError: If a column was named and is missing.
@@ -49,11 +50,15 @@ def find_split_column(table: Table, path: str, wanted: str, others: Sequence[str
     if wanted != SPLIT_COLUMN:
         listed = printable(", ".join(columns), lines=False)
         hint = nearest(wanted, columns)
-        raise ValueError(f"{shown} has no column {wanted!r} ({option}){hint} It has: {listed}.")
+        raise ValueError(
+            f"{shown} has no column {wanted!r} ({argument('split_column', owner)}){hint} It has: {listed}."
+        )
     words = {*SPLIT_NAMES, "predict"}
     if likely := [name for name in others if {row[name].lower() for row in table} <= words]:
         name = printable(likely[0], lines=False)
-        advice = f"{option} {name} takes it" if option else f"rename it to {SPLIT_COLUMN}"
+        advice = f"rename it to {SPLIT_COLUMN}"
+        if owner is not None:
+            advice = f"{setting('split_column', name, owner)} takes it"
         log.warning(
             "%s has no column %s, so its images are in no splits; its column %s names splits: %s.",
             *(shown, SPLIT_COLUMN, name, advice),

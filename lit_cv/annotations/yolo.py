@@ -15,6 +15,7 @@ from lit_cv.annotations.sizes import SizesOf, file_sizes
 from lit_cv.annotations.walk import files_below
 from lit_cv.annotations.yolo_files import LabelFiles, find_yolo_file, label_place, yolo_images
 from lit_cv.atomic_files import write_text
+from lit_cv.errors import argument
 from lit_cv.plain_values import read_yaml
 from lit_cv.printable import printable
 
@@ -245,7 +246,7 @@ def _find(root: Path) -> Sign:
 
 def _read(source: Source) -> dict[str, AnnotationSet]:
     if source.folders:
-        raise ValueError("yolo's labels lie beside their images: --data.images does not go with it.")
+        raise ValueError(f"yolo's labels lie beside their images: {argument('images')} does not go with it.")
     return read_yolo(source.root, source.problems, source.sizes)
 
 

@@ -13,6 +13,7 @@ from lit_cv.augment.checks import check_choice, check_number
 from lit_cv.augment.geometry import Geometric
 from lit_cv.augment.memory import on_device, write_rows
 from lit_cv.augment.operation import OPERATIONS, Params
+from lit_cv.errors import OptionError
 
 __all__ = ["RandAugment", "TrivialAugment"]
 
@@ -147,7 +148,7 @@ class RandAugment(_Automatic):
     def __init__(self, num_operations: int = 2, magnitude: float = 9, p: float = 1.0, fill: str = "zero") -> None:
         super().__init__(p, fill)
         if type(num_operations) is not int or num_operations < 1:
-            raise ValueError(f"num_operations={num_operations!r}: give a whole number, at least 1.")
+            raise OptionError(self, "num_operations", num_operations, "give a whole number, at least 1")
         self.num_operations = num_operations
         self.magnitude = check_number("magnitude", magnitude, 0.0, 30.0)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from lit_cv.augment.checks import check_interval
 from lit_cv.augment.memory import on_device
 from lit_cv.augment.operation import OPERATIONS, Operation, Params
+from lit_cv.errors import OptionError
 
 __all__ = ["GaussianBlur"]
 
@@ -44,7 +45,7 @@ class GaussianBlur(Operation):
     ) -> None:
         super().__init__(p)
         if kernel_size is not None and (type(kernel_size) is not int or kernel_size < 1 or kernel_size % 2 == 0):
-            raise ValueError(f"kernel_size={kernel_size!r}: give an odd number of pixels.")
+            raise OptionError(self, "kernel_size", kernel_size, "give an odd number of pixels")
         self.kernel_size = kernel_size
         self.sigma = check_interval("sigma", sigma, 1e-3)
 
@@ -55,9 +56,12 @@ class GaussianBlur(Operation):
         n, _, height, width = images.shape
         radius = min(height, width) // 20 if self.kernel_size is None else self.kernel_size // 2
         if radius >= min(height, width):
-            raise ValueError(
-                f"kernel_size={self.kernel_size}: images of {height}x{width} pixels cannot be reflected so far; "
-                f"give at most {2 * min(height, width) - 1}."
+            raise OptionError(
+                self,
+                "kernel_size",
+                self.kernel_size,
+                f"images of {height}x{width} pixels cannot be reflected so far; "
+                f"give at most {2 * min(height, width) - 1}",
             )
         sigma = params["sigma"]
         if n == 0 or radius == 0:

@@ -5,6 +5,7 @@ from typing import Any
 
 from lit_cv.augment.chain import Chain
 from lit_cv.augment.operation import OPERATIONS, Operation
+from lit_cv.errors import spelled_by
 from lit_cv.registry import resolve
 from lit_cv.signatures import build
 
@@ -37,4 +38,6 @@ def _build(entry: str | Mapping[str, Any]) -> Operation:
         raise TypeError(f"operation {entry!r}: give a name, or a dict such as {{name: random_crop, padding: 4}}.")
     name = options["name"]
     kind = resolve(name, OPERATIONS, "operations")
-    return build(kind, f"operation {name!r}", {key: value for key, value in options.items() if key != "name"})
+    arguments = {key: value for key, value in options.items() if key != "name"}
+    with spelled_by(None):  # an argument of an operation is no option, whatever else has one of its name
+        return build(kind, f"operation {name!r}", arguments)

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from lit_cv.errors import OptionError, refusal
+
 __all__ = ["check_choice", "check_images", "check_interval", "check_number", "check_probability", "check_size"]
 
 
@@ -21,9 +23,9 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
         0.1
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}={value!r}: give a number{_within(low, high)}.")
+        raise TypeError(refusal(None, name, value, f"give a number{_within(low, high)}"))
     if not low <= value <= high:
-        raise ValueError(f"{name}={value}: give a number{_within(low, high)}.")
+        raise OptionError(None, name, value, f"give a number{_within(low, high)}")
     return float(value)
 
 
@@ -44,10 +46,10 @@ def check_interval(name: str, value: Any, low: float = -math.inf, high: float = 
         (0.2, 1.0)
     """
     if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
-        raise TypeError(f"{name}={value!r}: give two numbers, lowest first{_within(low, high)}.")
+        raise TypeError(refusal(None, name, value, f"give two numbers, lowest first{_within(low, high)}"))
     first, last = (check_number(name, part, low, high) for part in value)
     if first > last:
-        raise ValueError(f"{name}={list(value)}: give the lower number first.")
+        raise OptionError(None, name, list(value), "give the lower number first")
     return first, last
 
 
@@ -60,14 +62,14 @@ def check_size(name: str, value: Any) -> tuple[int, int]:
     """
     sides = [value, value] if isinstance(value, int) else value
     if not isinstance(sides, Sequence) or len(sides) != 2 or any(type(side) is not int or side < 1 for side in sides):
-        raise ValueError(f"{name}={value!r}: give a number of pixels, or [height, width].")
+        raise OptionError(None, name, value, "give a number of pixels, or [height, width]")
     return sides[0], sides[1]
 
 
 def check_choice(name: str, value: Any, allowed: Sequence[str]) -> str:
     """Return `value` if it is among the `allowed` words."""
     if value not in allowed:
-        raise ValueError(f"{name}={value!r}: choose {' or '.join(repr(word) for word in allowed)}.")
+        raise OptionError(None, name, value, f"choose {' or '.join(repr(word) for word in allowed)}")
     return str(value)
 
 

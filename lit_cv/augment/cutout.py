@@ -6,6 +6,7 @@ from torch import Tensor
 from lit_cv.augment.checks import check_number
 from lit_cv.augment.operation import OPERATIONS, Operation, Params
 from lit_cv.augment.regions import centered_boxes, fill_boxes
+from lit_cv.errors import OptionError
 
 __all__ = ["Cutout"]
 
@@ -32,7 +33,7 @@ class Cutout(Operation):
         super().__init__(p)
         check_number("size", size, 0.0)
         if isinstance(size, float) and size >= 1:
-            raise ValueError(f"size={size}: give a whole number of pixels, or a fraction below 1.")
+            raise OptionError(self, "size", size, "give a whole number of pixels, or a fraction below 1")
         self.size = size
         self.value = check_number("value", value, 0.0, 1.0)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from lit_cv.errors import OptionError
 from lit_cv.suggest import nearest
 
 __all__ = ["POLICIES", "policy_operations", "simclr_operations"]
@@ -100,5 +101,5 @@ def policy_operations(name: str, size: int | None = None) -> list[Any]:
         [{'name': 'random_resized_crop', 'size': 64}, 'horizontal_flip']
     """
     if name not in POLICIES:
-        raise ValueError(f"there is no policy {name!r}{nearest(name, POLICIES)}")
+        raise OptionError(None, "policy", name, f"there is no such policy{nearest(name, POLICIES)}")
     return POLICIES[name](size)

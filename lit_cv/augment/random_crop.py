@@ -8,6 +8,7 @@ from lit_cv.augment.checks import check_choice, check_size
 from lit_cv.augment.geometry import Geometric
 from lit_cv.augment.memory import on_device
 from lit_cv.augment.operation import OPERATIONS, Params
+from lit_cv.errors import OptionError
 
 __all__ = ["RandomCrop"]
 
@@ -34,7 +35,7 @@ class RandomCrop(Geometric):
     def __init__(self, padding: int = 4, size: int | list[int] | None = None, fill: str = "zero") -> None:
         super().__init__()
         if type(padding) is not int or padding < 0:
-            raise ValueError(f"padding={padding!r}: give a number of pixels, at least 0.")
+            raise OptionError(self, "padding", padding, "give a number of pixels, at least 0")
         self.padding = padding
         self.size = None if size is None else check_size("size", size)
         self.fill = check_choice("fill", fill, tuple(_PAD_MODES))
@@ -48,9 +49,12 @@ class RandomCrop(Geometric):
         height, width = self.output_size(size)
         rows, columns = size[0] + 2 * self.padding - height + 1, size[1] + 2 * self.padding - width + 1
         if rows < 1 or columns < 1:
-            raise ValueError(
-                f"size={[height, width]}: images of {size[0]}x{size[1]} pixels with padding={self.padding} "
-                f"are smaller; give a smaller size or more padding."
+            raise OptionError(
+                self,
+                "size",
+                [height, width],
+                f"images of {size[0]}x{size[1]} pixels with padding={self.padding} "
+                f"are smaller; give a smaller size or more padding",
             )
         top = torch.randint(rows, (n,))
         left = torch.randint(columns, (n,))
@@ -85,9 +89,12 @@ def _pad(images: Tensor, padding: int, mode: str) -> Tensor:
         return images.contiguous()
     sides = (padding,) * 4
     if mode == "reflect" and padding >= min(images.shape[2:]):
-        raise ValueError(
-            f"padding={padding}: images of {images.shape[2]}x{images.shape[3]} pixels cannot be reflected so far; "
-            f"give less padding or fill='zero'."
+        raise OptionError(
+            None,
+            "padding",
+            padding,
+            f"images of {images.shape[2]}x{images.shape[3]} pixels cannot be reflected so far; "
+            f"give less padding or fill='zero'",
         )
     if mode != "constant" and images.dtype == torch.uint8:  # torch pads integers with constants alone
         return F.pad(images.to(torch.float32), sides, mode=mode).to(torch.uint8).contiguous()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lit_cv.augment import Chain, build_operations, policy_operations
 from lit_cv.contracts import Data, data_of
+from lit_cv.errors import DATA, argument
 from lit_cv.ignore_index import IGNORE_INDEX
 
 __all__ = ["Augmentation", "image_batches", "unviewed_batches"]
@@ -83,9 +84,8 @@ def _compare_sizes(data: Data, images: Tensor) -> None:
     if size and tuple(size) != (height, width):
         log.warning(
             "Training sees images of %d x %d pixels after Augmentation, validation of %d x %d: a network is best at "
-            "about the size that it was trained at. Change the `size` of the crop, or --data.image_size, unless that "
-            "is meant.",
-            *(height, width, *size),
+            "about the size that it was trained at. Change the `size` of the crop, or %s, unless that is meant.",
+            *(height, width, *size, argument("image_size", DATA)),
         )
 
 

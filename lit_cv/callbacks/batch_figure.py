@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lit_cv.callbacks.run_output import class_names, figures_wanted, guarded, publish
 from lit_cv.contracts import data_of
+from lit_cv.errors import OptionError
 from lit_cv.figures import draw_objects, image_grid, label_titles, object_titles
 
 if TYPE_CHECKING:
@@ -35,9 +36,11 @@ class BatchFigure(L.Callback):
 
     def __init__(self, every_n_epochs: int = 0, n: int = 32) -> None:
         if every_n_epochs < 0:
-            raise ValueError(f"every_n_epochs={every_n_epochs}: give a number of epochs, or 0 for the first one only.")
+            raise OptionError(
+                self, "every_n_epochs", every_n_epochs, "give a number of epochs, or 0 for the first one only"
+            )
         if n < 1:
-            raise ValueError(f"n={n}: give the number of images to show, at least 1.")
+            raise OptionError(self, "n", n, "give the number of images to show, at least 1")
         self.every_n_epochs = every_n_epochs
         self.n = n
         self._due = False

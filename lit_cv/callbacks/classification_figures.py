@@ -12,6 +12,7 @@ from lit_cv.callbacks.error_counts import ErrorCounts, MultiLabelCounts, WorstIm
 from lit_cv.callbacks.monitored import is_better, monitor_and_mode
 from lit_cv.callbacks.periodic_figure import PeriodicFigure
 from lit_cv.callbacks.run_output import class_names, figures_wanted, publish, run_folder
+from lit_cv.errors import OptionError
 from lit_cv.figures import confusion_figure, image_grid, label_titles, precision_recall_figure, short_name
 from lit_cv.figures.canvas import INK, RED
 
@@ -52,7 +53,7 @@ class ClassificationFigures(PeriodicFigure):
     def __init__(self, n_wrong: int = 16, every_n_seconds: float = 120.0) -> None:
         super().__init__(every_n_seconds)
         if n_wrong < 1:
-            raise ValueError(f"n_wrong={n_wrong}: give the number of images to show, at least 1.")
+            raise OptionError(self, "n_wrong", n_wrong, "give the number of images to show, at least 1")
         self.n_wrong = n_wrong
         self._current: _Errors | None = None
         self._best_value: float | None = None

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lit_cv.augment import Chain, build_operations, simclr_operations
 from lit_cv.callbacks.augmentation import unviewed_batches
+from lit_cv.errors import OptionError
 from lit_cv.randomness import same_draws
 
 __all__ = ["ContrastiveAugmentation"]
@@ -59,7 +60,7 @@ class ContrastiveAugmentation(L.Callback):
         operations: list[Any] | None = None,
     ) -> None:
         if type(n_views) is not int or n_views < 2:
-            raise ValueError(f"n_views={n_views!r}: give a whole number, at least 2.")
+            raise OptionError(self, "n_views", n_views, "give a whole number, at least 2")
         self.n_views = n_views
         self.size = size
         self._options: dict[str, Any] = {"strength": strength, "min_scale": min_scale, "exact": exact}
@@ -128,6 +129,6 @@ class ContrastiveAugmentation(L.Callback):
 def _per_view(name: str, value: float | list[float], n_views: int) -> list[float]:
     if isinstance(value, list):
         if len(value) != n_views:
-            raise ValueError(f"{name}={value}: give one number, or one for each of n_views={n_views}.")
+            raise OptionError(None, name, value, f"give one number, or one for each of n_views={n_views}")
         return [float(entry) for entry in value]
     return [float(value)] * n_views

@@ -9,6 +9,7 @@ import torch
 from lit_cv.callbacks.embedding import embed_images
 from lit_cv.callbacks.run_output import class_names, figures_wanted, guarded, publish
 from lit_cv.contracts import as_module, data_extras, data_of, datamodule_of
+from lit_cv.errors import OptionError
 from lit_cv.figures import DomainMap, domain_figure, map_embedding
 
 __all__ = ["DomainEmbedding"]
@@ -30,9 +31,9 @@ class DomainEmbedding(L.Callback):
 
     def __init__(self, n: int = 400, method: Literal["tsne", "pca"] = "tsne") -> None:
         if n < 2:
-            raise ValueError(f"n={n}: give at least 2 images of each domain.")
+            raise OptionError(self, "n", n, "give at least 2 images of each domain")
         if method not in ("tsne", "pca"):
-            raise ValueError(f"method={method!r}: give 'tsne' or 'pca'.")
+            raise OptionError(self, "method", method, "give 'tsne' or 'pca'")
         self.n = n
         self.method: Literal["tsne", "pca"] = method
         self._before: dict[str, torch.Tensor] | None = None

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
 from lit_cv.callbacks.monitored import mode_of, monitor_and_mode, monitored_value
+from lit_cv.errors import OptionError, argument
 
 __all__ = ["MonitorEarlyStopping"]
 
@@ -34,9 +35,10 @@ class MonitorEarlyStopping(EarlyStopping):
         mode: Literal["min", "max"] | None = None,
     ) -> None:
         if patience is not None and patience < 1:
-            raise ValueError(f"patience={patience}: give at least 1, or leave it out for no early stopping.")
+            raise OptionError(self, "patience", patience, "give at least 1, or leave it out for no early stopping")
         if patience is None and (monitor or mode):
-            log.warning("Early stopping is off: what it watches has no effect without --early_stopping.patience.")
+            needed = argument("patience", self)
+            log.warning("Early stopping is off: what it watches has no effect without %s.", needed)
         super().__init__(monitor or "", min_delta=abs(min_delta), patience=patience or 0, mode=mode or "min")
         self.enabled = patience is not None
         self._given_monitor = monitor
@@ -54,7 +56,7 @@ class MonitorEarlyStopping(EarlyStopping):
         if self._given_monitor is None:
             self.monitor = monitor or "val_loss"
         elif self._given_monitor != monitor and self._given_mode is None:
-            mode = mode_of(self._given_monitor, pl_module, "--early_stopping.mode")
+            mode = mode_of(self._given_monitor, pl_module, self)
         self.mode = str(self._given_mode or mode)
         sign = 1 if self.mode == "max" else -1
         self.min_delta = sign * abs(self.min_delta)

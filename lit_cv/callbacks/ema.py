@@ -6,6 +6,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from lit_cv.errors import OptionError, argument
 from lit_cv.nn.moving_average import move_averages
 from lit_cv.strategies import check_whole
 
@@ -29,7 +30,7 @@ class EMA(L.Callback):
 
     def __init__(self, decay: float | None = None) -> None:
         if decay is not None and not 0 < decay < 1:
-            raise ValueError(f"decay={decay}: give a number between 0 and 1, such as 0.999.")
+            raise OptionError(self, "decay", decay, "give a number between 0 and 1, such as 0.999")
         self.decay = decay
         self.enabled = decay is not None
         self._average: dict[str, Tensor] = {}
@@ -39,7 +40,8 @@ class EMA(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start from the weights as they are, or go on with what a checkpoint held."""
-        check_whole(trainer, "a moving average (--ema.decay)", "leave --ema.decay out")
+        decay = argument("decay", self)
+        check_whole(trainer, f"a moving average ({decay})", f"leave {decay} out")
         self._live = _state(pl_module)
         start = self._average or {name: value.clone() for name, value in self._live.items()}
         self._average = {name: start[name].to(value.device) for name, value in self._live.items()}

@@ -10,6 +10,7 @@ from torch import Tensor
 from lit_cv.callbacks.embedding import embed_batch, embed_images, has_labels
 from lit_cv.contracts import as_dataset, as_module, data_of
 from lit_cv.distributed import gather_rows, is_distributed
+from lit_cv.errors import OptionError
 from lit_cv.metrics import alignment, effective_rank, knn_predictions, uniformity
 
 __all__ = ["EmbeddingEvaluation"]
@@ -32,7 +33,7 @@ class EmbeddingEvaluation(L.Callback):
 
     For a module that `evaluates_embedding` the command line adds this callback, and `val_knn_acc` becomes the
     module's `monitor` where there are labels. Labels that the data hide from training stay out of the neighbours.
-    It runs as often as validation, see `--trainer.check_val_every_n_epoch`.
+    It runs as often as validation, see `check_val_every_n_epoch` of the Trainer.
 
     Args:
         max_images: Labelled training images that serve as neighbours at most, spread evenly over all of them.
@@ -40,7 +41,7 @@ class EmbeddingEvaluation(L.Callback):
 
     def __init__(self, max_images: int = 50_000) -> None:
         if max_images < 1:
-            raise ValueError(f"max_images={max_images}: give at least 1.")
+            raise OptionError(self, "max_images", max_images, "give at least 1")
         self.max_images = max_images
         self._embeddings: list[Tensor] = []
         self._labels: list[Tensor] = []

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_cv.callbacks.embedding import embed_batch, has_labels
 from lit_cv.callbacks.run_output import class_names, figures_wanted, guarded
+from lit_cv.errors import OptionError
 
 __all__ = ["EmbeddingProjector"]
 
@@ -30,7 +31,7 @@ class EmbeddingProjector(L.Callback):
 
     def __init__(self, n: int = 1000) -> None:
         if n < 2:
-            raise ValueError(f"n={n}: give at least 2 images.")
+            raise OptionError(self, "n", n, "give at least 2 images")
         self.n = n
         self._parts: list[tuple[Tensor, Tensor, Tensor | None]] = []
         self._step = 0

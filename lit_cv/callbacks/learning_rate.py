@@ -4,6 +4,7 @@ from typing import Any
 
 import lightning as L
 
+from lit_cv.errors import OptionError
 from lit_cv.loop_state import logs_now, step_index
 
 __all__ = ["LearningRateLog"]
@@ -22,7 +23,7 @@ class LearningRateLog(L.Callback):
 
     def __init__(self, per_epoch: int = 5) -> None:
         if per_epoch < 1:
-            raise ValueError(f"per_epoch={per_epoch}: give at least 1.")
+            raise OptionError(self, "per_epoch", per_epoch, "give at least 1")
         self.per_epoch = per_epoch
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from lit_cv.augment import mix_labels, soft_labels
 from lit_cv.callbacks.augmentation import image_batches
 from lit_cv.contracts import module_extras
+from lit_cv.errors import OptionError
 
 __all__ = ["MixingCallback"]
 
@@ -32,11 +33,13 @@ class MixingCallback(L.Callback):
 
     def __init__(self, alpha: float, p: float, stop_epoch: int | float | None) -> None:
         if isinstance(alpha, bool) or not isinstance(alpha, int | float) or alpha <= 0:
-            raise ValueError(f"alpha={alpha!r}: give a number above 0.")
+            raise OptionError(self, "alpha", alpha, "give a number above 0")
         if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
-            raise ValueError(f"p={p!r}: give a chance from 0 to 1.")
+            raise OptionError(self, "p", p, "give a chance from 0 to 1")
         if stop_epoch is not None and (stop_epoch < 0 or (isinstance(stop_epoch, float) and stop_epoch > 1)):
-            raise ValueError(f"stop_epoch={stop_epoch}: give an epoch from 0 on, or a fraction of training up to 1.0.")
+            raise OptionError(
+                self, "stop_epoch", stop_epoch, "give an epoch from 0 on, or a fraction of training up to 1.0"
+            )
         self.alpha = float(alpha)
         self.p = float(p)
         self.stop_epoch = stop_epoch

@@ -7,6 +7,7 @@ import re
 import lightning as L
 
 from lit_cv.contracts import as_checkpoint, as_module
+from lit_cv.errors import argument
 from lit_cv.metrics.chosen import ChosenMetric
 from lit_cv.suggest import nearest
 
@@ -55,13 +56,14 @@ def monitor_and_mode(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[
     return module.monitor, module.mode
 
 
-def mode_of(monitor: str | None, pl_module: L.LightningModule, option: str = "") -> str:
+def mode_of(monitor: str | None, pl_module: L.LightningModule, owner: object = None) -> str:
     """Return whether less (`min`) or more (`max`) of a metric is better: as module or metric say, or else by its name.
 
     Args:
         monitor: The metric.
         pl_module: The module.
-        option: The option that says it, for a warning about a name that tells nothing; without it there is none.
+        owner: The callback whose `mode` says it, for a warning about a name that tells nothing; without it there is
+            none.
 
     Example:
         >>> class Module(L.LightningModule):
@@ -77,9 +79,10 @@ def mode_of(monitor: str | None, pl_module: L.LightningModule, option: str = "")
     less, more = (re.search(rf"(?<![^\W_])({words})(?![^\W_])", monitor.lower()) for words in (_LESS, _MORE))
     if bool(less) != bool(more):
         return "min" if less else "max"
-    if option:
+    if owner is not None:
         than = "smaller" if own == "min" else "greater"
-        log.warning("%s is taken to be better when it is %s: set %s min or max.", monitor, than, option)
+        mode = argument("mode", owner)
+        log.warning("%s is taken to be better when it is %s: set %s to min or max.", monitor, than, mode)
     return own
 
 

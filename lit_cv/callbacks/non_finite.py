@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from lit_cv.callbacks.non_finite_places import SHOWN, listed, places_of_non_finite, sample_names, without_tensors
 from lit_cv.contracts import as_checkpoint, as_module, dataset_of
 from lit_cv.distributed import is_distributed
+from lit_cv.errors import MODULE, TRAINER, OptionError, argument, setting
 from lit_cv.loop_state import logs_now, step_index
 
 __all__ = ["NonFiniteError", "NonFiniteGuard"]
@@ -64,9 +65,9 @@ class NonFiniteGuard(L.Callback):
 
     def __init__(self, action: Literal["raise", "skip", "ignore"] = "raise", max_consecutive: int = 20) -> None:
         if action not in ("raise", "skip", "ignore"):
-            raise ValueError(f"action={action!r}: give raise, skip or ignore (--non_finite.action).")
+            raise OptionError(self, "action", action, "give raise, skip or ignore")
         if max_consecutive < 1:
-            raise ValueError(f"max_consecutive={max_consecutive}: give at least 1 (--non_finite.max_consecutive).")
+            raise OptionError(self, "max_consecutive", max_consecutive, "give at least 1")
         self.action = action
         self.max_consecutive = max_consecutive
         self.enabled = action != "ignore"
@@ -188,8 +189,8 @@ class NonFiniteGuard(L.Callback):
         self._consecutive += 1
         if self._consecutive > self.max_consecutive:
             raise NonFiniteError(
-                f"more than {self.max_consecutive} steps in a row had to be left out (--non_finite.max_consecutive), "
-                f"the last: {what} {_last_good(trainer)} {_advice(self.action)}"
+                f"more than {self.max_consecutive} steps in a row had to be left out "
+                f"({argument('max_consecutive', self)}), the last: {what} {_last_good(trainer)} {_advice(self.action)}"
             )
         if self._scaled and getattr(optimizer, "_step_supports_amp_scaling", False):
             for gradient in _gradients(optimizer):  # the scaler has yet to look at them, and asks for some
@@ -265,8 +266,10 @@ def _last_good(trainer: L.Trainer) -> str:
 
 
 def _advice(action: str) -> str:
-    skip = "" if action == "skip" else ", or leave such steps out and count them with --non_finite.action skip"
+    skipping = setting("action", "skip", NonFiniteGuard)
+    skip = "" if action == "skip" else f", or leave such steps out and count them with {skipping}"
     return (
-        "Lower --model.lr, clip with --trainer.gradient_clip_val 1.0, take --trainer.precision 32-true, find the "
-        f"operation with --trainer.detect_anomaly true{skip}."
+        f"Lower {argument('lr', MODULE)}, clip with {setting('gradient_clip_val', 1.0, TRAINER)}, take "
+        f"{setting('precision', '32-true', TRAINER)}, find the operation with "
+        f"{setting('detect_anomaly', True, TRAINER)}{skip}."
     )

@@ -13,6 +13,7 @@ from lit_cv.callbacks.embedding import embed_batch, embed_images, has_labels
 from lit_cv.callbacks.run_output import class_names
 from lit_cv.contracts import data_of
 from lit_cv.distributed import is_distributed, joined_mean
+from lit_cv.errors import OptionError
 from lit_cv.ignore_index import UNLABELED
 
 __all__ = ["OnlineProbe"]
@@ -38,8 +39,10 @@ class OnlineProbe(L.Callback):
     """
 
     def __init__(self, lr: float = 1e-3, weight_decay: float = 0.0) -> None:
-        if lr <= 0 or weight_decay < 0:
-            raise ValueError(f"lr={lr}, weight_decay={weight_decay}: give a positive rate and no negative decay.")
+        if lr <= 0:
+            raise OptionError(self, "lr", lr, "give a positive rate")
+        if weight_decay < 0:
+            raise OptionError(self, "weight_decay", weight_decay, "give a number from 0 on")
         self.lr = lr
         self.weight_decay = weight_decay
         self._probe: nn.Sequential | None = None

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import lightning as L
 
 from lit_cv.callbacks.run_output import figures_wanted, guarded
+from lit_cv.errors import OptionError
 
 __all__ = ["PeriodicFigure"]
 
@@ -25,7 +26,9 @@ class PeriodicFigure(L.Callback, ABC):
 
     def __init__(self, every_n_seconds: float) -> None:
         if every_n_seconds < 0:
-            raise ValueError(f"every_n_seconds={every_n_seconds}: give a number of seconds, 0 for every validation.")
+            raise OptionError(
+                self, "every_n_seconds", every_n_seconds, "give a number of seconds, 0 for every validation"
+            )
         self.every_n_seconds = every_n_seconds
         self._kept: Any = None  # not drawn yet
         self._drawn_at = 0.0

@@ -10,6 +10,7 @@ from torch import Tensor
 from lit_cv.callbacks.periodic_figure import PeriodicFigure
 from lit_cv.callbacks.run_output import guarded, plain_names, publish
 from lit_cv.contracts import class_lists, datamodule_of
+from lit_cv.errors import OptionError
 from lit_cv.figures import draw_objects, image_grid
 
 __all__ = ["PredictionFigures"]
@@ -36,7 +37,7 @@ class PredictionFigures(PeriodicFigure):
     def __init__(self, n: int = 4, every_n_seconds: float = 60.0, min_score: float = 0.3) -> None:
         super().__init__(every_n_seconds)
         if n < 1:
-            raise ValueError(f"n={n}: give the number of images to show, at least 1.")
+            raise OptionError(self, "n", n, "give the number of images to show, at least 1")
         self.n = n
         self.min_score = min_score
 

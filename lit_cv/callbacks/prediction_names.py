@@ -6,6 +6,7 @@ import lightning as L
 
 from lit_cv.annotations.voc import voc_lacks
 from lit_cv.contracts import as_dataset, as_module, class_lists, datamodule_of, dataset_of
+from lit_cv.errors import argument
 from lit_cv.printable import printable
 
 __all__ = ["check_voc_names", "image_names", "listed_classes"]
@@ -34,5 +35,6 @@ def check_voc_names(trainer: L.Trainer) -> None:
     if wrong:
         raise ValueError(
             f"VOC's files have no place for the name '{printable(wrong[0], lines=False)}' ({len(wrong)} in all), which "
-            "is not UTF-8 or has control characters: rename it, or choose coco or yolo (--predictions.format)."
+            "is not UTF-8 or has control characters: rename it, or choose coco or yolo "
+            f"({argument('format', 'PredictionWriter')})."
         )

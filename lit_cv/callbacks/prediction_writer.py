@@ -23,6 +23,7 @@ from lit_cv.callbacks.prediction_table import ClassTable
 from lit_cv.callbacks.prediction_values import ValueTable
 from lit_cv.callbacks.run_output import class_names
 from lit_cv.contracts import as_dataset, dataset_of, module_extras
+from lit_cv.errors import OptionError, argument, setting
 from lit_cv.printable import printable
 from lit_cv.spreadsheet import escape_formula
 from lit_cv.tasks import MultiLabelTask
@@ -44,12 +45,12 @@ class PredictionWriter(L.Callback):
     name that the dataset's `sample_name(index)` gives) or `index` (its position in the dataset), `predicted`,
     `probability`, and `p_CLASS` for every class; above 20 classes `top2`, `top2_probability` and so on up to `top5`
     instead. For a module with `multi_label` the predicted classes, those of probability 0.5 or more, are joined by
-    `|`, and `probability` is the highest one. `CSVDataModule` reads the table (`--data.path_column image
-    --data.label_columns '[predicted]'`), corrected or not.
+    `|`, and `probability` is the highest one. `CSVDataModule` reads the table (`path_column="image"`,
+    `label_columns=["predicted"]`), corrected or not.
 
     Boxes go to a folder `predictions`, in pixels of the files, as COCO JSON, VOC XML or YOLO text files with their
     scores, masks to PNG files of the files' sizes in `predictions/masks`. `AnnotatedImagesDataModule` reads the folder
-    (`--data.root predictions --data.images FOLDER`; YOLO's `labels` belong beside `images`). `order.csv` in it says
+    (`root="predictions"`, `images=FOLDER`; YOLO's `labels` belong beside `images`). `order.csv` in it says
     how unsure the model is of each image.
 
     Embeddings go to `embeddings.npz`, for `numpy.load`: `embedding` (N, D) float32, `image` with the N names, and the
@@ -90,7 +91,7 @@ class PredictionWriter(L.Callback):
         escape_formulas: bool = False,
     ) -> None:
         if threshold is not None and not 0 <= threshold <= 1:
-            raise ValueError(f"threshold={threshold}: give a probability from 0 to 1 (--predictions.threshold).")
+            raise OptionError(self, "threshold", threshold, "give a probability from 0 to 1")
         self.folder = Path(folder or ".")
         self.format = format
         self.threshold = threshold
@@ -215,7 +216,7 @@ class PredictionWriter(L.Callback):
             cause.errno or 0,
             f"predictions could not be written to {_said(self.folder)} ({reason}), "
             f"{f'kept are {kept}' if kept else 'none are kept'}: free some space, or write elsewhere "
-            "(--predictions.folder).",
+            f"({argument('folder', self)}).",
         )
 
     def _positions(self, trainer: L.Trainer, outputs: Mapping[str, Any], found: Mapping[str, Any]) -> Tensor:
@@ -294,7 +295,8 @@ class PredictionWriter(L.Callback):
                 _said(path, self.folder / _EMBEDDINGS),
             )
         if self.format != "coco" and not parts["boxes"]:
-            log.warning("--predictions.format %s has no effect: it is for boxes, and this model has none.", self.format)
+            chosen = setting("format", self.format, self)
+            log.warning("%s has no effect: it is for boxes, and this model has none.", chosen)
         if parts["boxes"] or parts["masks"]:
             self._write_drafts(trainer, parts["boxes"], parts["masks"])
 
@@ -321,11 +323,7 @@ class PredictionWriter(L.Callback):
         if boxes and self.format == "yolo":
             log.info("They belong beside the folder `images`: %s", _said(images))
         else:
-            log.info(
-                "Read with --data AnnotatedImagesDataModule --data.root %s --data.images %s",
-                _said(self._drafts),
-                _said(images),
-            )
+            log.info("Read with AnnotatedImagesDataModule: root %s, images %s", _said(self._drafts), _said(images))
 
 
 def _said(path: Path, wanted: Path | None = None) -> str:

@@ -12,6 +12,7 @@ from rich.text import Text
 from torch import Tensor
 
 from lit_cv.callbacks.monitored import is_better, monitor_and_mode
+from lit_cv.errors import OptionError
 from lit_cv.figures import short_number
 
 __all__ = ["RunProgressBar"]
@@ -32,7 +33,7 @@ class RunProgressBar(RichProgressBar):
 
     def __init__(self, refreshes_per_second: int = 5) -> None:
         if refreshes_per_second < 1:
-            raise ValueError(f"refreshes_per_second={refreshes_per_second}: give at least 1.")
+            raise OptionError(self, "refreshes_per_second", refreshes_per_second, "give at least 1")
         super().__init__(refresh_rate=refreshes_per_second)
         self._due = 0.0
         self._finished: int | None = None  # the epoch whose line is still to come

@@ -10,6 +10,7 @@ from torch import Tensor
 from lit_cv.callbacks.periodic_figure import PeriodicFigure
 from lit_cv.callbacks.run_output import guarded, publish
 from lit_cv.contracts import module_extras
+from lit_cv.errors import OptionError
 from lit_cv.figures import image_grid
 
 __all__ = ["Reconstructions"]
@@ -36,7 +37,7 @@ class Reconstructions(PeriodicFigure):
     def __init__(self, n: int = 8, every_n_seconds: float = 60.0) -> None:
         super().__init__(every_n_seconds)
         if n < 1:
-            raise ValueError(f"n={n}: give the number of images to show, at least 1.")
+            raise OptionError(self, "n", n, "give the number of images to show, at least 1")
         self.n = n
 
     def is_wanted(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:

@@ -14,6 +14,7 @@ from lit_cv.callbacks.resumed_best import resumed_best
 from lit_cv.callbacks.run_output import write_tables
 from lit_cv.checkpoint_io import link_checkpoint
 from lit_cv.contracts import as_module, datamodule_of
+from lit_cv.errors import FIT, OptionError, argument, option, setting
 from lit_cv.loop_state import validation_due
 from lit_cv.registry import trust_option
 
@@ -45,9 +46,9 @@ class RunCheckpoint(Checkpoint):
 
     def __init__(self, every_n_steps: int = 0, monitor: str | None = None, mode: str | None = None) -> None:
         if every_n_steps < 0:
-            raise ValueError(f"every_n_steps={every_n_steps}: give a number of steps, or 0 for epochs only.")
+            raise OptionError(self, "every_n_steps", every_n_steps, "give a number of steps, or 0 for epochs only")
         if mode not in (None, "min", "max"):
-            raise ValueError(f"mode={mode!r}: give 'min' or 'max', or leave it out for the module's own.")
+            raise OptionError(self, "mode", mode, "give 'min' or 'max', or leave it out for the module's own")
         self.every_n_steps = every_n_steps
         self.monitor = monitor
         self.mode = mode
@@ -73,7 +74,7 @@ class RunCheckpoint(Checkpoint):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the module's metric, which its data may decide."""
         self.monitor = self.monitor or as_module(pl_module).monitor
-        self.mode = self.mode or mode_of(self.monitor, pl_module, "--checkpoint.mode")
+        self.mode = self.mode or mode_of(self.monitor, pl_module, self)
         state, self._restored = self._restored, None
         best = self._folder / _BEST
         if state and (score := resumed_best(trainer, best, state, self.monitor, self.mode)) is not None:
@@ -144,12 +145,11 @@ class RunCheckpoint(Checkpoint):
         if not trainer.is_global_zero or trainer.state.fn != "fit":
             return
         if self.last_model_path:
-            log.info(
-                "Stopped at step %d. Continue with: lit-cv fit --ckpt_path %s%s",
-                trainer.global_step,
-                self.last_model_path,
-                trust_option(pl_module, datamodule_of(trainer), *trainer.callbacks),  # type: ignore[attr-defined]
-            )
+            last = setting("ckpt_path", self.last_model_path, FIT)
+            if option("ckpt_path", FIT):
+                trust = trust_option(pl_module, datamodule_of(trainer), *trainer.callbacks)  # type: ignore[attr-defined]
+                last = f"lit-cv fit {last}{trust}"
+            log.info("Stopped at step %d. Continue with: %s", trainer.global_step, last)
         elif self._trained:
             log.info("Stopped at step %d, before the first checkpoint.", trainer.global_step)
 
@@ -203,5 +203,5 @@ def _check_same_checkpoint(trainer: L.Trainer) -> None:
     if chosen != first:
         raise ValueError(
             f"rank {trainer.global_rank} continues from {trainer.ckpt_path}, rank 0 from {Path(*first)}: name "
-            "the file with --ckpt_path."
+            f"the file with {argument('ckpt_path', FIT)}."
         )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lit_cv.augment import Chain, build_operations, policy_operations
+from lit_cv.errors import OptionError
 
 __all__ = ["WeakStrongAugmentation"]
 
@@ -39,7 +40,7 @@ class WeakStrongAugmentation(L.Callback):
         source: Literal["weak", "strong"] = "strong",
     ) -> None:
         if source not in ("weak", "strong"):
-            raise ValueError(f"source={source!r}: give 'weak' or 'strong'.")
+            raise OptionError(self, "source", source, "give 'weak' or 'strong'")
         self.chains = {name: _build(given) for name, given in (("weak", weak), ("strong", strong))}
         self.source = source
 
@@ -51,8 +52,8 @@ class WeakStrongAugmentation(L.Callback):
         parts = [batch.get(domain) if isinstance(batch, dict) else None for domain in ("source", "target")]
         if not all(isinstance(part, dict) and isinstance(part.get("image"), Tensor) for part in parts):
             raise TypeError(
-                "WeakStrongAugmentation needs batches with images of a `source` and a `target`: give it --data "
-                "DomainAdaptationDataModule, or take Augmentation."
+                "WeakStrongAugmentation needs batches with images of a `source` and a `target`: take "
+                "DomainAdaptationDataModule, or the callback Augmentation."
             )
         source, target = batch["source"], batch["target"]
         source["image"] = self.chains[self.source](source["image"])

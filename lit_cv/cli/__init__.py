@@ -7,8 +7,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lit_cv.cli.option_names import OptionNames, with_trainer_option
 from lit_cv.cli.overview import VERBS, overview
 from lit_cv.cli.termination import Terminated, sigterm_raises
+from lit_cv.errors import spelled_by
 from lit_cv.figures.matplotlib_defaults import import_matplotlib
 from lit_cv.printable import printable
 from lit_cv.registry import names_of_files
@@ -32,15 +34,6 @@ OWN_VERBS = {
     "agreement": ("agreement", "run"),
 }
 _MOST = 3_000  # characters of a message
-OUTPUTS = {
-    "kfold": "--output",
-    "compare": "--output",
-    "curves": "--output",
-    "export": "--output",
-    "convert": "--out",
-    "agreement": "--out",
-    "predict": "--predictions.folder",
-}
 
 
 def main(args: list[str] | None = None) -> "LitCLI | None":
@@ -60,7 +53,13 @@ def main(args: list[str] | None = None) -> "LitCLI | None":
         >>> main(["--version"])
         0.1.0
     """
-    args, trusted = take_trusted(sys.argv[1:] if args is None else list(args))
+    args = sys.argv[1:] if args is None else list(args)
+    with spelled_by(OptionNames(args)):
+        return _run(args)
+
+
+def _run(args: list[str]) -> "LitCLI | None":
+    args, trusted = take_trusted(args)
     if not args or args[0] in ("-h", "--help", "help"):
         print(overview())
         return None
@@ -118,24 +117,18 @@ def console() -> None:
         print("lit-cv: stopped.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        from lit_cv.cli.errors import is_for_the_user
-        from lit_cv.cli.option_names import with_option
+        from lit_cv.cli.errors import is_for_the_user, is_of_trainer
         from lit_cv.cli.remedies import remedy
 
         what_to_do = remedy(error, sys.argv[1:])
         if what_to_do is None and not is_for_the_user(error):
             raise
-        if what_to_do is None:
-            said = with_option(error, sys.argv[1:])
-        else:
-            said = f"{_line(str(error) or type(error).__name__)} {what_to_do}"
-        sys.exit(_shortened(printable(f"lit-cv: error: {_with_output_option(said, sys.argv[1:2])}")))
-
-
-def _with_output_option(text: str, verb: list[str]) -> str:
-    """Return a text with the option by which a verb is told where to write; a file knows that of `fit` alone."""
-    option = next((OUTPUTS[name] for name in verb if name in OUTPUTS), "--trainer.default_root_dir")
-    return text.replace("--trainer.default_root_dir", option)
+        text = str(error) or type(error).__name__
+        if what_to_do is not None:
+            text = f"{_line(text)} {what_to_do}"
+        elif is_of_trainer(error):
+            text = with_trainer_option(text)
+        sys.exit(_shortened(printable(f"lit-cv: error: {text}")))
 
 
 def _shortened(text: str) -> str:

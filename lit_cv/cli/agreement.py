@@ -6,7 +6,8 @@ from pathlib import Path
 from datamodules import CSVDataModule
 from lit_cv.annotations.annotators import Consolidation
 from lit_cv.atomic_files import describe_path, next_free_path
-from lit_cv.cli.convert import OneLineParser, own_options
+from lit_cv.cli.convert import OneLineParser
+from lit_cv.errors import Part, announce_parts
 from lit_cv.printable import printable
 
 __all__ = ["agreement", "run"]
@@ -62,5 +63,5 @@ def run(args: list[str]) -> None:
     parser = OneLineParser("agreement")
     parser.add_function_arguments(agreement, as_positional=False)
     options = parser.parse_args(args)
-    with own_options():
-        agreement(**vars(options))
+    announce_parts([Part("", object, vars(options))])
+    agreement(**vars(options))

@@ -1,17 +1,16 @@
 """`lit-cv convert`: annotations from one format to another."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 
 from lit_cv.annotations.convert import convert
+from lit_cv.errors import Part, announce_parts
 from lit_cv.running.messages import show_messages
 from lit_cv.suggest import nearest_option
 
-__all__ = ["OneLineParser", "own_options", "run"]
+__all__ = ["OneLineParser", "run"]
 
 
 class OneLineParser(ArgumentParser):
@@ -48,16 +47,6 @@ class OneLineParser(ArgumentParser):
         raise SystemExit(f"lit-cv: error: {wrong} `lit-cv {self.verb} --help` lists the options.")
 
 
-@contextmanager
-def own_options() -> Iterator[None]:
-    """Name the options of the DataModules, which messages speak of, as those of a verb without a model."""
-    try:
-        yield
-    except Exception as error:
-        error.args = tuple(part.replace("--data.", "--") if isinstance(part, str) else part for part in error.args)
-        raise
-
-
 def run(args: list[str]) -> None:
     """Run the verb.
 
@@ -68,5 +57,5 @@ def run(args: list[str]) -> None:
     parser.add_function_arguments(convert, as_positional=False)
     options = parser.parse_args(args)
     show_messages()
-    with own_options():
-        convert(**vars(options))
+    announce_parts([Part("", object, vars(options))])
+    convert(**vars(options))

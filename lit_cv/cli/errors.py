@@ -11,11 +11,12 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lit_cv.cli.option_names import arguments_of
 from lit_cv.running.error_origin import raised_here
 from lit_cv.running.own_files import own_classes, why_not
 from lit_cv.suggest import nearest, nearest_option
 
-__all__ = ["arguments_of", "explain", "explain_value", "is_for_the_user", "is_of_trainer"]
+__all__ = ["explain", "explain_value", "is_for_the_user", "is_of_trainer"]
 
 _NO_NAME = re.compile(r"\b(True|False|None|nan|inf|\d+\.\d+(e[-+]?\d+)?)\b")  # what YAML makes of some names
 _CLASSES: dict[str, type] = {
@@ -224,12 +225,3 @@ def _subclasses(base: type[object]) -> Iterable[type]:
 def _needs(cls: type, name: str) -> bool:
     own = inspect.signature(cls).parameters.get(name)
     return _is_ours(cls) and own is not None and own.default is own.empty
-
-
-def arguments_of(cls: type) -> Iterable[str]:
-    """Yield the names of a class's constructor arguments, those of its bases after its own."""
-    for base in inspect.getmro(cls):
-        if "__init__" in vars(base):
-            for name, parameter in inspect.signature(base).parameters.items():
-                if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-                    yield name

@@ -1,98 +1,171 @@
-"""The option that an error about a value is about."""
+"""How a command spells the arguments of the objects that it builds."""
 
 import inspect
 import re
-from collections.abc import Iterator, Sequence
-from types import TracebackType
+from collections.abc import Iterable, Sequence
 
-import lightning as L
+from lit_cv.cli.overview import VERBS
+from lit_cv.errors import COMMAND, DATA, FIT, MODULE, TRAINER, Part
 
-from lit_cv import callbacks
-from lit_cv.cli.errors import arguments_of, is_of_trainer
+__all__ = ["OptionNames", "output_option", "with_trainer_option"]
 
-__all__ = ["with_option"]
-
+_OF_FIT = ("fit", "validate", "test", "predict", "knn", "find-lr", "kfold")  # verbs with all options of parts
+_OUTPUTS = {
+    "kfold": "--output",
+    "compare": "--output",
+    "curves": "--output",
+    "export": "--output",
+    "convert": "--out",
+    "agreement": "--out",
+    "predict": "--predictions.folder",
+}
+_PARTS = {DATA: "data", MODULE: "model", "find_learning_rate": "find_lr"}  # by how a message names the owner
 _CALLBACKS = "trainer.callbacks"
-_OTHER_OPTIONS = ("convert", "agreement", "compare", "curves", "export")  # verbs whose options are not those of fit
-_GROUPS: tuple[tuple[type, str], ...] = (
-    (callbacks.RunCheckpoint, "checkpoint"),
-    (callbacks.MonitorEarlyStopping, "early_stopping"),
-    (callbacks.EMA, "ema"),
-    (callbacks.NonFiniteGuard, "non_finite"),
-    (callbacks.PredictionWriter, "predictions"),
-    (L.Callback, _CALLBACKS),
-    (L.LightningModule, "model"),
-    (L.LightningDataModule, "data"),
-)
 
 
-def with_option(error: BaseException, typed: Sequence[str] = ()) -> str:
-    """Return what an error says, with the option to change where it begins with a value and names none.
-
-    A class says `decay=2.0: give ...`, for it may be built without the command line; whose argument that is, is seen
-    from where it was raised.
+class OptionNames:
+    """Spells arguments as the options of a command.
 
     Args:
-        error: The error, raised.
-        typed: The arguments of the process.
+        args: The verb and its options, as typed.
 
     Example:
-        >>> try:
-        ...     callbacks.EMA(decay=2.0)
-        ... except ValueError as error:
-        ...     print(with_option(error))
-        decay=2.0: give a number between 0 and 1, such as 0.999 (--ema.decay).
+        >>> from lit_cv.callbacks import EMA
+        >>> from lit_cv.cli.overview import VERBS
+    from lit_cv.errors import argument, spelled_by
+        >>> with spelled_by(OptionNames(["fit"])):
+        ...     print(argument("decay", EMA), argument("devices", TRAINER))
+        --ema.decay --trainer.devices
     """
-    said = str(error) or type(error).__name__
-    if typed[:1] and typed[0] in _OTHER_OPTIONS:
-        return said
-    if "--" in said:
-        return re.sub(r"--(model|data)\.(\w+)", lambda found: f"--{_as_typed(found[1], found[2], typed)}", said)
-    if is_of_trainer(error):
-        said = " ".join(said.split())  # some take several lines
-        option = _of_trainer(said)
-    else:
-        option = _of_class(error, said, typed)
-    if option is None:
-        return said
-    return f"{said.removesuffix('.')} (--{option})" + "." * said.endswith(".")
+
+    def __init__(self, args: Sequence[str]) -> None:
+        self._verb = next((token for token in args if token in VERBS), "")
+        self._typed = [
+            token[2:].partition("=")[0].rstrip("+").replace(".init_args.", ".") for token in args if token[:2] == "--"
+        ]
+        self._parts: list[Part] = []
+
+    def announce(self, parts: Iterable[Part]) -> None:
+        """Receive the objects that the command builds; the options of the verb itself are a part without a name."""
+        parts = list(parts)
+        replaced = {part.name.partition(".")[0] for part in parts}
+        self._parts = [part for part in self._parts if part.name.partition(".")[0] not in replaced] + parts
+
+    def spell(self, owner: type | str | None, name: str, path: tuple[str, ...], value: object) -> str | None:
+        """Return the option for an argument, `None` if the command has none."""
+        if owner == "names_of_files":
+            return "--trust"
+        if owner == COMMAND:
+            return f"--{name}"
+        if owner == FIT:
+            return f"--{name}" if self._verb in _OF_FIT and self._verb != "kfold" else None
+        if owner == TRAINER:
+            if name == "default_root_dir":
+                return output_option(self._verb)
+            return f"--trainer.{name}" if self._verb in (*_OF_FIT, "compare") else None
+        if self._verb not in _OF_FIT:
+            return self._of_verb(owner, name)
+        if path:
+            return f"--{'.'.join(('data', *path, name))}"
+        return self._of_part(owner, name, value)
+
+    def _of_verb(self, owner: type | str | None, name: str) -> str | None:
+        """Return the option of a verb that builds its objects itself."""
+        is_data = owner == DATA or (isinstance(owner, type) and _group(owner) == "data")
+        if self._verb == "compare" and is_data:
+            return f"--data.{name}"
+        known = [key for part in self._parts if not part.name for key in part.arguments]
+        return next((f"--{key}" for key in (name, name.removesuffix("s")) if key in known), None)
+
+    def _of_part(self, owner: type | str | None, name: str, value: object) -> str | None:
+        """Return the option of the part whose argument it is; of several that one which was typed or has the value."""
+        parts = [part for part in self._parts if _is_owner(owner, part)]
+        group = _PARTS.get(owner) if isinstance(owner, str) else _group(owner)
+        if not parts and group:
+            return f"--{self._typed_option(group, name) or f'{group}.{name}'}"
+        if not parts and owner is not None:
+            return self._of_part(None, name, value)
+        first = name.partition(".")[0]
+        having = [part for part in parts if first in part.arguments or first in arguments_of(part.cls)]
+        options = {f"{part.name}.{name}".lstrip("."): part.arguments.get(first, ...) for part in having}
+        typed = [option for option in options if option in self._typed]
+        equal = [option for option, given in options.items() if value is not ... and _equals(given, value)]
+        found = [*typed, *equal, *options][: len(options)]
+        if not found or (owner is None and not typed and len({option.partition(".")[0] for option in options}) > 1):
+            return None
+        return f"--{found[0]}"
+
+    def _typed_option(self, group: str, name: str) -> str | None:
+        prefixes = (f"{group}.",) if group in ("model", "data") else (f"{group}.", f"{_CALLBACKS}.")
+        return next((each for each in self._typed if each.startswith(prefixes) and each.endswith(f".{name}")), None)
 
 
-def _of_class(error: BaseException, said: str, typed: Sequence[str]) -> str | None:
-    match = re.match(r"(?:there is no )?(\w+)(?:=| ')", said)
-    if match is None:
-        return None
-    for owner in _owners(error.__traceback__):
-        known = set(arguments_of(owner))
-        group = next(group for base, group in _GROUPS if issubclass(owner, base))
-        for name in (match[1], f"{match[1]}s"):
-            if name in known:
-                return _as_typed(group, name, typed)
-    return None
+def output_option(verb: str) -> str:
+    """Return the option that says where a verb writes.
+
+    Args:
+        verb: The verb.
+    """
+    return _OUTPUTS.get(verb, "--trainer.default_root_dir")
 
 
-def _owners(trace: TracebackType | None) -> Iterator[type]:
-    """Yield the classes of modules, data and callbacks on the way to where an error was raised, the nearest first."""
-    found = []
-    while trace is not None:
-        own = trace.tb_frame.f_locals.get("self")
-        if isinstance(own, tuple(base for base, _ in _GROUPS)):
-            found.append(type(own))
-        trace = trace.tb_next
-    yield from reversed(found)
+def arguments_of(cls: type | None) -> list[str]:
+    """Return the names of a class's constructor arguments, those of its bases after its own."""
+    names: dict[str, None] = {}
+    for base in inspect.getmro(cls) if cls else ():
+        if "__init__" in vars(base):
+            parameters = list(inspect.signature(base).parameters.values())
+            names |= {p.name: None for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    return list(names)
 
 
-def _as_typed(group: str, name: str, typed: Sequence[str]) -> str:
-    """Return the option that was typed: a class within another has one that is longer (`data.source.root`)."""
-    given = [token[2:].partition("=")[0] for token in typed if token.startswith("--")]
-    groups = (f"{group}.",) if group in ("model", "data") else (f"{group}.", f"{_CALLBACKS}.")
-    own = [option for option in given if option.startswith(groups) and option.endswith(f".{name}")]
-    return own[0] if own and f"{group}.{name}" not in own else f"{group}.{name}"
+def with_trainer_option(text: str) -> str:
+    """Return a message of the Trainer in one line, with the option that it is about.
+
+    Args:
+        text: The message, which names arguments of the Trainer.
+
+    Example:
+        >>> with_trainer_option("`max_epochs` must be a non-negative integer or -1.")
+        '`max_epochs` must be a non-negative integer or -1 (--trainer.max_epochs).'
+    """
+    from lightning import Trainer
+
+    text = " ".join(text.split())
+    known = inspect.signature(Trainer).parameters
+    for name in re.findall(r"\w+", text):
+        if name in known and ("_" in name or f"{name}=" in text or f"`{name}`" in text):
+            return f"{text.removesuffix('.')} (--trainer.{name})" + "." * text.endswith(".")
+    return text
 
 
-def _of_trainer(said: str) -> str | None:
-    known = inspect.signature(L.Trainer).parameters
-    for name in re.findall(r"\w+", said):
-        if name in known and ("_" in name or f"{name}=" in said or f"`{name}`" in said):
-            return f"trainer.{name}"
-    return None
+def _is_owner(owner: type | str | None, part: Part) -> bool:
+    if owner is None:
+        return not part.name.startswith("find_lr")
+    if isinstance(owner, str):
+        names = [base.__name__ for base in inspect.getmro(part.cls)] if part.cls else []
+        return owner in names or _PARTS.get(owner) == part.name.partition(".")[0]
+    return part.cls is not None and issubclass(part.cls, owner)
+
+
+def _group(owner: type | None) -> str | None:
+    """Return the options that a class belongs to where the command has not built it yet."""
+    import lightning as L
+
+    from lit_cv import callbacks
+
+    groups: tuple[tuple[type, str], ...] = (
+        (callbacks.RunCheckpoint, "checkpoint"),
+        (callbacks.MonitorEarlyStopping, "early_stopping"),
+        (callbacks.EMA, "ema"),
+        (callbacks.NonFiniteGuard, "non_finite"),
+        (callbacks.PredictionWriter, "predictions"),
+        (L.Callback, _CALLBACKS),
+        (L.LightningModule, "model"),
+        (L.LightningDataModule, "data"),
+    )
+    return next((group for base, group in groups if owner and issubclass(owner, base)), None)
+
+
+def _equals(given: object, value: object) -> bool:
+    return type(given) is type(value) and given == value

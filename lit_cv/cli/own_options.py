@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lit_cv.errors import Part, announce_parts
 from lit_cv.suggest import nearest_option
 
 __all__ = ["OwnParser", "command_line", "flag", "output_folder"]
@@ -44,6 +45,7 @@ class OwnParser(argparse.ArgumentParser):
         found, rest = self.parse_known_args(list(args))
         if rest:
             raise SystemExit(self._unknown(rest[0]))
+        announce_parts([Part("", object, vars(found))])
         return found
 
     def parse_before_fit(self, args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -53,6 +55,7 @@ class OwnParser(argparse.ArgumentParser):
             name = token[2:].partition("=")[0]
             if token.startswith("--") and name.rstrip("+").partition(".")[0] not in _OF_FIT:
                 raise SystemExit(self._unknown(token))
+        announce_parts([Part("", object, vars(found))])
         return found, rest
 
     def _unknown(self, token: str) -> str:

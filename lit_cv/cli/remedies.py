@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from lit_cv.cli.option_names import output_option
+
 __all__ = ["remedy"]
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "alloc_failed")
@@ -59,9 +61,9 @@ def remedy(error: BaseException, typed: Sequence[str] = ()) -> str | None:
     if not isinstance(error, OSError) or "--" in text:
         return None
     if error.errno in _FULL:
-        return "The disk is full: free some space, or write elsewhere with --trainer.default_root_dir."
+        return f"The disk is full: free some space, or write elsewhere with {output_option(next(iter(typed), ''))}."
     if error.errno in _CLOSED or _makes_folder(error):
-        option = _option_of(error.filename, typed) or "--trainer.default_root_dir"
+        option = _option_of(error.filename, typed) or output_option(next(iter(typed), ""))
         return f"Choose a folder that can be written to with {option}."
     return None
 

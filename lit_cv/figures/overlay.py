@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lit_cv.errors import argument
 from lit_cv.figures.canvas import BLUE, INK, PALETTE, draws_names, legend_name, new_figure, style_axes
 from lit_cv.figures.history import History
 from lit_cv.printable import printable
@@ -43,7 +44,7 @@ def overlay_figure(runs: Mapping[str, History], metrics: Sequence[str] | None = 
             raise ValueError(f"no run has logged {name!r}{nearest(name, logged)} Logged were: {names}.")
     chosen = list(metrics) if metrics else _choose(list(logged))
     if not chosen:
-        raise ValueError("the runs have logged nothing that could be drawn: name metrics (--metrics).")
+        raise ValueError(f"the runs have logged nothing that could be drawn: name {argument('metrics')}.")
     unit = "step" if any(history.epochs == 0 for history in runs.values()) else unit
     columns = min(3, len(chosen))
     rows = -(-len(chosen) // columns)

@@ -6,6 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lit_cv.errors import OptionError
+
 __all__ = ["CORALLoss", "MMDLoss", "coral", "mmd"]
 
 Estimator = Literal["unbiased", "linear"]
@@ -47,12 +49,16 @@ class MMDLoss(nn.Module):
         self, kernels: int = 5, factor: float = 2.0, bandwidth: float | None = None, estimator: Estimator = "unbiased"
     ) -> None:
         super().__init__()
-        if kernels < 1 or factor <= 1:
-            raise ValueError(f"kernels={kernels}, factor={factor}: give at least 1 kernel and a factor above 1.")
+        if kernels < 1:
+            raise OptionError(self, "kernels", kernels, "give at least 1")
+        if factor <= 1:
+            raise OptionError(self, "factor", factor, "give a factor above 1")
         if bandwidth is not None and bandwidth <= 0:
-            raise ValueError(f"bandwidth={bandwidth}: give a positive number, or null to take it from the features.")
+            raise OptionError(
+                self, "bandwidth", bandwidth, "give a positive number, or null to take it from the features"
+            )
         if estimator not in ("unbiased", "linear"):
-            raise ValueError(f"estimator={estimator!r}: give 'unbiased' or 'linear'.")
+            raise OptionError(self, "estimator", estimator, "give 'unbiased' or 'linear'")
         self.kernels, self.factor, self.bandwidth, self.estimator = kernels, factor, bandwidth, estimator
 
     def forward(self, source: Tensor | Sequence[Tensor], target: Tensor | Sequence[Tensor]) -> Tensor:

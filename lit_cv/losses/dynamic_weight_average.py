@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from lit_cv.errors import OptionError
 from lit_cv.losses.task_weighting import TaskWeighting
 
 __all__ = ["DynamicWeightAverage"]
@@ -41,7 +42,7 @@ class DynamicWeightAverage(TaskWeighting):
     def __init__(self, tasks: Sequence[str], temperature: float = 2.0) -> None:
         super().__init__(tasks)
         if not temperature > 0:
-            raise ValueError(f"temperature={temperature}: give a positive number.")
+            raise OptionError(self, "temperature", temperature, "give a positive number")
         self.temperature = temperature
         self.register_buffer("history", torch.full((2, len(tasks)), torch.nan))  # the last two epochs, NaN unknown
         self.register_buffer("factors", torch.ones(len(tasks)))

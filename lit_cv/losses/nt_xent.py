@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_cv.distributed import gather_batches, gather_with_gradient, joined_mean, process_count, process_rank
+from lit_cv.errors import OptionError
 from lit_cv.losses.similarity import log_sum_exp_similarity
 
 __all__ = ["NTXentLoss", "counted_nt_xent", "nt_xent"]
@@ -52,7 +53,7 @@ class NTXentLoss(nn.Module):
         super().__init__()
         _check_temperature(temperature)
         if chunk_size is not None and chunk_size < 1:
-            raise ValueError(f"chunk_size={chunk_size}: give at least 1, or None for a fitting one.")
+            raise OptionError(self, "chunk_size", chunk_size, "give at least 1, or None for a fitting one")
         self.temperature = temperature
         self.gather = gather
         self.chunk_size = chunk_size
@@ -138,7 +139,7 @@ def _stack(views: tuple[Tensor, ...]) -> Tensor:
 
 def _check_temperature(temperature: float) -> None:
     if not temperature > 0:
-        raise ValueError(f"temperature={temperature}: it must be positive.")
+        raise OptionError(None, "temperature", temperature, "it must be positive")
 
 
 def _check(views: Tensor, temperature: float, labels: Tensor | None) -> None:

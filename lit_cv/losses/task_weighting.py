@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from lit_cv.errors import OptionError
+
 __all__ = ["FixedWeighting", "TaskWeighting"]
 
 
@@ -25,7 +27,7 @@ class TaskWeighting(nn.Module, ABC):
     def __init__(self, tasks: Sequence[str]) -> None:
         super().__init__()
         if not tasks or len(set(tasks)) != len(tasks):
-            raise ValueError(f"tasks={list(tasks)}: give one or more names, each once.")
+            raise OptionError(self, "tasks", list(tasks), "give one or more names, each once")
         self.tasks = tuple(tasks)
 
     @abstractmethod

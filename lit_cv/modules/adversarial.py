@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_cv.distributed import gather_batches
+from lit_cv.errors import OptionError
 from lit_cv.modules.base import Batch, Output, Stage
 from lit_cv.modules.domain_adaptation import DomainAdaptationModule, Domains, is_source
 from lit_cv.nn import DomainDiscriminator, reverse_gradient
@@ -51,9 +52,9 @@ class DomainAdversarialModule(DomainAdaptationModule):
     ) -> None:
         super().__init__(**kwargs)
         if conditioning not in ("none", "multilinear", "entropy"):
-            raise ValueError(f"conditioning={conditioning!r}: give 'none', 'multilinear' or 'entropy'.")
+            raise OptionError(self, "conditioning", conditioning, "give 'none', 'multilinear' or 'entropy'")
         if discriminator_lr <= 0:
-            raise ValueError(f"discriminator_lr={discriminator_lr}: give a positive factor.")
+            raise OptionError(self, "discriminator_lr", discriminator_lr, "give a positive factor")
 
     def configure_adaptation(self) -> None:
         """Build the discriminator."""

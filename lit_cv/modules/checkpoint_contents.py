@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lit_cv.contracts import ClassLists, data_of
+from lit_cv.errors import argument
 from lit_cv.loop_state import keep_validation_due
 from lit_cv.modules.data_classes import take_up_classes
 from lit_cv.modules.extension_points import ExtensionPoints
@@ -45,7 +46,8 @@ def take_contents(module: ExtensionPoints, checkpoint: Mapping[str, Any]) -> Non
         if before.get(name, module.hparams[name]) != module.hparams[name] and _matters(name, module):
             raise ValueError(
                 f"the checkpoint was trained with {name}={before[name]!r}, this run has {module.hparams[name]!r}: "
-                f"leave --model.{name} out, or start a new run from its weights with --model.weights."
+                f"leave {argument(name, module)} out, or start a new run from its weights with "
+                f"{argument('weights', module)}."
             )
     seed = extra.get("seed")
     if seed is not None and (not isinstance(seed, int) or not 0 <= seed < 1 << 64):

@@ -1,5 +1,6 @@
 """Networks through `torch.compile`."""
 
+from lit_cv.errors import argument
 from lit_cv.modules.extension_points import ExtensionPoints
 
 __all__ = ["compile_networks"]
@@ -15,7 +16,7 @@ def compile_networks(module: ExtensionPoints) -> None:
     if not networks:
         raise ValueError(
             f"compile=True: {type(module).__name__} runs parts of its networks, of which none is compiled: leave "
-            "--model.compile out."
+            f"{argument('compile', module)} out."
         )
     for network in networks:
         network.compile()

@@ -8,6 +8,7 @@ from typing import Any
 from lit_cv.checkpoint_file import read_checkpoint
 from lit_cv.class_matching import match_classes
 from lit_cv.contracts import ClassLists, as_data, datamodule_of
+from lit_cv.errors import DATA, argument
 from lit_cv.modules.extension_points import ExtensionPoints
 from lit_cv.printable import printable
 
@@ -56,13 +57,13 @@ def take_up_classes(module: ExtensionPoints, classes: ClassLists) -> None:
 
 
 def _match(datamodule: Any, attribute: str, learned: Sequence[str], names: Sequence[str]) -> None:
-    option = "--data.classes" if attribute != "mask_classes" else "classes.txt"
+    option = argument("classes", DATA) if attribute != "mask_classes" else "classes.txt"
     try:
         numbers = match_classes(learned, names)
     except ValueError as error:
         raise ValueError(
             f"{error} Rename the {_WHAT.get(attribute, attribute)} of the data, choose them with {option}, or start a "
-            "new run from the weights (--model.weights)."
+            f"new run from the weights ({argument('weights')})."
         ) from None
     if numbers == list(range(len(numbers))):
         return

@@ -10,6 +10,7 @@ from torchmetrics import Metric
 from torchmetrics.wrappers import ClasswiseWrapper
 
 from lit_cv.distributed import joined_mean
+from lit_cv.errors import TRAINER, OptionError, argument, setting
 from lit_cv.loop_state import print_results_once
 from lit_cv.metrics import AnswerInformation, ClassAccuracy
 from lit_cv.metrics.chosen import ChosenMetric
@@ -47,7 +48,7 @@ class DomainAdaptationModule(SupervisedModule):
     The `monitor` is `val_score` = (source accuracy + diversity - entropy) / 2, which asks for a classifier that is
     right in the source, and sure but not one-sided in the target. It does not know the target's labels, as nobody
     who needs adaptation does. It is no accuracy: a model may be sure and wrong. `val_target_acc` is there to report,
-    and to see what choosing without it costs; choosing by it (`--checkpoint.monitor val_target_acc`) is cheating.
+    and to see what choosing without it costs; choosing by it (`RunCheckpoint(monitor="val_target_acc")`) is cheating.
 
     Args:
         source_only: Whether to learn from the source alone.
@@ -76,9 +77,11 @@ class DomainAdaptationModule(SupervisedModule):
     ) -> None:
         super().__init__(weights=weights, **kwargs)
         if adaptation_weight <= 0:
-            raise ValueError(f"adaptation_weight={adaptation_weight}: give a positive number, or set source_only.")
+            raise OptionError(
+                self, "adaptation_weight", adaptation_weight, "give a positive number, or set source_only"
+            )
         if ramp is not None and ramp <= 0:
-            raise ValueError(f"ramp={ramp}: give a positive number, or null for the full weight from the start.")
+            raise OptionError(self, "ramp", ramp, "give a positive number, or null for the full weight from the start")
         self._total_steps = 0.0
 
     @abstractmethod
@@ -135,8 +138,8 @@ class DomainAdaptationModule(SupervisedModule):
             self._total_steps = float(self.trainer.estimated_stepping_batches)
         if math.isinf(self._total_steps):
             raise ValueError(
-                "ramp needs to know the length of training: set --trainer.max_epochs or --trainer.max_steps, or "
-                "--model.ramp null."
+                f"ramp needs to know the length of training: set {argument('max_epochs', TRAINER)} or "
+                f"{argument('max_steps', TRAINER)}, or {setting('ramp', None, self)}."
             )
         return weight * (2 / (1 + math.exp(-ramp * self.global_step / self._total_steps)) - 1)
 
@@ -147,7 +150,7 @@ class DomainAdaptationModule(SupervisedModule):
         if not isinstance(batch.get("source"), dict) or not isinstance(batch.get("target"), dict):
             raise ValueError(
                 f"{type(self).__name__} learns from batches with `source` and `target`, but got one with "
-                f"{', '.join(map(str, batch))}: give it --data DomainAdaptationDataModule."
+                f"{', '.join(map(str, batch))}: take DomainAdaptationDataModule."
             )
         images, label = self.training_images(batch), batch["source"]["label"]
         n = len(label)
@@ -216,7 +219,8 @@ class DomainAdaptationModule(SupervisedModule):
             if before.get(name, self.hparams[name]) != self.hparams[name]:
                 raise ValueError(
                     f"the checkpoint was trained with {name}={before[name]!r}, this run has {self.hparams[name]!r}: "
-                    f"leave --model.{name} out, or start a new run from its weights with --model.weights."
+                    f"leave {argument(name, self)} out, or start a new run from its weights with "
+                    f"{argument('weights', self)}."
                 )
 
     def _evaluate(self, batch: Batch, stage: Stage) -> Output:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_cv.contracts import as_callback, as_data
+from lit_cv.errors import TRAINER, argument, setting
 from lit_cv.modules.extension_points import ExtensionPoints
 
 __all__ = ["cache_features", "check_caching"]
@@ -26,13 +27,13 @@ def check_caching(trainer: L.Trainer) -> None:
     if changing:
         raise ValueError(
             f"cache_features keeps one feature vector an image, but {' and '.join(changing)} changes the images at "
-            "every step: leave it out (--trainer.callbacks null), or set --model.cache_features false."
+            f"every step: leave it out ({argument('callbacks', TRAINER)}), or set {setting('cache_features', False)}."
         )
     datamodule = trainer.datamodule  # type: ignore[attr-defined]
     if as_data(datamodule).ordered_loader is None:
         raise ValueError(
             f"cache_features needs a DataModule made on datamodules.BaseDataModule, not {type(datamodule).__name__}: "
-            "set --model.cache_features false."
+            f"set {setting('cache_features', False)}."
         )
 
 

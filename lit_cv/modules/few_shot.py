@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from lit_cv.contracts import data_extras, datamodule_of
+from lit_cv.errors import DATA, argument
 from lit_cv.metrics import EpisodeAccuracy
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
 from lit_cv.nn import check_backbone_name, checkpoint_options
@@ -28,7 +29,7 @@ class FewShotModule(BaseModule):
     interval is acc +- ci95. The `monitor` is the accuracy in the first setting.
 
     After training, `adapt(support_images, support_labels)` takes up new classes and `predict(images)` tells them;
-    `lit-cv predict` does so with folders (`--data.support_root`, `--data.predict_root`).
+    `lit-cv predict` does so with folders (`support_root` and `predict_root` of `EpisodicDataModule`).
 
     Args:
         backbone: Name of the network; `None` takes that of the checkpoint `weights`, the usual one without weights:
@@ -82,7 +83,7 @@ class FewShotModule(BaseModule):
         if not {"support", "query"} <= batch.keys():
             raise ValueError(
                 f"{type(self).__name__} learns from episodes, batches with `support` and `query`, but got one with "
-                f"{', '.join(batch)}: use --data EpisodicDataModule --data.base CLASS."
+                f"{', '.join(batch)}: take EpisodicDataModule."
             )
         labels, target = batch["support"]["label"], batch["query"]["label"]
         way = batch["classes"].shape[1] if "classes" in batch else int(labels.max()) + 1
@@ -162,7 +163,7 @@ class FewShotModule(BaseModule):
         if self.adapted_labels is None:
             raise ValueError(
                 "there are no classes to tell yet: call adapt(support_images, support_labels) first, or predict with "
-                "--data.support_root and --data.predict_root (not --images)."
+                f"{argument('support_root', DATA)} and {argument('predict_root', DATA)}, folders of images."
             )
         return self.probabilities(self.adapted_logits(images.to(self.device)))
 

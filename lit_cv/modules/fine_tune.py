@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from lit_cv.errors import TRAINER, argument, setting
 from lit_cv.modules.base import Batch, Output, Stage
 from lit_cv.modules.feature_cache import cache_features, check_caching
 from lit_cv.modules.fine_tune_options import (
@@ -171,11 +172,12 @@ class FineTuneModule(SupervisedModule):
         super().on_fit_start()
         h = self.hparams
         if h["weights"] is None and not self._restored:
-            log.warning("No weights were given (--model.weights): the backbone starts from random ones.")
+            log.warning("No weights were given (%s): the backbone starts from random ones.", argument("weights", self))
         if h["strategy"] == "gradual_unfreezing" and self.trainer.world_size > 1:
             raise ValueError(
                 "strategy='gradual_unfreezing' trains on one device: data-parallel training settles at its start "
-                "which gradients it exchanges. Set --trainer.devices 1 or another --model.strategy."
+                f"which gradients it exchanges. Set {setting('devices', 1, TRAINER)} or another "
+                f"{argument('strategy', self)}."
             )
         if h["l2_sp"] and self._start is None:
             self._start = {name: value.detach().clone() for name, value in self.backbone.body.named_parameters()}
@@ -237,7 +239,7 @@ class FineTuneModule(SupervisedModule):
             raise ValueError(
                 f"the checkpoint was trained with strategy={before!r} and {extra['frozen_stages']} frozen stages, this "
                 f"run has strategy={now!r} and {self.frozen}: continue with the same, or start a new run from its "
-                "weights (--model.weights)."
+                f"weights ({argument('weights', self)})."
             )
         self.freeze_stages(extra["frozen_stages"])
         if self.hparams["l2_sp"] and "l2_sp" in extra:

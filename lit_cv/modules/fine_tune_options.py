@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lit_cv.errors import OptionError, argument
 from lit_cv.nn import Stage, check_backbone_name, checkpoint_options, find_stage
 
 __all__ = [
@@ -41,24 +42,26 @@ def check_options(h: Options) -> None:
     """
     strategy = h["strategy"]
     if strategy not in _BACKBONE_LR:
-        raise ValueError(f"strategy={strategy!r} is none of {', '.join(_BACKBONE_LR)}.")
+        raise OptionError(None, "strategy", strategy, f"give one of {', '.join(_BACKBONE_LR)}")
     for name, strategies in _BELONGS.items():
         if h[name] and strategy not in strategies:
-            raise ValueError(f"{name}={h[name]!r} is for strategy {' and '.join(strategies)}, not {strategy}.")
+            raise OptionError(None, name, h[name], f"it is for strategy {' and '.join(strategies)}, not {strategy}")
     if strategy == "feature_extraction":
         for name in _LEARNING_BACKBONE:
             if h[name]:
-                raise ValueError(f"{name}={h[name]!r} has no effect where the backbone is frozen ({strategy}).")
+                raise OptionError(None, name, h[name], f"it has no effect where the backbone is frozen ({strategy})")
     limits = {"backbone_lr": (0, None), "layer_decay": (0, 1), "l2_sp": (0, None)}
     for name, (least, most) in limits.items():
         value = h[name]
         if value is not None and (value < least or (most is not None and value > most)):
             allowed = f"from {least} on" if most is None else f"from {least} to {most}"
-            raise ValueError(f"{name}={value}: give a number {allowed}.")
+            raise OptionError(None, name, value, f"give a number {allowed}")
     epochs = h["unfreeze_epochs"]
     given = epochs if isinstance(epochs, list) else [] if epochs is None else [epochs - 1]
     if any(epoch < 0 for epoch in given) or given != sorted(given):
-        raise ValueError(f"unfreeze_epochs={epochs}: give a number of epochs from 1 on, or a list of rising ones.")
+        raise OptionError(
+            None, "unfreeze_epochs", epochs, "give a number of epochs from 1 on, or a list of rising ones"
+        )
 
 
 def checkpoint_backbone(weights: str | None) -> str:
@@ -72,7 +75,7 @@ def checkpoint_backbone(weights: str | None) -> str:
     name = checkpoint_options(weights).get("backbone")
     if name is None:
         raise ValueError(
-            f"weights={weights!r} do not tell of which network they are: give its name (--model.backbone)."
+            f"weights={weights!r} do not tell of which network they are: give its name ({argument('backbone')})."
         )
     check_backbone_name(name, of_file=True)
     return str(name)
@@ -107,7 +110,7 @@ def count_frozen(h: Options, stages: Sequence[Stage], epoch: int) -> int:
     if given is not None:
         if not 0 <= given <= count:
             names = ", ".join(stage.name for stage in stages)
-            raise ValueError(f"frozen_stages={given}: {h['backbone']} has {count} stages ({names}).")
+            raise OptionError(None, "frozen_stages", given, f"{h['backbone']} has {count} stages ({names})")
         return int(given)
     return min(count - 1, max(1, round(0.75 * count))) if strategy == "freeze_backbone" else 0
 

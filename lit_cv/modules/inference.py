@@ -6,6 +6,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_cv.contracts import as_data
+from lit_cv.errors import MODULE, argument, setting
 from lit_cv.nn import checkpoint_options, has_small_stem
 
 __all__ = ["infer_from_data"]
@@ -41,9 +42,9 @@ def infer_from_data(hparams: MutableMapping[str, Any], datamodule: object | None
             hparams[name] = found
         elif hparams[name] != found:
             raise ValueError(
-                f"the model has {name}={hparams[name]}, of its checkpoint or of --model.{name}, but "
-                f"{type(datamodule).__name__} has {name}={found}: choose the data that it was trained for (--data), "
-                f"or without a checkpoint leave --model.{name} out."
+                f"the model has {name}={hparams[name]}, from its checkpoint or as given, but "
+                f"{type(datamodule).__name__} has {name}={found}: choose the data that it was trained for, or "
+                f"without a checkpoint leave {argument(name, MODULE)} out."
             )
     if hparams["in_channels"] is None:
         hparams["in_channels"] = 3
@@ -63,7 +64,6 @@ def _choose_stem(backbone: str, weights: str | None, image_size: int | list[int]
     largest = image_size if isinstance(image_size, int) else max(image_size)
     if largest > _SMALL_IMAGE or not has_small_stem(backbone):
         return "standard"
-    rank_zero_info(
-        f"{backbone}: small stem for images of {largest} pixels (--model.stem standard keeps the published one)"
-    )
+    published = setting("stem", "standard", MODULE)
+    rank_zero_info(f"{backbone}: small stem for images of {largest} pixels ({published} keeps the published one)")
     return "small"

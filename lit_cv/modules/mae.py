@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from lit_cv.errors import OptionError
 from lit_cv.losses import MaskedReconstructionLoss
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
 from lit_cv.nn.mae_decoder import MAEDecoder, load_decoder
@@ -20,7 +21,7 @@ class MAEModule(BaseModule):
 
     Of a batch with `image` (N, C, H, W) it hides most patches of each image, encodes the others, and a small
     decoder predicts the pixels of the hidden ones from them; the loss is the mean squared error there. Labels are
-    not looked at. The encoder is a backbone like any other: `--model.weights` of another module takes the
+    not looked at. The encoder is a backbone like any other: `weights` of another module takes the
     checkpoint.
 
     Logs `{stage}_loss`, and in validation and test `psnr`, the peak signal-to-noise ratio of the hidden pixels in
@@ -66,9 +67,11 @@ class MAEModule(BaseModule):
     ) -> None:
         super().__init__(backbone=backbone, betas=betas, **kwargs)
         if not is_vit_name(backbone):
-            raise ValueError(
-                f"backbone={backbone!r}: MAEModule encodes the visible patches alone, which takes one of "
-                f"{', '.join(VIT)} (--model.backbone)."
+            raise OptionError(
+                self,
+                "backbone",
+                backbone,
+                f"MAEModule encodes the visible patches alone, which takes one of {', '.join(VIT)}",
             )
         visible_count(2, mask_ratio)  # raises unless it is a share
         self.loss = MaskedReconstructionLoss(norm_pix)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lit_cv.contracts import data_extras, datamodule_of
+from lit_cv.errors import DATA, OptionError, argument, setting
 from lit_cv.modules.base import Batch, Stage
 from lit_cv.modules.few_shot import FewShotModule
 from lit_cv.nn import Backbone, ClassificationHead
@@ -25,7 +26,7 @@ class MAMLModule(FewShotModule):
     Finn et al. 2017, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks". For each episode of a batch
     (a task), gradient steps on the cross-entropy of the support images adapt the weights; the loss is the
     cross-entropy of the query images under the adapted weights, averaged over the episodes, and its gradient with
-    respect to the weights before the steps goes through them. `--data.batch_size` is the number of tasks of a
+    respect to the weights before the steps goes through them. `batch_size` of the data is the number of tasks of a
     meta-batch.
 
     BatchNorm always uses statistics of the task at hand, in the test too, never running ones: those of the query
@@ -65,9 +66,10 @@ class MAMLModule(FewShotModule):
     ) -> None:
         super().__init__(**kwargs)
         if inner_steps < 1 or (eval_steps is not None and eval_steps < 1):
-            raise ValueError(f"inner_steps={inner_steps}, eval_steps={eval_steps}: take at least one step.")
+            name, steps = ("inner_steps", inner_steps) if inner_steps < 1 else ("eval_steps", eval_steps)
+            raise OptionError(self, name, steps, "take at least one step")
         if not inner_lr > 0:
-            raise ValueError(f"inner_lr={inner_lr}: it must be positive.")
+            raise OptionError(self, "inner_lr", inner_lr, "it must be positive")
         self._adapted: tuple[dict[str, Tensor], Tensor] | None = None
         self._adapted_way = 0
 
@@ -77,8 +79,8 @@ class MAMLModule(FewShotModule):
         if h["way"] is None:
             h["way"] = data.hparams.get("way")
         if h["way"] is None:
-            raise ValueError("the number of classes of a task is unknown: give way (--model.way).")
-        for way in [setting.way for setting in data.settings]:
+            raise ValueError(f"the number of classes of a task is unknown: give {argument('way', self)}.")
+        for way in [evaluated.way for evaluated in data.settings]:
             self._check_way(way)
         return ClassificationHead(num_features, h["way"])
 
@@ -174,8 +176,8 @@ class MAMLModule(FewShotModule):
     def _check_way(self, way: int) -> None:
         if way > self.hparams["way"]:
             raise ValueError(
-                f"a task of {way} classes, but the head has {self.hparams['way']}: train with --data.way {way}, or "
-                "leave such settings out of --data.evaluate."
+                f"a task of {way} classes, but the head has {self.hparams['way']}: train with "
+                f"{setting('way', way, DATA)}, or leave such settings out of {argument('evaluate', DATA)}."
             )
 
 

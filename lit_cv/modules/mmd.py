@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_cv.distributed import gather_with_gradient
+from lit_cv.errors import OptionError
 from lit_cv.losses import MMDLoss, coral
 from lit_cv.modules.base import Batch, Output
 from lit_cv.modules.domain_adaptation import DomainAdaptationModule, Domains
@@ -62,9 +63,9 @@ class MMDModule(DomainAdaptationModule):
         layers = ["features", "logits"] if layers is None else list(layers)
         super().__init__(**kwargs)
         if distance not in ("mmd", "joint_mmd", "coral"):
-            raise ValueError(f"distance={distance!r}: give 'mmd', 'joint_mmd' or 'coral'.")
+            raise OptionError(self, "distance", distance, "give 'mmd', 'joint_mmd' or 'coral'")
         if not layers or len(set(layers)) < len(layers):
-            raise ValueError(f"layers={layers}: give each layer once, and at least one.")
+            raise OptionError(self, "layers", layers, "give each layer once, and at least one")
         self.mmd = MMDLoss(kernels, kernel_factor, bandwidth, estimator)
 
     def configure_adaptation(self) -> None:

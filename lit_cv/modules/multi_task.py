@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lit_cv.contracts import datamodule_of
 from lit_cv.distributed import is_distributed
+from lit_cv.errors import OptionError, argument
 from lit_cv.loop_state import logs_now
 from lit_cv.losses import UncertaintyWeighting
 from lit_cv.modules.base import Batch, Output, Stage
@@ -53,7 +54,7 @@ class MultiTaskModule(TasksModule):
     multiplied by, and `sigma_{task}` under uncertainty weighting. The `monitor` is `val_score`, the mean over the
     tasks of one metric each that is 1 at best (`acc`, `map`, `r2`, `map50`, `miou`; below 0 it counts as 0): it counts
     every task alike, and does not change with the weights, as the total does. Where one task is what matters, set
-    `--checkpoint.monitor val_shape_acc`.
+    `RunCheckpoint(monitor="val_shape_acc")`.
 
     Args:
         tasks: The tasks by name.
@@ -90,7 +91,7 @@ class MultiTaskModule(TasksModule):
     ) -> None:
         super().__init__(**kwargs)
         if not weighting_lr > 0:
-            raise ValueError(f"weighting_lr={weighting_lr}: give a positive learning rate.")
+            raise OptionError(self, "weighting_lr", weighting_lr, "give a positive learning rate")
         self._tasks = build_tasks(tasks)  # heads come with the backbone
         self.weighting = build_weighting(self.hparams, self._tasks)
         self._losses: list[Tensor] = []  # of the step under way, for gradient surgery
@@ -220,7 +221,7 @@ class MultiTaskModule(TasksModule):
         """Refuse gradient surgery where it cannot be done; have the tasks look at the data."""
         super().on_fit_start()
         if self.hparams["weighting"] == "pcgrad":
-            check_whole(self.trainer, "weighting='pcgrad'", "another --model.weighting")
+            check_whole(self.trainer, "weighting='pcgrad'", f"another {argument('weighting', self)}")
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Log the weights of the tasks now and then."""

@@ -6,6 +6,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from lit_cv.distributed import whole_parameters
+from lit_cv.errors import OptionError, argument
 from lit_cv.modules.extension_points import ExtensionPoints
 from lit_cv.optim import build_optimizer, build_schedule, reapply_options, scale_lr, scales_layers
 from lit_cv.optim.restored_state import require_whole_state
@@ -24,12 +25,13 @@ def configure_optimizer(module: ExtensionPoints) -> OptimizerLRScheduler:
         trainer.fit_loop.setup_data()  # so that the batches are known below; a run bounded by steps alone has not yet
     total_steps = trainer.estimated_stepping_batches
     if scales_layers(h["optimizer"]):
-        check_whole(trainer, f"optimizer={h['optimizer']!r}", "another --model.optimizer")
+        check_whole(trainer, f"optimizer={h['optimizer']!r}", f"another {argument('optimizer', module)}")
     groups = scaled_groups(module)
     if h["warmup_epochs"] < 0:
-        raise ValueError(f"warmup_epochs={h['warmup_epochs']}: give a number from 0 on (--model.warmup_epochs).")
+        raise OptionError(module, "warmup_epochs", h["warmup_epochs"], "give a number from 0 on")
     if (factor := _batch_factor(module)) != 1:
-        rank_zero_info(f"lr {factor * h['lr']:.4g}: {h['lr']:g} scaled to the batch (--model.lr_scaling)")
+        scaling = argument("lr_scaling", module)
+        rank_zero_info(f"lr {factor * h['lr']:.4g}: {h['lr']:g} scaled to the batch ({scaling})")
     optimizer = build_optimizer(
         h["optimizer"],
         groups,
@@ -76,5 +78,6 @@ def _batch_factor(module: ExtensionPoints) -> float:
         return 1.0
     size = getattr(trainer.train_dataloader, "batch_size", None)
     if size is None:
-        raise ValueError(f"lr_scaling={rule!r} needs a training loader with a batch_size: leave it at 'none'.")
+        allowed = "it needs a training loader with a batch_size; leave it at 'none'"
+        raise OptionError(module, "lr_scaling", rule, allowed)
     return scale_lr(1.0, size * trainer.world_size * trainer.accumulate_grad_batches, rule)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_cv.errors import OptionError, setting
 from lit_cv.modules.feature_comparison import FeatureComparisonModule
 
 __all__ = ["PrototypicalModule"]
@@ -18,7 +19,7 @@ class PrototypicalModule(FeatureComparisonModule):
     From a batch of episodes it minimises the cross-entropy of the query images, whose logits are minus the distances
     to the means of the support images (the prototypes), times a scale that is learnt with the features.
 
-    Train with more classes an episode than the test has (`--data.way 20` and more): the harder task makes better
+    Train with more classes an episode than the test has (`way=20` of the data and more): the harder task makes better
     features (section 3.2 of the paper). Without any training (`lit-cv test --config nearest_centroid --model.weights
     FILE`) this is the nearest-centroid classifier on the features of a checkpoint.
 
@@ -51,7 +52,7 @@ class PrototypicalModule(FeatureComparisonModule):
     ) -> None:
         super().__init__(**kwargs)
         if scale is not None and not scale > 0:
-            raise ValueError(f"scale={scale}: it must be positive.")
+            raise OptionError(self, "scale", scale, "it must be positive")
 
     def configure_head(self, num_features: int) -> nn.Module:
         """Return the scale of the logits."""
@@ -59,7 +60,9 @@ class PrototypicalModule(FeatureComparisonModule):
         if h["flatten"] is None:
             h["flatten"] = h["backbone"].startswith("conv4")
         if h["flatten"] and not self.backbone.has_feature_map:
-            raise ValueError(f"{self.backbone.name} has no feature map to flatten: set --model.flatten false.")
+            raise ValueError(
+                f"{self.backbone.name} has no feature map to flatten: set {setting('flatten', False, self)}."
+            )
         squared = 0.03 if h["flatten"] else 1.0
         usual = {"squared_euclidean": squared, "euclidean": 1.0, "cosine": 10.0}
         return _Scale(h["scale"] or usual[h["distance"]], h["learn_scale"])

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_cv.errors import argument
 from lit_cv.modules.feature_comparison import FeatureComparisonModule
 from lit_cv.nn.relation import RelationHead
 
@@ -52,7 +53,9 @@ class RelationModule(FeatureComparisonModule):
         """Return the network that compares."""
         h, size = self.hparams, self.hparams["image_size"]
         if not self.backbone.has_feature_map:
-            raise ValueError(f"{self.backbone.name} has no feature map to compare: choose another --model.backbone.")
+            raise ValueError(
+                f"{self.backbone.name} has no feature map to compare: choose another {argument('backbone', self)}."
+            )
         if size is None:
             raise ValueError("the comparing network is made for one size of images: give image_size.")
         height, width = (size, size) if isinstance(size, int) else size

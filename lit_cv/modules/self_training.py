@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lit_cv.distributed import gather_batches
+from lit_cv.errors import TRAINER, OptionError, argument
 from lit_cv.losses import class_thresholds, pseudo_labels
 from lit_cv.metrics import PseudoLabelQuality
 from lit_cv.modules.base import Batch, Output, Stage
@@ -66,9 +67,9 @@ class SelfTrainingModule(DomainAdaptationModule):
     ) -> None:
         super().__init__(**kwargs)
         if not 0 < threshold <= 1:
-            raise ValueError(f"threshold={threshold}: give a probability above 0, up to 1.")
+            raise OptionError(self, "threshold", threshold, "give a probability above 0, up to 1")
         if not 0 <= teacher_decay < 1:
-            raise ValueError(f"teacher_decay={teacher_decay}: give a share from 0 up to, not including, 1.")
+            raise OptionError(self, "teacher_decay", teacher_decay, "give a share from 0 up to, not including, 1")
         self._told = False
 
     def configure_adaptation(self) -> None:
@@ -85,7 +86,7 @@ class SelfTrainingModule(DomainAdaptationModule):
         """Log that nothing was learned before."""
         super().on_fit_start()
         if self.hparams["weights"] is None and not self.hparams["source_only"] and not self.global_step:
-            rank_zero_info("Self-training starts from random weights, for no --model.weights were given.")
+            rank_zero_info(f"Self-training starts from random weights: {argument('weights', self)} was not given.")
 
     def step(self, batch: Batch, stage: Stage) -> Output:
         """Learn without remembering the mixture's BatchNorm statistics, but the target's."""
@@ -105,7 +106,7 @@ class SelfTrainingModule(DomainAdaptationModule):
             self._told = True
             rank_zero_info(
                 "Teacher and network see the same views of target images, for the callback WeakStrongAugmentation was "
-                "not given (trainer.callbacks)."
+                f"not given ({argument('callbacks', TRAINER)})."
             )
         return Domains(batch["source"]["image"], target.get("strong", target["image"]))
 

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from lit_cv.distributed import is_distributed
+from lit_cv.errors import DATA, TRAINER, OptionError, argument
 from lit_cv.losses.nt_xent import counted_nt_xent
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
 from lit_cv.nn import Projector
@@ -61,7 +62,7 @@ class SimCLRModule(BaseModule):
     ) -> None:
         super().__init__(**kwargs)
         if not temperature > 0:
-            raise ValueError(f"temperature={temperature}: it must be positive.")
+            raise OptionError(self, "temperature", temperature, "it must be positive")
 
     def configure_head(self, num_features: int) -> nn.Module:
         """Return the projector."""
@@ -76,10 +77,12 @@ class SimCLRModule(BaseModule):
         if not isinstance(views, Tensor) or views.ndim != 5:
             raise ValueError(
                 f"{type(self).__name__} needs batches with `views` (V, N, C, H, W) of the images: give the Trainer the "
-                f"callback ContrastiveAugmentation (--trainer.callbacks+=ContrastiveAugmentation)."
+                f"callback ContrastiveAugmentation ({argument('callbacks', TRAINER)})."
             )
         if stage == "train" and views.shape[1] < 2 and not is_distributed():
-            raise ValueError("a batch of one image has no others to tell it from: raise --data.batch_size.")
+            raise ValueError(
+                f"a batch of one image has no others to tell it from: raise {argument('batch_size', DATA)}."
+            )
         # One pass: in two, BatchNorm would normalise each view by statistics of its own.
         features = self.backbone(views.flatten(0, 1))
         projections = self.head(features).unflatten(0, views.shape[:2])

@@ -5,6 +5,7 @@ from typing import Any, Literal, cast
 from torch import Tensor, nn
 
 from lit_cv.distributed import joined_mean
+from lit_cv.errors import DATA, argument
 from lit_cv.modules.base import Output, Stage
 from lit_cv.modules.task_module import TaskModule
 from lit_cv.tasks import ClassificationTask, MultiLabelTask
@@ -94,7 +95,7 @@ class SupervisedModule(TaskModule):
         elif self.num_classes < 2:
             raise ValueError(
                 f"there is only one class ({', '.join(self.classes_task.names)}): give images of two or more, in a "
-                "folder for each class (--data.root, --data.classes)."
+                f"folder for each class ({argument('root', DATA)}, {argument('classes', DATA)})."
             )
         return head
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from lit_cv.errors import OptionError, argument
 from lit_cv.losses import DynamicWeightAverage, FixedWeighting, TaskWeighting, UncertaintyWeighting
 from lit_cv.tasks import BaseTask, TaskLoss
 
@@ -33,10 +34,10 @@ def build_weighting(hparams: Mapping[str, Any], tasks: Mapping[str, BaseTask]) -
     """
     kind, weights, names = hparams["weighting"], hparams["task_weights"], list(tasks)
     if (weights is not None) != (kind == "fixed"):
-        raise ValueError(
-            f"weighting={kind!r} with task_weights={weights}: `fixed` needs a weight for each task in task_weights, "
-            "and no other weighting takes them."
+        allowed = (
+            f"`fixed` needs a weight for each task in {argument('task_weights')}, and no other weighting takes them"
         )
+        raise OptionError(None, "weighting", kind, allowed)
     if kind == "uncertainty":
         return UncertaintyWeighting(names, [name for name in names if tasks[name].likelihood == "classification"])
     if kind == "dwa":

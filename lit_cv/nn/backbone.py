@@ -7,6 +7,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from lit_cv.errors import OptionError
 from lit_cv.nn.feature_maps import Level, collect, find_levels, pad_to, probe_sizes
 from lit_cv.nn.heads import SpatialDropout
 
@@ -82,7 +83,7 @@ class Backbone(nn.Module):
                 "give one of each per channel."
             )
         if min(std) <= 0:
-            raise ValueError(f"std={list(std)}: every standard deviation must be positive.")
+            raise OptionError(self, "std", list(std), "every standard deviation must be positive")
         if spatial_dropout and not network.has_feature_map:
             raise ValueError(f"{name} has no feature map whose channels could be dropped: set spatial_dropout to 0.")
         self.name = name

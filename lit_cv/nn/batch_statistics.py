@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_cv.errors import argument
+
 __all__ = ["batch_norms", "batch_statistics", "untracked_statistics"]
 
 _Norm = nn.modules.batchnorm._BatchNorm
@@ -68,7 +70,7 @@ def batch_statistics(network: nn.Module, first: int | None = None, track: bool =
         if type(norm).forward not in (_Norm.forward, nn.SyncBatchNorm.forward):
             raise ValueError(
                 f"{type(norm).__name__} of the network is more than BatchNorm, and cannot take the statistics of a "
-                "task: choose another --model.backbone."
+                f"task: choose another {argument('backbone')}."
             )
     for norm in norms:
         norm.forward = _forward(norm, first, track)  # type: ignore[method-assign]

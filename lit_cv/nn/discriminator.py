@@ -5,6 +5,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from lit_cv.errors import OptionError
+
 __all__ = ["Conditioning", "DomainDiscriminator"]
 
 Conditioning = Literal["none", "multilinear", "entropy"]
@@ -39,7 +41,7 @@ class DomainDiscriminator(nn.Module):
     def __init__(self, num_features: int, num_classes: int, hidden: int = 500, conditional: bool = False) -> None:
         super().__init__()
         if hidden < 1:
-            raise ValueError(f"discriminator_hidden={hidden}: give the width of a layer, at least 1.")
+            raise OptionError(self, "discriminator_hidden", hidden, "give the width of a layer, at least 1")
         self.conditional = conditional
         self.feature_projection: Tensor | None
         self.class_projection: Tensor | None

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from lit_cv.errors import OptionError, argument
 from lit_cv.nn.backbone import Backbone, Network
 from lit_cv.nn.compact import COMPACT, build_compact
 from lit_cv.nn.own_networks import NETWORKS, build_own
@@ -98,7 +99,7 @@ def create_backbone(
     """
     check_backbone_name(name)
     if in_channels < 1:
-        raise ValueError(f"in_channels={in_channels}: an image has at least one channel.")
+        raise OptionError(None, "in_channels", in_channels, "an image has at least one channel")
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     _check_stem(name, stem)
     loaded = None if weights is None or _is_timms_own(name, weights) else read_weights(name, weights)
@@ -179,7 +180,7 @@ def _patch_size(name: str, loaded: Weights) -> int | None:
     if named is not None and loaded.patch_size not in (None, int(named[1])):
         raise ValueError(
             f"{loaded.source}: it is for patches of {loaded.patch_size} pixels, but {name} needs {named[1]}: change "
-            "--model.backbone or --model.weights."
+            f"{argument('backbone')} or {argument('weights')}."
         )
     return loaded.patch_size if is_vit_name(name) else None
 
@@ -187,7 +188,7 @@ def _patch_size(name: str, loaded: Weights) -> int | None:
 def _check_stem(name: str, stem: str) -> None:
     """Raise ValueError unless there is such a stem, and the network has it."""
     if stem not in ("standard", "small"):
-        raise ValueError(f"stem={stem!r}: give 'standard' or 'small'.")
+        raise OptionError(None, "stem", stem, "give 'standard' or 'small'")
     if stem == "small" and not (name in COMPACT or name.startswith("vgg") or has_small_stem(name)):
         families = ", ".join([*SMALL_STEMS, "vgg", *COMPACT])
         raise ValueError(f"{name} has no stem for small images; these have one: {families}. Set stem to 'standard'.")

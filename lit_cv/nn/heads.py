@@ -4,6 +4,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from lit_cv.errors import OptionError
+
 __all__ = ["ClassificationHead", "SpatialDropout"]
 
 
@@ -66,4 +68,4 @@ class SpatialDropout(nn.Dropout2d):
 
 def _check_probability(name: str, value: float) -> None:
     if not 0 <= value < 1:
-        raise ValueError(f"{name}={value}: give a probability in [0, 1).")
+        raise OptionError(None, name, value, "give a probability in [0, 1)")

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_cv.errors import OptionError
 from lit_cv.nn.patches import gather_patches
 from lit_cv.nn.positions import sincos_positions
 from lit_cv.nn.transformer import Block, init_weights
@@ -37,8 +38,10 @@ class MAEDecoder(nn.Module):
 
     def __init__(self, num_features: int, patch_dim: int, width: int = 256, depth: int = 4, heads: int = 8) -> None:
         super().__init__()
-        if width < 4 or width % 4 or depth < 1:
-            raise ValueError(f"decoder_width={width}, decoder_depth={depth}: give a multiple of 4, and at least 1.")
+        if width < 4 or width % 4:
+            raise OptionError(self, "decoder_width", width, "give a multiple of 4")
+        if depth < 1:
+            raise OptionError(self, "decoder_depth", depth, "give at least 1")
         self.embed = nn.Linear(num_features, width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         self.blocks = nn.ModuleList([Block(width, heads) for _ in range(depth)])

@@ -6,6 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lit_cv.errors import OptionError
+
 __all__ = ["MaskName", "fixed_noise", "mask_indices", "patch_mask", "visible_count"]
 
 MaskName = Literal["random", "block", "grid"]
@@ -27,7 +29,7 @@ def visible_count(length: int, mask_ratio: float) -> int:
         (49, 1, 3)
     """
     if not 0 < mask_ratio < 1:
-        raise ValueError(f"mask_ratio={mask_ratio}: give a share between 0 and 1 (0.75 in the paper).")
+        raise OptionError(None, "mask_ratio", mask_ratio, "give a share between 0 and 1 (0.75 in the paper)")
     if length < 2:
         raise ValueError(f"an image of {length} patch has nothing to hide: choose smaller patches.")
     return min(max(round(length * (1 - mask_ratio)), 1), length - 1)

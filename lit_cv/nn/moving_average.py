@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from lit_cv.errors import OptionError
 from lit_cv.nn.batch_statistics import batch_norms
 
 __all__ = ["MovingAverage", "cosine_decay", "move_averages"]
@@ -53,7 +54,7 @@ class MovingAverage(nn.Module):
     def __init__(self, module: nn.Module, statistics: Literal["own", "averaged"] = "own") -> None:
         super().__init__()
         if statistics not in ("own", "averaged"):
-            raise ValueError(f"statistics={statistics!r}: give 'own' or 'averaged'.")
+            raise OptionError(self, "statistics", statistics, "give 'own' or 'averaged'")
         self.statistics = statistics
         self.module = copy.deepcopy(module).requires_grad_(False)
         self._network = (module,)  # no submodule: whoever made it holds and saves it
@@ -75,7 +76,7 @@ class MovingAverage(nn.Module):
             ValueError: If it is out of range, or the network has other weights than when it was copied.
         """
         if not 0 <= decay <= 1:
-            raise ValueError(f"decay={decay}: give a share from 0 to 1.")
+            raise OptionError(self, "decay", decay, "give a share from 0 to 1")
         averages, values = (self._averaged(network) for network in (self.module, self._network[0]))
         if [average.shape for average in averages] != [value.shape for value in values]:
             raise ValueError(

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_cv.errors import OptionError
+
 __all__ = ["resize_positions", "sincos_positions"]
 
 
@@ -28,7 +30,7 @@ def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
         tensor([0.8415, 0.5403, 0.0000, 1.0000])
     """
     if width % 4:
-        raise ValueError(f"width={width}: sine-cosine positions need a multiple of 4.")
+        raise OptionError(None, "width", width, "sine-cosine positions need a multiple of 4")
     frequencies = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width / 4))
     y, x = (torch.arange(side, dtype=torch.float64)[:, None] * frequencies for side in grid)
     halves = (

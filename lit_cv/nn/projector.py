@@ -4,6 +4,8 @@ from itertools import pairwise
 
 from torch import nn
 
+from lit_cv.errors import OptionError
+
 __all__ = ["Projector"]
 
 
@@ -43,7 +45,7 @@ class Projector(nn.Sequential):
         hidden = num_features if hidden is None else hidden
         for name, value in (("hidden", hidden), ("out_features", out_features), ("layers", layers)):
             if value < 1:
-                raise ValueError(f"{name}={value}: give at least 1.")
+                raise OptionError(self, name, value, "give at least 1")
         widths = [num_features, *[hidden] * (layers - 1), out_features]
         parts: list[nn.Module] = []
         for i, (before, after) in enumerate(pairwise(widths), 1):

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
+from lit_cv.errors import OptionError
+
 __all__ = ["FeaturePyramid", "check_strides"]
 
 
@@ -42,7 +44,7 @@ class FeaturePyramid(nn.Module):
         super().__init__()
         check_strides(strides)
         if channels < 1:
-            raise ValueError(f"channels={channels}: a map has at least one channel.")
+            raise OptionError(self, "channels", channels, "a map has at least one channel")
         self.strides = list(strides)
         self.sources: dict[int, int] = {}  # which of the backbone's maps each level starts from
         self.resize = nn.ModuleDict()
@@ -70,8 +72,8 @@ def check_strides(strides: Sequence[int]) -> None:
     """Raise ValueError unless these are powers of two, each twice the one before."""
     powers = bool(strides) and all(s >= 1 and s & (s - 1) == 0 for s in strides)
     if not powers or any(b != 2 * a for a, b in itertools.pairwise(strides)):
-        raise ValueError(
-            f"strides={list(strides)}: give powers of two, each twice the one before, such as [8, 16, 32]."
+        raise OptionError(
+            None, "strides", list(strides), "give powers of two, each twice the one before, such as [8, 16, 32]"
         )
 
 

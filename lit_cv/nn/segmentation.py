@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
+from lit_cv.errors import OptionError
 from lit_cv.nn.pyramid import FeaturePyramid
 
 __all__ = ["SEGMENTERS", "DeepLabHead", "FCNHead", "SegmentationHead", "build_segmenter", "default_stride"]
@@ -68,11 +69,13 @@ def build_segmenter(
     if name not in classes:
         raise ValueError(f"there is no segmentation head {name!r}: {', '.join(SEGMENTERS)}.")
     if num_classes < 2:
-        raise ValueError(f"num_classes={num_classes}: pixels have at least 2 classes, that of the background counted.")
+        raise OptionError(
+            None, "num_classes", num_classes, "pixels have at least 2 classes, that of the background counted"
+        )
     if stride < 1 or stride & (stride - 1):
-        raise ValueError(f"stride={stride}: give a power of two.")
+        raise OptionError(None, "stride", stride, "give a power of two")
     if not 0 <= dropout < 1:
-        raise ValueError(f"dropout={dropout}: give a probability in [0, 1).")
+        raise OptionError(None, "dropout", dropout, "give a probability in [0, 1)")
     return classes[name](levels, num_classes, stride, channels, dropout)
 
 
@@ -112,8 +115,8 @@ class DeepLabHead(SegmentationHead):
         self.stride = stride
         coarse = max((s for s in levels if s <= 16), default=min(levels))
         if coarse < stride:
-            raise ValueError(
-                f"stride={stride}: the backbone's map for DeepLab has a stride of {coarse}; give at most that."
+            raise OptionError(
+                self, "stride", stride, f"the backbone's map for DeepLab has a stride of {coarse}; give at most that"
             )
         self.coarse = coarse
         self.finest = FeaturePyramid(levels, [stride], channels)

@@ -5,6 +5,8 @@ import re
 from torch import nn
 from torchvision.ops import StochasticDepth
 
+from lit_cv.errors import OptionError
+
 __all__ = ["set_stochastic_depth"]
 
 _NAME = re.compile(r"drop_path\d*")  # timm's, an identity where it is off
@@ -32,7 +34,7 @@ def set_stochastic_depth(body: nn.Module, rate: float) -> None:
         0.4
     """
     if not 0 <= rate < 1:
-        raise ValueError(f"drop_path={rate}: give a probability in [0, 1).")
+        raise OptionError(None, "drop_path", rate, "give a probability in [0, 1)")
     blocks = [
         (parent, names)
         for parent in body.modules()

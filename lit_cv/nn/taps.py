@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lit_cv.errors import OptionError
 from lit_cv.suggest import nearest
 
 __all__ = ["LayerTaps"]
@@ -36,7 +37,7 @@ class LayerTaps:
         self.outputs: dict[str, Tensor] = {}
         for name in names:
             if not name or name not in modules:
-                raise ValueError(f"there is no layer {name!r}{nearest(name, modules)} (--model.layers)")
+                raise OptionError(None, "layers", name, f"there is no such layer{nearest(name, modules)}")
             modules[name].register_forward_hook(_Keep(self, name))
 
     def __getstate__(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lit_cv.errors import OptionError
 from lit_cv.nn.positions import resize_positions
 from lit_cv.nn.vit import VisionTransformer
 
@@ -156,7 +157,7 @@ def export_vit(body: VisionTransformer, layout: Literal["timm", "torchvision"]) 
     if layout == "timm":
         return state
     if layout != "torchvision":
-        raise ValueError(f"layout={layout!r}: give 'timm' or 'torchvision'.")
+        raise OptionError(None, "layout", layout, "give 'timm' or 'torchvision'")
     if body.cls_token is None or body.grid[0] != body.grid[1]:
         raise ValueError("torchvision's vision transformers take square images and have a class token; this has not.")
     return {_to_torchvision(key): value for key, value in state.items()}

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lit_cv.checkpoint_file import RefusedFileError, load_tensors, require_stored_tensors
+from lit_cv.errors import refusal
 from lit_cv.suggest import nearest
 
 __all__ = ["SUFFIXES", "WeightFile", "find_file", "listed"]
@@ -46,7 +47,7 @@ class WeightFile(NamedTuple):
         """
         path = self.path
         if not path.is_file():
-            raise FileNotFoundError(f"weights={str(path)!r}: there is no such file.")
+            raise FileNotFoundError(refusal(None, "weights", str(path), "there is no such file"))
         try:
             if path.suffix != ".safetensors":
                 return load_tensors(path)

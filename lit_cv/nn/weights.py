@@ -13,6 +13,7 @@ from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from lit_cv.class_matching import match_classes
+from lit_cv.errors import OptionError, argument
 from lit_cv.nn.backbone import Backbone
 from lit_cv.nn.stems import adapt_channels
 from lit_cv.nn.torchvision_networks import torchvision_names
@@ -112,16 +113,19 @@ def read_weights(name: str, weights: str) -> Weights:
         with errors_named(str(file.path)):
             return _from_file(file, is_vit_name(name))
     if name not in torchvision_names():
-        raise ValueError(
-            f"weights={weights!r}: {name} has no published weights of this name; give the path of a checkpoint."
+        raise OptionError(
+            None, "weights", weights, f"{name} has no published weights of this name; give the path of a checkpoint"
         )
     enum = models.get_model_weights(name)
     holder, _, member = weights.rpartition(".")
     if (holder and holder != enum.__name__) or member not in enum.__members__:
         names = [*enum.__members__, *(["DEFAULT"] if len(enum) else [])]
-        raise ValueError(
-            f"weights={weights!r}: {name} has {', '.join(dict.fromkeys(names))}{nearest(weights, names)} "
-            f"Otherwise give the path of a file ending in {', '.join(SUFFIXES)}."
+        raise OptionError(
+            None,
+            "weights",
+            weights,
+            f"{name} has {', '.join(dict.fromkeys(names))}{nearest(weights, names)} "
+            f"Otherwise give the path of a file ending in {', '.join(SUFFIXES)}",
         )
     chosen = enum[member]
     try:
@@ -264,7 +268,8 @@ def _check_match(backbone: Backbone, source: str, loaded: list[str], missing: li
     if len(missing) > len(loaded):
         raise ValueError(
             f"{source}: only {len(loaded)} tensors fit, {len(missing)} of {backbone.name} are missing "
-            f"({listed(missing)}): these are weights of another network, change --model.backbone or --model.weights."
+            f"({listed(missing)}): these are weights of another network, change {argument('backbone')} or "
+            f"{argument('weights')}."
         )
     parts = {key.partition(".")[0] for key in loaded}
     deeper = [key for key in left if key.partition(".")[0] in parts and not _CLASSIFIER.fullmatch(key)]
@@ -272,7 +277,7 @@ def _check_match(backbone: Backbone, source: str, loaded: list[str], missing: li
     if len(deeper) > 0.1 * len(loaded):
         raise ValueError(
             f"{source}: {len(deeper)} tensors are left over that {backbone.name} has no layers for ({listed(deeper)}): "
-            "these are weights of another network, change --model.backbone or --model.weights."
+            f"these are weights of another network, change {argument('backbone')} or {argument('weights')}."
         )
 
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch.optim import Optimizer
 
+from lit_cv.errors import OptionError
 from lit_cv.optim.optimizers import OPTIMIZERS
 
 __all__ = ["LARS"]
@@ -54,9 +55,9 @@ class LARS(Optimizer):
     ) -> None:
         for name, value in (("lr", lr), ("weight_decay", weight_decay), ("trust", trust)):
             if value < 0:
-                raise ValueError(f"{name}={value}: it must not be negative.")
+                raise OptionError(self, name, value, "it must not be negative")
         if not 0 <= momentum < 1:
-            raise ValueError(f"momentum={momentum}: give a value in [0, 1).")
+            raise OptionError(self, "momentum", momentum, "give a value in [0, 1)")
         defaults = {
             "lr": lr,
             "momentum": momentum,

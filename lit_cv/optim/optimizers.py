@@ -6,6 +6,7 @@ from typing import Any
 
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from lit_cv.errors import OptionError
 from lit_cv.registry import Table, resolve
 from lit_cv.signatures import build
 
@@ -83,9 +84,9 @@ def _check(
 ) -> None:
     for name, value in (("lr", lr), ("weight_decay", weight_decay), ("momentum", momentum)):
         if not 0 <= value < math.inf:
-            raise ValueError(f"{name}={value}: give a number from 0 on (--model.{name}).")
+            raise OptionError(None, name, value, "give a number from 0 on")
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"betas={list(betas)}: give two numbers from 0 up to, not including, 1 (--model.betas).")
+        raise OptionError(None, "betas", list(betas), "give two numbers from 0 up to, not including, 1")
     for group in groups:
         if not 0 <= group.get("lr", lr) < math.inf:
             raise ValueError(f"lr={group['lr']} of the parameter group {group.get('name')!r}: give a number from 0 on.")

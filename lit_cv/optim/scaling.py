@@ -3,6 +3,8 @@
 import math
 from typing import Literal
 
+from lit_cv.errors import OptionError
+
 __all__ = ["scale_lr"]
 
 _REFERENCE = 256
@@ -28,5 +30,5 @@ def scale_lr(lr: float, batch_size: int, rule: Literal["none", "sqrt", "linear"]
     """
     factors = {"none": 1.0, "sqrt": math.sqrt(batch_size / _REFERENCE), "linear": batch_size / _REFERENCE}
     if rule not in factors:
-        raise ValueError(f"lr_scaling={rule!r} is none of {', '.join(factors)}.")
+        raise OptionError(None, "lr_scaling", rule, f"give one of {', '.join(factors)}")
     return lr * factors[rule]

@@ -1,6 +1,6 @@
 """What happens to the arguments before LightningCLI parses them.
 
-LightningCLI 2.6 would take the hyperparameters of `--ckpt_path` over those on the command line, keep the
+LightningCLI 2.6 would take the hyperparameters of `ckpt_path` over those on the command line, keep the
 arguments of one class for another, and look for `last` only in the run that is about to start. Here
 recipes, configuration files and the checkpoint are merged into one configuration that every option on the
 command line overrides.
@@ -14,6 +14,7 @@ from typing import Any
 import lightning as L
 import yaml
 
+from lit_cv.errors import COMMAND, FIT, MODULE, TRAINER, argument, setting
 from lit_cv.plain_values import read_yaml
 from lit_cv.registry import resolve_class, untrusted
 from lit_cv.running.bfloat16 import has_bfloat16
@@ -39,7 +40,7 @@ def prepare(args: list[str]) -> tuple[list[str], Checkpoint | None]:
         args: The verb and its options as given.
 
     Returns:
-        Arguments for LightningCLI, and the checkpoint that `--ckpt_path` names.
+        Arguments for LightningCLI, and the checkpoint that `ckpt_path` names.
 
     Raises:
         ValueError: For an unknown recipe, or a checkpoint that holds another class than asked for.
@@ -67,7 +68,7 @@ def prepare(args: list[str]) -> tuple[list[str], Checkpoint | None]:
             _switch_class(asked, key, path)
     if checkpoint:
         if verb == "fit":
-            _check_same_data(asked, checkpoint, "--data" if given["data"] else "--config")
+            _check_same_data(asked, checkpoint, "data" if given["data"] else "config")
         _take_from_checkpoint(merged, checkpoint, _class_of(asked.get("model")), bool(given["model"]))
         _lay_files_over(merged, files)
         rest = [*rest, "--ckpt_path", str(checkpoint.path)]
@@ -84,7 +85,8 @@ def prepare(args: list[str]) -> tuple[list[str], Checkpoint | None]:
 def _log_replaced_precision(config: dict[str, Any], files: list[dict[str, Any]], accelerator: str) -> None:
     chosen = any((file.get("trainer") or {}).get("precision") for file in files)
     if (config.get("trainer") or {}).get("precision") == "32-true" and not chosen and not has_bfloat16(accelerator):
-        log.info("Precision 32-true: this device imitates bfloat16 (--trainer.precision bf16-mixed uses it anyway).")
+        mixed = setting("precision", "bf16-mixed", TRAINER)
+        log.info("Precision 32-true: this device imitates bfloat16 (%s uses it anyway).", mixed)
 
 
 def _over_run(
@@ -127,7 +129,8 @@ def _checkpoint(verb: str, name: str, root: str | None) -> Checkpoint | None:
     if name != "auto":
         return find_checkpoint(name, root)
     if verb != "fit":
-        raise ValueError(f"--ckpt_path auto is for fit, which can start without: give {verb} a file, last or best.")
+        asked = setting("ckpt_path", "auto", FIT)
+        raise ValueError(f"{asked} works only with `fit`: give {verb} a file, `last` or `best`.")
     try:
         return find_checkpoint("last", root)
     except FileNotFoundError:
@@ -171,7 +174,7 @@ def read_configuration(config: str, accelerator: str = "auto") -> dict[str, Any]
     is_recipe = not path.is_file()
     if is_recipe:
         if path.suffix in (".yaml", ".yml", ".json") or len(path.parts) > 1:
-            raise FileNotFoundError(f"there is no configuration file {config!r} (--config).")
+            raise FileNotFoundError(f"there is no configuration file {config!r} ({argument('config', COMMAND)}).")
         path = Path(recipe_path(config))
     content = read_yaml(path)
     if not isinstance(content, dict):
@@ -222,7 +225,10 @@ def _merge(base: dict[str, Any], top: dict[str, Any]) -> None:
 def _switch_class(config: dict[str, Any], key: str, class_path: str) -> None:
     """Name the class of the model or the data; another class than before starts from its own defaults."""
     if isinstance(class_path, str) and class_path.endswith((".yaml", ".yml", ".json")):
-        raise ValueError(f"{key}: {class_path}: give class_path and init_args here, or the file itself by --config.")
+        raise ValueError(
+            f"{key}: {class_path}: give class_path and init_args here, or the file itself by "
+            f"{argument('config', COMMAND)}."
+        )
     if not isinstance(class_path, str):
         raise ValueError(f"{key}.class_path={str(class_path)[:80]!r}: give the name of a class.")
     before = _class_of(config.get(key))
@@ -237,8 +243,9 @@ def _check_same_data(config: dict[str, Any], checkpoint: Checkpoint, option: str
     before, now = _class_of(read_configuration(str(checkpoint.config)).get("data")), _class_of(config.get("data"))
     if before and now and _short(before) != _short(now):
         raise ValueError(
-            f"{checkpoint.path} is of a run on {_short(before)}, but {_short(now)} was asked for. Leave {option} out "
-            "to continue it, or start a new run from its weights with --model.weights."
+            f"{checkpoint.path} is of a run on {_short(before)}, but {_short(now)} was asked for. Leave "
+            f"{argument(option, COMMAND)} out "
+            f"to continue it, or start a new run from its weights with {argument('weights', MODULE)}."
         )
 
 
@@ -253,7 +260,8 @@ def _take_from_checkpoint(config: dict[str, Any], checkpoint: Checkpoint, wanted
     if checkpoint.class_path and wanted and _short(wanted) != _short(checkpoint.class_path):
         raise ValueError(
             f"{checkpoint.path} holds a {_short(checkpoint.class_path)}, but {_short(wanted)} was asked for. "
-            f"Leave {'--model' if named else '--config'} out, or start a new run from its weights with --model.weights."
+            f"Leave {argument('model' if named else 'config', COMMAND)} out, or start a new run from its weights with "
+            f"{argument('weights', MODULE)}."
         )
     if checkpoint.class_path:
         if not wanted:

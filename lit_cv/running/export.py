@@ -155,7 +155,7 @@ def export_onnx(module: ExportedModule, path: Path, images: Tensor | None = None
 
 
 def export_weights(module: BaseModule, path: Path, class_names: Sequence[str] = ()) -> None:
-    """Write the weights alone as safetensors, which `--model.weights` takes, with what they are of as metadata."""
+    """Write the weights alone as safetensors, which `weights` of a module takes, with what they are of as metadata."""
     state = {name: value.contiguous().clone() for name, value in module.state_dict().items()}
     h = {
         key: value for key, value in module.hparams.items() if key in ("backbone", "in_channels", "image_size", "stem")

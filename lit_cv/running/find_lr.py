@@ -14,6 +14,7 @@ from lightning.pytorch.tuner.tuning import Tuner
 from torch.optim import Optimizer
 
 from lit_cv.contracts import module_extras
+from lit_cv.errors import OptionError, argument, setting
 from lit_cv.figures import lr_curve_figure, render, save_png
 from lit_cv.modules import BaseModule
 from lit_cv.running.training import LitCLI
@@ -83,8 +84,10 @@ class FindLRCLI(LitCLI):
             return
         more = ""
         if (before := module_extras(self.model).backbone_lr) and self.model.hparams["lr"]:
-            more = f" --model.backbone_lr {before * best / self.model.hparams['lr']:.2g}"
-        log.info("Suggested, a tenth of where the loss is least: --model.lr %.2g%s\nIts curve: %s", best, more, path)
+            rate = _rounded(before * best / self.model.hparams["lr"])
+            more = f" {setting('backbone_lr', rate, self.model)}"
+        found = setting("lr", _rounded(best), self.model)
+        log.info("Suggested, a tenth of where the loss is least: %s%s\nIts curve: %s", found, more, path)
 
 
 def find_learning_rate(
@@ -116,11 +119,10 @@ def find_learning_rate(
         ValueError: If the range is empty or there are too few steps.
     """
     if not 0 < min_lr < max_lr:
-        raise ValueError(
-            f"min_lr={min_lr}, max_lr={max_lr}: give rates that rise (--find_lr.min_lr, --find_lr.max_lr)."
-        )
+        above = f"give a rate above 0 and below {argument('max_lr', find_learning_rate)}={max_lr}"
+        raise OptionError(find_learning_rate, "min_lr", min_lr, above)
     if steps < _LEAST:
-        raise ValueError(f"steps={steps}: give at least {_LEAST} (--find_lr.steps).")
+        raise OptionError(find_learning_rate, "steps", steps, f"give at least {_LEAST}")
     callbacks = [c for c in trainer.callbacks if not type(c).__module__.startswith("lightning.")]  # type: ignore[attr-defined]
     losses: list[float] = []
     patches = {
@@ -164,6 +166,10 @@ def suggest_rate(rates: Sequence[float], losses: Sequence[float]) -> float | Non
     """
     least = int(np.argmin(losses))
     return float(f"{rates[least] / 10:.4g}") if least > 0 else None
+
+
+def _rounded(rate: float) -> float:
+    return float(f"{rate:.2g}")
 
 
 def _keeping_ratios(module: BaseModule) -> Callable[[], Any]:

@@ -15,8 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from lit_cv.errors import setting
 from lit_cv.plain_values import load_yaml
-from lit_cv.registry import is_trusted, untrusted
+from lit_cv.registry import is_trusted, names_of_files, untrusted
 
 __all__ = [
     "OwnFiles",
@@ -95,7 +96,8 @@ def take_trusted(args: Sequence[str]) -> tuple[list[str], set[str]]:
         modules = [part.strip() for part in value.split(",") if part.strip()]
         names = all(re.fullmatch(rf"{_NAME}(\.{_NAME})*", part) and not part.endswith(".py") for part in modules)
         if not modules or not names:
-            raise ValueError(f"--trust {value}: give the name of a Python module, such as my_callbacks, without .py.")
+            given = setting("trusted", value, names_of_files)
+            raise ValueError(f"{given}: give the name of a Python module, such as my_callbacks, without .py.")
         named.update(modules)
     return rest, named
 
@@ -224,10 +226,11 @@ def import_trusted(modules: Iterable[str]) -> None:
         try:
             import_module(module)
         except Exception as error:
+            given = setting("trusted", module, names_of_files)
             if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-                raise ValueError(f"--trust {module}: there is no such module here: run from the folder of {module}.py, "
+                raise ValueError(f"{given}: there is no such module here: run from the folder of {module}.py, "
                                  "or set PYTHONPATH to it.") from None  # fmt: skip
-            raise ValueError(f"--trust {module}: {_place(error)}") from error
+            raise ValueError(f"{given}: {_place(error)}") from error
 
 
 def own_classes() -> list[str]:

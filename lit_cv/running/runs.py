@@ -12,6 +12,7 @@ from typing import Any
 
 from lit_cv.atomic_files import remove_unfinished
 from lit_cv.checkpoint_file import read_checkpoint
+from lit_cv.errors import FIT, argument
 from lit_cv.file_lock import FileLock
 from lit_cv.metrics_table import read_metrics
 
@@ -71,7 +72,7 @@ class Checkpoint:
 
 
 def find_checkpoint(name: str, root: str | None = None) -> Checkpoint:
-    """Find and open the checkpoint that `--ckpt_path` names.
+    """Find and open the checkpoint that `ckpt_path` names.
 
     Args:
         name: A path, or `last` or `best` for that of the newest run.
@@ -86,7 +87,8 @@ def find_checkpoint(name: str, root: str | None = None) -> Checkpoint:
         path = newest_run(root) / "checkpoints" / f"{name}.ckpt"
     elif not path.is_file():
         raise FileNotFoundError(
-            f"there is no checkpoint {name!r} (--ckpt_path takes a file, `last` or `best`; of fit also `auto`)."
+            f"there is no checkpoint {name!r}: {argument('ckpt_path', FIT)} takes a file, `last` or `best`; for `fit` "
+            "also `auto`."
         )
     try:
         return _open(path)
@@ -109,7 +111,7 @@ def newest_run(root: str | None = None) -> Path:
     if not found:
         raise FileNotFoundError(
             f"no run in {logs.resolve()} has left a checkpoint to continue from: "
-            f"start one with `lit-cv fit`, or name a file with --ckpt_path."
+            f"start one with `lit-cv fit`, or name a file ({argument('ckpt_path', FIT)})."
         )
     return found[-1].parent.parent
 
@@ -133,14 +135,14 @@ def make_run_folder(logs: Path) -> Path:
             return folder
 
 
-def claim_run(folder: Path, otherwise: str = "start a new run (leave --ckpt_path out)") -> FileLock:
+def claim_run(folder: Path, otherwise: str | None = None) -> FileLock:
     """Keep other processes out of the folder of a run until the lock is released, or this process ends.
 
     What writers that were killed left unfinished there is removed.
 
     Args:
         folder: The folder, which must be there.
-        otherwise: What to do if another process is at work in it, besides waiting.
+        otherwise: What to do if another process is at work in it, besides waiting; `None` is to start a new run.
 
     Raises:
         ValueError: If another process is at work in it.
@@ -150,10 +152,11 @@ def claim_run(folder: Path, otherwise: str = "start a new run (leave --ckpt_path
         if owned.is_symlink():
             raise OSError(
                 errno.ELOOP, f"{owned} is a link, and a run writes through none: name the checkpoint where it lies, "
-                f"{owned.resolve()} (--ckpt_path)"
+                f"{owned.resolve()} ({argument('ckpt_path', FIT)})"
             )  # fmt: skip
     lock = FileLock(folder / _LOCK)
     if not lock.acquire():
+        otherwise = otherwise or f"start a new run (leave {argument('ckpt_path', FIT)} out)"
         raise ValueError(f"another process is continuing the run in {folder}: wait until it ends, or {otherwise}.")
     for place in (folder, folder / "checkpoints"):
         remove_unfinished(place)

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lit_cv.errors import TRAINER, OptionError
+
 __all__ = ["check_trainer_options"]
 
 _TIMES = ("weeks", "days", "hours", "minutes", "seconds")
@@ -35,4 +37,4 @@ def check_trainer_options(trainer: Mapping[str, Any], fits: bool) -> None:
         if value is None or (name in ("limit_train_batches", "max_steps") and not fits):
             continue
         if (isinstance(value, float) and math.isnan(value)) or not allows(value):
-            raise ValueError(f"{name}={value}: {advice} (--trainer.{name}).")
+            raise OptionError(TRAINER, name, value, advice)

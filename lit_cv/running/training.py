@@ -22,11 +22,13 @@ from lit_cv import callbacks
 from lit_cv.callbacks.run_output import run_folder
 from lit_cv.checkpoint_io import AtomicCheckpointIO
 from lit_cv.contracts import as_checkpoint
+from lit_cv.errors import FIT, TRAINER, announce_parts, argument, option, setting
 from lit_cv.metrics_csv import MetricsCSVLogger
 from lit_cv.modules import BaseModule
 from lit_cv.modules.size_guard import require_size
 from lit_cv.plain_values import read_yaml
 from lit_cv.registry import trust_option
+from lit_cv.running.built_parts import built_parts
 from lit_cv.running.error_origin import raised_here
 from lit_cv.running.given_callbacks import with_support
 from lit_cv.running.import_policy import limited_imports
@@ -38,6 +40,13 @@ from lit_cv.running.trainer_checks import check_trainer_options
 __all__ = ["LitCLI"]
 
 log = logging.getLogger("lit_cv")
+
+_GROUPS: dict[str, type] = {
+    "checkpoint": callbacks.RunCheckpoint,
+    "early_stopping": callbacks.MonitorEarlyStopping,
+    "ema": callbacks.EMA,
+    "non_finite": callbacks.NonFiniteGuard,
+}
 
 
 class LitCLI(LightningCLI):
@@ -77,10 +86,8 @@ class LitCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks that every run has as groups of options."""
-        parser.add_lightning_class_args(callbacks.RunCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(callbacks.MonitorEarlyStopping, "early_stopping")
-        parser.add_lightning_class_args(callbacks.EMA, "ema")
-        parser.add_lightning_class_args(callbacks.NonFiniteGuard, "non_finite")
+        for group, cls in _GROUPS.items():
+            parser.add_lightning_class_args(cls, group)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -98,6 +105,8 @@ class LitCLI(LightningCLI):
         finally:
             if self._merged:
                 Path(self._merged).unlink(missing_ok=True)
+        options = self.config[self._verb].as_dict()
+        announce_parts(built_parts(options, {**_GROUPS, "predictions": callbacks.PredictionWriter, "find_lr": object}))
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: the checkpoint's hyperparameters are in the configuration already, below the command line."""
@@ -198,11 +207,12 @@ class LitCLI(LightningCLI):
             return run
         rank_zero_only(log.info)(
             "%s is of step %d, and its run went on to step %d: a new run starts from it, and %s stays as it is "
-            "(--ckpt_path last continues that one).",
+            "(%s continues that one).",
             self.checkpoint.path,
             self.checkpoint.step,
             further,
             run,
+            setting("ckpt_path", "last", FIT),
         )
         return None
 
@@ -239,8 +249,7 @@ class LitCLI(LightningCLI):
             self._start_run(loggers)
         folder = run_folder(self.trainer) or Path(self.trainer.log_dir or self.trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        apart = "start a new run (leave --ckpt_path out)" if loggers else "use another --trainer.default_root_dir"
-        lock = claim_run(folder, apart)
+        lock = claim_run(folder, None if loggers else f"use another {argument('default_root_dir', TRAINER)}")
         try:
             yield
         finally:
@@ -260,9 +269,10 @@ class LitCLI(LightningCLI):
         """Say what the run has left and how to go on."""
         if self.trainer.global_step == (self.checkpoint.step if self.checkpoint else 0):
             log.warning(
-                "Nothing was trained: epoch %d of max_epochs=%s is reached (--trainer.max_epochs).",
+                "Nothing was trained: epoch %d of max_epochs=%s is reached (%s).",
                 self.trainer.current_epoch,
                 self.trainer.max_epochs,
+                argument("max_epochs", TRAINER),
             )
         checkpoint = as_checkpoint(self.trainer.checkpoint_callback)
         best = Path(checkpoint.best_model_path or "")
@@ -274,10 +284,10 @@ class LitCLI(LightningCLI):
         best = best.relative_to(Path.cwd()) if best.is_relative_to(Path.cwd()) else best
         score = checkpoint.best_model_score
         named = f"{checkpoint.monitor} {float(score):.4f}" if score is not None else "the newest"
-        trust = trust_option(self.model, self.datamodule)
-        log.info(
-            "Best checkpoint: %s (%s)\nValidate it with: lit-cv validate --ckpt_path %s%s", best, named, best, trust
-        )
+        log.info("Best checkpoint: %s (%s)", best, named)
+        if spelled := option("ckpt_path", FIT):
+            trust = trust_option(self.model, self.datamodule)
+            log.info("Validate it with: lit-cv validate %s %s%s", spelled, best, trust)
 
 
 def _while_restoring(error: BaseException) -> bool:
@@ -293,8 +303,9 @@ def _check_processes(taken: int) -> None:
     started = int(os.environ.get("WORLD_SIZE", 1)) if TorchElasticEnvironment.detect() else 1
     if started > 1 and taken == 1:
         raise ValueError(
-            f"torchrun started {started} processes, but the Trainer takes one device: give --trainer.devices the "
-            "number of --nproc_per_node, and --trainer.num_nodes that of --nnodes, or start without torchrun."
+            f"torchrun started {started} processes, but the Trainer takes one device: give "
+            f"{argument('devices', TRAINER)} the number of --nproc_per_node, and {argument('num_nodes', TRAINER)} that "
+            "of --nnodes, or start without torchrun."
         )
 
 

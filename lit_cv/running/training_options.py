@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from lit_cv.errors import setting
+from lit_cv.registry import names_of_files
 from lit_cv.running.import_policy import untrusted_classes
 
 __all__ = ["kept_callbacks", "kept_options"]
@@ -77,7 +79,10 @@ def kept_callbacks(callbacks: Any) -> tuple[list[Any], list[str]]:
         ):
             left_out.append("trainer.callbacks: an entry that is no class with its arguments")
         elif untrusted_classes(given):
-            left_out += [f"{name} (--trust {name.partition('.')[0]})" for name in untrusted_classes(given)]
+            left_out += [
+                f"{name} ({setting('trusted', name.partition('.')[0], names_of_files)})"
+                for name in untrusted_classes(given)
+            ]
         elif path.rpartition(".")[2] in _NOT_TAKEN or not all(part.isidentifier() for part in path.split(".")):
             left_out.append(f"trainer.callbacks: {path}")
         elif _CALLBACK.fullmatch(path):

@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from lit_cv.errors import COMMAND, DATA, argument
 from lit_cv.nn.weight_files import find_file
 from lit_cv.plain_values import require_plain
 from lit_cv.printable import printable
@@ -40,7 +41,7 @@ def read_comparison(name: str, **given: Any) -> Comparison:
     """
     if name not in comparison_names() and Path(name).suffix not in (".yaml", ".yml"):
         raise ValueError(f"no comparison is named {name!r}{nearest(name, comparison_names())} There are: "
-                         f"{', '.join(comparison_names())}; or name a file (--comparison).")  # fmt: skip
+                         f"{', '.join(comparison_names())}; or name a file ({argument('comparison')}).")  # fmt: skip
     path = str(files("lit_cv") / "comparisons" / f"{name}.yaml") if name in comparison_names() else name
     content = read_configuration(path)
     require_plain(content, path)
@@ -52,7 +53,7 @@ def read_comparison(name: str, **given: Any) -> Comparison:
     approaches = _choose([_approach(key, value, path) for key, value in content["approaches"].items()], chosen)
     weights = content.get("weights")
     if chosen and weights is None and (missing := [a.name for a in approaches if a.needs_weights]):
-        raise ValueError(f"{missing[0]} starts from given weights: name them (--weights).")
+        raise ValueError(f"{missing[0]} starts from given weights: name them ({argument('weights')}).")
     content["approaches"] = tuple(a for a in approaches if weights is not None or not a.needs_weights)
     content["labels"] = tuple(dict.fromkeys(Budget.parse(text) for text in content.get("labels", ("all",))))
     content["seeds"] = tuple(dict.fromkeys(content.get("seeds", (0,))))
@@ -168,7 +169,9 @@ def _require_training(trainer: Any, where: str) -> None:
     left_out = kept_options(trainer, ranks=True)[1]
     if left_out:
         shown = printable(left_out[0][:200], lines=False)
-        raise ValueError(f"{where}: {shown} is not for a comparison, which writes to its folder alone (--output).")
+        raise ValueError(
+            f"{where}: {shown} is not for a comparison, which writes to its folder alone ({argument('output')})."
+        )
 
 
 def _approach(name: Any, content: Any, path: str) -> Approach:
@@ -212,9 +215,11 @@ def _data(section: Any, class_path: str | None, arguments: Mapping[str, Any], pa
     if class_path is not None and class_path.rpartition(".")[2] != section.get("class_path", "").rpartition(".")[2]:
         section = {"class_path": class_path}
     if "class_path" not in section:
-        raise ValueError("no data: give --data CLASS.")
+        raise ValueError(f"no data: give their class ({argument('data', COMMAND)}).")
     if own := [name for name in ("labels_per_class", "label_fraction", "label_seed") if name in arguments]:
-        raise ValueError(f"--data.{own[0]} is what a comparison varies: give --labels and --seeds.")
+        raise ValueError(
+            f"{argument(own[0], DATA)} is what a comparison varies: give {argument('labels')} and {argument('seeds')}."
+        )
     return {"class_path": section["class_path"], "init_args": {**section.get("init_args", {}), **arguments}}
 
 

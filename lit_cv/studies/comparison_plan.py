@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lit_cv.errors import OptionError
+
 __all__ = ["CENTROID", "GIVEN", "LONGEST_NAME", "Approach", "Budget", "Comparison", "Stage", "budget_words"]
 
 CENTROID = "nearest_centroid"
@@ -104,7 +106,7 @@ class Budget:
             return cls(per_class=int(number))
         if 0 < number < 1:
             return cls(fraction=number)
-        raise ValueError(f"labels {text!r}: give a number for each class, a share such as 0.01, or all (--labels).")
+        raise OptionError(None, "labels", text, "give a number for each class, a share such as 0.01, or all")
 
     def __str__(self) -> str:
         return "all" if self == Budget() else str(self.per_class if self.per_class is not None else self.fraction)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from lit_cv.atomic_files import write_text
 from lit_cv.csv_tables import parse_count, parse_number
+from lit_cv.errors import argument
 from lit_cv.figures import render, save_png
 from lit_cv.figures.comparison import Cell, Measured, compute_figure, cost_figure, labels_figure, overview_figure
 from lit_cv.figures.history import is_drawable
@@ -127,7 +128,7 @@ def write_report(folder: Path, cost_per_label: float | None = None) -> str:
         ValueError: If no run has succeeded, or the table is damaged.
     """
     if not (folder / TABLE).is_file():
-        raise FileNotFoundError(f"there is no {folder / TABLE}: run `lit-cv compare`, or set --output.")
+        raise FileNotFoundError(f"there is no {folder / TABLE}: run `lit-cv compare`, or set {argument('output')}.")
     rows = read_table(folder / TABLE)
     _check_rows(rows, folder / TABLE)
     measured = measure(rows)

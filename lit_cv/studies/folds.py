@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_cv.csv_tables import read_csv
+from lit_cv.errors import OptionError, argument, refusal, setting
 
 __all__ = ["Fold", "groups_by_pattern", "groups_from_table", "make_folds"]
 
@@ -58,15 +59,17 @@ def make_folds(
         >>> sorted(np.concatenate([fold.held_out for fold in folds]).tolist())
         [0, 1, 2, 3]
     """
-    if folds < 2 or repeats < 1:
-        raise ValueError(f"folds={folds}, repeats={repeats}: give two or more folds (--folds) and one or more repeats.")
+    if folds < 2:
+        raise OptionError(None, "folds", folds, "give two or more folds")
+    if repeats < 1:
+        raise OptionError(None, "repeats", repeats, "give one or more repeats")
     several = labels.ndim == 2
     if stratified and several:
-        raise ValueError("images with several labels cannot be stratified: set --stratified false.")
+        raise ValueError(f"images with several labels cannot be stratified: set {setting('stratified', False)}.")
     stratified = not several if stratified is None else stratified
     labelled = np.flatnonzero(labels.min(1) >= 0 if several else labels >= 0)
     if len(labelled) < folds:
-        raise ValueError(f"{len(labelled)} labelled images do not make {folds} folds (--folds).")
+        raise ValueError(f"{len(labelled)} labelled images do not make {folds} folds ({argument('folds')}).")
     strata = labels[labelled] if stratified else np.zeros(len(labelled), dtype=np.int64)
     kinds = None if groups is None else np.asarray(groups)[labelled]
     _check_sizes(strata, kinds, folds)
@@ -92,13 +95,13 @@ def _held_out(
 def _check_sizes(strata: NDArray[Any], groups: NDArray[Any] | None, folds: int) -> None:
     if groups is not None:
         if (count := len(np.unique(groups))) < folds:
-            raise ValueError(f"{count} groups do not make {folds} folds (--folds).")
+            raise ValueError(f"{count} groups do not make {folds} folds ({argument('folds')}).")
         return
     classes, counts = np.unique(strata, return_counts=True)
     if counts.min() < folds:
         raise ValueError(
             f"class {classes[counts.argmin()]} has {counts.min()} images for {folds} folds: give fewer folds "
-            "(--folds) or set --stratified false."
+            f"({argument('folds')}) or set {setting('stratified', False)}."
         )
 
 
@@ -137,7 +140,7 @@ def groups_from_table(names: Sequence[str], path: str | Path) -> list[str]:
         ValueError: If there is no such column, or an image is missing.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no table {str(path)!r} (--groups).")
+        raise FileNotFoundError(refusal(None, "groups", str(path), "there is no such table"))
     columns, rows, _ = read_csv(path, names=("",))
     if "group" not in columns:
         raise ValueError(f"{path} has no column `group`; it has {', '.join(columns)[:500]}.")

@@ -63,8 +63,8 @@ class CrossValidation:
 
     The folds divide the training images of the DataModule (its test images, and validation images of its own, take
     no part). Each run is a whole `fit`, with its checkpoints and pictures; at its end the model is judged on all images
-    of the fold, whatever `--trainer.limit_val_batches` was for the validations on the way. `folder` gets `kfold.csv`
-    (a row for each fold), `kfold.md` (the table that is printed), `predictions.csv` (every image, predicted by the
+    of the fold, whatever `limit_val_batches` of the Trainer was on the way. `folder` gets `kfold.csv` (a row for each
+    fold), `kfold.md` (the table that is printed), `predictions.csv` (every image, predicted by the
     model that has not seen it) and `kfold.png`.
 
     Args:

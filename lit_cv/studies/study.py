@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_cv.atomic_files import owned_folder, remove_unfinished, write_text
+from lit_cv.errors import argument
 from lit_cv.file_lock import FileLock
 from lit_cv.printable import printable
 from lit_cv.studies.progress_line import ProgressLine, duration
@@ -240,7 +241,7 @@ def _alone(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock") as lock:
         if not lock.acquire():
-            raise ValueError(f"another process is at work in {folder}: wait for it, or set --output.")
+            raise ValueError(f"another process is at work in {folder}: wait for it, or set {argument('output')}.")
         yield
 
 
@@ -257,7 +258,7 @@ def check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     if names:
         raise ValueError(
             f"{folder} holds another study, which differs in {printable(', '.join(names), lines=False)} ({path}): "
-            "repeat its command to continue it, or name another folder (--output)."
+            f"repeat its command to continue it, or name another folder ({argument('output')})."
         )
 
 

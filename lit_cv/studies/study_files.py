@@ -7,6 +7,7 @@ from typing import Any
 
 from lit_cv.atomic_files import write_text
 from lit_cv.csv_tables import parse_count, parse_number, read_csv, table_text
+from lit_cv.errors import argument
 from lit_cv.plain_values import require_plain
 from lit_cv.printable import printable
 from lit_cv.spreadsheet import escape_formula, unescape_formula
@@ -28,7 +29,7 @@ _MOST_SECONDS = 1e10
 
 def damaged(path: Path, why: str) -> ValueError:
     """Return the error for a file of a study that is not what the study wrote."""
-    return ValueError(f"{path} is damaged: {why}. Delete it to do its runs again, or set another --output.")
+    return ValueError(f"{path} is damaged: {why}. Delete it to do its runs again, or set another {argument('output')}.")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import Logger
 
 from lit_cv import callbacks
 from lit_cv.contracts import as_callback
+from lit_cv.errors import TRAINER, argument
 from lit_cv.metrics_csv import MetricsCSVLogger
 from lit_cv.running.arguments import prepare
 from lit_cv.running.invocation import invocation
@@ -63,7 +64,7 @@ class StudyRun(LitCLI):
         if self.trainer.world_size > 1:
             raise ValueError(
                 f"each run of kfold and compare takes one device, not {self.trainer.world_size}: leave "
-                "--trainer.devices and --trainer.num_nodes out."
+                f"{argument('devices', TRAINER)} and {argument('num_nodes', TRAINER)} out."
             )
         if self._check_model is not None:
             self._check_model(self.model)

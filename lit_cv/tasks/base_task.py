@@ -61,7 +61,6 @@ class BaseTask(nn.Module, ABC):
         masks_unknown: Whether `batch_loss` and the metrics leave out images without a target themselves, so that a
             batch need not be searched for them.
         shown: Names under which a step returns what `decode` gives and the target, for figures.
-        source: Which data have such targets, for messages.
         lacking: What data without any such target lack, for messages.
     """
 
@@ -72,7 +71,6 @@ class BaseTask(nn.Module, ABC):
     least: ClassVar[float] = 0.0
     masks_unknown: ClassVar[bool] = False
     shown: ClassVar[tuple[str, str]] = ("output", "target")
-    source: ClassVar[str] = "data that have it"
     lacking: ClassVar[str] = "no image of the {stage} data has a target"
     head: nn.Module
     classes: list[str] | None = None
@@ -173,8 +171,13 @@ class BaseTask(nn.Module, ABC):
         entries = target >= 0 if not target.is_floating_point() else ~target.isnan()
         return cast(Tensor, entries.flatten(1).any(1) if target.ndim > 1 else entries)
 
-    def option(self, name: str) -> str:
-        """Return an option as a message names it."""
+    @property
+    def source(self) -> str:
+        """Which data have such targets, for messages."""
+        return "data that have it"
+
+    def qualified(self, name: str) -> str:
+        """Return an argument of this task as the module that holds the task has it."""
         return f"tasks.{self.name}.{name}" if self.name else name
 
     @property

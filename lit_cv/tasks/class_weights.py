@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lit_cv.contracts import as_data, as_dataset
 from lit_cv.distributed import process_rank
+from lit_cv.errors import OptionError
 
 __all__ = ["class_weights"]
 
@@ -15,7 +16,7 @@ log = logging.getLogger("lit_cv")
 
 
 def class_weights(
-    given: Literal["balanced"] | list[float], num_classes: int, multi_label: bool, datamodule: Any, option: str
+    given: Literal["balanced"] | list[float], num_classes: int, multi_label: bool, datamodule: Any, name: str
 ) -> Tensor:
     """Return the weights (K,) of the classes in a loss.
 
@@ -25,26 +26,28 @@ def class_weights(
         num_classes: Number of classes K.
         multi_label: Whether an image may have several labels.
         datamodule: Counts the training labels, by `class_counts`.
-        option: Name of the option, for messages.
+        name: Name of the argument, for messages.
 
     Raises:
         ValueError: If the weights are not K, or the labels are not counted.
     """
     weight = (
-        torch.tensor(given, dtype=torch.float32) if given != "balanced" else _balanced(datamodule, multi_label, option)
+        torch.tensor(given, dtype=torch.float32) if given != "balanced" else _balanced(datamodule, multi_label, name)
     )
     if weight.shape != (num_classes,):
-        raise ValueError(f"{option} has {weight.numel()} numbers for {num_classes} classes.")
+        raise OptionError(
+            None, name, given, f"it has {weight.numel()} numbers for {num_classes} classes; give one for each"
+        )
     return weight
 
 
-def _balanced(datamodule: Any, multi_label: bool, option: str) -> Tensor:
+def _balanced(datamodule: Any, multi_label: bool, name: str) -> Tensor:
     class_counts = as_data(datamodule).class_counts
     if class_counts is None:
-        raise ValueError(f"{option}='balanced' needs a DataModule that counts its labels (class_counts).")
+        raise OptionError(None, name, "balanced", "it needs a DataModule that counts its labels (class_counts)")
     counts = class_counts().float()
     if (counts == 0).any() and process_rank() == 0:
-        log.info("%s: classes without a training label get the weight 0.", option)
+        log.info("%s: classes without a training label get the weight 0.", name)
     if multi_label:
         labels = as_dataset(datamodule.train_dataset).labels
         known = len(datamodule.train_dataset) if labels is None else (labels >= 0).sum(0)

@@ -14,6 +14,7 @@ from torchmetrics.classification import (
 from torchmetrics.wrappers import ClasswiseWrapper
 
 from lit_cv.contracts import as_data, class_lists
+from lit_cv.errors import OptionError, argument
 from lit_cv.ignore_index import UNLABELED
 from lit_cv.losses.classification import image_cross_entropy, image_weights, label_cross_entropy
 from lit_cv.metrics import ClassAccuracy, KnownAveragePrecision, KnownF1, MacroF1
@@ -33,7 +34,6 @@ class _ClassesTask(Task):
     likelihood = "classification"
     masks_unknown: ClassVar[bool] = True
     shown: ClassVar[tuple[str, str]] = ("logits", "target")
-    source: ClassVar[str] = "data with labels"
     lacking: ClassVar[str] = "no image of the {stage} data has a label"
     multi_label: ClassVar[bool]
     class_weight: Tensor | None
@@ -50,13 +50,18 @@ class _ClassesTask(Task):
     ) -> None:
         super().__init__(name, **kwargs)
         if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing={label_smoothing}: give a share from 0 up to, not including, 1.")
+            raise OptionError(self, "label_smoothing", label_smoothing, "give a share from 0 up to, not including, 1")
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
         self.weighting = class_weight
         self.dropout = dropout
         self.per_class_metrics = per_class_metrics
         self.register_buffer("class_weight", None, persistent=False)
+
+    @property
+    def source(self) -> str:
+        """Which data have such targets, for messages."""
+        return "data with labels"
 
     @property
     def class_attribute(self) -> str:
@@ -73,8 +78,8 @@ class _ClassesTask(Task):
         if self.num_classes is None:
             has = f"has {self.key}_classes, their names" if self.name else "has it"
             raise ValueError(
-                f"the number of classes{self.of_name} is unknown: give {self.option('num_classes')}, or train on a "
-                f"DataModule that {has}."
+                f"the number of classes{self.of_name} is unknown: give {argument(self.qualified('num_classes'))}, or "
+                f"train on a DataModule that {has}."
             )
         return int(self.num_classes)
 
@@ -95,10 +100,11 @@ class _ClassesTask(Task):
         if found is None:
             return {}
         if self.num_classes not in (None, found):
+            name = self.qualified("num_classes")
             raise ValueError(
-                f"the model has {self.option('num_classes')}={self.num_classes}, of its checkpoint or as given, but "
-                f"{type(datamodule).__name__} has {found}: choose the data that it was trained for (--data), or "
-                "without a checkpoint leave it out."
+                f"the model has {name}={self.num_classes}, from its checkpoint or as given, but "
+                f"{type(datamodule).__name__} has {found}: choose the data that it was trained for, or without a "
+                f"checkpoint leave {argument(name)} out."
             )
         return {"num_classes": int(found)}
 
@@ -106,7 +112,7 @@ class _ClassesTask(Task):
         """Settle the weights of the classes, for which labels may have to be counted."""
         if self.weighting is not None:
             weight = class_weights(
-                self.weighting, self.class_count, self.multi_label, datamodule, self.option("class_weight")
+                self.weighting, self.class_count, self.multi_label, datamodule, self.qualified("class_weight")
             )
             self.class_weight = weight.to(device)
 

@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 from lit_cv.contracts import class_lists
+from lit_cv.errors import argument
 from lit_cv.tasks.base_task import BaseTask
 
 __all__ = ["DenseTask"]
@@ -41,9 +42,9 @@ class DenseTask(BaseTask):
             ValueError: If neither the arguments nor the data tell.
         """
         if not self.classes:
-            option = self.option("classes") if self.name else self.attribute
+            name = argument(self.qualified("classes" if self.name else self.attribute))
             raise ValueError(
-                f"the classes of the {self.things}{self.of_name} are unknown: give {option}, their names, or train on "
+                f"the classes of the {self.things}{self.of_name} are unknown: give {name}, their names, or train on "
                 f"{self.source}."
             )
         return self.class_names or list(self.classes)

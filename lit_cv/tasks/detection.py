@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lit_cv.errors import setting
 from lit_cv.metrics import DetectionAP
 from lit_cv.nn import Backbone
 from lit_cv.nn.detection import Detections, Detector, build_detector, check_limits, default_strides
@@ -48,8 +49,12 @@ class DetectionTask(DenseTask):
     score: ClassVar[str | None] = "map50"
     least: ClassVar[float] = 1.0  # without any object what is expected nowhere counts as if of one
     shown: ClassVar[tuple[str, str]] = ("detections", "targets")
-    source: ClassVar[str] = "data with boxes (AnnotatedImagesDataModule, or ShapesDataModule with --data.targets boxes)"
     lacking: ClassVar[str] = "no image of the {stage} data has boxes that are known"
+
+    @property
+    def source(self) -> str:
+        """Which data have such targets, for messages."""
+        return f"data with boxes (AnnotatedImagesDataModule, or ShapesDataModule with {setting('targets', 'boxes')})"
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricCollection
 
 from lit_cv.contracts import as_data
+from lit_cv.errors import OptionError
 from lit_cv.losses.classification import known_mean
 from lit_cv.metrics import KnownR2Score
 from lit_cv.tasks.base_task import TASKS
@@ -46,9 +47,9 @@ class RegressionTask(Task):
     ) -> None:
         super().__init__(name, **kwargs)
         if loss not in _LOSSES:
-            raise ValueError(f"loss={loss!r} is none of {', '.join(_LOSSES)}.")
+            raise OptionError(self, "loss", loss, f"give one of {', '.join(_LOSSES)}")
         if num_outputs is not None and num_outputs < 1:
-            raise ValueError(f"num_outputs={num_outputs}: give at least 1.")
+            raise OptionError(self, "num_outputs", num_outputs, "give at least 1")
         self.num_outputs = num_outputs
         self.kind = loss
         self.dropout = dropout

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lit_cv.errors import OptionError, setting
 from lit_cv.ignore_index import IGNORE_INDEX
 from lit_cv.losses.segmentation import dice_loss_of_sums, dice_sums, summed_pixel_cross_entropy
 from lit_cv.metrics import SegmentationIoU
@@ -43,9 +44,13 @@ class SegmentationTask(DenseTask):
     score: ClassVar[str | None] = "miou"
     masks_unknown: ClassVar[bool] = True
     shown: ClassVar[tuple[str, str]] = ("masks", "target")
-    source: ClassVar[str] = "data with masks (AnnotatedImagesDataModule, or ShapesDataModule with --data.targets mask)"
     lacking: ClassVar[str] = "no pixel of the {stage} data has a class"
     parts = ("ce", "dice")
+
+    @property
+    def source(self) -> str:
+        """Which data have such targets, for messages."""
+        return f"data with masks (AnnotatedImagesDataModule, or ShapesDataModule with {setting('targets', 'mask')})"
 
     def __init__(
         self,
@@ -60,7 +65,7 @@ class SegmentationTask(DenseTask):
     ) -> None:
         super().__init__(name, classes, **kwargs)
         if dice_weight < 0:
-            raise ValueError(f"dice_weight={dice_weight}: give 0 or more.")
+            raise OptionError(self, "dice_weight", dice_weight, "give 0 or more")
         self.kind = head
         self.stride, self.channels, self.dropout = stride, channels, dropout
         self.dice_weight = dice_weight

@@ -40,7 +40,7 @@ def test_files_that_are_named_for_no_split_are_told(tmp_path: Path, caplog: pyte
         "train": ["a.png"],
         "val": ["b.png"],
     }
-    assert "holdout.json is named for no split and is passed over: --data.annotations" in caplog.text
+    assert "holdout.json is named for no split and is passed over: `annotations`" in caplog.text
 
 
 def test_numbers_of_annotations_that_are_not_unique(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     main(["convert", "--root", str(tmp_path / "source"), "--to", "voc", "--out", str(tmp_path / "voc")])
     assert "10 images with 20 objects: 13 files of annotations" in capsys.readouterr().err
     assert content(read_annotations(tmp_path / "voc", Problems())) == content(sets)
-    with pytest.raises(ValueError, match=r"is not empty: .*--out"):
+    with pytest.raises(ValueError, match=r"is not empty: .*`out`"):
         convert(str(tmp_path / "source"), str(tmp_path / "voc"), "voc")
     with pytest.raises(SystemExit, match=r"lit-cv: error: .*vok"):
         main(["convert", "--root", "x", "--to", "vok", "--out", "y"])
@@ -63,7 +63,7 @@ def test_what_a_format_cannot_hold(tmp_path: Path, caplog: pytest.LogCaptureFixt
     with pytest.raises(ValueError, match="class masks only"):
         convert(str(tmp_path / "masks"), str(tmp_path / "out"), "yolo")
     save_coco(tmp_path / "coco" / "instances.json", [crowd, crowd])
-    with pytest.raises(AnnotationError, match=r"--on_error skip"):
+    with pytest.raises(AnnotationError, match=r"`on_error='skip'`"):
         convert(str(tmp_path / "coco"), str(tmp_path / "out"), "coco")
     assert (
         len(convert(str(tmp_path / "coco"), str(tmp_path / "out"), "coco", on_error="skip")["all"].images[1].objects)

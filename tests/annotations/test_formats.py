@@ -227,7 +227,7 @@ def test_wrong_coco_files(tmp_path: Path) -> None:
         read(tmp_path)
     (tmp_path / "y.json").unlink()
     save_coco(tmp_path / "x.json", [])
-    with pytest.raises(FileNotFoundError, match=r"a.png of .*--data.images"):
+    with pytest.raises(FileNotFoundError, match=r"a.png of .*`images`"):
         read(tmp_path)
 
 
@@ -277,7 +277,7 @@ def test_wrong_masks(tmp_path: Path) -> None:
     for message in (
         "a.png: the mask has 31 x 20 pixels, its image 30 x 20",
         "b.png: the mask holds 3, but its values are 0 to 2 and 255: x, y, z",
-        "c.png: the mask has the color (255, 0, 0): name its colors in a file (--data.palette)",
+        "c.png: the mask has the color (255, 0, 0): name its colors in a file (`palette`)",
         "e.png: there is no image of that name",
     ):
         assert message in str(problems)
@@ -347,7 +347,7 @@ def test_of_several_formats_the_one_that_is_read_is_said(tmp_path: Path, caplog:
     assert not caplog.text
     save_mask(np.zeros((40, 60), int), tmp_path / "masks" / "a.png")
     assert find_format(tmp_path) == "masks"
-    assert "several formats: masks is read, not coco (--data.format chooses)" in caplog.text
+    assert "several formats: masks is read, not coco (`format` chooses)" in caplog.text
     caplog.clear()
     (tmp_path / "annotations" / "instances.json").write_text('{"version": 3}')  # no annotations
     assert find_format(tmp_path) == "masks"

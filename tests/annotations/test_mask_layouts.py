@@ -120,7 +120,7 @@ def test_masks_outside_the_folder(tmp_path: Path) -> None:
     [
         ("masks/{name}.png", r"has 'name': allowed are {split}, {path}, {folder}, {stem}"),
         ("masks/{stem.png", "has 'a brace'"),
-        ("truth/{stem}.png", r"no image in .* has a mask at truth/{stem}.png \(--data.masks, --data.images\)"),
+        ("truth/{stem}.png", r"no image in .* has a mask at truth/{stem}.png \(`masks`, `images`\)"),
     ],
 )
 def test_templates_that_do_not_fit(tmp_path: Path, where: str, message: str) -> None:

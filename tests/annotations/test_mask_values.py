@@ -161,9 +161,7 @@ COLORS = np.array([[[0, 0, 0], [128, 0, 64]], [[64, 0, 128], [1, 2, 3]]])
 )
 def test_masks_in_colors(tmp_path: Path, name: str, text: str) -> None:
     save_set(tmp_path, COLORS, COLORS * 0)
-    with pytest.raises(
-        AnnotationError, match=r"has the color \(0, 0, 0\): name its colors in a file \(--data.palette\)"
-    ):
+    with pytest.raises(AnnotationError, match=r"has the color \(0, 0, 0\): name its colors in a file \(`palette`\)"):
         read(tmp_path)
     (tmp_path / name).write_text(text)
     part, masks = read(tmp_path)

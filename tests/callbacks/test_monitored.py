@@ -21,13 +21,13 @@ class Accurate(L.LightningModule):
      ("train_loss_step", "min"), ("val_ap50_cat", "max"), ("val_iou_glossy_map", "max"), ("val_top5", "max")],
 )  # fmt: skip
 def test_mode_is_told_by_the_name(monitor: str, mode: str, caplog: pytest.LogCaptureFixture) -> None:
-    assert mode_of(monitor, Accurate(), "--checkpoint.mode") == mode
+    assert mode_of(monitor, Accurate(), RunCheckpoint) == mode
     assert not caplog.records
 
 
 def test_a_name_that_tells_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    assert mode_of("val_wobble", Accurate(), "--checkpoint.mode") == "max"
-    assert "val_wobble is taken to be better when it is greater: set --checkpoint.mode min or max" in caplog.text
+    assert mode_of("val_wobble", Accurate(), RunCheckpoint) == "max"
+    assert "val_wobble is taken to be better when it is greater: set `mode` to min or max" in caplog.text
 
 
 def test_another_metric_has_a_mode_of_its_own(tmp_path: Path) -> None:
@@ -50,4 +50,4 @@ def test_another_metric_has_a_mode_of_its_own(tmp_path: Path) -> None:
 
 def test_early_stopping_without_patience_is_told(caplog: pytest.LogCaptureFixture) -> None:
     assert not MonitorEarlyStopping(monitor="val_acc").enabled
-    assert "has no effect without --early_stopping.patience" in caplog.text
+    assert "has no effect without `patience`" in caplog.text

@@ -91,7 +91,7 @@ def test_it_stops_with_the_step_the_images_and_the_last_checkpoint(
         fit(tmp_path, Net(where, value))
     last = tmp_path / "checkpoints" / "last.ckpt"
     assert f"Last good checkpoint: {last}" in str(caught.value)
-    assert "--non_finite.action skip" in str(caught.value)
+    assert "`action='skip'`" in str(caught.value)
     assert torch.load(last, weights_only=True)["global_step"] == 5
     assert all(value.isfinite().all() for value in weights(last).values())
 

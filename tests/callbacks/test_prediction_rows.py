@@ -118,7 +118,7 @@ def test_a_full_disk_keeps_whole_rows(tmp_path: Path, monkeypatch: pytest.Monkey
         predict(tmp_path, order=order)
     assert caught.value.errno == errno.ENOSPC
     assert "(No space left on device)" in str(caught.value)
-    assert "--predictions.folder" in str(caught.value)
+    assert "write elsewhere (`folder`)" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert names(tmp_path) == ["predictions.unfinished.csv"]
     assert [row[:2] for row in read(tmp_path / "predictions.unfinished.csv")[1:]] == [

@@ -157,7 +157,7 @@ def test_a_format_of_boxes_where_there_are_none(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, format: Any, said: bool
 ) -> None:
     predict(tmp_path, Echo(), [FIRST], format=format)
-    assert ("--predictions.format voc has no effect" in caplog.text) == said
+    assert ("`format='voc'` has no effect" in caplog.text) == said
 
 
 def test_what_was_written_before_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -34,11 +34,11 @@ def test_no_operations_leave_the_images() -> None:
 
 
 def test_wrong_use() -> None:
-    with pytest.raises(TypeError, match="--data DomainAdaptationDataModule"):
+    with pytest.raises(TypeError, match="take DomainAdaptationDataModule"):
         WeakStrongAugmentation().on_train_batch_start(None, None, {"image": torch.zeros(2, 1, 4, 4)}, 0)
     with pytest.raises(ValueError, match="source='both'"):
         WeakStrongAugmentation(source="both")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="no policy 'smal_images'"):
+    with pytest.raises(ValueError, match="policy='smal_images': there is no such policy"):
         WeakStrongAugmentation(weak="smal_images")
     crop = [{"name": "random_crop", "size": 2}]
     with pytest.raises(ValueError, match=r"\(4, 4\).*\(2, 2\)"):

@@ -136,7 +136,7 @@ def test_what_a_comparison_refuses(tiny: list[str], in_tmp: Path, monkeypatch: p
         main([*tiny, "--approaches", "tunde"])
     with pytest.raises(ValueError, match=r"transfer starts from given weights: name them \(--weights\)"):
         main([*tiny, "--approaches", "transfer"])
-    with pytest.raises(ValueError, match="labels 'many': give a number for each class"):
+    with pytest.raises(ValueError, match="labels='many': give a number for each class"):
         main([*tiny, "--labels", "many"])
     with pytest.raises(ValueError, match=r"--data\.labels_per_class is what a comparison varies"):
         main([*tiny, "--data.labels_per_class", "3"])

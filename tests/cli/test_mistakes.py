@@ -204,7 +204,7 @@ def test_classes_of_the_users_own(in_tmp: Path, option: list[str], message: str)
                 *("--data=DomainAdaptationDataModule", "--data.source=DigitsDataModule"),
                 *("--data.target=DigitsDataModule", "--data.source.val_fraction=5"),
             ],
-            "val_fraction=5.0 was given, .*: change --data.source.val_fraction.",
+            "val_fraction=5.0: .* (--data.source.val_fraction).",
         ),
         (["--data.image_size", "photos.v2"], "--data.image_size photos.v2 does not fit: expected int.*"),
         (["--model", "wrong.yaml"], ".*no class.*'wrong.yaml'.*"),

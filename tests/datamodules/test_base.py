@@ -94,7 +94,7 @@ def test_hidden_labels(kwargs: dict[str, Any]) -> None:
 def test_it_says_when_a_class_has_fewer_labels(caplog: pytest.LogCaptureFixture, per_class: int, said: str) -> None:
     module(labels_per_class=per_class)
     assert said in caplog.text
-    assert ("--data.labels_per_class" in caplog.text) == bool(said)
+    assert ("`labels_per_class=" in caplog.text) == bool(said)
 
 
 def test_the_module_decides_whether_unlabeled_images_are_used() -> None:
@@ -161,7 +161,7 @@ def test_evaluation_loaders(caplog: pytest.LogCaptureFixture) -> None:
     data.setup()
     assert data.val_dataloader() == []
     assert "There are no validation images: " in caplog.text
-    assert "--data.val_fraction" in caplog.text
+    assert "Raise `val_fraction`" in caplog.text
     assert [batch["index"].tolist() for batch in data.test_dataloader()] == [[0, 1]]
     assert len(data.predict_dataloader().dataset) == 2
     with pytest.raises(ValueError, match="no test images"):

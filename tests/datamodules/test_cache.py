@@ -179,7 +179,7 @@ def test_no_room_while_it_is_built(images: tuple[Path, list[str]], monkeypatch: 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(OSError, match=r"cache of 12 images takes .*--data\.cache false"):
+    with pytest.raises(OSError, match=r"cache of 12 images takes .*`cache=False`"):
         cached_images(*images, 8, 3)
     assert [path.name for path in cache_folder(images[0]).iterdir()] == ["lock"]
 

@@ -63,7 +63,7 @@ def test_with_few_labels_and_other_sources(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("classes", "words"),
     [
-        ([10], r"no class 10 \(--data.classes\)\. The 10 classes, named with numbers, are: 0, 1"),
+        ([10], r"no class 10 \(`classes`\)\. The 10 classes, named with numbers, are: 0, 1"),
         (["sevn"], "no class 'sevn'"),
         ([], "give each class once, and at least one"),
         ([1, "1"], "give each class once"),
@@ -97,7 +97,7 @@ def test_numbers_count_where_no_name_is_one() -> None:
 
 def test_several_labels_an_image() -> None:
     dataset = InMemoryDataset(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), [[0, 1], [1, 1]], ["a", "b"])
-    with pytest.raises(ValueError, match=r"these have several: leave --data\.classes out"):
+    with pytest.raises(ValueError, match=r"these have several: leave `classes` out"):
         choose_classes(dataset, ["a"])
 
 

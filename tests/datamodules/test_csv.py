@@ -89,7 +89,7 @@ def test_several_label_columns(root: Path) -> None:
 @pytest.mark.parametrize(
     ("meaning", "row", "text", "warns"),
     [
-        (None, 0, "5 of 20 images have an empty label: labeled, with none of the classes (--data.empty_labels", True),
+        (None, 0, "5 of 20 images have an empty label: labeled, with none of the classes (`empty_labels='none'`", True),
         ("none", 0, "5 of 20 images have an empty label: labeled, with none of the classes.", False),
         ("unlabeled", -1, "5 of 20 images have an empty label: unlabeled.", False),
     ],
@@ -111,7 +111,7 @@ def test_what_an_empty_list_of_labels_means(
 def test_empty_cells_of_several_label_columns(root: Path) -> None:
     path = write(root, "path,red,round", ["1,0", ",", "0,1"] * 6)
     options: dict[str, Any] = {"label_columns": ["red", "round"], "val_fraction": 0.0, "test_fraction": 0.0}
-    with pytest.raises(ValueError, match=r"says '': .* holds 0 or 1 \(--data\.empty_labels says what an empty cell"):
+    with pytest.raises(ValueError, match=r"says '': .* holds 0 or 1 \(`empty_labels` says what an empty cell"):
         module(path, **options)
     assert module(path, empty_labels="none", **options).train_dataset.labels[1].tolist() == [0, 0]
     data = module(path, empty_labels="unlabeled", **options)
@@ -123,9 +123,7 @@ def test_empty_cells_of_several_label_columns(root: Path) -> None:
 def test_classes_without_training_images_left_out(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = ["a|b,train", "b,train", "a|rare,val", "rare,val", "odd,test", "a,test"] * 3
     path = write(root, "path,label,split", rows)
-    with pytest.raises(
-        ValueError, match=r"without training images: rare \(--data\.unseen_classes skip leaves them out"
-    ):
+    with pytest.raises(ValueError, match=r"without training images: rare \(`unseen_classes='skip'` leaves them out"):
         module(path, label_separator="|")
     data = module(path, label_separator="|", unseen_classes="skip")
     assert data.class_names == ["a", "b"]
@@ -143,7 +141,7 @@ def test_classes_without_training_images_left_out(root: Path, caplog: pytest.Log
 
 def test_missing_images(root: Path) -> None:
     path = write(root, "path,label", ["a", "b"] * 12)
-    with pytest.raises(FileNotFoundError, match=r"4 of 24 images are not in .*'images/20\.png' first.*--data\.root"):
+    with pytest.raises(FileNotFoundError, match=r"4 of 24 images are not in .*'images/20\.png' first.*`root`"):
         module(path)
     data = module(path, on_error="skip", val_fraction=0.0, test_fraction=0.0)
     assert sizes(data) == [20, 0, 0]
@@ -152,8 +150,8 @@ def test_missing_images(root: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "row", "kwargs", "message"),
     [
-        ("file,label", "a", {}, r"no column 'path' \(--data.path_column\)"),
-        ("path,labels", "a", {}, r"no column 'label' \(--data.label_columns\): did you mean 'labels'"),
+        ("file,label", "a", {}, r"no column 'path' \(`path_column`\)"),
+        ("path,labels", "a", {}, r"no column 'label' \(`label_columns`\): did you mean 'labels'"),
         ("path,label,split", "a,later", {}, "'later': allowed are train, val, test and predict"),
         ("path,a,b", "1,2", {"label_columns": ["a", "b"]}, "'2'.*holds 0 or 1"),
     ],
@@ -170,7 +168,7 @@ def test_classes_without_training_images(root: Path) -> None:
 
 
 def test_no_table(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no table .*--data\.path"):
+    with pytest.raises(FileNotFoundError, match=r"no table .*`path`"):
         module(tmp_path / "none.csv")
     (tmp_path / "empty.csv").write_text("path,label\n")
     with pytest.raises(ValueError, match="has no rows"):
@@ -243,7 +241,7 @@ def test_votes_that_do_not_fit(root: Path) -> None:
     path = crowd(root, [(0, "", "a"), (1, "x", "b")])
     with pytest.raises(ValueError, match=r"1 votes have no annotator, the first for 'images/00.png'"):
         module(path, annotator_column="annotator")
-    with pytest.raises(ValueError, match=r"no column 'who' \(--data.annotator_column\)"):
+    with pytest.raises(ValueError, match=r"no column 'who' \(`annotator_column`\)"):
         module(path, annotator_column="who")
     with pytest.raises(ValueError, match="for one label an image"):
         module(path, annotator_column="annotator", label_separator="|")
@@ -302,7 +300,7 @@ def test_one_image_with_two_labels_asks_for_the_annotators(root: Path) -> None:
     with pytest.raises(ValueError, match=r"'images/01\.png' the label 'x' and the label 'y': name the column"):
         module(path)
     assert module(path, annotator_column="annotator").votes is not None
-    with pytest.raises(ValueError, match="consensus='soft' is of several annotators"):
+    with pytest.raises(ValueError, match="consensus='soft': it is of several annotators"):
         module(path, consensus="soft")
     path.write_text(path.read_text() + "\nimages/00.png,y,a")
     with pytest.raises(ValueError, match=r"'a' says both 'x' and 'y' of 'images/00\.png'"):
@@ -353,8 +351,8 @@ def test_a_column_that_names_splits_is_not_passed_over(root: Path, caplog: pytes
     rows = [f"{'cat' if n % 2 else 'dog'},{'train' if n < 14 else 'Test'}" for n in range(20)]
     path = write(root, "path,label,fold", rows)
     module(path)
-    assert "so its images are in no splits; its column fold names splits: --data.split_column fold" in caplog.text
-    with pytest.raises(ValueError, match=r"has no column 'flod' \(--data\.split_column\): did you mean 'fold'"):
+    assert "so its images are in no splits; its column fold names splits: `split_column='fold'`" in caplog.text
+    with pytest.raises(ValueError, match=r"has no column 'flod' \(`split_column`\): did you mean 'fold'"):
         module(path, split_column="flod")
 
 

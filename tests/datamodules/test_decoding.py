@@ -151,7 +151,7 @@ def test_values_of_12_bits_are_told_once(
     monkeypatch.setattr(decoding, "_noted_dark", False)
     for name in ("0.tif", "1.tif"):
         assert read_image(dark / "a" / name).max() == 16
-    said = "0.tif: its values reach 4095 of 65535, so it comes out dark. If they have 12 bits, set --data.value_range"
+    said = "0.tif: its values reach 4095 of 65535, so it comes out dark. If they have 12 bits, set `value_range="
     assert said in caplog.text
     assert len(caplog.records) == 1
     caplog.clear()
@@ -162,7 +162,7 @@ def test_values_of_12_bits_are_told_once(
     Image.fromarray(np.arange(256, dtype=np.int32).reshape(16, 16)).save(dark / "32.tif")
     read_image(dark / "32.tif")
     assert "32.tif: its values reach 255 of 65535" in caplog.text
-    assert "--data.value_range '[0, 255]'" in caplog.text
+    assert "`value_range=[0, 255]`" in caplog.text
 
 
 @pytest.mark.parametrize("cache", [False, True])
@@ -185,7 +185,7 @@ def test_value_range_reaches_the_images(
     assert maxima[2] == 255
     assert len([record for record in caplog.records if "value_range" in record.getMessage()]) == 1
     for wrong in ([1], [3, 3], [0, float("inf")], [1, 2, 3]):
-        with pytest.raises(ValueError, match=r"value_range=.* must be the lowest and the highest value"):
+        with pytest.raises(ValueError, match=r"value_range=.*: give the lowest and the highest value"):
             ImageFolderDataModule(str(dark), value_range=wrong)
 
 
@@ -265,5 +265,5 @@ def test_dark_colors_of_16_bits_are_told(
         f"{tmp_path / 'dark.png'}: its colors have 16 bits, of which the upper 8 are read, and come out dark: convert "
         "such images to 8 bits a color."
     ]
-    with pytest.raises(UnreadableImageError, match=r"colors of 16 bits, which --data\.value_range does not scale"):
+    with pytest.raises(UnreadableImageError, match=r"colors of 16 bits, which `value_range` does not scale"):
         read_image(tmp_path / "bright.png", value_range=(0, 4095))

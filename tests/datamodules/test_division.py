@@ -100,7 +100,7 @@ def test_options_that_would_change_the_splits_are_told(tmp_path: Path, caplog: p
     path = trained(data, tmp_path / "a.ckpt")
     other = resumed(ImageFolderDataModule(str(root), split_seed=7, **SMALL), path)
     assert names_of(other) == names_of(data)
-    assert "--data.split_seed: the images of the checkpoint stay" in caplog.text
+    assert "`split_seed`: the images of the checkpoint stay" in caplog.text
 
 
 def test_other_data_are_divided_anew(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_error_names_image_in_two_splits(tmp_path: Path, spelling: str) -> None:
     os.link(tmp_path / "cat" / "00.png", tmp_path / "hard.png")
     rows = [f"{name}/{number:02}.png,{name},train" for name in ("cat", "dog") for number in range(10)]
     (tmp_path / "images.csv").write_text("\n".join(["path,label,split", *rows, f"{spelling},cat,test"]))
-    with pytest.raises(ValueError, match=r"1 of 1 images of test are training images, too: .*--data\.on_error skip"):
+    with pytest.raises(ValueError, match=r"1 of 1 images of test are training images, too: .*`on_error='skip'`"):
         CSVDataModule(str(tmp_path / "images.csv"), **SMALL).setup()
     data = CSVDataModule(str(tmp_path / "images.csv"), on_error="skip", val_fraction=0.2, **SMALL)
     data.setup()

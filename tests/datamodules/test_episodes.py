@@ -188,15 +188,15 @@ def test_queries_may_come_from_another_set() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"way": 10}, r"an episode of 10 classes \(--data.way\) cannot be drawn from the 9 classes of train"),
-        ({"evaluate": ["5w1s"]}, r"an episode of 5 classes \(--data.evaluate\) .* the 3 classes of"),
-        ({"query": 7}, r"takes 9 images of a class .* 0/00 \(8\).* and \d more. Lower --data.query"),
+        ({"way": 10}, r"an episode of 10 classes \(`way`\) cannot be drawn from the 9 classes of train"),
+        ({"evaluate": ["5w1s"]}, r"an episode of 5 classes \(`evaluate`\) .* the 3 classes of"),
+        ({"query": 7}, r"takes 9 images of a class .* 0/00 \(8\).* and \d more. Lower `query`"),
         ({"evaluate": ["2w6s"]}, r"takes 9 images of a class"),
-        ({"evaluate": ["5-way"]}, r"evaluate='5-way': give settings such as 5w1s"),
-        ({"val_classes": ["9/99"]}, r"--data.val_classes: there is no class '9/99'"),
+        ({"evaluate": ["5-way"]}, r"evaluate='5-way': give settings such as \[5w1s"),
+        ({"val_classes": ["9/99"]}, r"there is no class '9/99' \(`val_classes`\)"),
         ({"test_classes": 15}, r"test_classes=15: 15 of 15 classes would leave none to train on"),
         ({"val_classes": ["0/00"], "test_classes": ["0/00"]}, r"0/00: named for validation and for the test"),
-        ({"way": 1}, r"way=1 was given, but must be at least 2: change --data.way"),
+        ({"way": 1}, r"way=1: give at least 2"),
         ({"episodes_per_epoch": 2, "batch_size": 3}, r"does not fill a batch of 3 episodes"),
     ],
 )
@@ -206,7 +206,7 @@ def test_what_no_episode_can_be_drawn_from_is_refused_before_training(options: A
 
 
 def test_without_a_base_there_is_nothing_to_draw_from() -> None:
-    with pytest.raises(ValueError, match=r"name it \(--data.base OmniglotDataModule\)"):
+    with pytest.raises(ValueError, match=r"name it \(`base='OmniglotDataModule'`\)"):
         EpisodicDataModule().setup()
 
 
@@ -267,7 +267,7 @@ def test_omniglot_in_folders(tmp_path: Path) -> None:
     assert kept.class_names == ["Latinnd/character01", "Latinnd/character02"]
     with pytest.raises(ValueError, match=r"there is no alphabet 'Latinn' .*did you mean 'Latinnd'"):
         OmniglotDataModule(str(tmp_path), alphabets=["Latinn"], image_size=12).setup()
-    with pytest.raises(FileNotFoundError, match=r"--data.download true|set --data.root"):
+    with pytest.raises(FileNotFoundError, match=r"`download=True`|set `root`"):
         OmniglotDataModule(str(tmp_path / "nothing"), download=False).prepare_data()
 
 
@@ -334,7 +334,7 @@ def test_classes_of_a_checkpoint_stay_in_their_splits(tmp_path: Path, caplog: py
     late.load_state_dict(first.state_dict())
     assert late.classes["train"].tolist() == first.classes["train"].tolist()
     resumed(names, val_classes=0, test_classes=names[:3])
-    assert "was trained on 3 of the 3 classes of test (--data.test_classes)" in caplog.text
+    assert "was trained on 3 of the 3 classes of test (`test_classes`)" in caplog.text
 
 
 def test_all_classes_can_be_tested_where_none_are_trained_on() -> None:
@@ -343,7 +343,7 @@ def test_all_classes_can_be_tested_where_none_are_trained_on() -> None:
     )
     data.setup("test")
     assert data.pools.keys() == {"test"}
-    with pytest.raises(ValueError, match=r"--data\.test_classes"):
+    with pytest.raises(ValueError, match=r"test_classes=4: 4 of 4 classes"):
         EpisodicDataModule(Numbered([8] * 4), val_classes=0, test_classes=4).setup("fit")
 
 

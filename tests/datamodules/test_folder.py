@@ -134,7 +134,7 @@ def test_a_class_without_validation_images(splits: Path) -> None:
 
 
 def test_missing_folders(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere.*--data\.root"):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere.*`root`"):
         module(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="holds no folders"):
         module(tmp_path)
@@ -265,7 +265,7 @@ def test_splits_without_training_images_are_no_classes(splits: Path) -> None:
     for path in sorted((splits / "train").rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
     (splits / "train").rmdir()
-    with pytest.raises(ValueError, match=r"folders of splits \(valid, test\) and none to train on.*--data\.root"):
+    with pytest.raises(ValueError, match=r"folders of splits \(valid, test\) and none to train on.*`root`"):
         module(splits)
 
 
@@ -292,7 +292,7 @@ def test_small_images_are_not_enlarged_without_a_word(
     module(pool, image_size=size)
     said = "The images have 11 x 13 pixels and are enlarged to 64 x 64"
     assert (said in caplog.text) == told
-    assert ("--data.image_size 11" in caplog.text) == told
+    assert ("`image_size=11`" in caplog.text) == told
 
 
 def test_images_beside_the_folders_of_classes_are_told(
@@ -311,7 +311,7 @@ def test_a_folder_of_unlabeled_test_images_is_left_out(splits: Path, caplog: pyt
     shutil.rmtree(splits / "test")
     save_images(splits / "test", 4)
     assert module(splits).test_dataset is None
-    assert "holds images without folders of classes, and is left out: --data.predict_root" in caplog.text
+    assert "holds images without folders of classes, and is left out: `predict_root`" in caplog.text
 
 
 def test_folders_of_splits_without_classes_are_no_classes(tmp_path: Path) -> None:

@@ -42,13 +42,13 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("offline")
 def test_a_set_that_cannot_be_downloaded(name: str, tmp_path: Path) -> None:
     data = getattr(datamodules, name)(root=str(tmp_path / "here"))
-    with pytest.raises(FileNotFoundError, match=r"was not found in .*here.*could not be downloaded.*--data\.root"):
+    with pytest.raises(FileNotFoundError, match=r"was not found in .*here.*could not be downloaded.*`root`"):
         data.prepare_data()
     for stage in (
         lambda: getattr(datamodules, name)(root=str(tmp_path), download=False).prepare_data(),
         lambda: getattr(datamodules, name)(root=str(tmp_path)).setup(),
     ):
-        with pytest.raises(FileNotFoundError, match=r"was not found in .*--data\.root"):
+        with pytest.raises(FileNotFoundError, match=r"was not found in .*`root`"):
             stage()
 
 

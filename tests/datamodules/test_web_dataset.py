@@ -218,7 +218,7 @@ def test_broken_tar_files_are_named(shards: Path, how: str, message: str) -> Non
 
 
 def test_mistakes(shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere: set --data\.root"):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere: set `root`"):
         module(tmp_path / "nowhere")
     (tmp_path / "nothing").mkdir()
     with pytest.raises(FileNotFoundError, match="no tar files in"):
@@ -236,7 +236,7 @@ def test_mistakes(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"more\.tar\.gz is compressed.*unpack it"):
         module(shards)
     save_tar(tmp_path / "two" / "a.tar", {"x.png": b"", "x.jpg": b"", "x.cls": b"0"})
-    with pytest.raises(ValueError, match=r"a\.tar: x has several images \(png, jpg\): choose one with --data.image"):
+    with pytest.raises(ValueError, match=r"a\.tar: x has several images \(png, jpg\): choose one with `image_field`"):
         module(tmp_path / "two")
     save_tar(tmp_path / "json" / "a.tar", {"x.png": b"", "x.json": b"{torn"})
     with pytest.raises(ValueError, match=r"a\.tar: x\.json is not valid JSON"):
@@ -253,7 +253,7 @@ def test_samples_without_an_image_or_a_label_stop_or_are_left_out(
 ) -> None:
     more = {"a.png": picture(1), "b.cls": b"0", "c.png": b"no image", "c.cls": b"1"}
     save_shard(shards / "train-1.tar", range(40, 60), **more)
-    with pytest.raises(ValueError, match=r"1 of 43 samples have no image: train-1\.tar/b \(--data\.image_field"):
+    with pytest.raises(ValueError, match=r"1 of 43 samples have no image: train-1\.tar/b \(`image_field`"):
         module(shards)
     with pytest.raises(ValueError, match="no image: train-1"):
         module(shards, label_field=None)

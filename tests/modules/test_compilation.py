@@ -73,6 +73,6 @@ def test_what_runs_parts_of_its_networks_says_that_it_is_not_compiled(
     quick: list[nn.Module], kind: Any, tmp_path: Path
 ) -> None:
     data = ShapesDataModule(image_size=32, num_images=40, targets="all", batch_size=8)
-    with pytest.raises(ValueError, match=r"leave --model\.compile out"):
+    with pytest.raises(ValueError, match=r"leave `compile` out"):
         trained(kind(backbone="conv4", compile=True), data, tmp_path)
     assert not quick

@@ -101,7 +101,7 @@ def test_networks_that_a_callback_builds_early_name_their_classes_alike(trained:
 @pytest.mark.parametrize("names", [["bee", "cat", "dog"], ["ant", "bee"], ["ant", "bee", "cat", "dog"]])
 def test_other_classes_are_refused(trained: tuple[SupervisedModule, Path], verb: str, names: list[str]) -> None:
     module = SupervisedModule(backbone="conv4")
-    with pytest.raises(ValueError, match=r"tells apart 3 classes \(ant, bee, cat\).*--data\.classes") as error:
+    with pytest.raises(ValueError, match=r"tells apart 3 classes \(ant, bee, cat\).*`classes`") as error:
         getattr(L.Trainer(**QUIET), verb)(module, datamodule=Brightness(names), ckpt_path=trained[1])
     assert "dog" in str(error.value) or "cat is missing" in str(error.value)
 

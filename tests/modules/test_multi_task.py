@@ -240,7 +240,7 @@ def test_gradient_surgery_is_refused_where_gradients_are_in_pieces() -> None:
     trainer = L.Trainer(**QUIET)
     trainer.strategy.__class__ = type("FSDPStrategy", (L.pytorch.strategies.Strategy,), {"__abstractmethods__": ()})
     module._trainer = trainer
-    with pytest.raises(ValueError, match=r"which FSDPStrategy does not give: set --trainer\.strategy ddp"):
+    with pytest.raises(ValueError, match=r"which FSDPStrategy does not give: set `strategy='ddp'` of the Trainer"):
         module.on_fit_start()
 
 
@@ -354,7 +354,7 @@ def test_a_task_of_ones_own(in_tmp: Path, seed: int) -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"weighting": "fixed"}, "weighting='fixed' with task_weights=None"),
+        ({"weighting": "fixed"}, "weighting='fixed': `fixed` needs a weight"),
         ({"task_weights": {"kind": 1.0, "light": 1.0}}, "no other weighting takes them"),
         ({"weighting": "fixed", "task_weights": {"kind": 1.0}}, "weights for kind, but the tasks are kind, light"),
         ({"weighting_lr": 0.0}, "weighting_lr=0.0"),

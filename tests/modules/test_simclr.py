@@ -94,7 +94,7 @@ def test_without_views_the_error_names_the_callback() -> None:
 
 
 def test_one_image_alone_cannot_be_told_from_others() -> None:
-    with pytest.raises(ValueError, match=r"raise --data\.batch_size"):
+    with pytest.raises(ValueError, match=r"raise `batch_size` of the DataModule"):
         build().step({"image": views(n=1)[0], "views": views(n=1)}, "train")
 
 

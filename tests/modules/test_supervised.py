@@ -126,7 +126,7 @@ def test_balanced_weights_of_several_labels_are_negatives_over_positives() -> No
 
 
 def test_a_list_of_class_weights_of_another_length() -> None:
-    with pytest.raises(ValueError, match="class_weight has 2 numbers for 3 classes"):
+    with pytest.raises(ValueError, match=r"class_weight=\[1.0, 2.0\]: it has 2 numbers for 3 classes"):
         fit(SupervisedModule(backbone="conv4", class_weight=[1.0, 2.0]), Blobs())
 
 
@@ -196,7 +196,9 @@ def test_what_the_data_tell_is_kept_in_the_checkpoint(tmp_path: Path) -> None:
 
 
 def test_data_that_contradict_the_arguments() -> None:
-    with pytest.raises(ValueError, match=r"num_classes=5, of its checkpoint or of .* but Blobs has num_classes=3"):
+    with pytest.raises(
+        ValueError, match=r"num_classes=5, from its checkpoint or as given, but Blobs has num_classes=3"
+    ):
         fit(SupervisedModule(backbone="conv4", num_classes=5), Blobs())
 
 

@@ -31,5 +31,5 @@ def test_a_copy_has_taps_of_its_own(twin: object) -> None:
 
 
 def test_an_unknown_layer_is_answered_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"no layer 'blocks.9': did you mean 'blocks\.\d"):
+    with pytest.raises(ValueError, match=r"layers='blocks.9': there is no such layer: did you mean 'blocks\.\d"):
         LayerTaps(create_backbone("conv4").body, ["blocks.9"])

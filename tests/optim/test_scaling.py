@@ -7,5 +7,5 @@ def test_rules() -> None:
     assert scale_lr(0.3, 4096, "linear") == pytest.approx(4.8)  # SimCLR's published rate for a batch of 4,096
     assert scale_lr(0.3, 4096, "sqrt") == pytest.approx(1.2)
     assert scale_lr(0.3, 4096, "none") == 0.3
-    with pytest.raises(ValueError, match="'log' is none of none, sqrt, linear"):
+    with pytest.raises(ValueError, match="'log': give one of none, sqrt, linear"):
         scale_lr(0.1, 256, "log")  # type: ignore[arg-type]

@@ -134,7 +134,8 @@ def test_the_configuration_of_the_run_lies_over_recipes_and_below_files(in_tmp: 
     other = merged(["test", "--config", "fashion_mnist_supervised", "--ckpt_path", "last"])
     assert other["data"]["class_path"] == "FashionMNISTDataModule"
     with pytest.raises(
-        ValueError, match=r"holds a SupervisedModule, but SimCLRModule was asked for\. Leave --config out"
+        ValueError,
+        match=r"holds a SupervisedModule, but SimCLRModule was asked for\. Leave `config` of the command out",
     ):
         prepare(["fit", "--config", "simclr", "--ckpt_path", "last"])
 
@@ -164,7 +165,7 @@ def test_auto_continues_the_newest_run_if_there_is_one(in_tmp: Path) -> None:
     assert checkpoint is not None
     assert prepared[-2:] == ["--ckpt_path", str(checkpoint.path)]
     assert checkpoint.path.resolve() == path
-    with pytest.raises(ValueError, match="auto is for fit"):
+    with pytest.raises(ValueError, match="works only with `fit`"):
         prepare(["test", "--ckpt_path", "auto"])
 
 

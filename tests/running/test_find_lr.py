@@ -112,7 +112,10 @@ def test_kept_features_are_there(in_tmp: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--find_lr.min_lr", "1", "--find_lr.max_lr", "0.1"], "min_lr=1.0, max_lr=0.1: give rates that rise"),
+        (
+            ["--find_lr.min_lr", "1", "--find_lr.max_lr", "0.1"],
+            "min_lr=1.0: give a rate above 0 and below --find_lr.max_lr=0.1",
+        ),
         (["--find_lr.steps", "3"], "steps=3: give at least 20"),
     ],
 )

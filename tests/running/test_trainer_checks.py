@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import device_stats_monitor
 
 from lit_cv.cli import console, main
 from lit_cv.cli.errors import is_for_the_user
+from lit_cv.cli.option_names import OptionNames
+from lit_cv.errors import spelled_by
 from lit_cv.running.trainer_checks import check_trainer_options
 
 FIT = [
@@ -38,7 +40,8 @@ without_wandb = pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb
     ],
 )
 def test_a_value_that_cannot_be_trained_with(name: str, value: object) -> None:
-    with pytest.raises(ValueError, match=rf"^{name}=.+: .+ \(--trainer\.{name}\)\.$"):
+    wanted = rf"^{name}=.+: .+ \(--trainer\.{name}\)\.$"
+    with pytest.raises(ValueError, match=wanted), spelled_by(OptionNames(["fit"])):
         check_trainer_options({name: value, "max_epochs": None}, fits=True)
 
 

@@ -107,7 +107,7 @@ def test_a_module_that_the_user_names_is_taken(place: Path, monkeypatch: pytest.
     path = save_hostile(
         place / "x.ckpt", "lit_cv.modules.multi_task.MultiTaskModule", {"tasks": {"x": {"type": "own_task.OwnTask"}}}
     )
-    with pytest.raises(UntrustedClassError, match="--trust own_task"):
+    with pytest.raises(UntrustedClassError, match="trusted='own_task'"):
         load_module(path)
     with pytest.raises(ValueError, match="num_classes"):  # it is built now
         load_module(path, trusted=["own_task"])

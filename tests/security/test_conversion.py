@@ -124,7 +124,7 @@ def test_what_is_being_written_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("to", ["yolo", "voc", "coco"])
 def test_a_full_disk_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: Any) -> None:
     monkeypatch.setattr(shutil, "copyfile", fails_after(3, shutil.copyfile))
-    with pytest.raises(OSError, match=r"nothing was written to .*out \(No space left on device\).*--out") as caught:
+    with pytest.raises(OSError, match=r"nothing was written to .*out \(No space left on device\).*`out`") as caught:
         convert(str(source), str(tmp_path / "out"), to)
     assert caught.value.errno == errno.ENOSPC
     assert "\n" not in str(caught.value)
@@ -183,7 +183,7 @@ def test_a_folder_above_that_is_closed(source: Path, tmp_path: Path, monkeypatch
 def test_a_link_as_the_output_is_refused(source: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match=r"out is a link: give the folder that it leads to \(--out\)"):
+    with pytest.raises(ValueError, match=r"out is a link: give the folder that it leads to \(`out`\)"):
         convert(str(source), str(tmp_path / "out"), "coco")
     assert names(tmp_path / "elsewhere") == []
 

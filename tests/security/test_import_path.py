@@ -185,7 +185,7 @@ def test_the_reason_why_a_class_is_not_found_imports_nothing(data: Path, monkeyp
     OwnFiles.folder = data
     monkeypatch.syspath_prepend(str(data))
     with names_of_files():
-        assert "--trust photos" in str(why_not("photos.Photos"))
+        assert "trusted='photos'" in str(why_not("photos.Photos"))
         assert why_not("Missing") is None
     assert not (data / MARKER).exists()
 

@@ -139,7 +139,7 @@ DAMAGED_PLANS = {
 @pytest.mark.parametrize("name", DAMAGED_PLANS)
 def test_damaged_plans_take_one_line(name: str, tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_bytes(DAMAGED_PLANS[name].encode("utf-8", "surrogateescape"))
-    with pytest.raises(ValueError, match=r"plan\.json is damaged: .*Delete it .*--output") as error:
+    with pytest.raises(ValueError, match=r"plan\.json is damaged: .*Delete it .*`output`") as error:
         study(tmp_path)
     assert "\n" not in str(error.value)
 
@@ -234,8 +234,8 @@ WRONG_COMPARISONS = {
     f"seeds: {{}}\napproaches: {{a: {{{STAGES}}}}}": "seeds: {} was given, but",
     f"seeds: [-1]\napproaches: {{a: {{{STAGES}}}}}": r"seeds: \[-1\] was given, but",
     f"labels: {{a: b}}\napproaches: {{a: {{{STAGES}}}}}": "labels: {'a': 'b'} was given, but a list",
-    f"labels: [.inf]\napproaches: {{a: {{{STAGES}}}}}": "labels inf: give a number",
-    f"labels: [1.0e+300]\napproaches: {{a: {{{STAGES}}}}}": r"labels 1e\+300: give a number",
+    f"labels: [.inf]\napproaches: {{a: {{{STAGES}}}}}": "labels=inf: give a number",
+    f"labels: [1.0e+300]\napproaches: {{a: {{{STAGES}}}}}": r"labels=1e\+300: give a number",
     f"data: 3\napproaches: {{a: {{{STAGES}}}}}": "data: 3 was given",
     f"data: {{class_path: X, init_args: 3}}\napproaches: {{a: {{{STAGES}}}}}": "data: its class_path is a text",
     f"data: {{class_path: X, init_args: {{d: 2001-01-01}}}}\napproaches: {{a: {{{STAGES}}}}}": "holds a date",

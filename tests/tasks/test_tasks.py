@@ -210,7 +210,7 @@ def test_a_loss_of_another_shape() -> None:
         ({"a": {}}, "tasks.a={}: give its type"),
         ({"a": {"type": "clasification"}}, "did you mean 'classification'"),
         ({"a": {"type": "classification", "num_class": 3}}, "no argument 'num_class': did you mean 'num_classes'"),
-        ({"a": {"type": "regression", "loss": "l3"}}, "tasks.a: loss='l3' is none of mse, l1, huber"),
+        ({"a": {"type": "regression", "loss": "l3"}}, "tasks.a: loss='l3': give one of mse, l1, huber"),
         ({"a": {"type": "nowhere.Task"}}, "there is no nowhere here"),
         ({"a": {"type": "lit_cv.tasks.Nothing"}}, r"lit_cv.tasks has no Nothing\."),
         ({"a": {"type": "lit_cv.tasks.RegresionTsk"}}, r"RegresionTsk: did you mean 'RegressionTask'"),
@@ -225,7 +225,7 @@ def test_tasks_that_do_not_fit(tasks: dict[str, Any], message: str) -> None:
 
 def test_classes_that_nobody_names() -> None:
     for options in ({"type": "classification"}, {"type": "detection"}, {"type": "segmentation"}):
-        with pytest.raises(ValueError, match=r"of the task it (is|are) unknown: give tasks\.it\."):
+        with pytest.raises(ValueError, match=r"of the task it (is|are) unknown: give `tasks\.it\."):
             task(**options)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
+from lit_cv.errors import OptionError
 from lit_cv.nn.pyramid import FeaturePyramid
 
 __all__ = [
@@ -58,7 +59,7 @@ class Detector(nn.Module, ABC):
     def __init__(self, levels: Mapping[int, int], num_classes: int, strides: Sequence[int], channels: int) -> None:
         super().__init__()
         if num_classes < 1:
-            raise ValueError(f"num_classes={num_classes}: a detector finds at least one class of objects.")
+            raise OptionError(self, "num_classes", num_classes, "a detector finds at least one class of objects")
         self.num_classes = num_classes
         self.pyramid = FeaturePyramid(levels, strides, channels)
 
@@ -112,9 +113,9 @@ def check_limits(score_threshold: float, iou_threshold: float, max_detections: i
     """
     for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
         if not 0 <= value <= 1:
-            raise ValueError(f"{name}={value}: give a number in [0, 1].")
+            raise OptionError(None, name, value, "give a number in [0, 1]")
     if max_detections < 1:
-        raise ValueError(f"max_detections={max_detections}: give at least 1.")
+        raise OptionError(None, "max_detections", max_detections, "give at least 1")
 
 
 def map_points(maps: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lit_cv.errors import OptionError
 from lit_cv.nn.detection.detector import Detector
 from lit_cv.nn.detection.faster_rcnn import FasterRCNNDetector
 from lit_cv.nn.detection.fcos import FCOSDetector
@@ -50,9 +51,9 @@ def build_detector(
     if name not in _CLASSES:
         raise ValueError(f"there is no detector {name!r}: {', '.join(DETECTORS)}.")
     if channels % 32:
-        raise ValueError(f"channels={channels}: give a multiple of 32, which the heads' group norms divide.")
+        raise OptionError(None, "channels", channels, "give a multiple of 32, which the heads' group norms divide")
     if num_convs < 1:
-        raise ValueError(f"num_convs={num_convs}: give at least 1.")
+        raise OptionError(None, "num_convs", num_convs, "give at least 1")
     detector: Detector = _CLASSES[name](levels, num_classes, strides, channels, num_convs)
     return detector
 

@@ -1,0 +1,45 @@
+"""Which objects a parsed configuration builds, for messages about their arguments."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from lit_cv.errors import Part
+from lit_cv.registry import resolve_class
+
+__all__ = ["built_parts"]
+
+
+def built_parts(config: Mapping[str, Any], groups: Mapping[str, type]) -> Iterator[Part]:
+    """Yield the objects that a configuration builds, those within others included.
+
+    Args:
+        config: The options of a verb by their sections, as the parser returns them.
+        groups: The classes of sections that name none.
+    """
+    for name, cls in groups.items():
+        if name in config:
+            yield Part(name, cls, config[name])
+    for name in ("model", "data", "trainer"):
+        yield from _named_classes(name, config.get(name))
+
+
+def _named_classes(name: str, value: object) -> Iterator[Part]:
+    if isinstance(value, list):
+        for entry in value:
+            yield from _named_classes(name, entry)
+        return
+    if not isinstance(value, Mapping):
+        return
+    path = value.get("class_path")
+    arguments = value.get("init_args", {}) if isinstance(path, str) else value
+    if isinstance(path, str) and isinstance(arguments, Mapping):
+        yield Part(name, _class(path), arguments)
+    for key, inner in arguments.items() if isinstance(arguments, Mapping) else ():
+        yield from _named_classes(f"{name}.{key}", inner)
+
+
+def _class(path: str) -> type:
+    with suppress(ValueError, ImportError):
+        return resolve_class(path, object, "the configuration")
+    return object
