@@ -12,7 +12,7 @@ from lit_cv.contracts import as_callback, as_data
 from lit_cv.errors import TRAINER, argument, setting
 from lit_cv.modules.extension_points import ExtensionPoints
 
-__all__ = ["cache_features", "check_caching"]
+__all__ = ["cache_features", "check_caching", "check_extraction", "extract_features"]
 
 log = logging.getLogger("lit_cv")
 
@@ -29,11 +29,24 @@ def check_caching(trainer: L.Trainer) -> None:
             f"cache_features keeps one feature vector an image, but {' and '.join(changing)} changes the images at "
             f"every step: leave it out ({argument('callbacks', TRAINER)}), or set {setting('cache_features', False)}."
         )
+    check_extraction(trainer, "cache_features")
+
+
+def check_extraction(trainer: L.Trainer, purpose: str) -> None:
+    """Refuse data that cannot be run through the backbone in order.
+
+    Args:
+        trainer: The Trainer.
+        purpose: The argument that asks for it.
+
+    Raises:
+        ValueError: If the DataModule is not made for it.
+    """
     datamodule = trainer.datamodule  # type: ignore[attr-defined]
     if as_data(datamodule).ordered_loader is None:
         raise ValueError(
-            f"cache_features needs a DataModule made on datamodules.BaseDataModule, not {type(datamodule).__name__}: "
-            f"set {setting('cache_features', False)}."
+            f"{purpose} needs a DataModule made on datamodules.BaseDataModule, not {type(datamodule).__name__}: "
+            f"set {setting(purpose, False)}."
         )
 
 
@@ -46,25 +59,29 @@ def cache_features(module: ExtensionPoints) -> dict[str, Tensor]:
     datamodule: Any = module.trainer.datamodule  # type: ignore[attr-defined]
     datasets = {"train": datamodule.train_dataset, "val": datamodule.val_dataset}
     start = time.monotonic()
-    features = {stage: _extract(module, datamodule, data) for stage, data in datasets.items() if data is not None}
+    features = {stage: extract_features(module, data) for stage, data in datasets.items() if data is not None}
     counts = " and ".join(f"{len(value):,} {stage}" for stage, value in features.items())
     log.info("Features of %s images computed in %.1f s, and kept for all epochs.", counts, time.monotonic() - start)
     return features
 
 
 @torch.no_grad()
-def _extract(module: ExtensionPoints, datamodule: Any, dataset: Any) -> Tensor:
+def extract_features(module: ExtensionPoints, dataset: Any) -> Tensor:
+    """Return the features (N, num_features) of all images of a dataset, by the network as it predicts."""
     from rich.console import Console
     from rich.progress import track
 
+    datamodule: Any = module.trainer.datamodule  # type: ignore[attr-defined]
     loader = datamodule.ordered_loader(dataset)
     console = Console(stderr=True)
     batches = track(loader, "Computing features", console=console, transient=True, disable=not console.is_terminal)
     features: Tensor | None = None
+    module.backbone.eval()
     for batch in batches:
         with module.trainer.precision_plugin.forward_context():
             found = module.backbone(batch["image"].to(module.device, non_blocking=True))
         if features is None:
             features = found.new_empty(len(dataset), found.shape[1])
         features[batch["index"].to(module.device)] = found
+    module.train(module.training)
     return torch.empty(0) if features is None else features

@@ -7,9 +7,10 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from lit_cv.contracts import datamodule_of
 from lit_cv.errors import TRAINER, argument, setting
 from lit_cv.modules.base import Batch, Output, Stage
-from lit_cv.modules.feature_cache import cache_features, check_caching
+from lit_cv.modules.feature_cache import cache_features, check_caching, check_extraction, extract_features
 from lit_cv.modules.fine_tune_options import (
     backbone_rate,
     backbone_rates,
@@ -17,9 +18,11 @@ from lit_cv.modules.fine_tune_options import (
     checkpoint_backbone,
     count_frozen,
     epoch_of_unfreezing,
+    head_rate,
 )
 from lit_cv.modules.group_table import GroupRow, print_groups
 from lit_cv.modules.optimization import scaled_groups
+from lit_cv.modules.solved_head import solve_head
 from lit_cv.modules.supervised import SupervisedModule
 from lit_cv.nn import Stage as BackboneStage
 from lit_cv.nn import backbone_stages
@@ -69,6 +72,11 @@ class FineTuneModule(SupervisedModule):
             frozen, for `feature_extraction`.
         cache_features: For `feature_extraction` without augmentation: run each image through the backbone once,
             and train the classifier on the features kept in memory.
+        solve_head: Whether training starts from the classifier that is best on the features of the pretrained
+            backbone: an L2-regularized logistic regression, its strength chosen by cross-validation on the training
+            images, see `lit_cv.optim.fit_logistic_regression`. With `feature_extraction` that is the result, and
+            `lr` is without effect; with the others, the head is not random while the backbone adapts to it (Kumar
+            et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution").
         **kwargs: Arguments of `SupervisedModule` and `BaseModule`.
 
     Raises:
@@ -96,6 +104,7 @@ class FineTuneModule(SupervisedModule):
         l2_sp: float = 0.0,
         normalize_features: bool | None = None,
         cache_features: bool = False,
+        solve_head: bool = False,
         **kwargs: Any,
     ) -> None:
         backbone = backbone or checkpoint_backbone(weights)  # the name is what the hyperparameters hold
@@ -130,8 +139,8 @@ class FineTuneModule(SupervisedModule):
     def configure_head(self, num_features: int) -> nn.Module:
         """Return a linear classifier behind dropout, and behind a normalisation of the features if that is wanted."""
         head = super().configure_head(num_features)
-        wanted = self.hparams["normalize_features"]
-        if not (self.hparams["strategy"] == "feature_extraction" if wanted is None else wanted):
+        wanted, h = self.hparams["normalize_features"], self.hparams
+        if wanted is False or (wanted is None and (h["solve_head"] or h["strategy"] != "feature_extraction")):
             return head
         norm = nn.BatchNorm1d(num_features, eps=1e-6, affine=False)
         return nn.Sequential(OrderedDict(norm=norm, classifier=head))
@@ -159,7 +168,7 @@ class FineTuneModule(SupervisedModule):
         h = self.hparams
         in_backbone = set(self.backbone.parameters())
         head = [parameter for parameter in self.parameters() if parameter not in in_backbone]
-        layers = [Layer("head", head, h["lr"], h["weight_decay"])]
+        layers = [Layer("head", head, head_rate(h), h["weight_decay"])]
         decay = 0.0 if h["l2_sp"] else h["weight_decay"]
         rates = backbone_rates(h, len(self.stages))
         for position in reversed(range(self.frozen, len(self.stages))):
@@ -184,6 +193,11 @@ class FineTuneModule(SupervisedModule):
         if h["cache_features"]:
             check_caching(self.trainer)
             self._features = cache_features(self)
+        if h["solve_head"] and not self._restored:
+            check_extraction(self.trainer, "solve_head")
+            data = datamodule_of(self.trainer).train_dataset
+            features = self._features["train"] if self._features else extract_features(self, data)
+            solve_head(self, features, data)
         if self.trainer.is_global_zero and any("ModelSummary" in type(c).__name__ for c in self._callbacks()):
             print_groups(f"{type(self).__name__}: {h['strategy']} of {h['backbone']}", self._rows())
 
@@ -256,7 +270,7 @@ class FineTuneModule(SupervisedModule):
         """Return the table's rows: the classifier, and the stages from the last to the first."""
         h, groups = self.hparams, self.parameter_groups()
         head = sum(p.numel() for group in groups if group["layer"] == "head" for p in group["params"])
-        rows = [GroupRow("head", head, "yes", h["lr"])]
+        rows = [GroupRow("head", head, "yes" if head_rate(h) else "solved", head_rate(h))]
         rates = backbone_rates(h, len(self.stages))
         for position in reversed(range(len(self.stages))):
             stage = self.stages[position]

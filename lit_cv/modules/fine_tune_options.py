@@ -13,6 +13,7 @@ __all__ = [
     "checkpoint_backbone",
     "count_frozen",
     "epoch_of_unfreezing",
+    "head_rate",
 ]
 
 Options = Mapping[str, Any]
@@ -50,6 +51,10 @@ def check_options(h: Options) -> None:
         for name in _LEARNING_BACKBONE:
             if h[name]:
                 raise OptionError(None, name, h[name], f"it has no effect where the backbone is frozen ({strategy})")
+    if h["solve_head"]:
+        for name in ("normalize_features", "class_weight"):
+            if h[name]:
+                raise OptionError(None, name, h[name], "it has no effect on a classifier that is solved (solve_head)")
     limits = {"backbone_lr": (0, None), "layer_decay": (0, 1), "l2_sp": (0, None)}
     for name, (least, most) in limits.items():
         value = h[name]
@@ -79,6 +84,11 @@ def checkpoint_backbone(weights: str | None) -> str:
         )
     check_backbone_name(name, of_file=True)
     return str(name)
+
+
+def head_rate(h: Options) -> float:
+    """Return the learning rate of the classifier, 0 where it is solved and nothing moves the features under it."""
+    return 0.0 if h["solve_head"] and h["strategy"] == "feature_extraction" else float(h["lr"])
 
 
 def backbone_rate(h: Options) -> float:

@@ -1,0 +1,53 @@
+"""A linear classifier that is solved on the features of a network, before training or in its place."""
+
+import logging
+import time
+
+import torch
+from torch import Tensor, nn
+
+from lit_cv.contracts import as_dataset
+from lit_cv.modules.extension_points import ExtensionPoints
+from lit_cv.optim import fit_logistic_regression, search_strength
+
+__all__ = ["solve_head"]
+
+log = logging.getLogger("lit_cv")
+
+
+@torch.no_grad()
+def solve_head(module: ExtensionPoints, features: Tensor, dataset: object) -> None:
+    """Set the head to the logistic regression on features, its strength chosen by cross-validation on them.
+
+    Images without a label take no part. Each rank computes the same from all images.
+
+    Args:
+        module: The module, whose head ends in one linear layer.
+        features: (N, num_features), of the training images in the order of the dataset.
+        dataset: The training images, with `labels` (N,) int64 or (N, K), negative where unknown.
+
+    Raises:
+        ValueError: If the dataset does not tell its labels, or none is known.
+    """
+    labels = as_dataset(dataset).labels
+    if labels is None:
+        raise ValueError(f"solve_head needs the labels of all images, which {type(dataset).__name__} does not hold.")
+    known = labels >= 0 if labels.ndim == 1 else (labels >= 0).any(1)
+    if not known.any():
+        raise ValueError("solve_head needs labels, but no training image has one.")
+    target = labels[known] if labels.ndim == 1 else torch.where(labels >= 0, labels.float(), torch.nan)[known]
+    started = time.monotonic()
+    linear = [layer for layer in module.head.modules() if isinstance(layer, nn.Linear)][-1]
+    chosen = features[known.to(features.device)].float().cpu()
+    search = search_strength(chosen, target, linear.out_features)
+    weight, bias = fit_logistic_regression(chosen, target, search.strength, linear.out_features)
+    linear.weight.copy_(weight)
+    linear.bias.copy_(bias)
+    accuracy = search.accuracies.get(search.strength)
+    log.info(
+        "Classifier solved on the features of %s images in %.1f s (strength %.2g%s).",
+        f"{len(chosen):,}",
+        time.monotonic() - started,
+        search.strength,
+        "" if accuracy is None else f", accuracy {accuracy:.1%} in cross-validation",
+    )

@@ -1,0 +1,122 @@
+"""Classifiers that are solved on features: alone, and as the start of fine-tuning."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+from datamodules import BaseDataModule, DigitsDataModule, InMemoryDataset
+from lit_cv import FineTuneModule
+from lit_cv.cli import main
+from lit_cv.optim import fit_logistic_regression, search_strength
+from tests.test_resume import assert_same
+
+OPTIONS: dict[str, Any] = {
+    "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+}  # fmt: skip
+
+
+def trainer(**kwargs: Any) -> L.Trainer:
+    return L.Trainer(**OPTIONS | {"enable_checkpointing": False, "max_epochs": 1} | kwargs)
+
+
+def module(**kwargs: Any) -> FineTuneModule:
+    torch.manual_seed(0)
+    return FineTuneModule(**{"backbone": "conv4", "strategy": "feature_extraction", "solve_head": True} | kwargs)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_probe_is_the_logistic_regression_on_the_features(cached: bool) -> None:
+    probe, data = module(cache_features=cached), DigitsDataModule()
+    run = trainer()
+    run.fit(probe, data)
+    with torch.no_grad():
+        features = probe.backbone.eval()(data.train_dataset.__getitems__(range(len(data.train_dataset)))["image"])
+    labels = data.train_dataset.labels
+    strength = search_strength(features, labels).strength
+    weight, bias = fit_logistic_regression(features, labels, strength, 10)
+    torch.testing.assert_close(probe.head.linear.weight, weight, atol=2e-3, rtol=1e-2)
+    torch.testing.assert_close(probe.head.linear.bias, bias, atol=2e-3, rtol=1e-2)
+    assert run.callback_metrics["val_acc"] > 0.75
+
+
+def test_fine_tuning_starts_from_it() -> None:
+    losses = {}
+    for solved in (False, True):
+        tuned = module(strategy="full_finetune", solve_head=solved, backbone="vit_micro_p2")
+        run = trainer(limit_train_batches=1, limit_val_batches=0)
+        run.fit(tuned, DigitsDataModule())
+        losses[solved] = float(run.callback_metrics["train_loss"])
+        assert all(layer.training for layer in tuned.backbone.modules())
+    assert losses[True] < 0.5 * losses[False]
+
+
+def test_a_continued_run_keeps_what_it_has_learned(tmp_path: Path) -> None:
+    ends = []
+    for stops in ([4], [2, 4]):
+        for epochs in stops:
+            tuned = module(strategy="full_finetune", lr=1e-3)
+            run = trainer(max_epochs=epochs, limit_train_batches=3, default_root_dir=str(tmp_path))
+            last = str(tmp_path / "last.ckpt") if epochs != stops[0] else None
+            tuned.hparams["schedule"] = "constant"
+            run.fit(tuned, DigitsDataModule(), ckpt_path=last)
+            run.save_checkpoint(tmp_path / "last.ckpt")
+        ends.append(tuned.state_dict())
+    assert_same(*ends)
+
+
+class TwoLabels(BaseDataModule):
+    """Images whose halves are dark or bright, a label for each half, some of them unknown."""
+
+    def load(self, split: str) -> InMemoryDataset | None:
+        if split not in ("train", "val"):
+            return None
+        generator = torch.Generator().manual_seed(len(split))
+        labels = torch.randint(2, (80, 2), generator=generator).float()
+        images = torch.randint(100, (80, 1, 8, 8), generator=generator, dtype=torch.uint8)
+        images[..., :4] += (100 * labels[:, 0]).byte()[:, None, None, None]
+        images[..., 4:] += (100 * labels[:, 1]).byte()[:, None, None, None]
+        if split == "train":
+            labels[::5, 0], labels[3] = -1, -1
+        return InMemoryDataset(images, labels, ["left", "right"])
+
+
+def test_several_labels_of_which_some_are_unknown() -> None:
+    run = trainer()
+    run.fit(module(multi_label=True), TwoLabels())
+    assert run.callback_metrics["val_map"] > 0.95
+
+
+def test_the_recipe(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "--config", "supervised", "--model.backbone", "conv4", "--trainer.max_epochs", "1", *QUICK])
+    weights = "lightning_logs/version_0/checkpoints/best.ckpt"
+    cli = main(["fit", "--config", "linear_probe", "--model.weights", weights, *QUICK])
+    assert cli is not None
+    assert "Classifier solved on the features of" in capsys.readouterr().err
+    assert cli.trainer.callback_metrics["val_acc"] > 0.8
+
+
+QUICK = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"normalize_features": True}, "normalize_features=True: it has no effect on a classifier that is solved"),
+        ({"class_weight": "balanced"}, "class_weight='balanced': it has no effect"),
+    ],
+)
+def test_options_that_are_void(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        module(**options)
+
+
+def test_data_that_cannot_be_solved() -> None:
+    data = DigitsDataModule()
+    data.setup()
+    data.train_dataset.labels = torch.full_like(data.train_dataset.labels, -1)
+    with pytest.raises(ValueError, match="no training image has one"):
+        trainer().fit(module(num_classes=10), data)
