@@ -19,7 +19,7 @@ from datamodules.recorded_splits import RecordedSplits
 from datamodules.splits import Positions, classes_with_fewer
 from lit_cv.contracts import Data, as_module, module_of
 from lit_cv.errors import argument, setting
-from lit_cv.registry import names_of_files
+from lit_cv.trust import names_of_files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -32,7 +32,7 @@ from lit_cv.errors import (
     spelled_by,
     within,
 )
-from lit_cv.registry import names_of_files
+from lit_cv.trust import names_of_files
 
 SOURCES = [Path(package.__file__ or "").parent for package in (lit_cv, datamodules)]
 

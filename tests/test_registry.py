@@ -14,9 +14,10 @@ from lit_cv.augment import OPERATIONS, build_operations
 from lit_cv.metrics.chosen import METRICS
 from lit_cv.nn import backbone_stages, create_backbone
 from lit_cv.optim import OPTIMIZERS, SCHEDULES, build_optimizer, build_schedule, scales_layers
-from lit_cv.registry import Table, UntrustedClassError, names_of_files, resolve
+from lit_cv.registry import Table, resolve
 from lit_cv.signatures import accepted, parameters
 from lit_cv.tasks import TASKS
+from lit_cv.trust import UntrustedClassError, names_of_files
 from tests.own_parts import write_files
 
 TABLES = {
@@ -40,6 +41,8 @@ OWN = {
 def own(in_tmp: Path) -> Path:
     """A working directory with the user's files."""
     write_files(in_tmp)
+    (in_tmp / "torn.py").write_text("class Torn(:\n    pass\n")
+    (in_tmp / "needy.py").write_text("import torch\nimport not_installed_here\n")
     return in_tmp
 
 
@@ -80,6 +83,8 @@ def test_nothing_of_another_kind_is_taken(name: str, path: str) -> None:
         (SCHEDULES, "mine.backwards", "neither a function of `progress`"),
         (SCHEDULES, "mine.Slow", "which is no subclass of StepSchedule"),
         (METRICS, 7, "it='7': there is no such metric"),
+        (OPERATIONS, "torn.Invert", r"but torn cannot be imported: torn\.py, line 1: SyntaxError: invalid syntax\."),
+        (OPERATIONS, "needy.Invert", r"needy\.py, line 2: ModuleNotFoundError: No module named 'not_installed_here'\."),
     ],
 )
 def test_what_does_not_fit_is_said(own: Path, table: "Table[object]", path: object, message: str) -> None:

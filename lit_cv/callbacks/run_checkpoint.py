@@ -16,7 +16,7 @@ from lit_cv.checkpoint_io import link_checkpoint
 from lit_cv.contracts import as_module, datamodule_of
 from lit_cv.errors import FIT, OptionError, argument, option, setting
 from lit_cv.loop_state import validation_due
-from lit_cv.registry import trust_option
+from lit_cv.trust import trust_option
 
 __all__ = ["RunCheckpoint"]
 

@@ -13,11 +13,11 @@ from lit_cv.cli.termination import Terminated, sigterm_raises
 from lit_cv.errors import spelled_by
 from lit_cv.figures.matplotlib_defaults import import_matplotlib
 from lit_cv.printable import printable
-from lit_cv.registry import names_of_files
 from lit_cv.running.own_files import OwnFiles, import_trusted, importable, named_modules, take_trusted
 from lit_cv.running.recipes import recipe_table
 from lit_cv.running.refused_arguments import RefusedArguments
 from lit_cv.suggest import nearest
+from lit_cv.trust import names_of_files
 
 if TYPE_CHECKING:
     from lit_cv.running.training import LitCLI

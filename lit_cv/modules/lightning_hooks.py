@@ -19,7 +19,7 @@ from lit_cv.modules.extension_points import ExtensionPoints
 from lit_cv.modules.optimization import configure_optimizer, take_given_options
 from lit_cv.optim import Plateau
 from lit_cv.randomness import global_seed, seed_step
-from lit_cv.registry import names_of_files
+from lit_cv.trust import names_of_files
 
 __all__ = ["LightningHooks"]
 

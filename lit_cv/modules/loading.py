@@ -6,7 +6,8 @@ from pathlib import Path
 from lit_cv.checkpoint_file import CheckpointFile, read_checkpoint
 from lit_cv.modules.base import BaseModule
 from lit_cv.modules.size_guard import no_larger_than, require_size
-from lit_cv.registry import UntrustedClassError, names_of_files, resolve_class
+from lit_cv.registry import resolve_class
+from lit_cv.trust import UntrustedClassError, names_of_files
 
 __all__ = ["load_module"]
 

@@ -15,7 +15,8 @@ from lit_cv.nn.timm_networks import build_timm, check_timm_name
 from lit_cv.nn.torchvision_networks import build_torchvision, torchvision_names
 from lit_cv.nn.vit import VIT, build_vit, is_vit_name
 from lit_cv.nn.weights import Weights, errors_named, load_weights, read_weights
-from lit_cv.registry import is_own_name, names_of_files, resolve, unknown
+from lit_cv.registry import resolve, unknown
+from lit_cv.trust import is_own_name, names_of_files
 
 __all__ = ["check_backbone_name", "create_backbone", "has_small_stem", "list_backbones"]
 

@@ -16,13 +16,14 @@ import yaml
 
 from lit_cv.errors import COMMAND, FIT, MODULE, TRAINER, argument, setting
 from lit_cv.plain_values import read_yaml
-from lit_cv.registry import resolve_class, untrusted
+from lit_cv.registry import resolve_class
 from lit_cv.running.bfloat16 import has_bfloat16
 from lit_cv.running.import_policy import untrusted_classes
 from lit_cv.running.own_files import OwnFiles, in_own_file
 from lit_cv.running.recipes import recipe_path
 from lit_cv.running.run_configuration import read_run_configuration
 from lit_cv.running.runs import Checkpoint, find_checkpoint
+from lit_cv.trust import untrusted
 
 __all__ = ["prepare", "read_configuration"]
 

@@ -11,7 +11,7 @@ from jsonargparse._common import parsing_settings
 from jsonargparse._loaders_dumpers import loaders
 
 from lit_cv.plain_values import require_plain
-from lit_cv.registry import LIBRARIES, is_trusted, loaded_class, trusted_modules
+from lit_cv.trust import LIBRARIES, is_trusted, loaded_class, trusted_modules
 
 __all__ = ["limited_imports", "untrusted_classes"]
 

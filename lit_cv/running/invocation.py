@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lit_cv.registry import names_of_files, trusted_modules
 from lit_cv.running.messages import quiet_lightning, show_messages
 from lit_cv.running.own_files import OwnFiles, importable, named_modules
 from lit_cv.running.parts import Parser
+from lit_cv.trust import names_of_files, trusted_modules
 
 __all__ = ["invocation"]
 

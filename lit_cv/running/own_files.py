@@ -17,7 +17,7 @@ from typing import Any
 
 from lit_cv.errors import setting
 from lit_cv.plain_values import load_yaml
-from lit_cv.registry import is_trusted, names_of_files, untrusted
+from lit_cv.trust import is_trusted, names_of_files, untrusted
 
 __all__ = [
     "OwnFiles",

@@ -5,10 +5,10 @@ from typing import Any
 
 from lit_cv.plain_values import read_yaml
 from lit_cv.printable import printable
-from lit_cv.registry import untrusted
 from lit_cv.running.import_policy import untrusted_classes
 from lit_cv.running.runs import Checkpoint
 from lit_cv.running.training_options import kept_options
+from lit_cv.trust import untrusted
 
 __all__ = ["read_run_configuration"]
 

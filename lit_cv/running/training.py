@@ -27,7 +27,6 @@ from lit_cv.metrics_csv import MetricsCSVLogger
 from lit_cv.modules import BaseModule
 from lit_cv.modules.size_guard import require_size
 from lit_cv.plain_values import read_yaml
-from lit_cv.registry import trust_option
 from lit_cv.running.built_parts import built_parts
 from lit_cv.running.error_origin import raised_here
 from lit_cv.running.given_callbacks import with_support
@@ -36,6 +35,7 @@ from lit_cv.running.parts import DataInstantiator, Parser, SaveConfig
 from lit_cv.running.runs import Checkpoint, claim_run, make_run_folder, remove_unused_run
 from lit_cv.running.tensorboard_log import RunTensorBoardLogger
 from lit_cv.running.trainer_checks import check_trainer_options
+from lit_cv.trust import trust_option
 
 __all__ = ["LitCLI"]
 

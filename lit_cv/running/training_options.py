@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from lit_cv.errors import setting
-from lit_cv.registry import names_of_files
 from lit_cv.running.import_policy import untrusted_classes
+from lit_cv.trust import names_of_files
 
 __all__ = ["kept_callbacks", "kept_options"]
 

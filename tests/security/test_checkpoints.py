@@ -17,7 +17,7 @@ from lit_cv import SupervisedModule
 from lit_cv.checkpoint_file import read_checkpoint
 from lit_cv.checkpoint_io import AtomicCheckpointIO
 from lit_cv.modules.loading import load_module
-from lit_cv.registry import UntrustedClassError
+from lit_cv.trust import UntrustedClassError
 from tests.processes import run_code
 from tests.security.hostile import EVIL, MARKER, QUICK, SUPERVISED, end_of, save_hostile
 

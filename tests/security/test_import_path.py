@@ -11,7 +11,6 @@ import pytest
 import torch
 from torchvision.utils import save_image
 
-from lit_cv.registry import names_of_files
 from lit_cv.running import own_files
 from lit_cv.running.own_files import (
     OwnFiles,
@@ -22,6 +21,7 @@ from lit_cv.running.own_files import (
     take_trusted,
     why_not,
 )
+from lit_cv.trust import names_of_files
 from tests.security.hostile import EVIL, MARKER, QUICK, run_program
 
 PLANTED = ("tensorboard", "torch", "yaml", "numpy", "PIL", "matplotlib", "timm", "sitecustomize", "lit_cv", "typing")

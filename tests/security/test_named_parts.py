@@ -9,7 +9,7 @@ import pytest
 from datamodules import AnnotatedImagesDataModule
 from lit_cv import FineTuneModule, PrototypicalModule, SupervisedModule
 from lit_cv.modules.loading import load_module
-from lit_cv.registry import UntrustedClassError
+from lit_cv.trust import UntrustedClassError
 from tests.own_parts import write_files
 from tests.security.hostile import EVIL, MARKER, QUICK, end_of, save_hostile
 
