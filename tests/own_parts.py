@@ -75,6 +75,12 @@ class DemandingNet(TinyNet):
         super().__init__()
 
 
+class LazyNet(TinyNet):
+    def __init__(self, in_channels=3):
+        super().__init__(in_channels)
+        self.deep = nn.LazyConv2d(8, 3)
+
+
 class StillNet(nn.Module):
     num_features = 8
 

@@ -198,6 +198,7 @@ def test_maps_and_stages_of_an_own_network(own: Path) -> None:
         ("NamelessNet", {}, "mynet.NamelessNet has no num_features: set it"),
         ("WrongNet", {"image_size": 16}, r"forward returned the shape \(2, 3\): give \(N, 8\) or a feature map"),
         ("WrongNet", {}, r"forward returned the shape \(2, 3\)"),
+        ("LazyNet", {}, "mynet.LazyNet has layers whose sizes are unknown"),
         ("DemandingNet", {}, "mynet.DemandingNet needs `depth`"),
         ("SizedNet", {}, "mynet.SizedNet needs `image_size`"),
         ("StillNet", {}, "which is no network: it has no forward"),

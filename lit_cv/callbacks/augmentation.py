@@ -37,7 +37,8 @@ class Augmentation(L.Callback):
 
     Args:
         policy: Name of a ready policy; `small_images` if no operations are given either.
-        operations: Names, or dicts of a name and the operation's arguments, in order.
+        operations: Names, or dicts of a name and the operation's arguments, in order; `file.Class` names an operation
+            of your own, see `lit_cv.augment.Operation`.
         size: Size in pixels of the images that leave the policy; None for the policy's own choice.
         mask_fill: Class that masks hold where pixels come from beyond the image; 255 is usually ignored.
         min_visible: Boxes of which a smaller fraction is left in the image are dropped.

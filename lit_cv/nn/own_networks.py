@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lit_cv.nn.backbone import Network
 from lit_cv.nn.sizes import size_error
@@ -52,6 +53,8 @@ def build_own(name: str, kind: Callable[..., nn.Module], in_channels: int, size:
         raise ValueError(
             f"{name} has no num_features: set it to the number of features of an image, a whole number, in __init__."
         )
+    if lazy := [key for key, parameter in body.named_parameters() if is_lazy(parameter)]:
+        raise ValueError(f"{name} has layers whose sizes are unknown ({lazy[0]}): give them in place of lazy layers.")
     shape = _probe(name, body, in_channels, size)
     mean, std = (_channel_values(name, body, attribute) for attribute in ("mean", "std"))
     return Network(body, _features, _pool, num_features, shape is not None and len(shape) == 4, mean, std)
