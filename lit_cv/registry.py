@@ -7,7 +7,7 @@ from pkgutil import iter_modules
 from traceback import extract_tb
 from typing import Generic, TypeVar, cast
 
-from lit_cv.errors import OptionError
+from lit_cv.errors import OptionError, argument
 from lit_cv.suggest import nearest
 from lit_cv.trust import is_own_name, loaded_class, require_trusted
 
@@ -96,7 +96,7 @@ def resolve(name: object, table: Table[Entry], source: str) -> Entry:
     Args:
         name: A short name, or `module.Name`, whose module is imported if it may be, see `is_trusted`.
         table: The entries, and what the user's own must be.
-        source: What names it, for the message.
+        source: The argument that names it, for the message.
 
     Raises:
         UntrustedClassError: If its module may not be imported.
@@ -110,7 +110,7 @@ def resolve(name: object, table: Table[Entry], source: str) -> Entry:
         'RegressionTask'
     """
     if isinstance(name, str) and is_own_name(name):
-        return cast(Entry, _named(name, source, table.base, table.misfit))
+        return cast(Entry, _named(name, argument(source), table.base, table.misfit))
     if isinstance(name, str) and name in table:
         return table[name]
     raise unknown(name, table.kind, table, source)

@@ -58,7 +58,7 @@ def test_short_names_and_slips(name: str) -> None:
 def test_own_parts_are_imported_on_the_programs_word_alone(own: Path, name: str) -> None:
     table, path = TABLES[name][0], OWN[name]
     module = path.partition(".")[0]
-    with names_of_files(), pytest.raises(UntrustedClassError, match=f"it names {path}, code that is not of lit_cv"):
+    with names_of_files(), pytest.raises(UntrustedClassError, match=f"`it` names {path}, code that is not of lit_cv"):
         resolve(path, table, "it")
     with names_of_files([module]):
         assert resolve(path, table, "it") is not None
@@ -69,7 +69,7 @@ def test_own_parts_are_imported_on_the_programs_word_alone(own: Path, name: str)
 @pytest.mark.parametrize("path", ["os.system", "subprocess.Popen", "shutil.rmtree", "builtins.exec", "lit_cv.cli.main"])
 def test_nothing_of_another_kind_is_taken(name: str, path: str) -> None:
     for trusted in ([], ["os", "subprocess", "shutil", "builtins"]):
-        with names_of_files(trusted), pytest.raises(ValueError, match=f"it names {path}, which is n"):
+        with names_of_files(trusted), pytest.raises(ValueError, match=f"`it` names {path}, which is n"):
             resolve(path, TABLES[name][0], "it")
 
 

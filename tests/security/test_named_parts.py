@@ -55,7 +55,7 @@ def hostile(place: Path, argument: str, name: str) -> Path:
 @pytest.mark.parametrize("name", NAMES)
 def test_names_in_hyperparameters_are_refused_before_any_call(place: Path, argument: str, name: str) -> None:
     path = hostile(place, argument, name)
-    with pytest.raises(ValueError, match=f"{argument} names {name}, "):
+    with pytest.raises(ValueError, match=f"`{argument}` names {name}, "):
         load_module(path)
     assert_nothing_happened(place)
 
@@ -80,7 +80,7 @@ def test_verbs_import_no_module_that_a_checkpoint_names(
     ],
 )
 def test_that_a_package_is_installed_is_no_consent(place: Path, argument: str, name: str) -> None:
-    with pytest.raises(UntrustedClassError, match=f"{argument} names {name}, code that is not of lit_cv"):
+    with pytest.raises(UntrustedClassError, match=f"`{argument}` names {name}, code that is not of lit_cv"):
         load_module(hostile(place, argument, name))
 
 
@@ -97,7 +97,7 @@ def test_arguments_of_metrics_take_no_memory(place: Path) -> None:
 
 def test_a_checkpoint_of_an_own_network_needs_its_name(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = hostile(place, "backbone", "mynet.TinyNet")
-    with pytest.raises(UntrustedClassError, match=r"backbone names mynet.TinyNet"):
+    with pytest.raises(UntrustedClassError, match=r"`backbone` names mynet.TinyNet"):
         load_module(path)
     assert "mynet" not in sys.modules
     with pytest.raises(ValueError, match=r"lacks weights of SupervisedModule: .*backbone"):  # it is built now
@@ -107,14 +107,14 @@ def test_a_checkpoint_of_an_own_network_needs_its_name(place: Path, monkeypatch:
 @pytest.mark.parametrize("module", [FineTuneModule, PrototypicalModule])
 def test_weights_of_a_stranger_import_no_network(place: Path, module: type) -> None:
     path = hostile(place, "backbone", "evil.EvilNet")
-    with pytest.raises(UntrustedClassError, match=r"backbone names evil.EvilNet"):
+    with pytest.raises(UntrustedClassError, match=r"`backbone` names evil.EvilNet"):
         module(weights=str(path))
     assert_nothing_happened(place)
 
 
 def test_lightnings_own_loading_imports_nothing(place: Path) -> None:
     path = hostile(place, "backbone", "evil.EvilNet")
-    with pytest.raises(UntrustedClassError, match=r"backbone names evil.EvilNet"):
+    with pytest.raises(UntrustedClassError, match=r"`backbone` names evil.EvilNet"):
         SupervisedModule.load_from_checkpoint(path)
     assert_nothing_happened(place)
 
@@ -122,7 +122,7 @@ def test_lightnings_own_loading_imports_nothing(place: Path) -> None:
 def test_lightnings_own_loading_of_data_imports_nothing(place: Path) -> None:
     options = {"root": ".", "format": "evil.FORMAT"}
     path = save_hostile(place / "x.ckpt", datamodule_hyper_parameters=options)
-    with pytest.raises(UntrustedClassError, match=r"format names evil.FORMAT"):
+    with pytest.raises(UntrustedClassError, match=r"`format` names evil.FORMAT"):
         AnnotatedImagesDataModule.load_from_checkpoint(path)
     assert_nothing_happened(place)
 
@@ -158,7 +158,7 @@ def test_an_operation_that_a_configuration_names_is_taken_on_consent(
     fit = ["fit", "--config=supervised", "--config=own.yaml", *QUICK]
     refused = end_of(fit, monkeypatch)
     assert refused is not None
-    assert "operations names sol.Invert" in refused
+    assert "--trainer.callbacks.operations names sol.Invert" in refused
     assert "(--trust sol)" in refused
     assert end_of([*fit, "--trust=sol"], monkeypatch) is None
 
