@@ -304,7 +304,7 @@ def _spoilt(batch: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield inner, {**copy.deepcopy(others), name: wrong}
         elif name in ("image", "views", "strong"):
             yield name, {**others, name: value.to(torch.int32)}
-        elif isinstance(value, Tensor) and name in ("label", "mask"):
+        elif name == "label":
             yield name, {**others, name: value.to(torch.complex64)}
 
 
