@@ -93,14 +93,14 @@ def _run(args: list[str]) -> "LitCLI | None":
 
 @contextmanager
 def _explained_arguments() -> Iterator[None]:
-    """Say in one line which argument the parser refuses."""
+    """Say in one line what is wrong with arguments that the parser refuses."""
     try:
         yield
     except RefusedArguments as refused:
-        from lit_cv.cli.errors import explain
+        from lit_cv.cli.diagnosis import diagnose
 
-        text = explain(refused.message, refused.parser, refused.typed)
-        raise SystemExit(f"lit-cv: error: {text}") from None
+        text = diagnose(refused.typed, refused.configuration)
+        raise (refused if text is None else SystemExit(f"lit-cv: error: {text}")) from None
 
 
 def console() -> None:

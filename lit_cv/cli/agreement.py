@@ -7,7 +7,6 @@ from datamodules import CSVDataModule
 from lit_cv.annotations.annotators import Consolidation
 from lit_cv.atomic_files import describe_path, next_free_path
 from lit_cv.cli.convert import OneLineParser
-from lit_cv.errors import Part, announce_parts
 from lit_cv.printable import printable
 
 __all__ = ["agreement", "run"]
@@ -60,8 +59,4 @@ def run(args: list[str]) -> None:
     Args:
         args: Its options.
     """
-    parser = OneLineParser("agreement")
-    parser.add_function_arguments(agreement, as_positional=False)
-    options = parser.parse_args(args)
-    announce_parts([Part("", object, vars(options))])
-    agreement(**vars(options))
+    agreement(**OneLineParser("agreement", agreement).read(args))

@@ -1,7 +1,8 @@
 """`lit-cv convert`: annotations from one format to another."""
 
-import re
-from typing import NoReturn
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
@@ -18,33 +19,51 @@ class OneLineParser(ArgumentParser):
 
     Args:
         verb: The verb.
+        function: What it calls, whose arguments are its options.
     """
 
-    def __init__(self, verb: str) -> None:
+    def __init__(self, verb: str, function: Callable[..., Any]) -> None:
         super().__init__(prog=f"lit-cv {verb}", allow_abbrev=False)
-        self.verb = verb
+        self.add_function_arguments(function, as_positional=False)
+        self.verb, self._parameters = verb, inspect.signature(function).parameters
+        self._typed: list[str] = []
+
+    def read(self, args: Sequence[str]) -> dict[str, Any]:
+        """Return the options of the verb by their names, and let messages name them.
+
+        Args:
+            args: The arguments, as typed.
+        """
+        self._typed = list(args)
+        options = vars(self.parse_args(self._typed))
+        announce_parts([Part("", object, options)])
+        return options
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong, and end."""
-        from lit_cv.cli.errors import explain_value
-
-        text = " ".join(message.split())
-        options = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
-        if match := re.search(r"unrecognized arguments: (\S+)", text):
-            token = match[1].partition("=")[0]
-            known = [option[2:] for option in options]
-            wrong = (
-                f"no option {token}{nearest_option(token[2:], known)}"
-                if token.startswith("-")
-                else (f"there is no argument {token!r}: options start with --.")
-            )
-        elif match := re.search(r"arguments are required: (.+)", text):
-            needed = [f"--{name.strip().lstrip('-')}" for name in match[1].split(",")]
-            wrong = f"{self.verb} needs {' and '.join(needed)}."
-        else:
-            wrong = explain_value(text) or text
-            wrong = wrong if wrong.endswith((".", "?")) else f"{wrong}."
+        wrong = self._problem() or " ".join(message.split())
+        wrong = wrong if wrong.endswith((".", "?")) else f"{wrong}."
         raise SystemExit(f"lit-cv: error: {wrong} `lit-cv {self.verb} --help` lists the options.")
+
+    def _problem(self) -> str | None:
+        """Return which argument the function does not take."""
+        from lit_cv.cli.diagnosis import misfit
+
+        given = set()
+        tokens = iter(self._typed)
+        for token in tokens:
+            option, equals, value = token.removeprefix("--").partition("=")
+            if not token.startswith("--"):
+                return f"there is no argument {token!r}: options start with --."
+            value = value if equals else next(tokens, "")
+            name, _, deeper = option.rstrip("+").partition(".")
+            given.add(name)
+            if name not in self._parameters:
+                return f"no option --{option}{nearest_option(option, self._parameters)}"
+            if not deeper and (problem := misfit(name, value, self._parameters[name].annotation)):
+                return problem
+        needed = [name for name, each in self._parameters.items() if each.default is each.empty and name not in given]
+        return f"{self.verb} needs {' and '.join(f'--{name}' for name in needed)}." if needed else None
 
 
 def run(args: list[str]) -> None:
@@ -53,9 +72,6 @@ def run(args: list[str]) -> None:
     Args:
         args: Its options.
     """
-    parser = OneLineParser("convert")
-    parser.add_function_arguments(convert, as_positional=False)
-    options = parser.parse_args(args)
+    options = OneLineParser("convert", convert).read(args)
     show_messages()
-    announce_parts([Part("", object, vars(options))])
-    convert(**vars(options))
+    convert(**options)

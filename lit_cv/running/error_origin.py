@@ -1,15 +1,23 @@
 """Where an error was raised."""
 
-import traceback
-from pathlib import Path
+from lit_cv.errors import OptionError
 
 __all__ = ["raised_here"]
 
-_PACKAGE = Path(__file__).parent.parent
-_HOMES = (_PACKAGE, _PACKAGE.parent / "datamodules")
+_PACKAGES = ("lit_cv", "datamodules")
 
 
 def raised_here(error: BaseException) -> bool:
-    """Tell whether this project raised an error, rather than a library that it calls."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and any(home in Path(frames[-1].filename).parents for home in _HOMES)
+    """Tell whether this project raised an error, rather than a library that it calls.
+
+    Example:
+        >>> raised_here(OptionError(None, "lr", -1.0, "give a number from 0 on")), raised_here(ValueError())
+        (True, False)
+    """
+    if isinstance(error, OptionError):
+        return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+    return module.partition(".")[0] in _PACKAGES

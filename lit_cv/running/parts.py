@@ -26,10 +26,11 @@ class Parser(LightningArgumentParser):
         return super()._add_signature_parameter(*args, **{**kwargs, "sub_configs": False})
 
     typed: ClassVar[list[str]] = []  # the arguments of the process, for messages
+    configuration: ClassVar[dict[str, Any]] = {}  # which goes before them
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Refuse the arguments."""
-        raise RefusedArguments(message, self, self.typed)
+        raise RefusedArguments(message, self.typed, self.configuration)
 
 
 class SaveConfig(SaveConfigCallback):

@@ -1,10 +1,7 @@
 """The end of a command whose arguments the parser refuses."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from lightning.pytorch.cli import LightningArgumentParser
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 __all__ = ["RefusedArguments"]
 
@@ -13,11 +10,10 @@ class RefusedArguments(SystemExit):
     """Ends the program because the parser refuses the arguments.
 
     Attributes:
-        message: What jsonargparse says.
-        parser: The parser, which knows the valid options.
         typed: The arguments as they were given.
+        configuration: What recipes, configuration files and the checkpoint give.
     """
 
-    def __init__(self, message: str, parser: "LightningArgumentParser", typed: Sequence[str]) -> None:
+    def __init__(self, message: str, typed: Sequence[str], configuration: Mapping[str, Any]) -> None:
         super().__init__(f"lit-cv: error: {' '.join(message.split())}")
-        self.message, self.parser, self.typed = message, parser, list(typed)
+        self.typed, self.configuration = list(typed), configuration

@@ -65,7 +65,8 @@ class LitCLI(LightningCLI):
         self._verb = args[0]
         self._starts_run = False
         self._new_run: Path | None = None
-        with limited_imports(read_yaml(Path(self._merged)) if self._merged else None):
+        Parser.configuration = read_yaml(Path(self._merged)) if self._merged else {}
+        with limited_imports(Parser.configuration):
             super().__init__(
                 BaseModule,
                 L.LightningDataModule,

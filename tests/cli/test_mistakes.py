@@ -146,7 +146,10 @@ def test_a_truncated_file_of_weights(fitted: Path) -> None:
     ("args", "message"),
     [
         (["--model.help", "SupervisedModul"], "--model.help: no class 'SupervisedModul': did you mean 'SupervisedMod"),
-        (["--config", "supervised", "--data.root", "photos"], "ImageFolderDataModule.* have it"),
+        (
+            ["--config", "supervised", "--data.root", "photos"],
+            "has no argument `root` .* Classes that do: .*ImageFolderDataModule",
+        ),
         (["supervised"], "a recipe comes after --config"),
     ],
 )
@@ -178,7 +181,7 @@ OWN = {
             ["--model", "SteplessModule"],
             "stepless.SteplessModule cannot be built: it must define configure_head and step",
         ),
-        (["--model", "DomainAdaptationModule"], "what others have in common: choose .*MMDModule, SelfTrainingModule"),
+        (["--model", "DomainAdaptationModule"], "is abstract; choose one of .*MMDModule, SelfTrainingModule"),
         (["--model", "lost.LostModule"], r"run where lost\.py lies, or set PYTHONPATH"),
         (["--model", "lit_cv.modules.lost.SupervisedModule"], "did you mean 'SupervisedModule'"),
         (["--model", "lit_cv.SupervisdModule"], "did you mean 'SupervisedModule'"),
