@@ -31,7 +31,6 @@ class OptionNames:
 
     Example:
         >>> from lit_cv.callbacks import EMA
-        >>> from lit_cv.cli.overview import VERBS
         >>> from lit_cv.errors import argument, spelled_by
         >>> with spelled_by(OptionNames(["fit"])):
         ...     print(argument("decay", EMA), argument("devices", TRAINER))

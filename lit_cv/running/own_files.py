@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from lit_cv.errors import setting
-from lit_cv.plain_values import load_yaml
 from lit_cv.trust import is_trusted, names_of_files, untrusted
 
 __all__ = [
@@ -118,6 +117,8 @@ def _modules_within(key: str, text: str) -> Iterator[str]:
     """Yield the modules of names in the value of an option, which may be YAML."""
     content: Any = text
     if set("[{:") & set(text):
+        from lit_cv.plain_values import load_yaml  # which takes longer to import than most commands need
+
         try:
             content = load_yaml(text, "an option")
         except ValueError:
