@@ -78,6 +78,7 @@ def test_the_learning_rate_is_found_once_and_kept(
     assert "LearningRateFinder does not run again" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_batch_size_is_found_once_and_kept(root: Path, whole: Any) -> None:
     options = [
         "--trainer.callbacks+=BatchSizeFinder",

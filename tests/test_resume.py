@@ -49,6 +49,7 @@ FIT = [
     "--trainer.enable_model_summary", "false", "--checkpoint.every_n_steps", "2",
 ]  # fmt: skip
 AUGMENT = ["--trainer.callbacks+=Augmentation", "--trainer.callbacks.policy", "small_images"]
+SLOW = pytest.mark.slow
 EVERYTHING = [
     *AUGMENT, "--ema.decay", "0.9", "--trainer.accumulate_grad_batches", "2",
     "--early_stopping.patience", "2", "--model.optimizer", "sgd", "--model.warmup_epochs", "0.5",
@@ -124,7 +125,8 @@ def root(in_tmp: Path) -> Path:
     return in_tmp
 
 
-@pytest.mark.parametrize("step", [3, 9, 19])  # within an epoch of 9 steps, after its last one, and after one more
+# Within an epoch of 9 steps, after its last one, and after one more; the contracts stop at every batch.
+@pytest.mark.parametrize("step", [pytest.param(3, marks=SLOW), 9, pytest.param(19, marks=SLOW)])
 def test_killed_at_any_step(root: Path, whole: Any, step: int) -> None:
     kill_and_resume(root, AUGMENT, [f"step={step}"])
     assert_same_end(root, whole(AUGMENT))
@@ -154,7 +156,7 @@ def test_killed_in_validation_or_while_a_checkpoint_is_written(root: Path, whole
     assert_same_end(root, whole(AUGMENT))
 
 
-@pytest.mark.parametrize("step", [pytest.param(4, marks=pytest.mark.slow), 5, pytest.param(9, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [pytest.param(4, marks=SLOW), 5, pytest.param(9, marks=SLOW)])
 def test_with_everything_on_and_another_number_of_workers(root: Path, whole: Any, step: int) -> None:
     kill_and_resume(root, EVERYTHING, [f"step={step}"], resume=["--data.num_workers", "0"])
     assert_same_end(root, whole(EVERYTHING))
@@ -233,7 +235,7 @@ def test_the_learning_rate_of_the_command_line_wins(root: Path) -> None:
     assert max(rates) > 12
 
 
-@pytest.mark.parametrize("steps", [12, 18])
+@pytest.mark.parametrize("steps", [12, pytest.param(18, marks=SLOW)])
 def test_a_run_bounded_by_steps_is_made_longer(root: Path, whole: Any, steps: int) -> None:
     """In the middle of an epoch of 9 steps, and at its end."""
     constant = ["--model.schedule", "constant"]
