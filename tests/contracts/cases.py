@@ -1,4 +1,4 @@
-"""The table of approaches: what cannot be known of a subclass of `BaseModule`, so that every contract is checked of it.
+"""The table of approaches: what the contracts need of each subclass of `BaseModule` that they cannot find out.
 
 A new approach needs one row here, and none where images with labels are all that it learns from.
 """
@@ -252,10 +252,10 @@ def approaches() -> list[type[BaseModule]]:
             if not module.name.rpartition(".")[2].startswith(("test_", "conftest")):
                 import_module(module.name)
     prefixes = tuple(f"{package.__name__}." for package in packages)
-    found = dict.fromkeys(_subclasses(BaseModule))  # type: ignore[type-abstract]
+    subclasses = dict.fromkeys(_subclasses(BaseModule))  # type: ignore[type-abstract]
     return [
         cls
-        for cls in found
+        for cls in subclasses
         if cls.__module__.startswith(prefixes) and ".test_" not in cls.__module__ and not inspect.isabstract(cls)
     ]
 

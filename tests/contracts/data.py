@@ -77,15 +77,15 @@ class Episodes(EpisodicDataModule):
         return False
 
     def support_set(self) -> tuple[Tensor, Tensor]:
-        batch = self._known()
+        batch = self._labeled()
         return batch["image"][::2], batch["label"][::2]
 
     def predict_dataloader(self) -> Any:
-        batch = self._known()
+        batch = self._labeled()
         items = [{"image": image, "index": index} for index, image in enumerate(batch["image"])]
         return DataLoader(cast(Any, items), batch_size=BATCH)
 
-    def _known(self) -> dict[str, Tensor]:
+    def _labeled(self) -> dict[str, Tensor]:
         images = self.pools["test"].images
         return {"image": images, "label": torch.arange(len(images)) * 2 // len(images)}
 

@@ -169,9 +169,9 @@ def differences(a: Any, b: Any, path: str = "") -> list[str]:
     if isinstance(a, Mapping):
         if a.keys() != b.keys():
             return [f"{path}: keys {sorted(map(str, a.keys() ^ b.keys()))}"]
-        return [found for key in a for found in differences(a[key], b[key], f"{path}/{key}")]
+        return [place for key in a for place in differences(a[key], b[key], f"{path}/{key}")]
     if isinstance(a, list | tuple):
         if len(a) != len(b):
             return [f"{path}: lengths {len(a)}, {len(b)}"]
-        return [found for i, pair in enumerate(zip(a, b, strict=True)) for found in differences(*pair, f"{path}/{i}")]
+        return [place for i, pair in enumerate(zip(a, b, strict=True)) for place in differences(*pair, f"{path}/{i}")]
     return [] if a == b or (a != a and b != b) else [f"{path}: {a} and {b}"]

@@ -37,8 +37,8 @@ class Overflows(SupervisedModule):
     """Has no finite loss in bfloat16."""
 
     def losses(self, output: Any, target: Any, stage: Stage) -> Output:
-        found = super().losses(output, target, stage)
-        return found | {"loss": found["loss"] * (torch.inf if output.dtype == torch.bfloat16 else 1)}
+        result = super().losses(output, target, stage)
+        return result | {"loss": result["loss"] * (torch.inf if output.dtype == torch.bfloat16 else 1)}
 
 
 class Shifts(SupervisedModule):

@@ -1,4 +1,4 @@
-"""What every approach promises, checked of every subclass of `BaseModule`, a user's own included.
+"""What every approach promises, for every subclass of `BaseModule`, including those that users write.
 
 One uninterrupted run of each serves all checks. What a check needs to know of an approach is a row in `cases.py`.
 """
@@ -119,7 +119,9 @@ def test_what_follows_the_weights_has_moved(case: Case, whole: Callable[[Case], 
     for prefix in case.moved:
         names = [name for name in state if name.startswith(prefix)]
         assert any(not torch.equal(state[name], run.recorder.start[name]) for name in names), prefix
-        copied = [name for name in names if (own := name.removeprefix(prefix)) in state and own.endswith("weight")]
+        copied = [
+            name for name in names if (source := name.removeprefix(prefix)) in state and source.endswith("weight")
+        ]
         assert all(not torch.equal(state[name], state[name.removeprefix(prefix)]) for name in copied), prefix
 
 
@@ -168,16 +170,15 @@ def test_exports_equal_the_module(case: Case, whole: Callable[[Case], Run], tmp_
     run.module.eval()
     with torch.no_grad():
         expected = run.module.embed(images) if exported.name == "embedding" else run.module(images)
-        found = exported(images)
-    assert differences(dict(expected) if isinstance(expected, Mapping) else {exported.name: expected}, found) == []
+        outputs = exported(images)
+    assert differences(dict(expected) if isinstance(expected, Mapping) else {exported.name: expected}, outputs) == []
     export_weights(run.module, tmp_path / "model.safetensors")
     options = {name: run.module.hparams[name] for name in ("in_channels", "stem")}
     size = tuple(run.module.hparams["image_size"])
     backbone = create_backbone(
         run.module.hparams["backbone"], image_size=size, weights=str(tmp_path / "model.safetensors"), **options
     )
-    own = run.module.backbone.state_dict()
-    assert differences(dict(own), dict(backbone.state_dict())) == []
+    assert differences(dict(run.module.backbone.state_dict()), dict(backbone.state_dict())) == []
 
 
 @promising("arguments")
@@ -199,12 +200,14 @@ def test_evaluation_repeats_and_changes_nothing(case: Case, whole: Callable[[Cas
     run = whole(case)
     before = _everything(run.module)
     trainer = L.Trainer(**QUIET, logger=False, enable_checkpointing=False, callbacks=case.callbacks())
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for results in trainer.validate(run.module, run.data, verbose=False):
-        found |= results
+        metrics |= results
     last = next(row for row in reversed(run.rows) if "val_loss" in row)
-    assert found == pytest.approx({name: value for name, value in last.items() if name in found}, abs=1e-6, nan_ok=True)
-    assert "val_loss" in found
+    assert metrics == pytest.approx(
+        {name: value for name, value in last.items() if name in metrics}, abs=1e-6, nan_ok=True
+    )
+    assert "val_loss" in metrics
     trainer.predict(run.module, run.data)
     assert differences(before, _everything(run.module)) == []
 
@@ -265,12 +268,12 @@ def test_errors_of_a_wrong_batch_name_class_and_entry(case: Case, whole: Callabl
     batch = run.recorder.batches["train"]
     module = _copy(run)
     error = _error(module, tuple(batch.values()))
-    assert _is_told(error, case.cls.__name__, "dict"), error
+    assert _explains(error, case.cls.__name__, "dict"), error
     needed = 0
     for name, wrong in _spoilt(batch):
         error = _error(module, wrong)
         needed += error is not None
-        assert error is None or _is_told(error, case.cls.__name__, f"`{name}`"), error
+        assert error is None or _explains(error, case.cls.__name__, f"`{name}`"), error
     assert needed >= 2, "neither a missing entry nor one of a wrong dtype is refused"
 
 
@@ -289,7 +292,7 @@ def _error(module: BaseModule, batch: Any) -> Exception | None:
     return None
 
 
-def _is_told(error: Exception | None, *words: str) -> bool:
+def _explains(error: Exception | None, *words: str) -> bool:
     text = str(error)
     return isinstance(error, ValueError | TypeError) and "\n" not in text and all(word in text for word in words)
 

@@ -35,7 +35,7 @@ APPROACHES: dict[str, tuple[Callable[..., Any], Callable[[int], Any], int]] = {
 
 def fit(ranks: int, path: Path) -> None:
     """Fit each approach and save the weights it ends in."""
-    found = {}
+    ends = {}
     for name, (make, data, size) in APPROACHES.items():
         L.seed_everything(1, verbose=False)
         module = make(**OPTIONS)
@@ -44,9 +44,9 @@ def fit(ranks: int, path: Path) -> None:
             enable_checkpointing=False, limit_val_batches=0,
         )  # fmt: skip
         trainer.fit(module, data(size // ranks))
-        found[name] = (trainer.global_step, module.state_dict())
+        ends[name] = (trainer.global_step, module.state_dict())
     if trainer.is_global_zero:
-        torch.save(found, path)
+        torch.save(ends, path)
 
 
 @pytest.fixture(scope="module")

@@ -29,10 +29,10 @@ EPISODE = {"support": {"label": LABEL}, "query": {"image": IMAGE, "label": LABEL
     ],
 )
 def test_error_names_class_and_entry(batch: Any, error: Exception, text: str) -> None:
-    found = explain_batch("M", batch, error)
-    assert found is not None
-    assert re.search(text, found)
-    assert "\n" not in found
+    line = explain_batch("M", batch, error)
+    assert line is not None
+    assert re.search(text, line)
+    assert "\n" not in line
 
 
 @pytest.mark.parametrize(
@@ -72,5 +72,5 @@ def test_the_command_line_says_so_in_one_line(in_tmp: Path, monkeypatch: pytest.
     monkeypatch.setattr(sys, "argv", ["lit-cv", "fit", *model, "--data", "TuplesDataModule", *quiet])
     with pytest.raises(SystemExit) as error:
         console()
-    said = r"lit-cv: error: SupervisedModule needs batches that are dicts, .*this one is a list: have .* return dicts\."
-    assert re.fullmatch(said, str(error.value))
+    line = r"lit-cv: error: SupervisedModule needs batches that are dicts, .*this one is a list: have .* return dicts\."
+    assert re.fullmatch(line, str(error.value))
