@@ -48,8 +48,8 @@ def remedy(error: BaseException, typed: Sequence[str] = ()) -> str | None:
         return _lost_worker(text)
     if torch.distributed.is_initialized() and any(words in text.lower() for words in _LOST):
         return (
-            "Another process of this run has ended, and this one with it: see what that one says, or whether it was "
-            "killed. The run goes on from its last checkpoint (--ckpt_path last)."
+            "Another rank failed: its log has the cause, unless it was killed. Continue from the last checkpoint "
+            "(--ckpt_path last)."
         )
     if _is_memory(error, text):
         return (

@@ -26,7 +26,7 @@ def run(args: list[str]) -> LitCLI | None:
             and "--ckpt_path" not in " ".join(args)
             and not {"-h", "--help"} & set(args)
         ):
-            log.warning("No --ckpt_path was given: the weights are those that the model starts with.")
+            log.warning("No --ckpt_path was given: evaluating an untrained model.")
         if args[0] == "predict":
             found = predict_arguments(args)
             if found is None:

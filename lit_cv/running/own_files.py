@@ -262,8 +262,8 @@ def why_not(name: str) -> str | None:
         if error.name != top and find_spec(top) is not None:
             return None  # a misspelt part of a package that is there
         return (
-            f"{name} is not to be found: run where {top}.py lies, or set PYTHONPATH to that folder "
-            f"(PYTHONPATH=FOLDER lit-cv ...)."
+            f"{name} not found: run from the folder that contains {top}.py, or set PYTHONPATH to it "
+            "(PYTHONPATH=FOLDER lit-cv ...)."
         )
     except Exception as error:
         return _place(error)

@@ -180,7 +180,8 @@ class LitCLI(LightningCLI):
         """Return what a self-supervised module cannot do without, unless it was given."""
         extra: list[L.Callback] = []
         if self.model.expects_views and not _has(given, callbacks.ContrastiveAugmentation):
-            log.info("Views: ContrastiveAugmentation with its defaults, for none was given (trainer.callbacks).")
+            named = argument("callbacks", TRAINER)
+            log.info("Views: ContrastiveAugmentation with its defaults, since none was given (%s).", named)
             extra.append(callbacks.ContrastiveAugmentation())
         wanted = self.model.evaluates_embedding or self.evaluate_embedding
         if wanted and not _has(given, callbacks.EmbeddingEvaluation):

@@ -182,7 +182,7 @@ OWN = {
             "stepless.SteplessModule cannot be built: it must define configure_head and step",
         ),
         (["--model", "DomainAdaptationModule"], "is abstract; choose one of .*MMDModule, SelfTrainingModule"),
-        (["--model", "lost.LostModule"], r"run where lost\.py lies, or set PYTHONPATH"),
+        (["--model", "lost.LostModule"], r"run from the folder that contains lost\.py, or set PYTHONPATH"),
         (["--model", "lit_cv.modules.lost.SupervisedModule"], "did you mean 'SupervisedModule'"),
         (["--model", "lit_cv.SupervisdModule"], "did you mean 'SupervisedModule'"),
     ],
