@@ -129,6 +129,14 @@ def test_verbs_with_options_of_their_own(verb: str, owner: object, name: str, na
         assert argument(name, owner) == named
 
 
+def test_data_of_a_comparison_are_named_where_a_function_does_not_know_its_owner() -> None:
+    with spelled_by(OptionNames(["compare"])):
+        announce_parts([Part("", object, {"seeds": None})])
+        announce_parts([Part("data", ImageFolderDataModule, {})])
+        assert argument("root") == "--data.root"
+        assert argument("lr") == "`lr`"
+
+
 def test_texts_of_an_option_error() -> None:
     assert str(OptionError(None, "decay", 2.0, "give less")) == "decay=2.0: give less."
     assert str(OptionError(None, "kind", "a", "there is no such: did you mean 'b'?")).endswith("did you mean 'b'?")

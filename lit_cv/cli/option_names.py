@@ -70,11 +70,14 @@ class OptionNames:
 
     def _of_verb(self, owner: type | str | None, name: str) -> str | None:
         """Return the option of a verb that builds its objects itself."""
-        is_data = owner == DATA or (isinstance(owner, type) and _group(owner) == "data")
-        if self._verb == "compare" and is_data:
-            return f"--data.{name}"
         known = [key for part in self._parts if not part.name for key in part.arguments]
-        return next((f"--{key}" for key in (name, name.removesuffix("s")) if key in known), None)
+        found = next((f"--{key}" for key in (name, name.removesuffix("s")) if key in known), None)
+        if self._verb != "compare":
+            return found
+        if owner == DATA or (isinstance(owner, type) and _group(owner) == "data"):
+            return f"--data.{name}"
+        of_data = any(part.name == "data" and name in arguments_of(part.cls) for part in self._parts)
+        return f"--data.{name}" if found is None and owner is None and of_data else found
 
     def _of_part(self, owner: type | str | None, name: str, value: object) -> str | None:
         """Return the option of the part whose argument it is; of several that one which was typed or has the value."""
@@ -89,7 +92,7 @@ class OptionNames:
         options = {f"{part.name}.{name}".lstrip("."): part.arguments.get(first, ...) for part in having}
         typed = [option for option in options if option in self._typed]
         equal = [option for option, given in options.items() if value is not ... and _equals(given, value)]
-        found = [*typed, *equal, *options][: len(options)]
+        found = [*typed, *equal, *options]
         if not found or (owner is None and not typed and len({option.partition(".")[0] for option in options}) > 1):
             return None
         return f"--{found[0]}"
