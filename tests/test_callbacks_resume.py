@@ -62,6 +62,7 @@ def test_the_average_is_that_of_the_epochs(root: Path, monkeypatch: pytest.Monke
         torch.testing.assert_close(end[name], (first + seen[1][name]) / 2, msg=name)
 
 
+@pytest.mark.slow
 def test_the_learning_rate_is_found_once_and_kept(
     root: Path, whole: Any, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

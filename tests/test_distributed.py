@@ -76,6 +76,7 @@ def test_data_are_prepared_once_a_node(runs: dict[str, Path]) -> None:
         assert (folder.parent.parent / "prepared.txt").read_text() == "once "
 
 
+@pytest.mark.slow
 def test_it_resumes_exactly_in_the_middle_of_an_epoch(runs: dict[str, Path], in_tmp: Path) -> None:
     (in_tmp / "killer.py").write_text(CALLBACKS)
     kill = ["--trainer.callbacks+=killer.Kill", "--trainer.callbacks.step=7", "--checkpoint.every_n_steps", "3"]

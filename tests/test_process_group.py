@@ -101,6 +101,7 @@ def test_one_rank_with_workers(
     assert_same_end(in_tmp, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("where", "step"), [("training", 10), ("validation", 18)])
 def test_two_ranks_with_workers(in_tmp: Path, where: str, step: int) -> None:
     """The ranks ask each other every ten steps of the 18 of an epoch, and at its end."""

@@ -8,6 +8,7 @@ from lit_cv.cli import main
 from tests.annotations.sets import content, example, save_coco, save_image
 
 
+@pytest.mark.slow
 def test_bccd_through_all_formats(data_root: Path, tmp_path: Path) -> None:
     source = read_annotations(data_root / "BCCD", Problems())
     convert(str(data_root / "BCCD"), str(tmp_path / "yolo"), "yolo", place="link")

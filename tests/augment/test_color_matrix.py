@@ -29,6 +29,7 @@ def test_thirds_of_a_turn_are_exact() -> None:
     torch.testing.assert_close(expected[0], images[0].roll(1, 0), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_its_deviation_on_photographs_is_as_documented() -> None:
     torch.manual_seed(0)
     photographs = [torch.from_numpy(image.copy()).permute(2, 0, 1) for image in load_sample_images().images]

@@ -24,6 +24,7 @@ FIT = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_shows_both_domains_before_and_after(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
     draw = domain_embedding.domain_figure

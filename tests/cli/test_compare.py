@@ -95,6 +95,7 @@ def test_a_comparison(tiny: list[str], in_tmp: Path, capsys: pytest.CaptureFixtu
     assert "run 1 " not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_broken_run_is_recorded_and_done_again(
     tiny: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

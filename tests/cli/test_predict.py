@@ -33,7 +33,7 @@ def test_images_are_scaled_as_in_training(tmp_path: Path, monkeypatch: pytest.Mo
     assert tables[0].read_text() == tables[1].read_text()
 
 
-@pytest.mark.parametrize("size", ["48", "[32, 64]"])
+@pytest.mark.parametrize("size", [pytest.param("48", marks=pytest.mark.slow), "[32, 64]"])
 def test_boxes_are_found_in_whole_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str) -> None:
     monkeypatch.chdir(tmp_path)
     boxes = [{"id": k, "image_id": image, "category_id": 18, "bbox": [20, 2, 6, 6]} for k, image in ((1, 5), (2, 11))]
@@ -81,7 +81,7 @@ def test_masks_are_made_of_whole_images(tmp_path: Path, monkeypatch: pytest.Monk
     assert [(folder / "classes.txt").read_text() for folder in folders] == ["ground\ncell\n"] * 2
 
 
-@pytest.mark.parametrize("option", ["--images", "--data.predict_root"])
+@pytest.mark.parametrize("option", ["--images", pytest.param("--data.predict_root", marks=pytest.mark.slow)])
 def test_images_that_cannot_be_decoded_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:

@@ -49,8 +49,9 @@ def _row(case: Case, contract: str) -> Any:
 def kills() -> Any:
     """Return the decorator that runs a test for every row and place of a kill."""
     rows = [case for case in CASES if "resume" not in case.not_promised]
-    quick = [(case, place) for case in rows for place in PLACES] + [(case, PLACES[0]) for case in VARIANTS]
-    slow = [(case, place) for case in VARIANTS for place in PLACES[1:]]
+    quick = [(case, PLACES[0]) for case in rows]
+    slow = [(case, place) for case in rows for place in PLACES[1:]]
+    slow += [(case, place) for case in VARIANTS for place in PLACES]
     params = [pytest.param(case, place, id=f"{case.name}, {place}") for case, place in quick]
     params += [pytest.param(case, place, id=f"{case.name}, {place}", marks=pytest.mark.slow) for case, place in slow]
     return pytest.mark.parametrize(("case", "place"), params)

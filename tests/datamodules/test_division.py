@@ -57,6 +57,7 @@ def resumed(data: Any, path: Path, verb: str = "validate") -> Any:
     return data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["validate", "test", "fit"])
 @pytest.mark.parametrize("cache", [False, True])
 def test_images_stay_in_their_splits_when_files_are_added(

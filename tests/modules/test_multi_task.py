@@ -160,6 +160,7 @@ def test_it_learns_all_tasks(weighting: str, seed: int) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.learns
 def test_tasks_of_very_different_scale_need_weights(seed: int) -> None:
     """A quantity in thousandths has a millionfold loss: the plain sum forgets the other task."""

@@ -6,6 +6,7 @@ import torch
 from lit_cv.nn import create_backbone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_one_graph_without_breaks(dtype):
     backbone = create_backbone("resnet9_small", in_channels=1, spatial_dropout=0.1).eval()

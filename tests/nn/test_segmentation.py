@@ -17,6 +17,7 @@ def scene() -> tuple[torch.Tensor, torch.Tensor]:
     return images, masks
 
 
+@pytest.mark.slow
 @pytest.mark.learns
 @pytest.mark.parametrize("name", SEGMENTERS)
 def test_a_head_learns_two_images(name: str, seed: int) -> None:

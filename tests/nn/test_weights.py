@@ -89,6 +89,7 @@ def test_inception_is_normalized_as_it_was_trained(published):
         torch.testing.assert_close(backbone(images) / scale, expected / scale, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_old_names_of_published_files(published):
     model = models.densenet121()
     old = {re.sub(r"(norm|conv)([12])\.", r"\1.\2.", key): value for key, value in model.state_dict().items()}

@@ -23,6 +23,7 @@ QUIET: dict[str, Any] = {
 RUN = ["--data.batch_size", "32", "--trainer.accelerator", "cpu", "--find_lr.steps", "40"]
 
 
+@pytest.mark.slow
 def test_it_leaves_a_picture_and_no_more(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["find-lr", "--config", "supervised", *RUN])
     left = [str(path.relative_to(in_tmp)) for path in in_tmp.rglob("*") if path.is_file()]

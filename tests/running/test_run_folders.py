@@ -29,6 +29,7 @@ def _fit_together(seed: int, ready: Any) -> None:
     main([*FIT, f"--seed_everything={seed}"])
 
 
+@pytest.mark.slow
 def test_fits_that_start_together(in_tmp: Path) -> None:
     fork = multiprocessing.get_context("fork")
     ready = fork.Barrier(4)

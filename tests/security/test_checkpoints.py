@@ -223,7 +223,7 @@ def test_load_from_checkpoint_is_lightnings_own_and_calls_nothing(place: Path) -
     assert_nothing_happened(place)
 
 
-@pytest.mark.parametrize("scheme", ["", "local://", "file://"])
+@pytest.mark.parametrize("scheme", ["", *(pytest.param(s, marks=pytest.mark.slow) for s in ("local://", "file://"))])
 def test_the_state_of_a_callback_removes_nothing(
     trained: Path, place: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
@@ -293,6 +293,7 @@ def test_fuzzed_fields_of_modules_are_right_or_one_error(trained: Path, tmp_path
         assert found.shape[0] == whole.shape[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(7))
 def test_fuzzed_fields_of_continued_runs_are_right_or_one_line(
     trained: Path, in_tmp: Path, monkeypatch: pytest.MonkeyPatch, seed: int

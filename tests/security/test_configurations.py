@@ -150,7 +150,7 @@ BYPASSES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("verb", ["fit", "validate"])
+@pytest.mark.parametrize("verb", ["fit", pytest.param("validate", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", BYPASSES)
 def test_what_a_runs_configuration_cannot_smuggle(
     place: Path, monkeypatch: pytest.MonkeyPatch, name: str, verb: str

@@ -106,6 +106,7 @@ def test_configuration_of_matplotlib_changes_no_figure() -> None:
 CURVES = "from lit_cv.cli import main; main(['curves', 'metrics.csv'])"
 
 
+@pytest.mark.slow
 def test_planted_matplotlibrc_is_not_read(in_tmp: Path) -> None:
     planted = {"a": b"backend: module://evil\ntext.usetex: True\nlines.linewidth: 9\nnonsense\n", "b": b"\xff\xfe"}
     started = []

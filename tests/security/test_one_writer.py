@@ -76,6 +76,7 @@ def test_files_are_written_by_one_function() -> None:
     assert found == []
 
 
+@pytest.mark.slow
 def test_loaders_that_run_code_are_not_called() -> None:
     found = []
     for path in SOURCES:

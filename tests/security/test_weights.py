@@ -334,6 +334,7 @@ def mutated(state: State, draw: random.Random) -> Any:
     return draw.choice([state] * 4 + [{"state_dict": state}, {"model": state}, [state], {"state_dict": [1]}])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.filterwarnings("ignore")
 def test_fuzzed_weights_are_right_or_one_error(
