@@ -14,11 +14,11 @@ import lightning as L
 from jsonargparse import ArgumentError, ArgumentParser
 from yaml import YAMLError
 
-from lit_cv import callbacks
 from lit_cv.cli.option_names import arguments_of
 from lit_cv.modules import BaseModule
 from lit_cv.plain_values import load_yaml
 from lit_cv.registry import resolve_class
+from lit_cv.running.built_parts import GROUPS
 from lit_cv.running.own_files import in_own_file, own_classes, why_not
 from lit_cv.suggest import nearest, nearest_option
 
@@ -29,14 +29,7 @@ _BASES: dict[str, type] = {
     "data": L.LightningDataModule,
     "trainer.callbacks": L.Callback,
 }
-_PARTS: dict[str, type] = {  # whose class is not chosen
-    "trainer": L.Trainer,
-    "checkpoint": callbacks.RunCheckpoint,
-    "early_stopping": callbacks.MonitorEarlyStopping,
-    "ema": callbacks.EMA,
-    "non_finite": callbacks.NonFiniteGuard,
-    "predictions": callbacks.PredictionWriter,
-}
+_PARTS: dict[str, type] = {"trainer": L.Trainer, **GROUPS}  # whose class is not chosen
 _OF_COMMAND = (
     "config", "model", "data", "trainer.callbacks", "ckpt_path", "seed_everything", "weights_only", "verbose",
     "return_predictions", "images", "tta",

@@ -154,14 +154,10 @@ def _group(owner: type | None) -> str | None:
     """Return the options that a class belongs to where the command has not built it yet."""
     import lightning as L
 
-    from lit_cv import callbacks
+    from lit_cv.running.built_parts import GROUPS
 
-    groups: tuple[tuple[type, str], ...] = (
-        (callbacks.RunCheckpoint, "checkpoint"),
-        (callbacks.MonitorEarlyStopping, "early_stopping"),
-        (callbacks.EMA, "ema"),
-        (callbacks.NonFiniteGuard, "non_finite"),
-        (callbacks.PredictionWriter, "predictions"),
+    groups = (
+        *((cls, group) for group, cls in GROUPS.items()),
         (L.Callback, _CALLBACKS),
         (L.LightningModule, "model"),
         (L.LightningDataModule, "data"),

@@ -4,20 +4,29 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+from lit_cv import callbacks
 from lit_cv.errors import Part
 from lit_cv.registry import resolve_class
 
-__all__ = ["built_parts"]
+__all__ = ["GROUPS", "built_parts"]
+
+GROUPS: dict[str, type] = {
+    "checkpoint": callbacks.RunCheckpoint,
+    "early_stopping": callbacks.MonitorEarlyStopping,
+    "ema": callbacks.EMA,
+    "non_finite": callbacks.NonFiniteGuard,
+    "predictions": callbacks.PredictionWriter,
+}
+"""The callbacks that a run has without being asked for them, by the section of their options."""
 
 
-def built_parts(config: Mapping[str, Any], groups: Mapping[str, type]) -> Iterator[Part]:
+def built_parts(config: Mapping[str, Any]) -> Iterator[Part]:
     """Yield the objects that a configuration builds, those within others included.
 
     Args:
         config: The options of a verb by their sections, as the parser returns them.
-        groups: The classes of sections that name none.
     """
-    for name, cls in groups.items():
+    for name, cls in {**GROUPS, "find_lr": object}.items():
         if name in config:
             yield Part(name, cls, config[name])
     for name in ("model", "data", "trainer"):

@@ -27,7 +27,7 @@ from lit_cv.metrics_csv import MetricsCSVLogger
 from lit_cv.modules import BaseModule
 from lit_cv.modules.size_guard import require_size
 from lit_cv.plain_values import read_yaml
-from lit_cv.running.built_parts import built_parts
+from lit_cv.running.built_parts import GROUPS, built_parts
 from lit_cv.running.error_origin import raised_here
 from lit_cv.running.given_callbacks import with_support
 from lit_cv.running.import_policy import limited_imports
@@ -40,13 +40,6 @@ from lit_cv.trust import trust_option
 __all__ = ["LitCLI"]
 
 log = logging.getLogger("lit_cv")
-
-_GROUPS: dict[str, type] = {
-    "checkpoint": callbacks.RunCheckpoint,
-    "early_stopping": callbacks.MonitorEarlyStopping,
-    "ema": callbacks.EMA,
-    "non_finite": callbacks.NonFiniteGuard,
-}
 
 
 class LitCLI(LightningCLI):
@@ -87,14 +80,15 @@ class LitCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks that every run has as groups of options."""
-        for group, cls in _GROUPS.items():
-            parser.add_lightning_class_args(cls, group)
+        for group, cls in GROUPS.items():
+            if group != "predictions":
+                parser.add_lightning_class_args(cls, group)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser.set_defaults({"weights_only": True})  # no checkpoint runs code
         if subcommand == "predict":
-            parser.add_lightning_class_args(callbacks.PredictionWriter, "predictions")
+            parser.add_lightning_class_args(GROUPS["predictions"], "predictions")
         verb = "knn" if self.evaluate_embedding else subcommand
         parser.usage = f"lit-cv {verb} [--config RECIPE] [--model CLASS] [--data CLASS] [options]"
         return parser
@@ -106,8 +100,7 @@ class LitCLI(LightningCLI):
         finally:
             if self._merged:
                 Path(self._merged).unlink(missing_ok=True)
-        options = self.config[self._verb].as_dict()
-        announce_parts(built_parts(options, {**_GROUPS, "predictions": callbacks.PredictionWriter, "find_lr": object}))
+        announce_parts(built_parts(self.config[self._verb].as_dict()))
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: the checkpoint's hyperparameters are in the configuration already, below the command line."""

@@ -17,7 +17,7 @@ def test_objects_within_others() -> None:
         "trainer": {"callbacks": [{"class_path": "lit_cv.CutMix"}, {"class_path": "nowhere.Callback"}]},
         "ema": {"decay": 0.9},
     }
-    parts = {part.name: part for part in built_parts(config, {"ema": EMA, "predictions": object})}
+    parts = {part.name: part for part in built_parts(config)}
     assert {name: part.cls for name, part in parts.items()} == {
         "ema": EMA,
         "model": SupervisedModule,
@@ -26,4 +26,4 @@ def test_objects_within_others() -> None:
         "trainer.callbacks": object,
     }
     assert parts["data.source"].arguments == {"val_fraction": 0.2}
-    assert [part.cls for part in built_parts(config, {}) if part.name == "trainer.callbacks"] == [CutMix, object]
+    assert [part.cls for part in built_parts(config) if part.name == "trainer.callbacks"] == [CutMix, object]
