@@ -66,7 +66,7 @@ class BaseDataModule(RecordedSplits, ABC):
         mask_classes: Names of the values of `mask` from 0, empty where there are no masks.
         in_channels: Channels of the images.
         image_size: Height and width of the images in pixels, `None` where they differ from batch to batch.
-        multi_label: Whether an image has several labels.
+        multi_label: Whether an image has several labels, `None` where images have none.
         mean: Mean of each channel in [0, 1] units over the training images, `None` where it is unknown.
         std: Likewise the standard deviation.
 
@@ -75,7 +75,7 @@ class BaseDataModule(RecordedSplits, ABC):
     """
 
     in_channels: int = 3
-    multi_label: bool = False
+    multi_label: bool | None = False
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 

@@ -29,7 +29,7 @@ class Described(Protocol):
     mask_classes: list[str]
     image_size: tuple[int, int] | None
     in_channels: int
-    multi_label: bool
+    multi_label: bool | None
 
     def prepare_data(self) -> None:
         """Download what is missing."""

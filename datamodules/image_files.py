@@ -31,6 +31,8 @@ class ImageFilesDataModule(FilesDataModule):
         FileNotFoundError: If there are no images.
     """
 
+    multi_label = None  # so that it fits every model
+
     def __init__(
         self,
         root: str,

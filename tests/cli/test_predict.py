@@ -33,6 +33,20 @@ def test_images_are_scaled_as_in_training(tmp_path: Path, monkeypatch: pytest.Mo
     assert tables[0].read_text() == tables[1].read_text()
 
 
+def test_several_labels_are_predicted_for_images_without_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = ["path,label"]
+    for number in range(20):
+        Image.fromarray(np.full((16, 16, 3), number, np.uint8)).save(f"{number}.png")
+        rows.append(f"{number}.png,{'even' if number % 2 == 0 else 'odd;odd or three' if number == 3 else 'odd'}")
+    Path("images.csv").write_text("\n".join(rows))
+    data = ["--data", "CSVDataModule", "--data.label_separator", ";", "--data.image_size", "16"]
+    main(["fit", *data, "--model", "SupervisedModule", "--model.backbone", "conv4", *FIT])
+    main([*PREDICT, "--images", "3.png"])
+    header = (tmp_path / "lightning_logs" / "version_0" / "predictions.csv").read_text().splitlines()[0]
+    assert all(name in header for name in ("even", "odd", "odd or three"))
+
+
 @pytest.mark.parametrize("size", [pytest.param("48", marks=pytest.mark.slow), "[32, 64]"])
 def test_boxes_are_found_in_whole_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str) -> None:
     monkeypatch.chdir(tmp_path)
