@@ -116,7 +116,10 @@ def count_frozen(h: Options, stages: Sequence[Stage], epoch: int) -> int:
     if strategy == "gradual_unfreezing":
         return count - _count_freed(h, stages, epoch)
     if isinstance(given, str):
-        return find_stage(stages, given) + 1
+        try:
+            return find_stage(stages, given) + 1
+        except ValueError as error:
+            raise OptionError(None, "frozen_stages", given, str(error)) from None
     if given is not None:
         if not 0 <= given <= count:
             names = ", ".join(stage.name for stage in stages)
@@ -129,7 +132,8 @@ def _count_freed(h: Options, stages: Sequence[Stage], epoch: int) -> int:
     epochs = h["unfreeze_epochs"]
     if isinstance(epochs, list):
         if len(epochs) > len(stages):
-            raise ValueError(f"unfreeze_epochs has {len(epochs)} entries, {h['backbone']} has {len(stages)} stages.")
+            allowed = f"it has {len(epochs)} entries, {h['backbone']} has {len(stages)} stages"
+            raise OptionError(None, "unfreeze_epochs", epochs, allowed)
         return sum(epoch >= due for due in epochs)
     return min(len(stages), epoch // (epochs or 1))
 

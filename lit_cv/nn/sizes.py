@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from lit_cv.errors import argument
+
 __all__ = ["run_on_meta", "size_error"]
 
 
@@ -29,4 +31,4 @@ def size_error(name: str, image_size: tuple[int, int], reason: Exception) -> Val
     """Return the error that says that the network `name` cannot take images of this height and width."""
     height, width = image_size
     first_line = str(reason).partition("\n")[0]
-    return ValueError(f"{name} cannot take images of {height}x{width} pixels (image_size): {first_line}")
+    return ValueError(f"{name} cannot take images of {height}x{width} pixels ({argument('image_size')}): {first_line}")

@@ -82,9 +82,11 @@ def build_optimizer(
 def _check(
     groups: list[dict[str, Any]], lr: float, weight_decay: float, momentum: float, betas: tuple[float, float]
 ) -> None:
-    for name, value in (("lr", lr), ("weight_decay", weight_decay), ("momentum", momentum)):
+    for name, value in (("lr", lr), ("weight_decay", weight_decay)):
         if not 0 <= value < math.inf:
             raise OptionError(None, name, value, "give a number from 0 on")
+    if not 0 <= momentum < 1:
+        raise OptionError(None, "momentum", momentum, "give a number from 0 up to, not including, 1")
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise OptionError(None, "betas", list(betas), "give two numbers from 0 up to, not including, 1")
     for group in groups:

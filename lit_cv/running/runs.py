@@ -12,7 +12,7 @@ from typing import Any
 
 from lit_cv.atomic_files import remove_unfinished
 from lit_cv.checkpoint_file import read_checkpoint
-from lit_cv.errors import FIT, argument
+from lit_cv.errors import FIT, argument, option
 from lit_cv.file_lock import FileLock
 from lit_cv.metrics_table import read_metrics
 
@@ -86,10 +86,9 @@ def find_checkpoint(name: str, root: str | None = None) -> Checkpoint:
     if name in ("last", "best"):
         path = newest_run(root) / "checkpoints" / f"{name}.ckpt"
     elif not path.is_file():
-        raise FileNotFoundError(
-            f"there is no checkpoint {name!r}: {argument('ckpt_path', FIT)} takes a file, `last` or `best`; for `fit` "
-            "also `auto`."
-        )
+        spelled = option("ckpt_path", FIT)  # some verbs take it without an option
+        more = "" if spelled is None else f"; for `fit` also `auto` ({spelled})"
+        raise FileNotFoundError(f"there is no checkpoint {name!r}: give a file, `last` or `best`{more}.")
     try:
         return _open(path)
     except ValueError as error:
@@ -109,9 +108,11 @@ def newest_run(root: str | None = None) -> Path:
     logs = Path(root or ".") / "lightning_logs"
     found = sorted(logs.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime_ns)
     if not found:
+        spelled = option("ckpt_path", FIT)
+        where = "" if spelled is None else f" ({spelled})"
         raise FileNotFoundError(
             f"no run in {logs.resolve()} has left a checkpoint to continue from: "
-            f"start one with `lit-cv fit`, or name a file ({argument('ckpt_path', FIT)})."
+            f"start one with `lit-cv fit`, or name a file{where}."
         )
     return found[-1].parent.parent
 

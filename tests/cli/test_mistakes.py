@@ -214,6 +214,20 @@ def test_classes_of_the_users_own(in_tmp: Path, option: list[str], message: str)
         (["--model.weights", "nothere.pt"], "weights='nothere.pt': there is no such file (--model.weights)."),
         (["--model.backbone", "resnet19"], "backbone='resnet19': there is no such backbone: .*? (--model.backbone)"),
         (["--model.warmup_epochs", "-1"], "warmup_epochs=-1.0: give a number from 0 on (--model.warmup_epochs)."),
+        (["--model.optimizer=sgd", "--model.momentum=9"], "momentum=9.0: .* not including, 1 (--model.momentum)."),
+        (["--model.image_size", "0"], "resnet9_small cannot take images of 0x0 pixels (--model.image_size): .*"),
+        (
+            ["--model=FineTuneModule", "--model.strategy=freeze_backbone", "--model.frozen_stages=layer9"],
+            "frozen_stages='layer9': there is no stage .* (--model.frozen_stages).",
+        ),
+        (
+            [
+                "--model=FineTuneModule",
+                "--model.strategy=gradual_unfreezing",
+                "--model.unfreeze_epochs=[1,1,1,1,1,1,1]",
+            ],
+            ".*: it has 7 entries, .* 6 stages (--model.unfreeze_epochs).",
+        ),
         (["--trainer.devices", "0"], ".* Give a number from 1, or auto (--trainer.devices)."),
         (["--trainer.devices", "x"], ".* should be an int > 0 (--trainer.devices)."),
         (["--trainer.accelerator", "foo"], ".* (--trainer.accelerator)."),
@@ -232,6 +246,13 @@ def test_a_wrong_value_is_told_with_its_option(
         console()
     wanted = ".*".join(map(re.escape, message.split(".*")))
     assert re.fullmatch(f"lit-cv: error: {wanted}", str(error.value))
+
+
+@pytest.mark.parametrize("name", ["last", "nowhere.ckpt"])
+def test_export_names_no_option_that_it_lacks(in_tmp: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["lit-cv", "export", name])
+    with pytest.raises(SystemExit, match=r"a file(, `last` or `best`)?\.$"):
+        console()
 
 
 def test_processes_that_no_device_was_asked_for(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:

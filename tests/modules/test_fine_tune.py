@@ -375,14 +375,20 @@ def test_another_strategy_does_not_go_on_from_a_checkpoint(pretrained: str, tmp_
     ("options", "words"),
     [
         ({"strategy": "freeze"}, "strategy='freeze': give one of feature_extraction"),
-        ({"strategy": "freeze_backbone", "frozen_stages": "stages.9"}, "no stage 'stages.9': did you mean 'stages"),
+        (
+            {"strategy": "freeze_backbone", "frozen_stages": "stages.9"},
+            "frozen_stages='stages.9': there is no stage 'stages.9': did you mean 'stages",
+        ),
         ({"strategy": "freeze_backbone", "frozen_stages": 7}, r"frozen_stages=7: resnet9_small has 6 stages \(stem"),
         ({"frozen_stages": 2}, "frozen_stages=2: it is for strategy freeze_backbone and discriminative_lr, not full"),
         ({"cache_features": True}, "cache_features=True: it is for strategy feature_extraction, not full_finetune"),
         ({"unfreeze_epochs": 2}, "unfreeze_epochs=2: it is for strategy gradual_unfreezing"),
         ({"strategy": "gradual_unfreezing", "unfreeze_epochs": [3, 1]}, r"unfreeze_epochs=\[3, 1\]: give a number"),
         ({"strategy": "gradual_unfreezing", "unfreeze_epochs": 0}, "unfreeze_epochs=0: give a number"),
-        ({"strategy": "gradual_unfreezing", "unfreeze_epochs": [1] * 7}, "has 7 entries, resnet9_small has 6 stages"),
+        (
+            {"strategy": "gradual_unfreezing", "unfreeze_epochs": [1] * 7},
+            "1]: it has 7 entries, resnet9_small has 6 stages",
+        ),
         ({"strategy": "feature_extraction", "backbone_lr": 1e-4}, "backbone_lr=0.0001: it has no effect"),
         ({"strategy": "feature_extraction", "spatial_dropout": 0.1}, "spatial_dropout=0.1: it has no effect"),
         ({"layer_decay": 1.5}, "layer_decay=1.5: give a number from 0 to 1"),
