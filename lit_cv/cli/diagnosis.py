@@ -5,6 +5,7 @@ configuration, are compared with what the chosen classes take.
 """
 
 import inspect
+import re
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -65,7 +66,11 @@ def diagnose(typed: Sequence[str], configuration: Mapping[str, Any]) -> str | No
             problem := _option_problem(option, value, classes)
         ):
             return problem
-    return _missing(options, configuration, classes) or _configured_problem(configuration, classes)
+    return (
+        _missing(options, configuration, classes)
+        or _configured_problem(configuration, classes)
+        or _refused_object(options)
+    )
 
 
 def misfit(option: str, value: object, annotation: object, typed: bool = True) -> str | None:
@@ -191,7 +196,7 @@ def _abstract(option: str, name: str, cls: type) -> str:
 
 def _option_problem(option: str, value: str, classes: Mapping[str, type]) -> str | None:
     """Return why no chosen class takes an option, or takes it with this value."""
-    if option in _OF_COMMAND or option in classes:
+    if option in _OF_COMMAND or (option in classes and "." not in option):
         return None
     prefix = max((each for each in classes if option.startswith(f"{each}.")), key=len, default=None)
     if prefix is None:
@@ -205,7 +210,13 @@ def _option_problem(option: str, value: str, classes: Mapping[str, type]) -> str
         return None
     if name not in arguments_of(cls):
         return _no_argument(option, prefix, name, cls)
-    return None if deeper else misfit(option, value, _annotation(cls, name))
+    if deeper:
+        return None
+    annotation = _annotation(cls, name)
+    if _takes_data(annotation) and value not in _NO_CLASS and all(part.isidentifier() for part in value.split(".")):
+        found = _find_class(option, value)
+        return found if isinstance(found, str) else None
+    return misfit(option, value, annotation)
 
 
 def _no_argument(option: str, prefix: str, name: str, cls: type) -> str:
@@ -257,6 +268,21 @@ def _configured_problem(configuration: Mapping[str, Any], classes: Mapping[str, 
     return None
 
 
+def _refused_object(options: Iterable[tuple[str, str]]) -> str | None:
+    """Return which option of the Trainer names no object that it takes, by asking the parser about it alone."""
+    for option, value in options:
+        prefix, _, name = option.partition(".")
+        if prefix != "trainer" or name == "callbacks" or not _has_class(annotation := _annotation(L.Trainer, name)):
+            continue
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_argument("--value", type=annotation)
+        try:
+            parser.parse_args([f"--value={value}"])
+        except ArgumentError:
+            return _does_not_fit(option, value, annotation)
+    return None
+
+
 def _arguments(prefix: str, configuration: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the arguments that a configuration gives to a part."""
     section: Any = configuration
@@ -297,7 +323,12 @@ def _has_class(annotation: object) -> bool:
         return False
     if parts := get_args(annotation):
         return any(map(_has_class, parts))
-    return annotation not in (str, int, float, bool, list, dict, tuple, set, type(None), ...)
+    return annotation not in (str, int, float, bool, list, dict, tuple, set, type(None), Any, ...)
+
+
+def _takes_data(annotation: object) -> bool:
+    """Tell whether an annotation takes a DataModule."""
+    return any(isinstance(leaf, type) and issubclass(leaf, L.LightningDataModule) for leaf in _leaves(annotation))
 
 
 def _readable(annotation: object) -> str:
@@ -307,7 +338,11 @@ def _readable(annotation: object) -> str:
         return f"one of {', '.join(map(repr, get_args(annotation)))}"
     if annotation is type(None):
         return "null"
-    return annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
+    return (
+        annotation.__name__
+        if isinstance(annotation, type) and not get_args(annotation)
+        else re.sub(r"\w+\.", "", str(annotation))
+    )
 
 
 def _subclasses(base: type[object]) -> Iterator[type]:

@@ -39,6 +39,22 @@ BOTH = [*ADAPTATION, "--data.target=DigitsDataModule"]
         ([*SUPERVISED, "--data.classes=[no, 1e3]"], "--data.classes [False, 1000.0]: names such as no, yes, .*"),
         (ADAPTATION, "DomainAdaptationDataModule needs --data.target: see `lit-cv fit --data.help Domain.*`."),
         ([*BOTH, "--data.target.seeed=1"], "no option --data.target.seeed.*"),
+        ([*BOTH, "--data.source=Digits"], "--data.source: no class 'Digits'.*"),
+        ([*BOTH, "--data.source.class_path=Digits"], "--data.source: no class 'Digits'.*"),
+        (
+            [*SUPERVISED, "--data=EpisodicDataModule", "--data.source=DigitsDataModule"],
+            "EpisodicDataModule has no argument `source` (--data.source). Classes that do: DomainAdaptation.*",
+        ),
+        ([*SUPERVISED, "--data=EpisodicDataModule", "--data.base=Digits"], "--data.base: no class 'Digits'.*"),
+        (
+            [*SUPERVISED, "--model.metrics", "kappa"],
+            "--model.metrics kappa does not fit: expected list[str | dict[str, Any]] or null",
+        ),
+        (
+            [*SUPERVISED, "--trainer.logger=nope"],
+            "--trainer.logger nope does not fit: expected Logger or Iterable[Logger] or .*",
+        ),
+        ([*SUPERVISED, "--model=MultiTaskModule", "--model.tasks=x"], "--model.tasks x does not fit: expected dict.*"),
         (["--model", "MultiTaskModule", "--data=DigitsDataModule"], "MultiTaskModule needs --model.tasks: see .*"),
     ],
 )
