@@ -44,8 +44,9 @@ def check_extraction(trainer: L.Trainer, purpose: str) -> None:
     """
     datamodule = trainer.datamodule  # type: ignore[attr-defined]
     if as_data(datamodule).ordered_loader is None:
+        given = "loaders alone" if datamodule is None else type(datamodule).__name__
         raise ValueError(
-            f"{purpose} needs a DataModule made on datamodules.BaseDataModule, not {type(datamodule).__name__}: "
+            f"{purpose} needs a DataModule made on datamodules.BaseDataModule, not {given}: "
             f"set {setting(purpose, False)}."
         )
 

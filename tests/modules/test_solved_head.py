@@ -120,3 +120,5 @@ def test_data_that_cannot_be_solved() -> None:
     data.train_dataset.labels = torch.full_like(data.train_dataset.labels, -1)
     with pytest.raises(ValueError, match="no training image has one"):
         trainer().fit(module(num_classes=10), data)
+    with pytest.raises(ValueError, match="not loaders alone: set `solve_head=False`"):
+        trainer().fit(module(num_classes=10, in_channels=1), data.train_dataloader())
