@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_cv.contracts import as_dataset
+from lit_cv.errors import setting
 from lit_cv.modules.extension_points import ExtensionPoints
 from lit_cv.optim import fit_logistic_regression, search_strength
 
@@ -27,7 +28,7 @@ def solve_head(module: ExtensionPoints, features: Tensor, dataset: object) -> No
         dataset: The training images, with `labels` (N,) int64 or (N, K), negative where unknown.
 
     Raises:
-        ValueError: If the dataset does not tell its labels, or none is known.
+        ValueError: If the head is another, the dataset does not tell its labels, or none is known.
     """
     labels = as_dataset(dataset).labels
     if labels is None:
@@ -37,7 +38,7 @@ def solve_head(module: ExtensionPoints, features: Tensor, dataset: object) -> No
         raise ValueError("solve_head needs labels, but no training image has one.")
     target = labels[known] if labels.ndim == 1 else torch.where(labels >= 0, labels.float(), torch.nan)[known]
     started = time.monotonic()
-    linear = [layer for layer in module.head.modules() if isinstance(layer, nn.Linear)][-1]
+    linear = _linear_layer(module)
     chosen = features[known.to(features.device)].float().cpu()
     search = search_strength(chosen, target, linear.out_features)
     weight, bias = fit_logistic_regression(chosen, target, search.strength, linear.out_features)
@@ -50,4 +51,15 @@ def solve_head(module: ExtensionPoints, features: Tensor, dataset: object) -> No
         time.monotonic() - started,
         search.strength,
         "" if accuracy is None else f", accuracy {accuracy:.1%} in cross-validation",
+    )
+
+
+def _linear_layer(module: ExtensionPoints) -> nn.Linear:
+    """Return the one layer of the head that learns."""
+    layers = [layer for layer in module.head.modules() if any(True for _ in layer.parameters(recurse=False))]
+    if len(layers) == 1 and isinstance(layers[0], nn.Linear) and layers[0].bias is not None:
+        return layers[0]
+    raise ValueError(
+        f"solve_head needs a head of one linear layer with a bias, which {type(module).__name__} lacks: "
+        f"set {setting('solve_head', False, module)}."
     )

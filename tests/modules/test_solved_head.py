@@ -122,3 +122,16 @@ def test_data_that_cannot_be_solved() -> None:
         trainer().fit(module(num_classes=10), data)
     with pytest.raises(ValueError, match="not loaders alone: set `solve_head=False`"):
         trainer().fit(module(num_classes=10, in_channels=1), data.train_dataloader())
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        torch.nn.Linear(64, 10, bias=False),
+        torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10)),
+    ],
+)
+def test_heads_that_cannot_be_solved(monkeypatch: pytest.MonkeyPatch, head: torch.nn.Module) -> None:
+    monkeypatch.setattr(FineTuneModule, "configure_head", lambda self, num_features: head)
+    with pytest.raises(ValueError, match=r"one linear layer with a bias.* `solve_head=False`"):
+        trainer().fit(module(num_classes=10), DigitsDataModule())
