@@ -46,7 +46,11 @@ class OutliveSignals:
 
 @contextmanager
 def signals_held_back() -> Iterator[None]:
-    """Deliver signals that ask a run to end only afterwards: while workers start, they would end them."""
+    """Deliver signals that ask a run to end only afterwards to this thread and the workers that it starts within.
+
+    Workers would be ended by them until they are prepared. Where other threads run, the system may hand a signal to the
+    whole process to one of these.
+    """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

@@ -40,6 +40,7 @@ def root(in_tmp: Path) -> Path:
     return in_tmp
 
 
+@pytest.mark.slow
 def test_weights_are_averaged_over_epochs(root: Path, whole: Any) -> None:
     """Within the two epochs of 9 steps that are averaged; the contracts have other places."""
     kill_and_resume(root, AVERAGING, ["step=19"])

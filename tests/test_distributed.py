@@ -59,6 +59,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: run(tmp_path_factory.mktemp(name), *options) for name, options in (("one", ONE), ("two", TWO))}
 
 
+@pytest.mark.slow
 def test_the_weights_and_the_metrics_are_those_of_one_process(runs: dict[str, Path]) -> None:
     one, two = last(runs["one"]), last(runs["two"])
     assert one["global_step"] == two["global_step"] == 8

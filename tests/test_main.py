@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.security.hostile import EVIL, MARKER, QUICK
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +30,7 @@ class OwnModule(SupervisedModule):
 '''
 
 
+@pytest.mark.slow
 def test_a_project_with_a_folder_datamodules(in_tmp: Path) -> None:
     site, project = in_tmp / "site", in_tmp / "project"
     (project / "datamodules").mkdir(parents=True)

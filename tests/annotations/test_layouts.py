@@ -366,6 +366,7 @@ def test_a_format_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         registry.annotation_formats.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save", [voc_lower_splits, coco_roboflow, labelme_apart, cvat_subsets])
 def test_sets_of_tools_train_and_convert(tmp_path: Path, save: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -169,6 +169,7 @@ def test_mixed_precision() -> None:
     assert {"val_knn_acc", "val_probe_acc"} <= set(run.callback_metrics)
 
 
+@pytest.mark.slow
 @pytest.mark.learns
 def test_the_probe_learns(seed: int) -> None:
     L.seed_everything(seed, verbose=False)

@@ -56,6 +56,7 @@ def test_an_own_network_by_its_short_name(own: Path) -> None:
     assert (cli.model.hparams["backbone"], cli.model.hparams["optimizer"]) == ("mynet.TinyNet", "mine.Slow")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "groups"),
     [
@@ -107,6 +108,7 @@ def test_a_metric_says_which_way_is_better(own: Path, metric: str, mode: str) ->
     assert cli.trainer.checkpoint_callback.mode == mode
 
 
+@pytest.mark.slow
 def test_metrics_of_dense_tasks_of_several_tasks_and_of_a_domain(own: Path) -> None:
     shapes = [
         "--data",

@@ -56,6 +56,7 @@ def fit(ranks: int, path: Path) -> None:
         torch.save(found, path)
 
 
+@pytest.mark.slow
 def test_two_ranks_learn_what_one_does(tmp_path: Path) -> None:
     """With targets missing unevenly: a mean of the ranks' means would be another one."""
     fit(1, tmp_path / "1.pt")

@@ -28,7 +28,7 @@ def module(**kwargs: Any) -> FineTuneModule:
     return FineTuneModule(**{"backbone": "conv4", "strategy": "feature_extraction", "solve_head": True} | kwargs)
 
 
-@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("cached", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_probe_is_the_logistic_regression_on_the_features(cached: bool) -> None:
     probe, data = module(cache_features=cached), DigitsDataModule()
     run = trainer()
@@ -54,6 +54,7 @@ def test_fine_tuning_starts_from_it() -> None:
     assert losses[True] < 0.5 * losses[False]
 
 
+@pytest.mark.slow
 def test_a_continued_run_keeps_what_it_has_learned(tmp_path: Path) -> None:
     ends = []
     for stops in ([4], [2, 4]):

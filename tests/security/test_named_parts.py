@@ -60,6 +60,7 @@ def test_names_in_hyperparameters_are_refused_before_any_call(place: Path, argum
     assert_nothing_happened(place)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("argument", ARGUMENTS)
 def test_verbs_import_no_module_that_a_checkpoint_names(

@@ -34,6 +34,7 @@ def test_two_ranks_run_no_code_of_files(in_tmp: Path) -> None:
     assert not (in_tmp / MARKER).exists()
 
 
+@pytest.mark.slow
 def test_two_ranks_write_through_no_link(fitted: Path) -> None:
     home = Path("lightning_logs") / "version_0"
     (fitted / "tensorboard.py").write_text(EVIL)
