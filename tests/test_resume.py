@@ -156,6 +156,7 @@ def test_killed_in_validation_or_while_a_checkpoint_is_written(root: Path, whole
     assert_same_end(root, whole(AUGMENT))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [pytest.param(4, marks=SLOW), 5, pytest.param(9, marks=SLOW)])
 def test_with_everything_on_and_another_number_of_workers(root: Path, whole: Any, step: int) -> None:
     kill_and_resume(root, EVERYTHING, [f"step={step}"], resume=["--data.num_workers", "0"])

@@ -23,6 +23,7 @@ def run(in_tmp: Path) -> str:
     return "lightning_logs/version_0/checkpoints/best.ckpt"
 
 
+@pytest.mark.slow
 def test_fine_tuning_and_probing_a_run(run: str, in_tmp: Path) -> None:
     source = torch.load(run, weights_only=True)["state_dict"]
     cli = main(["fit", "--config", "fine_tune", "--model.weights", run, *QUICK, "--data.num_images", "300"])

@@ -43,6 +43,7 @@ def test_the_probe_is_the_logistic_regression_on_the_features(cached: bool) -> N
     assert run.callback_metrics["val_acc"] > 0.75
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_it() -> None:
     losses = {}
     for solved in (False, True):

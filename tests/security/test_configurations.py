@@ -38,6 +38,7 @@ def assert_nothing_happened(folder: Path) -> None:
     assert list((folder / "victim").iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", EVALUATION)
 def test_code_and_outputs_of_a_runs_configuration_are_left_out_and_said(
     place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], verb: str

@@ -63,7 +63,9 @@ FIGURES: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "overview" else []) for name in FIGURES]
+)
 def test_figures_show_names_as_they_are(name: str) -> None:
     figure = FIGURES[name]()
     for text in figure.findobj(Text):
