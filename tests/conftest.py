@@ -44,9 +44,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.option.slow or config.option.markexpr:
         return
     named = tuple(argument.rpartition("::")[2] for argument in config.args if "::" in argument)
-    left_out = [item for item in items if item.get_closest_marker("slow") and not item.name.startswith(named or ("?",))]
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
+    for item in items:
+        wanted = item.get_closest_marker("slow") is None or item.name.startswith(named)
+        (kept if wanted else left_out).append(item)
     config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in set(left_out)]
+    items[:] = kept
 
 
 @pytest.fixture(scope="session", autouse=True)

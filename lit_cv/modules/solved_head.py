@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_cv.contracts import as_dataset
-from lit_cv.errors import setting
+from lit_cv.errors import OptionError, setting
 from lit_cv.modules.extension_points import ExtensionPoints
 from lit_cv.optim import fit_logistic_regression, search_strength
 
@@ -35,7 +35,7 @@ def solve_head(module: ExtensionPoints, features: Tensor, dataset: object) -> No
         raise ValueError(f"solve_head needs the labels of all images, which {type(dataset).__name__} does not hold.")
     known = labels >= 0 if labels.ndim == 1 else (labels >= 0).any(1)
     if not known.any():
-        raise ValueError("solve_head needs labels, but no training image has one.")
+        raise OptionError(module, "solve_head", True, "it needs labels, but no training image has one")
     target = labels[known] if labels.ndim == 1 else torch.where(labels >= 0, labels.float(), torch.nan)[known]
     started = time.monotonic()
     linear = _linear_layer(module)
