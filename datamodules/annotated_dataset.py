@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datamodules.balance import rarest_classes
 from datamodules.cache import cached_arrays
 from datamodules.dataset import ImageDataset, Rows
 from datamodules.decoding import ValueRange
@@ -126,10 +127,36 @@ class AnnotatedDataset(ImageDataset):
             part._mask_values = values if self._mask_values is None else values[self._mask_values]
         return part
 
-    def class_counts(self, classes: int) -> Tensor:
-        """Return how many boxes each class has, (classes,) int64."""
-        labels = [self._labels[self._objects(row)] for row in self.rows]
-        return torch.bincount(torch.cat([*labels, torch.empty(0, dtype=torch.int64)]), minlength=classes)
+    def sampled_classes(self) -> Tensor:
+        """Return the class of each image, or where images have none, the rarest class of its boxes; -1 for none."""
+        if self.class_names:
+            return super().sampled_classes()
+        present = torch.zeros(len(self), len(self.annotations.categories), dtype=torch.bool)
+        for image, row in enumerate(self.rows):
+            present[image, self._labels[self._objects(row)]] = True
+        return rarest_classes(present)
+
+    def class_counts(self, classes: int, crowds: bool = True) -> Tensor:
+        """Return how many boxes each class has, (classes,) int64.
+
+        Args:
+            classes: Number of classes.
+            crowds: Whether boxes around crowds count.
+        """
+        chosen = torch.zeros(len(self._labels), dtype=torch.bool)
+        for row in self.rows:
+            chosen[self._objects(row)] = True
+        return torch.bincount(self._labels[chosen if crowds else chosen & ~self._crowd], minlength=classes)
+
+    def pixel_counts(self, classes: int) -> Tensor:
+        """Return how many pixels of the masks each class has, (classes,) int64."""
+        values = torch.zeros(IGNORE_INDEX + 1, dtype=torch.int64)
+        for row in self.rows.tolist():
+            if self._annotated[row] >= 0:
+                values += torch.bincount(self._mask(row).flatten(), minlength=len(values))
+        if self._mask_values is not None:
+            values = torch.zeros_like(values).index_add_(0, self._mask_values, values)
+        return values[:classes]
 
     def sample_name(self, index: int) -> str:
         """Return the path of a sample."""

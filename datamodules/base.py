@@ -2,6 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -10,6 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from datamodules.balance import BalancedSampler
 from datamodules.checks import check
 from datamodules.classes import choose_classes
 from datamodules.dataset import ImageDataset
@@ -55,6 +57,10 @@ class BaseDataModule(RecordedSplits, ABC):
         label_seed: Seed of the choice of labels; `None` takes `split_seed`.
         classes: Classes to keep, by name, or by number (from 0) where no name is a number; labels count them in this
             order. `None` keeps all.
+        balance: How far training draws the classes equally often: 0 draws every image once an epoch, 1 all classes
+            equally often, and between them a class of n images gets a share proportional to n^(1 - balance). Epochs
+            have the same length; images without a label are drawn once. An image with several labels counts as the
+            rarest of them, and one without image labels as the rarest class of its boxes.
 
     Attributes:
         train_dataset: Training images with labels.
@@ -89,6 +95,7 @@ class BaseDataModule(RecordedSplits, ABC):
         label_fraction: float | None = None,
         label_seed: int | None = None,
         classes: list[int | str] | None = None,
+        balance: float = 0.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -105,9 +112,10 @@ class BaseDataModule(RecordedSplits, ABC):
             label_fraction is None or 0 < label_fraction <= 1,
             "a share in (0, 1]",
         )
+        check(self, "balance", balance, 0 <= balance <= 1, "a number from 0 to 1")
         if labels_per_class is not None and label_fraction is not None:
             raise ValueError("labels_per_class and label_fraction were both given: leave one of them out.")
-        self.batch_size = batch_size
+        self.batch_size, self.balance = batch_size, balance
         self.num_classes: int | None = None
         self.class_names: list[str] = []
         self.box_classes: list[str] = []
@@ -237,6 +245,16 @@ class BaseDataModule(RecordedSplits, ABC):
             return torch.where(labels > 0, labels, 0).sum(0).round().long()
         return torch.bincount(labels[labels >= 0], minlength=self.num_classes or 0)
 
+    def object_counts(self) -> Tensor:
+        """Return how many objects of each class training has, (len(box_classes),) int64; it reads all images once."""
+        batches = self.ordered_loader(self.train_dataset) if self.box_classes else ()
+        return _counted((labels for batch in batches for labels in batch["box_labels"]), len(self.box_classes))
+
+    def pixel_counts(self) -> Tensor:
+        """Return how many pixels of each class training has, (len(mask_classes),) int64; it reads all images once."""
+        batches = self.ordered_loader(self.train_dataset) if self.mask_classes else ()
+        return _counted((batch["mask"] for batch in batches), len(self.mask_classes))
+
     def train_dataloader(self) -> Any:
         """Return the loader of the labeled images, or of all for a module that `uses_unlabeled` ones."""
         module = as_module(module_of(self.trainer))
@@ -246,11 +264,22 @@ class BaseDataModule(RecordedSplits, ABC):
         rank, world_size = self._place()
         # Incomplete batches are dropped, but never the only one: an epoch of no steps would go unnoticed.
         drop_last = len(dataset) // world_size >= self.batch_size
-        sampler = EpochSampler(len(dataset), True, self._seed, world_size, rank, drop_last)
+        dealt = self._seed, world_size, rank, drop_last
+        if self.balance:
+            sampler: EpochSampler = BalancedSampler(self._sampled_classes(dataset), self.balance, *dealt)
+        else:
+            sampler = EpochSampler(len(dataset), True, *dealt)
         dataset = self._without_images_if_known(dataset)
         return ResumableLoader(
             dataset, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last, **self._options(dataset)
         )
+
+    def _sampled_classes(self, dataset: ImageDataset) -> Tensor:
+        """Return the class that each training image counts as in balanced sampling, -1 for none."""
+        classes = dataset.sampled_classes()
+        known = (classes >= 0).any()
+        check(self, "balance", self.balance, bool(known), "0: no training image has a class by which it can be drawn")
+        return classes
 
     def labeled_dataloader(self, max_images: int | None = None) -> Any:
         """Return a loader of the labeled training images, each once and in order, to evaluate on.
@@ -341,6 +370,14 @@ class BaseDataModule(RecordedSplits, ABC):
         from datamodules.figure import summarize
 
         return summarize(self)
+
+
+def _counted(parts: Iterable[Tensor], classes: int) -> Tensor:
+    """Return how often each class occurs, what is no class left out."""
+    counts = torch.zeros(classes, dtype=torch.int64)
+    for part in parts:
+        counts += torch.bincount(part.flatten(), minlength=classes)[:classes]
+    return counts
 
 
 def _apart(size: int, held: Positions) -> tuple[Positions, Positions]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datamodules.balance import rarest_classes
 from datamodules.loader import Batch
 from datamodules.separation import FileStates, first_positions
 
@@ -87,6 +88,11 @@ class ImageDataset(Dataset[Batch], ABC):
     def strata(self) -> Tensor:
         """What splits and choices of labels go by: the labels, or for other annotations 0, and -1 without any."""
         return self.hard_labels().labels
+
+    def sampled_classes(self) -> Tensor:
+        """Return the class that each sample counts as in balanced sampling, (N,) int64, -1 for none."""
+        labels = self.hard_labels().labels
+        return labels if labels.ndim == 1 else rarest_classes(labels > 0)
 
     def hard_labels(self) -> Self:
         """Return the samples with the likeliest class in place of soft labels; unchanged if they have none."""

@@ -46,7 +46,8 @@ class DomainAdaptationDataModule(BaseDataModule):
     classes. The labels of the target's are there to report, not to choose by: see the module's `monitor`.
 
     Args:
-        source: DataModule of the labelled images. Its `batch_size` and `num_workers` are not used.
+        source: DataModule of the labelled images. Its `batch_size` and `num_workers` are not used; its `balance` says
+            how its images are drawn.
         target: DataModule of the images to adapt to, with the same classes in the same order, or with none.
         batch_size: Images of each domain in a batch, on each device.
         num_workers: Processes that read images; `None` as in `BaseDataModule`.
@@ -83,8 +84,10 @@ class DomainAdaptationDataModule(BaseDataModule):
         for name, part in (("source", source), ("target", target)):
             if not isinstance(part, BaseDataModule):
                 raise TypeError(f"{name} is a {type(part).__name__}, but must be a DataModule of images.")
-        self.source, self.target = source, target
-        for name in ("val_fraction", "split_seed", "labels_per_class", "label_fraction", "classes"):
+        with within("target"):
+            check(target, "balance", target.balance, not target.balance, "0: the labels of the target are not seen")
+        self.source, self.target, self.balance = source, target, source.balance
+        for name in ("val_fraction", "split_seed", "labels_per_class", "label_fraction", "classes", "balance"):
             self.hparams.pop(name, None)  # they are those of each domain
         # Checkpoints hold hyperparameters, and must not hold objects.
         self.hparams.update(source=_description(source), target=_description(target))
@@ -134,7 +137,8 @@ class DomainAdaptationDataModule(BaseDataModule):
         rank, world_size = self._place()
         drop_last = max(sizes) // world_size >= self.batch_size
         dataset = PairDataset(self.train_dataset, self.unlabeled_dataset)
-        sampler = PairSampler(sizes, self._seed, world_size, rank, drop_last)
+        classes = self._sampled_classes(self.train_dataset) if self.balance else None
+        sampler = PairSampler(sizes, self._seed, world_size, rank, drop_last, classes, self.balance)
         return ResumableLoader(
             dataset, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last, **self._options(dataset)
         )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datamodules.balance import balanced_positions
 from datamodules.dataset import ImageDataset, Rows
 from datamodules.loader import Batch, EpochSampler
 from datamodules.memory import channel_statistics
@@ -142,6 +143,8 @@ class PairSampler(EpochSampler):
         num_replicas: Number of processes.
         rank: This process, from 0.
         drop_last: Whether samples of the larger set that cannot be dealt out evenly are left out.
+        classes: Classes (source samples,) by which source samples are drawn, -1 for none; `None` draws all alike.
+        balance: How far they are drawn equally often, see `BalancedSampler`.
 
     Example:
         >>> pairs = list(PairSampler((2, 6), seed=0))
@@ -156,9 +159,12 @@ class PairSampler(EpochSampler):
         num_replicas: int = 1,
         rank: int = 0,
         drop_last: bool = False,
+        classes: Tensor | None = None,
+        balance: float = 0.0,
     ) -> None:
         super().__init__(max(sizes), True, seed, num_replicas, rank, drop_last)
         self.sizes = sizes
+        self.classes, self.balance = None if classes is None else classes.numpy(), balance
 
     def order(self) -> NDArray[np.int64]:
         """Return this process's pairs of the epoch, (len, 2), the skipped ones included."""
@@ -169,5 +175,7 @@ class PairSampler(EpochSampler):
     def _column(self, domain: int, size: int, count: int) -> NDArray[np.int64]:
         words = [self.seed, self.epoch, self.cycle, domain]
         random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(words)))
+        if domain == SOURCE and self.classes is not None:
+            return balanced_positions(self.classes, self.balance, count, random)
         passes = [random.permutation(size) for _ in range(-(-count // size))]
         return np.concatenate(passes)[:count].astype(np.int64)

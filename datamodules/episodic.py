@@ -20,7 +20,7 @@ from datamodules.memory import channel_statistics
 from datamodules.split_record import state_in_checkpoint
 from datamodules.support_folder import SupportFolder, open_support_folder
 from lit_cv.contracts import as_module, module_of
-from lit_cv.errors import OptionError, argument, setting
+from lit_cv.errors import OptionError, argument, setting, within
 from lit_cv.printable import printable
 
 __all__ = ["EpisodicDataModule"]
@@ -121,6 +121,10 @@ class EpisodicDataModule(L.LightningDataModule):
             check(self, name, value, value >= 1, "at least 1")
         check(self, "split_by", split_by, split_by in ("class", "group"), "'class' or 'group'")
         check(self, "evaluate", evaluate, len(set(evaluate)) == len(evaluate) > 0, "a list of different settings")
+        for name, given in (("base", base), ("query_base", query_base)):
+            balance = getattr(given, "balance", 0.0)
+            with within(name):
+                check(given, "balance", balance, not balance, "0: episodes draw every class equally often")
         self.base, self.query_base = base, query_base
         self.settings = [Setting.parse(text) for text in evaluate]
         self.batch_size = batch_size

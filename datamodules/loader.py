@@ -41,6 +41,7 @@ class EpochSampler(DistributedSampler[Any]):
     Attributes:
         offset: Samples of this process that the next iteration skips.
         cycle: Which pass through the data within the same epoch, from 0; each has its own order.
+        balance: How far classes are drawn equally often, see `BalancedSampler`.
 
     Example:
         >>> sampler = EpochSampler(6, shuffle=True, seed=1)
@@ -51,6 +52,8 @@ class EpochSampler(DistributedSampler[Any]):
         >>> [list(EpochSampler(5, shuffle=False, num_replicas=2, rank=rank)) for rank in (0, 1)]
         [[0, 2, 4], [1, 3]]
     """
+
+    balance = 0.0
 
     def __init__(
         self,
@@ -81,9 +84,13 @@ class EpochSampler(DistributedSampler[Any]):
         if not self.shuffle:
             return np.arange(self.rank, self.size, self.num_replicas)
         bits = np.random.MT19937(np.random.SeedSequence([self.seed, self.epoch, self.cycle]))
-        order = np.random.RandomState(bits).permutation(self.size)
+        order = self.permutation(np.random.RandomState(bits))
         dealt = len(self) * self.num_replicas
         return np.asarray(np.resize(order, dealt)[self.rank :: self.num_replicas], dtype=np.int64)
+
+    def permutation(self, random: np.random.RandomState) -> NDArray[np.int64]:
+        """Return the positions of an epoch's samples in a random order, before they are dealt out."""
+        return random.permutation(self.size)
 
 
 class _InOrder(SequentialSampler):
@@ -204,6 +211,10 @@ class ResumableLoader(DataLoader[Any]):
                 f"{setting('ckpt_path', 'last', FIT)}; {setting('cache', True)} reads files once, before the run."
             ) from None
 
+    @property
+    def _balance(self) -> float:
+        return float(getattr(self.sampler, "balance", 0.0))
+
     def _start(self) -> Iterator[Batch]:
         if self.num_workers == 0:
             return super().__iter__()
@@ -228,7 +239,7 @@ class ResumableLoader(DataLoader[Any]):
             sampler.cycle = self._cycle
             sampler.offset = self._handed_out * (self.batch_size or 0)
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, int | float]:
         """Return where the iteration stands, as plain numbers."""
         sampler = self.sampler
         return {
@@ -239,14 +250,15 @@ class ResumableLoader(DataLoader[Any]):
             "batch_size": self.batch_size or 0,
             "world_size": int(getattr(sampler, "num_replicas", 1)),
             "samples": len(self.dataset),  # type: ignore[arg-type]
+            **({"balance": balance} if (balance := self._balance) else {}),
         }
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken.
 
         Raises:
-            ValueError: If the epoch is under way, and the batch size, the number of processes or the length of the
-                dataset is another one.
+            ValueError: If the epoch is under way, and the batch size, the number of processes, the balance of the
+                classes or the length of the dataset is another one.
         """
         now = self.state_dict()
         for name, changed in (("batch_size", argument("batch_size")), ("world_size", argument("devices", TRAINER))):
@@ -255,6 +267,11 @@ class ResumableLoader(DataLoader[Any]):
                     f"the checkpoint was written with {name}={state[name]}, this run has {name}={now[name]}: "
                     f"an exact resume needs the same; set {changed}."
                 )
+        if 0 < state["batches"] < len(self) and state.get("balance", 0.0) != self._balance:
+            raise ValueError(
+                f"the checkpoint was written with balance={state.get('balance', 0.0)}, in the middle of an epoch; this "
+                f"run has balance={self._balance}: an exact resume needs the same; set {argument('balance')}."
+            )
         if 0 < state["batches"] < len(self) and state["samples"] != now["samples"]:
             raise ValueError(
                 f"the checkpoint was written in the middle of an epoch over {state['samples']} samples, "

@@ -1,10 +1,12 @@
 """Stratified choices that are the same on every machine."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Positions", "classes_with_fewer", "hold_out", "keep_labels"]
+__all__ = ["Positions", "classes_with_fewer", "hold_out", "keep_labels", "shares"]
 
 Positions = NDArray[np.int64]
 
@@ -28,13 +30,22 @@ def _members(strata: NDArray[np.int64]) -> list[Positions]:
     return np.split(order, np.flatnonzero(np.diff(strata[order])) + 1) if len(order) else []
 
 
-def _shares(sizes: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    """Divide `total` among the strata by their sizes, the largest remainders rounded up."""
-    exact = sizes * (total / max(1, int(sizes.sum())))
-    shares: NDArray[np.int64] = np.floor(exact + 1e-9).astype(np.int64)
-    rest = total - int(shares.sum())
-    shares[np.argsort(shares - exact, kind="stable")[:rest]] += 1
-    return shares
+def shares(sizes: NDArray[Any], total: int) -> NDArray[np.int64]:
+    """Divide a number among strata by their sizes, the largest remainders rounded up.
+
+    Args:
+        sizes: (K,) numbers, none negative.
+        total: The number.
+
+    Example:
+        >>> shares(np.array([3, 3, 1]), 10).tolist()
+        [4, 4, 2]
+    """
+    exact = sizes * (total / (sizes.sum() or 1))
+    found: NDArray[np.int64] = np.floor(exact + 1e-9).astype(np.int64)
+    rest = total - int(found.sum())
+    found[np.argsort(found - exact, kind="stable")[:rest]] += 1
+    return found
 
 
 def _choose(
@@ -42,13 +53,13 @@ def _choose(
 ) -> Positions:
     strata = _strata(labels)
     sizes = np.unique(strata[strata >= 0], return_counts=True)[1]
-    shares = _shares(sizes, total)
+    wanted = shares(sizes, total)
     if at_least_one:
-        shares = np.maximum(shares, 1)
+        wanted = np.maximum(wanted, 1)
     if leave_one:
-        shares = np.minimum(shares, sizes - 1)
+        wanted = np.minimum(wanted, sizes - 1)
     members = _members(strata)
-    chosen = [random.permutation(own)[:share] for own, share in zip(members, shares, strict=True)]
+    chosen = [random.permutation(own)[:share] for own, share in zip(members, wanted, strict=True)]
     return np.sort(np.concatenate([np.empty(0, np.int64), *chosen]))
 
 

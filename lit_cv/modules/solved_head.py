@@ -6,8 +6,8 @@ import time
 import torch
 from torch import Tensor, nn
 
-from lit_cv.contracts import as_dataset
-from lit_cv.errors import OptionError, setting
+from lit_cv.contracts import as_dataset, datamodule_of
+from lit_cv.errors import DATA, OptionError, setting
 from lit_cv.modules.extension_points import ExtensionPoints
 from lit_cv.optim import fit_logistic_regression, search_strength
 
@@ -28,8 +28,12 @@ def solve_head(module: ExtensionPoints, features: Tensor, dataset: object) -> No
         dataset: The training images, with `labels` (N,) int64 or (N, K), negative where unknown.
 
     Raises:
-        ValueError: If the head is another, the dataset does not tell its labels, or none is known.
+        ValueError: If the head is another, the dataset does not tell its labels, or none is known; or if images are
+            drawn by their classes, of which a classifier that is solved takes no notice.
     """
+    balance = getattr(datamodule_of(module.trainer), "balance", 0.0)
+    if balance and module.hparams.get("strategy") == "feature_extraction":
+        raise OptionError(DATA, "balance", balance, "it has no effect on a classifier that is solved (solve_head)")
     labels = as_dataset(dataset).labels
     if labels is None:
         raise ValueError(f"solve_head needs the labels of all images, which {type(dataset).__name__} does not hold.")

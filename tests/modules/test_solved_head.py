@@ -137,3 +137,8 @@ def test_heads_that_cannot_be_solved(monkeypatch: pytest.MonkeyPatch, head: torc
     monkeypatch.setattr(FineTuneModule, "configure_head", lambda self, num_features: head)
     with pytest.raises(ValueError, match=r"one linear layer with a bias.* `solve_head=False`"):
         trainer().fit(module(num_classes=10), DigitsDataModule())
+
+
+def test_balanced_sampling_is_refused_where_it_has_no_effect() -> None:
+    with pytest.raises(ValueError, match=r"balance=1\.0: it has no effect on a classifier that is solved"):
+        trainer().fit(module(cache_features=True), DigitsDataModule(balance=1.0))

@@ -1,0 +1,100 @@
+"""Sampling that draws rare classes more often."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.loader import EpochSampler
+from datamodules.splits import shares
+
+__all__ = ["BalancedSampler", "balanced_positions", "rarest_classes"]
+
+Positions = NDArray[np.int64]
+
+
+def rarest_classes(present: Tensor) -> Tensor:
+    """Return the class that each image with several classes counts as: the one that the fewest images have.
+
+    This is what repeat factor sampling goes by (Gupta et al. 2019, "LVIS", section 6).
+
+    Args:
+        present: (N, K) bool, which classes an image has.
+
+    Returns:
+        (N,) int64, -1 for images without any class.
+
+    Example:
+        >>> rarest_classes(torch.tensor([[1, 0, 0], [1, 1, 0], [0, 0, 0]]).bool()).tolist()
+        [0, 1, -1]
+    """
+    images = present.sum(0)
+    if present.shape[1] == 0:
+        return torch.full((len(present),), -1)
+    rarest = torch.where(present, images, len(present) + 1).argmin(1)
+    return torch.where(present.any(1), rarest, -1)
+
+
+def balanced_positions(classes: Positions, balance: float, count: int, random: np.random.RandomState) -> Positions:
+    """Return the positions of an epoch's samples in random order, rare classes drawn more often.
+
+    The shares of the classes are proportional to n^(1 - balance) for n samples, rounded by the largest remainder.
+    Within a class every sample is drawn equally often, up to one. Samples without a class keep their share.
+
+    Args:
+        classes: (N,) class of each sample, -1 for none.
+        balance: 0 for the classes' own shares, 1 for equal ones.
+        count: Number of positions.
+        random: Source of the order.
+
+    Example:
+        >>> drawn = balanced_positions(np.array([0, 0, 0, 0, 0, 1]), 1.0, 6, np.random.RandomState(0))
+        >>> sorted(drawn.tolist()).count(5)
+        3
+    """
+    values, sizes = np.unique(classes, return_counts=True)
+    known = values >= 0
+    weights = np.where(known, sizes ** (1.0 - balance), sizes)
+    weights[known] *= sizes[known].sum() / max(weights[known].sum(), 1.0)
+    order = np.argsort(classes, kind="stable")
+    members = np.split(order, np.cumsum(sizes)[:-1])
+    drawn = [
+        np.resize(random.permutation(own), share)
+        for own, share in zip(members, shares(weights, count), strict=True)
+        if share
+    ]
+    return random.permutation(np.concatenate(drawn)).astype(np.int64)
+
+
+class BalancedSampler(EpochSampler):
+    """Deals the samples of an epoch out to the processes as `EpochSampler` does, rare classes drawn more often.
+
+    Args:
+        classes: (N,) int64, the class of each sample, -1 for none; see `balanced_positions`.
+        balance: 0 for the classes' own shares, 1 for equal ones.
+        seed: Seed of the order; `None` takes the one that `lightning.seed_everything` was given, otherwise 0.
+        num_replicas: Number of processes.
+        rank: This process, from 0.
+        drop_last: Whether samples that cannot be dealt out evenly are left out rather than used twice.
+
+    Example:
+        >>> sampler = BalancedSampler(torch.tensor([0, 0, 0, 1]), balance=1.0, seed=0)
+        >>> [position == 3 for position in sampler].count(True), len(sampler)
+        (2, 4)
+    """
+
+    def __init__(
+        self,
+        classes: Tensor,
+        balance: float,
+        seed: int | None = None,
+        num_replicas: int = 1,
+        rank: int = 0,
+        drop_last: bool = False,
+    ) -> None:
+        super().__init__(len(classes), True, seed, num_replicas, rank, drop_last)
+        self.classes, self.balance = classes.numpy(), balance
+
+    def permutation(self, random: np.random.RandomState) -> Positions:
+        """Return the positions of an epoch's samples, rare classes drawn more often."""
+        return balanced_positions(self.classes, self.balance, self.size, random)
