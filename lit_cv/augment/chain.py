@@ -48,6 +48,10 @@ class Chain(Operation):
             size = operation.output_size(size)
         return size
 
+    def crop_to(self, size: tuple[int, int] | None) -> bool:
+        """Let the last operation that crops do so to this size, unless it was given one."""
+        return any(operation.crop_to(size) for operation in reversed(self.operations))
+
     def params_of(self, params: Params, i: int) -> Params:
         """Return the parameters of operation number `i`."""
         start = f"{i}."

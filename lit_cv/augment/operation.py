@@ -94,6 +94,10 @@ class Operation(ABC):
         """Return the (height, width) that images of `size` leave with."""
         return size
 
+    def crop_to(self, size: tuple[int, int] | None) -> bool:
+        """Crop images to a size unless one was given, `None` for their own; return whether this operation crops."""
+        return False
+
     @abstractmethod
     def _draw(self, n: int, size: tuple[int, int]) -> Params: ...
 

@@ -47,7 +47,7 @@ def _small_images(size: int | None) -> list[Any]:
 
 
 def _photographs(size: int | None) -> list[Any]:
-    return [{"name": "random_resized_crop", "size": size or 224}, "horizontal_flip"]
+    return [{"name": "random_resized_crop", "size": size}, "horizontal_flip"]
 
 
 def _symbols(size: int | None) -> list[Any]:
@@ -88,10 +88,10 @@ def policy_operations(name: str, size: int | None = None) -> list[Any]:
     """Return the list of operations of a policy, as `build_operations` takes it.
 
     Args:
-        name: `small_images` (padded crop, mirror), `photographs` (resized crop to 224 pixels, mirror), either
+        name: `small_images` (padded crop, mirror), `photographs` (resized crop, mirror), either
             with `_strong` (TrivialAugment and Cutout besides) or `photographs_rand` (RandAugment),
             `symbols` (small affine moves; never mirrored), `simclr` or `simclr_small` (one view).
-        size: Size of the images that leave it, in pixels; None for the policy's own choice.
+        size: Size of the images that leave it, in pixels; None for that of the images.
 
     Raises:
         ValueError: If there is no such policy.

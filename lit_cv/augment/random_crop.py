@@ -38,12 +38,21 @@ class RandomCrop(Geometric):
             raise OptionError(self, "padding", padding, "give a number of pixels, at least 0")
         self.padding = padding
         self.size = None if size is None else check_size("size", size)
+        self._follows = size is None
         self.fill = check_choice("fill", fill, tuple(_PAD_MODES))
         self._border = fill
 
     def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the window's size."""
+        if self.size and self._follows:
+            return min(self.size[0], size[0]), min(self.size[1], size[1])
         return self.size or size
+
+    def crop_to(self, size: tuple[int, int] | None) -> bool:
+        """Cut windows of a size, as far as images have it, unless one was given."""
+        if self._follows:
+            self.size = size
+        return True
 
     def _draw(self, n: int, size: tuple[int, int]) -> Params:
         height, width = self.output_size(size)

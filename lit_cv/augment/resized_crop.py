@@ -45,12 +45,19 @@ class RandomResizedCrop(Geometric):
     ) -> None:
         super().__init__()
         self.size = None if size is None else check_size("size", size)
+        self._follows = size is None
         self.scale = check_interval("scale", scale, 1e-6, 1.0)
         self.ratio = check_interval("ratio", ratio, 1e-3, 1e3)
 
     def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the size that windows are resized to."""
         return self.size or size
+
+    def crop_to(self, size: tuple[int, int] | None) -> bool:
+        """Resize windows to a size, unless one was given."""
+        if self._follows:
+            self.size = size
+        return True
 
     def _draw(self, n: int, size: tuple[int, int]) -> Params:
         full_height, full_width = size

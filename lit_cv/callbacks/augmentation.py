@@ -13,7 +13,7 @@ from lit_cv.contracts import Data, data_of
 from lit_cv.errors import DATA, argument
 from lit_cv.ignore_index import IGNORE_INDEX
 
-__all__ = ["Augmentation", "image_batches", "unviewed_batches"]
+__all__ = ["Augmentation", "image_batches", "image_size", "unviewed_batches"]
 
 log = logging.getLogger("lit_cv")
 
@@ -39,7 +39,8 @@ class Augmentation(L.Callback):
         policy: Name of a ready policy; `small_images` if no operations are given either.
         operations: Names, or dicts of a name and the operation's arguments, in order; `file.Class` names an operation
             of your own, see `lit_cv.augment.Operation`.
-        size: Size in pixels of the images that leave the policy; None for the policy's own choice.
+        size: Size in pixels of the images that leave the policy; None for the data's image size, to which the last crop
+            of a list of operations goes, too, unless it has a size.
         mask_fill: Class that masks hold where pixels come from beyond the image; 255 is usually ignored.
         min_visible: Boxes of which a smaller fraction is left in the image are dropped.
 
@@ -67,6 +68,10 @@ class Augmentation(L.Callback):
         self.min_visible = min_visible
         self._compared = False
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Crop to the image size of the data, unless another one was given."""
+        self.chain.crop_to(image_size(trainer))
+
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
@@ -76,6 +81,12 @@ class Augmentation(L.Callback):
             if not self._compared and trainer is not None and trainer.is_global_zero:
                 _compare_sizes(data_of(trainer), part["image"])
             self._compared = True
+
+
+def image_size(trainer: L.Trainer) -> tuple[int, int] | None:
+    """Return the height and width of the images that are evaluated, `None` where they are unknown or differ."""
+    size = data_of(trainer).image_size
+    return (size[0], size[1]) if size and all(size) else None
 
 
 def _compare_sizes(data: Data, images: Tensor) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lit_cv.augment import Chain, build_operations, simclr_operations
-from lit_cv.callbacks.augmentation import unviewed_batches
+from lit_cv.callbacks.augmentation import image_size, unviewed_batches
 from lit_cv.errors import OptionError
 from lit_cv.randomness import same_draws
 
@@ -23,7 +23,8 @@ class ContrastiveAugmentation(L.Callback):
     validation and test are the same every time, so that losses can be compared from epoch to epoch.
 
     Args:
-        size: Size of the views in pixels; None for that of the images.
+        size: Size of the views in pixels; None for the data's image size, to which the last crop of `operations` goes,
+            too, unless it has a size.
         n_views: Views of each image.
         strength: Strength of the color distortion; the paper uses 1 for ImageNet, 0.5 for CIFAR-10.
         min_scale: Least area of the crop, as a fraction of the image.
@@ -66,10 +67,17 @@ class ContrastiveAugmentation(L.Callback):
         self._options: dict[str, Any] = {"strength": strength, "min_scale": min_scale, "exact": exact}
         self._blur = None if blur is None else _per_view("blur", blur, n_views)
         self._solarize = _per_view("solarize", solarize, n_views)
+        self._data_size: tuple[int, int] | None = None
         self._chains: dict[bool, list[Chain]] = {}
         self._operations = operations
         for small in (False, True):  # a wrong argument shows now
             self._chains[small] = self._build(small)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Make views of the image size of the data, unless another one was given."""
+        self._data_size = image_size(trainer)
+        for chain in {chain for chains in self._chains.values() for chain in chains}:
+            chain.crop_to(self._data_size)
 
     @torch.no_grad()
     def on_train_batch_start(
@@ -101,7 +109,8 @@ class ContrastiveAugmentation(L.Callback):
         Returns:
             (n_views, N, C, size, size), of the images' dtype.
         """
-        chains = self._chains[(self.size or min(images.shape[2:])) < 64]
+        side = self.size or min(self._data_size or images.shape[2:])
+        chains = self._chains[side < 64]
         n = len(images)
         if len(chains) == 1:
             made = chains[0](images.repeat(self.n_views, 1, 1, 1))

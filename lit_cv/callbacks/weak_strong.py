@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lit_cv.augment import Chain, build_operations, policy_operations
+from lit_cv.callbacks.augmentation import image_size
 from lit_cv.errors import OptionError
 
 __all__ = ["WeakStrongAugmentation"]
@@ -43,6 +44,11 @@ class WeakStrongAugmentation(L.Callback):
             raise OptionError(self, "source", source, "give 'weak' or 'strong'")
         self.chains = {name: _build(given) for name, given in (("weak", weak), ("strong", strong))}
         self.source = source
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Crop to the image size of the data where operations give none."""
+        for chain in self.chains.values():
+            chain.crop_to(image_size(trainer))
 
     @torch.no_grad()
     def on_train_batch_start(

@@ -189,3 +189,50 @@ def test_a_crop_of_another_size_than_validation_is_told_once(
         callback.on_train_batch_start(cast(Any, WithData()), NO_MODULE, {"image": torch.rand(2, 3, 40, 40)}, 0)
     assert len({id(record) for record in caplog.records}) == warned  # pytest may see one twice
     assert ("images of 24 x 24 pixels after Augmentation, validation of 32 x 32" in caplog.text) == bool(warned)
+
+
+def drawn_with(callback: Any, images: Tensor) -> Tensor:
+    callback.setup(cast(Any, WithData()), NO_MODULE, "fit")
+    return start(callback, {"image": images})["image"]
+
+
+@pytest.mark.parametrize("policy", ["photographs", "photographs_strong", "small_images", "simclr"])
+@pytest.mark.parametrize("side", [32, 40])
+def test_a_policy_crops_to_the_size_of_the_data(policy: str, side: int) -> None:
+    assert drawn_with(Augmentation(policy), torch.rand(2, 3, side, side)).shape == (2, 3, 32, 32)
+    assert drawn_with(Augmentation(policy, size=24), torch.rand(2, 3, side, side)).shape == (2, 3, 24, 24)
+
+
+def test_the_last_crop_of_a_list_goes_to_the_size_of_the_data() -> None:
+    first: dict[str, Any] = {"name": "random_crop", "padding": 2}
+    follows = Augmentation(operations=[first, {"name": "random_resized_crop", "scale": [0.2, 1.0]}, "horizontal_flip"])
+    assert drawn_with(follows, torch.rand(2, 3, 40, 40)).shape[2:] == (32, 32)
+    assert repr(follows.chain.operations[0]) == "RandomCrop(padding=2, size=None, fill='zero')"
+    given = Augmentation(operations=["random_resized_crop", {"name": "random_crop", "size": 20}])
+    assert drawn_with(given, torch.rand(2, 3, 40, 40)).shape[2:] == (20, 20)
+    assert drawn_with(Augmentation(operations=["horizontal_flip"]), torch.rand(2, 3, 40, 40)).shape[2:] == (40, 40)
+
+
+def test_images_that_are_smaller_than_the_data_are_cropped_at_their_size() -> None:
+    assert drawn_with(Augmentation(), torch.rand(2, 3, 20, 40)).shape[2:] == (20, 32)
+
+
+def test_data_of_many_sizes_keep_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    callback = Augmentation("photographs")
+    drawn_with(callback, torch.rand(2, 3, 40, 40))
+    monkeypatch.setattr(Data, "image_size", None)
+    assert drawn_with(callback, torch.rand(2, 3, 40, 48)).shape[2:] == (40, 48)
+
+
+def test_masks_and_boxes_follow_to_the_size_of_the_data() -> None:
+    callback = Augmentation(operations=[{"name": "random_resized_crop", "scale": [1.0, 1.0], "ratio": [1.0, 1.0]}])
+    callback.setup(cast(Any, WithData()), NO_MODULE, "fit")
+    mask = torch.zeros(1, 64, 64, dtype=torch.int64)
+    mask[:, 16:32, 8:40] = 1
+    batch = start(callback, {
+        "image": mask[:, None].float(), "mask": mask,
+        "boxes": [torch.tensor([[8.0, 16.0, 40.0, 32.0]])], "box_labels": [torch.tensor([0])],
+    })  # fmt: skip
+    assert batch["mask"].shape == (1, 32, 32)
+    assert batch["boxes"][0].tolist() == [[4.0, 8.0, 20.0, 16.0]]
+    assert batch["mask"][0, 8:16, 4:20].eq(1).all()

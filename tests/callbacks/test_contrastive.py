@@ -1,5 +1,6 @@
 """The views of ContrastiveAugmentation."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -84,3 +85,19 @@ def test_views_of_validation_are_the_same_every_time() -> None:
         made = [[batch["views"] for batch in getattr(module, part)] for module in (first, second)]
         assert [views.shape for views in made[0][:2]] == [(2, 4, 1, 8, 8), (2, 2, 1, 8, 8)]
         assert all(torch.equal(a, b) for a, b in zip(*made, strict=True)) == (part == "val_batches")
+
+
+@pytest.mark.parametrize(("size", "given", "blurred"), [(48, None, False), (80, None, True), (80, 40, False)])
+def test_views_have_the_image_size_of_the_data(size: int, given: int | None, blurred: bool) -> None:
+    callback = ContrastiveAugmentation(size=given)
+    callback.setup(SimpleNamespace(datamodule=SimpleNamespace(image_size=(size, size))), None, "fit")  # type: ignore[arg-type]
+    side = given or size
+    assert callback.views(torch.zeros(2, 3, 96, 96, dtype=torch.uint8)).shape == (2, 2, 3, side, side)
+    chain = callback._chains[side < 64][0]
+    assert any(isinstance(operation, GaussianBlur) for operation in chain.operations) == blurred
+
+
+def test_own_operations_crop_to_the_image_size_of_the_data() -> None:
+    callback = ContrastiveAugmentation(operations=[["random_resized_crop"], ["random_crop", "horizontal_flip"]])
+    callback.setup(SimpleNamespace(datamodule=SimpleNamespace(image_size=(24, 24))), None, "fit")  # type: ignore[arg-type]
+    assert callback.views(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape == (2, 2, 3, 24, 24)

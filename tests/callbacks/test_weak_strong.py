@@ -1,3 +1,4 @@
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,3 +44,11 @@ def test_wrong_use() -> None:
     crop = [{"name": "random_crop", "size": 2}]
     with pytest.raises(ValueError, match=r"\(4, 4\).*\(2, 2\)"):
         WeakStrongAugmentation([], crop, source="weak").on_train_batch_start(None, None, batch(), 0)
+
+
+def test_views_have_the_image_size_of_the_data() -> None:
+    callback, given = WeakStrongAugmentation("small_images", "photographs", source="weak"), batch()
+    callback.setup(SimpleNamespace(datamodule=SimpleNamespace(image_size=(3, 3))), None, "fit")  # type: ignore[arg-type]
+    callback.on_train_batch_start(None, None, given, 0)
+    views = given["source"]["image"], given["target"]["image"], given["target"]["strong"]
+    assert {tuple(view.shape[2:]) for view in views} == {(3, 3)}
