@@ -180,6 +180,20 @@ class AnnotatedImagesDataModule(BaseDataModule):
         classes = len(self.box_classes)
         return train.class_counts(classes) if isinstance(train, AnnotatedDataset) else torch.zeros(classes)
 
+    def object_counts(self) -> Tensor:
+        """Return how many objects of each class training has, crowds left out, (len(box_classes),) int64."""
+        train = self.train_dataset
+        if not isinstance(train, AnnotatedDataset):
+            return super().object_counts()
+        return train.class_counts(len(self.box_classes), crowds=False)
+
+    def pixel_counts(self) -> Tensor:
+        """Return how many pixels of each class training has, (len(mask_classes),) int64; it reads all masks once."""
+        train = self.train_dataset
+        if not isinstance(train, AnnotatedDataset) or not self.mask_classes:
+            return super().pixel_counts()
+        return train.pixel_counts(len(self.mask_classes))
+
     def _read(self) -> dict[str, AnnotationSet]:
         h = self.hparams
         root = Path(h["root"]).expanduser()

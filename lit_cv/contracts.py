@@ -124,6 +124,16 @@ class Data(Protocol):
         return None
 
     @property
+    def object_counts(self) -> Callable[[], Tensor] | None:
+        """Count the objects of each class in the training images, (K,) int64."""
+        return None
+
+    @property
+    def pixel_counts(self) -> Callable[[], Tensor] | None:
+        """Count the pixels of each class in the training images, (K,) int64."""
+        return None
+
+    @property
     def renumber_classes(self) -> Callable[[str, list[int], list[str]], None] | None:
         """Number the classes that an attribute lists anew, with their labels."""
         return None

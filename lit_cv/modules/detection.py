@@ -36,6 +36,9 @@ class DetectionModule(TaskModule):
         score_threshold: Objects of a lower score are not reported.
         iou_threshold: Of two boxes of one class that overlap more than this only the better one is reported.
         max_detections: Objects reported for an image, at most.
+        class_weight: Weights of the classes of objects in the class loss of training: `balanced` (inverse to their
+            number of training objects, with a mean of 1 over these), a list of a number for each, or `None` for equal
+            weights. The background keeps the weight 1.
         **kwargs: Arguments of `BaseModule`.
 
     Raises:
@@ -62,6 +65,7 @@ class DetectionModule(TaskModule):
         score_threshold: float = 0.05,
         iou_threshold: float = 0.6,
         max_detections: int = 100,
+        class_weight: Literal["balanced"] | list[float] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -69,7 +73,7 @@ class DetectionModule(TaskModule):
     def make_task(self) -> DetectionTask:
         """Return the task."""
         limits = self.options("score_threshold", "iou_threshold", "max_detections")
-        options = self.options("detector", "strides", "channels", "num_convs")
+        options = self.options("detector", "strides", "channels", "num_convs", "class_weight")
         return DetectionTask("", classes=self.hparams["box_classes"], **options, **limits)
 
     @property

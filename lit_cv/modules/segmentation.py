@@ -26,6 +26,8 @@ class SegmentationModule(TaskModule):
         channels: Channels inside the head (256 in the papers).
         dropout: Probability of dropping a channel before the classifier.
         dice_weight: Weight of the Dice loss; 0 leaves it out.
+        class_weight: Weights of the classes in the cross-entropy of training: `balanced` (inverse to their number of
+            training pixels, mean 1), a list of a number for each, or `None` for equal weights.
         **kwargs: Arguments of `BaseModule`.
 
     Raises:
@@ -49,13 +51,14 @@ class SegmentationModule(TaskModule):
         channels: int = 128,
         dropout: float = 0.1,
         dice_weight: float = 1.0,
+        class_weight: Literal["balanced"] | list[float] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
 
     def make_task(self) -> SegmentationTask:
         """Return the task."""
-        options = self.options("head", "stride", "channels", "dropout", "dice_weight")
+        options = self.options("head", "stride", "channels", "dropout", "dice_weight", "class_weight")
         return SegmentationTask("", classes=self.hparams["mask_classes"], **options)
 
     @property

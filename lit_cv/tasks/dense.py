@@ -1,10 +1,15 @@
 """What the tasks of objects and of pixels share: classes by name."""
 
+from abc import abstractmethod
 from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
 
 from lit_cv.contracts import class_lists
 from lit_cv.errors import argument
 from lit_cv.tasks.base_task import BaseTask
+from lit_cv.tasks.class_weights import ClassWeight
 
 __all__ = ["DenseTask"]
 
@@ -15,6 +20,8 @@ class DenseTask(BaseTask):
     Args:
         name: Name of the task.
         classes: Names of the classes; `None` takes them from the data.
+        class_weight: Weights of the classes in the loss, in training: `balanced`, a list of K numbers, or `None` for
+            equal weights.
         **kwargs: Arguments of `BaseTask`.
 
     Attributes:
@@ -25,9 +32,29 @@ class DenseTask(BaseTask):
     attribute: ClassVar[str]
     things: ClassVar[str]
 
-    def __init__(self, name: str, classes: list[str] | None = None, **kwargs: Any) -> None:
+    class_weight: Tensor | None
+
+    def __init__(
+        self, name: str, classes: list[str] | None = None, class_weight: ClassWeight | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(name, **kwargs)
         self.classes = classes
+        self.weighting = class_weight
+        self.register_buffer("class_weight", None, persistent=False)
+
+    @abstractmethod
+    def weigh(self, given: ClassWeight, datamodule: object, name: str) -> Tensor:
+        """Return the weights (K,) of the classes that an option of some name gives."""
+
+    @property
+    def loss_weight(self) -> Tensor | None:
+        """Weights of the classes in the loss, in training."""
+        return self.class_weight if self.training else None
+
+    def start(self, datamodule: object, device: torch.device) -> None:
+        """Settle the weights of the classes, for which targets may have to be counted."""
+        if self.weighting is not None:
+            self.class_weight = self.weigh(self.weighting, datamodule, self.qualified("class_weight")).to(device)
 
     @property
     def class_attribute(self) -> str:

@@ -12,6 +12,7 @@ from lit_cv.metrics import DetectionAP
 from lit_cv.nn import Backbone
 from lit_cv.nn.detection import Detections, Detector, build_detector, check_limits, default_strides
 from lit_cv.tasks.base_task import TASKS, Features
+from lit_cv.tasks.class_weights import ClassWeight, object_weights
 from lit_cv.tasks.dense import DenseTask
 from lit_cv.tasks.loss import TaskLoss
 
@@ -40,6 +41,9 @@ class DetectionTask(DenseTask):
         score_threshold: Objects of a lower score are not reported.
         iou_threshold: Of two boxes of one class that overlap more than this only the better one is reported.
         max_detections: Objects reported for an image, at most.
+        class_weight: Weights of the classes of objects in the class loss of training: `balanced` (inverse to their
+            number of training objects, with a mean of 1 over these), a list of a number for each, or `None` for equal
+            weights. The background keeps the weight 1.
         **kwargs: Arguments of `BaseTask`; `key` is `boxes`, and their labels are in `box_labels`.
     """
 
@@ -67,9 +71,10 @@ class DetectionTask(DenseTask):
         score_threshold: float = 0.05,
         iou_threshold: float = 0.6,
         max_detections: int = 100,
+        class_weight: ClassWeight | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(name, classes, **kwargs)
+        super().__init__(name, classes, class_weight, **kwargs)
         check_limits(score_threshold, iou_threshold, max_detections)
         self.detector = detector
         self.parts = ("class", "box", *_PARTS.get(detector, ()))
@@ -92,6 +97,10 @@ class DetectionTask(DenseTask):
         )
         self.map_strides = tuple(sorted(set(detector.pyramid.sources.values())))
         return detector.to(memory_format=torch.channels_last)
+
+    def weigh(self, given: ClassWeight, datamodule: object, name: str) -> Tensor:
+        """Return the weights of the classes of objects."""
+        return object_weights(given, len(self.names), datamodule, name)
 
     def configure_metrics(self) -> dict[str, Metric]:
         """Return COCO's average precision."""
@@ -128,7 +137,8 @@ class DetectionTask(DenseTask):
     def batch_loss(self, output: dict[str, Any], target: list[dict[str, Any]]) -> TaskLoss:
         """Return the detector's losses, by what each is a mean over."""
         single = [_without_crowds(own) for own in target]
-        sums = self._detector.loss_sums(output, *([own[name] for own in single] for name in ("boxes", "labels")))
+        boxes, labels = ([own[name] for own in single] for name in ("boxes", "labels"))
+        sums = self._detector.loss_sums(output, boxes, labels, self.loss_weight)
         return TaskLoss({part: sums[f"{part}_loss"] for part in self.parts}, len(target))
 
     def decode(self, output: dict[str, Any], target: list[dict[str, Any]]) -> list[Detections]:

@@ -14,6 +14,7 @@ from lit_cv.metrics import SegmentationIoU
 from lit_cv.nn import Backbone
 from lit_cv.nn.segmentation import SegmentationHead, build_segmenter, default_stride
 from lit_cv.tasks.base_task import TASKS, Features
+from lit_cv.tasks.class_weights import ClassWeight, pixel_weights
 from lit_cv.tasks.dense import DenseTask
 from lit_cv.tasks.loss import TaskLoss
 
@@ -35,6 +36,8 @@ class SegmentationTask(DenseTask):
         channels: Channels inside the head.
         dropout: Probability of dropping a channel before the classifier.
         dice_weight: Weight of the Dice loss; 0 leaves it out.
+        class_weight: Weights of the classes in the cross-entropy of training: `balanced` (inverse to their number of
+            training pixels, mean 1), a list of a number for each, or `None` for equal weights.
         **kwargs: Arguments of `BaseTask`; `key` is `mask`.
     """
 
@@ -61,9 +64,10 @@ class SegmentationTask(DenseTask):
         channels: int = 128,
         dropout: float = 0.1,
         dice_weight: float = 1.0,
+        class_weight: ClassWeight | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(name, classes, **kwargs)
+        super().__init__(name, classes, class_weight, **kwargs)
         if dice_weight < 0:
             raise OptionError(self, "dice_weight", dice_weight, "give 0 or more")
         self.kind = head
@@ -94,6 +98,10 @@ class SegmentationTask(DenseTask):
         known = target != IGNORE_INDEX
         return output[known], target[known]
 
+    def weigh(self, given: ClassWeight, datamodule: object, name: str) -> Tensor:
+        """Return the weights of the classes of pixels."""
+        return pixel_weights(given, len(self.names), datamodule, name)
+
     def known(self, target: Tensor) -> Tensor:
         """Return which images have a pixel of known class."""
         return (target != IGNORE_INDEX).flatten(1).any(1)
@@ -107,7 +115,7 @@ class SegmentationTask(DenseTask):
         """Return the sums of the cross-entropy over pixels, and those of the Dice loss."""
         target = target.long()
         parts: dict[str, tuple[Tensor, float | Tensor]] = {
-            "ce": summed_pixel_cross_entropy(output, target),
+            "ce": summed_pixel_cross_entropy(output, target, self.loss_weight),
             "dice": (dice_sums(output, target), self.known(target).sum()),
         }
         return TaskLoss(parts, len(target))

@@ -130,7 +130,13 @@ TABLE: dict[str, tuple[str, dict[str, Any], Callable[[], Batch]]] = {
     ),
     "FCOS": ("DetectionModule", DENSE | {"box_classes": ["a", "b"], "detector": "fcos"}, boxes),
     "RetinaNet": ("DetectionModule", DENSE | {"box_classes": ["a", "b"], "detector": "retinanet"}, boxes),
+    "FCOS, classes weighted": ("DetectionModule", DENSE | {"box_classes": ["a", "b"], "detector": "fcos"}, boxes),
     "segmentation": ("SegmentationModule", DENSE | {"mask_classes": ["a", "b", "c"], "dropout": 0.0}, masks),
+    "segmentation, classes weighted": (
+        "SegmentationModule",
+        DENSE | {"mask_classes": ["a", "b", "c"], "dropout": 0.0},
+        masks,
+    ),
     "several tasks": (
         "MultiTaskModule",
         {"backbone": "resnet9_small", "image_size": 32, "weighting": "equal", "tasks": TASKS},
@@ -176,7 +182,7 @@ def from_table(name: str) -> tuple[Any, Batch]:
         for weight in (p for p in module.parameters() if p.ndim > 1):
             weight.data.mul_(3)
     if "weighted" in name:
-        module.class_weight = torch.tensor([1.0, 2.0, 5.0])
+        module.task.class_weight = torch.tensor([1.0, 2.0, 5.0])[-len(module.task.names) :]
     return module, batch()
 
 

@@ -69,7 +69,11 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def loss_sums(
-        self, raw: Mapping[str, Any], boxes: Sequence[Tensor], labels: Sequence[Tensor]
+        self,
+        raw: Mapping[str, Any],
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        weight: Tensor | None = None,
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Return of each loss by name a sum, and what it is to be divided by, scalars.
 
@@ -77,6 +81,7 @@ class Detector(nn.Module, ABC):
             raw: What `forward` gave for N images.
             boxes: N tensors (n, 4), xyxy in pixels; n may be 0.
             labels: N tensors (n,) int64, from 0.
+            weight: Weights (K,) of the classes in the loss of the class, where it is about an object.
         """
 
     def losses(self, raw: Mapping[str, Any], boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
@@ -68,7 +69,11 @@ class FasterRCNNDetector(Detector):
         }  # fmt: skip
 
     def loss_sums(
-        self, raw: Mapping[str, Any], boxes: Sequence[Tensor], labels: Sequence[Tensor]
+        self,
+        raw: Mapping[str, Any],
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        weight: Tensor | None = None,
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Return `class_loss` and `box_loss`, by the proposals drawn, `objectness_loss` and `rpn_box_loss`, by anchors.
 
@@ -87,8 +92,9 @@ class FasterRCNNDetector(Detector):
         class_loss, box_loss = fastrcnn_loss(logits, corrections, kinds, encoded)
         drawn = torch.tensor(float(sum(map(len, proposals))), device=objectness.device)
         sampled = torch.stack([self._sampled(own) for own in matched]).sum().float()
+        by_class = (class_loss * drawn, drawn) if weight is None else _weighted(logits, torch.cat(kinds), weight)
         return {
-            "class_loss": (class_loss * drawn, drawn), "box_loss": (box_loss * drawn, drawn),
+            "class_loss": by_class, "box_loss": (box_loss * drawn, drawn),
             "objectness_loss": (objectness_loss * sampled, sampled), "rpn_box_loss": (rpn_box_loss * sampled, sampled),
         }  # fmt: skip
 
@@ -127,3 +133,9 @@ class FasterRCNNDetector(Detector):
         pooled = self.roi.box_roi_pool(raw["features"], proposals, [raw["size"]] * len(proposals))
         logits, corrections = self.roi.box_predictor(self.roi.box_head(pooled))
         return logits.float(), corrections.float()
+
+
+def _weighted(logits: Tensor, kinds: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum of the weighted cross-entropy of proposals, and that of their weights, 1 for the background."""
+    weights = torch.cat([weight.new_ones(1), weight])
+    return F.cross_entropy(logits, kinds, weights, reduction="sum"), weights[kinds].sum()

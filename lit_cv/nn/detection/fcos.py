@@ -41,10 +41,14 @@ class FCOSDetector(Detector):
         return {**self.head(list(pyramid.values())), "points": points, "strides": strides}
 
     def loss_sums(
-        self, raw: Mapping[str, Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor]
+        self,
+        raw: Mapping[str, Tensor],
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        weight: Tensor | None = None,
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Return `class_loss`, `box_loss` and `centerness_loss`, by the locations that belong to a box."""
-        sums, count = fcos_sums(raw, boxes, labels)
+        sums, count = fcos_sums(raw, boxes, labels, weight=weight)
         return {name: (total, count) for name, total in sums.items()}
 
     @torch.no_grad()

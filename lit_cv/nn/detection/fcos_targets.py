@@ -5,13 +5,19 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import generalized_box_iou_loss
+
+from lit_cv.nn.detection.focal import focal_sum
 
 __all__ = ["centerness", "fcos_assign", "fcos_sums"]
 
 
 def fcos_sums(
-    raw: Mapping[str, Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor], center_radius: float = 1.5
+    raw: Mapping[str, Tensor],
+    boxes: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    center_radius: float = 1.5,
+    weight: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Return the sums that `lit_cv.losses.fcos_loss` divides, and the number of locations in boxes, a float scalar."""
     points, strides = raw["points"], raw["strides"]
@@ -32,7 +38,7 @@ def fcos_sums(
         predicted = torch.cat([point - reach[:, :2], point + reach[:, 2:]], 1)
         centered = centerness(point, truth)
         sums = {
-            "class_loss": sigmoid_focal_loss(logits, targets, reduction="sum"),
+            "class_loss": focal_sum(logits, targets, weight),
             "box_loss": generalized_box_iou_loss(predicted, truth, reduction="sum"),
             "centerness_loss": F.binary_cross_entropy_with_logits(
                 quality.flatten()[positive], centered, reduction="sum"

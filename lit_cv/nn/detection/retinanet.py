@@ -9,6 +9,7 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import box_iou
 
 from lit_cv.nn.detection.detector import Detections, Detector, map_anchors, map_points, select
+from lit_cv.nn.detection.focal import focal_sum
 
 __all__ = ["RetinaNetDetector"]
 
@@ -19,7 +20,7 @@ _RATIOS = (0.5, 1.0, 2.0)
 class RetinaNetDetector(Detector):
     """RetinaNet (Lin et al. 2017): nine anchors at every place of the pyramid, focal loss, smooth boxes.
 
-    Head, matching (IoU 0.5 and 0.4) and losses are torchvision's.
+    Head, matching (IoU 0.5 and 0.4) and the loss of the boxes are torchvision's, and that of the classes equals it.
 
     Args:
         levels: Channels of the backbone's maps by stride.
@@ -47,7 +48,11 @@ class RetinaNetDetector(Detector):
         return {**self.head(list(pyramid.values())), "anchors": map_anchors(*map_points(pyramid), _SCALES, _RATIOS)}
 
     def loss_sums(
-        self, raw: Mapping[str, Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor]
+        self,
+        raw: Mapping[str, Tensor],
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        weight: Tensor | None = None,
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Return `class_loss`, the focal loss, and `box_loss`, the L1 loss of the encoded boxes, by the images."""
         anchors = raw["anchors"]
@@ -58,9 +63,20 @@ class RetinaNetDetector(Detector):
                 for own in boxes
             ]
             outputs = {name: raw[name].float() for name in ("cls_logits", "bbox_regression")}
-            losses = self.head.compute_loss(targets, outputs, [anchors] * len(targets), matched)
+            boxes_loss = self.head.regression_head.compute_loss(targets, outputs, [anchors] * len(targets), matched)
+            classes_loss = torch.stack([
+                self._class_loss(logits, kinds, places, weight)
+                for logits, kinds, places in zip(outputs["cls_logits"], labels, matched, strict=True)
+            ]).sum()  # fmt: skip
         n = torch.tensor(float(len(targets)), device=anchors.device)
-        return {"class_loss": (losses["classification"] * n, n), "box_loss": (losses["bbox_regression"] * n, n)}
+        return {"class_loss": (classes_loss, n), "box_loss": (boxes_loss * n, n)}
+
+    def _class_loss(self, logits: Tensor, labels: Tensor, matched: Tensor, weight: Tensor | None) -> Tensor:
+        """Return the focal loss of an image by its anchors with an object; those that fit half are left out."""
+        there, decided = matched >= 0, matched != self.matcher.BETWEEN_THRESHOLDS
+        targets = torch.zeros_like(logits)
+        targets[there, labels[matched[there]]] = 1.0
+        return focal_sum(logits[decided], targets[decided], weight) / there.sum().clamp_min(1)
 
     @torch.no_grad()
     def detect(
