@@ -46,6 +46,7 @@ class CheckpointFile:
         class_names: Names of the classes.
         state_dict: The weights.
         classes: Names of the classes that the module tells apart, by the attribute of a DataModule that lists them.
+        preprocessing: How images are prepared for its backbone, unchecked; `None` where it does not say.
         data_parameters: Constructor arguments of the DataModule that it was trained on, unchecked.
     """
 
@@ -57,6 +58,7 @@ class CheckpointFile:
     class_names: list[str]
     state_dict: Mapping[str, Tensor] = field(repr=False)
     classes: dict[str, list[str]] = field(default_factory=dict)
+    preprocessing: Any = None
     data_parameters: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
@@ -227,6 +229,7 @@ def read_checkpoint(path: Path) -> CheckpointFile:
         class_names=names,
         state_dict=content["state_dict"],
         classes=classes,
+        preprocessing=own.get("preprocessing"),
         data_parameters=_field(path, content, "datamodule_hyper_parameters", Mapping, {}),
     )
 

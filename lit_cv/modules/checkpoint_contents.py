@@ -1,6 +1,7 @@
 """What a checkpoint holds besides Lightning's part: whose it is, and what an exact resume needs."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from lit_cv.contracts import ClassLists, data_of
@@ -8,12 +9,13 @@ from lit_cv.errors import argument
 from lit_cv.loop_state import keep_validation_due
 from lit_cv.modules.data_classes import take_up_classes
 from lit_cv.modules.extension_points import ExtensionPoints
+from lit_cv.nn import Backbone, Preprocessing
 
-__all__ = ["add_contents", "take_contents"]
+__all__ = ["add_contents", "prepared_images", "take_contents"]
 
 
 def add_contents(module: ExtensionPoints, checkpoint: dict[str, Any]) -> None:
-    """Add the class, the seed, the names of the classes and the training epoch's running means under `lit_cv`."""
+    """Add under `lit_cv` the class, the seed, the names of the classes, running means, and how images are prepared."""
     checkpoint["lit_cv"] = {
         "class_path": f"{type(module).__module__}.{type(module).__qualname__}",
         "seed": module.seed,
@@ -22,6 +24,8 @@ def add_contents(module: ExtensionPoints, checkpoint: dict[str, Any]) -> None:
     }
     if names := data_of(module._trainer).class_names:
         checkpoint["lit_cv"]["class_names"] = [str(name) for name in names]
+    if (prepared := prepared_images(module)) is not None:
+        checkpoint["lit_cv"]["preprocessing"] = prepared.plain()
     if module._trainer is not None:
         keep_validation_due(module.trainer, checkpoint)
     # The weights that training started from are in the checkpoint now, and may not stay where they were.
@@ -53,8 +57,33 @@ def take_contents(module: ExtensionPoints, checkpoint: Mapping[str, Any]) -> Non
     if seed is not None and (not isinstance(seed, int) or not 0 <= seed < 1 << 64):
         raise ValueError(f"the checkpoint is damaged: its seed is {str(seed)[:40]!r}, not a number from 0 on.")
     module.seed = seed
+    if (prepared := extra.get("preprocessing")) is not None:
+        try:
+            module.restored_preprocessing = Preprocessing.from_plain(prepared)
+        except ValueError as error:
+            raise ValueError(f"the checkpoint is damaged: {error}") from None
+    _keep_given_normalization(module, checkpoint)
     take_up_classes(module, _classes(extra))
     module.means["train"].load_state_dict(_section(extra, "train_means"), module.device)
+
+
+def prepared_images(module: ExtensionPoints) -> Preprocessing | None:
+    """Return how images are prepared for the backbone of a module, `None` if it has none."""
+    backbone, before = module._modules.get("backbone"), module.restored_preprocessing
+    if not isinstance(backbone, Backbone):
+        return before
+    current = backbone.preprocessing
+    return current if before is None else replace(before, mean=current.mean, std=current.std)
+
+
+def _keep_given_normalization(module: ExtensionPoints, checkpoint: Mapping[str, Any]) -> None:
+    """Have a mean and standard deviation that were given win over those in the checkpoint's weights."""
+    backbone, state = module._modules.get("backbone"), checkpoint.get("state_dict")
+    if module.hparams["mean"] is None or not isinstance(backbone, Backbone) or not isinstance(state, dict):
+        return
+    for key, value in backbone.named_buffers(recurse=False):
+        if f"backbone.{key}" in state:
+            state[f"backbone.{key}"] = value.detach().clone()
 
 
 def _section(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ from torchmetrics import Metric, MetricCollection
 
 from lit_cv.contracts import Batch, ClassLists, Output, Stage
 from lit_cv.modules.running_means import RunningMeans
-from lit_cv.nn import Backbone
+from lit_cv.nn import Backbone, Preprocessing
 from lit_cv.optim import parameter_groups
 
 __all__ = ["Batch", "ExtensionPoints", "Output", "Stage"]
@@ -48,6 +48,7 @@ class ExtensionPoints(L.LightningModule, ABC):
         self.means: dict[str, RunningMeans] = {stage: RunningMeans() for stage in ("train", "val", "test")}
         self.metrics = nn.ModuleDict()
         self.seed: int | None = None
+        self.restored_preprocessing: Preprocessing | None = None  # of the checkpoint that the weights are from
         self.trained_classes: ClassLists = {}  # what the weights tell apart, by the DataModule's name of each list
 
     @property

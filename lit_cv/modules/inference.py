@@ -9,12 +9,15 @@ from lit_cv.contracts import as_data
 from lit_cv.errors import MODULE, argument, setting
 from lit_cv.nn import checkpoint_options, has_small_stem
 
-__all__ = ["infer_from_data"]
+__all__ = ["ChannelStatistics", "infer_from_data"]
+
+ChannelStatistics = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel."""
 
 _SMALL_IMAGE = 64  # pixels up to which the usual stems, which shrink an image fourfold, lose too much
 
 
-def infer_from_data(hparams: MutableMapping[str, Any], datamodule: object | None) -> dict[str, Any]:
+def infer_from_data(hparams: MutableMapping[str, Any], datamodule: object | None) -> ChannelStatistics | None:
     """Fill what is `None` in the hyperparameters from the DataModule, and check what is not.
 
     Args:
@@ -22,7 +25,7 @@ def infer_from_data(hparams: MutableMapping[str, Any], datamodule: object | None
         datamodule: The Trainer's DataModule after its setup, `None` when there is none.
 
     Returns:
-        `mean` and `std` of the data in [0, 1] units where the DataModule knows them, to normalise by.
+        Mean and standard deviation of the data in [0, 1] units, `None` where the DataModule does not know them.
 
     Raises:
         ValueError: If the data contradict a hyperparameter that was given.
@@ -53,7 +56,7 @@ def infer_from_data(hparams: MutableMapping[str, Any], datamodule: object | None
         hparams["image_size"] = [int(side) for side in size]
     if hparams["stem"] == "auto":
         hparams["stem"] = _choose_stem(hparams["backbone"], hparams["weights"], hparams["image_size"])
-    return {} if data.mean is None or data.std is None else {"mean": data.mean, "std": data.std}
+    return None if data.mean is None or data.std is None else (data.mean, data.std)
 
 
 def _choose_stem(backbone: str, weights: str | None, image_size: int | list[int] | None) -> str:

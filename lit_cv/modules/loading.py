@@ -6,6 +6,7 @@ from pathlib import Path
 from lit_cv.checkpoint_file import CheckpointFile, read_checkpoint
 from lit_cv.modules.base import BaseModule
 from lit_cv.modules.size_guard import no_larger_than, require_size
+from lit_cv.nn import Preprocessing
 from lit_cv.registry import resolve_class
 from lit_cv.trust import UntrustedClassError, names_of_files
 
@@ -39,16 +40,16 @@ def load_module(path: str | Path, trusted: Iterable[str] = ()) -> BaseModule:
 
 
 def _build(cls: type[BaseModule], content: CheckpointFile) -> BaseModule:
-    path, name = content.path, cls.__name__
-    require_size(cls, content.hyper_parameters, content.size, str(path))
+    path, name = str(content.path), cls.__name__
+    require_size(cls, content.hyper_parameters, content.size, path)
     try:
-        with no_larger_than(content.size, str(path)):
+        with no_larger_than(content.size, path):
             module = cls(**content.hyper_parameters)
             module.configure_model()
     except UntrustedClassError:
         raise
     except Exception as error:  # what a constructor makes of any value at all
-        if isinstance(error, ValueError) and str(error).startswith(str(path)) and len(str(error)) <= _MOST_MESSAGE:
+        if isinstance(error, ValueError) and str(error).startswith(path) and len(str(error)) <= _MOST_MESSAGE:
             raise
         raise ValueError(f"{path}: its hyperparameters do not fit {name}: {_short(error)}.") from error
     own = module.state_dict()
@@ -63,6 +64,11 @@ def _build(cls: type[BaseModule], content: CheckpointFile) -> BaseModule:
     except Exception as error:  # hooks and the metadata beside the weights can end in anything
         raise ValueError(f"{path}: its weights do not fit its hyperparameters: {_first_difference(error)}.") from None
     module.trained_classes = dict(content.classes)
+    if content.preprocessing is not None:
+        try:
+            module.restored_preprocessing = Preprocessing.from_plain(content.preprocessing)
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}") from None
     return module.eval()
 
 

@@ -1,17 +1,18 @@
 """Backbones and heads. Pure torch."""
 
 from lit_cv.nn.backbone import Backbone, Network
+from lit_cv.nn.checkpoint_weights import checkpoint_options, load_head
 from lit_cv.nn.discriminator import DomainDiscriminator
 from lit_cv.nn.factory import check_backbone_name, create_backbone, has_small_stem, list_backbones
 from lit_cv.nn.gradient_reversal import reverse_gradient
 from lit_cv.nn.heads import ClassificationHead, SpatialDropout
 from lit_cv.nn.moving_average import MovingAverage, cosine_decay
+from lit_cv.nn.preprocessing import Preprocessing
 from lit_cv.nn.projector import Projector
 from lit_cv.nn.stages import Stage, backbone_stages, find_stage
 from lit_cv.nn.stochastic_depth import set_stochastic_depth
 from lit_cv.nn.taps import LayerTaps
 from lit_cv.nn.vit_layouts import export_vit
-from lit_cv.nn.weights import checkpoint_options, load_head
 
 __all__ = [
     "Backbone",
@@ -20,6 +21,7 @@ __all__ = [
     "LayerTaps",
     "MovingAverage",
     "Network",
+    "Preprocessing",
     "Projector",
     "SpatialDropout",
     "Stage",

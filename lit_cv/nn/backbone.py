@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import NamedTuple, cast
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from lit_cv.errors import OptionError
 from lit_cv.nn.feature_maps import Level, collect, find_levels, pad_to, probe_sizes
 from lit_cv.nn.heads import SpatialDropout
+from lit_cv.nn.preprocessing import Preprocessing
 
 __all__ = ["Backbone", "Network"]
 
@@ -23,8 +25,7 @@ class Network(NamedTuple):
         pool: Maps the body and what `features` gave to pooled features of shape (N, num_features).
         num_features: Size of the pooled features.
         has_feature_map: Whether `features` gives a map of shape (N, C, h, w), on which channels can be dropped.
-        mean: Mean that its weights were trained with, for each channel in [0, 1] units, if there is one.
-        std: Standard deviation, likewise.
+        preprocessing: How its images are to be prepared, where the network itself says so.
     """
 
     body: nn.Module
@@ -32,8 +33,7 @@ class Network(NamedTuple):
     pool: Callable[[nn.Module, Tensor], Tensor]
     num_features: int
     has_feature_map: bool = True
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
+    preprocessing: Preprocessing | None = None
 
 
 class Backbone(nn.Module):
@@ -49,6 +49,7 @@ class Backbone(nn.Module):
         mean: Mean of each channel of the training images, scaled to [0, 1].
         std: Standard deviation of each channel, in the same unit.
         spatial_dropout: Probability of dropping a whole channel of the last feature map.
+        trained_on: How the images of its weights were prepared, where that is known.
 
     Shapes:
         images (N, in_channels, H, W), uint8 or float in [0, 1] -> features (N, num_features), float.
@@ -75,6 +76,7 @@ class Backbone(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         spatial_dropout: float = 0.0,
+        trained_on: Preprocessing | None = None,
     ) -> None:
         super().__init__()
         if len(mean) != in_channels or len(std) != in_channels:
@@ -91,12 +93,19 @@ class Backbone(nn.Module):
         self.num_features = network.num_features
         self.in_channels = in_channels
         self.has_feature_map = network.has_feature_map
+        self.trained_on = trained_on or Preprocessing()
         self.spatial_dropout = SpatialDropout(spatial_dropout)
         self._features = network.features
         self._pool = network.pool
         self._levels: dict[int, Level] | None = None
         self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32).view(-1, 1, 1))
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images are prepared: `mean` and `std` as they are now, the rest as for its weights where it is known."""
+        mean, std = (tuple(values.flatten().tolist()) for values in (self.mean, self.std))
+        return replace(self.trained_on, mean=mean, std=std)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Scale uint8 images to [0, 1], subtract the mean and divide by the standard deviation.

@@ -8,19 +8,21 @@ from lit_cv.errors import OptionError, argument
 from lit_cv.nn.backbone import Backbone, Network
 from lit_cv.nn.compact import COMPACT, build_compact
 from lit_cv.nn.own_networks import NETWORKS, build_own
+from lit_cv.nn.preprocessing_choice import Statistics, choose_preprocessing, given_preprocessing, log_preprocessing
 from lit_cv.nn.sizes import run_on_meta, size_error
-from lit_cv.nn.stems import SMALL_STEMS, adapt_normalization, replace_input, small_stem
+from lit_cv.nn.stems import SMALL_STEMS, replace_input, small_stem
 from lit_cv.nn.stochastic_depth import set_stochastic_depth
 from lit_cv.nn.timm_networks import build_timm, check_timm_name
 from lit_cv.nn.torchvision_networks import build_torchvision, torchvision_names
 from lit_cv.nn.vit import VIT, build_vit, is_vit_name
-from lit_cv.nn.weights import Weights, errors_named, load_weights, read_weights
+from lit_cv.nn.weight_errors import errors_named
+from lit_cv.nn.weight_loading import load_weights
+from lit_cv.nn.weights import Weights, read_weights
 from lit_cv.registry import resolve, unknown
 from lit_cv.trust import is_own_name, names_of_files
 
 __all__ = ["check_backbone_name", "create_backbone", "has_small_stem", "list_backbones"]
 
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _TIMM = "timm/"
 _PATCH = re.compile(r"vit_[a-z]+_p?(\d+)(?:_\w+)?")
 
@@ -62,6 +64,7 @@ def create_backbone(
     weights: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    data_statistics: tuple[Sequence[float], Sequence[float]] | None = None,
     spatial_dropout: float = 0.0,
     drop_path: float | None = None,
 ) -> Backbone:
@@ -79,9 +82,11 @@ def create_backbone(
         weights: Name of torchvision weights (`DEFAULT`, `IMAGENET1K_V2`, `ResNet18_Weights.IMAGENET1K_V1`), for
             timm `DEFAULT`, or the path of a checkpoint of this project, a state dict or a safetensors file;
             `PATH:teacher` takes its part `teacher`.
-        mean: Mean of each channel in [0, 1] units, to normalise by. Weights bring their own; otherwise it is
-            ImageNet's for 3 channels and 0.5 for others.
+        mean: Mean of each channel in [0, 1] units, to normalize by. `None` takes that of the weights: what their file
+            or the JSON of timm or transformers beside it says, else that of the published weights of the network;
+            without weights that of the data, else ImageNet's for 3 channels and 0.5 for others.
         std: Standard deviation of each channel, likewise; 0.25 where the channels are not 3.
+        data_statistics: Mean and standard deviation of the channels of the data, for networks without weights.
         spatial_dropout: Probability of dropping a whole channel of the last feature map.
         drop_path: Probability that an image skips the last residual branch in training, see
             `set_stochastic_depth`; `None` keeps the network's own.
@@ -103,13 +108,28 @@ def create_backbone(
         raise OptionError(None, "in_channels", in_channels, "an image has at least one channel")
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     _check_stem(name, stem)
-    loaded = None if weights is None or _is_timms_own(name, weights) else read_weights(name, weights)
-    built = _build(name, in_channels, size, stem, loaded, pretrained=weights is not None and loaded is None)
-    means, deviations = _normalization(in_channels, loaded or built.network, mean, std)
-    backbone = Backbone(name, built.network, in_channels, means, deviations, spatial_dropout)
+    given = given_preprocessing(mean, std, in_channels)
+    loaded = None
+    if weights is not None and not _is_timms_own(name, weights):
+        loaded = read_weights(name, weights, look_beside=given is None)
+    pretrained = weights is not None and loaded is None
+    built = _build(name, in_channels, size, stem, loaded, pretrained)
+    prepared = choose_preprocessing(
+        name,
+        in_channels,
+        given=given,
+        weights=loaded,
+        pretrained=pretrained,
+        of_network=built.network.preprocessing,
+        data=None if data_statistics is None else Statistics(*data_statistics),
+    )
+    means, deviations = prepared.mean or (), prepared.std or ()
+    backbone = Backbone(name, built.network, in_channels, means, deviations, spatial_dropout, prepared)
     if loaded is not None:
         with errors_named(loaded.source):
             load_weights(backbone, loaded, built.fresh)
+    if weights is not None:
+        log_preprocessing(name, prepared, size)
     if drop_path is not None:
         set_stochastic_depth(backbone.body, drop_path)
     if size is not None and not is_own_name(name):
@@ -162,17 +182,6 @@ def _build_sized(
 
 def _is_timms_own(name: str, weights: str) -> bool:
     return name.startswith(_TIMM) and weights == "DEFAULT"
-
-
-def _normalization(
-    in_channels: int, source: Weights | Network, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> tuple[Sequence[float], Sequence[float]]:
-    """Return mean and standard deviation of the channels: of the weights or network, else as given, else usual ones."""
-    usual = (_IMAGENET_MEAN, _IMAGENET_STD) if in_channels == 3 else ([0.5] * in_channels, [0.25] * in_channels)
-    return (
-        adapt_normalization(source.mean, in_channels) if source.mean else (mean or usual[0]),
-        adapt_normalization(source.std, in_channels) if source.std else (std or usual[1]),
-    )
 
 
 def _patch_size(name: str, loaded: Weights) -> int | None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lit_cv.nn.backbone import Network
+from lit_cv.nn.preprocessing import Preprocessing
 from lit_cv.nn.sizes import size_error
 from lit_cv.registry import Table, no_subclass
 from lit_cv.signatures import build
@@ -57,7 +58,10 @@ def build_own(name: str, kind: Callable[..., nn.Module], in_channels: int, size:
         raise ValueError(f"{name} has layers whose sizes are unknown ({lazy[0]}): give them in place of lazy layers.")
     shape = _probe(name, body, in_channels, size)
     mean, std = (_channel_values(name, body, attribute) for attribute in ("mean", "std"))
-    return Network(body, _features, _pool, num_features, shape is not None and len(shape) == 4, mean, std)
+    has_map = shape is not None and len(shape) == 4
+    if mean is None and std is None:
+        return Network(body, _features, _pool, num_features, has_map)
+    return Network(body, _features, _pool, num_features, has_map, Preprocessing(mean, std, source=name))
 
 
 def _features(body: nn.Module, x: Tensor) -> Tensor:
@@ -102,7 +106,7 @@ def _probe(name: str, body: nn.Module, in_channels: int, size: tuple[int, int] |
     return None
 
 
-def _channel_values(name: str, body: nn.Module, attribute: str) -> list[float] | None:
+def _channel_values(name: str, body: nn.Module, attribute: str) -> tuple[float, ...] | None:
     """Return the mean or the standard deviation that a network has as an attribute, `None` if it has none."""
     value = getattr(body, attribute, None)
     if value is None or (isinstance(value, Tensor) and value.is_meta):
@@ -110,4 +114,4 @@ def _channel_values(name: str, body: nn.Module, attribute: str) -> list[float] |
     numbers = value.flatten().tolist() if isinstance(value, Tensor) else value
     if not isinstance(numbers, list | tuple) or not all(isinstance(each, int | float) for each in numbers):
         raise ValueError(f"{name}.{attribute} is a {type(value).__name__}: give a list of a number for each channel.")
-    return [float(each) for each in numbers]
+    return tuple(float(each) for each in numbers)

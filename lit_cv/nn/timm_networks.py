@@ -1,14 +1,20 @@
 """timm's networks, where timm is installed."""
 
+import logging
 from typing import Any, cast
 
 from torch import Tensor, nn
 
+from lit_cv.errors import argument
 from lit_cv.nn.backbone import Network
+from lit_cv.nn.preprocessing import Preprocessing, shared_values
 from lit_cv.nn.sizes import run_on_meta
 from lit_cv.suggest import nearest
 
-__all__ = ["build_timm", "check_timm_name"]
+__all__ = ["build_timm", "check_timm_name", "timm_preprocessing"]
+
+_LOGGER = logging.getLogger("lit_cv")
+_MOST_TAGS = 6  # that a warning lists
 
 
 def check_timm_name(name: str) -> None:
@@ -37,8 +43,43 @@ def build_timm(name: str, in_channels: int, image_size: tuple[int, int] | None, 
     if body is None:
         body = timm.create_model(name, **options)
     num_features = int(getattr(body, "head_hidden_size", None) or body.num_features)
-    mean, std = (body.pretrained_cfg[key] if pretrained else None for key in ("mean", "std"))
-    return Network(body, _timm_features, _timm_pool, num_features, _has_feature_map(body), mean, std)
+    return Network(body, _timm_features, _timm_pool, num_features, _has_feature_map(body))
+
+
+def timm_preprocessing(name: str, of_file: bool) -> Preprocessing:
+    """Return how the images of timm's weights for a network were prepared.
+
+    Args:
+        name: timm's name of the model. Without a tag it is that of timm's first weights.
+        of_file: Whether the weights are from a file, which may be of any tag: a warning lists tags that differ.
+    """
+    check_timm_name(name)
+    from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
+
+    architecture, _, tag = name.partition(".")
+    chosen = _preprocessing(get_pretrained_cfg(name, allow_unregistered=True))
+    if tag or not of_file:
+        return chosen
+    configs = {key: config for key, config in get_arch_pretrained_cfgs(architecture).items() if config.has_weights}
+    records = {key: _preprocessing(config) for key, config in configs.items()}
+    others = [key for key, each in records.items() if (each.mean, each.std) != (chosen.mean, chosen.std)]
+    if others:
+        more = f" and {len(others) - _MOST_TAGS} more" if len(others) > _MOST_TAGS else ""
+        _LOGGER.warning(
+            "timm has weights of %s that were normalized in different ways, and the file does not say which these are: "
+            "%s is taken; otherwise it is %s%s. If that is wrong, give %s with the tag, or %s and %s.",
+            architecture, chosen.source, ", ".join(others[:_MOST_TAGS]), more,
+            argument("backbone"), argument("mean"), argument("std"),
+        )  # fmt: skip
+    return shared_values([chosen, *records.values()], chosen.source)
+
+
+def _preprocessing(config: Any) -> Preprocessing:
+    mean, std = (tuple(map(float, values)) for values in (config.mean, config.std))
+    height, width = config.input_size[1:]
+    name = f"{config.architecture}.{config.tag}" if config.tag else str(config.architecture)
+    crop = float(config.crop_pct) if config.crop_pct else None
+    return Preprocessing(mean, std, config.interpolation, crop, (height, width), f"timm's {name}")
 
 
 def _timm() -> Any:

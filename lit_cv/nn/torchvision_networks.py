@@ -12,11 +12,13 @@ from torchvision.models.convnext import ConvNeXt
 from torchvision.models.maxvit import MaxVit
 
 from lit_cv.nn.backbone import Network
+from lit_cv.nn.preprocessing import Preprocessing, shared_values
 from lit_cv.nn.sizes import size_error
 
-__all__ = ["build_torchvision", "torchvision_names", "without_classifier"]
+__all__ = ["build_torchvision", "torchvision_names", "torchvision_preprocessing", "without_classifier"]
 
 _Half = Callable[[nn.Module, Tensor], Tensor]
+_OWN_INPUT = ("googlenet", "inception_v3")  # trained on [-1, 1]; torchvision's networks convert from ImageNet's values
 
 
 @cache
@@ -39,7 +41,7 @@ def build_torchvision(name: str, image_size: tuple[int, int] | None = None) -> N
         ValueError: If the network cannot be built for this size.
     """
     options: dict[str, Any] = {}
-    if name in ("googlenet", "inception_v3"):
+    if name in _OWN_INPUT:
         options = {"aux_logits": False, "init_weights": True}
     elif name.startswith("vit_") and image_size is not None:
         options["image_size"] = _vit_size(name, image_size)
@@ -52,6 +54,31 @@ def build_torchvision(name: str, image_size: tuple[int, int] | None = None) -> N
             raise
         raise size_error(name, image_size, error) from error
     return without_classifier(body)
+
+
+def torchvision_preprocessing(name: str, member: str | None = None) -> Preprocessing | None:
+    """Return how the images of published weights were prepared, `None` if a network has none.
+
+    Args:
+        name: One of `torchvision_names()`.
+        member: Name of the weights; `None` returns what all weights of the network have in common.
+    """
+    enum = models.get_model_weights(name)
+    records = [_preprocessing(name, enum[each]) for each in ([member] if member else enum.__members__)]
+    if not records:
+        return None
+    return shared_values(records, str(enum[member]) if member else enum.__name__)
+
+
+def _preprocessing(name: str, weights: Any) -> Preprocessing:
+    prepare = weights.transforms()
+    mean, std = (tuple(map(float, values)) for values in (prepare.mean, prepare.std))
+    if name in _OWN_INPUT:
+        mean = std = (0.5, 0.5, 0.5)
+    side = int(prepare.crop_size[0])
+    return Preprocessing(
+        mean, std, prepare.interpolation.value, round(side / prepare.resize_size[0], 4), (side, side), str(weights)
+    )
 
 
 def without_classifier(body: nn.Module) -> Network:

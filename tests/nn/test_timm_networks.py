@@ -59,6 +59,6 @@ def test_pretrained_weights_bring_their_normalization(monkeypatch):
 
     monkeypatch.setattr(timm, "create_model", without_download)
     name = "timm/vit_tiny_patch16_224.augreg_in21k"
-    backbone = create_backbone(name, weights="DEFAULT", mean=[0.0] * 3, std=[1.0] * 3)
+    backbone = create_backbone(name, weights="DEFAULT", data_statistics=([0.0] * 3, [1.0] * 3))
     assert asked == [True]
     assert backbone.mean.flatten().tolist() == [0.5] * 3

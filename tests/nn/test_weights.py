@@ -14,10 +14,10 @@ from torchvision.models._api import WeightsEnum
 from torchvision.models.vision_transformer import interpolate_embeddings
 from torchvision.transforms.functional import normalize
 
-from lit_cv.nn import Backbone, create_backbone
+from lit_cv.nn import Backbone, create_backbone, load_head
 from lit_cv.nn.torchvision_networks import without_classifier
 from lit_cv.nn.weight_files import WeightFile, find_file
-from lit_cv.nn.weights import load_head, read_weights
+from lit_cv.nn.weights import read_weights
 
 _IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -65,9 +65,10 @@ def test_torchvision_weights_by_name(name, published, caplog):
     states, asked = published
     states["ResNet18_Weights"] = model.state_dict()
     with caplog.at_level(logging.INFO, "lit_cv"):
-        backbone = create_backbone("resnet18", weights=name, mean=[0.0] * 3, std=[1.0] * 3).eval()
+        backbone = create_backbone("resnet18", weights=name, data_statistics=([0.0] * 3, [1.0] * 3)).eval()
     assert asked == [("ResNet18_Weights.IMAGENET1K_V1", {"progress": True, "check_hash": True})]
-    assert len(caplog.records) == 1
+    assert len(caplog.records) == 2
+    assert "normalized by mean [0.485, 0.456, 0.406] and std [0.229, 0.224, 0.225] (ResNet18_Weights." in caplog.text
     assert "loaded 100 of 100 tensors of resnet18; missing (random): none; left over: fc." in caplog.text
     model.fc = nn.Identity()
     images = _images(2, 3, 64, 64)
@@ -111,7 +112,7 @@ def test_old_names_of_vision_transformers(tmp_path, monkeypatch):
 def test_checkpoints_bring_weights_and_normalization(checkpoint, caplog):
     path, saved = checkpoint
     with caplog.at_level(logging.INFO, "lit_cv"):
-        backbone = create_backbone("resnet9_small", weights=str(path), mean=[0.0] * 3, std=[1.0] * 3)
+        backbone = create_backbone("resnet9_small", weights=str(path), data_statistics=([0.0] * 3, [1.0] * 3))
     for key, value in saved.state_dict().items():
         assert key.endswith("num_batches_tracked") or torch.equal(backbone.state_dict()[key], value), key
     assert "missing (random): none; left over: head.linear.weight" in caplog.text

@@ -1,0 +1,190 @@
+"""How the images that a network was trained on were prepared: a record that goes with its weights. Pure Python."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from lit_cv.printable import printable
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessing", "channel_values", "shared_values"]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+_INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "lanczos", "box", "hamming", "random")
+_MOST_CHANNELS = 1 << 16
+_MOST_SIDE = 1 << 16  # pixels
+_MOST_VALUE = 1e6
+_MOST_QUOTED = 60  # characters of a value of a file
+_MOST_SOURCE = 300
+_MOST_LISTED = 9
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How the images of a network's weights were prepared. What is unknown is `None`.
+
+    Attributes:
+        mean: Mean of each channel in [0, 1] units, which is subtracted.
+        std: Standard deviation of each channel in [0, 1] units, by which the images are divided.
+        interpolation: How they were resized: `bilinear`, `bicubic`, ...
+        crop: Share of the side of the resized image that the centered crop keeps.
+        size: Height and width of the images in pixels.
+        source: Where the mean and standard deviation are from.
+
+    Example:
+        >>> file = Preprocessing(size=(384, 384))
+        >>> print(file.completed_by(Preprocessing((0.5,), (0.5,), "bicubic", 1.0, (224, 224), "timm's vit")))
+        mean 0.5 and std 0.5 (timm's vit), trained on 384 x 384 pixels, bicubic, crop 1
+    """
+
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    interpolation: str | None = None
+    crop: float | None = None
+    size: tuple[int, int] | None = None
+    source: str = ""
+
+    def completed_by(self, other: "Preprocessing | None") -> "Preprocessing":
+        """Return this record with what it lacks from another; mean and standard deviation are taken together."""
+        if other is None:
+            return self
+        statistics: dict[str, Any] = (
+            {} if self.mean or self.std else {"mean": other.mean, "std": other.std, "source": other.source}
+        )
+        return replace(
+            self,
+            interpolation=self.interpolation or other.interpolation,
+            crop=self.crop or other.crop,
+            size=self.size or other.size,
+            **statistics,
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """Return what is known as plain values, for files."""
+        values = {"mean": self.mean, "std": self.std, "size": self.size}
+        found = {name: list(value) for name, value in values.items() if value}
+        others = {"interpolation": self.interpolation, "crop": self.crop, "source": self.source}
+        return found | {name: value for name, value in others.items() if value}
+
+    @classmethod
+    def from_plain(cls, values: object, source: str | None = None) -> Self:
+        """Check values of a file, and return them as a record.
+
+        Args:
+            values: A dict with some of `mean`, `std`, `interpolation`, `crop`, `size` (one number or height and width).
+            source: What the record calls its source; `None` takes the `source` among the values.
+
+        Raises:
+            ValueError: If a value is not what it must be.
+        """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"its preprocessing is a {type(values).__name__}, where a dict is allowed.")
+        mean, std = (channel_values(key, values.get(key)) for key in ("mean", "std"))
+        if (mean is None) != (std is None) or (mean and std and len(mean) != len(std)):
+            raise ValueError("its mean and std are not of the same channels.")
+        named = str(values.get("source", ""))[:_MOST_SOURCE] if source is None else source
+        return cls(mean, std, _interpolation(values), _crop(values), _size(values), printable(named, lines=False))
+
+    def __str__(self) -> str:
+        """Describe the record in a line."""
+        mean, std = (_listed(values) for values in (self.mean or (), self.std or ()))
+        facts = [
+            self.size and f"trained on {self.size[0]} x {self.size[1]} pixels",
+            self.interpolation,
+            self.crop and f"crop {self.crop:g}",
+        ]
+        return ", ".join([f"mean {mean} and std {std} ({self.source})", *(fact for fact in facts if fact)])
+
+
+def shared_values(records: Sequence[Preprocessing], source: str) -> Preprocessing:
+    """Return the mean and standard deviation of the first of some records, and of the rest what is the same in all.
+
+    Example:
+        >>> shared_values([Preprocessing(size=(224, 224), crop=0.9), Preprocessing(size=(224, 224), crop=1.0)], "both")
+        Preprocessing(mean=None, std=None, interpolation=None, crop=None, size=(224, 224), source='both')
+    """
+    first = records[0]
+    names = ("interpolation", "crop", "size")
+    differing = [name for name in names if any(getattr(each, name) != getattr(first, name) for each in records)]
+    return replace(first, source=source, **dict.fromkeys(differing))
+
+
+def channel_values(name: str, values: object) -> tuple[float, ...] | None:
+    """Return the numbers of a mean or standard deviation, `None` where there are none.
+
+    Args:
+        name: `mean` or `std`, which must be positive.
+        values: From a file.
+
+    Raises:
+        ValueError: If they are no list of a number for each channel.
+    """
+    if values is None:
+        return None
+    if not isinstance(values, list | tuple) or not all(_is_number(value) for value in values):
+        raise ValueError(f"its {name} is {_quoted(values)}, where a list of a number for each channel is allowed.")
+    if not 0 < len(values) <= _MOST_CHANNELS:
+        raise ValueError(f"its {name} has {len(values)} values, where one number for each channel is allowed.")
+    if not all(abs(value) <= _MOST_VALUE for value in values) or (name == "std" and min(values) <= 0):
+        raise ValueError(f"its {name} is not finite{' and positive' if name == 'std' else ''} for each channel.")
+    return tuple(float(value) for value in values)
+
+
+def _interpolation(values: Mapping[Any, Any]) -> str | None:
+    found = values.get("interpolation")
+    if found is None or (isinstance(found, str) and found in _INTERPOLATIONS):
+        return found
+    raise ValueError(f"its interpolation is {_quoted(found)}, where {', '.join(_INTERPOLATIONS)} are allowed.")
+
+
+def _crop(values: Mapping[Any, Any]) -> float | None:
+    found = values.get("crop")
+    if found is None:
+        return None
+    if not _is_number(found) or not 0 < found <= 2:
+        raise ValueError(f"its crop is {_quoted(found)}, where a share of the side is allowed.")
+    return float(found)
+
+
+def _size(values: Mapping[Any, Any]) -> tuple[int, int] | None:
+    found = values.get("size")
+    if found is None:
+        return None
+    sides = list(found) if isinstance(found, list | tuple) else [found, found]
+    if len(sides) != 2 or not all(type(side) is int and 0 < side <= _MOST_SIDE for side in sides):
+        raise ValueError(f"its size is {_quoted(found)}, where height and width in pixels are allowed.")
+    return sides[0], sides[1]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _quoted(value: object) -> str:
+    """Return a value of a file, short, and without any of a number that Python may refuse to print."""
+    if isinstance(value, str):
+        return repr(value[:_MOST_QUOTED])
+    if isinstance(value, int | float) and abs(value) < _MOST_SIDE**2:
+        return repr(value)
+    if (
+        isinstance(value, list | tuple)
+        and len(value) < 9
+        and all(isinstance(each, int | float | str) for each in value)
+    ):
+        return f"[{', '.join(map(_quoted, value))}]"
+    return f"a {type(value).__name__}"
+
+
+def _is_nested(value: object) -> bool:
+    return isinstance(value, list | tuple | Mapping)
+
+
+def _listed(values: Sequence[float]) -> str:
+    """Return the numbers for a reader, one for all channels that share it.
+
+    Example:
+        >>> _listed((0.5, 0.5, 0.5)), _listed((0.485, 0.456, 0.406))
+        ('0.5', '[0.485, 0.456, 0.406]')
+    """
+    short = [f"{value:.4g}" for value in values]
+    return short[0] if short and len(set(short)) == 1 else f"[{', '.join(short)}]"

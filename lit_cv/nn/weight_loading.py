@@ -1,0 +1,117 @@
+"""Copying weights into a backbone: what fits, what is missing, and what is refused."""
+
+import logging
+import re
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.models.vision_transformer import interpolate_embeddings
+
+from lit_cv.errors import argument
+from lit_cv.nn.backbone import Backbone
+from lit_cv.nn.stems import adapt_channels
+from lit_cv.nn.vit import VisionTransformer
+from lit_cv.nn.vit_layouts import fit_vit_weights
+from lit_cv.nn.weight_files import listed
+from lit_cv.nn.weights import Weights
+
+__all__ = ["load_weights"]
+
+_LOGGER = logging.getLogger("lit_cv")
+_CLASSIFIER = re.compile(
+    r"(?P<name>fc|classifier(\.\d+)?|heads?(\.(head|fc|linear|classifier\.linear))?)\.(weight|bias)"
+)
+
+
+def load_weights(backbone: Backbone, weights: Weights, fresh: frozenset[str] = frozenset()) -> None:
+    """Copy weights into a backbone, in place, and log what was loaded, what is missing and what was left over.
+
+    A first convolution for another number of channels is adapted, position embeddings of torchvision's vision
+    transformer are interpolated to another image size.
+
+    Args:
+        backbone: The backbone.
+        weights: From `read_weights`.
+        fresh: Keys of layers that were given another shape on purpose, and may keep their random weights.
+
+    Raises:
+        ValueError: If no key fits, or a shape does not.
+    """
+    own = backbone.body.state_dict()
+    given = _resize_positions(backbone, weights)
+    convolutions = (f"{path}.weight" for path, m in backbone.body.named_modules() if isinstance(m, nn.Conv2d))
+    stem = next(convolutions, None)
+    loaded: list[str] = []
+    for key in own.keys() & given.keys():
+        value = given[key]
+        if key == stem and value.ndim == 4 and value.shape[1] != own[key].shape[1]:
+            groups_fit = value.shape[:1] + value.shape[2:] == own[key].shape[:1] + own[key].shape[2:]
+            value = adapt_channels(value, own[key].shape[1]) if groups_fit else value
+        if value.shape == own[key].shape:
+            own[key].copy_(value)
+            loaded.append(key)
+        elif key not in fresh:
+            raise ValueError(
+                f"{weights.source}: {key} has the shape {tuple(value.shape)}, but {backbone.name} needs "
+                f"{tuple(own[key].shape)}: are backbone, stem and image_size those of the weights?"
+            )
+    # The counter of batches is missing in older files; only a momentum of None would read it.
+    wanted = [key for key in own if not key.endswith("num_batches_tracked")]
+    missing = [key for key in wanted if key not in loaded]
+    if len(missing) == len(wanted):
+        raise ValueError(
+            f"{weights.source}: none of its {len(given)} tensors belongs to {backbone.name}; it holds {listed(given)}."
+        )
+    left = [key for key in given if key not in loaded]
+    _check_match(backbone, weights.source, loaded, missing, left)
+    _LOGGER.log(
+        logging.WARNING if missing else logging.INFO,
+        "%s: loaded %d of %d tensors of %s; missing (random): %s; left over: %s%s",
+        weights.source,
+        len(wanted) - len(missing),
+        len(wanted),
+        backbone.name,
+        listed(missing),
+        listed(left),
+        _classifier(given, left),
+    )
+
+
+def _check_match(backbone: Backbone, source: str, loaded: list[str], missing: list[str], left: list[str]) -> None:
+    """Refuse the weights of another network that has some layers of the same names and shapes."""
+    if len(missing) > len(loaded):
+        raise ValueError(
+            f"{source}: only {len(loaded)} tensors fit, {len(missing)} of {backbone.name} are missing "
+            f"({listed(missing)}): these are weights of another network, change {argument('backbone')} or "
+            f"{argument('weights')}."
+        )
+    parts = {key.partition(".")[0] for key in loaded}
+    deeper = [key for key in left if key.partition(".")[0] in parts and not _CLASSIFIER.fullmatch(key)]
+    deeper = [key for key in deeper if not key.endswith("num_batches_tracked")]
+    if len(deeper) > 0.1 * len(loaded):
+        raise ValueError(
+            f"{source}: {len(deeper)} tensors are left over that {backbone.name} has no layers for ({listed(deeper)}): "
+            f"these are weights of another network, change {argument('backbone')} or {argument('weights')}."
+        )
+
+
+def _classifier(given: Mapping[str, Tensor], left: list[str]) -> str:
+    """Say that the classifier is among what is left over, and how many classes it has."""
+    for key in left:
+        match = _CLASSIFIER.fullmatch(key)
+        if match and key.endswith("weight") and given[key].ndim in (2, 4):
+            return f" (the classifier {match['name']} of {len(given[key])} classes is not taken over)"
+    return ""
+
+
+def _resize_positions(backbone: Backbone, weights: Weights) -> Mapping[str, Tensor]:
+    body = backbone.body
+    if isinstance(body, VisionTransformer):
+        return fit_vit_weights(body, weights.state)
+    if not isinstance(body, models.VisionTransformer) or weights.image_size is None:
+        return weights.state
+    if weights.image_size[0] == body.image_size:
+        return weights.state
+    resized = interpolate_embeddings(body.image_size, body.patch_size, dict(weights.state))
+    return {str(key): value for key, value in resized.items()}
