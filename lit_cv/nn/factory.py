@@ -7,12 +7,13 @@ from typing import Literal, NamedTuple
 from lit_cv.errors import OptionError, argument
 from lit_cv.nn.backbone import Backbone, Network
 from lit_cv.nn.compact import COMPACT, build_compact
+from lit_cv.nn.installed_weights import INSTALLED, installed_names
 from lit_cv.nn.own_networks import NETWORKS, build_own
 from lit_cv.nn.preprocessing_choice import Statistics, choose_preprocessing, given_preprocessing, log_preprocessing
 from lit_cv.nn.sizes import run_on_meta, size_error
 from lit_cv.nn.stems import SMALL_STEMS, replace_input, small_stem
 from lit_cv.nn.stochastic_depth import set_stochastic_depth
-from lit_cv.nn.timm_networks import build_timm, check_timm_name
+from lit_cv.nn.timm_networks import build_timm, check_timm_name, timm_name
 from lit_cv.nn.torchvision_networks import build_torchvision, torchvision_names
 from lit_cv.nn.vit import VIT, build_vit, is_vit_name
 from lit_cv.nn.weight_errors import errors_named
@@ -23,13 +24,12 @@ from lit_cv.trust import is_own_name, names_of_files
 
 __all__ = ["check_backbone_name", "create_backbone", "has_small_stem", "list_backbones"]
 
-_TIMM = "timm/"
 _PATCH = re.compile(r"vit_[a-z]+_p?(\d+)(?:_\w+)?")
 
 
 def list_backbones() -> list[str]:
     """Return the names that `create_backbone` takes, besides `timm/NAME`."""
-    return [*COMPACT, *VIT, *torchvision_names()]
+    return [*COMPACT, *VIT, *torchvision_names(), *installed_names()]
 
 
 def check_backbone_name(name: str, of_file: bool = False) -> None:
@@ -42,8 +42,8 @@ def check_backbone_name(name: str, of_file: bool = False) -> None:
     if of_file:
         with names_of_files():
             check_backbone_name(name)
-    elif name.startswith(_TIMM):
-        check_timm_name(name.removeprefix(_TIMM))
+    elif (theirs := timm_name(name)) is not None:
+        check_timm_name(theirs)
     elif is_own_name(name):
         resolve(name, NETWORKS, "backbone")
     elif name not in COMPACT and name not in torchvision_names() and not is_vit_name(name):
@@ -73,15 +73,16 @@ def create_backbone(
     Args:
         name: A torchvision classification model (`resnet18`, `vit_b_16`, ...; its classifier is removed), a
             compact network (`conv4`, `resnet9`, ...), a vision transformer for any image size (`vit_tiny`,
-            `vit_base_p16`, ..., see `lit_cv.nn.vit.build_vit`), `timm/NAME` where timm is installed, or `file.Class`
-            for a network of your own, see `lit_cv.nn.own_networks`.
+            `vit_base_p16`, ..., see `lit_cv.nn.vit.build_vit`), `timm/NAME` where timm is installed,
+            `efficientnet_lite0` to `4` (timm's, their weights from packages), or `file.Class` for a network of your
+            own, see `lit_cv.nn.own_networks`.
         in_channels: Channels of the images. Pretrained filters are summed for one channel, repeated for more.
         image_size: Height and width in pixels, one number for squares. Vision transformers are built for it
             (pretrained positions are interpolated); for all networks it is checked that they can take it.
         stem: `standard` as published; `small` keeps the resolution of images up to about 64 pixels.
-        weights: Name of torchvision weights (`DEFAULT`, `IMAGENET1K_V2`, `ResNet18_Weights.IMAGENET1K_V1`), for
-            timm `DEFAULT`, or the path of a checkpoint of this project, a state dict or a safetensors file;
-            `PATH:teacher` takes its part `teacher`.
+        weights: Name of torchvision weights (`DEFAULT`, `IMAGENET1K_V2`, `ResNet18_Weights.IMAGENET1K_V1`), for timm
+            `DEFAULT`, for `efficientnet_lite0` to `2` `DEFAULT` from an installed package; or the path of a checkpoint
+            of this project, a state dict or a safetensors file; `PATH:teacher` takes its part `teacher`.
         mean: Mean of each channel in [0, 1] units, to normalize by. `None` takes that of the weights: what their file
             or the JSON of timm or transformers beside it says, else that of the published weights of the network;
             without weights that of the data, else ImageNet's for 3 channels and 0.5 for others.
@@ -153,8 +154,8 @@ def _build(
     pretrained: bool,
 ) -> _Built:
     """Build the network of a name, for the weights that are loaded into it later, or with those of timm."""
-    if name.startswith(_TIMM):
-        return _Built(build_timm(name.removeprefix(_TIMM), in_channels, size, pretrained))
+    if (theirs := timm_name(name)) is not None:
+        return _Built(build_timm(theirs, in_channels, size, pretrained))
     if is_own_name(name):
         return _Built(build_own(name, resolve(name, NETWORKS, "backbone"), in_channels, size))
     if name in COMPACT:
@@ -181,7 +182,7 @@ def _build_sized(
 
 
 def _is_timms_own(name: str, weights: str) -> bool:
-    return name.startswith(_TIMM) and weights == "DEFAULT"
+    return name not in INSTALLED and timm_name(name) is not None and weights == "DEFAULT"
 
 
 def _patch_size(name: str, loaded: Weights) -> int | None:

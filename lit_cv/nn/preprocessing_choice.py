@@ -8,7 +8,7 @@ from typing import NamedTuple
 from lit_cv.errors import MODULE, OptionError, argument
 from lit_cv.nn.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from lit_cv.nn.stems import adapt_normalization
-from lit_cv.nn.timm_networks import timm_preprocessing
+from lit_cv.nn.timm_networks import timm_name, timm_preprocessing
 from lit_cv.nn.torchvision_networks import torchvision_names, torchvision_preprocessing
 from lit_cv.nn.vit import is_vit_name
 from lit_cv.nn.weights import Weights
@@ -90,8 +90,8 @@ def log_preprocessing(name: str, chosen: Preprocessing, image_size: tuple[int, i
 
 def _published(name: str, weights: Weights | None, has_values: bool) -> Preprocessing | None:
     """Return how the images of a network's published weights were prepared, `None` if it has none."""
-    if name.startswith("timm/"):
-        return timm_preprocessing(name.removeprefix("timm/"), weights is not None and not has_values)
+    if (theirs := timm_name(name)) is not None:
+        return timm_preprocessing(theirs, weights is not None and not has_values)
     if name in torchvision_names():
         return torchvision_preprocessing(name)
     if is_vit_name(name) and weights is not None and not has_values:

@@ -7,14 +7,28 @@ from torch import Tensor, nn
 
 from lit_cv.errors import argument
 from lit_cv.nn.backbone import Network
+from lit_cv.nn.installed_weights import INSTALLED
 from lit_cv.nn.preprocessing import Preprocessing, shared_values
 from lit_cv.nn.sizes import run_on_meta
 from lit_cv.suggest import nearest
 
-__all__ = ["build_timm", "check_timm_name", "timm_preprocessing"]
+__all__ = ["build_timm", "check_timm_name", "timm_name", "timm_preprocessing"]
 
+_PREFIX = "timm/"
 _LOGGER = logging.getLogger("lit_cv")
 _MOST_TAGS = 6  # that a warning lists
+
+
+def timm_name(name: str) -> str | None:
+    """Return timm's name of a backbone, `None` if it is not one of timm's.
+
+    Example:
+        >>> timm_name("timm/resnet18.a1_in1k"), timm_name("efficientnet_lite0"), timm_name("resnet18")
+        ('resnet18.a1_in1k', 'tf_efficientnet_lite0', None)
+    """
+    if name in INSTALLED:
+        return INSTALLED[name].timm_name
+    return name.removeprefix(_PREFIX) if name.startswith(_PREFIX) else None
 
 
 def check_timm_name(name: str) -> None:
@@ -86,7 +100,9 @@ def _timm() -> Any:
     try:
         import timm
     except ImportError as error:
-        raise ValueError('backbones named timm/NAME need timm: pip install "lit_cv[timm]"') from error
+        raise ValueError(
+            'backbones named timm/NAME, and efficientnet_lite0 to 4, need timm: pip install "lit_cv[timm]"'
+        ) from error
     return timm
 
 

@@ -10,6 +10,7 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 from lit_cv.errors import argument
 from lit_cv.nn.backbone import Backbone
+from lit_cv.nn.efficientnet_layout import from_efficientnet_pytorch, is_efficientnet_pytorch
 from lit_cv.nn.stems import adapt_channels
 from lit_cv.nn.vit import VisionTransformer
 from lit_cv.nn.vit_layouts import fit_vit_weights
@@ -39,7 +40,7 @@ def load_weights(backbone: Backbone, weights: Weights, fresh: frozenset[str] = f
         ValueError: If no key fits, or a shape does not.
     """
     own = backbone.body.state_dict()
-    given = _resize_positions(backbone, weights)
+    given = _fitted(backbone, weights)
     convolutions = (f"{path}.weight" for path, m in backbone.body.named_modules() if isinstance(m, nn.Conv2d))
     stem = next(convolutions, None)
     loaded: list[str] = []
@@ -105,8 +106,11 @@ def _classifier(given: Mapping[str, Tensor], left: list[str]) -> str:
     return ""
 
 
-def _resize_positions(backbone: Backbone, weights: Weights) -> Mapping[str, Tensor]:
+def _fitted(backbone: Backbone, weights: Weights) -> Mapping[str, Tensor]:
+    """Return the weights under the names of the network, with positions for its image size."""
     body = backbone.body
+    if is_efficientnet_pytorch(weights.state):
+        return from_efficientnet_pytorch(weights.source, weights.state, body)
     if isinstance(body, VisionTransformer):
         return fit_vit_weights(body, weights.state)
     if not isinstance(body, models.VisionTransformer) or weights.image_size is None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision import models
 
 from lit_cv.errors import OptionError
+from lit_cv.nn.installed_weights import installed_weights
 from lit_cv.nn.preprocessing import Preprocessing, channel_values
 from lit_cv.nn.preprocessing_files import preprocessing_beside, preprocessing_inside
 from lit_cv.nn.torchvision_networks import torchvision_names, torchvision_preprocessing
@@ -81,7 +82,8 @@ def read_weights(name: str, weights: str, look_beside: bool = True) -> Weights:
         ValueError: If there are no such weights or the file holds none.
         FileNotFoundError: If the path leads nowhere.
     """
-    if (file := find_file(weights)) is not None:
+    installed = installed_weights(name, weights)
+    if (file := find_file(weights) if installed is None else WeightFile(installed)) is not None:
         with errors_named(str(file.path)):
             return _from_file(file, is_vit_name(name), look_beside)
     if name not in torchvision_names():
