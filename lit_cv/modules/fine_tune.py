@@ -197,7 +197,7 @@ class FineTuneModule(SupervisedModule):
             check_extraction(self.trainer, "solve_head")
             data = datamodule_of(self.trainer).train_dataset
             features = self._features["train"] if self._features else extract_features(self, data)
-            solve_head(self, features, data)
+            solve_head(self, features, data, self.class_weight)
         if self.trainer.is_global_zero and any("ModelSummary" in type(c).__name__ for c in self._callbacks()):
             print_groups(f"{type(self).__name__}: {h['strategy']} of {h['backbone']}", self._rows())
 

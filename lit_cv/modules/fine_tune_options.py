@@ -51,10 +51,9 @@ def check_options(h: Options) -> None:
         for name in _LEARNING_BACKBONE:
             if h[name]:
                 raise OptionError(None, name, h[name], f"it has no effect where the backbone is frozen ({strategy})")
-    if h["solve_head"]:
-        for name in ("normalize_features", "class_weight"):
-            if h[name]:
-                raise OptionError(None, name, h[name], "it has no effect on a classifier that is solved (solve_head)")
+    if h["solve_head"] and h["normalize_features"]:
+        allowed = "it has no effect on a classifier that is solved (solve_head)"
+        raise OptionError(None, "normalize_features", True, allowed)
     limits = {"backbone_lr": (0, None), "layer_decay": (0, 1), "l2_sp": (0, None)}
     for name, (least, most) in limits.items():
         value = h[name]

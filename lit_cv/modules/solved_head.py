@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lit_cv.contracts import as_dataset, datamodule_of
 from lit_cv.errors import DATA, OptionError, setting
 from lit_cv.modules.extension_points import ExtensionPoints
-from lit_cv.optim import fit_logistic_regression, search_strength
+from lit_cv.optim import LogisticRegression
 
 __all__ = ["solve_head"]
 
@@ -17,15 +17,18 @@ log = logging.getLogger("lit_cv")
 
 
 @torch.no_grad()
-def solve_head(module: ExtensionPoints, features: Tensor, dataset: object) -> None:
+def solve_head(module: ExtensionPoints, features: Tensor, dataset: object, class_weight: Tensor | None = None) -> None:
     """Set the head to the logistic regression on features, its strength chosen by cross-validation on them.
 
-    Images without a label take no part. Each rank computes the same from all images.
+    Its logits are scaled by what makes the loss of the images held out smallest, so that probabilities are calibrated
+    and training does not begin by growing weights that the penalty has kept small. Images without a label take no part.
+    Each rank computes the same from all images.
 
     Args:
         module: The module, whose head ends in one linear layer.
         features: (N, num_features), of the training images in the order of the dataset.
         dataset: The training images, with `labels` (N,) int64 or (N, K), negative where unknown.
+        class_weight: Weights (K,) of the classes in the loss; with several labels an image, of their positives.
 
     Raises:
         ValueError: If the head is another, the dataset does not tell its labels, or none is known; or if images are
@@ -44,10 +47,11 @@ def solve_head(module: ExtensionPoints, features: Tensor, dataset: object) -> No
     started = time.monotonic()
     linear = _linear_layer(module)
     chosen = features[known.to(features.device)].float().cpu()
-    search = search_strength(chosen, target, linear.out_features)
-    weight, bias = fit_logistic_regression(chosen, target, search.strength, linear.out_features)
-    linear.weight.copy_(weight)
-    linear.bias.copy_(bias)
+    regression = LogisticRegression(chosen, target, linear.out_features, _label_weights(target, class_weight))
+    search = regression.search_strength()
+    weight, bias = regression.fit(search.strength)
+    linear.weight.copy_(search.scale * weight)
+    linear.bias.copy_(search.scale * bias)
     accuracy = search.accuracies.get(search.strength)
     log.info(
         "Classifier solved on the features of %s images in %.1f s (strength %.2g%s).",
@@ -56,6 +60,18 @@ def solve_head(module: ExtensionPoints, features: Tensor, dataset: object) -> No
         search.strength,
         "" if accuracy is None else f", accuracy {accuracy:.1%} in cross-validation",
     )
+
+
+def _label_weights(target: Tensor, class_weight: Tensor | None) -> Tensor | None:
+    """Return weights of the labels, (N,) or (N, K), with a mean of 1 over those of an equation of their own."""
+    if class_weight is None:
+        return None
+    class_weight = class_weight.float().cpu()
+    if target.ndim == 1:
+        weight = class_weight[target.cpu()]
+        return weight / weight.mean()
+    weight = torch.where(target > 0.5, class_weight, 1.0)
+    return weight / torch.where(target.isnan(), torch.nan, weight).nanmean(0).nan_to_num(1.0).clamp(min=1e-12)
 
 
 def _linear_layer(module: ExtensionPoints) -> nn.Linear:

@@ -5,6 +5,7 @@ from lit_cv.optim.groups import Layer, layer_groups, parameter_groups
 from lit_cv.optim.lars import LARS
 from lit_cv.optim.logistic_regression import (
     LinearClassifier,
+    LogisticRegression,
     StrengthSearch,
     fit_logistic_regression,
     search_strength,
@@ -20,6 +21,7 @@ __all__ = [
     "SCHEDULES",
     "Layer",
     "LinearClassifier",
+    "LogisticRegression",
     "OptimizerName",
     "Plateau",
     "ScheduleName",

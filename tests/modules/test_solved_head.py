@@ -36,8 +36,8 @@ def test_the_probe_is_the_logistic_regression_on_the_features(cached: bool) -> N
     with torch.no_grad():
         features = probe.backbone.eval()(data.train_dataset.__getitems__(range(len(data.train_dataset)))["image"])
     labels = data.train_dataset.labels
-    strength = search_strength(features, labels).strength
-    weight, bias = fit_logistic_regression(features, labels, strength, 10)
+    search = search_strength(features, labels)
+    weight, bias = (search.scale * part for part in fit_logistic_regression(features, labels, search.strength, 10))
     torch.testing.assert_close(probe.head.linear.weight, weight, atol=2e-3, rtol=1e-2)
     torch.testing.assert_close(probe.head.linear.bias, bias, atol=2e-3, rtol=1e-2)
     assert run.callback_metrics["val_acc"] > 0.75
@@ -68,6 +68,22 @@ def test_a_continued_run_keeps_what_it_has_learned(tmp_path: Path) -> None:
             run.save_checkpoint(tmp_path / "last.ckpt")
         ends.append(tuned.state_dict())
     assert_same(*ends)
+
+
+def test_class_weights_weigh_the_images() -> None:
+    data = DigitsDataModule()
+    data.setup()
+    rare = torch.cat([(data.train_dataset.labels == k).nonzero()[: 60 if k else 4, 0] for k in range(10)])
+    data.train_dataset = data.train_dataset.subset(rare.numpy())
+    probe = module(cache_features=True, class_weight="balanced")
+    trainer().fit(probe, data)
+    with torch.no_grad():
+        features = probe.backbone.eval()(data.train_dataset.__getitems__(range(len(rare)))["image"])
+    labels = data.train_dataset.labels
+    weight = (len(rare) / (10 * labels.bincount()))[labels]
+    search = search_strength(features, labels, weight=weight)
+    expected = fit_logistic_regression(features, labels, search.strength, weight=weight)
+    torch.testing.assert_close(probe.head.linear.weight, search.scale * expected.weight, atol=2e-3, rtol=1e-2)
 
 
 class TwoLabels(BaseDataModule):
@@ -108,7 +124,6 @@ QUICK = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false
     ("options", "message"),
     [
         ({"normalize_features": True}, "normalize_features=True: it has no effect on a classifier that is solved"),
-        ({"class_weight": "balanced"}, "class_weight='balanced': it has no effect"),
     ],
 )
 def test_options_that_are_void(options: dict[str, Any], message: str) -> None:

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression as Reference
+from sklearn.metrics import average_precision_score
+from sklearn.multiclass import OneVsRestClassifier
 from torch import Tensor
 
-from lit_cv.optim import fit_logistic_regression, search_strength
+from lit_cv.optim import LogisticRegression, fit_logistic_regression, search_strength
 
 
 def blobs(n: int, d: int, classes: int, spread: float = 0.3) -> tuple[Tensor, Tensor]:
@@ -30,9 +32,69 @@ def test_it_is_scikit_learns(n: int, d: int, classes: int, strength: float) -> N
     centered = (features - features.mean(0)).double().numpy()  # where scikit-learn's own search converges
     if classes == 2:  # its one column of weights is the difference of our two, whose penalty is half of its own
         strength *= 2
-    expected: Any = LogisticRegression(C=strength, max_iter=10_000, tol=1e-8).fit(centered, labels.numpy())
+    expected: Any = Reference(C=strength, max_iter=10_000, tol=1e-8).fit(centered, labels.numpy())
     weight = found.weight.diff(dim=0) if classes == 2 else found.weight
     torch.testing.assert_close(weight.double(), torch.tensor(expected.coef_), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["one label", "several labels"])
+def test_class_weights_are_those_of_scikit_learn(kind: str) -> None:
+    features, labels = blobs(200, 12, 4)
+    features = features.double()
+    centered: Any = (features - features.mean(0)).numpy()
+    options: Any = {"C": 0.1, "max_iter": 10_000, "tol": 1e-10, "class_weight": "balanced"}
+    if kind == "one label":
+        weight = (200 / (4 * labels.bincount()))[labels]
+        expected: Any = Reference(**options).fit(centered, labels.numpy())
+        found = fit_logistic_regression(features, labels, 0.1, weight=weight, tolerance=1e-8)
+        torch.testing.assert_close(found.weight, torch.tensor(expected.coef_), atol=1e-3, rtol=1e-3)
+        return
+    target = F.one_hot(labels, 4).double()
+    target[::7, 1] = 1
+    positives = target.sum(0)
+    weight = torch.where(target > 0.5, 200 / (2 * positives), 200 / (2 * (200 - positives)))
+    found = fit_logistic_regression(features, target, 0.1, weight=weight, tolerance=1e-8)
+    for k in range(4):
+        expected = Reference(**options).fit(centered, target[:, k].numpy())
+        torch.testing.assert_close(found.weight[k : k + 1], torch.tensor(expected.coef_), atol=1e-3, rtol=1e-3)
+
+
+def test_several_labels_rank_as_one_against_the_rest() -> None:
+    features, labels = blobs(400, 20, 5)
+    target = F.one_hot(labels, 5).float()
+    target[torch.rand(400, generator=torch.Generator().manual_seed(1)) < 0.2, 0] = 1
+    regression = LogisticRegression(features[:200], target[:200])
+    strength = regression.search_strength().strength
+    weight, bias = regression.fit(strength)
+    logits = features[200:] @ weight.T + bias
+    centered: Any = (features - features[:200].mean(0)).numpy()
+    peer: Any = OneVsRestClassifier(Reference(C=strength, max_iter=10_000)).fit(centered[:200], target[:200].numpy())
+    ours, theirs = (
+        average_precision_score(target[200:].numpy(), scores, average="macro")
+        for scores in (logits.numpy(), peer.decision_function(centered[200:]))
+    )
+    assert ours == pytest.approx(theirs, abs=0.005)
+
+
+def test_labels_that_all_or_no_images_have_get_a_finite_bias() -> None:
+    features, labels = blobs(60, 8, 3)
+    target = F.one_hot(labels, 3).float()
+    target = torch.cat([target, torch.zeros(60, 1), torch.ones(60, 1), torch.full((60, 1), math.nan)], dim=1)
+    target[::4, 3] = math.nan
+    weight, bias = fit_logistic_regression(features, target, 0.1)
+    torch.testing.assert_close(weight[3:], torch.zeros(3, 8), atol=1e-4, rtol=0)
+    expected = torch.tensor([0.5 / 46, 60.5 / 61, 0.5]).logit()
+    torch.testing.assert_close(bias[3:], expected, atol=1e-2, rtol=0)
+    assert search_strength(features, target).strength > 0
+
+
+def test_labels_are_solved_independently() -> None:
+    features, labels = blobs(150, 20, 4)
+    target = F.one_hot(labels, 4).float()
+    together = fit_logistic_regression(features, target, 0.1)
+    for k in range(4):
+        alone = fit_logistic_regression(features, target[:, k : k + 1], 0.1)
+        torch.testing.assert_close(together.weight[k], alone.weight[0], atol=1e-4, rtol=1e-3)
 
 
 def objective(features: Tensor, target: Tensor, weight: Tensor, bias: Tensor, strength: float) -> Tensor:
@@ -64,14 +126,16 @@ def test_the_gradient_of_the_formula_is_zero_there(kind: str) -> None:
         assert gradient.norm() < 1e-6 * first.norm()
 
 
-def test_the_strength_lies_between_that_of_the_loss_and_that_of_the_accuracy() -> None:
+def test_search_chooses_the_smallest_loss_and_its_scale() -> None:
     features, labels = blobs(300, 60, 3, spread=0.15)
     found = search_strength(features, labels)
-    tried, losses, accuracies = list(found.losses), list(found.losses.values()), list(found.accuracies.values())
-    lowest, highest = losses.index(min(losses)), accuracies.index(max(accuracies))
-    assert found.strength == tried[(lowest + highest) // 2]
+    tried, losses = list(found.losses), list(found.losses.values())
+    lowest = losses.index(min(losses))
+    assert found.strength == next(value for value, loss in found.losses.items() if loss <= 1.0025 * min(losses))
     assert 0 < lowest < len(losses) - 1
     assert losses[: lowest + 1] == sorted(losses[: lowest + 1], reverse=True)
+    assert found.strength <= tried[lowest]
+    assert found.scale >= 1
     new, truth = (part[150:] for part in blobs(300, 60, 3, spread=0.15))
     old = [part[:150] for part in (features, labels)]
     accuracy = {}
@@ -112,6 +176,7 @@ def test_few_images() -> None:
         (torch.ones(3, 2), torch.zeros(3), {}, "give \\(N,\\) integers"),
         (torch.full((3, 2), math.nan), torch.zeros(3, dtype=torch.int64), {}, "NaN or infinity"),
         (torch.ones(3, 2), torch.zeros(3, dtype=torch.int64), {"strength": 0.0}, "strength=0.0"),
+        (torch.ones(3, 2), torch.zeros(3, 2), {"weight": torch.ones(3)}, "weight \\(3,\\) for target \\(3, 2\\)"),
     ],
 )
 def test_what_cannot_be_fitted(features: Tensor, target: Tensor, options: Any, message: str) -> None:
