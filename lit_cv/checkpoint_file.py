@@ -25,6 +25,8 @@ _BYTES = b"\nbytearray\n"  # the one thing that torch lets a file build of any s
 _LEAST = 512 << 20  # bytes that a tensor of any file may unfold to: the largest layers have as many
 _MOST_STEPS = 2**53
 _MOST_NAME = 300
+_MOST_PATH = 4096
+_LARGEST_PUBLISHED = 4 << 30  # bytes
 
 
 class RefusedFileError(ValueError):
@@ -37,17 +39,18 @@ class CheckpointFile:
 
     Attributes:
         path: The file.
-        size: Bytes of the file.
+        size: Bytes of the file, and of the weights that it is an update of.
         class_path: Import path of the module that it holds, `None` if another program wrote it. It is text of a file:
             `lit_cv.registry.resolve_class` says whether it may become a class.
         hyper_parameters: Constructor arguments of that module, plain values; `weights` is `None`, for the checkpoint
-            has its own.
+            has its own, but where it holds updates of them alone.
         step: Optimizer steps taken when it was written.
         class_names: Names of the classes.
         state_dict: The weights.
         classes: Names of the classes that the module tells apart, by the attribute of a DataModule that lists them.
         preprocessing: How images are prepared for its backbone, unchecked; `None` where it does not say.
         data_parameters: Constructor arguments of the DataModule that it was trained on, unchecked.
+        base: Digest of the frozen weights that it names in place of holding them; `None` where it is whole.
     """
 
     path: Path
@@ -60,6 +63,7 @@ class CheckpointFile:
     classes: dict[str, list[str]] = field(default_factory=dict)
     preprocessing: Any = None
     data_parameters: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    base: str | None = None
 
 
 def load_tensors(path: Path) -> Any:
@@ -206,7 +210,8 @@ def read_checkpoint(path: Path) -> CheckpointFile:
     require_plain(dict(given), f"{path}: hyper_parameters")
     _require_texts(path, "the names of its hyper_parameters", list(given))
     parameters = {name: value for name, value in given.items() if name not in _GONE}
-    if "weights" in parameters:
+    base = _field(path, own, "base", str, None)
+    if base is None and "weights" in parameters:
         parameters["weights"] = None
     names = _field(path, own, "class_names", list, [])
     _require_texts(path, "its class_names", names)
@@ -220,9 +225,12 @@ def read_checkpoint(path: Path) -> CheckpointFile:
     step = _field(path, content, "global_step", int, 0)
     if not 0 <= step < _MOST_STEPS:
         raise ValueError(f"{path} is damaged: its global_step is no number of steps.")
+    size = path.stat().st_size
+    if base is not None:
+        size += _size_of_base(path, parameters.get("weights"))
     return CheckpointFile(
         path=path,
-        size=path.stat().st_size,
+        size=size,
         class_path=class_path,
         hyper_parameters=parameters,
         step=step,
@@ -231,7 +239,18 @@ def read_checkpoint(path: Path) -> CheckpointFile:
         classes=classes,
         preprocessing=own.get("preprocessing"),
         data_parameters=_field(path, content, "datamodule_hyper_parameters", Mapping, {}),
+        base=base,
     )
+
+
+def _size_of_base(path: Path, weights: Any) -> int:
+    """Return the bytes of the weights that a checkpoint names, which are a local file or published ones."""
+    if not isinstance(weights, str) or len(weights) > _MOST_PATH or "://" in weights or weights[:2] in ("//", "\\\\"):
+        raise ValueError(f"{path} is damaged: it names no weights that it is an update of.")
+    try:
+        return os.stat(weights).st_size
+    except (OSError, ValueError):  # the name of published weights, or a file that was moved
+        return _LARGEST_PUBLISHED
 
 
 def _require_texts(path: Path, what: str, values: list[Any]) -> None:

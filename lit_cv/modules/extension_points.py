@@ -89,6 +89,13 @@ class ExtensionPoints(L.LightningModule, ABC):
         """Return what is logged of an epoch whose means and metrics are `values`, such as `val_loss`; here these."""
         return values
 
+    def penalties(self) -> dict[str, Tensor]:
+        """Return terms that are added to the loss of each training step, by name, and logged; here none.
+
+        They depend on the weights alone, such as their distance from pretrained ones.
+        """
+        return {}
+
     def after_step(self) -> None:
         """Change what follows the weights, such as a moving average of them; here nothing.
 

@@ -139,6 +139,9 @@ class LightningHooks(ExtensionPoints):
             raise TypeError(
                 f"{type(self).__name__}.step must return a dict with `loss`, a tensor of one number: {_said(output)}"
             )
+        if stage == "train" and (penalties := self.penalties()):
+            output |= {name: term.detach() for name, term in penalties.items()}
+            output["loss"] = output["loss"] + torch.stack([*penalties.values()]).sum()
         scalars = {name: value for name, value in output.items() if _is_number(value)}
         self.means[stage].update(scalars, _size(batch), output.get("counts"))
         if stage in self.metrics:

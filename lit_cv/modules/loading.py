@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lit_cv.checkpoint_file import CheckpointFile, read_checkpoint
 from lit_cv.modules.base import BaseModule
+from lit_cv.modules.base_weights import complete_state
 from lit_cv.modules.size_guard import no_larger_than, require_size
 from lit_cv.nn import Preprocessing
 from lit_cv.registry import resolve_class
@@ -52,15 +53,17 @@ def _build(cls: type[BaseModule], content: CheckpointFile) -> BaseModule:
         if isinstance(error, ValueError) and str(error).startswith(path) and len(str(error)) <= _MOST_MESSAGE:
             raise
         raise ValueError(f"{path}: its hyperparameters do not fit {name}: {_short(error)}.") from error
-    own = module.state_dict()
-    missing = [key for key in own if key not in content.state_dict]
+    own, state = module.state_dict(), content.state_dict
+    if content.base is not None:
+        state = complete_state(module, state, content.base)
+    missing = [key for key in own if key not in state]
     if missing:
         raise ValueError(f"{path} lacks weights of {name}: {', '.join(missing[:4])}.")
-    unreal = [key for key in own if content.state_dict[key].is_complex() and not own[key].is_complex()]
+    unreal = [key for key in own if state[key].is_complex() and not own[key].is_complex()]
     if unreal:
         raise ValueError(f"{path}: its weights do not fit its hyperparameters: {unreal[0]} holds complex numbers.")
     try:
-        module.load_state_dict(content.state_dict, strict=False)
+        module.load_state_dict(state, strict=False)
     except Exception as error:  # hooks and the metadata beside the weights can end in anything
         raise ValueError(f"{path}: its weights do not fit its hyperparameters: {_first_difference(error)}.") from None
     module.trained_classes = dict(content.classes)

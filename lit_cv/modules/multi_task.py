@@ -221,6 +221,9 @@ class MultiTaskModule(TasksModule):
         """Refuse gradient surgery where it cannot be done; have the tasks look at the data."""
         super().on_fit_start()
         if self.hparams["weighting"] == "pcgrad":
+            if self.hparams["l2_sp"]:
+                allowed = "its gradient belongs to no task, as weighting='pcgrad' needs: leave it at 0"
+                raise OptionError(self, "l2_sp", self.hparams["l2_sp"], allowed)
             check_whole(self.trainer, "weighting='pcgrad'", f"another {argument('weighting', self)}")
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:

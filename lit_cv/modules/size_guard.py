@@ -90,7 +90,7 @@ def require_size(cls: "type[BaseModule]", hyper_parameters: Mapping[str, Any], s
     """
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"), no_larger_than(size, source):
-            cls(**hyper_parameters).configure_model()
+            cls(**{**hyper_parameters, **dict.fromkeys(hyper_parameters.keys() & {"weights"})}).configure_model()
     except Exception as error:
         if isinstance(error, ValueError) and str(error).startswith(source):
             raise

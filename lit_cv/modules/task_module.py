@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from lit_cv.contracts import ClassLists, class_lists, datamodule_of
 from lit_cv.distributed import is_distributed
 from lit_cv.metrics.chosen import check_metrics
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
+from lit_cv.modules.base_weights import restore_base
+from lit_cv.modules.fine_tuning import FineTuning, refuse_other_strategy
+from lit_cv.modules.fine_tuning_options import StrategyName, backbone_rate, check_options
 from lit_cv.modules.task_losses import add_totals, loss_terms
 from lit_cv.tasks import BaseTask, Features, TaskLoss, joined_losses
 
@@ -19,9 +22,96 @@ __all__ = ["TaskModule", "TasksModule"]
 
 
 class TasksModule(BaseModule):
-    """Base of the modules whose heads, losses, metrics and predictions are those of tasks, see `lit_cv.tasks`."""
+    """Base of the modules whose heads, losses, metrics and predictions are those of tasks, see `lit_cv.tasks`.
+
+    The `strategy` tells what of a pretrained backbone learns, and how fast. The heads learn at `lr` in all of them; the
+    default learning rate of the backbone, `backbone_lr`, is given in brackets:
+
+    - `None`: everything learns alike, at `lr`.
+    - `feature_extraction`: the heads alone.
+    - `freeze_backbone`: the heads and the last stages (1e-4); the first `frozen_stages` are frozen.
+    - `discriminative_lr`: everything, the backbone far slower (1e-5), and the slower the nearer to the image.
+    - `full_finetune`: everything (1e-4).
+    - `gradual_unfreezing`: the heads first, then stage after stage from the last to the first (1e-4; Howard
+      and Ruder 2018, "Universal Language Model Fine-tuning", section 3.3).
+    - `lora`: the heads and low-rank updates of the backbone's layers (1e-3), see `lit_cv.nn.add_lora`. Checkpoints then
+      hold no weights of the backbone, but name those that were given as `weights`, which are needed to load them; an
+      export holds the sum.
+
+    What is frozen gets no gradient, stays in eval mode (the statistics of its BatchNorm do not move, its dropout is
+    off) and is not in the optimizer. The stages are those of `lit_cv.nn.backbone_stages`: blocks of a vision
+    transformer, stages of a convolutional network. A table at the start shows the groups, each learning rate is logged
+    by name.
+
+    Args:
+        strategy: One of the above.
+        backbone_lr: Learning rate of the backbone, or of its updates under `lora`; `None` takes the strategy's.
+        layer_decay: Factor between the learning rates of neighboring stages. That of stage i of L, counted from
+            1, is `backbone_lr * layer_decay ** (L - i + 1)`, as in timm where `backbone_lr` is `lr`; BEiT and MAE
+            differ in the network's last norm, which has the rate of the classifier there, and here, as in timm,
+            that of the last block (0.65 for 1 at a decay of 0.65). `None` takes 0.75 for `discriminative_lr` and 1
+            otherwise.
+        frozen_stages: Stages that stay frozen, for `freeze_backbone` and `discriminative_lr`: their number, counted
+            from the image, or the name of the last of them. `None` freezes three in four, or none.
+        unfreeze_epochs: When `gradual_unfreezing` frees the next stage: every so many epochs, or a list with the
+            epoch of each, from the last stage on, counted from 0; stages beyond the list stay frozen. `None`: 1.
+        l2_sp: Pull of the backbone towards its pretrained weights in place of its weight decay: adds
+            `l2_sp / 2 * |w - w_0|^2` to the loss (Li et al. 2018, "Explicit Inductive Bias for Transfer Learning").
+        lora_rank: Rank of the updates of `lora`.
+        lora_alpha: Scale of the updates: they are multiplied by `lora_alpha / lora_rank`.
+        lora_targets: Names of the layers that `lora` updates, such as `qkv`; `None` takes all linear layers and
+            ungrouped convolutions but the first.
+        **kwargs: Arguments of `BaseModule`.
+
+    Raises:
+        ValueError: If options contradict each other, or a stage does not exist.
+    """
 
     _tasks: dict[str, BaseTask]
+    fine_tuning: FineTuning | None = None
+
+    def __init__(
+        self,
+        strategy: StrategyName | None = None,
+        backbone_lr: float | None = None,
+        layer_decay: float | None = None,
+        frozen_stages: int | str | None = None,
+        unfreeze_epochs: int | list[int] | None = None,
+        l2_sp: float = 0.0,
+        lora_rank: int = 8,
+        lora_alpha: float = 16.0,
+        lora_targets: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_options(self.hparams)
+        self.fine_tuning = None if strategy is None else FineTuning(self.hparams)
+
+    @property
+    def backbone_lr(self) -> float:
+        """Learning rate of the backbone, before layer-wise decay."""
+        return backbone_rate(self.hparams)
+
+    def configure_networks(self) -> None:
+        """Build the networks and freeze what the strategy freezes at its start."""
+        super().configure_networks()
+        if self.fine_tuning is not None:
+            self.fine_tuning.attach(self)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of everything but what is frozen, which stays in eval mode."""
+        super().train(mode)
+        if self.fine_tuning is not None:
+            self.fine_tuning.keep_frozen_in_eval_mode(self)
+        return self
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the optimizer's groups; with a strategy those of the heads and of each stage that learns."""
+        return super().parameter_groups() if self.fine_tuning is None else self.fine_tuning.parameter_groups(self)
+
+    def penalties(self) -> dict[str, Tensor]:
+        """Return the terms that the strategy adds to the training loss."""
+        return {} if self.fine_tuning is None else self.fine_tuning.penalties(self)
 
     @property
     def image_sides(self) -> tuple[int, int] | None:
@@ -67,9 +157,33 @@ class TasksModule(BaseModule):
         super().build_metrics()
 
     def on_fit_start(self) -> None:
-        """Have the tasks look at the data."""
+        """Have the tasks look at the data, and begin what the strategy does."""
         for task in self._tasks.values():
             task.start(datamodule_of(self.trainer), self.device)
+        if self.fine_tuning is not None:
+            self.fine_tuning.begin(self)
+
+    def on_train_epoch_start(self) -> None:
+        """Free the stages whose epoch has come."""
+        if self.fine_tuning is not None:
+            self.fine_tuning.begin_epoch(self)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what going on with the strategy needs."""
+        super().on_save_checkpoint(checkpoint)
+        if self.fine_tuning is not None:
+            self.fine_tuning.add_to_checkpoint(self, checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the strategy of the checkpoint; refuse to go on with another one."""
+        super().on_load_checkpoint(checkpoint)
+        restore_base(self, checkpoint)
+        if self._trainer is None or self.trainer.state.fn != "fit":
+            return
+        if self.fine_tuning is None:
+            refuse_other_strategy(self, checkpoint)
+        else:
+            self.fine_tuning.take_from_checkpoint(self, checkpoint)
 
     def warn_of(self, task: BaseTask, stage: Stage, results: Mapping[str, Tensor]) -> None:
         """Log what a task has to say about its metrics of an epoch."""

@@ -6,6 +6,7 @@ from lit_cv.nn.discriminator import DomainDiscriminator
 from lit_cv.nn.factory import check_backbone_name, create_backbone, has_small_stem, list_backbones
 from lit_cv.nn.gradient_reversal import reverse_gradient
 from lit_cv.nn.heads import ClassificationHead, SpatialDropout
+from lit_cv.nn.lora import add_lora, has_lora, lora_layers, merge_lora, merge_lora_state
 from lit_cv.nn.moving_average import MovingAverage, cosine_decay
 from lit_cv.nn.preprocessing import Preprocessing
 from lit_cv.nn.projector import Projector
@@ -13,6 +14,7 @@ from lit_cv.nn.stages import Stage, backbone_stages, find_stage
 from lit_cv.nn.stochastic_depth import set_stochastic_depth
 from lit_cv.nn.taps import LayerTaps
 from lit_cv.nn.vit_layouts import export_vit
+from lit_cv.nn.weight_files import absolute_weights
 
 __all__ = [
     "Backbone",
@@ -25,6 +27,8 @@ __all__ = [
     "Projector",
     "SpatialDropout",
     "Stage",
+    "absolute_weights",
+    "add_lora",
     "backbone_stages",
     "check_backbone_name",
     "checkpoint_options",
@@ -32,9 +36,13 @@ __all__ = [
     "create_backbone",
     "export_vit",
     "find_stage",
+    "has_lora",
     "has_small_stem",
     "list_backbones",
     "load_head",
+    "lora_layers",
+    "merge_lora",
+    "merge_lora_state",
     "reverse_gradient",
     "set_stochastic_depth",
 ]

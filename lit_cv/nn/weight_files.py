@@ -12,7 +12,7 @@ from lit_cv.checkpoint_file import RefusedFileError, load_tensors, require_store
 from lit_cv.errors import refusal
 from lit_cv.suggest import nearest
 
-__all__ = ["SUFFIXES", "WeightFile", "find_file", "listed"]
+__all__ = ["SUFFIXES", "WeightFile", "absolute_weights", "find_file", "listed"]
 
 SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 """How the names of files of weights end."""
@@ -118,6 +118,12 @@ def find_file(weights: str) -> WeightFile | None:
         if _is_path(head, file):
             return WeightFile(file, part)
     return WeightFile(path) if _is_path(weights, path) else None
+
+
+def absolute_weights(weights: str) -> str:
+    """Return the same weights, those of a file by its absolute path."""
+    file = find_file(weights)
+    return weights if file is None else str(file._replace(path=file.path.absolute()))
 
 
 def listed(names: Iterable[str], most: int = 4) -> str:

@@ -10,6 +10,7 @@ from torchvision import models
 
 from lit_cv.errors import OptionError
 from lit_cv.nn.installed_weights import installed_weights
+from lit_cv.nn.lora import merge_lora_state
 from lit_cv.nn.preprocessing import Preprocessing, channel_values
 from lit_cv.nn.preprocessing_files import preprocessing_beside, preprocessing_inside
 from lit_cv.nn.torchvision_networks import torchvision_names, torchvision_preprocessing
@@ -114,6 +115,9 @@ def read_weights(name: str, weights: str, look_beside: bool = True) -> Weights:
 
 def _from_file(file: WeightFile, vit: bool, look_beside: bool) -> Weights:
     content = file.read()
+    extra = content.get("lit_cv") if isinstance(content, Mapping) else None
+    if isinstance(extra, Mapping) and "base" in extra:
+        raise ValueError(f"{file} holds low-rank updates of other weights: export it, and start from the exported file.")
     named = file.entries(content)
     if any(key.startswith("backbone.") and isinstance(value, Tensor) for key, value in named.items()):
         named = {key.removeprefix("backbone."): value for key, value in named.items()}
@@ -121,6 +125,7 @@ def _from_file(file: WeightFile, vit: bool, look_beside: bool) -> Weights:
     if not tensors:
         raise ValueError(f"{file} holds no tensors by name.")
     require_real(str(file), tensors)
+    tensors = merge_lora_state(tensors)
     of_backbone = any(key.startswith("body.") for key in tensors)
     inside = preprocessing_inside(file, content)
     if of_backbone:

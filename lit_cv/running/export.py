@@ -15,6 +15,7 @@ from lit_cv.contracts import module_extras
 from lit_cv.modules.base import BaseModule
 from lit_cv.modules.checkpoint_contents import prepared_images
 from lit_cv.modules.few_shot import FewShotModule
+from lit_cv.nn import merge_lora, merge_lora_state
 from lit_cv.randomness import same_draws
 
 __all__ = ["ExportedModule", "example_images", "export_onnx", "export_program", "export_weights"]
@@ -52,6 +53,7 @@ class ExportedModule(nn.Module):
         finally:
             module._trainer = trainer
         self.module.metrics = nn.ModuleDict()
+        merge_lora(self.module)
         for parameter in self.module.parameters():
             parameter.requires_grad_(False)
         learns_features = module.evaluates_embedding or isinstance(module, FewShotModule)
@@ -157,7 +159,7 @@ def export_onnx(module: ExportedModule, path: Path, images: Tensor | None = None
 
 def export_weights(module: BaseModule, path: Path, class_names: Sequence[str] = ()) -> None:
     """Write the weights alone as safetensors, which `weights` of a module takes, with what they are of as metadata."""
-    state = {name: value.contiguous().clone() for name, value in module.state_dict().items()}
+    state = {name: value.contiguous().clone() for name, value in merge_lora_state(module.state_dict()).items()}
     h = {
         key: value for key, value in module.hparams.items() if key in ("backbone", "in_channels", "image_size", "stem")
     }

@@ -142,7 +142,7 @@ class CrossValidation:
         )
         best = folder / "checkpoints" / "best.ckpt"
         if self.options.checkpoint == "best" and best.is_file():
-            model.load_state_dict(_weights_of(best))
+            model.load_state_dict({**model.state_dict(), **_weights_of(best)})  # it may lack what is frozen
         found = trainer.validate(model, datamodule=data, verbose=False)
         metrics = {name: round(value, 6) for name, value in (found[0] if found else {}).items()}
         self._predict(fitted, fold, folder)

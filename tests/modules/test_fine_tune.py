@@ -56,7 +56,7 @@ def state(module: nn.Module) -> dict[str, Tensor]:
 
 def frozen_keys(module: FineTuneModule) -> set[str]:
     """Keys of the state dict that belong to frozen stages."""
-    still = {id(m) for stage in module.stages[: module.frozen] for part in stage.modules for m in part.modules()}
+    still = {id(m) for stage in module.fine_tuning.stages[: module.fine_tuning.frozen] for part in stage.modules for m in part.modules()}
     return {
         f"backbone.body.{name}.{key}"
         for name, m in module.backbone.body.named_modules()
@@ -72,8 +72,8 @@ class Modes(L.Callback):
         self.still: list[bool] = []
 
     def on_train_batch_end(self, trainer: Any, module: Any, *args: Any) -> None:
-        frozen = [m for stage in module.stages[: module.frozen] for part in stage.modules for m in part.modules()]
-        free = [m for stage in module.stages[module.frozen :] for part in stage.modules for m in part.modules()]
+        frozen = [m for stage in module.fine_tuning.stages[: module.fine_tuning.frozen] for part in stage.modules for m in part.modules()]
+        free = [m for stage in module.fine_tuning.stages[module.fine_tuning.frozen :] for part in stage.modules for m in part.modules()]
         self.still.append(not any(m.training for m in frozen) and all(m.training for m in [*free, module.head]))
 
 
@@ -99,7 +99,7 @@ def test_what_is_frozen_stands_still_to_the_bit(
     trainer = fit(module, callbacks=[modes, *([EMA(0.9)] if ema else [])])
     after = state(module)
     keys = frozen_keys(module)
-    assert module.frozen == frozen
+    assert module.fine_tuning.frozen == frozen
     assert len(keys) == sum("backbone.body" in key for key in after) if frozen == 6 else keys
     for key in keys:
         assert torch.equal(after[key], before[key]), key
@@ -111,7 +111,7 @@ def test_what_is_frozen_stands_still_to_the_bit(
     assert all(modes.still)
     in_optimizer = {p for group in trainer.optimizers[0].param_groups for p in group["params"]}
     held = set(trainer.optimizers[0].state)
-    for position, stage in enumerate(module.stages):
+    for position, stage in enumerate(module.fine_tuning.stages):
         for parameter in stage.parameters:
             assert parameter.requires_grad == (position >= frozen)
             assert (parameter in in_optimizer) == (parameter in held) == (position >= frozen)
@@ -133,7 +133,7 @@ def test_learning_rates_by_default(strategy: str) -> None:
     module = built(strategy=strategy)
     rates = {group["layer"]: group["lr"] for group in module.parameter_groups()}
     assert rates.pop("head") == 1e-3
-    names = [stage.name for stage in module.stages]
+    names = [stage.name for stage in module.fine_tuning.stages]
     expected: dict[str, float] = {
         "feature_extraction": {},
         "freeze_backbone": dict.fromkeys(names[4:], 1e-4),
@@ -190,7 +190,7 @@ def test_stages_are_freed_from_the_last_to_the_first(epochs: Any, counts: list[i
     module = built(strategy="gradual_unfreezing", unfreeze_epochs=epochs, schedule="cosine")
     data = digits(batch_size=40)
     trainer = fit(module, data, max_epochs=len(counts), callbacks=[groups], limit_val_batches=0)
-    order = ["head", *(stage.name for stage in reversed(module.stages))]
+    order = ["head", *(stage.name for stage in reversed(module.fine_tuning.stages))]
     assert groups.seen == [order[:count] for count in counts]
     for rates in groups.rates:  # one course for all, from the first step of each on
         assert all(rate == pytest.approx(rates["head"] / 10) for name, rate in rates.items() if name != "head")
@@ -269,7 +269,7 @@ def test_l2_sp_is_half_the_squared_distance_and_takes_the_place_of_weight_decay(
     source = torch.load(pretrained, weights_only=True)["state_dict"]
     batch = {"image": torch.zeros(4, 1, 8, 8, dtype=torch.uint8), "label": torch.zeros(4, dtype=torch.int64)}
     with torch.no_grad():
-        train, val = (module.eval().step(batch, stage) for stage in ("train", "val"))
+        train, val = (module.eval()._run_step(batch, stage) for stage in ("train", "val"))
     distance = sum(
         float((p.detach().double() - source[f"backbone.body.{name}"].double()).square().sum())
         for name, p in module.backbone.body.named_parameters()
@@ -315,7 +315,7 @@ def test_stochastic_depth_is_off_where_frozen() -> None:
     )  # fmt: skip
     module.train()
     training = {
-        stage.name: any(m.training for part in stage.modules for m in part.modules()) for stage in module.stages
+        stage.name: any(m.training for part in stage.modules for m in part.modules()) for stage in module.fine_tuning.stages
     }
     assert [name for name, on in training.items() if on] == ["features.7"]
     assert module.backbone.body.features[7][2].stochastic_depth.p == 0.5
@@ -330,7 +330,7 @@ def test_parameters_that_a_network_fixes_stay_fixed(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("lit_cv.modules.base.create_backbone", fixed)
     module = built(backbone="conv4", strategy="gradual_unfreezing")
     for count in (4, 0, 2):
-        module.freeze_stages(count)
+        module.fine_tuning.freeze(module, count)
         assert not module.backbone.body.blocks[2][1].weight.requires_grad
         assert module.backbone.body.blocks[2][1].bias.requires_grad == (count < 3)
 
@@ -367,7 +367,7 @@ def test_another_strategy_does_not_go_on_from_a_checkpoint(pretrained: str, tmp_
         with pytest.raises(ValueError, match=words):
             L.Trainer(**QUIET, max_epochs=2).fit(module, digits(), ckpt_path=path)
     loaded = FineTuneModule.load_from_checkpoint(path, weights_only=True)
-    assert loaded.frozen == 4
+    assert loaded.fine_tuning.frozen == 4
     assert loaded.hparams["weights"] is None
 
 

@@ -1,12 +1,13 @@
 """What the options of fine-tuning mean: which stages are frozen when, and how fast the others learn."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from lit_cv.errors import OptionError, argument
 from lit_cv.nn import Stage, check_backbone_name, checkpoint_options, find_stage
 
 __all__ = [
+    "StrategyName",
     "backbone_rate",
     "backbone_rates",
     "check_options",
@@ -17,6 +18,10 @@ __all__ = [
 ]
 
 Options = Mapping[str, Any]
+StrategyName = Literal[
+    "feature_extraction", "freeze_backbone", "discriminative_lr", "full_finetune", "gradual_unfreezing", "lora"
+]
+"""What of a pretrained backbone learns, see `lit_cv.modules.task_module.TasksModule`."""
 
 _BACKBONE_LR = {
     "feature_extraction": 0.0,
@@ -24,6 +29,7 @@ _BACKBONE_LR = {
     "discriminative_lr": 1e-5,
     "full_finetune": 1e-4,
     "gradual_unfreezing": 1e-4,
+    "lora": 1e-3,
 }
 _LAYER_DECAY = 0.75
 # Options that only some strategies have.
@@ -31,8 +37,11 @@ _BELONGS: dict[str, tuple[str, ...]] = {
     "frozen_stages": ("freeze_backbone", "discriminative_lr"),
     "unfreeze_epochs": ("gradual_unfreezing",),
     "cache_features": ("feature_extraction",),
+    "lora_targets": ("lora",),
 }
-_LEARNING_BACKBONE = ("backbone_lr", "layer_decay", "l2_sp", "drop_path", "spatial_dropout")
+_FROZEN = ("feature_extraction", "lora")  # strategies that leave the weights of the backbone as they are
+_LEARNING_BACKBONE = ("layer_decay", "l2_sp", "drop_path", "spatial_dropout")
+_NEEDING_STRATEGY = ("backbone_lr", "layer_decay", "frozen_stages", "unfreeze_epochs", "l2_sp", "lora_targets")
 
 
 def check_options(h: Options) -> None:
@@ -42,16 +51,21 @@ def check_options(h: Options) -> None:
         ValueError: If there are such.
     """
     strategy = h["strategy"]
+    if strategy is None:
+        for name in _NEEDING_STRATEGY:
+            if h[name]:
+                raise OptionError(None, name, h[name], f"it needs a {argument('strategy')}, such as full_finetune")
+        return
     if strategy not in _BACKBONE_LR:
         raise OptionError(None, "strategy", strategy, f"give one of {', '.join(_BACKBONE_LR)}")
     for name, strategies in _BELONGS.items():
-        if h[name] and strategy not in strategies:
+        if h.get(name) and strategy not in strategies:
             raise OptionError(None, name, h[name], f"it is for strategy {' and '.join(strategies)}, not {strategy}")
-    if strategy == "feature_extraction":
-        for name in _LEARNING_BACKBONE:
+    if strategy in _FROZEN:
+        for name in ("backbone_lr", *_LEARNING_BACKBONE) if strategy == "feature_extraction" else _LEARNING_BACKBONE:
             if h[name]:
                 raise OptionError(None, name, h[name], f"it has no effect where the backbone is frozen ({strategy})")
-    if h["solve_head"] and h["normalize_features"]:
+    if h.get("solve_head") and h["normalize_features"]:
         allowed = "it has no effect on a classifier that is solved (solve_head)"
         raise OptionError(None, "normalize_features", True, allowed)
     limits = {"backbone_lr": (0, None), "layer_decay": (0, 1), "l2_sp": (0, None)}
@@ -87,11 +101,13 @@ def checkpoint_backbone(weights: str | None) -> str:
 
 def head_rate(h: Options) -> float:
     """Return the learning rate of the classifier, 0 where it is solved and nothing moves the features under it."""
-    return 0.0 if h["solve_head"] and h["strategy"] == "feature_extraction" else float(h["lr"])
+    return 0.0 if h.get("solve_head") and h["strategy"] == "feature_extraction" else float(h["lr"])
 
 
 def backbone_rate(h: Options) -> float:
-    """Return the learning rate of the backbone before layer-wise decay."""
+    """Return the learning rate of the backbone before layer-wise decay, 0 without a strategy."""
+    if h["strategy"] is None:
+        return 0.0
     return float(_BACKBONE_LR[h["strategy"]] if h["backbone_lr"] is None else h["backbone_lr"])
 
 
@@ -110,7 +126,7 @@ def count_frozen(h: Options, stages: Sequence[Stage], epoch: int) -> int:
         ValueError: If a number of stages is too great, or a name unknown.
     """
     count, strategy, given = len(stages), h["strategy"], h["frozen_stages"]
-    if strategy == "feature_extraction":
+    if strategy in _FROZEN:
         return count
     if strategy == "gradual_unfreezing":
         return count - _count_freed(h, stages, epoch)

@@ -1,0 +1,85 @@
+"""Checkpoints of low-rank updates, which name the weights of the backbone in place of holding them."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_cv.errors import argument
+from lit_cv.modules.extension_points import ExtensionPoints
+from lit_cv.nn import absolute_weights
+
+__all__ = ["complete_state", "frozen_digest", "leave_out_base", "restore_base"]
+
+_STATES = (("state_dict",), ("current_model_state",), ("ema", "weights"))  # where callbacks of averages put theirs
+
+
+def leave_out_base(module: ExtensionPoints, checkpoint: dict[str, Any], digest: str) -> None:
+    """Take the frozen weights of the backbone out of a checkpoint, in place, and name where they came from.
+
+    Args:
+        module: The module, whose `weights` they are.
+        checkpoint: The checkpoint.
+        digest: From `frozen_digest`.
+    """
+    frozen = set(_frozen_keys(module.state_dict()))
+    for *path, name in _STATES:
+        holder: Any = checkpoint
+        for part in path:
+            holder = holder.get(part, {})
+        if name in holder:
+            holder[name] = {key: value for key, value in holder[name].items() if key not in frozen}
+    checkpoint["lit_cv"]["base"] = digest
+    checkpoint["hyper_parameters"]["weights"] = absolute_weights(module.hparams["weights"])
+
+
+def restore_base(module: ExtensionPoints, checkpoint: dict[str, Any]) -> None:
+    """Put the frozen weights of the module's backbone into a checkpoint that names them, in place.
+
+    Raises:
+        ValueError: If the module has other ones.
+    """
+    digest = checkpoint.get("lit_cv", {}).get("base")
+    if digest is None:
+        return
+    for *path, name in _STATES:
+        holder: Any = checkpoint
+        for part in path:
+            holder = holder.get(part, {})
+        if name in holder:
+            holder[name] = complete_state(module, holder[name], digest)
+
+
+def complete_state(module: ExtensionPoints, state: Mapping[str, Tensor], digest: str) -> dict[str, Tensor]:
+    """Return the state dict of a checkpoint with the frozen weights of the module's backbone.
+
+    Raises:
+        ValueError: If they are not those that the digest is of.
+    """
+    module.configure_model()
+    if frozen_digest(module) != digest:
+        raise ValueError(
+            f"the checkpoint holds low-rank updates of other weights than weights={module.hparams['weights']!r}: give "
+            f"those that its training started from ({argument('weights', module)})."
+        )
+    own = module.state_dict()
+    return {**{key: own[key] for key in _frozen_keys(own)}, **state}
+
+
+@torch.no_grad()
+def frozen_digest(module: ExtensionPoints) -> str:
+    """Return a digest (SHA-256) of the names, shapes and numbers of the backbone's frozen weights."""
+    state, digest = module.state_dict(), hashlib.sha256()
+    for key in sorted(_frozen_keys(state)):
+        value = state[key].detach().cpu().contiguous()
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _frozen_keys(state: Mapping[str, Tensor]) -> list[str]:
+    return [
+        key for key in state if key.startswith("backbone.body.") and not key.rpartition(".")[2].startswith("lora_")
+    ]
