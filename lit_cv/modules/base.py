@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from lit_cv.contracts import Batch, Module, Output, Stage, datamodule_of
-from lit_cv.modules.inference import infer_from_data
+from lit_cv.modules.inference import ChannelStatistics, infer_from_data
 from lit_cv.modules.lightning_hooks import LightningHooks
-from lit_cv.nn import check_backbone_name, create_backbone
+from lit_cv.nn import Backbone, check_backbone_name, create_backbone
 from lit_cv.optim import OptimizerName, ScheduleName, check_optimizer, check_schedule
 
 __all__ = ["BaseModule", "Batch", "Output", "Stage"]
@@ -92,6 +92,7 @@ class BaseModule(LightningHooks):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self._data_statistics: ChannelStatistics | None = None
         check_backbone_name(backbone)
         check_optimizer(optimizer)
         check_schedule(schedule)
@@ -106,21 +107,25 @@ class BaseModule(LightningHooks):
         It runs once, before anything needs the networks. A subclass with further networks overrides it, and calls it
         first.
         """
+        self._data_statistics = infer_from_data(self.hparams, datamodule_of(self._trainer))
+        self.backbone = self.build_backbone(self.hparams["weights"])
+        self.head = self.configure_head(self.backbone.num_features)
+
+    def build_backbone(self, weights: str | None) -> Backbone:
+        """Return a network as the hyperparameters describe it, with weights to start from."""
         h = self.hparams
-        statistics = infer_from_data(h, datamodule_of(self._trainer))
-        self.backbone = create_backbone(
+        return create_backbone(
             h["backbone"],
             in_channels=h["in_channels"],
             image_size=tuple(h["image_size"]) if isinstance(h["image_size"], list) else h["image_size"],
             stem=h["stem"],
-            weights=h["weights"],
+            weights=weights,
             spatial_dropout=h["spatial_dropout"],
             drop_path=h["drop_path"],
             mean=h["mean"],
             std=h["std"],
-            data_statistics=statistics,
+            data_statistics=self._data_statistics,
         ).to(memory_format=torch.channels_last)  # convolutions measured 1.1 to 1.9 times faster
-        self.head = self.configure_head(self.backbone.num_features)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the head's output for raw images, (N, C, H, W) uint8 or float in [0, 1]."""

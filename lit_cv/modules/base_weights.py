@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_cv.errors import argument
+from lit_cv.modules.base import BaseModule
 from lit_cv.modules.extension_points import ExtensionPoints
 from lit_cv.nn import absolute_weights
 
@@ -35,34 +36,55 @@ def leave_out_base(module: ExtensionPoints, checkpoint: dict[str, Any], digest: 
     checkpoint["hyper_parameters"]["weights"] = absolute_weights(module.hparams["weights"])
 
 
-def restore_base(module: ExtensionPoints, checkpoint: dict[str, Any]) -> None:
+def restore_base(module: BaseModule, checkpoint: dict[str, Any]) -> None:
     """Put the frozen weights of the module's backbone into a checkpoint that names them, in place.
 
     Raises:
-        ValueError: If the module has other ones.
+        ValueError: If they are not to be had, or are other ones.
     """
     digest = checkpoint.get("lit_cv", {}).get("base")
     if digest is None:
         return
+    weights = checkpoint["hyper_parameters"].get("weights")
     for *path, name in _STATES:
         holder: Any = checkpoint
         for part in path:
             holder = holder.get(part, {})
         if name in holder:
-            holder[name] = complete_state(module, holder[name], digest)
+            holder[name] = complete_state(module, holder[name], digest, weights)
 
 
-def complete_state(module: ExtensionPoints, state: Mapping[str, Tensor], digest: str) -> dict[str, Tensor]:
+def complete_state(
+    module: BaseModule, state: Mapping[str, Tensor], digest: str, weights: str | None
+) -> dict[str, Tensor]:
     """Return the state dict of a checkpoint with the frozen weights of the module's backbone.
 
+    Args:
+        module: The module, which takes up the weights unless it has some.
+        state: The state dict.
+        digest: From `frozen_digest`.
+        weights: The weights that the checkpoint names.
+
     Raises:
-        ValueError: If they are not those that the digest is of.
+        ValueError: If the weights are not to be had, or are not those that the digest is of.
     """
     module.configure_model()
+    given = module.hparams["weights"]
+    if given is None and weights is not None and frozen_digest(module) != digest:
+        given = weights
+        try:
+            body = module.build_backbone(weights).body
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"the checkpoint holds low-rank updates of weights={weights!r}, which cannot be read: {error} If they "
+                f"lie elsewhere now, give {argument('weights', module)}."
+            ) from error
+        module.backbone.body.load_state_dict(body.state_dict(), strict=False)
+        module.hparams["weights"] = weights
     if frozen_digest(module) != digest:
         raise ValueError(
-            f"the checkpoint holds low-rank updates of other weights than weights={module.hparams['weights']!r}: give "
-            f"those that its training started from ({argument('weights', module)})."
+            f"the checkpoint holds low-rank updates of other weights than weights={given!r}: give those that its "
+            f"training started from ({argument('weights', module)})."
         )
     own = module.state_dict()
     return {**{key: own[key] for key in _frozen_keys(own)}, **state}
@@ -80,6 +102,4 @@ def frozen_digest(module: ExtensionPoints) -> str:
 
 
 def _frozen_keys(state: Mapping[str, Tensor]) -> list[str]:
-    return [
-        key for key in state if key.startswith("backbone.body.") and not key.rpartition(".")[2].startswith("lora_")
-    ]
+    return [key for key in state if key.startswith("backbone.body.") and not key.rpartition(".")[2].startswith("lora_")]

@@ -108,7 +108,9 @@ class FineTuning:
         """
         h, trainer = module.hparams, module.trainer
         if h["weights"] is None and not self.restored:
-            log.warning("No weights were given (%s): the backbone starts from random ones.", argument("weights", module))
+            log.warning(
+                "No weights were given (%s): the backbone starts from random ones.", argument("weights", module)
+            )
         if self.strategy == "gradual_unfreezing" and trainer.world_size > 1:
             raise ValueError(
                 "strategy='gradual_unfreezing' trains on one device: data-parallel training settles at its start "

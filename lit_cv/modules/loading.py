@@ -55,7 +55,7 @@ def _build(cls: type[BaseModule], content: CheckpointFile) -> BaseModule:
         raise ValueError(f"{path}: its hyperparameters do not fit {name}: {_short(error)}.") from error
     own, state = module.state_dict(), content.state_dict
     if content.base is not None:
-        state = complete_state(module, state, content.base)
+        state = complete_state(module, state, content.base, content.hyper_parameters.get("weights"))
     missing = [key for key in own if key not in state]
     if missing:
         raise ValueError(f"{path} lacks weights of {name}: {', '.join(missing[:4])}.")

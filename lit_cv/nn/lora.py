@@ -107,10 +107,9 @@ def merge_lora_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if weight is None or any(part is None for part in parts):
             raise ValueError(f"{key} is an update of {layer}weight, which is not there.")
         down, up, scale = (part for part in parts if part is not None)
-        inputs = weight[0].numel()
-        if down.ndim < 2 or up.shape[:2].numel() != up.numel() or scale.numel() != 1:
+        if min(down.ndim, up.ndim, weight.ndim) < 2 or up[0, :1].numel() != 1 or scale.numel() != 1:
             raise ValueError(f"{key} is no low-rank update of {layer}weight.")
-        if (len(up), up.shape[1], down[0].numel()) != (len(weight), len(down), inputs):
+        if (len(up), up.shape[1], down.shape[1:]) != (len(weight), len(down), weight.shape[1:]):
             raise ValueError(f"{key} {tuple(down.shape)} does not fit {layer}weight {tuple(weight.shape)}.")
         merged[f"{layer}weight"] = _merged(weight, down, up, scale)
     return merged

@@ -117,7 +117,9 @@ def _from_file(file: WeightFile, vit: bool, look_beside: bool) -> Weights:
     content = file.read()
     extra = content.get("lit_cv") if isinstance(content, Mapping) else None
     if isinstance(extra, Mapping) and "base" in extra:
-        raise ValueError(f"{file} holds low-rank updates of other weights: export it, and start from the exported file.")
+        raise ValueError(
+            f"{file} holds low-rank updates of other weights: export it, and start from the exported file."
+        )
     named = file.entries(content)
     if any(key.startswith("backbone.") and isinstance(value, Tensor) for key, value in named.items()):
         named = {key.removeprefix("backbone."): value for key, value in named.items()}

@@ -189,6 +189,26 @@ VARIANTS: list[Case] = [
             ),
             ("cached features", {"strategy": "feature_extraction", "cache_features": True}, list),
             ("L2-SP", {"strategy": "discriminative_lr", "l2_sp": 0.1, "optimizer": "sgd"}, list),
+            ("LoRA", {"strategy": "lora", "lora_rank": 4}, lambda: [Augmentation("small_images"), EMA(0.9)]),
+        )
+    ),
+    *(
+        Case(cls, options, Scenes, variant=variant, epochs=3, killed_in=(0, 1), pretrained=True)
+        for cls, options, variant in (
+            (DetectionModule, DENSE | {"strategy": "lora", "lora_rank": 4}, "LoRA"),
+            (SegmentationModule, DENSE | {"strategy": "gradual_unfreezing"}, "gradual unfreezing"),
+            (MultiTaskModule, CONV | {"tasks": TASKS, "strategy": "discriminative_lr", "l2_sp": 0.1}, "L2-SP"),
+            (
+                MultiTaskModule,
+                CONV
+                | {
+                    "weighting": "pcgrad",
+                    "tasks": {name: TASKS[name] for name in ("shape", "pixels")},
+                    "strategy": "freeze_backbone",
+                    "frozen_stages": 2,
+                },
+                "pcgrad, frozen stages",
+            ),
         )
     ),
     Case(

@@ -56,7 +56,12 @@ def state(module: nn.Module) -> dict[str, Tensor]:
 
 def frozen_keys(module: FineTuneModule) -> set[str]:
     """Keys of the state dict that belong to frozen stages."""
-    still = {id(m) for stage in module.fine_tuning.stages[: module.fine_tuning.frozen] for part in stage.modules for m in part.modules()}
+    still = {
+        id(m)
+        for stage in module.fine_tuning.stages[: module.fine_tuning.frozen]
+        for part in stage.modules
+        for m in part.modules()
+    }
     return {
         f"backbone.body.{name}.{key}"
         for name, m in module.backbone.body.named_modules()
@@ -72,8 +77,18 @@ class Modes(L.Callback):
         self.still: list[bool] = []
 
     def on_train_batch_end(self, trainer: Any, module: Any, *args: Any) -> None:
-        frozen = [m for stage in module.fine_tuning.stages[: module.fine_tuning.frozen] for part in stage.modules for m in part.modules()]
-        free = [m for stage in module.fine_tuning.stages[module.fine_tuning.frozen :] for part in stage.modules for m in part.modules()]
+        frozen = [
+            m
+            for stage in module.fine_tuning.stages[: module.fine_tuning.frozen]
+            for part in stage.modules
+            for m in part.modules()
+        ]
+        free = [
+            m
+            for stage in module.fine_tuning.stages[module.fine_tuning.frozen :]
+            for part in stage.modules
+            for m in part.modules()
+        ]
         self.still.append(not any(m.training for m in frozen) and all(m.training for m in [*free, module.head]))
 
 
@@ -315,7 +330,8 @@ def test_stochastic_depth_is_off_where_frozen() -> None:
     )  # fmt: skip
     module.train()
     training = {
-        stage.name: any(m.training for part in stage.modules for m in part.modules()) for stage in module.fine_tuning.stages
+        stage.name: any(m.training for part in stage.modules for m in part.modules())
+        for stage in module.fine_tuning.stages
     }
     assert [name for name, on in training.items() if on] == ["features.7"]
     assert module.backbone.body.features[7][2].stochastic_depth.p == 0.5
