@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
+from torch import Tensor
 
+from lit_cv.errors import argument
 from lit_cv.nn.preprocessing import Preprocessing
 from lit_cv.nn.weight_files import WeightFile
 
-__all__ = ["METADATA_KEY", "preprocessing_beside", "preprocessing_inside", "read_beside"]
+__all__ = ["METADATA_KEY", "preprocessing_beside", "preprocessing_inside", "require_activation"]
 
 METADATA_KEY = "preprocessing"
 """Key of the record, as JSON, in the metadata of safetensors; and as a dict in the field `lit_cv` of checkpoints."""
@@ -48,7 +50,7 @@ def preprocessing_beside(path: Path) -> Preprocessing | None:
         ValueError: If it is damaged; the message names it.
     """
     for name, read in (("config.json", _from_timm), ("preprocessor_config.json", _from_transformers)):
-        content = read_beside(path, name)
+        content = _read_beside(path, name)
         try:
             found = None if content is None else read(content, str(path.parent / name))
         except ValueError as error:
@@ -58,7 +60,31 @@ def preprocessing_beside(path: Path) -> Preprocessing | None:
     return None
 
 
-def read_beside(path: Path, name: str) -> Mapping[str, Any] | None:
+def require_activation(file: WeightFile, name: str, state: Mapping[str, Tensor]) -> None:
+    """Refuse weights of a CLIP whose activation, as the JSON beside them says, is not that of the network.
+
+    Args:
+        file: The file of the weights.
+        name: Name of the network.
+        state: The weights under timm's names.
+
+    Raises:
+        ValueError: If it is quick GELU, which timm's networks of OpenAI's CLIP have in their names, or the other way.
+    """
+    content = _read_beside(file.path, "config.json")
+    if content is None or "norm_pre.weight" not in state:
+        return
+    vision = content.get("vision_config", content)
+    quick = not isinstance(vision, Mapping) or vision.get("hidden_act", "quick_gelu") == "quick_gelu"
+    if quick != ("quickgelu" in name):
+        raise ValueError(
+            f"{file} holds a CLIP {'with' if quick else 'without'} quick GELU, and {name} is one "
+            f"{'without' if quick else 'with'} it: such networks have quickgelu in their names, as in "
+            f"timm/vit_base_patch32_clip_quickgelu_224; change {argument('backbone')}."
+        )
+
+
+def _read_beside(path: Path, name: str) -> Mapping[str, Any] | None:
     """Return what a file of JSON in the folder of another one holds, `None` if there is none.
 
     Raises:

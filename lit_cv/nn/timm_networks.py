@@ -1,6 +1,8 @@
 """timm's networks, where timm is installed."""
 
 import logging
+import sys
+from collections.abc import Mapping
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from lit_cv.nn.preprocessing import Preprocessing, shared_values
 from lit_cv.nn.sizes import run_on_meta
 from lit_cv.suggest import nearest
 
-__all__ = ["build_timm", "check_timm_name", "timm_name", "timm_preprocessing"]
+__all__ = ["build_timm", "check_timm_name", "fit_timm_weights", "timm_name", "timm_preprocessing"]
 
 _PREFIX = "timm/"
 _LOGGER = logging.getLogger("lit_cv")
@@ -58,6 +60,23 @@ def build_timm(name: str, in_channels: int, image_size: tuple[int, int] | None, 
         body = timm.create_model(name, **options)
     num_features = int(getattr(body, "head_hidden_size", None) or body.num_features)
     return Network(body, _timm_features, _timm_pool, num_features, _has_feature_map(body))
+
+
+def fit_timm_weights(body: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return weights as timm itself fits its published ones to a network, where they do not fit as they are.
+
+    That gives the authors' files timm's names, and interpolates positions and patches for another image size.
+
+    Args:
+        body: The network.
+        state: Weights under timm's names or those of the authors.
+    """
+    own = body.state_dict()
+    convert = getattr(sys.modules[type(body).__module__], "checkpoint_filter_fn", None)
+    if convert is None or all(key in state and state[key].shape == value.shape for key, value in own.items()):
+        return state
+    converted: Mapping[str, Tensor] = convert(dict(state), body)
+    return converted
 
 
 def timm_preprocessing(name: str, of_file: bool) -> Preprocessing:

@@ -12,7 +12,14 @@ from lit_cv.errors import OptionError
 from lit_cv.nn.positions import resize_positions
 from lit_cv.nn.vit import VisionTransformer
 
-__all__ = ["export_vit", "fit_vit_weights", "from_other_layout", "vit_image_size", "vit_patch_side"]
+__all__ = [
+    "export_vit",
+    "fit_vit_weights",
+    "from_other_layout",
+    "to_torchvision_layout",
+    "vit_image_size",
+    "vit_patch_side",
+]
 
 _PAIRS = (
     ("patch_embed.proj.", "conv_proj."),
@@ -160,12 +167,19 @@ def export_vit(body: VisionTransformer, layout: Literal["timm", "torchvision"]) 
         raise OptionError(None, "layout", layout, "give 'timm' or 'torchvision'")
     if body.cls_token is None or body.grid[0] != body.grid[1]:
         raise ValueError("torchvision's vision transformers take square images and have a class token; this has not.")
+    return to_torchvision_layout(state)
+
+
+def to_torchvision_layout(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights under timm's names as torchvision names them; others keep their names."""
+    if "patch_embed.proj.weight" not in state:
+        return dict(state)
     return {_to_torchvision(key): value for key, value in state.items()}
 
 
 def _to_torchvision(key: str) -> str:
     if match := _BLOCK.fullmatch(key):
-        ours, theirs = next(pair for pair in _BLOCK_PAIRS if match[2].startswith(pair[0]))
+        ours, theirs = next((pair for pair in _BLOCK_PAIRS if match[2].startswith(pair[0])), ("", ""))
         return f"encoder.layers.encoder_layer_{match[1]}.{theirs}{match[2].removeprefix(ours)}"
     return next((theirs + key.removeprefix(ours) for ours, theirs in _PAIRS if key.startswith(ours)), key)
 

@@ -12,6 +12,7 @@ from lit_cv.errors import argument
 from lit_cv.nn.backbone import Backbone
 from lit_cv.nn.efficientnet_layout import from_efficientnet_pytorch, is_efficientnet_pytorch
 from lit_cv.nn.stems import adapt_channels
+from lit_cv.nn.timm_networks import fit_timm_weights, timm_name
 from lit_cv.nn.vit import VisionTransformer
 from lit_cv.nn.vit_layouts import fit_vit_weights
 from lit_cv.nn.weight_files import listed
@@ -111,6 +112,8 @@ def _fitted(backbone: Backbone, weights: Weights) -> Mapping[str, Tensor]:
     body = backbone.body
     if is_efficientnet_pytorch(weights.state):
         return from_efficientnet_pytorch(weights.source, weights.state, body)
+    if timm_name(backbone.name) is not None:
+        return fit_timm_weights(body, weights.state)
     if isinstance(body, VisionTransformer):
         return fit_vit_weights(body, weights.state)
     if not isinstance(body, models.VisionTransformer) or weights.image_size is None:

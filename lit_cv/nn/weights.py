@@ -9,13 +9,15 @@ from torch import Tensor
 from torchvision import models
 
 from lit_cv.errors import OptionError
+from lit_cv.nn.convnext_layout import convnext_to_torchvision
 from lit_cv.nn.installed_weights import installed_weights
 from lit_cv.nn.lora import merge_lora_state
 from lit_cv.nn.preprocessing import Preprocessing, channel_values
-from lit_cv.nn.preprocessing_files import preprocessing_beside, preprocessing_inside
+from lit_cv.nn.preprocessing_files import preprocessing_beside, preprocessing_inside, require_activation
 from lit_cv.nn.torchvision_networks import torchvision_names, torchvision_preprocessing
+from lit_cv.nn.transformers_layouts import from_transformers
 from lit_cv.nn.vit import is_vit_name
-from lit_cv.nn.vit_layouts import from_other_layout, vit_image_size, vit_patch_side
+from lit_cv.nn.vit_layouts import from_other_layout, to_torchvision_layout, vit_image_size, vit_patch_side
 from lit_cv.nn.weight_errors import errors_named, require_real
 from lit_cv.nn.weight_files import SUFFIXES, WeightFile, find_file
 from lit_cv.suggest import nearest
@@ -75,8 +77,9 @@ def read_weights(name: str, weights: str, look_beside: bool = True) -> Weights:
 
     Args:
         name: Name of the backbone.
-        weights: Name of torchvision weights, or the path of a checkpoint of this project, of a state dict in the
-            layout of `Backbone` or of torchvision, pickled or as safetensors; `PATH:teacher` takes its part `teacher`.
+        weights: Name of torchvision weights, or the path of a checkpoint of this project or of a state dict in the
+            layout of `Backbone`, torchvision, timm or transformers, pickled or as safetensors; `PATH:teacher` takes its
+            part `teacher`.
         look_beside: Whether the JSON beside a file is asked how its images were normalized.
 
     Raises:
@@ -86,7 +89,7 @@ def read_weights(name: str, weights: str, look_beside: bool = True) -> Weights:
     installed = installed_weights(name, weights)
     if (file := find_file(weights) if installed is None else WeightFile(installed)) is not None:
         with errors_named(str(file.path)):
-            return _from_file(file, is_vit_name(name), look_beside)
+            return _from_file(file, name, look_beside)
     if name not in torchvision_names():
         raise OptionError(
             None, "weights", weights, f"{name} has no published weights of this name; give the path of a checkpoint"
@@ -113,7 +116,7 @@ def read_weights(name: str, weights: str, look_beside: bool = True) -> Weights:
     return Weights(str(chosen), _rename(state), torchvision_preprocessing(name, chosen.name))
 
 
-def _from_file(file: WeightFile, vit: bool, look_beside: bool) -> Weights:
+def _from_file(file: WeightFile, name: str, look_beside: bool) -> Weights:
     content = file.read()
     extra = content.get("lit_cv") if isinstance(content, Mapping) else None
     if isinstance(extra, Mapping) and "base" in extra:
@@ -138,8 +141,15 @@ def _from_file(file: WeightFile, vit: bool, look_beside: bool) -> Weights:
     else:
         preprocessing = inside or (preprocessing_beside(file.path) if look_beside else None)
         tensors = _rename(tensors)
-    if vit:
+        if (translated := from_transformers(tensors)) is not None:
+            require_activation(file, name, translated)
+            tensors = translated
+    if is_vit_name(name):
         tensors = from_other_layout(str(file), tensors)
+    elif name.startswith("vit_"):
+        tensors = to_torchvision_layout(tensors)
+    elif name.startswith("convnext_"):
+        tensors = convnext_to_torchvision(tensors)
     return Weights(str(file), tensors, preprocessing, of_backbone)
 
 
