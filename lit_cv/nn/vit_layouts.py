@@ -171,8 +171,8 @@ def export_vit(body: VisionTransformer, layout: Literal["timm", "torchvision"]) 
 
 
 def to_torchvision_layout(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights under timm's names as torchvision names them; others keep their names."""
-    if "patch_embed.proj.weight" not in state:
+    """Return weights under timm's names as torchvision names them; others, and those of this project, as they are."""
+    if "patch_embed.proj.weight" not in state or "grid_size" in state:
         return dict(state)
     return {_to_torchvision(key): value for key, value in state.items()}
 
