@@ -20,7 +20,7 @@ from datamodules.loader import EpochSampler, ResumableLoader, loader_options
 from datamodules.recorded_splits import RecordedSplits
 from datamodules.splits import Positions, classes_with_fewer
 from lit_cv.contracts import Data, as_module, module_of
-from lit_cv.errors import argument, setting
+from lit_cv.errors import VoidOptionError, argument, setting
 from lit_cv.trust import names_of_files
 
 if TYPE_CHECKING:
@@ -114,7 +114,10 @@ class BaseDataModule(RecordedSplits, ABC):
         )
         check(self, "balance", balance, 0 <= balance <= 1, "a number from 0 to 1")
         if labels_per_class is not None and label_fraction is not None:
-            raise ValueError("labels_per_class and label_fraction were both given: leave one of them out.")
+            both = "labels_per_class and label_fraction were both given: leave one of them out"
+            raise VoidOptionError(
+                self, "labels_per_class", labels_per_class, both, others=("label_fraction",), text=f"{both}."
+            )
         self.batch_size, self.balance = batch_size, balance
         self.num_classes: int | None = None
         self.class_names: list[str] = []

@@ -20,6 +20,7 @@ __all__ = [
     "OptionError",
     "Part",
     "Speller",
+    "VoidOptionError",
     "announce_parts",
     "argument",
     "option",
@@ -217,6 +218,40 @@ class OptionError(ValueError):
     def __reduce__(self) -> tuple[Any, ...]:
         """Return what pickles the finished text: another process may not know the options."""
         return _restored, (type(self), self.args, self.__dict__)
+
+
+class VoidOptionError(OptionError):
+    """A value that is without effect, or impossible, because of another argument.
+
+    Where a recipe gives the value and the user the other argument, the value is dropped in favor of the default.
+
+    Args:
+        owner: As in `OptionError`.
+        name: The argument.
+        value: What was given.
+        allowed: Why it is void.
+        others: Names of other arguments that may be dropped in its place.
+        text: The whole message, where it is to be another.
+
+    Example:
+        >>> raise VoidOptionError(None, "backbone_lr", 0.1, "it has no effect where the backbone is frozen")
+        Traceback (most recent call last):
+        lit_cv.errors.VoidOptionError: backbone_lr=0.1: it has no effect where the backbone is frozen.
+    """
+
+    def __init__(
+        self,
+        owner: object,
+        name: str,
+        value: object,
+        allowed: str,
+        others: tuple[str, ...] = (),
+        text: str | None = None,
+    ) -> None:
+        super().__init__(owner, name, value, allowed)
+        self.reason, self.others = allowed, others
+        if text is not None:
+            self.args = (text,)
 
 
 def _restored(cls: type[OptionError], args: tuple[Any, ...], state: dict[str, Any]) -> OptionError:

@@ -4,7 +4,7 @@ import logging
 
 from lit_cv.cli import remedies  # noqa: F401 - later there may be no memory left to import it with
 from lit_cv.cli.predict import predict_arguments
-from lit_cv.running.arguments import prepare
+from lit_cv.running.arguments import prepare_run
 from lit_cv.running.find_lr import FindLRCLI
 from lit_cv.running.invocation import invocation
 from lit_cv.running.training import LitCLI
@@ -33,7 +33,6 @@ def run(args: list[str]) -> LitCLI | None:
                 return None
             args = found
         if args[0] == "find-lr":
-            return FindLRCLI(*prepare(["fit", *args[1:]]))
+            return FindLRCLI(*prepare_run(["fit", *args[1:]]))
         knn = args[0] == "knn"
-        prepared, checkpoint = prepare(["validate", *args[1:]] if knn else args)
-        return LitCLI(prepared, checkpoint, evaluate_embedding=knn)
+        return LitCLI(*prepare_run(["validate", *args[1:]] if knn else args), evaluate_embedding=knn)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_cv.contracts import as_callback, as_data
-from lit_cv.errors import TRAINER, argument, setting
+from lit_cv.errors import TRAINER, VoidOptionError, argument, setting
 from lit_cv.modules.extension_points import ExtensionPoints
 
 __all__ = ["cache_features", "check_caching", "check_extraction", "extract_features"]
@@ -23,11 +23,13 @@ def check_caching(trainer: L.Trainer) -> None:
     Raises:
         ValueError: If a callback changes the images, or the DataModule is not made for it.
     """
-    changing = [type(c).__name__ for c in trainer.callbacks if as_callback(c).changes_images]  # type: ignore[attr-defined]
+    found = [type(c).__name__ for c in trainer.callbacks if as_callback(c).changes_images]  # type: ignore[attr-defined]
+    changing = list(dict.fromkeys(found))
     if changing:
-        raise ValueError(
-            f"cache_features keeps one feature vector an image, but {' and '.join(changing)} changes the images at "
-            f"every step: leave it out ({argument('callbacks', TRAINER)}), or set {setting('cache_features', False)}."
+        reason = f"cache_features keeps one feature vector an image, but {' and '.join(changing)} changes the images"
+        out = f"leave it out ({argument('callbacks', TRAINER)}), or set {setting('cache_features', False)}"
+        raise VoidOptionError(
+            TRAINER, "callbacks", changing, reason, ("cache_features",), f"{reason} at every step: {out}."
         )
     check_extraction(trainer, "cache_features")
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from lit_cv.errors import OptionError, argument
+from lit_cv.errors import OptionError, VoidOptionError, argument
 from lit_cv.nn import Stage, check_backbone_name, checkpoint_options, find_stage
 
 __all__ = [
@@ -54,20 +54,21 @@ def check_options(h: Options) -> None:
     if strategy is None:
         for name in _NEEDING_STRATEGY:
             if h[name]:
-                raise OptionError(None, name, h[name], f"it needs a {argument('strategy')}, such as full_finetune")
+                raise VoidOptionError(None, name, h[name], f"it needs a {argument('strategy')}, such as full_finetune")
         return
     if strategy not in _BACKBONE_LR:
         raise OptionError(None, "strategy", strategy, f"give one of {', '.join(_BACKBONE_LR)}")
     for name, strategies in _BELONGS.items():
         if h.get(name) and strategy not in strategies:
-            raise OptionError(None, name, h[name], f"it is for strategy {' and '.join(strategies)}, not {strategy}")
+            raise VoidOptionError(None, name, h[name], f"it is for strategy {' and '.join(strategies)}, not {strategy}")
     if strategy in _FROZEN:
         for name in ("backbone_lr", *_LEARNING_BACKBONE) if strategy == "feature_extraction" else _LEARNING_BACKBONE:
             if h[name]:
-                raise OptionError(None, name, h[name], f"it has no effect where the backbone is frozen ({strategy})")
+                reason = f"it has no effect where the backbone is frozen ({strategy})"
+                raise VoidOptionError(None, name, h[name], reason)
     if h.get("solve_head") and h["normalize_features"]:
         allowed = "it has no effect on a classifier that is solved (solve_head)"
-        raise OptionError(None, "normalize_features", True, allowed)
+        raise VoidOptionError(None, "normalize_features", True, allowed)
     limits = {"backbone_lr": (0, None), "layer_decay": (0, 1), "l2_sp": (0, None)}
     for name, (least, most) in limits.items():
         value = h[name]

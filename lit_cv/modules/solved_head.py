@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_cv.contracts import as_dataset, datamodule_of
-from lit_cv.errors import DATA, OptionError, setting
+from lit_cv.errors import DATA, OptionError, VoidOptionError, setting
 from lit_cv.modules.extension_points import ExtensionPoints
 from lit_cv.optim import LogisticRegression
 
@@ -36,7 +36,7 @@ def solve_head(module: ExtensionPoints, features: Tensor, dataset: object, class
     """
     balance = getattr(datamodule_of(module.trainer), "balance", 0.0)
     if balance and module.hparams.get("strategy") == "feature_extraction":
-        raise OptionError(DATA, "balance", balance, "it has no effect on a classifier that is solved (solve_head)")
+        raise VoidOptionError(DATA, "balance", balance, "it has no effect on a classifier that is solved (solve_head)")
     labels = as_dataset(dataset).labels
     if labels is None:
         raise ValueError(f"solve_head needs the labels of all images, which {type(dataset).__name__} does not hold.")

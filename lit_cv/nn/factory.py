@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from lit_cv.errors import OptionError, argument
+from lit_cv.errors import OptionError, VoidOptionError, argument
 from lit_cv.nn.backbone import Backbone, Network
 from lit_cv.nn.compact import COMPACT, build_compact
 from lit_cv.nn.installed_weights import INSTALLED, installed_names
@@ -202,7 +202,8 @@ def _check_stem(name: str, stem: str) -> None:
         raise OptionError(None, "stem", stem, "give 'standard' or 'small'")
     if stem == "small" and not (name in COMPACT or name.startswith("vgg") or has_small_stem(name)):
         families = ", ".join([*SMALL_STEMS, "vgg", *COMPACT])
-        raise ValueError(f"{name} has no stem for small images; these have one: {families}. Set stem to 'standard'.")
+        text = f"{name} has no stem for small images; these have one: {families}. Set stem to 'standard'."
+        raise VoidOptionError(None, "stem", stem, f"{name} has no stem for small images", text=text)
 
 
 def _stem_family(name: str) -> str | None:

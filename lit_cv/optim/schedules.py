@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_cv.errors import OptionError
+from lit_cv.errors import OptionError, VoidOptionError
 from lit_cv.registry import Table, no_subclass, resolve
 from lit_cv.signatures import build, parameters
 
@@ -239,7 +239,7 @@ def build_schedule(
     warmup_steps = _check_lengths(name, kind, total_steps, warmup_steps)
     lr = max(float(group["lr"]) for group in optimizer.param_groups)
     if not 0 <= min_lr <= lr:
-        raise OptionError(None, "min_lr", min_lr, f"give a learning rate between 0 and lr={lr}")
+        raise VoidOptionError(None, "min_lr", min_lr, f"give a learning rate between 0 and lr={lr}")
     end = min_lr / lr if lr else 0.0
     if not isinstance(kind, type):
         return StepSchedule(optimizer, _after_warm_up(kind, int(total_steps), warmup_steps, end))

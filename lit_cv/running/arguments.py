@@ -9,7 +9,7 @@ command line overrides.
 import logging
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import yaml
@@ -17,15 +17,16 @@ import yaml
 from lit_cv.errors import COMMAND, FIT, MODULE, TRAINER, argument, setting
 from lit_cv.plain_values import read_yaml
 from lit_cv.registry import resolve_class
-from lit_cv.running.bfloat16 import has_bfloat16
 from lit_cv.running.import_policy import untrusted_classes
 from lit_cv.running.own_files import OwnFiles, in_own_file
+from lit_cv.running.precision import has_bfloat16
+from lit_cv.running.recipe_options import RecipeOptions, named_options, options_of_recipes
 from lit_cv.running.recipes import recipe_path
 from lit_cv.running.run_configuration import read_run_configuration
 from lit_cv.running.runs import Checkpoint, find_checkpoint
 from lit_cv.trust import untrusted
 
-__all__ = ["prepare", "read_configuration"]
+__all__ = ["Prepared", "prepare", "prepare_run", "read_configuration"]
 
 log = logging.getLogger("lit_cv")
 
@@ -34,14 +35,31 @@ _GROUPS = ("trainer", "checkpoint", "early_stopping", "ema", "non_finite", "pred
 _RUN_ONLY = ("ckpt_path", "weights_only", "verbose", "return_predictions")
 
 
+class Prepared(NamedTuple):
+    """What a command comes to before it is parsed.
+
+    Attributes:
+        args: Arguments for LightningCLI.
+        checkpoint: The checkpoint that `ckpt_path` names.
+        recipe: What recipes alone give, and the user has not chosen.
+    """
+
+    args: list[str]
+    checkpoint: Checkpoint | None
+    recipe: RecipeOptions
+
+
 def prepare(args: list[str]) -> tuple[list[str], Checkpoint | None]:
+    """Return the arguments for LightningCLI and the checkpoint that `prepare_run` finds."""
+    prepared = prepare_run(args)
+    return prepared.args, prepared.checkpoint
+
+
+def prepare_run(args: list[str]) -> Prepared:
     """Merge recipes, configurations and the checkpoint, and put the result before the other options.
 
     Args:
         args: The verb and its options as given.
-
-    Returns:
-        Arguments for LightningCLI, and the checkpoint that `ckpt_path` names.
 
     Raises:
         ValueError: For an unknown recipe, or a checkpoint that holds another class than asked for.
@@ -77,10 +95,21 @@ def prepare(args: list[str]) -> tuple[list[str], Checkpoint | None]:
         raise untrusted(names[0], " and ".join(configs) or "the configuration")
     rest = _with_own_classes(rest)
     if not merged:
-        return [verb, *rest], checkpoint
+        return Prepared([verb, *rest], checkpoint, {})
+    recipe = {} if checkpoint else _recipe_options(configs, accelerator, files, merged, rest)
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="lit_cv_", delete=False) as file:
         yaml.safe_dump(merged, file, sort_keys=False)
-    return [verb, "--config", file.name, *rest], checkpoint
+    return Prepared([verb, "--config", file.name, *rest], checkpoint, recipe)
+
+
+def _recipe_options(
+    configs: list[str], accelerator: str, files: list[dict[str, Any]], merged: dict[str, Any], rest: list[str]
+) -> RecipeOptions:
+    """Return what recipes alone give, see `options_of_recipes`; a file is the user's word, as what was typed."""
+    recipes = [read_configuration(config, accelerator) for config in configs if not Path(config).is_file()]
+    typed = [token[2:].partition("=")[0] for token in rest if token.startswith("--")]
+    in_files = [name for file in files for name, _ in named_options(file)]
+    return options_of_recipes(recipes, merged, [*typed, *in_files])
 
 
 def _log_replaced_precision(config: dict[str, Any], files: list[dict[str, Any]], accelerator: str) -> None:

@@ -8,7 +8,7 @@ from lit_cv import callbacks
 from lit_cv.errors import Part
 from lit_cv.registry import resolve_class
 
-__all__ = ["GROUPS", "built_parts"]
+__all__ = ["GROUPS", "built_parts", "class_named"]
 
 GROUPS: dict[str, type] = {
     "checkpoint": callbacks.RunCheckpoint,
@@ -43,12 +43,13 @@ def _named_classes(name: str, value: object) -> Iterator[Part]:
     path = value.get("class_path")
     arguments = value.get("init_args", {}) if isinstance(path, str) else value
     if isinstance(path, str) and isinstance(arguments, Mapping):
-        yield Part(name, _class(path), arguments)
+        yield Part(name, class_named(path), arguments)
     for key, inner in arguments.items() if isinstance(arguments, Mapping) else ():
         yield from _named_classes(f"{name}.{key}", inner)
 
 
-def _class(path: str) -> type:
+def class_named(path: str) -> type:
+    """Return the class of a name in a parsed configuration, `object` where it is not to be had."""
     with suppress(ValueError, ImportError):
         return resolve_class(path, object, "the configuration")
     return object

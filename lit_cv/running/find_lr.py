@@ -47,7 +47,7 @@ class FindLRCLI(LitCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build a Trainer that leaves nothing behind, with the given callbacks alone."""
         self.save_config_callback = None
-        config = {**self._get(self.config_init, "trainer"), **kwargs}
+        config = self.trainer_options(**kwargs)
         board = TensorBoardLogger(config["default_root_dir"] or ".", name="lightning_logs")
         self.folder = Path(board.log_dir)  # the next free one; it is made with the picture
         self._scratch = tempfile.TemporaryDirectory(prefix="lit_cv_")

@@ -22,7 +22,7 @@ from lit_cv import callbacks
 from lit_cv.callbacks.run_output import run_folder
 from lit_cv.checkpoint_io import AtomicCheckpointIO
 from lit_cv.contracts import as_checkpoint
-from lit_cv.errors import FIT, TRAINER, announce_parts, argument, option, setting
+from lit_cv.errors import FIT, TRAINER, VoidOptionError, announce_parts, argument, option, setting
 from lit_cv.metrics_csv import MetricsCSVLogger
 from lit_cv.modules import BaseModule
 from lit_cv.modules.size_guard import require_size
@@ -32,6 +32,8 @@ from lit_cv.running.error_origin import raised_here
 from lit_cv.running.given_callbacks import with_support
 from lit_cv.running.import_policy import limited_imports
 from lit_cv.running.parts import DataInstantiator, Parser, SaveConfig
+from lit_cv.running.precision import is_slow_in_bfloat16
+from lit_cv.running.recipe_options import RecipeOptions, drop_option
 from lit_cv.running.runs import Checkpoint, claim_run, make_run_folder, remove_unused_run
 from lit_cv.running.tensorboard_log import RunTensorBoardLogger
 from lit_cv.running.trainer_checks import check_trainer_options
@@ -48,11 +50,18 @@ class LitCLI(LightningCLI):
     Args:
         args: Arguments that `lit_cv.running.arguments.prepare` has made.
         checkpoint: The checkpoint that they continue from or evaluate.
+        recipe: What recipes alone give: what the user's choices make void of it is dropped.
         evaluate_embedding: Whether the embedding is judged, whatever the module.
     """
 
-    def __init__(self, args: list[str], checkpoint: Checkpoint | None, evaluate_embedding: bool = False) -> None:
-        self.checkpoint = checkpoint
+    def __init__(
+        self,
+        args: list[str],
+        checkpoint: Checkpoint | None,
+        recipe: RecipeOptions | None = None,
+        evaluate_embedding: bool = False,
+    ) -> None:
+        self.checkpoint, self.recipe = checkpoint, dict(recipe or {})
         self.evaluate_embedding = evaluate_embedding
         self._merged = args[2] if args[1:2] == ["--config"] else None
         self._verb = args[0]
@@ -111,21 +120,33 @@ class LitCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build the model, the data and the Trainer; an error of theirs comes out as they raised it."""
-        try:
-            super().instantiate_classes()
-        except Exception as error:
-            cause: BaseException = error
-            while cause.__cause__ is not None and not raised_here(cause):
-                cause = cause.__cause__
-            raise cause from None
+        while True:
+            try:
+                super().instantiate_classes()
+                break
+            except Exception as error:
+                cause: BaseException = error
+                while cause.__cause__ is not None and not raised_here(cause):
+                    cause = cause.__cause__
+                if not self._gives_way(cause):
+                    raise cause from None
         if self.checkpoint is not None:
             if self.datamodule is not None:
                 self.datamodule.checkpoint_path = self.checkpoint.path
             require_size(type(self.model), self.model.hparams, self.checkpoint.size, str(self.checkpoint.path))
 
+    def _gives_way(self, error: BaseException) -> bool:
+        """Drop what an error calls void if a recipe gives it alone; tell whether that was so."""
+        config = self.config[self._verb]
+        if not isinstance(error, VoidOptionError) or (dropped := drop_option(config, self.recipe, error)) is None:
+            return False
+        rank_zero_only(log.info)("%s of the recipe is dropped: %s.", dropped, error.reason)
+        announce_parts(built_parts(config.as_dict()))
+        return True
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the Trainer with what every run has: loggers, progress bar, checkpoints, figures."""
-        config = {**self._get(self.config_init, "trainer"), **kwargs}
+        config = self.trainer_options(**kwargs)
         check_trainer_options(config, fits=self.subcommand == "fit")
         if config["barebones"]:  # which refuses what every run has
             for name in ("enable_progress_bar", "enable_model_summary", "enable_checkpointing"):
@@ -140,6 +161,28 @@ class LitCLI(LightningCLI):
         trainer = self._instantiate_trainer(config, [])
         _check_processes(trainer.world_size)
         return trainer
+
+    def trainer_options(self, **kwargs: Any) -> dict[str, Any]:
+        """Return the arguments of the Trainer, with the precision that suits the network where a recipe left it open.
+
+        The configuration gets it, too, so that the run goes on with it, and is evaluated with it, on any device.
+        """
+        config = {**self._get(self.config_init, "trainer"), **kwargs}
+        if self.subcommand != "fit" or self.recipe.get("trainer.precision") != "bf16-mixed":
+            return config
+        backbone = str(self.model.hparams.get("backbone"))
+        slow = is_slow_in_bfloat16(backbone, str(config["accelerator"]))
+        chosen, other = ("32-true", "bf16-mixed") if slow else ("bf16-mixed", "32-true")
+        why = f"processors train {backbone}, of depthwise convolutions, slower in bfloat16"
+        rank_zero_only(log.info)(
+            "Precision %s: %s (%s takes the other).",
+            chosen,
+            why if slow else "this device computes in bfloat16",
+            setting("precision", other, TRAINER),
+        )
+        self.recipe["trainer.precision"] = config["precision"] = chosen
+        self.config[self._verb]["trainer"]["precision"] = chosen
+        return config
 
     def _callbacks(self, config: dict[str, Any], fitting: bool) -> list[L.Callback]:
         given: list[L.Callback] = _as_list(config["callbacks"])
@@ -217,6 +260,17 @@ class LitCLI(LightningCLI):
         return run or Path(config["default_root_dir"] or ".")
 
     def _run_subcommand(self, subcommand: str) -> None:
+        while True:
+            try:
+                self._run_once(subcommand)
+                return
+            except VoidOptionError as error:
+                if self.trainer.world_size > 1 or self.trainer.global_step or not self._gives_way(error):
+                    raise
+            self._set_seed()
+            self.instantiate_classes()
+
+    def _run_once(self, subcommand: str) -> None:
         with self._claimed_folder():
             try:
                 super()._run_subcommand(subcommand)

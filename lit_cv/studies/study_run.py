@@ -13,7 +13,7 @@ from lit_cv import callbacks
 from lit_cv.contracts import as_callback
 from lit_cv.errors import TRAINER, argument
 from lit_cv.metrics_csv import MetricsCSVLogger
-from lit_cv.running.arguments import prepare
+from lit_cv.running.arguments import prepare_run
 from lit_cv.running.invocation import invocation
 from lit_cv.running.tensorboard_log import RunTensorBoardLogger
 from lit_cv.running.training import LitCLI
@@ -55,8 +55,8 @@ class StudyRun(LitCLI):
         quiet = [f"--trainer.{name}=false" for name in ("enable_progress_bar", "enable_model_summary")]
         one = "--trainer.devices=1"  # several would start this program again, once for each
         with invocation(["fit", *args]):
-            prepared, checkpoint = prepare(["fit", one, *args, *quiet, f"--trainer.default_root_dir={folder}", *resume])
-            super().__init__(prepared, checkpoint)
+            args = ["fit", one, *args, *quiet, f"--trainer.default_root_dir={folder}", *resume]
+            super().__init__(*prepare_run(args))
 
     def instantiate_classes(self) -> None:
         """Build the model, the data and the Trainer, and hand the data over to be prepared."""

@@ -6,7 +6,7 @@ import torch
 import yaml
 
 from lit_cv.running.arguments import prepare
-from lit_cv.running.bfloat16 import has_bfloat16
+from lit_cv.running.precision import has_bfloat16
 from lit_cv.running.runs import find_checkpoint
 
 
