@@ -2,7 +2,6 @@
 
 import platform
 from contextlib import suppress
-from typing import Any
 
 import torch
 from torch import nn
@@ -30,10 +29,10 @@ def has_bfloat16(accelerator: str = "auto") -> bool:
     device = _device(accelerator)
     if device is None:
         if platform.machine().lower() in ("x86_64", "amd64"):
-            return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+            return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         return bool(available and torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return bool(device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def is_slow_in_bfloat16(backbone: str, accelerator: str = "auto") -> bool:
@@ -66,6 +65,6 @@ def depthwise_share(network: nn.Module) -> float:
     return sum(layer.groups == layer.in_channels > 1 for layer in layers) / max(1, len(layers))
 
 
-def _device(accelerator: str) -> Any:
+def _device(accelerator: str) -> torch.device | None:
     """Return the device that an accelerator stands for, `None` for the processor."""
     return None if accelerator == "cpu" else torch.accelerator.current_accelerator(check_available=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_cv.contracts import as_data, as_dataset
 from lit_cv.distributed import process_rank
-from lit_cv.errors import OptionError
+from lit_cv.errors import OptionError, setting
 
 __all__ = ["ClassWeight", "class_weights", "object_weights", "pixel_weights"]
 
@@ -37,6 +37,9 @@ def class_weights(given: ClassWeight, num_classes: int, multi_label: bool, datam
     if given != "balanced":
         return _listed(given, num_classes, name)
     counts = _counted(as_data(datamodule).class_counts, "labels (class_counts)", num_classes, name)
+    if (balance := getattr(datamodule, "balance", 0.0)) and process_rank() == 0:
+        drawn = setting("balance", balance, datamodule)
+        log.warning("%s: rare classes are weighed more and drawn more often, too (%s).", name, drawn)
     if multi_label:
         labels = as_dataset(datamodule.train_dataset).labels
         known = len(datamodule.train_dataset) if labels is None else (labels >= 0).sum(0)

@@ -149,6 +149,14 @@ def test_weights_that_do_not_fit_are_refused(weigh: Any) -> None:
         weigh("balanced", 3, Counts(1, 2), "class_weight")
 
 
+def test_weights_beside_balanced_sampling_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    for balance in (0.0, 0.5):
+        data = shapes(balance=balance)
+        data.setup()
+        class_weights("balanced", 8, False, data, "class_weight")
+        assert ("class_weight: rare classes are weighed more and drawn more often, too" in caplog.text) == bool(balance)
+
+
 def test_data_count_their_objects_and_pixels() -> None:
     data = shapes(targets="all")
     data.setup()
