@@ -62,6 +62,7 @@ FITTING: list[tuple[str, list[str]]] = [
     ("fine_tune", ["--data", "DigitsDataModule"]),
     ("supervised", ["--data", "ShapesDataModule"]),
     ("fine_tune", ["--model.strategy", "gradual_unfreezing"]),
+    ("fine_tune", ["--model.strategy", "lora"]),
     ("fine_tune", ["--model.strategy", "discriminative_lr"]),
     ("linear_probe", ["--model.cache_features", "false"]),
     ("linear_probe", ["--model.solve_head", "false"]),
