@@ -78,7 +78,7 @@ class Preprocessing:
             ValueError: If a value is not what it must be.
         """
         if not isinstance(values, Mapping):
-            raise ValueError(f"its preprocessing is a {type(values).__name__}, where a dict is allowed.")
+            raise ValueError(f"its preprocessing is {_quoted(values)}, where a dict is allowed.")
         mean, std = (channel_values(key, values.get(key)) for key in ("mean", "std"))
         if (mean is None) != (std is None) or (mean and std and len(mean) != len(std)):
             raise ValueError("its mean and std are not of the same channels.")
