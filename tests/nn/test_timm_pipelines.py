@@ -42,9 +42,7 @@ def photograph() -> Image.Image:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in NAMES]
-)
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in LONGER)])
 def test_outputs_equal_those_of_timm(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = timm.create_model(name).eval()

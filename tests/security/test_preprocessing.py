@@ -177,7 +177,8 @@ def mutated(draw: random.Random) -> Any:
     """Return a configuration with some values that none has."""
     odd: list[Callable[[], Any]] = [
         lambda: None, lambda: "x", lambda: -1, lambda: 10**30, lambda: [], lambda: {}, lambda: [[0.5]],
-        lambda: [0.5] * draw.randint(1, 9), lambda: float("nan"), lambda: True, lambda: [224, 224], lambda: 0.9, lambda: "bicubic",
+        lambda: [0.5] * draw.randint(1, 9), lambda: float("nan"), lambda: True, lambda: [224, 224], lambda: 0.9,
+        lambda: "bicubic",
     ]  # fmt: skip
     keys = ("mean", "std", "interpolation", "crop_pct", "input_size", "image_mean", "image_std", "resample", "size",
             "crop_size", "do_center_crop", "do_normalize", "do_rescale", "rescale_factor", "hidden_act")  # fmt: skip
