@@ -166,11 +166,9 @@ def _quoted(value: object) -> str:
         return repr(value[:_MOST_QUOTED])
     if isinstance(value, int | float) and abs(value) < _MOST_SIDE**2:
         return repr(value)
-    if (
-        isinstance(value, list | tuple)
-        and len(value) < 9
-        and all(isinstance(each, int | float | str) for each in value)
-    ):
+    if isinstance(value, int | float):
+        return "a number out of range"
+    if isinstance(value, list | tuple) and len(value) < _MOST_LISTED and not any(map(_is_nested, value)):
         return f"[{', '.join(map(_quoted, value))}]"
     return f"a {type(value).__name__}"
 
