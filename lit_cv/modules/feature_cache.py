@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lit_cv.contracts import as_callback, as_data
@@ -70,7 +71,10 @@ def cache_features(module: ExtensionPoints) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def extract_features(module: ExtensionPoints, dataset: Any) -> Tensor:
-    """Return the features (N, num_features) of all images of a dataset, by the network as it predicts."""
+    """Return the features (N, num_features) of all images of a dataset, by the network as it predicts.
+
+    Training images that are larger, for an augmentation that crops them, are resized to what evaluation sees.
+    """
     from rich.console import Console
     from rich.progress import track
 
@@ -79,12 +83,21 @@ def extract_features(module: ExtensionPoints, dataset: Any) -> Tensor:
     console = Console(stderr=True)
     batches = track(loader, "Computing features", console=console, transient=True, disable=not console.is_terminal)
     features: Tensor | None = None
+    size = as_data(datamodule).image_size
     module.backbone.eval()
     for batch in batches:
         with module.trainer.precision_plugin.forward_context():
-            found = module.backbone(batch["image"].to(module.device, non_blocking=True))
+            found = module.backbone(_resized(batch["image"].to(module.device, non_blocking=True), size))
         if features is None:
             features = found.new_empty(len(dataset), found.shape[1])
         features[batch["index"].to(module.device)] = found
     module.train(module.training)
     return torch.empty(0) if features is None else features
+
+
+def _resized(images: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """Return images (N, C, H, W) of another size, with antialiasing."""
+    if size is None or images.shape[2:] == size:
+        return images
+    resized = F.interpolate(images.float(), size, mode="bilinear", antialias=True)
+    return resized if images.is_floating_point() else resized.round().to(images.dtype)

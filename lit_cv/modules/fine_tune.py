@@ -1,7 +1,7 @@
 """Fine-tuning: a pretrained backbone learns a new task."""
 
 from collections import OrderedDict
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -11,6 +11,7 @@ from lit_cv.modules.feature_cache import cache_features, check_caching, check_ex
 from lit_cv.modules.fine_tuning_options import StrategyName, checkpoint_backbone
 from lit_cv.modules.solved_head import solve_head
 from lit_cv.modules.supervised import SupervisedModule
+from lit_cv.nn.batch_statistics import batch_norms
 
 __all__ = ["FineTuneModule"]
 
@@ -36,6 +37,9 @@ class FineTuneModule(SupervisedModule):
             images, see `lit_cv.optim.fit_logistic_regression`. With `feature_extraction` that is the result, and
             `lr` is without effect; with the others, the head is not random while the backbone adapts to it (Kumar
             et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution").
+        running_statistics: Whether BatchNorm of the backbone normalizes by its pretrained statistics in training, too,
+            and leaves them as they are, while its weights learn. `None`: where the head is solved, which is on features
+            that are normalized so; those of a batch's own statistics are others, and worse from few images.
         **kwargs: Arguments of `SupervisedModule` and `BaseModule`.
 
     Raises:
@@ -57,6 +61,7 @@ class FineTuneModule(SupervisedModule):
         normalize_features: bool | None = None,
         cache_features: bool = False,
         solve_head: bool = False,
+        running_statistics: bool | None = None,
         **kwargs: Any,
     ) -> None:
         backbone = backbone or checkpoint_backbone(weights)  # the name is what the hyperparameters hold
@@ -76,6 +81,15 @@ class FineTuneModule(SupervisedModule):
             return head
         norm = nn.BatchNorm1d(num_features, eps=1e-6, affine=False)
         return nn.Sequential(OrderedDict(norm=norm, classifier=head))
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of everything but what keeps its statistics, or is frozen."""
+        super().train(mode)
+        kept, solved = self.hparams["running_statistics"], self.hparams["solve_head"]
+        if self.has_networks and (solved if kept is None else kept):
+            for norm in batch_norms(self.backbone):
+                norm.eval()
+        return self
 
     def on_fit_start(self) -> None:
         """Begin what the strategy does; compute the features that are kept, and solve the head."""

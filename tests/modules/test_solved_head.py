@@ -1,13 +1,15 @@
 """Classifiers that are solved on features: alone, and as the start of fine-tuning."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from PIL import Image
 
-from datamodules import BaseDataModule, DigitsDataModule, InMemoryDataset
+from datamodules import BaseDataModule, DigitsDataModule, ImageFolderDataModule, InMemoryDataset
 from lit_cv import FineTuneModule
 from lit_cv.cli import main
 from lit_cv.optim import fit_logistic_regression, search_strength
@@ -53,6 +55,45 @@ def test_fine_tuning_starts_from_it() -> None:
         losses[solved] = float(run.callback_metrics["train_loss"])
         assert all(layer.training for layer in tuned.backbone.modules())
     assert losses[True] < 0.5 * losses[False]
+
+
+@pytest.mark.parametrize(
+    ("options", "moves"),
+    [({}, False), ({"running_statistics": False}, True), ({"solve_head": False}, True)],
+)
+def test_a_solved_head_keeps_the_statistics_it_was_solved_on(options: dict[str, Any], moves: bool) -> None:
+    tuned = module(strategy="full_finetune", num_classes=10, in_channels=1, **options)
+    tuned.configure_model()
+    before = {name: value.clone() for name, value in tuned.backbone.state_dict().items()}
+    trainer(limit_train_batches=2, limit_val_batches=0).fit(tuned, DigitsDataModule())
+    changed = {name for name, value in tuned.backbone.state_dict().items() if not torch.equal(value, before[name])}
+    assert any(name.endswith("weight") for name in changed)
+    assert any(name.endswith("running_mean") for name in changed) == moves
+
+
+def test_features_are_solved_on_at_the_size_of_evaluation(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for label in range(2):
+        (tmp_path / str(label)).mkdir()
+        for number in range(8):
+            pixels = torch.randint(256, (40, 40, 3), generator=generator, dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(tmp_path / str(label) / f"{number}.png")
+    data = ImageFolderDataModule(root=str(tmp_path), image_size=32, train_size=40, val_fraction=0.25)
+    sizes = []
+    probe = module(in_channels=3)
+    probe.configure_networks = _watched(probe, sizes)  # type: ignore[method-assign]
+    trainer(limit_train_batches=1, limit_val_batches=0).fit(probe, data)
+    assert sizes == [(32, 32), (40, 40)]
+
+
+def _watched(module: FineTuneModule, sizes: list[tuple[int, ...]]) -> Callable[[], None]:
+    build = module.configure_networks
+
+    def configure_networks() -> None:
+        build()
+        module.backbone.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape[2:])))
+
+    return configure_networks
 
 
 @pytest.mark.slow
