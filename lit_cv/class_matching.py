@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from lit_cv.printable import printable
 from lit_cv.suggest import nearest
 
-__all__ = ["match_classes"]
+__all__ = ["match_classes", "shared_classes"]
 
 _SHOWN = 8  # names that a message lists
 
@@ -27,13 +27,32 @@ def match_classes(trained: Sequence[str], data: Sequence[str]) -> list[int]:
         >>> match_classes(["cat", "dog", "owl"], ["owl", "cat", "dog"])
         [2, 0, 1]
     """
-    ours, theirs = ([unicodedata.normalize("NFC", str(name)) for name in names] for names in (trained, data))
+    ours, theirs = _normalized(trained), _normalized(data)
     if ours == theirs:
         return list(range(len(ours)))
     number = {name: position for position, name in enumerate(ours)}
     if sorted(ours) == sorted(theirs) and len(number) == len(ours):
         return [number[name] for name in theirs]
     raise ValueError(_difference(ours, theirs))
+
+
+def shared_classes(trained: Sequence[str], data: Sequence[str]) -> list[int | None]:
+    """Return the number that each class of the data has among those of a model, `None` for classes that it lacks.
+
+    Args:
+        trained: Names of the model's outputs, empty for those that stand for no class.
+        data: Names of the classes of the data, in the order of their labels.
+
+    Example:
+        >>> shared_classes(["", "person", "car"], ["car", "tree"])
+        [2, None]
+    """
+    number = {name: position for position, name in enumerate(_normalized(trained)) if name}
+    return [number.get(name) for name in _normalized(data)]
+
+
+def _normalized(names: Sequence[str]) -> list[str]:
+    return [unicodedata.normalize("NFC", str(name)) for name in names]
 
 
 def _difference(trained: Sequence[str], data: Sequence[str]) -> str:

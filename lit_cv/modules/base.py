@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lit_cv.contracts import Batch, Module, Output, Stage, datamodule_of
 from lit_cv.modules.inference import ChannelStatistics, infer_from_data
 from lit_cv.modules.lightning_hooks import LightningHooks
-from lit_cv.nn import Backbone, check_backbone_name, create_backbone
+from lit_cv.nn import Backbone, Weights, check_backbone_name, create_backbone
 from lit_cv.optim import OptimizerName, ScheduleName, check_optimizer, check_schedule
 
 __all__ = ["BaseModule", "Batch", "Output", "Stage"]
@@ -111,7 +111,7 @@ class BaseModule(LightningHooks):
         self.backbone = self.build_backbone(self.hparams["weights"])
         self.head = self.configure_head(self.backbone.num_features)
 
-    def build_backbone(self, weights: str | None) -> Backbone:
+    def build_backbone(self, weights: str | Weights | None) -> Backbone:
         """Return a network as the hyperparameters describe it, with weights to start from."""
         h = self.hparams
         return create_backbone(

@@ -1,14 +1,30 @@
 """Object detection: boxes around the objects in images, and their classes."""
 
+import logging
 from typing import Any, Literal, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from lit_cv.errors import OptionError
 from lit_cv.modules.task_module import TaskModule
-from lit_cv.nn.detection import Detections
+from lit_cv.nn import Weights
+from lit_cv.nn.detection import (
+    LAYOUTS,
+    Detections,
+    Detector,
+    DetectorWeights,
+    LayoutName,
+    layout_named,
+    load_detector,
+    prepare_norms,
+    read_detector,
+)
+from lit_cv.signatures import parameters
 from lit_cv.tasks import DetectionTask
 
 __all__ = ["DetectionModule"]
+
+log = logging.getLogger("lit_cv")
 
 
 class DetectionModule(TaskModule):
@@ -39,6 +55,15 @@ class DetectionModule(TaskModule):
         class_weight: Weights of the classes of objects in the class loss of training: `balanced` (inverse to their
             number of training objects, with a mean of 1 over these), a list of a number for each, or `None` for equal
             weights. The background keeps the weight 1.
+        keep_classes: Whether classes that have the name of a class of the detector's weights start from its output;
+            otherwise the classifier starts from random weights.
+        layout: Structure of the network: `None` is that of this project, the others are those that torchvision
+            publishes, which settle `backbone`, `detector`, `strides`, `channels` and `num_convs`. Weights of a detector
+            set it.
+        frozen_norm: Whether BatchNorm of the backbone keeps its weights and statistics; `None` does as the detector's
+            weights were trained, and trains it without such weights.
+        other_classes: Outputs of Faster R-CNN for classes that count as background; `keep_classes` sets it to the
+            classes of the weights that are not among those of the data.
         **kwargs: Arguments of `BaseModule`.
 
     Raises:
@@ -66,14 +91,71 @@ class DetectionModule(TaskModule):
         iou_threshold: float = 0.6,
         max_detections: int = 100,
         class_weight: Literal["balanced"] | list[float] | None = None,
+        keep_classes: bool = False,
+        layout: LayoutName | None = None,
+        frozen_norm: bool | None = None,
+        other_classes: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self._published: DetectorWeights | None = None
+
+    def configure_networks(self) -> None:
+        """Build the networks, like those of a detector's weights if there are some."""
+        h = self.hparams
+        if h["weights"] is not None:
+            self._published = read_detector(h["weights"], h["detector"], h["backbone"])
+            if self._published is not None:
+                self._follow(self._published)
+            elif h["keep_classes"]:
+                raise OptionError(self, "keep_classes", True, "it needs the weights of one of torchvision's detectors")
+        if (layout := layout_named(h["layout"])) is not None:
+            h["backbone"] = layout.backbone
+        super().configure_networks()
+        self._published = None  # its tensors are copied
+
+    def backbone_weights(self) -> str | Weights | None:
+        """Return what the backbone starts from: that of a detector, or what `weights` names."""
+        return super().backbone_weights() if self._published is None else self._published.of_backbone()
+
+    def configure_head(self, num_features: int) -> nn.Module:
+        """Return the detector, with the weights of a published one if there are some."""
+        h, published = self.hparams, self._published
+        if published is not None:
+            if h["box_classes"] is None and published.classes:
+                h["box_classes"], h["keep_classes"] = [name for name in published.classes if name], True
+            if h["keep_classes"] and h["box_classes"] and published.structure.detector == "faster_rcnn":
+                h["other_classes"] = len(published.others(h["box_classes"]))
+        layout = layout_named(h["layout"])
+        if layout is not None or h["frozen_norm"]:
+            frozen = bool(h["frozen_norm"])
+            prepare_norms(self.backbone.body, frozen, None if layout is None else layout.norm_eps(frozen))
+        head = super().configure_head(num_features)
+        if published is not None:
+            names = cast(DetectionTask, self._tasks[""]).names
+            load_detector(cast(Detector, head), published, names, h["keep_classes"])
+        return head
+
+    def _follow(self, published: DetectorWeights) -> None:
+        """Take up the structure that a detector's weights need, and log what it replaces."""
+        h, layout = self.hparams, published.structure
+        if h["layout"] is None:
+            h["layout"] = published.layout
+        elif not LAYOUTS[h["layout"]].has_tensors_of(layout):
+            raise OptionError(self, "layout", h["layout"], f"{published.source} is for {published.layout}")
+        if h["frozen_norm"] is None:
+            h["frozen_norm"] = published.frozen
+        defaults = {name: parameter.default for name, parameter in parameters(type(self)).items()}
+        settled = {"backbone": layout.backbone, **layout.settled}
+        given = [f"{name}={h[name]}" for name, value in settled.items() if h[name] not in (value, defaults[name])]
+        replaced = f", in place of {', '.join(given)}" if given else ""
+        log.info("%s: the network is that of torchvision's %s%s.", published.source, h["layout"], replaced)
 
     def make_task(self) -> DetectionTask:
         """Return the task."""
         limits = self.options("score_threshold", "iou_threshold", "max_detections")
-        options = self.options("detector", "strides", "channels", "num_convs", "class_weight")
+        names = ("detector", "strides", "channels", "num_convs", "class_weight", "layout", "other_classes")
+        options = self.options(*names)
         return DetectionTask("", classes=self.hparams["box_classes"], **options, **limits)
 
     @property

@@ -15,6 +15,7 @@ from lit_cv.nn.stochastic_depth import set_stochastic_depth
 from lit_cv.nn.taps import LayerTaps
 from lit_cv.nn.vit_layouts import export_vit
 from lit_cv.nn.weight_files import absolute_weights
+from lit_cv.nn.weights import Weights
 
 __all__ = [
     "Backbone",
@@ -27,6 +28,7 @@ __all__ = [
     "Projector",
     "SpatialDropout",
     "Stage",
+    "Weights",
     "absolute_weights",
     "add_lora",
     "backbone_stages",

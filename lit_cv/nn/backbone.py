@@ -51,6 +51,9 @@ class Backbone(nn.Module):
         spatial_dropout: Probability of dropping a whole channel of the last feature map.
         trained_on: How the images of its weights were prepared, where that is known.
 
+    Attributes:
+        multiple: For feature maps, images are padded with zeros to sides that this number divides, once normalized.
+
     Shapes:
         images (N, in_channels, H, W), uint8 or float in [0, 1] -> features (N, num_features), float.
 
@@ -97,6 +100,7 @@ class Backbone(nn.Module):
         self.spatial_dropout = SpatialDropout(spatial_dropout)
         self._features = network.features
         self._pool = network.pool
+        self.multiple = 1
         self._levels: dict[int, Level] | None = None
         self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32).view(-1, 1, 1))
@@ -166,6 +170,18 @@ class Backbone(nn.Module):
             self._levels = find_levels(self.body, self._features, image_size)
         return {stride: level.channels for stride, level in self._levels.items()}
 
+    def add_level(self, key: int, path: str, channels: int, image_size: tuple[int, int] | None = None) -> None:
+        """Have the feature maps include the output of a further layer, a map (N, channels, h, w).
+
+        Args:
+            key: What the map is called in place of a stride, a negative number.
+            path: The layer.
+            channels: Channels of its output.
+            image_size: As for `feature_levels`.
+        """
+        self.feature_levels(image_size)
+        self._levels = {**(self._levels or {}), key: Level(path, channels)}
+
     def forward_maps(self, images: Tensor, strides: Collection[int] | None = None) -> dict[int, Tensor]:
         """Return the deepest feature map of each resolution, for dense tasks; layers that none needs are not run.
 
@@ -213,7 +229,7 @@ class Backbone(nn.Module):
         levels = {s: level for s, level in (self._levels or {}).items() if strides is None or s in strides}
         if tokens := [s for s, level in levels.items() if level.kind == "tokens"]:
             images = pad_to(images, tokens[0])
-        return collect(self.body, self._features, self.normalize(images), levels, whole)
+        return collect(self.body, self._features, pad_to(self.normalize(images), self.multiple), levels, whole)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return pooled features (N, num_features) of raw images."""

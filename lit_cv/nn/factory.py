@@ -61,7 +61,7 @@ def create_backbone(
     in_channels: int = 3,
     image_size: int | tuple[int, int] | None = None,
     stem: Literal["standard", "small"] = "standard",
-    weights: str | None = None,
+    weights: str | Weights | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     data_statistics: tuple[Sequence[float], Sequence[float]] | None = None,
@@ -82,7 +82,8 @@ def create_backbone(
         stem: `standard` as published; `small` keeps the resolution of images up to about 64 pixels.
         weights: Name of torchvision weights (`DEFAULT`, `IMAGENET1K_V2`, `ResNet18_Weights.IMAGENET1K_V1`), for timm
             `DEFAULT`, for `efficientnet_lite0` to `2` `DEFAULT` from an installed package; or the path of a checkpoint
-            of this project, a state dict or a safetensors file; `PATH:teacher` takes its part `teacher`.
+            of this project, a state dict or a safetensors file; `PATH:teacher` takes its part `teacher`. Or weights that
+            were read already.
         mean: Mean of each channel in [0, 1] units, to normalize by. `None` takes that of the weights: what their file
             or the JSON of timm or transformers beside it says, else that of the published weights of the network;
             without weights that of the data, else ImageNet's for 3 channels and 0.5 for others.
@@ -110,8 +111,8 @@ def create_backbone(
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     _check_stem(name, stem)
     given = given_preprocessing(mean, std, in_channels)
-    loaded = None
-    if weights is not None and not _is_timms_own(name, weights):
+    loaded = weights if isinstance(weights, Weights) else None
+    if isinstance(weights, str) and not _is_timms_own(name, weights):
         loaded = read_weights(name, weights, look_beside=given is None)
     pretrained = weights is not None and loaded is None
     built = _build(name, in_channels, size, stem, loaded, pretrained)

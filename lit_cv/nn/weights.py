@@ -42,7 +42,8 @@ class Weights(NamedTuple):
         source: Where they are from.
         state: The tensors, by the names of the layers.
         preprocessing: How the images were prepared that they were trained on, as far as their source says it.
-        of_backbone: Whether they were saved by this project, from a `Backbone`.
+        of_backbone: Whether they were saved by this project from a `Backbone`, or are those of a detector's, so that
+            the preprocessing of the network's published weights says nothing of them.
     """
 
     source: str

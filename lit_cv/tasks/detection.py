@@ -10,7 +10,15 @@ from torchmetrics import Metric
 from lit_cv.errors import setting
 from lit_cv.metrics import DetectionAP
 from lit_cv.nn import Backbone
-from lit_cv.nn.detection import Detections, Detector, build_detector, check_limits, default_strides
+from lit_cv.nn.detection import (
+    Detections,
+    Detector,
+    LayoutName,
+    build_detector,
+    check_limits,
+    default_strides,
+    layout_named,
+)
 from lit_cv.tasks.base_task import TASKS, Features
 from lit_cv.tasks.class_weights import ClassWeight, object_weights
 from lit_cv.tasks.dense import DenseTask
@@ -44,6 +52,9 @@ class DetectionTask(DenseTask):
         class_weight: Weights of the classes of objects in the class loss of training: `balanced` (inverse to their
             number of training objects, with a mean of 1 over these), a list of a number for each, or `None` for equal
             weights. The background keeps the weight 1.
+        layout: Structure of a published detector, see `DetectionModule`; it replaces `detector`, `strides`, `channels`
+            and `num_convs`.
+        other_classes: Outputs of Faster R-CNN for classes that count as background.
         **kwargs: Arguments of `BaseTask`; `key` is `boxes`, and their labels are in `box_labels`.
     """
 
@@ -72,10 +83,16 @@ class DetectionTask(DenseTask):
         iou_threshold: float = 0.6,
         max_detections: int = 100,
         class_weight: ClassWeight | None = None,
+        layout: LayoutName | None = None,
+        other_classes: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(name, classes, class_weight, **kwargs)
         check_limits(score_threshold, iou_threshold, max_detections)
+        self.layout, self.structure, self.other_classes = layout, layout_named(layout), other_classes
+        if self.structure is not None:
+            detector, strides = self.structure.detector, list(self.structure.strides)
+            channels, num_convs = self.structure.channels, self.structure.num_convs
         self.detector = detector
         self.parts = ("class", "box", *_PARTS.get(detector, ()))
         self.strides = strides
@@ -90,10 +107,20 @@ class DetectionTask(DenseTask):
     def configure(self, backbone: Backbone, image_size: tuple[int, int] | None) -> nn.Module:
         """Return the detector on the backbone's feature maps."""
         names = self.names
-        self.settled = {"strides": self.strides or default_strides(image_size)}
-        levels = backbone.feature_levels(image_size)
+        strides = self.strides or default_strides(image_size)
+        if self.structure is None:
+            levels, self.settled = backbone.feature_levels(image_size), {"strides": strides}
+        else:
+            levels, self.settled = self.structure.levels(backbone, image_size), self.structure.settled
         detector = build_detector(
-            self.detector, levels, len(names), self.settled["strides"], self.channels, self.num_convs
+            self.detector,
+            levels,
+            len(names),
+            strides,
+            self.channels,
+            self.num_convs,
+            self.layout,
+            self.other_classes,
         )
         self.map_strides = tuple(sorted(set(detector.pyramid.sources.values())))
         return detector.to(memory_format=torch.channels_last)

@@ -2,5 +2,23 @@
 
 from lit_cv.nn.detection.detector import Detections, Detector, check_limits
 from lit_cv.nn.detection.factory import DETECTORS, build_detector, default_strides
+from lit_cv.nn.detection.layouts import LAYOUTS, Layout, LayoutName, layout_named
+from lit_cv.nn.detection.loading import load_detector, prepare_norms
+from lit_cv.nn.detection.published import DetectorWeights, read_detector
 
-__all__ = ["DETECTORS", "Detections", "Detector", "build_detector", "check_limits", "default_strides"]
+__all__ = [
+    "DETECTORS",
+    "LAYOUTS",
+    "Detections",
+    "Detector",
+    "DetectorWeights",
+    "Layout",
+    "LayoutName",
+    "build_detector",
+    "check_limits",
+    "default_strides",
+    "layout_named",
+    "load_detector",
+    "prepare_norms",
+    "read_detector",
+]

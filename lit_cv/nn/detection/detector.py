@@ -4,8 +4,9 @@ A detector turns the feature maps of a backbone into raw outputs, these and the 
 the raw outputs into boxes with scores. It knows nothing of batches, metrics or training.
 """
 
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -13,18 +14,34 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from lit_cv.errors import OptionError
+from lit_cv.nn.detection.layouts import Layout, PublishedPyramid
+from lit_cv.nn.detection.places import map_points, published_points
 from lit_cv.nn.pyramid import FeaturePyramid
 
 __all__ = [
     "Detections",
     "Detector",
+    "Selection",
     "check_limits",
-    "map_anchors",
-    "map_points",
     "select",
 ]
 
-_CANDIDATES = 1000  # boxes of an image before those that overlap better ones are dropped
+_CANDIDATES = 1000  # boxes before those that overlap better ones are dropped
+
+
+class Selection(NamedTuple):
+    """Which boxes of an image are compared with one another.
+
+    Attributes:
+        candidates: Number of the best of each group; `None` for all.
+        least_side: Smaller boxes are dropped, in pixels.
+    """
+
+    candidates: int | None = _CANDIDATES
+    least_side: float = 1.0
+
+
+_ALL_TOGETHER = Selection()
 
 
 class Detections(NamedTuple):
@@ -49,19 +66,67 @@ class Detector(nn.Module, ABC):
         num_classes: Number of classes K, the background not counted.
         strides: Strides of the pyramid's maps, see `FeaturePyramid`.
         channels: Channels of each of them.
+        layout: Structure of a published detector, which has strides and channels of its own.
 
     Attributes:
         loss_names: Names of the losses.
+        selection: Which boxes `detect` chooses among.
     """
 
     loss_names: ClassVar[tuple[str, ...]]
+    selection = _ALL_TOGETHER
 
-    def __init__(self, levels: Mapping[int, int], num_classes: int, strides: Sequence[int], channels: int) -> None:
+    def __init__(
+        self,
+        levels: Mapping[int, int],
+        num_classes: int,
+        strides: Sequence[int],
+        channels: int,
+        layout: Layout | None = None,
+    ) -> None:
         super().__init__()
         if num_classes < 1:
             raise OptionError(self, "num_classes", num_classes, "a detector finds at least one class of objects")
         self.num_classes = num_classes
-        self.pyramid = FeaturePyramid(levels, strides, channels)
+        self.layout = layout
+        self.pyramid: FeaturePyramid | PublishedPyramid = (
+            FeaturePyramid(levels, strides, channels) if layout is None else PublishedPyramid(levels, layout)
+        )
+
+    def run_pyramid(self, maps: Mapping[int, Tensor]) -> list[tuple[int, Tensor]]:
+        """Return the strides and the maps of the pyramid, finest first."""
+        return list(zip(self.pyramid.strides, self.pyramid(maps).values(), strict=True))
+
+    def points(self, pyramid: Sequence[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Return where in the image the places of the maps are, (L, 2) in pixels, and their strides (L,)."""
+        return map_points(pyramid) if self.layout is None else published_points(pyramid)
+
+    @staticmethod
+    def counts(pyramid: Sequence[tuple[int, Tensor]]) -> list[int]:
+        """Return the number of places of each map."""
+        return [features.shape[2] * features.shape[3] for _, features in pyramid]
+
+    def groups(self, pyramid: Sequence[tuple[int, Tensor]], boxes: int = 1) -> dict[str, list[int]]:
+        """Return the numbers of boxes of each map (`groups`), for a published detector, which judges maps apart.
+
+        Args:
+            pyramid: The maps.
+            boxes: Number of each place.
+        """
+        return {} if self.layout is None else {"groups": [boxes * count for count in self.counts(pyramid)]}
+
+    def select_each(
+        self,
+        boxes: Iterable[Tensor],
+        scores: Iterable[Tensor],
+        sizes: Sequence[tuple[int, int]],
+        limits: tuple[float, float, int],
+        raw: Mapping[str, Any],
+    ) -> list[Detections]:
+        """Return the best boxes of each image, see `select`, from the raw outputs of all."""
+        groups = raw.get("groups", ())
+        images = zip(boxes, scores, sizes, strict=True)
+        return [select(*image, *limits, self.selection, groups) for image in images]
 
     @abstractmethod
     def forward(self, maps: Mapping[int, Tensor]) -> dict[str, Any]:
@@ -123,34 +188,6 @@ def check_limits(score_threshold: float, iou_threshold: float, max_detections: i
         raise OptionError(None, "max_detections", max_detections, "give at least 1")
 
 
-def map_points(maps: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the centres (L, 2), x and y in pixels, of all places of maps by stride, and their strides (L,)."""
-    points, strides = [], []
-    for stride, features in maps.items():
-        height, width = features.shape[2:]
-        y = (torch.arange(height, device=features.device) + 0.5) * stride
-        x = (torch.arange(width, device=features.device) + 0.5) * stride
-        points.append(torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], 2).flatten(0, 1))
-        strides.append(torch.full((height * width,), float(stride), device=features.device))
-    return torch.cat(points), torch.cat(strides)
-
-
-def map_anchors(points: Tensor, strides: Tensor, scales: Sequence[float], ratios: Sequence[float]) -> Tensor:
-    """Return boxes around places: A = scales times ratios each, (L * A, 4), all of a place one after another.
-
-    Args:
-        points: (L, 2), x and y in pixels.
-        strides: (L,).
-        scales: Square roots of the boxes' areas, in strides.
-        ratios: Height / width.
-    """
-    root = torch.tensor(ratios, device=points.device).sqrt()[:, None]
-    scale = torch.tensor(scales, device=points.device)
-    sides = torch.stack([(scale / root).flatten(), (scale * root).flatten()], 1)  # (A, 2): width, height
-    half = sides * strides[:, None, None] / 2
-    return torch.cat([points[:, None] - half, points[:, None] + half], 2).flatten(0, 1)
-
-
 def select(
     boxes: Tensor,
     scores: Tensor,
@@ -158,6 +195,8 @@ def select(
     score_threshold: float,
     iou_threshold: float,
     max_detections: int,
+    selection: Selection = _ALL_TOGETHER,
+    groups: Sequence[int] = (),
 ) -> Detections:
     """Return the best boxes of an image that do not overlap better ones of their class.
 
@@ -168,13 +207,25 @@ def select(
         score_threshold: Least score.
         iou_threshold: Greatest overlap.
         max_detections: Number of boxes at most.
+        selection: Which of them are compared.
+        groups: Sizes of the groups of boxes that have candidates of their own; empty for a single one.
     """
     scores = scores.float()
-    place, label = (scores > score_threshold).nonzero(as_tuple=True)
-    score, order = scores[place, label].topk(min(_CANDIDATES, len(place)))
-    place, label = place[order], label[order]
+    places, labels, values = [], [], []
+    sizes = list(groups) or [len(scores)]
+    for start, group in zip(itertools.accumulate(sizes, initial=0), torch.split(scores, sizes), strict=False):
+        place, label = (group > score_threshold).nonzero(as_tuple=True)
+        score = group[place, label]
+        if selection.candidates is not None:
+            score, order = score.topk(min(selection.candidates, len(place)))
+            place, label = place[order], label[order]
+        places.append(place + start)
+        labels.append(label)
+        values.append(score)
+    place, label, score = torch.cat(places), torch.cat(labels), torch.cat(values)
     box = clip_boxes_to_image((boxes[place] if boxes.ndim == 2 else boxes[place, label]).float(), size)
-    there = ((box[:, 2] - box[:, 0]) >= 1) & ((box[:, 3] - box[:, 1]) >= 1)
+    least = selection.least_side
+    there = ((box[:, 2] - box[:, 0]) >= least) & ((box[:, 3] - box[:, 1]) >= least)
     box, score, label = box[there], score[there], label[there]
     keep = batched_nms(box, score, label, iou_threshold)[:max_detections]
     return Detections(box[keep], score[keep], label[keep])

@@ -7,6 +7,7 @@ from lit_cv.errors import OptionError
 from lit_cv.nn.detection.detector import Detector
 from lit_cv.nn.detection.faster_rcnn import FasterRCNNDetector
 from lit_cv.nn.detection.fcos import FCOSDetector
+from lit_cv.nn.detection.layouts import layout_named
 from lit_cv.nn.detection.retinanet import RetinaNetDetector
 
 __all__ = ["DETECTORS", "build_detector", "default_strides"]
@@ -23,6 +24,8 @@ def build_detector(
     strides: Sequence[int],
     channels: int = 128,
     num_convs: int = 2,
+    layout: str | None = None,
+    other_classes: int = 0,
 ) -> Detector:
     """Build a detector with random weights.
 
@@ -34,6 +37,9 @@ def build_detector(
         channels: Channels of each of them (256 in the papers).
         num_convs: Convolutions in each branch of the head of FCOS and RetinaNet (4 in the papers), or in the region
             proposal network of Faster R-CNN (1).
+        layout: Name of a published detector, see `lit_cv.nn.detection.LAYOUTS`, whose structure replaces the last
+            three; `None` for that of this project.
+        other_classes: Classes that Faster R-CNN tells from the background and yet counts as such.
 
     Raises:
         ValueError: If the name is unknown or a number does not fit.
@@ -54,7 +60,9 @@ def build_detector(
         raise OptionError(None, "channels", channels, "give a multiple of 32, which the heads' group norms divide")
     if num_convs < 1:
         raise OptionError(None, "num_convs", num_convs, "give at least 1")
-    detector: Detector = _CLASSES[name](levels, num_classes, strides, channels, num_convs)
+    options = {"other_classes": other_classes} if name == "faster_rcnn" else {}
+    structure = layout_named(layout)
+    detector: Detector = _CLASSES[name](levels, num_classes, strides, channels, num_convs, structure, **options)
     return detector
 
 

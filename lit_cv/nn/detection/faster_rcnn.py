@@ -5,13 +5,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 from torchvision.ops import MultiScaleRoIAlign
 
-from lit_cv.nn.detection.detector import Detections, Detector, map_anchors, map_points, select
+from lit_cv.nn.detection.detector import Detections, Detector, Selection
+from lit_cv.nn.detection.layouts import Layout
+from lit_cv.nn.detection.places import map_anchors, place_boxes
 
 __all__ = ["FasterRCNNDetector"]
 
@@ -32,40 +34,57 @@ class FasterRCNNDetector(Detector):
         strides: Strides of the pyramid's maps.
         channels: Channels of each of them; the second network has four times as many.
         num_convs: Convolutions of the network that proposes.
+        layout: Structure of a published detector, which replaces the last three.
+        other_classes: Classes beside those, which count as background.
     """
 
     loss_names = ("class_loss", "box_loss", "objectness_loss", "rpn_box_loss")
 
     def __init__(
-        self, levels: Mapping[int, int], num_classes: int, strides: Sequence[int], channels: int, num_convs: int
+        self,
+        levels: Mapping[int, int],
+        num_classes: int,
+        strides: Sequence[int],
+        channels: int,
+        num_convs: int,
+        layout: Layout | None = None,
+        other_classes: int = 0,
     ) -> None:
-        super().__init__(levels, num_classes, strides, channels)
-        counts = {"training": 2000, "testing": 1000}
-        head = RPNHead(channels, len(_SCALES) * len(_RATIOS), num_convs)
-        self.rpn = RegionProposalNetwork(None, head, 0.7, 0.3, 256, 0.5, counts, counts, 0.7)
-        names = [str(stride) for stride in strides]
+        super().__init__(levels, num_classes, strides, channels, layout)
+        proposals, least, depth, anchors = 1000, 0.0, num_convs, len(_SCALES)
+        if layout is not None:
+            channels, depth, anchors = layout.channels, layout.num_convs, len(layout.sides[0])
+            proposals, least = layout.proposals, layout.proposal_score
+            self.selection = Selection(None, 1e-2)
+        counts = {"training": 2000, "testing": proposals}
+        head = RPNHead(channels, anchors * len(_RATIOS), depth)
+        self.rpn = RegionProposalNetwork(None, head, 0.7, 0.3, 256, 0.5, counts, counts, 0.7, least)
+        pooled = len(strides if layout is None else layout.sources)
         hidden = 4 * channels
         self.roi = RoIHeads(
-            MultiScaleRoIAlign(names, _SIDE, 2),
-            TwoMLPHead(channels * _SIDE**2, hidden),
-            FastRCNNPredictor(hidden, num_classes + 1),  # class 0 is the background
+            MultiScaleRoIAlign([str(i) for i in range(pooled)], _SIDE, 2),
+            _box_head(channels, hidden, layout is not None and layout.normalized),
+            FastRCNNPredictor(hidden, 1 + num_classes + other_classes),  # class 0 is the background
             *(0.5, 0.5, 512, 0.25, None),
             *(0.05, 0.5, 100),  # `detect` has its own
         )
 
     def forward(self, maps: Mapping[int, Tensor]) -> dict[str, Any]:
         """Return the pyramid's `features`, and `objectness` (N * L, 1), `deltas` (N * L, 4), `anchors` (L, 4)."""
-        pyramid = self.pyramid(maps)
-        objectness, deltas = self.rpn.head(list(pyramid.values()))
+        pyramid = self.run_pyramid(maps)
+        features = [out for _, out in pyramid]
+        objectness, deltas = self.rpn.head(features)
         counts = [out[0].numel() for out in objectness]
         objectness, deltas = concat_box_prediction_layers(objectness, deltas)
-        anchors = map_anchors(*map_points(pyramid), _SCALES, _RATIOS)
-        features = {str(stride): out for stride, out in pyramid.items()}
-        finest = next(iter(pyramid))
-        size = (pyramid[finest].shape[2] * finest, pyramid[finest].shape[3] * finest)
+        points, strides = self.points(pyramid)
+        if self.layout is None:
+            anchors = map_anchors(points, strides, _SCALES, _RATIOS)
+        else:
+            anchors = place_boxes(points, self.counts(pyramid), self.layout.sides, _RATIOS)
+        finest, out = pyramid[0]
         return {
-            "features": features, "objectness": objectness, "deltas": deltas, "anchors": anchors,
-            "counts": counts, "size": size,
+            "features": {str(i): out for i, out in enumerate(features)}, "objectness": objectness, "deltas": deltas,
+            "anchors": anchors, "counts": counts, "size": (out.shape[2] * finest, out.shape[3] * finest),
         }  # fmt: skip
 
     def loss_sums(
@@ -117,10 +136,10 @@ class FasterRCNNDetector(Detector):
         proposals = self._propose(raw, sizes)
         logits, corrections = self._classify(raw, proposals)
         counts = [len(own) for own in proposals]
-        scores = torch.split(logits.softmax(1)[:, 1:], counts)
-        boxes = torch.split(self.roi.box_coder.decode(corrections, proposals)[:, 1:], counts)
-        limits = (score_threshold, iou_threshold, max_detections)
-        return [select(*image, *limits) for image in zip(boxes, scores, sizes, strict=True)]
+        known = slice(1, 1 + self.num_classes)
+        scores = torch.split(logits.softmax(1)[:, known], counts)
+        boxes = torch.split(self.roi.box_coder.decode(corrections, proposals)[:, known], counts)
+        return self.select_each(boxes, scores, sizes, (score_threshold, iou_threshold, max_detections), raw)
 
     def _propose(self, raw: Mapping[str, Any], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
         n = len(sizes)
@@ -137,5 +156,14 @@ class FasterRCNNDetector(Detector):
 
 def _weighted(logits: Tensor, kinds: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sum of the weighted cross-entropy of proposals, and that of their weights, 1 for the background."""
-    weights = torch.cat([weight.new_ones(1), weight])
+    others = logits.shape[1] - 1 - len(weight)  # classes that no proposal is of
+    weights = torch.cat([weight.new_ones(1), weight, weight.new_ones(others)])
     return F.cross_entropy(logits, kinds, weights, reduction="sum"), weights[kinds].sum()
+
+
+def _box_head(channels: int, hidden: int, normalized: bool) -> nn.Module:
+    """Return the network between what is cut out of a map and the classifier."""
+    head: nn.Module = TwoMLPHead(channels * _SIDE**2, hidden)
+    if normalized:
+        head = FastRCNNConvFCHead((channels, _SIDE, _SIDE), [channels] * 4, [hidden], nn.BatchNorm2d)
+    return head

@@ -1,13 +1,15 @@
 """FCOS, a detector without anchors."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision.models.detection.fcos import FCOSHead
 
-from lit_cv.nn.detection.detector import Detections, Detector, map_points, select
+from lit_cv.nn.detection.detector import Detections, Detector, Selection
 from lit_cv.nn.detection.fcos_targets import fcos_sums
+from lit_cv.nn.detection.layouts import Layout
 
 __all__ = ["FCOSDetector"]
 
@@ -24,25 +26,36 @@ class FCOSDetector(Detector):
         strides: Strides of the pyramid's maps.
         channels: Channels of each of them.
         num_convs: Convolutions in each branch of the head.
+        layout: Structure of a published detector, which replaces the last three.
     """
 
     loss_names = ("class_loss", "box_loss", "centerness_loss")
 
     def __init__(
-        self, levels: Mapping[int, int], num_classes: int, strides: Sequence[int], channels: int, num_convs: int
+        self,
+        levels: Mapping[int, int],
+        num_classes: int,
+        strides: Sequence[int],
+        channels: int,
+        num_convs: int,
+        layout: Layout | None = None,
     ) -> None:
-        super().__init__(levels, num_classes, strides, channels)
+        super().__init__(levels, num_classes, strides, channels, layout)
+        if layout is not None:
+            channels, num_convs = layout.channels, layout.num_convs
+            self.selection = Selection(least_side=0.0)
         self.head = FCOSHead(channels, 1, num_classes, num_convs)
 
-    def forward(self, maps: Mapping[int, Tensor]) -> dict[str, Tensor]:
+    def forward(self, maps: Mapping[int, Tensor]) -> dict[str, Any]:
         """Return what `lit_cv.losses.fcos_loss` takes."""
-        pyramid = self.pyramid(maps)
-        points, strides = map_points(pyramid)
-        return {**self.head(list(pyramid.values())), "points": points, "strides": strides}
+        pyramid = self.run_pyramid(maps)
+        points, strides = self.points(pyramid)
+        outputs = self.head([features for _, features in pyramid])
+        return {**outputs, "points": points, "strides": strides, **self.groups(pyramid)}
 
     def loss_sums(
         self,
-        raw: Mapping[str, Tensor],
+        raw: Mapping[str, Any],
         boxes: Sequence[Tensor],
         labels: Sequence[Tensor],
         weight: Tensor | None = None,
@@ -54,7 +67,7 @@ class FCOSDetector(Detector):
     @torch.no_grad()
     def detect(
         self,
-        raw: Mapping[str, Tensor],
+        raw: Mapping[str, Any],
         sizes: Sequence[tuple[int, int]],
         score_threshold: float = 0.05,
         iou_threshold: float = 0.6,
@@ -65,4 +78,4 @@ class FCOSDetector(Detector):
         boxes = torch.cat([raw["points"] - reach[..., :2], raw["points"] + reach[..., 2:]], -1)
         scores = (raw["cls_logits"].float().sigmoid() * raw["bbox_ctrness"].float().sigmoid()).sqrt()
         limits = (score_threshold, iou_threshold, max_detections)
-        return [select(*image, *limits) for image in zip(boxes, scores, sizes, strict=True)]
+        return self.select_each(boxes, scores, sizes, limits, raw)

@@ -1,15 +1,19 @@
 """RetinaNet, a detector with anchors."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import box_iou
 
-from lit_cv.nn.detection.detector import Detections, Detector, map_anchors, map_points, select
+from lit_cv.nn.detection.detector import Detections, Detector, Selection
 from lit_cv.nn.detection.focal import focal_sum
+from lit_cv.nn.detection.layouts import Layout
+from lit_cv.nn.detection.places import map_anchors, place_boxes
 
 __all__ = ["RetinaNetDetector"]
 
@@ -28,28 +32,47 @@ class RetinaNetDetector(Detector):
         strides: Strides of the pyramid's maps.
         channels: Channels of each of them.
         num_convs: Kept for all detectors; torchvision's head has 4 convolutions in each branch.
+        layout: Structure of a published detector, which replaces the last three.
     """
 
     loss_names = ("class_loss", "box_loss")
 
     def __init__(
-        self, levels: Mapping[int, int], num_classes: int, strides: Sequence[int], channels: int, num_convs: int
+        self,
+        levels: Mapping[int, int],
+        num_classes: int,
+        strides: Sequence[int],
+        channels: int,
+        num_convs: int,
+        layout: Layout | None = None,
     ) -> None:
-        super().__init__(levels, num_classes, strides, channels)
-        self.head = RetinaNetHead(channels, len(_SCALES) * len(_RATIOS), num_classes)
+        super().__init__(levels, num_classes, strides, channels, layout)
+        norm = None
+        if layout is not None:
+            channels, num_convs = layout.channels, layout.num_convs
+            norm = partial(nn.GroupNorm, 32) if layout.normalized else None
+            self.selection = Selection(least_side=0.0)
+        self.head = RetinaNetHead(channels, len(_SCALES) * len(_RATIOS), num_classes, norm)
         for branch in (self.head.classification_head, self.head.regression_head):
             branch.conv = branch.conv[:num_convs]
+        self.head.regression_head._loss_type = "l1" if layout is None else layout.box_loss
         self.matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)
         self.coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
 
-    def forward(self, maps: Mapping[int, Tensor]) -> dict[str, Tensor]:
-        """Return for L anchors `cls_logits` (N, L, K), `bbox_regression` (N, L, 4) and `anchors` (L, 4)."""
-        pyramid = self.pyramid(maps)
-        return {**self.head(list(pyramid.values())), "anchors": map_anchors(*map_points(pyramid), _SCALES, _RATIOS)}
+    def forward(self, maps: Mapping[int, Tensor]) -> dict[str, Any]:
+        """Return for L anchors `cls_logits` (N, L, K), `bbox_regression` (N, L, 4), and `anchors` (L, 4)."""
+        pyramid = self.run_pyramid(maps)
+        points, strides = self.points(pyramid)
+        if self.layout is None:
+            anchors = map_anchors(points, strides, _SCALES, _RATIOS)
+        else:
+            anchors = place_boxes(points, self.counts(pyramid), self.layout.sides, _RATIOS)
+        outputs = self.head([features for _, features in pyramid])
+        return {**outputs, "anchors": anchors, **self.groups(pyramid, len(_SCALES) * len(_RATIOS))}
 
     def loss_sums(
         self,
-        raw: Mapping[str, Tensor],
+        raw: Mapping[str, Any],
         boxes: Sequence[Tensor],
         labels: Sequence[Tensor],
         weight: Tensor | None = None,
@@ -81,7 +104,7 @@ class RetinaNetDetector(Detector):
     @torch.no_grad()
     def detect(
         self,
-        raw: Mapping[str, Tensor],
+        raw: Mapping[str, Any],
         sizes: Sequence[tuple[int, int]],
         score_threshold: float = 0.05,
         iou_threshold: float = 0.6,
@@ -91,4 +114,4 @@ class RetinaNetDetector(Detector):
         limits = (score_threshold, iou_threshold, max_detections)
         scores = raw["cls_logits"].float().sigmoid()
         boxes = [self.coder.decode_single(deltas, raw["anchors"]) for deltas in raw["bbox_regression"].float()]
-        return [select(*image, *limits) for image in zip(boxes, scores, sizes, strict=True)]
+        return self.select_each(boxes, scores, sizes, limits, raw)

@@ -12,8 +12,9 @@ from torchvision.ops import box_iou
 
 from lit_cv.nn import create_backbone
 from lit_cv.nn.detection import DETECTORS, build_detector, default_strides
-from lit_cv.nn.detection.detector import map_anchors, map_points, select
+from lit_cv.nn.detection.detector import select
 from lit_cv.nn.detection.fcos import FCOSDetector
+from lit_cv.nn.detection.places import map_anchors, map_points
 
 NOTHING = (torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 BOXES = [torch.tensor([[6.0, 8.0, 30.0, 28.0], [34.0, 30.0, 60.0, 58.0]]), NOTHING[0]]
@@ -89,7 +90,7 @@ def test_other_sizes_than_in_training_and_padding(name: str) -> None:
 
 def test_fcos_decodes_what_it_was_told() -> None:
     detector = FCOSDetector({8: 32}, 2, [8], 32, 1)
-    points, strides = map_points({8: torch.zeros(1, 1, 4, 6)})
+    points, strides = map_points([(8, torch.zeros(1, 1, 4, 6))])
     assert points[:2].tolist() == [[4.0, 4.0], [12.0, 4.0]]
     reach = torch.rand(2, 24, 4) + 0.5
     logits = torch.full((2, 24, 2), -9.0)
@@ -128,7 +129,7 @@ def test_anchors_are_torchvisions_half_a_stride_further() -> None:
         generator.generate_anchors(s, r) for s, r in zip(generator.sizes, generator.aspect_ratios, strict=True)
     ]
     expected = generator.grid_anchors([[3, 4], [2, 2]], [[torch.tensor(8)] * 2, [torch.tensor(16)] * 2])
-    points, strides = map_points(maps)
+    points, strides = map_points(maps.items())
     own = map_anchors(points, strides, (4.0, 6.0), (0.5, 1.0, 2.0))
     # torchvision has the sizes within the ratios and rounds to whole pixels
     own = own.view(-1, 3, 2, 4) - strides[:, None, None, None] / 2

@@ -1,0 +1,165 @@
+"""Weights of torchvision's published detectors: read by name or from a file, and copied into a detector."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+from torchvision import models
+
+from lit_cv.class_matching import shared_classes
+from lit_cv.nn.detection.layouts import LAYOUTS, Layout
+from lit_cv.nn.weight_files import WeightFile, find_file
+from lit_cv.nn.weights import Weights, errors_named
+from lit_cv.nn.weights import _require_real as require_real
+
+__all__ = ["COCO", "DetectorWeights", "read_detector"]
+
+COCO = "COCO"
+"""What `weights` calls the published detector of a kind."""
+
+_BODY, _PYRAMID = "backbone.body.", "backbone.fpn."
+_CENTERNESS = "head.regression_head.bbox_ctrness.weight"
+_SIGMOID, _SOFTMAX = "head.classification_head.cls_logits.weight", "roi_heads.box_predictor.cls_score.weight"
+_ANCHORS = {"fcos": 1, "retinanet": 9, "faster_rcnn": 1}  # of a place, each with outputs of its own
+_COCO_OUTPUTS = 91
+# Names of published files that are older than torchvision's code.
+_RENAMED = (
+    (re.compile(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$"), r"\1.0.\2"),
+    (re.compile(r"^(rpn\.head\.conv)\.(weight|bias)$"), r"\1.0.0.\2"),
+)
+_OLD_RETINANET = re.compile(r"^(head\.(?:classification|regression)_head\.conv)\.(\d)\.(weight|bias)$")
+
+
+class DetectorWeights(NamedTuple):
+    """Weights of one of torchvision's detectors.
+
+    Attributes:
+        source: The file or the published weights.
+        layout: Name of the structure, one of `LAYOUTS`.
+        state: The tensors by torchvision's names.
+        frozen: Whether the BatchNorm of its backbone is frozen.
+        classes: Name of each output, empty for those that stand for no class; nothing where the names are unknown.
+    """
+
+    source: str
+    layout: str
+    state: dict[str, Tensor]
+    frozen: bool
+    classes: tuple[str, ...]
+
+    @property
+    def structure(self) -> Layout:
+        """The structure."""
+        return LAYOUTS[self.layout]
+
+    def of_backbone(self) -> Weights:
+        """Return the weights of the backbone by its own names, and how its images were normalized."""
+        prefix = "features." if self.structure.backbone.startswith("mobilenet") else ""
+        body = {prefix + key.removeprefix(_BODY): value for key, value in self.state.items() if key.startswith(_BODY)}
+        return Weights(self.source, body, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+    @property
+    def anchors(self) -> int:
+        """Number of times that the classifier has the outputs of all classes."""
+        return _ANCHORS[self.structure.detector]
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs of the classifier, with those of the background."""
+        key = _SOFTMAX if self.structure.detector == "faster_rcnn" else _SIGMOID
+        return len(self.state[key]) // self.anchors
+
+    def others(self, class_names: Sequence[str]) -> list[int]:
+        """Return the outputs, of those of objects, that stand for none of some classes."""
+        return sorted(set(range(1, self.outputs)) - set(shared_classes(self.classes, class_names)))
+
+
+def read_detector(weights: str, detector: str, backbone: str) -> DetectorWeights | None:
+    """Read the weights of one of torchvision's detectors; `None` for weights of a backbone alone.
+
+    Args:
+        weights: `COCO`, the name of torchvision's weights (`FCOS_ResNet50_FPN_Weights.COCO_V1`), or the path of a state
+            dict of such a detector, pickled or as safetensors.
+        detector: The kind of detector that `COCO` stands for: `fcos`, `retinanet` or `faster_rcnn`.
+        backbone: Its backbone, where there are several.
+
+    Raises:
+        ValueError: If the file cannot be read as weights.
+        FileNotFoundError: If the path leads nowhere.
+        OSError: If published weights cannot be downloaded.
+    """
+    if (file := find_file(weights)) is not None:
+        with errors_named(str(file.path)):
+            return _from_file(file)
+    layout = _best_layout(detector, backbone) if weights == COCO else _layout_of(weights)
+    if layout is None:
+        return None
+    chosen = models.get_model_weights(layout)["COCO_V1"]
+    try:
+        state = chosen.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise OSError(
+            f"weights={weights!r}: {chosen} could not be downloaded ({error}): try again with a network, or give the "
+            "path of a file."
+        ) from None
+    return _described(str(chosen), layout, _renamed(state), LAYOUTS[layout].frozen_eps is not None)
+
+
+def _best_layout(detector: str, backbone: str) -> str | None:
+    """Return the most accurate layout of a detector, of those with a backbone if there are some."""
+    of_kind = [name for name, layout in LAYOUTS.items() if layout.detector == detector]
+    return next((name for name in of_kind if LAYOUTS[name].backbone == backbone), next(iter(of_kind), None))
+
+
+def _layout_of(weights: str) -> str | None:
+    """Return the layout of torchvision's weights by their full name."""
+    holder, _, member = weights.rpartition(".")
+    named = (name for name in LAYOUTS if models.get_model_weights(name).__name__ == holder)
+    return next(named, None) if member in ("COCO_V1", "DEFAULT") else None
+
+
+def _from_file(file: WeightFile) -> DetectorWeights | None:
+    state = {key: value for key, value in file.entries(file.read()).items() if isinstance(value, Tensor)}
+    state = _renamed(state)
+    if (layout := _recognized(state)) is None:
+        return None
+    require_real(str(file), state)
+    tracked = any(key.startswith(_BODY) and key.endswith("num_batches_tracked") for key in state)
+    return _described(str(file), layout, state, LAYOUTS[layout].frozen_eps is not None and not tracked)
+
+
+def _described(source: str, layout: str, state: dict[str, Tensor], frozen: bool) -> DetectorWeights:
+    found = DetectorWeights(source, layout, state, frozen, ())
+    if found.outputs != _COCO_OUTPUTS:
+        return found
+    names = models.get_model_weights(layout)["COCO_V1"].meta["categories"]
+    return found._replace(classes=tuple("" if name in ("__background__", "N/A") else name for name in names))
+
+
+def _recognized(state: Mapping[str, Tensor]) -> str | None:
+    """Return the layout of a state dict by its keys, `None` if it is of none."""
+    if not any(key.startswith(_PYRAMID) for key in state):
+        return None
+    if _SIGMOID in state:
+        if _CENTERNESS in state:
+            return "fcos_resnet50_fpn"
+        normed = "head.classification_head.conv.0.1.weight" in state
+        return "retinanet_resnet50_fpn_v2" if normed else "retinanet_resnet50_fpn"
+    if _SOFTMAX not in state:
+        return None
+    if f"{_BODY}0.0.weight" in state:
+        return "fasterrcnn_mobilenet_v3_large_fpn"
+    return "fasterrcnn_resnet50_fpn_v2" if "roi_heads.box_head.0.0.weight" in state else "fasterrcnn_resnet50_fpn"
+
+
+def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict with the names that torchvision uses now."""
+    found = {}
+    for key, value in state.items():
+        for pattern, new in _RENAMED:
+            key = pattern.sub(new, key)
+        if _CENTERNESS not in state and (old := _OLD_RETINANET.match(key)):
+            key = f"{old[1]}.{int(old[2]) // 2}.0.{old[3]}"
+        found[key] = value
+    return found
