@@ -1,0 +1,228 @@
+"""torchvision's published detectors: their weights, and outputs equal to theirs."""
+
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.models import WeightsEnum
+from torchvision.ops import FrozenBatchNorm2d
+
+from lit_cv import DetectionModule
+from lit_cv.nn.detection import LAYOUTS, read_detector
+from tests.nn.detection.reference import CATEGORIES, NO_CLASS, limits, reference, silence
+
+HEIGHT, WIDTH = 128, 160  # maps of 2 x 3 and 1 x 2 places: their steps are no powers of two
+SIZES = [(96, 150), (128, 100)]
+QUICK = ("fcos_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_fpn")
+SMALLEST = "FasterRCNN_MobileNet_V3_Large_320_FPN"
+NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in LAYOUTS]
+
+
+def batch() -> tuple[list[Tensor], Tensor]:
+    """Return images of uneven sizes, and the batch that has them padded as torchvision pads, with its mean."""
+    torch.manual_seed(1)
+    images = [torch.rand(3, *size) for size in SIZES]
+    padded = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1).repeat(len(images), 1, HEIGHT, WIDTH)
+    for whole, image in zip(padded, images, strict=True):
+        whole[:, : image.shape[1], : image.shape[2]] = image
+    return images, padded
+
+
+def started(path: Path, **options: Any) -> DetectionModule:
+    """Return a module that starts from a file."""
+    module = DetectionModule(weights=str(path), **options)
+    module.configure_model()
+    return module.eval()
+
+
+def saved(network: Any, folder: Path) -> Path:
+    path = folder / "detector.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def assert_found(first: tuple[Tensor, Tensor, list[str]], second: tuple[Tensor, Tensor, list[str]]) -> None:
+    """Check that the best of some objects are among others; the order of equal scores hangs on rounding."""
+    for box, score, label in list(zip(*first, strict=True))[:50]:
+        same = torch.tensor([other == label for other in second[2]])
+        near = ((second[1] - score).abs() < 1e-4) & ((second[0] - box).abs().amax(1) < 0.1)
+        assert (same & near).any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_published_detector_gives_the_same(name: str, tmp_path: Path) -> None:
+    network = reference(name)
+    if not name.startswith("faster"):
+        silence(network)
+    module = started(saved(network, tmp_path), layout=name if "320" in name else None)
+    layout = LAYOUTS[name]
+    assert (module.hparams["layout"], module.hparams["backbone"]) == (name, layout.backbone)
+    assert module.class_names == [category for category in CATEGORIES if category not in NO_CLASS]
+    assert any(isinstance(m, FrozenBatchNorm2d) for m in module.backbone.modules()) == (layout.frozen_eps is not None)
+    images, padded = batch()
+    with torch.no_grad():
+        expected = network(images)
+        found = module.task._detector.detect(module(padded), SIZES, *limits(network))
+        for own, other in zip(found, expected, strict=True):
+            labels = [CATEGORIES[label] for label in other["labels"]]
+            kept = torch.tensor([label not in NO_CLASS for label in labels])
+            theirs = (other["boxes"][kept], other["scores"][kept], [label for label in labels if label not in NO_CLASS])
+            ours = (own.boxes, own.scores, [module.class_names[label] for label in own.labels])
+            assert len(ours[2]) > 5
+            assert_found(ours, theirs)
+            assert_found(theirs, ours)
+        raw = module.double()(padded.double())
+        maps = network.double().backbone(network.transform([image.double() for image in images])[0].tensors)
+    rows = torch.tensor([category not in NO_CLASS for category in CATEGORIES])
+    heads = network.head(list(maps.values())) if hasattr(network, "head") else {}
+    for key, value in heads.items():
+        wanted = value[..., rows] if key == "cls_logits" else value
+        torch.testing.assert_close(raw[key], wanted, atol=1e-6, rtol=1e-6)
+    if not heads:
+        for own, other in zip(raw["features"].values(), maps.values(), strict=True):
+            torch.testing.assert_close(own, other, atol=1e-6, rtol=1e-6)
+
+
+def test_image_whose_sides_32_does_not_divide(tmp_path: Path) -> None:
+    network = reference("fasterrcnn_mobilenet_v3_large_fpn")
+    module = started(saved(network, tmp_path))
+    image = batch()[0][0]
+    with torch.no_grad():
+        maps = network.backbone(network.transform([image])[0].tensors)
+        raw = module(image[None])
+    for own, other in zip(raw["features"].values(), maps.values(), strict=True):
+        torch.testing.assert_close(own, other)
+
+
+def test_classes_by_name_keep_their_outputs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    network = reference("fasterrcnn_mobilenet_v3_large_fpn")
+    images, padded = batch()
+    with torch.no_grad():
+        expected = network(images)
+    seen = Counter(CATEGORIES[label] for other in expected for label in other["labels"])
+    first, second = [name for name, _ in seen.most_common() if name not in NO_CLASS][:2]
+    with caplog.at_level(logging.INFO, "lit_cv"):
+        module = started(saved(network, tmp_path), box_classes=[second, "unicorn", first], keep_classes=True)
+    assert "classes with random outputs: unicorn" in caplog.text
+    assert module.hparams["other_classes"] == len(CATEGORIES) - 1 - 2
+    with torch.no_grad():
+        module.head.roi.box_predictor.cls_score.weight[2] = 0.0
+        module.head.roi.box_predictor.cls_score.bias[2] = -100.0  # no unicorns
+        found = module.task._detector.detect(module(padded), SIZES, *limits(network))
+    for own, other in zip(found, expected, strict=True):
+        labels = [CATEGORIES[label] for label in other["labels"]]
+        kept = torch.tensor([label in module.class_names for label in labels])
+        theirs = (
+            other["boxes"][kept],
+            other["scores"][kept],
+            [label for label in labels if label in module.class_names],
+        )
+        assert len(theirs[2]) > 5
+        assert_found(theirs, (own.boxes, own.scores, [module.class_names[label] for label in own.labels]))
+
+
+def test_other_classes_start_anew(tmp_path: Path) -> None:
+    network = reference("fasterrcnn_mobilenet_v3_large_fpn")
+    state = network.state_dict()
+    module = started(saved(network, tmp_path), box_classes=["person", "car"])
+    assert module.hparams["other_classes"] == 0
+    predictor = module.head.roi.box_predictor
+    assert predictor.cls_score.weight.shape[0] == 3
+    assert not torch.equal(predictor.cls_score.weight[1], state["roi_heads.box_predictor.cls_score.weight"][1])
+    torch.testing.assert_close(module.head.roi.box_head.fc6.weight, state["roi_heads.box_head.fc6.weight"])
+    torch.testing.assert_close(module.backbone.body.features[0][0].weight, state["backbone.body.0.0.weight"])
+
+
+def old_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the names of the files that were published before torchvision renamed its layers."""
+    renamed = {}
+    for key, value in state.items():
+        key = key.replace("rpn.head.conv.0.0.", "rpn.head.conv.")
+        if "_blocks." in key:
+            key = key.replace(".0.weight", ".weight").replace(".0.bias", ".bias") if key.count(".0.") else key
+        for i in range(4):
+            key = key.replace(f"_head.conv.{i}.0.", f"_head.conv.{2 * i}.")
+        renamed[key] = value
+    return renamed
+
+
+@pytest.mark.parametrize("name", ["fasterrcnn_mobilenet_v3_large_fpn", "retinanet_resnet50_fpn"])
+def test_names_of_old_files(name: str, tmp_path: Path) -> None:
+    state = reference(name).state_dict()
+    torch.save(old_names(state), tmp_path / "old.pth")
+    assert old_names(state).keys() != state.keys()
+    found = read_detector(str(tmp_path / "old.pth"), "fcos", "resnet9")
+    assert found is not None
+    assert (found.layout, found.state.keys()) == (name, state.keys())
+
+
+def test_backbone_that_was_not_frozen_is_not(tmp_path: Path) -> None:
+    network = reference("fasterrcnn_mobilenet_v3_large_fpn", frozen=False)
+    module = started(saved(network, tmp_path))
+    assert module.hparams["frozen_norm"] is False
+    assert not any(isinstance(m, FrozenBatchNorm2d) for m in module.modules())
+    _, padded = batch()
+    with torch.no_grad():
+        maps = network.backbone((padded - module.backbone.mean) / module.backbone.std)
+        for own, other in zip(module(padded)["features"].values(), maps.values(), strict=True):
+            torch.testing.assert_close(own, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("weights", "detector", "backbone", "layout"),
+    [
+        ("COCO", "fcos", "resnet9", "fcos_resnet50_fpn"),
+        ("COCO", "retinanet", "resnet50", "retinanet_resnet50_fpn_v2"),
+        ("COCO", "faster_rcnn", "resnet50", "fasterrcnn_resnet50_fpn_v2"),
+        ("COCO", "faster_rcnn", "mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_fpn"),
+        ("RetinaNet_ResNet50_FPN_Weights.COCO_V1", "fcos", "resnet9", "retinanet_resnet50_fpn"),
+        (f"{SMALLEST}_Weights.DEFAULT", "fcos", "resnet9", "fasterrcnn_mobilenet_v3_large_320_fpn"),
+    ],
+)  # fmt: skip
+def test_published_weights_by_name(
+    weights: str, detector: str, backbone: str, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def download(self: WeightsEnum, progress: bool, check_hash: bool) -> dict[str, Tensor]:
+        asked.append(str(self))
+        raise OSError("no network")
+
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", download)
+    with pytest.raises(OSError, match=r"could not be downloaded \(no network\)"):
+        read_detector(weights, detector, backbone)
+    assert asked[0].lower().replace("_", "").startswith(layout.replace("_", ""))
+
+
+def test_refused(tmp_path: Path) -> None:
+    path = saved(reference("fasterrcnn_mobilenet_v3_large_fpn"), tmp_path)
+    with pytest.raises(
+        ValueError, match=r"none of the classes cell is one of its own \(person, bicycle, .*keep_classes"
+    ):
+        started(path, box_classes=["cell"], keep_classes=True)
+    with pytest.raises(ValueError, match=r"layout='fcos_resnet50_fpn'.*is for fasterrcnn_mobilenet_v3_large_fpn"):
+        started(path, layout="fcos_resnet50_fpn")
+    with pytest.raises(ValueError, match="layout='yolo'"):
+        DetectionModule(layout="yolo")  # type: ignore[arg-type]
+    backbone = DetectionModule(backbone="conv4", box_classes=["cell"], channels=32, strides=[8])
+    backbone.configure_model()
+    torch.save(backbone.backbone.state_dict(), tmp_path / "backbone.pth")
+    with pytest.raises(ValueError, match="keep_classes=True: it needs the weights of one of torchvision's detectors"):
+        started(tmp_path / "backbone.pth", backbone="conv4", box_classes=["cell"], keep_classes=True)
+
+
+def test_weights_of_unnamed_classes(tmp_path: Path) -> None:
+    state = reference("fasterrcnn_mobilenet_v3_large_fpn").state_dict()
+    for key in ("cls_score.weight", "cls_score.bias", "bbox_pred.weight", "bbox_pred.bias"):
+        name = f"roi_heads.box_predictor.{key}"
+        state[name] = state[name][: 3 * len(state[name]) // len(CATEGORIES)]
+    torch.save(state, tmp_path / "own.pth")
+    with pytest.raises(ValueError, match="classes of the boxes are unknown"):
+        started(tmp_path / "own.pth")
+    with pytest.raises(ValueError, match=r"own\.pth: it does not name its 3 outputs"):
+        started(tmp_path / "own.pth", box_classes=["a", "b"], keep_classes=True)
+    assert started(tmp_path / "own.pth", box_classes=["a", "b"]).class_names == ["a", "b"]
