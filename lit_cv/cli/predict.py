@@ -8,7 +8,7 @@ from typing import Any
 
 from lit_cv.running.runs import Checkpoint, find_checkpoint
 
-__all__ = ["predict_arguments"]
+__all__ = ["predict_arguments", "starts_from_weights"]
 
 _KEPT = ("batch_size", "num_workers", "on_error", "value_range")  # options of data that a folder of images has, too
 _OF_ANNOTATED = "min_box_side"  # an argument of AnnotatedImagesDataModule alone, which does not crop
@@ -34,7 +34,8 @@ def predict_arguments(args: list[str]) -> list[str] | None:
 
     Raises:
         FileNotFoundError: If there is no checkpoint or no folder.
-        ValueError: If `--images` comes without a checkpoint, or the checkpoint does not tell the size of its images.
+        ValueError: If `--images` comes without a checkpoint or weights, or the checkpoint does not tell the size of its
+            images.
     """
     if {"-h", "--help"} & set(args):
         print(_HELP)
@@ -59,12 +60,19 @@ def predict_arguments(args: list[str]) -> list[str] | None:
     return args
 
 
+def starts_from_weights(args: list[str]) -> bool:
+    """Whether options name weights that the model starts from."""
+    return any(token.partition("=")[0] == "--model.weights" for token in args)
+
+
 def _on_files(args: list[str], images: str) -> list[str]:
     name, _ = _take(args, "--ckpt_path")
-    if name is None:
+    if name is None and not starts_from_weights(args):
         raise ValueError("--images needs the model that predicts them: name its checkpoint (--ckpt_path best).")
     if not Path(images).expanduser().exists():
         raise FileNotFoundError(f"there is no folder {images!r} (--images).")
+    if name is None:  # weights of a whole detector, which take images as they are
+        return [*args, "--data=ImageFilesDataModule", f"--data.root={images}", "--data.whole=true"]
     root, _ = _take(args, "--trainer.default_root_dir")
     checkpoint = find_checkpoint(name, root)
     data = _as_trained(checkpoint)
@@ -128,7 +136,10 @@ def _describe(args: list[str], images: str | None, views: str | None) -> None:
 
     name, _ = _take(args, "--ckpt_path")
     root, _ = _take(args, "--trainer.default_root_dir")
-    path = find_checkpoint(name, root).path if name is not None else "no checkpoint: untrained weights"
+    if name is not None:
+        path = str(find_checkpoint(name, root).path)
+    else:
+        path = "the weights that were given" if starts_from_weights(args) else "no checkpoint: untrained weights"
     what = "the images of the data"
     if images is not None:
         what = images if Path(images).is_file() else f"{len(find_images(Path(images)))} images in {images}"

@@ -3,7 +3,7 @@
 import logging
 
 from lit_cv.cli import remedies  # noqa: F401 - later there may be no memory left to import it with
-from lit_cv.cli.predict import predict_arguments
+from lit_cv.cli.predict import predict_arguments, starts_from_weights
 from lit_cv.running.arguments import prepare_run
 from lit_cv.running.find_lr import FindLRCLI
 from lit_cv.running.invocation import invocation
@@ -26,7 +26,11 @@ def run(args: list[str]) -> LitCLI | None:
             and "--ckpt_path" not in " ".join(args)
             and not {"-h", "--help"} & set(args)
         ):
-            log.warning("No --ckpt_path was given: evaluating an untrained model.")
+            weights = starts_from_weights(args)
+            subject = (
+                "the weights of --model.weights; layers that they lack are random" if weights else "an untrained model"
+            )
+            log.warning("No --ckpt_path was given: evaluating %s.", subject)
         if args[0] == "predict":
             found = predict_arguments(args)
             if found is None:

@@ -124,6 +124,7 @@ class DetectionModule(TaskModule):
         if published is not None:
             if h["box_classes"] is None and published.classes:
                 h["box_classes"], h["keep_classes"] = [name for name in published.classes if name], True
+                self.trained_classes["box_classes"] = h["box_classes"]
             if h["keep_classes"] and h["box_classes"] and published.structure.detector == "faster_rcnn":
                 h["other_classes"] = len(published.others(h["box_classes"]))
         layout = layout_named(h["layout"])

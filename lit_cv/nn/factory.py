@@ -82,8 +82,8 @@ def create_backbone(
         stem: `standard` as published; `small` keeps the resolution of images up to about 64 pixels.
         weights: Name of torchvision weights (`DEFAULT`, `IMAGENET1K_V2`, `ResNet18_Weights.IMAGENET1K_V1`), for timm
             `DEFAULT`, for `efficientnet_lite0` to `2` `DEFAULT` from an installed package; or the path of a checkpoint
-            of this project, a state dict or a safetensors file; `PATH:teacher` takes its part `teacher`. Or weights that
-            were read already.
+            of this project, a state dict or a safetensors file; `PATH:teacher` takes its part `teacher`. Or weights
+            that were read already.
         mean: Mean of each channel in [0, 1] units, to normalize by. `None` takes that of the weights: what their file
             or the JSON of timm or transformers beside it says, else that of the published weights of the network;
             without weights that of the data, else ImageNet's for 3 channels and 0.5 for others.

@@ -11,8 +11,8 @@ from lit_cv.class_matching import shared_classes
 from lit_cv.errors import argument
 from lit_cv.nn.detection.detector import Detector
 from lit_cv.nn.detection.published import DetectorWeights
+from lit_cv.nn.weight_errors import errors_named
 from lit_cv.nn.weight_files import listed
-from lit_cv.nn.weights import errors_named
 
 __all__ = ["load_detector", "prepare_norms"]
 

@@ -9,9 +9,10 @@ from torchvision import models
 
 from lit_cv.class_matching import shared_classes
 from lit_cv.nn.detection.layouts import LAYOUTS, Layout
+from lit_cv.nn.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from lit_cv.nn.weight_errors import errors_named, require_real
 from lit_cv.nn.weight_files import WeightFile, find_file
-from lit_cv.nn.weights import Weights, errors_named
-from lit_cv.nn.weights import _require_real as require_real
+from lit_cv.nn.weights import Weights
 
 __all__ = ["COCO", "DetectorWeights", "read_detector"]
 
@@ -57,7 +58,8 @@ class DetectorWeights(NamedTuple):
         """Return the weights of the backbone by its own names, and how its images were normalized."""
         prefix = "features." if self.structure.backbone.startswith("mobilenet") else ""
         body = {prefix + key.removeprefix(_BODY): value for key, value in self.state.items() if key.startswith(_BODY)}
-        return Weights(self.source, body, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+        images = Preprocessing(IMAGENET_MEAN, IMAGENET_STD, "bilinear", source="torchvision's detectors")
+        return Weights(self.source, body, images, of_backbone=True)
 
     @property
     def anchors(self) -> int:
