@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lit_cv.errors import OptionError
 from lit_cv.modules.task_module import TaskModule
-from lit_cv.nn import Weights
+from lit_cv.nn import Backbone, Weights
 from lit_cv.nn.detection import (
     LAYOUTS,
     Detections,
@@ -114,27 +114,32 @@ class DetectionModule(TaskModule):
         super().configure_networks()
         self._published = None  # its tensors are copied
 
-    def backbone_weights(self) -> str | Weights | None:
-        """Return what the backbone starts from: that of a detector, or what `weights` names."""
-        return super().backbone_weights() if self._published is None else self._published.of_backbone()
+    def build_backbone(self, weights: str | Weights | None) -> Backbone:
+        """Return a network as the hyperparameters describe it, with weights to start from, such as a detector's."""
+        h, published = self.hparams, self._published
+        if published is None and isinstance(weights, str):
+            published = read_detector(weights, h["detector"], h["backbone"])
+        backbone = super().build_backbone(weights if published is None else published.of_backbone())
+        layout = layout_named(h["layout"])
+        if layout is not None or h["frozen_norm"]:
+            frozen = bool(h["frozen_norm"])
+            prepare_norms(backbone.body, frozen, None if layout is None else layout.norm_eps(frozen))
+        return backbone
 
     def configure_head(self, num_features: int) -> nn.Module:
         """Return the detector, with the weights of a published one if there are some."""
         h, published = self.hparams, self._published
         if published is not None:
             if h["box_classes"] is None and published.classes:
-                h["box_classes"], h["keep_classes"] = [name for name in published.classes if name], True
-                self.trained_classes["box_classes"] = h["box_classes"]
+                names = [name for name in published.classes if name]
+                h["box_classes"], h["keep_classes"] = names, True
+                self.trained_classes["box_classes"] = names
             if h["keep_classes"] and h["box_classes"] and published.structure.detector == "faster_rcnn":
                 h["other_classes"] = len(published.others(h["box_classes"]))
-        layout = layout_named(h["layout"])
-        if layout is not None or h["frozen_norm"]:
-            frozen = bool(h["frozen_norm"])
-            prepare_norms(self.backbone.body, frozen, None if layout is None else layout.norm_eps(frozen))
         head = super().configure_head(num_features)
         if published is not None:
-            names = cast(DetectionTask, self._tasks[""]).names
-            load_detector(cast(Detector, head), published, names, h["keep_classes"])
+            task = cast(DetectionTask, self._tasks[""])
+            load_detector(cast(Detector, head), published, task.names, h["keep_classes"])
         return head
 
     def _follow(self, published: DetectorWeights) -> None:
