@@ -22,7 +22,7 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 import lit_cv
 from lit_cv.callbacks import OnlineProbe
 from lit_cv.distributed import is_distributed, whole_parameters
-from tests.contracts.cases import cases
+from tests.contracts.cases import VARIANTS, cases
 from tests.contracts.runs import Run
 from tests.modules.episodes import episode_batch
 from tests.processes import run_ranks
@@ -243,6 +243,7 @@ OTHERS = [
     for case in cases()
     if "ranks" not in case.not_promised and case.cls.__name__ not in {kind for kind, _, _ in TABLE.values()}
 ]
+OTHERS += [case for case in VARIANTS if case.name == "FineTuneModule, LoRA"]
 
 
 def probe_gradient(rows: slice) -> Tensor:
