@@ -37,7 +37,7 @@ class FineTuning:
         hparams: Hyperparameters of the module.
 
     Attributes:
-        stages: Stages of the backbone from the image on, once it is attached.
+        stages: Stages of the backbone that are used, from the image on, once it is attached.
         frozen: How many of them are frozen, counted from the image.
         restored: Whether a checkpoint's training goes on.
 
@@ -58,11 +58,12 @@ class FineTuning:
     def attach(self, module: ExtensionPoints) -> None:
         """Divide the backbone of a module into stages, and freeze what is frozen at the start."""
         h, body = module.hparams, module.backbone.body
-        # Positions that are no parameters to learn in the network stay so.
-        self.stages = [
+        # Positions that do not learn in the network stay so, and layers beyond the maps of dense tasks are not run.
+        learning = (
             stage._replace(parameters=tuple(p for p in stage.parameters if p.requires_grad))
             for stage in backbone_stages(body)
-        ]
+        )
+        self.stages = [stage for stage in learning if stage.parameters]
         if self.strategy == "lora":
             add_lora(body, h["lora_rank"], h["lora_alpha"], h["lora_targets"])
             layers = lora_layers(body)

@@ -115,6 +115,17 @@ def test_strategies_hold_for_every_kind_of_task(cls: type[TasksModule], options:
     assert len(rates) >= len(expected[strategy]) - 1  # the last stage may be beyond the maps that are used
 
 
+def test_stages_beyond_the_maps_are_not_counted() -> None:
+    options: dict[str, Any] = {"backbone": "resnet18", "box_classes": ["cell"], "channels": 32, "stem": "standard"}
+    module = DetectionModule(strategy="freeze_backbone", strides=[4, 8], **options)
+    module.configure_model()
+    assert module.fine_tuning is not None
+    assert [stage.name for stage in module.fine_tuning.stages] == ["stem", "layer1", "layer2"]
+    assert {group["layer"] for group in module.parameter_groups()} == {"head", "layer2"}
+    with pytest.raises(ValueError, match=r"frozen_stages='layer3': there is no stage 'layer3'"):
+        DetectionModule(strategy="freeze_backbone", frozen_stages="layer3", strides=[4, 8], **options).configure_model()
+
+
 def test_penalties_are_part_of_the_loss_of_every_kind() -> None:
     L.seed_everything(0, verbose=False)
     data = Scenes()
