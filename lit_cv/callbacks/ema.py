@@ -17,21 +17,25 @@ class EMA(L.Callback):
     """Keeps a moving average of all weights, which validates, is saved as the model, and remains at the end.
 
     After each optimizer step t, `average = d * average + (1 - d) * weights` with
-    d = min(decay, (1 + t) / (10 + t)), so that the random start is forgotten soon. Buffers such as the
-    statistics of BatchNorm are averaged, too. A checkpoint's `state_dict` holds the average, hence every
-    later use takes it; the weights in training lie beside it, for an exact resume.
+    d = min(decay, (1 + t) / (10 + t)), so that the random start is forgotten soon. Without that ramp of d, the start
+    counts by decay ** t: after few steps the average lies between pretrained weights and trained ones, which is better
+    than both from few images (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models"), after many it does not
+    count. Buffers such as the statistics of BatchNorm are averaged, too. A checkpoint's `state_dict` holds the average,
+    hence every later use takes it; the weights in training lie beside it, for an exact resume.
 
     Args:
         decay: Share of the old average that stays at each step, such as 0.999; `None` keeps no average.
+        ramp: Whether the decay rises from 2 / 11; turn it off where training starts from good weights.
 
     Reference: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992; the ramp of
     the decay is that of TensorFlow's ExponentialMovingAverage.
     """
 
-    def __init__(self, decay: float | None = None) -> None:
+    def __init__(self, decay: float | None = None, ramp: bool = True) -> None:
         if decay is not None and not 0 < decay < 1:
             raise OptionError(self, "decay", decay, "give a number between 0 and 1, such as 0.999")
         self.decay = decay
+        self.ramp = ramp
         self.enabled = decay is not None
         self._average: dict[str, Tensor] = {}
         self._live: dict[str, Tensor] = {}
@@ -46,6 +50,12 @@ class EMA(L.Callback):
         start = self._average or {name: value.clone() for name, value in self._live.items()}
         self._average = {name: start[name].to(value.device) for name, value in self._live.items()}
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start from what the module has made of its weights since, such as a solved head, unless this goes on."""
+        if self._step == 0:
+            for name, value in self._live.items():
+                self._average[name].copy_(value)
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -53,7 +63,7 @@ class EMA(L.Callback):
         if trainer.global_step == self._step or self.decay is None:
             return
         self._step = trainer.global_step
-        decay = min(self.decay, (1 + self._step) / (10 + self._step))
+        decay = min(self.decay, (1 + self._step) / (10 + self._step)) if self.ramp else self.decay
         move_averages((self._average[name] for name in self._live), self._live.values(), decay)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

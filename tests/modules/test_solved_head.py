@@ -11,6 +11,7 @@ from PIL import Image
 
 from datamodules import BaseDataModule, DigitsDataModule, ImageFolderDataModule, InMemoryDataset
 from lit_cv import FineTuneModule
+from lit_cv.callbacks import EMA
 from lit_cv.cli import main
 from lit_cv.optim import fit_logistic_regression, search_strength
 from tests.test_resume import assert_same
@@ -69,6 +70,28 @@ def test_a_solved_head_keeps_the_statistics_it_was_solved_on(options: dict[str, 
     changed = {name for name, value in tuned.backbone.state_dict().items() if not torch.equal(value, before[name])}
     assert any(name.endswith("weight") for name in changed)
     assert any(name.endswith("running_mean") for name in changed) == moves
+
+
+def test_a_moving_average_starts_from_the_solved_head() -> None:
+    starts, rest = [], {}
+    tuned = module(strategy="full_finetune", lr=1e-2, schedule="constant")
+    solve = tuned.on_fit_start
+
+    def on_fit_start() -> None:
+        solve()
+        starts.append(tuned.head.linear.weight.detach().clone())
+
+    tuned.on_fit_start = on_fit_start  # type: ignore[method-assign]
+
+    class Trained(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
+            rest["weight"] = pl_module.head.linear.weight.detach().clone()
+
+    callbacks = [EMA(0.75, ramp=False), Trained()]
+    trainer(limit_train_batches=1, limit_val_batches=0, callbacks=callbacks).fit(tuned, DigitsDataModule())
+    expected = 0.75 * starts[0] + 0.25 * rest["weight"]
+    assert not torch.equal(starts[0], rest["weight"])
+    torch.testing.assert_close(tuned.head.linear.weight, expected)
 
 
 def test_features_are_solved_on_at_the_size_of_evaluation(tmp_path: Path) -> None:
