@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from datamodules.class_pool import ClassPool
-from lit_cv.errors import argument
+from lit_cv.errors import VoidOptionError, argument
 from lit_cv.printable import printable
 
 __all__ = ["Drawn", "check_drawn"]
@@ -32,10 +32,14 @@ def check_drawn(
     kinds = len(pool.names)
     for way, shot, name in drawn:
         if kinds < way:
-            raise ValueError(
+            text = (
                 f"an episode of {way} classes ({argument(name)}) cannot be drawn from the {kinds} classes of "
                 f"{split}: lower it, or change {argument('val_classes')} and {argument('test_classes')}."
             )
+            if split == "train":
+                raise ValueError(text)
+            reason = f"an episode of {way} classes cannot be drawn from the {kinds} of {split}"
+            raise VoidOptionError(None, f"{split}_classes", ..., reason, text=text)
         _check_counts(pool, shot + (0 if query_pool else queries), split)
         if query_pool:
             _check_counts(query_pool, queries, split)

@@ -228,7 +228,7 @@ class VoidOptionError(OptionError):
     Args:
         owner: As in `OptionError`.
         name: The argument.
-        value: What was given.
+        value: What was given, `...` where the raiser does not know.
         allowed: Why it is void.
         others: Names of other arguments that may be dropped in its place.
         text: The whole message, where it is to be another.

@@ -74,7 +74,7 @@ def drop_option(config: MutableMapping[str, Any], recipe: RecipeOptions, error: 
             value = recipe[option]
             if option == _CALLBACKS:
                 dropped = _drop_callbacks(config, value, error.value)
-            elif name != error.name or error.value == value:
+            elif name != error.name or error.value is ... or error.value == value:
                 dropped = _reset(config, option, value)
             else:
                 continue

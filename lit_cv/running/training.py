@@ -166,8 +166,14 @@ class LitCLI(LightningCLI):
         """Return the arguments of the Trainer, with the precision that suits the network where a recipe left it open.
 
         The configuration gets it, too, so that the run goes on with it, and is evaluated with it, on any device.
+        Validation that a recipe has every few epochs comes every epoch where training has fewer.
         """
         config = {**self._get(self.config_init, "trainer"), **kwargs}
+        name, epochs = "check_val_every_n_epoch", config["max_epochs"]
+        if epochs is not None and 0 < epochs < (config[name] or 0):
+            rare = VoidOptionError(TRAINER, name, config[name], f"training has {epochs} epochs")
+            if self._gives_way(rare):
+                config[name] = self.config[self._verb]["trainer"][name]
         if self.subcommand != "fit" or self.recipe.get("trainer.precision") != "bf16-mixed":
             return config
         backbone = str(self.model.hparams.get("backbone"))

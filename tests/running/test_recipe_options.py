@@ -13,6 +13,7 @@ from lit_cv.cli import main
 from lit_cv.errors import VoidOptionError
 from lit_cv.running.arguments import prepare_run
 from lit_cv.running.recipe_options import drop_option, options_of_recipes
+from lit_cv.running.training import LitCLI
 
 QUICK = ["--trainer.accelerator", "cpu", "--trainer.fast_dev_run", "1", "--trainer.precision", "32-true",
          "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]  # fmt: skip
@@ -22,6 +23,8 @@ DOMAINS = ["--data.source.num_images", "60", "--data.target.num_images", "60", "
            "--data.num_workers", "0"]  # fmt: skip
 PHOTOS = ["--data.root", "photos", "--data.batch_size", "2", "--data.image_size", "32", "--model.weights", "null",
           "--model.backbone", "conv4", "--data.num_workers", "0"]  # fmt: skip
+EPISODES = ["--data.episodes_per_epoch", "2", "--data.val_episodes", "2", "--data.test_episodes", "2",
+            "--data.evaluate", "[5w1s]", "--data.way", "5"]  # fmt: skip
 SHORT = {
     "fine_tune": FEW,
     "linear_probe": PROBE,
@@ -33,6 +36,7 @@ SHORT = {
     "mae": ["--data.batch_size", "4", "--data.num_workers", "0"],
     "mmd": DOMAINS,
     "imagefolder_fine_tune": PHOTOS,
+    "prototypical": EPISODES,
 }
 FEATURES = ["--model.strategy", "feature_extraction"]
 GIVING_WAY: list[tuple[str, list[str], list[str]]] = [
@@ -44,6 +48,7 @@ GIVING_WAY: list[tuple[str, list[str], list[str]]] = [
     ("linear_probe", ["--model.strategy", "full_finetune"], ["--model.cache_features true"]),
     ("linear_probe", ["--model.strategy", "gradual_unfreezing"], ["--model.cache_features true"]),
     ("linear_probe", ["--trainer.callbacks", "Augmentation"], ["--model.cache_features true"]),
+    ("prototypical", ["--data.split_by", "class"], ["--data.val_classes 1", "--data.test_classes 2"]),
     ("imagefolder_fine_tune", FEATURES, ["--model.backbone_lr 0.0001"]),
 ]
 FITTING: list[tuple[str, list[str]]] = [
@@ -144,6 +149,17 @@ def test_the_configuration_of_the_run_lacks_what_was_dropped(in_tmp: Path) -> No
     assert config["model"]["init_args"]["backbone_lr"] is None
     assert config["trainer"]["callbacks"] == []
     assert not Path("lightning_logs/version_1").exists()
+
+
+@pytest.mark.parametrize(("epochs", "every"), [("3", 1), ("8", 4), ("-1", 4)])
+def test_validation_that_would_never_come_comes_every_epoch(
+    in_tmp: Path, monkeypatch: pytest.MonkeyPatch, epochs: str, every: int
+) -> None:
+    monkeypatch.setattr(LitCLI, "_run_subcommand", lambda self, name: None)
+    chosen = ["fit", "--config", "bccd_detection", "--trainer.max_epochs", epochs]
+    assert LitCLI(*prepare_run(chosen)).trainer.check_val_every_n_epoch == every
+    typed = LitCLI(*prepare_run([*chosen, "--trainer.check_val_every_n_epoch", "5"]))
+    assert typed.trainer.check_val_every_n_epoch == 5
 
 
 def test_options_of_recipes_are_those_that_nobody_else_gives(in_tmp: Path) -> None:
