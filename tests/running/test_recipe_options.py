@@ -53,7 +53,7 @@ GIVING_WAY: list[tuple[str, list[str], list[str]]] = [
 ]
 FITTING: list[tuple[str, list[str]]] = [
     *itertools.product(
-        ("supervised", "fine_tune", "imagefolder_fine_tune", "detection", "mae"),
+        ("fine_tune", "mae"),
         (
             ["--model.optimizer", "sgd"], ["--model.schedule", "constant"], ["--model.schedule", "plateau"],
             ["--model.lr", "1e-7"], ["--trainer.limit_val_batches", "0"], ["--early_stopping.patience", "3"],
@@ -61,8 +61,8 @@ FITTING: list[tuple[str, list[str]]] = [
         ),
     ),
     *itertools.product(
-        ("supervised", "fine_tune", "detection", "segmentation", "multi_task", "simclr", "mmd"),
-        (["--model.backbone", "vit_micro_p4"], ["--model.backbone", "resnet18"], ["--model.backbone", "conv4"]),
+        ("detection", "segmentation", "multi_task", "mmd"),
+        (["--model.backbone", "vit_micro_p4"], ["--model.backbone", "conv4"]),
     ),
     ("fine_tune", ["--data", "DigitsDataModule"]),
     ("supervised", ["--data", "ShapesDataModule"]),
