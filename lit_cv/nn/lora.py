@@ -58,8 +58,9 @@ def add_lora(network: nn.Module, rank: int, alpha: float, targets: Sequence[str]
         chosen = [path for path in layers if any(f".{target}." in f".{path}." for target in targets)]
         for target in targets:
             if not any(f".{target}." in f".{path}." for path in layers):
-                names = list(dict.fromkeys(path.rpartition(".")[2] for path in layers))
-                listed = ", ".join(names[:_MOST_LISTED]) or "none"
+                parts = ((path, path.rpartition(".")[2]) for path in layers)
+                names = dict.fromkeys(path if name.isdigit() else name for path, name in parts)
+                listed = ", ".join([*names][:_MOST_LISTED]) or "none"
                 raise OptionError(
                     None, "lora_targets", target, f"give names of linear layers or convolutions of it, such as {listed}"
                 )
