@@ -36,7 +36,8 @@ def solve_head(module: ExtensionPoints, features: Tensor, dataset: object, class
     """
     balance = getattr(datamodule_of(module.trainer), "balance", 0.0)
     if balance and module.hparams.get("strategy") == "feature_extraction":
-        raise VoidOptionError(DATA, "balance", balance, "it has no effect on a classifier that is solved (solve_head)")
+        allowed = "it has no effect on a classifier that is solved (solve_head), class_weight has; leave it at 0"
+        raise VoidOptionError(DATA, "balance", balance, allowed)
     labels = as_dataset(dataset).labels
     if labels is None:
         raise ValueError(f"solve_head needs the labels of all images, which {type(dataset).__name__} does not hold.")
