@@ -227,9 +227,11 @@ class Backbone(nn.Module):
     ) -> tuple[Tensor | None, dict[int, Tensor]]:
         self.feature_levels((images.shape[2], images.shape[3]))
         levels = {s: level for s, level in (self._levels or {}).items() if strides is None or s in strides}
-        if tokens := [s for s, level in levels.items() if level.kind == "tokens"]:
-            images = pad_to(images, tokens[0])
-        return collect(self.body, self._features, pad_to(self.normalize(images), self.multiple), levels, whole)
+        size = (images.shape[2], images.shape[3])
+        if patches := [level.patch for level in levels.values() if level.kind == "tokens"]:
+            images = pad_to(images, patches[0])
+        padded = pad_to(self.normalize(images), self.multiple)
+        return collect(self.body, self._features, padded, levels, whole, size)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return pooled features (N, num_features) of raw images."""

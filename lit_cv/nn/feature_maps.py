@@ -28,11 +28,13 @@ class Level(NamedTuple):
         path: The module that returns it; empty for what the network's last layer returns.
         channels: Its channels.
         kind: Its layout: `first` (N, C, h, w), `last` (N, h, w, C) or `tokens` (N, T + h * w, C).
+        patch: Side of the patches that tokens are of, in pixels; a map of another stride is interpolated.
     """
 
     path: str
     channels: int
     kind: str = "first"
+    patch: int = 1
 
 
 class _Probe(nn.Module):
@@ -63,8 +65,8 @@ def find_levels(body: nn.Module, features: Features, image_size: tuple[int, int]
         except (RuntimeError, ValueError, AssertionError):
             continue
         if len(last) == 3:
-            patch = first_convolution(body)[1].stride[0]
-            return {int(patch): Level(_LAST, last[2], "tokens")}
+            patch = int(first_convolution(body)[1].stride[0])
+            return {2 ** round(math.log2(patch)): Level(_LAST, last[2], "tokens", patch)}
         levels = {stride: level for path, shape in shapes.items() for stride, level in _level(path, shape, size)}
         if found := next(iter(_level(_LAST, last, size)), None):
             stride, level = found
@@ -79,7 +81,12 @@ class _Enough(Exception):  # noqa: N818 - no error
 
 
 def collect(
-    body: nn.Module, features: Features, images: Tensor, levels: dict[int, Level], whole: bool = True
+    body: nn.Module,
+    features: Features,
+    images: Tensor,
+    levels: dict[int, Level],
+    whole: bool = True,
+    size: tuple[int, int] | None = None,
 ) -> tuple[Tensor | None, dict[int, Tensor]]:
     """Run a network once.
 
@@ -89,6 +96,7 @@ def collect(
         images: (N, C, H, W), normalised.
         levels: Some of what `find_levels` found.
         whole: Whether layers behind the maps are run, too; they are traced in an export, which drops them itself.
+        size: Height and width of the images before they were padded, `None` if they were not.
 
     Returns:
         What `features` returns, `None` unless all was run, and the maps (N, channels, h, w) by their stride.
@@ -110,7 +118,8 @@ def collect(
     for stride, level in levels.items():
         out = outputs[level.path]
         if level.kind == "tokens":
-            out = tokens_to_map(out, math.ceil(images.shape[2] / stride), math.ceil(images.shape[3] / stride))
+            rows, columns = (math.ceil(side / level.patch) for side in images.shape[2:])
+            out = _at_stride(tokens_to_map(out, rows, columns), level.patch, stride, size or tuple(images.shape[2:]))
         maps[stride] = out.permute(0, 3, 1, 2) if level.kind == "last" else out
     return last, maps
 
@@ -124,6 +133,19 @@ def tokens_to_map(tokens: Tensor, height: int, width: int) -> Tensor:
     """Return the tokens of the patches, which are the last of (N, T, C), as a map (N, C, height, width)."""
     patches = tokens[:, tokens.shape[1] - height * width :]
     return patches.transpose(1, 2).reshape(len(tokens), -1, height, width)
+
+
+def _at_stride(maps: Tensor, patch: int, stride: int, size: tuple[int, ...]) -> Tensor:
+    """Return a map of patches as one of another stride, which lies over the same pixels of images of a size."""
+    if patch == stride:
+        return maps
+    wanted = [math.ceil(side / stride) for side in size]
+    down, right = (
+        max(0, math.ceil(cells * stride / patch) - have) for cells, have in zip(wanted, maps.shape[2:], strict=True)
+    )
+    maps = F.pad(maps, (0, right, 0, down), mode="replicate")
+    resized = F.interpolate(maps, scale_factor=patch / stride, mode="bilinear", align_corners=False)
+    return resized[:, :, : wanted[0], : wanted[1]]
 
 
 def pad_to(images: Tensor, multiple: int) -> Tensor:

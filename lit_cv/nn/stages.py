@@ -11,6 +11,7 @@ __all__ = ["Stage", "backbone_stages", "find_stage", "units"]
 
 # Modules that hold a network's depth and are looked into; anything else is a unit that stays whole.
 _CONTAINERS = ("blocks", "layers", "stages", "features", "trunk_output", "encoder")
+_POOLING = "attn_pool"  # of timm's vision transformers, such as SigLIP's
 _LINKS = ("_Transition", "DenseTransition", "PatchMerging", "PatchMergingV2")  # lead from one stage over to the next
 
 
@@ -33,8 +34,8 @@ def backbone_stages(body: nn.Module) -> list[Stage]:
     """Divide a network without its classifier into stages, from the image to the features.
 
     A stage is a block of a vision transformer, a stage of a convolutional network as its authors count them (a
-    downsampling layer belongs to what follows it), or the layers between two poolings of a plain one. Final norms
-    belong to the last stage, as in timm's layer-wise decay.
+    downsampling layer belongs to what follows it), or the layers between two poolings of a plain one. Final norms and
+    a learnt pooling belong to the last stage, so that blocks have the learning rates of timm's layer-wise decay.
 
     Args:
         body: The network, `Backbone.body`.
@@ -81,7 +82,7 @@ def _group(body: nn.Module) -> list[tuple[str, list[nn.Module]]]:
     for path, module in units(body):
         if next(module.parameters(), None) is None:
             plain = plain and not _is_pooling(path, module)
-        elif groups and not links and _has_norms_only(module):
+        elif groups and not links and (path == _POOLING or _has_norms_only(module)):
             groups[-1][1].append(module)
         elif _is_link(module):
             links.append(module)

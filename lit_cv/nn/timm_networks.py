@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -46,18 +46,14 @@ def build_timm(name: str, in_channels: int, image_size: tuple[int, int] | None, 
     Args:
         name: timm's name of the model, with a tag of its weights where wanted (`resnet18.a1_in1k`).
         in_channels: Channels of the images; timm adapts pretrained weights itself.
-        image_size: Height and width in pixels, for the models that are built for one size.
+        image_size: Height and width in pixels, for the models that are built for one size. Vision transformers take
+            images of other sizes, too, for which they interpolate their positions.
         pretrained: Whether to download timm's weights.
     """
     check_timm_name(name)
-    timm = _timm()
     options: dict[str, Any] = {"num_classes": 0, "in_chans": in_channels, "pretrained": pretrained}
-    try:
-        body = timm.create_model(name, img_size=image_size, **options) if image_size else None
-    except TypeError:  # a network for images of any size
-        body = None
-    if body is None:
-        body = timm.create_model(name, **options)
+    sized: dict[str, Any] = {"img_size": image_size} if image_size else {}
+    body = _first_built(name, options, ({**sized, "dynamic_img_size": True}, sized, {}))
     num_features = int(getattr(body, "head_hidden_size", None) or body.num_features)
     return Network(body, _timm_features, _timm_pool, num_features, _has_feature_map(body))
 
@@ -113,6 +109,16 @@ def _preprocessing(config: Any) -> Preprocessing:
     name = f"{config.architecture}.{config.tag}" if config.tag else str(config.architecture)
     crop = float(config.crop_pct) if config.crop_pct else None
     return Preprocessing(mean, std, config.interpolation, crop, (height, width), f"timm's {name}")
+
+
+def _first_built(name: str, options: dict[str, Any], choices: Sequence[dict[str, Any]]) -> Any:
+    """Build a model with the first further options that it takes: networks for images of any size take none."""
+    for further in choices[:-1]:
+        try:
+            return _timm().create_model(name, **further, **options)
+        except TypeError:
+            continue
+    return _timm().create_model(name, **choices[-1], **options)
 
 
 def _timm() -> Any:
