@@ -134,7 +134,8 @@ class DetectionModule(TaskModule):
                 names = [name for name in published.classes if name]
                 h["box_classes"], h["keep_classes"] = names, True
                 self.trained_classes["box_classes"] = names
-            if h["keep_classes"] and h["box_classes"] and published.structure.detector == "faster_rcnn":
+            kept = h["keep_classes"] and h["box_classes"] and published.classes
+            if kept and published.structure.detector == "faster_rcnn":
                 h["other_classes"] = len(published.others(h["box_classes"]))
         head = super().configure_head(num_features)
         if published is not None:
