@@ -13,7 +13,7 @@ from torchvision.utils import save_image
 from lit_cv.callbacks import DomainEmbedding, EmbeddingEvaluation
 from lit_cv.cli import main
 from tests.datamodules.test_annotated import save_voc
-from tests.nn.detection.reference import reference
+from tests.nn.detection.reference import smallest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -98,7 +98,7 @@ def test_commands(session: list[str], photos: Path, monkeypatch: pytest.MonkeyPa
     few = property(lambda self: 200, lambda self, value: None)  # neighbors, whatever a recipe says
     monkeypatch.setattr(EmbeddingEvaluation, "max_images", few, raising=False)
     if any("coco.pth" in command for command in session):
-        torch.save(reference("fasterrcnn_mobilenet_v3_large_fpn").state_dict(), photos / "coco.pth")
+        torch.save(smallest().state_dict(), photos / "coco.pth")
     for command in session:
         if "$LIT_CV_DATA" in command and not root:
             pytest.skip("LIT_CV_DATA does not name a folder of real images")

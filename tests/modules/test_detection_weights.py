@@ -13,7 +13,7 @@ from lit_cv import DetectionModule
 from lit_cv.cli import main
 from lit_cv.modules.loading import load_module
 from tests.modules.scenes import QUIET, Rectangles
-from tests.nn.detection.reference import reference
+from tests.nn.detection.reference import smallest
 from tests.test_resume import CALLBACKS, assert_same, final, run_until_killed
 
 FIT = [
@@ -29,14 +29,14 @@ FIT = [
 def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A file of random weights of the smallest published detector."""
     path = tmp_path_factory.mktemp("weights") / "mobile.pth"
-    torch.save(reference("fasterrcnn_mobilenet_v3_large_fpn").state_dict(), path)
+    torch.save(smallest().state_dict(), path)
     return str(path)
 
 
 def test_training_leaves_frozen_norms_alone(weights: str, tmp_path: Path) -> None:
     L.seed_everything(0, verbose=False)
     module = DetectionModule(weights=weights, lr=1e-3)
-    trainer = L.Trainer(**QUIET, max_steps=2, limit_val_batches=0)
+    trainer = L.Trainer(**QUIET, max_steps=1, limit_val_batches=0)
     trainer.fit(module, Rectangles(8))
     assert (module.class_names, module.hparams["keep_classes"]) == (["red", "blue"], False)
     before = torch.load(weights, weights_only=True)
@@ -49,7 +49,7 @@ def test_training_leaves_frozen_norms_alone(weights: str, tmp_path: Path) -> Non
             assert torch.equal(after[f"{name}.{key}"], before[theirs])
     assert not torch.equal(after["features.0.0.weight"], before["backbone.body.0.0.weight"])
 
-    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    trainer.save_checkpoint(tmp_path / "last.ckpt", weights_only=True)
     loaded = load_module(tmp_path / "last.ckpt")
     assert isinstance(loaded, DetectionModule)
     assert (loaded.hparams["weights"], loaded.hparams["layout"]) == (None, "fasterrcnn_mobilenet_v3_large_fpn")

@@ -1,5 +1,6 @@
 """torchvision's own detectors with random weights, as their published ones are built."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,7 +12,6 @@ from lit_cv.nn.detection import LAYOUTS
 
 CATEGORIES: list[str] = detection.FCOS_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
 NO_CLASS = ("__background__", "N/A")
-SIZES = [(96, 150), (128, 100)]
 _SPREAD = {  # standard deviation of what these layers give, so that scores and boxes differ
     "head.classification_head.cls_logits": 1.5,
     "head.regression_head.bbox_reg": 0.5,
@@ -46,6 +46,12 @@ def reference(name: str, frozen: bool | None = None) -> Any:
     network.eval()
     spread_outputs(network)
     return network
+
+
+@cache
+def smallest() -> Any:
+    """Return the smallest one, the same to all: a test leaves it as it is."""
+    return reference("fasterrcnn_mobilenet_v3_large_fpn")
 
 
 def freeze(module: nn.Module, eps: float) -> None:
