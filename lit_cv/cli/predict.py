@@ -18,8 +18,9 @@ _HELP = """options of predict beside those of every verb:
   --images FOLDER     images in any arrangement, or one image, in place of those of the data
   --tta VIEWS         average over views: flip, shift, crop, or several with commas
   --dry_run           say what would be predicted, and do nothing
-example:
+examples:
   lit-cv predict --ckpt_path best --images new_photos --tta flip,crop
+  lit-cv predict --model DetectionModule --model.weights COCO --images new_photos --data.canvas [800,1333]
 """
 
 
@@ -72,7 +73,7 @@ def _on_files(args: list[str], images: str) -> list[str]:
     if not Path(images).expanduser().exists():
         raise FileNotFoundError(f"there is no folder {images!r} (--images).")
     if name is None:  # weights of a whole detector, which take images as they are
-        return [*args, "--data=ImageFilesDataModule", f"--data.root={images}", "--data.whole=true"]
+        return [args[0], "--data=ImageFilesDataModule", f"--data.root={images}", "--data.whole=true", *args[1:]]
     root, _ = _take(args, "--trainer.default_root_dir")
     checkpoint = find_checkpoint(name, root)
     data = _as_trained(checkpoint)

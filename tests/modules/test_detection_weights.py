@@ -62,7 +62,8 @@ def test_predictions_without_training(weights: str, in_tmp: Path, capfd: pytest.
     (in_tmp / "new").mkdir()
     for number, size in enumerate([(96, 128), (128, 90)]):
         save_image(torch.rand(3, *size), in_tmp / "new" / f"{number}.png")
-    main(["predict", "--model", "DetectionModule", "--model.weights", weights, "--images", "new"])
+    options = ["--data.canvas", "[64, 96]", "--data.num_workers", "0"]
+    main(["predict", "--model", "DetectionModule", "--model.weights", weights, "--images", "new", *options])
     found = json.loads((in_tmp / "predictions" / "annotations" / "instances.json").read_text())
     assert [category["name"] for category in found["categories"]][:2] == ["person", "bicycle"]
     assert len(found["categories"]) == 80
