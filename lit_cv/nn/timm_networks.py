@@ -7,11 +7,12 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from lit_cv.errors import argument
+from lit_cv.errors import OptionError, argument
 from lit_cv.nn.backbone import Network
 from lit_cv.nn.installed_weights import INSTALLED
 from lit_cv.nn.preprocessing import Preprocessing, shared_values
 from lit_cv.nn.sizes import run_on_meta
+from lit_cv.nn.weight_files import listed
 from lit_cv.suggest import nearest
 
 __all__ = ["build_timm", "check_timm_name", "fit_timm_weights", "timm_name", "timm_preprocessing"]
@@ -38,6 +39,13 @@ def check_timm_name(name: str) -> None:
     timm = _timm()
     if not timm.is_model(name.partition(".")[0]):
         raise ValueError(f"backbone='timm/{name}': timm has no model {name!r}{nearest(name, timm.list_models())}")
+    architecture, _, tag = name.partition(".")
+    tags = [key.partition(".")[2] for key in timm.models.get_arch_pretrained_cfgs(architecture)]
+    if tag and tag not in tags:
+        raise ValueError(
+            f"backbone='timm/{name}': timm has no weights {tag!r} of {architecture}{nearest(tag, tags)} "
+            f"There are {listed(tags, _MOST_TAGS)}."
+        )
 
 
 def build_timm(name: str, in_channels: int, image_size: tuple[int, int] | None, pretrained: bool) -> Network:
@@ -75,8 +83,8 @@ def fit_timm_weights(body: nn.Module, state: Mapping[str, Tensor]) -> Mapping[st
     return converted
 
 
-def timm_preprocessing(name: str, of_file: bool) -> Preprocessing:
-    """Return how the images of timm's weights for a network were prepared.
+def timm_preprocessing(name: str, of_file: bool) -> Preprocessing | None:
+    """Return how the images of timm's weights for a network were prepared, `None` if timm does not say.
 
     Args:
         name: timm's name of the model. Without a tag it is that of timm's first weights.
@@ -86,7 +94,9 @@ def timm_preprocessing(name: str, of_file: bool) -> Preprocessing:
     from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 
     architecture, _, tag = name.partition(".")
-    chosen = _preprocessing(get_pretrained_cfg(name, allow_unregistered=True))
+    if (config := get_pretrained_cfg(name, allow_unregistered=True)) is None:
+        return None
+    chosen = _preprocessing(config)
     if tag or not of_file:
         return chosen
     configs = {key: config for key, config in get_arch_pretrained_cfgs(architecture).items() if config.has_weights}
@@ -115,10 +125,27 @@ def _first_built(name: str, options: dict[str, Any], choices: Sequence[dict[str,
     """Build a model with the first further options that it takes: networks for images of any size take none."""
     for further in choices[:-1]:
         try:
-            return _timm().create_model(name, **further, **options)
+            return _create(name, further | options)
         except TypeError:
             continue
-    return _timm().create_model(name, **choices[-1], **options)
+    return _create(name, choices[-1] | options)
+
+
+def _create(name: str, options: dict[str, Any]) -> Any:
+    try:
+        return _timm().create_model(name, **options)
+    except OSError as error:
+        reason = str(error).partition("\n")[0]
+        raise OSError(
+            f"weights='DEFAULT': timm's weights of {name} could not be downloaded ({reason}): try again with a "
+            "network, or give the path of a file."
+        ) from None
+    except RuntimeError as error:
+        if not options["pretrained"] or "pretrained weights" not in str(error):
+            raise
+        raise OptionError(
+            None, "weights", "DEFAULT", f"timm has no weights of {name}; give the path of a file"
+        ) from None
 
 
 def _timm() -> Any:

@@ -50,6 +50,7 @@ def saved(name: str, path: Path, **metadata: str) -> str:
 )
 def test_values_of_timms_configurations(name: str, mean: list[float]) -> None:
     found = timm_preprocessing(name, of_file=False)
+    assert found is not None
     assert found.mean == pytest.approx(mean)
     assert found.source.startswith(f"timm's {name}")
 

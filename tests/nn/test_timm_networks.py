@@ -62,3 +62,27 @@ def test_pretrained_weights_bring_their_normalization(monkeypatch):
     backbone = create_backbone(name, weights="DEFAULT", data_statistics=([0.0] * 3, [1.0] * 3))
     assert asked == [True]
     assert backbone.mean.flatten().tolist() == [0.5] * 3
+
+
+def test_weights_that_cannot_be_had_take_one_line(monkeypatch):
+    timm = pytest.importorskip("timm")
+    with pytest.raises(
+        ValueError, match=r"timm has no weights 'a1_in2k' of resnet18: did you mean 'a1_in1k'.*There are"
+    ):
+        check_backbone_name("timm/resnet18.a1_in2k")
+
+    def offline(name, **options):
+        raise FileNotFoundError("no connection\nand more")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(
+        OSError, match=r"^weights='DEFAULT': timm's weights of test_vit could not be downloaded \(no conn"
+    ):
+        create_backbone("timm/test_vit", weights="DEFAULT")
+
+    def without(name, **options):
+        raise RuntimeError("No pretrained weights exist for test_vit. Use `pretrained=False` for random init.")
+
+    monkeypatch.setattr(timm, "create_model", without)
+    with pytest.raises(ValueError, match="weights='DEFAULT': timm has no weights of test_vit; give the path"):
+        create_backbone("timm/test_vit", weights="DEFAULT")
