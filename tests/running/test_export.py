@@ -172,6 +172,9 @@ def test_weights_alone_go_back_into_a_backbone(tmp_path: Path) -> None:
     export_weights(module, tmp_path / "model.safetensors", ["a", "b"])
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         assert json.loads(file.metadata()["classes"]) == ["a", "b"]
+        prepared = json.loads(file.metadata()["preprocessing"])
+    assert prepared["mean"] == module.backbone.mean.flatten().tolist()
+    assert prepared["std"] == module.backbone.std.flatten().tolist()
     torch.manual_seed(1)
     other = SupervisedModule(
         backbone="resnet9_small",
