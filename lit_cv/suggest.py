@@ -33,7 +33,13 @@ def nearest_option(name: str, valid: Iterable[str]) -> str:
     Example:
         >>> nearest_option("min_lr", ["model.lr", "model.min_lr"])
         ": did you mean '--model.min_lr'?"
+        >>> nearest_option("ema.deca", ["ema.decay", "ema.ramp"])
+        ": did you mean '--ema.decay'?"
     """
+    valid, (group, dot, last) = list(valid), name.rpartition(".")
+    beside = {option.removeprefix(group + dot): option for option in valid if option.rpartition(".")[0] == group}
+    if dot and (close := get_close_matches(last, beside, n=2, cutoff=0.6)):  # a common group makes all alike
+        return ": did you mean " + " or ".join(repr(f"--{beside[match]}") for match in close) + "?"
     named: dict[str, list[str]] = {}
     for option in (candidate for candidate in valid if candidate != name):
         named.setdefault(option if "." in name else option.rpartition(".")[2], []).append(f"--{option}")

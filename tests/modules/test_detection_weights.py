@@ -33,6 +33,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_training_leaves_frozen_norms_alone(weights: str, tmp_path: Path) -> None:
     L.seed_everything(0, verbose=False)
     module = DetectionModule(weights=weights, lr=1e-3)

@@ -60,7 +60,11 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder / "checkpoints" / "last.ckpt")
 
 
-@pytest.mark.parametrize(("cls", "options"), KINDS, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [KINDS[2], *(pytest.param(*kind, marks=pytest.mark.slow) for kind in (*KINDS[:2], KINDS[3]))],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
 @pytest.mark.parametrize(
     "strategy",
     [

@@ -19,7 +19,14 @@ def updated(network: nn.Module) -> nn.Module:
     return network
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_p16", "convnext_tiny", "mobilenet_v3_small", "vit_b_16"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        "vit_tiny_p16",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("convnext_tiny", "mobilenet_v3_small", "vit_b_16")),
+    ],
+)
 def test_updates_start_at_nothing_and_merge_to_the_same(name: str) -> None:
     torch.manual_seed(0)
     backbone = create_backbone(name, image_size=32).eval()

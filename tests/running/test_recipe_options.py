@@ -98,7 +98,11 @@ def dropped(text: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("photos")
-@pytest.mark.parametrize(("recipe", "choice", "expected"), GIVING_WAY, ids=lambda each: str(each)[:60])
+@pytest.mark.parametrize(
+    ("recipe", "choice", "expected"),
+    [*GIVING_WAY[:1], *(pytest.param(*row, marks=pytest.mark.slow) for row in GIVING_WAY[1:])],
+    ids=lambda each: str(each)[:60],
+)
 def test_what_a_choice_makes_void_is_dropped(
     recipe: str, choice: list[str], expected: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
