@@ -72,6 +72,7 @@ def test_the_weights_and_the_metrics_are_those_of_one_process(runs: dict[str, Pa
             assert b[name] == pytest.approx(a[name], abs=1e-4), name
 
 
+@pytest.mark.slow
 def test_data_are_prepared_once_a_node(runs: dict[str, Path]) -> None:
     for folder in runs.values():
         assert (folder.parent.parent / "prepared.txt").read_text() == "once "

@@ -49,6 +49,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, weights: str) -> Any:
     return make
 
 
+@pytest.mark.slow
 def test_the_rate_of_every_group_is_logged_by_name(whole: Any) -> None:
     rows = read_metrics(whole(GRADUAL + AUGMENT + ["--ema.decay", "0.9"]) / "lightning_logs/version_0/metrics.csv")
     seen = {name: min(int(row["step"]) for row in rows if name in row) for row in rows for name in row if "lr" in name}
@@ -61,6 +62,7 @@ def test_the_rate_of_every_group_is_logged_by_name(whole: Any) -> None:
     assert last["lr_blocks_2"] == pytest.approx(0.1 * 0.8**2 * last["lr"])
 
 
+@pytest.mark.slow
 def test_other_options_win_on_resume(in_tmp: Path, weights: str) -> None:
     (in_tmp / "killer.py").write_text(CALLBACKS)
     fit = [*FIT, *GRADUAL, "--model.schedule", "constant", "--trainer.default_root_dir", str(in_tmp)]

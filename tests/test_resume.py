@@ -127,11 +127,13 @@ def root(in_tmp: Path) -> Path:
 
 # Within an epoch of 9 steps, after its last one, and after one more; the contracts stop at every batch.
 @pytest.mark.parametrize("step", [pytest.param(3, marks=SLOW), 9, pytest.param(19, marks=SLOW)])
+@pytest.mark.slow
 def test_killed_at_any_step(root: Path, whole: Any, step: int) -> None:
     kill_and_resume(root, AUGMENT, [f"step={step}"])
     assert_same_end(root, whole(AUGMENT))
 
 
+@pytest.mark.slow
 def test_parts_of_the_users_own_resume_exactly(root: Path, whole: Any) -> None:
     write_files(root)
     own = [
@@ -143,6 +145,7 @@ def test_parts_of_the_users_own_resume_exactly(root: Path, whole: Any) -> None:
     assert_same_end(root, whole(own))
 
 
+@pytest.mark.slow
 def test_another_batch_size_after_a_whole_epoch_is_told(root: Path) -> None:
     args = [*FIT, "--trainer.default_root_dir", str(root), "--trainer.max_epochs"]
     main([*args, "1"])
@@ -151,6 +154,7 @@ def test_another_batch_size_after_a_whole_epoch_is_told(root: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["validation", "save"])
+@pytest.mark.slow
 def test_killed_in_validation_or_while_a_checkpoint_is_written(root: Path, whole: Any, where: str) -> None:
     kill_and_resume(root, AUGMENT, ["step=9", f"where={where}"])
     assert_same_end(root, whole(AUGMENT))
@@ -209,6 +213,7 @@ def test_a_validation_that_is_due_is_made_up_for(root: Path, whole: Any, options
     assert best[0] == best[1]
 
 
+@pytest.mark.slow
 def test_killed_twice(root: Path, whole: Any) -> None:
     fit = [*FIT, *AUGMENT, "--trainer.default_root_dir", str(root)]
     kill = [*fit, "--trainer.callbacks+=killer.Kill"]
@@ -228,6 +233,7 @@ def test_a_real_sigkill_of_the_process(root: Path, whole: Any) -> None:
     assert_same_end(root, whole(AUGMENT))
 
 
+@pytest.mark.slow
 def test_the_learning_rate_of_the_command_line_wins(root: Path) -> None:
     kill_and_resume(root, ["--model.schedule", "constant"], ["step=12"], resume=["--model.lr", "0.0123"])
     rows = read_metrics(root / "lightning_logs" / "version_0" / "metrics.csv")
@@ -237,6 +243,7 @@ def test_the_learning_rate_of_the_command_line_wins(root: Path) -> None:
 
 
 @pytest.mark.parametrize("steps", [12, pytest.param(18, marks=SLOW)])
+@pytest.mark.slow
 def test_a_run_bounded_by_steps_is_made_longer(root: Path, whole: Any, steps: int) -> None:
     """In the middle of an epoch of 9 steps, and at its end."""
     constant = ["--model.schedule", "constant"]

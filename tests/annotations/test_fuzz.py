@@ -111,6 +111,7 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
 
 @given(data=st.data())
 @settings(FEW, max_examples=150)
+@pytest.mark.slow
 def test_coco_with_a_value_replaced(coco: tuple[Path, dict[str, Any]], data: st.DataObject) -> None:
     path, content = coco
     place, value = data.draw(st.sampled_from(places(content))), data.draw(VALUES)
@@ -172,6 +173,7 @@ def test_voc_with_bytes_broken(voc: tuple[Path, bytes], how: Any) -> None:
     text=st.sampled_from(["", "nan", "inf", "-5", "1e400", "9" * 400, "x", "../..", "zebra"]) | st.text(max_size=4),
 )
 @FEW
+@pytest.mark.slow
 def test_voc_with_a_text_replaced(voc: tuple[Path, bytes], tag: str, text: str) -> None:
     path, data = voc
     start, middle, end = data.decode().partition(f"<{tag}>")

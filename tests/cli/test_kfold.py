@@ -89,6 +89,7 @@ def test_what_it_leaves(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> Non
         main([*run, "--model.lr", "0.5"])
 
 
+@pytest.mark.slow
 def test_a_fold_is_judged_whole_whatever_the_limit(in_tmp: Path) -> None:
     limits = ["--trainer.limit_val_batches", "1", "--trainer.limit_predict_batches", "2"]
     main([*RUN, *limits, "--folds", "2", "--trainer.max_epochs", "1", "--data.batch_size", "256"])

@@ -37,6 +37,7 @@ def config() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("again", [["--data", "DigitsDataModule"], ["--model", "SupervisedModule"]])
+@pytest.mark.slow
 def test_a_continued_run_keeps_its_configuration(fitted: Path, again: list[str]) -> None:
     before = config()
     main(["fit", "--ckpt_path", "last", *again, "--trainer.max_epochs", "2"])

@@ -34,6 +34,7 @@ def fit(*options: str, base: list[str] = FIT) -> Any:
     return cli
 
 
+@pytest.mark.slow
 def test_an_own_network_through_every_verb(own: Path, capfd: pytest.CaptureFixture[str]) -> None:
     fit(*NETWORK)
     assert f"lit-cv validate --ckpt_path {RUN}/checkpoints/best.ckpt --trust mynet" in capfd.readouterr().err
@@ -193,6 +194,7 @@ def test_help_lists_the_built_in_names(capfd: pytest.CaptureFixture[str]) -> Non
         assert name in said
 
 
+@pytest.mark.slow
 def test_an_own_network_in_other_approaches(own: Path) -> None:
     shapes = ["--data", "ShapesDataModule", "--data.image_size", "64", "--data.num_images", "60"]
     boxes = [*shapes, "--data.targets", "boxes", "--data.batch_size", "4", "--model.channels", "32"]
@@ -204,6 +206,7 @@ def test_an_own_network_in_other_approaches(own: Path) -> None:
         main(["fit", "--model", "MAEModule", *shapes, *QUICK, *NETWORK])
 
 
+@pytest.mark.slow
 def test_an_own_network_in_folds(own: Path) -> None:
     main(["kfold", *FIT[1:], *NETWORK, "--folds", "2", "--output", "study", *QUICK[:2], *QUICK[6:]])
     assert (own / "study" / "kfold.md").is_file()

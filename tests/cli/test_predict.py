@@ -48,6 +48,7 @@ def test_several_labels_are_predicted_for_images_without_any(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("size", [pytest.param("48", marks=pytest.mark.slow), "[32, 64]"])
+@pytest.mark.slow
 def test_boxes_are_found_in_whole_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str) -> None:
     monkeypatch.chdir(tmp_path)
     boxes = [{"id": k, "image_id": image, "category_id": 18, "bbox": [20, 2, 6, 6]} for k, image in ((1, 5), (2, 11))]
@@ -74,6 +75,7 @@ def test_boxes_are_found_in_whole_images(tmp_path: Path, monkeypatch: pytest.Mon
     assert sizes == {(entry["file_name"], entry["height"], entry["width"]) for entry in images}
 
 
+@pytest.mark.slow
 def test_masks_are_made_of_whole_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for number in range(6):
@@ -96,6 +98,7 @@ def test_masks_are_made_of_whole_images(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("option", ["--images", pytest.param("--data.predict_root", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_images_that_cannot_be_decoded_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:

@@ -98,6 +98,7 @@ def check_resume(case: Case, run: Run, left: Path, folder: Path, **options: Any)
         assert differences(*(end.get(part) for end in ends), part) == []
 
 
+@pytest.mark.slow
 def test_resume_is_exact_from_any_batch(tmp_path: Path) -> None:
     options = {"accumulate_grad_batches": 1}
     run = Run(SUPERVISED, tmp_path / "whole", seed=1, kills=EveryBatch, **options)

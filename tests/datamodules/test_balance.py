@@ -120,7 +120,7 @@ def test_a_datamodule_draws_classes_equally_often() -> None:
     assert data.class_counts().tolist() == [50, 30, 16, 3]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("consumed", [1, 4, 10])
 def test_resume_in_the_middle_of_an_epoch_is_exact(consumed: int, workers: int) -> None:
     loader = uneven(balance=0.7, num_workers=workers).train_dataloader()

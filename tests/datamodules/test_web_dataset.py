@@ -116,6 +116,7 @@ def test_it_continues_in_the_middle_of_an_epoch(shards: Path, workers: int) -> N
         assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
 def test_processes_share_the_images_out(shards: Path) -> None:
     def seen(rank: int) -> list[int]:
         data = module(shards)

@@ -244,6 +244,7 @@ def save_folders(root: Path, names: dict[str, int]) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_error_names_renamed_folder_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     root = save_folders(tmp_path / "pets", {"cat": 20, "dog": 200})

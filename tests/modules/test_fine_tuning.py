@@ -62,19 +62,11 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize(
     ("cls", "options"),
-    [KINDS[2], *(pytest.param(*kind, marks=pytest.mark.slow) for kind in (*KINDS[:2], KINDS[3]))],
+    KINDS,
     ids=lambda value: getattr(value, "__name__", ""),
 )
-@pytest.mark.parametrize(
-    "strategy",
-    [
-        "lora",
-        *(
-            pytest.param(n, marks=pytest.mark.slow)
-            for n in ("feature_extraction", "freeze_backbone", "discriminative_lr")
-        ),
-    ],
-)
+@pytest.mark.parametrize("strategy", ["feature_extraction", "freeze_backbone", "discriminative_lr", "lora"])
+@pytest.mark.slow
 def test_strategies_hold_for_every_kind_of_task(cls: type[TasksModule], options: dict[str, Any], strategy: str) -> None:
     L.seed_everything(0, verbose=False)
     module = cls(backbone="resnet18", strategy=strategy, lr=0.01, backbone_lr=None, **options)

@@ -119,6 +119,7 @@ def test_it_learns(in_tmp: Path, seed: int) -> None:
     assert after.trainer.callback_metrics["val_loss"] < before.trainer.callback_metrics["val_loss"] - 0.5
 
 
+@pytest.mark.slow
 def test_the_command_line_brings_what_it_needs(in_tmp: Path) -> None:
     limits = ["--trainer.max_epochs", "2", "--trainer.limit_train_batches", "2"]
     cli = main(["fit", *MODEL, *DATA, *QUIET, *limits])

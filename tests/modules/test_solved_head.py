@@ -62,6 +62,7 @@ def test_fine_tuning_starts_from_it() -> None:
     ("options", "moves"),
     [({}, False), ({"running_statistics": False}, True), ({"solve_head": False}, True)],
 )
+@pytest.mark.slow
 def test_a_solved_head_keeps_the_statistics_it_was_solved_on(options: dict[str, Any], moves: bool) -> None:
     tuned = module(strategy="full_finetune", num_classes=10, in_channels=1, **options)
     tuned.configure_model()
@@ -72,6 +73,7 @@ def test_a_solved_head_keeps_the_statistics_it_was_solved_on(options: dict[str, 
     assert any(name.endswith("running_mean") for name in changed) == moves
 
 
+@pytest.mark.slow
 def test_a_moving_average_starts_from_the_solved_head() -> None:
     starts, rest = [], {}
     tuned = module(strategy="full_finetune", lr=1e-2, schedule="constant")
@@ -134,6 +136,7 @@ def test_a_continued_run_keeps_what_it_has_learned(tmp_path: Path) -> None:
     assert_same(*ends)
 
 
+@pytest.mark.slow
 def test_class_weights_weigh_the_images() -> None:
     data = DigitsDataModule()
     data.setup()

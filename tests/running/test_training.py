@@ -91,6 +91,7 @@ def test_predictions(fitted: Path) -> None:
     assert not (Path.cwd() / "config.yaml").exists()
 
 
+@pytest.mark.slow
 def test_a_second_fit_starts_a_folder_of_its_own_and_a_resumed_one_does_not(fitted: Path) -> None:
     main(["fit", "--config", "supervised", *QUICK])
     main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "2"])

@@ -398,6 +398,7 @@ def quiet() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("quiet")
+@pytest.mark.slow
 def test_fuzzed_caches_give_what_a_new_one_gives(images: tuple[Path, list[str]]) -> None:
     root, paths = images
     expected = cached(root, paths).astype(int)

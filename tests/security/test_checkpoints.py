@@ -224,6 +224,7 @@ def test_load_from_checkpoint_is_lightnings_own_and_calls_nothing(place: Path) -
 
 
 @pytest.mark.parametrize("scheme", ["", *(pytest.param(s, marks=pytest.mark.slow) for s in ("local://", "file://"))])
+@pytest.mark.slow
 def test_the_state_of_a_callback_removes_nothing(
     trained: Path, place: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:

@@ -107,6 +107,7 @@ def test_data_and_strategies_of_a_runs_configuration(
     assert_nothing_happened(place)
 
 
+@pytest.mark.slow
 def test_a_continued_run_writes_no_profile_elsewhere(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints = {
         "class_path": "lightning.pytorch.callbacks.OnExceptionCheckpoint",

@@ -152,6 +152,7 @@ def test_values_that_are_not_finite_stop_no_figure(values: list[float]) -> None:
     render(overlay_figure({"a": history}))
 
 
+@pytest.mark.slow
 def test_files_are_written_through_no_link(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text("mine")

@@ -70,6 +70,7 @@ MORE_LINKS = (
 
 
 @pytest.mark.parametrize("name", [*LINKS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_LINKS)])
+@pytest.mark.slow
 def test_links_in_a_run_folder_are_replaced_or_left_but_never_followed(fitted: Path, name: str) -> None:
     victim = fitted / "victim"
     path = RUN / name

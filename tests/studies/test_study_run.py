@@ -23,6 +23,7 @@ class Killed(BaseException):
     """What ends a process at once."""
 
 
+@pytest.mark.slow
 def test_it_goes_on_bit_for_bit_in_the_middle_of_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study_run, "LastCheckpoint", lambda: LastCheckpoint(every_seconds=0.0))
 

@@ -163,6 +163,7 @@ def test_names_of_old_files(name: str, tmp_path: Path) -> None:
     assert (found.layout, found.state.keys()) == (name, state.keys())
 
 
+@pytest.mark.slow
 def test_backbone_that_was_not_frozen_is_not(tmp_path: Path) -> None:
     network = reference("fasterrcnn_mobilenet_v3_large_fpn", frozen=False)
     module = started(saved(network, tmp_path))
@@ -218,6 +219,7 @@ def test_refused(tmp_path: Path) -> None:
         started(tmp_path / "backbone.pth", backbone="conv4", box_classes=["cell"], keep_classes=True)
 
 
+@pytest.mark.slow
 def test_weights_of_unnamed_classes(tmp_path: Path) -> None:
     state = smallest().state_dict()
     for key in ("cls_score.weight", "cls_score.bias", "bbox_pred.weight", "bbox_pred.bias"):
@@ -231,6 +233,7 @@ def test_weights_of_unnamed_classes(tmp_path: Path) -> None:
     assert started(tmp_path / "own.pth", box_classes=["a", "b"]).class_names == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_start_from_published_weights_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     state = smallest().state_dict()
     monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda self, progress, check_hash: state)
