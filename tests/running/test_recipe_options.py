@@ -49,7 +49,6 @@ GIVING_WAY: list[tuple[str, list[str], list[str]]] = [
     ("linear_probe", ["--model.strategy", "gradual_unfreezing"], ["--model.cache_features true"]),
     ("linear_probe", ["--trainer.callbacks", "Augmentation"], ["--model.cache_features true"]),
     ("prototypical", ["--data.split_by", "class"], ["--data.val_classes 1", "--data.test_classes 2"]),
-    ("imagefolder_fine_tune", FEATURES, ["--model.backbone_lr 0.0001"]),
 ]
 FITTING: list[tuple[str, list[str]]] = [
     *itertools.product(
