@@ -1,7 +1,7 @@
 """Checkpoints of low-rank updates, which name the weights of the backbone in place of holding them."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -26,12 +26,8 @@ def leave_out_base(module: ExtensionPoints, checkpoint: dict[str, Any], digest: 
         digest: From `frozen_digest`.
     """
     frozen = set(_frozen_keys(module.state_dict()))
-    for *path, name in _STATES:
-        holder: Any = checkpoint
-        for part in path:
-            holder = holder.get(part, {})
-        if name in holder:
-            holder[name] = {key: value for key, value in holder[name].items() if key not in frozen}
+    for holder, name in _states(checkpoint):
+        holder[name] = {key: value for key, value in holder[name].items() if key not in frozen}
     checkpoint["lit_cv"]["base"] = digest
     checkpoint["hyper_parameters"]["weights"] = absolute_weights(module.hparams["weights"])
 
@@ -45,13 +41,9 @@ def restore_base(module: BaseModule, checkpoint: dict[str, Any]) -> None:
     digest = checkpoint.get("lit_cv", {}).get("base")
     if digest is None:
         return
-    weights = checkpoint["hyper_parameters"].get("weights")
-    for *path, name in _STATES:
-        holder: Any = checkpoint
-        for part in path:
-            holder = holder.get(part, {})
-        if name in holder:
-            holder[name] = complete_state(module, holder[name], digest, weights)
+    base = _require_base(module, digest, checkpoint["hyper_parameters"].get("weights"))
+    for holder, name in _states(checkpoint):
+        holder[name] = {**base, **holder[name]}
 
 
 def complete_state(
@@ -68,26 +60,7 @@ def complete_state(
     Raises:
         ValueError: If the weights are not to be had, or are not those that the digest is of.
     """
-    module.configure_model()
-    given = module.hparams["weights"]
-    if given is None and weights is not None and frozen_digest(module) != digest:
-        given = weights
-        try:
-            body = module.build_backbone(weights).body
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"the checkpoint holds low-rank updates of weights={weights!r}, which cannot be read: {error} If they "
-                f"lie elsewhere now, give {argument('weights', module)}."
-            ) from error
-        module.backbone.body.load_state_dict(body.state_dict(), strict=False)
-        module.hparams["weights"] = weights
-    if frozen_digest(module) != digest:
-        raise ValueError(
-            f"the checkpoint holds low-rank updates of other weights than weights={given!r}: give those that its "
-            f"training started from ({argument('weights', module)})."
-        )
-    own = module.state_dict()
-    return {**{key: own[key] for key in _frozen_keys(own)}, **state}
+    return {**_require_base(module, digest, weights), **state}
 
 
 @torch.no_grad()
@@ -99,6 +72,42 @@ def frozen_digest(module: ExtensionPoints) -> str:
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _require_base(module: BaseModule, digest: str, weights: str | None) -> dict[str, Tensor]:
+    """Return the frozen weights of the module's backbone, which takes them up unless it has some."""
+    module.configure_model()
+    given = module.hparams["weights"]
+    found = frozen_digest(module)
+    if given is None and weights is not None and found != digest:
+        given = weights
+        try:
+            body = module.build_backbone(weights).body
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"the checkpoint holds low-rank updates of weights={weights!r}, which cannot be read: {error} If they "
+                f"lie elsewhere now, give {argument('weights', module)}."
+            ) from error
+        module.backbone.body.load_state_dict(body.state_dict(), strict=False)
+        module.hparams["weights"] = weights
+        found = frozen_digest(module)
+    if found != digest:
+        raise ValueError(
+            f"the checkpoint holds low-rank updates of other weights than weights={given!r}: give those that its "
+            f"training started from ({argument('weights', module)})."
+        )
+    own = module.state_dict()
+    return {key: own[key] for key in _frozen_keys(own)}
+
+
+def _states(checkpoint: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield each state dict of a checkpoint as the dict that holds it, and its name there."""
+    for *path, name in _STATES:
+        holder: Any = checkpoint
+        for part in path:
+            holder = holder.get(part, {})
+        if name in holder:
+            yield holder, name
 
 
 def _frozen_keys(state: Mapping[str, Tensor]) -> list[str]:
