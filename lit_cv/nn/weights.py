@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 from torchvision import models
+from torchvision.models import WeightsEnum
 
 from lit_cv.errors import OptionError
 from lit_cv.nn.convnext_layout import convnext_to_torchvision
@@ -22,7 +23,7 @@ from lit_cv.nn.weight_errors import errors_named, require_real
 from lit_cv.nn.weight_files import SUFFIXES, WeightFile, find_file
 from lit_cv.suggest import nearest
 
-__all__ = ["Weights", "read_weights"]
+__all__ = ["Weights", "download_weights", "read_weights"]
 
 _POSITIONS = "encoder.pos_embedding"
 _MOST_CHANNELS = 1 << 16
@@ -107,14 +108,28 @@ def read_weights(name: str, weights: str, look_beside: bool = True) -> Weights:
             f"Otherwise give the path of a file ending in {', '.join(SUFFIXES)}",
         )
     chosen = enum[member]
+    state = download_weights(weights, chosen)
+    return Weights(str(chosen), _rename(state), torchvision_preprocessing(name, chosen.name))
+
+
+def download_weights(weights: str, chosen: WeightsEnum) -> Mapping[str, Tensor]:
+    """Return the state dict of weights that torchvision has published, downloaded unless it is here already.
+
+    Args:
+        weights: The weights as the user has named them.
+        chosen: What they are.
+
+    Raises:
+        OSError: If they cannot be downloaded.
+    """
     try:
-        state = chosen.get_state_dict(progress=True, check_hash=True)
+        state: Mapping[str, Tensor] = chosen.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise OSError(
-            f"weights={weights!r}: {enum.__name__}.{chosen.name} could not be downloaded ({error}): try again with a "
-            "network, or give the path of a file."
+            f"weights={weights!r}: {chosen} could not be downloaded ({error}): try again with a network, or give the "
+            "path of a file."
         ) from None
-    return Weights(str(chosen), _rename(state), torchvision_preprocessing(name, chosen.name))
+    return state
 
 
 def _from_file(file: WeightFile, name: str, look_beside: bool) -> Weights:

@@ -12,7 +12,7 @@ from lit_cv.nn.detection.layouts import LAYOUTS, Layout
 from lit_cv.nn.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from lit_cv.nn.weight_errors import errors_named, require_real
 from lit_cv.nn.weight_files import WeightFile, find_file
-from lit_cv.nn.weights import Weights
+from lit_cv.nn.weights import Weights, download_weights
 
 __all__ = ["COCO", "DetectorWeights", "read_detector"]
 
@@ -98,13 +98,7 @@ def read_detector(weights: str, detector: str, backbone: str) -> DetectorWeights
     if layout is None:
         return None
     chosen = models.get_model_weights(layout)["COCO_V1"]
-    try:
-        state = chosen.get_state_dict(progress=True, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        raise OSError(
-            f"weights={weights!r}: {chosen} could not be downloaded ({error}): try again with a network, or give the "
-            "path of a file."
-        ) from None
+    state = download_weights(weights, chosen)
     return _described(str(chosen), layout, _renamed(state), LAYOUTS[layout].frozen_eps is not None)
 
 
