@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.decoding import ValueRange, decode
-from lit_cv.image_formats import IMAGE_SUFFIXES, why_no_image_file
+from lit_cv.image_formats import IMAGE_SUFFIXES, image_file_problem
 from lit_cv.printable import printable
 
 __all__ = ["IMAGE_SUFFIXES", "UnreadableImageError", "decode_image", "fit", "read_image", "read_into", "read_whole"]
@@ -137,7 +137,7 @@ def _content(path: str | Path) -> bytearray:
             raise UnreadableImageError.of(path, "it is a link to a file that does not exist") from None
         raise
     found = os.fstat(handle)
-    if reason := why_no_image_file(found):
+    if reason := image_file_problem(found):
         os.close(handle)
         raise UnreadableImageError.of(path, reason)
     with open(handle, "rb", buffering=0) as file:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from lit_cv.atomic_files import atomic_write, owned_folder, remove_unfinished
+from lit_cv.atomic_files import atomic_write, create_folder, remove_unfinished
 from lit_cv.errors import setting
 from lit_cv.file_lock import FileLock
 from lit_cv.printable import printable
@@ -54,7 +54,7 @@ def cache_folder(root: Path) -> Path:
             if _is_link(folder) or _is_link(folder / _LOCK):
                 _warn_of_link(folder)
                 continue
-            lock = owned_folder(folder) / _LOCK
+            lock = create_folder(folder) / _LOCK
             if os.access(folder, os.W_OK) and (not lock.exists() or os.access(lock, os.W_OK)):
                 return folder
     raise PermissionError(

@@ -19,13 +19,13 @@ from lit_cv.errors import TRAINER, argument
 from lit_cv.file_lock import FileLock
 
 __all__ = [
-    "append_to",
     "atomic_write",
-    "could_not_write",
+    "create_folder",
     "describe_path",
     "next_free_path",
-    "owned_folder",
+    "open_for_update",
     "remove_unfinished",
+    "write_error",
     "write_text",
 ]
 
@@ -71,7 +71,7 @@ def atomic_write(path: Path, what: str, sync: bool = True, suffix: str = _SUFFIX
                 _sync(path.parent)
     except Exception as error:
         if (cause := _system_error(error)) is not None:
-            raise could_not_write(cause, what, path) from error
+            raise write_error(cause, what, path) from error
         raise
     finally:
         with contextlib.suppress(OSError):  # it would hide the first error
@@ -95,7 +95,7 @@ def write_text(path: Path, text: str, what: str, sync: bool = True) -> None:
         part.write_bytes(text.encode("utf-8", "surrogateescape"))
 
 
-def append_to(path: Path) -> IO[bytes]:
+def open_for_update(path: Path) -> IO[bytes]:
     """Open a file that is written where it lies, made if it is missing, for reading and writing at any position.
 
     Raises:
@@ -114,7 +114,7 @@ def append_to(path: Path) -> IO[bytes]:
     return os.fdopen(handle, "r+b")
 
 
-def owned_folder(path: Path) -> Path:
+def create_folder(path: Path) -> Path:
     """Make a folder that this project keeps files in, if it is missing, and return it.
 
     Raises:
@@ -164,7 +164,7 @@ def describe_path(path: Path, wanted: Path) -> str:
     return str(path) if path == wanted else f"{path} ({wanted.name} is there already, and left as it is)"
 
 
-def could_not_write(error: OSError, what: str, path: Path) -> OSError:
+def write_error(error: OSError, what: str, path: Path) -> OSError:
     """Return an error of the same number that says what could not be written, and what to do."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     folder = argument("default_root_dir", TRAINER)

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 from lit_cv.printable import printable
 
-__all__ = ["Table", "parse_count", "parse_number", "read_csv", "table_text"]
+__all__ = ["CSVTable", "csv_text", "parse_count", "parse_number", "read_csv"]
 
 _LARGEST = 2**53  # integers up to which floats are exact
 
 
-class Table(NamedTuple):
+class CSVTable(NamedTuple):
     """A table as it was read.
 
     Attributes:
@@ -30,14 +30,14 @@ class Table(NamedTuple):
     whole: bool
 
 
-def table_text(rows: Iterable[Sequence[Any]]) -> str:
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     r"""Return the text of a table.
 
     Args:
         rows: The cells of each row, the names of the columns first.
 
     Example:
-        >>> table_text([["name", "value"], ["a,\rb", 1]])
+        >>> csv_text([["name", "value"], ["a,\rb", 1]])
         'name,value\n"a,\rb","1"\n'
     """
     text = io.StringIO(newline="")
@@ -49,7 +49,7 @@ def table_text(rows: Iterable[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
-def read_csv(path: str | Path, names: Sequence[str] = (), most: int | None = None) -> Table:
+def read_csv(path: str | Path, names: Sequence[str] = (), most: int | None = None) -> CSVTable:
     """Read a table in UTF-8 with commas and a line of column names.
 
     Args:
@@ -84,7 +84,7 @@ def read_csv(path: str | Path, names: Sequence[str] = (), most: int | None = Non
         raise ValueError(f"{path}, line {reader.line_num}: it is not a table: {error}.") from None
     if any(not _is_text(name) for name in columns):
         raise ValueError(f"{path}, line 1: it is not text in UTF-8.")
-    return Table(columns, rows, text.endswith(("\n", "\r")))
+    return CSVTable(columns, rows, text.endswith(("\n", "\r")))
 
 
 def parse_number(cell: str | None, where: str) -> float:

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 
 __all__ = [
+    "full_parameters",
     "gather_batches",
     "gather_rows",
     "gather_with_gradient",
+    "global_rank",
     "is_distributed",
     "joined_mean",
-    "process_count",
-    "process_rank",
-    "whole_parameters",
+    "world_size",
 ]
 
 
@@ -24,12 +24,12 @@ def is_distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
-def process_rank() -> int:
+def global_rank() -> int:
     """Return which of the processes this is, from 0."""
     return torch.distributed.get_rank() if is_distributed() else 0
 
 
-def process_count() -> int:
+def world_size() -> int:
     """Return how many processes work together."""
     return torch.distributed.get_world_size() if is_distributed() else 1
 
@@ -71,7 +71,7 @@ def joined_mean(total: Tensor, count: Tensor, gather: bool) -> tuple[Tensor, Ten
     """
     count = count.detach().to(total.dtype)
     if gather:  # gradients are averaged, which the number of processes makes up for
-        count = gather_batches(count.reshape(1)).sum() / process_count()
+        count = gather_batches(count.reshape(1)).sum() / world_size()
     return total / count.clamp_min(torch.finfo(total.dtype).tiny), count
 
 
@@ -93,7 +93,7 @@ def gather_rows(values: Tensor) -> Tensor:
 
 
 @contextmanager
-def whole_parameters(model: nn.Module | None) -> Iterator[None]:
+def full_parameters(model: nn.Module | None) -> Iterator[None]:
     """Give parameters that FSDP keeps in pieces, each of one dimension, the shapes that the network has given them.
 
     Args:
@@ -123,4 +123,4 @@ class _Gather(torch.autograd.Function):
         grad = grad.clone(memory_format=torch.contiguous_format)
         torch.distributed.all_reduce(grad)
         own = len(grad) // torch.distributed.get_world_size()
-        return grad[process_rank() * own :][:own]
+        return grad[global_rank() * own :][:own]

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMATS",
     "IMAGE_SUFFIXES",
+    "image_file_problem",
     "is_on_its_side",
     "loses_bits",
     "open_image",
     "orientation",
     "raw_mode",
     "upright_size",
-    "why_no_image_file",
 ]
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA", "HEIF")
@@ -47,7 +47,7 @@ def open_image(source: str | Path | IO[bytes]) -> "Image":
     """
     from PIL import Image, UnidentifiedImageError
 
-    if isinstance(source, str | Path) and (reason := why_no_image_file(os.stat(source))):
+    if isinstance(source, str | Path) and (reason := image_file_problem(os.stat(source))):
         raise OSError(reason)
     Image.init()
     try:
@@ -134,7 +134,7 @@ def _noted_orientation(image: "Image") -> int:
     return noted if noted in range(1, 9) else 1
 
 
-def why_no_image_file(found: os.stat_result) -> str:
+def image_file_problem(found: os.stat_result) -> str:
     """Return why a file is not read as an image, an empty text if it is: a pipe or a device would be waited for."""
     if stat.S_ISDIR(found.st_mode):
         return "it is a folder"

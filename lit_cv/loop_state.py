@@ -7,8 +7,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 __all__ = [
     "batch_index",
+    "is_logging_step",
     "keep_validation_due",
-    "logs_now",
     "print_results_once",
     "restore_loaders",
     "step_index",
@@ -29,7 +29,7 @@ def batch_index(trainer: L.Trainer) -> int:
     return int(trainer.fit_loop.epoch_loop.batch_progress.current.ready)
 
 
-def logs_now(trainer: L.Trainer) -> bool:
+def is_logging_step(trainer: L.Trainer) -> bool:
     """Whether the step under way is one that is logged."""
     interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
     return interval > 0 and (step_index(trainer) + 1) % interval == 0

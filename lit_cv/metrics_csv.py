@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_cv.atomic_files import append_to, atomic_write, could_not_write
+from lit_cv.atomic_files import atomic_write, open_for_update, write_error
 from lit_cv.metrics_table import read_metrics
 
 __all__ = ["MetricsCSVLogger"]
@@ -122,7 +122,7 @@ class MetricsCSVLogger(Logger):
 
         What a full disk takes of them is cut off again.
         """
-        with append_to(path) as file:
+        with open_for_update(path) as file:
             size = file.seek(0, io.SEEK_END)
             start = size if start is None else min(start, size)
             file.seek(start)
@@ -133,7 +133,7 @@ class MetricsCSVLogger(Logger):
             except OSError as error:
                 with contextlib.suppress(OSError):
                     _write_at(file.fileno(), start, before)
-                raise could_not_write(error, "the table", path) from error
+                raise write_error(error, "the table", path) from error
         return start + last
 
     def _text(self, rows: list[dict[str, float]]) -> tuple[bytes, int]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-__all__ = ["global_seed", "same_draws", "seed_step"]
+__all__ = ["fixed_seed", "global_seed", "seed_step"]
 
 
 def global_seed() -> int:
@@ -51,7 +51,7 @@ def seed_step(seed: int, epoch: int, batch: int, rank: int, device: torch.device
 
 
 @contextmanager
-def same_draws(*numbers: int) -> Iterator[None]:
+def fixed_seed(*numbers: int) -> Iterator[None]:
     """Seed torch's CPU generator by some numbers for a while, then put it back as it was.
 
     What is drawn inside is the same every time, whatever the seed of the run, and disturbs nothing outside.
@@ -60,8 +60,8 @@ def same_draws(*numbers: int) -> Iterator[None]:
         numbers: Not negative.
 
     Example:
-        >>> with same_draws(3): a = torch.rand(2)
-        >>> with same_draws(3): b = torch.rand(2)
+        >>> with fixed_seed(3): a = torch.rand(2)
+        >>> with fixed_seed(3): b = torch.rand(2)
         >>> torch.equal(a, b)
         True
     """

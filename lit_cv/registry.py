@@ -9,9 +9,9 @@ from typing import Generic, TypeVar, cast
 
 from lit_cv.errors import OptionError, argument
 from lit_cv.suggest import nearest
-from lit_cv.trust import is_own_name, loaded_class, require_trusted
+from lit_cv.trust import is_dotted_name, loaded_class, require_trusted
 
-__all__ = ["Table", "no_subclass", "resolve", "resolve_class", "unknown"]
+__all__ = ["Registry", "resolve", "resolve_class", "subclass_problem", "unknown_name_error"]
 
 T = TypeVar("T")
 Entry = TypeVar("Entry")
@@ -19,7 +19,7 @@ Entry = TypeVar("Entry")
 _FEW = 12  # names that a message lists
 
 
-class Table(Mapping[str, Entry], Generic[Entry]):
+class Registry(Mapping[str, Entry], Generic[Entry]):
     """What an argument takes: the entries of this library by their short names, and the user's own as `file.Name`.
 
     The entries are found, not listed: one more is one more file.
@@ -29,11 +29,11 @@ class Table(Mapping[str, Entry], Generic[Entry]):
         base: Class that the user's own must derive from.
         entries: Package whose files add the entries, which are imported when one is first asked for; or a function that
             returns them.
-        misfit: Returns what the user's own is that does not fit, such as `no subclass of Operation`, and `None` for
+        misfit: Returns what the user's own is that does not fit, such as `not a subclass of Operation`, and `None` for
             what does; by default anything but a subclass of `base` that can be built. It may call nothing of it.
 
     Example:
-        >>> table: Table[type[Exception]] = Table("fault", Exception, "lit_cv.losses")
+        >>> table: Registry[type[Exception]] = Registry("fault", Exception, "lit_cv.losses")
         >>> @table.add("slip")
         ... class Slip(Exception):
         ...     pass
@@ -50,7 +50,7 @@ class Table(Mapping[str, Entry], Generic[Entry]):
     ) -> None:
         self.kind = kind
         self.base = base
-        self.misfit = misfit or (lambda found: no_subclass(found, base) or _abstract(found))
+        self.misfit = misfit or (lambda found: subclass_problem(found, base) or _abstract(found))
         self._source = entries
         self._entries: dict[str, Entry] = {}
         self._complete = False
@@ -90,7 +90,7 @@ class Table(Mapping[str, Entry], Generic[Entry]):
         return len(self._found())
 
 
-def resolve(name: object, table: Table[Entry], source: str) -> Entry:
+def resolve(name: object, table: Registry[Entry], source: str) -> Entry:
     """Return what a name stands for: an entry of a table, or one of the user's own.
 
     Args:
@@ -109,14 +109,14 @@ def resolve(name: object, table: Table[Entry], source: str) -> Entry:
         >>> resolve("lit_cv.tasks.RegressionTask", TASKS, "an example").__name__
         'RegressionTask'
     """
-    if isinstance(name, str) and is_own_name(name):
+    if isinstance(name, str) and is_dotted_name(name):
         return cast(Entry, _named(name, argument(source), table.base, table.misfit))
     if isinstance(name, str) and name in table:
         return table[name]
-    raise unknown(name, table.kind, table, source)
+    raise unknown_name_error(name, table.kind, table, source)
 
 
-def unknown(name: object, kind: str, known: Iterable[str], source: str) -> OptionError:
+def unknown_name_error(name: object, kind: str, known: Iterable[str], source: str) -> OptionError:
     """Return the error about a short name that stands for nothing, with the nearest ones that do.
 
     Args:
@@ -147,9 +147,9 @@ def resolve_class(path: object, base: type[T], source: str) -> type[T]:
         >>> resolve_class("lit_cv.tasks.ClassificationTask", BaseTask, "an example").__name__
         'ClassificationTask'
     """
-    if not isinstance(path, str) or not is_own_name(path):
+    if not isinstance(path, str) or not is_dotted_name(path):
         raise ValueError(f"{source} names {_short(path)} as a class: a name such as module.{base.__name__} is one.")
-    return cast(type[T], _named(path, source, base, lambda found: no_subclass(found, base)))
+    return cast(type[T], _named(path, source, base, lambda found: subclass_problem(found, base)))
 
 
 def _named(path: str, source: str, base: type, misfit: Callable[[object], str | None]) -> object:
@@ -177,9 +177,9 @@ def _named(path: str, source: str, base: type, misfit: Callable[[object], str | 
     return found
 
 
-def no_subclass(found: object, base: type) -> str | None:
-    """Return `no subclass of BASE` for anything but a subclass, which gives `None`."""
-    return None if isinstance(found, type) and issubclass(found, base) else f"no subclass of {base.__name__}"
+def subclass_problem(found: object, base: type) -> str | None:
+    """Return `not a subclass of BASE` for anything but a subclass, which gives `None`."""
+    return None if isinstance(found, type) and issubclass(found, base) else f"not a subclass of {base.__name__}"
 
 
 def _abstract(found: object) -> str | None:

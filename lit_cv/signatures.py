@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from lit_cv.suggest import nearest
 
-__all__ = ["accepted", "build", "parameters"]
+__all__ = ["accepted_arguments", "build", "parameters"]
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ def parameters(kind: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return found
 
 
-def accepted(kind: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
+def accepted_arguments(kind: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of some arguments that a function or constructor has a parameter for."""
     known = parameters(kind)
     return {name: value for name, value in offered.items() if name in known}
@@ -70,7 +70,7 @@ def build(
         if argument not in known:
             takes = f" It takes {', '.join(known)}." if known else " It takes none."
             raise ValueError(f"{name} has no argument {argument!r}{nearest(str(argument), known)}{takes}")
-    arguments = {**accepted(kind, offered or {}), **given}
+    arguments = {**accepted_arguments(kind, offered or {}), **given}
     if missing := _missing(kind, arguments, len(positional)):
         raise ValueError(f"{name} needs {' and '.join(missing)}, which nothing gives: it must have a default.")
     try:

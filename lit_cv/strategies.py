@@ -6,10 +6,10 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from lit_cv.errors import TRAINER, setting
 
-__all__ = ["check_whole", "stop_watching_ranks"]
+__all__ = ["require_replicated_weights", "stop_watching_ranks"]
 
 
-def check_whole(trainer: L.Trainer, what: str, otherwise: str) -> None:
+def require_replicated_weights(trainer: L.Trainer, what: str, otherwise: str) -> None:
     """Check that every process holds the network and its gradients as a whole, as FSDP does not let it.
 
     Args:

@@ -21,14 +21,14 @@ from lit_cv.errors import option, setting
 __all__ = [
     "LIBRARIES",
     "UntrustedClassError",
-    "is_own_name",
+    "is_dotted_name",
     "is_trusted",
     "loaded_class",
     "names_of_files",
     "require_trusted",
     "trust_option",
     "trusted_modules",
-    "untrusted",
+    "untrusted_error",
 ]
 
 LIBRARIES = ("lit_cv", "datamodules", "lightning", "pytorch_lightning")
@@ -84,7 +84,7 @@ def loaded_class(path: str) -> type | None:
     return None
 
 
-def is_own_name(name: str) -> bool:
+def is_dotted_name(name: str) -> bool:
     """Return whether a name is that of something in a module, `module.Name`, and not a short name."""
     return _PATH.fullmatch(name) is not None
 
@@ -102,7 +102,7 @@ def require_trusted(path: str, base: type, source: str) -> None:
         UntrustedClassError: If it is such a name.
     """
     if not is_trusted(path):
-        raise untrusted(path, source, base.__name__)
+        raise untrusted_error(path, source, base.__name__)
     if not _is_own(base.__module__) and _only_loaded(path) and _is_installed(path.partition(".")[0]):
         raise _no_consent(path, source)
 
@@ -133,7 +133,7 @@ def _is_known(path: str) -> bool:
     return path.partition(".")[0] in sys.stdlib_module_names or path.rpartition(".")[0] in sys.modules
 
 
-def untrusted(path: str, source: str, kind: str = "what is wanted here") -> UntrustedClassError:
+def untrusted_error(path: str, source: str, kind: str = "what is wanted here") -> UntrustedClassError:
     """Return the error about a class whose module may not be imported.
 
     Args:
@@ -142,7 +142,7 @@ def untrusted(path: str, source: str, kind: str = "what is wanted here") -> Untr
         kind: What the class must derive from.
     """
     if _is_known(path):
-        return UntrustedClassError(f"{source} names {path}, which is no subclass of {kind}.")
+        return UntrustedClassError(f"{source} names {path}, which is not a subclass of {kind}.")
     return _no_consent(path, source)
 
 
@@ -176,5 +176,5 @@ def _modules_in(value: object) -> Iterator[str]:
     if isinstance(value, list | tuple):
         for part in value:
             yield from _modules_in(part)
-    elif isinstance(value, str) and is_own_name(value) and (top := value.partition(".")[0]) in trusted_modules():
+    elif isinstance(value, str) and is_dotted_name(value) and (top := value.partition(".")[0]) in trusted_modules():
         yield top

@@ -14,11 +14,11 @@ from lit_cv.augment import OPERATIONS, build_operations
 from lit_cv.metrics.chosen import METRICS
 from lit_cv.nn import backbone_stages, create_backbone
 from lit_cv.optim import OPTIMIZERS, SCHEDULES, build_optimizer, build_schedule, scales_layers
-from lit_cv.registry import Table, resolve
-from lit_cv.signatures import accepted, parameters
+from lit_cv.registry import Registry, resolve
+from lit_cv.signatures import accepted_arguments, parameters
 from lit_cv.tasks import TASKS
 from lit_cv.trust import UntrustedClassError, names_of_files
-from tests.own_parts import write_files
+from tests.custom_parts import write_files
 
 TABLES = {
     "operations": (OPERATIONS, "solarize"),
@@ -76,18 +76,18 @@ def test_nothing_of_another_kind_is_taken(name: str, path: str) -> None:
 @pytest.mark.parametrize(
     ("table", "path", "message"),
     [
-        (OPERATIONS, "sol.Invrt", "no subclass of Operation: sol has no Invrt: did you mean 'Invert'"),
+        (OPERATIONS, "sol.Invrt", "not a subclass of Operation: sol has no Invrt: did you mean 'Invert'"),
         (OPERATIONS, "sol.Half", "which is abstract: it must define _draw"),
-        (OPERATIONS, "mynet.TinyNet", "which is no subclass of Operation"),
+        (OPERATIONS, "mynet.TinyNet", "which is not a subclass of Operation"),
         (OPERATIONS, "nowhere.Invert", "there is no nowhere here"),
         (SCHEDULES, "mine.backwards", "neither a function of `progress`"),
-        (SCHEDULES, "mine.Slow", "which is no subclass of StepSchedule"),
+        (SCHEDULES, "mine.Slow", "which is not a subclass of StepSchedule"),
         (METRICS, 7, "it='7': there is no such metric"),
         (OPERATIONS, "torn.Invert", r"but torn cannot be imported: torn\.py, line 1: SyntaxError: invalid syntax\."),
         (OPERATIONS, "needy.Invert", r"needy\.py, line 2: ModuleNotFoundError: No module named 'not_installed_here'\."),
     ],
 )
-def test_what_does_not_fit_is_said(own: Path, table: "Table[object]", path: object, message: str) -> None:
+def test_what_does_not_fit_is_said(own: Path, table: "Registry[object]", path: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         resolve(path, table, "it")
 
@@ -98,7 +98,7 @@ def test_an_entry_is_added_by_its_own_file(tmp_path: Path, monkeypatch: pytest.M
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "base.py").write_text(
-        "from lit_cv.registry import Table\nclass Base: pass\nTABLE = Table('thing', Base, 'own_package')\n"
+        "from lit_cv.registry import Registry\nclass Base: pass\nTABLE = Registry('thing', Base, 'own_package')\n"
     )
     (package / "first.py").write_text(
         "from own_package.base import TABLE, Base\n@TABLE.add('first')\nclass First(Base): pass\n"
@@ -122,7 +122,7 @@ def test_parameters_follow_kwargs_through_the_bases() -> None:
         def __init__(self, depth: int) -> None: ...
 
     assert [list(parameters(kind)) for kind in (Open, Closed)] == [["depth", "size", "color"], ["depth"]]
-    assert accepted(Open, {"size": 2, "shape": 3}) == {"size": 2}
+    assert accepted_arguments(Open, {"size": 2, "shape": 3}) == {"size": 2}
 
 
 def test_an_own_operation_is_applied_and_its_arguments_are_checked(own: Path) -> None:
@@ -202,7 +202,7 @@ def test_maps_and_stages_of_an_own_network(own: Path) -> None:
         ("DemandingNet", {}, "mynet.DemandingNet needs `depth`"),
         ("SizedNet", {}, "mynet.SizedNet needs `image_size`"),
         ("StillNet", {}, "which is no network: it has no forward"),
-        ("HelperOnly", {}, "which is no subclass of Module"),
+        ("HelperOnly", {}, "which is not a subclass of Module"),
         ("TinyNt", {}, "mynet has no TinyNt: did you mean 'TinyNet'"),
         ("TinyNet", {"stem": "small"}, "has no stem for small images"),
         ("TinyNet", {"weights": "DEFAULT"}, "has no published weights of this name"),

@@ -8,7 +8,7 @@ import torch
 
 from lit_cv.cli import main
 from lit_cv.metrics_table import read_metrics
-from tests.own_parts import write_files
+from tests.custom_parts import write_files
 from tests.processes import run_program
 
 CALLBACKS = '''

@@ -23,7 +23,7 @@ from lit_cv.annotations.masks import mask_class_names
 from lit_cv.annotations.records import AnnotationSet, Problems
 from lit_cv.annotations.sizes import SizesOf, file_sizes
 from lit_cv.errors import argument
-from lit_cv.registry import Table, no_subclass, resolve
+from lit_cv.registry import Registry, resolve, subclass_problem
 from lit_cv.signatures import build
 
 __all__ = ["FORMATS", "annotation_formats", "find_format", "format_named", "read_annotations", "writers"]
@@ -44,12 +44,12 @@ def annotation_formats() -> dict[str, AnnotationFormat]:
 
 def _misfit(found: object) -> str | None:
     """Return what is neither a format nor a class of one."""
-    if isinstance(found, AnnotationFormat) or no_subclass(found, AnnotationFormat) is None:
+    if isinstance(found, AnnotationFormat) or subclass_problem(found, AnnotationFormat) is None:
         return None
     return "no AnnotationFormat"
 
 
-FORMATS: Table[AnnotationFormat | Callable[[], AnnotationFormat]] = Table(
+FORMATS: Registry[AnnotationFormat | Callable[[], AnnotationFormat]] = Registry(
     "format", AnnotationFormat, lambda: annotation_formats(), _misfit
 )
 """The formats by name; the user's own are an `AnnotationFormat`, or a subclass that is built without arguments."""

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from lit_cv.atomic_files import owned_folder
+from lit_cv.atomic_files import create_folder
 
 __all__ = ["IMAGE_FOLDERS", "SPLITS", "inside", "is_text", "leads_out", "make_folder", "paths_by_split", "split_in"]
 
@@ -86,4 +86,4 @@ def make_folder(folder: Path, root: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     elif folder.is_symlink() or not folder.is_dir():
         make_folder(folder.parent, root)
-        owned_folder(folder)
+        create_folder(folder)

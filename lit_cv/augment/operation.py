@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_cv.augment.checks import check_images, check_probability
 from lit_cv.augment.memory import copied, from_float, in_layout, memory_layout, on_device, to_float, write_rows
-from lit_cv.registry import Table
+from lit_cv.registry import Registry
 
 __all__ = ["OPERATIONS", "Operation", "Params"]
 
@@ -109,7 +109,7 @@ class Operation(ABC):
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
 
-OPERATIONS: Table[type[Operation]] = Table("operation", Operation, "lit_cv.augment")
+OPERATIONS: Registry[type[Operation]] = Registry("operation", Operation, "lit_cv.augment")
 """The operations by the names that lists of them take."""
 
 

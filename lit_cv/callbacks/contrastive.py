@@ -9,7 +9,7 @@ from torch import Tensor
 from lit_cv.augment import Chain, build_operations, simclr_operations
 from lit_cv.callbacks.augmentation import image_size, unviewed_batches
 from lit_cv.errors import OptionError
-from lit_cv.randomness import same_draws
+from lit_cv.randomness import fixed_seed
 
 __all__ = ["ContrastiveAugmentation"]
 
@@ -93,7 +93,7 @@ class ContrastiveAugmentation(L.Callback):
     ) -> None:
         """Add views that depend on nothing but the place of the batch."""
         for part in unviewed_batches(batch, "ContrastiveAugmentation"):
-            with same_draws(batch_idx, dataloader_idx, trainer.global_rank):
+            with fixed_seed(batch_idx, dataloader_idx, trainer.global_rank):
                 part["views"] = self.views(part["image"])
 
     def on_test_batch_start(self, *args: Any, **kwargs: Any) -> None:

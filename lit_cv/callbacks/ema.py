@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lit_cv.errors import OptionError, argument
 from lit_cv.nn.moving_average import move_averages
-from lit_cv.strategies import check_whole
+from lit_cv.strategies import require_replicated_weights
 
 __all__ = ["EMA"]
 
@@ -45,7 +45,7 @@ class EMA(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start from the weights as they are, or go on with what a checkpoint held."""
         decay = argument("decay", self)
-        check_whole(trainer, f"a moving average ({decay})", f"leave {decay} out")
+        require_replicated_weights(trainer, f"a moving average ({decay})", f"leave {decay} out")
         self._live = _state(pl_module)
         start = self._average or {name: value.clone() for name, value in self._live.items()}
         self._average = {name: start[name].to(value.device) for name, value in self._live.items()}

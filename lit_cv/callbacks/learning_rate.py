@@ -5,7 +5,7 @@ from typing import Any
 import lightning as L
 
 from lit_cv.errors import OptionError
-from lit_cv.loop_state import logs_now, step_index
+from lit_cv.loop_state import is_logging_step, step_index
 
 __all__ = ["LearningRateLog"]
 
@@ -36,7 +36,7 @@ class LearningRateLog(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Log when the Trainer logs."""
-        if not logs_now(trainer) or not trainer.optimizers:
+        if not is_logging_step(trainer) or not trainer.optimizers:
             return
         groups = trainer.optimizers[0].param_groups
         rates = {"lr": groups[0]["lr"]}

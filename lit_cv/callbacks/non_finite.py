@@ -15,7 +15,7 @@ from lit_cv.callbacks.non_finite_places import SHOWN, listed, places_of_non_fini
 from lit_cv.contracts import as_checkpoint, as_module, dataset_of
 from lit_cv.distributed import is_distributed
 from lit_cv.errors import MODULE, TRAINER, OptionError, argument, setting
-from lit_cv.loop_state import logs_now, step_index
+from lit_cv.loop_state import is_logging_step, step_index
 
 __all__ = ["NonFiniteError", "NonFiniteGuard"]
 
@@ -139,7 +139,7 @@ class NonFiniteGuard(L.Callback):
     ) -> None:
         """Forget the batches of a step that was taken; on other devices than the CPU, look at them now and then."""
         if self._deferred:
-            if logs_now(trainer):
+            if is_logging_step(trainer):
                 self._read(trainer, pl_module)
         elif self._steps and trainer.global_step > self._steps[0].step:
             self._steps, self._kept, self._means = [], [], None

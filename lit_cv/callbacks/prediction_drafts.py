@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_cv.annotations import AnnotatedImage, AnnotatedObject, AnnotationSet, save_mask, writers
 from lit_cv.annotations.layout import inside, make_folder
 from lit_cv.annotations.rle import nearest
-from lit_cv.atomic_files import owned_folder, write_text
+from lit_cv.atomic_files import create_folder, write_text
 
 __all__ = ["BoxDrafts", "MaskDrafts", "box_uncertainty", "file_sizes_of"]
 
@@ -135,7 +135,7 @@ class MaskDrafts:
             (y, x), (height, width) = size[position].tolist(), files[position].tolist()
             mask = outputs["masks"][position, :y, :x].detach().cpu().numpy()
             path = inside(folder / "masks", names[number]).with_suffix(".png")
-            make_folder(path.parent, owned_folder(folder))
+            make_folder(path.parent, create_folder(folder))
             save_mask(nearest(mask, (height, width)), path)
             doubt = float("nan")
             if confidence is not None:

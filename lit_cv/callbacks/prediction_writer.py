@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lit_cv.annotations.aside import innermost, remove_dead, written_aside
 from lit_cv.annotations.layout import inside
-from lit_cv.atomic_files import atomic_write, describe_path, next_free_path, owned_folder
+from lit_cv.atomic_files import atomic_write, create_folder, describe_path, next_free_path
 from lit_cv.callbacks.predicted_parts import describe_outputs, parts_by_task
 from lit_cv.callbacks.prediction_drafts import BoxDrafts, MaskDrafts
 from lit_cv.callbacks.prediction_embeddings import EmbeddingFile
@@ -308,7 +308,7 @@ class PredictionWriter(L.Callback):
             names = image_names(trainer, [part[0] for part in boxes])
             classes = listed_classes(trainer, "box_classes")
             # Without masks, which are written as they come, the folder appears when it is complete.
-            place = nullcontext(owned_folder(self._drafts)) if masks else written_aside(self._drafts)
+            place = nullcontext(create_folder(self._drafts)) if masks else written_aside(self._drafts)
             with place as folder:
                 count, objects = self._boxes.write(
                     boxes, names, images, classes, folder, self.format, least, unsure_first, self._shown

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_cv.distributed import gather_batches, gather_with_gradient, joined_mean, process_count, process_rank
+from lit_cv.distributed import gather_batches, gather_with_gradient, global_rank, joined_mean, world_size
 from lit_cv.errors import OptionError
 from lit_cv.losses.similarity import log_sum_exp_similarity
 
@@ -100,7 +100,7 @@ def counted_nt_xent(
         z = views if views.dtype == torch.float64 else views.float()
         z = F.normalize(z, dim=-1, eps=1e-8)
         logs = log_sum_exp_similarity(z.flatten(0, 1), temperature, gather, chunk_size)
-        if len(z) * z.shape[1] * (process_count() if gather else 1) == 1:
+        if len(z) * z.shape[1] * (world_size() if gather else 1) == 1:
             return (z * 0).sum(), logs.new_zeros(())  # a view that is alone has nothing to be compared with
         if labels is None:
             total = z.sum(0)  # z_i . (total - z_i) sums over the other views of the same image
@@ -116,7 +116,7 @@ def _class_similarity(z: Tensor, labels: Tensor, gather: bool) -> tuple[Tensor, 
     """Return each view's summed similarity to the other views of its class, and how many there are, both (V N,)."""
     n_views, n, _ = z.shape
     # An image without a label is a class of its own.
-    offset = process_rank() * n if gather else 0
+    offset = global_rank() * n if gather else 0
     own = torch.where(labels >= 0, labels, -1 - offset - torch.arange(n, device=z.device))
     everyone = gather_batches(own) if gather else own
     same = (own[:, None] == everyone).to(z.dtype)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lit_cv.distributed import gather_batches, is_distributed, process_rank
+from lit_cv.distributed import gather_batches, global_rank, is_distributed
 
 __all__ = ["log_sum_exp_similarity"]
 
@@ -123,7 +123,7 @@ def _symmetric_grad(own: Tensor, weight: Tensor, ctx: Any) -> Tensor:
 
 def _logs_by_row(own: Tensor, keys: Tensor, ctx: Any) -> Tensor:
     """Subtract each row's own maximum: for temperatures at which one maximum for all would make exp underflow."""
-    offset = process_rank() * len(own) if ctx.gather else 0
+    offset = global_rank() * len(own) if ctx.gather else 0
     logs = torch.empty_like(own[:, 0])
     for start, end in _chunks(len(own), len(keys), ctx.chunk_size):
         part = (own[start:end] @ keys.T).mul_(1 / ctx.temperature)
@@ -133,7 +133,7 @@ def _logs_by_row(own: Tensor, keys: Tensor, ctx: Any) -> Tensor:
 
 
 def _grad_by_row(own: Tensor, keys: Tensor, logs: Tensor, weight: Tensor, ctx: Any) -> Tensor:
-    offset = process_rank() * len(own) if ctx.gather else 0
+    offset = global_rank() * len(own) if ctx.gather else 0
     all_logs, all_weights = (gather_batches(logs), gather_batches(weight)) if ctx.gather else (logs, weight)
     grad = torch.empty_like(own)
     for start, end in _chunks(len(own), len(keys), ctx.chunk_size):

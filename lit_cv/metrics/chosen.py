@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.wrappers.abstract import WrapperMetric
 
-from lit_cv.registry import Table, resolve
+from lit_cv.registry import Registry, resolve
 from lit_cv.signatures import build
 
 __all__ = ["METRICS", "ChosenMetric", "MetricNames", "build_metrics", "check_metrics", "known_rows"]
@@ -22,7 +22,7 @@ MetricNames = Sequence[str | Mapping[str, Any]]
 _MOST_BYTES = 1 << 30
 Select = Callable[[Any, Any], tuple[Any, Any]]
 
-METRICS: Table[Callable[..., Metric]] = Table("metric", Metric, "lit_cv.metrics")
+METRICS: Registry[Callable[..., Metric]] = Registry("metric", Metric, "lit_cv.metrics")
 """The metrics that can be added, by name; those of `lit_cv.metrics.standard` are torchmetrics'."""
 
 

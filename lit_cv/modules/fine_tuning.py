@@ -23,7 +23,7 @@ from lit_cv.modules.group_table import GroupRow, print_groups
 from lit_cv.modules.optimization import scaled_groups
 from lit_cv.nn import Stage, add_lora, backbone_stages, lora_layers
 from lit_cv.optim import Layer, StepSchedule, layer_groups
-from lit_cv.strategies import check_whole
+from lit_cv.strategies import require_replicated_weights
 
 __all__ = ["FineTuning", "refuse_other_strategy"]
 
@@ -119,7 +119,7 @@ class FineTuning:
                 f"{argument('strategy', module)}."
             )
         if self.strategy == "lora":
-            check_whole(trainer, "strategy='lora'", f"another {argument('strategy', module)}")
+            require_replicated_weights(trainer, "strategy='lora'", f"another {argument('strategy', module)}")
         if h["l2_sp"] and self._start is None:
             self._start = {name: value.detach().clone() for name, value in module.backbone.body.named_parameters()}
         if trainer.is_global_zero and any("ModelSummary" in type(c).__name__ for c in _callbacks(trainer)):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from lit_cv.contracts import Batch, Output, Stage
-from lit_cv.loop_state import batch_index, logs_now, restore_loaders
+from lit_cv.loop_state import batch_index, is_logging_step, restore_loaders
 from lit_cv.modules.batch_errors import explain_batch
 from lit_cv.modules.checkpoint_contents import add_contents, take_contents
 from lit_cv.modules.compilation import compile_networks
@@ -86,7 +86,7 @@ class LightningHooks(ExtensionPoints):
     def training_step(self, batch: Batch, batch_idx: int) -> Output:
         """Run a step and log its loss now and then; the epoch's means are logged at its end."""
         output = self._run_step(batch, "train")
-        if logs_now(self.trainer):
+        if is_logging_step(self.trainer):
             self.log("train_loss_step", output["loss"], prog_bar=True)
         return output
 

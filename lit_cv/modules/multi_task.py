@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from lit_cv.contracts import datamodule_of
 from lit_cv.distributed import is_distributed
 from lit_cv.errors import OptionError, argument
-from lit_cv.loop_state import logs_now
+from lit_cv.loop_state import is_logging_step
 from lit_cv.losses import UncertaintyWeighting
 from lit_cv.modules.base import Batch, Output, Stage
 from lit_cv.modules.task_losses import Terms, add_totals, build_weighting, loss_terms
 from lit_cv.modules.task_module import TasksModule
 from lit_cv.modules.task_surgery import operate
-from lit_cv.strategies import check_whole
+from lit_cv.strategies import require_replicated_weights
 from lit_cv.tasks import BaseTask, ClassificationTask, TaskLoss, build_tasks, joined_losses
 
 __all__ = ["MultiTaskModule"]
@@ -224,11 +224,11 @@ class MultiTaskModule(TasksModule):
             if self.hparams["l2_sp"]:
                 allowed = "its gradient belongs to no task, as weighting='pcgrad' needs: leave it at 0"
                 raise OptionError(self, "l2_sp", self.hparams["l2_sp"], allowed)
-            check_whole(self.trainer, "weighting='pcgrad'", f"another {argument('weighting', self)}")
+            require_replicated_weights(self.trainer, "weighting='pcgrad'", f"another {argument('weighting', self)}")
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Log the weights of the tasks now and then."""
-        if not logs_now(self.trainer):
+        if not is_logging_step(self.trainer):
             return
         weights = self.weighting.weights() if self._surgery_weights is None else self._surgery_weights
         values = {f"weight_{name}": value for name, value in zip(self.tasks, weights.detach(), strict=True)}

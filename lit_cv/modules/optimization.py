@@ -5,12 +5,12 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
-from lit_cv.distributed import whole_parameters
+from lit_cv.distributed import full_parameters
 from lit_cv.errors import OptionError, argument
 from lit_cv.modules.extension_points import ExtensionPoints
 from lit_cv.optim import build_optimizer, build_schedule, reapply_options, scale_lr, scales_layers
 from lit_cv.optim.restored_state import require_whole_state
-from lit_cv.strategies import check_whole
+from lit_cv.strategies import require_replicated_weights
 
 __all__ = ["configure_optimizer", "scaled_groups", "take_given_options"]
 
@@ -25,7 +25,7 @@ def configure_optimizer(module: ExtensionPoints) -> OptimizerLRScheduler:
         trainer.fit_loop.setup_data()  # so that the batches are known below; a run bounded by steps alone has not yet
     total_steps = trainer.estimated_stepping_batches
     if scales_layers(h["optimizer"]):
-        check_whole(trainer, f"optimizer={h['optimizer']!r}", f"another {argument('optimizer', module)}")
+        require_replicated_weights(trainer, f"optimizer={h['optimizer']!r}", f"another {argument('optimizer', module)}")
     groups = scaled_groups(module)
     if h["warmup_epochs"] < 0:
         raise OptionError(module, "warmup_epochs", h["warmup_epochs"], "give a number from 0 on")
@@ -67,7 +67,7 @@ def take_given_options(module: ExtensionPoints) -> None:
 def scaled_groups(module: ExtensionPoints) -> list[dict[str, Any]]:
     """Return the module's parameter groups, their learning rates scaled to the batch."""
     factor = _batch_factor(module)
-    with whole_parameters(module.trainer.strategy.model):  # which are decayed, their dimensions tell
+    with full_parameters(module.trainer.strategy.model):  # which are decayed, their dimensions tell
         return [{**group, "lr": factor * group["lr"]} for group in module.parameter_groups()]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lit_cv.distributed import is_distributed, process_count
+from lit_cv.distributed import is_distributed, world_size
 
 __all__ = ["Count", "RunningMeans"]
 
@@ -75,7 +75,7 @@ class RunningMeans:
 
     def state_dict(self) -> dict[str, tuple[float, float]]:
         """Return the sums and sizes of this process's share, equal on every process."""
-        ranks = process_count()
+        ranks = world_size()
         return {name: (total / ranks, size / ranks) for name, (total, size) in self._totals().items()}
 
     def load_state_dict(self, state: Mapping[str, tuple[float, float]], device: torch.device) -> None:
@@ -96,7 +96,7 @@ class RunningMeans:
         totals = {name: (float(value), float(self._sizes[name])) for name, value in self._sums.items()}
         if not is_distributed():
             return totals
-        parts: list[dict[str, tuple[float, float]]] = [{} for _ in range(process_count())]
+        parts: list[dict[str, tuple[float, float]]] = [{} for _ in range(world_size())]
         torch.distributed.all_gather_object(parts, totals)
         names = dict.fromkeys(name for part in parts for name in part)
         pairs = {name: [part[name] for part in parts if name in part] for name in names}

@@ -9,7 +9,7 @@ from lit_cv.distributed import is_distributed
 from lit_cv.loop_state import batch_index
 from lit_cv.modules.extension_points import ExtensionPoints
 from lit_cv.optim import surgery_backward
-from lit_cv.randomness import same_draws
+from lit_cv.randomness import fixed_seed
 
 __all__ = ["operate"]
 
@@ -31,7 +31,7 @@ def operate(module: ExtensionPoints, tasks: Iterable[nn.Module], loss: Tensor, l
     # By what each loss is multiplied in the total: its scale for fp16 and accumulation, whatever that is.
     factors = torch.autograd.grad(loss, losses, retain_graph=True)
     # The same draw on every process, and in a run that is resumed.
-    with same_draws(module.seed or 0, module.current_epoch, batch_index(module.trainer), _PURPOSE):
+    with fixed_seed(module.seed or 0, module.current_epoch, batch_index(module.trainer), _PURPOSE):
         return surgery_backward(losses, shared, own, factors, average=_average if is_distributed() else None)
 
 

@@ -19,8 +19,8 @@ from lit_cv.nn.vit import VIT, build_vit, is_vit_name
 from lit_cv.nn.weight_errors import errors_named
 from lit_cv.nn.weight_loading import load_weights
 from lit_cv.nn.weights import Weights, read_weights
-from lit_cv.registry import resolve, unknown
-from lit_cv.trust import is_own_name, names_of_files
+from lit_cv.registry import resolve, unknown_name_error
+from lit_cv.trust import is_dotted_name, names_of_files
 
 __all__ = ["check_backbone_name", "create_backbone", "has_small_stem", "list_backbones"]
 
@@ -44,10 +44,10 @@ def check_backbone_name(name: str, of_file: bool = False) -> None:
             check_backbone_name(name)
     elif (theirs := timm_name(name)) is not None:
         check_timm_name(theirs)
-    elif is_own_name(name):
+    elif is_dotted_name(name):
         resolve(name, NETWORKS, "backbone")
     elif name not in COMPACT and name not in torchvision_names() and not is_vit_name(name):
-        raise unknown(name, "backbone", list_backbones(), "backbone")
+        raise unknown_name_error(name, "backbone", list_backbones(), "backbone")
 
 
 def has_small_stem(name: str) -> bool:
@@ -134,7 +134,7 @@ def create_backbone(
         log_preprocessing(name, prepared, size)
     if drop_path is not None:
         set_stochastic_depth(backbone.body, drop_path)
-    if size is not None and not is_own_name(name):
+    if size is not None and not is_dotted_name(name):
         _check_size(backbone, size)
     return backbone
 
@@ -157,7 +157,7 @@ def _build(
     """Build the network of a name, for the weights that are loaded into it later, or with those of timm."""
     if (theirs := timm_name(name)) is not None:
         return _Built(build_timm(theirs, in_channels, size, pretrained))
-    if is_own_name(name):
+    if is_dotted_name(name):
         return _Built(build_own(name, resolve(name, NETWORKS, "backbone"), in_channels, size))
     if name in COMPACT:
         return _Built(build_compact(name, in_channels))

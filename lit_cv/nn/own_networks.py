@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 from lit_cv.nn.backbone import Network
 from lit_cv.nn.preprocessing import Preprocessing
 from lit_cv.nn.sizes import size_error
-from lit_cv.registry import Table, no_subclass
+from lit_cv.registry import Registry, subclass_problem
 from lit_cv.signatures import build
 
 __all__ = ["NETWORKS", "build_own"]
@@ -27,12 +27,12 @@ _PROBES = ((64, 64), (224, 224), (32, 32), (28, 28))  # sizes to try where none 
 
 
 def _misfit(found: object) -> str | None:
-    if (problem := no_subclass(found, nn.Module)) is not None:
+    if (problem := subclass_problem(found, nn.Module)) is not None:
         return problem
     return "no network: it has no forward" if cast(Any, found).forward is nn.Module.forward else None
 
 
-NETWORKS: Table[Callable[..., nn.Module]] = Table("backbone", nn.Module, "lit_cv.nn", _misfit)
+NETWORKS: Registry[Callable[..., nn.Module]] = Registry("backbone", nn.Module, "lit_cv.nn", _misfit)
 """What the user's own networks must be; the built-in ones are listed by `list_backbones`."""
 
 

@@ -7,12 +7,12 @@ from typing import Any
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from lit_cv.errors import OptionError
-from lit_cv.registry import Table, resolve
+from lit_cv.registry import Registry, resolve
 from lit_cv.signatures import build
 
 __all__ = ["OPTIMIZERS", "build_optimizer", "check_optimizer", "reapply_options", "scales_layers"]
 
-OPTIMIZERS: Table[Callable[..., Optimizer]] = Table("optimizer", Optimizer, "lit_cv.optim")
+OPTIMIZERS: Registry[Callable[..., Optimizer]] = Registry("optimizer", Optimizer, "lit_cv.optim")
 """The optimizers by name. Each takes parameter groups and what it accepts of the arguments of `build_optimizer`."""
 
 OPTIMIZERS.add("adam")(Adam)

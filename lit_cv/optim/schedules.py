@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_cv.errors import OptionError, VoidOptionError
-from lit_cv.registry import Table, no_subclass, resolve
+from lit_cv.registry import Registry, resolve, subclass_problem
 from lit_cv.signatures import build, parameters
 
 __all__ = ["SCHEDULES", "Plateau", "StepSchedule", "build_schedule", "check_schedule"]
@@ -82,14 +82,14 @@ class StepSchedule(LRScheduler):
 def _misfit(found: object) -> str | None:
     """Return what of the user's own is neither a `StepSchedule` nor a function of the progress."""
     if isinstance(found, type):
-        return no_subclass(found, StepSchedule)
+        return subclass_problem(found, StepSchedule)
     names = list(inspect.signature(found).parameters) if inspect.isfunction(found) else []
     if names[:1] == ["progress"] and set(names) <= set(_COURSE):
         return None
     return "neither a function of `progress` (and perhaps `end`) nor a subclass of StepSchedule"
 
 
-SCHEDULES: Table[Callable[..., Any]] = Table("schedule", StepSchedule, "lit_cv.optim", _misfit)
+SCHEDULES: Registry[Callable[..., Any]] = Registry("schedule", StepSchedule, "lit_cv.optim", _misfit)
 """The schedules by name, of two kinds.
 
 A function of the `progress` after the warm-up, from 0 to 1, returns where between `min_lr` (0) and `lr` (1) the

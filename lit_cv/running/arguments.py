@@ -24,7 +24,7 @@ from lit_cv.running.recipe_options import RecipeOptions, named_options, options_
 from lit_cv.running.recipes import recipe_path
 from lit_cv.running.run_configuration import read_run_configuration
 from lit_cv.running.runs import Checkpoint, find_checkpoint
-from lit_cv.trust import untrusted
+from lit_cv.trust import untrusted_error
 
 __all__ = ["Prepared", "prepare", "prepare_run", "read_configuration"]
 
@@ -92,7 +92,7 @@ def prepare_run(args: list[str]) -> Prepared:
         _lay_files_over(merged, files)
         rest = [*rest, "--ckpt_path", str(checkpoint.path)]
     if names := untrusted_classes(merged):
-        raise untrusted(names[0], " and ".join(configs) or "the configuration")
+        raise untrusted_error(names[0], " and ".join(configs) or "the configuration")
     rest = _with_own_classes(rest)
     if not merged:
         return Prepared([verb, *rest], checkpoint, {})

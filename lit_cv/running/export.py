@@ -16,7 +16,7 @@ from lit_cv.modules.base import BaseModule
 from lit_cv.modules.checkpoint_contents import prepared_images
 from lit_cv.modules.few_shot import FewShotModule
 from lit_cv.nn import merge_lora, merge_lora_state
-from lit_cv.randomness import same_draws
+from lit_cv.randomness import fixed_seed
 
 __all__ = ["ExportedModule", "example_images", "export_onnx", "export_program", "export_weights"]
 
@@ -93,7 +93,7 @@ class ExportedModule(nn.Module):
 def example_images(shape: Sequence[int], count: int) -> Tensor:
     """Return images (count, C, H, W) uint8 to check a program with: smooth ones, and noise on them; always the same."""
     channels, height, width = shape
-    with same_draws(count):
+    with fixed_seed(count):
         coarse = torch.rand(count, channels, min(4, height), min(4, width))
         smooth = nn.functional.interpolate(coarse, (height, width), mode="bilinear")
         noise = torch.rand(count, channels, height, width)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_cv.errors import setting
-from lit_cv.trust import is_trusted, names_of_files, untrusted
+from lit_cv.trust import is_trusted, names_of_files, untrusted_error
 
 __all__ = [
     "OwnFiles",
@@ -252,7 +252,7 @@ def why_not(name: str) -> str | None:
     if not module:
         return _torn_file(name)
     if not is_trusted(f"{module}.{name.rpartition('.')[2]}"):
-        return str(untrusted(name, "the configuration"))
+        return str(untrusted_error(name, "the configuration"))
     try:
         import_module(module)
     except ModuleNotFoundError as error:

@@ -8,7 +8,7 @@ from lit_cv.printable import printable
 from lit_cv.running.import_policy import untrusted_classes
 from lit_cv.running.runs import Checkpoint
 from lit_cv.running.training_options import kept_options
-from lit_cv.trust import untrusted
+from lit_cv.trust import untrusted_error
 
 __all__ = ["read_run_configuration"]
 
@@ -44,9 +44,9 @@ def read_run_configuration(checkpoint: Checkpoint, verb: str, given: set[str]) -
     for name, section in sections.items():
         _require_class(name, section, path)
         if name == "data" and not {"data", "data.class_path"} & given and (names := untrusted_classes(section, name)):
-            raise untrusted(names[0], path)
+            raise untrusted_error(names[0], path)
     if fits and (names := untrusted_classes(trainer)):
-        raise untrusted(names[0], path)
+        raise untrusted_error(names[0], path)
     kept, left_out = kept_options(trainer, ranks=fits)
     sections |= {"trainer": kept} if kept else {}
     for name in _GROUPS if fits else ():

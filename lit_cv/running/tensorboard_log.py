@@ -9,7 +9,7 @@ from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_cv.atomic_files import atomic_write, could_not_write
+from lit_cv.atomic_files import atomic_write, write_error
 
 __all__ = ["RunTensorBoardLogger"]
 
@@ -45,7 +45,7 @@ class RunTensorBoardLogger(TensorBoardLogger):
         try:
             super().log_metrics(metrics, step)
         except OSError as error:
-            raise could_not_write(error, "TensorBoard's file in", Path(self.log_dir)) from error
+            raise write_error(error, "TensorBoard's file in", Path(self.log_dir)) from error
 
     def finalize(self, status: str) -> None:
         """Close the file; after another error, one that this ends in is told only."""
@@ -53,5 +53,5 @@ class RunTensorBoardLogger(TensorBoardLogger):
             super().finalize(status)
         except OSError as error:
             if status != "failed":
-                raise could_not_write(error, "TensorBoard's file in", Path(self.log_dir)) from error
+                raise write_error(error, "TensorBoard's file in", Path(self.log_dir)) from error
             log.warning("TensorBoard's file in %s is not complete: %s", self.log_dir, error)

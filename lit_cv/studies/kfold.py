@@ -16,7 +16,7 @@ import torch
 from lit_cv.atomic_files import atomic_write, write_text
 from lit_cv.checkpoint_file import load_tensors
 from lit_cv.contracts import as_data
-from lit_cv.csv_tables import table_text
+from lit_cv.csv_tables import csv_text
 from lit_cv.figures import render, save_png
 from lit_cv.figures.kfold import kfold_figure
 from lit_cv.printable import printable
@@ -209,7 +209,7 @@ class CrossValidation:
                 name, *words = map(self._cell, [self.names[position], *words])
                 table.append([name, fold.repeat, fold.number, *words, *cells])
         if table:
-            write_text(self.folder / "predictions.csv", table_text(table), "the predictions")
+            write_text(self.folder / "predictions.csv", csv_text(table), "the predictions")
         return confusion if confusion.any() else None
 
     def _cell(self, name: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lit_cv.atomic_files import owned_folder, remove_unfinished, write_text
+from lit_cv.atomic_files import create_folder, remove_unfinished, write_text
 from lit_cv.errors import argument
 from lit_cv.file_lock import FileLock
 from lit_cv.printable import printable
@@ -196,8 +196,8 @@ class Study:
         failed = [key for key in run.needs if key not in self.finished]
         if failed:
             return {"error": f"needs {', '.join(failed)}, which failed"}
-        owned_folder(self.folder / "runs")
-        folder = owned_folder(self.run_folder(run))
+        create_folder(self.folder / "runs")
+        folder = create_folder(self.run_folder(run))
         remove_unfinished(folder)
         try:
             return {"error": "", **perform(run, folder, line.update)}
@@ -226,7 +226,7 @@ class Study:
 def _write_trace(folder: Path) -> None:
     """Keep the trace of the error at hand in `error.txt`; the fit that failed may have removed its empty folder."""
     try:
-        write_text(owned_folder(folder) / "error.txt", traceback.format_exc(), "the trace", sync=False)
+        write_text(create_folder(folder) / "error.txt", traceback.format_exc(), "the trace", sync=False)
     except OSError as error:
         log.warning("%s", error)
 

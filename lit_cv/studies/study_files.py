@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_cv.atomic_files import write_text
-from lit_cv.csv_tables import parse_count, parse_number, read_csv, table_text
+from lit_cv.csv_tables import csv_text, parse_count, parse_number, read_csv
 from lit_cv.errors import argument
 from lit_cv.plain_values import require_plain
 from lit_cv.printable import printable
@@ -121,7 +121,7 @@ def write_table(path: Path, rows: Sequence[Row], last: Sequence[str] = (), escap
         cells = [[*map(_escaped, columns, line), "escaped"] for line in cells]
         columns = [*columns, _ESCAPED]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, table_text([columns, *cells]), "the table")
+    write_text(path, csv_text([columns, *cells]), "the table")
 
 
 def _escaped(name: str, cell: Any) -> Any:

@@ -12,7 +12,7 @@ from torchmetrics import Metric, MetricCollection
 from lit_cv.contracts import class_lists
 from lit_cv.metrics.chosen import ChosenMetric, build_metrics, check_metrics, known_rows
 from lit_cv.nn import Backbone
-from lit_cv.registry import Table
+from lit_cv.registry import Registry
 from lit_cv.tasks.loss import TaskLoss, ratio
 
 __all__ = ["TASKS", "BaseTask", "Features"]
@@ -248,5 +248,5 @@ class BaseTask(nn.Module, ABC):
         return values
 
 
-TASKS: Table[type[BaseTask]] = Table("task", BaseTask, "lit_cv.tasks")
+TASKS: Registry[type[BaseTask]] = Registry("task", BaseTask, "lit_cv.tasks")
 """The kinds of tasks by the name that `type` takes."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_cv.contracts import as_data, as_dataset
-from lit_cv.distributed import process_rank
+from lit_cv.distributed import global_rank
 from lit_cv.errors import OptionError, setting
 
 __all__ = ["ClassWeight", "class_weights", "object_weights", "pixel_weights"]
@@ -37,7 +37,7 @@ def class_weights(given: ClassWeight, num_classes: int, multi_label: bool, datam
     if given != "balanced":
         return _listed(given, num_classes, name)
     counts = _counted(as_data(datamodule).class_counts, "labels (class_counts)", num_classes, name)
-    if (balance := getattr(datamodule, "balance", 0.0)) and process_rank() == 0:
+    if (balance := getattr(datamodule, "balance", 0.0)) and global_rank() == 0:
         drawn = setting("balance", balance, datamodule)
         log.warning("%s: rare classes are weighed more and drawn more often, too (%s).", name, drawn)
     if multi_label:
@@ -84,7 +84,7 @@ def _counted(count: Callable[[], Tensor] | None, what: str, num_classes: int, na
     if counts.shape != (num_classes,):
         allowed = f"the data count {counts.numel()} classes, but the model has {num_classes}; give a list of weights"
         raise OptionError(None, name, "balanced", allowed)
-    if (counts == 0).any() and process_rank() == 0:
+    if (counts == 0).any() and global_rank() == 0:
         log.info("%s: classes that no training target has get the weight 0.", name)
     return counts
 

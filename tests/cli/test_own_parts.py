@@ -9,7 +9,7 @@ import torch
 from torchvision.utils import save_image
 
 from lit_cv.cli import main
-from tests.own_parts import write_files
+from tests.custom_parts import write_files
 
 QUICK = [
     "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "2",

@@ -15,7 +15,7 @@ from datamodules import (
     ShapesDataModule,
 )
 from lit_cv.callbacks import ContrastiveAugmentation
-from lit_cv.randomness import same_draws
+from lit_cv.randomness import fixed_seed
 
 SIDE = 16  # pixels
 BATCH = 4  # images
@@ -118,5 +118,5 @@ class MultiCrop(L.Callback):
         batch["views"], batch["crops"] = self.large.views(batch["image"]), self.small.views(batch["image"])
 
     def on_validation_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, *args: Any) -> None:
-        with same_draws(batch_idx):
+        with fixed_seed(batch_idx):
             self.on_train_batch_start(trainer, pl_module, batch, batch_idx)

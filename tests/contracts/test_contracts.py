@@ -23,7 +23,7 @@ from lit_cv.cli import main
 from lit_cv.modules.base import BaseModule
 from lit_cv.modules.loading import load_module
 from lit_cv.nn import Backbone, create_backbone
-from lit_cv.randomness import same_draws
+from lit_cv.randomness import fixed_seed
 from lit_cv.running.export import ExportedModule, export_program, export_weights
 from tests.contracts import table
 from tests.contracts.approaches import BYOL
@@ -157,7 +157,7 @@ def _predictions(module: BaseModule, data: Any) -> dict[str, Any]:
     """Return what a module says of the images to predict."""
     module.eval()
     batch = next(iter(data.predict_dataloader()))
-    with torch.no_grad(), same_draws(0):
+    with torch.no_grad(), fixed_seed(0):
         if hasattr(module, "adapt"):
             module.adapt(*data.support_set())
         return {"embed": module.embed(batch["image"]), "predict": module.predict_step(batch, 0)}

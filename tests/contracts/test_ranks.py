@@ -21,7 +21,7 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 import lit_cv
 from lit_cv.callbacks import OnlineProbe
-from lit_cv.distributed import is_distributed, whole_parameters
+from lit_cv.distributed import full_parameters, is_distributed
 from tests.contracts.cases import VARIANTS, cases
 from tests.contracts.runs import Run
 from tests.modules.episodes import episode_batch
@@ -233,7 +233,7 @@ def groups_under_fsdp() -> list[list[tuple[str, int]]]:
     blocks = ModuleWrapPolicy({type(block) for block in module.compiled_networks()})
     cpu = torch.device("cpu")
     wrapped = FullyShardedDataParallel(module, auto_wrap_policy=blocks, use_orig_params=True, device_id=cpu)
-    with whole_parameters(wrapped):
+    with full_parameters(wrapped):
         after = module.parameter_groups()
     return [[(group["name"], len(group["params"])) for group in groups] for groups in (before, after)]
 

@@ -96,7 +96,7 @@ def test_tasks_of_a_checkpoint(place: Path, monkeypatch: pytest.MonkeyPatch, tas
         load_module(path)
     said = end_of(["validate", "--ckpt_path=x.ckpt", "--data=ShapesDataModule", *QUICK], monkeypatch)
     assert said is not None
-    assert "tasks.x" in said or "names os.system, which is no subclass" in said
+    assert "tasks.x" in said or "names os.system, which is not a subclass" in said
     assert_nothing_happened(place)
 
 
@@ -128,9 +128,9 @@ def test_a_module_that_the_user_names_is_taken(place: Path, monkeypatch: pytest.
         ({"lit_cv": {"class_path": 3}}, "its field class_path is a int, not a str"),
         ({"lit_cv": {"class_path": SUPERVISED, "class_names": "abc"}}, "class_names is a str, not a list"),
         ({"lit_cv": {"class_path": "no name"}}, "names 'no name' as a class"),
-        ({"lit_cv": {"class_path": "lit_cv.NoModule"}}, "which is no subclass of BaseModule"),
+        ({"lit_cv": {"class_path": "lit_cv.NoModule"}}, "which is not a subclass of BaseModule"),
         ({"lit_cv": {"class_path": "lit_cv.nowhere.NoModule"}}, "there is no lit_cv.nowhere here"),
-        ({"lit_cv": {"class_path": "lit_cv.CutMix"}}, "which is no subclass of BaseModule"),
+        ({"lit_cv": {"class_path": "lit_cv.CutMix"}}, "which is not a subclass of BaseModule"),
         ({"lit_cv": {}}, "does not say which module it holds"),
         ({"hyper_parameters": [1]}, "its field hyper_parameters is a list"),
         ({"hyper_parameters": {"backbone": "conv4", "no_argument": 1}}, "hyperparameters do not fit"),

@@ -10,7 +10,7 @@ from datamodules import AnnotatedImagesDataModule
 from lit_cv import FineTuneModule, PrototypicalModule, SupervisedModule
 from lit_cv.modules.loading import load_module
 from lit_cv.trust import UntrustedClassError
-from tests.own_parts import write_files
+from tests.custom_parts import write_files
 from tests.security.hostile import EVIL, MARKER, QUICK, end_of, save_hostile
 
 NAMES = ["os.system", "subprocess.Popen", "shutil.rmtree", "builtins.exec", "lit_cv.cli.main", "evil.EvilNet"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_cv.atomic_files import append_to, atomic_write, owned_folder, write_text
+from lit_cv.atomic_files import atomic_write, create_folder, open_for_update, write_text
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCES = [path for package in ("lit_cv", "datamodules") for path in sorted((ROOT / package).rglob("*.py"))]
@@ -120,7 +120,7 @@ def test_what_is_written_where_it_lies_is_a_plain_file(tmp_path: Path, kind: str
     else:
         path.mkdir()
     with pytest.raises(OSError, match=r"log"):
-        append_to(path)
+        open_for_update(path)
     assert victim.read_text() == "years of work"
     assert not (tmp_path / "nowhere").exists()
 
@@ -129,9 +129,9 @@ def test_folders_of_this_project_are_no_links(tmp_path: Path) -> None:
     (tmp_path / "victim").mkdir()
     (tmp_path / "checkpoints").symlink_to("victim")
     with pytest.raises(OSError, match="is a link") as error:
-        owned_folder(tmp_path / "checkpoints")
+        create_folder(tmp_path / "checkpoints")
     assert error.value.errno == errno.ELOOP
-    assert owned_folder(tmp_path / "made" / "here").is_dir()
+    assert create_folder(tmp_path / "made" / "here").is_dir()
 
 
 def test_written_files_have_the_users_permissions(tmp_path: Path) -> None:

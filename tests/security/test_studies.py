@@ -16,7 +16,7 @@ from PIL import Image
 from lit_cv import SupervisedModule
 from lit_cv.atomic_files import write_text
 from lit_cv.cli import main
-from lit_cv.csv_tables import read_csv, table_text
+from lit_cv.csv_tables import csv_text, read_csv
 from lit_cv.studies.comparison_files import read_comparison
 from lit_cv.studies.comparison_plan import Stage
 from lit_cv.studies.comparison_report import judge, measure, write_report
@@ -373,7 +373,7 @@ def test_tables_keep_every_name(tmp_path: Path) -> None:
     names = ["a\rb", "a\nb", 'a"b', "a,b", "\udcff\udcfe", " a ", "'", "=1", "\r\n"]
     path = tmp_path / "t.csv"
     path.write_bytes(
-        table_text([["image", "group"], *([name, "g"] for name in names)]).encode("utf-8", "surrogateescape")
+        csv_text([["image", "group"], *([name, "g"] for name in names)]).encode("utf-8", "surrogateescape")
     )
     assert [cells["image"] for _, cells in read_csv(path, names=("",)).rows] == names
     assert groups_from_table(names, path) == ["g"] * len(names)

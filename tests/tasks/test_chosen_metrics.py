@@ -128,7 +128,7 @@ def test_a_copy_feeds_itself_alone() -> None:
         ("classification", ["mape"], "the metric MeanAbsolutePercentageError does not go with this task"),
         ("classification", [{"name": "precision", "avrage": "micro"}], "no argument 'avrage': did you mean 'average'"),
         ("classification", [{"name": "precision", "average": "none"}], "Precision returned a Tensor of shape"),
-        ("classification", ["torch.nn.Linear"], "which is no subclass of Metric"),
+        ("classification", ["torch.nn.Linear"], "which is not a subclass of Metric"),
         ("regression", ["precision"], "metric 'precision' needs `task`"),
     ],
 )

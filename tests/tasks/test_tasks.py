@@ -214,7 +214,7 @@ def test_a_loss_of_another_shape() -> None:
         ({"a": {"type": "nowhere.Task"}}, "there is no nowhere here"),
         ({"a": {"type": "lit_cv.tasks.Nothing"}}, r"lit_cv.tasks has no Nothing\."),
         ({"a": {"type": "lit_cv.tasks.RegresionTsk"}}, r"RegresionTsk: did you mean 'RegressionTask'"),
-        ({"a": {"type": "torch.nn.Linear"}}, "is no subclass of BaseTask"),
+        ({"a": {"type": "torch.nn.Linear"}}, "is not a subclass of BaseTask"),
         ({"a": {"type": "classification", "label_smoothing": 1}}, "tasks.a: label_smoothing=1"),
     ],
 )
