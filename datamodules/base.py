@@ -21,6 +21,7 @@ from datamodules.recorded_splits import RecordedSplits
 from datamodules.splits import Positions, classes_with_fewer
 from lit_cv.contracts import Data, as_module, module_of
 from lit_cv.errors import VoidOptionError, argument, setting
+from lit_cv.renamed_arguments import use_new_names
 from lit_cv.trust import names_of_files
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class BaseDataModule(RecordedSplits, ABC):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
+        use_new_names(type(self), self.hparams)
         check(self, "batch_size", batch_size, batch_size >= 1, "at least 1")
         check(self, "num_workers", num_workers, num_workers is None or num_workers >= 0, "at least 0, or null")
         check(self, "val_fraction", val_fraction, 0 <= val_fraction < 1, "a share in [0, 1)")

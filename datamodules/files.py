@@ -4,7 +4,7 @@ import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -119,7 +119,8 @@ class FilesDataModule(BaseDataModule):
 
     Args:
         image_size: Side of the images in pixels: the centered square, resized with antialiasing.
-        train_size: Side of the training images, for an augmentation that crops them; `None` takes `image_size`.
+        train_image_size: Side of the training images in pixels, for an augmentation that crops them; `None` takes
+            `image_size`.
         channels: 3 for color, 1 for grey.
         value_range: Lowest and highest value of grey images with 16 or 32 bits (TIFF, PNG), which become 0 and 255, for
             files of 12 bits `[0, 4095]`; `None` takes 0 to 65535.
@@ -128,23 +129,30 @@ class FilesDataModule(BaseDataModule):
         cache: Whether all images are decoded once, into a file in a folder `.lit_cv_cache` beside them.
         test_fraction: Share of the images held out for the test where the source has no splits, each class in
             proportion; in [0, 1).
+        train_size: Old name of `train_image_size`.
         **kwargs: Arguments of `BaseDataModule`.
     """
+
+    renamed_arguments: ClassVar[dict[str, str]] = {"train_size": "train_image_size"}
 
     def __init__(
         self,
         image_size: int = 224,
-        train_size: int | None = None,
+        train_image_size: int | None = None,
         channels: Literal[1, 3] = 3,
         on_error: Literal["raise", "skip"] = "raise",
         cache: bool = False,
         test_fraction: float = 0.1,
         value_range: list[float] | None = None,
+        train_size: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         check(self, "image_size", image_size, image_size >= 1, "at least 1")
-        check(self, "train_size", train_size, train_size is None or train_size >= 1, "at least 1")
+        train_image_size = self.hparams["train_image_size"]
+        check(
+            self, "train_image_size", train_image_size, train_image_size is None or train_image_size >= 1, "at least 1"
+        )
         check(self, "channels", channels, channels in (1, 3), "1 or 3")
         check(self, "on_error", on_error, on_error in ("raise", "skip"), "'raise' or 'skip'")
         check(self, "test_fraction", test_fraction, 0 <= test_fraction < 1, "a share in [0, 1)")
@@ -195,7 +203,7 @@ class FilesDataModule(BaseDataModule):
         h = self.hparams
         if not isinstance(dataset, FileDataset):
             return dataset
-        dataset = dataset.resized((h["train_size"] if split == "train" else None) or h["image_size"])
+        dataset = dataset.resized((h["train_image_size"] if split == "train" else None) or h["image_size"])
         dataset.value_range = self.value_range
         if not h["cache"]:
             return dataset

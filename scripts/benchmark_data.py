@@ -158,7 +158,7 @@ def photographs(rounds: int, seconds: float, workers: int) -> None:
 
         def loader(cache: bool) -> Iterable[Any]:
             data = ImageFolderDataModule(
-                str(folder), image_size=224, train_size=256, batch_size=64, num_workers=workers, cache=cache
+                str(folder), image_size=224, train_image_size=256, batch_size=64, num_workers=workers, cache=cache
             )
             data.prepare_data()
             data.setup("fit")

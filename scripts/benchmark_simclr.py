@@ -188,7 +188,7 @@ def fit(args: argparse.Namespace, who: str, workers: int) -> float:
         loader = ImageFolderDataModule(
             root=args.copy,
             image_size=args.size,
-            train_size=args.size if args.size < 64 else args.size * 8 // 7,
+            train_image_size=args.size if args.size < 64 else args.size * 8 // 7,
             batch_size=args.batch,
             num_workers=workers,
             val_fraction=0.0,

@@ -127,7 +127,7 @@ def simclr(args: argparse.Namespace, seed: int) -> nn.Module:
     module = SimCLRModule(backbone=args.backbone, temperature=TEMPERATURE, lr=LR, weight_decay=DECAY, warmup_epochs=1.0)
     callback = ContrastiveAugmentation(args.size, strength=STRENGTH, min_scale=0.2)
     # As lightly's, its crops are cut out of the images as they lie in the files.
-    trainer(args, args.epochs, callback).fit(module, data(args, seed, train_size=args.file_size))
+    trainer(args, args.epochs, callback).fit(module, data(args, seed, train_image_size=args.file_size))
     return module.backbone
 
 

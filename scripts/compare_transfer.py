@@ -64,10 +64,10 @@ class Setting:
         self.labels, self.seed = labels, seed
         L.seed_everything(seed, verbose=False)
 
-    def data(self, batch_size: int = BATCH, train_size: int | None = None) -> ImageFolderDataModule:
-        """Return the photographs; without `train_size` those of training are as large as the others."""
+    def data(self, batch_size: int = BATCH, train_image_size: int | None = None) -> ImageFolderDataModule:
+        """Return the photographs; without `train_image_size` those of training are as large as the others."""
         data = ImageFolderDataModule(
-            root=self.root, image_size=self.size, train_size=train_size, cache=True, batch_size=batch_size,
+            root=self.root, image_size=self.size, train_image_size=train_image_size, cache=True, batch_size=batch_size,
             labels_per_class=self.labels or None, label_seed=self.seed, num_workers=0,
         )  # fmt: skip
         data.prepare_data()
@@ -105,7 +105,7 @@ def train(module: L.LightningModule, setting: Setting) -> tuple[float, float]:
         enable_model_summary=False, default_root_dir=tempfile.gettempdir(), limit_val_batches=0,
         max_epochs=setting.epochs, gradient_clip_val=1.0, callbacks=[Augmentation(policy="photographs")],
     )  # fmt: skip
-    data = setting.data(train_size=setting.size * 8 // 7)
+    data = setting.data(train_image_size=setting.size * 8 // 7)
     trainer.fit(module, data)
     seconds = time.monotonic() - start
     return accuracy(module, data.test_dataset), seconds
@@ -186,7 +186,7 @@ def default(setting: Setting) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), open(os.devnull, "w") as nowhere:
         options = [
             "--model.backbone", BACKBONE, "--data.root", setting.root, "--data.image_size", str(setting.size),
-            "--data.train_size", str(setting.size * 8 // 7), "--data.cache", "true", "--data.num_workers", "0",
+            "--data.train_image_size", str(setting.size * 8 // 7), "--data.cache", "true", "--data.num_workers", "0",
             "--seed_everything", str(setting.seed), "--trainer.max_epochs", str(setting.epochs),
             "--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.check_val_every_n_epoch",
             str(max(1, setting.epochs // 5)),
@@ -206,7 +206,7 @@ def plain_loop(setting: Setting) -> tuple[float, float]:
     from torchvision.transforms import v2
 
     start = time.monotonic()
-    data = setting.data(train_size=setting.size * 8 // 7)
+    data = setting.data(train_image_size=setting.size * 8 // 7)
     pictures, labels = images(data.train_dataset), data.train_dataset.labels
     network = nn.Sequential(backbone(setting.size), nn.Linear(1280, len(data.class_names)))
     augment = v2.Compose([v2.RandomResizedCrop(setting.size, antialias=True), v2.RandomHorizontalFlip()])

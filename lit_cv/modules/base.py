@@ -11,6 +11,7 @@ from lit_cv.modules.inference import ChannelStatistics, infer_from_data
 from lit_cv.modules.lightning_hooks import LightningHooks
 from lit_cv.nn import Backbone, Weights, check_backbone_name, create_backbone
 from lit_cv.optim import OptimizerName, ScheduleName, check_optimizer, check_schedule
+from lit_cv.renamed_arguments import use_new_names
 
 __all__ = ["BaseModule", "Batch", "Output", "Stage"]
 
@@ -92,6 +93,7 @@ class BaseModule(LightningHooks):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        use_new_names(type(self), self.hparams)
         self._data_statistics: ChannelStatistics | None = None
         check_backbone_name(backbone)
         check_optimizer(optimizer)

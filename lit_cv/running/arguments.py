@@ -22,6 +22,7 @@ from lit_cv.running.own_files import OwnFiles, in_own_file
 from lit_cv.running.precision import has_bfloat16
 from lit_cv.running.recipe_options import RecipeOptions, named_options, options_of_recipes
 from lit_cv.running.recipes import recipe_path
+from lit_cv.running.renamed_options import rename_in_configuration, rename_typed_options
 from lit_cv.running.run_configuration import read_run_configuration
 from lit_cv.running.runs import Checkpoint, find_checkpoint
 from lit_cv.trust import untrusted_error
@@ -72,8 +73,12 @@ def prepare_run(args: list[str]) -> Prepared:
     found, rest = _take(rest, ("--ckpt_path",))
     checkpoint = _checkpoint(verb, found[-1], _value(rest, "trainer.default_root_dir")) if found else None
     accelerator = _value(rest, "trainer.accelerator") or "auto"
-    asked = _merged([read_configuration(config, accelerator) for config in configs])
+    layers = [read_configuration(config, accelerator) for config in configs]
     files = [read_configuration(config) for config in configs if Path(config).is_file()]
+    classes = {name: given[name] or _last_class(layers, name) for name in given}
+    for configuration in (*layers, *files):
+        rename_in_configuration(configuration, classes)
+    asked = _merged(layers)
     given_here = {token[2:].partition("=")[0] for token in rest if token.startswith("--")} | {*asked}
     merged = _over_run(asked, files, checkpoint, verb, given_here)
     if verb == "fit" and not checkpoint and "trainer.precision" not in given_here:
@@ -85,6 +90,7 @@ def prepare_run(args: list[str]) -> Prepared:
             path = in_own_file(key, name)
             _switch_class(merged, key, path)
             _switch_class(asked, key, path)
+    rest = rename_typed_options(rest, {name: _class_of(merged.get(name)) for name in given})
     if checkpoint:
         if verb == "fit":
             _check_same_data(asked, checkpoint, "data" if given["data"] else "config")
@@ -134,6 +140,8 @@ def _over_run(
     if checkpoint is None or checkpoint.config is None:
         return asked
     run = read_run_configuration(checkpoint, verb, given)
+    for configuration in (run, *files):
+        rename_in_configuration(configuration, {name: _class_of(run.get(name)) for name in ("model", "data")})
     data, own = _class_of(asked.get("data")), _class_of(run.get("data"))
     if verb != "fit" and data and own and _short(data) != _short(own):
         run["data"] = asked["data"]  # to be evaluated on
@@ -279,6 +287,10 @@ def _check_same_data(config: dict[str, Any], checkpoint: Checkpoint, option: str
         )
 
 
+def _last_class(layers: list[dict[str, Any]], name: str) -> str | None:
+    return next((path for layer in reversed(layers) if (path := _class_of(layer.get(name)))), None)
+
+
 def _class_of(section: Any) -> str | None:
     found = section.get("class_path") if isinstance(section, dict) else section
     return found if isinstance(found, str) else None
@@ -296,8 +308,11 @@ def _take_from_checkpoint(config: dict[str, Any], checkpoint: Checkpoint, wanted
     if checkpoint.class_path:
         if not wanted:
             resolve_class(checkpoint.class_path, L.LightningModule, str(checkpoint.path))
-        init_args = {**(given if isinstance(given, dict) else {}), **checkpoint.hyperparameters}
-        config["model"] = {"class_path": wanted or checkpoint.class_path, "init_args": init_args}
+        class_path = wanted or checkpoint.class_path
+        hyperparameters = dict(checkpoint.hyperparameters)
+        rename_in_configuration({"model": {"class_path": class_path, "init_args": hyperparameters}}, {})
+        init_args = {**(given if isinstance(given, dict) else {}), **hyperparameters}
+        config["model"] = {"class_path": class_path, "init_args": init_args}
 
 
 def _with_own_classes(args: list[str]) -> list[str]:

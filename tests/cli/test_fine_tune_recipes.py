@@ -55,7 +55,16 @@ def test_photographs_on_published_weights(in_tmp: Path, capsys: pytest.CaptureFi
             save_image(torch.rand(3, 40, 50), in_tmp / "photos" / name / f"{index}.png")
     state = models.resnet50().state_dict()
     torch.save(state, "resnet50.pth")
-    options = ["--data.root", "photos", "--data.image_size", "32", "--data.train_size", "36", "--data.batch_size", "6"]
+    options = [
+        "--data.root",
+        "photos",
+        "--data.image_size",
+        "32",
+        "--data.train_image_size",
+        "36",
+        "--data.batch_size",
+        "6",
+    ]
     cli = main([
         "fit", "--config", "imagefolder_fine_tune", "--model.weights", "resnet50.pth", *options, *QUICK,
         "--data.num_workers", "0",

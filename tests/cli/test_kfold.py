@@ -119,7 +119,7 @@ def test_held_out_images_are_read_as_validation_images(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         for index in range(6):
             save_image(torch.rand(3, 40, 50), tmp_path / name / f"{index}.png")
-    data = ImageFolderDataModule(str(tmp_path), image_size=16, train_size=24, test_fraction=0.0, num_workers=0)
+    data = ImageFolderDataModule(str(tmp_path), image_size=16, train_image_size=24, test_fraction=0.0, num_workers=0)
     pool = data.training_pool()
     data.validate_on(np.array([1, 7]))
     data.setup()

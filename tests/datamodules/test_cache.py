@@ -160,7 +160,9 @@ def test_batches_are_those_without_a_cache(tmp_path: Path) -> None:
         save_images(tmp_path / label, 12, ord(label), "jpg")
 
     def batches(**kwargs: Any) -> list[dict[str, torch.Tensor]]:
-        data = ImageFolderDataModule(str(tmp_path), image_size=8, train_size=10, batch_size=4, num_workers=0, **kwargs)
+        data = ImageFolderDataModule(
+            str(tmp_path), image_size=8, train_image_size=10, batch_size=4, num_workers=0, **kwargs
+        )
         data.prepare_data()
         data.setup()
         return [*data.train_dataloader(), *data.val_dataloader(), *data.test_dataloader()]

@@ -62,7 +62,7 @@ def test_given_splits(splits: Path) -> None:
 
 
 def test_images_and_sizes(splits: Path) -> None:
-    data = module(splits, train_size=9)
+    data = module(splits, train_image_size=9)
     batch = next(iter(data.train_dataloader()))
     assert batch["image"].shape == (4, 3, 9, 9)
     assert next(iter(data.val_dataloader()))["image"].shape == (4, 3, 8, 8)

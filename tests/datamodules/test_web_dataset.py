@@ -85,7 +85,7 @@ def test_the_pixels_are_those_of_the_same_files_in_folders(tmp_path: Path) -> No
     save_tar(tmp_path / "tars" / "images.tar", members)
 
     def batches(kind: Any, root: str, **kwargs: Any) -> list[dict[str, torch.Tensor]]:
-        sizes = {"image_size": 8, "train_size": 10, "batch_size": 4}
+        sizes = {"image_size": 8, "train_image_size": 10, "batch_size": 4}
         data = kind(str(tmp_path / root), **sizes, num_workers=0, **kwargs)
         data.prepare_data()
         data.setup()
@@ -277,7 +277,7 @@ def test_a_folder_that_cannot_be_written(shards: Path, monkeypatch: pytest.Monke
 def test_a_run(shards: Path, in_tmp: Path) -> None:
     options = ["--data", "WebDatasetDataModule", "--data.root", str(shards), "--data.image_size", "16"]
     quick = ["--model.backbone", "conv4", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
-    recipe = ["fit", "--config", "imagefolder_supervised", "--data.batch_size", "8", "--data.train_size", "16"]
+    recipe = ["fit", "--config", "imagefolder_supervised", "--data.batch_size", "8", "--data.train_image_size", "16"]
     cli = main([*recipe, *options, *quick, "--data.num_workers", "0", "--trainer.accelerator", "cpu"])
     assert cli is not None
     assert cli.trainer.global_step == 3

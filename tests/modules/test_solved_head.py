@@ -103,7 +103,7 @@ def test_features_are_solved_on_at_the_size_of_evaluation(tmp_path: Path) -> Non
         for number in range(8):
             pixels = torch.randint(256, (40, 40, 3), generator=generator, dtype=torch.uint8)
             Image.fromarray(pixels.numpy()).save(tmp_path / str(label) / f"{number}.png")
-    data = ImageFolderDataModule(root=str(tmp_path), image_size=32, train_size=40, val_fraction=0.25)
+    data = ImageFolderDataModule(root=str(tmp_path), image_size=32, train_image_size=40, val_fraction=0.25)
     sizes = []
     probe = module(in_channels=3)
     probe.configure_networks = _watched(probe, sizes)  # type: ignore[method-assign]
