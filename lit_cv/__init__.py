@@ -94,7 +94,7 @@ __all__ = [
     "TrainingCurves",
     "WeakStrongAugmentation",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:

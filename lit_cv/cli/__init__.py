@@ -51,7 +51,7 @@ def main(args: list[str] | None = None) -> "LitCLI | None":
 
     Example:
         >>> main(["--version"])
-        0.1.0
+        0.2.0
     """
     args = sys.argv[1:] if args is None else list(args)
     with spelled_by(OptionNames(args)):

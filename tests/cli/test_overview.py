@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,9 @@ def test_recipes_take_no_arguments() -> None:
 
 def test_the_module_runs_as_a_program() -> None:
     result = subprocess.run([sys.executable, "-m", "lit_cv", "--version"], capture_output=True, text=True)
-    assert (result.returncode, result.stdout) == (0, "0.1.0\n")
+    with open(Path(__file__).parents[2] / "pyproject.toml", "rb") as file:
+        version = tomllib.load(file)["project"]["version"]
+    assert (result.returncode, result.stdout) == (0, f"{version}\n")
 
 
 def test_a_message_that_quotes_a_long_value_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
