@@ -1,4 +1,4 @@
-"""Every command and every program in the README runs, and what trained the results."""
+"""Every command and every program in the README and in docs runs."""
 
 import os
 import re
@@ -17,19 +17,27 @@ from tests.nn.detection.reference import smallest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(bash|python|yaml)\n(.*?)```", README, re.DOTALL)
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]}
+SEVERAL_RANKS = "multi_node.md"  # whose blocks start torchrun and SLURM; scripts/try_distributed.py runs such commands
+TEXT = "\n".join(PAGES.values())
+BLOCKS = [
+    block
+    for name, page in PAGES.items()
+    for block in re.findall(r"```(bash|python|yaml)\n(.*?)```", page, re.DOTALL)
+    if name != SEVERAL_RANKS
+]
 SHELLS = [[line for line in text.splitlines() if line.strip()] for language, text in BLOCKS if language == "bash"]
 SETUP = [line for shell in SHELLS for line in shell if line.startswith("pip install")]
 PROGRAMS = [text for language, text in BLOCKS if language == "python"]
 CONFIGURATIONS = [text for language, text in BLOCKS if language == "yaml"]
 # One after another in one folder: a command may need what those before it have left. Then those of the tables.
-SESSIONS = [shell for shell in SHELLS if not set(shell) & set(SETUP)]
-RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-INLINE = re.findall(r"`(lit-cv fit --config [^`]+)`", f"{README}{RESULTS}".replace("\n", " "))
+SESSIONS = [list(shell) for shell in dict.fromkeys(tuple(shell) for shell in SHELLS if not set(shell) & set(SETUP))]
+INLINE = re.findall(r"`(lit-cv fit --config [^`]+)`", TEXT.replace("\n", " "))
 SESSIONS += [[command] for command in dict.fromkeys(INLINE) if [command] not in SESSIONS]
 OWN_FILES = {
     "rotation": "RotationModule",
     "counting": "CountTask",
+    "focal": "FocalModule",
     "stripes": "StripesDataModule",
     "mine": "TinyNet",
 }
@@ -62,9 +70,31 @@ def test_the_two_commands_are_those_of_ci() -> None:
     assert foreign.startswith("ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default pytest")
 
 
+def test_readme_fits_on_few_screens() -> None:
+    assert len(README.splitlines()) < 200
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    folder = ROOT if name == "README.md" else ROOT / "docs"
+    for link in re.findall(r"\]\(([^)\s]+)\)", PAGES[name]):
+        target, _, anchor = link.partition("#")
+        if target.startswith("https:"):
+            continue
+        path = folder / target if target else folder / name
+        assert path.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings], link
+
+
+def test_every_block_of_commands_is_run() -> None:
+    assert all(command.startswith("lit-cv ") for session in SESSIONS for command in session)
+
+
 @pytest.fixture
 def photos(in_tmp: Path) -> Path:
-    """The reader's own folder of images, a file with the new task, and the README's working directory."""
+    """A working directory with the images, annotations and Python files that the pages mention."""
     for name in ("cat", "dog"):
         (in_tmp / "photos" / name).mkdir(parents=True)
         for index in range(20):

@@ -150,7 +150,7 @@ ROWS: list[Case] = [
         RotationModule,
         syncs=BATCH,
         not_promised={"ranks": "The rotation of an image goes by its place in the batch of its rank."},
-        notes={"overhead": "The example in README reads each image's number of quarter turns from the device."},
+        notes={"overhead": "The example reads each image's number of quarter turns from the device."},
     ),
 ]
 VARIANTS: list[Case] = [
@@ -252,9 +252,9 @@ VARIANTS: list[Case] = [
         MultiTaskModule,
         CONV | {"tasks": {"objects": {"type": "tests.contracts.readme.CountTask", "key": "box_labels"}}},
         Scenes,
-        variant="a task of README",
+        variant="a task of docs",
     ),
-    Case(SupervisedModule, data=lambda: StripesDataModule(batch_size=40), variant="data of README"),
+    Case(SupervisedModule, data=lambda: StripesDataModule(batch_size=40), variant="data of docs"),
 ]
 
 

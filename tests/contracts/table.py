@@ -8,7 +8,7 @@ PATH = Path(__file__).parents[2] / "docs" / "contracts.md"
 HEAD = """# What every approach promises
 
 `pytest --slow tests/contracts` checks each contract for each concrete subclass of `BaseModule`: those of the library,
-those that a file in `tests/contracts/` defines as a user would, and README's example. A subclass needs one row in
+those that a file in `tests/contracts/` defines as a user would, and the examples in docs. A subclass needs one row in
 `tests/contracts/cases.py`, and none if it learns from images with labels alone. `python -m tests.contracts.table`
 writes this page, and a test compares it with the rows. `tests/contracts/test_broken.py` breaks contracts on purpose.
 
