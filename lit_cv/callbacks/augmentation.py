@@ -1,4 +1,4 @@
-"""Augmentation of whole training batches, on the device."""
+"""Augmentation of training batches on the device."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -19,11 +19,11 @@ log = logging.getLogger("lit_cv")
 
 
 class Augmentation(L.Callback):
-    """Changes every training image at random, each with a draw of its own.
+    """Augments each training image with its own random draw.
 
-    It works on the whole batch after its transfer to the device, in training only, and draws from torch's
-    default generator, which the module seeds at each step: a resumed run sees the same pictures. Masks and
-    boxes of the batch move along with the pixels; `size` and `scale` of padded images no longer hold, and go.
+    It processes each training batch after the transfer to the device, in training only. Random numbers come from
+    torch's default generator, which the module seeds at each step, so that a resumed run sees the same images. Masks
+    and boxes are transformed along with the pixels. `size` and `scale` of padded images become invalid and are removed.
 
     Give a policy by name (`small_images`, `photographs`, ...) or a list of operations:
 
@@ -36,20 +36,20 @@ class Augmentation(L.Callback):
                 - {name: color_jitter, brightness: 0.4}
 
     Args:
-        policy: Name of a ready policy; `small_images` if no operations are given either.
-        operations: Names, or dicts of a name and the operation's arguments, in order; `file.Class` names an operation
-            of your own, see `lit_cv.augment.Operation`.
-        size: Size in pixels of the images that leave the policy; None for the data's image size, to which the last crop
-            of a list of operations goes, too, unless it has a size.
-        mask_fill: Class that masks hold where pixels come from beyond the image; 255 is usually ignored.
-        min_visible: Boxes of which a smaller fraction is left in the image are dropped.
+        policy: Name of a predefined policy; `small_images` if `operations` is not set either.
+        operations: List of operation names, or dicts with a name and the operation's arguments, applied in order. Use
+            `file.Class` for a custom operation, see `lit_cv.augment.Operation`.
+        size: Output size in pixels of the policy; None for the image size of the data. In a list of operations, the
+            last crop also uses the image size of the data unless it has a size.
+        mask_fill: Class that masks get for pixels from outside the image; 255 is usually ignored.
+        min_visible: Boxes with less than this fraction of their area inside the image are dropped.
 
     Raises:
-        TypeError: In training, if a batch is no dict with "image".
+        TypeError: In training, if a batch is not a dict with "image".
         ValueError: If a policy, an operation or an argument does not exist.
     """
 
-    changes_images = True  # hence features of images cannot be kept
+    changes_images = True  # so features cannot be cached
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Augmentation(L.Callback):
         min_visible: float = 0.25,
     ) -> None:
         if operations is not None and (policy is not None or size is not None):
-            raise ValueError("give Augmentation a policy (and its size) or a list of operations, not both.")
+            raise ValueError("policy (or size) and operations are both set for Augmentation: set only one of them.")
         if operations is None:
             operations = policy_operations(policy or "small_images", size)
         self.chain = build_operations(operations)
@@ -69,13 +69,13 @@ class Augmentation(L.Callback):
         self._compared = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Crop to the image size of the data, unless another one was given."""
+        """Set the crop size to the image size of the data, unless the crop has a size."""
         self.chain.crop_to(image_size(trainer))
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Replace the batch's images, and those of the batches within it."""
+        """Augment the images of the batch, or of the batches nested in it."""
         for part in unviewed_batches(batch, "Augmentation"):
             augment(self.chain, part, self.mask_fill, self.min_visible)
             if not self._compared and trainer is not None and trainer.is_global_zero:
@@ -84,28 +84,31 @@ class Augmentation(L.Callback):
 
 
 def image_size(trainer: L.Trainer) -> tuple[int, int] | None:
-    """Return the height and width of the images that are evaluated, `None` where they are unknown or differ."""
+    """Return the height and width of the evaluation images, `None` if unknown or not fixed."""
     size = data_of(trainer).image_size
     return (size[0], size[1]) if size and all(size) else None
 
 
 def _compare_sizes(data: Data, images: Tensor) -> None:
-    """Say it where training sees images of another size than validation does."""
+    """Warn if training images have another size than validation images."""
     size = data.image_size
     height, width = images.shape[-2:]
     if size and tuple(size) != (height, width):
         log.warning(
-            "Training sees images of %d x %d pixels after Augmentation, validation of %d x %d: a network is best at "
-            "about the size that it was trained at. Change the `size` of the crop, or %s, unless that is meant.",
+            "Training images have %d x %d pixels after Augmentation, validation images %d x %d: a network works best "
+            "near its training size. Change the `size` of the crop or %s, unless this is intended.",
             *(height, width, *size, argument("image_size", DATA)),
         )
 
 
 @torch.no_grad()
 def augment(chain: Chain, batch: dict[str, Any], mask_fill: int = IGNORE_INDEX, min_visible: float = 0.25) -> None:
-    """Replace the images of a batch, and its masks and boxes if the chain moves pixels; `size` and `scale` go then."""
+    """Augment the images of a batch in place.
+
+    If the chain moves pixels, masks and boxes are transformed as well, and `size` and `scale` are removed.
+    """
     images = batch["image"]
-    if images.ndim == 5:  # episodes, of which each image gets a draw of its own
+    if images.ndim == 5:  # episodes: each image gets its own draw
         flat = images.flatten(0, 1)
         batch["image"] = torch.unflatten(chain.apply(flat, chain.draw(flat)), 0, images.shape[:2])
         return
@@ -113,7 +116,7 @@ def augment(chain: Chain, batch: dict[str, Any], mask_fill: int = IGNORE_INDEX, 
     batch["image"] = chain.apply(images, params)
     if not chain.moves_pixels:
         return
-    for name in ("size", "scale"):  # what was padding may lie anywhere now
+    for name in ("size", "scale"):  # invalid once padding has moved
         batch.pop(name, None)
     if isinstance(batch.get("mask"), Tensor):
         batch["mask"] = chain.move_masks(batch["mask"], params, mask_fill)
@@ -126,36 +129,36 @@ def augment(chain: Chain, batch: dict[str, Any], mask_fill: int = IGNORE_INDEX, 
 
 
 def image_batches(batch: Any, who: str) -> Iterator[dict[str, Any]]:
-    """Yield the batch if it holds images, else those within it (such as the source and the target domain).
+    """Yield the batch if it holds images, else the nested batches that do (such as source and target domain).
 
     Args:
-        batch: What the module's training step would get.
-        who: Callback that asks, for the message.
+        batch: Batch that the module's training step would get.
+        who: Name of the calling callback, for the message.
 
     Raises:
-        TypeError: If no images are found.
+        TypeError: If there are no images.
     """
     parts = [batch] if _has_images(batch) else []
     if not parts and isinstance(batch, Mapping):
         parts = [part for part in batch.values() if _has_images(part)]
     if not parts:
         got = f"a dict of {sorted(map(str, batch))}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
-        raise TypeError(f"{who} needs batches that are dicts with the entry 'image', but got {got}.")
+        raise TypeError(f"{who} got {got}: batches must be dicts with the entry 'image'.")
     yield from parts
 
 
 def unviewed_batches(batch: Any, who: str) -> Iterator[dict[str, Any]]:
-    """Yield the same for a callback that changes images, which must come before views are made of them.
+    """Yield the same as `image_batches` for a callback that changes images, and check that no views exist yet.
 
     Raises:
-        TypeError: If no images are found.
-        ValueError: If there are views already.
+        TypeError: If there are no images.
+        ValueError: If ContrastiveAugmentation has already created views.
     """
     for part in image_batches(batch, who):
         if "views" in part:
             raise ValueError(
-                f"{who} comes after ContrastiveAugmentation, which has made its views of the images already: list it "
-                "before, or give ContrastiveAugmentation the operations."
+                f"{who} runs after ContrastiveAugmentation, which has already created its views: list {who} first, or "
+                "pass its operations to ContrastiveAugmentation."
             )
         yield part
 

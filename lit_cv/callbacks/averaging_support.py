@@ -1,4 +1,4 @@
-"""What Lightning's StochasticWeightAveraging needs for networks that are built late, and to resume within an epoch."""
+"""Support for StochasticWeightAveraging: networks that are built late, and resuming within an epoch."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ __all__ = ["AveragingSupport"]
 
 
 class AveragingSupport(L.Callback):
-    """Lets StochasticWeightAveraging average this project's networks, and resume exactly wherever it was stopped.
+    """Makes StochasticWeightAveraging work with this project's networks and with exact resume.
 
-    That callback copies the module before `configure_model` has built the networks, and would average nothing. Its
-    schedule is set up when an epoch starts, which a run that goes on within an epoch never does, and setting it up
-    changes the learning rates that the checkpoint holds.
+    Lightning's callback copies the module before `configure_model` has built the networks, so it would average nothing.
+    It sets its schedule up at the start of an epoch. A run that resumes within an epoch skips that, and doing it later
+    changes the learning rates restored from the checkpoint.
 
     Args:
-        averaging: The callback, which must come after this one.
+        averaging: The callback to support, listed after this one.
     """
 
     def __init__(self, averaging: StochasticWeightAveraging) -> None:
@@ -29,23 +29,23 @@ class AveragingSupport(L.Callback):
             pl_module.configure_model()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Set the schedule up again in a run that goes on after averaging had begun."""
+        """Set up the schedule again in a run that resumes after averaging has started."""
         averaging = self._averaging
         begun = averaging._scheduler_state is not None and not averaging._initialized
         if not begun or not averaging.swa_start <= trainer.current_epoch <= averaging.swa_end:
             return
         groups = trainer.optimizers[0].param_groups
-        rates = [group["lr"] for group in groups]
+        lrs = [group["lr"] for group in groups]
         averaging.on_train_epoch_start(trainer, pl_module)
-        for group, rate in zip(groups, rates, strict=True):
-            group["lr"] = rate
+        for group, lr in zip(groups, lrs, strict=True):
+            group["lr"] = lr
         self._resumed = True
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Name the rate of the averaging again as that which the schedule starts from: the module has put its own."""
+        """Restore the averaging learning rate as the schedule's initial one, which the module has overwritten."""
         if self._resumed:
-            for group, rate in zip(trainer.optimizers[0].param_groups, self._averaging._swa_lrs, strict=True):  # type: ignore[arg-type]
-                group["initial_lr"] = rate
+            for group, lr in zip(trainer.optimizers[0].param_groups, self._averaging._swa_lrs, strict=True):  # type: ignore[arg-type]
+                group["initial_lr"] = lr
             self._resumed = False

@@ -1,4 +1,4 @@
-"""A picture of the first training batch, as the model sees it."""
+"""Figure of the first training batch as the model sees it."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,56 +17,54 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchFigure"]
 
-_WITH_OBJECTS = 12  # images shown where boxes or masks are drawn, which takes room
+_WITH_OBJECTS = 12  # maximum number of images with boxes or masks, which need more space
 
 
 class BatchFigure(L.Callback):
-    """Shows augmented training images, with the labels that the model is taught for them.
+    """Shows augmented training images with their training labels.
 
-    The first batch of training goes to `train_batch.png` in the run's folder and to TensorBoard: wrong
-    channels, labels off by one and too strong an augmentation are seen at a glance. Of a step that changes its images
-    itself these are the `images` and `target` that it returns. Mixed images are titled with their labels' weights;
-    views of one image stand side by side, source and target in turn, row by row; of episodes the first is shown, its
-    support images before its query images; boxes and masks are drawn over the images.
+    The first training batch is saved as `train_batch.png` in the run's folder and in TensorBoard. It makes wrong
+    channels, labels off by one and too strong augmentation visible. If the training step changes the images itself, the
+    `images` and `target` that it returns are shown. Titles of mixed images contain the weights of their labels. Views
+    of one image are placed side by side. Source and target alternate row by row. Of few-shot batches the first episode
+    is shown, support images before query images. Boxes and masks are drawn over the images.
 
     Args:
-        every_n_epochs: Show the first batch of every so many epochs; 0 for that of the first one only.
-        n: Images to show, at most.
+        every_n_epochs: Show the first batch of every n-th epoch; 0 for the first epoch only.
+        n: Maximum number of images.
     """
 
     def __init__(self, every_n_epochs: int = 0, n: int = 32) -> None:
         if every_n_epochs < 0:
-            raise OptionError(
-                self, "every_n_epochs", every_n_epochs, "give a number of epochs, or 0 for the first one only"
-            )
+            raise OptionError(self, "every_n_epochs", every_n_epochs, "must be at least 0 (0: the first epoch only)")
         if n < 1:
-            raise OptionError(self, "n", n, "give the number of images to show, at least 1")
+            raise OptionError(self, "n", n, "must be at least 1")
         self.every_n_epochs = every_n_epochs
         self.n = n
         self._due = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Ask for the first batch, which need not be number 0 in a continued epoch."""
+        """Request a figure of the next batch, which is not number 0 in a resumed epoch."""
         self._due = trainer.is_global_zero and figures_wanted(trainer)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Ask for the first batch of this epoch when its turn has come."""
+        """Request a figure of this epoch's first batch if one is due."""
         if self.every_n_epochs and trainer.current_epoch % self.every_n_epochs == 0:
             self._due = trainer.is_global_zero and figures_wanted(trainer)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Draw the batch that was asked for."""
+        """Draw the requested figure."""
         if not self._due:
             return
         self._due = False
         with guarded("Drawing the training batch"):
-            batch, classes = _as_judged(batch, outputs)
-            found = _find_images(batch)
-            if found is None:
+            batch, classes = _as_trained(batch, outputs)
+            images_and_labels = _find_images(batch)
+            if images_and_labels is None:
                 return
-            images, labels, views = found
+            images, labels, views = images_and_labels
             epoch = trainer.current_epoch + 1
             heading = f"training images of epoch {epoch}, as the model sees them"
             if "boxes" in batch or isinstance(batch.get("mask"), Tensor):
@@ -82,7 +80,7 @@ class BatchFigure(L.Callback):
 
 
 def _draw_objects(batch: Mapping[str, Any], n: int, heading: str, trainer: L.Trainer) -> "Figure":
-    """Draw images with their boxes and masks."""
+    """Return a figure of images with their boxes and masks."""
     data = data_of(trainer)
     names = (list(data.box_classes or []), list(data.mask_classes or []))
     images = batch["image"][:n]
@@ -92,8 +90,8 @@ def _draw_objects(batch: Mapping[str, Any], n: int, heading: str, trainer: L.Tra
     return image_grid(draw_objects(images, boxes, labels, mask, *names), titles, heading, columns=4, cell=3.2)
 
 
-def _as_judged(batch: Any, outputs: Any) -> tuple[Any, int | None]:
-    """Return the `images` and `target` of a step that changes its images itself, and its number of classes."""
+def _as_trained(batch: Any, outputs: Any) -> tuple[Any, int | None]:
+    """Return the batch as trained on and its number of classes, if the step returns its own `images` and `target`."""
     if not isinstance(outputs, Mapping) or not _is_images(outputs.get("images")):
         return batch, None
     logits = outputs.get("logits")
@@ -102,14 +100,14 @@ def _as_judged(batch: Any, outputs: Any) -> tuple[Any, int | None]:
 
 
 def _find_images(batch: Any) -> tuple[Tensor, Tensor | None, int] | None:
-    """Return images (N, C, H, W), labels and the number of views that stand one after another."""
+    """Return images (N, C, H, W), labels and the number of consecutive views of each image."""
     if not isinstance(batch, Mapping):
         return None
     labels = batch.get("label")
     labels = labels if isinstance(labels, Tensor) and labels.ndim in (1, 2) else None
     views = batch.get("views")
     if isinstance(views, list | tuple) and views and all(_is_images(view) for view in views):
-        if len({view.shape for view in views}) > 1:  # crops of several sizes: show those of the first
+        if len({view.shape for view in views}) > 1:  # crops of several sizes: show the first
             return views[0], labels, 1
         views = torch.stack(list(views))
     if isinstance(views, Tensor) and views.ndim == 5:
@@ -120,12 +118,12 @@ def _find_images(batch: Any) -> tuple[Tensor, Tensor | None, int] | None:
     if isinstance(support, Mapping) and isinstance(query, Mapping) and _is_episodes(support, query):
         first = [torch.cat([support[key][0], query[key][0]]) for key in ("image", "label")]
         return first[0], first[1], 1
-    parts = [found for part in batch.values() if isinstance(part, Mapping) and (found := _find_images(part))]
+    parts = [part for value in batch.values() if isinstance(value, Mapping) and (part := _find_images(value))]
     return _row_by_row(parts) if parts else None
 
 
 def _row_by_row(parts: list[tuple[Tensor, Tensor | None, int]], row: int = 8) -> tuple[Tensor, Tensor | None, int]:
-    """Return the batches within a batch, such as source and target, in turn, a row of images each."""
+    """Return nested batches, such as source and target, alternating by rows of images."""
     count = min(len(images) for images, _, _ in parts) // row * row
     fit = all(
         images.shape[1:] == parts[0][0].shape[1:] and views == 1 and (labels is None or labels.ndim == 1)

@@ -1,4 +1,4 @@
-"""Pictures of what a classifier gets wrong in validation."""
+"""Figures of a classifier's validation errors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from lit_cv.figures.canvas import INK, RED
 
 __all__ = ["ClassificationFigures"]
 
-_MAX_CLASSES = 2000  # above, the confusion matrix would take more memory than it tells
+_MAX_CLASSES = 2000  # above this, the confusion matrix needs too much memory
 
 
 @dataclass
 class _Errors:
-    """What one validation found, on the device."""
+    """Errors of one validation, on the device."""
 
     worst: WorstImages
     counts: ErrorCounts | MultiLabelCounts | None
@@ -33,53 +33,52 @@ class _Errors:
 
 
 class ClassificationFigures(PeriodicFigure):
-    """Shows the confusion matrix and the most wrong validation images of the best epoch.
+    """Shows the confusion matrix and the images with the highest losses of the best epoch's validation.
 
-    They are gathered on the device in every validation, at the cost of some small operations a batch, and
-    drawn when training ends, however it ends, as well as now and then on the way: `confusion_matrix.png` and
-    `most_wrong.png` in the run's folder, and the same in TensorBoard. For images with several labels,
-    `precision_recall.png` takes the place of the confusion matrix. It works for every module whose
-    `validation_step` returns `logits` (N, K) and `target`, and does nothing for others. The images shown are those
-    of the batch, or the `images` (N, C, H, W) that the step returns, where it changes them itself. Over several
-    processes the counts are those of all of them, the images those of the first.
+    Each validation gathers counts and images on the device with a few small operations per batch. Figures are drawn
+    from time to time and when training ends, even after an error: `confusion_matrix.png` and `most_wrong.png` in the
+    run's folder and in TensorBoard. With several labels per image, `precision_recall.png` replaces the confusion
+    matrix. It works for every module whose `validation_step` returns `logits` (N, K) and `target`, and does nothing
+    for others. The images are those of the batch, or `images` (N, C, H, W) if the step changes and returns them. With
+    several ranks, the counts cover all ranks, the images only rank 0.
 
     Args:
-        n_wrong: Images to show.
-        every_n_seconds: While training goes on, draw a new best epoch at most this often.
+        n_wrong: Number of images to show.
+        every_n_seconds: During training, minimum time between two drawings of a new best epoch.
     """
 
-    what: ClassVar[str] = "Drawing what the classifier gets wrong"
+    what: ClassVar[str] = "Drawing the classifier's errors"
 
     def __init__(self, n_wrong: int = 16, every_n_seconds: float = 120.0) -> None:
         super().__init__(every_n_seconds)
         if n_wrong < 1:
-            raise OptionError(self, "n_wrong", n_wrong, "give the number of images to show, at least 1")
+            raise OptionError(self, "n_wrong", n_wrong, "must be at least 1")
         self.n_wrong = n_wrong
         self._current: _Errors | None = None
         self._best_value: float | None = None
 
     def is_wanted(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
-        """Return whether figures are wanted: all processes count."""
+        """Return whether figures are wanted, on every rank, since all ranks count."""
         return figures_wanted(trainer)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget the fit before."""
+        """Discard the state of a previous fit."""
         super().on_fit_start(trainer, pl_module)
         self._current = None
         folder = run_folder(trainer)
         if folder is None or not (folder / "most_wrong.png").is_file():
-            self._best_value = None  # a run continued in another folder wants its own figures
+            self._best_value = None  # a run resumed in another folder needs its own figures
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget the validation before."""
+        """Discard the counts of the previous validation."""
         self._current = None
 
     def look(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Count a batch and keep its worst images."""
-        found = _find(outputs, batch)
-        if found is None:
+        """Count a batch and keep the images with the highest losses."""
+        classified = _classified(outputs, batch)
+        if classified is None:
             return
-        images, logits, target = found
+        images, logits, target = classified
         if self._current is None:
             classes = logits.shape[1]
             counts: ErrorCounts | MultiLabelCounts | None = None
@@ -87,7 +86,7 @@ class ClassificationFigures(PeriodicFigure):
                 counts = MultiLabelCounts(classes, logits.device)
             elif classes <= _MAX_CLASSES:
                 counts = ErrorCounts(classes, logits.device)
-            # a module with several tasks says whose classes these are
+            # Modules with several tasks return the names of the task's classes.
             names = outputs.get("class_names", class_names(trainer, pl_module, classes)) or None
             self._current = _Errors(
                 WorstImages(self.n_wrong), counts, names if names and len(names) == classes else None
@@ -98,7 +97,7 @@ class ClassificationFigures(PeriodicFigure):
             self._current.worst.update(images, logits, target)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep what was found if this epoch is the best so far."""
+        """Keep the counts if this epoch is the best so far."""
         current, self._current = self._current, None
         if current is None or not self.active:
             return
@@ -120,11 +119,11 @@ class ClassificationFigures(PeriodicFigure):
         return {"best_value": self._best_value}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore the metric of the best epoch."""
         self._best_value = state_dict["best_value"]
 
     def draw(self, trainer: L.Trainer, pl_module: L.LightningModule, kept: Any) -> None:
-        """Draw the counts and the worst images of the best epoch."""
+        """Draw the counts and the images with the highest losses of the best epoch."""
         counts, worst, names = kept.counts, kept.worst, kept.names
         if isinstance(counts, ErrorCounts):
             figure = confusion_figure(counts.matrix, names, f"validation, epoch {kept.epoch}")
@@ -138,34 +137,34 @@ class ClassificationFigures(PeriodicFigure):
             publish(trainer, image_grid(worst.images, titles, heading, colors), "most_wrong", kept.step)
 
 
-def _find(outputs: Any, batch: Any) -> tuple[Tensor | None, Tensor, Tensor] | None:
-    """Return images, logits (N, K) and target of a classifier's batch."""
+def _classified(outputs: Any, batch: Any) -> tuple[Tensor | None, Tensor, Tensor] | None:
+    """Return images, logits (N, K) and target of a classifier's batch, `None` for other outputs."""
     if not isinstance(outputs, Mapping):
         return None
     logits, target = outputs.get("logits"), outputs.get("target")
     if not isinstance(logits, Tensor) or not isinstance(target, Tensor) or logits.ndim != 2 or not len(logits):
         return None
-    several = target.shape == logits.shape
-    one = target.shape == logits.shape[:1] and target.dtype == torch.int64
-    if not (one or several):
+    multi_label = target.shape == logits.shape
+    single_label = target.shape == logits.shape[:1] and target.dtype == torch.int64
+    if not (single_label or multi_label):
         return None
     images = batch.get("image") if isinstance(batch, Mapping) else None
-    images = outputs.get("images", images)  # of a step that turns or crops them, and asks about that
+    images = outputs.get("images", images)  # returned by steps that transform the images
     fits = isinstance(images, Tensor) and images.ndim == 4 and len(images) == len(logits)
     return (images if fits else None), logits, target
 
 
 def _titles(worst: WorstImages, names: list[str] | None) -> tuple[list[str], list[str]]:
-    """Return "true, → predicted, probability" and its color for each image."""
+    """Return a title "true → predicted (probability)" and its color for each image."""
     targets, scores = worst.targets.cpu(), worst.scores.cpu()
     if targets.ndim == 2:
-        given, true = label_titles((scores > 0.5).float(), names), label_titles(targets.float(), names)
-        titles = [f"{a}\n→ {b}" for a, b in zip(true, given, strict=True)]
-        return titles, [INK if a == b else RED for a, b in zip(true, given, strict=True)]
-    probability, predicted = scores.max(-1)
+        predicted, true = label_titles((scores > 0.5).float(), names), label_titles(targets.float(), names)
+        titles = [f"{a}\n→ {b}" for a, b in zip(true, predicted, strict=True)]
+        return titles, [INK if a == b else RED for a, b in zip(true, predicted, strict=True)]
+    probabilities, classes = scores.max(-1)
     titles, colors = [], []
-    for true, answer, p in zip(targets.tolist(), predicted.tolist(), probability.tolist(), strict=True):
-        wanted, given_name = (short_name(names[i] if names else i, 14) for i in (true, answer))
-        titles.append(f"{wanted if true >= 0 else 'unlabeled'}\n→ {given_name} ({100 * p:.0f} %)")
-        colors.append(INK if true == answer else RED)
+    for true_class, predicted_class, p in zip(targets.tolist(), classes.tolist(), probabilities.tolist(), strict=True):
+        true_name, name = (short_name(names[i] if names else i, 14) for i in (true_class, predicted_class))
+        titles.append(f"{true_name if true_class >= 0 else 'unlabeled'}\n→ {name} ({100 * p:.0f} %)")
+        colors.append(INK if true_class == predicted_class else RED)
     return titles, colors

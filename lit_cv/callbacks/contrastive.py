@@ -1,4 +1,4 @@
-"""Several views of each training image."""
+"""Random views of each training image, for contrastive learning."""
 
 from typing import Any
 
@@ -15,30 +15,30 @@ __all__ = ["ContrastiveAugmentation"]
 
 
 class ContrastiveAugmentation(L.Callback):
-    """Adds views of each training image to the batch, as contrastive learning compares them.
+    """Adds random views of each training image to the batch, for contrastive learning.
 
     `batch["views"]` is (n_views, N, C, size, size), of the images' dtype, so that `views.flatten(0, 1)` is
-    encoded in one pass. Each view of each image has a draw of its own from SimCLR's operations (Chen et al.,
-    2020, appendix A): resized crop, mirror, color distortion, grey, blur. The views are made together. Those of
-    validation and test are the same every time, so that losses can be compared from epoch to epoch.
+    encoded in one pass. Each view of each image gets its own random draw of SimCLR's operations (Chen et al., 2020,
+    appendix A): resized crop, horizontal flip, color distortion, grayscale, blur. Validation and test views are the
+    same in every epoch, so that losses can be compared between epochs.
 
     Args:
-        size: Size of the views in pixels; None for the data's image size, to which the last crop of `operations` goes,
-            too, unless it has a size.
-        n_views: Views of each image.
+        size: Size of the views in pixels; None for the image size of the data. With `operations`, the last crop also
+            uses the image size of the data unless it has a size.
+        n_views: Number of views per image.
         strength: Strength of the color distortion; the paper uses 1 for ImageNet, 0.5 for CIFAR-10.
-        min_scale: Least area of the crop, as a fraction of the image.
-        blur: Chance of a Gaussian blur, or a list of one chance per view; None for 0.5, or for none where the
-            views are smaller than 64 pixels, as in the paper.
-        solarize: Chance of solarization, or a list of one chance per view. BYOL's two views have blur
+        min_scale: Minimum area of the crop, as a fraction of the image.
+        blur: Probability of a Gaussian blur, or a list with one probability per view. None means 0.5, or 0 for views
+            smaller than 64 pixels, as in the paper.
+        solarize: Probability of solarization, or a list with one probability per view. BYOL's two views have blur
             [1.0, 0.1] and solarize [0.0, 0.2].
-        exact: Whether colors are changed exactly, or faster by one matrix a sample: see `augment.ColorJitter`.
-        operations: Operations of all views in place of SimCLR's, as `Augmentation` takes them; a list of such
-            lists gives each view its own.
+        exact: Whether colors are changed exactly, or faster by one matrix per image: see `augment.ColorJitter`.
+        operations: Operations of all views instead of SimCLR's, in the format of `Augmentation`; or a list of such
+            lists, one per view.
 
     Raises:
-        TypeError: If a batch is no dict with "image".
-        ValueError: If a list has not one entry per view.
+        TypeError: If a batch is not a dict with "image".
+        ValueError: If a list does not have one entry per view.
 
     Example:
         >>> batch = {"image": torch.zeros(4, 3, 32, 32, dtype=torch.uint8)}
@@ -47,7 +47,7 @@ class ContrastiveAugmentation(L.Callback):
         (torch.Size([2, 4, 3, 32, 32]), torch.uint8)
     """
 
-    changes_images = True  # hence features of images cannot be kept
+    changes_images = True  # so features cannot be cached
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class ContrastiveAugmentation(L.Callback):
         operations: list[Any] | None = None,
     ) -> None:
         if type(n_views) is not int or n_views < 2:
-            raise OptionError(self, "n_views", n_views, "give a whole number, at least 2")
+            raise OptionError(self, "n_views", n_views, "must be an integer of at least 2")
         self.n_views = n_views
         self.size = size
         self._options: dict[str, Any] = {"strength": strength, "min_scale": min_scale, "exact": exact}
@@ -70,11 +70,11 @@ class ContrastiveAugmentation(L.Callback):
         self._data_size: tuple[int, int] | None = None
         self._chains: dict[bool, list[Chain]] = {}
         self._operations = operations
-        for small in (False, True):  # a wrong argument shows now
+        for small in (False, True):  # report a wrong argument now
             self._chains[small] = self._build(small)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Make views of the image size of the data, unless another one was given."""
+        """Set the view size to the image size of the data, unless a size was set."""
         self._data_size = image_size(trainer)
         for chain in {chain for chains in self._chains.values() for chain in chains}:
             chain.crop_to(self._data_size)
@@ -83,7 +83,7 @@ class ContrastiveAugmentation(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Add the views to the batch, and to the batches within it."""
+        """Add views to the batch, or to the batches nested in it."""
         for part in unviewed_batches(batch, "ContrastiveAugmentation"):
             part["views"] = self.views(part["image"])
 
@@ -91,13 +91,13 @@ class ContrastiveAugmentation(L.Callback):
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Add views that depend on nothing but the place of the batch."""
+        """Add views that depend only on the position of the batch."""
         for part in unviewed_batches(batch, "ContrastiveAugmentation"):
             with fixed_seed(batch_idx, dataloader_idx, trainer.global_rank):
                 part["views"] = self.views(part["image"])
 
     def on_test_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        """Add views that depend on nothing but the place of the batch."""
+        """Add views that depend only on the position of the batch."""
         self.on_validation_batch_start(*args, **kwargs)
 
     def views(self, images: Tensor) -> Tensor:
@@ -118,13 +118,15 @@ class ContrastiveAugmentation(L.Callback):
         return torch.stack([chain(images) for chain in chains])
 
     def _build(self, small: bool) -> list[Chain]:
-        given = self._operations
-        if given is not None:
-            if not all(isinstance(entry, list) for entry in given):
-                return [build_operations(given)]
-            if len(given) != self.n_views:
-                raise ValueError(f"operations hold {len(given)} lists: give one for each of n_views={self.n_views}.")
-            return [build_operations(entry) for entry in given]
+        operations = self._operations
+        if operations is not None:
+            if not all(isinstance(entry, list) for entry in operations):
+                return [build_operations(operations)]
+            if len(operations) != self.n_views:
+                raise ValueError(
+                    f"operations has {len(operations)} lists: it must have one per view (n_views={self.n_views})."
+                )
+            return [build_operations(entry) for entry in operations]
         blurs = self._blur or [0.0 if small else 0.5] * self.n_views
         kinds = list(zip(blurs, self._solarize, strict=True))
         if len(set(kinds)) == 1:
@@ -138,6 +140,6 @@ class ContrastiveAugmentation(L.Callback):
 def _per_view(name: str, value: float | list[float], n_views: int) -> list[float]:
     if isinstance(value, list):
         if len(value) != n_views:
-            raise OptionError(None, name, value, f"give one number, or one for each of n_views={n_views}")
+            raise OptionError(None, name, value, f"must be a number, or a list of n_views={n_views} numbers")
         return [float(entry) for entry in value]
     return [float(value)] * n_views

@@ -12,20 +12,20 @@ __all__ = ["Cutout"]
 
 
 class Cutout(L.Callback):
-    """Erases a square of each training image, its centre anywhere, clipped at the edges.
+    """Erases a square at a random position of each training image, clipped at the border.
 
-    DeVries & Taylor, 2017. The same as the operation `cutout` at the end of `Augmentation`'s list.
+    DeVries & Taylor, 2017. Equivalent to the operation `cutout` at the end of `Augmentation`'s list.
 
     Args:
-        size: Side of the square: a whole number of pixels, or a fraction of the image's shorter side below 1.
-        value: What it is filled with, 0 (black) to 1 (white); 0.5 is near the mean of most images.
-        p: Chance of a sample to lose a square.
+        size: Side of the square: an integer number of pixels, or a fraction below 1 of the image's shorter side.
+        value: Fill value, 0 (black) to 1 (white); 0.5 is near the mean of most images.
+        p: Probability that a square of a sample is erased.
 
     Raises:
-        TypeError: In training, if a batch is no dict with "image".
+        TypeError: In training, if a batch is not a dict with "image".
     """
 
-    changes_images = True  # hence features of images cannot be kept
+    changes_images = True  # so features cannot be cached
 
     def __init__(self, size: int | float = 0.5, value: float = 0.5, p: float = 1.0) -> None:
         self.chain = Chain([CutoutOperation(size, value, p)])
@@ -33,6 +33,6 @@ class Cutout(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Replace the batch's images, and those of the batches within it."""
+        """Erase squares in the images of the batch, or of the batches nested in it."""
         for part in unviewed_batches(batch, "Cutout"):
             augment(self.chain, part)

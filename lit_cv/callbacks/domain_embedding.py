@@ -1,4 +1,4 @@
-"""Pictures of both domains in a module's embedding, before and after adaptation."""
+"""Figure of both domains in a module's embedding, before and after adaptation."""
 
 from typing import Any, Literal
 
@@ -16,51 +16,50 @@ __all__ = ["DomainEmbedding"]
 
 
 class DomainEmbedding(L.Callback):
-    """Shows validation images of source and target in the plane, as training finds and as it leaves them.
+    """Plots the embedding of source and target validation images before and after training.
 
-    `domain_embedding.png` in the run's folder, and the same in TensorBoard: the upper row shows the embedding at the
-    start, of random or given weights, the lower row that at the end of training, colored by domain and by class.
-    Where adaptation worked the domains lie on one another, class by class. The labels of the target's color the
-    points, and do nothing else. It works for modules with `expects_domains` on a `DomainAdaptationDataModule`, and
-    does nothing for others.
+    The figure `domain_embedding.png` is saved in the run's folder and in TensorBoard. Its upper row shows the embedding
+    before training, of random or pretrained weights, its lower row the embedding after training, colored by domain and
+    by class. After a successful adaptation the domains overlap class by class. Target labels only color the points. It
+    works for modules with `expects_domains` on a `DomainAdaptationDataModule`, and does nothing for others.
 
     Args:
-        n: Images of each domain, at most.
-        method: `tsne` or `pca`.
+        n: Maximum number of images per domain.
+        method: Projection to the plane: `tsne` or `pca`.
     """
 
     def __init__(self, n: int = 400, method: Literal["tsne", "pca"] = "tsne") -> None:
         if n < 2:
-            raise OptionError(self, "n", n, "give at least 2 images of each domain")
+            raise OptionError(self, "n", n, "must be at least 2 images per domain")
         if method not in ("tsne", "pca"):
-            raise OptionError(self, "method", method, "give 'tsne' or 'pca'")
+            raise OptionError(self, "method", method, "must be 'tsne' or 'pca'")
         self.n = n
         self.method: Literal["tsne", "pca"] = method
         self._before: dict[str, torch.Tensor] | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at the embedding before training, unless that was before a checkpoint."""
+        """Embed the images before training, unless a resumed checkpoint holds that embedding."""
         if self._before is None and self._wanted(trainer, pl_module):
             with guarded("Embedding validation images of both domains"):
-                self._before = self._look(trainer, pl_module)
+                self._before = self._embed(trainer, pl_module)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw both."""
+        """Draw both embeddings."""
         if self._before is None or not self._wanted(trainer, pl_module):
             return
         with guarded("Drawing the embedding of both domains"):
-            after = self._look(trainer, pl_module)
+            after = self._embed(trainer, pl_module)
             maps = [_map("before training", self._before), _map(f"after {trainer.global_step:,} steps", after)]
             names = class_names(trainer, pl_module)
             figure = domain_figure(maps, names, f"validation images of both domains ({self.method})")
             publish(trainer, figure, "domain_embedding", trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the picture from before training."""
+        """Return the embedding from before training."""
         return {"before": self._before}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore the embedding from before training."""
         self._before = state_dict["before"]
 
     def _wanted(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
@@ -72,8 +71,8 @@ class DomainEmbedding(L.Callback):
             and all(part is not None and len(part) >= 2 for part in parts)
         )
 
-    def _look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, torch.Tensor]:
-        """Return places, domains and labels of some validation images of both domains."""
+    def _embed(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, torch.Tensor]:
+        """Return plane coordinates (`places`), domains and labels of validation images of both domains."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         parts: dict[str, list[torch.Tensor]] = {"places": [], "domains": [], "labels": []}
         for domain, dataset in enumerate((data.source_val_dataset, data.val_dataset)):
@@ -89,5 +88,5 @@ class DomainEmbedding(L.Callback):
         return joined
 
 
-def _map(title: str, found: dict[str, torch.Tensor]) -> DomainMap:
-    return DomainMap(title, found["places"].numpy(), found["domains"].numpy(), found["labels"].numpy())
+def _map(title: str, embedded: dict[str, torch.Tensor]) -> DomainMap:
+    return DomainMap(title, embedded["places"].numpy(), embedded["domains"].numpy(), embedded["labels"].numpy())

@@ -14,26 +14,27 @@ __all__ = ["EMA"]
 
 
 class EMA(L.Callback):
-    """Keeps a moving average of all weights, which validates, is saved as the model, and remains at the end.
+    """Keeps a moving average of all weights, which is used for validation, in checkpoints and after training.
 
     After each optimizer step t, `average = d * average + (1 - d) * weights` with
-    d = min(decay, (1 + t) / (10 + t)), so that the random start is forgotten soon. Without that ramp of d, the start
-    counts by decay ** t: after few steps the average lies between pretrained weights and trained ones, which is better
-    than both from few images (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models"), after many it does not
-    count. Buffers such as the statistics of BatchNorm are averaged, too. A checkpoint's `state_dict` holds the average,
-    hence every later use takes it; the weights in training lie beside it, for an exact resume.
+    d = min(decay, (1 + t) / (10 + t)), so that the random initialization is soon forgotten. Without this ramp, the
+    initial weights count by decay ** t. After few steps the average then lies between pretrained and trained weights,
+    which beats both when training images are few (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models");
+    after many steps the initial weights no longer matter. Buffers such as BatchNorm statistics are averaged, too. A
+    checkpoint's `state_dict` holds the average, so every later use gets it; the weights in training are saved beside
+    it for an exact resume.
 
     Args:
-        decay: Share of the old average that stays at each step, such as 0.999; `None` keeps no average.
-        ramp: Whether the decay rises from 2 / 11; turn it off where training starts from good weights.
+        decay: Weight of the old average at each step, such as 0.999; `None` disables the average.
+        ramp: Whether the decay rises from 2 / 11; turn it off when training starts from good weights.
 
     Reference: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992; the ramp of
-    the decay is that of TensorFlow's ExponentialMovingAverage.
+    the decay follows TensorFlow's ExponentialMovingAverage.
     """
 
     def __init__(self, decay: float | None = None, ramp: bool = True) -> None:
         if decay is not None and not 0 < decay < 1:
-            raise OptionError(self, "decay", decay, "give a number between 0 and 1, such as 0.999")
+            raise OptionError(self, "decay", decay, "must be between 0 and 1, such as 0.999")
         self.decay = decay
         self.ramp = ramp
         self.enabled = decay is not None
@@ -43,7 +44,7 @@ class EMA(L.Callback):
         self._swapped = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start from the weights as they are, or go on with what a checkpoint held."""
+        """Start from the current weights, or continue with the average of a checkpoint."""
         decay = argument("decay", self)
         require_replicated_weights(trainer, f"a moving average ({decay})", f"leave {decay} out")
         self._live = _state(pl_module)
@@ -51,7 +52,7 @@ class EMA(L.Callback):
         self._average = {name: start[name].to(value.device) for name, value in self._live.items()}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start from what the module has made of its weights since, such as a solved head, unless this goes on."""
+        """Restart a new average from weights that the module has changed since, such as a solved head."""
         if self._step == 0:
             for name, value in self._live.items():
                 self._average[name].copy_(value)
@@ -67,12 +68,12 @@ class EMA(L.Callback):
         move_averages((self._average[name] for name in self._live), self._live.values(), decay)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Validate the average."""
+        """Swap the average in for validation."""
         if trainer.state.fn == "fit" and not self._swapped:
             self._swap()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Go on training the weights."""
+        """Swap the weights in training back in."""
         if self._swapped:
             self._swap()
 
@@ -82,13 +83,13 @@ class EMA(L.Callback):
             value.copy_(self._average[name])
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Save the average as the model, and the weights in training beside it."""
+        """Save the average as the model, and the weights in training under `ema`."""
         if self._average:
             checkpoint["ema"] = {"step": self._step, "weights": checkpoint["state_dict"]}
             checkpoint["state_dict"] = {**checkpoint["state_dict"], **self._average}
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Restore both. A checkpoint without an average starts one from its weights."""
+        """Restore both. Without an average in the checkpoint, start one from its weights."""
         if trainer.state.fn != "fit" or "ema" not in checkpoint:
             return
         self._step = checkpoint["ema"]["step"]
@@ -97,12 +98,12 @@ class EMA(L.Callback):
 
     def _swap(self) -> None:
         for name, value in self._live.items():
-            kept = value.clone()
+            live_value = value.clone()
             value.copy_(self._average[name])
-            self._average[name] = kept
+            self._average[name] = live_value
         self._swapped = not self._swapped
 
 
 def _state(module: torch.nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and persistent buffers, detached and sharing memory with the module."""
+    """Return parameters and persistent buffers, detached and sharing memory with the module."""
     return {name: value.detach() for name, value in module.state_dict(keep_vars=True).items()}

@@ -1,4 +1,4 @@
-"""What callbacks need that look at a module's embedding."""
+"""Embeddings of images, for callbacks that evaluate them."""
 
 from typing import Any
 
@@ -16,16 +16,16 @@ _KEY = "embedding"
 
 @torch.no_grad()
 def embed_images(trainer: L.Trainer, pl_module: L.LightningModule, images: Tensor) -> Tensor:
-    """Return `pl_module.embed(images)` as (N, D) float32, in the precision of the run, in evaluation mode.
+    """Return `pl_module.embed(images)` as (N, D) float32, computed in the run's precision and in evaluation mode.
 
-    Neither a gradient nor the statistics of BatchNorm are left behind.
+    No gradients are computed and BatchNorm statistics do not change.
 
     Raises:
         TypeError: If the module has no `embed`.
     """
     embed = as_module(pl_module).embed
     if embed is None:
-        raise TypeError(f"{type(pl_module).__name__} has no method embed(images), which this callback evaluates.")
+        raise TypeError(f"{type(pl_module).__name__} has no method embed(images), which this callback needs.")
     training = [module for module in pl_module.modules() if module.training]
     for module in training:
         module.training = False
@@ -39,13 +39,13 @@ def embed_images(trainer: L.Trainer, pl_module: L.LightningModule, images: Tenso
 
 
 def embed_batch(trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, who: str) -> Tensor:
-    """Return the embedding of a validation batch's images, made once for all callbacks that ask.
+    """Return the embedding of a validation batch's images, computed once for all callbacks.
 
     Args:
         trainer: The Trainer.
         pl_module: The module.
-        batch: A dict with `image`; the embedding is kept in it.
-        who: Callback that asks, for the message.
+        batch: A dict with `image`; the embedding is stored in it.
+        who: Name of the calling callback, for the message.
     """
     part = next(image_batches(batch, who))
     if _KEY not in part:
@@ -55,5 +55,5 @@ def embed_batch(trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, wh
 
 
 def has_labels(batch: Any) -> bool:
-    """Whether a batch names one class for each image."""
+    """Return whether a batch has one class label per image."""
     return isinstance(batch, dict) and isinstance(batch.get("label"), Tensor) and batch["label"].ndim == 1

@@ -1,4 +1,4 @@
-"""What a module's embedding is worth, in every validation."""
+"""Evaluation of a module's embedding in each validation."""
 
 from typing import Any
 
@@ -15,33 +15,35 @@ from lit_cv.metrics import alignment, effective_rank, knn_predictions, uniformit
 
 __all__ = ["EmbeddingEvaluation"]
 
-_SAMPLE = 5000  # images of the measures that compare all with all
+_SAMPLE = 5000  # maximum number of images in measures that compare all pairs
 
 
 class EmbeddingEvaluation(L.Callback):
-    """Judges what a module has learnt by the embedding of images that it was not trained on.
+    """Evaluates what a module has learned by its embedding of images that it was not trained on.
 
-    In each validation, and in the test, it logs for `pl_module.embed`, in evaluation mode on images as they are:
+    Each validation and test evaluates `pl_module.embed` in evaluation mode, without augmentation, and logs:
 
-    - `val_knn_acc`, `val_knn200_acc`: share of the images whose class the 20 (200) nearest labelled training images
-      tell, by a vote weighted with exp(cosine / 0.07) (Wu et al. 2018), where there are labels. With fewer than 200
-      such images there is no `val_knn200_acc`, with fewer than 20 all of them vote for `val_knn_acc`.
-    - `val_alignment`: mean squared distance between views of an image, where the module's step returns them as
-      `embedding` (V, N, D); `val_uniformity`: how evenly the images are spread (Wang and Isola 2020), 0 when they
-      have collapsed; `val_rankme`: how many directions they use (Garrido et al. 2023), 1 when they have collapsed.
-      The last two are those of 5,000 images at most.
+    - `val_knn_acc`, `val_knn200_acc`: accuracy of a weighted vote of the 20 (200) nearest labeled training images, with
+      weights exp(cosine / 0.07) (Wu et al. 2018), if there are labels. With fewer than 200 labeled images
+      `val_knn200_acc` is not logged; with fewer than 20 all of them vote for `val_knn_acc`.
+    - `val_alignment`: mean squared distance between views of an image, if the module's step returns them as
+      `embedding` (V, N, D).
+    - `val_uniformity`: how evenly the embedding is spread (Wang and Isola 2020), 0 after a collapse.
+    - `val_rankme`: the effective number of dimensions (Garrido et al. 2023), 1 after a collapse.
 
-    For a module that `evaluates_embedding` the command line adds this callback, and `val_knn_acc` becomes the
-    module's `monitor` where there are labels. Labels that the data hide from training stay out of the neighbours.
+    Uniformity and RankMe use at most 5,000 images.
+
+    For modules with `evaluates_embedding` the command line adds this callback, and `val_knn_acc` becomes the
+    module's `monitor` if there are labels. Labels hidden from training are not used as neighbors.
     It runs as often as validation, see `check_val_every_n_epoch` of the Trainer.
 
     Args:
-        max_images: Labelled training images that serve as neighbours at most, spread evenly over all of them.
+        max_images: Maximum number of labeled training images used as neighbors, spread evenly over all of them.
     """
 
     def __init__(self, max_images: int = 50_000) -> None:
         if max_images < 1:
-            raise OptionError(self, "max_images", max_images, "give at least 1")
+            raise OptionError(self, "max_images", max_images, "must be at least 1")
         self.max_images = max_images
         self._embeddings: list[Tensor] = []
         self._labels: list[Tensor] = []
@@ -50,18 +52,18 @@ class EmbeddingEvaluation(L.Callback):
         self._image_size: tuple[int, ...] = ()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Make the accuracy the module's metric if that is what it is judged by."""
+        """Monitor `val_knn_acc` if the module is judged by its embedding and there are labels."""
         if as_module(pl_module).evaluates_embedding and _labels_known(trainer):
             validation = as_dataset(data_of(trainer).val_dataset).labels
             if validation is None or bool((validation >= 0).any()):
                 pl_module.monitor, pl_module.mode = "val_knn_acc", "max"  # type: ignore[assignment]
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget the validation before."""
+        """Discard the embeddings of the previous validation."""
         self._embeddings, self._labels, self._aligned, self._sizes = [], [], [], []
 
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget what came before."""
+        """Discard previous embeddings."""
         self.on_validation_epoch_start(trainer, pl_module)
 
     def on_validation_batch_end(
@@ -91,12 +93,12 @@ class EmbeddingEvaluation(L.Callback):
         self.on_validation_batch_end(*args, **kwargs)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log before checkpoints and early stopping ask."""
+        """Log the measures before checkpoints and early stopping read them."""
         if not trainer.sanity_checking:
             self._evaluate(trainer, pl_module, "val")
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the same of the test images."""
+        """Log the measures of the test images."""
         self._evaluate(trainer, pl_module, "test")
 
     def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -124,41 +126,41 @@ class EmbeddingEvaluation(L.Callback):
         if len(bank) == 0:
             return {}
         classes = int(trainer.datamodule.num_classes)  # type: ignore[attr-defined]
-        numbers = {"knn_acc": 20} | ({"knn200_acc": 200} if len(bank) >= 200 else {})
-        found = knn_predictions(queries, bank, bank_labels, classes, k=list(numbers.values()))
-        known = labels >= 0
-        right = ((found == labels) & known).sum(1)
-        shares = {name: _share(count, known.sum()) for name, count in zip(numbers, right, strict=True)}
+        neighbors = {"knn_acc": 20} | ({"knn200_acc": 200} if len(bank) >= 200 else {})
+        predictions = knn_predictions(queries, bank, bank_labels, classes, k=list(neighbors.values()))
+        labeled = labels >= 0
+        correct = ((predictions == labels) & labeled).sum(1)
+        shares = {name: _share(count, labeled.sum()) for name, count in zip(neighbors, correct, strict=True)}
         return {name: share for name, share in shares.items() if not share.isnan()}
 
     def _bank(self, trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[Tensor, Tensor]:
-        """Return the embeddings of the labelled training images of all processes, and their labels."""
+        """Return the embeddings of the labeled training images of all ranks, and their labels."""
         loader = trainer.datamodule.labeled_dataloader(self.max_images)  # type: ignore[attr-defined]
         embeddings, labels = [], []
         for batch in loader:
             images = batch["image"].to(pl_module.device, non_blocking=True)
-            if tuple(images.shape[2:]) != self._image_size:  # training images may be larger, to be cropped
+            if tuple(images.shape[2:]) != self._image_size:  # uncropped training images may be larger
                 scaled = F.interpolate(images.float(), self._image_size, mode="bilinear", antialias=True)
                 images = scaled.round_().clamp_(0, 255).to(images.dtype)
             embeddings.append(embed_images(trainer, pl_module, images))
             labels.append(batch["label"].to(pl_module.device, non_blocking=True))
         bank = gather_rows(torch.cat(embeddings))
         bank_labels = gather_rows(torch.cat(labels))
-        known = bank_labels >= 0
-        return bank[known], bank_labels[known]
+        labeled = bank_labels >= 0
+        return bank[labeled], bank_labels[labeled]
 
 
 def _labels_known(trainer: L.Trainer) -> bool:
-    """Whether the data have labelled training images, of one class each."""
+    """Return whether there are labeled training images with one class each."""
     data = data_of(trainer)
     if data.labeled_dataloader is None or data.multi_label or not data.num_classes:
         return False
     return bool((data.train_dataset.labels >= 0).any())
 
 
-def _share(part: Tensor, whole: Tensor) -> Tensor:
-    """Return the share over all processes, NaN of nothing."""
-    both = torch.stack([part.float(), whole.float()])
+def _share(part: Tensor, total: Tensor) -> Tensor:
+    """Return `part / total` summed over all ranks, NaN if the total is 0."""
+    sums = torch.stack([part.float(), total.float()])
     if is_distributed():
-        torch.distributed.all_reduce(both)
-    return both[0] / both[1]
+        torch.distributed.all_reduce(sums)
+    return sums[0] / sums[1]

@@ -1,4 +1,4 @@
-"""The embedding of validation images in TensorBoard's projector."""
+"""Embedding of validation images in TensorBoard's projector."""
 
 import math
 from typing import Any
@@ -15,29 +15,29 @@ from lit_cv.errors import OptionError
 
 __all__ = ["EmbeddingProjector"]
 
-_SHEET = 8192  # pixels of the side of a picture that browsers take as a texture
-_SPRITE = 64  # pixels of the side of a thumbnail at most
+_SHEET = 8192  # maximum texture side of browsers, in pixels
+_SPRITE = 64  # maximum thumbnail side, in pixels
 
 
 class EmbeddingProjector(L.Callback):
     """Shows the embedding of validation images in TensorBoard's projector (PCA, t-SNE, UMAP) when training ends.
 
-    Each point carries its image as a thumbnail and the name of its class to colour by. The images are the first of
-    the last validation on the first process. `tensorboard --logdir lightning_logs` shows them in the tab Projector.
+    Each point has its image as a thumbnail and the name of its class for coloring. The images are the first ones of
+    the last validation on rank 0. Run `tensorboard --logdir lightning_logs` and open the Projector tab.
 
     Args:
-        n: Images at most.
+        n: Maximum number of images.
     """
 
     def __init__(self, n: int = 1000) -> None:
         if n < 2:
-            raise OptionError(self, "n", n, "give at least 2 images")
+            raise OptionError(self, "n", n, "must be at least 2")
         self.n = n
         self._parts: list[tuple[Tensor, Tensor, Tensor | None]] = []
         self._step = 0
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget the validation before."""
+        """Discard the embeddings of the previous validation."""
         self._parts, self._step = [], trainer.global_step
 
     def on_validation_batch_end(
@@ -49,7 +49,7 @@ class EmbeddingProjector(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep some images with their embedding."""
+        """Keep the first images with their embeddings."""
         room = self.n - sum(len(part[0]) for part in self._parts)
         wanted = figures_wanted(trainer) and not trainer.sanity_checking and trainer.is_global_zero
         if not wanted or room <= 0 or dataloader_idx > 0:
@@ -59,15 +59,15 @@ class EmbeddingProjector(L.Callback):
         self._parts.append((embedding.cpu(), batch["image"][:room].cpu(), labels))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the last validation's."""
+        """Write the embedding of the last validation."""
         if not self._parts:
             return
         with guarded("Writing the embedding for TensorBoard"):
             embeddings = torch.cat([part[0] for part in self._parts])
             images = torch.cat([part[1] for part in self._parts])
             labels = [part[2] for part in self._parts]
-            known = [label for label in labels if label is not None]
-            names = _names(torch.cat(known), class_names(trainer, pl_module)) if len(known) == len(labels) else None
+            tensors = [label for label in labels if label is not None]
+            names = _names(torch.cat(tensors), class_names(trainer, pl_module)) if len(tensors) == len(labels) else None
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
                     experiment: Any = logger.experiment
@@ -77,12 +77,12 @@ class EmbeddingProjector(L.Callback):
 
 
 def _names(labels: Tensor, names: list[str] | None) -> list[str]:
-    known = {index: name.replace("\t", " ").replace("\n", " ") for index, name in enumerate(names or [])}
-    return ["unknown" if label < 0 else known.get(label, str(label)) for label in labels.tolist()]
+    clean = {index: name.replace("\t", " ").replace("\n", " ") for index, name in enumerate(names or [])}
+    return ["unknown" if label < 0 else clean.get(label, str(label)) for label in labels.tolist()]
 
 
 def _sprites(images: Tensor) -> Tensor:
-    """Return thumbnails (N, 3, s, s) in [0, 1] that fit into one sheet."""
+    """Return thumbnails (N, 3, s, s) in [0, 1] that fit into one texture."""
     images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
     side = min(_SPRITE, max(images.shape[2:]), _SHEET // math.ceil(math.sqrt(len(images))))
     images = F.interpolate(images, (side, side), mode="bilinear", antialias=True).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""What a classifier gets wrong, gathered over batches on the device."""
+"""Counts of a classifier's errors, gathered on the device."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ __all__ = ["ErrorCounts", "MultiLabelCounts", "WorstImages"]
 
 
 class ErrorCounts:
-    """The confusion matrix of a classifier, without waiting for the device.
+    """Confusion matrix of a classifier, accumulated without device synchronization.
 
     Args:
         classes: Number of classes K.
@@ -30,55 +30,55 @@ class ErrorCounts:
 
     @property
     def matrix(self) -> Tensor:
-        """(K, K) int64 counts; row = true class, column = predicted class."""
+        """Counts (K, K) int64; row = true class, column = predicted class."""
         return self._counts[:-1].view(self.classes, self.classes)
 
     def update(self, logits: Tensor, target: Tensor) -> None:
-        """Count a batch: (N, K) logits against (N,) classes, -1 for images without a label."""
+        """Count a batch of logits (N, K) against classes (N,), -1 for unlabeled images."""
         cells = target * self.classes + logits.argmax(-1)
-        # Those without a label go to a cell of their own: to select them would wait for the device.
+        # Unlabeled images are counted in an extra cell: selecting the others would synchronize with the device.
         cells = torch.where(target >= 0, cells, self.classes * self.classes)
         self._counts.index_put_((cells,), torch.ones_like(cells), accumulate=True)
 
     def reduce(self) -> None:
-        """Add up the counts of all processes."""
+        """Sum the counts over all ranks."""
         _all_reduce(self._counts)
 
 
 class MultiLabelCounts:
-    """How often each label was given, deserved, and both, for images with several labels.
+    """Counts of predicted labels, true labels and both, for images with several labels.
 
     Args:
         classes: Number of classes K.
         device: Device of the batches.
 
     Attributes:
-        table: (3, K) int64: images that deserved the label and got it, that got it, that deserved it.
+        table: (3, K) int64: true positives, predicted labels, true labels.
     """
 
     def __init__(self, classes: int, device: torch.device) -> None:
         self.table = torch.zeros(3, classes, dtype=torch.int64, device=device)
 
     def update(self, logits: Tensor, target: Tensor) -> None:
-        """Count a batch: (N, K) logits, positive for a label that is given, against (N, K) 0 or 1, else unknown."""
-        given, deserved = (logits > 0) & (target >= 0), target > 0.5
-        self.table += torch.stack([(given & deserved).sum(0), given.sum(0), deserved.sum(0)])
+        """Count a batch of logits (N, K), positive if predicted, against targets (N, K), 0 or 1, or -1 if unknown."""
+        predicted, true = (logits > 0) & (target >= 0), target > 0.5
+        self.table += torch.stack([(predicted & true).sum(0), predicted.sum(0), true.sum(0)])
 
     def reduce(self) -> None:
-        """Add up the counts of all processes."""
+        """Sum the counts over all ranks."""
         _all_reduce(self.table)
 
 
 class WorstImages:
-    """The images with the highest losses so far.
+    """Images with the highest losses so far.
 
     Args:
-        n: How many to keep.
+        n: Number of images to keep.
 
     Attributes:
-        images: (M, C, H, W) with M <= n, the worst first.
-        losses: (M,) float32, -inf for images without a label.
-        targets: (M,) int64, or (M, K) for several labels an image.
+        images: (M, C, H, W) with M <= n, highest loss first.
+        losses: (M,) float32, -inf for unlabeled images.
+        targets: (M,) int64, or (M, K) for several labels per image.
         scores: (M, K) float32 probabilities.
     """
 
@@ -90,13 +90,13 @@ class WorstImages:
         self.scores = torch.empty(0)
 
     def update(self, images: Tensor, logits: Tensor, target: Tensor) -> None:
-        """Keep the worst of a batch and of those before; nothing is copied to the host.
+        """Keep the images with the highest losses among the previous ones and this batch, without copies to the host.
 
         Args:
-            images: (N, C, H, W), of the same size as those before, otherwise they are passed over.
+            images: (N, C, H, W). Images of another size than the previous ones are skipped.
             logits: (N, K).
-            target: (N,) int64, -1 for images without a label, or (N, K) for several labels an image, 0 or 1, negative
-                where unknown.
+            target: (N,) int64, -1 for unlabeled images, or (N, K) for several labels per image, 0 or 1, negative
+                if unknown.
         """
         logits = logits.float()
         if target.ndim == 1:
@@ -104,7 +104,7 @@ class WorstImages:
             losses = torch.where(target >= 0, losses, -torch.inf)
         else:
             losses = torch.where((target >= 0).any(1), label_cross_entropy(logits, target), -torch.inf)
-        # NaN counts as greatest in topk, and an image whose loss is NaN is worth a look.
+        # topk treats NaN as the greatest value, and an image with a NaN loss is worth a look.
         losses, chosen = losses.topk(min(self.n, len(losses)))
         logits, target = logits[chosen], target[chosen]
         scores = logits.softmax(-1) if target.ndim == 1 else logits.sigmoid()

@@ -1,4 +1,4 @@
-"""The learning rate that each step really used."""
+"""Logging of the learning rate that each step uses."""
 
 from typing import Any
 
@@ -13,21 +13,21 @@ __all__ = ["LearningRateLog"]
 class LearningRateLog(L.Callback):
     """Logs the learning rate as `lr`, read from the optimizer just before its step.
 
-    That is the rate of the first parameter group; groups whose rate differs from it are logged as `lr_NAME`. Where
-    groups belong to layers, as in fine-tuning, the rate of every layer is logged so. Where an epoch has few steps
-    the Trainer's `log_every_n_steps` is lowered, so that each epoch is logged several times.
+    This is the learning rate of the first parameter group. Groups with another learning rate are logged as `lr_NAME`.
+    If groups belong to layers, as in fine-tuning, the learning rate of every layer is logged this way. If an epoch has
+    few steps, the Trainer's `log_every_n_steps` is lowered so that each epoch is logged several times.
 
     Args:
-        per_epoch: How many times an epoch is logged at least, if it has that many steps.
+        per_epoch: Minimum number of log entries per epoch, if it has that many steps.
     """
 
     def __init__(self, per_epoch: int = 5) -> None:
         if per_epoch < 1:
-            raise OptionError(self, "per_epoch", per_epoch, "give at least 1")
+            raise OptionError(self, "per_epoch", per_epoch, "must be at least 1")
         self.per_epoch = per_epoch
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Fit the logging interval to the length of the epoch."""
+        """Adapt the logging interval to the length of the epoch."""
         steps = trainer.num_training_batches // trainer.accumulate_grad_batches
         interval = max(1, min(trainer.log_every_n_steps, int(steps) // self.per_epoch))  # type: ignore[attr-defined]
         trainer.log_every_n_steps = interval  # type: ignore[attr-defined]
@@ -35,14 +35,14 @@ class LearningRateLog(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Log when the Trainer logs."""
+        """Log the learning rates if the Trainer logs this step."""
         if not is_logging_step(trainer) or not trainer.optimizers:
             return
         groups = trainer.optimizers[0].param_groups
-        rates = {"lr": groups[0]["lr"]}
+        values = {"lr": groups[0]["lr"]}
         for index, group in enumerate(groups):
-            if "layer" in group or group["lr"] != rates["lr"]:
+            if "layer" in group or group["lr"] != values["lr"]:
                 name = group.get("layer") or group.get("name", index)
-                rates[f"lr_{name}".replace(".", "_")] = group["lr"]
+                values[f"lr_{name}".replace(".", "_")] = group["lr"]
         for logger in trainer.loggers:
-            logger.log_metrics(rates, step=step_index(trainer))
+            logger.log_metrics(values, step=step_index(trainer))

@@ -10,19 +10,19 @@ __all__ = ["MixUp"]
 
 
 class MixUp(MixingCallback):
-    """Replaces each training image and its label by weighted means of two.
+    """Replaces each training image and its label by the weighted mean with another one.
 
-    Zhang et al., 2018. Every sample has a weight of its own. Labels become float weights (N, num_classes).
-    Listed beside `CutMix`, each sample is mixed at most once.
+    Zhang et al., 2018. Every sample gets its own weight. Labels become float weights (N, num_classes).
+    Together with `CutMix`, each sample is mixed at most once.
 
     Args:
-        alpha: Parameter of Beta(alpha, alpha), that weights are drawn from; small for weak mixing.
-        p: Chance of a sample to be mixed.
-        stop_epoch: When mixing ends: an epoch, counted from 0, or a fraction of training, up to 1.0; None for
+        alpha: Parameter of Beta(alpha, alpha), from which weights are drawn; small values mix weakly.
+        p: Probability that a sample is mixed.
+        stop_epoch: When mixing stops: an epoch, counted from 0, or a fraction of training, up to 1.0; None for
             never.
 
     Raises:
-        TypeError: In training, if the batch has no labels, or masks or boxes, or the module no `num_classes`.
+        TypeError: In training, if the batch has no labels or has masks or boxes, or the module has no `num_classes`.
     """
 
     def __init__(self, alpha: float = 0.2, p: float = 1.0, stop_epoch: int | float | None = None) -> None:

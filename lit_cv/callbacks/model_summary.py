@@ -1,4 +1,4 @@
-"""What a model is made of, in a table."""
+"""Summary table of a model."""
 
 import logging
 import re
@@ -10,12 +10,12 @@ __all__ = ["RunModelSummary"]
 
 
 class RunModelSummary(ModelSummary):
-    """Lightning's ModelSummary without operations that were not counted.
+    """Lightning's ModelSummary, without FLOPs that were not counted.
 
-    They are counted where a module has an `example_input_array` to run; 0 would stand for the others.
+    Lightning counts FLOPs only for modules with an `example_input_array`, and would list 0 for others.
 
     Args:
-        max_depth: Levels of modules within modules that are listed.
+        max_depth: Maximum nesting depth of the listed modules.
     """
 
     def __init__(self, max_depth: int = 1) -> None:
@@ -26,13 +26,13 @@ class RunModelSummary(ModelSummary):
 
     @staticmethod
     def summarize(summary_data: list[tuple[str, list[str]]], *args: Any, **kwargs: Any) -> None:
-        """Log the table."""
+        """Log the table, with FLOPs only if they were counted."""
         counted = kwargs.get("total_flops", 0) > 0
         ModelSummary.summarize([c for c in summary_data if counted or c[0] != "FLOPs"], *args, **kwargs)
 
 
 class _NoZero(logging.Filter):
-    """Drops the line that says 0."""
+    """Removes the line with 0 FLOPs."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg = re.sub(r"\n0 +Total F\w+$", "", str(record.msg))

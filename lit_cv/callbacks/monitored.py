@@ -1,4 +1,4 @@
-"""The metric that a module is judged by."""
+"""The monitored metric: its value, its direction and comparisons."""
 
 import logging
 import math
@@ -26,14 +26,14 @@ def monitored_value(trainer: L.Trainer, monitor: str | None) -> float | None:
     """Return the newest value of the metric `monitor`.
 
     Args:
-        trainer: The Trainer, whose `callback_metrics` hold what was logged.
-        monitor: Name of the metric; `None` gives `None`.
+        trainer: The Trainer, whose `callback_metrics` hold the logged metrics.
+        monitor: Name of the metric; `None` returns `None`.
 
     Returns:
-        The value, or `None` while validation has not run yet.
+        The value, or `None` if validation has not run yet.
 
     Raises:
-        ValueError: If validation has run and logged no metric of that name.
+        ValueError: If validation has run without logging a metric of that name.
     """
     if monitor is None:
         return None
@@ -43,13 +43,13 @@ def monitored_value(trainer: L.Trainer, monitor: str | None) -> float | None:
     if any(name.startswith("val_") for name in trainer.callback_metrics):
         raise ValueError(
             f"no metric {monitor!r} was logged{nearest(monitor, trainer.callback_metrics)} "
-            f"Logged were: {', '.join(sorted(trainer.callback_metrics))}."
+            f"Logged metrics: {', '.join(sorted(trainer.callback_metrics))}."
         )
     return None
 
 
 def monitor_and_mode(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[str | None, str]:
-    """Return the metric that decides which epoch is the best, by the checkpoints or by the module."""
+    """Return name and mode of the metric that selects the best epoch, from the checkpoint callback or the module."""
     checkpoint, module = as_checkpoint(trainer.checkpoint_callback), as_module(pl_module)
     if monitor := checkpoint.monitor:
         return monitor, checkpoint.mode or mode_of(monitor, pl_module)
@@ -57,13 +57,14 @@ def monitor_and_mode(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[
 
 
 def mode_of(monitor: str | None, pl_module: L.LightningModule, owner: object = None) -> str:
-    """Return whether less (`min`) or more (`max`) of a metric is better: as module or metric say, or else by its name.
+    """Return whether smaller (`min`) or greater (`max`) values of a metric are better.
+
+    The module's or the metric's own definition comes first, then a guess from the metric's name.
 
     Args:
-        monitor: The metric.
+        monitor: Name of the metric.
         pl_module: The module.
-        owner: The callback whose `mode` says it, for a warning about a name that tells nothing; without it there is
-            none.
+        owner: Callback whose `mode` sets it, for the warning if the name is inconclusive; `None` for no warning.
 
     Example:
         >>> class Module(L.LightningModule):
@@ -71,23 +72,23 @@ def mode_of(monitor: str | None, pl_module: L.LightningModule, owner: object = N
         >>> mode_of("val_acc", Module()), mode_of("val_shape_loss", Module())
         ('max', 'min')
     """
-    own = as_module(pl_module).mode
+    module_mode = as_module(pl_module).mode
     if monitor is None or monitor == as_module(pl_module).monitor:
-        return own
+        return module_mode
     if (higher := _higher_is_better(monitor, pl_module)) is not None:
         return "max" if higher else "min"
     less, more = (re.search(rf"(?<![^\W_])({words})(?![^\W_])", monitor.lower()) for words in (_LESS, _MORE))
     if bool(less) != bool(more):
         return "min" if less else "max"
     if owner is not None:
-        than = "smaller" if own == "min" else "greater"
+        direction = "smaller" if module_mode == "min" else "greater"
         mode = argument("mode", owner)
-        log.warning("%s is taken to be better when it is %s: set %s to min or max.", monitor, than, mode)
-    return own
+        log.warning("%s: assuming that %s values are better. Set %s to min or max.", monitor, direction, mode)
+    return module_mode
 
 
 def _higher_is_better(monitor: str, pl_module: L.LightningModule) -> bool | None:
-    """Return what a metric that the user has added says of itself."""
+    """Return `higher_is_better` of a metric that the user has added, `None` for others."""
     for path, part in pl_module.named_modules():
         if isinstance(part, ChosenMetric) and monitor.endswith(f"_{path.rpartition('.')[2]}"):
             return part.metric.higher_is_better
@@ -97,8 +98,8 @@ def _higher_is_better(monitor: str, pl_module: L.LightningModule) -> bool | None
 def is_better(value: float, best: float | None, mode: str) -> bool:
     """Return whether a value is at least as good as the best one so far; NaN and infinity never are.
 
-    A loss of minus infinity, of broken weights, would stay the best for ever. Of equal values the later is taken: it
-    comes from more training, and at a smaller learning rate.
+    A loss of minus infinity, from broken weights, would otherwise stay the best forever. Of equal values the later one
+    wins: it comes from longer training and a smaller learning rate.
 
     Example:
         >>> is_better(0.5, None, "max"), is_better(0.5, 0.4, "min"), is_better(float("nan"), None, "min")

@@ -1,4 +1,4 @@
-"""What a NaN or an infinity in training does: it stops the run with all that is known, or its step is left out."""
+"""Handling of NaN and infinity in training: stop the run with a detailed error, or skip the step."""
 
 import logging
 import math
@@ -23,85 +23,85 @@ log = logging.getLogger("lit_cv")
 
 
 class NonFiniteError(ValueError):
-    """A loss, gradient or weight that is NaN or infinite; the message names the step, its images and a way out."""
+    """A loss, gradient or weight that is NaN or infinite; the message names the step, its images and remedies."""
 
 
 @dataclass
 class _Step:
-    """A batch, kept until its optimizer step is known to be finite."""
+    """A batch, kept until its optimizer step has turned out to be finite."""
 
     step: int
     epoch: int
     batch_idx: int
     content: Any
-    loss: float | None = None  # if it is not finite
+    loss: float | None = None  # set only if not finite
 
     def __str__(self) -> str:
         return f"at step {self.step} (epoch {self.epoch}, batch {self.batch_idx})"
 
 
 class NonFiniteGuard(L.Callback):
-    """Looks at the loss and at the gradients before each optimizer step, so that no NaN reaches the weights.
+    """Checks the loss and the gradients before each optimizer step, so that no NaN reaches the weights.
 
-    `raise` ends the run with the step, the images of its batch (those with such values in them, if the input has any)
-    and the last checkpoint. `skip` takes no optimizer step: weights, moments of the optimizer, statistics of BatchNorm
-    and the means of the epoch stay as they were, the schedule goes on, and the steps left out are counted and logged
-    as `skipped_steps`; with accumulated gradients all batches of the step are left out. Over several processes all do
-    the same. Under `16-mixed` gradients may overflow: the scaler finds that and takes no step, and here only the loss
-    is looked at. A checkpoint is written only if all weights are finite.
+    `raise` ends the run with an error that names the step, the images of its batch (only those with NaN or infinity if
+    the input has any) and the last checkpoint. `skip` skips the optimizer step: weights, optimizer moments, BatchNorm
+    statistics and epoch means do not change, the schedule advances, and the number of skipped steps is logged as
+    `skipped_steps`. With gradient accumulation all batches of the step are skipped. With several ranks all of them skip
+    together. Under `16-mixed` gradients may overflow: the gradient scaler detects that and skips the step, and only the
+    loss is checked here. A checkpoint is written only if all weights are finite.
 
-    On the CPU looking at the gradients takes 0.1 ms a step for a small network, 2 ms for a ResNet-18. On other devices
-    `raise` does not wait for them: values are looked at when the Trainer logs, when an epoch ends and before a
-    checkpoint is written.
+    On the CPU checking the gradients takes 0.1 ms per step for a small network, 2 ms for a ResNet-18. On other devices
+    `raise` does not synchronize at each step: values are checked when the Trainer logs, at the end of an epoch and
+    before a checkpoint is written.
 
     Args:
-        action: `raise` stops the run, `skip` leaves the step out, `ignore` looks at nothing.
-        max_consecutive: Steps in a row that may be left out; more of them stop the run.
+        action: `raise` stops the run, `skip` skips the step, `ignore` disables the checks.
+        max_consecutive: Maximum number of consecutive skipped steps; the run stops after more.
 
     Raises:
-        NonFiniteError: If a value is not finite, and with `skip` when too many steps in a row have been left out, or
-            when a weight is not finite.
+        NonFiniteError: If a value is not finite; with `skip`, if too many consecutive steps are skipped or a weight is
+            not finite.
     """
 
     def __init__(self, action: Literal["raise", "skip", "ignore"] = "raise", max_consecutive: int = 20) -> None:
         if action not in ("raise", "skip", "ignore"):
-            raise OptionError(self, "action", action, "give raise, skip or ignore")
+            raise OptionError(self, "action", action, "must be raise, skip or ignore")
         if max_consecutive < 1:
-            raise OptionError(self, "max_consecutive", max_consecutive, "give at least 1")
+            raise OptionError(self, "max_consecutive", max_consecutive, "must be at least 1")
         self.action = action
         self.max_consecutive = max_consecutive
         self.enabled = action != "ignore"
         self.skipped = 0
         self._consecutive = 0
         self._steps: list[_Step] = []
-        self._found: Tensor | None = None  # on the device: whether a value was not finite since it was last read
+        self._non_finite: Tensor | None = None  # flag on the device, since the last read
         self._deferred = False
         self._scaled = False
-        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._buffers: list[tuple[Tensor, Tensor]] = []
         self._means: Any = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look where the run takes place."""
+        """Choose between immediate and deferred checks, by device and precision."""
         self._deferred = self.action == "raise" and pl_module.device.type != "cpu" and not is_distributed()
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         self._scaled = scaler is not None and scaler.is_enabled()
-        self._steps, self._found = [], None
+        self._steps, self._non_finite = [], None
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the batch, and with `skip` what its forward pass will change."""
+        """Keep the batch, and for `skip` also the state that its forward pass changes."""
         if not self.enabled:
             return
         if self.action == "skip" and not self._steps:
-            self._kept = [(buffer, buffer.clone()) for buffer in pl_module.buffers()]
+            self._buffers = [(buffer, buffer.clone()) for buffer in pl_module.buffers()]
             means = _running_means(pl_module)
             self._means = means.copy() if means is not None else None
-        content = without_tensors(batch) if self._deferred else batch  # a batch on a device takes memory
+        content = without_tensors(batch) if self._deferred else batch  # saves device memory
         self._steps.append(_Step(step_index(trainer), trainer.current_epoch, batch_idx, content))
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        """Look at the loss."""
+        """Check the loss."""
         if not self.enabled or not self._steps:
             return
         wrong = ~torch.isfinite(loss.detach()).all()
@@ -113,7 +113,7 @@ class NonFiniteGuard(L.Callback):
                 raise self._error(trainer, pl_module)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
-        """Look at the gradients, and stop or leave the step out if they or the loss are not finite."""
+        """Check the gradients; stop or skip the step if they or the loss are not finite."""
         if not self.enabled:
             return
         gradients = [] if self._scaled else _gradients(optimizer)
@@ -137,21 +137,21 @@ class NonFiniteGuard(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Forget the batches of a step that was taken; on other devices than the CPU, look at them now and then."""
+        """Discard the batches of a finished step; on other devices than the CPU, check them when the Trainer logs."""
         if self._deferred:
             if is_logging_step(trainer):
                 self._read(trainer, pl_module)
         elif self._steps and trainer.global_step > self._steps[0].step:
-            self._steps, self._kept, self._means = [], [], None
+            self._steps, self._buffers, self._means = [], [], None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log how many steps were left out so far."""
+        """Log the number of skipped steps so far."""
         self._read(trainer, pl_module)
         if self.action == "skip":
             pl_module.log("skipped_steps", float(self.skipped))
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Let no checkpoint be written whose weights are not finite."""
+        """Prevent a checkpoint with weights that are not finite."""
         if not self.enabled or trainer.state.fn != "fit":
             return
         self._read(trainer, pl_module)
@@ -163,23 +163,23 @@ class NonFiniteGuard(L.Callback):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many steps were left out, if any may be."""
+        """Return the number of skipped steps, with `skip`."""
         return {"skipped": self.skipped, "consecutive": self._consecutive} if self.action == "skip" else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore the number of skipped steps."""
         self.skipped = int(state_dict.get("skipped", 0))
         self._consecutive = int(state_dict.get("consecutive", 0))
 
     def _note(self, wrong: Tensor) -> None:
-        self._found = wrong if self._found is None else self._found | wrong
+        self._non_finite = wrong if self._non_finite is None else self._non_finite | wrong
 
     def _read(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Wait for the device and look at what was noted since the last time."""
+        """Read the flag from the device, and raise if a value was not finite since the last read."""
         if not self._deferred:
             return
-        found, self._found = self._found, None
-        if found is not None and bool(found):
+        non_finite, self._non_finite = self._non_finite, None
+        if non_finite is not None and bool(non_finite):
             raise self._error(trainer, pl_module)
         self._steps = []
 
@@ -189,27 +189,27 @@ class NonFiniteGuard(L.Callback):
         self._consecutive += 1
         if self._consecutive > self.max_consecutive:
             raise NonFiniteError(
-                f"more than {self.max_consecutive} steps in a row had to be left out "
-                f"({argument('max_consecutive', self)}), the last: {what} {_last_good(trainer)} {_advice(self.action)}"
+                f"more than {self.max_consecutive} consecutive steps were skipped "
+                f"({argument('max_consecutive', self)}). The last: {what} {_last_good(trainer)} {_advice(self.action)}"
             )
         if self._scaled and getattr(optimizer, "_step_supports_amp_scaling", False):
-            for gradient in _gradients(optimizer):  # the scaler has yet to look at them, and asks for some
+            for gradient in _gradients(optimizer):  # the scaler checks them next, expects some, and skips on NaN
                 gradient.fill_(math.nan)
         else:
-            optimizer.zero_grad(set_to_none=True)  # without gradients nothing moves, not even by weight decay
-        for buffer, value in self._kept:
+            optimizer.zero_grad(set_to_none=True)  # without gradients no weight changes, not even by weight decay
+        for buffer, value in self._buffers:
             buffer.copy_(value)
         if self._means is not None:
             pl_module.means["train"] = self._means.copy()  # type: ignore[operator, index]
         if self.skipped <= SHOWN and trainer.is_global_zero:
-            log.warning("Step left out, number %d: %s", self.skipped, what)
+            log.warning("Skipped step (%d so far): %s", self.skipped, what)
 
     def _error(self, trainer: L.Trainer, pl_module: L.LightningModule) -> NonFiniteError:
         what = self._describe(trainer, pl_module)
         return NonFiniteError(f"{what} {_last_good(trainer)} {_advice(self.action)}")
 
     def _describe(self, trainer: L.Trainer, pl_module: L.LightningModule) -> str:
-        """Say what is known of the step under way, or on other devices of the steps since the last look."""
+        """Return what is known about the current step, or with deferred checks about the steps since the last read."""
         steps = [step for step in self._steps if step.loss is not None] or self._steps
         parameters = dict(pl_module.named_parameters())
         wrong = [name for name, p in parameters.items() if p.grad is not None and not torch.isfinite(p.grad).all()]
@@ -225,7 +225,7 @@ class NonFiniteGuard(L.Callback):
         between = str(steps[0]) if steps else f"at step {step_index(trainer)}"
         if len(steps) > 1 and self._deferred:
             between = f"between step {steps[0].step} and step {steps[-1].step} (epoch {steps[-1].epoch})"
-        images = f" There are such values in its {listed(where)}." if where else ""
+        images = f" Not finite in its batch: {listed(where)}." if where else ""
         images = images or (f" Its batch: {listed(names)}." if names else "")
         return f"{what} {between}.{images}"
 
@@ -240,7 +240,7 @@ def _gradients(optimizer: Optimizer) -> list[Tensor]:
 
 
 def _norms(values: Sequence[Tensor]) -> Tensor:
-    """Return the sum of the norms, which is finite unless a value is not, or is beyond 1e19."""
+    """Return the sum of the norms, finite unless a value is not finite or beyond 1e19."""
     half = any(value.dtype in (torch.float16, torch.bfloat16) for value in values)
     norms = torch._foreach_norm(list(values), 2, torch.float32 if half else None)
     return torch.stack([norm.float() for norm in norms]).sum()
@@ -262,14 +262,14 @@ def _not_finite(pl_module: L.LightningModule) -> list[str]:
 def _last_good(trainer: L.Trainer) -> str:
     checkpoint = as_checkpoint(trainer.checkpoint_callback)
     path = checkpoint.last_model_path or checkpoint.best_model_path or trainer.ckpt_path
-    return f"Last good checkpoint: {path}." if path else "No checkpoint was written yet."
+    return f"Last good checkpoint: {path}." if path else "No checkpoint has been written yet."
 
 
 def _advice(action: str) -> str:
     skipping = setting("action", "skip", NonFiniteGuard)
-    skip = "" if action == "skip" else f", or leave such steps out and count them with {skipping}"
+    skip = "" if action == "skip" else f", or skip and count such steps with {skipping}"
     return (
-        f"Lower {argument('lr', MODULE)}, clip with {setting('gradient_clip_val', 1.0, TRAINER)}, take "
+        f"Lower {argument('lr', MODULE)}, clip gradients with {setting('gradient_clip_val', 1.0, TRAINER)}, use "
         f"{setting('precision', '32-true', TRAINER)}, find the operation with "
         f"{setting('detect_anomaly', True, TRAINER)}{skip}."
     )

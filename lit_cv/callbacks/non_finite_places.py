@@ -1,4 +1,4 @@
-"""Which images of a batch are not finite, by name."""
+"""Names of the images in a batch that are not finite."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
@@ -10,11 +10,11 @@ from lit_cv.contracts import as_dataset
 
 __all__ = ["SHOWN", "listed", "places_of_non_finite", "sample_names", "without_tensors"]
 
-SHOWN = 8  # images and weights that a message names
+SHOWN = 8  # maximum number of images and weights named in a message
 
 
 def _parts(batch: Any, dataset: Any) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
-    """Yield the dicts of a batch, those within it too, each with the dataset that its `index` counts in."""
+    """Yield a batch and its nested batches, each with its name and the dataset that its `index` refers to."""
     if not isinstance(batch, Mapping):
         return
     yield "", batch, dataset
@@ -24,35 +24,35 @@ def _parts(batch: Any, dataset: Any) -> Iterator[tuple[str, Mapping[str, Any], A
 
 
 def without_tensors(batch: Any) -> Any:
-    """Return the batch without anything but `index`."""
+    """Return the batch with only its `index` entries."""
     if not isinstance(batch, Mapping):
         return None
-    kept = {name: without_tensors(part) for name, part in batch.items() if isinstance(part, Mapping)}
-    return {**kept, "index": batch["index"]} if "index" in batch else kept
+    nested = {name: without_tensors(part) for name, part in batch.items() if isinstance(part, Mapping)}
+    return {**nested, "index": batch["index"]} if "index" in batch else nested
 
 
 def sample_names(batch: Any, dataset: Any) -> list[str]:
-    """Return the names of a batch's images, or their positions in the data, as far as these are known."""
-    found = []
+    """Return the names of a batch's images, or their dataset positions if there are no names; [] without `index`."""
+    names = []
     for prefix, part, owner in _parts(batch, dataset):
         index = part.get("index")
         if isinstance(index, Tensor):
             name = as_dataset(owner).sample_name or str
-            found += [f"{prefix}{name(position)}" for position in index.flatten().tolist()]
-    return found
+            names += [f"{prefix}{name(position)}" for position in index.flatten().tolist()]
+    return names
 
 
 def places_of_non_finite(batch: Any, dataset: Any) -> list[str]:
-    """Return the entries of a batch that hold NaN or infinities, each with the images that they are of."""
-    found = []
+    """Return the entries of a batch with NaN or infinity, each with the name of its image."""
+    places = []
     for prefix, part, owner in _parts(batch, dataset):
         names = sample_names({"index": part.get("index")}, owner)
         for key, values in part.items():
             rows = list(values) if isinstance(values, list | tuple) or (_is_tensor(values) and values.ndim) else []
             for k, row in enumerate(rows):
                 if _is_tensor(row) and row.is_floating_point() and not torch.isfinite(row).all():
-                    found.append(f"{prefix}{key} of {names[k] if len(names) == len(rows) else f'row {k}'}")
-    return found
+                    places.append(f"{prefix}{key} of {names[k] if len(names) == len(rows) else f'row {k}'}")
+    return places
 
 
 def _is_tensor(value: Any) -> TypeGuard[Tensor]:
@@ -60,6 +60,6 @@ def _is_tensor(value: Any) -> TypeGuard[Tensor]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return the first names, and how many more there are."""
+    """Return the first names joined by commas, and the number of further ones."""
     more = len(names) - SHOWN
     return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

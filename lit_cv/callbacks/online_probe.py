@@ -1,4 +1,4 @@
-"""A linear classifier that learns beside a module, on its features."""
+"""Linear classifier trained online on a module's features."""
 
 import logging
 from typing import Any
@@ -22,16 +22,15 @@ log = logging.getLogger("lit_cv")
 
 
 class OnlineProbe(L.Callback):
-    """Trains a linear classifier on the features while they are learnt, and logs its accuracy as `val_probe_acc`.
+    """Trains a linear classifier on the features during training and logs its accuracy as `val_probe_acc`.
 
-    It learns from the labels of the training batches that are known, by cross-entropy, and never touches the module:
-    no gradient reaches the features, and the classifier has an optimizer (AdamW) of its own. Features come from
-    `embedding` (N, D) or (V, N, D), which the module's step returns for images or their V views, otherwise from
-    `pl_module.embed(image)`. They are normalised by their running mean and variance, so that one learning rate
-    suits every backbone. Classifier, optimizer and statistics are in the checkpoint, and a resumed run goes on
-    exactly; over several processes all of them hold the same classifier.
+    It learns from the labeled images of the training batches by cross-entropy. It never affects the module: no gradient
+    reaches the features, and the classifier has its own optimizer (AdamW). Features are the `embedding` (N, D) or
+    (V, N, D) that the module's step returns for images or their V views, otherwise `pl_module.embed(image)`. They are
+    normalized by their running mean and variance, so that one learning rate suits every backbone. Classifier, optimizer
+    and statistics are saved in checkpoints, so resume is exact. All ranks hold the same classifier.
 
-    The accuracy lags behind that of a classifier trained to the end on fixed features.
+    The accuracy lags behind that of a classifier fully trained on fixed features.
 
     Args:
         lr: Learning rate.
@@ -40,9 +39,9 @@ class OnlineProbe(L.Callback):
 
     def __init__(self, lr: float = 1e-3, weight_decay: float = 0.0) -> None:
         if lr <= 0:
-            raise OptionError(self, "lr", lr, "give a positive rate")
+            raise OptionError(self, "lr", lr, "must be positive")
         if weight_decay < 0:
-            raise OptionError(self, "weight_decay", weight_decay, "give a number from 0 on")
+            raise OptionError(self, "weight_decay", weight_decay, "must be at least 0")
         self.lr = lr
         self.weight_decay = weight_decay
         self._probe: nn.Sequential | None = None
@@ -54,7 +53,7 @@ class OnlineProbe(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Take a step on the batch that the module has just learnt from."""
+        """Train the classifier on the module's training batch."""
         if not has_labels(batch):
             return
         embedding = outputs.get("embedding") if isinstance(outputs, dict) else None
@@ -67,18 +66,18 @@ class OnlineProbe(L.Callback):
         with torch.enable_grad():
             labels = batch["label"].repeat(views)
             total = F.cross_entropy(probe(features), labels, ignore_index=UNLABELED, reduction="sum")
-            loss = joined_mean(total, (labels >= 0).sum(), gather=True)[0]  # no label at all is no NaN
+            loss = joined_mean(total, (labels >= 0).sum(), gather=True)[0]  # not NaN without labels
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         _average(probe)
         optimizer.step()
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count from zero."""
+        """Reset the counts."""
         self._counts = torch.zeros(2, device=pl_module.device)
 
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count from zero."""
+        """Reset the counts."""
         self.on_validation_epoch_start(trainer, pl_module)
 
     def on_validation_batch_end(
@@ -90,7 +89,7 @@ class OnlineProbe(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Count the right answers."""
+        """Count correct predictions."""
         untrained = self._probe is None and self._restored is None
         if untrained or trainer.sanity_checking or dataloader_idx > 0 or not has_labels(batch):
             return
@@ -98,12 +97,12 @@ class OnlineProbe(L.Callback):
         probe, _ = self._build(trainer, pl_module, features.shape[1], features.device)
         probe.eval()
         label = batch["label"]
-        right = (probe(features).argmax(1) == label) & (label >= 0)
+        correct = (probe(features).argmax(1) == label) & (label >= 0)
         if self._counts is not None:
-            self._counts += torch.stack([right.sum(), (label >= 0).sum()])
+            self._counts += torch.stack([correct.sum(), (label >= 0).sum()])
 
     def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Count the right answers."""
+        """Count correct predictions."""
         self.on_validation_batch_end(*args, **kwargs)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -115,7 +114,7 @@ class OnlineProbe(L.Callback):
         self._log(trainer, pl_module, "test")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the classifier and its optimizer."""
+        """Return the classifier, its optimizer and its class names."""
         if self._probe is None or self._optimizer is None:
             return self._restored or {}
         return {
@@ -123,23 +122,23 @@ class OnlineProbe(L.Callback):
         }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep what `state_dict` gave until the size of the features is known."""
+        """Keep the state until the size of the features is known."""
         self._restored = state_dict or None
 
     def _build(
         self, trainer: L.Trainer, pl_module: L.LightningModule, num_features: int, device: torch.device
     ) -> tuple[nn.Sequential, AdamW]:
-        """Return the classifier and its optimizer, built or restored at the first call."""
+        """Return the classifier and its optimizer; the first call builds or restores them."""
         if self._probe is not None and self._optimizer is not None:
             return self._probe, self._optimizer
         self._classes = list(class_names(trainer, pl_module) or [])
         if self._restored is not None and self._restored.get("classes", self._classes) != self._classes:
-            log.warning("OnlineProbe starts anew: the classes of the data are not those that it has learned.")
+            log.warning("OnlineProbe restarts: the classes of the data differ from those in the checkpoint.")
             self._restored = None
         with torch.inference_mode(False):
-            # Without a draw, which a continued run would make at another step than one that was not interrupted.
+            # No random draw: a resumed run would draw at another step than an uninterrupted one.
             linear = nn.utils.skip_init(nn.Linear, num_features, _num_classes(trainer))  # type: ignore[no-untyped-call]
-            nn.init.zeros_(linear.weight)  # the same on every process
+            nn.init.zeros_(linear.weight)  # equal on all ranks
             nn.init.zeros_(linear.bias)
             probe = nn.Sequential(nn.BatchNorm1d(num_features, affine=False), linear).to(device)
             optimizer = AdamW(probe.parameters(), lr=self.lr, weight_decay=self.weight_decay)
@@ -165,13 +164,13 @@ class OnlineProbe(L.Callback):
 def _num_classes(trainer: L.Trainer) -> int:
     classes = data_of(trainer).num_classes
     if not classes:
-        raise ValueError("OnlineProbe needs a DataModule that has num_classes: leave the callback out.")
+        raise ValueError("the DataModule has no num_classes, which OnlineProbe needs: leave the callback out.")
     return int(classes)
 
 
 @torch.no_grad()
 def _average(probe: nn.Module) -> None:
-    """Give all processes the mean of their gradients and statistics."""
+    """Average gradients and statistics over all ranks."""
     if not is_distributed():
         return
     tensors = [p.grad for p in probe.parameters() if p.grad is not None]

@@ -1,4 +1,4 @@
-"""What `predict_step` returns, by task and kind."""
+"""Outputs of `predict_step`, grouped by task and kind."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from torch import Tensor
 
 __all__ = ["describe_outputs", "parts_by_task"]
 
-_ALSO: dict[str, dict[str, tuple[str, ...]]] = {  # what is predicted, and what comes with it by which names
+_COMPANIONS: dict[str, dict[str, tuple[str, ...]]] = {  # names, with aliases, of what comes with each kind
     "probabilities": {},
     "boxes": {"box_labels": ("box_labels", "labels"), "scores": ("scores",)},
     "masks": {"confidence": ("confidence",)},
@@ -17,25 +17,28 @@ _ALSO: dict[str, dict[str, tuple[str, ...]]] = {  # what is predicted, and what 
 
 
 def parts_by_task(outputs: Any) -> dict[str, dict[str, Any]]:
-    """Return what was predicted by the prefix of its names: `TASK_probabilities` and so on, "" without a prefix."""
+    """Return the outputs by task, the prefix of names such as `TASK_probabilities`; "" without a prefix."""
     if not isinstance(outputs, Mapping):
         return {}
-    found: dict[str, dict[str, Any]] = {}
+    by_task: dict[str, dict[str, Any]] = {}
     for key, value in outputs.items():
-        for kind, others in _ALSO.items():
+        for kind, companions in _COMPANIONS.items():
             task = str(key).removesuffix(kind)
             fits = isinstance(value, list | tuple) if kind == "boxes" else isinstance(value, Tensor)
             if task == key or (task and not task.endswith("_")) or not fits:
                 continue
-            said = {kind: value}
-            said |= {
-                n: outputs[task + alias] for n, names in others.items() for alias in names if task + alias in outputs
+            parts = {kind: value}
+            parts |= {
+                n: outputs[task + alias]
+                for n, names in companions.items()
+                for alias in names
+                if task + alias in outputs
             }
-            if kind != "boxes" or len(said) == 3:
-                found.setdefault(task.removesuffix("_"), {}).update(said)
-    return found
+            if kind != "boxes" or len(parts) == 3:
+                by_task.setdefault(task.removesuffix("_"), {}).update(parts)
+    return by_task
 
 
 def describe_outputs(outputs: Any) -> str:
-    """Return in words what a `predict_step` returned."""
+    """Describe the outputs of a `predict_step` for a message."""
     return f"a dict with {sorted(outputs)}" if isinstance(outputs, Mapping) else f"a {type(outputs).__name__}"

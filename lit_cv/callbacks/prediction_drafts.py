@@ -1,4 +1,4 @@
-"""Predicted boxes and masks as annotation files: drafts that an annotation tool opens, and people correct."""
+"""Predicted boxes and masks as annotation files, to be corrected in an annotation tool."""
 
 import csv
 import io
@@ -16,14 +16,14 @@ from lit_cv.atomic_files import create_folder, write_text
 
 __all__ = ["BoxDrafts", "MaskDrafts", "box_uncertainty", "file_sizes_of"]
 
-_DOUBT = 0.1  # score below which a box does not count as a doubt
+_MIN_SCORE = 0.1  # boxes below this score do not count toward the uncertainty
 
 
 def file_sizes_of(batch: Any, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return of each image its size in the batch, that of its file, and the scale between them, (N, 2) each.
+    """Return for each image its size in the batch, the size of its file and the scale between them, (N, 2) each.
 
     Args:
-        batch: The batch: with `size` and `scale`, otherwise images fill it and are those of the files.
+        batch: The batch. Without `size` and `scale`, images fill the batch and have the size of their files.
         count: Number of images.
     """
     if isinstance(batch, Mapping) and isinstance(batch.get("scale"), Tensor) and isinstance(batch.get("size"), Tensor):
@@ -35,28 +35,28 @@ def file_sizes_of(batch: Any, count: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def box_uncertainty(scores: Tensor) -> float:
-    """Return how unsure the boxes of an image are: the mean of 1 - |2 s - 1| over their scores s of 0.1 and more.
+    """Return the uncertainty of an image's boxes: the mean of 1 - |2 s - 1| over their scores s of at least 0.1.
 
     Example:
         >>> box_uncertainty(torch.tensor([0.5, 1.0, 0.01])), box_uncertainty(torch.tensor([]))
         (0.5, 0.0)
     """
-    likely = scores[scores >= _DOUBT]
+    likely = scores[scores >= _MIN_SCORE]
     return float((1 - (2 * likely - 1).abs()).mean()) if len(likely) else 0.0
 
 
 class BoxDrafts:
-    """Collects predicted boxes, and writes them as COCO, VOC or YOLO files.
+    """Collects predicted boxes and writes them as COCO, VOC or YOLO files.
 
-    `parts` holds for each image its position in the dataset, height and width of its file, and boxes (k, 4) in pixels
-    of the file, classes and scores (k,).
+    `parts` holds for each image its position in the dataset, height and width of its file, and boxes (k, 4) in file
+    pixels, classes and scores (k,).
     """
 
     def __init__(self) -> None:
         self.parts: list[tuple[int, int, int, Tensor, Tensor, Tensor]] = []
 
     def add(self, outputs: Mapping[str, Any], batch: Any, index: Tensor) -> None:
-        """Take in what was predicted for a batch: lists `boxes`, `box_labels` and `scores`, in its images' pixels."""
+        """Add the predictions of a batch: lists `boxes`, `box_labels` and `scores`, in pixels of the batch."""
         _, files, scales = file_sizes_of(batch, len(index))
         for position, number in enumerate(index.tolist()):
             height, width = files[position].tolist()
@@ -77,32 +77,34 @@ class BoxDrafts:
         unsure_first: bool,
         shown: Callable[[str], str] = str,
     ) -> tuple[int, int]:
-        """Write the images with the boxes from the threshold on, and `order.csv` with how unsure each image is.
+        """Write the images with their boxes above the threshold, and `order.csv` with the uncertainty of each image.
 
         Args:
-            parts: What all processes have collected.
+            parts: `parts` of all ranks.
             names: Name of each image by its position in the dataset.
             images: Folder of the images.
-            categories: Names of the classes; numbers are added where they do not suffice.
-            folder: The folder to write.
+            categories: Names of the classes; numbers are added for further ones.
+            folder: Output folder.
             format: `coco`, `voc` or `yolo`.
-            threshold: Least score of a box.
-            unsure_first: Whether the least certain images come first, not those of the dataset's order.
-            shown: What names are written as in `order.csv`.
+            threshold: Minimum score of a box.
+            unsure_first: Whether to order images by decreasing uncertainty instead of dataset order.
+            shown: Function that converts names for `order.csv`.
 
         Returns:
-            Numbers of images and of boxes written.
+            Numbers of written images and boxes.
         """
-        by_index = {part[0]: part for part in parts}  # images that pad the last batches fall together
-        doubts = {number: box_uncertainty(part[5]) for number, part in by_index.items()}
-        order = sorted(by_index, key=lambda number: (-doubts[number], number)) if unsure_first else sorted(by_index)
-        most = max((int(part[4].max()) + 1 for part in by_index.values() if len(part[4])), default=0)
-        classes = [*categories, *(str(number) for number in range(len(categories), most))]
-        found = [_image(by_index[number], names[number], threshold) for number in order]
-        writers()[format]({"all": AnnotationSet(images, classes, found)}, folder)
-        rows = [(shown(i.name), f"{doubts[n]:.4f}", len(i.objects)) for n, i in zip(order, found, strict=True)]
+        by_index = {part[0]: part for part in parts}  # drops repeated images that pad the last batches
+        uncertainty = {number: box_uncertainty(part[5]) for number, part in by_index.items()}
+        order = (
+            sorted(by_index, key=lambda number: (-uncertainty[number], number)) if unsure_first else sorted(by_index)
+        )
+        count = max((int(part[4].max()) + 1 for part in by_index.values() if len(part[4])), default=0)
+        classes = [*categories, *(str(number) for number in range(len(categories), count))]
+        annotated = [_image(by_index[number], names[number], threshold) for number in order]
+        writers()[format]({"all": AnnotationSet(images, classes, annotated)}, folder)
+        rows = [(shown(i.name), f"{uncertainty[n]:.4f}", len(i.objects)) for n, i in zip(order, annotated, strict=True)]
         _write_order(folder / "order.csv", ("image", "uncertainty", "objects"), rows)
-        return len(found), sum(len(image.objects) for image in found)
+        return len(annotated), sum(len(image.objects) for image in annotated)
 
 
 def _image(part: tuple[int, int, int, Tensor, Tensor, Tensor], name: str, threshold: float) -> AnnotatedImage:
@@ -117,9 +119,9 @@ def _image(part: tuple[int, int, int, Tensor, Tensor, Tensor], name: str, thresh
 
 
 class MaskDrafts:
-    """Writes predicted class masks as PNG files as they come.
+    """Writes predicted class masks as PNG files during prediction.
 
-    `parts` holds for each image its position in the dataset and how unsure it is (NaN if that is not known).
+    `parts` holds for each image its position in the dataset and its uncertainty (NaN if unknown).
     """
 
     def __init__(self) -> None:
@@ -128,7 +130,7 @@ class MaskDrafts:
     def add(
         self, outputs: Mapping[str, Any], batch: Any, index: Tensor, names: Mapping[int, str], folder: Path
     ) -> None:
-        """Write the masks of a batch, `masks` (N, H, W), and take in their `confidence` if there is one."""
+        """Write the masks of a batch, `masks` (N, H, W), and store their `confidence` if available."""
         size, files, _ = file_sizes_of(batch, len(index))
         confidence = outputs.get("confidence")
         for position, number in enumerate(index.tolist()):
@@ -137,11 +139,11 @@ class MaskDrafts:
             path = inside(folder / "masks", names[number]).with_suffix(".png")
             make_folder(path.parent, create_folder(folder))
             save_mask(nearest(mask, (height, width)), path)
-            doubt = float("nan")
+            uncertainty = float("nan")
             if confidence is not None:
-                own = confidence[position]
-                doubt = 1 - float(own[:y, :x].float().mean() if own.ndim == 2 else own)
-            self.parts.append((number, doubt))
+                values = confidence[position]
+                uncertainty = 1 - float(values[:y, :x].float().mean() if values.ndim == 2 else values)
+            self.parts.append((number, uncertainty))
 
     def write(
         self,
@@ -152,13 +154,13 @@ class MaskDrafts:
         unsure_first: bool,
         shown: Callable[[str], str] = str,
     ) -> int:
-        """Write the classes' names and `order_masks.csv`, and return the number of images."""
-        doubts = dict(parts)
-        known = unsure_first and all(doubt == doubt for doubt in doubts.values())
-        order = sorted(doubts, key=lambda number: (-doubts[number] if known else 0, number))
+        """Write the class names and `order_masks.csv`, and return the number of images."""
+        uncertainty = dict(parts)
+        by_uncertainty = unsure_first and all(value == value for value in uncertainty.values())
+        order = sorted(uncertainty, key=lambda number: (-uncertainty[number] if by_uncertainty else 0, number))
         if classes:
-            write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes), "the classes' names")
-        rows = [(shown(names[n]), "" if doubts[n] != doubts[n] else f"{doubts[n]:.4f}") for n in order]
+            write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes), "the class names")
+        rows = [(shown(names[n]), "" if uncertainty[n] != uncertainty[n] else f"{uncertainty[n]:.4f}") for n in order]
         _write_order(folder / "order_masks.csv", ("image", "uncertainty"), rows)
         return len(order)
 

@@ -1,4 +1,4 @@
-"""Embeddings of images as an array."""
+"""Image embeddings as an array file."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,34 +15,34 @@ Part = tuple[Tensor, Tensor]
 
 
 class EmbeddingFile:
-    """Collects embeddings, to write them as an array that NumPy opens.
+    """Collects embeddings and writes them as a NumPy archive.
 
-    `parts` holds for each batch the images' positions in the dataset (N,) and their embeddings (N, D).
+    `parts` holds for each batch the dataset positions (N,) of its images and their embeddings (N, D).
     """
 
     def __init__(self) -> None:
         self.parts: list[Part] = []
 
     def add(self, embedding: Tensor, index: Tensor) -> None:
-        """Take in the embeddings (N, D) of a batch."""
+        """Add the embeddings (N, D) of a batch."""
         self.parts.append((index, embedding.detach().float().cpu()))
 
     def write(
         self, path: Path, parts: Sequence[Part], samples: Mapping[int, str], labels: Tensor | None = None
     ) -> tuple[int, int]:
-        """Write `embedding` (N, D) float32, `image`, the N names, and the labels as `label`, in the dataset's order.
+        """Write arrays `embedding` (N, D) float32, `image` with the N names, and optionally `label`, in dataset order.
 
         Args:
-            path: The file, `.npz`.
-            parts: What all processes have collected.
+            path: Output file, `.npz`.
+            parts: `parts` of all ranks.
             samples: Name of each image by its position in the dataset.
-            labels: Labels of the dataset, -1 where unknown.
+            labels: Labels of the dataset, -1 if unknown.
 
         Returns:
-            Number of images and size of an embedding.
+            Number of images and dimension of the embeddings.
         """
         index = torch.cat([part[0] for part in parts]).numpy()
-        # Images that pad the last batches of several processes fall together here.
+        # Drops repeated images that pad the last batches of several ranks.
         order, first = np.unique(index, return_index=True)
         embedding = torch.cat([part[1] for part in parts]).numpy()[first]
         content = {"embedding": embedding, "image": np.array([samples[int(number)] for number in order])}

@@ -1,4 +1,4 @@
-"""Rows of a table that are on the disk as soon as they are made."""
+"""Table rows that are written to disk at once."""
 
 import contextlib
 import csv
@@ -15,25 +15,25 @@ __all__ = ["RowFile"]
 
 
 class RowFile:
-    """A table that grows row by row: what is done of it stays, however the run ends.
+    """A table written row by row, so that finished rows remain if the run ends early.
 
-    The rows go to `NAME.unfinished.csv`, in the order in which they come. Where that is the dataset's, the file is
-    renamed in the end, and takes no memory until then.
+    Rows are appended to `NAME.unfinished.csv` as they come. If they come in dataset order, the file is only renamed at
+    the end and no rows are held in memory.
 
     Args:
-        wanted: The table that is to be written in the end; its folder must be there.
+        wanted: Path of the final table; its folder must exist.
         columns: Names of the columns.
-        rank: Number of this process, from 0.
+        rank: Rank of this process.
 
     Attributes:
-        path: The unfinished file, in the end the table.
+        path: The unfinished file; after `finish`, the final table.
         images: Number of rows.
     """
 
     def __init__(self, wanted: Path, columns: Sequence[str], rank: int = 0) -> None:
         self._columns = list(columns)
         self._handle, self.path = _create(wanted, f"rank{rank}" if rank else "")
-        self._runs: list[list[int]] = []  # positions in the dataset as they came, [first, last + 1] of each stretch
+        self._runs: list[list[int]] = []  # dataset positions as consecutive ranges [first, last + 1], in order of rows
         self._ascending = True
         self._certainties = array("d")
         self.images = 0
@@ -43,12 +43,12 @@ class RowFile:
         """Write the rows of a batch.
 
         Args:
-            positions: Positions of the images in the dataset.
-            rows: A row for each.
-            certainties: How certain each prediction is, if rows may have to be put in that order.
+            positions: Dataset positions of the images.
+            rows: One row per image.
+            certainties: Certainty of each prediction, needed to order rows by it.
 
         Raises:
-            OSError: If they cannot be written; the rows before stay as they are.
+            OSError: If writing fails; earlier rows are kept.
         """
         self._append(rows)
         self._certainties.extend(certainties)
@@ -61,22 +61,22 @@ class RowFile:
                 self._runs.append([position, position + 1])
 
     def record(self) -> dict[str, Any]:
-        """Return what another process needs in order to merge the rows: plain values only."""
+        """Return what rank 0 needs to merge the rows: plain values only."""
         return {"file": self.path.name, "runs": self._runs, "certainties": self._certainties.tolist()}
 
     def finish(self, wanted: Path, others: Sequence[Mapping[str, Any]] = (), unsure_first: bool = False) -> Path:
-        """Put the rows in order, each image once, and give the table its name, or the next that is free.
+        """Order the rows, each image once, and move the table to its path, or to the next free one.
 
         Args:
-            wanted: The table.
-            others: What `record` returned in the other processes.
-            unsure_first: Whether the least certain images come first, not those of the dataset's order.
+            wanted: Path of the table.
+            others: Results of `record` on the other ranks.
+            unsure_first: Whether to order rows by increasing certainty instead of dataset order.
 
         Returns:
-            The table.
+            Path of the written table.
 
         Raises:
-            OSError: If it cannot be written; the unfinished files stay.
+            OSError: If writing fails; the unfinished files are kept.
         """
         os.fsync(self._handle)
         self.close()
@@ -86,27 +86,27 @@ class RowFile:
             self.path = path
             return path
         parts = [self.record(), *others]
-        found: dict[int, tuple[float, list[str]]] = {}
-        for part in parts:  # images that pad the last batches of several processes fall together here
+        by_position: dict[int, tuple[float, list[str]]] = {}
+        for part in parts:  # repeated images that pad the last batches of several ranks are merged
             positions = [position for run in part["runs"] for position in range(*run)]
             certainties = part["certainties"] or [0.0] * len(positions)
             rows = _read(self.path.with_name(part["file"]))
-            found.update(zip(positions, zip(certainties, rows, strict=True), strict=True))
-        order = sorted(found)
+            by_position.update(zip(positions, zip(certainties, rows, strict=True), strict=True))
+        order = sorted(by_position)
         if unsure_first:
-            order.sort(key=lambda position: found[position][0])
+            order.sort(key=lambda position: by_position[position][0])
         with atomic_write(path, "the table") as part_path, open(part_path, "wb") as file:
             file.write(_encoded([self._columns]))
             for position in order:
-                file.write(_encoded([found[position][1]]))
+                file.write(_encoded([by_position[position][1]]))
         for part in parts:
             with contextlib.suppress(OSError):
                 os.unlink(self.path.with_name(part["file"]))
-        self.path, self.images = path, len(found)
+        self.path, self.images = path, len(by_position)
         return path
 
     def close(self) -> None:
-        """Close the unfinished file, and remove it if it has no rows."""
+        """Close the unfinished file; delete it if it has no rows."""
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
@@ -121,15 +121,15 @@ class RowFile:
             while content:
                 content = content[os.write(self._handle, content) :]
         except OSError:
-            with contextlib.suppress(OSError):  # half a row would not be read
+            with contextlib.suppress(OSError):  # remove a partial row, which could not be read
                 os.ftruncate(self._handle, start)
                 os.lseek(self._handle, start, os.SEEK_SET)
             raise
 
 
-def _create(wanted: Path, mark: str) -> tuple[int, Path]:
-    """Make the unfinished file of a table under a name that is free, through no link."""
-    name = ".".join(part for part in (wanted.stem, "unfinished", mark) if part)
+def _create(wanted: Path, suffix: str) -> tuple[int, Path]:
+    """Create a table's unfinished file under a free name, following no links."""
+    name = ".".join(part for part in (wanted.stem, "unfinished", suffix) if part)
     while True:
         path = next_free_path(wanted.with_name(name + wanted.suffix))
         with contextlib.suppress(FileExistsError):  # another run was faster

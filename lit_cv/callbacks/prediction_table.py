@@ -1,4 +1,4 @@
-"""Predicted classes as rows of a table."""
+"""Table rows of predicted classes."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -7,19 +7,19 @@ from torch import Tensor
 
 __all__ = ["ClassTable"]
 
-_ALL = 20  # classes up to which the probabilities of all are written
-_TOP = 5  # otherwise those of the likeliest
+_ALL = 20  # maximum number of classes for which all probabilities are written
+_TOP = 5  # number of probabilities written for more classes
 
 
 class ClassTable:
-    """Makes rows of probabilities: of all classes if there are few, otherwise of the likeliest.
+    """Formats probabilities as rows: of all classes if there are few, otherwise of the most probable ones.
 
     Args:
         classes: Number of classes.
-        names: Names of the classes; `None` takes their numbers.
-        several: Whether an image has several labels.
-        least: Least probability of a class that is predicted; `None` takes 0.5 for several labels, any for one.
-        shown: What names are written as.
+        names: Names of the classes; `None` uses their numbers.
+        several: Whether images have several labels.
+        least: Minimum probability of a predicted class; `None` means 0.5 for several labels, no minimum otherwise.
+        shown: Function that converts names for the table.
 
     Example:
         >>> table = ClassTable(2, ["cat", "dog"])
@@ -44,7 +44,7 @@ class ClassTable:
         self.shown = shown
 
     def columns(self, head: str) -> list[str]:
-        """Return the names of the columns, of which `head` is the first."""
+        """Return the column names, starting with `head`."""
         if self.classes <= _ALL:
             others = [f"p_{name}" for name in self.names]
         else:
@@ -52,18 +52,18 @@ class ClassTable:
         return [head, "predicted", "probability", *others]
 
     def rows(self, probabilities: Tensor, samples: Sequence[str]) -> tuple[list[list[str]], list[float]]:
-        """Return the rows of a batch, and how certain each prediction is.
+        """Return the rows of a batch and the certainty of each prediction.
 
         Args:
             probabilities: (N, K).
             samples: Names of the images.
         """
-        every = self.several or self.classes <= _ALL  # an image may have any number of labels
-        highest, found = probabilities.float().topk(self.classes if every else _TOP)
+        everything = self.several or self.classes <= _ALL  # an image may have any number of labels
+        highest, indices = probabilities.float().topk(self.classes if everything else _TOP)
         highest = highest.cpu()
         rows = [
             [self.shown(sample), *self._cells(values, classes)]
-            for sample, values, classes in zip(samples, highest.tolist(), found.tolist(), strict=True)
+            for sample, values, classes in zip(samples, highest.tolist(), indices.tolist(), strict=True)
         ]
         return rows, [_certainty(values, self.several) for values in highest]
 
@@ -81,5 +81,5 @@ class ClassTable:
 
 
 def _certainty(values: Tensor, several: bool) -> float:
-    """Return how certain a prediction is: the probability of its class, or of several the least distance to 0.5."""
+    """Return the certainty of a prediction: its probability, or for several labels the smallest distance to 0.5."""
     return float(torch.abs(values - 0.5).min()) if several else float(values[0])

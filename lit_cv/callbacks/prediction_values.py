@@ -1,4 +1,4 @@
-"""Predicted quantities as rows of a table."""
+"""Table rows of predicted values."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,12 +8,12 @@ __all__ = ["ValueTable"]
 
 
 class ValueTable:
-    """Makes rows of quantities.
+    """Formats predicted values as rows.
 
     Args:
-        name: Name of the quantity; several are numbered from 0.
-        width: How many there are for each image.
-        shown: What names are written as.
+        name: Name of the quantity; several values per image are numbered from 0.
+        width: Number of values per image.
+        shown: Function that converts names for the table.
     """
 
     def __init__(self, name: str, width: int, shown: Callable[[str], str] = str) -> None:
@@ -22,7 +22,7 @@ class ValueTable:
         self.shown = shown
 
     def columns(self, head: str) -> list[str]:
-        """Return the names of the columns, of which `head` is the first."""
+        """Return the column names, starting with `head`."""
         return [head, *([self.name] if self.width == 1 else [f"{self.name}_{k}" for k in range(self.width)])]
 
     def rows(self, values: Tensor, samples: Sequence[str]) -> list[list[str]]:
@@ -32,7 +32,8 @@ class ValueTable:
             values: (N, D).
             samples: Names of the images.
         """
-        found = values.float().flatten(1).cpu().tolist()
+        numbers = values.float().flatten(1).cpu().tolist()
         return [
-            [self.shown(sample), *(f"{value:.6g}" for value in row)] for sample, row in zip(samples, found, strict=True)
+            [self.shown(sample), *(f"{value:.6g}" for value in row)]
+            for sample, row in zip(samples, numbers, strict=True)
         ]

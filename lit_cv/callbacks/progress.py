@@ -1,4 +1,4 @@
-"""A progress bar that costs nothing, and a line for each epoch."""
+"""A cheap progress bar, and one line per epoch."""
 
 import math
 import time
@@ -19,26 +19,26 @@ __all__ = ["RunProgressBar"]
 
 
 class RunProgressBar(RichProgressBar):
-    """Lightning's rich progress bar, refreshed by the clock, with one lasting line for each epoch.
+    """Lightning's rich progress bar, refreshed at a fixed rate, with one permanent line per epoch.
 
-    The bar shows the loss and the module's `monitor`. Between two refreshes a step costs a look at the clock,
-    so that steps of a few milliseconds are not slowed down. Each finished epoch leaves a line: its training
-    loss, the monitored metric, the seconds it took, and `best` where that metric is better than ever before or
-    `best, again` where it equals the best, whose checkpoint then is the later one. Where there is no
-    terminal (a log file, continuous integration) only these lines are printed.
+    The bar shows the loss and the module's `monitor`. Between two refreshes a step only reads the clock, so that
+    steps of a few milliseconds are not slowed down. Each finished epoch prints a line with its training loss, the
+    monitored metric and the seconds it took. The line ends with `best` if the metric is better than ever before, or
+    with `best, again` if it equals the best, in which case the later checkpoint is kept. Without a terminal (a log
+    file, continuous integration) only these lines are printed.
 
     Args:
-        refreshes_per_second: How often the bar is redrawn, at most.
+        refreshes_per_second: Maximum number of refreshes per second.
     """
 
     def __init__(self, refreshes_per_second: int = 5) -> None:
         if refreshes_per_second < 1:
-            raise OptionError(self, "refreshes_per_second", refreshes_per_second, "give at least 1")
+            raise OptionError(self, "refreshes_per_second", refreshes_per_second, "must be at least 1")
         super().__init__(refresh_rate=refreshes_per_second)
         self._due = 0.0
-        self._finished: int | None = None  # the epoch whose line is still to come
+        self._finished: int | None = None  # epoch whose line is not printed yet
         self._epoch_start = 0.0
-        self._monitored: float | None = None  # of the epoch under way
+        self._monitored: float | None = None  # value of the current epoch
         self._shown: dict[str, int | str | float | dict[str, float]] = {}
         self._best: float | None = None
         self._mark = ""
@@ -46,11 +46,11 @@ class RunProgressBar(RichProgressBar):
 
     @property
     def is_enabled(self) -> bool:
-        """Whether the bar is drawn, which takes a terminal."""
+        """Whether the bar is drawn, which requires a terminal."""
         return super().is_enabled and self._terminal
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Look where the output goes."""
+        """Find out whether the output goes to a terminal."""
         super().setup(trainer, pl_module, stage)
         console = get_console()
         # FORCE_COLOR makes rich see a terminal in a log file.
@@ -61,23 +61,23 @@ class RunProgressBar(RichProgressBar):
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """Return what stands beside the bar: the loss of a recent step and the monitored metric."""
+        """Return the metrics shown beside the bar: the loss of a recent step and the monitored metric."""
         return self._shown
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock of the first epoch."""
         super().on_train_start(trainer, pl_module)
         self._finished, self._epoch_start = None, time.monotonic()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print the line of the epoch before, all of whose metrics are known by now."""
+        """Print the line of the previous epoch, whose metrics are now complete."""
         self._print_epoch(trainer, pl_module)
         super().on_train_epoch_start(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the bar if it is time."""
+        """Update the bar if a refresh is due."""
         if not self._is_due(batch_idx + 1, self.total_train_batches):
             return
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
@@ -86,12 +86,12 @@ class RunProgressBar(RichProgressBar):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note that an epoch is complete."""
+        """Mark the epoch as finished."""
         super().on_train_epoch_end(trainer, pl_module)
         self._finished = trainer.current_epoch
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the monitored metric in."""
+        """Store the monitored metric."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             monitor, mode = monitor_and_mode(trainer, pl_module)
             value = trainer.callback_metrics.get(monitor) if monitor else None
@@ -104,18 +104,18 @@ class RunProgressBar(RichProgressBar):
             self._stop_progress()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print the line of the last epoch, and clear the bar away before others speak."""
+        """Print the line of the last epoch, and remove the bar before other output."""
         super().on_train_end(trainer, pl_module)
         self._print_epoch(trainer, pl_module)
         self._stop_progress()
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Clear the bar away."""
+        """Remove the bar."""
         super().on_test_end(trainer, pl_module)
         self._stop_progress()
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Clear the bar away."""
+        """Remove the bar."""
         super().on_predict_end(trainer, pl_module)
         self._stop_progress()
 
@@ -124,7 +124,7 @@ class RunProgressBar(RichProgressBar):
         return {"best": self._best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore the best value."""
         self._best = state_dict["best"]
 
     def _judge(self, value: float, mode: str) -> None:
@@ -143,23 +143,23 @@ class RunProgressBar(RichProgressBar):
         return True
 
     def _update(self, progress_bar_id: Any, current: int, visible: bool = True, hard: bool = False) -> None:
-        """Move a bar of validation, test or prediction if it is time."""
+        """Update a bar of validation, test or prediction if a refresh is due."""
         if self.progress is None or progress_bar_id is None:
             return
-        training = progress_bar_id == self.train_progress_bar_id  # which has asked for the time already
+        training = progress_bar_id == self.train_progress_bar_id  # its caller has checked the time already
         if training or self._is_due(current, self.progress._tasks[progress_bar_id].total or math.inf):
             super()._update(progress_bar_id, current, visible, hard)
 
     def _init_progress(self, trainer: L.Trainer) -> None:
         super()._init_progress(trainer)
         if self.progress is not None:
-            self.progress.live.transient = True  # the lines stay, the bar goes
+            self.progress.live.transient = True  # remove the bar at the end, keep the printed lines
 
     def _get_train_description(self, current_epoch: int) -> str:
         return _epoch_name(current_epoch, self.trainer.max_epochs)
 
     def _print_epoch(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print the line of the epoch that has just ended, on the first process."""
+        """Print the line of the epoch that has just ended, on rank 0."""
         epoch, self._finished = self._finished, None
         if epoch is None or not self._enabled:
             return

@@ -1,4 +1,4 @@
-"""The optimizer and its schedule, for the learning rate and the batch size that Lightning's finders have found."""
+"""Rebuilding of the optimizer after Lightning's learning rate and batch size finders."""
 
 import lightning as L
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
@@ -7,19 +7,19 @@ __all__ = ["RebuiltOptimizer"]
 
 
 class RebuiltOptimizer(L.Callback):
-    """Builds the optimizer and its schedule anew after LearningRateFinder or BatchSizeFinder has run.
+    """Rebuilds the optimizer and its schedule after LearningRateFinder or BatchSizeFinder has run.
 
-    The schedule was made before: its first step would replace the rate that was found, and with another batch size an
-    epoch has another number of steps.
+    The schedule is built before: its first step would overwrite the new learning rate, and a new batch size changes
+    the number of steps per epoch.
 
     Args:
-        finder: The callback, which must come before this one.
+        finder: The finder callback, listed before this one.
     """
 
     def __init__(self, finder: LearningRateFinder | BatchSizeFinder) -> None:
         self._finder = finder
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Build them, unless what was found is only to be reported."""
+        """Rebuild both, unless the finder only reports its result."""
         if isinstance(self._finder, BatchSizeFinder) or self._finder._update_attr:
             trainer.strategy.setup_optimizers(trainer)

@@ -1,4 +1,4 @@
-"""Where the figures of a run go, and what may not happen on the way."""
+"""Output of figures to a run's folder and TensorBoard, with error handling."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -30,9 +30,9 @@ log = logging.getLogger("lit_cv")
 
 
 def run_folder(trainer: L.Trainer) -> Path | None:
-    """Return the folder of the run, `None` when nothing is logged to files.
+    """Return the folder of the run, `None` if nothing is logged to files.
 
-    Unlike `trainer.log_dir` it speaks to no other process, so that one of them may ask alone.
+    Unlike `trainer.log_dir` it does not communicate with other ranks, so a single rank may call it.
     """
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger | MetricsCSVLogger):
@@ -41,12 +41,12 @@ def run_folder(trainer: L.Trainer) -> Path | None:
 
 
 def figures_wanted(trainer: L.Trainer) -> bool:
-    """Return whether this run leaves figures behind; the answer is the same on every rank."""
-    return trainer.state.fn == "fit" and run_folder(trainer) is not None  # a dry run's loggers have no folder
+    """Return whether this run writes figures; the result is the same on all ranks."""
+    return trainer.state.fn == "fit" and run_folder(trainer) is not None  # loggers of a dry run have no folder
 
 
 def class_names(trainer: L.Trainer, pl_module: L.LightningModule, classes: int | None = None) -> list[str] | None:
-    """Return the names of the classes, from the DataModule or else the module, if as many as asked."""
+    """Return the class names of the DataModule, or else of the module, if there are any and `classes` of them."""
     for names in (data_of(trainer).class_names, module_extras(pl_module).class_names):
         if isinstance(names, list | tuple) and names and classes in (None, len(names)):
             return [str(name) for name in names]
@@ -54,31 +54,34 @@ def class_names(trainer: L.Trainer, pl_module: L.LightningModule, classes: int |
 
 
 def plain_names(outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return boxes and masks under the names of modules with one task; of several tasks, the first of each kind.
+    """Return boxes and masks without the prefix `TASK_`; of several tasks, the first of each kind.
 
     Args:
-        outputs: What `predict_step` gave, the names with `TASK_` before them where there are several tasks.
+        outputs: Outputs of `predict_step`, prefixed with `TASK_` in modules with several tasks.
     """
-    found = dict(outputs)
+    plain = dict(outputs)
     for kind in ("boxes", "box_labels", "scores", "masks", "confidence"):
-        own = [value for name, value in outputs.items() if name.endswith(f"_{kind}")]
-        if kind not in found and own:
-            found[kind] = own[0]
-    return found
+        prefixed = [value for name, value in outputs.items() if name.endswith(f"_{kind}")]
+        if kind not in plain and prefixed:
+            plain[kind] = prefixed[0]
+    return plain
 
 
 @contextmanager
 def guarded(what: str) -> Iterator[None]:
-    """Keep an error in `what` from ending a run; it is logged, with its traceback where the system did not cause it.
+    """Log errors in the block instead of ending the run, with a traceback unless it is an OSError.
 
-    A figure is worth less than the hours of training that an error in it would cost.
+    A failed figure must not cost hours of training.
+
+    Args:
+        what: Subject of the log message, such as "Drawing the curves".
     """
     try:
         yield
     except OSError as error:
-        log.warning("%s failed; the run goes on: %s.", what, " ".join(str(error).split()).rstrip("."))
+        log.warning("%s failed; the run continues: %s.", what, " ".join(str(error).split()).rstrip("."))
     except Exception:
-        log.warning("%s failed; the run goes on.", what, exc_info=True)
+        log.warning("%s failed; the run continues.", what, exc_info=True)
 
 
 def publish(trainer: L.Trainer, figure: "Figure", name: str, step: int) -> None:
@@ -88,20 +91,20 @@ def publish(trainer: L.Trainer, figure: "Figure", name: str, step: int) -> None:
         trainer: The Trainer, with its loggers.
         figure: The figure.
         name: Name of the file and of the tag.
-        step: Optimizer step that it shows.
+        step: Optimizer step of the figure.
     """
-    picture = render(figure)
+    pixels = render(figure)
     folder = run_folder(trainer)
     if folder is not None:
-        save_png(picture, folder / f"{name}.png")
+        save_png(pixels, folder / f"{name}.png")
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             experiment: Any = logger.experiment
-            experiment.add_image(name, picture, step, dataformats="HWC")
+            experiment.add_image(name, pixels, step, dataformats="HWC")
 
 
 def write_tables(trainer: L.Trainer) -> None:
-    """Write the rows of `metrics.csv` that are complete."""
+    """Write the complete rows of `metrics.csv`."""
     for logger in trainer.loggers:
         if isinstance(logger, MetricsCSVLogger):
             logger.save()

@@ -1,4 +1,4 @@
-"""The picture of how several tasks got on together."""
+"""Curves of several tasks in one figure."""
 
 from collections.abc import Mapping
 
@@ -13,18 +13,18 @@ __all__ = ["TaskCurves"]
 
 
 class TaskCurves(L.Callback):
-    """Draws `task_curves.png` from the run's `metrics.csv` when training ends, however it ends.
+    """Draws `task_curves.png` from the run's `metrics.csv` when training ends, even after an error.
 
-    For every task its raw loss, its main metric and its weight, and under uncertainty weighting its sigma. It works
-    for every module with a dict `tasks`, each with the name of a metric as `score`, and does nothing for others.
+    The figure shows each task's raw loss, main metric and weight, and with uncertainty weighting its sigma. It works
+    for every module with a dict `tasks` whose values name a metric as `score`, and does nothing for others.
     """
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw."""
+        """Draw the figure."""
         self._draw(trainer, pl_module)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Draw what there is of a run that ends early."""
+        """Draw the figure of a run that ends early."""
         self._draw(trainer, pl_module)
 
     def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -35,7 +35,7 @@ class TaskCurves(L.Callback):
         with guarded("Drawing the curves of the tasks"):
             for logger in trainer.loggers:
                 if isinstance(logger, MetricsCSVLogger):
-                    logger.finalize("success")  # the last row is kept back until then
+                    logger.finalize("success")  # writes the last row
             if folder is None or not (folder / "metrics.csv").is_file():
                 return
             scores = {name: getattr(task, "score", None) for name, task in tasks.items()}

@@ -12,46 +12,46 @@ from lit_cv.suggest import nearest
 
 __all__ = ["TestTimeAugmentation"]
 
-_SHIFT = 16  # a shift moves an image by this part of its side
-_CROP = 7 / 8  # side of a crop, as a share of the image's
+_SHIFT = 16  # images are shifted by their side divided by this
+_CROP = 7 / 8  # side of a crop, as a fraction of the image's side
 
 
 class TestTimeAugmentation(L.Callback):
     """Averages the `probabilities` of `predict` over views of each image (Krizhevsky et al. 2012, section 4.1).
 
-    The image as it is always counts as one view. All others are averaged with it, each with the same weight, after
-    softmax or sigmoid. Choose views that leave a class what it is: a mirrored digit is another sign.
+    The unchanged image is always one of the views. The probabilities of all views, after softmax or sigmoid, are
+    averaged with equal weights. Choose views that preserve the class: a mirrored digit is another symbol.
 
     Args:
-        views: `flip` adds every view mirrored, `shift` the image moved by a sixteenth to the four sides (its border
-            repeated), `crop` the crops of 7/8 of the side at the center and the four corners, enlarged again.
+        views: `flip` adds a mirrored copy of every view, `shift` the image shifted by a sixteenth in four directions
+            (with its border repeated), `crop` crops of 7/8 of the side at the center and the corners, resized back.
 
     Raises:
-        ValueError: If a view is unknown, or there is none.
+        ValueError: If a view is unknown, or the list is empty.
 
     Example:
         >>> TestTimeAugmentation(["flip", "shift"]).count
         10
     """
 
-    __test__ = False  # no test of pytest
+    __test__ = False  # not a test class for pytest
 
     def __init__(self, views: list[Literal["flip", "shift", "crop"]] | None = None) -> None:
         chosen: list[str] = list(views) if views is not None else ["flip"]
         if not chosen:
-            raise ValueError("views is empty: give flip, shift or crop, or leave the callback out.")
+            raise ValueError("views is empty: use flip, shift or crop, or leave the callback out.")
         for name in chosen:
             if name not in ("flip", *_VIEWS):
-                raise ValueError(f"no view {name!r}{nearest(name, ('flip', *_VIEWS))} There are flip, shift and crop.")
+                raise ValueError(f"no view {name!r}{nearest(name, ('flip', *_VIEWS))} Views: flip, shift, crop.")
         self.views = chosen
 
     @property
     def count(self) -> int:
-        """Number of views of an image."""
+        """Number of views per image."""
         return len(list(self.augmented(torch.zeros(1, 1, 16, 16)))) + 1
 
     def augmented(self, images: Tensor) -> Iterator[Tensor]:
-        """Yield the views of images (N, C, H, W), uint8 or float in [0, 1], but for the images as they are."""
+        """Yield all views of images (N, C, H, W), uint8 or float in [0, 1], except the unchanged ones."""
         flip = "flip" in self.views
         if flip:
             yield images.flip(-1)
@@ -71,17 +71,17 @@ class TestTimeAugmentation(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Predict the other views, and put the mean in the place of the probabilities."""
+        """Predict the other views and replace the probabilities by the mean."""
         if not isinstance(outputs, MutableMapping) or not isinstance(outputs.get("probabilities"), Tensor):
             raise TypeError(
-                f"{type(pl_module).__name__}.predict_step returns no `probabilities` to average over views: leave "
-                "test-time augmentation out (--tta)."
+                f"{type(pl_module).__name__}.predict_step returns no `probabilities` to average over views. Leave out "
+                "test-time augmentation (--tta)."
             )
         total, count = outputs["probabilities"].float(), 1
         for view in self.augmented(batch["image"]):
             with trainer.precision_plugin.predict_step_context():
-                found: Any = pl_module.predict_step({**batch, "image": view}, batch_idx)
-            total, count = total + found["probabilities"].float(), count + 1
+                outputs_of_view: Any = pl_module.predict_step({**batch, "image": view}, batch_idx)
+            total, count = total + outputs_of_view["probabilities"].float(), count + 1
         outputs["probabilities"] = total / count
 
 

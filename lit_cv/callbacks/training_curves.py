@@ -1,4 +1,4 @@
-"""The picture and the numbers that sum a run up at its end."""
+"""Summary figure and hyperparameter log at the end of a run."""
 
 import time
 from typing import Any
@@ -14,15 +14,15 @@ from lit_cv.metrics_csv import MetricsCSVLogger
 
 __all__ = ["TrainingCurves"]
 
-_MOST_SECONDS = 1e10  # three centuries
+_MAX_SECONDS = 1e10  # 300 years; larger values in a checkpoint are invalid
 
 
 class TrainingCurves(L.Callback):
-    """Draws `training_curves.png` from the run's `metrics.csv` when training ends, however it ends.
+    """Draws `training_curves.png` from the run's `metrics.csv` when training ends, even after an error.
 
-    Losses, the monitored metric with its best epoch, further metrics, the learning rate of every logged step,
-    and a summary. TensorBoard's HParams tab gets the module's hyperparameters beside the best and the final
-    value of the metric (`best_val_acc`, `final_val_acc`), so that runs can be sorted by them.
+    The figure shows losses, the monitored metric with its best epoch, further metrics, the learning rate of every
+    logged step, and a summary. TensorBoard's HParams tab gets the module's hyperparameters together with the best and
+    the final value of the metric (`best_val_acc`, `final_val_acc`), so that runs can be sorted by them.
     """
 
     def __init__(self) -> None:
@@ -34,39 +34,39 @@ class TrainingCurves(L.Callback):
         self._started = time.monotonic()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Sum the run up."""
-        self._sum_up(trainer, pl_module)
+        """Draw the figure and log the hyperparameters."""
+        self._summarize(trainer, pl_module)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Sum up what there is of a run that ends early."""
-        self._sum_up(trainer, pl_module)
+        """Draw the figure of a run that ends early."""
+        self._summarize(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the seconds of training so far."""
         return {"seconds": self._seconds()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the seconds of the run that this one continues, if the checkpoint holds such a number."""
+        """Restore the seconds of the resumed run, if the checkpoint holds a valid number."""
         seconds = state_dict.get("seconds") if isinstance(state_dict, dict) else None
-        if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds < _MOST_SECONDS:
+        if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds < _MAX_SECONDS:
             self._seconds_before = float(seconds)
 
     def _seconds(self) -> float:
         return self._seconds_before + (time.monotonic() - self._started if self._started else 0.0)
 
-    def _sum_up(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _summarize(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not (trainer.is_global_zero and figures_wanted(trainer) and self._started):
             return
         with guarded("Drawing the training curves"):
             folder = None
             for logger in trainer.loggers:
                 if isinstance(logger, MetricsCSVLogger):
-                    logger.finalize("success")  # the last row is kept back until then
+                    logger.finalize("success")  # writes the last row
                     folder = run_folder(trainer)
             if folder is None or not (folder / "metrics.csv").is_file():
                 return
             if not History.read(folder / "metrics.csv").names:
-                return  # stopped before the first number
+                return  # stopped before anything was logged
             monitor, mode = monitor_and_mode(trainer, pl_module)
             history = draw_training_curves(
                 folder / "metrics.csv",
@@ -83,11 +83,11 @@ class TrainingCurves(L.Callback):
         parameters = list(pl_module.parameters())
         total = sum(p.numel() for p in parameters)
         trained = sum(p.numel() for p in parameters if p.requires_grad)
-        counted = _compact(total) if trained == total else f"{_compact(total)} ({_compact(trained)} trained)"
+        size = _compact(total) if trained == total else f"{_compact(total)} ({_compact(trained)} trained)"
         device = pl_module.device.type
         if trainer.world_size > 1:
             device = f"{trainer.world_size} x {device}"
-        return {"time": _duration(seconds), "parameters": counted, "device": f"{device}, {trainer.precision}"}
+        return {"time": _duration(seconds), "parameters": size, "device": f"{device}, {trainer.precision}"}
 
 
 def _heading(pl_module: L.LightningModule, trainer: L.Trainer) -> str:
@@ -112,8 +112,8 @@ def _log_hyperparameters(
 def _duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    minutes, remainder = divmod(round(seconds), 60)
+    return f"{minutes} min {remainder:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _compact(count: int) -> str:

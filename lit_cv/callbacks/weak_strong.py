@@ -14,25 +14,25 @@ __all__ = ["WeakStrongAugmentation"]
 
 
 class WeakStrongAugmentation(L.Callback):
-    """Gives a teacher an easy view of each target image, and the network that learns from it a hard one.
+    """Replaces target images by weak views for a teacher, and adds strong views for the network that it teaches.
 
-    Of a training batch of both domains it replaces the target's `image` by a weak view and adds a strong one of the
-    same image as `strong` (Sohn et al. 2020, "FixMatch"); source images, whose labels hold anyway, become strong
-    views. It works on the whole batch on the device, with a draw of its own for each image, from torch's default
-    generator, which the module seeds at each step.
+    In training batches of both domains, the target's `image` becomes a weak view, and a strong view of the same image
+    is added as `strong` (Sohn et al. 2020, "FixMatch"). Source images become strong views, since their labels remain
+    valid. It processes each batch on the device, with a separate random draw for each image. Random numbers come from
+    torch's default generator, which the module seeds at each step.
 
     Args:
-        weak: Operations of the weak view, a list as for `Augmentation` or the name of a policy; an empty list leaves
-            the images as they are.
-        strong: Operations of the strong view, likewise.
-        source: Which of them the source's images go through.
+        weak: Operations of the weak view, as a list in the format of `Augmentation` or the name of a policy; an empty
+            list leaves the images unchanged.
+        strong: Operations of the strong view, in the same format.
+        source: Which of the two is applied to source images: `weak` or `strong`.
 
     Raises:
         TypeError: In training, if a batch has no `source` and `target` with images.
         ValueError: If a policy, an operation or an argument does not exist, or the views differ in size.
     """
 
-    changes_images = True  # hence features of images cannot be kept
+    changes_images = True  # so features cannot be cached
 
     def __init__(
         self,
@@ -41,12 +41,12 @@ class WeakStrongAugmentation(L.Callback):
         source: Literal["weak", "strong"] = "strong",
     ) -> None:
         if source not in ("weak", "strong"):
-            raise OptionError(self, "source", source, "give 'weak' or 'strong'")
-        self.chains = {name: _build(given) for name, given in (("weak", weak), ("strong", strong))}
+            raise OptionError(self, "source", source, "must be 'weak' or 'strong'")
+        self.chains = {name: _build(operations) for name, operations in (("weak", weak), ("strong", strong))}
         self.source = source
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Crop to the image size of the data where operations give none."""
+        """Set the crop size to the image size of the data, unless the crop has a size."""
         for chain in self.chains.values():
             chain.crop_to(image_size(trainer))
 
@@ -54,12 +54,12 @@ class WeakStrongAugmentation(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Make the views."""
+        """Replace the images by views."""
         parts = [batch.get(domain) if isinstance(batch, dict) else None for domain in ("source", "target")]
         if not all(isinstance(part, dict) and isinstance(part.get("image"), Tensor) for part in parts):
             raise TypeError(
-                "WeakStrongAugmentation needs batches with images of a `source` and a `target`: take "
-                "DomainAdaptationDataModule, or the callback Augmentation."
+                "the batch has no images of a `source` and a `target`, which WeakStrongAugmentation needs: use "
+                "DomainAdaptationDataModule, or the callback Augmentation instead."
             )
         source, target = batch["source"], batch["target"]
         source["image"] = self.chains[self.source](source["image"])
@@ -67,10 +67,10 @@ class WeakStrongAugmentation(L.Callback):
         target["image"], target["strong"] = self.chains["weak"](target["image"]), strong
         if source["image"].shape[2:] != strong.shape[2:]:
             raise ValueError(
-                f"source images leave with the size {tuple(source['image'].shape[2:])}, strong views of the target "
-                f"with {tuple(strong.shape[2:])}: give all views the same size."
+                f"source images have the size {tuple(source['image'].shape[2:])} after augmentation, strong views of "
+                f"the target {tuple(strong.shape[2:])}: all views must have the same size. Change the `size` of a crop."
             )
 
 
-def _build(given: str | list[str | dict[str, Any]]) -> Chain:
-    return build_operations(policy_operations(given) if isinstance(given, str) else given)
+def _build(operations: str | list[str | dict[str, Any]]) -> Chain:
+    return build_operations(policy_operations(operations) if isinstance(operations, str) else operations)

@@ -91,7 +91,7 @@ def test_other_batches_are_refused(batch: Any, message: str) -> None:
 
 
 def test_a_policy_and_operations_exclude_each_other() -> None:
-    with pytest.raises(ValueError, match="not both"):
+    with pytest.raises(ValueError, match="set only one of them"):
         Augmentation("photographs", ["horizontal_flip"])
 
 

@@ -113,7 +113,7 @@ def test_an_error_in_a_figure_is_told_and_the_run_goes_on(
     trainer.fit(Oracle(), train_batches())
     assert trainer.global_step == 6
     assert "no ink" in caplog.text
-    assert "the run goes on" in caplog.text
+    assert "the run continues" in caplog.text
 
 
 def test_impossible_arguments_are_refused() -> None:

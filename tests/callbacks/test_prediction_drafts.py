@@ -134,7 +134,7 @@ def test_the_table_by_uncertainty_through_the_command_line(in_tmp: Path) -> None
     assert all((row["predicted"] == "") == (float(row["probability"]) < 0.15) for row in rows)
     with pytest.raises(SystemExit):
         main([*common, "--predictions.format", "csv"])
-    with pytest.raises(ValueError, match=r"threshold=2.*give a probability"):
+    with pytest.raises(ValueError, match=r"threshold=2.*must be a probability"):
         main([*common, "--predictions.threshold", "2"])
 
 

@@ -35,7 +35,7 @@ def test_no_operations_leave_the_images() -> None:
 
 
 def test_wrong_use() -> None:
-    with pytest.raises(TypeError, match="take DomainAdaptationDataModule"):
+    with pytest.raises(TypeError, match="use DomainAdaptationDataModule"):
         WeakStrongAugmentation().on_train_batch_start(None, None, {"image": torch.zeros(2, 1, 4, 4)}, 0)
     with pytest.raises(ValueError, match="source='both'"):
         WeakStrongAugmentation(source="both")  # type: ignore[arg-type]

@@ -118,7 +118,7 @@ def test_it_says_when_nothing_was_trained(fitted: Path, capfd: pytest.CaptureFix
 
 @pytest.mark.parametrize("callback", ["Cutout", "Augmentation", "ContrastiveAugmentation"])
 def test_callbacks_that_come_after_the_views(in_tmp: Path, callback: str) -> None:
-    with pytest.raises(ValueError, match=f"{callback} comes after ContrastiveAugmentation"):
+    with pytest.raises(ValueError, match=f"{callback} runs after ContrastiveAugmentation"):
         main(["fit", "--config", "simclr", f"--trainer.callbacks+={callback}", *QUICK])
 
 

@@ -184,7 +184,7 @@ def test_the_probe_forgets_other_classes(tmp_path: Path, caplog: pytest.LogCaptu
         L.Trainer(**QUIET, max_steps=1, callbacks=[first]).fit(modules[0], start)
         second.load_state_dict(first.state_dict())
         L.Trainer(**QUIET, max_steps=1, callbacks=[second]).fit(modules[1], Brightness(names))
-        assert ("OnlineProbe starts anew" in caplog.text) == warned
+        assert ("OnlineProbe restarts" in caplog.text) == warned
 
 
 def save_scene(folder: Path, name: str, brightness: int) -> None:

@@ -241,7 +241,7 @@ def test_a_score_of_another_metric_is_not_compared(tmp_path: Path, caplog: pytes
     assert second.best_model_score == pytest.approx(0.3)
     assert float(stopping.best_score) == pytest.approx(0.3)
     assert (folder / "best_by_val_score.ckpt").read_bytes() == best
-    assert "the one so far is kept as" in caplog.text
+    assert "the previous best is kept as" in caplog.text
 
 
 def test_a_run_that_was_moved_remembers_its_best(tmp_path: Path) -> None:
