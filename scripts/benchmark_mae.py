@@ -86,7 +86,7 @@ class AllPatches(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the loss."""
         m = self.module
-        patches, grid = m._cut(images)
+        patches, grid = m._to_patches(images)
         mask = m._draw(patches, grid, None)
         keep, hidden = mask_indices(mask, 49)
         tokens = m._encoder.encode(patches, grid)

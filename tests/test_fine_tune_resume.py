@@ -74,7 +74,7 @@ def test_other_options_win_on_resume(in_tmp: Path, weights: str) -> None:
     names = [f"{layer}.{kind}" for layer in rates for kind in ("decay", "no_decay")]
     assert [group["name"] for group in final(in_tmp)["optimizer_states"][0]["param_groups"]] == names
     assert rates == pytest.approx({"head": 0.004, "blocks.3": 0.0016, "blocks.2": 0.00128})
-    with pytest.raises(ValueError, match="continue with the same, or start a new run"):
+    with pytest.raises(ValueError, match="resume with the same options, or start a new run"):
         main([*FIT, "--model.strategy", "full_finetune", "--trainer.default_root_dir", str(in_tmp),
               "--ckpt_path", "last"])  # fmt: skip
 

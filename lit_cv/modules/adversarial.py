@@ -1,4 +1,4 @@
-"""Adversarial domain adaptation: features that a discriminator cannot tell the domains apart by."""
+"""Adversarial domain adaptation: features from which a discriminator cannot tell the domain."""
 
 from typing import Any, Literal, cast
 
@@ -16,22 +16,22 @@ __all__ = ["DomainAdversarialModule"]
 
 
 class DomainAdversarialModule(DomainAdaptationModule):
-    """Learns features of which a discriminator cannot tell whether they are of the source or of the target.
+    """Learns features from which a discriminator cannot tell source from target.
 
-    DANN (Ganin et al. 2016, "Domain-Adversarial Training of Neural Networks"): the discriminator minimises the
-    binary cross-entropy of the domain, and its gradient enters the backbone reversed, times lambda. With
-    `conditioning` it is CDAN (Long et al. 2018): the discriminator sees the product of features and class
-    probabilities, so that it compares images of what seems to be the same class; `entropy` (CDAN+E) also counts
-    images the more, 1 + exp(-entropy), the surer the classifier is of them, with a mean of 1 in each domain.
+    DANN (Ganin et al. 2016, "Domain-Adversarial Training of Neural Networks"): the discriminator minimizes the binary
+    cross-entropy of the domain, and its gradient is reversed and multiplied by lambda before it enters the backbone.
+    With `conditioning` it is CDAN (Long et al. 2018): the discriminator sees the product of features and class
+    probabilities, and so compares images that seem to have the same class. `entropy` (CDAN+E) also weights each image
+    by 1 + exp(-entropy), so that confident predictions count more, with a mean weight of 1 in each domain.
 
-    Batches, the learning of the source's labels, lambda, metrics and `monitor` are those of
-    `DomainAdaptationModule`. Logs besides `train_discriminator_acc` and `val_discriminator_acc`, the mean of both
-    domains: 0.5 where they cannot be told apart, which is what adaptation is after.
+    Batches, the loss on source labels, lambda, metrics and `monitor` are those of `DomainAdaptationModule`. It also
+    logs `train_discriminator_acc` and `val_discriminator_acc`, the mean accuracy over both domains. A value of 0.5
+    means that the domains cannot be told apart, which is the goal of the adaptation.
 
     Args:
         conditioning: `none` (DANN), `multilinear` (CDAN) or `entropy` (CDAN+E).
         discriminator_hidden: Width of the discriminator's hidden layers.
-        discriminator_lr: Learning rate of the discriminator as a multiple of `lr`.
+        discriminator_lr: Factor between the learning rate of the discriminator and `lr`.
         **kwargs: Arguments of `DomainAdaptationModule`, `SupervisedModule` and `BaseModule`.
 
     Example:
@@ -52,9 +52,9 @@ class DomainAdversarialModule(DomainAdaptationModule):
     ) -> None:
         super().__init__(**kwargs)
         if conditioning not in ("none", "multilinear", "entropy"):
-            raise OptionError(self, "conditioning", conditioning, "give 'none', 'multilinear' or 'entropy'")
+            raise OptionError(self, "conditioning", conditioning, "must be 'none', 'multilinear' or 'entropy'")
         if discriminator_lr <= 0:
-            raise OptionError(self, "discriminator_lr", discriminator_lr, "give a positive factor")
+            raise OptionError(self, "discriminator_lr", discriminator_lr, "must be positive")
 
     def configure_adaptation(self) -> None:
         """Build the discriminator."""
@@ -67,15 +67,15 @@ class DomainAdversarialModule(DomainAdaptationModule):
         )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the optimizer's groups, those of the discriminator apart if it has another learning rate."""
+        """Return the optimizer's groups, with separate groups for a discriminator with another learning rate."""
         factor = self.hparams["discriminator_lr"]
         if factor == 1 or self.hparams["source_only"]:
             return super().parameter_groups()
-        own = set(self.discriminator.parameters())
+        discriminator = set(self.discriminator.parameters())
         groups = []
         for group in super().parameter_groups():
-            inside = [p for p in group["params"] if p in own]
-            outside = [p for p in group["params"] if p not in own]
+            inside = [p for p in group["params"] if p in discriminator]
+            outside = [p for p in group["params"] if p not in discriminator]
             if outside:
                 groups.append({**group, "params": outside})
             if inside:
@@ -84,7 +84,7 @@ class DomainAdversarialModule(DomainAdaptationModule):
         return groups
 
     def adaptation(self, batch: Batch, features: Domains, logits: Domains, weight: float) -> Output:
-        """Return the discriminator's loss; what it asks of the features is reversed."""
+        """Return the discriminator's loss, with its gradient reversed for the features."""
         probabilities = torch.cat(logits).detach().float().softmax(1)
         domain_logits = self.discriminator(reverse_gradient(torch.cat(features), weight), probabilities).float()
         n = len(features.source)
@@ -98,16 +98,16 @@ class DomainAdversarialModule(DomainAdaptationModule):
         return {"adaptation_loss": loss, "discriminator_acc": accuracy}
 
     def evaluation(self, batch: Batch, features: Tensor, logits: Tensor) -> Output:
-        """Return how often the discriminator is right about a domain."""
+        """Return the accuracy of the discriminator on one domain."""
         if self.hparams["source_only"] or "domain" not in batch:
             return {}
         domain_logits = cast(Tensor, self.discriminator(features, logits.float().softmax(1)))
         source = is_source(batch)
-        right = ((domain_logits > 0) != source).float().mean()
-        return {f"discriminator_{'source' if source else 'target'}": right}
+        accuracy = ((domain_logits > 0) != source).float().mean()
+        return {f"discriminator_{'source' if source else 'target'}": accuracy}
 
     def summarize(self, stage: Stage, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Put the discriminator's two accuracies together, as sets of any size count alike."""
+        """Average the discriminator's accuracies on both domains, independent of their sizes."""
         values = super().summarize(stage, values)
         both = [values.pop(f"{stage}_discriminator_{domain}", None) for domain in ("source", "target")]
         if both[0] is not None and both[1] is not None:
@@ -116,6 +116,6 @@ class DomainAdversarialModule(DomainAdaptationModule):
 
 
 def _importance(probabilities: Tensor, n: int) -> Tensor:
-    """Return CDAN+E's weights of images, with a mean of 1 over the source and over the target of all processes."""
+    """Return CDAN+E's weights of images, with a mean of 1 in each domain over all ranks."""
     weight = 1 + torch.exp(-torch.special.entr(probabilities).sum(1))
     return torch.cat([part / gather_batches(part).mean() for part in (weight[:n], weight[n:])])

@@ -1,4 +1,4 @@
-"""What all learning approaches share: their arguments, the backbone, and what a trained module is used for."""
+"""Base class of all learning approaches: arguments, backbone, forward, embedding and prediction."""
 
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -17,56 +17,56 @@ __all__ = ["BaseModule", "Batch", "Output", "Stage"]
 
 
 class BaseModule(LightningHooks):
-    """Base of every learning approach. A subclass gives a head, a step and its metrics.
+    """Base of every learning approach. A subclass defines a head, a step and its metrics.
 
-    A subclass implements `configure_head` and `step`, usually `configure_metrics`, and names in `monitor` and
-    `mode` the metric by which its checkpoints are chosen. Training, validation and test all run through
-    `step`; every scalar that it returns is averaged over the epoch and logged as `{stage}_{name}`, weighted by what it
-    is a mean of: the batch, or what `counts` says.
-    The other methods that it may override, and the flags that it may set, are listed in `ExtensionPoints`.
-    Networks beside `backbone` and `head` are built in `configure_networks`; an override of `configure_model`, which
-    Lightning calls more than once, is refused when the class is defined.
-    What a step changes besides the weights, such as a moving average of them, belongs in `after_step`. A subclass that
-    overrides `on_train_batch_end` is refused when it is defined: Lightning calls that hook after the callbacks have
-    written their checkpoints, so that a resumed run would differ.
-    Constructor arguments of a subclass are plain values (numbers, strings, lists, dicts) and the rest goes
-    on as `**kwargs`: the command line then knows all of them, and checkpoints load without pickled code.
+    A subclass implements `configure_head` and `step`, usually `configure_metrics`, and sets `monitor` and `mode`, the
+    metric that selects the best checkpoint. Training, validation and test all run through `step`. Each scalar that it
+    returns is averaged over the epoch and logged as `{stage}_{name}`, weighted by the batch size or by its entry in
+    `counts`. `ExtensionPoints` lists the other methods and flags that a subclass may override.
 
-    What depends on the data and is left at `None` (here `in_channels` and `image_size`, in subclasses also
-    `num_classes`) is taken from the DataModule when the Trainer sets up; the networks are built then.
+    Further networks besides `backbone` and `head` are built in `configure_networks`. Defining a subclass that overrides
+    `configure_model` raises an error, since it is called more than once. What a step changes besides the weights, such
+    as a moving average of them, belongs in `after_step`. Defining a subclass that overrides `on_train_batch_end` raises
+    an error: Lightning calls that hook after callbacks have written their checkpoints, so a resumed run would differ.
+
+    Constructor arguments of a subclass are plain values (numbers, strings, lists, dicts); pass all others on as
+    `**kwargs`. The command line then knows all arguments, and checkpoints load without pickled code.
+
+    Arguments that depend on the data and are `None` (here `in_channels` and `image_size`, in subclasses also
+    `num_classes`) are set from the DataModule when the Trainer sets up; the networks are built then.
 
     Args:
         backbone: Name of the network that turns images into features: a torchvision classification model
             (`resnet18`, `vit_b_16`, ...), a compact one (`conv4`, `resnet9`, ...), a vision transformer for any
-            image size (`vit_tiny`, `vit_base_p16`, ...), `timm/NAME`, or `file.Class` for a network of your own, see
+            image size (`vit_tiny`, `vit_base_p16`, ...), `timm/NAME`, or `file.Class` for a custom network, see
             `lit_cv.nn.own_networks`.
-        weights: Weights to start from: the name of torchvision weights (`DEFAULT`) or the path of a checkpoint, of
-            which `PATH:teacher` takes the part `teacher`.
-        in_channels: Channels of the images; `None` takes them from the data (3 without data).
-        image_size: Height and width of the images in pixels, one number for squares; `None` takes it from
-            the data. Vision transformers need it, and `stem: auto` looks at it.
-        stem: First layers of the backbone: `standard` as published, `small` keeps the resolution of small
-            images, `auto` takes `small` up to 64 pixels where the backbone has such a stem.
-        mean: Mean of each channel in [0, 1] units, by which images are normalized; `None` takes that of the weights, or
-            without weights that of the data. The log says which.
+        weights: Initial weights: the name of torchvision weights (`DEFAULT`) or the path of a checkpoint;
+            `PATH:teacher` loads its part `teacher`.
+        in_channels: Number of image channels; `None` takes it from the data (3 without data).
+        image_size: Height and width of the images in pixels, or one number for square images; `None` takes it from
+            the data. Vision transformers need it, and `stem: auto` depends on it.
+        stem: First layers of the backbone: `standard` as published, `small` to keep the resolution of small images,
+            `auto` to use `small` for images up to 64 pixels if the backbone has such a stem.
+        mean: Mean of each channel in [0, 1] units for the normalization of images. `None` takes that of the weights,
+            or without weights that of the data. The log names the source.
         std: Standard deviation of each channel, likewise.
         spatial_dropout: Probability of dropping a whole channel of the last feature map.
-        drop_path: Stochastic depth: probability that an image skips the last residual branch in training, rising
-            to that from 0 at the first, where the backbone has it (the `vit_tiny` family, convnext, efficientnet,
-            swin, maxvit, timm's); `None` keeps the network's own.
-        optimizer: `adamw`, `adam`, `sgd` (Nesterov momentum), `lars`, or `file.Class` for one of your own.
+        drop_path: Stochastic depth: probability that an image skips the last residual branch in training. It rises
+            from 0 at the first branch. Only for backbones that support it (the `vit_tiny` family, convnext,
+            efficientnet, swin, maxvit, timm's); `None` keeps the network's default.
+        optimizer: `adamw`, `adam`, `sgd` (Nesterov momentum), `lars`, or `file.Class` for a custom one.
         lr: Peak learning rate.
         weight_decay: Weight decay; never applied to norms, biases and other vectors.
         momentum: Momentum of `sgd` and `lars`.
         betas: Decay rates of the two moments of `adamw` and `adam`.
-        schedule: Course of the learning rate, step by step: `cosine`, `one_cycle`, `exponential`, `plateau` or
-            `constant`, after a linear warm-up; or `file.name` for one of your own, see `lit_cv.optim.SCHEDULES`.
+        schedule: Per-step learning rate schedule after a linear warm-up: `cosine`, `one_cycle`, `exponential`,
+            `plateau` or `constant`; or `file.name` for a custom one, see `lit_cv.optim.SCHEDULES`.
         warmup_epochs: Length of the warm-up in epochs, fractions allowed.
-        min_lr: Learning rate that the schedule ends at.
-        lr_scaling: What `lr` is multiplied by for a batch of B images over all devices and accumulated batches:
-            `sqrt` by sqrt(B / 256), `linear` by B / 256, `none` by 1.
-        compile: Whether training runs the networks through `torch.compile`. The first steps then take minutes, and
-            images of another size are compiled anew: it pays for long runs on a GPU, on a CPU hardly ever.
+        min_lr: Final learning rate of the schedule.
+        lr_scaling: Factor of `lr` for a total batch of B images over all devices and accumulated batches: `sqrt` for
+            sqrt(B / 256), `linear` for B / 256, `none` for 1.
+        compile: Whether to run the networks through `torch.compile` in training. The first steps then take minutes,
+            and each new image size is compiled again. It pays off in long runs on a GPU, rarely on a CPU.
     """
 
     def __init__(
@@ -101,20 +101,20 @@ class BaseModule(LightningHooks):
 
     @abstractmethod
     def configure_head(self, num_features: int) -> nn.Module:
-        """Return the network on top of the backbone, which gets features of shape (N, num_features)."""
+        """Return the network on top of the backbone; its input are features of shape (N, num_features)."""
 
     def configure_networks(self) -> None:
-        """Build the backbone and the head, taking from the DataModule what was left open.
+        """Build the backbone and the head, and set open hyperparameters from the DataModule.
 
-        It runs once, before anything needs the networks. A subclass with further networks overrides it, and calls it
-        first.
+        It runs once, before the networks are first needed. A subclass with further networks overrides it and calls
+        `super().configure_networks()` first.
         """
         self._data_statistics = infer_from_data(self.hparams, datamodule_of(self._trainer))
         self.backbone = self.build_backbone(self.hparams["weights"])
         self.head = self.configure_head(self.backbone.num_features)
 
     def build_backbone(self, weights: str | Weights | None) -> Backbone:
-        """Return a network as the hyperparameters describe it, with weights to start from."""
+        """Return a backbone built from the hyperparameters, with the given initial weights."""
         h = self.hparams
         return create_backbone(
             h["backbone"],
@@ -127,7 +127,7 @@ class BaseModule(LightningHooks):
             mean=h["mean"],
             std=h["std"],
             data_statistics=self._data_statistics,
-        ).to(memory_format=torch.channels_last)  # convolutions measured 1.1 to 1.9 times faster
+        ).to(memory_format=torch.channels_last)  # convolutions are 1.1 to 1.9 times faster (measured)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the head's output for raw images, (N, C, H, W) uint8 or float in [0, 1]."""
@@ -135,12 +135,12 @@ class BaseModule(LightningHooks):
         return cast(Tensor, self.head(self.backbone(images)))
 
     def embed(self, images: Tensor) -> Tensor:
-        """Return what was learnt about raw images, (N, num_features): the features that are worth keeping."""
+        """Return the learned features (N, num_features) of raw images."""
         self.configure_model()
         return cast(Tensor, self.backbone(images))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Return the `embedding` (N, num_features) of images and where they stand in the data; override it for more."""
+        """Return the `embedding` (N, num_features) and the dataset positions (`index`) of images."""
         return {"embedding": self.embed(batch["image"]), **{key: batch[key] for key in ("index",) if key in batch}}
 
 

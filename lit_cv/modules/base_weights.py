@@ -1,4 +1,4 @@
-"""Checkpoints of low-rank updates, which name the weights of the backbone in place of holding them."""
+"""Checkpoints of low-rank updates, which refer to the backbone's pretrained weights instead of containing them."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -12,18 +12,18 @@ from lit_cv.modules.base import BaseModule
 from lit_cv.modules.extension_points import ExtensionPoints
 from lit_cv.nn import absolute_weights
 
-__all__ = ["complete_state", "frozen_digest", "leave_out_base", "restore_base"]
+__all__ = ["add_base_weights", "frozen_digest", "remove_base_weights", "restore_base_weights"]
 
-_STATES = (("state_dict",), ("current_model_state",), ("ema", "weights"))  # where callbacks of averages put theirs
+_STATES = (("state_dict",), ("current_model_state",), ("ema", "weights"))  # also those of averaging callbacks
 
 
-def leave_out_base(module: ExtensionPoints, checkpoint: dict[str, Any], digest: str) -> None:
-    """Take the frozen weights of the backbone out of a checkpoint, in place, and name where they came from.
+def remove_base_weights(module: ExtensionPoints, checkpoint: dict[str, Any], digest: str) -> None:
+    """Remove the frozen backbone weights from a checkpoint in place, and record where they came from.
 
     Args:
-        module: The module, whose `weights` they are.
+        module: The module; its `weights` name the source.
         checkpoint: The checkpoint.
-        digest: From `frozen_digest`.
+        digest: Result of `frozen_digest`.
     """
     frozen = set(_frozen_keys(module.state_dict()))
     for holder, name in _states(checkpoint):
@@ -32,11 +32,11 @@ def leave_out_base(module: ExtensionPoints, checkpoint: dict[str, Any], digest: 
     checkpoint["hyper_parameters"]["weights"] = absolute_weights(module.hparams["weights"])
 
 
-def restore_base(module: BaseModule, checkpoint: dict[str, Any]) -> None:
-    """Put the frozen weights of the module's backbone into a checkpoint that names them, in place.
+def restore_base_weights(module: BaseModule, checkpoint: dict[str, Any]) -> None:
+    """Add the module's frozen backbone weights in place to a checkpoint that only refers to them.
 
     Raises:
-        ValueError: If they are not to be had, or are other ones.
+        ValueError: If the weights are not available, or differ from those of the training.
     """
     digest = checkpoint.get("lit_cv", {}).get("base")
     if digest is None:
@@ -46,26 +46,26 @@ def restore_base(module: BaseModule, checkpoint: dict[str, Any]) -> None:
         holder[name] = {**base, **holder[name]}
 
 
-def complete_state(
+def add_base_weights(
     module: BaseModule, state: Mapping[str, Tensor], digest: str, weights: str | None
 ) -> dict[str, Tensor]:
-    """Return the state dict of a checkpoint with the frozen weights of the module's backbone.
+    """Return the state dict of a checkpoint completed with the module's frozen backbone weights.
 
     Args:
-        module: The module, which takes up the weights unless it has some.
+        module: The module, into which the weights are loaded unless it has some.
         state: The state dict.
-        digest: From `frozen_digest`.
-        weights: The weights that the checkpoint names.
+        digest: Result of `frozen_digest` at the training.
+        weights: The pretrained weights that the checkpoint names.
 
     Raises:
-        ValueError: If the weights are not to be had, or are not those that the digest is of.
+        ValueError: If the weights are not available, or their digest differs.
     """
     return {**_require_base(module, digest, weights), **state}
 
 
 @torch.no_grad()
 def frozen_digest(module: ExtensionPoints) -> str:
-    """Return a digest (SHA-256) of the names, shapes and numbers of the backbone's frozen weights."""
+    """Return a SHA-256 digest of the names, shapes and values of the backbone's frozen weights."""
     state, digest = module.state_dict(), hashlib.sha256()
     for key in sorted(_frozen_keys(state)):
         value = state[key].detach().cpu().contiguous()
@@ -75,33 +75,33 @@ def frozen_digest(module: ExtensionPoints) -> str:
 
 
 def _require_base(module: BaseModule, digest: str, weights: str | None) -> dict[str, Tensor]:
-    """Return the frozen weights of the module's backbone, which takes them up unless it has some."""
+    """Return the module's frozen backbone weights, after loading them unless it has some."""
     module.configure_model()
-    given = module.hparams["weights"]
-    found = frozen_digest(module)
-    if given is None and weights is not None and found != digest:
-        given = weights
+    source = module.hparams["weights"]
+    current = frozen_digest(module)
+    if source is None and weights is not None and current != digest:
+        source = weights
         try:
             body = module.build_backbone(weights).body
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"the checkpoint holds low-rank updates of weights={weights!r}, which cannot be read: {error} If they "
-                f"lie elsewhere now, give {argument('weights', module)}."
+                f"have moved, set {argument('weights', module)}."
             ) from error
         module.backbone.body.load_state_dict(body.state_dict(), strict=False)
         module.hparams["weights"] = weights
-        found = frozen_digest(module)
-    if found != digest:
+        current = frozen_digest(module)
+    if current != digest:
         raise ValueError(
-            f"the checkpoint holds low-rank updates of other weights than weights={given!r}: give those that its "
+            f"the checkpoint holds low-rank updates of other weights than weights={source!r}: use those that its "
             f"training started from ({argument('weights', module)})."
         )
-    own = module.state_dict()
-    return {key: own[key] for key in _frozen_keys(own)}
+    state = module.state_dict()
+    return {key: state[key] for key in _frozen_keys(state)}
 
 
 def _states(checkpoint: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield each state dict of a checkpoint as the dict that holds it, and its name there."""
+    """Yield the location of each state dict in a checkpoint: the dict that contains it, and its key."""
     for *path, name in _STATES:
         holder: Any = checkpoint
         for part in path:

@@ -1,4 +1,4 @@
-"""What is wrong with a batch that a step failed on."""
+"""Explanations of errors that a step raises because of its batch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,16 +13,16 @@ _ENTRIES: dict[str, str] = {
     "image": _UINT8, "views": _UINT8, "strong": _UINT8, "label": "int64 classes or float shares of classes",
     "mask": "int64", "boxes": "float", "box_labels": "int64", "index": "int64", "classes": "int64",
 }  # fmt: skip
-"""What the entries that batches share hold, by name."""
+"""Expected contents of the entries that batches share, by name."""
 
 
 def explain_batch(owner: str, batch: object, error: Exception) -> str | None:
-    """Return in one line what a step needs that its batch lacks, `None` if that is not why it failed.
+    """Return one line on what the batch lacks for a step, `None` if that did not cause the error.
 
     Args:
-        owner: Class of the module.
+        owner: Class name of the module.
         batch: The batch.
-        error: What the step raised.
+        error: The error that the step raised.
 
     Example:
         >>> explain_batch("SupervisedModule", {"label": torch.tensor([1])}, KeyError("image"))
@@ -31,7 +31,7 @@ def explain_batch(owner: str, batch: object, error: Exception) -> str | None:
     if not isinstance(batch, Mapping):
         return (
             f"{owner} needs batches that are dicts, such as {{'image': ..., 'label': ...}}, but this one is a "
-            f"{type(batch).__name__}: have the DataModule return dicts."
+            f"{type(batch).__name__}: return dicts from the DataModule."
         )
     parts = [value for value in batch.values() if isinstance(value, Mapping)]
     key = error.args[0] if isinstance(error, KeyError) and error.args else None

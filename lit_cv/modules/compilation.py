@@ -1,4 +1,4 @@
-"""Networks through `torch.compile`."""
+"""Compilation of a module's networks by `torch.compile`."""
 
 from lit_cv.errors import argument
 from lit_cv.modules.extension_points import ExtensionPoints
@@ -7,15 +7,15 @@ __all__ = ["compile_networks"]
 
 
 def compile_networks(module: ExtensionPoints) -> None:
-    """Compile a module's networks in place: the keys of its state dict, copies and exports stay as they are.
+    """Compile a module's networks in place, without effect on state dict keys, copies and exports.
 
     Raises:
-        ValueError: If no network of the module is called as a whole.
+        ValueError: If the module calls none of its networks as a whole.
     """
     networks = module.compiled_networks()
     if not networks:
         raise ValueError(
-            f"compile=True: {type(module).__name__} runs parts of its networks, of which none is compiled: leave "
+            f"compile=True: {type(module).__name__} calls only parts of its networks, which cannot be compiled: leave "
             f"{argument('compile', module)} out."
         )
     for network in networks:

@@ -1,4 +1,4 @@
-"""The classes of a module and those of the data: matched by their names, never by their positions."""
+"""Matching of a module's classes with those of the data by name, never by position."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -12,41 +12,41 @@ from lit_cv.errors import DATA, argument
 from lit_cv.modules.extension_points import ExtensionPoints
 from lit_cv.printable import printable
 
-__all__ = ["match_data_classes", "take_up_classes"]
+__all__ = ["match_data_classes", "restore_classes"]
 
 log = logging.getLogger("lit_cv")
 
-_WHAT = {"class_names": "classes", "box_classes": "classes of boxes", "mask_classes": "classes of pixels"}
+_DESCRIPTIONS = {"class_names": "classes", "box_classes": "classes of boxes", "mask_classes": "classes of pixels"}
 
 
 def match_data_classes(module: ExtensionPoints) -> None:
-    """Number the classes of the data as the module does, which has learned them or is about to.
+    """Renumber the classes of the data to match the module's.
 
-    What the module knows comes from the checkpoint that the Trainer is about to load, from its own training, or from
-    its arguments. The data's labels are renumbered where the order differs.
+    The module's classes come from the checkpoint that the Trainer is about to load, from its previous training, or from
+    its arguments. The data's labels are renumbered if the order differs.
 
     Raises:
-        ValueError: If the data have other classes than the module.
+        ValueError: If data and module have different classes.
     """
     trainer = module._trainer
     datamodule = datamodule_of(trainer)
     if datamodule is None:
         return
-    found = module.classes_in(datamodule)
+    data_classes = module.classes_in(datamodule)
     path = as_data(datamodule).checkpoint_path
     learned = {**module.declared_classes(), **module.trained_classes, **_in_checkpoint(path)}
-    for attribute, names in found.items():
+    for attribute, names in data_classes.items():
         if attribute in learned:
             _match(datamodule, attribute, learned[attribute], names)
-    module.trained_classes |= {name: learned.get(name, names) for name, names in found.items()}
+    module.trained_classes |= {name: learned.get(name, names) for name, names in data_classes.items()}
 
 
-def take_up_classes(module: ExtensionPoints, classes: ClassLists) -> None:
-    """Take up the classes of a checkpoint that is being loaded; the data follow if they were not matched with it.
+def restore_classes(module: ExtensionPoints, classes: ClassLists) -> None:
+    """Set the classes of a checkpoint that is being loaded, and match the data with them if that has not been done.
 
     Args:
-        module: The module, which may be built already.
-        classes: What its weights tell apart.
+        module: The module, possibly with its networks already built.
+        classes: The classes that the weights were trained for.
     """
     matched = all(module.trained_classes.get(name) == names for name, names in classes.items())
     module.trained_classes |= classes
@@ -62,32 +62,32 @@ def _match(datamodule: Any, attribute: str, learned: Sequence[str], names: Seque
         numbers = match_classes(learned, names)
     except ValueError as error:
         raise ValueError(
-            f"{error} Rename the {_WHAT.get(attribute, attribute)} of the data, choose them with {option}, or start a "
-            f"new run from the weights ({argument('weights')})."
+            f"{error} Rename the {_DESCRIPTIONS.get(attribute, attribute)} of the data, select them with {option}, or "
+            f"start a new run from the weights ({argument('weights')})."
         ) from None
     if numbers == list(range(len(numbers))):
         return
     renumber = as_data(datamodule).renumber_classes
     if renumber is None:
         raise ValueError(
-            f"{type(datamodule).__name__} lists its {_WHAT.get(attribute, attribute)} in another order than the model "
-            f"({', '.join(learned[:8])}): order them so ({option})."
+            f"{type(datamodule).__name__} lists its {_DESCRIPTIONS.get(attribute, attribute)} in another order than "
+            f"the model ({', '.join(learned[:8])}): list them in this order ({option})."
         )
     renumber(attribute, numbers, list(learned))
     log.info(
-        "The %s of the data are numbered as the model has learned them: %s.",
-        _WHAT.get(attribute, attribute),
+        "The %s of the data were renumbered to match the model: %s.",
+        _DESCRIPTIONS.get(attribute, attribute),
         printable(", ".join(learned[:8]), lines=False) + (", ..." if len(learned) > 8 else ""),
     )
 
 
 def _in_checkpoint(path: object) -> Mapping[str, list[str]]:
-    """Return the classes that a checkpoint lists, nothing for one that only the Trainer can read."""
+    """Return the classes listed in a checkpoint, {} if this function cannot read it."""
     if not isinstance(path, str | Path) or not Path(path).is_file():
         return {}
     try:
         content = read_checkpoint(Path(path))
-        given = {name: content.hyper_parameters.get(name) for name in ("box_classes", "mask_classes")}
-        return {**{name: names for name, names in given.items() if isinstance(names, list)}, **content.classes}
-    except (ValueError, OSError):  # the Trainer says what is wrong with it
+        options = {name: content.hyper_parameters.get(name) for name in ("box_classes", "mask_classes")}
+        return {**{name: names for name, names in options.items() if isinstance(names, list)}, **content.classes}
+    except (ValueError, OSError):  # the Trainer reports the problem
         return {}

@@ -1,4 +1,4 @@
-"""Object detection: boxes around the objects in images, and their classes."""
+"""Object detection: boxes of the objects in images, and their classes."""
 
 import logging
 from typing import Any, Literal, cast
@@ -28,42 +28,43 @@ log = logging.getLogger("lit_cv")
 
 
 class DetectionModule(TaskModule):
-    """Learns to find objects from images with boxes: FCOS, RetinaNet or Faster R-CNN on any backbone.
+    """Learns to detect objects from images with boxes: FCOS, RetinaNet or Faster R-CNN on any backbone.
 
     A batch has `image` (N, C, H, W), `boxes`, a list of (n, 4) float, xyxy in pixels of the batch's images, and
-    `box_labels`, a list of (n,) int64 from 0; n may be 0. Images of different sizes are padded at the right and at
-    the bottom, `size` (N, 2) then holds their heights and widths. Boxes that `iscrowd` marks are not learnt.
+    `box_labels`, a list of (n,) int64 from 0; n may be 0. Images of different sizes are padded on the right and at
+    the bottom; `size` (N, 2) then holds their heights and widths. Boxes marked by `iscrowd` are excluded from training.
 
-    The loss is the sum of the detector's own losses, which are logged apart: `class_loss`, `box_loss`, and
+    The loss is the sum of the detector's losses, which are also logged separately: `class_loss`, `box_loss`, and
     `centerness_loss` (FCOS, Tian et al. 2019) or `objectness_loss` and `rpn_box_loss` (Faster R-CNN, Ren et al.
     2015); RetinaNet (Lin et al. 2017) has the first two. Validation and test log COCO's `map`, `map50`, `map75`,
-    `mar`, and `ap_CLASS` and `ap50_CLASS`; without any object there is no such score, and the four are NaN.
+    `mar`, and `ap_CLASS` and `ap50_CLASS`. Without any object the scores per class are missing, the four others NaN.
 
-    The feature pyramid takes the backbone's maps of several resolutions; a vision transformer has one, of which the
-    others are made. Images may have other sizes in prediction than in training.
+    The feature pyramid uses the backbone's feature maps of several resolutions. A vision transformer has one map, from
+    which the others are computed. Prediction accepts other image sizes than training.
 
     Args:
         box_classes: Names of the classes; `None` takes them from the data.
         detector: `fcos`, `retinanet` or `faster_rcnn`.
-        strides: Strides of the pyramid's maps, powers of two in a row. `None` takes 8, 16, ... up to 128 or a
-            quarter of the image, and starts at 4 for images up to 128 pixels.
+        strides: Strides of the pyramid's maps, consecutive powers of two. `None` means 8, 16, ... up to 128 or a
+            quarter of the image, starting at 4 for images up to 128 pixels.
         channels: Channels of the pyramid's maps, a multiple of 32 (256 in the papers).
         num_convs: Convolutions in each branch of the head (4 in the papers).
-        score_threshold: Objects of a lower score are not reported.
-        iou_threshold: Of two boxes of one class that overlap more than this only the better one is reported.
-        max_detections: Objects reported for an image, at most.
-        class_weight: Weights of the classes of objects in the class loss of training: `balanced` (inverse to their
-            number of training objects, with a mean of 1 over these), a list of a number for each, or `None` for equal
-            weights. The background keeps the weight 1.
-        keep_classes: Whether classes that have the name of a class of the detector's weights start from its output;
-            otherwise the classifier starts from random weights.
-        layout: Structure of the network: `None` is that of this project, the others are those that torchvision
-            publishes, which settle `backbone`, `detector`, `strides`, `channels` and `num_convs`. Weights of a detector
+        score_threshold: Minimum score of a reported object.
+        iou_threshold: Maximum overlap (IoU) of reported boxes of one class; of two, the one with the lower score is
+            dropped.
+        max_detections: Maximum number of objects reported per image.
+        class_weight: Weights of the object classes in the class loss of training: `balanced` (inverse to their
+            number of training objects, with a mean of 1 over these), a list with one number per class, or `None` for
+            equal weights. The background keeps the weight 1.
+        keep_classes: Whether classes that also occur in the detector's weights start from their pretrained outputs.
+            Otherwise the classifier starts from random weights.
+        layout: Structure of the network: `None` for that of this project; the others are those published by
+            torchvision, which determine `backbone`, `detector`, `strides`, `channels` and `num_convs`. Detector weights
             set it.
-        frozen_norm: Whether BatchNorm of the backbone keeps its weights and statistics; `None` does as the detector's
-            weights were trained, and trains it without such weights.
-        other_classes: Outputs of Faster R-CNN for classes that count as background; `keep_classes` sets it to the
-            classes of the weights that are not among those of the data.
+        frozen_norm: Whether BatchNorm of the backbone is frozen, both weights and statistics. `None` follows the
+            training of the detector's weights; without such weights BatchNorm is trained.
+        other_classes: Number of Faster R-CNN outputs for classes that count as background. `keep_classes` sets it to
+            the number of pretrained classes that do not occur in the data.
         **kwargs: Arguments of `BaseModule`.
 
     Raises:
@@ -72,8 +73,8 @@ class DetectionModule(TaskModule):
     Example:
         >>> import torch
         >>> module = DetectionModule(backbone="resnet9_small", box_classes=["cell"], channels=32).eval()
-        >>> found = module.detect(torch.zeros(2, 3, 96, 128, dtype=torch.uint8))
-        >>> len(found), found[0].boxes.shape[1], found[0]._fields
+        >>> detections = module.detect(torch.zeros(2, 3, 96, 128, dtype=torch.uint8))
+        >>> len(detections), detections[0].boxes.shape[1], detections[0]._fields
         (2, 4, ('boxes', 'scores', 'labels'))
     """
 
@@ -101,21 +102,21 @@ class DetectionModule(TaskModule):
         self._published: DetectorWeights | None = None
 
     def configure_networks(self) -> None:
-        """Build the networks, like those of a detector's weights if there are some."""
+        """Build the networks, with the structure of a detector's weights if given."""
         h = self.hparams
         if h["weights"] is not None:
             self._published = read_detector(h["weights"], h["detector"], h["backbone"])
             if self._published is not None:
                 self._follow(self._published)
             elif h["keep_classes"]:
-                raise OptionError(self, "keep_classes", True, "it needs the weights of one of torchvision's detectors")
+                raise OptionError(self, "keep_classes", True, "needs the weights of one of torchvision's detectors")
         if (layout := layout_named(h["layout"])) is not None:
             h["backbone"] = layout.backbone
         super().configure_networks()
-        self._published = None  # its tensors are copied
+        self._published = None  # its tensors have been copied
 
     def build_backbone(self, weights: str | Weights | None) -> Backbone:
-        """Return a network as the hyperparameters describe it, with weights to start from, such as a detector's."""
+        """Return a backbone built from the hyperparameters, with initial weights, possibly from a detector."""
         h, published = self.hparams, self._published
         if published is None and isinstance(weights, str):
             published = read_detector(weights, h["detector"], h["backbone"])
@@ -127,7 +128,7 @@ class DetectionModule(TaskModule):
         return backbone
 
     def configure_head(self, num_features: int) -> nn.Module:
-        """Return the detector, with the weights of a published one if there are some."""
+        """Return the detector, with published weights if given."""
         h, published = self.hparams, self._published
         if published is not None:
             if h["box_classes"] is None and published.classes:
@@ -144,22 +145,22 @@ class DetectionModule(TaskModule):
         return head
 
     def _follow(self, published: DetectorWeights) -> None:
-        """Take up the structure that a detector's weights need, and log what it replaces."""
+        """Set the structure that a detector's weights need, and log which options it replaces."""
         h, layout = self.hparams, published.structure
         if h["layout"] is None:
             h["layout"] = published.layout
         elif not LAYOUTS[h["layout"]].has_tensors_of(layout):
-            raise OptionError(self, "layout", h["layout"], f"{published.source} is for {published.layout}")
+            raise OptionError(self, "layout", h["layout"], f"must be {published.layout} for {published.source}")
         if h["frozen_norm"] is None:
             h["frozen_norm"] = published.frozen
         defaults = {name: parameter.default for name, parameter in parameters(type(self)).items()}
         settled = {"backbone": layout.backbone, **layout.settled}
-        given = [f"{name}={h[name]}" for name, value in settled.items() if h[name] not in (value, defaults[name])]
-        replaced = f", in place of {', '.join(given)}" if given else ""
-        log.info("%s: the network is that of torchvision's %s%s.", published.source, h["layout"], replaced)
+        changed = [f"{name}={h[name]}" for name, value in settled.items() if h[name] not in (value, defaults[name])]
+        replaced = f", replacing {', '.join(changed)}" if changed else ""
+        log.info("%s: using the structure of torchvision's %s%s.", published.source, h["layout"], replaced)
 
     def make_task(self) -> DetectionTask:
-        """Return the task."""
+        """Return the detection task built from the hyperparameters."""
         limits = self.options("score_threshold", "iou_threshold", "max_detections")
         names = ("detector", "strides", "channels", "num_convs", "class_weight", "layout", "other_classes")
         options = self.options(*names)
@@ -170,7 +171,7 @@ class DetectionModule(TaskModule):
         """Names of the classes.
 
         Raises:
-            ValueError: If neither the arguments nor the data tell.
+            ValueError: If neither the arguments nor the data define them.
         """
         return cast(DetectionTask, self.task).names
 
@@ -179,7 +180,7 @@ class DetectionModule(TaskModule):
 
         Args:
             images: (N, C, H, W), uint8 or float in [0, 1].
-            sizes: Heights and widths (N, 2) of images that are padded.
+            sizes: Heights and widths (N, 2) of the images without padding.
         """
         output = self(images)  # builds the task
         return cast(DetectionTask, self.task).detect(output, len(images), sizes)

@@ -1,4 +1,4 @@
-"""What all ways of unsupervised domain adaptation share."""
+"""Base class of unsupervised domain adaptation."""
 
 import math
 from abc import abstractmethod
@@ -22,39 +22,40 @@ __all__ = ["DomainAdaptationModule", "Domains"]
 
 
 class Domains(NamedTuple):
-    """The same of both domains, (N, ...) each."""
+    """Corresponding tensors of both domains, (N, ...) each."""
 
     source: Tensor
     target: Tensor
 
 
 class DomainAdaptationModule(SupervisedModule):
-    """Base of the modules that learn from labels of a source domain what to say in a target domain without labels.
+    """Base of modules that learn from a labeled source domain to classify an unlabeled target domain.
 
-    From the batches of `DomainAdaptationDataModule` it learns the cross-entropy of the source's labels; a subclass
-    adds a loss that looks at both domains, its `adaptation`. That loss, or with adversaries its gradient, is weighed
-    by lambda = `adaptation_weight` * (2 / (1 + exp(-ramp p)) - 1), p being the share of training that is done
-    (Ganin et al. 2016, section 5.2.2): features that tell no classes apart yet need no adapting.
+    From batches of `DomainAdaptationDataModule` it learns the source labels by cross-entropy. A subclass adds a loss on
+    both domains, `adaptation`. This loss, or for adversarial methods its gradient, is weighted by
+    lambda = `adaptation_weight` * (2 / (1 + exp(-ramp p)) - 1), where p is the fraction of training completed
+    (Ganin et al. 2016, section 5.2.2): adapting features makes no sense before they separate the classes.
 
-    Both domains pass through the network together, so that BatchNorm normalises them by the same statistics, those
-    of source and target mixed half and half. With `source_only` nothing of the target is looked at in training, not
-    even by BatchNorm: that is the baseline that shows what adaptation gains.
+    Both domains pass through the network together, so that BatchNorm normalizes them by the same statistics of an equal
+    mixture of source and target. With `source_only` training does not use target images at all, not even in BatchNorm.
+    This is the baseline that shows the benefit of adaptation.
 
-    Logs in training `train_source_loss`, `train_adaptation_loss`, `train_lambda` and `train_acc` (of the source), in
-    validation and test `val_loss` and `val_source_acc`, `val_target_loss` and `val_target_acc`, and without labels
-    `val_target_entropy` and `val_target_diversity`, see `AnswerInformation`. Losses and accuracies are means over the
-    images that have a label.
+    In training it logs `train_source_loss`, `train_adaptation_loss`, `train_lambda` and `train_acc` (on the source), in
+    validation and test `val_loss` and `val_source_acc`, `val_target_loss` and `val_target_acc`, and
+    `val_target_entropy` and `val_target_diversity`, which need no labels, see `AnswerInformation`. Losses and
+    accuracies are means over the labeled images.
 
-    The `monitor` is `val_score` = (source accuracy + diversity - entropy) / 2, which asks for a classifier that is
-    right in the source, and sure but not one-sided in the target. It does not know the target's labels, as nobody
-    who needs adaptation does. It is no accuracy: a model may be sure and wrong. `val_target_acc` is there to report,
-    and to see what choosing without it costs; choosing by it (`RunCheckpoint(monitor="val_target_acc")`) is cheating.
+    The `monitor` is `val_score` = (source accuracy + diversity - entropy) / 2. It rewards a classifier that is correct
+    on the source, and confident but diverse on the target. It uses no target labels, as they are not available when
+    adaptation is needed. It is not an accuracy: a model may be confident and wrong. `val_target_acc` is logged for
+    reports, and to show the cost of selecting a model without it. Selecting by it
+    (`RunCheckpoint(monitor="val_target_acc")`) is cheating.
 
     Args:
         source_only: Whether to learn from the source alone.
-        adaptation_weight: Greatest weight of the adaptation.
-        ramp: Steepness of lambda's rise over the training; `None` for the full weight from the start.
-        weights: As for `BaseModule`; the classifier of a checkpoint is taken over, too, if it has as many classes.
+        adaptation_weight: Maximum weight of the adaptation.
+        ramp: Steepness of lambda's rise during training; `None` for the full weight from the start.
+        weights: As for `BaseModule`; the classifier of a checkpoint is loaded, too, if it has as many classes.
         **kwargs: Arguments of `SupervisedModule` and `BaseModule`.
 
     Raises:
@@ -64,8 +65,8 @@ class DomainAdaptationModule(SupervisedModule):
     monitor = "val_score"
     mode: Literal["min", "max"] = "max"
     expects_domains: ClassVar[bool] = True
-    weighs_gradient: ClassVar[bool] = False  # whether `adaptation` itself weighs the gradient
-    structural: ClassVar[tuple[str, ...]] = ("source_only",)  # arguments that a checkpoint's tensors depend on
+    weighs_gradient: ClassVar[bool] = False  # whether `adaptation` applies lambda to the gradient itself
+    structural: ClassVar[tuple[str, ...]] = ("source_only",)  # arguments that determine a checkpoint's tensors
 
     def __init__(
         self,
@@ -77,41 +78,39 @@ class DomainAdaptationModule(SupervisedModule):
     ) -> None:
         super().__init__(weights=weights, **kwargs)
         if adaptation_weight <= 0:
-            raise OptionError(
-                self, "adaptation_weight", adaptation_weight, "give a positive number, or set source_only"
-            )
+            raise OptionError(self, "adaptation_weight", adaptation_weight, "must be positive, or set source_only")
         if ramp is not None and ramp <= 0:
-            raise OptionError(self, "ramp", ramp, "give a positive number, or null for the full weight from the start")
+            raise OptionError(self, "ramp", ramp, "must be positive, or null for the full weight from the start")
         self._total_steps = 0.0
 
     @abstractmethod
     def adaptation(self, batch: Batch, features: Domains, logits: Domains, weight: float) -> Output:
-        """Return `adaptation_loss` of a training batch, and further scalars to log, with their `counts` as in `step`.
+        """Return `adaptation_loss` of a training batch, and further scalars to log, with `counts` as in `step`.
 
         Args:
             batch: The batch of both domains.
             features: Features (N, num_features).
             logits: Logits (N, K).
-            weight: The lambda of this step, for modules that weigh a gradient themselves (`weighs_gradient`).
+            weight: Lambda of this step, for modules that apply it to the gradient (`weighs_gradient`).
         """
 
     def configure_networks(self) -> None:
-        """Build the networks, and take over the classifier of a checkpoint."""
+        """Build the networks, and load the classifier of a checkpoint."""
         super().configure_networks()
         if self.hparams["multi_label"]:
-            raise ValueError(f"{type(self).__name__} takes one label an image, but these have several.")
+            raise ValueError(f"the images have several labels: {type(self).__name__} needs one label per image.")
         if self.hparams["weights"] is not None:
             load_head(self.head, self.hparams["weights"], self.trained_classes.get("class_names", ()))
         if not self.hparams["source_only"]:
             self.configure_adaptation()
 
     def configure_adaptation(self) -> None:
-        """Build what only the adaptation needs; here nothing."""
+        """Build networks that only the adaptation needs; none by default."""
 
     def configure_metrics(self) -> dict[str, Metric]:
-        """Return the information in the answers for the target; accuracies are averaged as losses are.
+        """Return the entropy and diversity of predictions for the target; accuracies are averaged like losses.
 
-        Metrics that were chosen are those of the target, too, and are logged as `target_NAME`.
+        Metrics chosen by the user are also computed on the target, and logged as `target_NAME`.
         """
         metrics: dict[str, Metric] = {"answers": AnswerInformation(self.num_classes)}
         metrics |= {f"target_{name}": metric for name, metric in self.task.chosen_metrics().items()}
@@ -122,11 +121,11 @@ class DomainAdaptationModule(SupervisedModule):
         return metrics
 
     def training_images(self, batch: Batch) -> Domains:
-        """Return the images that pass through the network."""
+        """Return the images of a batch that pass through the network."""
         return Domains(batch["source"]["image"], batch["target"]["image"])
 
     def adaptation_lambda(self) -> float:
-        """Return the weight of the adaptation at this step.
+        """Return lambda, the weight of the adaptation, at this step.
 
         Raises:
             ValueError: If the length of training is unknown.
@@ -138,19 +137,19 @@ class DomainAdaptationModule(SupervisedModule):
             self._total_steps = float(self.trainer.estimated_stepping_batches)
         if math.isinf(self._total_steps):
             raise ValueError(
-                f"ramp needs to know the length of training: set {argument('max_epochs', TRAINER)} or "
+                f"`ramp` needs the length of training, which is unknown: set {argument('max_epochs', TRAINER)} or "
                 f"{argument('max_steps', TRAINER)}, or {setting('ramp', None, self)}."
             )
         return weight * (2 / (1 + math.exp(-ramp * self.global_step / self._total_steps)) - 1)
 
     def step(self, batch: Batch, stage: Stage) -> Output:
-        """Learn from a batch of both domains, or classify one of a single domain."""
+        """Learn from a batch of both domains; in evaluation, classify a batch of one domain."""
         if stage != "train":
             return self._evaluate(batch, stage)
         if not isinstance(batch.get("source"), dict) or not isinstance(batch.get("target"), dict):
             raise ValueError(
                 f"{type(self).__name__} learns from batches with `source` and `target`, but got one with "
-                f"{', '.join(map(str, batch))}: take DomainAdaptationDataModule."
+                f"{', '.join(map(str, batch))}: use DomainAdaptationDataModule."
             )
         images, label = self.training_images(batch), batch["source"]["label"]
         n = len(label)
@@ -164,32 +163,32 @@ class DomainAdaptationModule(SupervisedModule):
         if self.hparams["source_only"]:
             return output
         weight = self.adaptation_lambda()
-        found = self.adaptation(batch, Domains(features[:n], features[n:]), Domains(logits[:n], logits[n:]), weight)
-        output |= {**found, "counts": output["counts"] | found.get("counts", {})}
-        added = output["adaptation_loss"]
-        output["loss"] = loss + (added if self.weighs_gradient else weight * added)
+        added = self.adaptation(batch, Domains(features[:n], features[n:]), Domains(logits[:n], logits[n:]), weight)
+        output |= {**added, "counts": output["counts"] | added.get("counts", {})}
+        adaptation_loss = output["adaptation_loss"]
+        output["loss"] = loss + (adaptation_loss if self.weighs_gradient else weight * adaptation_loss)
         output["lambda"] = torch.tensor(weight, device=self.device)
-        output["adaptation_loss"] = added.detach()
+        output["adaptation_loss"] = adaptation_loss.detach()
         return output
 
     def on_validation_start(self) -> None:
-        """Have what is measured of both domains printed once."""
+        """Print results that cover both domains only once."""
         print_results_once(self.trainer)
 
     def on_test_start(self) -> None:
-        """Have what is measured of both domains printed once."""
+        """Print results that cover both domains only once."""
         print_results_once(self.trainer)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output:
-        """Classify a batch of one of the domains."""
+        """Evaluate a batch of one domain."""
         return self._run_step(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output:
-        """Classify a batch of one of the domains."""
+        """Evaluate a batch of one domain."""
         return self._run_step(batch, "test")
 
     def update_metrics(self, metrics: Any, output: Output) -> None:
-        """Feed the answers for target images to their metric."""
+        """Update the metrics with predictions for target images."""
         if is_source(output):
             return
         probabilities = output["logits"].float().softmax(1)
@@ -201,30 +200,30 @@ class DomainAdaptationModule(SupervisedModule):
             metrics["class"].update(output["logits"], output["target"])
 
     def summarize(self, stage: Stage, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add the score that needs no label of the target; where a domain has no images the other one makes it up."""
+        """Add the score, which needs no target labels; without images of one domain the other one determines it."""
         if stage == "train":
             return values
         information = values[f"{stage}_target_diversity"] - values[f"{stage}_target_entropy"]
         parts = [part for part in (values.get(f"{stage}_source_acc"), information) if part is not None]
-        known = [part for part in parts if not torch.isnan(part)]
-        score = torch.stack(known).mean() if known else information
+        defined = [part for part in parts if not torch.isnan(part)]
+        score = torch.stack(defined).mean() if defined else information
         values = {name: value for name, value in values.items() if not torch.isnan(value)}
         return {**values, f"{stage}_score": score}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on with other networks than the checkpoint's."""
+        """Raise an error if the checkpoint's networks have another structure."""
         super().on_load_checkpoint(checkpoint)
-        before = checkpoint.get("hyper_parameters", {})
+        saved = checkpoint.get("hyper_parameters", {})
         for name in self.structural:
-            if before.get(name, self.hparams[name]) != self.hparams[name]:
+            if saved.get(name, self.hparams[name]) != self.hparams[name]:
                 raise ValueError(
-                    f"the checkpoint was trained with {name}={before[name]!r}, this run has {self.hparams[name]!r}: "
+                    f"the checkpoint was trained with {name}={saved[name]!r}, this run has {self.hparams[name]!r}: "
                     f"leave {argument(name, self)} out, or start a new run from its weights with "
                     f"{argument('weights', self)}."
                 )
 
     def _evaluate(self, batch: Batch, stage: Stage) -> Output:
-        """Return what is measured of one domain; images that name none are of the target, where models are used."""
+        """Return losses and accuracies on one domain; batches without `domain` count as target, the domain of use."""
         self.configure_model()
         target = batch["label"]
         features = self.backbone(batch["image"])
@@ -240,15 +239,15 @@ class DomainAdaptationModule(SupervisedModule):
         return output | dict(zip(names, (loss, accuracy), strict=True))
 
     def evaluation(self, batch: Batch, features: Tensor, logits: Tensor) -> Output:
-        """Return further scalars to log of a batch of one domain in validation and test; here none."""
+        """Return further scalars to log for a validation or test batch of one domain; none by default."""
         return {}
 
     def _accuracy(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the share of labeled images that are right, and how many have a label."""
+        """Return the accuracy on labeled images, and their number."""
         return joined_mean(*self.classes_task.accuracy(logits.detach(), target), gather=False)
 
 
 def is_source(part: Batch | Output) -> bool:
-    """Whether a batch or an output is of the source domain; batches of one domain each."""
+    """Return whether a batch or an output, of a single domain, belongs to the source."""
     domain = part.get("domain")
     return isinstance(domain, Tensor) and bool(domain[0] == 0)

@@ -1,4 +1,4 @@
-"""Features of all images, computed once, for a classifier on a frozen backbone."""
+"""Caching of image features for a classifier on a frozen backbone."""
 
 import logging
 import time
@@ -19,15 +19,15 @@ log = logging.getLogger("lit_cv")
 
 
 def check_caching(trainer: L.Trainer) -> None:
-    """Refuse to keep features where images change from step to step, or do not tell which they are.
+    """Raise an error if features cannot be cached because images change between steps or have no index.
 
     Raises:
-        ValueError: If a callback changes the images, or the DataModule is not made for it.
+        ValueError: If a callback changes the images, or the DataModule does not support caching.
     """
-    found = [type(c).__name__ for c in trainer.callbacks if as_callback(c).changes_images]  # type: ignore[attr-defined]
-    changing = list(dict.fromkeys(found))
+    names = [type(c).__name__ for c in trainer.callbacks if as_callback(c).changes_images]  # type: ignore[attr-defined]
+    changing = list(dict.fromkeys(names))
     if changing:
-        reason = f"cache_features keeps one feature vector an image, but {' and '.join(changing)} changes the images"
+        reason = f"cache_features keeps one feature vector per image, but {' and '.join(changing)} changes the images"
         out = f"leave it out ({argument('callbacks', TRAINER)}), or set {setting('cache_features', False)}"
         raise VoidOptionError(
             TRAINER, "callbacks", changing, reason, ("cache_features",), f"{reason} at every step: {out}."
@@ -36,44 +36,43 @@ def check_caching(trainer: L.Trainer) -> None:
 
 
 def check_extraction(trainer: L.Trainer, purpose: str) -> None:
-    """Refuse data that cannot be run through the backbone in order.
+    """Raise an error if the data cannot be run through the backbone in order.
 
     Args:
         trainer: The Trainer.
-        purpose: The argument that asks for it.
+        purpose: The argument that requires it.
 
     Raises:
-        ValueError: If the DataModule is not made for it.
+        ValueError: If the DataModule does not support it.
     """
     datamodule = trainer.datamodule  # type: ignore[attr-defined]
     if as_data(datamodule).ordered_loader is None:
-        given = "loaders alone" if datamodule is None else type(datamodule).__name__
+        actual = "plain loaders" if datamodule is None else type(datamodule).__name__
         raise ValueError(
-            f"{purpose} needs a DataModule made on datamodules.BaseDataModule, not {given}: "
-            f"set {setting(purpose, False)}."
+            f"{purpose} needs a subclass of datamodules.BaseDataModule, not {actual}: set {setting(purpose, False)}."
         )
 
 
 def cache_features(module: ExtensionPoints) -> dict[str, Tensor]:
-    """Run the training and validation images through the backbone, each once.
+    """Compute the features of all training and validation images once.
 
     Returns:
-        Features by stage (`train`, `val`), (N, num_features), at the positions that batches give as `index`.
+        Features by stage (`train`, `val`), (N, num_features); the `index` of a batch selects its rows.
     """
     datamodule: Any = module.trainer.datamodule  # type: ignore[attr-defined]
     datasets = {"train": datamodule.train_dataset, "val": datamodule.val_dataset}
     start = time.monotonic()
     features = {stage: extract_features(module, data) for stage, data in datasets.items() if data is not None}
     counts = " and ".join(f"{len(value):,} {stage}" for stage, value in features.items())
-    log.info("Features of %s images computed in %.1f s, and kept for all epochs.", counts, time.monotonic() - start)
+    log.info("Features of %s images computed in %.1f s and cached for all epochs.", counts, time.monotonic() - start)
     return features
 
 
 @torch.no_grad()
 def extract_features(module: ExtensionPoints, dataset: Any) -> Tensor:
-    """Return the features (N, num_features) of all images of a dataset, by the network as it predicts.
+    """Return the features (N, num_features) of all images of a dataset, with the network in eval mode.
 
-    Training images that are larger, for an augmentation that crops them, are resized to what evaluation sees.
+    Training images that are larger, to be cropped by an augmentation, are resized to the evaluation size.
     """
     from rich.console import Console
     from rich.progress import track
@@ -87,16 +86,16 @@ def extract_features(module: ExtensionPoints, dataset: Any) -> Tensor:
     module.backbone.eval()
     for batch in batches:
         with module.trainer.precision_plugin.forward_context():
-            found = module.backbone(_resized(batch["image"].to(module.device, non_blocking=True), size))
+            batch_features = module.backbone(_resized(batch["image"].to(module.device, non_blocking=True), size))
         if features is None:
-            features = found.new_empty(len(dataset), found.shape[1])
-        features[batch["index"].to(module.device)] = found
+            features = batch_features.new_empty(len(dataset), batch_features.shape[1])
+        features[batch["index"].to(module.device)] = batch_features
     module.train(module.training)
     return torch.empty(0) if features is None else features
 
 
 def _resized(images: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """Return images (N, C, H, W) of another size, with antialiasing."""
+    """Return images (N, C, H, W) resized with antialiasing."""
     if size is None or images.shape[2:] == size:
         return images
     resized = F.interpolate(images.float(), size, mode="bilinear", antialias=True)

@@ -1,4 +1,4 @@
-"""Few-shot approaches that compare each query image with each class, by features."""
+"""Base class of few-shot approaches that compare query images with classes by features."""
 
 from abc import abstractmethod
 from typing import Any, ClassVar, cast
@@ -12,15 +12,15 @@ from lit_cv.modules.few_shot import FewShotModule
 
 __all__ = ["FeatureComparisonModule"]
 
-_BATCH = 512  # images encoded at a time where no gradient is wanted
+_BATCH = 512  # images encoded at a time without gradients
 
 
 class FeatureComparisonModule(FewShotModule):
-    """Base of the approaches that represent a class by the mean features of its support images.
+    """Base of approaches that represent a class by the mean features of its support images.
 
     In training the support and query images of all episodes of a batch are encoded in one pass. In evaluation each
-    image is encoded once, and the episodes are made of its features: the same as encoding every episode, for in
-    evaluation mode the features of an image do not depend on the other images.
+    image is encoded once, and episodes use the stored features. This gives the same result, since in evaluation mode
+    the features of an image do not depend on other images.
 
     A subclass implements `encode` and `compare`.
     """
@@ -30,7 +30,7 @@ class FeatureComparisonModule(FewShotModule):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._tables: dict[str, Tensor] = {}  # features of the evaluation images
-        self._classes: Tensor | None = None  # representations of the classes taken up
+        self._classes: Tensor | None = None  # representations of the classes from `adapt`
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class FeatureComparisonModule(FewShotModule):
             return torch.unflatten(sums / members.sum(2, keepdim=True), 2, features.shape[2:])
 
     def episode_logits(self, batch: Batch, way: int, stage: Stage) -> Tensor:
-        """Encode the images, or look their features up, and compare queries with classes."""
+        """Encode the images, or look up their features, and compare queries with classes."""
         support, query = batch["support"], batch["query"]
         if "image" in support or not self._tables:
             count, shots = support["label"].shape
@@ -77,22 +77,22 @@ class FeatureComparisonModule(FewShotModule):
         self._encode_all("test")
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics, and let the features go."""
+        """Log the metrics and free the features."""
         super().on_validation_epoch_end()
         self._tables = {}
 
     def on_test_epoch_end(self) -> None:
-        """Log the metrics, and let the features go."""
+        """Log the metrics and free the features."""
         super().on_test_epoch_end()
         self._tables = {}
 
     def adapt_to(self, images: Tensor, labels: Tensor, way: int) -> None:
-        """Keep the representations of the classes."""
+        """Store the representations of the classes."""
         self._classes = self.represent(self._encode_in_parts(images)[None], labels[None], way)
 
     @torch.no_grad()
     def adapted_logits(self, images: Tensor) -> Tensor:
-        """Compare images with the classes taken up."""
+        """Compare images with the stored classes."""
         return self.compare(cast(Tensor, self._classes), self._encode_in_parts(images)[None])[0]
 
     def _encode_all(self, stage: Stage) -> None:

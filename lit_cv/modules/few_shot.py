@@ -1,4 +1,4 @@
-"""What few-shot approaches share: episodes, their accuracy, and the use of a trained module on new classes."""
+"""Base class of few-shot approaches: episodes, accuracy, and adaptation to new classes."""
 
 from abc import abstractmethod
 from typing import Any, ClassVar, Literal, Self, cast
@@ -18,27 +18,26 @@ __all__ = ["FewShotModule"]
 
 
 class FewShotModule(BaseModule):
-    """Base of the approaches that learn to tell new classes from a few examples, from episodes.
+    """Base of approaches that learn from episodes to classify new classes from a few examples.
 
     Batches are those of `EpisodicDataModule`: `support` and `query`, each with `image` (B, n, C, H, W) and `label`
-    (B, n) from 0 to N - 1. A subclass implements `episode_logits`, and `adapt_to` and `adapted_logits` for the use
-    on new classes.
+    (B, n) from 0 to N - 1. A subclass implements `episode_logits`, and `adapt_to` and `adapted_logits` for new classes.
 
-    Logs `train_loss` and `train_acc`; in validation and test `{stage}_loss` over all settings, and for each setting
-    `{stage}_5w1s_acc`, the mean accuracy of its episodes, with `{stage}_5w1s_ci95`, so that the 95 % confidence
+    It logs `train_loss` and `train_acc`; in validation and test `{stage}_loss` over all settings, and for each setting
+    the mean accuracy of its episodes, such as `{stage}_5w1s_acc`, with `{stage}_5w1s_ci95`: the 95 % confidence
     interval is acc +- ci95. The `monitor` is the accuracy in the first setting.
 
-    After training, `adapt(support_images, support_labels)` takes up new classes and `predict(images)` tells them;
-    `lit-cv predict` does so with folders (`support_root` and `predict_root` of `EpisodicDataModule`).
+    After training, `adapt(support_images, support_labels)` sets new classes and `predict(images)` classifies among
+    them; `lit-cv predict` does the same with folders (`support_root` and `predict_root` of `EpisodicDataModule`).
 
     Args:
-        backbone: Name of the network; `None` takes that of the checkpoint `weights`, the usual one without weights:
+        backbone: Name of the network; `None` takes that of the checkpoint `weights`, or without weights the default:
             `conv4`, or `conv4_2pool` for relation networks.
-        weights: Weights to start from: the name of torchvision weights (`DEFAULT`) or the path of a checkpoint.
+        weights: Initial weights: the name of torchvision weights (`DEFAULT`) or the path of a checkpoint.
         **kwargs: Arguments of `BaseModule`.
 
     Attributes:
-        default_backbone: Name of the network where none is given.
+        default_backbone: Name of the network if none is set.
     """
 
     monitor = "val_loss"
@@ -46,14 +45,14 @@ class FewShotModule(BaseModule):
     default_backbone: ClassVar[str] = "conv4"
 
     def __init__(self, backbone: str | None = None, weights: str | None = None, **kwargs: Any) -> None:
-        named = backbone
-        if weights and named is None:
-            named = checkpoint_options(weights).get("backbone")
-            if named is not None:
-                check_backbone_name(named, of_file=True)
-        super().__init__(backbone=named or self.default_backbone, weights=weights, **kwargs)
-        self.hparams["backbone"] = named or self.default_backbone  # which Lightning holds as it was given
-        self.adapted_labels: Tensor | None = None  # the labels that `predict` answers with
+        name = backbone
+        if weights and name is None:
+            name = checkpoint_options(weights).get("backbone")
+            if name is not None:
+                check_backbone_name(name, of_file=True)
+        super().__init__(backbone=name or self.default_backbone, weights=weights, **kwargs)
+        self.hparams["backbone"] = name or self.default_backbone  # Lightning stores the argument, possibly None
+        self.adapted_labels: Tensor | None = None  # labels that `predict` returns
 
     @abstractmethod
     def episode_logits(self, batch: Batch, way: int, stage: Stage) -> Tensor:
@@ -61,29 +60,29 @@ class FewShotModule(BaseModule):
 
     @abstractmethod
     def adapt_to(self, images: Tensor, labels: Tensor, way: int) -> None:
-        """Take up `way` classes from support images (S, C, H, W) with labels (S,) from 0."""
+        """Set `way` classes from support images (S, C, H, W) with labels (S,) from 0."""
 
     @abstractmethod
     def adapted_logits(self, images: Tensor) -> Tensor:
-        """Return the logits (N, way) of the classes taken up."""
+        """Return the logits (N, way) for the classes set by `adapt_to`."""
 
     def episode_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the mean loss of logits (B, Q, N) with labels (B, Q): the cross-entropy."""
+        """Return the mean loss, cross-entropy by default, of logits (B, Q, N) with labels (B, Q)."""
         return F.cross_entropy(logits.flatten(0, 1), target.flatten())
 
     def configure_metrics(self) -> dict[str, Metric]:
-        """Return the accuracy in each setting that the DataModule evaluates."""
+        """Return one accuracy for each setting that the DataModule evaluates."""
         settings = data_extras(datamodule_of(self._trainer)).settings
         if settings:
             self.monitor, self.mode = f"val_{settings[0].name}_acc", "max"
         return {setting.name: EpisodeAccuracy(setting.name) for setting in settings}
 
     def step(self, batch: Batch, stage: Stage) -> Output:
-        """Classify the query images of a batch of episodes by their support images."""
+        """Classify the query images of a batch of episodes from their support images."""
         if not {"support", "query"} <= batch.keys():
             raise ValueError(
                 f"{type(self).__name__} learns from episodes, batches with `support` and `query`, but got one with "
-                f"{', '.join(batch)}: take EpisodicDataModule."
+                f"{', '.join(batch)}: use EpisodicDataModule."
             )
         labels, target = batch["support"]["label"], batch["query"]["label"]
         way = batch["classes"].shape[1] if "classes" in batch else int(labels.max()) + 1
@@ -96,18 +95,18 @@ class FewShotModule(BaseModule):
         return {**output, "accuracy": accuracy, "setting": setting}
 
     def update_metrics(self, metrics: MetricCollection, output: Output) -> None:
-        """Feed the accuracies of a batch of episodes, all of one setting, to the metric of that setting."""
+        """Update the metric of a setting with the accuracies of a batch of its episodes."""
         way, shot = output["setting"].tolist()
         name = f"{way}w{shot}s"
         if name in metrics:
             cast(EpisodeAccuracy, metrics[name]).update(output["accuracy"])
 
     def on_validation_epoch_start(self) -> None:
-        """Count from nothing, also in settings that a shortened validation does not come to."""
+        """Start counting at zero, also in settings that a shortened validation does not reach."""
         self._begin("val")
 
     def on_test_epoch_start(self) -> None:
-        """Count from nothing."""
+        """Start counting at zero."""
         self._begin("test")
 
     def _begin(self, stage: Stage) -> None:
@@ -116,7 +115,7 @@ class FewShotModule(BaseModule):
                 metric.update(torch.empty(0, device=self.device))
 
     def adapt(self, support_images: Tensor, support_labels: Tensor) -> Self:
-        """Take up new classes from a few images of each; the weights stay as they are.
+        """Set new classes from a few images of each, without changing the weights.
 
         Args:
             support_images: (S, C, H, W), uint8 or float in [0, 1].
@@ -126,7 +125,7 @@ class FewShotModule(BaseModule):
             The module, in evaluation mode.
 
         Raises:
-            ValueError: If there are fewer than two classes, or not a label for each image.
+            ValueError: If there are fewer than two classes, or if the numbers of images and labels differ.
 
         Example:
             >>> from lit_cv import PrototypicalModule
@@ -137,46 +136,46 @@ class FewShotModule(BaseModule):
         """
         if support_labels.shape != support_images.shape[:1]:
             raise ValueError(
-                f"support_labels of shape {tuple(support_labels.shape)} for {len(support_images)} support images: "
-                "give one label for each."
+                f"support_labels has the shape {tuple(support_labels.shape)} for {len(support_images)} support images: "
+                "use one label per image."
             )
-        known, labels = torch.unique(support_labels.to(self.device), return_inverse=True)
-        if len(known) < 2:
-            raise ValueError(f"support_labels name {len(known)} class: give images of two or more.")
+        classes, labels = torch.unique(support_labels.to(self.device), return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(f"support_labels contains {len(classes)} class: use images of two or more.")
         self.configure_model()
         self.eval()
-        self.adapt_to(support_images.to(self.device), labels, len(known))
-        self.adapted_labels = known
+        self.adapt_to(support_images.to(self.device), labels, len(classes))
+        self.adapted_labels = classes
         return self
 
     def predict(self, images: Tensor) -> Tensor:
-        """Return the labels (N,) of images (N, C, H, W) among the classes that `adapt` took up."""
+        """Return the labels (N,) of images (N, C, H, W) among the classes set by `adapt`."""
         probabilities = self.predict_proba(images)
         return cast(Tensor, self.adapted_labels)[probabilities.argmax(-1)]
 
     def predict_proba(self, images: Tensor) -> Tensor:
-        """Return the probabilities (N, K) of the K classes that `adapt` took up, their labels in ascending order.
+        """Return the probabilities (N, K) of the K classes set by `adapt`, in ascending order of their labels.
 
         Raises:
             ValueError: If `adapt` was not called before.
         """
         if self.adapted_labels is None:
             raise ValueError(
-                "there are no classes to tell yet: call adapt(support_images, support_labels) first, or predict with "
-                f"{argument('support_root', DATA)} and {argument('predict_root', DATA)}, folders of images."
+                "no classes have been set: call adapt(support_images, support_labels) first, or predict with folders "
+                f"of images in {argument('support_root', DATA)} and {argument('predict_root', DATA)}."
             )
         return self.probabilities(self.adapted_logits(images.to(self.device)))
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Return the probabilities of the classes from their logits (N, K): the softmax."""
+        """Return the probabilities of the classes from their logits (N, K), by softmax."""
         return logits.float().softmax(-1)
 
     def on_predict_start(self) -> None:
-        """Take up the classes of the DataModule's support images."""
+        """Set the classes of the DataModule's support images."""
         support_set = data_extras(datamodule_of(self.trainer)).support_set
         if support_set is not None:
             self.adapt(*support_set())
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return the `probabilities` (N, K) of the classes, and where the images stand in the data (`index`)."""
+        """Return the `probabilities` (N, K) of the classes and the dataset positions (`index`) of the images."""
         return {"probabilities": self.predict_proba(batch["image"]), **{k: batch[k] for k in ("index",) if k in batch}}

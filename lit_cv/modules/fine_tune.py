@@ -1,4 +1,4 @@
-"""Fine-tuning: a pretrained backbone learns a new task."""
+"""Fine-tuning of a pretrained backbone for a new task."""
 
 from collections import OrderedDict
 from typing import Any, Self
@@ -17,29 +17,29 @@ __all__ = ["FineTuneModule"]
 
 
 class FineTuneModule(SupervisedModule):
-    """Takes a pretrained backbone to a new task: a new classifier learns, and as much of the backbone as is wanted.
+    """Fine-tunes a pretrained backbone for a new task: trains a new classifier and selected parts of the backbone.
 
-    Batches, losses and metrics are those of `SupervisedModule`, and so is the `strategy`, which tells what learns, and
-    how fast; here it always has one.
+    Batches, losses, metrics and the options of `strategy`, which selects what is trained at which learning rate, are
+    those of `SupervisedModule`; here `strategy` always has a value.
 
     Args:
         strategy: See `SupervisedModule`.
         weights: Pretrained weights: the name of torchvision weights (`DEFAULT`) or the path of a checkpoint.
-        backbone: Name of the network; `None` takes that of the checkpoint `weights`, `resnet9` without weights.
-        normalize_features: Whether the classifier gets features of mean 0 and variance 1 in each batch, and in
-            evaluation by running means, as the linear probes of MAE do (He et al. 2022, appendix A.1): features of
-            a frozen backbone differ in scale, which makes the classifier slow to learn. `None`: where all of it is
-            frozen, for `feature_extraction`.
+        backbone: Name of the network; `None` takes that of the checkpoint `weights`, or `resnet9` without weights.
+        normalize_features: Whether features are normalized to mean 0 and variance 1 before the classifier, by the
+            statistics of the batch in training and by running means in evaluation, as in the linear probes of MAE (He
+            et al. 2022, appendix A.1). The scales of frozen features differ, which slows the training of a classifier
+            down. `None` does so for `feature_extraction`, unless the head is solved.
         cache_features: For `feature_extraction` without augmentation: run each image through the backbone once,
-            and train the classifier on the features kept in memory.
-        solve_head: Whether training starts from the classifier that is best on the features of the pretrained
-            backbone: an L2-regularized logistic regression, its strength chosen by cross-validation on the training
-            images, see `lit_cv.optim.fit_logistic_regression`. With `feature_extraction` that is the result, and
-            `lr` is without effect; with the others, the head is not random while the backbone adapts to it (Kumar
-            et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution").
-        running_statistics: Whether BatchNorm of the backbone normalizes by its pretrained statistics in training, too,
-            and leaves them as they are, while its weights learn. `None`: where the head is solved, which is on features
-            that are normalized so; those of a batch's own statistics are others, and worse from few images.
+            and train the classifier on the features cached in memory.
+        solve_head: Whether training starts from the best classifier on the pretrained features: an L2-regularized
+            logistic regression, with its strength chosen by cross-validation on the training images, see
+            `lit_cv.optim.fit_logistic_regression`. With `feature_extraction` this is the final classifier, and `lr` has
+            no effect. With other strategies the backbone then does not adapt to a random head (Kumar et al. 2022,
+            "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution").
+        running_statistics: Whether BatchNorm of the backbone keeps its pretrained statistics and normalizes by them
+            also in training, while its weights are trained. `None` does so if the head is solved, since it is solved on
+            features with these statistics; those of a batch differ, and are worse for few images.
         **kwargs: Arguments of `SupervisedModule` and `BaseModule`.
 
     Raises:
@@ -64,35 +64,35 @@ class FineTuneModule(SupervisedModule):
         running_statistics: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        backbone = backbone or checkpoint_backbone(weights)  # the name is what the hyperparameters hold
+        backbone = backbone or checkpoint_backbone(weights)  # saved as a hyperparameter
         super().__init__(strategy=strategy, weights=weights, backbone=backbone, **kwargs)
         self._features: dict[str, Tensor] = {}
 
     @property
     def needs_images(self) -> bool:  # type: ignore[override]
-        """Whether a loader has to read images, or their features are kept in memory."""
+        """Whether a loader has to read images, because their features are not cached."""
         return not (self.hparams["cache_features"] and self._trainer is not None and self.trainer.state.fn == "fit")
 
     def configure_head(self, num_features: int) -> nn.Module:
-        """Return a linear classifier behind dropout, and behind a normalization of the features if that is wanted."""
+        """Return a linear classifier with dropout, after a normalization of the features if configured."""
         head = super().configure_head(num_features)
-        wanted, h = self.hparams["normalize_features"], self.hparams
-        if wanted is False or (wanted is None and (h["solve_head"] or h["strategy"] != "feature_extraction")):
+        normalize, h = self.hparams["normalize_features"], self.hparams
+        if normalize is False or (normalize is None and (h["solve_head"] or h["strategy"] != "feature_extraction")):
             return head
         norm = nn.BatchNorm1d(num_features, eps=1e-6, affine=False)
         return nn.Sequential(OrderedDict(norm=norm, classifier=head))
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of everything but what keeps its statistics, or is frozen."""
+        """Set the mode of all modules except frozen ones and BatchNorm with fixed statistics."""
         super().train(mode)
-        kept, solved = self.hparams["running_statistics"], self.hparams["solve_head"]
-        if self.has_networks and (solved if kept is None else kept):
+        fixed, solved = self.hparams["running_statistics"], self.hparams["solve_head"]
+        if self.has_networks and (solved if fixed is None else fixed):
             for norm in batch_norms(self.backbone):
                 norm.eval()
         return self
 
     def on_fit_start(self) -> None:
-        """Begin what the strategy does; compute the features that are kept, and solve the head."""
+        """Start the strategy, cache the features and solve the head, as configured."""
         super().on_fit_start()
         h = self.hparams
         if h["cache_features"]:
@@ -109,7 +109,7 @@ class FineTuneModule(SupervisedModule):
         self._features = {}
 
     def outputs(self, batch: Batch, stage: Stage) -> Any:
-        """Return the logits (N, K) of a batch, from the kept features where there are some."""
+        """Return the logits (N, K) of a batch, computed from cached features if available."""
         if stage not in self._features:
             return super().outputs(batch, stage)
         return self.head(self._features[stage].index_select(0, batch["index"]))

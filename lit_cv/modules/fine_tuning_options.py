@@ -1,4 +1,4 @@
-"""What the options of fine-tuning mean: which stages are frozen when, and how fast the others learn."""
+"""Options of fine-tuning: checks, frozen stages by epoch, and learning rates."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -8,20 +8,20 @@ from lit_cv.nn import Stage, check_backbone_name, checkpoint_options, find_stage
 
 __all__ = [
     "StrategyName",
-    "backbone_rate",
-    "backbone_rates",
+    "backbone_learning_rate",
     "check_options",
     "checkpoint_backbone",
     "count_frozen",
-    "epoch_of_unfreezing",
-    "head_rate",
+    "head_learning_rate",
+    "stage_learning_rates",
+    "unfreezing_epoch",
 ]
 
 Options = Mapping[str, Any]
 StrategyName = Literal[
     "feature_extraction", "freeze_backbone", "discriminative_lr", "full_finetune", "gradual_unfreezing", "lora"
 ]
-"""What of a pretrained backbone learns, see `lit_cv.modules.task_module.TasksModule`."""
+"""Which parts of a pretrained backbone are trained, see `lit_cv.modules.task_module.TasksModule`."""
 
 _BACKBONE_LR = {
     "feature_extraction": 0.0,
@@ -32,23 +32,22 @@ _BACKBONE_LR = {
     "lora": 1e-3,
 }
 _LAYER_DECAY = 0.75
-# Options that only some strategies have.
-_BELONGS: dict[str, tuple[str, ...]] = {
+_STRATEGIES_OF: dict[str, tuple[str, ...]] = {  # strategies to which an option is restricted
     "frozen_stages": ("freeze_backbone", "discriminative_lr"),
     "unfreeze_epochs": ("gradual_unfreezing",),
     "cache_features": ("feature_extraction",),
     "lora_targets": ("lora",),
 }
-_FROZEN = ("feature_extraction", "lora")  # strategies that leave the weights of the backbone as they are
-_LEARNING_BACKBONE = ("layer_decay", "l2_sp", "drop_path", "spatial_dropout")
+_FROZEN = ("feature_extraction", "lora")  # strategies that do not change the backbone's weights
+_TRAINED_BACKBONE = ("layer_decay", "l2_sp", "drop_path", "spatial_dropout")  # options that need a trained backbone
 _NEEDING_STRATEGY = ("backbone_lr", "layer_decay", "frozen_stages", "unfreeze_epochs", "l2_sp", "lora_targets")
 
 
 def check_options(h: Options) -> None:
-    """Refuse options that are out of range, or have no effect with the strategy.
+    """Raise an error for options that are out of range, or have no effect with the strategy.
 
     Raises:
-        ValueError: If there are such.
+        ValueError: If there is such an option.
     """
     strategy = h["strategy"]
     if strategy is None:
@@ -57,14 +56,16 @@ def check_options(h: Options) -> None:
                 raise VoidOptionError(None, name, h[name], f"it needs a {argument('strategy')}, such as full_finetune")
         return
     if strategy not in _BACKBONE_LR:
-        raise OptionError(None, "strategy", strategy, f"give one of {', '.join(_BACKBONE_LR)}")
-    for name, strategies in _BELONGS.items():
+        raise OptionError(None, "strategy", strategy, f"must be one of {', '.join(_BACKBONE_LR)}")
+    for name, strategies in _STRATEGIES_OF.items():
         if h.get(name) and strategy not in strategies:
-            raise VoidOptionError(None, name, h[name], f"it is for strategy {' and '.join(strategies)}, not {strategy}")
+            needed = " or ".join(strategies)
+            raise VoidOptionError(None, name, h[name], f"it needs strategy {needed}, not {strategy}")
     if strategy in _FROZEN:
-        for name in ("backbone_lr", *_LEARNING_BACKBONE) if strategy == "feature_extraction" else _LEARNING_BACKBONE:
+        names = ("backbone_lr", *_TRAINED_BACKBONE) if strategy == "feature_extraction" else _TRAINED_BACKBONE
+        for name in names:
             if h[name]:
-                reason = f"it has no effect where the backbone is frozen ({strategy})"
+                reason = f"it has no effect when the backbone is frozen ({strategy})"
                 raise VoidOptionError(None, name, h[name], reason)
     if h.get("solve_head") and h["normalize_features"]:
         allowed = "it has no effect on a classifier that is solved (solve_head)"
@@ -73,78 +74,77 @@ def check_options(h: Options) -> None:
     for name, (least, most) in limits.items():
         value = h[name]
         if value is not None and (value < least or (most is not None and value > most)):
-            allowed = f"from {least} on" if most is None else f"from {least} to {most}"
-            raise OptionError(None, name, value, f"give a number {allowed}")
+            allowed = f"must be at least {least}" if most is None else f"must be from {least} to {most}"
+            raise OptionError(None, name, value, allowed)
     epochs = h["unfreeze_epochs"]
-    given = epochs if isinstance(epochs, list) else [] if epochs is None else [epochs - 1]
-    if any(epoch < 0 for epoch in given) or given != sorted(given):
-        raise OptionError(
-            None, "unfreeze_epochs", epochs, "give a number of epochs from 1 on, or a list of rising ones"
-        )
+    numbers = epochs if isinstance(epochs, list) else [] if epochs is None else [epochs - 1]
+    if any(epoch < 0 for epoch in numbers) or numbers != sorted(numbers):
+        allowed = "must be a number of epochs, at least 1, or a list of ascending epochs"
+        raise OptionError(None, "unfreeze_epochs", epochs, allowed)
 
 
 def checkpoint_backbone(weights: str | None) -> str:
-    """Return the name of the network whose weights these are.
+    """Return the name of the network that weights belong to, the default without weights.
 
     Raises:
-        ValueError: If they do not tell.
+        ValueError: If the weights do not contain it.
     """
     if weights is None:
         return "resnet9"
     name = checkpoint_options(weights).get("backbone")
     if name is None:
         raise ValueError(
-            f"weights={weights!r} do not tell of which network they are: give its name ({argument('backbone')})."
+            f"weights={weights!r} do not contain the name of their network: set it with {argument('backbone')}."
         )
     check_backbone_name(name, of_file=True)
     return str(name)
 
 
-def head_rate(h: Options) -> float:
-    """Return the learning rate of the classifier, 0 where it is solved and nothing moves the features under it."""
+def head_learning_rate(h: Options) -> float:
+    """Return the learning rate of the classifier, 0 if it is solved on features that do not change."""
     return 0.0 if h.get("solve_head") and h["strategy"] == "feature_extraction" else float(h["lr"])
 
 
-def backbone_rate(h: Options) -> float:
+def backbone_learning_rate(h: Options) -> float:
     """Return the learning rate of the backbone before layer-wise decay, 0 without a strategy."""
     if h["strategy"] is None:
         return 0.0
     return float(_BACKBONE_LR[h["strategy"]] if h["backbone_lr"] is None else h["backbone_lr"])
 
 
-def backbone_rates(h: Options, count: int) -> list[float]:
-    """Return the learning rates of `count` stages, from the image on."""
+def stage_learning_rates(h: Options, count: int) -> list[float]:
+    """Return the learning rates of `count` stages, in order from the image."""
     decay = h["layer_decay"]
     if decay is None:
         decay = _LAYER_DECAY if h["strategy"] == "discriminative_lr" else 1.0
-    return [backbone_rate(h) * decay ** (count - position) for position in range(count)]
+    return [backbone_learning_rate(h) * decay ** (count - position) for position in range(count)]
 
 
 def count_frozen(h: Options, stages: Sequence[Stage], epoch: int) -> int:
-    """Return how many stages, counted from the image, are frozen in an epoch, counted from 0.
+    """Return the number of stages, counted from the image, that are frozen in an epoch, counted from 0.
 
     Raises:
-        ValueError: If a number of stages is too great, or a name unknown.
+        ValueError: If a number of stages is too large, or a name unknown.
     """
-    count, strategy, given = len(stages), h["strategy"], h["frozen_stages"]
+    count, strategy, frozen = len(stages), h["strategy"], h["frozen_stages"]
     if strategy in _FROZEN:
         return count
     if strategy == "gradual_unfreezing":
-        return count - _count_freed(h, stages, epoch)
-    if isinstance(given, str):
+        return count - _count_unfrozen(h, stages, epoch)
+    if isinstance(frozen, str):
         try:
-            return find_stage(stages, given) + 1
+            return find_stage(stages, frozen) + 1
         except ValueError as error:
-            raise OptionError(None, "frozen_stages", given, str(error)) from None
-    if given is not None:
-        if not 0 <= given <= count:
+            raise OptionError(None, "frozen_stages", frozen, str(error)) from None
+    if frozen is not None:
+        if not 0 <= frozen <= count:
             names = ", ".join(stage.name for stage in stages)
-            raise OptionError(None, "frozen_stages", given, f"{h['backbone']} has {count} stages ({names})")
-        return int(given)
+            raise OptionError(None, "frozen_stages", frozen, f"{h['backbone']} has {count} stages ({names})")
+        return int(frozen)
     return min(count - 1, max(1, round(0.75 * count))) if strategy == "freeze_backbone" else 0
 
 
-def _count_freed(h: Options, stages: Sequence[Stage], epoch: int) -> int:
+def _count_unfrozen(h: Options, stages: Sequence[Stage], epoch: int) -> int:
     epochs = h["unfreeze_epochs"]
     if isinstance(epochs, list):
         if len(epochs) > len(stages):
@@ -154,8 +154,8 @@ def _count_freed(h: Options, stages: Sequence[Stage], epoch: int) -> int:
     return min(len(stages), epoch // (epochs or 1))
 
 
-def epoch_of_unfreezing(h: Options, stages: Sequence[Stage], position: int) -> int | None:
-    """Return the epoch, counted from 0, at whose start a stage is freed; `None` where that never happens."""
+def unfreezing_epoch(h: Options, stages: Sequence[Stage], position: int) -> int | None:
+    """Return the epoch, counted from 0, at whose start a stage is unfrozen; `None` if it never is."""
     if h["strategy"] != "gradual_unfreezing":
         return None
     order, epochs = len(stages) - 1 - position, h["unfreeze_epochs"]

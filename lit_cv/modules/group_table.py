@@ -1,4 +1,4 @@
-"""A table of what learns in a run, and how fast."""
+"""Table of parameter groups, with their learning rates."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,9 +11,9 @@ class GroupRow(NamedTuple):
 
     Attributes:
         name: Name of the group.
-        parameters: How many numbers it holds.
-        trainable: Whether it learns, in words.
-        lr: Its learning rate at the peak of the schedule.
+        parameters: Number of parameter values.
+        trainable: Whether it is trained, as text.
+        lr: Peak learning rate.
     """
 
     name: str
@@ -23,7 +23,7 @@ class GroupRow(NamedTuple):
 
 
 def print_groups(title: str, rows: Sequence[GroupRow]) -> None:
-    """Print the table."""
+    """Print a title and a table of the groups."""
     from rich import get_console
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""Hyperparameters that the data decide: channels, image size, classes."""
+"""Hyperparameters that depend on the data: channels, image size, classes."""
 
 from collections.abc import MutableMapping
 from typing import Any
@@ -14,21 +14,21 @@ __all__ = ["ChannelStatistics", "infer_from_data"]
 ChannelStatistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel."""
 
-_SMALL_IMAGE = 64  # pixels up to which the usual stems, which shrink an image fourfold, lose too much
+_SMALL_IMAGE = 64  # pixels; up to this size standard stems, which downsample fourfold, lose too much
 
 
 def infer_from_data(hparams: MutableMapping[str, Any], datamodule: object | None) -> ChannelStatistics | None:
-    """Fill what is `None` in the hyperparameters from the DataModule, and check what is not.
+    """Set hyperparameters that are `None` from the DataModule, and check the others against it.
 
     Args:
-        hparams: Hyperparameters of a module, changed in place; so that a checkpoint holds what was found.
-        datamodule: The Trainer's DataModule after its setup, `None` when there is none.
+        hparams: Hyperparameters of a module, changed in place so that checkpoints contain the values.
+        datamodule: The Trainer's DataModule after its setup, `None` if there is none.
 
     Returns:
-        Mean and standard deviation of the data in [0, 1] units, `None` where the DataModule does not know them.
+        Mean and standard deviation of the data in [0, 1] units, `None` if the DataModule does not have them.
 
     Raises:
-        ValueError: If the data contradict a hyperparameter that was given.
+        ValueError: If the data contradict a hyperparameter.
     """
     data = as_data(datamodule)
     facts = {
@@ -38,15 +38,15 @@ def infer_from_data(hparams: MutableMapping[str, Any], datamodule: object | None
         "box_classes": data.box_classes,
         "mask_classes": data.mask_classes,
     }
-    for name, found in facts.items():
-        if name not in hparams or found in (None, [], ()):
+    for name, value in facts.items():
+        if name not in hparams or value in (None, [], ()):
             continue
         if hparams[name] is None:
-            hparams[name] = found
-        elif hparams[name] != found:
+            hparams[name] = value
+        elif hparams[name] != value:
             raise ValueError(
-                f"the model has {name}={hparams[name]}, from its checkpoint or as given, but "
-                f"{type(datamodule).__name__} has {name}={found}: choose the data that it was trained for, or "
+                f"the model has {name}={hparams[name]}, from its checkpoint or as an argument, but "
+                f"{type(datamodule).__name__} has {name}={value}: use the data that it was trained for, or "
                 f"without a checkpoint leave {argument(name, MODULE)} out."
             )
     if hparams["in_channels"] is None:
@@ -67,6 +67,6 @@ def _choose_stem(backbone: str, weights: str | None, image_size: int | list[int]
     largest = image_size if isinstance(image_size, int) else max(image_size)
     if largest > _SMALL_IMAGE or not has_small_stem(backbone):
         return "standard"
-    published = setting("stem", "standard", MODULE)
-    rank_zero_info(f"{backbone}: small stem for images of {largest} pixels ({published} keeps the published one)")
+    standard = setting("stem", "standard", MODULE)
+    rank_zero_info(f"{backbone}: small stem for images of {largest} pixels ({standard} keeps the published one)")
     return "small"

@@ -1,4 +1,4 @@
-"""What Lightning calls: one step for every stage, exact resume, and networks that are built when they are needed."""
+"""Lightning hooks: one step for all stages, exact resume, and lazily built networks."""
 
 import warnings
 from typing import Any, Self, cast
@@ -12,11 +12,11 @@ from torchmetrics import MetricCollection
 from lit_cv.contracts import Batch, Output, Stage
 from lit_cv.loop_state import batch_index, is_logging_step, restore_loaders
 from lit_cv.modules.batch_errors import explain_batch
-from lit_cv.modules.checkpoint_contents import add_contents, take_contents
+from lit_cv.modules.checkpoint_contents import add_contents, restore_contents
 from lit_cv.modules.compilation import compile_networks
 from lit_cv.modules.data_classes import match_data_classes
 from lit_cv.modules.extension_points import ExtensionPoints
-from lit_cv.modules.optimization import configure_optimizer, take_given_options
+from lit_cv.modules.optimization import apply_run_options, configure_optimizer
 from lit_cv.optim import Plateau
 from lit_cv.randomness import global_seed, seed_step
 from lit_cv.trust import names_of_files
@@ -25,32 +25,32 @@ __all__ = ["LightningHooks"]
 
 
 class LightningHooks(ExtensionPoints):
-    """Runs a learning approach under Lightning's Trainer.
+    """Runs a learning approach in Lightning's Trainer.
 
-    Training, validation and test all run through `step`. The means of an epoch are logged at its end.
+    Training, validation and test all run through `step`. Epoch means are logged at the end of the epoch.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if cls.on_train_batch_end is not L.LightningModule.on_train_batch_end:
             raise TypeError(
-                f"{cls.__name__}.on_train_batch_end would run after checkpoints are written, so that a resumed run "
-                "would differ: override after_step instead."
+                f"{cls.__name__} overrides on_train_batch_end, which runs after checkpoints are written, so that a "
+                "resumed run would differ: override after_step instead."
             )
         if cls.configure_model is not LightningHooks.configure_model:
             raise TypeError(
-                f"{cls.__name__}.configure_model would build its networks more than once, for it is called wherever "
-                "they are needed: override configure_networks instead."
+                f"{cls.__name__} overrides configure_model, which is called several times and would build its networks "
+                "more than once: override configure_networks instead."
             )
 
     def setup(self, stage: str) -> None:
-        """Have the data number their classes as this module does; a subclass that overrides it calls it, too."""
+        """Match the classes of the data with the module's. An override in a subclass must call it."""
         match_data_classes(self)
-        if stage == "fit" and self.training:  # then the parts in eval mode are so on purpose: frozen, or a teacher
+        if stage == "fit" and self.training:  # parts in eval mode are intended: frozen ones or a teacher
             warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode at the start of training")
 
     def configure_model(self) -> None:
-        """Build the networks, once: a subclass overrides `configure_networks`."""
+        """Build the networks on the first call. Subclasses override `configure_networks` instead."""
         if self.has_networks:
             return
         if not self.trained_classes:  # Lightning's averaging callbacks build the networks before `setup`
@@ -59,11 +59,11 @@ class LightningHooks(ExtensionPoints):
         self.build_metrics()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimizer and its schedule, which moves at every step."""
+        """Build the optimizer and its per-step schedule."""
         return configure_optimizer(self)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Seed the step before callbacks augment its batch: see `lit_cv.randomness`."""
+        """Seed the step before callbacks augment its batch, see `lit_cv.randomness`."""
         if self.trainer.training:
             if self.seed is None:
                 self.seed = global_seed()
@@ -71,35 +71,35 @@ class LightningHooks(ExtensionPoints):
         return batch
 
     def on_train_start(self) -> None:
-        """Go on where a checkpoint stands in the data, but with the options of this run; compile what is asked for."""
+        """Restore a checkpoint's position in the data, apply the options of this run, and compile if configured."""
         restore_loaders(self.trainer)
-        take_given_options(self)
+        apply_run_options(self)
         if self.hparams["compile"]:
             compile_networks(self)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Take a step, and have `after_step` follow it."""
+        """Take an optimizer step, then call `after_step`."""
         super().optimizer_step(*args, **kwargs)
         with torch.no_grad():
             self.after_step()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Output:
-        """Run a step and log its loss now and then; the epoch's means are logged at its end."""
+        """Run a step and log its loss if the Trainer logs it; epoch means are logged at the end of the epoch."""
         output = self._run_step(batch, "train")
         if is_logging_step(self.trainer):
             self.log("train_loss_step", output["loss"], prog_bar=True)
         return output
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Output:
-        """Run a step without learning from it."""
+        """Run a validation step."""
         return self._run_step(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> Output:
-        """Run a step without learning from it."""
+        """Run a test step."""
         return self._run_step(batch, "test")
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's means, and move a schedule that waits for a metric."""
+        """Log the epoch means, and update a schedule that depends on a metric."""
         self._log_epoch("train")
         schedule = self.lr_schedulers()
         if isinstance(schedule, Plateau):
@@ -107,26 +107,26 @@ class LightningHooks(ExtensionPoints):
             schedule.observe(float(metrics[self.monitor if self.monitor in metrics else "train_loss"]))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means and metrics of all validation images."""
+        """Log the means and metrics of the validation."""
         self._log_epoch("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the means and metrics of all test images."""
+        """Log the means and metrics of the test."""
         self._log_epoch("test")
 
     @classmethod
     def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Self:
-        """Build the module of a checkpoint as Lightning does; names in it bring no code that is not loaded already."""
+        """Build the module of a checkpoint as Lightning does, without importing code that the checkpoint names."""
         with names_of_files():
             return super().load_from_checkpoint(*args, **kwargs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what an exact resume and a later reader need."""
+        """Add what an exact resume and later readers need."""
         add_contents(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another class, and take up the seed of its run."""
-        take_contents(self, checkpoint)
+        """Check that the checkpoint belongs to this class, and restore the state of its run."""
+        restore_contents(self, checkpoint)
 
     def _run_step(self, batch: Batch, stage: Stage) -> Output:
         try:
@@ -137,7 +137,7 @@ class LightningHooks(ExtensionPoints):
             raise
         if not _has_loss(output, stage):
             raise TypeError(
-                f"{type(self).__name__}.step must return a dict with `loss`, a tensor of one number: {_said(output)}"
+                f"{type(self).__name__}.step must return a dict with `loss`, a scalar tensor: {_describe(output)}"
             )
         if stage == "train" and (penalties := self.penalties()):
             output |= {name: term.detach() for name, term in penalties.items()}
@@ -153,10 +153,10 @@ class LightningHooks(ExtensionPoints):
         self.means[stage].reset()
         if stage in self.metrics:
             metrics = cast(MetricCollection, self.metrics[stage])
-            with warnings.catch_warnings():  # there may be no image of the kind that a metric is of, or on this rank
+            with warnings.catch_warnings():  # a metric may have no images at all, or none on this rank
                 warnings.filterwarnings("ignore", "The ``compute`` method of metric")
                 values |= metrics.compute()
-            with torch.inference_mode(False):  # of `validate`, after which `fit` could not update its tensors
+            with torch.inference_mode(False):  # otherwise a fit after `validate` could not update its tensors
                 metrics.reset()
         for name, value in self.summarize(stage, values).items():
             self.log(name, value, prog_bar=name == self.monitor)
@@ -167,28 +167,28 @@ def _is_number(value: object) -> bool:
 
 
 def _has_loss(output: object, stage: Stage) -> bool:
-    """Tell whether a step returned a dict with a loss, which evaluation can do without."""
+    """Return whether a step returned a dict with a loss, which is optional in evaluation."""
     if not isinstance(output, dict):
         return False
     return _is_number(output.get("loss")) or (stage != "train" and "loss" not in output)
 
 
-def _said(output: object) -> str:
-    """Say what a step returned in place of a dict with a loss."""
+def _describe(output: object) -> str:
+    """Describe what a step returned instead of a dict with a loss."""
     if not isinstance(output, dict):
         return f"it returned a {type(output).__name__}."
     if "loss" not in output:
-        return f"it returned {', '.join(map(str, output)) or 'an empty one'}."
+        return f"it returned {', '.join(map(str, output)) or 'an empty dict'}."
     loss = output["loss"]
     shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
     return f"its loss is a {type(loss).__name__}{shape}."
 
 
 def _size(batch: Batch) -> int:
-    """Return the number of samples: of the first tensor, in the batch or in the first batch within it."""
+    """Return the number of samples: the length of the first tensor in the batch or in its first nested batch."""
     for value in batch.values():
         if isinstance(value, Tensor):
             return len(value)
         if isinstance(value, dict):
             return _size(value)
-    raise TypeError(f"a batch of {', '.join(map(str, batch)) or 'nothing'} has no tensor.")
+    raise TypeError(f"a batch with {', '.join(map(str, batch)) or 'no entries'} has no tensor.")

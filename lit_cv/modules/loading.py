@@ -1,40 +1,41 @@
-"""From a checkpoint of this project to the module that it holds, without the run that wrote it."""
+"""Loading of a module from a checkpoint, independent of the run that wrote it."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from lit_cv.checkpoint_file import CheckpointFile, read_checkpoint
 from lit_cv.modules.base import BaseModule
-from lit_cv.modules.base_weights import complete_state
-from lit_cv.modules.size_guard import no_larger_than, require_size
+from lit_cv.modules.base_weights import add_base_weights
+from lit_cv.modules.size_guard import check_network_size, limit_network_size
 from lit_cv.nn import Preprocessing
 from lit_cv.registry import resolve_class
 from lit_cv.trust import UntrustedClassError, names_of_files
 
 __all__ = ["load_module"]
 
-_MOST_QUOTED = 300  # characters of a message, which may quote any text of a file
-_MOST_MESSAGE = 1000
+_MAX_QUOTED = 300  # characters; messages may quote any text of a file
+_MAX_MESSAGE = 1000
 
 
 def load_module(path: str | Path, trusted: Iterable[str] = ()) -> BaseModule:
-    """Build the module of a checkpoint, with its weights, in eval mode, on the CPU.
+    """Build the module of a checkpoint with its weights, in eval mode on the CPU.
 
-    The file names the class. It is taken if it derives from `BaseModule` and is one of this library, or of a module
-    that the program has imported or `trusted` names; nothing else that the file names is imported or called.
+    The file names the class. It is accepted if it derives from `BaseModule` and belongs to this library or to a Python
+    module that the program has imported or that `trusted` names. Nothing else that the file names is imported or
+    called.
 
     Args:
         path: The checkpoint.
-        trusted: Modules whose classes the checkpoint may name beside these.
+        trusted: Further Python modules whose classes the checkpoint may name.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is none of this project's, its class is not to be found or not trusted, or its
+        ValueError: If it is not a checkpoint of this project, its class is not found or not trusted, or its
             hyperparameters do not fit its weights.
     """
     content = read_checkpoint(Path(path))
     if content.class_path is None:
-        raise ValueError(f"{path} does not say which module it holds: it is no checkpoint of lit_cv.")
+        raise ValueError(f"{path} does not name the module that it holds: it is not a checkpoint of lit_cv.")
     with names_of_files(trusted):
         cls = resolve_class(content.class_path, BaseModule, str(path))  # type: ignore[type-abstract]
         return _build(cls, content)
@@ -42,29 +43,29 @@ def load_module(path: str | Path, trusted: Iterable[str] = ()) -> BaseModule:
 
 def _build(cls: type[BaseModule], content: CheckpointFile) -> BaseModule:
     path, name = str(content.path), cls.__name__
-    require_size(cls, content.hyper_parameters, content.size, path)
+    check_network_size(cls, content.hyper_parameters, content.size, path)
     try:
-        with no_larger_than(content.size, path):
+        with limit_network_size(content.size, path):
             module = cls(**content.hyper_parameters)
             module.configure_model()
     except UntrustedClassError:
         raise
-    except Exception as error:  # what a constructor makes of any value at all
-        if isinstance(error, ValueError) and str(error).startswith(path) and len(str(error)) <= _MOST_MESSAGE:
+    except Exception as error:  # a constructor may raise anything for arbitrary values
+        if isinstance(error, ValueError) and str(error).startswith(path) and len(str(error)) <= _MAX_MESSAGE:
             raise
         raise ValueError(f"{path}: its hyperparameters do not fit {name}: {_short(error)}.") from error
-    own, state = module.state_dict(), content.state_dict
+    expected, state = module.state_dict(), content.state_dict
     if content.base is not None:
-        state = complete_state(module, state, content.base, content.hyper_parameters.get("weights"))
-    missing = [key for key in own if key not in state]
+        state = add_base_weights(module, state, content.base, content.hyper_parameters.get("weights"))
+    missing = [key for key in expected if key not in state]
     if missing:
         raise ValueError(f"{path} lacks weights of {name}: {', '.join(missing[:4])}.")
-    unreal = [key for key in own if state[key].is_complex() and not own[key].is_complex()]
+    unreal = [key for key in expected if state[key].is_complex() and not expected[key].is_complex()]
     if unreal:
         raise ValueError(f"{path}: its weights do not fit its hyperparameters: {unreal[0]} holds complex numbers.")
     try:
         module.load_state_dict(state, strict=False)
-    except Exception as error:  # hooks and the metadata beside the weights can end in anything
+    except Exception as error:  # hooks and metadata of the state dict may raise anything
         raise ValueError(f"{path}: its weights do not fit its hyperparameters: {_first_difference(error)}.") from None
     module.trained_classes = dict(content.classes)
     if content.preprocessing is not None:
@@ -77,10 +78,10 @@ def _build(cls: type[BaseModule], content: CheckpointFile) -> BaseModule:
 
 def _first_difference(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
-    return lines[0][:_MOST_QUOTED].rstrip(".") if lines else _short(error)
+    return lines[0][:_MAX_QUOTED].rstrip(".") if lines else _short(error)
 
 
 def _short(error: Exception) -> str:
-    """Return the message of an error in one line of a length that can be read."""
+    """Return the message of an error as one line of limited length."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text[:_MOST_QUOTED].rstrip(".")
+    return text[:_MAX_QUOTED].rstrip(".")

@@ -1,4 +1,4 @@
-"""Masked autoencoding: a vision transformer learns by rebuilding the hidden patches of images."""
+"""Masked autoencoding: a vision transformer learns by reconstructing hidden patches of images."""
 
 from typing import Any, ClassVar, Literal, cast
 
@@ -17,31 +17,31 @@ __all__ = ["MAEModule"]
 
 
 class MAEModule(BaseModule):
-    """Learns a vision transformer by rebuilding masked patches (He et al. 2021, "Masked Autoencoders").
+    """Trains a vision transformer to reconstruct masked patches (He et al. 2021, "Masked Autoencoders").
 
-    Of a batch with `image` (N, C, H, W) it hides most patches of each image, encodes the others, and a small
-    decoder predicts the pixels of the hidden ones from them; the loss is the mean squared error there. Labels are
-    not looked at. The encoder is a backbone like any other: `weights` of another module takes the
-    checkpoint.
+    It hides most patches of each image of a batch with `image` (N, C, H, W) and encodes the others. From these a small
+    decoder predicts the pixels of the hidden patches; the loss is the mean squared error on them. Labels are not used.
+    The encoder is a backbone like any other: other modules load the checkpoint as their `weights`.
 
-    Logs `{stage}_loss`, and in validation and test `psnr`, the peak signal-to-noise ratio of the hidden pixels in
-    dB, averaged over images. There an image is always masked alike, so that epochs can be compared.
+    It logs `{stage}_loss`, and in validation and test `psnr`, the peak signal-to-noise ratio of the hidden pixels in
+    dB, averaged over images. Validation and test use a fixed mask for each image, so that epochs can be compared.
 
     Args:
         backbone: Name of a vision transformer: `vit_micro`, `vit_tiny`, `vit_small`, `vit_base`, `vit_large` or
-            `vit_huge`. The side of its patches is chosen by the image size unless the name gives it: `vit_tiny_p4`.
-            `_gap` at the end leaves the class token out.
-        mask_ratio: Share of the patches that is hidden.
-        mask: Which ones: `random`, a few growing rectangles (`block`), or all but a regular lattice (`grid`).
-        norm_pix: Whether the target is normalised in each patch.
+            `vit_huge`. The patch size depends on the image size unless the name contains it: `vit_tiny_p4`. With the
+            suffix `_gap` there is no class token.
+        mask_ratio: Fraction of hidden patches.
+        mask: Pattern of hidden patches: `random`, a few growing rectangles (`block`), or all except a regular lattice
+            (`grid`).
+        norm_pix: Whether the target is normalized within each patch.
         decoder_width: Width of the decoder (512 in the paper).
-        decoder_depth: Number of its blocks (8 in the paper).
-        decoder_heads: Number of its attention heads (16 in the paper).
+        decoder_depth: Number of decoder blocks (8 in the paper).
+        decoder_heads: Number of the decoder's attention heads (16 in the paper).
         betas: Decay rates of the two moments of `adamw` and `adam`.
         **kwargs: Arguments of `BaseModule`.
 
     Raises:
-        ValueError: If the backbone is no vision transformer of this project, or a value does not fit.
+        ValueError: If the backbone is not a vision transformer of this project, or a value is not allowed.
 
     Example:
         >>> module = MAEModule(backbone="vit_micro", image_size=28, in_channels=1)
@@ -71,13 +71,13 @@ class MAEModule(BaseModule):
                 self,
                 "backbone",
                 backbone,
-                f"MAEModule encodes the visible patches alone, which takes one of {', '.join(VIT)}",
+                f"must be one of {', '.join(VIT)}, since MAEModule encodes only the visible patches",
             )
-        visible_count(2, mask_ratio)  # raises unless it is a share
+        visible_count(2, mask_ratio)  # raises an error for an invalid ratio
         self.loss = MaskedReconstructionLoss(norm_pix)
 
     def configure_head(self, num_features: int) -> nn.Module:
-        """Return the decoder; the encoder's positions stay as they are."""
+        """Return the decoder; the encoder's position embeddings stay fixed."""
         h, body = self.hparams, self._encoder
         body.pos_embed.requires_grad_(False)
         decoder = MAEDecoder(
@@ -92,21 +92,21 @@ class MAEModule(BaseModule):
         return decoder
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """Rebuild images from a part of their patches.
+        """Reconstruct images from a part of their patches.
 
         Args:
             images: (N, C, H, W), uint8 or float in [0, 1].
-            mask: (N, L) or (N, rows, columns) bool, True for patches to hide, as many in each image. By default it
-                is drawn anew in training mode, and otherwise a fixed one.
+            mask: (N, L) or (N, rows, columns) bool, True for hidden patches, with the same number in each image. The
+                default is a random mask in training mode, a fixed one otherwise.
 
         Returns:
-            The reconstruction (N, C, H, W), float in [0, 1] but for errors, of visible patches, too; and the mask,
-            (N, L) bool. Under `norm_pix` the mean and standard deviation of each patch are taken from the image.
+            The reconstruction (N, C, H, W) including visible patches, float, approximately in [0, 1]; and the mask
+            (N, L) bool. With `norm_pix` the mean and standard deviation of each patch are those of the image.
 
         Raises:
-            ValueError: If the images cannot be cut into patches, or the mask does not fit.
+            ValueError: If the images cannot be divided into patches, or the mask does not fit.
         """
-        patches, grid = self._cut(images)
+        patches, grid = self._to_patches(images)
         if mask is None:
             mask = self._draw(patches, grid, None if self.training else torch.arange(len(images), device=images.device))
         elif tuple(mask.shape) not in (patches.shape[:2], (len(patches), *grid)):
@@ -121,9 +121,9 @@ class MAEModule(BaseModule):
         return unpatchify(pixels.flatten(2), grid, self._encoder.patch_size), mask
 
     def step(self, batch: Batch, stage: Stage) -> Output:
-        """Rebuild a batch and compare the hidden patches."""
+        """Reconstruct a batch and compute the loss on the hidden patches."""
         images = batch["image"]
-        patches, grid = self._cut(images)
+        patches, grid = self._to_patches(images)
         index = None
         if stage != "train":
             index = batch.get("index", torch.arange(len(images), device=images.device))
@@ -138,37 +138,37 @@ class MAEModule(BaseModule):
         return output
 
     def compiled_networks(self) -> list[nn.Module]:
-        """Return the blocks of encoder and decoder, which are alike and compiled once each."""
+        """Return the encoder and decoder blocks, which are compiled one by one."""
         decoder: Any = self.head
         return [*self._encoder.blocks, *decoder.blocks]
 
     def predict_patches(
         self, patches: Tensor, grid: tuple[int, int], keep: Tensor, hidden: Tensor, everything: bool = False
     ) -> Tensor:
-        """Return what the decoder says of patches of which it has not seen the `hidden` ones.
+        """Return the decoder's prediction of patches, given only those in `keep`.
 
         Args:
-            patches: (N, L, D) of normalised images.
+            patches: (N, L, D) of normalized images.
             grid: Rows and columns of patches.
-            keep: (N, K), the patches that are encoded.
-            hidden: (N, L - K), the others.
+            keep: (N, K), indices of the encoded patches.
+            hidden: (N, L - K), indices of the other ones.
             everything: Whether to predict all patches.
 
         Returns:
-            (N, L - K, D), or (N, L, D) for everything: pixels of normalised images, or of normalised patches under
+            (N, L - K, D), or (N, L, D) with `everything`: pixels of normalized images, or of normalized patches with
             `norm_pix`.
         """
         tokens = self._encoder.encode(gather_patches(patches, keep), grid, keep)
         return cast(Tensor, self.head(tokens, keep, hidden, grid, everything))
 
     def embed(self, images: Tensor) -> Tensor:
-        """Return the mean of the patch tokens (N, num_features) of raw images, nothing hidden."""
+        """Return the mean of the patch tokens (N, num_features) of raw images, without masking."""
         self.configure_model()
         tokens = self._encoder.forward_features(self.backbone.normalize(images))
         return tokens[:, self._encoder.num_prefix_tokens :].mean(1)
 
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the reconstruction (N, C, H, W) in [0, 1] and where pixels were hidden, (N, 1, H, W) bool."""
+        """Return the reconstruction (N, C, H, W) in [0, 1] and the mask of hidden pixels, (N, 1, H, W) bool."""
         reconstruction, mask = self(images)
         side = self._encoder.patch_size
         places = mask.view(-1, 1, *patch_grid((images.shape[2], images.shape[3]), side))
@@ -178,22 +178,22 @@ class MAEModule(BaseModule):
     def _encoder(self) -> VisionTransformer:
         return cast(VisionTransformer, self.backbone.body)
 
-    def _cut(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Return the patches of normalised images, and their rows and columns."""
+    def _to_patches(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Return the patches of normalized images, and the numbers of their rows and columns."""
         self.configure_model()
         side = self._encoder.patch_size
         return patchify(self.backbone.normalize(images), side), patch_grid((images.shape[2], images.shape[3]), side)
 
     def _draw(self, patches: Tensor, grid: tuple[int, int], index: Tensor | None) -> Tensor:
-        """Draw a mask (N, L), a fixed one for images with a number."""
+        """Return a mask (N, L): random, or fixed by the dataset positions `index` of the images."""
         n, length = patches.shape[:2]
         noise = torch.rand(n, length, device=patches.device) if index is None else fixed_noise(index, length)
         return patch_mask(self.hparams["mask"], noise, grid, visible_count(length, self.hparams["mask_ratio"]))
 
     def _to_pixels(self, patches: Tensor, true: Tensor | None = None) -> Tensor:
-        """Undo the normalisation: (N, L, P * P * C) to (N, L, P * P, C) in [0, 1].
+        """Undo the normalization: (N, L, P * P * C) to (N, L, P * P, C) in [0, 1].
 
-        With `true` patches it undoes that of `norm_pix`, too.
+        With the `true` patches it also undoes that of `norm_pix`.
         """
         patches = patches.float()
         if true is not None and self.hparams["norm_pix"]:

@@ -1,4 +1,4 @@
-"""MAML: an initialisation from which a few gradient steps learn a new task."""
+"""MAML: an initialization from which a few gradient steps learn a new task."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,28 +21,27 @@ __all__ = ["MAMLModule"]
 
 
 class MAMLModule(FewShotModule):
-    """Learns weights from which a few gradient steps learn a new task.
+    """Learns initial weights from which a few gradient steps learn a new task.
 
     Finn et al. 2017, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks". For each episode of a batch
-    (a task), gradient steps on the cross-entropy of the support images adapt the weights; the loss is the
-    cross-entropy of the query images under the adapted weights, averaged over the episodes, and its gradient with
-    respect to the weights before the steps goes through them. `batch_size` of the data is the number of tasks of a
-    meta-batch.
+    (a task), gradient steps on the cross-entropy of the support images adapt the weights. The loss is the cross-entropy
+    of the query images under the adapted weights, averaged over the episodes. Its gradient with respect to the initial
+    weights is backpropagated through the steps. `batch_size` of the data is the number of tasks in a meta-batch.
 
-    BatchNorm always uses statistics of the task at hand, in the test too, never running ones: those of the query
-    images together with one another (`transductive`, as published: an image's answer depends on the images that it is
-    asked with), or those of the support images (`support`).
+    BatchNorm always uses statistics of the current task, also in the test, never running ones: either of all its query
+    images (`transductive`, as published, so that a prediction depends on the other query images), or of its support
+    images (`support`).
 
     Args:
-        way: Classes of an episode, at most; `None` takes `way` of the data.
+        way: Maximum number of classes in an episode; `None` takes `way` of the data.
         inner_steps: Gradient steps in training.
-        eval_steps: Gradient steps in validation, test and use; `None` takes `inner_steps`.
+        eval_steps: Gradient steps in validation, test and prediction; `None` takes `inner_steps`.
         inner_lr: Learning rate of the steps.
-        learn_inner_lr: Whether each layer has a learning rate of its own, learnt with the weights (Antoniou et al.
-            2019, "How to train your MAML", section 4; from `inner_lr`).
-        first_order: Whether second derivatives are left out (section 5.2 of the paper): some 20 % faster.
-        anil: Whether the steps adapt the head alone (Raghu et al. 2020, "Rapid Learning or Feature Reuse?").
-        batch_norm: What BatchNorm normalises query images by.
+        learn_inner_lr: Whether each layer has its own learning rate, initialized to `inner_lr` and learned with the
+            weights (Antoniou et al. 2019, "How to train your MAML", section 4).
+        first_order: Whether to omit second derivatives (section 5.2 of the paper), which saves some 20 % of the time.
+        anil: Whether the steps adapt only the head (Raghu et al. 2020, "Rapid Learning or Feature Reuse?").
+        batch_norm: Source of the BatchNorm statistics for query images.
         **kwargs: Arguments of `FewShotModule` and `BaseModule`.
 
     Example:
@@ -67,38 +66,38 @@ class MAMLModule(FewShotModule):
         super().__init__(**kwargs)
         if inner_steps < 1 or (eval_steps is not None and eval_steps < 1):
             name, steps = ("inner_steps", inner_steps) if inner_steps < 1 else ("eval_steps", eval_steps)
-            raise OptionError(self, name, steps, "take at least one step")
+            raise OptionError(self, name, steps, "must be at least 1")
         if not inner_lr > 0:
-            raise OptionError(self, "inner_lr", inner_lr, "it must be positive")
+            raise OptionError(self, "inner_lr", inner_lr, "must be positive")
         self._adapted: tuple[dict[str, Tensor], Tensor] | None = None
         self._adapted_way = 0
 
     def configure_head(self, num_features: int) -> nn.Module:
-        """Return a linear classifier, whose weights the tasks start from."""
+        """Return a linear classifier, which provides the initial head weights of every task."""
         h, data = self.hparams, data_extras(datamodule_of(self._trainer))
         if h["way"] is None:
             h["way"] = data.hparams.get("way")
         if h["way"] is None:
-            raise ValueError(f"the number of classes of a task is unknown: give {argument('way', self)}.")
+            raise ValueError(f"the number of classes per task is unknown: set {argument('way', self)}.")
         for way in [evaluated.way for evaluated in data.settings]:
             self._check_way(way)
         return ClassificationHead(num_features, h["way"])
 
     def configure_networks(self) -> None:
-        """Build the networks, and the learning rates of the inner steps."""
+        """Build the networks and the learned learning rates of the inner steps."""
         super().configure_networks()
         h = self.hparams
         if h["learn_inner_lr"]:
             layers = dict.fromkeys(_layer(name) for name in self._start())
-            rate = torch.tensor(float(h["inner_lr"]))
-            self.inner_lrs = nn.ParameterDict({layer: nn.Parameter(rate.clone()) for layer in layers})
+            lr = torch.tensor(float(h["inner_lr"]))
+            self.inner_lrs = nn.ParameterDict({layer: nn.Parameter(lr.clone()) for layer in layers})
 
     def compiled_networks(self) -> list[nn.Module]:
-        """Return none: each task runs them with weights of its own."""
+        """Return none, since each task runs the networks with different weights."""
         return []
 
     def episode_logits(self, batch: Batch, way: int, stage: Stage) -> Tensor:
-        """Adapt to each task and classify its query images."""
+        """Adapt to each task and return the logits of its query images."""
         self._check_way(way)
         support, query = batch["support"], batch["query"]
         steps = self.hparams["inner_steps"]
@@ -106,12 +105,12 @@ class MAMLModule(FewShotModule):
             tasks = zip(support["image"], support["label"], query["image"], strict=True)
             return torch.stack([self._task(*task, steps=steps)[:, :way] for task in tasks])
         steps = self.hparams["eval_steps"] or steps
-        with _recording():  # copies, for tensors made in inference mode cannot be differentiated through
+        with _recording():  # clones, as inference-mode tensors cannot be differentiated through
             tasks = zip(*(part.clone() for part in (support["image"], support["label"], query["image"])), strict=True)
             return torch.stack([self._task(*task, steps=steps)[:, :way] for task in tasks])
 
     def adapt_to(self, images: Tensor, labels: Tensor, way: int) -> None:
-        """Learn the classes by gradient steps; the module's own weights stay as they are."""
+        """Learn the classes by gradient steps; the module's weights do not change."""
         self._check_way(way)
         with _recording():
             support = self.backbone.normalize(images.clone())
@@ -121,7 +120,7 @@ class MAMLModule(FewShotModule):
 
     @torch.no_grad()
     def adapted_logits(self, images: Tensor) -> Tensor:
-        """Classify images by the adapted weights."""
+        """Return the logits of images under the adapted weights."""
         weights, support = cast(tuple[dict[str, Tensor], Tensor], self._adapted)
         logits = self._classify(weights, support, self.backbone.normalize(images))
         return logits[:, : self._adapted_way]
@@ -132,9 +131,9 @@ class MAMLModule(FewShotModule):
         return self._classify(self._adapt(support, labels, steps), support, query)
 
     def _adapt(self, support: Tensor, labels: Tensor, steps: int) -> dict[str, Tensor]:
-        """Return the weights after some steps on normalised support images."""
+        """Return the weights after some gradient steps on normalized support images."""
         h, start = self.hparams, self._start()
-        rates = {name: self.inner_lrs[_layer(name)] if h["learn_inner_lr"] else float(h["inner_lr"]) for name in start}
+        lrs = {name: self.inner_lrs[_layer(name)] if h["learn_inner_lr"] else float(h["inner_lr"]) for name in start}
         network = _Learner(self.backbone, self.head)
         if h["anil"]:
             outer = torch.is_grad_enabled() and not h["first_order"]
@@ -143,25 +142,25 @@ class MAMLModule(FewShotModule):
 
             def loss(weights: dict[str, Tensor]) -> Tensor:
                 head = {name.removeprefix("head."): value for name, value in weights.items()}
-                return F.cross_entropy(_whole(functional_call(self.head, head, (features,))), labels)
+                return F.cross_entropy(_to_float32(functional_call(self.head, head, (features,))), labels)
 
-            return inner_loop(loss, start, rates, steps, h["first_order"])
+            return inner_loop(loss, start, lrs, steps, h["first_order"])
 
         def loss_of_all(weights: dict[str, Tensor]) -> Tensor:
-            return F.cross_entropy(_whole(functional_call(network, weights, (support,))), labels)
+            return F.cross_entropy(_to_float32(functional_call(network, weights, (support,))), labels)
 
         with batch_statistics(self.backbone):
-            return inner_loop(loss_of_all, start, rates, steps, h["first_order"])
+            return inner_loop(loss_of_all, start, lrs, steps, h["first_order"])
 
     def _classify(self, weights: dict[str, Tensor], support: Tensor, query: Tensor) -> Tensor:
-        """Return the logits of normalised query images under adapted weights."""
+        """Return the logits of normalized query images under adapted weights."""
         network, track = _Learner(self.backbone, self.head), self.training
         if self.hparams["batch_norm"] == "transductive":
             with batch_statistics(self.backbone, track=track):
-                return _whole(functional_call(network, weights, (query,)))
+                return _to_float32(functional_call(network, weights, (query,)))
         with batch_statistics(self.backbone, first=len(support), track=track):
             logits: Tensor = functional_call(network, weights, (torch.cat([support, query]),))
-        return _whole(logits[len(support) :])
+        return _to_float32(logits[len(support) :])
 
     def _start(self) -> dict[str, Tensor]:
         """Return the weights that the inner steps change."""
@@ -176,13 +175,13 @@ class MAMLModule(FewShotModule):
     def _check_way(self, way: int) -> None:
         if way > self.hparams["way"]:
             raise ValueError(
-                f"a task of {way} classes, but the head has {self.hparams['way']}: train with "
-                f"{setting('way', way, DATA)}, or leave such settings out of {argument('evaluate', DATA)}."
+                f"a task has {way} classes, but the head only {self.hparams['way']}: train with "
+                f"{setting('way', way, DATA)}, or remove such settings from {argument('evaluate', DATA)}."
             )
 
 
 class _Learner(nn.Module):
-    """Backbone and head, from normalised images to logits."""
+    """Backbone and head, from normalized images to logits."""
 
     def __init__(self, backbone: Backbone, head: nn.Module) -> None:
         super().__init__()
@@ -195,16 +194,16 @@ class _Learner(nn.Module):
 
 @contextmanager
 def _recording() -> Iterator[None]:
-    """Let `torch.func.grad` record within, though Lightning evaluates in inference mode, and nothing outlive it."""
+    """Let `torch.func.grad` work in Lightning's inference mode, without recording any other gradients."""
     with torch.inference_mode(False), torch.no_grad():
         yield
 
 
-def _whole(logits: Tensor) -> Tensor:
-    """Return logits of autocast in float32."""
+def _to_float32(logits: Tensor) -> Tensor:
+    """Return half-precision logits of autocast in float32."""
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 def _layer(name: str) -> str:
-    """Return the layer of a parameter, without dots."""
+    """Return the name of a parameter's layer, without dots."""
     return name.rpartition(".")[0].replace(".", "_")

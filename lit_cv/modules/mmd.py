@@ -14,31 +14,31 @@ from lit_cv.nn import LayerTaps
 
 __all__ = ["MMDModule"]
 
-_OWN = ("features", "logits", "probabilities")
+_OUTPUTS = ("features", "logits", "probabilities")
 
 
 class MMDModule(DomainAdaptationModule):
-    """Learns features whose distribution is the same in the source and in the target.
+    """Learns features with the same distribution in source and target.
 
-    The adaptation loss is a distance between the source's and the target's features in a batch, of chosen layers:
+    The adaptation loss is a distance between the features of source and target in a batch, in selected layers:
 
     - `mmd`: the sum over layers of the maximum mean discrepancy under a mixture of Gaussian kernels (DAN; Long et al.
       2015, "Learning Transferable Features with Deep Adaptation Networks").
-    - `joint_mmd`: that of the layers' joint distribution (JAN; Long et al. 2017).
+    - `joint_mmd`: the maximum mean discrepancy of the layers' joint distribution (JAN; Long et al. 2017).
     - `coral`: the sum of the distances between covariances (Sun and Saenko 2016, "Deep CORAL").
 
-    See `lit_cv.losses.MMDLoss` for the kernels and estimators, which are unbiased: the loss is around 0, and negative
-    at times, once the domains match. Several processes compare the features of all. Batches, the learning of the
-    source's labels, lambda, metrics and `monitor` are those of `DomainAdaptationModule`.
+    See `lit_cv.losses.MMDLoss` for the kernels and estimators. They are unbiased: once the domains match, the loss is
+    around 0 and sometimes negative. With several ranks the features of all ranks are compared. Batches, the loss on
+    source labels, lambda, metrics and `monitor` are those of `DomainAdaptationModule`.
 
     Args:
-        distance: One of the above.
-        layers: Layers to compare: `features` (what the backbone gives), `logits`, `probabilities`, or names of
+        distance: `mmd`, `joint_mmd` or `coral`.
+        layers: Layers to compare: `features` (output of the backbone), `logits`, `probabilities`, or names of
             modules within the backbone, such as `blocks.2` (maps are averaged over their pixels).
         kernels: Number of Gaussian kernels.
-        kernel_factor: Ratio of neighbouring kernels' scales.
+        kernel_factor: Ratio between the scales of neighboring kernels.
         bandwidth: Scale of the middle kernel, in squared units; `None` takes the mean squared distance in the batch.
-        estimator: `unbiased` over all pairs, or `linear` in the size of the batch.
+        estimator: `unbiased` over all pairs, or `linear` in the batch size.
         **kwargs: Arguments of `DomainAdaptationModule`, `SupervisedModule` and `BaseModule`.
 
     Raises:
@@ -63,18 +63,18 @@ class MMDModule(DomainAdaptationModule):
         layers = ["features", "logits"] if layers is None else list(layers)
         super().__init__(**kwargs)
         if distance not in ("mmd", "joint_mmd", "coral"):
-            raise OptionError(self, "distance", distance, "give 'mmd', 'joint_mmd' or 'coral'")
+            raise OptionError(self, "distance", distance, "must be 'mmd', 'joint_mmd' or 'coral'")
         if not layers or len(set(layers)) < len(layers):
-            raise OptionError(self, "layers", layers, "give each layer once, and at least one")
+            raise OptionError(self, "layers", layers, "must name at least one layer, and each only once")
         self.mmd = MMDLoss(kernels, kernel_factor, bandwidth, estimator)
 
     def configure_adaptation(self) -> None:
-        """Put taps on the layers within the backbone."""
-        self.taps = LayerTaps(self.backbone.body, [name for name in self.hparams["layers"] if name not in _OWN])
+        """Register hooks that record the outputs of layers within the backbone."""
+        self.taps = LayerTaps(self.backbone.body, [name for name in self.hparams["layers"] if name not in _OUTPUTS])
 
     def compiled_networks(self) -> list[nn.Module]:
-        """Return the backbone where no layer within it is compared."""
-        return super().compiled_networks() if set(self.hparams["layers"]) <= set(_OWN) else []
+        """Return the backbone unless layers within it are compared."""
+        return super().compiled_networks() if set(self.hparams["layers"]) <= set(_OUTPUTS) else []
 
     def adaptation(self, batch: Batch, features: Domains, logits: Domains, weight: float) -> Output:
         """Return the distance between the domains."""

@@ -1,4 +1,4 @@
-"""The optimizer and schedule of a module, from its hyperparameters and the length of its training."""
+"""Optimizer and schedule of a module, from its hyperparameters and the length of its training."""
 
 from typing import Any
 
@@ -12,23 +12,23 @@ from lit_cv.optim import build_optimizer, build_schedule, reapply_options, scale
 from lit_cv.optim.restored_state import require_whole_state
 from lit_cv.strategies import require_replicated_weights
 
-__all__ = ["configure_optimizer", "scaled_groups", "take_given_options"]
+__all__ = ["apply_run_options", "configure_optimizer", "scaled_groups"]
 
 
 def configure_optimizer(module: ExtensionPoints) -> OptimizerLRScheduler:
-    """Build what `LightningModule.configure_optimizers` returns.
+    """Return the value of `LightningModule.configure_optimizers`.
 
-    The schedule counts optimizer steps, of which gradient accumulation leaves fewer than batches.
+    The schedule counts optimizer steps; gradient accumulation makes them fewer than batches.
     """
     h, trainer = module.hparams, module.trainer
     if trainer.train_dataloader is None:
-        trainer.fit_loop.setup_data()  # so that the batches are known below; a run bounded by steps alone has not yet
+        trainer.fit_loop.setup_data()  # the number of batches is needed below, even if only steps bound the run
     total_steps = trainer.estimated_stepping_batches
     if scales_layers(h["optimizer"]):
         require_replicated_weights(trainer, f"optimizer={h['optimizer']!r}", f"another {argument('optimizer', module)}")
     groups = scaled_groups(module)
     if h["warmup_epochs"] < 0:
-        raise OptionError(module, "warmup_epochs", h["warmup_epochs"], "give a number from 0 on")
+        raise OptionError(module, "warmup_epochs", h["warmup_epochs"], "must be at least 0")
     if (factor := _batch_factor(module)) != 1:
         scaling = argument("lr_scaling", module)
         rank_zero_info(f"lr {factor * h['lr']:.4g}: {h['lr']:g} scaled to the batch ({scaling})")
@@ -41,8 +41,8 @@ def configure_optimizer(module: ExtensionPoints) -> OptimizerLRScheduler:
         betas=tuple(h["betas"]),
     )
     if trainer.gradient_clip_val:
-        # A fused optimizer offers to unscale fp16 gradients itself, which is after clipping, and Lightning refuses
-        # that (for bf16, too, where nothing is scaled). Without the offer they are unscaled before.
+        # Fused optimizers offer to unscale fp16 gradients themselves, after clipping. Lightning refuses to clip then,
+        # also for bf16, where nothing is scaled. Without the offer gradients are unscaled before clipping.
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     steps_per_epoch = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
     schedule = build_schedule(
@@ -56,8 +56,8 @@ def configure_optimizer(module: ExtensionPoints) -> OptimizerLRScheduler:
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def take_given_options(module: ExtensionPoints) -> None:
-    """Put the options of this run in place of those that a checkpoint restored into the optimizer."""
+def apply_run_options(module: ExtensionPoints) -> None:
+    """Override the optimizer options restored from a checkpoint by those of this run."""
     h, groups = module.hparams, scaled_groups(module)
     for optimizer in module.trainer.optimizers:
         require_whole_state(optimizer)
@@ -65,19 +65,19 @@ def take_given_options(module: ExtensionPoints) -> None:
 
 
 def scaled_groups(module: ExtensionPoints) -> list[dict[str, Any]]:
-    """Return the module's parameter groups, their learning rates scaled to the batch."""
+    """Return the module's parameter groups, with learning rates scaled to the batch size."""
     factor = _batch_factor(module)
-    with full_parameters(module.trainer.strategy.model):  # which are decayed, their dimensions tell
+    with full_parameters(module.trainer.strategy.model):  # their dimensions decide on weight decay
         return [{**group, "lr": factor * group["lr"]} for group in module.parameter_groups()]
 
 
 def _batch_factor(module: ExtensionPoints) -> float:
-    """Return what learning rates are multiplied by for the batch of all devices and accumulated batches."""
+    """Return the factor of learning rates for the total batch over all devices and accumulated batches."""
     rule, trainer = module.hparams["lr_scaling"], module.trainer
     if rule == "none":
         return 1.0
     size = getattr(trainer.train_dataloader, "batch_size", None)
     if size is None:
-        allowed = "it needs a training loader with a batch_size; leave it at 'none'"
+        allowed = "needs a training loader with a batch_size; otherwise leave it at 'none'"
         raise OptionError(module, "lr_scaling", rule, allowed)
     return scale_lr(1.0, size * trainer.world_size * trainer.accumulate_grad_batches, rule)

@@ -1,4 +1,4 @@
-"""Means over an epoch of scalars that arrive batch by batch, kept on the device."""
+"""Running means of scalars over an epoch, kept on the device."""
 
 from collections.abc import Mapping
 
@@ -10,15 +10,15 @@ from lit_cv.distributed import is_distributed, world_size
 __all__ = ["Count", "RunningMeans"]
 
 Count = int | float | Tensor
-"""How much a mean is taken over: a number of images, of pixels, or a sum of weights; a tensor is not waited for."""
+"""Weight of a mean: a number of images or pixels, or a sum of weights. A tensor is not synchronized."""
 
 
 class RunningMeans:
-    """Averages named scalars over batches, each weighted by what it is a mean of, without waiting for the device.
+    """Averages named scalars over batches, weighted by their counts, without device synchronization.
 
-    Two operations a scalar and step: `LightningModule.log(on_epoch=True)` takes 0.25 to 0.4 ms for the same,
-    which shows on steps of a few milliseconds. Over several processes the sums are added up, so that the
-    mean is that over all samples even when the ranks hold different numbers of them, or lack a scalar.
+    It takes two operations per scalar and step. `LightningModule.log(on_epoch=True)` takes 0.25 to 0.4 ms for the same,
+    which matters for steps of a few milliseconds. With several ranks the sums of all ranks are added, so that the mean
+    covers all samples even if ranks have different numbers of them, or lack a scalar.
 
     Example:
         >>> means = RunningMeans()
@@ -26,7 +26,7 @@ class RunningMeans:
         >>> means.update({"loss": torch.tensor(5.0)}, size=1)
         >>> means.compute()
         {'loss': tensor(2.)}
-        >>> means.update({"acc": torch.tensor(1.0)}, size=3, counts={"acc": 1})  # of three images one has a label
+        >>> means.update({"acc": torch.tensor(1.0)}, size=3, counts={"acc": 1})  # one of three images is labeled
         >>> means.update({"acc": torch.tensor(0.0)}, size=3)
         >>> means.compute()["acc"]
         tensor(0.2500)
@@ -41,14 +41,14 @@ class RunningMeans:
 
         Args:
             scalars: Means over the batch, by name.
-            size: Number of samples, which they are means over.
-            counts: What some of them are means over in place of that; what is a mean over nothing does not count.
+            size: Number of samples, the default count of each mean.
+            counts: Other counts by name; means with count 0 are ignored.
         """
         for name, value in scalars.items():
             count = size if counts is None else counts.get(name, size)
             if name not in self._sums:
                 self._sums[name] = torch.zeros((), device=value.device)
-            total = self._sums[name]  # in place, which keeps one buffer alive on the device
+            total = self._sums[name]  # updated in place to keep one buffer on the device
             if isinstance(count, Tensor):
                 count = count.detach().to(total)
                 total.add_(torch.where(count > 0, value.detach() * count, 0.0))
@@ -57,32 +57,32 @@ class RunningMeans:
             self._sizes[name] = self._sizes.get(name, 0.0) + count
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the means over all samples of all processes so far, of those scalars that any sample had."""
+        """Return the means over all samples of all ranks so far, for scalars with a positive count."""
         totals = self._totals()
         device = next((total.device for total in self._sums.values()), torch.device("cpu"))
         return {name: torch.tensor(total / size, device=device) for name, (total, size) in totals.items() if size > 0}
 
     def copy(self) -> "RunningMeans":
-        """Return means that go on from here on their own."""
+        """Return an independent copy."""
         other = RunningMeans()
         other._sums = {name: value.clone() for name, value in self._sums.items()}
         other._sizes = dict(self._sizes)
         return other
 
     def reset(self) -> None:
-        """Forget everything, as at the start of an epoch."""
+        """Delete all sums, as at the start of an epoch."""
         self._sums, self._sizes = {}, {}
 
     def state_dict(self) -> dict[str, tuple[float, float]]:
-        """Return the sums and sizes of this process's share, equal on every process."""
+        """Return the global sums and sizes divided by the number of ranks, equal on all ranks."""
         ranks = world_size()
         return {name: (total / ranks, size / ranks) for name, (total, size) in self._totals().items()}
 
     def load_state_dict(self, state: Mapping[str, tuple[float, float]], device: torch.device) -> None:
-        """Restore what `state_dict` gave.
+        """Restore the sums and sizes from `state_dict`.
 
         Raises:
-            ValueError: If it is something else.
+            ValueError: If the state is damaged.
         """
         for name, pair in state.items():
             numbers = isinstance(pair, list | tuple) and all(isinstance(value, int | float) for value in pair)
@@ -92,7 +92,7 @@ class RunningMeans:
         self._sizes = {name: size for name, (_, size) in state.items()}
 
     def _totals(self) -> dict[str, tuple[float, float]]:
-        """Return the sums and sizes of all processes, which may have had different scalars."""
+        """Return the sums and sizes over all ranks, which may have different scalars."""
         totals = {name: (float(value), float(self._sizes[name])) for name, value in self._sums.items()}
         if not is_distributed():
             return totals

@@ -1,4 +1,4 @@
-"""Semantic segmentation: the class of every pixel."""
+"""Semantic segmentation: a class for every pixel."""
 
 from typing import Any, Literal, cast
 
@@ -9,25 +9,25 @@ __all__ = ["SegmentationModule"]
 
 
 class SegmentationModule(TaskModule):
-    """Learns to tell the class of every pixel, from images with masks.
+    """Learns to predict the class of every pixel from images with masks.
 
-    A batch has `image` (N, C, H, W) and `mask` (N, H, W) int64, classes from 0 and 255 where the class is unknown,
-    as in the padding of images of different sizes. The loss is the cross-entropy plus `dice_weight` times the Dice
-    loss (Milletari et al. 2016), logged apart as `ce_loss` and `dice_loss`; validation and test log `miou`, the mean
-    intersection over union of the classes, `pixel_acc`, and `iou_CLASS`.
+    A batch has `image` (N, C, H, W) and `mask` (N, H, W) int64, classes from 0 and 255 for unknown classes, also in the
+    padding of images of different sizes. The loss is the cross-entropy plus `dice_weight` times the Dice loss
+    (Milletari et al. 2016), also logged separately as `ce_loss` and `dice_loss`. Validation and test log `miou`, the
+    mean intersection over union of the classes, `pixel_acc`, and `iou_CLASS`.
 
-    Images may have other sizes in prediction than in training.
+    Prediction accepts other image sizes than training.
 
     Args:
         mask_classes: Names of the classes, usually the background first; `None` takes them from the data.
         head: `fcn` (Long et al. 2015, on a feature pyramid) or `deeplab` (DeepLabV3+, Chen et al. 2018).
-        stride: The logits are computed for squares of so many pixels and interpolated in between: a power of two,
-            `None` for 4, or 2 for images up to 128 pixels.
+        stride: Stride in pixels of the computed logits, which are interpolated to full size: a power of two, `None` for
+            4, or for 2 with images up to 128 pixels.
         channels: Channels inside the head (256 in the papers).
         dropout: Probability of dropping a channel before the classifier.
-        dice_weight: Weight of the Dice loss; 0 leaves it out.
+        dice_weight: Weight of the Dice loss; 0 disables it.
         class_weight: Weights of the classes in the cross-entropy of training: `balanced` (inverse to their number of
-            training pixels, mean 1), a list of a number for each, or `None` for equal weights.
+            training pixels, mean 1), a list with one number per class, or `None` for equal weights.
         **kwargs: Arguments of `BaseModule`.
 
     Raises:
@@ -57,7 +57,7 @@ class SegmentationModule(TaskModule):
         super().__init__(**kwargs)
 
     def make_task(self) -> SegmentationTask:
-        """Return the task."""
+        """Return the segmentation task built from the hyperparameters."""
         options = self.options("head", "stride", "channels", "dropout", "dice_weight", "class_weight")
         return SegmentationTask("", classes=self.hparams["mask_classes"], **options)
 
@@ -66,6 +66,6 @@ class SegmentationModule(TaskModule):
         """Names of the classes of pixels.
 
         Raises:
-            ValueError: If neither the arguments nor the data tell.
+            ValueError: If neither the arguments nor the data define them.
         """
         return cast(SegmentationTask, self.task).names

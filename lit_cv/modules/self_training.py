@@ -1,4 +1,4 @@
-"""Self-training: a network learns in the target domain from answers that its teacher is sure of."""
+"""Self-training: a network learns in the target domain from its teacher's confident predictions."""
 
 from typing import Any
 
@@ -21,34 +21,33 @@ __all__ = ["SelfTrainingModule"]
 
 
 class SelfTrainingModule(DomainAdaptationModule):
-    """Learns in the target from pseudo-labels: what a teacher, its own moving average, is sure of.
+    """Learns in the target from pseudo-labels: confident predictions of a teacher, the network's moving average.
 
-    As in FixMatch (Sohn et al. 2020), the teacher looks at a weakly changed view of a target image (`image`), and
-    where its highest probability reaches the threshold, the network has to give the same answer for a strongly
-    changed view (`strong`); the cross-entropy is averaged over all target images, left out ones counting 0. The
-    callback `WeakStrongAugmentation` makes the views; without it both see the same image. The teacher's
-    weights are an exponential moving average of the network's (Tarvainen and Valpola 2017), moved after each
-    optimizer step and without a gradient; they are saved in checkpoints. What is validated and used is the network
-    itself.
+    As in FixMatch (Sohn et al. 2020), the teacher predicts a weakly augmented view of a target image (`image`). If its
+    highest probability reaches the threshold, the network is trained to predict the same class for a strongly augmented
+    view (`strong`). The cross-entropy is averaged over all target images, with 0 for those below the threshold. The
+    callback `WeakStrongAugmentation` creates the views; without it both see the same image. The teacher's weights are
+    an exponential moving average of the network's (Tarvainen and Valpola 2017), updated after each optimizer step
+    without gradients and saved in checkpoints. The network itself is used for validation and prediction.
 
-    Answers for the target go by BatchNorm statistics of the target (Li et al. 2016, "AdaBN"). The teacher normalises
-    weak views by the statistics of their batch, and what it and the network remember for validation and use are
-    those of weak target views alone, for which the network sees these once more, without a gradient. It learns by the
-    statistics of the mixture of source and strong views, which fit neither domain: a teacher that answers by them is
-    wrong more often, the network learns its mistakes, and the next answers are worse.
+    Predictions for the target use BatchNorm statistics of the target (Li et al. 2016, "AdaBN"). The teacher normalizes
+    weak views by their batch statistics. The running statistics of teacher and network cover only weak target views,
+    for which the network processes these views once more, without gradients. The network is trained with the statistics
+    of the mixture of source and strong views, which fit neither domain: a teacher using them makes more mistakes, which
+    the network learns, so that the next predictions get worse.
 
-    It goes on from any checkpoint, that of `DomainAdversarialModule` for example: `weights` takes over backbone and
-    classifier. Batches, the learning of the source's labels, lambda, metrics and `monitor` are those of
-    `DomainAdaptationModule`. Logs besides `train_pseudo_coverage` and `val_pseudo_coverage`, the share of target
-    images that get a pseudo-label, and, for analysis alone, `val_pseudo_precision`, the share of those that is right.
-    Self-training raises the teacher's confidence, whether it is right or not: `val_score` tells a collapse onto few
-    classes, but not two classes that are swapped.
+    Training may start from any checkpoint, for example of `DomainAdversarialModule`: `weights` loads backbone and
+    classifier. Batches, the loss on source labels, lambda, metrics and `monitor` are those of `DomainAdaptationModule`.
+    It also logs `train_pseudo_coverage` and `val_pseudo_coverage`, the fraction of target images with a pseudo-label,
+    and, only for analysis, `val_pseudo_precision`, the fraction of correct ones among them. Self-training makes the
+    teacher more confident even if it is wrong: `val_score` shows a collapse onto few classes, but not two swapped
+    classes.
 
     Args:
-        threshold: Least probability of a pseudo-label.
-        class_balance: Whether the threshold is lower for classes that the teacher gives less often, see
-            `lit_cv.losses.class_thresholds`; their share is a moving average, too.
-        teacher_decay: Share of the teacher that stays at each step.
+        threshold: Minimum probability of a pseudo-label.
+        class_balance: Whether the threshold is lower for classes that the teacher predicts less often, see
+            `lit_cv.losses.class_thresholds`; their frequency is also a moving average.
+        teacher_decay: Weight of the old teacher in each update.
         **kwargs: Arguments of `DomainAdaptationModule`, `SupervisedModule` and `BaseModule`.
 
     Raises:
@@ -67,29 +66,29 @@ class SelfTrainingModule(DomainAdaptationModule):
     ) -> None:
         super().__init__(**kwargs)
         if not 0 < threshold <= 1:
-            raise OptionError(self, "threshold", threshold, "give a probability above 0, up to 1")
+            raise OptionError(self, "threshold", threshold, "must be a probability above 0, up to 1")
         if not 0 <= teacher_decay < 1:
-            raise OptionError(self, "teacher_decay", teacher_decay, "give a share from 0 up to, not including, 1")
-        self._told = False
+            raise OptionError(self, "teacher_decay", teacher_decay, "must be at least 0 and below 1")
+        self._views_checked = False
 
     def configure_adaptation(self) -> None:
-        """Make the teacher a copy of the network as it starts."""
+        """Initialize the teacher as a copy of the network."""
         self.teacher = MovingAverage(nn.ModuleDict({"backbone": self.backbone, "head": self.head}))
         self.register_buffer("class_share", torch.full((self.num_classes,), 1 / self.num_classes))
 
     def configure_metrics(self) -> dict[str, Metric]:
-        """Add the quality of pseudo-labels."""
+        """Add the quality of pseudo-labels to the metrics."""
         metrics = super().configure_metrics()
         return metrics if self.hparams["source_only"] else {**metrics, "pseudo_labels": PseudoLabelQuality()}
 
     def on_fit_start(self) -> None:
-        """Log that nothing was learned before."""
+        """Log a message if training starts from random weights."""
         super().on_fit_start()
         if self.hparams["weights"] is None and not self.hparams["source_only"] and not self.global_step:
-            rank_zero_info(f"Self-training starts from random weights: {argument('weights', self)} was not given.")
+            rank_zero_info(f"Self-training starts from random weights: {argument('weights', self)} is not set.")
 
     def step(self, batch: Batch, stage: Stage) -> Output:
-        """Learn without remembering the mixture's BatchNorm statistics, but the target's."""
+        """Run the step without tracking BatchNorm statistics of the mixture, then track those of the target."""
         if stage != "train" or self.hparams["source_only"]:
             return super().step(batch, stage)
         with untracked_statistics(self.backbone):
@@ -100,18 +99,18 @@ class SelfTrainingModule(DomainAdaptationModule):
         return output
 
     def training_images(self, batch: Batch) -> Domains:
-        """Return the source's images and the strong views of the target's."""
+        """Return the images of the source and the strong views of the target."""
         target = batch["target"]
-        if "strong" not in target and not self._told and not self.hparams["source_only"]:
-            self._told = True
+        if "strong" not in target and not self._views_checked and not self.hparams["source_only"]:
+            self._views_checked = True
             rank_zero_info(
-                "Teacher and network see the same views of target images, for the callback WeakStrongAugmentation was "
-                f"not given ({argument('callbacks', TRAINER)})."
+                "Teacher and network see the same views of target images: the callback WeakStrongAugmentation is not "
+                f"used ({argument('callbacks', TRAINER)})."
             )
         return Domains(batch["source"]["image"], target.get("strong", target["image"]))
 
     def adaptation(self, batch: Batch, features: Domains, logits: Domains, weight: float) -> Output:
-        """Return the cross-entropy of the network's answers with the teacher's that are sure enough."""
+        """Return the cross-entropy of the network's predictions with the teacher's confident ones."""
         probabilities = self.teach(batch["target"]["image"])
         share = gather_batches(probabilities.mean(0, keepdim=True)).mean(0)
         self.class_share.lerp_(share, 1 - self.hparams["teacher_decay"])
@@ -129,25 +128,25 @@ class SelfTrainingModule(DomainAdaptationModule):
         return logits.float().softmax(1)
 
     def choose(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the pseudo-labels (N,) of answers (N, K), and the mask (N,) of those to learn from."""
+        """Return the pseudo-labels (N,) of probabilities (N, K), and the mask (N,) of confident ones."""
         threshold: float | Tensor = float(self.hparams["threshold"])
         if self.hparams["class_balance"]:
             threshold = class_thresholds(self.hparams["threshold"], self.class_share)
         return pseudo_labels(probabilities, threshold)
 
     def evaluation(self, batch: Batch, features: Tensor, logits: Tensor) -> Output:
-        """Return the teacher's answers for target images, for the metrics."""
+        """Return the teacher's predictions for target images, for the metrics."""
         if self.hparams["source_only"] or is_source(batch):
             return {}
         return {"teacher": self.teach(batch["image"])}
 
     def update_metrics(self, metrics: Any, output: Output) -> None:
-        """Feed the teacher's answers to their metric, too."""
+        """Update the metrics, including that of the teacher's predictions."""
         super().update_metrics(metrics, output)
         if "teacher" in output:
             metrics["pseudo_labels"].update(*self.choose(output["teacher"]), output["target"])
 
     def after_step(self) -> None:
-        """Move the weights of the teacher towards the network's; its BatchNorm statistics are its own."""
+        """Move the teacher's weights toward the network's. Its BatchNorm statistics are separate."""
         if not self.hparams["source_only"]:
             self.teacher.update(self.hparams["teacher_decay"])

@@ -1,4 +1,4 @@
-"""SimCLR: learning features from images without labels, by telling views of one image from all others."""
+"""SimCLR: learning features from unlabeled images, by matching views of the same image."""
 
 from typing import Any, ClassVar
 
@@ -14,28 +14,28 @@ __all__ = ["SimCLRModule"]
 
 
 class SimCLRModule(BaseModule):
-    """Learns a backbone from unlabelled images (Chen et al. 2020, "A Simple Framework for Contrastive Learning").
+    """Learns a backbone from unlabeled images (Chen et al. 2020, "A Simple Framework for Contrastive Learning").
 
-    From a batch with `views` (V, N, C, H, W), which the callback `ContrastiveAugmentation` makes of `image`, it
-    encodes all views in one pass, projects the features and minimises NT-Xent: each view has to find the other
-    views of its image among all views of the batch, on all devices. The projector is for the loss alone; what is
-    kept is the backbone (`embed`). `label` (N,) int64, -1 where unknown, is read only with `supervised`.
+    From a batch with `views` (V, N, C, H, W), which the callback `ContrastiveAugmentation` makes from `image`, it
+    encodes all views in one pass, projects the features and minimizes NT-Xent: each view has to find the other
+    views of its image among all views of the batch on all devices. The projector is only used in the loss; the trained
+    model is the backbone (`embed`). `label` (N,) int64, -1 if unknown, is only used with `supervised`.
 
-    Logs `{stage}_loss`, in validation on views that are the same every time, against the negatives of one
-    process's batch. What the features are worth is told by `EmbeddingEvaluation`, which the command line adds:
-    `val_knn_acc`, which becomes the `monitor` where images have labels, and measures of collapse.
+    It logs `{stage}_loss`. In validation it uses the same views in every epoch, and negatives from the batch of one
+    rank. `EmbeddingEvaluation`, which the command line adds, evaluates the features: it logs `val_knn_acc`, which
+    becomes the `monitor` if images have labels, and measures of collapse.
 
     The loss has 2 N - 2 negatives for a batch of N images on all devices, and more of them help. Gradient
     accumulation does not add any: it averages the gradients of small batches, each with its own few negatives.
-    Memory for the loss grows linearly with N, so that the batch is bounded by the backbone alone.
+    Memory for the loss grows linearly with N, so that only the backbone limits the batch size.
 
     Args:
-        temperature: Divides the similarities: the paper takes 0.1 for ImageNet, 0.5 for CIFAR-10.
-        projector_layers: Linear layers of the projector.
+        temperature: Divisor of the similarities; the paper uses 0.1 for ImageNet, 0.5 for CIFAR-10.
+        projector_layers: Number of linear layers of the projector.
         projector_hidden: Width of its hidden layers; `None` takes that of the features.
-        projector_dim: Size of a projection.
+        projector_dim: Dimension of the projections.
         projector_norm: Whether BatchNorm follows each of its layers.
-        supervised: Whether images of one label are positives, too, as in SupCon (Khosla et al. 2020).
+        supervised: Whether images with the same label are also positives, as in SupCon (Khosla et al. 2020).
         **kwargs: Arguments of `BaseModule`.
 
     Example:
@@ -62,7 +62,7 @@ class SimCLRModule(BaseModule):
     ) -> None:
         super().__init__(**kwargs)
         if not temperature > 0:
-            raise OptionError(self, "temperature", temperature, "it must be positive")
+            raise OptionError(self, "temperature", temperature, "must be positive")
 
     def configure_head(self, num_features: int) -> nn.Module:
         """Return the projector."""
@@ -72,22 +72,22 @@ class SimCLRModule(BaseModule):
         )
 
     def step(self, batch: Batch, stage: Stage) -> Output:
-        """Encode all views together and compare them; `embedding` (V, N, num_features) is for callbacks."""
+        """Encode all views in one pass and compute the loss; also return `embedding` (V, N, D) for callbacks."""
         views = batch.get("views")
         if not isinstance(views, Tensor) or views.ndim != 5:
             raise ValueError(
-                f"{type(self).__name__} needs batches with `views` (V, N, C, H, W) of the images: give the Trainer the "
-                f"callback ContrastiveAugmentation ({argument('callbacks', TRAINER)})."
+                f"{type(self).__name__} needs batches with `views` (V, N, C, H, W) of the images: add the callback "
+                f"ContrastiveAugmentation to the Trainer ({argument('callbacks', TRAINER)})."
             )
         if stage == "train" and views.shape[1] < 2 and not is_distributed():
             raise ValueError(
-                f"a batch of one image has no others to tell it from: raise {argument('batch_size', DATA)}."
+                f"a batch of one image has no negatives to compare it with: raise {argument('batch_size', DATA)}."
             )
-        # One pass: in two, BatchNorm would normalise each view by statistics of its own.
+        # In separate passes BatchNorm would normalize each view by its own statistics.
         features = self.backbone(views.flatten(0, 1))
         projections = self.head(features).unflatten(0, views.shape[:2])
         labels = batch["label"] if self.hparams["supervised"] else None
-        # Processes may validate different numbers of batches, and must not wait for one another there.
+        # Ranks may validate different numbers of batches, so validation must not synchronize them.
         loss, count = counted_nt_xent(projections, self.hparams["temperature"], labels, gather=stage == "train")
         embedding = features.detach().unflatten(0, views.shape[:2])
         return {"loss": loss, "embedding": embedding, "counts": {"loss": count / len(views)}}

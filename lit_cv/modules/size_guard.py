@@ -1,4 +1,4 @@
-"""Hyperparameters of a checkpoint against the size of its file, before their networks take memory."""
+"""Checks of the network size in a checkpoint's hyperparameters against the file size, before memory is allocated."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,47 +15,44 @@ from torch.nn.modules.module import (
 if TYPE_CHECKING:
     from lit_cv.modules.base import BaseModule
 
-__all__ = ["no_larger_than", "require_size"]
+__all__ = ["check_network_size", "limit_network_size"]
 
-_TIMES = 4  # a file may hold half precision, and a network buffers that are not in it
-_BESIDE = 256 << 20  # bytes that any network may take
-_MOST_MODULES = 100_000  # the largest network of timm has some thousand
+_MAX_RATIO = 4  # files may hold half precision, and networks buffers that files lack
+_FREE_BYTES = 256 << 20  # allowed for any network
+_MAX_MODULES = 100_000  # timm's largest networks have some thousand
 
 
 @contextmanager
-def no_larger_than(size: int, source: str) -> Iterator[None]:
-    """Refuse to build networks within that are far larger than a file of weights: the file cannot be theirs.
+def limit_network_size(size: int, source: str) -> Iterator[None]:
+    """Raise an error in the block if networks get far larger than their file of weights, which then cannot be theirs.
 
-    A tensor is counted when a module takes it up, before it is filled with numbers; until then the system has given
-    it no memory.
+    A tensor counts when a module registers it, before it is filled and thus before the system allocates its memory.
 
     Args:
-        size: Bytes of the file.
-        source: Its name, for the message.
+        size: Size of the file in bytes.
+        source: Name of the file, for the message.
 
     Raises:
-        ValueError: If they are.
+        ValueError: If the networks are too large.
     """
-    most = _TIMES * size + _BESIDE
-    taken, modules = 0, 0
+    limit = _MAX_RATIO * size + _FREE_BYTES
+    total, modules = 0, 0
 
     def count(module: nn.Module, name: str, value: Any) -> None:
-        nonlocal taken
+        nonlocal total
         if isinstance(value, Tensor):
-            taken += value.numel() * value.element_size()
-        if taken > most:
+            total += value.numel() * value.element_size()
+        if total > limit:
             raise ValueError(
-                f"{source} has {size:,} bytes, but its hyperparameters are those of a network of more than {most:,}: "
+                f"{source} has {size:,} bytes, but its hyperparameters describe a network of more than {limit:,}: "
                 f"they do not fit its weights ({type(module).__name__}.{name})."
             )
 
     def count_module(module: nn.Module, name: str, child: Any) -> None:
         nonlocal modules
         modules += 1
-        if modules > _MOST_MODULES:
-            raise ValueError(
-                f"{source}: its hyperparameters are those of a network of more than {modules - 1:,} parts."
-            )
+        if modules > _MAX_MODULES:
+            raise ValueError(f"{source}: its hyperparameters describe a network of more than {modules - 1:,} modules.")
 
     hooks = [
         register_module_parameter_registration_hook(count),
@@ -74,22 +71,22 @@ def no_larger_than(size: int, source: str) -> Iterator[None]:
             hook.remove()
 
 
-def require_size(cls: "type[BaseModule]", hyper_parameters: Mapping[str, Any], size: int, source: str) -> None:
-    """Refuse hyperparameters of networks that are far larger than a file of weights, before any memory is taken.
+def check_network_size(cls: "type[BaseModule]", hyper_parameters: Mapping[str, Any], size: int, source: str) -> None:
+    """Raise an error for hyperparameters of networks far larger than their file of weights, without allocating memory.
 
-    The networks are built without their numbers, on the device `meta`. What cannot be built so is not judged here.
+    The networks are built on the device `meta`. If that fails for another reason, nothing is raised.
 
     Args:
-        cls: The module.
+        cls: Class of the module.
         hyper_parameters: Its constructor arguments.
-        size: Bytes of the file.
-        source: Its name, for the message.
+        size: Size of the file in bytes.
+        source: Name of the file, for the message.
 
     Raises:
-        ValueError: If they are.
+        ValueError: If the networks are too large.
     """
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"), no_larger_than(size, source):
+        with torch.random.fork_rng(devices=[]), torch.device("meta"), limit_network_size(size, source):
             cls(**{**hyper_parameters, **dict.fromkeys(hyper_parameters.keys() & {"weights"})}).configure_model()
     except Exception as error:
         if isinstance(error, ValueError) and str(error).startswith(source):

@@ -1,4 +1,4 @@
-"""Supervised learning: images and the labels that people gave them."""
+"""Supervised classification of images."""
 
 from typing import Any, Literal, cast
 
@@ -14,24 +14,24 @@ __all__ = ["SupervisedModule"]
 
 
 class SupervisedModule(TaskModule):
-    """Learns to classify images from their labels, with one label an image or any number of them.
+    """Learns to classify images from their labels, with one label or several labels per image.
 
-    From a batch with `image` (N, C, H, W) and `label` it minimises the cross-entropy of the softmax, or, for
-    several labels an image, the binary cross-entropy of a sigmoid per class. `label` is (N,) int64, or (N, K)
-    float: the weights of the classes in images mixed by CutMix or MixUp, or 0/1 for several labels. An image whose
-    label is unknown (-1; for several labels any negative number or NaN) counts in no loss and no metric.
+    From a batch with `image` (N, C, H, W) and `label` it minimizes the cross-entropy of the softmax, or, for
+    several labels per image, the binary cross-entropy of a sigmoid per class. `label` is (N,) int64, or (N, K)
+    float: class weights of images mixed by CutMix or MixUp, or 0/1 for several labels. Unknown labels (-1; for
+    several labels any negative number or NaN) are excluded from the loss and all metrics.
 
-    Logs `{stage}_loss`, `{stage}_acc`, and in validation and test `f1` (macro), `ece` (expected calibration
-    error, 15 bins) and, above five classes, `top5`; for several labels `acc` and `f1` over the classes and
-    `map` (mean average precision), which then is the `monitor`.
+    It logs `{stage}_loss`, `{stage}_acc`, and in validation and test `f1` (macro), `ece` (expected calibration
+    error, 15 bins) and, with more than five classes, `top5`. For several labels it logs `acc` and `f1` over the
+    classes and `map` (mean average precision), which then is the `monitor`.
 
     Args:
         num_classes: Number of classes K; `None` takes it from the data.
         multi_label: Whether an image may have several labels or none; `None` takes it from the data.
-        label_smoothing: Share of a label's weight that is spread evenly over all classes.
+        label_smoothing: Fraction of a label's weight that is spread evenly over all classes.
         class_weight: Weights of the classes in the loss: `balanced` (inverse to their frequency among the
             training labels, mean 1), a list of K numbers, or `None` for equal weights. With several labels
-            they weigh the positives, and `balanced` is the ratio of negatives to positives.
+            they weight the positives, and `balanced` is the ratio of negatives to positives.
         dropout: Probability of dropping a feature before the classifier.
         per_class_metrics: Whether validation and test log the accuracy of each class as `acc_CLASS` (`f1_CLASS`
             for several labels).
@@ -60,13 +60,13 @@ class SupervisedModule(TaskModule):
         super().__init__(**kwargs)
 
     def make_task(self) -> ClassificationTask | MultiLabelTask:
-        """Return the task."""
+        """Return the classification task built from the hyperparameters."""
         names = ("num_classes", "label_smoothing", "class_weight", "dropout", "per_class_metrics")
         return (MultiLabelTask if self.hparams["multi_label"] else ClassificationTask)("", **self.options(*names))
 
     @property
     def classes_task(self) -> ClassificationTask | MultiLabelTask:
-        """The task, by its type."""
+        """The task, with its specific type."""
         return cast(ClassificationTask | MultiLabelTask, self.task)
 
     @property
@@ -74,13 +74,13 @@ class SupervisedModule(TaskModule):
         """Number of classes K.
 
         Raises:
-            ValueError: If neither the arguments nor the data tell.
+            ValueError: If neither the arguments nor the data define it.
         """
         return self.classes_task.class_count
 
     @property
     def class_weight(self) -> Tensor | None:
-        """Weights of the classes in the loss of training."""
+        """Weights of the classes in the training loss."""
         return self.classes_task.class_weight
 
     @class_weight.setter
@@ -88,34 +88,34 @@ class SupervisedModule(TaskModule):
         self.classes_task.class_weight = weight
 
     def configure_head(self, num_features: int) -> nn.Module:
-        """Return a linear classifier behind dropout."""
+        """Return a linear classifier with dropout."""
         head = super().configure_head(num_features)
         if self.hparams["multi_label"]:
             self.monitor = "val_map"
         elif self.num_classes < 2:
             raise ValueError(
-                f"there is only one class ({', '.join(self.classes_task.names)}): give images of two or more, in a "
-                f"folder for each class ({argument('root', DATA)}, {argument('classes', DATA)})."
+                f"there is only one class ({', '.join(self.classes_task.names)}): use images of two or more classes, "
+                f"with a folder for each ({argument('root', DATA)}, {argument('classes', DATA)})."
             )
         return head
 
     def losses(self, output: Any, target: Any, stage: Stage) -> Output:
-        """Return the loss, with the logits and target, and in training the accuracy."""
-        found = super().losses(output, target, stage)
+        """Return the loss, and in training also logits, target and accuracy."""
+        output_and_loss = super().losses(output, target, stage)
         if stage == "train":
-            found |= {"logits": output, "target": target}
-            right = self.classes_task.accuracy(output.detach(), target)
-            found["acc"], found["counts"]["acc"] = joined_mean(*right, gather=False)
-        return found
+            output_and_loss |= {"logits": output, "target": target}
+            accuracy = self.classes_task.accuracy(output.detach(), target)
+            output_and_loss["acc"], output_and_loss["counts"]["acc"] = joined_mean(*accuracy, gather=False)
+        return output_and_loss
 
     def loss(self, logits: Tensor, target: Tensor, stage: Stage) -> Tensor:
-        """Return the mean loss over the images that have a label, 0 where none has."""
+        """Return the mean loss over the labeled images, 0 if there are none."""
         return self.counted_loss(logits, target, stage)[0]
 
     def counted_loss(self, logits: Tensor, target: Tensor, stage: Stage) -> tuple[Tensor, Tensor]:
-        """Return the mean loss, and how much it counts in the epoch's mean.
+        """Return the mean loss and its count in the epoch's mean.
 
-        It is smoothed and weighted in training only, so that validation is comparable.
+        Label smoothing and class weights apply only in training, so that validation losses are comparable.
         """
-        found = super().losses(logits, target, stage)
-        return found["loss"], found["counts"]["loss"]
+        losses = super().losses(logits, target, stage)
+        return losses["loss"], losses["counts"]["loss"]

@@ -1,4 +1,4 @@
-"""From the losses of tasks on a batch, and their means over an epoch, to the scalars that are learned and logged."""
+"""Loss terms of tasks: combination into one loss, and means over an epoch for logging."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -16,9 +16,9 @@ class Terms(NamedTuple):
     """The loss of a task on a batch.
 
     Attributes:
-        loss: What is to be minimized.
-        means: The terms that it consists of, by the names that they are logged under, without a gradient.
-        counts: How much each counts in an epoch's mean.
+        loss: The loss to minimize.
+        means: Its terms without gradients, by logged name.
+        counts: The count of each term in an epoch's mean.
     """
 
     loss: Tensor
@@ -27,16 +27,15 @@ class Terms(NamedTuple):
 
 
 def build_weighting(hparams: Mapping[str, Any], tasks: Mapping[str, BaseTask]) -> TaskWeighting:
-    """Return the weighting that the hyperparameters of `MultiTaskModule` name.
+    """Return the weighting that the hyperparameters of `MultiTaskModule` select.
 
     Raises:
-        ValueError: If they do not fit.
+        ValueError: If `weighting` and `task_weights` do not fit together.
     """
     kind, weights, names = hparams["weighting"], hparams["task_weights"], list(tasks)
     if (weights is not None) != (kind == "fixed"):
-        allowed = (
-            f"`fixed` needs a weight for each task in {argument('task_weights')}, and no other weighting takes them"
-        )
+        weights_argument = argument("task_weights")
+        allowed = f"`fixed` needs a weight for each task in {weights_argument}, the others allow no weights"
         raise OptionError(None, "weighting", kind, allowed)
     if kind == "uncertainty":
         return UncertaintyWeighting(names, [name for name in names if tasks[name].likelihood == "classification"])
@@ -46,7 +45,7 @@ def build_weighting(hparams: Mapping[str, Any], tasks: Mapping[str, BaseTask]) -
 
 
 def loss_terms(task: BaseTask, loss: TaskLoss) -> Terms:
-    """Return the loss of a task on a batch, of this process or, from `joined_losses`, of all."""
+    """Return the loss terms of a task on a batch, of this rank, or of all ranks after `joined_losses`."""
     terms = {part: task.term(part, *sums) for part, sums in loss.parts.items()}
     names = {part: _loss_name(task.name, part) for part in loss.parts}
     counts = {names[part]: _count(count, task.least, loss.images) for part, (_, count) in loss.parts.items()}
@@ -54,18 +53,18 @@ def loss_terms(task: BaseTask, loss: TaskLoss) -> Terms:
 
 
 def add_totals(values: Mapping[str, Tensor], tasks: Mapping[str, BaseTask], prefix: str = "") -> dict[str, Tensor]:
-    """Return values with the loss of each task of several terms, from their means.
+    """Return values with the total loss of each task that has several terms, computed from their means.
 
     Args:
         values: Means over an epoch, by name.
         tasks: The tasks by name.
-        prefix: What the names of the values start with.
+        prefix: Prefix of the names in `values`.
     """
     totals = {}
     for name, task in tasks.items():
-        known = {part: v for part in task.parts if (v := values.get(prefix + _loss_name(name, part))) is not None}
-        if known:
-            totals[prefix + _loss_name(name)] = task.total(known)
+        terms = {part: v for part in task.parts if (v := values.get(prefix + _loss_name(name, part))) is not None}
+        if terms:
+            totals[prefix + _loss_name(name)] = task.total(terms)
     return {**values, **totals}
 
 
@@ -74,7 +73,7 @@ def _loss_name(name: str, part: str = "") -> str:
 
 
 def _count(count: float | Tensor, least: float, images: float | Tensor) -> float | Tensor:
-    """Return how much a term counts in an epoch's mean, 0 without any image that has a target."""
+    """Return the count of a term in an epoch's mean, 0 if no image has a target."""
     if not least:
         return count
     return (count.clamp_min(least) if isinstance(count, Tensor) else max(count, least)) * (images > 0)

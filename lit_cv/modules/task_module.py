@@ -1,4 +1,4 @@
-"""What modules that learn tasks share, and the module of one task."""
+"""Base classes of modules that learn one or several tasks."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
@@ -12,9 +12,9 @@ from lit_cv.contracts import ClassLists, class_lists, datamodule_of
 from lit_cv.distributed import is_distributed
 from lit_cv.metrics.chosen import check_metrics
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
-from lit_cv.modules.base_weights import restore_base
-from lit_cv.modules.fine_tuning import FineTuning, refuse_other_strategy
-from lit_cv.modules.fine_tuning_options import StrategyName, backbone_rate, check_options
+from lit_cv.modules.base_weights import restore_base_weights
+from lit_cv.modules.fine_tuning import FineTuning, require_same_strategy
+from lit_cv.modules.fine_tuning_options import StrategyName, backbone_learning_rate, check_options
 from lit_cv.modules.task_losses import add_totals, loss_terms
 from lit_cv.tasks import BaseTask, Features, TaskLoss, joined_losses
 
@@ -22,45 +22,45 @@ __all__ = ["TaskModule", "TasksModule"]
 
 
 class TasksModule(BaseModule):
-    """Base of the modules whose heads, losses, metrics and predictions are those of tasks, see `lit_cv.tasks`.
+    """Base of modules whose heads, losses, metrics and predictions are defined by tasks, see `lit_cv.tasks`.
 
-    The `strategy` tells what of a pretrained backbone learns, and how fast. The heads learn at `lr` in all of them; the
-    default learning rate of the backbone, `backbone_lr`, is given in brackets:
+    The `strategy` selects which parts of a pretrained backbone are trained, at which learning rate. The heads are
+    always trained at `lr`. The default learning rate of the backbone, `backbone_lr`, is given in parentheses:
 
-    - `None`: everything learns alike, at `lr`.
-    - `feature_extraction`: the heads alone.
+    - `None`: everything is trained at `lr`.
+    - `feature_extraction`: only the heads.
     - `freeze_backbone`: the heads and the last stages (1e-4); the first `frozen_stages` are frozen.
-    - `discriminative_lr`: everything, the backbone far slower (1e-5), and the slower the nearer to the image.
+    - `discriminative_lr`: everything, the backbone at a far lower learning rate (1e-5), lowest near the image.
     - `full_finetune`: everything (1e-4).
-    - `gradual_unfreezing`: the heads first, then stage after stage from the last to the first (1e-4; Howard
+    - `gradual_unfreezing`: first the heads, then stage after stage from the last to the first (1e-4; Howard
       and Ruder 2018, "Universal Language Model Fine-tuning", section 3.3).
     - `lora`: the heads and low-rank updates of the backbone's layers (1e-3), see `lit_cv.nn.add_lora`. Checkpoints then
-      hold no weights of the backbone, but name those that were given as `weights`, which are needed to load them; an
-      export holds the sum.
+      contain no backbone weights. They refer to the pretrained `weights`, which are needed for loading. An export
+      contains the sum of both.
 
-    What is frozen gets no gradient, stays in eval mode (the statistics of its BatchNorm do not move, its dropout is
-    off) and is not in the optimizer. The stages are those of `lit_cv.nn.backbone_stages`: blocks of a vision
-    transformer, stages of a convolutional network. A table at the start shows the groups, each learning rate is logged
-    by name.
+    Frozen parts get no gradients, stay in eval mode (fixed BatchNorm statistics, no dropout) and are not in the
+    optimizer. The stages are those of `lit_cv.nn.backbone_stages`: blocks of a vision transformer, stages of a
+    convolutional network. A table at the start of training shows the groups, and each learning rate is logged by name.
 
     Args:
         strategy: One of the above.
-        backbone_lr: Learning rate of the backbone, or of its updates under `lora`; `None` takes the strategy's.
-        layer_decay: Factor between the learning rates of neighboring stages. That of stage i of L, counted from
-            1, is `backbone_lr * layer_decay ** (L - i + 1)`, as in timm where `backbone_lr` is `lr`; BEiT and MAE
-            differ in the network's last norm, which has the rate of the classifier there, and here, as in timm,
-            that of the last block (0.65 for 1 at a decay of 0.65). `None` takes 0.75 for `discriminative_lr` and 1
-            otherwise.
+        backbone_lr: Learning rate of the backbone, or of its updates with `lora`; `None` takes the strategy's default.
+        layer_decay: Ratio between the learning rates of neighboring stages. Stage i of L, counted from 1, has
+            `backbone_lr * layer_decay ** (L - i + 1)`, as in timm if `backbone_lr` is `lr`. BEiT and MAE differ for the
+            network's last norm: there it has the learning rate of the classifier, here and in timm that of the last
+            block (0.65 instead of 1 with a decay of 0.65). `None` means 0.75 for `discriminative_lr`, otherwise 1.
         frozen_stages: Stages that stay frozen, for `freeze_backbone` and `discriminative_lr`: their number, counted
-            from the image, or the name of the last of them. `None` freezes three in four, or none.
-        unfreeze_epochs: When `gradual_unfreezing` frees the next stage: every so many epochs, or a list with the
-            epoch of each, from the last stage on, counted from 0; stages beyond the list stay frozen. `None`: 1.
-        l2_sp: Pull of the backbone towards its pretrained weights in place of its weight decay: adds
+            from the image, or the name of the last of them. `None` freezes three quarters of the stages with
+            `freeze_backbone`, otherwise none.
+        unfreeze_epochs: When `gradual_unfreezing` unfreezes the next stage: an interval in epochs, or a list with the
+            epoch of each stage, starting with the last stage, counted from 0; stages beyond the list stay frozen.
+            `None` means 1.
+        l2_sp: Strength of a pull of the backbone toward its pretrained weights, instead of weight decay: adds
             `l2_sp / 2 * |w - w_0|^2` to the loss (Li et al. 2018, "Explicit Inductive Bias for Transfer Learning").
         lora_rank: Rank of the updates of `lora`.
         lora_alpha: Scale of the updates: they are multiplied by `lora_alpha / lora_rank`.
-        lora_targets: Names of the layers that `lora` updates, such as `qkv`; `None` takes all linear layers and
-            ungrouped convolutions but the first.
+        lora_targets: Names of the layers that `lora` updates, such as `qkv`; `None` means all linear layers and
+            ungrouped convolutions except the first.
         **kwargs: Arguments of `BaseModule`.
 
     Raises:
@@ -90,23 +90,23 @@ class TasksModule(BaseModule):
     @property
     def backbone_lr(self) -> float:
         """Learning rate of the backbone, before layer-wise decay."""
-        return backbone_rate(self.hparams)
+        return backbone_learning_rate(self.hparams)
 
     def configure_networks(self) -> None:
-        """Build the networks and freeze what the strategy freezes at its start."""
+        """Build the networks, and freeze the parts that the strategy freezes at the start."""
         super().configure_networks()
         if self.fine_tuning is not None:
             self.fine_tuning.attach(self)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of everything but what is frozen, which stays in eval mode."""
+        """Set the mode of all modules except frozen ones, which stay in eval mode."""
         super().train(mode)
         if self.fine_tuning is not None:
             self.fine_tuning.keep_frozen_in_eval_mode(self)
         return self
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the optimizer's groups; with a strategy those of the heads and of each stage that learns."""
+        """Return the optimizer's groups; with a strategy, those of the heads and of each trained stage."""
         return super().parameter_groups() if self.fine_tuning is None else self.fine_tuning.parameter_groups(self)
 
     def penalties(self) -> dict[str, Tensor]:
@@ -115,30 +115,30 @@ class TasksModule(BaseModule):
 
     @property
     def image_sides(self) -> tuple[int, int] | None:
-        """Height and width of the images that the networks are built for."""
+        """Height and width of the images that the networks are built for, `None` if unknown."""
         size = self.hparams["image_size"]
         return (size, size) if isinstance(size, int) else None if size is None else (size[0], size[1])
 
     def classes_in(self, datamodule: object) -> ClassLists:
-        """Return the names of the classes of every task that has some."""
+        """Return the class names of all tasks that have classes."""
         return class_lists(datamodule, *(task.class_attribute for task in self._tasks.values() if task.class_attribute))
 
     def declared_classes(self) -> ClassLists:
-        """Return the names of the classes that the tasks were given."""
-        given = {task.class_attribute: task.classes for task in self._tasks.values()}
-        return {name: list(classes) for name, classes in given.items() if name and classes}
+        """Return the class names set by the tasks' options."""
+        declared = {task.class_attribute: task.classes for task in self._tasks.values()}
+        return {name: list(classes) for name, classes in declared.items() if name and classes}
 
     def compiled_networks(self) -> list[nn.Module]:
-        """Return the backbone where no task takes feature maps from within it."""
+        """Return the backbone unless a task uses feature maps from within it."""
         return [] if any(task.map_strides for task in self._tasks.values()) else super().compiled_networks()
 
     def features(self, images: Tensor, tasks: Iterable[BaseTask] | None = None, pooled: bool = True) -> Features:
-        """Return what the backbone gives all tasks, or some, for raw images (N, C, H, W).
+        """Return the backbone's features of raw images for all tasks or some.
 
         Args:
             images: (N, C, H, W), uint8 or float in [0, 1].
             tasks: The tasks; `None` for all.
-            pooled: Whether pooled features are wanted beside feature maps.
+            pooled: Whether to return pooled features besides feature maps.
         """
         self.configure_model()
         size = (images.shape[2], images.shape[3])
@@ -151,68 +151,68 @@ class TasksModule(BaseModule):
         return Features(features, size, maps)
 
     def build_metrics(self) -> None:
-        """Build the metrics, by the names that the data give the classes."""
+        """Build the metrics, with the class names of the data."""
         for task in self._tasks.values():
             task.take_names(datamodule_of(self._trainer))
         super().build_metrics()
 
     def on_fit_start(self) -> None:
-        """Have the tasks look at the data, and begin what the strategy does."""
+        """Prepare the tasks for the data, and start the strategy."""
         for task in self._tasks.values():
             task.start(datamodule_of(self.trainer), self.device)
         if self.fine_tuning is not None:
             self.fine_tuning.begin(self)
 
     def on_train_epoch_start(self) -> None:
-        """Free the stages whose epoch has come."""
+        """Unfreeze the stages that are due in this epoch."""
         if self.fine_tuning is not None:
             self.fine_tuning.begin_epoch(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what going on with the strategy needs."""
+        """Add the state of the strategy."""
         super().on_save_checkpoint(checkpoint)
         if self.fine_tuning is not None:
             self.fine_tuning.add_to_checkpoint(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the strategy of the checkpoint; refuse to go on with another one."""
+        """Restore the state of the strategy; raise an error if the checkpoint was trained with another one."""
         super().on_load_checkpoint(checkpoint)
-        restore_base(self, checkpoint)
+        restore_base_weights(self, checkpoint)
         if self._trainer is None or self.trainer.state.fn != "fit":
             return
         if self.fine_tuning is None:
-            refuse_other_strategy(self, checkpoint)
+            require_same_strategy(self, checkpoint)
         else:
             self.fine_tuning.take_from_checkpoint(self, checkpoint)
 
-    def warn_of(self, task: BaseTask, stage: Stage, results: Mapping[str, Tensor]) -> None:
-        """Log what a task has to say about its metrics of an epoch."""
+    def warn_about(self, task: BaseTask, stage: Stage, results: Mapping[str, Tensor]) -> None:
+        """Log the advice of a task about its metrics of an epoch."""
         prefix = f"{stage}_{task.name}_" if task.name else f"{stage}_"
         if (advice := task.advice(results, stage, prefix)) and not self.trainer.sanity_checking:
             rank_zero_warn(advice)
 
 
 class TaskModule(TasksModule):
-    """Base of the modules of one task. A subclass gives the task, and its options as arguments of its own.
+    """Base of modules with a single task. A subclass creates the task, and has the task's options as arguments.
 
     Head, loss, metrics, predictions and messages are the task's. The networks are `backbone` and `head`, as in every
-    module; the task itself is no part of the network. Options that the task leaves open are taken from the data. Those
-    that are arguments of the subclass, too, are kept in checkpoints, which then load without data.
+    module; the task itself is not a submodule. Options that the task leaves open are set from the data. If they are
+    arguments of the subclass, checkpoints contain their values, and load without data.
 
     Args:
-        metrics: Metrics to log beside those of the task: names of `lit_cv.metrics.METRICS` (`kappa`, `auroc`, ...) or
-            `file.Class` for a `torchmetrics.Metric` of your own, or dicts of such a `name` and the metric's arguments.
-            They are logged in validation and test under the short name, or that of the class in lower case.
+        metrics: Additional metrics: names in `lit_cv.metrics.METRICS` (`kappa`, `auroc`, ...) or `file.Class` for a
+            custom `torchmetrics.Metric`, or dicts with such a `name` and the metric's arguments. They are logged in
+            validation and test under the short name, or the class name in lower case.
         **kwargs: Arguments of `BaseModule`.
     """
 
     def __init__(self, metrics: list[str | dict[str, Any]] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._tasks = {"": self._make_task()}  # which checks its options
+        self._tasks = {"": self._make_task()}  # checks the options
 
     @abstractmethod
     def make_task(self) -> BaseTask:
-        """Return the task, without a name, from the hyperparameters; called again when the data have settled them."""
+        """Return the task, without a name, from the hyperparameters; called again with values from the data."""
 
     def _make_task(self) -> BaseTask:
         task, metrics = self.make_task(), self.hparams.get("metrics")
@@ -230,7 +230,7 @@ class TaskModule(TasksModule):
         return task
 
     def options(self, *names: str) -> dict[str, Any]:
-        """Return some of the hyperparameters."""
+        """Return the named hyperparameters."""
         return {name: self.hparams[name] for name in names}
 
     def configure_head(self, num_features: int) -> nn.Module:
@@ -238,91 +238,91 @@ class TaskModule(TasksModule):
         self._tasks = {"": self._make_task()}
         (task,) = self._tasks.values()
         datamodule = datamodule_of(self._trainer)
-        found = task.infer(datamodule)
-        for option, value in found.items():
+        inferred = task.infer(datamodule)
+        for option, value in inferred.items():
             setattr(task, option, value)
         task.take_names(datamodule)
         head = task.configure(self.backbone, self.image_sides)
-        self.hparams.update({name: value for name, value in (found | task.settled).items() if name in self.hparams})
+        self.hparams.update({name: value for name, value in (inferred | task.settled).items() if name in self.hparams})
         if task.map_strides:
             self.backbone.freeze_unused(task.map_strides, self.image_sides)
         return head
 
     def configure_metrics(self) -> dict[str, Metric]:
-        """Return the task's metrics, and those that were chosen."""
+        """Return the task's metrics and the additional ones."""
         return self.task.all_metrics()
 
     def forward(self, images: Tensor) -> Any:
         """Return the task's output for raw images, (N, C, H, W) uint8 or float in [0, 1]."""
         features = self.features(images, pooled=False)
-        return self.task.forward(features)  # no call, for the task itself is no part of this module
+        return self.task.forward(features)  # not called, since the task is not a submodule
 
     def outputs(self, batch: Batch, stage: Stage) -> Any:
         """Return the task's output for the images of a batch."""
         return self(batch["image"])
 
     def step(self, batch: Batch, stage: Stage) -> Output:
-        """Compare the output for a batch with its targets; images without one are left out."""
+        """Compute the loss of a batch, without images that have no target."""
         self.configure_model()
         task, chosen = self.task, None
         target = task.target(batch)
         if target is None:
             raise ValueError(
-                f"{type(self).__name__} learns from batches with {task.entries}, but this one has {', '.join(batch)}: "
-                f"take {task.source}."
+                f"{type(self).__name__} learns from batches with {task.entries}, but got one with {', '.join(batch)}: "
+                f"use {task.source}."
             )
         if not task.masks_unknown:
             chosen, target = task.select(target)
         if target is None:
-            return {**self.weighed(task.no_loss(self.parameters()), stage), **dict.fromkeys(task.shown)}
+            return {**self.loss_output(task.no_loss(self.parameters()), stage), **dict.fromkeys(task.shown)}
         output = self.outputs(batch if chosen is None else {**batch, "image": batch["image"][chosen]}, stage)
-        found = self.losses(output, target, stage)
+        result = self.losses(output, target, stage)
         if stage != "train":
-            found |= zip(task.shown, (task.decode(output, target), target), strict=True)
-        return found
+            result |= zip(task.shown, (task.decode(output, target), target), strict=True)
+        return result
 
     def losses(self, output: Any, target: Any, stage: Stage) -> Output:
-        """Return `loss`, the terms that it consists of, and their counts, of the images of a batch."""
+        """Return `loss`, its terms and their counts for a batch."""
         task = self.task
         task.training = stage == "train"
-        return self.weighed(task.batch_loss(output, target), stage)
+        return self.loss_output(task.batch_loss(output, target), stage)
 
-    def weighed(self, loss: TaskLoss, stage: Stage) -> Output:
-        """Return the same from sums; in training they are those of the batch that all processes hold together."""
+    def loss_output(self, loss: TaskLoss, stage: Stage) -> Output:
+        """Return `loss`, its terms and their counts from sums; in training over all ranks together."""
         if stage == "train" and is_distributed():
             loss = joined_losses({"": loss})[""]
         terms = loss_terms(self.task, loss)
-        # Of several terms the loss of an epoch is made of their means, see `summarize`.
+        # The loss of an epoch with several terms is computed from their means in `summarize`.
         counts = {"loss": next(iter(terms.counts.values())), **terms.counts}
         return {**terms.means, "loss": terms.loss, "counts": counts}
 
     def update_metrics(self, metrics: MetricCollection, output: Output) -> None:
-        """Feed one batch to the metrics, those of its images that have a target."""
+        """Update the metrics with the images of a batch that have a target."""
         names = self.task.shown
         if not output.keys() >= set(names):
             raise TypeError(
-                f"{type(self).__name__}.step returned {', '.join(output)}: its metrics need {' and '.join(names)}, or "
-                "an update_metrics of its own."
+                f"{type(self).__name__}.step returned {', '.join(output)}: its metrics need {' and '.join(names)}. "
+                "Return both, or override update_metrics."
             )
         decoded, target = (output[name] for name in names)
         if target is not None:
             self.task.update_metrics(metrics, decoded, target)
 
     def summarize(self, stage: Stage, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the means and metrics; in validation and test nothing where no image had a target."""
+        """Return means and metrics; in validation and test nothing if no image had a target."""
         if f"{stage}_loss" in values:
             if stage != "train":
-                self.warn_of(self.task, stage, {name.removeprefix(f"{stage}_"): v for name, v in values.items()})
+                self.warn_about(self.task, stage, {name.removeprefix(f"{stage}_"): v for name, v in values.items()})
             return add_totals(values, self._tasks, f"{stage}_")
         if stage == "train":
             return values
         if not self.trainer.sanity_checking:
             lacking = self.task.lacking.format(stage=stage)
-            rank_zero_warn(f"{lacking}: there are no `{stage}` loss and metrics.")
+            rank_zero_warn(f"{lacking}: `{stage}` loss and metrics are not logged.")
         return {}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Return what the task says of the images, and where they stand in the data (`index`)."""
+        """Return the task's predictions, and the dataset positions (`index`) of the images."""
         output = self(batch["image"])  # builds the task
-        said = self.task.predict(output, batch)
-        return {**said, **{key: batch[key] for key in ("index", "label") if key in batch}}
+        predictions = self.task.predict(output, batch)
+        return {**predictions, **{key: batch[key] for key in ("index", "label") if key in batch}}

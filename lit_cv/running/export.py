@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lit_cv.atomic_files import atomic_write
 from lit_cv.contracts import module_extras
 from lit_cv.modules.base import BaseModule
-from lit_cv.modules.checkpoint_contents import prepared_images
+from lit_cv.modules.checkpoint_contents import image_preprocessing
 from lit_cv.modules.few_shot import FewShotModule
 from lit_cv.nn import merge_lora, merge_lora_state
 from lit_cv.randomness import fixed_seed
@@ -164,7 +164,7 @@ def export_weights(module: BaseModule, path: Path, class_names: Sequence[str] = 
         key: value for key, value in module.hparams.items() if key in ("backbone", "in_channels", "image_size", "stem")
     }
     metadata = {"class": type(module).__name__, "hyperparameters": json.dumps(h), "classes": json.dumps([*class_names])}
-    if (prepared := prepared_images(module)) is not None:
+    if (prepared := image_preprocessing(module)) is not None:
         metadata["preprocessing"] = json.dumps(prepared.plain())
     with atomic_write(path, "the weights") as part:
         part.write_bytes(save(state, metadata))

@@ -25,7 +25,7 @@ from lit_cv.contracts import as_checkpoint
 from lit_cv.errors import FIT, TRAINER, VoidOptionError, announce_parts, argument, option, setting
 from lit_cv.metrics_csv import MetricsCSVLogger
 from lit_cv.modules import BaseModule
-from lit_cv.modules.size_guard import require_size
+from lit_cv.modules.size_guard import check_network_size
 from lit_cv.plain_values import read_yaml
 from lit_cv.running.built_parts import GROUPS, built_parts
 from lit_cv.running.error_origin import raised_here
@@ -133,7 +133,7 @@ class LitCLI(LightningCLI):
         if self.checkpoint is not None:
             if self.datamodule is not None:
                 self.datamodule.checkpoint_path = self.checkpoint.path
-            require_size(type(self.model), self.model.hparams, self.checkpoint.size, str(self.checkpoint.path))
+            check_network_size(type(self.model), self.model.hparams, self.checkpoint.size, str(self.checkpoint.path))
 
     def _gives_way(self, error: BaseException) -> bool:
         """Drop what an error calls void if a recipe gives it alone; tell whether that was so."""

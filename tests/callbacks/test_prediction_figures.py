@@ -11,7 +11,7 @@ from PIL import Image
 import lit_cv.callbacks.prediction_figures as module
 from lit_cv import DetectionModule, SegmentationModule, SupervisedModule
 from lit_cv.callbacks import PredictionFigures
-from lit_cv.callbacks.prediction_figures import _sure
+from lit_cv.callbacks.prediction_figures import _confident
 from tests.callbacks.classifier import board, run_trainer
 from tests.modules.scenes import Rectangles
 
@@ -78,7 +78,7 @@ def test_the_surest_box_is_drawn_last_over_the_others() -> None:
         "box_labels": [torch.tensor([5, 6, 7])],
         "scores": [torch.tensor([0.9, 0.1, 0.4])],
     }
-    boxes, labels, scores = _sure(found, 0.3)
+    boxes, labels, scores = _confident(found, 0.3)
     assert boxes is not None
     assert labels is not None
     assert scores is not None

@@ -211,7 +211,7 @@ def test_the_signals_are_given_back(tmp_path: Path, fails: bool) -> None:
 
 
 def test_a_second_signal_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(end_signals, "_REPEATED", 0.0)
+    monkeypatch.setattr(end_signals, "_REPEAT_SECONDS", 0.0)
     run = trainer(tmp_path, max_epochs=9, callbacks=[TerminateTwice(5), RunCheckpoint()])
     with pytest.raises(SystemExit):
         run.fit(Tiny([0.1]), loader(), loader())

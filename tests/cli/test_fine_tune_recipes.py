@@ -44,7 +44,7 @@ def test_fine_tuning_and_probing_a_run(run: str, in_tmp: Path) -> None:
 
 def test_without_weights_it_runs_and_says_so(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["fit", "--config", "fine_tune", *QUICK, "--data.num_images", "300"])
-    assert "No weights were given" in capsys.readouterr().err
+    assert "Pretrained weights are not set" in capsys.readouterr().err
 
 
 @pytest.mark.slow

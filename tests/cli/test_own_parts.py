@@ -202,7 +202,7 @@ def test_an_own_network_in_other_approaches(own: Path) -> None:
     assert "val_map50" in cli.trainer.callback_metrics
     cli = fit(*NETWORK, base=["fit", "--model", "SimCLRModule", *shapes, "--data.batch_size", "8"])
     assert "val_knn_acc" in cli.trainer.callback_metrics
-    with pytest.raises(ValueError, match="MAEModule encodes the visible patches alone"):
+    with pytest.raises(ValueError, match="MAEModule encodes only the visible patches"):
         main(["fit", "--model", "MAEModule", *shapes, *QUICK, *NETWORK])
 
 

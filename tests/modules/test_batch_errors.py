@@ -72,5 +72,5 @@ def test_the_command_line_says_so_in_one_line(in_tmp: Path, monkeypatch: pytest.
     monkeypatch.setattr(sys, "argv", ["lit-cv", "fit", *model, "--data", "TuplesDataModule", *quiet])
     with pytest.raises(SystemExit) as error:
         console()
-    line = r"lit-cv: error: SupervisedModule needs batches that are dicts, .*this one is a list: have .* return dicts\."
+    line = r"lit-cv: error: SupervisedModule needs batches .* dicts, .*is a list: return dicts from the DataModule\."
     assert re.fullmatch(line, str(error.value))

@@ -126,7 +126,7 @@ def test_a_vision_transformer_finds_objects_too() -> None:
 def test_unknown_classes_and_batches_without_boxes() -> None:
     with pytest.raises(ValueError, match="classes of the boxes are unknown"):
         DetectionModule(**SMALL)(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
-    with pytest.raises(ValueError, match="batches with `boxes` and `box_labels`, but this one has image, label"):
+    with pytest.raises(ValueError, match="batches with `boxes` and `box_labels`, but got one with image, label"):
         built().step({"image": torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "label": torch.zeros(1)}, "train")
     with pytest.raises(ValueError, match="score_threshold=2"):
         DetectionModule(score_threshold=2)

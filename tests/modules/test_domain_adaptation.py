@@ -365,7 +365,7 @@ def test_a_checkpoint_of_another_structure_is_refused() -> None:
 
 def test_wrong_input() -> None:
     module = build("dann").train()
-    with pytest.raises(ValueError, match="take DomainAdaptationDataModule"):
+    with pytest.raises(ValueError, match="use DomainAdaptationDataModule"):
         module.step({"image": torch.zeros(2, 1, 16, 16), "label": torch.zeros(2).long()}, "train")
     for options in ({"adaptation_weight": 0.0}, {"ramp": -1.0}):
         with pytest.raises(ValueError, match=next(iter(options))):

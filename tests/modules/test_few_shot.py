@@ -149,18 +149,18 @@ def test_augmentation_draws_for_every_image_of_an_episode_and_mixing_is_refused(
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        (lambda: trainer().fit(PrototypicalModule(), DigitsDataModule()), "learns from episodes.*take EpisodicDataM"),
+        (lambda: trainer().fit(PrototypicalModule(), DigitsDataModule()), "learns from episodes.*use EpisodicDataM"),
         (lambda: PrototypicalModule(in_channels=1).predict(torch.zeros(1, 1, 16, 16)), "call adapt"),
-        (lambda: build(PrototypicalModule).adapt(torch.zeros(2, 1, 16, 16), torch.zeros(2)), "name 1 class"),
-        (lambda: build(PrototypicalModule).adapt(torch.zeros(2, 1, 16, 16), torch.zeros(3)), "one label for each"),
+        (lambda: build(PrototypicalModule).adapt(torch.zeros(2, 1, 16, 16), torch.zeros(2)), "contains 1 class"),
+        (lambda: build(PrototypicalModule).adapt(torch.zeros(2, 1, 16, 16), torch.zeros(3)), "one label per image"),
         (lambda: build(PrototypicalModule, backbone="vit_tiny", flatten=True), "no feature map to flatten"),
         (lambda: build(RelationModule, backbone="vit_tiny"), "no feature map to compare"),
-        (lambda: build(RelationModule, image_size=None), "give image_size"),
-        (lambda: trainer().validate(MAMLModule(way=2), marks()), "a task of 3 classes, but the head has 2"),
-        (lambda: build(MAMLModule), r"give `way`"),
-        (lambda: MAMLModule(inner_steps=0), "at least one step"),
-        (lambda: MAMLModule(inner_lr=0.0), "it must be positive"),
-        (lambda: PrototypicalModule(scale=-1.0), "it must be positive"),
+        (lambda: build(RelationModule, image_size=None), "set image_size"),
+        (lambda: trainer().validate(MAMLModule(way=2), marks()), "a task has 3 classes, but the head only 2"),
+        (lambda: build(MAMLModule), r"set `way`"),
+        (lambda: MAMLModule(inner_steps=0), "inner_steps=0: must be at least 1"),
+        (lambda: MAMLModule(inner_lr=0.0), "must be positive"),
+        (lambda: PrototypicalModule(scale=-1.0), "must be positive"),
     ],
 )
 def test_what_cannot_be_is_refused(act: Any, message: str) -> None:

@@ -257,7 +257,7 @@ def test_features_are_not_kept_where_images_change(pretrained: str) -> None:
         def train_dataloader(self) -> Any:
             return [{"image": torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "label": torch.tensor([0, 1])}]
 
-    with pytest.raises(ValueError, match=r"made on datamodules\.BaseDataModule, not Foreign"):
+    with pytest.raises(ValueError, match=r"subclass of datamodules\.BaseDataModule, not Foreign"):
         fit(FineTuneModule(**options), Foreign())
 
 
@@ -396,21 +396,21 @@ def test_another_strategy_does_not_go_on_from_a_checkpoint(pretrained: str, tmp_
             "frozen_stages='stages.9': there is no stage 'stages.9': did you mean 'stages",
         ),
         ({"strategy": "freeze_backbone", "frozen_stages": 7}, r"frozen_stages=7: resnet9_small has 6 stages \(stem"),
-        ({"frozen_stages": 2}, "frozen_stages=2: it is for strategy freeze_backbone and discriminative_lr, not full"),
-        ({"cache_features": True}, "cache_features=True: it is for strategy feature_extraction, not full_finetune"),
-        ({"unfreeze_epochs": 2}, "unfreeze_epochs=2: it is for strategy gradual_unfreezing"),
-        ({"strategy": "gradual_unfreezing", "unfreeze_epochs": [3, 1]}, r"unfreeze_epochs=\[3, 1\]: give a number"),
-        ({"strategy": "gradual_unfreezing", "unfreeze_epochs": 0}, "unfreeze_epochs=0: give a number"),
+        ({"frozen_stages": 2}, "frozen_stages=2: it needs strategy freeze_backbone or discriminative_lr, not full"),
+        ({"cache_features": True}, "cache_features=True: it needs strategy feature_extraction, not full_finetune"),
+        ({"unfreeze_epochs": 2}, "unfreeze_epochs=2: it needs strategy gradual_unfreezing"),
+        ({"strategy": "gradual_unfreezing", "unfreeze_epochs": [3, 1]}, r"unfreeze_epochs=\[3, 1\]: must be a number"),
+        ({"strategy": "gradual_unfreezing", "unfreeze_epochs": 0}, "unfreeze_epochs=0: must be a number"),
         (
             {"strategy": "gradual_unfreezing", "unfreeze_epochs": [1] * 7},
             "1]: it has 7 entries, resnet9_small has 6 stages",
         ),
         ({"strategy": "feature_extraction", "backbone_lr": 1e-4}, "backbone_lr=0.0001: it has no effect"),
         ({"strategy": "feature_extraction", "spatial_dropout": 0.1}, "spatial_dropout=0.1: it has no effect"),
-        ({"layer_decay": 1.5}, "layer_decay=1.5: give a number from 0 to 1"),
-        ({"l2_sp": -1.0}, "l2_sp=-1.0: give a number from 0 on"),
+        ({"layer_decay": 1.5}, "layer_decay=1.5: must be from 0 to 1"),
+        ({"l2_sp": -1.0}, "l2_sp=-1.0: must be at least 0"),
         ({"drop_path": 0.1}, "ResNet9 has no residual branches made to be dropped"),
-        ({"backbone": None, "weights": "DEFAULT"}, "do not tell of which network they are: give its name"),
+        ({"backbone": None, "weights": "DEFAULT"}, "do not contain the name of their network"),
         ({"backbone": None, "weights": "absent.ckpt"}, "there is no such file"),
     ],
 )

@@ -141,7 +141,7 @@ def test_options_of_a_strategy_need_one() -> None:
     for option in ({"backbone_lr": 1e-4}, {"layer_decay": 0.7}, {"frozen_stages": 1}, {"lora_targets": ["0"]}):
         with pytest.raises(ValueError, match="it needs a `strategy`, such as full_finetune"):
             SegmentationModule(backbone="conv4", mask_classes=["a", "b"], **option)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"lora_targets=\['0'\]: it is for strategy lora, not full_finetune"):
+    with pytest.raises(ValueError, match=r"lora_targets=\['0'\]: it needs strategy lora, not full_finetune"):
         DetectionModule(backbone="conv4", box_classes=["a"], strategy="full_finetune", lora_targets=["0"])
     with pytest.raises(ValueError, match=r"layer_decay=0\.5: it has no effect where the backbone is frozen \(lora\)"):
         SupervisedModule(backbone="conv4", strategy="lora", layer_decay=0.5)

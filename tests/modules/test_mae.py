@@ -36,7 +36,7 @@ def some_mask(n: int = 3, length: int = 24, visible: int = 6) -> Tensor:
 
 
 def predict(module: MAEModule, raw: Tensor, mask: Tensor) -> Tensor:
-    patches, grid = module._cut(raw)
+    patches, grid = module._to_patches(raw)
     return module.predict_patches(patches, grid, *mask_indices(mask))
 
 
@@ -47,7 +47,7 @@ def test_the_prediction_is_that_of_the_published_architecture() -> None:
     for parameter in module.head.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     raw, mask = images(), some_mask()
-    patches, grid = module._cut(raw)
+    patches, grid = module._to_patches(raw)
     keep, hidden = mask_indices(mask)
     tokens = module.backbone.body.forward_features(module.backbone.normalize(raw), keep)
     decoder = module.head
@@ -102,7 +102,7 @@ def test_what_is_hidden_is_not_seen_and_what_is_seen_is_no_target() -> None:
     assert not torch.equal(predict(module, torch.where(pixels, raw, other), mask), prediction)
 
     def target(changed: Tensor) -> Tensor:
-        return gather_patches(module._cut(changed)[0], mask_indices(mask)[1])
+        return gather_patches(module._to_patches(changed)[0], mask_indices(mask)[1])
 
     changed = torch.where(pixels, raw, other)
     assert torch.equal(module.loss(prediction, target(changed)), module.loss(prediction, target(raw)))
@@ -160,7 +160,7 @@ def test_kinds_of_masks_channels_and_sizes(kind: Any, channels: int, size: tuple
 def test_norm_pix_is_undone_by_the_statistics_of_each_patch() -> None:
     module = built().eval()
     raw, mask = images(), some_mask()
-    patches, _ = module._cut(raw)
+    patches, _ = module._to_patches(raw)
     normalized = (patches - patches.mean(2, keepdim=True)) / (patches.var(2, keepdim=True) + 1e-6).sqrt()
     module.predict_patches = lambda *args, **kwargs: normalized  # type: ignore[method-assign]
     rebuilt, _ = module(raw, mask)  # a perfect prediction gives the image back

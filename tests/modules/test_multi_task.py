@@ -356,7 +356,7 @@ def test_a_task_of_ones_own(in_tmp: Path, seed: int) -> None:
     ("kwargs", "message"),
     [
         ({"weighting": "fixed"}, "weighting='fixed': `fixed` needs a weight"),
-        ({"task_weights": {"kind": 1.0, "light": 1.0}}, "no other weighting takes them"),
+        ({"task_weights": {"kind": 1.0, "light": 1.0}}, "the others allow no weights"),
         ({"weighting": "fixed", "task_weights": {"kind": 1.0}}, "weights for kind, but the tasks are kind, light"),
         ({"weighting_lr": 0.0}, "weighting_lr=0.0"),
         ({"weighting": "dwa", "dwa_temperature": -1.0}, "temperature=-1.0"),

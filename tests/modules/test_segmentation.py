@@ -88,7 +88,7 @@ def test_mistakes() -> None:
     with pytest.raises(ValueError, match="classes of the pixels are unknown"):
         SegmentationModule(**SMALL)(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     module = SegmentationModule(**SMALL, mask_classes=["a", "b"])
-    with pytest.raises(ValueError, match="batches with a `mask`, but this one has image"):
+    with pytest.raises(ValueError, match="batches with a `mask`, but got one with image"):
         module.step({"image": torch.zeros(1, 3, 32, 32, dtype=torch.uint8)}, "train")
     with pytest.raises(ValueError, match="dice_weight=-1"):
         SegmentationModule(dice_weight=-1)

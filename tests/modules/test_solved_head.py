@@ -217,7 +217,7 @@ def test_data_that_cannot_be_solved() -> None:
 )
 def test_heads_that_cannot_be_solved(monkeypatch: pytest.MonkeyPatch, head: torch.nn.Module) -> None:
     monkeypatch.setattr(FineTuneModule, "configure_head", lambda self, num_features: head)
-    with pytest.raises(ValueError, match=r"one linear layer with a bias.* `solve_head=False`"):
+    with pytest.raises(ValueError, match=r"a single linear layer with bias.* `solve_head=False`"):
         trainer().fit(module(num_classes=10), DigitsDataModule())
 
 

@@ -93,7 +93,7 @@ def test_images_of_unknown_objects_are_left_out() -> None:
 
 
 def test_error_names_the_entry_that_is_missing() -> None:
-    message = "SupervisedModule learns from batches with a `label`, but this one has image: take data with labels"
+    message = "SupervisedModule learns from batches with a `label`, but got one with image: use data with labels"
     with pytest.raises(ValueError, match=message):
         built(SupervisedModule(**SMALL, num_classes=3)).step({"image": IMAGES}, "train")
 

@@ -131,7 +131,7 @@ def test_a_module_that_the_user_names_is_taken(place: Path, monkeypatch: pytest.
         ({"lit_cv": {"class_path": "lit_cv.NoModule"}}, "which is not a subclass of BaseModule"),
         ({"lit_cv": {"class_path": "lit_cv.nowhere.NoModule"}}, "there is no lit_cv.nowhere here"),
         ({"lit_cv": {"class_path": "lit_cv.CutMix"}}, "which is not a subclass of BaseModule"),
-        ({"lit_cv": {}}, "does not say which module it holds"),
+        ({"lit_cv": {}}, "does not name the module that it holds"),
         ({"hyper_parameters": [1]}, "its field hyper_parameters is a list"),
         ({"hyper_parameters": {"backbone": "conv4", "no_argument": 1}}, "hyperparameters do not fit"),
         ({"hyper_parameters": {"backbone": 7}}, "."),

@@ -88,7 +88,7 @@ def test_that_a_package_is_installed_is_no_consent(place: Path, argument: str, n
 def test_arguments_of_metrics_take_no_memory(place: Path) -> None:
     options = {"backbone": "conv4", "num_classes": 10, "in_channels": 1}
     for metric, message in (
-        ({"name": "auroc", "thresholds": 10**10}, r"are those of a network of more than .*AUROC\.thresholds"),
+        ({"name": "auroc", "thresholds": 10**10}, r"describe a network of more than .*AUROC\.thresholds"),
         ({"name": "precision", "num_classes": 10**10}, r"state would take [\d,]+ bytes: change num_classes"),
     ):
         path = save_hostile(place / "x.ckpt", hyper_parameters={**options, "metrics": [metric]})
