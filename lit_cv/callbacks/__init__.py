@@ -1,4 +1,4 @@
-"""Behavior that crosses learning approaches, each a Lightning Callback."""
+"""Lightning callbacks for behavior shared by several learning approaches."""
 
 from lit_cv.callbacks.augmentation import Augmentation
 from lit_cv.callbacks.batch_figure import BatchFigure

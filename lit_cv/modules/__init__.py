@@ -1,4 +1,4 @@
-"""The learning approaches, each a LightningModule."""
+"""Learning approaches, each a LightningModule."""
 
 from lit_cv.modules.adversarial import DomainAdversarialModule
 from lit_cv.modules.base import BaseModule

@@ -1,4 +1,4 @@
-"""What a network may serve, alone or with others: a head, target, loss and metrics for each task. No Lightning."""
+"""Tasks that a network learns, alone or together: head, target, loss, metrics and predictions. No Lightning import."""
 
 from lit_cv.tasks.base_task import TASKS, BaseTask, Features
 from lit_cv.tasks.build import build_tasks

@@ -1,4 +1,4 @@
-"""Weights of classes in a loss."""
+"""Class weights of losses."""
 
 import logging
 import math
@@ -17,75 +17,75 @@ __all__ = ["ClassWeight", "class_weights", "object_weights", "pixel_weights"]
 log = logging.getLogger("lit_cv")
 
 ClassWeight = Literal["balanced"] | list[float]
-"""Weights of classes as an option has them: a number for each, or `balanced`."""
+"""Class weights as an option: one number per class, or `balanced`."""
 
 
-def class_weights(given: ClassWeight, num_classes: int, multi_label: bool, datamodule: Any, name: str) -> Tensor:
-    """Return the weights (K,) of the classes of images in a loss.
+def class_weights(weights: ClassWeight, num_classes: int, multi_label: bool, datamodule: Any, name: str) -> Tensor:
+    """Return the weights (K,) of image classes in a loss.
 
     Args:
-        given: The weights, or `balanced` for those inverse to the classes' frequency among the training labels, with a
-            mean of 1 over those that occur; with several labels an image, negatives per positive.
+        weights: The weights, or `balanced`: inverse to the frequency of the classes among the training labels, with a
+            mean of 1 over those that occur; for several labels per image, the ratio of negatives to positives.
         num_classes: Number of classes K.
         multi_label: Whether an image may have several labels.
-        datamodule: Counts the training labels, by `class_counts`.
+        datamodule: DataModule that counts the training labels by `class_counts`.
         name: Name of the argument, for messages.
 
     Raises:
-        ValueError: If the weights are not K, or none is positive, or the labels are not counted.
+        ValueError: If there are not K weights, none is positive, or the DataModule does not count labels.
     """
-    if given != "balanced":
-        return _listed(given, num_classes, name)
+    if weights != "balanced":
+        return _weights_tensor(weights, num_classes, name)
     counts = _counted(as_data(datamodule).class_counts, "labels (class_counts)", num_classes, name)
     if (balance := getattr(datamodule, "balance", 0.0)) and global_rank() == 0:
-        drawn = setting("balance", balance, datamodule)
-        log.warning("%s: rare classes are weighed more and drawn more often, too (%s).", name, drawn)
+        sampling = setting("balance", balance, datamodule)
+        log.warning("%s: rare classes get higher weights and are also sampled more often (%s).", name, sampling)
     if multi_label:
         labels = as_dataset(datamodule.train_dataset).labels
-        known = len(datamodule.train_dataset) if labels is None else (labels >= 0).sum(0)
-        return torch.where(counts > 0, (known - counts) / counts, 0.0)
+        labeled = len(datamodule.train_dataset) if labels is None else (labels >= 0).sum(0)
+        return torch.where(counts > 0, (labeled - counts) / counts, 0.0)
     return _inverse(counts)
 
 
-def pixel_weights(given: ClassWeight, num_classes: int, datamodule: Any, name: str) -> Tensor:
-    """Return the weights (K,) of the classes of pixels, see `class_weights`; the DataModule has `pixel_counts`."""
-    if given != "balanced":
-        return _listed(given, num_classes, name)
+def pixel_weights(weights: ClassWeight, num_classes: int, datamodule: Any, name: str) -> Tensor:
+    """Return the weights (K,) of pixel classes, see `class_weights`; the DataModule counts by `pixel_counts`."""
+    if weights != "balanced":
+        return _weights_tensor(weights, num_classes, name)
     return _inverse(_counted(as_data(datamodule).pixel_counts, "pixels (pixel_counts)", num_classes, name))
 
 
-def object_weights(given: ClassWeight, num_classes: int, datamodule: Any, name: str) -> Tensor:
-    """Return the weights (K,) of the classes of objects, see `class_weights`; the DataModule has `object_counts`.
+def object_weights(weights: ClassWeight, num_classes: int, datamodule: Any, name: str) -> Tensor:
+    """Return the weights (K,) of object classes, see `class_weights`; the DataModule counts by `object_counts`.
 
-    Balanced ones have a mean of 1 over the objects: rare classes weigh more than others, but objects as a whole not
-    less than the background.
+    Balanced weights have a mean of 1 over the objects: rare classes get higher weights than others, but objects on
+    average not less than the background.
     """
-    if given != "balanced":
-        return _listed(given, num_classes, name)
+    if weights != "balanced":
+        return _weights_tensor(weights, num_classes, name)
     counts = _counted(as_data(datamodule).object_counts, "objects (object_counts)", num_classes, name)
     weight = _inverse(counts)
     return weight * counts.sum() / (weight * counts).sum().clamp_min(1)
 
 
-def _listed(given: list[float], num_classes: int, name: str) -> Tensor:
-    if len(given) != num_classes:
+def _weights_tensor(weights: list[float], num_classes: int, name: str) -> Tensor:
+    if len(weights) != num_classes:
         raise OptionError(
-            None, name, given, f"it has {len(given)} numbers for {num_classes} classes; give one for each"
+            None, name, weights, f"has {len(weights)} numbers for {num_classes} classes; use one number per class"
         )
-    if not all(math.isfinite(weight) and weight >= 0 for weight in given) or not any(given):
-        raise OptionError(None, name, given, "give numbers from 0 on, and one that is greater")
-    return torch.tensor(given, dtype=torch.float32)
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
+        raise OptionError(None, name, weights, "must not be negative, and at least one number must be positive")
+    return torch.tensor(weights, dtype=torch.float32)
 
 
 def _counted(count: Callable[[], Tensor] | None, what: str, num_classes: int, name: str) -> Tensor:
     if count is None:
-        raise OptionError(None, name, "balanced", f"it needs a DataModule that counts its {what}")
+        raise OptionError(None, name, "balanced", f"needs a DataModule that counts its {what}")
     counts = count().float()
     if counts.shape != (num_classes,):
-        allowed = f"the data count {counts.numel()} classes, but the model has {num_classes}; give a list of weights"
+        allowed = f"the data have {counts.numel()} classes, but the model has {num_classes}; use a list of weights"
         raise OptionError(None, name, "balanced", allowed)
     if (counts == 0).any() and global_rank() == 0:
-        log.info("%s: classes that no training target has get the weight 0.", name)
+        log.info("%s: classes without training targets get weight 0.", name)
     return counts
 
 

@@ -1,4 +1,4 @@
-"""What the tasks of objects and of pixels share: classes by name."""
+"""Base class of detection and segmentation tasks, which have named classes."""
 
 from abc import abstractmethod
 from typing import Any, ClassVar
@@ -15,17 +15,17 @@ __all__ = ["DenseTask"]
 
 
 class DenseTask(BaseTask):
-    """Base of the tasks whose head takes feature maps and tells named classes apart.
+    """Base of tasks with named classes whose head uses feature maps.
 
     Args:
         name: Name of the task.
         classes: Names of the classes; `None` takes them from the data.
-        class_weight: Weights of the classes in the loss, in training: `balanced`, a list of K numbers, or `None` for
-            equal weights.
+        class_weight: Weights of the classes in the training loss: `balanced`, a list of K numbers, or `None` for equal
+            weights.
         **kwargs: Arguments of `BaseTask`.
 
     Attributes:
-        things: What has a class, for messages.
+        things: What has a class (boxes or pixels), for messages.
     """
 
     likelihood = "classification"
@@ -43,22 +43,22 @@ class DenseTask(BaseTask):
         self.register_buffer("class_weight", None, persistent=False)
 
     @abstractmethod
-    def weigh(self, given: ClassWeight, datamodule: object, name: str) -> Tensor:
-        """Return the weights (K,) of the classes that an option of some name gives."""
+    def weigh(self, weights: ClassWeight, datamodule: object, name: str) -> Tensor:
+        """Return the weights (K,) of the classes, from the value of the option `name`."""
 
     @property
     def loss_weight(self) -> Tensor | None:
-        """Weights of the classes in the loss, in training."""
+        """Weights of the classes in the loss, `None` outside of training."""
         return self.class_weight if self.training else None
 
     def start(self, datamodule: object, device: torch.device) -> None:
-        """Settle the weights of the classes, for which targets may have to be counted."""
+        """Compute the weights of the classes, which may require counting targets."""
         if self.weighting is not None:
             self.class_weight = self.weigh(self.weighting, datamodule, self.qualified("class_weight")).to(device)
 
     @property
     def class_attribute(self) -> str:
-        """Attribute of a DataModule that lists the names of the classes."""
+        """Attribute of a DataModule that lists the class names."""
         return self.attribute
 
     @property
@@ -66,17 +66,17 @@ class DenseTask(BaseTask):
         """Names of the classes.
 
         Raises:
-            ValueError: If neither the arguments nor the data tell.
+            ValueError: If neither the arguments nor the data define them.
         """
         if not self.classes:
             name = argument(self.qualified("classes" if self.name else self.attribute))
             raise ValueError(
-                f"the classes of the {self.things}{self.of_name} are unknown: give {name}, their names, or train on "
+                f"the classes of the {self.things}{self.of_name} are unknown: set their names with {name}, or train on "
                 f"{self.source}."
             )
         return self.class_names or list(self.classes)
 
     def infer(self, datamodule: object) -> dict[str, Any]:
-        """Take the names of the classes from the DataModule."""
+        """Return the class names of the data, unless the user has set them."""
         names = class_lists(datamodule, self.attribute)
         return {"classes": names[self.attribute]} if names and not self.classes else {}

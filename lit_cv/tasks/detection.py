@@ -1,4 +1,4 @@
-"""Tasks whose answers are objects."""
+"""Object detection task."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast
@@ -27,17 +27,17 @@ from lit_cv.tasks.loss import TaskLoss
 __all__ = ["DetectionTask"]
 
 
-_PARTS = {"fcos": ("centerness",), "faster_rcnn": ("objectness", "rpn_box")}  # of the loss, besides class and box
+_PARTS = {"fcos": ("centerness",), "faster_rcnn": ("objectness", "rpn_box")}  # loss terms besides class and box
 
 
 @TASKS.add("detection")
 class DetectionTask(DenseTask):
-    """Finds the objects of an image, by FCOS, RetinaNet or Faster R-CNN on a feature pyramid of its own.
+    """Detects the objects of an image, by FCOS, RetinaNet or Faster R-CNN on a separate feature pyramid.
 
     The targets are `boxes`, a list of (n, 4) float, xyxy in pixels, and `box_labels`, a list of (n,) int64 from 0; n
-    may be 0. An image whose objects are unknown has `None` in place of its boxes, or False in `boxes_known` (N,).
-    Images that are padded have their heights and widths in `size` (N, 2). Boxes that `iscrowd` marks are not learnt.
-    Losses and metrics are those that `DetectionModule` lists.
+    may be 0. For an image with unknown objects the boxes are `None`, or `boxes_known` (N,) is False. The heights and
+    widths of padded images are in `size` (N, 2). Boxes marked by `iscrowd` are excluded from training. Losses and
+    metrics are listed in `DetectionModule`.
 
     Args:
         name: Name of the task.
@@ -46,29 +46,30 @@ class DetectionTask(DenseTask):
         strides: Strides of the pyramid's maps, see `DetectionModule`.
         channels: Channels of the pyramid's maps, a multiple of 32.
         num_convs: Convolutions in each branch of the head.
-        score_threshold: Objects of a lower score are not reported.
-        iou_threshold: Of two boxes of one class that overlap more than this only the better one is reported.
-        max_detections: Objects reported for an image, at most.
-        class_weight: Weights of the classes of objects in the class loss of training: `balanced` (inverse to their
-            number of training objects, with a mean of 1 over these), a list of a number for each, or `None` for equal
-            weights. The background keeps the weight 1.
+        score_threshold: Minimum score of a reported object.
+        iou_threshold: Maximum overlap (IoU) of reported boxes of one class; of two, the one with the lower score is
+            dropped.
+        max_detections: Maximum number of objects reported per image.
+        class_weight: Weights of the object classes in the class loss of training: `balanced` (inverse to their
+            number of training objects, with a mean of 1 over these), a list with one number per class, or `None` for
+            equal weights. The background keeps the weight 1.
         layout: Structure of a published detector, see `DetectionModule`; it replaces `detector`, `strides`, `channels`
             and `num_convs`.
-        other_classes: Outputs of Faster R-CNN for classes that count as background.
-        **kwargs: Arguments of `BaseTask`; `key` is `boxes`, and their labels are in `box_labels`.
+        other_classes: Number of Faster R-CNN outputs for classes that count as background.
+        **kwargs: Arguments of `BaseTask`; the default `key` is `boxes`, with their labels in `box_labels`.
     """
 
     attribute = "box_classes"
     things = "boxes"
     default_key: ClassVar[str | None] = "boxes"
     score: ClassVar[str | None] = "map50"
-    least: ClassVar[float] = 1.0  # without any object what is expected nowhere counts as if of one
+    least: ClassVar[float] = 1.0  # without objects, background losses are divided by 1
     shown: ClassVar[tuple[str, str]] = ("detections", "targets")
-    lacking: ClassVar[str] = "no image of the {stage} data has boxes that are known"
+    lacking: ClassVar[str] = "no image of the {stage} data has known boxes"
 
     @property
     def source(self) -> str:
-        """Which data have such targets, for messages."""
+        """Description of data with such targets, for messages."""
         return f"data with boxes (AnnotatedImagesDataModule, or ShapesDataModule with {setting('targets', 'boxes')})"
 
     def __init__(
@@ -101,11 +102,11 @@ class DetectionTask(DenseTask):
 
     @property
     def entries(self) -> str:
-        """Entries of a batch that the target is made of, for messages."""
+        """Entries of a batch that form the target, for messages."""
         return f"`{self.key}` and `box_labels`"
 
     def configure(self, backbone: Backbone, image_size: tuple[int, int] | None) -> nn.Module:
-        """Return the detector on the backbone's feature maps."""
+        """Return the detector for the backbone's feature maps."""
         names = self.names
         strides = self.strides or default_strides(image_size)
         if self.structure is None:
@@ -125,29 +126,29 @@ class DetectionTask(DenseTask):
         self.map_strides = tuple(sorted(set(detector.pyramid.sources.values())))
         return detector.to(memory_format=torch.channels_last)
 
-    def weigh(self, given: ClassWeight, datamodule: object, name: str) -> Tensor:
-        """Return the weights of the classes of objects."""
-        return object_weights(given, len(self.names), datamodule, name)
+    def weigh(self, weights: ClassWeight, datamodule: object, name: str) -> Tensor:
+        """Return the weights of the object classes."""
+        return object_weights(weights, len(self.names), datamodule, name)
 
     def configure_metrics(self) -> dict[str, Metric]:
         """Return COCO's average precision."""
         return {"ap": DetectionAP(self.names)}
 
     def metric_options(self) -> dict[str, Any]:
-        """Return the names of the classes, and their number."""
+        """Return the class names and their number."""
         return {"class_names": self.names, "num_classes": len(self.names)}
 
     @staticmethod
     def known_entries(output: Any, target: Any) -> tuple[Any, Any]:
-        """Return detections and targets as torchmetrics takes them, lists of dicts of `boxes`, `scores`, `labels`."""
-        return [found._asdict() for found in output], target
+        """Return detections and targets in the format of torchmetrics: dicts of `boxes`, `scores` and `labels`."""
+        return [detections._asdict() for detections in output], target
 
     def forward(self, features: Features) -> dict[str, Any]:
         """Return the detector's raw outputs, see `lit_cv.nn.detection`, and the `image_size`."""
         return {**self.head(features.maps), "image_size": features.image_size}
 
     def target(self, batch: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-        """Return the boxes of each image with their classes, which are crowds, and the image's size."""
+        """Return a dict per image with boxes, labels, crowd flags and image size, as far as the batch has them."""
         boxes, labels = batch.get(self.key), batch.get("box_labels")
         if boxes is None or labels is None:
             return None
@@ -156,42 +157,42 @@ class DetectionTask(DenseTask):
         return [dict(zip(entries, values, strict=True)) for values in zip(*entries.values(), strict=True)]
 
     def known(self, target: list[dict[str, Any]]) -> Tensor:
-        """Return which images have their boxes."""
-        there = torch.tensor([own["boxes"] is not None for own in target])
-        flags = [own[name] for own in target if (name := f"{self.key}_known") in own]
-        return there & torch.stack([torch.as_tensor(flag) for flag in flags]).bool().cpu() if flags else there
+        """Return which images have known boxes."""
+        has_boxes = torch.tensor([entry["boxes"] is not None for entry in target])
+        flags = [entry[name] for entry in target if (name := f"{self.key}_known") in entry]
+        return has_boxes & torch.stack([torch.as_tensor(flag) for flag in flags]).bool().cpu() if flags else has_boxes
 
     def batch_loss(self, output: dict[str, Any], target: list[dict[str, Any]]) -> TaskLoss:
-        """Return the detector's losses, by what each is a mean over."""
-        single = [_without_crowds(own) for own in target]
-        boxes, labels = ([own[name] for own in single] for name in ("boxes", "labels"))
+        """Return the detector's losses as sums with their counts."""
+        single = [_without_crowds(entry) for entry in target]
+        boxes, labels = ([entry[name] for entry in single] for name in ("boxes", "labels"))
         sums = self._detector.loss_sums(output, boxes, labels, self.loss_weight)
         return TaskLoss({part: sums[f"{part}_loss"] for part in self.parts}, len(target))
 
     def decode(self, output: dict[str, Any], target: list[dict[str, Any]]) -> list[Detections]:
-        """Return the objects that are found in each image."""
-        sizes = [own["size"] for own in target if "size" in own]
+        """Return the detected objects of each image."""
+        sizes = [entry["size"] for entry in target if "size" in entry]
         return self.detect(output, len(target), torch.stack(sizes) if sizes else None)
 
     def update_metrics(self, metrics: Any, output: list[Detections], target: list[dict[str, Any]]) -> None:
-        """Feed the metrics with what is found."""
+        """Update the metrics with the detected objects."""
         names = ("boxes", "labels", "iscrowd")
-        metrics.update(output, [{name: own[name] for name in names if name in own} for own in target])
+        metrics.update(output, [{name: entry[name] for name in names if name in entry} for entry in target])
 
     def advice(self, results: Mapping[str, Tensor], stage: str, prefix: str) -> str | None:
-        """Return a warning if there was no object to score."""
+        """Return a warning if no image has an object, so that average precision is undefined."""
         if "map" not in results or not results["map"].isnan():
             return None
-        return f"no image of the {stage} data has an object: `{prefix}map` and its kin are NaN."
+        return f"no image of the {stage} data has an object: `{prefix}map` and related metrics are NaN."
 
     def predict(self, output: dict[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
         """Return lists of `boxes` (n, 4) in pixels of the batch's images, `box_labels` (n,) and `scores` (n,)."""
-        found = self.detect(output, len(batch["image"]), batch.get("size"))
+        detected = self.detect(output, len(batch["image"]), batch.get("size"))
         names = {"boxes": "boxes", "box_labels": "labels", "scores": "scores"}
-        return {name: [getattr(own, entry) for own in found] for name, entry in names.items()}
+        return {name: [getattr(detections, entry) for detections in detected] for name, entry in names.items()}
 
     def detect(self, output: dict[str, Any], n: int, sizes: Tensor | None = None) -> list[Detections]:
-        """Return the objects in each of n images, of which those that are padded have heights and widths (n, 2)."""
+        """Return the objects in each of n images; `sizes` (n, 2) holds the heights and widths of padded images."""
         limits = [output["image_size"]] * n if sizes is None else [(int(y), int(x)) for y, x in sizes.tolist()]
         return self._detector.detect(output, limits, *self.limits)
 

@@ -1,4 +1,4 @@
-"""The loss of a batch as sums over its images, which several processes bring together."""
+"""Loss of a batch as sums over images, which can be added over ranks."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -10,12 +10,12 @@ __all__ = ["TaskLoss", "joined_losses", "ratio"]
 
 
 class TaskLoss(NamedTuple):
-    """The loss of a batch in a form that several processes can bring together.
+    """The loss of a batch in a form that can be added over ranks.
 
     Attributes:
-        parts: For each term of the loss a sum over images, a tensor of any shape, and how much it is a sum of;
-            `BaseTask.term` makes the term of the two.
-        images: Images that had a target.
+        parts: A sum over images, a tensor of any shape, and its count for each term of the loss; `BaseTask.term`
+            computes the term from both.
+        images: Number of images with a target.
     """
 
     parts: dict[str, tuple[Tensor, float | Tensor]]
@@ -23,7 +23,7 @@ class TaskLoss(NamedTuple):
 
 
 def ratio(total: Tensor, count: float | Tensor, least: float = 0.0) -> Tensor:
-    """Return a mean: a sum divided by how much it is a sum of, at least `least`; 0 for a sum of nothing.
+    """Return a sum divided by its count, or by `least` if the count is less; 0 for a sum over nothing.
 
     Example:
         >>> ratio(torch.tensor(6.0), 3), ratio(torch.tensor(0.0), torch.tensor(0))
@@ -35,25 +35,25 @@ def ratio(total: Tensor, count: float | Tensor, least: float = 0.0) -> Tensor:
 
 
 def joined_losses(losses: Mapping[str, TaskLoss]) -> dict[str, TaskLoss]:
-    """Return the losses of a batch of which every process holds a part; each of them calls this with the same names.
+    """Return the losses of a batch distributed over all ranks, which must call this with the same names.
 
-    Their values are those of the joined batch, and so are their gradients once they are averaged over the processes, as
-    DistributedDataParallel does.
+    The values are those of the joined batch. So are the gradients once they are averaged over the ranks, as in
+    DistributedDataParallel.
     """
     world = torch.distributed.get_world_size()
-    own = [value for loss in losses.values() for pair in (*loss.parts.values(), (loss.images,)) for value in pair]
-    device = next(value.device for value in own if isinstance(value, Tensor))
+    local = [value for loss in losses.values() for pair in (*loss.parts.values(), (loss.images,)) for value in pair]
+    device = next(value.device for value in local if isinstance(value, Tensor))
     dtype = torch.float32 if device.type == "mps" else torch.float64
-    flat = [torch.as_tensor(value, dtype=dtype, device=device).detach().reshape(-1) for value in own]
-    joined = torch.cat(flat)
-    torch.distributed.all_reduce(joined)
-    sums = iter(torch.split(joined, [len(values) for values in flat]))
-    found = {}
+    flat = [torch.as_tensor(value, dtype=dtype, device=device).detach().reshape(-1) for value in local]
+    totals = torch.cat(flat)
+    torch.distributed.all_reduce(totals)
+    sums = iter(torch.split(totals, [len(values) for values in flat]))
+    joined = {}
     for name, loss in losses.items():
         parts: dict[str, tuple[Tensor, float | Tensor]] = {}
         for part, (total, _) in loss.parts.items():
             value = next(sums).view_as(total).to(total.dtype)
-            # What this process adds to the gradient is divided by the number of processes when they are averaged.
+            # Averaging the gradients divides this rank's contribution by the number of ranks.
             parts[part] = (value + world * (total - total.detach()), next(sums)[0].to(total.dtype))
-        found[name] = TaskLoss(parts, next(sums)[0])
-    return found
+        joined[name] = TaskLoss(parts, next(sums)[0])
+    return joined

@@ -1,4 +1,4 @@
-"""Tasks whose answers are numbers."""
+"""Regression task."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
@@ -22,17 +22,17 @@ _LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss,
 
 @TASKS.add("regression")
 class RegressionTask(Task):
-    """Tells one or several quantities of an image.
+    """Predicts one or several numbers per image.
 
-    The target is float (N,) or (N, D), NaN where it is unknown; an image counts by the mean over its known values.
-    Logs `mae`, `rmse` and `r2` (the share of the variance that is explained, the mean over the outputs).
+    The target is float (N,) or (N, D), NaN if unknown; the loss of an image is the mean over its known values. It logs
+    `mae`, `rmse` and `r2` (fraction of explained variance, averaged over the outputs).
 
     Args:
         name: Name of the task.
-        num_outputs: Number of quantities D; `None` takes it from the data, otherwise it is 1.
+        num_outputs: Number of values D; `None` takes it from the data, or 1.
         loss: `mse` (squared error), `l1` (absolute error) or `huber` (squared up to 1, then linear).
         dropout: Probability of dropping a feature before the linear layer.
-        **kwargs: Arguments of `Task`; `key` is the name.
+        **kwargs: Arguments of `Task`; the default `key` is the name.
     """
 
     score: ClassVar[str | None] = "r2"
@@ -47,15 +47,15 @@ class RegressionTask(Task):
     ) -> None:
         super().__init__(name, **kwargs)
         if loss not in _LOSSES:
-            raise OptionError(self, "loss", loss, f"give one of {', '.join(_LOSSES)}")
+            raise OptionError(self, "loss", loss, f"must be one of {', '.join(_LOSSES)}")
         if num_outputs is not None and num_outputs < 1:
-            raise OptionError(self, "num_outputs", num_outputs, "give at least 1")
+            raise OptionError(self, "num_outputs", num_outputs, "must be at least 1")
         self.num_outputs = num_outputs
         self.kind = loss
         self.dropout = dropout
 
     def infer(self, datamodule: object) -> dict[str, Any]:
-        """Take the number of quantities from the first training image."""
+        """Return the number of values, taken from the first training image."""
         dataset = as_data(datamodule).train_dataset
         if self.num_outputs is not None or dataset is None or not len(dataset):
             return {}
@@ -64,11 +64,11 @@ class RegressionTask(Task):
         return {"num_outputs": 1 if target is None else max(1, torch.as_tensor(target).numel())}
 
     def configure_head(self, num_features: int) -> nn.Module:
-        """Return a linear layer behind dropout."""
+        """Return a linear layer with dropout."""
         return nn.Sequential(nn.Dropout(self.dropout), nn.Linear(num_features, self.num_outputs or 1))
 
     def configure_metrics(self) -> dict[str, Metric]:
-        """Return the mean absolute, the root mean squared error, and R2."""
+        """Return mean absolute error, root mean squared error and R2."""
         return {
             "mae": MeanAbsoluteError(),
             "rmse": MeanSquaredError(squared=False),
@@ -76,25 +76,25 @@ class RegressionTask(Task):
         }
 
     def metric_options(self) -> dict[str, Any]:
-        """Return the number of quantities."""
+        """Return the number of values."""
         return {"num_outputs": self.num_outputs or 1}
 
     @staticmethod
     def known_entries(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images whose quantities are all known, (M, D), or (M,) for one quantity."""
+        """Return the images with all values known, (M, D), or (M,) for a single value."""
         rows = ~target.isnan().any(1)
         output, target = output[rows], target[rows]
         return (output[:, 0], target[:, 0]) if target.shape[1] == 1 else (output, target)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Return the mean loss of each image (M,), of predictions (M, D)."""
+        """Return the mean loss (M,) of each image for predictions (M, D)."""
         target = self._columns(output, target)
         known = ~target.isnan()
         values = _LOSSES[self.kind](output.float(), torch.where(known, target, 0.0), reduction="none")
         return known_mean(values, known)
 
     def update_metrics(self, metrics: MetricCollection, output: Tensor, target: Tensor) -> None:
-        """Feed the metrics with the values that are known."""
+        """Update the metrics with the known values."""
         output, target = output.float(), self._columns(output, target)
         known = ~target.isnan()
         for name, metric in metrics.items(keep_base=True, copy_state=False):

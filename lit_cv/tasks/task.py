@@ -1,4 +1,4 @@
-"""Tasks that answer from pooled features, with a loss for each image."""
+"""Base class of custom tasks with pooled features and one loss per image."""
 
 from abc import abstractmethod
 from typing import Any
@@ -13,15 +13,15 @@ __all__ = ["Task"]
 
 
 class Task(BaseTask):
-    """A task of one's own: a head on pooled features, and the loss of each image.
+    """Base of custom tasks: a head on pooled features, and one loss per image.
 
-    A subclass implements `configure_head` and `loss`, usually `configure_metrics` and `predict`, and `target` where
-    the target is not an entry of the batch as it stands. Its own options are typed primitives of its constructor, with
-    `**kwargs` for the base; those that are left at `None` may be found in the data by `infer`.
+    A subclass implements `configure_head` and `loss`, usually `configure_metrics` and `predict`, and `target` if the
+    target is not simply an entry of the batch. Its options are typed primitives in its constructor, with `**kwargs` for
+    the base class; `infer` may set options left at `None` from the data.
 
     Args:
-        name: Name of the task, which its metrics carry.
-        key: Entry of the batch that holds the target; `None` takes `default_key`, or the name.
+        name: Name of the task, part of its metrics' names.
+        key: Entry of the batch that holds the target; `None` takes `default_key`, or else the name.
 
     Example:
         >>> class BrightnessTask(Task):
@@ -37,14 +37,14 @@ class Task(BaseTask):
 
     @abstractmethod
     def configure_head(self, num_features: int) -> nn.Module:
-        """Return the network on top of the features, which gets them pooled, (N, num_features)."""
+        """Return the network on top of the pooled features (N, num_features)."""
 
     @abstractmethod
     def loss(self, output: Any, target: Any) -> Tensor:
-        """Return the loss of each image, (M,), for the M images that have a target."""
+        """Return the loss (M,) of each of the M images that have a target."""
 
     def count(self, target: Any) -> float | Tensor:
-        """Return how much the images of a batch count in its mean, together; here 1 each."""
+        """Return the total weight of the images of a batch in the mean loss; 1 each by default."""
         return len(target)
 
     def configure(self, backbone: Backbone, image_size: tuple[int, int] | None) -> nn.Module:
@@ -61,6 +61,6 @@ class Task(BaseTask):
         if losses.ndim != 1 or len(losses) != len(target):
             raise ValueError(
                 f"{type(self).__name__}.loss returned the shape {tuple(losses.shape)} for {len(target)} images: it "
-                "must return a loss for each, (M,)."
+                f"must return one loss per image, ({len(target)},)."
             )
         return TaskLoss({"": (losses.sum(), self.count(target))}, len(losses))

@@ -80,7 +80,7 @@ def test_values_alone_leave_masks_alone() -> None:
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        ([torch.rand(2, 3, 8, 8), torch.zeros(2)], "'image', but got a list"),
+        ([torch.rand(2, 3, 8, 8), torch.zeros(2)], "got a list: .*'image'"),
         ({"label": torch.zeros(2)}, r"but got a dict of \['label'\]"),
         ({"image": [torch.rand(3, 8, 8)]}, "got a dict"),
     ],
@@ -188,7 +188,7 @@ def test_a_crop_of_another_size_than_validation_is_told_once(
     for _ in range(2):
         callback.on_train_batch_start(cast(Any, WithData()), NO_MODULE, {"image": torch.rand(2, 3, 40, 40)}, 0)
     assert len({id(record) for record in caplog.records}) == warned  # pytest may see one twice
-    assert ("images of 24 x 24 pixels after Augmentation, validation of 32 x 32" in caplog.text) == bool(warned)
+    assert ("images have 24 x 24 pixels after Augmentation, validation images 32 x 32" in caplog.text) == bool(warned)
 
 
 def drawn_with(callback: Any, images: Tensor) -> Tensor:

@@ -65,8 +65,8 @@ def test_views_may_differ() -> None:
     ("options", "message"),
     [
         ({"n_views": 1}, "n_views=1"),
-        ({"blur": [0.1, 0.2, 0.3]}, "one for each of n_views=2"),
-        ({"operations": [["horizontal_flip"]]}, "1 lists: give one for each of n_views=2"),
+        ({"blur": [0.1, 0.2, 0.3]}, "a list of n_views=2 numbers"),
+        ({"operations": [["horizontal_flip"]]}, r"has 1 lists: it must have one per view \(n_views=2\)"),
         ({"operations": ["horizontl_flip"]}, "did you mean 'horizontal_flip'"),
         ({"min_scale": 2.0}, "scale"),
     ],

@@ -27,7 +27,7 @@ def test_mode_is_told_by_the_name(monitor: str, mode: str, caplog: pytest.LogCap
 
 def test_a_name_that_tells_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert mode_of("val_wobble", Accurate(), RunCheckpoint) == "max"
-    assert "val_wobble is taken to be better when it is greater: set `mode` to min or max" in caplog.text
+    assert "val_wobble: assuming that greater values are better. Set `mode` to min or max" in caplog.text
 
 
 def test_another_metric_has_a_mode_of_its_own(tmp_path: Path) -> None:

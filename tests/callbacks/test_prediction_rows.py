@@ -150,7 +150,7 @@ def test_a_full_disk_keeps_the_masks_before(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(Image.Image, "save", limited)
     batch = {"masks": torch.ones(2, 8, 8, dtype=torch.int64), "image": torch.zeros(2, 3, 8, 8)}
-    with pytest.raises(OSError, match=r"kept are the masks of 3 of 10 images in .*predictions: free some space"):
+    with pytest.raises(OSError, match=r"saved so far: the masks of 3 of 10 images in .*predictions. Free some space"):
         predict(tmp_path, [batch] * 5)
     assert names(tmp_path / "predictions/masks") == ["0.png", "1.png", "2.png"]
     assert load_mask(tmp_path / "predictions/masks/2.png").tolist() == [[1] * 8] * 8
@@ -171,7 +171,7 @@ def test_a_full_disk_leaves_no_part_of_boxes(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(voc, "write_text", limited)
     box = [torch.tensor([[1.0, 1, 5, 5]])] * 2
     batch: Any = {"boxes": box, "box_labels": [torch.tensor([0])] * 2, "scores": [torch.tensor([0.9])] * 2}
-    with pytest.raises(OSError, match=r"\(No space left on device\), none are kept"):
+    with pytest.raises(OSError, match=r"\(No space left on device\); nothing was saved"):
         predict(tmp_path, [batch | {"image": torch.zeros(2, 3, 8, 8)}] * 5, format="voc")
     assert names(tmp_path) == []
 
@@ -193,7 +193,7 @@ def test_a_full_disk_of_its_own(tmp_path: Path) -> None:
 def test_a_run_that_fails_says_what_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(RuntimeError, match="broken"):
         predict(tmp_path, fails_at=2)
-    assert "not complete: kept are the rows of 4 of 10 images in" in caplog.text
+    assert "incomplete. Saved: the rows of 4 of 10 images in" in caplog.text
     kept = tmp_path / "predictions.unfinished.csv"
     assert len(read(kept)) == 5
     predict(tmp_path)

@@ -229,7 +229,7 @@ def test_ranks_continue_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     if "version_3" in first:
         RunCheckpoint().setup(run, Tiny(), "fit")
         return
-    with pytest.raises(ValueError, match="name the file with `ckpt_path`"):
+    with pytest.raises(ValueError, match="Set the file with `ckpt_path`"):
         RunCheckpoint().setup(run, Tiny(), "fit")
 
 

@@ -83,7 +83,7 @@ def test_photographs_on_published_weights(in_tmp: Path, capsys: pytest.CaptureFi
         (["--model.strategy", "freeze_backbone", "--model.frozen_stages", "layr2"], "no stage 'layr2'"),
         (["--model.weights", "torn.ckpt"], r"torn\.ckpt cannot be read as weights; it is damaged"),
         (["--model.weights", "list.pt", "--model.backbone", "conv4"], r"list\.pt holds a list, not weights"),
-        (["--model.weights", "DEFAULT"], r"do not tell of which network they are: give its name \(--model\.backbone"),
+        (["--model.weights", "DEFAULT"], r"do not contain the name of their network: set it with --model\.backbone"),
     ],
 )
 def test_wrong_inputs_take_one_line(in_tmp: Path, options: list[str], words: str) -> None:

@@ -139,7 +139,9 @@ def test_images_without_objects_give_no_score() -> None:
     for item in data.items:
         item["boxes"], item["box_labels"] = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
     trainer = L.Trainer(**QUIET)
-    with pytest.warns(UserWarning, match="no image of the test data has an object: `test_map` and its kin are NaN"):
+    with pytest.warns(
+        UserWarning, match="no image of the test data has an object: `test_map` and related metrics are NaN"
+    ):
         trainer.test(built(), data, verbose=False)
     logged = trainer.callback_metrics
     assert logged["test_loss"].isfinite()

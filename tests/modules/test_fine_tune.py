@@ -368,7 +368,7 @@ def test_the_table_of_groups_is_printed_once(pretrained: str, capsys: pytest.Cap
 def test_without_weights_it_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "lit_cv"):
         fit(FineTuneModule(backbone="conv4"), max_epochs=1, limit_train_batches=1, limit_val_batches=0)
-    assert "No weights were given (`weights`)" in caplog.text
+    assert "Pretrained weights are not set (`weights`)" in caplog.text
 
 
 def test_another_strategy_does_not_go_on_from_a_checkpoint(pretrained: str, tmp_path: Path) -> None:
@@ -390,7 +390,7 @@ def test_another_strategy_does_not_go_on_from_a_checkpoint(pretrained: str, tmp_
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"strategy": "freeze"}, "strategy='freeze': give one of feature_extraction"),
+        ({"strategy": "freeze"}, "strategy='freeze': must be one of feature_extraction"),
         (
             {"strategy": "freeze_backbone", "frozen_stages": "stages.9"},
             "frozen_stages='stages.9': there is no stage 'stages.9': did you mean 'stages",

@@ -143,7 +143,7 @@ def test_options_of_a_strategy_need_one() -> None:
             SegmentationModule(backbone="conv4", mask_classes=["a", "b"], **option)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"lora_targets=\['0'\]: it needs strategy lora, not full_finetune"):
         DetectionModule(backbone="conv4", box_classes=["a"], strategy="full_finetune", lora_targets=["0"])
-    with pytest.raises(ValueError, match=r"layer_decay=0\.5: it has no effect where the backbone is frozen \(lora\)"):
+    with pytest.raises(ValueError, match=r"layer_decay=0\.5: it has no effect when the backbone is frozen \(lora\)"):
         SupervisedModule(backbone="conv4", strategy="lora", layer_decay=0.5)
 
 
@@ -221,7 +221,7 @@ def test_lost_weights_are_named(run: tuple[FineTuneModule, Path], tmp_path: Path
     with pytest.raises(ValueError, match=r"moved\.ckpt.*there is no such file"):
         load_module(tmp_path / "a.ckpt")
     fresh = FineTuneModule(backbone="resnet9_small", num_classes=10, in_channels=1, image_size=8, **LORA)
-    with pytest.raises(ValueError, match=r"moved\.ckpt', which cannot be read.*If they lie elsewhere now, give `w"):
+    with pytest.raises(ValueError, match=r"moved\.ckpt', which cannot be read.*If they have moved, set `w"):
         L.Trainer(**QUIET).validate(fresh, DigitsDataModule(), tmp_path / "a.ckpt", weights_only=True)
 
 

@@ -211,7 +211,7 @@ def test_the_embedding_is_the_mean_of_the_patch_tokens() -> None:
     [
         (
             {"backbone": "resnet18"},
-            "backbone='resnet18': MAEModule encodes the visible patches.* takes one of vit_micro",
+            "backbone='resnet18': must be one of vit_micro.* MAEModule encodes only the visible patches",
         ),
         ({"backbone": "vit_b_16"}, "backbone='vit_b_16': MAEModule"),
         ({"mask_ratio": 1.0}, r"mask_ratio=1\.0"),

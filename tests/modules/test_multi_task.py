@@ -139,7 +139,7 @@ def test_forward_of_one_task_and_of_all() -> None:
         assert {name: tuple(value.shape) for name, value in everything.items()} == {"kind": (64, 3), "light": (64, 1)}
         for name, value in everything.items():
             torch.testing.assert_close(module(images, task=name), value)
-    with pytest.raises(ValueError, match="there is no task 'king': this module has kind, light"):
+    with pytest.raises(ValueError, match="there is no task 'king': the tasks of this module are kind, light"):
         module(images, task="king")
 
 
@@ -301,7 +301,9 @@ def test_one_pass_of_the_backbone_serves_images_objects_and_pixels() -> None:
 
 def test_an_entry_that_no_batch_has() -> None:
     tasks = {"kind": TWO["kind"], "light": {"type": "regression", "key": "lihgt"}}
-    message = r"the task light learns from 'lihgt', which no batch of this epoch had: they hold image, label, light"
+    message = (
+        r"the task light learns from 'lihgt', which no batch of this epoch had. The batches have image, label, light"
+    )
     with pytest.raises(ValueError, match=message):
         fit(built(tasks))
     data = Blobs()

@@ -197,7 +197,7 @@ def test_what_the_data_tell_is_kept_in_the_checkpoint(tmp_path: Path) -> None:
 
 def test_data_that_contradict_the_arguments() -> None:
     with pytest.raises(
-        ValueError, match=r"num_classes=5, from its checkpoint or as given, but Blobs has num_classes=3"
+        ValueError, match=r"num_classes=5, from its checkpoint or as an argument, but Blobs has num_classes=3"
     ):
         fit(SupervisedModule(backbone="conv4", num_classes=5), Blobs())
 

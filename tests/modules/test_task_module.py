@@ -153,7 +153,7 @@ def test_several_tasks_tell_of_data_without_objects() -> None:
     tasks = {"objects": {"type": "detection", **DENSE, "strides": [4, 8], "num_convs": 1}}
     module = MultiTaskModule(tasks, backbone="resnet9_small")
     with pytest.warns(
-        UserWarning, match="no image of the val data has an object: `val_objects_map` and its kin are NaN"
+        UserWarning, match="no image of the val data has an object: `val_objects_map` and related metrics are NaN"
     ):
         L.Trainer(**QUIET).validate(module, data, verbose=False)
 

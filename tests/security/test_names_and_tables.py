@@ -259,7 +259,7 @@ def test_voc_is_refused_before_anything_is_predicted(tmp_path: Path, monkeypatch
         raise AssertionError("it predicted")
 
     monkeypatch.setattr(Echo, "predict_step", worked)
-    with pytest.raises(ValueError, match=r"no place for the name 'caf\\xe9\.png' \(4 in all\).*`format`"):
+    with pytest.raises(ValueError, match=r"cannot hold the name 'caf\\xe9\.png' \(4 such names\).*`format`"):
         predict(tmp_path / "run", NAMES, {"boxes": []}, format="voc")
 
 

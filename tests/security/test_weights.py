@@ -428,7 +428,7 @@ def test_a_folder_where_a_figure_should_be_takes_one_line(tmp_path: Path, caplog
     (tmp_path / "training_curves.png").mkdir()
     with caplog.at_level(logging.WARNING, "lit_cv"), guarded("Drawing"):
         (tmp_path / "training_curves.png").write_bytes(b"x")
-    assert "Drawing failed; the run goes on: [Errno 21] Is a directory" in caplog.text
+    assert "Drawing failed; the run continues: [Errno 21] Is a directory" in caplog.text
     assert "Traceback" not in caplog.text
     with guarded("Drawing"):
         raise RuntimeError("a mistake")

@@ -137,15 +137,15 @@ def test_balanced_weights_of_objects_keep_their_share_of_the_loss() -> None:
 def test_weights_that_do_not_fit_are_refused(weigh: Any) -> None:
     for given, message in (
         ([1.0, 2.0], "it has 2 numbers for 3 classes"),
-        ([1.0, -2.0, 1.0], "give numbers from 0 on"),
-        ([0.0, 0.0, 0.0], "one that is greater"),
-        ([1.0, float("nan"), 1.0], "give numbers from 0 on"),
+        ([1.0, -2.0, 1.0], "must not be negative"),
+        ([0.0, 0.0, 0.0], "at least one number must be positive"),
+        ([1.0, float("nan"), 1.0], "must not be negative"),
     ):
         with pytest.raises(ValueError, match=message):
             weigh(given, 3, None, "class_weight")
     with pytest.raises(ValueError, match=r"it needs a DataModule that counts its (pixels|objects)"):
         weigh("balanced", 3, Rectangles(), "class_weight")
-    with pytest.raises(ValueError, match="the data count 2 classes, but the model has 3"):
+    with pytest.raises(ValueError, match="the data have 2 classes, but the model has 3"):
         weigh("balanced", 3, Counts(1, 2), "class_weight")
 
 
@@ -154,7 +154,9 @@ def test_weights_beside_balanced_sampling_are_told(caplog: pytest.LogCaptureFixt
         data = shapes(balance=balance)
         data.setup()
         class_weights("balanced", 8, False, data, "class_weight")
-        assert ("class_weight: rare classes are weighed more and drawn more often, too" in caplog.text) == bool(balance)
+        assert ("class_weight: rare classes get higher weights and are also sampled more often" in caplog.text) == bool(
+            balance
+        )
 
 
 def test_data_count_their_objects_and_pixels() -> None:

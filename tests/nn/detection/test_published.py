@@ -215,7 +215,7 @@ def test_refused(tmp_path: Path) -> None:
     backbone = DetectionModule(backbone="conv4", box_classes=["cell"], channels=32, strides=[8])
     backbone.configure_model()
     torch.save(backbone.backbone.state_dict(), tmp_path / "backbone.pth")
-    with pytest.raises(ValueError, match="keep_classes=True: it needs the weights of one of torchvision's detectors"):
+    with pytest.raises(ValueError, match="keep_classes=True: needs the weights of one of torchvision's detectors"):
         started(tmp_path / "backbone.pth", backbone="conv4", box_classes=["cell"], keep_classes=True)
 
 
