@@ -1,4 +1,4 @@
-"""A classifier whose answers are written in its images, and a run of it with this project's loggers."""
+"""A classifier whose predictions are encoded in its images, and a Trainer with this project's loggers."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +16,8 @@ from lit_cv.metrics_csv import MetricsCSVLogger
 CLASSES = 4
 
 
-def images_answering(predicted: list[int], confidence: list[float]) -> Tensor:
-    """(N, 1, 4, 4) uint8: the first pixel is the class that the classifier answers, the second its logit."""
+def images_predicting(predicted: list[int], confidence: list[float]) -> Tensor:
+    """(N, 1, 4, 4) uint8: the first pixel is the class that the classifier predicts, the second its logit."""
     images = torch.zeros(len(predicted), 1, 4, 4, dtype=torch.uint8)
     images[:, 0, 0, 0] = torch.tensor(predicted)
     images[:, 0, 0, 1] = torch.tensor(confidence).mul(10).to(torch.uint8)
@@ -25,7 +25,7 @@ def images_answering(predicted: list[int], confidence: list[float]) -> Tensor:
 
 
 class Batches:
-    """Hands out the same batches in every epoch."""
+    """Yields the same batches in every epoch."""
 
     def __init__(self, *batches: dict[str, Tensor]) -> None:
         self.batches = batches
@@ -52,7 +52,7 @@ class Data(L.LightningDataModule):
 
 
 class Oracle(L.LightningModule):
-    """Answers what the images say; `val_acc` follows a script, an epoch after another."""
+    """Predicts what the images encode; `val_acc` takes its values from a list, one per epoch."""
 
     monitor = "val_acc"
     mode = "max"
@@ -64,8 +64,8 @@ class Oracle(L.LightningModule):
         self.fail_at: tuple[int, type[BaseException]] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        answer, confidence = images[:, 0, 0, 0].long(), images[:, 0, 0, 1].float() / 10
-        return F.one_hot(answer, CLASSES).float() * confidence[:, None]
+        predicted, confidence = images[:, 0, 0, 0].long(), images[:, 0, 0, 1].float() / 10
+        return F.one_hot(predicted, CLASSES).float() * confidence[:, None]
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         if self.fail_at is not None and self.global_step == self.fail_at[0]:
@@ -88,7 +88,7 @@ class Oracle(L.LightningModule):
 
 def train_batches(n: int = 3, size: int = 4) -> Batches:
     label = torch.arange(size) % CLASSES
-    return Batches(*({"image": images_answering(label.tolist(), [1.0] * size), "label": label} for _ in range(n)))
+    return Batches(*({"image": images_predicting(label.tolist(), [1.0] * size), "label": label} for _ in range(n)))
 
 
 def run_trainer(folder: Path, callbacks: list[L.Callback], **kwargs: Any) -> L.Trainer:

@@ -25,14 +25,14 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def test_default_is_the_policy_for_small_images() -> None:
+def test_default_policy_is_small_images() -> None:
     crop, flip = Augmentation().chain.operations
     assert repr(crop) == "RandomCrop(padding=4, size=None, fill='zero')"
     assert repr(flip) == "HorizontalFlip(p=0.5)"
     assert Augmentation("photographs", size=96).chain.output_size((50, 60)) == (96, 96)
 
 
-def test_images_change_and_the_rest_of_the_batch_stays() -> None:
+def test_only_images_change() -> None:
     images = (torch.rand(16, 3, 32, 32) * 255).to(torch.uint8)
     labels = torch.arange(16)
     batch = start(Augmentation(), {"image": images, "label": labels, "index": labels})
@@ -42,7 +42,7 @@ def test_images_change_and_the_rest_of_the_batch_stays() -> None:
     assert batch["index"] is labels
 
 
-def test_batches_within_the_batch() -> None:
+def test_nested_batches() -> None:
     batch = {name: {"image": torch.rand(4, 3, 16, 16), "label": torch.zeros(4)} for name in ("source", "target")}
     before = {name: part["image"] for name, part in batch.items()}
     start(Augmentation(), batch)
@@ -50,7 +50,7 @@ def test_batches_within_the_batch() -> None:
         assert not torch.equal(part["image"], before[name])
 
 
-def test_masks_and_boxes_move_along() -> None:
+def test_masks_and_boxes_are_transformed() -> None:
     torch.manual_seed(3)
     masks = torch.zeros(6, 32, 32, dtype=torch.int64)
     masks[:, 2:30, 4:12] = 1
@@ -71,7 +71,7 @@ def test_masks_and_boxes_move_along() -> None:
         assert boxes[labels == 1][0].tolist() == around
 
 
-def test_values_alone_leave_masks_alone() -> None:
+def test_color_operations_keep_masks() -> None:
     mask = torch.ones(2, 8, 8, dtype=torch.int64)
     batch = start(Augmentation(operations=["gaussian_noise"]), {"image": torch.rand(2, 3, 8, 8), "mask": mask})
     assert batch["mask"] is mask
@@ -85,12 +85,12 @@ def test_values_alone_leave_masks_alone() -> None:
         ({"image": [torch.rand(3, 8, 8)]}, "got a dict"),
     ],
 )
-def test_other_batches_are_refused(batch: Any, message: str) -> None:
+def test_error_for_other_batches(batch: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         start(Augmentation(), batch)
 
 
-def test_a_policy_and_operations_exclude_each_other() -> None:
+def test_error_for_policy_and_operations() -> None:
     with pytest.raises(ValueError, match="set only one of them"):
         Augmentation("photographs", ["horizontal_flip"])
 
@@ -103,8 +103,8 @@ class Images(Dataset[dict[str, Tensor]]):
         return {"image": torch.full((1, 8, 8), 10 * index + 5, dtype=torch.uint8), "label": torch.tensor(index % 2)}
 
 
-class Sees(L.LightningModule):
-    """Keeps the batches that it gets."""
+class Recorder(L.LightningModule):
+    """Records the batches that it gets."""
 
     num_classes = 2
 
@@ -125,8 +125,8 @@ class Sees(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-def fit(*callbacks: L.Callback, epochs: int = 1) -> Sees:
-    module = Sees()
+def fit(*callbacks: L.Callback, epochs: int = 1) -> Recorder:
+    module = Recorder()
     trainer = L.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -140,29 +140,29 @@ def fit(*callbacks: L.Callback, epochs: int = 1) -> Sees:
     return module
 
 
-def test_the_step_gets_changed_images_in_training_only() -> None:
+def test_augments_in_training_only() -> None:
     module = fit(Augmentation(operations=[{"name": "cutout", "size": 4, "value": 1.0}]))
     assert all((batch["image"] == 255).flatten(1).any(1).all() for batch in module.train_batches)
     assert not any((batch["image"] == 255).any() for batch in module.val_batches)
     assert [len(batch["image"]) for batch in module.train_batches] == [4, 2]
 
 
-def test_the_command_line_builds_it_from_yaml() -> None:
+def test_cli_builds_from_yaml() -> None:
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser()
     parser.add_subclass_arguments(Augmentation, "callback")
-    given = {
+    config = {
         "class_path": "lit_cv.callbacks.augmentation.Augmentation",
         "init_args": {"operations": ["horizontal_flip", {"name": "random_crop", "padding": 2}]},
     }
-    built = parser.instantiate_classes(parser.parse_object({"callback": given})).callback
+    built = parser.instantiate_classes(parser.parse_object({"callback": config})).callback
     crop = built.chain.operations[1]
     assert isinstance(crop, RandomCrop)
     assert crop.padding == 2
 
 
-def test_sizes_of_padded_images_hold_no_longer_once_pixels_move() -> None:
+def test_sizes_of_padded_images_are_removed() -> None:
     def padded() -> dict[str, Any]:
         return {"image": torch.zeros(2, 3, 16, 16), "size": torch.tensor([[8, 16]] * 2), "scale": torch.ones(2, 2)}
 
@@ -181,13 +181,11 @@ class WithData:
 
 
 @pytest.mark.parametrize(("size", "warned"), [(24, 1), (32, 0)])
-def test_a_crop_of_another_size_than_validation_is_told_once(
-    size: int, warned: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_warning_for_other_size_than_validation(size: int, warned: int, caplog: pytest.LogCaptureFixture) -> None:
     callback = Augmentation(operations=[{"name": "random_crop", "size": size}])
     for _ in range(2):
         callback.on_train_batch_start(cast(Any, WithData()), NO_MODULE, {"image": torch.rand(2, 3, 40, 40)}, 0)
-    assert len({id(record) for record in caplog.records}) == warned  # pytest may see one twice
+    assert len({id(record) for record in caplog.records}) == warned  # pytest may record one twice
     assert ("images have 24 x 24 pixels after Augmentation, validation images 32 x 32" in caplog.text) == bool(warned)
 
 
@@ -198,33 +196,33 @@ def drawn_with(callback: Any, images: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("policy", ["photographs", "photographs_strong", "small_images", "simclr"])
 @pytest.mark.parametrize("side", [32, 40])
-def test_a_policy_crops_to_the_size_of_the_data(policy: str, side: int) -> None:
+def test_policy_crops_to_image_size_of_data(policy: str, side: int) -> None:
     assert drawn_with(Augmentation(policy), torch.rand(2, 3, side, side)).shape == (2, 3, 32, 32)
     assert drawn_with(Augmentation(policy, size=24), torch.rand(2, 3, side, side)).shape == (2, 3, 24, 24)
 
 
-def test_the_last_crop_of_a_list_goes_to_the_size_of_the_data() -> None:
+def test_last_crop_uses_image_size_of_data() -> None:
     first: dict[str, Any] = {"name": "random_crop", "padding": 2}
     follows = Augmentation(operations=[first, {"name": "random_resized_crop", "scale": [0.2, 1.0]}, "horizontal_flip"])
     assert drawn_with(follows, torch.rand(2, 3, 40, 40)).shape[2:] == (32, 32)
     assert repr(follows.chain.operations[0]) == "RandomCrop(padding=2, size=None, fill='zero')"
-    given = Augmentation(operations=["random_resized_crop", {"name": "random_crop", "size": 20}])
-    assert drawn_with(given, torch.rand(2, 3, 40, 40)).shape[2:] == (20, 20)
+    with_size = Augmentation(operations=["random_resized_crop", {"name": "random_crop", "size": 20}])
+    assert drawn_with(with_size, torch.rand(2, 3, 40, 40)).shape[2:] == (20, 20)
     assert drawn_with(Augmentation(operations=["horizontal_flip"]), torch.rand(2, 3, 40, 40)).shape[2:] == (40, 40)
 
 
-def test_images_that_are_smaller_than_the_data_are_cropped_at_their_size() -> None:
+def test_smaller_images_keep_their_size() -> None:
     assert drawn_with(Augmentation(), torch.rand(2, 3, 20, 40)).shape[2:] == (20, 32)
 
 
-def test_data_of_many_sizes_keep_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_varying_image_sizes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     callback = Augmentation("photographs")
     drawn_with(callback, torch.rand(2, 3, 40, 40))
     monkeypatch.setattr(Data, "image_size", None)
     assert drawn_with(callback, torch.rand(2, 3, 40, 48)).shape[2:] == (40, 48)
 
 
-def test_masks_and_boxes_follow_to_the_size_of_the_data() -> None:
+def test_masks_and_boxes_are_cropped_to_image_size() -> None:
     callback = Augmentation(operations=[{"name": "random_resized_crop", "scale": [1.0, 1.0], "ratio": [1.0, 1.0]}])
     callback.setup(cast(Any, WithData()), NO_MODULE, "fit")
     mask = torch.zeros(1, 64, 64, dtype=torch.int64)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.draws
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What the grids were drawn of."""
+    """Arguments of all image grids drawn."""
     calls: list[dict[str, Any]] = []
     draw = batch_figure.image_grid
 
@@ -33,9 +33,7 @@ class Brighten(L.Callback):
         batch["image"] = torch.full((4, 1, 4, 4), (trainer.current_epoch + 1) / 10)
 
 
-def test_the_first_batch_is_shown_as_augmented_with_the_names_of_its_classes(
-    tmp_path: Path, drawn: list[dict[str, Any]]
-) -> None:
+def test_first_batch_is_augmented_and_titled(tmp_path: Path, drawn: list[dict[str, Any]]) -> None:
     folder = tmp_path / "run"
     data = Data(train_batches(), class_names=["a $x$ b", "b", "c", "d"])
     run_trainer(folder, [Brighten(), BatchFigure(n=3)]).fit(Oracle(), datamodule=data)
@@ -43,15 +41,15 @@ def test_the_first_batch_is_shown_as_augmented_with_the_names_of_its_classes(
     assert drawn[0]["images"].shape == (3, 1, 4, 4)
     assert torch.allclose(drawn[0]["images"], torch.tensor(0.1))
     assert drawn[0]["titles"] == ["a $x$ b", "b", "c"]
-    with Image.open(folder / "train_batch.png") as picture:
-        size = picture.size
+    with Image.open(folder / "train_batch.png") as image:
+        size = image.size
     events = board(folder).Images("train_batch")
     assert len(events) == 1
     assert (events[0].width, events[0].height) == size
 
 
-def test_a_step_that_turns_its_images_has_them_shown_turned(tmp_path: Path, drawn: list[dict[str, Any]]) -> None:
-    class Turning(Oracle):
+def test_images_returned_by_the_step_are_shown(tmp_path: Path, drawn: list[dict[str, Any]]) -> None:
+    class Rotating(Oracle):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             images, target = batch["image"].flip(3), torch.tensor([1, 0, 1, 0])
             return super().training_step(batch, batch_idx) | {
@@ -59,18 +57,18 @@ def test_a_step_that_turns_its_images_has_them_shown_turned(tmp_path: Path, draw
             }  # fmt: skip
 
     data = Data(train_batches(), class_names=["ant", "bee", "cat", "dog"])
-    run_trainer(tmp_path / "run", [BatchFigure()]).fit(Turning(), datamodule=data)
+    run_trainer(tmp_path / "run", [BatchFigure()]).fit(Rotating(), datamodule=data)
     assert drawn[0]["images"][:, 0, 0, -1].tolist() == [0, 1, 2, 3]
-    assert drawn[0]["titles"] == ["1", "0", "1", "0"]  # the names are of other classes
+    assert drawn[0]["titles"] == ["1", "0", "1", "0"]  # the class names belong to other classes
 
 
-def test_epochs_that_were_asked_for_are_shown(tmp_path: Path, drawn: list[dict[str, Any]]) -> None:
+def test_every_n_epochs(tmp_path: Path, drawn: list[dict[str, Any]]) -> None:
     callbacks = [Brighten(), BatchFigure(every_n_epochs=2)]
     run_trainer(tmp_path / "run", callbacks, max_epochs=4).fit(Oracle(), train_batches())
     assert [round(float(call["images"].max()), 3) for call in drawn] == [0.1, 0.3]
 
 
-def test_views_of_an_image_stand_side_by_side(tmp_path: Path, drawn: list[dict[str, Any]]) -> None:
+def test_views_are_side_by_side(tmp_path: Path, drawn: list[dict[str, Any]]) -> None:
     views = torch.stack([torch.full((4, 3, 2, 2), 0.2), torch.full((4, 3, 2, 2), 0.8)])
     batch = {"views": views, "label": torch.tensor([2, 0, 1, 3])}
     run_trainer(tmp_path / "run", [BatchFigure(n=6)]).fit(Oracle(), Batches(batch))
@@ -89,7 +87,7 @@ def test_views_of_an_image_stand_side_by_side(tmp_path: Path, drawn: list[dict[s
     ],
     ids=["parts", "crops", "no labels, 5 channels", "mixed"],
 )
-def test_other_batches_are_shown_too(tmp_path: Path, drawn: list[dict[str, Any]], batch: dict[str, Any]) -> None:
+def test_other_batches(tmp_path: Path, drawn: list[dict[str, Any]], batch: dict[str, Any]) -> None:
     run_trainer(tmp_path / "run", [BatchFigure()], max_epochs=1).fit(Oracle(), Batches(batch))
     assert len(drawn) == 1
     assert (tmp_path / "run" / "train_batch.png").is_file()
@@ -102,7 +100,7 @@ def test_no_figure_without_loggers_or_in_a_dry_run(tmp_path: Path, drawn: list[d
     assert drawn == []
 
 
-def test_an_error_in_a_figure_is_told_and_the_run_goes_on(
+def test_figure_error_does_not_end_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
@@ -116,7 +114,7 @@ def test_an_error_in_a_figure_is_told_and_the_run_goes_on(
     assert "the run continues" in caplog.text
 
 
-def test_impossible_arguments_are_refused() -> None:
+def test_error_names_argument() -> None:
     with pytest.raises(ValueError, match="every_n_epochs=-1"):
         BatchFigure(every_n_epochs=-1)
     with pytest.raises(ValueError, match="n=0"):
@@ -126,7 +124,7 @@ def test_impossible_arguments_are_refused() -> None:
 def test_boxes_and_masks_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     draw = batch_figure.draw_objects
-    monkeypatch.setattr(batch_figure, "draw_objects", lambda *given: calls.append(given) or draw(*given))
+    monkeypatch.setattr(batch_figure, "draw_objects", lambda *args: calls.append(args) or draw(*args))
     batch = {
         "image": torch.zeros(4, 3, 16, 16, dtype=torch.uint8),
         "label": torch.tensor([0, 1, 2, 3]),
@@ -141,15 +139,15 @@ def test_boxes_and_masks_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert images.shape == (3, 3, 16, 16)
     assert len(boxes) == len(mask) == 3
     assert names == [["cat", "dog"], ["background", "cat"]]
-    with Image.open(tmp_path / "run" / "train_batch.png") as picture:
-        assert picture.width > 600
+    with Image.open(tmp_path / "run" / "train_batch.png") as image:
+        assert image.width > 600
 
 
-def test_source_and_target_stand_row_by_row() -> None:
+def test_source_and_target_alternate_by_row() -> None:
     source, target = torch.zeros(17, 1, 4, 4), torch.ones(20, 1, 4, 4)
-    found = _find_images({"source": {"image": source, "label": torch.arange(17)}, "target": {"image": target}})
-    assert found is not None
-    images, labels, views = found
+    batch_images = _find_images({"source": {"image": source, "label": torch.arange(17)}, "target": {"image": target}})
+    assert batch_images is not None
+    images, labels, views = batch_images
     assert images[:, 0, 0, 0].tolist() == ([0.0] * 8 + [1.0] * 8) * 2
     assert labels is not None
     assert labels.tolist() == [*range(8), *[-1] * 8, *range(8, 16), *[-1] * 8]

@@ -10,7 +10,7 @@ import lit_cv.callbacks.classification_figures as module
 from lit_cv import MultiTaskModule
 from lit_cv.callbacks import ClassificationFigures
 from lit_cv.callbacks.error_counts import ErrorCounts, MultiLabelCounts, WorstImages
-from tests.callbacks.classifier import Batches, Data, Oracle, board, images_answering, run_trainer, train_batches
+from tests.callbacks.classifier import Batches, Data, Oracle, board, images_predicting, run_trainer, train_batches
 
 pytestmark = pytest.mark.draws
 
@@ -18,14 +18,14 @@ NAMES = ["ant", "bee", "cat", "dog"]
 
 
 def validation() -> Batches:
-    first = {"image": images_answering([0, 1, 2, 3, 3], [2, 2, 2, 9, 2]), "label": torch.tensor([0, 1, 1, 0, 3])}
-    second = {"image": images_answering([1, 2], [5, 2]), "label": torch.tensor([2, -1])}
+    first = {"image": images_predicting([0, 1, 2, 3, 3], [2, 2, 2, 9, 2]), "label": torch.tensor([0, 1, 1, 0, 3])}
+    second = {"image": images_predicting([1, 2], [5, 2]), "label": torch.tensor([2, -1])}
     return Batches(first, second)
 
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
-    """The arguments of every figure that was drawn."""
+    """Arguments of all figures drawn."""
     calls: dict[str, list[Any]] = {"confusion_figure": [], "image_grid": [], "precision_recall_figure": []}
     for name, made in calls.items():
         draw = getattr(module, name)
@@ -38,7 +38,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     return calls
 
 
-def test_the_figures_hold_the_best_epoch_and_are_drawn_once(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
+def test_best_epoch_is_drawn_once(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
     folder = tmp_path / "run"
     trainer = run_trainer(folder, [ClassificationFigures(n_wrong=3)], max_epochs=3)
     trainer.fit(Oracle(scores=[0.3, 0.6, 0.5]), datamodule=Data(train_batches(), validation(), NAMES))
@@ -55,14 +55,14 @@ def test_the_figures_hold_the_best_epoch_and_are_drawn_once(tmp_path: Path, draw
         assert [event.step for event in board(folder).Images(name)] == [6]
 
 
-def test_a_new_best_epoch_is_drawn_at_once_where_time_allows(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
+def test_new_best_epoch_is_drawn_immediately(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
     figures = ClassificationFigures(every_n_seconds=0)
     trainer = run_trainer(tmp_path / "run", [figures], max_epochs=4)
     trainer.fit(Oracle(scores=[0.3, 0.2, 0.6, 0.5]), datamodule=Data(train_batches(), validation()))
     assert len(drawn["confusion_figure"]) == 2
 
 
-def test_the_best_epoch_is_drawn_when_the_run_is_interrupted(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
+def test_best_epoch_is_drawn_after_interrupt(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
     model = Oracle(scores=[0.3, 0.2])
     model.fail_at = (7, RuntimeError)
     trainer = run_trainer(tmp_path / "run", [ClassificationFigures()], max_epochs=4)
@@ -70,10 +70,12 @@ def test_the_best_epoch_is_drawn_when_the_run_is_interrupted(tmp_path: Path, dra
         trainer.fit(model, datamodule=Data(train_batches(), validation()))
     assert len(drawn["image_grid"]) == 1
     assert "epoch 1" in drawn["confusion_figure"][0][2]
-    assert [event.step for event in board(tmp_path / "run").Images("most_wrong")] == [3]  # not the sanity check's 0
+    assert [event.step for event in board(tmp_path / "run").Images("most_wrong")] == [
+        3
+    ]  # not step 0 of the sanity check
 
 
-def test_the_best_value_survives_a_restart_only_beside_its_figures(tmp_path: Path) -> None:
+def test_best_value_is_restored_only_with_its_figures(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     first = ClassificationFigures()
     data = Data(train_batches(), validation())
@@ -86,9 +88,9 @@ def test_the_best_value_survives_a_restart_only_beside_its_figures(tmp_path: Pat
         assert ((other / "most_wrong.png").stat().st_mtime_ns != stamp) is changed
 
 
-def test_several_labels_an_image_give_precision_and_recall(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
+def test_multi_label_draws_precision_and_recall(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
     batch = {
-        "image": images_answering([0, 1, 1], [2, 2, 2]),
+        "image": images_predicting([0, 1, 1], [2, 2, 2]),
         "label": torch.tensor([[1.0, 0, 0, 1], [0, 1, 0, 0], [1, 0, 0, 0]]),
     }
     trainer = run_trainer(tmp_path / "run", [ClassificationFigures(n_wrong=1)], max_epochs=1)
@@ -99,18 +101,18 @@ def test_several_labels_an_image_give_precision_and_recall(tmp_path: Path, drawn
     assert not drawn["confusion_figure"]
 
 
-def test_a_step_that_turns_its_images_has_them_shown_turned(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
-    class Turning(Oracle):
+def test_images_returned_by_the_step_are_shown(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
+    class Rotating(Oracle):
         def validation_step(self, batch: Any, batch_idx: int) -> Any:
             return super().validation_step(batch, batch_idx) | {"images": batch["image"].flip(3)}
 
     trainer = run_trainer(tmp_path / "run", [ClassificationFigures(n_wrong=3)], max_epochs=1)
-    trainer.fit(Turning(), datamodule=Data(train_batches(), validation()))
+    trainer.fit(Rotating(), datamodule=Data(train_batches(), validation()))
     ((images, *_),) = drawn["image_grid"]
     assert images[:, 0, 0, -1].tolist() == [3, 1, 2]
 
 
-def test_other_modules_and_runs_without_loggers_are_left_alone(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
+def test_no_figures_for_other_modules_or_without_loggers(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
     class Silent(Oracle):
         def validation_step(self, batch: Any, batch_idx: int) -> Any:
             return {"loss": torch.zeros(())}
@@ -134,13 +136,13 @@ def test_counts_match_an_independent_implementation() -> None:
     assert counts.matrix.tolist() == expected.tolist()
 
 
-def test_label_counts_count_zero_logits_as_not_given() -> None:
+def test_zero_logit_is_not_predicted() -> None:
     counts = MultiLabelCounts(2, torch.device("cpu"))
     counts.update(torch.tensor([[0.0, 1.0], [-1.0, 2.0]]), torch.tensor([[1.0, 1.0], [0.0, 0.0]]))
     assert counts.table.tolist() == [[0, 1], [0, 2], [1, 1]]
 
 
-def test_the_worst_images_are_those_of_all_batches_together() -> None:
+def test_worst_images_over_all_batches() -> None:
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (60, 3, 4, 4), dtype=torch.uint8, generator=generator)
     logits = 3 * torch.randn(60, 5, generator=generator)
@@ -148,7 +150,7 @@ def test_the_worst_images_are_those_of_all_batches_together() -> None:
     worst = WorstImages(6)
     for part in torch.arange(60).split(13):
         worst.update(images[part], logits[part], labels[part])
-    worst.update(torch.zeros(2, 3, 8, 8), logits[:2], labels[:2])  # another size: passed over
+    worst.update(torch.zeros(2, 3, 8, 8), logits[:2], labels[:2])  # another size: skipped
     order = F.cross_entropy(logits, labels, reduction="none").argsort(descending=True)[:6]
     assert worst.images is not None
     assert torch.equal(worst.images, images[order])
@@ -156,14 +158,14 @@ def test_the_worst_images_are_those_of_all_batches_together() -> None:
     assert torch.allclose(worst.scores, logits[order].softmax(1))
 
 
-def test_impossible_arguments_are_refused() -> None:
+def test_error_names_argument() -> None:
     with pytest.raises(ValueError, match="n_wrong=0"):
         ClassificationFigures(n_wrong=0)
     with pytest.raises(ValueError, match="every_n_seconds"):
         ClassificationFigures(every_n_seconds=-1)
 
 
-def test_classes_are_those_of_the_task_that_answers(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
+def test_class_names_of_the_task(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
     class Task(Oracle):
         def validation_step(self, batch: Any, batch_idx: int) -> Any:
             return {**super().validation_step(batch, batch_idx), "class_names": ["red", "green", "blue", "white"]}
@@ -174,7 +176,7 @@ def test_classes_are_those_of_the_task_that_answers(tmp_path: Path, drawn: dict[
     assert names == ["red", "green", "blue", "white"]
 
 
-def test_a_module_of_several_tasks_names_the_classes_that_it_shows() -> None:
+def test_multi_task_module_returns_class_names() -> None:
     task = {"type": "classification", "num_classes": 3, "key": "color"}
     model = MultiTaskModule({"color": task}, backbone="conv4")
     model.trained_classes = {"class_names": ["ball", "box", "cone"], "color_classes": ["red", "green", "blue"]}

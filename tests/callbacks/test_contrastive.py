@@ -1,4 +1,4 @@
-"""The views of ContrastiveAugmentation."""
+"""Views of ContrastiveAugmentation."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -18,18 +18,18 @@ def _seed() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 @pytest.mark.parametrize("n_views", [2, 3])
-def test_views_of_the_images_dtype(dtype: torch.dtype, n_views: int) -> None:
+def test_views_have_dtype_of_images(dtype: torch.dtype, n_views: int) -> None:
     images = (torch.rand(5, 3, 32, 40) * (255 if dtype == torch.uint8 else 1)).to(dtype)
     batch = start(ContrastiveAugmentation(size=24, n_views=n_views), {"image": images})
     assert batch["views"].shape == (n_views, 5, 3, 24, 24)
     assert batch["views"].dtype == dtype
     assert batch["image"] is images
     flat = batch["views"].flatten(0, 1)
-    assert flat.data_ptr() == batch["views"].data_ptr()  # one pass needs no copy
+    assert flat.data_ptr() == batch["views"].data_ptr()  # flattening needs no copy
     assert len({view.numpy().tobytes() for view in flat}) == 5 * n_views
 
 
-def test_view_v_of_sample_i_shows_sample_i() -> None:
+def test_views_belong_to_their_sample() -> None:
     images = torch.arange(6).view(6, 1, 1, 1).expand(6, 3, 32, 32).to(torch.uint8).contiguous()
     callback = ContrastiveAugmentation(operations=["random_resized_crop", "horizontal_flip"])
     views = callback.views(images)
@@ -45,13 +45,13 @@ def test_small_views_are_not_blurred() -> None:
     assert [operation.p for operation in with_blur if isinstance(operation, GaussianBlur)] == [0.3]
 
 
-def test_strength_reaches_the_colors() -> None:
+def test_strength_changes_colors() -> None:
     jitter = ContrastiveAugmentation(strength=0.5)._chains[True][0].operations[2]
     assert isinstance(jitter, ColorJitter)
     assert jitter.brightness == pytest.approx((0.6, 1.4))
 
 
-def test_views_may_differ() -> None:
+def test_options_per_view() -> None:
     callback = ContrastiveAugmentation(n_views=2, operations=[[{"name": "solarize", "p": 1.0}], []])
     images = torch.full((3, 1, 8, 8), 200, dtype=torch.uint8)
     views = callback.views(images)
@@ -71,12 +71,12 @@ def test_views_may_differ() -> None:
         ({"min_scale": 2.0}, "scale"),
     ],
 )
-def test_wrong_options(options: dict[str, Any], message: str) -> None:
+def test_error_names_option(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ContrastiveAugmentation(**options)
 
 
-def test_views_of_validation_are_the_same_every_time() -> None:
+def test_validation_views_are_fixed() -> None:
     torch.manual_seed(1)
     first = fit(ContrastiveAugmentation())
     torch.manual_seed(2)
@@ -87,17 +87,17 @@ def test_views_of_validation_are_the_same_every_time() -> None:
         assert all(torch.equal(a, b) for a, b in zip(*made, strict=True)) == (part == "val_batches")
 
 
-@pytest.mark.parametrize(("size", "given", "blurred"), [(48, None, False), (80, None, True), (80, 40, False)])
-def test_views_have_the_image_size_of_the_data(size: int, given: int | None, blurred: bool) -> None:
-    callback = ContrastiveAugmentation(size=given)
+@pytest.mark.parametrize(("size", "view_size", "blurred"), [(48, None, False), (80, None, True), (80, 40, False)])
+def test_views_have_image_size_of_data(size: int, view_size: int | None, blurred: bool) -> None:
+    callback = ContrastiveAugmentation(size=view_size)
     callback.setup(SimpleNamespace(datamodule=SimpleNamespace(image_size=(size, size))), None, "fit")  # type: ignore[arg-type]
-    side = given or size
+    side = view_size or size
     assert callback.views(torch.zeros(2, 3, 96, 96, dtype=torch.uint8)).shape == (2, 2, 3, side, side)
     chain = callback._chains[side < 64][0]
     assert any(isinstance(operation, GaussianBlur) for operation in chain.operations) == blurred
 
 
-def test_own_operations_crop_to_the_image_size_of_the_data() -> None:
+def test_custom_operations_crop_to_image_size_of_data() -> None:
     callback = ContrastiveAugmentation(operations=[["random_resized_crop"], ["random_crop", "horizontal_flip"]])
     callback.setup(SimpleNamespace(datamodule=SimpleNamespace(image_size=(24, 24))), None, "fit")  # type: ignore[arg-type]
     assert callback.views(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape == (2, 2, 3, 24, 24)

@@ -1,4 +1,4 @@
-"""CutMix in training: images, labels, chance and end."""
+"""CutMix in training: images, labels, probability and stop epoch."""
 
 from typing import Any, cast
 
@@ -38,7 +38,7 @@ def _seed() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16])
-def test_labels_are_the_areas_in_the_picture(dtype: torch.dtype) -> None:
+def test_labels_are_pasted_areas(dtype: torch.dtype) -> None:
     batch = start(CutMix(), numbered(10, dtype))
     assert batch["label"].dtype == torch.float32
     for i in range(10):
@@ -47,7 +47,7 @@ def test_labels_are_the_areas_in_the_picture(dtype: torch.dtype) -> None:
             assert batch["label"][i, other].item() == pytest.approx(share.item(), abs=1e-6)
 
 
-def test_the_chance_is_every_sample_s_own() -> None:
+def test_probability_applies_per_sample() -> None:
     torch.manual_seed(0)
     batch = start(CutMix(p=0.3), numbered(2000 % 256))
     mixed = (batch["image"] != numbered(2000 % 256)["image"]).flatten(1).any(1)
@@ -56,7 +56,7 @@ def test_the_chance_is_every_sample_s_own() -> None:
     assert hard[~mixed].all()
 
 
-def test_several_mixings_share_the_samples() -> None:
+def test_samples_are_mixed_at_most_once() -> None:
     torch.manual_seed(0)
     before = numbered(200)
     batch = start(CutMix(p=0.5), numbered(200))
@@ -70,7 +70,7 @@ def test_several_mixings_share_the_samples() -> None:
     torch.testing.assert_close(batch["label"].sum(1), torch.ones(200))
 
 
-def test_it_ends_at_an_epoch_or_a_fraction_and_labels_stay_soft() -> None:
+def test_stop_epoch_keeps_soft_labels() -> None:
     class Late(Trainer):
         current_epoch = 8
         global_step = 80
@@ -95,8 +95,8 @@ def test_multi_label_targets() -> None:
     batch["label"] = (torch.rand(8, 10) > 0.5).float()
     labels = batch["label"]
     start(CutMix(), batch)
-    own = (batch["image"] == numbered(8)["image"]).float().mean((1, 2, 3))[:, None]
-    torch.testing.assert_close(batch["label"], own * labels + (1 - own) * labels.roll(1, 0))
+    unchanged = (batch["image"] == numbered(8)["image"]).float().mean((1, 2, 3))[:, None]
+    torch.testing.assert_close(batch["label"], unchanged * labels + (1 - unchanged) * labels.roll(1, 0))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_multi_label_targets() -> None:
         (numbered(2), object(), "object has no num_classes"),
     ],
 )
-def test_what_cannot_be_mixed_is_refused(batch: Any, module: Any, message: str) -> None:
+def test_error_for_batches_that_cannot_be_mixed(batch: Any, module: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         start(CutMix(), batch, module)
 
@@ -117,12 +117,12 @@ def test_what_cannot_be_mixed_is_refused(batch: Any, module: Any, message: str) 
 @pytest.mark.parametrize(
     "options", [{"alpha": 0}, {"alpha": -1.0}, {"p": 1.5}, {"stop_epoch": 2.5}, {"stop_epoch": -1}]
 )
-def test_wrong_options(options: dict[str, Any]) -> None:
+def test_error_names_option(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         CutMix(**options)
 
 
-def test_in_a_run() -> None:
+def test_fit() -> None:
     module = fit(CutMix(stop_epoch=1), epochs=2)
     sums = [batch["label"].sum(1) for batch in module.train_batches]
     assert all(torch.allclose(total, torch.ones_like(total)) for total in sums)

@@ -12,7 +12,7 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def test_each_image_loses_a_square_of_its_own() -> None:
+def test_square_differs_per_image() -> None:
     images = torch.full((32, 3, 20, 24), 9, dtype=torch.uint8)
     mask = torch.zeros(32, 20, 24)
     batch = start(Cutout(size=6, value=1.0), {"image": images, "mask": mask})
@@ -25,6 +25,6 @@ def test_each_image_loses_a_square_of_its_own() -> None:
     assert len({sample.numpy().tobytes() for sample in erased}) > 20
 
 
-def test_wrong_size() -> None:
+def test_error_names_size() -> None:
     with pytest.raises(ValueError, match=r"size=1\.5"):
         Cutout(size=1.5)

@@ -1,4 +1,4 @@
-"""Pictures of both domains: what they are drawn of, and that a run leaves them."""
+"""Figure of both domains: its contents, and its file in the run's folder."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ FIT = [
 
 
 @pytest.mark.slow
-def test_a_run_shows_both_domains_before_and_after(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fit_draws_both_domains_before_and_after(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
     draw = domain_embedding.domain_figure
     monkeypatch.setattr(domain_embedding, "domain_figure", lambda *args: drawn.append(args) or draw(*args))
@@ -45,11 +45,11 @@ def test_a_run_shows_both_domains_before_and_after(in_tmp: Path, monkeypatch: py
     with torch.no_grad():
         embedding = cli.model.eval().embed(torch.cat(dataset))
     np.testing.assert_allclose(maps[1].places, map_embedding(embedding.numpy(), "pca"), atol=1e-4)
-    picture = Image.open(in_tmp / "lightning_logs" / "version_0" / "domain_embedding.png")
-    assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 100
+    figure = Image.open(in_tmp / "lightning_logs" / "version_0" / "domain_embedding.png")
+    assert len(figure.convert("RGB").getcolors(1 << 20) or []) > 100
 
 
-def test_maps_are_the_same_every_time() -> None:
+def test_map_is_deterministic() -> None:
     points = np.random.RandomState(0).randn(40, 5).astype(np.float32)
     for method in ("tsne", "pca"):
         first, again = map_embedding(points, method), map_embedding(points, method)
@@ -57,7 +57,7 @@ def test_maps_are_the_same_every_time() -> None:
         assert np.array_equal(first, again)
 
 
-def test_the_picture_of_the_start_is_kept_in_checkpoints() -> None:
+def test_initial_embedding_is_in_checkpoints() -> None:
     callback, other = DomainEmbedding(), DomainEmbedding()
     callback._before = {"places": torch.zeros(2, 2)}
     other.load_state_dict(callback.state_dict())

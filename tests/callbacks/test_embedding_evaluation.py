@@ -14,7 +14,7 @@ from lit_cv.metrics import alignment, effective_rank, knn_predictions, uniformit
 
 
 class Pixels(BaseModule):
-    """Learns to tell how bright an image is; what it has learnt is judged."""
+    """Learns the brightness of images; its embedding is evaluated."""
 
     evaluates_embedding = True
 
@@ -29,7 +29,7 @@ class Pixels(BaseModule):
 
 
 class Larger(BaseDataModule):
-    """Training images of 16 pixels for validation images of 8, as an augmentation that crops wants them."""
+    """Training images of 16 pixels and validation images of 8, as for a cropping augmentation."""
 
     def load(self, split: str) -> InMemoryDataset | None:
         if split not in ("train", "val"):
@@ -55,17 +55,19 @@ def embeddings(model: Pixels, dataset: Any) -> tuple[Tensor, Tensor]:
         return model.eval().embed(batch["image"]), batch["label"]
 
 
-def test_values_are_those_of_all_images() -> None:
+def test_metrics_match_direct_computation() -> None:
     data, model = DigitsDataModule(batch_size=37, labels_per_class=20), module()
     run = trainer(EmbeddingEvaluation())
     run.validate(model, data, verbose=False)
     queries, labels = embeddings(model, data.val_dataset)
     bank, bank_labels = embeddings(model, data.train_dataset)
     assert len(bank) == 200
-    found = knn_predictions(queries, bank, bank_labels, 10, k=(20, 200))
+    predictions = knn_predictions(queries, bank, bank_labels, 10, k=(20, 200))
     metrics = run.callback_metrics
-    assert metrics["val_knn_acc"].item() == pytest.approx((found[0] == labels).float().mean().item(), abs=0.008)
-    assert metrics["val_knn200_acc"].item() == pytest.approx((found[1] == labels).float().mean().item(), abs=0.008)
+    assert metrics["val_knn_acc"].item() == pytest.approx((predictions[0] == labels).float().mean().item(), abs=0.008)
+    assert metrics["val_knn200_acc"].item() == pytest.approx(
+        (predictions[1] == labels).float().mean().item(), abs=0.008
+    )
     assert metrics["val_uniformity"].item() == pytest.approx(uniformity(queries).item(), abs=1e-4)
     assert metrics["val_rankme"].item() == pytest.approx(effective_rank(queries).item(), rel=1e-3)
     assert metrics["val_alignment"].item() == pytest.approx(alignment(queries, 2 * queries + 1).item(), rel=1e-3)
@@ -74,14 +76,14 @@ def test_values_are_those_of_all_images() -> None:
 
 
 @pytest.mark.parametrize(("per_class", "named"), [(1, False), (19, False), (20, True)])
-def test_more_neighbours_than_there_are_have_no_metric(per_class: int, named: bool) -> None:
+def test_no_metric_with_too_few_neighbors(per_class: int, named: bool) -> None:
     run, data = trainer(EmbeddingEvaluation()), DigitsDataModule(labels_per_class=per_class)
     run.validate(module(), data, verbose=False)
     assert "val_knn_acc" in run.callback_metrics
     assert ("val_knn200_acc" in run.callback_metrics) is named
 
 
-def test_neighbours_at_most() -> None:
+def test_max_images_limits_neighbors() -> None:
     data = DigitsDataModule()
     data.setup()
     few = data.labeled_dataloader(30)
@@ -93,7 +95,7 @@ def test_neighbours_at_most() -> None:
         EmbeddingEvaluation(max_images=0)
 
 
-def test_neighbours_are_scaled_to_the_validation_images() -> None:
+def test_neighbors_are_resized_to_validation_size() -> None:
     model = module()
     seen: list[tuple[int, ...]] = []
     model.configure_model()
@@ -105,8 +107,8 @@ def test_neighbours_are_scaled_to_the_validation_images() -> None:
 
 
 @pytest.mark.parametrize("returned", [True, False])
-def test_training_is_not_disturbed(returned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not returned:  # the probe then embeds the images itself, which must not move BatchNorm's statistics
+def test_training_is_unchanged(returned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not returned:  # the probe then computes the embedding, which must not change BatchNorm statistics
         step = Pixels.step
         monkeypatch.setattr(Pixels, "step", lambda *args: {"loss": step(*args)["loss"]})
     states = []
@@ -119,7 +121,7 @@ def test_training_is_not_disturbed(returned: bool, monkeypatch: pytest.MonkeyPat
         assert torch.equal(value, states[1][name]), name
 
 
-def test_without_labels_there_are_the_other_measures() -> None:
+def test_unlabeled_data_log_other_measures() -> None:
     data = DigitsDataModule()
     data.setup()
     data.train_dataset.labels = torch.full_like(data.train_dataset.labels, -1)
@@ -131,7 +133,7 @@ def test_without_labels_there_are_the_other_measures() -> None:
     assert model.monitor == "val_loss"
 
 
-def test_validation_images_without_labels_have_no_neighbors_accuracy() -> None:
+def test_knn_accuracy_ignores_unlabeled_validation_images() -> None:
     data = DigitsDataModule()
     data.setup()
     assert data.val_dataset is not None
@@ -148,12 +150,12 @@ def test_validation_images_without_labels_have_no_neighbors_accuracy() -> None:
     run.validate(model, data, verbose=False)
     data.val_dataset.labels = labels
     queries, _ = embeddings(model, data.val_dataset)
-    found = knn_predictions(queries, *embeddings(model, data.train_dataset), 10, k=(20,))[0]
-    expected = (found == labels)[::3].float().mean().item()
+    predictions = knn_predictions(queries, *embeddings(model, data.train_dataset), 10, k=(20,))[0]
+    expected = (predictions == labels)[::3].float().mean().item()
     assert run.callback_metrics["val_knn_acc"].item() == pytest.approx(expected, abs=0.01)
 
 
-def test_any_module_on_request(in_tmp: Path) -> None:
+def test_custom_module(in_tmp: Path) -> None:
     options = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
     cli = main(
         ["knn", "--model", "SupervisedModule", "--model.backbone", "conv4", "--data", "DigitsDataModule", *options]
@@ -171,14 +173,14 @@ def test_mixed_precision() -> None:
 
 @pytest.mark.slow
 @pytest.mark.learns
-def test_the_probe_learns(seed: int) -> None:
+def test_probe_learns(seed: int) -> None:
     L.seed_everything(seed, verbose=False)
     run = trainer(OnlineProbe(lr=0.01), max_epochs=8)
     run.fit(module(seed, lr=1e-3), DigitsDataModule(batch_size=32))
     assert run.callback_metrics["val_probe_acc"] > 0.6
 
 
-def test_the_probe_takes_only_labels_that_are_known() -> None:
+def test_probe_ignores_unlabeled_images() -> None:
     data = DigitsDataModule(batch_size=64)
     data.setup()
     data.train_dataset.labels = torch.full_like(data.train_dataset.labels, -1)
@@ -189,7 +191,7 @@ def test_the_probe_takes_only_labels_that_are_known() -> None:
     assert torch.isfinite(state["0.running_mean"]).all()
 
 
-def test_the_probe_wants_classes() -> None:
+def test_error_for_probe_without_classes() -> None:
     data = DigitsDataModule()
     data.setup()
     data.num_classes = None
@@ -197,6 +199,6 @@ def test_the_probe_wants_classes() -> None:
         trainer(OnlineProbe(), max_epochs=1, num_sanity_val_steps=0).fit(module(), data)
 
 
-def test_wrong_options() -> None:
+def test_error_names_option() -> None:
     with pytest.raises(ValueError, match="lr=0"):
         OnlineProbe(lr=0)

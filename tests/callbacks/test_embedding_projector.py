@@ -9,7 +9,7 @@ from lit_cv.callbacks.embedding_projector import _sprites
 from lit_cv.cli import main
 
 
-def test_files_for_the_projector(in_tmp: Path) -> None:
+def test_projector_files(in_tmp: Path) -> None:
     options = ["--model", "SimCLRModule", "--model.backbone", "conv4", "--data", "DigitsDataModule"]
     options += ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.accelerator", "cpu"]
     options += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
@@ -28,7 +28,7 @@ def test_files_for_the_projector(in_tmp: Path) -> None:
     assert Image.open(tensors.parent / "sprite.png").size == (64, 64)  # 8 times 8 images of 8 pixels
 
 
-def test_sprites_fit_into_one_sheet() -> None:
+def test_sprites_fit_into_one_texture() -> None:
     assert _sprites(torch.zeros(4, 1, 224, 200, dtype=torch.uint8)).shape == (4, 3, 64, 64)
     assert _sprites(torch.zeros(20_000, 3, 2, 2)).shape[2] * 142 <= 8192
     with pytest.raises(ValueError, match="n=1"):

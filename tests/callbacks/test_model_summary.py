@@ -17,7 +17,7 @@ class WithExample(Tiny):
 
 
 @pytest.mark.parametrize(("module", "counted"), [(Tiny, False), (WithExample, True)])
-def test_operations_are_told_where_they_were_counted(
+def test_flops_are_shown_only_if_counted(
     module: type[Tiny], counted: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("lightning.pytorch"), "propagate", True)

@@ -1,4 +1,4 @@
-"""Whether less or more of a metric is better."""
+"""Direction of metrics: whether smaller or greater values are better."""
 
 from pathlib import Path
 
@@ -20,18 +20,18 @@ class Accurate(L.LightningModule):
     [("val_acc", "max"), ("val_loss", "min"), ("val_shape_loss", "min"), ("val_5w1s_acc", "max"), ("val_ece", "min"),
      ("train_loss_step", "min"), ("val_ap50_cat", "max"), ("val_iou_glossy_map", "max"), ("val_top5", "max")],
 )  # fmt: skip
-def test_mode_is_told_by_the_name(monitor: str, mode: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_mode_is_inferred_from_name(monitor: str, mode: str, caplog: pytest.LogCaptureFixture) -> None:
     assert mode_of(monitor, Accurate(), RunCheckpoint) == mode
     assert not caplog.records
 
 
-def test_a_name_that_tells_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_warning_for_inconclusive_name(caplog: pytest.LogCaptureFixture) -> None:
     assert mode_of("val_wobble", Accurate(), RunCheckpoint) == "max"
     assert "val_wobble: assuming that greater values are better. Set `mode` to min or max" in caplog.text
 
 
-def test_another_metric_has_a_mode_of_its_own(tmp_path: Path) -> None:
-    class Losing(Tiny):  # its own metric is better when greater
+def test_mode_of_another_metric(tmp_path: Path) -> None:
+    class Losing(Tiny):  # the module's own mode is max
         def validation_step(self, batch: object, batch_idx: int) -> None:
             super().validation_step(batch, batch_idx)
             self.log("val_error", self.trainer.current_epoch % 3)
@@ -48,6 +48,6 @@ def test_another_metric_has_a_mode_of_its_own(tmp_path: Path) -> None:
     assert (stop.mode, run.current_epoch) == ("min", 3)
 
 
-def test_early_stopping_without_patience_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_warning_for_early_stopping_without_patience(caplog: pytest.LogCaptureFixture) -> None:
     assert not MonitorEarlyStopping(monitor="val_acc").enabled
     assert "has no effect without `patience`" in caplog.text

@@ -20,7 +20,7 @@ NAN, INF = math.nan, math.inf
 
 
 class Net(L.LightningModule):
-    """Regression on images; at some batches the loss, its gradient or the input is broken."""
+    """Regression on images, with a broken loss, gradient or input in some batches."""
 
     def __init__(self, where: str = "loss", value: float = NAN, batches: tuple[int, ...] = (5,)) -> None:
         super().__init__()
@@ -84,9 +84,7 @@ def weights(path: Path) -> dict[str, Tensor]:
         ("input", NAN, "the loss is nan at step 5 .* Not finite in its batch: image of 7.png"),
     ],
 )
-def test_it_stops_with_the_step_the_images_and_the_last_checkpoint(
-    tmp_path: Path, where: str, value: float, message: str
-) -> None:
+def test_error_names_step_images_and_checkpoint(tmp_path: Path, where: str, value: float, message: str) -> None:
     with pytest.raises(NonFiniteError, match=message) as caught:
         fit(tmp_path, Net(where, value))
     last = tmp_path / "checkpoints" / "last.ckpt"
@@ -97,7 +95,7 @@ def test_it_stops_with_the_step_the_images_and_the_last_checkpoint(
 
 
 @pytest.mark.parametrize("where", ["loss", "constant", "gradient", "input"])
-def test_a_step_left_out_changes_nothing(tmp_path: Path, where: str, caplog: Any) -> None:
+def test_skipped_step_changes_nothing(tmp_path: Path, where: str, caplog: Any) -> None:
     module, guard = Net(where, NAN, (5, 7)), NonFiniteGuard("skip")
     before: list[dict[str, Tensor]] = []
 
@@ -118,7 +116,7 @@ def test_a_step_left_out_changes_nothing(tmp_path: Path, where: str, caplog: Any
     assert len({record.getMessage() for record in caplog.records if "Skipped step" in record.getMessage()}) == 2
 
 
-def test_all_batches_of_an_accumulated_step_are_left_out(tmp_path: Path) -> None:
+def test_all_accumulated_batches_are_skipped(tmp_path: Path) -> None:
     module, guard = Net("loss", NAN, (4,)), NonFiniteGuard("skip")
     run = fit(tmp_path, module, guard, accumulate_grad_batches=2)
     assert (run.global_step, guard.skipped) == (6, 1)
@@ -127,7 +125,7 @@ def test_all_batches_of_an_accumulated_step_are_left_out(tmp_path: Path) -> None
         fit(tmp_path, Net("loss", NAN, (5,)), accumulate_grad_batches=2)
 
 
-def test_too_many_in_a_row_stop_the_run_and_the_count_is_in_checkpoints(tmp_path: Path) -> None:
+def test_max_consecutive_ends_the_run_also_after_resume(tmp_path: Path) -> None:
     module, guard = Net("loss", NAN, (1, 3, 4, 5, 6)), NonFiniteGuard("skip", max_consecutive=3)
     with pytest.raises(NonFiniteError, match=r"more than 3 consecutive steps were skipped .* at step 6"):
         fit(tmp_path, module, guard)
@@ -138,14 +136,14 @@ def test_too_many_in_a_row_stop_the_run_and_the_count_is_in_checkpoints(tmp_path
     assert resumed.skipped == 5
 
 
-def test_a_moving_average_stays_finite(tmp_path: Path) -> None:
+def test_moving_average_stays_finite(tmp_path: Path) -> None:
     module = Net("input", NAN, (5,))
     fit(tmp_path, module, NonFiniteGuard("skip"), callbacks=[EMA(0.9)])
     assert all(value.isfinite().all() for value in module.state_dict().values())
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_the_scaler_of_half_precision_is_left_to_its_work(tmp_path: Path, fused: bool) -> None:
+def test_gradient_scaler_still_works(tmp_path: Path, fused: bool) -> None:
     def half() -> MixedPrecision:
         return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**16))
 
@@ -166,8 +164,8 @@ def test_the_scaler_of_half_precision_is_left_to_its_work(tmp_path: Path, fused:
     assert all(value.isfinite().all() for value in module.state_dict().values())
 
 
-def test_all_processes_leave_out_the_same_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process, here feigned, says that its loss of the sixth step is not finite."""
+def test_all_ranks_skip_the_same_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A simulated second rank reports that its loss of the sixth step is not finite."""
     asked: list[float] = []
 
     def all_reduce(flag: Tensor, op: Any) -> None:
@@ -183,9 +181,7 @@ def test_all_processes_leave_out_the_same_steps(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_on_a_device_values_are_looked_at_before_a_checkpoint_is_written(
-    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_deferred_check_before_checkpoint(tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     guard = NonFiniteGuard()
 
     def deferred(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -201,7 +197,7 @@ def test_on_a_device_values_are_looked_at_before_a_checkpoint_is_written(
     assert all(value.isfinite().all() for value in weights(last).values())
 
 
-def test_no_checkpoint_holds_weights_that_are_not_finite(tmp_path: Path) -> None:
+def test_no_checkpoint_of_non_finite_weights(tmp_path: Path) -> None:
     class Burst(L.Callback):
         def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
             if trainer.global_step == 6:
@@ -213,7 +209,7 @@ def test_no_checkpoint_holds_weights_that_are_not_finite(tmp_path: Path) -> None
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 5
 
 
-def test_nothing_is_looked_at_if_asked(tmp_path: Path) -> None:
+def test_ignore_checks_nothing(tmp_path: Path) -> None:
     module = Net("loss", NAN)
     fit(tmp_path, module, NonFiniteGuard("ignore"))
     assert module.layer.weight.isnan().any()
@@ -222,12 +218,12 @@ def test_nothing_is_looked_at_if_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"), [({"action": "stop"}, "action='stop'"), ({"max_consecutive": 0}, "max_consecutive=0")]
 )
-def test_bad_arguments(kwargs: dict[str, Any], message: str) -> None:
+def test_error_names_argument(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NonFiniteGuard(**kwargs)
 
 
-def test_the_command_line(in_tmp: Path) -> None:
+def test_cli(in_tmp: Path) -> None:
     args = [
         "fit", "--config", "supervised", "--model.lr", "1e38", "--model.optimizer", "sgd", "--model.warmup_epochs", "0",
         "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",

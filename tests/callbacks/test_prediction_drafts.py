@@ -17,20 +17,20 @@ from lit_cv.cli import main
 from tests.annotations.sets import content, example, save_image
 
 
-class Knows(L.LightningModule):
-    """Predicts what is annotated, with scores that tell boxes apart, and a box that is hardly believed."""
+class AnnotationEcho(L.LightningModule):
+    """Predicts the annotated boxes with different scores, and one box with a very low score."""
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         junk = torch.tensor([[0.0, 0, 5, 5]])
-        boxes = [torch.cat([known, junk]) for known in batch["boxes"]]
-        labels = [torch.cat([known, torch.tensor([0])]) for known in batch["box_labels"]]
-        scores = [torch.cat([torch.linspace(1, 0.5, len(known)), torch.tensor([0.05])]) for known in batch["boxes"]]
+        boxes = [torch.cat([boxes, junk]) for boxes in batch["boxes"]]
+        labels = [torch.cat([labels, torch.tensor([0])]) for labels in batch["box_labels"]]
+        scores = [torch.cat([torch.linspace(1, 0.5, len(boxes)), torch.tensor([0.05])]) for boxes in batch["boxes"]]
         return {"boxes": boxes, "box_labels": labels, "scores": scores, "index": batch["index"]}
 
 
-class Paints(L.LightningModule):
+class MaskPredictor(L.LightningModule):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        # padding is never asked for
+        # padding is never read
         confidence = (batch["mask"] != 1).float()
         return {"masks": batch["mask"].clamp(max=2), "index": batch["index"], "confidence": confidence}
 
@@ -60,20 +60,20 @@ def source(tmp_path: Path) -> AnnotatedImagesDataModule:
 
 
 @pytest.mark.parametrize("format", ["coco", "voc"])
-def test_drafts_read_straight_back(source: AnnotatedImagesDataModule, tmp_path: Path, format: Any) -> None:
-    predict(Knows(), source, tmp_path / "run", format=format)
+def test_drafts_can_be_read_back(source: AnnotatedImagesDataModule, tmp_path: Path, format: Any) -> None:
+    predict(AnnotationEcho(), source, tmp_path / "run", format=format)
     drafts = tmp_path / "run" / "predictions"
     original = read_annotations(tmp_path / "source", Problems(), folders={"train": tmp_path / "source/train"} | {
         "test": tmp_path / "source/train"
     })["train"]  # fmt: skip
-    found = read_annotations(drafts, Problems(), folders={"all": tmp_path / "source/train"})["all"]
-    assert found.categories == ["zebra", "cat", "dog"]
-    before, after = content({"x": original}, 1)["x"], content({"x": found}, 1)["x"]
+    drafted = read_annotations(drafts, Problems(), folders={"all": tmp_path / "source/train"})["all"]
+    assert drafted.categories == ["zebra", "cat", "dog"]
+    before, after = content({"x": original}, 1)["x"], content({"x": drafted}, 1)["x"]
     for a, b in zip(before, after, strict=True):
         assert a[:3] == b[:3]
         assert [name for name, _ in a[3]] == [name for name, _ in b[3]]
         assert np.allclose([box for _, box in a[3]] or [0], [box for _, box in b[3]] or [0], atol=0.06)
-    scores = {image.name: [item.score for item in image.objects] for image in found.images}
+    scores = {image.name: [item.score for item in image.objects] for image in drafted.images}
     assert scores["train_2.png"] == [1.0, 0.5]
     assert scores["deep/train.png"] == []
     data = AnnotatedImagesDataModule(str(drafts), images=str(tmp_path / "source/train"), image_size=64, val_fraction=0)
@@ -81,24 +81,24 @@ def test_drafts_read_straight_back(source: AnnotatedImagesDataModule, tmp_path: 
     assert data.box_classes == ["zebra", "cat", "dog"]
 
 
-def test_the_least_certain_come_first(source: AnnotatedImagesDataModule, tmp_path: Path) -> None:
+def test_order_by_uncertainty(source: AnnotatedImagesDataModule, tmp_path: Path) -> None:
     assert box_uncertainty(torch.tensor([0.5, 1.0, 0.75, 0.05])) == pytest.approx((1 + 0 + 0.5) / 3)
-    predict(Knows(), source, tmp_path / "run", threshold=0.7)
-    found = read_annotations(tmp_path / "run/predictions", Problems(), folders={"all": tmp_path / "source/train"})
-    images = found["all"].images
+    predict(AnnotationEcho(), source, tmp_path / "run", threshold=0.7)
+    drafts = read_annotations(tmp_path / "run/predictions", Problems(), folders={"all": tmp_path / "source/train"})
+    images = drafts["all"].images
     assert [image.name for image in images] == [f"train_{i}.png" for i in (2, 3, 4)] + ["deep/train.png", "train_1.png"]
-    assert [len(image.objects) for image in images] == [1, 2, 2, 0, 1]  # scores from 0.7 on
+    assert [len(image.objects) for image in images] == [1, 2, 2, 0, 1]  # with scores of at least 0.7
     with open(tmp_path / "run/predictions/order.csv") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["image", "uncertainty", "objects"]
     assert rows[1] == ["train_2.png", "0.5000", "1"]
     assert rows[-1] == ["train_1.png", "0.0000", "1"]
-    predict(Knows(), source, tmp_path / "run", order="dataset")  # the drafts before stay
-    found = read_annotations(tmp_path / "run/predictions_1", Problems(), folders={"all": tmp_path / "source/train"})
-    assert next(image.name for image in found["all"].images) == "deep/train.png"
+    predict(AnnotationEcho(), source, tmp_path / "run", order="dataset")  # the previous drafts remain
+    drafts = read_annotations(tmp_path / "run/predictions_1", Problems(), folders={"all": tmp_path / "source/train"})
+    assert next(image.name for image in drafts["all"].images) == "deep/train.png"
 
 
-def test_masks_have_the_size_of_their_files(tmp_path: Path) -> None:
+def test_masks_have_file_sizes(tmp_path: Path) -> None:
     for index, (height, width) in enumerate([(40, 60), (50, 20), (33, 33)] * 4):
         save_image(tmp_path / "images" / f"{index}.png", height, width)
         mask = np.zeros((height, width), int)
@@ -108,7 +108,7 @@ def test_masks_have_the_size_of_their_files(tmp_path: Path) -> None:
     data = AnnotatedImagesDataModule(
         str(tmp_path), image_size=96, batch_size=3, num_workers=0, val_fraction=0, test_fraction=0.4
     )
-    predict(Paints(), data, tmp_path / "run")
+    predict(MaskPredictor(), data, tmp_path / "run")
     drafts = tmp_path / "run" / "predictions"
     names = [data.test_dataset.sample_name(i) for i in range(len(data.test_dataset or []))]  # type: ignore[union-attr]
     assert len(names) == 5
@@ -123,7 +123,7 @@ def test_masks_have_the_size_of_their_files(tmp_path: Path) -> None:
     assert len(again["all"].images) == 5
 
 
-def test_the_table_by_uncertainty_through_the_command_line(in_tmp: Path) -> None:
+def test_cli_orders_table_by_uncertainty(in_tmp: Path) -> None:
     common = ["predict", "--model", "SupervisedModule", "--data", "DigitsDataModule", "--data.num_workers", "0"]
     options = {"order": "uncertainty", "threshold": "0.15", "folder": "drafts"}
     main([*common, *(text for name, value in options.items() for text in (f"--predictions.{name}", value))])
@@ -158,20 +158,20 @@ def test_several_tasks(source: AnnotatedImagesDataModule, tmp_path: Path) -> Non
             rows = list(csv.DictReader(file))
         assert len(rows) == 5
         assert {row["predicted"] for row in rows} == {predicted}
-    found = read_annotations(tmp_path / "run/predictions", Problems(), folders={"all": tmp_path / "source/train"})
-    assert sum(len(image.objects) for image in found["all"].images) == 10
+    drafts = read_annotations(tmp_path / "run/predictions", Problems(), folders={"all": tmp_path / "source/train"})
+    assert sum(len(image.objects) for image in drafts["all"].images) == 10
 
 
-def test_processes_hand_over_their_parts(source: AnnotatedImagesDataModule, tmp_path: Path) -> None:
+def test_ranks_are_merged(source: AnnotatedImagesDataModule, tmp_path: Path) -> None:
     source.setup()
     batch = next(iter(source.train_dataloader()))
     boxes = BoxDrafts()
-    boxes.add(Knows().predict_step(batch, 0), batch, batch["index"])
+    boxes.add(AnnotationEcho().predict_step(batch, 0), batch, batch["index"])
     torch.save({"boxes": boxes.parts, "masks": [(3, 0.5)]}, tmp_path / "part.pt")
     again = torch.load(tmp_path / "part.pt", weights_only=True)
     assert again["masks"] == [(3, 0.5)]
     assert [part[:3] for part in again["boxes"]] == [part[:3] for part in boxes.parts]
     images = {index: f"{index}.png" for index in range(5)}
-    # an image that two processes have seen is written once
+    # an image seen by two ranks is written once
     count, _ = boxes.write(again["boxes"] * 2, images, tmp_path, ["a"], tmp_path / "out", "voc", 0.3, True)
     assert count == 2

@@ -1,4 +1,4 @@
-"""Pictures of predicted boxes and masks."""
+"""Figures of predicted boxes and masks."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 @pytest.mark.parametrize("cls", [DetectionModule, SegmentationModule])
-def test_truth_above_prediction(tmp_path: Path, calls: list[Any], cls: type[L.LightningModule]) -> None:
+def test_ground_truth_above_prediction(tmp_path: Path, calls: list[Any], cls: type[L.LightningModule]) -> None:
     data = Rectangles(8)
     model = cls(backbone="resnet9_small", channels=32)
     run_trainer(tmp_path / "run", [PredictionFigures(n=3, min_score=0.0)], max_epochs=1).fit(model, datamodule=data)
@@ -55,7 +55,7 @@ def test_truth_above_prediction(tmp_path: Path, calls: list[Any], cls: type[L.Li
     assert "predictions" in board(tmp_path / "run").Tags()["images"]
 
 
-def test_nothing_for_other_modules(tmp_path: Path, calls: list[Any]) -> None:
+def test_no_figure_for_other_modules(tmp_path: Path, calls: list[Any]) -> None:
     data = Rectangles(8)
     for i, item in enumerate(data.items):
         item["label"] = i % 2
@@ -65,20 +65,20 @@ def test_nothing_for_other_modules(tmp_path: Path, calls: list[Any]) -> None:
     assert not (tmp_path / "run" / "predictions.png").exists()
 
 
-def test_bad_arguments() -> None:
+def test_error_names_argument() -> None:
     with pytest.raises(ValueError, match="n=0"):
         PredictionFigures(n=0)
     with pytest.raises(ValueError, match="every_n_seconds=-1"):
         PredictionFigures(every_n_seconds=-1)
 
 
-def test_the_surest_box_is_drawn_last_over_the_others() -> None:
-    found = {
+def test_best_box_is_drawn_last() -> None:
+    outputs = {
         "boxes": [torch.arange(12.0).view(3, 4)],
         "box_labels": [torch.tensor([5, 6, 7])],
         "scores": [torch.tensor([0.9, 0.1, 0.4])],
     }
-    boxes, labels, scores = _confident(found, 0.3)
+    boxes, labels, scores = _confident(outputs, 0.3)
     assert boxes is not None
     assert labels is not None
     assert scores is not None

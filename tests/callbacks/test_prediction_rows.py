@@ -94,7 +94,7 @@ def read(path: Path) -> list[list[str]]:
 
 
 def full_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the disk be full in the middle of a row, after some batches."""
+    """Simulate a disk that is full in the middle of a row, after `count` batches."""
     write = os.write
     calls: list[bytes] = []
 
@@ -112,7 +112,7 @@ def full_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("order", [None, "uncertainty"])
-def test_a_full_disk_keeps_whole_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: Any) -> None:
+def test_full_disk_keeps_complete_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: Any) -> None:
     full_after(3, monkeypatch)
     with pytest.raises(OSError, match=r"the rows of 6 of 10 images in .*predictions\.unfinished\.csv") as caught:
         predict(tmp_path, order=order)
@@ -126,7 +126,7 @@ def test_a_full_disk_keeps_whole_rows(tmp_path: Path, monkeypatch: pytest.Monkey
     ]
 
 
-def test_a_full_disk_at_the_end_keeps_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_at_the_end_keeps_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> Any:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -136,7 +136,7 @@ def test_a_full_disk_at_the_end_keeps_all_rows(tmp_path: Path, monkeypatch: pyte
     assert len(read(tmp_path / "predictions.unfinished.csv")) == 11
 
 
-def test_a_full_disk_keeps_the_masks_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_keeps_previous_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
     save = Image.Image.save
@@ -156,7 +156,7 @@ def test_a_full_disk_keeps_the_masks_before(tmp_path: Path, monkeypatch: pytest.
     assert load_mask(tmp_path / "predictions/masks/2.png").tolist() == [[1] * 8] * 8
 
 
-def test_a_full_disk_leaves_no_part_of_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_leaves_no_partial_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lit_cv.annotations import voc
 
     write = atomic_files.write_text
@@ -176,7 +176,7 @@ def test_a_full_disk_leaves_no_part_of_boxes(tmp_path: Path, monkeypatch: pytest
     assert names(tmp_path) == []
 
 
-def test_a_full_disk_of_its_own(tmp_path: Path) -> None:
+def test_real_full_disk(tmp_path: Path) -> None:
     mount = [shutil.which("mount") or "mount", "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("no disk can be mounted here")
@@ -190,7 +190,7 @@ def test_a_full_disk_of_its_own(tmp_path: Path) -> None:
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
-def test_a_run_that_fails_says_what_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_run_logs_saved_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(RuntimeError, match="broken"):
         predict(tmp_path, fails_at=2)
     assert "incomplete. Saved: the rows of 4 of 10 images in" in caplog.text
@@ -211,7 +211,7 @@ def test_a_run_that_fails_says_what_is_kept(tmp_path: Path, caplog: pytest.LogCa
     assert data.train_dataset.labels.tolist() == [1, 0, 1, 0]
 
 
-def test_planted_links_are_not_written_through(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_links_are_not_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "lit_cv")
     (tmp_path / "victim").write_text("mine")
     (tmp_path / "elsewhere").mkdir()
@@ -230,7 +230,7 @@ def test_planted_links_are_not_written_through(tmp_path: Path, caplog: pytest.Lo
     assert (run / "predictions_1/masks/0.png").is_file()
 
 
-def test_rows_take_no_memory(tmp_path: Path) -> None:
+def test_rows_use_no_memory(tmp_path: Path) -> None:
     file = RowFile(tmp_path / "t.csv", ["image", "value"])
     tracemalloc.start()
     for start in range(0, 50_000, 100):
@@ -242,7 +242,7 @@ def test_rows_take_no_memory(tmp_path: Path) -> None:
     assert file.images == 50_000
 
 
-def test_rows_in_another_order_are_put_in_that_of_the_dataset(tmp_path: Path) -> None:
+def test_rows_are_sorted_in_dataset_order(tmp_path: Path) -> None:
     file = RowFile(tmp_path / "t.csv", ["image"])
     file.add([3, 1], [["c\n"], ["a"]])
     file.add([3, 2], [["c\n"], ['"b",']])
@@ -251,7 +251,7 @@ def test_rows_in_another_order_are_put_in_that_of_the_dataset(tmp_path: Path) ->
     assert names(tmp_path) == ["t.csv"]
 
 
-def test_two_processes_write_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_ranks_write_the_same_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "program.py").write_text(TWO)
     (tmp_path / "victim").write_text("mine")
     (tmp_path / "2").mkdir()

@@ -3,9 +3,9 @@ import torch
 from lit_cv.callbacks.prediction_table import ClassTable
 
 
-def test_an_image_has_any_number_of_labels() -> None:
+def test_image_may_have_many_labels() -> None:
     names = [f"c{number}" for number in range(30)]
-    probabilities = torch.linspace(0.9, 0.05, 30)[None]  # 15 of them are 0.5 and more
+    probabilities = torch.linspace(0.9, 0.05, 30)[None]  # 15 of them are at least 0.5
     table = ClassTable(30, names, several=True)
     rows, certainties = table.rows(probabilities, ["a.jpg"])
     assert rows[0][1].split("|") == names[: int((probabilities >= 0.5).sum())]

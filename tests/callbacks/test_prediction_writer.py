@@ -35,7 +35,7 @@ class Loader:
 
 
 class Echo(L.LightningModule):
-    """Predicts what the batch says."""
+    """Predicts what the batch contains."""
 
     def __init__(self, multi_label: bool = False, class_names: list[str] | None = None) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ FIRST = {"probabilities": torch.tensor([[0.75, 0.25], [0.125, 0.875]]), "index":
 SECOND = {"probabilities": torch.tensor([[0.5, 0.5]]).sub(torch.tensor([0.0, 0.25])), "index": torch.tensor([1])}
 
 
-def test_rows_come_in_the_order_of_the_dataset(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_are_in_dataset_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     rows = predict(tmp_path / "new", Echo(class_names=["cat", "ärger"]), [FIRST, SECOND], named=True)
     assert rows[0] == ["image", "predicted", "probability", "p_cat", "p_ärger"]
@@ -71,14 +71,14 @@ def test_rows_come_in_the_order_of_the_dataset(tmp_path: Path, caplog: pytest.Lo
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["predictions.csv"]
 
 
-def test_without_index_and_names_positions_stand_in(tmp_path: Path) -> None:
+def test_positions_replace_missing_index_and_names(tmp_path: Path) -> None:
     batches = [{"probabilities": b["probabilities"]} for b in (FIRST, SECOND)]
     rows = predict(tmp_path, Echo(), batches)
     assert rows[0][0] == "index"
     assert [row[:2] for row in rows[1:]] == [["0", "0"], ["1", "1"], ["2", "0"]]
 
 
-def test_many_classes_leave_the_top_five(tmp_path: Path) -> None:
+def test_many_classes_write_top_five(tmp_path: Path) -> None:
     probabilities = torch.zeros(1, 30)
     probabilities[0, [7, 3, 29, 0, 11]] = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05])
     rows = predict(tmp_path, Echo(), [{"probabilities": probabilities}])
@@ -88,7 +88,7 @@ def test_many_classes_leave_the_top_five(tmp_path: Path) -> None:
     assert len(rows[0]) == len(rows[1]) == 11
 
 
-def test_several_labels_are_joined(tmp_path: Path) -> None:
+def test_multi_label_joins_labels(tmp_path: Path) -> None:
     probabilities = torch.tensor([[0.9, 0.1, 0.6], [0.1, 0.2, 0.3]])
     model = Echo(multi_label=True, class_names=["a", "b", "c"])
     rows = predict(tmp_path, model, [{"probabilities": probabilities}])
@@ -96,7 +96,7 @@ def test_several_labels_are_joined(tmp_path: Path) -> None:
     assert rows[2][1:3] == ["", "0.300000"]
 
 
-def test_processes_are_merged_and_padding_is_written_once(tmp_path: Path) -> None:
+def test_ranks_are_merged_without_padding(tmp_path: Path) -> None:
     table = ClassTable(2)
     first, second = (RowFile(tmp_path / "predictions.csv", table.columns("index"), rank) for rank in (0, 1))
     for file, positions, probabilities in (
@@ -112,15 +112,15 @@ def test_processes_are_merged_and_padding_is_written_once(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]
 
 
-def test_a_predict_step_without_probabilities_is_refused(tmp_path: Path) -> None:
+def test_error_for_predict_step_without_probabilities(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"Echo.predict_step .* `probabilities` .* a dict with \['image'\]"):
         predict(tmp_path, Echo(), [{"image": torch.zeros(1)}])
 
 
-def test_embeddings_are_an_array_in_the_order_of_the_dataset(tmp_path: Path) -> None:
+def test_embeddings_are_in_dataset_order(tmp_path: Path) -> None:
     batches = [
         {"embedding": torch.tensor([[2.0, 2.5], [0.0, 0.5]]), "index": torch.tensor([2, 0])},
-        {"embedding": torch.tensor([[1.0, 1.5], [2.0, 2.5]]), "index": torch.tensor([1, 2])},  # the last pads
+        {"embedding": torch.tensor([[1.0, 1.5], [2.0, 2.5]]), "index": torch.tensor([1, 2])},  # the last one is padding
     ]
     trainer = L.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[PredictionWriter(str(tmp_path))]
@@ -128,13 +128,13 @@ def test_embeddings_are_an_array_in_the_order_of_the_dataset(tmp_path: Path) -> 
     loader = Loader(batches, named=True)
     loader.dataset.labels = torch.tensor([7, -1, 9])  # type: ignore[attr-defined]
     trainer.predict(Echo(), loader)
-    with np.load(tmp_path / "embeddings.npz") as found:
-        np.testing.assert_array_equal(found["embedding"], np.array([[0, 0.5], [1, 1.5], [2, 2.5]], dtype=np.float32))
-        assert found["image"].tolist() == [f"folder, with comma/{i}.jpg" for i in range(3)]
-        assert found["label"].tolist() == [7, -1, 9]
+    with np.load(tmp_path / "embeddings.npz") as arrays:
+        np.testing.assert_array_equal(arrays["embedding"], np.array([[0, 0.5], [1, 1.5], [2, 2.5]], dtype=np.float32))
+        assert arrays["image"].tolist() == [f"folder, with comma/{i}.jpg" for i in range(3)]
+        assert arrays["label"].tolist() == [7, -1, 9]
 
 
-def test_quantities_are_a_table_in_the_order_of_the_dataset(tmp_path: Path) -> None:
+def test_values_are_in_dataset_order(tmp_path: Path) -> None:
     batches = [
         {"values": torch.tensor([[2.5], [0.5]]), "index": torch.tensor([2, 0])},
         {"values": torch.tensor([[-1.25], [2.5]]), "index": torch.tensor([1, 2])},
@@ -142,7 +142,7 @@ def test_quantities_are_a_table_in_the_order_of_the_dataset(tmp_path: Path) -> N
     assert predict(tmp_path, Echo(), batches) == [["index", "value"], ["0", "0.5"], ["1", "-1.25"], ["2", "2.5"]]
 
 
-def test_several_quantities_of_a_task_are_numbered(tmp_path: Path) -> None:
+def test_several_values_are_numbered(tmp_path: Path) -> None:
     batch = {"size_values": torch.tensor([[1.0, 2.0]]), "kind_probabilities": torch.tensor([[0.25, 0.75]])}
     trainer = L.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[PredictionWriter(str(tmp_path))]
@@ -152,15 +152,15 @@ def test_several_quantities_of_a_task_are_numbered(tmp_path: Path) -> None:
     assert (tmp_path / "predictions_kind.csv").read_text().splitlines()[0] == "image,predicted,probability,p_0,p_1"
 
 
-@pytest.mark.parametrize(("format", "said"), [("coco", False), ("voc", True)])
-def test_a_format_of_boxes_where_there_are_none(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, format: Any, said: bool
+@pytest.mark.parametrize(("format", "warned"), [("coco", False), ("voc", True)])
+def test_warning_for_box_format_without_boxes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, format: Any, warned: bool
 ) -> None:
     predict(tmp_path, Echo(), [FIRST], format=format)
-    assert ("`format='voc'` has no effect" in caplog.text) == said
+    assert ("`format='voc'` has no effect" in caplog.text) == warned
 
 
-def test_what_was_written_before_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_existing_files_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     batch = {**FIRST, "embedding": torch.zeros(2, 3)}
     predict(tmp_path, Echo(), [batch])
@@ -176,13 +176,13 @@ def test_what_was_written_before_stays(tmp_path: Path, caplog: pytest.LogCapture
     assert (tmp_path / "predictions_2.csv").is_file()
 
 
-def test_each_task_has_classes_of_its_own(tmp_path: Path) -> None:
+def test_classes_of_each_task(tmp_path: Path) -> None:
     model = Echo(class_names=["ball", "box", "cone"])
     model.tasks = {  # type: ignore[assignment]
         "shape": ClassificationTask("shape", num_classes=3),
         "color": ClassificationTask("color", num_classes=3, key="color"),
         "marks": MultiLabelTask("marks", num_classes=3, key="marks"),
-        "spots": MultiLabelTask("spots", num_classes=3, key="spots"),  # whose classes have no names
+        "spots": MultiLabelTask("spots", num_classes=3, key="spots"),  # without class names
     }
     model.trained_classes = {  # type: ignore[assignment]
         "class_names": ["ball", "box", "cone"], "color_classes": ["red", "green", "blue"], "marks_classes": list("xyz"),
@@ -191,8 +191,8 @@ def test_each_task_has_classes_of_its_own(tmp_path: Path) -> None:
     writer = PredictionWriter(str(tmp_path))
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[writer])
     trainer.predict(model, Loader([{f"{task}_probabilities": probabilities for task in model.tasks}], named=False))
-    found = {}
+    predicted = {}
     for task in model.tasks:
         with open(tmp_path / f"predictions_{task}.csv", newline="") as file:
-            found[task] = next(csv.DictReader(file))["predicted"]
-    assert found == {"shape": "box", "color": "green", "marks": "y|x", "spots": "1|0"}
+            predicted[task] = next(csv.DictReader(file))["predicted"]
+    assert predicted == {"shape": "box", "color": "green", "marks": "y|x", "spots": "1|0"}

@@ -26,28 +26,26 @@ def fit(tmp_path: Path, scores: list[float], bar: RunProgressBar | None = None, 
     return bar
 
 
-def test_without_a_terminal_each_epoch_leaves_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_line_per_epoch_without_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bar = fit(tmp_path, [float("nan"), 0.5, 0.5, 0.125, 0.25])
     out = capsys.readouterr().out
-    found = lines(out)
-    assert [line[0] for line in found] == ["1", "2", "3", "4", "5"]
-    assert [line[3] for line in found] == ["nan", "0.5000", "0.5000", "0.1250", "0.2500"]
-    assert [line[4] for line in found] == ["", "  best", "  best, again", "", ""]
-    assert found[0][2] == "0.1708"  # the mean of 0.5^2, 0.4^2 and 0.32^2, the losses of the three steps
+    printed = lines(out)
+    assert [line[0] for line in printed] == ["1", "2", "3", "4", "5"]
+    assert [line[3] for line in printed] == ["nan", "0.5000", "0.5000", "0.1250", "0.2500"]
+    assert [line[4] for line in printed] == ["", "  best", "  best, again", "", ""]
+    assert printed[0][2] == "0.1708"  # mean of the losses 0.5^2, 0.4^2 and 0.32^2
     assert bar.progress is None
     assert "v_num" not in out
     assert "━" not in out
 
 
-def test_a_smaller_value_is_better_where_the_module_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mode_min(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Oracle, "mode", "min")
     fit(tmp_path, [0.5, 0.75, 0.25])
     assert [bool(line[4]) for line in lines(capsys.readouterr().out)] == [True, False, True]
 
 
-def test_the_best_value_is_remembered_over_a_restart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_best_value_survives_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = fit(tmp_path, [0.5])
     second = RunProgressBar()
     second.load_state_dict(first.state_dict())
@@ -55,7 +53,7 @@ def test_the_best_value_is_remembered_over_a_restart(tmp_path: Path, capsys: pyt
     assert [bool(line[4]) for line in lines(capsys.readouterr().out)] == [True, False]
 
 
-def test_a_checkpoint_holds_the_best_value_of_its_own_epoch(tmp_path: Path) -> None:
+def test_checkpoint_has_best_value_of_its_epoch(tmp_path: Path) -> None:
     held: list[float | None] = []
 
     class Saver(Callback):
@@ -68,13 +66,13 @@ def test_a_checkpoint_holds_the_best_value_of_its_own_epoch(tmp_path: Path) -> N
     assert held == [0.25, 0.5]
 
 
-def test_epochs_without_validation_leave_the_metric_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_metric_for_epochs_without_validation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit(tmp_path, [0.5, 0.5, 0.5], check_val_every_n_epoch=2)
     out = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
     assert ["val_acc" in line for line in out] == [False, True, False]
 
 
-def test_a_disabled_bar_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_disabled_bar_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bar = RunProgressBar()
     bar.disable()
     fit(tmp_path, [0.5], bar)
@@ -83,7 +81,7 @@ def test_a_disabled_bar_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFix
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A terminal of 100 columns, and what was written to it."""
+    """A terminal of 100 columns; returns what was written to it."""
     written: list[str] = []
 
     class Screen:
@@ -103,14 +101,12 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(rich, "_console", console)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(rich.console.Console, "is_dumb_terminal", property(lambda self: False))
-    # Lightning makes the console anew with the usual output.
+    # Lightning recreates the console with the default output.
     monkeypatch.setattr("lightning.pytorch.callbacks.progress.rich_progress.reconfigure", lambda **kwargs: None)
     return written
 
 
-def test_a_terminal_shows_a_bar_with_loss_and_metric_that_goes_and_lines_that_stay(
-    tmp_path: Path, terminal: list[str]
-) -> None:
+def test_terminal_shows_transient_bar_and_permanent_lines(tmp_path: Path, terminal: list[str]) -> None:
     bar = fit(tmp_path, [0.25, 0.5])
     assert bar.progress is not None
     assert bar.progress.live.transient
@@ -122,7 +118,7 @@ def test_a_terminal_shows_a_bar_with_loss_and_metric_that_goes_and_lines_that_st
     assert len(stayed) == 2
 
 
-def test_the_bar_is_drawn_by_the_clock_and_not_by_the_step(tmp_path: Path, terminal: list[str]) -> None:
+def test_bar_is_refreshed_by_time(tmp_path: Path, terminal: list[str]) -> None:
     bar = RunProgressBar(refreshes_per_second=1)
     moves: list[int] = []
     update = bar._update
@@ -136,7 +132,7 @@ def test_the_bar_is_drawn_by_the_clock_and_not_by_the_step(tmp_path: Path, termi
 
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
-def test_other_verbs_work_with_the_bar(tmp_path: Path, terminal: list[str], verb: str) -> None:
+def test_bar_in_other_verbs(tmp_path: Path, terminal: list[str], verb: str) -> None:
     class All(Oracle):
         def test_step(self, batch: Any, batch_idx: int) -> Any:
             return self.validation_step(batch, batch_idx)["loss"]
@@ -151,6 +147,6 @@ def test_other_verbs_work_with_the_bar(tmp_path: Path, terminal: list[str], verb
     assert not any("epoch" in text for text in terminal)
 
 
-def test_impossible_arguments_are_refused() -> None:
+def test_error_names_argument() -> None:
     with pytest.raises(ValueError, match="refreshes_per_second=0"):
         RunProgressBar(refreshes_per_second=0)

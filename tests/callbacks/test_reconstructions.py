@@ -12,8 +12,8 @@ from tests.callbacks.classifier import Batches, Data, Oracle, board, run_trainer
 pytestmark = pytest.mark.draws
 
 
-class Rebuilder(Oracle):
-    """Hides the left half of each image and rebuilds it in black, the rest a little darker."""
+class Reconstructor(Oracle):
+    """Hides the left half of each image and reconstructs it in black, and the right half a little darker."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Rebuilder(Oracle):
         return torch.where(hidden, 0.0, images / 255 * 0.9), hidden
 
 
-class Broken(Rebuilder):
+class Broken(Reconstructor):
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
         raise RuntimeError("on purpose")
 
@@ -51,8 +51,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return calls
 
 
-def test_four_rows_of_the_last_validation(tmp_path: Path, drawn: list[Any]) -> None:
-    model = Rebuilder()
+def test_four_rows_of_last_validation(tmp_path: Path, drawn: list[Any]) -> None:
+    model = Reconstructor()
     run_trainer(tmp_path / "run", [Reconstructions(n=3)], max_epochs=2).fit(
         model, datamodule=Data(train_batches(), validation())
     )
@@ -75,28 +75,28 @@ def test_four_rows_of_the_last_validation(tmp_path: Path, drawn: list[Any]) -> N
     assert [event.step for event in board(tmp_path / "run").Images("reconstructions")] == [6]
 
 
-def test_on_the_way_where_time_allows(tmp_path: Path, drawn: list[Any]) -> None:
+def test_drawn_during_training(tmp_path: Path, drawn: list[Any]) -> None:
     figures = Reconstructions(every_n_seconds=0)
     run_trainer(tmp_path / "run", [figures], max_epochs=3).fit(
-        Rebuilder(), datamodule=Data(train_batches(), validation())
+        Reconstructor(), datamodule=Data(train_batches(), validation())
     )
     assert len(drawn) == 3
 
 
-def test_modules_that_rebuild_nothing_are_left_alone(tmp_path: Path, drawn: list[Any]) -> None:
+def test_no_figure_for_other_modules(tmp_path: Path, drawn: list[Any]) -> None:
     run_trainer(tmp_path / "run", [Reconstructions()]).fit(Oracle(), datamodule=Data(train_batches(), validation()))
     assert not drawn
     assert not (tmp_path / "run" / "reconstructions.png").exists()
 
 
-def test_a_failure_does_not_end_the_run(tmp_path: Path, drawn: list[Any]) -> None:
+def test_error_does_not_end_the_run(tmp_path: Path, drawn: list[Any]) -> None:
     trainer = run_trainer(tmp_path / "run", [Reconstructions()])
     trainer.fit(Broken(), datamodule=Data(train_batches(), validation()))
     assert trainer.current_epoch == 2
     assert not drawn
 
 
-def test_impossible_arguments_are_refused() -> None:
+def test_error_names_argument() -> None:
     with pytest.raises(ValueError, match="n=0"):
         Reconstructions(n=0)
     with pytest.raises(ValueError, match="every_n_seconds=-1"):

@@ -33,12 +33,12 @@ def test_best_and_last(tmp_path: Path, mode: str, scores: list[float], best: int
     assert checkpoint.best_model_score == pytest.approx(scores[best])
 
 
-def test_without_validation_the_newest_is_the_best(tmp_path: Path) -> None:
+def test_newest_is_best_without_validation(tmp_path: Path) -> None:
     trainer(tmp_path, max_epochs=3, callbacks=[RunCheckpoint()]).fit(Tiny(), loader())
     assert epoch_of(tmp_path / "checkpoints" / "best.ckpt") == 2
 
 
-def test_validation_every_other_epoch_and_within_epochs(tmp_path: Path) -> None:
+def test_validation_at_other_times_than_epoch_ends(tmp_path: Path) -> None:
     run = trainer(tmp_path / "a", max_epochs=4, callbacks=[RunCheckpoint()], check_val_every_n_epoch=2)
     run.fit(Tiny([0.0, 0.5, 0.0, 0.4]), loader(), loader())
     assert epoch_of(tmp_path / "a" / "checkpoints" / "best.ckpt") == 1
@@ -47,13 +47,13 @@ def test_validation_every_other_epoch_and_within_epochs(tmp_path: Path) -> None:
     assert torch.load(tmp_path / "b" / "checkpoints" / "best.ckpt", weights_only=True)["global_step"] == 4
 
 
-def test_a_misspelt_metric_is_named_with_the_nearest(tmp_path: Path) -> None:
+def test_error_suggests_nearest_metric(tmp_path: Path) -> None:
     run = trainer(tmp_path, max_epochs=1, callbacks=[RunCheckpoint(monitor="val_scor")])
     with pytest.raises(ValueError, match="no metric 'val_scor' was logged: did you mean 'val_score'"):
         run.fit(Tiny([0.1]), loader(), loader())
 
 
-def test_a_resumed_run_remembers_the_best(tmp_path: Path) -> None:
+def test_resume_keeps_best(tmp_path: Path) -> None:
     trainer(tmp_path, max_epochs=2, callbacks=[RunCheckpoint()]).fit(Tiny([0.9, 0.1]), loader(), loader())
     checkpoint = RunCheckpoint()
     last = tmp_path / "checkpoints" / "last.ckpt"
@@ -72,7 +72,7 @@ class Interrupt(L.Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_ctrl_c_finishes_the_step_and_saves_it(tmp_path: Path) -> None:
+def test_ctrl_c_saves_current_step(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
     run = trainer(tmp_path, max_epochs=9, callbacks=[Interrupt(5), RunCheckpoint()])
     with pytest.raises(SystemExit):
@@ -82,7 +82,7 @@ def test_ctrl_c_finishes_the_step_and_saves_it(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_early_stopping_follows_the_module_and_keeps_its_own_patience(tmp_path: Path) -> None:
+def test_early_stopping_uses_module_metric_and_own_patience(tmp_path: Path) -> None:
     scores = [0.1, 0.5, 0.4, 0.5005, 0.3, 0.2]
     run = trainer(tmp_path, max_epochs=6, callbacks=[MonitorEarlyStopping(patience=2, min_delta=0.01)])
     run.fit(Tiny(scores), loader(), loader())
@@ -92,7 +92,7 @@ def test_early_stopping_follows_the_module_and_keeps_its_own_patience(tmp_path: 
     assert restored.patience == 7
 
 
-def test_a_metric_that_the_module_names_when_it_sees_the_data(tmp_path: Path) -> None:
+def test_metric_set_by_the_data(tmp_path: Path) -> None:
     class Late(Tiny):
         monitor, mode = "val_other", "min"
 
@@ -107,14 +107,14 @@ def test_a_metric_that_the_module_names_when_it_sees_the_data(tmp_path: Path) ->
     assert epoch_of(tmp_path / "checkpoints" / "best.ckpt") == 1
 
 
-def test_early_stopping_of_a_loss_that_falls(tmp_path: Path) -> None:
+def test_early_stopping_with_falling_loss(tmp_path: Path) -> None:
     stop = MonitorEarlyStopping(patience=1, mode="min")
     run = trainer(tmp_path, max_epochs=6, callbacks=[stop])
     run.fit(Tiny([3.0, 2.0, 1.0, 1.5]), loader(), loader())
     assert run.current_epoch == 4
 
 
-def test_ema_is_the_formula_validates_and_stays(tmp_path: Path) -> None:
+def test_ema_formula_and_validation(tmp_path: Path) -> None:
     module, ema = Tiny([0.1, 0.2]), EMA(decay=0.6)
     average = module.layer.weight.detach().clone()
     trainer(tmp_path, max_epochs=2, callbacks=[ema, RunCheckpoint()]).fit(module, loader(), loader())
@@ -131,7 +131,7 @@ def test_ema_is_the_formula_validates_and_stays(tmp_path: Path) -> None:
     assert int(module.norm.num_batches_tracked) == 8
 
 
-def test_the_learning_rate_logged_is_that_of_the_step(tmp_path: Path) -> None:
+def test_logged_lr_is_that_of_the_step(tmp_path: Path) -> None:
     class Decaying(Tiny):
         def configure_optimizers(self) -> Any:
             optimizer = torch.optim.SGD(
@@ -158,7 +158,7 @@ def test_the_learning_rate_logged_is_that_of_the_step(tmp_path: Path) -> None:
         (lambda: LearningRateLog(per_epoch=0), "per_epoch=0"),
     ],
 )
-def test_bad_arguments(build: Any, message: str) -> None:
+def test_error_names_argument(build: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
 
@@ -176,7 +176,7 @@ class TerminateInValidation(Interrupt):
 
 
 class TerminateTwice(Terminate):
-    """As `timeout` does, which signals its child and then the group, and as launchers do that pass signals on."""
+    """Like `timeout`, which signals its child and then the group, and like launchers that forward signals."""
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         if trainer.global_step == self.step + 1:
@@ -186,12 +186,12 @@ class TerminateTwice(Terminate):
 @pytest.mark.parametrize(
     ("killer", "step", "saved"), [(Terminate, 5, 6), (TerminateTwice, 5, 6), (TerminateInValidation, 8, 8)]
 )
-def test_sigterm_finishes_what_is_under_way_and_saves_it(tmp_path: Path, killer: Any, step: int, saved: int) -> None:
+def test_sigterm_saves_current_step(tmp_path: Path, killer: Any, step: int, saved: int) -> None:
     before = signal.getsignal(signal.SIGTERM)
     run = trainer(tmp_path, max_epochs=9, callbacks=[killer(step), RunCheckpoint()])
     with pytest.raises(SystemExit) as stopped:
         run.fit(Tiny([0.1]), loader(), loader())
-    assert stopped.value.code == 143  # not 0, by which a scheduler would take the job for finished
+    assert stopped.value.code == 143  # not 0, which a scheduler would treat as success
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == saved
     assert signal.getsignal(signal.SIGTERM) == before
 
@@ -202,7 +202,7 @@ class Fail(L.Callback):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_signals_are_given_back(tmp_path: Path, fails: bool) -> None:
+def test_signal_handlers_are_restored(tmp_path: Path, fails: bool) -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     run = trainer(tmp_path, max_epochs=1, callbacks=[RunCheckpoint(), *([Fail()] if fails else [])])
     with pytest.raises(ArithmeticError) if fails else nullcontext():
@@ -210,7 +210,7 @@ def test_the_signals_are_given_back(tmp_path: Path, fails: bool) -> None:
     assert {number: signal.getsignal(number) for number in before} == before
 
 
-def test_a_second_signal_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_signal_ends_immediately(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(end_signals, "_REPEAT_SECONDS", 0.0)
     run = trainer(tmp_path, max_epochs=9, callbacks=[TerminateTwice(5), RunCheckpoint()])
     with pytest.raises(SystemExit):
@@ -221,7 +221,9 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     "first", ["/node0/logs/version_3/checkpoints/last.ckpt", "/node0/version_4/checkpoints/last.ckpt"]
 )
-def test_ranks_continue_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str) -> None:
+def test_error_for_ranks_with_different_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
     run = trainer(tmp_path, callbacks=[])
     run.ckpt_path = "/node1/logs/version_3/checkpoints/last.ckpt"
     others = Path(first).parts[-3:]
@@ -233,7 +235,7 @@ def test_ranks_continue_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
         RunCheckpoint().setup(run, Tiny(), "fit")
 
 
-def test_what_was_logged_before_a_checkpoint_or_validation_is_on_the_disk(tmp_path: Path) -> None:
+def test_logs_are_written_before_checkpoint_and_validation(tmp_path: Path) -> None:
     seen: list[tuple[str, int, list[int]]] = []
 
     class Look(L.Callback):
@@ -255,6 +257,6 @@ def test_what_was_logged_before_a_checkpoint_or_validation_is_on_the_disk(tmp_pa
     run.fit(Tiny([0.1, 0.2]), loader(), loader())
     assert {what for what, *_ in seen} == {"checkpoint", "validation"}
     for what, step, rows in seen:
-        # a step's own numbers are logged just after its checkpoint
+        # the values of a step are logged just after its checkpoint
         assert rows[: step - 1] == list(range(step - 1)), (what, step)
         assert what == "checkpoint" or rows == list(range(step)), (what, step)

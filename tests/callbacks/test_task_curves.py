@@ -30,35 +30,35 @@ def panels(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return figures
 
 
-def test_losses_metrics_weights_and_sigmas(tmp_path: Path, panels: list[Any]) -> None:
+def test_panels(tmp_path: Path, panels: list[Any]) -> None:
     (tmp_path / "metrics.csv").write_text(HEADER + ROWS)
     draw_task_curves(tmp_path / "metrics.csv", tmp_path / "out.png", {"a": "acc", "b": None}, "two tasks")
     losses, metrics, weights, sigmas = panels[0].axes
-    assert len(losses.lines) == 3  # two of training, one of validation
+    assert len(losses.lines) == 3  # two for training, one for validation
     assert [line.get_ydata().tolist() for line in losses.lines] == [[2, 1], [2.5, 2.4], [-300, -400]]
-    assert losses.get_yscale() == "linear"  # there are negative ones
+    assert losses.get_yscale() == "linear"  # there are negative losses
     assert (weights.get_yscale(), metrics.get_yscale()) == ("log", "linear")
     assert [line.get_ydata().tolist() for line in sigmas.lines] == [[1.0, 0.7, 0.6]]
-    with Image.open(tmp_path / "out.png") as picture:
-        assert picture.size[0] > 900
+    with Image.open(tmp_path / "out.png") as figure:
+        assert figure.size[0] > 900
 
 
-def test_other_modules_have_none(tmp_path: Path) -> None:
+def test_no_figure_for_other_modules(tmp_path: Path) -> None:
     run_trainer(tmp_path / "run", [TaskCurves()]).fit(Oracle(), datamodule=Data(train_batches()))
     assert not (tmp_path / "run" / "task_curves.png").exists()
 
 
 @pytest.mark.slow
-def test_the_recipe_leaves_pictures_and_predictions(in_tmp: Path) -> None:
+def test_recipe_writes_figures_and_predictions(in_tmp: Path) -> None:
     short = ["--data.num_images", "60", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
     main(["fit", "--config", "multi_task", *short, "--trainer.max_epochs", "1"])
     run = in_tmp / "lightning_logs" / "version_0"
     names = {name for row in read_metrics(run / "metrics.csv") for name in row}
     for name in ("shape", "objects", "pixels"):
         assert {f"train_{name}_loss", f"val_{name}_loss", f"weight_{name}", f"sigma_{name}"} <= names
-    for picture in ("task_curves.png", "predictions.png", "confusion_matrix.png", "training_curves.png"):
-        assert (run / picture).is_file()
+    for name in ("task_curves.png", "predictions.png", "confusion_matrix.png", "training_curves.png"):
+        assert (run / name).is_file()
     main(["predict", "--ckpt_path", "best", "--trainer.enable_progress_bar", "false"])
     (table,) = run.glob("predictions*.csv")
-    assert len(table.read_text().splitlines()) == 7  # a line for each test image
+    assert len(table.read_text().splitlines()) == 7  # header and one line per test image
     assert len(list((run / "predictions").glob("**/*.png"))) == 6  # the masks

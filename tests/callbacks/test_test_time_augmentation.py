@@ -1,4 +1,4 @@
-"""Test-time augmentation: the mean over views that are what they are called."""
+"""Test-time augmentation: its views, and the mean over them."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from lit_cv.modules.loading import load_module
 from tests.callbacks.tiny import trainer
 
 
-def test_views_by_hand() -> None:
+def test_views_match_direct_computation() -> None:
     images = torch.arange(2 * 8 * 8, dtype=torch.uint8).view(1, 2, 8, 8)
     mirrored, up, up_mirrored, left, *_ = TestTimeAugmentation(["flip", "shift"]).augmented(images)
     assert torch.equal(mirrored, torch.flip(images, [3]))
@@ -26,18 +26,18 @@ def test_views_by_hand() -> None:
     assert TestTimeAugmentation(["flip", "shift", "crop"]).count == 2 * (1 + 4 + 5)
 
 
-def test_crops_are_enlarged_parts() -> None:
+def test_crops_are_resized() -> None:
     ramp = torch.arange(32.0).repeat(32, 1)[None, None] / 32
     center, top_left, top_right, bottom_left, _ = TestTimeAugmentation(["crop"]).augmented(ramp)
     assert center.shape == ramp.shape
     assert torch.allclose(center.mean(), ramp.mean(), atol=1e-3)
     assert top_left.mean() < center.mean() < top_right.mean()
     assert torch.allclose(top_left, bottom_left)
-    whole = (ramp * 255).round().to(torch.uint8)
-    assert torch.allclose(next(TestTimeAugmentation(["crop"]).augmented(whole)), center, atol=1 / 255)
+    image = (ramp * 255).round().to(torch.uint8)
+    assert torch.allclose(next(TestTimeAugmentation(["crop"]).augmented(image)), center, atol=1 / 255)
 
 
-def test_wrong_views() -> None:
+def test_error_names_views() -> None:
     with pytest.raises(ValueError, match="no view 'flipp': did you mean 'flip'"):
         TestTimeAugmentation(["flipp"])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="views is empty"):
@@ -55,7 +55,7 @@ def photos(in_tmp: Path) -> Path:
     return in_tmp
 
 
-def test_any_folder_is_predicted_and_averaged(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_folder_with_tta(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     limits = ["--trainer.max_steps", "2", "--trainer.accelerator", "cpu", "--trainer.limit_val_batches", "1"]
     quiet = ["--trainer.logger", "false", "--trainer.enable_progress_bar", "false"]
     model = ["--model", "SupervisedModule", "--model.backbone", "conv4", "--data", "ShapesDataModule"]
@@ -71,20 +71,22 @@ def test_any_folder_is_predicted_and_averaged(photos: Path, capsys: pytest.Captu
     with torch.no_grad():
         views = torch.stack([module(view).softmax(1) for view in (images, images.flip(-1))])
     assert not torch.allclose(views[0], views[1], atol=1e-5)
-    found = torch.tensor([[float(cell) for cell in row[3:]] for row in rows])
-    assert torch.allclose(found, views.mean(0), atol=2e-6)
-    assert [name.removeprefix("p_") for name in head[3:]] != [str(k) for k in range(len(head) - 3)]  # they have names
+    probabilities = torch.tensor([[float(cell) for cell in row[3:]] for row in rows])
+    assert torch.allclose(probabilities, views.mean(0), atol=2e-6)
+    assert [name.removeprefix("p_") for name in head[3:]] != [
+        str(k) for k in range(len(head) - 3)
+    ]  # columns have class names
     assert {row[1] for row in rows} <= {name.removeprefix("p_") for name in head[3:]}
 
 
-def test_images_need_a_checkpoint_and_a_folder(photos: Path) -> None:
+def test_error_without_checkpoint_or_folder(photos: Path) -> None:
     with pytest.raises(ValueError, match="--images needs the model"):
         main(["predict", "--images", "photos"])
     with pytest.raises(FileNotFoundError, match="there is no folder 'photoss'"):
         main(["predict", "--ckpt_path", "x.ckpt", "--images", "photoss"])
 
 
-def test_a_module_without_probabilities_is_refused(tmp_path: Path) -> None:
+def test_error_for_module_without_probabilities(tmp_path: Path) -> None:
     callback = TestTimeAugmentation()
     module = SimCLRModule(backbone="conv4", in_channels=1)
     with pytest.raises(TypeError, match=r"SimCLRModule\.predict_step returns no `probabilities`"):

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.draws
 
 
 def hparams(folder: Path) -> dict[str, Any]:
-    """The hyperparameters as TensorBoard's HParams tab finds them."""
+    """Hyperparameters as shown in TensorBoard's HParams tab."""
     tags = board(folder).summary_metadata
     content = tags[metadata.SESSION_START_INFO_TAG].plugin_data.content
     start = metadata.parse_session_start_info_plugin_data(content)
@@ -24,17 +24,17 @@ def hparams(folder: Path) -> dict[str, Any]:
     return {name: getattr(v, v.WhichOneof("kind")) for name, v in start.hparams.items()}
 
 
-def test_a_run_leaves_its_curves_and_its_hyperparameters(tmp_path: Path) -> None:
+def test_fit_writes_curves_and_hyperparameters(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     model = Oracle(scores=[0.25, 0.75, 0.5], nested={"a": {"b": None}, "c": [1, 2]})
     trainer = run_trainer(folder, [LearningRateLog(), TrainingCurves()], max_epochs=3)
     trainer.fit(model, datamodule=Data(train_batches(), validation()))
-    with Image.open(folder / "training_curves.png") as picture:
-        assert picture.size[0] > 1000
+    with Image.open(folder / "training_curves.png") as figure:
+        assert figure.size[0] > 1000
     events = board(folder)
     assert [e.value for e in events.Scalars("best_val_acc")] == [0.75]
     assert [e.value for e in events.Scalars("final_val_acc")] == [0.5]
-    assert [e.value for e in events.Scalars("val_acc")] == [0.25, 0.75, 0.5]  # nothing strays into the curve
+    assert [e.value for e in events.Scalars("val_acc")] == [0.25, 0.75, 0.5]  # and no other values
     logged = hparams(folder)
     assert logged["lr"] == pytest.approx(0.1)
     assert logged["nested/a/b"] == "None"
@@ -42,7 +42,7 @@ def test_a_run_leaves_its_curves_and_its_hyperparameters(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_a_run_that_ends_early_is_summed_up(tmp_path: Path, error: type[BaseException]) -> None:
+def test_figure_after_early_end(tmp_path: Path, error: type[BaseException]) -> None:
     folder = tmp_path / "run"
     model = Oracle(scores=[0.25])
     model.fail_at = (4, error)
@@ -54,7 +54,7 @@ def test_a_run_that_ends_early_is_summed_up(tmp_path: Path, error: type[BaseExce
     assert board(folder).Scalars("best_val_acc")[0].value == 0.25
 
 
-def test_nothing_logged_leaves_nothing(tmp_path: Path) -> None:
+def test_no_figure_without_logs(tmp_path: Path) -> None:
     model = Oracle()
     model.fail_at = (0, RuntimeError)
     with pytest.raises(RuntimeError, match="on purpose"):
@@ -64,7 +64,7 @@ def test_nothing_logged_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.png"))
 
 
-def test_time_goes_on_after_a_restart() -> None:
+def test_time_accumulates_over_resume() -> None:
     curves = TrainingCurves()
     curves.load_state_dict({"seconds": 100.0})
     assert curves.state_dict()["seconds"] == 100.0
@@ -78,7 +78,7 @@ def write_table(folder: Path, rows: list[dict[str, float]]) -> Path:
     return folder / "metrics.csv"
 
 
-def test_the_panels_show_what_was_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_panels_show_logged_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[dict[str, float]] = []
     for step in range(20):
         rows.append({"epoch": step // 5, "step": step, "lr": 10.0**-step, "train_loss_step": 2.0 - step / 20})
@@ -110,7 +110,7 @@ def test_the_panels_show_what_was_logged(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("steps", "shown"), [([2.0, 1.0], ["train"]), ([2.0, 1.5, 1.0, 1.0], ["train, single steps", "train"])]
 )
-def test_steps_are_shown_unless_each_is_an_epoch(
+def test_steps_are_shown_unless_epochs_have_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[float], shown: list[str]
 ) -> None:
     rows = [{"epoch": 2 * k // len(steps), "step": k, "train_loss_step": loss} for k, loss in enumerate(steps)]
@@ -131,19 +131,19 @@ def test_steps_are_shown_unless_each_is_an_epoch(
     ],
     ids=["only NaN", "only validation", "zero rate and inf"],
 )
-def test_odd_tables_are_drawn(tmp_path: Path, rows: list[dict[str, float]]) -> None:
+def test_unusual_tables_are_drawn(tmp_path: Path, rows: list[dict[str, float]]) -> None:
     draw_training_curves(write_table(tmp_path, rows), tmp_path / "c.png", "val_acc", "max")
     assert (tmp_path / "c.png").is_file()
 
 
-def test_missing_and_empty_tables_are_refused(tmp_path: Path) -> None:
+def test_error_for_missing_and_empty_tables(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         draw_training_curves(tmp_path / "metrics.csv", tmp_path / "c.png")
     with pytest.raises(ValueError, match="nothing was logged"):
         draw_training_curves(write_table(tmp_path, []), tmp_path / "c.png")
 
 
-def test_steps_turn_into_epochs_even_where_epochs_differ_in_length() -> None:
+def test_steps_to_epochs_of_different_lengths() -> None:
     rows = [{"epoch": 0, "step": 9, "train_loss": 1.0}, {"epoch": 1, "step": 29, "train_loss": 1.0}]
     rows[0]["train_loss_step"] = 0.9
     history = History([*rows, {"epoch": 2, "step": 34, "train_loss_step": 0.5, "val_acc": 0.5}])

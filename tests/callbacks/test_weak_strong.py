@@ -19,22 +19,22 @@ def batch() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("source", ["weak", "strong"])
-def test_each_domain_gets_its_views(source: str) -> None:
-    given, before = batch(), batch()
-    WeakStrongAugmentation(MIRROR, TURN, source=source).on_train_batch_start(None, None, given, 0)
-    assert torch.equal(given["target"]["image"], before["target"]["image"].flip(3))
-    assert torch.equal(given["target"]["strong"], before["target"]["image"].flip(2))
-    assert torch.equal(given["source"]["image"], before["source"]["image"].flip(3 if source == "weak" else 2))
-    assert set(given["source"]) == {"image", "label"}
+def test_views_of_each_domain(source: str) -> None:
+    augmented, before = batch(), batch()
+    WeakStrongAugmentation(MIRROR, TURN, source=source).on_train_batch_start(None, None, augmented, 0)
+    assert torch.equal(augmented["target"]["image"], before["target"]["image"].flip(3))
+    assert torch.equal(augmented["target"]["strong"], before["target"]["image"].flip(2))
+    assert torch.equal(augmented["source"]["image"], before["source"]["image"].flip(3 if source == "weak" else 2))
+    assert set(augmented["source"]) == {"image", "label"}
 
 
-def test_no_operations_leave_the_images() -> None:
-    given, before = batch(), batch()
-    WeakStrongAugmentation([], TURN).on_train_batch_start(None, None, given, 0)
-    assert torch.equal(given["target"]["image"], before["target"]["image"])
+def test_no_operations_keep_images() -> None:
+    augmented, before = batch(), batch()
+    WeakStrongAugmentation([], TURN).on_train_batch_start(None, None, augmented, 0)
+    assert torch.equal(augmented["target"]["image"], before["target"]["image"])
 
 
-def test_wrong_use() -> None:
+def test_errors() -> None:
     with pytest.raises(TypeError, match="use DomainAdaptationDataModule"):
         WeakStrongAugmentation().on_train_batch_start(None, None, {"image": torch.zeros(2, 1, 4, 4)}, 0)
     with pytest.raises(ValueError, match="source='both'"):
@@ -46,9 +46,9 @@ def test_wrong_use() -> None:
         WeakStrongAugmentation([], crop, source="weak").on_train_batch_start(None, None, batch(), 0)
 
 
-def test_views_have_the_image_size_of_the_data() -> None:
-    callback, given = WeakStrongAugmentation("small_images", "photographs", source="weak"), batch()
+def test_views_have_image_size_of_data() -> None:
+    callback, augmented = WeakStrongAugmentation("small_images", "photographs", source="weak"), batch()
     callback.setup(SimpleNamespace(datamodule=SimpleNamespace(image_size=(3, 3))), None, "fit")  # type: ignore[arg-type]
-    callback.on_train_batch_start(None, None, given, 0)
-    views = given["source"]["image"], given["target"]["image"], given["target"]["strong"]
+    callback.on_train_batch_start(None, None, augmented, 0)
+    views = augmented["source"]["image"], augmented["target"]["image"], augmented["target"]["strong"]
     assert {tuple(view.shape[2:]) for view in views} == {(3, 3)}

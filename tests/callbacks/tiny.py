@@ -1,4 +1,4 @@
-"""A LightningModule of two parameters, for callbacks that care about nothing else."""
+"""A LightningModule with two parameters, for tests of callbacks."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 
 class Tiny(L.LightningModule):
-    """Linear regression whose validation metric follows a script."""
+    """Linear regression; its validation metric takes its values from a list."""
 
     monitor = "val_score"
     mode = "max"

@@ -1,4 +1,4 @@
-"""Metrics that are added to those of a task see what is known, and nothing else."""
+"""Metrics chosen by the user get known targets only."""
 
 import copy
 import math
@@ -18,7 +18,7 @@ NAN = math.nan
 
 
 class Seen(Metric):
-    """Keeps what it is fed with."""
+    """Records its inputs."""
 
     def __init__(self, num_classes: int = 0) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def seen(it: BaseTask) -> Seen:
     return chosen.metric
 
 
-def test_labels_that_are_unknown_are_left_out() -> None:
+def test_unknown_labels_are_excluded() -> None:
     metrics = ["kappa", "balanced_acc", {"name": "recall", "average": "micro"}, SEEN]
     it = task(type="classification", num_classes=3, metrics=metrics)
     generator = torch.Generator().manual_seed(0)
@@ -58,11 +58,11 @@ def test_labels_that_are_unknown_are_left_out() -> None:
     target = torch.randint(-1, 3, (40,), generator=generator)
     for part in (slice(0, 25), slice(25, 40)):
         it.update("val", logits[part], target[part])
-    known, answer = target >= 0, logits.argmax(1)
+    known, predicted = target >= 0, logits.argmax(1)
     assert [float(fed[1].min()) >= 0 for fed in seen(it).fed] == [True, True]
     assert seen(it).num_classes == 3
     values = it.results("val")
-    truth = (target[known], answer[known])
+    truth = (target[known], predicted[known])
     assert float(values["kappa"]) == pytest.approx(sklearn.metrics.cohen_kappa_score(*truth), abs=1e-6)
     assert float(values["balanced_acc"]) == pytest.approx(sklearn.metrics.balanced_accuracy_score(*truth), abs=1e-6)
     assert float(values["recall"]) == pytest.approx(float(values["acc"]), abs=1e-6)
@@ -70,7 +70,7 @@ def test_labels_that_are_unknown_are_left_out() -> None:
     assert float(seen(it).count) == 0
 
 
-def test_several_labels() -> None:
+def test_multi_label() -> None:
     it = task(type="multi_label", num_classes=2, metrics=["auroc", SEEN])
     target = torch.tensor([[1.0, 0.0], [NAN, NAN], [0.0, 1.0], [1.0, -1.0]])
     it.update("val", torch.tensor([[0.5, 1.0], [0.0, 0.0], [-1.0, 2.0], [0.2, 0.0]]), target)
@@ -78,7 +78,7 @@ def test_several_labels() -> None:
     assert float(it.results("val")["auroc"]) == 1.0
 
 
-def test_quantities() -> None:
+def test_regression() -> None:
     it = task(type="regression", num_outputs=1, metrics=["pearson", SEEN])
     output, target = torch.tensor([[1.0], [2.0], [4.0], [9.0]]), torch.tensor([1.0, 3.0, 4.0, NAN])
     it.update("val", output, target)
@@ -89,28 +89,28 @@ def test_quantities() -> None:
     assert float(values["pearson"]) == pytest.approx(float(expected), abs=1e-5)
 
 
-def test_pixels_and_objects() -> None:
+def test_segmentation_and_detection() -> None:
     it = task(type="segmentation", classes=["ground", "cell"], metrics=["precision", SEEN])
     target = torch.tensor([[[0, 255], [1, 1]]])
     it.update("val", torch.tensor([[[[1.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [1.0, 1.0]]]]), target)
     assert [each.tolist() for each in seen(it).fed[0]] == [[0, 1, 1], [0, 1, 1]]
     assert float(it.results("val")["precision"]) == 1.0
-    found = task(type="detection", classes=["cell"], metrics=[SEEN])
+    detection = task(type="detection", classes=["cell"], metrics=[SEEN])
     boxes, labels = torch.tensor([[0.0, 0.0, 4.0, 4.0]]), torch.tensor([0])
     targets = [{"boxes": boxes, "labels": labels}]
-    found.update_metrics(found.metrics["val"], [Detections(boxes, torch.ones(1), labels)], targets)
-    (output, given) = seen(found).fed[0]
+    detection.update_metrics(detection.metrics["val"], [Detections(boxes, torch.ones(1), labels)], targets)
+    (output, targets_seen) = seen(detection).fed[0]
     assert set(output[0]) == {"boxes", "scores", "labels"}
-    assert given[0]["boxes"] is boxes
+    assert targets_seen[0]["boxes"] is boxes
 
 
-def test_nothing_known_is_nan_and_no_warning() -> None:
+def test_no_known_targets_give_nan_without_warning() -> None:
     it = task(type="classification", num_classes=2, metrics=["auroc"])
     it.update("val", torch.randn(3, 2), torch.full((3,), -1))
     assert it.results("val")["auroc"].isnan()
 
 
-def test_a_copy_feeds_itself_alone() -> None:
+def test_copy_is_independent() -> None:
     it = task(type="classification", num_classes=2, metrics=[SEEN])
     other = copy.deepcopy(it)
     other.update("val", torch.randn(3, 2), torch.tensor([0, 1, 1]))
@@ -132,7 +132,7 @@ def test_a_copy_feeds_itself_alone() -> None:
         ("regression", ["precision"], "metric 'precision' needs `task`"),
     ],
 )
-def test_metrics_that_do_not_fit(kind: str, metrics: Any, message: str) -> None:
+def test_error_for_invalid_metrics(kind: str, metrics: Any, message: str) -> None:
     def use() -> None:
         it = task(type=kind, metrics=metrics, **({"num_classes": 2} if kind == "classification" else {}))
         it.update("val", torch.randn(2, 2), torch.tensor([0, 1]))
@@ -142,7 +142,7 @@ def test_metrics_that_do_not_fit(kind: str, metrics: Any, message: str) -> None:
         use()
 
 
-def test_rows_of_several_labels_are_known_in_part() -> None:
+def test_partially_known_rows() -> None:
     rows, target = known_rows(torch.arange(6).view(3, 2), torch.tensor([[-1, 1], [-1, -1], [0, 0]]))
     assert rows.tolist() == [[0, 1], [4, 5]]
     assert target.tolist() == [[-1, 1], [0, 0]]

@@ -1,4 +1,4 @@
-"""Weights of the classes of objects and pixels, against formulas of their own."""
+"""Weights of object and pixel classes, compared with independent formulas."""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def shapes(**kwargs: Any) -> ShapesDataModule:
 
 
 class Counts:
-    """A DataModule that counts the classes of all its targets alike."""
+    """A DataModule with the same class counts for all its targets."""
 
     def __init__(self, *counts: int) -> None:
         self.counts = torch.tensor(counts)
@@ -45,7 +45,7 @@ class Counts:
     class_counts = pixel_counts = object_counts
 
 
-def test_pixels_are_weighted_as_by_torchs_cross_entropy() -> None:
+def test_pixel_weights_match_torch_cross_entropy() -> None:
     it = task((32, 32), type="segmentation", classes=["a", "b", "c"], channels=32, class_weight=WEIGHT.tolist())
     it.start(None, torch.device("cpu"))
     mask = torch.randint(0, 3, (3, 32, 32), generator=torch.Generator().manual_seed(0))
@@ -71,7 +71,7 @@ def focal_sum(logits: Tensor, targets: Tensor) -> Tensor:
     return (objects + (1 - targets) * 0.75 * p**2 * -(1 - p).log()).sum()
 
 
-def test_fcos_weighs_the_places_of_objects() -> None:
+def test_fcos_weights_object_locations() -> None:
     detector, raw = raw_outputs("fcos")
     targets = torch.zeros_like(raw["cls_logits"], dtype=torch.float64)
     for image, (boxes, labels) in enumerate(zip(BOXES, LABELS, strict=True)):
@@ -86,7 +86,7 @@ def test_fcos_weighs_the_places_of_objects() -> None:
     assert torch.equal(plain["box_loss"][0], sums["box_loss"][0])
 
 
-def test_retinanet_weighs_the_anchors_of_objects() -> None:
+def test_retinanet_weights_object_anchors() -> None:
     detector, raw = raw_outputs("retinanet")
     expected = torch.zeros((), dtype=torch.float64)
     for image, (boxes, labels) in enumerate(zip(BOXES, LABELS, strict=True)):
@@ -102,7 +102,7 @@ def test_retinanet_weighs_the_anchors_of_objects() -> None:
     assert float(count) == 2
 
 
-def test_faster_rcnn_weighs_proposals_as_torchs_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faster_rcnn_weights_match_torch_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
     detector, raw = raw_outputs("faster_rcnn")
     seen: list[tuple[Tensor, Tensor]] = []
 
@@ -119,37 +119,37 @@ def test_faster_rcnn_weighs_proposals_as_torchs_cross_entropy(monkeypatch: pytes
     torch.testing.assert_close(total / count, expected)
 
 
-def test_balanced_weights_of_pixels_are_those_of_images() -> None:
+def test_balanced_pixel_weights_equal_image_weights() -> None:
     data = Counts(600, 300, 0, 100)
-    found = pixel_weights("balanced", 4, data, "class_weight")
-    assert found.tolist() == pytest.approx([1 / 3, 2 / 3, 0.0, 2.0])
-    assert torch.equal(found, class_weights("balanced", 4, False, data, "class_weight"))
+    weights = pixel_weights("balanced", 4, data, "class_weight")
+    assert weights.tolist() == pytest.approx([1 / 3, 2 / 3, 0.0, 2.0])
+    assert torch.equal(weights, class_weights("balanced", 4, False, data, "class_weight"))
 
 
-def test_balanced_weights_of_objects_keep_their_share_of_the_loss() -> None:
+def test_balanced_object_weights_have_mean_one() -> None:
     counts = torch.tensor([900.0, 90.0, 0.0, 10.0])
-    found = object_weights("balanced", 4, Counts(900, 90, 0, 10), "class_weight")
-    assert float((found * counts).sum()) == pytest.approx(1000)
-    assert (found * counts).tolist() == pytest.approx([1000 / 3, 1000 / 3, 0, 1000 / 3])
+    weights = object_weights("balanced", 4, Counts(900, 90, 0, 10), "class_weight")
+    assert float((weights * counts).sum()) == pytest.approx(1000)
+    assert (weights * counts).tolist() == pytest.approx([1000 / 3, 1000 / 3, 0, 1000 / 3])
 
 
 @pytest.mark.parametrize("weigh", [pixel_weights, object_weights])
-def test_weights_that_do_not_fit_are_refused(weigh: Any) -> None:
-    for given, message in (
+def test_error_for_invalid_weights(weigh: Any) -> None:
+    for invalid, message in (
         ([1.0, 2.0], "it has 2 numbers for 3 classes"),
         ([1.0, -2.0, 1.0], "must not be negative"),
         ([0.0, 0.0, 0.0], "at least one number must be positive"),
         ([1.0, float("nan"), 1.0], "must not be negative"),
     ):
         with pytest.raises(ValueError, match=message):
-            weigh(given, 3, None, "class_weight")
+            weigh(invalid, 3, None, "class_weight")
     with pytest.raises(ValueError, match=r"it needs a DataModule that counts its (pixels|objects)"):
         weigh("balanced", 3, Rectangles(), "class_weight")
     with pytest.raises(ValueError, match="the data have 2 classes, but the model has 3"):
         weigh("balanced", 3, Counts(1, 2), "class_weight")
 
 
-def test_weights_beside_balanced_sampling_are_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_warning_for_weights_with_balanced_sampling(caplog: pytest.LogCaptureFixture) -> None:
     for balance in (0.0, 0.5):
         data = shapes(balance=balance)
         data.setup()
@@ -159,7 +159,7 @@ def test_weights_beside_balanced_sampling_are_told(caplog: pytest.LogCaptureFixt
         )
 
 
-def test_data_count_their_objects_and_pixels() -> None:
+def test_data_count_objects_and_pixels() -> None:
     data = shapes(targets="all")
     data.setup()
     batch = data.train_dataset.__getitems__(range(len(data.train_dataset)))
@@ -168,7 +168,7 @@ def test_data_count_their_objects_and_pixels() -> None:
     assert shapes().object_counts().tolist() == []
 
 
-def test_annotated_images_count_without_reading_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_annotated_images_are_counted_without_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_coco(example(tmp_path), tmp_path)
     data = AnnotatedImagesDataModule(str(tmp_path), format="coco", image_size=64, num_workers=0)
     data.setup()
@@ -177,21 +177,21 @@ def test_annotated_images_count_without_reading_them(tmp_path: Path, monkeypatch
     assert torch.equal(data.object_counts(), torch.bincount(torch.cat(read["box_labels"]), minlength=3))
 
 
-def test_modules_and_tasks_take_them() -> None:
-    found = {}
+def test_modules_and_tasks_use_weights() -> None:
+    weights = {}
     data = shapes(targets="all")
     for kind in (SegmentationModule, DetectionModule):
         module: Any = kind(**DENSE, class_weight="balanced")
         L.Trainer(**QUICK).fit(module, data)
-        found[kind.__name__] = module.task.class_weight
+        weights[kind.__name__] = module.task.class_weight
         assert module.hparams["class_weight"] == "balanced"
-    torch.testing.assert_close(found["SegmentationModule"], pixel_weights("balanced", 9, data, ""))
-    torch.testing.assert_close(found["DetectionModule"], object_weights("balanced", 8, data, ""))
+    torch.testing.assert_close(weights["SegmentationModule"], pixel_weights("balanced", 9, data, ""))
+    torch.testing.assert_close(weights["DetectionModule"], object_weights("balanced", 8, data, ""))
     assert data.object_counts().min() >= 0
     options = {"channels": 32, "class_weight": "balanced"}
     tasks = {"objects": {"type": "detection", **options}, "pixels": {"type": "segmentation", **options}}
     several = MultiTaskModule(tasks, backbone="resnet9_small")
     L.Trainer(**QUICK).fit(several, data)
-    torch.testing.assert_close(several.tasks["objects"].class_weight, found["DetectionModule"])
-    torch.testing.assert_close(several.tasks["pixels"].class_weight, found["SegmentationModule"])
+    torch.testing.assert_close(several.tasks["objects"].class_weight, weights["DetectionModule"])
+    torch.testing.assert_close(several.tasks["pixels"].class_weight, weights["SegmentationModule"])
     assert not [name for name in several.state_dict() if "class_weight" in name]

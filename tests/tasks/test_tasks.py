@@ -1,4 +1,4 @@
-"""The losses and metrics of each kind of task, with targets that are missing."""
+"""Losses and metrics of each kind of task, with missing targets."""
 
 import math
 from typing import Any
@@ -30,7 +30,7 @@ def total(it: BaseTask, loss: TaskLoss) -> float:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_classes(smoothing: float) -> None:
+def test_classification(smoothing: float) -> None:
     it = task(type="classification", num_classes=3, label_smoothing=smoothing)
     logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     chosen, target = it.labeled({"label": torch.tensor([2, -1, 0, -1])})
@@ -46,7 +46,7 @@ def test_classes(smoothing: float) -> None:
         assert total(it, it.batch_loss(logits[chosen], target)) == pytest.approx(float(expected.mean()), rel=1e-5)
 
 
-def test_mixed_classes() -> None:
+def test_mixed_labels() -> None:
     it = task(type="classification", num_classes=3)
     chosen, target = it.labeled({"label": torch.tensor([[0.3, 0.7, 0.0], [-1.0, -1.0, -1.0]])})
     assert chosen is not None
@@ -56,7 +56,7 @@ def test_mixed_classes() -> None:
     assert float(it.loss(logits, target)) == pytest.approx(float(expected))
 
 
-def test_several_labels_some_unknown() -> None:
+def test_multi_label_with_unknown_labels() -> None:
     it = task(type="multi_label", num_classes=3).eval()
     labels = torch.tensor([[1.0, 0.0, NAN], [-1.0, -1.0, -1.0], [0.0, 1.0, 1.0]])
     chosen, target = it.labeled({"label": labels})
@@ -69,12 +69,12 @@ def test_several_labels_some_unknown() -> None:
     assert it.loss(logits, target).tolist() == pytest.approx([float(first), float(second)], rel=1e-5)
     it.update("val", logits, target)
     values = it.results("val")
-    assert float(values["acc"]) == pytest.approx(2 / 5)  # right: the first two labels of the first image
+    assert float(values["acc"]) == pytest.approx(2 / 5)  # correct: the first two labels of the first image
     assert values["map"].isfinite()
 
 
 @pytest.mark.parametrize(("kind", "of"), [("mse", lambda e: e**2), ("l1", abs), ("huber", lambda e: abs(e) - 0.5)])
-def test_quantities_some_unknown(kind: str, of: Any) -> None:
+def test_regression_with_unknown_values(kind: str, of: Any) -> None:
     it = task(type="regression", num_outputs=2, loss=kind)
     values = torch.tensor([[1.0, NAN], [NAN, NAN], [5.0, -3.0]])
     chosen, target = it.labeled({"it": values})
@@ -86,10 +86,10 @@ def test_quantities_some_unknown(kind: str, of: Any) -> None:
     loss.sum().backward()
     assert output.grad is not None
     assert output.grad.isfinite().all()
-    assert float(output.grad[0, 1]) == 0.0  # nothing is known of it
+    assert float(output.grad[0, 1]) == 0.0  # its value is unknown
 
 
-def test_one_quantity_may_be_flat() -> None:
+def test_single_value_may_be_flat() -> None:
     it = task(type="regression", key="depth")
     output = torch.tensor([[1.0], [2.0]])
     assert it.loss(output, torch.tensor([3.0, 2.0])).tolist() == [4.0, 0.0]
@@ -97,7 +97,7 @@ def test_one_quantity_may_be_flat() -> None:
         it.loss(output, torch.zeros(2, 3))
 
 
-def test_r2_is_scikit_learns_over_what_is_known() -> None:
+def test_r2_matches_scikit_learn_on_known_values() -> None:
     generator = torch.Generator().manual_seed(0)
     target = torch.randn(40, 3, generator=generator) * torch.tensor([1.0, 50.0, 0.01]) + 7
     prediction = target + 0.3 * target.std(0) * torch.randn(40, 3, generator=generator)
@@ -127,26 +127,26 @@ def features(images: int = 3) -> Features:
         return Features(*(lambda pooled, maps: (pooled, (32, 32), maps))(*backbone.forward_both(x)))
 
 
-def test_objects_are_learnt_by_the_losses_of_their_detector() -> None:
+def test_detection_loss_is_that_of_the_detector() -> None:
     it = task((32, 32), type="detection", classes=["cat", "dog"], channels=32, num_convs=1)
     chosen, target = it.labeled(boxes())
     assert chosen is not None
     assert chosen.tolist() == [0, 2]  # the second image's objects are unknown, the third has none
-    found = features().take(chosen)
-    output = it(found)
+    selected = features().take(chosen)
+    output = it(selected)
     loss = it.batch_loss(output, target)
-    expected = it.head.losses(output, [own["boxes"] for own in target], [own["labels"] for own in target])
+    expected = it.head.losses(output, [entry["boxes"] for entry in target], [entry["labels"] for entry in target])
     assert total(it, loss) == pytest.approx(float(sum(expected.values()).detach()), rel=1e-6)
     assert (set(loss.parts), loss.images) == ({"class", "box", "centerness"}, 2)
     assert set(it.no_loss().parts) == set(loss.parts)
     flags = it.labeled({**boxes(), "boxes_known": torch.tensor([True, True, False])})[0]
     assert flags is not None
     assert flags.tolist() == [0]
-    said = it.predict(output, {"image": torch.zeros(2, 3, 32, 32)})
-    assert {name: len(value) for name, value in said.items()} == {"boxes": 2, "box_labels": 2, "scores": 2}
+    predictions = it.predict(output, {"image": torch.zeros(2, 3, 32, 32)})
+    assert {name: len(value) for name, value in predictions.items()} == {"boxes": 2, "box_labels": 2, "scores": 2}
 
 
-def test_crowds_are_not_learnt_but_judged_as_such() -> None:
+def test_crowds_are_excluded_from_training_but_evaluated() -> None:
     it = task((32, 32), type="detection", classes=["cat", "dog"], channels=32, num_convs=1)
     batch = {
         "boxes": [torch.tensor([[2.0, 2, 20, 20], [0.0, 0, 32, 32]])], "box_labels": [torch.tensor([1, 0])],
@@ -160,7 +160,7 @@ def test_crowds_are_not_learnt_but_judged_as_such() -> None:
     assert "map50" in it.results("val")
 
 
-def test_pixels_are_learnt_by_cross_entropy_and_dice() -> None:
+def test_segmentation_loss_is_cross_entropy_and_dice() -> None:
     it = task((32, 32), type="segmentation", classes=["ground", "cat"], channels=32, dice_weight=0.5).eval()
     mask = torch.full((3, 32, 32), 255)
     mask[0, :, :20] = 1
@@ -175,13 +175,13 @@ def test_pixels_are_learnt_by_cross_entropy_and_dice() -> None:
     assert loss.parts["ce"][1] == 32 * 20 + 9 * 32
     it.update("val", logits, target)
     known = target != 255
-    right = (logits.argmax(1) == target)[known].float().mean()
-    assert float(it.results("val")["pixel_acc"]) == pytest.approx(float(right))
+    accuracy = (logits.argmax(1) == target)[known].float().mean()
+    assert float(it.results("val")["pixel_acc"]) == pytest.approx(float(accuracy))
     assert it.predict(logits, {})["masks"].shape == (2, 32, 32)
 
 
 @pytest.mark.parametrize("options", [{"type": "classification", "num_classes": 3}, {"type": "regression"}])
-def test_no_target_is_no_loss_but_a_part_of_the_graph(options: dict[str, Any]) -> None:
+def test_no_target_gives_zero_loss_in_the_graph(options: dict[str, Any]) -> None:
     it = task(**options)
     for batch in ({}, {it.key: torch.full((4,), -1 if "num_classes" in options else NAN)}):
         assert it.labeled(batch)[1] is None
@@ -193,7 +193,7 @@ def test_no_target_is_no_loss_but_a_part_of_the_graph(options: dict[str, Any]) -
     assert all(p.grad is not None and (p.grad == 0).all() for p in it.parameters())
 
 
-def test_a_loss_of_another_shape() -> None:
+def test_error_for_loss_of_wrong_shape() -> None:
     class Mean(type(task(type="regression"))):  # type: ignore[misc]
         def loss(self, output: Tensor, target: Tensor) -> Tensor:
             return super().loss(output, target).mean()  # type: ignore[no-any-return]
@@ -218,18 +218,18 @@ def test_a_loss_of_another_shape() -> None:
         ({"a": {"type": "classification", "label_smoothing": 1}}, "tasks.a: label_smoothing=1"),
     ],
 )
-def test_tasks_that_do_not_fit(tasks: dict[str, Any], message: str) -> None:
+def test_error_for_invalid_tasks(tasks: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_tasks(tasks)
 
 
-def test_classes_that_nobody_names() -> None:
+def test_error_for_unknown_classes() -> None:
     for options in ({"type": "classification"}, {"type": "detection"}, {"type": "segmentation"}):
         with pytest.raises(ValueError, match=r"of the task it (is|are) unknown: give `tasks\.it\."):
             task(**options)
 
 
-def test_one_class_an_image_is_no_target_of_several_labels() -> None:
+def test_error_for_single_labels_in_multi_label_task() -> None:
     task = MultiLabelTask("tags", num_classes=3)
     with pytest.raises(ValueError, match=r"the task tags is multi_label .* set tasks\.tags\.type classification"):
         task.known(torch.tensor([0, 2]))
