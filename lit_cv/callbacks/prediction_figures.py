@@ -55,13 +55,13 @@ class PredictionFigures(PeriodicFigure):
             return
         with guarded("Predicting validation images"):
             first = {name: value[: self.n] for name, value in batch.items() if isinstance(value, Tensor | list)}
-            outputs = cast(Any, pl_module).predict_step(first, 0)
-            outputs = plain_names(outputs) if isinstance(outputs, Mapping) else {}
-            if not {"boxes", "masks"} & outputs.keys():
+            predictions = cast(Any, pl_module).predict_step(first, 0)
+            predictions = plain_names(predictions) if isinstance(predictions, Mapping) else {}
+            if not {"boxes", "masks"} & predictions.keys():
                 self.active = False
                 return
             heading = f"validation images, truth above prediction, after epoch {trainer.current_epoch + 1}"
-            self.keep((first, outputs, heading, trainer.global_step))
+            self.keep((first, predictions, heading, trainer.global_step))
 
     def draw(self, trainer: L.Trainer, pl_module: L.LightningModule, kept: Any) -> None:
         """Draw the ground truth above the predictions."""

@@ -22,9 +22,9 @@ class AnnotationEcho(L.LightningModule):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         junk = torch.tensor([[0.0, 0, 5, 5]])
-        boxes = [torch.cat([boxes, junk]) for boxes in batch["boxes"]]
-        labels = [torch.cat([labels, torch.tensor([0])]) for labels in batch["box_labels"]]
-        scores = [torch.cat([torch.linspace(1, 0.5, len(boxes)), torch.tensor([0.05])]) for boxes in batch["boxes"]]
+        boxes = [torch.cat([true, junk]) for true in batch["boxes"]]
+        labels = [torch.cat([true, torch.tensor([0])]) for true in batch["box_labels"]]
+        scores = [torch.cat([torch.linspace(1, 0.5, len(true)), torch.tensor([0.05])]) for true in batch["boxes"]]
         return {"boxes": boxes, "box_labels": labels, "scores": scores, "index": batch["index"]}
 
 

@@ -1,4 +1,4 @@
-"""Episodes that are easy to tell apart, and batches of them, for the few-shot modules."""
+"""Easily separable episodes and batches of them, for the few-shot modules."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from datamodules import BaseDataModule, EpisodicDataModule, InMemoryDataset
 
 
 class Marks(BaseDataModule):
-    """Twelve classes of grey images: a bright square each at a place of its own, under noise."""
+    """Twelve classes of gray images: a bright square at a class-specific position, with noise."""
 
     def load(self, split: str) -> InMemoryDataset | None:  # type: ignore[override]
         if split != "train":
@@ -31,7 +31,7 @@ def marks(**kwargs: Any) -> EpisodicDataModule:
 
 
 def episode_batch(way: int = 3, shot: int = 2, queries: int = 4, count: int = 2, size: int = 16) -> dict[str, Any]:
-    """Return a batch of random images, its labels in random order."""
+    """Return a batch of random images with labels in random order."""
     generator = torch.Generator().manual_seed(5)
     batch: dict[str, Any] = {"classes": torch.arange(way).expand(count, way)}
     for name, each in (("support", shot), ("query", queries)):

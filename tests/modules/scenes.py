@@ -1,4 +1,4 @@
-"""A small set of images with boxes and masks for dense tasks."""
+"""A small dataset with boxes and masks for dense tasks."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ QUIET: dict[str, Any] = {
 
 
 class Rectangles(L.LightningDataModule):
-    """Grey images with none, one or two rectangles, red or blue: padded to 48 x 64, every other one 40 x 50."""
+    """Gray images with none, one or two red or blue rectangles: 48 x 64, every other one 40 x 50 with padding."""
 
     box_classes = ("red", "blue")
     mask_classes = ("ground", "red", "blue")

@@ -1,4 +1,4 @@
-"""What a module changes after a step is in the checkpoints of that step."""
+"""Hooks of BaseModule: changes made after a step are in the checkpoints of that step."""
 
 import re
 import sys
@@ -29,8 +29,8 @@ class LateModule(SupervisedModule):
 """
 
 
-class Watched(BaseModule):
-    """Notes what happens in which order."""
+class Recording(BaseModule):
+    """Records the order of events."""
 
     def __init__(self, broken: int = -1, **kwargs: Any) -> None:
         super().__init__(**{"backbone": "conv4", "optimizer": "sgd", "schedule": "constant"} | kwargs)
@@ -57,20 +57,20 @@ class Watch(L.Callback):
 
 def fit(module: BaseModule, **options: Any) -> L.Trainer:
     trainer = L.Trainer(**QUIET | {"max_epochs": 1} | options)
-    trainer.fit(module, DigitsDataModule(labels_per_class=8, batch_size=16))  # five batches
+    trainer.fit(module, DigitsDataModule(labels_per_class=8, batch_size=16))  # 5 batches
     return trainer
 
 
-def test_after_step_follows_each_step_and_precedes_callbacks() -> None:
-    module = Watched()
+def test_after_step_runs_before_callbacks() -> None:
+    module = Recording()
     fit(module, callbacks=[Watch()])
     assert module.events == [(who, step + (who == "callback")) for step in range(5) for who in ("module", "callback")]
     assert all(not torch.equal(a, b) for a, b in zip(module.weights, module.weights[1:], strict=False))
     assert torch.equal(module.weights[-1], module.head.weight)
 
 
-def test_accumulated_batches_are_one_step() -> None:
-    module = Watched()
+def test_after_step_runs_once_per_accumulation() -> None:
+    module = Recording()
     assert fit(module, callbacks=[Watch()], accumulate_grad_batches=2).global_step == 3
     assert [step for who, step in module.events if who == "module"] == [0, 1, 2]
     assert [who for who, _ in module.events] == [
@@ -78,8 +78,8 @@ def test_accumulated_batches_are_one_step() -> None:
     ]  # fmt: skip
 
 
-def test_a_step_that_the_scaler_leaves_out_counts_too() -> None:
-    module = Watched(broken=2)
+def test_after_step_runs_after_skipped_steps() -> None:
+    module = Recording(broken=2)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
     trainer = fit(module, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
     assert scaler.get_scale() == 2.0**7
@@ -89,36 +89,36 @@ def test_a_step_that_the_scaler_leaves_out_counts_too() -> None:
     assert same == [False, True, False, False]
 
 
-def test_a_module_that_changes_state_after_checkpoints_is_refused() -> None:
+def test_error_for_overriding_on_train_batch_end() -> None:
     class Mixin:
         def on_train_batch_end(self, *args: Any) -> None:
-            """Change something."""
+            """Do nothing."""
 
     message = r"^Late overrides on_train_batch_end, .*after checkpoints are written.*: override after_step instead\.$"
     with pytest.raises(TypeError, match=message):
 
-        class Late(Watched):
+        class Late(Recording):
             def on_train_batch_end(self, *args: Any) -> None:
-                """Change something."""
+                """Do nothing."""
 
     with pytest.raises(TypeError, match=r"^Mixed\.on_train_batch_end"):
 
-        class Mixed(Mixin, Watched):
+        class Mixed(Mixin, Recording):
             pass
 
 
-def test_a_module_that_overrides_configure_model_is_refused() -> None:
+def test_error_for_overriding_configure_model() -> None:
     with pytest.raises(TypeError, match=r"^Twice\.configure_model .*: override configure_networks instead\.$"):
 
-        class Twice(Watched):
+        class Twice(Recording):
             def configure_model(self) -> None:
-                """Build something."""
+                """Do nothing."""
 
 
 def test_networks_are_built_once() -> None:
     built = []
 
-    class Counting(Watched):
+    class Counting(Recording):
         def configure_networks(self) -> None:
             super().configure_networks()
             built.append(self.backbone)
@@ -130,10 +130,10 @@ def test_networks_are_built_once() -> None:
     assert built == [module.backbone]
 
 
-def test_the_command_line_refuses_it_in_one_line(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cli_error_is_one_line(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (in_tmp / "late.py").write_text(OWN)
     monkeypatch.setattr(sys, "argv", ["lit-cv", "fit", "--model", "LateModule", "--data", "DigitsDataModule"])
     with pytest.raises(SystemExit) as error:
         console()
-    told = r".*late\.py, line 4: TypeError: LateModule\.on_train_batch_end .*: override after_step instead\."
-    assert re.fullmatch(told, str(error.value))
+    line = r".*late\.py, line 4: TypeError: LateModule\.on_train_batch_end .*: override after_step instead\."
+    assert re.fullmatch(line, str(error.value))

@@ -1,4 +1,4 @@
-"""A batch that a step fails on is described in one line, and other failures are left alone."""
+"""One-line explanations of errors caused by a batch; other errors are not changed."""
 
 import re
 import sys
@@ -65,7 +65,7 @@ class TuplesDataModule(L.LightningDataModule):
 """
 
 
-def test_the_command_line_says_so_in_one_line(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cli_error_is_one_line(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (in_tmp / "tuples.py").write_text(TUPLES)
     quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
     model = ["--model", "SupervisedModule", "--model.backbone", "conv4"]

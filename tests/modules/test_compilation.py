@@ -22,13 +22,13 @@ from lit_cv import (
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
-    """Leave out the making of machine code, which takes minutes, and return what is compiled."""
+    """Replace the generation of machine code, which takes minutes, and return the compiled networks."""
     compiled: list[nn.Module] = []
-    whole = nn.Module.compile
+    compile_fully = nn.Module.compile
 
     def compile_quickly(self: nn.Module, *args: Any, **kwargs: Any) -> None:
         compiled.append(self)
-        partial(whole, self)(*args, **kwargs, backend="aot_eager")
+        partial(compile_fully, self)(*args, **kwargs, backend="aot_eager")
 
     monkeypatch.setattr(nn.Module, "compile", compile_quickly)
     return compiled
@@ -55,7 +55,7 @@ def trained(module: BaseModule, data: L.LightningDataModule, folder: Path) -> di
         (MultiTaskModule, {"backbone": "conv4", "tasks": {"digit": {"type": "classification"}}}, 1),
     ],
 )
-def test_it_learns_what_it_learns_without(
+def test_compiled_training_equals_uncompiled(
     quick: list[nn.Module], kind: Any, options: dict[str, Any], count: int, tmp_path: Path
 ) -> None:
     data = partial(DigitsDataModule, batch_size=32)
@@ -69,9 +69,7 @@ def test_it_learns_what_it_learns_without(
 
 
 @pytest.mark.parametrize("kind", [DetectionModule, SegmentationModule])
-def test_what_runs_parts_of_its_networks_says_that_it_is_not_compiled(
-    quick: list[nn.Module], kind: Any, tmp_path: Path
-) -> None:
+def test_error_for_modules_that_cannot_be_compiled(quick: list[nn.Module], kind: Any, tmp_path: Path) -> None:
     data = ShapesDataModule(image_size=32, num_images=40, targets="all", batch_size=8)
     with pytest.raises(ValueError, match=r"leave `compile` out"):
         trained(kind(backbone="conv4", compile=True), data, tmp_path)

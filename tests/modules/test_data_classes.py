@@ -1,4 +1,4 @@
-"""Classes are matched by their names, wherever a model meets data."""
+"""Classes of a model are matched with those of the data by name."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ BRIGHTNESS = {"ant": 20, "bee": 120, "cat": 230}
 
 
 class Brightness(BaseDataModule):
-    """Images of one brightness for each class, whose names come in any order."""
+    """Images of one brightness per class, with class names in any order."""
 
     def __init__(self, names: list[str], several: bool = False, **kwargs: Any) -> None:
         super().__init__(batch_size=8, num_workers=0, **kwargs)
@@ -49,8 +49,8 @@ class Brightness(BaseDataModule):
         return InMemoryDataset(images.to(torch.uint8), targets, self.names) if split != "predict" else None
 
 
-def seen(data: BaseDataModule, key: str = "label") -> list[tuple[int, Any]]:
-    """Return the brightness of each validation image with its label."""
+def validation_labels(data: BaseDataModule, key: str = "label") -> list[tuple[int, Any]]:
+    """Return the brightness and the label of each validation image."""
     batches = list(data.val_dataloader())
     return [
         (int(image.amax()), label.tolist()) for b in batches for image, label in zip(b["image"], b[key], strict=True)
@@ -79,12 +79,14 @@ def test_other_order_is_renumbered(trained: tuple[SupervisedModule, Path], verb:
     getattr(trainer, verb)(module, datamodule=turned, ckpt_path=trained[1])
     same.setup()
     assert turned.class_names == same.class_names == ["ant", "bee", "cat"]
-    assert {b // 60: label for b, label in seen(turned)} == {b // 60: label for b, label in seen(same)}
+    assert {b // 60: label for b, label in validation_labels(turned)} == {
+        b // 60: label for b, label in validation_labels(same)
+    }
     assert torch.equal(turned.class_counts(), torch.tensor([8, 8, 8]))
     assert "val_acc_ant" in trainer.callback_metrics or verb != "validate"
 
 
-def test_networks_that_a_callback_builds_early_name_their_classes_alike(trained: tuple[SupervisedModule, Path]) -> None:
+def test_classes_match_when_a_callback_builds_networks_early(trained: tuple[SupervisedModule, Path]) -> None:
     class Early(L.Callback):
         def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
             pl_module.configure_model()
@@ -92,21 +94,21 @@ def test_networks_that_a_callback_builds_early_name_their_classes_alike(trained:
     module = SupervisedModule(backbone="conv4", per_class_metrics=True)
     trainer = L.Trainer(**QUIET, callbacks=[Early()])
     data = Brightness(["cat", "ant", "bee"])
-    data.checkpoint_path = trained[1]  # as the command line says
+    data.checkpoint_path = trained[1]  # as set by the command line
     trainer.validate(module, data, ckpt_path=trained[1], verbose=False)
     assert module.metrics["val"]["class"].labels == ["ant", "bee", "cat"]
 
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict", "fit"])
 @pytest.mark.parametrize("names", [["bee", "cat", "dog"], ["ant", "bee"], ["ant", "bee", "cat", "dog"]])
-def test_other_classes_are_refused(trained: tuple[SupervisedModule, Path], verb: str, names: list[str]) -> None:
+def test_error_for_other_classes(trained: tuple[SupervisedModule, Path], verb: str, names: list[str]) -> None:
     module = SupervisedModule(backbone="conv4")
     with pytest.raises(ValueError, match=r"tells apart 3 classes \(ant, bee, cat\).*`classes`") as error:
         getattr(L.Trainer(**QUIET), verb)(module, datamodule=Brightness(names), ckpt_path=trained[1])
     assert "dog" in str(error.value) or "cat is missing" in str(error.value)
 
 
-def test_a_module_that_was_trained_here_or_loaded_knows_its_classes(trained: tuple[SupervisedModule, Path]) -> None:
+def test_trained_and_loaded_modules_know_their_classes(trained: tuple[SupervisedModule, Path]) -> None:
     for module in (trained[0], load_module(trained[1]), SupervisedModule.load_from_checkpoint(trained[1])):
         data = Brightness(["cat", "bee", "ant"])
         L.Trainer(**QUIET).validate(module, data, verbose=False)
@@ -115,11 +117,9 @@ def test_a_module_that_was_trained_here_or_loaded_knows_its_classes(trained: tup
             L.Trainer(**QUIET).validate(module, Brightness(["ant", "bee", "owl"]), verbose=False)
 
 
-def test_a_checkpoint_that_names_only_the_classes_of_its_data_is_matched(
-    trained: tuple[SupervisedModule, Path], tmp_path: Path
-) -> None:
+def test_checkpoint_of_earlier_version_is_matched(trained: tuple[SupervisedModule, Path], tmp_path: Path) -> None:
     content = torch.load(trained[1], weights_only=True)
-    del content["lit_cv"]["classes"]  # as earlier versions wrote it
+    del content["lit_cv"]["classes"]  # as written by earlier versions
     torch.save(content, tmp_path / "old.ckpt")
     data = Brightness(["cat", "bee", "ant"])
     L.Trainer(**QUIET).validate(
@@ -128,7 +128,7 @@ def test_a_checkpoint_that_names_only_the_classes_of_its_data_is_matched(
     assert data.class_names == ["ant", "bee", "cat"]
 
 
-def test_a_damaged_list_of_classes_is_refused(trained: tuple[SupervisedModule, Path], tmp_path: Path) -> None:
+def test_error_for_damaged_classes(trained: tuple[SupervisedModule, Path], tmp_path: Path) -> None:
     content = torch.load(trained[1], weights_only=True)
     content["lit_cv"]["classes"] = {"class_names": [1, 2, 3]}
     torch.save(content, tmp_path / "damaged.ckpt")
@@ -137,18 +137,18 @@ def test_a_damaged_list_of_classes_is_refused(trained: tuple[SupervisedModule, P
         L.Trainer(**QUIET).validate(SupervisedModule(backbone="conv4"), data, ckpt_path=tmp_path / "damaged.ckpt")
 
 
-def test_several_labels_are_renumbered(tmp_path: Path) -> None:
+def test_multi_label_is_renumbered(tmp_path: Path) -> None:
     path = checkpoint(
         SupervisedModule(backbone="conv4"), Brightness(["ant", "bee", "cat"], several=True), tmp_path / "a"
     )
     data = Brightness(["cat", "ant", "bee"], several=True)
     L.Trainer(**QUIET).validate(SupervisedModule(backbone="conv4"), data, ckpt_path=path, verbose=False)
-    for brightness, label in seen(data):
+    for brightness, label in validation_labels(data):
         name = min(BRIGHTNESS, key=lambda key: abs(BRIGHTNESS[key] + 12 - brightness))
         assert label == [float(name == other) for other in ("ant", "bee", "cat")]
 
 
-def test_labels_that_are_hidden_stay_hidden() -> None:
+def test_hidden_labels_stay_hidden() -> None:
     data = Brightness(["cat", "ant", "bee"], labels_per_class=2)
     data.setup()
     before = data.unlabeled_dataset.labels.clone()
@@ -157,7 +157,7 @@ def test_labels_that_are_hidden_stay_hidden() -> None:
     assert torch.equal(data.train_dataset.labels, torch.tensor([2, 0, 1])[before[before >= 0]])
 
 
-def test_features_are_learned_from_any_classes(tmp_path: Path) -> None:
+def test_self_supervision_accepts_any_classes(tmp_path: Path) -> None:
     path = checkpoint(FineTuneModule(backbone="conv4"), Brightness(["ant", "bee", "cat"]), tmp_path / "a.ckpt")
     data = Brightness(["ant", "owl"])
     L.Trainer(**QUIET, max_steps=1).fit(FineTuneModule(weights=str(path)), data)
@@ -165,18 +165,18 @@ def test_features_are_learned_from_any_classes(tmp_path: Path) -> None:
     assert embedding.classes_in(data) == {}
 
 
-def test_the_classifier_of_a_checkpoint_goes_by_names(trained: tuple[SupervisedModule, Path]) -> None:
-    given = trained[0].head.state_dict()
+def test_classifier_weights_are_matched_by_name(trained: tuple[SupervisedModule, Path]) -> None:
+    original = trained[0].head.state_dict()
     head = SupervisedModule(backbone="conv4", num_classes=3, in_channels=1)
     head.configure_model()
     assert load_head(head.head, str(trained[1]), ["cat", "ant", "bee"])
     for key, value in head.head.state_dict().items():
-        assert torch.equal(value, given[key][[2, 0, 1]])
+        assert torch.equal(value, original[key][[2, 0, 1]])
     assert not load_head(head.head, str(trained[1]), ["cat", "ant", "dog"])
-    assert SelfTrainingModule(backbone="conv4").classes_in(Brightness(["a"])) == {}  # before it is set up
+    assert SelfTrainingModule(backbone="conv4").classes_in(Brightness(["a"])) == {}  # before its setup
 
 
-def test_the_probe_forgets_other_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_probe_restarts_for_other_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for names, warned in ((["ant", "bee", "cat"], False), (["ant", "cat", "bee"], True)):
         first, second = OnlineProbe(), OnlineProbe()
         modules = [SupervisedModule(backbone="conv4", compile=False) for _ in range(2)]
@@ -193,7 +193,7 @@ def save_scene(folder: Path, name: str, brightness: int) -> None:
 
 
 def yolo(root: Path, names: list[str]) -> Path:
-    """Write a set in YOLO's form with one object an image, of a class whose brightness the image has."""
+    """Write a YOLO dataset with one object per image, of the class that corresponds to the image's brightness."""
     for split in ("train", "val"):
         for number, (name, brightness) in enumerate(BRIGHTNESS.items()):
             save_scene(root / "images" / split, f"{number}.png", brightness)
@@ -209,7 +209,7 @@ def annotated(root: Path) -> AnnotatedImagesDataModule:
 
 
 @pytest.mark.parametrize("kind", ["boxes", "pixels", "tasks"])
-def test_boxes_and_pixels_are_renumbered(tmp_path: Path, kind: str) -> None:
+def test_box_and_mask_classes_are_renumbered(tmp_path: Path, kind: str) -> None:
     first, second = yolo(tmp_path / "a", ["ant", "bee", "cat"]), yolo(tmp_path / "b", ["bee", "cat", "ant"])
     small: dict[str, Any] = {"backbone": "resnet9_small"}
 
@@ -245,7 +245,7 @@ def save_folders(root: Path, names: dict[str, int]) -> Path:
 
 
 @pytest.mark.slow
-def test_error_names_renamed_folder_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cli_error_names_renamed_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     root = save_folders(tmp_path / "pets", {"cat": 20, "dog": 200})
     options = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--data.num_workers=0"]
@@ -261,7 +261,7 @@ def test_error_names_renamed_folder_on_the_command_line(tmp_path: Path, monkeypa
     assert cli.datamodule.class_names == ["cat", "dog"]
 
 
-def test_tables_and_folders_are_matched(tmp_path: Path) -> None:
+def test_table_classes_match_folder_classes(tmp_path: Path) -> None:
     save_folders(tmp_path, {"bee": 120, "ant": 20})
     rows = [f"{name}/{number}.png,{name}" for name in ("bee", "ant") for number in range(6)]
     (tmp_path / "images.csv").write_text("\n".join(["path,label", *rows]))
@@ -270,7 +270,7 @@ def test_tables_and_folders_are_matched(tmp_path: Path) -> None:
     path = checkpoint(SupervisedModule(backbone="conv4"), folder, tmp_path / "a.ckpt")
     table = CSVDataModule(str(tmp_path / "images.csv"), **common)
     L.Trainer(**QUIET).validate(SupervisedModule(backbone="conv4"), table, ckpt_path=path, verbose=False)
-    found: list[tuple[int, Tensor]] = seen(table)
+    labels: list[tuple[int, Tensor]] = validation_labels(table)
     assert table.class_names == ["bee", "ant"]
-    assert len(found) == 6
-    assert all(label == int(brightness < 60) for brightness, label in found)
+    assert len(labels) == 6
+    assert all(label == int(brightness < 60) for brightness, label in labels)

@@ -23,13 +23,13 @@ def built(**kwargs: Any) -> DetectionModule:
 
 
 def batch(crowds: bool = False) -> dict[str, Any]:
-    found: dict[str, Any] = next(iter(Rectangles(8, crowds).train_dataloader()))
-    return found
+    first: dict[str, Any] = next(iter(Rectangles(8, crowds).train_dataloader()))
+    return first
 
 
 @pytest.mark.slow
 @pytest.mark.learns
-def test_it_learns_and_logs(seed: int) -> None:
+def test_learns_and_logs(seed: int) -> None:
     L.seed_everything(seed, verbose=False)
     module = DetectionModule(**SMALL, lr=3e-3, iou_threshold=0.5)
     data = Rectangles()
@@ -56,38 +56,38 @@ def test_it_learns_and_logs(seed: int) -> None:
 
 
 def random_detections(n: int) -> tuple[list[Detections], list[dict[str, Tensor]]]:
-    found, targets = [], []
+    detections, targets = [], []
     for _ in range(n):
         corner = torch.rand(6, 2) * 60
         true = torch.cat([corner, corner + 8 + torch.rand(6, 2) * 20], 1)
         labels = torch.randint(3, (6,))
         moved = torch.cat([true + torch.randn(6, 4) * 2, true[:3] + 30])
         kinds = torch.cat([labels, torch.randint(3, (3,))])
-        found.append(Detections(moved, torch.rand(9), kinds))
+        detections.append(Detections(moved, torch.rand(9), kinds))
         targets.append({"boxes": true, "labels": labels, "iscrowd": torch.rand(6) < 0.1})
-    return found, targets
+    return detections, targets
 
 
-def test_processes_with_different_numbers_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_with_different_numbers_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    found, targets = random_detections(5)
-    whole, first, second = (DetectionAP(["a", "b", "c"]) for _ in range(3))
-    for metric, part in ((whole, slice(0, 5)), (first, slice(0, 2)), (second, slice(2, 5))):
-        metric.update(found[part], targets[part])
+    detections, targets = random_detections(5)
+    complete, first, second = (DetectionAP(["a", "b", "c"]) for _ in range(3))
+    for metric, part in ((complete, slice(0, 5)), (first, slice(0, 2)), (second, slice(2, 5))):
+        metric.update(detections[part], targets[part])
     others = iter([[value.cpu() for value in getattr(second, name)] for name in second._defaults])
 
-    def gather(parts: list[Any], own: list[Tensor], group: Any = None) -> None:
-        parts[:] = [own, next(others)]
+    def gather(parts: list[Any], local: list[Tensor], group: Any = None) -> None:
+        parts[:] = [local, next(others)]
 
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda group=None: 2)
     monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
     first._sync_dist()
     assert len(first.detection_box) == 5
-    for name, value in whole.compute().items():
+    for name, value in complete.compute().items():
         torch.testing.assert_close(first.compute()[name], value)
 
 
-def test_no_image_gives_no_score() -> None:
+def test_no_images_give_no_score() -> None:
     metric = DetectionAP(["a"])
     metric.update([], [])
     values = metric.compute()
@@ -95,7 +95,7 @@ def test_no_image_gives_no_score() -> None:
     assert all(value.isnan() for value in values.values())
 
 
-def test_crowds_are_not_learnt() -> None:
+def test_crowds_are_excluded_from_training() -> None:
     module, with_crowds = built(), batch(crowds=True)
     single = {k: v for k, v in with_crowds.items() if k != "iscrowd"}
     for name in ("boxes", "box_labels"):
@@ -108,7 +108,7 @@ def test_crowds_are_not_learnt() -> None:
 
 
 @pytest.mark.parametrize("detector", ["retinanet", "faster_rcnn"])
-def test_other_detectors_by_name(detector: Any) -> None:
+def test_detectors(detector: Any) -> None:
     module = built(detector=detector)
     output = module.step(batch(), "train")
     output["loss"].backward()
@@ -117,13 +117,13 @@ def test_other_detectors_by_name(detector: Any) -> None:
     assert len(module.eval().step(batch(), "val")["detections"]) == 8
 
 
-def test_a_vision_transformer_finds_objects_too() -> None:
+def test_vision_transformer() -> None:
     module = built(backbone="vit_micro_p8", image_size=[48, 64])
     assert len(module.detect(torch.zeros(2, 3, 40, 64, dtype=torch.uint8))) == 2
     module.step(batch(), "train")["loss"].backward()
 
 
-def test_unknown_classes_and_batches_without_boxes() -> None:
+def test_error_for_unknown_classes_and_missing_boxes() -> None:
     with pytest.raises(ValueError, match="classes of the boxes are unknown"):
         DetectionModule(**SMALL)(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     with pytest.raises(ValueError, match="batches with `boxes` and `box_labels`, but got one with image, label"):
@@ -134,7 +134,7 @@ def test_unknown_classes_and_batches_without_boxes() -> None:
         DetectionModule(max_detections=0)
 
 
-def test_images_without_objects_give_no_score() -> None:
+def test_warning_for_images_without_objects() -> None:
     data = Rectangles(3)
     for item in data.items:
         item["boxes"], item["box_labels"] = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)

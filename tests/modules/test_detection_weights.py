@@ -1,4 +1,4 @@
-"""DetectionModule from the weights of torchvision's detectors."""
+"""DetectionModule with the weights of torchvision's detectors."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.slow
-def test_training_leaves_frozen_norms_alone(weights: str, tmp_path: Path) -> None:
+def test_training_keeps_frozen_norms(weights: str, tmp_path: Path) -> None:
     L.seed_everything(0, verbose=False)
     module = DetectionModule(weights=weights, lr=1e-3)
     trainer = L.Trainer(**QUIET, max_steps=1, limit_val_batches=0)
@@ -65,10 +65,10 @@ def test_predictions_without_training(weights: str, in_tmp: Path, capfd: pytest.
         save_image(torch.rand(3, *size), in_tmp / "new" / f"{number}.png")
     options = ["--data.canvas", "[64, 96]", "--data.num_workers", "0"]
     main(["predict", "--model", "DetectionModule", "--model.weights", weights, "--images", "new", *options])
-    found = json.loads((in_tmp / "predictions" / "annotations" / "instances.json").read_text())
-    assert [category["name"] for category in found["categories"]][:2] == ["person", "bicycle"]
-    assert len(found["categories"]) == 80
-    assert {image["file_name"]: (image["height"], image["width"]) for image in found["images"]} == {
+    annotations = json.loads((in_tmp / "predictions" / "annotations" / "instances.json").read_text())
+    assert [category["name"] for category in annotations["categories"]][:2] == ["person", "bicycle"]
+    assert len(annotations["categories"]) == 80
+    assert {image["file_name"]: (image["height"], image["width"]) for image in annotations["images"]} == {
         "0.png": (96, 128),
         "1.png": (128, 90),
     }
@@ -78,11 +78,11 @@ def test_predictions_without_training(weights: str, in_tmp: Path, capfd: pytest.
 @pytest.mark.slow
 def test_resume_is_exact(weights: str, in_tmp: Path) -> None:
     (in_tmp / "killer.py").write_text(CALLBACKS)
-    whole, killed = in_tmp / "whole", in_tmp / "killed"
+    uninterrupted, killed = in_tmp / "uninterrupted", in_tmp / "killed"
     start = [*FIT, "--model.weights", weights]
-    main([*start, "--trainer.default_root_dir", str(whole)])
+    main([*start, "--trainer.default_root_dir", str(uninterrupted)])
     kill = ["--trainer.callbacks+=killer.Kill", "--trainer.callbacks.step=2"]
     run_until_killed([*start, *kill, "--trainer.default_root_dir", str(killed)])
     main([*FIT, "--trainer.default_root_dir", str(killed), "--ckpt_path", "last"])
     for key in ("state_dict", "optimizer_states", "lr_schedulers"):
-        assert_same(final(killed)[key], final(whole)[key], key)
+        assert_same(final(killed)[key], final(uninterrupted)[key], key)

@@ -1,4 +1,4 @@
-"""What every way of adaptation must get right, and what each of them adds."""
+"""Properties of all adaptation methods, and of each single one."""
 
 import copy
 import math
@@ -42,7 +42,7 @@ def batch(n: int = 6, m: int | None = None) -> dict[str, Any]:
 
 
 class DarkDigits(DigitsDataModule):
-    """The same digits, paler and on a brighter ground."""
+    """The same digits, paler and on a brighter background."""
 
     def load(self, split: str) -> Any:
         dataset = super().load(split)
@@ -70,7 +70,7 @@ def fit(
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_the_adaptation_is_added_and_reaches_the_backbone(name: str) -> None:
+def test_adaptation_loss_is_added_and_reaches_the_backbone(name: str) -> None:
     module, plain = build(name, adaptation_weight=0.5), build(name, source_only=True)
     module.train(), plain.train()
     output = module.step(batch(), "train")
@@ -87,25 +87,25 @@ def test_the_adaptation_is_added_and_reaches_the_backbone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["dann", "mmd", "self_training"])
-def test_source_only_sees_nothing_of_the_target(name: str) -> None:
+def test_source_only_ignores_the_target(name: str) -> None:
     one, two = build(name, source_only=True).train(), build(name, source_only=True).train()
     other = batch()
     other["target"]["image"] = torch.zeros_like(other["target"]["image"])
     outputs = [one.step(batch(), "train"), two.step(other, "train")]
     assert set(outputs[0]) == {"loss", "source_loss", "acc", "counts"}
     assert torch.equal(outputs[0]["loss"], outputs[1]["loss"])
-    for key, value in one.state_dict().items():  # the statistics of BatchNorm, too
+    for key, value in one.state_dict().items():  # including BatchNorm statistics
         assert torch.equal(value, two.state_dict()[key]), key
     assert not any(key.startswith(("discriminator", "teacher")) for key in one.state_dict())
 
 
-def test_source_only_starts_from_the_same_weights() -> None:
+def test_source_only_has_the_same_initial_weights() -> None:
     one, two = build("dann", source_only=True).state_dict(), build("dann").state_dict()
     assert all(torch.equal(value, two[key]) for key, value in one.items())
 
 
 @pytest.mark.parametrize("name", ["dann", "mmd"])
-def test_batchnorm_normalises_both_domains_by_their_mixture(name: str) -> None:
+def test_batchnorm_uses_statistics_of_both_domains(name: str) -> None:
     module = build(name).train()
     norm = module.backbone.body.blocks[0][1]
     seen: list[Tensor] = []
@@ -115,7 +115,7 @@ def test_batchnorm_normalises_both_domains_by_their_mixture(name: str) -> None:
     torch.testing.assert_close(norm.running_mean, 0.1 * seen[0].mean((0, 2, 3)))
 
 
-def test_lambda_rises_as_published() -> None:
+def test_lambda_schedule() -> None:
     module = build("dann", ramp=10.0, adaptation_weight=2.0)
     module._total_steps, module._trainer = 100.0, None
     for step in (0, 25, 100):
@@ -127,7 +127,7 @@ def test_lambda_rises_as_published() -> None:
 
 
 @pytest.mark.parametrize("conditioning", ["none", "entropy"])
-def test_the_features_learn_to_deceive_the_discriminator(conditioning: str) -> None:
+def test_features_learn_to_deceive_the_discriminator(conditioning: str) -> None:
     module = build("dann", conditioning=conditioning, adaptation_weight=0.3).eval()
     images = torch.cat([batch()[domain]["image"] for domain in ("source", "target")])
     module.step(batch(), "train")["loss"].backward()
@@ -150,7 +150,7 @@ def test_the_features_learn_to_deceive_the_discriminator(conditioning: str) -> N
         torch.testing.assert_close(part.grad, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_the_discriminator_can_have_its_own_learning_rate() -> None:
+def test_discriminator_lr() -> None:
     module = build("dann", discriminator_lr=10.0)
     groups = {group["name"]: group for group in module.parameter_groups()}
     assert groups["discriminator.decay"]["lr"] == pytest.approx(10 * groups["decay"]["lr"])
@@ -158,46 +158,46 @@ def test_the_discriminator_can_have_its_own_learning_rate() -> None:
     assert len(held) == len(set(held)) == len(list(module.parameters()))
 
 
-def test_distances_are_those_of_the_layers_chosen() -> None:
+def test_distances_of_selected_layers() -> None:
     layers = ["blocks.1", "features", "logits", "probabilities"]
     module = build("mmd", layers=layers).eval()
     images = [batch()[domain]["image"] for domain in ("source", "target")]
-    found = []
+    outputs = []
     for part in images:
         inner = module.backbone.body.blocks[:2](module.backbone.normalize(part)).mean((2, 3))
         features = module.backbone(part)
-        found.append([inner, features, module.head(features), module.head(features).softmax(1)])
-    sum_of = sum(mmd(x, y) for x, y in zip(*found, strict=True))
+        outputs.append([inner, features, module.head(features), module.head(features).softmax(1)])
+    sum_of = sum(mmd(x, y) for x, y in zip(*outputs, strict=True))
     torch.testing.assert_close(module.step(batch(), "train")["adaptation_loss"], sum_of, rtol=1e-4, atol=1e-6)
     module.hparams["distance"] = "joint_mmd"
-    torch.testing.assert_close(module.step(batch(), "train")["adaptation_loss"], mmd(*found), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(module.step(batch(), "train")["adaptation_loss"], mmd(*outputs), rtol=1e-4, atol=1e-6)
     module.hparams["distance"] = "coral"
-    expected = sum(coral(x, y) for x, y in zip(*found, strict=True))
+    expected = sum(coral(x, y) for x, y in zip(*outputs, strict=True))
     torch.testing.assert_close(module.step(batch(), "train")["adaptation_loss"], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_pseudo_labels_are_the_teachers_for_the_weak_view() -> None:
+def test_pseudo_labels_come_from_the_weak_view() -> None:
     module = build("self_training", threshold=0.34, class_balance=False).eval()
     for parameter in module.teacher.parameters():
         parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
-    given = batch()
-    given["target"]["strong"] = 255 - given["target"]["image"]
-    answers = module.teacher.module.head(module.teacher.module.backbone(given["target"]["image"])).softmax(1)
-    confidence, labels = answers.max(1)
-    module.hparams["threshold"] = float(confidence.sort().values[2])  # four of six are kept
+    both = batch()
+    both["target"]["strong"] = 255 - both["target"]["image"]
+    probabilities = module.teacher.module.head(module.teacher.module.backbone(both["target"]["image"])).softmax(1)
+    confidence, labels = probabilities.max(1)
+    module.hparams["threshold"] = float(confidence.sort().values[2])  # four of six reach the threshold
     kept = confidence >= confidence.sort().values[2]
-    losses = F.cross_entropy(module(given["target"]["strong"]), labels, reduction="none")
-    output = module.step(given, "train")
+    losses = F.cross_entropy(module(both["target"]["strong"]), labels, reduction="none")
+    output = module.step(both, "train")
     assert float(output["pseudo_coverage"]) == pytest.approx(4 / 6)
     torch.testing.assert_close(output["adaptation_loss"], (losses * kept).sum() / 6)
     output["loss"].backward()
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in module.teacher.parameters())
 
 
-def test_the_share_of_classes_moves_the_thresholds() -> None:
+def test_class_frequency_changes_the_thresholds() -> None:
     module = build("self_training", threshold=0.9, teacher_decay=0.8)
-    answers = torch.tensor([[0.8, 0.1, 0.1], [0.6, 0.3, 0.1]])
-    module.teach = lambda images: answers
+    probabilities = torch.tensor([[0.8, 0.1, 0.1], [0.6, 0.3, 0.1]])
+    module.teach = lambda images: probabilities
     module.step(batch(2), "train")
     share = 0.8 / 3 + 0.2 * torch.tensor([0.7, 0.2, 0.1])
     torch.testing.assert_close(module.class_share, share)
@@ -206,7 +206,7 @@ def test_the_share_of_classes_moves_the_thresholds() -> None:
     assert (labels.tolist(), mask.tolist()) == ([0, 1], [False, True])
 
 
-def test_the_teachers_weights_are_a_moving_average() -> None:
+def test_teacher_is_a_moving_average() -> None:
     module = build("self_training", teacher_decay=0.9).train()
     before = copy.deepcopy(module.teacher.state_dict())
     with torch.no_grad():
@@ -218,8 +218,8 @@ def test_the_teachers_weights_are_a_moving_average() -> None:
         torch.testing.assert_close(value, before[key] + (0.1 if key in weights else 0), msg=key)
 
 
-def test_answers_for_the_target_go_by_its_own_statistics() -> None:
-    """Of weak views, in the teacher and in what the network remembers; what it learns by is the mixture's."""
+def test_target_predictions_use_target_statistics() -> None:
+    """Teacher and predictions use BatchNorm statistics of weak target views, training those of the mixture."""
     module = build("self_training").train()
     norms = [part.body.blocks[0][1] for part in (module.backbone, module.teacher.module.backbone)]
     seen: list[list[Tensor]] = [[], []]
@@ -228,9 +228,9 @@ def test_answers_for_the_target_go_by_its_own_statistics() -> None:
     assert {name for name, part in module.teacher.named_modules() if part.training} == {
         name for name, part in module.teacher.named_modules() if isinstance(part, torch.nn.BatchNorm2d)
     }
-    given = batch(6, 4)
-    given["target"]["strong"] = 255 - given["target"]["image"]
-    module.step(given, "train")
+    both = batch(6, 4)
+    both["target"]["strong"] = 255 - both["target"]["image"]
+    module.step(both, "train")
     assert [[len(x) for x in inputs] for inputs in seen] == [[10, 4], [4]]
     for norm, weak in zip(norms, (seen[0][1], seen[1][0]), strict=True):
         torch.testing.assert_close(weak, seen[1][0])
@@ -239,9 +239,11 @@ def test_answers_for_the_target_go_by_its_own_statistics() -> None:
         torch.testing.assert_close(norm.running_var, 0.9 + 0.1 * weak.var((0, 2, 3)))
     held = copy.deepcopy(module.state_dict())
     module.eval()
-    answers = module.teacher.module.head(module.teacher.module.backbone(given["target"]["image"][:1])).softmax(1)
-    torch.testing.assert_close(module.teach(given["target"]["image"])[:1], answers)  # whatever is beside it
-    module.step({**given["target"], "label": torch.zeros(4).long()}, "val")
+    probabilities = module.teacher.module.head(module.teacher.module.backbone(both["target"]["image"][:1])).softmax(1)
+    torch.testing.assert_close(
+        module.teach(both["target"]["image"])[:1], probabilities
+    )  # independent of the other images
+    module.step({**both["target"], "label": torch.zeros(4).long()}, "val")
     assert all(torch.equal(value, held[key]) for key, value in module.state_dict().items())
 
 
@@ -255,45 +257,45 @@ def test_modules_can_be_pickled(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["cdan", "self_training"])
-def test_what_is_logged_of_a_run(name: str, tmp_path: Any) -> None:
+def test_logged_metrics_match_direct_computation(name: str, tmp_path: Any) -> None:
     data, module = digits(), MODULES[name](backbone="conv4", per_class_metrics=True)
     trainer = fit(module, data, tmp_path, limit_train_batches=6)
-    found = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
     module.eval()
-    answers = {}
+    logits = {}
     with torch.no_grad():
         for domain, dataset in (("source", data.source_val_dataset), ("target", data.val_dataset)):
-            whole = dataset.__getitems__(range(len(dataset)))
-            answers[domain] = module(whole["image"])
-            right = (answers[domain].argmax(1) == whole["label"]).float().mean()
-            assert found[f"val_{domain}_acc"] == pytest.approx(float(right), abs=1e-6)
-            loss = F.cross_entropy(answers[domain], whole["label"])
-            assert found["val_loss" if domain == "source" else "val_target_loss"] == pytest.approx(
+            images = dataset.__getitems__(range(len(dataset)))
+            logits[domain] = module(images["image"])
+            accuracy = (logits[domain].argmax(1) == images["label"]).float().mean()
+            assert logged[f"val_{domain}_acc"] == pytest.approx(float(accuracy), abs=1e-6)
+            loss = F.cross_entropy(logits[domain], images["label"])
+            assert logged["val_loss" if domain == "source" else "val_target_loss"] == pytest.approx(
                 float(loss), rel=1e-4
             )
-    p = answers["target"].double().softmax(1)
+    p = logits["target"].double().softmax(1)
     entropy = float(-(p * p.log()).sum(1).mean()) / math.log(10)
     diversity = float(-(p.mean(0) * p.mean(0).log()).sum()) / math.log(10)
-    whole = data.val_dataset.__getitems__(range(len(data.val_dataset)))
-    right = (answers["target"].argmax(1) == whole["label"])[whole["label"] == 3].float().mean()
-    assert found["val_target_acc_3"] == pytest.approx(float(right))
-    assert found["val_target_entropy"] == pytest.approx(entropy, abs=1e-5)
-    assert found["val_score"] == pytest.approx((found["val_source_acc"] + diversity - entropy) / 2, abs=1e-5)
-    assert 0 < found["train_lambda"] < 1
-    assert found["train_adaptation_loss"] != 0
-    assert found["train_loss"] > found["train_source_loss"] > 0
+    images = data.val_dataset.__getitems__(range(len(data.val_dataset)))
+    accuracy = (logits["target"].argmax(1) == images["label"])[images["label"] == 3].float().mean()
+    assert logged["val_target_acc_3"] == pytest.approx(float(accuracy))
+    assert logged["val_target_entropy"] == pytest.approx(entropy, abs=1e-5)
+    assert logged["val_score"] == pytest.approx((logged["val_source_acc"] + diversity - entropy) / 2, abs=1e-5)
+    assert 0 < logged["train_lambda"] < 1
+    assert logged["train_adaptation_loss"] != 0
+    assert logged["train_loss"] > logged["train_source_loss"] > 0
     if name == "self_training":
         dataset = data.val_dataset.__getitems__(range(len(data.val_dataset)))
         labels, mask = module.choose(module.teach(dataset["image"]))
-        assert found["val_pseudo_coverage"] == pytest.approx(float(mask.float().mean()))
-        assert found["val_pseudo_precision"] == pytest.approx(float((labels == dataset["label"])[mask].float().mean()))
+        assert logged["val_pseudo_coverage"] == pytest.approx(float(mask.float().mean()))
+        assert logged["val_pseudo_precision"] == pytest.approx(float((labels == dataset["label"])[mask].float().mean()))
     else:
-        assert 0 <= found["val_discriminator_acc"] <= 1
+        assert 0 <= logged["val_discriminator_acc"] <= 1
     tested = trainer.test(module, data, verbose=False)
     assert {"test_source_acc", "test_target_acc", "test_score"} <= set(tested[0] | tested[1])
 
 
-def test_the_table_of_both_domains_shows_each_number_once(capsys: Any) -> None:
+def test_validation_table_has_one_column(capsys: Any) -> None:
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
     for evaluate, stage in ((trainer.test, "test"), (trainer.validate, "val")):
         evaluate(build("mmd", num_classes=10), datamodule=digits())
@@ -305,9 +307,9 @@ def test_the_table_of_both_domains_shows_each_number_once(capsys: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.learns
-def test_each_approach_learns_more_of_the_target_than_the_source_tells(tmp_path: Any, seed: int) -> None:
-    """Pale digits: 10 to 30 % without adaptation, and self-training goes on from where a short run of MMD ended."""
-    found = {}
+def test_adaptation_beats_source_only(tmp_path: Any, seed: int) -> None:
+    """Pale digits: 10 to 30 % accuracy without adaptation. Self-training continues a short run of MMD."""
+    accuracy = {}
     for name, epochs, batches, options in (
         ("source", 2, 1.0, {"source_only": True}),
         ("dann", 5, 1.0, {"adaptation_weight": 0.1}),
@@ -317,11 +319,11 @@ def test_each_approach_learns_more_of_the_target_than_the_source_tells(tmp_path:
     ):
         module = MODULES["dann" if name == "source" else name](backbone="conv4", lr=3e-3, **options)
         trainer = fit(module, digits(), tmp_path, epochs=epochs, seed=seed, limit_train_batches=batches)
-        found[name] = float(trainer.callback_metrics["val_target_acc"])
+        accuracy[name] = float(trainer.callback_metrics["val_target_acc"])
         trainer.save_checkpoint(tmp_path / f"{name}.ckpt")
-    assert found["dann"] > found["source"] + 0.15, found
-    assert min(found["mmd"], found["coral"]) > max(0.35, found["source"] + 0.15), found
-    assert found["self_training"] > found["mmd"] + 0.05, found
+    assert accuracy["dann"] > accuracy["source"] + 0.15, accuracy
+    assert min(accuracy["mmd"], accuracy["coral"]) > max(0.35, accuracy["source"] + 0.15), accuracy
+    assert accuracy["self_training"] > accuracy["mmd"] + 0.05, accuracy
 
 
 def test_target_labels_change_nothing(tmp_path: Any) -> None:
@@ -341,7 +343,7 @@ def test_target_labels_change_nothing(tmp_path: Any) -> None:
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 
-def test_it_starts_from_the_backbone_and_the_classifier_of_any_checkpoint(tmp_path: Any) -> None:
+def test_weights_load_backbone_and_classifier(tmp_path: Any) -> None:
     trained = SupervisedModule(backbone="conv4")
     fit(trained, DigitsDataModule(), tmp_path, limit_train_batches=2).save_checkpoint(tmp_path / "one.ckpt")
     torch.manual_seed(9)
@@ -349,21 +351,21 @@ def test_it_starts_from_the_backbone_and_the_classifier_of_any_checkpoint(tmp_pa
     module.configure_model()
     for part in (module, module.teacher.module):
         for name in ("backbone", "head"):
-            own = getattr(part, name).state_dict()
-            assert all(torch.equal(value, getattr(trained, name).state_dict()[key]) for key, value in own.items())
+            state = getattr(part, name).state_dict()
+            assert all(torch.equal(value, getattr(trained, name).state_dict()[key]) for key, value in state.items())
     fewer = SelfTrainingModule(backbone="conv4", num_classes=4, in_channels=1, weights=str(tmp_path / "one.ckpt"))
-    fewer.configure_model()  # says that the classifier is random
+    fewer.configure_model()  # logs that the classifier is random
     assert fewer.head.linear.weight.shape[0] == 4
 
 
-def test_a_checkpoint_of_another_structure_is_refused() -> None:
+def test_error_for_checkpoint_of_another_structure() -> None:
     module = build("dann")
     held = {"hyper_parameters": {**module.hparams, "conditioning": "multilinear"}}
     with pytest.raises(ValueError, match=r"conditioning='multilinear', this run has 'none'.*`weights`"):
         module.on_load_checkpoint(held)
 
 
-def test_wrong_input() -> None:
+def test_errors() -> None:
     module = build("dann").train()
     with pytest.raises(ValueError, match="use DomainAdaptationDataModule"):
         module.step({"image": torch.zeros(2, 1, 16, 16), "label": torch.zeros(2).long()}, "train")

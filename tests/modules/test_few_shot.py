@@ -1,4 +1,4 @@
-"""What holds for all few-shot modules: learning, evaluation, use on new classes, invariances."""
+"""Properties of all few-shot modules: learning, evaluation, new classes, invariances."""
 
 import statistics
 from pathlib import Path
@@ -40,7 +40,7 @@ QUIET = [
         (MAMLModule, {"lr": 3e-3, "inner_lr": 0.1, "batch_norm": "support", "learn_inner_lr": True}, 5),
     ],
 )
-def test_it_learns_to_tell_classes_that_it_was_not_trained_on(cls: Any, options: Any, epochs: int, seed: int) -> None:
+def test_learns_to_classify_new_classes(cls: Any, options: Any, epochs: int, seed: int) -> None:
     L.seed_everything(seed, verbose=False)
     module, data = cls(**options), marks(batch_size=2, val_episodes=2, test_episodes=20)
     run = trainer(epochs)
@@ -53,25 +53,25 @@ def test_it_learns_to_tell_classes_that_it_was_not_trained_on(cls: Any, options:
     assert module.monitor == "val_2w1s_acc"
 
 
-def test_the_interval_is_that_of_the_mean_over_episodes() -> None:
+def test_confidence_interval_over_episodes() -> None:
     metric = EpisodeAccuracy("5w1s")
     values = [0.2, 0.4, 0.9, 1.0, 0.65]
     metric.update(torch.tensor(values[:2]))
     metric.update(torch.tensor(values[2:]))
-    found = metric.compute()
-    assert float(found["5w1s_acc"]) == pytest.approx(statistics.fmean(values))
-    assert float(found["5w1s_ci95"]) == pytest.approx(1.96 * statistics.stdev(values) / 5**0.5)
+    values_of_metric = metric.compute()
+    assert float(values_of_metric["5w1s_acc"]) == pytest.approx(statistics.fmean(values))
+    assert float(values_of_metric["5w1s_ci95"]) == pytest.approx(1.96 * statistics.stdev(values) / 5**0.5)
 
 
 @pytest.mark.parametrize(("cls", "options"), EVERY)
-def test_neither_the_order_of_images_nor_the_numbers_of_classes_matter(cls: Any, options: Any) -> None:
+def test_invariant_to_image_order_and_class_numbers(cls: Any, options: Any) -> None:
     module, batch = build(cls, **options).eval(), episode_batch()
     logits = module.episode_logits(batch, 3, "val")
     order, place = torch.tensor([4, 2, 0, 5, 1, 3]), torch.tensor([2, 0, 1])
     moved = {**batch, "support": {key: value[:, order] for key, value in batch["support"].items()}}
     torch.testing.assert_close(module.episode_logits(moved, 3, "val"), logits, rtol=1e-3, atol=1e-4)
     head = getattr(module.head, "linear", None)
-    if head is not None:  # a head knows its classes by their numbers, and is renumbered with them
+    if head is not None:  # the head's classes are renumbered, too
         with torch.no_grad():
             head.weight.copy_(head.weight[torch.argsort(place)].clone())
             head.bias.copy_(head.bias[torch.argsort(place)].clone())
@@ -80,18 +80,18 @@ def test_neither_the_order_of_images_nor_the_numbers_of_classes_matter(cls: Any,
 
 
 @pytest.mark.parametrize(("cls", "options"), EVERY)
-def test_episodes_of_a_batch_do_not_see_one_another_in_evaluation(cls: Any, options: Any) -> None:
+def test_episodes_are_independent_in_evaluation(cls: Any, options: Any) -> None:
     module, batch = build(cls, **options).eval(), episode_batch()
     second = {part: {key: value[1:] for key, value in batch[part].items()} for part in ("support", "query")}
-    whole, alone = (module.episode_logits(b, 3, "val") for b in (batch, second))
-    torch.testing.assert_close(alone[0], whole[1], rtol=1e-4, atol=1e-5)
+    together, alone = (module.episode_logits(b, 3, "val") for b in (batch, second))
+    torch.testing.assert_close(alone[0], together[1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("cls", "options"), EVERY)
-def test_adapting_and_predicting_is_what_an_episode_does(cls: Any, options: Any) -> None:
+def test_adapt_and_predict_equal_an_episode(cls: Any, options: Any) -> None:
     module, batch = build(cls, **options).eval(), episode_batch(count=1)
     logits = module.episode_logits(batch, 3, "val")[0]
-    names = torch.tensor([40, 7, 12])  # ascending, they are classes 1, 2, 0
+    names = torch.tensor([40, 7, 12])  # in ascending order classes 1, 2, 0
     before = {name: value.clone() for name, value in module.state_dict().items()}
     with torch.inference_mode():
         module.train().adapt(batch["support"]["image"][0], names[batch["support"]["label"][0]])
@@ -106,34 +106,34 @@ def test_adapting_and_predicting_is_what_an_episode_does(cls: Any, options: Any)
         torch.testing.assert_close(probabilities[:, [2, 0, 1]], module.probabilities(logits), rtol=1e-3, atol=1e-4)
 
 
-def test_features_of_single_images_give_what_whole_episodes_give() -> None:
+def test_cached_features_give_the_same_metrics() -> None:
     for cls in (PrototypicalModule, RelationModule):
         torch.manual_seed(0)
         module, data = cls(), marks()
         trainer().fit(module, data)
         by_features = trainer().validate(module, data, verbose=False)[0]
 
-        class Whole(cls):  # type: ignore[misc, valid-type]
+        class Uncached(cls):  # type: ignore[misc, valid-type]
             compares_features = False
 
-        whole = Whole()
-        trainer(limit_val_batches=1).validate(whole, marks(), verbose=False)  # builds it
-        whole.load_state_dict(module.state_dict())
-        by_episodes = trainer().validate(whole, marks(batch_size=5), verbose=False)[0]
+        uncached = Uncached()
+        trainer(limit_val_batches=1).validate(uncached, marks(), verbose=False)  # builds it
+        uncached.load_state_dict(module.state_dict())
+        by_episodes = trainer().validate(uncached, marks(batch_size=5), verbose=False)[0]
         assert by_features == pytest.approx(by_episodes, abs=1e-5)
 
 
-def test_queries_of_another_set_are_encoded_too() -> None:
+def test_queries_from_another_dataset() -> None:
     from tests.modules.episodes import Marks
 
     data = marks(query_base=Marks(val_fraction=0.0))
     module = PrototypicalModule()
-    found = trainer().validate(module, data, verbose=False)[0]
-    assert 0.3 < found["val_2w1s_acc"] <= 1
-    assert module._tables == {}  # let go
+    metrics = trainer().validate(module, data, verbose=False)[0]
+    assert 0.3 < metrics["val_2w1s_acc"] <= 1
+    assert module._tables == {}  # freed
 
 
-def test_augmentation_draws_for_every_image_of_an_episode_and_mixing_is_refused() -> None:
+def test_augmentation_of_episodes() -> None:
     batch: dict[str, Any] = episode_batch()
     before = {part: batch[part]["image"].clone() for part in ("support", "query")}
     batch["query"]["image"][:] = batch["query"]["image"][0, 0]
@@ -163,16 +163,14 @@ def test_augmentation_draws_for_every_image_of_an_episode_and_mixing_is_refused(
         (lambda: PrototypicalModule(scale=-1.0), "must be positive"),
     ],
 )
-def test_what_cannot_be_is_refused(act: Any, message: str) -> None:
+def test_errors(act: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         act()
 
 
 @pytest.mark.slow
 @pytest.mark.learns
-def test_from_the_command_line_and_on_folders_of_new_classes(
-    in_tmp: Path, capfd: pytest.CaptureFixture[str], seed: int
-) -> None:
+def test_cli_on_folders_of_new_classes(in_tmp: Path, capfd: pytest.CaptureFixture[str], seed: int) -> None:
     fit = ["fit", "--config", "prototypical", *QUIET, "--seed_everything", str(seed)]
     fit += ["--data.episodes_per_epoch", "10", "--data.base.images_per_class", "24", "--trainer.max_epochs", "1"]
     cli = main([*fit, "--data.base.image_size", "16", "--data.val_episodes", "5"])
@@ -195,9 +193,9 @@ def test_from_the_command_line_and_on_folders_of_new_classes(
     rows = [line.split(",") for line in (run / "predictions.csv").read_text().splitlines()]
     assert rows[0] == ["image", "predicted", "probability", "p_bright", "p_dark"]
     assert [row[:2] for row in rows[1:]] == [[f"{i}.png", ("dark", "bright")[i % 2]] for i in range(4)]
-    said = capfd.readouterr().err
-    assert "5 support images of 2 classes, 4 to predict" in said
-    assert "to train on" not in said
+    err = capfd.readouterr().err
+    assert "5 support images of 2 classes, 4 to predict" in err
+    assert "to train on" not in err
     with pytest.raises(ValueError, match=r"set --data.support_root to a folder"):
         main(predict)
     on_examples = [*predict, "--data.support_root", "examples", "--data.predict_root", "new"]
@@ -215,7 +213,7 @@ def test_from_the_command_line_and_on_folders_of_new_classes(
         main([*predict, "--data.support_root", "examples/bright", "--data.predict_root", "new"])
 
 
-def test_a_nearest_centroid_on_the_features_of_any_checkpoint(in_tmp: Path) -> None:
+def test_nearest_centroid_on_checkpoint_features(in_tmp: Path) -> None:
     pretrain = ["--model.backbone", "conv4", "--data", "DigitsDataModule", "--trainer.max_epochs", "1", *QUIET]
     main(["fit", "--model", "SimCLRModule", *pretrain, "--trainer.limit_train_batches", "2"])
     weights = "lightning_logs/version_0/checkpoints/last.ckpt"
@@ -224,13 +222,13 @@ def test_a_nearest_centroid_on_the_features_of_any_checkpoint(in_tmp: Path) -> N
     )
     assert cli is not None
     assert isinstance(cli.model, PrototypicalModule)
-    own, source = cli.model.state_dict(), torch.load(weights, weights_only=True)["state_dict"]
-    assert all(torch.equal(own[key], source[key]) for key in own if key.startswith("backbone.body"))
+    state, source = cli.model.state_dict(), torch.load(weights, weights_only=True)["state_dict"]
+    assert all(torch.equal(state[key], source[key]) for key in state if key.startswith("backbone.body"))
     assert "test_5w1s_acc" in cli.trainer.callback_metrics
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["relation", "maml"])  # the other one is run above
+@pytest.mark.parametrize("recipe", ["relation", "maml"])  # the other recipes run in the tests above
 def test_recipes_run(in_tmp: Path, recipe: str) -> None:
     few = ["--data.episodes_per_epoch", "4", "--data.val_episodes", "2", "--trainer.max_epochs", "1"]
     cli = main(["fit", "--config", recipe, *few, *QUIET, "--data.base.images_per_class", "20"])

@@ -1,4 +1,4 @@
-"""Fine-tuning: what learns, what stands still to the bit, and how fast."""
+"""FineTuneModule: trained and frozen parts, and learning rates."""
 
 import copy
 import logging
@@ -28,7 +28,7 @@ def digits(**kwargs: Any) -> DigitsDataModule:
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory, seed: int) -> str:
-    """A checkpoint of a supervised run on half of the digits."""
+    """A checkpoint of a supervised run on half of the digit classes."""
     folder = tmp_path_factory.mktemp("pretrained")
     L.seed_everything(seed, verbose=False)
     module = SupervisedModule(backbone="resnet9_small", lr=3e-3)
@@ -71,7 +71,7 @@ def frozen_keys(module: FineTuneModule) -> set[str]:
 
 
 class Modes(L.Callback):
-    """Notes, at each step of training and validation, whether every frozen module is in eval mode."""
+    """Records at each training and validation step whether all frozen modules are in eval mode."""
 
     def __init__(self) -> None:
         self.still: list[bool] = []
@@ -103,9 +103,7 @@ class Modes(L.Callback):
         ({"strategy": "gradual_unfreezing", "unfreeze_epochs": [1, 1]}, 4),
     ],
 )
-def test_what_is_frozen_stands_still_to_the_bit(
-    pretrained: str, options: dict[str, Any], frozen: int, ema: bool
-) -> None:
+def test_frozen_parameters_do_not_change(pretrained: str, options: dict[str, Any], frozen: int, ema: bool) -> None:
     modes = Modes()
     module = FineTuneModule(weights=pretrained, lr=1e-2, num_classes=10, in_channels=1, **options)
     module.configure_model()
@@ -133,7 +131,7 @@ def test_what_is_frozen_stands_still_to_the_bit(
             assert parameter.grad is None or position >= frozen
 
 
-def test_frozen_dropout_and_norms_stay_in_eval_mode_after_validation() -> None:
+def test_frozen_modules_stay_in_eval_mode() -> None:
     module = built(strategy="feature_extraction", dropout=0.5)
     for mode in (True, False, True):
         module.train(mode)
@@ -144,7 +142,7 @@ def test_frozen_dropout_and_norms_stay_in_eval_mode_after_validation() -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_learning_rates_by_default(strategy: str) -> None:
+def test_default_learning_rates(strategy: str) -> None:
     module = built(strategy=strategy)
     rates = {group["layer"]: group["lr"] for group in module.parameter_groups()}
     assert rates.pop("head") == 1e-3
@@ -160,7 +158,7 @@ def test_learning_rates_by_default(strategy: str) -> None:
 
 
 @pytest.mark.parametrize("decay", [0.65, 0.75])
-def test_layer_decay_is_that_of_timm(decay: float) -> None:
+def test_layer_decay_matches_timm(decay: float) -> None:
     timm = pytest.importorskip("timm")
     from timm.optim import param_groups_layer_decay
 
@@ -178,12 +176,12 @@ def test_layer_decay_is_that_of_timm(decay: float) -> None:
     assert body.keys() == dict(model.named_parameters()).keys()
     for name, parameter in model.named_parameters():
         assert ours[body[name]] == pytest.approx(theirs[parameter]), name
-    assert ours[body["pos_embed"]] == pytest.approx((1e-3 * decay**13, 0.0))  # MAE: 12 blocks, embedding is layer 0
+    assert ours[body["pos_embed"]] == pytest.approx((1e-3 * decay**13, 0.0))  # 12 blocks, with the embedding as layer 0
     assert ours[body["blocks.0.attn.qkv.weight"]] == pytest.approx((1e-3 * decay**12, 0.05))
 
 
 class Groups(L.Callback):
-    """Notes names and rates of the optimizer's groups in each epoch."""
+    """Records names and learning rates of the optimizer's groups in each epoch."""
 
     def __init__(self) -> None:
         self.seen: list[list[str]] = []
@@ -200,20 +198,20 @@ class Groups(L.Callback):
     ("epochs", "counts"),
     [(None, [1, 2, 3, 4, 5, 6, 7, 7]), (2, [1, 1, 2, 2, 3]), ([0, 0, 3], [3, 3, 3, 4, 4]), ([2], [1, 1, 2, 2])],
 )
-def test_stages_are_freed_from_the_last_to_the_first(epochs: Any, counts: list[int]) -> None:
+def test_stages_are_unfrozen_from_last_to_first(epochs: Any, counts: list[int]) -> None:
     groups = Groups()
     module = built(strategy="gradual_unfreezing", unfreeze_epochs=epochs, schedule="cosine")
     data = digits(batch_size=40)
     trainer = fit(module, data, max_epochs=len(counts), callbacks=[groups], limit_val_batches=0)
     order = ["head", *(stage.name for stage in reversed(module.fine_tuning.stages))]
     assert groups.seen == [order[:count] for count in counts]
-    for rates in groups.rates:  # one course for all, from the first step of each on
+    for rates in groups.rates:  # all groups follow the same schedule
         assert all(rate == pytest.approx(rates["head"] / 10) for name, rate in rates.items() if name != "head")
     assert isinstance(trainer.lr_scheduler_configs[0].scheduler, StepSchedule)
     assert len(trainer.lr_scheduler_configs[0].scheduler.base_lrs) == len(trainer.optimizers[0].param_groups)
 
 
-def test_kept_features_give_what_the_slow_way_gives(pretrained: str) -> None:
+def test_cached_features_give_the_same_result(pretrained: str) -> None:
     results = []
     for cache in (False, True):
         L.seed_everything(1, verbose=False)
@@ -230,14 +228,14 @@ def test_kept_features_give_what_the_slow_way_gives(pretrained: str) -> None:
         results.append((metrics, state(module), sum(calls), data))
         assert module._features == {}
     (slow, slow_state, _, _), (fast, fast_state, images, data) = results
-    assert images == len(data.train_dataset) + len(data.val_dataset or [])  # each once
+    assert images == len(data.train_dataset) + len(data.val_dataset or [])  # each image once
     for name, value in slow.items():
         assert fast[name] == pytest.approx(value, abs=1e-4), name
     for name, value in slow_state.items():
         torch.testing.assert_close(fast_state[name], value, atol=1e-4, rtol=1e-4)
 
 
-def test_validation_and_test_of_a_module_with_kept_features_read_images(pretrained: str) -> None:
+def test_evaluation_with_cached_features_reads_images(pretrained: str) -> None:
     module = FineTuneModule(strategy="feature_extraction", weights=pretrained, cache_features=True)
     data = digits()
     trainer = fit(module, data)
@@ -246,7 +244,7 @@ def test_validation_and_test_of_a_module_with_kept_features_read_images(pretrain
     assert "test_acc" in trainer.test(module, data, verbose=False)[0]
 
 
-def test_features_are_not_kept_where_images_change(pretrained: str) -> None:
+def test_error_for_caching_with_augmentation(pretrained: str) -> None:
     options: dict[str, Any] = {"strategy": "feature_extraction", "weights": pretrained, "cache_features": True}
     with pytest.raises(ValueError, match="Augmentation changes the images at every step: leave it out"):
         fit(FineTuneModule(**options), callbacks=[Augmentation()])
@@ -262,7 +260,7 @@ def test_features_are_not_kept_where_images_change(pretrained: str) -> None:
 
 
 @pytest.mark.parametrize(("strategy", "option"), [("feature_extraction", None), ("full_finetune", True)])
-def test_the_classifier_gets_features_of_one_scale(strategy: str, option: bool | None) -> None:
+def test_normalize_features(strategy: str, option: bool | None) -> None:
     module = built(strategy=strategy, normalize_features=option).train()
     features = torch.randn(64, 128) * torch.logspace(-3, 3, 128) + 5
     seen: list[Tensor] = []
@@ -275,7 +273,7 @@ def test_the_classifier_gets_features_of_one_scale(strategy: str, option: bool |
     assert isinstance(built(strategy="feature_extraction", normalize_features=False).head, ClassificationHead)
 
 
-def test_l2_sp_is_half_the_squared_distance_and_takes_the_place_of_weight_decay(pretrained: str) -> None:
+def test_l2_sp_replaces_weight_decay(pretrained: str) -> None:
     module = FineTuneModule(weights=pretrained, l2_sp=0.3, weight_decay=0.1, num_classes=10, in_channels=1)
     decays = {g["name"]: g["weight_decay"] for g in built(l2_sp=0.3, weight_decay=0.1).parameter_groups()}
     assert decays.pop("head.decay") == 0.1
@@ -297,7 +295,7 @@ def test_l2_sp_is_half_the_squared_distance_and_takes_the_place_of_weight_decay(
 
 
 @pytest.mark.learns
-def test_l2_sp_holds_the_weights_near_the_pretrained(pretrained: str, seed: int) -> None:
+def test_l2_sp_keeps_weights_near_pretrained(pretrained: str, seed: int) -> None:
     source = torch.load(pretrained, weights_only=True)["state_dict"]
     distances = []
     for pull in (0.0, 10.0):
@@ -309,7 +307,7 @@ def test_l2_sp_holds_the_weights_near_the_pretrained(pretrained: str, seed: int)
     assert distances[1] < 0.3 * distances[0]
 
 
-def test_backbone_and_stem_are_those_of_the_checkpoint(tmp_path: Path) -> None:
+def test_backbone_and_stem_come_from_checkpoint(tmp_path: Path) -> None:
     L.seed_everything(0, verbose=False)
     first = SupervisedModule(backbone="mobilenet_v3_small")
     options = QUIET | {"enable_checkpointing": True, "callbacks": [RunCheckpoint()], "default_root_dir": tmp_path}
@@ -323,7 +321,7 @@ def test_backbone_and_stem_are_those_of_the_checkpoint(tmp_path: Path) -> None:
     assert torch.equal(convolutions[0].weight, convolutions[1].weight)
 
 
-def test_stochastic_depth_is_off_where_frozen() -> None:
+def test_no_stochastic_depth_in_frozen_stages() -> None:
     module = built(
         backbone="convnext_tiny", in_channels=3, strategy="freeze_backbone", frozen_stages="features.5",
         drop_path=0.5,
@@ -337,7 +335,7 @@ def test_stochastic_depth_is_off_where_frozen() -> None:
     assert module.backbone.body.features[7][2].stochastic_depth.p == 0.5
 
 
-def test_parameters_that_a_network_fixes_stay_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fixed_parameters_stay_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
     def fixed(*args: Any, **kwargs: Any) -> Any:
         backbone = create_backbone(*args, **kwargs)
         backbone.body.blocks[2][1].weight.requires_grad_(False)
@@ -351,7 +349,7 @@ def test_parameters_that_a_network_fixes_stay_fixed(monkeypatch: pytest.MonkeyPa
         assert module.backbone.body.blocks[2][1].bias.requires_grad == (count < 3)
 
 
-def test_the_table_of_groups_is_printed_once(pretrained: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_group_table_is_printed_once(pretrained: str, capsys: pytest.CaptureFixture[str]) -> None:
     module = FineTuneModule(weights=pretrained, strategy="gradual_unfreezing", unfreeze_epochs=[1])
     fit(module, max_epochs=1, enable_model_summary=True)
     out = capsys.readouterr().out
@@ -365,13 +363,13 @@ def test_the_table_of_groups_is_printed_once(pretrained: str, capsys: pytest.Cap
     assert "full_finetune of" not in capsys.readouterr().out
 
 
-def test_without_weights_it_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_warning_without_weights(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "lit_cv"):
         fit(FineTuneModule(backbone="conv4"), max_epochs=1, limit_train_batches=1, limit_val_batches=0)
     assert "Pretrained weights are not set (`weights`)" in caplog.text
 
 
-def test_another_strategy_does_not_go_on_from_a_checkpoint(pretrained: str, tmp_path: Path) -> None:
+def test_error_for_resume_with_another_strategy(pretrained: str, tmp_path: Path) -> None:
     options = {"enable_checkpointing": True, "callbacks": [RunCheckpoint()], "default_root_dir": tmp_path}
     fit(FineTuneModule(weights=pretrained, strategy="freeze_backbone"), max_epochs=1, **options)
     path = str(tmp_path / "checkpoints" / "last.ckpt")
@@ -414,24 +412,24 @@ def test_another_strategy_does_not_go_on_from_a_checkpoint(pretrained: str, tmp_
         ({"backbone": None, "weights": "absent.ckpt"}, "there is no such file"),
     ],
 )
-def test_wrong_options(options: dict[str, Any], words: str) -> None:
+def test_error_names_option(options: dict[str, Any], words: str) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=words):
         built(**options)
 
 
-def test_weights_of_another_network_are_refused(pretrained: str) -> None:
+def test_error_for_weights_of_another_network(pretrained: str) -> None:
     with pytest.raises(ValueError, match="resnet9 needs"):
         built(backbone="resnet9", weights=pretrained)
 
 
 @pytest.mark.learns
 def test_fine_tuning_beats_training_from_scratch(pretrained: str, seed: int) -> None:
-    found = {}
+    accuracy = {}
     for weights in (None, pretrained):
         L.seed_everything(seed, verbose=False)
         module = FineTuneModule(backbone="resnet9_small", weights=weights, backbone_lr=1e-3)
         data = DigitsDataModule(classes=[5, 6, 7, 8, 9], labels_per_class=2, batch_size=10)
         fit(module, data, max_epochs=12, limit_val_batches=0)
         trainer = L.Trainer(**QUIET)
-        found[weights] = trainer.test(copy.deepcopy(module), data, verbose=False)[0]["test_acc"]
-    assert found[pretrained] > found[None] + 0.03
+        accuracy[weights] = trainer.test(copy.deepcopy(module), data, verbose=False)[0]["test_acc"]
+    assert accuracy[pretrained] > accuracy[None] + 0.03

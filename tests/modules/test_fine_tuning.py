@@ -1,4 +1,4 @@
-"""Strategies of fine-tuning under tasks of all kinds, and checkpoints of low-rank updates."""
+"""Fine-tuning strategies for all kinds of tasks, and checkpoints of low-rank updates."""
 
 import copy
 import shutil
@@ -67,7 +67,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> str:
 )
 @pytest.mark.parametrize("strategy", ["feature_extraction", "freeze_backbone", "discriminative_lr", "lora"])
 @pytest.mark.slow
-def test_strategies_hold_for_every_kind_of_task(cls: type[TasksModule], options: dict[str, Any], strategy: str) -> None:
+def test_strategies_of_every_task(cls: type[TasksModule], options: dict[str, Any], strategy: str) -> None:
     L.seed_everything(0, verbose=False)
     module = cls(backbone="resnet18", strategy=strategy, lr=0.01, backbone_lr=None, **options)
     data = Scenes()
@@ -108,10 +108,10 @@ def test_strategies_hold_for_every_kind_of_task(cls: type[TasksModule], options:
         "lora": {"lora": 1e-3},
     }
     assert rates == pytest.approx({n: r for n, r in expected[strategy].items() if n in rates})
-    assert len(rates) >= len(expected[strategy]) - 1  # the last stage may be beyond the maps that are used
+    assert len(rates) >= len(expected[strategy]) - 1  # the last stage may be beyond the used feature maps
 
 
-def test_stages_beyond_the_maps_are_not_counted() -> None:
+def test_unused_stages_are_not_counted() -> None:
     options: dict[str, Any] = {"backbone": "resnet18", "box_classes": ["cell"], "channels": 32, "stem": "standard"}
     module = DetectionModule(strategy="freeze_backbone", strides=[4, 8], **options)
     module.configure_model()
@@ -122,7 +122,7 @@ def test_stages_beyond_the_maps_are_not_counted() -> None:
         DetectionModule(strategy="freeze_backbone", frozen_stages="layer3", strides=[4, 8], **options).configure_model()
 
 
-def test_penalties_are_part_of_the_loss_of_every_kind() -> None:
+def test_penalties_are_added_to_every_loss() -> None:
     L.seed_everything(0, verbose=False)
     data = Scenes()
     for cls, options in KINDS[1:]:
@@ -137,7 +137,7 @@ def test_penalties_are_part_of_the_loss_of_every_kind() -> None:
         fit(MultiTaskModule(TASKS, backbone="conv4", weighting="pcgrad", strategy="full_finetune", l2_sp=0.5), data)
 
 
-def test_options_of_a_strategy_need_one() -> None:
+def test_error_for_options_without_strategy() -> None:
     for option in ({"backbone_lr": 1e-4}, {"layer_decay": 0.7}, {"frozen_stages": 1}, {"lora_targets": ["0"]}):
         with pytest.raises(ValueError, match="it needs a `strategy`, such as full_finetune"):
             SegmentationModule(backbone="conv4", mask_classes=["a", "b"], **option)  # type: ignore[arg-type]
@@ -147,7 +147,7 @@ def test_options_of_a_strategy_need_one() -> None:
         SupervisedModule(backbone="conv4", strategy="lora", layer_decay=0.5)
 
 
-def test_a_run_does_not_go_on_under_another_strategy(tmp_path: Path) -> None:
+def test_error_for_resume_with_another_strategy(tmp_path: Path) -> None:
     data = Scenes()
     options: dict[str, Any] = {"backbone": "conv4", "channels": 32}
     fit(SegmentationModule(**options, strategy="full_finetune"), data, tmp_path)
@@ -171,7 +171,7 @@ def run(pretrained: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Fine
 IMAGES = torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def test_checkpoint_names_its_base(run: tuple[FineTuneModule, Path], pretrained: str) -> None:
+def test_lora_checkpoint_names_its_weights(run: tuple[FineTuneModule, Path], pretrained: str) -> None:
     module, path = run
     content = torch.load(path, weights_only=True)
     for state in (content["state_dict"], content["ema"]["weights"]):
@@ -182,7 +182,7 @@ def test_checkpoint_names_its_base(run: tuple[FineTuneModule, Path], pretrained:
     assert path.stat().st_size < 0.2 * Path(pretrained).stat().st_size
 
 
-def test_every_way_of_loading_predicts_alike(run: tuple[FineTuneModule, Path], pretrained: str) -> None:
+def test_all_ways_of_loading_predict_the_same(run: tuple[FineTuneModule, Path], pretrained: str) -> None:
     module, path = run
     with torch.no_grad():
         expected = module(IMAGES)
@@ -193,16 +193,16 @@ def test_every_way_of_loading_predicts_alike(run: tuple[FineTuneModule, Path], p
     assert loaded.hparams["weights"] == pretrained
 
 
-def test_evaluation_and_going_on_need_no_weights(run: tuple[FineTuneModule, Path], tmp_path: Path) -> None:
+def test_evaluation_and_resume_need_no_weights(run: tuple[FineTuneModule, Path], tmp_path: Path) -> None:
     module, path = run
     data = DigitsDataModule(batch_size=32)
     expected = L.Trainer(**QUIET).validate(copy.deepcopy(module), data, verbose=False)
     fresh = FineTuneModule(backbone="resnet9_small", num_classes=10, in_channels=1, image_size=8, **LORA)
-    found = L.Trainer(**QUIET).validate(fresh, data, path, verbose=False, weights_only=True)
-    assert found == expected
+    metrics = L.Trainer(**QUIET).validate(fresh, data, path, verbose=False, weights_only=True)
+    assert metrics == expected
 
 
-def test_other_weights_are_refused(run: tuple[FineTuneModule, Path], pretrained: str, tmp_path: Path) -> None:
+def test_error_for_other_weights(run: tuple[FineTuneModule, Path], pretrained: str, tmp_path: Path) -> None:
     _, path = run
     other = tmp_path / "other.ckpt"
     L.seed_everything(1, verbose=False)
@@ -213,7 +213,7 @@ def test_other_weights_are_refused(run: tuple[FineTuneModule, Path], pretrained:
         L.Trainer(**QUIET).validate(module, DigitsDataModule(), path, verbose=False, weights_only=True)
 
 
-def test_lost_weights_are_named(run: tuple[FineTuneModule, Path], tmp_path: Path) -> None:
+def test_error_names_lost_weights(run: tuple[FineTuneModule, Path], tmp_path: Path) -> None:
     _, path = run
     content = torch.load(path, weights_only=True)
     content["hyper_parameters"]["weights"] = str(tmp_path / "moved.ckpt")
@@ -226,9 +226,7 @@ def test_lost_weights_are_named(run: tuple[FineTuneModule, Path], tmp_path: Path
 
 
 @pytest.mark.parametrize("weights", ["//host/share/a.ckpt", "\\\\host\\share", "http://host/a.ckpt", 3, None])
-def test_places_beyond_this_machine_are_refused(
-    run: tuple[FineTuneModule, Path], tmp_path: Path, weights: object
-) -> None:
+def test_error_for_remote_weights(run: tuple[FineTuneModule, Path], tmp_path: Path, weights: object) -> None:
     content = torch.load(run[1], weights_only=True)
     content["hyper_parameters"]["weights"] = weights
     torch.save(content, tmp_path / "a.ckpt")
@@ -236,7 +234,7 @@ def test_places_beyond_this_machine_are_refused(
         load_module(tmp_path / "a.ckpt")
 
 
-def test_exports_hold_the_sum(run: tuple[FineTuneModule, Path], tmp_path: Path) -> None:
+def test_export_contains_merged_weights(run: tuple[FineTuneModule, Path], tmp_path: Path) -> None:
     module, path = run
     exported = ExportedModule(module)
     assert not any("lora_" in key for key in exported.state_dict())

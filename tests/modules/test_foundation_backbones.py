@@ -1,4 +1,4 @@
-"""DINOv2, DINOv3, SigLIP and CLIP by timm's names, in small: strategies, neighbors, dense heads, layer decay."""
+"""Small versions of timm's DINOv2, DINOv3, SigLIP and CLIP: strategies, neighbors, dense heads, layer decay."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ STRATEGIES = (
 
 @pytest.fixture(autouse=True)
 def in_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have timm build these networks narrower, and of few blocks."""
+    """Let timm build these networks narrower and with few blocks."""
     build = timm.create_model
     sizes = {"embed_dim": 48, "depth": DEPTH, "num_heads": 4}
     monkeypatch.setattr(timm, "create_model", lambda name, **options: build(name, **options, **sizes))
@@ -40,7 +40,7 @@ def images(*shape: int) -> Tensor:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_stages_are_the_stem_and_the_blocks(name: str) -> None:
+def test_stages_are_stem_and_blocks(name: str) -> None:
     backbone = create_backbone(name, image_size=4 * PATCHES[name])
     stages = backbone_stages(backbone.body)
     assert [stage.name for stage in stages] == ["stem", *(f"blocks.{i}" for i in range(DEPTH))]
@@ -48,7 +48,7 @@ def test_stages_are_the_stem_and_the_blocks(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_layer_decay_is_that_of_timm(name: str) -> None:
+def test_layer_decay_matches_timm(name: str) -> None:
     options: dict[str, Any] = {"strategy": "discriminative_lr", "backbone_lr": 1e-3, "layer_decay": 0.5}
     from timm.optim import param_groups_layer_decay
 
@@ -65,7 +65,7 @@ def test_layer_decay_is_that_of_timm(name: str) -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("name", NAMES)
-def test_strategies_train_what_they_say(name: str, strategy: Any) -> None:
+def test_strategies(name: str, strategy: Any) -> None:
     side = 4 * PATCHES[name]
     module = FineTuneModule(backbone=name, strategy=strategy, num_classes=3, image_size=side)
     logits = module(images(4, 3, side, side))
@@ -78,7 +78,7 @@ def test_strategies_train_what_they_say(name: str, strategy: Any) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_maps_lie_over_the_image(name: str) -> None:
+def test_feature_maps_are_aligned_with_the_image(name: str) -> None:
     backbone = create_backbone(name).eval()
     assert list(backbone.feature_levels()) == [16]
     for size in ((96, 160), (100, 150), (112, 224)):
@@ -117,7 +117,7 @@ def test_dense_heads(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_tmp")
 @pytest.mark.parametrize("name", ["timm/vit_small_patch16_dinov3", "timm/vit_base_patch16_siglip_224"])
-def test_neighbors(name: str) -> None:
+def test_knn_evaluation(name: str) -> None:
     data = ["--data", "DigitsDataModule", "--data.image_size", "32", "--trainer.accelerator", "cpu"]
     cli = main(
         ["knn", "--model", "SupervisedModule", "--model.backbone", name, "--trainer.limit_val_batches", "2", *data]
@@ -126,6 +126,6 @@ def test_neighbors(name: str) -> None:
     assert 0 < float(cli.trainer.callback_metrics["val_knn_acc"]) <= 1
 
 
-def test_images_that_patches_do_not_divide() -> None:
+def test_image_size_not_divisible_by_patch() -> None:
     with pytest.raises(ValueError, match=r"cannot take images of 60x60 pixels .* divisible by patch size \(14\)"):
         create_backbone("timm/vit_small_patch14_dinov2", image_size=60)

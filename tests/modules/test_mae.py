@@ -41,8 +41,8 @@ def predict(module: MAEModule, raw: Tensor, mask: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def test_the_prediction_is_that_of_the_published_architecture() -> None:
-    """Against a decoder in the authors' order: mask tokens put back in place, everything decoded, all predicted."""
+def test_prediction_matches_published_architecture() -> None:
+    """Compare with a decoder in the authors' order: mask tokens inserted, everything decoded, all patches predicted."""
     module = built().eval()
     for parameter in module.head.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -66,7 +66,7 @@ def test_the_prediction_is_that_of_the_published_architecture() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("norm_pix", [False, True])
-def test_the_loss_of_a_step(norm_pix: bool) -> None:
+def test_step_loss(norm_pix: bool) -> None:
     module = built(norm_pix=norm_pix).eval()
     raw = images()
     index = torch.tensor([7, 3, 11])
@@ -81,7 +81,7 @@ def test_the_loss_of_a_step(norm_pix: bool) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("norm_pix", [False, True])
-def test_psnr_is_that_of_the_pasted_picture(norm_pix: bool) -> None:
+def test_psnr_of_pasted_image(norm_pix: bool) -> None:
     module = built(norm_pix=norm_pix).eval()
     raw = images()
     output = module.step({"image": raw}, "test")
@@ -92,7 +92,7 @@ def test_psnr_is_that_of_the_pasted_picture(norm_pix: bool) -> None:
 
 
 @torch.no_grad()
-def test_what_is_hidden_is_not_seen_and_what_is_seen_is_no_target() -> None:
+def test_hidden_patches_are_not_encoded_and_visible_ones_no_target() -> None:
     module = built().eval()
     raw, mask = images(), some_mask()
     pixels = unpatchify(mask[..., None].expand(-1, -1, 16 * 3), (4, 6), 4)
@@ -110,7 +110,7 @@ def test_what_is_hidden_is_not_seen_and_what_is_seen_is_no_target() -> None:
 
 @pytest.mark.parametrize("visible", [1, 23])
 @pytest.mark.parametrize("n", [1, 3])
-def test_extreme_masks_of_the_caller(visible: int, n: int) -> None:
+def test_extreme_masks(visible: int, n: int) -> None:
     module = built().train()
     mask = some_mask(n, visible=visible)
     rebuilt, used = module(images(n), mask.view(n, 4, 6))
@@ -128,7 +128,7 @@ def test_extreme_ratios(ratio: float) -> None:
     assert module(images(1))[1].sum() == (1 if ratio < 0.5 else 23)
 
 
-def test_masks_are_drawn_anew_in_training_and_fixed_in_validation() -> None:
+def test_masks_are_random_in_training_and_fixed_in_validation() -> None:
     module = built()
     drawn = [module(images())[1] for _ in range(2)]
     assert not torch.equal(*drawn)
@@ -138,16 +138,16 @@ def test_masks_are_drawn_anew_in_training_and_fixed_in_validation() -> None:
     assert torch.equal(*fixed)
     assert len(fixed[0].unique(dim=0)) == 3
     with torch.no_grad():
-        whole = module.step({"image": images(), "index": torch.arange(3)}, "val")["loss"]
+        expected = module.step({"image": images(), "index": torch.arange(3)}, "val")["loss"]
         parts = [
             module.step({"image": images()[i : i + 1], "index": torch.tensor([i])}, "val")["loss"] for i in range(3)
         ]
-    torch.testing.assert_close(torch.stack(parts).mean(), whole)
+    torch.testing.assert_close(torch.stack(parts).mean(), expected)
 
 
 @pytest.mark.parametrize("kind", ["random", "block", "grid"])
 @pytest.mark.parametrize(("channels", "size"), [(1, (28, 28)), (3, (32, 16)), (5, (8, 8))])
-def test_kinds_of_masks_channels_and_sizes(kind: Any, channels: int, size: tuple[int, int]) -> None:
+def test_mask_kinds_channels_and_sizes(kind: Any, channels: int, size: tuple[int, int]) -> None:
     module = built(mask=kind, in_channels=channels, image_size=list(size))
     rebuilt, mask = module(images(2, channels, size))
     assert rebuilt.shape == (2, channels, *size)
@@ -157,18 +157,18 @@ def test_kinds_of_masks_channels_and_sizes(kind: Any, channels: int, size: tuple
 
 
 @torch.no_grad()
-def test_norm_pix_is_undone_by_the_statistics_of_each_patch() -> None:
+def test_norm_pix_is_undone() -> None:
     module = built().eval()
     raw, mask = images(), some_mask()
     patches, _ = module._to_patches(raw)
     normalized = (patches - patches.mean(2, keepdim=True)) / (patches.var(2, keepdim=True) + 1e-6).sqrt()
     module.predict_patches = lambda *args, **kwargs: normalized  # type: ignore[method-assign]
-    rebuilt, _ = module(raw, mask)  # a perfect prediction gives the image back
-    torch.testing.assert_close(rebuilt, raw / 255, atol=1e-5, rtol=0)
+    reconstructed, _ = module(raw, mask)  # a perfect prediction reconstructs the image
+    torch.testing.assert_close(reconstructed, raw / 255, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_gives_about_the_same_loss(dtype: torch.dtype) -> None:
+def test_half_precision_loss(dtype: torch.dtype) -> None:
     module = built(decoder_depth=2)
     with torch.no_grad():
         exact = module.step({"image": images(), "index": torch.arange(3)}, "val")["loss"]
@@ -180,7 +180,7 @@ def test_half_precision_gives_about_the_same_loss(dtype: torch.dtype) -> None:
     assert all(p.grad.isfinite().all() for p in module.parameters() if p.grad is not None)
 
 
-def test_all_in_bfloat16() -> None:
+def test_bfloat16_weights() -> None:
     module = built().to(torch.bfloat16)
     loss = module.step({"image": images()}, "train")["loss"]
     loss.backward()
@@ -188,7 +188,7 @@ def test_all_in_bfloat16() -> None:
     assert loss.isfinite()
 
 
-def test_the_decoders_norm_does_not_overflow_under_float16() -> None:
+def test_decoder_norm_does_not_overflow_in_float16() -> None:
     module = built()
     x = torch.full((1, 2, 32), 3e4)
     x[..., ::2] = -3e4
@@ -198,7 +198,7 @@ def test_the_decoders_norm_does_not_overflow_under_float16() -> None:
 
 
 @torch.no_grad()
-def test_the_embedding_is_the_mean_of_the_patch_tokens() -> None:
+def test_embedding_is_mean_of_patch_tokens() -> None:
     module = built(backbone="vit_micro_p4_cls").eval()
     tokens = module.backbone.body.forward_features(module.backbone.normalize(images()))
     torch.testing.assert_close(module.embed(images()), tokens[:, 1:].mean(1))
@@ -220,12 +220,12 @@ def test_the_embedding_is_the_mean_of_the_patch_tokens() -> None:
         ({"image_size": 30}, "images of 30x30 pixels cannot be cut into patches of 4x4"),
     ],
 )
-def test_bad_arguments(kwargs: dict[str, Any], message: str) -> None:
+def test_error_names_argument(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         built(**kwargs)
 
 
-def test_masks_that_do_not_fit() -> None:
+def test_error_for_invalid_masks() -> None:
     with pytest.raises(ValueError, match=r"shape \(3, 20\): 3 images of 4x6 patches need \(3, 24\) or \(3, 4, 6\)"):
         built()(images(), torch.ones(3, 20, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"shape \(3, 6, 4\)"):
@@ -244,8 +244,8 @@ QUIET: dict[str, Any] = {
 
 @pytest.mark.slow
 @pytest.mark.learns
-def test_it_learns_to_copy_what_it_sees(seed: int) -> None:
-    """Every patch of an image is the same random tile: the visible ones tell all, the average image nothing."""
+def test_learns_to_copy_visible_patches(seed: int) -> None:
+    """All patches of an image are the same random tile: visible patches determine it, the average image does not."""
     module = built(seed, image_size=16, in_channels=1, norm_pix=False)
     optimizer = build_optimizer("adamw", parameter_groups(module, lr=2e-3, weight_decay=0.0), lr=2e-3)
     for _ in range(100):
@@ -254,11 +254,11 @@ def test_it_learns_to_copy_what_it_sees(seed: int) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    ignorant = (1 / 12) / 0.25**2  # the variance of uniform pixels, in units of the normalisation
-    assert float(loss.detach()) < 0.3 * ignorant
+    baseline = (1 / 12) / 0.25**2  # variance of uniform pixels after normalization
+    assert float(loss.detach()) < 0.3 * baseline
 
 
-def test_the_encoder_goes_on_elsewhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_other_modules_load_the_encoder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = datamodules.ShapesDataModule(image_size=16, num_images=100, batch_size=30)
     module = MAEModule(**SMALL | {"image_size": None})
     trainer = L.Trainer(**QUIET, max_epochs=1)
@@ -293,13 +293,13 @@ FIT = [
 
 
 @pytest.mark.slow
-def test_a_run_of_the_command_line(in_tmp: Path) -> None:
-    cli = main([*FIT, "--trainer.default_root_dir", "whole"])
+def test_cli(in_tmp: Path) -> None:
+    cli = main([*FIT, "--trainer.default_root_dir", "uninterrupted"])
     assert cli is not None
     assert cli.trainer.global_step == 10
     group = cli.trainer.optimizers[0].param_groups[0]
     assert tuple(group["betas"]) == (0.9, 0.95)
-    folder = Path("whole/lightning_logs/version_0")
+    folder = Path("uninterrupted/lightning_logs/version_0")
     assert (folder / "reconstructions.png").is_file()
     names = {name for row in read_metrics(folder / "metrics.csv") for name in row}
     assert {"train_loss", "val_loss", "val_psnr"} <= names

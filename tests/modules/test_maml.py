@@ -15,14 +15,14 @@ from tests.modules.episodes import build, episode_batch, marks, trainer
 
 def double(**kwargs: Any) -> Any:
     module = build(MAMLModule, **{"way": 3, "inner_lr": 0.1} | kwargs).double().train()
-    for norm in module.modules():  # of a scale at which the inner step matters
+    for norm in module.modules():  # scaled so that the inner step matters
         if isinstance(norm, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
     return module
 
 
 def unrolled(module: Any, batch: dict[str, Any], steps: int, create_graph: bool, anil: bool = False) -> Tensor:
-    """Compute the outer loss with torch.autograd and the functional layers, written out."""
+    """Return the outer loss, computed explicitly with torch.autograd and functional layers."""
     names = [name for name, _ in module.named_parameters() if name.startswith(("backbone.body", "head"))]
 
     def run(weights: dict[str, Tensor], images: Tensor) -> Tensor:
@@ -40,8 +40,8 @@ def unrolled(module: Any, batch: dict[str, Any], steps: int, create_graph: bool,
         for _ in range(steps):
             moved = {name: w for name, w in weights.items() if not anil or name.startswith("head")}
             loss = F.cross_entropy(run(weights, batch["support"]["image"][b]), batch["support"]["label"][b])
-            found = torch.autograd.grad(loss, list(moved.values()), create_graph=create_graph)
-            weights = weights | {n: w - 0.1 * g for (n, w), g in zip(moved.items(), found, strict=True)}
+            gradients = torch.autograd.grad(loss, list(moved.values()), create_graph=create_graph)
+            weights = weights | {n: w - 0.1 * g for (n, w), g in zip(moved.items(), gradients, strict=True)}
         losses.append(F.cross_entropy(run(weights, batch["query"]["image"][b]), batch["query"]["label"][b]))
     return torch.stack(losses).mean()
 
@@ -49,24 +49,26 @@ def unrolled(module: Any, batch: dict[str, Any], steps: int, create_graph: bool,
 @pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("anil", [False, True])
 @pytest.mark.parametrize("first_order", [False, True])
-def test_the_gradient_is_that_of_an_unrolled_computation(first_order: bool, anil: bool, steps: int) -> None:
+def test_gradient_matches_unrolled_computation(first_order: bool, anil: bool, steps: int) -> None:
     module, batch = double(first_order=first_order, anil=anil, inner_steps=steps), episode_batch()
     parameters = [p for p in module.parameters() if p.requires_grad]
     loss = module.step(batch, "train")["loss"]
     expected = unrolled(module, batch, steps, create_graph=not first_order, anil=anil)
     torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-9)
-    own, other = torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters)
-    for a, b in zip(own, other, strict=True):
+    actual, reference = torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters)
+    for a, b in zip(actual, reference, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
     options = {"first_order": not first_order, "anil": anil, "inner_steps": steps}
     switched = build(MAMLModule, way=3, inner_lr=0.1, **options).double().train()
     switched.load_state_dict(module.state_dict())
     different = torch.autograd.grad(switched.step(batch, "train")["loss"], list(switched.parameters()))
-    assert max((a - b).abs().max() for a, b in zip(own, different, strict=True)) > 1e-3  # the orders do differ
+    assert (
+        max((a - b).abs().max() for a, b in zip(actual, different, strict=True)) > 1e-3
+    )  # first and second order do differ
 
 
 @pytest.mark.parametrize("options", [{}, {"batch_norm": "support"}, {"learn_inner_lr": True}, {"anil": True}])
-def test_the_gradient_is_that_of_finite_differences(options: dict[str, Any]) -> None:
+def test_gradient_matches_finite_differences(options: dict[str, Any]) -> None:
     module, batch = double(**options), episode_batch()
     module.step(batch, "train")["loss"].backward()
     generator = torch.Generator().manual_seed(0)
@@ -85,7 +87,7 @@ def test_the_gradient_is_that_of_finite_differences(options: dict[str, Any]) -> 
         assert float(parameter.grad[place]) == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-3, abs=1e-7)
 
 
-def test_an_inner_loop_by_hand() -> None:
+def test_inner_loop_matches_direct_computation() -> None:
     w, rate = torch.tensor(3.0, dtype=torch.float64, requires_grad=True), torch.tensor(0.1, requires_grad=True)
     after = inner_loop(lambda p: p["w"] ** 3, {"w": w}, {"w": rate}, steps=1)["w"]
     slope, of_rate = torch.autograd.grad(after, (w, rate))
@@ -95,7 +97,7 @@ def test_an_inner_loop_by_hand() -> None:
     assert torch.autograd.grad(first, w)[0].item() == 1
 
 
-def test_first_order_steps_pass_no_gradient_to_what_the_loss_depends_on_besides() -> None:
+def test_first_order_passes_no_gradient_to_other_inputs() -> None:
     w, x = torch.tensor(3.0, requires_grad=True), torch.tensor(2.0, requires_grad=True)
     after = inner_loop(lambda p: p["w"] ** 2 * x, {"w": w}, {"w": 0.1}, steps=2)["w"]
     assert torch.autograd.grad(after, x)[0].abs() > 0.1
@@ -104,9 +106,9 @@ def test_first_order_steps_pass_no_gradient_to_what_the_loss_depends_on_besides(
     assert torch.autograd.grad(first, (w, x), allow_unused=True) == (1, None)
 
 
-def test_evaluation_records_nothing_and_differs_from_no_adaptation() -> None:
+def test_evaluation_adapts_without_recording_gradients() -> None:
     module, batch = build(MAMLModule, way=3).eval(), episode_batch()
-    with torch.inference_mode():  # as Lightning evaluates
+    with torch.inference_mode():  # as in Lightning's evaluation
         inside = {part: {k: v.clone() for k, v in batch[part].items()} for part in ("support", "query")}
         logits = module.episode_logits(inside, 3, "val")
     assert logits.grad_fn is None
@@ -116,7 +118,7 @@ def test_evaluation_records_nothing_and_differs_from_no_adaptation() -> None:
     assert all(p.grad is None for p in module.parameters())
 
 
-def test_more_steps_in_evaluation() -> None:
+def test_eval_steps() -> None:
     batch = episode_batch()
     module = build(MAMLModule, way=3, inner_steps=1, eval_steps=3, inner_lr=0.05).eval()
     three = build(MAMLModule, way=3, inner_steps=3, inner_lr=0.05).eval()
@@ -125,21 +127,21 @@ def test_more_steps_in_evaluation() -> None:
     torch.testing.assert_close(module.episode_logits(batch, 3, "train"), one.episode_logits(batch, 3, "train"))
 
 
-def test_what_batch_norm_goes_by() -> None:
+def test_batch_norm_statistics() -> None:
     batch = episode_batch(count=1)
     alone = {**batch, "query": {key: value[:, :1] for key, value in batch["query"].items()}}
     for mode, same in (("transductive", False), ("support", True)):
         module = build(MAMLModule, way=3, batch_norm=mode).eval()
-        whole, first = (module.episode_logits(b, 3, "val")[0, 0] for b in (batch, alone))
-        assert torch.allclose(whole, first, rtol=1e-3, atol=1e-4) == same
+        together, first = (module.episode_logits(b, 3, "val")[0, 0] for b in (batch, alone))
+        assert torch.allclose(together, first, rtol=1e-3, atol=1e-4) == same
         with torch.no_grad():
             for norm in module.modules():
                 if isinstance(norm, torch.nn.BatchNorm2d):
                     norm.running_mean.add_(5)
-        assert torch.equal(module.episode_logits(batch, 3, "val")[0, 0], whole)  # running statistics are not read
+        assert torch.equal(module.episode_logits(batch, 3, "val")[0, 0], together)  # running statistics are not used
 
 
-def test_running_statistics_follow_the_training_for_whoever_takes_the_backbone() -> None:
+def test_running_statistics_are_updated() -> None:
     module, batch = build(MAMLModule, way=3, lr=1e-9), episode_batch()
     norm = module.backbone.body.blocks[0][1]
     module.eval().episode_logits(batch, 3, "val")
@@ -153,19 +155,19 @@ def test_running_statistics_follow_the_training_for_whoever_takes_the_backbone()
 
 
 @pytest.mark.learns
-def test_learnt_rates_of_the_layers_are_in_the_optimizer_and_the_checkpoint(seed: int) -> None:
+def test_learned_inner_lrs_are_in_optimizer_and_checkpoint(seed: int) -> None:
     L.seed_everything(seed, verbose=False)
     module = MAMLModule(inner_lr=0.1, learn_inner_lr=True, lr=1e-2)
     trainer(1).fit(module, marks(batch_size=4, val_episodes=3))
     assert module.hparams["way"] == 3
     rates = {name: float(rate.detach()) for name, rate in module.inner_lrs.items()}
-    assert len(rates) == 9  # a convolution and a norm in each of four blocks, and the head
+    assert len(rates) == 9  # convolution and norm of four blocks, and the head
     assert all(rate != pytest.approx(0.1, abs=1e-6) for rate in rates.values())
     assert "inner_lrs.head_linear" in module.state_dict()
     assert set(build(MAMLModule, way=3, anil=True, learn_inner_lr=True).inner_lrs) == {"head_linear"}
 
 
-def test_a_network_without_batch_norm_does_as_well() -> None:
+def test_network_without_batch_norm() -> None:
     module = build(MAMLModule, way=3, backbone="squeezenet1_1", image_size=32, inner_lr=0.01)
     module.train().step(episode_batch(size=32), "train")["loss"].backward()
     assert all(p.grad is not None for p in module.parameters() if p.requires_grad)

@@ -24,7 +24,7 @@ WEIGHTINGS = ("equal", "uncertainty", "dwa", "pcgrad")
 
 
 class Blobs(L.LightningDataModule):
-    """Images whose brightness tells their class and a quantity, some of which are unknown."""
+    """Images whose brightness determines a class and a number, some of them unknown."""
 
     num_classes, in_channels, image_size = 3, 1, (8, 8)
 
@@ -71,7 +71,7 @@ def gradients(module: MultiTaskModule) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
 
 
-def test_the_total_is_the_weighted_sum_of_means_over_what_is_known() -> None:
+def test_total_is_weighted_sum_of_means_over_known_targets() -> None:
     module = ready(weighting="fixed", task_weights={"kind": 2.0, "light": 0.1}).eval()
     batch = Blobs().batch
     logits, values = (module(batch["image"])[name].detach() for name in ("kind", "light"))
@@ -80,7 +80,7 @@ def test_the_total_is_the_weighted_sum_of_means_over_what_is_known() -> None:
     light = F.mse_loss(values[known, 0], batch["light"][known])
     output = module.step(batch, "test")
     torch.testing.assert_close(output["loss"], 2 * kind + 0.1 * light)
-    for part in (slice(0, 40), slice(40, 64)):  # in batches that lack different targets
+    for part in (slice(0, 40), slice(40, 64)):  # batches lack different targets
         module.step({name: value[part] for name, value in batch.items()}, "val")
     means = module.summarize("val", {f"val_{name}": value for name, value in module.means["val"].compute().items()})
     assert float(means["val_loss"]) == pytest.approx(float(2 * kind + 0.1 * light), rel=1e-5)
@@ -94,33 +94,33 @@ def test_the_total_is_the_weighted_sum_of_means_over_what_is_known() -> None:
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_images_without_a_target_leave_the_others_gradients_alone(weighting: str) -> None:
-    """A batch with unknown targets teaches the same as one in which those tasks never saw these images."""
-    module = ready(weighting=weighting).eval()  # the statistics of a batch would tell them apart
+def test_images_without_target_do_not_change_gradients(weighting: str) -> None:
+    """A batch with unknown targets gives the same gradients as one without these images for those tasks."""
+    module = ready(weighting=weighting).eval()  # batch statistics would differ
     batch = Blobs().batch
-    found: list[dict[str, Tensor]] = []
+    gradients_of: list[dict[str, Tensor]] = []
     blind = {**batch, "light": torch.full_like(batch["light"], torch.nan)}
     absent = {name: value for name, value in batch.items() if name != "light"}
     for each in (blind, absent):
         module.zero_grad()
         module.step(each, "train")["loss"].backward()
-        found.append(gradients(module))
-    assert found[0].keys() == found[1].keys() == {name for name, _ in module.named_parameters()}
-    for name, value in found[0].items():
-        assert torch.equal(value, found[1][name]), name
+        gradients_of.append(gradients(module))
+    assert gradients_of[0].keys() == gradients_of[1].keys() == {name for name, _ in module.named_parameters()}
+    for name, value in gradients_of[0].items():
+        assert torch.equal(value, gradients_of[1][name]), name
         assert value.isfinite().all()
-        if not name.startswith("weighting"):  # where it started, the slope of a sigma is 0
+        if not name.startswith("weighting"):  # the initial gradient of a sigma is 0
             assert (value == 0).all() == name.startswith("head.light")
     alone = F.cross_entropy(module(batch["image"], task="kind"), batch["label"], ignore_index=-1)
     module.zero_grad()
     alone.backward()
     weight = float(module.weighting.weights()[0].detach())
     torch.testing.assert_close(
-        found[0]["head.kind.head.linear.weight"], weight * gradients(module)["head.kind.head.linear.weight"]
+        gradients_of[0]["head.kind.head.linear.weight"], weight * gradients(module)["head.kind.head.linear.weight"]
     )
 
 
-def test_a_batch_without_any_target() -> None:
+def test_batch_without_targets() -> None:
     module = ready()
     module.step(Blobs().batch, "train")["loss"].backward()
     module.zero_grad()
@@ -131,7 +131,7 @@ def test_a_batch_without_any_target() -> None:
     assert len(gradients(module)) == len(list(module.parameters()))
 
 
-def test_forward_of_one_task_and_of_all() -> None:
+def test_forward_of_one_and_all_tasks() -> None:
     module = ready().eval()
     images = Blobs().batch["image"]
     with torch.no_grad():
@@ -146,7 +146,7 @@ def test_forward_of_one_task_and_of_all() -> None:
 @pytest.mark.slow
 @pytest.mark.learns
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_it_learns_all_tasks(weighting: str, seed: int) -> None:
+def test_learns_all_tasks(weighting: str, seed: int) -> None:
     data, module = Blobs(n=128), built(seed=seed, weighting=weighting)
     trainer = fit(module, data, max_epochs=8)
     logged = trainer.callback_metrics
@@ -154,41 +154,43 @@ def test_it_learns_all_tasks(weighting: str, seed: int) -> None:
     assert float(logged["val_light_r2"]) > 0.7
     assert all(torch.isfinite(p).all() for p in module.parameters())
     assert module.hparams["tasks"]["kind"]["num_classes"] == 3
-    (said,) = [module.predict_step({**data.batch, "index": torch.arange(128)}, 0)]
-    assert {name: tuple(value.shape) for name, value in said.items()} == {
+    (predictions,) = [module.predict_step({**data.batch, "index": torch.arange(128)}, 0)]
+    assert {name: tuple(value.shape) for name, value in predictions.items()} == {
         "kind_probabilities": (128, 3), "light_values": (128, 1), "index": (128,), "label": (128,),
     }  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.learns
-def test_tasks_of_very_different_scale_need_weights(seed: int) -> None:
-    """A quantity in thousandths has a millionfold loss: the plain sum forgets the other task."""
+def test_tasks_of_different_scale_need_weights(seed: int) -> None:
+    """A target in thousandths has a millionfold loss, so the plain sum ignores the other task."""
     scores = {}
     for weighting in ("equal", "uncertainty"):
         data = Blobs(n=128, scale=1000.0)
-        module = built(seed=seed, weighting=weighting, optimizer="sgd", lr=0.03)  # Adam's steps have no scale
+        module = built(
+            seed=seed, weighting=weighting, optimizer="sgd", lr=0.03
+        )  # Adam's steps do not depend on the scale
         trainer = fit(module, data, max_epochs=8, gradient_clip_val=1.0)
         scores[weighting] = float(trainer.callback_metrics["val_kind_acc"])
     assert scores["uncertainty"] > 0.85
     assert scores["equal"] < scores["uncertainty"] - 0.1
 
 
-def test_the_sigmas_learn_in_a_group_of_their_own() -> None:
+def test_sigmas_have_their_own_parameter_group() -> None:
     module = built(weighting="uncertainty", weight_decay=0.5)
     trainer = fit(module, max_epochs=1)
     groups = {group["name"]: group for group in trainer.optimizers[0].param_groups}
-    own = groups["weighting"]
-    assert (own["initial_lr"], own["weight_decay"], own["layer_adaptation"]) == (0.02, 0.0, False)
-    assert own["params"][0] is module.weighting.log_sigma
+    weighting = groups["weighting"]
+    assert (weighting["initial_lr"], weighting["weight_decay"], weighting["layer_adaptation"]) == (0.02, 0.0, False)
+    assert weighting["params"][0] is module.weighting.log_sigma
     held = [p for group in groups.values() for p in group["params"]]
     assert len(held) == len(set(map(id, held))) == len(list(module.parameters()))
     assert isinstance(module.weighting, UncertaintyWeighting)
     assert module.weighting.waiting() == []
 
 
-def test_gradient_surgery_is_done_within_the_trainer() -> None:
-    """Also under accumulation, which halves each batch's part."""
+def test_gradient_surgery_in_trainer() -> None:
+    """Also with accumulation, which halves each batch's contribution."""
     seen: list[tuple[dict[str, Tensor], Tensor]] = []
 
     class Watch(L.Callback):
@@ -208,14 +210,14 @@ def test_gradient_surgery_is_done_within_the_trainer() -> None:
         losses = [F.cross_entropy(outputs["kind"], part["label"]), F.mse_loss(outputs["light"][:, 0], part["light"])]
         shared = {n: p for n, p in before.named_parameters() if n.startswith("backbone")}
         alone = [torch.autograd.grad(loss, list(shared.values()), retain_graph=True) for loss in losses]
-        flat = torch.stack([torch.cat([g.reshape(-1) for g in found]) for found in alone])
+        flat = torch.stack([torch.cat([g.reshape(-1) for g in task_gradients]) for task_gradients in alone])
         weights = projection_weights(flat @ flat.T, order).float()
         for name, *parts in zip(shared, *alone, strict=True):
             mixed = sum(w * part for w, part in zip(weights, parts, strict=True)) / 2
             expected[name] = expected.get(name, 0) + mixed
-    ((found, _),) = seen
+    ((gradients_seen, _),) = seen
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5, msg=name)
+        torch.testing.assert_close(gradients_seen[name], value, rtol=1e-3, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("weighting", ["uncertainty", "pcgrad"])
@@ -236,7 +238,7 @@ def test_clipping_accumulation_and_mixed_precision(weighting: str, options: dict
         assert norms == pytest.approx([1e-2] * 4, rel=1e-2)
 
 
-def test_gradient_surgery_is_refused_where_gradients_are_in_pieces() -> None:
+def test_error_for_gradient_surgery_with_sharding() -> None:
     module = built(weighting="pcgrad")
     trainer = L.Trainer(**QUIET)
     trainer.strategy.__class__ = type("FSDPStrategy", (L.pytorch.strategies.Strategy,), {"__abstractmethods__": ()})
@@ -245,7 +247,7 @@ def test_gradient_surgery_is_refused_where_gradients_are_in_pieces() -> None:
         module.on_fit_start()
 
 
-def test_dynamic_weights_follow_the_epochs() -> None:
+def test_dynamic_weights_by_epoch() -> None:
     module = built(weighting="dwa")
     trainer = fit(module, max_epochs=2)
     ratios = module.weighting.history[1] / module.weighting.history[0]  # type: ignore[operator]
@@ -256,7 +258,7 @@ def test_dynamic_weights_follow_the_epochs() -> None:
     )
 
 
-def test_a_checkpoint_is_whole(tmp_path: Path) -> None:
+def test_checkpoint_is_complete(tmp_path: Path) -> None:
     module = built(weighting="uncertainty")
     fit(module, enable_checkpointing=True, callbacks=[RunCheckpoint()], default_root_dir=tmp_path)
     loaded = MultiTaskModule.load_from_checkpoint(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
@@ -267,13 +269,13 @@ def test_a_checkpoint_is_whole(tmp_path: Path) -> None:
     assert torch.equal(loaded.weighting.weights(), module.weighting.weights())
 
 
-def test_classes_that_contradict_the_data() -> None:
+def test_error_for_other_number_of_classes() -> None:
     tasks = {"kind": {"type": "classification", "num_classes": 5}}
     with pytest.raises(ValueError, match=r"tasks\.kind\.num_classes=5, .* but Blobs has 3"):
         fit(built(tasks))
 
 
-def test_one_pass_of_the_backbone_serves_images_objects_and_pixels() -> None:
+def test_one_backbone_pass_for_all_tasks() -> None:
     data = ShapesDataModule(image_size=32, num_images=60, shapes_per_image=2, targets="all", batch_size=16)
     dense = {"channels": 32}
     tasks = {
@@ -299,7 +301,7 @@ def test_one_pass_of_the_backbone_serves_images_objects_and_pixels() -> None:
     assert len(module.predict_step(batch, 0)["objects_boxes"]) == len(batch["image"])
 
 
-def test_an_entry_that_no_batch_has() -> None:
+def test_error_for_missing_entry() -> None:
     tasks = {"kind": TWO["kind"], "light": {"type": "regression", "key": "lihgt"}}
     message = (
         r"the task light learns from 'lihgt', which no batch of this epoch had. The batches have image, label, light"
@@ -342,10 +344,10 @@ class CountTask(Task):
 
 
 @pytest.mark.learns
-def test_a_task_of_ones_own(in_tmp: Path, seed: int) -> None:
+def test_custom_task(in_tmp: Path, seed: int) -> None:
     (in_tmp / "counting.py").write_text(OWN)
     module = built({"count": {"type": "counting.CountTask"}}, seed, in_channels=3, weighting="equal")
-    assert (module.monitor, module.mode) == ("val_loss", "min")  # it names no score
+    assert (module.monitor, module.mode) == ("val_loss", "min")  # the task has no score
     data = ShapesDataModule(image_size=16, num_images=100, shapes_per_image=4, targets="boxes", batch_size=30)
     trainer = L.Trainer(**QUIET, max_epochs=15)
     (before,) = trainer.validate(module, data, verbose=False)
@@ -365,6 +367,6 @@ def test_a_task_of_ones_own(in_tmp: Path, seed: int) -> None:
         ({"tasks": {}}, "tasks is empty"),
     ],
 )
-def test_bad_arguments(kwargs: dict[str, Any], message: str) -> None:
+def test_error_names_argument(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         built(**kwargs)

@@ -1,4 +1,4 @@
-"""Runs of several tasks learn on two ranks what they learn on one."""
+"""Multi-task training on two ranks equals that on one."""
 
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ def rows(n: int = 24) -> list[dict[str, Tensor]]:
     image = torch.randint(0, 256, (n, 3, 32, 32), generator=generator, dtype=torch.uint8)
     kind = torch.randint(0, 3, (n,), generator=generator)
     light = image.float().mean((1, 2, 3)) / 100
-    kind[[0, 1, 2, 4, 9]] = -1  # more on one rank than on the other
-    light[6:12] = torch.nan  # a batch without any
+    kind[[0, 1, 2, 4, 9]] = -1  # more missing on one rank than on the other
+    light[6:12] = torch.nan  # a batch without targets
     return [{"image": i, "label": k, "light": v} for i, k, v in zip(image, kind, light, strict=True)]
 
 
@@ -35,8 +35,8 @@ class Data(L.LightningDataModule):
 
 
 def fit(ranks: int, path: Path) -> None:
-    """Fit by each weighting, without augmentation, dropout or BatchNorm, and save what it ends in."""
-    found: dict[str, Any] = {}
+    """Fit with each weighting, without augmentation, dropout or BatchNorm, and save the final weights and metrics."""
+    results: dict[str, Any] = {}
     for weighting in ("equal", "uncertainty", "dwa", "pcgrad"):
         torch.manual_seed(0)
         module = MultiTaskModule(
@@ -51,14 +51,14 @@ def fit(ranks: int, path: Path) -> None:
         )  # fmt: skip
         trainer.fit(module, Data())
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if "step" not in name}
-        found[weighting] = (module.state_dict(), metrics)
+        results[weighting] = (module.state_dict(), metrics)
     if trainer.is_global_zero:
-        torch.save(found, path)
+        torch.save(results, path)
 
 
 @pytest.mark.slow
-def test_two_ranks_learn_what_one_does(tmp_path: Path) -> None:
-    """With targets missing unevenly: a mean of the ranks' means would be another one."""
+def test_two_ranks_learn_the_same_as_one(tmp_path: Path) -> None:
+    """Targets are missing unevenly, so that a mean of the ranks' means would differ."""
     fit(1, tmp_path / "1.pt")
     run_ranks(lambda rank: fit(2, tmp_path / "2.pt"))
     one, two = (torch.load(tmp_path / f"{ranks}.pt", weights_only=True) for ranks in (1, 2))

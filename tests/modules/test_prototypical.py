@@ -1,4 +1,4 @@
-"""Prototypes, distances and losses against hand-made cases and plain formulas."""
+"""Prototypes, distances and losses, compared with hand-computed cases and plain formulas."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from lit_cv import PrototypicalModule
 from tests.modules.episodes import build, episode_batch
 
 
-def test_prototypes_are_the_means_of_their_class() -> None:
+def test_prototypes_are_class_means() -> None:
     module = build(PrototypicalModule)
     features = torch.tensor([[[0.0, 1.0], [4.0, 4.0], [2.0, 5.0], [6.0, 0.0], [2.0, 3.0]]])
     means = module.represent(features, torch.tensor([[1, 0, 1, 0, 1]]), 2)
@@ -26,7 +26,7 @@ def test_prototypes_are_the_means_of_their_class() -> None:
         ("cosine", [[0.0, 0.0], [1 / math.sqrt(2), 1.0]]),
     ],
 )
-def test_distances_of_a_case_by_hand(distance: Any, expected: list[list[float]]) -> None:
+def test_distances_match_hand_computed_values(distance: Any, expected: list[list[float]]) -> None:
     module = build(PrototypicalModule, distance=distance, scale=2.0, learn_scale=False)
     classes, queries = torch.tensor([[[3.0, 0.0], [4.0, 4.0]]]), torch.tensor([[[0.0, 0.0], [3.0, 3.0 * 1.0]]])
     expected_of_second = {"squared_euclidean": [-9.0, -2.0], "euclidean": [-3.0, -math.sqrt(2)]}
@@ -40,7 +40,7 @@ def test_distances_of_a_case_by_hand(distance: Any, expected: list[list[float]])
 
 
 @pytest.mark.parametrize("flatten", [True, False])
-def test_the_loss_is_that_of_the_formula(flatten: bool) -> None:
+def test_loss_formula(flatten: bool) -> None:
     module, batch = build(PrototypicalModule, scale=0.3, flatten=flatten).train(), episode_batch()
     module.backbone.double()
     images = torch.cat([batch[part]["image"].flatten(0, 1) for part in ("support", "query")])
@@ -59,7 +59,7 @@ def test_the_loss_is_that_of_the_formula(flatten: bool) -> None:
     assert float(output["acc"]) == pytest.approx(sum(right) / len(right))
 
 
-def test_all_images_are_encoded_in_one_pass_and_the_scale_is_learnt() -> None:
+def test_single_pass_and_learned_scale() -> None:
     module, batch = build(PrototypicalModule).train(), episode_batch()
     seen: list[Tensor] = []
     module.backbone.body.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -69,7 +69,7 @@ def test_all_images_are_encoded_in_one_pass_and_the_scale_is_learnt() -> None:
     assert [group["name"] for group in module.parameter_groups()] == ["decay", "no_decay"]
 
 
-def test_distances_stay_exact_in_low_precision() -> None:
+def test_distances_are_computed_in_float32() -> None:
     module = build(PrototypicalModule, scale=1.0)
     classes = torch.randn(1, 3, 64) + 20
     queries = classes + 0.1 * torch.randn(1, 3, 64)

@@ -1,4 +1,4 @@
-"""The comparison of all pairs, its loss, and its likeness to the published network."""
+"""The comparison of all pairs, its loss, and its agreement with the published network."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from lit_cv.nn.relation import RelationHead
 from tests.modules.episodes import build, episode_batch
 
 
-def test_the_shared_convolution_is_that_of_the_pairs() -> None:
+def test_shared_convolution_equals_pairwise_convolution() -> None:
     torch.manual_seed(0)
     head = RelationHead(6, (5, 5), width=7).train()
     classes, queries = torch.randn(2, 3, 6, 5, 5), torch.randn(2, 4, 6, 5, 5)
@@ -21,11 +21,11 @@ def test_the_shared_convolution_is_that_of_the_pairs() -> None:
     assert head.rest[0](head.first(pairs)).shape == (24, 7, 5, 5)
 
 
-def test_units_that_are_off_still_tell_classes_apart_and_learn() -> None:
+def test_inactive_units_still_have_gradients() -> None:
     torch.manual_seed(0)
     head = RelationHead(6, (5, 5), width=7).train()
     with torch.no_grad():
-        head.score[0].bias.fill_(-100.0)  # as after steps too large: no pair is above zero any more
+        head.score[0].bias.fill_(-100.0)  # all pairs are below zero, as after too large steps
     logits = head(torch.randn(2, 3, 6, 5, 5), torch.randn(2, 4, 6, 5, 5))
     assert logits.std(-1).min() > 1e-4
     logits.square().mean().backward()
@@ -34,7 +34,7 @@ def test_units_that_are_off_still_tell_classes_apart_and_learn() -> None:
 
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
-def test_the_loss_is_that_of_the_scores(loss: str) -> None:
+def test_loss_of_scores(loss: str) -> None:
     module, batch = build(RelationModule, loss=loss).train(), episode_batch()
     target = batch["query"]["label"]
     images = torch.cat([batch[part]["image"].flatten(0, 1) for part in ("support", "query")])
@@ -54,21 +54,21 @@ def test_the_loss_is_that_of_the_scores(loss: str) -> None:
     assert float(module.step(batch, "train")["loss"].detach()) == pytest.approx(expected, rel=1e-4)
 
 
-def test_parts_of_the_queries_give_what_all_give_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_of_queries_give_the_same_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     module, batch = build(RelationModule).eval(), episode_batch()
-    whole = module.episode_logits(batch, 3, "val")
+    expected = module.episode_logits(batch, 3, "val")
     monkeypatch.setattr("lit_cv.modules.relation._PAIRS", 12)
     with torch.no_grad():
-        torch.testing.assert_close(module.episode_logits(batch, 3, "val"), whole, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(module.episode_logits(batch, 3, "val"), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_scores_are_shared_out_to_probabilities() -> None:
+def test_probabilities_are_normalized_scores() -> None:
     logits = torch.tensor([[0.0, 2.0, -1.0]])
     scores = logits.sigmoid()
     torch.testing.assert_close(build(RelationModule).probabilities(logits), scores / scores.sum())
 
 
-def test_the_published_network_leaves_a_map_to_compare() -> None:
+def test_default_backbone_has_a_feature_map() -> None:
     module = build(RelationModule, image_size=28)
     assert module.backbone.forward_features(torch.zeros(1, 1, 28, 28)).shape == (1, 64, 7, 7)
-    assert module.backbone.body.blocks[0][1].num_batches_tracked == 1  # of this call: none of building the head
+    assert module.backbone.body.blocks[0][1].num_batches_tracked == 1  # only from this call, not from building the head

@@ -18,14 +18,14 @@ def test_means_are_weighted_by_batch_size() -> None:
     assert float(result["acc"]) == pytest.approx(2 * float(expected), rel=1e-6)
 
 
-def test_a_scalar_that_some_batches_lack_is_averaged_over_the_others() -> None:
+def test_missing_scalars_are_ignored() -> None:
     means = RunningMeans()
     means.update({"loss": torch.tensor(1.0), "extra": torch.tensor(4.0)}, 2)
     means.update({"loss": torch.tensor(3.0)}, 2)
     assert {k: float(v) for k, v in means.compute().items()} == {"loss": 2.0, "extra": 4.0}
 
 
-def test_no_graph_is_kept_and_the_given_tensor_is_not_changed() -> None:
+def test_input_is_detached_and_not_changed() -> None:
     means, value = RunningMeans(), torch.tensor(2.0, requires_grad=True)
     for _ in range(2):
         means.update({"loss": value}, 1)
@@ -33,7 +33,7 @@ def test_no_graph_is_kept_and_the_given_tensor_is_not_changed() -> None:
     assert value.detach().item() == 2.0
 
 
-def test_the_state_restores_the_exact_sums() -> None:
+def test_state_dict_restores_exact_sums() -> None:
     means = RunningMeans()
     for value in torch.rand(9):
         means.update({"loss": value}, 3)
@@ -45,7 +45,7 @@ def test_the_state_restores_the_exact_sums() -> None:
 
 
 @pytest.mark.parametrize("kind", [int, float, torch.tensor])
-def test_a_mean_over_a_part_of_the_batch_counts_by_the_size_of_that_part(kind: Any) -> None:
+def test_counts_weight_partial_means(kind: Any) -> None:
     means = RunningMeans()
     for accuracy, labeled in ((0.0, 16), (1.0, 1)):
         means.update({"acc": torch.tensor(accuracy), "loss": torch.tensor(2.0)}, 16, {"acc": kind(labeled)})
@@ -56,7 +56,7 @@ def test_a_mean_over_a_part_of_the_batch_counts_by_the_size_of_that_part(kind: A
 
 
 @pytest.mark.parametrize("kind", [int, float, torch.tensor])
-def test_a_mean_over_nothing_is_left_out_whatever_its_value(kind: Any) -> None:
+def test_means_with_count_zero_are_ignored(kind: Any) -> None:
     means = RunningMeans()
     means.update({"acc": torch.tensor(torch.nan)}, 16, {"acc": kind(0)})
     assert means.compute() == {}
@@ -71,14 +71,14 @@ def one_of_two(rank: int, folder: str) -> None:
     means = RunningMeans()
     if rank == 0:
         means.update({"acc": torch.tensor(0.0)}, 16)
-    else:  # names of its own, in another order
+    else:  # other names, in another order
         means.update({"extra": torch.tensor(3.0), "acc": torch.tensor(1.0)}, 16, {"acc": torch.tensor(1)})
     torch.save(means.compute(), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def test_processes_may_have_different_scalars(tmp_path: Path) -> None:
+def test_ranks_may_have_different_scalars(tmp_path: Path) -> None:
     run_ranks(one_of_two, str(tmp_path))
     for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert {name: float(value) for name, value in found.items()} == pytest.approx({"acc": 1 / 17, "extra": 3.0})
+        means = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert {name: float(value) for name, value in means.items()} == pytest.approx({"acc": 1 / 17, "extra": 3.0})

@@ -24,7 +24,7 @@ def built(**kwargs: Any) -> SegmentationModule:
 @pytest.mark.slow
 @pytest.mark.learns
 @pytest.mark.parametrize("head", ["fcn", "deeplab"])
-def test_it_learns_and_logs(head: Any, seed: int) -> None:
+def test_learns_and_logs(head: Any, seed: int) -> None:
     L.seed_everything(seed, verbose=False)
     module = SegmentationModule(**SMALL, head=head, lr=5e-3)
     data = Rectangles()
@@ -41,7 +41,7 @@ def test_it_learns_and_logs(head: Any, seed: int) -> None:
     assert (first["confidence"] > 0.5).all()
 
 
-def test_the_metric_is_torchmetrics() -> None:
+def test_metric_matches_torchmetrics() -> None:
     torch.manual_seed(0)
     metric = SegmentationIoU(["a", "b", "c", "d", "unseen"])
     reference = MulticlassJaccardIndex(5, ignore_index=255, average="none")
@@ -51,13 +51,13 @@ def test_the_metric_is_torchmetrics() -> None:
         metric.update(predicted, target)
         reference.update(predicted, target)
     values, expected = metric.compute(), reference.compute()
-    own = torch.stack([values[f"iou_{name}"] for name in "abcd"])
-    torch.testing.assert_close(own, expected[:4])
+    actual = torch.stack([values[f"iou_{name}"] for name in "abcd"])
+    torch.testing.assert_close(actual, expected[:4])
     torch.testing.assert_close(values["miou"], expected[:4].mean())
     assert values["iou_unseen"].isnan()
 
 
-def test_what_is_ignored_changes_nothing() -> None:
+def test_ignored_pixels_change_nothing() -> None:
     module = built(mask_classes=["ground", "red", "blue"])
     batch: dict[str, Any] = next(iter(Rectangles(8).train_dataloader()))
     output = module.step(batch, "val")
@@ -67,7 +67,7 @@ def test_what_is_ignored_changes_nothing() -> None:
     torch.testing.assert_close(output["ce_loss"], expected)
 
 
-def test_other_sizes_and_transformers() -> None:
+def test_other_sizes_and_vision_transformers() -> None:
     module = built(backbone="vit_micro_p8", image_size=32, stride=None, mask_classes=["ground", "cell"])
     with torch.no_grad():
         for size in [(32, 32), (40, 64), (33, 50)]:
@@ -75,16 +75,16 @@ def test_other_sizes_and_transformers() -> None:
     assert module.hparams["stride"] == 2
 
 
-def test_the_confidence_leaves_padding_out() -> None:
+def test_confidence_excludes_padding() -> None:
     module = built(mask_classes=["ground", "cell"])
     images = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
         highest = module(images).softmax(1).amax(1)
-        found = module.predict_step({"image": images, "size": torch.tensor([[20, 30]])}, 0)
-    torch.testing.assert_close(found["confidence"][0], highest[0, :20, :30].mean())
+        predictions = module.predict_step({"image": images, "size": torch.tensor([[20, 30]])}, 0)
+    torch.testing.assert_close(predictions["confidence"][0], highest[0, :20, :30].mean())
 
 
-def test_mistakes() -> None:
+def test_errors() -> None:
     with pytest.raises(ValueError, match="classes of the pixels are unknown"):
         SegmentationModule(**SMALL)(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     module = SegmentationModule(**SMALL, mask_classes=["a", "b"])

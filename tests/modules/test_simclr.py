@@ -51,7 +51,7 @@ def test_all_views_are_encoded_in_one_pass(n_views: int) -> None:
     assert not output["embedding"].requires_grad
 
 
-def test_the_loss_is_that_of_the_projections() -> None:
+def test_loss_of_projections() -> None:
     module = build(temperature=0.3).eval()
     batch = {"image": views()[0], "views": views(), "label": torch.tensor([0, 1, 0, 1, -1, 2])}
     z = [module(view) for view in views()]
@@ -60,13 +60,13 @@ def test_the_loss_is_that_of_the_projections() -> None:
     torch.testing.assert_close(module.step(batch, "val")["loss"], NTXentLoss(0.3)(*z, labels=batch["label"]))
 
 
-def test_the_gradient_reaches_every_weight() -> None:
+def test_gradients_of_all_weights() -> None:
     module = build().train()
     module.step({"image": views()[0], "views": views()}, "train")["loss"].backward()
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in module.parameters())
 
 
-def test_embedding_is_that_of_the_backbone() -> None:
+def test_embedding_is_backbone_output() -> None:
     module = build().eval()
     torch.testing.assert_close(module.embed(views()[0]), module.backbone(views()[0]))
     torch.testing.assert_close(module(views()[0]), module.head(module.embed(views()[0])))
@@ -87,26 +87,26 @@ def test_projector() -> None:
         Projector(8, layers=0)
 
 
-def test_without_views_the_error_names_the_callback() -> None:
+def test_error_without_views_names_callback() -> None:
     trainer = L.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     with pytest.raises(ValueError, match="ContrastiveAugmentation"):
         trainer.fit(SimCLRModule(backbone="conv4"), DigitsDataModule())
 
 
-def test_one_image_alone_cannot_be_told_from_others() -> None:
+def test_error_for_batch_of_one_image() -> None:
     with pytest.raises(ValueError, match=r"raise `batch_size` of the DataModule"):
         build().step({"image": views(n=1)[0], "views": views(n=1)}, "train")
 
 
-def test_a_wrong_temperature() -> None:
+def test_error_names_temperature() -> None:
     with pytest.raises(ValueError, match="temperature=0"):
         SimCLRModule(temperature=0)
 
 
 @pytest.mark.slow
 @pytest.mark.learns
-def test_it_learns(in_tmp: Path, seed: int) -> None:
-    """With two labels a class for the neighbours, features learnt without labels beat those at random by far."""
+def test_learns(in_tmp: Path, seed: int) -> None:
+    """With two labels per class for the neighbors, learned features are far better than random ones."""
     few = ["--data.labels_per_class", "2", "--trainer.logger", "false", "--trainer.enable_checkpointing", "false"]
     options = [*MODEL, "--model.lr", "5e-3", "--model.warmup_epochs", "1", *DATA, *few, *SHAPES_OF_DIGITS, *QUIET]
     options += ["--seed_everything", str(seed)]
@@ -120,7 +120,7 @@ def test_it_learns(in_tmp: Path, seed: int) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_line_brings_what_it_needs(in_tmp: Path) -> None:
+def test_cli_adds_callbacks(in_tmp: Path) -> None:
     limits = ["--trainer.max_epochs", "2", "--trainer.limit_train_batches", "2"]
     cli = main(["fit", *MODEL, *DATA, *QUIET, *limits])
     assert cli is not None
@@ -140,11 +140,11 @@ def test_the_command_line_brings_what_it_needs(in_tmp: Path) -> None:
     assert tested is not None
     assert "test_knn_acc" in tested.trainer.callback_metrics
     main(["predict", "--ckpt_path", "best", *QUIET])
-    with np.load(newest_run() / "embeddings.npz") as found:
-        assert found["embedding"].shape == (len(found["label"]), tested.model.backbone.num_features)
+    with np.load(newest_run() / "embeddings.npz") as arrays:
+        assert arrays["embedding"].shape == (len(arrays["label"]), tested.model.backbone.num_features)
 
 
-def test_validation_loss_is_the_same_every_time(in_tmp: Path) -> None:
+def test_validation_loss_is_deterministic(in_tmp: Path) -> None:
     losses = []
     for seed in ("1", "1", "2"):
         torch.manual_seed(int(seed) + 10)
@@ -156,7 +156,7 @@ def test_validation_loss_is_the_same_every_time(in_tmp: Path) -> None:
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_learning_rate_follows_the_batch(in_tmp: Path) -> None:
+def test_lr_scaling(in_tmp: Path) -> None:
     limits = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
     constant = ["--model.schedule", "constant", "--model.lr", "0.01", "--trainer.accumulate_grad_batches", "2"]
     for rule, factor in (("none", 1.0), ("sqrt", 0.5**0.5), ("linear", 0.5)):
@@ -166,7 +166,7 @@ def test_learning_rate_follows_the_batch(in_tmp: Path) -> None:
         assert cli.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01 * factor)
 
 
-def test_views_of_one_process_pass_match_the_functional_loss() -> None:
+def test_loss_matches_functional_loss() -> None:
     callback = ContrastiveAugmentation(operations=["horizontal_flip"])
     made = callback.views(views()[0])
     module = build().eval()

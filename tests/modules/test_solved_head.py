@@ -1,4 +1,4 @@
-"""Classifiers that are solved on features: alone, and as the start of fine-tuning."""
+"""Classifiers solved on features: as the final result, and as the start of fine-tuning."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +32,7 @@ def module(**kwargs: Any) -> FineTuneModule:
 
 
 @pytest.mark.parametrize("cached", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_the_probe_is_the_logistic_regression_on_the_features(cached: bool) -> None:
+def test_solved_head_is_logistic_regression(cached: bool) -> None:
     probe, data = module(cache_features=cached), DigitsDataModule()
     run = trainer()
     run.fit(probe, data)
@@ -47,7 +47,7 @@ def test_the_probe_is_the_logistic_regression_on_the_features(cached: bool) -> N
 
 
 @pytest.mark.slow
-def test_fine_tuning_starts_from_it() -> None:
+def test_fine_tuning_starts_from_solved_head() -> None:
     losses = {}
     for solved in (False, True):
         tuned = module(strategy="full_finetune", solve_head=solved, backbone="vit_micro_p2")
@@ -63,7 +63,7 @@ def test_fine_tuning_starts_from_it() -> None:
     [({}, False), ({"running_statistics": False}, True), ({"solve_head": False}, True)],
 )
 @pytest.mark.slow
-def test_a_solved_head_keeps_the_statistics_it_was_solved_on(options: dict[str, Any], moves: bool) -> None:
+def test_solved_head_fixes_batch_norm_statistics(options: dict[str, Any], moves: bool) -> None:
     tuned = module(strategy="full_finetune", num_classes=10, in_channels=1, **options)
     tuned.configure_model()
     before = {name: value.clone() for name, value in tuned.backbone.state_dict().items()}
@@ -74,8 +74,8 @@ def test_a_solved_head_keeps_the_statistics_it_was_solved_on(options: dict[str, 
 
 
 @pytest.mark.slow
-def test_a_moving_average_starts_from_the_solved_head() -> None:
-    starts, rest = [], {}
+def test_moving_average_starts_from_solved_head() -> None:
+    starts, trained = [], {}
     tuned = module(strategy="full_finetune", lr=1e-2, schedule="constant")
     solve = tuned.on_fit_start
 
@@ -87,16 +87,16 @@ def test_a_moving_average_starts_from_the_solved_head() -> None:
 
     class Trained(L.Callback):
         def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
-            rest["weight"] = pl_module.head.linear.weight.detach().clone()
+            trained["weight"] = pl_module.head.linear.weight.detach().clone()
 
     callbacks = [EMA(0.75, ramp=False), Trained()]
     trainer(limit_train_batches=1, limit_val_batches=0, callbacks=callbacks).fit(tuned, DigitsDataModule())
-    expected = 0.75 * starts[0] + 0.25 * rest["weight"]
-    assert not torch.equal(starts[0], rest["weight"])
+    expected = 0.75 * starts[0] + 0.25 * trained["weight"]
+    assert not torch.equal(starts[0], trained["weight"])
     torch.testing.assert_close(tuned.head.linear.weight, expected)
 
 
-def test_features_are_solved_on_at_the_size_of_evaluation(tmp_path: Path) -> None:
+def test_features_have_evaluation_size(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     for label in range(2):
         (tmp_path / str(label)).mkdir()
@@ -122,7 +122,7 @@ def _watched(module: FineTuneModule, sizes: list[tuple[int, ...]]) -> Callable[[
 
 
 @pytest.mark.slow
-def test_a_continued_run_keeps_what_it_has_learned(tmp_path: Path) -> None:
+def test_resume_does_not_solve_again(tmp_path: Path) -> None:
     ends = []
     for stops in ([4], [2, 4]):
         for epochs in stops:
@@ -137,7 +137,7 @@ def test_a_continued_run_keeps_what_it_has_learned(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_class_weights_weigh_the_images() -> None:
+def test_class_weights() -> None:
     data = DigitsDataModule()
     data.setup()
     rare = torch.cat([(data.train_dataset.labels == k).nonzero()[: 60 if k else 4, 0] for k in range(10)])
@@ -154,7 +154,7 @@ def test_class_weights_weigh_the_images() -> None:
 
 
 class TwoLabels(BaseDataModule):
-    """Images whose halves are dark or bright, a label for each half, some of them unknown."""
+    """Images with dark or bright halves and one label per half, some of them unknown."""
 
     def load(self, split: str) -> InMemoryDataset | None:
         if split not in ("train", "val"):
@@ -169,13 +169,13 @@ class TwoLabels(BaseDataModule):
         return InMemoryDataset(images, labels, ["left", "right"])
 
 
-def test_several_labels_of_which_some_are_unknown() -> None:
+def test_multi_label_with_unknown_labels() -> None:
     run = trainer()
     run.fit(module(multi_label=True), TwoLabels())
     assert run.callback_metrics["val_map"] > 0.95
 
 
-def test_the_recipe(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_recipe(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["fit", "--config", "supervised", "--model.backbone", "conv4", "--trainer.max_epochs", "1", *QUICK])
     weights = "lightning_logs/version_0/checkpoints/best.ckpt"
     cli = main(["fit", "--config", "linear_probe", "--model.weights", weights, *QUICK])
@@ -193,12 +193,12 @@ QUICK = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false
         ({"normalize_features": True}, "normalize_features=True: it has no effect on a classifier that is solved"),
     ],
 )
-def test_options_that_are_void(options: dict[str, Any], message: str) -> None:
+def test_error_for_options_without_effect(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         module(**options)
 
 
-def test_data_that_cannot_be_solved() -> None:
+def test_error_for_data_without_labels() -> None:
     data = DigitsDataModule()
     data.setup()
     data.train_dataset.labels = torch.full_like(data.train_dataset.labels, -1)
@@ -215,12 +215,12 @@ def test_data_that_cannot_be_solved() -> None:
         torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10)),
     ],
 )
-def test_heads_that_cannot_be_solved(monkeypatch: pytest.MonkeyPatch, head: torch.nn.Module) -> None:
+def test_error_for_other_heads(monkeypatch: pytest.MonkeyPatch, head: torch.nn.Module) -> None:
     monkeypatch.setattr(FineTuneModule, "configure_head", lambda self, num_features: head)
     with pytest.raises(ValueError, match=r"a single linear layer with bias.* `solve_head=False`"):
         trainer().fit(module(num_classes=10), DigitsDataModule())
 
 
-def test_balanced_sampling_is_refused_where_it_has_no_effect() -> None:
+def test_error_for_balanced_sampling() -> None:
     with pytest.raises(ValueError, match=r"balance=1\.0: it has no effect on a classifier that is solved"):
         trainer().fit(module(cache_features=True), DigitsDataModule(balance=1.0))

@@ -21,7 +21,7 @@ QUIET: dict[str, Any] = {
 
 
 class Blobs(L.LightningDataModule):
-    """Images whose brightness tells their class, more of class 0 than of the others."""
+    """Images whose brightness determines the class, with class 0 most frequent."""
 
     def __init__(self, num_classes: int = 3, multi_label: bool = False, n: int = 64) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def smoothed_cross_entropy(logits: Tensor, soft: Tensor, smoothing: float) -> Te
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
-def test_the_loss_smooths_hard_and_mixed_labels_alike(smoothing: float) -> None:
+def test_label_smoothing_of_hard_and_mixed_labels(smoothing: float) -> None:
     module = built(label_smoothing=smoothing)
     soft = torch.eye(3)[HARD]
     expected = smoothed_cross_entropy(LOGITS, soft, smoothing).mean().float()
@@ -73,27 +73,25 @@ def test_the_loss_smooths_hard_and_mixed_labels_alike(smoothing: float) -> None:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_class_weights_weigh_hard_and_mixed_labels_alike(smoothing: float) -> None:
+def test_class_weights_of_hard_and_mixed_labels(smoothing: float) -> None:
     module = built(label_smoothing=smoothing)
     module.class_weight = torch.tensor([5.0, 1.0, 0.3])
     expected = F.cross_entropy(LOGITS, HARD, weight=module.class_weight, label_smoothing=smoothing)
     torch.testing.assert_close(module.loss(LOGITS, HARD, "train"), expected)
-    torch.testing.assert_close(
-        module.loss(LOGITS, soft_labels(HARD, 3), "train"), expected
-    )  # as MixUp(p=0) leaves them
+    torch.testing.assert_close(module.loss(LOGITS, soft_labels(HARD, 3), "train"), expected)  # as after MixUp(p=0)
     images, label = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), HARD
     losses = [module.eval().step({"image": images, "label": each}, "train") for each in (label, soft_labels(label, 3))]
     torch.testing.assert_close(losses[0]["counts"], losses[1]["counts"])
 
 
-def test_validation_is_neither_smoothed_nor_weighted() -> None:
+def test_no_smoothing_and_weights_in_validation() -> None:
     module = built(label_smoothing=0.3)
     module.class_weight = torch.tensor([5.0, 1.0, 1.0])
     plain = smoothed_cross_entropy(LOGITS, torch.eye(3)[HARD], 0.0).mean().float()
     torch.testing.assert_close(module.loss(LOGITS, HARD, "val"), plain)
 
 
-def test_several_labels_an_image() -> None:
+def test_multi_label() -> None:
     module = built(multi_label=True, label_smoothing=0.2)
     target = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]])
     p, t = LOGITS.double().sigmoid(), target * 0.8 + 0.1
@@ -108,7 +106,7 @@ def fit(module: SupervisedModule, data: Blobs, **kwargs: Any) -> L.Trainer:
     return trainer
 
 
-def test_balanced_class_weights_are_inverse_to_the_counts() -> None:
+def test_balanced_class_weights() -> None:
     data, module = Blobs(), SupervisedModule(backbone="conv4", class_weight="balanced")
     fit(module, data)
     weight = module.class_weight
@@ -117,7 +115,7 @@ def test_balanced_class_weights_are_inverse_to_the_counts() -> None:
     assert weight.mean().item() == pytest.approx(1.0)
 
 
-def test_balanced_weights_of_several_labels_are_negatives_over_positives() -> None:
+def test_balanced_class_weights_of_multi_label() -> None:
     data = Blobs(multi_label=True)
     module = SupervisedModule(backbone="conv4", class_weight="balanced")
     fit(module, data)
@@ -125,13 +123,13 @@ def test_balanced_weights_of_several_labels_are_negatives_over_positives() -> No
     torch.testing.assert_close(module.class_weight, (64 - counts) / counts)
 
 
-def test_a_list_of_class_weights_of_another_length() -> None:
+def test_error_for_class_weights_of_wrong_length() -> None:
     with pytest.raises(ValueError, match=r"class_weight=\[1.0, 2.0\]: it has 2 numbers for 3 classes"):
         fit(SupervisedModule(backbone="conv4", class_weight=[1.0, 2.0]), Blobs())
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_metrics_agree_with_scikit_learn(multi_label: bool) -> None:
+def test_metrics_match_scikit_learn(multi_label: bool) -> None:
     data = Blobs(num_classes=6, multi_label=multi_label)
     module = SupervisedModule(backbone="conv4", lr=0.01, per_class_metrics=True)
     trainer = fit(module, data, max_epochs=2)
@@ -141,28 +139,28 @@ def test_metrics_agree_with_scikit_learn(multi_label: bool) -> None:
         logits = module.eval()(data.images)
     truth = data.targets.numpy()
     if multi_label:
-        answer, scores = (logits > 0).numpy(), logits.sigmoid().numpy()
-        assert logged["val_acc"] == pytest.approx((answer == truth).mean(), abs=1e-6)
+        predicted, scores = (logits > 0).numpy(), logits.sigmoid().numpy()
+        assert logged["val_acc"] == pytest.approx((predicted == truth).mean(), abs=1e-6)
         assert logged["val_map"] == pytest.approx(sklearn.metrics.average_precision_score(truth, scores), abs=1e-5)
     else:
-        answer, scores = logits.argmax(1).numpy(), logits.softmax(1).numpy()
-        assert logged["val_acc"] == pytest.approx(sklearn.metrics.accuracy_score(truth, answer), abs=1e-6)
+        predicted, scores = logits.argmax(1).numpy(), logits.softmax(1).numpy()
+        assert logged["val_acc"] == pytest.approx(sklearn.metrics.accuracy_score(truth, predicted), abs=1e-6)
         top5 = sklearn.metrics.top_k_accuracy_score(truth, scores, k=5, labels=range(6))
         assert logged["val_top5"] == pytest.approx(top5, abs=1e-6)
-        confidence, right = scores.max(1), answer == truth
+        confidence, correct = scores.max(1), predicted == truth
         bins = np.minimum((confidence * 15).astype(int), 14)
         parts = [(bins == b) for b in range(15) if (bins == b).any()]
-        ece = sum(part.mean() * abs(confidence[part].mean() - right[part].mean()) for part in parts)
+        ece = sum(part.mean() * abs(confidence[part].mean() - correct[part].mean()) for part in parts)
         assert logged["val_ece"] == pytest.approx(ece, abs=1e-5)
-        recalls = sklearn.metrics.recall_score(truth, answer, average=None, labels=range(6), zero_division=0)
+        recalls = sklearn.metrics.recall_score(truth, predicted, average=None, labels=range(6), zero_division=0)
         assert [logged[f"val_acc_c{i}"] for i in range(6)] == pytest.approx(recalls, abs=1e-6)
-    present = sklearn.metrics.f1_score(truth, answer, average="macro", zero_division=0)
+    present = sklearn.metrics.f1_score(truth, predicted, average="macro", zero_division=0)
     assert logged["val_f1"] == pytest.approx(present, abs=1e-5)
     loss = float(module.loss(logits, data.targets, "val"))
     assert logged["val_loss"] == pytest.approx(loss, rel=1e-4)
 
 
-def test_the_training_means_are_over_all_images() -> None:
+def test_training_means_are_over_all_images() -> None:
     data = Blobs(n=40)  # two batches of 16 and one of 8
     module = SupervisedModule(backbone="conv4", lr=0.0, weight_decay=0.0, schedule="constant")
     seen: list[tuple[Tensor, int]] = []
@@ -176,7 +174,7 @@ def test_the_training_means_are_over_all_images() -> None:
     assert float(trainer.callback_metrics["train_loss"]) == pytest.approx(mean, rel=1e-5)
 
 
-def test_mixed_labels_count_as_much_as_they_weigh() -> None:
+def test_mixed_labels_count_by_their_weight() -> None:
     module = built()
     soft = torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.4, 0.6]])
     batch = {"image": torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "label": soft}
@@ -185,7 +183,7 @@ def test_mixed_labels_count_as_much_as_they_weigh() -> None:
     torch.testing.assert_close(output["acc"], expected)
 
 
-def test_what_the_data_tell_is_kept_in_the_checkpoint(tmp_path: Path) -> None:
+def test_inferred_options_are_in_checkpoint(tmp_path: Path) -> None:
     module = SupervisedModule(backbone="conv4")
     fit(module, Blobs(), enable_checkpointing=True, callbacks=[RunCheckpoint()], default_root_dir=tmp_path)
     loaded = SupervisedModule.load_from_checkpoint(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
@@ -195,14 +193,14 @@ def test_what_the_data_tell_is_kept_in_the_checkpoint(tmp_path: Path) -> None:
         torch.testing.assert_close(loaded.eval()(images), module.eval()(images))
 
 
-def test_data_that_contradict_the_arguments() -> None:
+def test_error_for_other_number_of_classes() -> None:
     with pytest.raises(
         ValueError, match=r"num_classes=5, from its checkpoint or as an argument, but Blobs has num_classes=3"
     ):
         fit(SupervisedModule(backbone="conv4", num_classes=5), Blobs())
 
 
-def test_unknown_number_of_classes() -> None:
+def test_error_for_unknown_number_of_classes() -> None:
     with pytest.raises(ValueError, match="number of classes is unknown"):
         SupervisedModule(backbone="conv4")(torch.zeros(1, 3, 32, 32))
 
@@ -215,13 +213,13 @@ def test_unknown_number_of_classes() -> None:
         ({"dropout": 1.5}, "dropout=1.5"),
     ],
 )
-def test_bad_arguments(kwargs: dict[str, Any], message: str) -> None:
+def test_error_names_argument(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         built(**kwargs)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_gradients_are_clipped_under_a_fused_optimizer(precision: str) -> None:
+def test_gradient_clipping_with_fused_optimizer(precision: str) -> None:
     norms: list[float] = []
 
     class Watch(L.Callback):
@@ -245,7 +243,7 @@ def test_gradients_are_clipped_under_a_fused_optimizer(precision: str) -> None:
 
 
 @pytest.mark.learns
-def test_it_learns_better_than_the_most_frequent_class(seed: int) -> None:
+def test_learns_better_than_majority_class(seed: int) -> None:
     L.seed_everything(seed, verbose=False)
     data = Blobs(n=256)
     module = SupervisedModule(backbone="conv4", lr=3e-3)

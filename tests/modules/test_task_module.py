@@ -1,4 +1,4 @@
-"""What modules of one task and of several have from the task."""
+"""Base classes of modules with one task or several."""
 
 import copy
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def scenes() -> dict[str, Any]:
         SegmentationModule(**SMALL, **DENSE, mask_classes=["ground", "cell"]),
     ],
 )
-def test_the_task_is_no_part_of_the_network(module: BaseModule) -> None:
+def test_task_is_not_a_submodule(module: BaseModule) -> None:
     names = {name.partition(".")[0] for name in built(module).state_dict()}
     assert names == {"backbone", "head"}
 
@@ -59,7 +59,7 @@ def test_the_task_is_no_part_of_the_network(module: BaseModule) -> None:
         ),
     ],
 )
-def test_networks_are_built_by_the_first_use(make: Callable[[], TaskModule], batch: dict[str, Any]) -> None:
+def test_networks_are_built_on_first_use(make: Callable[[], TaskModule], batch: dict[str, Any]) -> None:
     batch = {"image": IMAGES, **batch}
     assert "loss" in make().step(batch, "val")
     assert make().predict_step(batch, 0)
@@ -68,7 +68,7 @@ def test_networks_are_built_by_the_first_use(make: Callable[[], TaskModule], bat
         assert len(module.detect(IMAGES)) == len(IMAGES)
 
 
-def test_a_head_of_ones_own_is_used_and_copied() -> None:
+def test_custom_head_is_used_and_copied() -> None:
     module = built(SupervisedModule(**SMALL, num_classes=3))
     module.head = nn.Linear(module.backbone.num_features, 5)
     other = copy.deepcopy(module)
@@ -79,12 +79,12 @@ def test_a_head_of_ones_own_is_used_and_copied() -> None:
     assert not other(IMAGES).any()
 
 
-def test_images_of_unknown_objects_are_left_out() -> None:
+def test_images_with_unknown_objects_are_excluded() -> None:
     module, batch = built(DetectionModule(**BOXES)), scenes()
     known = torch.tensor([True, False] * 4)
     expected = module.step({name: values[::2] for name, values in batch.items()}, "train")
-    found = module.step({**batch, "boxes_known": known}, "train")
-    torch.testing.assert_close(found["loss"], expected["loss"])
+    output = module.step({**batch, "boxes_known": known}, "train")
+    torch.testing.assert_close(output["loss"], expected["loss"])
     assert len(module.step({**batch, "boxes_known": known}, "val")["detections"]) == 4
     nothing = module.step({**batch, "boxes_known": ~known & known}, "train")
     nothing["loss"].backward()
@@ -92,13 +92,13 @@ def test_images_of_unknown_objects_are_left_out() -> None:
     assert all(p.grad is not None and not p.grad.any() for p in module.parameters() if p.requires_grad)
 
 
-def test_error_names_the_entry_that_is_missing() -> None:
+def test_error_names_missing_entry() -> None:
     message = "SupervisedModule learns from batches with a `label`, but got one with image: use data with labels"
     with pytest.raises(ValueError, match=message):
         built(SupervisedModule(**SMALL, num_classes=3)).step({"image": IMAGES}, "train")
 
 
-def test_a_step_without_what_the_metrics_need() -> None:
+def test_error_for_step_without_metric_inputs() -> None:
     class Silent(SupervisedModule):
         def step(self, batch: Any, stage: Any) -> Any:
             return {"loss": super().step(batch, stage)["loss"]}
@@ -107,7 +107,7 @@ def test_a_step_without_what_the_metrics_need() -> None:
         L.Trainer(**QUIET).validate(Silent(backbone="conv4"), Blobs(), verbose=False)
 
 
-def test_classes_of_one_task_among_several_have_weights_and_metrics_of_their_own() -> None:
+def test_class_weights_and_metrics_of_one_task_among_several() -> None:
     data = Blobs(num_classes=6)
     options = {"type": "classification", "class_weight": "balanced", "per_class_metrics": True}
     several = MultiTaskModule({"kind": options}, weighting="equal", backbone="conv4")
@@ -124,7 +124,7 @@ def test_classes_of_one_task_among_several_have_weights_and_metrics_of_their_own
     assert {name: logged[0][name] for name in renamed} == pytest.approx(renamed, rel=1e-4)
 
 
-def test_dense_tasks_log_alike_alone_and_among_others() -> None:
+def test_dense_tasks_log_the_same_alone_and_among_others() -> None:
     tasks = {
         "objects": {"type": "detection", **DENSE, "strides": [4, 8], "num_convs": 1},
         "pixels": {"type": "segmentation", **DENSE, "dice_weight": 0.5},
@@ -138,15 +138,15 @@ def test_dense_tasks_log_alike_alone_and_among_others() -> None:
         L.Trainer(**QUIET).validate(module, Rectangles(), verbose=False)
         module.backbone.load_state_dict(several.backbone.state_dict())
         module.head.load_state_dict(several.tasks[name].head.state_dict())
-        own = L.Trainer(**QUIET).validate(module, Rectangles(), verbose=False)[0]
-        expected = {key.replace("val_", f"val_{name}_", 1): value for key, value in own.items() if value == value}
+        alone = L.Trainer(**QUIET).validate(module, Rectangles(), verbose=False)[0]
+        expected = {key.replace("val_", f"val_{name}_", 1): value for key, value in alone.items() if value == value}
         assert len(expected) > 5
         assert {key: logged[key] for key in expected} == pytest.approx(expected, rel=1e-4, abs=1e-6)
         settled = {key: several.hparams["tasks"][name][key] for key in ("stride", "strides") if key in module.hparams}
         assert settled == {key: module.hparams[key] for key in settled}
 
 
-def test_several_tasks_tell_of_data_without_objects() -> None:
+def test_warning_for_data_without_objects() -> None:
     data = Rectangles(4)
     for item in data.items:
         item["boxes"], item["box_labels"] = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
@@ -158,7 +158,7 @@ def test_several_tasks_tell_of_data_without_objects() -> None:
         L.Trainer(**QUIET).validate(module, data, verbose=False)
 
 
-def test_metrics_are_named_anew_with_the_classes() -> None:
+def test_metrics_are_renamed_with_the_classes() -> None:
     data, module = Rectangles(4), MultiTaskModule({"objects": {"type": "detection", **DENSE}}, backbone="resnet9_small")
     L.Trainer(**QUIET).validate(module, data, verbose=False)
     data.box_classes = ["crimson", "navy"]
@@ -167,14 +167,14 @@ def test_metrics_are_named_anew_with_the_classes() -> None:
 
 
 class Light(TaskModule):
-    """The brightness of an image, as a module of its own."""
+    """Prediction of an image's brightness, as a module."""
 
     def make_task(self) -> RegressionTask:
         return RegressionTask("", key="light")
 
 
 @pytest.mark.learns
-def test_a_task_of_any_kind_makes_a_module(seed: int) -> None:
+def test_custom_module_with_any_task(seed: int) -> None:
     L.seed_everything(seed, verbose=False)
     data = Blobs(n=64)
     light = data.images.float().mean((1, 2, 3)) / 100
@@ -189,16 +189,16 @@ def test_a_task_of_any_kind_makes_a_module(seed: int) -> None:
 
 
 class Kinds(TaskModule):
-    """Classes whose number the data tell."""
+    """Classification with the number of classes from the data."""
 
     def make_task(self) -> ClassificationTask:
         return ClassificationTask("")
 
 
-def test_what_a_task_leaves_open_is_taken_from_the_data() -> None:
+def test_open_options_come_from_the_data() -> None:
     module = Kinds(backbone="conv4")
     trainer = L.Trainer(**QUIET, max_epochs=1)
     trainer.fit(module, Blobs(num_classes=4))
     assert module(Blobs().images[:2]).shape == (2, 4)
     assert "val_acc" in trainer.callback_metrics
-    assert "num_classes" not in module.hparams  # which is no argument of the class
+    assert "num_classes" not in module.hparams  # not an argument of the class

@@ -1,4 +1,4 @@
-"""What is averaged over labeled images counts by them, whatever batches they come in; without labels there is none."""
+"""Means over labeled images do not depend on the division into batches, and are absent without labels."""
 
 import copy
 import math
@@ -48,7 +48,7 @@ NOTHING = torch.zeros(0, dtype=torch.int64)
 
 
 def images() -> list[dict[str, Any]]:
-    """Images whose labels are unknown more often among the first, those of the second half more often right."""
+    """Images with more unknown labels in the first half and more correct predictions in the second half."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(most: int, *shape: int) -> Tensor:
@@ -119,46 +119,46 @@ def validated(name: str, data: L.LightningDataModule) -> Mapping[str, float]:
 @pytest.mark.parametrize("domain", [0, 1])
 @pytest.mark.parametrize("name", MODULES)
 @pytest.mark.filterwarnings("ignore:No positive samples")
-def test_the_epoch_is_that_of_one_batch(name: str, domain: int) -> None:
+def test_epoch_means_do_not_depend_on_batches(name: str, domain: int) -> None:
     if domain == 0 and name not in DOMAINS:
         pytest.skip("has no domains")
-    whole, parts = (validated(name, Batches(name, images(), sizes, domain)) for sizes in ([N], [3, 1, 4]))
-    # The Dice loss of a batch is no mean over its images.
+    one_batch, parts = (validated(name, Batches(name, images(), sizes, domain)) for sizes in ([N], [3, 1, 4]))
+    # The Dice loss of a batch is not a mean over its images.
     with_dice = ("val_pixels_dice_loss", "val_pixels_loss", "val_dice_loss", "val_loss" if name == "multi-task" else "")
-    expected = {key: value for key, value in whole.items() if key not in with_dice}
+    expected = {key: value for key, value in one_batch.items() if key not in with_dice}
     assert len(expected) > 1
     assert {key: parts[key] for key in expected} == pytest.approx(expected, rel=1e-4, abs=1e-5, nan_ok=True)
 
 
 @pytest.mark.parametrize("name", JUDGED_BY_LABELS)
-def test_without_labels_there_is_no_loss_and_no_score(name: str) -> None:
+def test_no_loss_and_metrics_without_labels(name: str) -> None:
     data, trainer = Batches(name, unlabeled(), [3, 5]), L.Trainer(**QUIET)
-    # Adaptation has a score that needs none.
-    told = nullcontext() if name in DOMAINS else pytest.warns(UserWarning, match=r"no (image|pixel) of the val")
-    with told:
-        found = trainer.validate(built(name), data, verbose=False)[0]
-    if name in ("FCOS", "RetinaNet"):  # a loss of what is found where nothing is
-        found = {key: value for key, value in found.items() if "loss" not in key and not math.isnan(value)}
+    # Domain adaptation has a score without labels.
+    warning = nullcontext() if name in DOMAINS else pytest.warns(UserWarning, match=r"no (image|pixel) of the val")
+    with warning:
+        logged = trainer.validate(built(name), data, verbose=False)[0]
+    if name in ("FCOS", "RetinaNet"):  # their loss is defined without objects
+        logged = {key: value for key, value in logged.items() if "loss" not in key and not math.isnan(value)}
     words = ("acc", "f1", "ece", "iou", "r2", "map", "loss", "precision")
-    assert [key for key in found if any(word in key for word in words)] == []
+    assert [key for key in logged if any(word in key for word in words)] == []
 
 
-def test_sixteen_wrong_and_then_one_right_are_one_in_seventeen() -> None:
+def test_accuracy_over_batches_of_different_sizes() -> None:
     for name, prefix in (("source alone", "target_"), ("supervised", "")):
         module: Any = built(name).eval()
-        answers = torch.eye(6)[torch.ones(16, dtype=torch.int64)] + 1e-3 * torch.randn(16, 6)
-        module.head.forward = lambda features, answers=answers: answers
+        logits = torch.eye(6)[torch.ones(16, dtype=torch.int64)] + 1e-3 * torch.randn(16, 6)
+        module.head.forward = lambda features, logits=logits: logits
         labels = [torch.zeros(16, dtype=torch.int64), torch.tensor([1] + [-1] * 15)]
         for label in labels:
             module.validation_step({"image": torch.zeros(16, 1, 8, 8, dtype=torch.uint8), "label": label}, 0)
-        losses = F.cross_entropy(answers.repeat(2, 1), torch.cat(labels), ignore_index=-1)
+        losses = F.cross_entropy(logits.repeat(2, 1), torch.cat(labels), ignore_index=-1)
         assert float(module.means["val"].compute()[f"{prefix}loss"]) == pytest.approx(float(losses), rel=1e-5)
         metrics = module.means["val"].compute() | module.metrics["val"].compute()
         assert float(metrics["target_acc" if prefix else "val_acc"]) == pytest.approx(1 / 17)
 
 
 @pytest.mark.parametrize("name", ["supervised", "several labels", "fine-tuning"])
-def test_training_batches_without_a_label_teach_nothing(name: str) -> None:
+def test_unlabeled_training_batches_change_nothing(name: str) -> None:
     module: Any = built(name).eval()
     batch, labeled = (Batches(name, items, [N]).batches[0] for items in (unlabeled(), images()))
     output = module._run_step(batch, "train")
