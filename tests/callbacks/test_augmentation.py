@@ -81,7 +81,7 @@ def test_color_operations_keep_masks() -> None:
     ("batch", "message"),
     [
         ([torch.rand(2, 3, 8, 8), torch.zeros(2)], "got a list: .*'image'"),
-        ({"label": torch.zeros(2)}, r"but got a dict of \['label'\]"),
+        ({"label": torch.zeros(2)}, r"got a dict of \['label'\]: .*'image'"),
         ({"image": [torch.rand(3, 8, 8)]}, "got a dict"),
     ],
 )

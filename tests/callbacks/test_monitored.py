@@ -50,4 +50,4 @@ def test_mode_of_another_metric(tmp_path: Path) -> None:
 
 def test_warning_for_early_stopping_without_patience(caplog: pytest.LogCaptureFixture) -> None:
     assert not MonitorEarlyStopping(monitor="val_acc").enabled
-    assert "has no effect without `patience`" in caplog.text
+    assert "have no effect without `patience`" in caplog.text

@@ -118,7 +118,7 @@ def test_full_disk_keeps_complete_rows(tmp_path: Path, monkeypatch: pytest.Monke
         predict(tmp_path, order=order)
     assert caught.value.errno == errno.ENOSPC
     assert "(No space left on device)" in str(caught.value)
-    assert "write elsewhere (`folder`)" in str(caught.value)
+    assert "choose another folder (`folder`)" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert names(tmp_path) == ["predictions.unfinished.csv"]
     assert [row[:2] for row in read(tmp_path / "predictions.unfinished.csv")[1:]] == [
@@ -181,7 +181,7 @@ def test_real_full_disk(tmp_path: Path) -> None:
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("no disk can be mounted here")
     try:
-        with pytest.raises(OSError, match=r"No space left on device\), kept are the rows of \d+ of 10 images"):
+        with pytest.raises(OSError, match=r"No space left on device\); saved so far: the rows of \d+ of 10 images"):
             predict(tmp_path, [{"probabilities": torch.full((100, 2), 0.5)}] * 50)
         rows = read(tmp_path / "predictions.unfinished.csv")
         assert len(rows) % 100 == 1

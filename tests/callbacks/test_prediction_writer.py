@@ -113,7 +113,7 @@ def test_ranks_are_merged_without_padding(tmp_path: Path) -> None:
 
 
 def test_error_for_predict_step_without_probabilities(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=r"Echo.predict_step .* `probabilities` .* a dict with \['image'\]"):
+    with pytest.raises(TypeError, match=r"Echo.predict_step returned a dict with \['image'\]: .* `probabilities` "):
         predict(tmp_path, Echo(), [{"image": torch.zeros(1)}])
 
 
