@@ -41,22 +41,22 @@ _MIN_BOX_SCORE = 0.3  # default minimum score of a box in a draft
 class PredictionWriter(L.Callback):
     """Writes predictions: classes as a table, boxes and masks as annotation drafts, embeddings as an array.
 
-    **Classes** are written to `predictions.csv` with one row per image. Its columns are `image` (the dataset's
+    Classes are written to `predictions.csv` with one row per image. Its columns are `image` (the dataset's
     `sample_name(index)`) or else `index` (the position in the dataset), `predicted`, `probability`, and `p_CLASS` for
     every class; with more than 20 classes `top2`, `top2_probability` and so on up to `top5` instead. For a module with
     `multi_label` the predicted classes, with probabilities of at least 0.5, are joined by `|`, and `probability` is the
     highest one. `CSVDataModule` reads the table (`path_column="image"`, `label_columns=["predicted"]`), also after
     corrections by hand.
 
-    **Boxes** are written to a folder `predictions`, in file pixels, as COCO JSON, VOC XML or YOLO text files with their
-    scores, **masks** to PNG files of the files' sizes in `predictions/masks`. `AnnotatedImagesDataModule` reads the
+    Boxes are written to a folder `predictions`, in file pixels, as COCO JSON, VOC XML or YOLO text files with their
+    scores, masks to PNG files of the files' sizes in `predictions/masks`. `AnnotatedImagesDataModule` reads the
     folder (`root="predictions"`, `images=FOLDER`; YOLO's `labels` belong beside `images`). Its `order.csv` lists the
     uncertainty of each image.
 
-    **Embeddings** are written to `embeddings.npz`, for `numpy.load`: `embedding` (N, D) float32, `image` with the N
+    Embeddings are written to `embeddings.npz`, for `numpy.load`: `embedding` (N, D) float32, `image` with the N
     names, and `label` if the data have labels.
 
-    **Values** of regression are written to a table: one value per image, or several as `value_0` and so on.
+    Values of regression are written to a table: one value per image, or several as `value_0` and so on.
 
     Existing files and folders, which may contain corrections, are never overwritten: the next ones are
     `predictions_1.csv`, `predictions_1`, `embeddings_1.npz`.
