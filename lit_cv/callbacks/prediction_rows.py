@@ -1,4 +1,4 @@
-"""Table rows that are written to disk at once."""
+"""Table rows that are written to disk immediately."""
 
 import contextlib
 import csv

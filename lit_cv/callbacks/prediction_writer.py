@@ -61,7 +61,7 @@ class PredictionWriter(L.Callback):
     Existing files and folders, which may contain corrections, are never overwritten: the next ones are
     `predictions_1.csv`, `predictions_1`, `embeddings_1.npz`.
 
-    Table rows and masks are written at once. If a run is stopped or the disk is full, finished rows remain in
+    Table rows and masks are written immediately. If a run is stopped or the disk is full, finished rows remain in
     `predictions.unfinished.csv` and finished masks in their folder. File names that are not UTF-8 keep their bytes in
     tables; VOC cannot hold them, which is an error before anything is predicted.
 
