@@ -68,7 +68,7 @@ def check_options(h: Options) -> None:
                 reason = f"it has no effect when the backbone is frozen ({strategy})"
                 raise VoidOptionError(None, name, h[name], reason)
     if h.get("solve_head") and h["normalize_features"]:
-        allowed = "it has no effect on a classifier that is solved (solve_head)"
+        allowed = "it has no effect on a solved classifier (solve_head)"
         raise VoidOptionError(None, "normalize_features", True, allowed)
     limits = {"backbone_lr": (0, None), "layer_decay": (0, 1), "l2_sp": (0, None)}
     for name, (least, most) in limits.items():

@@ -213,7 +213,7 @@ def test_embedding_is_mean_of_patch_tokens() -> None:
             {"backbone": "resnet18"},
             "backbone='resnet18': must be one of vit_micro.* MAEModule encodes only the visible patches",
         ),
-        ({"backbone": "vit_b_16"}, "backbone='vit_b_16': MAEModule"),
+        ({"backbone": "vit_b_16"}, "backbone='vit_b_16': must be one of .*MAEModule"),
         ({"mask_ratio": 1.0}, r"mask_ratio=1\.0"),
         ({"decoder_width": 30}, "decoder_width=30"),
         ({"decoder_heads": 5}, "a width of 32 cannot be split into 5 heads"),

@@ -190,7 +190,7 @@ QUICK = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"normalize_features": True}, "normalize_features=True: it has no effect on a classifier that is solved"),
+        ({"normalize_features": True}, "normalize_features=True: it has no effect on a solved classifier"),
     ],
 )
 def test_error_for_options_without_effect(options: dict[str, Any], message: str) -> None:
@@ -204,7 +204,7 @@ def test_error_for_data_without_labels() -> None:
     data.train_dataset.labels = torch.full_like(data.train_dataset.labels, -1)
     with pytest.raises(ValueError, match="no training image has one"):
         trainer().fit(module(num_classes=10), data)
-    with pytest.raises(ValueError, match="not loaders alone: set `solve_head=False`"):
+    with pytest.raises(ValueError, match="not plain loaders: set `solve_head=False`"):
         trainer().fit(module(num_classes=10, in_channels=1), data.train_dataloader())
 
 
@@ -222,5 +222,5 @@ def test_error_for_other_heads(monkeypatch: pytest.MonkeyPatch, head: torch.nn.M
 
 
 def test_error_for_balanced_sampling() -> None:
-    with pytest.raises(ValueError, match=r"balance=1\.0: it has no effect on a classifier that is solved"):
+    with pytest.raises(ValueError, match=r"balance=1\.0: it has no effect on a solved classifier"):
         trainer().fit(module(cache_features=True), DigitsDataModule(balance=1.0))

@@ -124,7 +124,7 @@ def test_balanced_class_weights_of_multi_label() -> None:
 
 
 def test_error_for_class_weights_of_wrong_length() -> None:
-    with pytest.raises(ValueError, match=r"class_weight=\[1.0, 2.0\]: it has 2 numbers for 3 classes"):
+    with pytest.raises(ValueError, match=r"class_weight=\[1.0, 2.0\]: has 2 numbers for 3 classes"):
         fit(SupervisedModule(backbone="conv4", class_weight=[1.0, 2.0]), Blobs())
 
 
