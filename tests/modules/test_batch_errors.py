@@ -18,7 +18,7 @@ EPISODE = {"support": {"label": LABEL}, "query": {"image": IMAGE, "label": LABEL
 @pytest.mark.parametrize(
     ("batch", "error", "text"),
     [
-        ((IMAGE, LABEL), TypeError(), "M needs batches that are dicts, such as .*, but this one is a tuple: return dicts"),
+        ((IMAGE, LABEL), TypeError(), "M needs batches that are dicts, .*, but this one is a tuple: return dicts"),
         ({"label": LABEL}, KeyError("image"), "M needs batches with `image`, but this one has label.$"),
         ({}, KeyError("image"), "M needs batches with `image`, but this one has nothing.$"),
         (EPISODE, KeyError("image"), r"with `image`, but this one has support \(label\), query \(image, label\).$"),
