@@ -71,7 +71,7 @@ class DenseTask(BaseTask):
         if not self.classes:
             name = argument(self.qualified("classes" if self.name else self.attribute))
             raise ValueError(
-                f"the classes of the {self.things}{self.of_name} are unknown: set their names with {name}, or train on "
+                f"the classes of the {self.things}{self.of_name} are unknown: set {name} to their names, or train on "
                 f"{self.source}."
             )
         return self.class_names or list(self.classes)

@@ -136,14 +136,14 @@ def test_balanced_object_weights_have_mean_one() -> None:
 @pytest.mark.parametrize("weigh", [pixel_weights, object_weights])
 def test_error_for_invalid_weights(weigh: Any) -> None:
     for invalid, message in (
-        ([1.0, 2.0], "it has 2 numbers for 3 classes"),
+        ([1.0, 2.0], "has 2 numbers for 3 classes"),
         ([1.0, -2.0, 1.0], "must not be negative"),
         ([0.0, 0.0, 0.0], "at least one number must be positive"),
         ([1.0, float("nan"), 1.0], "must not be negative"),
     ):
         with pytest.raises(ValueError, match=message):
             weigh(invalid, 3, None, "class_weight")
-    with pytest.raises(ValueError, match=r"it needs a DataModule that counts its (pixels|objects)"):
+    with pytest.raises(ValueError, match=r"needs a DataModule that counts its (pixels|objects)"):
         weigh("balanced", 3, Rectangles(), "class_weight")
     with pytest.raises(ValueError, match="the data have 2 classes, but the model has 3"):
         weigh("balanced", 3, Counts(1, 2), "class_weight")

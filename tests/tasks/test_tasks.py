@@ -225,11 +225,11 @@ def test_error_for_invalid_tasks(tasks: dict[str, Any], message: str) -> None:
 
 def test_error_for_unknown_classes() -> None:
     for options in ({"type": "classification"}, {"type": "detection"}, {"type": "segmentation"}):
-        with pytest.raises(ValueError, match=r"of the task it (is|are) unknown: give `tasks\.it\."):
+        with pytest.raises(ValueError, match=r"of the task it (is|are) unknown: set `tasks\.it\."):
             task(**options)
 
 
 def test_error_for_single_labels_in_multi_label_task() -> None:
     task = MultiLabelTask("tags", num_classes=3)
-    with pytest.raises(ValueError, match=r"the task tags is multi_label .* set tasks\.tags\.type classification"):
+    with pytest.raises(ValueError, match=r"the task tags is multi_label .* set tasks\.tags\.type to classification"):
         task.known(torch.tensor([0, 2]))
