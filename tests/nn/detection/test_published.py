@@ -208,7 +208,7 @@ def test_refused(tmp_path: Path) -> None:
         ValueError, match=r"none of the classes cell is one of its own \(person, bicycle, .*keep_classes"
     ):
         started(path, box_classes=["cell"], keep_classes=True)
-    with pytest.raises(ValueError, match=r"layout='fcos_resnet50_fpn'.*is for fasterrcnn_mobilenet_v3_large_fpn"):
+    with pytest.raises(ValueError, match=r"layout='fcos_resnet50_fpn'.*must be fasterrcnn_mobilenet_v3_large_fpn"):
         started(path, layout="fcos_resnet50_fpn")
     with pytest.raises(ValueError, match="layout='yolo'"):
         DetectionModule(layout="yolo")  # type: ignore[arg-type]
