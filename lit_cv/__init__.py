@@ -1,8 +1,8 @@
 """Learning approaches for computer vision as LightningModules, with the callbacks that drive them.
 
-Every public class is found here by its short name, which is also what the command line takes
+Every public class is an attribute of this package; the command line takes the same short names
 (`lit-cv fit --model SupervisedModule`). Attributes load on first use, so that `import lit_cv` and
-`lit-cv --help` cost nothing.
+`lit-cv --help` are fast.
 """
 
 from importlib import import_module

@@ -1,7 +1,7 @@
-"""The one way to write a file: whole or not at all, and through no link. Pure Python.
+"""The one way to write a file: atomically, and never through a link. Pure Python.
 
-A file is written under an unpredictable name beside its place, forced to disk and renamed. A link that lies at its
-place is replaced, never followed; a file that must be written where it lies is refused if it is a link.
+A file is written under an unpredictable name in the same folder, forced to disk and renamed. A link at the target path
+is replaced, never followed; a file that must be written in place is refused if it is a link.
 """
 
 import contextlib
@@ -32,23 +32,23 @@ __all__ = [
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 _SUFFIX = ".part"
-_LONGEST = 200  # bytes of a name that leave room for those of an unfinished file
+_LONGEST = 200  # bytes of the file name; the name of the unfinished file is longer
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.part(\.\w+)?", re.DOTALL)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path, what: str, sync: bool = True, suffix: str = _SUFFIX) -> Iterator[Path]:
-    """Give a new, empty file beside `path` to write to, which takes its place in one step if nothing goes wrong.
+    """Yield a new, empty file beside `path`, which replaces `path` in one step if the block succeeds.
 
     Args:
-        path: The file that is to be written; its folder must be there.
-        what: What it is, for the message.
-        sync: Whether the content is on the disk before the file appears, so that a power cut does not leave it empty.
-        suffix: End of the name of the unfinished file, for writers that look at it.
+        path: The file to write; its folder must exist.
+        what: What the file is, for messages.
+        sync: Whether to force the content to disk before the file appears, so that a power cut cannot leave it empty.
+        suffix: End of the name of the unfinished file, for writers that infer the format from it.
 
     Raises:
-        OSError: If it cannot be written; what was there before stays.
+        OSError: If it cannot be written; an existing file stays unchanged.
 
     Example:
         >>> import tempfile
@@ -67,7 +67,7 @@ def atomic_write(path: Path, what: str, sync: bool = True, suffix: str = _SUFFIX
             _sync(part)
         os.replace(part, path)
         if sync:
-            with contextlib.suppress(OSError):  # not every file system has it
+            with contextlib.suppress(OSError):  # some file systems cannot sync a folder
                 _sync(path.parent)
     except Exception as error:
         if (cause := _system_error(error)) is not None:
@@ -80,26 +80,26 @@ def atomic_write(path: Path, what: str, sync: bool = True, suffix: str = _SUFFIX
 
 
 def write_text(path: Path, text: str, what: str, sync: bool = True) -> None:
-    """Write a text file in one step, in UTF-8; file names that are no UTF-8 keep their bytes.
+    """Write a text file atomically, in UTF-8; file names in it that are not UTF-8 keep their bytes.
 
     Args:
-        path: The file; its folder must be there.
-        text: The text. Its line ends are written as they are.
-        what: What it is, for the message.
+        path: The file; its folder must exist.
+        text: The text; its line ends are not converted.
+        what: What the file is, for messages.
         sync: As for `atomic_write`.
 
     Raises:
-        OSError: If it cannot be written; what was there before stays.
+        OSError: If it cannot be written; an existing file stays unchanged.
     """
     with atomic_write(path, what, sync) as part:
         part.write_bytes(text.encode("utf-8", "surrogateescape"))
 
 
 def open_for_update(path: Path) -> IO[bytes]:
-    """Open a file that is written where it lies, made if it is missing, for reading and writing at any position.
+    """Open a file for reading and writing in place, at any position; create it if it is missing.
 
     Raises:
-        OSError: If it is a link, or no plain file: nothing is written then.
+        OSError: If it is a link, or not a regular file: nothing is written then.
     """
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK | getattr(os, "O_NONBLOCK", 0), 0o666)
@@ -107,18 +107,18 @@ def open_for_update(path: Path) -> IO[bytes]:
         if error.errno == errno.ELOOP:
             raise _is_link(path) from None
         raise
-    found = os.fstat(handle)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         os.close(handle)
         raise _is_link(path)
     return os.fdopen(handle, "r+b")
 
 
 def create_folder(path: Path) -> Path:
-    """Make a folder that this project keeps files in, if it is missing, and return it.
+    """Create a folder for files of this project unless it exists, and return it.
 
     Raises:
-        OSError: If it cannot be made, or is a link to another folder: nothing is written there then.
+        OSError: If it cannot be created, or is a link to another folder: nothing is written there then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
@@ -126,27 +126,27 @@ def create_folder(path: Path) -> Path:
     if path.is_symlink():
         raise _is_link(path)
     if not path.is_dir():
-        raise FileExistsError(errno.EEXIST, f"{path} is a file, where a folder is to be: move it away")
+        raise FileExistsError(errno.EEXIST, f"{path} is a file, but a folder is needed here: move it away")
     return path
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what writers that have been killed left unfinished in a folder; what is being written now stays."""
+    """Remove the unfinished files of killed writers from a folder; files that are being written now stay."""
     with contextlib.suppress(OSError):
         for entry in list(os.scandir(folder)):
             if not (_UNFINISHED.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)):
                 continue
             lock = FileLock(Path(entry.path))
             with contextlib.suppress(OSError):
-                if lock.acquire() and lock.enforced:  # otherwise another process may be writing it
+                if lock.acquire() and lock.enforced:  # without a lock, another process may be writing it
                     os.unlink(entry.path)
             lock.release()
 
 
 def next_free_path(path: Path) -> Path:
-    """Return a path where there is nothing yet: the one given, or the next with a number (`table_1.csv`).
+    """Return `path` if nothing exists there, else the first numbered path that is free (`table_1.csv`).
 
-    What a user may have corrected is never written over.
+    A file that a user may have edited is never overwritten.
 
     Example:
         >>> import tempfile
@@ -160,28 +160,28 @@ def next_free_path(path: Path) -> Path:
 
 
 def describe_path(path: Path, wanted: Path) -> str:
-    """Return a path that `next_free_path` gave for `wanted`, and why it is another one."""
-    return str(path) if path == wanted else f"{path} ({wanted.name} is there already, and left as it is)"
+    """Return the text for a path that `next_free_path` chose in place of `wanted`, with the reason if they differ."""
+    return str(path) if path == wanted else f"{path} ({wanted.name} exists and was not overwritten)"
 
 
 def write_error(error: OSError, what: str, path: Path) -> OSError:
-    """Return an error of the same number that says what could not be written, and what to do."""
+    """Return an error with the same errno whose message names the file and what to do."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     folder = argument("default_root_dir", TRAINER)
     if error.errno in _FULL:
-        hint = f"free some space, or write elsewhere ({folder})"
+        hint = f"free some space, or write to another folder ({folder})"
     elif error.errno in _CLOSED:
-        hint = f"choose a folder that can be written to ({folder})"
+        hint = f"choose a writable folder ({folder})"
     else:
-        hint = f"see to its disk, or write elsewhere ({folder})"
-    kept = ", what was there before is still whole" if path.exists() else ""
+        hint = f"check its disk, or write to another folder ({folder})"
+    kept = ", the previous file is intact" if path.exists() else ""
     return type(error)(error.errno or errno.EIO, f"{what} {path} could not be written ({reason}){kept}: {hint}.")
 
 
 def _is_link(path: Path) -> OSError:
     return OSError(
-        errno.ELOOP, f"{path} is a link or has several names, and lit_cv writes through none: move it away, or copy "
-        "what it leads to"
+        errno.ELOOP, f"{path} is a symbolic or hard link, and lit_cv does not write through links: move it away, or "
+        "replace it by a copy of its target"
     )  # fmt: skip
 
 
@@ -194,7 +194,7 @@ def _sync(path: Path) -> None:
 
 
 def _system_error(error: BaseException | None) -> OSError | None:
-    """Return the system's error behind an exception: torch's writer of files raises one of its own over it."""
+    """Return the OSError behind an exception: torch's file writer raises its own error over it."""
     while error is not None:
         if isinstance(error, OSError):
             return error

@@ -1,4 +1,4 @@
-"""What a checkpoint file says, checked before anything is made of it. Pure torch."""
+"""Reading checkpoint files, whose fields are checked before anything is built from them. Pure torch."""
 
 import mmap
 import os
@@ -18,39 +18,39 @@ from lit_cv.plain_values import require_plain
 
 __all__ = ["CheckpointFile", "RefusedFileError", "load_tensors", "read_checkpoint", "require_stored_tensors"]
 
-_KINDS = "it is a file of another kind, or cut short"
-_GONE = frozenset({"_instantiator", "_class_path"})  # of Lightning's CLI: they name code to call
-_ARCHIVE = b"PK\x03\x04"  # by which torch itself tells its archives
-_BYTES = b"\nbytearray\n"  # the one thing that torch lets a file build of any size, and that none needs
-_LEAST = 512 << 20  # bytes that a tensor of any file may unfold to: the largest layers have as many
-_MOST_STEPS = 2**53
-_MOST_NAME = 300
-_MOST_PATH = 4096
+_UNREADABLE = "it is a file of another kind, or truncated"
+_DROPPED = frozenset({"_instantiator", "_class_path"})  # from Lightning's CLI: they name code to call
+_ARCHIVE = b"PK\x03\x04"  # torch recognizes its archives by these bytes
+_BYTES = b"\nbytearray\n"  # the one object of any size that torch lets a file build; no checkpoint needs it
+_ALWAYS_ALLOWED = 512 << 20  # bytes that a tensor of any file may expand to: the largest layers are of this size
+_MAX_STEPS = 2**53
+_MAX_NAME = 300
+_MAX_PATH = 4096
 _LARGEST_PUBLISHED = 4 << 30  # bytes
 
 
 class RefusedFileError(ValueError):
-    """A file of tensors that is refused; the message goes on after its name: `it holds ...`."""
+    """A refused file of tensors; the message continues a sentence that names the file: `it holds ...`."""
 
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """The fields of a checkpoint that this project reads, of the types that they must have.
+    """The fields of a checkpoint that this project reads, with checked types.
 
     Attributes:
         path: The file.
-        size: Bytes of the file, and of the weights that it is an update of.
-        class_path: Import path of the module that it holds, `None` if another program wrote it. It is text of a file:
-            `lit_cv.registry.resolve_class` says whether it may become a class.
-        hyper_parameters: Constructor arguments of that module, plain values; `weights` is `None`, for the checkpoint
-            has its own, but where it holds updates of them alone.
+        size: Bytes of the file, plus those of the base weights if it holds only an update of them.
+        class_path: Import path of the saved module, `None` if another program wrote the file. It is text from a file:
+            `lit_cv.registry.resolve_class` decides whether it may become a class.
+        hyper_parameters: Constructor arguments of that module, plain values. `weights` is `None`, since the checkpoint
+            has its own weights, unless it holds only an update of them.
         step: Optimizer steps taken when it was written.
         class_names: Names of the classes.
         state_dict: The weights.
-        classes: Names of the classes that the module tells apart, by the attribute of a DataModule that lists them.
-        preprocessing: How images are prepared for its backbone, unchecked; `None` where it does not say.
+        classes: Names of the module's classes, by the attribute of a DataModule that lists them.
+        preprocessing: How images are prepared for its backbone, unchecked; `None` if the file does not record it.
         data_parameters: Constructor arguments of the DataModule that it was trained on, unchecked.
-        base: Digest of the frozen weights that it names in place of holding them; `None` where it is whole.
+        base: Digest of the frozen weights that it refers to instead of holding them; `None` if it holds all weights.
     """
 
     path: Path
@@ -67,50 +67,50 @@ class CheckpointFile:
 
 
 def load_tensors(path: Path) -> Any:
-    """Load a file of `torch.save` that holds tensors and plain values, mapped where it can be.
+    """Load a file of tensors and plain values that `torch.save` wrote, memory-mapped if possible.
 
     Args:
         path: The file.
 
     Raises:
-        RefusedFileError: If it would run code, its records are compressed, for they may unpack to any size, or its
-            tensors are none that lie in it number by number.
-        Exception: What `torch.load` raises for a file that is none.
+        RefusedFileError: If it would run code, if its records are compressed (they may unpack to any size), or if it
+            does not store all numbers of its tensors.
+        Exception: What `torch.load` raises for a file of another kind.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise RefusedFileError("it is no plain file")
+        raise RefusedFileError("it is not a regular file")
     with open(path, "rb") as file:
         archive = file.read(len(_ARCHIVE)) == _ARCHIVE
     if (_archive_builds_bytes if archive else _builds_bytes)(path):
-        raise RefusedFileError("it builds bytes beside its tensors, which torch.save does not do")
+        raise RefusedFileError("it builds bytes besides its tensors, which torch.save never does")
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     require_stored_tensors(content, os.stat(path).st_size)
     return content
 
 
 def require_stored_tensors(content: Any, size: int) -> None:
-    """Refuse tensors that a file describes but does not hold: reading them would take any memory.
+    """Refuse tensors that a file describes but does not hold: reading them could exhaust the memory.
 
     Args:
-        content: What was loaded: dicts, lists and the like of tensors and other values.
+        content: What was loaded: nested dicts, lists, tuples and sets of tensors and other values.
         size: Bytes of the file.
 
     Raises:
-        RefusedFileError: If a tensor is of another kind than `Tensor` and `Parameter`, is not dense, or unfolds to more
-            than the file and 512 MiB.
+        RefusedFileError: If a tensor is not of class `Tensor` or `Parameter`, is not dense, or expands to more bytes
+            than both the file and 512 MiB.
     """
-    most = max(size, _LEAST)
+    limit = max(size, _ALWAYS_ALLOWED)
     for name, value in _tensors(content):
         if type(value) not in (Tensor, nn.Parameter):
-            raise RefusedFileError(f"it holds {name!r}, a {type(value).__name__}, where plain tensors are allowed")
+            raise RefusedFileError(f"it holds {name!r}, a {type(value).__name__}; only plain tensors are allowed")
         if value.layout != torch.strided or value.is_quantized or value.is_nested or value.device.type != "cpu":
-            raise RefusedFileError(f"it holds {name!r}, a tensor that is sparse, quantized or without numbers")
-        if value.numel() * value.element_size() > most:
-            raise RefusedFileError(f"it holds {name!r}, a tensor that unfolds to {value.numel():,} numbers from few")
+            raise RefusedFileError(f"it holds {name!r}, a tensor that is sparse, quantized or without data")
+        if value.numel() * value.element_size() > limit:
+            raise RefusedFileError(f"it holds {name!r}, a tensor that expands a few numbers to {value.numel():,}")
 
 
 def _tensors(content: Any) -> Iterator[tuple[str, Tensor]]:
-    """Yield all tensors in nested dicts, lists, tuples and sets once, with the end of their names."""
+    """Yield each tensor in nested dicts, lists, tuples and sets once, with the last part of its name."""
     seen: set[int] = set()
     waiting: list[tuple[str, Any]] = [("", content)]
     while waiting:
@@ -121,27 +121,27 @@ def _tensors(content: Any) -> Iterator[tuple[str, Tensor]]:
             continue
         seen.add(id(value))
         parts = value.items() if isinstance(value, dict) else enumerate(value)
-        waiting += [(f"{name}.{_label(key)}".lstrip(".")[-_MOST_NAME:], part) for key, part in parts]
+        waiting += [(f"{name}.{_label(key)}".lstrip(".")[-_MAX_NAME:], part) for key, part in parts]
         if isinstance(value, dict):
             waiting += [(f"{name}.key", key) for key in value if isinstance(key, Tensor | tuple | frozenset)]
 
 
 def _label(key: Any) -> str:
-    """Return the name of a part, short whatever a file says; a number may have more digits than Python prints."""
+    """Return a short name for a key of a file; an integer may have more digits than Python prints."""
     if isinstance(key, str):
-        return key[:_MOST_NAME]
-    return str(key) if isinstance(key, int) and abs(key) < _MOST_STEPS else type(key).__name__
+        return key[:_MAX_NAME]
+    return str(key) if isinstance(key, int) and abs(key) < _MAX_STEPS else type(key).__name__
 
 
 def _archive_builds_bytes(path: Path) -> bool:
-    """Check the records of an archive, and say whether its pickle builds bytes."""
+    """Check the records of an archive, and return whether its pickle builds bytes."""
     size = os.stat(path).st_size
     try:
         _require_one_directory(path, size)
         with zipfile.ZipFile(path) as content:
             records = content.infolist()
             if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-                raise RefusedFileError("its records are compressed, which torch.save does not do")
+                raise RefusedFileError("its records are compressed, which torch.save never does")
             if any(record.file_size != record.compress_size for record in records) or size < sum(
                 record.file_size for record in records
             ):
@@ -149,33 +149,33 @@ def _archive_builds_bytes(path: Path) -> bool:
             pickles = [record for record in records if "pkl" in record.orig_filename.lower()]
             return any(_BYTES in content.read(record) for record in pickles)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, struct.error) as error:
-        raise ValueError(f"its archive cannot be listed: {error}") from None
+        raise ValueError(f"its archive cannot be read: {error}") from None
 
 
 def _require_one_directory(path: Path, size: int) -> None:
-    """Refuse an archive whose list of records torch and Python would look for in different places.
+    """Refuse an archive in which torch and Python would find different lists of records.
 
     Raises:
-        ValueError: If the list is not where the last bytes of the file say, right before them.
+        ValueError: If the list of records does not directly precede the end record that points to it.
     """
     with open(path, "rb") as file:
         file.seek(max(0, size - 98))
         tail = file.read(98).rjust(98, b"\0")
     end, at = tail[-22:], size - 22
     if end[:4] != b"PK\x05\x06" or end[20:] != b"\0\0":
-        raise ValueError("it does not end as torch.save ends it")
+        raise ValueError("it does not end as files of torch.save do")
     length, start = struct.unpack("<LL", end[12:20])
     if tail[-42:-38] == b"PK\x06\x07":
         at -= 76
         length, start = struct.unpack("<QQ", tail[40:56])
         if tail[:4] != b"PK\x06\x06" or struct.unpack("<Q", tail[-34:-26])[0] != at:
-            raise ValueError("it does not end as torch.save ends it")
+            raise ValueError("it does not end as files of torch.save do")
     if start + length != at:
         raise ValueError("its list of records is not at its end")
 
 
 def _builds_bytes(path: Path) -> bool:
-    """Say whether the pickle of a file that is no archive builds bytes."""
+    """Return whether the pickle of a file that is not an archive builds bytes."""
     with open(path, "rb") as file:
         if not os.fstat(file.fileno()).st_size:
             return False
@@ -184,47 +184,47 @@ def _builds_bytes(path: Path) -> bool:
 
 
 def read_checkpoint(path: Path) -> CheckpointFile:
-    """Read a checkpoint of a Trainer, and check the types of its fields.
+    """Read a checkpoint that a Trainer wrote, and check the types of its fields.
 
     Args:
         path: The file.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no checkpoint, holds Python objects, or a field is not what it must be.
+        ValueError: If it is not a checkpoint, holds Python objects, or a field has the wrong type.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {str(path)!r}.")
+        raise FileNotFoundError(f"checkpoint not found: {str(path)!r}.")
     try:
         content = load_tensors(path)
     except Exception as error:  # torch raises all kinds of errors for files of other kinds
-        raise ValueError(f"{path} is not a whole checkpoint of lit_cv: {_reason(path, error)}.") from None
+        raise ValueError(f"{path} is not a valid checkpoint of lit_cv: {_reason(path, error)}.") from None
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
-        raise ValueError(f"{path} is not a checkpoint of a Trainer: it has no state_dict.")
+        raise ValueError(f"{path} is not a checkpoint of a Trainer: it has no `state_dict`.")
     for key, value in content["state_dict"].items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ValueError(f"{path} is damaged: {_label(key)} of its state_dict is no tensor with a name.")
-    own = _field(path, content, "lit_cv", dict, {})
-    given = _field(path, content, "hyper_parameters", Mapping, {})
-    require_plain(own, f"{path}: lit_cv", leaves=Tensor)
-    require_plain(dict(given), f"{path}: hyper_parameters")
-    _require_texts(path, "the names of its hyper_parameters", list(given))
-    parameters = {name: value for name, value in given.items() if name not in _GONE}
-    base = _field(path, own, "base", str, None)
+            raise ValueError(f"{path} is damaged: {_label(key)} of its `state_dict` is not a named tensor.")
+    metadata = _field(path, content, "lit_cv", dict, {})
+    stored_parameters = _field(path, content, "hyper_parameters", Mapping, {})
+    require_plain(metadata, f"{path}: lit_cv", leaves=Tensor)
+    require_plain(dict(stored_parameters), f"{path}: hyper_parameters")
+    _require_texts(path, "the names of its `hyper_parameters`", list(stored_parameters))
+    parameters = {name: value for name, value in stored_parameters.items() if name not in _DROPPED}
+    base = _field(path, metadata, "base", str, None)
     if base is None and "weights" in parameters:
         parameters["weights"] = None
-    names = _field(path, own, "class_names", list, [])
-    _require_texts(path, "its class_names", names)
-    classes = _field(path, own, "classes", dict, {"class_names": names} if names else {})
+    names = _field(path, metadata, "class_names", list, [])
+    _require_texts(path, "its `class_names`", names)
+    classes = _field(path, metadata, "classes", dict, {"class_names": names} if names else {})
     for attribute, entries in classes.items():
         if not isinstance(entries, list):
-            raise ValueError(f"{path} is damaged: its classes are no lists.")
-        _require_texts(path, "its classes", [attribute, *entries])
-    class_path = _field(path, own, "class_path", str, None)
-    _require_texts(path, "its class_path", [class_path or ""])
+            raise ValueError(f"{path} is damaged: its `classes` are not lists.")
+        _require_texts(path, "its `classes`", [attribute, *entries])
+    class_path = _field(path, metadata, "class_path", str, None)
+    _require_texts(path, "its `class_path`", [class_path or ""])
     step = _field(path, content, "global_step", int, 0)
-    if not 0 <= step < _MOST_STEPS:
-        raise ValueError(f"{path} is damaged: its global_step is no number of steps.")
+    if not 0 <= step < _MAX_STEPS:
+        raise ValueError(f"{path} is damaged: its `global_step` is not a number of steps.")
     size = path.stat().st_size
     if base is not None:
         size += _size_of_base(path, parameters.get("weights"))
@@ -237,16 +237,16 @@ def read_checkpoint(path: Path) -> CheckpointFile:
         class_names=names,
         state_dict=content["state_dict"],
         classes=classes,
-        preprocessing=own.get("preprocessing"),
+        preprocessing=metadata.get("preprocessing"),
         data_parameters=_field(path, content, "datamodule_hyper_parameters", Mapping, {}),
         base=base,
     )
 
 
 def _size_of_base(path: Path, weights: Any) -> int:
-    """Return the bytes of the weights that a checkpoint names, which are a local file or published ones."""
-    if not isinstance(weights, str) or len(weights) > _MOST_PATH or "://" in weights or weights[:2] in ("//", "\\\\"):
-        raise ValueError(f"{path} is damaged: it names no weights that it is an update of.")
+    """Return the size in bytes of the base weights that a checkpoint names: a local file or published weights."""
+    if not isinstance(weights, str) or len(weights) > _MAX_PATH or "://" in weights or weights[:2] in ("//", "\\\\"):
+        raise ValueError(f"{path} is damaged: it holds an update of weights that it does not name.")
     try:
         return os.stat(weights).st_size
     except (OSError, ValueError):  # the name of published weights, or a file that was moved
@@ -254,14 +254,14 @@ def _size_of_base(path: Path, weights: Any) -> int:
 
 
 def _require_texts(path: Path, what: str, values: list[Any]) -> None:
-    if any(not isinstance(value, str) or len(value) > _MOST_NAME for value in values):
-        raise ValueError(f"{path} is damaged: {what} are no texts of up to {_MOST_NAME} characters.")
+    if any(not isinstance(value, str) or len(value) > _MAX_NAME for value in values):
+        raise ValueError(f"{path} is damaged: {what} must be text of up to {_MAX_NAME} characters.")
 
 
 def _field(path: Path, content: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
     value = content.get(name, default)
     if value is not default and (not isinstance(value, kind) or isinstance(value, bool)):
-        raise ValueError(f"{path} is damaged: its field {name} is a {type(value).__name__}, not a {kind.__name__}.")
+        raise ValueError(f"{path} is damaged: its field `{name}` is a {type(value).__name__}, not a {kind.__name__}.")
     return value
 
 
@@ -271,4 +271,4 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, RefusedFileError):
         return str(error)
     refused = re.search(r"GLOBAL ([\w.]+)", str(error)) if zipfile.is_zipfile(path) else None
-    return f"it holds Python objects ({refused[1]}), which could run code when loaded" if refused else _KINDS
+    return f"it holds Python objects ({refused[1]}), which could run code when loaded" if refused else _UNREADABLE

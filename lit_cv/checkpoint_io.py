@@ -1,4 +1,4 @@
-"""Checkpoints that are on disk whole or not at all."""
+"""Atomic writing of checkpoints, and reading them without paths that lead elsewhere."""
 
 import os
 import shutil
@@ -13,14 +13,14 @@ from lit_cv.atomic_files import atomic_write
 
 __all__ = ["AtomicCheckpointIO", "link_checkpoint"]
 
-_SHARDED = (".metadata", "meta.pt")  # in the folder of a checkpoint in pieces
+_SHARDED = (".metadata", "meta.pt")  # files in the folder of a sharded checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, forces it to disk and moves it there in one step.
+    """Writes a checkpoint under a temporary name, forces it to disk and renames it in one step.
 
-    A process killed while it writes leaves the file that was there before, and so does a full disk. Of `last.ckpt` the
-    one before is kept as `previous.ckpt`, for the case that the disk itself damages the newest.
+    If the process is killed while it writes, or the disk is full, the previous file stays. The `last.ckpt` before the
+    newest is kept as `previous.ckpt`, in case the disk damages the newest.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
@@ -41,9 +41,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: _PATH, map_location: Any = lambda storage, loc: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint, without the paths in the states of its callbacks that lead out of its folder.
+        """Read a checkpoint, and blank the paths in its callbacks' states that lead out of its folder.
 
-        Lightning's ModelCheckpoint removes the files that its state names.
+        Lightning's ModelCheckpoint deletes files that its state names.
         """
         content: dict[str, Any] = super().load_checkpoint(path, map_location=map_location, weights_only=True)
         states = content.get("callbacks")
@@ -53,14 +53,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return content
 
     def remove_checkpoint(self, path: _PATH) -> None:
-        """Remove a file, or the folder that a strategy of several processes writes in its place; nothing else."""
+        """Remove a checkpoint file or the folder of a sharded checkpoint; nothing else is removed."""
         target = Path(path)
         if target.is_symlink() or target.is_file():
             target.unlink(missing_ok=True)
         elif any((target / name).is_file() for name in _SHARDED):
             shutil.rmtree(target)
         elif target.exists():
-            raise ValueError(f"{target} is no checkpoint, and is not removed: move it away.")
+            raise ValueError(f"{target} is not a checkpoint and was not removed: move it away.")
 
 
 def _forget_places(state: dict[str, Any], folder: Path) -> None:
@@ -74,15 +74,17 @@ def _forget_places(state: dict[str, Any], folder: Path) -> None:
 
 
 def _is_below(path: Any, folder: Path) -> bool:
-    """Tell whether a path is that of a folder or leads to something in it; those of other systems are not."""
+    """Return whether a path is a folder or inside it; URLs and invalid paths are not."""
     if not isinstance(path, str) or "://" in path or "\0" in path:
         return False
-    found = Path(os.path.abspath(path))
-    return found == folder or (found.is_relative_to(folder) and found.resolve().is_relative_to(folder.resolve()))
+    absolute = Path(os.path.abspath(path))
+    return absolute == folder or (
+        absolute.is_relative_to(folder) and absolute.resolve().is_relative_to(folder.resolve())
+    )
 
 
 def link_checkpoint(source: Path, target: Path) -> None:
-    """Give the checkpoint `source` a second name, replacing `target` in one step and copying no bytes."""
+    """Make `target` a hard link to the checkpoint `source`, atomically; copy where hard links are not supported."""
     with atomic_write(target, "the checkpoint") as part:
         part.unlink(missing_ok=True)
         try:

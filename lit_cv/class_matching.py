@@ -1,4 +1,4 @@
-"""Which class of one set is which class of another, by their names. Pure Python."""
+"""Matching of a model's classes and a data set's classes by name. Pure Python."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ _SHOWN = 8  # names that a message lists
 
 
 def match_classes(trained: Sequence[str], data: Sequence[str]) -> list[int]:
-    """Return the number that each class of the data has among the classes that a model was trained on.
+    """Return, for each class of the data, its index among the classes that a model was trained on.
 
-    Names that look the same are the same, however their accents are encoded.
+    Names are compared after Unicode normalization, so that the encoding of accents does not matter.
 
     Args:
         trained: Names of the model's classes, in the order of its outputs.
         data: Names of the classes of the data, in the order of their labels.
 
     Raises:
-        ValueError: If the names are not the same in some order; the message lists what is missing and what is new.
+        ValueError: If the two sets of names differ; the message lists missing and unknown names.
 
     Example:
         >>> match_classes(["cat", "dog", "owl"], ["owl", "cat", "dog"])
@@ -37,10 +37,10 @@ def match_classes(trained: Sequence[str], data: Sequence[str]) -> list[int]:
 
 
 def shared_classes(trained: Sequence[str], data: Sequence[str]) -> list[int | None]:
-    """Return the number that each class of the data has among those of a model, `None` for classes that it lacks.
+    """Return, for each class of the data, its index among a model's classes, `None` if the model lacks it.
 
     Args:
-        trained: Names of the model's outputs, empty for those that stand for no class.
+        trained: Names of the model's outputs, empty for outputs that are not a class.
         data: Names of the classes of the data, in the order of their labels.
 
     Example:
@@ -58,11 +58,13 @@ def _normalized(names: Sequence[str]) -> list[str]:
 def _difference(trained: Sequence[str], data: Sequence[str]) -> str:
     missing = [name for name in trained if name not in set(data)]
     new = [name for name in data if name not in set(trained)]
-    parts = [f"{_listed(names)} {what}" for names, what in ((missing, "missing"), (new, "unknown to it")) if names]
-    text = f"{' and '.join(parts) or 'several classes have one name'}"
+    parts = [
+        f"{_listed(names)} {what}" for names, what in ((missing, "missing"), (new, "unknown to the model")) if names
+    ]
+    text = f"{' and '.join(parts) or 'several classes have the same name'}"
     hint = nearest(new[0], missing) if len(new) == 1 and missing else "."
     return (
-        f"the model tells apart {len(trained)} classes ({_names(trained)}), the data have {len(data)} "
+        f"the model has {len(trained)} classes ({_names(trained)}), the data have {len(data)} "
         f"({_names(data)}): {text}{hint}"
     )
 

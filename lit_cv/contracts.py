@@ -1,8 +1,8 @@
-"""What modules, data and callbacks may ask of one another.
+"""What modules, data and callbacks may use of one another.
 
-A protocol lists the members that others use. Modules, DataModules and callbacks of a user's own need not have them all:
-`as_module`, `as_data` and so on return an object that has each of them; one that is missing has the value that the
-protocol returns here.
+A protocol lists the members that others use. Custom modules, DataModules and callbacks need not define them all:
+`as_module`, `as_data` and so on return a view with every member, where a missing one has the value that the protocol
+returns here.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -39,10 +39,10 @@ __all__ = [
 ]
 
 Batch = dict[str, Any]
-"""A batch: `image` (N, C, H, W) uint8 and what is known of the images, by name."""
+"""A batch: `image` (N, C, H, W) uint8, and labels, masks, boxes or views of the images by name."""
 
 Output = dict[str, Any]
-"""What a step returns: `loss`, further scalars, and what metrics and figures take."""
+"""What a step returns: `loss`, further scalars, and the inputs of metrics and figures."""
 
 Stage = Literal["train", "val", "test"]
 
@@ -51,7 +51,7 @@ ClassLists = dict[str, list[str]]
 
 
 class Data(Protocol):
-    """What modules, tasks and callbacks ask of a DataModule; `datamodules.BaseDataModule` has all of it."""
+    """What modules, tasks and callbacks use of a DataModule; `datamodules.BaseDataModule` has all of it."""
 
     @property
     def num_classes(self) -> int | None:
@@ -135,22 +135,22 @@ class Data(Protocol):
 
     @property
     def renumber_classes(self) -> Callable[[str, list[int], list[str]], None] | None:
-        """Number the classes that an attribute lists anew, with their labels."""
+        """Reorder the classes that an attribute lists, and renumber their labels."""
         return None
 
     @property
     def labeled_dataloader(self) -> Callable[[int | None], Any] | None:
-        """Load the labeled training images in order, so many at most."""
+        """Load the labeled training images in order, at most the given number."""
         return None
 
     @property
     def ordered_loader(self) -> Callable[[Any], Any] | None:
-        """Load a dataset in order, whole on every process."""
+        """Load a dataset in order, all of it on every rank."""
         return None
 
     @property
     def training_pool(self) -> Callable[[], Any] | None:
-        """Return the training images before any are held out."""
+        """Return the training images before validation images are split off."""
         return None
 
 
@@ -167,7 +167,7 @@ class EpisodeSetting(Protocol):
 
 
 class DataExtras(Protocol):
-    """What some DataModules have besides: those of episodes and of two domains."""
+    """Additional members of some DataModules: those of episodes and of two domains."""
 
     @property
     def settings(self) -> Sequence[EpisodeSetting]:
@@ -181,12 +181,12 @@ class DataExtras(Protocol):
 
     @property
     def support_set(self) -> Callable[[], tuple[Tensor, Tensor]] | None:
-        """Return images and labels of the classes to predict."""
+        """Return images and labels that define the classes to predict."""
         return None
 
     @property
     def evaluation_images(self) -> Callable[[Stage], Mapping[str, Tensor]] | None:
-        """Return the `support` and `query` images that evaluation episodes are rows of."""
+        """Return the images that `support` and `query` rows of evaluation episodes index."""
         return None
 
     @property
@@ -196,7 +196,7 @@ class DataExtras(Protocol):
 
 
 class Dataset(Protocol):
-    """What callbacks ask of a dataset."""
+    """What callbacks use of a dataset."""
 
     @property
     def labels(self) -> Tensor | None:
@@ -205,21 +205,21 @@ class Dataset(Protocol):
 
     @property
     def root(self) -> str | Path:
-        """Folder that the images' names start from."""
+        """Folder that image names are relative to."""
         return "."
 
     @property
     def sample_name(self) -> Callable[[int], str] | None:
-        """Return the name of an image by its position."""
+        """Return the name of an image by its index."""
         return None
 
 
 class Module(Protocol):
-    """What data and callbacks ask of a module; `lit_cv.BaseModule` has all of it."""
+    """What data and callbacks use of a module; `lit_cv.BaseModule` has all of it."""
 
     @property
     def monitor(self) -> str | None:
-        """Metric that decides which checkpoint is the best, and when to stop early."""
+        """Metric that selects the best checkpoint and decides early stopping."""
         return None
 
     @property
@@ -229,7 +229,7 @@ class Module(Protocol):
 
     @property
     def uses_unlabeled(self) -> bool:
-        """Whether training takes the images whose labels are hidden, too (label -1)."""
+        """Whether training also uses images with hidden labels (label -1)."""
         return False
 
     @property
@@ -244,12 +244,12 @@ class Module(Protocol):
 
     @property
     def evaluates_embedding(self) -> bool:
-        """Whether validation is to judge what `embed` gives."""
+        """Whether validation evaluates the features of `embed`."""
         return False
 
     @property
     def compares_features(self) -> bool:
-        """Whether evaluation needs nothing of an image but features of its own."""
+        """Whether evaluation needs only the features of each image by itself."""
         return False
 
     @property
@@ -259,12 +259,12 @@ class Module(Protocol):
 
     @property
     def trained_classes(self) -> ClassLists:
-        """Names of the classes that the weights tell apart."""
+        """Names of the classes that the weights were trained on."""
         return {}
 
     @property
     def means(self) -> Mapping[str, Any]:
-        """Running means of the epoch by stage."""
+        """Running means of the epoch, by stage."""
         return {}
 
     @property
@@ -274,11 +274,11 @@ class Module(Protocol):
 
 
 class ModuleExtras(Protocol):
-    """What some modules have besides."""
+    """Additional members of some modules."""
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes that it tells apart."""
+        """Number of classes that it predicts."""
         return None
 
     @property
@@ -293,12 +293,12 @@ class ModuleExtras(Protocol):
 
     @property
     def backbone_lr(self) -> float:
-        """Learning rate of the backbone, where it has one of its own."""
+        """Learning rate of the backbone, if it differs from the head's."""
         return 0.0
 
     @property
     def reconstruct(self) -> Callable[..., Any] | None:
-        """Rebuild images of which a part is hidden."""
+        """Reconstruct images from their visible patches."""
         return None
 
     @property
@@ -308,50 +308,50 @@ class ModuleExtras(Protocol):
 
 
 class CallbackTraits(Protocol):
-    """What modules and runs ask of a callback."""
+    """What modules and runs use of a callback."""
 
     @property
     def changes_images(self) -> bool:
-        """Whether it changes the images of training, so that features of them cannot be kept."""
+        """Whether it changes training images, so that their features cannot be cached."""
         return False
 
     @property
     def enabled(self) -> bool:
-        """Whether it takes part."""
+        """Whether it is active."""
         return True
 
 
 class CheckpointState(Protocol):
-    """What is asked of the callback that writes checkpoints."""
+    """What is used of the callback that writes checkpoints."""
 
     @property
     def monitor(self) -> str | None:
-        """Metric that chooses the best one."""
+        """Metric that selects the best checkpoint."""
         return None
 
     @property
     def mode(self) -> str | None:
-        """Whether it is better when smaller (`min`) or greater (`max`)."""
+        """Whether `monitor` is better when smaller (`min`) or greater (`max`)."""
         return None
 
     @property
     def best_model_path(self) -> str:
-        """File of the best one."""
+        """File of the best checkpoint."""
         return ""
 
     @property
     def best_model_score(self) -> Tensor | float | None:
-        """Its value of the metric."""
+        """Value of `monitor` at the best checkpoint."""
         return None
 
     @property
     def last_model_path(self) -> str:
-        """File of the newest one."""
+        """File of the newest checkpoint."""
         return ""
 
 
 class _Members:
-    """An object as a protocol has it: a member that it lacks is the protocol's own."""
+    """A view of an object through a protocol: missing members have the protocol's values."""
 
     def __init__(self, owner: object, protocol: type) -> None:
         self._owner, self._protocol = owner, protocol
@@ -404,26 +404,26 @@ def as_checkpoint(callback: object | None) -> CheckpointState:
 
 
 def datamodule_of(trainer: object | None) -> Any:
-    """Return the DataModule of a Trainer, `None` where it has only loaders, or there is no Trainer."""
+    """Return the DataModule of a Trainer, `None` if it has only loaders or there is no Trainer."""
     return getattr(trainer, "datamodule", None)
 
 
 def data_of(trainer: object | None) -> Data:
-    """Return what a Trainer's DataModule says of its data."""
+    """Return a Trainer's DataModule with all members of `Data`."""
     return as_data(datamodule_of(trainer))
 
 
 def module_of(trainer: object | None) -> Any:
-    """Return the module of a Trainer, `None` where there is none yet."""
+    """Return the module of a Trainer, `None` if it has none yet."""
     return getattr(trainer, "lightning_module", None)
 
 
 def dataset_of(loader: object | None) -> Any:
-    """Return the dataset of a loader, `None` where it has none."""
+    """Return the dataset of a loader, `None` if it has none."""
     return getattr(loader, "dataset", None)
 
 
 def class_lists(datamodule: object | None, *attributes: str) -> ClassLists:
-    """Return the names of classes that a DataModule lists under attributes; what is missing or empty is left out."""
+    """Return the class names that a DataModule lists under some attributes, without those missing or empty."""
     lists = {name: getattr(datamodule, name, None) for name in attributes}
     return {name: [str(entry) for entry in names] for name, names in lists.items() if names}

@@ -1,4 +1,4 @@
-"""Tensors of all processes that train together, side by side. Pure torch."""
+"""Gathering tensors across ranks. Pure torch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,29 +19,29 @@ __all__ = [
 
 
 def is_distributed() -> bool:
-    """Whether several processes work together."""
+    """Return whether there is more than one rank."""
     distributed = torch.distributed
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def global_rank() -> int:
-    """Return which of the processes this is, from 0."""
+    """Return the rank of this process, from 0."""
     return torch.distributed.get_rank() if is_distributed() else 0
 
 
 def world_size() -> int:
-    """Return how many processes work together."""
+    """Return the number of ranks."""
     return torch.distributed.get_world_size() if is_distributed() else 1
 
 
 def gather_batches(values: Tensor) -> Tensor:
-    """Return the tensors of all processes, one after another by rank, without a gradient.
+    """Concatenate the tensors of all ranks in the order of the ranks, without a gradient.
 
     Args:
-        values: (N, ...), of the same shape on every process.
+        values: (N, ...), of the same shape on every rank.
 
     Returns:
-        (processes * N, ...), on every process.
+        (ranks * N, ...), on every rank.
     """
     if not is_distributed():
         return values
@@ -52,34 +52,34 @@ def gather_batches(values: Tensor) -> Tensor:
 
 
 def gather_with_gradient(values: Tensor) -> Tensor:
-    """Return the tensors of all processes as `gather_batches` does, with the gradient of every process's use of them.
+    """Concatenate the tensors of all ranks like `gather_batches`, and sum the gradients that every rank returns.
 
-    A loss of the gathered tensors, computed by each process, then has gradients whose mean over the processes, which
-    DistributedDataParallel takes, is that of one process with the joined batch.
+    If each rank computes a loss of the gathered tensors, the mean of the gradients over the ranks, which
+    DistributedDataParallel takes, equals the gradient of one process with the joined batch.
     """
     return _Gather.apply(values) if is_distributed() else values
 
 
 def joined_mean(total: Tensor, count: Tensor, gather: bool) -> tuple[Tensor, Tensor]:
-    """Return the mean of a batch, and what its sum was divided by, which is how much it counts in a mean of means.
+    """Return the mean of a batch and its divisor, which is the weight of this mean in a mean over batches.
 
     Args:
-        total: Sum, 0 where the count is.
-        count: Number, or sum of weights, of what was added up; not negative.
-        gather: Whether all processes call this with a part of one batch each: gradients, averaged over the processes,
-            are then those of the mean of the joined batch.
+        total: Sum of the values; 0 if the count is 0.
+        count: Number of values, or sum of their weights; not negative.
+        gather: Whether each rank calls this with its part of one batch. Gradients averaged over the ranks are then
+            those of the mean over the joined batch.
     """
     count = count.detach().to(total.dtype)
-    if gather:  # gradients are averaged, which the number of processes makes up for
+    if gather:  # dividing by the mean count per rank makes up for the averaging of gradients over ranks
         count = gather_batches(count.reshape(1)).sum() / world_size()
     return total / count.clamp_min(torch.finfo(total.dtype).tiny), count
 
 
 def gather_rows(values: Tensor) -> Tensor:
-    """Return the rows of all processes, one process after another, without a gradient.
+    """Concatenate the rows of all ranks in the order of the ranks, without a gradient.
 
     Args:
-        values: (N, ...); N may differ between processes, and be 0.
+        values: (N, ...); N may differ between ranks, and be 0.
     """
     if not is_distributed():
         return values
@@ -94,10 +94,10 @@ def gather_rows(values: Tensor) -> Tensor:
 
 @contextmanager
 def full_parameters(model: nn.Module | None) -> Iterator[None]:
-    """Give parameters that FSDP keeps in pieces, each of one dimension, the shapes that the network has given them.
+    """Restore the original shapes of parameters that FSDP flattens and shards, while the context is open.
 
     Args:
-        model: The network as a strategy wraps it, the same on all processes.
+        model: The network as a strategy wraps it, the same on all ranks.
     """
     if not is_distributed() or model is None:
         yield
@@ -119,8 +119,8 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: object, grad: Tensor) -> Tensor:
         if torch.is_grad_enabled():
-            raise NotImplementedError("a second derivative of tensors gathered from other processes is not supported.")
+            raise NotImplementedError("second derivatives of tensors gathered from other ranks are not supported.")
         grad = grad.clone(memory_format=torch.contiguous_format)
         torch.distributed.all_reduce(grad)
-        own = len(grad) // torch.distributed.get_world_size()
-        return grad[global_rank() * own :][:own]
+        size = len(grad) // torch.distributed.get_world_size()
+        return grad[global_rank() * size :][:size]

@@ -1,8 +1,8 @@
-"""The error about an argument, and how a message names an argument: in Python, or as a command line spells it.
+"""Errors about arguments, which name an argument as in Python or as an option of the running command.
 
 Messages of this project are read by people who call its classes from Python and by people who type a command. A class
-knows its own arguments, but not how a command spells them. While a command runs, it installs a speller
-(`spelled_by`), which turns an argument and its owner into an option. Pure Python.
+knows its arguments, but not the options of a command. While a command runs, it installs a speller (`spelled_by`), which
+turns an argument and its owner into an option. Pure Python.
 """
 
 import json
@@ -32,24 +32,24 @@ __all__ = [
 ]
 
 COMMAND = "the command"
-"""Owner of the options that a command has by itself, such as `model`."""
+"""Owner of the options of the command itself, such as `model`."""
 TRAINER = "the Trainer"
-"""Owner of the Trainer's arguments, for messages of files that do not hold a Trainer."""
+"""Owner of the Trainer's arguments, for messages of code that has no Trainer."""
 FIT = "Trainer.fit"
 """Owner of the arguments of `Trainer.fit`, such as `ckpt_path`."""
 DATA = "the DataModule"
-"""Owner of the arguments of the data, for messages of a module or a callback."""
+"""Owner of the DataModule's arguments, for messages of a module or a callback."""
 MODULE = "the module"
-"""Owner of the arguments of the module, for messages of data or a callback."""
+"""Owner of the module's arguments, for messages of data or a callback."""
 
 
 class Part(NamedTuple):
     """An object that a command builds.
 
     Attributes:
-        name: What the command calls it: `model`, `data`, `data.source`, `trainer.callbacks`, `ema`.
+        name: Its name in the command: `model`, `data`, `data.source`, `trainer.callbacks`, `ema`.
         cls: Its class.
-        arguments: The arguments that it gets.
+        arguments: Its constructor arguments.
     """
 
     name: str
@@ -64,25 +64,25 @@ class Speller(Protocol):
         """Return the option for an argument, `None` if the command has none.
 
         Args:
-            owner: Class of the object whose argument it is; a phrase such as `TRAINER`, or the name of a function;
-                `None` if unknown.
+            owner: Class of the object that the argument belongs to, a phrase such as `TRAINER`, or the name of a
+                function; `None` if unknown.
             name: The argument.
             path: Arguments through which an outer DataModule holds the owner, see `within`.
-            value: The value that was given, `...` if that is unknown.
+            value: The argument's value, `...` if unknown.
         """
 
     def announce(self, parts: Iterable[Part]) -> None:
         """Receive the objects that the command builds."""
 
 
-_speller: Speller | None = None  # no ContextVar: threads that read images name options, too
+_speller: Speller | None = None  # not a ContextVar: messages of threads that read images name options, too
 _path: tuple[str, ...] = ()
 _names: Mapping[str, str] = {}
 
 
 @contextmanager
 def spelled_by(speller: Speller | None) -> Iterator[None]:
-    """Let a speller name the arguments in messages that are built within, in all threads.
+    """Use a speller for the arguments in messages built while the context is open, in all threads.
 
     Args:
         speller: The speller; `None` names arguments as in Python.
@@ -97,7 +97,7 @@ def spelled_by(speller: Speller | None) -> Iterator[None]:
 
 @contextmanager
 def within(name: str) -> Iterator[None]:
-    """Name arguments of a DataModule that another one takes as its argument `name`.
+    """Prefix arguments with `name`, the argument through which an outer DataModule holds the inner one.
 
     Example:
         >>> with within("source"):
@@ -114,10 +114,10 @@ def within(name: str) -> Iterator[None]:
 
 @contextmanager
 def renamed(**names: str) -> Iterator[None]:
-    """Name arguments of an object by those of the object that hands them on.
+    """Name arguments of an inner object by the arguments of the outer object that passes them on.
 
     Args:
-        **names: What an argument is called outside, by its name inside.
+        **names: The outer name of an argument, by its inner name.
 
     Example:
         >>> with renamed(root="support_root"):
@@ -133,7 +133,7 @@ def renamed(**names: str) -> Iterator[None]:
 
 
 def announce_parts(parts: Iterable[Part]) -> None:
-    """Tell the speller of a running command, if there is one, which objects it builds."""
+    """Pass the objects that a running command builds to its speller, if there is one."""
     if _speller is not None:
         _speller.announce(parts)
 
@@ -143,19 +143,19 @@ def option(name: str, owner: object = None, value: object = ...) -> str | None:
 
     Args:
         name: The argument.
-        owner: The object or the class whose argument it is, or a phrase such as `TRAINER`; `None` if unknown.
-        value: The value that was given, which tells apart two objects of a class.
+        owner: The object or class that the argument belongs to, or a phrase such as `TRAINER`; `None` if unknown.
+        value: The argument's value, which distinguishes two objects of one class.
     """
     return None if _speller is None else _speller.spell(_owner(owner), _names.get(name, name), _path, value)
 
 
 def argument(name: str, owner: object = None) -> str:
-    """Return how a message names an argument: as an option while a command runs, else as in Python.
+    """Return the text by which a message names an argument: an option while a command runs, else as in Python.
 
     Args:
         name: The argument.
-        owner: The object or the class whose argument it is, or a phrase such as `TRAINER`, which the name then
-            carries; `None` if unknown.
+        owner: The object or class that the argument belongs to, or a phrase such as `TRAINER`, which is then added to
+            the name; `None` if unknown.
 
     Example:
         >>> argument("root"), argument("devices", TRAINER)
@@ -165,7 +165,7 @@ def argument(name: str, owner: object = None) -> str:
 
 
 def setting(name: str, value: object, owner: object = None) -> str:
-    """Return how a message proposes a value for an argument, named as `argument` does.
+    """Return the text by which a message proposes a value for an argument, named as by `argument`.
 
     Example:
         >>> setting("download", True), setting("ckpt_path", "last", FIT)
@@ -180,35 +180,35 @@ def refusal(owner: object, name: str, value: object, allowed: str) -> str:
     """Return the text of an `OptionError`, for an error of another type about an argument.
 
     Args:
-        owner: The object or the class whose argument it is; `None` where a function does not know.
+        owner: The object or class that the argument belongs to; `None` if unknown.
         name: The argument.
-        value: What was given.
+        value: The refused value.
         allowed: What is allowed, as an instruction.
 
     Example:
         >>> refusal(None, "weights", "nowhere.pt", "there is no such file")
         "weights='nowhere.pt': there is no such file."
     """
-    given = value if isinstance(value, str | int | float | list | dict | None) else str(value)
-    asks = allowed.endswith("?")
+    shown = value if isinstance(value, str | int | float | list | dict | None) else str(value)
+    is_question = allowed.endswith("?")
     spelled = option(name, owner, value)
     where = "" if spelled is None else f" ({spelled})"
-    return f"{name}={given!r}: {allowed.removesuffix('.')}{where}{'' if asks else '.'}"
+    return f"{name}={shown!r}: {allowed.removesuffix('.')}{where}{'' if is_question else '.'}"
 
 
 class OptionError(ValueError):
-    """A value that an argument does not take.
+    """A value that an argument does not accept.
 
     Args:
-        owner: The object or the class whose argument it is; `None` where a function does not know.
+        owner: The object or class that the argument belongs to; `None` if unknown.
         name: The argument.
-        value: What was given.
-        allowed: What is allowed, as an instruction: `give a number from 0 on`.
+        value: The refused value.
+        allowed: What is allowed, as an instruction: `use a number >= 0`.
 
     Example:
-        >>> raise OptionError(None, "decay", 2.0, "give a number between 0 and 1, such as 0.999")
+        >>> raise OptionError(None, "decay", 2.0, "use a number between 0 and 1, such as 0.999")
         Traceback (most recent call last):
-        lit_cv.errors.OptionError: decay=2.0: give a number between 0 and 1, such as 0.999.
+        lit_cv.errors.OptionError: decay=2.0: use a number between 0 and 1, such as 0.999.
     """
 
     def __init__(self, owner: object, name: str, value: object, allowed: str) -> None:
@@ -216,22 +216,22 @@ class OptionError(ValueError):
         self.name, self.value = name, value
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Return what pickles the finished text: another process may not know the options."""
+        """Pickle the finished text, since another process may not know the options."""
         return _restored, (type(self), self.args, self.__dict__)
 
 
 class VoidOptionError(OptionError):
-    """A value that is without effect, or impossible, because of another argument.
+    """A value that has no effect, or is impossible, because of another argument.
 
-    Where a recipe gives the value and the user the other argument, the value is dropped in favor of the default.
+    If a recipe sets the value and the user sets the other argument, the value is replaced by the default.
 
     Args:
         owner: As in `OptionError`.
         name: The argument.
-        value: What was given, `...` where the raiser does not know.
+        value: The refused value, `...` if unknown.
         allowed: Why it is void.
-        others: Names of other arguments that may be dropped in its place.
-        text: The whole message, where it is to be another.
+        others: Names of other arguments that may be dropped instead.
+        text: The complete message, to replace the default one.
 
     Example:
         >>> raise VoidOptionError(None, "backbone_lr", 0.1, "it has no effect where the backbone is frozen")

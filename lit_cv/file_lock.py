@@ -1,4 +1,4 @@
-"""A lock that ends with the process that holds it, however that ends. Pure Python."""
+"""A file lock that the system releases when the process that holds it ends. Pure Python."""
 
 import contextlib
 import errno
@@ -23,14 +23,14 @@ _held: "weakref.WeakSet[FileLock]" = weakref.WeakSet()
 class FileLock:
     """An exclusive lock on a file, which is never written to, and never opened through a link.
 
-    Processes that are forked do not hold it: worker processes that outlive a killed run keep nobody out. Where the
-    system or the disk has no locks, every process gets it.
+    Forked processes do not inherit it, so workers that outlive a killed run do not block the next one. If the system or
+    the file system has no locks, every process acquires it.
 
     Args:
-        path: The file. Its folder must be there.
+        path: The file. Its folder must exist.
 
     Attributes:
-        enforced: Whether the lock that was taken keeps others out.
+        enforced: Whether the acquired lock excludes other processes.
 
     Example:
         >>> import tempfile
@@ -46,7 +46,7 @@ class FileLock:
         self._handle: int | None = None
 
     def acquire(self, wait: bool = False) -> bool:
-        """Take the lock; the file is made if it is missing.
+        """Acquire the lock; create the file if it is missing.
 
         Args:
             wait: Whether to wait for another process that holds it.
@@ -55,22 +55,22 @@ class FileLock:
             Whether this object holds it now.
 
         Raises:
-            OSError: If the file is a link, no plain file, or cannot be made.
+            OSError: If the file is a link, is not a regular file, or cannot be created.
         """
         self._open(os.O_CREAT)
         return self._lock(wait)
 
     def create(self) -> None:
-        """Make the file, which must not exist, and take its lock.
+        """Create the file, which must not exist, and acquire its lock.
 
         Raises:
-            OSError: If there is something of this name, or it cannot be made.
+            OSError: If the path exists, or the file cannot be created.
         """
         self._open(os.O_CREAT | os.O_EXCL)
         self._lock(wait=False)
 
     def release(self) -> None:
-        """Give the lock back; the file stays."""
+        """Release the lock; the file stays."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
@@ -78,17 +78,16 @@ class FileLock:
     def _open(self, flags: int) -> None:
         if self._handle is not None:
             return
-        nonblocking = getattr(os, "O_NONBLOCK", 0)  # a pipe of that name would be waited for
+        nonblocking = getattr(os, "O_NONBLOCK", 0)  # opening a pipe would block
         try:
             handle = os.open(self.path, os.O_RDWR | _NO_LINK | nonblocking | flags, 0o666)
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
-            raise OSError(errno.ELOOP, f"{self.path} is a link, where lit_cv keeps a lock: remove it") from None
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.ELOOP, f"{self.path} is a link, but lit_cv keeps a lock here: remove it") from None
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
             os.close(handle)
-            raise OSError(errno.ELOOP, f"{self.path} is no plain file, where lit_cv keeps a lock: remove it")
+            raise OSError(errno.ELOOP, f"{self.path} is not a regular file, but lit_cv keeps a lock here: remove it")
         self._handle = handle
         _held.add(self)
 
@@ -101,7 +100,7 @@ class FileLock:
         except BlockingIOError:
             self.release()
             return False
-        except OSError as error:  # a disk without locks
+        except OSError as error:  # a file system without locks
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
                 raise
         return True
@@ -120,7 +119,7 @@ class FileLock:
 
 
 def _forget_in_child() -> None:
-    """Close the locks of the process that was forked: it keeps them, and its end is what releases them."""
+    """Close the inherited handles of the parent's locks in a forked child, so that only the parent holds them."""
     for lock in list(_held):
         with contextlib.suppress(OSError):
             lock.release()

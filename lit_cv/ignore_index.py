@@ -1,9 +1,9 @@
-"""What targets hold where the class is unknown."""
+"""Target values that mean an unknown class."""
 
 __all__ = ["IGNORE_INDEX", "UNLABELED"]
 
 IGNORE_INDEX = 255
-"""Value of a pixel in a mask."""
+"""Mask value of a pixel without a class."""
 
 UNLABELED = -1
-"""Label of an image."""
+"""Label of an image without a class."""

@@ -1,4 +1,4 @@
-"""The image formats that are decoded, whatever a file is named. Pure Python, with PIL on first use."""
+"""The image formats that are decoded, recognized by content, not by name. Pure Python, with PIL on first use."""
 
 import os
 import stat
@@ -23,26 +23,26 @@ __all__ = [
 ]
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA", "HEIF")
-"""PIL's names of the formats, HEIF as pillow-heif adds it. Of those left out some start other programs: EPS runs
-Ghostscript."""
+"""PIL's names of the formats, and HEIF, which pillow-heif adds. Some of PIL's other formats start external programs:
+EPS runs Ghostscript."""
 
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .avif .jp2 .tga .heic .heif"
 IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
-"""Ends of the names of image files, in lower case."""
+"""Lower-case suffixes of image files."""
 
-_MOST_BYTES = 1 << 31
-_ORIENTATION = 0x0112  # EXIF's number for how the camera was held
-_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands that its header names
-_WIDTH, _HEIGHT = 256, 257  # TIFF's numbers
+_MAX_BYTES = 1 << 31
+_ORIENTATION = 0x0112  # EXIF tag
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands in the header of HEIC files
+_WIDTH, _HEIGHT = 256, 257  # TIFF tags
 
 
 def open_image(source: str | Path | IO[bytes]) -> "Image":
-    """Open an image by PIL, which reads its header alone, in one of `FORMATS`.
+    """Open an image in one of `FORMATS` with PIL, which reads only the header.
 
     Raises:
-        OSError: If a path leads to no plain file, or to one that is too large for an image, or if it is a HEIC file and
-            pillow-heif is not installed.
-        PIL.UnidentifiedImageError: If it is of another format.
+        OSError: If a path is not a regular file or is too large for an image, or if it is a HEIC file and pillow-heif
+            is not installed.
+        PIL.UnidentifiedImageError: If it has another format.
         PIL.Image.DecompressionBombError: If its header declares more than twice `PIL.Image.MAX_IMAGE_PIXELS`.
     """
     from PIL import Image, UnidentifiedImageError
@@ -78,7 +78,7 @@ def _is_heic(source: str | Path | IO[bytes]) -> bool:
 
 
 def _adds_heic() -> bool:
-    """Have pillow-heif add its format to PIL; return whether it is installed, and not a file beside the data."""
+    """Register pillow-heif's format with PIL; return whether it is installed, and not a file beside the data."""
     spec = find_spec("pillow_heif")
     if spec is None or spec.origin is None or not spec.submodule_search_locations:
         return False
@@ -89,55 +89,55 @@ def _adds_heic() -> bool:
 
 
 def raw_mode(image: "Image") -> str:
-    """Return how the pixels of an image that is not decoded yet are stored, in PIL's words; empty if it is not said."""
+    """Return PIL's raw mode of an opened, not yet decoded image, which says how pixels are stored; empty if unknown."""
     tiles = getattr(image, "tile", [])
     arguments = tiles[0][3] if tiles else ""
     return str((arguments or ("",))[0] if isinstance(arguments, tuple) else arguments)
 
 
 def loses_bits(image: "Image") -> bool:
-    """Return whether an image that is not decoded yet has 16 bits a color, of which PIL reads the upper 8."""
+    """Return whether a not yet decoded image has 16 bits per color channel, of which PIL keeps only the upper 8."""
     return ";16" in raw_mode(image) and not image.mode.startswith(("I", "F"))
 
 
 def orientation(image: "Image") -> int:
-    """Return how an image that was opened, and not decoded, is to be turned: EXIF's 1 (as it is) to 8.
+    """Return the EXIF orientation (1, upright, to 8) that remains to be applied to an opened, not yet decoded image.
 
-    EXIF counts, and where it has no such entry XMP. What is broken says nothing, nor does what a PNG holds behind its
-    pixels. PIL turns a TIFF as it decodes it.
+    XMP counts if EXIF has no such entry. Broken entries are ignored, and so are those that a PNG holds after its
+    pixels. A TIFF always gives 1, since PIL rotates it while decoding.
     """
     return 1 if image.format == "TIFF" else _noted_orientation(image)
 
 
 def upright_size(image: "Image") -> tuple[int, int]:
-    """Return height and width of an image that was opened, as it is to be looked at."""
+    """Return height and width of an opened image after its orientation is applied."""
     width, height = image.size
-    if image.format == "TIFF":  # some releases of PIL turn its size already
+    if image.format == "TIFF":  # some releases of PIL have already swapped its size
         tags = image.tag_v2  # type: ignore[attr-defined]
         width, height = tags[_WIDTH], tags[_HEIGHT]
     return (width, height) if is_on_its_side(image) else (height, width)
 
 
 def is_on_its_side(image: "Image") -> bool:
-    """Return whether the rows of an image that was opened are stored as columns."""
+    """Return whether the rows of an opened image are stored as columns."""
     return _noted_orientation(image) >= 5
 
 
 def _noted_orientation(image: "Image") -> int:
-    # a PNG without the entry would be decoded to look behind its pixels
+    # PIL would decode a PNG without the entry to look for it after the pixels
     if image.format != "TIFF" and "exif" not in image.info and ("xmp" not in image.info or image.format == "PNG"):
         return 1
     try:
-        noted = image.getexif().get(_ORIENTATION, 1)
+        orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # PIL raises all kinds of errors for broken entries
         return 1
-    return noted if noted in range(1, 9) else 1
+    return orientation if orientation in range(1, 9) else 1
 
 
-def image_file_problem(found: os.stat_result) -> str:
-    """Return why a file is not read as an image, an empty text if it is: a pipe or a device would be waited for."""
-    if stat.S_ISDIR(found.st_mode):
+def image_file_problem(status: os.stat_result) -> str:
+    """Return why a file is not opened as an image, an empty text if it is. Opening a pipe or a device could block."""
+    if stat.S_ISDIR(status.st_mode):
         return "it is a folder"
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         return "it is a pipe, a device or a socket, not a file"
-    return f"it has {found.st_size:,} bytes, more than {_MOST_BYTES:,}" if found.st_size > _MOST_BYTES else ""
+    return f"it has {status.st_size:,} bytes, over the limit of {_MAX_BYTES:,}" if status.st_size > _MAX_BYTES else ""

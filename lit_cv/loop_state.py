@@ -1,4 +1,4 @@
-"""Where training stands, read from Lightning's loops, which offer no public names for it."""
+"""The progress of training, read from private attributes of Lightning's loops, which have no public ones for it."""
 
 from typing import Any
 
@@ -17,35 +17,35 @@ __all__ = [
 
 
 def step_index(trainer: L.Trainer) -> int:
-    """Return the index of the optimizer step under way, from 0: the step that Lightning logs at."""
+    """Return the index of the current optimizer step, from 0: the step that Lightning logs at."""
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
 def batch_index(trainer: L.Trainer) -> int:
-    """Return the index within its epoch of the batch that is about to be transferred, from 0.
+    """Return the index within its epoch of the batch that is about to be transferred to the device, from 0.
 
-    After a resume it goes on where the checkpoint was written.
+    After a resume it continues from the index in the checkpoint.
     """
     return int(trainer.fit_loop.epoch_loop.batch_progress.current.ready)
 
 
 def is_logging_step(trainer: L.Trainer) -> bool:
-    """Whether the step under way is one that is logged."""
+    """Return whether the current step is logged."""
     interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
     return interval > 0 and (step_index(trainer) + 1) % interval == 0
 
 
 def validation_due(trainer: L.Trainer) -> bool:
-    """Whether validation follows the training batch under way."""
+    """Return whether validation follows the current training batch."""
     loop = trainer.fit_loop
     return loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
 
 
 def keep_validation_due(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
-    """Let a run that continues from a checkpoint of a training batch's end begin with the validation that is due there.
+    """Mark validation as just begun in a checkpoint that is written between a training batch and its validation.
 
-    Lightning takes such a checkpoint for one of after the validation, and after the last batch of an epoch for one of
-    after the epoch: neither would ever be measured. Here the loops say that validation had just begun.
+    Lightning treats such a checkpoint as if validation had already run, or after the last batch of an epoch, as if the
+    epoch had ended, and a resumed run would skip that validation.
     """
     loops = checkpoint.get("loops", {}).get("fit_loop", {})
     progress = loops.get("epoch_loop.batch_progress")
@@ -60,7 +60,7 @@ def keep_validation_due(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
 
 
 def print_results_once(trainer: L.Trainer) -> None:
-    """Let the evaluation under way print numbers that are of all its loaders together in one column.
+    """Print metrics over all loaders of the running evaluation in one column.
 
     Lightning repeats what is logged at the end of an epoch for each loader.
     """
@@ -76,17 +76,17 @@ def print_results_once(trainer: L.Trainer) -> None:
 
 
 def restore_loaders(trainer: L.Trainer) -> None:
-    """Hand a checkpoint's loader states to the training loaders, if Lightning has not.
+    """Load a checkpoint's loader states into the training loaders, if Lightning has not.
 
-    Lightning does so when it sets up the data; `estimated_stepping_batches`, which a schedule asks for, makes
-    that happen before the checkpoint's loops are read, and an epoch would start again from its first batch. After a
-    whole epoch they are of no use; a run that goes on with another batch size or number of processes is told so.
+    Lightning does so when it sets up the data. But `estimated_stepping_batches`, which a schedule uses, sets up the
+    data before the checkpoint's loops are read, so that the epoch would restart from its first batch. After a complete
+    epoch the states are not needed. A warning says if the batch size or the number of ranks has changed.
     """
     loop = trainer.fit_loop
     try:
         loop._load_combined_loader_states()
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"the checkpoint is damaged: its place in the data cannot be read ({error}).") from error
+        raise ValueError(f"the checkpoint is damaged: its data loader state cannot be read ({error}).") from error
     loaders = loop._combined_loader.flattened if loop._combined_loader is not None else []
     now = [loader.state_dict() for loader in loaders if hasattr(loader, "state_dict")]
     changed = {
@@ -97,6 +97,6 @@ def restore_loaders(trainer: L.Trainer) -> None:
     }
     if changed:
         rank_zero_warn(
-            f"the checkpoint was written with {', '.join(sorted(changed))}: training goes on, but not as it would have "
-            "there (steps an epoch, learning rate of each step)."
+            f"the checkpoint was written with {', '.join(sorted(changed))}: the resumed run will differ from an "
+            "uninterrupted one (steps per epoch, learning rate of each step)."
         )

@@ -1,4 +1,4 @@
-"""`metrics.csv`: every logged number of a run, a row for each step at which something was logged."""
+"""The logger of `metrics.csv`: all logged metrics of a run, one row for each step with logged metrics."""
 
 import contextlib
 import csv
@@ -23,10 +23,10 @@ log = logging.getLogger("lit_cv")
 
 
 class MetricsCSVLogger(Logger):
-    """Writes metrics as they come to a table that a spreadsheet or pandas opens.
+    """Writes metrics to a CSV file, for spreadsheets and pandas.
 
-    Unlike Lightning's CSVLogger it continues a table: a resumed run keeps the rows before the checkpoint and
-    drops those that the interrupted run had written after it, so that no step stands there twice.
+    Unlike Lightning's CSVLogger it continues an existing file: a resumed run keeps the rows before the checkpoint and
+    drops those that the interrupted run wrote after it, so that no step appears twice.
 
     Args:
         folder: Folder of the run.
@@ -39,7 +39,7 @@ class MetricsCSVLogger(Logger):
         self.columns = ["epoch", "step"]
         self._rows: list[dict[str, float]] = []
         self._written = 0
-        self._last: tuple[int, dict[str, float]] = (0, {})  # where the last row written starts, and what it says
+        self._last: tuple[int, dict[str, float]] = (0, {})  # offset and content of the last written row
         if resume_step is not None and (self.folder / _FILE).is_file():
             self._rows = [row for row in read_metrics(self.folder / _FILE) if row["step"] < resume_step]
             self.columns = list(dict.fromkeys([*self.columns, *(name for row in self._rows for name in row)]))
@@ -56,7 +56,7 @@ class MetricsCSVLogger(Logger):
 
     @property
     def save_dir(self) -> str:
-        """The run's folder: the Trainer's own, where this is its first logger."""
+        """The run's folder; the Trainer uses it if this is its first logger."""
         return str(self.folder)
 
     @property
@@ -78,12 +78,12 @@ class MetricsCSVLogger(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write what has come since the last time, so that a process that is killed later does not lose it."""
+        """Write the metrics logged since the last call, so that a later kill does not lose them."""
         self._flush()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write everything; after another error, one that this ends in is told and does not hide the first."""
+        """Write the remaining metrics; if the run has failed, log a write error instead of raising it."""
         if status == "failed" and not self._rows:
             return
         try:
@@ -94,9 +94,9 @@ class MetricsCSVLogger(Logger):
             log.warning("%s", error)
 
     def _flush(self) -> None:
-        first, (start, said) = self._written, self._last
-        if first and self._rows[first - 1] != said:
-            first -= 1  # the last row has grown since
+        first, (start, last_row) = self._written, self._last
+        if first and self._rows[first - 1] != last_row:
+            first -= 1  # metrics were added to the last written row
         elif first == len(self._rows) > 0:
             return
         rows = self._rows[first:]
@@ -118,9 +118,9 @@ class MetricsCSVLogger(Logger):
         self._last = (start, dict(self._rows[-1]) if self._rows else {})
 
     def _append(self, path: Path, rows: list[dict[str, float]], start: int | None) -> int:
-        """Append whole rows, from the byte `start` on if given, and return where the last one starts.
+        """Write complete rows at byte `start`, by default at the end, and return the offset of the last one.
 
-        What a full disk takes of them is cut off again.
+        If the disk is full, the previous content is restored.
         """
         with open_for_update(path) as file:
             size = file.seek(0, io.SEEK_END)
@@ -137,7 +137,7 @@ class MetricsCSVLogger(Logger):
         return start + last
 
     def _text(self, rows: list[dict[str, float]]) -> tuple[bytes, int]:
-        """Return rows as they are written, and where the last one starts in them."""
+        """Return rows as CSV bytes, and the offset of the last one."""
         text, last = io.StringIO(newline=""), 0
         writer = csv.DictWriter(text, self.columns, restval="")
         for row in rows:
@@ -147,7 +147,7 @@ class MetricsCSVLogger(Logger):
 
 
 def _write_at(handle: int, start: int, content: bytes) -> None:
-    """Make `content` all that a file holds from `start` on; nothing stays in a buffer that would be written later."""
+    """Replace everything from `start` on by `content`, unbuffered, so that nothing is written later."""
     os.ftruncate(handle, start)
     os.lseek(handle, start, os.SEEK_SET)
     while content:

@@ -9,7 +9,7 @@ __all__ = ["read_metrics"]
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """Read a `metrics.csv`: a dict for each row, without the cells that are empty.
+    """Read a `metrics.csv` into a dict for each row, without empty cells.
 
     Args:
         path: The file.
@@ -19,18 +19,18 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
 
     Raises:
         OSError: If it cannot be read.
-        ValueError: If a cell is no number; the message names the file and the line.
+        ValueError: If a cell is not a number; the message names the file and the line.
     """
-    _, found, whole = read_csv(path)
+    table = read_csv(path)
     rows = []
-    for number, (line, cells) in enumerate(found, 1):
-        if not cells.get("step"):  # a line cut off by a kill has none
+    for number, (line, cells) in enumerate(table.rows, 1):
+        if not cells.get("step"):  # the last line of a killed run may be cut off before it
             continue
         where = f"{path}, line {line}"
         try:
             rows.append({name: _number(name, cell, where) for name, cell in cells.items() if name and cell})
         except ValueError:
-            if whole or number < len(found):  # likewise, within a number
+            if table.complete or number < len(table.rows):  # or within a number
                 raise
     return rows
 

@@ -1,4 +1,4 @@
-"""Values that were read from a file: plain, finite, and of a size that fits its text. Pure Python."""
+"""Reading plain values (numbers, text, lists, dicts) of limited size from YAML and checkpoints. Pure Python."""
 
 import re
 from pathlib import Path
@@ -8,13 +8,13 @@ import yaml
 
 __all__ = ["load_yaml", "read_yaml", "require_plain"]
 
-_MOST = 100_000  # values that a configuration unfolds to; the largest recipe has some hundred
-_DEEPEST = 50
-_MOST_TEXT = 1 << 20  # bytes
+_MAX_VALUES = 100_000  # after aliases are expanded; the largest recipe has a few hundred
+_MAX_DEPTH = 50
+_MAX_BYTES = 1 << 20
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, as in YAML 1.2."""
+    """A safe loader that reads 1e-3 as a number, as YAML 1.2 does."""
 
 
 _Loader.add_implicit_resolver(
@@ -25,37 +25,37 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(path: Path, texts: bool = False) -> Any:
-    """Read a YAML file by a safe loader.
+    """Read a YAML file with a safe loader.
 
     Args:
         path: The file.
-        texts: Whether all values are taken as the text that stands there: `no`, `007` and `1e3` may be names.
+        texts: Whether to read all values as text: `no`, `007` and `1e3` may be names.
 
     Raises:
         OSError: If it cannot be read.
-        ValueError: If it is no YAML in UTF-8, is too long, or unfolds to too much; the message names it.
+        ValueError: If it is not valid YAML in UTF-8, or is too large; the message names the file.
     """
     with open(path, "rb") as file:
-        content = file.read(_MOST_TEXT + 1)
-    if len(content) > _MOST_TEXT:
-        raise ValueError(f"{path} has more than {_MOST_TEXT:,} bytes: that is no configuration.")
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"{path} is larger than the limit of {_MAX_BYTES:,} bytes for YAML files.")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8: {error}") from None
+        raise ValueError(f"{path} is not valid UTF-8: {error}") from None
     return load_yaml(text, str(path), texts)
 
 
 def load_yaml(text: str, what: str, texts: bool = False) -> Any:
-    """Return the value of a YAML text.
+    """Parse YAML text with a safe loader.
 
     Args:
         text: The text.
-        what: What an error calls it.
-        texts: Whether all values are taken as the text that stands there.
+        what: What it is, for messages.
+        texts: Whether to read all values as text.
 
     Raises:
-        ValueError: If it is no YAML, or its aliases unfold to too much or to themselves.
+        ValueError: If it is not valid YAML, or its aliases are recursive or expand to too many values.
 
     Example:
         >>> load_yaml("lr: 1e-3", "an example")
@@ -72,17 +72,17 @@ def load_yaml(text: str, what: str, texts: bool = False) -> Any:
 
 
 def require_plain(value: Any, what: str, leaves: type | tuple[type, ...] = ()) -> None:
-    """Refuse a value that holds more than numbers, texts, lists and dicts, or unfolds to too much.
+    """Refuse a value that holds anything but numbers, text, lists and dicts, or expands to too many values.
 
-    A few lists that hold each other unfold to more than any memory holds as soon as they are copied or written.
+    A few lists that refer to one another can exceed any memory as soon as they are copied or written.
 
     Args:
-        value: What was read of a file.
-        what: What an error calls it.
-        leaves: Other types that are allowed, of values without parts: YAML has dates, for one.
+        value: A value read from a file.
+        what: What it is, for messages.
+        leaves: Other allowed types of values without parts, such as dates in YAML.
 
     Raises:
-        ValueError: If it does.
+        ValueError: If the value is refused.
     """
     sizes: dict[int, int] = {}
     open_now: set[int] = set()
@@ -93,21 +93,21 @@ def require_plain(value: Any, what: str, leaves: type | tuple[type, ...] = ()) -
         if not isinstance(part, list | tuple | dict | set):
             if isinstance(part, leaves):
                 return 1
-            raise ValueError(f"{what} holds a {type(part).__name__}, but numbers, texts, lists and dicts are allowed.")
+            raise ValueError(f"{what} holds a {type(part).__name__}; only numbers, text, lists and dicts are allowed.")
         key = id(part)
         if key in open_now:
-            raise ValueError(f"{what} holds a list or dict that holds itself.")
+            raise ValueError(f"{what} holds a list or dict that contains itself.")
         if key in sizes:
             return sizes[key]
-        if depth > _DEEPEST:
-            raise ValueError(f"{what} is nested more than {_DEEPEST} deep.")
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"{what} is nested more than {_MAX_DEPTH} levels deep.")
         open_now.add(key)
         inner = [*part.keys(), *part.values()] if isinstance(part, dict) else list(part)
         total = 1
         for value in inner:
             total += size(value, depth + 1)
-            if total > _MOST:
-                raise ValueError(f"{what} unfolds to more than {_MOST:,} values: its aliases repeat one another.")
+            if total > _MAX_VALUES:
+                raise ValueError(f"{what} expands to more than {_MAX_VALUES:,} values: its aliases repeat one another.")
         open_now.discard(key)
         sizes[key] = total
         return total

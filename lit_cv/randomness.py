@@ -1,4 +1,4 @@
-"""Randomness as a function of (seed, epoch, batch, rank), so that an interrupted run can be continued exactly."""
+"""Randomness as a function of (seed, epoch, batch, rank), so that an interrupted run resumes exactly."""
 
 import os
 import random
@@ -12,22 +12,22 @@ __all__ = ["fixed_seed", "global_seed", "seed_step"]
 
 
 def global_seed() -> int:
-    """Return the seed of this process: what `lightning.seed_everything` was given, otherwise 0."""
+    """Return the seed that `lightning.seed_everything` was called with, otherwise 0."""
     return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
 
 def seed_step(seed: int, epoch: int, batch: int, rank: int, device: torch.device) -> None:
     """Seed every generator that a training step may draw from.
 
-    Dropout, augmentation and mixing of a step then depend on nothing but the four numbers: neither on the
-    steps before it, nor on whether the process was restarted in between. The CPU's and the device's torch
-    generators get the same seed, and so do `random` and `numpy.random`.
+    Dropout, augmentation and mixing of a step then depend only on these four numbers, not on earlier steps or restarts
+    of the process. The torch generators of the CPU and the device, `random` and `numpy.random` are all seeded from
+    them.
 
     Args:
         seed: Seed of the run.
         epoch: Epoch, from 0.
         batch: Batch within the epoch, from 0.
-        rank: Process among those that train together, from 0.
+        rank: Rank of the process, from 0.
         device: Device that the step runs on.
 
     Example:
@@ -40,24 +40,24 @@ def seed_step(seed: int, epoch: int, batch: int, rank: int, device: torch.device
     """
     words = np.random.SeedSequence([seed, epoch, batch, rank]).generate_state(2)
     mixed = int(words[0]) << 31 | int(words[1]) >> 1  # 63 bits: torch takes a signed 64-bit seed
-    # Not torch.manual_seed: without a GPU it records a stack trace for CUDA's later start, at every call.
+    # Not torch.manual_seed: without a GPU, every call records a stack trace for a later initialization of CUDA.
     torch.default_generator.manual_seed(mixed)
     if device.type == "cuda":
         torch.cuda.manual_seed(mixed)
     elif device.type != "cpu":
         torch.get_device_module(device).manual_seed(mixed)
     random.seed(mixed)
-    np.random.seed(int(words[0]))  # the legacy generator is what users' code draws from
+    np.random.seed(int(words[0]))  # users' code draws from the legacy generator
 
 
 @contextmanager
 def fixed_seed(*numbers: int) -> Iterator[None]:
-    """Seed torch's CPU generator by some numbers for a while, then put it back as it was.
+    """Seed torch's CPU generator from some numbers inside the context, and restore its state afterwards.
 
-    What is drawn inside is the same every time, whatever the seed of the run, and disturbs nothing outside.
+    Draws inside are the same every time, regardless of the run's seed, and do not affect draws outside.
 
     Args:
-        numbers: Not negative.
+        numbers: Non-negative integers.
 
     Example:
         >>> with fixed_seed(3): a = torch.rand(2)

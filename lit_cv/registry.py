@@ -1,4 +1,4 @@
-"""From a name to what it stands for: a short name of this library, or `file.Name` of the user, see `lit_cv.trust`."""
+"""Resolving names: short names of this library, or `file.Name` for the user's code, see `lit_cv.trust`."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
@@ -16,21 +16,20 @@ __all__ = ["Registry", "resolve", "resolve_class", "subclass_problem", "unknown_
 T = TypeVar("T")
 Entry = TypeVar("Entry")
 
-_FEW = 12  # names that a message lists
+_MAX_LISTED = 12  # names in a message
 
 
 class Registry(Mapping[str, Entry], Generic[Entry]):
-    """What an argument takes: the entries of this library by their short names, and the user's own as `file.Name`.
+    """The choices of an argument: entries of this library by short name, and the user's code as `file.Name`.
 
-    The entries are found, not listed: one more is one more file.
+    Entries register themselves, so that adding one means adding one file.
 
     Args:
         kind: What an entry is, for messages, such as `operation`.
-        base: Class that the user's own must derive from.
-        entries: Package whose files add the entries, which are imported when one is first asked for; or a function that
-            returns them.
-        misfit: Returns what the user's own is that does not fit, such as `not a subclass of Operation`, and `None` for
-            what does; by default anything but a subclass of `base` that can be built. It may call nothing of it.
+        base: Class that a custom entry must derive from.
+        entries: Package whose files add the entries and are imported on first use, or a function that returns them.
+        misfit: Function that returns why a custom object is not allowed, such as `not a subclass of Operation`, or
+            `None` if it is. It must not call the object. The default allows concrete subclasses of `base`.
 
     Example:
         >>> table: Registry[type[Exception]] = Registry("fault", Exception, "lit_cv.losses")
@@ -59,13 +58,13 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         """Return a decorator that adds a class or function under a short name.
 
         Raises:
-            ValueError: If there is another one of that name.
+            ValueError: If the name is taken.
         """
 
         def enter(entry: T) -> T:
             first: object = self._entries.setdefault(name, cast(Entry, entry))
             if first is not entry:
-                raise ValueError(f"there are two {self.kind}s named {name!r}.")
+                raise ValueError(f"two {self.kind}s are named {name!r}.")
             return entry
 
         return enter
@@ -91,16 +90,16 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
 
 
 def resolve(name: object, table: Registry[Entry], source: str) -> Entry:
-    """Return what a name stands for: an entry of a table, or one of the user's own.
+    """Return the object that a name stands for: an entry of a registry, or a custom one.
 
     Args:
-        name: A short name, or `module.Name`, whose module is imported if it may be, see `is_trusted`.
-        table: The entries, and what the user's own must be.
-        source: The argument that names it, for the message.
+        name: A short name, or `module.Name`, whose module is imported if allowed, see `is_trusted`.
+        table: The registry.
+        source: The argument that holds the name, for messages.
 
     Raises:
         UntrustedClassError: If its module may not be imported.
-        ValueError: If there is no such entry, or the user's own is not what is wanted.
+        ValueError: If the registry has no such entry, or refuses the custom object.
 
     Example:
         >>> from lit_cv.tasks import TASKS
@@ -117,30 +116,30 @@ def resolve(name: object, table: Registry[Entry], source: str) -> Entry:
 
 
 def unknown_name_error(name: object, kind: str, known: Iterable[str], source: str) -> OptionError:
-    """Return the error about a short name that stands for nothing, with the nearest ones that do.
+    """Return the error about an unknown short name, with the nearest known ones.
 
     Args:
         name: The name.
-        kind: What it was to name.
-        known: The names that there are.
-        source: The argument that names it.
+        kind: What it should name, such as `operation`.
+        known: The known names.
+        source: The argument that holds the name.
     """
     names = list(known)
-    few = f" There are {', '.join(names)}, and your own as file.Name." if len(names) <= _FEW else ""
-    return OptionError(None, source, str(name)[:80], f"there is no such {kind}{nearest(str(name), names)}{few}")
+    choices = f" Choose one of {', '.join(names)}, or use file.Name for your code." if len(names) <= _MAX_LISTED else ""
+    return OptionError(None, source, str(name)[:80], f"there is no such {kind}{nearest(str(name), names)}{choices}")
 
 
 def resolve_class(path: object, base: type[T], source: str) -> type[T]:
-    """Return the class of a name, which is imported if its module may be.
+    """Return the class of a dotted name; import its module if allowed.
 
     Args:
         path: The name, `module.Class`.
         base: What the class must derive from.
-        source: What names it, for the message.
+        source: Where the name was found, for messages.
 
     Raises:
         UntrustedClassError: If its module may not be imported.
-        ValueError: If it is no name of a class, there is no such class, or it is of another kind.
+        ValueError: If it is not the name of a class, no such class exists, or it does not derive from `base`.
 
     Example:
         >>> from lit_cv.tasks import BaseTask
@@ -148,12 +147,12 @@ def resolve_class(path: object, base: type[T], source: str) -> type[T]:
         'ClassificationTask'
     """
     if not isinstance(path, str) or not is_dotted_name(path):
-        raise ValueError(f"{source} names {_short(path)} as a class: a name such as module.{base.__name__} is one.")
+        raise ValueError(f"{source} names {_short(path)} as a class: use a name such as module.{base.__name__}.")
     return cast(type[T], _named(path, source, base, lambda found: subclass_problem(found, base)))
 
 
 def _named(path: str, source: str, base: type, misfit: Callable[[object], str | None]) -> object:
-    """Return what a name stands for in its module, if that may be imported and has what is wanted."""
+    """Return the object of a dotted name, if its module may be imported and `misfit` allows the object."""
     module, _, name = path.rpartition(".")
     found: object = loaded_class(path)
     if found is not None and (problem := misfit(found)):
@@ -166,7 +165,7 @@ def _named(path: str, source: str, base: type, misfit: Callable[[object], str | 
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
             raise ValueError(
-                f"{source} names {path}, but there is no {module} here: run from its folder, or set PYTHONPATH."
+                f"{source} names {path}, but module {module} was not found: run from its folder, or set PYTHONPATH."
             ) from None
         raise ValueError(f"{source} names {path}, but {module} cannot be imported: {_place(error)}.") from error
     found = getattr(home, name, None)
@@ -178,7 +177,7 @@ def _named(path: str, source: str, base: type, misfit: Callable[[object], str | 
 
 
 def subclass_problem(found: object, base: type) -> str | None:
-    """Return `not a subclass of BASE` for anything but a subclass, which gives `None`."""
+    """Return `None` for a subclass of `base`, else the text `not a subclass of BASE`."""
     return None if isinstance(found, type) and issubclass(found, base) else f"not a subclass of {base.__name__}"
 
 
@@ -192,7 +191,7 @@ def _short(name: object) -> str:
 
 
 def _place(error: Exception) -> str:
-    """Return where an import failed, and why."""
+    """Return file, line and reason of a failed import."""
     frame = [each for each in extract_tb(error.__traceback__) if "importlib" not in each.filename][-1]
     file, line, reason = frame.filename, frame.lineno, str(error)
     if isinstance(error, SyntaxError):

@@ -1,4 +1,4 @@
-"""Cells of a table that a spreadsheet would take for a formula. Pure Python."""
+"""Escaping table cells that a spreadsheet would run as a formula. Pure Python."""
 
 import re
 
@@ -8,7 +8,7 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 def escape_formula(text: str) -> str:
-    """Return a text with an apostrophe before it, if a spreadsheet would compute it: names, never numbers.
+    """Prefix a text with an apostrophe if a spreadsheet would run it as a formula; for names, not for numbers.
 
     Example:
         >>> escape_formula("=cmd.jpg"), escape_formula("cat"), escape_formula("'-a")
@@ -18,7 +18,7 @@ def escape_formula(text: str) -> str:
 
 
 def unescape_formula(text: str) -> str:
-    """Return the text that `escape_formula` was given.
+    """Undo `escape_formula`.
 
     Example:
         >>> unescape_formula("'=cmd.jpg"), unescape_formula("'cat'")

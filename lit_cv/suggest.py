@@ -1,4 +1,4 @@
-"""The nearest valid name for a misspelt one."""
+"""Suggestions of valid names for misspelled ones."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -7,7 +7,7 @@ __all__ = ["nearest", "nearest_option"]
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return `: did you mean 'x'?` for the nearest other valid names, or a plain full stop where none is near.
+    """Return `: did you mean 'x'?` with the nearest other valid names, or `.` if none is near.
 
     Example:
         >>> nearest("fti", ["fit", "test"])
@@ -24,11 +24,11 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def nearest_option(name: str, valid: Iterable[str]) -> str:
-    """Return what `nearest` does for options, as they are to be typed; `name` may leave out the group.
+    """Return what `nearest` does for options, with their dashes; `name` may lack the group.
 
     Args:
         name: The option, without dashes.
-        valid: The options that there are, without dashes, with their groups.
+        valid: The valid options, without dashes, with their groups.
 
     Example:
         >>> nearest_option("min_lr", ["model.lr", "model.min_lr"])
@@ -38,7 +38,9 @@ def nearest_option(name: str, valid: Iterable[str]) -> str:
     """
     valid, (group, dot, last) = list(valid), name.rpartition(".")
     beside = {option.removeprefix(group + dot): option for option in valid if option.rpartition(".")[0] == group}
-    if dot and (close := get_close_matches(last, beside, n=2, cutoff=0.6)):  # a common group makes all alike
+    if dot and (
+        close := get_close_matches(last, beside, n=2, cutoff=0.6)
+    ):  # compared without the group, which would make all similar
         return ": did you mean " + " or ".join(repr(f"--{beside[match]}") for match in close) + "?"
     named: dict[str, list[str]] = {}
     for option in (candidate for candidate in valid if candidate != name):
@@ -46,5 +48,5 @@ def nearest_option(name: str, valid: Iterable[str]) -> str:
     lowered = {last.lower(): options for last, options in named.items()}
     cutoff = 1.0 if name.lower() in lowered else 0.6
     close = get_close_matches(name.lower(), lowered, n=2, cutoff=cutoff)
-    found = [option for match in close for option in lowered[match]][:3]
-    return ": did you mean " + " or ".join(map(repr, found)) + "?" if found else "."
+    matches = [option for match in close for option in lowered[match]][:3]
+    return ": did you mean " + " or ".join(map(repr, matches)) + "?" if matches else "."

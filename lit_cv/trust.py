@@ -1,9 +1,9 @@
-"""Which names of a file may become code: those of this library, and of modules that the user named.
+"""Which class names in a file may be loaded: those of this library, and of modules that the user named.
 
-A file is data. A name in it (of a checkpoint, a configuration, a comparison) becomes a class only if the class is a
-subclass of what is wanted, which is checked before anything is called, and only if its module is of this library or of
-Lightning, is loaded already by the program that asks, or was named by the user. That an installed package such as torch
-is loaded says nothing about the many classes in it that derive from its own. Pure Python.
+A file is data. A name in it (in a checkpoint, a configuration, a comparison) becomes a class only under two conditions.
+The class is a subclass of the expected one, which is checked before anything is called. And its module belongs to this
+library or to Lightning, is already loaded by the running program, or was named by the user. For classes of installed
+packages such as torch, being loaded is not enough if the expected class comes from such a package, too. Pure Python.
 """
 
 import inspect
@@ -44,10 +44,10 @@ class UntrustedClassError(ValueError):
 
 @contextmanager
 def names_of_files(trusted: Iterable[str] = ()) -> Iterator[None]:
-    """Take the names of classes within for those of a file; outside they are those of the program itself.
+    """Treat class names that are resolved inside the context as text from a file; outside, all names are trusted.
 
     Args:
-        trusted: Modules that the user named, beside those of an outer `names_of_files`.
+        trusted: Modules that the user named, in addition to those of an outer `names_of_files`.
     """
     token = _trusted.set((_trusted.get() or frozenset()) | frozenset(trusted))
     try:
@@ -62,7 +62,7 @@ def trusted_modules() -> frozenset[str]:
 
 
 def is_trusted(path: str) -> bool:
-    """Tell whether the module of a class may be imported because a name asks for it: see the module's docstring."""
+    """Return whether the module of a named class may be imported: see the docstring of this file."""
     named = _trusted.get()
     if "__main__" in path.split("."):
         return loaded_class(path) is not None
@@ -72,56 +72,56 @@ def is_trusted(path: str) -> bool:
 
 
 def loaded_class(path: str) -> type | None:
-    """Return the class of a name if the program has loaded its module, `None` otherwise; nothing is imported."""
+    """Return the class of a dotted name if its module is loaded, else `None`; nothing is imported."""
     parts = path.split(".")
     for length in range(len(parts) - 1, 0, -1):
-        found: Any = sys.modules.get(".".join(parts[:length]))
-        if found is None:
+        member: Any = sys.modules.get(".".join(parts[:length]))
+        if member is None:
             continue
         for part in parts[length:]:
-            found = inspect.getattr_static(found, part, None)
-        return found if isinstance(found, type) else None
+            member = inspect.getattr_static(member, part, None)
+        return member if isinstance(member, type) else None
     return None
 
 
 def is_dotted_name(name: str) -> bool:
-    """Return whether a name is that of something in a module, `module.Name`, and not a short name."""
+    """Return whether a name is `module.Name`, not a short name."""
     return _PATH.fullmatch(name) is not None
 
 
 def require_trusted(path: str, base: type, source: str) -> None:
-    """Refuse a name of a file whose module the user would have to name.
+    """Refuse a name from a file if its module is not trusted.
 
     Args:
         path: The name.
-        base: What is wanted. If it is a class of an installed package, others of such packages are not taken because
-            they are loaded.
-        source: What names it, for the message.
+        base: The expected base class. If it belongs to an installed package, classes of installed packages are not
+            trusted merely because they are loaded.
+        source: Where the name was found, for messages.
 
     Raises:
-        UntrustedClassError: If it is such a name.
+        UntrustedClassError: If the name is refused.
     """
     if not is_trusted(path):
         raise untrusted_error(path, source, base.__name__)
-    if not _is_own(base.__module__) and _only_loaded(path) and _is_installed(path.partition(".")[0]):
+    if not _is_library(base.__module__) and _only_loaded(path) and _is_installed(path.partition(".")[0]):
         raise _no_consent(path, source)
 
 
-def _is_own(module: str) -> bool:
+def _is_library(module: str) -> bool:
     return module.partition(".")[0] in LIBRARIES
 
 
 def _only_loaded(path: str) -> bool:
-    """Return whether the name is a file's and its module neither this library's nor one that the user named."""
+    """Return whether a name comes from a file, and its module is neither of `LIBRARIES` nor named by the user."""
     named = _trusted.get()
-    return named is not None and not _is_own(path) and not any(f"{path}.".startswith(f"{each}.") for each in named)
+    return named is not None and not _is_library(path) and not any(f"{path}.".startswith(f"{each}.") for each in named)
 
 
 def _is_installed(package: str) -> bool:
-    """Return whether a loaded package is Python's own or an installed one, of which the user may not know.
+    """Return whether a loaded package belongs to Python's standard library or is installed.
 
-    That it is loaded is no word of the user's for those of its classes that derive from one of torch or torchmetrics:
-    they are many, and some load files or download them.
+    Loading it does not mean that the user trusts all its classes that derive from one of torch or torchmetrics: there
+    are many, and some read or download files.
     """
     origin = getattr(getattr(sys.modules.get(package), "__spec__", None), "origin", None) or ""
     places = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
@@ -129,7 +129,7 @@ def _is_installed(package: str) -> bool:
 
 
 def _is_known(path: str) -> bool:
-    """Tell whether the module of a name is Python's own, or loaded: then the name itself is not what is wanted."""
+    """Return whether a module is of the standard library or loaded: then the class itself is of the wrong kind."""
     return path.partition(".")[0] in sys.stdlib_module_names or path.rpartition(".")[0] in sys.modules
 
 
@@ -138,7 +138,7 @@ def untrusted_error(path: str, source: str, kind: str = "what is wanted here") -
 
     Args:
         path: The name of the class.
-        source: What names it.
+        source: Where the name was found.
         kind: What the class must derive from.
     """
     if _is_known(path):
@@ -149,15 +149,15 @@ def untrusted_error(path: str, source: str, kind: str = "what is wanted here") -
 def _no_consent(path: str, source: str) -> UntrustedClassError:
     module = path.partition(".")[0]
     return UntrustedClassError(
-        f"{source} names {path}, code that is not of lit_cv and could do anything: if you trust it, name its module "
+        f"{source} names {path}, code outside lit_cv that could do anything: if you trust it, name its module "
         f"({setting('trusted', module, names_of_files)})."
     )
 
 
 def trust_option(*parts: object) -> str:
-    """Return the option that lets a later command load these objects from files, "" if all are of a library.
+    """Return the option with which a later command may load these objects from files, "" if none is needed.
 
-    That is of the modules of their classes, and of those that their hyperparameters name.
+    It names the modules of their classes, and those in their hyperparameters, that are not of `LIBRARIES`.
 
     Example:
         >>> trust_option(1), trust_option(inspect)
@@ -165,12 +165,14 @@ def trust_option(*parts: object) -> str:
     """
     modules = [type(part).__module__.partition(".")[0] for part in parts if part is not None]
     modules += [module for part in parts for module in _modules_in(getattr(part, "hparams", {}))]
-    own = [module for module in dict.fromkeys(modules) if module not in (*LIBRARIES, "builtins", "__main__")]
-    return f" {setting('trusted', ','.join(own), names_of_files)}" if own and option("trusted", names_of_files) else ""
+    custom = [module for module in dict.fromkeys(modules) if module not in (*LIBRARIES, "builtins", "__main__")]
+    if not custom or not option("trusted", names_of_files):
+        return ""
+    return f" {setting('trusted', ','.join(custom), names_of_files)}"
 
 
 def _modules_in(value: object) -> Iterator[str]:
-    """Yield the modules of the names in plain data, those that the user named."""
+    """Yield the modules of dotted names in plain data, if the user named them."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):

@@ -29,9 +29,7 @@ def test_a_folder_that_becomes_read_only(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(Path, "unlink", closed)
-    message = (
-        r"the table .*table\.csv could not be written \(Read-only file system\): choose a folder .*default_root_dir"
-    )
+    message = r"the table .*table\.csv could not be written \(Read-only file system\): choose a writable folder .*default_root_dir"
     with pytest.raises(OSError, match=message) as error, atomic_write(tmp_path / "table.csv", "the table"):
         closed()
     assert error.value.errno == errno.EROFS

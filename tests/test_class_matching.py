@@ -14,15 +14,15 @@ def test_names_that_look_the_same_are_matched() -> None:
 @pytest.mark.parametrize(
     ("trained", "data", "said"),
     [
-        (["cat", "dog"], ["dog", "kitten"], "cat is missing and kitten is unknown to it"),
+        (["cat", "dog"], ["dog", "kitten"], "cat is missing and kitten is unknown to the model"),
         (["cat", "dog"], ["cats", "dog"], "did you mean 'cat'"),
         (["cat", "dog"], ["cat"], "dog is missing."),
-        (["cat"], ["ant", "bee", "cat"], "ant, bee are unknown to it."),
-        (["cat", "cat", "dog"], ["dog", "cat", "cat"], "several classes have one name."),
+        (["cat"], ["ant", "bee", "cat"], "ant, bee are unknown to the model."),
+        (["cat", "cat", "dog"], ["dog", "cat", "cat"], "several classes have the same name."),
     ],
 )
 def test_other_names_are_refused(trained: list[str], data: list[str], said: str) -> None:
-    with pytest.raises(ValueError, match=f"the model tells apart {len(trained)} classes .*{said}") as error:
+    with pytest.raises(ValueError, match=f"the model has {len(trained)} classes .*{said}") as error:
         match_classes(trained, data)
     assert "\n" not in str(error.value)
 

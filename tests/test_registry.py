@@ -58,7 +58,7 @@ def test_short_names_and_slips(name: str) -> None:
 def test_own_parts_are_imported_on_the_programs_word_alone(own: Path, name: str) -> None:
     table, path = TABLES[name][0], OWN[name]
     module = path.partition(".")[0]
-    with names_of_files(), pytest.raises(UntrustedClassError, match=f"`it` names {path}, code that is not of lit_cv"):
+    with names_of_files(), pytest.raises(UntrustedClassError, match=f"`it` names {path}, code outside lit_cv"):
         resolve(path, table, "it")
     with names_of_files([module]):
         assert resolve(path, table, "it") is not None
@@ -129,7 +129,7 @@ def test_an_own_operation_is_applied_and_its_arguments_are_checked(own: Path) ->
     images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
     invert, _ = build_operations([{"name": "sol.Invert", "p": 1.0}, "horizontal_flip"]).operations
     assert torch.equal(invert(images), 255 - images)
-    with pytest.raises(ValueError, match=r"operation 'sol.Invert' has no argument 'chance'\. It takes p\."):
+    with pytest.raises(ValueError, match=r"operation 'sol.Invert' has no argument 'chance'\. It accepts p\."):
         build_operations([{"name": "sol.Invert", "chance": 1.0}])
 
 

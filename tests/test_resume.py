@@ -149,7 +149,7 @@ def test_parts_of_the_users_own_resume_exactly(root: Path, whole: Any) -> None:
 def test_another_batch_size_after_a_whole_epoch_is_told(root: Path) -> None:
     args = [*FIT, "--trainer.default_root_dir", str(root), "--trainer.max_epochs"]
     main([*args, "1"])
-    with pytest.warns(UserWarning, match="written with batch_size=32, now 16: training goes on"):
+    with pytest.warns(UserWarning, match="written with batch_size=32, now 16: the resumed run will differ"):
         main([*args, "2", "--data.batch_size", "16", "--ckpt_path", "last"])
 
 

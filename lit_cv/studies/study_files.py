@@ -67,7 +67,7 @@ def read_table(path: Path) -> list[Row]:
     if not path.is_file():
         return []
     try:
-        columns, rows, _ = read_csv(path, most=_MOST_BYTES)
+        columns, rows, _ = read_csv(path, max_bytes=_MOST_BYTES)
     except ValueError as error:
         raise damaged(path, str(error).removeprefix(str(path)).lstrip(", ").rstrip(".")) from None
     for line, cells in rows:

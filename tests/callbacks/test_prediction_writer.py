@@ -170,7 +170,7 @@ def test_existing_files_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     predict(tmp_path, Echo(), [batch])
     assert (tmp_path / "predictions.csv").read_text() == "corrected"
     assert (tmp_path / "predictions_1.csv").read_bytes() == before["predictions.csv"]
-    assert f"{tmp_path / 'predictions_1.csv'} (predictions.csv is there already, and left as it is)" in caplog.text
+    assert f"{tmp_path / 'predictions_1.csv'} (predictions.csv exists and was not overwritten)" in caplog.text
     assert (tmp_path / "embeddings_1.npz").is_file()
     predict(tmp_path, Echo(), [batch])
     assert (tmp_path / "predictions_2.csv").is_file()

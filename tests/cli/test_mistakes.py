@@ -287,9 +287,9 @@ def test_what_a_step_must_return(in_tmp: Path, monkeypatch: pytest.MonkeyPatch, 
 def test_a_picture_is_no_checkpoint(in_tmp: Path) -> None:
     save_image(torch.rand(3, 8, 8), "photo.png")
     torch.save({"state_dict": {}, "hyper_parameters": {"path": Path("x")}}, "path.ckpt")
-    with pytest.raises(ValueError, match=r"^photo\.png is not a whole checkpoint of lit_cv: [^:]* another kind"):
+    with pytest.raises(ValueError, match=r"^photo\.png is not a valid checkpoint of lit_cv: [^:]* another kind"):
         main(["predict", "--ckpt_path", "photo.png"])
-    with pytest.raises(ValueError, match=r"path\.ckpt is not a whole .* Python objects \(pathlib"):
+    with pytest.raises(ValueError, match=r"path\.ckpt is not a valid .* Python objects \(pathlib"):
         main(["predict", "--ckpt_path", "path.ckpt"])
 
 
@@ -347,7 +347,7 @@ class Evil:
 @pytest.mark.parametrize("verb", ["fit", "validate", "predict"])
 def test_a_pickled_checkpoint_runs_no_code(in_tmp: Path, verb: str) -> None:
     torch.save({"state_dict": {}, "evil": Evil()}, "evil.ckpt")
-    with pytest.raises(ValueError, match=r"evil\.ckpt is not a whole checkpoint .* Python objects \("):
+    with pytest.raises(ValueError, match=r"evil\.ckpt is not a valid checkpoint .* Python objects \("):
         main([verb, "--config", "supervised", "--ckpt_path", "evil.ckpt"])
     with pytest.raises(ValueError, match=r"evil\.ckpt holds Python objects beside the weights"):
         main(["fit", "--config", "supervised", "--model.weights", "evil.ckpt", *QUICK])

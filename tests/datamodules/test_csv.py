@@ -318,7 +318,7 @@ def test_the_agreement_verb_writes_over_nothing(
     assert len(Path("consensus_1.csv").read_text().splitlines()) == 10
     said = capsys.readouterr().out
     assert "and 3 more (all are in consensus_1.csv)" in said
-    assert "Written: consensus_1.csv (consensus.csv is there already, and left as it is)" in said
+    assert "Written: consensus_1.csv (consensus.csv exists and was not overwritten)" in said
     with pytest.raises(ValueError, match=r"consensus_1\.csv is there already.*--out"):
         main(["agreement", "--path", str(path), "--out", "consensus_1.csv"])
 

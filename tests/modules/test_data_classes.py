@@ -103,7 +103,7 @@ def test_classes_match_when_a_callback_builds_networks_early(trained: tuple[Supe
 @pytest.mark.parametrize("names", [["bee", "cat", "dog"], ["ant", "bee"], ["ant", "bee", "cat", "dog"]])
 def test_error_for_other_classes(trained: tuple[SupervisedModule, Path], verb: str, names: list[str]) -> None:
     module = SupervisedModule(backbone="conv4")
-    with pytest.raises(ValueError, match=r"tells apart 3 classes \(ant, bee, cat\).*`classes`") as error:
+    with pytest.raises(ValueError, match=r"the model has 3 classes \(ant, bee, cat\).*`classes`") as error:
         getattr(L.Trainer(**QUIET), verb)(module, datamodule=Brightness(names), ckpt_path=trained[1])
     assert "dog" in str(error.value) or "cat is missing" in str(error.value)
 

@@ -230,7 +230,7 @@ def test_error_for_remote_weights(run: tuple[FineTuneModule, Path], tmp_path: Pa
     content = torch.load(run[1], weights_only=True)
     content["hyper_parameters"]["weights"] = weights
     torch.save(content, tmp_path / "a.ckpt")
-    with pytest.raises(ValueError, match="is damaged: it names no weights that it is an update of"):
+    with pytest.raises(ValueError, match="is damaged: it holds an update of weights that it does not name"):
         load_module(tmp_path / "a.ckpt")
 
 

@@ -179,13 +179,13 @@ def test_a_torn_last_checkpoint_falls_back_to_the_one_before_and_says_so(
     assert find_checkpoint("last").step == 3
     assert "Falling back to the one before" in caplog.text
     (folder / "previous.ckpt").unlink()
-    with pytest.raises(ValueError, match=r"last\.ckpt is not a whole checkpoint"):
+    with pytest.raises(ValueError, match=r"last\.ckpt is not a valid checkpoint"):
         find_checkpoint("last")
 
 
 def test_a_pickle_that_could_run_code_is_refused(in_tmp: Path) -> None:
     torch.save({"state_dict": {}, "hyper_parameters": {"path": Path("x")}}, "bad.ckpt")
-    with pytest.raises(ValueError, match="not a whole checkpoint"):
+    with pytest.raises(ValueError, match="not a valid checkpoint"):
         find_checkpoint("bad.ckpt")
 
 

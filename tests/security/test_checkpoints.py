@@ -137,7 +137,7 @@ def test_a_module_that_the_user_names_is_taken(place: Path, monkeypatch: pytest.
         ({"hyper_parameters": {"backbone": 7}}, "."),
         ({"global_step": "five"}, "its field global_step is a str"),
         ({"state_dict": [1]}, "it has no state_dict"),
-        ({"state_dict": {"head.weight": "x"}}, "head.weight of its state_dict is no tensor"),
+        ({"state_dict": {"head.weight": "x"}}, "head.weight of its `state_dict` is not a named tensor"),
     ],
 )
 def test_malformed_fields_take_one_line(
@@ -248,7 +248,7 @@ def test_the_state_of_a_callback_removes_nothing(
 def test_what_is_no_checkpoint_is_not_removed(tmp_path: Path) -> None:
     (tmp_path / "victim").mkdir()
     (tmp_path / "victim" / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="is no checkpoint"):
+    with pytest.raises(ValueError, match="is not a checkpoint"):
         AtomicCheckpointIO().remove_checkpoint(tmp_path / "victim")
     (tmp_path / "link").symlink_to("victim")
     AtomicCheckpointIO().remove_checkpoint(tmp_path / "link")

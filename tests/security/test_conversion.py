@@ -354,7 +354,7 @@ def test_aliases_that_unfold_are_refused_in_one_line(tmp_path: Path) -> None:
     save_image(tmp_path / "images/a.png", 9, 9)
     bomb = "a0: &a0 [x]\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]\n" for k in range(1, 12))
     (tmp_path / "data.yaml").write_text(bomb + "names: [x]\n")
-    with pytest.raises(AnnotationError, match=r"data\.yaml unfolds to more than") as caught:
+    with pytest.raises(AnnotationError, match=r"data\.yaml expands to more than") as caught:
         read_annotations(tmp_path, Problems(), "yolo")
     assert "\n" not in str(caught.value)
 

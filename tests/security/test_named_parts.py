@@ -81,7 +81,7 @@ def test_verbs_import_no_module_that_a_checkpoint_names(
     ],
 )
 def test_that_a_package_is_installed_is_no_consent(place: Path, argument: str, name: str) -> None:
-    with pytest.raises(UntrustedClassError, match=f"`{argument}` names {name}, code that is not of lit_cv"):
+    with pytest.raises(UntrustedClassError, match=f"`{argument}` names {name}, code outside lit_cv"):
         load_module(hostile(place, argument, name))
 
 

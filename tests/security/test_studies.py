@@ -146,10 +146,10 @@ def test_damaged_plans_take_one_line(name: str, tmp_path: Path) -> None:
 
 DAMAGED_TABLES = {
     "no columns": ("a,b\n1,2\n", "it has no column key"),
-    "pickle": ("\udc80\x04\udc95\n.\n", "line 1: it is not text in UTF-8"),
+    "pickle": ("\udc80\x04\udc95\n.\n", "line 1: not valid UTF-8"),
     "short row": ("key,steps,wall_seconds,error\nr0,1\n", "line 2 has 2 cells for 4 columns"),
-    "text": ("key,score,steps,wall_seconds,error\nr0,x,10,1,\n", "row 1, column score: 'x' is no number"),
-    "no steps": ("key,steps,wall_seconds,error\nr0,0,1,\n", "row 1, column steps: '0' is no whole number"),
+    "text": ("key,score,steps,wall_seconds,error\nr0,x,10,1,\n", "row 1, column score: 'x' is not a number"),
+    "no steps": ("key,steps,wall_seconds,error\nr0,0,1,\n", "row 1, column steps: '0' is not an integer"),
     "digits": (f"key,steps,wall_seconds,error\nr0,{'9' * 5000},1,\n", "column steps: '9999"),
     "no time": ("key,steps,wall_seconds,error\nr0,1,nan,\n", "column wall_seconds: nan is no time"),
     "huge field": (f"key,steps,wall_seconds,error\n{'r' * 200_000},1,1,\n", "field larger than field limit"),
@@ -169,8 +169,8 @@ def test_damaged_tables_take_one_line(name: str, tmp_path: Path) -> None:
 DAMAGED_REPORTS = {
     "columns": ([{"approach": "a", "error": ""}], "it has no column title"),
     "metric": ([row(metric="test_iou")], "it has no column test_iou"),
-    "value": ([row(value="x")], "row 1, column of the metric: 'x' is no number"),
-    "labels": ([row(labels="0")], "row 1, column labels: '0' is no whole number from 1"),
+    "value": ([row(value="x")], "row 1, column of the metric: 'x' is not a number"),
+    "labels": ([row(labels="0")], "row 1, column labels: '0' is not an integer >= 1"),
     "labels of digits": ([row(labels="9" * 5000)], "row 1, column labels: '9999"),
     "budget": ([row(), row(budget="1e999")], "row 2, column budget: '1e999' is none"),
     "seconds": ([row(seconds="inf")], "row 1, column seconds: inf is no time"),
@@ -377,10 +377,10 @@ def test_tables_keep_every_name(tmp_path: Path) -> None:
     )
     assert [cells["image"] for _, cells in read_csv(path, names=("",)).rows] == names
     assert groups_from_table(names, path) == ["g"] * len(names)
-    with pytest.raises(ValueError, match=r"t\.csv, line \d+: it is not text in UTF-8"):
+    with pytest.raises(ValueError, match=r"t\.csv, line \d+: not valid UTF-8"):
         read_csv(path)
     path.write_bytes(b"image,group\na,\xff\n")
-    with pytest.raises(ValueError, match=r"t\.csv, line 2: it is not text in UTF-8"):
+    with pytest.raises(ValueError, match=r"t\.csv, line 2: not valid UTF-8"):
         groups_from_table(["a"], path)
 
 

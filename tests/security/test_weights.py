@@ -84,7 +84,7 @@ def test_tensors_that_unfold_are_refused(states: dict[str, State], tmp_path: Pat
     content = {**states["conv4"], **UNFOLDED[name]()}
     torch.save(content, tmp_path / "x.pt", _use_new_zipfile_serialization=not legacy)
     before = peak()
-    with pytest.raises(ValueError, match=r"x\.pt cannot be read as weights: it holds '.*', a tensor that unfolds to"):
+    with pytest.raises(ValueError, match=r"x\.pt cannot be read as weights: it holds '.*', a tensor that expands"):
         create_backbone("conv4", weights=str(tmp_path / "x.pt"))
     assert peak() - before < 200
 
@@ -122,7 +122,7 @@ KINDS: dict[str, Callable[[], Any]] = {
 @pytest.mark.filterwarnings("ignore")
 def test_tensors_of_other_kinds_are_refused(states: dict[str, State], tmp_path: Path, kind: str) -> None:
     said = refused("conv4", tmp_path / "x.pt", {**states["conv4"], "body.odd": KINDS[kind]()})
-    assert kind == "subclass" or "it holds 'body.odd', a tensor that is sparse, quantized or without numbers" in said
+    assert kind == "subclass" or "it holds 'body.odd', a tensor that is sparse, quantized or without data" in said
 
 
 def test_subclasses_are_refused_where_the_program_knows_them(tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ def test_fuzzed_weights_are_right_or_one_error(
 @pytest.mark.parametrize("step", [-1, 2**53, 10**30])
 def test_steps_that_no_run_takes_are_refused(tmp_path: Path, step: int) -> None:
     path = save_hostile(tmp_path / "x.ckpt", global_step=step)
-    with pytest.raises(ValueError, match=r"x\.ckpt is damaged: its global_step is no number of steps"):
+    with pytest.raises(ValueError, match=r"x\.ckpt is damaged: its `global_step` is not a number of steps"):
         read_checkpoint(path)
 
 
