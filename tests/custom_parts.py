@@ -1,4 +1,4 @@
-"""Files as users write them, with a network, an operation, a metric and the like of their own."""
+"""Files as users write them, with a custom network, operation, metric, optimizer, schedule and annotation format."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ class TinyNet(nn.Module):
 
 
 class MapNet(TinyNet):
-    """Gives the feature map, and knows its normalization."""
+    """Returns the feature map, and has its own normalization."""
 
     mean, std = [0.25], [0.5]
 
@@ -44,7 +44,7 @@ class SizedNet(nn.Module):
 
 
 class CountingNet(TinyNet):
-    """Remembers how often it was called, as code that is not traced may."""
+    """Counts its calls, which untraced code may do."""
 
     def __init__(self, in_channels=3):
         super().__init__(in_channels)
@@ -93,7 +93,7 @@ from lit_cv.augment import Operation
 
 
 class Invert(Operation):
-    """Turns images into their negatives."""
+    """Inverts images."""
 
     def __init__(self, p: float = 0.5):
         super().__init__(p)
@@ -106,7 +106,7 @@ class Invert(Operation):
 
 
 class Half(Operation):
-    """Lacks what draws."""
+    """Lacks `_draw`."""
 
     def _transform(self, images, params):
         return images
@@ -175,7 +175,7 @@ LINES = AnnotationFormat("lines", lambda root: Sign.SURE if (root / "boxes.txt")
 METRIC += '''
 
 class Confusion(TopTwo):
-    """Share of the images whose class is not among them."""
+    """Share of the images whose class is not among the two most probable."""
 
     higher_is_better = False
 
@@ -186,6 +186,6 @@ FILES = {"mynet": NETWORK, "sol": OPERATION, "scores": METRIC, "mine": OPTIMIZER
 
 
 def write_files(folder: Path) -> None:
-    """Write them to a folder: `mynet.py`, `sol.py`, `scores.py`, `mine.py`, `lines.py`."""
+    """Write `mynet.py`, `sol.py`, `scores.py`, `mine.py` and `lines.py` to a folder."""
     for name, text in FILES.items():
         (folder / f"{name}.py").write_text(text)

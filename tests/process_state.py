@@ -1,4 +1,4 @@
-"""What a test must not leave changed in its process, since the tests after it would depend on it."""
+"""Process-wide settings that a test must restore, so that later tests do not depend on it."""
 
 import contextlib
 import logging
@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 SET_BY_LIGHTNING = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
-"""Environment variables that Lightning writes for a run: restored, but no fault of a test."""
+"""Environment variables that Lightning writes during a run: restored, but not reported."""
 
 _SET_ON_IMPORT = (
     "PYTEST_", "KMP_", "TORCH", "_TORCH", "TRITON_", "CUBLAS_", "DISABLE_CUPTI_", "TEARDOWN_CUPTI", "MPLCONFIGDIR",
 )  # fmt: skip
-"""How the environment variables begin that pytest and compilers write once for the whole process: they stay."""
+"""Prefixes of environment variables that pytest and compilers write once per process: they stay."""
 
 
 def _environment() -> dict[str, str]:
@@ -78,7 +78,7 @@ def _set_start_method(value: str) -> None:
 
 
 def _set_default_device(value: torch.device) -> None:
-    torch.set_default_device(None if value.type == "cpu" else value)  # "cpu" itself would slow every later call
+    torch.set_default_device(None if value.type == "cpu" else value)  # "cpu" would slow every later call
 
 
 SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
@@ -101,13 +101,13 @@ SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
         torch.set_float32_matmul_precision,
     ),
 }
-"""What a test has to restore itself: how each setting is read and written."""
+"""The settings that a test must restore, each with its reader and writer."""
 
 _LOGGERS = ("lit_cv", "lightning", "lightning.pytorch", "lightning.fabric")
 
 
 class ProcessState:
-    """The settings of this process at the moment that it is made."""
+    """A snapshot of the settings of this process."""
 
     def __init__(self) -> None:
         self._settings = {name: read() for name, (read, _) in SETTINGS.items()}
@@ -120,10 +120,10 @@ class ProcessState:
         self._modules = set(sys.modules)
 
     def restore(self, folder: Path | None = None) -> list[str]:
-        """Restore every setting, and return what a test changed and should have restored.
+        """Restore every setting, and return those that the test should have restored.
 
         Args:
-            folder: Where the tests make their files: modules imported from it are forgotten.
+            folder: Folder of the tests' files: modules imported from it are unloaded.
         """
         changed = []
         for name, (read, write) in SETTINGS.items():
@@ -139,7 +139,7 @@ class ProcessState:
         return changed
 
     def _restore_silently(self) -> None:
-        """Restore what a run of the command line in this process changes by design."""
+        """Restore the settings that a command run in this process changes by design."""
         for name in SET_BY_LIGHTNING:
             if name in self._libraries:
                 os.environ[name] = self._libraries[name]
@@ -153,7 +153,7 @@ class ProcessState:
 
 
 def _is_from(folder: Path, module: Any) -> bool:
-    """Tell whether a module, or a package without a file, was imported from a folder."""
+    """Return whether a module, or a package without a file, was imported from a folder."""
     spec = getattr(module, "__spec__", None)
     if spec is None:
         return False
@@ -170,7 +170,7 @@ def _difference(before: Any, after: Any) -> str:
 
 
 def seed_generators() -> None:
-    """Seed the generators of this process, so that what a test draws hangs on no test before it."""
+    """Seed the generators of this process, so that the draws of a test do not depend on earlier tests."""
     random.seed(0)
     np.random.seed(0)
     torch.default_generator.manual_seed(0)

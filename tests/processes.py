@@ -1,6 +1,6 @@
-"""Programs and ranks in processes that start as copies of the test's own, as importing torch takes seconds.
+"""Programs and ranks in forked copies of the test process, since importing torch takes seconds.
 
-A test that is about the start of a program or its import path runs an interpreter of its own instead.
+Tests of the start of a program, or of its import path, run a new interpreter instead.
 """
 
 import importlib.util
@@ -28,23 +28,23 @@ _TIMEOUT = 300  # seconds
 def start_program(
     args: list[str], folder: Path, output: Path, error: Path, environment: Mapping[str, str] | None = None
 ) -> BaseProcess:
-    """Start `lit-cv` in a session of its own.
+    """Start `lit-cv` in a new session.
 
     Args:
         args: Arguments of the program.
         folder: Its working directory.
-        output: File that its standard output goes to.
-        error: File that its standard error goes to.
+        output: File for its standard output.
+        error: File for its standard error.
         environment: Environment variables to set.
     """
     return _start(console, ["lit_cv", *args], folder, output, error, dict(environment or {}))
 
 
 def run_program(args: list[str], folder: Path, ranks: int = 1) -> "list[subprocess.CompletedProcess[str]]":
-    """Run `lit-cv` to its end, on several ranks as `torchrun` starts them.
+    """Run `lit-cv` to its end, with several ranks as `torchrun` starts them.
 
     Returns:
-        How each rank ended.
+        Exit code and output of each rank.
     """
     port = _free_port()
     environments = [_torchrun(rank, ranks, port) if ranks > 1 else {} for rank in range(ranks)]
@@ -52,16 +52,16 @@ def run_program(args: list[str], folder: Path, ranks: int = 1) -> "list[subproce
 
 
 def run_code(code: str, *args: str, folder: Path) -> "subprocess.CompletedProcess[str]":
-    """Run Python code as `python -c` does; the memory that it uses is its own."""
+    """Run Python code as `python -c` does, in a process of its own, so that its memory use can be measured."""
     (ended,) = _run_all(lambda: exec(compile(code, "<code>", "exec"), {}), ["-c", *args], folder, [{}])
     return ended
 
 
 def run_ranks(function: Callable[..., None], *args: Any, ranks: int = 2) -> None:
-    """Call `function(rank, *args)` in a process for each rank, with the environment that `torchrun` gives it.
+    """Call `function(rank, *args)` in a process for each rank, with the environment that `torchrun` sets.
 
     Raises:
-        torch.multiprocessing.ProcessRaisedException: If one of them raises.
+        torch.multiprocessing.ProcessRaisedException: If a rank raises.
     """
     everything = (function, ranks, _free_port(), args)
     torch.multiprocessing.start_processes(_call, everything, nprocs=ranks, start_method="fork")  # type: ignore[no-untyped-call]
@@ -119,7 +119,7 @@ def _run(
             if type(handler) is logging.StreamHandler:
                 handler.setStream(sys.stderr)
     program = types.ModuleType("__main__")
-    program.__spec__ = importlib.util.find_spec("lit_cv.__main__")  # by which further ranks are started
+    program.__spec__ = importlib.util.find_spec("lit_cv.__main__")  # used to start further ranks
     sys.modules["__main__"] = program
     sys.argv = argv
     function()

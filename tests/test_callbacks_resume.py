@@ -1,4 +1,4 @@
-"""Runs with Lightning's own callbacks, killed and continued, end as those that were not."""
+"""Exact resume of runs with Lightning's callbacks."""
 
 import logging
 from pathlib import Path
@@ -21,17 +21,17 @@ FINDER = ["--trainer.callbacks+=LearningRateFinder", "--trainer.callbacks.num_tr
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Uninterrupted runs by their options, each made once."""
-    made: dict[str, Path] = {}
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A function that returns the folder of an uninterrupted run with some options, and runs it once."""
+    folders: dict[str, Path] = {}
 
-    def make(options: list[str]) -> Path:
-        if options[0] not in made:
-            made[options[0]] = tmp_path_factory.mktemp("whole")
-            main([*FIT, *options, "--trainer.default_root_dir", str(made[options[0]])])
-        return made[options[0]]
+    def run(options: list[str]) -> Path:
+        if options[0] not in folders:
+            folders[options[0]] = tmp_path_factory.mktemp("uninterrupted")
+            main([*FIT, *options, "--trainer.default_root_dir", str(folders[options[0]])])
+        return folders[options[0]]
 
-    return make
+    return run
 
 
 @pytest.fixture
@@ -41,47 +41,47 @@ def root(in_tmp: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_weights_are_averaged_over_epochs(root: Path, whole: Any) -> None:
-    """Within the two epochs of 9 steps that are averaged; the contracts have other places."""
+def test_swa_resume_is_exact(root: Path, uninterrupted: Any) -> None:
+    """Killed within the two epochs of 9 steps that are averaged; the contract tests use other steps."""
     kill_and_resume(root, AVERAGING, ["step=19"])
-    assert_same_end(root, whole(AVERAGING))
+    assert_same_end(root, uninterrupted(AVERAGING))
 
 
-def test_the_average_is_that_of_the_epochs(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[dict[str, torch.Tensor]] = []
+def test_swa_averages_epoch_weights(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    averaged: list[dict[str, torch.Tensor]] = []
     update = StochasticWeightAveraging.update_parameters
 
-    def watched(average: Any, model: Any, *args: Any) -> None:
-        seen.append({name: value.detach().clone() for name, value in model.named_parameters()})
+    def record(average: Any, model: Any, *args: Any) -> None:
+        averaged.append({name: value.detach().clone() for name, value in model.named_parameters()})
         update(average, model, *args)
 
-    monkeypatch.setattr(StochasticWeightAveraging, "update_parameters", staticmethod(watched))
+    monkeypatch.setattr(StochasticWeightAveraging, "update_parameters", staticmethod(record))
     main([*FIT, *AVERAGING, "--trainer.default_root_dir", str(root)])
-    assert len(seen) == 2
+    assert len(averaged) == 2
     end = final(root)["state_dict"]
-    for name, first in seen[0].items():
-        torch.testing.assert_close(end[name], (first + seen[1][name]) / 2, msg=name)
+    for name, first in averaged[0].items():
+        torch.testing.assert_close(end[name], (first + averaged[1][name]) / 2, msg=name)
 
 
 @pytest.mark.slow
-def test_the_learning_rate_is_found_once_and_kept(
-    root: Path, whole: Any, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+def test_lr_finder_runs_once(
+    root: Path, uninterrupted: Any, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "lit_cv"):
         kill_and_resume(root, FINDER, ["step=12"])
-    assert_same_end(root, whole(FINDER))
+    assert_same_end(root, uninterrupted(FINDER))
     rows = read_metrics(root / "lightning_logs" / "version_0" / "metrics.csv")
     rates = [row["lr"] for row in rows if "lr" in row]
-    found = final(root)["hyper_parameters"]["lr"]
-    assert found != 1e-3
-    assert rates[0] == found  # and from there the cosine schedule goes down
+    suggested = final(root)["hyper_parameters"]["lr"]
+    assert suggested != 1e-3
+    assert rates[0] == suggested  # the cosine schedule decreases from there
     assert rates == sorted(rates, reverse=True)
-    assert rates[1] > 0.9 * found
+    assert rates[1] > 0.9 * suggested
     assert "LearningRateFinder does not run again" in capfd.readouterr().err
 
 
 @pytest.mark.slow
-def test_the_batch_size_is_found_once_and_kept(root: Path, whole: Any) -> None:
+def test_batch_size_finder_runs_once(root: Path, uninterrupted: Any) -> None:
     options = [
         "--trainer.callbacks+=BatchSizeFinder",
         "--trainer.callbacks.init_val=32",
@@ -93,7 +93,7 @@ def test_the_batch_size_is_found_once_and_kept(root: Path, whole: Any) -> None:
     config = yaml.safe_load((root / "lightning_logs" / "version_0" / "config.yaml").read_text())
     assert config["data"]["init_args"]["batch_size"] == 64
     main(["fit", "--ckpt_path", "last", "--trainer.callbacks", "null", *args])
-    assert_same_end(root, whole(options))
+    assert_same_end(root, uninterrupted(options))
     end = final(root)
-    assert end["global_step"] == 12  # of 300 images: 4 whole batches an epoch
+    assert end["global_step"] == 12  # 300 images: 4 complete batches per epoch
     assert end["optimizer_states"][0]["param_groups"][0]["lr"] < 1e-5  # the schedule ends with the run

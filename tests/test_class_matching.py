@@ -5,14 +5,14 @@ import pytest
 from lit_cv.class_matching import match_classes
 
 
-def test_names_that_look_the_same_are_matched() -> None:
+def test_unicode_variants_match() -> None:
     assert match_classes(["a", "b"], ["a", "b"]) == [0, 1]
     accents = unicodedata.normalize("NFD", "café")
     assert match_classes(["bar", "café"], [accents, "bar"]) == [1, 0]
 
 
 @pytest.mark.parametrize(
-    ("trained", "data", "said"),
+    ("trained", "data", "message"),
     [
         (["cat", "dog"], ["dog", "kitten"], "cat is missing and kitten is unknown to the model"),
         (["cat", "dog"], ["cats", "dog"], "did you mean 'cat'"),
@@ -21,13 +21,13 @@ def test_names_that_look_the_same_are_matched() -> None:
         (["cat", "cat", "dog"], ["dog", "cat", "cat"], "several classes have the same name."),
     ],
 )
-def test_other_names_are_refused(trained: list[str], data: list[str], said: str) -> None:
-    with pytest.raises(ValueError, match=f"the model has {len(trained)} classes .*{said}") as error:
+def test_different_names_are_refused(trained: list[str], data: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=f"the model has {len(trained)} classes .*{message}") as error:
         match_classes(trained, data)
     assert "\n" not in str(error.value)
 
 
-def test_a_message_lists_a_few_names_of_many() -> None:
+def test_error_lists_few_names() -> None:
     names = [f"class {number}" for number in range(1000)]
     with pytest.raises(ValueError, match="class 0 is missing") as error:
         match_classes(names, names[1:])

@@ -1,4 +1,4 @@
-"""Modules and DataModules of a user's own may lack what others ask of them."""
+"""Views of custom modules and DataModules that lack members of a protocol."""
 
 from types import SimpleNamespace
 
@@ -10,24 +10,24 @@ from lit_cv import SupervisedModule
 from lit_cv.contracts import as_data, as_module, class_lists, data_of, module_extras
 
 
-class OwnModule(L.LightningModule):
-    monitor = "val_own"
+class CustomModule(L.LightningModule):
+    monitor = "val_custom"
 
     def __init__(self) -> None:
         super().__init__()
         self.num_classes = 3
 
 
-def test_what_is_missing_has_the_value_of_the_protocol() -> None:
-    module, data = as_module(OwnModule()), as_data(L.LightningDataModule())
-    assert (module.monitor, module.mode, module.uses_unlabeled, module.embed) == ("val_own", "min", False, None)
+def test_missing_members_have_protocol_values() -> None:
+    module, data = as_module(CustomModule()), as_data(L.LightningDataModule())
+    assert (module.monitor, module.mode, module.uses_unlabeled, module.embed) == ("val_custom", "min", False, None)
     assert module.needs_images
     assert (data.num_classes, data.class_names, data.image_size, data.class_counts) == (None, (), None, None)
-    assert module_extras(OwnModule()).num_classes == 3
+    assert module_extras(CustomModule()).num_classes == 3
     assert data_of(None).batch_size == 1
 
 
-def test_what_is_there_is_that_of_the_object() -> None:
+def test_existing_members_are_returned() -> None:
     datamodule = DigitsDataModule(batch_size=7)
     datamodule.setup()
     data = as_data(datamodule)
@@ -39,6 +39,6 @@ def test_what_is_there_is_that_of_the_object() -> None:
     assert class_lists(datamodule, "class_names", "box_classes", "missing") == {"class_names": list("0123456789")}
 
 
-def test_only_members_of_the_protocol_are_asked() -> None:
+def test_unknown_member_raises() -> None:
     with pytest.raises(AttributeError, match=r"^Data has no member 'batchsize'\.$"):
         _ = as_data(DigitsDataModule()).batchsize  # type: ignore[attr-defined]

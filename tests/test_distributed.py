@@ -1,4 +1,4 @@
-"""Two processes that train together do what one does on their joined batches."""
+"""Training on two ranks equals training in one process on the joined batches."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from lit_cv.metrics_table import read_metrics
 from tests.processes import run_program
 from tests.test_resume import CALLBACKS
 
-# A network without BatchNorm, whose statistics are those of a process's own share.
+# A network without BatchNorm, whose statistics would cover only the batch of each rank.
 FIT = [
     "fit", "--trainer.callbacks", "null",
     "--model", "SupervisedModule", "--model.backbone", "squeezenet1_1", "--model.optimizer", "sgd",
@@ -43,9 +43,9 @@ def run(root: Path, *options: str, completes: bool = True) -> Path:
     (root / "counted.py").write_text(DATA)
     args = [*FIT, *options, "--trainer.default_root_dir", str(root)]
     ended = run_program(args, root, ranks=2 if "ddp" in options else 1)
-    said = "".join(rank.stderr for rank in ended)
-    assert {rank.returncode == 0 for rank in ended} == {completes}, said
-    assert said.count("Best checkpoint") == completes  # said once
+    output = "".join(rank.stderr for rank in ended)
+    assert {rank.returncode == 0 for rank in ended} == {completes}, output
+    assert output.count("Best checkpoint") == completes  # reported once
     return root / "lightning_logs" / "version_0"
 
 
@@ -60,7 +60,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.slow
-def test_the_weights_and_the_metrics_are_those_of_one_process(runs: dict[str, Path]) -> None:
+def test_two_ranks_equal_one_process(runs: dict[str, Path]) -> None:
     one, two = last(runs["one"]), last(runs["two"])
     assert one["global_step"] == two["global_step"] == 8
     for name, value in one["state_dict"].items():
@@ -68,31 +68,31 @@ def test_the_weights_and_the_metrics_are_those_of_one_process(runs: dict[str, Pa
     rows = {name: read_metrics(folder / "metrics.csv") for name, folder in runs.items()}
     for a, b in zip(rows["one"], rows["two"], strict=True):
         assert a.keys() == b.keys()
-        for name in a.keys() - {"train_loss_step"}:  # that of the first process's share
+        for name in a.keys() - {"train_loss_step"}:  # of the batch of rank 0
             assert b[name] == pytest.approx(a[name], abs=1e-4), name
 
 
 @pytest.mark.slow
-def test_data_are_prepared_once_a_node(runs: dict[str, Path]) -> None:
+def test_prepare_data_runs_once_per_node(runs: dict[str, Path]) -> None:
     for folder in runs.values():
         assert (folder.parent.parent / "prepared.txt").read_text() == "once "
 
 
 @pytest.mark.slow
-def test_it_resumes_exactly_in_the_middle_of_an_epoch(runs: dict[str, Path], in_tmp: Path) -> None:
+def test_two_rank_resume_is_exact(runs: dict[str, Path], in_tmp: Path) -> None:
     (in_tmp / "killer.py").write_text(CALLBACKS)
     kill = ["--trainer.callbacks+=killer.Kill", "--trainer.callbacks.step=7", "--checkpoint.every_n_steps", "3"]
     run(in_tmp, *TWO, *kill, completes=False)
     assert last(in_tmp / "lightning_logs" / "version_0")["global_step"] == 6
-    again, whole = last(run(in_tmp, *TWO, "--ckpt_path", "last")), last(runs["two"])
-    assert again["global_step"] == whole["global_step"] == 8
-    for name, value in whole["state_dict"].items():
-        assert torch.equal(again["state_dict"][name], value), name
+    resumed, uninterrupted = last(run(in_tmp, *TWO, "--ckpt_path", "last")), last(runs["two"])
+    assert resumed["global_step"] == uninterrupted["global_step"] == 8
+    for name, value in uninterrupted["state_dict"].items():
+        assert torch.equal(resumed["state_dict"][name], value), name
 
 
 @pytest.mark.slow
-def test_all_end_at_one_step_when_one_of_them_is_terminated(in_tmp: Path) -> None:
+def test_sigterm_to_one_rank_stops_all_at_same_step(in_tmp: Path) -> None:
     (in_tmp / "terminator.py").write_text(TERMINATOR)
     options = ["--trainer.callbacks+=terminator.Terminate", "--data.num_images", "600"]
     folder = run(in_tmp, *TWO, *options, completes=False)
-    assert last(folder)["global_step"] == 10  # of the 16 of an epoch
+    assert last(folder)["global_step"] == 10  # an epoch has 16 steps

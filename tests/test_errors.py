@@ -1,4 +1,4 @@
-"""Messages name an argument as Python does, and while a command runs as that command spells it."""
+"""Messages name an argument as in Python, or as an option of the running command."""
 
 import ast
 import pickle
@@ -47,7 +47,7 @@ def parts() -> Iterator[Part]:
     yield Part("trainer.callbacks", CutMix, {"alpha": -1.0})
 
 
-def test_arguments_in_python() -> None:
+def test_argument_names_in_python() -> None:
     assert argument("root", ImageFolderDataModule) == "`root`"
     assert argument("decay") == "`decay`"
     assert argument("devices", TRAINER) == argument("devices", L.Trainer) == "`devices` of the Trainer"
@@ -79,17 +79,17 @@ def test_arguments_in_python() -> None:
         (None, "backbone", "--model.backbone"),
         (None, "image_size", None),  # of the model and of the data
         (None, "nothing", None),
-        (object, "alpha", "--trainer.callbacks.alpha"),  # an object within one that is known
+        (object, "alpha", "--trainer.callbacks.alpha"),  # an object inside a known one
         (names_of_files, "trusted", "--trust"),
     ],
 )
-def test_arguments_of_a_command(owner: object, name: str, spelled: str | None) -> None:
+def test_argument_names_in_command(owner: object, name: str, spelled: str | None) -> None:
     with spelled_by(OptionNames(["fit"])):
         announce_parts(parts())
         assert option(name, owner) == spelled
 
 
-def test_nested_data_are_told_apart() -> None:
+def test_nested_datamodules_are_distinguished() -> None:
     with spelled_by(OptionNames(["fit", "--data.target.root=drawings"])):
         announce_parts(parts())
         assert argument("root", ImageFolderDataModule) == "--data.target.root"  # as typed
@@ -98,7 +98,7 @@ def test_nested_data_are_told_apart() -> None:
             assert argument("classes") == "--data.target.classes"
 
 
-def test_classes_that_no_command_has_built_yet() -> None:
+def test_classes_not_yet_built() -> None:
     with spelled_by(OptionNames(["fit", "--trainer.callbacks.decay", "2"])):
         assert argument("decay", EMA) == "--trainer.callbacks.decay"
         assert argument("lr", SupervisedModule) == "--model.lr"
@@ -106,7 +106,7 @@ def test_classes_that_no_command_has_built_yet() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verb", "owner", "name", "named"),
+    ("verb", "owner", "name", "spelled"),
     [
         ("compare", DATA, "root", "--data.root"),
         ("compare", None, "seeds", "--seeds"),
@@ -122,14 +122,14 @@ def test_classes_that_no_command_has_built_yet() -> None:
         ("fit", TRAINER, "default_root_dir", "--trainer.default_root_dir"),
     ],
 )
-def test_verbs_with_options_of_their_own(verb: str, owner: object, name: str, named: str) -> None:
-    known = {"compare": ["seeds"], "kfold": ["folds"], "convert": ["root"], "agreement": ["label_column"]}
+def test_options_of_verbs(verb: str, owner: object, name: str, spelled: str) -> None:
+    options = {"compare": ["seeds"], "kfold": ["folds"], "convert": ["root"], "agreement": ["label_column"]}
     with spelled_by(OptionNames([verb])):
-        announce_parts([Part("", object, dict.fromkeys(known.get(verb, [])))])
-        assert argument(name, owner) == named
+        announce_parts([Part("", object, dict.fromkeys(options.get(verb, [])))])
+        assert argument(name, owner) == spelled
 
 
-def test_data_of_a_comparison_are_named_where_a_function_does_not_know_its_owner() -> None:
+def test_comparison_data_with_unknown_owner() -> None:
     with spelled_by(OptionNames(["compare"])):
         announce_parts([Part("", object, {"seeds": None})])
         announce_parts([Part("data", ImageFolderDataModule, {})])
@@ -137,30 +137,30 @@ def test_data_of_a_comparison_are_named_where_a_function_does_not_know_its_owner
         assert argument("lr") == "`lr`"
 
 
-def test_texts_of_an_option_error() -> None:
-    assert str(OptionError(None, "decay", 2.0, "give less")) == "decay=2.0: give less."
+def test_option_error_text() -> None:
+    assert str(OptionError(None, "decay", 2.0, "use less")) == "decay=2.0: use less."
     assert str(OptionError(None, "kind", "a", "there is no such: did you mean 'b'?")).endswith("did you mean 'b'?")
     with spelled_by(OptionNames(["fit"])):
-        error = OptionError(EMA, "decay", 2.0, "give less")
-        asked = OptionError(EMA, "decay", 2.0, "did you mean 0.2?")
-        unknown = OptionError(None, "anything", 2.0, "give less.")
-    assert str(error) == "decay=2.0: give less (--ema.decay)."
-    assert str(asked) == "decay=2.0: did you mean 0.2? (--ema.decay)"
-    assert str(unknown) == "anything=2.0: give less."
+        error = OptionError(EMA, "decay", 2.0, "use less")
+        question = OptionError(EMA, "decay", 2.0, "did you mean 0.2?")
+        unknown = OptionError(None, "anything", 2.0, "use less.")
+    assert str(error) == "decay=2.0: use less (--ema.decay)."
+    assert str(question) == "decay=2.0: did you mean 0.2? (--ema.decay)"
+    assert str(unknown) == "anything=2.0: use less."
     restored = pickle.loads(pickle.dumps(error))
     assert (type(restored), str(restored), restored.name) == (OptionError, str(error), "decay")
 
 
-def test_threads_name_options() -> None:
-    found: list[str] = []
+def test_threads_use_speller() -> None:
+    names: list[str] = []
     with spelled_by(OptionNames(["fit"])):
-        thread = threading.Thread(target=lambda: found.append(argument("decay", EMA)))
+        thread = threading.Thread(target=lambda: names.append(argument("decay", EMA)))
         thread.start()
         thread.join()
-    assert found == ["--ema.decay"]
+    assert names == ["--ema.decay"]
 
 
-def test_a_command_spells_its_options_only_while_it_runs(in_tmp: Path) -> None:
+def test_speller_ends_with_command(in_tmp: Path) -> None:
     wrong = ["--data.val_fraction", "5", "--trainer.accelerator", "cpu"]
     with pytest.raises(OptionError, match=r"^val_fraction=5\.0: give .* \(--data\.val_fraction\)\.$"):
         main(["fit", "--config", "supervised", *wrong])
@@ -168,11 +168,11 @@ def test_a_command_spells_its_options_only_while_it_runs(in_tmp: Path) -> None:
         DigitsDataModule(val_fraction=5.0)
 
 
-def test_nothing_but_the_command_line_spells_an_option() -> None:
-    # Whole arguments are for a parser, and those in brackets for its usage; in a text they would be for a reader.
+def test_only_cli_spells_options() -> None:
+    # Strings that are one complete argument are for a parser, and bracketed ones for its usage line: both are allowed.
     names = "model|data|trainer|checkpoint|early_stopping|ema|non_finite|predictions|find_lr|config|ckpt_path|trust"
     spelled = re.compile(rf"(?<!^)(?<!\[)--({names})\b|^--({names})\S*\s")
-    found = []
+    violations = []
     for root in SOURCES:
         for path in sorted(root.rglob("*.py")):
             if path.is_relative_to(root / "cli"):
@@ -185,10 +185,10 @@ def test_nothing_but_the_command_line_spells_an_option() -> None:
                 and node.body
                 and isinstance(node.body[0], ast.Expr)
             }
-            found += [
+            violations += [
                 f"{path.relative_to(root.parent)}:{node.lineno}: {node.value}"
                 for node in ast.walk(tree)
                 if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
                 if spelled.search(node.value)
             ]
-    assert found == []
+    assert violations == []

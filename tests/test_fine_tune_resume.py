@@ -1,4 +1,4 @@
-"""What runs of fine-tuning log, keep and take up again, beside what the contracts check of every approach."""
+"""Logs, checkpoints and resume of fine-tuning runs, beyond the contracts that every approach is tested for."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ FIT = [
 ]  # fmt: skip
 GRADUAL = ["--model.strategy", "gradual_unfreezing", "--model.layer_decay", "0.8"]
 AUGMENT = ["--trainer.callbacks+=Augmentation", "--trainer.callbacks.policy", "small_images"]
-KEPT = ["--model.strategy", "feature_extraction", "--model.cache_features", "true"]
+CACHED = ["--model.strategy", "feature_extraction", "--model.cache_features", "true"]
 
 
 @pytest.fixture(scope="module")
@@ -36,24 +36,25 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, weights: str) -> Any:
-    """Uninterrupted runs by their options, each made once."""
-    made: dict[tuple[str, ...], Path] = {}
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, weights: str) -> Any:
+    """A function that returns the folder of an uninterrupted run with some options, and runs it once."""
+    folders: dict[tuple[str, ...], Path] = {}
 
-    def make(options: list[str]) -> Path:
-        if tuple(options) not in made:
-            made[tuple(options)] = root = tmp_path_factory.mktemp("whole")
+    def run(options: list[str]) -> Path:
+        if tuple(options) not in folders:
+            folders[tuple(options)] = root = tmp_path_factory.mktemp("uninterrupted")
             main([*FIT, "--model.weights", weights, *options, "--trainer.default_root_dir", str(root)])
-        return made[tuple(options)]
+        return folders[tuple(options)]
 
-    return make
+    return run
 
 
 @pytest.mark.slow
-def test_the_rate_of_every_group_is_logged_by_name(whole: Any) -> None:
-    rows = read_metrics(whole(GRADUAL + AUGMENT + ["--ema.decay", "0.9"]) / "lightning_logs/version_0/metrics.csv")
-    seen = {name: min(int(row["step"]) for row in rows if name in row) for row in rows for name in row if "lr" in name}
-    assert {name: step // 9 for name, step in seen.items()} == {
+def test_group_learning_rates_are_logged(uninterrupted: Any) -> None:
+    folder = uninterrupted(GRADUAL + AUGMENT + ["--ema.decay", "0.9"]) / "lightning_logs" / "version_0"
+    rows = read_metrics(folder / "metrics.csv")
+    first = {name: min(int(row["step"]) for row in rows if name in row) for row in rows for name in row if "lr" in name}
+    assert {name: step // 9 for name, step in first.items()} == {
         "lr": 0, "lr_head": 0, "lr_blocks_3": 1, "lr_blocks_2": 2,
     }  # fmt: skip
     last = next(row for row in reversed(rows) if "lr" in row)
@@ -63,7 +64,7 @@ def test_the_rate_of_every_group_is_logged_by_name(whole: Any) -> None:
 
 
 @pytest.mark.slow
-def test_other_options_win_on_resume(in_tmp: Path, weights: str) -> None:
+def test_new_options_win_on_resume(in_tmp: Path, weights: str) -> None:
     (in_tmp / "killer.py").write_text(CALLBACKS)
     fit = [*FIT, *GRADUAL, "--model.schedule", "constant", "--trainer.default_root_dir", str(in_tmp)]
     kill = ["--trainer.callbacks+=killer.Kill", "--trainer.callbacks.step=13"]
@@ -79,8 +80,8 @@ def test_other_options_win_on_resume(in_tmp: Path, weights: str) -> None:
               "--ckpt_path", "last"])  # fmt: skip
 
 
-def test_checkpoints_hold_no_state_of_what_is_frozen(whole: Any) -> None:
-    checkpoint = final(whole(KEPT))
+def test_checkpoint_has_no_optimizer_state_of_frozen_layers(uninterrupted: Any) -> None:
+    checkpoint = final(uninterrupted(CACHED))
     assert len(checkpoint["optimizer_states"][0]["state"]) == 2  # weight and bias of the classifier
     backbone = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith("backbone.body")}
     assert all(torch.isfinite(value).all() for value in backbone.values())

@@ -1,4 +1,4 @@
-"""Imports go one way: no circle between files, and each package sees only what is below it."""
+"""Imports go one way: no cycles between files, and each package imports only from lower levels."""
 
 import ast
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LEVELS = [  # from the top; packages of one level do not see each other
+LEVELS = [  # from the top; packages of one level do not import each other
     {"lit_cv.__main__"},
     {"lit_cv.cli"},
     {"lit_cv.studies"},
@@ -34,12 +34,12 @@ def package(name: str) -> str:
 
 
 def imports(name: str) -> Iterator[str]:
-    """Yield the files that one imports, within functions and for type checking alone, too."""
+    """Yield the files that a file imports, including imports in functions and for type checking."""
     for node in ast.walk(ast.parse(FILES[name].read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in FILES)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{name}, line {node.lineno}: import by the whole name"
+            assert node.level == 0, f"{name}, line {node.lineno}: use an absolute import"
             paths = (f"{node.module}.{alias.name}" for alias in node.names)
             yield from (path if path in FILES else node.module for path in paths if node.module in FILES)
 
@@ -47,14 +47,14 @@ def imports(name: str) -> Iterator[str]:
 GRAPH = {name: {other for other in imports(name) if other != name} for name in FILES}
 
 
-def test_no_circle_between_files() -> None:
+def test_no_import_cycles() -> None:
     try:
         TopologicalSorter(GRAPH).prepare()
     except CycleError as error:
         pytest.fail(" > ".join(error.args[1]))
 
 
-def test_arrows_go_one_way() -> None:
+def test_imports_go_one_way() -> None:
     level = {name: depth for depth, names in enumerate(LEVELS) for name in names}
     wrong = [
         f"{name} > {other}"
@@ -66,7 +66,7 @@ def test_arrows_go_one_way() -> None:
 
 
 @pytest.mark.parametrize("name", ["losses", "nn", "augment", "optim", "annotations"])
-def test_packages_that_do_without_lightning(name: str) -> None:
+def test_packages_without_lightning(name: str) -> None:
     texts = {file: path.read_text() for file, path in FILES.items() if file.startswith(f"lit_cv.{name}.")}
     assert texts
     assert not [file for file, text in texts.items() if "import lightning" in text or "from lightning" in text]

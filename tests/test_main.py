@@ -22,23 +22,23 @@ class Installed:
 
 sys.meta_path.insert(sys.meta_path.index(PathFinder) + 1, Installed)
 """
-OWN = '''
+CUSTOM = '''
 from lit_cv import SupervisedModule
 
-class OwnModule(SupervisedModule):
+class CustomModule(SupervisedModule):
     """A module of the project."""
 '''
 
 
 @pytest.mark.slow
-def test_a_project_with_a_folder_datamodules(in_tmp: Path) -> None:
+def test_project_with_datamodules_folder(in_tmp: Path) -> None:
     site, project = in_tmp / "site", in_tmp / "project"
     (project / "datamodules").mkdir(parents=True)
     site.mkdir()
-    (site / "sitecustomize.py").write_text(SITE)  # as an editable installation: after the import path
+    (site / "sitecustomize.py").write_text(SITE)  # like an editable installation: searched after the import path
     (project / "datamodules" / "__init__.py").write_text(EVIL)
-    (project / "own.py").write_text(OWN)
-    fit = ["fit", "--model", "OwnModule", "--model.backbone", "conv4", "--data", "DigitsDataModule", *QUICK]
+    (project / "custom.py").write_text(CUSTOM)
+    fit = ["fit", "--model", "CustomModule", "--model.backbone", "conv4", "--data", "DigitsDataModule", *QUICK]
     ran = subprocess.run(
         [sys.executable, "-m", "lit_cv", *fit], cwd=project, env={**os.environ, "PYTHONPATH": str(site)},
         capture_output=True, text=True, timeout=180,

@@ -14,7 +14,7 @@ def lines(folder: Path) -> list[str]:
     return (folder / "metrics.csv").read_text().splitlines()
 
 
-def test_numbers_of_one_step_share_a_row_and_new_columns_appear(tmp_path: Path) -> None:
+def test_one_row_per_step_and_new_columns(tmp_path: Path) -> None:
     logger = MetricsCSVLogger(str(tmp_path))
     logger.log_metrics({"train_loss_step": 2.5, "epoch": 0}, step=0)
     logger.log_metrics({"lr": 0.1}, step=1)
@@ -26,7 +26,7 @@ def test_numbers_of_one_step_share_a_row_and_new_columns_appear(tmp_path: Path) 
     assert lines(tmp_path) == ["epoch,step,train_loss_step,lr,val_acc", "0,0,2.5,,", "0,1,2.0,0.1,", "0,2,,,0.5"]
 
 
-def test_a_resumed_run_drops_what_was_written_after_the_checkpoint(tmp_path: Path) -> None:
+def test_resume_drops_rows_after_checkpoint(tmp_path: Path) -> None:
     logger = MetricsCSVLogger(str(tmp_path))
     for step in range(6):
         logger.log_metrics({"train_loss_step": float(step), "epoch": step // 3}, step=step)
@@ -41,7 +41,7 @@ def test_a_resumed_run_drops_what_was_written_after_the_checkpoint(tmp_path: Pat
     assert isinstance(rows[0]["step"], int)
 
 
-def test_a_line_that_a_kill_cut_off_is_left_out(tmp_path: Path) -> None:
+def test_truncated_line_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,step,lr\n0,0,0.1\n0,")
     assert read_metrics(tmp_path / "metrics.csv") == [{"epoch": 0, "step": 0, "lr": 0.1}]
 
@@ -55,7 +55,7 @@ def test_repeated_saves_append(tmp_path: Path) -> None:
     assert [row["lr"] for row in read_metrics(tmp_path / "metrics.csv")] == [step / 100 for step in range(50)]
 
 
-def test_a_row_that_was_written_may_grow(tmp_path: Path) -> None:
+def test_written_row_may_grow(tmp_path: Path) -> None:
     logger = MetricsCSVLogger(str(tmp_path))
     for step in range(4):
         logger.log_metrics({"loss": step / 2, "lr": 0.1, "epoch": 0}, step)
@@ -72,23 +72,23 @@ def test_a_row_that_was_written_may_grow(tmp_path: Path) -> None:
     assert lines(tmp_path)[-2:] == ["0,3,1.5,0.03,2.0", "1,4,1.0,0.1,"]
 
 
-def test_a_full_disk_leaves_whole_rows_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_keeps_complete_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logger = MetricsCSVLogger(str(tmp_path))
     for step in range(3):
         logger.log_metrics({"loss": 0.5}, step)
         logger.save()
     before = (tmp_path / "metrics.csv").read_bytes()
 
-    def half(writer: Any, row: Any) -> None:
+    def write_half(writer: Any, row: Any) -> None:
         writer.writer.writerow([0, 2, "0."])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(csv.DictWriter, "writerow", half)
+    monkeypatch.setattr(csv.DictWriter, "writerow", write_half)
     logger.log_metrics({"loss": 0.5}, 3)
     with pytest.raises(OSError, match=r"the table .*metrics\.csv could not be written \(No space left"):
         logger.save()
     assert (tmp_path / "metrics.csv").read_bytes() == before
-    logger.log_metrics({"other": 1.0}, 4)  # a new column: the table is written anew
+    logger.log_metrics({"other": 1.0}, 4)  # a new column: the file is rewritten
     with pytest.raises(OSError, match="could not be written"):
         logger.save()
     assert (tmp_path / "metrics.csv").read_bytes() == before

@@ -1,4 +1,4 @@
-"""A signal to the whole process group, which `timeout`, SLURM and systemd send, saves the step that is reached."""
+"""A signal to the process group, as `timeout`, SLURM and systemd send it, saves the current step."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from lit_cv.cli import main
 from tests.processes import start_program
 from tests.test_resume import FIT, assert_same_end, final
 
-# Each rank says where it is, and waits until the signal has been sent and the worker processes had time to die of it.
+# Each rank reports that it has reached the place, and waits until the signal is sent and workers had time to die of it.
 MEETING = """
 import multiprocessing
 import time
@@ -52,29 +52,29 @@ WORKERS = [*FIT, "--checkpoint.every_n_steps", "0", "--data.num_workers", "2"]
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "8"]
 
 
-def signaled(root: Path, number: signal.Signals, *args: str, ranks: int = 1) -> tuple[int, str]:
-    """Run the program in a group of its own, signal the group once, and return its status and what it said."""
+def run_and_signal(root: Path, number: signal.Signals, *args: str, ranks: int = 1) -> tuple[int, str]:
+    """Run the program in a new process group, signal the group once, and return exit status and standard error."""
     (root / "meeting.py").write_text(MEETING)
-    said = root / "said.txt"
-    group = start_program([*args, "--trainer.default_root_dir", str(root)], root, root / "output.txt", said)
+    stderr = root / "stderr.txt"
+    group = start_program([*args, "--trainer.default_root_dir", str(root)], root, root / "output.txt", stderr)
     assert group.pid is not None
     try:
         while not all((root / f"reached_{rank}").exists() for rank in range(ranks)):
-            assert group.is_alive(), said.read_text()
+            assert group.is_alive(), stderr.read_text()
             time.sleep(0.01)
         os.killpg(group.pid, number)
         (root / "sent").touch()
         group.join(timeout=240)
-        assert group.exitcode is not None, said.read_text()
-        return group.exitcode, said.read_text()
+        assert group.exitcode is not None, stderr.read_text()
+        return group.exitcode, stderr.read_text()
     finally:
         if group.is_alive():
             os.killpg(group.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("whole")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("uninterrupted")
     main([*WORKERS, "--data.num_workers", "0", "--trainer.default_root_dir", str(root)])
     return root
 
@@ -88,31 +88,31 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (signal.SIGTERM, "validation", 143, 9),
     ],
 )
-def test_one_rank_with_workers(
-    in_tmp: Path, whole: Path, number: signal.Signals, where: str, status: int, step: int
+def test_signal_to_one_rank_with_workers(
+    in_tmp: Path, uninterrupted: Path, number: signal.Signals, where: str, status: int, step: int
 ) -> None:
     meet = ["--trainer.callbacks+=meeting.Meet", f"--trainer.callbacks.where={where}"]
-    ended, said = signaled(in_tmp, number, *WORKERS, *meet)
-    assert ended == status, said
-    assert said.count("finishing this step and saving") == 1  # not by the workers, too
-    assert "--data.num_workers" not in said
+    exit_status, stderr = run_and_signal(in_tmp, number, *WORKERS, *meet)
+    assert exit_status == status, stderr
+    assert stderr.count("finishing this step and saving") == 1  # not logged by workers
+    assert "--data.num_workers" not in stderr
     assert final(in_tmp)["global_step"] == step
     main([*WORKERS, "--data.num_workers", "0", "--trainer.default_root_dir", str(in_tmp), "--ckpt_path", "last"])
-    assert_same_end(in_tmp, whole)
+    assert_same_end(in_tmp, uninterrupted)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("where", "step"), [("training", 10), ("validation", 18)])
-def test_two_ranks_with_workers(in_tmp: Path, where: str, step: int) -> None:
-    """The ranks ask each other every ten steps of the 18 of an epoch, and at its end."""
+def test_signal_to_two_ranks_with_workers(in_tmp: Path, where: str, step: int) -> None:
+    """The ranks synchronize every ten steps, and at the end of an epoch of 18 steps."""
     meet = ["--trainer.callbacks+=meeting.Meet", f"--trainer.callbacks.where={where}"]
-    ended, said = signaled(in_tmp, signal.SIGTERM, *WORKERS, *TWO, *meet, ranks=2)
-    assert ended == 143, said
+    exit_status, stderr = run_and_signal(in_tmp, signal.SIGTERM, *WORKERS, *TWO, *meet, ranks=2)
+    assert exit_status == 143, stderr
     assert final(in_tmp)["global_step"] == step
-    assert f"Stopped at step {step}. Continue with" in said
+    assert f"Stopped at step {step}. Continue with" in stderr
 
 
-def test_decoding_into_the_cache(in_tmp: Path) -> None:
+def test_sigterm_while_filling_cache(in_tmp: Path) -> None:
     photos = in_tmp / "photos"
     for name in ("a", "b"):
         (photos / name).mkdir(parents=True)
@@ -120,8 +120,8 @@ def test_decoding_into_the_cache(in_tmp: Path) -> None:
             save_image(torch.rand(3, 8, 8), photos / name / f"{number}.png")
     options = ["--data", "ImageFolderDataModule", "--data.root", str(photos), "--data.cache", "true"]
     fit: list[Any] = [*FIT[:5], *options, "--data.image_size", "8", "--trainer.accelerator", "cpu"]
-    ended, said = signaled(in_tmp, signal.SIGTERM, *fit, "--trainer.callbacks+=meeting.MeetWhileDecoding")
-    assert ended == 143, said
-    assert said.splitlines()[-1] == "lit-cv: stopped."
-    assert [path.name for path in (photos / ".lit_cv_cache").iterdir()] == ["lock"]  # nothing unfinished
-    assert not (in_tmp / "lightning_logs").exists()  # nor a run without a step
+    exit_status, stderr = run_and_signal(in_tmp, signal.SIGTERM, *fit, "--trainer.callbacks+=meeting.MeetWhileDecoding")
+    assert exit_status == 143, stderr
+    assert stderr.splitlines()[-1] == "lit-cv: stopped."
+    assert [path.name for path in (photos / ".lit_cv_cache").iterdir()] == ["lock"]  # no unfinished file
+    assert not (in_tmp / "lightning_logs").exists()  # no run without a step

@@ -1,4 +1,4 @@
-"""What keeps the tests independent of their order is itself right."""
+"""The code that keeps the tests independent of their order is correct."""
 
 import logging
 import os
@@ -31,12 +31,12 @@ CHANGES: dict[str, Callable[[], object]] = {
 }
 
 
-def test_every_setting_is_tried() -> None:
+def test_all_settings_are_covered() -> None:
     assert CHANGES.keys() == SETTINGS.keys()
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_changed_setting_is_named_and_restored(name: str) -> None:
+def test_changed_setting_is_reported_and_restored(name: str) -> None:
     state, before = ProcessState(), SETTINGS[name][0]()
     CHANGES[name]()
     changed = state.restore()
@@ -46,7 +46,7 @@ def test_a_changed_setting_is_named_and_restored(name: str) -> None:
     assert ProcessState().restore() == []
 
 
-def test_what_a_run_of_the_command_line_changes_is_restored_without_a_word(tmp_path: Path) -> None:
+def test_cli_changes_are_restored_silently(tmp_path: Path) -> None:
     state, logger = ProcessState(), logging.getLogger("lit_cv")
     before = (logger.level, logger.propagate, list(logger.handlers))
     os.environ["PL_GLOBAL_SEED"] = "17"
@@ -58,7 +58,7 @@ def test_what_a_run_of_the_command_line_changes_is_restored_without_a_word(tmp_p
     assert (logger.level, logger.propagate, list(logger.handlers)) == before
 
 
-def test_modules_of_a_test_are_forgotten(in_tmp: Path) -> None:
+def test_modules_of_tests_are_unloaded(in_tmp: Path) -> None:
     (in_tmp / "module_of_a_test.py").write_text("X = 1\n")
     (in_tmp / "package_of_a_test").mkdir()
     state = ProcessState()
@@ -70,19 +70,19 @@ def test_modules_of_a_test_are_forgotten(in_tmp: Path) -> None:
     assert not {"module_of_a_test", "package_of_a_test"} & sys.modules.keys()
 
 
-def test_every_test_draws_the_same() -> None:
+def test_tests_start_with_same_seed() -> None:
     first = random.random(), np.random.rand(), float(torch.rand(()))
     seed_generators()
     assert (random.random(), np.random.rand(), float(torch.rand(()))) == first
 
 
 @pytest.mark.parametrize("category", [DeprecationWarning, FutureWarning])
-def test_a_deprecated_call_is_an_error(category: type[Warning]) -> None:
+def test_deprecation_warning_is_error(category: type[Warning]) -> None:
     with pytest.raises(category):
         warnings.warn("will be removed", category, stacklevel=1)
 
 
 @pytest.mark.parametrize("time", ["first", "second"])
-def test_a_gradient_that_is_lost_is_an_error_every_time(time: str) -> None:
+def test_lost_gradient_warning_is_error(time: str) -> None:
     with pytest.raises(UserWarning, match="requires_grad=True to a scalar"):
         float(torch.ones((), requires_grad=True))

@@ -1,4 +1,4 @@
-"""What holds for every size, number of processes and place to resume at."""
+"""Properties that hold for every size, number of ranks and resume position."""
 
 from typing import Any
 
@@ -19,52 +19,52 @@ from lit_cv.augment import OPERATIONS, build_operations, mix_labels
 
 FEW = settings(max_examples=30, derandomize=True, deadline=None)
 SEEDS = st.integers(0, 2**31 - 1)
-# The one gives another size, the other draws when it is applied.
+# The first changes the image size, the second draws when it is applied.
 AUGMENTATIONS = [name for name in OPERATIONS if name not in ("random_resized_crop", "gaussian_noise")]
 
 
 @given(st.integers(1, 60), st.integers(1, 7), SEEDS, st.integers(0, 5), st.booleans())
 @FEW
-def test_every_sample_is_dealt_to_one_process(size: int, ranks: int, seed: int, epoch: int, drop: bool) -> None:
+def test_sampler_splits_samples_over_ranks(size: int, ranks: int, seed: int, epoch: int, drop: bool) -> None:
     orders = []
     for rank in range(ranks):
         sampler = EpochSampler(size, True, seed, ranks, rank, drop)
         sampler.set_epoch(epoch)
         orders.append(list(sampler))
         assert len(sampler) == len(orders[-1])
-    dealt = [position for order in orders for position in order]
+    drawn = [position for order in orders for position in order]
     assert len({len(order) for order in orders}) == 1
-    assert drop or set(dealt) == set(range(size))
-    assert not drop or len(set(dealt)) == len(dealt) == size // ranks * ranks
-    whole = [position for rank in range(ranks) for position in EpochSampler(size, False, seed, ranks, rank)]
-    assert sorted(whole) == list(range(size))
+    assert drop or set(drawn) == set(range(size))
+    assert not drop or len(set(drawn)) == len(drawn) == size // ranks * ranks
+    unshuffled = [position for rank in range(ranks) for position in EpochSampler(size, False, seed, ranks, rank)]
+    assert sorted(unshuffled) == list(range(size))
 
 
 @given(st.integers(1, 30), st.integers(1, 8), st.booleans(), SEEDS, st.data())
 @FEW
-def test_a_loader_resumes_at_any_batch(size: int, batch: int, drop: bool, seed: int, data: Any) -> None:
+def test_loader_resumes_at_any_batch(size: int, batch: int, drop: bool, seed: int, data: Any) -> None:
     dataset = InMemoryDataset(torch.zeros(size, 1, 1, 1, dtype=torch.uint8), torch.arange(size))
 
     def loader() -> ResumableLoader:
         return ResumableLoader(dataset, batch, shuffle=True, drop_last=drop, seed=seed)
 
-    whole = [b["index"].tolist() for b in loader()]
-    if not whole:
+    epoch = [b["index"].tolist() for b in loader()]
+    if not epoch:
         return
-    stop = data.draw(st.integers(1, len(whole)))
-    first = loader()
-    iterator = iter(first)
-    seen = [next(iterator)["index"].tolist() for _ in range(stop)]
-    state = first.state_dict()
-    again = loader()
-    again.load_state_dict(state)
-    rest = [b["index"].tolist() for b in again] if stop < len(whole) else []
-    assert seen + rest == whole
+    stop = data.draw(st.integers(1, len(epoch)))
+    interrupted = loader()
+    iterator = iter(interrupted)
+    before = [next(iterator)["index"].tolist() for _ in range(stop)]
+    state = interrupted.state_dict()
+    resumed = loader()
+    resumed.load_state_dict(state)
+    after = [b["index"].tolist() for b in resumed] if stop < len(epoch) else []
+    assert before + after == epoch
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 4), SEEDS)
 @FEW
-def test_pairs_take_every_sample_as_often_as_any_other(source: int, target: int, ranks: int, seed: int) -> None:
+def test_pairs_use_samples_equally_often(source: int, target: int, ranks: int, seed: int) -> None:
     pairs = np.concatenate([PairSampler((source, target), seed, ranks, rank).order() for rank in range(ranks)])
     for column, size in zip(pairs.T, (source, target), strict=True):
         counts = np.bincount(column, minlength=size)
@@ -74,18 +74,18 @@ def test_pairs_take_every_sample_as_often_as_any_other(source: int, target: int,
 
 @given(st.integers(1, 40), st.integers(1, 5), SEEDS, st.integers(0, 3))
 @FEW
-def test_episodes_are_new_on_every_process(size: int, ranks: int, seed: int, epoch: int) -> None:
-    found = []
+def test_episodes_differ_between_ranks(size: int, ranks: int, seed: int, epoch: int) -> None:
+    episodes = []
     for rank in range(ranks):
         sampler = EpisodeSampler(size, seed, ranks, rank)
         sampler.set_epoch(epoch)
-        found += list(sampler)
-    assert len(set(found)) == len(found)
+        episodes += list(sampler)
+    assert len(set(episodes)) == len(episodes)
 
 
 @given(st.lists(st.integers(-1, 5), min_size=1, max_size=60), st.floats(0, 0.99), SEEDS)
 @FEW
-def test_splits_keep_every_class_and_every_sample(labels: list[int], fraction: float, seed: int) -> None:
+def test_splits_keep_all_classes_and_samples(labels: list[int], fraction: float, seed: int) -> None:
     tensor = torch.tensor(labels)
     kept, held = hold_out(tensor, fraction, seed)
     assert sorted([*kept.tolist(), *held.tolist()]) == list(range(len(labels)))
@@ -99,7 +99,7 @@ def test_splits_keep_every_class_and_every_sample(labels: list[int], fraction: f
 
 @given(st.integers(1, 12), st.integers(1, 12), SEEDS)
 @FEW
-def test_run_length_codes_keep_every_mask(height: int, width: int, seed: int) -> None:
+def test_rle_round_trip(height: int, width: int, seed: int) -> None:
     mask = np.random.RandomState(seed).rand(height, width) < 0.4
     code = encode_rle(mask)
     assert np.array_equal(decode_rle(code), mask)
@@ -116,7 +116,7 @@ def test_run_length_codes_keep_every_mask(height: int, width: int, seed: int) ->
     seed=SEEDS,
 )
 @settings(FEW, max_examples=15)
-def test_augmentations_take_any_batch(name: str, n: int, channels: int, height: int, width: int, seed: int) -> None:
+def test_augmentations_accept_any_batch(name: str, n: int, channels: int, height: int, width: int, seed: int) -> None:
     chain = build_operations([name])
     torch.manual_seed(seed)
     images = torch.randint(0, 256, (n, channels, height, width), dtype=torch.uint8)
@@ -133,7 +133,7 @@ def test_augmentations_take_any_batch(name: str, n: int, channels: int, height: 
 
 @given(st.integers(1, 6), st.integers(2, 5), SEEDS)
 @FEW
-def test_mixed_labels_stay_shares_of_one(n: int, classes: int, seed: int) -> None:
+def test_mixed_labels_sum_to_one(n: int, classes: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, classes, (n,), generator=generator)
     mixed = mix_labels(torch.nn.functional.one_hot(labels, classes).float(), torch.rand(n, generator=generator))

@@ -13,7 +13,7 @@ def draw() -> tuple[float, float, float]:
     return torch.rand(()).item(), random.random(), np.random.rand()
 
 
-def test_same_numbers_give_the_same_draws_in_every_generator() -> None:
+def test_same_seed_gives_same_draws() -> None:
     seed_step(3, 1, 7, 0, CPU)
     first = draw()
     torch.rand(100), random.random(), np.random.rand(5)
@@ -22,14 +22,14 @@ def test_same_numbers_give_the_same_draws_in_every_generator() -> None:
 
 
 @pytest.mark.parametrize("other", [(4, 1, 7, 0), (3, 2, 7, 0), (3, 1, 8, 0), (3, 1, 7, 1), (3, 7, 1, 0)])
-def test_any_other_number_changes_every_draw(other: tuple[int, int, int, int]) -> None:
+def test_different_seed_gives_different_draws(other: tuple[int, int, int, int]) -> None:
     seed_step(3, 1, 7, 0, CPU)
     first = draw()
     seed_step(*other, CPU)
     assert all(a != b for a, b in zip(first, draw(), strict=True))
 
 
-def test_the_first_draws_of_consecutive_steps_are_uniform() -> None:
+def test_first_draws_are_uniform() -> None:
     values = []
     for batch in range(2000):
         seed_step(0, 0, batch, 0, CPU)
@@ -39,7 +39,7 @@ def test_the_first_draws_of_consecutive_steps_are_uniform() -> None:
     assert chi2 < 27.9  # 99.9 % quantile with 9 degrees of freedom
 
 
-def test_the_seed_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_global_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
     assert global_seed() == 0
     monkeypatch.setenv("PL_GLOBAL_SEED", "17")

@@ -1,4 +1,4 @@
-"""Names of built-in parts and of the user's own: what they become, and what is said about wrong ones."""
+"""Resolving names of built-in and custom parts, and the errors about wrong ones."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from lit_cv.tasks import TASKS
 from lit_cv.trust import UntrustedClassError, names_of_files
 from tests.custom_parts import write_files
 
-TABLES = {
+REGISTRIES = {
     "operations": (OPERATIONS, "solarize"),
     "tasks": (TASKS, "regression"),
     "metrics": (METRICS, "kappa"),
@@ -28,7 +28,7 @@ TABLES = {
     "schedules": (SCHEDULES, "cosine"),
     "formats": (FORMATS, "coco"),
 }
-OWN = {
+CUSTOM = {
     "operations": "sol.Invert",
     "metrics": "scores.TopTwo",
     "optimizers": "mine.Slow",
@@ -38,48 +38,48 @@ OWN = {
 
 
 @pytest.fixture
-def own(in_tmp: Path) -> Path:
-    """A working directory with the user's files."""
+def custom(in_tmp: Path) -> Path:
+    """A working directory with files of custom parts."""
     write_files(in_tmp)
     (in_tmp / "torn.py").write_text("class Torn(:\n    pass\n")
     (in_tmp / "needy.py").write_text("import torch\nimport not_installed_here\n")
     return in_tmp
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_short_names_and_slips(name: str) -> None:
-    table, short = TABLES[name]
-    assert resolve(short, table, "it") is table[short]
-    with pytest.raises(ValueError, match=f"it='{short}x': there is no such {table.kind}.*did you mean .*'{short}'"):
-        resolve(f"{short}x", table, "it")
+@pytest.mark.parametrize("name", REGISTRIES)
+def test_short_names_and_typos(name: str) -> None:
+    registry, short = REGISTRIES[name]
+    assert resolve(short, registry, "it") is registry[short]
+    with pytest.raises(ValueError, match=f"it='{short}x': there is no such {registry.kind}.*did you mean .*'{short}'"):
+        resolve(f"{short}x", registry, "it")
 
 
-@pytest.mark.parametrize("name", OWN)
-def test_own_parts_are_imported_on_the_programs_word_alone(own: Path, name: str) -> None:
-    table, path = TABLES[name][0], OWN[name]
+@pytest.mark.parametrize("name", CUSTOM)
+def test_custom_parts_require_trust(custom: Path, name: str) -> None:
+    registry, path = REGISTRIES[name][0], CUSTOM[name]
     module = path.partition(".")[0]
     with names_of_files(), pytest.raises(UntrustedClassError, match=f"`it` names {path}, code outside lit_cv"):
-        resolve(path, table, "it")
+        resolve(path, registry, "it")
     with names_of_files([module]):
-        assert resolve(path, table, "it") is not None
-    assert resolve(path, table, "it") is not None
+        assert resolve(path, registry, "it") is not None
+    assert resolve(path, registry, "it") is not None
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", REGISTRIES)
 @pytest.mark.parametrize("path", ["os.system", "subprocess.Popen", "shutil.rmtree", "builtins.exec", "lit_cv.cli.main"])
-def test_nothing_of_another_kind_is_taken(name: str, path: str) -> None:
+def test_wrong_kinds_are_refused(name: str, path: str) -> None:
     for trusted in ([], ["os", "subprocess", "shutil", "builtins"]):
         with names_of_files(trusted), pytest.raises(ValueError, match=f"`it` names {path}, which is n"):
-            resolve(path, TABLES[name][0], "it")
+            resolve(path, REGISTRIES[name][0], "it")
 
 
 @pytest.mark.parametrize(
-    ("table", "path", "message"),
+    ("registry", "path", "message"),
     [
         (OPERATIONS, "sol.Invrt", "not a subclass of Operation: sol has no Invrt: did you mean 'Invert'"),
         (OPERATIONS, "sol.Half", "which is abstract: it must define _draw"),
         (OPERATIONS, "mynet.TinyNet", "which is not a subclass of Operation"),
-        (OPERATIONS, "nowhere.Invert", "there is no nowhere here"),
+        (OPERATIONS, "nowhere.Invert", "module nowhere was not found"),
         (SCHEDULES, "mine.backwards", "neither a function of `progress`"),
         (SCHEDULES, "mine.Slow", "which is not a subclass of StepSchedule"),
         (METRICS, 7, "it='7': there is no such metric"),
@@ -87,31 +87,31 @@ def test_nothing_of_another_kind_is_taken(name: str, path: str) -> None:
         (OPERATIONS, "needy.Invert", r"needy\.py, line 2: ModuleNotFoundError: No module named 'not_installed_here'\."),
     ],
 )
-def test_what_does_not_fit_is_said(own: Path, table: "Registry[object]", path: object, message: str) -> None:
+def test_error_names_problem(custom: Path, registry: "Registry[object]", path: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        resolve(path, table, "it")
+        resolve(path, registry, "it")
 
 
-def test_an_entry_is_added_by_its_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file in the package that adds an operation is all that a new one takes."""
+def test_entry_is_registered_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One file in the package is enough to add an entry."""
     package = tmp_path / "own_package"
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "base.py").write_text(
-        "from lit_cv.registry import Registry\nclass Base: pass\nTABLE = Registry('thing', Base, 'own_package')\n"
+        "from lit_cv.registry import Registry\nclass Base: pass\nTHINGS = Registry('thing', Base, 'own_package')\n"
     )
     (package / "first.py").write_text(
-        "from own_package.base import TABLE, Base\n@TABLE.add('first')\nclass First(Base): pass\n"
+        "from own_package.base import THINGS, Base\n@THINGS.add('first')\nclass First(Base): pass\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    from own_package.base import TABLE  # type: ignore[import-not-found]
+    from own_package.base import THINGS  # type: ignore[import-not-found]
 
-    assert list(TABLE) == ["first"]
-    with pytest.raises(ValueError, match="there are two things named 'first'"):
-        TABLE.add("first")(int)
+    assert list(THINGS) == ["first"]
+    with pytest.raises(ValueError, match="two things are named 'first'"):
+        THINGS.add("first")(int)
 
 
-def test_parameters_follow_kwargs_through_the_bases() -> None:
+def test_parameters_include_those_of_bases() -> None:
     class Base:
         def __init__(self, size: int = 1, *, color: str = "red") -> None: ...
 
@@ -125,7 +125,7 @@ def test_parameters_follow_kwargs_through_the_bases() -> None:
     assert accepted_arguments(Open, {"size": 2, "shape": 3}) == {"size": 2}
 
 
-def test_an_own_operation_is_applied_and_its_arguments_are_checked(own: Path) -> None:
+def test_custom_operation(custom: Path) -> None:
     images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
     invert, _ = build_operations([{"name": "sol.Invert", "p": 1.0}, "horizontal_flip"]).operations
     assert torch.equal(invert(images), 255 - images)
@@ -133,7 +133,7 @@ def test_an_own_operation_is_applied_and_its_arguments_are_checked(own: Path) ->
         build_operations([{"name": "sol.Invert", "chance": 1.0}])
 
 
-def test_an_own_optimizer_gets_what_it_accepts(own: Path) -> None:
+def test_custom_optimizer_gets_accepted_arguments(custom: Path) -> None:
     groups = [{"params": list(nn.Linear(2, 2).parameters()), "lr": 0.5, "weight_decay": 0.0, "name": "all"}]
     optimizer = build_optimizer("mine.Slow", groups, lr=0.5, momentum=0.7)
     assert (optimizer.defaults["momentum"], optimizer.defaults["dampening"]) == (0.7, 0.5)
@@ -142,7 +142,7 @@ def test_an_own_optimizer_gets_what_it_accepts(own: Path) -> None:
     assert scales_layers("lars")
 
 
-def test_an_own_schedule_is_warmed_up_and_ends_at_the_minimum(own: Path) -> None:
+def test_custom_schedule_has_warmup_and_min_lr(custom: Path) -> None:
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
     schedule = build_schedule("mine.steps", optimizer, 12, warmup_steps=2, min_lr=0.2)
     rates = []
@@ -157,12 +157,12 @@ def test_an_own_schedule_is_warmed_up_and_ends_at_the_minimum(own: Path) -> None
         build_schedule("mine.steps", optimizer, float("inf"))
 
 
-def test_an_own_format_is_read(own: Path) -> None:
+def test_custom_format(custom: Path) -> None:
     assert format_named("lines.LINES").name == "lines"
 
 
 @pytest.mark.parametrize(("name", "has_map"), [("TinyNet", False), ("MapNet", True), ("SizedNet", False)])
-def test_own_networks(own: Path, name: str, has_map: bool) -> None:
+def test_custom_networks(custom: Path, name: str, has_map: bool) -> None:
     backbone = create_backbone(f"mynet.{name}", in_channels=1, image_size=16)
     images = torch.randint(0, 256, (3, 1, 16, 16), dtype=torch.uint8)
     assert backbone(images).shape == (3, backbone.num_features)
@@ -171,7 +171,7 @@ def test_own_networks(own: Path, name: str, has_map: bool) -> None:
     assert float(backbone.std) == pytest.approx(0.5 if name == "MapNet" else 0.25)
 
 
-def test_looking_at_an_own_network_changes_nothing(own: Path) -> None:
+def test_inspecting_custom_network_changes_nothing(custom: Path) -> None:
     before = torch.random.get_rng_state()
     backbone = create_backbone("mynet.CountingNet", image_size=16)
     torch.random.set_rng_state(before)
@@ -184,7 +184,7 @@ def test_looking_at_an_own_network_changes_nothing(own: Path) -> None:
     assert int(backbone.body.stem[1].num_batches_tracked) == 0
 
 
-def test_maps_and_stages_of_an_own_network(own: Path) -> None:
+def test_feature_maps_and_stages_of_custom_network(custom: Path) -> None:
     backbone = create_backbone("mynet.MapNet", in_channels=1, image_size=64)
     assert backbone.feature_levels((64, 64)) == {2: 8}
     assert [stage.name for stage in backbone_stages(backbone.body)] == ["stem", "deep"]
@@ -199,8 +199,8 @@ def test_maps_and_stages_of_an_own_network(own: Path) -> None:
         ("WrongNet", {"image_size": 16}, r"forward returned the shape \(2, 3\): give \(N, 8\) or a feature map"),
         ("WrongNet", {}, r"forward returned the shape \(2, 3\)"),
         ("LazyNet", {}, "mynet.LazyNet has layers whose sizes are unknown"),
-        ("DemandingNet", {}, "mynet.DemandingNet needs `depth`"),
-        ("SizedNet", {}, "mynet.SizedNet needs `image_size`"),
+        ("DemandingNet", {}, "mynet.DemandingNet requires `depth`"),
+        ("SizedNet", {}, "mynet.SizedNet requires `image_size`"),
         ("StillNet", {}, "which is no network: it has no forward"),
         ("HelperOnly", {}, "which is not a subclass of Module"),
         ("TinyNt", {}, "mynet has no TinyNt: did you mean 'TinyNet'"),
@@ -210,17 +210,17 @@ def test_maps_and_stages_of_an_own_network(own: Path) -> None:
         ("TinyNet", {"spatial_dropout": 0.1}, "has no feature map"),
     ],
 )
-def test_own_networks_that_do_not_fit(own: Path, name: str, options: dict[str, object], message: str) -> None:
+def test_invalid_custom_networks(custom: Path, name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         create_backbone(f"mynet.{name}", **options)  # type: ignore[arg-type]
 
 
-def test_own_weights_come_back_from_a_checkpoint(own: Path) -> None:
+def test_custom_network_weights_are_restored(custom: Path) -> None:
     first = create_backbone("mynet.TinyNet", in_channels=1)
-    torch.save(first.state_dict(), own / "first.pt")
+    torch.save(first.state_dict(), custom / "first.pt")
     again = create_backbone("mynet.TinyNet", in_channels=1, weights="first.pt")
     linear = create_backbone("mynet.SizedNet", in_channels=1, image_size=8)
-    torch.save(linear.state_dict(), own / "linear.pt")
+    torch.save(linear.state_dict(), custom / "linear.pt")
     taken = create_backbone("mynet.SizedNet", in_channels=1, image_size=8, weights="linear.pt")
     for one, other in ((first, again), (linear, taken)):
         assert all(
@@ -228,7 +228,7 @@ def test_own_weights_come_back_from_a_checkpoint(own: Path) -> None:
         )
 
 
-def test_own_parts_in_python(own: Path) -> None:
+def test_custom_parts_in_python(custom: Path) -> None:
     import lightning as L
 
     module = SupervisedModule(

@@ -1,4 +1,4 @@
-"""A run that is killed and continued ends in the same weights, bit for bit, as one that was not."""
+"""A run that is killed and resumed ends with the same weights, bit for bit, as an uninterrupted one."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import lightning as L
 from lit_cv.callbacks import RunCheckpoint
 
 class Killed(BaseException):
-    """Not caught by anything, as SIGKILL is not."""
+    """Like SIGKILL, not caught by anything."""
 
 class Kill(L.Callback):
     def __init__(self, step: int, where: str = "batch", real: bool = False) -> None:
@@ -40,7 +40,7 @@ class Kill(L.Callback):
         if self.where == "save":
             self._die(trainer)
 '''
-# A run that continues keeps the callbacks of its configuration: null leaves the killer behind.
+# A resumed run keeps the callbacks of its configuration; null removes the killer.
 FIT = [
     "fit", "--trainer.callbacks", "null",
     "--model", "SupervisedModule", "--model.backbone", "conv4", "--model.dropout", "0.3",
@@ -79,35 +79,35 @@ def assert_same(a: Any, b: Any, path: str = "") -> None:
         assert a == b, path
 
 
-def assert_same_end(killed: Path, whole: Path) -> None:
-    a, b = final(killed), final(whole)
+def assert_same_end(killed: Path, uninterrupted: Path) -> None:
+    a, b = final(killed), final(uninterrupted)
     assert a["global_step"] == b["global_step"] > 0
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "ema"):
         assert_same(a.get(key), b.get(key), key)
-    rows = [read_metrics(root / "lightning_logs" / "version_0" / "metrics.csv") for root in (killed, whole)]
+    rows = [read_metrics(root / "lightning_logs" / "version_0" / "metrics.csv") for root in (killed, uninterrupted)]
     assert rows[0] == rows[1]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Uninterrupted runs by their options, each made once."""
-    made: dict[tuple[str, ...], Path] = {}
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A function that returns the folder of an uninterrupted run with some options, and runs it once."""
+    folders: dict[tuple[str, ...], Path] = {}
 
-    def make(options: list[str]) -> Path:
+    def run(options: list[str]) -> Path:
         key = tuple(options)
-        if key not in made:
-            made[key] = tmp_path_factory.mktemp("whole")
-            main([*FIT, *options, "--trainer.default_root_dir", str(made[key])])
-        return made[key]
+        if key not in folders:
+            folders[key] = tmp_path_factory.mktemp("uninterrupted")
+            main([*FIT, *options, "--trainer.default_root_dir", str(folders[key])])
+        return folders[key]
 
-    return make
+    return run
 
 
 def run_until_killed(args: list[str]) -> None:
     try:
         main(args)
     except BaseException as error:
-        if type(error).__name__ == "Killed":  # the class of a file that each run imports anew
+        if type(error).__name__ == "Killed":  # its file is imported anew by each run
             return
         raise
     pytest.fail("the run was not killed")
@@ -125,28 +125,28 @@ def root(in_tmp: Path) -> Path:
     return in_tmp
 
 
-# Within an epoch of 9 steps, after its last one, and after one more; the contracts stop at every batch.
+# Within an epoch of 9 steps, after its last step, and one step later; the contract tests stop at every batch.
 @pytest.mark.parametrize("step", [pytest.param(3, marks=SLOW), 9, pytest.param(19, marks=SLOW)])
 @pytest.mark.slow
-def test_killed_at_any_step(root: Path, whole: Any, step: int) -> None:
+def test_resume_is_exact(root: Path, uninterrupted: Any, step: int) -> None:
     kill_and_resume(root, AUGMENT, [f"step={step}"])
-    assert_same_end(root, whole(AUGMENT))
+    assert_same_end(root, uninterrupted(AUGMENT))
 
 
 @pytest.mark.slow
-def test_parts_of_the_users_own_resume_exactly(root: Path, whole: Any) -> None:
+def test_resume_is_exact_with_custom_parts(root: Path, uninterrupted: Any) -> None:
     write_files(root)
-    own = [
+    options = [
         "--model.backbone", "mynet.TinyNet", "--model.optimizer", "mine.Slow", "--model.schedule", "mine.steps",
         "--model.metrics", "[kappa, scores.TopTwo]", "--model.warmup_epochs", "0.5", "--model.min_lr", "1e-5",
         "--trainer.callbacks+=Augmentation", "--trainer.callbacks.operations", "[random_crop, {name: sol.Invert}]",
     ]  # fmt: skip
-    kill_and_resume(root, own, ["step=13"])
-    assert_same_end(root, whole(own))
+    kill_and_resume(root, options, ["step=13"])
+    assert_same_end(root, uninterrupted(options))
 
 
 @pytest.mark.slow
-def test_another_batch_size_after_a_whole_epoch_is_told(root: Path) -> None:
+def test_resume_warns_of_changed_batch_size(root: Path) -> None:
     args = [*FIT, "--trainer.default_root_dir", str(root), "--trainer.max_epochs"]
     main([*args, "1"])
     with pytest.warns(UserWarning, match="written with batch_size=32, now 16: the resumed run will differ"):
@@ -155,19 +155,19 @@ def test_another_batch_size_after_a_whole_epoch_is_told(root: Path) -> None:
 
 @pytest.mark.parametrize("where", ["validation", "save"])
 @pytest.mark.slow
-def test_killed_in_validation_or_while_a_checkpoint_is_written(root: Path, whole: Any, where: str) -> None:
+def test_resume_is_exact_after_kill_in_validation_or_save(root: Path, uninterrupted: Any, where: str) -> None:
     kill_and_resume(root, AUGMENT, ["step=9", f"where={where}"])
-    assert_same_end(root, whole(AUGMENT))
+    assert_same_end(root, uninterrupted(AUGMENT))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [pytest.param(4, marks=SLOW), 5, pytest.param(9, marks=SLOW)])
-def test_with_everything_on_and_another_number_of_workers(root: Path, whole: Any, step: int) -> None:
+def test_resume_is_exact_with_all_options(root: Path, uninterrupted: Any, step: int) -> None:
     kill_and_resume(root, EVERYTHING, [f"step={step}"], resume=["--data.num_workers", "0"])
-    assert_same_end(root, whole(EVERYTHING))
+    assert_same_end(root, uninterrupted(EVERYTHING))
 
 
-def test_control_c_saves_the_step_and_ends_cleanly(root: Path, whole: Any, capfd: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_saves_step(root: Path, uninterrupted: Any, capfd: pytest.CaptureFixture[str]) -> None:
     kill = ["--trainer.callbacks+=killer.Kill", "--trainer.callbacks.step=12", "--trainer.callbacks.where=interrupt"]
     fit = [*FIT, *AUGMENT, "--checkpoint.every_n_steps", "0", "--trainer.default_root_dir", str(root)]
     with pytest.raises(SystemExit):
@@ -176,15 +176,15 @@ def test_control_c_saves_the_step_and_ends_cleanly(root: Path, whole: Any, capfd
     assert f"Stopped at step 13. Continue with: lit-cv fit --ckpt_path {path}" in capfd.readouterr().err
     assert final(root)["global_step"] == 13
     main([*fit, "--ckpt_path", "last"])
-    assert_same_end(root, whole(AUGMENT))
+    assert_same_end(root, uninterrupted(AUGMENT))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "kill"),
     [
-        ([], ["step=9", "where=validation"]),  # after the last of an epoch's 9 steps, at which a checkpoint was written
-        ([], ["step=27", "where=validation"]),  # the last of all
+        ([], ["step=9", "where=validation"]),  # after the last step of an epoch of 9 steps, which wrote a checkpoint
+        ([], ["step=27", "where=validation"]),  # after the last step of the run
         ([], ["step=8", "where=interrupt"]),
         (["--trainer.val_check_interval", "3"], ["step=3", "where=validation"]),
         (["--trainer.val_check_interval", "3"], ["step=9", "where=validation"]),
@@ -193,7 +193,7 @@ def test_control_c_saves_the_step_and_ends_cleanly(root: Path, whole: Any, capfd
         (["--trainer.check_val_every_n_epoch", "2"], ["step=8", "where=interrupt"]),
     ],
 )
-def test_a_validation_that_is_due_is_made_up_for(root: Path, whole: Any, options: list[str], kill: list[str]) -> None:
+def test_resume_runs_due_validation(root: Path, uninterrupted: Any, options: list[str], kill: list[str]) -> None:
     options = [*AUGMENT, "--checkpoint.every_n_steps", "3", *options]
     killer = ["--trainer.callbacks+=killer.Kill", *(f"--trainer.callbacks.{option}" for option in kill)]
     args = [*FIT, *options, "--trainer.default_root_dir", str(root)]
@@ -203,38 +203,39 @@ def test_a_validation_that_is_due_is_made_up_for(root: Path, whole: Any, options
     else:
         run_until_killed([*args, *killer])
     main([*args, "--ckpt_path", "last"])
-    assert_same_end(root, whole(options))
+    assert_same_end(root, uninterrupted(options))
     best = [
         torch.load(path, weights_only=True)["global_step"]
         for path in (
-            folder / "lightning_logs" / "version_0" / "checkpoints" / "best.ckpt" for folder in (root, whole(options))
+            folder / "lightning_logs" / "version_0" / "checkpoints" / "best.ckpt"
+            for folder in (root, uninterrupted(options))
         )
     ]
     assert best[0] == best[1]
 
 
 @pytest.mark.slow
-def test_killed_twice(root: Path, whole: Any) -> None:
+def test_resume_is_exact_after_two_kills(root: Path, uninterrupted: Any) -> None:
     fit = [*FIT, *AUGMENT, "--trainer.default_root_dir", str(root)]
     kill = [*fit, "--trainer.callbacks+=killer.Kill"]
     run_until_killed([*kill, "--trainer.callbacks.step=5"])
     run_until_killed([*kill, "--trainer.callbacks.step=13", "--ckpt_path", "last"])
     main([*fit, "--ckpt_path", "last"])
-    assert_same_end(root, whole(AUGMENT))
+    assert_same_end(root, uninterrupted(AUGMENT))
 
 
-def test_a_real_sigkill_of_the_process(root: Path, whole: Any) -> None:
+def test_resume_is_exact_after_sigkill(root: Path, uninterrupted: Any) -> None:
     args = [*FIT, *AUGMENT, "--data.num_workers", "2"]
     kill = ["--trainer.callbacks+=killer.Kill", "--trainer.callbacks.step=13", "--trainer.callbacks.real=true"]
     (dead,) = run_program([*args, *kill], root)
     assert dead.returncode == -9, dead.stderr
     (again,) = run_program([*args, "--ckpt_path", "last"], root)
     assert again.returncode == 0, again.stderr
-    assert_same_end(root, whole(AUGMENT))
+    assert_same_end(root, uninterrupted(AUGMENT))
 
 
 @pytest.mark.slow
-def test_the_learning_rate_of_the_command_line_wins(root: Path) -> None:
+def test_new_learning_rate_wins_on_resume(root: Path) -> None:
     kill_and_resume(root, ["--model.schedule", "constant"], ["step=12"], resume=["--model.lr", "0.0123"])
     rows = read_metrics(root / "lightning_logs" / "version_0" / "metrics.csv")
     rates = {row["step"]: row["lr"] for row in rows if "lr" in row}
@@ -244,21 +245,19 @@ def test_the_learning_rate_of_the_command_line_wins(root: Path) -> None:
 
 @pytest.mark.parametrize("steps", [12, pytest.param(18, marks=SLOW)])
 @pytest.mark.slow
-def test_a_run_bounded_by_steps_is_made_longer(root: Path, whole: Any, steps: int) -> None:
-    """In the middle of an epoch of 9 steps, and at its end."""
+def test_run_bounded_by_steps_can_be_extended(root: Path, uninterrupted: Any, steps: int) -> None:
+    """Bounded in the middle of an epoch of 9 steps, and at its end."""
     constant = ["--model.schedule", "constant"]
     options = [*FIT, *constant, "--trainer.default_root_dir", str(root)]
     main([*options, "--trainer.max_steps", str(steps)])
     main([*options, "--trainer.max_steps", "-1", "--ckpt_path", "last"])
-    a, b = final(root), final(whole(constant))
+    a, b = final(root), final(uninterrupted(constant))
     assert a["global_step"] == b["global_step"] == 27
     for key in ("state_dict", "optimizer_states"):
         assert_same(a[key], b[key], key)
 
 
-def test_a_refused_continuation_leaves_the_configuration_of_the_run(
-    root: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_refused_resume_keeps_configuration(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     args = ["--trainer.default_root_dir", str(root)]
     run_until_killed([*FIT, *args, "--trainer.callbacks+=killer.Kill", "--trainer.callbacks.step=5"])
     before = (root / "lightning_logs" / "version_0" / "config.yaml").read_text()

@@ -167,7 +167,7 @@ def test_an_own_format(own: Path) -> None:
         (["--model.backbone", "mynet.TinyNt"], r"mynet has no TinyNt: did you mean 'TinyNet'"),
         (["--model.backbone", "mynet.NamelessNet"], r"mynet\.NamelessNet has no num_features"),
         (["--model.backbone", "mynet.WrongNet"], r"forward returned the shape \(2, 3\)"),
-        (["--model.backbone", "lost.Net"], "there is no lost here"),
+        (["--model.backbone", "lost.Net"], "module lost was not found"),
         (["--model.optimizer", "mine.Slw"], "mine has no Slw: did you mean 'Slow'"),
         (
             ["--model.optimizer", "adamm"],

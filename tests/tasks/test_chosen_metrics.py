@@ -129,7 +129,7 @@ def test_copy_is_independent() -> None:
         ("classification", [{"name": "precision", "avrage": "micro"}], "no argument 'avrage': did you mean 'average'"),
         ("classification", [{"name": "precision", "average": "none"}], "Precision returned a Tensor of shape"),
         ("classification", ["torch.nn.Linear"], "which is not a subclass of Metric"),
-        ("regression", ["precision"], "metric 'precision' needs `task`"),
+        ("regression", ["precision"], "metric 'precision' requires `task`"),
     ],
 )
 def test_error_for_invalid_metrics(kind: str, metrics: Any, message: str) -> None:

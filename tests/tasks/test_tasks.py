@@ -211,7 +211,7 @@ def test_error_for_loss_of_wrong_shape() -> None:
         ({"a": {"type": "clasification"}}, "did you mean 'classification'"),
         ({"a": {"type": "classification", "num_class": 3}}, "no argument 'num_class': did you mean 'num_classes'"),
         ({"a": {"type": "regression", "loss": "l3"}}, "tasks.a: loss='l3': must be one of mse, l1, huber"),
-        ({"a": {"type": "nowhere.Task"}}, "there is no nowhere here"),
+        ({"a": {"type": "nowhere.Task"}}, "module nowhere was not found"),
         ({"a": {"type": "lit_cv.tasks.Nothing"}}, r"lit_cv.tasks has no Nothing\."),
         ({"a": {"type": "lit_cv.tasks.RegresionTsk"}}, r"RegresionTsk: did you mean 'RegressionTask'"),
         ({"a": {"type": "torch.nn.Linear"}}, "is not a subclass of BaseTask"),
