@@ -1,4 +1,4 @@
-"""Approaches as users write them: each is a subclass of `BaseModule` in a file of its own."""
+"""Approaches as users write them: subclasses of `BaseModule` outside the library."""
 
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ from lit_cv.nn import MovingAverage, cosine_decay
 
 
 class BYOL(BaseModule):
-    """Predicts what a moving average of the network makes of the mirrored image (Grill et al. 2020)."""
+    """Predicts the output of a moving average of the network for the mirrored image (Grill et al. 2020)."""
 
     uses_unlabeled: ClassVar[bool] = True
 
@@ -44,7 +44,7 @@ class BYOL(BaseModule):
 
 
 class VICReg(BaseModule):
-    """Keeps the embeddings of two views alike, and their dimensions apart (Bardes et al. 2022)."""
+    """Makes the embeddings of two views similar, and their dimensions uncorrelated (Bardes et al. 2022)."""
 
     uses_unlabeled: ClassVar[bool] = True
     expects_views: ClassVar[bool] = True
@@ -74,14 +74,14 @@ class VICReg(BaseModule):
 
 
 class DINO(BaseModule):
-    """Gives small crops the distribution that a centered teacher gives large ones (Caron et al. 2021)."""
+    """Predicts the centered teacher's distribution for large crops from all crops (Caron et al. 2021)."""
 
     center: Tensor
     uses_unlabeled: ClassVar[bool] = True
 
     def __init__(self, decay: float = 0.9, temperature: float = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._seen: list[Tensor] = []  # mean outputs of the teacher since the last step
+        self._teacher_means: list[Tensor] = []  # mean outputs of the teacher since the last optimizer step
 
     def configure_head(self, num_features: int) -> nn.Module:
         return nn.Linear(num_features, 16)
@@ -95,19 +95,19 @@ class DINO(BaseModule):
         large, small = batch["views"], batch["crops"]
         teacher: Any = self.teacher.module
         with torch.no_grad():
-            given = teacher.head(teacher.backbone(large.flatten(0, 1))).float()
+            teacher_logits = teacher.head(teacher.backbone(large.flatten(0, 1))).float()
         if stage == "train":
-            self._seen.append(gather_batches(given).mean(0))
-        target = ((given - self.center) / 0.04).softmax(-1).unflatten(0, large.shape[:2])
-        answers = torch.cat(
+            self._teacher_means.append(gather_batches(teacher_logits).mean(0))
+        target = ((teacher_logits - self.center) / 0.04).softmax(-1).unflatten(0, large.shape[:2])
+        logits = torch.cat(
             [self(crops.flatten(0, 1)).float().unflatten(0, crops.shape[:2]) for crops in (large, small)]
         )
-        logs = (answers / self.hparams["temperature"]).log_softmax(-1)
+        logs = (logits / self.hparams["temperature"]).log_softmax(-1)
         terms = [-(t * logs[s]).sum(-1).mean() for i, t in enumerate(target) for s in range(len(logs)) if s != i]
         return {"loss": torch.stack(terms).mean()}
 
     def after_step(self) -> None:
         self.teacher.update(self.hparams["decay"])
-        if self._seen:
-            self.center.lerp_(torch.stack(self._seen).mean(0), 1 - self.hparams["decay"])
-        self._seen = []
+        if self._teacher_means:
+            self.center.lerp_(torch.stack(self._teacher_means).mean(0), 1 - self.hparams["decay"])
+        self._teacher_means = []

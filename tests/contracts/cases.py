@@ -1,6 +1,6 @@
-"""The table of approaches: what the contracts need of each subclass of `BaseModule` that they cannot find out.
+"""The table of approaches: data and options with which the contracts test each subclass of `BaseModule`.
 
-A new approach needs one row here, and none where images with labels are all that it learns from.
+A new approach needs one row here, or none if it only learns from images with labels.
 """
 
 import inspect
@@ -44,17 +44,17 @@ from tests.contracts.data import BATCH, DomainPairs, Episodes, Images, MultiCrop
 from tests.contracts.readme import RotationModule, StripesDataModule  # type: ignore[attr-defined]
 
 CONTRACTS: dict[str, str] = {
-    "resume": "killed within accumulated batches, in validation and between epochs, it ends the same, bit for bit",
-    "ranks": "two ranks learn what one learns from the joined batch, but for draws and statistics of BatchNorm",
-    "precision": "finite losses under float32 and bfloat16 autocast",
-    "copies": "deepcopy, pickle and `load_from_checkpoint` predict alike",
-    "export": "the exported program and weights equal the module",
-    "arguments": "`--model.help` lists the arguments; hyperparameters load with `weights_only=True`",
-    "errors": "a wrong batch takes one line with the class and what it needs",
-    "evaluation": "`validate` repeats the last validation; evaluation changes no state",
-    "overhead": "no step waits for the device, and the backbone runs as often as the row says",
+    "resume": "a run killed during gradient accumulation, in validation or between epochs resumes bit for bit",
+    "ranks": "a step on two ranks equals a step on the joined batch, except for random draws and BatchNorm statistics",
+    "precision": "losses are finite in float32 and under bfloat16 autocast",
+    "copies": "copies by `deepcopy`, pickle and `load_from_checkpoint` give the same predictions",
+    "export": "the exported program and weights give the module's outputs",
+    "arguments": "`--model.help` lists all arguments; hyperparameters load with `weights_only=True`",
+    "errors": "a wrong batch raises a one-line error that names the class and the entry it needs",
+    "evaluation": "`validate` reproduces the last validation; evaluation changes no state",
+    "overhead": "a step does not wait for the device, and runs the backbone as often as its row says",
 }
-"""What is checked of every approach, by its name in the docs."""
+"""The contracts by their name in the docs."""
 
 CONV: dict[str, Any] = {"backbone": "conv4"}
 DENSE: dict[str, Any] = {"backbone": "conv4", "channels": 32}
@@ -67,8 +67,8 @@ TASKS: dict[str, Any] = {
     "objects": {"type": "detection", "channels": 32, "num_convs": 1},
 }
 MIRROR = ["horizontal_flip"]
-BOXES = "Programs give the features alone: a detector gives as many boxes as it finds."
-CHOSEN = "A step waits for the device where it chooses among anchors or images by their targets."
+BOXES = "Exported programs return features only, since the number of detected boxes varies."
+SELECTION = "A step waits for the device where it selects anchors or images by their targets."
 
 
 @dataclass(frozen=True)
@@ -77,20 +77,20 @@ class Case:
 
     Attributes:
         cls: The approach.
-        options: Constructor arguments, those that the data do not give.
+        options: Constructor arguments that are not inferred from the data.
         data: Its DataModule.
-        callbacks: The callbacks that it needs, besides those of every run.
-        variant: What distinguishes a further row of the same class, of which only `resume` is checked.
+        callbacks: Callbacks that it needs in addition to those of every run.
+        variant: Name of a further row of the same class, which is only tested for `resume`.
         epochs: Epochs of a run.
         killed_in: Epochs, from 0, in which it is killed.
         pretrained: Whether it starts from the weights of a `SupervisedModule`.
-        moved: Parts of its state that move in `after_step`, such as averages, by the prefix of their names.
+        moved: Prefixes of names of state, such as moving averages, that `after_step` updates.
         passes: How often a training step runs a backbone on a batch of images.
-        syncs: How often a training step waits for the device, at most.
-        exported: Which of its outputs a program gives: `auto` or, where `forward` gives no tensors, `embed`.
-        not_promised: Why a contract is not one of this approach, by the contract's name.
-        notes: What limits a contract that is kept, likewise.
-        is_default: Whether the class has no row, and this one is what such classes get.
+        syncs: How often a training step may wait for the device.
+        exported: Output of the exported program: `auto`, or `embed` if `forward` does not return tensors.
+        not_promised: Why a contract does not hold for this approach, by the name of the contract.
+        notes: Limits of a contract that holds, by the name of the contract.
+        is_default: Whether the class has no row and uses this default one.
     """
 
     cls: type[BaseModule]
@@ -120,7 +120,7 @@ ROWS: list[Case] = [
     Case(FineTuneModule, CONV | {"strategy": "discriminative_lr", "optimizer": "sgd"}),
     Case(SimCLRModule, callbacks=lambda: [ContrastiveAugmentation()]),
     Case(MAEModule, MASKED),
-    Case(DetectionModule, DENSE, Scenes, syncs=5, exported="embed", notes={"export": BOXES, "overhead": CHOSEN}),
+    Case(DetectionModule, DENSE, Scenes, syncs=5, exported="embed", notes={"export": BOXES, "overhead": SELECTION}),
     Case(SegmentationModule, DENSE, Scenes),
     Case(
         MultiTaskModule,
@@ -128,7 +128,7 @@ ROWS: list[Case] = [
         Scenes,
         syncs=9,
         exported="embed",
-        notes={"export": BOXES, "overhead": CHOSEN},
+        notes={"export": BOXES, "overhead": SELECTION},
     ),
     Case(DomainAdversarialModule, CONV | {"conditioning": "entropy"}, DomainPairs),
     Case(MMDModule, data=DomainPairs),
@@ -149,8 +149,8 @@ ROWS: list[Case] = [
     Case(
         RotationModule,
         syncs=BATCH,
-        not_promised={"ranks": "The rotation of an image goes by its place in the batch of its rank."},
-        notes={"overhead": "The example reads each image's number of quarter turns from the device."},
+        not_promised={"ranks": "The rotation of an image depends on its position in the batch of its rank."},
+        notes={"overhead": "The example in docs reads the rotation of each image from the device."},
     ),
 ]
 VARIANTS: list[Case] = [
@@ -163,7 +163,7 @@ VARIANTS: list[Case] = [
     Case(
         SupervisedModule,
         callbacks=lambda: with_support([StochasticWeightAveraging(0.01, swa_epoch_start=1)], continues=False),
-        variant="weights averaged over epochs",
+        variant="stochastic weight averaging",
         epochs=3,
         killed_in=(0, 1),
     ),
@@ -219,7 +219,7 @@ VARIANTS: list[Case] = [
     ),
     Case(
         DetectionModule,
-        DENSE | {"detector": "faster_rcnn"},  # which draws samples
+        DENSE | {"detector": "faster_rcnn"},  # draws random samples of anchors and proposals
         Scenes,
         lambda: [Augmentation(operations=[*MIRROR, {"name": "affine", "scale": [0.8, 1.2]}]), EMA(0.9)],
         variant="Faster R-CNN, augmented and averaged",
@@ -246,7 +246,7 @@ VARIANTS: list[Case] = [
         MAMLModule,
         CONV | {"batch_norm": "support", "anil": True, "learn_inner_lr": True},
         Episodes,
-        variant="ANIL with learned rates",
+        variant="ANIL with learned inner learning rates",
     ),
     Case(
         MultiTaskModule,
@@ -265,7 +265,7 @@ def _subclasses(cls: type[BaseModule]) -> Iterator[type[BaseModule]]:
 
 
 def approaches() -> list[type[BaseModule]]:
-    """Return every concrete subclass of `BaseModule` in the library and in the files of this folder."""
+    """Return every concrete subclass of `BaseModule` in the library and in this folder."""
     packages = [lit_cv.modules, import_module("tests.contracts")]
     for package in packages:
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
@@ -281,6 +281,6 @@ def approaches() -> list[type[BaseModule]]:
 
 
 def cases() -> list[Case]:
-    """Return the row of every approach, the default one for those without."""
+    """Return the row of every approach, or the default row if it has none."""
     rows = {row.cls: row for row in ROWS}
     return [rows.get(cls, Case(cls, is_default=True)) for cls in approaches()]

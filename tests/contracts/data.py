@@ -22,11 +22,11 @@ BATCH = 4  # images
 
 
 class Images(BaseDataModule):
-    """Color images of three classes, told apart by their brightness; batches of `image` and `label`.
+    """Color images of three classes that differ in brightness; batches of `image` and `label`.
 
     Args:
-        count: Training images, of which every sixth has no label; eight more are for validation.
-        shift: Added to every pixel, which makes another domain.
+        count: Number of training images, of which every sixth has no label; there are eight validation images.
+        shift: Value added to every pixel, to create another domain.
         side: Height and width in pixels.
         **kwargs: Arguments of `BaseDataModule`.
     """
@@ -57,21 +57,21 @@ class Scenes(ShapesDataModule):
 
 
 class DomainPairs(DomainAdaptationDataModule):
-    """Two domains, of which the target is the smaller one: it begins anew in the middle of an epoch."""
+    """Two domains with a smaller target, which restarts in the middle of an epoch."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(Images(), Images(count=10, shift=40), **{"batch_size": BATCH} | kwargs)
 
 
 class Episodes(EpisodicDataModule):
-    """Episodes of two classes; prediction takes up two classes of the test."""
+    """Episodes of two classes; prediction uses two test classes as its support set."""
 
     def __init__(self, side: int = SIDE, **kwargs: Any) -> None:
         options: dict[str, Any] = {
             "way": 2, "shot": 1, "query": 2, "batch_size": 2, "episodes_per_epoch": 8, "evaluate": ["2w1s"],
             "val_classes": 2, "test_classes": 2, "val_episodes": 3, "test_episodes": 3,
         }  # fmt: skip
-        super().__init__(_Kinds(side, val_fraction=0.0), **options | kwargs)
+        super().__init__(_SixClasses(side, val_fraction=0.0), **options | kwargs)
 
     def _predicts_folders(self) -> bool:
         return False
@@ -90,8 +90,8 @@ class Episodes(EpisodicDataModule):
         return {"image": images, "label": torch.arange(len(images)) * 2 // len(images)}
 
 
-class _Kinds(BaseDataModule):
-    """Gray images of six classes, a bright row each at a place of its own."""
+class _SixClasses(BaseDataModule):
+    """Gray images of six classes, which differ in the position of a bright row."""
 
     def __init__(self, side: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)

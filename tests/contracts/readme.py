@@ -1,4 +1,4 @@
-"""The classes that the README and docs show, as if each stood in a file of the reader's."""
+"""The classes of the README and docs, executed as if they were in a user's files."""
 
 import re
 from pathlib import Path

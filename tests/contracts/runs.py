@@ -1,4 +1,4 @@
-"""Runs of an approach, uninterrupted or continued from what a kill leaves on the disk."""
+"""Runs of an approach, uninterrupted or resumed from the checkpoints that a kill leaves behind."""
 
 import copy
 import hashlib
@@ -26,8 +26,8 @@ QUIET: dict[str, Any] = {
 PLACES = ("within accumulated batches", "during validation", "between epochs")
 
 
-class Rows(Logger):
-    """Keeps what is logged, in order."""
+class RowLogger(Logger):
+    """Records all logged metrics in order."""
 
     name, version = "rows", 0
 
@@ -44,11 +44,11 @@ class Rows(Logger):
         self.rows.append({**{name: float(value) for name, value in metrics.items()}, "step": float(step or 0)})
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Keep none."""
+        """Do nothing."""
 
 
 class Recorder(L.Callback):
-    """Notes the state at the start, the random state and loss of every step, and the first batch of each stage."""
+    """Records the initial weights, the random state and loss of every step, and the first batch of each stage."""
 
     def __init__(self) -> None:
         self.steps: dict[tuple[int, int], list[str]] = {}
@@ -71,12 +71,12 @@ class Recorder(L.Callback):
         self.batches.setdefault("val", copy.deepcopy(batch))
 
 
-class Kills(L.Callback):
-    """Copies the checkpoints that a process killed at each of `PLACES`, in any epoch, leaves behind."""
+class KillSnapshots(L.Callback):
+    """Copies the checkpoints that a kill at each of `PLACES`, in each epoch, would leave behind."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.left: dict[tuple[int, str], Path] = {}
+        self.snapshots: dict[tuple[int, str], Path] = {}
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == 3:
@@ -92,13 +92,13 @@ class Kills(L.Callback):
 
     def _copy(self, trainer: L.Trainer, epoch: int, place: str) -> None:
         (checkpoints,) = [each for each in trainer.checkpoint_callbacks if isinstance(each, RunCheckpoint)]
-        left = self.folder / f"{place} {epoch}"
-        shutil.copytree(Path(checkpoints.last_model_path).parent, left, dirs_exist_ok=True)
-        self.left[epoch, place] = left / "last.ckpt"
+        snapshot = self.folder / f"{place} {epoch}"
+        shutil.copytree(Path(checkpoints.last_model_path).parent, snapshot, dirs_exist_ok=True)
+        self.snapshots[epoch, place] = snapshot / "last.ckpt"
 
 
-class EveryBatch(Kills):
-    """Copies the checkpoints that a process killed at the start of each batch leaves behind."""
+class KillSnapshotsOfEveryBatch(KillSnapshots):
+    """Copies the checkpoints that a kill at the start of each batch would leave behind."""
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step:
@@ -106,15 +106,15 @@ class EveryBatch(Kills):
 
 
 class Run:
-    """A fit to its end.
+    """A completed fit.
 
     Attributes:
         module: The trained module.
         trainer: Its Trainer.
         data: Its DataModule.
-        recorder: What was noted of its steps.
-        rows: What it logged.
-        left: What a kill leaves on the disk, by its epoch and its place.
+        recorder: The recorded states, losses and batches.
+        rows: The logged metrics.
+        snapshots: The checkpoints that a kill would leave behind, by epoch and place.
         last: The last checkpoint.
     """
 
@@ -125,17 +125,17 @@ class Run:
         seed: int,
         continued: Path | None = None,
         weights: Path | None = None,
-        kills: type[Kills] = Kills,
+        snapshots: type[KillSnapshots] = KillSnapshots,
         **options: Any,
     ) -> None:
-        L.seed_everything(seed, verbose=False)  # of the process: a continued one has another
-        self.recorder, self._rows, self._kills = Recorder(), Rows(folder), kills(folder)
-        watching = [] if continued else [self._kills]
+        L.seed_everything(seed, verbose=False)  # a resumed run has another seed of the process
+        self.recorder, self._logger, self._snapshots = Recorder(), RowLogger(folder), snapshots(folder)
+        callbacks = [] if continued else [self._snapshots]
         self.trainer = L.Trainer(
             **QUIET | {"max_epochs": case.epochs, "accumulate_grad_batches": 2, "gradient_clip_val": 1.0} | options,
             default_root_dir=folder,
-            logger=self._rows,
-            callbacks=[*case.callbacks(), self.recorder, *watching, RunCheckpoint(0 if continued else 1)],
+            logger=self._logger,
+            callbacks=[*case.callbacks(), self.recorder, *callbacks, RunCheckpoint(0 if continued else 1)],
         )
         arguments = copy.deepcopy(dict(case.options)) | ({"weights": str(weights)} if weights else {})
         self.module: BaseModule = case.cls(**arguments)
@@ -144,8 +144,8 @@ class Run:
             warnings.filterwarnings("error", ".*in eval mode")
             warnings.filterwarnings("ignore", "You have overridden `on_before_batch_transfer`")
             self.trainer.fit(self.module, self.data, ckpt_path=continued, weights_only=True)
-        self.rows = self._rows.rows
-        self.left = self._kills.left
+        self.rows = self._logger.rows
+        self.snapshots = self._snapshots.snapshots
         self.last = folder / "checkpoints" / "last.ckpt"
 
     def content(self) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def _random_state() -> str:
 
 
 def differences(a: Any, b: Any, path: str = "") -> list[str]:
-    """Return where two nested values differ, tensors compared bit for bit."""
+    """Return the paths at which two nested values differ; tensors are compared bit for bit."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         same = a.dtype == b.dtype and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
         return [] if same else [path]

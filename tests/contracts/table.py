@@ -1,4 +1,4 @@
-"""The table of approaches and contracts in `docs/contracts.md`: `python -m tests.contracts.table` writes it."""
+"""The writer of `docs/contracts.md`, the table of approaches and contracts: `python -m tests.contracts.table`."""
 
 from pathlib import Path
 
@@ -7,16 +7,17 @@ from tests.contracts.cases import CONTRACTS, Case, cases
 PATH = Path(__file__).parents[2] / "docs" / "contracts.md"
 HEAD = """# What every approach promises
 
-`pytest --slow tests/contracts` checks each contract for each concrete subclass of `BaseModule`: those of the library,
-those that a file in `tests/contracts/` defines as a user would, and the examples in docs. A subclass needs one row in
-`tests/contracts/cases.py`, and none if it learns from images with labels alone. `python -m tests.contracts.table`
-writes this page, and a test compares it with the rows. `tests/contracts/test_broken.py` breaks contracts on purpose.
+`pytest --slow tests/contracts` tests each contract for each concrete subclass of `BaseModule`: those of the library,
+those that `tests/contracts/approaches.py` defines as a user would, and the examples in docs. A subclass needs one row
+in `tests/contracts/cases.py`, or none if it only learns from images with labels. `python -m tests.contracts.table`
+writes this page, and a test keeps it up to date. `tests/contracts/test_broken.py` checks that broken contracts are
+detected.
 
 """
 
 
-def render() -> str:
-    """Return the page."""
+def contracts_page() -> str:
+    """Return the text of `docs/contracts.md`."""
     notes: list[str] = []
     lines = [f"- **{name}**: {text}." for name, text in CONTRACTS.items()]
     lines += ["", f"| approach | {' | '.join(CONTRACTS)} |", f"|---|{'---|' * len(CONTRACTS)}"]
@@ -36,4 +37,4 @@ def _cell(case: Case, contract: str, notes: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    PATH.write_text(render(), encoding="utf-8")
+    PATH.write_text(contracts_page(), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The contracts notice approaches that break them, one for each."""
+"""The contract tests detect approaches that break them, one for each contract."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +15,8 @@ from tests.contracts.cases import Case
 from tests.contracts.runs import PLACES, Run
 
 
-class Remembers(SupervisedModule):
-    """Weighs its loss by a number that no checkpoint holds."""
+class KeepsUnsavedCounter(SupervisedModule):
+    """Weights its loss by a counter that is not saved in checkpoints."""
 
     def step(self, batch: Batch, stage: Stage) -> Output:
         self.count = getattr(self, "count", 0) + 1
@@ -25,7 +25,7 @@ class Remembers(SupervisedModule):
 
 
 class DrawsOnce(SupervisedModule):
-    """Draws once more at its first step, which a continued run does at another one."""
+    """Draws a random number at its first step, which is another step in a resumed run."""
 
     def step(self, batch: Batch, stage: Stage) -> Output:
         if stage == "train" and not hasattr(self, "drawn"):
@@ -34,63 +34,63 @@ class DrawsOnce(SupervisedModule):
 
 
 class Overflows(SupervisedModule):
-    """Has no finite loss in bfloat16."""
+    """Has an infinite loss in bfloat16."""
 
     def losses(self, output: Any, target: Any, stage: Stage) -> Output:
         result = super().losses(output, target, stage)
         return result | {"loss": result["loss"] * (torch.inf if output.dtype == torch.bfloat16 else 1)}
 
 
-class Shifts(SupervisedModule):
-    """Shifts its logits by a number that is drawn when it is built, and that no checkpoint holds."""
+class ScalesLogits(SupervisedModule):
+    """Scales its logits by a random number that is drawn at construction and not saved in checkpoints."""
 
     def configure_networks(self) -> None:
         super().configure_networks()
-        self.shift = float(torch.rand(()))
+        self.scale = float(torch.rand(()))
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = super().forward(images)
-        return logits * self.shift
+        return logits * self.scale
 
 
-class Branches(SupervisedModule):
-    """Computes what depends on the values of the images."""
+class BranchesOnValues(SupervisedModule):
+    """Has control flow that depends on the values of the images."""
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = super().forward(images)
         return logits if images.sum() > 0 else -logits
 
 
-class KeepsPath(SupervisedModule):
-    """Has a hyperparameter that is no plain value."""
+class HasPathHyperparameter(SupervisedModule):
+    """Has a hyperparameter that is not a plain value."""
 
     def configure_networks(self) -> None:
         super().configure_networks()
         self.hparams["folder"] = Path()
 
 
-class Hides(SupervisedModule):
-    """Does not tell what it lacks."""
+class HidesMissingImages(SupervisedModule):
+    """Replaces missing images instead of reporting them."""
 
     def step(self, batch: Batch, stage: Stage) -> Output:
         return super().step(batch if "image" in batch else {"image": torch.zeros(2, 3, 16, 16), **batch}, stage)
 
 
-class Counts(SupervisedModule):
+class CountsEvaluations(SupervisedModule):
     """Counts evaluations in a buffer."""
 
     def configure_networks(self) -> None:
         super().configure_networks()
-        self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("evaluations", torch.zeros(()))
 
     def step(self, batch: Batch, stage: Stage) -> Output:
         if stage != "train":
-            self.get_buffer("seen").add_(1)
+            self.get_buffer("evaluations").add_(1)
         return super().step(batch, stage)
 
 
-class Waits(SupervisedModule):
-    """Reads its loss."""
+class ReadsLoss(SupervisedModule):
+    """Reads the value of its loss, which waits for the device."""
 
     def step(self, batch: Batch, stage: Stage) -> Output:
         output = super().step(batch, stage)
@@ -98,60 +98,64 @@ class Waits(SupervisedModule):
         return output
 
 
-class LooksTwice(SupervisedModule):
-    """Runs the backbone twice."""
+class RunsBackboneTwice(SupervisedModule):
+    """Runs the backbone twice per step."""
 
     def step(self, batch: Batch, stage: Stage) -> Output:
         self.embed(batch["image"])
         return super().step(batch, stage)
 
 
-Whole = Callable[[Case], Run]
+RunCase = Callable[[Case], Run]
 
 
 @pytest.fixture
-def whole(tmp_path: Path) -> Whole:
-    """An uninterrupted run."""
-    return lambda case: Run(case, tmp_path / "whole", seed=1)
+def run_case(tmp_path: Path) -> RunCase:
+    """A function that does an uninterrupted run."""
+    return lambda case: Run(case, tmp_path / "uninterrupted", seed=1)
 
 
-def resume(case: Case, whole: Whole, folder: Path) -> None:
-    contracts.test_resume_is_exact(case, PLACES[0], whole, folder)
+def resume(case: Case, run_case: RunCase, folder: Path) -> None:
+    contracts.test_resume_is_exact(case, PLACES[0], run_case, folder)
 
 
 @pytest.mark.parametrize(
     ("cls", "check", "error"),
     [
-        (Remembers, resume, "logged/"),
+        (KeepsUnsavedCounter, resume, "logged/"),
         (DrawsOnce, resume, "random state"),
         (Overflows, contracts.test_losses_are_finite, "assert False"),
-        (Shifts, lambda case, whole, folder: contracts.test_copies_predict_alike(case, whole), "load_from_checkpoint"),
-        (Branches, contracts.test_exports_equal_the_module, "data-dependent"),
-        (KeepsPath, lambda case, whole, folder: whole(case).content(), "Weights only load failed"),
         (
-            Counts,
-            lambda case, whole, folder: contracts.test_evaluation_repeats_and_changes_nothing(case, whole),
-            "tensors/seen",
+            ScalesLogits,
+            lambda case, run, folder: contracts.test_copies_predict_the_same(case, run),
+            "load_from_checkpoint",
+        ),
+        (BranchesOnValues, contracts.test_exports_equal_module, "data-dependent"),
+        (HasPathHyperparameter, lambda case, run, folder: run(case).content(), "Weights only load failed"),
+        (
+            CountsEvaluations,
+            lambda case, run, folder: contracts.test_evaluation_is_repeatable_and_pure(case, run),
+            "tensors/evaluations",
         ),
         (
-            Hides,
-            lambda case, whole, folder: contracts.test_errors_of_a_wrong_batch_name_class_and_entry(case, whole),
+            HidesMissingImages,
+            lambda case, run, folder: contracts.test_wrong_batch_error_names_class_and_entry(case, run),
             "Expected input batch_size",
         ),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
-def test_broken_contracts_are_noticed(
-    cls: type[SupervisedModule], check: Callable[..., None], error: str, whole: Whole, tmp_path: Path
+def test_broken_contracts_are_detected(
+    cls: type[SupervisedModule], check: Callable[..., None], error: str, run_case: RunCase, tmp_path: Path
 ) -> None:
     case = Case(cls)
     with pytest.raises(Exception, match=error):
-        check(case, whole, tmp_path)
+        check(case, run_case, tmp_path)
 
 
-@pytest.mark.parametrize("cls", [Waits, LooksTwice])
-def test_steps_that_cost_more_are_noticed(
-    cls: type[SupervisedModule], whole: Whole, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("cls", [ReadsLoss, RunsBackboneTwice])
+def test_broken_overhead_is_detected(
+    cls: type[SupervisedModule], run_case: RunCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(AssertionError):
-        contracts.test_steps_do_not_wait(Case(cls), whole, monkeypatch)
+        contracts.test_steps_do_not_wait_for_device(Case(cls), run_case, monkeypatch)

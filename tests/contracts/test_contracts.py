@@ -1,6 +1,6 @@
-"""What every approach promises, for every subclass of `BaseModule`, including those that users write.
+"""The contracts of every approach, tested for every subclass of `BaseModule`, including those that users write.
 
-One uninterrupted run of each serves all checks. What a check needs to know of an approach is a row in `cases.py`.
+All tests of an approach share one uninterrupted run. Its data and options are a row in `cases.py`.
 """
 
 import copy
@@ -28,7 +28,7 @@ from lit_cv.running.export import ExportedModule, export_program, export_weights
 from tests.contracts import table
 from tests.contracts.approaches import BYOL
 from tests.contracts.cases import VARIANTS, Case, cases
-from tests.contracts.runs import PLACES, QUIET, EveryBatch, Run, differences
+from tests.contracts.runs import PLACES, QUIET, KillSnapshotsOfEveryBatch, Run, differences
 
 CASES = cases()
 SUPERVISED = next(case for case in CASES if case.cls is SupervisedModule)
@@ -36,9 +36,9 @@ QUICK_EXPORTS = (SupervisedModule, SegmentationModule, MAEModule)
 
 
 def promising(contract: str) -> Any:
-    """Return the decorator that runs a test for every approach that promises a contract."""
-    chosen = [case for case in CASES if contract not in case.not_promised]
-    return pytest.mark.parametrize("case", [_row(case, contract) for case in chosen])
+    """Return a decorator that parametrizes a test by the approaches that promise a contract."""
+    promised = [case for case in CASES if contract not in case.not_promised]
+    return pytest.mark.parametrize("case", [_row(case, contract) for case in promised])
 
 
 def _row(case: Case, contract: str) -> Any:
@@ -47,7 +47,7 @@ def _row(case: Case, contract: str) -> Any:
 
 
 def kills() -> Any:
-    """Return the decorator that runs a test for every row and place of a kill."""
+    """Return a decorator that parametrizes a test by rows and places of a kill."""
     rows = [case for case in CASES if "resume" not in case.not_promised]
     quick = [(case, PLACES[0]) for case in rows]
     slow = [(case, place) for case in rows for place in PLACES[1:]]
@@ -58,36 +58,36 @@ def kills() -> Any:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Run]:
-    """Uninterrupted runs, each made once."""
-    made: dict[str, Run] = {}
+def run_case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Run]:
+    """A function that returns the uninterrupted run of a row, and runs it once."""
+    runs: dict[str, Run] = {}
 
-    def make(case: Case) -> Run:
-        if case.name not in made:
-            weights = make(SUPERVISED).last if case.pretrained else None
+    def run(case: Case) -> Run:
+        if case.name not in runs:
+            weights = run(SUPERVISED).last if case.pretrained else None
             try:
-                made[case.name] = Run(case, tmp_path_factory.mktemp("whole"), seed=1, weights=weights)
+                runs[case.name] = Run(case, tmp_path_factory.mktemp("uninterrupted"), seed=1, weights=weights)
             except Exception as error:
                 if not case.is_default:
                     raise
                 pytest.fail(
-                    f"{case.name} does not learn from images with labels ({error}): add a row with its data to ROWS "
+                    f"{case.name} cannot be trained on images with labels ({error}): add a row with its data to ROWS "
                     "in tests/contracts/cases.py."
                 )
-        return made[case.name]
+        return runs[case.name]
 
-    return make
+    return run
 
 
 @kills()
-def test_resume_is_exact(case: Case, place: str, whole: Callable[[Case], Run], tmp_path: Path) -> None:
-    run = whole(case)
+def test_resume_is_exact(case: Case, place: str, run_case: Callable[[Case], Run], tmp_path: Path) -> None:
+    run = run_case(case)
     for epoch in case.killed_in:
-        check_resume(case, run, run.left[epoch, place], tmp_path / str(epoch))
+        check_resume(case, run, run.snapshots[epoch, place], tmp_path / str(epoch))
 
 
-def check_resume(case: Case, run: Run, left: Path, folder: Path, **options: Any) -> None:
-    continued = Run(case, folder, seed=2, continued=left, **options)
+def check_resume(case: Case, run: Run, snapshot: Path, folder: Path, **options: Any) -> None:
+    continued = Run(case, folder, seed=2, continued=snapshot, **options)
     assert continued.trainer.global_step == run.trainer.global_step > 0
     steps = continued.recorder.steps
     assert differences({key: run.recorder.steps[key] for key in steps}, steps, "random state") == []
@@ -101,10 +101,10 @@ def check_resume(case: Case, run: Run, left: Path, folder: Path, **options: Any)
 @pytest.mark.slow
 def test_resume_is_exact_from_any_batch(tmp_path: Path) -> None:
     options = {"accumulate_grad_batches": 1}
-    run = Run(SUPERVISED, tmp_path / "whole", seed=1, kills=EveryBatch, **options)
-    assert len(run.left) == 2 * 4 - 1 + 2 + 1  # batches but the first, validations, and between the epochs
-    for (epoch, place), left in run.left.items():
-        check_resume(SUPERVISED, run, left, tmp_path / f"{place} {epoch}", **options)
+    run = Run(SUPERVISED, tmp_path / "uninterrupted", seed=1, snapshots=KillSnapshotsOfEveryBatch, **options)
+    assert len(run.snapshots) == 2 * 4 - 1 + 2 + 1  # batches except the first, validations, and between the epochs
+    for (epoch, place), snapshot in run.snapshots.items():
+        check_resume(SUPERVISED, run, snapshot, tmp_path / f"{place} {epoch}", **options)
 
 
 def _without_paths(content: dict[str, Any]) -> dict[str, Any]:
@@ -115,21 +115,21 @@ def _without_paths(content: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.moved], ids=lambda case: case.name)
-def test_what_follows_the_weights_has_moved(case: Case, whole: Callable[[Case], Run]) -> None:
-    run = whole(case)
+def test_moving_averages_are_updated(case: Case, run_case: Callable[[Case], Run]) -> None:
+    run = run_case(case)
     state = run.module.state_dict()
     for prefix in case.moved:
         names = [name for name in state if name.startswith(prefix)]
         assert any(not torch.equal(state[name], run.recorder.start[name]) for name in names), prefix
-        copied = [
+        averages = [
             name for name in names if (source := name.removeprefix(prefix)) in state and source.endswith("weight")
         ]
-        assert all(not torch.equal(state[name], state[name.removeprefix(prefix)]) for name in copied), prefix
+        assert all(not torch.equal(state[name], state[name.removeprefix(prefix)]) for name in averages), prefix
 
 
 @promising("precision")
-def test_losses_are_finite(case: Case, whole: Callable[[Case], Run], tmp_path: Path) -> None:
-    run = whole(case)
+def test_losses_are_finite(case: Case, run_case: Callable[[Case], Run], tmp_path: Path) -> None:
+    run = run_case(case)
     limits = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1}
     half = Run(case, tmp_path, seed=1, precision="bf16-mixed", **limits)
     for each in (run, half):
@@ -140,8 +140,8 @@ def test_losses_are_finite(case: Case, whole: Callable[[Case], Run], tmp_path: P
 
 
 @promising("copies")
-def test_copies_predict_alike(case: Case, whole: Callable[[Case], Run]) -> None:
-    run = whole(case)
+def test_copies_predict_the_same(case: Case, run_case: Callable[[Case], Run]) -> None:
+    run = run_case(case)
     expected = _predictions(run.module, run.data)
     copies = {
         "deepcopy": copy.deepcopy(run.module),
@@ -154,7 +154,7 @@ def test_copies_predict_alike(case: Case, whole: Callable[[Case], Run]) -> None:
 
 
 def _predictions(module: BaseModule, data: Any) -> dict[str, Any]:
-    """Return what a module says of the images to predict."""
+    """Return a module's features and predictions of the images to predict."""
     module.eval()
     batch = next(iter(data.predict_dataloader()))
     with torch.no_grad(), fixed_seed(0):
@@ -164,8 +164,8 @@ def _predictions(module: BaseModule, data: Any) -> dict[str, Any]:
 
 
 @promising("export")
-def test_exports_equal_the_module(case: Case, whole: Callable[[Case], Run], tmp_path: Path) -> None:
-    run = whole(case)
+def test_exports_equal_module(case: Case, run_case: Callable[[Case], Run], tmp_path: Path) -> None:
+    run = run_case(case)
     images = next(iter(run.data.predict_dataloader()))["image"]
     exported = ExportedModule(run.module, case.exported)
     assert export_program(exported, tmp_path / "model.pt2", images) <= 1e-4
@@ -184,11 +184,11 @@ def test_exports_equal_the_module(case: Case, whole: Callable[[Case], Run], tmp_
 
 
 @promising("arguments")
-def test_arguments_are_plain_and_listed(
-    case: Case, whole: Callable[[Case], Run], capsys: pytest.CaptureFixture[str]
+def test_arguments_are_plain_and_listed_in_help(
+    case: Case, run_case: Callable[[Case], Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = whole(case).content()  # which reads it with `weights_only=True`
-    assert content["hyper_parameters"].keys() == dict(whole(case).module.hparams).keys()
+    content = run_case(case).content()  # loaded with `weights_only=True`
+    assert content["hyper_parameters"].keys() == dict(run_case(case).module.hparams).keys()
     case.cls(**content["hyper_parameters"])
     with pytest.raises(SystemExit):
         main(["fit", "--model.help", f"{case.cls.__module__}.{case.cls.__name__}"])
@@ -198,9 +198,9 @@ def test_arguments_are_plain_and_listed(
 
 
 @promising("evaluation")
-def test_evaluation_repeats_and_changes_nothing(case: Case, whole: Callable[[Case], Run]) -> None:
-    run = whole(case)
-    before = _everything(run.module)
+def test_evaluation_is_repeatable_and_pure(case: Case, run_case: Callable[[Case], Run]) -> None:
+    run = run_case(case)
+    before = _state(run.module)
     trainer = L.Trainer(**QUIET, logger=False, enable_checkpointing=False, callbacks=case.callbacks())
     metrics: dict[str, float] = {}
     for results in trainer.validate(run.module, run.data, verbose=False):
@@ -211,35 +211,35 @@ def test_evaluation_repeats_and_changes_nothing(case: Case, whole: Callable[[Cas
     )
     assert "val_loss" in metrics
     trainer.predict(run.module, run.data)
-    assert differences(before, _everything(run.module)) == []
+    assert differences(before, _state(run.module)) == []
 
 
-def _everything(module: nn.Module) -> dict[str, Any]:
-    """Return copies of all parameters and buffers but those of metrics, and what requires a gradient."""
+def _state(module: nn.Module) -> dict[str, Any]:
+    """Return copies of all parameters and buffers except those of metrics, and which require a gradient."""
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     return {
         "tensors": {name: value.detach().clone() for name, value in tensors.items() if not name.startswith("metrics.")},
-        "learns": {name: value.requires_grad for name, value in module.named_parameters()},
+        "requires_grad": {name: value.requires_grad for name, value in module.named_parameters()},
     }
 
 
-class Waits(TorchDispatchMode):
-    """Counts what makes a program wait for its device: a number read from a tensor, or a shape that hangs on values."""
+class SyncRecorder(TorchDispatchMode):
+    """Records operations that wait for the device: reading a number, or shapes that depend on values."""
 
     SYNCS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::_unique2", "aten::masked_select")
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[str] = []
+        self.names: list[str] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function._schema.name in self.SYNCS:
-            self.seen.append(function._schema.name)
+            self.names.append(function._schema.name)
         return function(*args, **(kwargs or {}))
 
 
-class OneHotOfDevices(TorchFunctionMode):
-    """Encodes classes as devices other than the CPU do: without looking at the values."""
+class OneHotWithoutSync(TorchFunctionMode):
+    """Computes `one_hot` as on devices other than the CPU, without checking the values."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is F.one_hot and len(args) > 1:
@@ -248,35 +248,37 @@ class OneHotOfDevices(TorchFunctionMode):
 
 
 @promising("overhead")
-def test_steps_do_not_wait(case: Case, whole: Callable[[Case], Run], monkeypatch: pytest.MonkeyPatch) -> None:
-    run = whole(case)
+def test_steps_do_not_wait_for_device(
+    case: Case, run_case: Callable[[Case], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_case(case)
     passes: list[int] = []
     normalize = Backbone.normalize
 
-    def counted(backbone: Backbone, images: Tensor) -> Tensor:
+    def count(backbone: Backbone, images: Tensor) -> Tensor:
         passes.append(len(images))
         return normalize(backbone, images)
 
-    monkeypatch.setattr(Backbone, "normalize", counted)
-    with OneHotOfDevices(), Waits() as waits:
+    monkeypatch.setattr(Backbone, "normalize", count)
+    with OneHotWithoutSync(), SyncRecorder() as syncs:
         _copy(run).step(copy.deepcopy(run.recorder.batches["train"]), "train")
     assert len(passes) == case.passes
-    assert len(waits.seen) <= case.syncs, waits.seen
+    assert len(syncs.names) <= case.syncs, syncs.names
 
 
 @promising("errors")
-def test_errors_of_a_wrong_batch_name_class_and_entry(case: Case, whole: Callable[[Case], Run]) -> None:
-    run = whole(case)
+def test_wrong_batch_error_names_class_and_entry(case: Case, run_case: Callable[[Case], Run]) -> None:
+    run = run_case(case)
     batch = run.recorder.batches["train"]
     module = _copy(run)
     error = _error(module, tuple(batch.values()))
     assert _explains(error, case.cls.__name__, "dict"), error
-    needed = 0
-    for name, wrong in _spoilt(batch):
+    refused = 0
+    for name, wrong in _wrong_batches(batch):
         error = _error(module, wrong)
-        needed += error is not None
+        refused += error is not None
         assert error is None or _explains(error, case.cls.__name__, f"`{name}`"), error
-    assert needed >= 2, "neither a missing entry nor one of a wrong dtype is refused"
+    assert refused >= 2, "neither a missing entry nor one of a wrong dtype is refused"
 
 
 def _copy(run: Run) -> BaseModule:
@@ -299,13 +301,13 @@ def _explains(error: Exception | None, *words: str) -> bool:
     return isinstance(error, ValueError | TypeError) and "\n" not in text and all(word in text for word in words)
 
 
-def _spoilt(batch: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield copies of a batch that lack an entry, or have one of a wrong dtype, and the entry's name."""
+def _wrong_batches(batch: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield copies of a batch with a missing entry or one of a wrong dtype, each with the entry's name."""
     for name, value in batch.items():
         others = {key: copy.deepcopy(other) for key, other in batch.items() if key != name}
         yield name, others
         if isinstance(value, dict):
-            for inner, wrong in _spoilt(value):
+            for inner, wrong in _wrong_batches(value):
                 yield inner, {**copy.deepcopy(others), name: wrong}
         elif name in ("image", "views", "strong"):
             yield name, {**others, name: value.to(torch.int32)}
@@ -313,32 +315,32 @@ def _spoilt(batch: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield name, {**others, name: value.to(torch.complex64)}
 
 
-def test_every_row_is_of_an_approach() -> None:
+def test_rows_are_valid_and_unique() -> None:
     classes = {case.cls for case in CASES}
     assert {case.cls for case in VARIANTS} <= classes
     assert len({case.name for case in [*CASES, *VARIANTS]}) == len(CASES) + len(VARIANTS)
 
 
-def test_a_probe_is_in_checkpoints_and_logged(whole: Callable[[Case], Run]) -> None:
-    run = whole(next(case for case in VARIANTS if case.variant == "lars, with a probe"))
+def test_probe_is_saved_and_logged(run_case: Callable[[Case], Run]) -> None:
+    run = run_case(next(case for case in VARIANTS if case.variant == "lars, with a probe"))
     assert run.content()["callbacks"]["OnlineProbe"].keys() == {"probe", "optimizer", "classes"}
     names = {name for row in run.rows for name in row}
     assert {"val_loss", "val_probe_acc", "val_knn_acc", "train_loss"} <= names
 
 
-def test_an_average_is_a_part_that_other_runs_start_from(whole: Callable[[Case], Run]) -> None:
-    run = whole(next(case for case in CASES if case.cls is BYOL))
+def test_weights_can_be_loaded_from_moving_average(run_case: Callable[[Case], Run]) -> None:
+    run = run_case(next(case for case in CASES if case.cls is BYOL))
     state = run.content()["state_dict"]
     for part, prefix in ((":target", "target.backbone."), ("", "backbone.")):
-        taken = create_backbone("conv4", weights=f"{run.last}{part}").state_dict()
-        assert all(torch.equal(value, state[f"{prefix}{key}"]) for key, value in taken.items())
+        loaded = create_backbone("conv4", weights=f"{run.last}{part}").state_dict()
+        assert all(torch.equal(value, state[f"{prefix}{key}"]) for key, value in loaded.items())
 
 
-def test_the_page_of_contracts_is_that_of_the_rows() -> None:
+def test_docs_page_matches_rows() -> None:
     page = table.PATH.read_text(encoding="utf-8")
-    assert page == table.render(), "run: python -m tests.contracts.table"
+    assert page == table.contracts_page(), "run: python -m tests.contracts.table"
 
 
-def test_error_asks_for_a_row(whole: Callable[[Case], Run]) -> None:
+def test_error_asks_for_row(run_case: Callable[[Case], Run]) -> None:
     with pytest.raises(pytest.fail.Exception, match=r"needs batches with `views`.*add a row .* in tests/contracts"):
-        whole(Case(SimCLRModule, variant="without a row", is_default=True))
+        run_case(Case(SimCLRModule, variant="without a row", is_default=True))

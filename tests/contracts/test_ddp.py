@@ -1,4 +1,4 @@
-"""Whole runs on two ranks under DistributedDataParallel end as one rank's with the joined batches."""
+"""Complete runs on two ranks under DistributedDataParallel equal a run of one rank on the joined batches."""
 
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +21,7 @@ SIDE = 28
 
 
 def domains(batch_size: int) -> DomainAdaptationDataModule:
-    """Return two domains, of which the target begins anew within an epoch."""
+    """Return two domains, with a target that restarts within an epoch."""
     source, target = Images(count=60, side=SIDE), Images(count=40, side=SIDE, shift=40)
     return DomainAdaptationDataModule(source, target, batch_size=batch_size)
 
@@ -34,8 +34,8 @@ APPROACHES: dict[str, tuple[Callable[..., Any], Callable[[int], Any], int]] = {
 
 
 def fit(ranks: int, path: Path) -> None:
-    """Fit each approach and save the weights it ends in."""
-    ends = {}
+    """Fit each approach and save its final weights."""
+    results = {}
     for name, (make, data, size) in APPROACHES.items():
         L.seed_everything(1, verbose=False)
         module = make(**OPTIONS)
@@ -44,23 +44,23 @@ def fit(ranks: int, path: Path) -> None:
             enable_checkpointing=False, limit_val_batches=0,
         )  # fmt: skip
         trainer.fit(module, data(size // ranks))
-        ends[name] = (trainer.global_step, module.state_dict())
+        results[name] = (trainer.global_step, module.state_dict())
     if trainer.is_global_zero:
-        torch.save(ends, path)
+        torch.save(results, path)
 
 
 @pytest.fixture(scope="module")
-def ends(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What one rank ends in, and two."""
-    folder = tmp_path_factory.mktemp("ends")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Steps and final weights of one rank, and of two."""
+    folder = tmp_path_factory.mktemp("results")
     fit(1, folder / "1.pt")
     run_ranks(lambda rank: fit(2, folder / "2.pt"))
     return [torch.load(folder / f"{ranks}.pt", weights_only=True) for ranks in (1, 2)]
 
 
 @pytest.mark.parametrize("name", APPROACHES)
-def test_two_ranks_end_as_one_does(name: str, ends: list[dict[str, Any]]) -> None:
-    (steps, one), (steps_of_two, two) = (each[name] for each in ends)
+def test_fit_on_two_ranks_equals_one(name: str, results: list[dict[str, Any]]) -> None:
+    (steps, one), (steps_of_two, two) = (each[name] for each in results)
     assert steps == steps_of_two >= 3
     assert one.keys() == two.keys()
     for key, value in one.items():

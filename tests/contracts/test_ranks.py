@@ -1,8 +1,8 @@
-"""Two ranks learn what one learns from their joined batch, whatever the approach.
+"""A step on two ranks equals a step on their joined batch, for every approach.
 
-Each rank takes a part of the batch, and the gradients are averaged, as DistributedDataParallel does. What is seen by
-BatchNorm stays out: its statistics are those of each rank's own part. `TABLE` has batches that differ from rank to rank
-in what they lack; approaches without an entry there take the first batch of their run in `test_contracts.py`.
+Each rank takes a part of the batch, and the gradients are averaged, as by DistributedDataParallel. BatchNorm is in eval
+mode, since its statistics would cover only the part of each rank. The batches in `TABLE` lack different labels, boxes
+or pixels on each rank; approaches without an entry there use the first batch of a run.
 """
 
 import copy
@@ -31,60 +31,59 @@ N = 6  # images of the joined batch
 Batch = dict[str, Any]
 
 
-def drawn(*shape: int, most: int = 256, dtype: torch.dtype = torch.uint8) -> Tensor:
-    return torch.randint(most, shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
+def draw(*shape: int, high: int = 256, dtype: torch.dtype = torch.uint8) -> Tensor:
+    return torch.randint(high, shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
 
 
-def labelled() -> Batch:
-    return {"image": drawn(N, 3, 32, 32), "label": torch.tensor([0, 0, 1, 2, 2, 2])}
+def labeled() -> Batch:
+    return {"image": draw(N, 3, 32, 32), "label": torch.tensor([0, 0, 1, 2, 2, 2])}
 
 
 def partly_labeled() -> Batch:
-    return labelled() | {"label": torch.tensor([0, -1, 1, -1, -1, 2])}
+    return labeled() | {"label": torch.tensor([0, -1, 1, -1, -1, 2])}
 
 
 def partly_mixed() -> Batch:
-    """Soft labels, of which some rows lack a part or all."""
-    return labelled() | {
+    """Soft labels, some of which sum to less than 1 or to 0."""
+    return labeled() | {
         "label": torch.eye(3)[[0, 1, 2, 0, 1, 2]] * torch.tensor([1.0, 0.4, 0.0, 0.7, 1.0, 1.0])[:, None]
     }
 
 
 def several_labels() -> Batch:
-    """Three unknown labels on the first process, an image of unknown ones on the second."""
-    known = drawn(N, 3, most=2, dtype=torch.int64)
-    known[:3, 1], known[4] = -1, -1
-    return labelled() | {"label": known}
+    """Three unknown labels on rank 0, and an image without any known label on rank 1."""
+    label = draw(N, 3, high=2, dtype=torch.int64)
+    label[:3, 1], label[4] = -1, -1
+    return labeled() | {"label": label}
 
 
 def views() -> Batch:
-    return {"views": drawn(2, N, 3, 32, 32), "label": torch.tensor([0, 0, 1, 1, -1, 0])}
+    return {"views": draw(2, N, 3, 32, 32), "label": torch.tensor([0, 0, 1, 1, -1, 0])}
 
 
 def one_view() -> Batch:
-    """Classes of one image, which have no other to find, more of them on the first process."""
-    return {"views": drawn(1, N, 3, 32, 32), "label": torch.tensor([0, -1, 1, 0, 2, 2])}
+    """Classes with a single image, which have no positive pair; rank 0 has more of them."""
+    return {"views": draw(1, N, 3, 32, 32), "label": torch.tensor([0, -1, 1, 0, 2, 2])}
 
 
 def numbered() -> Batch:
-    return {"image": drawn(N, 3, 32, 32), "index": torch.arange(N)}
+    return {"image": draw(N, 3, 32, 32), "index": torch.arange(N)}
 
 
 def boxes() -> Batch:
-    """Three objects on the first process, none on the second."""
-    corner = torch.tensor([[4.0, 4.0, 20.0, 24.0]])
-    found = [corner, corner + 6, corner[:0], corner[:0], corner[:0], corner[:0]]
-    found[2] = corner + 3
-    kinds = [torch.full((len(own),), i % 2) for i, own in enumerate(found)]
-    return {"image": drawn(N, 3, 32, 32), "boxes": found, "box_labels": kinds}
+    """Three objects on rank 0, none on rank 1."""
+    box = torch.tensor([[4.0, 4.0, 20.0, 24.0]])
+    boxes = [box, box + 6, box + 3, box[:0], box[:0], box[:0]]
+    labels = [torch.full((len(of_image),), i % 2) for i, of_image in enumerate(boxes)]
+    return {"image": draw(N, 3, 32, 32), "boxes": boxes, "box_labels": labels}
 
 
 def masks() -> Batch:
-    """Most pixels of the second process are unknown, and one class is on the first alone."""
-    mask = drawn(N, 32, 32, most=2, dtype=torch.int64)
+    """Most pixels on rank 1 are unknown, and one class occurs only on rank 0."""
+    mask = draw(N, 32, 32, high=2, dtype=torch.int64)
     mask[0, :8] = 2
     mask[4:, 8:] = 255
-    return {"image": drawn(N, 3, 32, 32), "mask": mask}
+    return {"image": draw(N, 3, 32, 32), "mask": mask}
 
 
 def several_targets() -> Batch:
@@ -92,8 +91,8 @@ def several_targets() -> Batch:
 
 
 def domains() -> Batch:
-    image = drawn(2, N, 3, 32, 32)[1] // 2
-    return {"source": labelled(), "target": {"image": image, "strong": image.flip(-1)}}
+    image = draw(2, N, 3, 32, 32)[1] // 2
+    return {"source": labeled(), "target": {"image": image, "strong": image.flip(-1)}}
 
 
 def episodes() -> Batch:
@@ -112,14 +111,14 @@ TASKS = {
     "pixels": {"type": "segmentation", "classes": ["a", "b", "c"], "channels": 32, "dropout": 0.0},
 }
 TABLE: dict[str, tuple[str, dict[str, Any], Callable[[], Batch]]] = {
-    "supervised": ("SupervisedModule", SMALL | {"label_smoothing": 0.1}, labelled),
-    "supervised, classes weighted": ("SupervisedModule", SMALL, labelled),
+    "supervised": ("SupervisedModule", SMALL | {"label_smoothing": 0.1}, labeled),
+    "supervised, classes weighted": ("SupervisedModule", SMALL, labeled),
     "supervised, partly labeled": ("SupervisedModule", SMALL, partly_labeled),
     "supervised, partly labeled, classes weighted": ("SupervisedModule", SMALL, partly_labeled),
     "supervised, mixed": ("SupervisedModule", SMALL | {"label_smoothing": 0.1}, partly_mixed),
     "supervised, mixed, classes weighted": ("SupervisedModule", SMALL, partly_mixed),
     "several labels": ("SupervisedModule", SMALL | {"multi_label": True}, several_labels),
-    "fine-tuning": ("FineTuneModule", SMALL | {"strategy": "discriminative_lr"}, labelled),
+    "fine-tuning": ("FineTuneModule", SMALL | {"strategy": "discriminative_lr"}, labeled),
     "SimCLR": ("SimCLRModule", {"backbone": "conv4", "image_size": 32}, views),
     "SupCon": ("SimCLRModule", {"backbone": "conv4", "image_size": 32, "supervised": True}, views),
     "SupCon, one view": ("SimCLRModule", {"backbone": "conv4", "image_size": 32, "supervised": True}, one_view),
@@ -155,15 +154,15 @@ TABLE: dict[str, tuple[str, dict[str, Any], Callable[[], Batch]]] = {
 }
 
 
-class Learned(NamedTuple):
-    """What a step gives: the loss, its gradients, and the module's state after the weights have moved."""
+class StepResult(NamedTuple):
+    """Loss and gradients of a step, and the module's state after the update of the weights."""
 
     loss: Tensor
     gradients: dict[str, Tensor]
     state: dict[str, Tensor]
 
 
-Made = Callable[[], tuple[Any, Batch]]
+Factory = Callable[[], tuple[Any, Batch]]
 
 
 def part(values: Any, rows: slice, name: str = "") -> Any:
@@ -173,12 +172,12 @@ def part(values: Any, rows: slice, name: str = "") -> Any:
 
 
 def from_table(name: str) -> tuple[Any, Batch]:
-    """Return the module of an entry in the table and its joined batch."""
+    """Return the module of an entry in the table, and its joined batch."""
     kind, options, batch = TABLE[name]
     torch.manual_seed(0)
     module: Any = getattr(lit_cv, kind)(**options)
     module.configure_model()
-    if kind.startswith(("Domain", "MMD")):  # features and answers that differ, for what is compared to matter
+    if kind.startswith(("Domain", "MMD")):  # make features and predictions differ more between the domains
         for weight in (p for p in module.parameters() if p.ndim > 1):
             weight.data.mul_(3)
     if "weighted" in name:
@@ -187,34 +186,36 @@ def from_table(name: str) -> tuple[Any, Batch]:
 
 
 def from_run(run: Run) -> tuple[Any, Batch]:
-    """Return a copy of a run's module and of its first batch."""
+    """Return copies of a run's module and of its first batch."""
     module = copy.deepcopy(run.module)
     module.trainer = run.trainer
     return module, copy.deepcopy(run.recorder.batches["train"])
 
 
-def learn(name: str, made: Made, rank: int = 0, ranks: int = 1) -> Learned:
-    """Learn from the batch, or from a rank's part of it, on all ranks together."""
-    module, batch = made()
+def train_step(name: str, factory: Factory, rank: int = 0, ranks: int = 1) -> StepResult:
+    """Do a training step on the batch, or on each rank's part of it with averaged gradients."""
+    module, batch = factory()
     module.train()
     for each in module.modules():
-        if isinstance(each, nn.Dropout | nn.modules.batchnorm._BatchNorm) and name != "MAML":  # there of an episode
+        if (
+            isinstance(each, nn.Dropout | nn.modules.batchnorm._BatchNorm) and name != "MAML"
+        ):  # its statistics are of one episode
             each.eval()
     first = batch["source"]["label"] if "source" in batch else batch.get("label", next(iter(batch.values())))
     size = len(first["image"] if isinstance(first, dict) else first)
     rows = slice(rank * size // ranks, (rank + 1) * size // ranks)
-    stage = "val" if name == "MAE" else "train"  # masks that depend on the image alone: draws differ by rank
+    stage = "val" if name == "MAE" else "train"  # validation masks depend only on the image, training masks on the rank
     output = module.step(part(batch, rows), stage)
     output["loss"].backward()
     loss = output["loss"].detach()
-    learning = {key: value for key, value in module.named_parameters() if value.grad is not None}
+    trained = {key: value for key, value in module.named_parameters() if value.grad is not None}
     if is_distributed():
-        for value in (loss, *(parameter.grad for parameter in learning.values())):
+        for value in (loss, *(parameter.grad for parameter in trained.values())):
             torch.distributed.all_reduce(value)
             value /= 2
-    gradients = {key: value.grad.clone() for key, value in learning.items()}
+    gradients = {key: value.grad.clone() for key, value in trained.items()}
     with torch.no_grad():
-        for parameter in learning.values():
+        for parameter in trained.values():
             parameter -= 0.1 * parameter.grad
         module.after_step()
     state = {
@@ -222,11 +223,11 @@ def learn(name: str, made: Made, rank: int = 0, ranks: int = 1) -> Learned:
         for key, value in module.state_dict().items()
         if key not in gradients and not key.endswith(("running_mean", "running_var", "num_batches_tracked"))
     }
-    return Learned(loss, gradients, state)
+    return StepResult(loss, gradients, state)
 
 
 def groups_under_fsdp() -> list[list[tuple[str, int]]]:
-    """Return how many parameters each group has, before FSDP takes them to pieces, and afterwards."""
+    """Return the number of parameters of each group, before and after wrapping by FSDP."""
     module = lit_cv.MAEModule(**MASKED)
     module.configure_model()
     before = module.parameter_groups()
@@ -238,16 +239,16 @@ def groups_under_fsdp() -> list[list[tuple[str, int]]]:
     return [[(group["name"], len(group["params"])) for group in groups] for groups in (before, after)]
 
 
-OTHERS = [
+FROM_RUNS = [
     case
     for case in cases()
     if "ranks" not in case.not_promised and case.cls.__name__ not in {kind for kind, _, _ in TABLE.values()}
 ]
-OTHERS += [case for case in VARIANTS if case.name == "FineTuneModule, LoRA"]
+FROM_RUNS += [case for case in VARIANTS if case.name == "FineTuneModule, LoRA"]
 
 
 def probe_gradient(rows: slice) -> Tensor:
-    """Return the gradient of an online probe on partly labeled images; both halves have the same features."""
+    """Return the gradient of an online probe on partly labeled images; both halves of the batch share features."""
     probe = OnlineProbe()
     features = torch.randn(N // 2, 5, generator=torch.Generator().manual_seed(0)).repeat(2, 1)
     trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(num_classes=3))
@@ -259,13 +260,13 @@ def probe_gradient(rows: slice) -> Tensor:
     return gradient
 
 
-def one_of_two(rank: int, folder: str, made: Mapping[str, Made]) -> None:
+def run_rank(rank: int, folder: str, factories: Mapping[str, Factory]) -> None:
     torch.set_num_threads(1)
     store = torch.distributed.FileStore(f"{folder}/store", 2)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
     results: dict[str, Any] = {}
-    for name in made:
-        results[name] = tuple(learn(name, made[name], rank, ranks=2))
+    for name in factories:
+        results[name] = tuple(train_step(name, factories[name], rank, ranks=2))
     results["probe"] = probe_gradient(slice(rank * N // 2, (rank + 1) * N // 2))
     results["fsdp"] = groups_under_fsdp()
     torch.save(results, f"{folder}/{rank}.pt")
@@ -273,9 +274,9 @@ def one_of_two(rank: int, folder: str, made: Mapping[str, Made]) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
-    """How the module and the joined batch of every approach are made."""
-    runs = {case.name: Run(case, tmp_path_factory.mktemp("run"), seed=1) for case in OTHERS}
+def factories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Factory]:
+    """Functions that build the module and the joined batch of every approach."""
+    runs = {case.name: Run(case, tmp_path_factory.mktemp("run"), seed=1) for case in FROM_RUNS}
     return {
         **{name: partial(from_table, name) for name in TABLE},
         **{name: partial(from_run, run) for name, run in runs.items()},
@@ -283,16 +284,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
 
 
 @pytest.fixture(scope="module")
-def averaged(tmp_path_factory: pytest.TempPathFactory, made: dict[str, Made]) -> dict[str, Any]:
+def two_ranks(tmp_path_factory: pytest.TempPathFactory, factories: dict[str, Factory]) -> dict[str, Any]:
+    """Results of two ranks, by approach."""
     folder: Path = tmp_path_factory.mktemp("two")
-    run_ranks(one_of_two, str(folder), made)
-    found: dict[str, Any] = torch.load(folder / "0.pt", weights_only=True)
-    return found
+    run_ranks(run_rank, str(folder), factories)
+    results: dict[str, Any] = torch.load(folder / "0.pt", weights_only=True)
+    return results
 
 
-@pytest.mark.parametrize("name", [*TABLE, *(case.name for case in OTHERS)])
-def test_two_ranks_learn_as_one_does(name: str, averaged: dict[str, Any], made: dict[str, Made]) -> None:
-    two, one = Learned(*averaged[name]), learn(name, made[name])
+@pytest.mark.parametrize("name", [*TABLE, *(case.name for case in FROM_RUNS)])
+def test_step_on_two_ranks_equals_one(name: str, two_ranks: dict[str, Any], factories: dict[str, Factory]) -> None:
+    two, one = StepResult(*two_ranks[name]), train_step(name, factories[name])
     torch.testing.assert_close(two.loss, one.loss, rtol=1e-4, atol=1e-6)
     assert two.gradients.keys() == one.gradients.keys()
     scale = max(float(gradient.abs().max()) for gradient in one.gradients.values())
@@ -303,11 +305,11 @@ def test_two_ranks_learn_as_one_does(name: str, averaged: dict[str, Any], made: 
         torch.testing.assert_close(two.state[key], value, rtol=1e-4, atol=1e-5, msg=key)
 
 
-def test_a_probe_learns_as_on_the_joined_batch(averaged: dict[str, Any]) -> None:
-    torch.testing.assert_close(averaged["probe"], probe_gradient(slice(N)), rtol=1e-4, atol=1e-6)
+def test_probe_on_two_ranks_equals_one(two_ranks: dict[str, Any]) -> None:
+    torch.testing.assert_close(two_ranks["probe"], probe_gradient(slice(N)), rtol=1e-4, atol=1e-6)
 
 
-def test_weight_decay_survives_fsdp(averaged: dict[str, Any]) -> None:
-    before, after = averaged["fsdp"]
+def test_weight_decay_groups_are_kept_by_fsdp(two_ranks: dict[str, Any]) -> None:
+    before, after = two_ranks["fsdp"]
     assert dict(after) == dict(before)
     assert dict(before)["decay"] > 20
