@@ -1,4 +1,4 @@
-"""A run that tests may change, trained once."""
+"""A trained run, of which tests may change a copy."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Files as a stranger would make them, and what they must not do."""
+"""Hostile files, and helpers that check that they have no effect."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ class EvilTask(Task): pass
 
 
 def save_hostile(path: Path, class_path: Any = SUPERVISED, hyper_parameters: Any = None, **fields: Any) -> Path:
-    """Write a checkpoint that loads under `weights_only=True`."""
+    """Write a hostile checkpoint that `torch.load` accepts with `weights_only=True`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "state_dict": {"head.weight": torch.zeros(10, 4)},
@@ -46,8 +46,8 @@ def save_hostile(path: Path, class_path: Any = SUPERVISED, hyper_parameters: Any
     return path
 
 
-def end_of(args: list[str], monkeypatch: pytest.MonkeyPatch) -> str | None:
-    """Run the program in this process, and return the line that it ends in, `None` if all went well."""
+def error_line(args: list[str], monkeypatch: pytest.MonkeyPatch) -> str | None:
+    """Run the program in this process, and return its one-line error, `None` if it succeeds."""
     monkeypatch.setattr(sys, "argv", ["lit-cv", *args])
     code: Any = None
     try:
@@ -63,7 +63,7 @@ def end_of(args: list[str], monkeypatch: pytest.MonkeyPatch) -> str | None:
 
 
 def run_program(args: list[str], folder: Path, code: str = "console()") -> "subprocess.CompletedProcess[str]":
-    """Run the program as a console script does: its own folder, not the working directory, is on the import path."""
+    """Run the program like a console script, without the working directory on the import path."""
     root = str(Path(__file__).parent.parent.parent)
     code = f"import sys; sys.path[0] = {root!r}\nfrom lit_cv.cli import console\n{code}"
     settings = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -29,7 +29,7 @@ def module(root: Path, **options: Any) -> WebDatasetDataModule:
 
 
 def entry(name: str, content: bytes = b"", size: int | None = None, kind: bytes = tarfile.REGTYPE) -> bytes:
-    """A member of a tar file, which may claim another size than that of its content."""
+    """Return a member of a tar file, whose header may claim another size than that of its content."""
     member = tarfile.TarInfo(name)
     member.size, member.type = len(content) if size is None else size, kind
     return member.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512)
@@ -46,7 +46,7 @@ def save(path: Path, *members: bytes) -> Path:
 
 
 def sparse_entry(name: str, content: bytes, real_size: int) -> bytes:
-    """A member in GNU's form for files with holes: its content is all that is stored."""
+    """Return a member in GNU's format for sparse files."""
     header = bytearray(entry(name, kind=tarfile.GNUTYPE_SPARSE, size=len(content))[:512])
     header[386:410] = b"%011o\0%011o\0" % (0, len(content))
     header[483:495] = b"\x80" + real_size.to_bytes(11, "big")
@@ -55,10 +55,10 @@ def sparse_entry(name: str, content: bytes, real_size: int) -> bytes:
     return bytes(header) + content + bytes(-len(content) % 512)
 
 
-def test_a_member_that_claims_200_gb_names_its_sample(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_member_claiming_200_gb_names_sample(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "train-0.tar"
     save(path, sample(0), sample(1), entry("big.cls", b"0"), entry("big.png", size=LARGE))
-    os.truncate(path, path.stat().st_size + LARGE)  # with holes, as an archive of an archive may have them
+    os.truncate(path, path.stat().st_size + LARGE)  # makes the archive itself sparse
     with pytest.raises(UnreadableImageError, match=r"train-0\.tar/big\.png: its entry .* claims 214,748,364,800 bytes"):
         module(tmp_path).train_dataset.__getitems__([2])
     for _ in range(2):
@@ -70,13 +70,13 @@ def test_a_member_that_claims_200_gb_names_its_sample(tmp_path: Path, caplog: py
     assert all(record.getMessage().count("\n") <= 1 for record in caplog.records)
 
 
-def test_a_member_that_claims_more_than_its_file_has(tmp_path: Path) -> None:
+def test_member_claiming_more_than_file_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "train-0.tar", sample(0), entry("big.png", size=LARGE))
     with pytest.raises(ValueError, match=r"train-0\.tar is truncated or no tar file"):
         module(tmp_path)
 
 
-def test_an_image_with_holes_names_its_sample(tmp_path: Path) -> None:
+def test_sparse_image_names_sample(tmp_path: Path) -> None:
     save(tmp_path / "train-0.tar", sample(0), entry("1.cls", b"0"), sparse_entry("1.png", picture(1), LARGE))
     with pytest.raises(
         UnreadableImageError, match=r"train-0\.tar/1\.png: its entry in the tar file is stored with hol"
@@ -88,10 +88,10 @@ def test_an_image_with_holes_names_its_sample(tmp_path: Path) -> None:
         module(tmp_path)
 
 
-def test_labels_are_read_within_bounds(tmp_path: Path) -> None:
+def test_label_size_is_limited(tmp_path: Path) -> None:
     path = save(tmp_path / "train-0.tar", sample(0), entry("1.png", picture(1)), entry("1.cls", b" \n0\n", LARGE))
     os.truncate(path, path.stat().st_size + LARGE)
-    assert module(tmp_path).class_names[0] == "0"  # what follows is none of 64 KiB
+    assert module(tmp_path).class_names[0] == "0"  # only 64 KiB of a label are read
     path = save(path, sample(0), entry("1.png", picture(1)), entry("1.json", b'{"label": 1}', LARGE))
     os.truncate(path, path.stat().st_size + LARGE)
     with pytest.raises(ValueError, match=r"train-0\.tar: 1\.json has 214,748,364,800 bytes, more than 16,777,216"):
@@ -109,7 +109,7 @@ def test_labels_are_read_within_bounds(tmp_path: Path) -> None:
         (b"{torn\x1b[2J", "not valid JSON"),
     ],
 )
-def test_a_label_that_is_no_label_is_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+def test_invalid_label_gives_one_line_error(tmp_path: Path, content: bytes, message: str) -> None:
     save_tar(tmp_path / "train-0.tar", {"\x1b[2J.png": picture(0), "\x1b[2J.json": content})
     with pytest.raises(ValueError, match=message) as error:
         module(tmp_path, label_field="label")
@@ -117,7 +117,7 @@ def test_a_label_that_is_no_label_is_one_line(tmp_path: Path, content: bytes, me
     assert not set(str(error.value)) & set("\x1b\n")
 
 
-def test_names_and_labels_that_are_no_utf_8(tmp_path: Path) -> None:
+def test_names_and_labels_not_utf_8(tmp_path: Path) -> None:
     path = tmp_path / "train-0.tar"
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT, encoding="utf-8", errors="surrogateescape") as tar:
         for name, content in (
@@ -168,7 +168,7 @@ HEADERS: dict[str, bytes] = {
     "global pax of 200 GB": long_header(tarfile.XGLTYPE, b"a", LARGE),
     "negative size": negative_entry("b.png", -1024),
     "size of -512": negative_entry("b.png", -512),
-    "negative size of what is passed over": negative_entry(".hidden", -512),
+    "negative size of a skipped member": negative_entry(".hidden", -512),
     "far negative size": negative_entry("b.png", -(10**15)),
     "negative pax": pax(size="-4096") + entry("b.png", picture(2)),
     "pax without end": pax(GNU_sparse_major="1", GNU_sparse_minor="0", GNU_sparse_name="b.png", GNU_sparse_realsize="9")
@@ -180,7 +180,7 @@ HEADERS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", HEADERS)
-def test_broken_headers_are_an_error_of_one_line(tmp_path: Path, name: str) -> None:
+def test_broken_headers_give_one_line_error(tmp_path: Path, name: str) -> None:
     path = save(tmp_path / "train-0.tar", sample(0), HEADERS[name], entry("c.png", picture(3)), entry("c.cls", b"0"))
     if "200 GB" in name:
         os.truncate(path, path.stat().st_size + LARGE)
@@ -209,7 +209,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is measured as Linux does")
-def test_no_claim_takes_memory(tmp_path: Path) -> None:
+def test_claimed_sizes_take_no_memory(tmp_path: Path) -> None:
     claims = {
         "image": entry("1.cls", b"0") + entry("1.png", size=LARGE),
         "class": entry("1.png", picture(1)) + entry("1.cls", size=LARGE),
@@ -222,13 +222,13 @@ def test_no_claim_takes_memory(tmp_path: Path) -> None:
         os.truncate(path, path.stat().st_size + LARGE)
     done = run_code(LIMITED, *(str(tmp_path / name) for name in claims), folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    *found, used = done.stdout.split("\n")[:-1]
-    # of a label 64 KiB are read, whatever they are
-    assert [line.split()[0] for line in found] == ["refused", "read", "refused", "refused", "refused"]
+    *results, used = done.stdout.split("\n")[:-1]
+    # only 64 KiB of a label are read, so the second is accepted
+    assert [line.split()[0] for line in results] == ["refused", "read", "refused", "refused", "refused"]
     assert int(used) < 200_000
 
 
-def test_tar_files_that_are_none(tmp_path: Path) -> None:
+def test_non_tar_files_are_skipped(tmp_path: Path) -> None:
     save_shard(tmp_path / "train-0.tar", range(4))
     (tmp_path / "folder.tar").mkdir()
     if hasattr(os, "mkfifo"):
@@ -237,9 +237,7 @@ def test_tar_files_that_are_none(tmp_path: Path) -> None:
     assert len(module(tmp_path).train_dataset) == 4
 
 
-def test_names_in_messages_are_shown_without_control_characters(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_messages_escape_control_characters(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     members = {"\x1b[2Ja.png": picture(0), "\x1b[2Ja.cls": b"0", "\x1b[2Jb.png": b"no image", "\x1b[2Jb.cls": b"0"}
     save_tar(tmp_path / "train-0.tar", members | {"\x1b[2Jc.cls": b"1"})
     with pytest.raises(ValueError, match="1 of 3 samples have no image") as lacking:
@@ -254,7 +252,7 @@ def test_names_in_messages_are_shown_without_control_characters(
         assert "\\x1b" in text
 
 
-def test_many_small_members_are_read_in_little_memory_and_time(tmp_path: Path) -> None:
+def test_many_small_members_are_read_fast(tmp_path: Path) -> None:
     path = tmp_path / "train-0.tar"
     one = entry("000000.png", b"x")
     with open(path, "wb") as file:
@@ -272,7 +270,7 @@ def test_many_small_members_are_read_in_little_memory_and_time(tmp_path: Path) -
     assert time.process_time() - started < 10
 
 
-def test_fuzzed_tar_files_are_read_or_named(tmp_path: Path) -> None:
+def test_fuzzed_tar_files(tmp_path: Path) -> None:
     save_shard(tmp_path / "good" / "train-0.tar", range(3))
     content = (tmp_path / "good" / "train-0.tar").read_bytes().rstrip(b"\0") + bytes(2048)
     random, logger = np.random.RandomState(2), logging.getLogger("lit_cv")
@@ -282,7 +280,7 @@ def test_fuzzed_tar_files_are_read_or_named(tmp_path: Path) -> None:
     for number in range(200):
         data = bytearray(content)
         for _ in range(random.randint(1, 6)):
-            header = 1024 * random.randint(6)  # of one of the files
+            header = 1024 * random.randint(6)  # of one of the members
             at = header + random.randint(512) if random.randint(2) else random.randint(len(data))
             data[at] = random.randint(256)
         if number % 5 == 0:

@@ -32,7 +32,7 @@ from datamodules.stored_file import cache_folder
 from tests.datamodules.files import save_images
 from tests.datamodules.test_web_dataset import save_shard
 
-FOUR = 4  # images: as many as are compared, so that no difference is missed
+FOUR = 4  # images: the number that a cache compares, so that every difference is found
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ def victim(tmp_path: Path) -> Path:
 
 
 def forget() -> None:
-    """Do as a new process would, which has checked nothing yet."""
+    """Forget all checked files, like a new process."""
     storing._proven.clear()
     storing._refused.clear()
 
@@ -73,7 +73,7 @@ def only(root: Path, pattern: str) -> Path:
     return found
 
 
-def test_a_link_in_the_place_of_the_lock_is_not_written_through(
+def test_link_at_cache_lock_is_not_followed(
     images: tuple[Path, list[str]], victim: Path, home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root, paths = images
@@ -86,7 +86,7 @@ def test_a_link_in_the_place_of_the_lock_is_not_written_through(
     assert caplog.text.count("is a link or holds one, and is not used as a cache") == 1
 
 
-def test_a_link_in_the_place_of_the_folder_is_not_used(
+def test_link_at_cache_folder_is_not_used(
     images: tuple[Path, list[str]], tmp_path: Path, home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root, paths = images
@@ -99,7 +99,7 @@ def test_a_link_in_the_place_of_the_folder_is_not_used(
     assert caplog.text.count("is not used as a cache") == 1
 
 
-def test_links_in_the_place_of_files_are_replaced(images: tuple[Path, list[str]], victim: Path) -> None:
+def test_links_at_cache_files_are_replaced(images: tuple[Path, list[str]], victim: Path) -> None:
     root, paths = images
     cached(root, paths)
     unreadable_files(root, paths)
@@ -107,7 +107,7 @@ def test_links_in_the_place_of_files_are_replaced(images: tuple[Path, list[str]]
         file = only(root, pattern)
         file.unlink()
         file.symlink_to(victim)
-    # the names of unfinished files were known before: a process number at the end
+    # earlier names of unfinished files were predictable: they ended in a process number
     for number in range(os.getpid(), os.getpid() + 50):
         (cache_folder(root) / f".checked.json.{number}").symlink_to(victim)
     assert np.array_equal(cached(root, paths), decoded(root, paths))
@@ -118,7 +118,7 @@ def test_links_in_the_place_of_files_are_replaced(images: tuple[Path, list[str]]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a pipe")
-def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(images: tuple[Path, list[str]]) -> None:
+def test_pipes_at_cache_files_do_not_block(images: tuple[Path, list[str]]) -> None:
     root, paths = images
     cached(root, paths)
     unreadable_files(root, paths)
@@ -134,7 +134,7 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(images: tuple[Path, lis
     assert np.array_equal(cached(root, paths), decoded(root, paths))
 
 
-def test_a_file_in_the_place_of_the_folder(images: tuple[Path, list[str]], home: Path) -> None:
+def test_file_at_cache_folder(images: tuple[Path, list[str]], home: Path) -> None:
     root, paths = images
     (root / ".lit_cv_cache").write_text("mine")
     assert np.array_equal(cached(root, paths), decoded(root, paths))
@@ -142,20 +142,18 @@ def test_a_file_in_the_place_of_the_folder(images: tuple[Path, list[str]], home:
     assert len(list(home.glob("*/*.npy"))) == 1
 
 
-def test_what_killed_writers_have_left_is_removed_and_nothing_else(images: tuple[Path, list[str]]) -> None:
+def test_unfinished_cache_files_are_removed(images: tuple[Path, list[str]]) -> None:
     root, paths = images
-    left = cache_folder(root) / ".images-8-x.npy.0123456789abcdef.part"
-    kept = cache_folder(root) / ".notes"
-    left.write_text("half")
-    kept.write_text("mine")
+    unfinished = cache_folder(root) / ".images-8-x.npy.0123456789abcdef.part"
+    other = cache_folder(root) / ".notes"
+    unfinished.write_text("half")
+    other.write_text("mine")
     cached(root, paths)
-    assert (left.exists(), kept.exists()) == (False, True)
+    assert (unfinished.exists(), other.exists()) == (False, True)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has other locks")
-def test_what_is_being_written_stays_where_a_disk_has_no_locks(
-    images: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unfinished_files_stay_without_locks(images: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: Any) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
@@ -190,7 +188,7 @@ def as_pickle(file: Path) -> None:
 
 
 def claim(file: Path) -> None:
-    """Let the header claim a shape of the same length that has more pixels than any memory."""
+    """Make the header claim a shape with more pixels than fit in memory, without changing its length."""
     content = file.read_bytes()
     file.write_bytes(content.replace(b"(4, 3, 8, 8), }", b"(9999999999,),}"))
 
@@ -215,9 +213,7 @@ FLAWS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("name", FLAWS)
-def test_a_cache_that_does_not_fit_is_made_again(
-    images: tuple[Path, list[str]], name: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_invalid_cache_is_rebuilt(images: tuple[Path, list[str]], name: str, caplog: pytest.LogCaptureFixture) -> None:
     root, paths = images
     change, message = FLAWS[name]
     cached(root, paths)
@@ -234,7 +230,7 @@ def test_a_cache_that_does_not_fit_is_made_again(
     assert not caplog.records
 
 
-def test_a_cache_of_another_set_is_not_taken(images: tuple[Path, list[str]], tmp_path: Path) -> None:
+def test_cache_of_another_set_is_not_used(images: tuple[Path, list[str]], tmp_path: Path) -> None:
     root, paths = images
     other = tmp_path / "other"
     other.mkdir()
@@ -243,7 +239,7 @@ def test_a_cache_of_another_set_is_not_taken(images: tuple[Path, list[str]], tmp
             other / path
         )
         size = max((root / path).stat().st_size, (other / path).stat().st_size)
-        for folder in (root, other):  # bytes behind the end of a PNG are none of it
+        for folder in (root, other):  # bytes after the end of a PNG are ignored
             os.truncate(folder / path, size)
             os.utime(folder / path, ns=(10**18, 10**18))
     cached(root, paths)
@@ -264,7 +260,7 @@ def test_masks_are_compared_exactly(tmp_path: Path) -> None:
         assert cached_arrays(*arguments)[0].tolist() == expected
 
 
-def test_a_fitting_cache_costs_a_few_decodes_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_valid_cache_costs_few_decodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "images"
     paths = [path.name for path in save_images(root, 40)]
     cached(root, paths)
@@ -274,21 +270,21 @@ def test_a_fitting_cache_costs_a_few_decodes_at_most(tmp_path: Path, monkeypatch
         monkeypatch.setattr(module, "read_image", lambda path, *a: read.append(path.name) or read_image(path, *a))
     assert np.array_equal(cached(root, paths), decoded(root, paths))
     assert len(set(read)) == len(read) == 4
-    cached_images(root, paths, 8, 3)  # once a process
+    cached_images(root, paths, 8, 3)  # compared once per process
     assert len(read) == 4
     unreadable_files(root, paths)
     unreadable_files(root, paths)
     assert len(read) == 8
 
 
-def test_all_ranks_compare_the_same_images(tmp_path: Path) -> None:
+def test_ranks_compare_same_images(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).write_text("a")
         os.utime(tmp_path / name, ns=(10**18, 10**18))
     drawn = {name: [storing.draw_few(tmp_path / name, range(1000)) for _ in range(2)] for name in "ab"}
     assert drawn["a"][0] == drawn["a"][1]
     assert len(set(drawn["a"][0])) == 4
-    assert drawn["a"] != drawn["b"]  # nobody can foresee them
+    assert drawn["a"] != drawn["b"]  # the drawn images are not predictable from outside
     assert sorted(storing.draw_few(tmp_path / "a", range(3))) == [0, 1, 2]
     assert storing.draw_few(tmp_path / "a", []) == []
 
@@ -300,7 +296,7 @@ def open_at_once(root: Path, paths: list[str], start: Any, results: Any) -> None
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="starts processes by fork")
-def test_several_ranks_mend_a_cache_at_once(images: tuple[Path, list[str]]) -> None:
+def test_ranks_rebuild_cache_concurrently(images: tuple[Path, list[str]]) -> None:
     root, paths = images
     cached(root, paths)
     as_array(lambda array: 255 - array)(only(root, "*.npy"))
@@ -338,9 +334,7 @@ NOTES: dict[str, Callable[[dict[str, list[Any]]], Any]] = {
 
 
 @pytest.mark.parametrize("name", NOTES)
-def test_notes_that_are_wrong_are_made_again(
-    images: tuple[Path, list[str]], name: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_invalid_notes_are_rebuilt(images: tuple[Path, list[str]], name: str, caplog: pytest.LogCaptureFixture) -> None:
     root, paths = images
     (root / paths[2]).write_bytes(b"nothing")
     mask = root / "mask.png"
@@ -363,7 +357,7 @@ def test_notes_that_are_wrong_are_made_again(
         assert json.loads(file.read_text()).keys() >= ({"mask.png"} if kind == "masks" else set(paths))
 
 
-def test_notes_of_absurd_size_are_not_read(images: tuple[Path, list[str]], caplog: pytest.LogCaptureFixture) -> None:
+def test_huge_notes_are_not_read(images: tuple[Path, list[str]], caplog: pytest.LogCaptureFixture) -> None:
     root, paths = images
     unreadable_files(root, paths)
     os.truncate(only(root, "checked.json"), 200 << 30)
@@ -373,7 +367,7 @@ def test_notes_of_absurd_size_are_not_read(images: tuple[Path, list[str]], caplo
 
 
 def fuzzed(content: bytes, random: np.random.RandomState) -> bytes:
-    """Flip bytes, cut the end off, or put bytes in."""
+    """Flip, insert or remove bytes at random."""
     data = bytearray(content)
     kind = random.randint(4)
     for _ in range(random.randint(1, 4)):
@@ -399,7 +393,7 @@ def quiet() -> Iterator[None]:
 
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.slow
-def test_fuzzed_caches_give_what_a_new_one_gives(images: tuple[Path, list[str]]) -> None:
+def test_fuzzed_caches(images: tuple[Path, list[str]]) -> None:
     root, paths = images
     expected = cached(root, paths).astype(int)
     broken = unreadable_files(root, paths)
@@ -409,20 +403,20 @@ def test_fuzzed_caches_give_what_a_new_one_gives(images: tuple[Path, list[str]])
     for _ in range(100):
         for file, content in contents.items():
             file.write_bytes(fuzzed(content, random))
-        assert np.abs(cached(root, paths) - expected).max() <= 2  # what decoders differ by is no flaw
+        assert np.abs(cached(root, paths) - expected).max() <= 2  # decoders may differ by this much
         assert unreadable_files(root, paths) == broken
 
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
-    """Two tar files of two samples each: as many as are compared with an index."""
+    """Two tar files of two samples each: the number of samples that is compared with an index."""
     for number in range(2):
         save_shard(tmp_path / "shards" / f"train-{number}.tar", range(40 * number, 40 * number + 2))
     return tmp_path / "shards"
 
 
 def opened(root: Path) -> list[Any]:
-    """Return what an index is for: the names, labels and pixels of all samples."""
+    """Return the class names, and the names, labels and pixels of all samples, read by the index."""
     forget()
     data = WebDatasetDataModule(str(root), image_size=8, num_workers=0, val_fraction=0.0)
     data.prepare_data()
@@ -477,7 +471,7 @@ def zip_bomb(file: Path) -> None:
 
 
 def shape_bomb(file: Path) -> None:
-    """Claim more numbers in a header of the same length than any memory has."""
+    """Make a header claim more numbers than fit in memory, without changing its length."""
     with zipfile.ZipFile(file) as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(file, "w") as archive:
@@ -544,7 +538,7 @@ INDEXES: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("name", INDEXES)
-def test_an_index_that_does_not_fit_is_made_again(shards: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_index_is_rebuilt(shards: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
     expected = opened(shards)
     assert expected[1] == [f"train-{n}.tar/{40 * n + m:04}.png" for n in range(2) for m in range(2)]
     file = only(shards, "shards-*.npz")
@@ -561,7 +555,7 @@ def test_an_index_that_does_not_fit_is_made_again(shards: Path, name: str, caplo
 
 
 @pytest.mark.usefixtures("quiet")
-def test_fuzzed_indexes_give_what_a_new_one_gives(shards: Path) -> None:
+def test_fuzzed_indexes(shards: Path) -> None:
     expected = opened(shards)
     file = only(shards, "shards-*.npz")
     content, random = file.read_bytes(), np.random.RandomState(1)
@@ -570,7 +564,7 @@ def test_fuzzed_indexes_give_what_a_new_one_gives(shards: Path) -> None:
         assert opened(shards) == expected
 
 
-def test_notes_about_shards_that_are_wrong_are_made_again(shards: Path) -> None:
+def test_invalid_shard_notes_are_rebuilt(shards: Path) -> None:
     save_shard(shards / "train-1.tar", range(40, 42), **{"c.png": b"no image", "c.cls": b"1"})
 
     def usable() -> int:
@@ -591,7 +585,7 @@ def test_notes_about_shards_that_are_wrong_are_made_again(shards: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of other systems are text")
-def test_a_planted_cache_in_a_whole_run_of_a_folder(tmp_path: Path, victim: Path) -> None:
+def test_planted_cache_in_complete_run(tmp_path: Path, victim: Path) -> None:
     for label in ("a", "b"):
         save_images(tmp_path / "set" / label, 6, ord(label))
     (tmp_path / "set" / ".lit_cv_cache").mkdir()

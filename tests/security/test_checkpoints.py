@@ -1,4 +1,4 @@
-"""A checkpoint of a stranger is data: it runs nothing, takes no memory beyond its size, and ends in one line."""
+"""A foreign checkpoint is data: it runs no code and takes no memory beyond its size, and errors are one line."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ from lit_cv.checkpoint_io import AtomicCheckpointIO
 from lit_cv.modules.loading import load_module
 from lit_cv.trust import UntrustedClassError
 from tests.processes import run_code
-from tests.security.hostile import EVIL, MARKER, QUICK, SUPERVISED, end_of, save_hostile
+from tests.security.hostile import EVIL, MARKER, QUICK, SUPERVISED, error_line, save_hostile
 
 CALLS = {
     "os.system": {"command": f"touch {MARKER}"},
@@ -51,7 +51,7 @@ VERBS = {
 
 @pytest.fixture
 def place(in_tmp: Path) -> Path:
-    """A working directory with hostile code, and a folder that must not go."""
+    """A working directory with hostile code, and a folder that must not be changed."""
     (in_tmp / "evil.py").write_text(EVIL)
     (in_tmp / "victim").mkdir()
     (in_tmp / "victim" / "thesis.txt").write_text("years of work")
@@ -77,8 +77,8 @@ def test_load_module_calls_nothing(place: Path, class_path: str) -> None:
 @pytest.mark.parametrize("class_path", ["os.system", "evil.EvilModule"])
 def test_verbs_call_nothing(place: Path, monkeypatch: pytest.MonkeyPatch, verb: str, class_path: str) -> None:
     save_hostile(place / "x.ckpt", class_path, CALLS[class_path])
-    said = end_of(VERBS[verb], monkeypatch)
-    assert said is None or "x.ckpt" in said or verb in ("kfold", "compare")
+    error = error_line(VERBS[verb], monkeypatch)
+    assert error is None or "x.ckpt" in error or verb in ("kfold", "compare")
     assert_nothing_happened(place)
 
 
@@ -94,13 +94,13 @@ def test_tasks_of_a_checkpoint(place: Path, monkeypatch: pytest.MonkeyPatch, tas
     path = save_hostile(place / "x.ckpt", "lit_cv.modules.multi_task.MultiTaskModule", {"tasks": tasks})
     with pytest.raises(ValueError, match=r"tasks\.x"):
         load_module(path)
-    said = end_of(["validate", "--ckpt_path=x.ckpt", "--data=ShapesDataModule", *QUICK], monkeypatch)
-    assert said is not None
-    assert "tasks.x" in said or "names os.system, which is not a subclass" in said
+    error = error_line(["validate", "--ckpt_path=x.ckpt", "--data=ShapesDataModule", *QUICK], monkeypatch)
+    assert error is not None
+    assert "tasks.x" in error or "names os.system, which is not a subclass" in error
     assert_nothing_happened(place)
 
 
-def test_a_module_that_the_user_names_is_taken(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trusted_module_is_loaded(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "own_task.py").write_text(
         "from lit_cv.tasks import ClassificationTask\n\n\nclass OwnTask(ClassificationTask):\n    pass\n"
     )
@@ -109,66 +109,66 @@ def test_a_module_that_the_user_names_is_taken(place: Path, monkeypatch: pytest.
     )
     with pytest.raises(UntrustedClassError, match="trusted='own_task'"):
         load_module(path)
-    with pytest.raises(ValueError, match="num_classes"):  # it is built now
+    with pytest.raises(ValueError, match="num_classes"):  # the module is built now
         load_module(path, trusted=["own_task"])
     for option in (["--trust", "own_task"], ["--trust=own_task,lit_cv"]):
-        said = end_of(["export", "x.ckpt", *option], monkeypatch)
-        assert said is not None
-        assert "num_classes" in said
+        error = error_line(["export", "x.ckpt", *option], monkeypatch)
+        assert error is not None
+        assert "num_classes" in error
     for wrong in (["--trust"], ["--trust", "own task"], ["--trust", "not_there"]):
-        said = end_of(["export", "x.ckpt", *wrong], monkeypatch)
-        assert said is not None
-        assert said.startswith("lit-cv: error: --trust")
+        error = error_line(["export", "x.ckpt", *wrong], monkeypatch)
+        assert error is not None
+        assert error.startswith("lit-cv: error: --trust")
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"lit_cv": [1]}, "its field lit_cv is a list, not a dict"),
-        ({"lit_cv": {"class_path": 3}}, "its field class_path is a int, not a str"),
-        ({"lit_cv": {"class_path": SUPERVISED, "class_names": "abc"}}, "class_names is a str, not a list"),
+        ({"lit_cv": [1]}, "its field `lit_cv` is a list, not a dict"),
+        ({"lit_cv": {"class_path": 3}}, "its field `class_path` is a int, not a str"),
+        ({"lit_cv": {"class_path": SUPERVISED, "class_names": "abc"}}, "`class_names` is a str, not a list"),
         ({"lit_cv": {"class_path": "no name"}}, "names 'no name' as a class"),
         ({"lit_cv": {"class_path": "lit_cv.NoModule"}}, "which is not a subclass of BaseModule"),
-        ({"lit_cv": {"class_path": "lit_cv.nowhere.NoModule"}}, "there is no lit_cv.nowhere here"),
+        ({"lit_cv": {"class_path": "lit_cv.nowhere.NoModule"}}, "module lit_cv.nowhere was not found"),
         ({"lit_cv": {"class_path": "lit_cv.CutMix"}}, "which is not a subclass of BaseModule"),
         ({"lit_cv": {}}, "does not name the module that it holds"),
-        ({"hyper_parameters": [1]}, "its field hyper_parameters is a list"),
+        ({"hyper_parameters": [1]}, "its field `hyper_parameters` is a list"),
         ({"hyper_parameters": {"backbone": "conv4", "no_argument": 1}}, "hyperparameters do not fit"),
         ({"hyper_parameters": {"backbone": 7}}, "."),
-        ({"global_step": "five"}, "its field global_step is a str"),
-        ({"state_dict": [1]}, "it has no state_dict"),
+        ({"global_step": "five"}, "its field `global_step` is a str"),
+        ({"state_dict": [1]}, "it has no `state_dict`"),
         ({"state_dict": {"head.weight": "x"}}, "head.weight of its `state_dict` is not a named tensor"),
     ],
 )
-def test_malformed_fields_take_one_line(
+def test_malformed_fields_give_one_line_error(
     place: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], message: str
 ) -> None:
     save_hostile(place / "x.ckpt", **{"hyper_parameters": {"backbone": "conv4", "num_classes": 10}, **fields})
-    said = end_of(["export", "x.ckpt"], monkeypatch)
-    assert said is not None
-    assert message in said
+    error = error_line(["export", "x.ckpt"], monkeypatch)
+    assert error is not None
+    assert message in error
 
 
 def nested(levels: int) -> list[Any]:
-    found: list[Any] = ["lol"] * 10
+    values: list[Any] = ["lol"] * 10
     for _ in range(levels):
-        found = [found] * 10
-    return found
+        values = [values] * 10
+    return values
 
 
-def itself() -> list[Any]:
-    found: list[Any] = []
-    found.append(found)
-    return found
+def recursive() -> list[Any]:
+    values: list[Any] = []
+    values.append(values)
+    return values
 
 
 ABSURD: dict[str, dict[str, Any]] = {
     "classes": {"backbone": "conv4", "num_classes": 10**10},
-    "classes, each of which the system could give": {"backbone": "conv4", "num_classes": 10**8},
+    "classes that fit in memory": {"backbone": "conv4", "num_classes": 10**8},
     "image": {"backbone": "vit_tiny", "num_classes": 10, "image_size": 30_000},
     "channels": {"backbone": "conv4", "num_classes": 10, "in_channels": 10**9},
-    "unfolds": {"backbone": "conv4", "num_classes": 10, "class_weight": nested(9)},
-    "holds itself": {"backbone": "conv4", "num_classes": 10, "class_weight": itself()},
+    "nested": {"backbone": "conv4", "num_classes": 10, "class_weight": nested(9)},
+    "recursive": {"backbone": "conv4", "num_classes": 10, "class_weight": recursive()},
 }
 MEASURED = """
 import resource, sys
@@ -185,7 +185,7 @@ print("GREW", (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1
 
 
 @pytest.mark.parametrize("name", ABSURD)
-def test_absurd_hyperparameters_take_no_memory(place: Path, name: str) -> None:
+def test_huge_hyperparameters_take_no_memory(place: Path, name: str) -> None:
     path = save_hostile(place / "x.ckpt", hyper_parameters=ABSURD[name])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ValueError, match=r"x\.ckpt"):
@@ -193,14 +193,14 @@ def test_absurd_hyperparameters_take_no_memory(place: Path, name: str) -> None:
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 400  # MiB
 
 
-def test_absurd_hyperparameters_take_no_memory_of_the_program(place: Path) -> None:
-    save_hostile(place / "x.ckpt", hyper_parameters=ABSURD["classes, each of which the system could give"])
+def test_huge_hyperparameters_take_no_memory_in_program(place: Path) -> None:
+    save_hostile(place / "x.ckpt", hyper_parameters=ABSURD["classes that fit in memory"])
     ran = run_code(MEASURED, *VERBS["validate"], folder=place)
     assert "they do not fit its weights" in ran.stdout, ran.stderr
     assert int(ran.stdout.rpartition("GREW")[2]) < 600  # MiB
 
 
-def test_a_compressed_checkpoint_is_refused(place: Path) -> None:
+def test_compressed_checkpoint_is_refused(place: Path) -> None:
     plain = save_hostile(place / "plain.ckpt", state_dict={"head.weight": torch.zeros(50_000_000)})
     with zipfile.ZipFile(plain) as old, zipfile.ZipFile(place / "x.ckpt", "w", zipfile.ZIP_DEFLATED) as new:
         for record in old.infolist():
@@ -211,12 +211,12 @@ def test_a_compressed_checkpoint_is_refused(place: Path) -> None:
         read_checkpoint(place / "x.ckpt")
 
 
-def test_a_checkpoint_brings_no_weights_from_elsewhere(place: Path) -> None:
+def test_weights_and_instantiator_of_checkpoint_are_dropped(place: Path) -> None:
     path = save_hostile(place / "x.ckpt", hyper_parameters={"weights": "/etc/passwd", "_instantiator": "os.system"})
     assert read_checkpoint(path).hyper_parameters == {"weights": None}
 
 
-def test_load_from_checkpoint_is_lightnings_own_and_calls_nothing(place: Path) -> None:
+def test_load_from_checkpoint_calls_nothing(place: Path) -> None:
     path = save_hostile(place / "x.ckpt", hyper_parameters={"_instantiator": "os.system", "backbone": "conv4"})
     with pytest.raises(Exception, match="allowlist"):
         SupervisedModule.load_from_checkpoint(path)
@@ -225,7 +225,7 @@ def test_load_from_checkpoint_is_lightnings_own_and_calls_nothing(place: Path) -
 
 @pytest.mark.parametrize("scheme", ["", *(pytest.param(s, marks=pytest.mark.slow) for s in ("local://", "file://"))])
 @pytest.mark.slow
-def test_the_state_of_a_callback_removes_nothing(
+def test_callback_state_removes_nothing(
     trained: Path, place: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
     content = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
@@ -241,11 +241,11 @@ def test_the_state_of_a_callback_removes_nothing(
     torch.save(content, place / "x.ckpt")
     fit = ["fit", "--config=supervised", "--ckpt_path=x.ckpt", "--trainer.max_epochs=3", *QUICK[1:]]
     for option in ([], ["--trainer.callbacks.monitor=val_loss", "--trainer.callbacks.save_last=true"]):
-        assert end_of([*fit, "--trainer.callbacks+=ModelCheckpoint", *option], monkeypatch) is None
+        assert error_line([*fit, "--trainer.callbacks+=ModelCheckpoint", *option], monkeypatch) is None
         assert_nothing_happened(place)
 
 
-def test_what_is_no_checkpoint_is_not_removed(tmp_path: Path) -> None:
+def test_only_checkpoints_are_removed(tmp_path: Path) -> None:
     (tmp_path / "victim").mkdir()
     (tmp_path / "victim" / "thesis.txt").write_text("years of work")
     with pytest.raises(ValueError, match="is not a checkpoint"):
@@ -265,7 +265,7 @@ VALUES: tuple[Any, ...] = (
 
 
 def mutated(content: Any, random_: random.Random) -> Any:
-    """Replace one value somewhere in a checkpoint, or drop it."""
+    """Replace or drop one value somewhere in a checkpoint."""
     if isinstance(content, dict) and content and random_.random() < 0.85:
         key = random_.choice(list(content))
         if random_.random() < 0.15:
@@ -278,10 +278,10 @@ def mutated(content: Any, random_: random.Random) -> Any:
 
 
 @pytest.mark.slow
-def test_fuzzed_fields_of_modules_are_right_or_one_error(trained: Path, tmp_path: Path) -> None:
+def test_fuzzed_module_fields(trained: Path, tmp_path: Path) -> None:
     content = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
     images = torch.randint(256, (2, 1, 8, 8), dtype=torch.uint8)
-    whole = load_module(trained / "checkpoints" / "last.ckpt")(images)
+    expected = load_module(trained / "checkpoints" / "last.ckpt")(images)
     draw = random.Random(0)
     for _ in range(80):
         torch.save(mutated(content, draw), tmp_path / "x.ckpt")
@@ -290,30 +290,27 @@ def test_fuzzed_fields_of_modules_are_right_or_one_error(trained: Path, tmp_path
         except (ValueError, TypeError):
             continue
         assert isinstance(module, SupervisedModule)
-        found = module(images)
-        assert found.shape[0] == whole.shape[0]
+        assert module(images).shape[0] == expected.shape[0]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(7))
-def test_fuzzed_fields_of_continued_runs_are_right_or_one_line(
-    trained: Path, in_tmp: Path, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
+def test_fuzzed_fields_of_resumed_runs(trained: Path, in_tmp: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     content = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
     draw = random.Random(100 + seed)
     fields = ["loops", "callbacks", "optimizer_states", "lr_schedulers", "lit_cv", "hyper_parameters", "epoch"]
     field = fields[seed % len(fields)]
     torch.save({**content, field: mutated(content[field], draw)}, in_tmp / "x.ckpt")
     fit = ["fit", "--config=supervised", "--ckpt_path=x.ckpt", *QUICK[1:], "--trainer.max_epochs=2"]
-    said = end_of(fit, monkeypatch)
-    assert said is None or said.startswith("lit-cv: error: ")
+    error = error_line(fit, monkeypatch)
+    assert error is None or error.startswith("lit-cv: error: ")
 
 
-def test_truncated_and_flipped_checkpoints_take_one_line(trained: Path, in_tmp: Path) -> None:
-    whole = (trained / "checkpoints" / "last.ckpt").read_bytes()
+def test_truncated_and_flipped_checkpoints(trained: Path, in_tmp: Path) -> None:
+    original = (trained / "checkpoints" / "last.ckpt").read_bytes()
     draw, read = random.Random(0), 0
     for case in range(40):
-        content = bytearray(whole)
+        content = bytearray(original)
         if case % 2:
             del content[draw.randrange(len(content)) :]
         for _ in range(8):
@@ -323,10 +320,10 @@ def test_truncated_and_flipped_checkpoints_take_one_line(trained: Path, in_tmp: 
         with contextlib.suppress(ValueError):
             load_module(in_tmp / "x.ckpt")
             read += 1
-    assert read <= 20  # the half that is cut short is refused
+    assert read <= 20  # the truncated half is refused
 
 
-def test_a_pipe_is_no_checkpoint(in_tmp: Path) -> None:
+def test_pipe_is_not_a_checkpoint(in_tmp: Path) -> None:
     os.mkfifo("x.ckpt")
-    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+    with pytest.raises(FileNotFoundError, match="checkpoint not found"):
         load_module("x.ckpt")

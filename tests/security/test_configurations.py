@@ -1,4 +1,4 @@
-"""Configurations of strangers: beside a checkpoint, given by hand, as comparisons and recipes."""
+"""Foreign configurations: beside a checkpoint, named by an option, and as comparisons."""
 
 import os
 import time
@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from lit_cv.plain_values import load_yaml, read_yaml, require_plain
-from tests.security.hostile import EVIL, MARKER, QUICK, end_of, save_hostile
+from tests.security.hostile import EVIL, MARKER, QUICK, error_line, save_hostile
 
 RUN = Path("lightning_logs/version_0")
 VICTIM = {"dirpath": "victim"}
@@ -19,7 +19,7 @@ EVALUATION = ("validate", "test", "predict", "knn")
 
 @pytest.fixture
 def place(fitted: Path) -> Path:
-    """A run whose configuration may be changed, beside hostile code and a folder to be written to."""
+    """A run whose configuration tests change, with hostile code and a folder that must stay empty."""
     (fitted / "evil.py").write_text(EVIL)
     (fitted / "victim").mkdir()
     return fitted
@@ -40,7 +40,7 @@ def assert_nothing_happened(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", EVALUATION)
-def test_code_and_outputs_of_a_runs_configuration_are_left_out_and_said(
+def test_run_configuration_drops_code_and_outputs(
     place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], verb: str
 ) -> None:
     change(
@@ -55,36 +55,36 @@ def test_code_and_outputs_of_a_runs_configuration_are_left_out_and_said(
         },
         predictions={"folder": "victim"},
     )
-    assert end_of([verb, "--ckpt_path", "best", *QUICK[3:6]], monkeypatch) is None
-    said = capfd.readouterr().err
-    assert f"Configuration of the checkpoint's run: {RUN / 'config.yaml'}" in said
+    assert error_line([verb, "--ckpt_path", "best", *QUICK[3:6]], monkeypatch) is None
+    stderr = capfd.readouterr().err
+    assert f"Configuration of the checkpoint's run: {RUN / 'config.yaml'}" in stderr
     for name in ("trainer.default_root_dir", "trainer.logger", "trainer.profiler", "evil.EvilCallback"):
-        assert name in said.partition("not taken: ")[2].partition("\n")[0]
-    assert "--trust evil" in said
+        assert name in stderr.partition("not taken: ")[2].partition("\n")[0]
+    assert "--trust evil" in stderr
     assert_nothing_happened(place)
 
 
 @pytest.mark.parametrize("verb", ["fit", "validate"])
-def test_nothing_of_a_runs_usual_configuration_is_left_out(
+def test_usual_run_configuration_is_complete(
     place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], verb: str
 ) -> None:
-    change(trainer={"default_root_dir": None})  # which the fixture gave
+    change(trainer={"default_root_dir": None})  # which the fixture had set
     longer = ["--trainer.max_epochs=2"] if verb == "fit" else []
-    assert end_of([verb, "--ckpt_path", "last", *longer], monkeypatch) is None
-    said = capfd.readouterr().err
-    assert f"Configuration of the checkpoint's run: {RUN / 'config.yaml'} (" in said
-    assert "not taken" not in said
+    assert error_line([verb, "--ckpt_path", "last", *longer], monkeypatch) is None
+    stderr = capfd.readouterr().err
+    assert f"Configuration of the checkpoint's run: {RUN / 'config.yaml'} (" in stderr
+    assert "not taken" not in stderr
 
 
-def test_a_run_is_not_continued_without_its_own_code(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_without_custom_code_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     change(trainer={"callbacks": [{"class_path": "evil.EvilCallback"}]})
     fit = ["fit", "--ckpt_path", "last", "--trainer.max_epochs=2"]
-    said = end_of(fit, monkeypatch)
-    assert said is not None
-    assert "config.yaml names evil.EvilCallback" in said
-    assert "(--trust evil)" in said
+    error = error_line(fit, monkeypatch)
+    assert error is not None
+    assert "config.yaml names evil.EvilCallback" in error
+    assert "(--trust evil)" in error
     assert_nothing_happened(place)
-    assert end_of([*fit, "--trainer.callbacks=null"], monkeypatch) is None
+    assert error_line([*fit, "--trainer.callbacks=null"], monkeypatch) is None
     assert_nothing_happened(place)
 
 
@@ -97,18 +97,18 @@ def test_a_run_is_not_continued_without_its_own_code(place: Path, monkeypatch: p
         ({"trainer": {"strategy": {"class_path": "evil.EvilCallback"}}}, "fit"),
     ],
 )
-def test_data_and_strategies_of_a_runs_configuration(
+def test_run_configuration_imports_no_data_or_strategy(
     place: Path, monkeypatch: pytest.MonkeyPatch, section: dict[str, Any], verb: str
 ) -> None:
     change(**section)
-    said = end_of([verb, "--ckpt_path", "last"], monkeypatch)
-    assert said is not None
-    assert "--trust evil" in said
+    error = error_line([verb, "--ckpt_path", "last"], monkeypatch)
+    assert error is not None
+    assert "--trust evil" in error
     assert_nothing_happened(place)
 
 
 @pytest.mark.slow
-def test_a_continued_run_writes_no_profile_elsewhere(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_run_writes_nothing_elsewhere(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints = {
         "class_path": "lightning.pytorch.callbacks.OnExceptionCheckpoint",
         "init_args": {"dirpath": "victim"},
@@ -116,11 +116,11 @@ def test_a_continued_run_writes_no_profile_elsewhere(place: Path, monkeypatch: p
     saver = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": VICTIM}
     climber = {"class_path": saver["class_path"], "init_args": {"filename": "../../../victim/{epoch}"}}
     change(trainer={"callbacks": [saver], "default_root_dir": "victim"})
-    assert end_of(["fit", "--ckpt_path", "last", "--trainer.max_epochs=2"], monkeypatch) is None
+    assert error_line(["fit", "--ckpt_path", "last", "--trainer.max_epochs=2"], monkeypatch) is None
     change(trainer={"callbacks": [climber]})
-    assert end_of(["fit", "--ckpt_path", "last", "--trainer.max_epochs=3"], monkeypatch) is None
+    assert error_line(["fit", "--ckpt_path", "last", "--trainer.max_epochs=3"], monkeypatch) is None
     change(trainer={"callbacks": [checkpoints]})
-    end_of(["fit", "--ckpt_path", "last", "--trainer.max_epochs=4"], monkeypatch)
+    error_line(["fit", "--ckpt_path", "last", "--trainer.max_epochs=4"], monkeypatch)
     assert_nothing_happened(place)
 
 
@@ -154,12 +154,10 @@ BYPASSES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("verb", ["fit", pytest.param("validate", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", BYPASSES)
-def test_what_a_runs_configuration_cannot_smuggle(
-    place: Path, monkeypatch: pytest.MonkeyPatch, name: str, verb: str
-) -> None:
+def test_run_configuration_bypasses(place: Path, monkeypatch: pytest.MonkeyPatch, name: str, verb: str) -> None:
     Path("callbacks.yaml").write_text(f"- class_path: {SAVER}\n  init_args: {{dirpath: victim}}\n")
     change(trainer=BYPASSES[name])
-    end_of([verb, "--ckpt_path=last", *(["--trainer.max_epochs=2"] if verb == "fit" else [])], monkeypatch)
+    error_line([verb, "--ckpt_path=last", *(["--trainer.max_epochs=2"] if verb == "fit" else [])], monkeypatch)
     assert_nothing_happened(place)
     assert not Path("/tmp/victim").exists()
 
@@ -176,31 +174,31 @@ def test_what_a_runs_configuration_cannot_smuggle(
         {"data": {"class_path": "DomainAdaptationDataModule", "init_args": {"source": "pipe", "target": "pipe"}}},
     ],
 )
-def test_sections_of_a_runs_configuration_that_are_no_options(
+def test_invalid_sections_of_run_configuration(
     place: Path, monkeypatch: pytest.MonkeyPatch, content: dict[str, Any]
 ) -> None:
     os.mkfifo("pipe")
     path = RUN / "config.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **content}))
     begun = time.process_time()
-    assert end_of(["fit", "--ckpt_path=last", "--trainer.max_epochs=2"], monkeypatch) is not None
+    assert error_line(["fit", "--ckpt_path=last", "--trainer.max_epochs=2"], monkeypatch) is not None
     assert time.process_time() - begun < 20
     assert_nothing_happened(place)
 
 
 @pytest.mark.parametrize("section", ["trainer", "model", "data", "checkpoint"])
-def test_a_configuration_reads_no_further_file(place: Path, monkeypatch: pytest.MonkeyPatch, section: str) -> None:
+def test_configuration_reads_no_other_file(place: Path, monkeypatch: pytest.MonkeyPatch, section: str) -> None:
     os.mkfifo("pipe")
     Path("strange.yaml").write_text(f"{section}: {Path('pipe').absolute()}\n")
-    assert end_of(["fit", "--config=supervised", "--config=strange.yaml", *QUICK], monkeypatch) is not None
+    assert error_line(["fit", "--config=supervised", "--config=strange.yaml", *QUICK], monkeypatch) is not None
 
 
-def test_callbacks_are_read_from_no_further_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_callbacks_are_read_from_no_other_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("callbacks.yaml").write_text("- class_path: lit_cv.CutMix\n")
     path = Path("callbacks.yaml").absolute()
     for given in ("callbacks.yaml", path, f"[{path}]", f"[{{class_path: lit_cv.CutMix, init_args: {path}}}]"):
         Path("strange.yaml").write_text(f"trainer: {{callbacks: {given}}}\n")
-        assert end_of(["fit", "--config=supervised", "--config=strange.yaml", *QUICK], monkeypatch) is not None
+        assert error_line(["fit", "--config=supervised", "--config=strange.yaml", *QUICK], monkeypatch) is not None
 
 
 STRANGE: dict[str, str] = {
@@ -226,15 +224,15 @@ STRANGE: dict[str, str] = {
 
 
 @pytest.mark.parametrize("name", STRANGE)
-def test_a_strangers_configuration_imports_nothing(place: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_foreign_configuration_imports_nothing(place: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     Path("strange.yaml").write_text(STRANGE[name])
     Path("other.yaml").write_text("class_path: evil.EvilModule\n")
-    said = end_of(["fit", "--config", "supervised", "--config", "strange.yaml", *QUICK], monkeypatch)
-    assert said is not None
+    error = error_line(["fit", "--config", "supervised", "--config", "strange.yaml", *QUICK], monkeypatch)
+    assert error is not None
     assert_nothing_happened(place)
 
 
-def test_code_that_a_configuration_names_is_taken_on_consent(
+def test_configuration_code_requires_trust(
     in_tmp: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (in_tmp / "shout.py").write_text(
@@ -242,11 +240,11 @@ def test_code_that_a_configuration_names_is_taken_on_consent(
     )
     (in_tmp / "own.yaml").write_text("trainer: {callbacks: [{class_path: shout.Shout}]}\n")
     fit = ["fit", "--config", "supervised", "--config", "own.yaml", *QUICK]
-    refused = end_of(fit, monkeypatch)
+    refused = error_line(fit, monkeypatch)
     assert refused is not None
     assert "own.yaml names shout.Shout" in refused
     assert refused.endswith("(--trust shout).")
-    assert end_of([*fit, "--trust", "shout"], monkeypatch) is None
+    assert error_line([*fit, "--trust", "shout"], monkeypatch) is None
     assert "HELLO" in capfd.readouterr().out
 
 
@@ -260,10 +258,10 @@ def test_code_that_a_configuration_names_is_taken_on_consent(
         "trainer: {callbacks: [{class_path: evil.EvilCallback}]}}]}}\n",
     ],
 )
-def test_a_strangers_comparison_imports_nothing(place: Path, monkeypatch: pytest.MonkeyPatch, comparison: str) -> None:
+def test_foreign_comparison_imports_nothing(place: Path, monkeypatch: pytest.MonkeyPatch, comparison: str) -> None:
     Path("strange.yaml").write_text(STRANGE["module"])
     Path("compared.yaml").write_text(f"steps: 1\nlabels: [2]\nmetric: test_acc\n{comparison}")
-    end_of(["compare", "--comparison", "compared.yaml"], monkeypatch)
+    error_line(["compare", "--comparison", "compared.yaml"], monkeypatch)
     assert_nothing_happened(place)
 
 
@@ -283,23 +281,23 @@ BOMBS = {
 }
 
 
-def test_a_file_that_an_option_names_is_bounded_too(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_yaml_bomb_in_option_file(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("bomb.yaml").write_text(
         "class_path: SupervisedModule\ninit_args:\n  " + BOMBS["aliases"].replace("\n", "\n  ")
     )
     begun = time.process_time()
-    assert end_of(["fit", "--config=supervised", "--model=bomb.yaml", *QUICK], monkeypatch) is not None
+    assert error_line(["fit", "--config=supervised", "--model=bomb.yaml", *QUICK], monkeypatch) is not None
     assert time.process_time() - begun < 20
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_bombs_take_one_line_and_no_time(in_tmp: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_yaml_bombs_give_one_line_error(in_tmp: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     Path("bomb.yaml").write_text(BOMBS[name])
     path = save_hostile(in_tmp / RUN / "checkpoints" / "best.ckpt", hyper_parameters={"backbone": "conv4"})
     (path.parent.parent / "config.yaml").write_text(BOMBS[name])
     begun = time.process_time()
     for args in (["fit", "--config", "supervised", "--config", "bomb.yaml"], ["validate", "--ckpt_path", str(path)]):
-        assert end_of(args, monkeypatch) is not None
+        assert error_line(args, monkeypatch) is not None
     assert time.process_time() - begun < 20
 
 

@@ -1,4 +1,4 @@
-"""A conversion leaves all or nothing, follows no link, waits for no pipe and starts no program."""
+"""A conversion is atomic, follows no link, does not block on a pipe and starts no program."""
 
 import contextlib
 import errno
@@ -34,7 +34,7 @@ from lit_cv.cli import main
 from tests.annotations.sets import content, example, save_image
 from tests.processes import run_code
 
-# Ends in the middle of the images, as a process does that is killed there.
+# Kills its own process after a few images.
 HALF = """
 import os, shutil, signal, sys
 from lit_cv.annotations import convert
@@ -57,7 +57,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def _no_hang() -> Iterator[None]:
-    """A pipe that is waited for ends the test."""
+    """Fail the test if it blocks on a pipe."""
 
     def stop(*_: Any) -> None:
         raise TimeoutError("waited for a pipe")
@@ -71,7 +71,7 @@ def _no_hang() -> Iterator[None]:
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """A disk of its own, where this user may mount one."""
+    """Mount a small disk, or skip the test if this user may not."""
     folder.mkdir()
     mount = shutil.which("mount")
     command = [mount or "mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)]
@@ -99,7 +99,7 @@ def fails_after(count: int, function: Callable[..., Any]) -> Callable[..., Any]:
     return full
 
 
-def test_a_killed_conversion_leaves_no_set_and_the_next_one_works(source: Path, tmp_path: Path) -> None:
+def test_killed_conversion_leaves_no_output(source: Path, tmp_path: Path) -> None:
     assert run_code(HALF, str(source), str(tmp_path / "out"), folder=tmp_path).returncode == -signal.SIGKILL
     assert len([name for name in names(tmp_path) if name.startswith(".out.")]) == 2  # the folder and its lock
     assert not (tmp_path / "out").exists()
@@ -108,7 +108,7 @@ def test_a_killed_conversion_leaves_no_set_and_the_next_one_works(source: Path, 
     assert content(read_annotations(tmp_path / "out", Problems())) == content(read_annotations(source, Problems()))
 
 
-def test_what_is_being_written_stays(tmp_path: Path) -> None:
+def test_folder_being_written_is_kept(tmp_path: Path) -> None:
     with written_aside(tmp_path / "out") as folder:
         (folder / "a.txt").touch()
         remove_dead(tmp_path / "out")
@@ -122,7 +122,7 @@ def test_what_is_being_written_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("to", ["yolo", "voc", "coco"])
-def test_a_full_disk_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: Any) -> None:
+def test_full_disk_leaves_no_output(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: Any) -> None:
     monkeypatch.setattr(shutil, "copyfile", fails_after(3, shutil.copyfile))
     with pytest.raises(OSError, match=r"nothing was written to .*out \(No space left on device\).*`out`") as caught:
         convert(str(source), str(tmp_path / "out"), to)
@@ -131,39 +131,39 @@ def test_a_full_disk_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: p
     assert names(tmp_path) == ["source"]
 
 
-def test_a_full_disk_of_its_own(source: Path, tmp_path: Path) -> None:
+def test_full_disk_with_real_mount(source: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "24k") as disk:
         for out in (disk, disk / "out"):
             with pytest.raises(OSError, match=r"nothing was written to .* \(No space left on device\)"):
                 convert(str(source), str(out), "yolo")
             assert names(disk) == []
     (tmp_path / "disk").rmdir()
-    with small_disk(tmp_path / "disk", "10m") as disk:  # a mount point is not replaced, and links do not reach it
+    with small_disk(
+        tmp_path / "disk", "10m"
+    ) as disk:  # a mount point cannot be replaced, and hard links cannot cross it
         convert(str(source), str(disk), "yolo", place="link")
         assert names(disk) == ["data.yaml", "images", "labels"]
         assert content(read_annotations(disk, Problems())) == content(read_annotations(source, Problems()))
 
 
-def test_an_empty_folder_is_replaced(source: Path, tmp_path: Path) -> None:
+def test_empty_output_folder_is_replaced(source: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir(mode=0o700)
     convert(str(source), str(tmp_path / "out"), "coco")
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o700
     assert names(tmp_path) == ["out", "source"]
 
 
-def test_the_working_directory_is_filled_and_annotations_come_last(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_output_to_working_directory(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path / "out")
     moved: list[str] = []
     move = shutil.move
 
-    def noted(old: Path, new: Path) -> None:
+    def record(old: Path, new: Path) -> None:
         moved.append(old.name)
         move(old, new)
 
-    monkeypatch.setattr(shutil, "move", noted)
+    monkeypatch.setattr(shutil, "move", record)
     before = os.stat(".").st_ino
     convert(str(source), ".", "voc")
     assert os.stat(".").st_ino == before == (tmp_path / "out").stat().st_ino
@@ -171,7 +171,7 @@ def test_the_working_directory_is_filled_and_annotations_come_last(
     assert names(Path()) == sorted(moved)
 
 
-def test_a_folder_above_that_is_closed(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_only_parent_folder(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "closed/out").mkdir(parents=True)
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / "closed")
     before = (tmp_path / "closed/out").stat().st_ino
@@ -180,7 +180,7 @@ def test_a_folder_above_that_is_closed(source: Path, tmp_path: Path, monkeypatch
     assert names(tmp_path / "closed/out") == ["Annotations", "ImageSets", "JPEGImages", "labels.txt"]
 
 
-def test_a_link_as_the_output_is_refused(source: Path, tmp_path: Path) -> None:
+def test_link_as_output_is_refused(source: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match=r"out is a link: give the folder that it leads to \(`out`\)"):
@@ -198,7 +198,7 @@ WRITERS: dict[str, tuple[Callable[..., Any], str, str]] = {
 
 
 @pytest.mark.parametrize("format", sorted(WRITERS))
-def test_planted_links_are_not_written_through(tmp_path: Path, format: str) -> None:
+def test_planted_links_are_not_followed(tmp_path: Path, format: str) -> None:
     write, folder, file = WRITERS[format]
     sets = example(tmp_path / "source", ("train",))
     victim = tmp_path / "victim"
@@ -217,7 +217,7 @@ def test_planted_links_are_not_written_through(tmp_path: Path, format: str) -> N
         assert names(tmp_path / "elsewhere") == []
 
 
-def test_a_mask_replaces_a_planted_link(tmp_path: Path) -> None:
+def test_mask_replaces_planted_link(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("mine")
     (tmp_path / "m.png").symlink_to(tmp_path / "victim")
     save_mask(np.zeros((3, 3), int), tmp_path / "m.png")
@@ -226,10 +226,10 @@ def test_a_mask_replaces_a_planted_link(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["function", "command"])
-def test_linked_images_that_are_links_themselves(source: Path, tmp_path: Path, way: str) -> None:
+def test_hard_links_to_symlinked_images(source: Path, tmp_path: Path, way: str) -> None:
     image = next((source / "train").rglob("train_1.png"))
     image.rename(tmp_path / "real.png")
-    image.symlink_to("../../real.png")  # what it leads to depends on where it lies
+    image.symlink_to("../../real.png")  # a relative link breaks if it is moved
     if way == "function":
         convert(str(source), str(tmp_path / "deep/out"), "yolo", place="link")
     else:
@@ -240,7 +240,7 @@ def test_linked_images_that_are_links_themselves(source: Path, tmp_path: Path, w
     assert placed.samefile(tmp_path / "real.png")
 
 
-def test_where_links_do_not_reach_images_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_copied_across_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def other_disk(*_: Any, **__: Any) -> None:
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
 
@@ -251,7 +251,7 @@ def test_where_links_do_not_reach_images_are_copied(tmp_path: Path, monkeypatch:
     assert not (tmp_path / "new/b.png").samefile(tmp_path / "a.png")
 
 
-def test_labels_without_an_image_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_labels_without_image_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_yolo(example(tmp_path / "source"), tmp_path / "set")
     (tmp_path / "set/images").mkdir()
     for split in ("train", "val"):
@@ -271,7 +271,7 @@ def test_labels_without_an_image_are_told(tmp_path: Path, caplog: pytest.LogCapt
     assert "3 entries are left out" in caplog.text
 
 
-def test_labels_beside_images_and_of_images_that_no_list_names(tmp_path: Path) -> None:
+def test_labels_beside_images_and_unlisted_images(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save_image(tmp_path / f"{name}.png", 9, 9)
         (tmp_path / f"{name}.txt").write_text("0 0.5 0.5 0.1 0.1\n")
@@ -290,7 +290,7 @@ def test_labels_beside_images_and_of_images_that_no_list_names(tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("_no_hang")
-def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+def test_pipes_do_not_block(tmp_path: Path) -> None:
     save_image(tmp_path / "coco/a.png", 9, 9)
     os.mkfifo(tmp_path / "coco/instances.json")
     with pytest.raises(AnnotationError, match=r"instances\.json is no plain file"):
@@ -336,12 +336,12 @@ def test_images_that_are_pipes_or_devices(tmp_path: Path, place: Any) -> None:
     assert names(tmp_path) == ["set", "zero"]
 
 
-def test_small_files_of_absurd_size(tmp_path: Path) -> None:
+def test_huge_sparse_files_are_refused(tmp_path: Path) -> None:
     save_image(tmp_path / "images/a.png", 9, 9)
     (tmp_path / "labels").mkdir()
     for name in ("classes.txt", "labels/a.txt"):
         (tmp_path / name).write_text("x\n")
-    os.truncate(tmp_path / "labels/a.txt", 1 << 34)  # takes no room
+    os.truncate(tmp_path / "labels/a.txt", 1 << 34)  # sparse: takes no disk space
     problems = Problems()
     read_annotations(tmp_path, problems, "yolo")
     assert "a.txt: has more than 16,777,216 bytes" in str(problems)
@@ -350,7 +350,7 @@ def test_small_files_of_absurd_size(tmp_path: Path) -> None:
         read_annotations(tmp_path, Problems(), "yolo")
 
 
-def test_aliases_that_unfold_are_refused_in_one_line(tmp_path: Path) -> None:
+def test_yaml_bomb_is_refused(tmp_path: Path) -> None:
     save_image(tmp_path / "images/a.png", 9, 9)
     bomb = "a0: &a0 [x]\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]\n" for k in range(1, 12))
     (tmp_path / "data.yaml").write_text(bomb + "names: [x]\n")
@@ -359,7 +359,7 @@ def test_aliases_that_unfold_are_refused_in_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_postscript_named_like_a_mask_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_postscript_mask_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def started(*args: Any, **_: Any) -> Any:
         raise AssertionError(f"a program was started: {args}")
 
@@ -367,6 +367,6 @@ def test_postscript_named_like_a_mask_starts_no_program(tmp_path: Path, monkeypa
     (tmp_path / "m.png").write_bytes(
         b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%ImageData: 9 9 8 1 0 1 1 "x"\n%%EndComments\nshowpage\n'
     )
-    found = inspect_mask(tmp_path / "m.png")
-    assert isinstance(found, str)
-    assert "cannot identify image file" in found
+    problem = inspect_mask(tmp_path / "m.png")
+    assert isinstance(problem, str)
+    assert "cannot identify image file" in problem

@@ -10,7 +10,7 @@ from datamodules import CIFAR10DataModule, MNISTDataModule
 from datamodules.downloads import open_set
 
 
-def test_nothing_is_downloaded_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_through_link_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     downloads: list[Any] = []
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", lambda self: downloads.append(self.root))
     (tmp_path / "victim").write_text("work of years")
@@ -21,7 +21,7 @@ def test_nothing_is_downloaded_through_a_link(tmp_path: Path, monkeypatch: pytes
         CIFAR10DataModule(str(tmp_path / "data")).prepare_data()
     assert not downloads
     link.unlink()
-    (tmp_path / "data" / "other").symlink_to(tmp_path)  # a folder that lies elsewhere
+    (tmp_path / "data" / "other").symlink_to(tmp_path)  # a link to a folder
     with pytest.raises(FileNotFoundError, match="could not be downloaded"):
         CIFAR10DataModule(str(tmp_path / "data")).prepare_data()
     assert len(downloads) == 1
@@ -31,7 +31,7 @@ def test_nothing_is_downloaded_through_a_link(tmp_path: Path, monkeypatch: pytes
     "content",
     [b"", b"no digits", struct.pack(">IIII", 0x0803, 10**9, 28, 28), struct.pack(">III", 0x0802, 1, 1) + b"a"],
 )
-def test_files_that_torchvision_has_no_sums_of_are_named(tmp_path: Path, content: bytes) -> None:
+def test_broken_files_are_named(tmp_path: Path, content: bytes) -> None:
     folder = tmp_path / "MNIST" / "raw"
     folder.mkdir(parents=True)
     for part in ("train", "t10k"):
@@ -50,7 +50,7 @@ class _Touch:
         return Path.touch, (self.path,)
 
 
-def test_mnists_old_form_runs_no_code(tmp_path: Path) -> None:
+def test_old_mnist_format_runs_no_code(tmp_path: Path) -> None:
     folder = tmp_path / "MNIST" / "processed"
     folder.mkdir(parents=True)
     for name in ("training.pt", "test.pt"):

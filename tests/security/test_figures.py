@@ -1,4 +1,4 @@
-"""Figures, tables of metrics and exported files among what a stranger may have put there."""
+"""Figures, metrics files and exports with hostile names, files and links."""
 
 import csv
 import os
@@ -66,7 +66,7 @@ FIGURES: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "overview" else []) for name in FIGURES]
 )
-def test_figures_show_names_as_they_are(name: str) -> None:
+def test_figures_show_names_literally(name: str) -> None:
     figure = FIGURES[name]()
     for text in figure.findobj(Text):
         if "mathdefault" not in text.get_text():  # the numbers of log axes
@@ -75,7 +75,7 @@ def test_figures_show_names_as_they_are(name: str) -> None:
     assert render(figure).std() > 1
 
 
-def test_curves_of_a_run_show_names_as_they_are(tmp_path: Path) -> None:
+def test_run_curves_show_names_literally(tmp_path: Path) -> None:
     metrics = [f"val_{name}" for name in NAMES]
     with open(tmp_path / "metrics.csv", "w", newline="", encoding="utf-8", errors="replace") as file:
         writer = csv.writer(file)
@@ -87,22 +87,22 @@ def test_curves_of_a_run_show_names_as_they_are(tmp_path: Path) -> None:
     assert {path.suffix for path in tmp_path.iterdir()} == {".csv", ".png"}
 
 
-def test_names_of_boxes_are_drawn(tmp_path: Path) -> None:
+def test_box_names_are_drawn(tmp_path: Path) -> None:
     boxes, labels = [torch.tensor([[1.0, 1, 30, 30]] * len(NAMES))], [torch.arange(len(NAMES))]
     assert draw_objects(torch.zeros(1, 3, 48, 48), boxes, labels, box_classes=NAMES).any()
 
 
-def test_numbers_of_log_axes_stay_formulas() -> None:
+def test_log_axis_labels_use_mathtext() -> None:
     axis = lr_curve_figure([1e-5, 1e-2], [2.0, 1.0], None).axes[0].xaxis
     axis.figure.canvas.draw()
     assert any("mathdefault" in label.get_text() and label.get_parse_math() for label in axis.get_ticklabels())
 
 
-def test_configuration_of_matplotlib_changes_no_figure() -> None:
+def test_rcparams_change_no_figure() -> None:
     expected = render(FIGURES["confusion"]())
     with rc_context({"text.usetex": True, "font.size": 30, "lines.linewidth": 9, "savefig.dpi": 5}):
         assert (render(FIGURES["confusion"]()) == expected).all()
-        assert rcParams["text.usetex"]  # is what it was for figures of others
+        assert rcParams["text.usetex"]  # unchanged for other figures
 
 
 CURVES = "from lit_cv.cli import main; main(['curves', 'metrics.csv'])"
@@ -125,12 +125,12 @@ def test_planted_matplotlibrc_is_not_read(in_tmp: Path) -> None:
     for process in started:
         assert process.communicate()[1] == ""
         assert process.returncode == 0
-    pictures = {(in_tmp / name / "curves.png").read_bytes() for name in (".", *planted)}
-    assert len(pictures) == 1
+    figures = {(in_tmp / name / "curves.png").read_bytes() for name in (".", *planted)}
+    assert len(figures) == 1
     assert not (in_tmp / "a" / "ran").exists()
 
 
-def test_own_configuration_of_matplotlib_is_read(tmp_path: Path) -> None:
+def test_users_matplotlibrc_is_read(tmp_path: Path) -> None:
     (tmp_path / "own").write_text("lines.linewidth: 7\n")
     (tmp_path / "matplotlibrc").write_text("lines.linewidth: 9\n")
     code = (
@@ -140,11 +140,11 @@ def test_own_configuration_of_matplotlib_is_read(tmp_path: Path) -> None:
     environment = {**os.environ, "MATPLOTLIBRC": str(tmp_path / "own")}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout.startswith("7.0 [")
-    assert "matplotlibrc" in done.stdout  # the working directory is what it was
+    assert "matplotlibrc" in done.stdout  # the working directory is unchanged
 
 
 @pytest.mark.parametrize("values", [[0.1, float("nan")], [float("inf"), -float("inf")], [1e308, -1e308]])
-def test_values_that_are_not_finite_stop_no_figure(values: list[float]) -> None:
+def test_figures_of_non_finite_values(values: list[float]) -> None:
     title = kfold_figure({"val_acc": values, "none": []}).axes[0].get_title("left")
     assert "not finite in" in title
     render(kfold_figure({"val_acc": values}))
@@ -153,7 +153,7 @@ def test_values_that_are_not_finite_stop_no_figure(values: list[float]) -> None:
 
 
 @pytest.mark.slow
-def test_files_are_written_through_no_link(tmp_path: Path) -> None:
+def test_outputs_are_not_written_through_links(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text("mine")
     module = SupervisedModule(backbone="conv4", num_classes=2, in_channels=1, image_size=8)
@@ -175,7 +175,7 @@ def test_files_are_written_through_no_link(tmp_path: Path) -> None:
     assert "lr: 0.1" in (tmp_path / "hparams.yaml").read_text()
 
 
-def test_metrics_are_appended_through_no_link(tmp_path: Path) -> None:
+def test_metrics_are_not_appended_through_link(tmp_path: Path) -> None:
     logger, target = MetricsCSVLogger(str(tmp_path / "run")), tmp_path / "target"
     logger.log_metrics({"loss": 1.0}, 0)
     logger.save()
@@ -200,7 +200,7 @@ CELLS_WRONG = {
 
 
 @pytest.mark.parametrize("name", CELLS_WRONG)
-def test_cells_that_are_no_numbers_take_one_line(name: str, in_tmp: Path) -> None:
+def test_invalid_cells_give_one_line_error(name: str, in_tmp: Path) -> None:
     row, message = CELLS_WRONG[name]
     (in_tmp / "metrics.csv").write_text(f"epoch,step,val_acc\n{row}\n", encoding="utf-8")
     with pytest.raises(ValueError, match=rf"^\S*metrics\.csv, .*({message})") as error:
@@ -210,7 +210,7 @@ def test_cells_that_are_no_numbers_take_one_line(name: str, in_tmp: Path) -> Non
     assert not (in_tmp / "curves.png").exists()
 
 
-def test_tables_that_are_none(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_metrics_files(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a", "b"):
         (in_tmp / "runs" / name).mkdir(parents=True)
     (in_tmp / "runs" / "a" / "metrics.csv").write_text("epoch,step,val_acc\n0,1,1e999\n0,2,0.5\n0,3,0.5e")  # cut off

@@ -34,18 +34,18 @@ def encoded(kind: str, **options: object) -> bytearray:
 
 @pytest.fixture
 def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that a false Ghostscript, the first on the path, makes when it is started."""
+    """A file that a fake Ghostscript, which is first on the path, creates when it is started."""
     marker, programs = tmp_path / "marker", tmp_path / "programs"
     programs.mkdir()
     for name in ("gs", "gswin32c", "gswin64c"):
         (programs / name).write_text(f"#!/bin/sh\ntouch '{marker}'\n")
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # it is looked for once
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # PIL searches for it once
     return marker
 
 
-@pytest.mark.skipif(os.name == "nt", reason="the false program is a shell script")
+@pytest.mark.skipif(os.name == "nt", reason="the fake program is a shell script")
 def test_no_image_starts_a_program(tmp_path: Path, marker: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
@@ -69,11 +69,11 @@ def test_no_image_starts_a_program(tmp_path: Path, marker: Path) -> None:
     assert not marker.exists()
     with Image.open(folder / "a.jpg") as image, pytest.raises(Exception):  # noqa: B017, PT011 - the marker is what counts
         image.load()
-    assert marker.exists()  # which is what every image of PIL's would do
+    assert marker.exists()  # PIL itself starts Ghostscript
 
 
 @pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES - {".heic", ".heif"}))
-def test_every_format_of_the_list_is_read(tmp_path: Path, suffix: str) -> None:
+def test_all_listed_formats_are_read(tmp_path: Path, suffix: str) -> None:
     kinds = {
         ".jpe": "JPEG", ".jfif": "JPEG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF",
         ".pgm": "PPM", ".pbm": "PPM", ".pnm": "PPM", ".jp2": "JPEG2000",
@@ -85,7 +85,7 @@ def test_every_format_of_the_list_is_read(tmp_path: Path, suffix: str) -> None:
     assert file_size(tmp_path / f"a{suffix}") == (50, 70)
 
 
-def test_an_mpo_of_two_images_is_read(tmp_path: Path) -> None:
+def test_mpo_with_two_images_is_read(tmp_path: Path) -> None:
     first, second = Image.fromarray(RGB), Image.fromarray(RGB[::-1])
     first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
     with Image.open(tmp_path / "a.jpg") as image:
@@ -95,14 +95,14 @@ def test_an_mpo_of_two_images_is_read(tmp_path: Path) -> None:
 
 
 def with_size(content: bytearray, before: bytes, skipped: int, form: str, side: int = 60_000) -> bytes:
-    """Write another width and height into a header, so many bytes behind a mark."""
+    """Overwrite width and height in a header, at an offset from the bytes `before`."""
     at = content.index(before) + skipped
     new = struct.pack(form, side, side)
     return bytes(content[:at] + new + content[at + len(new) :])
 
 
 def jpeg_bomb(inserted: bytes, **options: object) -> bytes:
-    """A JPEG of 400 megapixels by its header, with bytes that libjpeg skips before it."""
+    """Return a JPEG whose header claims 400 megapixels, with bytes before it that libjpeg skips."""
     content = encoded("JPEG", **options)
     mark = b"\xff\xc2" if options else b"\xff\xc0"
     at = content.index(mark)
@@ -114,7 +114,7 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png_bomb(text: bytes = b"a\0b") -> bytes:
-    """A PNG whose header is not its first chunk, as it has to be."""
+    """Return an invalid PNG, whose header is not the first chunk."""
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     first = png_chunk(b"tEXt", text)
     return b"\x89PNG\r\n\x1a\n" + first + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(bytes(1000)))
@@ -176,7 +176,7 @@ print("kilobytes", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is measured as Linux does")
-def test_bombs_are_refused_before_they_take_memory(tmp_path: Path) -> None:
+def test_decompression_bombs_take_no_memory(tmp_path: Path) -> None:
     for name, make in BOMBS.items():
         (tmp_path / name).write_bytes(make())
     (tmp_path / "good.jpg").write_bytes(encoded("JPEG"))
@@ -189,13 +189,13 @@ def test_bombs_are_refused_before_they_take_memory(tmp_path: Path) -> None:
     assert int(last.split()[1]) < 100_000
 
 
-def test_a_png_whose_header_is_not_first_is_measured_by_its_header() -> None:
-    content = png_bomb(struct.pack(">II", 7, 5))  # which stands where the size usually does
+def test_png_with_late_header_is_measured() -> None:
+    content = png_bomb(struct.pack(">II", 7, 5))  # at the usual position of the size
     with pytest.raises(UnreadableImageError, match="3600000000 pixels"):
         images.decode_image(bytearray(content), "a.png")
 
 
-def test_a_jpeg_that_refines_its_pixels_again_and_again_is_refused() -> None:
+def test_jpeg_with_many_scans_is_refused() -> None:
     content = encoded("JPEG", progressive=True)
     last = content[content.rindex(b"\xff\xda") : -2]
     assert images.decode_image(content, "a.jpg").shape == (3, 50, 70)
@@ -203,7 +203,7 @@ def test_a_jpeg_that_refines_its_pixels_again_and_again_is_refused() -> None:
         images.decode_image(content[:-2] + 1000 * last + content[-2:], "a.jpg")
 
 
-def test_the_size_of_a_jpeg_is_found_as_libjpeg_finds_it() -> None:
+def test_jpeg_size_equals_libjpeg() -> None:
     for inserted in (b"", b"stray", b"\0\xff\0", b"\xff\xff\xff", b"\xff\xd7", b"\xff\x01", b"\xff\xfe\0\x04\xff\xc0"):
         content = encoded("JPEG")
         at = content.index(b"\xff\xc0")
@@ -214,7 +214,7 @@ def test_the_size_of_a_jpeg_is_found_as_libjpeg_finds_it() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a pipe")
-def test_what_is_no_plain_file_is_refused_at_once(tmp_path: Path) -> None:
+def test_non_regular_files_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "device.jpg").symlink_to("/dev/zero")
     (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nowhere.jpg")
@@ -237,7 +237,7 @@ def test_what_is_no_plain_file_is_refused_at_once(tmp_path: Path) -> None:
     assert sorted(broken) == ["dangling.jpg", "device.jpg", "pipe.jpg"]
 
 
-def test_a_file_of_absurd_size_is_refused_before_it_is_read(tmp_path: Path) -> None:
+def test_huge_file_is_refused(tmp_path: Path) -> None:
     with open(tmp_path / "x.jpg", "wb") as file:
         file.truncate(200 << 30)
     for read in (read_image, images.read_whole):
@@ -248,7 +248,7 @@ def test_a_file_of_absurd_size_is_refused_before_it_is_read(tmp_path: Path) -> N
     assert "bytes, over the limit of" in str(file_size(tmp_path / "x.jpg"))
 
 
-def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_that_shrinks_during_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.jpg").write_bytes(encoded("JPEG")[:400])
     real = os.fstat
     monkeypatch.setattr(os, "fstat", lambda handle: os.stat_result((*real(handle)[:6], 4000, *real(handle)[7:])))
@@ -256,7 +256,7 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path, monkeypatch: pytes
         read_image(tmp_path / "x.jpg")
 
 
-def test_names_reach_no_terminal_as_they_stand(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_names_are_escaped_in_messages(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     evil = "\x1b[2J\u202e"
     for label in (f"a{evil}", f"b{evil}"):
         (tmp_path / label).mkdir()
@@ -280,7 +280,7 @@ def test_names_reach_no_terminal_as_they_stand(tmp_path: Path, caplog: pytest.Lo
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of other systems are text")
 @pytest.mark.parametrize("options", [{}, {"cache": True}, {"on_error": "skip"}])
-def test_names_that_are_no_utf_8(tmp_path: Path, options: dict[str, object]) -> None:
+def test_names_not_utf_8(tmp_path: Path, options: dict[str, object]) -> None:
     root = tmp_path / os.fsdecode(b"r\xff")
     for label in (b"a\xe4", b"b\xf6"):
         (root / os.fsdecode(label)).mkdir(parents=True)
@@ -296,7 +296,7 @@ def test_names_that_are_no_utf_8(tmp_path: Path, options: dict[str, object]) -> 
 
 
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="makes links")
-def test_links_to_links_do_not_list_a_folder_without_end(tmp_path: Path) -> None:
+def test_recursive_links_are_refused(tmp_path: Path) -> None:
     for level in range(30):
         (tmp_path / f"{level:02}").mkdir()
         for name in "ab" if level else ():
@@ -309,4 +309,4 @@ def test_links_to_links_do_not_list_a_folder_without_end(tmp_path: Path) -> None
     Image.fromarray(RGB).save(outside / "a.png")
     (inside / "link").symlink_to(outside)
     (inside / "around").symlink_to(inside)
-    assert find_images(inside) == ["link/a.png"]  # which is only read
+    assert find_images(inside) == ["link/a.png"]  # files outside may be read through a link

@@ -1,4 +1,4 @@
-"""The working directory is a folder of data: no file in it runs because of its name."""
+"""The working directory is a folder of data: no file in it is imported because of its name."""
 
 import importlib.util
 import json
@@ -34,7 +34,7 @@ def _folder_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def data(in_tmp: Path) -> Path:
-    """A folder of photographs as a stranger may have packed it."""
+    """A folder of photographs with hostile Python files."""
     for name in PLANTED:
         (in_tmp / f"{name}.py").write_text(EVIL)
     (in_tmp / "folder.py").mkdir()
@@ -72,14 +72,14 @@ for args in json.loads(sys.argv[1]):
 
 
 @pytest.mark.slow
-def test_files_of_the_working_directory_do_not_run(data: Path) -> None:
+def test_files_of_working_directory_do_not_run(data: Path) -> None:
     (data / "matplotlibrc").write_text("backend: module://photos\ntext.usetex: True\n")
     ran = run_program([json.dumps(COMMANDS)], data, ONE_AFTER_ANOTHER)
     assert ran.returncode == 0, ran.stderr
     assert not (data / MARKER).exists(), ran.stderr
     assert "Traceback" not in ran.stderr
     ends = [line for line in ran.stdout.splitlines() if line.startswith("END lit-cv: error:")]
-    assert len(ends) == 2, ran.stdout + ran.stderr  # of the folder `folder.py` without images, and of NoSuchModule
+    assert len(ends) == 2, ran.stdout + ran.stderr  # for the folder `folder.py` without images, and for NoSuchModule
     assert (data / "lightning_logs" / "version_0" / "training_curves.png").is_file()
 
 
@@ -88,12 +88,12 @@ import helper
 from lit_cv import SupervisedModule
 
 class OwnModule(SupervisedModule):
-    """A module with a file of helpers beside it."""
+    """A module that imports a file beside it."""
 '''
 
 
 @pytest.mark.slow
-def test_the_module_that_the_user_names_is_found_with_what_lies_beside_it(data: Path) -> None:
+def test_named_module_and_its_helpers_are_found(data: Path) -> None:
     for name in ("torch_xla", "tensorflow", "pandas", "gcsfs", "s3fs", "wandb", "litlogger"):
         (data / f"{name}.py").write_text(EVIL)
     (data / "own.py").write_text(OWN)
@@ -101,19 +101,21 @@ def test_the_module_that_the_user_names_is_found_with_what_lies_beside_it(data: 
     fit = ["fit", "--config=supervised", *QUICK]
     ran = run_program([*fit, "--model", "OwnModule"], data)
     assert ran.returncode == 0, ran.stderr
-    assert "--trust own" in ran.stderr  # the command that it suggests works
+    assert "--trust own" in ran.stderr  # in the suggested command
     assert not (data / MARKER).exists()
     validate = ["validate", "--ckpt_path", "best"]
     ran = run_program([json.dumps([validate, [*validate, "--trust", "own"]])], data, ONE_AFTER_ANOTHER)
     assert ran.returncode == 0, ran.stderr
-    (refused,) = (line for line in ran.stdout.splitlines() if line.startswith("END"))  # the first, the second validates
+    (refused,) = (
+        line for line in ran.stdout.splitlines() if line.startswith("END")
+    )  # only the command without --trust
     assert "names own.OwnModule" in refused
     assert refused.endswith("(--trust own).")
     assert "val_loss" in ran.stdout
     assert not (data / MARKER).exists()
 
 
-def test_modules_of_the_working_directory_are_found_while_a_command_runs(in_tmp: Path, monkeypatch: Any) -> None:
+def test_working_directory_is_importable_during_command(in_tmp: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(in_tmp))])
     OwnFiles.folder = in_tmp
     (in_tmp / "named_here.py").write_text("import beside_it\nfrom package_here.part import X\n")
@@ -134,7 +136,7 @@ def test_modules_of_the_working_directory_are_found_while_a_command_runs(in_tmp:
     assert not (in_tmp / MARKER).exists()
 
 
-def test_only_options_that_take_classes_are_looked_up(data: Path) -> None:
+def test_only_class_options_are_looked_up(data: Path) -> None:
     OwnFiles.folder = data
     assert in_own_file("model", "Photos") == "photos.Photos"
     (data / "kinds.py").write_text("class TwoWords: pass\nclass MyDataModule: pass\n")
@@ -172,16 +174,16 @@ def test_only_options_that_take_classes_are_looked_up(data: Path) -> None:
         (["kfold", "--dry_run", "--model", "own.OwnModule"], {"own"}),
     ],
 )
-def test_what_a_command_names(in_tmp: Path, args: list[str], named: set[str]) -> None:
+def test_named_modules(in_tmp: Path, args: list[str], named: set[str]) -> None:
     OwnFiles.folder = in_tmp
     assert named_modules(args) == named
 
 
-def test_the_option_trust() -> None:
+def test_trust_option() -> None:
     assert take_trusted(["fit", "--trust", "a", "--x=1", "--trust=b,c.d"]) == (["fit", "--x=1"], {"a", "b", "c.d"})
 
 
-def test_the_reason_why_a_class_is_not_found_imports_nothing(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_about_unknown_class_imports_nothing(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     OwnFiles.folder = data
     monkeypatch.syspath_prepend(str(data))
     with names_of_files():
@@ -190,7 +192,7 @@ def test_the_reason_why_a_class_is_not_found_imports_nothing(data: Path, monkeyp
     assert not (data / MARKER).exists()
 
 
-def test_each_file_of_a_large_project_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_project_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"part{number}" for number in range(30)]
     for name in names:
         (tmp_path / f"{name}.py").write_text("".join(f"import {other}\n" for other in (*names, "torch")))

@@ -1,4 +1,4 @@
-"""Networks, optimizers, schedules, metrics, operations and formats that a stranger's file names run nothing."""
+"""Names of networks, optimizers, schedules, metrics, operations and formats in foreign files import nothing."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from lit_cv import FineTuneModule, PrototypicalModule, SupervisedModule
 from lit_cv.modules.loading import load_module
 from lit_cv.trust import UntrustedClassError
 from tests.custom_parts import write_files
-from tests.security.hostile import EVIL, MARKER, QUICK, end_of, save_hostile
+from tests.security.hostile import EVIL, MARKER, QUICK, error_line, save_hostile
 
 NAMES = ["os.system", "subprocess.Popen", "shutil.rmtree", "builtins.exec", "lit_cv.cli.main", "evil.EvilNet"]
 ARGUMENTS = ["backbone", "optimizer", "schedule", "metrics"]
@@ -21,7 +21,7 @@ VERBS = {
     "validate": ["validate", "--ckpt_path=x.ckpt", "--data=DigitsDataModule", *QUICK],
     "predict": ["predict", "--ckpt_path=x.ckpt", "--data=DigitsDataModule", *QUICK],
     "find-lr": ["find-lr", "--ckpt_path=x.ckpt", "--data=DigitsDataModule", *QUICK],
-    "with a module of the user's own": [
+    "with trusted modules": [
         "fit", "--ckpt_path=x.ckpt", "--data=DigitsDataModule", "--model.backbone=mynet.TinyNet",
         "--model.optimizer=mine.Slow", "--trust=sol", *QUICK,
     ],
@@ -30,7 +30,7 @@ VERBS = {
 
 @pytest.fixture
 def place(in_tmp: Path) -> Path:
-    """A working directory with hostile code beside the user's own."""
+    """A working directory with hostile code beside the user's code."""
     write_files(in_tmp)
     (in_tmp / "evil.py").write_text(
         f"{EVIL}\nimport torch\nfrom torch import nn\nfrom lit_cv.augment import Operation\n"
@@ -46,14 +46,14 @@ def assert_nothing_happened(place: Path) -> None:
 
 
 def hostile(place: Path, argument: str, name: str) -> Path:
-    given: Any = [name] if argument == "metrics" else name
-    options = {"backbone": "conv4", "num_classes": 10, "in_channels": 1, argument: given}
+    value: Any = [name] if argument == "metrics" else name
+    options = {"backbone": "conv4", "num_classes": 10, "in_channels": 1, argument: value}
     return save_hostile(place / "x.ckpt", hyper_parameters=options)
 
 
 @pytest.mark.parametrize("argument", ARGUMENTS)
 @pytest.mark.parametrize("name", NAMES)
-def test_names_in_hyperparameters_are_refused_before_any_call(place: Path, argument: str, name: str) -> None:
+def test_names_in_hyperparameters_are_refused(place: Path, argument: str, name: str) -> None:
     path = hostile(place, argument, name)
     with pytest.raises(ValueError, match=f"`{argument}` names {name}, "):
         load_module(path)
@@ -63,11 +63,11 @@ def test_names_in_hyperparameters_are_refused_before_any_call(place: Path, argum
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("argument", ARGUMENTS)
-def test_verbs_import_no_module_that_a_checkpoint_names(
+def test_verbs_import_no_module_of_checkpoint(
     place: Path, monkeypatch: pytest.MonkeyPatch, verb: str, argument: str
 ) -> None:
     hostile(place, argument, "evil.EvilNet")
-    assert end_of(VERBS[verb], monkeypatch) is not None
+    assert error_line(VERBS[verb], monkeypatch) is not None
     assert_nothing_happened(place)
 
 
@@ -80,12 +80,12 @@ def test_verbs_import_no_module_that_a_checkpoint_names(
         ("metrics", "torchmetrics.MeanMetric"),
     ],
 )
-def test_that_a_package_is_installed_is_no_consent(place: Path, argument: str, name: str) -> None:
+def test_installed_packages_are_not_trusted(place: Path, argument: str, name: str) -> None:
     with pytest.raises(UntrustedClassError, match=f"`{argument}` names {name}, code outside lit_cv"):
         load_module(hostile(place, argument, name))
 
 
-def test_arguments_of_metrics_take_no_memory(place: Path) -> None:
+def test_metric_arguments_take_no_memory(place: Path) -> None:
     options = {"backbone": "conv4", "num_classes": 10, "in_channels": 1}
     for metric, message in (
         ({"name": "auroc", "thresholds": 10**10}, r"describe a network of more than .*AUROC\.thresholds"),
@@ -96,31 +96,31 @@ def test_arguments_of_metrics_take_no_memory(place: Path) -> None:
             load_module(path)
 
 
-def test_a_checkpoint_of_an_own_network_needs_its_name(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_with_custom_network_requires_trust(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = hostile(place, "backbone", "mynet.TinyNet")
     with pytest.raises(UntrustedClassError, match=r"`backbone` names mynet.TinyNet"):
         load_module(path)
     assert "mynet" not in sys.modules
-    with pytest.raises(ValueError, match=r"lacks weights of SupervisedModule: .*backbone"):  # it is built now
+    with pytest.raises(ValueError, match=r"lacks weights of SupervisedModule: .*backbone"):  # the network is built now
         load_module(path, trusted=["mynet"])
 
 
 @pytest.mark.parametrize("module", [FineTuneModule, PrototypicalModule])
-def test_weights_of_a_stranger_import_no_network(place: Path, module: type) -> None:
+def test_foreign_weights_import_no_network(place: Path, module: type) -> None:
     path = hostile(place, "backbone", "evil.EvilNet")
     with pytest.raises(UntrustedClassError, match=r"`backbone` names evil.EvilNet"):
         module(weights=str(path))
     assert_nothing_happened(place)
 
 
-def test_lightnings_own_loading_imports_nothing(place: Path) -> None:
+def test_load_from_checkpoint_imports_nothing(place: Path) -> None:
     path = hostile(place, "backbone", "evil.EvilNet")
     with pytest.raises(UntrustedClassError, match=r"`backbone` names evil.EvilNet"):
         SupervisedModule.load_from_checkpoint(path)
     assert_nothing_happened(place)
 
 
-def test_lightnings_own_loading_of_data_imports_nothing(place: Path) -> None:
+def test_load_data_from_checkpoint_imports_nothing(place: Path) -> None:
     options = {"root": ".", "format": "evil.FORMAT"}
     path = save_hostile(place / "x.ckpt", datamodule_hyper_parameters=options)
     with pytest.raises(UntrustedClassError, match=r"`format` names evil.FORMAT"):
@@ -145,32 +145,30 @@ STRANGE = {
 
 
 @pytest.mark.parametrize("name", STRANGE)
-def test_a_strangers_configuration_imports_nothing(place: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_foreign_configuration_imports_nothing(place: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     Path("strange.yaml").write_text(STRANGE[name])
     own = ["--model.optimizer=mine.Slow"] if "format" in name else []
-    assert end_of(["fit", "--config=supervised", "--config=strange.yaml", *own, *QUICK], monkeypatch) is not None
+    assert error_line(["fit", "--config=supervised", "--config=strange.yaml", *own, *QUICK], monkeypatch) is not None
     assert_nothing_happened(place)
 
 
-def test_an_operation_that_a_configuration_names_is_taken_on_consent(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_operation_of_configuration_requires_trust(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("own.yaml").write_text(STRANGE["operation"].replace("evil.EvilOperation", "sol.Invert"))
     fit = ["fit", "--config=supervised", "--config=own.yaml", *QUICK]
-    refused = end_of(fit, monkeypatch)
+    refused = error_line(fit, monkeypatch)
     assert refused is not None
     assert "--trainer.callbacks.operations names sol.Invert" in refused
     assert "(--trust sol)" in refused
-    assert end_of([*fit, "--trust=sol"], monkeypatch) is None
+    assert error_line([*fit, "--trust=sol"], monkeypatch) is None
 
 
-def test_a_runs_configuration_brings_no_operation(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_configuration_imports_no_operation(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     operations = ["--trainer.callbacks+=Augmentation", "--trainer.callbacks.operations=[sol.Invert]"]
-    assert end_of(["fit", "--config=supervised", *operations, *QUICK], monkeypatch) is None
+    assert error_line(["fit", "--config=supervised", *operations, *QUICK], monkeypatch) is None
     path = Path("lightning_logs/version_0/config.yaml")
     path.write_text(path.read_text().replace("sol.Invert", "evil.EvilOperation"))
     again = ["fit", "--ckpt_path=last", "--trainer.max_epochs=2"]
-    assert end_of(again, monkeypatch) is not None
-    assert end_of([*again, "--trust=sol"], monkeypatch) is not None
-    end_of(["validate", "--ckpt_path=best"], monkeypatch)
+    assert error_line(again, monkeypatch) is not None
+    assert error_line([*again, "--trust=sol"], monkeypatch) is not None
+    error_line(["validate", "--ckpt_path=best"], monkeypatch)
     assert_nothing_happened(place)

@@ -1,4 +1,4 @@
-"""Names of files and classes come back from every table as they were, and reach no terminal raw."""
+"""Names of files and classes survive every table unchanged, and are escaped in messages."""
 
 import csv
 import logging
@@ -20,7 +20,7 @@ from lit_cv.callbacks import PredictionWriter
 from lit_cv.cli import main
 from tests.annotations.sets import example, save_image
 
-BYTES = os.fsdecode(b"caf\xe9.png")  # no UTF-8
+BYTES = os.fsdecode(b"caf\xe9.png")  # not UTF-8
 NAMES = [
     BYTES, "a\nb.png", "a\r\nb.png", 'quo"te,and;more.png', " first.png", "last.png ", "\ttab.png", "=cmd.png",
     "'=other.png", "+1.png", "-1.png", "@x.png", "it's.png", "\x1b[2Jclear.png", "plain.png", "d/=x.png",
@@ -29,7 +29,7 @@ NAMES = [
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Images whose names are hard to write, where this disk allows them."""
+    """Images with difficult names, if the file system allows them."""
     save_image(tmp_path / "photos" / "plain.png", 9, 9)
     content = (tmp_path / "photos" / "plain.png").read_bytes()
     for name in NAMES:
@@ -38,7 +38,7 @@ def photos(tmp_path: Path) -> Path:
         try:
             path.write_bytes(content)
         except OSError:
-            pytest.skip(f"this disk has no place for the name {name!r}")
+            pytest.skip(f"the file system does not allow the name {name!r}")
     return tmp_path / "photos"
 
 
@@ -68,7 +68,7 @@ class Loader:
 
 
 class Echo(L.LightningModule):
-    """Predicts what the batch says."""
+    """Returns the batch as its predictions."""
 
     class_names = ("=cat", "dog")
 
@@ -89,7 +89,7 @@ def table(path: Path, root: Path, **options: Any) -> CSVDataModule:
 
 
 @pytest.mark.parametrize("escape", [False, True])
-def test_names_come_back_from_predictions(photos: Path, tmp_path: Path, escape: bool) -> None:
+def test_names_survive_predictions(photos: Path, tmp_path: Path, escape: bool) -> None:
     probabilities = torch.tensor([[0.75, 0.25], [0.25, 0.75]]).repeat(len(NAMES) // 2, 1)
     predict(tmp_path / "run", NAMES, {"probabilities": probabilities}, escape_formulas=escape)
     path = tmp_path / "run/predictions.csv"
@@ -105,13 +105,13 @@ def test_names_come_back_from_predictions(photos: Path, tmp_path: Path, escape: 
     assert rows[0] == ["image", "predicted", "probability", "p_=cat", "p_dog"]
 
 
-def test_numbers_are_no_formulas(tmp_path: Path) -> None:
+def test_numbers_are_not_escaped(tmp_path: Path) -> None:
     predict(tmp_path, ["=a"], {"values": torch.tensor([[-1.5, 2.0]])}, escape_formulas=True)
     with open(tmp_path / "predictions.csv", newline="") as file:
         assert list(csv.reader(file)) == [["image", "value_0", "value_1"], ["'=a", "-1.5", "2"]]
 
 
-def test_names_in_embeddings_and_in_the_order_of_drafts(tmp_path: Path) -> None:
+def test_names_in_embeddings_and_draft_order(tmp_path: Path) -> None:
     count = len(NAMES)
     box = torch.tensor([[1.0, 1.0, 5.0, 5.0]])
     outputs = {
@@ -131,7 +131,7 @@ def test_names_in_embeddings_and_in_the_order_of_drafts(tmp_path: Path) -> None:
     assert b'"caf\\udce9.png"' in text
 
 
-def test_consensus(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_survive_consensus(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     votes = tmp_path / "votes.csv"
     rows = [
         [name, who, "=a" if who == "@ann" or index % 2 else "b\x1b[2J"]
@@ -155,7 +155,7 @@ def test_consensus(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         csv.writer(file).writerows([["path", "annotator", "label"], *([p, f"'{w}", f"'{la}"] for p, w, la in rows)])
     data = table(escaped, photos, annotator_column="annotator")
     assert data.votes is not None
-    assert data.votes.annotators == ["'bob\x1b[2J", "@ann"]  # an apostrophe that hides no formula stays
+    assert data.votes.annotators == ["'bob\x1b[2J", "@ann"]  # an apostrophe that escapes no formula stays
     options = ["--escape_formulas", "true", "--out", str(tmp_path / "by_command.csv")]
     main(["agreement", "--path", str(votes), *options])
     shown = capsys.readouterr().out
@@ -165,7 +165,7 @@ def test_consensus(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert b"'=a," in (tmp_path / "by_command.csv").read_bytes()
 
 
-def test_other_columns_must_be_text(tmp_path: Path) -> None:
+def test_columns_without_file_names_must_be_utf_8(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(b"path,label\ncaf\xe9.png,caf\xe9\n")
     with pytest.raises(ValueError, match=r"t\.csv is not a table in UTF-8: 'utf-8' codec can't decode byte 0xe9"):
@@ -176,7 +176,7 @@ def test_other_columns_must_be_text(tmp_path: Path) -> None:
         read_rows(path)
 
 
-def test_a_cell_is_the_file_that_is_there(tmp_path: Path) -> None:
+def test_file_cell_prefers_existing_file(tmp_path: Path) -> None:
     for name in ("'=a.png", "b.png"):
         save_image(tmp_path / name, 9, 9)
     assert file_cell("'=a.png", tmp_path) == "'=a.png"
@@ -184,7 +184,7 @@ def test_a_cell_is_the_file_that_is_there(tmp_path: Path) -> None:
     assert file_cell(" b.png ", tmp_path) == "b.png"
 
 
-def test_class_folders_through_a_table(tmp_path: Path) -> None:
+def test_names_survive_conversion_to_table_and_back(tmp_path: Path) -> None:
     names = [name for name in NAMES if name.endswith(".png") and "/" not in name]
     for label in ("=x", "dog"):
         for name in names:
@@ -209,7 +209,7 @@ def named_in_bytes(tmp_path: Path) -> Path:
     return tmp_path / "source"
 
 
-def test_bytes_through_the_formats(named_in_bytes: Path, tmp_path: Path) -> None:
+def test_non_utf_8_names_survive_formats(named_in_bytes: Path, tmp_path: Path) -> None:
     text = (named_in_bytes / "annotations/instances_train.json").read_text(encoding="utf-8")
     assert '"caf\\udce9.png"' in text
     for source, to in ((named_in_bytes, "yolo"), (tmp_path / "yolo", "coco"), (tmp_path / "coco", "yolo")):
@@ -222,21 +222,21 @@ def test_bytes_through_the_formats(named_in_bytes: Path, tmp_path: Path) -> None
     assert not (tmp_path / "voc").exists()
 
 
-def test_masks_keep_bytes(tmp_path: Path) -> None:
+def test_non_utf_8_mask_names(tmp_path: Path) -> None:
     save_image(tmp_path / "set/images" / BYTES, 9, 9)
     save_mask(np.ones((9, 9), int), tmp_path / "set/masks" / BYTES)
     convert(str(tmp_path / "set"), str(tmp_path / "out"), "masks")
     assert [image.name for image in read_annotations(tmp_path / "out", Problems())["all"].images] == [BYTES]
 
 
-def test_other_letters_stay_as_they_are_in_coco(tmp_path: Path) -> None:
+def test_coco_keeps_unicode_letters(tmp_path: Path) -> None:
     sets = example(tmp_path / "images", ("train",))
     sets["train"].categories[0] = "zèbre"
     (path,) = write_coco(sets, tmp_path)
     assert "zèbre" in path.read_text(encoding="utf-8")
 
 
-def test_lists_of_images(tmp_path: Path) -> None:
+def test_image_lists_with_special_names(tmp_path: Path) -> None:
     for name in (BYTES, "two words.png", " first.png", "a.png"):
         save_image(tmp_path / "yolo/images" / name, 9, 9)
     (tmp_path / "yolo/data.yaml").write_text("names: [x]\ntrain: train.txt\n")
@@ -254,7 +254,7 @@ def test_lists_of_images(tmp_path: Path) -> None:
     assert found.images[1].name == " two words.png"
 
 
-def test_voc_is_refused_before_anything_is_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_voc_is_refused_before_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def worked(*_: Any) -> None:
         raise AssertionError("it predicted")
 
@@ -263,7 +263,7 @@ def test_voc_is_refused_before_anything_is_predicted(tmp_path: Path, monkeypatch
         predict(tmp_path / "run", NAMES, {"boxes": []}, format="voc")
 
 
-def test_messages_hold_no_control_codes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_annotation_messages_escape_control_characters(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     name = "\x1b[2J" + BYTES
     problems = Problems()
     problems.add(tmp_path / name, "line 1\n", f"unknown category {name}")

@@ -1,4 +1,4 @@
-"""Files are written by `lit_cv.atomic_files` alone, and read into Python by loaders that run nothing."""
+"""Files are written only by `lit_cv.atomic_files`, and read only by loaders that run no code."""
 
 import ast
 import errno
@@ -25,13 +25,13 @@ WRITERS = {
     "copyfile",
 }
 HOME = {"atomic_files.py", "file_lock.py"}
-# Calls that have such a name and write no file, or one of a name that nobody can foresee.
-OTHER = {
+# Calls with such a name that write no file, or a file with an unpredictable name.
+ALLOWED = {
     ("augment/memory.py", "write_bytes"), ("augment/chain.py", "write_bytes"),  # tensors
     ("lit_cv/running/export.py", "save"),  # the bytes of safetensors
-    ("annotations/aside.py", "rename"),  # a folder that was made under such a name
-    ("metrics_csv.py", "save"), ("callbacks/run_output.py", "save"),  # of a logger, and what calls it
-    ("datamodules/cache.py", "open"), ("datamodules/shard_index.py", "open"),  # the file that `stored_file` gives them
+    ("annotations/aside.py", "rename"),  # a folder with an unpredictable name
+    ("metrics_csv.py", "save"), ("callbacks/run_output.py", "save"),  # methods of loggers
+    ("datamodules/cache.py", "open"), ("datamodules/shard_index.py", "open"),  # files opened by `stored_file`
     ("datamodules/shard_index.py", "savez"), ("running/arguments.py", "NamedTemporaryFile"),
     ("running/tensorboard_log.py", "save"),
 }  # fmt: skip
@@ -42,7 +42,7 @@ def name_of(call: ast.Call) -> str:
 
 
 def writes(call: ast.Call) -> bool:
-    """Tell whether a call writes a file, by its name and mode."""
+    """Return whether a call writes a file, judged by its name and mode."""
     name = name_of(call)
     if name == "open" and not (isinstance(call.func, ast.Attribute) and call.func.attr != "open"):
         modes = [argument for argument in call.args[1:2] if isinstance(argument, ast.Constant)]
@@ -52,7 +52,7 @@ def writes(call: ast.Call) -> bool:
 
 
 def outside(tree: ast.AST, within: bool = False) -> Iterator[ast.Call]:
-    """Yield the calls that write a file and do not stand within `with atomic_write(...)`."""
+    """Yield the calls that write a file outside of `with atomic_write(...)`."""
     if isinstance(tree, ast.With):
         within = within or any(
             isinstance(item.context_expr, ast.Call) and name_of(item.context_expr) == "atomic_write"
@@ -64,21 +64,21 @@ def outside(tree: ast.AST, within: bool = False) -> Iterator[ast.Call]:
         yield from outside(child, within)
 
 
-def test_files_are_written_by_one_function() -> None:
-    found = []
+def test_only_atomic_write_writes_files() -> None:
+    violations = []
     for path in SOURCES:
         if path.name in HOME:
             continue
         for call in outside(ast.parse(path.read_text(encoding="utf-8"))):
             where = path.relative_to(ROOT).as_posix()
-            if not any(where.endswith(file) and name_of(call) == name for file, name in OTHER):
-                found.append(f"{where}:{call.lineno}: {name_of(call)}")
-    assert found == []
+            if not any(where.endswith(file) and name_of(call) == name for file, name in ALLOWED):
+                violations.append(f"{where}:{call.lineno}: {name_of(call)}")
+    assert violations == []
 
 
 @pytest.mark.slow
-def test_loaders_that_run_code_are_not_called() -> None:
-    found = []
+def test_no_unsafe_loaders() -> None:
+    violations = []
     for path in SOURCES:
         text = path.read_text(encoding="utf-8")
         where = path.relative_to(ROOT).as_posix()
@@ -92,11 +92,11 @@ def test_loaders_that_run_code_are_not_called() -> None:
                 or source == "Image.open"
             )
             if unsafe and not where.endswith("lit_cv/image_formats.py"):
-                found.append(f"{where}:{call.lineno}: {source}")
-    assert found == []
+                violations.append(f"{where}:{call.lineno}: {source}")
+    assert violations == []
 
 
-def test_a_link_is_replaced_not_followed(tmp_path: Path) -> None:
+def test_link_is_replaced_not_followed(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("years of work")
     (tmp_path / "table.csv").symlink_to("victim")
     write_text(tmp_path / "table.csv", "1", "the table")
@@ -106,7 +106,7 @@ def test_a_link_is_replaced_not_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling link", "hard link", "pipe", "folder"])
-def test_what_is_written_where_it_lies_is_a_plain_file(tmp_path: Path, kind: str) -> None:
+def test_open_for_update_refuses_special_files(tmp_path: Path, kind: str) -> None:
     victim, path = tmp_path / "victim", tmp_path / "log"
     victim.write_text("years of work")
     if kind == "link":
@@ -125,7 +125,7 @@ def test_what_is_written_where_it_lies_is_a_plain_file(tmp_path: Path, kind: str
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_folders_of_this_project_are_no_links(tmp_path: Path) -> None:
+def test_create_folder_refuses_link(tmp_path: Path) -> None:
     (tmp_path / "victim").mkdir()
     (tmp_path / "checkpoints").symlink_to("victim")
     with pytest.raises(OSError, match="is a link") as error:
@@ -134,7 +134,7 @@ def test_folders_of_this_project_are_no_links(tmp_path: Path) -> None:
     assert create_folder(tmp_path / "made" / "here").is_dir()
 
 
-def test_written_files_have_the_users_permissions(tmp_path: Path) -> None:
+def test_written_files_respect_umask(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
         write_text(tmp_path / "table.csv", "1", "the table")
@@ -143,7 +143,7 @@ def test_written_files_have_the_users_permissions(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "table.csv").stat().st_mode) == 0o644
 
 
-def test_long_names_have_room_for_an_unfinished_file(tmp_path: Path) -> None:
+def test_atomic_write_with_long_name(tmp_path: Path) -> None:
     path = tmp_path / ("試" * 84)
     write_text(path, "1", "the table")
     with atomic_write(path, "the table") as part:

@@ -1,4 +1,4 @@
-"""What files of a stranger say of preprocessing is right, or ends in one line that names the file."""
+"""Preprocessing values of foreign files are valid, or refused in one line that names the file."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from lit_cv import SupervisedModule
 from lit_cv.modules.loading import load_module
 from lit_cv.nn import Backbone, create_backbone
-from tests.security.hostile import QUICK, end_of, save_hostile
+from tests.security.hostile import QUICK, error_line, save_hostile
 
 pytest.importorskip("timm")
 
@@ -29,13 +29,13 @@ def state() -> dict[str, torch.Tensor]:
 
 
 def refused(path: Path, name: str = NAME) -> str:
-    """Return the line that building a network from a file ends in."""
+    """Return the error of building a network from a file."""
     with pytest.raises(ValueError) as raised:  # noqa: PT011
         create_backbone(name, weights=str(path))
-    said = str(raised.value)
-    assert "\n" not in said
-    assert len(said) < 1200
-    return said
+    error = str(raised.value)
+    assert "\n" not in error
+    assert len(error) < 1200
+    return error
 
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -72,23 +72,23 @@ CONFIGS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("case", TEXTS)
-def test_files_beside_that_are_no_configuration(state: dict[str, Any], tmp_path: Path, case: str) -> None:
+def test_invalid_configuration_beside_weights(state: dict[str, Any], tmp_path: Path, case: str) -> None:
     name, text, words = TEXTS[case]
     torch.save(state, tmp_path / "x.pt")
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    said = refused(tmp_path / "x.pt")
-    assert name in said
-    assert words in said
+    error = refused(tmp_path / "x.pt")
+    assert name in error
+    assert words in error
 
 
 @pytest.mark.parametrize("case", CONFIGS)
-def test_wrong_values_beside_take_one_line(state: dict[str, Any], tmp_path: Path, case: str) -> None:
+def test_wrong_values_beside_weights_give_one_line_error(state: dict[str, Any], tmp_path: Path, case: str) -> None:
     config, words = CONFIGS[case]
     torch.save(state, tmp_path / "x.pt")
     (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": config}))
-    said = refused(tmp_path / "x.pt")
-    assert "config.json" in said
-    assert words in said
+    error = refused(tmp_path / "x.pt")
+    assert "config.json" in error
+    assert words in error
 
 
 @pytest.mark.parametrize(
@@ -107,14 +107,14 @@ def test_wrong_values_of_transformers(state: dict[str, Any], tmp_path: Path, val
     assert words in refused(tmp_path / "x.pt")
 
 
-def test_given_values_need_no_file_beside(state: dict[str, Any], tmp_path: Path) -> None:
+def test_explicit_values_ignore_configuration(state: dict[str, Any], tmp_path: Path) -> None:
     torch.save(state, tmp_path / "x.pt")
     (tmp_path / "config.json").write_text("{")
     backbone = create_backbone(NAME, weights=str(tmp_path / "x.pt"), mean=[0.1] * 3, std=[0.2] * 3)
     assert backbone.mean.flatten().tolist() == pytest.approx([0.1] * 3)
 
 
-def test_pipes_and_folders_beside_are_not_waited_for(state: dict[str, Any], tmp_path: Path) -> None:
+def test_pipes_and_folders_beside_weights_do_not_block(state: dict[str, Any], tmp_path: Path) -> None:
     torch.save(state, tmp_path / "x.pt")
     os.mkfifo(tmp_path / "config.json")
     (tmp_path / "preprocessor_config.json").mkdir()
@@ -132,8 +132,8 @@ def test_pipes_and_folders_beside_are_not_waited_for(state: dict[str, Any], tmp_
 )
 def test_metadata_of_safetensors(state: dict[str, Any], tmp_path: Path, text: str, words: str) -> None:
     save_file(state, tmp_path / "x.safetensors", {"preprocessing": text})
-    said = refused(tmp_path / "x.safetensors")
-    assert words in said
+    error = refused(tmp_path / "x.safetensors")
+    assert words in error
 
 
 WRONG: dict[str, Any] = {
@@ -146,12 +146,13 @@ WRONG: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_checkpoints_of_strangers(in_tmp: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
-    module = {"backbone": "conv4", "num_classes": 2, "in_channels": 1, "image_size": 8}
-    whole = SupervisedModule(**module)  # type: ignore[arg-type]
-    whole.configure_model()
-    own = {"class_path": "lit_cv.modules.supervised.SupervisedModule", "preprocessing": WRONG[case]}
-    path = save_hostile(in_tmp / "x.ckpt", hyper_parameters=module, state_dict=whole.state_dict(), lit_cv=own)
+def test_wrong_preprocessing_in_checkpoint(in_tmp: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    options = {"backbone": "conv4", "num_classes": 2, "in_channels": 1, "image_size": 8}
+    original = SupervisedModule(**options)  # type: ignore[arg-type]
+    original.configure_model()
+    metadata = {"class_path": "lit_cv.modules.supervised.SupervisedModule", "preprocessing": WRONG[case]}
+    state = original.state_dict()
+    path = save_hostile(in_tmp / "x.ckpt", hyper_parameters=options, state_dict=state, lit_cv=metadata)
     with pytest.raises(ValueError, match=r"x\.ckpt.*its (preprocessing|mean|interpolation|size)") as raised:
         load_module(path)
     assert "\n" not in str(raised.value)
@@ -160,13 +161,13 @@ def test_checkpoints_of_strangers(in_tmp: Path, monkeypatch: pytest.MonkeyPatch,
         ["fit", "--config=supervised", "--model.backbone=conv4", "--model.weights=x.ckpt", *QUICK],
         ["validate", "--ckpt_path=x.ckpt", "--data=DigitsDataModule", "--trainer.accelerator=cpu"],
     ):
-        said = end_of(args, monkeypatch)
-        assert said is not None
-        assert "its " in said
+        error = error_line(args, monkeypatch)
+        assert error is not None
+        assert "its " in error
 
 
 def built(path: Path) -> Backbone | ValueError:
-    """Return the network, or the error that building it ends in."""
+    """Return the network, or the error of building it."""
     try:
         return create_backbone(NAME, weights=str(path))
     except ValueError as error:
@@ -174,7 +175,7 @@ def built(path: Path) -> Backbone | ValueError:
 
 
 def mutated(draw: random.Random) -> Any:
-    """Return a configuration with some values that none has."""
+    """Return a configuration with some invalid values."""
     odd: list[Callable[[], Any]] = [
         lambda: None, lambda: "x", lambda: -1, lambda: 10**30, lambda: [], lambda: {}, lambda: [[0.5]],
         lambda: [0.5] * draw.randint(1, 9), lambda: float("nan"), lambda: True, lambda: [224, 224], lambda: 0.9,
@@ -187,20 +188,20 @@ def mutated(draw: random.Random) -> Any:
 
 
 @pytest.mark.slow
-def test_fuzzed_configurations_are_right_or_one_error(state: dict[str, Any], tmp_path: Path) -> None:
-    draw, taken = random.Random(0), 0
+def test_fuzzed_configurations(state: dict[str, Any], tmp_path: Path) -> None:
+    draw, built_count = random.Random(0), 0
     torch.save(state, tmp_path / "x.pt")
     for case in range(60):
         for name in ("config.json", "preprocessor_config.json"):
             text = json.dumps(mutated(draw))
             (tmp_path / name).write_text(text[: draw.choice([len(text)] * 5 + [len(text) // 2])])
-        found = built(tmp_path / "x.pt")
-        if isinstance(found, ValueError):
-            assert type(found) is ValueError, case
-            assert "\n" not in str(found), case
-            assert len(str(found)) < 1200, case
+        result = built(tmp_path / "x.pt")
+        if isinstance(result, ValueError):
+            assert type(result) is ValueError, case
+            assert "\n" not in str(result), case
+            assert len(str(result)) < 1200, case
             continue
-        taken += 1
-        assert found.mean.shape == (3, 1, 1)
-        assert found.std.min() > 0
-    assert 0 < taken < 60
+        built_count += 1
+        assert result.mean.shape == (3, 1, 1)
+        assert result.std.min() > 0
+    assert 0 < built_count < 60

@@ -1,4 +1,4 @@
-"""The folder of a run: nothing is written through what lies in it, one run at a time, and nothing later is lost."""
+"""The folder of a run: no link in it is followed, one process continues it, and no later checkpoint is lost."""
 
 import math
 import os
@@ -22,7 +22,7 @@ from lit_cv.metrics_table import read_metrics
 from lit_cv.optim.schedules import Plateau
 from lit_cv.running.runs import claim_run, find_checkpoint, make_run_folder
 from tests.callbacks.tiny import Tiny, loader, trainer
-from tests.security.hostile import QUICK, end_of
+from tests.security.hostile import QUICK, error_line
 
 LOGS = Path("lightning_logs")
 RUN = LOGS / "version_0"
@@ -39,7 +39,7 @@ def content_of(folder: Path) -> dict[str, bytes]:
 
 
 class Number(L.Callback):
-    """Logs the number of the epoch, so that the first one is the best."""
+    """Logs the epoch number as a metric, so that the first epoch is the best."""
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         pl_module.log("epoch_number", float(trainer.current_epoch))
@@ -71,10 +71,10 @@ MORE_LINKS = (
 
 @pytest.mark.parametrize("name", [*LINKS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_LINKS)])
 @pytest.mark.slow
-def test_links_in_a_run_folder_are_replaced_or_left_but_never_followed(fitted: Path, name: str) -> None:
+def test_links_in_run_folder_are_not_followed(fitted: Path, name: str) -> None:
     victim = fitted / "victim"
     path = RUN / name
-    if path.is_file():  # what is read keeps its content, behind the link
+    if path.is_file():  # files that are read keep their content behind the link
         victim.write_bytes(path.read_bytes())
         path.unlink()
     else:
@@ -96,9 +96,7 @@ def test_links_in_a_run_folder_are_replaced_or_left_but_never_followed(fitted: P
 
 
 @pytest.mark.parametrize("name", ["lightning_logs/version_0", "lightning_logs/version_0/checkpoints", "lock"])
-def test_linked_folders_and_locks_of_a_run_are_refused(
-    fitted: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_linked_run_folders_and_locks_are_refused(fitted: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     if name == "lock":
         (fitted / "victim.txt").write_text("years of work")
         (RUN / ".lock").unlink()
@@ -107,13 +105,15 @@ def test_linked_folders_and_locks_of_a_run_are_refused(
         Path(name).rename(fitted / "moved")
         Path(name).symlink_to(fitted / "moved")
     before = content_of(fitted)
-    said = end_of(["fit", "--ckpt_path", str(RUN / "checkpoints" / "last.ckpt"), "--trainer.max_epochs=4"], monkeypatch)
-    assert said is not None
-    assert "is a link" in said
+    error = error_line(
+        ["fit", "--ckpt_path", str(RUN / "checkpoints" / "last.ckpt"), "--trainer.max_epochs=4"], monkeypatch
+    )
+    assert error is not None
+    assert "is a link" in error
     assert content_of(fitted) == before
 
 
-def test_an_older_checkpoint_starts_a_run_of_its_own(fitted: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_older_checkpoint_starts_new_run(fitted: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert step_of(RUN / "checkpoints" / "best.ckpt") == 2
     assert step_of(RUN / "checkpoints" / "last.ckpt") == 6
     before = content_of(RUN)
@@ -121,18 +121,18 @@ def test_an_older_checkpoint_starts_a_run_of_its_own(fitted: Path, capfd: pytest
     assert cli is not None
     assert cli.trainer.global_step == 4
     assert content_of(RUN) == before
-    said = capfd.readouterr().err
-    assert "is of step 2, and its run went on to step 6: a new run starts from it" in said
+    stderr = capfd.readouterr().err
+    assert "is of step 2, and its run went on to step 6: a new run starts from it" in stderr
     new = LOGS / "version_1"
     assert step_of(new / "checkpoints" / "last.ckpt") == 4
-    assert step_of(new / "checkpoints" / "best.ckpt") == 2  # that of the run that it starts from
+    assert step_of(new / "checkpoints" / "best.ckpt") == 2  # copied from the run that it starts from
     assert {row["step"] for row in read_metrics(new / "metrics.csv")} >= {3}
-    main(["fit", "--ckpt_path", "last", "--trainer.max_epochs=3"])  # of the new run, which is the newest
+    main(["fit", "--ckpt_path", "last", "--trainer.max_epochs=3"])  # of the new run
     assert step_of(new / "checkpoints" / "last.ckpt") == 6
     assert content_of(RUN) == before
 
 
-def test_the_checkpoint_before_the_last_starts_a_run_of_its_own(fitted: Path) -> None:
+def test_previous_checkpoint_starts_new_run(fitted: Path) -> None:
     previous = RUN / "checkpoints" / "previous.ckpt"
     before = content_of(RUN)
     assert find_checkpoint(str(previous)).further_step() == 6
@@ -142,7 +142,7 @@ def test_the_checkpoint_before_the_last_starts_a_run_of_its_own(fitted: Path) ->
     assert (LOGS / "version_1").is_dir()
 
 
-def test_two_processes_do_not_continue_one_run(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_resume_is_refused(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = content_of(RUN)
     holder = subprocess.Popen(
         [sys.executable, "-c", "import sys, time\nfrom pathlib import Path\nfrom lit_cv.file_lock import FileLock\n"
@@ -152,27 +152,30 @@ def test_two_processes_do_not_continue_one_run(fitted: Path, monkeypatch: pytest
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"True\n"
-        said = end_of(["fit", "--ckpt_path", "last", "--trainer.max_epochs=4"], monkeypatch)
-        assert said is not None
-        assert f"another process is continuing the run in {RUN}" in said
+        error = error_line(["fit", "--ckpt_path", "last", "--trainer.max_epochs=4"], monkeypatch)
+        assert error is not None
+        assert f"another process is continuing the run in {RUN}" in error
         assert content_of(RUN) == before
     finally:
         holder.kill()
         holder.wait()
-    main(["fit", "--ckpt_path", "last", "--trainer.max_epochs=4"])  # death has released it
+    main(["fit", "--ckpt_path", "last", "--trainer.max_epochs=4"])  # the end of the holder has released the lock
     assert step_of(RUN / "checkpoints" / "last.ckpt") == 8
 
 
-def test_a_lock_ends_with_its_process_though_its_workers_live_on(tmp_path: Path) -> None:
+def test_lock_is_released_despite_surviving_workers(tmp_path: Path) -> None:
     lock = FileLock(tmp_path / ".lock")
     assert lock.acquire()
     child = os.fork()
-    if child == 0:  # a worker process, which outlives the one that forked it
+    if child == 0:  # a worker that outlives its parent
         time.sleep(60)
         os._exit(0)
     lock.release()
     try:
-        free, deadline = FileLock(tmp_path / ".lock"), time.monotonic() + 10  # the child needs a moment to let go
+        free, deadline = (
+            FileLock(tmp_path / ".lock"),
+            time.monotonic() + 10,
+        )  # the child needs a moment to close its copy
         while not free.acquire():
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -181,19 +184,19 @@ def test_a_lock_ends_with_its_process_though_its_workers_live_on(tmp_path: Path)
         os.waitpid(child, 0)
 
 
-def test_new_runs_that_start_together_get_folders_of_their_own(tmp_path: Path) -> None:
+def test_concurrent_runs_get_separate_folders(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(make_run_folder, [tmp_path / "logs"] * 40))
-    assert {folder.name for folder in found} == {f"version_{number}" for number in range(40)}
+        folders = list(pool.map(make_run_folder, [tmp_path / "logs"] * 40))
+    assert {folder.name for folder in folders} == {f"version_{number}" for number in range(40)}
 
 
-def test_what_killed_writers_have_left_is_removed(tmp_path: Path) -> None:
+def test_unfinished_files_of_run_are_removed(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     for name in (".last.ckpt.0123456789abcdef.part", "checkpoints/.last.ckpt.0123456789abcdef.part"):
         (tmp_path / name).write_text("half")
     (tmp_path / ".notes.0123456789abcdef.part").symlink_to(tmp_path / "elsewhere")
     others = {".particles.csv", ".thesis.partial.txt", ".partition", ".video.part", ".0123456789abcdef.part"}
-    for name in others:  # of the user's own
+    for name in others:  # files of the user
         (tmp_path / name).write_text("years of work")
     claim_run(tmp_path).release()
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
@@ -201,7 +204,7 @@ def test_what_killed_writers_have_left_is_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "broken"), [("min", -math.inf), ("max", math.inf), ("min", math.nan)])
-def test_a_score_that_is_not_finite_is_never_the_best(tmp_path: Path, mode: str, broken: float) -> None:
+def test_non_finite_score_is_never_best(tmp_path: Path, mode: str, broken: float) -> None:
     scores = [0.5, broken, 0.5 - 0.1 if mode == "min" else 0.6]
     checkpoint = RunCheckpoint(mode=mode)
     trainer(tmp_path, max_epochs=3, callbacks=[checkpoint]).fit(Tiny(scores), loader(), loader())
@@ -213,7 +216,7 @@ def test_a_score_that_is_not_finite_is_never_the_best(tmp_path: Path, mode: str,
 
 
 @pytest.mark.parametrize(("mode", "broken"), [("min", -math.inf), ("max", math.inf), ("max", math.nan)])
-def test_a_score_that_is_not_finite_replaces_no_best(tmp_path: Path, mode: str, broken: float) -> None:
+def test_non_finite_score_does_not_replace_best(tmp_path: Path, mode: str, broken: float) -> None:
     checkpoint = RunCheckpoint(mode=mode)
     trainer(tmp_path, max_epochs=2, callbacks=[checkpoint]).fit(Tiny([0.5, broken]), loader(), loader())
     assert step_of(tmp_path / "checkpoints" / "best.ckpt") == 4
@@ -222,13 +225,13 @@ def test_a_score_that_is_not_finite_replaces_no_best(tmp_path: Path, mode: str, 
     assert is_better(0.5, broken, mode)
 
 
-def test_a_broken_first_score_is_not_the_best_for_ever(tmp_path: Path) -> None:
+def test_non_finite_first_score_is_replaced(tmp_path: Path) -> None:
     checkpoint = RunCheckpoint(mode="min")
     trainer(tmp_path, max_epochs=2, callbacks=[checkpoint]).fit(Tiny([-math.inf, 0.5]), loader(), loader())
     assert checkpoint.best_model_score == pytest.approx(0.5)
 
 
-def test_a_score_of_another_metric_is_not_compared(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_score_of_other_metric_is_not_compared(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = RunCheckpoint(monitor="val_score", mode="min")
     trainer(tmp_path, max_epochs=2, callbacks=[first]).fit(Tiny([0.001, 0.5]), loader(), loader())
     folder = tmp_path / "checkpoints"
@@ -244,7 +247,7 @@ def test_a_score_of_another_metric_is_not_compared(tmp_path: Path, caplog: pytes
     assert "the previous best is kept as" in caplog.text
 
 
-def test_a_run_that_was_moved_remembers_its_best(tmp_path: Path) -> None:
+def test_moved_run_keeps_best_checkpoint(tmp_path: Path) -> None:
     trainer(tmp_path / "a", max_epochs=2, callbacks=[RunCheckpoint(mode="max")]).fit(
         Tiny([0.9, 0.1]), loader(), loader()
     )
@@ -256,7 +259,7 @@ def test_a_run_that_was_moved_remembers_its_best(tmp_path: Path) -> None:
     assert again.best_model_path == str(tmp_path / "b" / "checkpoints" / "best.ckpt")
 
 
-def test_the_best_of_a_strangers_state_names_no_other_file(tmp_path: Path) -> None:
+def test_foreign_state_names_no_other_file(tmp_path: Path) -> None:
     trainer(tmp_path / "a", max_epochs=1, callbacks=[RunCheckpoint()]).fit(Tiny([0.5]), loader(), loader())
     content = torch.load(tmp_path / "a" / "checkpoints" / "last.ckpt", weights_only=True)
     state = next(state for name, state in content["callbacks"].items() if "RunCheckpoint" in name)

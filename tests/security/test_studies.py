@@ -1,4 +1,4 @@
-"""Cross-validations and comparisons in folders that a stranger has prepared, and with names that are hard to write."""
+"""Cross-validations and comparisons in hostile folders, and with difficult names."""
 
 import csv
 import errno
@@ -26,7 +26,7 @@ from lit_cv.studies.markdown import escape_markdown
 from lit_cv.studies.progress_line import ProgressLine
 from lit_cv.studies.study import PlannedRun, Study
 from lit_cv.studies.study_files import Row, read_table, write_table
-from tests.security.hostile import EVIL, MARKER, end_of
+from tests.security.hostile import EVIL, MARKER, error_line
 
 RUNS = [PlannedRun(f"r{k}", f"run {k} \x1b[2J\udcff", "plain", 10) for k in range(3)]
 
@@ -48,7 +48,7 @@ def row(approach: str = "plain", value: Any = 0.5, seed: int = 0, **more: Any) -
 
 
 @pytest.mark.parametrize("name", ["runs", "runs/r0", ".lock"])
-def test_links_in_a_study_are_refused(name: str, tmp_path: Path) -> None:
+def test_links_in_study_are_refused(name: str, tmp_path: Path) -> None:
     folder, elsewhere = tmp_path / "study", tmp_path / "elsewhere"
     elsewhere.mkdir()
     (folder / name).parent.mkdir(parents=True)
@@ -59,7 +59,7 @@ def test_links_in_a_study_are_refused(name: str, tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_links_at_the_place_of_files_are_replaced(tmp_path: Path) -> None:
+def test_links_at_study_files_are_replaced(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text("mine")
     folder = tmp_path / "study"
@@ -75,19 +75,19 @@ def test_links_at_the_place_of_files_are_replaced(tmp_path: Path) -> None:
     assert "broken" in (folder / "runs" / "r0" / "error.txt").read_text()
     (folder / "table.csv").unlink()
     (folder / "table.csv").symlink_to(target)
-    target.write_text((folder / "plan.json").read_text())  # a link to a file of another kind
+    target.write_text((folder / "plan.json").read_text())  # a link to a file that is not a table
     with pytest.raises(ValueError, match=r"table\.csv is damaged"):
         study(folder)
 
 
-def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
-    left = tmp_path / ".table.csv.0123456789abcdef.part"
-    left.write_text("half")
+def test_unfinished_study_files_are_removed(tmp_path: Path) -> None:
+    unfinished = tmp_path / ".table.csv.0123456789abcdef.part"
+    unfinished.write_text("half")
     study(tmp_path).execute(perform)
-    assert not left.exists()
+    assert not unfinished.exists()
 
 
-def test_full_disk_leaves_the_table_whole_and_the_study_goes_on(
+def test_study_resumes_after_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     performed: list[str] = []
@@ -114,7 +114,7 @@ def test_full_disk_leaves_the_table_whole_and_the_study_goes_on(
     assert [row["error"] for row in read_table(tmp_path / "table.csv")] == ["", "", ""]
 
 
-def test_trace_that_cannot_be_written_hides_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unwritable_traceback_hides_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def fail(run: PlannedRun, folder: Path, report: Callable[[int], None]) -> Row:
         folder.rmdir()
         if run.key == "r1":
@@ -137,7 +137,7 @@ DAMAGED_PLANS = {
 
 
 @pytest.mark.parametrize("name", DAMAGED_PLANS)
-def test_damaged_plans_take_one_line(name: str, tmp_path: Path) -> None:
+def test_damaged_plan_gives_one_line_error(name: str, tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_bytes(DAMAGED_PLANS[name].encode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError, match=r"plan\.json is damaged: .*Delete it .*`output`") as error:
         study(tmp_path)
@@ -157,7 +157,7 @@ DAMAGED_TABLES = {
 
 
 @pytest.mark.parametrize("name", DAMAGED_TABLES)
-def test_damaged_tables_take_one_line(name: str, tmp_path: Path) -> None:
+def test_damaged_table_gives_one_line_error(name: str, tmp_path: Path) -> None:
     text, message = DAMAGED_TABLES[name]
     (tmp_path / "table.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError, match=rf"table\.csv is damaged: .*{message}.*Delete it") as error:
@@ -180,7 +180,7 @@ DAMAGED_REPORTS = {
 
 
 @pytest.mark.parametrize("name", DAMAGED_REPORTS)
-def test_redrawing_a_damaged_table_takes_one_line(name: str, in_tmp: Path) -> None:
+def test_redraw_of_damaged_table_gives_one_line_error(name: str, in_tmp: Path) -> None:
     rows, message = DAMAGED_REPORTS[name]
     write_table(in_tmp / "out" / "compare.csv", rows)
     with pytest.raises(ValueError, match=rf"compare\.csv is damaged: .*{message}") as error:
@@ -188,7 +188,7 @@ def test_redrawing_a_damaged_table_takes_one_line(name: str, in_tmp: Path) -> No
     assert "\n" not in str(error.value)
 
 
-def test_damaged_predictions_take_one_line(tmp_path: Path) -> None:
+def test_damaged_predictions_give_one_line_error(tmp_path: Path) -> None:
     fold = Fold(1, 1, torch.tensor([2, 5, 7]).numpy())
     positions, good = torch.tensor([5, 2]), torch.rand(2, 3)
     path = tmp_path / "predictions.pt"
@@ -248,7 +248,7 @@ WRONG_COMPARISONS = {
 
 
 @pytest.mark.parametrize("text", WRONG_COMPARISONS)
-def test_wrong_values_in_a_comparison_take_one_line(text: str, in_tmp: Path) -> None:
+def test_wrong_comparison_gives_one_line_error(text: str, in_tmp: Path) -> None:
     (in_tmp / "c.yaml").write_text(text if "data:" in text else f"data: DigitsDataModule\n{text}")
     with pytest.raises(ValueError, match=f"c.yaml.*{WRONG_COMPARISONS[text]}|^{WRONG_COMPARISONS[text]}") as error:
         main(["compare", "--comparison", "c.yaml"])
@@ -257,7 +257,7 @@ def test_wrong_values_in_a_comparison_take_one_line(text: str, in_tmp: Path) -> 
     assert [path.name for path in in_tmp.iterdir()] == ["c.yaml"]
 
 
-def test_stages_of_a_file_are_named_by_its_stem() -> None:
+def test_stage_is_named_by_file_stem() -> None:
     for config, name in {
         "a/b/own.yaml": "own",
         "../../x.yml": "x",
@@ -271,7 +271,7 @@ def test_stages_of_a_file_are_named_by_its_stem() -> None:
 
 
 @pytest.mark.parametrize("text", ["[1]", '{"a": "x"}', '{"a": true}', '{"a": 1e999}', '{"a": -1}', "{"])
-def test_damaged_lengths_take_one_line(text: str, in_tmp: Path) -> None:
+def test_damaged_lengths_give_one_line_error(text: str, in_tmp: Path) -> None:
     (in_tmp / "out").mkdir()
     (in_tmp / "out" / "lengths.json").write_text(text)
     short = ["--approaches", "supervised", "--labels", "2", "--seeds", "0", "--minutes", "0.001"]
@@ -300,7 +300,7 @@ HARD = [
 ]
 
 
-def test_markdown_shows_names_as_they_are() -> None:
+def test_markdown_shows_names_literally() -> None:
     escaped = [escape_markdown(name) for name in HARD]
     assert escaped[:7] == [
         "\\|", "\\<b\\>x\\</b\\>", "\\[x\\](http://y)", "\\`x\\`", "\\*\\*x\\*\\*", "\\_x\\_", "a\\\\",
@@ -322,7 +322,7 @@ def test_markdown_shows_names_as_they_are() -> None:
 
 
 class Page(html.parser.HTMLParser):
-    """Collects the tags and the text of a page."""
+    """Collects the tags and the text of an HTML page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -336,7 +336,7 @@ class Page(html.parser.HTMLParser):
         self.text += data
 
 
-def test_reports_show_names_as_they_are(tmp_path: Path) -> None:
+def test_reports_show_names_literally(tmp_path: Path) -> None:
     title, error = '**<script>alert("x")</script>|`$\\frac{`', "ValueError: <img src=x onerror=y>|[a](b)\x1b[2J"
     rows = [row(title=title, data="<i>D|"), row("other"), row("bad", error=error)]
     write_table(tmp_path / "compare.csv", rows)
@@ -359,17 +359,17 @@ def test_reports_show_names_as_they_are(tmp_path: Path) -> None:
             assert line.replace("\\|", "").count("|") in (3, 5)
 
 
-def test_terminal_gets_no_control_characters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_study_output_escapes_control_characters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     print(study(tmp_path).describe())
     study(tmp_path).execute(perform)
     ProgressLine("a", 1, lambda step: 0.0).finish("bad \x1b[2J\udcff\nline", 1.0, 0.0)
-    said = capsys.readouterr().out
-    assert "\x1b" not in said
-    assert "run 0 \\x1b[2J\\xff: done" in said
-    assert "a: bad \\x1b[2J\\xff\\nline" in said
+    stdout = capsys.readouterr().out
+    assert "\x1b" not in stdout
+    assert "run 0 \\x1b[2J\\xff: done" in stdout
+    assert "a: bad \\x1b[2J\\xff\\nline" in stdout
 
 
-def test_tables_keep_every_name(tmp_path: Path) -> None:
+def test_tables_keep_all_names(tmp_path: Path) -> None:
     names = ["a\rb", "a\nb", 'a"b', "a,b", "\udcff\udcfe", " a ", "'", "=1", "\r\n"]
     path = tmp_path / "t.csv"
     path.write_bytes(
@@ -384,7 +384,7 @@ def test_tables_keep_every_name(tmp_path: Path) -> None:
         groups_from_table(["a"], path)
 
 
-def test_formulas_are_escaped_and_come_back(in_tmp: Path) -> None:
+def test_escaped_formulas_are_restored(in_tmp: Path) -> None:
     rows = [row(title="=1+1", value=-0.5), row("other", title="'-x", value=-0.25, error="@x")]
     write_table(in_tmp / "out" / "compare.csv", rows, escape_formulas=True)
     text = (in_tmp / "out" / "compare.csv").read_text()
@@ -403,13 +403,13 @@ def test_formulas_are_escaped_and_come_back(in_tmp: Path) -> None:
     assert [r["title"] for r in read_table(in_tmp / "plain.csv")] == ["=1+1", "'-x"]
 
 
-def test_means_of_values_that_are_not_finite_are_left_out_and_said(tmp_path: Path) -> None:
+def test_non_finite_values_have_no_mean(tmp_path: Path) -> None:
     rows = [row(value=v, seed=s) for s, v in enumerate((0.9, float("inf")))]
     rows += [row("other", value=v, seed=s) for s, v in enumerate((0.5, 0.6))]
     assert [(v.best, v.second) for v in judge(measure(rows))] == [("other", None)]
     write_table(tmp_path / "compare.csv", rows)
-    said = write_report(tmp_path)
-    assert "plain, 10 labels a class, seed 1: test_acc is inf, so plain has no mean and no rank there." in said
+    output = write_report(tmp_path)
+    assert "plain, 10 labels a class, seed 1: test_acc is inf, so plain has no mean and no rank there." in output
     with pytest.raises(ValueError, match="no run of the comparison has a finite result"):
         measure([row(value=float("nan"))])
     folds = [{"repeat": 1, "fold": k, "val_loss": v, "val_acc": 0.5} for k, v in ((1, "nan"), (2, "0.5"), (3, "-inf"))]
@@ -423,7 +423,7 @@ RUN = [
 ]  # fmt: skip
 
 
-def test_a_fold_that_fails_before_its_first_step(
+def test_fold_that_fails_before_first_step(
     in_tmp: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     started: list[int] = []
@@ -442,15 +442,15 @@ def test_a_fold_that_fails_before_its_first_step(
         rows = list(csv.DictReader(file))
     assert [row["error"] for row in rows] == ["ValueError: no <head> for \\x1b[2J these classes", ""]
     assert "no <head>" in (in_tmp / "out" / "runs" / "repeat_1_fold_1" / "error.txt").read_text()
-    said = capsys.readouterr().out
-    assert "repeat_1_fold_1 failed: ValueError: no <head>" in said
-    assert "\x1b" not in said
+    stdout = capsys.readouterr().out
+    assert "repeat_1_fold_1 failed: ValueError: no <head>" in stdout
+    assert "\x1b" not in stdout
     main(digits)
     with open(in_tmp / "out" / "kfold.csv", newline="") as file:
         assert not any(row["error"] for row in csv.DictReader(file))
 
 
-def test_names_of_images_and_classes_come_back(in_tmp: Path) -> None:
+def test_kfold_keeps_names_of_images_and_classes(in_tmp: Path) -> None:
     names = [b"\xff.png", b"two\nlines.png", b'quote",comma.png', b"=1+1.png"]
     for kind in ("=cat|\x1b[2J", "$\\frac{"):
         (in_tmp / "images" / kind).mkdir(parents=True)
@@ -478,7 +478,7 @@ approaches:
 """
 
 
-def test_a_stage_from_a_file_in_a_folder(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stage_from_file_in_folder(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (in_tmp / "sub").mkdir()
     own = {"model": {"class_path": "SimCLRModule", "init_args": {"backbone": "conv4"}}}
     (in_tmp / "sub" / "own.yaml").write_text(json.dumps(own))
@@ -492,13 +492,13 @@ def test_a_stage_from_a_file_in_a_folder(in_tmp: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("verb", ["kfold", "compare"])
-def test_a_link_that_nobody_named_is_not_written_to(in_tmp: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+def test_default_output_link_is_refused(in_tmp: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     (in_tmp / "victim").mkdir()
     (in_tmp / "lightning_logs").mkdir()
     (in_tmp / "lightning_logs" / verb).symlink_to(in_tmp / "victim")
-    said = end_of([verb, *(["--config=supervised", "--folds=2"] if verb == "kfold" else [])], monkeypatch)
-    assert said is not None
-    assert "is a link" in said
+    error = error_line([verb, *(["--config=supervised", "--folds=2"] if verb == "kfold" else [])], monkeypatch)
+    assert error is not None
+    assert "is a link" in error
     assert list((in_tmp / "victim").iterdir()) == []
 
 
@@ -513,7 +513,7 @@ def test_a_link_that_nobody_named_is_not_written_to(in_tmp: Path, monkeypatch: p
     ],
 )
 @pytest.mark.parametrize("where", ["comparison", "stage", "config", "file"])
-def test_a_comparison_writes_to_its_folder_alone(
+def test_comparison_writes_only_to_its_folder(
     in_tmp: Path, monkeypatch: pytest.MonkeyPatch, trainer: str, where: str
 ) -> None:
     (in_tmp / "victim").mkdir()
@@ -522,18 +522,18 @@ def test_a_comparison_writes_to_its_folder_alone(
     stage = f"config: {config}" + (f", trainer: {trainer}" if where == "stage" else "")
     text = f"data: DigitsDataModule\nlabels: [2]\nsteps: 1\napproaches: {{a: {{stages: [{{{stage}}}]}}}}\n"
     (in_tmp / "compared.yaml").write_text(text + (f"trainer: {trainer}\n" if where == "comparison" else ""))
-    said = end_of(["compare", "--comparison=compared.yaml"], monkeypatch)
-    assert said is not None
-    assert "is not for a comparison" in said
+    error = error_line(["compare", "--comparison=compared.yaml"], monkeypatch)
+    assert error is not None
+    assert "is not for a comparison" in error
     assert list((in_tmp / "victim").iterdir()) == []
 
 
-def test_a_file_that_is_named_like_an_option_names_no_module(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_named_like_option_imports_nothing(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (in_tmp / "evil.py").write_text(EVIL)
     (in_tmp / "--model=evil.EvilModule").write_text("model: {class_path: evil.EvilModule}\ndata: DigitsDataModule\n")
     (in_tmp / "compared.yaml").write_text(
         "data: DigitsDataModule\nlabels: [2]\nsteps: 1\n"
         "approaches: {a: {stages: [{config: --model=evil.EvilModule}]}}\n"
     )
-    end_of(["compare", "--comparison=compared.yaml", "--dry_run"], monkeypatch)
+    error_line(["compare", "--comparison=compared.yaml", "--dry_run"], monkeypatch)
     assert not (in_tmp / MARKER).exists()

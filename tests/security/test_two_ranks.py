@@ -1,4 +1,4 @@
-"""What holds for one process holds for several ranks, each of which reads the files."""
+"""Several ranks, each of which reads the files, are as safe as one process."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ def assert_refused(ran: "subprocess.CompletedProcess[str]", words: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_run_no_code_of_files(in_tmp: Path) -> None:
+def test_two_ranks_run_no_code_from_files(in_tmp: Path) -> None:
     (in_tmp / "evil.py").write_text(EVIL)
     (in_tmp / "tensorboard.py").write_text(EVIL)
     save_hostile(in_tmp / "x.ckpt", "evil.EvilModule")
@@ -35,7 +35,7 @@ def test_two_ranks_run_no_code_of_files(in_tmp: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_write_through_no_link(fitted: Path) -> None:
+def test_two_ranks_do_not_write_through_links(fitted: Path) -> None:
     home = Path("lightning_logs") / "version_0"
     (fitted / "tensorboard.py").write_text(EVIL)
     (fitted / "victim").write_text("years of work")
@@ -44,8 +44,8 @@ def test_two_ranks_write_through_no_link(fitted: Path) -> None:
     (home / "training_curves.png").unlink()
     (home / "training_curves.png").symlink_to(fitted / "victim")
     ended = run_program(["fit", "--ckpt_path=last", "--trainer.max_epochs=2", *TWO], fitted, ranks=2)
-    said = "".join(rank.stderr for rank in ended)
-    assert [rank.returncode for rank in ended] == [0, 0], said
-    assert said.count("Best checkpoint") == 1
+    output = "".join(rank.stderr for rank in ended)
+    assert [rank.returncode for rank in ended] == [0, 0], output
+    assert output.count("Best checkpoint") == 1
     assert (fitted / "victim").read_text() == "years of work"
     assert not (fitted / MARKER).exists()

@@ -1,4 +1,4 @@
-"""Every verb that reads a file, over a folder in which every kind of file is a stranger's."""
+"""Every verb that reads files, run in a folder with hostile files of every kind."""
 
 import os
 import resource
@@ -9,7 +9,7 @@ import torch
 import yaml
 from torchvision.utils import save_image
 
-from tests.security.hostile import EVIL, MARKER, QUICK, end_of, save_hostile
+from tests.security.hostile import EVIL, MARKER, QUICK, error_line, save_hostile
 
 BEST = "lightning_logs/version_0/checkpoints/best.ckpt"
 PHOTOS = [
@@ -39,16 +39,16 @@ VERBS = {
     "convert of classes": ["convert", "--root=photos", "--to=csv", "--out=converted", "--on_error=skip"],
     "agreement": ["agreement", "--path=votes.csv"],
 }
-SAID = "\x1b]0;owned\x07\x1b[2J"
+ESCAPES = "\x1b]0;owned\x07\x1b[2J"
 
 
 def make_photos(root: Path) -> None:
-    for name in ("cat", f"dog{SAID}"):
+    for name in ("cat", f"dog{ESCAPES}"):
         (root / name).mkdir(parents=True)
         for index in range(6):
             save_image(torch.rand(3, 16, 16), root / name / f"{index}.png")
     (root / "cat" / "postscript.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
-    (root / "cat" / f"broken{SAID}.jpg").write_bytes(b"no image")
+    (root / "cat" / f"broken{ESCAPES}.jpg").write_bytes(b"no image")
     os.rename(root / "cat" / "0.png", os.fsencode(root / "cat") + b"/\xff.png")
     os.mkfifo(root / "cat" / "pipe.png")
     (root / ".lit_cv_cache").mkdir()
@@ -57,7 +57,7 @@ def make_photos(root: Path) -> None:
 
 @pytest.fixture
 def place(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory as it may have come in an archive; `victim` is the user's own."""
+    """A working directory as from a hostile archive; `victim` belongs to the user."""
     for name in ("evil", "tensorboard", "timm", "photos"):
         (fitted / f"{name}.py").write_text(EVIL)
     (fitted / "victim").mkdir()
@@ -77,7 +77,7 @@ def place(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "approaches: {../../victim/x: {stages: [{config: strange.yaml}]}}\n"
     )
     (fitted / "study" / "runs").mkdir(parents=True)
-    (fitted / "study" / "compare.csv").write_text(f"approach,title\n=cmd(),{SAID}\n")
+    (fitted / "study" / "compare.csv").write_text(f"approach,title\n=cmd(),{ESCAPES}\n")
     (fitted / "study" / ".lock").symlink_to(fitted / "victim.txt")
     (fitted / "boxes" / "images").mkdir(parents=True)
     (fitted / "boxes" / "labels").mkdir()
@@ -85,7 +85,9 @@ def place(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (fitted / "boxes" / "labels" / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
     os.mkfifo(fitted / "boxes" / "labels" / "b.txt")
     (fitted / "boxes" / "data.yaml").write_text('names: ["cat\\x1b[2J"]\n')
-    (fitted / "votes.csv").write_text(f"path,annotator,label\na{SAID}.png,ann{SAID},=cat\nb.png,ann{SAID},dog\n")
+    (fitted / "votes.csv").write_text(
+        f"path,annotator,label\na{ESCAPES}.png,ann{ESCAPES},=cat\nb.png,ann{ESCAPES},dog\n"
+    )
     (fitted / "tars").mkdir()
     (fitted / "tars" / "train-0.tar").write_bytes(b"\0" * 10_240)
     (fitted / "consensus.csv").symlink_to("victim.txt")
@@ -99,16 +101,16 @@ def place(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_verb_over_a_strangers_files(
+def test_verbs_on_hostile_files(
     place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], verb: str
 ) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    end_of(VERBS[verb], monkeypatch)
+    error_line(VERBS[verb], monkeypatch)
     assert not (place / MARKER).exists()
     assert list((place / "victim").iterdir()) == []
     assert (place / "victim.txt").read_text() == "years of work"
-    said = "".join(capfd.readouterr())
-    assert "Traceback" not in said
-    assert "\x1b]0;" not in said
-    assert "\x1b[2J" not in said
+    output = "".join(capfd.readouterr())
+    assert "Traceback" not in output
+    assert "\x1b]0;" not in output
+    assert "\x1b[2J" not in output
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 700  # MiB

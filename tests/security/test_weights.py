@@ -1,4 +1,4 @@
-"""A file of weights of a stranger takes no memory beyond its size, and ends in one line that names it."""
+"""A foreign weights file takes no memory beyond its size, and errors are one line that names the file."""
 
 import logging
 import random
@@ -21,7 +21,7 @@ from lit_cv.modules.loading import load_module
 from lit_cv.nn import Backbone, checkpoint_options, create_backbone, load_head
 from lit_cv.studies.folds import Fold
 from lit_cv.studies.kfold import _read_predictions, _weights_of
-from tests.security.hostile import QUICK, SUPERVISED, end_of, save_hostile
+from tests.security.hostile import QUICK, SUPERVISED, error_line, save_hostile
 
 State = dict[str, Any]
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -33,43 +33,43 @@ VIT = "vit_micro_p4"
 
 
 class Odd(Tensor):
-    """A tensor that may do anything when it is used."""
+    """A tensor subclass, whose operations could do anything."""
 
 
 @pytest.fixture(scope="module")
 def networks() -> dict[str, Backbone]:
-    """A network of each kind."""
+    """Networks by name."""
     torch.manual_seed(0)
     return {name: create_backbone(name, **options).eval() for name, options in NETWORKS.items()}
 
 
 @pytest.fixture(scope="module")
 def states(networks: dict[str, Backbone]) -> dict[str, State]:
-    """Their weights, as this project saves them."""
+    """State dicts of the networks, by name."""
     return {name: dict(network.state_dict()) for name, network in networks.items()}
 
 
 def peak() -> int:
-    """Return the most MiB that this process has had."""
+    """Return the peak memory of this process in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def refused(name: str, path: Path, content: Any, **options: Any) -> str:
-    """Return the line that building a network from a file of `content` ends in."""
+    """Return the error of building a network from a file of `content`."""
     torch.save(content, path)
     before = peak()
     with pytest.raises(ValueError) as raised:  # noqa: PT011
         create_backbone(name, weights=str(path), **options)
     assert type(raised.value) is ValueError
-    said = str(raised.value)
-    assert path.name in said
-    assert "\n" not in said
-    assert len(said) < 1200
+    error = str(raised.value)
+    assert path.name in error
+    assert "\n" not in error
+    assert len(error) < 1200
     assert peak() - before < 300
-    return said
+    return error
 
 
-UNFOLDED: dict[str, Callable[[], Any]] = {
+EXPANDED: dict[str, Callable[[], Any]] = {
     "mean": lambda: {"mean": torch.zeros(1).expand(3 * 10**8)},
     "body.grid_size": lambda: {"body.grid_size": torch.tensor([2]).expand(10**9)},
     "nested": lambda: {"optimizer": [({"x": [torch.zeros(1).expand(2 * 10**8)]},)]},
@@ -79,9 +79,9 @@ UNFOLDED: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-@pytest.mark.parametrize("name", UNFOLDED)
-def test_tensors_that_unfold_are_refused(states: dict[str, State], tmp_path: Path, name: str, legacy: bool) -> None:
-    content = {**states["conv4"], **UNFOLDED[name]()}
+@pytest.mark.parametrize("name", EXPANDED)
+def test_expanded_tensors_are_refused(states: dict[str, State], tmp_path: Path, name: str, legacy: bool) -> None:
+    content = {**states["conv4"], **EXPANDED[name]()}
     torch.save(content, tmp_path / "x.pt", _use_new_zipfile_serialization=not legacy)
     before = peak()
     with pytest.raises(ValueError, match=r"x\.pt cannot be read as weights: it holds '.*', a tensor that expands"):
@@ -89,17 +89,22 @@ def test_tensors_that_unfold_are_refused(states: dict[str, State], tmp_path: Pat
     assert peak() - before < 200
 
 
-def test_views_that_are_no_larger_than_the_file_are_taken(tmp_path: Path) -> None:
-    whole = torch.arange(12.0)
-    content = {"all": whole, "half": whole[::2], "row": whole[:1].expand(1000), "tied": [whole, (whole.view(3, 4),)]}
+def test_small_views_are_loaded(tmp_path: Path) -> None:
+    values = torch.arange(12.0)
+    content = {
+        "all": values,
+        "half": values[::2],
+        "row": values[:1].expand(1000),
+        "tied": [values, (values.view(3, 4),)],
+    }
     torch.save(content, tmp_path / "x.pt")
-    found = load_tensors(tmp_path / "x.pt")
-    assert torch.equal(found["half"], whole[::2])
-    assert torch.equal(found["row"], torch.zeros(1000))
-    assert torch.equal(found["tied"][1][0], whole.view(3, 4))
+    loaded = load_tensors(tmp_path / "x.pt")
+    assert torch.equal(loaded["half"], values[::2])
+    assert torch.equal(loaded["row"], torch.zeros(1000))
+    assert torch.equal(loaded["tied"][1][0], values.view(3, 4))
 
 
-def test_files_that_hold_themselves_or_are_deep_are_walked_once(tmp_path: Path) -> None:
+def test_recursive_and_deep_files_are_walked_once(tmp_path: Path) -> None:
     ring: list[Any] = []
     ring += [ring] * 1000
     deep: list[Any] = [torch.zeros(1)]
@@ -120,18 +125,18 @@ KINDS: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore")
-def test_tensors_of_other_kinds_are_refused(states: dict[str, State], tmp_path: Path, kind: str) -> None:
-    said = refused("conv4", tmp_path / "x.pt", {**states["conv4"], "body.odd": KINDS[kind]()})
-    assert kind == "subclass" or "it holds 'body.odd', a tensor that is sparse, quantized or without data" in said
+def test_unusual_tensors_are_refused(states: dict[str, State], tmp_path: Path, kind: str) -> None:
+    error = refused("conv4", tmp_path / "x.pt", {**states["conv4"], "body.odd": KINDS[kind]()})
+    assert kind == "subclass" or "it holds 'body.odd', a tensor that is sparse, quantized or without data" in error
 
 
-def test_subclasses_are_refused_where_the_program_knows_them(tmp_path: Path) -> None:
+def test_known_tensor_subclasses_are_refused(tmp_path: Path) -> None:
     torch.save({"a": {"odd": torch.zeros(3).as_subclass(Odd)}}, tmp_path / "x.pt")
-    with torch.serialization.safe_globals([Odd]), pytest.raises(RefusedFileError, match=r"'a\.odd', a Odd, where"):
+    with torch.serialization.safe_globals([Odd]), pytest.raises(RefusedFileError, match=r"'a\.odd', a Odd; only"):
         load_tensors(tmp_path / "x.pt")
 
 
-def test_bytes_of_any_size_are_not_built(tmp_path: Path) -> None:
+def test_bytearrays_are_not_built(tmp_path: Path) -> None:
     pickle = b"\x80\x02}X\x01\x00\x00\x00acbuiltins\nbytearray\n\x8a\x05\x00\xe4\x0b\x54\x02\x85Rs."  # 10**10
     torch.save({"a": torch.zeros(2)}, tmp_path / "plain.pt")
     with zipfile.ZipFile(tmp_path / "plain.pt") as old, zipfile.ZipFile(tmp_path / "x.pt", "w") as new:
@@ -141,15 +146,15 @@ def test_bytes_of_any_size_are_not_built(tmp_path: Path) -> None:
     with pytest.raises(RefusedFileError, match="it builds bytes"):
         load_tensors(tmp_path / "x.pt")
     torch.save({"a": torch.zeros(2)}, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
-    whole = (tmp_path / "x.pt").read_bytes()
-    start = whole.index(b"\x80\x02", whole.index(b"type_sizes"))
-    (tmp_path / "x.pt").write_bytes(whole[:start] + pickle)
+    original = (tmp_path / "x.pt").read_bytes()
+    start = original.index(b"\x80\x02", original.index(b"type_sizes"))
+    (tmp_path / "x.pt").write_bytes(original[:start] + pickle)
     with pytest.raises(RefusedFileError, match="it builds bytes"):
         load_tensors(tmp_path / "x.pt")
     assert peak() - before < 200
 
 
-def test_safetensors_are_read_by_the_same_rules(states: dict[str, State], tmp_path: Path) -> None:
+def test_wrong_safetensors_are_refused(states: dict[str, State], tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     save_file({**states["conv4"], "mean": torch.zeros(2, 2)}, path)
     with pytest.raises(ValueError, match=r"x\.safetensors: its mean has the shape \(2, 2\)"):
@@ -160,7 +165,7 @@ def test_safetensors_are_read_by_the_same_rules(states: dict[str, State], tmp_pa
 
 
 def compressed(path: Path) -> bytes:
-    """Return a small archive of torch that unpacks to 200 MB, of weights and of right predictions of a fold."""
+    """Return a small torch archive that unpacks to 200 MB of weights and valid predictions of a fold."""
     predictions = {"positions": torch.arange(4), "probabilities": torch.ones(4, 2)}
     torch.save({"state_dict": {"x": torch.zeros(50_000_000)}, **predictions}, path)
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(path.with_suffix(".z"), "w", zipfile.ZIP_DEFLATED) as new:
@@ -169,16 +174,16 @@ def compressed(path: Path) -> bytes:
     return path.with_suffix(".z").read_bytes()
 
 
-def two_lists(whole: bytes) -> bytes:
-    """Return an archive with a second list of its records, in which they are stored, where Python looks for one."""
-    start = whole.index(b"PK\x01\x02")
-    end = whole.index(b"PK\x05\x06")
-    listed = bytearray(whole[start:end])
+def two_lists(archive: bytes) -> bytes:
+    """Return the archive with a second list of records, which Python finds and which declares them uncompressed."""
+    start = archive.index(b"PK\x01\x02")
+    end = archive.index(b"PK\x05\x06")
+    listed = bytearray(archive[start:end])
     for at in range(len(listed)):
         if listed[at : at + 4] == b"PK\x01\x02":
             listed[at + 10 : at + 12] = b"\0\0"
             listed[at + 24 : at + 28] = listed[at + 20 : at + 24]
-    return whole[:end] + bytes(listed) + whole[end:]
+    return archive[:end] + bytes(listed) + archive[end:]
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +192,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return compressed(tmp_path_factory.mktemp("packed") / "x.pt")
 
 
-def test_compressed_archives_are_refused_wherever_their_list_is(packed: bytes, tmp_path: Path) -> None:
+def test_compressed_archives_are_refused(packed: bytes, tmp_path: Path) -> None:
     before = peak()
     for content in (packed, packed + bytes(66_000), packed + bytes(10), two_lists(packed), packed[:-30]):
         (tmp_path / "x.pt").write_bytes(content)
@@ -204,7 +209,7 @@ def test_compressed_archives_are_refused_wherever_their_list_is(packed: bytes, t
         load_tensors(tmp_path / "x.pt")
 
 
-def test_folds_read_no_compressed_or_unfolded_files(packed: bytes, tmp_path: Path) -> None:
+def test_folds_refuse_compressed_and_expanded_files(packed: bytes, tmp_path: Path) -> None:
     fold = Fold(1, 1, np.arange(4))
     path = tmp_path / "predictions.pt"
     before = peak()
@@ -258,12 +263,12 @@ WRONG: dict[str, tuple[str, Callable[[], State], str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_tensors_take_one_line(states: dict[str, State], tmp_path: Path, case: str) -> None:
+def test_wrong_tensors_give_one_line_error(states: dict[str, State], tmp_path: Path, case: str) -> None:
     name, changes, message = WRONG[case]
     assert message in refused(name, tmp_path / "x.pt", {**states[name], **changes()})
 
 
-def test_memory_is_not_given_for_what_a_file_says(tmp_path: Path) -> None:
+def test_claimed_shapes_take_no_memory(tmp_path: Path) -> None:
     grid = {"pos_embed": torch.zeros(1, 4_000_000, 1), "grid_size": torch.tensor([2000, 2000])}
     patch = {"patch_embed.proj.weight": torch.zeros(1, 1, 4, 4)}
     assert "it is for 2000 x 2000 patches" in refused(VIT, tmp_path / "x.pt", {**grid, **patch})
@@ -276,19 +281,19 @@ def test_memory_is_not_given_for_what_a_file_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", ["mean of two dimensions", "positions of one", "a huge grid"])
-def test_the_program_ends_in_one_line(
+def test_program_ends_with_one_line_error(
     states: dict[str, State], in_tmp: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
     name, changes, message = WRONG[case]
     torch.save({**states[name], **changes()}, "x.pt")
     args = ["fit", "--config=supervised", f"--model.backbone={name}", "--model.weights=x.pt", *QUICK]
-    said = end_of(args, monkeypatch)
-    assert said is not None
-    assert "x.pt" in said
-    assert message in said
+    error = error_line(args, monkeypatch)
+    assert error is not None
+    assert "x.pt" in error
+    assert message in error
 
 
-def test_heads_and_options_of_checkpoints(tmp_path: Path) -> None:
+def test_wrong_heads_and_options_of_checkpoints(tmp_path: Path) -> None:
     head = nn.Linear(4, 2)
     fields = {"state_dict": {"head.weight": torch.zeros(2, 4) * 1j, "head.bias": torch.zeros(2)}}
     path = save_hostile(tmp_path / "x.ckpt", **fields)
@@ -303,7 +308,7 @@ def test_heads_and_options_of_checkpoints(tmp_path: Path) -> None:
 
 
 def built(name: str, path: Path, options: dict[str, Any]) -> Backbone | ValueError:
-    """Return the network, or the error that building it ends in."""
+    """Return the network, or the error of building it."""
     try:
         return create_backbone(name, weights=str(path), **options)
     except ValueError as error:
@@ -311,14 +316,14 @@ def built(name: str, path: Path, options: dict[str, Any]) -> Backbone | ValueErr
 
 
 def odd_tensor(draw: random.Random) -> Any:
-    """Return a tensor, or something else, as no network has it."""
+    """Return a tensor or another object that no network has."""
     shape = draw.choice([(), (0,), (1,), (2,), (3, 3), (1, 17, 8), (1, 4, 128), (8, 3, 3, 3), (2,) * 6, (64, 0, 3, 3)])
     kind = draw.choice([torch.float32, torch.float16, torch.int64, torch.bool, torch.complex64, torch.uint8])
     return draw.choice([torch.ones(shape, dtype=kind)] * 5 + [None, "x", 3, [torch.ones(shape)], {"a": 1}])
 
 
 def mutated(state: State, draw: random.Random) -> Any:
-    """Change one to three entries of a state dict, or what is around it."""
+    """Change one to three entries of a state dict, or its container."""
     state = dict(state)
     first = ["mean", "std", *(key for key in state if key.endswith(("grid_size", "pos_embed", "proj.weight")))]
     for _ in range(draw.randint(1, 3)):
@@ -337,28 +342,26 @@ def mutated(state: State, draw: random.Random) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.filterwarnings("ignore")
-def test_fuzzed_weights_are_right_or_one_error(
-    networks: dict[str, Backbone], states: dict[str, State], tmp_path: Path, name: str
-) -> None:
+def test_fuzzed_weights(networks: dict[str, Backbone], states: dict[str, State], tmp_path: Path, name: str) -> None:
     draw = random.Random(name)
     options: dict[str, Any] = NETWORKS[name]
     images = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
-    path, taken = tmp_path / "x.pt", 0
+    path, built_count = tmp_path / "x.pt", 0
     for case in range(20):
         torch.save(mutated(states[name], draw), path)
-        found = built(name, path, options if case % 2 else {})
-        if isinstance(found, ValueError):
-            assert type(found) is ValueError, case
-            assert "x.pt" in str(found), case
-            assert "\n" not in str(found), case
+        result = built(name, path, options if case % 2 else {})
+        if isinstance(result, ValueError):
+            assert type(result) is ValueError, case
+            assert "x.pt" in str(result), case
+            assert "\n" not in str(result), case
             continue
-        taken += 1
-        assert found.eval()(images).shape == networks[name](images).shape
-    assert 0 < taken < 20
+        built_count += 1
+        assert result.eval()(images).shape == networks[name](images).shape
+    assert 0 < built_count < 20
 
 
 @pytest.mark.parametrize("step", [-1, 2**53, 10**30])
-def test_steps_that_no_run_takes_are_refused(tmp_path: Path, step: int) -> None:
+def test_impossible_steps_are_refused(tmp_path: Path, step: int) -> None:
     path = save_hostile(tmp_path / "x.ckpt", global_step=step)
     with pytest.raises(ValueError, match=r"x\.ckpt is damaged: its `global_step` is not a number of steps"):
         read_checkpoint(path)
@@ -374,10 +377,10 @@ def test_steps_that_no_run_takes_are_refused(tmp_path: Path, step: int) -> None:
         {"state_dict": {1: torch.zeros(2)}},
     ],
 )
-def test_texts_that_no_run_writes_are_refused(tmp_path: Path, fields: dict[str, Any]) -> None:
+def test_impossible_texts_are_refused(tmp_path: Path, fields: dict[str, Any]) -> None:
     outer = {name: value for name, value in fields.items() if name in ("hyper_parameters", "state_dict")}
-    own = {"class_path": SUPERVISED, **{name: value for name, value in fields.items() if name not in outer}}
-    path = save_hostile(tmp_path / "x.ckpt", lit_cv=own, **outer)
+    metadata = {"class_path": SUPERVISED, **{name: value for name, value in fields.items() if name not in outer}}
+    path = save_hostile(tmp_path / "x.ckpt", lit_cv=metadata, **outer)
     with pytest.raises(ValueError, match=r"x\.ckpt is damaged") as raised:
         read_checkpoint(path)
     assert len(str(raised.value)) < 1000
@@ -397,7 +400,7 @@ BUILDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", BUILDS)
-def test_hyperparameters_that_build_nothing(
+def test_invalid_hyperparameters_give_one_line_error(
     in_tmp: Path, monkeypatch: pytest.MonkeyPatch, case: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = save_hostile(in_tmp / "x.ckpt", hyper_parameters={"backbone": "conv4", "num_classes": 2, **BUILDS[case]})
@@ -405,13 +408,13 @@ def test_hyperparameters_that_build_nothing(
         load_module(path)
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 1000
-    said = end_of(["export", "x.ckpt"], monkeypatch)
-    assert said is not None
-    assert "x.ckpt" in said
+    error = error_line(["export", "x.ckpt"], monkeypatch)
+    assert error is not None
+    assert "x.ckpt" in error
     assert "Traceback" not in caplog.text
 
 
-def test_modules_take_no_complex_weights_and_no_odd_metadata(trained: Path, tmp_path: Path) -> None:
+def test_complex_weights_and_odd_metadata_are_refused(trained: Path, tmp_path: Path) -> None:
     content = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
     state = content["state_dict"]
     key = next(iter(state))
@@ -424,7 +427,7 @@ def test_modules_take_no_complex_weights_and_no_odd_metadata(trained: Path, tmp_
         load_module(tmp_path / "x.ckpt")
 
 
-def test_a_folder_where_a_figure_should_be_takes_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_folder_at_figure_path_gives_one_line_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "training_curves.png").mkdir()
     with caplog.at_level(logging.WARNING, "lit_cv"), guarded("Drawing"):
         (tmp_path / "training_curves.png").write_bytes(b"x")
@@ -436,13 +439,13 @@ def test_a_folder_where_a_figure_should_be_takes_one_line(tmp_path: Path, caplog
 
 
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1, 10**400, True, "7", [1], None, torch.zeros(2)])
-def test_seconds_that_are_no_time_are_ignored(seconds: Any) -> None:
+def test_invalid_seconds_are_ignored(seconds: Any) -> None:
     curves = TrainingCurves()
     curves.load_state_dict({"seconds": seconds})
     assert curves.state_dict() == {"seconds": 0.0}
 
 
-def test_seconds_of_a_run_are_restored() -> None:
+def test_run_seconds_are_restored() -> None:
     curves = TrainingCurves()
     curves.load_state_dict({})
     curves.load_state_dict({"seconds": 12.5})
