@@ -1,17 +1,17 @@
-"""Speed of the training step of every approach: precision, memory layout, and the share of what the machine can do.
+"""Measure the training step of every approach by precision and memory layout, and relative to the machine's peak.
 
-Each approach trains by its recipe on built-in data (`lit-cv fit`, logging and augmentation on), in turn in float32 and
-bfloat16, with images and weights in the usual layout and in channels_last, which the modules take by default. `share`
-is the rate of its floating-point operations (counted by torch.utils.flop_counter, forward and backward) relative to
-that of a large matrix product in the same precision on the same threads. Times are medians over the steps; `default`
-marks what the recipe trains with.
+Each approach trains with its recipe on built-in data (`lit-cv fit`, logging and augmentation on), in turn in float32
+and bfloat16, with images and weights in the usual layout and in channels_last, the default of the modules. `share` is
+its rate of floating-point operations (counted by torch.utils.flop_counter, forward and backward) relative to that of a
+large matrix product in the same precision on the same threads. Times are medians over the steps; `default` marks the
+variant that the recipe uses.
 
     python scripts/benchmark.py --threads 1 --csv benchmark.csv --figure docs/benchmark.png
     python scripts/benchmark.py --approaches resnet18 --compile
 
-The parts of an approach have benchmarks of their own: benchmark_data.py, benchmark_augmentation.py,
-benchmark_simclr.py, benchmark_mae.py, benchmark_episodes.py, benchmark_features.py; benchmark_overhead.py measures
-the Trainer and the command line, benchmark_growth.py how costs grow.
+The parts of an approach have separate benchmarks: benchmark_data.py, benchmark_augmentation.py, benchmark_simclr.py,
+benchmark_mae.py, benchmark_episodes.py, benchmark_features.py. benchmark_overhead.py measures the Trainer and the
+command line, benchmark_growth.py how time and memory grow.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lit_cv.cli import main as lit_cv
 
-# What trains beside the recipes' own networks: the usual network of the field, on small images.
+# The field's standard network on small images, in addition to the recipes' networks.
 RESNET18 = {"model.backbone": "resnet18", "data": "ShapesDataModule", "data.image_size": 32, "data.batch_size": 64}
 APPROACHES: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet18": ("supervised", RESNET18),
@@ -60,7 +60,7 @@ COLUMNS = ("approach", "variant", "default", "milliseconds", "images_per_second"
 
 
 class Meter(L.Callback):
-    """Takes the time at the start of each step, counts operations and images, and changes the memory layout."""
+    """Records the start time of each step, counts operations and images, and sets the memory layout."""
 
     starts: ClassVar[list[float]] = []
     flop: ClassVar[list[float]] = []
@@ -70,12 +70,12 @@ class Meter(L.Callback):
     clock: ClassVar[Callable[[], float]] = time.process_time
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lay the weights out."""
+        """Set the memory layout of the weights."""
         if not self.channels_last:
             pl_module.to(memory_format=torch.contiguous_format)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *args: Any) -> None:
-        """Take the time, or begin to count."""
+        """Record the start time and the number of images, and start counting operations."""
         self.images.append(image_count(batch))
         self.starts.append(type(self).clock())
         if self.count:
@@ -84,14 +84,14 @@ class Meter(L.Callback):
             counter.__enter__()
 
     def on_train_batch_end(self, *args: Any) -> None:
-        """Add up what was counted."""
+        """Record the counted operations."""
         if self.count:
             self.counter.__exit__(None, None, None)
             self.flop.append(self.counter.get_total_flops())
 
 
 def image_count(batch: Any) -> int:
-    """Return the number of images of a batch of any approach, before augmentation."""
+    """Return the number of images in a batch of any approach, before augmentation."""
     if isinstance(batch.get("image"), torch.Tensor):
         return int(batch["image"].shape[:-3].numel())
     return sum(image_count(part) for part in batch.values() if isinstance(part, dict))
@@ -99,14 +99,14 @@ def image_count(batch: Any) -> int:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Keep what the command line says off the screen."""
+    """Discard the output of the command line."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
 
 
 def fit(name: str, steps: int, precision: str, channels_last: bool, compiled: bool, count: bool = False) -> Any:
-    """Train an approach for some steps, and return the meter's class."""
-    meter: Any = import_module("benchmark").Meter  # that which the command line builds; this file runs as __main__
+    """Train an approach for some steps, and return the class with the measurements."""
+    meter: Any = import_module("benchmark").Meter  # the class that the command line builds; this file is __main__
     meter.starts.clear(), meter.flop.clear(), meter.images.clear()
     meter.count, meter.channels_last = count, channels_last
     config, changes = APPROACHES[name]
@@ -130,7 +130,7 @@ def fit(name: str, steps: int, precision: str, channels_last: bool, compiled: bo
 
 
 def matmul_rate(dtype: torch.dtype) -> float:
-    """Return the operations a second of a large matrix product."""
+    """Return the operations per second of a large matrix product."""
     a, b = torch.randn(2, 1536, 1536).to(dtype)
     took = []
     for _ in range(12):
@@ -171,19 +171,19 @@ def measure(name: str, args: argparse.Namespace, rates: dict[str, float]) -> lis
 
 
 def draw(rows: list[dict[str, Any]], path: str) -> None:
-    """Draw the speed of each variant relative to float32 in the usual layout, and the share of the matrix rate."""
+    """Draw the speed of each variant relative to float32 in the usual layout, and its share of the matrix rate."""
     names = list(dict.fromkeys(row["approach"] for row in rows))
     labels = list(dict.fromkeys(row["variant"] for row in rows))
     cells = {(row["approach"], row["variant"]): row for row in rows}
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 0.42 * len(names) + 1.6), sharey=True, layout="constrained")
     height = 0.8 / len(labels)
     for i, label in enumerate(labels):
-        known = [(place, cells[name, label]) for place, name in enumerate(names) if (name, label) in cells]
-        places = [place + (i - (len(labels) - 1) / 2) * height for place, _ in known]
-        base = [float(cells[row["approach"], labels[0]]["milliseconds"]) for _, row in known]
-        speeds = [first / float(row["milliseconds"]) for first, (_, row) in zip(base, known, strict=True)]
+        measured = [(place, cells[name, label]) for place, name in enumerate(names) if (name, label) in cells]
+        places = [place + (i - (len(labels) - 1) / 2) * height for place, _ in measured]
+        base = [float(cells[row["approach"], labels[0]]["milliseconds"]) for _, row in measured]
+        speeds = [first / float(row["milliseconds"]) for first, (_, row) in zip(base, measured, strict=True)]
         left.barh(places, speeds, height, label=label)
-        right.barh(places, [100 * float(row["share"]) for _, row in known], height)
+        right.barh(places, [100 * float(row["share"]) for _, row in measured], height)
     left.set_yticks(range(len(names)), names)
     left.invert_yaxis()
     left.axvline(1, color="gray", linewidth=0.8)
@@ -194,14 +194,14 @@ def draw(rows: list[dict[str, Any]], path: str) -> None:
 
 
 def main() -> None:
-    """Measure, print a table, and draw it."""
+    """Measure, print a table and draw a figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--approaches", nargs="+", choices=APPROACHES, default=list(APPROACHES))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=24, help="of each fit, of which the first quarter does not count")
+    parser.add_argument("--steps", type=int, default=24, help="steps of each fit; the first quarter is not counted")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--compile", action="store_true", help="measure torch.compile, too, which takes minutes")
-    parser.add_argument("--csv", default="benchmark.csv", help="table; approaches that it holds are not run again")
+    parser.add_argument("--compile", action="store_true", help="also measure torch.compile, which takes minutes")
+    parser.add_argument("--csv", default="benchmark.csv", help="results; approaches in it are not measured again")
     parser.add_argument("--figure", default="benchmark.png")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -211,7 +211,7 @@ def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     rates = {"32-true": matmul_rate(torch.float32), "bf16-mixed": matmul_rate(torch.bfloat16)}
-    print(f"a matrix product: {', '.join(f'{key} {value / 1e9:.0f} Gflop/s' for key, value in rates.items())}")
+    print(f"matrix product: {', '.join(f'{key} {value / 1e9:.0f} Gflop/s' for key, value in rates.items())}")
     rows: list[dict[str, Any]] = []
     if Path(args.csv).is_file():
         with open(args.csv, newline="") as file:

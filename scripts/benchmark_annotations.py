@@ -1,8 +1,9 @@
-"""How long reading annotated images takes, in seconds of processor time, against torchvision's way.
+"""Measure the CPU time of reading annotated images, compared with torchvision.
 
-Run `python scripts/benchmark_annotations.py --root $LIT_CV_DATA/BCCD` (364 photographs of 640 x 480 pixels, to batches
+Run `python scripts/benchmark_annotations.py --root $LIT_CV_DATA/BCCD` (364 photographs of 640 x 480 pixels, in batches
 of 8 at 320 x 240). It prints the time of one epoch of the training split: decoded every time, from the cache, and with
-torchvision's `VOCDetection`, `tv_tensors` and transforms v2; and that of reading a COCO file of 200,000 boxes.
+torchvision's `VOCDetection`, `tv_tensors` and transforms v2. It also prints the time to read a COCO file of 200,000
+boxes.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from lit_cv.annotations import Problems, read_coco, read_voc
 
 
 def seconds(work: Callable[[], Any], times: int = 3) -> float:
-    """Return the least processor time of some runs."""
+    """Return the minimum CPU time over some runs."""
     taken = []
     for _ in range(times):
         start = time.process_time()
@@ -43,8 +44,8 @@ def torchvision_epoch(root: Path, names: list[str], boxes: list[torch.Tensor]) -
     for name, corners in zip(names, boxes, strict=True):
         with Image.open(root / "JPEGImages" / name) as image:
             size = (image.height, image.width)
-            found = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=size)
-            batch.append(transform(image.convert("RGB"), {"boxes": found})[0])
+            wrapped = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=size)
+            batch.append(transform(image.convert("RGB"), {"boxes": wrapped})[0])
         if len(batch) == 8:
             torch.stack(batch)
             batch = []
@@ -65,7 +66,7 @@ def big_coco(folder: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", type=Path, required=True, help="the folder BCCD")
+    parser.add_argument("--root", type=Path, required=True, help="folder of BCCD")
     root = parser.parse_args().root
     torch.set_num_threads(1)
 

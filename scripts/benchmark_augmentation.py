@@ -1,13 +1,13 @@
-"""Speed of augmentation against torchvision, lightly, kornia and albumentations.
+"""Measure the speed of augmentation, compared with torchvision, lightly, kornia and albumentations.
 
-All run in turn in one process, on the same images; a peer that is not installed is named and left out. Each gets
-its images as it likes them (PIL, HWC arrays, uint8 tensors) and gives a batch. Rows:
+All run in turn in one process, on the same images; peers that are not installed are reported and skipped. Each gets
+images in its preferred form (PIL, HWC arrays, uint8 tensors) and returns a batch. Rows:
 
-    crop       padded crop, mirror and normalisation, 32 pixels, batch 256
+    crop       padded crop, horizontal flip and normalization, 32 pixels, batch 256
     simclr32   two views without blur, 32 pixels, batch 128
     simclr224  two views with blur (k = 23), from 256 to 224 pixels, batch 16
-    cutmix32, cutmix224   against torchvision v2.CutMix, which draws one box for the whole batch
-    step       the share that making the views takes of a SimCLR step (ResNet-18, 32 pixels, batch 64)
+    cutmix32, cutmix224   compared with torchvision v2.CutMix, which draws one box for the entire batch
+    step       the share of the views in the time of a SimCLR step (ResNet-18, 32 pixels, batch 64)
 
     pip install lit-cv[bench]
     python scripts/benchmark_augmentation.py --threads 1 2
@@ -21,7 +21,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no question to the network
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no network access
 
 import numpy as np
 import torch
@@ -47,15 +47,15 @@ Works = dict[str, Callable[[], object]]
 
 
 def optional(name: str) -> Any:
-    """Return a module, or None where it is not installed."""
+    """Return a module, or `None` if it is not installed."""
     try:
         return import_module(name)
     except ImportError as error:
-        print(f"left out: {name} ({error})")
+        print(f"skipped: {name} ({error})")
         return None
 
 
-def pictures(n: int, size: int) -> Tensor:
+def random_images(n: int, size: int) -> Tensor:
     """Return smooth random uint8 images with a little noise, (n, 3, size, size)."""
     smooth = F.interpolate(torch.rand(n, 3, size // 8, size // 8), size=(size, size), mode="bicubic")
     return ((smooth + 0.1 * torch.rand(n, 3, size, size)).clamp(0, 1) * 255).to(torch.uint8)
@@ -67,7 +67,7 @@ def normalized(images: Tensor) -> Tensor:
 
 
 def crop_row(peers: dict[str, Any]) -> tuple[int, Works]:
-    images = pictures(256, 32)
+    images = random_images(256, 32)
     pil = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
     per_sample = v2.Compose(
         [
@@ -97,7 +97,7 @@ def crop_row(peers: dict[str, Any]) -> tuple[int, Works]:
 
 
 def simclr_row(peers: dict[str, Any], n: int, full: int, size: int, blur: float) -> tuple[int, Works]:
-    images = pictures(n, full)
+    images = random_images(n, full)
     pil = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
     jitter, sigma = (0.8, 0.8, 0.8, 0.2), (0.1, 2.0)
     steps: list[Any] = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
@@ -117,8 +117,8 @@ def simclr_row(peers: dict[str, Any], n: int, full: int, size: int, blur: float)
         views = lightly.SimCLRTransform(input_size=size, gaussian_blur=blur, cj_strength=1.0, normalize=None)
 
         def with_lightly() -> list[Tensor]:
-            made = [views(image) for image in pil]
-            return [torch.stack(view) for view in zip(*made, strict=True)]
+            samples = [views(image) for image in pil]
+            return [torch.stack(view) for view in zip(*samples, strict=True)]
 
         works["lightly"] = with_lightly
     if album := peers["albumentations"]:
@@ -141,21 +141,21 @@ def simclr_row(peers: dict[str, Any], n: int, full: int, size: int, blur: float)
 
 
 def cutmix_row(n: int, size: int) -> tuple[int, Works]:
-    images, labels = pictures(n, size), torch.randint(10, (n,))
+    images, labels = random_images(n, size), torch.randint(10, (n,))
     reference = v2.CutMix(num_classes=10)
 
     def ours() -> tuple[Tensor, Tensor]:
         boxes, keep = draw_cutmix(n, (size, size), 1.0)
         return cutmix(images, boxes), mix_labels(soft_labels(labels, 10), keep)
 
-    return n, {"torchvision v2, one box a batch": lambda: reference(images, labels), "lit_cv": ours}
+    return n, {"torchvision v2, one box per batch": lambda: reference(images, labels), "lit_cv": ours}
 
 
 def step_row() -> tuple[int, Works]:
     network = resnet18(num_classes=128)
     network.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)
     network.maxpool = torch.nn.Identity()
-    images = pictures(64, 32)
+    images = random_images(64, 32)
     callback = ContrastiveAugmentation()
     views = callback.views(images)
 
@@ -167,7 +167,7 @@ def step_row() -> tuple[int, Works]:
 
 
 def measure(works: Works, rounds: int, seconds: float) -> dict[str, float]:
-    """Return the median time of each work, in seconds, all run in turn."""
+    """Return the median seconds of each function, measured in turn."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
         work()
@@ -185,8 +185,8 @@ def measure(works: Works, rounds: int, seconds: float) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
-    parser.add_argument("--rounds", type=int, default=15, help="runs of each work, at most")
-    parser.add_argument("--seconds", type=float, default=20.0, help="time for a row, after three rounds")
+    parser.add_argument("--rounds", type=int, default=15, help="maximum runs of each function")
+    parser.add_argument("--seconds", type=float, default=20.0, help="time limit of a row, after three rounds")
     parser.add_argument("--rows", nargs="+", help="rows to measure; all by default")
     args = parser.parse_args()
     peers = {name: optional(name) for name in ("albumentations", "kornia.augmentation", "lightly.transforms")}

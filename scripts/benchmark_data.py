@@ -1,11 +1,11 @@
-"""Images per second of the data path, from the set to a normalised, augmented float batch, against torchvision's.
+"""Measure images per second from the data set to a normalized, augmented float batch, compared with torchvision.
 
-Peers read one image at a time: PIL and torchvision.transforms.v2 in a DataLoader. Ours fetches a whole uint8 batch and
-augments it at once. Each is measured in turn, with the same number of threads and workers; medians over rounds.
+Peers read one image at a time: PIL and torchvision.transforms.v2 in a DataLoader. lit_cv fetches a complete uint8 batch
+and augments it at once. Each is measured in turn, with the same number of threads and workers; medians over rounds.
 
     python scripts/benchmark_data.py --threads 1
 
-compares the libraries that could decode the images, too, those of them that are installed:
+It also compares the installed libraries that can decode the images:
 
     pip install torchcodec opencv-python-headless
     python scripts/benchmark_data.py --decoders
@@ -44,7 +44,7 @@ BYTE = torch.uint8
 
 
 class PILDataset(Dataset[Any]):
-    """What torchvision's CIFAR10 does: an array becomes a PIL image, then goes through the transforms."""
+    """Converts an array to a PIL image and applies the transforms, like torchvision's CIFAR10."""
 
     def __init__(self, images: np.ndarray[Any, Any], transform: Callable[[Any], Tensor]) -> None:
         self.images, self.transform = images, transform
@@ -57,7 +57,7 @@ class PILDataset(Dataset[Any]):
 
 
 def rate(batches: Iterable[Any], finish: Callable[[Any], Any], seconds: float) -> float:
-    """Return images per second over about that many seconds, after a warm-up of two batches."""
+    """Return images per second, measured for about `seconds` after a warm-up of two batches."""
     count, start = 0, 0.0
     iterator = iter(batches)
     for step in range(10**6):
@@ -76,14 +76,14 @@ def rate(batches: Iterable[Any], finish: Callable[[Any], Any], seconds: float) -
 
 
 def ours(operations: list[dict[str, Any]]) -> Callable[[Any], Tensor]:
-    """Return the batched augmentation followed by the normalisation."""
+    """Return the batched augmentation followed by normalization."""
     augment = build_operations(operations)
     normalize = create_backbone("conv4").normalize
     return lambda batch: normalize(augment(batch["image"]))
 
 
 def compare(name: str, peers: dict[str, Callable[[], float]], rounds: int) -> None:
-    """Measure in turn and print each one's median and its ratio to the first."""
+    """Measure peers in turn, and print the median of each and its ratio to the first."""
     rates: dict[str, list[float]] = {peer: [] for peer in peers}
     for _ in range(rounds):
         for peer, measure in peers.items():
@@ -95,7 +95,7 @@ def compare(name: str, peers: dict[str, Callable[[], float]], rounds: int) -> No
 
 
 def in_memory(rounds: int, seconds: float) -> None:
-    """Fetch, padded crop, flip and normalise 32x32 images that are in memory."""
+    """Measure fetching, padded crop, flip and normalization of 32x32 images in memory."""
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (20_000, 32, 32, 3), dtype=np.uint8)
     transform = v2.Compose(
@@ -114,16 +114,16 @@ def in_memory(rounds: int, seconds: float) -> None:
     compare(
         "in memory, 32 px",
         {
-            "PIL + v2, an image at a time": lambda: rate(peer, lambda batch: batch[0], seconds),
+            "PIL + v2, one image at a time": lambda: rate(peer, lambda batch: batch[0], seconds),
             "lit_cv": lambda: rate(loader, finish, seconds),
-            "lit_cv, fetch alone": lambda: rate(loader, lambda batch: batch["image"], seconds),
+            "lit_cv, fetch only": lambda: rate(loader, lambda batch: batch["image"], seconds),
         },
         rounds,
     )
 
 
 def photograph(generator: np.random.Generator, width: int, height: int) -> Image.Image:
-    """Return an image with edges and texture, as photographs have them."""
+    """Return an image with edges and texture, like a photograph."""
     coarse = generator.integers(0, 256, (12, 16, 3), dtype=np.uint8)
     image = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
     image = image + generator.normal(0, 12, image.shape).astype(np.int16)
@@ -140,7 +140,7 @@ def write_photographs(folder: Path, count: int) -> None:
 
 
 def photographs(rounds: int, seconds: float, workers: int) -> None:
-    """Read JPEG files into augmented batches of 224 pixels."""
+    """Measure reading JPEG files into augmented batches of 224 pixels."""
     transform = v2.Compose(
         [
             v2.RandomResizedCrop(224),
@@ -177,11 +177,11 @@ def photographs(rounds: int, seconds: float, workers: int) -> None:
 
 
 Decoder = Callable[[bytearray, int | None], Tensor]
-"""From the content of a file, and the side that it will be resized to, to (3, H, W) uint8."""
+"""Function from the content of a file and the side that it will be resized to, to (3, H, W) uint8."""
 
 
 def decoders() -> dict[str, Decoder]:
-    """Return the libraries that are installed, each as it is used at its fastest."""
+    """Return the decoders of installed libraries, each in its fastest form."""
 
     def pillow(data: bytearray, side: int | None) -> Tensor:
         image = Image.open(io.BytesIO(data))
@@ -189,7 +189,10 @@ def decoders() -> dict[str, Decoder]:
             image.draft(None, (2 * side, 2 * side))
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
-    found: dict[str, Decoder] = {"Pillow": pillow, "lit_cv": lambda data, side: decode(data, side and (side, side), 3)}
+    by_name: dict[str, Decoder] = {
+        "Pillow": pillow,
+        "lit_cv": lambda data, side: decode(data, side and (side, side), 3),
+    }
     if importlib.util.find_spec("simplejpeg"):
         import simplejpeg
 
@@ -201,11 +204,11 @@ def decoders() -> dict[str, Decoder]:
                 sides = {"min_height": -(-height // part), "min_width": -(-width // part)}
             return torch.from_numpy(simplejpeg.decode_jpeg(data, **sides)).permute(2, 0, 1)
 
-        found["simplejpeg"] = fast
+        by_name["simplejpeg"] = fast
     if importlib.util.find_spec("torchcodec"):
         import torchcodec.decoders
 
-        found["TorchCodec"] = lambda data, side: torchcodec.decoders.decode_image(torch.frombuffer(data, dtype=BYTE))
+        by_name["TorchCodec"] = lambda data, side: torchcodec.decoders.decode_image(torch.frombuffer(data, dtype=BYTE))
     if importlib.util.find_spec("cv2"):
         import cv2
 
@@ -219,12 +222,12 @@ def decoders() -> dict[str, Decoder]:
                 raise ValueError("OpenCV returns nothing")
             return torch.from_numpy(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)).permute(2, 0, 1)
 
-        found["OpenCV"] = opencv
+        by_name["OpenCV"] = opencv
     if importlib.util.find_spec("torchvision.io") and hasattr(torchvision.io, "decode_image"):
-        found["torchvision.io"] = lambda data, side: torchvision.io.decode_image(
+        by_name["torchvision.io"] = lambda data, side: torchvision.io.decode_image(
             torch.frombuffer(data, dtype=BYTE), torchvision.io.ImageReadMode.RGB, apply_exif_orientation=True
         )
-    return found
+    return by_name
 
 
 def encode(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytearray:
@@ -235,20 +238,20 @@ def encode(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytearray:
 
 
 def judge(decoder: Decoder, data: bytearray, expected: Tensor) -> str:
-    """Return by how much a decoder's pixels differ from those expected, or that it refuses the file."""
+    """Return the largest difference of a decoder's pixels from the expected ones, or that it refuses the file."""
     try:
-        found = decoder(data, None)
+        pixels = decoder(data, None)
     except Exception as error:
         return f"refused ({type(error).__name__})"
-    if found.shape != expected.shape:
-        return f"{found.shape[2]} x {found.shape[1]}"
-    return f"differs by {int((found.int() - expected.int()).abs().max())}"
+    if pixels.shape != expected.shape:
+        return f"{pixels.shape[2]} x {pixels.shape[1]}"
+    return f"differs by {int((pixels.int() - expected.int()).abs().max())}"
 
 
 def compare_decoders(rounds: int, seconds: float) -> None:
-    """Measure images per second of processor time, and what each library does with files that are not plain."""
+    """Measure images per second of CPU time, and report the pixels that each library decodes from unusual files."""
     generator = np.random.default_rng(0)
-    warnings.filterwarnings("ignore", category=FutureWarning)  # of torchvision.io
+    warnings.filterwarnings("ignore", category=FutureWarning)  # from torchvision.io
     small, large = photograph(generator, 500, 375), photograph(generator, 1600, 1200)
     files = {
         "JPEG 500 x 375": (encode(small, quality=90), None),
@@ -273,7 +276,7 @@ def compare_decoders(rounds: int, seconds: float) -> None:
     special = {
         "JPEG": (plain["RGB"], pixels_of(plain["RGB"])),
         "CMYK": (plain["CMYK"], pixels_of(plain["CMYK"])),
-        "EXIF": (turned := encode(small, quality=90, exif=exif), pixels_of(turned, upright=True)),
+        "EXIF": (rotated := encode(small, quality=90, exif=exif), pixels_of(rotated, upright=True)),
         "16-bit PNG": (encode(Image.fromarray(values), "PNG"), scaled),
         "truncated": (plain["RGB"][: len(plain["RGB"]) // 2], pixels_of(plain["RGB"])),
     }
@@ -283,14 +286,14 @@ def compare_decoders(rounds: int, seconds: float) -> None:
 
 
 def pixels_of(data: bytearray, upright: bool = False) -> Tensor:
-    """Return the pixels that Pillow finds."""
+    """Return the pixels that Pillow decodes."""
     image = Image.open(io.BytesIO(data))
     image = ImageOps.exif_transpose(image) if upright else image
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 def decode_rate(decoder: Decoder, data: bytearray, side: int | None, seconds: float) -> float:
-    """Return images per second of processor time; each image is resized where a side is given, and contiguous."""
+    """Return images per second of CPU time; each image is resized if a side is given, and made contiguous."""
     size = None if side is None else (side, side)
     fit(decoder(data, side), size).contiguous()
     count, start = 0, time.process_time()
@@ -305,8 +308,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
-    parser.add_argument("--decoders", action="store_true", help="compare the decoders alone")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of each measurement")
+    parser.add_argument("--decoders", action="store_true", help="only compare the decoders")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(f"{args.threads} thread(s), median of {args.rounds} rounds of {args.seconds} s, in turn")

@@ -1,8 +1,8 @@
-"""Episodes per second: EpisodicDataModule against easyfsl's TaskSampler and a DataLoader.
+"""Measure episodes per second of EpisodicDataModule, compared with easyfsl's TaskSampler and a DataLoader.
 
 All draw from the same images in memory (Omniglot's size: 964 classes of 20 drawings at 28 pixels), in the main process.
-easyfsl fetches image by image and collates: rows of a uint8 tensor, as this project has them, or, as its own data sets
-do, PIL images that become normalised tensors. CPU time, in turn, medians over rounds.
+easyfsl fetches single images and collates them: rows of a uint8 tensor, as in this project, or PIL images that become
+normalized tensors, as in its data sets. CPU time, measured in turn, medians over rounds.
 
     python scripts/benchmark_episodes.py
 """
@@ -28,7 +28,7 @@ class Drawings(BaseDataModule):
     """Random images of Omniglot's size."""
 
     def load(self, split: str) -> InMemoryDataset | None:  # type: ignore[override]
-        """Return all of them for training."""
+        """Return all images for training."""
         if split != "train":
             return None
         images = torch.randint(256, (CLASSES * EACH, 1, SIDE, SIDE), dtype=torch.uint8)
@@ -47,14 +47,14 @@ def easyfsl_loader(
             return len(images)
 
         def __getitem__(self, item: int) -> tuple[Tensor, int]:
-            return transform(pictures[item]) if pil else images[item], answers[item]
+            return transform(pil_images[item]) if pil else images[item], targets[item]
 
         def get_labels(self) -> list[int]:
-            return answers
+            return targets
 
-    Sampler.__init__ = lambda self, data_source=None: None  # type: ignore[method-assign] # torch no longer takes it
-    answers = labels.tolist()
-    pictures = [Image.fromarray(image[0].numpy()) for image in images] if pil else []
+    Sampler.__init__ = lambda self, data_source=None: None  # type: ignore[method-assign] # torch no longer accepts the argument
+    targets = labels.tolist()
+    pil_images = [Image.fromarray(image[0].numpy()) for image in images] if pil else []
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.9], [0.2])])
     sampler = TaskSampler(InMemory(), way, shot, query, episodes)
     return DataLoader(InMemory(), batch_sampler=sampler, collate_fn=sampler.episodic_collate_fn)
@@ -95,7 +95,7 @@ def main() -> None:
             for name, loader in loaders.items():
                 times[name].append(seconds(loader))
         rates = {name: args.episodes / statistics.median(values) for name, values in times.items()}
-        notes = [f"{batch} a batch"] if batch > 1 else []
+        notes = [f"{batch} per batch"] if batch > 1 else []
         notes += ["rotations"] if rotations else []
         line = f"{way}w{shot}s, {query} queries{', lit_cv: ' if notes else ''}{', '.join(notes)}"
         shown = [f"{name} {rate:6.0f}/s ({rates['lit_cv'] / rate:.1f}x)" for name, rate in rates.items()]

@@ -1,12 +1,12 @@
-"""Speed of what is done with features: a classifier on features that are kept, and the nearest neighbours.
+"""Measure the speed of a classifier on cached features, and of nearest-neighbor classification.
 
     python scripts/benchmark_features.py cache --root data/FashionMNIST_root [--folder data/cifar10_jpeg]
     python scripts/benchmark_features.py knn
 
-`cache` measures whole epochs of `FineTuneModule(strategy="feature_extraction")`, validation included, with and without
-`cache_features`, and compares the accuracies; the time to compute the features is printed apart. `knn` classifies by
-the 200 nearest of 20,000 features of 512 numbers, beside lightly's `knn_predict` in batches of 512, and scikit-learn's
-`KNeighborsClassifier`, in turn, medians of CPU time on one thread.
+`cache` measures complete epochs of `FineTuneModule(strategy="feature_extraction")`, including validation, with and
+without `cache_features`, and compares the accuracies; the time to compute the features is printed separately. `knn`
+classifies by the 200 nearest of 20,000 features of 512 dimensions, compared with lightly's `knn_predict` in batches of
+512 and scikit-learn's `KNeighborsClassifier`, measured in turn: medians of CPU time on one thread.
 """
 
 import argparse
@@ -30,17 +30,17 @@ from lit_cv.metrics import knn_predictions
 
 
 class EpochTimes(L.Callback):
-    """Notes when epochs end, validation included."""
+    """Records when epochs start and end, including validation."""
 
     def __init__(self) -> None:
         self.marks: list[float] = []
 
     def on_train_epoch_start(self, *args: Any) -> None:
-        """Note the start of an epoch, which is the end of the one before."""
+        """Record the start of an epoch, which is the end of the previous one."""
         self.marks.append(time.perf_counter())
 
     def on_train_end(self, *args: Any) -> None:
-        """Note the end of the last epoch."""
+        """Record the end of the last epoch."""
         self.marks.append(time.perf_counter())
 
     @property
@@ -50,7 +50,7 @@ class EpochTimes(L.Callback):
 
 
 def measure(name: str, data: Any, backbone: str, epochs: tuple[int, int]) -> None:
-    found = {}
+    seconds = {}
     for cache in (False, True):
         L.seed_everything(0, verbose=False)
         times = EpochTimes()
@@ -64,17 +64,17 @@ def measure(name: str, data: Any, backbone: str, epochs: tuple[int, int]) -> Non
         trainer.fit(module, data())
         before = times.marks[0] - start
         accuracy = float(trainer.callback_metrics["val_acc"])
-        found[cache] = statistics.median(times.seconds[1:])
+        seconds[cache] = statistics.median(times.seconds[1:])
         print(
-            f"{name}, {backbone}, cache_features={cache}: {found[cache]:.3f} s an epoch (median from the second on; "
+            f"{name}, {backbone}, cache_features={cache}: {seconds[cache]:.3f} s per epoch (median without the first; "
             f"{before:.1f} s before the first), val_acc {accuracy:.4f} after {epochs[cache]} epochs",
             flush=True,
         )
-    print(f"{name}, {backbone}: {found[False] / found[True]:.0f} times faster", flush=True)
+    print(f"{name}, {backbone}: {seconds[False] / seconds[True]:.0f} times faster", flush=True)
 
 
-def neighbours(num_classes: int, rounds: int) -> None:
-    """Print the queries a second of each way, and how far their answers agree."""
+def nearest_neighbors(num_classes: int, rounds: int) -> None:
+    """Print the queries per second of each library, and how often their predictions agree."""
     from lightly.utils.benchmarking.knn import knn_predict
 
     torch.set_num_threads(1)
@@ -89,31 +89,31 @@ def neighbours(num_classes: int, rounds: int) -> None:
     reference.fit(bank.numpy(), labels.numpy())
 
     def peer() -> torch.Tensor:
-        turned = bank.T.contiguous()
-        parts = [knn_predict(part, turned, labels, num_classes, 200, 0.07)[:, 0] for part in queries.split(512)]
+        transposed = bank.T.contiguous()
+        parts = [knn_predict(part, transposed, labels, num_classes, 200, 0.07)[:, 0] for part in queries.split(512)]
         return torch.cat(parts)
 
-    ways: dict[str, Callable[[], torch.Tensor]] = {
+    libraries: dict[str, Callable[[], torch.Tensor]] = {
         "lit_cv": lambda: knn_predictions(queries, bank, labels, num_classes, k=[200])[0],
         "lightly": peer,
         "scikit-learn": lambda: torch.from_numpy(reference.predict(queries.numpy())),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    answers = {}
+    seconds: dict[str, list[float]] = {name: [] for name in libraries}
+    predictions = {}
     for _ in range(rounds):
-        for name, way in ways.items():
+        for name, predict in libraries.items():
             start = time.process_time()
-            answers[name] = way()
+            predictions[name] = predict()
             seconds[name].append(time.process_time() - start)
-    own = statistics.median(seconds["lit_cv"])
+    reference_time = statistics.median(seconds["lit_cv"])
     for name, took in seconds.items():
-        median, same = statistics.median(took), float((answers[name] == answers["lit_cv"]).float().mean())
-        speed = f"{2_000 / median:8.0f} queries/s, {median / own:5.2f} times lit_cv's time"
-        print(f"{num_classes} classes, {name:<13}{speed}, {same:.1%} of the answers the same", flush=True)
+        median, same = statistics.median(took), float((predictions[name] == predictions["lit_cv"]).float().mean())
+        speed = f"{2_000 / median:8.0f} queries/s, {median / reference_time:5.2f} times lit_cv's time"
+        print(f"{num_classes} classes, {name:<13}{speed}, {same:.1%} of the predictions agree", flush=True)
 
 
 def main() -> None:
-    """Measure the one or the other."""
+    """Run one of the two benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("cache", "knn"))
     parser.add_argument("--root", default="data", help="folder of Fashion-MNIST")
@@ -125,7 +125,7 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     if args.what == "knn":
         for num_classes in (10, 1000):
-            neighbours(num_classes, args.rounds)
+            nearest_neighbors(num_classes, args.rounds)
         return
     few: dict[str, Any] = {"labels_per_class": 400, "batch_size": 64}
     measure("Fashion-MNIST 28x28", lambda: FashionMNISTDataModule(root=args.root, val_fraction=0.02, **few),

@@ -1,18 +1,18 @@
-"""How time and memory grow with the size of the problem, and the exponent: 1 is linear, 2 quadratic.
+"""Measure how time and memory grow with the size of the problem; an exponent of 1 is linear, 2 quadratic.
 
     python scripts/benchmark_growth.py --csv docs/growth.csv --figure docs/growth.png
 
-- batch: a training step of a small residual network on 32-pixel images, against the images of a batch
-- pixels: a step of 16 images, against their pixels
-- images: setting a DataModule up and reading 50 batches, against the images of the set, drawn when they are read
-- classes: a step, the validation and the metrics of a classifier on features, against the classes
-- ntxent: NT-Xent forward and backward, against the embeddings
-- knn: 200 queries of the nearest neighbours, against the images of the bank
+- batch: a training step of a small residual network on 32-pixel images, by the batch size
+- pixels: a step of 16 images, by the pixels of an image
+- images: setup of a DataModule and reading of 50 batches, by the size of the set; images are drawn when they are read
+- classes: a step, the validation and the metrics of a classifier, by the number of classes
+- ntxent: NT-Xent forward and backward, by the number of embeddings
+- knn: nearest neighbors of 200 queries, by the size of the bank
 
-Each point is a process of its own with one thread. Time is the processor's, the median of the rounds; memory is how
-far the peak of the resident memory rises above what it was before. The exponent is the slope between the last two
-points, in logarithms: what is fixed, such as the start of an epoch, no longer counts there. Points that the table
-holds are not measured again: remove them from it, or name another.
+Each point runs in a separate process with one thread. Time is the median CPU time of the rounds; memory is the rise of
+the peak resident memory. The exponent is the slope between the last two points on logarithmic axes, where fixed costs,
+such as the start of an epoch, hardly count. Points in the table are not measured again: delete their rows, or use
+another file.
 """
 
 import argparse
@@ -51,15 +51,15 @@ COLUMNS = ("what", "size", "milliseconds", "MiB")
 TITLES = {
     "batch": ("training step of 32-pixel images", "images in the batch"),
     "pixels": ("training step of 16 images", "pixels of an image"),
-    "images": ("set-up and reading of 50 batches", "images in the set"),
+    "images": ("setup and reading of 50 batches", "images in the set"),
     "classes": ("classifier: step, validation, metrics", "classes"),
     "ntxent": ("NT-Xent, forward and backward", "embeddings"),
-    "knn": ("nearest neighbours of 200 images", "images to choose from"),
+    "knn": ("nearest neighbors of 200 images", "images in the bank"),
 }
 
 
 def training_step(batch: int, side: int) -> Work:
-    """Return a training step of a network."""
+    """Return a function that does a training step of a network."""
     network = create_backbone("resnet9", in_channels=3, image_size=side).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)
@@ -73,7 +73,7 @@ def training_step(batch: int, side: int) -> Work:
 
 
 def reading(count: int) -> Work:
-    """Return the reading of a few batches of a set of this size, everything that comes before included."""
+    """Return a function that sets up a data set of this size and reads a few batches."""
 
     def work() -> None:
         data = ShapesDataModule(num_images=count, image_size=16, batch_size=8)
@@ -86,7 +86,7 @@ def reading(count: int) -> Work:
 
 
 def classifying(classes: int) -> Work:
-    """Return a training step, a validation step and the metrics of a classifier."""
+    """Return a function that does a training step and a validation step of a classifier, and computes its metrics."""
     module = SupervisedModule(backbone="conv4", num_classes=classes, in_channels=1, image_size=16)
     module.configure_model()
     metrics: Any = module.metrics["val"]
@@ -106,7 +106,7 @@ def classifying(classes: int) -> Work:
 
 
 def nt_xent(count: int) -> Work:
-    """Return the loss of half as many images, two views each."""
+    """Return a function that computes the loss of two views of `count // 2` images, and its gradient."""
     loss = NTXentLoss(0.5)
 
     def work() -> None:
@@ -115,35 +115,35 @@ def nt_xent(count: int) -> Work:
     return work
 
 
-def neighbours(count: int) -> Work:
-    """Return a search in a bank."""
+def nearest_neighbors(count: int) -> Work:
+    """Return a function that classifies queries by their nearest neighbors in a bank."""
     bank = F.normalize(torch.randn(count, 128), dim=1)
     labels, queries = torch.randint(10, (count,)), torch.randn(200, 128)
     return lambda: knn_predictions(queries, bank, labels, 10, k=[20])
 
 
 def create(what: str, size: int) -> Work:
-    """Return the work of one point."""
+    """Return the function that is measured at one point."""
     if what == "batch":
         return training_step(size, 32)
     if what == "pixels":
         return training_step(16, math.isqrt(size))
-    return {"images": reading, "classes": classifying, "ntxent": nt_xent, "knn": neighbours}[what](size)
+    return {"images": reading, "classes": classifying, "ntxent": nt_xent, "knn": nearest_neighbors}[what](size)
 
 
 def resident(name: str) -> int:
-    """Return a line of the process's status in KiB."""
+    """Return a memory value of this process's status, in KiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(name)))
 
 
 def point(what: str, size: int, rounds: int) -> None:
-    """Print the milliseconds and the memory of one point."""
+    """Print the milliseconds and the memory in MiB of one point."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    create(what, SIZES[what][0])()  # what is done once in a process
+    create(what, SIZES[what][0])()  # warm-up: one-time costs of the process
     work = create(what, size)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is resident now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current resident memory
     before = resident("VmRSS")
     took = []
     for _ in range(rounds):
@@ -154,20 +154,20 @@ def point(what: str, size: int, rounds: int) -> None:
 
 
 def exponent(rows: list[dict[str, float]], column: str) -> float:
-    """Return the slope between the last two points, in logarithms."""
+    """Return the slope between the last two points on logarithmic axes."""
     (x0, y0), (x1, y1) = ((row["size"], max(row[column], 1)) for row in rows[-2:])
     return math.log(y1 / y0) / math.log(x1 / x0)
 
 
-def draw(found: dict[str, list[dict[str, float]]], path: str) -> None:
-    """Draw time and memory of each against its size."""
+def draw(points: dict[str, list[dict[str, float]]], path: str) -> None:
+    """Draw time and memory of each measurement by its size."""
     figure = new_figure(11.5, 6.8, constrained=True)
-    for place, (what, rows) in enumerate(found.items(), 1):
-        axes = figure.add_subplot(-(-len(found) // 3), 3, place)
+    for place, (what, rows) in enumerate(points.items(), 1):
+        axes = figure.add_subplot(-(-len(points) // 3), 3, place)
         sizes = [row["size"] for row in rows]
         times, memory = [row["milliseconds"] for row in rows], [max(row["MiB"], 0.5) for row in rows]
         style = {"markersize": 4, "linewidth": 1.5}
-        axes.loglog(sizes, times, "o-", color=BLUE, label="time of the processor in milliseconds", **style)
+        axes.loglog(sizes, times, "o-", color=BLUE, label="CPU time in milliseconds", **style)
         axes.loglog(sizes, memory, "s--", color=ORANGE, label="memory in MiB", **style)
         title, unit = TITLES[what]
         style_axes(axes, f"{title}\n")
@@ -184,57 +184,57 @@ def draw(found: dict[str, list[dict[str, float]]], path: str) -> None:
 
 
 def read(path: Path) -> dict[str, list[dict[str, float]]]:
-    """Return the points that a table holds."""
-    found: dict[str, list[dict[str, float]]] = {}
+    """Return the points in a table."""
+    points: dict[str, list[dict[str, float]]] = {}
     if path.is_file():
         with open(path, newline="") as file:
             for row in csv.DictReader(file):
-                found.setdefault(row["what"], []).append({name: float(row[name]) for name in COLUMNS[1:]})
-    return found
+                points.setdefault(row["what"], []).append({name: float(row[name]) for name in COLUMNS[1:]})
+    return points
 
 
-def write(found: dict[str, list[dict[str, float]]], path: Path) -> None:
-    """Write all points into a table."""
+def write(points: dict[str, list[dict[str, float]]], path: Path) -> None:
+    """Write all points to a table."""
     with open(path, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for what, rows in found.items():
+        for what, rows in points.items():
             writer.writerows([what, f"{row['size']:.0f}", row["milliseconds"], f"{row['MiB']:.0f}"] for row in rows)
 
 
 def measure(what: str, size: int, rounds: int) -> dict[str, float]:
-    """Return the row of a point, measured in a process of its own."""
+    """Return the row of a point, measured in a separate process."""
     command = [sys.executable, __file__, "--what", what, "--point", str(size), "--rounds", str(rounds)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     return {"size": size, "milliseconds": float(printed[-2]), "MiB": float(printed[-1])}
 
 
 def main() -> None:
-    """Measure the points that are not in the table, print all with the exponents, and draw."""
+    """Measure the points that are missing from the table, print all with the exponents, and draw a figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--what", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--csv", type=Path, default="growth.csv")
     parser.add_argument("--figure", default="growth.png")
-    parser.add_argument("--point", type=int, help=argparse.SUPPRESS)  # of the first of `what`, in this process
+    parser.add_argument("--point", type=int, help=argparse.SUPPRESS)  # measure the first of `what` in this process
     args = parser.parse_args()
     if args.point:
         point(args.what[0], args.point, args.rounds)
         return
-    found = read(args.csv)
+    points = read(args.csv)
     print(f"{'':10}{'size':>10}{'ms':>12}{'MiB':>8}")
     for what in args.what:
         for size in SIZES[what]:
-            known = {int(row["size"]): row for row in found.get(what, [])}
-            if size not in known:
-                known[size] = measure(what, size, args.rounds)
-                found[what] = [known[key] for key in sorted(known)]
-                write(found, args.csv)
-            row = known[size]
+            measured = {int(row["size"]): row for row in points.get(what, [])}
+            if size not in measured:
+                measured[size] = measure(what, size, args.rounds)
+                points[what] = [measured[key] for key in sorted(measured)]
+                write(points, args.csv)
+            row = measured[size]
             print(f"{what:10}{size:>10}{row['milliseconds']:>12.3f}{row['MiB']:>8.0f}", flush=True)
-        slopes = [exponent(found[what], column) for column in ("milliseconds", "MiB")]
+        slopes = [exponent(points[what], column) for column in ("milliseconds", "MiB")]
         print(f"{what:10}{'exponent':>10}{slopes[0]:>12.2f}{slopes[1]:>8.2f}", flush=True)
-    draw(found, args.figure)
+    draw(points, args.figure)
 
 
 if __name__ == "__main__":

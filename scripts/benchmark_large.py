@@ -1,16 +1,19 @@
-"""Memory and speed of the cache of decoded images, for a set that is far larger than the memory that a run may take.
+"""Measure memory and speed of the cache of decoded images, for a set far larger than the memory limit of the run.
 
     python scripts/benchmark_large.py --gigabytes 3 --limit 0.5
 
-Images are generated on the fly into the cache's own file (and removed at the end), then read in a random order through
-the loader that training uses. Each step is a process of its own whose own memory (`RssAnon`; what is mapped from a
-file does not count, for the system can drop it) is watched all the time, and limited (`RLIMIT_DATA`) far below the
-set's size. "small" is a tenth of the images; "cold" is after the file was dropped from the system's memory, so that
-all comes from the disk; "forgotten" drops it after every 16 batches, as if it were so large that nothing is still
-there when it is read again, nor what the system has read beside it. "mapped" leaves the reading to the system,
-"announced" tells it each batch in advance, as is done for sets larger than half the memory. Each image holds its
-number, which is compared. Rates leave out the time in which other processes had the core. To limit the system's memory
-for files too:
+Images are generated on the fly into the cache file (and removed at the end), then read in random order through the
+training loader. Each step runs in a separate process. Its anonymous memory (`RssAnon`; without mapped files, which the
+system can evict) is monitored, and limited (`RLIMIT_DATA`) far below the size of the set.
+
+- "small" is a tenth of the images; "large" is all of them
+- "cold" reads after the file was evicted from the page cache, so that everything comes from the disk
+- "forgotten" evicts it after every 16 batches, as if no page stayed in memory until it is needed again
+- "mapped" leaves reading to the system; "announced" tells the system each batch in advance, as for sets larger than
+  half the memory
+
+Each image contains its index, which is checked. Throughput leaves out the time in which other processes had the core.
+To limit the page cache, too:
 
     systemd-run --user --scope -p MemoryMax=1G python scripts/benchmark_large.py --gigabytes 3
 """
@@ -39,8 +42,8 @@ BATCH = 64
 FORGET = 16  # batches
 
 
-def own_memory(kind: str = "RssAnon") -> float:
-    """Return this process's memory in MB, without that mapped from files; `VmData` counts what it may use, too."""
+def anonymous_memory(kind: str = "RssAnon") -> float:
+    """Return the anonymous memory of this process in MB; `VmData` also counts reserved memory."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(kind))
     return int(line.split()[1]) / 1024
 
@@ -51,13 +54,13 @@ def waited() -> float:
 
 
 class Watch:
-    """Notes time, and the most memory of its own that the process takes.
+    """Records time and peak anonymous memory.
 
-    `wall` leaves out the time without a core, so that other processes on the machine do not count.
+    `wall` excludes the time in which the process waited for a core.
     """
 
     def __enter__(self) -> "Watch":
-        self.before = self.most = own_memory()
+        self.before = self.peak = anonymous_memory()
         self.done = threading.Event()
         self.thread = threading.Thread(target=self._look)
         self.start, self.cpu = time.perf_counter() - waited(), time.process_time()
@@ -66,17 +69,17 @@ class Watch:
 
     def _look(self) -> None:
         while not self.done.wait(0.02):
-            self.most = max(self.most, own_memory())
+            self.peak = max(self.peak, anonymous_memory())
 
     def __exit__(self, *error: object) -> None:
         self.wall, self.cpu = time.perf_counter() - waited() - self.start, time.process_time() - self.cpu
         self.done.set()
         self.thread.join()
-        self.most = max(self.most, own_memory())
+        self.peak = max(self.peak, anonymous_memory())
 
 
 def images(args: argparse.Namespace, count: int) -> Any:
-    """Return that many images from the cache's file, which is written if it is not there."""
+    """Return `count` images from the cache file, which is written if it does not exist."""
     noise = np.random.default_rng(0).integers(0, 256, (16, 3, args.size, args.size), dtype=np.uint8)
 
     def make(number: int) -> Tensor:
@@ -92,7 +95,7 @@ def report(what: str, watch: Watch, count: int, size: int) -> None:
     megabytes = count * 3 * size * size / 1e6
     print(
         f"{what:<36}{count / watch.wall:>9,.0f} images/s{megabytes / watch.wall:>8,.0f} MB/s"
-        f"{watch.cpu / count * 1e6:>8,.0f} us CPU an image; own memory {watch.before:,.0f} to {watch.most:,.0f} MB",
+        f"{watch.cpu / count * 1e6:>8,.0f} us CPU per image; memory {watch.before:,.0f} to {watch.peak:,.0f} MB",
         flush=True,
     )
 
@@ -104,7 +107,7 @@ def write(args: argparse.Namespace, count: int) -> None:
 
 
 def drop(content: Any) -> None:
-    """Drop a mapped file from the system's memory."""
+    """Evict a mapped file from the page cache."""
     content._mmap.madvise(mmap.MADV_DONTNEED)
     with open(content.file, "rb") as file:
         os.fsync(file.fileno())
@@ -123,7 +126,7 @@ def read(args: argparse.Namespace, count: int, name: str, announced: bool) -> No
         for step, batch in enumerate(loader, 1):
             numbers = batch["image"].reshape(len(batch["index"]), -1)[:, :8].contiguous().view(torch.int64)[:, 0]
             if not torch.equal(numbers, batch["index"]):
-                raise SystemExit("other images than asked for")
+                raise SystemExit("the loader returned the wrong images")
             seen += len(numbers)
             if name == "forgotten" and step % FORGET == 0:
                 start = time.perf_counter() - waited()
@@ -135,18 +138,18 @@ def read(args: argparse.Namespace, count: int, name: str, announced: bool) -> No
 
 
 def limited(args: argparse.Namespace, work: Any, *arguments: Any) -> None:
-    most = int(own_memory("VmData") * 1024**2 + args.limit * 1e9)
-    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    limit = int(anonymous_memory("VmData") * 1024**2 + args.limit * 1e9)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     work(args, *arguments)
 
 
 def main() -> None:
-    """Write, read, and remove what was written."""
+    """Write, read and remove the images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=3.0)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--limit", type=float, default=0.5, help="of own memory, GB beside that of Python and torch")
-    parser.add_argument("--seconds", type=float, default=0.0, help="of each reading at most; 0 reads a whole epoch")
+    parser.add_argument("--limit", type=float, default=0.5, help="anonymous memory in GB, beyond Python and torch")
+    parser.add_argument("--seconds", type=float, default=0.0, help="limit of each reading; 0 reads a complete epoch")
     args = parser.parse_args()
     count = int(args.gigabytes * 1e9 / (3 * args.size**2))
     torch.set_num_threads(1)
@@ -161,7 +164,7 @@ def main() -> None:
             process.start()
             process.join()
             if process.exitcode:
-                sys.exit(f"{step} ended with {process.exitcode}")
+                sys.exit(f"{step} ended with exit code {process.exitcode}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Speed and memory of masked autoencoding, against the same model assembled from timm blocks as lightly does.
+"""Measure speed and memory of masked autoencoding, compared with the same model built from timm blocks by lightly.
 
     pip install ".[bench]"
     OMP_WAIT_POLICY=PASSIVE python scripts/benchmark_mae.py --threads 1
     OMP_WAIT_POLICY=PASSIVE python scripts/benchmark_mae.py --threads 2
 
-ViT-tiny/16 on 224-pixel images, mask ratio 0.75, decoder 192 wide and 4 deep, one training step with AdamW. The
-two take turns, step by step, and the medians of their times are compared, so that whatever else the machine does
-hits both. The peer runs with torch's default AdamW, as in lightly's example, and with a fused one, too. Memory is
-what autograd keeps for the backward pass (tensors of distinct storages, without the parameters), for each image.
+ViT-tiny/16 on 224-pixel images, mask ratio 0.75, decoder of width 192 and depth 4, one training step with AdamW. The
+two alternate step by step, so that other load on the machine affects both, and the medians of their times are compared.
+The peer runs with torch's default AdamW, as in lightly's example, and with a fused one. Memory is what autograd stores
+for the backward pass (distinct storages, without the parameters), per image.
 """
 
 import argparse
@@ -35,7 +35,7 @@ Step = Callable[[], Any]
 
 
 class Peer(nn.Module):
-    """The model of lightly's MAE example, with the sizes from above."""
+    """The model of lightly's MAE example, with the sizes above."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Peer(nn.Module):
         return F.mse_loss(prediction, target)
 
 
-def own_module() -> MAEModule:
+def build_module() -> MAEModule:
     module = MAEModule(
         backbone="vit_tiny_p16",
         image_size=SIZE,
@@ -77,11 +77,11 @@ def own_module() -> MAEModule:
 
 
 class AllPatches(nn.Module):
-    """Our model, but every patch is encoded, and the decoder is given the visible ones of them."""
+    """lit_cv's model, except that every patch is encoded, of which the decoder gets the visible ones."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.module = own_module()
+        self.module = build_module()
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the loss."""
@@ -110,14 +110,14 @@ def training_step(
 def variants(images: Tensor, bf16: bool) -> dict[str, Step]:
     """Return a training step of each model."""
     torch.manual_seed(0)
-    own, everything, peer, fused = own_module(), AllPatches(), Peer(), Peer()
-    raw, floats = images, (images.float() / 255 - 0.5) / 0.25  # the peer is given what our model makes itself
+    module, everything, peer, fused = build_module(), AllPatches(), Peer(), Peer()
+    raw, floats = images, (images.float() / 255 - 0.5) / 0.25  # the peer gets normalized images
 
     def ours(module: nn.Module) -> torch.optim.Optimizer:
         return build_optimizer("adamw", parameter_groups(module, lr=1e-4, weight_decay=0.05), lr=1e-4)
 
     return {
-        "lit_cv": training_step(lambda x: own.step({"image": x}, "train")["loss"], ours(own), raw, bf16),
+        "lit_cv": training_step(lambda x: module.step({"image": x}, "train")["loss"], ours(module), raw, bf16),
         "lightly": training_step(peer, torch.optim.AdamW(peer.parameters(), lr=1e-4), floats, bf16),
         "lightly, fused AdamW": training_step(
             fused, torch.optim.AdamW(fused.parameters(), lr=1e-4, fused=True), floats, bf16
@@ -127,7 +127,7 @@ def variants(images: Tensor, bf16: bool) -> dict[str, Step]:
 
 
 def compare(steps: dict[str, Step], seconds: float) -> dict[str, float]:
-    """Return the median time of each, taking turns."""
+    """Return the median time of each step, measured in turn."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for step in steps.values():
         step()
@@ -140,40 +140,40 @@ def compare(steps: dict[str, Step], seconds: float) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def kept_bytes(forward: Callable[[], Tensor], module: nn.Module) -> int:
-    """Return the bytes that autograd keeps between the passes."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
-    kept: dict[int, int] = {}
+def saved_bytes(forward: Callable[[], Tensor], module: nn.Module) -> int:
+    """Return the bytes that autograd stores for the backward pass."""
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    saved: dict[int, int] = {}
     alive = []
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in parameters:
+            saved[storage.data_ptr()] = storage.nbytes()
             alive.append(tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         alive.append(forward())
-    return sum(kept.values())
+    return sum(saved.values())
 
 
 def memory_per_image(bf16: bool) -> tuple[float, float]:
-    """Return MiB for each image of our model and of the peer: the difference between two batch sizes."""
+    """Return MiB per image of lit_cv's model and of the peer, from the difference between two batch sizes."""
     results = []
-    own, peer = own_module(), Peer()
-    for module in (own, peer):
+    ours, peer = build_module(), Peer()
+    for module in (ours, peer):
         sizes = []
         for n in (8, 16):
             images = torch.randint(0, 256, (n, 3, SIZE, SIZE), dtype=torch.uint8)
 
             def forward(images: Tensor = images, module: nn.Module = module) -> Tensor:
                 with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                    if module is own:
-                        return own.step({"image": images}, "train")["loss"]
+                    if module is ours:
+                        return ours.step({"image": images}, "train")["loss"]
                     return peer((images.float() / 255 - 0.5) / 0.25)
 
-            sizes.append(kept_bytes(forward, module))
+            sizes.append(saved_bytes(forward, module))
         results.append((sizes[1] - sizes[0]) / 8 / 2**20)
     return results[0], results[1]
 
@@ -182,7 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=60.0, help="for each precision")
+    parser.add_argument("--seconds", type=float, default=60.0, help="time for each precision")
     parser.add_argument("--decoder", type=int, nargs=3, default=DECODER, metavar=("WIDTH", "DEPTH", "HEADS"))
     args = parser.parse_args()
     DECODER[:] = args.decoder
@@ -196,10 +196,8 @@ def main() -> None:
         for variant, median in medians.items():
             speed, ratio = args.batch_size / median, median / medians["lit_cv"]
             print(f"{name}  {variant:<28} {speed:7.1f} images/s   lit_cv is {ratio:.2f}x", flush=True)
-        own, peer = memory_per_image(bf16)
-        print(
-            f"{name}  memory for the backward pass: lit_cv {own:.1f} MiB, lightly {peer:.1f} MiB an image", flush=True
-        )
+        ours, peer = memory_per_image(bf16)
+        print(f"{name}  memory for the backward pass: lit_cv {ours:.1f}, lightly {peer:.1f} MiB per image", flush=True)
 
 
 if __name__ == "__main__":

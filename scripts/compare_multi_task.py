@@ -1,4 +1,4 @@
-"""How task weightings compare: a synthetic check, losses of different scale, and Multi-MNIST.
+"""Compare task weightings on a synthetic check, on losses of different scales, and on Multi-MNIST.
 
     python scripts/compare_multi_task.py synthetic
     python scripts/compare_multi_task.py multi_mnist --root DATA --csv multi_mnist.csv --seeds 0 1 2
@@ -8,15 +8,15 @@
 `synthetic`: two regressions of one input, y1 = 2x + 8 + 10 n and y2 = 3x + 3 + n, 100 points, one hidden layer of
 1,024 units: the sigmas of uncertainty weighting are estimates of the noise, 10 and 1.
 
-`multi_mnist`: two digits of MNIST overlaid on 36x36 pixels, one at the upper left, one at the lower right, where both
-have ink the brighter (Sener and Koltun 2018): 60,000 images to train on, 10,000 of the test digits. A network like
-LeNet tells the left and the right digit; 5 epochs of batches of 256, Adam, learning rate 1e-3, in bfloat16. `plain`
-has these two tasks; `rebuilt` has a third of another scale, the image itself, by the squared error summed over its
-pixels; `scaled` has the left digit and the image, whose loss is multiplied by 1,000. Rows are appended to the table as
-they are finished, those that it holds are not run again.
+`multi_mnist`: two MNIST digits overlaid on 36x36 pixels, one at the upper left and one at the lower right, by the
+maximum of both (Sener and Koltun 2018): 60,000 training images, 10,000 test images of the test digits. A network like
+LeNet classifies the left and the right digit; 5 epochs, batch size 256, Adam, learning rate 1e-3, bfloat16. `plain` has
+these two tasks; `rebuilt` adds a third one of another scale, reconstruction of the image, with the squared error summed
+over its pixels; `scaled` has the left digit and the image, whose loss is multiplied by 1,000. Rows are appended to the
+table after each run; rows in it are not run again.
 
-`steps`: a step of the three tasks of the recipe `multi_task` (64-pixel images, batches of 32) against the sum of the
-steps of a network for each, taken in turn, in seconds of the processor, the median of the ratios.
+`steps`: a step of the three tasks of the recipe `multi_task` (64-pixel images, batch size 32), compared with the sum of
+the steps of one network per task, measured in turn: CPU seconds, and the median of the ratios.
 """
 
 import argparse
@@ -81,14 +81,14 @@ compact.COMPACT["lenet"] = (LeNet, 16)
 
 
 class DigitTask(ClassificationTask):
-    """Tells a digit by two layers."""
+    """Classifies a digit with a head of two layers."""
 
     def configure_head(self, num_features: int) -> nn.Module:
         return nn.Sequential(nn.Linear(num_features, 64), nn.ReLU(inplace=True), nn.Linear(64, 10))
 
 
 class RebuildTask(Task):
-    """Rebuilds the image, by the squared error summed over its pixels, times a constant."""
+    """Reconstructs the image, with the squared error summed over its pixels times a constant as its loss."""
 
     default_key: ClassVar[str | None] = "image"
 
@@ -107,7 +107,7 @@ class RebuildTask(Task):
 
 
 class PairsDataset(InMemoryDataset):
-    """Overlaid digits, with the label of each."""
+    """Overlaid digits, with the labels of both."""
 
     pairs: Tensor
 
@@ -117,7 +117,7 @@ class PairsDataset(InMemoryDataset):
 
 
 class MultiMNISTDataModule(BaseDataModule):
-    """Two digits of MNIST on one image."""
+    """Two MNIST digits in one image."""
 
     def __init__(self, root: str, **kwargs: Any) -> None:
         super().__init__(val_fraction=0.0, **kwargs)
@@ -169,7 +169,7 @@ def rows(settings: list[str]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
 def run(
     data: MultiMNISTDataModule, setting: str, weighting: str, names: tuple[str, ...], seed: int, epochs: int
 ) -> dict[str, Any]:
-    """Train once, and return what the test images say."""
+    """Do one run, and return its row of test metrics."""
     L.seed_everything(seed, verbose=False)
     start = time.process_time()
     module = MultiTaskModule(
@@ -213,13 +213,13 @@ def multi_mnist(args: argparse.Namespace) -> None:
 
 
 def table(args: argparse.Namespace) -> None:
-    """Print mean and standard deviation over the seeds of every row."""
+    """Print mean and standard deviation over seeds of every row."""
     with open(args.csv, newline="", encoding="utf-8") as file:
-        found = list(csv.DictReader(file))
-    print("| tasks | weighting | left % | right % | error of rebuilding | seeds |\n|---|---|---|---|---|---|")
-    keys = dict.fromkeys((row["setting"], row["weighting"]) for row in found)
+        all_rows = list(csv.DictReader(file))
+    print("| tasks | weighting | left % | right % | reconstruction error | seeds |\n|---|---|---|---|---|---|")
+    keys = dict.fromkeys((row["setting"], row["weighting"]) for row in all_rows)
     for setting, weighting in keys:
-        chosen = [row for row in found if (row["setting"], row["weighting"]) == (setting, weighting)]
+        chosen = [row for row in all_rows if (row["setting"], row["weighting"]) == (setting, weighting)]
         cells = []
         for name, digits in (("left", 1), ("right", 1), ("rebuilt", 2)):
             values = [float(row[name]) for row in chosen if row[name]]
@@ -246,14 +246,14 @@ def synthetic(args: argparse.Namespace) -> None:
             optimizer.step()
         residual = y - torch.cat([2 * x + 8, 3 * x + 3], 1)
         print(
-            f"seed {seed}: sigma {', '.join(f'{s:.3f}' for s in weighting.sigma().tolist())}; noise that was drawn "
+            f"seed {seed}: sigma {', '.join(f'{s:.3f}' for s in weighting.sigma().tolist())}; noise of the data "
             f"{', '.join(f'{s:.3f}' for s in residual.square().mean(0).sqrt().tolist())}",
             flush=True,
         )
 
 
 def step_of(backbone: str, tasks: dict[str, dict[str, Any]], weighting: str, batch: Batch) -> Callable[[], float]:
-    """Return what trains on a batch once, and returns the seconds of the processor that it took."""
+    """Return a function that does a training step on a batch and returns its CPU seconds."""
     torch.manual_seed(0)
     module = MultiTaskModule(tasks, weighting=weighting, backbone=backbone, image_size=64)
     module.configure_model()
@@ -273,7 +273,7 @@ def step_of(backbone: str, tasks: dict[str, dict[str, Any]], weighting: str, bat
 
 
 def steps(args: argparse.Namespace) -> None:
-    """Compare the step of three tasks with those of one each."""
+    """Compare a step of three tasks with one step of each."""
     data = ShapesDataModule(image_size=64, num_images=64, shapes_per_image=4, targets="all", batch_size=32)
     data.setup()
     batch = next(iter(data.train_dataloader()))
@@ -286,10 +286,10 @@ def steps(args: argparse.Namespace) -> None:
     for backbone in args.backbones:
         together = step_of(backbone, tasks, "uncertainty", batch)
         apart = [step_of(backbone, {name: options}, "equal", batch) for name, options in tasks.items()]
-        found = [(together(), sum(step() for step in apart)) for _ in range(args.rounds + 2)][2:]
-        ratio = statistics.median(one / several for one, several in found)
-        whole, parts = (statistics.median(times) for times in zip(*found, strict=True))
-        print(f"{backbone}: {1000 * whole:.0f} ms together, {1000 * parts:.0f} ms apart, ratio {ratio:.2f}", flush=True)
+        pairs = [(together(), sum(step() for step in apart)) for _ in range(args.rounds + 2)][2:]
+        ratio = statistics.median(one / several for one, several in pairs)
+        joint, separate = (1000 * statistics.median(times) for times in zip(*pairs, strict=True))
+        print(f"{backbone}: {joint:.0f} ms together, {separate:.0f} ms apart, ratio {ratio:.2f}", flush=True)
 
 
 def main() -> None:
@@ -301,12 +301,12 @@ def main() -> None:
         stage.add_argument("--csv", default="multi_mnist.csv", help="table of all runs")
         stage.add_argument("--root", default=os.environ.get("LIT_CV_DATA", "data"), help="folder of MNIST")
         stage.add_argument("--epochs", type=int, default=5)
-        stage.add_argument("--steps", type=int, default=2000, help="of `synthetic`")
+        stage.add_argument("--steps", type=int, default=2000, help="steps of `synthetic`")
         stage.add_argument("--settings", nargs="+", default=["plain", "rebuilt", "scaled"])
-        stage.add_argument("--backbones", nargs="+", default=["resnet9_small", "resnet9"], help="of `steps`")
-        stage.add_argument("--rounds", type=int, default=10, help="of `steps`")
+        stage.add_argument("--backbones", nargs="+", default=["resnet9_small", "resnet9"], help="backbones of `steps`")
+        stage.add_argument("--rounds", type=int, default=10, help="rounds of `steps`")
         stage.add_argument("--weightings", nargs="+", default=[*WEIGHTINGS, "single"])
-        stage.add_argument("--at_most", type=int, default=None, help="runs in this call")
+        stage.add_argument("--at_most", type=int, default=None, help="maximum runs in this call")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

@@ -1,6 +1,6 @@
-"""What SimCLR learns, against random weights, labels alone, and lightly's SimCLR with as many steps.
+"""Compare SimCLR with random weights, supervised training, and lightly's SimCLR with the same number of steps.
 
-On a folder `train/CLASS/*.jpg`, `test/CLASS/*.jpg` of small images. For each seed, on the test images:
+It takes a folder `train/CLASS/*.jpg`, `test/CLASS/*.jpg` of small images. For each seed, on the test images:
 
 - random: kNN accuracy (k = 20) of the backbone with random weights
 - simclr: the same after SimCLR on the training images without labels
@@ -40,7 +40,7 @@ BATCH, TEMPERATURE, LR, DECAY, STRENGTH = 128, 0.2, 2e-3, 1e-4, 0.5
 
 
 class Lightly(L.LightningModule):
-    """SimCLR as lightly's documentation writes it."""
+    """SimCLR as in lightly's documentation."""
 
     def __init__(self, backbone: str, size: int, epochs: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Lightly(L.LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        """Take the optimizer and schedule of the module that this one is compared with."""
+        """Return the same optimizer and schedule as the compared module."""
         optimizer = build_optimizer("adamw", parameter_groups(self, LR, DECAY), LR, DECAY)
         total = int(self.trainer.estimated_stepping_batches)
         schedule = build_schedule("cosine", optimizer, total, warmup_steps=total // self.epochs)
@@ -97,8 +97,8 @@ def features(backbone: nn.Module, dataset: Any) -> tuple[Tensor, Tensor]:
 def knn(backbone: nn.Module, source: ImageFolderDataModule) -> float:
     bank, bank_labels = features(backbone, source.unlabeled_dataset)
     queries, labels = features(backbone, source.test_dataset)
-    found = knn_predictions(queries, bank, bank_labels, int(source.num_classes or 0), k=[20])
-    return float((found[0] == labels).float().mean())
+    (predictions,) = knn_predictions(queries, bank, bank_labels, int(source.num_classes or 0), k=[20])
+    return float((predictions == labels).float().mean())
 
 
 def probe(backbone: nn.Module, few: ImageFolderDataModule) -> float:
@@ -126,7 +126,7 @@ def supervised(args: argparse.Namespace, seed: int) -> float:
 def simclr(args: argparse.Namespace, seed: int) -> nn.Module:
     module = SimCLRModule(backbone=args.backbone, temperature=TEMPERATURE, lr=LR, weight_decay=DECAY, warmup_epochs=1.0)
     callback = ContrastiveAugmentation(args.size, strength=STRENGTH, min_scale=0.2)
-    # As lightly's, its crops are cut out of the images as they lie in the files.
+    # Like lightly's, its crops are taken from images of the size in the files.
     trainer(args, args.epochs, callback).fit(module, data(args, seed, train_image_size=args.file_size))
     return module.backbone
 
@@ -146,7 +146,7 @@ def lightly(args: argparse.Namespace) -> nn.Module:
 
 
 def measure(args: argparse.Namespace, seed: int, row: str) -> dict[str, float]:
-    """Return the numbers of one row of the comparison."""
+    """Return the results of one row of the comparison."""
     L.seed_everything(seed, verbose=False)
     if row == "supervised":
         return {row: supervised(args, seed)}
@@ -169,28 +169,28 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--supervised-steps", type=int, default=300)
-    parser.add_argument("--workers", type=int, default=2, help="of lightly's loader")
+    parser.add_argument("--workers", type=int, default=2, help="workers of lightly's loader")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", default=["random", "simclr", "supervised", "lightly"])
-    parser.add_argument("--csv", help="table to add the numbers to; all that it holds are summed up at the end")
+    parser.add_argument("--csv", help="table to append the results to; the summary covers all of its rows")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(args.threads)
-    found: list[tuple[str, float]] = []
+    results: list[tuple[str, float]] = []
     if args.csv and Path(args.csv).is_file():
-        found = [(name, float(value)) for _, name, value in csv.reader(Path(args.csv).read_text().splitlines())]
+        results = [(name, float(value)) for _, name, value in csv.reader(Path(args.csv).read_text().splitlines())]
     for seed, row in itertools.product(args.seeds, args.rows):
         for name, value in measure(args, seed, row).items():
-            found.append((name, value))
+            results.append((name, value))
             print(f"seed {seed}  {name:16}{value:8.4f}", flush=True)
             if args.csv:
                 with open(args.csv, "a", newline="") as file:
                     csv.writer(file).writerow([seed, name, value])
     print(f"\n{'':18}{'mean':>8}{'min':>8}{'max':>8}{'runs':>6}")
-    for name in dict.fromkeys(name for name, _ in found):
-        values = [value for other, value in found if other == name]
+    for name in dict.fromkeys(name for name, _ in results):
+        values = [value for other, value in results if other == name]
         mean = statistics.fmean(values)
         print(f"{name:18}{mean:8.4f}{min(values):8.4f}{max(values):8.4f}{len(values):6}")
 

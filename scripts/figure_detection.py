@@ -1,4 +1,4 @@
-"""Draw what a detection run has learnt: its curve of average precision, and test images with truth and predictions.
+"""Draw the average precision of a detection run over training, and test images with ground truth and predictions.
 
 lit-cv fit --config bccd_detection --data.root $LIT_CV_DATA/BCCD
 python scripts/figure_detection.py lightning_logs/version_0 --root $LIT_CV_DATA/BCCD --out docs/bccd_detection.jpg
@@ -29,14 +29,14 @@ def main() -> None:
     grid = torch.from_numpy(render(predictions(args)))
     curve = torch.from_numpy(render(learning_curve(args.run, height=grid.shape[0] / 120)))
     height = min(len(grid), len(curve))
-    picture = torch.cat([curve[:height], grid[:height]], 1)
+    figure = torch.cat([curve[:height], grid[:height]], 1)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture.numpy()).save(args.out, quality=70, optimize=True)
+    Image.fromarray(figure.numpy()).save(args.out, quality=70, optimize=True)
     print(f"{args.out}: {args.out.stat().st_size / 1024:.0f} KiB")
 
 
 def learning_curve(run: Path, height: float) -> object:
-    """Draw the average precision; the classes are in alphabetical order, as data modules have them."""
+    """Draw the average precision; classes are in alphabetical order, as in DataModules."""
     history = History.read(run / "metrics.csv")
     figure = new_figure(4.2, height, constrained=True)
     axes = figure.subplots()
@@ -64,16 +64,16 @@ def predictions(args: argparse.Namespace) -> object:
     data.setup()
     places = torch.linspace(0, len(data.test_dataset) - 1, args.images).long().tolist()
     batch = data.test_dataset.__getitems__(places)
-    found = module.predict_step(batch, 0)
-    chosen = [scores >= args.min_score for scores in found["scores"]]
+    detections = module.predict_step(batch, 0)
+    confident = [scores >= args.min_score for scores in detections["scores"]]
     boxes, labels, scores = (
-        [values[own] for values, own in zip(found[key], chosen, strict=True)]
+        [values[keep] for values, keep in zip(detections[key], confident, strict=True)]
         for key in ("boxes", "box_labels", "scores")
     )
     images = batch["image"]
     truth = draw_objects(images, batch["boxes"], batch["box_labels"], box_classes=data.box_classes)
     drawn = draw_objects(images, boxes, labels, box_classes=data.box_classes, scores=scores)
-    heading = f"test images: truth above, predictions (score {args.min_score:g} and more) below"
+    heading = f"test images: ground truth above, predictions (score >= {args.min_score:g}) below"
     return image_grid(torch.cat([truth, drawn]), heading=heading, columns=args.images, cell=2.6)
 
 

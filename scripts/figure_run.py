@@ -1,4 +1,4 @@
-"""The README's picture: what a run leaves behind, from the pictures in its folder.
+"""Assemble the README's figure of a run from the figures in its folder.
 
 python scripts/figure_run.py lightning_logs/version_0 docs/run.png
 """
@@ -12,7 +12,7 @@ WIDTH, GAP = 1400, 20
 
 
 def beside(images: list[Image.Image], width: int) -> Image.Image:
-    """Return images side by side, scaled to one height and together to `width` pixels."""
+    """Return images side by side, scaled to the same height and a total width of `width` pixels."""
     height = int((width - GAP * (len(images) - 1)) / sum(image.width / image.height for image in images))
     row, x = Image.new("RGB", (width, height), "white"), 0
     for image in images:
@@ -25,7 +25,7 @@ def beside(images: list[Image.Image], width: int) -> Image.Image:
 
 
 def main() -> None:
-    """Read the pictures of a run and write them as one."""
+    """Read the figures of a run and write them as one image."""
     run, target = Path(sys.argv[1]), Path(sys.argv[2])
     names = [["training_curves"], ["confusion_matrix", "train_batch"], ["most_wrong"]]
     rows = [beside([Image.open(run / f"{name}.png") for name in row], WIDTH) for row in names]

@@ -1,16 +1,14 @@
-"""Train recipes with several seeds, and report the mean and the spread of what their tests measure.
+"""Train recipes with several seeds, and report mean and standard deviation of their test metrics.
 
-One run shows what a recipe can do; what to expect of it is the mean over seeds, and how far to trust a difference is
-the standard deviation beside it. `chain` repeats the README's way from pretraining to use: SimCLR on the digits of
-which 20 have a label, then a linear probe and fine-tuning of its weights, and training from scratch, each with every
-seed and every draw of the 20 labels.
+`chain` repeats the README's example of pretraining: SimCLR on the digits, then a linear probe and fine-tuning of its
+weights with 20 labels, and training from scratch, each with every seed and every draw of the labels.
 
 python scripts/repeat_recipes.py recipes supervised detection --seeds 0 1 2 --csv repeated.csv
 python scripts/repeat_recipes.py recipes bccd_detection --csv repeated.csv --data.root=$LIT_CV_DATA/BCCD
 python scripts/repeat_recipes.py chain --seeds 0 1 2 --draws 0 1 2 --csv repeated.csv
 
-Further options go to `lit-cv fit`. Rows that the table already has are not trained again. A recipe on built-in data
-takes half a minute to five minutes a seed on one core, the chain some ten minutes.
+Further options are passed to `lit-cv fit`. Runs in the table are not repeated. A recipe on built-in data takes half a
+minute to five minutes per seed on one core, the chain about ten minutes.
 """
 
 import argparse
@@ -34,7 +32,7 @@ LABELS = ("--data", "DigitsDataModule", "--data.labels_per_class", "2")
 
 
 def fit_and_test(folder: str, arguments: list[str]) -> tuple[dict[str, float], float]:
-    """Train in a folder, and return what the test of the best checkpoint measures, and the seconds of CPU time."""
+    """Train in a folder, and return the test metrics of the best checkpoint and the CPU seconds of training."""
     from lit_cv.cli import main
 
     os.chdir(folder)
@@ -46,7 +44,7 @@ def fit_and_test(folder: str, arguments: list[str]) -> tuple[dict[str, float], f
 
 
 def pretrain(folder: str, seed: int) -> str:
-    """Train the recipe `simclr` in a folder, and return the path of its best checkpoint."""
+    """Run the recipe `simclr` in a folder, and return the path of its best checkpoint."""
     from lit_cv.cli import main
 
     os.chdir(folder)
@@ -55,7 +53,7 @@ def pretrain(folder: str, seed: int) -> str:
 
 
 class Table:
-    """Rows of metrics in a CSV file, to which rows are added as they are measured."""
+    """A CSV file of metrics, to which each run appends its rows."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -117,16 +115,16 @@ def run_chain(args: argparse.Namespace, further: list[str], table: Table) -> Non
     for seed in tqdm(args.seeds, desc="pretraining seeds"):
         with tempfile.TemporaryDirectory() as folder:
             weights = fresh(pretrain, folder, seed)
-            ways = {
+            methods = {
                 "linear probe": ["--config", "linear_probe", "--model.weights", weights],
                 "fine-tuned": ["--config", "fine_tune", "--model.weights", weights],
                 "from scratch": ["--config", "supervised"],
             }
             for draw in args.draws:
-                for what, options in ways.items():
+                for what, options in methods.items():
                     if not table.has(what, seed, draw):
-                        drawn = ["--seed_everything", str(seed), *LABELS, "--data.label_seed", str(draw)]
-                        table.add(what, seed, draw, *fresh(fit_and_test, folder, [*options, *drawn, *further]))
+                        labels = ["--seed_everything", str(seed), *LABELS, "--data.label_seed", str(draw)]
+                        table.add(what, seed, draw, *fresh(fit_and_test, folder, [*options, *labels, *further]))
 
 
 def main() -> None:
@@ -138,7 +136,7 @@ def main() -> None:
     chain.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2], help="seeds of the choice of labels")
     for command in (recipes, chain):
         command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-        command.add_argument("--csv", type=Path, default=Path("repeated.csv"), help="the table; later calls extend it")
+        command.add_argument("--csv", type=Path, default=Path("repeated.csv"), help="table to append to")
     args, options = parser.parse_known_args()
     table = Table(args.csv)
     {"recipes": run_recipes, "chain": run_chain}[args.command](args, options, table)

@@ -1,12 +1,12 @@
-"""Tries everything on several processes: each recipe on two, two nodes, a killed worker, an elastic restart.
+"""Test distributed training: each recipe on two ranks, two nodes, a killed rank, an elastic restart.
 
     python scripts/try_distributed.py recipes
     python scripts/try_distributed.py nodes
 
 `recipes` runs each recipe on built-in data for a few steps and a validation with
-`--trainer.strategy ddp --trainer.devices 2`, over gloo on the CPU. `nodes` starts two nodes of one process each over
-loopback with torchrun: once to the end; once with a process that is killed in the middle, which has to end the job
-with a message; and once so under `--max-restarts`, which has to end in the same weights as the first.
+`--trainer.strategy ddp --trainer.devices 2`, over gloo on the CPU. `nodes` starts two nodes with one rank each over
+loopback with torchrun, three times: to the end; with a rank that is killed in the middle, which must end the job with a
+message; and the same with `--max-restarts`, which must end with the same weights as the first.
 """
 
 import argparse
@@ -35,7 +35,7 @@ import lightning as L
 
 
 class Kill(L.Callback):
-    """Kills the second process at one step, once."""
+    """Kills rank 1 at one step, once."""
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         done = Path(os.environ["KILLED"])
@@ -46,13 +46,13 @@ class Kill(L.Callback):
 
 
 def environment(**more: str) -> dict[str, str]:
-    # Without the last one the processes of a restarted job may find each other's old addresses.
-    own = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    return {**os.environ, **own, **more}
+    # Without the last variable, restarted ranks may find the addresses of the killed ones.
+    settings = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    return {**os.environ, **settings, **more}
 
 
 def recipes(args: argparse.Namespace) -> bool:
-    fine = True
+    succeeded = True
     for name in args.recipes:
         with tempfile.TemporaryDirectory() as folder:
             start = time.time()
@@ -65,21 +65,21 @@ def recipes(args: argparse.Namespace) -> bool:
             logs = Path(folder) / "lightning_logs"
             files = sorted(path.name for path in (logs / "version_0").glob("*")) if logs.is_dir() else []
             good = done.returncode == 0 and len(list(logs.glob("*"))) == 1 and "metrics.csv" in files
-            fine &= good
-            print(f"{name:16}{'fine' if good else 'FAILED':8}{time.time() - start:6.0f} s", flush=True)
+            succeeded &= good
+            print(f"{name:16}{'passed' if good else 'FAILED':8}{time.time() - start:6.0f} s", flush=True)
             if not good:
                 print(done.stderr[-2000:])
-    return fine
+    return succeeded
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def job(folder: Path, killed: Path, restarts: int = 0) -> list[tuple[int, str]]:
-    """Run two nodes to their ends; return the exit status and the messages of each."""
+    """Run two nodes to their ends; return the exit status and the output of each."""
     (folder / "killer.py").write_text(KILLER)
     port = free_port()
     nodes = []
@@ -103,12 +103,12 @@ def job(folder: Path, killed: Path, restarts: int = 0) -> list[tuple[int, str]]:
     ended = []
     for node in nodes:
         try:
-            said, _ = node.communicate(timeout=600)
+            output, _ = node.communicate(timeout=600)
         except subprocess.TimeoutExpired:
             os.killpg(node.pid, signal.SIGKILL)
-            said, _ = node.communicate()
-            said += "\n(stood still for 10 minutes, and was killed)"
-        ended.append((node.returncode, said))
+            output, _ = node.communicate()
+            output += "\n(killed after a timeout of 10 minutes)"
+        ended.append((node.returncode, output))
     return ended
 
 
@@ -118,46 +118,46 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
         raise SystemExit(f"{len(runs)} runs in {folder}, expected 1.")
     content = torch.load(runs[0] / "checkpoints" / "last.ckpt", weights_only=True)
     print(f"  {content['global_step']} steps, epoch {content['epoch']}")
-    found: dict[str, torch.Tensor] = content["state_dict"]
-    return found
+    state: dict[str, torch.Tensor] = content["state_dict"]
+    return state
 
 
 def nodes(args: argparse.Namespace) -> bool:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        never, once, again = (root / part for part in ("whole", "killed", "restarted"))
-        for folder in (never, once, again):
+        uninterrupted, killed, restarted = (root / part for part in ("uninterrupted", "killed", "restarted"))
+        for folder in (uninterrupted, killed, restarted):
             folder.mkdir()
         print("two nodes:")
-        ended = job(never, killed=root)  # which exists: nobody is killed
-        fine = all(status == 0 for status, _ in ended)
+        ended = job(uninterrupted, killed=root)  # the marker exists, so that no rank is killed
+        succeeded = all(status == 0 for status, _ in ended)
         print(f"  exit {[status for status, _ in ended]}")
-        if not fine:
+        if not succeeded:
             print(ended[0][1][-3000:])
             return False
-        whole = weights(never)
-        print("the second process is killed:")
-        ended = job(once, killed=root / "first")
+        expected = weights(uninterrupted)
+        print("rank 1 is killed:")
+        ended = job(killed, killed=root / "first")
         print(f"  exit {[status for status, _ in ended]}")
-        for said in ended[1][1].splitlines():
-            if "exitcode" in said or "Signal" in said:
-                print(f"  {said.strip()[:160]}")
-        fine &= all(status != 0 for status, _ in ended)
-        print("the same with restarts:")
-        ended = job(again, killed=root / "second", restarts=2)
+        for line in ended[1][1].splitlines():
+            if "exitcode" in line or "Signal" in line:
+                print(f"  {line.strip()[:160]}")
+        succeeded &= all(status != 0 for status, _ in ended)
+        print("rank 1 is killed, with restarts:")
+        ended = job(restarted, killed=root / "second", restarts=2)
         print(f"  exit {[status for status, _ in ended]}")
-        fine &= all(status == 0 for status, _ in ended)
-        if not fine:
+        succeeded &= all(status == 0 for status, _ in ended)
+        if not succeeded:
             print(ended[0][1][-3000:])
             return False
-        restarted = weights(again)
-        same = all(torch.equal(value, restarted[name]) for name, value in whole.items())
+        state = weights(restarted)
+        same = all(torch.equal(value, state[name]) for name, value in expected.items())
         print(f"  the weights are {'the same, bit for bit' if same else 'NOT the same'}")
-        return fine and same
+        return succeeded and same
 
 
 def main() -> None:
-    """Try, and end with 1 if anything failed."""
+    """Run the tests, and exit with 1 if anything failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("recipes", "nodes"))
     parser.add_argument("--recipes", nargs="+", default=RECIPES)

@@ -1,13 +1,13 @@
-"""Try the faults of machines on real runs, and print what happened and how much work was lost.
+"""Inject machine faults into real runs, and print what happened and how much work was lost.
 
-    python scripts/try_faults.py                        # all of them, some minutes
+    python scripts/try_faults.py                        # all kinds, some minutes
     python scripts/try_faults.py signals --kills 20     # one kind
 
 Kinds: `signals` (SIGKILL and SIGTERM at random moments), `disk` (full while checkpoints, logs or a cache are written),
-`closed` (a folder that cannot be written to), `files` (images that disappear or change), `memory` (an allocation that
-fails within an epoch) and `classes` (a folder of very many classes). `disk` and `closed` mount small file systems in
-memory, which takes root. Runs are forked from this process, which has imported everything; each is compared bit for
-bit with one that nothing happened to. Quick versions of these are among the tests; see docs/faults.md.
+`closed` (a read-only folder), `files` (images that disappear or change), `memory` (an allocation that fails during an
+epoch) and `classes` (a folder of very many classes). `disk` and `closed` mount small file systems in memory, which
+needs root. Runs are forked from this process, which has imported everything; each is compared bit for bit with an
+undisturbed run. The tests include quick versions of these; see docs/faults.md.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from lit_cv.callbacks import LearningRateLog
 from lit_cv.metrics_table import read_metrics
 from lit_cv.running import training  # noqa: F401 - runs are forked with everything imported
 
-# A run that goes on has the callbacks of its configuration: null first, so that they are not there twice.
+# A resumed run has the callbacks of its configuration: null removes them first, so that none occurs twice.
 FIT = [
     "fit", "--trainer.callbacks", "null",
     "--model", "SupervisedModule", "--model.backbone", "conv4", "--model.dropout", "0.3",
@@ -52,12 +52,12 @@ fork = multiprocessing.get_context("fork")
 
 
 class Fit:
-    """A run in a process of its own.
+    """A run in a separate process.
 
     Args:
-        root: Folder that it starts in.
+        root: Its working directory.
         options: Options of `fit`.
-        at_step: Called at the start of each step with its number.
+        at_step: Function that is called with the number of each step at its start.
     """
 
     def __init__(self, root: Path, options: list[str], at_step: Callable[[int], None] | None = None) -> None:
@@ -73,13 +73,13 @@ class Fit:
     def _run(self, root: Path, arguments: list[str]) -> None:
         log_rate = LearningRateLog.on_train_batch_start
 
-        def watched(callback: Any, trainer: L.Trainer, *args: Any) -> None:
+        def report_step(callback: Any, trainer: L.Trainer, *args: Any) -> None:
             self.reached.value = trainer.global_step
             if self._at_step is not None:
                 self._at_step(trainer.global_step)
             log_rate(callback, trainer, *args)
 
-        LearningRateLog.on_train_batch_start = watched  # type: ignore[method-assign]
+        LearningRateLog.on_train_batch_start = report_step  # type: ignore[method-assign]
         with contextlib.suppress(OSError):
             os.chdir(root)
         sys.argv = arguments
@@ -93,16 +93,16 @@ class Fit:
                 status = end.code
             except BaseException as error:
                 status = f"TRACE {type(error).__name__}: {error}"
-            self.said(status)
+            self.write_status(status)
         os._exit(status if isinstance(status, int) else 1)
 
-    def said(self, status: Any) -> None:
-        """Leave what the run ended with where the parent finds it."""
+    def write_status(self, status: Any) -> None:
+        """Write the final status of the run to a file for the parent process."""
         with open(f"{tempfile.gettempdir()}/try_faults_end_{os.getpid()}", "w", encoding="utf-8") as file:
             file.write(str(status))
 
     def wait(self) -> str:
-        """Return what the run ended with: a status, or the line of its error."""
+        """Wait for the end of the run, and return its exit status or error line."""
         self.process.join()
         path = Path(f"{tempfile.gettempdir()}/try_faults_end_{self.process.pid}")
         text = path.read_text("utf-8") if path.is_file() else f"signal {-(self.process.exitcode or 0)}"
@@ -111,31 +111,31 @@ class Fit:
 
 
 def undisturbed(root: Path, options: list[str]) -> None:
-    """Make the run that others are compared with."""
-    if (said := Fit(root, options).wait()) != "0":
-        raise RuntimeError(said)
+    """Do the run that others are compared with."""
+    if (status := Fit(root, options).wait()) != "0":
+        raise RuntimeError(status)
 
 
 def last_checkpoint(root: Path) -> Path | None:
-    """Return the newest `last.ckpt`: a run that was killed before its first one has left a folder without."""
-    found = root.glob("lightning_logs/*/checkpoints/last.ckpt")
-    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+    """Return the newest `last.ckpt`; `None` if all runs were killed before their first one."""
+    checkpoints = root.glob("lightning_logs/*/checkpoints/last.ckpt")
+    return max(checkpoints, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def saved_step(root: Path) -> int:
-    """Return the step of the last checkpoint, which must be whole; 0 without one."""
+    """Return the step of the last checkpoint, which must be readable; 0 if there is none."""
     path = last_checkpoint(root)
     return 0 if path is None else int(torch.load(path, weights_only=True)["global_step"])
 
 
-def compare(root: Path, whole: Path) -> str:
-    """Say whether two runs ended in the same."""
-    paths = [path for folder in (root, whole) if (path := last_checkpoint(folder)) is not None]
+def compare(root: Path, reference: Path) -> str:
+    """Return the text that states whether two runs ended with the same state."""
+    paths = [path for folder in (root, reference) if (path := last_checkpoint(folder)) is not None]
     a, b = (torch.load(path, weights_only=True) for path in paths)
     same = a["global_step"] == b["global_step"] and _equal(a["state_dict"], b["state_dict"])
     same = same and _equal(a["optimizer_states"], b["optimizer_states"])
     rows = [read_metrics(path.parent.parent / "metrics.csv") for path in paths]
-    return "bit for bit the same" if same and rows[0] == rows[1] else "ENDED ELSEWHERE"
+    return "bit for bit the same" if same and rows[0] == rows[1] else "DIFFERENT RESULT"
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -150,7 +150,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 @contextlib.contextmanager
 def small_disk(parent: Path, size: str) -> Iterator[Path]:
-    """Give a file system of that size."""
+    """Mount a file system of a given size."""
     folder = parent / "disk"
     folder.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
@@ -161,7 +161,7 @@ def small_disk(parent: Path, size: str) -> Iterator[Path]:
 
 
 def fill(folder: Path, leave: int) -> Path:
-    """Fill a disk but for some bytes, and return the file that does it."""
+    """Fill a disk except for `leave` bytes, and return the file that fills it."""
     path = folder / "filler"
     with contextlib.suppress(OSError), open(path, "wb", buffering=0) as file:
         file.write(b"\0" * max(0, shutil.disk_usage(folder).free - leave))
@@ -169,27 +169,27 @@ def fill(folder: Path, leave: int) -> Path:
 
 
 def try_signals(work: Path, kills: int, seed: int) -> list[Row]:
-    """Kill a run at random moments, again and again, until it has been killed often enough; then let it end."""
-    whole, root = work / "whole", work / "killed"
-    whole.mkdir()
+    """Kill a run repeatedly at random moments, then let it finish."""
+    reference, root = work / "reference", work / "killed"
+    reference.mkdir()
     root.mkdir()
     start = time.monotonic()
-    undisturbed(whole, DIGITS)
+    undisturbed(reference, DIGITS)
     seconds = time.monotonic() - start
-    chance = random.Random(seed)
+    generator = random.Random(seed)
     lost: dict[signal.Signals, list[int]] = {signal.SIGKILL: [], signal.SIGTERM: []}
     done = 0
     while done < kills:
         number = signal.SIGKILL if done % 2 == 0 else signal.SIGTERM
         run = Fit(root, DIGITS)
-        # half of the moments anywhere, half once training has begun: later kills would all meet the start-up
+        # half of the kills after training has begun, since start-up takes much of the time, half at any moment
         if done % 4 < 2:
             while run.reached.value < 0 and run.process.is_alive():
                 time.sleep(0.005)
-            time.sleep(chance.uniform(0, 0.3) * seconds)
+            time.sleep(generator.uniform(0, 0.3) * seconds)
         else:
-            time.sleep(chance.uniform(0.05, 0.6) * seconds)
-        if not run.process.is_alive():  # the run had ended before
+            time.sleep(generator.uniform(0.05, 0.6) * seconds)
+        if not run.process.is_alive():  # the run ended before the kill
             run.wait()
             shutil.rmtree(root)
             root.mkdir()
@@ -200,11 +200,11 @@ def try_signals(work: Path, kills: int, seed: int) -> list[Row]:
             lost[number].append(max(0, run.reached.value - saved_step(root)))
         done += 1
     end = Fit(root, DIGITS).wait()
-    result = compare(root, whole) if end == "0" else end
+    result = compare(root, reference) if end == "0" else end
     return [
         (
-            f"{name}, {len(steps)} of {kills} kills within training",
-            f"continued each time, {result} in the end",
+            f"{name}, {len(steps)} of {kills} kills during training",
+            f"resumed each time; in the end {result}",
             f"at most {max(steps, default=0)} steps (a checkpoint every 5)",
         )
         for name, steps in (("SIGKILL", lost[signal.SIGKILL]), ("SIGTERM", lost[signal.SIGTERM]))
@@ -212,10 +212,10 @@ def try_signals(work: Path, kills: int, seed: int) -> list[Row]:
 
 
 def try_disk(work: Path) -> list[Row]:
-    """Fill the disk of a run, continue when there is room again, and compare."""
-    whole, rows = work / "whole_disk", []
-    whole.mkdir()
-    undisturbed(whole, DIGITS)
+    """Fill the disk of a run, resume it after freeing space, and compare."""
+    reference, rows = work / "reference_disk", []
+    reference.mkdir()
+    undisturbed(reference, DIGITS)
     for what, leave, options in (
         ("a checkpoint", 60_000, DIGITS),
         ("a log", 0, [*DIGITS, "--checkpoint.every_n_steps", "0"]),
@@ -228,17 +228,14 @@ def try_disk(work: Path) -> list[Row]:
                     filled.append(fill(root, leave))
 
             run = Fit(root, options, at_step)
-            said = run.wait()
-            left = run.reached.value - saved_step(root)
+            error = run.wait()
+            lost = run.reached.value - saved_step(root)
             (root / "filler").unlink()
             end = Fit(root, options).wait()
-            parts = [path.name for path in root.rglob("*.part")]
+            result = compare(root, reference) if end == "0" else end
+            unfinished = "; UNFINISHED FILES" if list(root.rglob("*.part")) else ""
             rows.append(
-                (
-                    f"disk full while {what} is written",
-                    f"{said}; continued: {compare(root, whole) if end == '0' else end}{'; LEFT ' if parts else ''}",
-                    f"{left} steps",
-                )
+                (f"disk full while {what} is written", f"{error}; resumed: {result}{unfinished}", f"{lost} steps")
             )
     with small_disk(work, "3m") as root:
         photos = make_photos(root / "photos", 40)
@@ -246,19 +243,20 @@ def try_disk(work: Path) -> list[Row]:
         options = [*image_options(photos), "--data.cache", "true"]
         other = work / "cache_run"
         other.mkdir()
-        said = Fit(other, options).wait()
+        error = Fit(other, options).wait()
         (root / "filler").unlink()
-        again = Fit(other, options).wait()
-        torn = [path.name for path in (photos / ".lit_cv_cache").iterdir() if path.name.startswith(".")]
-        rows.append(("disk full while a cache is built", f"{said}; with room again: {again}{torn or ''}", "none"))
+        end = Fit(other, options).wait()
+        unfinished_files = [path.name for path in (photos / ".lit_cv_cache").iterdir() if path.name.startswith(".")]
+        result = f"{error}; after freeing space: {end}{unfinished_files or ''}"
+        rows.append(("disk full while a cache is built", result, "none"))
     return rows
 
 
 def try_closed(work: Path) -> list[Row]:
-    """Start a run in a folder that cannot be written to, and make it read-only in the middle of one."""
-    whole, rows = work / "whole_closed", []
-    whole.mkdir()
-    undisturbed(whole, DIGITS)
+    """Start a run in a read-only folder, and make the folder of another run read-only during training."""
+    reference, rows = work / "reference_closed", []
+    reference.mkdir()
+    undisturbed(reference, DIGITS)
     with small_disk(work, "30m") as root:
         subprocess.run(["mount", "-o", "remount,ro", str(root)], check=True)
         rows.append(("output folder read-only from the start", Fit(root, DIGITS).wait(), "none"))
@@ -271,12 +269,12 @@ def try_closed(work: Path) -> list[Row]:
                 subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
 
         run = Fit(root, DIGITS, close)
-        said = run.wait()
+        error = run.wait()
         subprocess.run(["umount", "-l", folder], check=True)
-        left = run.reached.value - saved_step(root)
+        lost = run.reached.value - saved_step(root)
         end = Fit(root, DIGITS).wait()
-        what = f"{said}; continued: {compare(root, whole) if end == '0' else end}"
-        rows.append(("folder of the checkpoints read-only within a run", what, f"{left} steps"))
+        result = f"{error}; resumed: {compare(root, reference) if end == '0' else end}"
+        rows.append(("checkpoint folder read-only during a run", result, f"{lost} steps"))
     return rows
 
 
@@ -299,15 +297,15 @@ def image_options(photos: Path) -> list[str]:
 
 
 def try_files(work: Path) -> list[Row]:
-    """Delete and damage images while a run reads them, with worker processes, and put them back."""
-    photos, whole = make_photos(work / "photos", 40), work / "whole_files"
-    whole.mkdir()
+    """Delete and damage images while the workers of a run read them, restore them, and resume."""
+    photos, reference = make_photos(work / "photos", 40), work / "reference_files"
+    reference.mkdir()
     options = image_options(photos)
-    undisturbed(whole, options)
+    undisturbed(reference, options)
     rows = []
     faults: dict[str, Callable[[Path], Any]] = {
-        "an image disappears within a run": lambda path: path.unlink(),
-        "an image is cut off within a run": lambda path: path.write_bytes(path.read_bytes()[:90]),
+        "an image disappears during a run": lambda path: path.unlink(),
+        "an image is truncated during a run": lambda path: path.write_bytes(path.read_bytes()[:90]),
         "an image becomes a decompression bomb": lambda path: path.write_bytes(_bomb(path.read_bytes())),
     }
     for name, harm in faults.items():
@@ -323,11 +321,12 @@ def try_files(work: Path) -> list[Row]:
                 harm(victim)
 
         run = Fit(root, options, at_step)
-        said = run.wait()
-        left = run.reached.value + 1 - saved_step(root)
+        error = run.wait()
+        lost = run.reached.value + 1 - saved_step(root)
         victim.write_bytes(before)
         end = Fit(root, options).wait()
-        rows.append((name, f"{said}; put back: {compare(root, whole) if end == '0' else end}", f"{left} steps"))
+        result = f"{error}; restored and resumed: {compare(root, reference) if end == '0' else end}"
+        rows.append((name, result, f"{lost} steps"))
     return rows
 
 
@@ -336,30 +335,25 @@ def _bomb(png: bytes) -> bytes:
 
 
 def try_memory(work: Path) -> list[Row]:
-    """Take the memory away in the middle of an epoch."""
-    root, whole = work / "memory", work / "whole_memory"
-    for folder in (root, whole):
+    """Exhaust the memory in the middle of an epoch."""
+    root, reference = work / "memory", work / "reference_memory"
+    for folder in (root, reference):
         folder.mkdir()
-    undisturbed(whole, DIGITS)
-    hoard: list[Any] = []
+    undisturbed(reference, DIGITS)
+    allocated: list[Any] = []
 
     def at_step(step: int) -> None:
-        if step == 52 and not hoard:
+        if step == 52 and not allocated:
             size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 26), resource.RLIM_INFINITY))
-            hoard.append(torch.empty(1 << 26))
+            allocated.append(torch.empty(1 << 26))
 
     run = Fit(root, DIGITS, at_step)
-    said = run.wait()
-    left = run.reached.value - saved_step(root)
+    error = run.wait()
+    lost = run.reached.value - saved_step(root)
     end = Fit(root, DIGITS).wait()
-    return [
-        (
-            "no memory left within an epoch",
-            f"{said}; continued: {compare(root, whole) if end == '0' else end}",
-            f"{left} steps",
-        )
-    ]
+    result = f"{error}; resumed: {compare(root, reference) if end == '0' else end}"
+    return [("out of memory during an epoch", result, f"{lost} steps")]
 
 
 def try_classes(work: Path, classes: int) -> list[Row]:
@@ -372,7 +366,7 @@ def try_classes(work: Path, classes: int) -> list[Row]:
         for split in ("train", "val"):
             folder = root / split / f"{number:06}"
             folder.mkdir(parents=True)
-            if number % 10_000 == 0:  # file systems allow a file some ten thousand names
+            if number % 10_000 == 0:  # file systems limit the hard links of a file
                 source = folder / "0.png"
                 source.write_bytes(image.getvalue())
             else:
@@ -382,19 +376,19 @@ def try_classes(work: Path, classes: int) -> list[Row]:
     data.setup()
     batch = next(iter(data.train_dataloader()))
     seconds = time.process_time() - start
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    what = f"listed and a batch of {len(batch['label'])} read in {seconds:.1f} s of CPU time, {grown:.0f} MiB"
+    growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    what = f"listed and a batch of {len(batch['label'])} read in {seconds:.1f} s of CPU time, {growth:.0f} MiB"
     return [(f"a folder of {data.num_classes:,} classes", what, "none")]
 
 
 def main() -> None:
-    """Try the kinds that were asked for."""
+    """Inject the selected kinds of faults."""
     kinds = ("signals", "disk", "closed", "files", "memory", "classes")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kinds", nargs="*", default=[], help=f"of {', '.join(kinds)}; all without one")
-    parser.add_argument("--kills", type=int, default=20, help="how often the run is killed")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
-    parser.add_argument("--classes", type=int, default=100_000, help="classes of the large folder")
+    parser.add_argument("kinds", nargs="*", default=[], help=f"kinds among {', '.join(kinds)}; all by default")
+    parser.add_argument("--kills", type=int, default=20, help="number of kills of `signals`")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments of kills")
+    parser.add_argument("--classes", type=int, default=100_000, help="number of classes of `classes`")
     args = parser.parse_args()
     torch.set_num_threads(1)
     print("| fault | what happened | lost work |\n|---|---|---|", flush=True)

@@ -1,16 +1,16 @@
-"""Try the tests that learn as other processors would compute them, and with other seeds.
+"""Run the tests marked `learns` with the instructions of other processors, and with other seeds.
 
-    python scripts/try_processors.py                                    # everything, some 50 minutes
+    python scripts/try_processors.py                                    # everything, about 50 minutes
     python scripts/try_processors.py --settings SSE41/default/1         # one setting
-    python scripts/try_processors.py --settings --seeds 1-30            # seeds alone, as this processor computes
-    python scripts/try_processors.py -k detector --again                # some tests, whatever is known of them
+    python scripts/try_processors.py --settings --seeds 1-30            # only seeds, with this processor's default
+    python scripts/try_processors.py -k detector --again                # some tests, even if they have results
 
-A setting is `ONEDNN_MAX_CPU_ISA/ATEN_CPU_CAPABILITY/threads`: the instructions that oneDNN and PyTorch may use, by
-which they imitate other processors, and the number of threads. Sums in another order round differently, and training
-multiplies the difference: a test that passes by luck fails under one of the settings, or with another seed. Each
-setting runs the tests marked `learns` with seed 0, and each seed runs them as this processor computes by default.
-Settings that this processor cannot tell from a narrower one (AVX-512 on one that lacks it) are run with `--every` only.
-Results are written test by test: started again, the script runs what is missing, and draws the tables anew.
+A setting is `ONEDNN_MAX_CPU_ISA/ATEN_CPU_CAPABILITY/threads`: the instructions that oneDNN and PyTorch may use, which
+imitates other processors, and the number of threads. Sums in another order round differently, and training amplifies
+the difference: a test that passes by luck fails under one of the settings, or with another seed. Each setting runs the
+tests marked `learns` with seed 0, and each seed runs them with the default instructions. Settings that are equivalent
+to a narrower one on this processor (AVX-512 on one that lacks it) only run with `--every`. Results are written after
+each test; a restarted script runs the missing ones and rewrites the tables.
 """
 
 import argparse
@@ -42,7 +42,7 @@ Key = tuple[str, int, str]
 
 @dataclass
 class Result:
-    """How a test ended, in how many seconds, and why it failed."""
+    """Outcome, seconds and reason of failure of a test."""
 
     outcome: str
     seconds: float
@@ -50,10 +50,10 @@ class Result:
 
 
 class Results:
-    """A table of results on disk, one row for each setting, seed and test; a later row replaces an earlier one.
+    """A table of results on disk, one row for each setting, seed and test; later rows replace earlier ones.
 
     Args:
-        path: CSV file, made where it is missing.
+        path: CSV file, created if it is missing.
     """
 
     columns = ("setting", "seed", "test", "outcome", "seconds", "reason")
@@ -79,13 +79,13 @@ class Results:
             self.write((*key, result.outcome, f"{result.seconds:.2f}", result.reason))
 
     def keep(self, tests: Iterable[str]) -> None:
-        """Leave out of the tables what is no test any more."""
+        """Drop the results of tests that no longer exist."""
         names = set(tests)
         self.rows = {key: result for key, result in self.rows.items() if key[2] in names}
 
 
 def environment(setting: str, seed: int) -> dict[str, str]:
-    """Return the variables under which a test computes as the setting says."""
+    """Return the environment variables of a setting."""
     isa, capability, threads = setting.split("/")
     variables = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
     variables |= {"LIT_CV_TEST_THREADS": threads, "LIT_CV_TEST_SEED": str(seed)}
@@ -101,40 +101,40 @@ def pytest(*args: str) -> list[str]:
 
 
 def collect(select: str) -> list[str]:
-    """Return the names of the tests that are marked `learns`, of those that `-k` chooses."""
+    """Return the names of the tests marked `learns` that `-k` selects."""
     command = pytest("-q", "--collect-only", "-m", "learns", *(["-k", select] if select else []))
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     tests = [line for line in done.stdout.splitlines() if line.startswith("tests/") and "::" in line]
     if not tests:
-        raise SystemExit(f"no test found: {(done.stdout + done.stderr).strip()[-500:]}")
+        raise SystemExit(f"no tests found: {(done.stdout + done.stderr).strip()[-500:]}")
     return tests
 
 
 def attempt(setting: str, seed: int, tests: Sequence[str], results: Results) -> str:
-    """Run tests under one setting with one seed, write each result as it comes, and return a line about them."""
+    """Run tests under one setting with one seed, write each result, and return a summary line."""
     started = last = time.monotonic()
     process = subprocess.Popen(
         pytest("-v", "--tb=line", "-rfE", "-W", "ignore", *tests), cwd=ROOT, env=environment(setting, seed), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     assert process.stdout is not None
-    found: dict[str, Result] = {}
+    finished: dict[str, Result] = {}
     for line in process.stdout:
         if match := OUTCOME.match(line):
             now = time.monotonic()
-            found[match[1]] = Result(match[2].lower(), now - last)
+            finished[match[1]] = Result(match[2].lower(), now - last)
             last = now
             if match[2] in ("PASSED", "SKIPPED"):
-                results.add((setting, seed, match[1]), found[match[1]])
-            show(f"{setting} seed {seed}: {len(found)} of {len(tests)}")
-        elif (match := REASON.match(line)) and match[1] in found:
-            found[match[1]].reason = match[2].strip()
+                results.add((setting, seed, match[1]), finished[match[1]])
+            show(f"{setting} seed {seed}: {len(finished)} of {len(tests)}")
+        elif (match := REASON.match(line)) and match[1] in finished:
+            finished[match[1]].reason = match[2].strip()
     process.wait()
-    failed = {name: result for name, result in found.items() if result.outcome in ("failed", "error")}
+    failed = {name: result for name, result in finished.items() if result.outcome in ("failed", "error")}
     for name, result in failed.items():
         results.add((setting, seed, name), result)
-    counted = f"{len(found) - len(failed)} passed, {len(failed)} failed"
-    missing = f", {len(tests) - len(found)} did not run" if len(found) < len(tests) else ""
+    counted = f"{len(finished) - len(failed)} passed, {len(failed)} failed"
+    missing = f", {len(tests) - len(finished)} did not run" if len(finished) < len(tests) else ""
     reasons = "".join(f"\n    {name}: {result.reason}" for name, result in failed.items())
     return f"{setting} seed {seed}: {counted}{missing} in {time.monotonic() - started:.0f} s{reasons}"
 
@@ -145,7 +145,7 @@ def show(text: str) -> None:
 
 
 def distinct(setting: str) -> str:
-    """Return the narrowest setting that this processor computes alike."""
+    """Return the narrowest setting that is equivalent on this processor."""
     isa, capability, threads = setting.split("/")
     widest = torch.backends.cpu.get_cpu_capability()
     if not widest.startswith("AVX512"):
@@ -163,36 +163,36 @@ def processor() -> str:
 
 def row_of(results: Results, setting: str, seed: int, tests: Sequence[str]) -> tuple[str, str]:
     """Return how many tests passed, and the names of those that failed."""
-    known = {test: results.rows[setting, seed, test] for test in tests if (setting, seed, test) in results.rows}
-    if not known:
+    finished = {test: results.rows[setting, seed, test] for test in tests if (setting, seed, test) in results.rows}
+    if not finished:
         return "not run", ""
-    failed = [test for test, result in known.items() if result.outcome in ("failed", "error")]
-    count = sum(result.outcome == "passed" for result in known.values())
+    failed = [test for test, result in finished.items() if result.outcome in ("failed", "error")]
+    count = sum(result.outcome == "passed" for result in finished.values())
     return f"{count} of {len(tests)}", ", ".join(f"`{test.removeprefix('tests/')}`" for test in failed) or "none"
 
 
 def tables(results: Results, tests: Sequence[str], seeds: Sequence[int]) -> str:
-    """Return both tables and what they were made on as Markdown."""
+    """Return both tables, with the processor and the versions, as Markdown."""
     wide = torch.backends.cpu.get_cpu_capability()
     lines = [
         "# Tests that learn, on other processors and with other seeds",
         "",
-        f"Of the {len(tests)} tests that train something and assert what was learned (`pytest -m learns`), those that",
-        "pass as other processors would compute them, and with other seeds than theirs: `python",
-        "scripts/try_processors.py`, which says what a setting is and runs what is missing from its results.",
+        f"Number of the {len(tests)} tests that train something and assert what was learned (`pytest -m learns`) that",
+        "pass with the instructions of other processors, and with other seeds. `python scripts/try_processors.py`",
+        "explains the settings and writes this page.",
         "",
-        f"Made on: {processor()}, whose widest instructions PyTorch calls {wide}; torch {torch.__version__}, Python",
+        f"Processor: {processor()}, PyTorch's widest instructions: {wide}; torch {torch.__version__}, Python",
         f"{platform.python_version()}.",
     ]
     if not wide.startswith("AVX512"):
-        lines[-1] += " It has no AVX-512: a setting that allows more than AVX2 computes as with AVX2,"
-        lines.append("and its row repeats that one's where it says so.")
+        lines[-1] += " Without AVX-512, settings that allow more than AVX2 compute as with AVX2, and their rows"
+        lines.append("repeat the row that they name.")
     lines += ["", "## Settings, seed 0", "", "| oneDNN | ATen | threads | passed | failed |", "|---|---|---|---|---|"]
     for setting in SETTINGS:
         isa, capability, threads = setting.split("/")
-        own = any((setting, 0, test) in results.rows for test in tests)
-        count, failed = row_of(results, setting if own else distinct(setting), 0, tests)
-        same = "" if own or distinct(setting) == setting else f" (as {distinct(setting)})"
+        was_run = any((setting, 0, test) in results.rows for test in tests)
+        count, failed = row_of(results, setting if was_run else distinct(setting), 0, tests)
+        same = "" if was_run or distinct(setting) == setting else f" (as {distinct(setting)})"
         lines.append(f"| {isa} | {capability} | {threads} | {count}{same} | {failed} |")
     lines += ["", f"## Seeds, setting {NATIVE}", "", "| seed | passed | failed |", "|---|---|---|"]
     for seed in seeds:
@@ -202,7 +202,7 @@ def tables(results: Results, tests: Sequence[str], seeds: Sequence[int]) -> str:
 
 
 def numbers(text: str) -> list[int]:
-    """Read `3` as a number and `1-4` as all from the first to the last."""
+    """Return the numbers of `3` or of a range such as `1-4`."""
     first, _, last = text.partition("-")
     return list(range(int(first), int(last or first) + 1))
 
@@ -210,12 +210,12 @@ def numbers(text: str) -> list[int]:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--settings", nargs="*", choices=SETTINGS, metavar="ISA/ATEN/THREADS", help="none: no setting")
-    parser.add_argument("--seeds", nargs="*", type=numbers, default=[numbers("1-10")], help="such as 3 or 1-10")
-    parser.add_argument("--every", action="store_true", help="also settings that this processor cannot tell apart")
-    parser.add_argument("--cross", action="store_true", help="each seed under each setting, too")
-    parser.add_argument("-k", dest="select", default="", help="some of the tests, as pytest takes it")
-    parser.add_argument("--again", action="store_true", help="run what was chosen again, whatever is known of it")
-    parser.add_argument("--jobs", type=int, default=1, help="settings and seeds that are run at once")
+    parser.add_argument("--seeds", nargs="*", type=numbers, default=[numbers("1-10")], help="seeds such as 3 or 1-10")
+    parser.add_argument("--every", action="store_true", help="include settings that are equivalent on this processor")
+    parser.add_argument("--cross", action="store_true", help="also run each seed under each setting")
+    parser.add_argument("-k", dest="select", default="", help="expression that selects tests, as for pytest")
+    parser.add_argument("--again", action="store_true", help="run the selected tests even if they have results")
+    parser.add_argument("--jobs", type=int, default=1, help="settings and seeds to run in parallel")
     parser.add_argument("--results", type=Path, default=ROOT / "lightning_logs" / "processors.csv")
     parser.add_argument("--table", type=Path, default=ROOT / "docs" / "processors.md")
     return parser.parse_args()
@@ -231,21 +231,21 @@ def main() -> None:
     if args.cross:
         work += [(setting, seed) for seed in seeds for setting in settings]
     results, tests = Results(args.results), collect(args.select)
-    left = {
+    missing = {
         (setting, seed): [t for t in tests if args.again or (setting, seed, t) not in results.rows]
         for setting, seed in dict.fromkeys(work)
     }
-    left = {key: missing for key, missing in left.items() if missing}
-    print(f"{len(tests)} tests, {len(left)} settings and seeds to run", flush=True)
+    missing = {key: names for key, names in missing.items() if names}
+    print(f"{len(tests)} tests, {len(missing)} settings and seeds to run", flush=True)
     with ThreadPoolExecutor(args.jobs) as pool:
-        runs = pool.map(lambda item: attempt(*item[0], item[1], results), left.items())
+        runs = pool.map(lambda item: attempt(*item[0], item[1], results), missing.items())
         for done, line in enumerate(runs, 1):
             show("")
-            print(f"[{done} of {len(left)}] {line}", flush=True)
+            print(f"[{done} of {len(missing)}] {line}", flush=True)
     every = collect("") if args.select else tests
     results.keep(every)
-    known = sorted({seed for setting, seed, _ in results.rows if setting == NATIVE and seed})
-    args.table.write_text(tables(results, every, known), encoding="utf-8")
+    finished_seeds = sorted({seed for setting, seed, _ in results.rows if setting == NATIVE and seed})
+    args.table.write_text(tables(results, every, finished_seeds), encoding="utf-8")
     failed = sum(result.outcome in ("failed", "error") for result in results.rows.values())
     raise SystemExit(f"{failed} failed" if failed else 0)
 

@@ -1,10 +1,10 @@
-"""Write random sets of images in every format, as programs and people do, and read them back.
+"""Write random image sets in every format, as programs and people do, and read them back.
 
-    python scripts/try_random_sets.py --sets 2000             # some minutes on one processor
-    python scripts/try_random_sets.py --first 17 --sets 1     # one of them again, with its trace
+    python scripts/try_random_sets.py --sets 2000             # some minutes on one core
+    python scripts/try_random_sets.py --first 17 --sets 1     # repeat one set, with the traceback of an error
 
-Odd names, suffixes, folders, encodings, bit depths and line ends, and files that belong to no set: no object may be
-lost, none invented, and none refused. Each set is drawn by its number; the tests do the first ones.
+Sets have odd names, suffixes, folders, encodings, bit depths and line ends, and files that belong to no set. No object
+may be lost, invented or refused. The number of a set is its seed; the tests check the first ones.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the tests are no package that is installed
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the tests are not installed
 
 from tests.random_sets.checks import check_set
 
@@ -41,7 +41,7 @@ def main() -> None:
                     traceback.print_exc()
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     seconds = time.perf_counter() - start
-    print(f"{options.sets - failed} of {options.sets} sets came back as written, in {seconds:.0f} s: {counts}")
+    print(f"{options.sets - failed} of {options.sets} sets were read back as written, in {seconds:.0f} s: {counts}")
     sys.exit(failed > 0)
 
 
