@@ -180,7 +180,7 @@ def write_error(error: OSError, what: str, path: Path) -> OSError:
 
 def _is_link(path: Path) -> OSError:
     return OSError(
-        errno.ELOOP, f"{path} is a symbolic or hard link, and lit_cv does not write through links: move it away, or "
+        errno.ELOOP, f"{path} is a link (symbolic or hard), and lit_cv does not write through links: move it away, or "
         "replace it by a copy of its target"
     )  # fmt: skip
 

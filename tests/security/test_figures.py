@@ -184,7 +184,7 @@ def test_metrics_are_not_appended_through_link(tmp_path: Path) -> None:
     (tmp_path / "run" / "metrics.csv").symlink_to(target)
     logger.log_metrics({"loss": 1.0}, 1)
     with pytest.raises(
-        OSError, match=r"metrics\.csv is a symbolic or hard link, and lit_cv does not write through links"
+        OSError, match=r"metrics\.csv is a link \(symbolic or hard\), and lit_cv does not write through links"
     ):
         logger.save()
     assert target.read_text() == "mine"
