@@ -30,11 +30,11 @@ SHELLS = [[line for line in text.splitlines() if line.strip()] for language, tex
 SETUP = [line for shell in SHELLS for line in shell if line.startswith("pip install")]
 PROGRAMS = [text for language, text in BLOCKS if language == "python"]
 CONFIGURATIONS = [text for language, text in BLOCKS if language == "yaml"]
-# One after another in one folder: a command may need what those before it have left. Then those of the tables.
+# Commands of a block run in one folder, since a command may need the results of earlier ones; then those of tables.
 SESSIONS = [list(shell) for shell in dict.fromkeys(tuple(shell) for shell in SHELLS if not set(shell) & set(SETUP))]
 INLINE = re.findall(r"`(lit-cv fit --config [^`]+)`", TEXT.replace("\n", " "))
 SESSIONS += [[command] for command in dict.fromkeys(INLINE) if [command] not in SESSIONS]
-OWN_FILES = {
+CUSTOM_FILES = {
     "rotation": "RotationModule",
     "counting": "CountTask",
     "focal": "FocalModule",
@@ -45,7 +45,7 @@ SHORT = [
     "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "2",
     "--trainer.accelerator", "cpu", "--data.batch_size", "8",
 ]  # fmt: skip
-SHORTER = {  # for verbs that fit many times, or not at all
+SHORTER = {  # options of verbs that do several fits or none
     "kfold": [*SHORT, "--folds", "2", "--trainer.max_epochs", "1"],
     "compare": ["--labels", "2", "--seeds", "0", "--steps", "2", "--pretraining_steps", "2", *SHORT[4:6]],
     "curves": [],
@@ -54,13 +54,13 @@ SHORTER = {  # for verbs that fit many times, or not at all
 
 
 def small(args: list[str]) -> list[str]:
-    """Return options that shorten a recipe for photographs: small batches and a small network, if none is named."""
+    """Return options that shorten a recipe for photographs: small batches, and a small network unless one is named."""
     if not any("imagefolder" in arg for arg in args):
         return []
     return ["--data.batch_size", "2", *([] if "--model.backbone" in args else ["--model.backbone", "conv4"])]
 
 
-def test_the_two_commands_are_those_of_ci() -> None:
+def test_setup_commands_match_ci() -> None:
     first, second = SETUP
     assert first == "pip install . && lit-cv fit --config supervised"
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
@@ -99,7 +99,7 @@ def photos(in_tmp: Path) -> Path:
         (in_tmp / "photos" / name).mkdir(parents=True)
         for index in range(20):
             save_image(torch.rand(3, 40, 50), in_tmp / "photos" / name / f"{index}.png")
-    for file, name in OWN_FILES.items():
+    for file, name in CUSTOM_FILES.items():
         (in_tmp / f"{file}.py").write_text(next(text for text in PROGRAMS if f"class {name}" in text))
     (in_tmp / "lines" / "photos").mkdir(parents=True)
     for index in range(12):
@@ -125,13 +125,13 @@ def photos(in_tmp: Path) -> Path:
 def test_commands(session: list[str], photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = os.environ.get("LIT_CV_DATA")
     monkeypatch.setattr(DomainEmbedding.__init__, "__defaults__", (20, "tsne"))  # t-SNE takes seconds
-    few = property(lambda self: 200, lambda self, value: None)  # neighbors, whatever a recipe says
+    few = property(lambda self: 200, lambda self, value: None)  # overrides the recipe
     monkeypatch.setattr(EmbeddingEvaluation, "max_images", few, raising=False)
     if any("coco.pth" in command for command in session):
         torch.save(smallest().state_dict(), photos / "coco.pth")
     for command in session:
         if "$LIT_CV_DATA" in command and not root:
-            pytest.skip("LIT_CV_DATA does not name a folder of real images")
+            pytest.skip("LIT_CV_DATA is not set to a folder of real images")
         args = [arg.replace("$LIT_CV_DATA", str(root)) for arg in shlex.split(command)[1:]]
         if args[0] == "fit":
             args += [*SHORT, *small(args), "--trainer.max_epochs", "2" if "--ckpt_path" in args else "1"]
@@ -158,7 +158,7 @@ def test_commands(session: list[str], photos: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
-def test_a_configuration(configuration: str, photos: Path) -> None:
+def test_configuration(configuration: str, photos: Path) -> None:
     (photos / "mine.yaml").write_text(configuration)
     recipe = ["fit", "--config", "imagefolder_supervised", "--config", "mine.yaml", "--data.root", "photos"]
     cli = main([*recipe, *SHORT, *small(recipe), "--trainer.max_epochs", "1"])
@@ -167,7 +167,7 @@ def test_a_configuration(configuration: str, photos: Path) -> None:
 
 
 @pytest.mark.parametrize("program", [text for text in PROGRAMS if "class " not in text])
-def test_a_program(program: str, in_tmp: Path) -> None:
+def test_program(program: str, in_tmp: Path) -> None:
     names: dict[str, Any] = {"__name__": "readme"}
     exec(compile(program.replace("max_epochs=3", "fast_dev_run=True"), "README.md", "exec"), names)
     assert names["module"].trainer.global_step == 1
