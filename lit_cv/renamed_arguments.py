@@ -31,6 +31,8 @@ def renamed_arguments(cls: type) -> dict[str, str]:
         ({'side': 'image_size'}, {})
     """
     renames: dict[str, str] = {}
+    if not any("renamed_arguments" in vars(base) for base in cls.__mro__):
+        return renames
     names_of_subclasses: set[str] = set()
     for base in cls.__mro__:
         declared = vars(base).get("renamed_arguments", {})

@@ -7,6 +7,7 @@ import pytest
 
 from datamodules import ImageFolderDataModule
 from lit_cv import SupervisedModule
+from lit_cv.renamed_arguments import renamed_arguments
 
 
 class SmallPhotos(ImageFolderDataModule):
@@ -61,6 +62,10 @@ def test_subclass_may_use_an_old_name_for_its_own_argument() -> None:
     data = CroppedPhotos(train_size=8)
     assert data.hparams["train_size"] == 8
     assert data.hparams["train_image_size"] is None
+
+
+def test_builtin_classes_have_no_renamed_arguments() -> None:
+    assert renamed_arguments(dict) == {}
 
 
 def test_new_name_does_not_warn(tmp_path: Path) -> None:
