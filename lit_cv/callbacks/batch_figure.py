@@ -73,7 +73,7 @@ class BatchFigure(L.Callback):
                 return
             shown = max(self.n // views, 1) * views
             titles = _titles(labels, views, trainer, pl_module, classes)[:shown]
-            # An even number of columns keeps the views of an image in one row.
+            # A multiple of the number of views keeps the views of an image in one row.
             columns = 8 if 8 % views == 0 else views
             figure = image_grid(images[:shown], titles, heading, columns=columns)
             publish(trainer, figure, "train_batch", trainer.global_step)

@@ -19,7 +19,7 @@ __all__ = ["EndSignals"]
 log = logging.getLogger("lit_cv")
 
 _EXCHANGE_STEPS = 10  # steps between two exchanges of the ranks
-_REPEAT_SECONDS = 1.0  # `timeout` signals its child and then the group, and launchers forward signals
+_REPEAT_SECONDS = 1.0  # repeats within this time are ignored: `timeout` and launchers send signals twice
 
 
 class EndSignals:

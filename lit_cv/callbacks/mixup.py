@@ -10,7 +10,7 @@ __all__ = ["MixUp"]
 
 
 class MixUp(MixingCallback):
-    """Replaces each training image and its label by the weighted mean with another one.
+    """Replaces each training image and its label by weighted means with those of another image.
 
     Zhang et al., 2018. Every sample gets its own weight. Labels become float weights (N, num_classes).
     Together with `CutMix`, each sample is mixed at most once.

@@ -19,7 +19,7 @@ __all__ = ["check_network_size", "limit_network_size"]
 
 _MAX_RATIO = 4  # files may hold half precision, and networks buffers that files lack
 _FREE_BYTES = 256 << 20  # allowed for any network
-_MAX_MODULES = 100_000  # timm's largest networks have some thousand
+_MAX_MODULES = 100_000  # timm's largest networks have a few thousand
 
 
 @contextmanager
