@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOSHead
 
 from lit_cv.nn.detection.detector import Detections, Detector, Selection
@@ -12,6 +12,8 @@ from lit_cv.nn.detection.fcos_targets import fcos_sums
 from lit_cv.nn.detection.layouts import Layout
 
 __all__ = ["FCOSDetector"]
+
+_FIRST_DISTANCE = 1.0  # from a place to each side of its box, in strides
 
 
 class FCOSDetector(Detector):
@@ -45,6 +47,8 @@ class FCOSDetector(Detector):
             channels, num_convs = layout.channels, layout.num_convs
             self.selection = Selection(least_side=0.0)
         self.head = FCOSHead(channels, 1, num_classes, num_convs)
+        # Distances pass a ReLU: from a bias of 0, one of the four sides may be negative at all places and never learn.
+        nn.init.constant_(self.head.regression_head.bbox_reg.bias, _FIRST_DISTANCE)
 
     def forward(self, maps: Mapping[int, Tensor]) -> dict[str, Any]:
         """Return what `lit_cv.losses.fcos_loss` takes."""

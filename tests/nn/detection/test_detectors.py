@@ -59,6 +59,15 @@ def test_a_detector_learns_two_images(name: str, seed: int) -> None:
     assert some.labels[overlap.argmax(1)].tolist() == LABELS[0].tolist()
 
 
+def test_fcos_starts_with_positive_distances_to_all_sides() -> None:
+    for seed in range(20):  # a side that is negative at all places has no gradient, and never learns
+        torch.manual_seed(seed)
+        backbone = create_backbone("resnet9_small")
+        detector = build_detector("fcos", backbone.feature_levels(), 3, [4, 8], channels=32, num_convs=1)
+        distances = detector(backbone.forward_maps(images()))["bbox_regression"]
+        assert (distances > 0).all(1).all(), seed
+
+
 @pytest.mark.parametrize("name", DETECTORS)
 def test_batches_without_any_object(name: str) -> None:
     torch.manual_seed(0)
