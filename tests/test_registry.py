@@ -188,7 +188,7 @@ def test_feature_maps_and_stages_of_custom_network(custom: Path) -> None:
     backbone = create_backbone("mynet.MapNet", in_channels=1, image_size=64)
     assert backbone.feature_levels((64, 64)) == {2: 8}
     assert [stage.name for stage in backbone_stages(backbone.body)] == ["stem", "deep"]
-    with pytest.raises(ValueError, match="SizedNet has no convolution, and hence no feature maps"):
+    with pytest.raises(ValueError, match="SizedNet has no convolution, so it has no feature maps"):
         create_backbone("mynet.SizedNet", image_size=16).feature_levels((16, 16))
 
 
@@ -196,9 +196,9 @@ def test_feature_maps_and_stages_of_custom_network(custom: Path) -> None:
     ("name", "options", "message"),
     [
         ("NamelessNet", {}, "mynet.NamelessNet has no num_features: set it"),
-        ("WrongNet", {"image_size": 16}, r"forward returned the shape \(2, 3\): give \(N, 8\) or a feature map"),
+        ("WrongNet", {"image_size": 16}, r"forward returned the shape \(2, 3\): return \(N, 8\) or a feature map"),
         ("WrongNet", {}, r"forward returned the shape \(2, 3\)"),
-        ("LazyNet", {}, "mynet.LazyNet has layers whose sizes are unknown"),
+        ("LazyNet", {}, "mynet.LazyNet has lazy layers of unknown size"),
         ("DemandingNet", {}, "mynet.DemandingNet requires `depth`"),
         ("SizedNet", {}, "mynet.SizedNet requires `image_size`"),
         ("StillNet", {}, "which is no network: it has no forward"),
@@ -206,7 +206,7 @@ def test_feature_maps_and_stages_of_custom_network(custom: Path) -> None:
         ("TinyNt", {}, "mynet has no TinyNt: did you mean 'TinyNet'"),
         ("TinyNet", {"stem": "small"}, "has no stem for small images"),
         ("TinyNet", {"weights": "DEFAULT"}, "has no published weights of this name"),
-        ("TinyNet", {"drop_path": 0.1}, "has no residual branches"),
+        ("TinyNet", {"drop_path": 0.1}, "does not support stochastic depth"),
         ("TinyNet", {"spatial_dropout": 0.1}, "has no feature map"),
     ],
 )

@@ -16,7 +16,7 @@ _BORDERS = {"zero": "zeros", "edge": "border", "reflect": "reflection"}
 
 @OPERATIONS.add("affine")
 class Affine(Geometric):
-    """Turns, shifts, scales and shears samples about their centre, bilinear.
+    """Turns, shifts, scales and shears samples about their center, bilinear.
 
     Strengths are drawn as torchvision's RandomAffine draws them, for every sample; shifts are whole pixels.
 
@@ -72,7 +72,7 @@ class Affine(Geometric):
 
 @OPERATIONS.add("rotation")
 class Rotation(Affine):
-    """Turns samples about their centre.
+    """Turns samples about their center.
 
     Args:
         degrees: Greatest rotation either way.

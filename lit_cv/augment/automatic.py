@@ -92,7 +92,7 @@ class TrivialAugment(_Automatic):
 
     The operations are torchvision's TrivialAugmentWide's: none, shear, shift, rotation, brightness, saturation,
     contrast, sharpness, posterize, solarize, autocontrast and equalize, with its strengths; but shifts reach
-    at most a third of the image, so that small ones stay in sight, and shear keeps the centre in place.
+    at most a third of the image, so that small ones stay in sight, and shear keeps the center in place.
 
     Args:
         p: Chance of a sample to be changed.
@@ -126,7 +126,7 @@ class RandAugment(_Automatic):
     """Applies several operations of one strength to each sample (Cubuk et al., 2020).
 
     The operations are those of TrivialAugment, with the ranges of torchvision's RandAugment; shear keeps the
-    centre in place.
+    center in place.
 
     Args:
         num_operations: Operations applied to each sample, one after another.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lit_cv.augment.memory import on_device, per_sample
 
-__all__ = ["adjust_brightness", "adjust_contrast", "adjust_hue", "adjust_saturation", "grey"]
+__all__ = ["adjust_brightness", "adjust_contrast", "adjust_hue", "adjust_saturation", "gray"]
 
 LUMA = (0.2989, 0.587, 0.114)
 _LUMA_VECTOR = torch.tensor(LUMA)
@@ -17,7 +17,7 @@ _ONE = torch.ones(())
 _SIXTHS = torch.tensor([3.0, 1.0, 5.0])  # 3 - the hue of red, green and blue, in sixths of a turn
 
 
-def grey(images: Tensor) -> Tensor:
+def gray(images: Tensor) -> Tensor:
     """Return the luma of images (N, C, H, W) as (N, 1, H, W); those of one channel as they are."""
     if images.shape[1] == 1:
         return images
@@ -41,10 +41,10 @@ def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Move pixels away from their luma, by factors (N,); 1 changes nothing, 0 gives grey."""
+    """Move pixels away from their luma, by factors (N,); 1 changes nothing, 0 gives gray."""
     if images.shape[1] == 1:
         return images
-    return torch.lerp(grey(images), images, per_sample(factor, images), out=images).clamp_(0, 1)
+    return torch.lerp(gray(images), images, per_sample(factor, images), out=images).clamp_(0, 1)
 
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Random brightness, contrast, saturation and hue, and conversion to grey."""
+"""Random brightness, contrast, saturation and hue, and conversion to gray."""
 
 from collections.abc import Callable
 
@@ -88,7 +88,7 @@ class Grayscale(Operation):
     """Replaces the colors of samples by their luma, in all channels.
 
     Args:
-        p: Chance of a sample to become grey.
+        p: Chance of a sample to become gray.
     """
 
     computes_float = True
@@ -101,7 +101,7 @@ class Grayscale(Operation):
         return {}
 
     def _transform(self, images: Tensor, params: Params) -> Tensor:
-        return images.copy_(color.grey(images))
+        return images.copy_(color.gray(images))
 
 
 _FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

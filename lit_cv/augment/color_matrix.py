@@ -14,7 +14,7 @@ __all__ = ["apply_matrices", "fold"]
 def fold(strengths: dict[str, Tensor], order: Tensor, names: list[str]) -> tuple[Tensor, Tensor]:
     """Return what the color functions do together, without clipping in between.
 
-    Hue is turned as a rotation about the grey axis, which keeps neither HSV's value nor its saturation: a
+    Hue is turned as a rotation about the gray axis, which keeps neither HSV's value nor its saturation: a
     transform of similar strength, not the same one.
 
     Args:
@@ -57,7 +57,7 @@ def apply_matrices(images: Tensor, matrix: Tensor, from_mean: Tensor) -> Tensor:
 
 
 def _rotations(turns: Tensor) -> Tensor:
-    """Return rotations about the grey axis that bring red to green at a third of a turn."""
+    """Return rotations about the gray axis that bring red to green at a third of a turn."""
     angle = (2 * math.pi * turns).view(-1, 1, 1)
     across = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
     return angle.cos() * torch.eye(3) + (1 - angle.cos()) / 3 + angle.sin() * across

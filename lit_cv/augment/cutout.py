@@ -13,7 +13,7 @@ __all__ = ["Cutout"]
 
 @OPERATIONS.add("cutout")
 class Cutout(Operation):
-    """Erases a square of each sample, its centre anywhere in the image, clipped at the edges.
+    """Erases a square of each sample, its center anywhere in the image, clipped at the edges.
 
     DeVries & Taylor, 2017.
 

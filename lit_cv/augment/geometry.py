@@ -25,7 +25,7 @@ class Geometric(Operation):
     def matrices(self, params: Params, size: tuple[int, int]) -> Tensor:
         """Return the maps (N, 2, 3) from (x, y, 1) in the result to (x, y) in images of `size`, in pixels.
 
-        Coordinates are continuous: the first pixel spans 0 to 1, its centre is 0.5.
+        Coordinates are continuous: the first pixel spans 0 to 1, its center is 0.5.
         """
         maps = self._to_input(params, size)
         applied = params.get("applied")

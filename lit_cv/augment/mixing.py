@@ -69,7 +69,7 @@ def soft_labels(labels: Tensor, num_classes: int) -> Tensor:
         num_classes: Classes.
 
     Returns:
-        (N, num_classes) float32; a row of an unlabelled sample is zero.
+        (N, num_classes) float32; a row of an unlabeled sample is zero.
 
     Raises:
         TypeError: If the labels are neither.

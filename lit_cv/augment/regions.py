@@ -12,11 +12,11 @@ __all__ = ["centered_boxes", "fill_boxes", "paste_boxes"]
 
 
 def centered_boxes(size: tuple[int, int], half_height: Tensor, half_width: Tensor) -> Tensor:
-    """Draw boxes with their centres anywhere in the image, clipped at its edges.
+    """Draw boxes with their centers anywhere in the image, clipped at its edges.
 
     Args:
         size: (height, width) of the images in pixels.
-        half_height: Half the boxes' height in pixels, (N,) int64; a box of height 2 h starts h above its centre.
+        half_height: Half the boxes' height in pixels, (N,) int64; a box of height 2 h starts h above its center.
         half_width: Half their width likewise.
 
     Returns:

@@ -179,11 +179,11 @@ def _images_panel(axes: "Axes", measured: Sequence[Measured], needed: dict[str, 
         if math.isinf(labels):
             axes.text(0, row, " not reached", va="center", fontsize=8, color=GREY)
             continue
-        unlabelled = max(images - labels, 0.0) if whole else 0.0
+        unlabeled = max(images - labels, 0.0) if whole else 0.0
         axes.barh(row, labels, 0.6, color=BLUE, label="with labels" if not largest else None)
-        axes.barh(row, unlabelled, 0.6, left=labels, color="#c9d7e6")
-        axes.text(labels + unlabelled, row, f" {labels:,.0f} + {unlabelled:,.0f}", va="center", fontsize=8, color=INK)
-        largest = max(largest, labels + unlabelled)
+        axes.barh(row, unlabeled, 0.6, left=labels, color="#c9d7e6")
+        axes.text(labels + unlabeled, row, f" {labels:,.0f} + {unlabeled:,.0f}", va="center", fontsize=8, color=INK)
+        largest = max(largest, labels + unlabeled)
     _horizontal(axes, measured, title, "images: with labels + without", largest)
 
 

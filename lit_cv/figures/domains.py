@@ -39,7 +39,7 @@ def map_embedding(embedding: NDArray[np.float32], method: Literal["tsne", "pca"]
 
     Args:
         embedding: (N, D), N at least 4.
-        method: `tsne` keeps neighbours together (van der Maaten and Hinton 2008), `pca` shows the widest directions.
+        method: `tsne` keeps neighbors together (van der Maaten and Hinton 2008), `pca` shows the widest directions.
     """
     from sklearn.decomposition import PCA
 

@@ -22,7 +22,7 @@ _LOG_FROM = 20.0  # ratio of the greatest to the smallest value from which an ax
 def draw_task_curves(
     csv_path: str | Path, png_path: str | Path, scores: Mapping[str, str | None], heading: str = ""
 ) -> History:
-    """Draw the raw losses, the metrics and the weights of tasks, a colour each.
+    """Draw the raw losses, the metrics and the weights of tasks, a color each.
 
     Args:
         csv_path: The `metrics.csv` that the run left.

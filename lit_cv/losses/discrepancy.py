@@ -24,11 +24,11 @@ class MMDLoss(nn.Module):
 
     - `unbiased` compares all pairs, in O(n^2): for samples of one size the U-statistic of Gretton et al., equation 4
       (exactly 0 when both hold the same points in the same order), otherwise equation 3.
-    - `linear` compares neighbouring pairs alone, in O(n) (lemma 14): a noisier estimate for large batches.
+    - `linear` compares neighboring pairs alone, in O(n) (lemma 14): a noisier estimate for large batches.
 
     Args:
         kernels: Number of kernels.
-        factor: Ratio between neighbouring scales.
+        factor: Ratio between neighboring scales.
         bandwidth: The middle scale, in squared units of the features; `None` takes the mean squared distance between
             the points compared, without a gradient, for each layer.
         estimator: One of the above.

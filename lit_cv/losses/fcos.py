@@ -12,10 +12,10 @@ __all__ = ["fcos_loss"]
 def fcos_loss(
     raw: Mapping[str, Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor], center_radius: float = 1.5
 ) -> dict[str, Tensor]:
-    """Return the three losses of FCOS (Tian et al. 2019; box loss and centre sampling as in its 2020 version).
+    """Return the three losses of FCOS (Tian et al. 2019; box loss and center sampling as in its 2020 version).
 
     The class of every location by the focal loss (alpha 0.25, gamma 2); for those that belong to a box, the box by
-    the generalised IoU loss and the centerness by cross-entropy. All are sums, divided by the number of locations
+    the generalized IoU loss and the centerness by cross-entropy. All are sums, divided by the number of locations
     that belong to a box, computed in float32.
 
     Args:

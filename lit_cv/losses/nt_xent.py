@@ -12,7 +12,7 @@ __all__ = ["NTXentLoss", "counted_nt_xent", "nt_xent"]
 
 
 class NTXentLoss(nn.Module):
-    """Normalised temperature-scaled cross-entropy (Chen et al. 2020, equation 1; Sohn 2016).
+    """Normalized temperature-scaled cross-entropy (Chen et al. 2020, equation 1; Sohn 2016).
 
     Each view of an image has to find the other views of that image among all views of the batch: with
     s_ij = cos(z_i, z_j) / temperature, the loss of view i with positives P(i) is
@@ -37,7 +37,7 @@ class NTXentLoss(nn.Module):
         chunk_size: Views that are compared with all others at a time; `None` chooses by the batch.
 
     Shapes:
-        any number of views, each (N, D) float, not necessarily normalised, or one tensor (views, N, D); labels
+        any number of views, each (N, D) float, not necessarily normalized, or one tensor (views, N, D); labels
         (N,) int64, -1 where unknown -> scalar.
 
     Raises:

@@ -15,7 +15,7 @@ __all__ = ["FixedWeighting", "TaskWeighting"]
 class TaskWeighting(nn.Module, ABC):
     """Adds up the losses of several tasks, each with a weight.
 
-    Its state (learnt weights, losses of earlier epochs) lies in parameters and buffers, hence in checkpoints.
+    Its state (learned weights, losses of earlier epochs) lies in parameters and buffers, hence in checkpoints.
 
     Args:
         tasks: Names of the tasks.

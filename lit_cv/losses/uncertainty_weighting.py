@@ -1,4 +1,4 @@
-"""Losses weighted by learnt uncertainties."""
+"""Losses weighted by learned uncertainties."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -104,6 +104,6 @@ class UncertaintyWeighting(TaskWeighting):
             if name in losses:
                 loss, weight = at_least_float32(losses[name]), weights[index]
                 # Sigma sees the magnitude of the loss; the value is that of the formula.
-                learnt = (weight - weight.detach()) * loss.detach().abs()
-                total = total + loss * weight.detach() + learnt + log_sigma[index]
+                learned = (weight - weight.detach()) * loss.detach().abs()
+                total = total + loss * weight.detach() + learned + log_sigma[index]
         return total

@@ -11,7 +11,7 @@ __all__ = ["centroid_predictions"]
 def centroid_predictions(queries: Tensor, bank: Tensor, bank_labels: Tensor, num_classes: int) -> Tensor:
     """Classify embeddings by the nearest class mean, as prototypical networks do (Snell et al. 2017, equation 1).
 
-    Embeddings are normalised to length 1 before the means are taken; nearest is by the Euclidean distance.
+    Embeddings are normalized to length 1 before the means are taken; nearest is by the Euclidean distance.
 
     Args:
         queries: (N, D) float.

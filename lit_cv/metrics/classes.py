@@ -61,7 +61,7 @@ class MacroF1(_ClassCounts):
 
 
 class ClassAccuracy(_ClassCounts):
-    """The share of the images of each class that are recognised, (K,), NaN for a class without images.
+    """The share of the images of each class that are recognized, (K,), NaN for a class without images.
 
     Example:
         >>> metric = ClassAccuracy(3)

@@ -13,7 +13,7 @@ _CHUNK = 1024
 
 @torch.no_grad()
 def alignment(first: Tensor, second: Tensor) -> Tensor:
-    """Return the mean squared distance between the normalised embeddings of two views of the same images.
+    """Return the mean squared distance between the normalized embeddings of two views of the same images.
 
     0 when the views of an image fall together, 2 when they are as far apart as any two images at right angles
     (Wang and Isola 2020, equation 1 with alpha = 2).
@@ -38,7 +38,7 @@ def uniformity(embeddings: Tensor, t: float = 2.0) -> Tensor:
     many dimensions (Wang and Isola 2020, equation 2).
 
     Args:
-        embeddings: (N, D) float, N at least 2; normalised here.
+        embeddings: (N, D) float, N at least 2; normalized here.
         t: Sharpness of the potential.
 
     Example:

@@ -1,4 +1,4 @@
-"""Classification by the nearest neighbours in an embedding."""
+"""Classification by the nearest neighbors in an embedding."""
 
 from collections.abc import Sequence
 
@@ -21,22 +21,22 @@ def knn_predictions(
     temperature: float = 0.07,
     chunk_size: int | None = None,
 ) -> Tensor:
-    """Classify embeddings by a weighted vote of their nearest neighbours (Wu et al. 2018, section 3.4).
+    """Classify embeddings by a weighted vote of their nearest neighbors (Wu et al. 2018, section 3.4).
 
-    Nearest is most similar by the cosine, and a neighbour of similarity s votes for its class with the weight
+    Nearest is most similar by the cosine, and a neighbor of similarity s votes for its class with the weight
     exp(s / temperature). The queries are worked off in chunks, on the device that the tensors are on.
 
     Args:
         queries: (N, D) float.
-        bank: (M, D) float, the neighbours to choose from.
+        bank: (M, D) float, the neighbors to choose from.
         bank_labels: (M,) int64 in [0, num_classes).
         num_classes: Number of classes.
-        k: Numbers of neighbours that vote; a number above M stands for M.
+        k: Numbers of neighbors that vote; a number above M stands for M.
         temperature: Positive.
         chunk_size: Queries at a time; `None` chooses.
 
     Returns:
-        (len(k), N) int64, the classes found with each number of neighbours.
+        (len(k), N) int64, the classes found with each number of neighbors.
 
     Raises:
         ValueError: If the bank is empty, or a number out of range.

@@ -21,7 +21,7 @@ from lit_cv.modules.fine_tuning_options import (
 )
 from lit_cv.modules.group_table import GroupRow, print_groups
 from lit_cv.modules.optimization import scaled_groups
-from lit_cv.nn import Stage, add_lora, backbone_stages, lora_layers
+from lit_cv.nn import BackboneStage, add_lora, backbone_stages, lora_layers
 from lit_cv.optim import Layer, StepSchedule, layer_groups
 from lit_cv.strategies import require_replicated_weights
 
@@ -48,7 +48,7 @@ class FineTuning:
     def __init__(self, hparams: Mapping[str, Any]) -> None:
         check_options(hparams)
         self.strategy = str(hparams["strategy"])
-        self.stages: list[Stage] = []
+        self.stages: list[BackboneStage] = []
         self.frozen = 0
         self.restored = False
         self._start: dict[str, Tensor] | None = None  # pretrained weights that L2-SP pulls toward

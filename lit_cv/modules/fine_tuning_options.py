@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from lit_cv.errors import OptionError, VoidOptionError, argument
-from lit_cv.nn import Stage, check_backbone_name, checkpoint_options, find_stage
+from lit_cv.nn import BackboneStage, check_backbone_name, checkpoint_options, find_stage
 
 __all__ = [
     "StrategyName",
@@ -120,7 +120,7 @@ def stage_learning_rates(h: Options, count: int) -> list[float]:
     return [backbone_learning_rate(h) * decay ** (count - position) for position in range(count)]
 
 
-def count_frozen(h: Options, stages: Sequence[Stage], epoch: int) -> int:
+def count_frozen(h: Options, stages: Sequence[BackboneStage], epoch: int) -> int:
     """Return the number of stages, counted from the image, that are frozen in an epoch, counted from 0.
 
     Raises:
@@ -144,7 +144,7 @@ def count_frozen(h: Options, stages: Sequence[Stage], epoch: int) -> int:
     return min(count - 1, max(1, round(0.75 * count))) if strategy == "freeze_backbone" else 0
 
 
-def _count_unfrozen(h: Options, stages: Sequence[Stage], epoch: int) -> int:
+def _count_unfrozen(h: Options, stages: Sequence[BackboneStage], epoch: int) -> int:
     epochs = h["unfreeze_epochs"]
     if isinstance(epochs, list):
         if len(epochs) > len(stages):
@@ -154,7 +154,7 @@ def _count_unfrozen(h: Options, stages: Sequence[Stage], epoch: int) -> int:
     return min(len(stages), epoch // (epochs or 1))
 
 
-def unfreezing_epoch(h: Options, stages: Sequence[Stage], position: int) -> int | None:
+def unfreezing_epoch(h: Options, stages: Sequence[BackboneStage], position: int) -> int | None:
     """Return the epoch, counted from 0, at whose start a stage is unfrozen; `None` if it never is."""
     if h["strategy"] != "gradual_unfreezing":
         return None

@@ -10,7 +10,7 @@ from lit_cv.nn.lora import add_lora, has_lora, lora_layers, merge_lora, merge_lo
 from lit_cv.nn.moving_average import MovingAverage, cosine_decay
 from lit_cv.nn.preprocessing import Preprocessing
 from lit_cv.nn.projector import Projector
-from lit_cv.nn.stages import Stage, backbone_stages, find_stage
+from lit_cv.nn.stages import BackboneStage, backbone_stages, find_stage
 from lit_cv.nn.stochastic_depth import set_stochastic_depth
 from lit_cv.nn.taps import LayerTaps
 from lit_cv.nn.vit_layouts import export_vit
@@ -19,6 +19,7 @@ from lit_cv.nn.weights import Weights
 
 __all__ = [
     "Backbone",
+    "BackboneStage",
     "ClassificationHead",
     "DomainDiscriminator",
     "LayerTaps",
@@ -27,7 +28,6 @@ __all__ = [
     "Preprocessing",
     "Projector",
     "SpatialDropout",
-    "Stage",
     "Weights",
     "absolute_weights",
     "add_lora",

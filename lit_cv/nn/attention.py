@@ -1,4 +1,4 @@
-"""The attention that is fastest where it runs."""
+"""Scaled dot-product attention, by whichever implementation is fastest on the device."""
 
 import torch
 import torch.nn.functional as F
@@ -6,14 +6,14 @@ from torch import Tensor
 
 __all__ = ["attention"]
 
-_PLAIN_LENGTH = 1100  # tokens above which the weights, a number for each pair of tokens, take too much memory
+_PLAIN_LENGTH = 1100  # tokens; beyond this, the attention weights (one per pair of tokens) need too much memory
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Return softmax(query key^T / sqrt(d)) value (Vaswani et al. 2017, equation 1).
 
-    torch's fused attention, except for training in bfloat16 on a CPU: its backward pass is slow there, and two
-    matrix products with a softmax between them are 1.5 (1,024 tokens) to 5 times (17) as fast.
+    Uses torch's fused attention, except when training in bfloat16 on a CPU. The fused backward pass is slow there; two
+    matrix products with a softmax in between are 1.5 times (1,024 tokens) to 5 times (17 tokens) as fast.
 
     Args:
         query: (N, heads, Q, d).

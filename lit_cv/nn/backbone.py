@@ -1,4 +1,4 @@
-"""The network that turns raw images into features, whatever its architecture."""
+"""A backbone of any architecture: raw images in, features out."""
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -17,15 +17,15 @@ __all__ = ["Backbone", "Network"]
 
 
 class Network(NamedTuple):
-    """A network without its classifier, and how to run its two halves.
+    """A network without its classifier, and functions that run its two halves.
 
     Attributes:
-        body: Holds every parameter.
-        features: Maps the body and normalised images to its last feature map or tokens.
-        pool: Maps the body and what `features` gave to pooled features of shape (N, num_features).
+        body: The module that holds every parameter.
+        features: Maps the body and normalized images to the last feature map or tokens.
+        pool: Maps the body and the output of `features` to pooled features of shape (N, num_features).
         num_features: Size of the pooled features.
-        has_feature_map: Whether `features` gives a map of shape (N, C, h, w), on which channels can be dropped.
-        preprocessing: How its images are to be prepared, where the network itself says so.
+        has_feature_map: Whether `features` returns a map (N, C, h, w), from which channels can be dropped.
+        preprocessing: The preprocessing that the network itself declares, if any.
     """
 
     body: nn.Module
@@ -37,10 +37,10 @@ class Network(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """Maps raw images to pooled features. Usually built by `create_backbone`.
+    """A network from raw images to pooled features. Usually built by `create_backbone`.
 
-    The normalisation is part of the model: `mean` and `std` are buffers, saved with the weights, so that a
-    checkpoint takes the images as they are read. The keys of the state dict are `mean`, `std` and `body.*`.
+    Normalization is part of the model: `mean` and `std` are buffers, saved with the weights, so a model loaded from a
+    checkpoint takes raw images. The keys of the state dict are `mean`, `std` and `body.*`.
 
     Args:
         name: Name of the network.
@@ -49,10 +49,10 @@ class Backbone(nn.Module):
         mean: Mean of each channel of the training images, scaled to [0, 1].
         std: Standard deviation of each channel, in the same unit.
         spatial_dropout: Probability of dropping a whole channel of the last feature map.
-        trained_on: How the images of its weights were prepared, where that is known.
+        trained_on: Preprocessing of the images that the weights were trained on, if known.
 
     Attributes:
-        multiple: For feature maps, images are padded with zeros to sides that this number divides, once normalized.
+        multiple: Before feature maps are computed, normalized images are zero-padded to multiples of this number.
 
     Shapes:
         images (N, in_channels, H, W), uint8 or float in [0, 1] -> features (N, num_features), float.
@@ -84,13 +84,13 @@ class Backbone(nn.Module):
         super().__init__()
         if len(mean) != in_channels or len(std) != in_channels:
             raise ValueError(
-                f"mean has {len(mean)} and std {len(std)} values for images of {in_channels} channels: "
+                f"mean has {len(mean)} and std {len(std)} values, but the images have {in_channels} channels: "
                 "give one of each per channel."
             )
         if min(std) <= 0:
             raise OptionError(self, "std", list(std), "every standard deviation must be positive")
         if spatial_dropout and not network.has_feature_map:
-            raise ValueError(f"{name} has no feature map whose channels could be dropped: set spatial_dropout to 0.")
+            raise ValueError(f"{name} has no feature map to drop channels from: set spatial_dropout to 0.")
         self.name = name
         self.body = network.body
         self.num_features = network.num_features
@@ -107,7 +107,7 @@ class Backbone(nn.Module):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How images are prepared: `mean` and `std` as they are now, the rest as for its weights where it is known."""
+        """The preprocessing of its images: the current `mean` and `std`; all else is that of the weights, if known."""
         mean, std = (tuple(values.flatten().tolist()) for values in (self.mean, self.std))
         return replace(self.trained_on, mean=mean, std=std)
 
@@ -121,19 +121,21 @@ class Backbone(nn.Module):
             Images of the same shape and memory format, in the dtype of the buffers.
 
         Raises:
-            ValueError: If the shape does not fit.
-            TypeError: If the images are integers of another type than uint8.
+            ValueError: If the shape is wrong.
+            TypeError: If the images are integers other than uint8.
         """
         if images.ndim != 4 or images.shape[1] != self.in_channels:
-            raise ValueError(f"images of shape {tuple(images.shape)}: {self.name} takes (N, {self.in_channels}, H, W).")
+            raise ValueError(
+                f"images of shape {tuple(images.shape)}: {self.name} expects (N, {self.in_channels}, H, W)."
+            )
         if images.dtype == torch.uint8:
             scale = 1 / (255 * self.std)
         elif images.is_floating_point():
             scale = 1 / self.std
         else:
             raise TypeError(f"images of {images.dtype}: give uint8 in [0, 255] or float in [0, 1].")
-        # In the dtype of the weights, for a float32 image may meet a model in bfloat16. In place where the cast has
-        # made a new tensor: 3.5 times faster on a CPU than addcmul, which is slow when it broadcasts.
+        # Cast to the dtype of the weights: float32 images may be passed to a bfloat16 model. If the cast made a new
+        # tensor, work in place: on a CPU this is 3.5 times faster than addcmul, which is slow when it broadcasts.
         converted = images.to(self.mean.dtype)
         scaled = converted * scale if converted is images else converted.mul_(scale)
         return scaled.add_(-self.mean / self.std)
@@ -142,19 +144,19 @@ class Backbone(nn.Module):
         """Return the last feature map, (N, C, h, w), before any dropout and pooling.
 
         Raises:
-            ValueError: If the network has none, such as a vision transformer.
+            ValueError: If the network has no feature map, such as a vision transformer.
         """
         if not self.has_feature_map:
-            raise ValueError(f"{self.name} has no feature map: call it for pooled features.")
+            raise ValueError(f"{self.name} has no feature map: call the backbone itself for pooled features.")
         return self._features(self.body, self.normalize(images))
 
     def feature_levels(self, image_size: tuple[int, int] | None = None) -> dict[int, int]:
-        """Return the channels of the feature maps that the network has, by their stride, finest first.
+        """Return the number of channels of each feature map of the network by stride, finest first.
 
-        The stride, a power of two, is the number of pixels of the image that one step in the map is.
+        The stride, a power of two, is the number of image pixels per step in the map.
 
         Args:
-            image_size: Height and width of an image that it takes, needed by networks built for one size.
+            image_size: Height and width of a supported image; needed for networks built for a single size.
 
         Raises:
             ValueError: If no feature maps are found.
@@ -171,11 +173,11 @@ class Backbone(nn.Module):
         return {stride: level.channels for stride, level in self._levels.items()}
 
     def add_level(self, key: int, path: str, channels: int, image_size: tuple[int, int] | None = None) -> None:
-        """Have the feature maps include the output of a further layer, a map (N, channels, h, w).
+        """Add the output of a layer, a map (N, channels, h, w), to the feature maps.
 
         Args:
-            key: What the map is called in place of a stride, a negative number.
-            path: The layer.
+            key: Negative number that identifies the map in place of a stride.
+            path: Path of the layer in the body.
             channels: Channels of its output.
             image_size: As for `feature_levels`.
         """
@@ -183,47 +185,48 @@ class Backbone(nn.Module):
         self._levels = {**(self._levels or {}), key: Level(path, channels)}
 
     def forward_maps(self, images: Tensor, strides: Collection[int] | None = None) -> dict[int, Tensor]:
-        """Return the deepest feature map of each resolution, for dense tasks; layers that none needs are not run.
+        """Return the deepest feature map of each resolution, for dense tasks. Layers behind the last map are skipped.
 
         Args:
             images: Raw images (N, in_channels, H, W), uint8 or float in [0, 1]. For vision transformers they are
-                padded to a multiple of the patch.
-            strides: Which maps, out of `feature_levels`; all by default.
+                padded to a multiple of the patch size.
+            strides: Strides of the maps, among those of `feature_levels`; all by default.
 
         Returns:
-            By its stride s each map, (N, channels, about H / s, about W / s).
+            Maps by stride s, each (N, channels, about H / s, about W / s).
         """
-        return self._run(images, strides, whole=False)[1]
+        return self._run(images, strides, complete=False)[1]
 
     def forward_both(self, images: Tensor, strides: Collection[int] | None = None) -> tuple[Tensor, dict[int, Tensor]]:
-        """Return the pooled features that calling the backbone gives, and those of `forward_maps`, from one pass."""
-        features, maps = self._run(images, strides, whole=True)
+        """Return the pooled features of `forward` and the maps of `forward_maps`, computed in one pass."""
+        features, maps = self._run(images, strides, complete=True)
         return self._pool(self.body, self.spatial_dropout(cast(Tensor, features))), maps
 
     def freeze_unused(self, strides: Collection[int], image_size: tuple[int, int] | None = None) -> None:
         """Freeze the parameters that no map of these strides depends on.
 
-        A loss on the maps alone gives them no gradient, which training on several devices takes for a mistake.
+        A loss on the maps alone gives them no gradient, and DistributedDataParallel treats that as an error.
 
         Args:
             strides: Strides of the maps that are used.
-            image_size: Height and width of an image that it takes, needed by networks built for one size.
+            image_size: Height and width of a supported image; needed for networks built for a single size.
         """
         training = self.training
-        learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        self.eval()  # no statistics change, and nothing is drawn
+        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        self.eval()  # no running statistics change, and no random numbers are drawn
         for size in probe_sizes(image_size):
             with torch.enable_grad(), suppress(RuntimeError, ValueError, AssertionError):
                 image = torch.zeros(1, self.in_channels, *size, device=self.mean.device)
-                total = torch.stack([own.sum() for own in self.forward_maps(image, strides).values()]).sum()
-                gradients = torch.autograd.grad(total, learning, allow_unused=True)
-                for parameter, gradient in zip(learning, gradients, strict=True):
+                maps = self.forward_maps(image, strides).values()
+                total = torch.stack([feature_map.sum() for feature_map in maps]).sum()
+                gradients = torch.autograd.grad(total, trainable, allow_unused=True)
+                for parameter, gradient in zip(trainable, gradients, strict=True):
                     parameter.requires_grad_(gradient is not None)
                 break
         self.train(training)
 
     def _run(
-        self, images: Tensor, strides: Collection[int] | None, whole: bool
+        self, images: Tensor, strides: Collection[int] | None, complete: bool
     ) -> tuple[Tensor | None, dict[int, Tensor]]:
         self.feature_levels((images.shape[2], images.shape[3]))
         levels = {s: level for s, level in (self._levels or {}).items() if strides is None or s in strides}
@@ -231,16 +234,16 @@ class Backbone(nn.Module):
         if patches := [level.patch for level in levels.values() if level.kind == "tokens"]:
             images = pad_to(images, patches[0])
         padded = pad_to(self.normalize(images), self.multiple)
-        return collect(self.body, self._features, padded, levels, whole, size)
+        return collect(self.body, self._features, padded, levels, complete, size)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return pooled features (N, num_features) of raw images."""
         return self.forward_normalized(self.normalize(images))
 
     def forward_normalized(self, x: Tensor) -> Tensor:
-        """Return pooled features (N, num_features) of what `normalize` gave."""
+        """Return pooled features (N, num_features) of images from `normalize`."""
         return self._pool(self.body, self.spatial_dropout(self._features(self.body, x)))
 
     def extra_repr(self) -> str:
-        """Name the network and its sizes."""
+        """Return the name of the network and its sizes."""
         return f"{self.name!r}, in_channels={self.in_channels}, num_features={self.num_features}"

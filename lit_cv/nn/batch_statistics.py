@@ -1,4 +1,4 @@
-"""Which statistics BatchNorm normalises by, and which it remembers."""
+"""Control over the statistics that BatchNorm normalizes by and tracks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +15,13 @@ _Norm = nn.modules.batchnorm._BatchNorm
 
 
 def batch_norms(network: nn.Module) -> list[_Norm]:
-    """Return the BatchNorm layers of a network, those of any subclass."""
+    """Return the BatchNorm layers of a network, including those of subclasses."""
     return [module for module in network.modules() if isinstance(module, _Norm)]
 
 
 @contextmanager
 def untracked_statistics(network: nn.Module) -> Iterator[None]:
-    """Within, training leaves the running statistics of every BatchNorm as they are.
+    """Keep the running statistics of every BatchNorm unchanged by training within the context.
 
     Example:
         >>> norm = nn.BatchNorm1d(1)
@@ -43,18 +43,18 @@ def untracked_statistics(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def batch_statistics(network: nn.Module, first: int | None = None, track: bool = False) -> Iterator[None]:
-    """Within, every BatchNorm normalises by its input's own statistics, in training and evaluation mode alike.
+    """Make every BatchNorm normalize by the statistics of its input, in both training and evaluation mode.
 
-    The running statistics are neither read nor, unless asked for, changed, so that the network may be transformed by
-    `torch.func`.
+    The running statistics are not read and, unless `track` is set, not changed. The network can therefore be
+    transformed by `torch.func`.
 
     Args:
-        network: Holds the BatchNorm layers.
-        first: Take the statistics of the first so many samples, and normalise all by them; `None` takes all.
-        track: Whether the running statistics move as they do in training.
+        network: The network with the BatchNorm layers.
+        first: Number of leading samples whose statistics normalize all samples; `None` uses all samples.
+        track: Whether to update the running statistics as in training.
 
     Raises:
-        ValueError: If a BatchNorm layer does more than that, such as those of timm with an activation.
+        ValueError: If a BatchNorm layer does more than normalize, such as timm's with an activation.
 
     Example:
         >>> norm = nn.BatchNorm1d(1).eval()
@@ -69,7 +69,7 @@ def batch_statistics(network: nn.Module, first: int | None = None, track: bool =
     for norm in norms:
         if type(norm).forward not in (_Norm.forward, nn.SyncBatchNorm.forward):
             raise ValueError(
-                f"{type(norm).__name__} of the network is more than BatchNorm, and cannot take the statistics of a "
+                f"{type(norm).__name__} in the network is not a plain BatchNorm, so it cannot use the statistics of a "
                 f"task: choose another {argument('backbone')}."
             )
     for norm in norms:
@@ -84,13 +84,13 @@ def batch_statistics(network: nn.Module, first: int | None = None, track: bool =
 def _forward(norm: _Norm, first: int | None, track: bool):  # type: ignore[no-untyped-def]
     def forward(x: Tensor) -> Tensor:
         if track and norm.running_mean is not None:
-            _move(norm, x if first is None else x[:first])
+            _update_running_statistics(norm, x if first is None else x[:first])
         if first is None:
             return F.batch_norm(x, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
-        # Not F.batch_norm: it takes the statistics that it is given for constants, without a gradient.
+        # F.batch_norm would treat the given statistics as constants, without a gradient.
         axes = [axis for axis in range(x.ndim) if axis != 1]
-        wide = x[:first].float() if x.dtype in (torch.bfloat16, torch.float16) else x[:first]
-        variance, mean = torch.var_mean(wide, axes, correction=0, keepdim=True)
+        reference = x[:first].float() if x.dtype in (torch.bfloat16, torch.float16) else x[:first]
+        variance, mean = torch.var_mean(reference, axes, correction=0, keepdim=True)
         scale, shift = torch.rsqrt(variance + norm.eps), -mean
         if norm.weight is not None:
             shape = mean.shape
@@ -103,8 +103,7 @@ def _forward(norm: _Norm, first: int | None, track: bool):  # type: ignore[no-un
 
 
 @torch.no_grad()
-def _move(norm: _Norm, x: Tensor) -> None:
-    """Move the running statistics towards those of a batch."""
+def _update_running_statistics(norm: _Norm, x: Tensor) -> None:
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     momentum = 1 / float(norm.num_batches_tracked or 1) if norm.momentum is None else norm.momentum

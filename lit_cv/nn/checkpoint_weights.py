@@ -1,4 +1,4 @@
-"""What a checkpoint of this project holds beside its backbone: hyperparameters and a classifier."""
+"""Hyperparameters and classifier of a lit_cv checkpoint."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -18,68 +18,69 @@ _MOST_NAME = 100  # characters
 
 
 def checkpoint_options(weights: str) -> Mapping[str, Any]:
-    """Return the hyperparameters in a checkpoint of this project; nothing for other weights.
+    """Return the hyperparameters in a lit_cv checkpoint; an empty mapping for other weights.
 
     Args:
         weights: As for `read_weights`.
 
     Raises:
-        ValueError: If it is the path of a file that cannot be read as weights.
-        FileNotFoundError: If the path leads nowhere.
+        ValueError: If the file cannot be read as weights.
+        FileNotFoundError: If there is no such file.
     """
     if (file := find_file(weights)) is None:
         return {}
     with errors_named(str(file.path)):
         content = file.read()
-        found = content.get("hyper_parameters") if isinstance(content, Mapping) and "lit_cv" in content else None
-        found = found if isinstance(found, Mapping) else {}
+        stored = content.get("hyper_parameters") if isinstance(content, Mapping) and "lit_cv" in content else None
+        options = stored if isinstance(stored, Mapping) else {}
         for key in ("backbone", "stem"):
-            if not isinstance(found.get(key), str | None) or len(found.get(key) or "") > _MOST_NAME:
-                raise ValueError(f"{file.path} is damaged: its hyperparameter {key} is no name.")
-    return found
+            if not isinstance(options.get(key), str | None) or len(options.get(key) or "") > _MOST_NAME:
+                raise ValueError(f"{file.path} is damaged: its hyperparameter {key} is not a name.")
+    return options
 
 
 def load_head(head: nn.Module, weights: str, class_names: Sequence[str] = ()) -> bool:
-    """Copy the classifier of a checkpoint of this project into a head, in place, if it has one like it.
+    """Copy the classifier of a lit_cv checkpoint into a head, in place, if the shapes agree.
 
-    Its rows are those of the classes of the same names; a classifier of other classes is left out.
+    Rows are matched by class name; a classifier with other classes is not loaded.
 
     Args:
-        head: The head, whose tensors stand under `head.` in checkpoints.
+        head: The head; checkpoints store its tensors under `head.`.
         weights: As for `read_weights`.
-        class_names: Names of the head's classes; rows are copied as they stand if they are unknown.
+        class_names: Names of the head's classes; if they are unknown, rows are copied in their stored order.
 
     Returns:
-        Whether it was loaded; the log says so, too.
+        Whether it was loaded; this is logged, too.
     """
     file = find_file(weights)
     with errors_named(weights if file is None else str(file.path)):
         content = {} if file is None else file.read()
         stored = isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping)
         state = file.entries(content) if file is not None and stored else {}
-        own = head.state_dict()
-        given = {key: state[f"head.{key}"] for key in own if isinstance(state.get(f"head.{key}"), Tensor)}
+        current = head.state_dict()
+        loaded = {key: state[f"head.{key}"] for key in current if isinstance(state.get(f"head.{key}"), Tensor)}
         try:
-            given = _ordered_rows(given, content, class_names)
+            loaded = _ordered_rows(loaded, content, class_names)
         except ValueError as error:
             _LOGGER.warning("%s: %s The classifier starts from random weights.", weights, error)
             return False
-        fits = bool(own) and given.keys() == own.keys() and all(given[key].shape == own[key].shape for key in own)
+        same_keys = bool(current) and loaded.keys() == current.keys()
+        fits = same_keys and all(loaded[key].shape == current[key].shape for key in current)
         if fits:
-            require_real(str(file), given)
-            head.load_state_dict(given)
+            require_real(str(file), loaded)
+            head.load_state_dict(loaded)
     if not fits:
-        _LOGGER.warning("%s: no classifier of this shape is in it; the classifier starts from random weights.", weights)
+        _LOGGER.warning("%s: it has no classifier of this shape; the classifier starts from random weights.", weights)
         return False
     _LOGGER.info("%s: the classifier was loaded, too.", weights)
     return True
 
 
-def _ordered_rows(given: dict[str, Tensor], content: Any, class_names: Sequence[str]) -> dict[str, Tensor]:
+def _ordered_rows(tensors: dict[str, Tensor], content: Any, class_names: Sequence[str]) -> dict[str, Tensor]:
     """Return the tensors of a classifier with their rows in the order of `class_names`."""
     extra = content.get("lit_cv") if isinstance(content, Mapping) else None
     names = extra.get("class_names") if isinstance(extra, Mapping) else None
-    if not given or not class_names or not isinstance(names, list) or not names:
-        return given
+    if not tensors or not class_names or not isinstance(names, list) or not names:
+        return tensors
     rows = torch.argsort(torch.tensor(match_classes(class_names, names)))
-    return {key: value[rows] if value.shape[:1] == rows.shape else value for key, value in given.items()}
+    return {key: value[rows] if value.shape[:1] == rows.shape else value for key, value in tensors.items()}

@@ -1,4 +1,4 @@
-"""Compact networks that train in minutes on a CPU, for images from 8x8 pixels up (`lenet`: from 28x28)."""
+"""Compact networks that train in minutes on a CPU, for images of at least 8x8 pixels (`lenet`: 28x28)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,8 +17,8 @@ def _block(in_channels: int, out_channels: int, pool: bool) -> nn.Sequential:
         nn.BatchNorm2d(out_channels),
     ]
     if pool:
-        layers.append(nn.MaxPool2d(2, ceil_mode=True))  # rounding up, an image never shrinks to nothing
-    # After the pooling, which it commutes with, ReLU has a quarter to do: a step was seen to take 0.85 of the time.
+        layers.append(nn.MaxPool2d(2, ceil_mode=True))  # rounded up, so that a side never becomes 0
+    # ReLU commutes with the pooling and has a quarter of the work after it: a step took 0.85 times as long.
     return nn.Sequential(*layers, nn.ReLU(inplace=True))
 
 
@@ -30,7 +30,7 @@ class Conv4(nn.Module):
     Args:
         in_channels: Channels of the images.
         width: Channels of every block.
-        pools: Blocks with a pooling, the first ones; two of them for relation networks (Sung et al. 2018).
+        pools: Number of leading blocks with a pooling; 2 for relation networks (Sung et al. 2018).
 
     Shapes:
         (N, in_channels, H, W) -> (N, width, ceil(H / 2^pools), ceil(W / 2^pools)).
@@ -42,7 +42,7 @@ class Conv4(nn.Module):
         self.blocks = nn.Sequential(*(_block(width if i else in_channels, width, pool=i < pools) for i in range(4)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the feature map of normalised images."""
+        """Return the feature map of normalized images."""
         return cast(Tensor, self.blocks(x))
 
 
@@ -56,10 +56,10 @@ class _Residual(nn.Module):
 
 
 class ResNet9(nn.Module):
-    """A residual network of eight convolutions after D. Page's DAWNBench entry (2018).
+    """A residual network of eight convolutions, after D. Page's DAWNBench entry (2018).
 
-    A convolution, then three stages that each double the channels and halve the resolution; the first and the
-    third stage carry a residual branch of two more convolutions.
+    One convolution is followed by three stages, each of which doubles the channels and halves the resolution. The
+    first and the third stage have a residual branch of two more convolutions.
 
     Args:
         in_channels: Channels of the images.
@@ -82,15 +82,15 @@ class ResNet9(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the feature map of normalised images."""
+        """Return the feature map of normalized images."""
         return cast(Tensor, self.stages(self.stem(x)))
 
 
 class LeNet(nn.Module):
-    """The network that adaptation between sets of digits is compared with, after LeCun et al. 1998.
+    """The usual network for domain adaptation between digit datasets, after LeCun et al. 1998.
 
-    Two 5x5 convolutions, each with max-pooling and ReLU, and a dense layer, which is a 4x4 convolution here, so that
-    images larger than 28x28 pixels fit, too. It has no BatchNorm.
+    Two 5x5 convolutions, each with max-pooling and ReLU, and a dense layer, implemented as a 4x4 convolution, which
+    allows images larger than 28x28 pixels. It has no BatchNorm.
 
     Args:
         in_channels: Channels of the images.
@@ -111,7 +111,7 @@ class LeNet(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the feature map of normalised images."""
+        """Return the feature map of normalized images."""
         return cast(Tensor, self.blocks(x))
 
 
@@ -125,8 +125,9 @@ COMPACT: dict[str, tuple[Callable[[int, int], Conv4 | ResNet9 | LeNet], int]] = 
 }
 """The compact networks by name, each with its width.
 
-The published ResNet-9 is `resnet9_large`, made for a GPU. On two CPU cores (bfloat16, channels last, 28x28, batch 128)
-it was seen to train on 350 images a second, `resnet9` on 1,200, `resnet9_small` on 3,000 and `conv4` on 4,500.
+The published ResNet-9, made for a GPU, is `resnet9_large`. Training throughput in images per second on two CPU cores
+(bfloat16, channels last, 28x28, batch size 128): `resnet9_large` 350, `resnet9` 1,200, `resnet9_small` 3,000, `conv4`
+4,500.
 """
 
 

@@ -1,4 +1,4 @@
-"""Names of ConvNeXt's weights in timm's files, turned into torchvision's. Pure torch."""
+"""Conversion of ConvNeXt weights from timm's names to torchvision's. Pure torch."""
 
 import re
 from collections.abc import Mapping
@@ -14,25 +14,25 @@ _ENDS = {"stem.": "features.0.", "head.norm.": "classifier.0."}
 
 
 def convnext_to_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights under timm's names as torchvision names and shapes them; others as they are."""
+    """Convert weights from timm's names and shapes to torchvision's; return other weights unchanged."""
     if _FIRST not in state:
         return dict(state)
-    return {_renamed(key): _shaped(key, value) for key, value in state.items()}
+    return {_torchvision_name(key): _torchvision_shape(key, value) for key, value in state.items()}
 
 
-def _renamed(key: str) -> str:
+def _torchvision_name(key: str) -> str:
     if (match := _STAGE.fullmatch(key)) is None:
-        return next((theirs + key.removeprefix(ours) for ours, theirs in _ENDS.items() if key.startswith(ours)), key)
-    stage, number, rest = int(match[1]), match[3], match[4]
+        return next((new + key.removeprefix(old) for old, new in _ENDS.items() if key.startswith(old)), key)
+    stage, number, name = int(match[1]), match[3], match[4]
     if match[2] == "downsample":
-        return f"features.{2 * stage}.{number}.{rest}"
-    if rest == "gamma":
-        rest = "layer_scale"
-    for ours, theirs in _LAYERS.items():
-        if rest.startswith(ours):
-            rest = theirs + rest.removeprefix(ours)
-    return f"features.{2 * stage + 1}.{number}.{rest}"
+        return f"features.{2 * stage}.{number}.{name}"
+    if name == "gamma":
+        name = "layer_scale"
+    for old, new in _LAYERS.items():
+        if name.startswith(old):
+            name = new + name.removeprefix(old)
+    return f"features.{2 * stage + 1}.{number}.{name}"
 
 
-def _shaped(key: str, value: Tensor) -> Tensor:
+def _torchvision_shape(key: str, value: Tensor) -> Tensor:
     return value.reshape(-1, 1, 1) if key.endswith(".gamma") else value

@@ -1,4 +1,4 @@
-"""The network that tells domains apart, and what it is shown."""
+"""The domain discriminator of adversarial domain adaptation."""
 
 from typing import Literal, cast
 
@@ -11,26 +11,26 @@ __all__ = ["Conditioning", "DomainDiscriminator"]
 
 Conditioning = Literal["none", "multilinear", "entropy"]
 
-_WIDEST = 4096  # numbers of a product of features and classes that is taken whole
-_RANDOM = 1024  # numbers of a random projection of a greater one
+_WIDEST = 4096  # largest outer product of features and classes that is used without a projection
+_RANDOM = 1024  # size of the random projection of a larger product
 
 
 class DomainDiscriminator(nn.Module):
-    """Tells the target from the source by features, alone or together with the classifier's answer.
+    """A classifier of source versus target by their features, optionally conditioned on the class probabilities.
 
-    Without conditioning it sees the features (Ganin et al. 2016), otherwise their outer product with the class
-    probabilities (Long et al. 2018, "Conditional Adversarial Domain Adaptation"), so that it compares like with like.
-    Where that product has more than 4,096 numbers, a random projection of both factors to 1,024 takes its place
-    (equation 5 of the paper). No gradient passes into the probabilities.
+    Without conditioning, the input is the features (Ganin et al. 2016). With conditioning, it is their outer product
+    with the class probabilities (Long et al. 2018, "Conditional Adversarial Domain Adaptation"), so that domains are
+    compared within a class. A product of more than 4,096 numbers is replaced by a random projection of both factors to
+    1,024 (equation 5 of the paper). No gradient flows into the probabilities.
 
     Args:
         num_features: Size of the features.
         num_classes: Number of classes K.
-        hidden: Width of its two hidden layers.
-        conditional: Whether it is shown the probabilities, too.
+        hidden: Width of the two hidden layers.
+        conditional: Whether to condition on the class probabilities.
 
     Shapes:
-        features (N, num_features), probabilities (N, K) -> logits of the target (N,).
+        features (N, num_features), probabilities (N, K) -> logits of the target domain (N,).
 
     Example:
         >>> discriminator = DomainDiscriminator(8, 3, hidden=16)
@@ -51,7 +51,7 @@ class DomainDiscriminator(nn.Module):
             if width > _WIDEST:
                 width = _RANDOM
                 projections = torch.randn(num_features, width), torch.randn(num_classes, width)
-        # Saved with the weights, which mean nothing without them.
+        # Buffers, saved with the weights, which are meaningless without them.
         self.register_buffer("feature_projection", projections[0] if projections else None)
         self.register_buffer("class_projection", projections[1] if projections else None)
         self.layers = nn.Sequential(

@@ -28,7 +28,7 @@ _PATCH = re.compile(r"vit_[a-z]+_p?(\d+)(?:_\w+)?")
 
 
 def list_backbones() -> list[str]:
-    """Return the names that `create_backbone` takes, besides `timm/NAME`."""
+    """Return the names that `create_backbone` accepts, except `timm/NAME` and `file.Class`."""
     return [*COMPACT, *VIT, *torchvision_names(), *installed_names()]
 
 
@@ -37,7 +37,7 @@ def check_backbone_name(name: str, of_file: bool = False) -> None:
 
     Args:
         name: The name.
-        of_file: Whether it stands in a file, which may not have code of just anybody imported.
+        of_file: Whether the name was read from a file, which must not cause imports of untrusted code.
     """
     if of_file:
         with names_of_files():
@@ -51,7 +51,7 @@ def check_backbone_name(name: str, of_file: bool = False) -> None:
 
 
 def has_small_stem(name: str) -> bool:
-    """Whether `stem="small"` changes this network. The compact ones and vgg suit small images as they are."""
+    """Return whether `stem="small"` changes this network. The compact networks and vgg suit small images unchanged."""
     return _stem_family(name) is not None
 
 
@@ -73,33 +73,33 @@ def create_backbone(
     Args:
         name: A torchvision classification model (`resnet18`, `vit_b_16`, ...; its classifier is removed), a
             compact network (`conv4`, `resnet9`, ...), a vision transformer for any image size (`vit_tiny`,
-            `vit_base_p16`, ..., see `lit_cv.nn.vit.build_vit`), `timm/NAME` where timm is installed,
-            `efficientnet_lite0` to `4` (timm's, their weights from packages), or `file.Class` for a network of your
-            own, see `lit_cv.nn.own_networks`.
+            `vit_base_p16`, ..., see `lit_cv.nn.vit.build_vit`), `timm/NAME` if timm is installed,
+            `efficientnet_lite0` to `4` (from timm, with weights from packages), or `file.Class` for a user-defined
+            network, see `lit_cv.nn.own_networks`.
         in_channels: Channels of the images. Pretrained filters are summed for one channel, repeated for more.
-        image_size: Height and width in pixels, one number for squares. Vision transformers are built for it
-            (pretrained positions are interpolated); for all networks it is checked that they can take it.
-        stem: `standard` as published; `small` keeps the resolution of images up to about 64 pixels.
-        weights: Name of torchvision weights (`DEFAULT`, `IMAGENET1K_V2`, `ResNet18_Weights.IMAGENET1K_V1`), for timm
-            `DEFAULT`, for `efficientnet_lite0` to `2` `DEFAULT` from an installed package; or the path of a checkpoint
-            of this project, a state dict or a safetensors file; `PATH:teacher` takes its part `teacher`. Or weights
-            that were read already.
-        mean: Mean of each channel in [0, 1] units, to normalize by. `None` takes that of the weights: what their file
-            or the JSON of timm or transformers beside it says, else that of the published weights of the network;
-            without weights that of the data, else ImageNet's for 3 channels and 0.5 for others.
-        std: Standard deviation of each channel, likewise; 0.25 where the channels are not 3.
+        image_size: Height and width in pixels, or one number for square images. Vision transformers are built for
+            this size (pretrained position embeddings are interpolated); every network is checked to support it.
+        stem: `standard` as published; `small` keeps the resolution of images of up to about 64 pixels.
+        weights: Name of torchvision weights (`DEFAULT`, `IMAGENET1K_V2`, `ResNet18_Weights.IMAGENET1K_V1`); `DEFAULT`
+            for timm, and for `efficientnet_lite0` to `2` from an installed package; the path of a lit_cv checkpoint,
+            state dict or safetensors file, where `PATH:teacher` selects its part `teacher`; or `Weights` that were
+            read before.
+        mean: Mean of each channel in [0, 1] units, for normalization. `None` uses the mean of the weights: from their
+            file or the JSON file of timm or transformers next to it, else that of the network's published weights.
+            Without weights, it uses the mean of the data, else ImageNet's for 3 channels and 0.5 otherwise.
+        std: Standard deviation of each channel, likewise; the last default is 0.25.
         data_statistics: Mean and standard deviation of the channels of the data, for networks without weights.
         spatial_dropout: Probability of dropping a whole channel of the last feature map.
         drop_path: Probability that an image skips the last residual branch in training, see
-            `set_stochastic_depth`; `None` keeps the network's own.
+            `set_stochastic_depth`; `None` keeps the default of the network.
 
     Returns:
-        The backbone, in training mode. What was loaded is logged to `lit_cv`.
+        The backbone, in training mode. Loaded, missing and unexpected keys are logged to `lit_cv`.
 
     Raises:
-        ValueError: If the name is unknown, the network cannot take such images, has no such stem, or the
+        ValueError: If the name is unknown, the network does not support such images, has no such stem, or the
             weights do not fit.
-        FileNotFoundError: If the weights are a path to nothing.
+        FileNotFoundError: If there is no file of this path.
 
     Example:
         >>> create_backbone("resnet18", image_size=32, stem="small").num_features
@@ -112,7 +112,7 @@ def create_backbone(
     _check_stem(name, stem)
     given = given_preprocessing(mean, std, in_channels)
     loaded = weights if isinstance(weights, Weights) else None
-    if isinstance(weights, str) and not _is_timms_own(name, weights):
+    if isinstance(weights, str) and not _timm_loads(name, weights):
         loaded = read_weights(name, weights, look_beside=given is None)
     pretrained = weights is not None and loaded is None
     built = _build(name, in_channels, size, stem, loaded, pretrained)
@@ -140,7 +140,7 @@ def create_backbone(
 
 
 class _Built(NamedTuple):
-    """A network, and the keys of its layers whose shape is not the published one."""
+    """A network, and the keys of tensors whose shape differs from the published one."""
 
     network: Network
     fresh: frozenset[str] = frozenset()
@@ -154,7 +154,7 @@ def _build(
     loaded: Weights | None,
     pretrained: bool,
 ) -> _Built:
-    """Build the network of a name, for the weights that are loaded into it later, or with those of timm."""
+    """Build a network by name, for weights that are loaded later, or with timm's pretrained weights."""
     if (theirs := timm_name(name)) is not None:
         return _Built(build_timm(theirs, in_channels, size, pretrained))
     if is_dotted_name(name):
@@ -171,7 +171,7 @@ def _build(
 def _build_sized(
     name: str, in_channels: int, size: tuple[int, int] | None, stem: str, patch_size: int | None = None
 ) -> _Built:
-    """Build a vision transformer of our own or a network of torchvision's."""
+    """Build a vision transformer of lit_cv or a network of torchvision."""
     if is_vit_name(name):
         return _Built(build_vit(name, in_channels, size, patch_size))
     network = build_torchvision(name, size)
@@ -182,23 +182,23 @@ def _build_sized(
     return _Built(network, small_stem(family, network.body))
 
 
-def _is_timms_own(name: str, weights: str) -> bool:
+def _timm_loads(name: str, weights: str) -> bool:
     return name not in INSTALLED and timm_name(name) is not None and weights == "DEFAULT"
 
 
 def _patch_size(name: str, loaded: Weights) -> int | None:
-    """Return the side of the patches in a file, which must be that of the name: the network grows with their ratio."""
+    """Return the patch size of the loaded weights; raise ValueError if the name asks for another one."""
     named = _PATCH.fullmatch(name)
     if named is not None and loaded.patch_size not in (None, int(named[1])):
         raise ValueError(
-            f"{loaded.source}: it is for patches of {loaded.patch_size} pixels, but {name} needs {named[1]}: change "
+            f"{loaded.source}: its patch size is {loaded.patch_size} pixels, but {name} needs {named[1]}: change "
             f"{argument('backbone')} or {argument('weights')}."
         )
     return loaded.patch_size if is_vit_name(name) else None
 
 
 def _check_stem(name: str, stem: str) -> None:
-    """Raise ValueError unless there is such a stem, and the network has it."""
+    """Raise ValueError unless the stem is known and the network supports it."""
     if stem not in ("standard", "small"):
         raise OptionError(None, "stem", stem, "give 'standard' or 'small'")
     if stem == "small" and not (name in COMPACT or name.startswith("vgg") or has_small_stem(name)):
@@ -214,7 +214,7 @@ def _stem_family(name: str) -> str | None:
 
 
 def _check_size(backbone: Backbone, size: tuple[int, int]) -> None:
-    """Raise ValueError unless the backbone can take images of this size."""
+    """Raise ValueError unless the backbone supports images of this size."""
     try:
         shape = run_on_meta(backbone, (1, backbone.in_channels, *size))
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:

@@ -1,4 +1,4 @@
-"""Feature maps of several resolutions from one pass through a backbone, whatever its architecture."""
+"""Feature maps of several resolutions from one pass through a backbone of any architecture."""
 
 import math
 from collections.abc import Callable, Collection, Iterator
@@ -15,20 +15,20 @@ from lit_cv.nn.stems import first_convolution
 
 __all__ = ["Level", "collect", "find_levels", "pad_to", "probe_sizes", "tokens_to_map"]
 
-Features = Callable[[nn.Module, Tensor], Tensor]
+FeatureFunction = Callable[[nn.Module, Tensor], Tensor]
 
-_PROBE = (192, 320)  # not square, which tells channels first from channels last
-_LAST = ""  # path of a level that is what `features` returns
+_PROBE = (192, 320)  # not square, to distinguish channels-first from channels-last layouts
+_LAST = ""  # path of the level that `features` returns
 
 
 class Level(NamedTuple):
-    """Where a backbone has its deepest feature map of a resolution.
+    """The deepest feature map of one resolution in a backbone.
 
     Attributes:
-        path: The module that returns it; empty for what the network's last layer returns.
-        channels: Its channels.
-        kind: Its layout: `first` (N, C, h, w), `last` (N, h, w, C) or `tokens` (N, T + h * w, C).
-        patch: Side of the patches that tokens are of, in pixels; a map of another stride is interpolated.
+        path: Path of the module that returns the map; empty for the output of the last layer.
+        channels: Number of channels.
+        kind: Layout: `first` (N, C, h, w), `last` (N, h, w, C) or `tokens` (N, T + h * w, C).
+        patch: Side of a token's patch in pixels; a map of another stride is interpolated.
     """
 
     path: str
@@ -38,7 +38,7 @@ class Level(NamedTuple):
 
 
 class _Probe(nn.Module):
-    def __init__(self, body: nn.Module, features: Features) -> None:
+    def __init__(self, body: nn.Module, features: FeatureFunction) -> None:
         super().__init__()
         self.body, self.features = body, features
 
@@ -46,17 +46,19 @@ class _Probe(nn.Module):
         return self.features(self.body, images)
 
 
-def find_levels(body: nn.Module, features: Features, image_size: tuple[int, int] | None = None) -> dict[int, Level]:
-    """Find the deepest map of every resolution, in a run without data.
+def find_levels(
+    body: nn.Module, features: FeatureFunction, image_size: tuple[int, int] | None = None
+) -> dict[int, Level]:
+    """Find the deepest map of every resolution by a forward pass on the meta device.
 
     Args:
         body: The network without its classifier.
-        features: Runs it up to its last feature map or tokens.
-        image_size: Height and width of an image that it takes, for networks built for one size.
+        features: Runs the network up to its last feature map or tokens.
+        image_size: Height and width of a supported image, for networks built for a single size.
 
     Returns:
-        Levels by their stride, the pixels of the image that one step in the map is, a power of two, in rising order.
-        Vision transformers have a single one.
+        Levels by stride (image pixels per step in the map, a power of two), in ascending order. Vision transformers
+        have a single level.
     """
     channels = first_convolution(body)[1].in_channels
     for size in probe_sizes(image_size):
@@ -68,8 +70,8 @@ def find_levels(body: nn.Module, features: Features, image_size: tuple[int, int]
             patch = int(first_convolution(body)[1].stride[0])
             return {2 ** round(math.log2(patch)): Level(_LAST, last[2], "tokens", patch)}
         levels = {stride: level for path, shape in shapes.items() for stride, level in _level(path, shape, size)}
-        if found := next(iter(_level(_LAST, last, size)), None):
-            stride, level = found
+        if last_level := next(iter(_level(_LAST, last, size)), None):
+            stride, level = last_level
             if stride not in levels or levels[stride].channels != level.channels:
                 levels[stride] = level
         return dict(sorted(levels.items()))
@@ -77,33 +79,34 @@ def find_levels(body: nn.Module, features: Features, image_size: tuple[int, int]
 
 
 class _Enough(Exception):  # noqa: N818 - no error
-    """All maps are there: the layers behind them need not run."""
+    """Raised when all maps are computed, to skip the remaining layers."""
 
 
 def collect(
     body: nn.Module,
-    features: Features,
+    features: FeatureFunction,
     images: Tensor,
     levels: dict[int, Level],
-    whole: bool = True,
+    complete: bool = True,
     size: tuple[int, int] | None = None,
 ) -> tuple[Tensor | None, dict[int, Tensor]]:
-    """Run a network once.
+    """Run a network once and collect feature maps.
 
     Args:
         body: The network without its classifier.
-        features: Runs it up to its last feature map or tokens.
-        images: (N, C, H, W), normalised.
-        levels: Some of what `find_levels` found.
-        whole: Whether layers behind the maps are run, too; they are traced in an export, which drops them itself.
-        size: Height and width of the images before they were padded, `None` if they were not.
+        features: Runs the network up to its last feature map or tokens.
+        images: (N, C, H, W), normalized.
+        levels: Levels from `find_levels`.
+        complete: Whether to run the layers behind the last map, too. An export always traces them and then removes
+            what is unused.
+        size: Height and width of the images before padding, `None` if they were not padded.
 
     Returns:
-        What `features` returns, `None` unless all was run, and the maps (N, channels, h, w) by their stride.
+        The output of `features`, `None` unless all layers ran, and the maps (N, channels, h, w) by stride.
     """
     outputs: dict[str, Tensor] = {}
     paths = {level.path for level in levels.values()}
-    stops = not whole and not torch.compiler.is_compiling()  # a tracer loses its way in a network that is cut off
+    stops = not complete and not torch.compiler.is_compiling()  # tracing does not support leaving by an exception
 
     def record(path: str, output: Tensor) -> None:
         outputs[path] = output
@@ -125,40 +128,41 @@ def collect(
 
 
 def probe_sizes(image_size: tuple[int, int] | None) -> list[tuple[int, int]]:
-    """Return sizes of images to try a network with, the first of which any but those built for one size take."""
+    """Return image sizes to probe a network with; the first suits all networks not built for a single size."""
     return [_PROBE, *([(image_size[0], image_size[1])] if image_size else []), (224, 224)]
 
 
 def tokens_to_map(tokens: Tensor, height: int, width: int) -> Tensor:
-    """Return the tokens of the patches, which are the last of (N, T, C), as a map (N, C, height, width)."""
+    """Return the patch tokens, the last of tokens (N, T, C), as a map (N, C, height, width)."""
     patches = tokens[:, tokens.shape[1] - height * width :]
     return patches.transpose(1, 2).reshape(len(tokens), -1, height, width)
 
 
 def _at_stride(maps: Tensor, patch: int, stride: int, size: tuple[int, ...]) -> Tensor:
-    """Return a map of patches as one of another stride, which lies over the same pixels of images of a size."""
+    """Interpolate a map of patches to another stride, for images of height and width `size`."""
     if patch == stride:
         return maps
-    wanted = [math.ceil(side / stride) for side in size]
+    height, width = (math.ceil(side / stride) for side in size)
     down, right = (
-        max(0, math.ceil(cells * stride / patch) - have) for cells, have in zip(wanted, maps.shape[2:], strict=True)
+        max(0, math.ceil(cells * stride / patch) - current)
+        for cells, current in zip((height, width), maps.shape[2:], strict=True)
     )
     maps = F.pad(maps, (0, right, 0, down), mode="replicate")
     resized = F.interpolate(maps, scale_factor=patch / stride, mode="bilinear", align_corners=False)
-    return resized[:, :, : wanted[0], : wanted[1]]
+    return resized[:, :, :height, :width]
 
 
 def pad_to(images: Tensor, multiple: int) -> Tensor:
-    """Return images padded with zeros at the right and the bottom to sides that `multiple` divides."""
+    """Zero-pad images at the right and the bottom to multiples of `multiple`."""
     height, width = images.shape[2:]
     down, right = -height % multiple, -width % multiple
     return F.pad(images, (0, right, 0, down)) if down or right else images
 
 
 def _shapes(
-    body: nn.Module, features: Features, shape: tuple[int, ...]
+    body: nn.Module, features: FeatureFunction, shape: tuple[int, ...]
 ) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
-    """Return the shapes of what a network gives for an image, and of what its parts give, by their paths."""
+    """Return the output shape of a network for an image, and the output shapes of its parts by path."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def record(path: str, output: Tensor) -> None:
@@ -169,22 +173,22 @@ def _shapes(
 
 
 def _level(path: str, shape: tuple[int, ...], size: tuple[int, int]) -> Iterator[tuple[int, Level]]:
-    """Yield the stride and level of an output, if it is a map: in the layout that fits a power of two best."""
+    """Yield the stride and level of an output if it is a map, in the layout whose stride is nearest a power of two."""
     if len(shape) != 4:
         return
-    found = []
+    candidates = []
     for kind, (h, w, c) in (("first", (2, 3, 1)), ("last", (1, 2, 3))):
         exact = [math.log2(full / max(1, side)) for full, side in zip(size, (shape[h], shape[w]), strict=True)]
         down, across = map(round, exact)
         if down == across >= 0:
-            found.append((max(abs(e - down) for e in exact), 2**down, Level(path, shape[c], kind)))
-    if found:
-        yield min(found, key=lambda each: each[0])[1:]
+            candidates.append((max(abs(e - down) for e in exact), 2**down, Level(path, shape[c], kind)))
+    if candidates:
+        yield min(candidates, key=lambda each: each[0])[1:]
 
 
 @contextmanager
 def _recording(body: nn.Module, paths: Collection[str], record: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Hand the outputs of modules to `record` while the network runs."""
+    """Pass the outputs of modules to `record` while the network runs."""
 
     def hook(path: str) -> Callable[[nn.Module, object, object], None]:
         def run(module: nn.Module, inputs: object, output: object) -> None:

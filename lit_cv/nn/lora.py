@@ -17,26 +17,26 @@ _MOST_LISTED = 6
 
 
 def add_lora(network: nn.Module, rank: int, alpha: float, targets: Sequence[str] | None = None) -> list[str]:
-    """Give layers of a network a trainable low-rank update, in place, and freeze everything else.
+    """Add trainable low-rank updates to layers of a network, in place, and freeze everything else.
 
-    A layer of weight W, seen as a matrix (outputs, inputs), computes with `W + alpha / rank * up @ down`, where `down`
-    is (rank, inputs) and random, and `up` is (outputs, rank) and starts at 0: nothing changes at first. The layers stay
-    what they are; `lora_down`, `lora_up` and `lora_scale` join them in the state dict. Convolutions get a `down` of the
-    layer's kernel and stride and an `up` of 1 x 1.
+    A layer with weight W, seen as a matrix (outputs, inputs), computes with `W + alpha / rank * up @ down`. `down` is
+    (rank, inputs) and random; `up` is (outputs, rank) and starts at 0, so nothing changes at first. The layers keep
+    their type and keys; the state dict gains `lora_down`, `lora_up` and `lora_scale`. For convolutions, `down` has the
+    layer's kernel and stride, and `up` is 1 x 1.
 
     Args:
         network: The network.
-        rank: Rank of the updates; a smaller layer gets as much as it can have.
+        rank: Rank of the updates; limited to the largest possible rank of a layer.
         alpha: Scale of the updates, in units of the rank.
-        targets: Names of the layers, or of modules that hold them, such as `qkv` or `blocks.11`; `None` takes all
-            linear layers and ungrouped convolutions but the first, which sees the image. Layers without a gradient
-            are left out, and so are subclasses with a computation of their own.
+        targets: Names of layers, or of modules that contain them, such as `qkv` or `blocks.11`; `None` selects all
+            linear layers and ungrouped convolutions but the first, which sees the image. Frozen layers and subclasses
+            of these layer types are skipped.
 
     Returns:
-        The paths of the layers.
+        The paths of the updated layers.
 
     Raises:
-        ValueError: If a value is out of range, or a target is no layer that can be updated.
+        ValueError: If a value is out of range, or a target matches no layer that can be updated.
 
     Reference: Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models".
 
@@ -48,7 +48,7 @@ def add_lora(network: nn.Module, rank: int, alpha: float, targets: Sequence[str]
         24
     """
     if rank < 1:
-        raise OptionError(None, "lora_rank", rank, "give a number from 1 on")
+        raise OptionError(None, "lora_rank", rank, "give at least 1")
     if not 0 < alpha < math.inf:
         raise OptionError(None, "lora_alpha", alpha, "give a positive number")
     layers = dict(_candidates(network))
@@ -62,7 +62,7 @@ def add_lora(network: nn.Module, rank: int, alpha: float, targets: Sequence[str]
                 names = dict.fromkeys(path if name.isdigit() else name for path, name in parts)
                 listed = ", ".join([*names][:_MOST_LISTED]) or "none"
                 raise OptionError(
-                    None, "lora_targets", target, f"give names of linear layers or convolutions of it, such as {listed}"
+                    None, "lora_targets", target, f"give names of linear layers or convolutions, such as {listed}"
                 )
     if not chosen:
         raise OptionError(None, "lora_targets", targets, f"{type(network).__name__} has no layer that can be updated")
@@ -73,7 +73,7 @@ def add_lora(network: nn.Module, rank: int, alpha: float, targets: Sequence[str]
 
 
 def lora_layers(network: nn.Module) -> list[nn.Module]:
-    """Return the layers that have a low-rank update, in the order of the network."""
+    """Return the layers with a low-rank update, in the order of the network."""
     return [module for module in network.modules() if _DOWN in module._parameters]
 
 
@@ -84,7 +84,7 @@ def has_lora(state: Mapping[str, Any]) -> bool:
 
 @torch.no_grad()
 def merge_lora(network: nn.Module) -> None:
-    """Add the low-rank updates to the weights, in place; the network then computes the same without them."""
+    """Merge the low-rank updates into the weights, in place, and remove them; the outputs do not change."""
     for layer in lora_layers(network):
         weight = cast(Tensor, layer.weight)
         weight.copy_(_merged(weight, *(cast(Tensor, getattr(layer, name)) for name in (_DOWN, _UP, _SCALE))))
@@ -95,10 +95,10 @@ def merge_lora(network: nn.Module) -> None:
 
 
 def merge_lora_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict with the low-rank updates added to the weights; one without updates is returned as it is.
+    """Return a copy of a state dict with the low-rank updates, if any, merged into the weights.
 
     Raises:
-        ValueError: If an update belongs to no weight of the state dict, or has another shape.
+        ValueError: If an update has no weight in the state dict, or their shapes do not match.
     """
     merged = dict(state)
     for key in [key for key in state if key.endswith(_DOWN)]:
@@ -106,10 +106,10 @@ def merge_lora_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         parts = [merged.pop(f"{layer}{name}", None) for name in (_DOWN, _UP, _SCALE)]
         weight = merged.get(f"{layer}weight")
         if weight is None or any(part is None for part in parts):
-            raise ValueError(f"{key} is an update of {layer}weight, which is not there.")
+            raise ValueError(f"{key} is an update of {layer}weight, which is missing or incomplete.")
         down, up, scale = (part for part in parts if part is not None)
         if min(down.ndim, up.ndim, weight.ndim) < 2 or up[0, :1].numel() != 1 or scale.numel() != 1:
-            raise ValueError(f"{key} is no low-rank update of {layer}weight.")
+            raise ValueError(f"{key} is not a low-rank update of {layer}weight.")
         if (len(up), up.shape[1], down.shape[1:]) != (len(weight), len(down), weight.shape[1:]):
             raise ValueError(f"{key} {tuple(down.shape)} does not fit {layer}weight {tuple(weight.shape)}.")
         merged[f"{layer}weight"] = _merged(weight, down, up, scale)
@@ -117,7 +117,7 @@ def merge_lora_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _candidates(network: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
-    """Yield the layers that learn and whose computation is known, which that of a subclass may not be."""
+    """Yield the trainable layers of exactly these types; a subclass may compute something else."""
     for path, module in network.named_modules():
         plain = type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1)
         if plain and cast(Tensor, module.weight).requires_grad:
@@ -126,11 +126,11 @@ def _candidates(network: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Conv2d
 
 def _attach(layer: nn.Linear | nn.Conv2d, rank: int, alpha: float) -> None:
     weight = layer.weight
-    rank_here = min(rank, len(weight), weight[0].numel())
-    down = weight.new_empty(rank_here, *weight.shape[1:])
+    layer_rank = min(rank, len(weight), weight[0].numel())
+    down = weight.new_empty(layer_rank, *weight.shape[1:])
     nn.init.kaiming_uniform_(down, a=math.sqrt(5))
     layer.register_parameter(_DOWN, nn.Parameter(down))
-    layer.register_parameter(_UP, nn.Parameter(weight.new_zeros(len(weight), rank_here, *[1] * (weight.ndim - 2))))
+    layer.register_parameter(_UP, nn.Parameter(weight.new_zeros(len(weight), layer_rank, *[1] * (weight.ndim - 2))))
     layer.register_buffer(_SCALE, torch.tensor(alpha / rank, device=weight.device))
     layer.register_forward_hook(_add_update)
 

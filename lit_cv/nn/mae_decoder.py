@@ -20,20 +20,20 @@ _LOGGER = logging.getLogger("lit_cv")
 
 
 class MAEDecoder(nn.Module):
-    """Predicts the pixels of patches from the encoded visible ones (He et al. 2021, section 3).
+    """The decoder that predicts the pixels of patches from the encoded visible ones (He et al. 2021, section 3).
 
-    A learnt token stands for every hidden patch; all get the fixed sine-cosine positions, so that the grid may be
-    any. The order of the patches is left as it comes, for a transformer treats all orders alike.
+    A learned mask token represents every hidden patch. All patches get the fixed sine-cosine positions, which exist for
+    any grid. Patches are not put in grid order, because a transformer is permutation-equivariant.
 
     Args:
         num_features: Width of the encoded tokens.
-        patch_dim: Numbers to predict for a patch, its pixels times the channels.
+        patch_dim: Number of values to predict per patch, its pixels times the channels.
         width: Width of the decoder, a multiple of 4 and of `heads`.
         depth: Number of blocks.
         heads: Number of attention heads.
 
     Raises:
-        ValueError: If a number does not fit.
+        ValueError: If a number is out of range.
     """
 
     def __init__(self, num_features: int, patch_dim: int, width: int = 256, depth: int = 4, heads: int = 8) -> None:
@@ -57,11 +57,10 @@ class MAEDecoder(nn.Module):
         """Return the predicted pixels of the hidden patches.
 
         Args:
-            tokens: (N, T + K, num_features): T tokens of other kinds, such as the class token, and the K visible
-                patches.
-            keep: (N, K), where those lie.
-            hidden: (N, M), where the others lie.
-            grid: Rows and columns of patches, K + M in all.
+            tokens: (N, T + K, num_features): T prefix tokens, such as the class token, and the K visible patches.
+            keep: (N, K), indices of the visible patches.
+            hidden: (N, M), indices of the hidden patches.
+            grid: Rows and columns of patches, K + M in total.
             everything: Whether to predict all patches.
 
         Returns:
@@ -69,22 +68,22 @@ class MAEDecoder(nn.Module):
         """
         table = self._positions(grid, self.mask_token)
         x = self.embed(tokens)
-        others = x.shape[1] - keep.shape[1]
-        shown = x[:, others:] + gather_patches(table, keep)
+        prefix = x.shape[1] - keep.shape[1]
+        visible = x[:, prefix:] + gather_patches(table, keep)
         masked = self.mask_token + gather_patches(table, hidden)
-        x = torch.cat([x[:, :others], shown, masked.to(shown.dtype)], 1)
-        # The last block need not know what becomes of the tokens that nothing is predicted from.
-        wanted = keep.shape[1] + hidden.shape[1] if everything else hidden.shape[1]
+        x = torch.cat([x[:, :prefix], visible, masked.to(visible.dtype)], 1)
+        # The last block computes only the tokens that predictions are made from.
+        predicted = keep.shape[1] + hidden.shape[1] if everything else hidden.shape[1]
         for index, block in enumerate(self.blocks):
-            x = block(x, wanted if index == len(self.blocks) - 1 else None)
-        patches = cast(Tensor, self.pred(self._normed(x)))
+            x = block(x, predicted if index == len(self.blocks) - 1 else None)
+        patches = cast(Tensor, self.pred(self._normalize(x)))
         if not everything:
             return patches
         order = torch.cat([keep, hidden], 1)
         return gather_patches(patches, order.argsort(1))
 
-    def _normed(self, x: Tensor) -> Tensor:
-        """Apply the norm in float32: under float16 its squares overflow."""
+    def _normalize(self, x: Tensor) -> Tensor:
+        """Apply the layer norm in float32: its squares overflow in float16."""
         with torch.autocast(x.device.type, enabled=False):
             normed = F.layer_norm(
                 x.float(), self.norm.normalized_shape, self.norm.weight.float(), self.norm.bias.float(), self.norm.eps
@@ -99,29 +98,29 @@ class MAEDecoder(nn.Module):
 
 
 def load_decoder(decoder: MAEDecoder, name: str, weights: str) -> None:
-    """Copy the decoder that a file holds beside its encoder, in place, and log whether it has one that fits.
+    """Copy the decoder in a weights file, in place, and log whether the file has one of the same sizes.
 
     Args:
         decoder: The decoder.
         name: Name of the backbone.
-        weights: Path of a checkpoint of this project or of the authors' MAE code.
+        weights: Path of a checkpoint of lit_cv or of the MAE authors' code.
     """
     state = decoder_weights(read_weights(name, weights).state)
-    own = decoder.state_dict()
-    fits = state.keys() == own.keys() and all(state[key].shape == value.shape for key, value in own.items())
+    current = decoder.state_dict()
+    fits = state.keys() == current.keys() and all(state[key].shape == value.shape for key, value in current.items())
     if fits:
         decoder.load_state_dict(state)
         _LOGGER.info("%s: loaded the decoder, too.", weights)
     else:
         reason = "its decoder has other sizes (decoder_width, decoder_depth)" if state else "it holds no decoder"
-        _LOGGER.info("%s: the decoder starts with random weights, for %s.", weights, reason)
+        _LOGGER.info("%s: the decoder starts with random weights because %s.", weights, reason)
 
 
 def decoder_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the decoder in a file of this project or of the authors' MAE code under our names, empty if none."""
+    """Return the decoder weights in a state dict of lit_cv or the MAE authors under lit_cv's names, empty if none."""
     if "head.mask_token" in state:
         return {key.removeprefix("head."): value for key, value in state.items() if key.startswith("head.")}
-    theirs = {key: value for key, value in state.items() if key.startswith("decoder_") and key != "decoder_pos_embed"}
-    if theirs and "mask_token" in state:
-        theirs["mask_token"] = state["mask_token"]
-    return {key.removeprefix("decoder_"): value for key, value in theirs.items()}
+    decoder = {key: value for key, value in state.items() if key.startswith("decoder_") and key != "decoder_pos_embed"}
+    if decoder and "mask_token" in state:
+        decoder["mask_token"] = state["mask_token"]
+    return {key.removeprefix("decoder_"): value for key, value in decoder.items()}

@@ -1,4 +1,4 @@
-"""Which patches of an image are hidden: random, block and grid masks, each a function of given noise."""
+"""Masks that hide patches of an image: random, block and grid masks, each a function of input noise."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -12,14 +12,14 @@ __all__ = ["MaskName", "fixed_noise", "mask_indices", "patch_mask", "visible_cou
 
 MaskName = Literal["random", "block", "grid"]
 
-_BLOCKS = 4  # blocks that a block mask grows from
-_ASPECT = 3.0  # greatest ratio of their sides
-# A 4x4 ordered-dither matrix: the k lowest of its ranks lie as far apart as k places can.
+_BLOCKS = 4  # blocks per mask
+_ASPECT = 3.0  # largest aspect ratio of a block
+# A 4x4 ordered-dither matrix: its k lowest ranks are as far apart as k positions can be.
 _LATTICE = ((0, 8, 2, 10), (12, 4, 14, 6), (3, 11, 1, 9), (15, 7, 13, 5))
 
 
 def visible_count(length: int, mask_ratio: float) -> int:
-    """Return how many of `length` patches stay visible: at least one, and one less than all at most.
+    """Return how many of `length` patches stay visible, from 1 to `length - 1`.
 
     Raises:
         ValueError: If the ratio is not between 0 and 1, or there are fewer than two patches.
@@ -29,28 +29,28 @@ def visible_count(length: int, mask_ratio: float) -> int:
         (49, 1, 3)
     """
     if not 0 < mask_ratio < 1:
-        raise OptionError(None, "mask_ratio", mask_ratio, "give a share between 0 and 1 (0.75 in the paper)")
+        raise OptionError(None, "mask_ratio", mask_ratio, "give a fraction between 0 and 1 (0.75 in the paper)")
     if length < 2:
-        raise ValueError(f"an image of {length} patch has nothing to hide: choose smaller patches.")
+        raise ValueError(f"an image of {length} patch cannot be masked: choose a smaller patch size.")
     return min(max(round(length * (1 - mask_ratio)), 1), length - 1)
 
 
 def patch_mask(name: MaskName, noise: Tensor, grid: tuple[int, int], visible: int) -> Tensor:
     """Return which patches are hidden.
 
-    - `random`: the visible patches are those of least noise (He et al. 2021).
-    - `block`: a few rectangles grow until they hide as many as asked for (after Bao et al. 2021).
-    - `grid`: the visible patches lie on a regular lattice, at a ratio of 0.75 one in each 2x2 (He et al. 2021,
-      figure 6); its offset differs between images.
+    - `random`: the patches with the lowest noise stay visible (He et al. 2021).
+    - `block`: a few rectangles grow until they hide the required number of patches (after Bao et al. 2021).
+    - `grid`: the visible patches form a regular lattice; at a mask ratio of 0.75, one in each 2x2 (He et al. 2021,
+      figure 6). Its offset differs between images.
 
     Args:
         name: Kind of mask.
-        noise: (N, L) uniform in [0, 1), independent numbers.
-        grid: Rows and columns of patches, L in all.
-        visible: Number of patches of each image that stay visible.
+        noise: (N, L), independent and uniform in [0, 1).
+        grid: Rows and columns of patches, L in total.
+        visible: Number of visible patches per image.
 
     Returns:
-        (N, L) bool, True where hidden; every row has exactly `visible` times False.
+        (N, L) bool, True where hidden; every row has exactly `visible` entries that are False.
 
     Example:
         >>> patch_mask("random", torch.tensor([[0.3, 0.1, 0.4, 0.2]]), (2, 2), 2)
@@ -58,22 +58,22 @@ def patch_mask(name: MaskName, noise: Tensor, grid: tuple[int, int], visible: in
     """
     scores = _SCORES[name](noise, grid)
     mask = torch.ones_like(scores, dtype=torch.bool)
-    # A stable sort: equal numbers hide the later patch, on every device.
+    # The sort is stable: among equal scores, the later patch is hidden on every device.
     return mask.scatter_(1, scores.argsort(dim=1, stable=True)[:, :visible], False)
 
 
 def mask_indices(mask: Tensor, visible: int | None = None) -> tuple[Tensor, Tensor]:
-    """Return the visible and the hidden patches of each image in ascending order.
+    """Return the indices of the visible and the hidden patches of each image in ascending order.
 
     Args:
-        mask: (N, L) bool, True where hidden, with as many True in each row.
-        visible: Number of visible patches of each image, where it is known; `None` counts and checks them.
+        mask: (N, L) bool, True where hidden, with the same number of True in each row.
+        visible: Number of visible patches per image, if known; `None` counts and checks them.
 
     Returns:
         Two int64 tensors, (N, visible) and (N, L - visible).
 
     Raises:
-        ValueError: If the rows differ in number, or show or hide everything.
+        ValueError: If the rows hide different numbers of patches, or all, or none.
     """
     if visible is None:
         length = mask.shape[1]
@@ -89,23 +89,23 @@ def mask_indices(mask: Tensor, visible: int | None = None) -> tuple[Tensor, Tens
 
 
 def fixed_noise(index: Tensor, length: int) -> Tensor:
-    """Return noise that depends on nothing but the number of an image and of a patch.
+    """Return noise that depends only on the index of the image and of the patch.
 
-    With it an image is always masked alike, in any batch, on any device.
+    An image is then masked identically in any batch and on any device.
 
     Args:
-        index: (N,) int64, numbers of the images.
+        index: (N,) int64, indices of the images.
         length: Number L of patches.
 
     Returns:
         (N, L) float32 in [0, 1).
     """
     x = index.long()[:, None] * length + torch.arange(length, device=index.device)
-    low = 0xFFFFFFFF
-    # MurmurHash3's finaliser: every bit of the input changes half of the bits of the output.
-    x = ((x + 0x9E3779B9) * 0x9E3779B1) & low
-    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & low
-    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & low
+    low_bits = 0xFFFFFFFF
+    # MurmurHash3's finalizer: every bit of the input changes half of the bits of the output.
+    x = ((x + 0x9E3779B9) * 0x9E3779B1) & low_bits
+    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & low_bits
+    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & low_bits
     return ((x ^ (x >> 16)) >> 8).float() / (1 << 24)
 
 
@@ -114,20 +114,20 @@ def _random_scores(noise: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _block_scores(noise: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Distances from the nearest block's centre, in a maximum norm of the block's shape; the farthest stay visible."""
+    """Return negated distances from the nearest block center in a scaled maximum norm; the farthest stay visible."""
     rows, columns = grid
     blocks = min(_BLOCKS, rows * columns)
     centers = noise.argsort(dim=1, stable=True)[:, :blocks]
-    stretch = _ASPECT ** ((noise.gather(1, centers) * 4096) % 1 - 0.5)  # late digits tell nothing of the rank
-    place = torch.arange(rows * columns, device=noise.device)
-    dy = (place // columns - (centers // columns)[..., None]).abs() * stretch[..., None]
-    dx = (place % columns - (centers % columns)[..., None]).abs() / stretch[..., None]
+    stretch = _ASPECT ** ((noise.gather(1, centers) * 4096) % 1 - 0.5)  # low-order digits: independent of the rank
+    patch = torch.arange(rows * columns, device=noise.device)
+    dy = (patch // columns - (centers // columns)[..., None]).abs() * stretch[..., None]
+    dx = (patch % columns - (centers % columns)[..., None]).abs() / stretch[..., None]
     distance = torch.maximum(dy, dx).amin(1)
     return -distance + 1e-3 * noise
 
 
 def _grid_scores(noise: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Ranks of an ordered dither, moved by a number of places that the noise of the first two patches decides."""
+    """Return the ranks of an ordered dither, shifted by an offset drawn from the noise of the first two patches."""
     rows, columns = grid
     lattice = torch.tensor(_LATTICE, device=noise.device)
     offset = (noise[:, :2] * 4).long()

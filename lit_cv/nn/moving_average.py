@@ -1,4 +1,4 @@
-"""Moving averages of networks: the teachers and targets that a network learns from. Pure torch."""
+"""Moving averages of networks, used as teachers and target networks. Pure torch."""
 
 import copy
 import math
@@ -15,31 +15,30 @@ __all__ = ["MovingAverage", "cosine_decay", "move_averages"]
 
 
 class MovingAverage(nn.Module):
-    """An exponential moving average of a network, called in its place and without a gradient.
+    """An exponential moving average of a network, called like the network but without a gradient.
 
-    It starts as a deep copy. `update(decay)` moves every weight to `decay * average + (1 - decay) * weight`; a module
-    calls it in `after_step`. Buffers are averaged, too, and those of whole numbers copied.
+    It starts as a deep copy. `update(decay)` sets every weight to `decay * average + (1 - decay) * weight`; a module
+    calls it in `after_step`. Floating-point buffers are averaged, too; integer buffers are copied.
 
-    The copy stays in eval mode: it drops nothing, whatever the network drops in training. `statistics` decides about
-    BatchNorm:
+    The copy stays in eval mode, so it never applies dropout. `statistics` controls BatchNorm:
 
-    - `own`: in training mode it normalizes by the batch that it is called with, and its running statistics are those
-      of these batches. Updates leave them alone. This is what BYOL, MoCo and self-training need, whose copy sees
-      other images than the network.
-    - `averaged`: it always normalizes by its running statistics, which updates move as they move weights. This is
-      the mean teacher's way.
+    - `own`: in training mode, the copy normalizes by the statistics of its input batches and tracks them in its running
+      statistics, which updates do not touch. BYOL, MoCo and self-training need this, because their copy sees other
+      images than the network.
+    - `averaged`: the copy always normalizes by its running statistics, which updates average like the weights, as in
+      the mean teacher.
 
-    The average is a part of the module that holds it: it moves to devices, memory formats and dtypes with it, and its
-    state dict has the keys of the network. Its parameters require no gradient, so `parameter_groups` leaves them out.
-    The network itself is only referred to. A module that replaces it by another one needs a new average. In half
-    precision without autocast, steps of a decay near 1 are lost to rounding.
+    The average is a submodule of its owner: it follows the owner's device, memory format and dtype. Its state dict has
+    the keys of the network. Its parameters require no gradient, so `parameter_groups` skips them. It holds only a
+    reference to the network; if the network is replaced, create a new average. In half precision without autocast,
+    updates with a decay near 1 are lost to rounding.
 
     Args:
         module: The network.
-        statistics: Where BatchNorm's running statistics come from.
+        statistics: Source of BatchNorm's running statistics.
 
     Raises:
-        ValueError: If `statistics` is neither.
+        ValueError: If `statistics` is neither of these.
 
     Example:
         >>> network = nn.Linear(1, 1, bias=False)
@@ -57,36 +56,36 @@ class MovingAverage(nn.Module):
             raise OptionError(self, "statistics", statistics, "give 'own' or 'averaged'")
         self.statistics = statistics
         self.module = copy.deepcopy(module).requires_grad_(False)
-        self._network = (module,)  # no submodule: whoever made it holds and saves it
+        self._network = (module,)  # in a tuple, so that it is not a submodule: its owner saves it
         self.train(module.training)
 
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the average makes of the network's input."""
+        """Return the output of the averaged network."""
         return self.module(*args, **kwargs)
 
     @torch.no_grad()
     def update(self, decay: float) -> None:
-        """Move the average towards the network.
+        """Move the average toward the current weights of the network.
 
         Args:
-            decay: Share of the average that stays, from 0 to 1.
+            decay: Weight of the old average, from 0 to 1.
 
         Raises:
-            ValueError: If it is out of range, or the network has other weights than when it was copied.
+            ValueError: If it is out of range, or the shapes of the network's weights have changed since the copy.
         """
         if not 0 <= decay <= 1:
-            raise OptionError(self, "decay", decay, "give a share from 0 to 1")
+            raise OptionError(self, "decay", decay, "give a number from 0 to 1")
         averages, values = (self._averaged(network) for network in (self.module, self._network[0]))
         if [average.shape for average in averages] != [value.shape for value in values]:
             raise ValueError(
-                f"{type(self._network[0]).__name__} has other weights than when its moving average was made, or a "
-                "strategy has taken them to pieces: make the average when the network is complete."
+                f"the weights of {type(self._network[0]).__name__} have other shapes than when its moving average was "
+                "created, or a strategy has sharded them: create the average when the network is complete."
             )
         move_averages(averages, values, decay)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of BatchNorm if its statistics are `own`; all else stays in eval mode."""
+        """Set the mode of BatchNorm layers if `statistics` is `own`; everything else stays in eval mode."""
         super().train(False)
         if self.statistics == "own":
             for norm in batch_norms(self.module):
@@ -103,20 +102,20 @@ class MovingAverage(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _averaged(self, network: nn.Module) -> list[Tensor]:
-        """Return the tensors that updates move, each once."""
-        own = batch_norms(network) if self.statistics == "own" else []
-        left_out = {id(buffer) for norm in own for buffer in norm.buffers(recurse=False)}
-        return [tensor for tensor in (*network.parameters(), *network.buffers()) if id(tensor) not in left_out]
+        """Return the tensors that updates change, each once."""
+        norms = batch_norms(network) if self.statistics == "own" else []
+        excluded = {id(buffer) for norm in norms for buffer in norm.buffers(recurse=False)}
+        return [tensor for tensor in (*network.parameters(), *network.buffers()) if id(tensor) not in excluded]
 
 
 @torch.no_grad()
 def move_averages(averages: Iterable[Tensor], values: Iterable[Tensor], decay: float) -> None:
-    """Move averages in place to `decay * average + (1 - decay) * value`; whole numbers, such as counters, are copied.
+    """Set averages in place to `decay * average + (1 - decay) * value`; integers, such as counters, are copied.
 
     Args:
         averages: The averages.
-        values: What they are of, with the same shapes.
-        decay: Share of the averages that stays.
+        values: The new values, with the same shapes.
+        decay: Weight of the old averages.
     """
     moved: list[Tensor] = []
     targets: list[Tensor] = []
@@ -131,12 +130,12 @@ def move_averages(averages: Iterable[Tensor], values: Iterable[Tensor], decay: f
 
 
 def cosine_decay(base: float, step: int, total_steps: float) -> float:
-    """Return the decay of a step: it rises from `base` to 1 along a cosine, as in BYOL (Grill et al. 2020).
+    """Return the decay of a step, which rises from `base` to 1 along a cosine, as in BYOL (Grill et al. 2020).
 
     Args:
         base: Decay of the first step, such as 0.996.
-        step: Number of the step, from 0.
-        total_steps: Steps of the training, beyond which it stays 1; infinity keeps it at `base`.
+        step: Index of the step, from 0.
+        total_steps: Number of training steps, after which the decay stays 1; infinity keeps it at `base`.
 
     Example:
         >>> [cosine_decay(0.9, step, 100) for step in (0, 50, 100)]

@@ -7,26 +7,26 @@ __all__ = ["gather_patches", "patch_grid", "patch_statistics", "patchify", "unpa
 
 
 def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """Return how many patches an image holds from top to bottom and from left to right.
+    """Return the number of rows and columns of patches of an image.
 
     Args:
         image_size: Height and width in pixels.
         patch_size: Side of a patch in pixels.
 
     Raises:
-        ValueError: If the patch does not divide both.
+        ValueError: If the patch size does not divide both sides.
     """
     height, width = image_size
     if patch_size < 1 or height < 1 or width < 1 or height % patch_size or width % patch_size:
         raise ValueError(
             f"images of {height}x{width} pixels cannot be cut into patches of {patch_size}x{patch_size}: "
-            f"choose an image_size that {patch_size} divides, or another patch size."
+            f"choose an image_size that is a multiple of {patch_size}, or another patch size."
         )
     return height // patch_size, width // patch_size
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
-    """Cut images into patches, row by row; within a patch the channel runs fastest, then the column.
+    """Cut images into patches, row by row; within a patch, the channel varies fastest, then the column.
 
     Args:
         images: (N, C, H, W) of any dtype.
@@ -36,7 +36,7 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
         (N, H / P * W / P, P * P * C).
 
     Raises:
-        ValueError: If the patch does not divide height and width.
+        ValueError: If the patch size does not divide height and width.
 
     Example:
         >>> patchify(torch.arange(8).view(1, 1, 2, 4), 2)
@@ -50,7 +50,7 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
 
 
 def unpatchify(patches: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
-    """Put patches together again: the inverse of `patchify`.
+    """Reassemble images from patches: the inverse of `patchify`.
 
     Args:
         patches: (N, rows * columns, P * P * C).
@@ -68,8 +68,8 @@ def gather_patches(tokens: Tensor, index: Tensor) -> Tensor:
     """Pick tokens of each sample.
 
     Args:
-        tokens: (N, L, D), or (1, L, D) for all samples alike.
-        index: (N, K) int64, positions in L.
+        tokens: (N, L, D), or (1, L, D) if all samples share them.
+        index: (N, K) int64, indices in [0, L).
 
     Returns:
         (N, K, D).
@@ -77,15 +77,15 @@ def gather_patches(tokens: Tensor, index: Tensor) -> Tensor:
     n, length, width = len(index), tokens.shape[1], tokens.shape[2]
     if len(tokens) == 1:
         return tokens[0].index_select(0, index.flatten()).view(n, -1, width)
-    # Whole rows by one flat index: faster than `gather`, which takes an index for every number.
+    # One flat index of rows is faster than `gather`, which needs an index for every number.
     first = torch.arange(0, n * length, length, device=index.device)[:, None]
     return tokens.reshape(n * length, width).index_select(0, (index + first).flatten()).view(n, -1, width)
 
 
 def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation over the pixels and channels of each patch, as `norm_pix` takes them.
+    """Return the mean and standard deviation over the pixels and channels of each patch, as used by `norm_pix`.
 
-    The variance is the unbiased one plus 1e-6 (He et al. 2021, the authors' code).
+    The variance is unbiased, plus 1e-6, as in the code of He et al. 2021.
 
     Args:
         patches: (..., D), float32 for exact values.

@@ -1,4 +1,4 @@
-"""Position embeddings of patches: the fixed table, and one for a grid turned into one for another."""
+"""Position embeddings of patches: the fixed sine-cosine table, and interpolation to another grid."""
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
         (rows * columns, width) float32, row by row.
 
     Raises:
-        ValueError: If the width is no multiple of 4.
+        ValueError: If the width is not a multiple of 4.
 
     Example:
         >>> sincos_positions((1, 2), 4)[1]
@@ -41,23 +41,23 @@ def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
 
 
 def resize_positions(positions: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
-    """Interpolate position embeddings to another grid of patches (bicubic, antialiased); other tokens' stay.
+    """Interpolate position embeddings to another grid of patches; those of prefix tokens do not change.
 
-    This is timm's interpolation. MAE's own is bicubic without antialiasing, which gives other values for a smaller
-    grid.
+    The interpolation is bicubic and antialiased, as in timm. MAE's code does not antialias, so its values differ for a
+    smaller grid.
 
     Args:
-        positions: (1, T + rows * columns, D): T other tokens, such as the class token, then the patches.
-        grid: Rows and columns that they were trained for.
-        new_grid: Rows and columns wanted.
+        positions: (1, T + rows * columns, D): T prefix tokens, such as the class token, then the patches.
+        grid: Current rows and columns.
+        new_grid: New rows and columns.
 
     Returns:
         (1, T + new rows * new columns, D), of the same dtype.
     """
     if grid == new_grid:
         return positions
-    others = positions.shape[1] - grid[0] * grid[1]
-    table = positions[:, others:].float().view(1, *grid, -1).permute(0, 3, 1, 2)
+    prefix = positions.shape[1] - grid[0] * grid[1]
+    table = positions[:, prefix:].float().view(1, *grid, -1).permute(0, 3, 1, 2)
     table = F.interpolate(table, size=new_grid, mode="bicubic", antialias=True)
     table = table.permute(0, 2, 3, 1).flatten(1, 2).to(positions.dtype)
-    return torch.cat([positions[:, :others], table], 1)
+    return torch.cat([positions[:, :prefix], table], 1)

@@ -1,4 +1,4 @@
-"""How the images that a network was trained on were prepared: a record that goes with its weights. Pure Python."""
+"""A record of the preprocessing that a network was trained with, kept with its weights. Pure Python."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,15 +21,15 @@ _MOST_LISTED = 9
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How the images of a network's weights were prepared. What is unknown is `None`.
+    """The preprocessing of the images that weights were trained on. Unknown values are `None`.
 
     Attributes:
         mean: Mean of each channel in [0, 1] units, which is subtracted.
         std: Standard deviation of each channel in [0, 1] units, by which the images are divided.
-        interpolation: How they were resized: `bilinear`, `bicubic`, ...
-        crop: Share of the side of the resized image that the centered crop keeps.
+        interpolation: Interpolation of the resizing: `bilinear`, `bicubic`, ...
+        crop: Side of the center crop as a fraction of the side of the resized image.
         size: Height and width of the images in pixels.
-        source: Where the mean and standard deviation are from.
+        source: Source of the mean and standard deviation.
 
     Example:
         >>> file = Preprocessing(size=(384, 384))
@@ -45,7 +45,7 @@ class Preprocessing:
     source: str = ""
 
     def completed_by(self, other: "Preprocessing | None") -> "Preprocessing":
-        """Return this record with what it lacks from another; mean and standard deviation are taken together."""
+        """Return this record with missing values filled in from another; mean and std are only filled in together."""
         if other is None:
             return self
         statistics: dict[str, Any] = (
@@ -60,33 +60,33 @@ class Preprocessing:
         )
 
     def plain(self) -> dict[str, Any]:
-        """Return what is known as plain values, for files."""
-        values = {"mean": self.mean, "std": self.std, "size": self.size}
-        found = {name: list(value) for name, value in values.items() if value}
-        others = {"interpolation": self.interpolation, "crop": self.crop, "source": self.source}
-        return found | {name: value for name, value in others.items() if value}
+        """Return the known values as lists, strings and numbers, for files."""
+        tuples = {"mean": self.mean, "std": self.std, "size": self.size}
+        lists = {name: list(value) for name, value in tuples.items() if value}
+        scalars = {"interpolation": self.interpolation, "crop": self.crop, "source": self.source}
+        return lists | {name: value for name, value in scalars.items() if value}
 
     @classmethod
     def from_plain(cls, values: object, source: str | None = None) -> Self:
-        """Check values of a file, and return them as a record.
+        """Validate values from a file and return them as a record.
 
         Args:
             values: A dict with some of `mean`, `std`, `interpolation`, `crop`, `size` (one number or height and width).
-            source: What the record calls its source; `None` takes the `source` among the values.
+            source: Source of the record; `None` uses the `source` among the values.
 
         Raises:
-            ValueError: If a value is not what it must be.
+            ValueError: If a value is invalid.
         """
         if not isinstance(values, Mapping):
-            raise ValueError(f"its preprocessing is {_quoted(values)}, where a dict is allowed.")
+            raise ValueError(f"its preprocessing is {_quoted(values)}: a dict is allowed.")
         mean, std = (channel_values(key, values.get(key)) for key in ("mean", "std"))
         if (mean is None) != (std is None) or (mean and std and len(mean) != len(std)):
-            raise ValueError("its mean and std are not of the same channels.")
-        named = str(values.get("source", ""))[:_MOST_SOURCE] if source is None else source
-        return cls(mean, std, _interpolation(values), _crop(values), _size(values), printable(named, lines=False))
+            raise ValueError("its mean and std have different numbers of channels.")
+        name = str(values.get("source", ""))[:_MOST_SOURCE] if source is None else source
+        return cls(mean, std, _interpolation(values), _crop(values), _size(values), printable(name, lines=False))
 
     def __str__(self) -> str:
-        """Describe the record in a line."""
+        """Describe the record in one line."""
         mean, std = (_listed(values) for values in (self.mean or (), self.std or ()))
         facts = [
             self.size and f"trained on {self.size[0]} x {self.size[1]} pixels",
@@ -97,7 +97,7 @@ class Preprocessing:
 
 
 def shared_values(records: Sequence[Preprocessing], source: str) -> Preprocessing:
-    """Return the mean and standard deviation of the first of some records, and of the rest what is the same in all.
+    """Return the first record with interpolation, crop and size unset where the records differ.
 
     Example:
         >>> shared_values([Preprocessing(size=(224, 224), crop=0.9), Preprocessing(size=(224, 224), crop=1.0)], "both")
@@ -110,49 +110,49 @@ def shared_values(records: Sequence[Preprocessing], source: str) -> Preprocessin
 
 
 def channel_values(name: str, values: object) -> tuple[float, ...] | None:
-    """Return the numbers of a mean or standard deviation, `None` where there are none.
+    """Validate a mean or standard deviation from a file; return `None` for `None`.
 
     Args:
-        name: `mean` or `std`, which must be positive.
-        values: From a file.
+        name: `mean` or `std`; a `std` must be positive.
+        values: The value from the file.
 
     Raises:
-        ValueError: If they are no list of a number for each channel.
+        ValueError: If it is not a list with one number per channel.
     """
     if values is None:
         return None
     if not isinstance(values, list | tuple) or not all(_is_number(value) for value in values):
-        raise ValueError(f"its {name} is {_quoted(values)}, where a list of a number for each channel is allowed.")
+        raise ValueError(f"its {name} is {_quoted(values)}: a list with one number per channel is allowed.")
     if not 0 < len(values) <= _MOST_CHANNELS:
-        raise ValueError(f"its {name} has {len(values)} values, where one number for each channel is allowed.")
+        raise ValueError(f"its {name} has {len(values)} values: one number per channel is allowed.")
     if not all(abs(value) <= _MOST_VALUE for value in values) or (name == "std" and min(values) <= 0):
-        raise ValueError(f"its {name} is not finite{' and positive' if name == 'std' else ''} for each channel.")
+        raise ValueError(f"its {name} is not finite{' and positive' if name == 'std' else ''} for every channel.")
     return tuple(float(value) for value in values)
 
 
 def _interpolation(values: Mapping[Any, Any]) -> str | None:
-    found = values.get("interpolation")
-    if found is None or (isinstance(found, str) and found in _INTERPOLATIONS):
-        return found
-    raise ValueError(f"its interpolation is {_quoted(found)}, where {', '.join(_INTERPOLATIONS)} are allowed.")
+    name = values.get("interpolation")
+    if name is None or (isinstance(name, str) and name in _INTERPOLATIONS):
+        return name
+    raise ValueError(f"its interpolation is {_quoted(name)}: {', '.join(_INTERPOLATIONS)} are allowed.")
 
 
 def _crop(values: Mapping[Any, Any]) -> float | None:
-    found = values.get("crop")
-    if found is None:
+    crop = values.get("crop")
+    if crop is None:
         return None
-    if not _is_number(found) or not 0 < found <= 2:
-        raise ValueError(f"its crop is {_quoted(found)}, where a share of the side is allowed.")
-    return float(found)
+    if not _is_number(crop) or not 0 < crop <= 2:
+        raise ValueError(f"its crop is {_quoted(crop)}: a fraction of the side is allowed.")
+    return float(crop)
 
 
 def _size(values: Mapping[Any, Any]) -> tuple[int, int] | None:
-    found = values.get("size")
-    if found is None:
+    size = values.get("size")
+    if size is None:
         return None
-    sides = list(found) if isinstance(found, list | tuple) else [found, found]
+    sides = list(size) if isinstance(size, list | tuple) else [size, size]
     if len(sides) != 2 or not all(type(side) is int and 0 < side <= _MOST_SIDE for side in sides):
-        raise ValueError(f"its size is {_quoted(found)}, where height and width in pixels are allowed.")
+        raise ValueError(f"its size is {_quoted(size)}: height and width in pixels are allowed.")
     return sides[0], sides[1]
 
 
@@ -161,7 +161,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _quoted(value: object) -> str:
-    """Return a value of a file, short, and without any of a number that Python may refuse to print."""
+    """Return a short form of a value from a file, without numbers too long for Python to print."""
     if isinstance(value, str):
         return repr(value[:_MOST_QUOTED])
     if isinstance(value, int | float) and abs(value) < _MOST_SIDE**2:
@@ -178,7 +178,7 @@ def _is_nested(value: object) -> bool:
 
 
 def _listed(values: Sequence[float]) -> str:
-    """Return the numbers for a reader, one for all channels that share it.
+    """Format the values of the channels; a single number if all are equal.
 
     Example:
         >>> _listed((0.5, 0.5, 0.5)), _listed((0.485, 0.456, 0.406))

@@ -1,4 +1,4 @@
-"""By which values the images of a backbone are normalized, and what the log says of it."""
+"""Choice of the values that normalize the images of a backbone, and its log line."""
 
 import logging
 import math
@@ -19,7 +19,7 @@ _LOGGER = logging.getLogger("lit_cv")
 
 
 class Statistics(NamedTuple):
-    """Mean and standard deviation of each channel of some images, in [0, 1] units."""
+    """Mean and standard deviation of each channel of a set of images, in [0, 1] units."""
 
     mean: Sequence[float]
     std: Sequence[float]
@@ -28,10 +28,10 @@ class Statistics(NamedTuple):
 def given_preprocessing(
     mean: Sequence[float] | None, std: Sequence[float] | None, in_channels: int
 ) -> Preprocessing | None:
-    """Return the values that were given as arguments, `None` if there are none.
+    """Return the record of `mean` and `std` given as arguments, `None` if there are none.
 
     Raises:
-        ValueError: If they are no number for each channel.
+        ValueError: If they are not one finite number per channel.
     """
     if mean is None and std is None:
         return None
@@ -55,49 +55,49 @@ def choose_preprocessing(
     of_network: Preprocessing | None,
     data: Statistics | None,
 ) -> Preprocessing:
-    """Return how images are prepared for a backbone, with a mean and a standard deviation for each of its channels.
+    """Choose the preprocessing of a backbone, with a mean and a standard deviation for each channel.
 
     Args:
         name: Name of the backbone.
         in_channels: Channels of its images.
-        given: What was given as arguments: it comes first.
-        weights: Weights that were read: what they say comes next. What the published weights of the same network were
-            prepared by comes after `of_network`, if they are not from this project.
-        pretrained: Whether the network holds published weights already.
-        of_network: What the network itself says.
-        data: What the images of the data have, for networks of whose weights nothing is known.
+        given: Values given as arguments. They come first.
+        weights: Loaded weights. Their preprocessing comes second. That of the network's published weights comes after
+            `of_network`, unless lit_cv saved the weights.
+        pretrained: Whether the network has its published weights already.
+        of_network: Preprocessing that the network itself declares. It comes third.
+        data: Statistics of the data, for networks with no other known preprocessing.
     """
-    found = (given or Preprocessing()).completed_by(weights and weights.preprocessing).completed_by(of_network)
+    chosen = (given or Preprocessing()).completed_by(weights and weights.preprocessing).completed_by(of_network)
     if pretrained or (weights is not None and not weights.of_backbone):
-        found = found.completed_by(_published(name, weights, has_values=found.mean is not None))
-    if found.mean is None and data is not None:
-        found = found.completed_by(Preprocessing(tuple(data.mean), tuple(data.std), source="of the data"))
-    usual = Preprocessing((0.5,), (0.25,), source="the usual ones")
+        chosen = chosen.completed_by(_published(name, weights, has_values=chosen.mean is not None))
+    if chosen.mean is None and data is not None:
+        chosen = chosen.completed_by(Preprocessing(tuple(data.mean), tuple(data.std), source="of the data"))
+    default = Preprocessing((0.5,), (0.25,), source="the defaults")
     if in_channels == 3:
-        usual = Preprocessing(IMAGENET_MEAN, IMAGENET_STD, source="ImageNet's")
-    found = found.completed_by(usual)
-    mean, std = (adapt_normalization(values or (), in_channels) for values in (found.mean, found.std or usual.std))
-    return Preprocessing(tuple(mean), tuple(std), found.interpolation, found.crop, found.size, found.source)
+        default = Preprocessing(IMAGENET_MEAN, IMAGENET_STD, source="ImageNet's")
+    chosen = chosen.completed_by(default)
+    mean, std = (adapt_normalization(values or (), in_channels) for values in (chosen.mean, chosen.std or default.std))
+    return Preprocessing(tuple(mean), tuple(std), chosen.interpolation, chosen.crop, chosen.size, chosen.source)
 
 
 def log_preprocessing(name: str, chosen: Preprocessing, image_size: tuple[int, int] | None) -> None:
-    """Say in a line how the images of a network are prepared, and how its weights' differ in size."""
+    """Log the preprocessing of a network in one line, with the current image size if it differs from the weights'."""
     note = ""
     if image_size and chosen.size and image_size != chosen.size:
-        note = f"; here the images have {image_size[0]} x {image_size[1]} pixels"
+        note = f"; the images of this run have {image_size[0]} x {image_size[1]} pixels"
     _LOGGER.info("%s: images are normalized by %s%s", name, chosen, note)
 
 
 def _published(name: str, weights: Weights | None, has_values: bool) -> Preprocessing | None:
-    """Return how the images of a network's published weights were prepared, `None` if it has none."""
-    if (theirs := timm_name(name)) is not None:
-        return timm_preprocessing(theirs, weights is not None and not has_values)
+    """Return the preprocessing of a network's published weights, `None` if it has none."""
+    if (model := timm_name(name)) is not None:
+        return timm_preprocessing(model, weights is not None and not has_values)
     if name in torchvision_names():
         return torchvision_preprocessing(name)
     if is_vit_name(name) and weights is not None and not has_values:
         _LOGGER.warning(
-            "%s does not say how its images were normalized: ImageNet's mean and standard deviation are taken. Vision "
-            "transformers of this layout were published with others, too: if theirs are 0.5, set %s and %s.",
+            "%s does not record how its images were normalized: using ImageNet's mean and standard deviation. Some "
+            "published vision transformers of this layout use others: if these weights need 0.5, set %s and %s.",
             weights.source, argument("mean", MODULE), argument("std", MODULE),
         )  # fmt: skip
         return Preprocessing(IMAGENET_MEAN, IMAGENET_STD, source="ImageNet's")

@@ -1,4 +1,4 @@
-"""What files tell about preprocessing: metadata of a file of weights, and the JSON that libraries put beside it."""
+"""Preprocessing recorded in files: metadata of a weights file, and the JSON file that libraries store next to it."""
 
 import json
 from collections.abc import Mapping
@@ -15,61 +15,61 @@ from lit_cv.nn.weight_files import WeightFile
 __all__ = ["METADATA_KEY", "preprocessing_beside", "preprocessing_inside", "require_activation"]
 
 METADATA_KEY = "preprocessing"
-"""Key of the record, as JSON, in the metadata of safetensors; and as a dict in the field `lit_cv` of checkpoints."""
+"""Key of the record: as JSON in the metadata of safetensors files, as a dict in the field `lit_cv` of checkpoints."""
 
-_MOST_TEXT = 1 << 20  # bytes of a file of JSON
+_MOST_TEXT = 1 << 20  # bytes of a JSON file
 _RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # Pillow's numbers, in their order
 
 
 def preprocessing_inside(file: WeightFile, content: Any) -> Preprocessing | None:
-    """Return the record that a file of weights of this project holds beside its tensors.
+    """Return the record that lit_cv stored in a weights file, `None` if there is none.
 
     Args:
         file: The file.
-        content: What `file.read()` gave.
+        content: The result of `file.read()`.
 
     Raises:
-        ValueError: If it is damaged.
+        ValueError: If the record is damaged.
     """
     if file.path.suffix == ".safetensors":
         with safe_open(file.path, "pt") as opened:
             text = (opened.metadata() or {}).get(METADATA_KEY)
         values = None if text is None else _parse(text, str(file.path))
     else:
-        own = content.get("lit_cv") if isinstance(content, Mapping) else None
-        values = own.get(METADATA_KEY) if isinstance(own, Mapping) else None
+        extra = content.get("lit_cv") if isinstance(content, Mapping) else None
+        values = extra.get(METADATA_KEY) if isinstance(extra, Mapping) else None
     return None if values is None else Preprocessing.from_plain(values, str(file))
 
 
 def preprocessing_beside(path: Path) -> Preprocessing | None:
-    """Return what the JSON beside a file of weights says.
+    """Return the record in the JSON file next to a weights file, `None` if there is none.
 
-    timm puts `pretrained_cfg` into `config.json`, transformers writes `preprocessor_config.json`.
+    timm stores `pretrained_cfg` in `config.json`; transformers writes `preprocessor_config.json`.
 
     Raises:
-        ValueError: If it is damaged; the message names it.
+        ValueError: If the JSON file is damaged; the message names it.
     """
     for name, read in (("config.json", _from_timm), ("preprocessor_config.json", _from_transformers)):
         content = _read_beside(path, name)
         try:
-            found = None if content is None else read(content, str(path.parent / name))
+            record = None if content is None else read(content, str(path.parent / name))
         except ValueError as error:
             raise ValueError(f"{path.parent / name}: {error}") from None
-        if found is not None:
-            return found
+        if record is not None:
+            return record
     return None
 
 
 def require_activation(file: WeightFile, name: str, state: Mapping[str, Tensor]) -> None:
-    """Refuse weights of a CLIP whose activation, as the JSON beside them says, is not that of the network.
+    """Refuse CLIP weights if the activation in the JSON file next to them differs from the network's.
 
     Args:
-        file: The file of the weights.
-        name: Name of the network.
+        file: The weights file.
+        name: Name of the network; `quickgelu` in it marks timm's networks with quick GELU, OpenAI's CLIP.
         state: The weights under timm's names.
 
     Raises:
-        ValueError: If it is quick GELU, which timm's networks of OpenAI's CLIP have in their names, or the other way.
+        ValueError: If only one of weights and network uses quick GELU.
     """
     content = _read_beside(file.path, "config.json")
     if content is None or "norm_pre.weight" not in state:
@@ -78,17 +78,17 @@ def require_activation(file: WeightFile, name: str, state: Mapping[str, Tensor])
     quick = not isinstance(vision, Mapping) or vision.get("hidden_act", "quick_gelu") == "quick_gelu"
     if quick != ("quickgelu" in name):
         raise ValueError(
-            f"{file} holds a CLIP {'with' if quick else 'without'} quick GELU, and {name} is one "
-            f"{'without' if quick else 'with'} it: such networks have quickgelu in their names, as in "
+            f"{file} holds a CLIP {'with' if quick else 'without'} quick GELU, but {name} is a network "
+            f"{'without' if quick else 'with'} it: networks with quick GELU have quickgelu in their names, such as "
             f"timm/vit_base_patch32_clip_quickgelu_224; change {argument('backbone')}."
         )
 
 
 def _read_beside(path: Path, name: str) -> Mapping[str, Any] | None:
-    """Return what a file of JSON in the folder of another one holds, `None` if there is none.
+    """Return the content of a JSON file in the folder of another file, `None` if there is none.
 
     Raises:
-        ValueError: If it is no JSON of an object, or huge; the message names it.
+        ValueError: If it is too large or does not hold a JSON object; the message names it.
     """
     beside = path.parent / name
     if not beside.is_file():
@@ -96,10 +96,10 @@ def _read_beside(path: Path, name: str) -> Mapping[str, Any] | None:
     with open(beside, "rb") as opened:
         text = opened.read(_MOST_TEXT + 1)
     if len(text) > _MOST_TEXT:
-        raise ValueError(f"{beside} has more than {_MOST_TEXT:,} bytes: that is no configuration of a network.")
+        raise ValueError(f"{beside} has more than {_MOST_TEXT:,} bytes: it is not the configuration of a network.")
     content = _parse(text, str(beside))
     if not isinstance(content, Mapping):
-        raise ValueError(f"{beside} holds a {type(content).__name__}, where an object is allowed.")
+        raise ValueError(f"{beside} holds a {type(content).__name__}: a JSON object is allowed.")
     return content
 
 
@@ -115,7 +115,7 @@ def _from_timm(content: Mapping[str, Any], source: str) -> Preprocessing | None:
     if config is None:
         return None
     if not isinstance(config, Mapping):
-        raise ValueError(f"its pretrained_cfg is a {type(config).__name__}, where an object is allowed.")
+        raise ValueError(f"its pretrained_cfg is a {type(config).__name__}: a JSON object is allowed.")
     shape = config.get("input_size")
     values = {"mean": config.get("mean"), "std": config.get("std"), "interpolation": config.get("interpolation")}
     size = shape[1:] if isinstance(shape, list) and len(shape) == 3 else shape
@@ -130,9 +130,9 @@ def _from_transformers(content: Mapping[str, Any], source: str) -> Preprocessing
         return None
     number = content.get("resample")
     interpolation = _RESAMPLING[number] if type(number) is int and 0 <= number < len(_RESAMPLING) else None
-    whole = _side(content.get("size"))
-    size = _side(content.get("crop_size")) if content.get("do_center_crop", False) else whole
-    size = size or whole
+    resized = _side(content.get("size"))
+    size = _side(content.get("crop_size")) if content.get("do_center_crop", False) else resized
+    size = size or resized
     record = Preprocessing.from_plain(
         {"mean": mean, "std": std, "interpolation": interpolation, "crop": content.get("crop_pct"), "size": size},
         source,
@@ -141,7 +141,7 @@ def _from_transformers(content: Mapping[str, Any], source: str) -> Preprocessing
 
 
 def _side(value: Any) -> Any:
-    """Return the height and width that transformers' configurations give in several forms."""
+    """Return a size from transformers' configurations, which store it in several forms."""
     if not isinstance(value, Mapping):
         return value
     if "height" in value and "width" in value:
@@ -150,14 +150,14 @@ def _side(value: Any) -> Any:
 
 
 def _rescaled(record: Preprocessing, content: Mapping[str, Any]) -> Preprocessing:
-    """Return the record in [0, 1] units where its images were scaled otherwise before they were normalized."""
+    """Convert a record to [0, 1] units if the images were scaled to another range before normalization."""
     factor = content.get("rescale_factor", 1 / 255)
     if content.get("do_rescale") is False:
         factor = 1.0
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor <= 1:
-        raise ValueError("its rescale_factor is no positive number up to 1.")
+        raise ValueError("its rescale_factor is not a positive number of at most 1.")
     scale = 255 * factor
     if abs(scale - 1) < 1e-3 or not record.mean or not record.std:
         return record
-    shares = {"mean": [value / scale for value in record.mean], "std": [value / scale for value in record.std]}
-    return Preprocessing.from_plain(record.plain() | shares, record.source)
+    scaled = {"mean": [value / scale for value in record.mean], "std": [value / scale for value in record.std]}
+    return Preprocessing.from_plain(record.plain() | scaled, record.source)

@@ -1,4 +1,4 @@
-"""The network between features and a contrastive loss."""
+"""The projection head between features and a contrastive loss."""
 
 from itertools import pairwise
 
@@ -10,20 +10,20 @@ __all__ = ["Projector"]
 
 
 class Projector(nn.Sequential):
-    """A multi-layer perceptron that is thrown away after training (Chen et al. 2020, section 4.2).
+    """A multi-layer perceptron that is discarded after training (Chen et al. 2020, section 4.2).
 
-    Linear layers with BatchNorm after each and ReLU between them, as in SimCLR's published code. Without
-    BatchNorm the linear layers have biases.
+    BatchNorm follows each linear layer, with ReLU in between, as in SimCLR's published code. Without BatchNorm, the
+    linear layers have biases.
 
     Args:
         num_features: Size of the features.
-        hidden: Width of the layers but the last; `None` takes `num_features`, as SimCLR does.
+        hidden: Width of the hidden layers; `None` uses `num_features`, as in SimCLR.
         out_features: Size of the projection.
-        layers: Linear layers, 1 or more; SimCLR has 2, SimCLR v2 has 3.
+        layers: Number of linear layers, at least 1; SimCLR has 2, SimCLR v2 has 3.
         batch_norm: Whether BatchNorm follows each linear layer.
 
     Shapes:
-        features (N, num_features) -> projections (N, out_features), not normalised.
+        features (N, num_features) -> projections (N, out_features), not normalized.
 
     Raises:
         ValueError: If a number is below 1.

@@ -1,4 +1,4 @@
-"""Feature pyramids over any backbone."""
+"""A feature pyramid on top of any backbone."""
 
 import itertools
 import math
@@ -14,23 +14,23 @@ __all__ = ["FeaturePyramid", "check_strides"]
 
 
 class FeaturePyramid(nn.Module):
-    """Maps of several resolutions with the same number of channels, each informed by all coarser ones.
+    """Maps of several resolutions with the same number of channels, each combined with all coarser ones.
 
-    A feature pyramid network (Lin et al. 2017) over the backbone's maps. Coarser levels than the backbone has come
-    from strided convolutions (P6 and P7 of RetinaNet, Lin et al. 2017b); finer or missing ones from transposed
-    convolutions or pooling of the nearest map, which is all there is for vision transformers (ViTDet, Li et al. 2022,
-    section 3).
+    A feature pyramid network (Lin et al. 2017) on the backbone's maps. Levels coarser than the backbone's are computed
+    by strided convolutions (P6 and P7 of RetinaNet, Lin et al. 2017b). Finer or missing levels are computed from the
+    nearest map by transposed convolutions or pooling; for vision transformers, which have a single map, this is the
+    simple pyramid of ViTDet (Li et al. 2022, section 3).
 
     Args:
         levels: Channels of the backbone's maps by stride, `Backbone.feature_levels`.
         strides: Strides of the pyramid's maps: powers of two, each twice the one before.
-        channels: Channels of each of them.
+        channels: Channels of each map.
 
     Shapes:
         by stride (N, C_s, h_s, w_s) -> by stride (N, channels, h_s, w_s), finest first.
 
     Raises:
-        ValueError: If the strides are no such row.
+        ValueError: If the strides are invalid.
 
     Example:
         >>> import torch
@@ -46,23 +46,23 @@ class FeaturePyramid(nn.Module):
         if channels < 1:
             raise OptionError(self, "channels", channels, "a map has at least one channel")
         self.strides = list(strides)
-        self.sources: dict[int, int] = {}  # which of the backbone's maps each level starts from
+        self.sources: dict[int, int] = {}  # stride of the backbone's map that each level is computed from
         self.resize = nn.ModuleDict()
-        own: list[int] = []
+        source_channels: list[int] = []
         for stride in (s for s in strides if s <= max(*levels, strides[0])):
             finer = [s for s in levels if s <= stride]
             source = max(finer) if finer else min(levels)
             self.sources[stride] = source
             resized, out = _resize(levels[source], source, stride)
-            own.append(out)
+            source_channels.append(out)
             self.resize[str(stride)] = resized
-        self.fpn = FeaturePyramidNetwork(own, channels)
+        self.fpn = FeaturePyramidNetwork(source_channels, channels)
         self.extra = nn.ModuleList(_strided_convolution(channels) for _ in range(len(self.strides) - len(self.sources)))
 
     def forward(self, maps: Mapping[int, Tensor]) -> dict[int, Tensor]:
-        """Return the pyramid of a backbone's maps; those that it does not need may be missing."""
-        own = {str(stride): self.resize[str(stride)](maps[source]) for stride, source in self.sources.items()}
-        outputs = list(self.fpn(own).values())
+        """Return the pyramid of a backbone's maps; maps that it does not use may be missing."""
+        resized = {str(stride): self.resize[str(stride)](maps[source]) for stride, source in self.sources.items()}
+        outputs = list(self.fpn(resized).values())
         for i, layer in enumerate(self.extra):
             outputs.append(layer(outputs[-1] if i == 0 else F.relu(outputs[-1])))
         return dict(zip(self.strides, outputs, strict=True))
@@ -84,7 +84,7 @@ def _strided_convolution(channels: int) -> nn.Conv2d:
 
 
 def _resize(channels: int, source: int, stride: int) -> tuple[nn.Module, int]:
-    """Return what brings a map from one stride to another, and the channels that it gives."""
+    """Return layers that resize a map from one stride to another, and their number of output channels."""
     if stride >= source:
         return (nn.Identity() if stride == source else nn.MaxPool2d(stride // source, ceil_mode=True)), channels
     layers: list[nn.Module] = []

@@ -1,4 +1,4 @@
-"""The network that says how well a query image goes with a class."""
+"""The relation head, which scores how well a query image matches a class."""
 
 import torch
 from torch import Tensor, nn
@@ -7,22 +7,21 @@ __all__ = ["RelationHead"]
 
 
 class RelationHead(nn.Module):
-    """Scores pairs of a class and a query by a small network on their feature maps (Sung et al. 2018, section 3.4).
+    """A small network that scores pairs of a class and a query by their feature maps (Sung et al. 2018, section 3.4).
 
-    The two maps are put together along the channels and go through two blocks of 3x3 convolution, batch norm, ReLU
-    and 2x2 max-pooling, and two linear layers. The first convolution, being linear, is computed once for each class
-    and each query instead of once for each pair, and the results are added: the same function at a fraction of the
-    cost.
+    The two maps are concatenated along the channels and pass through two blocks of 3x3 convolution, batch norm, ReLU
+    and 2x2 max-pooling, then two linear layers. The first convolution is linear, so it is computed once per class and
+    once per query instead of once per pair, and the results are added: the same function at a fraction of the cost.
 
-    The hidden layer between the linear ones is leaky, where the paper has ReLU: of its eight units those that speak for
-    a match were seen to die within 200 steps for some seeds. All classes that a query may belong to then get one and
+    The activation between the linear layers is a leaky ReLU instead of the paper's ReLU. With ReLU, for some seeds,
+    those of the eight units that indicate a match died within 200 steps. All classes that may match a query then get
     the same score, and more support images make it worse.
 
     Args:
         channels: Channels of a feature map.
         size: Height and width of the feature maps.
         width: Channels of the two blocks.
-        hidden: Size of the layer between the two linear ones.
+        hidden: Number of units between the two linear layers.
 
     Shapes:
         classes (B, N, C, h, w), queries (B, Q, C, h, w) -> logits of the relation scores (B, Q, N).
@@ -37,7 +36,7 @@ class RelationHead(nn.Module):
         super().__init__()
         self.channels = channels
         self.first = nn.Conv2d(2 * channels, width, 3, padding=1, bias=False)
-        # Rounding up, a small map never shrinks to nothing; ReLU commutes with the pooling, and is cheaper after it.
+        # Sizes round up, so that a side never becomes 0. ReLU commutes with the pooling and is cheaper after it.
         self.rest = nn.Sequential(
             nn.BatchNorm2d(width),
             nn.MaxPool2d(2, ceil_mode=True),
@@ -52,7 +51,7 @@ class RelationHead(nn.Module):
         self.score = nn.Sequential(nn.Linear(width * height * wide, hidden), nn.LeakyReLU(0.1), nn.Linear(hidden, 1))
 
     def forward(self, classes: Tensor, queries: Tensor) -> Tensor:
-        """Return how well each query goes with each class, before the sigmoid."""
+        """Return how well each query matches each class, before the sigmoid."""
         (episodes, way), count = classes.shape[:2], queries.shape[1]
         of_class, of_query = torch.split(self.first.weight, self.channels, 1)
         a = nn.functional.conv2d(classes.flatten(0, 1), of_class, padding=1)

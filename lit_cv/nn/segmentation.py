@@ -1,4 +1,4 @@
-"""Heads that give every pixel a class."""
+"""Semantic segmentation heads: a class for every pixel."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ __all__ = ["SEGMENTERS", "DeepLabHead", "FCNHead", "SegmentationHead", "build_se
 
 SEGMENTERS = ("fcn", "deeplab")
 
-_RATES = (6, 12, 18)  # for the stride of 16 of Chen et al. 2018; fewer and smaller ones for small images
+_RATES = (6, 12, 18)  # dilations for the stride of 16 of Chen et al. 2018
 
 
 class SegmentationHead(nn.Module, ABC):
-    """Base of the heads: maps of a backbone to logits of every pixel's class.
+    """Base of the heads, from the maps of a backbone to class logits for every pixel.
 
     Attributes:
-        stride: Pixels of the image that one step in the logits of `forward` is.
-        strides: Strides of the backbone's maps that `forward` needs.
+        stride: Image pixels per step in the logits of `forward`.
+        strides: Strides of the backbone's maps that `forward` uses.
     """
 
     stride: int
@@ -49,13 +49,13 @@ def build_segmenter(
     Args:
         name: One of `SEGMENTERS`.
         levels: Channels of the backbone's maps by stride, `Backbone.feature_levels`.
-        num_classes: Number of classes K, that of the background counted.
+        num_classes: Number of classes K, including the background.
         stride: Stride of the logits, a power of two.
         channels: Channels inside the head.
         dropout: Probability of dropping a channel before the classifier.
 
     Raises:
-        ValueError: If the name is unknown or a number does not fit.
+        ValueError: If the name is unknown or a number is out of range.
 
     Example:
         >>> from lit_cv.nn import create_backbone
@@ -70,7 +70,7 @@ def build_segmenter(
         raise ValueError(f"there is no segmentation head {name!r}: {', '.join(SEGMENTERS)}.")
     if num_classes < 2:
         raise OptionError(
-            None, "num_classes", num_classes, "pixels have at least 2 classes, that of the background counted"
+            None, "num_classes", num_classes, "segmentation needs at least 2 classes, including the background"
         )
     if stride < 1 or stride & (stride - 1):
         raise OptionError(None, "stride", stride, "give a power of two")
@@ -80,15 +80,16 @@ def build_segmenter(
 
 
 class FCNHead(SegmentationHead):
-    """Fully convolutional network (Long et al. 2015): maps of all resolutions are summed and classified.
+    """Fully convolutional network (Long et al. 2015), which sums and classifies maps of all resolutions.
 
-    They come from a feature pyramid, as in Kirillov et al. 2019 ("Panoptic feature pyramid networks", section 3.1).
+    The maps are those of a feature pyramid, as in Kirillov et al. 2019 ("Panoptic feature pyramid networks", section
+    3.1).
     """
 
     def __init__(self, levels: Mapping[int, int], num_classes: int, stride: int, channels: int, dropout: float) -> None:
         super().__init__()
         self.stride = stride
-        self.pyramid = FeaturePyramid(levels, _row(stride, max(*levels, stride)), channels)
+        self.pyramid = FeaturePyramid(levels, _doubling_strides(stride, max(*levels, stride)), channels)
         self.strides = sorted(set(self.pyramid.sources.values()))
         self.branches = nn.ModuleList(_block(channels, channels) for _ in self.pyramid.strides)
         self.classifier = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(channels, num_classes, 1))
@@ -96,7 +97,7 @@ class FCNHead(SegmentationHead):
     def forward(self, maps: Mapping[int, Tensor]) -> Tensor:
         """Return the logits, see `SegmentationHead.forward`."""
         pyramid = self.pyramid(maps).values()
-        parts = [branch(own) for branch, own in zip(self.branches, pyramid, strict=True)]
+        parts = [branch(features) for branch, features in zip(self.branches, pyramid, strict=True)]
         size = parts[0].shape[2:]
         total = parts[0]
         for part in parts[1:]:
@@ -105,9 +106,10 @@ class FCNHead(SegmentationHead):
 
 
 class DeepLabHead(SegmentationHead):
-    """DeepLabV3+ (Chen et al. 2018): dilated convolutions of several rates, refined with a finer map.
+    """DeepLabV3+ (Chen et al. 2018): convolutions of several dilations, refined with a finer map.
 
-    The dilated convolutions are torchvision's, over the backbone's map of stride 16, or its coarsest if that is finer.
+    The dilated convolutions are torchvision's, on the backbone's map of stride 16, or its coarsest map if that is
+    finer.
     """
 
     def __init__(self, levels: Mapping[int, int], num_classes: int, stride: int, channels: int, dropout: float) -> None:
@@ -116,7 +118,7 @@ class DeepLabHead(SegmentationHead):
         coarse = max((s for s in levels if s <= 16), default=min(levels))
         if coarse < stride:
             raise OptionError(
-                self, "stride", stride, f"the backbone's map for DeepLab has a stride of {coarse}; give at most that"
+                self, "stride", stride, f"the backbone's map for DeepLab has stride {coarse}; give at most {coarse}"
             )
         self.coarse = coarse
         self.finest = FeaturePyramid(levels, [stride], channels)
@@ -134,7 +136,7 @@ class DeepLabHead(SegmentationHead):
         return cast(Tensor, self.classifier(self.fuse(torch.cat([fine, context], 1))))
 
 
-def _row(first: int, last: int) -> list[int]:
+def _doubling_strides(first: int, last: int) -> list[int]:
     strides = [first]
     while strides[-1] < last:
         strides.append(2 * strides[-1])
@@ -148,7 +150,7 @@ def _block(in_channels: int, channels: int) -> nn.Sequential:
 
 
 def default_stride(image_size: tuple[int, int] | list[int] | None) -> int:
-    """Return the stride of logits for images of a height and width: 4, or 2 for those up to 128 pixels.
+    """Return the default stride of the logits: 4, or 2 for images of at most 128 pixels.
 
     Example:
         >>> default_stride((480, 640)), default_stride((64, 64)), default_stride(None)

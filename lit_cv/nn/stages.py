@@ -1,4 +1,4 @@
-"""The stages of a backbone in the order of their depth, whatever its architecture."""
+"""The stages of a backbone of any architecture, in order of depth."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -7,22 +7,22 @@ from torch import nn
 
 from lit_cv.suggest import nearest
 
-__all__ = ["Stage", "backbone_stages", "find_stage", "units"]
+__all__ = ["BackboneStage", "backbone_stages", "find_stage", "units"]
 
-# Modules that hold a network's depth and are looked into; anything else is a unit that stays whole.
+# Names of modules whose children are separate units; any other module is a single unit.
 _CONTAINERS = ("blocks", "layers", "stages", "features", "trunk_output", "encoder")
-_POOLING = "attn_pool"  # of timm's vision transformers, such as SigLIP's
-_LINKS = ("_Transition", "DenseTransition", "PatchMerging", "PatchMergingV2")  # lead from one stage over to the next
+_POOLING = "attn_pool"  # learned pooling of timm's vision transformers, such as SigLIP's
+_LINKS = ("_Transition", "DenseTransition", "PatchMerging", "PatchMergingV2")  # transitions between stages
 
 
-class Stage(NamedTuple):
+class BackboneStage(NamedTuple):
     """A part of a backbone between two depths.
 
     Attributes:
-        name: Its name in the network: `stem`, `layer3`, `blocks.11`, `features.5`, `encoder_layer_0`.
+        name: Name in the network: `stem`, `layer3`, `blocks.11`, `features.5`, `encoder_layer_0`.
         modules: Its modules.
-        parameters: Its parameters, each in one stage only; the first stage has those of no module, too (position
-            embeddings, class tokens).
+        parameters: Its parameters, each in one stage only; the first stage also has the parameters that belong to no
+            stage's modules (position embeddings, class tokens).
     """
 
     name: str
@@ -30,12 +30,13 @@ class Stage(NamedTuple):
     parameters: tuple[nn.Parameter, ...]
 
 
-def backbone_stages(body: nn.Module) -> list[Stage]:
+def backbone_stages(body: nn.Module) -> list[BackboneStage]:
     """Divide a network without its classifier into stages, from the image to the features.
 
-    A stage is a block of a vision transformer, a stage of a convolutional network as its authors count them (a
-    downsampling layer belongs to what follows it), or the layers between two poolings of a plain one. Final norms and
-    a learnt pooling belong to the last stage, so that blocks have the learning rates of timm's layer-wise decay.
+    A stage is a block of a vision transformer, a stage of a convolutional network as defined by its authors (a
+    downsampling layer belongs to the stage after it), or the layers between two poolings of a plain network. Final
+    norms and a learned pooling belong to the last stage, so that the learning rates of blocks match timm's layer-wise
+    decay.
 
     Args:
         body: The network, `Backbone.body`.
@@ -50,23 +51,23 @@ def backbone_stages(body: nn.Module) -> list[Stage]:
     """
     groups = _group(body)
     if not groups:
-        raise ValueError(f"{type(body).__name__} has no layers with parameters, hence no stages.")
-    stages: list[Stage] = []
+        raise ValueError(f"{type(body).__name__} has no layers with parameters, so it has no stages.")
+    stages: list[BackboneStage] = []
     seen: set[nn.Parameter] = set()
     for name, modules in groups:
-        own = dict.fromkeys(p for module in modules for p in module.parameters() if p not in seen)
-        seen.update(own)
-        stages.append(Stage(name, tuple(modules), tuple(own)))
-    rest = tuple(parameter for parameter in body.parameters() if parameter not in seen)
-    stages[0] = stages[0]._replace(parameters=rest + stages[0].parameters)
+        parameters = dict.fromkeys(p for module in modules for p in module.parameters() if p not in seen)
+        seen.update(parameters)
+        stages.append(BackboneStage(name, tuple(modules), tuple(parameters)))
+    unassigned = tuple(parameter for parameter in body.parameters() if parameter not in seen)
+    stages[0] = stages[0]._replace(parameters=unassigned + stages[0].parameters)
     return stages
 
 
-def find_stage(stages: Sequence[Stage], name: str) -> int:
-    """Return the position of the stage of that name.
+def find_stage(stages: Sequence[BackboneStage], name: str) -> int:
+    """Return the index of the stage with this name.
 
     Raises:
-        ValueError: If there is none, with the nearest names.
+        ValueError: If there is none; the message has the nearest names.
     """
     names = [stage.name for stage in stages]
     if name not in names:
@@ -75,10 +76,10 @@ def find_stage(stages: Sequence[Stage], name: str) -> int:
 
 
 def _group(body: nn.Module) -> list[tuple[str, list[nn.Module]]]:
-    """Return the stages as names and modules."""
+    """Group the units of a network into stages; return the name and modules of each."""
     groups: list[tuple[str, list[nn.Module]]] = []
     links: list[nn.Module] = []
-    plain = False  # whether the last stage consists of single layers, of which it takes more
+    plain = False  # whether the last stage consists of single layers and accepts more
     for path, module in units(body):
         if next(module.parameters(), None) is None:
             plain = plain and not _is_pooling(path, module)
@@ -99,7 +100,7 @@ def _group(body: nn.Module) -> list[tuple[str, list[nn.Module]]]:
 
 
 def units(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield the parts of a network that stay whole in the order of its definition, each with its path."""
+    """Yield the path and module of the units of a network, the parts that are not divided, in definition order."""
     for name, child in module.named_children():
         inner = f"{path}.{name}" if path else name
         if name in _CONTAINERS and next(child.children(), None) is not None:
@@ -116,7 +117,7 @@ def _name(path: str, first: bool, single: bool) -> str:
 
 
 def _is_single(module: nn.Module) -> bool:
-    """Whether all parameters are the module's own, as in a convolution."""
+    """Return whether no submodule has parameters, as in a convolution."""
     return all(next(child.parameters(), None) is None for child in module.children())
 
 
@@ -134,7 +135,7 @@ def _is_pooling(path: str, module: nn.Module) -> bool:
 
 
 def _is_link(module: nn.Module) -> bool:
-    """Whether a module only leads over to the next stage, as ConvNeXt's norm and strided convolution do."""
+    """Return whether a module is only a transition to the next stage, such as ConvNeXt's norm and convolution."""
     if type(module).__name__ in _LINKS:
         return True
     layers = list(module.children()) if isinstance(module, nn.Sequential) else []

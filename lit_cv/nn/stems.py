@@ -1,4 +1,4 @@
-"""First layers: another number of input channels, or a resolution kept for small images."""
+"""Changes of the first layers: another number of input channels, or a higher resolution for small images."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ __all__ = ["SMALL_STEMS", "adapt_channels", "adapt_normalization", "first_convol
 
 
 def first_convolution(body: nn.Module) -> tuple[str, nn.Conv2d]:
-    """Return the path and the module of the convolution that sees the image.
+    """Return the path and the module of the first convolution, which sees the image.
 
     Raises:
         ValueError: If there is none.
@@ -19,25 +19,25 @@ def first_convolution(body: nn.Module) -> tuple[str, nn.Conv2d]:
     for path, module in body.named_modules():
         if isinstance(module, nn.Conv2d):
             return path, module
-    raise ValueError(f"{type(body).__name__} has no convolution, and hence no feature maps.")
+    raise ValueError(f"{type(body).__name__} has no convolution, so it has no feature maps.")
 
 
 def replace_input(body: nn.Module, in_channels: int) -> None:
-    """Give `body` another number of input channels, in place, by a new first convolution."""
+    """Change the number of input channels of `body`, in place, by a new first convolution."""
     path, convolution = first_convolution(body)
     if convolution.in_channels != in_channels:
         body.set_submodule(path, _like(convolution, in_channels=in_channels))
 
 
 def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
-    """Turn the weight of a first convolution into one for another number of channels.
+    """Convert the weight of a first convolution to another number of input channels.
 
-    One channel gets the sum over the old ones, which answers a grey image as the old weight answers its RGB
-    copy. More channels repeat the old ones, scaled by old / new, so that the output keeps its size.
+    For one channel, the old channels are summed, so that a gray image gives the same output as its RGB copy did. For
+    more channels, the old ones are repeated and scaled by old / new, so that the output keeps its magnitude.
 
     Args:
         weight: (out, old, h, w).
-        in_channels: Number of channels wanted.
+        in_channels: New number of channels.
 
     Returns:
         (out, in_channels, h, w).
@@ -49,27 +49,27 @@ def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
 
 
 def adapt_normalization(values: Sequence[float], in_channels: int) -> list[float]:
-    """Return means or deviations for another number of channels: averaged for one, else repeated in turn."""
+    """Convert means or standard deviations to another number of channels: average them for one, else repeat them."""
     if in_channels == 1:
         return [math.fsum(values) / len(values)]
     return [values[channel % len(values)] for channel in range(in_channels)]
 
 
 def small_stem(family: str, body: nn.Module) -> frozenset[str]:
-    """Change the first layers, in place, so that they keep the resolution of small images.
+    """Change the first layers, in place, to keep the resolution of small images.
 
     Args:
         family: A key of `SMALL_STEMS`.
         body: The network.
 
     Returns:
-        Keys of the state dict whose weights are of another shape than the published ones.
+        Keys of the state dict whose shapes differ from the published weights.
     """
     return SMALL_STEMS[family](body)
 
 
 def _like(old: nn.Conv2d, **changes: Any) -> nn.Conv2d:
-    """Return a convolution that differs from `old` in `changes`, with an output of the same variance."""
+    """Return a new convolution that differs from `old` in `changes`, initialized to the same output variance."""
     options: dict[str, Any] = {
         "in_channels": old.in_channels,
         "out_channels": old.out_channels,
@@ -88,7 +88,7 @@ def _like(old: nn.Conv2d, **changes: Any) -> nn.Conv2d:
 
 
 def _three_by_three(path: str, pool: str) -> Callable[[nn.Module], frozenset[str]]:
-    """A 3x3 convolution of stride 1 in place of the strided one, and no pooling after it."""
+    """Replace the strided convolution by a 3x3 convolution of stride 1, and remove the pooling after it."""
 
     def change(body: nn.Module) -> frozenset[str]:
         convolution = cast(nn.Conv2d, body.get_submodule(path))
@@ -100,7 +100,7 @@ def _three_by_three(path: str, pool: str) -> Callable[[nn.Module], frozenset[str
 
 
 def _stride_one(path: str, pool: str | None = None) -> Callable[[nn.Module], frozenset[str]]:
-    """The published convolution moved a pixel at a time, and no pooling after it; its weights still fit."""
+    """Set the stride of the published convolution to 1, and remove the pooling after it; its weights still fit."""
 
     def change(body: nn.Module) -> frozenset[str]:
         cast(nn.Conv2d, body.get_submodule(path)).stride = (1, 1)
@@ -112,7 +112,7 @@ def _stride_one(path: str, pool: str | None = None) -> Callable[[nn.Module], fro
 
 
 def _two_pixel_patches(body: nn.Module) -> frozenset[str]:
-    """ConvNeXt's patches of 2 pixels in place of 4."""
+    """Reduce ConvNeXt's patches from 4 to 2 pixels."""
     path, convolution = first_convolution(body)
     body.set_submodule(path, _like(convolution, kernel_size=2, stride=2))
     return frozenset({f"{path}.weight"})
@@ -131,4 +131,4 @@ SMALL_STEMS: dict[str, Callable[[nn.Module], frozenset[str]]] = {
     "mnasnet": _stride_one("layers.0"),
     "shufflenet": _stride_one("conv1.0", "maxpool"),
 }
-"""How each family of torchvision networks gets its stem for small images, by the beginning of its name."""
+"""Functions that change the stem for small images, by the name prefix of each family of torchvision networks."""

@@ -1,4 +1,4 @@
-"""Stochastic depth for backbones whose residual branches can be dropped."""
+"""Stochastic depth for backbones with residual branches."""
 
 import re
 
@@ -9,22 +9,22 @@ from lit_cv.errors import OptionError
 
 __all__ = ["set_stochastic_depth"]
 
-_NAME = re.compile(r"drop_path\d*")  # timm's, an identity where it is off
+_NAME = re.compile(r"drop_path\d*")  # timm's name; an identity if it is off
 
 
 def set_stochastic_depth(body: nn.Module, rate: float) -> None:
-    """Give the residual branches of a network a chance to be dropped, in place (Huang et al. 2016).
+    """Set the probability of dropping the residual branches of a network, in place (Huang et al. 2016).
 
-    The chance rises linearly from 0 at the first block to `rate` at the last. In training a branch is dropped for
-    single images of a batch, and what stays is scaled up.
+    The probability rises linearly from 0 at the first block to `rate` at the last. In training, a branch is dropped
+    per image, and the branches that are kept are scaled up.
 
     Args:
-        body: A network of torchvision with stochastic depth (convnext, efficientnet, swin, maxvit), or one whose
-            blocks have a module `drop_path`, as timm's and our vision transformers.
-        rate: The chance at the last block, in [0, 1); 0 turns it off.
+        body: A torchvision network with stochastic depth (convnext, efficientnet, swin, maxvit), or a network whose
+            blocks have a module `drop_path`, such as timm's and lit_cv's vision transformers.
+        rate: Probability at the last block, in [0, 1); 0 turns stochastic depth off.
 
     Raises:
-        ValueError: If the rate is out of range, or the network has no such branches.
+        ValueError: If the probability is out of range, or the network has no such branches.
 
     Example:
         >>> from lit_cv.nn import create_backbone
@@ -41,7 +41,7 @@ def set_stochastic_depth(body: nn.Module, rate: float) -> None:
         if (names := [name for name, child in parent.named_children() if _drops(name, child)])
     ]
     if not blocks:
-        raise ValueError(f"{type(body).__name__} has no residual branches made to be dropped: leave drop_path out.")
+        raise ValueError(f"{type(body).__name__} does not support stochastic depth: leave drop_path out.")
     for position, (parent, names) in enumerate(blocks):
         for name in names:
             setattr(parent, name, StochasticDepth(rate * position / max(1, len(blocks) - 1), "row"))

@@ -1,4 +1,4 @@
-"""Outputs of layers within a network, kept for a look beside the forward pass."""
+"""Access to the outputs of inner layers of a network."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ __all__ = ["LayerTaps"]
 
 
 class LayerTaps:
-    """Keeps what chosen layers of a network put out in its last forward pass; maps are averaged over their pixels.
+    """The outputs of chosen layers in a network's last forward pass; maps are averaged over their pixels.
 
     Args:
         network: The network.
         names: Names of its modules, as in `network.named_modules()`.
 
     Attributes:
-        outputs: (N, D) of each layer by its name.
+        outputs: Outputs (N, D) by layer name.
 
     Raises:
         ValueError: If there is no such module.
@@ -41,11 +41,11 @@ class LayerTaps:
             modules[name].register_forward_hook(_Keep(self, name))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"outputs": {}}  # a graph cannot be copied
+        return {"outputs": {}}  # tensors with an autograd graph cannot be copied
 
 
 class _Keep:
-    """A hook that can be pickled, which a local function cannot."""
+    """A hook that can be pickled, unlike a local function."""
 
     def __init__(self, taps: LayerTaps, name: str) -> None:
         self.taps, self.name = taps, name

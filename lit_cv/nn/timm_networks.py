@@ -1,4 +1,4 @@
-"""timm's networks, where timm is installed."""
+"""timm's networks, if timm is installed."""
 
 import logging
 import sys
@@ -23,7 +23,7 @@ _MOST_TAGS = 6  # that a warning lists
 
 
 def timm_name(name: str) -> str | None:
-    """Return timm's name of a backbone, `None` if it is not one of timm's.
+    """Return timm's name of a backbone, `None` if the backbone is not from timm.
 
     Example:
         >>> timm_name("timm/resnet18.a1_in1k"), timm_name("efficientnet_lite0"), timm_name("resnet18")
@@ -44,7 +44,7 @@ def check_timm_name(name: str) -> None:
     if tag and tag not in tags:
         raise ValueError(
             f"backbone='timm/{name}': timm has no weights {tag!r} of {architecture}{nearest(tag, tags)} "
-            f"There are {listed(tags, _MOST_TAGS)}."
+            f"It has {listed(tags, _MOST_TAGS)}."
         )
 
 
@@ -52,10 +52,10 @@ def build_timm(name: str, in_channels: int, image_size: tuple[int, int] | None, 
     """Build a timm model without its classifier.
 
     Args:
-        name: timm's name of the model, with a tag of its weights where wanted (`resnet18.a1_in1k`).
+        name: timm's name of the model, optionally with a tag of its weights (`resnet18.a1_in1k`).
         in_channels: Channels of the images; timm adapts pretrained weights itself.
-        image_size: Height and width in pixels, for the models that are built for one size. Vision transformers take
-            images of other sizes, too, for which they interpolate their positions.
+        image_size: Height and width in pixels, for models built for a single size. Vision transformers also accept
+            other sizes and interpolate their position embeddings.
         pretrained: Whether to download timm's weights.
     """
     check_timm_name(name)
@@ -67,28 +67,28 @@ def build_timm(name: str, in_channels: int, image_size: tuple[int, int] | None, 
 
 
 def fit_timm_weights(body: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return weights as timm itself fits its published ones to a network, where they do not fit as they are.
+    """Convert weights for a network by timm's own filter, unless they fit already.
 
-    That gives the authors' files timm's names, and interpolates positions and patches for another image size.
+    The filter renames keys of the authors' files, and interpolates position and patch embeddings to another size.
 
     Args:
         body: The network.
-        state: Weights under timm's names or those of the authors.
+        state: Weights under the names of timm or the authors.
     """
-    own = body.state_dict()
+    current = body.state_dict()
     convert = getattr(sys.modules[type(body).__module__], "checkpoint_filter_fn", None)
-    if convert is None or all(key in state and state[key].shape == value.shape for key, value in own.items()):
+    if convert is None or all(key in state and state[key].shape == value.shape for key, value in current.items()):
         return state
     converted: Mapping[str, Tensor] = convert(dict(state), body)
     return converted
 
 
 def timm_preprocessing(name: str, of_file: bool) -> Preprocessing | None:
-    """Return how the images of timm's weights for a network were prepared, `None` if timm does not say.
+    """Return the preprocessing of timm's weights for a network, `None` if timm does not specify it.
 
     Args:
-        name: timm's name of the model. Without a tag it is that of timm's first weights.
-        of_file: Whether the weights are from a file, which may be of any tag: a warning lists tags that differ.
+        name: timm's name of the model; without a tag, timm's default weights.
+        of_file: Whether the weights are from a file and may be of any tag: a warning lists tags that differ.
     """
     check_timm_name(name)
     from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
@@ -105,8 +105,8 @@ def timm_preprocessing(name: str, of_file: bool) -> Preprocessing | None:
     if others:
         more = f" and {len(others) - _MOST_TAGS} more" if len(others) > _MOST_TAGS else ""
         _LOGGER.warning(
-            "timm has weights of %s that were normalized in different ways, and the file does not say which these are: "
-            "%s is taken; otherwise it is %s%s. If that is wrong, give %s with the tag, or %s and %s.",
+            "timm has weights of %s with different normalizations, and the file does not record which these are: using "
+            "those of %s. Weights with other values: %s%s. To use one of these, give %s with the tag, or %s and %s.",
             architecture, chosen.source, ", ".join(others[:_MOST_TAGS]), more,
             argument("backbone"), argument("mean"), argument("std"),
         )  # fmt: skip
@@ -122,10 +122,10 @@ def _preprocessing(config: Any) -> Preprocessing:
 
 
 def _first_built(name: str, options: dict[str, Any], choices: Sequence[dict[str, Any]]) -> Any:
-    """Build a model with the first further options that it takes: networks for images of any size take none."""
-    for further in choices[:-1]:
+    """Build a model with the first additional options that it accepts; networks for any image size accept none."""
+    for additional in choices[:-1]:
         try:
-            return _create(name, further | options)
+            return _create(name, additional | options)
         except TypeError:
             continue
     return _create(name, choices[-1] | options)
@@ -137,8 +137,8 @@ def _create(name: str, options: dict[str, Any]) -> Any:
     except OSError as error:
         reason = str(error).partition("\n")[0]
         raise OSError(
-            f"weights='DEFAULT': timm's weights of {name} could not be downloaded ({reason}): try again with a "
-            "network, or give the path of a file."
+            f"weights='DEFAULT': timm's weights of {name} could not be downloaded ({reason}): check the internet "
+            "connection, or give the path of a file."
         ) from None
     except RuntimeError as error:
         if not options["pretrained"] or "pretrained weights" not in str(error):
@@ -176,7 +176,7 @@ class _Features(nn.Module):
 
 
 def _has_feature_map(body: nn.Module) -> bool:
-    """Whether the features are laid out (N, C, h, w), as a run without data tells."""
+    """Return whether the features have the layout (N, C, h, w), by a forward pass on the meta device."""
     size = cast(Any, body).pretrained_cfg.get("input_size", (3, 224, 224))[1:]
     if hasattr(body, "patch_embed") and hasattr(cast(Any, body).patch_embed, "img_size"):
         size = cast(Any, body).patch_embed.img_size or size

@@ -18,7 +18,8 @@ from lit_cv.nn.sizes import size_error
 __all__ = ["build_torchvision", "torchvision_names", "torchvision_preprocessing", "without_classifier"]
 
 _Half = Callable[[nn.Module, Tensor], Tensor]
-_OWN_INPUT = ("googlenet", "inception_v3")  # trained on [-1, 1]; torchvision's networks convert from ImageNet's values
+# Trained on inputs in [-1, 1], to which torchvision's `forward` converts ImageNet-normalized images.
+_INCEPTION_NAMES = ("googlenet", "inception_v3")
 
 
 @cache
@@ -30,18 +31,18 @@ def torchvision_names() -> tuple[str, ...]:
 def build_torchvision(name: str, image_size: tuple[int, int] | None = None) -> Network:
     """Build a torchvision classification network with random weights and without its classifier.
 
-    The last linear layer goes, with a dropout beside it; norms, pooling and hidden layers before it stay
-    (vgg and alexnet keep their penultimate layers). The keys of the state dict are torchvision's own.
+    The last linear layer is removed, with the dropout before it. Norms, pooling and hidden layers before it are kept
+    (including the penultimate layers of vgg and alexnet). The keys of the state dict are torchvision's.
 
     Args:
         name: One of `torchvision_names()`.
-        image_size: Height and width in pixels, which vision transformers and MaxViT are built for.
+        image_size: Height and width in pixels, for vision transformers and MaxViT, which are built for one size.
 
     Raises:
         ValueError: If the network cannot be built for this size.
     """
     options: dict[str, Any] = {}
-    if name in _OWN_INPUT:
+    if name in _INCEPTION_NAMES:
         options = {"aux_logits": False, "init_weights": True}
     elif name.startswith("vit_") and image_size is not None:
         options["image_size"] = _vit_size(name, image_size)
@@ -57,11 +58,11 @@ def build_torchvision(name: str, image_size: tuple[int, int] | None = None) -> N
 
 
 def torchvision_preprocessing(name: str, member: str | None = None) -> Preprocessing | None:
-    """Return how the images of published weights were prepared, `None` if a network has none.
+    """Return the preprocessing of published weights, `None` if a network has none.
 
     Args:
         name: One of `torchvision_names()`.
-        member: Name of the weights; `None` returns what all weights of the network have in common.
+        member: Name of the weights; `None` returns the values that all weights of the network share.
     """
     enum = models.get_model_weights(name)
     records = [_preprocessing(name, enum[each]) for each in ([member] if member else enum.__members__)]
@@ -71,18 +72,17 @@ def torchvision_preprocessing(name: str, member: str | None = None) -> Preproces
 
 
 def _preprocessing(name: str, weights: Any) -> Preprocessing:
-    prepare = weights.transforms()
-    mean, std = (tuple(map(float, values)) for values in (prepare.mean, prepare.std))
-    if name in _OWN_INPUT:
+    transforms = weights.transforms()
+    mean, std = (tuple(map(float, values)) for values in (transforms.mean, transforms.std))
+    if name in _INCEPTION_NAMES:
         mean = std = (0.5, 0.5, 0.5)
-    side = int(prepare.crop_size[0])
-    return Preprocessing(
-        mean, std, prepare.interpolation.value, round(side / prepare.resize_size[0], 4), (side, side), str(weights)
-    )
+    side = int(transforms.crop_size[0])
+    crop = round(side / transforms.resize_size[0], 4)
+    return Preprocessing(mean, std, transforms.interpolation.value, crop, (side, side), str(weights))
 
 
 def without_classifier(body: nn.Module) -> Network:
-    """Take the classifier off one of torchvision's networks, in place, and split the rest."""
+    """Remove the classifier of a torchvision network, in place, and split the network into features and pooling."""
     num_features = _remove_classifier(body)
     features, pool = _HALVES[type(body)]
     return Network(body, features, pool, num_features, not isinstance(body, models.VisionTransformer))
@@ -92,17 +92,17 @@ def _vit_size(name: str, image_size: tuple[int, int]) -> int:
     patch = int(name.rpartition("_")[2])
     height, width = image_size
     if height != width:
-        raise ValueError(f"{name} takes square images, not {height}x{width} pixels: change image_size.")
+        raise ValueError(f"{name} supports square images only, not {height}x{width} pixels: change image_size.")
     if height % patch:
         raise ValueError(
-            f"{name} cuts images into patches of {patch} pixels, which do not divide the image size {height}: "
+            f"{name} cuts images into patches of {patch} pixels, but the image size {height} is not a multiple: "
             f"use {max(1, height // patch) * patch} or another multiple of {patch}."
         )
     return height
 
 
 def _remove_classifier(body: nn.Module) -> int:
-    """Take the last linear layer off, in place, and return the size of what it was given."""
+    """Remove the last linear layer, in place, and return its number of inputs."""
     if isinstance(body, models.SqueezeNet):
         body.classifier = nn.Identity()  # its classifier is a convolution before the pooling
         return 512
@@ -169,7 +169,7 @@ def _vit_tokens(body: nn.Module, x: Tensor) -> Tensor:
     if x.shape[2] != m.image_size or x.shape[3] != m.image_size:
         raise ValueError(
             f"images of {x.shape[2]}x{x.shape[3]} pixels: this vision transformer was built for "
-            f"image_size={m.image_size}."
+            f"image_size={m.image_size}. Resize the images, or build it for their size."
         )
     x = m.conv_proj(x).flatten(2).transpose(1, 2)
     x = torch.cat([m.class_token.expand(x.shape[0], -1, -1), x], dim=1)

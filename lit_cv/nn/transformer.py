@@ -1,4 +1,4 @@
-"""The block that vision transformers and decoders are made of."""
+"""The transformer block of vision transformers and MAE decoders."""
 
 from typing import cast
 
@@ -11,7 +11,7 @@ __all__ = ["Block", "init_weights"]
 
 
 class Block(nn.Module):
-    """A transformer block: attention and a two-layer network, each after a norm and around a shortcut.
+    """A pre-norm transformer block: attention and a two-layer MLP, each with a residual connection.
 
     Args:
         width: Width D of the tokens.
@@ -24,7 +24,7 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"a width of {width} cannot be split into {heads} heads: choose numbers that divide.")
+            raise ValueError(f"a width of {width} is not divisible by {heads} heads: change one of them.")
         self.drop_path = nn.Identity()  # see `set_stochastic_depth`
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.attn = _Attention(width, heads)
@@ -32,7 +32,7 @@ class Block(nn.Module):
         self.mlp = _MLP(width, 4 * width)
 
     def forward(self, x: Tensor, last: int | None = None) -> Tensor:
-        """Return the tokens after the block; only the last few of them, which look at all, if a number is given."""
+        """Return the tokens after the block; if `last` is set, only the last so many, which attend to all tokens."""
         branch = self.attn(self.norm1(x), last)
         x = (x if last is None else x[:, -last:]) + self.drop_path(branch)
         return x + cast(Tensor, self.drop_path(self.mlp(self.norm2(x))))
@@ -71,7 +71,7 @@ class _MLP(nn.Module):
 
 
 def init_weights(module: nn.Module) -> None:
-    """Initialise a linear layer as MAE does: Xavier's uniform weights and no bias."""
+    """Initialize a linear layer as in MAE: Xavier uniform weights and zero bias."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)

@@ -1,4 +1,4 @@
-"""Names of weights in files of Hugging Face's transformers, turned into timm's. Pure torch."""
+"""Conversion of weights from the names of Hugging Face's transformers to timm's. Pure torch."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -18,12 +18,12 @@ def _rules(*pairs: tuple[str, str]) -> _Rules:
 
 
 class _Layout(NamedTuple):
-    """How the weights of a kind of network are named.
+    """The names of the weights of a kind of network.
 
     Attributes:
-        markers: Two keys that such a file has, behind one prefix.
-        rules: Patterns of whole keys, and what they are called in timm; the first that matches is taken.
-        finish: What is done to the tensors that have timm's names then.
+        markers: Two keys that identify the layout, after a common prefix.
+        rules: Patterns of complete keys with timm's names; the first match is used.
+        finish: Function applied to the renamed tensors.
     """
 
     markers: tuple[str, str]
@@ -32,14 +32,14 @@ class _Layout(NamedTuple):
 
 
 def from_transformers(state: Mapping[str, Tensor]) -> _State | None:
-    """Return weights of transformers under timm's names; `None` if they are none of those known here.
+    """Convert weights from transformers' names to timm's; return `None` if the layout is unknown.
 
     Args:
-        state: Weights of a ViT, DeiT, DINOv2 (with registers or without), DINOv3, SigLIP, CLIP, ConvNeXt (V2) or
-            ResNet, of the network by itself or within a larger one, whose other parts keep their names.
+        state: Weights of a ViT, DeiT, DINOv2 (with or without registers), DINOv3, SigLIP, CLIP, ConvNeXt (V2) or
+            ResNet, alone or as part of a larger network, whose other parts keep their names.
 
     Raises:
-        ValueError: If tensors that belong together do not fit each other.
+        ValueError: If the query, key and value tensors of a layer have different shapes.
     """
     for layout in _LAYOUTS:
         first, second = layout.markers
@@ -61,7 +61,7 @@ def _translate(state: Mapping[str, Tensor], prefix: str, layout: _Layout) -> _St
 
 
 def _fuse(state: _State) -> _State:
-    """Join what is named as query, key and value; a bias that the key lacks is 0."""
+    """Concatenate query, key and value tensors; a missing bias of the key is 0."""
     fused = dict(state)
     for name in [key for key in state if key.endswith(".attn.q.weight")]:
         block = name.removesuffix("q.weight")
@@ -72,16 +72,16 @@ def _fuse(state: _State) -> _State:
                 continue
             joined = [torch.zeros_like(query) if part is None else part for part in parts]
             if any(part.shape != query.shape for part in joined):
-                raise ValueError(f"the {kind} of {block}q, k and v have different shapes.")
+                raise ValueError(f"the {kind} tensors of {block}q, k and v have different shapes.")
             fused[f"{block}qkv.{kind}"] = torch.cat(joined)
     return fused
 
 
 def _vit(state: _State) -> _State:
     fused = _fuse(state)
-    fused.pop("mask_token", None)  # of the pretraining
+    fused.pop("mask_token", None)  # used in pretraining only
     if "reg_token" in fused and "cls_token" in fused and "pos_embed" in fused:
-        positions = fused["pos_embed"]  # in timm those of the patches alone
+        positions = fused["pos_embed"]  # timm's pos_embed is for the patches only
         fused |= {"cls_token": fused["cls_token"] + positions[:, :1], "pos_embed": positions[:, 1:]}
     return fused
 
@@ -117,7 +117,7 @@ def _resnet(state: _State) -> _State:
 
 
 def _counted(key: str) -> str:
-    """Return timm's name of a layer of a ResNet's block, which counts stages and layers from 1."""
+    """Return timm's name of a layer in a ResNet block; timm numbers stages and layers from 1."""
     if match := re.fullmatch(r"stage (\d+)\.(.*)", key):
         key = f"layer{int(match[1]) + 1}.{match[2]}"
     return re.sub(r"(conv|bn) (\d+)\.", lambda match: f"{match[1]}{int(match[2]) + 1}.", key)

@@ -1,4 +1,4 @@
-"""Vision transformers whose attributes are named as in timm, for images of any size."""
+"""Vision transformers for images of any size, with timm's attribute names."""
 
 import math
 import re
@@ -19,7 +19,7 @@ _NAME = re.compile(r"(vit_[a-z]+?)(?:_p(\d+))?(?:_(cls|gap))?")
 
 
 class VITSize(NamedTuple):
-    """Width of the tokens, number of blocks, heads of their attention."""
+    """Width of the tokens, number of blocks and number of attention heads."""
 
     width: int
     depth: int
@@ -38,7 +38,7 @@ VIT: dict[str, VITSize] = {
 
 
 class _PatchEmbedding(nn.Module):
-    """One linear map for all patches, kept as the convolution that others' files hold."""
+    """A linear embedding of patches, stored as a convolution for compatibility with the files of other libraries."""
 
     def __init__(self, in_channels: int, width: int, patch_size: int) -> None:
         super().__init__()
@@ -49,22 +49,22 @@ class _PatchEmbedding(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """A vision transformer (Dosovitskiy et al. 2020) that can encode a part of the patches alone.
+    """A vision transformer (Dosovitskiy et al. 2020) that can encode a subset of the patches.
 
-    The keys of its state dict are those of timm and of the authors' MAE code, and `grid_size`, the rows and
-    columns of patches that `pos_embed` is for. Position embeddings start as the fixed sine-cosine table and are
-    a parameter. Images of another size than that of `grid_size` get them interpolated.
+    The keys of its state dict are those of timm and of the MAE authors' code, plus `grid_size`, the rows and columns
+    of patches of `pos_embed`. Position embeddings are a parameter, initialized to the fixed sine-cosine table, and are
+    interpolated for images of another size.
 
     Args:
-        image_size: Height and width in pixels that the position embeddings are made for.
+        image_size: Height and width in pixels that the position embeddings are created for.
         patch_size: Side P of a patch in pixels.
         in_channels: Channels of the images.
         size: Width D, number of blocks, heads.
-        class_token: Whether a learnt token stands before the patches.
-        pool: What the pooled features are: `mean` of the patch tokens, or the class `token`.
+        class_token: Whether to put a learned class token before the patches.
+        pool: Pooled features: `mean` of the patch tokens, or the class `token`.
 
     Raises:
-        ValueError: If the patch does not divide the image size, or the heads the width.
+        ValueError: If the patch size does not divide the image size, or the number of heads the width.
 
     Example:
         >>> vit = VisionTransformer((8, 12), 4, 1, VITSize(16, 2, 2))
@@ -102,36 +102,35 @@ class VisionTransformer(nn.Module):
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Number of tokens before those of the patches."""
+        """Number of tokens before the patch tokens."""
         return 0 if self.cls_token is None else 1
 
     def forward_features(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Return the tokens of normalised images after the last norm.
+        """Return the tokens of normalized images after the last norm.
 
         Args:
-            images: (N, C, H, W), normalised.
-            keep: (N, K) int64, the patches of each image that are encoded, counted row by row; all by default.
+            images: (N, C, H, W), normalized.
+            keep: (N, K) int64, row-major indices of the patches to encode; all by default.
 
         Returns:
-            (N, T + K, D): the class token, if there is one, and the patches in the order of `keep`.
+            (N, T + K, D): the class token, if any, and the patches in the order of `keep`.
         """
         grid = patch_grid((images.shape[2], images.shape[3]), self.patch_size)
         patches = patchify(images, self.patch_size)
         return self.encode(patches if keep is None else gather_patches(patches, keep), grid, keep)
 
     def encode(self, patches: Tensor, grid: tuple[int, int], keep: Tensor | None = None) -> Tensor:
-        """Return the tokens of patches that were cut out already.
+        """Return the tokens of patches from `patchify`.
 
         Args:
-            patches: (N, K, P * P * C), as `patchify` orders them.
-            grid: Rows and columns of patches of the whole image.
-            keep: (N, K), where in the image they lie; `None` if they are all of it.
+            patches: (N, K, P * P * C), in the layout of `patchify`.
+            grid: Rows and columns of patches of the full image.
+            keep: (N, K), indices of the patches in the image; `None` if these are all patches.
         """
         positions = resize_positions(self.pos_embed, self.grid, grid)
-        first = self.num_prefix_tokens
-        own = positions[:, first:]
+        patch_positions = positions[:, self.num_prefix_tokens :]
         x = self.patch_embed(patches)
-        x = x + (own if keep is None else gather_patches(own, keep))
+        x = x + (patch_positions if keep is None else gather_patches(patch_positions, keep))
         if self.cls_token is not None:
             x = torch.cat(
                 [(self.cls_token + positions[:, :1]).expand(x.shape[0], -1, -1), x], 1
@@ -146,21 +145,21 @@ class VisionTransformer(nn.Module):
 
 
 def is_vit_name(name: str) -> bool:
-    """Whether `name` is one of `VIT`, with `_pPATCH` and `_cls` or `_gap` where wanted."""
+    """Return whether `name` is one of `VIT`, optionally followed by `_pPATCH` and by `_cls` or `_gap`."""
     match = _NAME.fullmatch(name)
     return match is not None and match[1] in VIT and match[2] != "0"
 
 
 def vit_patch_size(name: str, image_size: tuple[int, int]) -> int:
-    """Return the side of the patches: what the name says, otherwise one that gives 7 or more along each side.
+    """Return the patch size in the name, otherwise one that gives at least 7 patches along each side.
 
     Args:
         name: Such as `vit_tiny` or `vit_tiny_p4`.
         image_size: Height and width in pixels.
 
     Returns:
-        The number in the name; else the largest of 16, 8, 4, 2 and 1 that divides both sides and leaves at least 7
-        patches along the shorter one, or the smallest that divides where none does.
+        The number in the name; else the largest of 16, 8, 4, 2 and 1 that divides both sides and gives at least 7
+        patches along the shorter one. If none gives 7, the smallest of 16, 8, 4 and 2 that divides both sides, else 1.
     """
     match = _NAME.fullmatch(name)
     if match is not None and match[2]:
@@ -176,14 +175,14 @@ def build_vit(
     """Build a vision transformer.
 
     Args:
-        name: A key of `VIT`, then `_p4` for patches of 4 pixels and so on, then `_cls` to pool by the class token or
-            `_gap` to have none; otherwise there is one, and the pooled features are the mean of the patch tokens.
+        name: A key of `VIT`, optionally followed by the patch size, such as `_p4`, and by `_cls` (class token pooling)
+            or `_gap` (no class token). By default there is a class token, and the patch tokens are averaged.
         in_channels: Channels of the images.
         image_size: Height and width in pixels, 224 by default.
-        patch_size: Side of the patches where the name has none; chosen by the image size by default.
+        patch_size: Patch size if the name has none; by default it depends on the image size.
 
     Raises:
-        ValueError: If the patch does not divide the image size.
+        ValueError: If the patch size does not divide the image size.
     """
     match = _NAME.fullmatch(name)
     if match is None or not is_vit_name(name):

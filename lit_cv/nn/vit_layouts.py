@@ -1,4 +1,4 @@
-"""Names of a vision transformer's weights in others' files: timm, the authors' MAE code, torchvision."""
+"""Conversion of vision transformer weights from and to other layouts: timm, the MAE authors' code, torchvision."""
 
 import math
 import re
@@ -37,85 +37,88 @@ _BLOCK_PAIRS = (
 )
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.*)")
 _THEIR_BLOCK = re.compile(r"encoder\.layers\.encoder_layer_(\d+)\.(.*)")
-# Parts that change what the network computes, and which ours does not have.
-_FOREIGN = ("ls1.", "ls2.", "q_norm.", "k_norm.", "reg_token", "norm_pre.", "w12", "relative_position")
-_MOST_PATCHES = 1 << 16  # no memory is given for more because a file says so
+# Parts that change the output and that `VisionTransformer` does not have.
+_UNSUPPORTED = ("ls1.", "ls2.", "q_norm.", "k_norm.", "reg_token", "norm_pre.", "w12", "relative_position")
+_MOST_PATCHES = 1 << 16  # limits the memory that a file can request
 _MOST_SIDE = 256  # pixels of a patch
 
 
 def from_other_layout(source: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights under our names, whichever of the known layouts they have.
+    """Convert weights in any known layout to the names of `VisionTransformer`.
 
     Args:
-        source: Where they come from, for errors.
-        state: Weights as timm, the authors' MAE code, torchvision or this project name them. Those of a MAE
-            decoder and of classifiers keep their names.
+        source: Source of the weights, for error messages.
+        state: Weights under the names of timm, the MAE authors' code, torchvision or lit_cv. Keys of a MAE decoder and
+            of classifiers do not change.
 
     Returns:
-        The same tensors, and `grid_size`, the rows and columns of patches; other files than ours hold square ones.
+        The same tensors, and `grid_size`, the rows and columns of patches; without it, the grid is assumed square.
 
     Raises:
-        ValueError: If they are of a vision transformer of another kind, or the patches of no known grid.
+        ValueError: If the weights are of another kind of vision transformer, or the positions form no square grid.
     """
-    own = {_from_torchvision(key): value for key, value in state.items()} if "conv_proj.weight" in state else {**state}
-    if "pos_embed" not in own or "patch_embed.proj.weight" not in own:
-        return own
-    foreign = sorted({part for part in _FOREIGN for key in own if f".{part}" in f".{key}"})
-    if foreign:
+    weights = {_from_torchvision(key): v for key, v in state.items()} if "conv_proj.weight" in state else {**state}
+    if "pos_embed" not in weights or "patch_embed.proj.weight" not in weights:
+        return weights
+    unsupported = sorted({part for part in _UNSUPPORTED for key in weights if f".{part}" in f".{key}"})
+    if unsupported:
         raise ValueError(
-            f"{source} holds a vision transformer with parts that these networks lack ({', '.join(foreign)}): "
-            "build it by its timm name instead, timm/NAME."
+            f"{source} holds a vision transformer with unsupported parts ({', '.join(unsupported)}): "
+            "use its timm name instead, timm/NAME."
         )
-    if "fc_norm.weight" in own and "norm.weight" not in own:  # fine-tuned with mean pooling
-        own = {re.sub(r"^fc_norm\.", "norm.", key): value for key, value in own.items()}
-    if "grid_size" not in own:
-        length = _count_positions(own)
+    if "fc_norm.weight" in weights and "norm.weight" not in weights:  # fine-tuned with mean pooling
+        weights = {re.sub(r"^fc_norm\.", "norm.", key): value for key, value in weights.items()}
+    if "grid_size" not in weights:
+        length = _count_positions(weights)
         side = math.isqrt(length)
-        # With one for the class token or, as in some of timm's networks, without.
-        if length - side * side not in ((0, 1) if "cls_token" in own else (0,)):
-            raise ValueError(f"{source}: its {length} positions are of no square grid of patches.")
-        own["grid_size"] = torch.tensor([side, side])
-    return own
+        # Some of timm's networks have no position embedding for the class token.
+        if length - side * side not in ((0, 1) if "cls_token" in weights else (0,)):
+            raise ValueError(f"{source}: its {length} positions do not form a square grid of patches.")
+        weights["grid_size"] = torch.tensor([side, side])
+    return weights
 
 
 def vit_image_size(state: Mapping[str, Tensor]) -> tuple[int, int] | None:
-    """Return the height and width that weights under our names are for, `None` if they are of another network.
+    """Return the image height and width of the weights of a `VisionTransformer`, `None` for other weights.
 
     Raises:
-        ValueError: If their shapes are those of no grid of patches, or of a huge one.
+        ValueError: If their shapes match no grid of patches, or the grid is too large.
     """
     if any(key not in state for key in ("grid_size", "pos_embed", "patch_embed.proj.weight")):
         return None
     patch = vit_patch_side(state["patch_embed.proj.weight"])
     rows, columns = _grid(state)
     if rows * columns > _MOST_PATCHES:
-        raise ValueError(f"it is for {rows} x {columns} patches: give the image_size that you want instead.")
+        raise ValueError(f"its grid has {rows} x {columns} patches, more than {_MOST_PATCHES:,}: set image_size.")
     return rows * patch, columns * patch
 
 
 def vit_patch_side(weight: Tensor) -> int:
-    """Return the side of the patches that the weight of a convolution embeds.
+    """Return the patch size of the weight of a patch embedding.
 
     Raises:
-        ValueError: If it has the shape of none.
+        ValueError: If the patches are not square, or too large.
     """
     if weight.ndim != 4 or not 0 < weight.shape[3] == weight.shape[2] <= _MOST_SIDE:
-        raise ValueError(f"its patch embedding has the shape {tuple(weight.shape)}, which is of no square patches.")
+        raise ValueError(
+            f"its patch embedding has the shape {tuple(weight.shape)}: square patches of at most {_MOST_SIDE} pixels "
+            "are allowed."
+        )
     return weight.shape[3]
 
 
 def _count_positions(state: Mapping[str, Tensor]) -> int:
     shape = state["pos_embed"].shape
     if len(shape) != 3 or shape[0] != 1 or 0 in shape:
-        raise ValueError(f"its pos_embed has the shape {tuple(shape)}, where (1, positions, width) is allowed.")
+        raise ValueError(f"its pos_embed has the shape {tuple(shape)}: (1, positions, width) is allowed.")
     return shape[1]
 
 
 def _grid(state: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Return the rows and columns of patches, which must be those of the positions."""
+    """Return the rows and columns of patches; raise ValueError if the number of positions does not match."""
     size, length = state["grid_size"], _count_positions(state)
     if size.shape != (2,) or size.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"its grid_size is no pair of whole numbers, but of shape {tuple(size.shape)}, {size.dtype}.")
+        raise ValueError(f"its grid_size has shape {tuple(size.shape)} and {size.dtype}: two integers are allowed.")
     rows, columns = (int(side) for side in size.tolist())
     if min(rows, columns) < 1 or length - rows * columns not in (0, 1):
         raise ValueError(f"its grid_size is {rows} x {columns}, but it has {length} positions.")
@@ -123,36 +126,36 @@ def _grid(state: Mapping[str, Tensor]) -> tuple[int, int]:
 
 
 def fit_vit_weights(body: VisionTransformer, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights under our names with positions for the grid of `body`, and for its class token if it has one.
+    """Fit the position embeddings in the weights of a `VisionTransformer` to the grid and class token of `body`.
 
     Raises:
-        ValueError: If the positions are of no grid of patches.
+        ValueError: If the positions form no grid of patches.
     """
     fitted = dict(state)
     if "grid_size" not in state or "pos_embed" not in state:
         return fitted
     positions = resize_positions(state["pos_embed"], _grid(state), body.grid)
     patches = body.grid[0] * body.grid[1]
-    others = positions[:, : positions.shape[1] - patches]
-    if others.shape[1] != body.num_prefix_tokens:
-        # A class token whose position is nowhere has it in the token itself.
-        others = positions.new_zeros(1, body.num_prefix_tokens, positions.shape[2])
-        positions = torch.cat([others, positions[:, -patches:]], 1)
+    prefix = positions[:, : positions.shape[1] - patches]
+    if prefix.shape[1] != body.num_prefix_tokens:
+        # If the class token has no position embedding, the token itself includes it.
+        prefix = positions.new_zeros(1, body.num_prefix_tokens, positions.shape[2])
+        positions = torch.cat([prefix, positions[:, -patches:]], 1)
     return fitted | {"pos_embed": positions, "grid_size": torch.tensor(body.grid)}
 
 
 def export_vit(body: VisionTransformer, layout: Literal["timm", "torchvision"]) -> dict[str, Tensor]:
-    """Return the weights of a vision transformer as another library names them.
+    """Return the weights of a vision transformer under the names of another library.
 
-    The images must be normalised as the backbone does it, with its `mean` and `std`.
+    The images must be normalized with the `mean` and `std` of the backbone.
 
     Args:
         body: The `body` of a backbone.
         layout: `timm`, for `timm.create_model("vit_base_patch16_224", num_classes=0)`; or `torchvision`, for
-            `torchvision.models.vit_b_16` with its `heads` replaced by an identity.
+            `torchvision.models.vit_b_16` with `heads` replaced by an identity.
 
     Raises:
-        ValueError: If the layout is unknown, or torchvision cannot hold this network.
+        ValueError: If the layout is unknown, or torchvision does not support this network.
 
     Example:
         >>> from lit_cv.nn import create_backbone
@@ -166,12 +169,12 @@ def export_vit(body: VisionTransformer, layout: Literal["timm", "torchvision"]) 
     if layout != "torchvision":
         raise OptionError(None, "layout", layout, "give 'timm' or 'torchvision'")
     if body.cls_token is None or body.grid[0] != body.grid[1]:
-        raise ValueError("torchvision's vision transformers take square images and have a class token; this has not.")
+        raise ValueError("torchvision's vision transformers need square images and a class token: choose 'timm'.")
     return to_torchvision_layout(state)
 
 
 def to_torchvision_layout(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights under timm's names as torchvision names them; others, and those of this project, as they are."""
+    """Convert weights from timm's names to torchvision's; return other weights, including lit_cv's, unchanged."""
     if "patch_embed.proj.weight" not in state or "grid_size" in state:
         return dict(state)
     return {_to_torchvision(key): value for key, value in state.items()}

@@ -1,4 +1,4 @@
-"""Errors of weights: one line that names their source. Pure torch."""
+"""Errors about weights: one line that names their source. Pure torch."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,37 +9,37 @@ from lit_cv.printable import printable
 
 __all__ = ["errors_named", "require_real"]
 
-_MOST_MESSAGE = 1000  # characters; a name in a file may have any number
+_MOST_MESSAGE = 1000  # characters; names in a file may be of any length
 _MOST_NAME = 100
 
 
 @contextmanager
 def errors_named(source: str) -> Iterator[None]:
-    """Turn whatever reading and using weights ends in into one ValueError that names them.
+    """Convert any error from reading or using weights to a one-line ValueError that names their source.
 
     Args:
         source: The file, or the published weights.
 
     Raises:
-        OSError: As it comes.
-        ValueError: For all else; one that names the source and fits a line is left as it is.
+        OSError: Unchanged.
+        ValueError: For any other error; a ValueError that is one short line and names the source is unchanged.
     """
     try:
         yield
     except OSError:
         raise
-    except Exception as error:  # torch raises all kinds of errors for tensors that do not fit
-        said = str(error) or type(error).__name__
+    except Exception as error:  # torch raises errors of many types for tensors that do not fit
+        message = str(error) or type(error).__name__
         if not isinstance(error, ValueError):
-            said = f"{source} holds no weights for this network ({' '.join(said.split())[:300]})."
-        text = printable(said if source in said else f"{source}: {said}", lines=False)
-        if isinstance(error, ValueError) and text == said and len(text) <= _MOST_MESSAGE:
+            message = f"{source} holds no weights for this network ({' '.join(message.split())[:300]})."
+        text = printable(message if source in message else f"{source}: {message}", lines=False)
+        if isinstance(error, ValueError) and text == message and len(text) <= _MOST_MESSAGE:
             raise
         raise ValueError(text if len(text) <= _MOST_MESSAGE else f"{text[:_MOST_MESSAGE]} ...") from error
 
 
 def require_real(source: str, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse complex numbers: torch would drop their imaginary parts."""
+    """Raise ValueError for complex tensors, whose imaginary parts torch would drop."""
     for key, value in tensors.items():
         if value.is_complex():
-            raise ValueError(f"{source}: {key[:_MOST_NAME]} holds complex numbers, where real ones are allowed.")
+            raise ValueError(f"{source}: {key[:_MOST_NAME]} holds complex numbers: real numbers are allowed.")

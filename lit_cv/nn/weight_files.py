@@ -1,4 +1,4 @@
-"""Files of weights: which file and which part of it a text names, and what is in it. Pure torch."""
+"""Weights files: parsing a reference to a file or a part of it, and reading its content. Pure torch."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,21 +15,21 @@ from lit_cv.suggest import nearest
 __all__ = ["SUFFIXES", "WeightFile", "absolute_weights", "find_file", "listed"]
 
 SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
-"""How the names of files of weights end."""
+"""Suffixes of weights files."""
 
 _PART = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
-_WHOLE = ("state_dict", "model")  # entries of a file that hold the weights of the whole module
-_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
-_MOST_NAME = 100  # characters; a name in a file may have any number
+_STATE_KEYS = ("state_dict", "model")  # entries of a file that hold the state dict
+_WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DistributedDataParallel and torch.compile
+_MOST_NAME = 100  # characters; names in a file may be of any length
 _MOST_PARTS = 12
 
 
 class WeightFile(NamedTuple):
-    """A file of weights, or a part of it.
+    """A weights file, or a part of it.
 
     Attributes:
         path: The file.
-        part: Name that the keys of the part begin with, such as `teacher`; `None` stands for the whole file.
+        part: Prefix of the keys of the part, such as `teacher`; `None` stands for the complete file.
     """
 
     path: Path
@@ -39,7 +39,7 @@ class WeightFile(NamedTuple):
         return str(self.path) if self.part is None else f"{self.path}:{self.part}"
 
     def read(self) -> Any:
-        """Return what the file holds, all of it.
+        """Return the complete content of the file.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -56,43 +56,43 @@ class WeightFile(NamedTuple):
             return content
         except RefusedFileError as error:
             raise ValueError(f"{path} cannot be read as weights: {error}.") from None
-        except Exception as error:  # reading a file of another kind can end in anything
+        except Exception as error:  # reading a file of another format may raise anything
             refused = re.search(r"(?:GLOBAL|global|class|function) [`']?([\w.]+)", str(error))
             if "Weights only load failed" in str(error) and "nsupported" in str(error) and refused:
                 raise ValueError(
-                    f"{path} holds Python objects beside the weights ({refused[1]}), which could run code when loaded: "
-                    "save its state_dict() alone."
+                    f"{path} holds Python objects besides the weights ({refused[1]}), which could run code when "
+                    "loaded: save only its state_dict()."
                 ) from error
-            raise ValueError(f"{path} cannot be read as weights; it is damaged or of another format.") from error
+            raise ValueError(f"{path} cannot be read as weights: it is damaged or has another format.") from error
 
     def entries(self, content: Any) -> dict[str, Any]:
-        """Return the state dict in what `read` gave, of the part under the keys that it has by itself.
+        """Return the state dict in the content of the file, or that of the part without its prefix.
 
-        A part is the attribute of a module, `teacher` or `teacher.backbone`, or an entry of the file that is a state
-        dict itself, as in files of a student and a teacher.
+        A part is an attribute of the module, such as `teacher` or `teacher.backbone`, or an entry of the file that is
+        itself a state dict, as in files of a student and a teacher.
 
         Args:
             content: From `read`.
 
         Raises:
-            ValueError: If there is no state dict or no such part in it.
+            ValueError: If there is no state dict or no such part.
         """
         part = self.part
         if part is not None and isinstance(content, Mapping) and _holds_tensors(content.get(part)):
             content, part = content[part], None
         if isinstance(content, Mapping):
-            whole = next((content[key] for key in _WHOLE if key in content), content)
+            entries = next((content[key] for key in _STATE_KEYS if key in content), content)
         else:
-            whole = content
-        if not isinstance(whole, Mapping):
-            raise ValueError(f"{self.path} holds a {type(whole).__name__}, not weights.")
-        state = {_unwrapped(str(key)): value for key, value in whole.items()}
+            entries = content
+        if not isinstance(entries, Mapping):
+            raise ValueError(f"{self.path} holds a {type(entries).__name__}, not weights.")
+        state = {_unwrapped(str(key)): value for key, value in entries.items()}
         if part is None:
             return state
         inside = {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}
         if not _holds_tensors(inside):
             parts = list(dict.fromkeys(key.partition(".")[0] for key in state if "." in key))
-            parts += [str(key) for key, value in content.items() if key not in _WHOLE and _holds_tensors(value)]
+            parts += [str(key) for key, value in content.items() if key not in _STATE_KEYS and _holds_tensors(value)]
             raise ValueError(
                 f"{self.path} has no part {part!r}: its parts are {listed(parts, _MOST_PARTS)}{nearest(part, parts)}"
             )
@@ -100,10 +100,10 @@ class WeightFile(NamedTuple):
 
 
 def find_file(weights: str) -> WeightFile | None:
-    """Return the file that a text names, `None` if it is the name of published weights.
+    """Parse a reference to a weights file, `PATH` or `PATH:PART`; return `None` for a name of published weights.
 
-    After a colon it may name a part of the file. A path that contains colons itself, such as `C:/last.ckpt`, is taken
-    as it is if there is such a file, or if what follows the last colon is no name of a part.
+    A path that contains colons, such as `C:/last.ckpt`, has no part if the file exists, or if the text after the last
+    colon is not a valid name of a part.
 
     Example:
         >>> find_file("runs/last.ckpt:teacher").part
@@ -121,13 +121,13 @@ def find_file(weights: str) -> WeightFile | None:
 
 
 def absolute_weights(weights: str) -> str:
-    """Return the same weights, those of a file by its absolute path."""
+    """Return a reference to the same weights with an absolute path; names of published weights do not change."""
     file = find_file(weights)
     return weights if file is None else str(file._replace(path=file.path.absolute()))
 
 
 def listed(names: Iterable[str], most: int = 4) -> str:
-    """Return the first few names, and how many more there are."""
+    """Format the first names of a list, and the number of others."""
     short = [name if len(name) <= _MOST_NAME else f"{name[:_MOST_NAME]}..." for name in names]
     more = f" and {len(short) - most} more" if len(short) > most else ""
     return (", ".join(short[:most]) or "none") + more

@@ -1,4 +1,4 @@
-"""Copying weights into a backbone: what fits, what is missing, and what is refused."""
+"""Loading of weights into a backbone, with a report of missing and unexpected keys."""
 
 import logging
 import re
@@ -27,61 +27,61 @@ _CLASSIFIER = re.compile(
 
 
 def load_weights(backbone: Backbone, weights: Weights, fresh: frozenset[str] = frozenset()) -> None:
-    """Copy weights into a backbone, in place, and log what was loaded, what is missing and what was left over.
+    """Copy weights into a backbone, in place, and log loaded, missing and unexpected keys.
 
-    A first convolution for another number of channels is adapted, position embeddings of torchvision's vision
-    transformer are interpolated to another image size.
+    A first convolution for another number of channels is adapted, and the position embeddings of a vision transformer
+    are interpolated to another image size.
 
     Args:
         backbone: The backbone.
         weights: From `read_weights`.
-        fresh: Keys of layers that were given another shape on purpose, and may keep their random weights.
+        fresh: Keys of tensors whose shape was changed on purpose and that may keep their random weights.
 
     Raises:
         ValueError: If no key fits, or a shape does not.
     """
-    own = backbone.body.state_dict()
-    given = _fitted(backbone, weights)
+    current = backbone.body.state_dict()
+    state = _fitted(backbone, weights)
     convolutions = (f"{path}.weight" for path, m in backbone.body.named_modules() if isinstance(m, nn.Conv2d))
     stem = next(convolutions, None)
     loaded: list[str] = []
-    for key in own.keys() & given.keys():
-        value = given[key]
-        if key == stem and value.ndim == 4 and value.shape[1] != own[key].shape[1]:
-            groups_fit = value.shape[:1] + value.shape[2:] == own[key].shape[:1] + own[key].shape[2:]
-            value = adapt_channels(value, own[key].shape[1]) if groups_fit else value
-        if value.shape == own[key].shape:
-            own[key].copy_(value)
+    for key in current.keys() & state.keys():
+        value = state[key]
+        if key == stem and value.ndim == 4 and value.shape[1] != current[key].shape[1]:
+            groups_fit = value.shape[:1] + value.shape[2:] == current[key].shape[:1] + current[key].shape[2:]
+            value = adapt_channels(value, current[key].shape[1]) if groups_fit else value
+        if value.shape == current[key].shape:
+            current[key].copy_(value)
             loaded.append(key)
         elif key not in fresh:
             raise ValueError(
                 f"{weights.source}: {key} has the shape {tuple(value.shape)}, but {backbone.name} needs "
-                f"{tuple(own[key].shape)}: are backbone, stem and image_size those of the weights?"
+                f"{tuple(current[key].shape)}: do backbone, stem and image_size match the weights?"
             )
-    # The counter of batches is missing in older files; only a momentum of None would read it.
-    wanted = [key for key in own if not key.endswith("num_batches_tracked")]
-    missing = [key for key in wanted if key not in loaded]
-    if len(missing) == len(wanted):
+    # Older files lack the counter of batches; only BatchNorm with a momentum of None reads it.
+    required = [key for key in current if not key.endswith("num_batches_tracked")]
+    missing = [key for key in required if key not in loaded]
+    if len(missing) == len(required):
         raise ValueError(
-            f"{weights.source}: none of its {len(given)} tensors belongs to {backbone.name}; it holds {listed(given)}."
+            f"{weights.source}: none of its {len(state)} tensors belongs to {backbone.name}; it holds {listed(state)}."
         )
-    left = [key for key in given if key not in loaded]
-    _check_match(backbone, weights.source, loaded, missing, left)
+    unexpected = [key for key in state if key not in loaded]
+    _check_match(backbone, weights.source, loaded, missing, unexpected)
     _LOGGER.log(
         logging.WARNING if missing else logging.INFO,
-        "%s: loaded %d of %d tensors of %s; missing (random): %s; left over: %s%s",
+        "%s: loaded %d of %d tensors of %s; missing (random): %s; unexpected: %s%s",
         weights.source,
-        len(wanted) - len(missing),
-        len(wanted),
+        len(required) - len(missing),
+        len(required),
         backbone.name,
         listed(missing),
-        listed(left),
-        _classifier(given, left),
+        listed(unexpected),
+        _classifier_note(state, unexpected),
     )
 
 
-def _check_match(backbone: Backbone, source: str, loaded: list[str], missing: list[str], left: list[str]) -> None:
-    """Refuse the weights of another network that has some layers of the same names and shapes."""
+def _check_match(backbone: Backbone, source: str, loaded: list[str], missing: list[str], unexpected: list[str]) -> None:
+    """Refuse the weights of another network that shares some names and shapes with this one."""
     if len(missing) > len(loaded):
         raise ValueError(
             f"{source}: only {len(loaded)} tensors fit, {len(missing)} of {backbone.name} are missing "
@@ -89,26 +89,26 @@ def _check_match(backbone: Backbone, source: str, loaded: list[str], missing: li
             f"{argument('weights')}."
         )
     parts = {key.partition(".")[0] for key in loaded}
-    deeper = [key for key in left if key.partition(".")[0] in parts and not _CLASSIFIER.fullmatch(key)]
+    deeper = [key for key in unexpected if key.partition(".")[0] in parts and not _CLASSIFIER.fullmatch(key)]
     deeper = [key for key in deeper if not key.endswith("num_batches_tracked")]
     if len(deeper) > 0.1 * len(loaded):
         raise ValueError(
-            f"{source}: {len(deeper)} tensors are left over that {backbone.name} has no layers for ({listed(deeper)}): "
+            f"{source}: {backbone.name} has no layers for {len(deeper)} of its tensors ({listed(deeper)}): "
             f"these are weights of another network, change {argument('backbone')} or {argument('weights')}."
         )
 
 
-def _classifier(given: Mapping[str, Tensor], left: list[str]) -> str:
-    """Say that the classifier is among what is left over, and how many classes it has."""
-    for key in left:
+def _classifier_note(state: Mapping[str, Tensor], unexpected: list[str]) -> str:
+    """Return a note for the log if a classifier was not loaded, with its number of classes."""
+    for key in unexpected:
         match = _CLASSIFIER.fullmatch(key)
-        if match and key.endswith("weight") and given[key].ndim in (2, 4):
-            return f" (the classifier {match['name']} of {len(given[key])} classes is not taken over)"
+        if match and key.endswith("weight") and state[key].ndim in (2, 4):
+            return f" (the classifier {match['name']} of {len(state[key])} classes is not used)"
     return ""
 
 
 def _fitted(backbone: Backbone, weights: Weights) -> Mapping[str, Tensor]:
-    """Return the weights under the names of the network, with positions for its image size."""
+    """Convert weights to the names of the network and the positions of its image size."""
     body = backbone.body
     if is_efficientnet_pytorch(weights.state):
         return from_efficientnet_pytorch(weights.source, weights.state, body)

@@ -1,4 +1,4 @@
-"""Weights to start from: torchvision's by name, or a file."""
+"""Pretrained weights: torchvision's by name, or a file."""
 
 import math
 import re
@@ -27,8 +27,8 @@ __all__ = ["Weights", "download_weights", "read_weights"]
 
 _POSITIONS = "encoder.pos_embedding"
 _MOST_CHANNELS = 1 << 16
-_MOST_SIDE = 256  # patches, or pixels of one, along a side: no memory is given for more because a file says so
-# torchvision's published files of these networks are older than its code.
+_MOST_SIDE = 256  # patches along a side; limits the memory that a file can request
+# Some of torchvision's published files use older names than its code.
 _RENAMED = (
     (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\."), r"\1\2."),
     (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_1\."), r"\1.0."),
@@ -37,14 +37,14 @@ _RENAMED = (
 
 
 class Weights(NamedTuple):
-    """Weights of a network without a prefix.
+    """Weights of a network, without a prefix in their keys.
 
     Attributes:
-        source: Where they are from.
-        state: The tensors, by the names of the layers.
-        preprocessing: How the images were prepared that they were trained on, as far as their source says it.
-        of_backbone: Whether they were saved by this project from a `Backbone`, or are those of a detector's, so that
-            the preprocessing of the network's published weights says nothing of them.
+        source: The file, or the name of the published weights.
+        state: The tensors by layer name.
+        preprocessing: Preprocessing of the training images, if the source records it.
+        of_backbone: Whether lit_cv saved them from a `Backbone`, or they are a detector's backbone; the preprocessing
+            of the network's published weights then does not apply.
     """
 
     source: str
@@ -54,23 +54,22 @@ class Weights(NamedTuple):
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """Height and width that the position embeddings of a vision transformer were trained for."""
-        if (own := vit_image_size(self.state)) is not None:
-            return own
+        """Image height and width of the position embeddings of a vision transformer, `None` for other networks."""
+        if (size := vit_image_size(self.state)) is not None:
+            return size
         if _POSITIONS not in self.state or "conv_proj.weight" not in self.state:
             return None
         shape = self.state[_POSITIONS].shape
         patches = math.isqrt(max(shape[1] - 1, 0)) if len(shape) == 3 else 0
         if not 0 < patches <= _MOST_SIDE:
-            raise ValueError(f"its {_POSITIONS} has the shape {tuple(shape)}, which is of no grid of patches.")
+            raise ValueError(f"its {_POSITIONS} has the shape {tuple(shape)}, which matches no grid of patches.")
         side = patches * vit_patch_side(self.state["conv_proj.weight"])
         return side, side
 
     @property
     def patch_size(self) -> int | None:
-        """Side of the patches of a vision transformer."""
-        found = (key for key in ("patch_embed.proj.weight", "conv_proj.weight") if key in self.state)
-        key = next(found, None)
+        """Patch size of a vision transformer, `None` for other networks."""
+        key = next((key for key in ("patch_embed.proj.weight", "conv_proj.weight") if key in self.state), None)
         return None if key is None else vit_patch_side(self.state[key])
 
 
@@ -79,14 +78,14 @@ def read_weights(name: str, weights: str, look_beside: bool = True) -> Weights:
 
     Args:
         name: Name of the backbone.
-        weights: Name of torchvision weights, or the path of a checkpoint of this project or of a state dict in the
-            layout of `Backbone`, torchvision, timm or transformers, pickled or as safetensors; `PATH:teacher` takes its
-            part `teacher`.
-        look_beside: Whether the JSON beside a file is asked how its images were normalized.
+        weights: Name of torchvision weights, or the path of a lit_cv checkpoint or of a state dict in the layout of
+            `Backbone`, torchvision, timm or transformers, pickled or as safetensors; `PATH:teacher` selects its part
+            `teacher`.
+        look_beside: Whether to read the preprocessing from the JSON file next to the weights.
 
     Raises:
-        ValueError: If there are no such weights or the file holds none.
-        FileNotFoundError: If the path leads nowhere.
+        ValueError: If there are no such weights, or the file holds none.
+        FileNotFoundError: If there is no such file.
     """
     installed = installed_weights(name, weights)
     if (file := find_file(weights) if installed is None else WeightFile(installed)) is not None:
@@ -113,11 +112,11 @@ def read_weights(name: str, weights: str, look_beside: bool = True) -> Weights:
 
 
 def download_weights(weights: str, chosen: WeightsEnum) -> Mapping[str, Tensor]:
-    """Return the state dict of weights that torchvision has published, downloaded unless it is here already.
+    """Return the state dict of published torchvision weights, downloaded unless it is cached.
 
     Args:
-        weights: The weights as the user has named them.
-        chosen: What they are.
+        weights: Value of the option `weights`, for error messages.
+        chosen: The published weights.
 
     Raises:
         OSError: If they cannot be downloaded.
@@ -126,8 +125,8 @@ def download_weights(weights: str, chosen: WeightsEnum) -> Mapping[str, Tensor]:
         state: Mapping[str, Tensor] = chosen.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise OSError(
-            f"weights={weights!r}: {chosen} could not be downloaded ({error}): try again with a network, or give the "
-            "path of a file."
+            f"weights={weights!r}: {chosen} could not be downloaded ({error}): check the internet connection, or give "
+            "the path of a file."
         ) from None
     return state
 
@@ -136,21 +135,19 @@ def _from_file(file: WeightFile, name: str, look_beside: bool) -> Weights:
     content = file.read()
     extra = content.get("lit_cv") if isinstance(content, Mapping) else None
     if isinstance(extra, Mapping) and "base" in extra:
-        raise ValueError(
-            f"{file} holds low-rank updates of other weights: export it, and start from the exported file."
-        )
-    named = file.entries(content)
-    if any(key.startswith("backbone.") and isinstance(value, Tensor) for key, value in named.items()):
-        named = {key.removeprefix("backbone."): value for key, value in named.items()}
-    tensors = {key: value for key, value in named.items() if isinstance(value, Tensor)}
+        raise ValueError(f"{file} holds only low-rank updates of other weights: export it, and use the exported file.")
+    entries = file.entries(content)
+    if any(key.startswith("backbone.") and isinstance(value, Tensor) for key, value in entries.items()):
+        entries = {key.removeprefix("backbone."): value for key, value in entries.items()}
+    tensors = {key: value for key, value in entries.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise ValueError(f"{file} holds no tensors by name.")
+        raise ValueError(f"{file} holds no named tensors.")
     require_real(str(file), tensors)
     tensors = merge_lora_state(tensors)
     of_backbone = any(key.startswith("body.") for key in tensors)
     inside = preprocessing_inside(file, content)
     if of_backbone:
-        mean, std = (_buffer(key, named.get(key)) for key in ("mean", "std"))
+        mean, std = (_buffer(key, entries.get(key)) for key in ("mean", "std"))
         buffers = Preprocessing(mean, std, source=str(file)) if mean and std else Preprocessing()
         preprocessing: Preprocessing | None = buffers.completed_by(inside)
         tensors = {key.removeprefix("body."): value for key, value in tensors.items() if key not in ("mean", "std")}
@@ -170,13 +167,13 @@ def _from_file(file: WeightFile, name: str, look_beside: bool) -> Weights:
 
 
 def _buffer(key: str, value: Any) -> tuple[float, ...] | None:
-    """Return the mean or standard deviation of each channel, `None` if there is none."""
+    """Return the buffer `mean` or `std` as numbers, `None` if there is none."""
     if value is None:
         return None
     if not isinstance(value, Tensor) or not value.is_floating_point():
-        raise ValueError(f"its {key} is no tensor of real numbers, one for each channel.")
+        raise ValueError(f"its {key} is not a floating-point tensor with one number per channel.")
     if value.shape not in ((value.numel(),), (value.numel(), 1, 1)) or not 0 < value.numel() <= _MOST_CHANNELS:
-        raise ValueError(f"its {key} has the shape {tuple(value.shape)}, where one number for each channel is allowed.")
+        raise ValueError(f"its {key} has the shape {tuple(value.shape)}: one number per channel is allowed.")
     return channel_values(key, value.flatten().tolist())
 
 

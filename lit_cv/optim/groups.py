@@ -37,7 +37,7 @@ class Layer(NamedTuple):
 def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Split the trainable parameters into those with and those without weight decay.
 
-    Decay pulls weights towards zero, which makes sense for matrices and filters; biases, the parameters of norms,
+    Decay pulls weights toward zero, which makes sense for matrices and filters; biases, the parameters of norms,
     other vectors, position embeddings and class tokens are left alone.
 
     Args:

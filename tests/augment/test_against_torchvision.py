@@ -29,7 +29,7 @@ def _seed() -> None:
 
 
 def pictures(n: int, height: int, width: int, channels: int = 3) -> Tensor:
-    """Smooth images with noise, and regions of exact grey, black, white and saturated color."""
+    """Smooth images with noise, and regions of exact gray, black, white and saturated color."""
     coarse = torch.rand(n, channels, height // 4, width // 4)
     images = F.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1)
     images = (images + 0.05 * torch.randn_like(images)).clamp(0, 1)

@@ -42,7 +42,7 @@ def test_its_deviation_on_photographs_is_as_documented() -> None:
         assert 0.5 * expected < deviation < 1.5 * expected
 
 
-def test_grey_images_take_the_exact_functions() -> None:
+def test_gray_images_take_the_exact_functions() -> None:
     images = torch.rand(4, 1, 8, 8)
     linear = ColorJitter(0.8, 0.8, 0.8, 0.2, exact=False)
     params = linear.draw(images)

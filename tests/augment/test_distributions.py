@@ -122,7 +122,7 @@ def test_cutmix_keeps_beta_before_clipping_and_less_pasted_after() -> None:
     assert boxes[:, 3].max() <= 48
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     torch.testing.assert_close(keep, 1 - area / (64 * 48))
-    # One side of relative length s and uniform centre keeps s (1 - s / 4) of itself; s = sqrt(1 - u), u uniform:
+    # One side of relative length s and uniform center keeps s (1 - s / 4) of itself; s = sqrt(1 - u), u uniform:
     # E[(s (1 - s/4))^2] = E[s^2 - s^3 / 2 + s^4 / 16] = 1/2 - 1/5 + 1/48
     assert abs((1 - keep).mean().item() - (1 / 2 - 1 / 5 + 1 / 48)) < 0.02
     theirs = [1 - v2.CutMix(num_classes=2).make_params([torch.empty(2, 3, 64, 48)])["lam_adjusted"] for _ in range(N)]
@@ -134,7 +134,7 @@ def test_mixup_weights_are_beta(alpha: float) -> None:
     assert kstest(draw_mixup(N, alpha).numpy(), "beta", args=(alpha, alpha)).pvalue > 1e-3
 
 
-def test_cutout_square_is_centred_anywhere() -> None:
+def test_cutout_square_is_centerd_anywhere() -> None:
     boxes = Cutout(size=8).draw_for(N, (32, 40))["box"]
     assert boxes.min() >= 0
     assert boxes[:, 2].max() <= 32
@@ -144,7 +144,7 @@ def test_cutout_square_is_centred_anywhere() -> None:
     odd = Cutout(size=7).draw_for(N, (32, 40))["box"]
     inner = odd[(odd[:, 0] > 0) & (odd[:, 2] < 32)]
     assert (inner[:, 2] - inner[:, 0]).unique().tolist() == [7]
-    # side 8: the visible height is 8 but for centres in the 4 pixels below the top and above the bottom
+    # side 8: the visible height is 8 but for centers in the 4 pixels below the top and above the bottom
     heights = (boxes[:, 2] - boxes[:, 0]).float().mean().item()
     expected = sum(min(y + 4, 32) - max(y - 4, 0) for y in range(32)) / 32
     assert abs(heights - expected) < 0.1

@@ -71,7 +71,7 @@ def test_photographs_on_published_weights(in_tmp: Path, capsys: pytest.CaptureFi
     ])  # fmt: skip
     assert cli is not None
     assert cli.model.head.linear.weight.shape == (2, 2048)
-    assert "the classifier fc of 1000 classes is not taken over" in capsys.readouterr().err
+    assert "the classifier fc of 1000 classes is not used" in capsys.readouterr().err
     assert cli.model.hparams["stem"] == "standard"
     rates = {group["layer"]: group["initial_lr"] for group in cli.trainer.optimizers[0].param_groups}
     assert rates == dict.fromkeys(["head", "layer4", "layer3", "layer2", "layer1", "stem"], 1e-4)

@@ -216,7 +216,7 @@ def test_classes_of_the_users_own(in_tmp: Path, option: list[str], message: str)
         (["--model.backbone", "resnet19"], "backbone='resnet19': there is no such backbone: .*? (--model.backbone)"),
         (["--model.warmup_epochs", "-1"], "warmup_epochs=-1.0: must be at least 0 (--model.warmup_epochs)."),
         (["--model.optimizer=sgd", "--model.momentum=9"], "momentum=9.0: .* not including, 1 (--model.momentum)."),
-        (["--model.image_size", "0"], "resnet9_small cannot take images of 0x0 pixels (--model.image_size): .*"),
+        (["--model.image_size", "0"], "resnet9_small does not support images of 0x0 pixels (--model.image_size): .*"),
         (
             ["--model=FineTuneModule", "--model.strategy=freeze_backbone", "--model.frozen_stages=layer9"],
             "frozen_stages='layer9': there is no stage .* (--model.frozen_stages).",
@@ -349,7 +349,7 @@ def test_a_pickled_checkpoint_runs_no_code(in_tmp: Path, verb: str) -> None:
     torch.save({"state_dict": {}, "evil": Evil()}, "evil.ckpt")
     with pytest.raises(ValueError, match=r"evil\.ckpt is not a valid checkpoint .* Python objects \("):
         main([verb, "--config", "supervised", "--ckpt_path", "evil.ckpt"])
-    with pytest.raises(ValueError, match=r"evil\.ckpt holds Python objects beside the weights"):
+    with pytest.raises(ValueError, match=r"evil\.ckpt holds Python objects besides the weights"):
         main(["fit", "--config", "supervised", "--model.weights", "evil.ckpt", *QUICK])
     assert not Path("broken_into").exists()
 

@@ -14,7 +14,7 @@ def test_lines_stand_between_the_cells_unless_there_are_too_many(classes: int, l
         assert len(axis.get_minorticklocs()) == lines
 
 
-def test_neighbouring_cells_of_one_color_are_told_apart() -> None:
+def test_neighboring_cells_of_one_color_are_told_apart() -> None:
     for figure, place in (
         (confusion_figure(torch.full((2, 2), 0)), 0),
         (kfold_figure({"val_acc": [0.5, 0.6]}, torch.full((2, 2), 0)), 1),

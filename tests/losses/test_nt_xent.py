@@ -148,9 +148,9 @@ def test_sup_con(n_views: int) -> None:
 
 def test_labels_that_all_differ_change_nothing() -> None:
     z0, z1 = inputs()
-    unlabelled = NTXentLoss(0.3)(z0, z1)
-    torch.testing.assert_close(NTXentLoss(0.3)(z0, z1, labels=torch.arange(8)), unlabelled)
-    torch.testing.assert_close(NTXentLoss(0.3)(z0, z1, labels=torch.full((8,), -1)), unlabelled)
+    unlabeled = NTXentLoss(0.3)(z0, z1)
+    torch.testing.assert_close(NTXentLoss(0.3)(z0, z1, labels=torch.arange(8)), unlabeled)
+    torch.testing.assert_close(NTXentLoss(0.3)(z0, z1, labels=torch.full((8,), -1)), unlabeled)
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.05, 0.5])
@@ -235,12 +235,12 @@ def _one_of_two(rank: int, folder: str) -> None:
     encoder, images, labels = _network_and_images()
     results: dict[str, Any] = {}
     own = slice(rank * 5, rank * 5 + 5)
-    for name, (temperature, chunk_size, labelled) in CASES.items():
+    for name, (temperature, chunk_size, labeled) in CASES.items():
         parallel = torch.nn.parallel.DistributedDataParallel(encoder)
         encoder.zero_grad()
         z = parallel(images[:, own].flatten(0, 1)).unflatten(0, (2, 5))
         z = z[:1] if "one view" in name else z
-        loss = NTXentLoss(temperature, chunk_size=chunk_size)(z, labels=labels[own] if labelled else None)
+        loss = NTXentLoss(temperature, chunk_size=chunk_size)(z, labels=labels[own] if labeled else None)
         loss.backward(retain_graph=True)
         if name == "labels":
             with pytest.raises(NotImplementedError, match="second derivative"):
@@ -264,10 +264,10 @@ def test_two_processes_are_one_with_the_joined_batch(tmp_path: Path) -> None:
     for rank in (0, 1):
         results = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert [rows.tolist() for rows in results["rows"]] == [[0, 1, 2, 3, 4], []]
-        for name, (temperature, _, labelled) in CASES.items():
+        for name, (temperature, _, labeled) in CASES.items():
             encoder.zero_grad()
             z = encoder(images.flatten(0, 1)).unflatten(0, (2, 10))[: 1 if "one view" in name else 2]
-            loss = NTXentLoss(temperature)(z, labels=labels if labelled else None)
+            loss = NTXentLoss(temperature)(z, labels=labels if labeled else None)
             loss.backward()
             value, grads = results[name]
             torch.testing.assert_close(value, loss.detach())

@@ -25,7 +25,7 @@ def test_against_scikit_learn(embeddings: tuple[torch.Tensor, ...], temperature:
         assert found[row].tolist() == reference.predict(F.normalize(queries, dim=1).double().numpy()).tolist()
 
 
-def test_more_neighbours_than_there_are(embeddings: tuple[torch.Tensor, ...]) -> None:
+def test_more_neighbors_than_there_are(embeddings: tuple[torch.Tensor, ...]) -> None:
     queries, bank, labels = embeddings
     all_of_them = knn_predictions(queries, bank, labels, 5, k=(150, 1000))
     assert torch.equal(all_of_them[0], all_of_them[1])
@@ -37,7 +37,7 @@ def test_a_tiny_temperature_lets_the_nearest_decide(embeddings: tuple[torch.Tens
     assert torch.equal(found[0], found[1])
 
 
-def test_each_image_is_its_own_neighbour(embeddings: tuple[torch.Tensor, ...]) -> None:
+def test_each_image_is_its_own_neighbor(embeddings: tuple[torch.Tensor, ...]) -> None:
     _, bank, labels = embeddings
     assert torch.equal(knn_predictions(5 * bank, bank, labels, 5, k=[1])[0], labels)
 

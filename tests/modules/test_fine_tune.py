@@ -407,7 +407,7 @@ def test_error_for_resume_with_another_strategy(pretrained: str, tmp_path: Path)
         ({"strategy": "feature_extraction", "spatial_dropout": 0.1}, "spatial_dropout=0.1: it has no effect"),
         ({"layer_decay": 1.5}, "layer_decay=1.5: must be from 0 to 1"),
         ({"l2_sp": -1.0}, "l2_sp=-1.0: must be at least 0"),
-        ({"drop_path": 0.1}, "ResNet9 has no residual branches made to be dropped"),
+        ({"drop_path": 0.1}, "ResNet9 does not support stochastic depth"),
         ({"backbone": None, "weights": "DEFAULT"}, "do not contain the name of their network"),
         ({"backbone": None, "weights": "absent.ckpt"}, "there is no such file"),
     ],

@@ -247,5 +247,5 @@ def test_export_contains_merged_weights(run: tuple[FineTuneModule, Path], tmp_pa
     plain.configure_model()
     with torch.no_grad():
         torch.testing.assert_close(plain.eval().embed(IMAGES), module.embed(IMAGES), atol=1e-5, rtol=1e-5)
-    with pytest.raises(ValueError, match="holds low-rank updates of other weights: export it, and start from the"):
+    with pytest.raises(ValueError, match="holds only low-rank updates of other weights: export it, and use the"):
         FineTuneModule(weights=str(path), num_classes=10, in_channels=1).configure_model()

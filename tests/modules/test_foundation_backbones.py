@@ -127,5 +127,5 @@ def test_knn_evaluation(name: str) -> None:
 
 
 def test_image_size_not_divisible_by_patch() -> None:
-    with pytest.raises(ValueError, match=r"cannot take images of 60x60 pixels .* divisible by patch size \(14\)"):
+    with pytest.raises(ValueError, match=r"does not support images of 60x60 pixels .* divisible by patch size \(14\)"):
         create_backbone("timm/vit_small_patch14_dinov2", image_size=60)

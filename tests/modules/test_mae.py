@@ -216,7 +216,7 @@ def test_embedding_is_mean_of_patch_tokens() -> None:
         ({"backbone": "vit_b_16"}, "backbone='vit_b_16': must be one of .*MAEModule"),
         ({"mask_ratio": 1.0}, r"mask_ratio=1\.0"),
         ({"decoder_width": 30}, "decoder_width=30"),
-        ({"decoder_heads": 5}, "a width of 32 cannot be split into 5 heads"),
+        ({"decoder_heads": 5}, "a width of 32 is not divisible by 5 heads"),
         ({"image_size": 30}, "images of 30x30 pixels cannot be cut into patches of 4x4"),
     ],
 )

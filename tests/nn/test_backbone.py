@@ -1,4 +1,4 @@
-"""Normalisation, the two halves of a network and its state dict."""
+"""Normalization, the two halves of a network and its state dict."""
 
 import copy
 import pickle
@@ -235,11 +235,11 @@ def test_compact_networks_take_small_images(name, shape):
 @pytest.mark.parametrize(
     ("name", "size", "words"),
     [
-        ("alexnet", 16, "alexnet cannot take images of 16x16 pixels"),
-        ("inception_v3", (32, 48), "inception_v3 cannot take images of 32x48 pixels"),
-        ("maxvit_t", 32, "maxvit_t cannot take images of 32x32 pixels"),
-        ("vit_b_16", 30, "patches of 16 pixels, which do not divide the image size 30"),
-        ("vit_b_16", (32, 64), "square images, not 32x64"),
+        ("alexnet", 16, "alexnet does not support images of 16x16 pixels"),
+        ("inception_v3", (32, 48), "inception_v3 does not support images of 32x48 pixels"),
+        ("maxvit_t", 32, "maxvit_t does not support images of 32x32 pixels"),
+        ("vit_b_16", 30, "patches of 16 pixels, but the image size 30 is not a multiple"),
+        ("vit_b_16", (32, 64), "square images only, not 32x64"),
     ],
 )
 def test_sizes_that_a_network_cannot_take_are_named(name, size, words):
@@ -258,7 +258,7 @@ def test_vision_transformer_names_the_size_it_was_built_for():
 @pytest.mark.parametrize(
     ("name", "near"), [("resnet81", "resnet18"), ("resnet_9", "resnet9"), ("vitb16", "vit_b_16"), ("Conv4", "conv4")]
 )
-def test_misspelt_names_are_met_with_the_nearest(name, near):
+def test_misspelled_names_are_met_with_the_nearest(name, near):
     with pytest.raises(ValueError, match=f"backbone='{name}': there is no such backbone: did you mean .*'{near}'"):
         check_backbone_name(name)
 

@@ -10,7 +10,7 @@ def test_a_layer_that_does_more_than_batch_norm_is_refused() -> None:
             return super().forward(x).relu()
 
     with (
-        pytest.raises(ValueError, match="WithActivation of the network is more than"),
+        pytest.raises(ValueError, match="WithActivation in the network is not a plain"),
         batch_statistics(WithActivation(2)),
     ):
         pass

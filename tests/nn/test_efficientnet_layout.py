@@ -62,9 +62,9 @@ def test_outputs_equal_those_of_tensors_copied_in_order(tmp_path: Path, name: st
 def test_networks_that_pad_otherwise_are_refused(tmp_path: Path) -> None:
     state = timm.create_model("tf_efficientnet_lite0").state_dict()
     torch.save(dict(zip(their_names(state), state.values(), strict=True)), tmp_path / "x.pth")
-    with pytest.raises(ValueError, match="which pads images otherwise than this network: build it by the name with tf"):
+    with pytest.raises(ValueError, match="whose padding differs from this network's: choose the name with tf"):
         create_backbone("timm/efficientnet_lite0", weights=str(tmp_path / "x.pth"))
-    with pytest.raises(ValueError, match=r"build it by timm's name, such as timm/tf_efficientnet_b0"):
+    with pytest.raises(ValueError, match=r"choose timm's network, such as timm/tf_efficientnet_b0"):
         create_backbone("efficientnet_b0", weights=str(tmp_path / "x.pth"))
     with pytest.raises(ValueError, match=r"has the shape \(.*, but efficientnet_lite2 needs"):
         create_backbone("efficientnet_lite2", weights=str(tmp_path / "x.pth"))

@@ -112,10 +112,10 @@ def test_a_copy_has_updates_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"rank": 0}, "lora_rank=0: give a number from 1 on"),
+        ({"rank": 0}, "lora_rank=0: give at least 1"),
         ({"alpha": 0.0}, "lora_alpha=0.0: give a positive number"),
         ({"alpha": float("nan")}, "lora_alpha=nan: give a positive number"),
-        ({"targets": ["qvk"]}, "lora_targets='qvk': give names of linear layers or convolutions of it, such as"),
+        ({"targets": ["qvk"]}, "lora_targets='qvk': give names of linear layers or convolutions, such as"),
         ({"targets": []}, r"lora_targets=\[\]: VisionTransformer has no layer"),
     ],
 )
@@ -128,13 +128,13 @@ def test_wrong_options_are_refused(options: dict[str, Any], words: str) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda state: state.pop("1.weight"), "is an update of 1.weight, which is not there"),
-        (lambda state: state.pop("1.lora_up"), "is an update of 1.weight, which is not there"),
-        (lambda state: state.update({"1.lora_down": torch.zeros(3)}), "is no low-rank update"),
+        (lambda state: state.pop("1.weight"), "is an update of 1.weight, which is missing or incomplete"),
+        (lambda state: state.pop("1.lora_up"), "is an update of 1.weight, which is missing or incomplete"),
+        (lambda state: state.update({"1.lora_down": torch.zeros(3)}), "is not a low-rank update"),
         (lambda state: state.update({"1.lora_down": torch.zeros(1, 4)}), r"\(1, 4\) does not fit 1.weight \(3, 3\)"),
-        (lambda state: state.update({"1.lora_scale": torch.zeros(0)}), "is no low-rank update"),
-        (lambda state: state.update({"1.lora_up": torch.zeros(3, 1, 2, 2)}), "is no low-rank update"),
-        (lambda state: state.update({"1.weight": torch.zeros(())}), "does not fit|is no low-rank update"),
+        (lambda state: state.update({"1.lora_scale": torch.zeros(0)}), "is not a low-rank update"),
+        (lambda state: state.update({"1.lora_up": torch.zeros(3, 1, 2, 2)}), "is not a low-rank update"),
+        (lambda state: state.update({"1.weight": torch.zeros(())}), "does not fit|is not a low-rank update"),
     ],
 )
 def test_updates_that_do_not_fit_are_refused(change: Any, words: str) -> None:

@@ -37,7 +37,7 @@ def test_ratios_that_hide_nothing_or_everything(ratio):
 
 
 def test_an_image_of_one_patch():
-    with pytest.raises(ValueError, match="1 patch has nothing to hide"):
+    with pytest.raises(ValueError, match="1 patch cannot be masked"):
         visible_count(1, 0.5)
 
 

@@ -144,10 +144,10 @@ def test_wrong_values_are_refused() -> None:
     module = nn.Sequential(nn.Linear(1, 1))
     average = MovingAverage(module)
     for decay in (-0.1, 1.1, math.nan):
-        with pytest.raises(ValueError, match=r"decay=.*: give a share from 0 to 1"):
+        with pytest.raises(ValueError, match=r"decay=.*: give a number from 0 to 1"):
             average.update(decay)
     module.append(nn.Linear(1, 1))
-    with pytest.raises(ValueError, match="Sequential has other weights than when its moving average was made"):
+    with pytest.raises(ValueError, match="the weights of Sequential have other shapes than when its moving average"):
         average.update(0.5)
 
 

@@ -65,7 +65,7 @@ def test_file_of_a_timm_network_is_normalized_by_its_configuration(
     config = timm.get_pretrained_cfg("tf_mobilenetv3_small_minimal_100")
     assert statistics(backbone) == (pytest.approx(list(config.mean)), pytest.approx(list(config.std)))
     assert "(timm's tf_mobilenetv3_small_minimal_100.in1k), trained on 224 x 224 pixels, bilinear" in caplog.text
-    assert "here the images have 64 x 64 pixels" in caplog.text
+    assert "the images of this run have 64 x 64 pixels" in caplog.text
 
 
 def test_tags_that_differ_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -73,7 +73,9 @@ def test_tags_that_differ_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptur
     backbone = create_backbone("timm/efficientnet_b0", weights=path)
     assert statistics(backbone)[0] == pytest.approx(list(IMAGENET_MEAN))
     warning = caplog.records[0].getMessage()
-    assert "timm's efficientnet_b0.ra_in1k is taken; otherwise it is efficientnet_b0.ra4_e3600_r224_in1k" in warning
+    assert (
+        "using those of timm's efficientnet_b0.ra_in1k. Weights with other values: efficientnet_b0.ra4_e3600" in warning
+    )
     caplog.clear()
     tagged = create_backbone("timm/efficientnet_b0.ra4_e3600_r224_in1k", weights=path)
     assert statistics(tagged)[0] == HALF
@@ -139,11 +141,11 @@ def test_metadata_of_safetensors_come_before_json(tmp_path: Path) -> None:
     assert (found.crop, found.std) == (1.0, tuple(HALF))
 
 
-def test_grey_images_take_the_average(tmp_path: Path) -> None:
+def test_gray_images_take_the_average(tmp_path: Path) -> None:
     path = saved(SMALL, tmp_path / "model.pth")
     (tmp_path / "config.json").write_text(json.dumps(TIMM_JSON))
-    grey = create_backbone(SMALL, weights=path, in_channels=1)
-    assert statistics(grey) == (pytest.approx([sum(CLIP) / 3]), pytest.approx([0.3]))
+    gray = create_backbone(SMALL, weights=path, in_channels=1)
+    assert statistics(gray) == (pytest.approx([sum(CLIP) / 3]), pytest.approx([0.3]))
 
 
 @pytest.mark.parametrize(("name", "mean"), [("googlenet", HALF), ("resnet18", list(IMAGENET_MEAN))])
@@ -185,7 +187,7 @@ def test_own_vision_transformer_warns_of_files_that_say_nothing(
     torch.save(vit.state_dict(), tmp_path / "x.pth")
     backbone = create_backbone("vit_micro", weights=str(tmp_path / "x.pth"))
     assert statistics(backbone) == (pytest.approx(IMAGENET_MEAN), pytest.approx(IMAGENET_STD))
-    assert "x.pth does not say how its images were normalized: ImageNet's" in caplog.records[0].getMessage()
+    assert "x.pth does not record how its images were normalized: using ImageNet's" in caplog.records[0].getMessage()
 
 
 def test_checkpoints_keep_all_of_it(tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ def test_resnet50_as_torchvision_publishes_it(tmp_path, caplog):
     with caplog.at_level("INFO", "lit_cv"):
         module = FineTuneModule(backbone="resnet50", weights=path, num_classes=7, strategy="feature_extraction")
         module.configure_model()
-    assert "loaded 265 of 265 tensors of resnet50; missing (random): none; left over: fc." in caplog.text
-    assert "(the classifier fc of 1000 classes is not taken over)" in caplog.text
+    assert "loaded 265 of 265 tensors of resnet50; missing (random): none; unexpected: fc." in caplog.text
+    assert "(the classifier fc of 1000 classes is not used)" in caplog.text
     assert_loaded(module.backbone.body, state)
     assert module.head.classifier.linear.weight.shape == (7, 2048)
 
@@ -43,7 +43,7 @@ def test_vit_b_16_at_another_image_size(tmp_path, caplog):
     torch.save({**state, "encoder.pos_embedding": positions}, tmp_path / "vit_b_16.pth")
     with caplog.at_level("INFO", "lit_cv"):
         backbone = create_backbone("vit_b_16", weights=str(tmp_path / "vit_b_16.pth"), image_size=112)
-    assert "(the classifier heads.head of 1000 classes is not taken over)" in caplog.text
+    assert "(the classifier heads.head of 1000 classes is not used)" in caplog.text
     assert "missing (random): none" in caplog.text
     assert_loaded(backbone.body, state, but=("encoder.pos_embedding",))
     own = backbone.body.encoder.pos_embedding
@@ -65,7 +65,7 @@ def test_prefixes_of_wrappers_are_taken_off(tmp_path, prefix):
 @pytest.mark.parametrize(
     ("held", "wanted", "words"),
     [
-        ("resnet34", "resnet18", "tensors are left over that resnet18 has no layers for.*another network"),
+        ("resnet34", "resnet18", "resnet18 has no layers for .* of its tensors.*another network"),
         ("resnet18", "resnet50", "has the shape"),
         ("densenet121", "densenet201", "has the shape|only .* tensors fit"),
         ("resnet50", "resnet18", "has the shape"),
@@ -100,7 +100,7 @@ def test_a_truncated_safetensors_file(tmp_path):
     save_file({"weight": torch.zeros(100)}, path)
     for length in (4, 60, path.stat().st_size - 8):
         path.write_bytes(path.read_bytes()[:length])
-        with pytest.raises(ValueError, match="damaged or of another format"):
+        with pytest.raises(ValueError, match="damaged or has another format"):
             create_backbone("conv4", weights=str(path))
 
 

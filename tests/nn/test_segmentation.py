@@ -69,5 +69,5 @@ def test_bad_arguments() -> None:
         build_segmenter("fcn", {4: 8}, 1)
     with pytest.raises(ValueError, match="stride=3"):
         build_segmenter("fcn", {4: 8}, 2, stride=3)
-    with pytest.raises(ValueError, match="stride=8: the backbone's map for DeepLab has a stride of 4"):
+    with pytest.raises(ValueError, match="stride=8: the backbone's map for DeepLab has stride 4"):
         build_segmenter("deeplab", {2: 8, 4: 8}, 2, stride=8)

@@ -63,10 +63,10 @@ def test_networks_without_one_say_which_have_one(name):
         create_backbone(name, stem="small")
 
 
-def test_one_channel_answers_grey_as_three_answer_its_copies():
-    weight, grey = torch.randn(8, 3, 5, 5), torch.rand(2, 1, 16, 16)
-    one = nn.functional.conv2d(grey, adapt_channels(weight, 1))
-    torch.testing.assert_close(one, nn.functional.conv2d(grey.expand(-1, 3, -1, -1), weight), atol=1e-5, rtol=1e-5)
+def test_one_channel_answers_gray_as_three_answer_its_copies():
+    weight, gray = torch.randn(8, 3, 5, 5), torch.rand(2, 1, 16, 16)
+    one = nn.functional.conv2d(gray, adapt_channels(weight, 1))
+    torch.testing.assert_close(one, nn.functional.conv2d(gray.expand(-1, 3, -1, -1), weight), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("channels", [2, 4, 6, 7])

@@ -39,5 +39,5 @@ def test_networks_of_timm_get_it_where_it_was_off():
 def test_wrong_rates_and_networks():
     with pytest.raises(ValueError, match=r"drop_path=1.5"):
         set_stochastic_depth(create_backbone("convnext_tiny").body, 1.5)
-    with pytest.raises(ValueError, match="ResNet has no residual branches made to be dropped"):
+    with pytest.raises(ValueError, match="ResNet does not support stochastic depth"):
         set_stochastic_depth(create_backbone("resnet18").body, 0.1)

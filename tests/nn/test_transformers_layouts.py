@@ -238,7 +238,7 @@ def test_files_give_timms_outputs(tmp_path: Path, suffix: str, caplog: pytest.Lo
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
     with caplog.at_level("INFO", "lit_cv"):
         backbone = create_backbone("timm/test_vit", weights=str(path)).eval()
-    assert "missing (random): none; left over: none" in caplog.text
+    assert "missing (random): none; unexpected: none" in caplog.text
     images = torch.randint(0, 256, (2, 3, 160, 160), dtype=torch.uint8)
     torch.testing.assert_close(backbone(images), peer((images / 255 - 0.5) / 0.5))
     larger = create_backbone("timm/test_vit", weights=str(path), image_size=320).eval()
@@ -253,7 +253,7 @@ def test_own_vision_transformer(tmp_path: Path, caplog: pytest.LogCaptureFixture
     torch.save(their_state(dict(peer.state_dict()), PLAIN, ""), tmp_path / "x.bin")
     with caplog.at_level("INFO", "lit_cv"):
         backbone = create_backbone("vit_micro_cls", weights=str(tmp_path / "x.bin")).eval()
-    assert "missing (random): none; left over: none" in caplog.text
+    assert "missing (random): none; unexpected: none" in caplog.text
     images = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(

@@ -126,7 +126,7 @@ def test_samples_skip_branches_in_training_only():
     with pytest.raises(ValueError, match=r"drop_path=1\.0"):
         set_stochastic_depth(vit, 1.0)
     assert create_backbone("vit_micro_p4", image_size=8, drop_path=0.2).body.blocks[-1].drop_path.p == 0.2
-    with pytest.raises(ValueError, match="no residual branches made to be dropped: leave drop_path out"):
+    with pytest.raises(ValueError, match="does not support stochastic depth: leave drop_path out"):
         create_backbone("conv4", drop_path=0.1)
 
 
@@ -152,5 +152,5 @@ def test_attention_is_the_formula(dtype, queries):
 
 
 def test_widths_that_the_heads_do_not_divide():
-    with pytest.raises(ValueError, match="width of 10 cannot be split into 4 heads"):
+    with pytest.raises(ValueError, match="width of 10 is not divisible by 4 heads"):
         Block(10, 4)

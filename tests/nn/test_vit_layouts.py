@@ -52,7 +52,7 @@ def test_timms_weights_give_timms_tokens(name, token, tmp_path, caplog):
     peer = timm_vit(class_token=bool(token), global_pool=token or "avg", fc_norm=False)
     with caplog.at_level(logging.INFO, "lit_cv"):
         backbone = create_backbone(name, image_size=32, weights=saved(peer.state_dict(), tmp_path)).eval()
-    assert "missing (random): none; left over: none" in caplog.text
+    assert "missing (random): none; unexpected: none" in caplog.text
     x = images(2, 3, 32, 32)
     torch.testing.assert_close(backbone.body.forward_features(x), peer.forward_features(x), atol=1e-4, rtol=1e-4)
 
@@ -85,7 +85,7 @@ def test_torchvisions_weights_give_torchvisions_features(tmp_path, caplog):
     peer = torchvision_vit()
     with caplog.at_level(logging.INFO, "lit_cv"):
         backbone = create_backbone("vit_micro_cls", weights=saved(peer.state_dict(), tmp_path)).eval()
-    assert "missing (random): none; left over: none" in caplog.text
+    assert "missing (random): none; unexpected: none" in caplog.text
     x = images(2, 3, 32, 32)  # the size is that of the weights
     torch.testing.assert_close(backbone(x), peer((x - backbone.mean) / backbone.std), atol=1e-4, rtol=1e-4)
     back = export_vit(backbone.body, "torchvision")
@@ -116,7 +116,7 @@ def test_the_authors_files(tmp_path, caplog, with_decoder):
         assert torch.equal(value, state[key]), key
     left = "decoder_" if with_decoder else "none"
     assert "missing (random): none" in caplog.text
-    assert left in caplog.text.split("left over: ")[1]
+    assert left in caplog.text.split("unexpected: ")[1]
 
 
 @pytest.mark.parametrize("size", [(64, 64), (24, 48)])
@@ -162,10 +162,10 @@ def test_with_and_without_a_class_token(tmp_path, caplog):
     assert "missing (random): cls_token" in caplog.text
 
 
-def test_grey_images(tmp_path):
+def test_gray_images(tmp_path):
     path, state = mae_file(tmp_path, False)
-    grey = create_backbone("vit_micro", in_channels=1, weights=path)
-    torch.testing.assert_close(grey.body.patch_embed.proj.weight, state["patch_embed.proj.weight"].sum(1, keepdim=True))
+    gray = create_backbone("vit_micro", in_channels=1, weights=path)
+    torch.testing.assert_close(gray.body.patch_embed.proj.weight, state["patch_embed.proj.weight"].sum(1, keepdim=True))
 
 
 def test_a_norm_after_mean_pooling(tmp_path, caplog):
@@ -174,19 +174,19 @@ def test_a_norm_after_mean_pooling(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "lit_cv"):
         backbone = create_backbone("vit_micro", weights=saved(peer.state_dict(), tmp_path))
     assert torch.equal(backbone.body.norm.weight, peer.fc_norm.weight)
-    assert "missing (random): none; left over: none" in caplog.text
+    assert "missing (random): none; unexpected: none" in caplog.text
 
 
 def test_other_kinds_are_refused(tmp_path):
     scaled = timm_vit(init_values=1e-5).state_dict()
-    with pytest.raises(ValueError, match=r"parts that these networks lack \(ls1\., ls2\.\).*timm/NAME"):
+    with pytest.raises(ValueError, match=r"unsupported parts \(ls1\., ls2\.\).*timm/NAME"):
         create_backbone("vit_micro", weights=saved(scaled, tmp_path))
     wide = timm_vit(img_size=(16, 32)).state_dict()
-    with pytest.raises(ValueError, match="its 33 positions are of no square grid"):
+    with pytest.raises(ValueError, match="its 33 positions do not form a square grid"):
         create_backbone("vit_micro", image_size=32, weights=saved(wide, tmp_path))
     with pytest.raises(ValueError, match=r"has the shape \(.*, but vit_tiny needs \("):
         create_backbone("vit_tiny", weights=saved(timm_vit().state_dict(), tmp_path))
     with pytest.raises(ValueError, match="layout='keras'"):
         export_vit(create_backbone("vit_micro_p4", image_size=8).body, "keras")
-    with pytest.raises(ValueError, match="torchvision's vision transformers take square images"):
+    with pytest.raises(ValueError, match="torchvision's vision transformers need square images"):
         export_vit(create_backbone("vit_micro_p4", image_size=(8, 12)).body, "torchvision")

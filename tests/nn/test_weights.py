@@ -69,7 +69,7 @@ def test_torchvision_weights_by_name(name, published, caplog):
     assert asked == [("ResNet18_Weights.IMAGENET1K_V1", {"progress": True, "check_hash": True})]
     assert len(caplog.records) == 2
     assert "normalized by mean [0.485, 0.456, 0.406] and std [0.229, 0.224, 0.225] (ResNet18_Weights." in caplog.text
-    assert "loaded 100 of 100 tensors of resnet18; missing (random): none; left over: fc." in caplog.text
+    assert "loaded 100 of 100 tensors of resnet18; missing (random): none; unexpected: fc." in caplog.text
     model.fc = nn.Identity()
     images = _images(2, 3, 64, 64)
     with torch.no_grad():
@@ -115,7 +115,7 @@ def test_checkpoints_bring_weights_and_normalization(checkpoint, caplog):
         backbone = create_backbone("resnet9_small", weights=str(path), data_statistics=([0.0] * 3, [1.0] * 3))
     for key, value in saved.state_dict().items():
         assert key.endswith("num_batches_tracked") or torch.equal(backbone.state_dict()[key], value), key
-    assert "missing (random): none; left over: head.linear.weight" in caplog.text
+    assert "missing (random): none; unexpected: head.linear.weight" in caplog.text
     assert caplog.records[0].levelno == logging.INFO
 
 
@@ -128,7 +128,7 @@ def test_plain_state_dicts(tmp_path, suffix, checkpoint):
     assert torch.equal(backbone(_images(2, 3, 16, 16)), saved(_images(2, 3, 16, 16)))
 
 
-def test_grey_images_from_a_colour_checkpoint(checkpoint):
+def test_gray_images_from_a_color_checkpoint(checkpoint):
     path, saved = checkpoint
     backbone = create_backbone("resnet9_small", in_channels=1, weights=str(path))
     torch.testing.assert_close(backbone.body.stem[0].weight, saved.body.stem[0].weight.sum(1, keepdim=True))
@@ -177,7 +177,7 @@ def test_positions_are_interpolated_to_another_image_size(tmp_path, monkeypatch)
 def test_weights_of_another_network_are_refused(tmp_path, checkpoint):
     with pytest.raises(ValueError, match=r"none of its \d+ tensors belongs to conv4; it holds stem\.0\.weight"):
         create_backbone("conv4", weights=str(checkpoint[0]))
-    with pytest.raises(ValueError, match=r"has the shape \(\d+.*but resnet9 needs \(\d+.*are backbone, stem"):
+    with pytest.raises(ValueError, match=r"has the shape \(\d+.*but resnet9 needs \(\d+.*do backbone, stem"):
         create_backbone("resnet9", weights=str(checkpoint[0]))
 
 
@@ -188,7 +188,7 @@ def test_a_partial_match_is_a_warning(tmp_path, checkpoint, caplog):
     assert caplog.records[0].levelno == logging.WARNING
     assert "loaded 30 of 40" in caplog.text
     assert "missing (random): stages.4.branch.0.0.weight" in caplog.text
-    assert "and 6 more; left over: none" in caplog.text
+    assert "and 6 more; unexpected: none" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -221,21 +221,25 @@ def test_files_that_are_no_weights(tmp_path, checkpoint, capsys):
     torn = tmp_path / "torn.ckpt"
     for length in (0, 100, len(whole) // 2, len(whole) - 20):
         torn.write_bytes(whole[:length])
-        fail(torn, "damaged or of another format")
+        fail(torn, "damaged or has another format")
     picture = tmp_path / "picture.pt"
     picture.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
-    fail(picture, "damaged or of another format")
+    fail(picture, "damaged or has another format")
     text = tmp_path / "text.safetensors"
     text.write_text("no weights")
-    fail(text, "damaged or of another format")
+    fail(text, "damaged or has another format")
     code = tmp_path / "code.pt"
     for legacy in (False, True):
         torch.save({"state_dict": {"x": _Code()}}, code, _use_new_zipfile_serialization=not legacy)
-        fail(code, "holds Python objects beside the weights")
+        fail(code, "holds Python objects besides the weights")
     torch.save(nn.Linear(2, 2), code)
-    fail(code, "holds Python objects beside the weights .*Linear")
+    fail(code, "holds Python objects besides the weights .*Linear")
     assert "ran" not in capsys.readouterr().out
-    for content, words in (([1, 2], "holds a list"), ({"a": 1}, "no tensors"), (torch.zeros(2), "holds a Tensor")):
+    for content, words in (
+        ([1, 2], "holds a list"),
+        ({"a": 1}, "no named"),
+        (torch.zeros(2), "holds a Tensor"),
+    ):
         torch.save(content, code)
         fail(code, words)
 

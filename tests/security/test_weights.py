@@ -231,8 +231,8 @@ WRONG: dict[str, tuple[str, Callable[[], State], str]] = {
     "mean of no shape": ("conv4", lambda: {"mean": torch.tensor(0.5)}, "its mean has the shape ()"),
     "mean of two dimensions": ("conv4", lambda: {"mean": torch.zeros(3, 3)}, "its mean has the shape (3, 3)"),
     "no mean": ("conv4", lambda: {"mean": torch.zeros(0)}, "its mean has the shape (0,)"),
-    "mean of integers": ("conv4", lambda: {"mean": torch.zeros(3, dtype=torch.int64)}, "its mean is no tensor of real"),
-    "mean of text": ("conv4", lambda: {"mean": "0.5"}, "its mean is no tensor of real"),
+    "mean of integers": ("conv4", lambda: {"mean": torch.zeros(3, dtype=torch.int64)}, "its mean is not a float"),
+    "mean of text": ("conv4", lambda: {"mean": "0.5"}, "its mean is not a float"),
     "mean that is nan": ("conv4", lambda: {"mean": torch.full((3,), torch.nan)}, "its mean is not finite for"),
     "std of zero": ("conv4", lambda: {"std": torch.zeros(3)}, "its std is not finite and positive"),
     "std of many": ("conv4", lambda: {"std": torch.ones(10**6)}, "its std has the shape"),
@@ -246,16 +246,16 @@ WRONG: dict[str, tuple[str, Callable[[], State], str]] = {
     "a huge grid": (VIT, lambda: {"body.grid_size": torch.tensor([10**9, 10**9])}, "its grid_size is 1000000000 x"),
     "a negative grid": (VIT, lambda: {"body.grid_size": torch.tensor([-4, -4])}, "its grid_size is -4 x -4"),
     "an empty grid": (VIT, lambda: {"body.grid_size": torch.tensor([0, 0])}, "its grid_size is 0 x 0"),
-    "a grid of floats": (VIT, lambda: {"body.grid_size": torch.tensor([4.0, 4.0])}, "its grid_size is no pair"),
-    "a grid of three": (VIT, lambda: {"body.grid_size": torch.tensor([4, 4, 1])}, "its grid_size is no pair"),
+    "a grid of floats": (VIT, lambda: {"body.grid_size": torch.tensor([4.0, 4.0])}, "its grid_size has shape"),
+    "a grid of three": (VIT, lambda: {"body.grid_size": torch.tensor([4, 4, 1])}, "its grid_size has shape"),
     "patches of no dimension": (
         VIT, lambda: {"body.patch_embed.proj.weight": torch.tensor(1.0)}, "its patch embedding has the shape ()",
     ),
     "another patch": (
-        VIT, lambda: {"body.patch_embed.proj.weight": torch.zeros(128, 3, 16, 16)}, "it is for patches of 16 pixels",
+        VIT, lambda: {"body.patch_embed.proj.weight": torch.zeros(128, 3, 16, 16)}, "its patch size is 16 pixels",
     ),
     "huge patches": (
-        VIT, lambda: {"body.patch_embed.proj.weight": torch.zeros(1, 1, 2048, 2048)}, "which is of no square patches",
+        VIT, lambda: {"body.patch_embed.proj.weight": torch.zeros(1, 1, 2048, 2048)}, "square patches of at most",
     ),
     "a stem of no dimension": ("conv4", lambda: {"body.blocks.0.0.weight": torch.tensor(1.0)}, "has the shape ()"),
     "an empty stem": ("conv4", lambda: {"body.blocks.0.0.weight": torch.zeros(64, 0, 3, 3)}, "holds no weights for"),
@@ -275,9 +275,9 @@ def test_claimed_shapes_take_no_memory(tmp_path: Path) -> None:
     patch = {"patch_embed.proj.weight": torch.zeros(1, 1, 16, 16)}
     assert "it is for 2000 x 2000 patches" in refused("vit_b_16", tmp_path / "x.pt", {**grid, **patch})
     theirs = {"encoder.pos_embedding": torch.zeros(1, 1 + 1000**2, 1), "conv_proj.weight": torch.zeros(1, 1, 16, 16)}
-    assert "which is of no grid" in refused("vit_b_16", tmp_path / "x.pt", theirs)
+    assert "which matches no grid" in refused("vit_b_16", tmp_path / "x.pt", theirs)
     theirs = {"encoder.pos_embedding": torch.zeros(1, 65, 1), "conv_proj.weight": torch.zeros(1, 1, 256, 256)}
-    assert "it is for patches of 256 pixels" in refused("vit_b_16", tmp_path / "x.pt", theirs)
+    assert "its patch size is 256 pixels" in refused("vit_b_16", tmp_path / "x.pt", theirs)
 
 
 @pytest.mark.parametrize("case", ["mean of two dimensions", "positions of one", "a huge grid"])
@@ -301,7 +301,7 @@ def test_wrong_heads_and_options_of_checkpoints(tmp_path: Path) -> None:
         load_head(head, str(path))
     for wrong in ({"backbone": 7}, {"stem": ["small"]}, {"backbone": "x" * 10**5}):
         save_hostile(path, hyper_parameters=wrong)
-        with pytest.raises(ValueError, match=r"x\.ckpt is damaged: its hyperparameter (backbone|stem) is no name"):
+        with pytest.raises(ValueError, match=r"x\.ckpt is damaged: its hyperparameter (backbone|stem) is not a name"):
             checkpoint_options(str(path))
     save_hostile(path, hyper_parameters={"backbone": "conv4", "stem": None})
     assert checkpoint_options(str(path))["backbone"] == "conv4"

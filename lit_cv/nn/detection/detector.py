@@ -1,7 +1,7 @@
-"""What all object detectors share.
+"""The base class of object detectors.
 
-A detector turns the feature maps of a backbone into raw outputs, these and the objects of a batch into losses, and
-the raw outputs into boxes with scores. It knows nothing of batches, metrics or training.
+A detector computes raw outputs from the feature maps of a backbone, losses from the raw outputs and the ground truth,
+and boxes with scores from the raw outputs. It is independent of batches, metrics and training.
 """
 
 import itertools
@@ -26,26 +26,26 @@ __all__ = [
     "select",
 ]
 
-_CANDIDATES = 1000  # boxes before those that overlap better ones are dropped
+_CANDIDATES = 1000  # boxes before non-maximum suppression
 
 
 class Selection(NamedTuple):
-    """Which boxes of an image are compared with one another.
+    """Settings for the boxes that enter non-maximum suppression.
 
     Attributes:
-        candidates: Number of the best of each group; `None` for all.
-        least_side: Smaller boxes are dropped, in pixels.
+        candidates: Number of best-scoring boxes of each group; `None` keeps all.
+        least_side: Minimum side of a box in pixels; smaller boxes are dropped.
     """
 
     candidates: int | None = _CANDIDATES
     least_side: float = 1.0
 
 
-_ALL_TOGETHER = Selection()
+_DEFAULT_SELECTION = Selection()
 
 
 class Detections(NamedTuple):
-    """Objects found in an image, most certain first.
+    """Objects detected in an image, highest score first.
 
     Attributes:
         boxes: (n, 4) float32, xyxy in pixels.
@@ -59,22 +59,22 @@ class Detections(NamedTuple):
 
 
 class Detector(nn.Module, ABC):
-    """Base of the detectors: a feature pyramid with something on top.
+    """Base of the detectors: a feature pyramid, to which subclasses add heads.
 
     Args:
         levels: Channels of the backbone's maps by stride, `Backbone.feature_levels`.
-        num_classes: Number of classes K, the background not counted.
+        num_classes: Number of classes K, without the background.
         strides: Strides of the pyramid's maps, see `FeaturePyramid`.
-        channels: Channels of each of them.
-        layout: Structure of a published detector, which has strides and channels of its own.
+        channels: Channels of each of these maps.
+        layout: Structure of a published detector, which replaces `strides` and `channels`.
 
     Attributes:
         loss_names: Names of the losses.
-        selection: Which boxes `detect` chooses among.
+        selection: Settings of `detect` for the boxes that enter non-maximum suppression.
     """
 
     loss_names: ClassVar[tuple[str, ...]]
-    selection = _ALL_TOGETHER
+    selection = _DEFAULT_SELECTION
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Detector(nn.Module, ABC):
     ) -> None:
         super().__init__()
         if num_classes < 1:
-            raise OptionError(self, "num_classes", num_classes, "a detector finds at least one class of objects")
+            raise OptionError(self, "num_classes", num_classes, "a detector needs at least one class of objects")
         self.num_classes = num_classes
         self.layout = layout
         self.pyramid: FeaturePyramid | PublishedPyramid = (
@@ -98,20 +98,20 @@ class Detector(nn.Module, ABC):
         return list(zip(self.pyramid.strides, self.pyramid(maps).values(), strict=True))
 
     def points(self, pyramid: Sequence[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Return where in the image the places of the maps are, (L, 2) in pixels, and their strides (L,)."""
+        """Return the image coordinates of all locations of the maps, (L, 2) in pixels, and their strides (L,)."""
         return map_points(pyramid) if self.layout is None else published_points(pyramid)
 
     @staticmethod
     def counts(pyramid: Sequence[tuple[int, Tensor]]) -> list[int]:
-        """Return the number of places of each map."""
+        """Return the number of locations of each map."""
         return [features.shape[2] * features.shape[3] for _, features in pyramid]
 
     def groups(self, pyramid: Sequence[tuple[int, Tensor]], boxes: int = 1) -> dict[str, list[int]]:
-        """Return the numbers of boxes of each map (`groups`), for a published detector, which judges maps apart.
+        """Return the number of boxes of each map as `groups` for a published detector, which selects boxes per map.
 
         Args:
-            pyramid: The maps.
-            boxes: Number of each place.
+            pyramid: Strides and maps.
+            boxes: Number of boxes per location.
         """
         return {} if self.layout is None else {"groups": [boxes * count for count in self.counts(pyramid)]}
 
@@ -123,7 +123,7 @@ class Detector(nn.Module, ABC):
         limits: tuple[float, float, int],
         raw: Mapping[str, Any],
     ) -> list[Detections]:
-        """Return the best boxes of each image, see `select`, from the raw outputs of all."""
+        """Return the best boxes of each image, see `select`; `raw` may hold the sizes of `groups`."""
         groups = raw.get("groups", ())
         images = zip(boxes, scores, sizes, strict=True)
         return [select(*image, *limits, self.selection, groups) for image in images]
@@ -140,18 +140,18 @@ class Detector(nn.Module, ABC):
         labels: Sequence[Tensor],
         weight: Tensor | None = None,
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return of each loss by name a sum, and what it is to be divided by, scalars.
+        """Return each loss by name as a sum and the count to divide it by, both scalars.
 
         Args:
-            raw: What `forward` gave for N images.
+            raw: Output of `forward` for N images.
             boxes: N tensors (n, 4), xyxy in pixels; n may be 0.
             labels: N tensors (n,) int64, from 0.
-            weight: Weights (K,) of the classes in the loss of the class, where it is about an object.
+            weight: Weights (K,) of the classes in the classification loss of objects.
         """
 
     def losses(self, raw: Mapping[str, Any], boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return the losses of a batch by name, scalars whose sum is to be minimised; see `loss_sums`."""
-        # Without any object what is expected nowhere counts as if of one.
+        """Return the losses of a batch by name, scalars whose sum is minimized in training; see `loss_sums`."""
+        # In a batch without objects, the count is 0: divide by 1.
         sums = self.loss_sums(raw, boxes, labels)
         return {name: total / count.detach().clamp_min(1) for name, (total, count) in sums.items()}
 
@@ -164,19 +164,19 @@ class Detector(nn.Module, ABC):
         iou_threshold: float = 0.6,
         max_detections: int = 100,
     ) -> list[Detections]:
-        """Return the objects in each image.
+        """Return the detected objects in each image.
 
         Args:
-            raw: What `forward` gave for N images.
-            sizes: Height and width of the N images in pixels; what a batch is padded with lies beyond.
-            score_threshold: Objects of a lower score are dropped.
-            iou_threshold: Of two boxes of one class that overlap more than this the better is kept.
-            max_detections: Objects of an image at most.
+            raw: Output of `forward` for N images.
+            sizes: Height and width of the N images in pixels, without padding.
+            score_threshold: Objects with a lower score are dropped.
+            iou_threshold: If two boxes of a class overlap by more than this IoU, only the better one is kept.
+            max_detections: Maximum number of objects per image.
         """
 
 
 def check_limits(score_threshold: float, iou_threshold: float, max_detections: int) -> None:
-    """Check what limits the objects that are reported.
+    """Check the options that limit the detected objects.
 
     Raises:
         ValueError: If a value is out of range.
@@ -195,7 +195,7 @@ def select(
     score_threshold: float,
     iou_threshold: float,
     max_detections: int,
-    selection: Selection = _ALL_TOGETHER,
+    selection: Selection = _DEFAULT_SELECTION,
     groups: Sequence[int] = (),
 ) -> Detections:
     """Return the best boxes of an image that do not overlap better ones of their class.
@@ -204,28 +204,28 @@ def select(
         boxes: (L, 4), or (L, K, 4) with a box for each class.
         scores: (L, K).
         size: Height and width that boxes are clipped to.
-        score_threshold: Least score.
-        iou_threshold: Greatest overlap.
-        max_detections: Number of boxes at most.
-        selection: Which of them are compared.
-        groups: Sizes of the groups of boxes that have candidates of their own; empty for a single one.
+        score_threshold: Minimum score.
+        iou_threshold: Maximum overlap (IoU).
+        max_detections: Maximum number of boxes.
+        selection: Settings for the boxes that enter non-maximum suppression.
+        groups: Sizes of the groups of boxes whose candidates are selected separately; empty for one group.
     """
     scores = scores.float()
-    places, labels, values = [], [], []
+    indices, labels, values = [], [], []
     sizes = list(groups) or [len(scores)]
     for start, group in zip(itertools.accumulate(sizes, initial=0), torch.split(scores, sizes), strict=False):
-        place, label = (group > score_threshold).nonzero(as_tuple=True)
-        score = group[place, label]
+        index, label = (group > score_threshold).nonzero(as_tuple=True)
+        score = group[index, label]
         if selection.candidates is not None:
-            score, order = score.topk(min(selection.candidates, len(place)))
-            place, label = place[order], label[order]
-        places.append(place + start)
+            score, order = score.topk(min(selection.candidates, len(index)))
+            index, label = index[order], label[order]
+        indices.append(index + start)
         labels.append(label)
         values.append(score)
-    place, label, score = torch.cat(places), torch.cat(labels), torch.cat(values)
-    box = clip_boxes_to_image((boxes[place] if boxes.ndim == 2 else boxes[place, label]).float(), size)
+    index, label, score = torch.cat(indices), torch.cat(labels), torch.cat(values)
+    box = clip_boxes_to_image((boxes[index] if boxes.ndim == 2 else boxes[index, label]).float(), size)
     least = selection.least_side
-    there = ((box[:, 2] - box[:, 0]) >= least) & ((box[:, 3] - box[:, 1]) >= least)
-    box, score, label = box[there], score[there], label[there]
+    large = ((box[:, 2] - box[:, 0]) >= least) & ((box[:, 3] - box[:, 1]) >= least)
+    box, score, label = box[large], score[large], label[large]
     keep = batched_nms(box, score, label, iou_threshold)[:max_detections]
     return Detections(box[keep], score[keep], label[keep])

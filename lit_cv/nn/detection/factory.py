@@ -32,17 +32,17 @@ def build_detector(
     Args:
         name: One of `DETECTORS`.
         levels: Channels of the backbone's maps by stride, `Backbone.feature_levels`.
-        num_classes: Number of classes, the background not counted.
+        num_classes: Number of classes, without the background.
         strides: Strides of the pyramid's maps, see `FeaturePyramid`.
-        channels: Channels of each of them (256 in the papers).
+        channels: Channels of each of these maps (256 in the papers).
         num_convs: Convolutions in each branch of the head of FCOS and RetinaNet (4 in the papers), or in the region
             proposal network of Faster R-CNN (1).
-        layout: Name of a published detector, see `lit_cv.nn.detection.LAYOUTS`, whose structure replaces the last
-            three; `None` for that of this project.
-        other_classes: Classes that Faster R-CNN tells from the background and yet counts as such.
+        layout: Name of a published detector, see `lit_cv.nn.detection.LAYOUTS`, whose structure replaces `strides`,
+            `channels` and `num_convs`; `None` for lit_cv's structure.
+        other_classes: Number of further classes that Faster R-CNN has outputs for but reports as background.
 
     Raises:
-        ValueError: If the name is unknown or a number does not fit.
+        ValueError: If the name is unknown or a number is out of range.
 
     Example:
         >>> from lit_cv.nn import create_backbone
@@ -55,9 +55,9 @@ def build_detector(
         2
     """
     if name not in _CLASSES:
-        raise ValueError(f"there is no detector {name!r}: {', '.join(DETECTORS)}.")
+        raise ValueError(f"there is no detector {name!r}: choose one of {', '.join(DETECTORS)}.")
     if channels % 32:
-        raise OptionError(None, "channels", channels, "give a multiple of 32, which the heads' group norms divide")
+        raise OptionError(None, "channels", channels, "give a multiple of 32, the number of groups of the group norms")
     if num_convs < 1:
         raise OptionError(None, "num_convs", num_convs, "give at least 1")
     options = {"other_classes": other_classes} if name == "faster_rcnn" else {}
@@ -67,7 +67,7 @@ def build_detector(
 
 
 def default_strides(image_size: tuple[int, int] | None) -> list[int]:
-    """Return strides of a pyramid for images of a height and width: from 8, or 4 for those up to 128 pixels.
+    """Return default pyramid strides for an image size: from 8, or from 4 for images of at most 128 pixels.
 
     Example:
         >>> default_strides((480, 640)), default_strides((64, 64))

@@ -1,4 +1,4 @@
-"""Faster R-CNN, a detector in two stages."""
+"""Faster R-CNN, a two-stage detector."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,23 +19,23 @@ __all__ = ["FasterRCNNDetector"]
 
 _SCALES = (8.0,)  # in strides, as in Lin et al. 2017
 _RATIOS = (0.5, 1.0, 2.0)
-_SIDE = 7  # of what is cut out of a map for a proposal
+_SIDE = 7  # side of the features pooled for a proposal
 
 
 class FasterRCNNDetector(Detector):
     """Faster R-CNN (Ren et al. 2015) on a feature pyramid (Lin et al. 2017).
 
-    One network proposes boxes, another one classifies what the maps hold there and corrects them. Both are
-    torchvision's, with its numbers of proposals and samples, drawn from torch's default generator.
+    A region proposal network proposes boxes; a second network classifies and refines them by their pooled features.
+    Both are torchvision's, with its numbers of proposals and samples, drawn from torch's default generator.
 
     Args:
         levels: Channels of the backbone's maps by stride.
-        num_classes: Number of classes, the background not counted.
+        num_classes: Number of classes, without the background.
         strides: Strides of the pyramid's maps.
-        channels: Channels of each of them; the second network has four times as many.
-        num_convs: Convolutions of the network that proposes.
-        layout: Structure of a published detector, which replaces the last three.
-        other_classes: Classes beside those, which count as background.
+        channels: Channels of each of these maps; the second network has four times as many.
+        num_convs: Convolutions of the region proposal network.
+        layout: Structure of a published detector, which replaces the previous three.
+        other_classes: Number of further classes that are reported as background.
     """
 
     loss_names = ("class_loss", "box_loss", "objectness_loss", "rpn_box_loss")
@@ -66,7 +66,7 @@ class FasterRCNNDetector(Detector):
             _box_head(channels, hidden, layout is not None and layout.normalized),
             FastRCNNPredictor(hidden, 1 + num_classes + other_classes),  # class 0 is the background
             *(0.5, 0.5, 512, 0.25, None),
-            *(0.05, 0.5, 100),  # `detect` has its own
+            *(0.05, 0.5, 100),  # unused: `detect` has its own limits
         )
 
     def forward(self, maps: Mapping[int, Tensor]) -> dict[str, Any]:
@@ -94,31 +94,35 @@ class FasterRCNNDetector(Detector):
         labels: Sequence[Tensor],
         weight: Tensor | None = None,
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return `class_loss` and `box_loss`, by the proposals drawn, `objectness_loss` and `rpn_box_loss`, by anchors.
+        """Return the losses of both networks.
 
-        The last two are those of the first network.
+        `class_loss` and `box_loss` have the number of sampled proposals as their count. `objectness_loss` and
+        `rpn_box_loss`, those of the region proposal network, have the number of sampled anchors.
         """
         n = len(boxes)
         anchors = [raw["anchors"]] * n
-        targets = [{"boxes": b.float(), "labels": kinds + 1} for b, kinds in zip(boxes, labels, strict=True)]
+        targets = [
+            {"boxes": image_boxes.float(), "labels": image_labels + 1}
+            for image_boxes, image_labels in zip(boxes, labels, strict=True)
+        ]
         objectness, deltas = raw["objectness"].float(), raw["deltas"].float()
-        matched, wanted = self.rpn.assign_targets_to_anchors(anchors, targets)
-        encoded = self.rpn.box_coder.encode(wanted, anchors)
+        matched, matched_boxes = self.rpn.assign_targets_to_anchors(anchors, targets)
+        encoded = self.rpn.box_coder.encode(matched_boxes, anchors)
         objectness_loss, rpn_box_loss = self.rpn.compute_loss(objectness, deltas, matched, encoded)
         proposals = self._propose(raw, [raw["size"]] * n)
-        proposals, _, kinds, encoded = self.roi.select_training_samples(proposals, targets)
+        proposals, _, classes, encoded = self.roi.select_training_samples(proposals, targets)
         logits, corrections = self._classify(raw, proposals)
-        class_loss, box_loss = fastrcnn_loss(logits, corrections, kinds, encoded)
+        class_loss, box_loss = fastrcnn_loss(logits, corrections, classes, encoded)
         drawn = torch.tensor(float(sum(map(len, proposals))), device=objectness.device)
-        sampled = torch.stack([self._sampled(own) for own in matched]).sum().float()
-        by_class = (class_loss * drawn, drawn) if weight is None else _weighted(logits, torch.cat(kinds), weight)
+        sampled = torch.stack([self._count_sampled(anchor_labels) for anchor_labels in matched]).sum().float()
+        by_class = (class_loss * drawn, drawn) if weight is None else _weighted(logits, torch.cat(classes), weight)
         return {
             "class_loss": by_class, "box_loss": (box_loss * drawn, drawn),
             "objectness_loss": (objectness_loss * sampled, sampled), "rpn_box_loss": (rpn_box_loss * sampled, sampled),
         }  # fmt: skip
 
-    def _sampled(self, matched: Tensor) -> Tensor:
-        """Return how many anchors of an image, 1 for objects and 0 for background, the first network learns from."""
+    def _count_sampled(self, matched: Tensor) -> Tensor:
+        """Return the number of sampled anchors of an image from their labels, 1 for objects and 0 for background."""
         sampler = self.rpn.fg_bg_sampler
         objects = (matched >= 1).sum().clamp_max(int(sampler.batch_size_per_image * sampler.positive_fraction))
         return objects + torch.minimum(sampler.batch_size_per_image - objects, (matched == 0).sum())
@@ -132,21 +136,21 @@ class FasterRCNNDetector(Detector):
         iou_threshold: float = 0.6,
         max_detections: int = 100,
     ) -> list[Detections]:
-        """Return the objects in each image, see `Detector.detect`."""
+        """Return the detected objects in each image, see `Detector.detect`."""
         proposals = self._propose(raw, sizes)
         logits, corrections = self._classify(raw, proposals)
-        counts = [len(own) for own in proposals]
-        known = slice(1, 1 + self.num_classes)
-        scores = torch.split(logits.softmax(1)[:, known], counts)
-        boxes = torch.split(self.roi.box_coder.decode(corrections, proposals)[:, known], counts)
+        counts = [len(image_proposals) for image_proposals in proposals]
+        classes = slice(1, 1 + self.num_classes)
+        scores = torch.split(logits.softmax(1)[:, classes], counts)
+        boxes = torch.split(self.roi.box_coder.decode(corrections, proposals)[:, classes], counts)
         return self.select_each(boxes, scores, sizes, (score_threshold, iou_threshold, max_detections), raw)
 
     def _propose(self, raw: Mapping[str, Any], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
         n = len(sizes)
         deltas = raw["deltas"].detach().float()
         boxes = self.rpn.box_coder.decode(deltas, [raw["anchors"]] * n).view(n, -1, 4)
-        found: list[Tensor] = self.rpn.filter_proposals(boxes, raw["objectness"].float(), sizes, raw["counts"])[0]
-        return found
+        proposals: list[Tensor] = self.rpn.filter_proposals(boxes, raw["objectness"].float(), sizes, raw["counts"])[0]
+        return proposals
 
     def _classify(self, raw: Mapping[str, Any], proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
         pooled = self.roi.box_roi_pool(raw["features"], proposals, [raw["size"]] * len(proposals))
@@ -154,15 +158,15 @@ class FasterRCNNDetector(Detector):
         return logits.float(), corrections.float()
 
 
-def _weighted(logits: Tensor, kinds: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sum of the weighted cross-entropy of proposals, and that of their weights, 1 for the background."""
-    others = logits.shape[1] - 1 - len(weight)  # classes that no proposal is of
+def _weighted(logits: Tensor, classes: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum of the weighted cross-entropy of proposals and the sum of weights; the background's is 1."""
+    others = logits.shape[1] - 1 - len(weight)  # outputs of `other_classes`, which no target has
     weights = torch.cat([weight.new_ones(1), weight, weight.new_ones(others)])
-    return F.cross_entropy(logits, kinds, weights, reduction="sum"), weights[kinds].sum()
+    return F.cross_entropy(logits, classes, weights, reduction="sum"), weights[classes].sum()
 
 
 def _box_head(channels: int, hidden: int, normalized: bool) -> nn.Module:
-    """Return the network between what is cut out of a map and the classifier."""
+    """Return the network between the pooled features of a proposal and the classifier."""
     head: nn.Module = TwoMLPHead(channels * _SIDE**2, hidden)
     if normalized:
         head = FastRCNNConvFCHead((channels, _SIDE, _SIDE), [channels] * 4, [hidden], nn.BatchNorm2d)

@@ -17,18 +17,18 @@ _FIRST_DISTANCE = 1.0  # from a place to each side of its box, in strides
 
 
 class FCOSDetector(Detector):
-    """FCOS (Tian et al. 2019): every place of the pyramid tells a class, a box around itself and how central it is.
+    """FCOS (Tian et al. 2019), which predicts a class, a box and a centerness at every location of the pyramid.
 
-    The head is torchvision's; the losses are `lit_cv.losses.fcos_loss`. An object's score is the square root of the
-    class's probability times the centerness.
+    The head is torchvision's; the losses are those of `lit_cv.losses.fcos_loss`. The score of an object is the square
+    root of the class probability times the centerness.
 
     Args:
         levels: Channels of the backbone's maps by stride.
-        num_classes: Number of classes, the background not counted.
+        num_classes: Number of classes, without the background.
         strides: Strides of the pyramid's maps.
-        channels: Channels of each of them.
+        channels: Channels of each of these maps.
         num_convs: Convolutions in each branch of the head.
-        layout: Structure of a published detector, which replaces the last three.
+        layout: Structure of a published detector, which replaces the previous three.
     """
 
     loss_names = ("class_loss", "box_loss", "centerness_loss")
@@ -51,7 +51,7 @@ class FCOSDetector(Detector):
         nn.init.constant_(self.head.regression_head.bbox_reg.bias, _FIRST_DISTANCE)
 
     def forward(self, maps: Mapping[int, Tensor]) -> dict[str, Any]:
-        """Return what `lit_cv.losses.fcos_loss` takes."""
+        """Return the raw outputs, the inputs of `lit_cv.losses.fcos_loss`."""
         pyramid = self.run_pyramid(maps)
         points, strides = self.points(pyramid)
         outputs = self.head([features for _, features in pyramid])
@@ -64,7 +64,7 @@ class FCOSDetector(Detector):
         labels: Sequence[Tensor],
         weight: Tensor | None = None,
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return `class_loss`, `box_loss` and `centerness_loss`, by the locations that belong to a box."""
+        """Return `class_loss`, `box_loss` and `centerness_loss`, with the number of locations assigned to a box."""
         sums, count = fcos_sums(raw, boxes, labels, weight=weight)
         return {name: (total, count) for name, total in sums.items()}
 
@@ -77,9 +77,9 @@ class FCOSDetector(Detector):
         iou_threshold: float = 0.6,
         max_detections: int = 100,
     ) -> list[Detections]:
-        """Return the objects in each image, see `Detector.detect`."""
-        reach = raw["bbox_regression"].float() * raw["strides"][:, None]
-        boxes = torch.cat([raw["points"] - reach[..., :2], raw["points"] + reach[..., 2:]], -1)
+        """Return the detected objects in each image, see `Detector.detect`."""
+        distances = raw["bbox_regression"].float() * raw["strides"][:, None]
+        boxes = torch.cat([raw["points"] - distances[..., :2], raw["points"] + distances[..., 2:]], -1)
         scores = (raw["cls_logits"].float().sigmoid() * raw["bbox_ctrness"].float().sigmoid()).sqrt()
         limits = (score_threshold, iou_threshold, max_detections)
         return self.select_each(boxes, scores, sizes, limits, raw)

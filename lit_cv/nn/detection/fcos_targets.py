@@ -1,4 +1,4 @@
-"""What FCOS, an object detector without anchors, is trained toward, and how far off it is."""
+"""Targets and loss sums of FCOS, an anchor-free object detector."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,23 +19,23 @@ def fcos_sums(
     center_radius: float = 1.5,
     weight: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the sums that `lit_cv.losses.fcos_loss` divides, and the number of locations in boxes, a float scalar."""
+    """Return the loss sums of `lit_cv.losses.fcos_loss`, and the number of locations assigned to boxes as a float."""
     points, strides = raw["points"], raw["strides"]
     with torch.autocast(points.device.type, enabled=False):
         logits, distances, quality = (raw[k].float() for k in ("cls_logits", "bbox_regression", "bbox_ctrness"))
-        targets, classes = torch.zeros_like(logits), []
-        wanted = []
-        for i, (own, kinds) in enumerate(zip(boxes, labels, strict=True)):
-            matched = fcos_assign(points, strides, own, center_radius)
-            places = (matched >= 0).nonzero()[:, 0]
-            targets[i, places, kinds[matched[places]]] = 1.0
-            classes.append(places + i * len(points))
-            wanted.append(own[matched[places]])
-        positive, truth = torch.cat(classes), torch.cat(wanted).float()
+        targets, indices = torch.zeros_like(logits), []
+        matched_boxes = []
+        for i, (image_boxes, image_labels) in enumerate(zip(boxes, labels, strict=True)):
+            matched = fcos_assign(points, strides, image_boxes, center_radius)
+            locations = (matched >= 0).nonzero()[:, 0]
+            targets[i, locations, image_labels[matched[locations]]] = 1.0
+            indices.append(locations + i * len(points))
+            matched_boxes.append(image_boxes[matched[locations]])
+        positive, truth = torch.cat(indices), torch.cat(matched_boxes).float()
         count = torch.tensor(float(len(positive)), device=points.device)
         point, stride = points[positive % len(points)], strides[positive % len(points), None]
-        reach = distances.flatten(0, 1)[positive] * stride
-        predicted = torch.cat([point - reach[:, :2], point + reach[:, 2:]], 1)
+        sides = distances.flatten(0, 1)[positive] * stride
+        predicted = torch.cat([point - sides[:, :2], point + sides[:, 2:]], 1)
         centered = centerness(point, truth)
         sums = {
             "class_loss": focal_sum(logits, targets, weight),
@@ -48,16 +48,17 @@ def fcos_sums(
 
 
 def fcos_assign(points: Tensor, strides: Tensor, boxes: Tensor, center_radius: float = 1.5) -> Tensor:
-    """Return which box each location belongs to, (L,) int64, -1 for none.
+    """Return the index of the box that each location is assigned to, (L,) int64, -1 for none.
 
-    A location belongs to the smallest of the boxes that it lies in, within `center_radius` strides of the centre, and
-    whose farthest edge is between 4 and 8 strides away; the finest level takes all nearer, the coarsest all farther.
+    A box is a candidate if it contains the location, its center is within `center_radius` strides, and its farthest
+    edge is 4 to 8 strides away; on the finest level there is no lower bound, on the coarsest no upper bound. The
+    location is assigned to the candidate with the smallest area.
 
     Args:
         points: (L, 2), x and y in pixels.
-        strides: (L,), in rising order.
+        strides: (L,), in ascending order.
         boxes: (n, 4), xyxy in pixels.
-        center_radius: In strides.
+        center_radius: Radius in strides.
     """
     if len(boxes) == 0:
         return torch.full((len(points),), -1, dtype=torch.int64, device=points.device)
@@ -74,7 +75,7 @@ def fcos_assign(points: Tensor, strides: Tensor, boxes: Tensor, center_radius: f
 
 
 def centerness(points: Tensor, boxes: Tensor) -> Tensor:
-    """Return how central locations (P, 2) are in their boxes (P, 4): 1 in the middle, 0 at an edge (equation 3)."""
+    """Return the centerness of locations (P, 2) in their boxes (P, 4): 1 at the center, 0 at an edge (equation 3)."""
     before, after = points - boxes[:, :2], boxes[:, 2:] - points
     ratio = torch.minimum(before, after) / torch.maximum(before, after)
     return ratio.prod(1).clamp_min(0).sqrt()

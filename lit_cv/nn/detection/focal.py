@@ -1,4 +1,4 @@
-"""The focal loss of detectors that ask for each class by itself."""
+"""The focal loss of detectors with independent (sigmoid) class outputs."""
 
 import torch
 from torch import Tensor
@@ -11,9 +11,9 @@ def focal_sum(logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> 
     """Return the sum of the focal loss (Lin et al. 2017, alpha 0.25, gamma 2).
 
     Args:
-        logits: (..., K), of the classes at places or anchors.
-        targets: The same shape, 1 where an object of the class is.
-        weight: (K,), by which the loss counts where the target is 1.
+        logits: (..., K), class logits at locations or anchors.
+        targets: The same shape, 1 for the class of an object, else 0.
+        weight: (K,), factors of the loss where the target is 1.
 
     Example:
         >>> logits, targets = torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])

@@ -1,4 +1,4 @@
-"""How torchvision's published detectors are put together, where they differ from those here."""
+"""The structures of torchvision's published detectors, as far as they differ from lit_cv's."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
@@ -23,29 +23,29 @@ LayoutName = Literal[
 ]
 """Names of torchvision's published detectors."""
 
-_MULTIPLE = 32  # images are padded to sides that it divides
-_TAP = -1  # what a map beside those that are found by stride is called
+_MULTIPLE = 32  # images are padded to a multiple of this side
+_TAP = -1  # key of an additional map, in place of its stride
 
 
 class Layout(NamedTuple):
     """The structure of a published detector.
 
     Attributes:
-        detector: Its kind, one of `DETECTORS`.
-        backbone: Name of its backbone.
-        sources: The backbone's maps that the pyramid starts from, by stride; -1 stands for `tap`.
+        detector: Kind of detector, one of `DETECTORS`.
+        backbone: Name of the backbone.
+        sources: Strides of the backbone's maps that the pyramid is computed from; -1 stands for `tap`.
         strides: Strides of the pyramid's maps.
-        extra: What coarser maps are made of: convolutions of the coarsest source (`source`) or of its map in the
-            pyramid (`pyramid`), or every second row and column of that (`subsampled`).
+        extra: Source of the coarser maps: convolutions of the coarsest backbone map (`source`) or of the coarsest
+            pyramid map (`pyramid`), or every second row and column of the latter (`subsampled`).
         sides: Square roots of the anchors' areas in pixels, for each map.
         num_convs: Convolutions in each branch of the head, or in the region proposal network.
         normalized: Whether the layers behind the backbone have norms: GroupNorm in the head of RetinaNet, BatchNorm
             in the pyramid and the box head of Faster R-CNN. FCOS always has GroupNorm.
-        box_loss: Loss of RetinaNet's boxes.
-        frozen_eps: What its frozen BatchNorm adds to variances; `None` for a backbone whose BatchNorm is not frozen.
-        proposals: Boxes that the region proposal network hands on in evaluation, from each map and in all.
-        proposal_score: Least score of these.
-        tap: Layer of the backbone that gives a further map, and its channels.
+        box_loss: Box loss of RetinaNet.
+        frozen_eps: Epsilon of the backbone's frozen BatchNorm; `None` if its BatchNorm is not frozen.
+        proposals: Number of proposals of the region proposal network in evaluation, per map and in total.
+        proposal_score: Minimum score of the proposals.
+        tap: Path and channels of a backbone layer that returns an additional map.
         channels: Channels of the pyramid's maps.
     """
 
@@ -66,7 +66,7 @@ class Layout(NamedTuple):
 
     @property
     def settled(self) -> dict[str, Any]:
-        """Options of a detector that the structure settles, by name."""
+        """Options of a detector that the structure determines, by name."""
         return {
             "detector": self.detector,
             "strides": list(self.strides),
@@ -75,25 +75,25 @@ class Layout(NamedTuple):
         }
 
     def has_tensors_of(self, other: "Layout") -> bool:
-        """Whether networks of this structure take the weights of another one."""
+        """Return whether the weights of another structure fit networks of this one."""
         return self._replace(proposals=0) == other._replace(proposals=0)
 
     def norm_eps(self, frozen: bool) -> float:
-        """Return what BatchNorm of the backbone adds to variances."""
+        """Return the epsilon of the backbone's BatchNorm."""
         return self.frozen_eps if frozen and self.frozen_eps is not None else 1e-5
 
     def levels(self, backbone: Backbone, image_size: tuple[int, int] | None = None) -> dict[int, int]:
-        """Have a backbone give the maps that the pyramid starts from, and return the channels of all that it has.
+        """Prepare a backbone for this pyramid and return the channels of its maps by stride.
 
         Raises:
-            ValueError: If the backbone lacks one that the pyramid starts from.
+            ValueError: If the backbone lacks a map that the pyramid needs.
         """
         backbone.multiple = _MULTIPLE
         if self.tap is not None:
             backbone.add_level(_TAP, *self.tap, image_size)
         levels = backbone.feature_levels(image_size)
         if missing := [stride for stride in self.sources if stride not in levels]:
-            allowed = f"the detector needs feature maps of strides {missing}; give {self.backbone}"
+            allowed = f"the detector needs feature maps of strides {missing}; use {self.backbone}"
             raise OptionError(None, "backbone", backbone.name, allowed)
         return levels
 
@@ -129,14 +129,14 @@ LAYOUTS: dict[str, Layout] = {
     "fasterrcnn_mobilenet_v3_large_fpn": _MOBILE,
     "fasterrcnn_mobilenet_v3_large_320_fpn": _MOBILE._replace(proposals=150),
 }
-"""The layouts by torchvision's names; of those for one detector and backbone the most accurate comes first."""
+"""The layouts by torchvision's names; for each detector and backbone, the most accurate one comes first."""
 
 
 def layout_named(name: str | None) -> Layout | None:
-    """Return a layout by its name, `None` for that of this project.
+    """Return a layout by name, `None` for `None` (lit_cv's structure).
 
     Raises:
-        ValueError: If there is none of this name.
+        ValueError: If the name is unknown.
     """
     if name is not None and name not in LAYOUTS:
         raise OptionError(None, "layout", name, f"give one of {', '.join(LAYOUTS)}")
@@ -144,11 +144,11 @@ def layout_named(name: str | None) -> Layout | None:
 
 
 class PublishedPyramid(nn.Module):
-    """The feature pyramid of a published detector, with torchvision's names of its weights.
+    """The feature pyramid of a published detector, with torchvision's weight names.
 
     Args:
-        levels: Channels of the backbone's maps, `Layout.levels`.
-        layout: The structure.
+        levels: Channels of the backbone's maps, from `Layout.levels`.
+        layout: Structure of the detector.
 
     Shapes:
         by stride (N, C_s, h_s, w_s) -> by position (N, channels, h, w), finest first.
@@ -158,13 +158,14 @@ class PublishedPyramid(nn.Module):
         super().__init__()
         self.strides = list(layout.strides)
         self.sources = dict(enumerate(layout.sources))
-        given = [levels[source] for source in layout.sources]
-        start = given[-1] if layout.extra == "source" else layout.channels
+        source_channels = [levels[source] for source in layout.sources]
+        start = source_channels[-1] if layout.extra == "source" else layout.channels
         extra = LastLevelMaxPool() if layout.extra == "subsampled" else LastLevelP6P7(start, layout.channels)
         normalized = layout.normalized and layout.detector == "faster_rcnn"
-        self.fpn = FeaturePyramidNetwork(given, layout.channels, extra, nn.BatchNorm2d if normalized else None)
+        norm = nn.BatchNorm2d if normalized else None
+        self.fpn = FeaturePyramidNetwork(source_channels, layout.channels, extra, norm)
 
     def forward(self, maps: Mapping[int, Tensor]) -> dict[int, Tensor]:
-        """Return the pyramid of a backbone's maps; those that it does not need may be missing."""
+        """Return the pyramid of a backbone's maps; maps that it does not use may be missing."""
         outputs = self.fpn({str(i): maps[source] for i, source in self.sources.items()})
         return dict(enumerate(outputs.values()))

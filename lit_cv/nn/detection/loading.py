@@ -1,4 +1,4 @@
-"""Copying the weights of a published detector into one of ours."""
+"""Loading of a published detector's weights into a lit_cv detector."""
 
 import logging
 from collections.abc import Sequence
@@ -17,65 +17,65 @@ from lit_cv.nn.weight_files import listed
 __all__ = ["load_detector", "prepare_norms"]
 
 _LOGGER = logging.getLogger("lit_cv")
-_OURS = (("backbone.fpn.", "pyramid.fpn."), ("roi_heads.", "roi."))  # what our detectors call these parts
-# The classifier of FCOS and RetinaNet, and that of Faster R-CNN with its boxes by class.
+_PREFIXES = (("backbone.fpn.", "pyramid.fpn."), ("roi_heads.", "roi."))  # torchvision's and lit_cv's
+# The classifier of FCOS and RetinaNet, and Faster R-CNN's classifier and class-specific box regression.
 _CLASSIFIERS = ("head.classification_head.cls_logits.", "roi.box_predictor.cls_score.", "roi.box_predictor.bbox_pred.")
 
 
 def load_detector(detector: Detector, weights: DetectorWeights, class_names: Sequence[str], keep: bool) -> None:
-    """Copy weights into a detector behind a backbone, in place, and log what was loaded, missing and unexpected.
+    """Copy weights into a detector (not its backbone), in place, and log loaded, missing and unexpected keys.
 
     Args:
         detector: The detector, of the same layout.
         weights: From `read_detector`.
-        class_names: Names of its classes.
-        keep: Whether the classifier's outputs are copied for the classes of the same names; otherwise, and for the
-            other classes, they keep their random weights.
+        class_names: Names of the detector's classes.
+        keep: Whether to copy the classifier's outputs for classes of the same name. All other classifier outputs keep
+            their random weights.
 
     Raises:
-        ValueError: If a shape does not fit, or no class has the name of one of the weights.
+        ValueError: If a shape does not fit, or no class has the name of a class of the weights.
     """
     with errors_named(weights.source):
-        given = _as_ours(weights)
-        ours = detector.state_dict()
-        classifier = [key for key in ours if key.startswith(_CLASSIFIERS)]
+        state = _renamed(weights)
+        current = detector.state_dict()
+        classifier = [key for key in current if key.startswith(_CLASSIFIERS)]
         loaded = []
-        for key in ours.keys() & given.keys() - set(classifier):
-            if given[key].shape != ours[key].shape:
+        for key in current.keys() & state.keys() - set(classifier):
+            if state[key].shape != current[key].shape:
                 raise ValueError(
-                    f"{key} has the shape {tuple(given[key].shape)}, but {weights.layout} needs "
-                    f"{tuple(ours[key].shape)}."
+                    f"{key} has the shape {tuple(state[key].shape)}, but {weights.layout} needs "
+                    f"{tuple(current[key].shape)}."
                 )
-            ours[key].copy_(given[key])
+            current[key].copy_(state[key])
             loaded.append(key)
-        wanted = [key for key in ours if key not in classifier and not key.endswith("num_batches_tracked")]
-        missing = [key for key in wanted if key not in loaded]
+        required = [key for key in current if key not in classifier and not key.endswith("num_batches_tracked")]
+        missing = [key for key in required if key not in loaded]
         if len(missing) > len(loaded):
-            raise ValueError(f"only {len(loaded)} of {len(wanted)} tensors of {weights.layout} are there.")
+            raise ValueError(f"it holds only {len(loaded)} of {len(required)} tensors of {weights.layout}.")
         fresh = list(class_names)
         if keep:
-            fresh = _copy_classes(weights, [(ours[key], given[key]) for key in classifier], class_names)
+            fresh = _copy_classes(weights, [(current[key], state[key]) for key in classifier], class_names)
     _LOGGER.log(
         logging.WARNING if missing else logging.INFO,
-        "%s: loaded %d of %d tensors of %s behind its backbone; missing (random): %s; unexpected: %s; classes with "
+        "%s: loaded %d of %d tensors of %s without its backbone; missing (random): %s; unexpected: %s; classes with "
         "random outputs: %s",
         weights.source,
-        len(wanted) - len(missing),
-        len(wanted),
+        len(required) - len(missing),
+        len(required),
         weights.layout,
         listed(missing),
-        listed(key for key in given if key not in ours),
+        listed(key for key in state if key not in current),
         listed(fresh, 8),
     )
 
 
 def prepare_norms(body: nn.Module, frozen: bool, eps: float | None) -> None:
-    """Freeze the BatchNorm layers of a network, in place: neither weights nor statistics change from then on.
+    """Set the epsilon of a network's BatchNorm layers and optionally freeze their weights and statistics, in place.
 
     Args:
         body: The network.
-        frozen: Whether to freeze them, or only to set what they add to variances.
-        eps: What they add to variances; `None` keeps it.
+        frozen: Whether to freeze the layers.
+        eps: Number that the layers add to variances; `None` keeps it.
 
     Example:
         >>> body = nn.Sequential(nn.BatchNorm2d(2))
@@ -96,45 +96,45 @@ def prepare_norms(body: nn.Module, frozen: bool, eps: float | None) -> None:
             setattr(body.get_submodule(holder), name, fixed)
 
 
-def _as_ours(weights: DetectorWeights) -> dict[str, Tensor]:
-    """Return the tensors behind the backbone by the names that they have in our detectors."""
-    found = {}
+def _renamed(weights: DetectorWeights) -> dict[str, Tensor]:
+    """Return the tensors of all parts but the backbone under lit_cv's names."""
+    renamed = {}
     for key, value in weights.state.items():
-        for theirs, ours in _OURS:
-            if key.startswith(theirs):
-                key = ours + key.removeprefix(theirs)
+        for old, new in _PREFIXES:
+            if key.startswith(old):
+                key = new + key.removeprefix(old)
         if not key.startswith("backbone."):
-            found[key] = value
-    return found
+            renamed[key] = value
+    return renamed
 
 
 def _copy_classes(
     weights: DetectorWeights, tensors: Sequence[tuple[Tensor, Tensor]], class_names: Sequence[str]
 ) -> list[str]:
-    """Copy the outputs of the classes of the same names, and return the names of the others.
+    """Copy the outputs of classes with the same name, and return the names of the other classes.
 
     Args:
         weights: The weights.
-        tensors: Each tensor of the classifier, and that of the weights.
-        class_names: Names of the classes.
+        tensors: Pairs of a classifier tensor of the detector and of the weights.
+        class_names: Names of the detector's classes.
     """
     option = argument("keep_classes")
     if not weights.classes:
-        raise ValueError(f"it does not name its {weights.outputs} outputs, which {option} needs: leave it out.")
+        raise ValueError(f"it has no names for its {weights.outputs} outputs, but {option} needs them: leave it out.")
     rows = shared_classes(weights.classes, class_names)
     if not any(rows):
-        held = listed(filter(None, weights.classes), 8)
+        names = listed(filter(None, weights.classes), 8)
         raise ValueError(
-            f"none of the classes {listed(class_names, 8)} is one of its own ({held}): rename them, or leave "
+            f"it has none of the classes {listed(class_names, 8)}; its classes are {names}: rename yours, or leave "
             f"{option} out."
         )
     softmax = weights.structure.detector == "faster_rcnn"
-    wanted = [0, *rows, *weights.others(class_names)] if softmax else rows
-    pairs = [(ours, theirs) for ours, theirs in enumerate(wanted) if theirs is not None]
-    into, taken = (torch.tensor(side) for side in zip(*pairs, strict=True))
+    sources = [0, *rows, *weights.others(class_names)] if softmax else rows
+    pairs = [(target, source) for target, source in enumerate(sources) if source is not None]
+    target_rows, source_rows = (torch.tensor(side) for side in zip(*pairs, strict=True))
     anchors = weights.anchors
-    for own, given in tensors:
-        rest = given.shape[1:]
-        rows_given = given.reshape(anchors, weights.outputs, -1, *rest)
-        own.view(anchors, len(wanted), -1, *rest)[:, into] = rows_given[:, taken]
+    for target, source in tensors:
+        shape = source.shape[1:]
+        source_outputs = source.reshape(anchors, weights.outputs, -1, *shape)
+        target.view(anchors, len(sources), -1, *shape)[:, target_rows] = source_outputs[:, source_rows]
     return [name for name, row in zip(class_names, rows, strict=True) if row is None]

@@ -1,4 +1,4 @@
-"""Where in an image the places of feature maps are, and the boxes around them."""
+"""Image coordinates of the locations of feature maps, and the anchors around them."""
 
 from collections.abc import Iterable, Sequence
 
@@ -11,7 +11,7 @@ _DEEPEST = 32  # stride of a backbone's coarsest map
 
 
 def map_points(pyramid: Iterable[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Return the centers (L, 2), x and y in pixels, of all places of maps with their strides, and the strides (L,)."""
+    """Return the centers (L, 2), x and y in pixels, of all locations of maps, and their strides (L,)."""
     points, strides = [], []
     for stride, features in pyramid:
         points.append(_grid(features, 0.5, (stride, stride)))
@@ -20,9 +20,9 @@ def map_points(pyramid: Iterable[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def published_points(pyramid: Iterable[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Return the same as `map_points` for a published detector, which takes the upper left corners of places.
+    """Return the upper left corners of all locations, which published detectors use, and their strides.
 
-    In maps coarser than the backbone's a step is the share of the image that a place has, in whole pixels.
+    In maps coarser than the backbone's, the step is the size of the image divided by that of the map, rounded down.
     """
     points, strides, image = [], [], (0, 0)
     for stride, features in pyramid:
@@ -37,7 +37,7 @@ def published_points(pyramid: Iterable[tuple[int, Tensor]]) -> tuple[Tensor, Ten
 
 
 def _grid(features: Tensor, offset: float, step: tuple[int, int]) -> Tensor:
-    """Return the positions (h * w, 2), x and y in pixels, of the places of a map."""
+    """Return the coordinates (h * w, 2), x and y in pixels, of the locations of a map."""
     height, width = features.shape[2:]
     y = (torch.arange(height, device=features.device) + offset) * step[0]
     x = (torch.arange(width, device=features.device) + offset) * step[1]
@@ -45,12 +45,12 @@ def _grid(features: Tensor, offset: float, step: tuple[int, int]) -> Tensor:
 
 
 def map_anchors(points: Tensor, strides: Tensor, scales: Sequence[float], ratios: Sequence[float]) -> Tensor:
-    """Return boxes around places: A = scales times ratios each, (L * A, 4), all of a place one after another.
+    """Return anchors around locations, (L * A, 4), grouped by location, where A = number of scales * ratios.
 
     Args:
         points: (L, 2), x and y in pixels.
         strides: (L,).
-        scales: Square roots of the boxes' areas, in strides.
+        scales: Square roots of the anchors' areas, in strides.
         ratios: Height / width.
     """
     root = torch.tensor(ratios, device=points.device).sqrt()[:, None]
@@ -61,12 +61,12 @@ def map_anchors(points: Tensor, strides: Tensor, scales: Sequence[float], ratios
 
 
 def cell_boxes(sides: Sequence[int], ratios: Sequence[float], device: torch.device) -> Tensor:
-    """Return the boxes (A, 4) of a place at the origin in a published detector, in whole pixels.
+    """Return the anchors (A, 4) around the origin in a published detector, rounded to integers.
 
     Args:
-        sides: Square roots of the boxes' areas in pixels.
+        sides: Square roots of the anchors' areas in pixels.
         ratios: Height / width.
-        device: Where they are wanted.
+        device: Device of the result.
     """
     root = torch.tensor(ratios, device=device).sqrt()[:, None]
     side = torch.tensor(sides, dtype=torch.float32, device=device)
@@ -77,16 +77,16 @@ def cell_boxes(sides: Sequence[int], ratios: Sequence[float], device: torch.devi
 def place_boxes(
     points: Tensor, counts: Sequence[int], sides: Sequence[Sequence[int]], ratios: Sequence[float]
 ) -> Tensor:
-    """Return the anchors of a published detector, all of a place one after another.
+    """Return the anchors of a published detector, grouped by location.
 
     Args:
         points: (L, 2), x and y in pixels.
-        counts: Places of each map.
+        counts: Number of locations of each map.
         sides: Square roots of the anchors' areas in pixels, for each map.
         ratios: Height / width.
     """
-    placed = [
-        (own.repeat(1, 2)[:, None] + cell_boxes(side, ratios, points.device)).flatten(0, 1)
-        for own, side in zip(torch.split(points, list(counts)), sides, strict=True)
+    anchors = [
+        (level_points.repeat(1, 2)[:, None] + cell_boxes(level_sides, ratios, points.device)).flatten(0, 1)
+        for level_points, level_sides in zip(torch.split(points, list(counts)), sides, strict=True)
     ]
-    return torch.cat(placed)
+    return torch.cat(anchors)

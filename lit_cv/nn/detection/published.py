@@ -1,4 +1,4 @@
-"""Weights of torchvision's published detectors: read by name or from a file, and copied into a detector."""
+"""Weights of torchvision's published detectors, read by name or from a file."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,14 @@ from lit_cv.nn.weights import Weights, download_weights
 __all__ = ["COCO", "DetectorWeights", "read_detector"]
 
 COCO = "COCO"
-"""What `weights` calls the published detector of a kind."""
+"""Value of `weights` for the published weights of a kind of detector."""
 
 _BODY, _PYRAMID = "backbone.body.", "backbone.fpn."
 _CENTERNESS = "head.regression_head.bbox_ctrness.weight"
 _SIGMOID, _SOFTMAX = "head.classification_head.cls_logits.weight", "roi_heads.box_predictor.cls_score.weight"
-_ANCHORS = {"fcos": 1, "retinanet": 9, "faster_rcnn": 1}  # of a place, each with outputs of its own
+_ANCHORS = {"fcos": 1, "retinanet": 9, "faster_rcnn": 1}  # per location, each with its own outputs
 _COCO_OUTPUTS = 91
-# Names of published files that are older than torchvision's code.
+# Some published files use older names than torchvision's code.
 _RENAMED = (
     (re.compile(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$"), r"\1.0.\2"),
     (re.compile(r"^(rpn\.head\.conv)\.(weight|bias)$"), r"\1.0.0.\2"),
@@ -38,9 +38,9 @@ class DetectorWeights(NamedTuple):
     Attributes:
         source: The file or the published weights.
         layout: Name of the structure, one of `LAYOUTS`.
-        state: The tensors by torchvision's names.
-        frozen: Whether the BatchNorm of its backbone is frozen.
-        classes: Name of each output, empty for those that stand for no class; nothing where the names are unknown.
+        state: The tensors under torchvision's names.
+        frozen: Whether the BatchNorm of the backbone is frozen.
+        classes: Name of each output, an empty string for an output of no class; empty if the names are unknown.
     """
 
     source: str
@@ -51,11 +51,11 @@ class DetectorWeights(NamedTuple):
 
     @property
     def structure(self) -> Layout:
-        """The structure."""
+        """Structure of the detector."""
         return LAYOUTS[self.layout]
 
     def of_backbone(self) -> Weights:
-        """Return the weights of the backbone by its own names, and how its images were normalized."""
+        """Return the weights of the backbone under its names, with the preprocessing of its images."""
         prefix = "features." if self.structure.backbone.startswith("mobilenet") else ""
         body = {prefix + key.removeprefix(_BODY): value for key, value in self.state.items() if key.startswith(_BODY)}
         images = Preprocessing(IMAGENET_MEAN, IMAGENET_STD, "bilinear", source="torchvision's detectors")
@@ -63,32 +63,32 @@ class DetectorWeights(NamedTuple):
 
     @property
     def anchors(self) -> int:
-        """Number of times that the classifier has the outputs of all classes."""
+        """Number of anchors per location; the classifier has outputs of all classes for each."""
         return _ANCHORS[self.structure.detector]
 
     @property
     def outputs(self) -> int:
-        """Number of outputs of the classifier, with those of the background."""
+        """Number of outputs of the classifier, including the background."""
         key = _SOFTMAX if self.structure.detector == "faster_rcnn" else _SIGMOID
         return len(self.state[key]) // self.anchors
 
     def others(self, class_names: Sequence[str]) -> list[int]:
-        """Return the outputs, of those of objects, that stand for none of some classes."""
+        """Return the outputs, except the background's, that belong to none of `class_names`."""
         return sorted(set(range(1, self.outputs)) - set(shared_classes(self.classes, class_names)))
 
 
 def read_detector(weights: str, detector: str, backbone: str) -> DetectorWeights | None:
-    """Read the weights of one of torchvision's detectors; `None` for weights of a backbone alone.
+    """Read the weights of one of torchvision's detectors; return `None` for weights of a backbone only.
 
     Args:
         weights: `COCO`, the name of torchvision's weights (`FCOS_ResNet50_FPN_Weights.COCO_V1`), or the path of a state
             dict of such a detector, pickled or as safetensors.
-        detector: The kind of detector that `COCO` stands for: `fcos`, `retinanet` or `faster_rcnn`.
-        backbone: Its backbone, where there are several.
+        detector: Kind of detector for `COCO`: `fcos`, `retinanet` or `faster_rcnn`.
+        backbone: Preferred backbone for `COCO`.
 
     Raises:
         ValueError: If the file cannot be read as weights.
-        FileNotFoundError: If the path leads nowhere.
+        FileNotFoundError: If there is no such file.
         OSError: If published weights cannot be downloaded.
     """
     if (file := find_file(weights)) is not None:
@@ -103,13 +103,13 @@ def read_detector(weights: str, detector: str, backbone: str) -> DetectorWeights
 
 
 def _best_layout(detector: str, backbone: str) -> str | None:
-    """Return the most accurate layout of a detector, of those with a backbone if there are some."""
+    """Return the most accurate layout of a detector, preferably with this backbone."""
     of_kind = [name for name, layout in LAYOUTS.items() if layout.detector == detector]
     return next((name for name in of_kind if LAYOUTS[name].backbone == backbone), next(iter(of_kind), None))
 
 
 def _layout_of(weights: str) -> str | None:
-    """Return the layout of torchvision's weights by their full name."""
+    """Return the layout for the full name of torchvision's weights, `None` for other names."""
     holder, _, member = weights.rpartition(".")
     named = (name for name in LAYOUTS if models.get_model_weights(name).__name__ == holder)
     return next(named, None) if member in ("COCO_V1", "DEFAULT") else None
@@ -126,15 +126,15 @@ def _from_file(file: WeightFile) -> DetectorWeights | None:
 
 
 def _described(source: str, layout: str, state: dict[str, Tensor], frozen: bool) -> DetectorWeights:
-    found = DetectorWeights(source, layout, state, frozen, ())
-    if found.outputs != _COCO_OUTPUTS:
-        return found
+    weights = DetectorWeights(source, layout, state, frozen, ())
+    if weights.outputs != _COCO_OUTPUTS:
+        return weights
     names = models.get_model_weights(layout)["COCO_V1"].meta["categories"]
-    return found._replace(classes=tuple("" if name in ("__background__", "N/A") else name for name in names))
+    return weights._replace(classes=tuple("" if name in ("__background__", "N/A") else name for name in names))
 
 
 def _recognized(state: Mapping[str, Tensor]) -> str | None:
-    """Return the layout of a state dict by its keys, `None` if it is of none."""
+    """Return the layout that the keys of a state dict belong to, `None` if there is none."""
     if not any(key.startswith(_PYRAMID) for key in state):
         return None
     if _SIGMOID in state:
@@ -150,12 +150,12 @@ def _recognized(state: Mapping[str, Tensor]) -> str | None:
 
 
 def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict with the names that torchvision uses now."""
-    found = {}
+    """Return a state dict with torchvision's current names."""
+    renamed = {}
     for key, value in state.items():
         for pattern, new in _RENAMED:
             key = pattern.sub(new, key)
         if _CENTERNESS not in state and (old := _OLD_RETINANET.match(key)):
             key = f"{old[1]}.{int(old[2]) // 2}.0.{old[3]}"
-        found[key] = value
-    return found
+        renamed[key] = value
+    return renamed

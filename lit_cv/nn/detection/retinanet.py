@@ -1,4 +1,4 @@
-"""RetinaNet, a detector with anchors."""
+"""RetinaNet, an anchor-based detector."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -22,17 +22,17 @@ _RATIOS = (0.5, 1.0, 2.0)
 
 
 class RetinaNetDetector(Detector):
-    """RetinaNet (Lin et al. 2017): nine anchors at every place of the pyramid, focal loss, smooth boxes.
+    """RetinaNet (Lin et al. 2017), with nine anchors at every location of the pyramid and the focal loss.
 
-    Head, matching (IoU 0.5 and 0.4) and the loss of the boxes are torchvision's, and that of the classes equals it.
+    The head, the matching (IoU 0.5 and 0.4) and the box loss are torchvision's; the class loss equals torchvision's.
 
     Args:
         levels: Channels of the backbone's maps by stride.
-        num_classes: Number of classes, the background not counted.
+        num_classes: Number of classes, without the background.
         strides: Strides of the pyramid's maps.
-        channels: Channels of each of them.
-        num_convs: Kept for all detectors; torchvision's head has 4 convolutions in each branch.
-        layout: Structure of a published detector, which replaces the last three.
+        channels: Channels of each of these maps.
+        num_convs: Number of convolutions kept in each branch of torchvision's head, which has 4.
+        layout: Structure of a published detector, which replaces the previous three.
     """
 
     loss_names = ("class_loss", "box_loss")
@@ -60,7 +60,7 @@ class RetinaNetDetector(Detector):
         self.coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
 
     def forward(self, maps: Mapping[int, Tensor]) -> dict[str, Any]:
-        """Return for L anchors `cls_logits` (N, L, K), `bbox_regression` (N, L, 4), and `anchors` (L, 4)."""
+        """Return `cls_logits` (N, L, K) and `bbox_regression` (N, L, 4) for L anchors, and the `anchors` (L, 4)."""
         pyramid = self.run_pyramid(maps)
         points, strides = self.points(pyramid)
         if self.layout is None:
@@ -77,29 +77,32 @@ class RetinaNetDetector(Detector):
         labels: Sequence[Tensor],
         weight: Tensor | None = None,
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return `class_loss`, the focal loss, and `box_loss`, the L1 loss of the encoded boxes, by the images."""
+        """Return `class_loss`, the focal loss, and `box_loss`, the L1 or GIoU loss, with the number of images."""
         anchors = raw["anchors"]
         with torch.autocast(anchors.device.type, enabled=False):
-            targets = [{"boxes": b, "labels": kinds} for b, kinds in zip(boxes, labels, strict=True)]
+            targets = [
+                {"boxes": image_boxes, "labels": image_labels}
+                for image_boxes, image_labels in zip(boxes, labels, strict=True)
+            ]
+            unmatched = torch.full_like(anchors[:, 0], -1).long()
             matched = [
-                self.matcher(box_iou(own, anchors)) if len(own) else torch.full_like(anchors[:, 0], -1).long()
-                for own in boxes
+                self.matcher(box_iou(image_boxes, anchors)) if len(image_boxes) else unmatched for image_boxes in boxes
             ]
             outputs = {name: raw[name].float() for name in ("cls_logits", "bbox_regression")}
             boxes_loss = self.head.regression_head.compute_loss(targets, outputs, [anchors] * len(targets), matched)
             classes_loss = torch.stack([
-                self._class_loss(logits, kinds, places, weight)
-                for logits, kinds, places in zip(outputs["cls_logits"], labels, matched, strict=True)
+                self._class_loss(logits, image_labels, matches, weight)
+                for logits, image_labels, matches in zip(outputs["cls_logits"], labels, matched, strict=True)
             ]).sum()  # fmt: skip
         n = torch.tensor(float(len(targets)), device=anchors.device)
         return {"class_loss": (classes_loss, n), "box_loss": (boxes_loss * n, n)}
 
     def _class_loss(self, logits: Tensor, labels: Tensor, matched: Tensor, weight: Tensor | None) -> Tensor:
-        """Return the focal loss of an image by its anchors with an object; those that fit half are left out."""
-        there, decided = matched >= 0, matched != self.matcher.BETWEEN_THRESHOLDS
+        """Return the focal loss of an image per matched anchor, ignoring anchors between the two IoU thresholds."""
+        positive, decided = matched >= 0, matched != self.matcher.BETWEEN_THRESHOLDS
         targets = torch.zeros_like(logits)
-        targets[there, labels[matched[there]]] = 1.0
-        return focal_sum(logits[decided], targets[decided], weight) / there.sum().clamp_min(1)
+        targets[positive, labels[matched[positive]]] = 1.0
+        return focal_sum(logits[decided], targets[decided], weight) / positive.sum().clamp_min(1)
 
     @torch.no_grad()
     def detect(
@@ -110,7 +113,7 @@ class RetinaNetDetector(Detector):
         iou_threshold: float = 0.6,
         max_detections: int = 100,
     ) -> list[Detections]:
-        """Return the objects in each image, see `Detector.detect`."""
+        """Return the detected objects in each image, see `Detector.detect`."""
         limits = (score_threshold, iou_threshold, max_detections)
         scores = raw["cls_logits"].float().sigmoid()
         boxes = [self.coder.decode_single(deltas, raw["anchors"]) for deltas in raw["bbox_regression"].float()]

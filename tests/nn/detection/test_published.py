@@ -205,7 +205,7 @@ def test_published_weights_by_name(
 def test_refused(tmp_path: Path) -> None:
     path = saved(smallest(), tmp_path)
     with pytest.raises(
-        ValueError, match=r"none of the classes cell is one of its own \(person, bicycle, .*keep_classes"
+        ValueError, match=r"it has none of the classes cell; its classes are person, bicycle, .*keep_classes"
     ):
         started(path, box_classes=["cell"], keep_classes=True)
     with pytest.raises(ValueError, match=r"layout='fcos_resnet50_fpn'.*must be fasterrcnn_mobilenet_v3_large_fpn"):
@@ -228,7 +228,7 @@ def test_weights_of_unnamed_classes(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "own.pth")
     with pytest.raises(ValueError, match="classes of the boxes are unknown"):
         started(tmp_path / "own.pth")
-    with pytest.raises(ValueError, match=r"own\.pth: it does not name its 3 outputs"):
+    with pytest.raises(ValueError, match=r"own\.pth: it has no names for its 3 outputs"):
         started(tmp_path / "own.pth", box_classes=["a", "b"], keep_classes=True)
     assert started(tmp_path / "own.pth", box_classes=["a", "b"]).class_names == ["a", "b"]
 
