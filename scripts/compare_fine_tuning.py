@@ -29,7 +29,7 @@ import torch
 from datamodules import FashionMNISTDataModule
 from lit_cv import FineTuneModule, SupervisedModule
 from lit_cv.figures import render, save_png
-from lit_cv.figures.canvas import GREY, INK, PALETTE, new_figure, style_axes
+from lit_cv.figures.canvas import GRAY, INK, PALETTE, new_figure, style_axes
 
 KNOWN, NEW = [0, 1, 2, 3, 4], [5, 6, 7, 8, 9]
 BACKBONE = "resnet9_small"
@@ -148,7 +148,7 @@ def draw(table: dict[str, list[tuple[float, float]]], path: str) -> None:
     axes.set_xlabel("labels of each new class", fontsize=8, color=INK)
     axes.set_ylabel("test accuracy in %", fontsize=8, color=INK)
     axes.legend(fontsize=8, frameon=False, loc="lower right")
-    axes.spines["left"].set_color(GREY)
+    axes.spines["left"].set_color(GRAY)
     save_png(render(figure), path)
 
 

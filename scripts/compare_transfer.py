@@ -39,7 +39,7 @@ from datamodules import ImageFolderDataModule
 from lit_cv import Augmentation, FineTuneModule, SupervisedModule
 from lit_cv.cli import main as lit_cv
 from lit_cv.figures import render, save_png
-from lit_cv.figures.canvas import GREY, INK, PALETTE, new_figure, style_axes
+from lit_cv.figures.canvas import GRAY, INK, PALETTE, new_figure, style_axes
 from lit_cv.metrics.centroid import centroid_predictions
 from lit_cv.nn import create_backbone
 from lit_cv.optim import LogisticRegression
@@ -403,7 +403,7 @@ def draw(table: dict[str, dict[int, tuple[float, float, float, int]]], path: str
     axes.set_xlabel("labels of each class", fontsize=8, color=INK)
     axes.set_ylabel("test accuracy in %", fontsize=8, color=INK)
     axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    axes.spines["left"].set_color(GREY)
+    axes.spines["left"].set_color(GRAY)
     save_png(render(figure), path)
 
 

@@ -153,7 +153,7 @@ def test_custom_schedule_has_warmup_and_min_lr(custom: Path) -> None:
     assert rates[:3] == [0.5, 1.0, 1.0]
     assert rates[-1] == pytest.approx(0.2 + 0.8 * 0.1)
     assert schedule.state_dict() == {"last_epoch": 12}
-    with pytest.raises(ValueError, match=r"'mine.steps' needs to know where the training ends"):
+    with pytest.raises(ValueError, match=r"'mine.steps' needs the length of the training"):
         build_schedule("mine.steps", optimizer, float("inf"))
 
 

@@ -1,4 +1,4 @@
-"""Random changes to batches of images, in pure torch, each sample with a draw of its own."""
+"""Augmentation of batches of images in pure torch, with an independent draw for every sample."""
 
 from lit_cv.augment.affine import Affine, Rotation, Scaling
 from lit_cv.augment.automatic import RandAugment, TrivialAugment

@@ -1,4 +1,4 @@
-"""Rotation, scaling, shifts and shear."""
+"""Random rotation, scaling, translation and shear."""
 
 import torch
 import torch.nn.functional as F
@@ -16,17 +16,17 @@ _BORDERS = {"zero": "zeros", "edge": "border", "reflect": "reflection"}
 
 @OPERATIONS.add("affine")
 class Affine(Geometric):
-    """Turns, shifts, scales and shears samples about their center, bilinear.
+    """Random rotation, translation, scaling and shear about the center, with bilinear interpolation.
 
-    Strengths are drawn as torchvision's RandomAffine draws them, for every sample; shifts are whole pixels.
+    Parameters have the distributions of torchvision's RandomAffine, drawn for every sample; translations are integers.
 
     Args:
-        degrees: Greatest rotation either way.
-        translate: Greatest shift either way, as a fraction of the width and of the height.
-        scale: Least and greatest factor of size; None for none.
-        shear: Greatest shear along x either way, in degrees, below 90.
-        p: Chance of a sample to be moved.
-        fill: What lies beyond the edges: "zero" (black), "edge" or "reflect" (mirror image).
+        degrees: Maximum rotation in either direction.
+        translate: Maximum translation in either direction, as a fraction of the width and of the height.
+        scale: Minimum and maximum scale factor; None for no scaling.
+        shear: Maximum shear along x in either direction, in degrees, below 90.
+        p: Probability of transforming a sample.
+        fill: Values beyond the edges: "zero" (black), "edge" or "reflect" (mirror image).
 
     Example:
         >>> Affine(degrees=10, translate=0.1)(torch.rand(2, 1, 28, 28)).shape
@@ -72,12 +72,12 @@ class Affine(Geometric):
 
 @OPERATIONS.add("rotation")
 class Rotation(Affine):
-    """Turns samples about their center.
+    """Random rotation about the center.
 
     Args:
-        degrees: Greatest rotation either way.
-        p: Chance of a sample to be turned.
-        fill: What lies beyond the edges: "zero" (black), "edge" or "reflect" (mirror image).
+        degrees: Maximum rotation in either direction.
+        p: Probability of transforming a sample.
+        fill: Values beyond the edges: "zero" (black), "edge" or "reflect" (mirror image).
     """
 
     def __init__(self, degrees: float = 15.0, p: float = 1.0, fill: str = "zero") -> None:
@@ -86,12 +86,12 @@ class Rotation(Affine):
 
 @OPERATIONS.add("scaling")
 class Scaling(Affine):
-    """Enlarges or shrinks what samples show; their size stays.
+    """Random scaling of the content of images; the image size does not change.
 
     Args:
-        scale: Least and greatest factor of size.
-        p: Chance of a sample to be scaled.
-        fill: What lies beyond the edges: "zero" (black), "edge" or "reflect" (mirror image).
+        scale: Minimum and maximum scale factor.
+        p: Probability of transforming a sample.
+        fill: Values beyond the edges: "zero" (black), "edge" or "reflect" (mirror image).
     """
 
     def __init__(
@@ -109,23 +109,23 @@ def affine_maps(
     shear: Tensor,
     shear_y: Tensor | None = None,
 ) -> Tensor:
-    """Return the maps from the moved images back to the images, in pixels: see `Geometric.matrices`.
+    """Return the maps from the transformed images back to the images, in pixels: see `Geometric.matrices`.
 
     Args:
         size: (height, width) of the images.
         angle: Rotation in degrees, clockwise, (N,).
-        x: Shift to the right in pixels, (N,).
-        y: Shift downwards in pixels, (N,).
-        scale: Factor of size, (N,).
+        x: Translation to the right in pixels, (N,).
+        y: Translation downward in pixels, (N,).
+        scale: Scale factor, (N,).
         shear: Shear along x in degrees, (N,).
-        shear_y: Shear along y in degrees, (N,); None for none.
+        shear_y: Shear along y in degrees, (N,); None for no shear.
 
     Returns:
         (N, 2, 3) float32.
     """
     turn, lean = torch.deg2rad(angle), torch.deg2rad(shear)
     lean_y = torch.zeros_like(lean) if shear_y is None else torch.deg2rad(shear_y)
-    # Rotation times shear as torchvision has it: R(turn) . shear_y . shear_x
+    # Rotation times shear as in torchvision: R(turn) . shear_y . shear_x
     cos, sin = torch.cos(turn - lean_y) / torch.cos(lean_y), torch.sin(turn - lean_y) / torch.cos(lean_y)
     a, b = cos, -cos * torch.tan(lean) - torch.sin(turn)
     c, d = sin, -sin * torch.tan(lean) + torch.cos(turn)
@@ -136,18 +136,18 @@ def affine_maps(
 
 
 def warp(images: Tensor, maps: Tensor, fill: str = "zero") -> Tensor:
-    """Move float images (N, C, H, W) by maps (N, 2, 3) from the result to the images, bilinear.
+    """Transform images by affine maps with bilinear interpolation.
 
     Args:
         images: (N, C, H, W) floating point.
-        maps: See `Geometric.matrices`; on the CPU.
-        fill: What lies beyond the edges: "zero", "edge" or "reflect".
+        maps: (N, 2, 3), from the result to the images, see `Geometric.matrices`; on the CPU.
+        fill: Values beyond the edges: "zero", "edge" or "reflect".
     """
     n, _, height, width = images.shape
     if n == 0:
         return images
     size = torch.tensor([width / 2, height / 2])
-    # grid_sample counts from -1 to 1
+    # grid_sample uses coordinates from -1 to 1.
     turn = maps[:, :, :2] * size / size[:, None]
     shift = (maps[:, :, :2] @ size + maps[:, :, 2]) / size - 1
     theta = on_device(torch.cat([turn, shift[:, :, None]], 2), images)

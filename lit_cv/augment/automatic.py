@@ -1,4 +1,4 @@
-"""TrivialAugment and RandAugment: operations drawn from a list, each with a strength."""
+"""TrivialAugment and RandAugment, which apply random operations of a given or random strength."""
 
 from collections.abc import Callable
 from typing import ClassVar
@@ -33,24 +33,24 @@ KINDS = (*_MOVES, *_FUNCTIONS, "identity")
 
 
 class _Automatic(Geometric):
-    """Applies operations whose kinds (N, K) and signed strengths (N, K) were drawn, one column after another."""
+    """Base of operations that apply K drawn kinds (N, K) with signed strengths (N, K) one after another."""
 
     computes_float = True
     overwrites = True
-    _limits: ClassVar[dict[str, float]]  # greatest strength by kind; that of shifts as a fraction of the image
+    _limits: ClassVar[dict[str, float]]  # maximum strength by kind; fractions of the image for translations
 
     def __init__(self, p: float, fill: str) -> None:
         super().__init__(p)
         self.fill = check_choice("fill", fill, ("zero", "edge", "reflect"))
         self._border = "mirror" if fill == "reflect" else fill
 
-    def _draw_steps(self, share: Tensor, size: tuple[int, int]) -> Params:
-        """Draw kinds and signs for strengths given as shares (N, K) of the greatest one, 0 to 1."""
-        kind = torch.randint(len(KINDS), share.shape)
+    def _draw_steps(self, fraction: Tensor, size: tuple[int, int]) -> Params:
+        """Draw kinds and signs for strengths given as fractions (N, K) of the maximum, 0 to 1."""
+        kind = torch.randint(len(KINDS), fraction.shape)
         limits = torch.tensor([self._limit(name, size) for name in KINDS])
         signed = torch.tensor([name in _MOVES or name in _FACTORS for name in KINDS])
-        sign = torch.where(signed[kind], torch.randint(2, share.shape) * 2 - 1, 1)
-        strength = share * limits[kind] * sign
+        sign = torch.where(signed[kind], torch.randint(2, fraction.shape) * 2 - 1, 1)
+        strength = fraction * limits[kind] * sign
         shifts = torch.tensor([name.startswith("translate") for name in KINDS])
         return {"kind": kind, "strength": torch.where(shifts[kind], strength.trunc(), strength)}
 
@@ -88,15 +88,16 @@ class _Automatic(Geometric):
 
 @OPERATIONS.add("trivial_augment")
 class TrivialAugment(_Automatic):
-    """Applies one operation of random strength to each sample (Müller & Hutter, 2021, the "wide" space).
+    """One operation of random strength per sample (Müller & Hutter, 2021, the "wide" space).
 
-    The operations are torchvision's TrivialAugmentWide's: none, shear, shift, rotation, brightness, saturation,
-    contrast, sharpness, posterize, solarize, autocontrast and equalize, with its strengths; but shifts reach
-    at most a third of the image, so that small ones stay in sight, and shear keeps the center in place.
+    The operations and strengths are those of torchvision's TrivialAugmentWide: identity, shear, translation, rotation,
+    brightness, saturation, contrast, sharpness, posterize, solarize, autocontrast and equalize. Unlike there,
+    translations are at most a third of the image, so that the content of small images stays visible, and shear keeps
+    the center in place.
 
     Args:
-        p: Chance of a sample to be changed.
-        fill: What lies beyond the edges: "zero" (black), "edge" or "reflect" (mirror image).
+        p: Probability of changing a sample.
+        fill: Values beyond the edges: "zero" (black), "edge" or "reflect" (mirror image).
     """
 
     _limits: ClassVar[dict[str, float]] = {
@@ -123,16 +124,16 @@ class TrivialAugment(_Automatic):
 
 @OPERATIONS.add("rand_augment")
 class RandAugment(_Automatic):
-    """Applies several operations of one strength to each sample (Cubuk et al., 2020).
+    """Several operations of one strength per sample (Cubuk et al., 2020).
 
     The operations are those of TrivialAugment, with the ranges of torchvision's RandAugment; shear keeps the
     center in place.
 
     Args:
-        num_operations: Operations applied to each sample, one after another.
-        magnitude: Their strength, 0 to 30.
-        p: Chance of a sample to be changed.
-        fill: What lies beyond the edges: "zero" (black), "edge" or "reflect" (mirror image).
+        num_operations: Number of operations applied to each sample, one after another.
+        magnitude: Strength of the operations, 0 to 30.
+        p: Probability of changing a sample.
+        fill: Values beyond the edges: "zero" (black), "edge" or "reflect" (mirror image).
     """
 
     _limits: ClassVar[dict[str, float]] = {
@@ -148,7 +149,7 @@ class RandAugment(_Automatic):
     def __init__(self, num_operations: int = 2, magnitude: float = 9, p: float = 1.0, fill: str = "zero") -> None:
         super().__init__(p, fill)
         if type(num_operations) is not int or num_operations < 1:
-            raise OptionError(self, "num_operations", num_operations, "give a whole number, at least 1")
+            raise OptionError(self, "num_operations", num_operations, "give an integer of at least 1")
         self.num_operations = num_operations
         self.magnitude = check_number("magnitude", magnitude, 0.0, 30.0)
 

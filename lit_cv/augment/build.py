@@ -1,4 +1,4 @@
-"""Operations from a declarative list, as it stands in a YAML file."""
+"""Operations from a declarative list, such as in a YAML file."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ def build_operations(operations: Sequence[str | Mapping[str, Any]]) -> Chain:
 
     Args:
         operations: Names, or dicts of a `name` and the operation's arguments. A name is one of `OPERATIONS`, or
-            `file.Class` for a subclass of `Operation` of your own.
+            `file.Class` for a user-defined subclass of `Operation`.
 
     Raises:
         TypeError: If an entry is neither.
@@ -39,5 +39,5 @@ def _build(entry: str | Mapping[str, Any]) -> Operation:
     name = options["name"]
     kind = resolve(name, OPERATIONS, "operations")
     arguments = {key: value for key, value in options.items() if key != "name"}
-    with spelled_by(None):  # an argument of an operation is no option, whatever else has one of its name
+    with spelled_by(None):  # an operation's argument is not an option, even if an option has the same name
         return build(kind, f"operation {name!r}", arguments)

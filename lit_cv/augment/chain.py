@@ -1,4 +1,4 @@
-"""Several operations, one after another."""
+"""A sequence of operations."""
 
 from collections.abc import Sequence
 
@@ -13,16 +13,16 @@ from lit_cv.ignore_index import IGNORE_INDEX
 
 __all__ = ["Chain"]
 
-_LARGE = 1 << 16  # numbers of an image that alone fills the processor's cache, in float32
-_TOGETHER = 1 << 18  # numbers of smaller images that are worth the calls
+_LARGE = 1 << 16  # values of an image that fills the processor's cache on its own, in float32
+_TOGETHER = 1 << 18  # values of the smaller images that are processed together
 
 
 class Chain(Operation):
-    """Applies operations one after another.
+    """Operations that are applied one after another.
 
     Images are converted to float32 at most once, before the first operation that needs it, and back at the
-    end. On the CPU a few samples go through all operations together, while they are in the cache; what comes
-    out does not depend on it, since all parameters are drawn before.
+    end. On the CPU, a few samples at a time pass through all operations while they are in the cache. This does not
+    affect the result, since all parameters are drawn before.
 
     Args:
         operations: The operations, in order.
@@ -39,23 +39,23 @@ class Chain(Operation):
 
     @property
     def moves_pixels(self) -> bool:  # type: ignore[override]
-        """Whether any operation does."""
+        """Whether any operation moves pixels."""
         return any(operation.moves_pixels for operation in self.operations)
 
     def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the size that images leave with."""
+        """Return the image size after all operations."""
         for operation in self.operations:
             size = operation.output_size(size)
         return size
 
     def crop_to(self, size: tuple[int, int] | None) -> bool:
-        """Let the last operation that crops do so to this size, unless it was given one."""
+        """Set the output size of the last operation that crops, unless it has its own."""
         return any(operation.crop_to(size) for operation in reversed(self.operations))
 
     def params_of(self, params: Params, i: int) -> Params:
-        """Return the parameters of operation number `i`."""
-        start = f"{i}."
-        return {name.removeprefix(start): value for name, value in params.items() if name.startswith(start)}
+        """Return the parameters of the operation with index `i`."""
+        prefix = f"{i}."
+        return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Apply drawn parameters to images (N, C, H, W)."""
@@ -65,20 +65,20 @@ class Chain(Operation):
             (n, channels, height, width), dtype=images.dtype, device=images.device, memory_format=memory_layout(images)
         )
         images = in_layout(images)
-        own = [self.params_of(params, i) for i in range(len(self.operations))]
+        by_operation = [self.params_of(params, i) for i in range(len(self.operations))]
         if n and images.device.type != "cpu":
-            self._run(images, own, out)
+            self._run(images, by_operation, out)
         elif n:
             numbers = channels * max(size[0] * size[1], height * width)
             step = 1 if numbers > _LARGE else max(_TOGETHER // numbers, 1)
-            split = [{name: torch.split(value, step) for name, value in each.items()} for each in own]
+            split = [{name: torch.split(value, step) for name, value in each.items()} for each in by_operation]
             with one_thread():
                 for k, (part, target) in enumerate(zip(torch.split(images, step), torch.split(out, step), strict=True)):
                     self._run(part, [{name: parts[k] for name, parts in each.items()} for each in split], target)
         return out
 
     def move_masks(self, masks: Tensor, params: Params, fill: int = IGNORE_INDEX) -> Tensor:
-        """Move masks (N, H, W) as the images; see `Geometric.move_masks`."""
+        """Move masks (N, H, W) like the images; see `Geometric.move_masks`."""
         for i, operation in enumerate(self.operations):
             if operation.moves_pixels:
                 masks = _geometric(operation).move_masks(masks, self.params_of(params, i), fill)
@@ -87,18 +87,18 @@ class Chain(Operation):
     def move_boxes(
         self, boxes: Sequence[Tensor], params: Params, size: tuple[int, int], min_visible: float = 0.25
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Move boxes as the images of `size`, and tell which are left; see `geometry.move_boxes`."""
+        """Move boxes like the images of `size`; see `geometry.move_boxes`."""
         moved = list(boxes)
-        places = [torch.arange(len(own), device=own.device) for own in moved]
+        indices = [torch.arange(len(image_boxes), device=image_boxes.device) for image_boxes in moved]
         for i, operation in enumerate(self.operations):
             if operation.moves_pixels:
-                own_params = self.params_of(params, i)
-                moved, keep = _geometric(operation).move_boxes(moved, own_params, size, min_visible)
-                places = [place[kept] for place, kept in zip(places, keep, strict=True)]
+                operation_params = self.params_of(params, i)
+                moved, keep = _geometric(operation).move_boxes(moved, operation_params, size, min_visible)
+                indices = [index[mask] for index, mask in zip(indices, keep, strict=True)]
             size = operation.output_size(size)
-        kept = [torch.zeros(len(own), dtype=torch.bool, device=own.device) for own in boxes]
-        for own, place in zip(kept, places, strict=True):
-            own[place] = True
+        kept = [torch.zeros(len(image_boxes), dtype=torch.bool, device=image_boxes.device) for image_boxes in boxes]
+        for mask, index in zip(kept, indices, strict=True):
+            mask[index] = True
         return moved, kept
 
     def _draw(self, n: int, size: tuple[int, int]) -> Params:
@@ -113,14 +113,14 @@ class Chain(Operation):
 
     def _run(self, images: Tensor, params: list[Params], out: Tensor) -> None:
         as_bytes = images.dtype == torch.uint8
-        owned = False  # whether `images` are no longer the caller's
-        for operation, own in zip(self.operations, params, strict=True):
+        owned = False  # whether `images` is a copy that may be overwritten
+        for operation, operation_params in zip(self.operations, params, strict=True):
             before = images
             if operation.computes_float and (images.dtype != torch.float32 or not images.is_contiguous() or not owned):
                 images, owned = to_float(images), True
             elif operation.overwrites and not owned:
                 images, owned = copied(images), True
-            images = operation.transform(images, own)
+            images = operation.transform(images, operation_params)
             owned = owned or images is not before
         if as_bytes and images.dtype != torch.uint8:
             write_bytes(images, out)
@@ -130,5 +130,5 @@ class Chain(Operation):
 
 def _geometric(operation: Operation) -> Geometric | Chain:
     if not isinstance(operation, Geometric | Chain):
-        raise TypeError(f"{operation!r} moves pixels but cannot move masks and boxes along: leave it out.")
+        raise TypeError(f"{operation!r} moves pixels but does not support masks and boxes: leave it out.")
     return operation

@@ -1,4 +1,4 @@
-"""Checks of the options that a user gives to an operation, each error one clear sentence."""
+"""Validation of the arguments of operations."""
 
 import math
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
     """Return `value` as a float within [low, high].
 
     Raises:
-        TypeError: If it is no number.
-        ValueError: If it lies outside.
+        TypeError: If it is not a number.
+        ValueError: If it is out of range.
 
     Example:
         >>> check_number("std", 0.1, 0.0)
@@ -38,8 +38,8 @@ def check_interval(name: str, value: Any, low: float = -math.inf, high: float = 
     """Return `value`, two ascending numbers within [low, high], as a tuple.
 
     Raises:
-        TypeError: If it is no pair of numbers.
-        ValueError: If it is out of order or lies outside.
+        TypeError: If it is not a pair of numbers.
+        ValueError: If it is descending or out of range.
 
     Example:
         >>> check_interval("scale", [0.2, 1], 0.0)
@@ -67,26 +67,28 @@ def check_size(name: str, value: Any) -> tuple[int, int]:
 
 
 def check_choice(name: str, value: Any, allowed: Sequence[str]) -> str:
-    """Return `value` if it is among the `allowed` words."""
+    """Return `value`; raise ValueError unless it is one of the `allowed` words."""
     if value not in allowed:
         raise OptionError(None, name, value, f"choose {' or '.join(repr(word) for word in allowed)}")
     return str(value)
 
 
 def check_images(images: Any) -> Tensor:
-    """Return `images` if they are a batch that an operation takes.
+    """Return `images`; raise an error unless they are a valid batch for an operation.
 
     Args:
         images: (N, C, H, W), C = 1 or 3, uint8 in [0, 255] or floating point in [0, 1].
 
     Raises:
-        TypeError: If they are no tensor, or of another dtype.
+        TypeError: If they are not a tensor, or have another dtype.
         ValueError: If they have another shape.
     """
     if not isinstance(images, Tensor):
         raise TypeError(f"images are a {type(images).__name__}: give a tensor (N, C, H, W).")
     if images.ndim == 3 and images.shape[0] in (1, 3):
-        raise ValueError(f"images have the shape {tuple(images.shape)}: give (N, 1 or 3, H, W), one as images[None].")
+        raise ValueError(
+            f"images have the shape {tuple(images.shape)}: give (N, 1 or 3, H, W), images[None] for a single image."
+        )
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"images have the shape {tuple(images.shape)}: give (N, 1 or 3, H, W).")
     if str(images.dtype) not in _DTYPES:

@@ -1,4 +1,4 @@
-"""Random brightness, contrast, saturation and hue, and conversion to gray."""
+"""Random brightness, contrast, saturation and hue, and random conversion to grayscale."""
 
 from collections.abc import Callable
 
@@ -17,21 +17,21 @@ __all__ = ["ColorJitter", "Grayscale"]
 
 @OPERATIONS.add("color_jitter")
 class ColorJitter(Operation):
-    """Changes brightness, contrast, saturation and hue, each by a random strength, in a random order.
+    """Random changes of brightness, contrast, saturation and hue, in random order.
 
-    Strengths and orders are drawn as torchvision's ColorJitter draws them, for every sample. The functions
-    are exact, the hue's included (see `color.adjust_hue`). With `exact=False` all of them become one matrix a
-    sample (see `color_matrix.fold`), 3 to 5 times faster on the CPU: on photographs, with SimCLR's strengths,
-    values are then 1.4 / 255 from the exact ones in the mean without hue, and 6.7 / 255 with hue, which is
-    another transform of similar strength (either moves values by 46 / 255).
+    Strengths and orders have the distributions of torchvision's ColorJitter, drawn for every sample. The functions are
+    exact, including hue (see `color.adjust_hue`). With `exact=False`, they are combined into one matrix per sample (see
+    `color_matrix.fold`), 3 to 5 times faster on the CPU. On photographs with SimCLR's strengths, the mean difference
+    from the exact values is then 1.4 / 255 without hue and 6.7 / 255 with hue, which becomes another transform of
+    similar strength (either changes values by 46 / 255 on average).
 
     Args:
-        brightness: Strength b for factors from max(0, 1 - b) to 1 + b, or the two factors; 0 for none.
+        brightness: Strength b for factors from max(0, 1 - b) to 1 + b, or the two factors; 0 for no change.
         contrast: Likewise.
         saturation: Likewise.
-        hue: Greatest shift in turns either way, up to 0.5, or the two shifts; 0 for none.
-        p: Chance of a sample to be changed.
-        exact: Whether every function is applied and clipped by itself, or all as one matrix.
+        hue: Maximum shift in turns in either direction, up to 0.5, or the two shifts; 0 for no change.
+        p: Probability of changing a sample.
+        exact: Whether to apply and clip the functions one by one, or all as one matrix.
 
     Example:
         >>> ColorJitter(brightness=0.4, hue=0.1)(torch.rand(2, 3, 8, 8)).shape
@@ -85,10 +85,10 @@ class ColorJitter(Operation):
 
 @OPERATIONS.add("grayscale")
 class Grayscale(Operation):
-    """Replaces the colors of samples by their luma, in all channels.
+    """Random conversion to grayscale: all channels become the luma.
 
     Args:
-        p: Chance of a sample to become gray.
+        p: Probability of converting a sample.
     """
 
     computes_float = True

@@ -1,4 +1,4 @@
-"""Brightness, contrast, saturation and hue of each sample folded into one matrix."""
+"""Brightness, contrast, saturation and hue of each sample combined into one matrix."""
 
 import math
 
@@ -12,15 +12,15 @@ __all__ = ["apply_matrices", "fold"]
 
 
 def fold(strengths: dict[str, Tensor], order: Tensor, names: list[str]) -> tuple[Tensor, Tensor]:
-    """Return what the color functions do together, without clipping in between.
+    """Combine the color functions into matrices, without clipping in between.
 
-    Hue is turned as a rotation about the gray axis, which keeps neither HSV's value nor its saturation: a
-    transform of similar strength, not the same one.
+    Hue becomes a rotation about the gray axis, which preserves neither the value nor the saturation of HSV: a different
+    transform of similar strength.
 
     Args:
-        strengths: Factors and shifts (N,) by name, as `color`'s functions take them.
-        order: Positions in `names` of the functions of each sample, in order, (N, K).
-        names: The functions that are used.
+        strengths: Factors and shifts (N,) by name, as for the functions of `color`.
+        order: Indices in `names` of the functions of each sample, in the order of application, (N, K).
+        names: Names of the functions.
 
     Returns:
         M and K, (N, 3, 3): a pixel x of an image whose mean pixel is m becomes M x + K m.
@@ -36,19 +36,19 @@ def fold(strengths: dict[str, Tensor], order: Tensor, names: list[str]) -> tuple
             steps[name] = factor * eye + (1 - factor) * luma
         else:
             steps[name] = factor * eye
-    every = torch.stack([steps[name] for name in names], 1)
+    stacked = torch.stack([steps[name] for name in names], 1)
     matrix, from_mean = eye.repeat(n, 1, 1), torch.zeros(n, 3, 3)
     for kind in order.unbind(1):
-        step = every[torch.arange(n), kind]
+        step = stacked[torch.arange(n), kind]
         matrix, from_mean, before = step @ matrix, step @ from_mean, matrix + from_mean
         if "contrast" in names:
-            share = torch.where(kind == names.index("contrast"), 1 - strengths["contrast"], 0.0)
-            from_mean = from_mean + share.view(-1, 1, 1) * (luma @ before)
+            mean_weight = torch.where(kind == names.index("contrast"), 1 - strengths["contrast"], 0.0)
+            from_mean = from_mean + mean_weight.view(-1, 1, 1) * (luma @ before)
     return matrix, from_mean
 
 
 def apply_matrices(images: Tensor, matrix: Tensor, from_mean: Tensor) -> Tensor:
-    """Return float images (N, 3, H, W) changed by the matrices of `fold` and clipped to [0, 1]."""
+    """Apply the matrices of `fold` to float images (N, 3, H, W) and clip them to [0, 1]."""
     n, _, height, width = images.shape
     pixels = images.view(n, 3, height * width)
     mean = pixels.sum(2, keepdim=True).mul_(1 / (height * width))
@@ -57,7 +57,7 @@ def apply_matrices(images: Tensor, matrix: Tensor, from_mean: Tensor) -> Tensor:
 
 
 def _rotations(turns: Tensor) -> Tensor:
-    """Return rotations about the gray axis that bring red to green at a third of a turn."""
+    """Return rotations about the gray axis; a third of a turn maps red to green."""
     angle = (2 * math.pi * turns).view(-1, 1, 1)
     across = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
     return angle.cos() * torch.eye(3) + (1 - angle.cos()) / 3 + angle.sin() * across

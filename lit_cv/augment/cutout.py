@@ -1,4 +1,4 @@
-"""Cutout."""
+"""Cutout, the random erasing of a square."""
 
 import torch
 from torch import Tensor
@@ -13,14 +13,14 @@ __all__ = ["Cutout"]
 
 @OPERATIONS.add("cutout")
 class Cutout(Operation):
-    """Erases a square of each sample, its center anywhere in the image, clipped at the edges.
+    """Random erasing of a square, with its center anywhere in the image, clipped at the edges.
 
     DeVries & Taylor, 2017.
 
     Args:
-        size: Side of the square: a whole number of pixels, or a fraction of the image's shorter side below 1.
-        value: What it is filled with, 0 (black) to 1 (white); 0.5 is near the mean of most images.
-        p: Chance of a sample to lose a square.
+        size: Side of the square: an integer number of pixels, or a fraction below 1 of the image's shorter side.
+        value: Fill value, 0 (black) to 1 (white); 0.5 is near the mean of most images.
+        p: Probability of erasing a square in a sample.
 
     Example:
         >>> Cutout(size=8)(torch.zeros(2, 3, 32, 32)).amax()
@@ -33,7 +33,7 @@ class Cutout(Operation):
         super().__init__(p)
         check_number("size", size, 0.0)
         if isinstance(size, float) and size >= 1:
-            raise OptionError(self, "size", size, "give a whole number of pixels, or a fraction below 1")
+            raise OptionError(self, "size", size, "give an integer number of pixels, or a fraction below 1")
         self.size = size
         self.value = check_number("value", value, 0.0, 1.0)
 
@@ -48,6 +48,6 @@ class Cutout(Operation):
 
 
 def _grown(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return boxes with a pixel more below and to the right, where the image has one."""
+    """Return boxes extended by one pixel at the bottom and the right, within the image."""
     grown = boxes + torch.tensor([0, 0, 1, 1])
     return torch.minimum(grown, torch.tensor([size[0], size[1], size[0], size[1]]))

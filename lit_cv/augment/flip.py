@@ -1,4 +1,4 @@
-"""Mirror images."""
+"""Random horizontal and vertical flips."""
 
 import torch
 from torch import Tensor
@@ -33,10 +33,10 @@ class _Flip(Geometric):
 
 @OPERATIONS.add("horizontal_flip")
 class HorizontalFlip(_Flip):
-    """Mirrors samples left to right.
+    """Random flip from left to right.
 
     Args:
-        p: Chance of a sample to be mirrored.
+        p: Probability of flipping a sample.
 
     Example:
         >>> HorizontalFlip(p=1.0)(torch.tensor([[[[0.1, 0.2, 0.3]]]]))
@@ -48,10 +48,10 @@ class HorizontalFlip(_Flip):
 
 @OPERATIONS.add("vertical_flip")
 class VerticalFlip(_Flip):
-    """Mirrors samples top to bottom.
+    """Random flip from top to bottom.
 
     Args:
-        p: Chance of a sample to be mirrored.
+        p: Probability of flipping a sample.
     """
 
     _dim = 2

@@ -1,4 +1,4 @@
-"""Operations that move pixels, and how masks and boxes move along."""
+"""Base of operations that move pixels, and the same transforms of masks and boxes."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ __all__ = ["Geometric", "move_boxes", "move_masks"]
 class Geometric(Operation):
     """An operation that moves the pixels of each sample by an affine map.
 
-    A subclass gives the map as `_to_input`, and what lies beyond the edges as `_border`.
+    A subclass implements the map as `_to_input`, and sets the values beyond the edges as `_border`.
     """
 
     moves_pixels = True
@@ -32,12 +32,12 @@ class Geometric(Operation):
         return maps if applied is None else torch.where(applied.view(-1, 1, 1), maps, torch.eye(2, 3))
 
     def move_masks(self, masks: Tensor, params: Params, fill: int = IGNORE_INDEX) -> Tensor:
-        """Move masks (N, H, W) as the images, to the nearest pixel.
+        """Move masks (N, H, W) like the images, with nearest-neighbor interpolation.
 
         Args:
             masks: Class of every pixel, any integer dtype.
-            params: What was drawn for the images.
-            fill: Class of pixels from beyond the edges, where the border is not reflected.
+            params: Parameters drawn for the images.
+            fill: Class of pixels from beyond the edges, if the border is "zero".
         """
         size = (masks.shape[1], masks.shape[2])
         return move_masks(masks, self.matrices(params, size), self.output_size(size), self._border, fill)
@@ -45,7 +45,7 @@ class Geometric(Operation):
     def move_boxes(
         self, boxes: Sequence[Tensor], params: Params, size: tuple[int, int], min_visible: float = 0.25
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Move boxes as the images of `size`; see `move_boxes`."""
+        """Move boxes like the images of `size`; see `move_boxes`."""
         return move_boxes(boxes, self.matrices(params, size), self.output_size(size), min_visible)
 
     @abstractmethod
@@ -53,18 +53,18 @@ class Geometric(Operation):
 
 
 def move_masks(masks: Tensor, maps: Tensor, size: tuple[int, int], border: str, fill: int) -> Tensor:
-    """Move masks by affine maps, to the nearest pixel.
+    """Move masks by affine maps, with nearest-neighbor interpolation.
 
     Args:
         masks: (N, H, W), any dtype.
         maps: (N, 2, 3), from (x, y, 1) in the result to (x, y) in the masks, in pixels.
         size: (height, width) of the result.
-        border: What lies beyond the edges: "zero" for `fill`, "edge", "reflect" without or "mirror" with the
-            edge's own pixels.
-        fill: Class of what lies beyond.
+        border: Values beyond the edges: "zero" for `fill`, "edge", "reflect" (without repeating the edge pixels) or
+            "mirror" (repeating them).
+        fill: Class of pixels beyond the edges for "zero".
 
     Returns:
-        (N, *size), of the masks' dtype.
+        (N, *size), in the dtype of the masks.
     """
     maps = on_device(maps, masks)
     y = torch.arange(size[0], device=masks.device)[:, None] + 0.5
@@ -91,32 +91,32 @@ def _inside(position: Tensor, length: int, border: str) -> Tensor:
 def move_boxes(
     boxes: Sequence[Tensor], maps: Tensor, size: tuple[int, int], min_visible: float = 0.25
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Move boxes by affine maps: to the box around their four moved corners, clipped to the image.
+    """Move boxes by affine maps: each becomes the box around its four moved corners, clipped to the image.
 
     Args:
         boxes: For each image (n, 4), x0, y0, x1, y1 in pixels.
         maps: (N, 2, 3), from (x, y, 1) in the result to (x, y) in the images, in pixels.
         size: (height, width) of the result.
-        min_visible: Boxes of which a smaller fraction is left after clipping are dropped.
+        min_visible: Boxes with a smaller fraction of their area inside the image are dropped.
 
     Returns:
-        The boxes that are left, and for each image which ones they were, (n,) bool.
+        The moved boxes that are kept, and a mask (n,) bool of the kept boxes for each image.
     """
     turn, shift = maps[:, :, :2], maps[:, :, 2]
     a, b, c, d = turn.flatten(1).unbind(1)
     back = torch.stack([d, -b, -c, a], 1).view(-1, 2, 2) / (a * d - b * c).view(-1, 1, 1)
     moved, kept = [], []
-    for own, inverse, offset in zip(boxes, back, shift, strict=True):
-        inverse, offset = on_device(inverse, own), on_device(offset, own)
-        corners = own[:, [0, 1, 2, 1, 0, 3, 2, 3]].view(-1, 4, 2).to(inverse.dtype)
+    for image_boxes, inverse, offset in zip(boxes, back, shift, strict=True):
+        inverse, offset = on_device(inverse, image_boxes), on_device(offset, image_boxes)
+        corners = image_boxes[:, [0, 1, 2, 1, 0, 3, 2, 3]].view(-1, 4, 2).to(inverse.dtype)
         corners = (corners - offset) @ inverse.T
         around = torch.cat([corners.amin(1), corners.amax(1)], 1)
         inside = around.clone()
         inside[:, 0::2].clamp_(0, size[1])
         inside[:, 1::2].clamp_(0, size[0])
-        left = _areas(inside)
-        keep = (left > 0) & (left >= min_visible * _areas(around))
-        moved.append(inside[keep].to(own.dtype))
+        visible = _areas(inside)
+        keep = (visible > 0) & (visible >= min_visible * _areas(around))
+        moved.append(inside[keep].to(image_boxes.dtype))
         kept.append(keep)
     return moved, kept
 

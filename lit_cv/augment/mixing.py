@@ -1,4 +1,4 @@
-"""CutMix and MixUp of a batch with itself, and the labels that follow."""
+"""CutMix and MixUp within a batch, and the corresponding labels."""
 
 import torch
 from torch import Tensor
@@ -11,16 +11,16 @@ __all__ = ["cutmix", "draw_cutmix", "draw_mixup", "mix_labels", "mixup", "soft_l
 
 
 def draw_cutmix(n: int, size: tuple[int, int], alpha: float) -> tuple[Tensor, Tensor]:
-    """Draw the box of each sample that is replaced (Yun et al., 2019, equation 2).
+    """Draw the box to replace in each sample (Yun et al., 2019, equation 2).
 
     Args:
-        n: Samples.
+        n: Number of samples.
         size: (height, width) of the images in pixels.
-        alpha: Parameter of the Beta(alpha, alpha) that the fraction to keep is drawn from.
+        alpha: Parameter of the distribution Beta(alpha, alpha) of the fraction to keep.
 
     Returns:
-        Boxes (N, 4) int64 (top, left, bottom, right), and the fraction of each image outside its box, (N,):
-        the weight of its own label. Boxes that reach over the edge are clipped, which the fraction counts.
+        Boxes (N, 4) int64 (top, left, bottom, right), clipped at the edges, and the weight (N,) of each sample's
+        original label: the fraction of the image outside the clipped box.
     """
     keep = torch.distributions.Beta(alpha, alpha).sample((n,))
     half = (1 - keep).clamp_min_(0).sqrt_().mul_(0.5)
@@ -30,10 +30,10 @@ def draw_cutmix(n: int, size: tuple[int, int], alpha: float) -> tuple[Tensor, Te
 
 
 def cutmix(images: Tensor, boxes: Tensor) -> Tensor:
-    """Return images with their boxes taken from the sample before them in the batch.
+    """Return a copy of images with each box replaced by that of the previous sample in the batch.
 
     Args:
-        images: (N, C, H, W), left as they are.
+        images: (N, C, H, W), not changed.
         boxes: (N, 4) int64, top, left, bottom, right; on the CPU.
     """
     check_images(images)
@@ -41,19 +41,19 @@ def cutmix(images: Tensor, boxes: Tensor) -> Tensor:
 
 
 def draw_mixup(n: int, alpha: float) -> Tensor:
-    """Draw the weight (N,) of each sample in its mixture, from Beta(alpha, alpha) (Zhang et al., 2018)."""
+    """Draw the weight (N,) of each sample in its mixture from Beta(alpha, alpha) (Zhang et al., 2018)."""
     return torch.distributions.Beta(alpha, alpha).sample((n,))
 
 
 def mixup(images: Tensor, weight: Tensor) -> Tensor:
-    """Return the weighted means of each sample and the one before it in the batch.
+    """Return the weighted means of each sample and the previous one in the batch.
 
     Args:
-        images: (N, C, H, W), left as they are.
-        weight: Weight of each sample itself, (N,) in [0, 1]; on the CPU.
+        images: (N, C, H, W), not changed.
+        weight: Weight of the sample, (N,) in [0, 1]; the previous one has 1 - weight. On the CPU.
 
     Returns:
-        (N, C, H, W), of the images' dtype; uint8 is rounded to the nearest.
+        (N, C, H, W), in the dtype of the images; uint8 is rounded to the nearest.
     """
     check_images(images)
     pixels = images.to(torch.float32)
@@ -62,18 +62,18 @@ def mixup(images: Tensor, weight: Tensor) -> Tensor:
 
 
 def soft_labels(labels: Tensor, num_classes: int) -> Tensor:
-    """Return labels as a weight for each class.
+    """Convert labels to weights of the classes.
 
     Args:
-        labels: Classes (N,) int64, -1 for none; or weights (N, K) floating point, which stay.
-        num_classes: Classes.
+        labels: Classes (N,) int64, -1 if unlabeled; or weights (N, K) floating point, which do not change.
+        num_classes: Number of classes.
 
     Returns:
-        (N, num_classes) float32; a row of an unlabeled sample is zero.
+        (N, num_classes) float32; the row of an unlabeled sample is zero.
 
     Raises:
         TypeError: If the labels are neither.
-        ValueError: If there are other classes than `num_classes`.
+        ValueError: If the labels do not fit `num_classes`.
 
     Example:
         >>> soft_labels(torch.tensor([1, -1]), 2)
@@ -82,11 +82,11 @@ def soft_labels(labels: Tensor, num_classes: int) -> Tensor:
     """
     if labels.ndim == 2 and labels.is_floating_point():
         if labels.shape[1] != num_classes:
-            raise ValueError(f"labels have {labels.shape[1]} classes, the module has num_classes={num_classes}.")
+            raise ValueError(f"labels have {labels.shape[1]} classes, but the module has num_classes={num_classes}.")
         return labels.to(torch.float32)
     if labels.ndim != 1 or labels.dtype != torch.int64:
         raise TypeError(
-            f"labels are {labels.dtype} of the shape {tuple(labels.shape)}: give classes (N,) int64, or (N, K) float."
+            f"labels are {labels.dtype} of shape {tuple(labels.shape)}: give classes (N,) int64, or (N, K) float."
         )
     if labels.device.type == "cpu" and len(labels) and int(labels.max()) >= num_classes:
         raise ValueError(f"there is a label {int(labels.max())}, but the module has num_classes={num_classes}.")
@@ -95,10 +95,10 @@ def soft_labels(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def mix_labels(labels: Tensor, weight: Tensor) -> Tensor:
-    """Return the weighted means of each sample's label and that of the one before it.
+    """Return the weighted means of the labels of each sample and the previous one.
 
     Args:
         labels: (N, K) floating point.
-        weight: Weight of each sample's own label, (N,) in [0, 1]; on the CPU.
+        weight: Weight of the sample's label, (N,) in [0, 1]; on the CPU.
     """
     return torch.lerp(labels.roll(1, 0), labels, on_device(weight, labels)[:, None])

@@ -12,14 +12,13 @@ __all__ = ["GaussianNoise"]
 
 @OPERATIONS.add("gaussian_noise")
 class GaussianNoise(Operation):
-    """Adds independent Gaussian noise to every value, clipped to [0, 1].
+    """Independent Gaussian noise on every value, clipped to [0, 1].
 
-    What is drawn apart from its application is the noise's strength; the noise itself is drawn where the
-    images are, as it is added.
+    `draw` draws only the standard deviation; the noise itself is drawn on the device of the images when it is added.
 
     Args:
-        std: Least and greatest standard deviation, images reaching from 0 to 1.
-        p: Chance of a sample to be changed.
+        std: Minimum and maximum standard deviation, for images in [0, 1].
+        p: Probability of changing a sample.
     """
 
     computes_float = True

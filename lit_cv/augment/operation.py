@@ -1,4 +1,4 @@
-"""What all augmentations share: drawn parameters apart from their application, dtypes, chances."""
+"""The base of all augmentations, which separates drawing parameters from applying them."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -19,30 +19,29 @@ Params = dict[str, Tensor]
 
 
 class Operation(ABC):
-    """A random change to a batch of images, drawn anew for every sample.
+    """A random change of a batch of images, drawn independently for every sample.
 
-    `operation(images)` draws and applies. The two halves are there on their own: `draw` returns the
-    parameters of every sample, `apply` uses them, so that a result can be compared with a reference, and the
-    same draw can be given to several tensors. Draws come from torch's default generator of the CPU on every
-    device: one seed gives the same pictures everywhere, and a GPU is never waited for to learn what was drawn.
+    `operation(images)` draws and applies. Both halves can be called separately: `draw` returns the parameters of every
+    sample, and `apply` uses them. A result can therefore be compared with a reference, and several tensors can share a
+    draw. Parameters are drawn from torch's default CPU generator for every device: a seed gives the same images
+    everywhere, and no synchronization with a GPU is needed.
 
-    Images are (N, C, H, W), C = 1 or 3, N = 0 included, uint8 in [0, 255] or floating point in [0, 1]. The
-    dtype and the memory format of the result are those of the images; the images are left as they are.
-    Operations that compute in float32 (`computes_float`) round to uint8 at their end; a `Chain` of several
-    converts once.
+    Images are (N, C, H, W), C = 1 or 3, N may be 0, uint8 in [0, 255] or floating point in [0, 1]. The result has the
+    dtype and memory format of the images; the images do not change. Operations that compute in float32
+    (`computes_float`) round to uint8 at the end; a `Chain` of several operations converts once.
 
-    A subclass gives `_draw` and `_transform`.
+    A subclass implements `_draw` and `_transform`.
 
     Args:
-        p: Chance of a sample to be changed, 0 to 1.
+        p: Probability of changing a sample, 0 to 1.
     """
 
     computes_float: ClassVar[bool] = False
-    """Whether `_transform` wants float32 images of its own, contiguous; others are contiguous or channels_last."""
+    """Whether `_transform` needs a contiguous float32 copy; otherwise images are contiguous or channels_last."""
     overwrites: ClassVar[bool] = False
-    """Whether `transform` may write into the images that it is given."""
+    """Whether `transform` may write to its input images."""
     moves_pixels: ClassVar[bool] = False
-    """Whether masks and boxes must move along."""
+    """Whether masks and boxes must be transformed, too."""
 
     def __init__(self, p: float = 1.0) -> None:
         self.p = check_probability("p", p)
@@ -52,7 +51,7 @@ class Operation(ABC):
         return self.apply(images, self.draw(images))
 
     def draw(self, images: Tensor) -> Params:
-        """Draw the parameters of every sample; only the images' shape and dtype are looked at."""
+        """Draw the parameters of every sample; only the shape and dtype of the images are used."""
         check_images(images)
         return self.draw_for(len(images), (images.shape[2], images.shape[3]))
 
@@ -76,7 +75,7 @@ class Operation(ABC):
         return result.contiguous(memory_format=layout)
 
     def transform(self, images: Tensor, params: Params) -> Tensor:
-        """Apply drawn parameters to the samples that they concern; may write into `images`."""
+        """Apply drawn parameters to the selected samples; may write to `images`."""
         if "applied" not in params or len(images) == 0:
             return self._transform(images, params)
         if len(images) == 1:
@@ -91,11 +90,11 @@ class Operation(ABC):
         return images
 
     def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the (height, width) that images of `size` leave with."""
+        """Return the output (height, width) for images of `size`."""
         return size
 
     def crop_to(self, size: tuple[int, int] | None) -> bool:
-        """Crop images to a size unless one was given, `None` for their own; return whether this operation crops."""
+        """Set the output size of a crop that has none, `None` for the image size; return whether this is a crop."""
         return False
 
     @abstractmethod
@@ -110,11 +109,11 @@ class Operation(ABC):
 
 
 OPERATIONS: Registry[type[Operation]] = Registry("operation", Operation, "lit_cv.augment")
-"""The operations by the names that lists of them take."""
+"""The operations by name."""
 
 
 def take(params: Params, index: Tensor | slice) -> Params:
-    """Return the parameters of some samples."""
+    """Select the parameters of some samples."""
     if isinstance(index, slice):
         return {name: value[index] for name, value in params.items()}
     return {name: value.index_select(0, index) for name, value in params.items()}

@@ -1,4 +1,4 @@
-"""Augmentations that fit a kind of images, by name."""
+"""Augmentation policies for kinds of images, by name."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,16 +17,16 @@ def simclr_operations(
     solarize: float = 0.0,
     exact: bool = True,
 ) -> list[Any]:
-    """Return the operations that make one view of SimCLR (Chen et al., 2020, appendix A).
+    """Return the operations for one view of SimCLR (Chen et al., 2020, appendix A).
 
     Args:
-        size: Size of the view in pixels; None for that of the images.
+        size: Size of the view in pixels; None for the size of the images.
         strength: Strength s of the color distortion: 0.8 s, 0.8 s, 0.8 s and 0.2 s. The paper uses 1 for
             ImageNet, 0.5 for CIFAR-10.
-        min_scale: Least area of the crop, as a fraction of the image.
-        blur: Chance of a Gaussian blur; the paper leaves it out for CIFAR-10.
-        solarize: Chance of solarization (BYOL's second view has 0.2).
-        exact: Whether colors are changed exactly, or by one matrix a sample: see `ColorJitter`.
+        min_scale: Minimum area of the crop, as a fraction of the image.
+        blur: Probability of a Gaussian blur; the paper does not use it for CIFAR-10.
+        solarize: Probability of solarization (0.2 for BYOL's second view).
+        exact: Whether colors are changed exactly, or by one matrix per sample: see `ColorJitter`.
     """
     color = dict.fromkeys(("brightness", "contrast", "saturation"), 0.8 * strength)
     operations = [
@@ -81,17 +81,17 @@ POLICIES: dict[str, Callable[[int | None], list[Any]]] = {
     "simclr": _simclr,
     "simclr_small": _simclr_small,
 }
-"""What gives each policy's list of operations for an image size in pixels."""
+"""Functions that return the list of operations of each policy for an image size in pixels."""
 
 
 def policy_operations(name: str, size: int | None = None) -> list[Any]:
-    """Return the list of operations of a policy, as `build_operations` takes it.
+    """Return the list of operations of a policy, for `build_operations`.
 
     Args:
-        name: `small_images` (padded crop, mirror), `photographs` (resized crop, mirror), either
-            with `_strong` (TrivialAugment and Cutout besides) or `photographs_rand` (RandAugment),
-            `symbols` (small affine moves; never mirrored), `simclr` or `simclr_small` (one view).
-        size: Size of the images that leave it, in pixels; None for that of the images.
+        name: `small_images` (padded crop, flip), `photographs` (resized crop, flip), either followed by `_strong`
+            (adds TrivialAugment and Cutout), `photographs_rand` (adds RandAugment), `symbols` (small affine
+            transforms, no flip), `simclr` or `simclr_small` (one view).
+        size: Output size in pixels; None for the size of the images.
 
     Raises:
         ValueError: If there is no such policy.

@@ -1,4 +1,4 @@
-"""Random crops at the images' own scale."""
+"""Random crops without resizing."""
 
 import torch
 import torch.nn.functional as F
@@ -15,17 +15,17 @@ __all__ = ["RandomCrop"]
 
 @OPERATIONS.add("random_crop")
 class RandomCrop(Geometric):
-    """Pads images on every side and cuts a window out of each at a place of its own.
+    """Random crop of padded images.
 
     The standard augmentation of small images (He et al., 2016, section 4.2).
 
     Args:
         padding: Pixels added on every side.
-        size: Size of the window in pixels, one number or [height, width]; None for that of the images.
-        fill: What the padding holds: "zero" (black), "reflect" (mirror image without the edge) or "edge".
+        size: Size of the crop in pixels, one number or [height, width]; None for the size of the images.
+        fill: Values of the padding: "zero" (black), "reflect" (mirror image without the edge) or "edge".
 
     Raises:
-        ValueError: If the window is larger than the padded images.
+        ValueError: If the crop is larger than the padded images.
 
     Example:
         >>> RandomCrop(padding=4)(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape
@@ -35,7 +35,7 @@ class RandomCrop(Geometric):
     def __init__(self, padding: int = 4, size: int | list[int] | None = None, fill: str = "zero") -> None:
         super().__init__()
         if type(padding) is not int or padding < 0:
-            raise OptionError(self, "padding", padding, "give a number of pixels, at least 0")
+            raise OptionError(self, "padding", padding, "give a number of pixels of at least 0")
         self.padding = padding
         self.size = None if size is None else check_size("size", size)
         self._follows = size is None
@@ -43,13 +43,13 @@ class RandomCrop(Geometric):
         self._border = fill
 
     def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the window's size."""
+        """Return the size of the crop."""
         if self.size and self._follows:
             return min(self.size[0], size[0]), min(self.size[1], size[1])
         return self.size or size
 
     def crop_to(self, size: tuple[int, int] | None) -> bool:
-        """Cut windows of a size, as far as images have it, unless one was given."""
+        """Set the size of the crop, limited to that of the images, unless the crop has its own."""
         if self._follows:
             self.size = size
         return True
@@ -63,7 +63,7 @@ class RandomCrop(Geometric):
                 "size",
                 [height, width],
                 f"images of {size[0]}x{size[1]} pixels with padding={self.padding} "
-                f"are smaller; give a smaller size or more padding",
+                f"are too small; give a smaller size or more padding",
             )
         top = torch.randint(rows, (n,))
         left = torch.randint(columns, (n,))
@@ -75,8 +75,8 @@ class RandomCrop(Geometric):
         if n == 0:
             return images.new_empty(0, channels, height, width)
         padded = _pad(images, self.padding, _PAD_MODES[self.fill])
-        # Every row of a window is a run of `width` numbers: rows are copied whole, from a view that holds the
-        # run at every offset of the memory. 3-8 times faster than gathering pixels.
+        # Every row of a crop is a run of `width` numbers in memory. Rows are copied from a view with the runs at all
+        # offsets, which is 3 to 8 times faster than gathering pixels.
         full_height, full_width = padded.shape[2:]
         device = images.device
         plane = torch.arange(n * channels, device=device).view(n, channels, 1) * (full_height * full_width)
@@ -102,9 +102,9 @@ def _pad(images: Tensor, padding: int, mode: str) -> Tensor:
             None,
             "padding",
             padding,
-            f"images of {images.shape[2]}x{images.shape[3]} pixels cannot be reflected so far; "
+            f"images of {images.shape[2]}x{images.shape[3]} pixels are too small for fill='reflect'; "
             f"give less padding or fill='zero'",
         )
-    if mode != "constant" and images.dtype == torch.uint8:  # torch pads integers with constants alone
+    if mode != "constant" and images.dtype == torch.uint8:  # torch pads integers only with constants
         return F.pad(images.to(torch.float32), sides, mode=mode).to(torch.uint8).contiguous()
     return F.pad(images, sides, mode=mode).contiguous()

@@ -1,4 +1,4 @@
-"""Boxes of pixels that differ from sample to sample."""
+"""Operations on a different box of pixels in each sample."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ def centered_boxes(size: tuple[int, int], half_height: Tensor, half_width: Tenso
 
     Args:
         size: (height, width) of the images in pixels.
-        half_height: Half the boxes' height in pixels, (N,) int64; a box of height 2 h starts h above its center.
-        half_width: Half their width likewise.
+        half_height: Half the height of the boxes in pixels, (N,) int64; a box of height 2 h starts h above its center.
+        half_width: Half the width, likewise.
 
     Returns:
         (N, 4) int64: top, left, bottom, right, the last two exclusive.
@@ -39,7 +39,7 @@ def fill_boxes(images: Tensor, boxes: Tensor, value: float) -> Tensor:
 
 
 def paste_boxes(images: Tensor, others: Tensor, boxes: Tensor) -> Tensor:
-    """Overwrite boxes (N, 4) of images (N, C, H, W) with those of the sample before in `others`."""
+    """Overwrite boxes (N, 4) of images (N, C, H, W) with those of the previous sample in `others`."""
     if images.device.type != "cpu":
         return images.copy_(torch.where(_mask(images, boxes), others.roll(1, 0), images))
     target, source = _as_numpy(images), _as_numpy(others)
@@ -49,7 +49,7 @@ def paste_boxes(images: Tensor, others: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _as_numpy(images: Tensor) -> npt.NDArray[Any]:
-    """Return the same memory as an array; bfloat16, which numpy lacks, as the integers of its bits."""
+    """Return an array that shares the memory of images; bfloat16, which numpy lacks, is viewed as int16."""
     return (images.view(torch.int16) if images.dtype == torch.bfloat16 else images).numpy()
 
 

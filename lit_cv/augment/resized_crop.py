@@ -1,4 +1,4 @@
-"""Random crops of random size and shape, resized to one size."""
+"""Crops of random size and aspect ratio, resized to one size."""
 
 import math
 
@@ -20,17 +20,17 @@ _SMALL = 64 * 64
 
 @OPERATIONS.add("random_resized_crop")
 class RandomResizedCrop(Geometric):
-    """Cuts a window of random area and aspect ratio out of each image and resizes it, antialiased.
+    """A crop of random area and aspect ratio from each image, resized with antialiasing.
 
-    Szegedy et al., 2015. Windows are drawn as torchvision draws them: of ten tries the first that fits, else
-    the largest one in the middle. Resizing is bilinear with antialiasing, exactly that of
-    `torch.nn.functional.interpolate(antialias=True)`: on the CPU large images go through it one by one; small
-    ones, and those on other devices, are resized together by two matrix products a sample.
+    Szegedy et al., 2015. Crops are drawn as in torchvision: the first of ten attempts that fits, else the largest
+    center crop. Resizing is bilinear with antialiasing and equals `torch.nn.functional.interpolate(antialias=True)`,
+    which is used for large images on the CPU, one by one. Small images, and images on other devices, are resized
+    together by two matrix products per sample.
 
     Args:
-        size: Size of the result in pixels, one number or [height, width]; None for that of the images.
-        scale: Least and greatest area of the window, as a fraction of the image.
-        ratio: Least and greatest width / height of the window.
+        size: Size of the result in pixels, one number or [height, width]; None for the size of the images.
+        scale: Minimum and maximum area of the crop, as a fraction of the image.
+        ratio: Minimum and maximum width / height of the crop.
 
     Example:
         >>> RandomResizedCrop(24)(torch.zeros(2, 3, 32, 40, dtype=torch.uint8)).shape
@@ -50,11 +50,11 @@ class RandomResizedCrop(Geometric):
         self.ratio = check_interval("ratio", ratio, 1e-3, 1e3)
 
     def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the size that windows are resized to."""
+        """Return the size that crops are resized to."""
         return self.size or size
 
     def crop_to(self, size: tuple[int, int] | None) -> bool:
-        """Resize windows to a size, unless one was given."""
+        """Set the size that crops are resized to, unless the operation has its own."""
         if self._follows:
             self.size = size
         return True
@@ -67,13 +67,13 @@ class RandomResizedCrop(Geometric):
         height = (area / log_ratio.exp()).sqrt_().round_()
         fits = (width >= 1) & (width <= full_width) & (height >= 1) & (height <= full_height)
         first = fits.to(torch.uint8).argmax(1, keepdim=True)
-        some = fits.gather(1, first)[:, 0]
-        middle_height, middle_width = self._largest(full_height, full_width)
-        height = torch.where(some, height.gather(1, first)[:, 0], middle_height)
-        width = torch.where(some, width.gather(1, first)[:, 0], middle_width)
-        place = torch.rand(2, n)
-        top = torch.where(some, (place[0] * (full_height - height + 1)).floor_(), (full_height - middle_height) // 2)
-        left = torch.where(some, (place[1] * (full_width - width + 1)).floor_(), (full_width - middle_width) // 2)
+        any_fits = fits.gather(1, first)[:, 0]
+        center_height, center_width = self._largest(full_height, full_width)
+        height = torch.where(any_fits, height.gather(1, first)[:, 0], center_height)
+        width = torch.where(any_fits, width.gather(1, first)[:, 0], center_width)
+        y, x = torch.rand(2, n)
+        top = torch.where(any_fits, (y * (full_height - height + 1)).floor_(), (full_height - center_height) // 2)
+        left = torch.where(any_fits, (x * (full_width - width + 1)).floor_(), (full_width - center_width) // 2)
         return {name: value.long() for name, value in zip(_WINDOW, (top, left, height, width), strict=True)}
 
     def _largest(self, full_height: int, full_width: int) -> tuple[int, int]:
@@ -90,7 +90,7 @@ class RandomResizedCrop(Geometric):
         if n == 0:
             return images.new_empty(0, channels, *size)
         if images.device.type == "cpu" and size[0] * size[1] > _SMALL:
-            # uint8 has its own fast path there, half precision none
+            # `interpolate` has a fast path for uint8, but none for half precision.
             pixels = images if images.dtype == torch.uint8 else images.to(torch.float32)
             return _resize_each(pixels, params, size).to(images.dtype)
         pixels = images.to(torch.float32)
@@ -101,7 +101,7 @@ class RandomResizedCrop(Geometric):
         pixels = torch.matmul(down[:, None], pixels.view(n, channels, full_height, size[1]))
         return pixels.add_(0.5).to(images.dtype) if images.dtype == torch.uint8 else pixels.to(images.dtype)
 
-    _border = "edge"  # windows end inside; rounding must not find anything beyond
+    _border = "edge"  # crops are inside the image; rounding must not read beyond it
 
     def _to_input(self, params: Params, size: tuple[int, int]) -> Tensor:
         height, width = self.output_size(size)
@@ -128,7 +128,7 @@ def _resize_each(images: Tensor, params: Params, size: tuple[int, int]) -> Tenso
 
 
 def _resize_packed(window: Tensor, out: Tensor) -> None:
-    """Resize a uint8 image (3, h, w) through one of four interleaved channels, twice as fast as directly."""
+    """Resize a uint8 image (3, h, w) as four interleaved channels, which is twice as fast."""
     red, green, blue = window.to(torch.int32)
     pixels = red.add_(green, alpha=1 << 8).add_(blue, alpha=1 << 16).contiguous().view(torch.uint8)
     channels = pixels.view(1, *window.shape[1:], 4).permute(0, 3, 1, 2)
@@ -140,18 +140,18 @@ def _resize_packed(window: Tensor, out: Tensor) -> None:
 
 
 def resize_matrix(start: Tensor, length: Tensor, full: int, size: int) -> Tensor:
-    """Return the matrices that resize one dimension of each sample's window, antialiased.
+    """Return the matrices that resize one dimension of each sample's crop with antialiasing.
 
-    A triangle filter as wide as the shrinking asks for, its weights inside the window summing to 1.
+    The filter is a triangle whose width grows with the reduction; its weights inside the crop sum to 1.
 
     Args:
-        start: First pixel of each window, (N,).
-        length: Pixels of each window, (N,).
-        full: Pixels of the dimension before.
-        size: Pixels of the dimension after.
+        start: First pixel of each crop, (N,).
+        length: Number of pixels of each crop, (N,).
+        full: Input size of the dimension.
+        size: Output size of the dimension.
 
     Returns:
-        (N, size, full) float32: the dimension after is this matrix times the one before.
+        (N, size, full) float32, to be multiplied with the input dimension.
     """
     start, length = start.float()[:, None, None], length.float()[:, None, None]
     pixel = torch.arange(full, device=start.device) + 0.5

@@ -1,4 +1,4 @@
-"""Solarization."""
+"""Random solarization."""
 
 import torch
 from torch import Tensor
@@ -12,11 +12,11 @@ __all__ = ["Solarize"]
 
 @OPERATIONS.add("solarize")
 class Solarize(Operation):
-    """Inverts the bright values of samples.
+    """Inversion of bright values.
 
     Args:
-        threshold: Value from which on values are inverted, 0 to 1.
-        p: Chance of a sample to be changed.
+        threshold: Smallest value that is inverted, 0 to 1.
+        p: Probability of changing a sample.
 
     Example:
         >>> Solarize(0.5, p=1.0)(torch.tensor([[[[0.25, 0.75]]]]))

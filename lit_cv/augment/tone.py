@@ -1,6 +1,6 @@
-"""Functions of single pixels' values, with one strength a sample, on float32 images that they overwrite.
+"""Tone functions on float32 images, which they may overwrite, with one strength per sample.
 
-They follow torchvision's functional ones on uint8 images, without rounding in between.
+They follow torchvision's functions for uint8 images, without rounding in between.
 """
 
 import torch
@@ -12,19 +12,19 @@ __all__ = ["adjust_sharpness", "autocontrast", "equalize", "posterize", "solariz
 
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
-    """Invert the values from thresholds (N,) in [0, 1] on."""
-    # a hair lower: n * (1 / 255) and n / 255 may differ in their last bit
+    """Invert values of at least the thresholds (N,) in [0, 1]."""
+    # The threshold is slightly lowered, since n * (1 / 255) and n / 255 may differ in the last bit.
     return torch.where(images >= per_sample(threshold - 1e-6, images), 1 - images, images)
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
-    """Keep the highest bits (N,), 0 to 8, of the values in 8 bits."""
+    """Keep only the highest bits (N,), 0 to 8, of the 8-bit values."""
     step = per_sample(2.0 ** (8 - bits), images)
     return images.mul_(255).round_().div_(step).floor_().mul_(step).mul_(1 / 255)
 
 
 def autocontrast(images: Tensor) -> Tensor:
-    """Stretch every channel to the full range; a channel of one value stays."""
+    """Stretch every channel to the full range; a constant channel does not change."""
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     flat = high == low
     scale = torch.where(flat, 1.0, 1 / torch.where(flat, 1.0, high - low))
@@ -32,7 +32,7 @@ def autocontrast(images: Tensor) -> Tensor:
 
 
 def equalize(images: Tensor) -> Tensor:
-    """Spread the values of every channel so that its histogram, in 8 bits, becomes flat; NaN stays NaN."""
+    """Flatten the 8-bit histogram of every channel; NaN stays NaN."""
     n, channels, height, width = images.shape
     unknown = images.isnan()
     levels = images.nan_to_num(0.0).mul_(255).add_(0.5).clamp_(0, 255).long().view(n * channels, -1)
@@ -48,7 +48,7 @@ def equalize(images: Tensor) -> Tensor:
 
 
 def adjust_sharpness(images: Tensor, factor: Tensor) -> Tensor:
-    """Move images away from a blurred copy of themselves, by factors (N,); 0 blurs, 1 changes nothing."""
+    """Scale the difference of images from a blurred copy by factors (N,); 0 blurs, 1 changes nothing."""
     if min(images.shape[2:]) <= 2:
         return images
     height, width = images.shape[2:]
@@ -57,7 +57,7 @@ def adjust_sharpness(images: Tensor, factor: Tensor) -> Tensor:
     for dy in range(3):
         for dx in range(3):
             smooth += images[:, :, dy : height - 2 + dy, dx : width - 2 + dx]
-    # The edge has no blurred copy and stays.
+    # The edge has no blurred values and does not change.
     inner = torch.lerp(smooth.mul_(1 / 13), inner, on_device(factor, images).view(-1, 1, 1, 1))
     images[:, :, 1:-1, 1:-1] = inner
     return images.clamp_(0, 1)

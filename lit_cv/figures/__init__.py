@@ -1,7 +1,8 @@
 """Figures of data, models and runs: plain matplotlib drawings, without Lightning.
 
-Every function returns a matplotlib `Figure` (no pyplot, no global state); `render` turns it into pixels and
-`save_png` writes those. matplotlib itself is imported at the first drawing, and torch with the figures of images.
+Every function returns a matplotlib `Figure` (no pyplot, no global state); `render` converts it to pixels, and
+`save_png` writes them to a file. matplotlib is imported when the first figure is drawn, torch with the functions that
+draw images.
 """
 
 from importlib import import_module
@@ -39,7 +40,7 @@ __all__ = [
     "short_number",
 ]
 
-_HOMES = {
+_SUBMODULES = {
     "canvas": "render save_png",
     "classification": "confusion_figure precision_recall_figure",
     "curves": "draw_training_curves",
@@ -53,7 +54,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    for file, names in _HOMES.items():
+    for file, names in _SUBMODULES.items():
         if name in names.split():
             return getattr(import_module(f"lit_cv.figures.{file}"), name)
     raise AttributeError(f"module 'lit_cv.figures' has no attribute {name!r}")

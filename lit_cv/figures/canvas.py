@@ -1,4 +1,4 @@
-"""From a matplotlib figure to pixels and to a PNG file."""
+"""Creation of matplotlib figures, and their conversion to pixels and PNG files."""
 
 import functools
 import re
@@ -21,30 +21,30 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLUE",
+    "GRAY",
     "GREEN",
-    "GREY",
     "INK",
     "ORANGE",
     "PALETTE",
     "RED",
-    "draws_names",
     "legend_name",
+    "literal_text",
     "new_figure",
     "render",
     "save_png",
     "style_axes",
 ]
 
-INK, GREY = "#24292f", "#8c959f"
+INK, GRAY = "#24292f", "#8c959f"
 BLUE, ORANGE, GREEN, RED = "#3b76af", "#e1812c", "#2f8f5b", "#c03d3e"
-PALETTE = (ORANGE, GREEN, "#7a5195", RED, "#845b53", "#d684bd", GREY, "#a9aa35")
+PALETTE = (ORANGE, GREEN, "#7a5195", RED, "#845b53", "#d684bd", GRAY, "#a9aa35")
 
 
 Arguments = ParamSpec("Arguments")
 
 
-def draws_names(function: "Callable[Arguments, Figure]") -> "Callable[Arguments, Figure]":
-    """Make a function that returns a figure draw with matplotlib's defaults, and show names in it as they are."""
+def literal_text(function: "Callable[Arguments, Figure]") -> "Callable[Arguments, Figure]":
+    """Decorate a function that returns a figure: use matplotlib's defaults, and draw all text literally."""
 
     @functools.wraps(function)
     def draw(*args: Arguments.args, **kwargs: Arguments.kwargs) -> "Figure":
@@ -56,14 +56,14 @@ def draws_names(function: "Callable[Arguments, Figure]") -> "Callable[Arguments,
 def _build(function: "Callable[[], Figure]") -> "Figure":
     with default_look():
         figure = function()
-        _show_text_as_it_is(figure)
+        _draw_text_literally(figure)
         return figure
 
 
-def _show_text_as_it_is(figure: "Figure") -> None:
-    """Keep matplotlib from reading names with dollar signs as formulas: all text but the numbers of log axes is plain.
+def _draw_text_literally(figure: "Figure") -> None:
+    """Keep matplotlib from parsing dollar signs in names as formulas, except in the tick labels of log axes.
 
-    A name that is no formula would end the drawing, another would be drawn as something else.
+    An invalid formula would raise an error, and a valid one would be drawn as something else.
     """
     from matplotlib.text import Text
     from matplotlib.ticker import LogFormatter
@@ -79,7 +79,7 @@ def _show_text_as_it_is(figure: "Figure") -> None:
 
 
 def legend_name(name: object, length: int = 60) -> str:
-    """Return a name as a legend shows it, in one line; matplotlib leaves out those that begin with an underscore.
+    """Format a name for a legend in one line; a leading underscore, which would hide it, is preceded by a space.
 
     Example:
         >>> legend_name("_run")
@@ -91,12 +91,12 @@ def legend_name(name: object, length: int = 60) -> str:
 
 
 def new_figure(width: float, height: float, constrained: bool = False) -> "Figure":
-    """Return an empty white figure that draws without a display.
+    """Return an empty white figure that needs no display.
 
     Args:
         width: Width in inches.
         height: Height in inches.
-        constrained: Whether matplotlib arranges the axes so that no labels overlap.
+        constrained: Whether to use the constrained layout, which avoids overlapping labels.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -109,17 +109,17 @@ def new_figure(width: float, height: float, constrained: bool = False) -> "Figur
 
 
 def style_axes(axes: "Axes", title: str) -> None:
-    """Give axes this project's look: a bold title on the left, light grid lines, no box."""
+    """Apply the style of lit_cv to axes: a bold title on the left, light grid lines, no box."""
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.tick_params(labelsize=8, color=GREY, labelcolor=INK)
+    axes.spines[["left", "bottom"]].set_color(GRAY)
+    axes.tick_params(labelsize=8, color=GRAY, labelcolor=INK)
     axes.grid(color="#e6e8eb", linewidth=0.7)
     axes.set_axisbelow(True)
 
 
 def render(figure: "Figure") -> NDArray[np.uint8]:
-    """Draw a figure.
+    """Draw a figure and return its pixels.
 
     Returns:
         Pixels, (height, width, 3) uint8.
@@ -144,7 +144,7 @@ def _rendered(figure: "Figure") -> Any:
 
 
 def _draw(canvas: Any) -> set[str]:
-    """Draw, and return the letters that the fonts did not have."""
+    """Draw a figure, and return the characters that its fonts lack."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("always")
         canvas.draw()
@@ -157,16 +157,16 @@ def _draw(canvas: Any) -> set[str]:
     return missing
 
 
-def save_png(picture: NDArray[np.uint8], path: str | Path) -> None:
-    """Write pixels to a PNG file, which a reader sees either old or new, never half written.
+def save_png(pixels: NDArray[np.uint8], path: str | Path) -> None:
+    """Write pixels to a PNG file atomically: readers never see a partial file.
 
     Args:
-        picture: Pixels, (height, width, 3) uint8.
-        path: The file; its folder is made if it is missing.
+        pixels: (height, width, 3) uint8.
+        path: The file; its folder is created if it is missing.
     """
     from PIL import Image
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, "the figure", sync=False) as part:
-        Image.fromarray(picture).save(part, format="PNG")
+        Image.fromarray(pixels).save(part, format="PNG")

@@ -1,4 +1,4 @@
-"""What a classifier gets wrong: the confusion matrix, precision and recall."""
+"""Figures of the errors of a classifier: the confusion matrix, precision and recall."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -7,37 +7,37 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_cv.figures.canvas import BLUE, INK, ORANGE, draws_names, new_figure, style_axes
+from lit_cv.figures.canvas import BLUE, INK, ORANGE, literal_text, new_figure, style_axes
 from lit_cv.figures.images import short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["confusion_figure", "precision_recall_figure", "separate_cells"]
+__all__ = ["confusion_figure", "draw_cell_borders", "precision_recall_figure"]
 
-_COUNTED = 20  # classes up to which the counts are written into the cells
-_NAMED = 50  # classes up to which their names are written
-_SEPARATED = 30  # classes up to which lines stand between the cells: smaller cells would be all lines
-_BARS = 30  # classes whose precision and recall are shown
+_COUNTED = 20  # maximum number of classes for counts in the cells
+_NAMED = 50  # maximum number of classes for class names
+_SEPARATED = 30  # maximum number of classes for lines between the cells
+_BARS = 30  # maximum number of classes with bars
 
 
-@draws_names
+@literal_text
 def confusion_figure(matrix: Tensor, class_names: Sequence[str] | None = None, heading: str = "") -> "Figure":
-    """Draw a confusion matrix: colors are shares of a true class, numbers are counts.
+    """Draw a confusion matrix with counts, colored by the fraction of each true class.
 
     Args:
-        matrix: (K, K) counts; row = true class, column = predicted class. Up to 20 classes the counts are
-            written into the cells, up to 50 the names of the classes beside them.
+        matrix: (K, K) counts; row = true class, column = predicted class. Counts are written for up to 20 classes,
+            class names for up to 50.
         class_names: Names of the K classes.
-        heading: Title; the share of right predictions is added to it.
+        heading: Title; the accuracy is appended.
 
     Raises:
         ValueError: If the matrix is not square.
     """
     counts = matrix.detach().cpu().numpy().astype(np.int64)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or counts.size == 0:
-        raise ValueError(f"a matrix of shape {counts.shape} was given: a confusion matrix is square, (K, K).")
+        raise ValueError(f"confusion matrix of shape {counts.shape}: give a square matrix, (K, K).")
     from matplotlib.colors import PowerNorm
 
     classes = len(counts)
@@ -45,7 +45,7 @@ def confusion_figure(matrix: Tensor, class_names: Sequence[str] | None = None, h
     side = 8.0 if classes > _NAMED else 1.6 + (0.52 if classes <= _COUNTED else 0.19) * classes
     figure = new_figure(max(side, 4.2) + 1.2, max(side, 4.2), constrained=True)
     axes = figure.add_subplot()
-    # The square root of the share lifts the few errors of a good classifier above white.
+    # The square root makes the few errors of a good classifier visible.
     shown = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     bar = figure.colorbar(shown, ax=axes, shrink=0.8, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1])
     bar.ax.set_yticklabels(["0", "1 %", "5 %", "20 %", "50 %", "100 %"], fontsize=8)
@@ -58,19 +58,19 @@ def confusion_figure(matrix: Tensor, class_names: Sequence[str] | None = None, h
         axes.tick_params(labelsize=size, length=0, labelcolor=INK)
     if classes <= _COUNTED:
         _write_counts(axes, counts, shares)
-    separate_cells(axes, classes)
+    draw_cell_borders(axes, classes)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted class", fontsize=9, color=INK)
     axes.set_ylabel("true class", fontsize=9, color=INK)
     right, total = int(np.trace(counts)), int(counts.sum())
-    accuracy = f"{100 * right / max(total, 1):.2f} % of {total:,} right"
+    accuracy = f"{100 * right / max(total, 1):.2f} % of {total:,} correct"
     title = f"{heading}: {accuracy}" if heading else accuracy
     axes.set_title(title, fontsize=10, fontweight="bold", color=INK)
     return figure
 
 
-def separate_cells(axes: "Axes", classes: int) -> None:
-    """Draw thin lines between the cells of a (classes, classes) picture, unless there are too many."""
+def draw_cell_borders(axes: "Axes", classes: int) -> None:
+    """Draw thin lines between the cells of a (classes, classes) image, unless there are too many."""
     if classes > _SEPARATED:
         return
     edges = np.arange(classes + 1) - 0.5
@@ -87,19 +87,19 @@ def _write_counts(axes: "Axes", counts: NDArray[np.int64], shares: NDArray[np.fl
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=size, color=color)
 
 
-@draws_names
+@literal_text
 def precision_recall_figure(table: Tensor, class_names: Sequence[str] | None = None, heading: str = "") -> "Figure":
-    """Draw precision and recall of every class as bars: for images that carry several labels.
+    """Draw precision and recall of every class as bars, for multi-label classification.
 
     Args:
-        table: (3, K) numbers of images: those of a class that were given its label, those that were given
-            the label, those of the class. The 30 most frequent classes are shown.
+        table: (3, K) numbers of images: true positives, predicted positives and actual positives of each class. The 30
+            most frequent classes are shown.
         class_names: Names of the K classes.
         heading: Title.
     """
-    hits, given, present = table.detach().cpu().double().numpy()
+    hits, predicted, present = table.detach().cpu().double().numpy()
     shown = np.argsort(-present, kind="stable")[:_BARS]
-    precision = (hits / np.maximum(given, 1))[shown]
+    precision = (hits / np.maximum(predicted, 1))[shown]
     recall = (hits / np.maximum(present, 1))[shown]
     names = [short_name(class_names[i] if class_names else i) for i in shown]
     figure = new_figure(6.5, 1.3 + 0.3 * len(shown), constrained=True)

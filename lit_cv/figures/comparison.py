@@ -1,4 +1,4 @@
-"""Pictures of a comparison of learning approaches, drawn from what was measured."""
+"""Figures of a comparison of learning approaches, drawn from its results."""
 
 import math
 import statistics
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lit_cv.figures.canvas import BLUE, GREY, INK, PALETTE, draws_names, legend_name, new_figure, style_axes
+from lit_cv.figures.canvas import BLUE, GRAY, INK, PALETTE, legend_name, literal_text, new_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,20 +16,20 @@ __all__ = ["Cell", "Measured", "compute_figure", "cost_figure", "labels_figure",
 
 _COLORS = (INK, BLUE, *PALETTE)
 _MARKERS = "os^Dv<>phX"
-_TARGET = 0.95  # of the best mean: what "good enough" is in the panels that ask how much it takes
+_TARGET = 0.95  # fraction of the best mean that the panels about required labels use as their target
 
 
 @dataclass(frozen=True)
 class Cell:
-    """An approach at a number of labels.
+    """Results of an approach with a number of labels.
 
     Attributes:
-        budget: The number as it was given: of each class, a share, or `all`.
+        budget: The label budget as configured: labels per class, a fraction, or `all`.
         labels: The number of labels.
-        images: The number of images that training looks at, with labels or without.
+        images: The number of images used in training, labeled or not.
         values: The metric of each seed, in [0, 1].
-        seconds: Mean seconds of training with labels.
-        pretraining_seconds: Those of the pretraining before it.
+        seconds: Mean duration of the training with labels in seconds.
+        pretraining_seconds: Mean duration of the pretraining in seconds.
     """
 
     budget: str
@@ -41,31 +41,31 @@ class Cell:
 
     @property
     def mean(self) -> float:
-        """Mean of the seeds."""
+        """Mean over the seeds."""
         return statistics.mean(self.values)
 
     @property
     def spread(self) -> float:
-        """Standard deviation of the seeds, `nan` for one."""
+        """Standard deviation over the seeds, `nan` for a single seed."""
         return statistics.stdev(self.values) if len(self.values) > 1 else math.nan
 
 
 @dataclass(frozen=True)
 class Measured:
-    """An approach with its cells, by rising number of labels."""
+    """An approach and its results, in ascending order of labels."""
 
     name: str
     title: str
     cells: tuple[Cell, ...]
 
     def cell(self, budget: str) -> Cell | None:
-        """Return the cell of a number of labels."""
+        """Return the result for a label budget, `None` if there is none."""
         return next((cell for cell in self.cells if cell.budget == budget), None)
 
 
-@draws_names
+@literal_text
 def labels_figure(measured: Sequence[Measured], metric: str) -> "Figure":
-    """Draw the metric against the number of labels: mean, spread, and each seed as a dot."""
+    """Draw the metric against the number of labels: mean, standard deviation, and each seed as a dot."""
     figure = new_figure(7.0, 4.6, constrained=True)
     axes = figure.add_subplot()
     _curves(axes, measured, lambda cell: cell.labels)
@@ -74,9 +74,9 @@ def labels_figure(measured: Sequence[Measured], metric: str) -> "Figure":
     return figure
 
 
-@draws_names
+@literal_text
 def compute_figure(measured: Sequence[Measured], metric: str) -> "Figure":
-    """Draw the metric against the seconds of training, pretraining included; larger marks stand for more labels."""
+    """Draw the metric against the training time including pretraining; larger markers mean more labels."""
     figure = new_figure(7.0, 4.6, constrained=True)
     axes = figure.add_subplot()
     for place, approach in enumerate(measured):
@@ -89,25 +89,25 @@ def compute_figure(measured: Sequence[Measured], metric: str) -> "Figure":
             )
             axes.annotate(cell.budget, (total, 100 * cell.mean), (6, -3), textcoords="offset points", fontsize=7,
                           color=color)  # fmt: skip
-    _finish(axes, f"{metric} against compute", "seconds of training, pretraining included", metric)
+    _finish(axes, f"{metric} against compute", "training time in seconds, including pretraining", metric)
     _legend(axes)
     return figure
 
 
-@draws_names
+@literal_text
 def cost_figure(measured: Sequence[Measured], metric: str, cost_per_label: float) -> "Figure":
-    """Draw the metric against what the labels cost."""
+    """Draw the metric against the cost of the labels."""
     figure = new_figure(7.0, 4.6, constrained=True)
     axes = figure.add_subplot()
     _curves(axes, measured, lambda cell: cell.labels * cost_per_label)
-    _finish(axes, f"{metric} against annotation", f"cost of annotation, {cost_per_label:g} a label", metric)
+    _finish(axes, f"{metric} against annotation", f"cost of annotation, {cost_per_label:g} per label", metric)
     _legend(axes)
     return figure
 
 
-@draws_names
+@literal_text
 def overview_figure(measured: Sequence[Measured], metric: str, cost_per_label: float | None = None) -> "Figure":
-    """Draw the four panels: data needed, annotation effort, performance, time."""
+    """Draw four panels: required data, annotation effort, performance and time."""
     figure = new_figure(12.5, 7.6, constrained=True)
     best = max(cell.mean for approach in measured for cell in approach.cells)
     target = _TARGET * best
@@ -121,10 +121,10 @@ def overview_figure(measured: Sequence[Measured], metric: str, cost_per_label: f
 
 
 def labels_needed(approach: Measured, target: float) -> float:
-    """Return how many labels an approach needs for a mean of `target`: between two measured, on a logarithmic line.
+    """Return the number of labels that an approach needs for a mean of `target`, by logarithmic interpolation.
 
     Returns:
-        The number; that of the least budget where it suffices, `inf` where the greatest does not.
+        The number; the smallest budget if it is sufficient, `inf` if the largest one is not.
 
     Example:
         >>> cells = tuple(Cell(str(n), n, n, (v,), 1.0, 0.0) for n, v in ((10, 0.5), (1000, 0.9)))
@@ -137,8 +137,8 @@ def labels_needed(approach: Measured, target: float) -> float:
             if k == 0:
                 return float(cell.labels)
             before = cells[k - 1]
-            share = (target - before.mean) / (cell.mean - before.mean)
-            return float(before.labels * (cell.labels / before.labels) ** share)
+            fraction = (target - before.mean) / (cell.mean - before.mean)
+            return float(before.labels * (cell.labels / before.labels) ** fraction)
     return math.inf
 
 
@@ -170,16 +170,16 @@ def _legend(axes: "Axes") -> None:
 
 
 def _images_panel(axes: "Axes", measured: Sequence[Measured], needed: dict[str, float], title: str) -> None:
-    """Bars: images without labels that an approach looks at, and those with labels that it needs."""
+    """Draw bars of the labeled images that an approach needs and the unlabeled images that it uses."""
     rows = range(len(measured))
     largest = 0.0
     for row, approach in zip(rows, measured, strict=True):
         labels, images = needed[approach.name], float(approach.cells[0].images)
-        whole = images > approach.cells[0].labels  # it looks at images without labels, too
+        uses_unlabeled = images > approach.cells[0].labels
         if math.isinf(labels):
-            axes.text(0, row, " not reached", va="center", fontsize=8, color=GREY)
+            axes.text(0, row, " not reached", va="center", fontsize=8, color=GRAY)
             continue
-        unlabeled = max(images - labels, 0.0) if whole else 0.0
+        unlabeled = max(images - labels, 0.0) if uses_unlabeled else 0.0
         axes.barh(row, labels, 0.6, color=BLUE, label="with labels" if not largest else None)
         axes.barh(row, unlabeled, 0.6, left=labels, color="#c9d7e6")
         axes.text(labels + unlabeled, row, f" {labels:,.0f} + {unlabeled:,.0f}", va="center", fontsize=8, color=INK)
@@ -194,7 +194,7 @@ def _effort_panel(
     for row, approach in enumerate(measured):
         labels = needed[approach.name]
         if math.isinf(labels):
-            axes.text(0, row, " not reached", va="center", fontsize=8, color=GREY)
+            axes.text(0, row, " not reached", va="center", fontsize=8, color=GRAY)
             continue
         value = labels * (cost or 1.0)
         at_most = "≤ " if labels == approach.cells[0].labels else ""
@@ -208,7 +208,7 @@ def _effort_panel(
             color=INK,
         )
         largest = max(largest, value)
-    _horizontal(axes, measured, title, "labels" if cost is None else f"cost at {cost:g} a label", largest)
+    _horizontal(axes, measured, title, "labels" if cost is None else f"cost at {cost:g} per label", largest)
 
 
 def _performance_panel(axes: "Axes", measured: Sequence[Measured], metric: str) -> None:
@@ -222,7 +222,7 @@ def _performance_panel(axes: "Axes", measured: Sequence[Measured], metric: str) 
             spread = 0.0 if math.isnan(cell.spread) else 100 * cell.spread
             axes.bar(group + (place - (len(measured) - 1) / 2) * width, 100 * cell.mean, width, yerr=spread, capsize=2,
                      color=_COLORS[place % len(_COLORS)], label=legend_name(approach.title) if group == 0 else None,
-                     error_kw={"linewidth": 0.8, "ecolor": GREY})  # fmt: skip
+                     error_kw={"linewidth": 0.8, "ecolor": GRAY})  # fmt: skip
     style_axes(axes, f"performance: {metric} with mean and spread")
     axes.set_xticks(range(len(order)), [f"{budgets[budget]:,} labels" for budget in order])
     axes.set_ylabel(f"test {metric} in %", fontsize=8, color=INK)
@@ -234,12 +234,13 @@ def _time_panel(axes: "Axes", measured: Sequence[Measured]) -> None:
     largest = 0.0
     for row, approach in enumerate(measured):
         pretraining = statistics.mean(cell.pretraining_seconds for cell in approach.cells)
-        own = statistics.mean(cell.seconds for cell in approach.cells)
+        training = statistics.mean(cell.seconds for cell in approach.cells)
+        total = pretraining + training
         axes.barh(row, pretraining, 0.6, color="#c9d7e6", label="pretraining, once" if row == 0 else None)
-        axes.barh(row, own, 0.6, left=pretraining, color=BLUE, label="with labels, a run" if row == 0 else None)
-        axes.text(pretraining + own, row, f" {pretraining + own:,.1f}", va="center", fontsize=8, color=INK)
-        largest = max(largest, pretraining + own)
-    _horizontal(axes, measured, "time of training", "seconds", largest)
+        axes.barh(row, training, 0.6, left=pretraining, color=BLUE, label="with labels, per run" if row == 0 else None)
+        axes.text(total, row, f" {total:,.1f}", va="center", fontsize=8, color=INK)
+        largest = max(largest, total)
+    _horizontal(axes, measured, "training time", "seconds", largest)
     axes.legend(fontsize=7, frameon=False, loc="upper center", ncols=2, bbox_to_anchor=(0.5, -0.12))
 
 

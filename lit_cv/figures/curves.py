@@ -1,4 +1,4 @@
-"""The course of a run in one picture, drawn from its `metrics.csv` alone."""
+"""A figure of the training curves of a run, drawn from its `metrics.csv`."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from lit_cv.figures.canvas import (
     BLUE,
+    GRAY,
     GREEN,
-    GREY,
     INK,
     ORANGE,
     PALETTE,
-    draws_names,
     legend_name,
+    literal_text,
     new_figure,
     render,
     save_png,
@@ -32,8 +32,8 @@ __all__ = ["add_heading", "draw_training_curves", "finish_axes", "plot_series"]
 
 Numbers = NDArray[np.float64]
 
-_SERIES = 8  # lines in a panel, at most
-_POINTS = 1500  # points of a line, at most
+_SERIES = 8  # maximum number of lines in a panel
+_POINTS = 1500  # approximate maximum number of points of a line
 
 
 def draw_training_curves(
@@ -47,42 +47,42 @@ def draw_training_curves(
     """Draw losses, metrics, learning rate and a summary of a run.
 
     Args:
-        csv_path: The `metrics.csv` that the run left.
-        png_path: The picture to write.
-        monitor: Metric that decides which epoch is the best.
-        mode: Whether a smaller (`min`) or greater (`max`) value of it is better.
-        facts: Further lines for the summary, such as the time that it took.
-        heading: Title of the picture.
+        csv_path: The `metrics.csv` of the run.
+        png_path: The figure to write.
+        monitor: Metric that determines the best epoch.
+        mode: Whether smaller (`min`) or larger (`max`) values of it are better.
+        facts: Additional lines of the summary, such as the duration.
+        heading: Title of the figure.
 
     Returns:
-        What was read.
+        The metrics of the run.
 
     Raises:
-        FileNotFoundError: If there is no such table.
-        ValueError: If nothing was logged in it.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it contains no metrics.
     """
     history = History.read(csv_path)
     if not history.names:
-        raise ValueError(f"{csv_path} holds no metric: nothing was logged in this run.")
+        raise ValueError(f"{csv_path} contains no metrics: this run has logged nothing.")
     save_png(render(_training_figure(history, monitor, mode, facts or {}, heading)), png_path)
     return history
 
 
-@draws_names
+@literal_text
 def _training_figure(history: History, monitor: str, mode: str, facts: Mapping[str, str], heading: str) -> "Figure":
     best = history.best(monitor, mode)
     panels: list[Callable[[Axes], None]] = [lambda axes: _losses(axes, history, monitor, mode)]
     if best and monitor != "val_loss":
         panels.append(lambda axes: _monitor(axes, history, monitor, mode))
     others = [n for n in history.names if n.startswith("val_") and n not in (monitor, "val_loss")]
-    others = [n for n in others if not n.endswith("_ci95")]  # of a metric that is shown
+    others = [n for n in others if not n.endswith("_ci95")]  # confidence intervals of metrics
     main = ("train_loss", "val_loss", monitor)
     losses = [name for name in history.names if name.endswith("_loss") and name not in main]
     metrics = [name for name in others if name not in losses]
     if metrics:
-        panels.append(lambda axes: _several(axes, history, metrics, "further metrics of validation"))
+        panels.append(lambda axes: _several(axes, history, metrics, "other validation metrics"))
     if losses:
-        panels.append(lambda axes: _several(axes, history, losses, "parts of the loss"))
+        panels.append(lambda axes: _several(axes, history, losses, "components of the loss"))
     rates = [name for name in history.names if name == "lr" or name.startswith(("lr_", "lr-"))]
     if "lr_head" in rates:  # the same as `lr`
         rates.remove("lr")
@@ -94,20 +94,20 @@ def _training_figure(history: History, monitor: str, mode: str, facts: Mapping[s
     add_heading(figure, heading)
     for place, panel in enumerate(panels, 1):
         panel(figure.add_subplot(rows, columns, place))
-    axes = figure.add_subplot(rows, columns, (len(panels) + 1, rows * columns))  # what room is left
+    axes = figure.add_subplot(rows, columns, (len(panels) + 1, rows * columns))  # the remaining cells
     _summary(axes, history, monitor, best, facts, wide=rows * columns > len(panels) + 1)
     return figure
 
 
 def add_heading(figure: "Figure", heading: str) -> None:
-    """Write a title above all panels, if there is one."""
+    """Write a title above all panels, unless it is empty."""
     if heading:
         style = {"fontsize": 12, "fontweight": "bold", "color": INK}
         figure.suptitle(heading, x=0.01, ha="left", parse_math=False, **style)
 
 
 def finish_axes(axes: "Axes", title: str, unit: str) -> None:
-    """Give a panel its title, its legend and the unit of its x axis."""
+    """Add the title, the legend and the label of the x axis to a panel."""
     style_axes(axes, title)
     _finish(axes, unit)
 
@@ -121,7 +121,7 @@ def plot_series(axes: "Axes", history: History, name: str, color: str, label: st
     if len(values) > 40:
         style.pop("marker", None)
     elif len(values) == 1:
-        style.setdefault("marker", ".")  # a line of one point is not seen
+        style.setdefault("marker", ".")  # a line of one point is invisible
     axes.plot(
         steps if x is None else x,
         values,
@@ -132,7 +132,7 @@ def plot_series(axes: "Axes", history: History, name: str, color: str, label: st
 
 
 def _thin(steps: Numbers, values: Numbers) -> tuple[Numbers, Numbers]:
-    stride = max(len(steps) // _POINTS, 1)  # more could not be told apart, and take long to draw
+    stride = max(len(steps) // _POINTS, 1)  # more points are indistinguishable and slow to draw
     return steps[::stride], values[::stride]
 
 
@@ -143,13 +143,13 @@ def _finish(axes: "Axes", unit: str) -> None:
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7.5, edgecolor="none", framealpha=0.85)  # white, over the line of the best epoch
+        axes.legend(fontsize=7.5, edgecolor="none", framealpha=0.85)  # white, to cover the line of the best epoch
 
 
 def _losses(axes: "Axes", history: History, monitor: str, mode: str) -> None:
     means = history.series("train_loss")[1]
     steps = history.series("train_loss_step")[1]
-    if len(steps) != len(means) or not np.allclose(steps, means, rtol=1e-3):  # epochs of one step: the same line
+    if len(steps) != len(means) or not np.allclose(steps, means, rtol=1e-3):  # equal if every epoch has one step
         plot_series(axes, history, "train_loss_step", BLUE, "train, single steps", linewidth=0.6, alpha=0.4)
     plot_series(axes, history, "train_loss", BLUE, "train", marker="o", markersize=3.5)
     plot_series(axes, history, "val_loss", ORANGE, "validation", marker="o", markersize=3.5)
@@ -173,7 +173,7 @@ def _mark_best(axes: "Axes", history: History, monitor: str, mode: str, star: bo
     if best is None:
         return
     steps, values = history.series(monitor)
-    index = int(np.flatnonzero(values == best[0])[-1])  # of equal ones the later
+    index = int(np.flatnonzero(values == best[0])[-1])  # the last of equal values
     x = history.epochs_at(steps)
     place = (steps if x is None else x)[index]
     axes.axvline(place, color=GREEN, linewidth=0.9, linestyle=":")
@@ -201,7 +201,7 @@ def _learning_rate(axes: "Axes", history: History, names: list[str]) -> None:
         positive.append(values[values > 0])
     rates = np.concatenate(positive)
     style_axes(axes, "learning rate")
-    # The last step of a decay to zero alone is no reason for a log axis: look at the bulk of the steps.
+    # The quantile ignores the last steps of a decay to zero, which alone do not justify a log axis.
     if len(rates) and rates.max() > 100 * np.quantile(rates, 0.1):
         axes.set_yscale("log")
     else:
@@ -222,11 +222,11 @@ def _summary(
     axes.set_axis_off()
     names = [name for name in (monitor, "train_loss", "val_loss") if name in history.names]
     names = list(dict.fromkeys([*names, *(n for n in history.names if n.startswith("val_"))]))[:_SERIES]
-    heads = {"best epoch": best[1]} if best else {}
+    header = {"best epoch": best[1]} if best else {}
     if names:
-        heads["last epoch"] = history.epochs or heads.get("best epoch", 0)
+        header["last epoch"] = history.epochs or header.get("best epoch", 0)
     width = min(20, max([11, *map(len, names)]) + 1)
-    lines = [(" " * width + "".join(f"{text:>11}" for text in row), GREY) for row in (heads, heads.values())]
+    lines = [(" " * width + "".join(f"{text:>11}" for text in row), GRAY) for row in (header, header.values())]
     for name in names:
         cells = [best[0] if name == monitor else history.last(name, best[1])] if best else []
         cells.append(history.last(name))
@@ -234,13 +234,13 @@ def _summary(
         name = printable(name, lines=False)
         shown = name if len(name) < width else f"{name[: width - 2]}…"
         lines.append((f"{shown:<{width}}{text}", GREEN if name == monitor else INK))
-    known = {"epochs": f"{history.epochs}", "steps": f"{history.steps:,}", **facts}
-    beside = [(f"{key:<12}  {value}", INK) for key, value in known.items()]
+    all_facts = {"epochs": f"{history.epochs}", "steps": f"{history.steps:,}", **facts}
+    fact_lines = [(f"{key:<12}  {value}", INK) for key, value in all_facts.items()]
     if wide:
         _write(axes, 0.0, lines)
-        _write(axes, 0.5, [("", INK), ("", INK), *beside])
+        _write(axes, 0.5, [("", INK), ("", INK), *fact_lines])
     else:
-        _write(axes, 0.0, [*lines, ("", INK), *beside])
+        _write(axes, 0.0, [*lines, ("", INK), *fact_lines])
 
 
 def _write(axes: "Axes", x: float, lines: list[tuple[str, str]]) -> None:

@@ -1,4 +1,4 @@
-"""Embeddings of two domains, before and after adaptation."""
+"""A figure of the embeddings of two domains before and after adaptation."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_cv.figures.canvas import BLUE, GREY, INK, ORANGE, draws_names, legend_name, new_figure, style_axes
+from lit_cv.figures.canvas import BLUE, GRAY, INK, ORANGE, legend_name, literal_text, new_figure, style_axes
 from lit_cv.figures.images import short_name
 
 if TYPE_CHECKING:
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 __all__ = ["DomainMap", "domain_figure", "map_embedding"]
 
-_NAMED = 20  # classes up to which a legend names them
+_NAMED = 20  # maximum number of classes in a legend
 
 
 class DomainMap(NamedTuple):
-    """Images of both domains in the plane.
+    """A two-dimensional map of the images of both domains.
 
     Attributes:
-        title: What they show.
-        places: (N, 2).
+        title: Title of the map.
+        places: (N, 2), coordinates.
         domains: (N,) 0 for the source, 1 for the target.
         labels: (N,) classes, -1 if unknown.
     """
@@ -35,11 +35,12 @@ class DomainMap(NamedTuple):
 
 
 def map_embedding(embedding: NDArray[np.float32], method: Literal["tsne", "pca"]) -> NDArray[np.float64]:
-    """Return the places of embedded images in the plane, the same for the same embedding.
+    """Project an embedding to two dimensions, deterministically.
 
     Args:
         embedding: (N, D), N at least 4.
-        method: `tsne` keeps neighbors together (van der Maaten and Hinton 2008), `pca` shows the widest directions.
+        method: `tsne` preserves neighborhoods (van der Maaten and Hinton 2008), `pca` the directions of largest
+            variance.
     """
     from sklearn.decomposition import PCA
 
@@ -53,14 +54,14 @@ def map_embedding(embedding: NDArray[np.float32], method: Literal["tsne", "pca"]
     return np.asarray(model.fit_transform(np.nan_to_num(embedding)), dtype=np.float64)
 
 
-@draws_names
+@literal_text
 def domain_figure(maps: Sequence[DomainMap], class_names: Sequence[str] | None = None, heading: str = "") -> "Figure":
     """Draw each map twice, colored by domain and by class.
 
     Args:
-        maps: One row each.
+        maps: The maps, one per row.
         class_names: Names of the classes.
-        heading: A line above.
+        heading: Title of the figure.
     """
     figure = new_figure(9.6, 4.2 * len(maps) + 0.3, constrained=True)
     if heading:
@@ -81,7 +82,7 @@ def _by_class(axes: "Axes", shown: DomainMap, class_names: Sequence[str] | None)
 
     classes = int(max(shown.labels.max() + 1, len(class_names or ()), 1))
     palette = colormaps["tab10" if classes <= 10 else "tab20" if classes <= 20 else "turbo"]
-    _points(axes, shown, shown.labels < 0, GREY, "unlabeled")
+    _points(axes, shown, shown.labels < 0, GRAY, "unlabeled")
     for label in range(classes):
         color = palette(label if classes <= 20 else label / (classes - 1))
         name = short_name(class_names[label] if class_names else label)

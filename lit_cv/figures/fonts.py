@@ -1,4 +1,4 @@
-"""Fonts for letters that matplotlib's own font does not have: names in any script."""
+"""Fonts for characters that matplotlib's default font lacks, for names in any script."""
 
 import contextlib
 import logging
@@ -9,17 +9,17 @@ __all__ = ["default_font", "fonts_with"]
 
 log = logging.getLogger("lit_cv")
 
-_told: set[str] = set()
+_reported: set[str] = set()
 
 
 def fonts_with(letters: Iterable[str]) -> list[tuple[str, str]]:
-    """Return installed fonts that have these letters between them, as few as were found; say once what none has.
+    """Return a few installed fonts that together have these characters; warn once about missing characters.
 
     Args:
-        letters: The letters.
+        letters: The characters.
 
     Returns:
-        Name and path of each.
+        Name and path of each font.
 
     Example:
         >>> fonts_with("")
@@ -28,15 +28,15 @@ def fonts_with(letters: Iterable[str]) -> list[tuple[str, str]]:
     missing = {letter for letter in letters if not letter.isspace()}
     chosen = []
     for name, path in _plain_fonts() if missing else ():
-        if found := {letter for letter in missing if ord(letter) in _letters(path)}:
+        if covered := {letter for letter in missing if ord(letter) in _letters(path)}:
             chosen.append((name, path))
-            missing -= found
+            missing -= covered
         if not missing:
             break
-    if missing - _told:
-        _told.update(missing)
+    if missing - _reported:
+        _reported.update(missing)
         log.warning(
-            "No font on this machine has the letters %s: they are boxes in pictures until one is installed, such as "
+            "No installed font has the characters %s: figures show them as boxes. Install such a font, for example "
             "Noto Sans (fonts-noto, fonts-noto-cjk).",
             "".join(sorted(missing)[:20]),
         )
@@ -45,7 +45,7 @@ def fonts_with(letters: Iterable[str]) -> list[tuple[str, str]]:
 
 @cache
 def default_font() -> str:
-    """Return the path of the font that comes with matplotlib."""
+    """Return the path of matplotlib's default font."""
     from matplotlib import get_data_path
 
     return f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf"
@@ -53,19 +53,19 @@ def default_font() -> str:
 
 @cache
 def _plain_fonts() -> list[tuple[str, str]]:
-    """Return name and path of upright fonts of usual weight, those first that names look best in."""
+    """Return name and path of upright fonts of regular weight, preferred fonts first."""
     from matplotlib.font_manager import findSystemFonts, fontManager
 
-    known = {font.fname for font in fontManager.ttflist}
-    for path in findSystemFonts():  # matplotlib remembers what there was when it looked first
-        if path not in known:
-            with contextlib.suppress(Exception):  # of all kinds, for files that are no fonts
+    cached = {font.fname for font in fontManager.ttflist}
+    for path in findSystemFonts():  # matplotlib's cache lacks fonts installed after its creation
+        if path not in cached:
+            with contextlib.suppress(Exception):  # files that are not fonts raise errors of any type
                 fontManager.addfont(path)
     fonts = {
         (font.name, font.fname)
         for font in fontManager.ttflist
         if font.style == font.variant == "normal" and font.weight in (400, "normal", "regular", "book")
-        if not font.name.startswith("Last Resort")  # which has a box for every letter
+        if not font.name.startswith("Last Resort")  # has a box for every character
     }
 
     def rank(font: tuple[str, str]) -> tuple[bool, bool, bool, str, str]:
@@ -77,7 +77,7 @@ def _plain_fonts() -> list[tuple[str, str]]:
 
 @cache
 def _letters(path: str) -> frozenset[int]:
-    """Return the letters that a font can draw; none of one made of pictures, which matplotlib cannot scale."""
+    """Return the code points that a font can draw; empty for bitmap fonts, which matplotlib cannot scale."""
     from matplotlib.ft2font import FT2Font
 
     try:

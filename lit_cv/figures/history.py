@@ -1,4 +1,4 @@
-"""What a run logged, as series over steps and epochs."""
+"""The logged metrics of a run, as series over steps and epochs."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from lit_cv.metrics_table import read_metrics
 
 __all__ = ["History", "is_drawable", "short_number"]
 
-_LARGEST = 1e100  # beyond, matplotlib's arithmetic of axes overflows
+_LARGEST = 1e100  # larger values overflow in matplotlib's axes
 
 Series = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -19,11 +19,11 @@ Series = tuple[NDArray[np.float64], NDArray[np.float64]]
 class History:
     """The rows of a `metrics.csv`.
 
-    Epochs count from 1 here, as people do (the file counts from 0), and `epochs_at` gives fractions of them:
-    the first step of 100 in the first epoch ends at 0.01.
+    Epochs count from 1 here (from 0 in the file), and `epochs_at` returns fractions of epochs: the first of 100 steps
+    in the first epoch ends at 0.01.
 
     Args:
-        rows: A dict for each row, with `step`, `epoch` and the metrics that were logged there.
+        rows: A dict for each row, with `step`, `epoch` and the logged metrics.
 
     Example:
         >>> accuracies = [0.5, 0.9, 0.8]
@@ -45,27 +45,27 @@ class History:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the run."""
+        """Number of optimizer steps of the run."""
         return int(self.rows[-1]["step"]) + 1 if self.rows else 0
 
     @property
     def epochs(self) -> int:
-        """Epochs that ended."""
+        """Number of completed epochs."""
         return int(self._ends[1][-1]) if len(self._ends[1]) > 1 else 0
 
     @property
     def unit(self) -> str:
-        """What `epochs_at` counts, `epoch`; `step` as long as no epoch has ended."""
+        """Unit of `epochs_at`: `epoch`, or `step` if no epoch was completed."""
         return "epoch" if self.epochs else "step"
 
     def series(self, name: str) -> Series:
-        """Return a metric's finite values, and how many steps were done when each was logged, steps first."""
+        """Return the number of completed steps and the value for each finite value of a metric."""
         pairs = [(row["step"] + 1, row[name]) for row in self.rows if is_drawable(row.get(name, math.nan))]
         both = np.array(pairs, dtype=np.float64).reshape(-1, 2)
         return both[:, 0], both[:, 1]
 
     def epochs_at(self, steps: NDArray[np.float64]) -> NDArray[np.float64] | None:
-        """Return how many epochs had passed at these steps, `None` when no epoch has ended."""
+        """Convert steps to fractional epochs, `None` if no epoch was completed."""
         ends, counts = self._ends
         if len(ends) < 2:
             return None
@@ -74,11 +74,11 @@ class History:
         return np.where(steps > ends[-1], beyond, np.interp(steps, ends, counts))
 
     def best(self, name: str, mode: str) -> tuple[float, int] | None:
-        """Return a metric's best value and the last epoch (from 1) that reached it; `None` if it never was logged.
+        """Return the best value of a metric and the last epoch (from 1) with it, `None` if it was not logged.
 
         Args:
             name: The metric.
-            mode: Whether a smaller (`min`) or greater (`max`) value is better.
+            mode: Whether smaller (`min`) or larger (`max`) values are better.
         """
         rows = [row for row in self.rows if math.isfinite(row.get(name, math.nan))]
         if not rows:
@@ -87,28 +87,28 @@ class History:
         return row[name], int(row.get("epoch", 0)) + 1
 
     def last(self, name: str, epoch: int | None = None) -> float | None:
-        """Return a metric's last value, of all or of one epoch (from 1)."""
+        """Return the last value of a metric, in the run or in one epoch (from 1)."""
         for row in reversed(self.rows):
             if name in row and epoch in (None, int(row.get("epoch", 0)) + 1):
                 return row[name]
         return None
 
     def _epoch_ends(self) -> Series:
-        """Return the steps at which epochs ended and how many had then passed, from (0, 0) on."""
-        # Means of training are logged at the end of an epoch; validation, alone, may run within one.
-        signs = {"train_loss"} & set(self.names) or {name for name in self.names if name.startswith("val_")}
-        ends = {int(row["epoch"]) + 1: row["step"] + 1 for row in self.rows if "epoch" in row and signs & row.keys()}
+        """Return the steps at which epochs ended and the numbers of completed epochs, starting with (0, 0)."""
+        # Training means are logged at the end of an epoch. Validation is used only without them: it may run mid-epoch.
+        markers = {"train_loss"} & set(self.names) or {name for name in self.names if name.startswith("val_")}
+        ends = {int(row["epoch"]) + 1: row["step"] + 1 for row in self.rows if "epoch" in row and markers & row.keys()}
         pairs = np.array([(0.0, 0.0), *((step, epoch) for epoch, step in sorted(ends.items()))])
         return pairs[:, 0], pairs[:, 1]
 
 
 def is_drawable(value: float) -> bool:
-    """Return whether a value is finite, and of a size that axes take."""
+    """Return whether a value is finite and not too large for an axis."""
     return math.isfinite(value) and abs(value) < _LARGEST
 
 
 def short_number(value: float) -> str:
-    """Return a number with four significant digits.
+    """Format a number with four significant digits.
 
     Example:
         >>> [short_number(value) for value in (0.9, 12.3456, 0.00012345, 12345.6)]

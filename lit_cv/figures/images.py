@@ -1,4 +1,4 @@
-"""A grid of images with titles."""
+"""A figure with a grid of titled images."""
 
 import warnings
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_cv.figures.canvas import INK, draws_names, new_figure
+from lit_cv.figures.canvas import INK, literal_text, new_figure
 from lit_cv.printable import printable
 
 if TYPE_CHECKING:
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["image_grid", "label_titles", "short_name"]
 
-_CELL = 1.2  # inches that an image takes
-_LINE = 0.135  # inches that a line of a title takes
-_FLOOR = 0.05  # weight below which a label of a mixture goes unnamed
+_CELL = 1.2  # width of an image in inches
+_LINE = 0.135  # height of a line of a title in inches
+_FLOOR = 0.05  # smallest weight of a mixed label that is shown
 
 
 def short_name(name: object, length: int = 18) -> str:
-    """Return a name in one line of at most `length` characters.
+    """Shorten a name to one line of at most `length` characters.
 
     Example:
         >>> short_name("a class name far too long to print", 12)
@@ -37,12 +37,12 @@ def short_name(name: object, length: int = 18) -> str:
 
 
 def label_titles(labels: Tensor, class_names: Sequence[str] | None = None) -> list[str]:
-    r"""Return a title for each label, as it is taught to the model.
+    r"""Return a title for each label.
 
     Args:
-        labels: (N,) int64, -1 for none; or (N, K) weights: mixtures, whose rows sum to 1, are named with
-            their two greatest weights in percent, several labels by their names.
-        class_names: Names of the classes; numbers stand in for them when there are none.
+        labels: (N,) int64, -1 if unlabeled; or (N, K) weights: a mixture, whose row sums to 1, shows its two largest
+            weights in percent; a multi-label row shows all names.
+        class_names: Names of the classes; without them, numbers are shown.
 
     Example:
         >>> label_titles(torch.tensor([1, -1]), ["cat", "dog"])
@@ -54,8 +54,8 @@ def label_titles(labels: Tensor, class_names: Sequence[str] | None = None) -> li
     """
 
     def name(index: int) -> str:
-        known = class_names is not None and 0 <= index < len(class_names)
-        return short_name(class_names[index] if known and class_names is not None else index)
+        named = class_names is not None and 0 <= index < len(class_names)
+        return short_name(class_names[index] if named and class_names is not None else index)
 
     rows = labels.detach().cpu().tolist()
     if labels.ndim == 1:
@@ -72,7 +72,7 @@ def label_titles(labels: Tensor, class_names: Sequence[str] | None = None) -> li
     return titles
 
 
-@draws_names
+@literal_text
 def image_grid(
     images: Tensor,
     titles: Sequence[str] | None = None,
@@ -81,41 +81,41 @@ def image_grid(
     columns: int = 8,
     cell: float = _CELL,
 ) -> "Figure":
-    """Draw images side by side.
+    """Draw images in a grid.
 
     Args:
-        images: (N, C, H, W), uint8 or float in [0, 1]; the first channel alone is shown unless there are 3.
+        images: (N, C, H, W), uint8 or float in [0, 1]; unless C is 3, only the first channel is shown.
         titles: A title of one or two lines for each image.
-        heading: What stands above the grid, broken into lines where it is too long for one.
+        heading: Text above the grid, wrapped if it is too long for one line.
         colors: Color of each title.
-        columns: Images in a row, at most.
+        columns: Maximum number of images in a row.
         cell: Width of an image in inches.
 
     Raises:
         ValueError: If there are no images, or they have another shape.
     """
     if images.ndim != 4 or len(images) == 0:
-        raise ValueError(f"images have the shape {tuple(images.shape)}: a grid takes (N, C, H, W), N at least 1.")
-    pictures = _displayable(images)
+        raise ValueError(f"images have the shape {tuple(images.shape)}: give (N, C, H, W), N at least 1.")
+    pixels = _displayable(images)
     titles = [printable(title) for title in titles or ()]
-    columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
+    columns = min(columns, len(pixels))
+    rows = -(-len(pixels) // columns)
     lines = max((title.count("\n") + 1 for title in titles), default=0)
-    height = cell * pictures.shape[1] / pictures.shape[2]
+    height = cell * pixels.shape[1] / pixels.shape[2]
     step_x, step_y = cell + 0.08, height + _LINE * lines + 0.1
     width = columns * step_x + 0.08
     heading = "\n".join(wrap(printable(heading), max(12, int(11 * width))))  # about 11 characters fit into an inch
     head = 0.3 + 0.17 * heading.count("\n") if heading else 0.0
     total = rows * step_y + head + 0.08
 
-    # One pair of axes in inches for everything: a pair for each image takes ten times as long to draw.
+    # A single set of axes in inches; one for each image takes ten times as long to draw.
     figure = new_figure(width, total)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set_axis_off()
-    for index, picture in enumerate(pictures):
+    for index, image in enumerate(pixels):
         left = 0.08 + index % columns * step_x
         bottom = total - head - (index // columns + 1) * step_y + 0.05
-        axes.imshow(picture, extent=(left, left + cell, bottom, bottom + height), interpolation="auto")
+        axes.imshow(image, extent=(left, left + cell, bottom, bottom + height), interpolation="auto")
         if index < len(titles):
             color = colors[index] if colors is not None else INK
             _write(axes, left + cell / 2, bottom + height + 0.045, titles[index], color, cell)
@@ -130,13 +130,13 @@ def image_grid(
 
 
 def _fit(text: "Text", width: float) -> None:
-    """Make a text smaller that is wider than this, in inches."""
+    """Reduce the font size of a text that is wider than `width` inches."""
     figure: Any = text.figure
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .*missing")  # which is seen to when the figure is drawn
-        taken = text.get_window_extent(figure.canvas.get_renderer()).width / figure.dpi
-    if taken > width:
-        text.set_fontsize(float(text.get_fontsize()) * width / taken)
+        warnings.filterwarnings("ignore", message="Glyph .*missing")  # `render` handles missing glyphs
+        text_width = text.get_window_extent(figure.canvas.get_renderer()).width / figure.dpi
+    if text_width > width:
+        text.set_fontsize(float(text.get_fontsize()) * width / text_width)
 
 
 def _write(axes: "Axes", x: float, y: float, title: str, color: str, cell: float) -> None:
@@ -153,5 +153,5 @@ def _displayable(images: Tensor) -> NDArray[np.uint8]:
         images = images[:, :1].expand(-1, 3, -1, -1)
     if images.dtype != torch.uint8:
         images = images.float().nan_to_num().clamp(0, 1).mul(255).round().to(torch.uint8)
-    pictures: NDArray[np.uint8] = images.permute(0, 2, 3, 1).cpu().numpy()
-    return pictures
+    pixels: NDArray[np.uint8] = images.permute(0, 2, 3, 1).cpu().numpy()
+    return pixels

@@ -1,4 +1,4 @@
-"""The result of a cross-validation in one picture."""
+"""A figure of the results of a cross-validation."""
 
 import math
 import statistics
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from lit_cv.figures.canvas import BLUE, INK, ORANGE, draws_names, legend_name, new_figure, style_axes
-from lit_cv.figures.classification import separate_cells
+from lit_cv.figures.canvas import BLUE, INK, ORANGE, legend_name, literal_text, new_figure, style_axes
+from lit_cv.figures.classification import draw_cell_borders
 from lit_cv.figures.history import is_drawable
 from lit_cv.figures.images import short_name
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 __all__ = ["kfold_figure"]
 
-_MOST = 4  # metrics that are shown
-_NAMED = 20  # classes up to which a confusion matrix is readable
+_MOST = 4  # maximum number of metrics
+_NAMED = 20  # maximum number of classes for a readable confusion matrix
 
 
-@draws_names
+@literal_text
 def kfold_figure(
     metrics: Mapping[str, Sequence[float]],
     confusion: Tensor | None = None,
     class_names: Sequence[str] = (),
     heading: str = "",
 ) -> "Figure":
-    """Draw the metrics of all folds with mean and spread, and what was taken for what.
+    """Draw the metrics of all folds with mean and standard deviation, and the confusion matrix.
 
     Args:
-        metrics: Values of the folds by the name of the metric; the first four are shown, accuracies first.
+        metrics: Values of the folds by metric name; four metrics are shown, scores in [0, 1] first.
         confusion: (K, K) counts over all folds; row = true class.
         class_names: Names of the K classes.
         heading: Title.
@@ -88,11 +88,9 @@ def _draw_confusion(axes: "Axes", confusion: Tensor, class_names: Sequence[str])
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", parse_math=False)
     axes.set_yticks(range(len(names)), names, parse_math=False)
     right = counts.trace() / max(counts.sum(), 1)
-    style_axes(
-        axes, f"images predicted by models that have not\nseen them: {100 * right:.2f} % of {counts.sum():,} right"
-    )
+    style_axes(axes, f"predictions on the held-out folds:\n{100 * right:.2f} % of {counts.sum():,} correct")
     axes.grid(False)
-    separate_cells(axes, len(counts))
+    draw_cell_borders(axes, len(counts))
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     axes.set_xlabel("predicted class", fontsize=8, color=INK)

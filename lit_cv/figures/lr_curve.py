@@ -1,11 +1,11 @@
-"""The loss of a short training at rising learning rates."""
+"""A figure of the loss at increasing learning rates."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lit_cv.figures.canvas import BLUE, GREEN, INK, draws_names, new_figure, style_axes
+from lit_cv.figures.canvas import BLUE, GREEN, INK, literal_text, new_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 __all__ = ["lr_curve_figure"]
 
 
-@draws_names
+@literal_text
 def lr_curve_figure(rates: Sequence[float], losses: Sequence[float], suggestion: float | None) -> "Figure":
     """Draw the loss over the learning rate.
 
     Args:
-        rates: Learning rates, rising.
-        losses: Loss at each, smoothed.
+        rates: Learning rates, in ascending order.
+        losses: Smoothed loss at each learning rate.
         suggestion: Learning rate to mark.
     """
     figure = new_figure(6.4, 4.0, constrained=True)
@@ -32,7 +32,7 @@ def lr_curve_figure(rates: Sequence[float], losses: Sequence[float], suggestion:
     style_axes(axes, "loss over the learning rate")
     axes.set_xscale("log")
     finite = np.asarray(losses)[np.isfinite(losses)]
-    if len(finite):  # a loss that explodes would flatten the rest
+    if len(finite):  # limit the range, which an exploding loss would dominate
         top = float(finite[: max(1, len(finite) // 4)].max())
         axes.set_ylim(float(finite.min()) - 0.05 * top, min(float(finite.max()), 1.5 * top) + 0.05 * top)
     axes.set_xlabel("learning rate", fontsize=8, color=INK)

@@ -1,4 +1,4 @@
-"""Boxes and masks drawn over images."""
+"""Images with boxes and masks drawn on them."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -14,12 +14,12 @@ from lit_cv.ignore_index import IGNORE_INDEX
 
 __all__ = ["class_color", "draw_objects", "object_titles"]
 
-_SIDE = 384  # pixels of the longer side that images are drawn at: boxes in small images would hide them
+_SIDE = 384  # minimum longer side of drawn images in pixels; in smaller images, boxes would hide the content
 _COLORS = (PALETTE[0], BLUE, *PALETTE[1:])
 
 
 def class_color(number: int) -> tuple[int, int, int]:
-    """Return the color of a class, red, green and blue from 0 to 255; classes have the same in every picture."""
+    """Return the color of a class as red, green and blue from 0 to 255, the same in every figure."""
     color = _COLORS[number % len(_COLORS)]
     return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
 
@@ -34,25 +34,25 @@ def draw_objects(
     scores: Sequence[Tensor] | None = None,
     opacity: float = 0.45,
 ) -> Tensor:
-    """Draw boxes with their names, and the classes of pixels, over images.
+    """Draw labeled boxes and segmentation masks on images.
 
     Args:
         images: (N, C, H, W), uint8 or float in [0, 1].
-        boxes: (k, 4) of each image: left, top, right, bottom in pixels.
-        labels: (k,) of each image: their classes.
-        mask: (N, H, W): classes of the pixels; 255, and 0 if that is the background, stay without color. A class has
-            the color of the box class of the same name.
-        box_classes: Names of the classes of boxes; numbers stand in for them.
-        mask_classes: Names of the classes of pixels, from 0.
-        scores: (k,) of each image: confidences, written beside the names.
-        opacity: How much a mask covers, from 0 to 1.
+        boxes: Boxes (k, 4) of each image: left, top, right, bottom in pixels.
+        labels: Classes (k,) of the boxes of each image.
+        mask: (N, H, W): classes of the pixels; 255, and 0 if it is the background, are not colored. A class has the
+            color of the box class of the same name.
+        box_classes: Names of the box classes; without them, numbers are shown.
+        mask_classes: Names of the pixel classes, from 0.
+        scores: Confidences (k,) of the boxes of each image, shown next to the names.
+        opacity: Opacity of masks, from 0 to 1.
 
     Returns:
-        (N, 3, h, w) uint8, the longer side at least 384 pixels.
+        (N, 3, h, w) uint8, with a longer side of at least 384 pixels.
 
     Example:
-        >>> picture = draw_objects(torch.zeros(1, 3, 96, 64), [torch.tensor([[8.0, 8, 40, 40]])], [torch.tensor([0])])
-        >>> picture.shape
+        >>> drawn = draw_objects(torch.zeros(1, 3, 96, 64), [torch.tensor([[8.0, 8, 40, 40]])], [torch.tensor([0])])
+        >>> drawn.shape
         torch.Size([1, 3, 384, 256])
     """
     images = images.detach().cpu()
@@ -65,38 +65,38 @@ def draw_objects(
     size = (round(height * scale), round(width * scale))
     drawn = F.interpolate(images, size, mode="nearest") if scale > 1 else images.clone()
     if mask is not None:
-        large = F.interpolate(mask.detach().cpu()[:, None].float(), size, mode="nearest")[:, 0].long()
+        resized = F.interpolate(mask.detach().cpu()[:, None].float(), size, mode="nearest")[:, 0].long()
         colors = _mask_colors(mask_classes, box_classes)
-        drawn = torch.stack([_paint(image, part, colors, opacity) for image, part in zip(drawn, large, strict=True)])
+        drawn = torch.stack([_paint(image, part, colors, opacity) for image, part in zip(drawn, resized, strict=True)])
     if boxes is None:
         return drawn
-    pictures = []
+    outlined = []
     for position, image in enumerate(drawn):
         kinds = labels[position].tolist() if labels is not None else [0] * len(boxes[position])
         names = [short_name(box_classes[k] if k < len(box_classes) else k) for k in kinds]
         if scores is not None:
             names = [f"{name} {score:.2f}" for name, score in zip(names, scores[position].tolist(), strict=True)]
         corners = boxes[position].detach().cpu().float() * scale
-        pictures.append(_outline(image, corners, kinds, names if labels is not None or scores is not None else None))
-    return torch.stack(pictures)
+        outlined.append(_outline(image, corners, kinds, names if labels is not None or scores is not None else None))
+    return torch.stack(outlined)
 
 
 def _mask_colors(mask_classes: Sequence[str], box_classes: Sequence[str]) -> dict[int, tuple[int, int, int]]:
     names = list(mask_classes)
     first = 1 if not names or names[0] == "background" else 0
     numbers = range(first, len(names) or IGNORE_INDEX)
-    known = {name: number for number, name in enumerate(box_classes)}
-    return {n: class_color(known.get(names[n], n - first) if n < len(names) else n - first) for n in numbers}
+    box_numbers = {name: number for number, name in enumerate(box_classes)}
+    return {n: class_color(box_numbers.get(names[n], n - first) if n < len(names) else n - first) for n in numbers}
 
 
 def _paint(image: Tensor, mask: Tensor, colors: dict[int, tuple[int, int, int]], opacity: float) -> Tensor:
     from torchvision.utils import draw_segmentation_masks
 
-    there = [number for number in torch.unique(mask).tolist() if number in colors]
-    if not there:
+    present = [number for number in torch.unique(mask).tolist() if number in colors]
+    if not present:
         return image
-    planes = torch.stack([mask == number for number in there])
-    painted: Tensor = draw_segmentation_masks(image, planes, opacity, [colors[number] for number in there])
+    planes = torch.stack([mask == number for number in present])
+    painted: Tensor = draw_segmentation_masks(image, planes, opacity, [colors[number] for number in present])
     return painted
 
 
@@ -105,25 +105,26 @@ def _outline(image: Tensor, corners: Tensor, kinds: Sequence[int], names: list[s
 
     if not len(corners):
         return image
-    # an empty box, which a model may predict, cannot be drawn
+    # torchvision cannot draw empty boxes, which a model may predict.
     corners = torch.cat([corners[:, :2], torch.maximum(corners[:, 2:], corners[:, :2] + 1)], 1)
-    few = names if names is not None and len(names) <= 25 else None
+    shown_names = names if names is not None and len(names) <= 25 else None
     colors = [class_color(kind) for kind in kinds]
     style = {"font": _font("".join(names or ())), "font_size": 11, "fill_labels": True}
     style |= {"label_colors": "white", "label_background_colors": colors}
-    outlined: Tensor = draw_bounding_boxes(image, corners, few, colors, width=2, **(style if few else {}))
+    options = style if shown_names else {}
+    outlined: Tensor = draw_bounding_boxes(image, corners, shown_names, colors, width=2, **options)
     return outlined
 
 
 @cache
 def _font(text: str) -> str:
-    """Return the path of a font that has the letters of a text."""
+    """Return the path of a font for a text: the default one, or one with characters that it lacks."""
     from matplotlib.ft2font import FT2Font
 
-    own = default_font()
-    known = FT2Font(own).get_charmap()
-    others = fonts_with({letter for letter in text if ord(letter) not in known})
-    return others[0][1] if others else own
+    default = default_font()
+    charmap = FT2Font(default).get_charmap()
+    others = fonts_with({letter for letter in text if ord(letter) not in charmap})
+    return others[0][1] if others else default
 
 
 def object_titles(
@@ -134,14 +135,14 @@ def object_titles(
     mask_classes: Sequence[str] = (),
     count: int = 0,
 ) -> list[str]:
-    """Return for each image what is in it: how many objects of which classes, or the classes of its pixels.
+    """Return a title for each image: the number of objects of each class, or the classes of its pixels.
 
     Args:
-        boxes: (k, 4) of each image.
-        labels: (k,) of each image.
-        mask: (N, H, W).
-        box_classes: Names of the classes of boxes.
-        mask_classes: Names of the classes of pixels.
+        boxes: Boxes (k, 4) of each image.
+        labels: Classes (k,) of the boxes of each image.
+        mask: (N, H, W), classes of the pixels.
+        box_classes: Names of the box classes.
+        mask_classes: Names of the pixel classes.
         count: Number of images.
 
     Example:
@@ -156,8 +157,8 @@ def object_titles(
             named = [(int(numbers[i]), _name(int(kinds[i]), box_classes)) for i in order]
             titles.append(", ".join(f"{number} {name}" for number, name in named[:4]) or "no objects")
         elif mask is not None:
-            there = [number for number in torch.unique(mask[position]).tolist() if number != IGNORE_INDEX]
-            titles.append(", ".join(_name(number, mask_classes) for number in there[:5]) or "unlabeled")
+            present = [number for number in torch.unique(mask[position]).tolist() if number != IGNORE_INDEX]
+            titles.append(", ".join(_name(number, mask_classes) for number in present[:5]) or "unlabeled")
     return titles
 
 

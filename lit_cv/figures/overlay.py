@@ -1,4 +1,4 @@
-"""The curves of several runs over each other."""
+"""A figure of the curves of several runs."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lit_cv.errors import argument
-from lit_cv.figures.canvas import BLUE, INK, PALETTE, draws_names, legend_name, new_figure, style_axes
+from lit_cv.figures.canvas import BLUE, INK, PALETTE, legend_name, literal_text, new_figure, style_axes
 from lit_cv.figures.history import History
 from lit_cv.printable import printable
 from lit_cv.suggest import nearest
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 __all__ = ["overlay_figure"]
 
 _FIRST = ("train_loss", "val_loss", "val_acc", "val_knn_acc")
-_MOST = 6  # panels, where none are asked for
+_MOST = 6  # maximum number of panels if no metrics are specified
 _COLORS = (BLUE, *PALETTE, INK)
 _STYLES = ("-", "--", ":", "-.")
 _POINTS = 1500
 
 
-@draws_names
+@literal_text
 def overlay_figure(runs: Mapping[str, History], metrics: Sequence[str] | None = None, unit: str = "epoch") -> "Figure":
     """Draw a panel for each metric, with a line for each run.
 
     Args:
-        runs: What the runs have logged, by their names.
-        metrics: Metrics to draw; `None` takes the losses and what validation logged, six at most.
-        unit: What the curves run over: `epoch` or `step`. Runs without a whole epoch are drawn over steps.
+        runs: Logged metrics of the runs by run name.
+        metrics: Metrics to draw; `None` selects the losses and validation metrics, at most six.
+        unit: Unit of the x axis: `epoch` or `step`. If a run has no complete epoch, it is `step`.
 
     Raises:
-        ValueError: If there is nothing to draw, or no run has logged a metric that is asked for.
+        ValueError: If there is nothing to draw, or no run has logged a requested metric.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -41,10 +41,10 @@ def overlay_figure(runs: Mapping[str, History], metrics: Sequence[str] | None = 
     for name in metrics or ():
         if name not in logged:
             names = printable(", ".join(logged)[:500], lines=False)
-            raise ValueError(f"no run has logged {name!r}{nearest(name, logged)} Logged were: {names}.")
+            raise ValueError(f"no run has logged {name!r}{nearest(name, logged)} Logged metrics: {names}.")
     chosen = list(metrics) if metrics else _choose(list(logged))
     if not chosen:
-        raise ValueError(f"the runs have logged nothing that could be drawn: name {argument('metrics')}.")
+        raise ValueError(f"the runs have logged no loss and no validation metric: set {argument('metrics')}.")
     unit = "step" if any(history.epochs == 0 for history in runs.values()) else unit
     columns = min(3, len(chosen))
     rows = -(-len(chosen) // columns)

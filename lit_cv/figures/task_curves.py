@@ -1,4 +1,4 @@
-"""How several tasks of one network got on, in one picture, drawn from a run's `metrics.csv` alone."""
+"""A figure of the training curves of several tasks, drawn from a run's `metrics.csv`."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lit_cv.figures.canvas import PALETTE, draws_names, new_figure, render, save_png
+from lit_cv.figures.canvas import PALETTE, literal_text, new_figure, render, save_png
 from lit_cv.figures.curves import add_heading, finish_axes, plot_series
 from lit_cv.figures.history import History
 
@@ -16,38 +16,38 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_task_curves"]
 
-_LOG_FROM = 20.0  # ratio of the greatest to the smallest value from which an axis is logarithmic
+_LOG_FROM = 20.0  # ratio of the largest to the smallest value above which an axis is logarithmic
 
 
 def draw_task_curves(
     csv_path: str | Path, png_path: str | Path, scores: Mapping[str, str | None], heading: str = ""
 ) -> History:
-    """Draw the raw losses, the metrics and the weights of tasks, a color each.
+    """Draw the unweighted losses, the metrics and the weights of tasks, with one color per task.
 
     Args:
-        csv_path: The `metrics.csv` that the run left.
-        png_path: The picture to write.
-        scores: For each task the metric that stands for it, if any.
-        heading: Title of the picture.
+        csv_path: The `metrics.csv` of the run.
+        png_path: The figure to write.
+        scores: The main metric of each task, if any.
+        heading: Title of the figure.
 
     Returns:
-        What was read.
+        The metrics of the run.
 
     Raises:
-        FileNotFoundError: If there is no such table.
+        FileNotFoundError: If there is no such file.
     """
     history = History.read(csv_path)
     save_png(render(_task_figure(history, scores, heading)), png_path)
     return history
 
 
-@draws_names
+@literal_text
 def _task_figure(history: History, scores: Mapping[str, str | None], heading: str) -> "Figure":
     colors = dict(zip(scores, (PALETTE[i % len(PALETTE)] for i in range(len(scores))), strict=True))
     panels: list[Callable[[Axes], None]] = [lambda axes: _losses(axes, history, colors)]
-    measured = {task: f"val_{task}_{name}" for task, name in scores.items() if name}
-    if any(name in history.names for name in measured.values()):
-        panels.append(lambda axes: _lines(axes, history, colors, measured, "metric of each task, validation"))
+    metrics = {task: f"val_{task}_{name}" for task, name in scores.items() if name}
+    if any(name in history.names for name in metrics.values()):
+        panels.append(lambda axes: _lines(axes, history, colors, metrics, "metric of each task, validation"))
     for kind, title in (("weight", "weight of each loss"), ("sigma", "sigma: the noise of each task")):
         names = {task: f"{kind}_{task}" for task in scores}
         if any(name in history.names for name in names.values()):
@@ -67,7 +67,7 @@ def _losses(axes: "Axes", history: History, colors: Mapping[str, str]) -> None:
             plot_series(axes, history, name, color, label, marker="o", markersize=3, linestyle=style)
             values.append(history.series(name)[1])
     _scale(axes, np.concatenate(values))
-    finish_axes(axes, "loss of each task as it is (dashed: validation)", history.unit)
+    finish_axes(axes, "unweighted loss of each task (dashed: validation)", history.unit)
 
 
 def _lines(axes: "Axes", history: History, colors: Mapping[str, str], names: Mapping[str, str], title: str) -> None:

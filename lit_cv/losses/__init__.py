@@ -1,4 +1,4 @@
-"""Losses in pure torch, each usable alone."""
+"""Losses in pure torch, each usable on its own."""
 
 from lit_cv.losses.classification import class_cross_entropy, label_cross_entropy
 from lit_cv.losses.discrepancy import CORALLoss, MMDLoss, coral, mmd

@@ -1,4 +1,4 @@
-"""Cross-entropies of classes and of labels, over what is labeled."""
+"""Cross-entropies for single-label and multi-label classification with missing labels."""
 
 import torch
 import torch.nn.functional as F
@@ -12,21 +12,21 @@ __all__ = ["class_cross_entropy", "image_cross_entropy", "image_weights", "known
 def class_cross_entropy(
     logits: Tensor, target: Tensor, weight: Tensor | None = None, label_smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Return the summed cross-entropy of labeled images, and what to divide it by for the mean.
+    """Return the summed cross-entropy of labeled images, and the divisor for the mean.
 
-    With hard labels the ratio is that of `torch.nn.functional.cross_entropy`: class weights scale the images, and the
-    mean is weighted by them. Soft labels count by the weights of the classes that they name, so that a row of 0 and 1
-    is the hard label; torch divides those by the number of images, whatever the weights.
+    With hard labels, their ratio equals `torch.nn.functional.cross_entropy`: class weights scale the loss of the images
+    and weight the mean. Soft labels weight the mean by the class weights of their classes, so that a one-hot row equals
+    a hard label; torch instead divides by the number of images, regardless of the weights.
 
     Args:
         logits: (N, K).
-        target: (N,) int64, negative where unknown, or (N, K) float: weights of the classes, which sum to 1, to 0 where
-            they are unknown, and to less where one of two mixed images has no label.
+        target: (N,) int64, negative if unknown, or (N, K) float: class probabilities, which sum to 1, or to 0 if
+            unknown, or to less than 1 if one of two mixed images has no label.
         weight: Weights of the classes (K,).
-        label_smoothing: Share of a label's weight that is spread evenly over all classes.
+        label_smoothing: Fraction of a label's weight that is spread evenly over all classes.
 
     Returns:
-        The sum and its divisor, scalars; both 0 where no image has a label.
+        The sum and its divisor, scalars; both 0 if no image has a label.
 
     Example:
         >>> total, count = class_cross_entropy(torch.zeros(3, 2), torch.tensor([0, 1, -1]))
@@ -39,7 +39,7 @@ def class_cross_entropy(
 def image_cross_entropy(
     logits: Tensor, target: Tensor, weight: Tensor | None = None, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Return the cross-entropy of each image (N,), 0 without a label, whose sum is that of `class_cross_entropy`."""
+    """Return the cross-entropy (N,) of each image, 0 without a label; its sum is that of `class_cross_entropy`."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
     weight = None if weight is None else weight.to(logits.dtype)
     if target.ndim == 1:
@@ -53,7 +53,7 @@ def image_cross_entropy(
 
 
 def image_weights(target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Return how much each image (N,) counts in the mean, float, 0 without a label; see `class_cross_entropy`."""
+    """Return the weight (N,) of each image in the mean, 0 without a label; see `class_cross_entropy`."""
     if target.ndim == 1:
         known = (target >= 0).float()
         return known if weight is None else known * weight[target.clamp_min(0)]
@@ -64,13 +64,13 @@ def image_weights(target: Tensor, weight: Tensor | None = None) -> Tensor:
 def label_cross_entropy(
     logits: Tensor, target: Tensor, pos_weight: Tensor | None = None, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Return the binary cross-entropy of each image, the mean over its known labels, 0 where none is known.
+    """Return the mean binary cross-entropy over the known labels of each image, 0 if none is known.
 
     Args:
         logits: (N, K).
-        target: (N, K), 0 or 1, negative or NaN where unknown.
+        target: (N, K), 0 or 1, negative or NaN if unknown.
         pos_weight: Weights (K,) of the positive labels.
-        label_smoothing: Share of a label's weight that goes to its opposite, halved.
+        label_smoothing: Twice the fraction of a label's weight that is moved to the opposite label.
 
     Returns:
         (N,).
@@ -87,6 +87,6 @@ def label_cross_entropy(
 
 
 def known_mean(values: Tensor, known: Tensor) -> Tensor:
-    """Return the mean over the known entries of each row, (M,), of values (M, ...) that are finite everywhere."""
-    kept = torch.where(known, values, 0.0).flatten(1).sum(1)
-    return kept / known.flatten(1).sum(1).clamp_min(1)
+    """Return the mean (M,) over the known entries of each row of finite values (M, ...)."""
+    total = torch.where(known, values, 0.0).flatten(1).sum(1)
+    return total / known.flatten(1).sum(1).clamp_min(1)

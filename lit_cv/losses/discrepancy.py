@@ -1,4 +1,4 @@
-"""Distances between two distributions of features, seen through a sample of each."""
+"""Distances between two distributions of features, estimated from a sample of each."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -17,24 +17,24 @@ class MMDLoss(nn.Module):
     """Squared maximum mean discrepancy with a mixture of Gaussian kernels (Gretton et al. 2012; Long et al. 2015).
 
     The kernel is the mean of `exp(-|x - y|^2 / s)` over `kernels` scales s, each `factor` times the one before,
-    around `bandwidth`. Several layers are compared jointly, by the product of their kernels (Long et al. 2017,
-    "Deep Transfer Learning with Joint Adaptation Networks"). All is computed in float32.
+    around `bandwidth`. Several layers are compared jointly by the product of their kernels (Long et al. 2017,
+    "Deep Transfer Learning with Joint Adaptation Networks"). The loss is computed in float32.
 
-    Both estimators are unbiased, hence around 0, and negative half of the time, when the distributions are equal:
+    Both estimators are unbiased, so for equal distributions they are near 0 and negative half of the time:
 
-    - `unbiased` compares all pairs, in O(n^2): for samples of one size the U-statistic of Gretton et al., equation 4
-      (exactly 0 when both hold the same points in the same order), otherwise equation 3.
-    - `linear` compares neighboring pairs alone, in O(n) (lemma 14): a noisier estimate for large batches.
+    - `unbiased` compares all pairs, in O(n^2). For samples of the same size, it is the U-statistic of Gretton et al.,
+      equation 4 (exactly 0 if both have the same points in the same order), otherwise equation 3.
+    - `linear` compares only neighboring pairs, in O(n) (lemma 14): a noisier estimate for large batches.
 
     Args:
         kernels: Number of kernels.
         factor: Ratio between neighboring scales.
-        bandwidth: The middle scale, in squared units of the features; `None` takes the mean squared distance between
-            the points compared, without a gradient, for each layer.
+        bandwidth: The middle scale, in squared units of the features; `None` uses the mean squared distance between
+            the compared points of each layer, without a gradient.
         estimator: One of the above.
 
     Shapes:
-        source (N, D), target (M, D), or as many such layers of each -> a float32 scalar.
+        source (N, D), target (M, D), or equally long lists of such layers -> a float32 scalar.
 
     Raises:
         ValueError: If an option is out of range, or the shapes do not fit.
@@ -55,7 +55,7 @@ class MMDLoss(nn.Module):
             raise OptionError(self, "factor", factor, "give a factor above 1")
         if bandwidth is not None and bandwidth <= 0:
             raise OptionError(
-                self, "bandwidth", bandwidth, "give a positive number, or null to take it from the features"
+                self, "bandwidth", bandwidth, "give a positive number, or null to estimate it from the features"
             )
         if estimator not in ("unbiased", "linear"):
             raise OptionError(self, "estimator", estimator, "give 'unbiased' or 'linear'")
@@ -66,7 +66,7 @@ class MMDLoss(nn.Module):
         return mmd(source, target, self.kernels, self.factor, self.bandwidth, self.estimator)
 
     def extra_repr(self) -> str:
-        """Name the options."""
+        """Return the options."""
         return f"kernels={self.kernels}, factor={self.factor}, bandwidth={self.bandwidth}, estimator={self.estimator}"
 
 
@@ -95,11 +95,13 @@ def mmd(
     bandwidth: float | None = None,
     estimator: Estimator = "unbiased",
 ) -> Tensor:
-    """Return the squared maximum mean discrepancy between features; see `MMDLoss` for everything."""
+    """Return the squared maximum mean discrepancy between features; see `MMDLoss` for the arguments."""
     sources = [source] if isinstance(source, Tensor) else list(source)
     targets = [target] if isinstance(target, Tensor) else list(target)
     if not sources or len(sources) != len(targets):
-        raise ValueError(f"{len(sources)} layers of the source and {len(targets)} of the target: give as many of both.")
+        raise ValueError(
+            f"{len(sources)} source layers and {len(targets)} target layers: give the same number of each."
+        )
     compare = _linear if estimator == "linear" else _unbiased
     with torch.autocast(sources[0].device.type, enabled=False):
         layers = [_checked(x, y) for x, y in zip(sources, targets, strict=True)]
@@ -128,7 +130,7 @@ def _covariance(x: Tensor) -> Tensor:
 
 
 def _mixture(distances: Tensor, scales: Sequence[float], bandwidth: float | None, pairs: int) -> Tensor:
-    """Return the mean of the kernels for squared distances, which are those of `pairs` pairs and zeros."""
+    """Return the mean of the kernels for squared distances, of which `pairs` belong to pairs; the others are 0."""
     middle = distances.detach().sum() / pairs if bandwidth is None else distances.new_tensor(bandwidth)
     middle = middle.clamp_min(torch.finfo(distances.dtype).tiny ** 0.5)  # all points equal
     kernel = torch.exp(-distances / (scales[0] * middle))
@@ -142,7 +144,7 @@ def _unbiased(layers: list[tuple[Tensor, Tensor]], scales: Sequence[float], band
     kernel = torch.ones((), device=layers[0][0].device)
     for x, y in layers:
         z = torch.cat([x, y])
-        z = z - z.detach().mean(0)  # the same distances, of smaller numbers
+        z = z - z.detach().mean(0)  # centering keeps the distances and reduces rounding errors
         squares = z.square().sum(1)
         distances = (squares[:, None] + squares - 2 * z @ z.T).clamp_min(0)
         distances = distances * (1 - torch.eye(n + m, device=z.device))

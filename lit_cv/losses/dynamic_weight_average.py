@@ -1,4 +1,4 @@
-"""Losses weighted by how fast they fell of late."""
+"""Losses weighted by how fast they fell in the last two epochs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,20 +10,20 @@ from lit_cv.losses.task_weighting import TaskWeighting
 
 __all__ = ["DynamicWeightAverage"]
 
-_GREATEST = 10.0  # ratio of two epochs' losses beyond which a task is not helped further
+_GREATEST = 10.0  # upper limit of the ratio of two epochs' losses
 
 
 class DynamicWeightAverage(TaskWeighting):
-    r"""Gives more weight to the tasks whose losses fall more slowly (Liu, Johns and Davison 2019, section 3.3).
+    r"""Dynamic weight average, with larger weights for losses that fall more slowly (Liu et al. 2019, section 3.3).
 
-    In epoch t the weight of task k of K is :math:`K \, \mathrm{softmax}_k(r_k / T)` with
-    :math:`r_k = L_k(t-1) / L_k(t-2)`, the ratio of its mean losses in the two epochs before; it is 1 in the first two
-    epochs. The ratio is computed as 1 less the relative fall, (L(t-2) - L(t-1)) / abs(L(t-2)), which is the same for a
-    positive loss and tells progress of a negative one, too, and is kept in [0, 10], for a loss near 0 may multiply.
+    In epoch t, the weight of task k of K is :math:`K \, \mathrm{softmax}_k(r_k / T)`, where
+    :math:`r_k = L_k(t-1) / L_k(t-2)` is the ratio of its mean losses in the previous two epochs, and 1 in the first two
+    epochs. The ratio is computed as 1 - (L(t-2) - L(t-1)) / abs(L(t-2)). This is the same for a positive loss and also
+    measures progress of a negative one. It is clipped to [0, 10], since a loss near 0 may grow many times over.
 
     Args:
         tasks: Names of the tasks.
-        temperature: T; the higher, the more equal the weights. The paper takes 2.
+        temperature: T; higher values make the weights more equal. The paper uses 2.
 
     Raises:
         ValueError: If the temperature is not positive.
@@ -44,7 +44,9 @@ class DynamicWeightAverage(TaskWeighting):
         if not temperature > 0:
             raise OptionError(self, "temperature", temperature, "give a positive number")
         self.temperature = temperature
-        self.register_buffer("history", torch.full((2, len(tasks)), torch.nan))  # the last two epochs, NaN unknown
+        self.register_buffer(
+            "history", torch.full((2, len(tasks)), torch.nan)
+        )  # losses of the last two epochs, NaN if unknown
         self.register_buffer("factors", torch.ones(len(tasks)))
 
     def weights(self) -> Tensor:
@@ -52,10 +54,10 @@ class DynamicWeightAverage(TaskWeighting):
         return self.factors
 
     def end_epoch(self, losses: Mapping[str, float]) -> None:
-        """Take in the mean losses of an epoch of training, and settle the weights of the next.
+        """Compute the weights of the next epoch from the mean training losses of the last one.
 
         Args:
-            losses: By task. Those of a task that is left out, or not finite, stay as they were.
+            losses: Losses by task. If the loss of a task is missing or not finite, its previous loss is used.
         """
         self.check(losses)
         newest = self.history[1].clone()

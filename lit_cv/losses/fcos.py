@@ -1,4 +1,4 @@
-"""The loss of FCOS, an object detector without anchors."""
+"""The loss of FCOS, an anchor-free object detector."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,14 +14,14 @@ def fcos_loss(
 ) -> dict[str, Tensor]:
     """Return the three losses of FCOS (Tian et al. 2019; box loss and center sampling as in its 2020 version).
 
-    The class of every location by the focal loss (alpha 0.25, gamma 2); for those that belong to a box, the box by
-    the generalized IoU loss and the centerness by cross-entropy. All are sums, divided by the number of locations
-    that belong to a box, computed in float32.
+    The class loss is the focal loss (alpha 0.25, gamma 2) of all locations. For locations assigned to a box, the box
+    loss is the generalized IoU loss, and the centerness loss is the cross-entropy. All are sums divided by the number
+    of locations assigned to a box, computed in float32.
 
     Args:
-        raw: For L locations `cls_logits` (N, L, K), `bbox_regression` (N, L, 4), the distances to the left, top,
-            right and bottom edge in strides, `bbox_ctrness` (N, L, 1), `points` (L, 2), x and y in pixels, and
-            `strides` (L,), in rising order.
+        raw: Raw outputs for L locations: `cls_logits` (N, L, K), `bbox_regression` (N, L, 4), the distances to the
+            left, top, right and bottom edge in strides, `bbox_ctrness` (N, L, 1), `points` (L, 2), x and y in pixels,
+            and `strides` (L,), in ascending order.
         boxes: N tensors (n, 4), xyxy in pixels; n may be 0.
         labels: N tensors (n,) int64, from 0.
         center_radius: See `fcos_assign`.

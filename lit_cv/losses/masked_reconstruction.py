@@ -13,12 +13,12 @@ class MaskedReconstructionLoss(nn.Module):
     """Mean squared error of the hidden patches, in float32 (He et al. 2021, section 3).
 
     Args:
-        norm_pix: Whether the pixels of each patch are to be predicted less their mean and divided by their standard
-            deviation (unbiased variance plus 1e-6), which the paper found to learn better features.
+        norm_pix: Whether to normalize the target pixels of each patch by their mean and standard deviation (unbiased
+            variance plus 1e-6), which gave better features in the paper.
 
     Shapes:
-        prediction (N, L, D), target (N, L, D) and, where not all patches count, mask (N, L), true or 1 where they
-        are hidden -> a float32 scalar.
+        prediction (N, L, D), target (N, L, D), optional mask (N, L), true or 1 where hidden -> a float32 scalar.
+        Without a mask, all patches count.
 
     Example:
         >>> prediction, target = torch.zeros(1, 2, 3), torch.tensor([[[9.0, 9, 9], [1, 2, 3]]])
@@ -54,5 +54,5 @@ class MaskedReconstructionLoss(nn.Module):
             return (error * weight).sum() / weight.sum()
 
     def extra_repr(self) -> str:
-        """Name the option."""
+        """Return the option."""
         return f"norm_pix={self.norm_pix}"

@@ -1,4 +1,4 @@
-"""Which answers of a teacher are good enough to learn from."""
+"""Pseudo-labels: selection of a teacher's predictions by their confidence."""
 
 from torch import Tensor
 
@@ -6,10 +6,10 @@ __all__ = ["class_thresholds", "pseudo_labels"]
 
 
 def class_thresholds(threshold: float, class_share: Tensor) -> Tensor:
-    """Return a threshold for each class, lower for classes that the teacher hardly ever gives.
+    """Return a confidence threshold for each class, lower for classes that the teacher rarely predicts.
 
-    `threshold * share_c / max(share)`, the local thresholds of FreeMatch (Wang et al. 2023, equation 7): a class that
-    is behind is let in at a lower confidence, so that the frequent ones do not take over.
+    These are the local thresholds of FreeMatch (Wang et al. 2023, equation 7), `threshold * share_c / max(share)`. The
+    lower thresholds keep the frequent classes from dominating the pseudo-labels.
 
     Args:
         threshold: Threshold of the most frequent class.
@@ -23,30 +23,30 @@ def class_thresholds(threshold: float, class_share: Tensor) -> Tensor:
 
 
 def pseudo_labels(probabilities: Tensor, threshold: float | Tensor) -> tuple[Tensor, Tensor]:
-    """Return the likeliest classes, and which of them are at least as probable as the threshold.
+    """Return the most probable classes, and which of them reach the threshold.
 
     Args:
         probabilities: (N, K).
-        threshold: One for all, or (K,) by class.
+        threshold: Minimum probability, one number or (K,) by class.
 
     Returns:
-        Labels (N,) int64 and the mask (N,) bool of those to learn from.
+        Labels (N,) int64, and a mask (N,) bool of the labels to train on.
 
     Raises:
-        ValueError: If the shapes do not fit.
+        ValueError: If the shapes are wrong.
 
     Example:
         >>> pseudo_labels(torch.tensor([[0.96, 0.04], [0.3, 0.7]]), 0.95)
         (tensor([0, 1]), tensor([ True, False]))
     """
     if probabilities.ndim != 2:
-        raise ValueError(f"probabilities of the shape {tuple(probabilities.shape)}: give (N, K).")
+        raise ValueError(f"probabilities of shape {tuple(probabilities.shape)}: give (N, K).")
     confidence, labels = probabilities.max(1)
     if isinstance(threshold, Tensor) and threshold.ndim > 0:
         if threshold.shape != probabilities.shape[1:]:
             raise ValueError(
-                f"thresholds of the shape {tuple(threshold.shape)} for {probabilities.shape[1]} classes: give one "
-                "number, or one for each class."
+                f"thresholds of shape {tuple(threshold.shape)} for {probabilities.shape[1]} classes: give one number, "
+                "or one per class."
             )
         threshold = threshold[labels]
     return labels, confidence >= threshold

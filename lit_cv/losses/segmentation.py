@@ -1,4 +1,4 @@
-"""Losses of the classes of pixels, and the sums that they are made of."""
+"""Segmentation losses, and the sums that they are computed from."""
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +19,13 @@ __all__ = [
 def pixel_cross_entropy(
     logits: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE_INDEX
 ) -> Tensor:
-    """Return the mean cross-entropy over the pixels whose class is known, 0 where none is.
+    """Return the mean cross-entropy over the pixels with a known class, 0 if there are none.
 
     Args:
         logits: (N, K, H, W).
         target: (N, H, W) int64, classes from 0.
         weight: Weights of the classes (K,); the mean is weighted by them, too.
-        ignore_index: What the target holds where the class is unknown.
+        ignore_index: Value of the target where the class is unknown.
 
     Example:
         >>> pixel_cross_entropy(torch.zeros(1, 4, 1, 2), torch.tensor([[[3, 255]]]))
@@ -37,7 +37,7 @@ def pixel_cross_entropy(
 def summed_pixel_cross_entropy(
     logits: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE_INDEX
 ) -> tuple[Tensor, Tensor]:
-    """Return the sum whose mean is `pixel_cross_entropy`, and what to divide it by: how many pixels are known."""
+    """Return the sum and the divisor of `pixel_cross_entropy`, the (weighted) number of pixels with a known class."""
     with torch.autocast(logits.device.type, enabled=False):
         total = F.cross_entropy(logits.float(), target, weight=weight, ignore_index=ignore_index, reduction="sum")
         known = target != ignore_index
@@ -45,16 +45,16 @@ def summed_pixel_cross_entropy(
 
 
 def dice_loss(logits: Tensor, target: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
-    """Return one minus the Dice coefficient of the probabilities, averaged over the classes that are there.
+    """Return one minus the Dice coefficient of the probabilities, averaged over the classes in the target.
 
-    For a class k, 2 sum p_k t_k / (sum p_k + sum t_k) over all pixels of the batch whose class is known (Milletari et
-    al. 2016 with plain sums, several classes as in Sudre et al. 2017, unweighted). Small classes count as much as
-    large ones, which cross-entropy alone neglects.
+    The coefficient of class k is 2 sum p_k t_k / (sum p_k + sum t_k) over all pixels of the batch with a known class
+    (Milletari et al. 2016 with plain sums, several classes as in Sudre et al. 2017, unweighted). Unlike in the
+    cross-entropy, small classes count as much as large ones.
 
     Args:
         logits: (N, K, H, W).
         target: (N, H, W) int64, classes from 0.
-        ignore_index: What the target holds where the class is unknown.
+        ignore_index: Value of the target where the class is unknown.
 
     Example:
         >>> logits = torch.tensor([[[[9.0, -9.0]], [[-9.0, 9.0]]]])  # pixels of the classes 0 and 1
@@ -65,7 +65,7 @@ def dice_loss(logits: Tensor, target: Tensor, ignore_index: int = IGNORE_INDEX) 
 
 
 def dice_sums(logits: Tensor, target: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
-    """Return the sums over pixels that `dice_loss` is made of, (3, K): of p_k t_k, p_k and t_k."""
+    """Return the sums over pixels that `dice_loss` is computed from, (3, K): of p_k t_k, p_k and t_k."""
     with torch.autocast(logits.device.type, enabled=False):
         known = (target != ignore_index)[:, None]
         probabilities = logits.float().softmax(1) * known
@@ -74,8 +74,8 @@ def dice_sums(logits: Tensor, target: Tensor, ignore_index: int = IGNORE_INDEX) 
 
 
 def dice_loss_of_sums(sums: Tensor) -> Tensor:
-    """Return `dice_loss` from the sums over the pixels of one or several batches, (3, K)."""
-    both, expected, there = sums.unbind()
-    dice = 2 * both / (expected + there).clamp_min(1e-6)
-    present = there > 0
+    """Return `dice_loss` from the sums (3, K) over the pixels of one or several batches."""
+    overlap, predicted, actual = sums.unbind()
+    dice = 2 * overlap / (predicted + actual).clamp_min(1e-6)
+    present = actual > 0
     return ((1 - dice) * present).sum() / present.sum().clamp_min(1)

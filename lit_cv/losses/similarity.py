@@ -1,8 +1,7 @@
-"""How alike each embedding is to all others: the denominator of contrastive losses, in memory linear in their number.
+"""Similarity of each embedding to all others, the denominator of contrastive losses, in linear memory.
 
-The matrix of similarities is never held as a whole once it is large. It is made a strip at a time, used and dropped;
-the backward pass makes the strips again. A process that is alone computes each pair once, for the matrix is
-symmetric.
+A large similarity matrix is never stored completely. It is computed in strips, which are discarded after use and
+computed again in the backward pass. On a single rank, each pair is computed once, because the matrix is symmetric.
 """
 
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from lit_cv.distributed import gather_batches, global_rank, is_distributed
 
 __all__ = ["log_sum_exp_similarity"]
 
-_WHOLE = 1 << 20  # similarities that are kept for the backward pass rather than made again
+_KEPT = 1 << 20  # largest number of similarities that is kept for the backward pass
 _STRIP = 1 << 20  # similarities in one strip
 _SAFE = 80.0  # exp(-80) is still above float32's underflow, at exp(-87)
 
@@ -28,13 +27,13 @@ def log_sum_exp_similarity(
     Args:
         embeddings: z, (M, D), float32 or float64, each of length 1 (or 0).
         temperature: Positive.
-        gather: Whether k runs over the embeddings of all processes, which hold M each. The gradient is then that
-            of the sum of all processes' results: after the averaging of DDP, as if one process held everything.
-        chunk_size: Embeddings that are compared with all others at a time; `None` chooses.
+        gather: Whether k runs over the embeddings of all ranks, which have M each. The gradient is then that of the
+            sum of all ranks' results: after the averaging of DDP, it equals that of one rank with all embeddings.
+        chunk_size: Number of embeddings compared with all others at a time; `None` chooses.
 
     Returns:
-        (M,), differentiable once with what other processes hold, otherwise as often as wanted; a second derivative
-        takes memory that grows with M squared.
+        (M,). It is differentiable once if gathered from several ranks, otherwise any number of times; a second
+        derivative needs memory that grows with M squared.
     """
     return cast(Tensor, _LogSumExp.apply(embeddings, temperature, gather, chunk_size))
 
@@ -44,13 +43,13 @@ class _LogSumExp(torch.autograd.Function):
     def forward(ctx: Any, own: Tensor, temperature: float, gather: bool, chunk_size: int | None) -> Tensor:
         ctx.gather = gather and is_distributed()
         ctx.temperature, ctx.chunk_size, ctx.kept = temperature, chunk_size, None
-        # Similarities are at most 1, so that 1 / temperature is a maximum to subtract that nobody has to look for.
+        # Similarities are at most 1, so 1 / temperature can be subtracted in place of the maximum.
         ctx.symmetric = not ctx.gather and 2 / temperature <= _SAFE
         keys = gather_batches(own) if ctx.gather else own
         with torch.autocast(own.device.type, enabled=False):
             if not ctx.symmetric:
                 logs = _logs_by_row(own, keys, ctx)
-            elif chunk_size is None and len(own) ** 2 <= _WHOLE:
+            elif chunk_size is None and len(own) ** 2 <= _KEPT:
                 ctx.kept = _exponentials(own, own, temperature)
                 logs = ctx.kept.sum(1).log_().add_(1 / temperature)
             else:
@@ -63,7 +62,7 @@ class _LogSumExp(torch.autograd.Function):
         # With p_ij = exp(s_ij - log_i), the gradient of sum_j g_j log_j for z_i is
         # sum_j (g_i p_ij + g_j p_ji) z_j / temperature.
         own, keys, logs = ctx.saved_tensors
-        if torch.is_grad_enabled():  # under create_graph, for a second derivative
+        if torch.is_grad_enabled():  # with create_graph=True, for a second derivative
             return _differentiable_grad(own, grad, ctx), None, None, None
         with torch.autocast(own.device.type, enabled=False):
             if not ctx.symmetric:
@@ -75,16 +74,15 @@ class _LogSumExp(torch.autograd.Function):
 
 
 def _differentiable_grad(own: Tensor, grad: Tensor, ctx: Any) -> Tensor:
-    """Return the gradient by operations that can be differentiated themselves."""
+    """Return the gradient by differentiable operations."""
     if ctx.gather:
         raise NotImplementedError(
-            "a second derivative of similarities to the embeddings of other processes is not supported: give "
-            "gather=False."
+            "second derivatives are not supported for embeddings gathered from several ranks: use gather=False."
         )
     with torch.autocast(own.device.type, enabled=False):
         similarity = own @ own.T / ctx.temperature
-        itself = torch.eye(len(own), dtype=torch.bool, device=own.device)
-        weighted = grad[:, None] * similarity.masked_fill(itself, -torch.inf).softmax(1)
+        diagonal = torch.eye(len(own), dtype=torch.bool, device=own.device)
+        weighted = grad[:, None] * similarity.masked_fill(diagonal, -torch.inf).softmax(1)
         return cast(Tensor, (weighted + weighted.T) @ own / ctx.temperature)
 
 
@@ -95,7 +93,7 @@ def _chunks(rows: int, columns: int, chunk_size: int | None) -> Iterator[tuple[i
 
 
 def _exponentials(rows: Tensor, columns: Tensor, temperature: float) -> Tensor:
-    """Return exp((z_i . z_k - 1) / temperature), and 0 for row i and column i."""
+    """Return exp((z_i . z_k - 1) / temperature) with 0 on the diagonal."""
     bound = rows.new_full((), -1 / temperature)
     part = torch.addmm(bound, rows, columns.T, alpha=1 / temperature).exp_()
     part.diagonal().zero_()
@@ -122,7 +120,7 @@ def _symmetric_grad(own: Tensor, weight: Tensor, ctx: Any) -> Tensor:
 
 
 def _logs_by_row(own: Tensor, keys: Tensor, ctx: Any) -> Tensor:
-    """Subtract each row's own maximum: for temperatures at which one maximum for all would make exp underflow."""
+    """Subtract the maximum of each row, for temperatures at which a common bound would make exp underflow."""
     offset = global_rank() * len(own) if ctx.gather else 0
     logs = torch.empty_like(own[:, 0])
     for start, end in _chunks(len(own), len(keys), ctx.chunk_size):

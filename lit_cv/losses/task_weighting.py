@@ -1,4 +1,4 @@
-"""One loss out of those of several tasks: what every weighting has in common, and weights that stand still."""
+"""Weighted sum of the losses of several tasks: the base class, and fixed weights."""
 
 import math
 from abc import ABC, abstractmethod
@@ -13,15 +13,15 @@ __all__ = ["FixedWeighting", "TaskWeighting"]
 
 
 class TaskWeighting(nn.Module, ABC):
-    """Adds up the losses of several tasks, each with a weight.
+    """Base of the weighted sums of the losses of several tasks.
 
-    Its state (learned weights, losses of earlier epochs) lies in parameters and buffers, hence in checkpoints.
+    Its state (learned weights, losses of earlier epochs) is in parameters and buffers, so checkpoints contain it.
 
     Args:
         tasks: Names of the tasks.
 
     Raises:
-        ValueError: If there is no task, or a name comes twice.
+        ValueError: If there is no task, or a duplicate name.
     """
 
     def __init__(self, tasks: Sequence[str]) -> None:
@@ -32,13 +32,13 @@ class TaskWeighting(nn.Module, ABC):
 
     @abstractmethod
     def weights(self) -> Tensor:
-        """Return the factors (K,) that the losses are multiplied by at present, in the order of `tasks`."""
+        """Return the current factors (K,) of the losses, in the order of `tasks`."""
 
     def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """Return the weighted sum, a scalar in float32 or better.
+        """Return the weighted sum, a scalar in at least float32.
 
         Args:
-            losses: Scalars by task. Tasks without a label in the batch are left out and take no part.
+            losses: Scalars by task. Tasks without a label in the batch are missing and do not contribute.
 
         Raises:
             ValueError: If a name is unknown.
@@ -52,30 +52,30 @@ class TaskWeighting(nn.Module, ABC):
         return total
 
     def waiting(self) -> list[str]:
-        """Return the tasks whose first loss `start` is to be told; here none."""
+        """Return the tasks whose first loss `start` still needs; none by default."""
         return []
 
     def start(self, losses: Mapping[str, Tensor]) -> None:
-        """Take in the first losses of some tasks; here nothing changes."""
+        """Initialize the state from the first losses of some tasks; does nothing by default."""
 
     def end_epoch(self, losses: Mapping[str, float]) -> None:
-        """Take in the mean losses of an epoch of training; here nothing changes."""
+        """Update the state with the mean training losses of an epoch; does nothing by default."""
 
     def check(self, losses: Mapping[str, object]) -> None:
-        """Raise ValueError for the name of no task."""
+        """Raise ValueError for an unknown task."""
         if unknown := set(losses) - set(self.tasks):
-            raise ValueError(f"{', '.join(sorted(unknown))}: no such task; there are {', '.join(self.tasks)}.")
+            raise ValueError(f"{', '.join(sorted(unknown))}: no such task; the tasks are {', '.join(self.tasks)}.")
 
 
 class FixedWeighting(TaskWeighting):
-    """Weights that stand still: equal ones (the plain sum of the losses), or those that are given.
+    """Constant weights: equal weights (the plain sum of the losses), or user-defined ones.
 
     Args:
         tasks: Names of the tasks.
-        weights: A weight for each task, not negative; `None` for 1 each.
+        weights: A nonnegative weight for each task; `None` for 1 each.
 
     Raises:
-        ValueError: If a weight is missing, left over or out of range.
+        ValueError: If a weight is missing or out of range, or belongs to no task.
 
     Example:
         >>> weighting = FixedWeighting(["shape", "depth"], {"shape": 1.0, "depth": 0.1})
@@ -87,13 +87,13 @@ class FixedWeighting(TaskWeighting):
 
     def __init__(self, tasks: Sequence[str], weights: Mapping[str, float] | None = None) -> None:
         super().__init__(tasks)
-        given = dict.fromkeys(tasks, 1.0) if weights is None else dict(weights)
-        if set(given) != set(tasks):
-            raise ValueError(f"weights for {', '.join(given) or 'no task'}, but the tasks are {', '.join(tasks)}.")
-        for name, weight in given.items():
+        by_task = dict.fromkeys(tasks, 1.0) if weights is None else dict(weights)
+        if set(by_task) != set(tasks):
+            raise ValueError(f"weights for {', '.join(by_task) or 'no task'}, but the tasks are {', '.join(tasks)}.")
+        for name, weight in by_task.items():
             if not 0 <= weight < math.inf:
-                raise ValueError(f"the weight of {name} is {weight}: give a finite number, 0 or greater.")
-        self.register_buffer("factors", torch.tensor([float(given[name]) for name in tasks]), persistent=False)
+                raise ValueError(f"the weight of {name} is {weight}: give a finite number of at least 0.")
+        self.register_buffer("factors", torch.tensor([float(by_task[name]) for name in tasks]), persistent=False)
 
     def weights(self) -> Tensor:
         """Return the weights (K,)."""
@@ -101,5 +101,5 @@ class FixedWeighting(TaskWeighting):
 
 
 def at_least_float32(value: Tensor) -> Tensor:
-    """Return a tensor in its own precision, but no less than float32."""
+    """Return float64 tensors unchanged, and others as float32."""
     return value if value.dtype == torch.float64 else value.float()

@@ -9,34 +9,35 @@ from lit_cv.losses.task_weighting import TaskWeighting, at_least_float32
 
 __all__ = ["UncertaintyWeighting"]
 
-_BOUND = 7.0  # of log sigma: a loss that reaches 0 would drive its weight to infinity
+_BOUND = 7.0  # bound of log sigma: a loss near 0 would drive its weight to infinity
 
 
 class UncertaintyWeighting(TaskWeighting):
-    r"""Weighs each task by the noise that it is seen to have (Kendall, Gal and Cipolla 2018, equations 7 and 10).
+    r"""Learned weights based on the uncertainty of each task (Kendall, Gal and Cipolla 2018, equations 7 and 10).
 
-    The total is the sum over the tasks of :math:`L_i / (2 \sigma_i^2) + \log \sigma_i`, which is the negative log
-    likelihood of a Gaussian of variance :math:`\sigma_i^2` if :math:`L_i` is a mean squared error. For a
-    cross-entropy the paper arrives at :math:`L_i / \sigma_i^2 + \log \sigma_i`, a softmax of temperature
-    :math:`\sigma_i^2`, approximately. The parameters are :math:`\log \sigma_i`, so that no sigma can turn negative.
-    For a constant loss the optimum is :math:`\sigma_i^2 = L_i`, or :math:`2 L_i` for a cross-entropy: in either
-    case the weighted loss is 1/2, whatever its scale, and the total, a log likelihood, may well be negative.
+    The total is the sum over the tasks of :math:`L_i / (2 \sigma_i^2) + \log \sigma_i`, the negative log likelihood of
+    a Gaussian with variance :math:`\sigma_i^2` if :math:`L_i` is a mean squared error. For a cross-entropy, the paper
+    derives :math:`L_i / \sigma_i^2 + \log \sigma_i`, approximately a softmax with temperature :math:`\sigma_i^2`. The
+    parameters are :math:`\log \sigma_i`, so that every sigma is positive. For a constant loss, the optimum is
+    :math:`\sigma_i^2 = L_i`, or :math:`2 L_i` for a cross-entropy. In either case, the weighted loss is 1/2 regardless
+    of its scale, and the total, a negative log likelihood, may be negative.
 
-    The logarithms want a parameter group of their own, with a learning rate of about 0.02 under Adam and no weight
-    decay: at that of a network they come too late.
+    Put the parameters into a separate parameter group, with a learning rate of about 0.02 with Adam and no weight
+    decay: at the learning rate of a network, they change too slowly.
 
-    A negative loss has no optimum in the formula. Sigma learns from the magnitude of the loss, which for a positive
-    loss is the same and for a negative one balances its scale, too. It is kept in [exp(-7), exp(7)].
+    For a negative loss, the formula has no optimum. Sigma is therefore trained on the magnitude of the loss, which
+    makes no difference for a positive loss and balances the scale of a negative one. It is clipped to
+    [exp(-7), exp(7)].
 
-    The sigmas begin at 1. Where losses are large their first gradients are, too, after which Adam takes hundreds of
-    steps to get going; `start` puts them at the optimum of the first losses instead.
+    Every sigma is initially 1. Large losses then have large first gradients, after which Adam needs hundreds of steps
+    to recover. `start` sets the sigmas to the optimum of the first losses instead.
 
     Args:
         tasks: Names of the tasks.
-        classification: Those whose loss is a cross-entropy.
+        classification: Names of the tasks whose loss is a cross-entropy.
 
     Attributes:
-        log_sigma: (K,), the parameters, 0 at the start.
+        log_sigma: (K,), the parameters, initially 0.
 
     Example:
         >>> weighting = UncertaintyWeighting(["depth", "shape"], classification=["shape"])
@@ -53,7 +54,7 @@ class UncertaintyWeighting(TaskWeighting):
         form = torch.tensor([1.0 if name in classification else 0.5 for name in tasks])
         self.register_buffer("form", form, persistent=False)
         self.register_buffer("started", torch.zeros(len(tasks), dtype=torch.bool))
-        self._all_started = False  # spares a look at the device
+        self._all_started = False  # avoids reading `started` from the device
         self.log_sigma = nn.Parameter(torch.zeros(len(tasks)))
 
     def sigma(self) -> Tensor:
@@ -61,11 +62,11 @@ class UncertaintyWeighting(TaskWeighting):
         return self.log_sigma.exp()
 
     def weights(self) -> Tensor:
-        """Return what the losses are multiplied by, (K,)."""
+        """Return the factors (K,) of the losses."""
         return self.form * torch.exp(-2 * self.log_sigma)
 
     def waiting(self) -> list[str]:
-        """Return the tasks that `start` has not been told of."""
+        """Return the tasks that `start` has not initialized."""
         if self._all_started:
             return []
         waiting = [name for name, started in zip(self.tasks, self.started.tolist(), strict=True) if not started]
@@ -74,11 +75,10 @@ class UncertaintyWeighting(TaskWeighting):
 
     @torch.no_grad()
     def start(self, losses: Mapping[str, Tensor]) -> None:
-        """Put the sigmas of some tasks at the optimum of these losses: each weighted loss is 1/2 then.
+        """Set the sigmas of some tasks to the optimum of these losses, where each weighted loss is 1/2.
 
         Args:
-            losses: Scalars by task, the same on all processes that train together. One of 0 or that is not finite
-                leaves its sigma as it is.
+            losses: Scalars by task, the same on all ranks. A loss that is 0 or not finite does not change its sigma.
         """
         self.check(losses)
         for index, name in enumerate(self.tasks):
@@ -89,21 +89,21 @@ class UncertaintyWeighting(TaskWeighting):
                 self.started[index] = True
 
     def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """Return the total, a scalar in float32 or better.
+        """Return the total, a scalar in at least float32.
 
         Args:
-            losses: Scalars by task. A task that is left out takes no part: its sigma gets no gradient either.
+            losses: Scalars by task. A missing task does not contribute, and its sigma gets no gradient.
         """
         self.check(losses)
         if self.training:
             with torch.no_grad():
                 self.log_sigma.clamp_(-_BOUND, _BOUND)
         weights, log_sigma = self.weights(), at_least_float32(self.log_sigma)
-        total = log_sigma[:0].sum()  # a part of the graph even of no task at all
+        total = log_sigma[:0].sum()  # 0, but part of the graph even without any task
         for index, name in enumerate(self.tasks):
             if name in losses:
                 loss, weight = at_least_float32(losses[name]), weights[index]
-                # Sigma sees the magnitude of the loss; the value is that of the formula.
-                learned = (weight - weight.detach()) * loss.detach().abs()
-                total = total + loss * weight.detach() + learned + log_sigma[index]
+                # The gradient of sigma uses the magnitude of the loss; the value is that of the formula.
+                sigma_term = (weight - weight.detach()) * loss.detach().abs()
+                total = total + loss * weight.detach() + sigma_term + log_sigma[index]
         return total

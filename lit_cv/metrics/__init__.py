@@ -1,7 +1,6 @@
-"""Metrics beyond those of torchmetrics, on whose `Metric` they are built, and measures of an embedding.
+"""Metrics in addition to torchmetrics', as subclasses of its `Metric`, and functions that evaluate an embedding.
 
-The measures (`knn_predictions`, `centroid_predictions`, `alignment`, `uniformity`, `effective_rank`) are functions of
-tensors.
+The functions are `knn_predictions`, `centroid_predictions`, `alignment`, `uniformity` and `effective_rank`.
 """
 
 from lit_cv.metrics.adaptation import AnswerInformation, PseudoLabelQuality

@@ -1,4 +1,4 @@
-"""What can be said of a classifier's answers in the target domain, over a whole epoch."""
+"""Metrics of a classifier's predictions in the target domain over an epoch."""
 
 import torch
 from torch import Tensor
@@ -8,11 +8,12 @@ __all__ = ["AnswerInformation", "PseudoLabelQuality"]
 
 
 class AnswerInformation(Metric):
-    """How sure a classifier's answers are, and how evenly they fall on the classes; without labels.
+    """Confidence of a classifier's predictions, and their balance over the classes, without labels.
 
-    `entropy` is the mean entropy of an answer and `diversity` the entropy of the mean answer, both as a share of
-    log K. Their difference is the information that answers hold about images, which adaptation is to raise
-    (Shi and Sha 2012): 1 for sure answers that fall on all classes alike, 0 for random or collapsed ones.
+    `target_entropy` is the mean entropy of the predictions, and `target_diversity` the entropy of the mean prediction,
+    both divided by log K. Diversity minus entropy is the mutual information of predictions and images, which
+    adaptation should increase (Shi and Sha 2012): 1 for confident predictions that are balanced over the classes, 0
+    for random or collapsed predictions.
 
     Args:
         num_classes: Number of classes K.
@@ -35,24 +36,24 @@ class AnswerInformation(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, probabilities: Tensor) -> None:
-        """Add answers (N, K)."""
+        """Add predicted probabilities (N, K)."""
         p = probabilities.detach().double()
         self.total += p.sum(0)
         self.entropy += torch.special.entr(p).sum()
         self.count += len(p)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return both shares, NaN without any answer."""
-        most = torch.log(self.total.new_tensor(len(self.total)))
+        """Return both values, NaN without any predictions."""
+        maximum = torch.log(self.total.new_tensor(len(self.total)))
         diversity = torch.special.entr(self.total / self.count).sum()
         return {
-            "target_entropy": (self.entropy / self.count / most).float(),
-            "target_diversity": (diversity / most).float(),
+            "target_entropy": (self.entropy / self.count / maximum).float(),
+            "target_diversity": (diversity / maximum).float(),
         }
 
 
 class PseudoLabelQuality(Metric):
-    """Which share of images gets a pseudo-label, and which share of those is right; NaN where none gets one."""
+    """Fraction of images with a pseudo-label, and the precision of the pseudo-labels, NaN if there are none."""
 
     kept: Tensor
     right: Tensor
@@ -65,7 +66,7 @@ class PseudoLabelQuality(Metric):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, labels: Tensor, mask: Tensor, target: Tensor) -> None:
-        """Add pseudo-labels (N,), the mask (N,) of those that are used, and the true labels (N,), -1 if unknown."""
+        """Add pseudo-labels (N,), the mask (N,) of those used, and the ground truth (N,), -1 if unknown."""
         known = mask & (target >= 0)
         self.kept += mask.sum()
         self.known += known.sum()

@@ -1,4 +1,4 @@
-"""Classification by the nearest mean of a class in an embedding."""
+"""Nearest-centroid classification in an embedding."""
 
 import torch
 import torch.nn.functional as F
@@ -9,18 +9,18 @@ __all__ = ["centroid_predictions"]
 
 @torch.no_grad()
 def centroid_predictions(queries: Tensor, bank: Tensor, bank_labels: Tensor, num_classes: int) -> Tensor:
-    """Classify embeddings by the nearest class mean, as prototypical networks do (Snell et al. 2017, equation 1).
+    """Classify embeddings by the nearest class mean, as in prototypical networks (Snell et al. 2017, equation 1).
 
-    Embeddings are normalized to length 1 before the means are taken; nearest is by the Euclidean distance.
+    Embeddings are normalized to length 1 before averaging; distances are Euclidean.
 
     Args:
         queries: (N, D) float.
-        bank: (M, D) float, with labels.
-        bank_labels: (M,) int64 in [0, num_classes). A class without any is never answered.
+        bank: (M, D) float, labeled embeddings.
+        bank_labels: (M,) int64 in [0, num_classes). A class without embeddings is never predicted.
         num_classes: Number of classes.
 
     Returns:
-        (N,) int64, the classes.
+        (N,) int64, the predicted classes.
 
     Example:
         >>> bank = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -28,7 +28,7 @@ def centroid_predictions(queries: Tensor, bank: Tensor, bank_labels: Tensor, num
         tensor([2])
     """
     if len(bank) == 0 or len(bank) != len(bank_labels):
-        raise ValueError(f"{len(bank)} embeddings with {len(bank_labels)} labels: give one label for each.")
+        raise ValueError(f"{len(bank)} embeddings with {len(bank_labels)} labels: give one label per embedding.")
     members = F.one_hot(bank_labels, num_classes).float()
     means = members.T @ F.normalize(bank.float(), dim=1) / members.sum(0).clamp_min(1)[:, None]
     distances = torch.cdist(F.normalize(queries.float(), dim=1), means)

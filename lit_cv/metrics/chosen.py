@@ -1,4 +1,4 @@
-"""Metrics that the user adds to those of a task, by name."""
+"""Metrics that a user adds to a task by name."""
 
 import re
 import warnings
@@ -23,15 +23,15 @@ _MOST_BYTES = 1 << 30
 Select = Callable[[Any, Any], tuple[Any, Any]]
 
 METRICS: Registry[Callable[..., Metric]] = Registry("metric", Metric, "lit_cv.metrics")
-"""The metrics that can be added, by name; those of `lit_cv.metrics.standard` are torchmetrics'."""
+"""The metrics that can be added, by name, including torchmetrics' in `lit_cv.metrics.standard`."""
 
 
 class ChosenMetric(WrapperMetric):
-    """A metric that is fed with what is known alone; NaN where nothing was.
+    """A metric that is updated only with known targets, and is NaN without any.
 
     Args:
         metric: The metric.
-        select: Returns those of the outputs and targets of a batch that are known.
+        select: Function that selects the outputs and targets of a batch with a known target.
     """
 
     def __init__(self, metric: Metric, select: Select) -> None:
@@ -40,10 +40,10 @@ class ChosenMetric(WrapperMetric):
         self._select = select
 
     def update(self, output: Any, target: Any) -> None:
-        """Take in a batch.
+        """Add a batch.
 
         Raises:
-            ValueError: If the metric is one of torchmetrics for another kind of task.
+            ValueError: If the metric is torchmetrics' and for another kind of task.
         """
         output, target = self._select(output, target)
         if not len(target):
@@ -54,40 +54,40 @@ class ChosenMetric(WrapperMetric):
             if not type(self.metric).__module__.startswith("torchmetrics."):
                 raise
             raise ValueError(
-                f"the metric {type(self.metric).__name__} does not go with this task: {str(error).splitlines()[0]}"
+                f"the metric {type(self.metric).__name__} does not fit this task: {str(error).splitlines()[0]}"
             ) from error
 
     def compute(self) -> Any:
-        """Return the value over all batches and ranks, one number or a dict of them.
+        """Return the value over all batches and ranks, one number or a dict of numbers.
 
         Raises:
-            ValueError: If it is none.
+            ValueError: If the metric returned anything else.
         """
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The ``compute`` method of metric")
             try:
-                found = self.metric.compute()
+                result = self.metric.compute()
             except (ValueError, IndexError, RuntimeError):
                 if self.metric.update_called:
                     raise
                 return torch.tensor(torch.nan, device=self.metric.device)
-        for value in found.values() if isinstance(found, Mapping) else [found]:
+        for value in result.values() if isinstance(result, Mapping) else [result]:
             if not isinstance(value, Tensor) or value.numel() != 1:
                 shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
                 raise ValueError(
-                    f"the metric {type(self.metric).__name__} returned a {type(value).__name__}{shape}: one number, or "
-                    "a dict of them, can be logged."
+                    f"the metric {type(self.metric).__name__} returned a {type(value).__name__}{shape}: return one "
+                    "number, or a dict of numbers."
                 )
-        return found
+        return result
 
     def reset(self) -> None:
-        """Start anew."""
+        """Reset this metric and the wrapped one."""
         super().reset()
         self.metric.reset()
 
 
 def known_rows(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows of a batch whose target is known in part: not negative, not NaN.
+    """Return the rows of a batch with at least one known target value, neither negative nor NaN.
 
     Example:
         >>> known_rows(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([1, -1, 0]))
@@ -99,7 +99,7 @@ def known_rows(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_metrics(metrics: MetricNames | None) -> None:
-    """Raise ValueError or TypeError unless there are metrics of these names; None is built."""
+    """Raise ValueError or TypeError unless all names are valid; no metric is built."""
     for entry in _entries(metrics):
         resolve(entry["name"], METRICS, "metrics")
 
@@ -108,39 +108,41 @@ def build_metrics(metrics: MetricNames | None, offered: Mapping[str, Any], selec
     """Build the metrics that a user has chosen.
 
     Args:
-        metrics: Names of `METRICS`, or `file.Class` for a `torchmetrics.Metric` of your own, or dicts of such a `name`
+        metrics: Names of `METRICS`, or `file.Class` for a user-defined `torchmetrics.Metric`, or dicts of such a `name`
             and the metric's arguments.
-        offered: What the task offers, such as `num_classes`; a metric gets what its constructor accepts.
-        select: Returns those of the outputs and targets of a batch that a metric is fed with.
+        offered: Arguments that the task offers, such as `num_classes`; a metric receives those it accepts.
+        select: Function that selects the outputs and targets of a batch for a metric.
 
     Returns:
-        The metrics by the names that they are logged with: the short one, or that of the class in lower case.
+        The metrics by the names that they are logged with: the short name, or the class name in lower case.
 
     Raises:
-        TypeError: If an entry is neither a name nor a dict with one.
-        ValueError: If there is no such metric, it does not go with the task, or two have the same name.
+        TypeError: If an entry is neither a name nor a dict with a name.
+        ValueError: If there is no such metric, it does not fit the task, or two have the same name.
     """
-    found: dict[str, ChosenMetric] = {}
+    built: dict[str, ChosenMetric] = {}
     for entry in _entries(metrics):
         name = entry["name"]
         kind = resolve(name, METRICS, "metrics")
-        given = {key: value for key, value in entry.items() if key != "name"}
+        arguments = {key: value for key, value in entry.items() if key != "name"}
         logged = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.rpartition(".")[2]).lower()
-        if logged in found:
-            raise ValueError(f"metrics={list(metrics or ())!r}: there are two named {logged}.")
-        if given:
-            _check_size(kind, name, given, offered)
-        found[logged] = ChosenMetric(build(kind, f"metric {name!r}", given, offered), select)
-    return found
+        if logged in built:
+            raise ValueError(f"metrics={list(metrics or ())!r}: two metrics would be logged as {logged}.")
+        if arguments:
+            _check_size(kind, name, arguments, offered)
+        built[logged] = ChosenMetric(build(kind, f"metric {name!r}", arguments, offered), select)
+    return built
 
 
-def _check_size(kind: Callable[..., Metric], name: str, given: Mapping[str, Any], offered: Mapping[str, Any]) -> None:
-    """Refuse arguments, which may be a file's, with which a metric would take far more memory than any needs."""
+def _check_size(
+    kind: Callable[..., Metric], name: str, arguments: Mapping[str, Any], offered: Mapping[str, Any]
+) -> None:
+    """Refuse arguments, possibly read from a file, with which a metric would need an excessive amount of memory."""
     with suppress(RuntimeError, NotImplementedError, TypeError), torch.device("meta"):
-        states = build(kind, f"metric {name!r}", given, offered)._defaults.values()
+        states = build(kind, f"metric {name!r}", arguments, offered)._defaults.values()
         size = sum(state.numel() * state.element_size() for state in states if isinstance(state, Tensor))
         if size > _MOST_BYTES:
-            raise ValueError(f"metric {name!r}: its state would take {size:,} bytes: change {', '.join(given)}.")
+            raise ValueError(f"metric {name!r}: its state would need {size:,} bytes: change {', '.join(arguments)}.")
 
 
 def _entries(metrics: MetricNames | None) -> list[Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""Scores of classes, in memory that grows with their number, not with its square."""
+"""Class-wise metrics with memory linear in the number of classes."""
 
 from abc import ABC
 from typing import Any
@@ -11,9 +11,9 @@ __all__ = ["ClassAccuracy", "MacroF1"]
 
 
 class _ClassCounts(Metric, ABC):
-    """Counts for each class the images that are of it, that are said to be, and both.
+    """Counts of actual, predicted and correctly predicted images for each class.
 
-    The macro averages of torchmetrics make a whole confusion matrix of every batch: with 10,000 classes 800 MB.
+    torchmetrics' macro averages compute a full confusion matrix of every batch: 800 MB for 10,000 classes.
 
     Args:
         num_classes: Number of classes K.
@@ -30,21 +30,21 @@ class _ClassCounts(Metric, ABC):
             self.add_state(name, torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, target: Tensor) -> None:
-        """Take in a batch.
+        """Add a batch.
 
         Args:
             logits: (N, K) scores.
-            target: (N,) int64; images with a negative one do not count.
+            target: (N,) int64; images with a negative target do not count.
         """
         known = (target >= 0).long()
-        target, answer = target.clamp_min(0), logits.argmax(1)
+        target, prediction = target.clamp_min(0), logits.argmax(1)
         self.actual.index_add_(0, target, known)
-        self.predicted.index_add_(0, answer, known)
-        self.right.index_add_(0, target, known * (answer == target))
+        self.predicted.index_add_(0, prediction, known)
+        self.right.index_add_(0, target, known * (prediction == target))
 
 
 class MacroF1(_ClassCounts):
-    """The mean F1 score of the classes that occur, in truth or in answers.
+    """The mean F1 score of the classes that occur in the ground truth or the predictions.
 
     Example:
         >>> metric = MacroF1(3)
@@ -54,14 +54,14 @@ class MacroF1(_ClassCounts):
     """
 
     def compute(self) -> Tensor:
-        """Return the score, 0 where there was no image."""
+        """Return the score, 0 without any images."""
         total = self.actual + self.predicted
         scores = 2 * self.right / total.clamp_min(1)
         return scores.sum() / (total > 0).sum().clamp_min(1)
 
 
 class ClassAccuracy(_ClassCounts):
-    """The share of the images of each class that are recognized, (K,), NaN for a class without images.
+    """The accuracy (recall) of each class, (K,), NaN for a class without images.
 
     Example:
         >>> metric = ClassAccuracy(3)
@@ -71,5 +71,5 @@ class ClassAccuracy(_ClassCounts):
     """
 
     def compute(self) -> Tensor:
-        """Return the shares."""
+        """Return the accuracies."""
         return self.right / self.actual

@@ -1,4 +1,4 @@
-"""Measures of an embedding that need no labels: they show a collapse before any accuracy does."""
+"""Label-free metrics of an embedding, which reveal a collapse before the accuracy does."""
 
 import math
 
@@ -15,12 +15,12 @@ _CHUNK = 1024
 def alignment(first: Tensor, second: Tensor) -> Tensor:
     """Return the mean squared distance between the normalized embeddings of two views of the same images.
 
-    0 when the views of an image fall together, 2 when they are as far apart as any two images at right angles
-    (Wang and Isola 2020, equation 1 with alpha = 2).
+    It is 0 if the views of an image coincide, and 2 if they are orthogonal (Wang and Isola 2020, equation 1 with
+    alpha = 2).
 
     Args:
         first: (N, D) float.
-        second: (N, D) float, row by row of the same images.
+        second: (N, D) float, embeddings of the same images in the same order.
 
     Example:
         >>> alignment(torch.eye(2), 3 * torch.eye(2))
@@ -34,11 +34,11 @@ def alignment(first: Tensor, second: Tensor) -> Tensor:
 def uniformity(embeddings: Tensor, t: float = 2.0) -> Tensor:
     """Return the log of the mean Gaussian potential exp(-t |z_i - z_j|^2) over all pairs of embeddings.
 
-    0 when all fall together; the more negative, the more evenly they cover the sphere, down to about -2 t in
-    many dimensions (Wang and Isola 2020, equation 2).
+    It is 0 if all embeddings coincide. More negative values mean a more uniform distribution on the sphere, down to
+    about -2 t in many dimensions (Wang and Isola 2020, equation 2).
 
     Args:
-        embeddings: (N, D) float, N at least 2; normalized here.
+        embeddings: (N, D) float, N at least 2; they are normalized.
         t: Sharpness of the potential.
 
     Example:
@@ -48,7 +48,7 @@ def uniformity(embeddings: Tensor, t: float = 2.0) -> Tensor:
     z = F.normalize(embeddings.float(), dim=1)
     n = len(z)
     if n < 2:
-        raise ValueError(f"{n} embeddings: uniformity takes pairs of them.")
+        raise ValueError(f"{n} embeddings: uniformity needs at least 2.")
     total = torch.zeros((), dtype=torch.float64, device=z.device)
     for start in range(0, n, _CHUNK):
         # |a - b|^2 = 2 - 2 a.b for unit vectors
@@ -60,13 +60,13 @@ def uniformity(embeddings: Tensor, t: float = 2.0) -> Tensor:
 
 @torch.no_grad()
 def effective_rank(embeddings: Tensor) -> Tensor:
-    """Return RankMe: the exponential of the entropy of the singular values of the embeddings.
+    """Return RankMe, the exponential of the entropy of the normalized singular values of the embeddings.
 
-    From 1, when all embeddings lie on one line, to min(N, D), when they fill every direction evenly (Garrido et
-    al. 2023, equation 1).
+    It ranges from 1 (all embeddings on one line) to min(N, D) (all directions used equally; Garrido et al. 2023,
+    equation 1).
 
     Args:
-        embeddings: (N, D) float, as the network gives them. NaN and infinity among them give NaN.
+        embeddings: (N, D) float, not normalized. If any value is NaN or infinite, the result is NaN.
 
     Example:
         >>> effective_rank(torch.eye(3))
@@ -76,6 +76,6 @@ def effective_rank(embeddings: Tensor) -> Tensor:
     if not torch.isfinite(z).all():
         return z.new_full((), torch.nan)
     values = torch.linalg.svdvals(z)
-    share = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
-    entropy: Tensor = torch.special.entr(share).sum()
+    normalized = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
+    entropy: Tensor = torch.special.entr(normalized).sum()
     return entropy.exp()

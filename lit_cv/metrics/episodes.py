@@ -1,4 +1,4 @@
-"""The mean accuracy of episodes, and how sure it is."""
+"""The mean accuracy of few-shot episodes and its confidence interval."""
 
 import torch
 from torch import Tensor
@@ -8,13 +8,13 @@ __all__ = ["EpisodeAccuracy"]
 
 
 class EpisodeAccuracy(Metric):
-    """The mean accuracy over episodes with its 95 % confidence interval, over all processes.
+    """The mean accuracy over the episodes of all ranks, with its 95 % confidence interval.
 
-    `compute` gives `{name}_acc`, the mean, and `{name}_ci95`, so that the interval is acc +- ci95: 1.96 standard
-    errors (with the unbiased variance), as few-shot papers report it; NaN for a single episode.
+    `compute` returns `{name}_acc`, the mean, and `{name}_ci95`, the half width of the interval: 1.96 standard errors
+    (with the unbiased variance), as reported in few-shot papers; NaN for a single episode.
 
     Args:
-        name: What the names of the two values start with.
+        name: Prefix of the names of the two values.
 
     Example:
         >>> metric = EpisodeAccuracy("5w1s")
@@ -37,14 +37,14 @@ class EpisodeAccuracy(Metric):
             self.add_state(state, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, accuracies: Tensor) -> None:
-        """Take in the accuracies of some episodes, (B,) in [0, 1]."""
+        """Add the accuracies (B,) of episodes, in [0, 1]."""
         values = accuracies.double()
         self.total += values.sum()
         self.squares += values.square().sum()
         self.count += len(values)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the mean and the half width of its interval."""
+        """Return the mean and the half width of its confidence interval."""
         mean = self.total / self.count
         variance = (self.squares - self.count * mean.square()).clamp_min(0) / (self.count - 1)
         interval = 1.96 * (variance / self.count).sqrt()

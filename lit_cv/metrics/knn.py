@@ -1,4 +1,4 @@
-"""Classification by the nearest neighbors in an embedding."""
+"""Nearest-neighbor classification in an embedding."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 __all__ = ["knn_predictions"]
 
-_CHUNK = 1 << 24  # similarities that are held at a time
+_CHUNK = 1 << 24  # similarities held in memory at once
 
 
 @torch.no_grad()
@@ -23,23 +23,23 @@ def knn_predictions(
 ) -> Tensor:
     """Classify embeddings by a weighted vote of their nearest neighbors (Wu et al. 2018, section 3.4).
 
-    Nearest is most similar by the cosine, and a neighbor of similarity s votes for its class with the weight
-    exp(s / temperature). The queries are worked off in chunks, on the device that the tensors are on.
+    Neighbors are ranked by cosine similarity. A neighbor with similarity s votes for its class with the weight
+    exp(s / temperature). The queries are processed in chunks, on the device of the tensors.
 
     Args:
         queries: (N, D) float.
-        bank: (M, D) float, the neighbors to choose from.
+        bank: (M, D) float, the possible neighbors.
         bank_labels: (M,) int64 in [0, num_classes).
         num_classes: Number of classes.
-        k: Numbers of neighbors that vote; a number above M stands for M.
+        k: Numbers of neighbors that vote, each limited to M.
         temperature: Positive.
-        chunk_size: Queries at a time; `None` chooses.
+        chunk_size: Number of queries per chunk; `None` chooses.
 
     Returns:
-        (len(k), N) int64, the classes found with each number of neighbors.
+        (len(k), N) int64, the predicted classes for each number of neighbors.
 
     Raises:
-        ValueError: If the bank is empty, or a number out of range.
+        ValueError: If the bank is empty, or a number is out of range.
 
     Example:
         >>> bank = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -47,21 +47,21 @@ def knn_predictions(
         tensor([[7]])
     """
     if len(bank) == 0 or len(bank) != len(bank_labels):
-        raise ValueError(f"a bank of {len(bank)} embeddings with {len(bank_labels)} labels: give one label for each.")
+        raise ValueError(f"bank of {len(bank)} embeddings with {len(bank_labels)} labels: give one per embedding.")
     if min(k) < 1 or not temperature > 0:
         raise ValueError(f"k={list(k)}, temperature={temperature}: both must be positive.")
     numbers = [min(number, len(bank)) for number in k]
     bank = F.normalize(bank.float(), dim=1)
-    found = torch.empty(len(numbers), len(queries), dtype=torch.int64, device=queries.device)
+    predictions = torch.empty(len(numbers), len(queries), dtype=torch.int64, device=queries.device)
     size = chunk_size or max(1, _CHUNK // len(bank))
     for start in range(0, len(queries), size):
         part = F.normalize(queries[start : start + size].float(), dim=1)
         similarity, index = (part @ bank.T).topk(max(numbers), dim=1)
-        # The largest weight is 1: nothing overflows at small temperatures.
+        # The largest weight is 1, which avoids overflow at small temperatures.
         weight = ((similarity - similarity[:, :1]) / temperature).exp_()
         label = bank_labels[index]
         for row, number in enumerate(numbers):
             votes = weight.new_zeros(len(part), num_classes)
             votes.scatter_add_(1, label[:, :number], weight[:, :number])
-            found[row, start : start + size] = votes.argmax(1)
-    return found
+            predictions[row, start : start + size] = votes.argmax(1)
+    return predictions

@@ -1,4 +1,4 @@
-"""Scores of labels of which some are unknown."""
+"""Multi-label metrics with unknown labels."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ __all__ = ["KnownAveragePrecision", "KnownF1"]
 
 
 class KnownAveragePrecision(MultilabelAveragePrecision):
-    """Mean average precision over the labels that any image is known to have, NaN where there is none.
+    """Mean average precision over the labels with at least one known positive, NaN if there are none.
 
-    torchmetrics' own raises an `IndexError` once a label is unknown in all images.
+    torchmetrics' metric raises an `IndexError` if a label is unknown in all images.
 
     Args:
         num_labels: Number of labels K.
@@ -36,22 +36,22 @@ class KnownAveragePrecision(MultilabelAveragePrecision):
     def compute(self) -> Tensor:  # type: ignore[override]
         """Return the mean."""
         scores, target = dim_zero_cat(self.preds), dim_zero_cat(self.target)
-        found = []
+        precisions = []
         for label in range(self.num_labels):
             known = target[:, label] >= 0
             if (target[known, label] == 1).any():
-                found.append(binary_average_precision(scores[known, label], target[known, label]))
-        return torch.stack(found).mean() if found else scores.new_full((), torch.nan)
+                precisions.append(binary_average_precision(scores[known, label], target[known, label]))
+        return torch.stack(precisions).mean() if precisions else scores.new_full((), torch.nan)
 
 
 class KnownF1(Metric):
-    """The F1 score of each label (K,), NaN where no image is known to have it or not, or the mean over the others.
+    """The F1 score of each label (K,), NaN for a label that is unknown in all images, or the mean over the others.
 
-    torchmetrics' own counts a label that is unknown in all images as 0.
+    torchmetrics' metric counts a label that is unknown in all images as 0.
 
     Args:
         num_labels: Number of labels K.
-        average: Whether `compute` gives the mean.
+        average: Whether `compute` returns the mean.
 
     Example:
         >>> metric = KnownF1(3)
@@ -68,18 +68,18 @@ class KnownF1(Metric):
         self.add_state("counts", torch.zeros(4, num_labels, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, probabilities: Tensor, target: Tensor) -> None:
-        """Take in a batch.
+        """Add a batch.
 
         Args:
             probabilities: (N, K).
-            target: (N, K), 0 or 1, negative where unknown.
+            target: (N, K), 0 or 1, negative if unknown.
         """
         known = target >= 0
-        given, deserved = (probabilities > 0.5) & known, target == 1
-        self.counts += torch.stack([(given & deserved).sum(0), given.sum(0), deserved.sum(0), known.sum(0)])
+        predicted, actual = (probabilities > 0.5) & known, target == 1
+        self.counts += torch.stack([(predicted & actual).sum(0), predicted.sum(0), actual.sum(0), known.sum(0)])
 
     def compute(self) -> Tensor:
         """Return the scores, or their mean."""
-        both, given, deserved, known = self.counts
-        scores = torch.where(known > 0, 2 * both / (given + deserved).clamp_min(1), torch.nan)
+        correct, predicted, actual, known = self.counts
+        scores = torch.where(known > 0, 2 * correct / (predicted + actual).clamp_min(1), torch.nan)
         return scores.nanmean() if self.average else scores

@@ -1,4 +1,4 @@
-"""The share of a quantity's variance that is explained, where some values are unknown."""
+"""The coefficient of determination (R2) with unknown values."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ __all__ = ["KnownR2Score"]
 
 
 class KnownR2Score(Metric):
-    """R2, the coefficient of determination, of each output over the values that are known, then their mean.
+    """The mean over all outputs of R2, the coefficient of determination, computed from the known values.
 
-    Sums over all batches and processes are kept, not the values. An output of fewer than two known values, or of
-    no variance, is left out.
+    The state is sums over batches and ranks, not the values. Outputs with fewer than two known values, or without
+    variance, are excluded.
 
     Args:
         num_outputs: Number of outputs D.
@@ -37,14 +37,14 @@ class KnownR2Score(Metric):
         self.add_state("sums", torch.zeros(4, num_outputs, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Take in a batch: (M, D) predictions and targets, NaN where unknown."""
+        """Add a batch of predictions and targets, both (M, D), NaN if unknown."""
         known = ~target.isnan()
         true = torch.where(known, target, 0.0).double()
         error = torch.where(known, prediction - target, 0.0).double()
         self.sums += torch.stack([known.double(), true, true.square(), error.square()]).sum(1)
 
     def compute(self) -> Tensor:
-        """Return the mean over the outputs, NaN if there is none to tell."""
+        """Return the mean over the outputs, NaN if all are excluded."""
         count, total, squares, errors = self.sums
         spread = squares - total.square() / count
         valid = (count > 1) & (spread > 1e-12 * squares)

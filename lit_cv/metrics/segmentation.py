@@ -1,4 +1,4 @@
-"""Intersection over union of the classes of pixels."""
+"""Intersection over union for semantic segmentation."""
 
 from collections.abc import Sequence
 
@@ -13,15 +13,15 @@ __all__ = ["SegmentationIoU"]
 
 
 class SegmentationIoU(Metric):
-    """Counts which class every pixel has and was given, over all images.
+    """Intersection over union and pixel accuracy, from a confusion matrix of all pixels.
 
-    `compute` gives `miou`, the mean intersection over union of the classes that occur in truth or prediction;
-    `pixel_acc`, the share of pixels that are right; and `iou_CLASS` of every class, NaN where it does not occur.
-    Pixels whose class is unknown do not count.
+    `compute` returns `miou`, the mean intersection over union of the classes that occur in the ground truth or the
+    predictions; `pixel_acc`, the pixel accuracy; and `iou_CLASS` for every class, NaN if it does not occur. Pixels with
+    an unknown class do not count.
 
     Args:
         class_names: Names of the classes from 0.
-        ignore_index: What masks hold where the class is unknown.
+        ignore_index: Value of the target where the class is unknown.
 
     Example:
         >>> metric = SegmentationIoU(["ground", "cat"])
@@ -40,7 +40,7 @@ class SegmentationIoU(Metric):
         self.add_state("counts", torch.zeros(k, k, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, predicted: Tensor, target: Tensor) -> None:
-        """Take in masks of classes, both (N, H, W) int64."""
+        """Add masks of classes, both (N, H, W) int64."""
         k, known = len(self.class_names), target != self.ignore_index
         pairs = target[known] * k + predicted[known]
         self.counts += torch.bincount(pairs, minlength=k * k).view(k, k)
@@ -48,8 +48,8 @@ class SegmentationIoU(Metric):
     def compute(self) -> dict[str, Tensor]:
         """Return the metrics of all images so far."""
         counts = self.counts.double()
-        both = counts.diagonal()
-        iou = both / (counts.sum(0) + counts.sum(1) - both)  # NaN for classes that do not occur
-        values = {"miou": iou.nanmean(), "pixel_acc": both.sum() / counts.sum()}
-        values |= {f"iou_{name}": own for name, own in zip(metric_names(self.class_names), iou, strict=True)}
+        correct = counts.diagonal()
+        iou = correct / (counts.sum(0) + counts.sum(1) - correct)  # NaN for classes that do not occur
+        values = {"miou": iou.nanmean(), "pixel_acc": correct.sum() / counts.sum()}
+        values |= {f"iou_{name}": value for name, value in zip(metric_names(self.class_names), iou, strict=True)}
         return {name: value.float() for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""Metrics of torchmetrics by the names under which they can be added to those of a task."""
+"""torchmetrics' metrics that a user can add to a task, by name."""
 
 from torchmetrics import (
     AUROC,
@@ -20,7 +20,7 @@ from lit_cv.metrics.chosen import METRICS
 
 METRICS.add("auroc")(AUROC)
 METRICS.add("average_precision")(AveragePrecision)
-METRICS.add("balanced_acc")(Accuracy)  # the mean over the classes, which is what tasks ask for
+METRICS.add("balanced_acc")(Accuracy)  # tasks request the mean over the classes
 METRICS.add("explained_variance")(ExplainedVariance)
 METRICS.add("jaccard")(JaccardIndex)
 METRICS.add("kappa")(CohenKappa)

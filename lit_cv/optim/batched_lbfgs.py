@@ -1,4 +1,4 @@
-"""L-BFGS for several smooth convex functions at once. Pure torch."""
+"""L-BFGS for a batch of smooth convex functions. Pure torch."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 __all__ = ["minimize_batch"]
 
-_REFRESH = (0, 3, 10, 30)  # steps before which the curvature is computed anew, and every last of these
-_HISTORY = 10  # pairs of steps and changes of the gradient that are kept
-_HALVINGS = 12  # of a step that does not decrease the function enough
+_REFRESH = (0, 3, 10, 30)  # iterations that recompute the curvature, as do all multiples of the last
+_HISTORY = 10  # pairs of steps and gradient changes that are kept
+_HALVINGS = 12  # maximum number of halvings of a step that does not decrease the function enough
 
 
 def minimize_batch(
@@ -23,10 +23,10 @@ def minimize_batch(
 
     Args:
         evaluate: Returns the values (P,) and the gradients (P, K, R) at (P, K, R).
-        curvature: Returns the diagonals of the second derivatives (P, K, R), from which the search starts.
-        start: Starting points, (P, K, R).
-        limit: Gradient norm at which each search ends, (P,).
-        max_iterations: Largest number of steps.
+        curvature: Returns the diagonals of the Hessians (P, K, R), the initial Hessian approximation.
+        start: Starting points (P, K, R).
+        limit: Gradient norm (P,) at which each search stops.
+        max_iterations: Maximum number of steps.
 
     Returns:
         The minima (P, K, R).
@@ -51,7 +51,7 @@ def minimize_batch(
             if enough.all():
                 break
             length = torch.where(enough, length, length / 2)
-        going &= enough  # of the others, rounding hides what is left to gain
+        going &= enough  # for the others, any further decrease is below the rounding error
         step = torch.where(_column(going), candidate - point, 0)
         change = torch.where(_column(going), new_gradient - gradient, 0)
         bend = _dot(step, change)
@@ -63,7 +63,7 @@ def minimize_batch(
 
 
 def _times_inverse(gradient: Tensor, steps: Sequence[tuple[Tensor, Tensor, Tensor]], diagonal: Tensor) -> Tensor:
-    """Return the gradients times the approximate inverse of the second derivatives, from the last steps."""
+    """Return the approximate inverse Hessians, from the last steps, times the gradients."""
     result, factors = gradient, []
     for step, change, inverse in reversed(steps):
         factor = inverse * _dot(step, result)

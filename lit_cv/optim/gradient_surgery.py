@@ -1,4 +1,4 @@
-"""Gradients of several tasks without their conflicts."""
+"""Gradient surgery (PCGrad): removal of conflicts between the gradients of several tasks."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,17 +9,16 @@ __all__ = ["projection_weights", "surgery_backward"]
 
 
 def projection_weights(gram: Tensor, order: Sequence[Sequence[int]] | None = None) -> Tensor:
-    """Return by what each task's gradient is multiplied in the sum of the gradients freed from conflicts.
+    """Return the factor of each task's gradient in the sum of the conflict-free gradients.
 
-    PCGrad (Yu et al. 2020, algorithm 1) takes from the gradient of each task, one after another, its component
-    against the gradient of every other task that it conflicts with (whose inner product with what is left of it is
-    negative), and adds up what remains. The result lies in the span of the gradients, hence their inner products
-    are all that has to be known.
+    PCGrad (Yu et al. 2020, algorithm 1) projects the gradient of each task onto the normal plane of every other task's
+    gradient with which its inner product is negative, one after another, and sums the results. The sum is a linear
+    combination of the gradients, so their inner products are sufficient to compute its factors.
 
     Args:
         gram: (K, K) inner products of the gradients of K tasks.
-        order: For each task the others in the order of projection; `None` draws it at random from torch's default
-            generator, as the paper does.
+        order: For each task, the other tasks in the order of projection; `None` draws it from torch's default
+            generator, as in the paper.
 
     Returns:
         (K,) float64, each at least 1.
@@ -36,7 +35,7 @@ def projection_weights(gram: Tensor, order: Sequence[Sequence[int]] | None = Non
         order = [[j for j in torch.randperm(len(products)).tolist() if j != i] for i in tasks]
     weights = [0.0 for _ in tasks]
     for i in tasks:
-        mixture = [float(j == i) for j in tasks]  # what is left of gradient i, in terms of all gradients
+        mixture = [float(j == i) for j in tasks]  # factors of all gradients in the projected gradient i
         for j in order[i]:
             product = sum(mixture[k] * products[k][j] for k in tasks)
             if product < 0:
@@ -53,20 +52,20 @@ def surgery_backward(
     order: Sequence[Sequence[int]] | None = None,
     average: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Add to `grad` of the parameters the gradients of several losses, conflicts among them removed.
+    """Add the conflict-free gradients of several losses to the `grad` of the parameters.
 
-    It takes the place of `sum(losses).backward()`, and goes through the network once for every loss.
+    Use it in place of `sum(losses).backward()`. It runs one backward pass for every loss.
 
     Args:
         losses: A scalar for each task.
-        shared: Parameters that tasks share, whose gradients may conflict.
-        own: All others; their gradients are added up as they are.
-        factors: Scalars that the gradients of the losses are multiplied by, for scaled losses.
+        shared: Parameters shared by tasks, whose gradients may conflict.
+        own: All other parameters; their gradients are summed unchanged.
+        factors: Scalar factors of the gradients of the losses, for loss scaling.
         order: See `projection_weights`.
-        average: Averages a tensor over the processes that train together, where there are several.
+        average: Function that averages a tensor over all ranks, if there are several.
 
     Returns:
-        (K,), by what each task's gradient was multiplied.
+        (K,), the factor of each task's gradient.
 
     Example:
         >>> shared, head = nn.Parameter(torch.tensor([1.0, 1.0])), nn.Parameter(torch.tensor(2.0))
@@ -76,15 +75,15 @@ def surgery_backward(
         (tensor([1., 2.]), tensor(1.))
     """
     parameters = [*shared, *own]
-    rows: list[Tensor] = []
-    rest: list[Tensor] = []
+    shared_rows: list[Tensor] = []
+    own_rows: list[Tensor] = []
     for index, loss in enumerate(losses):
         start = None if factors is None else factors[index]
-        found = torch.autograd.grad(loss, parameters, start, retain_graph=index < len(losses) - 1, allow_unused=True)
-        whole = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
-        rows.append(_flatten(whole[: len(shared)], loss))
-        rest.append(_flatten(whole[len(shared) :], loss))
-    gradients, others = torch.stack(rows), torch.stack(rest).sum(0)
+        raw = torch.autograd.grad(loss, parameters, start, retain_graph=index < len(losses) - 1, allow_unused=True)
+        filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, raw, strict=True)]
+        shared_rows.append(_flatten(filled[: len(shared)], loss))
+        own_rows.append(_flatten(filled[len(shared) :], loss))
+    gradients, others = torch.stack(shared_rows), torch.stack(own_rows).sum(0)
     if average is not None:
         gradients, others = average(gradients), average(others)
     exact = gradients if gradients.dtype == torch.float64 else gradients.float()
@@ -102,7 +101,7 @@ def _add(parameters: Sequence[nn.Parameter], flat: Tensor) -> None:
     parts = torch.split(flat, [p.numel() for p in parameters]) if parameters else ()
     for parameter, part in zip(parameters, parts, strict=True):
         if parameter.grad is None:
-            parameter.grad = torch.empty_like(parameter)  # in the parameter's own memory format
+            parameter.grad = torch.empty_like(parameter)  # keeps the memory format of the parameter
             parameter.grad.copy_(part.view(parameter.shape))
         else:
             parameter.grad.add_(part.view(parameter.shape))

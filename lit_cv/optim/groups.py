@@ -1,4 +1,4 @@
-"""Which parameters are decayed, and which learn together."""
+"""Parameter groups by weight decay and learning rate."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ _NORMS = (
     nn.RMSNorm,
     nn.LocalResponseNorm,
 )
-# Parameters of two dimensions and more that are no weights of a layer: positions, tokens, scales.
+# Parameters with at least two dimensions that are not weights of a layer: positions, tokens, scales.
 _NEVER_DECAYED = ("pos_embed", "position_embed", "relative_position", "rel_pos", "token", "layer_scale")
 
 
@@ -22,10 +22,10 @@ class Layer(NamedTuple):
     """Parameters that share a learning rate.
 
     Attributes:
-        name: Name under which their learning rate is logged.
+        name: Name of the layer in the log of learning rates.
         parameters: The parameters.
-        lr: Learning rate, positive or 0.
-        weight_decay: Weight decay of those that are decayed.
+        lr: Learning rate, at least 0.
+        weight_decay: Weight decay of the parameters that are decayed.
     """
 
     name: str
@@ -35,19 +35,19 @@ class Layer(NamedTuple):
 
 
 def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Split the trainable parameters into those with and those without weight decay.
+    """Split the trainable parameters into groups with and without weight decay.
 
-    Decay pulls weights toward zero, which makes sense for matrices and filters; biases, the parameters of norms,
-    other vectors, position embeddings and class tokens are left alone.
+    Matrices and filters are decayed. Biases, the parameters of norms, other vectors, position embeddings and class
+    tokens are not.
 
     Args:
-        model: Its parameters with `requires_grad`; frozen ones are left out, shared ones come once.
-        lr: Learning rate of every group, positive or 0.
+        model: The network. Frozen parameters are skipped; shared parameters are in one group only.
+        lr: Learning rate of every group, at least 0.
         weight_decay: Weight decay of the group `decay`.
 
     Returns:
         Groups for a torch optimizer, each with `name`, `params`, `lr`, `weight_decay` and `layer_adaptation`
-        (whether LARS scales its learning rate): first `decay`, then `no_decay`, without empty ones.
+        (whether LARS scales its learning rate): `decay`, then `no_decay`, without empty groups.
 
     Example:
         >>> groups = parameter_groups(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3)), lr=0.1, weight_decay=0.01)
@@ -58,16 +58,16 @@ def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[d
 
 
 def layer_groups(model: nn.Module, layers: Iterable[Layer]) -> list[dict[str, Any]]:
-    """Make groups of layers that differ in their learning rates, each split as by `parameter_groups`.
+    """Split layers with different learning rates into groups, each as in `parameter_groups`.
 
     Args:
         model: The network that the parameters belong to.
-        layers: The layers in the order of their groups. Frozen parameters are left out; one that is in several
-            layers belongs to the first.
+        layers: The layers in the order of their groups. Frozen parameters are skipped; a parameter in several layers
+            belongs to the first.
 
     Returns:
-        Groups as `parameter_groups` gives them, with the names `LAYER.decay` and `LAYER.no_decay`, and the name of
-        the layer as `layer`.
+        Groups as from `parameter_groups`, with the names `LAYER.decay` and `LAYER.no_decay`, and the name of the
+        layer as `layer`.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
@@ -78,15 +78,15 @@ def layer_groups(model: nn.Module, layers: Iterable[Layer]) -> list[dict[str, An
     undecayed, seen = _undecayed(model), set[nn.Parameter]()
     groups: list[dict[str, Any]] = []
     for layer in layers:
-        own = [parameter for parameter in layer.parameters if parameter not in seen]
-        seen.update(own)
-        split = _split(undecayed, own, layer.lr, layer.weight_decay, prefix=f"{layer.name}.")
+        parameters = [parameter for parameter in layer.parameters if parameter not in seen]
+        seen.update(parameters)
+        split = _split(undecayed, parameters, layer.lr, layer.weight_decay, prefix=f"{layer.name}.")
         groups += [{**group, "layer": layer.name} for group in split]
     return groups
 
 
 def _undecayed(model: nn.Module) -> set[nn.Parameter]:
-    """Return the parameters that are never decayed; of shared ones the first place decides."""
+    """Return the parameters that are never decayed; for shared parameters, the first occurrence decides."""
     undecayed: set[nn.Parameter] = set()
     seen: set[nn.Parameter] = set()
     for module in model.modules():

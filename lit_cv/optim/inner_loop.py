@@ -1,4 +1,4 @@
-"""The inner loop of MAML: gradient steps that an outer gradient goes through."""
+"""The inner loop of MAML: differentiable gradient steps."""
 
 from collections.abc import Callable, Mapping
 
@@ -15,19 +15,18 @@ def inner_loop(
     steps: int,
     first_order: bool = False,
 ) -> dict[str, Tensor]:
-    """Return parameters after some steps of gradient descent, as a function of where they started.
+    """Return the parameters after gradient descent, as a differentiable function of the initial ones.
 
-    The outer gradient goes through the steps, second derivatives included (Finn et al. 2017, equation 1); with
-    `first_order` the inner gradients count as constants there (section 5.2), also in what else the loss depends on,
-    such as features that the parameters of a head are applied to. Where no gradient is recorded outside, nothing of
-    the steps is kept.
+    The outer gradient includes second derivatives through the steps (Finn et al. 2017, equation 1). With
+    `first_order`, it treats the inner gradients as constants (section 5.2), also with respect to other inputs of the
+    loss, such as the features that a head is applied to. If gradients are disabled outside, no graph is kept.
 
     Args:
         loss: Function of the parameters.
         parameters: The parameters by name.
-        rates: Learning rate of each, a number or a tensor that the outer gradient goes to.
+        rates: Learning rate of each parameter, a number or a tensor that receives an outer gradient.
         steps: Number of steps.
-        first_order: Whether second derivatives are left out.
+        first_order: Whether to ignore second derivatives.
 
     Example:
         >>> w = torch.tensor(1.0, requires_grad=True)
@@ -37,7 +36,7 @@ def inner_loop(
     """
     current = dict(parameters)
     for _ in range(steps):
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not first_order):  # of the outer gradient alone
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not first_order):  # for the outer gradient
             gradients = torch.func.grad(loss)(current)
         current = {name: value - rates[name] * gradients[name] for name, value in current.items()}
     return current

@@ -1,4 +1,4 @@
-"""LARS, for large batches."""
+"""The LARS optimizer, for large batches."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -14,21 +14,21 @@ __all__ = ["LARS"]
 
 @OPTIMIZERS.add("lars")
 class LARS(Optimizer):
-    """SGD whose learning rate is scaled, layer by layer, to the size of the weights.
+    """SGD with a learning rate that is scaled for each layer to the norm of its weights.
 
     You et al. 2017, "Large Batch Training of Convolutional Networks", algorithm 1: the step of a layer is
-    `trust * |w| / (|g| + weight_decay * |w|) * (g + weight_decay * w)`, fed into a momentum buffer, which the
-    learning rate multiplies. (MoCo v3 and MAE divide by `|g + weight_decay * w|` instead; the two differ by
-    less than 1e-6 in practice.) A group with `layer_adaptation=False`, such as that of biases and norms, takes
-    plain SGD steps. Where |w| or |g| is 0 the scale is 1.
+    `trust * |w| / (|g| + weight_decay * |w|) * (g + weight_decay * w)`. It is added to a momentum buffer, which is
+    multiplied by the learning rate. (MoCo v3 and MAE divide by `|g + weight_decay * w|` instead; the difference is
+    below 1e-6 in practice.) A group with `layer_adaptation=False`, such as biases and norms, uses plain SGD. If |w| or
+    |g| is 0, the scale is 1.
 
     Args:
-        params: Parameters or groups of them.
+        params: Parameters or parameter groups.
         lr: Learning rate.
         momentum: Momentum, in [0, 1).
         weight_decay: Weight decay.
         trust: Trust coefficient, the relative size of a step at `lr=1`.
-        layer_adaptation: Whether to scale the learning rate, a default that groups may change.
+        layer_adaptation: Whether to scale the learning rate; groups may override it.
 
     Raises:
         ValueError: If a value is out of range.
@@ -69,7 +69,7 @@ class LARS(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step; `closure`, if given, computes the loss and its gradients first."""
+        """Perform one step, after computing the loss and its gradients with `closure`, if given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -86,7 +86,7 @@ class LARS(Optimizer):
         if group["layer_adaptation"]:
             weight_norm, grad_norm = weight.norm(), grad.norm()
             scale = group["trust"] * weight_norm / (grad_norm + decay * weight_norm)
-            # On the device, without waiting for it: 0 / 0 is left out by the condition.
+            # `where` avoids a synchronization with the device; it discards 0 / 0.
             step.mul_(torch.where((weight_norm > 0) & (grad_norm > 0), scale, torch.ones_like(scale)))
         if group["momentum"]:
             state = self.state[weight]

@@ -1,4 +1,4 @@
-"""Logistic regression on kept features, solved rather than trained: there is no learning rate to choose. Pure torch."""
+"""Logistic regression on precomputed features, solved by L-BFGS without a learning rate. Pure torch."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -18,19 +18,19 @@ __all__ = [
 ]
 
 STRENGTHS = tuple(10 ** (exponent / 2) for exponent in range(-8, 5))
-"""Strengths that are tried by default, relative to the features' scale: 1e-4 to 1e2 by half decades."""
+"""Default candidates of the strength, relative to the features' variance: 1e-4 to 1e2 in half decades."""
 
 _SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)
-"""Factors of the logits, of which the best undoes how much a penalty shrinks them."""
+"""Candidate factors of the logits; the best one compensates for the shrinkage by the penalty."""
 
 _EQUAL = 1.0025  # ratio of losses that count as equal, so that the stronger penalty is chosen
-_ENOUGH = 1500  # images, below which one division into folds says too little
-_USUAL = 0.01  # the strength where nothing can be held out
-_BLOCK = 1 << 25  # logits that are held at once
+_ENOUGH = 1500  # images; smaller sets are divided into folds several times
+_DEFAULT_STRENGTH = 0.01  # used if no image can be held out
+_BLOCK = 1 << 25  # number of logits held in memory at once
 
 
 class LinearClassifier(NamedTuple):
-    """Weights of a linear classifier: `features @ weight.T + bias` are its logits.
+    """Weights of a linear classifier with the logits `features @ weight.T + bias`.
 
     Attributes:
         weight: (K, D).
@@ -45,10 +45,10 @@ class StrengthSearch(NamedTuple):
     """Result of the cross-validation.
 
     Attributes:
-        strength: The strength chosen.
-        scale: Factor of its logits for which the loss of the images held out is smallest.
-        losses: That loss, by strength in the order tried; empty if no image can be held out.
-        accuracies: Share of those images (of their labels, where there are several) predicted correctly, likewise.
+        strength: The selected strength.
+        scale: Factor of its logits that minimizes the loss of the held-out images.
+        losses: Smallest held-out loss by strength, in the order tried; empty if no image can be held out.
+        accuracies: Held-out accuracy (over all labels in the multi-label case) by strength, likewise.
     """
 
     strength: float
@@ -66,19 +66,19 @@ def fit_logistic_regression(
     max_iterations: int = 500,
     weight: Tensor | None = None,
 ) -> LinearClassifier:
-    """Return the minimum of `strength * sum of losses + ||weight||^2 / 2`, as scikit-learn's `LogisticRegression`.
+    """Minimize `strength * sum of losses + ||weight||^2 / 2`, as in scikit-learn's `LogisticRegression`.
 
     Args:
         features: (N, D) floats.
         target: (N,) int64 or (N, K), see `LogisticRegression`.
-        strength: Weight of the images against the penalty (`C` of scikit-learn): smaller regularizes more.
-        num_classes: K for targets (N,); `None` takes the greatest label.
-        tolerance: Gradient at which the search ends, relative to that at its start.
-        max_iterations: Most steps.
+        strength: Weight of the losses relative to the penalty (`C` of scikit-learn); smaller regularizes more.
+        num_classes: K for targets (N,); `None` infers it from the largest label.
+        tolerance: Gradient norm at which the search stops, relative to the initial one.
+        max_iterations: Maximum number of steps.
         weight: Weights of the losses, see `LogisticRegression`.
 
     Raises:
-        ValueError: If shapes do not fit, `strength` is not positive, or a feature is not finite.
+        ValueError: If shapes do not match, `strength` is not positive, or a feature is not finite.
 
     Example:
         >>> classifier = fit_logistic_regression(torch.tensor([[-1.0], [1.0]]), torch.tensor([0, 1]))
@@ -101,31 +101,31 @@ def search_strength(
     Args:
         features: (N, D) floats.
         target: (N,) int64 or (N, K), see `LogisticRegression`.
-        num_classes: K for targets (N,); `None` takes the greatest label.
-        strengths: What is tried, for features of variance 1: divided by their mean variance.
-        folds: Number of folds; fewer where the classes are smaller.
+        num_classes: K for targets (N,); `None` infers it from the largest label.
+        strengths: Candidates for features of variance 1; they are divided by the mean variance.
+        folds: Number of folds; fewer for small classes.
         weight: Weights of the losses, see `LogisticRegression`.
     """
     return LogisticRegression(features, target, num_classes, weight).search_strength(strengths, folds)
 
 
 class LogisticRegression:
-    """L2-regularized logistic regression on fixed features, for one label an image or several.
+    """L2-regularized logistic regression on fixed features, with one or several labels per image.
 
-    The loss is convex, so that the result depends on neither a start nor a seed. It is found by L-BFGS along
-    the principal axes of the features, which starts from the curvature of the loss along each; the axes are
-    computed once for the search of a strength and the fit.
+    The loss is convex, so the result does not depend on the starting point or a seed. It is minimized by L-BFGS along
+    the principal axes of the features, with the curvature of the loss along each as the initial Hessian. The axes are
+    computed once for the search and the fit.
 
     Args:
         features: (N, D) floats.
-        target: (N,) int64, one class each, for the cross-entropy of a softmax; or (N, K) in [0, 1], any number of
-            labels each, for K independent binary cross-entropies, in which NaN is unknown. A class of which all known
-            labels are equal gets the bias of half a label more of each kind, and no weights.
-        num_classes: K for targets (N,); `None` takes the greatest label.
-        weight: Weights of the losses, (N,) for one label an image and (N, K) for several; `None` for equal ones.
+        target: (N,) int64, one class per image, for the softmax cross-entropy; or (N, K) in [0, 1], any number of
+            labels per image, for K independent binary cross-entropies, with NaN for unknown labels. A class whose known
+            labels are all equal gets the bias for half a positive and half a negative label more, and no weights.
+        num_classes: K for targets (N,); `None` infers it from the largest label.
+        weight: Weights of the losses, (N,) for one label per image or (N, K) for several; `None` for equal weights.
 
     Raises:
-        ValueError: If shapes do not fit, or a feature is not finite.
+        ValueError: If shapes do not match, or a feature is not finite.
 
     Example:
         >>> regression = LogisticRegression(torch.tensor([[-1.0], [1.0]]), torch.tensor([[0.0], [1.0]]))
@@ -137,16 +137,16 @@ class LogisticRegression:
         self, features: Tensor, target: Tensor, num_classes: int | None = None, weight: Tensor | None = None
     ) -> None:
         if features.ndim != 2 or len(features) != len(target) or not len(features):
-            raise ValueError(f"features {tuple(features.shape)} for {len(target)} targets: give (N, D) and as many.")
+            raise ValueError(f"features {tuple(features.shape)} for {len(target)} targets: give (N, D) and N targets.")
         features = features if features.dtype == torch.float64 else features.float()
         if not features.isfinite().all():
-            raise ValueError("features with NaN or infinity: no classifier can be fitted to them.")
+            raise ValueError("the features contain NaN or infinity: no classifier can be fitted to them.")
         self._exclusive = target.ndim == 1
         self._strata = target.cpu() if self._exclusive else _rarest_labels(target.cpu())
         one_hot = _one_hot(target, num_classes).to(features)
         weight = features.new_ones(target.shape) if weight is None else weight.to(features)
         if weight.shape != target.shape:
-            raise ValueError(f"weight {tuple(weight.shape)} for target {tuple(target.shape)}: give one for each label.")
+            raise ValueError(f"weight {tuple(weight.shape)} for target {tuple(target.shape)}: give one per label.")
         if self._exclusive:
             self._target, self._weight = one_hot, weight
         else:
@@ -164,45 +164,47 @@ class LogisticRegression:
         """Return the classifier that minimizes `strength * sum of losses + ||weight||^2 / 2`.
 
         Args:
-            strength: Weight of the images against the penalty (`C` of scikit-learn): smaller regularizes more.
-            tolerance: Gradient at which the search ends, relative to that at its start.
-            max_iterations: Most steps.
+            strength: Weight of the losses relative to the penalty (`C` of scikit-learn); smaller regularizes more.
+            tolerance: Gradient norm at which the search stops, relative to the initial one.
+            max_iterations: Maximum number of steps.
 
         Raises:
             ValueError: If `strength` is not positive.
         """
         if not strength > 0:
             raise ValueError(f"strength={strength}: give a positive number.")
-        everything = self._rotated.new_ones(1, len(self._rotated))
-        solution = self._solve(strength, everything, None, tolerance, max_iterations).flatten(0, 1)
+        all_images = self._rotated.new_ones(1, len(self._rotated))
+        solution = self._solve(strength, all_images, None, tolerance, max_iterations).flatten(0, 1)
         weight = solution[:, :-1] @ self._basis.T
         return LinearClassifier(weight, solution[:, -1] - weight @ self._mean)
 
     def search_strength(self, strengths: Sequence[float] = STRENGTHS, folds: int = 5) -> StrengthSearch:
         """Choose the strength by cross-validation.
 
-        Chosen is the strength with the smallest loss of the images held out once their logits are scaled: a strong
-        penalty shrinks logits, which makes the loss large but no prediction wrong. Of losses within 0.25 % of each
-        other, the strongest penalty's counts.
-        Each class is divided evenly over the folds, in an order that does not depend on the features; where an image
-        has several labels, by the rarest of them. Small sets are divided anew up to five times. A class of a single
-        image is never held out. The strengths are tried from the strongest regularization on, each starting where the
-        one before ended, until the loss has risen twice.
+        The strength with the smallest held-out loss is selected. The loss is that of rescaled logits: a strong penalty
+        shrinks logits, which increases the loss but changes no prediction. Among losses within 0.25 % of the smallest,
+        the strongest penalty is selected.
+        Each class is divided evenly over the folds, in an order that does not depend on the features; an image with
+        several labels is assigned to the class of its rarest label. Small sets are divided up to five times. A class
+        with a single image is never held out. The candidates are tried from the strongest regularization to the
+        weakest, each starting from the previous solution, until the loss has risen twice in a row.
 
         Args:
-            strengths: What is tried, for features of variance 1: divided by their mean variance.
-            folds: Number of folds; fewer where the classes are smaller.
+            strengths: Candidates for features of variance 1; they are divided by the mean variance.
+            folds: Number of folds; fewer for small classes.
         """
         tried = [strength / self._variance for strength in sorted(strengths)]
         divisions = max(1, min(5, _ENOUGH // len(self._rotated)))
         held = torch.cat([_folds(self._strata, folds, seed) for seed in range(divisions)]).to(self._rotated)
         if not len(held):
-            return StrengthSearch(min(tried, key=lambda value: abs(value * self._variance - _USUAL)), 1.0, {}, {})
+            return StrengthSearch(
+                min(tried, key=lambda value: abs(value * self._variance - _DEFAULT_STRENGTH)), 1.0, {}, {}
+            )
         results: list[tuple[float, float, float]] = []
         start: Tensor | None = None
         for strength in tried:
             start = self._solve(strength, 1 - held, start, tolerance=1e-4, max_iterations=200)
-            results.append(self._judge(start, held))
+            results.append(self._score(start, held))
             last = [loss for loss, _, _ in results[-3:]]
             if len(last) == 3 and last[0] < last[1] < last[2]:
                 break
@@ -211,8 +213,8 @@ class LogisticRegression:
         by_strength = (dict(zip(tried, values, strict=False)) for values in (losses, accuracies))
         return StrengthSearch(tried[best], scales[best], *by_strength)
 
-    # Solutions are (P, K, R + 1) for P sets of images, or (P * K, 1, R + 1) where the labels are independent: rotated
-    # weights, and behind them the bias.
+    # Solutions are (P, K, R + 1) for P sets of images, or (P * K, 1, R + 1) for independent labels: rotated weights,
+    # followed by the bias.
 
     def _solve(
         self, strength: float, sets: Tensor, start: Tensor | None, tolerance: float, max_iterations: int
@@ -220,11 +222,11 @@ class LogisticRegression:
         """Return the solution of each set.
 
         Args:
-            strength: Weight of the losses against the penalty.
+            strength: Weight of the losses relative to the penalty.
             sets: (P, N), 1 for the images of each set and 0 for the others.
-            start: Where to start; `None` starts at 0.
-            tolerance: Gradient at which a search ends, relative to that at 0.
-            max_iterations: Most steps.
+            start: Starting point; `None` starts at 0.
+            tolerance: Gradient norm at which a search stops, relative to that at 0.
+            max_iterations: Maximum number of steps.
         """
 
         def evaluate(solution: Tensor) -> tuple[Tensor, Tensor]:
@@ -239,8 +241,8 @@ class LogisticRegression:
         limit = evaluate(zero)[1].flatten(1).norm(dim=1) * tolerance
         return minimize_batch(evaluate, curvature, zero if start is None else start, limit, max_iterations)
 
-    def _judge(self, solutions: Tensor, held: Tensor) -> tuple[float, float, float]:
-        """Return the smallest mean loss of images in the sets (P, N) that hold them out, its scale and the accuracy."""
+    def _score(self, solutions: Tensor, held: Tensor) -> tuple[float, float, float]:
+        """Return the smallest mean loss of the held-out images (P, N), its scale of the logits, and the accuracy."""
         best, scale = float("inf"), 1.0
         for factor in _SCALES:
             loss = self._mean_loss(factor * solutions, held)
@@ -256,7 +258,7 @@ class LogisticRegression:
         return best, scale, right / max(total, 1e-12)
 
     def _mean_loss(self, solutions: Tensor, held: Tensor) -> float:
-        """Return the mean loss of the images in the sets (P, N) that hold them out."""
+        """Return the mean loss of the held-out images (P, N)."""
         total = 0.0
         for rows, logits in self._logits(solutions, len(held)):
             total += float((self._loss(logits, rows)[0] * self._weights(rows, held)).sum())
@@ -273,7 +275,7 @@ class LogisticRegression:
         return value, gradient
 
     def _curvature(self, solutions: Tensor, strength: float, sets: Tensor) -> Tensor:
-        """Return the diagonal of the second derivative, in the shape of the solutions."""
+        """Return the diagonal of the Hessian, in the shape of the solutions."""
         result = self._penalized.expand_as(solutions).clone()
         for rows, logits in self._logits(solutions, len(sets)):
             weight = strength * self._weights(rows, sets)
@@ -282,12 +284,12 @@ class LogisticRegression:
         return result
 
     def _along_axes(self, values: Tensor, rows: slice, squared: bool = False) -> Tensor:
-        """Return the sums of values (n, P, K) times the features of some rows or their squares, (P * K, R + 1)."""
+        """Return the sums (P * K, R + 1) of values (n, P, K) times the features of some rows, or their squares."""
         features = self._rotated[rows].square() if squared else self._rotated[rows]
         return values.flatten(1).T.contiguous() @ features
 
     def _logits(self, solutions: Tensor, sets: int) -> Iterator[tuple[slice, Tensor]]:
-        """Yield the logits of all images, (n, P, K) of some rows at a time."""
+        """Yield the logits of all images in blocks (n, P, K), each with its rows."""
         flat = solutions.flatten(0, 1)
         step = max(1, _BLOCK // len(flat))
         for first in range(0, len(self._rotated), step):
@@ -295,7 +297,7 @@ class LogisticRegression:
             yield rows, F.linear(self._rotated[rows], flat).view(-1, sets, self._target.shape[1])
 
     def _weights(self, rows: slice, sets: Tensor) -> Tensor:
-        """Return the weight of each loss in each set, (n, P), or (n, P, K) of independent labels."""
+        """Return the weight of each loss in each set, (n, P), or (n, P, K) for independent labels."""
         inside, weight = sets[:, rows].T, self._weight[rows, None]
         return inside * weight if self._exclusive else inside[..., None] * weight
 
@@ -320,7 +322,7 @@ def _one_hot(target: Tensor, num_classes: int | None) -> Tensor:
 
 
 def _known_labels(target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return labels (N, K) without NaN, smoothed where a class has one kind alone, and their weights, 0 if unknown."""
+    """Return labels (N, K) without NaN, smoothed for classes with equal labels, and weights, 0 if unknown."""
     known = ~target.isnan()
     target = torch.where(known, target, 0)
     positive, total = target.sum(0), known.sum(0)
@@ -329,14 +331,14 @@ def _known_labels(target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rarest_labels(target: Tensor) -> Tensor:
-    """Return of each image (N,) the rarest of what is known of it: one of K classes that it has, or K that it lacks."""
+    """Return the rarest known label (N,) of each image, from 2 K: its positive labels, then its negative ones."""
     has = torch.cat([target > 0.5, target <= 0.5], dim=1)
     counts = torch.where(has, has.sum(0), len(target) + 1)
     return counts.argmin(1)
 
 
 def _folds(strata: Tensor, folds: int, seed: int) -> Tensor:
-    """Return which images each fold holds out, (folds, N) of 0 and 1; (0, N) where no class has two images."""
+    """Return the held-out images of each fold as (folds, N) of 0 and 1; (0, N) if no class has two images."""
     order = torch.randperm(len(strata), generator=torch.Generator().manual_seed(seed))
     order = order[strata[order].argsort(stable=True)]  # class after class, shuffled within each
     counts = strata.bincount()
@@ -349,8 +351,8 @@ def _folds(strata: Tensor, folds: int, seed: int) -> Tensor:
 
 
 def _principal_axes(centered: Tensor) -> Tensor:
-    """Return an orthonormal basis (D, R) of what features (N, D) of mean 0 span, by their variance along it."""
-    if len(centered) < centered.shape[1]:  # the axes of few images are found among them, not among the features
+    """Return the principal axes (D, R) of features (N, D) with mean 0, an orthonormal basis of their span."""
+    if len(centered) < centered.shape[1]:  # with few images, the (N, N) matrix is smaller than the (D, D) one
         values, vectors = torch.linalg.eigh((centered @ centered.T).double())
         kept = values > values[-1] * 1e-10
         basis: Tensor = torch.linalg.qr(centered.T.double() @ vectors[:, kept] / values[kept].sqrt())[0]

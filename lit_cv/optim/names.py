@@ -1,4 +1,4 @@
-"""Types of arguments that name an optimizer or a schedule: the command line lists the built-in ones."""
+"""Types of arguments that name an optimizer or a schedule, so that the command line lists the built-in ones."""
 
 from typing import TYPE_CHECKING, Literal, TypeAlias
 

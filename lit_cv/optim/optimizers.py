@@ -1,4 +1,4 @@
-"""Optimizers by name, in torch's fastest form."""
+"""Optimizers by name, in torch's fastest implementation."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from lit_cv.signatures import build
 __all__ = ["OPTIMIZERS", "build_optimizer", "check_optimizer", "reapply_options", "scales_layers"]
 
 OPTIMIZERS: Registry[Callable[..., Optimizer]] = Registry("optimizer", Optimizer, "lit_cv.optim")
-"""The optimizers by name. Each takes parameter groups and what it accepts of the arguments of `build_optimizer`."""
+"""The optimizers by name. Each receives the parameter groups and those arguments of `build_optimizer` it accepts."""
 
 OPTIMIZERS.add("adam")(Adam)
 OPTIMIZERS.add("adamw")(AdamW)
@@ -26,12 +26,12 @@ def _sgd(groups: list[dict[str, Any]], lr: float, momentum: float, weight_decay:
 
 
 def check_optimizer(name: str) -> None:
-    """Raise ValueError, with the nearest valid names, unless there is an optimizer of this name."""
+    """Raise ValueError, with the nearest valid names, unless there is an optimizer with this name."""
     resolve(name, OPTIMIZERS, "optimizer")
 
 
 def scales_layers(name: str) -> bool:
-    """Return whether an optimizer looks at each layer as a whole, as LARS does, and not at single weights."""
+    """Return whether an optimizer computes its steps per layer, like LARS, and not per weight."""
     return bool(getattr(resolve(name, OPTIMIZERS, "optimizer"), "scales_layers", False))
 
 
@@ -47,19 +47,19 @@ def build_optimizer(
     """Build an optimizer over parameter groups.
 
     Args:
-        name: `adamw`, `adam`, `sgd` (Nesterov momentum) or `lars`; or `file.Class` for an `Optimizer` of your own,
-            which is built with the groups and what its constructor accepts of `lr`, `weight_decay`, `momentum`,
-            `betas` and `fused`.
-        groups: From `parameter_groups`; what a group says itself wins over the arguments below.
+        name: `adamw`, `adam`, `sgd` (Nesterov momentum) or `lars`; or `file.Class` for a user-defined `Optimizer`.
+            Its constructor receives the groups, and `lr`, `weight_decay`, `momentum`, `betas` and `fused` if it
+            accepts them.
+        groups: From `parameter_groups`; the values in a group override the arguments below.
         lr: Learning rate.
         weight_decay: Weight decay: decoupled for `adamw`, added to the gradient for the others.
         momentum: Momentum of `sgd` and `lars`.
         betas: Decay rates of the two moments of `adamw` and `adam`.
-        fused: Whether one kernel updates all parameters: measured 2.5 to 4 times faster on a CPU. `None` does so
-            where torch can. Say `False` where gradients are unscaled and clipped outside (fp16 with clipping).
+        fused: Whether one kernel updates all parameters, 2.5 to 4 times faster on a CPU. `None` uses it if torch
+            supports it. Use `False` if gradients are unscaled and clipped outside the optimizer (fp16 with clipping).
 
     Raises:
-        ValueError: If the name is unknown, there is nothing to train, or a value is out of range.
+        ValueError: If the name is unknown, all parameters are frozen, or a value is out of range.
 
     Example:
         >>> from torch import nn
@@ -75,7 +75,7 @@ def build_optimizer(
     if fused is None:
         fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     offered = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas, "fused": fused}
-    # The groups are copied, for an optimizer adds its own entries to those that it is given.
+    # Copy the groups, since an optimizer adds entries to them.
     return build(kind, f"optimizer {name!r}", offered=offered, positional=([dict(group) for group in groups],))
 
 
@@ -84,14 +84,16 @@ def _check(
 ) -> None:
     for name, value in (("lr", lr), ("weight_decay", weight_decay)):
         if not 0 <= value < math.inf:
-            raise OptionError(None, name, value, "give a number from 0 on")
+            raise OptionError(None, name, value, "give a number of at least 0")
     if not 0 <= momentum < 1:
-        raise OptionError(None, "momentum", momentum, "give a number from 0 up to, not including, 1")
+        raise OptionError(None, "momentum", momentum, "give a number in [0, 1)")
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise OptionError(None, "betas", list(betas), "give two numbers from 0 up to, not including, 1")
+        raise OptionError(None, "betas", list(betas), "give two numbers in [0, 1)")
     for group in groups:
         if not 0 <= group.get("lr", lr) < math.inf:
-            raise ValueError(f"lr={group['lr']} of the parameter group {group.get('name')!r}: give a number from 0 on.")
+            raise ValueError(
+                f"lr={group['lr']} of the parameter group {group.get('name')!r}: give a number of at least 0."
+            )
 
 
 def reapply_options(
@@ -100,30 +102,30 @@ def reapply_options(
     momentum: float | None = None,
     betas: tuple[float, float] | None = None,
 ) -> None:
-    """Put the options of this run back after a checkpoint has overwritten them with those of an older one.
+    """Restore the options of this run after loading a checkpoint, which overwrites them.
 
-    `Optimizer.load_state_dict` restores not only the moments but also lr, weight decay, momentum and betas, so
-    that a run resumed with other options would go on with the old ones. Where a schedule is at work the
-    learning rate of a group becomes its base rate; the schedule itself sets the current one, when it is
-    loaded or at its next step.
+    `Optimizer.load_state_dict` restores not only the moments but also lr, weight decay, momentum and betas. Without
+    this function, a run resumed with other options would continue with the old ones. With a schedule, the learning
+    rate of a group becomes its base rate; the schedule sets the current learning rate when it is loaded or at its next
+    step.
 
     Args:
         optimizer: The restored optimizer; changed in place.
         groups: The groups that this run would build, matched by `name`.
-        momentum: Momentum of this run, for the optimizers that have one.
-        betas: Betas of this run, for the optimizers that have them.
+        momentum: Momentum of this run, for optimizers that use it.
+        betas: Betas of this run, for optimizers that use them.
 
     Raises:
         ValueError: If the names of the groups differ.
     """
-    wanted = {group["name"]: group for group in groups}
-    held = [group.get("name") for group in optimizer.param_groups]
-    if len(wanted) != len(groups) or sorted(wanted) != sorted(map(str, held)):
-        raise ValueError(f"the optimizer holds the parameter groups {held}, this run has {list(wanted)}.")
-    everywhere = {"momentum": momentum, "betas": betas}
+    by_name = {group["name"]: group for group in groups}
+    restored = [group.get("name") for group in optimizer.param_groups]
+    if len(by_name) != len(groups) or sorted(by_name) != sorted(map(str, restored)):
+        raise ValueError(f"the optimizer has the parameter groups {restored}, but this run has {list(by_name)}.")
+    common = {"momentum": momentum, "betas": betas}
     for group in optimizer.param_groups:
-        options = {key: value for key, value in everywhere.items() if value is not None and key in group}
-        options |= {key: value for key, value in wanted[group["name"]].items() if key not in ("params", "name")}
+        options = {key: value for key, value in common.items() if value is not None and key in group}
+        options |= {key: value for key, value in by_name[group["name"]].items() if key not in ("params", "name")}
         if "initial_lr" in group and "lr" in options:
             options["initial_lr"] = options.pop("lr")
         group.update(options)

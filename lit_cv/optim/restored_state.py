@@ -1,4 +1,4 @@
-"""The state of an optimizer as a checkpoint gave it. Pure torch."""
+"""Validation of an optimizer state restored from a checkpoint. Pure torch."""
 
 from typing import Any
 
@@ -11,11 +11,10 @@ __all__ = ["require_whole_state"]
 
 
 def require_whole_state(optimizer: Optimizer) -> None:
-    """Refuse a restored state that the next step would fail on, or take wrong numbers from.
+    """Raise ValueError for a restored state that would make the next step fail or compute wrong values.
 
     Args:
-        optimizer: The optimizer. Of several processes each may hold pieces of its parameters, so that shapes are
-            compared on one process alone.
+        optimizer: The optimizer. Shapes are compared only with a single rank, because ranks may hold shards.
 
     Raises:
         ValueError: If an option has another type than its default, a value of the state is neither a number nor a

@@ -1,4 +1,4 @@
-"""Learning rates for batches of another size."""
+"""Scaling of the learning rate with the batch size."""
 
 import math
 from typing import Literal
@@ -11,18 +11,18 @@ _REFERENCE = 256
 
 
 def scale_lr(lr: float, batch_size: int, rule: Literal["none", "sqrt", "linear"]) -> float:
-    """Return a learning rate that is meant for 256 images a step, for a batch of another size.
+    """Convert a learning rate for a batch size of 256 to another batch size.
 
-    Linear is the rule of Goyal et al. 2017 for SGD; the square root is what SimCLR takes for training of few epochs
-    at small batches (Chen et al. 2020, appendix B.1), and suits adaptive optimizers.
+    `linear` is the rule of Goyal et al. 2017 for SGD. `sqrt` is SimCLR's choice for small batches and few epochs (Chen
+    et al. 2020, appendix B.1), and suits adaptive optimizers.
 
     Args:
-        lr: Learning rate for 256 images.
-        batch_size: Images that a step of the optimizer sees, over all devices and accumulated batches.
-        rule: `linear` multiplies by batch_size / 256, `sqrt` by its root, `none` by 1.
+        lr: Learning rate for a batch size of 256.
+        batch_size: Images per optimizer step, over all devices and accumulated batches.
+        rule: `linear` multiplies by batch_size / 256, `sqrt` by its square root, `none` by 1.
 
     Raises:
-        ValueError: If there is no such rule.
+        ValueError: If the rule is unknown.
 
     Example:
         >>> scale_lr(0.1, 1024, "linear"), scale_lr(0.1, 1024, "sqrt")

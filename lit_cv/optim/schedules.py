@@ -1,7 +1,7 @@
-"""Learning-rate schedules that move at every optimizer step.
+"""Learning rate schedules that advance at every optimizer step.
 
-Every schedule is a function of the step alone, times the base rate of each parameter group. So the groups keep
-their ratios, and a resumed run needs nothing but the number of its step.
+Every schedule multiplies the base learning rate of each parameter group by a function of the step. The groups keep
+their ratios, and resuming a run needs only the step.
 """
 
 import inspect
@@ -22,17 +22,17 @@ __all__ = ["SCHEDULES", "Plateau", "StepSchedule", "build_schedule", "check_sche
 
 _LOGGER = logging.getLogger("lit_cv")
 _Shape = Callable[[int], float]
-_COURSE = ("progress", "end")  # parameters of a schedule that is a function
+_COURSE = ("progress", "end")  # allowed parameters of a schedule function
 
 
 class StepSchedule(LRScheduler):
-    """Sets the learning rate of each group to its base rate times a factor of the step.
+    """A schedule that sets the learning rate of each group to its base learning rate times a factor of the step.
 
-    The state that is saved is the step alone. A run that is resumed with another learning rate, schedule or
-    length therefore gets what it asks for, from the step on at which it goes on.
+    Only the step is saved. A run resumed with another learning rate, schedule or length therefore uses the new values
+    from that step on.
 
     Args:
-        optimizer: Optimizer whose groups hold their base rates in `lr`.
+        optimizer: Optimizer whose groups have their base learning rates in `lr`.
         factor: Maps the step, counted from 0, to the factor.
 
     Example:
@@ -52,10 +52,10 @@ class StepSchedule(LRScheduler):
         return [base * factor for base in self.base_lrs]
 
     def add_group(self, group: dict[str, Any]) -> None:
-        """Give the optimizer a further parameter group, which joins the course where it stands.
+        """Add a parameter group to the optimizer, at the current step of the schedule.
 
         Args:
-            group: The group, with its base rate in `lr`.
+            group: The group, with its base learning rate in `lr`.
         """
         self.optimizer.add_param_group({**group, "initial_lr": group["lr"]})
         self.base_lrs.append(group["lr"])
@@ -66,7 +66,7 @@ class StepSchedule(LRScheduler):
         return {"last_epoch": self.last_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to the saved step, with the base rates and the course of this run."""
+        """Restore the saved step, but keep the base learning rates and the schedule of this run."""
         self.last_epoch = state_dict["last_epoch"]
         self._step_count = self.last_epoch + 1
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
@@ -79,41 +79,41 @@ class StepSchedule(LRScheduler):
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 
-def _misfit(found: object) -> str | None:
-    """Return what of the user's own is neither a `StepSchedule` nor a function of the progress."""
-    if isinstance(found, type):
-        return subclass_problem(found, StepSchedule)
-    names = list(inspect.signature(found).parameters) if inspect.isfunction(found) else []
+def _misfit(candidate: object) -> str | None:
+    """Return a reason why a user-defined object is not a schedule, `None` if it is one."""
+    if isinstance(candidate, type):
+        return subclass_problem(candidate, StepSchedule)
+    names = list(inspect.signature(candidate).parameters) if inspect.isfunction(candidate) else []
     if names[:1] == ["progress"] and set(names) <= set(_COURSE):
         return None
-    return "neither a function of `progress` (and perhaps `end`) nor a subclass of StepSchedule"
+    return "neither a function of `progress` (and optionally `end`) nor a subclass of StepSchedule"
 
 
 SCHEDULES: Registry[Callable[..., Any]] = Registry("schedule", StepSchedule, "lit_cv.optim", _misfit)
 """The schedules by name, of two kinds.
 
-A function of the `progress` after the warm-up, from 0 to 1, returns where between `min_lr` (0) and `lr` (1) the
-learning rate is; one that has a parameter `end`, which is `min_lr / lr`, returns the factor of `lr` itself. A subclass
-of `StepSchedule` takes the optimizer and what it accepts of `total_steps`, `warmup_steps`, `min_factor` (that same
-end), `mode` and `patience`.
+A function receives the `progress` after the warm-up, from 0 to 1, and returns the position of the learning rate
+between `min_lr` (0) and `lr` (1). If it has a parameter `end`, which is `min_lr / lr`, it returns the factor of `lr`
+instead. A subclass of `StepSchedule` receives the optimizer, and `total_steps`, `warmup_steps`, `min_factor` (equal to
+`end`), `mode` and `patience` if it accepts them.
 """
 
 
 @SCHEDULES.add("cosine")
 def cosine(progress: float) -> float:
-    """Return half a cosine from 1 to 0."""
+    """Return a cosine that falls from 1 to 0."""
     return (1 + math.cos(math.pi * progress)) / 2
 
 
 @SCHEDULES.add("exponential")
 def exponential(progress: float, end: float) -> float:
-    """Return `end` to the power of the progress; an end of 0 stands for a thousandth."""
+    """Return `end` to the power of the progress; an `end` of 0 is replaced by 0.001."""
     return float((end or 1e-3) ** progress)
 
 
 @SCHEDULES.add("constant")
 class _Constant(StepSchedule):
-    """Keeps the learning rate after a linear warm-up."""
+    """A constant learning rate after a linear warm-up."""
 
     def __init__(self, optimizer: Optimizer, warmup_steps: int = 0) -> None:
         super().__init__(optimizer, lambda step: warm_up(step, warmup_steps))
@@ -121,7 +121,7 @@ class _Constant(StepSchedule):
 
 @SCHEDULES.add("one_cycle")
 class _OneCycle(StepSchedule):
-    """Raises the learning rate along a cosine, and lowers it along another."""
+    """A learning rate that rises along a cosine, then falls along another."""
 
     def __init__(self, optimizer: Optimizer, total_steps: int, warmup_steps: int = 0, min_factor: float = 0.0) -> None:
         super().__init__(optimizer, _one_cycle(total_steps, warmup_steps, min_factor))
@@ -129,16 +129,16 @@ class _OneCycle(StepSchedule):
 
 @SCHEDULES.add("plateau")
 class Plateau(StepSchedule):
-    """Lowers the learning rate when a metric has not improved for a while, after a linear warm-up.
+    """A learning rate that is reduced when a metric stops improving, after a linear warm-up.
 
     Args:
-        optimizer: Optimizer whose groups hold their base rates in `lr`.
+        optimizer: Optimizer whose groups have their base learning rates in `lr`.
         warmup_steps: Steps of the warm-up.
-        min_factor: The rates are not lowered below this part of their base rates.
-        mode: Whether the metric is better when smaller (`min`) or greater (`max`).
-        patience: Observations without improvement that are waited for; the next one lowers the rate.
-        reduction: What the rate is multiplied by.
-        threshold: Improvement, relative to the best value, that counts.
+        min_factor: Lower limit of the learning rate, as a fraction of the base learning rate.
+        mode: Whether smaller (`min`) or larger (`max`) values of the metric are better.
+        patience: Number of observations without improvement before the next one reduces the learning rate.
+        reduction: Factor that the learning rate is multiplied by.
+        threshold: Smallest relative change of the best value that counts as an improvement.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class Plateau(StepSchedule):
         super().__init__(optimizer, lambda step: self.level * warm_up(step, warmup_steps))
 
     def observe(self, metric: float) -> None:
-        """Take note of the metric, once per validation. NaN and infinity are no improvement."""
+        """Record the metric, once per validation. NaN and infinity do not count as improvements."""
         if self._improves(metric):
             self.best, self.waited = metric, 0
             return
@@ -183,11 +183,11 @@ class Plateau(StepSchedule):
         return metric < self.best - margin if self.mode == "min" else metric > self.best + margin
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the step, the best metric, the observations since, and how far the rate has been lowered."""
+        """Return the step, the best metric, the number of observations since, and the current reduction."""
         return super().state_dict() | {"best": self.best, "waited": self.waited, "level": self.level}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to the saved state, with the base rates of this run."""
+        """Restore the saved state, but keep the base learning rates of this run."""
         self.best = state_dict.get("best")
         self.waited = state_dict.get("waited", 0)
         self.level = max(state_dict.get("level", 1.0), self.min_factor)
@@ -195,7 +195,7 @@ class Plateau(StepSchedule):
 
 
 def check_schedule(name: str) -> None:
-    """Raise ValueError, with the nearest valid names, unless there is a schedule of this name."""
+    """Raise ValueError, with the nearest valid names, unless there is a schedule with this name."""
     resolve(name, SCHEDULES, "schedule")
 
 
@@ -208,32 +208,32 @@ def build_schedule(
     mode: Literal["min", "max"] = "min",
     patience: int = 5,
 ) -> StepSchedule:
-    """Build a schedule that `step()` moves after every optimizer step.
+    """Build a schedule that `step()` advances after every optimizer step.
 
-    With base rate lr, T steps of which the first w warm up, step t >= w and p = (t - w) / (T - 1 - w):
+    With base learning rate lr, T steps including w warm-up steps, step t >= w and p = (t - w) / (T - 1 - w):
 
     - warm-up, t < w: lr (t + 1) / w
     - `cosine`: min_lr + (lr - min_lr) (1 + cos(pi p)) / 2 (Loshchilov and Hutter 2017)
-    - `exponential`: lr (min_lr / lr)^p; a `min_lr` of 0 stands for lr / 1000
+    - `exponential`: lr (min_lr / lr)^p; a `min_lr` of 0 is replaced by lr / 1000
     - `constant`: lr
-    - `plateau`: lr, lowered tenfold whenever the metric given to `observe` stalls
+    - `plateau`: lr, divided by 10 whenever the metric passed to `observe` stops improving
     - `one_cycle`: up from lr / 25 and down to `min_lr`, both along a cosine (Smith and Topin 2018, as in
-      torch's OneCycleLR); w is the end of the rise, 30 % of T where it is 0
+      torch's OneCycleLR); w is the end of the rise, 30 % of T if it is 0
 
-    So `min_lr` is reached at the last step. It belongs to the group with the largest base rate; the minimum of
-    the others is smaller in proportion. After T the rate stays where it is.
+    The last step uses `min_lr`, and so do all steps after T. `min_lr` applies to the group with the largest base
+    learning rate; the minima of the other groups are proportionally smaller.
 
     Args:
-        name: One of the names above, or `file.name` for one of your own, see `SCHEDULES`.
-        optimizer: Optimizer whose groups hold their base rates in `lr`.
-        total_steps: Optimizer steps of the whole training; infinite for one without an end.
-        warmup_steps: Steps of the linear warm-up; cut to `total_steps`.
+        name: One of the names above, or `file.name` for a user-defined schedule, see `SCHEDULES`.
+        optimizer: Optimizer whose groups have their base learning rates in `lr`.
+        total_steps: Optimizer steps of the complete training; infinity if it has no fixed end.
+        warmup_steps: Steps of the linear warm-up, limited to `total_steps`.
         min_lr: Learning rate at the end.
-        mode: Whether the metric of `plateau` is better when smaller or greater.
-        patience: Observations that `plateau` waits for.
+        mode: Whether smaller or larger values of the metric of `plateau` are better.
+        patience: Observations without improvement that `plateau` allows.
 
     Raises:
-        ValueError: If the name is unknown, a value is out of range, or a schedule needs an end and has none.
+        ValueError: If the name is unknown, a value is out of range, or the schedule needs a finite `total_steps`.
     """
     kind = resolve(name, SCHEDULES, "schedule")
     warmup_steps = _check_lengths(name, kind, total_steps, warmup_steps)
@@ -252,7 +252,7 @@ def build_schedule(
 
 
 def _after_warm_up(course: Callable[..., float], total_steps: int, warmup_steps: int, end: float) -> _Shape:
-    """Return the factor of a step: that of the warm-up, and then that of a function of the progress."""
+    """Return a function from the step to the factor: the warm-up, then the course over the progress."""
     steps, takes_end = max(1, total_steps - 1 - warmup_steps), "end" in parameters(course)
 
     def factor(step: int) -> float:
@@ -264,26 +264,26 @@ def _after_warm_up(course: Callable[..., float], total_steps: int, warmup_steps:
     return factor
 
 
-def between(share: float, end: float) -> float:
-    """Return the factor that lies a share of the way from `end` to 1."""
-    return end + (1 - end) * share
+def between(fraction: float, end: float) -> float:
+    """Interpolate linearly between `end` (0) and 1 (1)."""
+    return end + (1 - end) * fraction
 
 
 def _check_lengths(name: str, kind: Callable[..., Any], total_steps: float, warmup_steps: int) -> int:
-    """Return the number of warm-up steps that fit."""
+    """Validate the lengths and return the number of warm-up steps, limited to `total_steps`."""
     if warmup_steps < 0 or total_steps < 1:
         raise ValueError(
-            f"warmup_steps={warmup_steps}, total_steps={total_steps}: the warm-up must not be negative and "
-            "there must be at least one step."
+            f"warmup_steps={warmup_steps}, total_steps={total_steps}: give a warm-up of at least 0 steps and a "
+            "training of at least 1."
         )
     if math.isinf(total_steps) and (not isinstance(kind, type) or "total_steps" in parameters(kind)):
         raise ValueError(
-            f"the schedule {name!r} needs to know where the training ends: set max_epochs or max_steps, or "
+            f"the schedule {name!r} needs the length of the training: set max_epochs or max_steps, or "
             "choose the schedule 'constant' or 'plateau'."
         )
     if warmup_steps > total_steps:
         _LOGGER.warning(
-            "warm-up of %d steps cut to the %d steps of the training: lower warmup_epochs.",
+            "warm-up of %d steps shortened to the %d steps of the training: lower warmup_epochs.",
             warmup_steps,
             total_steps,
         )
@@ -292,7 +292,7 @@ def _check_lengths(name: str, kind: Callable[..., Any], total_steps: float, warm
 
 
 def warm_up(step: int, warmup_steps: int) -> float:
-    """Return the factor of a step of a linear warm-up, 1 after it."""
+    """Return the factor of a step of a linear warm-up, and 1 after it."""
     return min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
 
 
@@ -311,5 +311,5 @@ def _one_cycle(total_steps: int, warmup_steps: int, end: float) -> _Shape:
 
 
 def _fall_only(steps: int, end: float) -> _Shape:
-    """A cycle too short to rise in."""
+    """Return the factors of a cycle that is too short for a rise."""
     return lambda step: between(cosine(min(1.0, step / steps)), end)

@@ -97,5 +97,7 @@ def test_nan_passes_through_and_stays_in_its_sample(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_a_single_image_is_refused_with_what_to_give(name: str) -> None:
-    with pytest.raises(ValueError, match=r"the shape \(3, 8, 8\): give \(N, 1 or 3, H, W\), one as images\[None\]"):
+    with pytest.raises(
+        ValueError, match=r"the shape \(3, 8, 8\): give \(N, 1 or 3, H, W\), images\[None\] for a single image"
+    ):
         OPERATIONS[name]()(torch.zeros(3, 8, 8))

@@ -76,7 +76,7 @@ def test_soft_labels() -> None:
     ("labels", "error", "message"),
     [
         (torch.tensor([3]), ValueError, "label 3, but the module has num_classes=3"),
-        (torch.rand(2, 4), ValueError, "labels have 4 classes, the module has num_classes=3"),
+        (torch.rand(2, 4), ValueError, "labels have 4 classes, but the module has num_classes=3"),
         (torch.rand(2), TypeError, "float32"),
     ],
 )

@@ -93,7 +93,7 @@ def test_panels_show_logged_values(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert history.best("val_acc", "max") == (0.6, 2)
     assert (tmp_path / "a" / "c.png").is_file()
     panels = {axes.get_title(loc="left"): axes for axes in figures[0].axes}
-    names = ["loss", "val_acc", "further metrics of validation", "parts of the loss", "learning rate", "summary"]
+    names = ["loss", "val_acc", "other validation metrics", "components of the loss", "learning rate", "summary"]
     assert list(panels) == names
     line, dots, star = panels["val_acc"].lines
     assert line.get_xdata().tolist() == [1, 2, 3, 4]
@@ -139,7 +139,7 @@ def test_unusual_tables_are_drawn(tmp_path: Path, rows: list[dict[str, float]]) 
 def test_error_for_missing_and_empty_tables(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         draw_training_curves(tmp_path / "metrics.csv", tmp_path / "c.png")
-    with pytest.raises(ValueError, match="nothing was logged"):
+    with pytest.raises(ValueError, match="has logged nothing"):
         draw_training_curves(write_table(tmp_path, []), tmp_path / "c.png")
 
 

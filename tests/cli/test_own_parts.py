@@ -176,7 +176,7 @@ def test_an_own_format(own: Path) -> None:
         (["--model.schedule", "mine.backwards"], "neither a function of `progress`"),
         (["--model.metrics", "[kapa]"], "there is no such metric: did you mean 'kappa'"),
         (["--model.metrics", "[acc]"], "there is no such metric"),
-        (["--model.metrics", "[pearson]"], "the metric PearsonCorrCoef does not go with this task"),
+        (["--model.metrics", "[pearson]"], "the metric PearsonCorrCoef does not fit this task"),
         (["--trainer.callbacks+=Augmentation", "--trainer.callbacks.operations", "[sol.Half]"], "abstract"),
     ],
 )

@@ -70,5 +70,5 @@ def test_letters_that_no_font_has_are_told_once(
         warnings.simplefilter("error")
         for _ in range(2):
             render(image_grid(torch.ones(2, 3, 20, 20), titles=["猫", "猫 犬"], heading="猫"))
-    assert "No font on this machine has the letters 犬猫" in caplog.text
+    assert "No installed font has the characters 犬猫" in caplog.text
     assert len({id(record) for record in caplog.records}) == 1  # pytest may see one twice

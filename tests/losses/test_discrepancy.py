@@ -132,7 +132,7 @@ def test_wrong_input() -> None:
         mmd(features(4), features(4, 2))
     with pytest.raises(ValueError, match="at least 2"):
         coral(features(1), features(4))
-    with pytest.raises(ValueError, match="give as many of both"):
+    with pytest.raises(ValueError, match="give the same number of each"):
         mmd([features(4)], [features(4), features(4)])
     for options in ({"kernels": 0}, {"factor": 1.0}, {"bandwidth": 0.0}, {"estimator": "biased"}):
         with pytest.raises(ValueError, match=next(iter(options))):

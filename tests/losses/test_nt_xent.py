@@ -203,7 +203,7 @@ def test_the_order_of_images_and_views_does_not_matter() -> None:
     ("views", "options", "message"),
     [
         ([(4, 3), (5, 3)], {}, r"views of shape \(4, 3\), \(5, 3\)"),
-        ([(4, 3)], {}, "two views or more"),
+        ([(4, 3)], {}, "at least two views"),
         ([(0, 3), (0, 3)], {}, "at least one image"),
         ([(4, 3), (4, 3)], {"labels": torch.zeros(3)}, r"labels of shape \(3,\) for 4 images"),
     ],

@@ -33,7 +33,7 @@ def test_any_number_is_a_threshold() -> None:
 
 
 def test_shapes_that_do_not_fit() -> None:
-    with pytest.raises(ValueError, match=r"thresholds of the shape \(2,\) for 3 classes"):
+    with pytest.raises(ValueError, match=r"thresholds of shape \(2,\) for 3 classes"):
         pseudo_labels(ANSWERS, torch.tensor([0.5, 0.5]))
-    with pytest.raises(ValueError, match=r"probabilities of the shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"probabilities of shape \(3,\)"):
         pseudo_labels(ANSWERS[0], 0.5)

@@ -35,7 +35,7 @@ def test_fixed_weights_that_do_not_fit(weights: dict[str, float], message: str) 
 
 
 def test_names_that_are_none() -> None:
-    with pytest.raises(ValueError, match="c: no such task; there are a, b"):
+    with pytest.raises(ValueError, match="c: no such task; the tasks are a, b"):
         FixedWeighting(["a", "b"])({"c": torch.tensor(1.0)})
     with pytest.raises(ValueError, match="each once"):
         FixedWeighting(["a", "a"])

@@ -43,7 +43,7 @@ def test_each_image_is_its_own_neighbor(embeddings: tuple[torch.Tensor, ...]) ->
 
 
 def test_wrong_input() -> None:
-    with pytest.raises(ValueError, match="a bank of 0 embeddings"):
+    with pytest.raises(ValueError, match="bank of 0 embeddings"):
         knn_predictions(torch.ones(1, 2), torch.ones(0, 2), torch.ones(0, dtype=torch.int64), 2)
     with pytest.raises(ValueError, match=r"k=\[0\]"):
         knn_predictions(torch.ones(1, 2), torch.ones(1, 2), torch.zeros(1, dtype=torch.int64), 2, k=[0])

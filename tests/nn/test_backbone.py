@@ -72,7 +72,7 @@ def test_integers_other_than_uint8_are_refused(dtype):
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 1, 8, 8), (2, 8, 8, 3)])
 def test_images_of_another_shape_are_refused(shape):
-    with pytest.raises(ValueError, match=r"takes \(N, 3, H, W\)"):
+    with pytest.raises(ValueError, match=r"expects \(N, 3, H, W\)"):
         create_backbone("conv4")(torch.zeros(shape))
 
 

@@ -196,7 +196,7 @@ def test_other_groups_are_refused():
     model = _model()
     optimizer = build_optimizer("sgd", parameter_groups(model, 0.01, 0.1), lr=0.01)
     with pytest.raises(
-        ValueError, match=r"holds the parameter groups \['decay', 'no_decay'\], this run has \['decay'\]"
+        ValueError, match=r"has the parameter groups \['decay', 'no_decay'\], but this run has \['decay'\]"
     ):
         reapply_options(optimizer, parameter_groups(model, 0.01, 0.1)[:1])
 
@@ -204,7 +204,7 @@ def test_other_groups_are_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lr": -1.0}, "lr=-1.0: give a number from 0 on"),
+        ({"lr": -1.0}, "lr=-1.0: give a number of at least 0"),
         ({"lr": float("nan")}, "lr=nan"),
         ({"lr": 0.1, "weight_decay": -0.1}, "weight_decay=-0.1"),
         ({"lr": 0.1, "betas": (0.9, 1.0)}, r"betas=\[0.9, 1.0\]: give two numbers"),

@@ -99,9 +99,7 @@ def test_constant_needs_no_end():
 
 @pytest.mark.parametrize("name", ["cosine", "one_cycle", "exponential"])
 def test_an_endless_training_is_refused_where_the_end_matters(name):
-    with pytest.raises(
-        ValueError, match=f"'{name}' needs to know where the training ends: set max_epochs or max_steps"
-    ):
+    with pytest.raises(ValueError, match=f"'{name}' needs the length of the training: set max_epochs or max_steps"):
         build_schedule(name, _optimizer(), math.inf)
 
 
@@ -109,7 +107,11 @@ def test_an_endless_training_is_refused_where_the_end_matters(name):
 def test_a_warm_up_longer_than_the_training_is_cut(name, caplog):
     assert _rates(name, 4, 4, warmup_steps=100) == [0.25, 0.5, 0.75, 1.0]
     assert caplog.record_tuples == [
-        ("lit_cv", logging.WARNING, "warm-up of 100 steps cut to the 4 steps of the training: lower warmup_epochs.")
+        (
+            "lit_cv",
+            logging.WARNING,
+            "warm-up of 100 steps shortened to the 4 steps of the training: lower warmup_epochs.",
+        )
     ]
 
 

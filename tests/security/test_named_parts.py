@@ -89,7 +89,7 @@ def test_metric_arguments_take_no_memory(place: Path) -> None:
     options = {"backbone": "conv4", "num_classes": 10, "in_channels": 1}
     for metric, message in (
         ({"name": "auroc", "thresholds": 10**10}, r"describe a network of more than .*AUROC\.thresholds"),
-        ({"name": "precision", "num_classes": 10**10}, r"state would take [\d,]+ bytes: change num_classes"),
+        ({"name": "precision", "num_classes": 10**10}, r"state would need [\d,]+ bytes: change num_classes"),
     ):
         path = save_hostile(place / "x.ckpt", hyper_parameters={**options, "metrics": [metric]})
         with pytest.raises(ValueError, match=message):
