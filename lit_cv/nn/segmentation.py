@@ -67,7 +67,7 @@ def build_segmenter(
     """
     classes = {"fcn": FCNHead, "deeplab": DeepLabHead}
     if name not in classes:
-        raise ValueError(f"there is no segmentation head {name!r}: {', '.join(SEGMENTERS)}.")
+        raise ValueError(f"there is no segmentation head {name!r}: choose one of {', '.join(SEGMENTERS)}.")
     if num_classes < 2:
         raise OptionError(
             None, "num_classes", num_classes, "segmentation needs at least 2 classes, including the background"

@@ -1,4 +1,4 @@
-"""Each operation, sample by sample, against torchvision's functional one with the same parameters."""
+"""Each operation, compared with torchvision's function with the same parameters, sample by sample."""
 
 import math
 
@@ -29,7 +29,7 @@ def _seed() -> None:
 
 
 def pictures(n: int, height: int, width: int, channels: int = 3) -> Tensor:
-    """Smooth images with noise, and regions of exact gray, black, white and saturated color."""
+    """Return smooth images with noise, and regions of exact gray, black, white and saturated color."""
     coarse = torch.rand(n, channels, height // 4, width // 4)
     images = F.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1)
     images = (images + 0.05 * torch.randn_like(images)).clamp(0, 1)
@@ -77,7 +77,7 @@ def test_resized_crop_equals_antialiased_resize(
         window = [int(params[name][i]) for name in ("top", "left", "height", "width")]
         expected = TF.resized_crop(images[i], *window, out, antialias=True)
         difference = (result[i].float() - expected.float()).abs()
-        # torch's own integer arithmetic differs from its float one by one step of rounding
+        # torch's integer arithmetic differs from its float arithmetic by one rounding step
         assert difference.max() <= (1.0 if dtype == torch.uint8 else 1e-5)
         assert difference.mean() <= (0.25 if dtype == torch.uint8 else 1e-6)
 
@@ -135,7 +135,7 @@ def test_hue_of_every_color_equals_torchvision() -> None:
 
 
 @pytest.mark.parametrize("as_bytes", [True, False])
-def test_color_jitter_applies_its_functions_in_the_drawn_order(as_bytes: bool) -> None:
+def test_color_jitter_applies_functions_in_drawn_order(as_bytes: bool) -> None:
     images = pictures(40, 16, 16)
     images = bytes_of(images) if as_bytes else images
     operation = ColorJitter(0.8, 0.8, 0.8, 0.2)
@@ -172,7 +172,7 @@ def test_blur_equals_torchvision(n: int, size: tuple[int, int], kernel: int, cha
         assert (result[i] - expected).abs().max() < 0.1 / 255
 
 
-def test_convolved_blur_of_other_devices_equals_that_of_the_cpu() -> None:
+def test_convolved_blur_equals_cpu_blur() -> None:
     from lit_cv.augment.blur import _convolve
 
     images = pictures(3, 32, 24)
@@ -201,10 +201,10 @@ def test_posterize_equals_torchvision(bits: int) -> None:
 
 def test_autocontrast_and_equalize_equal_torchvision() -> None:
     images = bytes_of(pictures(6, 24, 24) * 0.6 + 0.2)
-    images[0, 0] = 77  # a channel of one value
+    images[0, 0] = 77  # a constant channel
     images[1] = (images[1] // 64) * 64
     contrast = bytes_of(tone.autocontrast(images / 255))
-    assert (contrast.int() - TF.autocontrast(images).int()).abs().max() <= 1  # torchvision cuts, this rounds
+    assert (contrast.int() - TF.autocontrast(images).int()).abs().max() <= 1  # torchvision truncates, lit_cv rounds
     assert (tone.autocontrast(images / 255) - TF.autocontrast(images / 255)).abs().max() < 1e-5
     assert torch.equal(bytes_of(tone.equalize(images / 255)), TF.equalize(images))
 

@@ -1,4 +1,4 @@
-"""What every operation and policy promises about batches, whatever it does to the pixels."""
+"""Properties of every operation and policy on batches: dtype, layout, independence, devices."""
 
 from typing import Any
 
@@ -62,7 +62,7 @@ def test_dtype_layout_shape_and_range(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_samples_differ_and_one_seed_gives_one_result(name: str) -> None:
+def test_samples_differ_and_seed_is_reproducible(name: str) -> None:
     operation = make(name)
     images = torch.rand(1, 3, 32, 32).expand(32, 3, 32, 32).contiguous()
     results = []
@@ -75,18 +75,18 @@ def test_samples_differ_and_one_seed_gives_one_result(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name != "gaussian_noise"])
-def test_a_sample_depends_on_nothing_but_its_own_parameters(name: str) -> None:
+def test_sample_depends_only_on_its_parameters(name: str) -> None:
     operation = make(name)
     images = (torch.rand(9, 3, 32, 32) * 255).to(torch.uint8)
     params = operation.draw(images)
     together = operation.apply(images, params)
     for i in range(9):
         alone = operation.apply(images[i : i + 1], take(params, slice(i, i + 1)))
-        # one rounding step where sums run in another order
+        # one rounding step if sums are in another order
         assert (together[i].int() - alone[0].int()).abs().max() <= 1
 
 
-def test_a_chance_leaves_the_other_samples_alone() -> None:
+def test_unselected_samples_do_not_change() -> None:
     images = torch.rand(20, 3, 16, 16)
     operation = ColorJitter(brightness=[2.0, 3.0], p=0.5)
     params = operation.draw(images)
@@ -96,7 +96,7 @@ def test_a_chance_leaves_the_other_samples_alone() -> None:
     assert torch.equal(ColorJitter(brightness=[2.0, 3.0], p=0.0)(images), images)
 
 
-def test_a_chain_equals_its_operations_and_rounds_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chain_equals_operations_and_rounds_once(monkeypatch: pytest.MonkeyPatch) -> None:
     images = (torch.rand(11, 3, 40, 40) * 255).to(torch.uint8)
     operations = [HorizontalFlip(), ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8), GaussianBlur(5), HorizontalFlip()]
     chain = Chain(operations)
@@ -112,7 +112,7 @@ def test_a_chain_equals_its_operations_and_rounds_once(monkeypatch: pytest.Monke
     assert (chain.apply(images, params).int() - result.int()).abs().max() <= 1
 
 
-def test_an_empty_chain_copies() -> None:
+def test_empty_chain_copies() -> None:
     images = torch.rand(2, 3, 8, 8)
     result = Chain([])(images)
     assert torch.equal(result, images)
@@ -128,13 +128,13 @@ def test_an_empty_chain_copies() -> None:
         ([1, 2], "list"),
     ],
 )
-def test_what_is_no_batch_of_images_is_refused(images: Any, message: str) -> None:
+def test_invalid_images_are_refused(images: Any, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         build_operations(["horizontal_flip"]).apply(images, {})
 
 
 class OneDevice(TorchDispatchMode):
-    """Refuses operations that mix devices, as a GPU does and the device "meta" does not always."""
+    """Raise an error if an operation mixes devices, like a GPU; the device "meta" does not always do so."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if "copy" not in func.__name__ or "index" in func.__name__:
@@ -144,8 +144,8 @@ class OneDevice(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_on_other_devices_nothing_is_mixed_up_or_waited_for(name: str) -> None:
-    # The device "meta" holds no values: whatever asks for one fails.
+def test_no_device_mixing_or_synchronization(name: str) -> None:
+    # The device "meta" has no values: reading one fails.
     operation = make(name)
     for dtype in (torch.uint8, torch.float32):
         images = torch.empty(64, 3, 48, 52, dtype=dtype, device="meta")
@@ -157,7 +157,7 @@ def test_on_other_devices_nothing_is_mixed_up_or_waited_for(name: str) -> None:
         assert result.dtype == dtype
 
 
-def test_the_number_of_threads_is_left_as_it_was() -> None:
+def test_number_of_threads_is_restored() -> None:
     torch.set_num_threads(2)
     try:
         build_operations(["horizontal_flip"])(torch.rand(4, 3, 8, 8))

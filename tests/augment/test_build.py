@@ -1,4 +1,4 @@
-"""Declarative lists, and what is said about wrong ones."""
+"""Declarative lists of operations, and errors about invalid ones."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from lit_cv.augment import (
 )
 
 
-def test_a_list_of_names_and_dicts() -> None:
+def test_list_of_names_and_dicts() -> None:
     chain = build_operations(["horizontal_flip", {"name": "color_jitter", "brightness": 0.4, "hue": [-0.1, 0.2]}])
     flip, jitter = chain.operations
     assert isinstance(flip, HorizontalFlip)
@@ -46,13 +46,13 @@ def test_a_list_of_names_and_dicts() -> None:
         ("horizontal_flip", "give a list"),
     ],
 )
-def test_wrong_lists(operations: Any, message: str) -> None:
+def test_invalid_lists_are_refused(operations: Any, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message) as caught:
         build_operations(operations)
     assert "\n" not in str(caught.value)
 
 
-def test_images_that_are_too_small_are_named() -> None:
+def test_error_names_size_of_small_images() -> None:
     with pytest.raises(ValueError, match="smaller"):
         build_operations([{"name": "random_crop", "padding": 0, "size": 64}]).draw_for(1, (32, 32))
     import torch
@@ -64,17 +64,17 @@ def test_images_that_are_too_small_are_named() -> None:
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_policies_build_and_give_their_size(name: str) -> None:
+def test_policies_build_and_have_output_size(name: str) -> None:
     chain = build_operations(policy_operations(name, 20))
     assert chain.output_size((40, 32)) == (20, 20)
 
 
-def test_policies_by_wrong_name() -> None:
+def test_error_suggests_nearest_policy() -> None:
     with pytest.raises(ValueError, match="did you mean 'photographs'"):
         policy_operations("photograph")
 
 
-def test_simclr_has_the_strengths_of_the_paper() -> None:
+def test_simclr_strengths_equal_paper() -> None:
     names = [entry if isinstance(entry, str) else entry["name"] for entry in simclr_operations(96)]
     assert names == ["random_resized_crop", "horizontal_flip", "color_jitter", "grayscale", "gaussian_blur"]
     jitter = build_operations(simclr_operations(96, strength=0.5)).operations[2]
@@ -84,5 +84,5 @@ def test_simclr_has_the_strengths_of_the_paper() -> None:
     assert jitter.p == 0.8
 
 
-def test_a_repr_builds_the_same() -> None:
+def test_repr_round_trip() -> None:
     assert repr(Cutout(size=8, p=0.5)) == "Cutout(size=8, value=0.5, p=0.5)"

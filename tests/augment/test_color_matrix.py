@@ -1,4 +1,4 @@
-"""The colors as one matrix: where it is exact, and how far away it is elsewhere."""
+"""The color matrix: exact cases, and the deviation in others."""
 
 import pytest
 import torch
@@ -13,14 +13,14 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def test_without_hue_and_clipping_it_is_exact() -> None:
+def test_exact_without_hue_and_clipping() -> None:
     images = torch.rand(30, 3, 9, 7) * 0.2 + 0.4
     linear, exact = ColorJitter(0.3, 0.3, 0.3, exact=False), ColorJitter(0.3, 0.3, 0.3)
     params = linear.draw(images)
     torch.testing.assert_close(linear.apply(images, params), exact.apply(images, params), atol=1e-5, rtol=0)
 
 
-def test_thirds_of_a_turn_are_exact() -> None:
+def test_hue_thirds_are_exact() -> None:
     images = torch.rand(2, 3, 5, 5)
     turns = torch.tensor([1 / 3, -1 / 3])
     matrices = fold({"hue": turns}, torch.zeros(2, 1, dtype=torch.long), ["hue"])
@@ -30,7 +30,7 @@ def test_thirds_of_a_turn_are_exact() -> None:
 
 
 @pytest.mark.slow
-def test_its_deviation_on_photographs_is_as_documented() -> None:
+def test_deviation_on_photographs_is_as_documented() -> None:
     torch.manual_seed(0)
     photographs = [torch.from_numpy(image.copy()).permute(2, 0, 1) for image in load_sample_images().images]
     images = RandomResizedCrop(48)(torch.stack(photographs).repeat(64, 1, 1, 1)).float() / 255
@@ -42,7 +42,7 @@ def test_its_deviation_on_photographs_is_as_documented() -> None:
         assert 0.5 * expected < deviation < 1.5 * expected
 
 
-def test_gray_images_take_the_exact_functions() -> None:
+def test_gray_images_use_exact_functions() -> None:
     images = torch.rand(4, 1, 8, 8)
     linear = ColorJitter(0.8, 0.8, 0.8, 0.2, exact=False)
     params = linear.draw(images)

@@ -1,4 +1,4 @@
-"""What is drawn, against what torchvision draws, by two-sample tests; seeds are fixed."""
+"""Distributions of drawn parameters, compared with torchvision by two-sample tests with fixed seeds."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def same(ours: torch.Tensor, theirs: list[float]) -> bool:
 
 
 @pytest.mark.parametrize("size", [(32, 32), (40, 90)])
-def test_windows_of_resized_crops(size: tuple[int, int]) -> None:
+def test_resized_crop_distribution(size: tuple[int, int]) -> None:
     ours = RandomResizedCrop().draw_for(N, size)
     image = torch.empty(3, *size)
     reference = v2.RandomResizedCrop(32)
@@ -48,14 +48,14 @@ def test_windows_of_resized_crops(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(("size", "window"), [((10, 100), (10, 13)), ((100, 10), (13, 10))])
-def test_windows_that_never_fit_are_the_largest_in_the_middle(size: tuple[int, int], window: tuple[int, int]) -> None:
+def test_resized_crop_falls_back_to_largest_center_crop(size: tuple[int, int], window: tuple[int, int]) -> None:
     params = RandomResizedCrop(scale=(1.0, 1.0)).draw_for(50, size)
     assert params["height"].unique().tolist() == [window[0]]
     assert params["width"].unique().tolist() == [window[1]]
     assert params["left"].unique().tolist() == [(size[1] - window[1]) // 2]
 
 
-def test_color_jitter() -> None:
+def test_color_jitter_distribution() -> None:
     ours = ColorJitter(0.8, [0.5, 1.5], 0.4, 0.2).draw_for(N, (8, 8))
     theirs = [v2.ColorJitter(0.8, (0.5, 1.5), 0.4, 0.2).make_params([]) for _ in range(N)]
     for name in ("brightness", "contrast", "saturation", "hue"):
@@ -66,7 +66,7 @@ def test_color_jitter() -> None:
     assert chisquare(counts.numpy()).pvalue > 1e-3
 
 
-def test_affine() -> None:
+def test_affine_distribution() -> None:
     size = (30, 50)
     ours = Affine(degrees=30, translate=0.2, scale=(0.7, 1.6), shear=12).draw_for(N, size)
     reference = v2.RandomAffine(30, translate=(0.2, 0.2), scale=(0.7, 1.6), shear=12)
@@ -78,7 +78,7 @@ def test_affine() -> None:
     assert same(ours["shear"], [params["shear"][0] for params in theirs])
 
 
-def test_blur_and_crop() -> None:
+def test_blur_and_crop_distributions() -> None:
     sigma = GaussianBlur(sigma=(0.1, 2.0)).draw_for(N, (8, 8))["sigma"]
     assert same(sigma, [v2.GaussianBlur(3, (0.1, 2.0)).make_params([])["sigma"][0] for _ in range(N)])
     params = RandomCrop(padding=4).draw_for(N, (32, 32))
@@ -87,7 +87,7 @@ def test_blur_and_crop() -> None:
         assert int(params[name].max()) == 8
 
 
-def test_chance() -> None:
+def test_probability() -> None:
     for p in (0.2, 0.8):
         share = HorizontalFlip(p).draw_for(N, (8, 8))["applied"].float().mean().item()
         assert abs(share - p) < 4 * (p * (1 - p) / N) ** 0.5
@@ -115,7 +115,7 @@ def test_rand_augment_draws_one_strength() -> None:
         assert drawn.abs().unique().tolist() == pytest.approx([strength])
 
 
-def test_cutmix_keeps_beta_before_clipping_and_less_pasted_after() -> None:
+def test_cutmix_area_is_beta_before_clipping() -> None:
     boxes, keep = draw_cutmix(N, (64, 48), alpha=1.0)
     assert boxes.min() >= 0
     assert boxes[:, 2].max() <= 64
@@ -130,11 +130,11 @@ def test_cutmix_keeps_beta_before_clipping_and_less_pasted_after() -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
-def test_mixup_weights_are_beta(alpha: float) -> None:
+def test_mixup_weights_are_beta_distributed(alpha: float) -> None:
     assert kstest(draw_mixup(N, alpha).numpy(), "beta", args=(alpha, alpha)).pvalue > 1e-3
 
 
-def test_cutout_square_is_centerd_anywhere() -> None:
+def test_cutout_centers_are_uniform() -> None:
     boxes = Cutout(size=8).draw_for(N, (32, 40))["box"]
     assert boxes.min() >= 0
     assert boxes[:, 2].max() <= 32
@@ -144,13 +144,13 @@ def test_cutout_square_is_centerd_anywhere() -> None:
     odd = Cutout(size=7).draw_for(N, (32, 40))["box"]
     inner = odd[(odd[:, 0] > 0) & (odd[:, 2] < 32)]
     assert (inner[:, 2] - inner[:, 0]).unique().tolist() == [7]
-    # side 8: the visible height is 8 but for centers in the 4 pixels below the top and above the bottom
+    # side 8: the visible height is 8 unless the center is within 4 pixels of the top or bottom
     heights = (boxes[:, 2] - boxes[:, 0]).float().mean().item()
     expected = sum(min(y + 4, 32) - max(y - 4, 0) for y in range(32)) / 32
     assert abs(heights - expected) < 0.1
 
 
-def test_draws_differ_from_sample_to_sample_and_with_the_seed() -> None:
+def test_draws_differ_between_samples_and_seeds() -> None:
     for name in OPERATIONS:
         options = {"brightness": 0.5} if name == "color_jitter" else {"degrees": 9} if name == "affine" else {}
         operation = OPERATIONS[name](**options)

@@ -1,4 +1,4 @@
-"""How images lie in memory changes nothing of what comes out."""
+"""The memory layout of images does not change the results."""
 
 from collections.abc import Callable
 from typing import Any
@@ -48,13 +48,13 @@ def check(layout: str, channels: int, dtype: torch.dtype, change: Callable[[Tens
         torch.manual_seed(3)
         results.append(change(each).float())
     assert torch.equal(images, before)
-    # Another order of sums may round otherwise.
+    # Another order of sums may round differently.
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=1.0 if dtype == torch.uint8 else 0.02)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", ENTRIES)
-def test_operations(name: str, layout: str) -> None:
+def test_operations_ignore_memory_layout(name: str, layout: str) -> None:
     chain = build_operations([ENTRIES[name]])
     operation: Operation = chain.operations[0]
     for channels in (1, 3):
@@ -65,13 +65,13 @@ def test_operations(name: str, layout: str) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", POLICIES)
-def test_policies(name: str, layout: str) -> None:
+def test_policies_ignore_memory_layout(name: str, layout: str) -> None:
     for size in (24, 70):
         check(layout, 3, torch.uint8, build_operations(policy_operations(name, size)))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_mixing(layout: str) -> None:
+def test_mixing_ignores_memory_layout(layout: str) -> None:
     weight = torch.tensor([0.0, 0.3, 0.5, 0.9, 1.0])
     boxes = torch.tensor([[0, 0, 9, 80], [5, 70, 72, 84], [0, 0, 0, 0], [0, 0, 72, 84], [3, 4, 5, 6]])
     for dtype in (torch.uint8, torch.float32, torch.bfloat16):
@@ -80,7 +80,7 @@ def test_mixing(layout: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["trivial_augment", "rand_augment"])
-def test_nan_passes_through_and_stays_in_its_sample(name: str) -> None:
+def test_nan_stays_in_its_sample(name: str) -> None:
     operation = OPERATIONS[name]()
     for seed in range(10):
         torch.manual_seed(seed)
@@ -96,7 +96,7 @@ def test_nan_passes_through_and_stays_in_its_sample(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_a_single_image_is_refused_with_what_to_give(name: str) -> None:
+def test_error_explains_single_image(name: str) -> None:
     with pytest.raises(
         ValueError, match=r"the shape \(3, 8, 8\): give \(N, 1 or 3, H, W\), images\[None\] for a single image"
     ):

@@ -1,4 +1,4 @@
-"""Masks and boxes move as the pixels do."""
+"""Masks and boxes move with the pixels."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ MOVES = [
 
 
 def scenes(n: int) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Black images with a white rectangle each, its mask and its box."""
+    """Return black images with a white rectangle each, and its mask and box."""
     masks = torch.zeros(n, 48, 40, dtype=torch.int64)
     boxes = []
     for i in range(n):
@@ -33,12 +33,12 @@ def scenes(n: int) -> tuple[Tensor, Tensor, list[Tensor]]:
 
 
 @pytest.mark.parametrize("move", MOVES, ids=lambda move: "-".join(map(str, move.values())))
-def test_masks_and_boxes_follow_the_image(move: dict[str, object]) -> None:
+def test_masks_and_boxes_follow_image(move: dict[str, object]) -> None:
     torch.manual_seed(0)
     images, masks, boxes = scenes(40)
     chain = build_operations([move])
     params = chain.draw(images)
-    if move["name"] == "rand_augment":  # leave the values alone, so that the rectangle can be found again
+    if move["name"] == "rand_augment":  # keeps the values, so that the rectangle can be located
         kind = params["0.kind"]
         params["0.kind"] = torch.where(kind < 5, kind, 13)
     moved = chain.apply(images, params)[:, 0]
@@ -53,7 +53,7 @@ def test_masks_and_boxes_follow_the_image(move: dict[str, object]) -> None:
     reflected = move.get("fill") in ("reflect", "edge")
     for mask, place, keep in zip(followed, places, kept, strict=True):
         ones = (mask == 1).nonzero()
-        if len(ones) == 0 or reflected:  # a reflected rectangle lies in no box
+        if len(ones) == 0 or reflected:  # a reflected rectangle has no box
             continue
         assert keep.tolist() == [True]
         top, left = ones.amin(0).tolist()
@@ -61,7 +61,7 @@ def test_masks_and_boxes_follow_the_image(move: dict[str, object]) -> None:
         assert (place[0] - torch.tensor([left, top, right, bottom])).abs().max() <= 2.0
 
 
-def test_a_chain_of_moves_is_followed_exactly_by_flips_and_crops() -> None:
+def test_chain_of_flips_and_crops_is_exact() -> None:
     images, masks, _ = scenes(16)
     chain = build_operations(["horizontal_flip", {"name": "random_crop", "padding": 4}, "vertical_flip", "cutout"])
     params = chain.draw(images)
@@ -71,9 +71,9 @@ def test_a_chain_of_moves_is_followed_exactly_by_flips_and_crops() -> None:
     assert torch.equal(followed.float(), flip.apply(images, own)[:, 0])
 
 
-def test_boxes_that_leave_are_dropped_and_named() -> None:
+def test_boxes_outside_image_are_dropped() -> None:
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 30.0, 30.0], [15.0, 15.0, 25.0, 25.0]])
-    shift = torch.tensor([[[1.0, 0.0, 12.0], [0.0, 1.0, 0.0]]])  # the result shows what lay 12 pixels to the right
+    shift = torch.tensor([[[1.0, 0.0, 12.0], [0.0, 1.0, 0.0]]])  # the result shows pixels from 12 further right
     moved, kept = move_boxes([boxes], shift, (40, 40))
     assert kept[0].tolist() == [False, True, True]
     torch.testing.assert_close(moved[0], torch.tensor([[8.0, 20.0, 18.0, 30.0], [3.0, 15.0, 13.0, 25.0]]))
@@ -86,11 +86,11 @@ def test_boxes_that_leave_are_dropped_and_named() -> None:
     assert none[0].shape == (0,)
 
 
-def test_two_moves_compose_in_order() -> None:
+def test_transforms_compose_in_order() -> None:
     operation = RandAugment(num_operations=2)
-    params = {"kind": torch.tensor([[4, 2]]), "strength": torch.tensor([[90.0, 5.0]])}  # turn, then shift right
+    params = {"kind": torch.tensor([[4, 2]]), "strength": torch.tensor([[90.0, 5.0]])}  # rotate, then shift right
     maps = operation.matrices(params, (20, 20))
-    # (x, y) in the result lay at (x - 5, y) after the turn, which brought it there from:
+    # (x, y) in the result was at (x - 5, y) after the rotation, which moved it there from:
     x, y = 12.0, 4.0
     before = (maps[0] @ torch.tensor([x, y, 1.0])).tolist()
     assert before == pytest.approx([y, 20 - (x - 5)], abs=1e-4)

@@ -14,7 +14,7 @@ def _seed() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("alpha", [0.3, 1.0])
-def test_the_weight_is_the_area_that_was_really_pasted(dtype: torch.dtype, alpha: float) -> None:
+def test_cutmix_weight_is_pasted_area(dtype: torch.dtype, alpha: float) -> None:
     n = 33
     images = torch.arange(1, n + 1).view(n, 1, 1, 1).expand(n, 3, 20, 27).to(dtype).contiguous()
     boxes, keep = draw_cutmix(n, (20, 27), alpha)
@@ -31,20 +31,20 @@ def test_the_weight_is_the_area_that_was_really_pasted(dtype: torch.dtype, alpha
     torch.testing.assert_close(labels[torch.arange(n), torch.arange(n) - 1], 1 - keep)
 
 
-def test_the_mask_of_other_devices_is_the_box() -> None:
+def test_mask_for_other_devices_equals_box() -> None:
     images = torch.rand(50, 3, 12, 17)
     boxes, _ = draw_cutmix(50, (12, 17), 1.0)
     expected = cutmix(images, boxes)
     assert torch.equal(torch.where(_mask(images, boxes), images.roll(1, 0), images), expected)
 
 
-def test_every_box_is_the_sample_s_own() -> None:
+def test_boxes_differ_between_samples() -> None:
     boxes, _ = draw_cutmix(64, (32, 32), 1.0)
     assert len(boxes.unique(dim=0)) > 50
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_mixup_is_the_weighted_mean(dtype: torch.dtype) -> None:
+def test_mixup_equals_weighted_mean(dtype: torch.dtype) -> None:
     images = (torch.rand(5, 3, 6, 6) * 255).to(torch.uint8)
     images = images if dtype == torch.uint8 else images / 255
     weight = torch.tensor([0.0, 0.25, 0.5, 0.9, 1.0])
@@ -56,7 +56,7 @@ def test_mixup_is_the_weighted_mean(dtype: torch.dtype) -> None:
     assert mixed.dtype == dtype
 
 
-def test_one_sample_and_none() -> None:
+def test_single_sample_and_empty_batch() -> None:
     image = torch.rand(1, 3, 8, 8)
     assert torch.equal(cutmix(image, draw_cutmix(1, (8, 8), 1.0)[0]), image)
     assert torch.allclose(mixup(image, torch.tensor([0.3])), image)
@@ -80,12 +80,12 @@ def test_soft_labels() -> None:
         (torch.rand(2), TypeError, "float32"),
     ],
 )
-def test_other_labels_are_refused(labels: torch.Tensor, error: type[Exception], message: str) -> None:
+def test_invalid_labels_are_refused(labels: torch.Tensor, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         soft_labels(labels, 3)
 
 
-def test_on_other_devices_nothing_is_waited_for() -> None:
+def test_no_device_synchronization() -> None:
     images = torch.empty(6, 3, 8, 8, dtype=torch.uint8, device="meta")
     boxes, keep = draw_cutmix(6, (8, 8), 1.0)
     assert cutmix(images, boxes).device.type == "meta"

@@ -8,13 +8,13 @@ pytestmark = pytest.mark.draws
 
 
 @pytest.mark.parametrize(("classes", "lines"), [(3, 4), (30, 31), (31, 0)])
-def test_lines_stand_between_the_cells_unless_there_are_too_many(classes: int, lines: int) -> None:
+def test_cell_borders_are_drawn_for_few_classes(classes: int, lines: int) -> None:
     axes = confusion_figure(torch.full((classes, classes), 2)).axes[0]
     for axis in (axes.xaxis, axes.yaxis):
         assert len(axis.get_minorticklocs()) == lines
 
 
-def test_neighboring_cells_of_one_color_are_told_apart() -> None:
+def test_cells_of_equal_color_are_separated() -> None:
     for figure, place in (
         (confusion_figure(torch.full((2, 2), 0)), 0),
         (kfold_figure({"val_acc": [0.5, 0.6]}, torch.full((2, 2), 0)), 1),

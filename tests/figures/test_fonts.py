@@ -14,7 +14,7 @@ pytestmark = pytest.mark.draws
 
 
 def save_font(path: Path, letters: str) -> None:
-    """Write a font in which every one of these letters is a full black square."""
+    """Write a font in which each of these characters is a filled square."""
     pen = TTGlyphPen(None)
     for x, y in ((0, 0), (0, 900), (900, 900), (900, 0)):
         (pen.lineTo if pen.points else pen.moveTo)((x, y))
@@ -34,13 +34,13 @@ def save_font(path: Path, letters: str) -> None:
 
 @pytest.fixture
 def only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A font with two letters that no other installed one is asked for."""
+    """Install a font with two characters that no other installed font has."""
     from matplotlib.font_manager import fontManager
 
     save_font(tmp_path / "Squares.ttf", "猫犬")
     monkeypatch.setattr(fontManager, "ttflist", list(fontManager.ttflist))
     monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: [str(tmp_path / "Squares.ttf")])
-    monkeypatch.setattr(fonts, "_told", set())
+    monkeypatch.setattr(fonts, "_reported", set())
     for function in (fonts._plain_fonts, objects._font):
         function.cache_clear()
     yield tmp_path
@@ -52,7 +52,7 @@ def dark(picture: np.ndarray) -> float:
     return float((picture.astype(float) < 100).all(-1).sum())
 
 
-def test_letters_are_taken_from_another_font(only: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_characters_use_another_font(only: Path, caplog: pytest.LogCaptureFixture) -> None:
     white = torch.ones(1, 3, 20, 20)
     latin, squares = (dark(render(image_grid(white, titles=[title]))) for title in ("ll", "猫犬"))
     assert squares > 5 * latin > 0
@@ -62,7 +62,7 @@ def test_letters_are_taken_from_another_font(only: Path, caplog: pytest.LogCaptu
     assert int((boxed[0] == 255).all(1).sum()) > 100 > int((boxed[1] == 255).all(1).sum())  # white squares on the label
 
 
-def test_letters_that_no_font_has_are_told_once(
+def test_unavailable_characters_warn_once(
     only: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fonts, "_letters", lambda path: frozenset())
@@ -71,4 +71,4 @@ def test_letters_that_no_font_has_are_told_once(
         for _ in range(2):
             render(image_grid(torch.ones(2, 3, 20, 20), titles=["猫", "猫 犬"], heading="猫"))
     assert "No installed font has the characters 犬猫" in caplog.text
-    assert len({id(record) for record in caplog.records}) == 1  # pytest may see one twice
+    assert len({id(record) for record in caplog.records}) == 1  # pytest may capture a record twice

@@ -17,7 +17,7 @@ def mean(target: Tensor, weight: Tensor | None = None, smoothing: float = 0.0) -
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("weight", WEIGHTS)
-def test_hard_labels_and_rows_of_zero_and_one_are_torchs_cross_entropy(weight: Tensor | None, smoothing: float) -> None:
+def test_hard_and_one_hot_labels_equal_torch(weight: Tensor | None, smoothing: float) -> None:
     expected = F.cross_entropy(LOGITS, LABELS, weight=weight, label_smoothing=smoothing)
     torch.testing.assert_close(mean(LABELS, weight, smoothing), expected)
     torch.testing.assert_close(mean(F.one_hot(LABELS, 4).float(), weight, smoothing), expected)
@@ -25,7 +25,7 @@ def test_hard_labels_and_rows_of_zero_and_one_are_torchs_cross_entropy(weight: T
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("weight", WEIGHTS)
-def test_images_without_a_label_do_not_count(weight: Tensor | None, smoothing: float) -> None:
+def test_unlabeled_images_do_not_count(weight: Tensor | None, smoothing: float) -> None:
     partly = LABELS.clone()
     partly[[1, 4]] = torch.tensor([-1, -3])
     kept = [0, 2, 3, 5]
@@ -36,14 +36,14 @@ def test_images_without_a_label_do_not_count(weight: Tensor | None, smoothing: f
     torch.testing.assert_close(mean(rows, weight, smoothing), expected)
 
 
-def test_a_mixed_image_counts_by_what_is_known_of_its_label() -> None:
+def test_mixed_image_counts_by_known_label_weight() -> None:
     rows = F.one_hot(LABELS, 4).float()
     rows[0] *= 0.25
     losses = F.cross_entropy(LOGITS, LABELS, reduction="none")
     torch.testing.assert_close(mean(rows), (losses[0] * 0.25 + losses[1:].sum()) / 5.25)
 
 
-def test_without_a_label_both_are_zero() -> None:
+def test_sum_and_divisor_are_zero_without_labels() -> None:
     for target in (torch.full((6,), -1), torch.zeros(6, 4)):
         logits = LOGITS.clone().requires_grad_()
         total, count = class_cross_entropy(logits, target)
@@ -54,7 +54,7 @@ def test_without_a_label_both_are_zero() -> None:
 
 
 @pytest.mark.parametrize("weight", WEIGHTS)
-def test_unknown_ones_of_several_labels_do_not_count(weight: Tensor | None) -> None:
+def test_unknown_labels_do_not_count(weight: Tensor | None) -> None:
     target = torch.tensor([[1.0, 0, -1, 1], [torch.nan, -1, -1, -1], [0, 0, 1, 1]])
     each = F.binary_cross_entropy_with_logits(
         LOGITS[:3], target.nan_to_num(0).clamp_min(0), pos_weight=weight, reduction="none"

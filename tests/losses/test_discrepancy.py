@@ -1,4 +1,4 @@
-"""MMD and CORAL against plain double loops in float64."""
+"""MMD and CORAL, compared with double loops in float64."""
 
 import math
 
@@ -18,7 +18,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 
 def plain_kernel(layers: list[tuple[Tensor, Tensor]], middles: list[float], kernels: int, factor: float):
-    """Return the kernel of points i and j, counted through source and target, as a function."""
+    """Return the kernel as a function of the indices of two points in the joined source and target."""
     points = [torch.cat(pair).double() for pair in layers]
 
     def kernel(i: int, j: int) -> float:
@@ -51,13 +51,13 @@ def plain_unbiased(layers: list[tuple[Tensor, Tensor]], bandwidth: float | None,
 @pytest.mark.parametrize("m", [7, 5])
 @pytest.mark.parametrize("bandwidth", [None, 2.0])
 @pytest.mark.parametrize("kernels", [1, 5])
-def test_all_pairs(m: int, bandwidth: float | None, kernels: int) -> None:
+def test_unbiased_mmd_equals_loop(m: int, bandwidth: float | None, kernels: int) -> None:
     x, y = features(7), features(m, seed=1, shift=0.4)
     expected = plain_unbiased([(x, y)], bandwidth, kernels, 1.5)
     assert float(MMDLoss(kernels, 1.5, bandwidth)(x, y)) == pytest.approx(expected, abs=2e-6)
 
 
-def test_layers_together() -> None:
+def test_joint_mmd_equals_loop() -> None:
     layers = [(features(6), features(6, seed=1)), (features(6, 2, seed=2), features(6, 2, seed=3, shift=1.0))]
     expected = plain_unbiased(layers, None, 3, 2.0)
     found = mmd([x for x, _ in layers], [y for _, y in layers], kernels=3)
@@ -65,7 +65,7 @@ def test_layers_together() -> None:
     assert float(found) != pytest.approx(sum(float(mmd(x, y, kernels=3)) for x, y in layers), abs=1e-3)
 
 
-def test_in_linear_time() -> None:
+def test_linear_mmd_equals_loop() -> None:
     x, y = features(9), features(8, seed=1, shift=0.5)
     pairs = [(x[2 * i], x[2 * i + 1], y[2 * i], y[2 * i + 1]) for i in range(4)]
     found = [[distance(a, b) for a, b in ((p, q), (r, s), (p, s), (q, r))] for p, q, r, s in pairs]
@@ -75,7 +75,7 @@ def test_in_linear_time() -> None:
     assert float(MMDLoss(kernels=2, estimator="linear")(x, y)) == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_gradient_is_that_of_finite_differences() -> None:
+def test_gradients_equal_finite_differences() -> None:
     x, y = features(5), features(5, seed=1, shift=0.5)
     moving = x.clone().requires_grad_()
     MMDLoss(bandwidth=2.0)(moving, y).backward()
@@ -87,7 +87,7 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
 
 
 @pytest.mark.parametrize("estimator", ["unbiased", "linear"])
-def test_zero_for_equal_samples_and_growing_with_a_shift(estimator: str) -> None:
+def test_mmd_is_zero_for_equal_samples_and_grows_with_shift(estimator: str) -> None:
     x = features(64)
     loss = MMDLoss(estimator=estimator)
     if estimator == "unbiased":
@@ -98,7 +98,7 @@ def test_zero_for_equal_samples_and_growing_with_a_shift(estimator: str) -> None
 
 
 @pytest.mark.parametrize("estimator", ["unbiased", "linear"])
-def test_it_is_not_biased(estimator: str) -> None:
+def test_mmd_is_unbiased(estimator: str) -> None:
     generator = torch.Generator().manual_seed(0)
     draws = torch.randn(400, 2, 8, 2, generator=generator)
     values = torch.stack([mmd(x, y, bandwidth=2.0, estimator=estimator) for x, y in draws])
@@ -127,7 +127,7 @@ def test_coral() -> None:
     assert float(coral(x, x + 5)) == pytest.approx(0, abs=1e-10)
 
 
-def test_wrong_input() -> None:
+def test_invalid_input_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\(4, 3\) and \(4, 2\)"):
         mmd(features(4), features(4, 2))
     with pytest.raises(ValueError, match="at least 2"):

@@ -1,4 +1,4 @@
-"""The loss of FCOS against torchvision's and against a plain loop."""
+"""The loss of FCOS, compared with torchvision's and with a loop."""
 
 import math
 
@@ -38,7 +38,7 @@ def random_case(counts: list[int], num_classes: int = 4) -> tuple[dict[str, Tens
 
 
 @pytest.mark.parametrize("counts", [[5, 0, 12], [1], [0, 0]])
-def test_it_equals_torchvisions(counts: list[int]) -> None:
+def test_losses_equal_torchvision(counts: list[int]) -> None:
     torch.manual_seed(len(counts))
     raw, boxes, labels = random_case(counts)
 
@@ -57,7 +57,7 @@ def test_it_equals_torchvisions(counts: list[int]) -> None:
     torch.testing.assert_close(found["centerness_loss"], expected["bbox_ctrness"])
 
 
-def test_locations_belong_to_the_smallest_box_of_their_scale() -> None:
+def test_locations_are_assigned_to_smallest_box_of_their_scale() -> None:
     torch.manual_seed(0)
     points, strides = places()
     boxes = random_boxes(15)
@@ -74,7 +74,7 @@ def test_locations_belong_to_the_smallest_box_of_their_scale() -> None:
     assert len(set(found)) > 5
 
 
-def test_centerness_by_hand() -> None:
+def test_centerness() -> None:
     point, box = torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0, 9.0, 12.0]])
     assert float(centerness(point, box)) == pytest.approx(math.sqrt(2 / 6 * 4 / 8))
 
@@ -99,7 +99,7 @@ def test_perfect_outputs_have_almost_no_loss() -> None:
     assert float(losses["centerness_loss"]) == pytest.approx(float(entropy), rel=1e-3)
 
 
-def test_images_without_objects_teach_the_background_alone() -> None:
+def test_image_without_objects_has_only_class_loss() -> None:
     torch.manual_seed(0)
     raw, boxes, labels = random_case([0, 0])
     outputs = {name: value.requires_grad_() for name, value in raw.items() if name not in ("points", "strides")}

@@ -1,4 +1,4 @@
-"""The loss against a plain computation in double precision."""
+"""The reconstruction loss, compared with a computation in double precision."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def example(n=3, length=7, dim=12):
 
 
 @pytest.mark.parametrize("norm_pix", [False, True])
-def test_against_an_independent_computation(norm_pix):
+def test_equals_independent_computation(norm_pix):
     prediction, target, mask = example()
     loss = MaskedReconstructionLoss(norm_pix)(prediction, target, mask)
     assert float(loss) == pytest.approx(independent(prediction, target, mask, norm_pix), rel=1e-5)
@@ -36,7 +36,7 @@ def test_against_an_independent_computation(norm_pix):
 
 
 @pytest.mark.parametrize("norm_pix", [False, True])
-def test_hidden_patches_alone_count(norm_pix):
+def test_only_hidden_patches_count(norm_pix):
     prediction, target, mask = example()
     loss = MaskedReconstructionLoss(norm_pix)
     shown = ~mask[..., None]
@@ -45,13 +45,13 @@ def test_hidden_patches_alone_count(norm_pix):
     assert not torch.equal(loss(prediction + mask[..., None], target, mask), changed)
 
 
-def test_all_patches_without_a_mask():
+def test_all_patches_count_without_mask():
     prediction, target, mask = example()
     loss = MaskedReconstructionLoss()
     torch.testing.assert_close(loss(prediction, target), loss(prediction, target, torch.ones_like(mask)))
 
 
-def test_norm_pix_does_not_see_brightness_and_contrast():
+def test_norm_pix_is_invariant_to_brightness_and_contrast():
     prediction, target, mask = example()
     loss = MaskedReconstructionLoss()
     torch.testing.assert_close(
@@ -60,9 +60,9 @@ def test_norm_pix_does_not_see_brightness_and_contrast():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_float32_inside(dtype):
+def test_computed_in_float32(dtype):
     prediction, target, mask = example()
-    prediction[0, 0] = 300.0  # its square is no float16
+    prediction[0, 0] = 300.0  # its square overflows float16
     with torch.autocast("cpu", torch.bfloat16):
         loss = MaskedReconstructionLoss(False)(prediction.to(dtype), target.to(dtype), torch.ones_like(mask))
     assert loss.dtype == torch.float32
@@ -70,12 +70,12 @@ def test_float32_inside(dtype):
     assert float(loss) == pytest.approx(exact, rel=1e-5)
 
 
-def test_a_flat_patch_is_no_division_by_zero():
+def test_constant_patch_is_finite():
     loss = MaskedReconstructionLoss()(torch.zeros(1, 1, 12), torch.full((1, 1, 12), 0.5))
     assert float(loss) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_shapes_that_differ():
+def test_mismatched_shapes_are_refused():
     prediction, target, mask = example()
     with pytest.raises(ValueError, match=r"prediction \(3, 7, 12\), target \(3, 6, 12\), mask None"):
         MaskedReconstructionLoss()(prediction, target[:, 1:])

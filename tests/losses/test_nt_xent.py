@@ -1,4 +1,4 @@
-"""NT-Xent against published values, closed forms, finite differences and the plain form."""
+"""NT-Xent, compared with reference values, closed forms, finite differences and the plain form."""
 
 import math
 from pathlib import Path
@@ -32,7 +32,7 @@ def inputs() -> tuple[Tensor, Tensor]:
 
 
 def plain(views: Tensor, temperature: float) -> Tensor:
-    """All similarities at once, by torch's own cross-entropy."""
+    """Return the loss from the full similarity matrix by torch's cross-entropy."""
     n_views, n, _ = views.shape
     z = F.normalize(views.flatten(0, 1), dim=1)
     s = (z @ z.T / temperature).masked_fill(torch.eye(n_views * n, dtype=torch.bool), -math.inf)
@@ -41,7 +41,7 @@ def plain(views: Tensor, temperature: float) -> Tensor:
 
 
 def sup_con(views: Tensor, temperature: float, labels: Tensor) -> Tensor:
-    """Equation 2 of Khosla et al., a view at a time."""
+    """Return equation 2 of Khosla et al., computed view by view."""
     z = F.normalize(views.flatten(0, 1), dim=1)
     labels = labels.repeat(len(views))
     losses = []
@@ -63,7 +63,7 @@ def value_and_grad(loss: Any, views: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("chunk_size", CHUNKS)
 @pytest.mark.parametrize("temperature", [0.1, 0.5])
-def test_published_values_and_gradients(temperature: float, chunk_size: int | None) -> None:
+def test_reference_values_and_gradients(temperature: float, chunk_size: int | None) -> None:
     z0, z1 = (z.requires_grad_() for z in inputs())
     loss = NTXentLoss(temperature, chunk_size=chunk_size)(z0, z1)
     loss.backward()
@@ -75,7 +75,7 @@ def test_published_values_and_gradients(temperature: float, chunk_size: int | No
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.05, 0.1, 0.5, 1.0])
-def test_orthonormal_identical_views_have_a_closed_form(temperature: float) -> None:
+def test_orthonormal_identical_views_equal_closed_form(temperature: float) -> None:
     z = torch.eye(8, 16, dtype=torch.float64)
     expected = math.log(math.exp(1 / temperature) + 14) - 1 / temperature
     assert NTXentLoss(temperature)(z, z).item() == pytest.approx(expected, abs=1e-12)
@@ -85,7 +85,7 @@ def test_orthonormal_identical_views_have_a_closed_form(temperature: float) -> N
 @pytest.mark.parametrize("chunk_size", CHUNKS)
 @pytest.mark.parametrize("temperature", [0.01, 0.02, 0.03, 0.07, 0.3, 1.0])
 @pytest.mark.parametrize(("n_views", "n"), [(2, 1), (2, 7), (3, 6), (4, 1)])
-def test_equal_to_the_plain_form(n_views: int, n: int, temperature: float, chunk_size: int | None) -> None:
+def test_equals_plain_form(n_views: int, n: int, temperature: float, chunk_size: int | None) -> None:
     views = torch.randn(n_views, n, 5, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
     value, grad = value_and_grad(NTXentLoss(temperature, chunk_size=chunk_size), views)
     expected, expected_grad = value_and_grad(lambda v: plain(v, temperature), views)
@@ -94,7 +94,7 @@ def test_equal_to_the_plain_form(n_views: int, n: int, temperature: float, chunk
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.07, 0.5])
-def test_large_batches_take_strips_and_agree(temperature: float) -> None:
+def test_strips_equal_full_matrix(temperature: float) -> None:
     views = torch.randn(2, 700, 32, generator=torch.Generator().manual_seed(0))
     value, grad = value_and_grad(NTXentLoss(temperature), views)
     expected, expected_grad = value_and_grad(lambda v: plain(v, temperature), views)
@@ -105,7 +105,9 @@ def test_large_batches_take_strips_and_agree(temperature: float) -> None:
 @pytest.mark.parametrize("labels", [None, [0, 1, 0, -1, -1]])
 @pytest.mark.parametrize("chunk_size", [None, 4])
 @pytest.mark.parametrize("temperature", [0.02, 0.5])
-def test_finite_differences(temperature: float, chunk_size: int | None, labels: list[int] | None) -> None:
+def test_gradients_equal_finite_differences(
+    temperature: float, chunk_size: int | None, labels: list[int] | None
+) -> None:
     loss = NTXentLoss(temperature, chunk_size=chunk_size)
     views = torch.randn(3, 5, 4, dtype=torch.float64, requires_grad=True)
     target = None if labels is None else torch.tensor(labels)
@@ -120,7 +122,7 @@ def test_second_derivatives(temperature: float, chunk_size: int | None, labels: 
     views = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
     target = None if labels is None else torch.tensor(labels)
 
-    def scaled(v: Tensor) -> Tensor:  # gradients as large as the embeddings, whatever the temperature
+    def scaled(v: Tensor) -> Tensor:  # gradients as large as the embeddings for any temperature
         return temperature**2 * loss(v, labels=target)
 
     assert torch.autograd.gradgradcheck(scaled, (views,), eps=1e-7, atol=1e-5)
@@ -129,7 +131,7 @@ def test_second_derivatives(temperature: float, chunk_size: int | None, labels: 
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 2], [-1, -1, 0], [-1]])
-def test_one_view_without_any_partner_has_no_loss(labels: list[int]) -> None:
+def test_single_view_without_positives_has_no_loss(labels: list[int]) -> None:
     views = torch.randn(1, len(labels), 4)
     value, grad = value_and_grad(lambda v: NTXentLoss()(v, labels=torch.tensor(labels)), views)
     assert value == 0
@@ -137,7 +139,7 @@ def test_one_view_without_any_partner_has_no_loss(labels: list[int]) -> None:
 
 
 @pytest.mark.parametrize("n_views", [1, 2, 3])
-def test_sup_con(n_views: int) -> None:
+def test_supcon_equals_loop(n_views: int) -> None:
     views = torch.randn(n_views, 8, 6, dtype=torch.float64)
     labels = torch.tensor([0, 1, 0, 2, -1, 1, 0, -1])
     value, grad = value_and_grad(lambda v: NTXentLoss(0.2)(v, labels=labels), views)
@@ -146,7 +148,7 @@ def test_sup_con(n_views: int) -> None:
     torch.testing.assert_close(grad, expected_grad)
 
 
-def test_labels_that_all_differ_change_nothing() -> None:
+def test_distinct_labels_change_nothing() -> None:
     z0, z1 = inputs()
     unlabeled = NTXentLoss(0.3)(z0, z1)
     torch.testing.assert_close(NTXentLoss(0.3)(z0, z1, labels=torch.arange(8)), unlabeled)
@@ -164,7 +166,7 @@ def test_half_precision_is_computed_in_float32(temperature: float) -> None:
 
 
 @pytest.mark.parametrize("chunk_size", [None, 5])
-def test_autocast_does_not_reach_it(chunk_size: int | None) -> None:
+def test_autocast_does_not_apply(chunk_size: int | None) -> None:
     views = torch.stack(inputs())
     expected, expected_grad = value_and_grad(NTXentLoss(0.1, chunk_size=chunk_size), views)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -185,13 +187,13 @@ def test_collapsed_embeddings(temperature: float, chunk_size: int | None) -> Non
     assert torch.isfinite(grad).all()
 
 
-def test_one_image_has_nothing_to_tell_apart() -> None:
+def test_single_image_has_zero_loss() -> None:
     value, grad = value_and_grad(NTXentLoss(0.1), torch.randn(2, 1, 4))
     assert value.item() == pytest.approx(0, abs=1e-5)
     assert grad.abs().max() < 1e-5
 
 
-def test_the_order_of_images_and_views_does_not_matter() -> None:
+def test_order_of_images_and_views_does_not_matter() -> None:
     z0, z1 = inputs()
     order = torch.randperm(8)
     expected = NTXentLoss(0.2)(z0, z1)
@@ -208,18 +210,18 @@ def test_the_order_of_images_and_views_does_not_matter() -> None:
         ([(4, 3), (4, 3)], {"labels": torch.zeros(3)}, r"labels of shape \(3,\) for 4 images"),
     ],
 )
-def test_wrong_shapes(views: list[tuple[int, int]], options: dict[str, Any], message: str) -> None:
+def test_invalid_shapes_are_refused(views: list[tuple[int, int]], options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NTXentLoss()(*(torch.randn(shape) for shape in views), **options)
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": -1.0}, {"chunk_size": 0}])
-def test_wrong_options(options: dict[str, Any]) -> None:
+def test_invalid_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         NTXentLoss(**options)
 
 
-CASES = {  # temperature, chunk_size, whether labels are given
+CASES = {  # temperature, chunk_size, whether there are labels
     "plain": (0.3, None, False),
     "chunked": (0.3, 3, False),
     "cold": (0.02, 3, False),
@@ -258,7 +260,7 @@ def _network_and_images() -> tuple[torch.nn.Module, Tensor, Tensor]:
     return encoder, torch.randn(2, 10, 6, dtype=torch.float64), torch.tensor([0, 1, 0, 2, -1, 1, 0, -1, 2, 2])
 
 
-def test_two_processes_are_one_with_the_joined_batch(tmp_path: Path) -> None:
+def test_two_ranks_equal_one_with_joined_batch(tmp_path: Path) -> None:
     run_ranks(_one_of_two, str(tmp_path))
     encoder, images, labels = _network_and_images()
     for rank in (0, 1):

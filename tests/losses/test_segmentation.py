@@ -1,4 +1,4 @@
-"""Losses of pixels against plain formulas."""
+"""Segmentation losses, compared with plain formulas."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def case(ignored: float = 0.3) -> tuple[torch.Tensor, torch.Tensor]:
     return logits, torch.where(torch.rand(3, 7, 6) < ignored, 255, target)
 
 
-def test_cross_entropy_is_torchs_over_the_known_pixels() -> None:
+def test_cross_entropy_equals_torch_on_known_pixels() -> None:
     logits, target = case()
     torch.testing.assert_close(pixel_cross_entropy(logits, target), F.cross_entropy(logits, target, ignore_index=255))
     weight = torch.tensor([1.0, 2.0, 0.5, 3.0, 1.0])
@@ -22,7 +22,7 @@ def test_cross_entropy_is_torchs_over_the_known_pixels() -> None:
     )
 
 
-def test_dice_by_a_loop_over_classes_and_pixels() -> None:
+def test_dice_equals_loop() -> None:
     logits, target = case()
     p = logits.double().softmax(1)
     losses = []
@@ -48,7 +48,7 @@ def test_ignored_pixels_have_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("loss", [pixel_cross_entropy, dice_loss])
-def test_masks_without_a_known_pixel(loss: object) -> None:
+def test_masks_without_known_pixels(loss: object) -> None:
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)
     value = loss(logits, torch.full((2, 4, 4), 255))  # type: ignore[operator]
     assert float(value.detach()) == 0
@@ -56,7 +56,7 @@ def test_masks_without_a_known_pixel(loss: object) -> None:
     assert torch.equal(logits.grad, torch.zeros_like(logits))
 
 
-def test_both_are_least_where_the_prediction_is_right() -> None:
+def test_losses_are_minimal_for_correct_predictions() -> None:
     target = case()[1]
     right = 40.0 * F.one_hot(target.where(target != 255, 0), 5).movedim(-1, 1)
     assert float(pixel_cross_entropy(right, target)) < 1e-6

@@ -1,4 +1,4 @@
-"""The weightings against their formulas, and where these have no answer."""
+"""Task weightings, compared with their formulas, and cases without an optimum."""
 
 import copy
 import math
@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_cv.losses import DynamicWeightAverage, FixedWeighting, UncertaintyWeighting
 
 
-def test_fixed_weights_multiply_the_losses_that_are_there() -> None:
+def test_fixed_weights_multiply_given_losses() -> None:
     weighting = FixedWeighting(["a", "b", "c"], {"a": 2.0, "b": 0.5, "c": 7.0})
     losses = {"b": torch.tensor(-4.0, requires_grad=True), "a": torch.tensor(1.5, requires_grad=True)}
     total = weighting(losses)
@@ -29,12 +29,12 @@ def test_fixed_weights_multiply_the_losses_that_are_there() -> None:
         ({"a": 1.0, "b": math.inf}, "the weight of b is inf"),
     ],
 )
-def test_fixed_weights_that_do_not_fit(weights: dict[str, float], message: str) -> None:
+def test_invalid_fixed_weights_are_refused(weights: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FixedWeighting(["a", "b"], weights)
 
 
-def test_names_that_are_none() -> None:
+def test_invalid_task_names_are_refused() -> None:
     with pytest.raises(ValueError, match="c: no such task; the tasks are a, b"):
         FixedWeighting(["a", "b"])({"c": torch.tensor(1.0)})
     with pytest.raises(ValueError, match="each once"):
@@ -50,7 +50,7 @@ def uncertain(log_sigma: list[float], classification: tuple[str, ...] = ()) -> U
     return weighting
 
 
-def test_uncertainty_loss_and_gradients_are_those_of_the_formula() -> None:
+def test_uncertainty_loss_and_gradients_equal_formula() -> None:
     weighting = uncertain([0.3, -1.2, 2.0], classification=("t2",))
     values = [1.7, 0.004, 900.0]
     losses = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in values]
@@ -79,7 +79,7 @@ def settle(weighting: UncertaintyWeighting, losses: dict[str, Tensor], steps: in
 
 
 @pytest.mark.learns
-def test_sigma_settles_at_the_optimum_of_constant_losses(seed: int) -> None:
+def test_sigma_converges_to_optimum_of_constant_losses(seed: int) -> None:
     torch.manual_seed(seed)
     weighting = uncertain((0.1 * torch.randn(4)).tolist(), classification=("t1",))
     values = (9.0, 9.0, 0.5, 1e-4)
@@ -87,7 +87,7 @@ def test_sigma_settles_at_the_optimum_of_constant_losses(seed: int) -> None:
     assert weighting.sigma().tolist() == pytest.approx([3.0, math.sqrt(18), math.sqrt(0.5), 0.01], rel=1e-3)
 
 
-def test_sigmas_may_start_at_the_optimum() -> None:
+def test_start_sets_sigmas_to_optimum() -> None:
     weighting = uncertain([0.0] * 5, classification=("t1",)).float()
     assert weighting.waiting() == list(weighting.tasks)
     values = dict(zip(weighting.tasks, (2500.0, 2500.0, -0.25, 0.0, math.nan), strict=True))
@@ -118,12 +118,12 @@ def test_losses_without_an_optimum_keep_everything_finite(value: float, seed: in
     total.backward()
     assert torch.isfinite(torch.stack([total, loss.grad, *weighting.log_sigma])).all()  # type: ignore[list-item]
     assert float(loss.grad) > 0  # type: ignore[arg-type]
-    assert float(weighting.sigma()[1].detach()) == pytest.approx(2.0, rel=1e-2)  # the other task goes its way
+    assert float(weighting.sigma()[1].detach()) == pytest.approx(2.0, rel=1e-2)  # the other task is not affected
     if value == -5.0:
         assert float(weighting.sigma()[0].detach()) == pytest.approx(math.sqrt(5), rel=1e-2)
 
 
-def test_a_sigma_at_its_bound_comes_back() -> None:
+def test_sigma_recovers_from_bound() -> None:
     weighting = uncertain([0.0]).float()
     with torch.no_grad():
         weighting.log_sigma.fill_(-50.0)
@@ -131,10 +131,10 @@ def test_a_sigma_at_its_bound_comes_back() -> None:
     assert float(total.detach()) == -7.0
     weighting({"t0": torch.tensor(1e-3)}).backward()
     assert weighting.log_sigma.grad is not None
-    assert float(weighting.log_sigma.grad) < 0  # a step makes it greater
+    assert float(weighting.log_sigma.grad) < 0  # a step increases it
 
 
-def test_a_task_that_is_left_out_takes_no_part() -> None:
+def test_missing_task_does_not_contribute() -> None:
     weighting = uncertain([0.5, 0.5])
     total = weighting({"t1": torch.tensor(2.0, dtype=torch.float64)})
     assert float(total.detach()) == pytest.approx(2.0 / (2 * math.e) + 0.5)
@@ -142,11 +142,11 @@ def test_a_task_that_is_left_out_takes_no_part() -> None:
     assert weighting.log_sigma.grad is not None
     assert float(weighting.log_sigma.grad[0]) == 0.0
     nothing = weighting({})
-    nothing.backward()  # several processes need a gradient of every parameter
+    nothing.backward()  # with several ranks, every parameter needs a gradient
     assert float(nothing.detach()) == 0.0
 
 
-def test_half_precision_losses_are_added_in_float32() -> None:
+def test_half_precision_losses_are_summed_in_float32() -> None:
     weighting = UncertaintyWeighting(["a", "b"])
     losses = {"a": torch.tensor(300.0, dtype=torch.bfloat16), "b": torch.tensor(1.0, dtype=torch.float16)}
     assert weighting(losses).dtype == torch.float32
@@ -157,7 +157,7 @@ def test_half_precision_losses_are_added_in_float32() -> None:
 EPOCHS = [{"a": 4.0, "b": 2.0}, {"a": 1.0, "b": 1.9}, {"a": 0.9, "b": 0.5}]
 
 
-def test_dynamic_weights_are_the_softmax_of_the_ratios() -> None:
+def test_dynamic_weights_equal_softmax_of_ratios() -> None:
     weighting = DynamicWeightAverage(["a", "b"], temperature=2.0)
     found = []
     for losses in EPOCHS:
@@ -177,7 +177,7 @@ def test_dynamic_weights_of_negative_tiny_and_missing_losses() -> None:
     for losses in ({"falls": -1.0, "rises": -2.0}, {"falls": -2.0, "rises": -1.0}):
         weighting.end_epoch(losses)
     falls, rises = weighting.weights().tolist()
-    assert rises > 1 > falls  # a loss that falls from -1 to -2 gets on well
+    assert rises > 1 > falls  # a loss that falls from -1 to -2 makes progress
     weighting = DynamicWeightAverage(["a", "b"])
     for losses in ({"a": 0.0, "b": 1.0}, {"a": 1.0, "b": 1.0}, {"b": math.nan}, {"a": 1e-30, "b": 1e30}):
         weighting.end_epoch(losses)
@@ -185,7 +185,7 @@ def test_dynamic_weights_of_negative_tiny_and_missing_losses() -> None:
         assert float(weighting.weights().sum()) == pytest.approx(2.0)
 
 
-def test_the_state_of_the_weightings_is_in_their_state_dict() -> None:
+def test_state_dict_contains_state() -> None:
     for losses, make in ((EPOCHS, DynamicWeightAverage), ([], UncertaintyWeighting)):
         before: Any = make(["a", "b"])
         for epoch in losses[:2]:
@@ -201,6 +201,6 @@ def test_the_state_of_the_weightings_is_in_their_state_dict() -> None:
         assert not torch.equal(before.weights(), make(["a", "b"]).weights())
 
 
-def test_a_temperature_that_is_none() -> None:
+def test_invalid_temperature_is_refused() -> None:
     with pytest.raises(ValueError, match="temperature=0"):
         DynamicWeightAverage(["a"], temperature=0)

@@ -1,4 +1,4 @@
-"""DetectionAP against pycocotools, COCO's own evaluation."""
+"""DetectionAP, compared with pycocotools, COCO's evaluation."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ from lit_cv.metrics import DetectionAP
 from lit_cv.nn.detection import Detections
 
 Scene = tuple[Detections, dict[str, Tensor]]
-COCO_NAMES = {"map": 0, "map50": 1, "map75": 2, "mar": 8}  # places in COCOeval.stats
+COCO_NAMES = {"map": 0, "map50": 1, "map75": 2, "mar": 8}  # indices in COCOeval.stats
 
 
 def coco_values(scenes: list[Scene], classes: int) -> dict[str, float]:
@@ -65,7 +65,7 @@ def scene(found: list[list[float]], scores: list[float], true: list[list[float]]
     return detections, {"boxes": torch.tensor(true).view(-1, 4), "labels": torch.zeros(len(true), dtype=torch.int64)}
 
 
-def test_three_of_five_objects_found_without_a_false_alarm() -> None:
+def test_three_of_five_objects_without_false_positives() -> None:
     boxes = [[20.0 * i, 0.0, 20.0 * i + 10, 10.0] for i in range(5)]
     scenes = [scene(boxes[:3], [0.9, 0.8, 0.7], boxes)]
     values = our_values(scenes, 1)
@@ -75,7 +75,7 @@ def test_three_of_five_objects_found_without_a_false_alarm() -> None:
 
 
 @pytest.mark.parametrize("tenths", [5, 6, 7, 8, 9])
-def test_a_box_whose_iou_is_a_threshold_counts_as_found(tenths: int) -> None:
+def test_iou_equal_to_threshold_counts(tenths: int) -> None:
     scenes = [scene([[0.0, 0.0, float(tenths), 10.0]], [0.9], [[0.0, 0.0, 10.0, 10.0]])]
     reached = 2 * (tenths - 5) + 1  # of 0.5, 0.55, ..., 0.95
     values = our_values(scenes, 1)
@@ -84,7 +84,7 @@ def test_a_box_whose_iou_is_a_threshold_counts_as_found(tenths: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_random_sets(seed: int) -> None:
+def test_random_sets_equal_pycocotools(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
 
     def whole(low: int, high: int, *shape: int) -> Tensor:
@@ -96,7 +96,7 @@ def test_random_sets(seed: int) -> None:
         corner = whole(0, 60, objects, 2)
         true = torch.cat([corner, corner + whole(5, 25, objects, 2)], 1).float()
         wrong = whole(0, 60, false_alarms, 2)
-        # whole numbers make ties and IoUs that are exactly a threshold
+        # integers create ties and IoUs equal to a threshold
         moved = true + whole(-2, 3, objects, 4)
         found = torch.cat([moved, torch.cat([wrong, wrong + whole(5, 25, false_alarms, 2)], 1).float()])
         labels = whole(0, 3, objects)
@@ -106,13 +106,13 @@ def test_random_sets(seed: int) -> None:
         scenes.append((Detections(found, scores, kinds), target))
     expected = coco_values(scenes, 4)
     values = our_values(scenes, 4)
-    if expected["map"] == -1:  # no object at all
+    if expected["map"] == -1:  # without any objects
         assert all(math.isnan(values[name]) for name in COCO_NAMES)
     else:
         assert values == pytest.approx(expected, abs=1e-6)
 
 
-def test_without_objects_there_is_no_score() -> None:
+def test_scores_are_nan_without_objects() -> None:
     nothing = scene([], [], [])
     alarm = scene([[0.0, 0.0, 5.0, 5.0]], [0.9], [])
     for scenes in ([nothing], [alarm], [nothing, alarm]):
@@ -121,7 +121,7 @@ def test_without_objects_there_is_no_score() -> None:
         assert all(math.isnan(value) for value in values.values())
 
 
-def test_false_alarms_of_a_class_without_objects_do_not_count() -> None:
+def test_false_positives_of_class_without_objects_do_not_count() -> None:
     found, target = scene([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 5.0, 5.0]], [0.9, 0.8], [[0.0, 0.0, 9.0, 9.0]])
     scenes = [(found._replace(labels=torch.tensor([0, 1])), target)]
     values = our_values(scenes, 2)

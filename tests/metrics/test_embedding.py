@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from lit_cv.metrics import alignment, effective_rank, uniformity
 
 
-def test_alignment_is_the_mean_squared_distance_on_the_sphere() -> None:
+def test_alignment_equals_mean_squared_distance() -> None:
     a, b = torch.randn(50, 6), torch.randn(50, 6)
     expected = (F.normalize(a, dim=1) - F.normalize(b, dim=1)).norm(dim=1).pow(2).mean()
     torch.testing.assert_close(alignment(a, b), expected)
@@ -15,13 +15,13 @@ def test_alignment_is_the_mean_squared_distance_on_the_sphere() -> None:
 
 
 @pytest.mark.parametrize("n", [5, 1500])
-def test_uniformity_is_wang_and_isolas(n: int) -> None:
+def test_uniformity_equals_published_code(n: int) -> None:
     z = torch.randn(n, 6)
-    expected = torch.pdist(F.normalize(z, dim=1)).pow(2).mul(-2).exp().mean().log()  # their published code
+    expected = torch.pdist(F.normalize(z, dim=1)).pow(2).mul(-2).exp().mean().log()  # the authors' published code
     torch.testing.assert_close(uniformity(z), expected)
 
 
-def test_collapse_shows() -> None:
+def test_collapse_is_detected() -> None:
     same = torch.ones(100, 16) * torch.rand(100, 1)
     assert uniformity(same).item() == pytest.approx(0, abs=1e-5)
     assert effective_rank(same).item() == pytest.approx(1, abs=1e-3)
@@ -39,6 +39,6 @@ def test_effective_rank_counts_directions() -> None:
     assert effective_rank(orthogonal[:, :3] * p).item() == pytest.approx((-(p * p.log()).sum()).exp().item(), rel=1e-4)
 
 
-def test_uniformity_takes_pairs() -> None:
+def test_uniformity_needs_two_embeddings() -> None:
     with pytest.raises(ValueError, match="1 embeddings"):
         uniformity(torch.ones(1, 3))

@@ -7,7 +7,7 @@ from torchmetrics.classification import MultilabelAveragePrecision, MultilabelF1
 from lit_cv.metrics import KnownAveragePrecision, KnownF1
 
 
-def test_known_labels_are_scored_as_by_torchmetrics() -> None:
+def test_average_precision_equals_torchmetrics_on_known_labels() -> None:
     torch.manual_seed(0)
     ours, theirs = KnownAveragePrecision(5), MultilabelAveragePrecision(5, ignore_index=-1)
     for n in (30, 7):
@@ -17,7 +17,7 @@ def test_known_labels_are_scored_as_by_torchmetrics() -> None:
     torch.testing.assert_close(ours.compute(), theirs.compute())
 
 
-def test_labels_that_nothing_is_known_of_are_left_out() -> None:
+def test_average_precision_excludes_unknown_labels() -> None:
     scores = torch.rand(12, 4, generator=torch.Generator().manual_seed(1))
     target = torch.randint(0, 2, (12, 4), generator=torch.Generator().manual_seed(2))
     target[:, 1], target[:, 3] = -1, 0  # unknown in all images; in none
@@ -31,19 +31,19 @@ def test_labels_that_nothing_is_known_of_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("average", ["macro", None])
-def test_f1_of_known_labels_is_torchmetrics_own(average: Any) -> None:
+def test_f1_equals_torchmetrics_on_known_labels(average: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     ours, theirs = KnownF1(5, average is not None), MultilabelF1Score(5, average=average, ignore_index=-1)
     for n in (30, 7):
         scores = torch.rand(n, 5, generator=generator)
         target = torch.randint(-1, 2, (n, 5), generator=generator)
-        scores[:, 4], target[:, 4] = 0.1, 0  # in no image, and said of none
+        scores[:, 4], target[:, 4] = 0.1, 0  # in no image, and never predicted
         ours.update(scores, target)
         theirs.update(scores, target)
     torch.testing.assert_close(ours.compute(), theirs.compute())
 
 
-def test_f1_leaves_out_labels_that_nothing_is_known_of() -> None:
+def test_f1_excludes_unknown_labels() -> None:
     scores = torch.rand(12, 4, generator=torch.Generator().manual_seed(1))
     target = torch.randint(0, 2, (12, 4), generator=torch.Generator().manual_seed(2))
     target[:, 1] = -1

@@ -3,7 +3,7 @@ import torch
 from lit_cv.metrics import SegmentationIoU
 
 
-def test_classes_whose_names_make_one_metric() -> None:
+def test_metric_names_are_distinct() -> None:
     metric = SegmentationIoU(["a b", "a_b", "a/b"])
     metric.update(torch.tensor([[[0, 1, 1, 2]]]), torch.tensor([[[0, 1, 2, 2]]]))
     values = {name: float(value) for name, value in metric.compute().items() if name.startswith("iou_")}

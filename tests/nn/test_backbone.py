@@ -19,7 +19,7 @@ _IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 class _NoMemory(TorchFunctionMode):
-    """Lays parameters on the meta device, so that the largest networks cost nothing."""
+    """Put parameters on the meta device, so that even the largest networks need no memory."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -33,7 +33,7 @@ def _images(*shape: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_uint8_and_float_images_are_normalized_alike(channels_last):
+def test_normalize_uint8_and_float_agree(channels_last):
     backbone = create_backbone("conv4", mean=[0.1, 0.2, 0.3], std=[0.5, 0.25, 0.2])
     images = _images(4, 3, 8, 10)
     if channels_last:
@@ -49,13 +49,13 @@ def test_uint8_and_float_images_are_normalized_alike(channels_last):
         torch.testing.assert_close(out.double(), expected, atol=2e-6, rtol=0)
 
 
-def test_images_follow_the_precision_of_the_weights():
+def test_features_have_dtype_of_weights():
     backbone = create_backbone("conv4").to(torch.bfloat16)
     for images in (_images(2, 3, 16, 16), torch.rand(2, 3, 16, 16)):
         assert backbone(images).dtype == torch.bfloat16
 
 
-def test_autocast_reaches_the_network():
+def test_autocast_applies_to_network():
     backbone = create_backbone("conv4").eval()
     images = _images(8, 3, 32, 32)
     with torch.autocast("cpu", torch.bfloat16):
@@ -65,19 +65,19 @@ def test_autocast_reaches_the_network():
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int16, torch.bool])
-def test_integers_other_than_uint8_are_refused(dtype):
+def test_other_integer_dtypes_are_refused(dtype):
     with pytest.raises(TypeError, match="uint8 in"):
         create_backbone("conv4")(torch.zeros(1, 3, 8, 8, dtype=dtype))
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 1, 8, 8), (2, 8, 8, 3)])
-def test_images_of_another_shape_are_refused(shape):
+def test_wrong_image_shapes_are_refused(shape):
     with pytest.raises(ValueError, match=r"expects \(N, 3, H, W\)"):
         create_backbone("conv4")(torch.zeros(shape))
 
 
 def _every_backbone():
-    """Return the names of all, of which one of each family is tried quickly."""
+    """Yield the names of all backbones; all but the first of each family are marked slow."""
     families = set()
     for name in list_backbones():
         family = name.rstrip("0123456789").split("_")[0]
@@ -86,7 +86,7 @@ def _every_backbone():
 
 
 @pytest.mark.parametrize("name", list(_every_backbone()))
-def test_every_backbone_gives_pooled_features(name):
+def test_every_backbone_returns_pooled_features(name):
     with _NoMemory():
         backbone = create_backbone(name)
     size = 224 if name.startswith(("vit", "maxvit")) else 96
@@ -98,7 +98,7 @@ def test_every_backbone_gives_pooled_features(name):
 
 
 def _tiny(kind: str) -> nn.Module:
-    """A network of the kind, as small as its class allows."""
+    """Return a network of this kind, as small as its class allows."""
     if kind == "vit":
         return models.VisionTransformer(
             image_size=64, patch_size=16, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32
@@ -125,7 +125,7 @@ def _tiny(kind: str) -> nn.Module:
     return models.get_model(kind, weights=None, **options)
 
 
-# Networks of every kind, with an image size that they take and the layer whose input are the features.
+# Networks of every kind, with a supported image size and the layer whose inputs are the features.
 _KINDS = {
     "mobilenet_v3_small": (64, "classifier.3"),
     "efficientnet_b0": (64, "classifier.1"),
@@ -145,7 +145,7 @@ _KINDS = {
 
 
 @pytest.mark.parametrize("kind", _KINDS)
-def test_features_are_what_torchvisions_classifier_gets(kind):
+def test_features_equal_input_of_torchvision_classifier(kind):
     size, layer = _KINDS[kind]
     torch.manual_seed(0)
     model = _tiny(kind).eval()
@@ -161,7 +161,7 @@ def test_features_are_what_torchvisions_classifier_gets(kind):
 
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg11"])
-def test_hidden_layers_before_the_classifier_stay(name):
+def test_hidden_layers_before_classifier_are_kept(name):
     with _NoMemory():
         backbone = create_backbone(name)
     assert backbone.num_features == 4096
@@ -169,7 +169,7 @@ def test_hidden_layers_before_the_classifier_stay(name):
     assert sum(isinstance(module, nn.Linear) for module in backbone.body.modules()) == 2
 
 
-def test_squeezenet_features_are_what_its_last_convolution_gets():
+def test_squeezenet_features_equal_input_of_last_convolution():
     backbone = create_backbone("squeezenet1_1").eval()
     images = _images(2, 3, 64, 64)
     expected = backbone.body.features(backbone.normalize(images)).mean((2, 3))
@@ -177,7 +177,7 @@ def test_squeezenet_features_are_what_its_last_convolution_gets():
 
 
 @pytest.mark.parametrize(("name", "side"), [("resnet18", 2), ("conv4", 4), ("resnet9", 8), ("densenet121", 2)])
-def test_feature_map_averages_to_the_features(name, side):
+def test_mean_of_feature_map_equals_features(name, side):
     backbone = create_backbone(name).eval()
     images = _images(2, 3, 64, 64)
     with torch.no_grad():
@@ -186,7 +186,7 @@ def test_feature_map_averages_to_the_features(name, side):
         torch.testing.assert_close(feature_map.mean((2, 3)), backbone(images))
 
 
-def test_spatial_dropout_drops_whole_channels_in_training():
+def test_spatial_dropout_drops_channels_in_training():
     backbone = create_backbone("conv4", spatial_dropout=0.5).eval()
     images = _images(8, 3, 32, 32)
     kept = backbone(images)
@@ -208,14 +208,14 @@ def test_vision_transformer_has_no_feature_map():
         backbone.forward_features(torch.zeros(1, 3, 224, 224, device="meta"))
 
 
-def test_building_and_checking_leave_buffers_and_mode_alone():
+def test_build_keeps_buffers_and_training_mode():
     backbone = create_backbone("resnet18", image_size=32)
     assert all(module.training for module in backbone.modules())
     for name, buffer in backbone.body.named_buffers():
         assert torch.equal(buffer, torch.ones_like(buffer) if name.endswith("var") else torch.zeros_like(buffer))
 
 
-def test_backbones_copy_and_pickle():
+def test_copy_and_pickle():
     backbone = create_backbone("resnet9_small", in_channels=1).eval()
     images = _images(2, 1, 8, 8)
     for twin in (copy.deepcopy(backbone), pickle.loads(pickle.dumps(backbone))):
@@ -224,7 +224,7 @@ def test_backbones_copy_and_pickle():
 
 @pytest.mark.parametrize("name", ["conv4", "resnet9", "resnet9_small"])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (1, 28, 28), (3, 32, 32), (3, 40, 56)])
-def test_compact_networks_take_small_images(name, shape):
+def test_compact_networks_accept_small_images(name, shape):
     backbone = create_backbone(name, in_channels=shape[0], image_size=shape[1:])
     out = backbone(_images(2, *shape))
     assert out.shape == (2, backbone.num_features)
@@ -242,13 +242,13 @@ def test_compact_networks_take_small_images(name, shape):
         ("vit_b_16", (32, 64), "square images only, not 32x64"),
     ],
 )
-def test_sizes_that_a_network_cannot_take_are_named(name, size, words):
+def test_error_names_unsupported_image_size(name, size, words):
     with _NoMemory(), pytest.raises(ValueError, match=words) as raised:
         create_backbone(name, image_size=size)
     assert "\n" not in str(raised.value)
 
 
-def test_vision_transformer_names_the_size_it_was_built_for():
+def test_vit_error_names_image_size():
     with _NoMemory():
         backbone = create_backbone("vit_b_32", image_size=64).to("meta")
     with pytest.raises(ValueError, match=r"96x96 pixels: .* image_size=64"):
@@ -258,12 +258,12 @@ def test_vision_transformer_names_the_size_it_was_built_for():
 @pytest.mark.parametrize(
     ("name", "near"), [("resnet81", "resnet18"), ("resnet_9", "resnet9"), ("vitb16", "vit_b_16"), ("Conv4", "conv4")]
 )
-def test_misspelled_names_are_met_with_the_nearest(name, near):
+def test_error_suggests_nearest_backbone(name, near):
     with pytest.raises(ValueError, match=f"backbone='{name}': there is no such backbone: did you mean .*'{near}'"):
         check_backbone_name(name)
 
 
-def test_other_bad_arguments_are_named():
+def test_error_names_argument():
     with pytest.raises(ValueError, match="in_channels=0"):
         create_backbone("conv4", in_channels=0)
     with pytest.raises(ValueError, match=r"mean=\[0\.5.*: give a number for the channel, mean and std together"):

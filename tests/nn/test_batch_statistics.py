@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from lit_cv.nn.batch_statistics import batch_statistics
 
 
-def test_a_layer_that_does_more_than_batch_norm_is_refused() -> None:
+def test_subclass_with_activation_is_refused() -> None:
     class WithActivation(nn.BatchNorm2d):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x).relu()

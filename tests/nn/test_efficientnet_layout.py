@@ -1,4 +1,4 @@
-"""EfficientNet's weights under EfficientNet-PyTorch's names, and those that come as a package."""
+"""EfficientNet weights in the layout of EfficientNet-PyTorch, and weights in a package."""
 
 import importlib.util
 import sys
@@ -14,8 +14,8 @@ from lit_cv.nn.installed_weights import INSTALLED
 timm = pytest.importorskip("timm")
 
 
-def their_names(state: dict[str, Tensor]) -> list[str]:
-    """Return EfficientNet-PyTorch's names in the order of timm's tensors, which is theirs, too."""
+def efficientnet_pytorch_names(state: dict[str, Tensor]) -> list[str]:
+    """Return EfficientNet-PyTorch's names of timm's tensors; both have the same order."""
     names, number = [], -1
     block = ""
     for key in state:
@@ -43,14 +43,14 @@ def their_names(state: dict[str, Tensor]) -> list[str]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_efficientnet_b0"])
-def test_outputs_equal_those_of_tensors_copied_in_order(tmp_path: Path, name: str) -> None:
+def test_outputs_equal_timm(tmp_path: Path, name: str) -> None:
     torch.manual_seed(0)
     peer = timm.create_model(name)
     for buffer_name, buffer in peer.named_buffers():
         if buffer.is_floating_point():
             buffer.uniform_(0.8, 1.2).sub_(1.0 if buffer_name.endswith("mean") else 0.0)
     state = peer.state_dict()
-    torch.save(dict(zip(their_names(state), state.values(), strict=True)), tmp_path / "x.pth")
+    torch.save(dict(zip(efficientnet_pytorch_names(state), state.values(), strict=True)), tmp_path / "x.pth")
     backbone = create_backbone(f"timm/{name}", weights=str(tmp_path / "x.pth")).eval()
     peer.reset_classifier(0)
     images = torch.randint(0, 256, (2, 3, 65, 65), dtype=torch.uint8)
@@ -59,9 +59,9 @@ def test_outputs_equal_those_of_tensors_copied_in_order(tmp_path: Path, name: st
     torch.testing.assert_close(backbone(images), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_networks_that_pad_otherwise_are_refused(tmp_path: Path) -> None:
+def test_network_with_other_padding_is_refused(tmp_path: Path) -> None:
     state = timm.create_model("tf_efficientnet_lite0").state_dict()
-    torch.save(dict(zip(their_names(state), state.values(), strict=True)), tmp_path / "x.pth")
+    torch.save(dict(zip(efficientnet_pytorch_names(state), state.values(), strict=True)), tmp_path / "x.pth")
     with pytest.raises(ValueError, match="whose padding differs from this network's: choose the name with tf"):
         create_backbone("timm/efficientnet_lite0", weights=str(tmp_path / "x.pth"))
     with pytest.raises(ValueError, match=r"choose timm's network, such as timm/tf_efficientnet_b0"):
@@ -74,7 +74,7 @@ PACKAGE = INSTALLED["efficientnet_lite0"].package
 
 
 @pytest.mark.skipif(importlib.util.find_spec(str(PACKAGE)) is None, reason="the package of weights is not installed")
-def test_default_weights_come_from_the_package(caplog: pytest.LogCaptureFixture) -> None:
+def test_default_weights_come_from_package(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "lit_cv"):
         backbone = create_backbone("efficientnet_lite0", weights="DEFAULT")
     assert "missing (random): none" in caplog.text
@@ -83,7 +83,7 @@ def test_default_weights_come_from_the_package(caplog: pytest.LogCaptureFixture)
     assert (backbone.name, backbone.preprocessing.size) == ("efficientnet_lite0", (224, 224))
 
 
-def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_names_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(INSTALLED) <= set(list_backbones())
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r'not installed: pip install "lit_cv\[pretrained\]"'):
@@ -95,7 +95,7 @@ def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) ->
     assert not set(INSTALLED) & set(list_backbones())
 
 
-def test_without_timm_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_names_extra_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match=r'efficientnet_lite0 to 4, need timm: pip install "lit_cv\[timm\]"'):
         create_backbone("efficientnet_lite0")

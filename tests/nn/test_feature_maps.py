@@ -15,8 +15,8 @@ def built(name: str, size: int | None = None) -> nn.Module:
     return create_backbone(name, image_size=size).eval()
 
 
-def place_of_change(backbone: nn.Module, size: tuple[int, int], y: int, x: int) -> dict[int, tuple[float, float]]:
-    """Return for each map where, in pixels, it answers most to a change of the image around (y, x)."""
+def location_of_change(backbone: nn.Module, size: tuple[int, int], y: int, x: int) -> dict[int, tuple[float, float]]:
+    """Return the pixel where each map changes most if the image changes around (y, x)."""
     image = torch.full((1, 3, *size), 128, dtype=torch.uint8)
     changed = image.clone()
     changed[:, :, y - 8 : y + 8, x - 8 : x + 8] = 255
@@ -34,7 +34,7 @@ def place_of_change(backbone: nn.Module, size: tuple[int, int], y: int, x: int) 
     ("name", "size"),
     [*((name, (128, 192)) for name in CONVOLUTIONAL), ("swin_t", (128, 192)), ("vit_micro_p16", (96, 160))],
 )
-def test_maps_lie_over_the_image(name: str, size: tuple[int, int]) -> None:
+def test_maps_are_aligned_with_image(name: str, size: tuple[int, int]) -> None:
     backbone = built(name, 64 if name.startswith("vit") else None)
     levels = backbone.feature_levels()
     assert list(levels) == sorted(levels)
@@ -44,15 +44,15 @@ def test_maps_lie_over_the_image(name: str, size: tuple[int, int]) -> None:
         for side, full in zip(maps[stride].shape[2:], size, strict=True):
             assert abs(side - full / stride) < 1
     y, x = (24, 40) if name.startswith("vit") else (40, 136)
-    found = place_of_change(backbone, size, y, x)
+    found = location_of_change(backbone, size, y, x)
     for stride, place in found.items():
-        if stride <= 16:  # coarser ones see the whole image
+        if stride <= 16:  # coarser maps depend on the complete image
             assert abs(place[0] - y) <= 8 + 1.5 * stride, (stride, place)
             assert abs(place[1] - x) <= 8 + 1.5 * stride, (stride, place)
 
 
 @pytest.mark.parametrize("name", ["resnet9_small", "vit_micro_p8", "swin_t"])
-def test_one_pass_gives_the_pooled_features_too(name: str) -> None:
+def test_forward_both_equals_separate_passes(name: str) -> None:
     backbone = built(name, 64 if name.startswith("vit") else None)
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
@@ -64,7 +64,7 @@ def test_one_pass_gives_the_pooled_features_too(name: str) -> None:
     assert all(not module._forward_hooks for module in backbone.modules())
 
 
-def test_the_levels_of_published_networks() -> None:
+def test_levels_of_published_networks() -> None:
     assert built("resnet18").feature_levels() == {2: 64, 4: 64, 8: 128, 16: 256, 32: 512}
     small = create_backbone("resnet18", image_size=32, stem="small").feature_levels((32, 32))
     assert small == {1: 64, 2: 128, 4: 256, 8: 512}
@@ -73,7 +73,7 @@ def test_the_levels_of_published_networks() -> None:
     assert find_levels(convnext.body, convnext._features).keys() == {4, 8, 16, 32}
 
 
-def test_the_last_map_is_that_of_forward_features() -> None:
+def test_last_map_equals_forward_features() -> None:
     backbone = built("resnet18")
     images = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_the_last_map_is_that_of_forward_features() -> None:
 
 
 @pytest.mark.parametrize("name", ["timm/resnet10t", "timm/swin_tiny_patch4_window7_224", "timm/vit_tiny_patch16_224"])
-def test_maps_of_timm(name: str) -> None:
+def test_maps_equal_timm(name: str) -> None:
     timm = pytest.importorskip("timm")
     size = 64 if "resnet" in name else 224
     backbone = built(name, size)
@@ -98,11 +98,11 @@ def test_maps_of_timm(name: str) -> None:
         assert len(shared) == len(own)
         reference.load_state_dict(shared)
         expected: list[Tensor] = reference(backbone.normalize(images))
-    for map_, other in zip(list(maps.values())[:-1], expected[:-1], strict=True):  # the last has a norm behind it
+    for map_, other in zip(list(maps.values())[:-1], expected[:-1], strict=True):  # a norm follows the last map
         torch.testing.assert_close(map_, other if other.shape == map_.shape else other.permute(0, 3, 1, 2))
 
 
-def test_transformers_take_images_that_no_patch_divides() -> None:
+def test_vit_pads_images_to_patch_size() -> None:
     backbone = built("vit_micro_p16", 64)
     with torch.no_grad():
         maps = backbone.forward_maps(torch.zeros(1, 3, 50, 70, dtype=torch.uint8))
@@ -117,7 +117,7 @@ def test_transformers_take_images_that_no_patch_divides() -> None:
         ("vit_micro_p16", [16], set()),
     ],
 )
-def test_what_no_map_needs_is_frozen(name: str, strides: list[int], frozen: set[str]) -> None:
+def test_freeze_unused_freezes_exactly_unused_parameters(name: str, strides: list[int], frozen: set[str]) -> None:
     backbone = built(name, 64).train()
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     backbone.freeze_unused(strides, (64, 64))
@@ -131,9 +131,9 @@ def test_what_no_map_needs_is_frozen(name: str, strides: list[int], frozen: set[
     assert {key for key, parameter in backbone.body.named_parameters() if parameter.grad is None} == found
 
 
-def test_layers_behind_the_maps_do_not_run() -> None:
+def test_layers_behind_last_map_are_skipped() -> None:
     backbone, ran = built("resnet18"), []
-    backbone.feature_levels()  # runs all of it
+    backbone.feature_levels()  # runs all layers
     for name in ("layer2", "layer3", "layer4"):
         module = getattr(backbone.body, name)
         module.register_forward_hook(lambda module, inputs, output, name=name: ran.append(name))

@@ -4,7 +4,7 @@ from torch import nn
 from lit_cv.nn import reverse_gradient
 
 
-def test_the_gradient_is_the_finite_differences_turned_round() -> None:
+def test_gradient_is_negated_finite_difference() -> None:
     torch.manual_seed(0)
     features = nn.Linear(3, 4).double()
     behind = nn.Sequential(nn.Tanh(), nn.Linear(4, 1)).double()
@@ -27,6 +27,6 @@ def test_the_gradient_is_the_finite_differences_turned_round() -> None:
             assert abs(float(parameter.grad.view(-1)[index]) - expected) < 1e-7
 
 
-def test_values_pass_unchanged() -> None:
+def test_forward_is_identity() -> None:
     x = torch.randn(2, 3)
     assert torch.equal(reverse_gradient(x, 0.3), x)

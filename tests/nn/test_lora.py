@@ -1,4 +1,4 @@
-"""Low-rank updates: nothing changes at first, merging changes nothing, and nothing else learns."""
+"""Low-rank updates: initial outputs, merging, and trainable parameters."""
 
 import copy
 from typing import Any
@@ -13,7 +13,7 @@ IMAGES = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torc
 
 
 def updated(network: nn.Module) -> nn.Module:
-    """Give the updates values as if they had learned."""
+    """Set the updates to random values, as after training."""
     for layer in lora_layers(network):
         nn.init.normal_(layer.lora_up, std=0.1)  # type: ignore[arg-type]
     return network
@@ -27,7 +27,7 @@ def updated(network: nn.Module) -> nn.Module:
         *(pytest.param(n, marks=pytest.mark.slow) for n in ("convnext_tiny", "mobilenet_v3_small", "vit_b_16")),
     ],
 )
-def test_updates_start_at_nothing_and_merge_to_the_same(name: str) -> None:
+def test_initial_update_is_zero_and_merge_keeps_outputs(name: str) -> None:
     torch.manual_seed(0)
     backbone = create_backbone(name, image_size=32).eval()
     with torch.no_grad():
@@ -59,7 +59,7 @@ def test_updates_start_at_nothing_and_merge_to_the_same(name: str) -> None:
         nn.Conv2d(6, 5, 3, padding=1, padding_mode="reflect", dilation=1),
     ],
 )
-def test_an_update_is_the_product_of_its_factors(layer: nn.Linear | nn.Conv2d) -> None:
+def test_update_is_product_of_factors(layer: nn.Linear | nn.Conv2d) -> None:
     torch.manual_seed(0)
     layer = layer.double()
     x = torch.randn(3, 6, dtype=torch.float64) if isinstance(layer, nn.Linear) else torch.randn(3, 6, 8, 9).double()
@@ -72,7 +72,7 @@ def test_an_update_is_the_product_of_its_factors(layer: nn.Linear | nn.Conv2d) -
     torch.testing.assert_close(layer(x), plain(x))
 
 
-def test_only_the_updates_learn() -> None:
+def test_only_updates_are_trainable() -> None:
     backbone = create_backbone("vit_tiny_p16", image_size=32)
     add_lora(backbone.body, rank=2, alpha=2.0, targets=["qkv"])
     learning = [name for name, p in backbone.named_parameters() if p.requires_grad]
@@ -83,20 +83,20 @@ def test_only_the_updates_learn() -> None:
         assert (parameter.grad is not None) == (name in learning)
 
 
-def test_frozen_grouped_and_unknown_layers_are_left_out() -> None:
-    class Own(nn.Linear):
+def test_frozen_grouped_and_subclass_layers_are_skipped() -> None:
+    class Subclass(nn.Linear):
         pass
 
     network = nn.Sequential(
-        nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, groups=4), Own(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, groups=4), Subclass(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
     )
     network[3].requires_grad_(False)
     assert add_lora(network, rank=8, alpha=1.0) == ["4"]
-    assert network[4].lora_down.shape == (2, 4)  # no rank beyond that of the layer
+    assert network[4].lora_down.shape == (2, 4)  # limited to the rank of the layer
     assert float(network[4].lora_scale) == 1 / 8
 
 
-def test_a_copy_has_updates_of_its_own() -> None:
+def test_copy_has_independent_updates() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     add_lora(network, rank=1, alpha=1.0)
@@ -119,7 +119,7 @@ def test_a_copy_has_updates_of_its_own() -> None:
         ({"targets": []}, r"lora_targets=\[\]: VisionTransformer has no layer"),
     ],
 )
-def test_wrong_options_are_refused(options: dict[str, Any], words: str) -> None:
+def test_invalid_options_are_refused(options: dict[str, Any], words: str) -> None:
     body = create_backbone("vit_tiny_p16", image_size=32).body
     with pytest.raises(ValueError, match=words):
         add_lora(body, **{"rank": 4, "alpha": 4.0} | options)
@@ -137,7 +137,7 @@ def test_wrong_options_are_refused(options: dict[str, Any], words: str) -> None:
         (lambda state: state.update({"1.weight": torch.zeros(())}), "does not fit|is not a low-rank update"),
     ],
 )
-def test_updates_that_do_not_fit_are_refused(change: Any, words: str) -> None:
+def test_mismatched_updates_are_refused(change: Any, words: str) -> None:
     network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     add_lora(network, rank=1, alpha=1.0)
     state = dict(network.state_dict())

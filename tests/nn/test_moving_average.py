@@ -1,4 +1,4 @@
-"""Moving averages are the formula, follow their network into copies and files, and learn nothing themselves."""
+"""Moving averages: updates, BatchNorm statistics, copies and state dicts."""
 
 import copy
 import math
@@ -36,7 +36,7 @@ def change(module: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("statistics", ["own", "averaged"])
-def test_updates_are_the_formula(statistics: str) -> None:
+def test_update_equals_formula(statistics: str) -> None:
     parent = Parent(statistics)
     expected = {key: value.clone() for key, value in parent.backbone.state_dict().items()}
     for decay in (0.9, 0.5, 0.0, 1.0, 0.99):
@@ -51,7 +51,7 @@ def test_updates_are_the_formula(statistics: str) -> None:
             torch.testing.assert_close(value, expected[key], msg=key)
 
 
-def test_own_statistics_are_those_of_the_batches_that_it_sees() -> None:
+def test_own_statistics_track_input_batches() -> None:
     parent = Parent()
     norm, seen = parent.target.module[1], []
     norm.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -59,8 +59,8 @@ def test_own_statistics_are_those_of_the_batches_that_it_sees() -> None:
     parent.train()
     assert [name for name, part in parent.target.named_modules() if part.training] == ["module.1"]
     given = images()
-    answers = parent.target(given)
-    assert torch.equal(parent.target(given), answers)  # nothing is dropped
+    outputs = parent.target(given)
+    assert torch.equal(parent.target(given), outputs)  # no dropout
     mean = seen[0].mean((0, 2, 3))
     torch.testing.assert_close(norm.running_mean, 0.81 * before + 0.19 * mean)
     held = copy.deepcopy(norm.state_dict())
@@ -69,7 +69,7 @@ def test_own_statistics_are_those_of_the_batches_that_it_sees() -> None:
     assert all(torch.equal(value, held[key]) for key, value in norm.state_dict().items())
 
 
-def test_averaged_statistics_are_never_those_of_a_batch() -> None:
+def test_averaged_statistics_ignore_input_batches() -> None:
     parent = Parent("averaged").train()
     assert not any(part.training for part in parent.target.modules())
     held, given = copy.deepcopy(parent.target.state_dict()), images()
@@ -77,7 +77,7 @@ def test_averaged_statistics_are_never_those_of_a_batch() -> None:
     assert all(torch.equal(value, held[key]) for key, value in parent.target.state_dict().items())
 
 
-def test_it_learns_nothing() -> None:
+def test_average_is_not_trainable() -> None:
     parent = Parent().train()
     assert not parent.target(images()).requires_grad
     assert not any(parameter.requires_grad for parameter in parent.target.parameters())
@@ -86,7 +86,7 @@ def test_it_learns_nothing() -> None:
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda parent: pickle.loads(pickle.dumps(parent))])
-def test_a_copy_follows_the_copied_network(copied: Any) -> None:
+def test_copy_follows_copied_network(copied: Any) -> None:
     parent = Parent()
     twin, before = copied(parent), copy.deepcopy(parent.target.state_dict())
     change(twin.backbone)
@@ -96,7 +96,7 @@ def test_a_copy_follows_the_copied_network(copied: Any) -> None:
     assert all(torch.equal(value, before[key]) for key, value in parent.target.state_dict().items())
 
 
-def test_its_state_has_the_keys_of_the_network() -> None:
+def test_state_dict_has_keys_of_network() -> None:
     parent, other = Parent(), Parent()
     change(parent.target.module)
     keys = [f"{part}.{key}" for part in ("backbone", "target") for key in parent.backbone.state_dict()]
@@ -110,7 +110,7 @@ def test_its_state_has_the_keys_of_the_network() -> None:
     assert (len(found.missing_keys), len(found.unexpected_keys)) == (1, 1)
 
 
-def test_it_moves_with_the_module_that_holds_it() -> None:
+def test_average_follows_dtype_and_memory_format_of_owner() -> None:
     parent = Parent("averaged").to(torch.float64, memory_format=torch.channels_last)
     weight = parent.target.module[0].weight
     assert weight.dtype == torch.float64
@@ -123,7 +123,7 @@ def test_it_moves_with_the_module_that_holds_it() -> None:
     assert copy.deepcopy(parent).target.module[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_shared_weights_move_once() -> None:
+def test_shared_weights_are_updated_once() -> None:
     shared = nn.Linear(2, 2)
     module = nn.Sequential(shared, nn.ReLU(), shared)
     average = MovingAverage(module)
@@ -134,11 +134,11 @@ def test_shared_weights_move_once() -> None:
     torch.testing.assert_close(average.module[2].weight, before + 0.5)
 
 
-def test_a_network_without_weights_has_nothing_to_move() -> None:
+def test_network_without_weights() -> None:
     MovingAverage(nn.ReLU()).update(0.5)
 
 
-def test_wrong_values_are_refused() -> None:
+def test_invalid_values_are_refused() -> None:
     with pytest.raises(ValueError, match=r"statistics='batch': give 'own' or 'averaged'"):
         MovingAverage(nn.Linear(1, 1), "batch")  # type: ignore[arg-type]
     module = nn.Sequential(nn.Linear(1, 1))
@@ -151,9 +151,9 @@ def test_wrong_values_are_refused() -> None:
         average.update(0.5)
 
 
-def test_the_decay_rises_along_a_cosine() -> None:
+def test_cosine_decay_equals_formula() -> None:
     for step in (0, 1, 37, 250, 999, 1000):
         assert cosine_decay(0.996, step, 1000) == 1 - (1 - 0.996) * (math.cos(math.pi * step / 1000) + 1) / 2
     assert [round(cosine_decay(0.996, step, 8), 6) for step in (0, 2, 4, 6, 8)] == [0.996, 0.996586, 0.998, 0.999414, 1]
-    assert cosine_decay(0.9, 12, 8) == 1  # a run that is made longer
+    assert cosine_decay(0.9, 12, 8) == 1  # a run that was extended
     assert cosine_decay(0.9, 12, math.inf) == pytest.approx(0.9)

@@ -1,11 +1,11 @@
-"""Patches: order, inverse, the sizes that fit."""
+"""Patches: order, inverse and supported sizes."""
 
 import pytest
 import torch
 
 from lit_cv.nn.patches import gather_patches, patch_grid, patch_statistics, patchify, unpatchify
 
-# Of the authors' MAE code, for torch.arange(48.).reshape(1, 3, 4, 4) and patches of 2 pixels.
+# From the MAE authors' code, for torch.arange(48.).reshape(1, 3, 4, 4) and patches of 2 pixels.
 REFERENCE = [
     [0, 16, 32, 1, 17, 33, 4, 20, 36, 5, 21, 37],
     [2, 18, 34, 3, 19, 35, 6, 22, 38, 7, 23, 39],
@@ -14,7 +14,7 @@ REFERENCE = [
 ]
 
 
-def test_patches_are_in_the_published_order():
+def test_patchify_equals_reference():
     assert patchify(torch.arange(48).view(1, 3, 4, 4), 2)[0].tolist() == REFERENCE
 
 
@@ -22,7 +22,7 @@ def test_patches_are_in_the_published_order():
 @pytest.mark.parametrize(
     ("shape", "patch"), [((2, 3, 8, 8), 4), ((1, 1, 6, 10), 2), ((3, 5, 4, 12), 4), ((2, 1, 3, 2), 1)]
 )
-def test_putting_them_together_again(shape, patch, channels_last):
+def test_unpatchify_inverts_patchify(shape, patch, channels_last):
     images = torch.randint(0, 256, shape, dtype=torch.uint8)
     images = images.to(memory_format=torch.channels_last) if channels_last else images
     patches = patchify(images, patch)
@@ -35,20 +35,20 @@ def test_putting_them_together_again(shape, patch, channels_last):
 
 
 @pytest.mark.parametrize(("size", "patch"), [((30, 32), 4), ((32, 30), 4), ((8, 8), 16), ((8, 8), 0)])
-def test_sizes_that_do_not_fit_are_named(size, patch):
+def test_error_names_image_and_patch_size(size, patch):
     with pytest.raises(ValueError, match=f"images of {size[0]}x{size[1]} pixels cannot be cut into patches of {patch}"):
         patch_grid(size, patch)
 
 
 @pytest.mark.parametrize("rows", [1, 4])
-def test_gathering_equals_indexing(rows):
+def test_gather_patches_equals_indexing(rows):
     tokens = torch.randn(rows, 6, 5)
     index = torch.stack([torch.randperm(6)[:3] for _ in range(4)])
     expected = tokens.expand(4, -1, -1).gather(1, index[:, :, None].expand(-1, -1, 5))
     assert torch.equal(gather_patches(tokens, index), expected)
 
 
-def test_statistics_are_those_of_the_unbiased_variance():
+def test_patch_statistics_use_unbiased_variance():
     patches = torch.rand(2, 3, 12, dtype=torch.float64)
     mean, std = patch_statistics(patches)
     expected = (((patches - patches.mean(-1, keepdim=True)) ** 2).sum(-1, keepdim=True) / 11 + 1e-6) ** 0.5

@@ -1,4 +1,4 @@
-"""The fixed position table, and tables interpolated to another grid."""
+"""The fixed position table, and interpolation to another grid."""
 
 import math
 
@@ -26,13 +26,13 @@ REFERENCE = {
 # fmt: on
 
 
-def test_the_table_is_the_published_one():
+def test_sincos_table_equals_reference():
     table = sincos_positions((4, 4), 16)
     for row, values in REFERENCE.items():
         torch.testing.assert_close(table[row], torch.tensor(values), atol=1e-7, rtol=1e-6)
 
 
-def test_a_grid_that_is_not_square():
+def test_sincos_table_of_rectangular_grid():
     table = sincos_positions((3, 5), 8)
     assert table.shape == (15, 8)
     for y in range(3):
@@ -41,14 +41,14 @@ def test_a_grid_that_is_not_square():
             torch.testing.assert_close(table[y * 5 + x], torch.tensor(half))
 
 
-def test_a_width_that_does_not_fit():
+def test_width_must_be_multiple_of_4():
     with pytest.raises(ValueError, match=r"width=10: .* multiple of 4"):
         sincos_positions((2, 2), 10)
 
 
 @pytest.mark.parametrize("others", [0, 1])
 @pytest.mark.parametrize(("grid", "new"), [((4, 4), (6, 6)), ((7, 7), (3, 3)), ((4, 4), (3, 8))])
-def test_interpolation_is_timms(grid, new, others):
+def test_interpolation_equals_timm(grid, new, others):
     positions = torch.randn(1, others + grid[0] * grid[1], 8)
     resized = resize_positions(positions, grid, new)
     expected = pytest.importorskip("timm.layers").resample_abs_pos_embed(
@@ -59,7 +59,7 @@ def test_interpolation_is_timms(grid, new, others):
     assert resize_positions(positions, grid, grid) is positions
 
 
-def test_interpolation_from_a_grid_that_is_not_square():
+def test_interpolation_from_rectangular_grid():
     positions = sincos_positions((4, 8), 64)[None]
     back = resize_positions(resize_positions(positions, (4, 8), (8, 16)), (8, 16), (4, 8))
     assert (back - positions).abs().mean() < 0.03

@@ -1,4 +1,4 @@
-"""How images are prepared for weights: which values are taken, from where, and what the log says."""
+"""Preprocessing of weights: sources of the values, their precedence and the log."""
 
 import json
 import logging
@@ -48,16 +48,14 @@ def saved(name: str, path: Path, **metadata: str) -> str:
         ("mobilenetv3_small_050", list(IMAGENET_MEAN)),
     ],
 )
-def test_values_of_timms_configurations(name: str, mean: list[float]) -> None:
+def test_timm_configurations(name: str, mean: list[float]) -> None:
     found = timm_preprocessing(name, of_file=False)
     assert found is not None
     assert found.mean == pytest.approx(mean)
     assert found.source.startswith(f"timm's {name}")
 
 
-def test_file_of_a_timm_network_is_normalized_by_its_configuration(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_timm_weights_file_uses_timm_configuration(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     name = "timm/tf_mobilenetv3_small_minimal_100"
     path = saved(name, tmp_path / "y.pth")
     with caplog.at_level(logging.INFO, "lit_cv"):
@@ -68,7 +66,7 @@ def test_file_of_a_timm_network_is_normalized_by_its_configuration(
     assert "the images of this run have 64 x 64 pixels" in caplog.text
 
 
-def test_tags_that_differ_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_differing_tags_warn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = saved("efficientnet_b0", tmp_path / "x.pth")
     backbone = create_backbone("timm/efficientnet_b0", weights=path)
     assert statistics(backbone)[0] == pytest.approx(list(IMAGENET_MEAN))
@@ -96,7 +94,7 @@ TRANSFORMERS_JSON = {
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".bin"])
-def test_json_beside_the_file_is_believed(tmp_path: Path, suffix: str) -> None:
+def test_json_next_to_weights_is_used(tmp_path: Path, suffix: str) -> None:
     path = saved(SMALL, tmp_path / f"model{suffix}")
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(TRANSFORMERS_JSON))
     found = create_backbone(SMALL, weights=path).preprocessing
@@ -106,7 +104,7 @@ def test_json_beside_the_file_is_believed(tmp_path: Path, suffix: str) -> None:
     found = create_backbone(SMALL, weights=path).preprocessing
     assert found.mean == pytest.approx(CLIP)
     assert (found.crop, found.size, found.source) == (0.9, (160, 160), str(tmp_path / "config.json"))
-    (tmp_path / "config.json").write_text('{"model_type": "vit"}')  # transformers' own says nothing of images
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')  # transformers' config.json has no preprocessing
     assert create_backbone(SMALL, weights=path).preprocessing.mean == tuple(HALF)
 
 
@@ -123,7 +121,7 @@ def test_json_beside_the_file_is_believed(tmp_path: Path, suffix: str) -> None:
         ({"do_rescale": False, "image_mean": [127.5] * 3, "image_std": [51.0] * 3}, 0.5, 0.2, (160, 160)),
     ],
 )  # fmt: skip
-def test_forms_of_transformers_configurations(
+def test_transformers_configurations(
     tmp_path: Path, changes: dict[str, Any], mean: float, std: float, size: tuple[int, int]
 ) -> None:
     path = saved(SMALL, tmp_path / "model.pth")
@@ -133,7 +131,7 @@ def test_forms_of_transformers_configurations(
     assert backbone.preprocessing.size == size
 
 
-def test_metadata_of_safetensors_come_before_json(tmp_path: Path) -> None:
+def test_safetensors_metadata_precede_json(tmp_path: Path) -> None:
     path = saved(SMALL, tmp_path / "x.safetensors", preprocessing=json.dumps({"mean": CLIP, "std": HALF, "crop": 1.0}))
     (tmp_path / "config.json").write_text(json.dumps(TIMM_JSON))
     found = create_backbone(SMALL, weights=path).preprocessing
@@ -141,7 +139,7 @@ def test_metadata_of_safetensors_come_before_json(tmp_path: Path) -> None:
     assert (found.crop, found.std) == (1.0, tuple(HALF))
 
 
-def test_gray_images_take_the_average(tmp_path: Path) -> None:
+def test_gray_images_use_mean_of_channels(tmp_path: Path) -> None:
     path = saved(SMALL, tmp_path / "model.pth")
     (tmp_path / "config.json").write_text(json.dumps(TIMM_JSON))
     gray = create_backbone(SMALL, weights=path, in_channels=1)
@@ -149,7 +147,7 @@ def test_gray_images_take_the_average(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "mean"), [("googlenet", HALF), ("resnet18", list(IMAGENET_MEAN))])
-def test_files_in_torchvisions_layout(tmp_path: Path, name: str, mean: list[float]) -> None:
+def test_torchvision_layout(tmp_path: Path, name: str, mean: list[float]) -> None:
     options = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
     torch.save(models.get_model(name, **options).state_dict(), tmp_path / "x.pth")
     backbone = create_backbone(name, weights=str(tmp_path / "x.pth"), data_statistics=([0.1] * 3, [0.2] * 3))
@@ -157,7 +155,7 @@ def test_files_in_torchvisions_layout(tmp_path: Path, name: str, mean: list[floa
 
 
 @pytest.mark.slow
-def test_values_of_torchvisions_weights() -> None:
+def test_torchvision_weights() -> None:
     for name in torchvision_names():
         for weights in models.get_model_weights(name):
             found, theirs = torchvision_preprocessing(name, weights.name), weights.transforms()
@@ -167,7 +165,7 @@ def test_values_of_torchvisions_weights() -> None:
             assert found.crop == pytest.approx(theirs.crop_size[0] / theirs.resize_size[0], abs=1e-3)
 
 
-def test_data_are_asked_without_weights_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_data_statistics_are_used_only_without_weights(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
     with caplog.at_level(logging.INFO, "lit_cv"):
         for name in ("conv4", "resnet18", SMALL):
@@ -180,9 +178,7 @@ def test_data_are_asked_without_weights_only(tmp_path: Path, caplog: pytest.LogC
     assert statistics(create_backbone("conv4", weights=str(tmp_path / "x.pth")))[0] == pytest.approx(IMAGENET_MEAN)
 
 
-def test_own_vision_transformer_warns_of_files_that_say_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_vit_warns_if_file_has_no_preprocessing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     vit = timm.models.VisionTransformer(img_size=32, patch_size=4, embed_dim=128, depth=6, num_heads=4)
     torch.save(vit.state_dict(), tmp_path / "x.pth")
     backbone = create_backbone("vit_micro", weights=str(tmp_path / "x.pth"))
@@ -190,7 +186,7 @@ def test_own_vision_transformer_warns_of_files_that_say_nothing(
     assert "x.pth does not record how its images were normalized: using ImageNet's" in caplog.records[0].getMessage()
 
 
-def test_checkpoints_keep_all_of_it(tmp_path: Path) -> None:
+def test_checkpoint_keeps_preprocessing(tmp_path: Path) -> None:
     path = saved(SMALL, tmp_path / "model.pth")
     (tmp_path / "config.json").write_text(json.dumps(TIMM_JSON))
     options: dict[str, Any] = {"backbone": SMALL, "image_size": 160, "num_classes": 2}
@@ -217,7 +213,7 @@ def test_checkpoints_keep_all_of_it(tmp_path: Path) -> None:
     assert again["lit_cv"]["preprocessing"]["source"] == str(tmp_path / "config.json")
 
 
-def test_given_values_win_over_a_checkpoint() -> None:
+def test_arguments_override_checkpoint() -> None:
     options: dict[str, Any] = {"backbone": "conv4", "in_channels": 1, "image_size": 8, "num_classes": 2}
     before, after = SupervisedModule(**options), SupervisedModule(**options, mean=[0.1], std=[0.2])
     for module in (before, after):
@@ -240,12 +236,12 @@ def test_given_values_win_over_a_checkpoint() -> None:
         ({"mean": [float("nan")] * 3, "std": HALF}, "give a number for each"),
     ],
 )
-def test_arguments_that_are_no_values(options: dict[str, Any], words: str) -> None:
+def test_invalid_arguments_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         create_backbone("conv4", **options)
 
 
-def test_networks_of_the_users_own_say_their_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_defined_network_declares_preprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "shifted.py").write_text(
         "from torch import nn\n\n\nclass Shifted(nn.Conv2d):\n    num_features, mean, std = 4, [0.5] * 3, [0.1] * 3\n\n"
         "    def __init__(self):\n        super().__init__(3, 4, 1)\n"
@@ -257,7 +253,7 @@ def test_networks_of_the_users_own_say_their_values(tmp_path: Path, monkeypatch:
     assert statistics(create_backbone("shifted.Shifted", weights=str(tmp_path / "x.pth")))[0] == HALF
 
 
-def test_records_survive_a_round_trip() -> None:
+def test_plain_round_trip() -> None:
     record = Preprocessing((0.5,), (0.25,), "bicubic", 0.9, (224, 192), "somewhere")
     assert Preprocessing.from_plain(json.loads(json.dumps(record.plain()))) == record
     assert Preprocessing.from_plain({}) == Preprocessing()

@@ -1,4 +1,4 @@
-"""Files in the key layouts that pretrained networks are published in, and files of other networks."""
+"""Files in the layouts of published networks, and files of other networks."""
 
 import pickle
 
@@ -13,7 +13,7 @@ from lit_cv.nn import checkpoint_options, create_backbone
 
 
 def published(name, **options):
-    """The state dict of a torchvision network with its ImageNet classifier; each tensor has a value of its own."""
+    """Return the state dict of a torchvision network with its ImageNet classifier and a distinct value per tensor."""
     with torch.device("meta"):
         state = models.get_model(name, weights=None, **options).state_dict()
     return {key: torch.full((), 1 + i / 1000, dtype=value.dtype).expand(value.shape)
@@ -25,7 +25,7 @@ def assert_loaded(body, state, but=()):
         assert key in but or key.endswith("num_batches_tracked") or torch.equal(value, state[key]), key
 
 
-def test_resnet50_as_torchvision_publishes_it(tmp_path, caplog):
+def test_resnet50_in_torchvision_layout(tmp_path, caplog):
     state, path = published("resnet50"), str(tmp_path / "resnet50.safetensors")
     save_file({key: value.contiguous() for key, value in state.items()}, path)
     with caplog.at_level("INFO", "lit_cv"):
@@ -55,7 +55,7 @@ def test_vit_b_16_at_another_image_size(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
-def test_prefixes_of_wrappers_are_taken_off(tmp_path, prefix):
+def test_wrapper_prefixes_are_removed(tmp_path, prefix):
     state = create_backbone("conv4").state_dict()
     torch.save({"model": {prefix + key: value for key, value in state.items()}}, tmp_path / "wrapped.pt")
     backbone = create_backbone("conv4", weights=str(tmp_path / "wrapped.pt"))
@@ -73,7 +73,7 @@ def test_prefixes_of_wrappers_are_taken_off(tmp_path, prefix):
         ("convnext_tiny", "efficientnet_b0", "another network|has the shape|belongs to"),
     ],
 )
-def test_weights_of_another_network(tmp_path, held, wanted, words):
+def test_weights_of_other_network_are_refused(tmp_path, held, wanted, words):
     path = tmp_path / "other.pth"
     torch.save(published(held), path)
     with pytest.raises(ValueError, match=words) as error:
@@ -83,7 +83,7 @@ def test_weights_of_another_network(tmp_path, held, wanted, words):
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"a": {"b": 1}}, "text", 3.5, {"state_dict": [1]}])
-def test_pickles_that_are_no_state_dict(tmp_path, content):
+def test_pickles_without_state_dict_are_refused(tmp_path, content):
     for save, name in ((torch.save, "torch.pt"), (_pickle, "plain.pt")):
         save(content, tmp_path / name)
         with pytest.raises(ValueError, match=rf"{name} (holds|cannot be read as weights)") as error:
@@ -95,7 +95,7 @@ def _pickle(content, path):
     path.write_bytes(pickle.dumps(content))
 
 
-def test_a_truncated_safetensors_file(tmp_path):
+def test_truncated_safetensors_file_is_refused(tmp_path):
     path = tmp_path / "weights.safetensors"
     save_file({"weight": torch.zeros(100)}, path)
     for length in (4, 60, path.stat().st_size - 8):
@@ -104,7 +104,7 @@ def test_a_truncated_safetensors_file(tmp_path):
             create_backbone("conv4", weights=str(path))
 
 
-def test_only_checkpoints_of_this_project_tell_their_options(tmp_path):
+def test_options_only_from_lit_cv_checkpoints(tmp_path):
     options = {"backbone": "resnet18", "stem": "small"}
     torch.save({"state_dict": {}, "hyper_parameters": options}, tmp_path / "foreign.ckpt")
     torch.save({"state_dict": {}, "hyper_parameters": options, "lit_cv": {}}, tmp_path / "own.ckpt")

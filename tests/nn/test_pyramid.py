@@ -7,7 +7,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from lit_cv.nn.pyramid import FeaturePyramid
 
 
-def test_it_is_torchvisions_where_the_backbone_has_all_maps() -> None:
+def test_equals_torchvision_if_backbone_has_all_maps() -> None:
     torch.manual_seed(0)
     pyramid = FeaturePyramid({2: 3, 4: 6, 8: 12, 16: 24}, [4, 8, 16], channels=8)
     assert pyramid.sources == {4: 4, 8: 8, 16: 16}
@@ -28,7 +28,7 @@ def test_it_is_torchvisions_where_the_backbone_has_all_maps() -> None:
         ({4: 4}, [8]),
     ],
 )
-def test_levels_that_the_backbone_lacks(levels: dict[int, int], strides: list[int]) -> None:
+def test_levels_missing_in_backbone(levels: dict[int, int], strides: list[int]) -> None:
     pyramid = FeaturePyramid(levels, strides, channels=8)
     maps = {stride: torch.randn(1, channels, 128 // stride, 256 // stride) for stride, channels in levels.items()}
     out = pyramid(maps)
@@ -38,6 +38,6 @@ def test_levels_that_the_backbone_lacks(levels: dict[int, int], strides: list[in
 
 
 @pytest.mark.parametrize("strides", [[], [4, 16], [3, 6], [16, 8]])
-def test_strides_that_are_no_row(strides: list[int]) -> None:
+def test_invalid_strides_are_refused(strides: list[int]) -> None:
     with pytest.raises(ValueError, match="powers of two, each twice the one before"):
         FeaturePyramid({4: 4}, strides, channels=8)

@@ -20,7 +20,7 @@ def scene() -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.slow
 @pytest.mark.learns
 @pytest.mark.parametrize("name", SEGMENTERS)
-def test_a_head_learns_two_images(name: str, seed: int) -> None:
+def test_head_fits_two_images(name: str, seed: int) -> None:
     torch.manual_seed(seed)
     images, masks = scene()
     backbone = create_backbone("resnet9_small")
@@ -51,7 +51,7 @@ def test_any_backbone_and_size(name: str, levels: dict[int, int]) -> None:
         assert head.upsample(logits, size).shape == (2, 4, *size)
 
 
-def test_upsampling_keeps_places() -> None:
+def test_upsampling_keeps_locations() -> None:
     head = build_segmenter("fcn", {4: 8}, 2, stride=4, channels=8)
     coarse = torch.zeros(1, 2, 5, 6)
     coarse[0, 1, 3, 1] = 1.0
@@ -62,8 +62,8 @@ def test_upsampling_keeps_places() -> None:
     assert x in (5, 6)
 
 
-def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match="no segmentation head 'unet': fcn, deeplab"):
+def test_invalid_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="no segmentation head 'unet': choose one of fcn, deeplab"):
         build_segmenter("unet", {4: 8}, 2)
     with pytest.raises(ValueError, match="num_classes=1"):
         build_segmenter("fcn", {4: 8}, 1)

@@ -1,4 +1,4 @@
-"""The stages of every architecture: complete, without overlap, in order."""
+"""The stages of every architecture are complete, disjoint and in order."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ CONVNEXT = ["stem", "features.1", "features.3", "features.5", "features.7"]
         ("shufflenet_v2_x1_0", ["stem", "stage2", "stage3", "stage4", "conv5"]),
     ],
 )
-def test_names(name, expected):
+def test_stage_names(name, expected):
     body, stages = stages_of(name)
     assert [stage.name for stage in stages] == expected
     listed = [parameter for stage in stages for parameter in stage.parameters]
@@ -43,7 +43,7 @@ def test_names(name, expected):
 
 
 @pytest.mark.parametrize("name", ["regnet_y_400mf", "squeezenet1_0", "googlenet", "mnasnet0_5", "alexnet", "maxvit_t"])
-def test_every_other_family_is_divided_without_a_rest(name):
+def test_stages_of_other_families_are_complete(name):
     body = create_backbone(name, image_size=224).body
     stages = backbone_stages(body)
     assert len(stages) >= 4
@@ -52,18 +52,18 @@ def test_every_other_family_is_divided_without_a_rest(name):
     assert sum(len(stage.parameters) for stage in stages) == len(list(body.parameters()))
 
 
-def test_loose_parameters_belong_to_the_first_stage_and_final_norms_to_the_last():
+def test_tokens_belong_to_first_stage_and_final_norms_to_last():
     body, stages = stages_of("vit_b_32")
     assert {body.class_token, body.encoder.pos_embedding, body.conv_proj.weight} <= set(stages[0].parameters)
     assert body.encoder.ln.weight in set(stages[-1].parameters)
     body, stages = stages_of("convnext_tiny")
     assert body.classifier[0].weight in set(stages[-1].parameters)
-    assert body.features[2][1].weight in set(stages[2].parameters)  # downsampling belongs to what follows
+    assert body.features[2][1].weight in set(stages[2].parameters)  # downsampling belongs to the next stage
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_b_32", "swin_t", "efficientnet_b0", "densenet121", "resnet9_small"])
-def test_a_stage_depends_on_the_stages_before_it_alone(name):
-    """What runs in a stage's modules comes after everything of the stages before: a hook on each notes the order."""
+def test_stages_run_in_order(name):
+    """The modules of a stage run after those of all previous stages, as recorded by hooks."""
     with torch.device("meta"):
         backbone = create_backbone(name).eval()
     stages, order = backbone_stages(backbone.body), []
@@ -85,13 +85,13 @@ def test_timm_networks():
     assert [stage.name for stage in stages_of("timm/resnet18")[1]] == RESNET
 
 
-def test_unknown_stages_are_refused_with_the_nearest_name():
+def test_error_suggests_nearest_stage():
     stages = stages_of("resnet18")[1]
     assert find_stage(stages, "layer3") == 3
     with pytest.raises(ValueError, match=r"no stage 'layr3': did you mean 'layer3'.*The stages are: stem, layer1"):
         find_stage(stages, "layr3")
 
 
-def test_a_network_without_parameters():
+def test_network_without_parameters_is_refused():
     with pytest.raises(ValueError, match="Sequential has no layers with parameters"):
         backbone_stages(nn.Sequential(nn.Flatten()))

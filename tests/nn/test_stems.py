@@ -35,26 +35,26 @@ def test_small_stem_keeps_resolution(name, standard, small):
             )
 
 
-def test_resnets_small_stem_is_three_by_three_without_pooling():
+def test_small_resnet_stem_is_3x3_without_pooling():
     body = create_backbone("resnet18", stem="small", in_channels=1).body
     assert tuple(body.conv1.weight.shape) == (64, 1, 3, 3)
     assert body.conv1.stride == (1, 1)
     assert not any(isinstance(module, nn.MaxPool2d) for module in body.modules())
 
 
-def test_which_networks_have_a_small_stem():
+def test_has_small_stem():
     assert has_small_stem("resnet50")
     assert has_small_stem("wide_resnet50_2")
     assert has_small_stem("resnext50_32x4d")
     for name in ("vgg11", "resnet9", "conv4", "vit_b_16", "timm/resnet18", "nonsense"):
         assert not has_small_stem(name)
-    for name in ("vgg11", "resnet9", "conv4"):  # fit for small images as they are
+    for name in ("vgg11", "resnet9", "conv4"):  # suit small images without a change
         with torch.device("meta"):
             create_backbone(name, stem="small")
 
 
 @pytest.mark.parametrize("name", ["vit_b_16", "swin_t", "alexnet", "inception_v3", "squeezenet1_0", "maxvit_t"])
-def test_networks_without_one_say_which_have_one(name):
+def test_error_lists_networks_with_small_stem(name):
     assert name in list_backbones()
     with (
         torch.device("meta"),
@@ -63,28 +63,28 @@ def test_networks_without_one_say_which_have_one(name):
         create_backbone(name, stem="small")
 
 
-def test_one_channel_answers_gray_as_three_answer_its_copies():
+def test_adapted_gray_filter_equals_rgb_filter_on_copies():
     weight, gray = torch.randn(8, 3, 5, 5), torch.rand(2, 1, 16, 16)
     one = nn.functional.conv2d(gray, adapt_channels(weight, 1))
     torch.testing.assert_close(one, nn.functional.conv2d(gray.expand(-1, 3, -1, -1), weight), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("channels", [2, 4, 6, 7])
-def test_more_channels_repeat_and_rescale(channels):
+def test_adapted_filters_repeat_and_rescale(channels):
     weight = torch.randn(8, 3, 5, 5)
     adapted = adapt_channels(weight, channels)
     for channel in range(channels):
         torch.testing.assert_close(adapted[:, channel], weight[:, channel % 3] * 3 / channels)
 
 
-def test_normalization_follows_the_channels():
+def test_adapt_normalization():
     assert adapt_normalization([0.1, 0.2, 0.6], 1) == pytest.approx([0.3])
     assert adapt_normalization([0.1, 0.2, 0.6], 4) == [0.1, 0.2, 0.6, 0.1]
     assert adapt_normalization([0.1, 0.2, 0.6], 3) == [0.1, 0.2, 0.6]
 
 
 @pytest.mark.parametrize("channels", [1, 12])
-def test_a_new_input_layer_keeps_the_variance_of_its_output(channels):
+def test_replaced_input_keeps_output_variance(channels):
     body = nn.Sequential(nn.Conv2d(3, 256, 7, bias=True))
     old = body[0]
     replace_input(body, channels)

@@ -1,4 +1,4 @@
-"""Stochastic depth: where it is, how much of it, and what it does."""
+"""Stochastic depth: probabilities and effects."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ def rates(body):
 
 
 @pytest.mark.parametrize("name", ["convnext_tiny", "swin_t"])
-def test_the_rate_rises_linearly_from_the_first_block_to_the_last(name):
+def test_probability_rises_linearly(name):
     body = create_backbone(name).body
     set_stochastic_depth(body, 0.3)
     found = rates(body)
@@ -23,7 +23,7 @@ def test_the_rate_rises_linearly_from_the_first_block_to_the_last(name):
     assert not any(rates(body))
 
 
-def test_networks_of_timm_get_it_where_it_was_off():
+def test_timm_network():
     pytest.importorskip("timm")
     torch.manual_seed(0)
     backbone = create_backbone("timm/vit_tiny_patch16_224", image_size=32)
@@ -36,7 +36,7 @@ def test_networks_of_timm_get_it_where_it_was_off():
     assert not [key for key in backbone.state_dict() if "drop" in key]
 
 
-def test_wrong_rates_and_networks():
+def test_invalid_probability_and_network_are_refused():
     with pytest.raises(ValueError, match=r"drop_path=1.5"):
         set_stochastic_depth(create_backbone("convnext_tiny").body, 1.5)
     with pytest.raises(ValueError, match="ResNet does not support stochastic depth"):

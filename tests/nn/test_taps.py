@@ -7,7 +7,7 @@ import torch
 from lit_cv.nn import LayerTaps, create_backbone
 
 
-def test_outputs_are_those_of_the_layers() -> None:
+def test_outputs_equal_layer_outputs() -> None:
     body = create_backbone("conv4", in_channels=1).body
     taps = LayerTaps(body, ["blocks.1", "blocks.3"])
     images = torch.randn(2, 1, 16, 16)
@@ -18,7 +18,7 @@ def test_outputs_are_those_of_the_layers() -> None:
 
 
 @pytest.mark.parametrize("twin", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
-def test_a_copy_has_taps_of_its_own(twin: object) -> None:
+def test_copy_has_independent_taps(twin: object) -> None:
     body = create_backbone("conv4", in_channels=1).body
     taps = LayerTaps(body, ["blocks.0"])
     body(torch.randn(2, 1, 16, 16))
@@ -30,6 +30,6 @@ def test_a_copy_has_taps_of_its_own(twin: object) -> None:
     assert taps.outputs["blocks.0"] is before
 
 
-def test_an_unknown_layer_is_answered_with_the_nearest() -> None:
+def test_error_suggests_nearest_layer() -> None:
     with pytest.raises(ValueError, match=r"layers='blocks.9': there is no such layer: did you mean 'blocks\.\d"):
         LayerTaps(create_backbone("conv4").body, ["blocks.9"])

@@ -1,4 +1,4 @@
-"""Backbones of timm."""
+"""timm's networks as backbones."""
 
 import sys
 
@@ -8,7 +8,7 @@ import torch
 from lit_cv.nn import check_backbone_name, create_backbone
 
 
-def test_without_timm_the_extra_is_named(monkeypatch):
+def test_error_names_extra_without_timm(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match=r'pip install "lit_cv\[timm\]"'):
         create_backbone("timm/resnet18")
@@ -18,7 +18,7 @@ def test_without_timm_the_extra_is_named(monkeypatch):
     ("name", "size", "has_map"),
     [("resnet10t", 64, True), ("mobilenetv3_small_050", 64, True), ("vit_tiny_patch16_224", 96, False)],
 )
-def test_features_of_timm(name, size, has_map):
+def test_features_equal_timm(name, size, has_map):
     timm = pytest.importorskip("timm")
     backbone = create_backbone(f"timm/{name}", in_channels=1, image_size=size).eval()
     assert backbone.has_feature_map == has_map
@@ -40,7 +40,7 @@ def test_channels_last_layouts_have_no_feature_map():
         create_backbone("timm/swin_tiny_patch4_window7_224", spatial_dropout=0.1)
 
 
-def test_names_and_options_of_timm_are_checked():
+def test_timm_names_and_options_are_checked():
     pytest.importorskip("timm")
     with pytest.raises(ValueError, match=r"timm has no model 'resnet18z': did you mean 'resnet18'"):
         check_backbone_name("timm/resnet18z")
@@ -64,11 +64,9 @@ def test_pretrained_weights_bring_their_normalization(monkeypatch):
     assert backbone.mean.flatten().tolist() == [0.5] * 3
 
 
-def test_weights_that_cannot_be_had_take_one_line(monkeypatch):
+def test_unavailable_weights_raise_one_line(monkeypatch):
     timm = pytest.importorskip("timm")
-    with pytest.raises(
-        ValueError, match=r"timm has no weights 'a1_in2k' of resnet18: did you mean 'a1_in1k'.*There are"
-    ):
+    with pytest.raises(ValueError, match=r"timm has no weights 'a1_in2k' of resnet18: did you mean 'a1_in1k'.*It has"):
         check_backbone_name("timm/resnet18.a1_in2k")
 
     def offline(name, **options):

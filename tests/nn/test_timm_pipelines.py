@@ -1,4 +1,4 @@
-"""Networks of timm with weights from a file against timm's own pipeline: its transform, then its model."""
+"""timm's networks with weights from a file, compared with timm's transform and model."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def photograph() -> Image.Image:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in LONGER)])
-def test_outputs_equal_those_of_timm(name: str, tmp_path: Path) -> None:
+def test_outputs_equal_timm(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = timm.create_model(name).eval()
     torch.save(model.state_dict(), tmp_path / "x.pth")
@@ -65,6 +65,6 @@ def test_outputs_equal_those_of_timm(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_networks_differ_in_their_values() -> None:
+def test_configurations_differ() -> None:
     values = {tuple(timm.get_pretrained_cfg(name).mean) for name in (*QUICK, *LONGER)}
     assert len(values) >= 5

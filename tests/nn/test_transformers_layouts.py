@@ -41,7 +41,7 @@ def resnet(block: str) -> nn.Module:
     return network
 
 
-# timm's names on the left, those of transformers on the right; `N` is a number.
+# timm's names on the left, transformers' on the right; `N` is a number.
 VIT = (
     ("cls_token", "embeddings.cls_token"),
     ("dist_token", "embeddings.distillation_token"),
@@ -121,8 +121,8 @@ def renamed(key: str, table: Sequence[tuple[str, str]]) -> str:
     raise AssertionError(key)
 
 
-def their_state(state: State, table: Sequence[tuple[str, str]], prefix: str) -> State:
-    """Return weights of timm as transformers names and shapes them."""
+def transformers_state(state: State, table: Sequence[tuple[str, str]], prefix: str) -> State:
+    """Convert weights from timm's names and shapes to transformers'."""
     apart: State = {}
     for key, value in state.items():
         if match := re.fullmatch(r"(blocks\.\d+\.attn)\.qkv\.(\w+)", key):
@@ -152,10 +152,10 @@ def randomized(network: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_names_and_shapes_become_timms(kind: str) -> None:
+def test_names_and_shapes_equal_timm(kind: str) -> None:
     build, table, prefix = NETWORKS[kind]
     state = dict(randomized(build()).state_dict())
-    theirs = their_state(state, table, prefix)
+    theirs = transformers_state(state, table, prefix)
     theirs |= {"classifier.weight": torch.zeros(2, 32), "text_model.embeddings.x": torch.zeros(1)}
     found = from_transformers(theirs)
     assert found is not None
@@ -164,9 +164,9 @@ def test_names_and_shapes_become_timms(kind: str) -> None:
         assert torch.equal(found[key], value), key
 
 
-def test_registers_have_no_positions() -> None:
+def test_registers_have_no_position_embeddings() -> None:
     state = dict(randomized(vit(init_values=1.0, reg_tokens=4, no_embed_class=True)).state_dict())
-    theirs = their_state(state, DINOV2, "")
+    theirs = transformers_state(state, DINOV2, "")
     first = torch.randn(1, 1, 32)
     theirs["embeddings.position_embeddings"] = torch.cat([first, state["pos_embed"]], 1)
     theirs["embeddings.mask_token"] = torch.randn(1, 32)
@@ -230,9 +230,9 @@ WORDS = {"conv": "convolution", "bn": "normalization"}
 
 @torch.no_grad()
 @pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
-def test_files_give_timms_outputs(tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_outputs_equal_timm(tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture) -> None:
     peer = randomized(timm.create_model("test_vit", num_classes=0))
-    theirs = their_state(dict(peer.state_dict()), PLAIN, "vit.")
+    theirs = transformers_state(dict(peer.state_dict()), PLAIN, "vit.")
     path = tmp_path / f"model{suffix}"
     (torch.save if suffix == ".bin" else save_file)({key: value.contiguous() for key, value in theirs.items()}, path)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
@@ -248,9 +248,9 @@ def test_files_give_timms_outputs(tmp_path: Path, suffix: str, caplog: pytest.Lo
     torch.testing.assert_close(larger.body.pos_embed[:, 1:], enlarged.flatten(2).mT)
 
 
-def test_own_vision_transformer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_lit_cv_vit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     peer = randomized(timm.models.VisionTransformer(32, 4, embed_dim=128, depth=6, num_heads=4, num_classes=0))
-    torch.save(their_state(dict(peer.state_dict()), PLAIN, ""), tmp_path / "x.bin")
+    torch.save(transformers_state(dict(peer.state_dict()), PLAIN, ""), tmp_path / "x.bin")
     with caplog.at_level("INFO", "lit_cv"):
         backbone = create_backbone("vit_micro_cls", weights=str(tmp_path / "x.bin")).eval()
     assert "missing (random): none; unexpected: none" in caplog.text
@@ -262,12 +262,12 @@ def test_own_vision_transformer(tmp_path: Path, caplog: pytest.LogCaptureFixture
 
 
 @torch.no_grad()
-def test_torchvisions_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchvision_convnext(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = [CNBlockConfig(8, 16, 1), CNBlockConfig(16, 24, 1), CNBlockConfig(24, 32, 2), CNBlockConfig(32, None, 1)]
     peer = randomized(convnext())
     network = models.ConvNeXt(sizes).eval()
     monkeypatch.setattr(models, "get_model", lambda name, weights: network)
-    torch.save(their_state(dict(peer.state_dict()), CONVNEXT, "convnext."), tmp_path / "x.bin")
+    torch.save(transformers_state(dict(peer.state_dict()), CONVNEXT, "convnext."), tmp_path / "x.bin")
     backbone = create_backbone("convnext_tiny", weights=str(tmp_path / "x.bin")).eval()
     images = torch.rand(2, 3, 64, 64)
     expected = peer((images - backbone.mean) / backbone.std)
@@ -283,15 +283,15 @@ def test_torchvisions_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ({"vision_config": {"hidden_act": "gelu"}}, "vit_base_patch32_clip_quickgelu_224", "without quick GELU"),
     ],
 )
-def test_activations_of_clip(tmp_path: Path, config: dict[str, Any], name: str, words: str) -> None:
-    torch.save(their_state(dict(vit(pre_norm=True).state_dict()), CLIP, "vision_model."), tmp_path / "x.bin")
+def test_clip_activation_must_match(tmp_path: Path, config: dict[str, Any], name: str, words: str) -> None:
+    torch.save(transformers_state(dict(vit(pre_norm=True).state_dict()), CLIP, "vision_model."), tmp_path / "x.bin")
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=words):
         create_backbone(f"timm/{name}", weights=str(tmp_path / "x.bin"))
 
 
-def test_parts_that_do_not_fit_each_other(tmp_path: Path) -> None:
-    state = their_state(dict(vit().state_dict()), PLAIN, "")
+def test_mismatched_qkv_is_refused(tmp_path: Path) -> None:
+    state = transformers_state(dict(vit().state_dict()), PLAIN, "")
     state["encoder.layer.0.attention.attention.key.weight"] = torch.zeros(3, 3)
     torch.save(state, tmp_path / "x.bin")
     with pytest.raises(ValueError, match=r"x\.bin: the weight of blocks\.0\.attn\.q, k and v have different shapes"):

@@ -1,4 +1,4 @@
-"""Vision transformers: what they compute, a part of the patches alone, sizes, pooling, attention."""
+"""Vision transformers: subsets of patches, sizes, pooling and attention."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def build(image_size=(8, 12), patch=4, channels=1, **options):
 
 
 @pytest.mark.parametrize("class_token", [False, True])
-def test_all_patches_in_any_order_are_the_whole_image(class_token):
+def test_encoding_is_permutation_equivariant(class_token):
     vit = build(class_token=class_token)
     images = torch.randn(3, 1, 8, 12)
     whole = vit.forward_features(images)
@@ -36,7 +36,7 @@ def test_all_patches_in_any_order_are_the_whole_image(class_token):
     torch.testing.assert_close(some[:, :first], whole[:, :first])
 
 
-def test_hidden_patches_are_not_seen():
+def test_hidden_patches_do_not_affect_output():
     vit = build()
     images = torch.randn(2, 1, 8, 12)
     keep = torch.tensor([[0, 4], [5, 1]])
@@ -50,7 +50,7 @@ def test_hidden_patches_are_not_seen():
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
-def test_the_patch_embedding_is_its_convolution(channels):
+def test_patch_embedding_equals_convolution(channels):
     vit = build(channels=channels)
     images = torch.randn(2, channels, 8, 12)
     projection = vit.patch_embed.proj
@@ -58,7 +58,7 @@ def test_the_patch_embedding_is_its_convolution(channels):
     torch.testing.assert_close(vit.patch_embed(patchify(images, 4)), expected)
 
 
-def test_images_of_another_size_get_positions_in_between():
+def test_positions_are_interpolated_for_other_sizes():
     vit = build(image_size=(16, 16))
     assert vit.forward_features(torch.randn(2, 1, 8, 24)).shape == (2, 1 + 12, 16)
     with pytest.raises(ValueError, match="images of 10x16 pixels cannot be cut into patches of 4x4"):
@@ -85,12 +85,12 @@ def test_pooling():
         ((112, 224), 16), ((30, 30), 2), ((27, 27), 1), ((48, 32), 4),
     ],
 )  # fmt: skip
-def test_patches_follow_the_image_size(size, patch):
+def test_patch_size_depends_on_image_size(size, patch):
     assert vit_patch_size("vit_tiny", size) == patch
     assert vit_patch_size("vit_tiny_p5_gap", size) == 5
 
 
-def test_names():
+def test_vit_names():
     assert set(VIT) <= set(list_backbones())
     for name in ("vit_tiny", "vit_base_p16", "vit_small_p4_cls", "vit_micro_gap"):
         assert is_vit_name(name)
@@ -104,13 +104,13 @@ def test_names():
         create_backbone("vit_tiny_p4", image_size=(30, 32))
 
 
-def test_a_block_for_the_last_tokens_alone():
+def test_block_of_last_tokens():
     block = build().blocks[0]
     x = torch.randn(2, 7, 16)
     torch.testing.assert_close(block(x, 3), block(x)[:, -3:])
 
 
-def test_samples_skip_branches_in_training_only():
+def test_stochastic_depth_only_in_training():
     block = Block(16, 2)
     block.drop_path = StochasticDepth(0.5, "row")
     x = torch.randn(2000, 3, 16)
@@ -132,7 +132,7 @@ def test_samples_skip_branches_in_training_only():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("queries", [9, 4])
-def test_attention_is_the_formula(dtype, queries):
+def test_attention_equals_formula(dtype, queries):
     generator = torch.Generator().manual_seed(0)
     query, key, value = (
         torch.randn(2, 3, n, 8, generator=generator).to(dtype).requires_grad_() for n in (queries, 9, 9)
@@ -151,6 +151,6 @@ def test_attention_is_the_formula(dtype, queries):
         torch.testing.assert_close(attention(query, key, value).double(), expected, atol=tolerance, rtol=tolerance)
 
 
-def test_widths_that_the_heads_do_not_divide():
+def test_width_must_be_divisible_by_heads():
     with pytest.raises(ValueError, match="width of 10 is not divisible by 4 heads"):
         Block(10, 4)

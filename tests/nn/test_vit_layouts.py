@@ -1,4 +1,4 @@
-"""Weights of vision transformers from and to timm, torchvision and the authors' MAE code."""
+"""Weights of vision transformers from and to timm, torchvision and the MAE authors' code."""
 
 import logging
 
@@ -14,7 +14,7 @@ from lit_cv.nn.positions import resize_positions
 from lit_cv.nn.vit_layouts import export_vit
 
 timm = pytest.importorskip("timm")
-SIZES = {"patch_size": 4, "embed_dim": 128, "depth": 6, "num_heads": 4}  # those of vit_micro
+SIZES = {"patch_size": 4, "embed_dim": 128, "depth": 6, "num_heads": 4}  # as in vit_micro
 
 
 def images(*shape):
@@ -48,7 +48,7 @@ def saved(state, tmp_path, name="weights.pth", **around):
 
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "token"), [("vit_micro", "token"), ("vit_micro_p4_gap", "")])
-def test_timms_weights_give_timms_tokens(name, token, tmp_path, caplog):
+def test_timm_weights_give_timm_tokens(name, token, tmp_path, caplog):
     peer = timm_vit(class_token=bool(token), global_pool=token or "avg", fc_norm=False)
     with caplog.at_level(logging.INFO, "lit_cv"):
         backbone = create_backbone(name, image_size=32, weights=saved(peer.state_dict(), tmp_path)).eval()
@@ -59,7 +59,7 @@ def test_timms_weights_give_timms_tokens(name, token, tmp_path, caplog):
 
 @torch.no_grad()
 @pytest.mark.parametrize("pool", ["token", "avg"])
-def test_ours_in_timm(pool):
+def test_exported_weights_in_timm(pool):
     backbone = create_backbone("vit_micro_p4_cls" if pool == "token" else "vit_micro_p4", image_size=32)
     randomize(backbone.body)
     peer = timm_vit(global_pool=pool, fc_norm=False)
@@ -69,7 +69,7 @@ def test_ours_in_timm(pool):
 
 
 @pytest.mark.slow
-def test_timms_published_sizes_are_ours():
+def test_sizes_equal_timm():
     for ours, theirs in (("tiny", "tiny"), ("small", "small"), ("base", "base"), ("large", "large"), ("huge", "huge")):
         patch = 14 if ours == "huge" else 16
         with torch.device("meta"):
@@ -81,12 +81,12 @@ def test_timms_published_sizes_are_ours():
 
 
 @torch.no_grad()
-def test_torchvisions_weights_give_torchvisions_features(tmp_path, caplog):
+def test_torchvision_weights_give_torchvision_features(tmp_path, caplog):
     peer = torchvision_vit()
     with caplog.at_level(logging.INFO, "lit_cv"):
         backbone = create_backbone("vit_micro_cls", weights=saved(peer.state_dict(), tmp_path)).eval()
     assert "missing (random): none; unexpected: none" in caplog.text
-    x = images(2, 3, 32, 32)  # the size is that of the weights
+    x = images(2, 3, 32, 32)  # the image size of the weights
     torch.testing.assert_close(backbone(x), peer((x - backbone.mean) / backbone.std), atol=1e-4, rtol=1e-4)
     back = export_vit(backbone.body, "torchvision")
     assert back.keys() == peer.state_dict().keys()
@@ -95,7 +95,7 @@ def test_torchvisions_weights_give_torchvisions_features(tmp_path, caplog):
 
 
 def mae_file(tmp_path, with_decoder, size=32):
-    """A file as the authors' code writes it."""
+    """Write a file like the MAE authors' code; return its path and state dict."""
     state = dict(timm_vit(img_size=size).state_dict())
     if with_decoder:
         decoder = timm_vit(img_size=size, embed_dim=64, depth=2).state_dict()
@@ -108,7 +108,7 @@ def mae_file(tmp_path, with_decoder, size=32):
 
 
 @pytest.mark.parametrize("with_decoder", [False, True])
-def test_the_authors_files(tmp_path, caplog, with_decoder):
+def test_mae_authors_file(tmp_path, caplog, with_decoder):
     path, state = mae_file(tmp_path, with_decoder)
     with caplog.at_level(logging.INFO, "lit_cv"):
         backbone = create_backbone("vit_micro", weights=path)
@@ -120,15 +120,15 @@ def test_the_authors_files(tmp_path, caplog, with_decoder):
 
 
 @pytest.mark.parametrize("size", [(64, 64), (24, 48)])
-def test_another_image_size_from_squares(tmp_path, size):
+def test_other_image_size_from_square_grid(tmp_path, size):
     path, state = mae_file(tmp_path, False)
-    backbone = create_backbone("vit_micro", image_size=size, weights=path)  # the patch is that of the weights
+    backbone = create_backbone("vit_micro", image_size=size, weights=path)  # the patch size of the weights
     assert backbone.body.patch_size == 4
     expected = resize_positions(state["pos_embed"], (8, 8), patch_grid(size, 4))
     assert torch.equal(backbone.body.pos_embed, expected)
 
 
-def test_the_authors_file_is_fine_tuned_at_another_image_size(tmp_path):
+def test_mae_authors_file_fine_tunes_at_other_image_size(tmp_path):
     path, state = mae_file(tmp_path, True)
     options = {"strategy": "discriminative_lr", "backbone_lr": 1e-3, "layer_decay": 0.5}
     module = FineTuneModule(backbone="vit_micro", weights=path, image_size=48, num_classes=3, **options)
@@ -140,7 +140,7 @@ def test_the_authors_file_is_fine_tuned_at_another_image_size(tmp_path):
     assert rates["stem"] == pytest.approx(0.5**7 * 1e-3)
 
 
-def test_another_image_size_from_rectangles(tmp_path):
+def test_other_image_size_from_rectangular_grid(tmp_path):
     before = create_backbone("vit_micro_p4", image_size=(16, 48))
     randomize(before.body)
     path = saved(before.state_dict(), tmp_path)
@@ -168,7 +168,7 @@ def test_gray_images(tmp_path):
     torch.testing.assert_close(gray.body.patch_embed.proj.weight, state["patch_embed.proj.weight"].sum(1, keepdim=True))
 
 
-def test_a_norm_after_mean_pooling(tmp_path, caplog):
+def test_fc_norm_is_loaded(tmp_path, caplog):
     peer = timm_vit(global_pool="avg")
     assert "fc_norm.weight" in peer.state_dict()
     with caplog.at_level(logging.INFO, "lit_cv"):
@@ -177,7 +177,7 @@ def test_a_norm_after_mean_pooling(tmp_path, caplog):
     assert "missing (random): none; unexpected: none" in caplog.text
 
 
-def test_other_kinds_are_refused(tmp_path):
+def test_unsupported_weights_are_refused(tmp_path):
     scaled = timm_vit(init_values=1e-5).state_dict()
     with pytest.raises(ValueError, match=r"unsupported parts \(ls1\., ls2\.\).*timm/NAME"):
         create_backbone("vit_micro", weights=saved(scaled, tmp_path))

@@ -1,4 +1,4 @@
-"""Weights by name and from files: what is loaded, adapted, reported and refused."""
+"""Weights by name and from files: loading, adapting, reporting and refusing."""
 
 import logging
 import re
@@ -27,7 +27,7 @@ def _images(*shape):
 
 
 def _randomize(model):
-    """Random batch-norm buffers too, so that a buffer that is not loaded shows."""
+    """Randomize the BatchNorm buffers, so that a buffer that is not loaded is detected."""
     for name, buffer in model.named_buffers():
         if buffer.is_floating_point():
             buffer.uniform_(0.5, 1.5).sub_(1.0 if name.endswith("mean") else 0.0).mul_(0.2)
@@ -36,7 +36,7 @@ def _randomize(model):
 
 @pytest.fixture
 def published(monkeypatch):
-    """Stands in for the download: the weights that torchvision's names give, and how they were asked for."""
+    """Replace the download: return the weights by torchvision's names, and the list of requests."""
     states, asked = {}, []
 
     def get_state_dict(self, *args, **kwargs):
@@ -49,7 +49,7 @@ def published(monkeypatch):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """A checkpoint as a Trainer writes it, and the backbone in it."""
+    """Return the path of a Trainer-like checkpoint and its backbone."""
     backbone = create_backbone("resnet9_small", mean=[0.2, 0.4, 0.6], std=[0.1, 0.2, 0.3]).eval()
     _randomize(backbone.body)
     state = OrderedDict((f"backbone.{key}", value) for key, value in backbone.state_dict().items())
@@ -78,7 +78,7 @@ def test_torchvision_weights_by_name(name, published, caplog):
         torch.testing.assert_close(backbone(images) / scale, expected / scale, atol=1e-4, rtol=0)
 
 
-def test_inception_is_normalized_as_it_was_trained(published):
+def test_googlenet_normalization(published):
     model = _randomize(models.googlenet(init_weights=False, transform_input=True))
     published[0]["GoogLeNet_Weights"] = model.state_dict()
     backbone = create_backbone("googlenet", weights="DEFAULT").eval()
@@ -109,7 +109,7 @@ def test_old_names_of_vision_transformers(tmp_path, monkeypatch):
     ]
 
 
-def test_checkpoints_bring_weights_and_normalization(checkpoint, caplog):
+def test_checkpoint_restores_weights_and_normalization(checkpoint, caplog):
     path, saved = checkpoint
     with caplog.at_level(logging.INFO, "lit_cv"):
         backbone = create_backbone("resnet9_small", weights=str(path), data_statistics=([0.0] * 3, [1.0] * 3))
@@ -136,7 +136,7 @@ def test_gray_images_from_a_color_checkpoint(checkpoint):
     assert torch.equal(backbone.body.stages[2][0].weight, saved.body.stages[2][0].weight)
 
 
-def test_small_stem_says_what_was_not_loaded(published, caplog):
+def test_small_stem_logs_missing_keys(published, caplog):
     model = models.resnet18()
     published[0]["ResNet18_Weights"] = model.state_dict()
     backbone = create_backbone("resnet18", stem="small", weights="DEFAULT")
@@ -145,7 +145,7 @@ def test_small_stem_says_what_was_not_loaded(published, caplog):
     assert caplog.records[0].levelno == logging.WARNING
 
 
-def test_small_stem_of_a_checkpoint_is_loaded(tmp_path, caplog):
+def test_small_stem_of_checkpoint_is_loaded(tmp_path, caplog):
     saved = create_backbone("resnet18", stem="small", in_channels=1)
     torch.save(saved.state_dict(), tmp_path / "small.pt")
     backbone = create_backbone("resnet18", stem="small", in_channels=2, weights=str(tmp_path / "small.pt"))
@@ -156,7 +156,7 @@ def test_small_stem_of_a_checkpoint_is_loaded(tmp_path, caplog):
         create_backbone("resnet18", in_channels=1, weights=str(tmp_path / "small.pt"))
 
 
-def test_positions_are_interpolated_to_another_image_size(tmp_path, monkeypatch):
+def test_positions_are_interpolated_to_other_image_size(tmp_path, monkeypatch):
     def tiny(name, weights, image_size=224):
         return models.VisionTransformer(image_size, 16, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8)
 
@@ -174,14 +174,14 @@ def test_positions_are_interpolated_to_another_image_size(tmp_path, monkeypatch)
     assert torch.equal(larger.body.conv_proj.weight, model.conv_proj.weight)
 
 
-def test_weights_of_another_network_are_refused(tmp_path, checkpoint):
+def test_weights_of_other_network_are_refused(tmp_path, checkpoint):
     with pytest.raises(ValueError, match=r"none of its \d+ tensors belongs to conv4; it holds stem\.0\.weight"):
         create_backbone("conv4", weights=str(checkpoint[0]))
     with pytest.raises(ValueError, match=r"has the shape \(\d+.*but resnet9 needs \(\d+.*do backbone, stem"):
         create_backbone("resnet9", weights=str(checkpoint[0]))
 
 
-def test_a_partial_match_is_a_warning(tmp_path, checkpoint, caplog):
+def test_partial_match_warns(tmp_path, checkpoint, caplog):
     state = {key: value for key, value in checkpoint[1].state_dict().items() if "stages.4" not in key}
     torch.save(state, tmp_path / "part.pt")
     create_backbone("resnet9_small", weights=str(tmp_path / "part.pt"))
@@ -209,7 +209,7 @@ class _Code:
         return print, ("this code ran",)
 
 
-def test_files_that_are_no_weights(tmp_path, checkpoint, capsys):
+def test_invalid_files_are_refused(tmp_path, checkpoint, capsys):
     def fail(path, words, error=ValueError):
         with pytest.raises(error, match=words) as raised:
             create_backbone("resnet9_small", weights=str(path))
@@ -244,12 +244,12 @@ def test_files_that_are_no_weights(tmp_path, checkpoint, capsys):
         fail(code, words)
 
 
-def test_a_directory_is_no_file(tmp_path):
+def test_directory_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         create_backbone("conv4", weights=str(tmp_path))
 
 
-def test_backbones_from_without_classifier_take_their_own_state(checkpoint):
+def test_state_dict_round_trip_of_without_classifier(checkpoint):
     body = models.mobilenet_v3_small()
     backbone = Backbone("mobilenet", without_classifier(body), 3, *_IMAGENET)
     twin = Backbone("mobilenet", without_classifier(models.mobilenet_v3_small()), 3, *_IMAGENET)
@@ -258,7 +258,7 @@ def test_backbones_from_without_classifier_take_their_own_state(checkpoint):
 
 @pytest.fixture
 def parts(tmp_path, checkpoint):
-    """A checkpoint whose teacher has weights of its own, with a classifier, and whose file name has a colon."""
+    """Return the path, with a colon, of a checkpoint with different weights and a classifier in its teacher."""
     content = torch.load(checkpoint[0], weights_only=True)
     content["state_dict"] |= {f"teacher.{key}": value + 1 for key, value in content["state_dict"].items()}
     content["state_dict"]["teacher.head.linear.weight"] += 1
@@ -268,7 +268,7 @@ def parts(tmp_path, checkpoint):
 
 
 @pytest.mark.parametrize("part", ["teacher", "teacher.backbone", "backbone", None])
-def test_a_part_of_a_file(parts, checkpoint, part, caplog):
+def test_part_of_file(parts, checkpoint, part, caplog):
     weights = str(parts) if part is None else f"{parts}:{part}"
     with caplog.at_level(logging.INFO, "lit_cv"):
         backbone = create_backbone("resnet9_small", weights=weights)
@@ -278,7 +278,7 @@ def test_a_part_of_a_file(parts, checkpoint, part, caplog):
     assert caplog.text.count(f"{weights}: loaded 40 of 40") == 1
 
 
-def test_a_part_has_its_own_classifier(parts, caplog):
+def test_part_has_its_own_classifier(parts, caplog):
     width = torch.load(parts, weights_only=True)["state_dict"]["head.linear.weight"].shape[1]
     head = nn.ModuleDict({"linear": nn.Linear(width, 10, bias=False)})
     assert load_head(head, f"{parts}:teacher")
@@ -289,7 +289,7 @@ def test_a_part_has_its_own_classifier(parts, caplog):
     assert "no classifier of this shape" in caplog.text
 
 
-def test_files_of_a_student_and_a_teacher(tmp_path, checkpoint):
+def test_file_with_student_and_teacher(tmp_path, checkpoint):
     state = {f"module.backbone.{key}": value for key, value in checkpoint[1].state_dict().items()}
     both = {"student": state, "teacher": {key: value + 1 for key, value in state.items()}, "epoch": 3}
     torch.save(both, tmp_path / "dino.pth")
@@ -299,7 +299,7 @@ def test_files_of_a_student_and_a_teacher(tmp_path, checkpoint):
         create_backbone("resnet9_small", weights=f"{tmp_path / 'dino.pth'}:techer")
 
 
-def test_a_missing_part_lists_those_there_are(parts):
+def test_error_lists_parts(parts):
     with pytest.raises(ValueError, match=r"has no part 'target': its parts are backbone, head, teacher\.$") as raised:
         create_backbone("resnet9_small", weights=f"{parts}:target")
     assert str(raised.value).startswith(str(parts))
@@ -321,11 +321,11 @@ def test_a_missing_part_lists_those_there_are(parts):
         ("DEFAULT:teacher", None),
     ],
 )
-def test_what_a_text_names(weights, expected):
+def test_find_file(weights, expected):
     assert find_file(weights) == (None if expected is None else WeightFile(Path(expected[0]), expected[1]))
 
 
-def test_a_file_whose_name_looks_like_a_part(tmp_path, monkeypatch):
+def test_file_name_with_colon(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("last.ckpt:teacher").touch()
     assert find_file("last.ckpt:teacher") == WeightFile(Path("last.ckpt:teacher"))

@@ -1,4 +1,4 @@
-"""Gradient surgery against the algorithm as its paper writes it down."""
+"""Gradient surgery, compared with the published algorithm."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from lit_cv.optim import projection_weights, surgery_backward
 
 
 def published(gradients: Tensor, order: list[list[int]]) -> Tensor:
-    """Algorithm 1 of Yu et al. 2020, vector by vector."""
+    """Return the result of algorithm 1 of Yu et al. 2020, computed on vectors."""
     total = torch.zeros_like(gradients[0])
     for i, own in enumerate(gradients):
         projected = own.clone()
@@ -21,9 +21,9 @@ def published(gradients: Tensor, order: list[list[int]]) -> Tensor:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_it_is_the_published_algorithm(seed: int) -> None:
+def test_equals_published_algorithm(seed: int) -> None:
     torch.manual_seed(seed)
-    gradients = torch.randn(5, 4, dtype=torch.float64)  # five in four dimensions: many conflicts
+    gradients = torch.randn(5, 4, dtype=torch.float64)  # five gradients in four dimensions have many conflicts
     gradients[2] *= 1e4
     order = [[j for j in torch.randperm(5).tolist() if j != i] for i in range(5)]
     weights = projection_weights(gradients @ gradients.T, order)
@@ -32,13 +32,13 @@ def test_it_is_the_published_algorithm(seed: int) -> None:
     torch.testing.assert_close(weights @ gradients, published(gradients, order), rtol=1e-9, atol=1e-9)
 
 
-def test_without_conflicts_it_is_the_sum() -> None:
+def test_without_conflicts_equals_sum() -> None:
     gradients = torch.rand(3, 7)
     assert projection_weights(gradients @ gradients.T).tolist() == [1.0, 1.0, 1.0]
     assert projection_weights(torch.zeros(2, 2)).tolist() == [1.0, 1.0]
 
 
-def test_the_result_conflicts_with_neither_of_two_tasks() -> None:
+def test_result_conflicts_with_no_task() -> None:
     torch.manual_seed(0)
     for _ in range(20):
         gradients = torch.randn(2, 6, dtype=torch.float64)
@@ -56,7 +56,7 @@ def network() -> tuple[nn.Module, list[nn.Module], list[Tensor]]:
     return body, heads, losses
 
 
-def test_it_takes_the_place_of_backward() -> None:
+def test_surgery_backward_sets_gradients() -> None:
     body, heads, losses = network()
     shared, own = list(body.parameters()), [p for head in heads for p in head.parameters()]
     alone = [torch.autograd.grad(loss, shared, retain_graph=True) for loss in losses]
@@ -73,23 +73,23 @@ def test_it_takes_the_place_of_backward() -> None:
         torch.testing.assert_close(head.grad, 0.5 * wanted)
     conv = next(body.parameters())
     assert conv.grad is not None
-    assert conv.grad.stride() == conv.stride()  # in the parameter's memory format, which fused optimizers expect
+    assert conv.grad.stride() == conv.stride()  # fused optimizers require the memory format of the parameter
 
 
-def test_gradients_are_added_to_what_is_there() -> None:
+def test_gradients_accumulate() -> None:
     weight = nn.Parameter(torch.tensor([1.0, 2.0]))
     weight.grad = torch.tensor([10.0, 20.0])
     surgery_backward([weight[0] * 3, weight[1] * 4], [weight], [])
     assert weight.grad.tolist() == [13.0, 24.0]
 
 
-def test_a_loss_that_does_not_reach_a_parameter() -> None:
+def test_parameter_unused_by_a_loss() -> None:
     a, b = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.tensor(1.0))
     surgery_backward([2 * a, a * 0 + 3.0], [a, b], [])
     assert (float(a.grad), float(b.grad)) == (2.0, 0.0)  # type: ignore[arg-type]
 
 
-def test_gradients_of_several_processes_are_averaged_before_they_are_compared() -> None:
+def test_gradients_are_averaged_over_ranks_first() -> None:
     a = nn.Parameter(torch.tensor([1.0, 0.0]))
     seen = []
 

@@ -1,4 +1,4 @@
-"""Which parameters are decayed."""
+"""Parameter groups by weight decay and learning rate."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from lit_cv.optim import Layer, build_optimizer, build_schedule, layer_groups, p
 @pytest.mark.parametrize(
     "name", ["resnet18", "convnext_tiny", "vit_b_32", "swin_t", "resnet9_small", "mobilenet_v3_small"]
 )
-def test_every_trainable_parameter_comes_once(name):
+def test_every_trainable_parameter_is_in_one_group(name):
     with torch.device("meta"):
         model = nn.ModuleList([create_backbone(name), ClassificationHead(8, 3)])
     groups = parameter_groups(model, lr=0.1, weight_decay=0.05)
@@ -55,11 +55,11 @@ def test_shared_and_frozen_parameters():
         build_optimizer("sgd", [], lr=0.1)
 
 
-def test_layers_have_their_own_rates_and_are_split_by_decay():
+def test_layers_have_learning_rates_and_are_split_by_decay():
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 3))
     layers = [
         Layer("head", list(model[2].parameters()), 0.1, 0.05),
-        Layer("rest", list(model.parameters()), 0.01, 0.0),  # what the head has already is not taken twice
+        Layer("rest", list(model.parameters()), 0.01, 0.0),  # parameters of the head are not added again
     ]
     model[1].weight.requires_grad_(False)
     groups = layer_groups(model, layers)
@@ -75,8 +75,8 @@ def test_layers_have_their_own_rates_and_are_split_by_decay():
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
-def test_a_group_that_joins_later_learns_as_one_that_was_there(name):
-    """With a constant schedule and no moments, both ways make the same steps."""
+def test_group_added_later_equals_initial_group(name):
+    """With a constant schedule and without moments, both optimizers take the same steps."""
     weights = [nn.Parameter(torch.ones(2, 2)) for _ in range(4)]
     early = build_optimizer(name, [_group("a", weights[0], 0.1), _group("b", weights[1], 0.01)], lr=1.0)
     late = build_optimizer(name, [_group("a", weights[2], 0.1)], lr=1.0)

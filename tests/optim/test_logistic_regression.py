@@ -1,4 +1,4 @@
-"""The solved classifier against scikit-learn's, against the formula, and its choice of the strength."""
+"""The solved classifier, compared with scikit-learn and the formula, and the search of its strength."""
 
 import math
 from typing import Any
@@ -15,7 +15,7 @@ from lit_cv.optim import LogisticRegression, fit_logistic_regression, search_str
 
 
 def blobs(n: int, d: int, classes: int, spread: float = 0.3) -> tuple[Tensor, Tensor]:
-    """Return features of very different scales, off the origin, and labels, some classes rarer than others."""
+    """Return uncentered features of very different scales, and imbalanced labels."""
     generator = torch.Generator().manual_seed(0)
     labels = (torch.rand(n, generator=generator).square() * classes).long()
     labels[:classes] = torch.arange(classes)
@@ -26,11 +26,11 @@ def blobs(n: int, d: int, classes: int, spread: float = 0.3) -> tuple[Tensor, Te
 
 @pytest.mark.parametrize(("n", "d", "classes"), [(200, 12, 4), (60, 150, 5), (80, 8, 2)])
 @pytest.mark.parametrize("strength", [0.01, 1.0])
-def test_it_is_scikit_learns(n: int, d: int, classes: int, strength: float) -> None:
+def test_equals_scikit_learn(n: int, d: int, classes: int, strength: float) -> None:
     features, labels = blobs(n, d, classes)
     found = fit_logistic_regression(features, labels, strength)
-    centered = (features - features.mean(0)).double().numpy()  # where scikit-learn's own search converges
-    if classes == 2:  # its one column of weights is the difference of our two, whose penalty is half of its own
+    centered = (features - features.mean(0)).double().numpy()  # scikit-learn's search converges here
+    if classes == 2:  # its single row of weights is the difference of the two rows here, with twice their penalty
         strength *= 2
     expected: Any = Reference(C=strength, max_iter=10_000, tol=1e-8).fit(centered, labels.numpy())
     weight = found.weight.diff(dim=0) if classes == 2 else found.weight
@@ -38,7 +38,7 @@ def test_it_is_scikit_learns(n: int, d: int, classes: int, strength: float) -> N
 
 
 @pytest.mark.parametrize("kind", ["one label", "several labels"])
-def test_class_weights_are_those_of_scikit_learn(kind: str) -> None:
+def test_class_weights_equal_scikit_learn(kind: str) -> None:
     features, labels = blobs(200, 12, 4)
     features = features.double()
     centered: Any = (features - features.mean(0)).numpy()
@@ -59,7 +59,7 @@ def test_class_weights_are_those_of_scikit_learn(kind: str) -> None:
         torch.testing.assert_close(found.weight[k : k + 1], torch.tensor(expected.coef_), atol=1e-3, rtol=1e-3)
 
 
-def test_several_labels_rank_as_one_against_the_rest() -> None:
+def test_multi_label_ranks_as_one_vs_rest() -> None:
     features, labels = blobs(400, 20, 5)
     target = F.one_hot(labels, 5).float()
     target[torch.rand(400, generator=torch.Generator().manual_seed(1)) < 0.2, 0] = 1
@@ -76,7 +76,7 @@ def test_several_labels_rank_as_one_against_the_rest() -> None:
     assert ours == pytest.approx(theirs, abs=0.005)
 
 
-def test_labels_that_all_or_no_images_have_get_a_finite_bias() -> None:
+def test_constant_labels_get_finite_bias() -> None:
     features, labels = blobs(60, 8, 3)
     target = F.one_hot(labels, 3).float()
     target = torch.cat([target, torch.zeros(60, 1), torch.ones(60, 1), torch.full((60, 1), math.nan)], dim=1)
@@ -88,7 +88,7 @@ def test_labels_that_all_or_no_images_have_get_a_finite_bias() -> None:
     assert search_strength(features, target).strength > 0
 
 
-def test_labels_are_solved_independently() -> None:
+def test_labels_are_independent() -> None:
     features, labels = blobs(150, 20, 4)
     target = F.one_hot(labels, 4).float()
     together = fit_logistic_regression(features, target, 0.1)
@@ -108,7 +108,7 @@ def objective(features: Tensor, target: Tensor, weight: Tensor, bias: Tensor, st
 
 
 @pytest.mark.parametrize("kind", ["one label", "several labels", "unknown labels"])
-def test_the_gradient_of_the_formula_is_zero_there(kind: str) -> None:
+def test_gradient_is_zero_at_solution(kind: str) -> None:
     features, labels = blobs(150, 20, 4)
     features, target = features.double(), labels
     if kind != "one label":
@@ -126,7 +126,7 @@ def test_the_gradient_of_the_formula_is_zero_there(kind: str) -> None:
         assert gradient.norm() < 1e-6 * first.norm()
 
 
-def test_search_chooses_the_smallest_loss_and_its_scale() -> None:
+def test_search_selects_smallest_loss_and_its_scale() -> None:
     features, labels = blobs(300, 60, 3, spread=0.15)
     found = search_strength(features, labels)
     tried, losses = list(found.losses), list(found.losses.values())
@@ -146,7 +146,7 @@ def test_search_chooses_the_smallest_loss_and_its_scale() -> None:
     assert chosen >= max(weakest, strongest)
 
 
-def test_it_does_not_depend_on_the_order_of_features_or_on_their_scale() -> None:
+def test_search_is_invariant_to_order_and_scale_of_features() -> None:
     features, labels = blobs(200, 12, 4)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(3))
     one, two = (search_strength(values, labels) for values in (features, features[:, order] * 8))
@@ -179,6 +179,6 @@ def test_few_images() -> None:
         (torch.ones(3, 2), torch.zeros(3, 2), {"weight": torch.ones(3)}, "weight \\(3,\\) for target \\(3, 2\\)"),
     ],
 )
-def test_what_cannot_be_fitted(features: Tensor, target: Tensor, options: Any, message: str) -> None:
+def test_invalid_input_is_refused(features: Tensor, target: Tensor, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fit_logistic_regression(features, target, **options)

@@ -1,4 +1,4 @@
-"""Optimizers: against formulas and reference values, and across a resume."""
+"""Optimizers, compared with formulas and reference values, and exact resume."""
 
 import copy
 from typing import Any
@@ -67,7 +67,7 @@ def test_lars_without_adaptation_is_sgd():
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5])
-def test_first_step_of_lars_has_the_size_of_the_trust_coefficient(decay):
+def test_lars_first_step_has_size_of_trust_coefficient(decay):
     weight = nn.Parameter(torch.randn(8, 8))
     before = weight.detach().clone()
     weight.grad = 1000 * torch.randn(8, 8)
@@ -93,7 +93,7 @@ def test_lars_refuses_values_out_of_range(options):
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
-def test_optimizers_are_fused_and_take_the_same_steps(name):
+def test_fused_optimizers_take_same_steps(name):
     models = [_model(), _model()]
     optimizers = [
         build_optimizer(name, parameter_groups(m, 0.01, 0.1), lr=0.01, weight_decay=0.1, fused=fused)
@@ -108,7 +108,7 @@ def test_optimizers_are_fused_and_take_the_same_steps(name):
         torch.testing.assert_close(fast, slow, atol=1e-6, rtol=1e-5)
 
 
-def test_options_reach_the_optimizer():
+def test_options_are_passed_to_optimizer():
     groups = parameter_groups(_model(), 0.01, 0.1)
     sgd = build_optimizer("sgd", groups, lr=0.01, weight_decay=0.1, momentum=0.8)
     assert all(group["nesterov"] and group["momentum"] == 0.8 for group in sgd.param_groups)
@@ -122,13 +122,13 @@ def test_options_reach_the_optimizer():
         (0.7, True),
         (0.7, False),
     ]
-    assert set(groups[0]) == {"name", "params", "lr", "weight_decay", "layer_adaptation"}  # unchanged
+    assert set(groups[0]) == {"name", "params", "lr", "weight_decay", "layer_adaptation"}  # not changed
     with pytest.raises(ValueError, match=r"optimizer='adamv': there is no such optimizer: did you mean .*'adamw'"):
         build_optimizer("adamv", groups, lr=0.01)
 
 
 def _resumed(name, lr, steps, state=None, **options):
-    """Train in a fresh process' way: build everything, load if there is a state, go on."""
+    """Train as in a new process: build everything, load the state if there is one, and continue."""
     model = _model()
     groups = parameter_groups(model, lr, options.get("weight_decay", 0.01))
     optimizer = build_optimizer(name, groups, lr=lr, momentum=options.get("momentum", 0.9))
@@ -168,7 +168,7 @@ def test_resume_is_exact(name, cut):
 
 
 @pytest.mark.parametrize("name", _NAMES)
-def test_options_of_the_resumed_run_win(name):
+def test_resumed_run_uses_new_options(name):
     _, _, rates, _ = _resumed(name, 0.05, 10)
     state = _resumed(name, 0.01, 4)[-1]
     options = {"weight_decay": 0.2, "momentum": 0.5}
@@ -182,7 +182,7 @@ def test_options_of_the_resumed_run_win(name):
     assert all(optimizer.state[p] for group in optimizer.param_groups for p in group["params"])
 
 
-def test_without_a_schedule_the_learning_rate_is_put_back():
+def test_resumed_run_uses_new_learning_rate_without_schedule():
     model = _model()
     old = build_optimizer("sgd", parameter_groups(model, 0.01, 0.1), lr=0.01)
     new = build_optimizer("sgd", parameter_groups(model, 0.5, 0.1), lr=0.5)
@@ -192,7 +192,7 @@ def test_without_a_schedule_the_learning_rate_is_put_back():
     assert [group["lr"] for group in new.param_groups] == [0.5, 0.5]
 
 
-def test_other_groups_are_refused():
+def test_differing_groups_are_refused():
     model = _model()
     optimizer = build_optimizer("sgd", parameter_groups(model, 0.01, 0.1), lr=0.01)
     with pytest.raises(
@@ -210,11 +210,11 @@ def test_other_groups_are_refused():
         ({"lr": 0.1, "betas": (0.9, 1.0)}, r"betas=\[0.9, 1.0\]: give two numbers"),
     ],
 )
-def test_values_out_of_range_name_the_option(options: dict[str, Any], message: str) -> None:
+def test_error_names_option(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_optimizer("adamw", [{"params": list(nn.Linear(2, 2).parameters())}], **options)
 
 
-def test_a_negative_rate_of_a_group_names_the_group() -> None:
+def test_error_names_group() -> None:
     with pytest.raises(ValueError, match=r"lr=-0.1 of the parameter group 'head'"):
         build_optimizer("sgd", [{"params": list(nn.Linear(2, 2).parameters()), "lr": -0.1, "name": "head"}], lr=0.1)

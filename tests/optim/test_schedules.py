@@ -1,4 +1,4 @@
-"""Schedules against their formulas, at every step."""
+"""Schedules, compared with their formulas at every step."""
 
 import copy
 import logging
@@ -17,7 +17,7 @@ def _optimizer(*rates):
 
 
 def _rates(name, steps, total_steps, rates=(1.0,), **options):
-    """Learning rates of steps 0, 1, ..., for one group or for each of several."""
+    """Return the learning rates of steps 0, 1, ..., for one group or for each of several."""
     optimizer = _optimizer(*rates)
     schedule = build_schedule(name, optimizer, total_steps, **options)
     seen = []
@@ -47,19 +47,19 @@ def test_cosine_formula_at_every_step(total, warmup):
 
 
 @pytest.mark.parametrize("name", ["cosine", "one_cycle", "exponential", "constant", "plateau"])
-def test_a_single_step_trains_at_the_full_rate(name):
+def test_single_step_uses_full_learning_rate(name):
     assert _rates(name, 1, 1, (0.3,)) == pytest.approx([0.3])
 
 
 @pytest.mark.parametrize("name", ["cosine", "one_cycle", "exponential"])
-def test_the_minimum_is_reached_at_the_last_step_and_kept(name):
+def test_minimum_is_reached_at_last_step_and_kept(name):
     rates = _rates(name, 30, 20, (0.3,), warmup_steps=4, min_lr=0.01)
     assert rates[19:] == pytest.approx([0.01] * 11)
     assert max(rates) == pytest.approx(0.3)
     assert all(earlier > later for earlier, later in pairwise(rates[4:20]))
 
 
-def test_exponential_falls_by_the_same_factor():
+def test_exponential_falls_by_constant_factor():
     rates = _rates("exponential", 20, 20, (0.3,), warmup_steps=5, min_lr=0.003)
     assert rates[:5] == pytest.approx([0.06, 0.12, 0.18, 0.24, 0.3])
     factors = [later / earlier for earlier, later in pairwise(rates[5:])]
@@ -68,7 +68,7 @@ def test_exponential_falls_by_the_same_factor():
 
 
 @pytest.mark.parametrize(("total", "warmup", "min_lr"), [(100, 30, 0.0), (41, 20, 0.01), (100, 0, 0.001)])
-def test_one_cycle_is_torchs(total, warmup, min_lr):
+def test_one_cycle_equals_torch(total, warmup, min_lr):
     lr = 0.5
     optimizer = _optimizer(lr)
     final = (lr / 25) / min_lr if min_lr else math.inf
@@ -85,7 +85,7 @@ def test_one_cycle_is_torchs(total, warmup, min_lr):
 
 
 @pytest.mark.parametrize(("total", "warmup"), [(2, 0), (3, 0), (4, 1), (4, 4), (5, 0)])
-def test_one_cycle_of_a_few_steps_is_sane(total, warmup):
+def test_one_cycle_with_few_steps(total, warmup):
     rates = _rates("one_cycle", total + 2, total, warmup_steps=warmup)
     assert all(0 <= rate <= 1 for rate in rates)
     assert max(rates[:total]) > 0.5
@@ -98,13 +98,13 @@ def test_constant_needs_no_end():
 
 
 @pytest.mark.parametrize("name", ["cosine", "one_cycle", "exponential"])
-def test_an_endless_training_is_refused_where_the_end_matters(name):
+def test_infinite_training_is_refused(name):
     with pytest.raises(ValueError, match=f"'{name}' needs the length of the training: set max_epochs or max_steps"):
         build_schedule(name, _optimizer(), math.inf)
 
 
 @pytest.mark.parametrize("name", ["cosine", "exponential", "constant", "plateau"])
-def test_a_warm_up_longer_than_the_training_is_cut(name, caplog):
+def test_warm_up_is_shortened_to_training(name, caplog):
     assert _rates(name, 4, 4, warmup_steps=100) == [0.25, 0.5, 0.75, 1.0]
     assert caplog.record_tuples == [
         (
@@ -122,7 +122,7 @@ def test_groups_keep_their_ratio(name):
         assert none == 0
 
 
-def test_minimum_belongs_to_the_largest_rate():
+def test_minimum_applies_to_largest_learning_rate():
     assert _rates("cosine", 20, 20, (0.1, 0.4), min_lr=0.04)[-1] == pytest.approx([0.01, 0.04])
 
 
@@ -136,13 +136,13 @@ def test_minimum_belongs_to_the_largest_rate():
         ("cosine", 0, {}, "at least one step"),
     ],
 )
-def test_bad_options_are_named(name, total, options, words):
+def test_error_names_option(name, total, options, words):
     with pytest.raises(ValueError, match=words):
         build_schedule(name, _optimizer(), total, **options)
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
-def test_plateau_is_torchs(mode):
+def test_plateau_equals_torch(mode):
     metrics = [
         value if mode == "min" else 10 - value
         for value in (5, 4, 4.1, 4, 4, 3.9999, 3, 3, 3, 3, 3, 3, 3, 2, math.nan, 2, 2, 2, 2)
@@ -162,7 +162,7 @@ def test_plateau_is_torchs(mode):
     assert rates[0] < 1e-2
 
 
-def test_plateau_stops_at_the_minimum_and_refuses_bad_factors():
+def test_plateau_minimum_and_invalid_factors():
     optimizer = _optimizer(1.0)
     schedule = build_schedule("plateau", optimizer, math.inf, min_lr=0.05, patience=0)
     for _ in range(5):
@@ -174,7 +174,7 @@ def test_plateau_stops_at_the_minimum_and_refuses_bad_factors():
 
 @pytest.mark.parametrize("name", ["cosine", "one_cycle", "exponential", "constant", "plateau"])
 @pytest.mark.parametrize("lr", [1.0, 0.2])
-def test_resume_restores_the_position_but_not_the_rate(name, lr):
+def test_resume_restores_step_but_not_learning_rate(name, lr):
     def observe(schedule, step):
         if isinstance(schedule, Plateau):
             schedule.observe(1.0 if step < 3 else 2.0)
@@ -205,7 +205,7 @@ def test_resume_restores_the_position_but_not_the_rate(name, lr):
     assert all(not callable(value) for value in saved[0].values())
 
 
-def test_a_resumed_run_may_be_longer():
+def test_resumed_run_may_be_longer():
     optimizer = _optimizer(1.0)
     schedule = build_schedule("cosine", optimizer, 40)
     schedule.load_state_dict({"last_epoch": 10})

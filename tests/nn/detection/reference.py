@@ -1,4 +1,4 @@
-"""torchvision's own detectors with random weights, as their published ones are built."""
+"""torchvision's detectors with random weights, built like the published ones."""
 
 from functools import cache
 from typing import Any
@@ -12,7 +12,7 @@ from lit_cv.nn.detection import LAYOUTS
 
 CATEGORIES: list[str] = detection.FCOS_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
 NO_CLASS = ("__background__", "N/A")
-_SPREAD = {  # standard deviation of what these layers give, so that scores and boxes differ
+_SPREAD = {  # standard deviation of the outputs of these layers, so that scores and boxes differ
     "head.classification_head.cls_logits": 1.5,
     "head.regression_head.bbox_reg": 0.5,
     "rpn.head.cls_logits": 1.0,
@@ -23,11 +23,11 @@ _SPREAD = {  # standard deviation of what these layers give, so that scores and 
 
 
 def reference(name: str, frozen: bool | None = None) -> Any:
-    """Return a detector of torchvision's in evaluation mode, without the resizing of images.
+    """Return a torchvision detector in evaluation mode, without the resizing of images.
 
     Args:
-        name: Its name.
-        frozen: Whether its backbone has frozen BatchNorm; `None` does as the published weights.
+        name: Name of the detector.
+        frozen: Whether its backbone has frozen BatchNorm; `None` follows the published weights.
     """
     torch.manual_seed(0)
     network = detection.__dict__[name](weights=None, weights_backbone=None)
@@ -42,7 +42,7 @@ def reference(name: str, frozen: bool | None = None) -> Any:
         freeze(network.backbone.body, layout.frozen_eps)
     network.transform.resize = lambda image, target=None: (image, target)
     holder = network if layout.detector != "faster_rcnn" else network.roi_heads
-    holder.detections_per_img = 1000  # those of no class take no places of others
+    holder.detections_per_img = 1000  # N/A classes must not displace others
     network.eval()
     spread_outputs(network)
     return network
@@ -50,12 +50,12 @@ def reference(name: str, frozen: bool | None = None) -> Any:
 
 @cache
 def smallest() -> Any:
-    """Return the smallest one, the same to all: a test leaves it as it is."""
+    """Return the smallest detector, shared by all tests, which must not change it."""
     return reference("fasterrcnn_mobilenet_v3_large_fpn")
 
 
 def freeze(module: nn.Module, eps: float) -> None:
-    """Put torchvision's frozen BatchNorm in place of the other."""
+    """Replace BatchNorm by torchvision's frozen BatchNorm."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             fixed = FrozenBatchNorm2d(child.num_features, eps)
@@ -66,7 +66,7 @@ def freeze(module: nn.Module, eps: float) -> None:
 
 
 def spread_outputs(network: nn.Module) -> None:
-    """Scale the last layers so that what they give for a random image is of a common size."""
+    """Scale the last layers so that their outputs for a random image have a common magnitude."""
     spread = {layer: _SPREAD[path] for path, layer in network.named_modules() if path in _SPREAD}
     done: set[nn.Module] = set()
 
@@ -85,7 +85,7 @@ def spread_outputs(network: nn.Module) -> None:
 
 
 def silence(network: Any) -> None:
-    """Keep FCOS or RetinaNet from finding objects of no class, as training does."""
+    """Keep FCOS or RetinaNet from detecting N/A classes, as training would."""
     head = network.head.classification_head
     unnamed = [row for row, name in enumerate(CATEGORIES) if name in NO_CLASS]
     with torch.no_grad():
@@ -94,6 +94,6 @@ def silence(network: Any) -> None:
 
 
 def limits(network: Any) -> tuple[float, float, int]:
-    """Return the score and IoU thresholds and the number of detections of a detector."""
+    """Return the score threshold, IoU threshold and maximum number of detections of a detector."""
     holder = network.roi_heads if hasattr(network, "roi_heads") else network
     return holder.score_thresh, holder.nms_thresh, holder.detections_per_img

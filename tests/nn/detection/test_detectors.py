@@ -1,4 +1,4 @@
-"""Detectors: what they teach, what they find."""
+"""Detectors: losses and detections."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ LABELS = [torch.tensor([0, 2]), NOTHING[1]]
 
 
 def images() -> Tensor:
-    """Two images: one with a red and a blue rectangle, one empty."""
+    """Return two images, one with a red and a blue rectangle, one empty, with boxes and labels."""
     shown = torch.full((2, 3, 64, 64), 90, dtype=torch.uint8)
     for (x0, y0, x1, y1), label in zip(BOXES[0].int().tolist(), LABELS[0].tolist(), strict=True):
         shown[0, :, y0:y1, x0:x1] = 0
@@ -33,7 +33,7 @@ def images() -> Tensor:
 @pytest.mark.slow
 @pytest.mark.learns
 @pytest.mark.parametrize("name", DETECTORS)
-def test_a_detector_learns_two_images(name: str, seed: int) -> None:
+def test_detector_fits_two_images(name: str, seed: int) -> None:
     torch.manual_seed(seed)
     backbone = create_backbone("resnet9_small")
     detector = build_detector(name, backbone.feature_levels(), 3, [4, 8], channels=32, num_convs=1)
@@ -41,7 +41,7 @@ def test_a_detector_learns_two_images(name: str, seed: int) -> None:
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=80)
     first = None
-    for _ in range(80):  # the rate falls to 0: weights and statistics of BatchNorm settle
+    for _ in range(80):  # the learning rate falls to 0, so that weights and BatchNorm statistics settle
         losses = detector.losses(detector(backbone.forward_maps(images())), BOXES, LABELS)
         total = torch.stack(list(losses.values())).sum()
         first = float(total.detach()) if first is None else first
@@ -69,7 +69,7 @@ def test_fcos_starts_with_positive_distances_to_all_sides() -> None:
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_batches_without_any_object(name: str) -> None:
+def test_batch_without_objects(name: str) -> None:
     torch.manual_seed(0)
     backbone = create_backbone("resnet9_small")
     detector = build_detector(name, backbone.feature_levels(), 2, [4, 8], channels=32)
@@ -81,7 +81,7 @@ def test_batches_without_any_object(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_other_sizes_than_in_training_and_padding(name: str) -> None:
+def test_other_sizes_and_padding(name: str) -> None:
     torch.manual_seed(0)
     backbone = create_backbone("resnet9_small").eval()
     detector = build_detector(name, backbone.feature_levels(), 2, [4, 8], channels=32).eval()
@@ -97,7 +97,7 @@ def test_other_sizes_than_in_training_and_padding(name: str) -> None:
         assert (own.scores[:-1] >= own.scores[1:]).all()
 
 
-def test_fcos_decodes_what_it_was_told() -> None:
+def test_fcos_decodes_targets() -> None:
     detector = FCOSDetector({8: 32}, 2, [8], 32, 1)
     points, strides = map_points([(8, torch.zeros(1, 1, 4, 6))])
     assert points[:2].tolist() == [[4.0, 4.0], [12.0, 4.0]]
@@ -121,7 +121,7 @@ def test_fcos_decodes_what_it_was_told() -> None:
     assert (first.labels.tolist(), second.labels.tolist()) == ([1], [0])
 
 
-def test_of_overlapping_boxes_the_better_stays_unless_the_class_differs() -> None:
+def test_nms_is_per_class() -> None:
     boxes = torch.tensor([[0.0, 0, 20, 20], [1.0, 1, 21, 21], [30.0, 30, 44, 44], [0.0, 0, 0.5, 9]])
     scores = torch.tensor([[0.8, 0.0], [0.9, 0.7], [0.1, 0.0], [0.9, 0.0]])
     found = select(boxes, scores, (40, 40), score_threshold=0.05, iou_threshold=0.5, max_detections=10)
@@ -131,7 +131,7 @@ def test_of_overlapping_boxes_the_better_stays_unless_the_class_differs() -> Non
     assert len(select(boxes, scores, (40, 40), 0.05, 0.5, max_detections=1).boxes) == 1
 
 
-def test_anchors_are_torchvisions_half_a_stride_further() -> None:
+def test_anchors_equal_torchvision_plus_half_stride() -> None:
     maps = {8: torch.zeros(1, 1, 3, 4), 16: torch.zeros(1, 1, 2, 2)}
     generator = AnchorGenerator(((32.0, 48.0), (64.0, 96.0)), ((0.5, 1.0, 2.0),) * 2)
     generator.cell_anchors = [
@@ -140,14 +140,14 @@ def test_anchors_are_torchvisions_half_a_stride_further() -> None:
     expected = generator.grid_anchors([[3, 4], [2, 2]], [[torch.tensor(8)] * 2, [torch.tensor(16)] * 2])
     points, strides = map_points(maps.items())
     own = map_anchors(points, strides, (4.0, 6.0), (0.5, 1.0, 2.0))
-    # torchvision has the sizes within the ratios and rounds to whole pixels
+    # torchvision orders sizes within ratios and rounds to integers
     own = own.view(-1, 3, 2, 4) - strides[:, None, None, None] / 2
     torch.testing.assert_close(
         own.flatten(0, 2), torch.cat(expected).view(-1, 3, 2, 4).flatten(0, 2), atol=0.51, rtol=0
     )
 
 
-def test_retinanet_teaches_as_torchvisions() -> None:
+def test_retinanet_losses_equal_torchvision() -> None:
     torch.manual_seed(0)
     backbone = create_backbone("resnet9_small")
     detector: Any = build_detector("retinanet", backbone.feature_levels(), 3, [4, 8], channels=32)
@@ -169,7 +169,7 @@ def test_retinanet_teaches_as_torchvisions() -> None:
     assert [len(o.boxes) for o in own] == [len(s["boxes"]) for s in some]
 
 
-def test_faster_rcnn_proposes_as_torchvisions() -> None:
+def test_faster_rcnn_proposals_equal_torchvision() -> None:
     torch.manual_seed(0)
     backbone = create_backbone("resnet9_small").eval()
     detector: Any = build_detector("faster_rcnn", backbone.feature_levels(), 3, [4, 8], channels=32).eval()
@@ -187,14 +187,14 @@ def test_faster_rcnn_proposes_as_torchvisions() -> None:
             torch.testing.assert_close(own, other)
         found, _ = detector.roi(raw["features"], expected, [(64, 64)] * 2)
     for own, other in zip(detector.detect(raw, [(64, 64)] * 2, 0.05, 0.5, 100), found, strict=True):
-        assert len(own.boxes) <= len(other["boxes"])  # ours drops boxes thinner than a pixel
+        assert len(own.boxes) <= len(other["boxes"])  # lit_cv drops boxes narrower than a pixel
         assert own.scores.tolist() == other["scores"][: len(own.scores)].tolist() or len(own.boxes) < len(
             other["boxes"]
         )
 
 
-def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match="no detector 'yolo': fcos, retinanet, faster_rcnn"):
+def test_invalid_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="no detector 'yolo': choose one of fcos, retinanet, faster_rcnn"):
         build_detector("yolo", {8: 8}, 3, [8])
     with pytest.raises(ValueError, match="channels=40"):
         build_detector("fcos", {8: 8}, 3, [8], channels=40)

@@ -1,4 +1,4 @@
-"""torchvision's published detectors: their weights, and outputs equal to theirs."""
+"""torchvision's published detectors: loading of weights and equality of outputs."""
 
 import logging
 from collections import Counter
@@ -15,7 +15,7 @@ from lit_cv import DetectionModule
 from lit_cv.nn.detection import LAYOUTS, read_detector
 from tests.nn.detection.reference import CATEGORIES, NO_CLASS, limits, reference, silence, smallest
 
-HEIGHT, WIDTH = 128, 160  # maps of 2 x 3 and 1 x 2 places: their steps are no powers of two
+HEIGHT, WIDTH = 128, 160  # maps of 2 x 3 and 1 x 2 locations, whose steps are not powers of two
 SIZES = [(96, 150), (128, 100)]
 QUICK = ("fasterrcnn_mobilenet_v3_large_fpn",)
 SMALLEST = "FasterRCNN_MobileNet_V3_Large_320_FPN"
@@ -23,7 +23,7 @@ NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for
 
 
 def batch() -> tuple[list[Tensor], Tensor]:
-    """Return images of uneven sizes, and the batch that has them padded as torchvision pads, with its mean."""
+    """Return images of different sizes, and a batch of them padded as in torchvision, with the mean."""
     torch.manual_seed(1)
     images = [torch.rand(3, *size) for size in SIZES]
     padded = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1).repeat(len(images), 1, HEIGHT, WIDTH)
@@ -33,7 +33,7 @@ def batch() -> tuple[list[Tensor], Tensor]:
 
 
 def started(path: Path, **options: Any) -> DetectionModule:
-    """Return a module that starts from a file."""
+    """Return a module initialized from a weights file."""
     module = DetectionModule(weights=str(path), **options)
     module.configure_model()
     return module.eval()
@@ -46,7 +46,7 @@ def saved(network: Any, folder: Path) -> Path:
 
 
 def assert_found(first: tuple[Tensor, Tensor, list[str]], second: tuple[Tensor, Tensor, list[str]]) -> None:
-    """Check that the best of some objects are among others; the order of equal scores hangs on rounding."""
+    """Check that the best objects are among others; the order of equal scores depends on rounding."""
     for box, score, label in list(zip(*first, strict=True))[:50]:
         same = torch.tensor([other == label for other in second[2]])
         near = ((second[1] - score).abs() < 1e-4) & ((second[0] - box).abs().amax(1) < 0.1)
@@ -54,7 +54,7 @@ def assert_found(first: tuple[Tensor, Tensor, list[str]], second: tuple[Tensor, 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_published_detector_gives_the_same(name: str, tmp_path: Path) -> None:
+def test_outputs_equal_torchvision(name: str, tmp_path: Path) -> None:
     network = reference(name)
     if not name.startswith("faster"):
         silence(network)
@@ -87,7 +87,7 @@ def test_published_detector_gives_the_same(name: str, tmp_path: Path) -> None:
             torch.testing.assert_close(own, other, atol=1e-6, rtol=1e-6)
 
 
-def test_image_whose_sides_32_does_not_divide(tmp_path: Path) -> None:
+def test_image_sides_not_divisible_by_32(tmp_path: Path) -> None:
     network = smallest()
     module = started(saved(network, tmp_path))
     image = batch()[0][0]
@@ -98,7 +98,7 @@ def test_image_whose_sides_32_does_not_divide(tmp_path: Path) -> None:
         torch.testing.assert_close(own, other)
 
 
-def test_classes_by_name_keep_their_outputs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_outputs_are_matched_by_class_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     network = smallest()
     images, padded = batch()
     with torch.no_grad():
@@ -111,7 +111,7 @@ def test_classes_by_name_keep_their_outputs(tmp_path: Path, caplog: pytest.LogCa
     assert module.hparams["other_classes"] == len(CATEGORIES) - 1 - 2
     with torch.no_grad():
         module.head.roi.box_predictor.cls_score.weight[2] = 0.0
-        module.head.roi.box_predictor.cls_score.bias[2] = -100.0  # no unicorns
+        module.head.roi.box_predictor.cls_score.bias[2] = -100.0  # COCO has no unicorns
         found = module.task._detector.detect(module(padded), SIZES, *limits(network))
     for own, other in zip(found, expected, strict=True):
         labels = [CATEGORIES[label] for label in other["labels"]]
@@ -125,7 +125,7 @@ def test_classes_by_name_keep_their_outputs(tmp_path: Path, caplog: pytest.LogCa
         assert_found(theirs, (own.boxes, own.scores, [module.class_names[label] for label in own.labels]))
 
 
-def test_other_classes_start_anew(tmp_path: Path) -> None:
+def test_other_classes_are_random(tmp_path: Path) -> None:
     network = smallest()
     state = network.state_dict()
     module = started(saved(network, tmp_path), box_classes=["person", "car"])
@@ -138,7 +138,7 @@ def test_other_classes_start_anew(tmp_path: Path) -> None:
 
 
 def old_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the names of the files that were published before torchvision renamed its layers."""
+    """Convert to the layer names of files published before torchvision renamed them."""
     renamed = {}
     for key, value in state.items():
         key = key.replace("rpn.head.conv.0.0.", "rpn.head.conv.")
@@ -154,7 +154,7 @@ def old_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     "name",
     ["fasterrcnn_mobilenet_v3_large_fpn", pytest.param("retinanet_resnet50_fpn", marks=pytest.mark.slow)],
 )
-def test_names_of_old_files(name: str, tmp_path: Path) -> None:
+def test_old_names_of_published_files(name: str, tmp_path: Path) -> None:
     state = reference(name).state_dict()
     torch.save(old_names(state), tmp_path / "old.pth")
     assert old_names(state).keys() != state.keys()
@@ -164,7 +164,7 @@ def test_names_of_old_files(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_backbone_that_was_not_frozen_is_not(tmp_path: Path) -> None:
+def test_unfrozen_backbone_stays_unfrozen(tmp_path: Path) -> None:
     network = reference("fasterrcnn_mobilenet_v3_large_fpn", frozen=False)
     module = started(saved(network, tmp_path))
     assert module.hparams["frozen_norm"] is False
@@ -202,7 +202,7 @@ def test_published_weights_by_name(
     assert asked[0].lower().replace("_", "").startswith(layout.replace("_", ""))
 
 
-def test_refused(tmp_path: Path) -> None:
+def test_invalid_options_are_refused(tmp_path: Path) -> None:
     path = saved(smallest(), tmp_path)
     with pytest.raises(
         ValueError, match=r"it has none of the classes cell; its classes are person, bicycle, .*keep_classes"
@@ -252,7 +252,7 @@ def test_start_from_published_weights_by_name(monkeypatch: pytest.MonkeyPatch) -
         ("rpn.head.cls_logits.bias", torch.zeros(15, dtype=torch.complex64)),
     ],
 )
-def test_broken_files(key: str, value: Tensor, tmp_path: Path) -> None:
+def test_broken_files_are_refused(key: str, value: Tensor, tmp_path: Path) -> None:
     state = smallest().state_dict()
     assert key in state
     torch.save({**state, key: value}, tmp_path / "broken.pth")
