@@ -40,50 +40,50 @@ def log_sum_exp_similarity(
 
 class _LogSumExp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, own: Tensor, temperature: float, gather: bool, chunk_size: int | None) -> Tensor:
+    def forward(ctx: Any, queries: Tensor, temperature: float, gather: bool, chunk_size: int | None) -> Tensor:
         ctx.gather = gather and is_distributed()
         ctx.temperature, ctx.chunk_size, ctx.kept = temperature, chunk_size, None
         # Similarities are at most 1, so 1 / temperature can be subtracted in place of the maximum.
         ctx.symmetric = not ctx.gather and 2 / temperature <= _SAFE
-        keys = gather_batches(own) if ctx.gather else own
-        with torch.autocast(own.device.type, enabled=False):
+        keys = gather_batches(queries) if ctx.gather else queries
+        with torch.autocast(queries.device.type, enabled=False):
             if not ctx.symmetric:
-                logs = _logs_by_row(own, keys, ctx)
-            elif chunk_size is None and len(own) ** 2 <= _KEPT:
-                ctx.kept = _exponentials(own, own, temperature)
+                logs = _logs_by_row(queries, keys, ctx)
+            elif chunk_size is None and len(queries) ** 2 <= _KEPT:
+                ctx.kept = _exponentials(queries, queries, temperature)
                 logs = ctx.kept.sum(1).log_().add_(1 / temperature)
             else:
-                logs = _symmetric_logs(own, ctx)
-        ctx.save_for_backward(own, keys, logs)
+                logs = _symmetric_logs(queries, ctx)
+        ctx.save_for_backward(queries, keys, logs)
         return logs
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         # With p_ij = exp(s_ij - log_i), the gradient of sum_j g_j log_j for z_i is
         # sum_j (g_i p_ij + g_j p_ji) z_j / temperature.
-        own, keys, logs = ctx.saved_tensors
+        queries, keys, logs = ctx.saved_tensors
         if torch.is_grad_enabled():  # with create_graph=True, for a second derivative
-            return _differentiable_grad(own, grad, ctx), None, None, None
-        with torch.autocast(own.device.type, enabled=False):
+            return _differentiable_grad(queries, grad, ctx), None, None, None
+        with torch.autocast(queries.device.type, enabled=False):
             if not ctx.symmetric:
-                return _grad_by_row(own, keys, logs, grad, ctx), None, None, None
+                return _grad_by_row(queries, keys, logs, grad, ctx), None, None, None
             weight = grad / ctx.temperature * (1 / ctx.temperature - logs).exp()
             if ctx.kept is None:
-                return _symmetric_grad(own, weight, ctx), None, None, None
-            return (ctx.kept * (weight[:, None] + weight)) @ own, None, None, None
+                return _symmetric_grad(queries, weight, ctx), None, None, None
+            return (ctx.kept * (weight[:, None] + weight)) @ queries, None, None, None
 
 
-def _differentiable_grad(own: Tensor, grad: Tensor, ctx: Any) -> Tensor:
+def _differentiable_grad(queries: Tensor, grad: Tensor, ctx: Any) -> Tensor:
     """Return the gradient by differentiable operations."""
     if ctx.gather:
         raise NotImplementedError(
             "second derivatives are not supported for embeddings gathered from several ranks: use gather=False."
         )
-    with torch.autocast(own.device.type, enabled=False):
-        similarity = own @ own.T / ctx.temperature
-        diagonal = torch.eye(len(own), dtype=torch.bool, device=own.device)
+    with torch.autocast(queries.device.type, enabled=False):
+        similarity = queries @ queries.T / ctx.temperature
+        diagonal = torch.eye(len(queries), dtype=torch.bool, device=queries.device)
         weighted = grad[:, None] * similarity.masked_fill(diagonal, -torch.inf).softmax(1)
-        return cast(Tensor, (weighted + weighted.T) @ own / ctx.temperature)
+        return cast(Tensor, (weighted + weighted.T) @ queries / ctx.temperature)
 
 
 def _chunks(rows: int, columns: int, chunk_size: int | None) -> Iterator[tuple[int, int]]:
@@ -100,42 +100,42 @@ def _exponentials(rows: Tensor, columns: Tensor, temperature: float) -> Tensor:
     return part
 
 
-def _symmetric_logs(own: Tensor, ctx: Any) -> Tensor:
-    sums = torch.zeros_like(own[:, 0])
-    for start, end in _chunks(len(own), len(own), ctx.chunk_size):
-        part = _exponentials(own[start:end], own[start:], ctx.temperature)
+def _symmetric_logs(queries: Tensor, ctx: Any) -> Tensor:
+    sums = torch.zeros_like(queries[:, 0])
+    for start, end in _chunks(len(queries), len(queries), ctx.chunk_size):
+        part = _exponentials(queries[start:end], queries[start:], ctx.temperature)
         sums[start:end] += part.sum(1)
         sums[end:] += part[:, end - start :].sum(0)
     return sums.log_().add_(1 / ctx.temperature)
 
 
-def _symmetric_grad(own: Tensor, weight: Tensor, ctx: Any) -> Tensor:
-    grad = torch.zeros_like(own)
-    for start, end in _chunks(len(own), len(own), ctx.chunk_size):
-        part = _exponentials(own[start:end], own[start:], ctx.temperature)
+def _symmetric_grad(queries: Tensor, weight: Tensor, ctx: Any) -> Tensor:
+    grad = torch.zeros_like(queries)
+    for start, end in _chunks(len(queries), len(queries), ctx.chunk_size):
+        part = _exponentials(queries[start:end], queries[start:], ctx.temperature)
         part.mul_(weight[start:end, None] + weight[start:])
-        grad[start:end].addmm_(part, own[start:])
-        grad[end:].addmm_(part[:, end - start :].T, own[start:end])
+        grad[start:end].addmm_(part, queries[start:])
+        grad[end:].addmm_(part[:, end - start :].T, queries[start:end])
     return grad
 
 
-def _logs_by_row(own: Tensor, keys: Tensor, ctx: Any) -> Tensor:
+def _logs_by_row(queries: Tensor, keys: Tensor, ctx: Any) -> Tensor:
     """Subtract the maximum of each row, for temperatures at which a common bound would make exp underflow."""
-    offset = global_rank() * len(own) if ctx.gather else 0
-    logs = torch.empty_like(own[:, 0])
-    for start, end in _chunks(len(own), len(keys), ctx.chunk_size):
-        part = (own[start:end] @ keys.T).mul_(1 / ctx.temperature)
+    offset = global_rank() * len(queries) if ctx.gather else 0
+    logs = torch.empty_like(queries[:, 0])
+    for start, end in _chunks(len(queries), len(keys), ctx.chunk_size):
+        part = (queries[start:end] @ keys.T).mul_(1 / ctx.temperature)
         part.diagonal(offset + start).fill_(-torch.inf)
         logs[start:end] = part.logsumexp(1)
     return logs
 
 
-def _grad_by_row(own: Tensor, keys: Tensor, logs: Tensor, weight: Tensor, ctx: Any) -> Tensor:
-    offset = global_rank() * len(own) if ctx.gather else 0
+def _grad_by_row(queries: Tensor, keys: Tensor, logs: Tensor, weight: Tensor, ctx: Any) -> Tensor:
+    offset = global_rank() * len(queries) if ctx.gather else 0
     all_logs, all_weights = (gather_batches(logs), gather_batches(weight)) if ctx.gather else (logs, weight)
-    grad = torch.empty_like(own)
-    for start, end in _chunks(len(own), len(keys), ctx.chunk_size):
-        part = (own[start:end] @ keys.T).mul_(1 / ctx.temperature)
+    grad = torch.empty_like(queries)
+    for start, end in _chunks(len(queries), len(keys), ctx.chunk_size):
+        part = (queries[start:end] @ keys.T).mul_(1 / ctx.temperature)
         part.diagonal(offset + start).fill_(-torch.inf)
         mixed = (part - logs[start:end, None]).exp_().mul_(weight[start:end, None])
         mixed += part.sub_(all_logs).exp_().mul_(all_weights)

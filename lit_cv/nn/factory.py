@@ -42,8 +42,8 @@ def check_backbone_name(name: str, of_file: bool = False) -> None:
     if of_file:
         with names_of_files():
             check_backbone_name(name)
-    elif (theirs := timm_name(name)) is not None:
-        check_timm_name(theirs)
+    elif (timm_model := timm_name(name)) is not None:
+        check_timm_name(timm_model)
     elif is_dotted_name(name):
         resolve(name, NETWORKS, "backbone")
     elif name not in COMPACT and name not in torchvision_names() and not is_vit_name(name):
@@ -155,8 +155,8 @@ def _build(
     pretrained: bool,
 ) -> _Built:
     """Build a network by name, for weights that are loaded later, or with timm's pretrained weights."""
-    if (theirs := timm_name(name)) is not None:
-        return _Built(build_timm(theirs, in_channels, size, pretrained))
+    if (timm_model := timm_name(name)) is not None:
+        return _Built(build_timm(timm_model, in_channels, size, pretrained))
     if is_dotted_name(name):
         return _Built(build_own(name, resolve(name, NETWORKS, "backbone"), in_channels, size))
     if name in COMPACT:

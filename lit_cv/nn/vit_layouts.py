@@ -21,7 +21,7 @@ __all__ = [
     "vit_patch_side",
 ]
 
-_PAIRS = (
+_PAIRS = (  # names in timm and torchvision
     ("patch_embed.proj.", "conv_proj."),
     ("cls_token", "class_token"),
     ("pos_embed", "encoder.pos_embedding"),
@@ -36,7 +36,7 @@ _BLOCK_PAIRS = (
     ("mlp.fc2.", "mlp.3."),
 )
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.*)")
-_THEIR_BLOCK = re.compile(r"encoder\.layers\.encoder_layer_(\d+)\.(.*)")
+_TORCHVISION_BLOCK = re.compile(r"encoder\.layers\.encoder_layer_(\d+)\.(.*)")
 # Parts that change the output and that `VisionTransformer` does not have.
 _UNSUPPORTED = ("ls1.", "ls2.", "q_norm.", "k_norm.", "reg_token", "norm_pre.", "w12", "relative_position")
 _MOST_PATCHES = 1 << 16  # limits the memory that a file can request
@@ -182,14 +182,14 @@ def to_torchvision_layout(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _to_torchvision(key: str) -> str:
     if match := _BLOCK.fullmatch(key):
-        ours, theirs = next((pair for pair in _BLOCK_PAIRS if match[2].startswith(pair[0])), ("", ""))
-        return f"encoder.layers.encoder_layer_{match[1]}.{theirs}{match[2].removeprefix(ours)}"
-    return next((theirs + key.removeprefix(ours) for ours, theirs in _PAIRS if key.startswith(ours)), key)
+        old, new = next((pair for pair in _BLOCK_PAIRS if match[2].startswith(pair[0])), ("", ""))
+        return f"encoder.layers.encoder_layer_{match[1]}.{new}{match[2].removeprefix(old)}"
+    return next((new + key.removeprefix(old) for old, new in _PAIRS if key.startswith(old)), key)
 
 
 def _from_torchvision(key: str) -> str:
-    if match := _THEIR_BLOCK.fullmatch(key):
-        for ours, theirs in _BLOCK_PAIRS:
-            if match[2].startswith(theirs):
-                return f"blocks.{match[1]}.{ours}{match[2].removeprefix(theirs)}"
-    return next((ours + key.removeprefix(theirs) for ours, theirs in _PAIRS if key.startswith(theirs)), key)
+    if match := _TORCHVISION_BLOCK.fullmatch(key):
+        for new, old in _BLOCK_PAIRS:
+            if match[2].startswith(old):
+                return f"blocks.{match[1]}.{new}{match[2].removeprefix(old)}"
+    return next((new + key.removeprefix(old) for new, old in _PAIRS if key.startswith(old)), key)
