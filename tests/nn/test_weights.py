@@ -222,9 +222,9 @@ def test_invalid_files_are_refused(tmp_path, checkpoint, capsys):
     for length in (0, 100, len(whole) // 2, len(whole) - 20):
         torn.write_bytes(whole[:length])
         fail(torn, "damaged or has another format")
-    picture = tmp_path / "picture.pt"
-    picture.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
-    fail(picture, "damaged or has another format")
+    image = tmp_path / "image.pt"
+    image.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    fail(image, "damaged or has another format")
     text = tmp_path / "text.safetensors"
     text.write_text("no weights")
     fail(text, "damaged or has another format")
