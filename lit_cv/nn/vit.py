@@ -158,8 +158,8 @@ def vit_patch_size(name: str, image_size: tuple[int, int]) -> int:
         image_size: Height and width in pixels.
 
     Returns:
-        The number in the name; else the largest of 16, 8, 4, 2 and 1 that divides both sides and gives at least 7
-        patches along the shorter one. If none gives 7, the smallest of 16, 8, 4 and 2 that divides both sides, else 1.
+        The number in the name; else the largest of 16, 8, 4 and 2 that divides both sides and gives at least 7 patches
+        along the shorter one; else the smallest of these that divides both sides; else 1.
     """
     match = _NAME.fullmatch(name)
     if match is not None and match[2]:
