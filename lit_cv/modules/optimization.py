@@ -9,7 +9,7 @@ from lit_cv.distributed import full_parameters
 from lit_cv.errors import OptionError, argument
 from lit_cv.modules.extension_points import ExtensionPoints
 from lit_cv.optim import build_optimizer, build_schedule, reapply_options, scale_lr, scales_layers
-from lit_cv.optim.restored_state import require_whole_state
+from lit_cv.optim.restored_state import require_valid_state
 from lit_cv.strategies import require_replicated_weights
 
 __all__ = ["apply_run_options", "configure_optimizer", "scaled_groups"]
@@ -60,7 +60,7 @@ def apply_run_options(module: ExtensionPoints) -> None:
     """Override the optimizer options restored from a checkpoint by those of this run."""
     h, groups = module.hparams, scaled_groups(module)
     for optimizer in module.trainer.optimizers:
-        require_whole_state(optimizer)
+        require_valid_state(optimizer)
         reapply_options(optimizer, groups, momentum=h["momentum"], betas=tuple(h["betas"]))
 
 

@@ -8,7 +8,7 @@ from lit_cv.errors import OptionError, VoidOptionError, argument
 from lit_cv.nn.backbone import Backbone, Network
 from lit_cv.nn.compact import COMPACT, build_compact
 from lit_cv.nn.installed_weights import INSTALLED, installed_names
-from lit_cv.nn.own_networks import NETWORKS, build_own
+from lit_cv.nn.own_networks import NETWORKS, build_user_network
 from lit_cv.nn.preprocessing_choice import Statistics, choose_preprocessing, given_preprocessing, log_preprocessing
 from lit_cv.nn.sizes import run_on_meta, size_error
 from lit_cv.nn.stems import SMALL_STEMS, replace_input, small_stem
@@ -158,7 +158,7 @@ def _build(
     if (timm_model := timm_name(name)) is not None:
         return _Built(build_timm(timm_model, in_channels, size, pretrained))
     if is_dotted_name(name):
-        return _Built(build_own(name, resolve(name, NETWORKS, "backbone"), in_channels, size))
+        return _Built(build_user_network(name, resolve(name, NETWORKS, "backbone"), in_channels, size))
     if name in COMPACT:
         return _Built(build_compact(name, in_channels))
     if loaded is None:

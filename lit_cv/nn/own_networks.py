@@ -21,7 +21,7 @@ from lit_cv.nn.sizes import size_error
 from lit_cv.registry import Registry, subclass_problem
 from lit_cv.signatures import build
 
-__all__ = ["NETWORKS", "build_own"]
+__all__ = ["NETWORKS", "build_user_network"]
 
 _PROBES = ((64, 64), (224, 224), (32, 32), (28, 28))  # sizes to try if no image size is set
 
@@ -36,7 +36,9 @@ NETWORKS: Registry[Callable[..., nn.Module]] = Registry("backbone", nn.Module, "
 """Requirements on user-defined networks; `list_backbones` lists the built-in ones."""
 
 
-def build_own(name: str, kind: Callable[..., nn.Module], in_channels: int, size: tuple[int, int] | None) -> Network:
+def build_user_network(
+    name: str, kind: Callable[..., nn.Module], in_channels: int, size: tuple[int, int] | None
+) -> Network:
     """Build a user-defined network and check the shape of its output.
 
     Args:

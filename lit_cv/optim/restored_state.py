@@ -7,10 +7,10 @@ from torch.optim import Optimizer
 
 from lit_cv.distributed import is_distributed
 
-__all__ = ["require_whole_state"]
+__all__ = ["require_valid_state"]
 
 
-def require_whole_state(optimizer: Optimizer) -> None:
+def require_valid_state(optimizer: Optimizer) -> None:
     """Raise ValueError for a restored state that would make the next step fail or compute wrong values.
 
     Args:

@@ -28,7 +28,7 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def pictures(n: int, height: int, width: int, channels: int = 3) -> Tensor:
+def smooth_images(n: int, height: int, width: int, channels: int = 3) -> Tensor:
     """Return smooth images with noise, and regions of exact gray, black, white and saturated color."""
     coarse = torch.rand(n, channels, height // 4, width // 4)
     images = F.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1)
@@ -47,7 +47,7 @@ def bytes_of(images: Tensor) -> Tensor:
 @pytest.mark.parametrize("size", [None, [20, 28]])
 @pytest.mark.parametrize("as_bytes", [True, False])
 def test_random_crop_equals_pad_and_crop(fill: str, size: list[int] | None, as_bytes: bool) -> None:
-    images = pictures(9, 24, 32)
+    images = smooth_images(9, 24, 32)
     images = bytes_of(images) if as_bytes else images
     operation = RandomCrop(padding=4, size=size, fill=fill)
     params = operation.draw(images)
@@ -66,7 +66,7 @@ def test_random_crop_equals_pad_and_crop(fill: str, size: list[int] | None, as_b
 def test_resized_crop_equals_antialiased_resize(
     full: tuple[int, int], size: int | list[int], channels: int, dtype: torch.dtype, channels_last: bool
 ) -> None:
-    images = pictures(7, *full, channels=channels)
+    images = smooth_images(7, *full, channels=channels)
     images = bytes_of(images) if dtype == torch.uint8 else images
     images = images.contiguous(memory_format=torch.channels_last) if channels_last else images
     operation = RandomResizedCrop(size, scale=(0.08, 1.0))
@@ -84,7 +84,7 @@ def test_resized_crop_equals_antialiased_resize(
 
 @pytest.mark.parametrize("fill", ["zero", "edge", "reflect"])
 def test_affine_equals_torchvision(fill: str) -> None:
-    images = pictures(12, 33, 48)
+    images = smooth_images(12, 33, 48)
     operation = Affine(degrees=180, translate=0.3, scale=(0.5, 2.0), shear=40, fill=fill)
     params = operation.draw(images)
     result = operation.apply(images, params)
@@ -104,7 +104,7 @@ def test_affine_equals_torchvision(fill: str) -> None:
 
 
 def test_shear_along_y_equals_torchvision() -> None:
-    images = pictures(3, 24, 32)
+    images = smooth_images(3, 24, 32)
     angle, shear = torch.tensor([20.0, -70.0, 0.0]), torch.tensor([10.0, 0.0, -30.0])
     shear_y = torch.tensor([-15.0, 40.0, 5.0])
     maps = affine_maps((24, 32), angle, torch.zeros(3), torch.zeros(3), torch.ones(3), shear, shear_y)
@@ -118,7 +118,7 @@ def test_shear_along_y_equals_torchvision() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
 def test_color_functions_equal_torchvision(name: str, channels: int) -> None:
-    images = pictures(16, 24, 20, channels)
+    images = smooth_images(16, 24, 20, channels)
     strength = torch.linspace(-0.5, 0.5, 16) if name == "hue" else torch.linspace(0, 2, 16)
     result = getattr(color, f"adjust_{name}")(images.clone(), strength)
     for i in range(16):
@@ -136,7 +136,7 @@ def test_hue_of_every_color_equals_torchvision() -> None:
 
 @pytest.mark.parametrize("as_bytes", [True, False])
 def test_color_jitter_applies_functions_in_drawn_order(as_bytes: bool) -> None:
-    images = pictures(40, 16, 16)
+    images = smooth_images(40, 16, 16)
     images = bytes_of(images) if as_bytes else images
     operation = ColorJitter(0.8, 0.8, 0.8, 0.2)
     params = operation.draw(images)
@@ -156,14 +156,14 @@ def test_color_jitter_applies_functions_in_drawn_order(as_bytes: bool) -> None:
 
 
 def test_grayscale_equals_torchvision() -> None:
-    images = pictures(5, 16, 16)
+    images = smooth_images(5, 16, 16)
     assert (Grayscale(p=1.0)(images) - TF.rgb_to_grayscale(images, 3)).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize(("n", "size", "kernel"), [(1, (40, 52), 9), (6, (32, 32), 5), (4, (48, 30), 23)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_blur_equals_torchvision(n: int, size: tuple[int, int], kernel: int, channels: int) -> None:
-    images = pictures(n, *size, channels=channels)
+    images = smooth_images(n, *size, channels=channels)
     operation = GaussianBlur(kernel, sigma=(0.1, 2.5), p=1.0)
     params = operation.draw(images)
     result = operation.apply(images, params)
@@ -175,7 +175,7 @@ def test_blur_equals_torchvision(n: int, size: tuple[int, int], kernel: int, cha
 def test_convolved_blur_equals_cpu_blur() -> None:
     from lit_cv.augment.blur import _convolve
 
-    images = pictures(3, 32, 24)
+    images = smooth_images(3, 32, 24)
     sigma = torch.tensor([0.5, 1.0, 1.7])
     kernels = (torch.arange(5) / sigma[:, None]).square().mul(-0.5).exp()
     kernels = kernels / (2 * kernels.sum(1, keepdim=True) - 1)
@@ -186,7 +186,7 @@ def test_convolved_blur_equals_cpu_blur() -> None:
 
 
 def test_solarize_equals_torchvision() -> None:
-    images = bytes_of(pictures(5, 16, 16))
+    images = bytes_of(smooth_images(5, 16, 16))
     for threshold in (0, 51, 128, 255):
         expected = TF.solarize(images, threshold)
         assert torch.equal(Solarize(threshold / 255, p=1.0)(images), expected)
@@ -194,13 +194,13 @@ def test_solarize_equals_torchvision() -> None:
 
 @pytest.mark.parametrize("bits", [2, 4, 7, 8])
 def test_posterize_equals_torchvision(bits: int) -> None:
-    images = bytes_of(pictures(3, 16, 16))
+    images = bytes_of(smooth_images(3, 16, 16))
     result = tone.posterize(images / 255, torch.full((3,), float(bits)))
     assert torch.equal(bytes_of(result), TF.posterize(images, bits))
 
 
 def test_autocontrast_and_equalize_equal_torchvision() -> None:
-    images = bytes_of(pictures(6, 24, 24) * 0.6 + 0.2)
+    images = bytes_of(smooth_images(6, 24, 24) * 0.6 + 0.2)
     images[0, 0] = 77  # a constant channel
     images[1] = (images[1] // 64) * 64
     contrast = bytes_of(tone.autocontrast(images / 255))
@@ -210,7 +210,7 @@ def test_autocontrast_and_equalize_equal_torchvision() -> None:
 
 
 def test_sharpness_equals_torchvision() -> None:
-    images = pictures(5, 24, 20)
+    images = smooth_images(5, 24, 20)
     factor = torch.linspace(0.0, 2.0, 5)
     result = tone.adjust_sharpness(images.clone(), factor)
     for i in range(5):
@@ -221,7 +221,7 @@ def test_automatic_operations_equal_torchvision() -> None:
     from lit_cv.augment import RandAugment
     from lit_cv.augment.automatic import KINDS
 
-    images = bytes_of(pictures(len(KINDS), 32, 40)) / 255
+    images = bytes_of(smooth_images(len(KINDS), 32, 40)) / 255
     operation = RandAugment(num_operations=1, magnitude=18)
     params = operation.draw(images)
     params["kind"] = torch.arange(len(KINDS))[:, None]

@@ -87,22 +87,22 @@ def test_iou_equal_to_threshold_counts(tenths: int) -> None:
 def test_random_sets_equal_pycocotools(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
 
-    def whole(low: int, high: int, *shape: int) -> Tensor:
+    def integers(low: int, high: int, *shape: int) -> Tensor:
         return torch.randint(low, high, shape, generator=generator)
 
     scenes = []
-    for _ in range(int(whole(1, 9, 1))):
-        objects, false_alarms = int(whole(0, 6, 1)), int(whole(0, 4, 1))
-        corner = whole(0, 60, objects, 2)
-        true = torch.cat([corner, corner + whole(5, 25, objects, 2)], 1).float()
-        wrong = whole(0, 60, false_alarms, 2)
+    for _ in range(int(integers(1, 9, 1))):
+        objects, false_alarms = int(integers(0, 6, 1)), int(integers(0, 4, 1))
+        corner = integers(0, 60, objects, 2)
+        true = torch.cat([corner, corner + integers(5, 25, objects, 2)], 1).float()
+        wrong = integers(0, 60, false_alarms, 2)
         # integers create ties and IoUs equal to a threshold
-        moved = true + whole(-2, 3, objects, 4)
-        found = torch.cat([moved, torch.cat([wrong, wrong + whole(5, 25, false_alarms, 2)], 1).float()])
-        labels = whole(0, 3, objects)
-        kinds = torch.cat([labels, whole(0, 3, false_alarms)])
+        moved = true + integers(-2, 3, objects, 4)
+        found = torch.cat([moved, torch.cat([wrong, wrong + integers(5, 25, false_alarms, 2)], 1).float()])
+        labels = integers(0, 3, objects)
+        kinds = torch.cat([labels, integers(0, 3, false_alarms)])
         scores = torch.rand(len(found), generator=generator)
-        target = {"boxes": true, "labels": labels, "iscrowd": whole(0, 10, objects) == 0}
+        target = {"boxes": true, "labels": labels, "iscrowd": integers(0, 10, objects) == 0}
         scenes.append((Detections(found, scores, kinds), target))
     expected = coco_values(scenes, 4)
     values = our_values(scenes, 4)

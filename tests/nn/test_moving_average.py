@@ -45,8 +45,8 @@ def test_update_equals_formula(statistics: str) -> None:
         for key, value in parent.backbone.state_dict().items():
             if statistics == "own" and key in ("1.running_mean", "1.running_var", "1.num_batches_tracked"):
                 continue
-            whole = not value.is_floating_point()
-            expected[key] = value.clone() if whole else decay * expected[key] + (1 - decay) * value
+            is_integer = not value.is_floating_point()
+            expected[key] = value.clone() if is_integer else decay * expected[key] + (1 - decay) * value
         for key, value in parent.target.state_dict().items():
             torch.testing.assert_close(value, expected[key], msg=key)
 

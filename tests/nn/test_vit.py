@@ -27,13 +27,13 @@ def build(image_size=(8, 12), patch=4, channels=1, **options):
 def test_encoding_is_permutation_equivariant(class_token):
     vit = build(class_token=class_token)
     images = torch.randn(3, 1, 8, 12)
-    whole = vit.forward_features(images)
+    full = vit.forward_features(images)
     first = vit.num_prefix_tokens
-    assert whole.shape == (3, first + 6, 16)
+    assert full.shape == (3, first + 6, 16)
     order = torch.stack([torch.randperm(6) for _ in range(3)])
     some = vit.forward_features(images, keep=order)
-    torch.testing.assert_close(some[:, first:], whole[:, first:].gather(1, order[:, :, None].expand(-1, -1, 16)))
-    torch.testing.assert_close(some[:, :first], whole[:, :first])
+    torch.testing.assert_close(some[:, first:], full[:, first:].gather(1, order[:, :, None].expand(-1, -1, 16)))
+    torch.testing.assert_close(some[:, :first], full[:, :first])
 
 
 def test_hidden_patches_do_not_affect_output():
@@ -116,10 +116,10 @@ def test_stochastic_depth_only_in_training():
     x = torch.randn(2000, 3, 16)
     torch.manual_seed(0)
     with torch.no_grad():
-        whole, dropped = block.eval()(x), block.train()(x)
+        full, dropped = block.eval()(x), block.train()(x)
     untouched = (dropped == x).all(2).all(1).float().mean()
     assert abs(float(untouched) - 0.25) < 0.04
-    assert not torch.equal(whole, dropped)
+    assert not torch.equal(full, dropped)
     vit = build()
     set_stochastic_depth(vit, 0.3)
     assert [round(b.drop_path.p, 3) for b in vit.blocks] == [0.0, 0.15, 0.3]

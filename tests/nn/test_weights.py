@@ -217,10 +217,10 @@ def test_invalid_files_are_refused(tmp_path, checkpoint, capsys):
         assert "\n" not in str(raised.value)
 
     fail(tmp_path / "absent.ckpt", "there is no such file", FileNotFoundError)
-    whole = checkpoint[0].read_bytes()
+    complete = checkpoint[0].read_bytes()
     torn = tmp_path / "torn.ckpt"
-    for length in (0, 100, len(whole) // 2, len(whole) - 20):
-        torn.write_bytes(whole[:length])
+    for length in (0, 100, len(complete) // 2, len(complete) - 20):
+        torn.write_bytes(complete[:length])
         fail(torn, "damaged or has another format")
     image = tmp_path / "image.pt"
     image.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))

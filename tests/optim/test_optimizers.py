@@ -159,11 +159,11 @@ def _resumed(name, lr, steps, state=None, **options):
 @pytest.mark.parametrize("name", _NAMES)
 @pytest.mark.parametrize("cut", [1, 3, 7])
 def test_resume_is_exact(name, cut):
-    whole, _, rates, _ = _resumed(name, 0.01, 10)
+    uninterrupted, _, rates, _ = _resumed(name, 0.01, 10)
     _, _, before, state = _resumed(name, 0.01, cut)
     resumed, _, after, _ = _resumed(name, 0.01, 10 - cut, state)
     assert before + after == rates
-    for key, value in whole.state_dict().items():
+    for key, value in uninterrupted.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
 
 

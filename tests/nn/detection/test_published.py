@@ -27,8 +27,8 @@ def batch() -> tuple[list[Tensor], Tensor]:
     torch.manual_seed(1)
     images = [torch.rand(3, *size) for size in SIZES]
     padded = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1).repeat(len(images), 1, HEIGHT, WIDTH)
-    for whole, image in zip(padded, images, strict=True):
-        whole[:, : image.shape[1], : image.shape[2]] = image
+    for padded_image, image in zip(padded, images, strict=True):
+        padded_image[:, : image.shape[1], : image.shape[2]] = image
     return images, padded
 
 
