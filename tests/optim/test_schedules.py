@@ -132,8 +132,8 @@ def test_minimum_applies_to_largest_learning_rate():
         ("cosin", 10, {}, "schedule='cosin': there is no such schedule: did you mean 'cosine'"),
         ("cosine", 10, {"min_lr": 2.0}, r"min_lr=2\.0: give a learning rate between 0 and lr=1\.0"),
         ("cosine", 10, {"min_lr": -1.0}, "between 0 and"),
-        ("cosine", 10, {"warmup_steps": -1}, "must not be negative"),
-        ("cosine", 0, {}, "at least one step"),
+        ("cosine", 10, {"warmup_steps": -1}, "a warm-up of at least 0 steps"),
+        ("cosine", 0, {}, "a training of at least 1"),
     ],
 )
 def test_error_names_option(name, total, options, words):
