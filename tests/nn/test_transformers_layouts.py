@@ -294,5 +294,6 @@ def test_mismatched_qkv_is_refused(tmp_path: Path) -> None:
     state = transformers_state(dict(vit().state_dict()), PLAIN, "")
     state["encoder.layer.0.attention.attention.key.weight"] = torch.zeros(3, 3)
     torch.save(state, tmp_path / "x.bin")
-    with pytest.raises(ValueError, match=r"x\.bin: the weight of blocks\.0\.attn\.q, k and v have different shapes"):
+    words = r"x\.bin: the weight tensors of blocks\.0\.attn\.q, k and v have different shapes"
+    with pytest.raises(ValueError, match=words):
         create_backbone("timm/test_vit", weights=str(tmp_path / "x.bin"))

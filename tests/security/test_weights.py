@@ -271,9 +271,9 @@ def test_wrong_tensors_give_one_line_error(states: dict[str, State], tmp_path: P
 def test_claimed_shapes_take_no_memory(tmp_path: Path) -> None:
     grid = {"pos_embed": torch.zeros(1, 4_000_000, 1), "grid_size": torch.tensor([2000, 2000])}
     patch = {"patch_embed.proj.weight": torch.zeros(1, 1, 4, 4)}
-    assert "it is for 2000 x 2000 patches" in refused(VIT, tmp_path / "x.pt", {**grid, **patch})
+    assert "its grid has 2000 x 2000 patches" in refused(VIT, tmp_path / "x.pt", {**grid, **patch})
     patch = {"patch_embed.proj.weight": torch.zeros(1, 1, 16, 16)}
-    assert "it is for 2000 x 2000 patches" in refused("vit_b_16", tmp_path / "x.pt", {**grid, **patch})
+    assert "its grid has 2000 x 2000 patches" in refused("vit_b_16", tmp_path / "x.pt", {**grid, **patch})
     theirs = {"encoder.pos_embedding": torch.zeros(1, 1 + 1000**2, 1), "conv_proj.weight": torch.zeros(1, 1, 16, 16)}
     assert "which matches no grid" in refused("vit_b_16", tmp_path / "x.pt", theirs)
     theirs = {"encoder.pos_embedding": torch.zeros(1, 65, 1), "conv_proj.weight": torch.zeros(1, 1, 256, 256)}
