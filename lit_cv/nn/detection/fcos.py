@@ -13,7 +13,7 @@ from lit_cv.nn.detection.layouts import Layout
 
 __all__ = ["FCOSDetector"]
 
-_FIRST_DISTANCE = 1.0  # from a place to each side of its box, in strides
+_FIRST_DISTANCE = 1.0  # initial distance from a location to each side of its box, in strides
 
 
 class FCOSDetector(Detector):
@@ -47,7 +47,7 @@ class FCOSDetector(Detector):
             channels, num_convs = layout.channels, layout.num_convs
             self.selection = Selection(least_side=0.0)
         self.head = FCOSHead(channels, 1, num_classes, num_convs)
-        # Distances pass a ReLU: from a bias of 0, one of the four sides may be negative at all places and never learn.
+        # Distances pass a ReLU. With a bias of 0, one side may be negative at all locations and get no gradient.
         nn.init.constant_(self.head.regression_head.bbox_reg.bias, _FIRST_DISTANCE)
 
     def forward(self, maps: Mapping[int, Tensor]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def test_detector_fits_two_images(name: str, seed: int) -> None:
 
 
 def test_fcos_starts_with_positive_distances_to_all_sides() -> None:
-    for seed in range(20):  # a side that is negative at all places has no gradient, and never learns
+    for seed in range(20):  # a side that is negative at all locations gets no gradient
         torch.manual_seed(seed)
         backbone = create_backbone("resnet9_small")
         detector = build_detector("fcos", backbone.feature_levels(), 3, [4, 8], channels=32, num_convs=1)
