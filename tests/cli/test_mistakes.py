@@ -215,7 +215,7 @@ def test_classes_of_the_users_own(in_tmp: Path, option: list[str], message: str)
         (["--model.weights", "nothere.pt"], "weights='nothere.pt': there is no such file (--model.weights)."),
         (["--model.backbone", "resnet19"], "backbone='resnet19': there is no such backbone: .*? (--model.backbone)"),
         (["--model.warmup_epochs", "-1"], "warmup_epochs=-1.0: must be at least 0 (--model.warmup_epochs)."),
-        (["--model.optimizer=sgd", "--model.momentum=9"], "momentum=9.0: .* not including, 1 (--model.momentum)."),
+        (["--model.optimizer=sgd", "--model.momentum=9"], "momentum=9.0: .* in [0, 1) (--model.momentum)."),
         (["--model.image_size", "0"], "resnet9_small does not support images of 0x0 pixels (--model.image_size): .*"),
         (
             ["--model=FineTuneModule", "--model.strategy=freeze_backbone", "--model.frozen_stages=layer9"],
