@@ -81,7 +81,7 @@ def test_photographs_on_published_weights(in_tmp: Path, capsys: pytest.CaptureFi
     ("options", "words"),
     [
         (["--model.strategy", "freeze_backbone", "--model.frozen_stages", "layr2"], "no stage 'layr2'"),
-        (["--model.weights", "torn.ckpt"], r"torn\.ckpt cannot be read as weights; it is damaged"),
+        (["--model.weights", "torn.ckpt"], r"torn\.ckpt cannot be read as weights: it is damaged"),
         (["--model.weights", "list.pt", "--model.backbone", "conv4"], r"list\.pt holds a list, not weights"),
         (["--model.weights", "DEFAULT"], r"do not contain the name of their network: set it with --model\.backbone"),
     ],
