@@ -1,4 +1,4 @@
-"""DataModules: one source of images a file, all with the same batches, splits and loaders."""
+"""DataModules: one image source per file, all with the same batches, splits and loaders."""
 
 from datamodules.annotated import AnnotatedImagesDataModule
 from datamodules.annotated_dataset import AnnotatedDataset

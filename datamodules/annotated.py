@@ -1,4 +1,4 @@
-"""Your own annotated images: boxes and masks in the formats that annotation tools write."""
+"""Custom annotated images: boxes and masks in the formats of annotation tools."""
 
 import logging
 from dataclasses import replace
@@ -10,12 +10,12 @@ from torch import Tensor
 
 from datamodules.annotated_dataset import AnnotatedDataset, Size
 from datamodules.annotation_files import (
+    cached_mask_facts,
+    cached_sizes,
     has_masks,
-    known_mask_facts,
-    known_sizes,
     read_image_labels,
-    whole_images,
-    without_small,
+    unannotated_images,
+    without_small_boxes,
 )
 from datamodules.base import BaseDataModule, Split
 from datamodules.checks import check, checked_range
@@ -41,72 +41,72 @@ log = logging.getLogger("lit_cv")
 
 if TYPE_CHECKING:
     Format: TypeAlias = str
-else:  # the command line reads them from the formats that there are
+else:  # the command line lists the available formats
     Format = Literal[("auto", *annotation_formats())] | str
 
 
 class AnnotatedImagesDataModule(BaseDataModule):
-    """Images with boxes or masks, as annotation tools write them.
+    """Images with boxes or masks in the formats of annotation tools.
 
-    `root` holds annotations in one of these layouts:
+    `root` contains annotations in one of these layouts:
 
-    - `coco`: `annotations/instances_{train,val,test}*.json` with boxes, polygons, run-length codes, crowds; the images
-      in a folder of the same name, or of the split's, or `images`; also as Roboflow (`SPLIT/_annotations.coco.json`),
-      CVAT and Label Studio (`result.json`, `images`) write it;
+    - `coco`: `annotations/instances_{train,val,test}*.json` with boxes, polygons, run-length encodings and crowds; the
+      images in a folder named like the file or the split, or in `images`; also in the layouts of Roboflow
+      (`SPLIT/_annotations.coco.json`), CVAT and Label Studio (`result.json`, `images`);
     - `voc`: Pascal VOC, `Annotations/*.xml`, `JPEGImages/*`, lists `ImageSets/Main/{train,val,test}.txt`, and masks in
       `SegmentationClass/*.png`; or `annotations` and `images`; or XML files beside the images; in folders `train`,
       `valid`, `test` or without splits;
     - `yolo`: `data.yaml`, `images/SPLIT/*`, `labels/SPLIT/*.txt` with boxes or polygons;
-    - `labelme`: a JSON file for each image, with polygons, rectangles, circles, masks;
-    - `cvat`: CVAT for images, `annotations.xml`, with polygons, boxes, ellipses, masks;
-    - `masks`: `images/SPLIT/*` and `masks/SPLIT/*.png` with the class of each pixel, `classes.txt` with their names;
-    - `instances`: likewise with a value for each object, from which boxes and outlines are made; objects are of one
-      class, or of that of the class masks beside them (`SegmentationObject`, `SegmentationClass`), or of their value
-      divided by 1000 (not found by `auto`).
+    - `labelme`: a JSON file for each image, with polygons, rectangles, circles and masks;
+    - `cvat`: CVAT for images, `annotations.xml`, with polygons, boxes, ellipses and masks;
+    - `masks`: `images/SPLIT/*` and `masks/SPLIT/*.png` with the class of each pixel, and class names in `classes.txt`;
+    - `instances`: like `masks`, but with a value for each object, from which boxes and outlines are made. The class of
+      an object comes from class masks (`SegmentationObject`, `SegmentationClass`) or its value divided by 1000;
+      otherwise there is one class. Not detected by `auto`.
 
-    Where there are no splits, `test` and `val` are held out. All entries are checked when they are read: boxes
-    outside the image or of no area, unknown categories, missing images, images or masks of another size, values
-    out of range, doubles. What is found out about the files is remembered in a folder `.lit_cv_cache` beside them.
+    Without splits, `test` and `val` are held out. All entries are checked on reading: boxes outside the image or
+    without area, unknown categories, missing images, images or masks of another size, values out of range,
+    duplicates. Results are cached in a folder `.lit_cv_cache` beside the files.
 
-    Batches are those of `AnnotatedDataset`: `image`, `size`, `scale`, and `boxes`, `box_labels`, `iscrowd`, `mask`
-    where they are annotated, and `label`. Boxes are in pixels of the batch's image: divided by `scale` in those of the
-    file. Masks drawn from objects' outlines have 0 for the background and the class of the box plus 1 otherwise, those
-    of PNGs the values as they stand.
+    Batches are those of `AnnotatedDataset`: `image`, `size`, `scale`, `label`, and if annotated `boxes`, `box_labels`,
+    `iscrowd` and `mask`. Boxes are in pixels of the batch's image; divide by `scale` for pixels of the file. In masks
+    drawn from outlines, 0 is the background and other values are the box class plus 1; masks from PNG files have the
+    stored values.
 
     Args:
         root: The folder.
-        format: Its layout; `auto` finds out. `file.NAME` is an `AnnotationFormat` of your own.
-        annotations: COCO's file, or a file for each of `train`, `val` and `test`, in `root` or as it stands; `None`
-            looks.
-        images: Folder of the images, or a folder for each split, in `root` or as it stands (not for `yolo`); `None`
-            looks.
-        labels: Table (CSV with the columns `path`, below the folder of the images, and `label`) of the classes of whole
-            images, relative to `root`; `None` for none.
-        predict_root: Folder of images, in any arrangement, for `predict`; `None` takes the test images.
-        image_size: Height and width of the images in a batch, one number for squares: each image is resized, its
-            aspect ratio kept, with antialiasing, and padded at the right and at the bottom. `None` keeps the sizes
+        format: Its layout; `auto` detects it. `file.NAME` is a custom `AnnotationFormat`.
+        annotations: COCO file, or a file for each of `train`, `val` and `test`, relative to `root` or to the working
+            directory; `None` searches.
+        images: Image folder, or a folder for each split, relative to `root` or to the working directory (not for
+            `yolo`); `None` searches.
+        labels: Table of image-level classes, relative to `root`: CSV with the columns `path`, relative to the image
+            folder, and `label`; `None` for no such classes.
+        predict_root: Folder of images for `predict`, searched recursively; `None` uses the test images.
+        image_size: Height and width of the images in a batch, or one number for squares: each image is resized with
+            antialiasing, keeping its aspect ratio, and padded at the right and at the bottom. `None` keeps the sizes
             of the images, and pads to the largest in a batch, rounded up to a multiple of 32.
-        channels: 3 for color, 1 for grey.
-        targets: What batches have: `boxes`, `mask`, or `all` that is annotated.
-        masks: Folder of the mask files below `root`, or a template of their paths, for masks that lie elsewhere or are
-            named otherwise: `{split}` stands for the split's name, `{path}` for the image's path below its folder
-            without the suffix, `{folder}` and `{stem}` for its parts, `{stem-END}` for the stem without that end.
-        ignore_class: Class of pixels, or several, by name or by value in the mask files, that is ignored in training
-            and in metrics, as 255 is: void, unlabeled. The other classes are counted without it.
-        palette: File, relative to `root`, that names the colors of masks in colors: a name and three numbers from 0 to
-            255 in each line; `None` looks for `labelmap.txt`, `class_dict.csv` and `label_colors.txt`.
-        on_error: What a wrong entry does: `raise` stops the run and lists all of them; `skip` leaves them out,
-            counts and lists them, and those images too that cannot be decoded.
-        min_box_side: Boxes with a shorter side, in pixels of the file, are left out: slips of the mouse.
+        channels: 3 for color, 1 for gray.
+        targets: Targets in batches: `boxes`, `mask`, or `all` that are annotated.
+        masks: Folder of the mask files below `root`, or a template of their paths, if the layout is different:
+            `{split}` is the name of the split, `{path}` the image's path relative to its folder without the suffix,
+            `{folder}` and `{stem}` are its parts, and `{stem-END}` is the stem without the suffix `END`.
+        ignore_class: One or more pixel classes, by name or by value in the mask files, to ignore in training and in
+            metrics like 255: void, unlabeled. The other classes are renumbered.
+        palette: File, relative to `root`, that names the colors of color masks: a name and three numbers from 0 to 255
+            in each line; `None` searches for `labelmap.txt`, `class_dict.csv` and `label_colors.txt`.
+        on_error: How to treat invalid entries: `raise` stops the run and lists them; `skip` drops, counts and lists
+            them, along with images that cannot be decoded.
+        min_box_side: Boxes with a shorter side, in pixels of the file, are dropped as accidental clicks.
         cache: Whether all images are decoded once, into a file in a folder `.lit_cv_cache` beside them.
-        test_fraction: Share of the images held out for the test where the source has no splits; in [0, 1).
-        value_range: Lowest and highest value of grey images with 16 or 32 bits (TIFF, PNG), which become 0 and 255, for
-            files of 12 bits `[0, 4095]`; `None` takes 0 to 65535.
-        **kwargs: Arguments of `BaseDataModule`; `classes` chooses those of the boxes.
+        test_fraction: Share of the images held out for testing if the source has no splits; in [0, 1).
+        value_range: Lowest and highest value of gray images with 16 or 32 bits (TIFF, PNG), mapped to 0 and 255; for
+            12-bit files `[0, 4095]`; `None` means 0 to 65535.
+        **kwargs: Arguments of `BaseDataModule`; `classes` chooses box classes.
 
     Raises:
         FileNotFoundError: If `root` or its annotations are missing.
-        AnnotationError: If entries are wrong and `on_error` is `raise`.
+        AnnotationError: If entries are invalid and `on_error` is `raise`.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
         self._datasets: dict[str, AnnotatedDataset] = {}
 
     def prepare_data(self) -> None:
-        """Check or decode the files in one process, before the others read what it has left."""
+        """Check or decode the files in one process, so that the others can read the cached results."""
         if self.hparams["cache"] or self.hparams["on_error"] == "skip":
             self.setup()
 
@@ -160,20 +160,20 @@ class AnnotatedImagesDataModule(BaseDataModule):
         return self._datasets.get(split)
 
     def _load(self, split: Split) -> ImageDataset | None:
-        return self.load(split)  # `classes` are those of boxes
+        return self.load(split)  # `classes` chooses box classes
 
     def forget(self) -> None:
-        """Forget the splits that were made of images without splits."""
+        """Discard the splits, so that they are made again."""
         super().forget()
         self._datasets = {}
 
     def finish(self, dataset: ImageDataset, split: Split) -> ImageDataset:
-        """Take the images of a split from the cache."""
+        """Return the dataset of a split, decoded from the cache if `cache` is set."""
         wanted = self.hparams["cache"] and isinstance(dataset, AnnotatedDataset)
         return dataset.decoded(split) if wanted and isinstance(dataset, AnnotatedDataset) else dataset
 
     def class_counts(self) -> Tensor:
-        """Return how many images of each class training has, or without classes of images how many boxes, int64."""
+        """Return the number of training images of each class, or without image-level classes that of boxes, int64."""
         train = self.train_dataset
         if self.class_names:
             return torch.bincount(train.labels[train.labels >= 0], minlength=len(self.class_names))
@@ -181,14 +181,14 @@ class AnnotatedImagesDataModule(BaseDataModule):
         return train.class_counts(classes) if isinstance(train, AnnotatedDataset) else torch.zeros(classes)
 
     def object_counts(self) -> Tensor:
-        """Return how many objects of each class training has, crowds left out, (len(box_classes),) int64."""
+        """Return the number of training objects of each class without crowds, (len(box_classes),) int64."""
         train = self.train_dataset
         if not isinstance(train, AnnotatedDataset):
             return super().object_counts()
         return train.class_counts(len(self.box_classes), crowds=False)
 
     def pixel_counts(self) -> Tensor:
-        """Return how many pixels of each class training has, (len(mask_classes),) int64; it reads all masks once."""
+        """Return the number of training pixels of each class, (len(mask_classes),) int64; this reads all masks once."""
         train = self.train_dataset
         if not isinstance(train, AnnotatedDataset) or not self.mask_classes:
             return super().pixel_counts()
@@ -198,11 +198,11 @@ class AnnotatedImagesDataModule(BaseDataModule):
         h = self.hparams
         root = Path(h["root"]).expanduser()
         if not root.is_dir():
-            raise FileNotFoundError(f"there is no folder {root.absolute()}: set {argument('root', self)}.")
+            raise FileNotFoundError(f"folder {root.absolute()} not found: set {argument('root', self)}.")
         self.problems = Problems()
         folders = paths_by_split(root, h["images"])
         if missing := [folder for folder in (folders or {}).values() if not folder.is_dir()]:
-            raise FileNotFoundError(f"there is no folder {missing[0]}: set {argument('images', self)}.")
+            raise FileNotFoundError(f"folder {missing[0]} not found: set {argument('images', self)}.")
         sets = read_annotations(
             root,
             self.problems,
@@ -211,29 +211,29 @@ class AnnotatedImagesDataModule(BaseDataModule):
             if isinstance(h["annotations"], str)
             else paths_by_split(root, h["annotations"]),
             folders=folders,
-            sizes=known_sizes,
-            mask_facts=lambda paths: known_mask_facts(root, paths),
+            sizes=cached_sizes,
+            mask_facts=lambda paths: cached_mask_facts(root, paths),
             masks=MaskOptions(None if h["palette"] is None else root / h["palette"], self._ignored(), h["masks"]),
         )
         if h["on_error"] == "raise":
-            self.problems.stop(f" ({setting('on_error', 'skip', self)} leaves them out)")
+            self.problems.stop(f" ({setting('on_error', 'skip', self)} skips them)")
         else:
             sets = {split: self._without_unreadable(part) for split, part in sets.items()}
             if len(self.problems):
-                log.warning("%d entries of the annotations are left out:\n%s", len(self.problems), self.problems)
+                log.warning("%d invalid entries of the annotations are skipped:\n%s", len(self.problems), self.problems)
         if h["classes"] is not None:
             names = next(iter(sets.values())).categories
             chosen = [names[number] for number in class_numbers(h["classes"], names)]
             sets = {split: part.chosen(chosen) for split, part in sets.items()}
-        sets = {split: without_small(part, h["min_box_side"]) for split, part in sets.items()}
-        learnt = [image for split, part in sets.items() if split in ("train", "all") for image in part.images]
-        if learnt and not any(image.objects or image.mask for image in learnt):
-            log.warning("None of the %d images to train on has an object or a mask.", len(learnt))
+        sets = {split: without_small_boxes(part, h["min_box_side"]) for split, part in sets.items()}
+        training = [image for split, part in sets.items() if split in ("train", "all") for image in part.images]
+        if training and not any(image.objects or image.mask for image in training):
+            log.warning("None of the %d training images has an object or a mask.", len(training))
         return sets
 
     def _ignored(self) -> list[int | str]:
-        given = self.hparams["ignore_class"]
-        return [] if given is None else given if isinstance(given, list) else [given]
+        ignored = self.hparams["ignore_class"]
+        return [] if ignored is None else ignored if isinstance(ignored, list) else [ignored]
 
     def _without_unreadable(self, part: AnnotationSet) -> AnnotationSet:
         broken = unreadable_files(part.folder, [image.name for image in part.images], self.value_range)
@@ -286,10 +286,10 @@ class AnnotatedImagesDataModule(BaseDataModule):
         folder = Path(self.hparams["predict_root"]).expanduser()
         names = find_images(folder)
         if not names:
-            what = "are no images in" if folder.is_dir() else "is no folder"
-            raise FileNotFoundError(f"there {what} {folder.absolute()}: set {argument('predict_root', self)}.")
+            problem = "there are no images in" if folder.is_dir() else "there is no folder"
+            raise FileNotFoundError(f"{problem} {folder.absolute()}: set {argument('predict_root', self)}.")
         h = self.hparams
-        return whole_images(
+        return unannotated_images(
             folder, names, self.box_classes, self.canvas, h["channels"], self.value_range, h["on_error"] == "skip"
         )
 

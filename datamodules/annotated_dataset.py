@@ -15,21 +15,21 @@ from datamodules.cache import cached_arrays
 from datamodules.dataset import ImageDataset, Rows
 from datamodules.decoding import ValueRange
 from datamodules.images import read_whole
-from datamodules.loader import Batch
-from datamodules.mapped import announce, stays_in_memory
+from datamodules.mapped import prefetch, stays_in_memory
 from datamodules.separation import FileStates, file_states
 from lit_cv.annotations import DRAWING, AnnotatedImage, AnnotationSet, MaskCode, draw_classes, load_mask
+from lit_cv.contracts import Batch
 from lit_cv.ignore_index import IGNORE_INDEX
 
 __all__ = ["AnnotatedDataset", "letterbox_size"]
 
-_STEP = 32  # pixels that sides are rounded up to where sizes differ: what pyramids of features divide by
+_STEP = 32  # sides are rounded up to multiples of it, as feature pyramids require
 
 Size = tuple[int, int]
 
 
 def letterbox_size(size: Size, canvas: Size | None) -> Size:
-    """Return the height and width of an image that is made to fit into a canvas, its aspect ratio kept.
+    """Return height and width of an image fitted into a canvas, keeping its aspect ratio.
 
     Example:
         >>> letterbox_size((480, 640), (320, 320))
@@ -43,24 +43,24 @@ def letterbox_size(size: Size, canvas: Size | None) -> Size:
 
 
 class AnnotatedDataset(ImageDataset):
-    """Annotated images, made to fit into one size or kept at their own, padded at the right and at the bottom.
+    """Annotated images, fitted into one size or kept at their sizes, padded at the right and at the bottom.
 
-    A batch has `image` (N, C, H, W) uint8, 0 in the padding; `size` (N, 2) int64, height and width that the image
-    takes of it; `scale` (N, 2) float32, y and x: pixels of the batch's image per pixel of the file; `label` (N,)
-    int64, -1 where unknown; and what is annotated: `boxes`, a list of (k, 4) float32 left, top, right, bottom in
-    pixels of the batch's image, with `box_labels`, a list of (k,) int64, and `iscrowd`, a list of (k,) bool, where any
-    set has crowds; `mask` (N, H, W) int64, 255 in the padding and where nothing is known.
+    A batch has `image` (N, C, H, W) uint8, 0 in the padding; `size` (N, 2) int64, height and width without padding;
+    `scale` (N, 2) float32, y and x: pixels of the batch's image per pixel of the file; and `label` (N,) int64, -1 if
+    unknown. If annotated, it has `boxes`, a list of (k, 4) float32 left, top, right, bottom in pixels of the batch's
+    image; `box_labels`, a list of (k,) int64; `iscrowd`, a list of (k,) bool, if any split has crowds; and `mask`
+    (N, H, W) int64, 255 in the padding and where unknown.
 
     Args:
-        annotations: The images with their objects; each image knows its size.
-        canvas: Height and width of the batch's images; `None` keeps their own, in a batch as large as the largest.
-        channels: 3 for color, 1 for grey.
+        annotations: The images with their sizes and objects.
+        canvas: Height and width of the batch's images; `None` keeps their sizes and pads to the largest in a batch.
+        channels: 3 for color, 1 for gray.
         boxes: Whether batches have boxes.
         mask: Whether batches have masks.
         crowds: Whether batches have `iscrowd`.
-        labels: Class of each image as a whole, (N,) int64, -1 where it is unknown; `None` for none.
+        labels: Image-level classes, (N,) int64, -1 if unknown; `None` for none.
         class_names: Names of these classes.
-        value_range: As in `read_image`.
+        value_range: See `read_image`.
     """
 
     has_names = True
@@ -89,7 +89,7 @@ class AnnotatedDataset(ImageDataset):
         self.sizes = np.array([(i.height, i.width) for i in images], dtype=np.int64).reshape(-1, 2)
         fitted = [letterbox_size((i.height, i.width), canvas) for i in images]
         self.fitted = np.array(fitted, dtype=np.int64).reshape(-1, 2)
-        # One array for all objects: a list for each image would be copied into every worker process.
+        # One array for all objects, since a list per image would be copied into every worker process.
         objects = [item for image in images for item in image.objects]
         self._starts = np.cumsum([0, *(len(image.objects) for image in images)], dtype=np.int64)
         self._boxes = torch.tensor([item.box for item in objects], dtype=torch.float32).reshape(-1, 4)
@@ -103,11 +103,11 @@ class AnnotatedDataset(ImageDataset):
 
     @property
     def strata(self) -> Tensor:
-        """0 for images with annotations, -1 for those whose annotations are hidden."""
+        """0 for images with annotations, -1 for images with hidden annotations."""
         return self._annotated[torch.from_numpy(self.rows)]
 
     def hide_labels(self, kept: Rows) -> Self:
-        """Return all images, of which only those at the positions `kept` have their annotations."""
+        """Return all images, with annotations hidden except at the positions `kept`."""
         part = super().hide_labels(kept)
         part._annotated = self._annotated.clone()
         hidden = np.setdiff1d(np.arange(len(self)), kept)
@@ -115,20 +115,20 @@ class AnnotatedDataset(ImageDataset):
         return part
 
     def renumbered(self, attribute: str, numbers: Sequence[int], names: Sequence[str]) -> Self:
-        """Return the images with the classes of images, boxes or pixels numbered in another order."""
+        """Return the images with renumbered image, box or pixel classes."""
         if attribute not in ("box_classes", "mask_classes"):
             return super().renumbered(attribute, numbers, names)
         part = copy.copy(self)
         if attribute == "box_classes":
             part._labels = torch.tensor(numbers)[self._labels]
-        else:  # values without a name stay
+        else:  # values without a name are kept
             values = torch.arange(IGNORE_INDEX + 1)
             values[: len(numbers)] = torch.tensor(numbers)
             part._mask_values = values if self._mask_values is None else values[self._mask_values]
         return part
 
     def sampled_classes(self) -> Tensor:
-        """Return the class of each image, or where images have none, the rarest class of its boxes; -1 for none."""
+        """Return the class of each image, or without image-level classes the rarest class of its boxes; -1 for none."""
         if self.class_names:
             return super().sampled_classes()
         present = torch.zeros(len(self), len(self.annotations.categories), dtype=torch.bool)
@@ -137,11 +137,11 @@ class AnnotatedDataset(ImageDataset):
         return rarest_classes(present)
 
     def class_counts(self, classes: int, crowds: bool = True) -> Tensor:
-        """Return how many boxes each class has, (classes,) int64.
+        """Return the number of boxes of each class, (classes,) int64.
 
         Args:
             classes: Number of classes.
-            crowds: Whether boxes around crowds count.
+            crowds: Whether to count crowds.
         """
         chosen = torch.zeros(len(self._labels), dtype=torch.bool)
         for row in self.rows:
@@ -149,7 +149,7 @@ class AnnotatedDataset(ImageDataset):
         return torch.bincount(self._labels[chosen if crowds else chosen & ~self._crowd], minlength=classes)
 
     def pixel_counts(self, classes: int) -> Tensor:
-        """Return how many pixels of the masks each class has, (classes,) int64."""
+        """Return the number of mask pixels of each class, (classes,) int64."""
         values = torch.zeros(IGNORE_INDEX + 1, dtype=torch.int64)
         for row in self.rows.tolist():
             if self._annotated[row] >= 0:
@@ -163,23 +163,23 @@ class AnnotatedDataset(ImageDataset):
         return self.names[int(self.rows[index])]
 
     def files(self) -> tuple[Path, list[str]]:
-        """Return the folder and the paths below it of the samples."""
+        """Return the folder and the relative paths of the samples."""
         return self.root, [self.names[row] for row in self.rows]
 
     def file_states(self) -> FileStates:
-        """Return which file each sample is, and its size."""
+        """Return identity and size of the file of each sample."""
         if not self._states:
             self._states.append(file_states(self.root, self.names))
         return self._states[0].take(self.rows)
 
     def annotation(self, index: int) -> AnnotatedImage:
-        """Return what the file says of a sample."""
+        """Return the annotations of a sample."""
         return self.annotations.images[int(self.rows[index])]
 
     def read(self, rows: Rows) -> Batch:
-        """Return the images of these rows with what is annotated in them."""
+        """Return the images of these rows with their annotations."""
         if self._decoded is not None and not self.in_memory:
-            self._decoded.announce(rows)
+            self._decoded.prefetch(rows)
         height, width = self.canvas or (int(-(-side // _STEP) * _STEP) for side in self.fitted[rows].max(0))
         images = torch.zeros(len(rows), self.channels, height, width, dtype=torch.uint8)
         mask = torch.full((len(rows), height, width), IGNORE_INDEX, dtype=torch.int64) if self.has_mask else None
@@ -206,7 +206,7 @@ class AnnotatedDataset(ImageDataset):
         objects = [self._objects(row) for row in rows]
         limits = batch["size"].flip(1).repeat(1, 2).float()
         corners = [self._boxes[part] * xy.repeat(2) for part, xy in zip(objects, scale.flip(1), strict=True)]
-        batch["boxes"] = [boxes.clamp(min=0).minimum(most) for boxes, most in zip(corners, limits, strict=True)]
+        batch["boxes"] = [boxes.clamp(min=0).minimum(limit) for boxes, limit in zip(corners, limits, strict=True)]
         batch["box_labels"] = [self._labels[part] for part in objects]
         if self.has_crowds:
             batch["iscrowd"] = [self._crowd[part] for part in objects]
@@ -236,10 +236,10 @@ class AnnotatedDataset(ImageDataset):
         return height, width
 
     def decoded(self, name: str) -> Self:
-        """Return the same samples with their images and masks decoded once, into a file beside them.
+        """Return the same samples, with images and masks decoded once into a cache file beside them.
 
         Args:
-            name: Start of the file's name.
+            name: Prefix of the cache file's name.
         """
         part = copy.copy(self)
         part._decoded = _Decoded(self, name)
@@ -248,7 +248,7 @@ class AnnotatedDataset(ImageDataset):
 
 
 class _Decoded:
-    """The images (and masks) of a dataset, decoded and resized, mapped from a file."""
+    """The images and masks of a dataset, decoded and resized, in memory-mapped files."""
 
     def __init__(self, dataset: AnnotatedDataset, name: str) -> None:
         rows = dataset.rows.tolist()
@@ -281,16 +281,16 @@ class _Decoded:
                     [image.name for image in sources],
                     _key(dataset.annotations.mask_code),
                 ],
-                tolerance=0,  # they are classes
+                tolerance=0,  # class numbers must match exactly
             )
             self.nbytes += self._masks.nbytes
 
-    def announce(self, rows: Rows) -> None:
-        """Have the system read the images and masks of these rows, all at once."""
+    def prefetch(self, rows: Rows) -> None:
+        """Prefetch the images and masks of these rows from the disk."""
         at = np.array([self._position[row] for row in rows.tolist()])
-        announce(self._images, self._image_starts[at], self._image_starts[at + 1] - self._image_starts[at])
+        prefetch(self._images, self._image_starts[at], self._image_starts[at + 1] - self._image_starts[at])
         if hasattr(self, "_masks"):
-            announce(self._masks, self._mask_starts[at], self._mask_starts[at + 1] - self._mask_starts[at])
+            prefetch(self._masks, self._mask_starts[at], self._mask_starts[at + 1] - self._mask_starts[at])
 
     def image(self, row: int) -> NDArray[np.uint8]:
         """Return the image of a row, (C, h, w)."""
@@ -304,7 +304,7 @@ class _Decoded:
         self, values: NDArray[np.uint8], starts: NDArray[np.int64], row: int, shapes: list[tuple[int, ...]]
     ) -> NDArray[np.uint8]:
         position = self._position[row]
-        # a copy, for torch takes no memory that it cannot write to
+        # a copy, as torch requires writable memory
         return np.array(values[starts[position] : starts[position + 1]]).reshape(shapes[position])
 
 

@@ -1,4 +1,4 @@
-"""What an annotated set of images is read with: remembered facts about files, paths of splits, tables of labels."""
+"""Helpers for reading annotated images: cached facts about files, and label tables."""
 
 import logging
 import os
@@ -25,28 +25,35 @@ from lit_cv.errors import argument, setting
 from lit_cv.printable import printable
 from lit_cv.spreadsheet import unescape_formula
 
-__all__ = ["has_masks", "known_mask_facts", "known_sizes", "read_image_labels", "whole_images", "without_small"]
+__all__ = [
+    "cached_mask_facts",
+    "cached_sizes",
+    "has_masks",
+    "read_image_labels",
+    "unannotated_images",
+    "without_small_boxes",
+]
 
 log = logging.getLogger("lit_cv")
 
 
-def known_sizes(folder: Path, names: Sequence[str]) -> list[FileSize]:
-    """Return the sizes of image files, which are remembered."""
-    found = inspected(
+def cached_sizes(folder: Path, names: Sequence[str]) -> list[FileSize]:
+    """Return the sizes of image files, cached beside them."""
+    sizes = inspected(
         folder,
         names,
         "sizes",
         lambda name: file_size(folder / name),
-        "Looking at images",
+        "Reading image sizes",
         lambda size: (
             isinstance(size, str) or (_are_integers(size, 2) and min(size) >= 1 and size[0] * size[1] < 1 << 31)
         ),
     )
-    return [size if isinstance(size, str) else (size[0], size[1]) for size in found]
+    return [size if isinstance(size, str) else (size[0], size[1]) for size in sizes]
 
 
-def known_mask_facts(root: Path, paths: Sequence[Path]) -> list[MaskFact]:
-    """Return what is in mask files, which is remembered."""
+def cached_mask_facts(root: Path, paths: Sequence[Path]) -> list[MaskFact]:
+    """Return the results of `inspect_mask` for mask files, cached beside them."""
     names = [os.path.relpath(path, root) for path in paths]
     if not names:
         return []
@@ -55,7 +62,7 @@ def known_mask_facts(root: Path, paths: Sequence[Path]) -> list[MaskFact]:
         names,
         "masks",
         lambda name: inspect_mask(root / name),
-        "Looking at masks",
+        "Reading masks",
         lambda facts: isinstance(facts, str) or (_are_integers(facts) and len(facts) % 3 == 2 and len(facts) > 2),
     )
 
@@ -64,7 +71,7 @@ def _are_integers(values: object, count: int | None = None) -> bool:
     return isinstance(values, list) and [type(value) for value in values] == [int] * (count or len(values))
 
 
-def whole_images(
+def unannotated_images(
     folder: Path,
     names: Sequence[str],
     box_classes: Sequence[str],
@@ -73,78 +80,78 @@ def whole_images(
     value_range: ValueRange | None,
     skip: bool,
 ) -> AnnotatedDataset:
-    """Return images without annotations, made to fit into one size as a whole, as annotated ones are.
+    """Return images without annotations, fitted into one size like annotated ones.
 
     Args:
-        folder: Folder of the images.
-        names: Their paths below it.
-        box_classes: Names of the classes that are looked for in them.
-        canvas: Height and width of a batch's images; `None` keeps their own.
-        channels: 3 for color, 1 for grey.
-        value_range: As in `read_image`.
-        skip: Whether images that cannot be read are left out, which is said.
+        folder: Image folder.
+        names: Paths relative to the folder.
+        box_classes: Names of the classes to detect.
+        canvas: Height and width of a batch's images; `None` keeps their sizes.
+        channels: 3 for color, 1 for gray.
+        value_range: See `read_image`.
+        skip: Whether to skip unreadable images with a warning.
 
     Raises:
-        UnreadableImageError: If one cannot be read, and none is to be left out.
+        UnreadableImageError: If an image cannot be read and `skip` is false.
     """
     broken = unreadable_files(folder, names, value_range) if skip else {}
     images = []
-    for name, size in zip(names, known_sizes(folder, names), strict=True):
+    for name, size in zip(names, cached_sizes(folder, names), strict=True):
         if not isinstance(size, str) and name not in broken:
             images.append(AnnotatedImage(name, *size))
             continue
         shown, reason = printable(str(folder / name), lines=False), size if isinstance(size, str) else broken[name]
         if not skip:
-            raise UnreadableImageError(f"{shown}: {reason} ({setting('on_error', 'skip')} leaves such files out)")
-        log.warning("%s is left out: %s", shown, reason)
-    found = AnnotationSet(folder, list(box_classes), images)
-    return AnnotatedDataset(found, canvas, channels, boxes=False, value_range=value_range)
+            raise UnreadableImageError(f"{shown}: {reason} ({setting('on_error', 'skip')} skips such files)")
+        log.warning("%s is skipped: %s", shown, reason)
+    unannotated = AnnotationSet(folder, list(box_classes), images)
+    return AnnotatedDataset(unannotated, canvas, channels, boxes=False, value_range=value_range)
 
 
 def has_masks(part: AnnotationSet) -> bool:
-    """Tell whether there are masks, or outlines to draw them from."""
+    """Return whether there are masks, or outlines to draw them from."""
     return any(image.mask or any(item.segmentation for item in image.objects) for image in part.images)
 
 
-def without_small(part: AnnotationSet, side: float) -> AnnotationSet:
-    """Return the set without boxes whose shorter side has fewer pixels."""
+def without_small_boxes(part: AnnotationSet, side: float) -> AnnotationSet:
+    """Return the set without boxes with a side shorter than `side` pixels."""
 
-    def keep(image: AnnotatedImage) -> AnnotatedImage:
+    def filtered(image: AnnotatedImage) -> AnnotatedImage:
         objects = [o for o in image.objects if min(o.box[2] - o.box[0], o.box[3] - o.box[1]) >= side]
         return replace(image, objects=objects)
 
-    return replace(part, images=[keep(image) for image in part.images]) if side > 0 else part
+    return replace(part, images=[filtered(image) for image in part.images]) if side > 0 else part
 
 
 def read_image_labels(path: Path, images: set[str], strict: bool) -> tuple[list[str], dict[str, int]]:
-    """Read the classes of whole images from a table.
+    """Read image-level classes from a table.
 
     Args:
         path: The table: CSV with the columns `path` and `label`.
-        images: Names of the images that there are.
+        images: Names of the annotated images.
         strict: Whether rows of other images are an error.
 
     Returns:
-        Names of the classes, sorted, and the class of each image that has one.
+        Sorted class names, and the class of each labeled image.
 
     Raises:
         FileNotFoundError: If there is no table.
         ValueError: If it lacks a column.
-        AnnotationError: If it names other images and `strict` is given.
+        AnnotationError: If it names other images and `strict` is set.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"there is no table {path.absolute()}: set {argument('labels')}.")
+        raise FileNotFoundError(f"table {path.absolute()} not found: set {argument('labels')}.")
     rows = read_rows(path, files=("path",))
     if not rows or not {"path", "label"} <= rows[0].keys():
-        raise ValueError(f"{path} needs the columns path and label ({argument('labels')}).")
+        raise ValueError(f"{path} must have the columns path and label ({argument('labels')}).")
     for row in rows:
         row["path"] = next((name for name in name_choices(row["path"]) if name in images), row["path"])
         row["label"] = class_name(unescape_formula(row["label"]))
     unknown = [row["path"] for row in rows if row["path"] not in images]
     if unknown and strict:
         raise AnnotationError(
-            f"{path} has labels of {len(unknown)} images that are not annotated: {unknown[0]!r} first."
+            f"{path} has labels of {len(unknown)} images without annotations, starting with {unknown[0]!r}."
         )
-    found = {row["path"]: row["label"] for row in rows if row["label"] and row["path"] in images}
-    names = sorted(set(found.values()))
-    return names, {image: names.index(name) for image, name in found.items()}
+    label_of = {row["path"]: row["label"] for row in rows if row["label"] and row["path"] in images}
+    names = sorted(set(label_of.values()))
+    return names, {image: names.index(name) for image, name in label_of.items()}

@@ -1,4 +1,4 @@
-"""Sampling that draws rare classes more often."""
+"""Balanced sampling, which draws rare classes more often."""
 
 import numpy as np
 import torch
@@ -14,12 +14,12 @@ Positions = NDArray[np.int64]
 
 
 def rarest_classes(present: Tensor) -> Tensor:
-    """Return the class that each image with several classes counts as: the one that the fewest images have.
+    """Return the rarest class of each image, measured by the number of images that have it.
 
-    This is what repeat factor sampling goes by (Gupta et al. 2019, "LVIS", section 6).
+    Repeat factor sampling uses it (Gupta et al. 2019, "LVIS", section 6).
 
     Args:
-        present: (N, K) bool, which classes an image has.
+        present: (N, K) bool, the classes of each image.
 
     Returns:
         (N,) int64, -1 for images without any class.
@@ -36,16 +36,16 @@ def rarest_classes(present: Tensor) -> Tensor:
 
 
 def balanced_positions(classes: Positions, balance: float, count: int, random: np.random.RandomState) -> Positions:
-    """Return the positions of an epoch's samples in random order, rare classes drawn more often.
+    """Return the sample positions of an epoch in random order, drawing rare classes more often.
 
-    The shares of the classes are proportional to n^(1 - balance) for n samples, rounded by the largest remainder.
-    Within a class every sample is drawn equally often, up to one. Samples without a class keep their share.
+    The share of a class with n samples is proportional to n^(1 - balance), rounded by the largest remainder method.
+    Within a class, the numbers of draws per sample differ by at most one. Samples without a class keep their share.
 
     Args:
         classes: (N,) class of each sample, -1 for none.
-        balance: 0 for the classes' own shares, 1 for equal ones.
+        balance: 0 for the natural shares of the classes, 1 for equal shares.
         count: Number of positions.
-        random: Source of the order.
+        random: Random number generator.
 
     Example:
         >>> drawn = balanced_positions(np.array([0, 0, 0, 0, 0, 1]), 1.0, 6, np.random.RandomState(0))
@@ -53,29 +53,29 @@ def balanced_positions(classes: Positions, balance: float, count: int, random: n
         3
     """
     values, sizes = np.unique(classes, return_counts=True)
-    known = values >= 0
-    weights = np.where(known, sizes ** (1.0 - balance), sizes)
-    weights[known] *= sizes[known].sum() / max(weights[known].sum(), 1.0)
+    labeled = values >= 0
+    weights = np.where(labeled, sizes ** (1.0 - balance), sizes)
+    weights[labeled] *= sizes[labeled].sum() / max(weights[labeled].sum(), 1.0)
     order = np.argsort(classes, kind="stable")
     members = np.split(order, np.cumsum(sizes)[:-1])
     drawn = [
-        np.resize(random.permutation(own), share)
-        for own, share in zip(members, shares(weights, count), strict=True)
+        np.resize(random.permutation(positions), share)
+        for positions, share in zip(members, shares(weights, count), strict=True)
         if share
     ]
     return random.permutation(np.concatenate(drawn)).astype(np.int64)
 
 
 class BalancedSampler(EpochSampler):
-    """Deals the samples of an epoch out to the processes as `EpochSampler` does, rare classes drawn more often.
+    """Distributes the samples of an epoch over the ranks like `EpochSampler`, drawing rare classes more often.
 
     Args:
         classes: (N,) int64, the class of each sample, -1 for none; see `balanced_positions`.
-        balance: 0 for the classes' own shares, 1 for equal ones.
-        seed: Seed of the order; `None` takes the one that `lightning.seed_everything` was given, otherwise 0.
-        num_replicas: Number of processes.
-        rank: This process, from 0.
-        drop_last: Whether samples that cannot be dealt out evenly are left out rather than used twice.
+        balance: 0 for the natural shares of the classes, 1 for equal shares.
+        seed: Seed of the order; `None` uses the seed of `lightning.seed_everything`, else 0.
+        num_replicas: Number of ranks.
+        rank: Rank of this process.
+        drop_last: Whether samples that do not divide evenly are dropped instead of repeated.
 
     Example:
         >>> sampler = BalancedSampler(torch.tensor([0, 0, 0, 1]), balance=1.0, seed=0)
@@ -96,5 +96,5 @@ class BalancedSampler(EpochSampler):
         self.classes, self.balance = classes.numpy(), balance
 
     def permutation(self, random: np.random.RandomState) -> Positions:
-        """Return the positions of an epoch's samples, rare classes drawn more often."""
+        """Return the sample positions of an epoch, with rare classes drawn more often."""
         return balanced_positions(self.classes, self.balance, self.size, random)

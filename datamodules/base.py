@@ -1,4 +1,4 @@
-"""What all DataModules share: splits, hidden labels, loaders, pictures."""
+"""Base of all DataModules: splits, hidden labels, loaders, figures."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -33,52 +33,52 @@ log = logging.getLogger("lit_cv")
 
 Split = Literal["train", "val", "test", "predict"]
 
-_OTHERS: tuple[Split, ...] = ("val", "test", "predict")
+_EVALUATION_SPLITS: tuple[Split, ...] = ("val", "test", "predict")
 
 
 class BaseDataModule(RecordedSplits, ABC):
-    """Base of every DataModule. A subclass implements `load`, and `prepare_data` where something is downloaded.
+    """Base of all DataModules. A subclass implements `load`, and `prepare_data` if it downloads anything.
 
-    Batches are dicts: `image` (N, C, H, W) uint8, `label` (N,) int64 or (N, K) float32 of 0 and 1 (several labels an
-    image; in training also shares of one label, whose rows sum to 1), and `index` (N,), the position in the dataset;
-    where they exist `boxes` and `box_labels`, lists of (k, 4) float32 corners in pixels and (k,) int64 classes, and
-    `mask` (N, H, W) int64, 255 where unknown. The training order is a function of (seed, epoch), and a run can be
-    resumed in the middle of an epoch. Splits and the choice of labels are the same on every machine.
+    Batches are dicts: `image` (N, C, H, W) uint8, `label` (N,) int64 or (N, K) float32 of 0 and 1 (multi-label images;
+    in training also soft labels whose rows sum to 1), and `index` (N,), the position in the dataset. If they exist:
+    `boxes` and `box_labels`, lists of (k, 4) float32 corners in pixels and (k,) int64 classes, and `mask` (N, H, W)
+    int64, 255 where unknown. The training order is a function of (seed, epoch), and a run can be resumed in the middle
+    of an epoch. Splits and the choice of labels are the same on every machine.
 
     Args:
-        batch_size: Images in a batch, on each device.
-        num_workers: Processes that read images; `None` takes none for images in memory, otherwise one a core of
-            this process's share, at most 8.
-        val_fraction: Share of the training images held out for validation where the source has no validation
-            split, each class in proportion; in [0, 1).
+        batch_size: Images in a batch on each device.
+        num_workers: Worker processes that read images; `None` uses none for images in memory, otherwise one per core
+            of this rank's share, at most 8.
+        val_fraction: Share of the training images held out for validation if the source has no validation split,
+            stratified by class; in [0, 1).
         split_seed: Seed of the splits.
-        labels_per_class: Labels of each class that training keeps; the other images stay available, without
-            labels, to modules that learn from them. `None` keeps all.
-        label_fraction: Share of the labels that training keeps, each class in proportion; in (0, 1].
-        label_seed: Seed of the choice of labels; `None` takes `split_seed`.
-        classes: Classes to keep, by name, or by number (from 0) where no name is a number; labels count them in this
+        labels_per_class: Number of labels of each class to keep for training; the other images remain available
+            without labels to modules that use them. `None` keeps all.
+        label_fraction: Share of the labels to keep for training, stratified by class; in (0, 1].
+        label_seed: Seed of the choice of labels; `None` uses `split_seed`.
+        classes: Classes to keep, by name, or by number (from 0) if no name is a number; they are renumbered in this
             order. `None` keeps all.
-        balance: How far training draws the classes equally often: 0 draws every image once an epoch, 1 all classes
-            equally often, and between them a class of n images gets a share proportional to n^(1 - balance). Epochs
-            have the same length; images without a label are drawn once. An image with several labels counts as the
-            rarest of them, and one without image labels as the rarest class of its boxes.
+        balance: Strength of class balancing in training: 0 draws every image once per epoch, 1 all classes equally
+            often; in between, the share of a class with n images is proportional to n^(1 - balance). The epoch length
+            stays the same; unlabeled images are drawn once. An image with several labels counts as its rarest class,
+            and one without image-level labels as the rarest class of its boxes.
 
     Attributes:
         train_dataset: Training images with labels.
-        unlabeled_dataset: All training images, the labels that are hidden or unknown as -1.
-        val_dataset: Validation images, `None` where there are none; likewise `test_dataset` and `predict_dataset`.
+        unlabeled_dataset: All training images, with hidden or unknown labels as -1.
+        val_dataset: Validation images, or `None`; likewise `test_dataset` and `predict_dataset`.
         num_classes: Number of classes.
-        class_names: Their names.
-        box_classes: Names of the classes of `box_labels`, empty where there are no boxes.
-        mask_classes: Names of the values of `mask` from 0, empty where there are no masks.
+        class_names: Class names.
+        box_classes: Class names of `box_labels`, empty without boxes.
+        mask_classes: Names of the values of `mask` from 0, empty without masks.
         in_channels: Channels of the images.
-        image_size: Height and width of the images in pixels, `None` where they differ from batch to batch.
-        multi_label: Whether an image has several labels, `None` where images have none.
-        mean: Mean of each channel in [0, 1] units over the training images, `None` where it is unknown.
-        std: Likewise the standard deviation.
+        image_size: Height and width of the images in pixels, `None` if they differ between batches.
+        multi_label: Whether images have several labels, `None` if they have none.
+        mean: Mean of each channel in [0, 1] units over the training images, `None` if unknown.
+        std: Standard deviation of each channel, `None` if unknown.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of range.
     """
 
     in_channels: int = 3
@@ -116,7 +116,7 @@ class BaseDataModule(RecordedSplits, ABC):
         )
         check(self, "balance", balance, 0 <= balance <= 1, "a number from 0 to 1")
         if labels_per_class is not None and label_fraction is not None:
-            both = "labels_per_class and label_fraction were both given: leave one of them out"
+            both = "labels_per_class and label_fraction cannot be combined: remove one of them"
             raise VoidOptionError(
                 self, "labels_per_class", labels_per_class, both, others=("label_fraction",), text=f"{both}."
             )
@@ -133,10 +133,10 @@ class BaseDataModule(RecordedSplits, ABC):
 
     @abstractmethod
     def load(self, split: Split) -> ImageDataset | None:
-        """Return the images of a split, `None` where the source has none (never for "train")."""
+        """Return the images of a split, or `None` if the source has none (never for "train")."""
 
     def finish(self, dataset: ImageDataset, split: Split) -> ImageDataset:
-        """Return the images of a split as they are to be read, once the splits are made; here unchanged."""
+        """Finalize the dataset of a split after splitting, for example its image size; here it is unchanged."""
         return dataset
 
     def setup(self, stage: str | None = None) -> None:
@@ -147,11 +147,13 @@ class BaseDataModule(RecordedSplits, ABC):
         if train is None or len(train) == 0:
             raise ValueError(f"{type(self).__name__} found no training images.")
         h = self.hparams
-        others = {split: self._load(split) for split in _OTHERS}
-        given = self._held_out
-        if given is not None or (others["val"] is None and h["val_fraction"] > 0):
+        others = {split: self._load(split) for split in _EVALUATION_SPLITS}
+        chosen = self._held_out
+        if chosen is not None or (others["val"] is None and h["val_fraction"] > 0):
             kept, held = (
-                self.division.hold_out(train, "val", h["val_fraction"]) if given is None else _apart(len(train), given)
+                self.division.hold_out(train, "val", h["val_fraction"])
+                if chosen is None
+                else _split_off(len(train), chosen)
             )
             others["val"] = train.subset(held) if len(held) else None
             train = train.subset(kept)
@@ -165,20 +167,20 @@ class BaseDataModule(RecordedSplits, ABC):
             self.division.report_copies(parts)
         train = self.finish(parts["train"], "train")
         for split, dataset in others.items():
-            # what is measured on has one class an image, whatever training has
+            # evaluation uses one class per image, even if training uses soft labels
             setattr(self, f"{split}_dataset", None if dataset is None else self.finish(dataset.hard_labels(), split))
         self.train_dataset = self.unlabeled_dataset = train
         if len(labeled) < len(train):
             self.train_dataset = train.subset(labeled)
             self.unlabeled_dataset = train.hide_labels(labeled)
         self._describe(train)
-        self._tell(len(labeled))
+        self._log_sizes(len(labeled))
         if h["labels_per_class"] is not None:
-            self._tell_few(*classes_with_fewer(train.strata, h["labels_per_class"]))
+            self._warn_few_labels(*classes_with_fewer(train.strata, h["labels_per_class"]))
         self._is_set_up = True
 
     def training_pool(self) -> ImageDataset:
-        """Return the training images before any are held out: what cross-validation divides into folds."""
+        """Return the training images before any are held out, for cross-validation."""
         self.prepare_data()
         pool = self._load("train")
         if pool is None or len(pool) == 0:
@@ -186,16 +188,16 @@ class BaseDataModule(RecordedSplits, ABC):
         return pool
 
     def validate_on(self, positions: Positions) -> None:
-        """Hold these images of `training_pool` out for validation, in place of all other validation images.
+        """Use these images of `training_pool` for validation instead of all others.
 
         Args:
             positions: Their positions in the pool.
 
         Raises:
-            RuntimeError: If the splits are made already.
+            RuntimeError: If the splits are already made.
         """
         if self._is_set_up:
-            raise RuntimeError("the splits are made already: call validate_on before setup.")
+            raise RuntimeError("the splits are already made: call validate_on before setup.")
         self._held_out = np.sort(positions)
 
     def _load(self, split: Split) -> ImageDataset | None:
@@ -212,7 +214,7 @@ class BaseDataModule(RecordedSplits, ABC):
             self.mean, self.std = statistics
 
     @rank_zero_only
-    def _tell(self, labeled: int) -> None:
+    def _log_sizes(self, labeled: int) -> None:
         sizes = [f"{len(self.unlabeled_dataset):,} images to train on"]
         if labeled < len(self.unlabeled_dataset):
             sizes.append(f"{labeled:,} of them with a label")
@@ -226,71 +228,71 @@ class BaseDataModule(RecordedSplits, ABC):
         log.info("%s: %s; %s", type(self).__name__, ", ".join(sizes), ", ".join([*classes, shape]))
 
     @rank_zero_only
-    def _tell_few(self, classes: int, least: int) -> None:
+    def _warn_few_labels(self, classes: int, fewest: int) -> None:
         if classes:
             log.warning(
-                "%s: %s have fewer labels, %d at least; all of theirs are taken.",
+                "%s: %s have fewer labels (the fewest: %d); all of these are used.",
                 setting("labels_per_class", self.hparams["labels_per_class"], self),
                 "all classes" if classes == self.num_classes else f"{classes} of {self.num_classes} classes",
-                least,
+                fewest,
             )
 
     @rank_zero_only
-    def _tell_no_validation(self) -> None:
+    def _warn_no_validation(self) -> None:
         log.warning(
-            "There are no validation images: nothing is measured on images that training has not seen. Raise %s, or "
-            "give more images of each class.",
+            "There are no validation images, so there are no validation metrics. Increase %s, or add images of each "
+            "class.",
             argument("val_fraction", self),
         )
 
     def class_counts(self) -> Tensor:
-        """Return how many labels of each class training has, (num_classes,) int64."""
+        """Return the number of training labels of each class, (num_classes,) int64."""
         labels = self.train_dataset.labels
         if labels.ndim == 2:
             return torch.where(labels > 0, labels, 0).sum(0).round().long()
         return torch.bincount(labels[labels >= 0], minlength=self.num_classes or 0)
 
     def object_counts(self) -> Tensor:
-        """Return how many objects of each class training has, (len(box_classes),) int64; it reads all images once."""
+        """Return the number of training objects of each class, (len(box_classes),) int64, by reading all images."""
         batches = self.ordered_loader(self.train_dataset) if self.box_classes else ()
         return _counted((labels for batch in batches for labels in batch["box_labels"]), len(self.box_classes))
 
     def pixel_counts(self) -> Tensor:
-        """Return how many pixels of each class training has, (len(mask_classes),) int64; it reads all images once."""
+        """Return the number of training pixels of each class, (len(mask_classes),) int64, by reading all images."""
         batches = self.ordered_loader(self.train_dataset) if self.mask_classes else ()
         return _counted((batch["mask"] for batch in batches), len(self.mask_classes))
 
     def train_dataloader(self) -> Any:
-        """Return the loader of the labeled images, or of all for a module that `uses_unlabeled` ones."""
+        """Return the loader of the labeled images, or of all images for a module that `uses_unlabeled` ones."""
         module = as_module(module_of(self.trainer))
         dataset = self.unlabeled_dataset if module.uses_unlabeled else self.train_dataset
         if len(dataset) == 0:
             raise ValueError(f"{type(self).__name__} has no training images with labels.")
-        rank, world_size = self._place()
-        # Incomplete batches are dropped, but never the only one: an epoch of no steps would go unnoticed.
+        rank, world_size = self._rank_and_world_size()
+        # Incomplete batches are dropped unless there is only one, as an epoch without steps would go unnoticed.
         drop_last = len(dataset) // world_size >= self.batch_size
-        dealt = self._seed, world_size, rank, drop_last
+        sampling = self._seed, world_size, rank, drop_last
         if self.balance:
-            sampler: EpochSampler = BalancedSampler(self._sampled_classes(dataset), self.balance, *dealt)
+            sampler: EpochSampler = BalancedSampler(self._sampled_classes(dataset), self.balance, *sampling)
         else:
-            sampler = EpochSampler(len(dataset), True, *dealt)
+            sampler = EpochSampler(len(dataset), True, *sampling)
         dataset = self._without_images_if_known(dataset)
         return ResumableLoader(
             dataset, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last, **self._options(dataset)
         )
 
     def _sampled_classes(self, dataset: ImageDataset) -> Tensor:
-        """Return the class that each training image counts as in balanced sampling, -1 for none."""
+        """Return the class of each training image for balanced sampling, -1 for none."""
         classes = dataset.sampled_classes()
-        known = (classes >= 0).any()
-        check(self, "balance", self.balance, bool(known), "0: no training image has a class by which it can be drawn")
+        has_class = (classes >= 0).any()
+        check(self, "balance", self.balance, bool(has_class), "0: no training image has a class to balance by")
         return classes
 
     def labeled_dataloader(self, max_images: int | None = None) -> Any:
-        """Return a loader of the labeled training images, each once and in order, to evaluate on.
+        """Return a loader of the labeled training images, each once and in order, for evaluation.
 
         Args:
-            max_images: Images at most, spread evenly over the set; `None` takes all.
+            max_images: Maximum number of images, evenly spread over the set; `None` uses all.
         """
         dataset = self.train_dataset.hard_labels()
         if max_images is not None and len(dataset) > max_images:
@@ -298,39 +300,39 @@ class BaseDataModule(RecordedSplits, ABC):
         return self._evaluation_loader(dataset)
 
     def val_dataloader(self) -> Any:
-        """Return the loader of the validation images; an empty list where there are none, which is said."""
+        """Return the loader of the validation images, or an empty list with a warning if there are none."""
         if self.val_dataset is None:
-            self._tell_no_validation()
+            self._warn_no_validation()
             return []
         return self._evaluation_loader(self._without_images_if_known(self.val_dataset))
 
     def test_dataloader(self) -> Any:
         """Return the loader of the test images."""
         if self.test_dataset is None:
-            raise ValueError(f"{type(self).__name__} has no test images here: use `validate`, or give it a test split.")
+            raise ValueError(f"{type(self).__name__} has no test images: use `validate`, or add a test split.")
         return self._evaluation_loader(self.test_dataset)
 
     def predict_dataloader(self) -> Any:
-        """Return the loader of the images to predict: those given for it, else the test or validation images."""
+        """Return the loader of the images to predict, else that of the test or validation images."""
         dataset = self.predict_dataset or self.test_dataset or self.val_dataset
         if dataset is None:
             raise ValueError(f"{type(self).__name__} has no images to predict.")
         return self._evaluation_loader(dataset)
 
     def ordered_loader(self, dataset: ImageDataset) -> ResumableLoader:
-        """Return a loader of all images of a dataset in order, whole on every process: to compute their features."""
+        """Return a loader of all images of a dataset in order, complete on every rank, to compute features."""
         return ResumableLoader(dataset, batch_size=self.batch_size, **self._options(dataset))
 
     def _without_images_if_known(self, dataset: ImageDataset) -> ImageDataset:
-        """Return the dataset without its images for a module that keeps features of them (not `needs_images`)."""
+        """Return the dataset without images if the module has cached features (not `needs_images`)."""
         return dataset if as_module(module_of(self.trainer)).needs_images else dataset.without_images()
 
     def _evaluation_loader(self, dataset: ImageDataset) -> ResumableLoader:
-        rank, world_size = self._place()
+        rank, world_size = self._rank_and_world_size()
         sampler = EpochSampler(len(dataset), shuffle=False, num_replicas=world_size, rank=rank)
         return ResumableLoader(dataset, batch_size=self.batch_size, sampler=sampler, **self._options(dataset))
 
-    def _place(self) -> tuple[int, int]:
+    def _rank_and_world_size(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _options(self, dataset: ImageDataset | PairDataset) -> dict[str, Any]:
@@ -339,18 +341,18 @@ class BaseDataModule(RecordedSplits, ABC):
 
     @classmethod
     def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Self:
-        """Build the data of a checkpoint as Lightning does; names in it bring no code that is not loaded already."""
+        """Load a DataModule from a checkpoint; names in it cannot import code that is not already loaded."""
         with names_of_files():
             return super().load_from_checkpoint(*args, **kwargs)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the seed of the training order and which image is in which split, for checkpoints."""
+        """Return the seed of the training order and the split of each image, for checkpoints."""
         record = self._record if self._parts else None
         state = {"seed": EpochSampler(1, True).seed if self._seed is None else self._seed}
         return state if record is None else {**state, "splits": record.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the seed and the splits of the run that is resumed or whose model is evaluated."""
+        """Restore the seed and the splits of a checkpoint."""
         self._seed = state_dict["seed"]
         self.restore_splits(state_dict)
 
@@ -358,8 +360,8 @@ class BaseDataModule(RecordedSplits, ABC):
         """Draw images with their labels, boxes and masks.
 
         Args:
-            split: Which images.
-            n: How many, at most.
+            split: Split of the images.
+            n: Maximum number of images.
             path: PNG file to write.
 
         Example:
@@ -378,14 +380,14 @@ class BaseDataModule(RecordedSplits, ABC):
 
 
 def _counted(parts: Iterable[Tensor], classes: int) -> Tensor:
-    """Return how often each class occurs, what is no class left out."""
+    """Return how often each class occurs; other values are ignored."""
     counts = torch.zeros(classes, dtype=torch.int64)
     for part in parts:
         counts += torch.bincount(part.flatten(), minlength=classes)[:classes]
     return counts
 
 
-def _apart(size: int, held: Positions) -> tuple[Positions, Positions]:
+def _split_off(size: int, held: Positions) -> tuple[Positions, Positions]:
     return np.setdiff1d(np.arange(size), held, assume_unique=True), held
 
 

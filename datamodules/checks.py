@@ -1,4 +1,4 @@
-"""One wording for arguments out of their range."""
+"""Checks of arguments, with one wording for errors."""
 
 import math
 from collections.abc import Sequence
@@ -9,28 +9,31 @@ __all__ = ["check", "checked_range"]
 
 
 def check(owner: object, name: str, value: object, ok: bool, allowed: str) -> None:
-    """Refuse an argument of a DataModule.
+    """Raise if an argument of a DataModule is invalid.
 
     Args:
         owner: The DataModule.
         name: Name of the argument.
-        value: What was given.
-        ok: Whether that is allowed.
-        allowed: What is allowed, to follow "give".
+        value: Value of the argument.
+        ok: Whether the value is valid.
+        allowed: Description of the valid values, which follows "give".
 
     Raises:
-        ValueError: If it is not `ok`.
+        ValueError: If the value is invalid.
     """
     if not ok:
         raise OptionError(owner, name, value, f"give {allowed}")
 
 
-def checked_range(owner: object, given: Sequence[float] | None) -> tuple[float, float] | None:
-    """Return the argument `value_range`, the lowest and the highest value of images with 16 or 32 bits.
+def checked_range(owner: object, value_range: Sequence[float] | None) -> tuple[float, float] | None:
+    """Return the argument `value_range` as a tuple: lowest and highest value of images with 16 or 32 bits.
 
     Raises:
-        ValueError: If it is not two numbers, the first of which is the lower one.
+        ValueError: If it is not two increasing finite numbers.
     """
-    ok = given is None or (len(given) == 2 and math.isfinite(given[1] - given[0]) and given[0] < given[1])
-    check(owner, "value_range", given, ok, "the lowest and the highest value of the images, or null")
-    return None if given is None else (float(given[0]), float(given[1]))
+    if value_range is None:
+        return None
+    low, high = value_range if len(value_range) == 2 else (0.0, 0.0)
+    ok = math.isfinite(high - low) and low < high
+    check(owner, "value_range", value_range, ok, "the lowest and the highest value of the images, or null")
+    return float(low), float(high)

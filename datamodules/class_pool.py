@@ -1,4 +1,4 @@
-"""Images in memory, class after class, to draw episodes from."""
+"""Images in memory, sorted by class, to draw episodes from."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -16,7 +16,7 @@ _CHUNK = 1024  # images read at a time
 
 
 class ClassPool:
-    """The images of some classes in one tensor, class after class.
+    """The images of some classes in one tensor, sorted by class.
 
     Args:
         images: (M, C, H, W) uint8.
@@ -37,10 +37,10 @@ class ClassPool:
 
     @classmethod
     def read(cls, datasets: Sequence[ImageDataset]) -> Self:
-        """Read the labelled images of datasets with the same classes, and sort them by class."""
+        """Read the labeled images of datasets with the same classes, and sort them by class."""
         labels = torch.cat([dataset.labels for dataset in datasets])
         order = torch.argsort(labels, stable=True)
-        order = order[int((labels < 0).sum()) :]  # without the unlabelled ones
+        order = order[int((labels < 0).sum()) :]  # without unlabeled images
         target = torch.empty_like(order, dtype=torch.int64).new_full((len(labels),), -1)
         target[order] = torch.arange(len(order))
         images: Tensor | None = None
@@ -55,22 +55,22 @@ class ClassPool:
                 images[rows[rows >= 0]] = part[rows >= 0]
             start += len(dataset)
         if images is None or len(order) == 0:
-            raise ValueError("there are no images with labels to make episodes of.")
+            raise ValueError("there are no labeled images to draw episodes from.")
         return cls(images, labels[order], datasets[0].class_names)
 
     def with_rotations(self) -> "ClassPool":
-        """Return four times as many classes: these, and these turned by 90, 180 and 270 degrees."""
-        turned = [torch.rot90(self.images, quarter, (2, 3)) for quarter in range(4)]
+        """Return four times as many classes: the images rotated by 0, 90, 180 and 270 degrees."""
+        rotated = [torch.rot90(self.images, quarter, (2, 3)) for quarter in range(4)]
         labels = np.repeat(np.arange(4 * len(self.names)), np.tile(self.counts, 4))
         names = [f"{name} ({90 * q} degrees)" if q else name for q in range(4) for name in self.names]
-        return ClassPool(torch.cat(turned), torch.from_numpy(labels), names)
+        return ClassPool(torch.cat(rotated), torch.from_numpy(labels), names)
 
     def take(self, rows: Rows) -> Tensor:
         """Return the images of these rows."""
-        return torch.from_numpy(self._array.take(rows, axis=0, mode="clip"))  # faster than torch's for few rows
+        return torch.from_numpy(self._array.take(rows, axis=0, mode="clip"))  # faster than torch for few rows
 
     def subset(self, classes: Rows) -> "ClassPool":
-        """Return the images of some classes, numbered in the order given."""
+        """Return the images of some classes, renumbered in the given order."""
         rows = np.concatenate([np.arange(self.first[c], self.first[c] + self.counts[c]) for c in classes])
         labels = np.repeat(np.arange(len(classes)), self.counts[classes])
         images = self.images.index_select(0, torch.from_numpy(rows))

@@ -1,4 +1,4 @@
-"""Splits of classes, so that validation and test show classes that training has never seen."""
+"""Splits of classes, so that validation and test use classes that are not in training."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -23,26 +23,26 @@ def split_classes(
     seed: int | None,
     trains: bool = True,
 ) -> dict[str, NDArray[np.int64]]:
-    """Divide classes, or groups of them, among training, validation and test.
+    """Divide classes or groups of classes among training, validation and test.
 
     Args:
-        names: Names of the classes; that of a class in a group is `GROUP/CLASS`.
-        by: What is divided: each class by itself, or the groups as a whole.
-        val: Classes (groups) for validation: names, or how many; `None` is a fifth of them, at least one.
-        test: Likewise for the test.
-        seed: Seed of the choice of those that are not named; `None` takes the last ones in the order of the
-            names for the test, and those before them for validation.
-        trains: Whether some must be left to train on.
+        names: Class names; `GROUP/CLASS` for a class in a group.
+        by: Whether single classes or entire groups are divided.
+        val: Classes (groups) for validation: names or a number; `None` is a fifth of them, at least one.
+        test: Classes (groups) for testing, likewise.
+        seed: Seed of the choice if numbers are given; `None` uses the last classes in sorted order for testing, and
+            those before them for validation.
+        trains: Whether some must remain for training.
 
     Returns:
-        Numbers of the classes for `train`, `val` and `test`, ascending.
+        Class numbers for `train`, `val` and `test`, ascending.
 
     Raises:
-        ValueError: If a name is unknown or in both, or nothing is left to train on.
+        ValueError: If a name is unknown or in both, or none remain for training.
 
     Example:
         >>> names = ["Greek/alpha", "Greek/beta", "Latin/a", "Latin/b", "Cyrillic/a", "Cyrillic/b"]
-        >>> {split: found.tolist() for split, found in split_classes(names, "group", 1, 1, None).items()}
+        >>> {split: classes.tolist() for split, classes in split_classes(names, "group", 1, 1, None).items()}
         {'train': [4, 5], 'val': [0, 1], 'test': [2, 3]}
     """
     unit_of = [name.partition("/")[0] if by == "group" else name for name in names]
@@ -54,7 +54,7 @@ def split_classes(
     chosen: dict[str, list[str]] = {}
     for split, held in (("test", test), ("val", val)):
         if isinstance(held, list):
-            chosen[split] = [_known(name, units, split, by) for name in _named(held)]
+            chosen[split] = [_existing(name, units, split, by) for name in _named(held)]
             continue
         count = max(1, len(units) // 5) if held is None else held
         if not trains:
@@ -64,17 +64,17 @@ def split_classes(
                 None,
                 f"{split}_classes",
                 held,
-                f"{count} of {len(free)} {_plural(by)} would leave none to train on; give fewer",
+                f"{count} of {len(free)} {_plural(by)} would leave none for training; give fewer",
             )
         chosen[split] = free[len(free) - count :]
         free = free[: len(free) - count]
     options = f"{argument('val_classes')}, {argument('test_classes')}"
     if both := sorted(set(chosen["val"]) & set(chosen["test"])):
         shown = printable(", ".join(both), lines=False)
-        raise ValueError(f"{shown}: named for validation and for the test ({options}).")
+        raise ValueError(f"{shown}: used for both validation and test. Choose one ({options}).")
     chosen["train"] = free
     if not free and trains:
-        raise ValueError(f"no {_plural(by)} are left to train on ({options}).")
+        raise ValueError(f"no {_plural(by)} remain for training: hold out fewer ({options}).")
     parts = {split: set(chosen[split]) for split in ("train", "val", "test")}
     return {
         split: np.array([number for number, unit in enumerate(unit_of) if unit in part], dtype=np.int64)
@@ -85,12 +85,12 @@ def split_classes(
 def recorded_classes(
     names: Sequence[str], by: Literal["class", "group"], recorded: Mapping[str, Sequence[str]]
 ) -> dict[str, NDArray[np.int64]]:
-    """Return the classes of each split as a checkpoint has them; new ones, which no training has seen, go to the test.
+    """Return the classes of each split as in a checkpoint; new classes go to the test split.
 
     Args:
-        names: Names of the classes.
-        by: What was divided: each class by itself, or groups, whose new classes go to their split.
-        recorded: Names of the classes of `train`, `val` and `test`.
+        names: Class names.
+        by: Whether classes or groups were divided; new classes of a known group go to its split.
+        recorded: Class names of `train`, `val` and `test`.
 
     Example:
         >>> recorded = {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
@@ -100,15 +100,15 @@ def recorded_classes(
     split_of = {name: split for split in ("test", "val", "train") for name in recorded.get(split, ())}
     if by == "group":
         split_of = {name.partition("/")[0]: split for name, split in split_of.items()} | split_of
-    found = [split_of.get(name, split_of.get(name.partition("/")[0], "test")) for name in names]
+    splits = [split_of.get(name, split_of.get(name.partition("/")[0], "test")) for name in names]
     return {
-        split: np.array([number for number, part in enumerate(found) if part == split], dtype=np.int64)
+        split: np.array([number for number, part in enumerate(splits) if part == split], dtype=np.int64)
         for split in ("train", "val", "test")
     }
 
 
 def recorded_names(state: object) -> dict[str, list[str]]:
-    """Return the names of the classes of each split in a checkpoint; nothing where it holds something else."""
+    """Return the class names of each split in a checkpoint; empty if its content is invalid."""
     if not isinstance(state, Mapping) or not all(isinstance(names, list) for names in state.values()):
         return {}
     return {str(split): [str(name) for name in names] for split, names in state.items()}
@@ -118,12 +118,11 @@ def _named(held: Held) -> list[str]:
     return [str(name) for name in held] if isinstance(held, list) else []
 
 
-def _known(name: str, units: Sequence[str], split: str, by: str) -> str:
+def _existing(name: str, units: Sequence[str], split: str, by: str) -> str:
     if name not in units:
         shown = printable(f"{', '.join(units[:20])}{', ...' if len(units) > 20 else ''}", lines=False)
         raise ValueError(
-            f"there is no {by} {name!r} ({argument(f'{split}_classes')}){nearest(name, units)} "
-            f"The {_plural(by)} are: {shown}."
+            f"unknown {by} {name!r} ({argument(f'{split}_classes')}){nearest(name, units)} Known: {shown}."
         )
     return name
 

@@ -1,4 +1,4 @@
-"""Some of the classes of a set of images."""
+"""Choice of some classes of a dataset."""
 
 import re
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ __all__ = ["choose_classes", "class_numbers", "numbers_first", "written_number"]
 
 
 def choose_classes(dataset: ImageDataset, classes: Sequence[int | str]) -> ImageDataset:
-    """Return the images of some classes, their labels renumbered in the order given; unlabeled images stay.
+    """Return the images of some classes with labels renumbered in the given order; unlabeled images are kept.
 
     Args:
-        dataset: Images with one label each. One without class names is returned as it is: its labels are unknown.
+        dataset: Images with one label each. It is returned unchanged if it has no class names.
         classes: The classes, by number or by name.
 
     Raises:
-        ValueError: If a class does not exist or is given twice, or the images have several labels.
+        ValueError: If a class does not exist or is repeated, or the images have several labels.
 
     Example:
         >>> from datamodules import InMemoryDataset
@@ -35,13 +35,11 @@ def choose_classes(dataset: ImageDataset, classes: Sequence[int | str]) -> Image
     if not names:
         return dataset
     if dataset.labels.ndim != 1:
-        raise ValueError(
-            f"classes chooses images by their one label, but these have several: leave {argument('classes')} out."
-        )
+        raise ValueError(f"classes needs images with one label, but these have several: remove {argument('classes')}.")
     numbers = class_numbers(classes, names)
     renumbered = torch.full((len(names) + 1,), -2)
     renumbered[numbers] = torch.arange(len(numbers))
-    renumbered[-1] = -1  # where the labels of unlabeled images point
+    renumbered[-1] = -1  # for unlabeled images
     labels = renumbered[dataset.labels]
     kept = torch.nonzero(labels > -2).flatten()
     chosen = dataset.subset(kept, labels[kept])
@@ -50,22 +48,22 @@ def choose_classes(dataset: ImageDataset, classes: Sequence[int | str]) -> Image
 
 
 def class_numbers(classes: Sequence[int | str], names: Sequence[str]) -> list[int]:
-    """Return the numbers of classes that are given by number or by name; where names are numbers, these are meant.
+    """Return the numbers of classes given by number or by name; names that are numbers take precedence.
 
     Raises:
-        ValueError: If a class does not exist or is given twice, or none is given.
+        ValueError: If a class does not exist or is repeated, or the list is empty.
     """
     numbers = [_number(name, names) for name in classes]
     if not numbers or len(set(numbers)) < len(numbers):
-        raise OptionError(None, "classes", list(classes), "give each class once, and at least one")
+        raise OptionError(None, "classes", list(classes), "give at least one class, and each class once")
     return numbers
 
 
 def _number(name: int | str, names: Sequence[str]) -> int:
-    """Return the number of a class: that of the name if there is one, for YAML and the command line know no other 2."""
+    """Return the number of a class, trying its name first, as YAML reads the name "2" as a number."""
     if (text := composed(str(name))) in names:
         return list(names).index(text)
-    numeric = [position for position, known in enumerate(names) if known.isdecimal()]
+    numeric = [position for position, text in enumerate(names) if text.isdecimal()]
     same = [position for position in numeric if isinstance(name, int) and int(names[position]) == name]  # 01 and 1
     if len(same) == 1:
         return same[0]
@@ -73,14 +71,14 @@ def _number(name: int | str, names: Sequence[str]) -> int:
         return name
     hint = nearest(name, names) if isinstance(name, str) else "."
     shown = printable(", ".join(names[:20]), lines=False) + (", ..." if len(names) > 20 else "")
-    how = "named with numbers" if numeric else "counted from 0"
+    numbering = "named by numbers" if numeric else "counted from 0"
     raise ValueError(
-        f"there is no class {name!r} ({argument('classes')}){hint} The {len(names)} classes, {how}, are: {shown}."
+        f"unknown class {name!r} ({argument('classes')}){hint} The {len(names)} classes, {numbering}: {shown}."
     )
 
 
 def numbers_first(name: str) -> tuple[bool, float, str]:
-    """Return what class names are sorted by: numbers by their value, before all others.
+    """Return a sort key for class names: numbers by value, before all others.
 
     Example:
         >>> sorted(["cat", "10", "9"], key=numbers_first)
@@ -91,7 +89,7 @@ def numbers_first(name: str) -> tuple[bool, float, str]:
 
 
 def written_number(name: str) -> float | None:
-    """Return the value of a name that is a finite number as tables write it, `None` for any other.
+    """Return the value of a name that is a finite number as written in tables, otherwise `None`.
 
     Example:
         >>> written_number("1.0"), written_number("one")

@@ -1,4 +1,4 @@
-"""What every set of images here is: fetched a batch at a time, with labels apart from the images."""
+"""Base class of datasets, fetched one batch at a time, with labels separate from the images."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.balance import rarest_classes
-from datamodules.loader import Batch
 from datamodules.separation import FileStates, first_positions
+from lit_cv.contracts import Batch
 
 __all__ = ["ImageDataset", "as_labels"]
 
@@ -22,19 +22,19 @@ Rows = NDArray[np.int64]
 
 
 def as_labels(labels: Any) -> Tensor:
-    """Return labels as int64 (N,), or as float32 (N, K) of 0 and 1 for several labels an image.
+    """Return labels as int64 (N,), or as float32 (N, K) of 0 and 1 for multi-label data.
 
     Args:
-        labels: A tensor, array or nested list of them.
+        labels: Tensor, array or nested list of labels.
     """
     tensor = torch.as_tensor(np.asarray(labels))
     return tensor.to(torch.float32) if tensor.ndim == 2 else tensor.to(torch.int64)
 
 
 class ImageDataset(Dataset[Batch], ABC):
-    """Images with labels, fetched a batch at a time.
+    """Images with labels, fetched one batch at a time.
 
-    A subclass implements `read`, and may give the images names. Subsets share the images: they are a list of rows.
+    A subclass implements `read`, and may name the images. Subsets share the images and store only row numbers.
 
     Args:
         labels: (N,) int64, -1 where unlabeled; or (N, K) float32 of 0 and 1, a row of -1 where unlabeled.
@@ -42,10 +42,10 @@ class ImageDataset(Dataset[Batch], ABC):
 
     Attributes:
         labels: Labels in the order of the samples.
-        rows: Where the samples stand in the source.
-        soft_labels: Whether (N, K) labels are shares of one label, whose rows sum to 1, not several labels.
-        in_memory: Whether reading is so cheap that worker processes would cost more than they give.
-        has_names: Whether `sample_name` names an image wherever it stands in the source.
+        rows: Rows of the samples in the source.
+        soft_labels: Whether rows of (N, K) labels are class probabilities that sum to 1, not multiple labels.
+        in_memory: Whether reading is so cheap that worker processes would only add overhead.
+        has_names: Whether `sample_name` identifies an image independently of its row.
     """
 
     in_memory: bool = False
@@ -60,42 +60,42 @@ class ImageDataset(Dataset[Batch], ABC):
 
     @abstractmethod
     def read(self, rows: Rows) -> Batch:
-        """Return `image` (N, C, H, W) uint8 of these rows of the source, and what else there is but the label."""
+        """Return `image` (N, C, H, W) uint8 of these rows of the source, and all other entries except the label."""
 
     def sample_name(self, index: int) -> str:
-        """Return the name of a sample, for reports: here its row in the source."""
+        """Return the name of a sample for reports, here its row in the source."""
         return str(int(self.rows[index]))
 
     def files(self) -> tuple[Path, list[str]] | None:
-        """Return the folder and the paths below it of the samples; `None` where not each has a file."""
+        """Return the folder and the relative paths of the samples; `None` unless each has a file."""
         return None
 
     def file_states(self) -> FileStates | None:
-        """Return which file each sample is, and its size; `None` where not each has a file."""
+        """Return identity and size of the file of each sample; `None` unless each has a file."""
         return None
 
     def groups(self) -> list[str] | None:
-        """Return which samples are one file under several names, the same text for these; `None` where none are."""
+        """Return a group for each sample, the same for several names of one file; `None` if all files differ."""
         if (states := self.file_states()) is None or len(np.unique(states.identity)) == len(self):
             return None
         return [str(position) for position in first_positions(states).tolist()]
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """Return mean and standard deviation of each channel in [0, 1] units, `None` where they take long."""
+        """Return mean and standard deviation of each channel in [0, 1] units, `None` if this would take long."""
         return None
 
     @property
     def strata(self) -> Tensor:
-        """What splits and choices of labels go by: the labels, or for other annotations 0, and -1 without any."""
+        """Strata for splits and label choices: the labels; for other annotations 0, or -1 without any."""
         return self.hard_labels().labels
 
     def sampled_classes(self) -> Tensor:
-        """Return the class that each sample counts as in balanced sampling, (N,) int64, -1 for none."""
+        """Return the class of each sample for balanced sampling, (N,) int64, -1 for none."""
         labels = self.hard_labels().labels
         return labels if labels.ndim == 1 else rarest_classes(labels > 0)
 
     def hard_labels(self) -> Self:
-        """Return the samples with the likeliest class in place of soft labels; unchanged if they have none."""
+        """Return the samples with soft labels replaced by the most likely class; unchanged without soft labels."""
         if not self.soft_labels:
             return self
         labels = torch.where(self.labels.amin(1) < 0, -1, self.labels.argmax(1))
@@ -104,7 +104,7 @@ class ImageDataset(Dataset[Batch], ABC):
         return part
 
     def hide_labels(self, kept: Rows) -> Self:
-        """Return all samples, of which only those at the positions `kept` have their labels, the others -1."""
+        """Return all samples, with labels replaced by -1 except at the positions `kept`."""
         hidden = torch.full_like(self.labels, -1)
         hidden[kept] = self.labels[kept]
         return self.subset(range(len(self)), hidden)
@@ -114,7 +114,7 @@ class ImageDataset(Dataset[Batch], ABC):
 
         Args:
             positions: Positions of the samples in this dataset.
-            labels: Labels that take the place of their own.
+            labels: New labels of the samples; `None` keeps theirs.
         """
         chosen = np.asarray(positions, dtype=np.int64)
         part = copy.copy(self)
@@ -123,24 +123,24 @@ class ImageDataset(Dataset[Batch], ABC):
         return part
 
     def renumbered(self, attribute: str, numbers: Sequence[int], names: Sequence[str]) -> Self:
-        """Return the samples with their classes numbered in another order, without copying images.
+        """Return the samples with renumbered classes, without copying images.
 
         Args:
-            attribute: Which classes, by the DataModule's name of their list; here `class_names`.
+            attribute: DataModule attribute of the class list; here `class_names`.
             numbers: The new number of each class.
             names: The names in the new order.
 
         Raises:
-            ValueError: If this set cannot renumber such classes.
+            ValueError: If this dataset cannot renumber such classes.
         """
         if attribute != "class_names":
-            raise ValueError(f"{type(self).__name__} cannot list its {attribute} in another order: {', '.join(names)}.")
+            raise ValueError(f"{type(self).__name__} cannot reorder its {attribute} to: {', '.join(names)}.")
         part = copy.copy(self)
         part.labels, part.class_names = _renumbered_labels(self.labels, torch.tensor(numbers)), list(names)
         return part
 
     def without_images(self) -> Self:
-        """Return the samples with nothing but `label` and `index`, for who knows their images already."""
+        """Return the samples with only `label` and `index`, for callers that have cached the images' features."""
         part = copy.copy(self)
         part._reads_images, part.in_memory = False, True
         return part
@@ -149,7 +149,7 @@ class ImageDataset(Dataset[Batch], ABC):
         return len(self.rows)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """Return the batch of these samples, with `label` and their positions in this dataset as `index`."""
+        """Return the batch of these samples, with `label` and the positions in this dataset as `index`."""
         positions = np.asarray(indices, dtype=np.int64)
         index = torch.from_numpy(positions)
         content = self.read(self.rows[positions]) if self._reads_images else {}
@@ -158,12 +158,12 @@ class ImageDataset(Dataset[Batch], ABC):
     def __getitem__(self, index: int) -> dict[str, Any]:
         size = len(self)
         if not -size <= index < size:
-            raise IndexError(f"sample {index} of a dataset of {size}")
+            raise IndexError(f"sample {index} is out of range for a dataset of {size}")
         return {name: values[0] for name, values in self.__getitems__([index % size]).items()}
 
 
 def _renumbered_labels(labels: Tensor, numbers: Tensor) -> Tensor:
-    """Return labels, or columns of (N, K) labels, under new numbers; what is negative stays."""
+    """Return renumbered labels, or reordered columns of (N, K) labels; negative labels are kept."""
     if labels.ndim == 2:
         return labels[:, torch.argsort(numbers)]
     return torch.where(labels >= 0, numbers[labels.clamp(min=0)], labels)

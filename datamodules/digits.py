@@ -1,4 +1,4 @@
-"""The handwritten digits that scikit-learn carries: real images without a download."""
+"""The handwritten digits of scikit-learn: real images without a download."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ __all__ = ["DigitsDataModule"]
 
 
 class DigitsDataModule(BaseDataModule):
-    """1,797 real handwritten digits of 8 x 8 pixels, grey, 10 classes; nothing is downloaded.
+    """1,797 real handwritten digits, gray, 8 x 8 pixels, 10 classes; nothing is downloaded.
 
     Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI 1998, as in
-    `sklearn.datasets.load_digits`. 20 % are held out for the test, each class in proportion.
+    `sklearn.datasets.load_digits`. 20% are held out for testing, stratified by class.
 
     Args:
-        image_size: Side in pixels that the images are enlarged to (bilinear); `None` keeps 8.
+        image_size: Side in pixels to enlarge the images to (bilinear); `None` keeps 8.
         **kwargs: Arguments of `BaseDataModule`.
 
     Example:
@@ -44,7 +44,7 @@ class DigitsDataModule(BaseDataModule):
             from sklearn.datasets import load_digits
 
             source = load_digits()
-            # 0..16 becomes 0..255: 15.9375 a step, rounded.
+            # 0..16 is mapped to 0..255 in steps of 15.9375, rounded.
             images = torch.from_numpy(np.round(source.images * (255 / 16)).astype(np.uint8))[:, None]
             if (side := self.hparams["image_size"]) is not None:
                 images = F.interpolate(images, (side, side), mode="bilinear", antialias=True)

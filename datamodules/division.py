@@ -1,4 +1,4 @@
-"""How the images of one listing are divided: as a checkpoint has them, files of one image on one side."""
+"""Division of images into splits: as in the checkpoint, with all paths to one file in the same split."""
 
 import logging
 import os
@@ -21,18 +21,18 @@ __all__ = ["Division"]
 
 log = logging.getLogger("lit_cv")
 
-_SHOWN = 3  # images that a message names
-_LEAST_SHARE = 0.5  # of the images of a record that lie in another folder for them to be the same data
+_SHOWN = 3  # images named in a message
+_LEAST_SHARE = 0.5  # share of a record's images in another folder above which they count as the same data
 _OPTIONS = ("val_fraction", "test_fraction", "split_seed")
 _LABEL_OPTIONS = ("labels_per_class", "label_fraction", "label_seed", "split_seed")
 
 
 class Division:
-    """Divides the images of a DataModule into splits, and knows how those of a checkpoint were divided.
+    """Divides the images of a DataModule into splits, following the splits of a checkpoint if there is one.
 
     Args:
         options: Arguments of the DataModule: fractions, seeds, `root` and `on_error`.
-        record: The splits of the checkpoint that the Trainer is about to load; `None` for a new run.
+        record: Splits of the checkpoint that the Trainer is about to load; `None` for a new run.
     """
 
     def __init__(self, options: Mapping[str, Any], record: SplitRecord | None = None) -> None:
@@ -45,7 +45,7 @@ class Division:
         self.held_out: set[str] = set()  # splits that were made here
 
     def names(self, dataset: ImageDataset) -> list[str]:
-        """Return the names of images as records have them: below `root`, whatever folder they are listed from."""
+        """Return image names for records: relative to `root`, independently of the folder they are listed from."""
         names = [dataset.sample_name(index) for index in range(len(dataset))]
         files = dataset.files()
         if files is None or self.root is None or files[0] == self.root:
@@ -59,16 +59,16 @@ class Division:
     def hold_out(
         self, dataset: ImageDataset, split: str, fraction: float, purpose: int = 0
     ) -> tuple[Positions, Positions]:
-        """Return the positions of the images that stay, and of those held out for a split, both ascending.
+        """Return the positions of the images to keep, and of those held out for a split, both ascending.
 
-        Images that the checkpoint knows stay where they were; only new ones are divided. Several paths to one file
-        stay together.
+        Images of the checkpoint stay in their splits; only new ones are divided. Several paths to one file stay
+        together.
 
         Args:
             dataset: The images.
             split: `val` or `test`.
-            fraction: Share of the labeled images to be held out.
-            purpose: Number that tells apart choices by the same seed.
+            fraction: Share of the labeled images to hold out.
+            purpose: Number that makes choices with the same seed independent.
         """
         self.held_out.add(split)
         seed, strata = int(self.options["split_seed"] or 0), dataset.strata
@@ -100,23 +100,27 @@ class Division:
         return np.flatnonzero((codes == SPLIT_CODES["train"]) & (strata.numpy() >= 0))
 
     def agrees(self, parts: Mapping[str, ImageDataset], labeled: Positions) -> bool:
-        """Tell whether images are divided as the checkpoint has them, as far as that is not given by the source."""
+        """Return whether images are divided as in the checkpoint, apart from splits that the source defines."""
         if self.record is None or not parts["train"].has_names:
             return True
         codes = {split: self._codes(dataset) for split, dataset in parts.items()}
-        for split, found in codes.items():
-            wanted = {SPLIT_CODES[split], UNKNOWN} | ({HIDDEN} if split == "train" else set())
-            if found is not None and not set(np.unique(found).tolist()) <= wanted:
+        for split, recorded in codes.items():
+            expected = {SPLIT_CODES[split], UNKNOWN} | ({HIDDEN} if split == "train" else set())
+            if recorded is not None and not set(np.unique(recorded).tolist()) <= expected:
                 return False
-            if found is not None and split == "train" and not np.array_equal(self.keep_labels(parts[split]), labeled):
+            if (
+                recorded is not None
+                and split == "train"
+                and not np.array_equal(self.keep_labels(parts[split]), labeled)
+            ):
                 return False
         return True
 
     def make_record(self, parts: Mapping[str, ImageDataset], labeled: Positions) -> SplitRecord | None:
-        """Return the splits of these images; `None` where nothing is recorded, for they have no names.
+        """Return a record of the splits; `None` if the images have no names.
 
         Args:
-            parts: The images of `train`, `val` and `test`, as far as there are some.
+            parts: The images of the existing splits among `train`, `val` and `test`.
             labeled: Positions of the training images that keep their labels.
         """
         if not parts["train"].has_names:
@@ -132,22 +136,22 @@ class Division:
 
     @rank_zero_only
     def report_changes(self, parts: Mapping[str, ImageDataset]) -> None:
-        """Say what has changed since the checkpoint: images that are new or gone, or were trained on."""
+        """Log changes since the checkpoint: new and missing images, and evaluation images it was trained on."""
         if self.record is None or not parts["train"].has_names:
             return
         codes = {split: self._look_up(dataset, self.record) for split, dataset in parts.items()}
-        known = sum(int((part != UNKNOWN).sum()) for part in codes.values())
-        if self._are_others(known, sum(len(part) for part in codes.values())):
-            log.info("The images are not those of the checkpoint's run: they are divided anew.")
+        recorded = sum(int((part != UNKNOWN).sum()) for part in codes.values())
+        if self._is_other_data(recorded, sum(len(part) for part in codes.values())):
+            log.info("The images are not those of the checkpoint: new splits are made.")
             return
         new = {split: int((part == UNKNOWN).sum()) for split, part in codes.items()}
-        gone = max(0, len(self.record.keys) - known)
-        if any(new.values()) or gone:
+        missing = max(0, len(self.record.keys) - recorded)
+        if any(new.values()) or missing:
             shown = ", ".join(f"{count:,} in {split}" for split, count in new.items() if count)
             changes = [f"{_count(sum(new.values()))} new ({shown})"] if shown else []
-            changes += [f"{_count(gone)} gone"] if gone else []
+            changes += [f"{_count(missing)} missing"] if missing else []
             log.warning(
-                "The images have changed since the checkpoint: %s. The others stay in the splits that they were in.",
+                "The images have changed since the checkpoint: %s. The others stay in their splits.",
                 " and ".join(changes),
             )
         trained = (SPLIT_CODES["train"], HIDDEN)
@@ -158,15 +162,15 @@ class Division:
                    and self.record.options[name] != self.options[name]]  # fmt: skip
         if changed and self.held_out:
             log.warning(
-                "%s: the images of the checkpoint stay in its splits. Start a new run to divide them anew.",
+                "%s has changed, but images of the checkpoint stay in their splits. Start a new run for new splits.",
                 " and ".join(argument(name) for name in changed),
             )
 
     def separate(self, parts: Mapping[str, ImageDataset]) -> dict[str, ImageDataset]:
-        """Return the splits without training images that are images of another split, too.
+        """Return the splits, with images of other splits removed from training.
 
         Raises:
-            ValueError: If there are some, and they are not to be left out.
+            ValueError: If there are such images and they are not to be skipped.
         """
         result = dict(parts)
         for split, dataset in parts.items():
@@ -176,42 +180,42 @@ class Division:
             if ours is None or not (pairs := shared_files(ours, theirs)):
                 continue
             shown = _named([dataset.sample_name(pair.second) for pair in pairs])
-            said = f"{len(pairs)} of {len(dataset)} images of {split} are training images, too: {shown}"
+            overlap = f"{len(pairs)} of {len(dataset)} images of {split} are also training images: {shown}"
             kept = np.flatnonzero(~np.isin(ours.identity, theirs.identity))
             if self.on_error != "skip" or not len(kept):
                 hint = (
-                    f" ({setting('on_error', 'skip')} leaves them out of training)" if self.on_error == "raise" else ""
+                    f" ({setting('on_error', 'skip')} removes them from training)" if self.on_error == "raise" else ""
                 )
-                raise ValueError(
-                    f"{said}. List each image in one split, or leave out {split}, which is held out then{hint}."
-                )
-            log.warning("%s. They are left out of training.", said)
+                raise ValueError(f"{overlap}. List each image in one split, or omit {split} to have it held out{hint}.")
+            log.warning("%s. They are removed from training.", overlap)
             result["train"] = result["train"].subset(kept)
         if "val" in result and "test" in result:
             states = [result[split].file_states() for split in ("val", "test")]
             if states[0] is not None and states[1] is not None and (pairs := shared_files(states[0], states[1])):
-                log.warning("%d images are in val and in test: choose and report by different ones.", len(pairs))
+                log.warning(
+                    "%d images are in both val and test: use different images to select and to report.", len(pairs)
+                )
         return result
 
     @rank_zero_only
     def report_conflicts(self, dataset: ImageDataset) -> None:
-        """Say which files are listed under several names with different labels."""
+        """Warn about files that are listed under several names with different labels."""
         states = dataset.file_states()
         if states is None:
             return
         first = first_positions(states)
         labels = dataset.labels.numpy()
         differs = labels != labels[first]
-        if len(found := np.flatnonzero(differs if labels.ndim == 1 else differs.any(1))):
+        if len(rows := np.flatnonzero(differs if labels.ndim == 1 else differs.any(1))):
             pairs = [
                 f"{dataset.sample_name(a)} = {dataset.sample_name(b)}"
-                for a, b in zip(found.tolist(), first[found].tolist(), strict=True)
+                for a, b in zip(rows.tolist(), first[rows].tolist(), strict=True)
             ]
-            log.warning("%d images are listed twice, with different labels: %s.", len(found), _named(pairs))
+            log.warning("%d images are listed twice, with different labels: %s.", len(rows), _named(pairs))
 
     @rank_zero_only
     def report_copies(self, parts: Mapping[str, ImageDataset]) -> None:
-        """Say which images of validation and test are copies of training images, byte for byte."""
+        """Warn about validation and test images that are byte-for-byte copies of training images."""
         train = parts["train"].files(), parts["train"].file_states()
         for split, dataset in parts.items():
             files, states = dataset.files(), dataset.file_states()
@@ -221,19 +225,19 @@ class Division:
             if pairs:
                 shown = _named([f"{files[1][b]} = {train[0][1][a]}" for a, b in pairs])
                 log.warning(
-                    "%d of %d images of %s are copies of training images, byte for byte: %s.",
+                    "%d of %d images of %s are exact copies of training images: %s.",
                     len(pairs), looked_at, split, shown,
                 )  # fmt: skip
 
     def _codes(self, dataset: ImageDataset) -> Codes | None:
-        """Return the split of each image in the checkpoint; `None` where none is known, or these are other data."""
+        """Return the split of each image in the checkpoint; `None` without a record, or if it is of other data."""
         if self.record is None or not dataset.has_names:
             return None
         codes = self._look_up(dataset, self.record)
-        return None if self._are_others(int((codes != UNKNOWN).sum()), len(dataset)) else codes
+        return None if self._is_other_data(int((codes != UNKNOWN).sum()), len(dataset)) else codes
 
     def _look_up(self, dataset: ImageDataset, record: SplitRecord) -> Codes:
-        """Return the split of each image in a record, by its path below the root here, or else below the record's."""
+        """Return the split of each image in a record, by its path relative to this root, else to the record's."""
         codes, root, files = record.look_up(self.names(dataset)), record.options.get("root"), dataset.files()
         unknown = np.flatnonzero(codes == UNKNOWN)
         if files is None or not isinstance(root, str) or root == self.options["root"] or not len(unknown):
@@ -243,12 +247,12 @@ class Division:
         codes[unknown] = record.look_up([path.removeprefix(root + os.sep).replace(os.sep, "/") for path in paths])
         return codes
 
-    def _are_others(self, known: int, count: int) -> bool:
-        """Tell whether images, so many of which are in the record, are other data than those of the checkpoint."""
-        if self.record is None or not known:
+    def _is_other_data(self, recorded: int, count: int) -> bool:
+        """Return whether images are not those of the checkpoint, from how many of them are in the record."""
+        if self.record is None or not recorded:
             return True
         elsewhere = self.record.options.get("root") != self.options["root"]
-        return elsewhere and known < _LEAST_SHARE * min(count, len(self.record.keys))
+        return elsewhere and recorded < _LEAST_SHARE * min(count, len(self.record.keys))
 
 
 def _count(number: int) -> str:

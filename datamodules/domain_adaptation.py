@@ -1,4 +1,4 @@
-"""Two sets of images of the same classes, of which only one has labels to learn from."""
+"""Two datasets with the same classes, only one of which provides labels for training."""
 
 import logging
 import math
@@ -28,31 +28,31 @@ log = logging.getLogger("lit_cv")
 
 
 class DomainAdaptationDataModule(BaseDataModule):
-    """Joins a source of labelled images with a target whose labels training never sees.
+    """Combines a labeled source domain with a target domain whose labels are never used in training.
 
-    A training batch is `{"source": {"image", "label", "index"}, "target": {"image", "index"}}`, `batch_size` images
-    of each domain. An epoch is one pass through the larger set, while the smaller one is repeated in new orders
-    (`limit_train_batches` of the Trainer makes epochs shorter). Validation and test run over two loaders, the target's
-    and the source's, whose batches are those of other DataModules with `domain` (N,) int64 besides, 0 for the source
-    and 1 for the target. Both domains have the same channels and size, and are normalised by the same mean and
-    standard deviation, those of both sets together. What is converted is logged; masks and boxes are left out.
+    A training batch is `{"source": {"image", "label", "index"}, "target": {"image", "index"}}`, with `batch_size`
+    images of each domain. An epoch is one pass over the larger domain, while the smaller one is repeated in new orders
+    (shorten epochs with `limit_train_batches` of the Trainer). Validation and test use two loaders, target and source,
+    whose batches additionally have `domain` (N,) int64, 0 for the source and 1 for the target. Both domains have the
+    same channels and size, and are normalized by the mean and standard deviation over both. Conversions are logged;
+    masks and boxes are dropped.
 
-    `train_dataset` are the labelled images of the source, `unlabeled_dataset` the training images of the target,
-    labels hidden, `val_dataset`, `test_dataset` and `predict_dataset` those of the target. Modules that do not adapt
-    (not `expects_domains`) train on the source alone, or, if they learn without labels, on the target's images, and
-    are evaluated on the target: `SupervisedModule` is the usual baseline.
+    `train_dataset` contains the labeled source images, `unlabeled_dataset` the target's training images with hidden
+    labels; `val_dataset`, `test_dataset` and `predict_dataset` are those of the target. Modules that do not adapt (not
+    `expects_domains`) train only on the source, or on the target's images if they learn without labels, and are
+    evaluated on the target: `SupervisedModule` is the usual baseline.
 
-    Validation images are those that each DataModule holds out of its training images, in proportion to the
-    classes. The labels of the target's are there to report, not to choose by: see the module's `monitor`.
+    Each DataModule holds out its validation images from its training images, stratified by class. The target's labels
+    are for reporting, not for model selection: see the module's `monitor`.
 
     Args:
-        source: DataModule of the labelled images. Its `batch_size` and `num_workers` are not used; its `balance` says
-            how its images are drawn.
-        target: DataModule of the images to adapt to, with the same classes in the same order, or with none.
-        batch_size: Images of each domain in a batch, on each device.
-        num_workers: Processes that read images; `None` as in `BaseDataModule`.
-        image_size: Side of the images in pixels; `None` takes the larger of both domains.
-        channels: 1 for grey, 3 for color; `None` takes the larger number of both domains.
+        source: DataModule of the labeled images. Its `batch_size` and `num_workers` are not used; its `balance`
+            determines how its images are drawn.
+        target: DataModule of the images to adapt to, with the same classes in the same order, or without classes.
+        batch_size: Images of each domain in a batch on each device.
+        num_workers: Worker processes that read images; `None` as in `BaseDataModule`.
+        image_size: Side of the images in pixels; `None` uses the larger one of both domains.
+        channels: 1 for gray, 3 for color; `None` uses the larger number of both domains.
 
     Raises:
         ValueError: If the classes of the domains differ, or images have several labels.
@@ -80,33 +80,33 @@ class DomainAdaptationDataModule(BaseDataModule):
         check(self, "image_size", image_size, image_size is None or image_size >= 1, "at least 1, or null")
         check(self, "channels", channels, channels in (None, 1, 3), "1 or 3, or null")
         if source is target:
-            raise ValueError("source and target are the same DataModule: give two, of two domains.")
+            raise ValueError("source and target are the same DataModule: use one for each domain.")
         for name, part in (("source", source), ("target", target)):
             if not isinstance(part, BaseDataModule):
                 raise TypeError(f"{name} is a {type(part).__name__}, but must be a DataModule of images.")
         with within("target"):
-            check(target, "balance", target.balance, not target.balance, "0: the labels of the target are not seen")
+            check(target, "balance", target.balance, not target.balance, "0: the target's labels are not used")
         self.source, self.target, self.balance = source, target, source.balance
         for name in ("val_fraction", "split_seed", "labels_per_class", "label_fraction", "classes", "balance"):
-            self.hparams.pop(name, None)  # they are those of each domain
-        # Checkpoints hold hyperparameters, and must not hold objects.
+            self.hparams.pop(name, None)  # each domain has its common
+        # Hyperparameters are stored in checkpoints, which must not contain objects.
         self.hparams.update(source=_description(source), target=_description(target))
         self.source_val_dataset: ImageDataset | None = None
         self.source_test_dataset: ImageDataset | None = None
 
     def prepare_data(self) -> None:
-        """Download what is missing of both domains."""
+        """Dcommonload missing data of both domains."""
         for name, part in (("source", self.source), ("target", self.target)):
             with within(name):
                 part.prepare_data()
 
     def load(self, split: Split) -> ImageDataset | None:
-        """Return the target's images of a split, as its DataModule has them."""
+        """Return the target's images of a split, unconverted."""
         self.target.setup()
         return self.target.unlabeled_dataset if split == "train" else getattr(self.target, f"{split}_dataset")
 
     def setup(self, stage: str | None = None) -> None:
-        """Load both domains, check that they go together, and convert their images to common ones."""
+        """Load both domains, check that they are compatible, and convert their images to a common format."""
         if self._is_set_up:
             return
         self._restore_parts(state_in_checkpoint(self.checkpoint_path, type(self).__qualname__))
@@ -128,13 +128,13 @@ class DomainAdaptationDataModule(BaseDataModule):
         self._is_set_up = True
 
     def train_dataloader(self) -> Any:
-        """Return the loader of pairs, or that of one domain for a module that does not adapt."""
+        """Return the loader of pairs, or of one domain for a module that does not adapt."""
         if not self._pairs_domains():
             return super().train_dataloader()
         sizes = len(self.train_dataset), len(self.unlabeled_dataset)
         if min(sizes) == 0:
-            raise ValueError(f"there are {sizes[0]} labelled source and {sizes[1]} target images: both are needed.")
-        rank, world_size = self._place()
+            raise ValueError(f"there are {sizes[0]} labeled source and {sizes[1]} target images: both are needed.")
+        rank, world_size = self._rank_and_world_size()
         drop_last = max(sizes) // world_size >= self.batch_size
         dataset = PairDataset(self.train_dataset, self.unlabeled_dataset)
         classes = self._sampled_classes(self.train_dataset) if self.balance else None
@@ -144,25 +144,25 @@ class DomainAdaptationDataModule(BaseDataModule):
         )
 
     def val_dataloader(self) -> Any:
-        """Return the loaders of the target's and the source's validation images."""
+        """Return the loaders of target and source validation images."""
         loaders = self._both(self.val_dataset, self.source_val_dataset)
         if not loaders:
             with within("target"):
-                self.target._tell_no_validation()
+                self.target._warn_no_validation()
         return loaders
 
     def test_dataloader(self) -> Any:
-        """Return the loaders of the target's and the source's test images."""
+        """Return the loaders of target and source test images."""
         if self.test_dataset is None:
-            return super().test_dataloader()  # says what is missing
+            return super().test_dataloader()  # raises the error
         return self._both(self.test_dataset, self.source_test_dataset)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the seed of the training order and which image is in which split of both domains, for checkpoints."""
+        """Return the seed of the training order and the split of each image in both domains, for checkpoints."""
         return {**super().state_dict(), "source": self.source.state_dict(), "target": self.target.state_dict()}
 
     def restore_splits(self, state: Mapping[str, Any]) -> None:
-        """Take up the splits of both domains in what `state_dict` gave, and make them anew if others were made."""
+        """Restore the splits of both domains from `state_dict`; repeat `setup` if they differ from the current ones."""
         if not self._is_set_up:
             self._restore_parts(state)
             return
@@ -182,11 +182,11 @@ class DomainAdaptationDataModule(BaseDataModule):
                 part.restore_splits(inner)
 
     def show_batch(self, split: Split = "train", n: int = 16, path: str | Path | None = None) -> "Figure":
-        """Draw images of both domains, the source's first, with their labels.
+        """Draw images of both domains with their labels, the source first.
 
         Args:
-            split: Which images.
-            n: How many, at most.
+            split: Split of the images.
+            n: Maximum number of images.
             path: PNG file to write.
         """
         from lit_cv.figures import image_grid, label_titles, render, save_png
@@ -199,11 +199,11 @@ class DomainAdaptationDataModule(BaseDataModule):
             "test": (self.source_test_dataset, self.test_dataset),
             "predict": (self.predict_dataset,),
         }
-        found = [part for part in parts[split] if part is not None and len(part)]
-        if not found or n < len(found):
+        datasets = [part for part in parts[split] if part is not None and len(part)]
+        if not datasets or n < len(datasets):
             raise ValueError(f"{type(self).__name__} has no {split!r} images to show (n={n}).")
         random = np.random.RandomState(0)
-        batches = [part.__getitems__(random.permutation(len(part))[: n // len(found)].tolist()) for part in found]
+        batches = [part.__getitems__(random.permutation(len(part))[: n // len(datasets)].tolist()) for part in datasets]
         titles = [title for batch in batches for title in label_titles(batch["label"], self.class_names)]
         images = torch.cat([batch["image"] for batch in batches])
         figure = image_grid(images, titles, heading=f"{_name(self.source)} → {_name(self.target)}: {split}")
@@ -219,7 +219,7 @@ class DomainAdaptationDataModule(BaseDataModule):
         return "\n".join([*parts, f"together: {self.in_channels} x {height} x {width} pixels"])
 
     def _pairs_domains(self) -> bool:
-        """Tell whether batches of both domains are asked for: by a module that adapts, or without one."""
+        """Return whether to provide batches of both domains: for a module that adapts, or without a module."""
         module = module_of(self.trainer)
         return module is None or as_module(module).expects_domains
 
@@ -230,7 +230,7 @@ class DomainAdaptationDataModule(BaseDataModule):
     def _check_classes(self) -> None:
         source, target = self.source, self.target
         if source.multi_label or target.multi_label:
-            raise ValueError("domain adaptation takes one label an image, but these have several.")
+            raise ValueError("domain adaptation needs one label per image, but these images have several.")
         if not source.num_classes:
             raise ValueError(f"the source {_name(source)} has no classes to learn.")
         if target.class_names and target.class_names != source.class_names:
@@ -245,14 +245,14 @@ class DomainAdaptationDataModule(BaseDataModule):
         self.in_channels = self.hparams["channels"] or max(source.in_channels, target.in_channels)
         side = self.hparams["image_size"]
         sizes = [_side_lengths(part) for part in (source, target)]
-        own = max(sizes, key=math.prod) if side is None else (side, side)
-        self.image_size = own
+        common = max(sizes, key=math.prod) if side is None else (side, side)
+        self.image_size = common
         for name, part, size in zip(("source", "target"), (source, target), sizes, strict=True):
             before = (part.in_channels, *size)
-            if before != (self.in_channels, *own):
+            if before != (self.in_channels, *common):
                 log.info(
                     "The %s's images (%s) are converted from %d x %d x %d to %d x %d x %d.",
-                    name, _name(part), *before, self.in_channels, *own,
+                    name, _name(part), *before, self.in_channels, *common,
                 )  # fmt: skip
 
     def _converted(self, dataset: ImageDataset, domain: int) -> ConvertedDataset:
@@ -263,7 +263,7 @@ class DomainAdaptationDataModule(BaseDataModule):
 
 
 def _description(datamodule: BaseDataModule) -> dict[str, Any]:
-    """Return a DataModule as a configuration names it, in plain values."""
+    """Return the configuration of a DataModule as plain values."""
     cls = type(datamodule)
     arguments = {name: value for name, value in datamodule.hparams.items() if not name.startswith("_")}
     return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
@@ -274,7 +274,7 @@ def _name(datamodule: BaseDataModule) -> str:
 
 
 def _side_lengths(datamodule: BaseDataModule) -> tuple[int, int]:
-    """Return the height and width of the images, which have to be the same for all."""
+    """Return the common height and width of the images."""
     if datamodule.image_size is None:
         raise ValueError(f"the images of {_name(datamodule)} have several sizes: set its image_size.")
     return datamodule.image_size
@@ -288,7 +288,7 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def _pooled(source: Statistics | None, target: Statistics | None) -> Statistics | tuple[None, None]:
-    """Return mean and standard deviation over both domains, each with the same weight."""
+    """Return mean and standard deviation over both domains with equal weights."""
     if source is None or target is None:
         return None, None
     (means, stds), (other_means, other_stds) = source, target

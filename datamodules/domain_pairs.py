@@ -1,4 +1,4 @@
-"""Two sets of images with the same look of batch: converted to common images, and fetched side by side."""
+"""Datasets of two domains: conversion to a common image format, and fetching in pairs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,43 +12,47 @@ from torch.utils.data import Dataset
 
 from datamodules.balance import balanced_positions
 from datamodules.dataset import ImageDataset, Rows
-from datamodules.loader import Batch, EpochSampler
+from datamodules.loader import EpochSampler
 from datamodules.memory import channel_statistics
+from lit_cv.contracts import Batch
 
 __all__ = ["SOURCE", "TARGET", "ConvertedDataset", "PairDataset", "PairSampler", "convert_images"]
 
 SOURCE, TARGET = 0, 1
-_SAMPLE = 2048  # images that mean and standard deviation are estimated from
-_LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey (ITU-R BT.601), as PIL has it
+_SAMPLE = 2048  # images to estimate mean and standard deviation from
+_LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue (ITU-R BT.601), as in Pillow
 
 
 def convert_images(images: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
-    """Return images with another number of channels and another size.
+    """Convert images to another number of channels and another size.
 
-    Grey is repeated, color becomes its luma; the centered part of the wanted shape is resized with antialiasing.
+    Gray is repeated, color becomes its luma; the largest centered part of the target shape is resized with
+    antialiasing.
 
     Args:
         images: (N, C, H, W) uint8.
-        channels: Channels wanted.
-        size: Height and width wanted, in pixels.
+        channels: Target number of channels.
+        size: Target height and width in pixels.
 
     Returns:
         (N, channels, *size) uint8.
 
     Raises:
-        ValueError: If the channels are neither 1 nor 3 and must change.
+        ValueError: If the number of channels changes other than between 1 and 3.
 
     Example:
         >>> convert_images(torch.zeros(2, 1, 16, 20, dtype=torch.uint8), 3, (28, 28)).shape
         torch.Size([2, 3, 28, 28])
     """
-    given, height, width = images.shape[1:]
-    if given != channels:
-        if {given, channels} != {1, 3}:
-            raise ValueError(f"images of {given} channels cannot be given {channels}: only grey and color convert.")
+    current, height, width = images.shape[1:]
+    if current != channels:
+        if {current, channels} != {1, 3}:
+            raise ValueError(
+                f"images with {current} channels cannot be converted to {channels}: only gray and color images can."
+            )
         if channels == 1:
-            grey = (images * torch.tensor(_LUMA).view(3, 1, 1)).sum(1, keepdim=True)
-            images = grey.round_().clamp_(0, 255).to(torch.uint8)
+            gray = (images * torch.tensor(_LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+            images = gray.round_().clamp_(0, 255).to(torch.uint8)
         else:
             images = images.expand(-1, 3, -1, -1)
     if (height, width) == size:
@@ -61,13 +65,13 @@ def convert_images(images: Tensor, channels: int, size: tuple[int, int]) -> Tens
 
 
 class ConvertedDataset(ImageDataset):
-    """The images of another set with common channels and size, and the number of their domain.
+    """Images of another dataset, converted to common channels and size, with the number of their domain.
 
-    A batch has `image`, `label`, `index` (the position in this set) and `domain` (N,) int64; masks and boxes, which
-    would not fit the images any more, are left out.
+    A batch has `image`, `label`, `index` (the position in this dataset) and `domain` (N,) int64; masks and boxes are
+    dropped, as they would no longer match the images.
 
     Args:
-        base: The set.
+        base: The dataset.
         channels: Channels of the images.
         size: Height and width of the images in pixels.
         domain: 0 for the source, 1 for the target.
@@ -80,16 +84,16 @@ class ConvertedDataset(ImageDataset):
         self.in_memory = base.in_memory
 
     def read(self, rows: Rows) -> Batch:
-        """Return the images of these positions of the other set, and their domain."""
+        """Return the images of these positions of the base dataset, and their domain."""
         images = convert_images(self.base.read(self.base.rows[rows])["image"], self.channels, self.size)
         return {"image": images, "domain": torch.full((len(rows),), self.domain)}
 
     def sample_name(self, index: int) -> str:
-        """Return the name that the other set gives to a sample."""
+        """Return the name of a sample in the base dataset."""
         return self.base.sample_name(int(self.rows[index]))
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """Return mean and standard deviation of each channel in [0, 1] units, over some images spread evenly."""
+        """Return mean and standard deviation of each channel in [0, 1] units, estimated from evenly spread images."""
         if self.base.statistics() is None:
             return None
         chosen = np.linspace(0, len(self) - 1, min(len(self), _SAMPLE)).astype(np.int64)
@@ -97,10 +101,10 @@ class ConvertedDataset(ImageDataset):
 
 
 class PairDataset(Dataset[Batch]):
-    """Source images with labels, and target images without, fetched side by side.
+    """Labeled source images and unlabeled target images, fetched in pairs.
 
-    A batch is `{"source": {"image", "label", "index"}, "target": {"image", "index"}}`. There is no other entry, so
-    that nothing a target set knows of its images reaches training.
+    A batch is `{"source": {"image", "label", "index"}, "target": {"image", "index"}}`. There are no other entries, so
+    that no target annotations leak into training.
 
     Args:
         source: The source domain.
@@ -115,9 +119,9 @@ class PairDataset(Dataset[Batch]):
         return max(len(self.source), len(self.target))
 
     def __getitems__(self, indices: Sequence[Any]) -> Batch:
-        """Return the batch of these pairs of positions; a single number stands for that pair, each set repeated."""
+        """Return the batch of these pairs of positions; a single number is used for both, modulo the dataset sizes."""
         positions = np.asarray(indices, dtype=np.int64)
-        if positions.ndim == 1:  # Lightning's own samplers know nothing of pairs (overfit_batches)
+        if positions.ndim == 1:  # from Lightning's samplers (overfit_batches)
             positions = np.stack([positions % len(self.source), positions % len(self.target)], 1)
         source = self.source.__getitems__(positions[:, 0].tolist())
         target = self.target.__getitems__(positions[:, 1].tolist())
@@ -132,19 +136,20 @@ class PairDataset(Dataset[Batch]):
 
 
 class PairSampler(EpochSampler):
-    """Deals pairs of a source and a target position out to the processes, a function of (seed, epoch).
+    """Distributes pairs of source and target positions over the ranks, as a function of (seed, epoch).
 
-    An epoch is one pass through the larger set; the smaller one is passed through as often as that takes, each pass
-    in a new order. Both orders are independent, and every process gets a share of both sets of its own.
+    An epoch is one pass over the larger domain; the smaller one is repeated as often as needed, each pass in a new
+    order. Both orders are independent, and each rank gets a different share of both domains.
 
     Args:
         sizes: Number of source and of target samples.
-        seed: Seed of the orders; `None` takes the one that `lightning.seed_everything` was given, otherwise 0.
-        num_replicas: Number of processes.
-        rank: This process, from 0.
-        drop_last: Whether samples of the larger set that cannot be dealt out evenly are left out.
-        classes: Classes (source samples,) by which source samples are drawn, -1 for none; `None` draws all alike.
-        balance: How far they are drawn equally often, see `BalancedSampler`.
+        seed: Seed of the orders; `None` uses the seed of `lightning.seed_everything`, else 0.
+        num_replicas: Number of ranks.
+        rank: Rank of this process.
+        drop_last: Whether samples of the larger domain that do not divide evenly are dropped.
+        classes: Classes of source samples for balanced sampling, (source samples,), -1 for none; `None` draws all
+            equally often.
+        balance: Strength of the balancing, see `BalancedSampler`.
 
     Example:
         >>> pairs = list(PairSampler((2, 6), seed=0))
@@ -167,9 +172,9 @@ class PairSampler(EpochSampler):
         self.classes, self.balance = None if classes is None else classes.numpy(), balance
 
     def order(self) -> NDArray[np.int64]:
-        """Return this process's pairs of the epoch, (len, 2), the skipped ones included."""
-        dealt = len(self) * self.num_replicas
-        columns = [self._column(domain, size, dealt) for domain, size in enumerate(self.sizes)]
+        """Return this rank's pairs of the epoch, (len, 2), including skipped ones."""
+        total = len(self) * self.num_replicas
+        columns = [self._column(domain, size, total) for domain, size in enumerate(self.sizes)]
         return np.stack(columns, 1)[self.rank :: self.num_replicas]
 
     def _column(self, domain: int, size: int, count: int) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Whether episodes can be drawn from the classes that there are."""
+"""Checks that episodes can be drawn from the available classes."""
 
 from collections.abc import Sequence
 
@@ -8,37 +8,37 @@ from datamodules.class_pool import ClassPool
 from lit_cv.errors import VoidOptionError, argument
 from lit_cv.printable import printable
 
-__all__ = ["Drawn", "check_drawn"]
+__all__ = ["EpisodeSize", "check_episodes"]
 
-Drawn = tuple[int, int, str]
-"""Classes and support images of each in an episode, and the argument that says so."""
+EpisodeSize = tuple[int, int, str]
+"""Classes per episode, support images per class, and the argument that sets them."""
 
 
-def check_drawn(
-    split: str, pool: ClassPool, query_pool: ClassPool | None, drawn: Sequence[Drawn], queries: int
+def check_episodes(
+    split: str, pool: ClassPool, query_pool: ClassPool | None, sizes: Sequence[EpisodeSize], queries: int
 ) -> None:
-    """Refuse classes that no episode can be drawn from.
+    """Raise if episodes cannot be drawn from the classes of a split.
 
     Args:
         split: The split.
         pool: Its support images.
-        query_pool: Its query images, `None` where they are the same.
-        drawn: What episodes hold.
-        queries: Query images of each class.
+        query_pool: Its query images, `None` if they are the same.
+        sizes: Sizes of the episodes.
+        queries: Query images per class.
 
     Raises:
-        ValueError: If there are fewer classes than an episode has, or a class has too few images.
+        ValueError: If there are fewer classes than an episode needs, or a class has too few images.
     """
-    kinds = len(pool.names)
-    for way, shot, name in drawn:
-        if kinds < way:
+    class_count = len(pool.names)
+    for way, shot, name in sizes:
+        if class_count < way:
             text = (
-                f"an episode of {way} classes ({argument(name)}) cannot be drawn from the {kinds} classes of "
-                f"{split}: lower it, or change {argument('val_classes')} and {argument('test_classes')}."
+                f"an episode of {way} classes ({argument(name)}) cannot be drawn from the {class_count} classes of "
+                f"{split}: reduce it, or change {argument('val_classes')} and {argument('test_classes')}."
             )
             if split == "train":
                 raise ValueError(text)
-            reason = f"an episode of {way} classes cannot be drawn from the {kinds} of {split}"
+            reason = f"an episode of {way} classes cannot be drawn from the {class_count} of {split}"
             raise VoidOptionError(None, f"{split}_classes", ..., reason, text=text)
         _check_counts(pool, shot + (0 if query_pool else queries), split)
         if query_pool:
@@ -51,7 +51,7 @@ def _check_counts(pool: ClassPool, needed: int, split: str) -> None:
         shown = printable(", ".join([f"{pool.names[c]} ({pool.counts[c]})" for c in small[:5]]), lines=False)
         more = f" and {len(small) - 5} more" if len(small) > 5 else ""
         raise ValueError(
-            f"an episode takes {needed} images of a class for support and query, but of {split} these have fewer: "
-            f"{shown}{more}. Lower {argument('query')} ({argument('eval_query')}) or {argument('shot')} (the shots of "
+            f"an episode needs {needed} images per class for support and query, but these {split} classes have fewer: "
+            f"{shown}{more}. Reduce {argument('query')} ({argument('eval_query')}) or {argument('shot')} (the shots in "
             f"{argument('evaluate')})."
         )

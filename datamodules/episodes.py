@@ -1,4 +1,4 @@
-"""Episodes of few-shot learning, each a function of one number, drawn whole from images in memory."""
+"""Episodes for few-shot learning, each a function of one number, drawn from images in memory."""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from datamodules.class_pool import ClassPool
-from datamodules.loader import Batch, EpochSampler
+from datamodules.loader import EpochSampler
+from lit_cv.contracts import Batch
 from lit_cv.errors import OptionError
 
 __all__ = ["EpisodeDataset", "EpisodeSampler", "EvaluationEpisodes", "Setting", "episode_numbers"]
@@ -21,7 +22,7 @@ Rows = NDArray[np.int64]
 
 
 class Setting(NamedTuple):
-    """How many classes an episode has, and how many support images each.
+    """Number of classes of an episode, and of support images per class.
 
     Example:
         >>> Setting.parse("20w5s"), Setting(5, 1).name
@@ -33,10 +34,10 @@ class Setting(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a setting from its name.
+        """Parse a setting from its name.
 
         Raises:
-            ValueError: If it is not of the form `5w1s`, with two classes and one image at least.
+            ValueError: If it does not have the form `5w1s`, with at least two classes and one image.
         """
         match = re.fullmatch(r"(\d+)w(\d+)s", text)
         if not match or int(match[1]) < 2 or int(match[2]) < 1:
@@ -44,13 +45,13 @@ class Setting(NamedTuple):
                 None,
                 "evaluate",
                 text,
-                "give settings such as [5w1s, 20w5s], the first for 5 classes (2 at least) with 1 support image each",
+                "give settings such as [5w1s, 20w5s]; 5w1s means 5 classes (at least 2) with 1 support image each",
             )
         return cls(int(match[1]), int(match[2]))
 
     @property
     def name(self) -> str:
-        """The setting as metrics are named."""
+        """Name of the setting in metrics."""
         return f"{self.way}w{self.shot}s"
 
 
@@ -61,26 +62,26 @@ def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return state ^ (state >> np.uint64(31))
 
 
-def episode_numbers(key: Sequence[int], which: Rows) -> Rows:
-    """Return the numbers that episodes are drawn from, 63 bits each.
+def episode_numbers(key: Sequence[int], positions: Rows) -> Rows:
+    """Return the random numbers of episodes, 63 bits each.
 
     Args:
-        key: Numbers that tell one row of episodes from another.
-        which: Positions in that row.
+        key: Numbers that identify a sequence of episodes.
+        positions: Positions in the sequence.
     """
     start = np.random.SeedSequence(list(key)).generate_state(1, np.uint64)
-    mixed = _mix(start + (which.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
+    mixed = _mix(start + (positions.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
     return (mixed >> np.uint64(1)).astype(np.int64)
 
 
 class EpisodeSampler(EpochSampler):
-    """Deals out numbers of training episodes: a function of (seed, epoch, step, rank), new ones in every epoch.
+    """Samples the numbers of training episodes as a function of (seed, epoch, step, rank).
 
     Args:
-        size: Episodes of an epoch, over all processes.
+        size: Episodes per epoch over all ranks.
         seed: Seed of the run, see `EpochSampler`.
-        num_replicas: Number of processes.
-        rank: This process, from 0.
+        num_replicas: Number of ranks.
+        rank: Rank of this process.
 
     Example:
         >>> ranks = [EpisodeSampler(4, seed=1, num_replicas=2, rank=rank) for rank in (0, 1)]
@@ -92,26 +93,26 @@ class EpisodeSampler(EpochSampler):
         super().__init__(size, True, seed, num_replicas, rank, drop_last=True)
 
     def order(self) -> Rows:
-        """Return the numbers of this process's episodes in the epoch, the skipped ones included."""
-        which = np.arange(self.rank, len(self) * self.num_replicas, self.num_replicas)
-        return episode_numbers([self.seed, self.epoch, self.cycle], which)
+        """Return the numbers of this rank's episodes in the epoch, including skipped ones."""
+        positions = np.arange(self.rank, len(self) * self.num_replicas, self.num_replicas)
+        return episode_numbers([self.seed, self.epoch, self.cycle], positions)
 
 
 class EpisodeDataset(Dataset[Batch]):
     """Episodes of N classes with K support and Q query images each.
 
-    A batch of B episodes holds `support` and `query`, each with `image` (B, N K or N Q, C, H, W) uint8, `label`
-    (B, N K or N Q) from 0 to N - 1, class after class, and `index`, the rows of the images in their pool; and
-    `classes` (B, N), the classes in the pool. No image is twice in an episode.
+    A batch of B episodes has `support` and `query`, each with `image` (B, N K or N Q, C, H, W) uint8, `label`
+    (B, N K or N Q) from 0 to N - 1, sorted by class, and `index`, the rows of the images in their pool; and `classes`
+    (B, N), the classes in the pool. Each image occurs at most once in an episode.
 
     Args:
         support: Classes that support images are drawn from.
-        query: The same classes with other images for the queries; `None` takes those of `support`.
-        way: Classes of an episode N.
-        shot: Support images of each, K.
-        queries: Query images of each, Q.
-        reads_images: Whether a batch holds `image`.
-        size: Length of the dataset, which is of no meaning to the episodes.
+        query: The same classes with other images for the queries; `None` uses those of `support`.
+        way: Classes per episode, N.
+        shot: Support images per class, K.
+        queries: Query images per class, Q.
+        reads_images: Whether batches have `image`.
+        size: Length of the dataset, which does not affect the episodes.
     """
 
     def __init__(
@@ -128,8 +129,8 @@ class EpisodeDataset(Dataset[Batch]):
         self.way, self.shot, self.queries = way, shot, queries
         self.reads_images = reads_images
         self.size = size
-        each = {"support": shot, "query": queries}
-        self._labels = {name: np.repeat(np.arange(way), count)[None] for name, count in each.items()}
+        images_per_class = {"support": shot, "query": queries}
+        self._labels = {name: np.repeat(np.arange(way), count)[None] for name, count in images_per_class.items()}
 
     def __len__(self) -> int:
         return self.size
@@ -151,38 +152,38 @@ class EpisodeDataset(Dataset[Batch]):
 
     def _draw(self, numbers: NDArray[np.uint64]) -> tuple[Rows, Rows, Rows]:
         """Return the classes (B, N), the rows of the support (B, N, K) and of the query images (B, N, Q)."""
-        kinds = len(self.support.names)
-        classes = _choose(_draws(numbers, 0, kinds), self.way)
+        class_count = len(self.support.names)
+        classes = _choose(_draws(numbers, 0, class_count), self.way)
         if self.query is None:
-            rows = _choose_rows(numbers, kinds, self.support, classes, self.shot + self.queries)
+            rows = _choose_rows(numbers, class_count, self.support, classes, self.shot + self.queries)
             return classes, rows[..., : self.shot], rows[..., self.shot :]
-        support = _choose_rows(numbers, kinds, self.support, classes, self.shot)
-        after = kinds + self.way * int(self.support.counts.max())
-        return classes, support, _choose_rows(numbers, after, self.query, classes, self.queries)
+        support = _choose_rows(numbers, class_count, self.support, classes, self.shot)
+        query_start = class_count + self.way * int(self.support.counts.max())
+        return classes, support, _choose_rows(numbers, query_start, self.query, classes, self.queries)
 
     def _read(self, batch: Batch) -> None:
-        """Add the images: all of them in one go where support and query come from one pool."""
+        """Add the images, fetched at once if support and query come from one pool."""
         support, query = (batch[part]["index"].numpy().reshape(-1) for part in ("support", "query"))
         if self.query is None:
             images = self.support.take(np.concatenate([support, query]))
         else:
             images = torch.cat([self.support.take(support), self.query.take(query)])
-        for part, found in (("support", images[: len(support)]), ("query", images[len(support) :])):
-            batch[part]["image"] = found.view(*batch[part]["index"].shape, *images.shape[1:])
+        for part, selected in (("support", images[: len(support)]), ("query", images[len(support) :])):
+            batch[part]["image"] = selected.view(*batch[part]["index"].shape, *images.shape[1:])
 
 
 class EvaluationEpisodes(Dataset[Batch]):
-    """The same episodes every time, in several settings, as whole batches of one setting each.
+    """Fixed evaluation episodes in several settings, grouped into batches of one setting each.
 
     Args:
         support: Classes that support images are drawn from.
-        query: The same classes with other images for the queries; `None` takes those of `support`.
+        query: The same classes with other images for the queries; `None` uses those of `support`.
         settings: The settings.
-        queries: Query images of each class.
-        episodes: Number of episodes in each setting.
-        batch_size: Episodes of a batch at most.
-        key: Number that tells these episodes from others.
-        reads_images: Whether a batch holds `image`.
+        queries: Query images per class.
+        episodes: Number of episodes per setting.
+        batch_size: Maximum number of episodes in a batch.
+        key: Number that identifies this sequence of episodes.
+        reads_images: Whether batches have `image`.
     """
 
     def __init__(
@@ -212,16 +213,16 @@ class EvaluationEpisodes(Dataset[Batch]):
 
 
 def _draws(numbers: NDArray[np.uint64], start: int, count: int) -> NDArray[np.uint64]:
-    """Return random numbers (B, count) that depend on nothing but the episode's number and their position."""
+    """Return random numbers (B, count) that depend only on the episode's number and their position."""
     positions = np.arange(start + 1, start + count + 1, dtype=np.uint64)
     return _mix(numbers[:, None] + positions * _GOLDEN)
 
 
 def _choose(draws: NDArray[np.uint64], k: int) -> Rows:
-    """Return the positions of the k smallest of each row, in ascending order of the draws: a random choice."""
+    """Return the positions of the k smallest draws of each row in ascending order of the draws: a random choice."""
     size = draws.shape[-1]
     bits = np.uint64(size.bit_length())
-    keys = draws >> bits << bits | np.arange(size, dtype=np.uint64)  # sorting them sorts the positions along
+    keys = draws >> bits << bits | np.arange(size, dtype=np.uint64)  # sorting the keys also sorts the positions
     if 4 * k < size:
         keys = np.partition(keys, k - 1, axis=-1)[..., :k]
     chosen = np.sort(keys, axis=-1)[..., :k] & ((np.uint64(1) << bits) - np.uint64(1))
@@ -229,9 +230,9 @@ def _choose(draws: NDArray[np.uint64], k: int) -> Rows:
 
 
 def _choose_rows(numbers: NDArray[np.uint64], start: int, pool: ClassPool, classes: Rows, k: int) -> Rows:
-    """Return k different rows of each of these classes, (B, N, k), in random order."""
-    most = int(pool.counts.max())
-    draws = _draws(numbers, start, classes.shape[1] * most).reshape(*classes.shape, most)
-    if most > pool.counts.min():
-        draws[np.arange(most) >= pool.counts[classes][..., None]] = np.iinfo(np.uint64).max
+    """Return k distinct rows of each of these classes, (B, N, k), in random order."""
+    largest = int(pool.counts.max())
+    draws = _draws(numbers, start, classes.shape[1] * largest).reshape(*classes.shape, largest)
+    if largest > pool.counts.min():
+        draws[np.arange(largest) >= pool.counts[classes][..., None]] = np.iinfo(np.uint64).max
     return pool.first[classes][..., None] + _choose(draws, k)

@@ -1,4 +1,4 @@
-"""What a DataModule says about itself: a picture of a batch, and a few lines."""
+"""Figure of a batch and text summary of a DataModule."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -16,7 +16,7 @@ __all__ = ["draw_batch", "summarize"]
 
 
 class Described(Protocol):
-    """What is shown of a DataModule; see `datamodules.base.BaseDataModule`."""
+    """The parts of a DataModule that are shown; see `datamodules.base.BaseDataModule`."""
 
     train_dataset: ImageDataset
     unlabeled_dataset: ImageDataset
@@ -32,7 +32,7 @@ class Described(Protocol):
     multi_label: bool | None
 
     def prepare_data(self) -> None:
-        """Download what is missing."""
+        """Download missing data."""
 
     def setup(self) -> None:
         """Load the images."""
@@ -50,12 +50,12 @@ def _datasets(datamodule: Described) -> dict[str, ImageDataset | None]:
 
 
 def draw_batch(datamodule: Described, split: str, n: int, path: str | Path | None) -> "Figure":
-    """Draw images of a split, chosen at random but always the same, with their labels.
+    """Draw a fixed random choice of images of a split with their labels.
 
     Args:
-        datamodule: Where the images come from.
-        split: Which images.
-        n: How many, at most.
+        datamodule: DataModule of the images.
+        split: Split of the images.
+        n: Maximum number of images.
         path: PNG file to write.
 
     Raises:
@@ -74,8 +74,8 @@ def draw_batch(datamodule: Described, split: str, n: int, path: str | Path | Non
     else:
         names = (datamodule.box_classes, datamodule.mask_classes)
         objects = object_titles(boxes, labels, mask, *names, count=len(chosen))
-        known = [label >= 0 for label in batch["label"].tolist()]
-        titles = [f"{t}: {o}" if is_known else o for t, o, is_known in zip(titles, objects, known, strict=True)]
+        labeled = [label >= 0 for label in batch["label"].tolist()]
+        titles = [f"{t}: {o}" if has_label else o for t, o, has_label in zip(titles, objects, labeled, strict=True)]
         drawn = draw_objects(batch["image"], boxes, labels, mask, *names)
         figure = image_grid(drawn, titles, heading, columns=4, cell=3.2)
     if path is not None:
@@ -95,9 +95,9 @@ def summarize(datamodule: Described) -> str:
     targets = {"boxes": datamodule.box_classes, "masks": datamodule.mask_classes}
     objects = [f"{name} of {len(named)} classes: {_few(named)}" for name, named in targets.items() if named]
     size = " x ".join(map(str, datamodule.image_size)) if datamodule.image_size else "any size in"
-    kind = "labels, several an image" if datamodule.multi_label else "classes"
-    known = [f"{datamodule.num_classes or 'no'} {kind}: {shown}"] if names or not objects else []
-    lines = "\n".join([*known, *objects])
+    kind = "labels, several per image" if datamodule.multi_label else "classes"
+    classes = [f"{datamodule.num_classes or 'no'} {kind}: {shown}"] if names or not objects else []
+    lines = "\n".join([*classes, *objects])
     return f"{type(datamodule).__name__}: {splits} images\n{lines}\n{datamodule.in_channels} x {size} pixels"
 
 

@@ -1,4 +1,4 @@
-"""Image files: read by batches, checked or decoded once, split."""
+"""Datasets and base DataModule of image files."""
 
 import copy
 import logging
@@ -19,10 +19,10 @@ from datamodules.dataset import ImageDataset, Rows, as_labels
 from datamodules.decoding import ValueRange
 from datamodules.images import read_image
 from datamodules.inspection import unreadable_files
-from datamodules.loader import Batch
 from datamodules.mapped import MappedDataset
 from datamodules.separation import FileStates, file_states
 from lit_cv.annotations.sizes import file_size
+from lit_cv.contracts import Batch
 from lit_cv.errors import setting
 from lit_cv.printable import printable
 
@@ -31,9 +31,9 @@ __all__ = ["FileDataset", "FilesDataModule", "some_names"]
 log = logging.getLogger("lit_cv")
 
 _SHOWN = 5  # broken files named in a message
-_NAMES = 20  # names that a message lists
-_SAMPLE = 16  # images that are looked at for their size
-_ENLARGED = 3  # times that images may be enlarged without a word
+_NAMES = 20  # names listed in a message
+_SAMPLE = 16  # images to check the size of
+_ENLARGED = 3  # enlargement factor from which to warn
 
 
 class FileDataset(ImageDataset):
@@ -45,8 +45,8 @@ class FileDataset(ImageDataset):
         labels: (N,) integers, -1 where unlabeled; or (N, K) of 0 and 1.
         class_names: Names of the classes.
         size: Side of the images in pixels.
-        channels: 3 for color, 1 for grey.
-        value_range: As in `read_image`.
+        channels: 3 for color, 1 for gray.
+        value_range: See `read_image`.
     """
 
     has_names = True
@@ -81,12 +81,12 @@ class FileDataset(ImageDataset):
         return read_image(self.root / self.paths[row], self.size, self.channels, self.value_range)
 
     def decoded(self, name: str) -> NDArray[np.uint8]:
-        """Return the images of all samples, decoded once into a file beside them whose name starts so."""
+        """Return the images of all samples, decoded once into a cache file named `{name}-...`."""
         paths = self.chosen_paths()
         return cached_images(self.root, paths, self.size, self.channels, name, value_range=self.value_range)
 
     def unreadable(self) -> dict[str, str]:
-        """Return the paths of the samples that cannot be decoded, each with the reason."""
+        """Return the paths of the samples that cannot be decoded, with the reasons."""
         return unreadable_files(self.root, self.chosen_paths(), self.value_range)
 
     def sample_name(self, index: int) -> str:
@@ -94,17 +94,17 @@ class FileDataset(ImageDataset):
         return self.paths[int(self.rows[index])]
 
     def files(self) -> tuple[Path, list[str]] | None:
-        """Return the folder and the paths below it of the samples."""
+        """Return the folder and the relative paths of the samples."""
         return self.root, self.chosen_paths()
 
     def file_states(self) -> FileStates | None:
-        """Return which file each sample is, and its size."""
+        """Return identity and size of the file of each sample."""
         if not self._states:
             self._states.append(file_states(self.root, self.paths))
         return self._states[0].take(self.rows)
 
     def resized(self, size: int) -> Self:
-        """Return the same files, read at another size."""
+        """Return the same files, decoded at another size."""
         other = copy.copy(self)
         other.size = size
         return other
@@ -115,20 +115,20 @@ class FileDataset(ImageDataset):
 
 
 class FilesDataModule(BaseDataModule):
-    """Base of the DataModules that read image files. A subclass implements `load` with a `FileDataset`.
+    """Base of DataModules that read image files. A subclass implements `load` with a `FileDataset`.
 
     Args:
-        image_size: Side of the images in pixels: the centered square, resized with antialiasing.
-        train_image_size: Side of the training images in pixels, for an augmentation that crops them; `None` takes
+        image_size: Side of the images in pixels: the centered square is resized with antialiasing.
+        train_image_size: Side of the training images in pixels, for an augmentation that crops them; `None` uses
             `image_size`.
-        channels: 3 for color, 1 for grey.
-        value_range: Lowest and highest value of grey images with 16 or 32 bits (TIFF, PNG), which become 0 and 255, for
-            files of 12 bits `[0, 4095]`; `None` takes 0 to 65535.
-        on_error: What an unreadable file does: `raise` stops the run when it is read; `skip` checks all files
-            first (once, as long as they do not change), and leaves the unreadable ones out and lists them.
+        channels: 3 for color, 1 for gray.
+        value_range: Lowest and highest value of gray images with 16 or 32 bits (TIFF, PNG), mapped to 0 and 255; for
+            12-bit files `[0, 4095]`; `None` means 0 to 65535.
+        on_error: How to treat unreadable files: `raise` stops the run when one is read; `skip` checks all files first
+            (once while they do not change), and skips and lists the unreadable ones.
         cache: Whether all images are decoded once, into a file in a folder `.lit_cv_cache` beside them.
-        test_fraction: Share of the images held out for the test where the source has no splits, each class in
-            proportion; in [0, 1).
+        test_fraction: Share of the images held out for testing if the source has no splits, stratified by class; in
+            [0, 1).
         train_size: Old name of `train_image_size`.
         **kwargs: Arguments of `BaseDataModule`.
     """
@@ -160,17 +160,17 @@ class FilesDataModule(BaseDataModule):
         self._pool: dict[str, FileDataset] = {}
 
     def prepare_data(self) -> None:
-        """Check or decode the files in one process, before the others read what it has left."""
+        """Check or decode the files in one process, so that the others can read the cached results."""
         if self.hparams["cache"] or self.hparams["on_error"] == "skip":
             self.setup()
 
     def forget(self) -> None:
-        """Forget the splits that were made of images without splits."""
+        """Discard the splits, so that they are made again."""
         super().forget()
         self._pool = {}
 
     def split_pool(self, pool: FileDataset, split: Split) -> FileDataset | None:
-        """Return the training or the test part of images that have no splits."""
+        """Return the training or test part of images without splits."""
         if not self._pool:
             pool = self.readable(pool)
             kept, held = self.division.hold_out(pool, "test", self.hparams["test_fraction"], purpose=2)
@@ -180,7 +180,7 @@ class FilesDataModule(BaseDataModule):
         return self._pool.get(split)
 
     def readable(self, dataset: FileDataset) -> FileDataset:
-        """Return the files without the unreadable ones if these are skipped, and list them."""
+        """Return the files; with `on_error="skip"`, without the unreadable ones, which are logged."""
         dataset.value_range = self.value_range
         if self.hparams["on_error"] != "skip":
             return dataset
@@ -193,13 +193,13 @@ class FilesDataModule(BaseDataModule):
             for path, reason in list(broken.items())[:_SHOWN]
         )
         more = f"\n  and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
-        log.warning("%d of %d images cannot be read and are left out:\n%s%s", len(broken), len(paths), shown, more)
+        log.warning("%d of %d images cannot be read and are skipped:\n%s%s", len(broken), len(paths), shown, more)
         if len(broken) == len(paths):
             raise ValueError(f"none of the {len(paths)} images in {dataset.root} can be read.")
         return dataset.subset([position for position, path in enumerate(paths) if path not in broken])
 
     def finish(self, dataset: ImageDataset, split: Split) -> ImageDataset:
-        """Give a split its image size, and take its images from the cache."""
+        """Return the dataset of a split at its image size, from the cache if `cache` is set."""
         h = self.hparams
         if not isinstance(dataset, FileDataset):
             return dataset
@@ -213,24 +213,24 @@ class FilesDataModule(BaseDataModule):
         return cached
 
     def setup(self, stage: str | None = None) -> None:
-        """Load the images and split them, once; say so if they are far smaller than what they are resized to."""
+        """Load and split the images once; warn if they are far smaller than the size they are resized to."""
         first = not self._is_set_up
         super().setup(stage)
         if first and stage in (None, "fit"):
-            self._tell_enlarged()
+            self._warn_enlarged()
 
     @rank_zero_only
-    def _tell_enlarged(self) -> None:
+    def _warn_enlarged(self) -> None:
         files, size = self._parts["train"].files(), self.hparams["image_size"]
         if files is None:
             return
         chosen = files[1][:: max(1, len(files[1]) // _SAMPLE)]
-        sizes = [found for name in chosen if not isinstance(found := file_size(files[0] / name), str)]
+        sizes = [stored for name in chosen if not isinstance(stored := file_size(files[0] / name), str)]
         typical = sorted(sizes, key=min)[len(sizes) // 2] if sizes else (size, size)
         if min(typical) * _ENLARGED <= size:
             log.warning(
-                "The images have %d x %d pixels and are enlarged to %d x %d, which takes time and adds nothing: set "
-                "%s, unless pretrained weights need their size.",
+                "The images have %d x %d pixels and are enlarged to %d x %d, which takes time but adds no information: "
+                "set %s, unless pretrained weights need the larger size.",
                 *typical, size, size, setting("image_size", min(typical), self),
             )  # fmt: skip
 
@@ -240,7 +240,7 @@ class FilesDataModule(BaseDataModule):
 
 
 def some_names(names: Sequence[str]) -> str:
-    """Return the first names as a terminal can show them, and how many more there are."""
+    """Return the first names in printable form, and the number of further names."""
     more = len(names) - _NAMES
     shown = ", ".join(printable(name, lines=False) for name in names[:_NAMES])
     return shown + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""Your own images in folders, one for each class."""
+"""Custom images in one folder per class."""
 
 import logging
 import os
@@ -24,27 +24,27 @@ __all__ = ["ImageFolderDataModule", "class_folders", "find_images", "image_files
 
 log = logging.getLogger("lit_cv")
 
-_LOGS = "lightning_logs"  # of runs that were started beside the images: no class
-_MOST_VISITS = 100  # times that one folder is listed because of links to it
+_LOGS = "lightning_logs"  # of runs started beside the images, not a class
+_MAX_VISITS = 100  # listings of one folder through links
 
 
 class ImageFolderDataModule(FilesDataModule):
-    """Your own images: `root` holds `train`, `val` and `test` with a folder for each class, or just such folders.
+    """Custom images: `root` contains one folder per class, or `train`, `val` and `test` with such folders.
 
-    The folders of splits may be named otherwise (`Training` and `Testing`, `TRAIN`, `Val`, `seg_train` and `seg_test`).
-    Where `val` or `test` is missing, it is split off: `val` from the training images, `test` only if there is no
-    folder `train` either. Files may lie deeper; hidden files, those that are no images, and what a system leaves
-    beside them (`@eaDir`, `__MACOSX`) are passed over.
+    Variants of the split names are accepted (`Training` and `Testing`, `TRAIN`, `Val`, `seg_train` and `seg_test`). A
+    missing `val` is held out of the training images; a missing `test` is held out only if there is no folder `train`.
+    Images in subfolders are included; hidden files, files that are not images, and system files (`@eaDir`, `__MACOSX`)
+    are ignored.
 
     Args:
         root: The folder.
-        class_depth: How deep the folders of the classes lie: 2 for `root/GROUP/CLASS`, with classes named
-            `GROUP/CLASS` and no folders for splits (for few-shot learning, which splits by class or group).
-        predict_root: Folder of images, in any arrangement, for `predict`; `None` takes the test images.
+        class_depth: Depth of the class folders: 2 for `root/GROUP/CLASS`, with classes named `GROUP/CLASS` and no
+            split folders (for few-shot learning, which splits by class or group).
+        predict_root: Folder of images for `predict`, searched recursively; `None` uses the test images.
         **kwargs: Arguments of `FilesDataModule` and `BaseDataModule`.
 
     Raises:
-        FileNotFoundError: If `root` is missing or holds no folders.
+        FileNotFoundError: If `root` is missing or contains no folders.
         ValueError: If a class has no training images.
     """
 
@@ -60,31 +60,31 @@ class ImageFolderDataModule(FilesDataModule):
             return self._load_predict()
         root = Path(self.hparams["root"]).expanduser()
         if not root.is_dir():
-            raise FileNotFoundError(f"there is no folder {root.absolute()}: set {argument('root', self)}.")
+            raise FileNotFoundError(f"folder {root.absolute()} not found: set {argument('root', self)}.")
         if self.hparams["class_depth"] == 2:
-            _tell_beside(root, split)
+            _warn_images_beside_classes(root, split)
             return self.split_pool(_dataset(self, root, root, depth=2), split) if split != "val" else None
         folders = split_folders(root)
         training = folders.get("train")
-        if training is None or not class_folders(training):  # a folder `train` of images is a class of that name
-            _refuse_splits(root, folders)
-            _tell_beside(root, split)
+        if training is None or not class_folders(training):  # a folder `train` with images is a class
+            _check_split_folders(root, folders)
+            _warn_images_beside_classes(root, split)
             if split == "train":
-                _tell_split_names(root)
+                _warn_split_names(root)
             return self.split_pool(_dataset(self, root, root), split) if split != "val" else None
         folder = folders.get(split)
         if folder is None:
             return None
         if split == "train":
-            _tell_passed_over(root, folders)
+            _warn_ignored_folders(root, folders)
         elif not class_folders(folder) and find_images(folder):
             rank_zero_only(log.warning)(
-                "%s holds images without folders of classes, and is left out: %s predicts them.",
+                "%s contains images without class folders and is skipped: use %s to predict them.",
                 printable(str(folder), lines=False),
                 argument("predict_root", self),
             )
             return None
-        _tell_beside(folder, "train")
+        _warn_images_beside_classes(folder, "train")
         return self.readable(_dataset(self, root, folder, class_folders(training)))
 
     def _load_predict(self) -> FileDataset | None:
@@ -93,95 +93,93 @@ class ImageFolderDataModule(FilesDataModule):
         root = Path(self.hparams["predict_root"]).expanduser()
         paths = find_images(root)
         if not paths:
-            what = "are no images in" if root.is_dir() else "is no folder"
-            raise FileNotFoundError(f"there {what} {root.absolute()}: set {argument('predict_root', self)}.")
+            problem = "there are no images in" if root.is_dir() else "there is no folder"
+            raise FileNotFoundError(f"{problem} {root.absolute()}: set {argument('predict_root', self)}.")
         return self.readable(FileDataset(root, paths, [-1] * len(paths), channels=self.hparams["channels"]))
 
 
 def find_images(folder: Path) -> list[str]:
-    """Return the paths of the images in a folder and those within it, relative to it, sorted."""
+    """Return the paths of the images in a folder and its subfolders, relative to it, sorted."""
     return sorted(_images(folder, folder)) if folder.is_dir() else []
 
 
-def _refuse_splits(root: Path, folders: dict[str, Path]) -> None:
-    """Refuse folders of splits, without classes or without one to train on, which would be taken for classes."""
+def _check_split_folders(root: Path, folders: dict[str, Path]) -> None:
+    """Raise if there are split folders without class folders or without `train`, as they would be read as classes."""
     if not folders or len(class_folders(root)) > len(folders):
         return
-    named = ", ".join(folder.name for folder in folders.values())
+    split_names = ", ".join(folder.name for folder in folders.values())
     if "train" in folders and len(folders) > 1:
         raise ValueError(
-            f"{root} holds folders of splits ({named}) without folders of classes in them: put the images of each "
-            f"class in one, list images and labels in a table (CSVDataModule), or set {argument('root')} to a folder "
-            "of unlabeled images."
+            f"{root} contains split folders ({split_names}) without class folders: put the images of each class in a "
+            f"folder, list images and labels in a table (CSVDataModule), or set {argument('root')} to a folder of "
+            "unlabeled images."
         )
     if "train" not in folders:
         raise ValueError(
-            f"{root} holds folders of splits ({named}) and none to train on: add a folder train, or set "
-            f"{argument('root')} to the folder that has the folders of the classes."
+            f"{root} contains split folders ({split_names}), but none for training: add a folder train, or set "
+            f"{argument('root')} to the folder that contains the class folders."
         )
 
 
-def _tell_split_names(root: Path) -> None:
-    """Say so if all classes are named for splits: of several sets, perhaps."""
+def _warn_split_names(root: Path) -> None:
+    """Warn if all classes are named like splits, perhaps of several datasets."""
     names = list(class_folders(root))
     if len(names) > 1 and all(map(is_named_for_split, names)):
         rank_zero_only(log.warning)(
-            "%s: folders named for splits are read as classes (%s): set %s to a folder that holds one train and one "
-            "test.",
+            "%s: folders named like splits are read as classes (%s): set %s to a folder that contains one train and "
+            "one test.",
             printable(str(root), lines=False), some_names(names), argument("root"),
         )  # fmt: skip
 
 
-def _tell_passed_over(root: Path, folders: dict[str, Path]) -> None:
-    """Say which folders beside those of the splits are not read."""
+def _warn_ignored_folders(root: Path, folders: dict[str, Path]) -> None:
+    """Warn about folders beside the split folders, which are ignored."""
     read = {folder.relative_to(root).parts[0] for folder in folders.values()}
     if others := [name for name in class_folders(root) if name not in read]:
         rank_zero_only(log.warning)(
-            "%s: the splits are read from %s; other folders are passed over: %s.",
+            "%s: the splits are read from %s; other folders are ignored: %s.",
             printable(str(root), lines=False), ", ".join(sorted(read)), some_names(others),
         )  # fmt: skip
 
 
-def _tell_beside(folder: Path, split: Split) -> None:
-    """Say which images lie beside the folders of the classes, once for all splits."""
+def _warn_images_beside_classes(folder: Path, split: Split) -> None:
+    """Warn once for all splits about images beside the class folders."""
     files = (entry.name for entry in os.scandir(folder) if not entry.is_dir())
     beside = [name for name in files if is_image(name) and not is_clutter(name)]
     if beside and split == "train":
         rank_zero_only(log.warning)(
-            "%d images in %s lie in no folder of a class and are left out: %s.",
+            "%d images in %s are in no class folder and are skipped: %s.",
             len(beside), printable(str(folder), lines=False), some_names(sorted(beside)),
         )  # fmt: skip
 
 
 def class_folders(folder: Path, depth: int = 1) -> dict[str, Path]:
-    """Return the class folders by name, those two deep as `GROUP/CLASS`; names that look the same are the same."""
+    """Return class folders by name (`GROUP/CLASS` for depth 2), with names in Unicode normal form NFC."""
     entries = [entry for entry in os.scandir(folder) if entry.is_dir() and not is_clutter(entry.name)]
     entries = [entry for entry in entries if entry.name != _LOGS]
     found = dict(sorted((unicodedata.normalize("NFC", entry.name), Path(entry.path)) for entry in entries))
     if len(found) < len(entries):
-        twice = Counter(unicodedata.normalize("NFC", entry.name) for entry in entries).most_common(1)[0][0]
-        raise ValueError(
-            f"{folder} has two folders named {twice!r}, whose accents are encoded differently: put their images in one."
-        )
+        duplicate = Counter(unicodedata.normalize("NFC", entry.name) for entry in entries).most_common(1)[0][0]
+        raise ValueError(f"{folder} has two folders named {duplicate!r} with differently encoded accents: merge them.")
     if depth == 1:
         return found
     return {f"{group}/{name}": path for group, inner in found.items() for name, path in class_folders(inner).items()}
 
 
 def image_files(folder: Path, root: Path) -> list[str]:
-    """Return the images below a folder by their paths relative to `root`, sorted."""
+    """Return the paths of the images below a folder, relative to `root`, sorted."""
     return sorted(_images(folder, root))
 
 
 def _images(folder: Path, root: Path, outer: tuple[str, ...] = (), visits: Counter[str] | None = None) -> Iterator[str]:
-    """Yield the images below a folder, relative to `root`; a link to a folder around it is not followed."""
+    """Yield the images below a folder, relative to `root`; links to parent folders are not followed."""
     here, visits = os.path.realpath(folder), Counter() if visits is None else visits
     if here in outer:
         return
     visits[here] += 1
-    if visits[here] > _MOST_VISITS:  # links to links: a few folders would have more images than could be listed
+    if visits[here] > _MAX_VISITS:  # nested links could multiply a few folders without limit
         shown = printable(here, lines=False)
-        raise ValueError(f"{root}: more than {_MOST_VISITS} ways lead over links to {shown}: remove some of them.")
+        raise ValueError(f"{root}: more than {_MAX_VISITS} links lead to {shown}: remove some of them.")
     for entry in os.scandir(folder):
         if is_clutter(entry.name):
             continue
@@ -197,20 +195,20 @@ def _dataset(
     """List the images of a split.
 
     Args:
-        data: Whose images these are.
+        data: DataModule of the images.
         root: Folder that paths are relative to.
         folder: Folder with a folder for each class.
-        classes: The classes of the training images, if these are other ones.
-        depth: How deep the class folders lie.
+        classes: Classes of the training images, if this is another split.
+        depth: Depth of the class folders.
     """
     found = class_folders(folder, depth)
     names = list(classes if classes is not None else found)
     if not found:
-        raise FileNotFoundError(f"{folder.absolute()} holds no folders: put the images of each class in one.")
-    known = set(names)
-    if unknown := [name for name in found if name not in known]:
+        raise FileNotFoundError(f"{folder.absolute()} contains no folders: put the images of each class in a folder.")
+    training_classes = set(names)
+    if unknown := [name for name in found if name not in training_classes]:
         raise ValueError(
-            f"{folder} has classes without training images: {some_names(unknown)}. Known are: {some_names(names)}."
+            f"{folder} has classes without training images: {some_names(unknown)}. Known: {some_names(names)}."
         )
     files = {name: image_files(path, root) for name, path in found.items()}
     empty = [name for name in names if not files.get(name)]

@@ -1,9 +1,9 @@
-"""Images to predict, in a folder of any arrangement, without the data that a model was trained on."""
+"""Images to predict in any folder, without the training data of the model."""
 
 from pathlib import Path
 from typing import Any
 
-from datamodules.annotation_files import whole_images
+from datamodules.annotation_files import unannotated_images
 from datamodules.base import Split
 from datamodules.checks import check
 from datamodules.dataset import ImageDataset
@@ -15,23 +15,23 @@ __all__ = ["ImageFilesDataModule"]
 
 
 class ImageFilesDataModule(FilesDataModule):
-    """Images without labels, for `predict` alone: `lit-cv predict --ckpt_path best --images FOLDER` makes one.
+    """Unlabeled images, only for `predict`: used by `lit-cv predict --ckpt_path best --images FOLDER`.
 
     Args:
-        root: Folder of images in any arrangement, or one image.
-        class_names: Names of the classes of the model.
-        box_classes: Names of the classes of boxes that it finds.
-        mask_classes: Names of the classes of pixels that it tells apart.
-        whole: Whether each image is made to fit as a whole, its aspect ratio kept and padded, as
-            `AnnotatedImagesDataModule` does; otherwise its centered square is taken.
-        canvas: For whole images, height and width that they are made to fit into; `None` keeps their sizes.
+        root: Folder of images, searched recursively, or one image.
+        class_names: Class names of the model.
+        box_classes: Names of the box classes of the model.
+        mask_classes: Names of the pixel classes of the model.
+        whole: Whether each image is fitted entirely, keeping its aspect ratio and padded, as in
+            `AnnotatedImagesDataModule`; otherwise its centered square is used.
+        canvas: Height and width to fit images into if `whole` is set; `None` keeps their sizes.
         **kwargs: Arguments of `FilesDataModule` and `BaseDataModule`.
 
     Raises:
         FileNotFoundError: If there are no images.
     """
 
-    multi_label = None  # so that it fits every model
+    multi_label = None  # compatible with every model
 
     def __init__(
         self,
@@ -65,16 +65,16 @@ class ImageFilesDataModule(FilesDataModule):
             return self.readable(FileDataset(root, paths, [-1] * len(paths), channels=h["channels"]))
         canvas = None if h["canvas"] is None else (h["canvas"][0], h["canvas"][1])
         skip = h["on_error"] == "skip"
-        return whole_images(root, paths, self.box_classes, canvas, h["channels"], self.value_range, skip)
+        return unannotated_images(root, paths, self.box_classes, canvas, h["channels"], self.value_range, skip)
 
     def prepare_data(self) -> None:
-        """Do nothing: there is nothing to download."""
+        """Do nothing, as there is nothing to download."""
 
     def setup(self, stage: str | None = None) -> None:
-        """List the images, once."""
+        """List the images once."""
         h = self.hparams
         if stage not in (None, "predict"):
-            raise ValueError("ImageFilesDataModule has images to predict alone: choose another DataModule to train on.")
+            raise ValueError("ImageFilesDataModule is only for prediction: choose another DataModule for training.")
         if self.predict_dataset is None and (dataset := self.load("predict")) is not None:
             self.predict_dataset = self.finish(dataset, "predict")
             self.num_classes = len(self.class_names) or None

@@ -1,4 +1,4 @@
-"""From an image file to a uint8 tensor."""
+"""Reading of image files as uint8 tensors."""
 
 import os
 from collections.abc import Callable
@@ -16,17 +16,17 @@ __all__ = ["IMAGE_SUFFIXES", "UnreadableImageError", "decode_image", "fit", "rea
 
 
 class UnreadableImageError(OSError):
-    """An image file that is broken, truncated or of an unknown format; the message names it.
+    """An image file is broken, truncated or of an unknown format; the message names it.
 
     Attributes:
-        reason: What is wrong with it, without its name; empty where the error comes from a worker process.
+        reason: Description of the problem without the file name; empty if the error comes from a worker process.
     """
 
     reason = ""
 
     @classmethod
     def of(cls, name: str | Path, reason: str) -> Self:
-        """Return the error of an image, with a name and a reason that a terminal can show."""
+        """Return the error for an image, with name and reason in printable form."""
         reason = printable(reason, lines=False)
         error = cls(f"cannot read the image {printable(str(name), lines=False)}: {reason}")
         error.reason = reason
@@ -39,19 +39,19 @@ def read_image(
     channels: Literal[1, 3] = 3,
     value_range: ValueRange | None = None,
 ) -> Tensor:
-    """Read an image file of any usual format.
+    """Read an image file of any common format.
 
-    JPEGs that are much larger than `size` are decoded at 1/2, 1/4 or 1/8 of their size. The orientation that EXIF or,
-    where it has none, XMP says is applied, transparency is put on white, 16 bits are scaled to 8, of an animation the
-    first image is taken.
+    JPEGs that are much larger than `size` are decoded at 1/2, 1/4 or 1/8 of their size. The orientation from EXIF, or
+    else from XMP, is applied, transparency is blended onto white, 16 bits are scaled to 8, and the first frame of an
+    animation is used.
 
     Args:
         path: The file.
-        size: Side, or height and width, in pixels: the centered part of that shape is cut out, as large as
-            possible, and resized with antialiasing. `None` keeps the image as it is.
-        channels: 3 for color, 1 for grey.
-        value_range: Lowest and highest value of grey images with 16 or 32 bits, which become 0 and 255; `None` takes
-            0 to 65535.
+        size: Side, or height and width, in pixels: the largest centered part of that shape is cropped and resized with
+            antialiasing. `None` keeps the image unchanged.
+        channels: 3 for color, 1 for gray.
+        value_range: Lowest and highest value of gray images with 16 or 32 bits, mapped to 0 and 255; `None` means 0 to
+            65535.
 
     Returns:
         (channels, H, W) uint8.
@@ -70,14 +70,14 @@ def decode_image(
     channels: Literal[1, 3] = 3,
     value_range: ValueRange | None = None,
 ) -> Tensor:
-    """Decode the content of an image file as `read_image` does.
+    """Decode the content of an image file, see `read_image`.
 
     Args:
-        data: The whole content.
-        name: What an error calls it.
-        size: Side, or height and width, in pixels; `None` keeps the image as it is.
-        channels: 3 for color, 1 for grey.
-        value_range: As in `read_image`.
+        data: Content of the file.
+        name: Name of the image in errors.
+        size: Side, or height and width, in pixels; `None` keeps the image unchanged.
+        channels: 3 for color, 1 for gray.
+        value_range: See `read_image`.
 
     Returns:
         (channels, H, W) uint8.
@@ -95,28 +95,28 @@ def read_whole(
     expected: tuple[int, int] | None = None,
     value_range: ValueRange | None = None,
 ) -> Tensor:
-    """Read an image file as `read_image` does, but nothing is cut off: the whole image is resized.
+    """Read an image file like `read_image`, but resize the entire image without cropping.
 
     Args:
         path: The file.
-        size: Height and width in pixels; `None` keeps the image as it is.
-        channels: 3 for color, 1 for grey.
-        expected: Height and width that the file is known to have; `None` takes any.
-        value_range: As in `read_image`.
+        size: Height and width in pixels; `None` keeps the image unchanged.
+        channels: 3 for color, 1 for gray.
+        expected: Expected height and width of the file; `None` accepts any.
+        value_range: See `read_image`.
 
     Returns:
         (channels, H, W) uint8.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        UnreadableImageError: If it cannot be decoded, or is of another size than expected.
+        UnreadableImageError: If it cannot be decoded, or its size is not the expected one.
     """
 
     def resize(image: Tensor, size: tuple[int, int] | None) -> Tensor:
-        found = (image.shape[1], image.shape[2])
-        if expected is not None and not any(_fraction(expected, k) == found for k in (1, 2, 4, 8)):
+        decoded = (image.shape[1], image.shape[2])
+        if expected is not None and not any(_fraction(expected, k) == decoded for k in (1, 2, 4, 8)):
             raise ValueError(
-                f"it has changed, it had {expected[1]} x {expected[0]} pixels when its annotations were checked"
+                f"it has changed: it had {expected[1]} x {expected[0]} pixels when its annotations were checked"
             )
         return _resize(image, size)
 
@@ -124,28 +124,28 @@ def read_whole(
 
 
 def _fraction(size: tuple[int, int], k: int) -> tuple[int, int]:
-    """Return the size of a JPEG that is decoded at 1 / k of it."""
+    """Return the size of a JPEG that is decoded at 1/k of its size."""
     return -(-size[0] // k), -(-size[1] // k)
 
 
 def _content(path: str | Path) -> bytearray:
     try:
-        # a pipe that nobody writes to would be waited for
+        # do not block on a pipe without a writer
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
         if os.path.islink(path):
             raise UnreadableImageError.of(path, "it is a link to a file that does not exist") from None
         raise
-    found = os.fstat(handle)
-    if reason := image_file_problem(found):
+    state = os.fstat(handle)
+    if reason := image_file_problem(state):
         os.close(handle)
         raise UnreadableImageError.of(path, reason)
     with open(handle, "rb", buffering=0) as file:
-        return read_into(bytearray(found.st_size), file)  # torch wants a buffer that it could write to
+        return read_into(bytearray(state.st_size), file)  # torch requires a writable buffer
 
 
 def read_into(data: bytearray, file: IO[bytes]) -> bytearray:
-    """Fill a buffer from an unbuffered file, and return it; it ends where the file ends."""
+    """Fill a buffer from an unbuffered file and return it, truncated at the end of the file."""
     view, filled = memoryview(data), 0
     while count := file.readinto(view[filled:]):  # type: ignore[attr-defined]
         filled += count
@@ -170,15 +170,15 @@ def _decode_and(
 
 def _reason(error: Exception) -> str:
     unknown = type(error).__name__ == "UnidentifiedImageError"
-    return "it is no image" if unknown else (str(error).splitlines() or [type(error).__name__])[0]
+    return "it is not an image" if unknown else (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def fit(image: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """Cut out the largest centered part of the shape of `size` and resize it with antialiasing.
+    """Crop the largest centered part with the aspect ratio of `size`, and resize it with antialiasing.
 
     Args:
         image: (C, H, W) uint8.
-        size: Height and width in pixels; `None` keeps the image as it is.
+        size: Height and width in pixels; `None` keeps the image unchanged.
 
     Example:
         >>> import torch

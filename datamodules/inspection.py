@@ -1,4 +1,4 @@
-"""What has been found out about image files, kept beside them: for one, which cannot be read."""
+"""Cached facts about image files, kept beside them, such as which are unreadable."""
 
 import contextlib
 import json
@@ -16,9 +16,9 @@ from datamodules.stored_file import (
     digest,
     draw_few,
     fingerprint,
-    open_plain,
-    proven,
-    remember,
+    mark_verified,
+    open_regular,
+    verified,
 )
 from datamodules.threads import in_threads
 from lit_cv.atomic_files import write_text
@@ -28,17 +28,17 @@ __all__ = ["inspected", "unreadable_files"]
 
 log = logging.getLogger("lit_cv")
 
-_CHECK_SIZE = 32  # pixels that a file is read at to see whether it can be
-_MOST_BYTES = 1 << 29  # of such notes: five million files
+_CHECK_SIZE = 32  # side in pixels for test reads
+_MAX_BYTES = 1 << 29  # of a cache file, enough for five million images
 
 
 def unreadable_files(root: Path, paths: Sequence[str], value_range: ValueRange | None = None) -> dict[str, str]:
-    """Return the files that cannot be decoded, each with the reason; every file is decoded once while unchanged.
+    """Return the files that cannot be decoded, with the reasons; each file is decoded once while unchanged.
 
     Args:
         root: Folder that the paths are relative to.
         paths: The images.
-        value_range: As in `read_image`.
+        value_range: See `read_image`.
     """
 
     def check(path: str) -> str:
@@ -69,76 +69,76 @@ def inspected(
     is_valid: Callable[[Any], bool],
     agrees: Callable[[str, Any], bool] | None = None,
 ) -> list[Any]:
-    """Return what `look` finds in each file, which is remembered in `name`.json as long as the file is unchanged.
+    """Return the results of `look` for each file, cached in `name`.json while the file is unchanged.
 
-    Notes that this process has not written itself are compared with a few of the files, and forgotten if they differ.
+    Cached results that this process did not write are verified on a few files, and discarded if one differs.
 
     Args:
         root: Folder that the paths are relative to.
         paths: The files.
-        name: Name of what is looked for.
-        look: Returns what is found in a file, as JSON; called in threads.
-        title: What the progress bar says.
-        is_valid: Returns whether something could be what `look` found, by its form.
-        agrees: Returns whether what is remembered of a file is right; by default whether `look` finds the same.
+        name: Name of the cached facts.
+        look: Returns the facts about a file as a JSON value; called in threads.
+        title: Title of the progress bar.
+        is_valid: Returns whether a value has the form of a result of `look`.
+        agrees: Returns whether a cached result is right; by default whether `look` returns the same.
     """
     file = None
     with contextlib.suppress(PermissionError):
         file = cache_folder(root) / f"{name}.json"
-    prints = {path: fingerprint(root, path) for path in paths}
-    notes = {} if file is None else _read_notes(file)
-    known = {
+    fingerprints = {path: fingerprint(root, path) for path in paths}
+    entries = {} if file is None else _read_cache(file)
+    results = {
         path: entry[-1]
-        for path, seen in prints.items()
-        if (entry := notes.get(path, [None]))[:-1] == [DECODER_VERSION, *seen] and is_valid(entry[-1])
+        for path, state in fingerprints.items()
+        if (entry := entries.get(path, [None]))[:-1] == [DECODER_VERSION, *state] and is_valid(entry[-1])
     }
     part = hash(tuple(paths))
-    if file and known and not proven(file, part):
-        compare = agrees or (lambda path, found: bool(json.loads(json.dumps(look(path))) == found))
-        if wrong := [path for path in _sample(file, known) if not compare(path, known[path])]:
-            log.warning("%s is made again: it is wrong about %s.", _shown(file), printable(wrong[0], lines=False))
-            notes, known = {}, {}
+    if file and results and not verified(file, part):
+        compare = agrees or (lambda path, result: bool(json.loads(json.dumps(look(path))) == result))
+        if wrong := [path for path in _sample(file, results) if not compare(path, results[path])]:
+            log.warning("%s is rebuilt: it is wrong about %s.", _shown(file), printable(wrong[0], lines=False))
+            entries, results = {}, {}
         else:
-            remember(file, part)
-    new = [path for path in prints if path not in known]
+            mark_verified(file, part)
+    new = [path for path in fingerprints if path not in results]
 
-    def note(position: int) -> None:
+    def inspect(position: int) -> None:
         path = new[position]
-        notes[path] = [DECODER_VERSION, *prints[path], look(path)]
+        entries[path] = [DECODER_VERSION, *fingerprints[path], look(path)]
 
     if new:
-        in_threads(note, len(new), title)
+        in_threads(inspect, len(new), title)
         if file:
             try:
-                write_text(file, json.dumps(notes), "what was found out about the files,")
-                remember(file, part)
-            except OSError as error:  # they are found out again next time
-                log.warning("What was found out about the files is not kept: %s", printable(str(error)))
-    return [notes[path][-1] for path in paths]
+                write_text(file, json.dumps(entries), "the cached facts about files")
+                mark_verified(file, part)
+            except OSError as error:  # they are collected again next time
+                log.warning("Facts about the files cannot be cached: %s", printable(str(error)))
+    return [entries[path][-1] for path in paths]
 
 
-def _read_notes(file: Path) -> dict[str, list[Any]]:
-    """Return what was found out before about each file; nothing, with a warning, if that is damaged."""
+def _read_cache(file: Path) -> dict[str, list[Any]]:
+    """Return the cache entry of each file; empty, with a warning, if the cache is damaged."""
     try:
-        with open_plain(file) as opened:
-            if (size := os.fstat(opened.fileno()).st_size) > _MOST_BYTES:
+        with open_regular(file) as opened:
+            if (size := os.fstat(opened.fileno()).st_size) > _MAX_BYTES:
                 raise ValueError(f"it has {size:,} bytes")
-            notes = json.loads(opened.read(_MOST_BYTES))
-        if not isinstance(notes, dict) or not all(isinstance(entry, list) and entry for entry in notes.values()):
-            raise ValueError("it holds something else")
+            entries = json.loads(opened.read(_MAX_BYTES))
+        if not isinstance(entries, dict) or not all(isinstance(entry, list) and entry for entry in entries.values()):
+            raise ValueError("its content is invalid")
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         reason = printable(str(error), lines=False)[:200]
-        log.warning("%s is made again, for it cannot be read: %s", _shown(file), reason)
+        log.warning("%s is rebuilt, as it cannot be read: %s", _shown(file), reason)
         return {}
-    return notes
+    return entries
 
 
-def _sample(file: Path, known: Mapping[str, Any]) -> list[str]:
-    """Return a few of the files that notes know, and a few of those where something is wrong."""
-    wrong = [path for path, found in known.items() if found and isinstance(found, str | dict)]
-    return [*draw_few(file, list(known)), *draw_few(file, wrong)]
+def _sample(file: Path, results: Mapping[str, Any]) -> list[str]:
+    """Return a few of the cached files, and a few of those with problems."""
+    flawed = [path for path, result in results.items() if result and isinstance(result, str | dict)]
+    return [*draw_few(file, list(results)), *draw_few(file, flawed)]
 
 
 def _shown(path: Path) -> str:

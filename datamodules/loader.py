@@ -1,4 +1,4 @@
-"""Loaders whose order is a function of (seed, epoch) and that continue in the middle of an epoch."""
+"""Loaders with an order that is a function of (seed, epoch), which can resume in the middle of an epoch."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -12,36 +12,35 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, S
 
 from datamodules.images import UnreadableImageError
 from datamodules.worker_signals import OutliveSignals, signals_held_back
+from lit_cv.contracts import Batch
 from lit_cv.errors import FIT, TRAINER, argument, setting
 
-__all__ = ["Batch", "EpochSampler", "ResumableLoader", "collate", "loader_options"]
+__all__ = ["EpochSampler", "ResumableLoader", "collate", "loader_options"]
 
-Batch = dict[str, Any]
-
-_MOST_WORKERS = 8
-_LISTS = ("boxes", "box_labels", "iscrowd")  # a different number in every image: kept as lists
+_MAX_WORKERS = 8
+_LIST_ENTRIES = ("boxes", "box_labels", "iscrowd")  # kept as lists, as their lengths differ between images
 
 
 class EpochSampler(DistributedSampler[Any]):
-    """Deals the samples of an epoch out to the processes, in an order that depends on nothing but its arguments.
+    """Distributes the samples of an epoch over the ranks, in an order that depends only on the arguments.
 
-    The order is that of numpy's frozen legacy generator, hence the same on every machine. It is a
-    `DistributedSampler` so that Lightning leaves it alone when it trains on several processes.
+    The order comes from numpy's frozen legacy generator, so it is the same on every machine. It is a
+    `DistributedSampler` so that Lightning does not replace it in distributed training.
 
     Args:
         size: Number of samples in the dataset.
-        shuffle: `True` for training: a new order every epoch, and as many samples for each process (some samples
-            twice, or left out with `drop_last`). `False` for evaluation: in order, every sample exactly once, so
-            that some processes get one less.
-        seed: Seed of the order; `None` takes the one that `lightning.seed_everything` was given, otherwise 0.
-        num_replicas: Number of processes.
-        rank: This process, from 0.
-        drop_last: Whether samples that cannot be dealt out evenly are left out rather than used twice.
+        shuffle: `True` for training: a new order every epoch, and the same number of samples for each rank (some are
+            repeated, or dropped with `drop_last`). `False` for evaluation: in order, every sample exactly once, so that
+            some ranks get one less.
+        seed: Seed of the order; `None` uses the seed of `lightning.seed_everything`, else 0.
+        num_replicas: Number of ranks.
+        rank: Rank of this process.
+        drop_last: Whether samples that do not divide evenly are dropped instead of repeated.
 
     Attributes:
-        offset: Samples of this process that the next iteration skips.
-        cycle: Which pass through the data within the same epoch, from 0; each has its own order.
-        balance: How far classes are drawn equally often, see `BalancedSampler`.
+        offset: Samples of this rank that the next iteration skips.
+        cycle: Number of the pass over the data within an epoch, from 0; each pass has a different order.
+        balance: Strength of class balancing, see `BalancedSampler`.
 
     Example:
         >>> sampler = EpochSampler(6, shuffle=True, seed=1)
@@ -80,42 +79,42 @@ class EpochSampler(DistributedSampler[Any]):
         return iter(self.order()[self.offset :].tolist())
 
     def order(self) -> NDArray[np.int64]:
-        """Return the positions of this process's samples in the epoch, the skipped ones included."""
+        """Return the positions of this rank's samples in the epoch, including skipped ones."""
         if not self.shuffle:
             return np.arange(self.rank, self.size, self.num_replicas)
         bits = np.random.MT19937(np.random.SeedSequence([self.seed, self.epoch, self.cycle]))
         order = self.permutation(np.random.RandomState(bits))
-        dealt = len(self) * self.num_replicas
-        return np.asarray(np.resize(order, dealt)[self.rank :: self.num_replicas], dtype=np.int64)
+        total = len(self) * self.num_replicas
+        return np.asarray(np.resize(order, total)[self.rank :: self.num_replicas], dtype=np.int64)
 
     def permutation(self, random: np.random.RandomState) -> NDArray[np.int64]:
-        """Return the positions of an epoch's samples in a random order, before they are dealt out."""
+        """Return the positions of all samples of an epoch in random order."""
         return random.permutation(self.size)
 
 
 class _InOrder(SequentialSampler):
-    """The samples in order, in an epoch that Lightning sets."""
+    """A sequential sampler that stores the epoch set by Lightning."""
 
     epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Note which epoch begins."""
+        """Set the epoch."""
         self.epoch = epoch
 
 
 def collate(samples: Any) -> Batch:
-    """Make a batch of a list of samples; what a dataset has fetched as a whole stays as it is.
+    """Combine a list of samples into a batch; a batch that the dataset fetched is returned unchanged.
 
     Args:
-        samples: A batch, or samples that are dicts of tensors and numbers; what there are different numbers of
-            (`boxes`, `box_labels`, `iscrowd`) becomes lists.
+        samples: A batch, or samples that are dicts of tensors and numbers; entries of varying length (`boxes`,
+            `box_labels`, `iscrowd`) become lists.
     """
     if isinstance(samples, dict):
         return samples
     batch: Batch = {}
     for name, first in samples[0].items():
         values = [sample[name] for sample in samples]
-        if name in _LISTS:
+        if name in _LIST_ENTRIES:
             batch[name] = values
         else:
             batch[name] = torch.stack(values) if isinstance(first, torch.Tensor) else torch.as_tensor(values)
@@ -123,16 +122,16 @@ def collate(samples: Any) -> Batch:
 
 
 def loader_options(num_workers: int | None, in_memory: bool, processes: int) -> dict[str, Any]:
-    """Return the arguments of a loader that depend on the machine.
+    """Return the loader arguments that depend on the machine.
 
     Args:
-        num_workers: Number of worker processes; `None` chooses.
-        in_memory: Whether reading is so cheap that workers cost more than they give.
-        processes: Processes that train on this machine, and share its cores.
+        num_workers: Number of worker processes; `None` chooses it.
+        in_memory: Whether reading is so cheap that workers would only add overhead.
+        processes: Number of ranks that share the cores of this machine.
     """
     if num_workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        num_workers = 0 if in_memory else min(max(1, cores // processes), _MOST_WORKERS)
+        num_workers = 0 if in_memory else min(max(1, cores // processes), _MAX_WORKERS)
     return {
         "num_workers": num_workers,
         "pin_memory": torch.cuda.is_available(),
@@ -141,21 +140,21 @@ def loader_options(num_workers: int | None, in_memory: bool, processes: int) -> 
 
 
 class ResumableLoader(DataLoader[Any]):
-    """A DataLoader whose `state_dict` Lightning keeps in checkpoints, so that a resumed epoch goes on exactly.
+    """A DataLoader with a `state_dict` that Lightning stores in checkpoints, so that epochs resume exactly.
 
-    Batches count when they are handed out, not when a worker has prefetched them; the number of workers may
-    change between runs. After `load_state_dict` the next iteration starts at the following batch without reading
-    the ones before; `len` stays that of the whole epoch. Iterating again within an epoch gives a new order.
+    Batches are counted when they are yielded, not when a worker has prefetched them; the number of workers may change
+    between runs. After `load_state_dict`, the next iteration starts at the following batch without reading the
+    previous ones; `len` remains that of the full epoch. Iterating again within an epoch uses a new order.
 
     Args:
-        dataset: Dataset of dicts, fetched a batch at a time where it has `__getitems__`.
+        dataset: Dataset of dicts, fetched one batch at a time if it has `__getitems__`.
         batch_size: Samples in a batch.
         shuffle: Whether this is for training, see `EpochSampler`.
-        sampler: Takes the place of the `EpochSampler` made from the other arguments.
-        drop_last: Whether an incomplete last batch is left out.
+        sampler: Sampler to use instead of an `EpochSampler` with the other arguments.
+        drop_last: Whether an incomplete last batch is dropped.
         seed: Seed of the order, see `EpochSampler`.
-        num_replicas: Number of processes.
-        rank: This process, from 0.
+        num_replicas: Number of ranks.
+        rank: Rank of this process.
         **kwargs: Further arguments of `torch.utils.data.DataLoader`.
 
     Example:
@@ -185,30 +184,30 @@ class ResumableLoader(DataLoader[Any]):
         if sampler is None and kwargs.get("batch_sampler") is None:
             size = len(dataset)  # type: ignore[arg-type]
             sampler = EpochSampler(size, shuffle, seed, num_replicas, rank, drop_last)
-        if type(sampler) is SequentialSampler:  # Lightning's for overfit_batches
+        if type(sampler) is SequentialSampler:  # set by Lightning for overfit_batches
             sampler = _InOrder(dataset)  # type: ignore[arg-type]
         kwargs.setdefault("collate_fn", collate)
         super().__init__(dataset, batch_size, sampler=sampler, drop_last=drop_last, **kwargs)
-        self._epoch = self._cycle = self._handed_out = 0
+        self._epoch = self._cycle = self._yielded = 0
         self._restored = False
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        # A generator, so that the epoch is read at the first batch: Lightning calls `iter` before `set_epoch`.
+        # A generator reads the epoch at the first batch, as Lightning calls `iter` before `set_epoch`.
         self._begin()
         try:
-            # Samplers of Lightning's cannot begin later: what was handed out before is read again, and left out.
-            read_again = 0 if isinstance(self.sampler, EpochSampler) else self._handed_out
-            for batch in islice(self._start(), read_again, None):
-                self._handed_out += 1
+            # Lightning's samplers cannot start later: earlier batches are read again and skipped.
+            skipped = 0 if isinstance(self.sampler, EpochSampler) else self._yielded
+            for batch in islice(self._start(), skipped, None):
+                self._yielded += 1
                 yield batch
-        except UnreadableImageError as error:  # from a worker process its message is a whole trace
+        except UnreadableImageError as error:  # from a worker process, its message is a traceback
             reason = str(error).rpartition("UnreadableImageError: ")[2].strip()
-            raise UnreadableImageError(f"{reason} ({setting('on_error', 'skip')} leaves such files out)") from None
+            raise UnreadableImageError(f"{reason} ({setting('on_error', 'skip')} skips such files)") from None
         except FileNotFoundError as error:
             reason = str(error).rpartition("FileNotFoundError: ")[2].strip()
             raise FileNotFoundError(
-                f"an image is gone that was there when the run began: {reason}. Put it back, and go on with "
-                f"{setting('ckpt_path', 'last', FIT)}; {setting('cache', True)} reads files once, before the run."
+                f"an image file disappeared during the run: {reason}. Restore it and resume with "
+                f"{setting('ckpt_path', 'last', FIT)}; {setting('cache', True)} reads all files once before the run."
             ) from None
 
     @property
@@ -227,26 +226,26 @@ class ResumableLoader(DataLoader[Any]):
         sampler = self.sampler
         epoch = getattr(sampler, "epoch", None)
         same_epoch = epoch is not None and epoch == self._epoch
-        finished = self._handed_out >= len(self)
+        finished = self._yielded >= len(self)
         if epoch is not None and not same_epoch:
             self._epoch, self._cycle = epoch, 0
         elif finished:
             self._cycle += 1
         if not (self._restored and same_epoch and not finished):
-            self._handed_out = 0
+            self._yielded = 0
         self._restored = False
         if isinstance(sampler, EpochSampler):
             sampler.cycle = self._cycle
-            sampler.offset = self._handed_out * (self.batch_size or 0)
+            sampler.offset = self._yielded * (self.batch_size or 0)
 
     def state_dict(self) -> dict[str, int | float]:
-        """Return where the iteration stands, as plain numbers."""
+        """Return the state of the iteration as plain numbers."""
         sampler = self.sampler
         return {
             "seed": int(getattr(sampler, "seed", 0)),
             "epoch": self._epoch,
             "cycle": self._cycle,
-            "batches": self._handed_out,
+            "batches": self._yielded,
             "batch_size": self.batch_size or 0,
             "world_size": int(getattr(sampler, "num_replicas", 1)),
             "samples": len(self.dataset),  # type: ignore[arg-type]
@@ -254,30 +253,30 @@ class ResumableLoader(DataLoader[Any]):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken.
+        """Continue from the state of `state_dict`.
 
         Raises:
-            ValueError: If the epoch is under way, and the batch size, the number of processes, the balance of the
-                classes or the length of the dataset is another one.
+            ValueError: If the epoch has begun and the batch size, the number of ranks, the class balance or the
+                length of the dataset differs.
         """
-        now = self.state_dict()
-        for name, changed in (("batch_size", argument("batch_size")), ("world_size", argument("devices", TRAINER))):
-            if state["batches"] > 0 and state[name] != now[name]:
+        current = self.state_dict()
+        for name, option in (("batch_size", argument("batch_size")), ("world_size", argument("devices", TRAINER))):
+            if state["batches"] > 0 and state[name] != current[name]:
                 raise ValueError(
-                    f"the checkpoint was written with {name}={state[name]}, this run has {name}={now[name]}: "
-                    f"an exact resume needs the same; set {changed}."
+                    f"the checkpoint has {name}={state[name]}, but this run has {name}={current[name]}: "
+                    f"exact resume needs the same value. Change {option}."
                 )
         if 0 < state["batches"] < len(self) and state.get("balance", 0.0) != self._balance:
             raise ValueError(
-                f"the checkpoint was written with balance={state.get('balance', 0.0)}, in the middle of an epoch; this "
-                f"run has balance={self._balance}: an exact resume needs the same; set {argument('balance')}."
+                f"the checkpoint is from the middle of an epoch with balance={state.get('balance', 0.0)}, but this run "
+                f"has balance={self._balance}: exact resume needs the same value. Change {argument('balance')}."
             )
-        if 0 < state["batches"] < len(self) and state["samples"] != now["samples"]:
+        if 0 < state["batches"] < len(self) and state["samples"] != current["samples"]:
             raise ValueError(
-                f"the checkpoint was written in the middle of an epoch over {state['samples']} samples, "
-                f"this run has {now['samples']}: resume on the data of the checkpoint."
+                f"the checkpoint is from the middle of an epoch over {state['samples']} samples, "
+                f"but this run has {current['samples']}: resume with the data of the checkpoint."
             )
-        self._epoch, self._cycle, self._handed_out = state["epoch"], state["cycle"], state["batches"]
+        self._epoch, self._cycle, self._yielded = state["epoch"], state["cycle"], state["batches"]
         self._restored = True
         if isinstance(self.sampler, EpochSampler):
             self.sampler.seed = state["seed"]

@@ -1,4 +1,4 @@
-"""Images that are mapped from a file: as many as the disk holds, in memory only while they are read."""
+"""Images memory-mapped from a file, which may be larger than the memory."""
 
 import contextlib
 import mmap
@@ -11,41 +11,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.dataset import Rows
-from datamodules.loader import Batch
 from datamodules.memory import InMemoryDataset
+from lit_cv.contracts import Batch
 
-__all__ = ["MappedDataset", "announce", "map_file", "stays_in_memory"]
+__all__ = ["MappedDataset", "map_file", "prefetch", "stays_in_memory"]
 
-_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # memory limits of a container
 
 
 class _MappedArray(np.memmap[Any, np.dtype[np.uint8]]):
-    """The content of a file; pickled as the file's name, for a worker process that is not forked gets a pickle."""
+    """Array mapped from a file, pickled by file name for worker processes that are not forked."""
 
-    file: Path | None = None  # parts of the array do not inherit it
+    file: Path | None = None  # not inherited by slices
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return super().__reduce_ex__(protocol) if self.file is None else (map_file, (self.file,))
 
 
 def map_file(file: Path) -> NDArray[np.uint8]:
-    """Return the array in a file, read-only; what is read of it can be dropped from memory again.
+    """Return the array in a file, memory-mapped and read-only.
 
     Args:
-        file: A file in numpy's format.
+        file: A file in numpy format.
     """
     array = np.lib.format.open_memmap(file, mode="r").view(_MappedArray)
     array.file = file
     return array
 
 
-def announce(array: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
-    """Have the system read parts of a mapped array from the disk, all at once, and nothing around them.
+def prefetch(array: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+    """Make the system read only these parts of a mapped array from the disk, all at once.
 
     Args:
-        array: What `map_file` gave; nothing is done for another one.
-        starts: Byte of the array at which each part starts, (N,).
-        lengths: Bytes of each part, (N,).
+        array: Array from `map_file`; others are ignored.
+        starts: Start of each part in bytes, (N,).
+        lengths: Length of each part in bytes, (N,).
     """
     content = getattr(array, "_mmap", None)
     if not isinstance(content, mmap.mmap) or not hasattr(mmap, "MADV_WILLNEED"):
@@ -58,9 +58,9 @@ def announce(array: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArr
 
 
 def stays_in_memory(size: int) -> bool:
-    """Whether a file of so many bytes is likely to be kept in memory once it is read.
+    """Return whether a file of this size in bytes is likely to stay in memory once it is read.
 
-    Worker processes pay off only where images come from the disk again and again.
+    Worker processes are only worthwhile if images are read from the disk repeatedly.
     """
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 1 << 33
     for limit in _LIMITS:
@@ -70,13 +70,13 @@ def stays_in_memory(size: int) -> bool:
 
 
 class MappedDataset(InMemoryDataset):
-    """Images decoded before, mapped from a file; their statistics are left unknown, as they are without a cache.
+    """Images decoded earlier, mapped from a file; their statistics are unknown, as without a cache.
 
-    Of a set that may not fit into memory the images of a batch are announced before they are read: the system would
-    read far more around each, or one page after another.
+    If the images may not fit into memory, those of a batch are prefetched: otherwise the system would read far more
+    around each, or one page after another.
 
     Args:
-        images: (N, C, H, W) uint8, what `map_file` gives.
+        images: (N, C, H, W) uint8 from `map_file`.
         labels: (N,) integers, -1 where unlabeled; or (N, K) of 0 and 1.
         class_names: Names of the classes.
         names: Names of the images.
@@ -90,9 +90,9 @@ class MappedDataset(InMemoryDataset):
         """Return the images of these rows."""
         if not self.in_memory:
             length = self.images[:1].nbytes
-            announce(self.images, rows * length, np.full(len(rows), length))
+            prefetch(self.images, rows * length, np.full(len(rows), length))
         return super().read(rows)
 
     def statistics(self) -> None:
-        """Return nothing: all images would have to be read."""
+        """Return `None`, as all images would have to be read."""
         return None

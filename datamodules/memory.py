@@ -1,4 +1,4 @@
-"""Sets of images that fit into memory: one uint8 array, fetched a batch at a time."""
+"""Datasets in memory: one uint8 array, fetched one batch at a time."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.dataset import ImageDataset, Rows, as_labels
-from datamodules.loader import Batch
+from lit_cv.contracts import Batch
 
 __all__ = ["InMemoryDataset", "channel_statistics"]
 
-_CHUNK = 1 << 24  # bytes looked at in one go
+_CHUNK = 1 << 24  # bytes processed at once
 
 
 def channel_statistics(
@@ -23,7 +23,7 @@ def channel_statistics(
 
     Args:
         images: (N, C, H, W) uint8.
-        rows: Images to look at; `None` takes all.
+        rows: Images to use; `None` uses all.
 
     Example:
         >>> channel_statistics(np.array([0, 255], dtype=np.uint8).reshape(2, 1, 1, 1))
@@ -48,14 +48,14 @@ class InMemoryDataset(ImageDataset):
     """Images in one array, in memory or mapped from a file.
 
     Args:
-        images: (N, C, H, W) uint8, tensor or array (a memory-mapped one too).
+        images: (N, C, H, W) uint8, tensor or array, possibly memory-mapped.
         labels: (N,) integers, -1 where unlabeled; or (N, K) of 0 and 1.
         class_names: Names of the classes.
         names: Names of the images.
 
     Raises:
         TypeError: If the images are not uint8.
-        ValueError: If their shape is another, or there is not a label for each.
+        ValueError: If their shape is wrong, or the number of labels differs.
 
     Example:
         >>> dataset = InMemoryDataset(torch.zeros(5, 3, 8, 8, dtype=torch.uint8), [0, 1, 0, 1, 0])
@@ -81,16 +81,16 @@ class InMemoryDataset(ImageDataset):
             raise ValueError(
                 f"images of shape {array.shape} with {len(self.labels)} labels: expected (N, C, H, W) and N labels."
             )
-        self.images = array if array.flags.c_contiguous else np.ascontiguousarray(array)  # what is mapped stays so
+        self.images = array if array.flags.c_contiguous else np.ascontiguousarray(array)  # keeps mapped arrays mapped
         self.names = names
 
     def read(self, rows: Rows) -> Batch:
         """Return the images of these rows."""
-        # 7-22 times faster than images[rows] on tensors; "clip" saves a check that the rows have passed already.
+        # 7-22 times faster than images[rows] on tensors; "clip" avoids a redundant bounds check.
         return {"image": torch.from_numpy(self.images.take(rows, axis=0, mode="clip"))}
 
     def sample_name(self, index: int) -> str:
-        """Return the name of an image, or its row where images have none."""
+        """Return the name of an image, or its row if images have no names."""
         return self.names[self.rows[index]] if self.names is not None else super().sample_name(index)
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

@@ -22,26 +22,26 @@ _SUBSETS: dict[str, tuple[str, ...]] = {
 
 
 class OmniglotDataModule(FilesDataModule):
-    """Omniglot: 20 drawings each of 964 characters of 30 alphabets, and of 659 of 20 more (Lake et al. 2015).
+    """Omniglot: 20 drawings each of 964 characters from 30 alphabets, and of 659 from 20 more (Lake et al. 2015).
 
-    The classes are named `ALPHABET/character01`. Drawings are grey, black ink on white, 105 pixels wide; they are
-    decoded and resized once. This is a plain set of images with labels, to pretrain on, or for
+    The classes are named `ALPHABET/character01`. Drawings are gray, black ink on white, 105 pixels wide; they are
+    decoded and resized once. Use it as labeled images for pretraining, or in
     `EpisodicDataModule(base=OmniglotDataModule(), split_by="group")`, which divides the alphabets.
 
     Args:
-        root: Folder that holds the set as torchvision lays it out (`omniglot-py/images_background`), or its folders
-            `images_background` and `images_evaluation` (also `omniglot_...`), or that it is downloaded to.
-        subset: Its 30 `background` alphabets, the 20 for `evaluation`, or both.
-        alphabets: Alphabets to keep, by name; `None` keeps all.
-        download: Whether to download the set where it is missing.
+        root: Folder of the dataset in torchvision's layout (`omniglot-py/images_background`), or with the folders
+            `images_background` and `images_evaluation` (also `omniglot_...`); downloads are stored here.
+        subset: The 30 `background` alphabets, the 20 for `evaluation`, or both.
+        alphabets: Names of the alphabets to keep; `None` keeps all.
+        download: Whether to download the dataset if it is missing.
         image_size: Side of the images in pixels.
-        channels: 1 for grey, 3 for networks that take color.
+        channels: 1 for gray, 3 for networks with color input.
         cache: Whether all images are decoded once, into a file in a folder `.lit_cv_cache` beside them.
         **kwargs: Arguments of `FilesDataModule` and `BaseDataModule`.
 
     Raises:
-        FileNotFoundError: If the set is missing and cannot be, or must not be, downloaded.
-        ValueError: If there is no such alphabet.
+        FileNotFoundError: If the dataset is missing and cannot or must not be downloaded.
+        ValueError: If an alphabet does not exist.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class OmniglotDataModule(FilesDataModule):
             raise OptionError(self, "subset", subset, f"give {', '.join(_SUBSETS)}")
 
     def prepare_data(self) -> None:
-        """Download what is missing, and decode the images."""
+        """Download missing data and decode the images."""
         for part in _SUBSETS[self.hparams["subset"]]:
             if self._find(part) is None:
                 root = Path(self.hparams["root"]).expanduser()
@@ -75,7 +75,7 @@ class OmniglotDataModule(FilesDataModule):
         found = {part: self._find(part) for part in _SUBSETS[self.hparams["subset"]]}
         if missing := [part for part, folder in found.items() if folder is None]:
             raise FileNotFoundError(
-                f"{root.absolute()} holds no Omniglot ({', '.join(missing)}): set {argument('root', self)} to its "
+                f"Omniglot ({', '.join(missing)}) not found in {root.absolute()}: set {argument('root', self)} to its "
                 f"folder, or {setting('download', True, self)}."
             )
         classes = {}
@@ -96,11 +96,11 @@ class OmniglotDataModule(FilesDataModule):
 
 
 def _of_alphabets(classes: dict[str, Path], alphabets: Sequence[str]) -> dict[str, Path]:
-    known = sorted({name.partition("/")[0] for name in classes})
+    available = sorted({name.partition("/")[0] for name in classes})
     for alphabet in alphabets:
-        if alphabet not in known:
+        if alphabet not in available:
             raise ValueError(
-                f"there is no alphabet {alphabet!r} ({argument('alphabets')}){nearest(alphabet, known)} "
-                f"There are: {printable(', '.join(known), lines=False)}."
+                f"unknown alphabet {alphabet!r} ({argument('alphabets')}){nearest(alphabet, available)} "
+                f"Known: {printable(', '.join(available), lines=False)}."
             )
     return {name: path for name, path in classes.items() if name.partition("/")[0] in alphabets}

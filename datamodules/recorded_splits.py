@@ -1,4 +1,4 @@
-"""A DataModule whose splits are those of its checkpoint, and whose classes are numbered as a model has learned them."""
+"""DataModule base that restores the splits of a checkpoint and the class order of a model."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ __all__ = ["RecordedSplits"]
 
 
 class RecordedSplits(L.LightningDataModule, ABC):
-    """Base of `BaseDataModule`: what a checkpoint says of the images is taken up before `setup`, or after it.
+    """Base of `BaseDataModule` that restores splits from a checkpoint, before or after `setup`.
 
     Attributes:
-        checkpoint_path: The checkpoint that the Trainer is about to load, if it is known before `setup`.
+        checkpoint_path: The checkpoint that the Trainer is about to load, if known before `setup`.
     """
 
     checkpoint_path: str | Path | None = None
@@ -30,18 +30,18 @@ class RecordedSplits(L.LightningDataModule, ABC):
         super().__init__()
         self._held_out: Positions | None = None
         self._is_set_up = False
-        self._parts: dict[str, ImageDataset] = {}  # the images of each split, as they were divided
+        self._parts: dict[str, ImageDataset] = {}  # images of each split before `finish`
         self._labeled: Positions = np.empty(0, np.int64)  # training images that keep their labels
         self._given_record: SplitRecord | None = None
         self._renumbered: list[tuple[str, list[int], list[str]]] = []  # arguments of `renumber_classes`
 
     @abstractmethod
     def setup(self, stage: str | None = None) -> None:
-        """Load the images and split them by `division`, once."""
+        """Load the images and split them by `division` once."""
 
     @cached_property
     def division(self) -> Division:
-        """How the images are divided: as those of the checkpoint that the Trainer is about to load, if there is one."""
+        """Division of the images, as in the checkpoint that the Trainer is about to load, if any."""
         division = Division(self.hparams, self._given_record)
         if division.record is None:
             name, root = type(self).__qualname__, division.options["root"]
@@ -53,15 +53,15 @@ class RecordedSplits(L.LightningDataModule, ABC):
         return self.division.make_record(self._parts, self._labeled) if self._parts else None
 
     def renumber_classes(self, attribute: str, numbers: list[int], names: list[str]) -> None:
-        """Number classes in another order in all splits, as a model has learned them.
+        """Renumber classes in all splits to match the order of a model.
 
         Args:
-            attribute: Which classes: `class_names`, `box_classes` or `mask_classes`.
+            attribute: Classes to renumber: `class_names`, `box_classes` or `mask_classes`.
             numbers: The new number of each class.
             names: The names in the new order.
 
         Raises:
-            ValueError: If the images do not come with such labels.
+            ValueError: If the images have no such labels.
         """
         sets = {name: value for name, value in vars(self).items() if isinstance(value, ImageDataset)}
         new = {id(value): value.renumbered(attribute, numbers, names) for value in sets.values()}
@@ -71,9 +71,9 @@ class RecordedSplits(L.LightningDataModule, ABC):
         self._renumbered.append((attribute, numbers, names))
 
     def restore_splits(self, state: Mapping[str, Any]) -> None:
-        """Take up the splits in what `state_dict` gave; they are made anew if others were made already.
+        """Restore the splits from `state_dict`; repeat `setup` if other splits were already made.
 
-        The Trainer loads a checkpoint after `setup`. Where `checkpoint_path` is known before, nothing is made twice.
+        The Trainer loads a checkpoint after `setup`. With `checkpoint_path` known earlier, nothing is repeated.
         """
         record = SplitRecord.from_state(state.get("splits"))
         if record is None or self._held_out is not None:
@@ -94,5 +94,5 @@ class RecordedSplits(L.LightningDataModule, ABC):
             self.renumber_classes(*arguments)
 
     def forget(self) -> None:
-        """Forget splits that `load` has made, for them to be made anew."""
+        """Discard splits made by `load`, so that they are made again."""
         self.__dict__.pop("_record", None)

@@ -1,4 +1,4 @@
-"""Which images of one split are images of another, too."""
+"""Detection of images that are in more than one split."""
 
 import hashlib
 import os
@@ -15,22 +15,22 @@ from datamodules.threads import in_threads
 __all__ = ["FileStates", "Pair", "equal_contents", "file_states", "first_positions", "shared_files"]
 
 _ENDS = 1 << 14  # bytes at each end of a file that are hashed
-_MOST = 20_000  # files whose contents are looked at
-_LARGEST = 1 << 28  # bytes of a file that is compared
-_FEW = 1000  # files that are looked at faster than notes of them are kept
+_MAX_FILES = 20_000  # files to compare by content
+_LARGEST = 1 << 28  # maximum bytes of a file to compare
+_FEW = 1000  # number of files below which hashing is faster than caching
 
 Numbers = NDArray[np.uint64]
 Files = tuple[Path, Sequence[str]]
 
 
 class FileStates(NamedTuple):
-    """Which file each path leads to, and its size in bytes; (N,) each."""
+    """Identity and size in bytes of the file of each path; (N,) each."""
 
     identity: Numbers
     size: NDArray[np.int64]
 
     def take(self, rows: NDArray[np.int64]) -> "FileStates":
-        """Return those of some of the paths."""
+        """Return the states of some of the paths."""
         return FileStates(self.identity[rows], self.size[rows])
 
 
@@ -42,11 +42,11 @@ class Pair(NamedTuple):
 
 
 def file_states(root: Path, names: Sequence[str]) -> FileStates:
-    """Look at files, not into them: links, `./` and other spellings of a path lead to one file.
+    """Return identity and size of files, without reading them; links and other spellings of a path are resolved.
 
     Args:
         root: Folder that the names are relative to.
-        names: The files; one that is missing is no other file.
+        names: The files; a missing one differs from all others.
     """
     identity, size = np.empty(len(names), np.uint64), np.full(len(names), -1, np.int64)
     folder = os.fspath(root)
@@ -60,48 +60,50 @@ def file_states(root: Path, names: Sequence[str]) -> FileStates:
             size[position] = found.st_size
         if found is not None and found.st_ino:
             identity[position] = (found.st_ino + found.st_dev * 0x9E3779B97F4A7C15) % (1 << 64)
-        else:  # a file system without numbers, or no file
+        else:  # a file system without inode numbers, or no file
             text = os.fsencode(os.path.normcase(os.path.abspath(path)).replace("\0", "?"))
             identity[position] = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
     return FileStates(identity, size)
 
 
 def first_positions(states: FileStates) -> NDArray[np.int64]:
-    """Return for each path the first position of a path to the same file, (N,)."""
+    """Return the first position of a path to the same file for each path, (N,)."""
     _, first, inverse = np.unique(states.identity, return_index=True, return_inverse=True)
     return first[inverse].astype(np.int64)
 
 
 def shared_files(first: FileStates, second: FileStates) -> list[Pair]:
-    """Return the images of the second split that are files of the first, too."""
-    _, ours, theirs = np.intersect1d(first.identity, second.identity, return_indices=True)
-    pairs = [Pair(a, b) for a, b in zip(ours.tolist(), theirs.tolist(), strict=True)]
+    """Return pairs of positions of files that are in both splits."""
+    _, in_first, in_second = np.intersect1d(first.identity, second.identity, return_indices=True)
+    pairs = [Pair(a, b) for a, b in zip(in_first.tolist(), in_second.tolist(), strict=True)]
     return sorted(pairs, key=lambda pair: pair.second)
 
 
-def equal_contents(files: Sequence[Files], states: Sequence[FileStates], most: int = _MOST) -> tuple[list[Pair], int]:
-    """Return the images of the second split whose bytes are those of an image of the first.
+def equal_contents(
+    files: Sequence[Files], states: Sequence[FileStates], most: int = _MAX_FILES
+) -> tuple[list[Pair], int]:
+    """Return the images of the second split that are byte-for-byte copies of images of the first.
 
-    Only files of the same size are looked into, and of these the ends are compared first.
+    Only files of the same size are read, and their ends are compared first.
 
     Args:
         files: Folder and names of the images of both splits.
-        states: What `file_states` says of them.
-        most: Files that are looked into; images of the second split are left out evenly until there are fewer.
+        states: Result of `file_states` for both splits.
+        most: Maximum number of files to read; the second split is subsampled evenly to stay below it.
 
     Returns:
-        A pair for each such image of the second split, and how many of its images were compared.
+        A pair for each such image of the second split, and the number of its images that were compared.
     """
     first, second = states
     candidates = np.flatnonzero(np.isin(second.size, first.size[(first.size > 0) & (first.size <= _LARGEST)]))
     partners = np.flatnonzero(np.isin(first.size, second.size[candidates]))
-    looked_at = len(second.size)
+    compared = len(second.size)
     while len(candidates) > 1 and len(candidates) + len(partners) > most:
         candidates = candidates[::2]
         partners = np.flatnonzero(np.isin(first.size, second.size[candidates]))
-        looked_at = len(candidates)
+        compared = len(candidates)
     if not len(candidates):
-        return [], looked_at
+        return [], compared
     ends = [_ends(*part, rows.tolist()) for part, rows in zip(files, (partners, candidates), strict=True)]
     by_end: dict[tuple[int, str], int] = {}
     for row, end in zip(partners.tolist(), ends[0], strict=True):
@@ -111,23 +113,23 @@ def equal_contents(files: Sequence[Files], states: Sequence[FileStates], most: i
         partner = by_end.get((int(second.size[row]), end))
         if end and partner is not None and _same(_path(files[0], partner), _path(files[1], row)):
             pairs.append(Pair(partner, row))
-    return pairs, looked_at
+    return pairs, compared
 
 
 def _ends(root: Path, names: Sequence[str], rows: Sequence[int]) -> list[str]:
-    """Return a hash of both ends of files, an empty text for one that cannot be read."""
+    """Return a hash of both ends of each file, an empty string for unreadable ones."""
     chosen = [names[row] for row in rows]
     if len(chosen) > _FEW:
         return inspected(
             root, chosen, "contents", lambda name: _end(root / name), "Comparing images", lambda v: isinstance(v, str)
         )
-    found = [""] * len(chosen)
+    hashes = [""] * len(chosen)
 
     def look(position: int) -> None:
-        found[position] = _end(root / chosen[position])
+        hashes[position] = _end(root / chosen[position])
 
     in_threads(look, len(chosen), "Comparing images")
-    return found
+    return hashes
 
 
 def _end(path: Path) -> str:
@@ -143,7 +145,7 @@ def _end(path: Path) -> str:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Tell whether two files hold the same bytes."""
+    """Return whether two files have the same content."""
     import filecmp
 
     try:

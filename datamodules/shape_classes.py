@@ -9,13 +9,13 @@ from torch import Tensor
 from datamodules.base import BaseDataModule, Split
 from datamodules.checks import check
 from datamodules.memory import InMemoryDataset
-from datamodules.shape_drawing import render
+from datamodules.shape_drawing import draw_shapes
 from datamodules.shape_scenes import CLASSES, Domain, Scenes, draw_scenes
 from datamodules.splits import hold_out
 
 __all__ = ["ShapeClassesDataModule"]
 
-# Hues in turns of the color wheel, apart enough to be told from one another.
+# Hues in turns of the color wheel, far enough apart to be distinguishable.
 _COLORS = {
     "red": 0.0,
     "orange": 0.09,
@@ -27,19 +27,19 @@ _COLORS = {
     "pink": 0.9,
 }
 _TEXTURES: dict[str, Domain] = {"plain": "filled", "outlined": "outlined", "striped": "textured", "checked": "textured"}
-_JITTER = 0.02  # of the hue, either way
+_JITTER = 0.02  # maximum change of the hue in either direction
 
 
 class ShapeClassesDataModule(BaseDataModule):
-    """Generated images of 256 classes: 8 shapes in 8 colors and 4 textures, of any size, place and rotation.
+    """Generated images of 256 classes: 8 shapes in 8 colors and 4 textures, with any size, position and rotation.
 
-    The classes are named `SHAPE/COLOR_TEXTURE`, so that few-shot learning can be tested on shapes that training has
-    never seen (`EpisodicDataModule(base=ShapeClassesDataModule(), split_by="group")`). Nothing is downloaded. A tenth
-    of the images of each class are for the test.
+    The classes are named `SHAPE/COLOR_TEXTURE`, so that few-shot learning can be tested on unseen shapes
+    (`EpisodicDataModule(base=ShapeClassesDataModule(), split_by="group")`). Nothing is downloaded. A tenth of the
+    images of each class is the test split.
 
     Args:
         image_size: Side in pixels, at least 16.
-        images_per_class: Images of each class, all splits together.
+        images_per_class: Images per class over all splits.
         seed: Seed of the images.
         **kwargs: Arguments of `BaseDataModule`.
 
@@ -58,7 +58,7 @@ class ShapeClassesDataModule(BaseDataModule):
         self._splits: dict[str, InMemoryDataset] = {}
 
     def load(self, split: Split) -> InMemoryDataset | None:
-        """Return the training or the test images."""
+        """Return the training or test images."""
         if not self._splits:
             h = self.hparams
             names = [f"{shape}/{color}_{texture}" for shape in CLASSES for color in _COLORS for texture in _TEXTURES]
@@ -72,23 +72,23 @@ class ShapeClassesDataModule(BaseDataModule):
 
 
 def _draw(labels: Tensor, size: int, seed: int) -> Tensor:
-    """Return an image (3, size, size) uint8 of each class; image i depends on nothing but (seed, i, its class)."""
+    """Return an image (3, size, size) uint8 for each label; image i depends only on (seed, i, label)."""
     scenes = draw_scenes(np.arange(len(labels)), seed, "textured", 1)
-    shape, rest = labels // (len(_COLORS) * len(_TEXTURES)), labels % (len(_COLORS) * len(_TEXTURES))
-    hue, texture = rest // len(_TEXTURES), rest % len(_TEXTURES)
+    shape, variant = labels // (len(_COLORS) * len(_TEXTURES)), labels % (len(_COLORS) * len(_TEXTURES))
+    hue, texture = variant // len(_TEXTURES), variant % len(_TEXTURES)
     scenes.kind = shape[:, None]
     value = scenes.color.amax(-1)  # light or dark, unlike the background
     jitter = (scenes.pattern[:, 0, 0] * 2 - 1) * _JITTER
     color = _colors(torch.tensor(list(_COLORS.values()))[hue] + jitter, value[:, 0, 0])
     scenes.color = torch.stack([color, 0.35 * color], 1)[:, None]
-    scenes.ground = scenes.ground.mean(-1, keepdim=True).expand_as(scenes.ground)  # grey: the color is the shape's
+    scenes.ground = scenes.ground.mean(-1, keepdim=True).expand_as(scenes.ground)  # gray, so only shapes have color
     images = torch.empty(len(labels), 3, size, size, dtype=torch.uint8)
     for number, (name, domain) in enumerate(_TEXTURES.items()):
         chosen = (texture == number).nonzero().flatten()
         part = _take(scenes, chosen)
-        if domain == "textured":  # the phase tells stripes from checks
+        if domain == "textured":  # the phase selects stripes or checks
             part.pattern[:, 1, 2] = part.pattern[:, 1, 2] / 2 + (0.5 if name == "checked" else 0.0)
-        images[chosen] = render(part, size, domain, ground="filled")["image"]
+        images[chosen] = draw_shapes(part, size, domain, ground="filled")["image"]
     return images
 
 
@@ -97,7 +97,7 @@ def _take(scenes: Scenes, chosen: Tensor) -> Scenes:
 
 
 def _colors(hue: Tensor, value: Tensor) -> Tensor:
-    """Return saturated colors (N, 3) in [0, 1] of a hue in turns."""
+    """Return saturated colors (N, 3) in [0, 1] for hues in turns."""
     wheel = (hue[:, None] * 6 + torch.tensor([5.0, 3.0, 1.0])) % 6
     strength = 0.85 * torch.minimum(wheel, 4 - wheel).clamp(0, 1)
     return (0.45 + 0.55 * value)[:, None] * (1 - strength)

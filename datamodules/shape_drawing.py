@@ -1,4 +1,4 @@
-"""Drawing many generated images at once, from the signed distance of each pixel to the shapes' edges."""
+"""Batched drawing of generated images from the signed distance of each pixel to the edges of shapes."""
 
 import math
 from collections.abc import Callable
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from datamodules.shape_scenes import CLASSES, Domain, Scenes
 
-__all__ = ["DISTANCES", "render"]
+__all__ = ["DISTANCES", "draw_shapes"]
 
-_PIXELS = 1 << 16  # drawn in one go: what stays in a core's cache
+_PIXELS = 1 << 16  # drawn at once, to fit into a core's cache
 _NOISE = 0.11  # standard deviation
 
 
@@ -28,7 +28,7 @@ def _triangle(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _star(x: Tensor, y: Tensor) -> Tensor:
-    """Return the second largest of five distances to lines: inside a pentagram at most one of them is positive."""
+    """Return the second largest of five distances to lines: at most one is positive inside a pentagram."""
     first, *others = _polygon_planes(x, y, 5, math.cos(math.radians(72)), math.pi / 2)
     largest, second = first, torch.full_like(first, -9.0)
     for plane in others:
@@ -50,7 +50,7 @@ def _arrow(x: Tensor, y: Tensor) -> Tensor:
     return torch.minimum(head, _bar(x + 0.175, y, 0.775, 0.24))
 
 
-# Distance to the edge, negative inside, of shapes in the circle of radius 1.
+# Signed distance to the edge, negative inside, of shapes in the unit circle.
 DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "circle": lambda x, y: torch.hypot(x, y) - 0.95,
     "square": lambda x, y: _bar(x, y, 0.72, 0.72),
@@ -63,27 +63,29 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def render(scenes: Scenes, size: int, domain: Domain, ground: Domain | None = None) -> dict[str, Tensor]:
-    """Draw images.
+def draw_shapes(scenes: Scenes, size: int, domain: Domain, ground: Domain | None = None) -> dict[str, Tensor]:
+    """Draw images of shapes.
 
     Args:
-        scenes: What to draw.
+        scenes: Content of the images.
         size: Side of the images in pixels.
-        domain: How to draw it.
-        ground: How to draw the background, if otherwise.
+        domain: Style of the shapes.
+        ground: Style of the background, if different.
 
     Returns:
         `image` (N, 3, H, W) uint8; `mask` (N, H, W) uint8, 0 for the background, otherwise the class of the
-        shape on top plus 1; `boxes` (N, K, 4) float32, corners in pixels around each whole shape; `box_labels`
+        shape on top plus 1; `boxes` (N, K, 4) float32, corners in pixels around each entire shape; `box_labels`
         (N, K) int64, -1 where there is no shape.
     """
     count = len(scenes.kind)
     step = max(1, _PIXELS // size**2)
-    parts = [_render(scenes[start : start + step], size, domain, ground or domain) for start in range(0, count, step)]
+    parts = [
+        _draw_part(scenes[start : start + step], size, domain, ground or domain) for start in range(0, count, step)
+    ]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _render(scenes: Scenes, size: int, domain: Domain, ground: Domain) -> dict[str, Tensor]:
+def _draw_part(scenes: Scenes, size: int, domain: Domain, ground: Domain) -> dict[str, Tensor]:
     grid = (torch.arange(size) + 0.5) / size
     x, y = grid[None, None, :], grid[None, :, None]
     images = _background(scenes, x, y, ground)
@@ -115,7 +117,7 @@ def _distance(
 
 
 def _bounds(inside: Tensor) -> Tensor:
-    """Return the corners x0, y0, x1, y1 around the pixels of each image that are set, (N, 4) float32."""
+    """Return corners x0, y0, x1, y1 of the bounding box of set pixels in each image, (N, 4) float32."""
     corners = []
     for axis in (1, 2):
         line = inside.any(axis).to(torch.uint8)
@@ -127,7 +129,7 @@ def _bounds(inside: Tensor) -> Tensor:
 def _paint(
     images: Tensor, scenes: Scenes, chosen: Tensor, k: int, distance: Tensor, x: Tensor, y: Tensor, domain: Domain
 ) -> None:
-    """Lay a shape over the images, its edge smoothed over a pixel."""
+    """Draw a shape onto the images with an antialiased edge."""
     color = scenes.color[chosen, k]
     if domain == "outlined":
         stroke = max(1.25, 0.035 * images.shape[-1])
@@ -142,7 +144,7 @@ def _paint(
 
 
 def _background(scenes: Scenes, x: Tensor, y: Tensor, domain: Domain) -> Tensor:
-    """Return a slope from one color to the other, or in the textured domain a pattern of both."""
+    """Return a gradient between two colors, or in the textured domain a pattern of both."""
     first, second = scenes.ground[:, 0, :, None, None], scenes.ground[:, 1, :, None, None]
     if domain == "textured":
         weight = _pattern(scenes.pattern[:, 0], x, y)
@@ -169,6 +171,6 @@ def _noise_table(length: int) -> Any:
 
 
 def _noise(start: Tensor, length: int) -> Tensor:
-    """Return a stretch of one long row of noise for each image."""
+    """Return a slice of a fixed noise sequence for each image."""
     table = _noise_table(length)
     return torch.from_numpy(table[(start.numpy().astype(np.float64) * len(table)).astype(np.int64)])

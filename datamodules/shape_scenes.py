@@ -1,4 +1,4 @@
-"""What the generated images show: shapes, places, sizes and colors as a function of (seed, image, domain)."""
+"""Content of generated images: shapes, positions, sizes and colors as a function of (seed, image, domain)."""
 
 from dataclasses import dataclass, fields
 from typing import Literal, Self
@@ -14,24 +14,24 @@ Domain = Literal["filled", "outlined", "textured", "noisy"]
 DOMAINS: tuple[Domain, ...] = ("filled", "outlined", "textured", "noisy")
 CLASSES = ("circle", "square", "triangle", "star", "cross", "ring", "crescent", "arrow")
 
-_CANDIDATES = 6  # places tried for each shape, of which the freest is taken
+_CANDIDATES = 6  # positions tried for each shape; the one with the most free space is used
 _PER_SHAPE = 6 + 2 * _CANDIDATES  # random numbers
 _PER_IMAGE = 16
 
 
 @dataclass
 class Scenes:
-    """Descriptions of N images with up to K shapes each; the first shape is the largest and lies on top.
+    """Descriptions of N images with up to K shapes each; the first shape is the largest and is on top.
 
     Args:
-        kind: Class of each shape, (N, K) int64; -1 where there is none.
-        center: Centers, x and y, in [0, 1] of the image's side, (N, K, 2).
-        radius: Radii of the circles around the shapes, in the same unit, (N, K).
+        kind: Class of each shape, (N, K) int64; -1 for none.
+        center: Centers, x and y, relative to the image's side in [0, 1], (N, K, 2).
+        radius: Radii of the circumscribed circles, in the same unit, (N, K).
         angle: Rotations in radians, (N, K).
-        color: Colors in [0, 1] of the shapes, two each for patterns, (N, K, 2, 3).
+        color: Two colors in [0, 1] of each shape, the second for patterns, (N, K, 2, 3).
         ground: Two colors of the background, (N, 2, 3).
-        pattern: Direction, frequency and phase of the background's and of the shapes' pattern, (N, 2, 3).
-        noise: Where the noise of each image starts, in [0, 1), (N,).
+        pattern: Direction, frequency and phase of the patterns of background and shapes, (N, 2, 3).
+        noise: Start of the noise of each image, in [0, 1), (N,).
     """
 
     kind: Tensor
@@ -54,22 +54,22 @@ def main_classes(rows: NDArray[np.int64], seed: int, domain: Domain) -> Tensor:
 
 
 def draw_scenes(rows: NDArray[np.int64], seed: int, domain: Domain, shapes: int) -> Scenes:
-    """Describe images.
+    """Draw random descriptions of images.
 
     Args:
-        rows: Which images, any numbers from 0.
-        seed: Seed of the whole set.
-        domain: How the images look.
-        shapes: Shapes in an image, at most; at least one.
+        rows: Numbers of the images.
+        seed: Seed of the dataset.
+        domain: Style of the images.
+        shapes: Maximum number of shapes in an image; at least one.
     """
     counters = np.arange(_PER_IMAGE + shapes * _PER_SHAPE, dtype=np.uint64)
     numbers = torch.from_numpy(_uniform(rows, _key(seed, domain), counters))
     image, shape = numbers[:, :_PER_IMAGE], numbers[:, _PER_IMAGE:].view(len(rows), shapes, _PER_SHAPE)
     kind = (shape[..., 0] * len(CLASSES)).long()
-    kind[torch.arange(shapes) > (image[:, :1] * shapes).floor()] = -1  # from 1 to all of them
+    kind[torch.arange(shapes) > (image[:, :1] * shapes).floor()] = -1  # between 1 and all of them
     radius = 0.1 + 0.08 * shape[..., 1]
     radius[:, 0] = (0.24 + 0.16 * shape[:, 0, 1]) if shapes == 1 else (0.22 + 0.1 * shape[:, 0, 1])
-    center = _places(kind, radius, shape[..., 6:].view(len(rows), shapes, _CANDIDATES, 2))
+    center = _centers(kind, radius, shape[..., 6:].view(len(rows), shapes, _CANDIDATES, 2))
     light_ground = image[:, 1] < 0.5
     ground = _colors(image[:, 2:8].view(-1, 2, 3), light_ground[:, None])
     color = _colors(torch.stack([shape[..., 2:5], shape[..., 2:5].roll(1, -1)], 2), ~light_ground[:, None, None])
@@ -78,24 +78,24 @@ def draw_scenes(rows: NDArray[np.int64], seed: int, domain: Domain, shapes: int)
     return Scenes(kind, center, radius, angle, color, ground, pattern, image[:, 14])
 
 
-def _places(kind: Tensor, radius: Tensor, candidates: Tensor) -> Tensor:
-    """Choose the centers one shape after the other, wholly inside; drop (in `kind`) a shape without a free place."""
+def _centers(kind: Tensor, radius: Tensor, candidates: Tensor) -> Tensor:
+    """Choose centers shape by shape, inside the image; drop shapes without free space (in `kind`)."""
     margin = (radius + 0.01).clamp(max=0.5)
-    spots = margin[..., None, None] + candidates * (1 - 2 * margin[..., None, None])
-    centers = [spots[:, 0, 0]]
+    candidate_centers = margin[..., None, None] + candidates * (1 - 2 * margin[..., None, None])
+    centers = [candidate_centers[:, 0, 0]]
     for k in range(1, kind.shape[1]):
         placed = torch.stack(centers, 1)
-        distance = torch.linalg.vector_norm(spots[:, k, :, None] - placed[:, None], dim=-1)
+        distance = torch.linalg.vector_norm(candidate_centers[:, k, :, None] - placed[:, None], dim=-1)
         gap = distance - radius[:, None, :k] - radius[:, k, None, None]
         gap = gap.masked_fill((kind[:, :k] < 0)[:, None], 1.0).amin(-1)
         best = gap.argmax(1)
         kind[:, k] = kind[:, k].masked_fill(gap.amax(1) < -0.3 * radius[:, k], -1)
-        centers.append(spots[torch.arange(len(spots)), k, best])
+        centers.append(candidate_centers[torch.arange(len(candidate_centers)), k, best])
     return torch.stack(centers, 1)
 
 
 def _colors(numbers: Tensor, light: Tensor) -> Tensor:
-    """Return colors of any hue, light ones or dark ones: shapes always stand out from their background."""
+    """Return light or dark colors of any hue, so that shapes contrast with the background."""
     hue, saturation, value = numbers.unbind(-1)
     value = torch.where(light, 0.72 + 0.28 * value, 0.05 + 0.33 * value)
     saturation = torch.where(light, 0.1 + 0.5 * saturation, 0.2 + 0.8 * saturation)

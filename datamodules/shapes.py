@@ -8,16 +8,16 @@ import torch
 from datamodules.base import BaseDataModule, Split
 from datamodules.checks import check
 from datamodules.dataset import ImageDataset, Rows
-from datamodules.loader import Batch
 from datamodules.memory import channel_statistics
-from datamodules.shape_drawing import render
+from datamodules.shape_drawing import draw_shapes
 from datamodules.shape_scenes import CLASSES, DOMAINS, Domain, draw_scenes, main_classes
+from lit_cv.contracts import Batch
 
 __all__ = ["ShapesDataModule", "ShapesDataset"]
 
-_KEPT = 1 << 30  # bytes up to which drawn images are kept
-_SAMPLE = 512  # images that mean and standard deviation are estimated from
-_SMALLEST = 16  # pixels that the smallest shapes can still be told apart at
+_MAX_CACHED = 1 << 30  # bytes of drawn images that are kept in memory
+_SAMPLE = 512  # images to estimate mean and standard deviation from
+_SMALLEST = 16  # pixels at which the smallest shapes are still distinguishable
 
 Targets = Literal["label", "boxes", "mask", "all"]
 
@@ -28,10 +28,10 @@ class ShapesDataset(ImageDataset):
     Args:
         num_images: Number of images.
         image_size: Side in pixels.
-        domain: How the images look.
+        domain: Style of the images.
         shapes_per_image: Shapes in an image, from one to this many.
-        targets: What a batch has besides the label.
-        seed: Seed of the whole set.
+        targets: Targets in a batch besides the label.
+        seed: Seed of the dataset.
     """
 
     def __init__(
@@ -40,9 +40,9 @@ class ShapesDataset(ImageDataset):
         super().__init__(main_classes(np.arange(num_images), seed, domain), CLASSES)
         self.image_size, self.domain, self.shapes, self.targets = image_size, domain, shapes_per_image, targets
         self.seed = seed
-        self.in_memory = num_images * 4 * image_size**2 <= _KEPT
+        self.in_memory = num_images * 4 * image_size**2 <= _MAX_CACHED
         self._drawn = np.zeros(num_images, dtype=bool)
-        self._kept: dict[str, Any] = {}  # shared by all subsets
+        self._cache: dict[str, Any] = {}  # shared by all subsets
 
     def read(self, rows: Rows) -> Batch:
         """Return the images of these rows with their targets."""
@@ -51,46 +51,46 @@ class ShapesDataset(ImageDataset):
         if self.targets in ("mask", "all"):
             batch["mask"] = drawn["mask"].long()
         if self.targets in ("boxes", "all"):
-            there = drawn["box_labels"] >= 0
-            batch["boxes"] = [boxes[keep] for boxes, keep in zip(drawn["boxes"], there, strict=True)]
-            batch["box_labels"] = [labels[keep] for labels, keep in zip(drawn["box_labels"], there, strict=True)]
+            exists = drawn["box_labels"] >= 0
+            batch["boxes"] = [boxes[keep] for boxes, keep in zip(drawn["boxes"], exists, strict=True)]
+            batch["box_labels"] = [labels[keep] for labels, keep in zip(drawn["box_labels"], exists, strict=True)]
         return batch
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return mean and standard deviation of each channel in [0, 1] units, from the first images."""
+        """Return mean and standard deviation of each channel in [0, 1] units, estimated from the first images."""
         return channel_statistics(self.read(self.rows[:_SAMPLE])["image"].numpy())
 
     def _draw(self, rows: Rows) -> dict[str, torch.Tensor]:
-        return render(draw_scenes(rows, self.seed, self.domain, self.shapes), self.image_size, self.domain)
+        return draw_shapes(draw_scenes(rows, self.seed, self.domain, self.shapes), self.image_size, self.domain)
 
     def _take(self, rows: Rows) -> dict[str, torch.Tensor]:
-        """Return the images, drawing only those that have not been drawn before."""
+        """Return the images, drawing only those that are not cached."""
         missing = np.unique(rows[~self._drawn[rows]])
         if len(missing):
             for name, values in self._draw(missing).items():
-                if name not in self._kept:
+                if name not in self._cache:
                     shape = (len(self._drawn), *values.shape[1:])
-                    self._kept[name] = np.empty(shape, dtype=values.numpy().dtype)
-                self._kept[name][missing] = values.numpy()
+                    self._cache[name] = np.empty(shape, dtype=values.numpy().dtype)
+                self._cache[name][missing] = values.numpy()
             self._drawn[missing] = True
-        return {name: torch.from_numpy(kept.take(rows, axis=0, mode="clip")) for name, kept in self._kept.items()}
+        return {name: torch.from_numpy(cached.take(rows, axis=0, mode="clip")) for name, cached in self._cache.items()}
 
 
 class ShapesDataModule(BaseDataModule):
-    """Generated images of 8 classes of shapes in any color, size, place, rotation and on any background.
+    """Generated images of 8 classes of shapes with any color, size, position, rotation and background.
 
-    Nothing is downloaded or stored. The label is the class of the largest shape, which lies on top. A tenth of the
-    images are for the test.
+    Nothing is downloaded or stored. The label is the class of the largest shape, which is on top. A tenth of the images
+    is the test split.
 
     Args:
         image_size: Side in pixels, at least 16.
-        num_images: Number of images, all splits together.
+        num_images: Number of images over all splits.
         domain: `filled` shapes; only `outlined`; shapes and background `textured` with stripes or checks; or
             `noisy`, filled shapes under noise.
-        shapes_per_image: Shapes in an image, from one to this many.
-        targets: What a batch has besides `image` and `label`: `boxes` adds `boxes` and `box_labels`, lists of
-            (n, 4) corners in pixels and (n,) classes; `mask` adds (N, H, W) with 0 for the background and the
-            class plus 1 otherwise; `all` adds both.
+        shapes_per_image: Maximum number of shapes in an image; at least one.
+        targets: Targets in a batch besides `image` and `label`: `boxes` adds `boxes` and `box_labels`, lists of
+            (n, 4) corners in pixels and (n,) classes; `mask` adds (N, H, W) with 0 for the background and the class
+            plus 1 otherwise; `all` adds both.
         seed: Seed of the images.
         **kwargs: Arguments of `BaseDataModule`.
 
@@ -124,7 +124,7 @@ class ShapesDataModule(BaseDataModule):
         self.mask_classes = ["background", *CLASSES] if targets in ("mask", "all") else []
 
     def load(self, split: Split) -> ShapesDataset | None:
-        """Return the training or the test images."""
+        """Return the training or test images."""
         h = self.hparams
         if self._all is None:
             names = ("num_images", "image_size", "domain", "shapes_per_image", "targets", "seed")

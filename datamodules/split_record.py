@@ -1,4 +1,4 @@
-"""Which image was in which split: what a checkpoint holds, so that none changes sides when files are added."""
+"""Record of the split of each image in a checkpoint, so that splits stay fixed when files are added."""
 
 import hashlib
 import unicodedata
@@ -15,19 +15,19 @@ from lit_cv.checkpoint_file import load_tensors
 __all__ = ["HIDDEN", "SPLIT_CODES", "UNKNOWN", "SplitRecord", "record_in_checkpoint", "state_in_checkpoint"]
 
 SPLIT_CODES = {"train": 0, "val": 1, "test": 2}
-HIDDEN = 3  # of training, its label hidden
+HIDDEN = 3  # training image with hidden label
 UNKNOWN = 255
 
 Codes = NDArray[np.uint8]
 
 
 class SplitRecord:
-    """The split of every image, 9 bytes an image: a hash of its name and a number.
+    """The split of each image, in 9 bytes per image: a hash of its name and a number.
 
     Args:
         keys: Hashes of the names, (N,) uint64, ascending.
-        codes: The split of each, see `SPLIT_CODES`.
-        options: The options that the splits were made by.
+        codes: Split of each image, see `SPLIT_CODES`.
+        options: Options that the splits depend on.
     """
 
     def __init__(self, keys: NDArray[np.uint64], codes: Codes, options: Mapping[str, Any]) -> None:
@@ -35,7 +35,7 @@ class SplitRecord:
 
     @classmethod
     def of(cls, parts: Iterable[tuple[Sequence[str], Codes]], options: Mapping[str, Any]) -> "SplitRecord":
-        """Make a record of names and their splits; of one name in several splits, the first is kept.
+        """Create a record from names and splits; if a name is in several splits, the first is kept.
 
         Example:
             >>> record = SplitRecord.of([(["a.png", "b.png"], np.array([0, 1], np.uint8))], {})
@@ -49,21 +49,21 @@ class SplitRecord:
         return cls(keys, codes[first], options)
 
     def look_up(self, names: Sequence[str]) -> Codes:
-        """Return the split of each name, `UNKNOWN` where it is not in the record."""
+        """Return the split of each name, `UNKNOWN` if it is not in the record."""
         if not len(self.keys):
             return np.full(len(names), UNKNOWN, np.uint8)
         keys = _keys(names)
-        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return np.where(self.keys[at] == keys, self.codes[at], UNKNOWN).astype(np.uint8)
+        positions = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return np.where(self.keys[positions] == keys, self.codes[positions], UNKNOWN).astype(np.uint8)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the record in tensors and plain values."""
+        """Return the record as tensors and plain values."""
         keys = torch.from_numpy(self.keys.view(np.int64).copy())
         return {"keys": keys, "splits": torch.from_numpy(self.codes.copy()), "options": self.options}
 
     @classmethod
     def from_state(cls, state: object) -> "SplitRecord | None":
-        """Return what `state_dict` gave, `None` for anything else."""
+        """Restore a record from `state_dict`; return `None` for anything else."""
         if not isinstance(state, Mapping):
             return None
         keys, codes, options = (state.get(name) for name in ("keys", "splits", "options"))
@@ -77,10 +77,10 @@ class SplitRecord:
 
 
 def state_in_checkpoint(path: str | Path | None, name: str) -> Mapping[str, Any]:
-    """Return what a DataModule of a class has left in a checkpoint; nothing where the Trainer alone can read it.
+    """Return the state of a DataModule class in a checkpoint; empty if there is none or it cannot be read.
 
     Args:
-        path: The checkpoint, `None` for none.
+        path: The checkpoint, or `None`.
         name: Qualified name of the class.
     """
     state = _content(path).get(name)
@@ -88,23 +88,25 @@ def state_in_checkpoint(path: str | Path | None, name: str) -> Mapping[str, Any]
 
 
 def record_in_checkpoint(path: str | Path | None, name: str, root: str | None = None) -> SplitRecord | None:
-    """Return the splits that a DataModule of a class has left in a checkpoint, or else one of another class.
+    """Return the splits of a DataModule class in a checkpoint, or else those of another class.
 
-    The same images may be listed in another way for an evaluation: in a table in place of folders, or without those of
-    a second domain.
+    For evaluation, the same images may be listed in another way: in a table instead of folders, or without a second
+    domain.
 
     Args:
-        path: The checkpoint, `None` for none.
+        path: The checkpoint, or `None`.
         name: Qualified name of the class.
-        root: Folder of the images: of several DataModules the one that had it is taken.
+        root: Folder of the images, to choose among several DataModules in the checkpoint.
     """
     content = _content(path)
     states = [state for state in (content.get(name), *content.values()) if isinstance(state, Mapping)]
-    inner = [state.get(domain) for state in states for domain in ("source", "target")]
+    domains = [state.get(domain) for state in states for domain in ("source", "target")]
     records = [_record(state) for state in states]
-    same = [record for record in [*records, *map(_record, inner)] if record and record.options.get("root") == root]
-    own = records[0] if isinstance(content.get(name), Mapping) else None
-    return own or next((record for record in [*(same if root else []), *records] if record), None)
+    same_root = [
+        record for record in [*records, *map(_record, domains)] if record and record.options.get("root") == root
+    ]
+    of_class = records[0] if isinstance(content.get(name), Mapping) else None
+    return of_class or next((record for record in [*(same_root if root else []), *records] if record), None)
 
 
 def _record(state: object) -> SplitRecord | None:
@@ -116,13 +118,13 @@ def _content(path: str | Path | None) -> Mapping[str, Any]:
         return {}
     try:
         content = load_tensors(Path(path))
-    except Exception:  # of all kinds, for files that are something else: the Trainer says what is wrong
+    except Exception:  # any error for other kinds of files; the Trainer reports it
         return {}
     return content if isinstance(content, Mapping) else {}
 
 
 def _keys(names: Sequence[str]) -> NDArray[np.uint64]:
-    """Return a hash of each name; names that look the same are the same."""
+    """Return a hash of each name in Unicode normal form NFC."""
     texts = (unicodedata.normalize("NFC", name).encode("utf-8", "surrogatepass") for name in names)
     joined = b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts)
     return np.frombuffer(joined, dtype="<u8").astype(np.uint64)

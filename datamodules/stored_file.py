@@ -1,4 +1,4 @@
-"""Files that keep something about other files, until those change."""
+"""Cache files that depend on other files and are rebuilt when those change."""
 
 import contextlib
 import hashlib
@@ -22,9 +22,8 @@ __all__ = [
     "digest",
     "draw_few",
     "fingerprint",
-    "open_plain",
-    "proven",
-    "remember",
+    "mark_verified",
+    "open_regular",
     "stored_file",
 ]
 
@@ -33,23 +32,23 @@ T = TypeVar("T")
 log = logging.getLogger("lit_cv")
 
 DECODER_VERSION = 2
-"""Raise it when `read_image` gives other pixels."""
+"""Version of the pixels that `read_image` returns; increase it when they change."""
 
 _FOLDER = ".lit_cv_cache"
 _LOCK = "lock"
 _FEW = 4
-_proven: dict[tuple[str, int], tuple[int, ...]] = {}  # files that this process wrote or checked, as they were then
-_refused: set[str] = set()  # folders that a warning has named
+_verified: dict[tuple[str, int], tuple[int, ...]] = {}  # identities of files that this process wrote or checked
+_refused: set[str] = set()  # folders already named in a warning
 
 
 def cache_folder(root: Path) -> Path:
-    """Return the folder of the cache, made if it is missing: in `root`, or if that is read-only, the user's.
+    """Return the cache folder, created if missing: in `root`, or in the user's cache if `root` is read-only.
 
-    A folder that is a link, or whose lock is one, is not used: what is written there would be written elsewhere.
+    A folder that is a link, or contains a link as lock, is not used, as writes would go elsewhere.
     """
     user = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    named = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
-    for folder in (root / _FOLDER, user / "lit_cv" / named):
+    root_hash = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
+    for folder in (root / _FOLDER, user / "lit_cv" / root_hash):
         with contextlib.suppress(OSError):
             if _is_link(folder) or _is_link(folder / _LOCK):
                 _warn_of_link(folder)
@@ -57,59 +56,57 @@ def cache_folder(root: Path) -> Path:
             lock = create_folder(folder) / _LOCK
             if os.access(folder, os.W_OK) and (not lock.exists() or os.access(lock, os.W_OK)):
                 return folder
-    raise PermissionError(
-        f"neither {_shown(root)} nor {_shown(user)} can be written to: set {setting('cache', False)}."
-    )
+    raise PermissionError(f"neither {_shown(root)} nor {_shown(user)} is writable: set {setting('cache', False)}.")
 
 
 def stored_file(
     root: Path,
-    which: str,
+    key: str,
     files: Sequence[str],
     suffix: str,
     write: Callable[[Path], None],
     flaw: Callable[[Path], str],
 ) -> Path:
-    """Return the file that keeps something about other files as they are now; make it first if it is not there.
+    """Return the cache file for the current state of other files; write it first if it is missing.
 
-    A file that has lain there is checked once a process, and made again if it does not hold what it should.
+    An existing file is checked once per process, and rebuilt if it is invalid.
 
     Args:
-        root: Folder that the files are relative to, where the cache lies.
-        which: What is kept of which files: the start of the file's name.
-        files: The files that it was found out from.
-        suffix: End of the file's name.
-        write: Writes it to the path that it is given.
-        flaw: Returns what is wrong with the file at a path, an empty text for nothing; called if it is a plain file.
+        root: Folder of the cache that the files are relative to.
+        key: Prefix of the file's name.
+        files: The files that the content depends on.
+        suffix: Suffix of the file's name.
+        write: Writes the file to the given path.
+        flaw: Returns the problem with the file at a path, or an empty string; called for regular files.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
     folder = cache_folder(root)
-    file = folder / f"{which}-{_state(root, files)}{suffix}"
+    file = folder / f"{key}-{_state(root, files)}{suffix}"
     before = _identity(file)
     reason = _flaw(file, flaw)
     if reason == "":
         return file
     with FileLock(folder / _LOCK) as lock:
         lock.acquire(wait=True)
-        if _identity(file) not in (None, before):  # another rank has made it in the meantime
-            remember(file)
+        if _identity(file) not in (None, before):  # written by another rank in the meantime
+            mark_verified(file)
             return file
         if reason:
-            log.warning("The cache file %s is made again: %s.", _shown(file), printable(reason, lines=False))
+            log.warning("The cache file %s is rebuilt: %s.", _shown(file), printable(reason, lines=False))
         remove_unfinished(folder)
         _write(file, write)
-        remember(file)
-        for old in folder.glob(f"{which}-*{suffix}"):
+        mark_verified(file)
+        for old in folder.glob(f"{key}-*{suffix}"):
             if old != file:
                 with contextlib.suppress(OSError):
                     old.unlink()
     return file
 
 
-def open_plain(path: Path) -> IO[bytes]:
-    """Open a file for reading that is not a link, a pipe or a device, which a stranger's folder may hold.
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a regular file for reading; refuse links, pipes and devices, which an untrusted folder may contain.
 
     Raises:
         OSError: If it is one of those, or cannot be opened.
@@ -118,48 +115,48 @@ def open_plain(path: Path) -> IO[bytes]:
     handle = os.open(path, os.O_RDONLY | sum(flags))
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(f"{_shown(path)} is not a plain file: remove it.")
+        raise OSError(f"{_shown(path)} is not a regular file: remove it.")
     return os.fdopen(handle, "rb")
 
 
 def draw_few(file: Path, population: Sequence[T]) -> list[T]:
-    """Return a few members, to compare what a file from before says of them.
+    """Draw a few members of a population, to verify an existing file.
 
-    They are the same on all ranks, which must not come to different ends, and whoever made the file could not foresee
-    them: they depend on when this disk has got it.
+    They are the same on all ranks, so that all come to the same result, and unpredictable for the creator of the file,
+    as they depend on when it was stored on this disk.
     """
-    found = os.stat(file)
-    draw = random.Random(f"{found.st_ino} {found.st_mtime_ns} {found.st_ctime_ns}")
-    return draw.sample(population, min(_FEW, len(population)))
+    state = os.stat(file)
+    generator = random.Random(f"{state.st_ino} {state.st_mtime_ns} {state.st_ctime_ns}")
+    return generator.sample(population, min(_FEW, len(population)))
 
 
-def remember(file: Path, part: int = 0) -> None:
-    """Note that this process has written or checked a file, or a part of it, which is not checked again as it is."""
+def mark_verified(file: Path, part: int = 0) -> None:
+    """Mark a file or a part of it as written or checked by this process, so that it is not checked again."""
     if (identity := _identity(file)) is not None:
-        _proven[os.fspath(file), part] = identity
+        _verified[os.fspath(file), part] = identity
 
 
-def proven(file: Path, part: int = 0) -> bool:
-    """Return whether this process has written or checked a file, or a part of it, as it is now."""
-    return (identity := _identity(file)) is not None and _proven.get((os.fspath(file), part)) == identity
+def verified(file: Path, part: int = 0) -> bool:
+    """Return whether this process has written or checked the current state of a file or a part of it."""
+    return (identity := _identity(file)) is not None and _verified.get((os.fspath(file), part)) == identity
 
 
 def fingerprint(root: Path, path: str) -> list[Any]:
-    """Return path, size and time of change of a file; -1 where there is none."""
+    """Return path, size and modification time of a file; -1 if it does not exist."""
     try:
         found = os.stat(root / path)
-    except (OSError, ValueError):  # also a name that the system has no place for
+    except (OSError, ValueError):  # names that the system does not allow included
         return [path, -1, -1]
     return [path, found.st_size, found.st_mtime_ns]
 
 
 def digest(content: Any) -> str:
-    """Return a short name for a content that JSON can hold."""
+    """Return a short hash of a JSON value."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]
 
 
 def _state(root: Path, files: Sequence[str]) -> str:
-    """Return a digest of the files as they are now, without a list of what is known of each."""
+    """Return a digest of the current state of the files, without a list in memory."""
     digest = hashlib.sha256(f"[{DECODER_VERSION}, [".encode())
     for position, file in enumerate(files):
         digest.update((", " * (position > 0) + json.dumps(fingerprint(root, file))).encode())
@@ -168,7 +165,7 @@ def _state(root: Path, files: Sequence[str]) -> str:
 
 
 def _identity(file: Path) -> tuple[int, ...] | None:
-    """Return what tells a file from one that takes its place, `None` where there is no plain file."""
+    """Return the identity of a file, which changes if it is replaced; `None` if it is not a regular file."""
     try:
         found = os.lstat(file)
     except OSError:
@@ -179,24 +176,24 @@ def _identity(file: Path) -> tuple[int, ...] | None:
 
 
 def _flaw(file: Path, flaw: Callable[[Path], str]) -> str | None:
-    """Return what is wrong with a file, an empty text for nothing, `None` where there is no file."""
+    """Return the problem with a file, an empty string for none, or `None` if there is no file."""
     if not os.path.lexists(file):
         return None
-    if proven(file):
+    if verified(file):
         return ""
     if _identity(file) is None:
-        return "it is a link, or no file"
+        return "it is not a regular file"
     try:
         reason = flaw(file)
-    except Exception as error:  # whatever reading a broken file raises
+    except Exception as error:  # broken files raise all kinds of errors
         reason = f"it is broken ({type(error).__name__}: {str(error)[:200]})"
     if not reason:
-        remember(file)
+        mark_verified(file)
     return reason
 
 
 def _write(file: Path, write: Callable[[Path], None]) -> None:
-    """Write a file in one step; what `write` raises is raised as it is, such as the name of an unreadable image."""
+    """Write a file atomically; errors of `write`, such as unreadable images, are raised unchanged."""
     failure: Exception | None = None
     try:
         with atomic_write(file, "the cache file") as part:
@@ -212,7 +209,7 @@ def _write(file: Path, write: Callable[[Path], None]) -> None:
 
 
 def _is_link(path: Path) -> bool:
-    """Return whether there is something at a path that is neither a folder nor a plain file."""
+    """Return whether a path exists but is neither a folder nor a regular file."""
     try:
         mode = os.lstat(path).st_mode
     except OSError:
@@ -223,7 +220,7 @@ def _is_link(path: Path) -> bool:
 def _warn_of_link(folder: Path) -> None:
     if os.fspath(folder) not in _refused:
         _refused.add(os.fspath(folder))
-        log.warning("%s is a link or holds one, and is not used as a cache: remove it.", _shown(folder))
+        log.warning("%s is or contains a link and is not used as a cache: remove it.", _shown(folder))
 
 
 def _shown(path: Path) -> str:

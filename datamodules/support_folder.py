@@ -1,4 +1,4 @@
-"""Folders of new classes: a few images of each, and images to tell the classes of."""
+"""Folders of new classes with a few images of each, and images to classify."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ log = logging.getLogger("lit_cv")
 
 
 class SupportFolder(ImageFolderDataModule):
-    """Support images and images to predict, which says so."""
+    """Support images and images to predict."""
 
     def support_set(self) -> tuple[Tensor, Tensor]:
         """Return the support images (S, C, H, W) uint8 and their labels (S,) int64."""
@@ -29,32 +29,34 @@ class SupportFolder(ImageFolderDataModule):
         return batch["image"], batch["label"]
 
     @rank_zero_only
-    def _tell(self, labeled: int) -> None:
-        names, predicted = self.class_names, len(self.predict_dataset or ())
-        log.info("EpisodicDataModule: %d support images of %d classes, %d to predict", labeled, len(names), predicted)
+    def _log_sizes(self, labeled: int) -> None:
+        names, predict_count = self.class_names, len(self.predict_dataset or ())
+        log.info(
+            "EpisodicDataModule: %d support images of %d classes, %d to predict", labeled, len(names), predict_count
+        )
 
 
 def open_support_folder(
     support_root: str, predict_root: str, model: Mapping[str, Any], value_range: list[float] | None
 ) -> SupportFolder:
-    """Open the support images and those to predict, at the size of a module's images.
+    """Open support images and images to predict, at the image size of a module.
 
     Args:
-        support_root: Folder with a folder of images for each of the new classes.
-        predict_root: Folder of images to tell the classes of.
+        support_root: Folder with a folder of images for each new class.
+        predict_root: Folder of images to classify.
         model: Hyperparameters of the module.
         value_range: Lowest and highest value of gray images with 16 or 32 bits.
 
     Raises:
-        ValueError: If the module does not tell the size of its images, or there is only one class.
+        ValueError: If the module does not define its image size, or there is only one class.
         FileNotFoundError: If there is no such folder.
     """
     size, channels = model["image_size"], model["in_channels"]
     if size is None or channels not in (1, 3):
         missing = argument("image_size", MODULE)
-        raise ValueError(f"the checkpoint does not tell the size and channels of its images: set {missing}.")
+        raise ValueError(f"the checkpoint does not contain the size and channels of its images: set {missing}.")
     if not Path(support_root).expanduser().is_dir():
-        raise FileNotFoundError(f"there is no folder {Path(support_root).absolute()}: set {argument('support_root')}.")
+        raise FileNotFoundError(f"folder {Path(support_root).absolute()} not found: set {argument('support_root')}.")
     folder = SupportFolder(
         support_root,
         predict_root,
@@ -68,13 +70,13 @@ def open_support_folder(
         folder.setup()
         if len(folder.class_names) < 2:
             shown = printable(", ".join(folder.class_names), lines=False)
-            raise ValueError(f"there is only one class ({shown}): give two or more.")
+            raise ValueError(f"there is only one class ({shown}): two or more are needed.")
     return folder
 
 
 @contextmanager
 def _naming_support_root() -> Iterator[None]:
-    """Let what is wrong with the support images name the argument that they were given by."""
+    """Make errors about the support images name the argument `support_root`."""
     name = argument("support_root")
     try:
         with renamed(root="support_root"):

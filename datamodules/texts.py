@@ -1,4 +1,4 @@
-"""Many strings in little memory."""
+"""Compact storage of many strings."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +10,11 @@ __all__ = ["Texts"]
 
 
 class Texts(Sequence[str]):
-    """Many strings in two arrays, which take a tenth of a list's memory, and none of it twice in worker processes.
+    """Many strings in two arrays, with a tenth of a list's memory and without copies in worker processes.
 
     Args:
-        content: All of them in UTF-8, one after the other, (bytes,) uint8; bytes of names that are no UTF-8 stay.
-        starts: Where each starts, and the end, (N + 1,).
+        content: Concatenated strings in UTF-8, (bytes,) uint8; invalid bytes of file names are kept.
+        starts: Start of each string, and the end, (N + 1,).
 
     Example:
         >>> texts = Texts.of(["a", "", "bc"])
@@ -27,7 +27,7 @@ class Texts(Sequence[str]):
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> "Texts":
-        """Keep these strings."""
+        """Store a sequence of strings."""
         parts = [text.encode("utf-8", "surrogateescape") for text in texts]
         starts = np.cumsum([0, *(len(part) for part in parts)], dtype=np.int64)
         return cls(np.frombuffer(b"".join(parts), dtype=np.uint8), starts)
@@ -39,7 +39,7 @@ class Texts(Sequence[str]):
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
-            raise IndexError(f"text {index} of {len(self)}")  # which also ends an iteration
+            raise IndexError(f"text {index} is out of range for {len(self)}")  # also ends iteration
         position = index % len(self)
         content = self.content[self.starts[position] : self.starts[position + 1]].tobytes()
         return content.decode("utf-8", "surrogateescape")

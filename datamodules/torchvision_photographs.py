@@ -1,4 +1,4 @@
-"""Well-known sets of photographs, downloaded by torchvision and decoded as they are read."""
+"""Well-known photograph datasets, downloaded by torchvision and decoded when they are read."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,18 +11,18 @@ __all__ = ["Flowers102DataModule", "OxfordIIITPetDataModule", "TorchvisionPhotog
 
 
 class TorchvisionPhotographsDataModule(FilesDataModule):
-    """Base of the sets of photographs that torchvision downloads.
+    """Base of photograph datasets that torchvision downloads.
 
-    A subclass names torchvision's class in `source`, in `splits` its name of each split, and in `files` the
-    attribute that holds its files.
+    A subclass sets `source` to the name of torchvision's class, `splits` to its split names, and `files` to its
+    attribute with the file paths.
 
     Args:
-        root: Folder that holds the set or that it is downloaded to.
-        download: Whether to download the set where it is missing.
+        root: Folder of the dataset, also for downloads.
+        download: Whether to download the dataset if it is missing.
         **kwargs: Arguments of `FilesDataModule` and `BaseDataModule`.
 
     Raises:
-        FileNotFoundError: If the set is missing and cannot be, or must not be, downloaded.
+        FileNotFoundError: If the dataset is missing and cannot or must not be downloaded.
     """
 
     source: ClassVar[str]
@@ -33,7 +33,7 @@ class TorchvisionPhotographsDataModule(FilesDataModule):
         super().__init__(**kwargs)
 
     def prepare_data(self) -> None:
-        """Download what is missing."""
+        """Download missing data."""
         for name in self.splits.values():
             open_set(self.source, self._folder, self.hparams["download"], split=name)
         super().prepare_data()

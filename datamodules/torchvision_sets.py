@@ -1,6 +1,6 @@
-"""Well-known sets that fit into memory, downloaded by torchvision.
+"""Well-known datasets that fit into memory, downloaded by torchvision.
 
-One more takes a few lines: the name of torchvision's class, and its arguments for each split.
+Adding one takes a few lines: the name of torchvision's class, and its arguments for each split.
 """
 
 from pathlib import Path
@@ -25,17 +25,17 @@ __all__ = [
 
 
 class TorchvisionDataModule(BaseDataModule):
-    """Base of the sets that torchvision downloads and holds in memory.
+    """Base of datasets that torchvision downloads and keeps in memory.
 
-    A subclass names torchvision's class in `source`, and in `splits` its arguments for each split.
+    A subclass sets `source` to the name of torchvision's class, and `splits` to its arguments for each split.
 
     Args:
-        root: Folder that holds the set or that it is downloaded to.
-        download: Whether to download the set where it is missing.
+        root: Folder of the dataset, also for downloads.
+        download: Whether to download the dataset if it is missing.
         **kwargs: Arguments of `BaseDataModule`.
 
     Raises:
-        FileNotFoundError: If the set is missing and cannot be, or must not be, downloaded.
+        FileNotFoundError: If the dataset is missing and cannot or must not be downloaded.
     """
 
     source: ClassVar[str]
@@ -47,11 +47,11 @@ class TorchvisionDataModule(BaseDataModule):
 
     @property
     def folder(self) -> Path:
-        """The folder that torchvision is given."""
+        """Root folder for torchvision."""
         return Path(self.hparams["root"]).expanduser()
 
     def prepare_data(self) -> None:
-        """Download what is missing."""
+        """Download missing data."""
         for split, arguments in self.splits.items():
             self._opened[split] = open_set(self.source, self.folder, self.hparams["download"], **arguments)
 
@@ -73,34 +73,34 @@ class TorchvisionDataModule(BaseDataModule):
 
 
 def _plain(name: str) -> str:
-    """Return a class name without MNIST's number in front, as in "7 - seven"."""
+    """Return a class name without MNIST's suffix, as in "7 - seven"."""
     number, dash, _ = name.partition(" - ")
     return number if dash and number.isdigit() else name
 
 
 class MNISTDataModule(TorchvisionDataModule):
-    """60,000 + 10,000 handwritten digits, grey, 28 x 28, 10 classes (LeCun et al. 1998)."""
+    """60,000 + 10,000 handwritten digits, gray, 28 x 28, 10 classes (LeCun et al. 1998)."""
 
     source = "MNIST"
 
 
 class FashionMNISTDataModule(TorchvisionDataModule):
-    """60,000 + 10,000 pieces of clothing, grey, 28 x 28, 10 classes (Xiao et al. 2017)."""
+    """60,000 + 10,000 pieces of clothing, gray, 28 x 28, 10 classes (Xiao et al. 2017)."""
 
     source = "FashionMNIST"
 
 
 class USPSDataModule(TorchvisionDataModule):
-    """7,291 + 2,007 handwritten digits from envelopes, grey, 16 x 16, 10 classes (Hull 1994).
+    """7,291 + 2,007 handwritten digits from envelopes, gray, 16 x 16, 10 classes (Hull 1994).
 
-    The files lie in `root` or in `root/USPS`, where they are downloaded to.
+    The files are in `root` or in `root/USPS`, which is also used for downloads.
     """
 
     source = "USPS"
 
     @property
     def folder(self) -> Path:
-        """The folder of the files."""
+        """Folder of the files."""
         return super().folder if (super().folder / "usps.bz2").is_file() else super().folder / "USPS"
 
 
@@ -126,7 +126,7 @@ class CIFAR100DataModule(TorchvisionDataModule):
 class STL10DataModule(TorchvisionDataModule):
     """5,000 + 8,000 color images, 96 x 96, 10 classes, and 100,000 without labels (Coates et al. 2011).
 
-    Modules that learn without labels train on all 105,000, the others on those with labels.
+    Modules that learn without labels train on all 105,000 images, others on those with labels.
     """
 
     source = "STL10"

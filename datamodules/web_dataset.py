@@ -1,4 +1,4 @@
-"""Your own images in tar files, in WebDataset's layout."""
+"""Custom images in tar files, in WebDataset's layout."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ from datamodules.classes import numbers_first
 from datamodules.files import FileDataset, FilesDataModule, some_names
 from datamodules.images import UnreadableImageError, decode_image, read_into
 from datamodules.inspection import inspected
-from datamodules.shard_index import COMPRESSED, MOST_IMAGE, ShardIndex, index_shards
+from datamodules.shard_index import COMPRESSED, MAX_IMAGE_BYTES, ShardIndex, index_shards
 from datamodules.shard_samples import SPARSE
 from datamodules.stored_file import draw_few
 from lit_cv.annotations.clutter import is_clutter
@@ -32,20 +32,20 @@ __all__ = ["ShardDataset", "WebDatasetDataModule"]
 
 log = logging.getLogger("lit_cv")
 
-_CHECK_SIZE = 32  # pixels that an image is read at to see whether it can be
+_CHECK_SIZE = 32  # side in pixels for test reads
 _SHOWN = 5  # samples named in a message
 
 
 class ShardDataset(FileDataset):
-    """Images in tar files, each read by its position and decoded when it is fetched.
+    """Images in tar files, each read by position and decoded when it is fetched.
 
     Args:
         root: Folder that the paths are relative to.
         shards: The tar files.
-        index: Where the images lie.
+        index: Positions and labels of the images.
         labels: (N,) integers, -1 where unlabeled.
         class_names: Names of the classes.
-        channels: 3 for color, 1 for grey.
+        channels: 3 for color, 1 for gray.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class ShardDataset(FileDataset):
         return self._decode(row, self.size)
 
     def decoded(self, name: str) -> NDArray[np.uint8]:
-        """Return the images of all samples, decoded once into a file beside them whose name starts so."""
+        """Return the images of all samples, decoded once into a cache file named `{name}-...`."""
         rows = self.rows.tolist()
         files = self._chosen_shards()
         paths = self.chosen_paths()
@@ -82,15 +82,15 @@ class ShardDataset(FileDataset):
         )
 
     def files(self) -> None:
-        """Return nothing: the images lie in few files."""
+        """Return `None`, as the images have no separate files."""
 
     def file_states(self) -> None:
-        """Return nothing: the images lie in few files."""
+        """Return `None`, as the images have no separate files."""
 
     def unreadable(self) -> dict[str, str]:
-        """Return the names of the samples that cannot be decoded, each with the reason."""
+        """Return the names of the samples that cannot be decoded, with the reasons."""
 
-        def look(shard: str) -> dict[str, str]:
+        def check_shard(shard: str) -> dict[str, str]:
             return {self.paths[row]: reason for row in self._images_in(shard) if (reason := self._flaw(row))}
 
         def agrees(shard: str, reasons: dict[str, str]) -> bool:
@@ -101,16 +101,16 @@ class ShardDataset(FileDataset):
 
         shards = self._chosen_shards()
         name = f"checked_shards_{self.index.image_field}"
-        found = inspected(self.root, shards, name, look, "Checking images", _are_reasons, agrees)
-        mine = set(self.chosen_paths())
-        return {name: reason for part in found for name, reason in part.items() if name in mine}
+        reasons_by_shard = inspected(self.root, shards, name, check_shard, "Checking images", _are_reasons, agrees)
+        paths = set(self.chosen_paths())
+        return {path: reason for part in reasons_by_shard for path, reason in part.items() if path in paths}
 
     def _images_in(self, shard: str) -> list[int]:
         inside = (self.index.shard == self.shards.index(shard)) & (self.index.offset >= 0)
         return np.flatnonzero(inside).tolist()
 
     def _flaw(self, row: int) -> str:
-        """Return why an image cannot be decoded, an empty text if it can."""
+        """Return why an image cannot be decoded, or an empty string."""
         try:
             self._decode(row, _CHECK_SIZE)
         except UnreadableImageError as error:
@@ -127,39 +127,39 @@ class ShardDataset(FileDataset):
         with open(path, "rb", buffering=0) as file:
             state = os.fstat(file.fileno())
             if [state.st_size, state.st_mtime_ns] != self.index.states[shard].tolist():
-                raise OSError(f"{_shown(path)} has changed since the run has started: start it again.")
+                raise OSError(f"{_shown(path)} has changed since the start of the run: start it again.")
             length = int(self.index.size[row])
-            if length == SPARSE or length > MOST_IMAGE:
-                claim = "is stored with holes" if length == SPARSE else f"claims {length:,} bytes"
-                raise UnreadableImageError.of(name, f"its entry in the tar file {claim}: write it again")
+            if length == SPARSE or length > MAX_IMAGE_BYTES:
+                problem = "is sparse" if length == SPARSE else f"declares {length:,} bytes"
+                raise UnreadableImageError.of(name, f"its entry in the tar file {problem}: write it again")
             file.seek(int(self.index.offset[row]))
             data = read_into(bytearray(length), file)
         return decode_image(data, name, size, self.channels, self.value_range)
 
 
 class WebDatasetDataModule(FilesDataModule):
-    """Your own images in tar files (shards), for sets that no folder of images holds, in WebDataset's layout.
+    """Custom images in tar files (shards) in WebDataset's layout, for datasets too large for folders of images.
 
-    A sample is the files of one name up to its first dot: `KEY.jpg` (or `.png`, `.webp`, ...) with `KEY.cls`, the
-    number or name of its class as text. `root` holds `train-*.tar`, `val-*.tar` and `test-*.tar`, or folders `train`,
-    `val` and `test` of tar files, or tar files without splits. Where `val` or `test` is missing, it is split off: `val`
-    from the training images, `test` only if no tar file is named after a split. Tar files named `predict` need no
-    labels. Classes are those of the training images, numbers first; where `root` holds `classes.txt`, its lines name
-    them in their order, and a number is that of a line, from 0.
+    A sample consists of the files with the same name up to the first dot: `KEY.jpg` (or `.png`, `.webp`, ...) and
+    `KEY.cls`, the number or name of its class as text. `root` contains `train-*.tar`, `val-*.tar` and `test-*.tar`, or
+    folders `train`, `val` and `test` of tar files, or tar files without splits. A missing `val` is held out of the
+    training images; a missing `test` is held out only if no tar file is named after a split. Tar files named `predict`
+    need no labels. The classes are those of the training images, numbers first; if `root` contains `classes.txt`, its
+    lines are the class names in order, and numbers refer to its lines from 0.
 
-    The images are read by their position and not, as usual, streamed past a buffer that shuffles: so every epoch has a
-    new order of the whole set, and a run goes on in the middle of an epoch exactly. The positions are found out once,
-    as long as the tar files do not change, and kept in a folder `.lit_cv_cache` beside them.
+    Images are read by position, not streamed through a shuffle buffer as usual: every epoch has a new order of the
+    entire dataset, and a run resumes exactly in the middle of an epoch. The positions are determined once while the
+    tar files do not change, and cached in a folder `.lit_cv_cache` beside them.
 
     Args:
         root: The folder.
-        image_field: Extension of the images, such as `input.jpg`; `None` takes the only one that is an image's.
-        label_field: Extension of the files that hold the labels; where there are none, the field of `KEY.json`. `None`
-            for images without labels.
+        image_field: Extension of the images, such as `input.jpg`; `None` uses the only image extension.
+        label_field: Extension of the label files; without such files, a field of `KEY.json`. `None` for images without
+            labels.
         **kwargs: Arguments of `FilesDataModule` and `BaseDataModule`.
 
     Raises:
-        FileNotFoundError: If `root` is missing or holds no tar files.
+        FileNotFoundError: If `root` is missing or contains no tar files.
         ValueError: If a tar file is compressed or broken, a sample lacks its image or label, or a class is unknown.
     """
 
@@ -172,7 +172,7 @@ class WebDatasetDataModule(FilesDataModule):
         self._datasets: dict[str, FileDataset] = {}
 
     def prepare_data(self) -> None:
-        """Find out where the images lie in one process, before the others read what it has left."""
+        """Index the tar files in one process, so that the others can read the cached index."""
         self.setup()
 
     def load(self, split: Split) -> FileDataset | None:
@@ -181,8 +181,8 @@ class WebDatasetDataModule(FilesDataModule):
             self._datasets = self._read()
         if "all" in self._datasets and split in ("train", "test"):
             return self.split_pool(self._datasets["all"], split)
-        found = self._datasets.get(split)
-        return None if found is None else self.readable(found)
+        dataset = self._datasets.get(split)
+        return None if dataset is None else self.readable(dataset)
 
     def _read(self) -> dict[str, FileDataset]:
         h = self.hparams
@@ -191,34 +191,34 @@ class WebDatasetDataModule(FilesDataModule):
         index = index_shards(root, shards, h["image_field"], h["label_field"])
         splits = _splits(root, shards)
         rows = {split: np.flatnonzero(np.isin(index.shard, numbers)) for split, numbers in splits.items()}
-        rows = {split: self._whole(index, found, split) for split, found in rows.items()}
+        rows = {split: self._complete_rows(index, part, split) for split, part in rows.items()}
         names, numbers = _classes(root, index, rows)
-        labels = numbers[index.label]  # the last number is that of no label
+        labels = numbers[index.label]  # -1 selects the last number, that of no label
         dataset = ShardDataset(root, shards, index, labels, names, h["channels"])
-        return {split: dataset.subset(found) for split, found in rows.items()}
+        return {split: dataset.subset(part) for split, part in rows.items()}
 
-    def _whole(self, index: ShardIndex, rows: NDArray[np.int64], split: str) -> NDArray[np.int64]:
-        """Return the samples that have an image and a label; stop where one has not, or leave it out."""
+    def _complete_rows(self, index: ShardIndex, rows: NDArray[np.int64], split: str) -> NDArray[np.int64]:
+        """Return the samples with image and label; raise or skip others, depending on `on_error`."""
         field = self.hparams["label_field"]
-        wanted = {"image": index.offset, "label": index.label}
+        columns = {"image": index.offset, "label": index.label}
         if field is None or split == "predict":
-            del wanted["label"]
-        for what, found in wanted.items():
-            lacking = rows[found[rows] < 0]
+            del columns["label"]
+        for part, values in columns.items():
+            lacking = rows[values[rows] < 0]
             if not len(lacking):
                 continue
             shown = ", ".join(printable(index.names[row], lines=False) for row in lacking[:_SHOWN])
             shown += ", ..." if len(lacking) > _SHOWN else ""
-            said = f"{len(lacking):,} of {len(rows):,} samples have no {what}: {shown}"
+            problem = f"{len(lacking):,} of {len(rows):,} samples have no {part}: {shown}"
             if self.hparams["on_error"] == "raise":
-                chosen = argument("image_field", self)
-                if what == "label":
-                    chosen = (
+                option = argument("image_field", self)
+                if part == "label":
+                    option = (
                         f"{setting('label_field', field, self)}: an extension or a field of KEY.json, or null for none"
                     )
-                raise ValueError(f"{said} ({chosen}; {setting('on_error', 'skip', self)} leaves them out).")
-            log.warning("%s. They are left out.", said)
-            rows = rows[found[rows] >= 0]
+                raise ValueError(f"{problem} ({option}; {setting('on_error', 'skip', self)} skips them).")
+            log.warning("%s. They are skipped.", problem)
+            rows = rows[values[rows] >= 0]
         return rows
 
 
@@ -226,20 +226,20 @@ def _shown(path: Path) -> str:
     return printable(str(path), lines=False)
 
 
-def _are_reasons(found: object) -> bool:
-    return isinstance(found, dict) and all(isinstance(reason, str) for reason in found.values())
+def _are_reasons(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(reason, str) for reason in value.values())
 
 
 def _find_shards(root: Path) -> list[str]:
-    """Return the tar files in a folder, relative to it, sorted."""
+    """Return the tar files below a folder, relative to it, sorted."""
     if not root.is_dir():
-        raise FileNotFoundError(f"there is no folder {root.absolute()}: set {argument('root')}.")
+        raise FileNotFoundError(f"folder {root.absolute()} not found: set {argument('root')}.")
     paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     paths = [path for path in paths if not any(map(is_clutter, path.split("/")))]
-    if packed := [path for path in paths if path.lower().endswith(COMPRESSED)]:
+    if compressed := [path for path in paths if path.lower().endswith(COMPRESSED)]:
         raise ValueError(
-            f"{_shown(root / packed[0])} is compressed, so that no image can be found by its position: unpack it to a "
-            ".tar (images are compressed already)."
+            f"{_shown(root / compressed[0])} is compressed, so images cannot be read by position: decompress it to a "
+            ".tar file (the images are already compressed)."
         )
     shards = [path for path in paths if path.lower().endswith(".tar")]
     if not shards:
@@ -248,32 +248,34 @@ def _find_shards(root: Path) -> list[str]:
 
 
 def _splits(root: Path, shards: Sequence[str]) -> dict[str, list[int]]:
-    """Return the numbers of the tar files of each split, of `all` where none is named after one."""
+    """Return the numbers of the tar files of each split, or of `all` if none is named after a split."""
     by_split: dict[str, list[int]] = {}
     for number, shard in enumerate(shards):
-        named = (split for part in reversed(shard.split("/")) if (split := split_in(part)))  # the file's name first
+        named = (
+            split for part in reversed(shard.split("/")) if (split := split_in(part))
+        )  # the file name takes precedence
         split = "predict" if shard.lower().startswith("predict") else next(named, None)
         by_split.setdefault(split or "all", []).append(number)
     if "all" in by_split and by_split.keys() & {"train", "val", "test"}:
         raise ValueError(
             f"{_shown(root / shards[by_split['all'][0]])} belongs to no split, but other tar files are named after "
-            "theirs: name it train-*.tar, val-*.tar or test-*.tar."
+            "splits: name it train-*.tar, val-*.tar or test-*.tar."
         )
     if not by_split.keys() & {"all", "train"}:
-        raise FileNotFoundError(f"{root.absolute()} holds no tar files to train on: name them train-*.tar.")
+        raise FileNotFoundError(f"{root.absolute()} contains no tar files for training: name them train-*.tar.")
     return by_split
 
 
 def _classes(root: Path, index: ShardIndex, rows: dict[str, NDArray[np.int64]]) -> tuple[list[str], torch.Tensor]:
-    """Return the names of the classes, and the class of each text; the last number, -1, is that of no label."""
-    used = {split: {index.texts[number] for number in np.unique(index.label[found]) if number >= 0}
-            for split, found in rows.items() if split != "predict"}  # fmt: skip
-    known = mask_class_names(root)
-    names = known or sorted(used.get("train", used.get("all", set())), key=numbers_first)
-    number = {str(position): position for position in range(len(known))} | {n: k for k, n in enumerate(names)}
+    """Return the class names, and the class number of each label text, followed by -1 for no label."""
+    used = {split: {index.texts[number] for number in np.unique(index.label[part]) if number >= 0}
+            for split, part in rows.items() if split != "predict"}  # fmt: skip
+    listed = mask_class_names(root)
+    names = listed or sorted(used.get("train", used.get("all", set())), key=numbers_first)
+    number = {str(position): position for position in range(len(listed))} | {n: k for k, n in enumerate(names)}
     for split, texts in used.items():
         unknown = sorted(texts - number.keys(), key=numbers_first)
-        if unknown and known:
+        if unknown and listed:
             hint = nearest(unknown[0], names)
             raise ValueError(f"{root / 'classes.txt'} has no class {unknown[0]!r}, a label of {split}{hint}")
         if unknown:

@@ -39,8 +39,8 @@ from torchvision.datasets import MNIST
 from datamodules import BaseDataModule, InMemoryDataset, ShapesDataModule
 from datamodules.base import Split
 from datamodules.dataset import Rows
-from datamodules.loader import Batch
 from lit_cv import MultiTaskModule
+from lit_cv.contracts import Batch
 from lit_cv.losses import UncertaintyWeighting
 from lit_cv.nn import compact
 from lit_cv.optim import build_optimizer, parameter_groups

@@ -1,4 +1,4 @@
-"""Annotations in the formats of the field: read, checked, written, converted, without Lightning."""
+"""Read, check, write and convert annotations in the formats of the field, without Lightning."""
 
 from lit_cv.annotations.annotation_format import AnnotationFormat, Sign, Source
 from lit_cv.annotations.checks import check_object, check_set

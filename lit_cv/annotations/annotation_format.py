@@ -1,4 +1,4 @@
-"""What a format of annotations is to the rest: a file of this package that defines one as `FORMAT` is found there."""
+"""The interface of an annotation format. Files of this package that define a `FORMAT` are found automatically."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ Sets = Mapping[str, AnnotationSet]
 
 
 class Sign(IntEnum):
-    """How likely a folder holds annotations of a format; a guess counts where nothing else is there."""
+    """How likely a folder contains annotations of a format. `GUESS` counts only if no format is more likely."""
 
     NONE = 0
     GUESS = 1
@@ -29,9 +29,9 @@ class Source:
 
     Args:
         root: The folder.
-        problems: Where entries that are left out are noted.
-        files: Annotation file of each split; `None` looks for them.
-        folders: Folder of the images of each split; `None` looks for them.
+        problems: Collects the entries that are skipped.
+        files: Annotation file of each split; `None` searches for them.
+        folders: Image folder of each split; `None` searches for them.
         sizes: Returns the sizes of image files.
         masks: How masks are read.
     """
@@ -50,7 +50,7 @@ def count_masks(sets: Sets) -> int:
 
 
 def split_folder(split: str) -> Path:
-    """Return where images belong beside annotations that are written: `images/SPLIT`, `images` without splits."""
+    """Return the image folder to use beside written annotations: `images/SPLIT`, or `images` without splits."""
     return Path("images") if split == "all" else Path("images", split)
 
 
@@ -59,16 +59,15 @@ class AnnotationFormat:
     """A format of annotations.
 
     Args:
-        name: Its name, which options take.
-        find: Returns how likely a folder holds such annotations.
-        read: Returns a set for each of `train`, `val` and `test` that is there; `all` where there are no splits.
-        write: Writes a set for each split to a folder, and returns the files written; `None` for a format that is read
-            alone.
-        order: Of formats that are found with equal certainty that of the lowest number is read.
-        place: Returns the folder, below the one written to, that the images of a split belong in.
-        per_image: Whether each image has a file of annotations, named like it.
-        lost: Returns what the format has no place for in sets, and how many of each.
-        refused: Returns the names, of classes and of image files, that it has no way to write.
+        name: Name of the format in options.
+        find: Returns how likely a folder contains such annotations.
+        read: Returns a set for each of `train`, `val` and `test` found; one named `all` if there are no splits.
+        write: Writes a set for each split to a folder and returns the written files; `None` for a read-only format.
+        order: Breaks ties between formats that are equally likely: the lowest number is read.
+        place: Returns the image folder of a split, relative to the output folder.
+        per_image: Whether each image has an annotation file of the same name.
+        lost: Counts what the format cannot store, by description.
+        refused: Returns the class names and image file names that the format cannot store.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Labels of several annotators an image: consensus, agreement, and the images that they dispute."""
+"""Labels from several annotators per image: consensus, agreement and disputed images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ Consolidation = Literal["majority", "soft", "dawid_skene"]
 
 @dataclass
 class Consensus:
-    """What the labels of several annotators come to.
+    """Consensus of several annotators' labels.
 
     Args:
-        probabilities: Probability of each class for each image, (N, K): shares of the votes, or of Dawid and Skene's
-            model; a row of 0 for an image without a vote.
+        probabilities: Probability of each class for each image, (N, K): vote shares, or posteriors of Dawid and Skene's
+            model; a row of zeros for an image without votes.
         votes: Votes for each class, (N, K).
-        kappa: Fleiss' kappa: 1 for full agreement, 0 for that of chance.
-        accuracy: For each annotator the share of votes that equals the likeliest class, NaN for none, (A,).
+        kappa: Fleiss' kappa: 1 for full agreement, 0 for chance agreement.
+        accuracy: Share of each annotator's votes that match the most likely class, NaN without votes, (A,).
     """
 
     probabilities: Floats
@@ -33,17 +33,17 @@ class Consensus:
 
     @property
     def labels(self) -> Integers:
-        """The likeliest class of each image, the first of equals; -1 for an image without a vote, (N,)."""
+        """Most likely class of each image, the first one on ties; -1 for an image without votes, (N,)."""
         return np.where(self.votes.sum(1) > 0, self.probabilities.argmax(1), -1)
 
     @property
     def agreement(self) -> Floats:
-        """Share of the pairs of votes for an image that agree, 1 where there are fewer than two votes, (N,)."""
+        """Share of agreeing vote pairs of each image, 1 with fewer than two votes, (N,)."""
         return pair_agreement(self.votes)
 
     @property
     def disputed(self) -> Integers:
-        """Images on which annotators disagree, the most disputed first: those with the least agreement of pairs."""
+        """Indices of images on which annotators disagree, sorted by increasing pair agreement."""
         agreement = self.agreement
         order = np.argsort(agreement, kind="stable")
         return order[agreement[order] < 1]
@@ -56,15 +56,15 @@ def consolidate(
     sizes: tuple[int, int, int],
     method: Consolidation = "majority",
 ) -> Consensus:
-    """Bring the labels of several annotators together.
+    """Combine the labels of several annotators into a consensus.
 
     Args:
-        items: Image of each vote, from 0, (V,).
-        annotators: Annotator of each vote, from 0, (V,).
-        labels: Class of each vote, from 0, (V,).
+        items: Image index of each vote, (V,).
+        annotators: Annotator index of each vote, (V,).
+        labels: Class index of each vote, (V,).
         sizes: Numbers of images N, annotators A and classes K.
-        method: `majority` and `soft` take the shares of the votes; `dawid_skene` weighs annotators by how reliable
-            their votes turn out to be.
+        method: `majority` and `soft` use vote shares; `dawid_skene` weights annotators by their estimated
+            reliability.
 
     Example:
         >>> consolidate([0, 0, 0, 1], [0, 1, 2, 0], [1, 1, 0, 2], (2, 3, 3)).labels.tolist()
@@ -78,27 +78,28 @@ def consolidate(
     if method == "dawid_skene":
         probabilities = np.where(total > 0, dawid_skene(counts)[0], 0.0)
     consensus = Consensus(probabilities, votes, fleiss_kappa(votes), np.empty(0))
-    likeliest = consensus.labels
-    hits = np.take_along_axis(counts, np.maximum(likeliest, 0)[:, None, None], 2)[..., 0].sum(0)
-    given = counts.sum((0, 2))
-    consensus.accuracy = np.where(given > 0, hits / np.maximum(given, 1), np.nan)
+    consensus_labels = consensus.labels
+    hits = np.take_along_axis(counts, np.maximum(consensus_labels, 0)[:, None, None], 2)[..., 0].sum(0)
+    votes_per_annotator = counts.sum((0, 2))
+    consensus.accuracy = np.where(votes_per_annotator > 0, hits / np.maximum(votes_per_annotator, 1), np.nan)
     return consensus
 
 
 def dawid_skene(counts: Integers, iterations: int = 200, tolerance: float = 1e-8) -> tuple[Floats, Floats, Floats]:
-    """Estimate true classes and the annotators' errors by expectation maximisation.
+    """Estimate true classes and annotator error rates by expectation maximization.
 
     Source: Dawid and Skene, "Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm", 1979.
-    It starts from the shares of the votes; log-likelihoods are summed, so that many votes do not underflow.
+    The posteriors are initialized with the vote shares. Log-likelihoods are summed, so that many votes do not
+    underflow.
 
     Args:
-        counts: How often an annotator gave an image a class, (N, A, K).
-        iterations: Rounds at most.
-        tolerance: Greatest change of a probability at which it ends.
+        counts: How often an annotator assigned a class to an image, (N, A, K).
+        iterations: Maximum number of iterations.
+        tolerance: Stop when no probability changes by this much.
 
     Returns:
-        Probability of each class for each image (N, K), the annotators' confusion (A, K, K) (row = true class, column
-        = class given, rows sum to 1), and how frequent the classes are (K,).
+        Probability of each class for each image (N, K), confusion matrices of the annotators (A, K, K) (row = true
+        class, column = assigned class, rows sum to 1), and class priors (K,).
     """
     votes = counts.sum(1)
     voted = votes.sum(1) > 0
@@ -110,7 +111,7 @@ def dawid_skene(counts: Integers, iterations: int = 200, tolerance: float = 1e-8
         confusion /= np.maximum(confusion.sum(2, keepdims=True), 1e-300)
         with np.errstate(divide="ignore"):
             logs, log_prior = np.log(confusion), np.log(prior)
-        # votes that a class never gets from an annotator rule it out: -inf, but 0 times -inf must stay 0
+        # a vote with zero probability under a class rules that class out (-inf), but 0 * -inf must stay 0
         finite = np.einsum("naj,akj->nk", weights, np.where(np.isfinite(logs), logs, 0.0))
         ruled_out = np.einsum("naj,akj->nk", weights, (~np.isfinite(logs)).astype(np.float64)) > 0
         scores = np.where(ruled_out, -np.inf, finite + log_prior)
@@ -126,17 +127,17 @@ def dawid_skene(counts: Integers, iterations: int = 200, tolerance: float = 1e-8
 
 
 def pair_agreement(votes: Integers) -> Floats:
-    """Return the share of the pairs of votes for each image that agree, 1 where there are fewer than two, (N,)."""
+    """Return the share of agreeing vote pairs of each image, 1 with fewer than two votes, (N,)."""
     total = votes.sum(1)
     pairs = total * (total - 1)
     return np.asarray(np.where(pairs > 0, (votes * (votes - 1)).sum(1) / np.maximum(pairs, 1), 1.0))
 
 
 def fleiss_kappa(votes: Integers) -> float:
-    """Return Fleiss' kappa over the images with two votes or more, NaN if there are none or only one class is used.
+    """Return Fleiss' kappa over images with at least two votes, NaN if there are none or only one class is used.
 
-    Source: Fleiss, "Measuring nominal scale agreement among many raters", 1971; with different numbers of votes,
-    each image counts the same.
+    Source: Fleiss, "Measuring nominal scale agreement among many raters", 1971. Images count
+    equally even if their numbers of votes differ.
 
     Args:
         votes: Votes for each class, (N, K).
@@ -145,10 +146,10 @@ def fleiss_kappa(votes: Integers) -> float:
         >>> fleiss_kappa(np.array([[2, 0], [0, 2]]))
         1.0
     """
-    several = votes[votes.sum(1) >= 2]
-    if not len(several):
+    multiple = votes[votes.sum(1) >= 2]
+    if not len(multiple):
         return float("nan")
-    shares = several.sum(0) / several.sum()
+    shares = multiple.sum(0) / multiple.sum()
     by_chance = float((shares**2).sum())
-    observed = float(pair_agreement(several).mean())
+    observed = float(pair_agreement(multiple).mean())
     return (observed - by_chance) / (1 - by_chance) if by_chance < 1 else float("nan")

@@ -1,4 +1,4 @@
-"""What is checked of annotations, whatever their format."""
+"""Checks of annotations that apply to all formats."""
 
 import posixpath
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,12 @@ from lit_cv.suggest import nearest
 
 __all__ = ["OUTSIDE", "check_masks", "check_object", "check_set", "unknown_category"]
 
-OUTSIDE = "its name leads out of the folder of the images: names are relative to it, without .."
-_SLACK = 1.0  # pixels that a box may reach beyond the image, as rounding tools leave it
+OUTSIDE = "its name points outside the image folder: use a relative path without .."
+_SLACK = 1.0  # pixels by which a box may exceed the image, since tools round coordinates
 
 
 def check_object(item: AnnotatedObject, height: float, width: float) -> str | None:
-    """Return what is wrong with an object, `None` if nothing is.
+    """Return the problem with an object, or `None` if it is valid.
 
     Args:
         item: The object.
@@ -37,8 +37,8 @@ def check_object(item: AnnotatedObject, height: float, width: float) -> str | No
     left, top, right, bottom = item.box
     shown = f"its box ({left:g}, {top:g}, {right:g}, {bottom:g})"
     if right < left or bottom < top:
-        return f"{shown} ends before it begins: these are left, top, right and bottom"
-    if not (right > left and bottom > top):  # true of NaN as well
+        return f"{shown} ends before it starts: the order is left, top, right, bottom"
+    if not (right > left and bottom > top):  # also true for NaN
         return f"{shown} has no area"
     if left < -_SLACK or top < -_SLACK or right > width + _SLACK or bottom > height + _SLACK:
         return f"{shown} is not inside the image of {width:g} x {height:g} pixels"
@@ -50,10 +50,10 @@ def check_object(item: AnnotatedObject, height: float, width: float) -> str | No
         size = item.segmentation.get("size")
         try:
             if size is None or [int(side) for side in size] != [height, width]:
-                return f"its RLE has the size {size}, the image is {height:g} x {width:g} (height x width)"
+                return f"its RLE has size {size}, but the image is {height:g} x {width:g} (height x width)"
             rle_counts(item.segmentation)
         except (TypeError, ValueError, OverflowError) as error:
-            return f"its RLE is none: {error}" if not isinstance(error, ValueError) else str(error)
+            return f"its RLE is invalid: {error}" if not isinstance(error, ValueError) else str(error)
     return None
 
 
@@ -68,26 +68,26 @@ def _check_polygons(polygons: list[list[float]], height: float, width: float) ->
     return None
 
 
-def unknown_category(name: object, known: Sequence[str]) -> str:
-    """Return the words for a category that does not exist."""
-    shown = f"{', '.join(known[:20])}{', ...' if len(known) > 20 else ''}"
-    return printable(f"unknown category {name!r}{nearest(str(name), known)} Known are: {shown or 'none'}.", lines=False)
+def unknown_category(name: object, valid: Sequence[str]) -> str:
+    """Return the message for an unknown category, with the valid names."""
+    shown = f"{', '.join(valid[:20])}{', ...' if len(valid) > 20 else ''}"
+    return printable(f"unknown category {name!r}{nearest(str(name), valid)} Known: {shown or 'none'}.", lines=False)
 
 
-def check_set(annotations: AnnotationSet, found: Sequence[FileSize], problems: Problems) -> AnnotationSet:
-    """Return the images and objects that nothing is wrong with, and note the others.
+def check_set(annotations: AnnotationSet, sizes: Sequence[FileSize], problems: Problems) -> AnnotationSet:
+    """Return the set without invalid images and objects, which are added to `problems`.
 
-    An image is left out if it is listed twice, cannot be read, or is of another size than noted (a size of 0 is
-    filled in); an object if its box has no area or is not inside the image, or its outline is none.
+    An image is invalid if it is listed twice, cannot be read, or differs from its annotated size (a size of 0 is
+    filled in). An object is invalid if its box has no area or is not inside the image, or its outline is malformed.
 
     Args:
         annotations: The set.
-        found: For each image (height, width) of the file, or a string that says why it cannot be read.
-        problems: Where the others are noted.
+        sizes: (height, width) of each image file, or a string that says why it cannot be read.
+        problems: Collects the invalid entries.
     """
     seen: set[str] = set()
     images = []
-    for image, size in zip(annotations.images, found, strict=True):
+    for image, size in zip(annotations.images, sizes, strict=True):
         source = image.source or annotations.folder / image.name
         if leads_out(image.name):
             problems.add(source, f"image {image.name!r}", OUTSIDE)
@@ -95,15 +95,15 @@ def check_set(annotations: AnnotationSet, found: Sequence[FileSize], problems: P
             problems.add(source, f"image {image.name!r}", "is listed twice")
         elif isinstance(size, str):
             problems.add(source, f"image {image.name!r}", size)
-        elif (wrong := _check_size(annotations.folder / image.name, (image.height, image.width), size)) is not None:
-            problems.add(source, f"image {image.name!r}", wrong)
+        elif (problem := _check_size(annotations.folder / image.name, (image.height, image.width), size)) is not None:
+            problems.add(source, f"image {image.name!r}", problem)
         else:
             objects = []
             for item in image.objects:
-                if (what := check_object(item, *size)) is None:
+                if (defect := check_object(item, *size)) is None:
                     objects.append(item)
                 else:
-                    problems.add(source, f"{annotations.entry} {item.id}", what)
+                    problems.add(source, f"{annotations.entry} {item.id}", defect)
             images.append(replace(image, height=size[0], width=size[1], objects=objects))
         seen.add(posixpath.normpath(image.name))
     return replace(annotations, images=images)
@@ -112,21 +112,21 @@ def check_set(annotations: AnnotationSet, found: Sequence[FileSize], problems: P
 def check_masks(
     annotations: AnnotationSet, facts: Mapping[Path, MaskFact], code: MaskCode, problems: Problems
 ) -> AnnotationSet:
-    """Return the images whose masks can be read and fit, and note the others.
+    """Return the set without images whose masks are invalid, which are added to `problems`.
 
     Args:
         annotations: The set.
-        facts: What `inspect_mask` returns for each mask.
-        code: What their values stand for; other values are wrong.
-        problems: Where the others are noted.
+        facts: Result of `inspect_mask` for each mask.
+        code: Meaning of the mask values; other values are invalid.
+        problems: Collects the invalid masks.
     """
     kept = []
     for image in annotations.images:
-        what = None if image.mask is None else _check_mask(image, facts[image.mask], code)
-        if what is None:
+        problem = None if image.mask is None else _check_mask(image, facts[image.mask], code)
+        if problem is None:
             kept.append(image)
         else:
-            problems.add(image.mask, "", what)
+            problems.add(image.mask, "", problem)
     return replace(annotations, images=kept)
 
 
@@ -134,8 +134,8 @@ def _check_mask(image: AnnotatedImage, fact: MaskFact, code: MaskCode) -> str | 
     if isinstance(fact, str):
         return fact
     if fact[:2] != [image.height, image.width]:
-        return f"the mask has {fact[1]} x {fact[0]} pixels, its image {image.width} x {image.height}"
-    return next((what for k in range(2, len(fact), 3) if (what := _check_value(fact[k], fact[k + 1], code))), None)
+        return f"the mask has {fact[1]} x {fact[0]} pixels, but its image has {image.width} x {image.height}"
+    return next((text for k in range(2, len(fact), 3) if (text := _check_value(fact[k], fact[k + 1], code))), None)
 
 
 def _check_value(value: int, color: int, code: MaskCode) -> str | None:
@@ -146,18 +146,18 @@ def _check_value(value: int, color: int, code: MaskCode) -> str | None:
         return (
             f"{shown}, which has no name"
             if code.colors
-            else f"{shown}: name its colors in a file ({argument('palette')})"
+            else f"{shown}: give a file that names the colors ({argument('palette')})"
         )
     valid = {value for value, number in code.classes.items() if number != IGNORE_INDEX}
     if not valid or value > IGNORE_INDEX:
-        return f"the mask holds {value}: classes are numbered up to 254, 255 is ignored"
+        return f"the mask contains the value {value}: classes are 0 to 254, and 255 is ignored"
     dense = valid == set(range(len(valid)))
     numbers = f"0 to {len(valid) - 1}" if dense else ", ".join(map(str, sorted(valid)[:20]))
-    return f"the mask holds {value}, but its values are {numbers} and 255: {', '.join(code.names[:20])}"
+    return f"the mask contains the value {value}: valid are {numbers} ({', '.join(code.names[:20])}) and 255"
 
 
-def _check_size(path: Path, noted: tuple[int, int], size: tuple[int, int]) -> str | None:
-    if noted == size or min(noted) <= 0:
+def _check_size(path: Path, annotated: tuple[int, int], size: tuple[int, int]) -> str | None:
+    if annotated == size or min(annotated) <= 0:
         return None
-    turned = " once turned as its EXIF says" if noted == size[::-1] and is_turned(path) else ""
-    return f"the file has {size[1]} x {size[0]} pixels{turned}, its annotation says {noted[1]} x {noted[0]}"
+    turned = " after EXIF rotation" if annotated == size[::-1] and is_turned(path) else ""
+    return f"the file has {size[1]} x {size[0]} pixels{turned}, but its annotation says {annotated[1]} x {annotated[0]}"

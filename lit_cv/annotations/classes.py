@@ -1,4 +1,4 @@
-"""Classes of whole images: a folder for each class, or a table."""
+"""Image-level classes: one folder per class, or a table."""
 
 import csv
 import io
@@ -18,20 +18,20 @@ from lit_cv.atomic_files import write_text
 from lit_cv.printable import printable
 from lit_cv.spreadsheet import unescape_formula
 
-__all__ = ["find_table", "read_folders", "read_table", "write_table"]
+__all__ = ["find_class_table", "read_class_table", "read_folders", "write_class_table"]
 
 _TABLE = "images.csv"
 
 
 def read_folders(root: Path, problems: Problems) -> dict[str, AnnotationSet]:
-    """Read folders of images, one for each class, with or without `train`, `val` and `test` above them.
+    """Read one folder of images per class, optionally inside `train`, `val` and `test` folders.
 
     Args:
         root: The folder.
-        problems: Where classes without training images are noted.
+        problems: Collects images of classes without training images.
 
     Returns:
-        A set for each of `train`, `val` and `test` that is there, `all` where there are none; images have a `label`.
+        A set for each of `train`, `val` and `test` found, or one named `all`; images have a `label`.
 
     Raises:
         FileNotFoundError: If there are no folders with images.
@@ -40,13 +40,13 @@ def read_folders(root: Path, problems: Problems) -> dict[str, AnnotationSet]:
     parts = parts if "train" in parts else {"all": root}
     sets = {split: AnnotationSet(folder, [], _images(folder)) for split, folder in parts.items()}
     if not any(part.images for part in sets.values()):
-        raise FileNotFoundError(f"{root.absolute()} holds no folders of images.")
-    known = {image.label for image in sets.get("train", next(iter(sets.values()))).images}
+        raise FileNotFoundError(f"{root.absolute()} contains no folders of images.")
+    training_labels = {image.label for image in sets.get("train", next(iter(sets.values()))).images}
     for split, part in sets.items():
         for image in part.images:
-            if image.label not in known:
+            if image.label not in training_labels:
                 problems.add(part.folder / image.name, "", f"class {image.label!r} of {split} has no training images")
-        part.images = [image for image in part.images if image.label in known]
+        part.images = [image for image in part.images if image.label in training_labels]
     return sets
 
 
@@ -60,30 +60,30 @@ def _images(folder: Path) -> list[AnnotatedImage]:
     return [AnnotatedImage(name.as_posix(), 0, 0, label=composed(name.parts[0])) for name in names]
 
 
-def find_table(root: Path) -> Path | None:
-    """Return the table of a folder: `images.csv`, or the only file of that kind; `None` if there is none."""
+def find_class_table(root: Path) -> Path | None:
+    """Return the table of a folder: `images.csv`, else the only CSV or TSV file, else `None`."""
     tables = sorted([*root.glob("*.csv"), *root.glob("*.tsv")])
     named = [path for path in tables if path.name == _TABLE]
     return named[0] if named else tables[0] if len(tables) == 1 else None
 
 
-def read_table(path: Path, problems: Problems, sizes: SizesOf = file_sizes) -> dict[str, AnnotationSet]:
-    """Read a table with the columns `path` (below its folder), `label`, and perhaps `split`.
+def read_class_table(path: Path, problems: Problems, sizes: SizesOf = file_sizes) -> dict[str, AnnotationSet]:
+    """Read a table with the columns `path` (relative to its folder), `label` and optionally `split`.
 
     Args:
-        path: The table: commas, or tabs in a file named `.tsv`.
-        problems: Where missing and unreadable images, doubles and unknown splits are noted.
+        path: The table; tab-separated if its suffix is `.tsv`.
+        problems: Collects missing, unreadable and duplicate images and unknown splits.
         sizes: Returns the sizes of image files.
 
     Returns:
-        A set for each split that it names, `all` where it names none; images have a `label` where it has one.
+        A set for each split of the table, or one named `all`; labeled images have a `label`.
 
     Raises:
         ValueError: If a column is missing.
     """
     rows = read_rows(path, files=("path",))
     if not rows or not {"path", "label"} <= rows[0].keys():
-        raise ValueError(f"{printable(str(path), lines=False)} needs the columns path and label.")
+        raise ValueError(f"{printable(str(path), lines=False)} must have the columns path and label.")
     sets: dict[str, AnnotationSet] = {}
     seen: set[str] = set()
     others = [name for name in rows[0] if name not in ("path", "label")]
@@ -91,8 +91,8 @@ def read_table(path: Path, problems: Problems, sizes: SizesOf = file_sizes) -> d
     for row in rows:
         row["path"] = file_cell(row["path"], path.parent)
     complete_names(rows, "path", path.parent)
-    found = sizes(path.parent, [row["path"] for row in rows])
-    for number, (row, size) in enumerate(zip(rows, found, strict=True), 2):
+    measured = sizes(path.parent, [row["path"] for row in rows])
+    for number, (row, size) in enumerate(zip(rows, measured, strict=True), 2):
         split = SPLIT_NAMES.get(row["split"].strip().lower()) if "split" in row else "all"
         if leads_out(row["path"]):
             problems.add(path, f"line {number}", f"{row['path']}: {OUTSIDE}")
@@ -101,7 +101,7 @@ def read_table(path: Path, problems: Problems, sizes: SizesOf = file_sizes) -> d
         elif row["path"] in seen:
             problems.add(path, f"line {number}", f"{row['path']} is listed twice")
         elif split is None:
-            problems.add(path, f"line {number}", f"unknown split {row['split']!r}: allowed are train, val and test")
+            problems.add(path, f"line {number}", f"unknown split {row['split']!r}: use train, val or test")
         else:
             part = sets.setdefault(split, AnnotationSet(path.parent, [], []))
             part.images.append(
@@ -111,24 +111,24 @@ def read_table(path: Path, problems: Problems, sizes: SizesOf = file_sizes) -> d
     return sets
 
 
-def write_table(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
-    """Write `images.csv` with the columns `path`, `label` and `split`; images belong into `images/SPLIT`.
+def write_class_table(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
+    """Write `images.csv` with the columns `path`, `label` and `split`; images belong in `images/SPLIT`.
 
     Args:
-        sets: A set for each split; for the split `all` alone there is no such column and no such folder.
-        root: The folder, made if it is missing.
+        sets: A set for each split; for a single split `all`, the `split` column and folder are omitted.
+        root: The folder, created if missing.
 
     Returns:
-        The file written.
+        The written file.
     """
     make_folder(root, root)
-    alone = set(sets) == {"all"}
+    unsplit = set(sets) == {"all"}
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(["path", "label"] if alone else ["path", "label", "split"])
+    writer.writerow(["path", "label"] if unsplit else ["path", "label", "split"])
     for split, part in sets.items():
         for image in part.images:
             path = f"images/{image.name}" if split == "all" else f"images/{split}/{image.name}"
-            writer.writerow([path, image.label or "", *([] if alone else [split])])
+            writer.writerow([path, image.label or "", *([] if unsplit else [split])])
     write_text(root / _TABLE, text.getvalue(), "the table")
     return [root / _TABLE]

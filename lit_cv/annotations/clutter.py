@@ -1,4 +1,4 @@
-"""What systems leave beside images: thumbnails, recycle bins, notes of file managers. Pure Python."""
+"""Files that systems leave beside images: thumbnails, recycle bins, file manager data. Pure Python."""
 
 __all__ = ["is_clutter"]
 
@@ -8,7 +8,7 @@ _NAMES = frozenset(
 
 
 def is_clutter(name: str) -> bool:
-    """Tell whether a file or folder is none of the user's: hidden, or of a name that systems give.
+    """Return whether a file or folder is not the user's: hidden, or named as operating systems name theirs.
 
     Example:
         >>> [name for name in ("@eaDir", "._a.jpg", "Thumbs.db", ".DS_Store", "a.jpg") if not is_clutter(name)]

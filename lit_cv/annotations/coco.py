@@ -13,7 +13,7 @@ from lit_cv.annotations.coco_values import box_of, crowd_of, id_of, name_of, out
 from lit_cv.annotations.coco_writing import write_coco
 from lit_cv.annotations.image_folder import as_on_disk, locate_images, report_left_out
 from lit_cv.annotations.layout import SPLITS, split_in
-from lit_cv.annotations.reading import class_name, decoded_text, head_of, open_plain
+from lit_cv.annotations.reading import class_name, decoded_text, open_plain, read_head
 from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, AnnotationError, AnnotationSet, Problems
 from lit_cv.annotations.rle import outline_box
 from lit_cv.annotations.split_folders import split_folders
@@ -25,17 +25,17 @@ log = logging.getLogger("lit_cv")
 
 __all__ = ["find_coco_files", "read_coco"]
 
-_KNOWN = ("id", "image_id", "category_id", "bbox", "segmentation", "iscrowd", "score", "area")
-_HEAD = 65536  # bytes in which a file names one of its lists
-_TRIED = 100  # files that are looked into
-_OTHERS = ("captions", "keypoints", "panoptic", "stuff", "image_info")
+_STANDARD_KEYS = ("id", "image_id", "category_id", "bbox", "segmentation", "iscrowd", "score", "area")
+_HEAD = 65536  # bytes at the start of a file that must contain the name of one of its lists
+_TRIED = 100  # maximum number of files to inspect
+_OTHER_TASKS = ("captions", "keypoints", "panoptic", "stuff", "image_info")
 
 
 def find_coco_files(root: Path) -> dict[str, Path]:
-    """Return the annotation files of a folder by split, found by their names or their folders'.
+    """Find the annotation file of each split by file or folder name.
 
     Args:
-        root: The folder; files lie in it, in `annotations`, or in folders of the splits.
+        root: The folder; searched directly, in `annotations`, and in the folders of the splits.
 
     Raises:
         ValueError: If a split has several files.
@@ -46,14 +46,12 @@ def find_coco_files(root: Path) -> dict[str, Path]:
         split = split_in(path.stem) or (split_in(path.parent.name) if path.parent != root else None) or "all"
         if split in found:
             both = printable(f"{found[split]} and {path}", lines=False)
-            raise ValueError(
-                f"{both} are both annotations of {split!r}: say which to take ({argument('annotations')})."
-            )
+            raise ValueError(f"{both} both contain annotations of {split!r}: choose one ({argument('annotations')}).")
         found[split] = path
-    if "train" in found and (rest := found.pop("all", None)) is not None:
-        shown = printable(str(rest), lines=False)
+    if "train" in found and (ignored := found.pop("all", None)) is not None:
+        shown = printable(str(ignored), lines=False)
         log.warning(
-            "%s is named for no split and is passed over: %s says which files to take.", shown, argument("annotations")
+            "%s is ignored, as its name contains no split: choose the files with %s.", shown, argument("annotations")
         )
     return found
 
@@ -62,7 +60,7 @@ def _candidates(root: Path) -> list[Path]:
     places = [subfolder(root, "annotations"), *split_folders(root).values()]
     folders = dict.fromkeys([root, *(place for place in places if place is not None)])
     files = [path for folder in folders for path in files_below(folder, (".json",), deep=False)]
-    return [path for path in files if not any(word in path.stem.lower() for word in _OTHERS)] or files
+    return [path for path in files if not any(word in path.stem.lower() for word in _OTHER_TASKS)] or files
 
 
 def _find(root: Path) -> Sign:
@@ -72,7 +70,7 @@ def _find(root: Path) -> Sign:
 
 def _looks_like_coco(path: Path) -> bool:
     try:
-        head = head_of(path, _HEAD)
+        head = read_head(path, _HEAD)
     except AnnotationError:
         return False
     return b'"images"' in head or b'"annotations"' in head
@@ -84,25 +82,25 @@ def read_coco(
     files: Mapping[str, Path] | None = None,
     folders: Mapping[str, Path] | None = None,
 ) -> dict[str, AnnotationSet]:
-    """Read COCO's JSON files: boxes, polygons, run-length codes, crowds, and scores of predictions.
+    """Read COCO JSON files: boxes, polygons, run-length encodings, crowds, and prediction scores.
 
     Args:
-        root: Folder that files and images are looked for in.
-        problems: Where entries that are left out are noted.
-        files: The file of each split; `None` looks for them.
-        folders: The folder of the images of each split; `None` looks for them.
+        root: Folder in which files and images are searched.
+        problems: Collects the entries that are skipped.
+        files: The file of each split; `None` searches for them.
+        folders: The image folder of each split; `None` searches for them.
 
     Returns:
-        A set for each split; `all` where there is one file for everything. Classes are counted in the order of
-        their numbers in the training file.
+        A set for each split; one named `all` if there is a single file. Classes are ordered by their ids in the
+        training file.
 
     Raises:
-        FileNotFoundError: If there is no file, or none of the first images is found.
-        AnnotationError: If a file is not valid, or of another kind.
+        FileNotFoundError: If there is no file, or none of its first images exists.
+        AnnotationError: If a file is invalid or not in COCO format.
     """
     files = find_coco_files(root) if files is None else files
     if not files:
-        raise FileNotFoundError(f"{root.absolute()} holds no annotations in JSON files.")
+        raise FileNotFoundError(f"{root.absolute()} contains no JSON files with annotations.")
     contents = {split: _load(path, problems) for split, path in files.items()}
     _drop_group(contents.values())
     first = "train" if "train" in contents else next(iter(contents))
@@ -113,9 +111,9 @@ def read_coco(
         numbers = _numbers(path, content, names, Problems() if split == first else problems)
         images = _images(path, content, problems)
         _add_objects(path, content, images, numbers, problems)
-        given, every = (folders or {}).get(split), list(images.values())
-        folder, every = (given, as_on_disk(given, every)) if given else _located(root, path, split, every)
-        sets[split] = AnnotationSet(folder, names, every, ids, entry="annotation")
+        chosen, listed = (folders or {}).get(split), list(images.values())
+        folder, listed = (chosen, as_on_disk(chosen, listed)) if chosen else _located(root, path, split, listed)
+        sets[split] = AnnotationSet(folder, names, listed, ids, entry="annotation")
     report_left_out(sets.values())
     return sets
 
@@ -126,16 +124,16 @@ def _load(path: Path, problems: Problems) -> dict[str, Any]:
             content = json.loads(decoded_text(file.read()))
     except AnnotationError:
         raise
-    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and lists within lists
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits and deep nesting included
         raise AnnotationError(f"{path} is not valid JSON: {error}") from None
     needed = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in needed):
-        kind = "a list" if isinstance(content, list) else "another content"
-        raise AnnotationError(f"{path} has {kind}: COCO's annotations have the lists {', '.join(needed)}.")
+        kind = "a list" if isinstance(content, list) else "other content"
+        raise AnnotationError(f"{path} contains {kind}: COCO files contain the lists {', '.join(needed)}.")
     for key in needed:
         for position, entry in enumerate(content[key], 1):
             if not _is_entry(entry):
-                problems.add(path, f"number {position} of {key}", "is no entry with numbers or texts as ids")
+                problems.add(path, f"number {position} of {key}", "is not an object with numbers or strings as ids")
         content[key] = [entry for entry in content[key] if _is_entry(entry)]
     return content
 
@@ -146,7 +144,7 @@ def _is_entry(entry: Any) -> bool:
 
 
 def _categories(path: Path, content: Mapping[str, Any], problems: Problems) -> tuple[list[str], list[int] | None]:
-    """Return the names of the categories and their numbers, in the order of these if all have some."""
+    """Return category names and their ids, sorted by id if all ids are integers (otherwise ids are `None`)."""
     by_id: dict[int | str, str] = {}
     for position, category in enumerate(content["categories"], 1):
         number, name = id_of(category.get("id")), _category_name(category)
@@ -163,7 +161,7 @@ def _categories(path: Path, content: Mapping[str, Any], problems: Problems) -> t
 
 
 def _numbers(path: Path, content: Mapping[str, Any], names: list[str], problems: Problems) -> dict[int | str, int]:
-    """Return the class of each category of a file, by name: files of one set may number them differently."""
+    """Map the category ids of a file to classes by name, since files of one set may use different ids."""
     numbers: dict[int | str, int] = {}
     for category in content["categories"]:
         number, name = id_of(category.get("id")), _category_name(category)
@@ -192,7 +190,7 @@ def _images(path: Path, content: Mapping[str, Any], problems: Problems) -> dict[
             try:
                 height, width = (int(float(entry.get(side) or 0)) for side in ("height", "width"))
             except (TypeError, ValueError, OverflowError):
-                problems.add(path, f"image {name!r}", "its height or width is no number of pixels")
+                problems.add(path, f"image {name!r}", "its height or width is not a number")
             else:
                 images[number] = AnnotatedImage(
                     name, height, width, id=number if isinstance(number, int) else None, source=path
@@ -215,15 +213,15 @@ def _add_objects(
         if number is not None and seen.setdefault(number, entry) is not entry and seen[number] == entry:
             problems.add(path, where, "its id occurs twice")
         elif image is None:
-            problems.add(path, where, f"there is no image with the id {entry.get('image_id')}")
+            problems.add(path, where, f"no image has the id {entry.get('image_id')}")
         elif category is None:
-            known = ", ".join(sorted(map(str, numbers))[:20])
-            problems.add(path, where, f"unknown category {entry.get('category_id')}. Known are: {known}.")
-        elif isinstance(found := _object(entry, category), str):
-            problems.add(path, where, found)
+            valid = ", ".join(sorted(map(str, numbers))[:20])
+            problems.add(path, where, f"unknown category {entry.get('category_id')}. Known: {valid}.")
+        elif isinstance(item := _object(entry, category), str):
+            problems.add(path, where, item)
         else:
-            found.id = number if isinstance(number, int) else position
-            image.objects.append(found)
+            item.id = number if isinstance(number, int) else position
+            image.objects.append(item)
 
 
 def _class_of(entry: Mapping[str, Any], numbers: Mapping[int | str, int]) -> int | None:
@@ -243,29 +241,29 @@ def _object(entry: Mapping[str, Any], category: int) -> AnnotatedObject | str:
         score = None if entry.get("score") is None else float(entry["score"])
         crowd = crowd_of(entry.get("iscrowd"))
     except (TypeError, ValueError, OverflowError, KeyError) as error:
-        said = str(error)
-        return said if said.startswith("its ") else f"its segmentation or score cannot be read: {said}"
-    extra = {key: value for key, value in entry.items() if key not in _KNOWN}
+        text = str(error)
+        return text if text.startswith("its ") else f"its segmentation or score cannot be read: {text}"
+    extra = {key: value for key, value in entry.items() if key not in _STANDARD_KEYS}
     return AnnotatedObject(category, box, outline, crowd, score, attributes=extra)
 
 
 def _located(root: Path, path: Path, split: str, images: Sequence[AnnotatedImage]) -> tuple[Path, list[AnnotatedImage]]:
-    """Return the folder of a file's images, and the images with their names below it."""
+    """Return the image folder of a file, and the images with names relative to it."""
     words = dict.fromkeys([path.stem.removeprefix("instances_"), *SPLITS.get(split, ())])
     folder, names = locate_images(root, path, words, [image.name for image in images])
     return folder, [replace(image, name=name) for image, name in zip(images, names, strict=True)]
 
 
 def _drop_group(contents: Iterable[Mapping[str, Any]]) -> None:
-    """Leave out the category that stands for the project, which Roboflow puts first: no object has it."""
+    """Drop the project's category that Roboflow puts first and that no object has."""
     contents = list(contents)
-    every = [category for content in contents for category in content["categories"]]
-    groups = {category.get("supercategory") for category in every} - {None, "", "none"}
+    categories = [category for content in contents for category in content["categories"]]
+    groups = {category.get("supercategory") for category in categories} - {None, "", "none"}
     used = {entry.get("category_id") for content in contents for entry in content["annotations"]}
-    lead = [c for c in every if c.get("supercategory") in (None, "", "none") and c.get("name") in groups]
+    lead = [c for c in categories if c.get("supercategory") in (None, "", "none") and c.get("name") in groups]
     if len(groups) != 1 or not lead or any(category.get("id") in used for category in lead):
         return
-    log.info("The category %r names the others and has no objects: it is left out.", lead[0].get("name"))
+    log.info("Category %r is dropped: it groups the other categories and has no objects.", lead[0].get("name"))
     for content in contents:
         content["categories"][:] = [category for category in content["categories"] if category not in lead]
 

@@ -1,4 +1,4 @@
-"""Values of COCO's entries as programs write them: numbers as text, lists as text, points in pairs."""
+"""Lenient parsing of COCO values: numbers as text, lists as text, points in pairs."""
 
 import json
 import math
@@ -11,7 +11,7 @@ _ORDER = "[left, top, width, height]"
 
 
 def id_of(value: Any) -> int | str | None:
-    """Return an id: a number, also where it is written as text, or another text; `None` if it is none.
+    """Return an id as an integer if possible (also from text), otherwise as text; `None` if it is invalid.
 
     Example:
         >>> id_of("0012"), id_of(12.0), id_of("a7"), id_of(True)
@@ -26,7 +26,7 @@ def id_of(value: Any) -> int | str | None:
 
 
 def name_of(value: Any) -> str | None:
-    """Return the name of a category, which may be a number; `None` if it is none."""
+    """Return a category name as text, also from a number; `None` if it is invalid or empty."""
     return str(value) if isinstance(value, str | int | float) and str(value).strip() else None
 
 
@@ -43,12 +43,12 @@ def crowd_of(value: Any) -> bool:
 
 
 def outline_of(value: Any) -> list[list[float]] | dict[str, Any] | None:
-    """Return polygons or a run-length code, `None` where there is neither.
+    """Return polygons or a run-length encoding, or `None` if the value is empty.
 
-    Both may be written as text, a polygon may stand alone, and its points may be pairs.
+    Both may be bbox as text; a single polygon need not be in a list, and its points may be pairs.
 
     Raises:
-        ValueError: If it is something else.
+        ValueError: If the value is anything else.
 
     Example:
         >>> outline_of("[[1, 2, 3, 4, 5, 6]]"), outline_of([[1, 2], [3, 4], [5, 6]])
@@ -62,15 +62,15 @@ def outline_of(value: Any) -> list[list[float]] | dict[str, Any] | None:
             raise ValueError("its segmentation has no size and counts")
         return outline
     if not isinstance(outline, list):
-        raise ValueError(f"its segmentation {_shown(value)} is neither polygons nor a run-length code")
+        raise ValueError(f"its segmentation {_shown(value)} is neither polygons nor a run-length encoding")
     if all(_is_number(entry) for entry in outline) or all(_is_point(entry) for entry in outline):
         outline = [outline]
     try:
         polygons = [[float(number) for entry in polygon for number in _numbers(entry)] for polygon in outline]
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"its segmentation {_shown(value)} is no list of polygons: {error}") from None
+        raise ValueError(f"its segmentation {_shown(value)} is not a list of polygons: {error}") from None
     if not all(isinstance(polygon, list) for polygon in outline):
-        raise ValueError(f"its segmentation {_shown(value)} is no list of polygons")
+        raise ValueError(f"its segmentation {_shown(value)} is not a list of polygons")
     return [polygon for polygon in polygons if polygon] or None
 
 
@@ -87,27 +87,27 @@ def _is_point(value: Any) -> bool:
 
 
 def box_of(value: Any) -> tuple[float, float, float, float]:
-    """Return left, top, right and bottom of a bbox.
+    """Convert a COCO bbox to left, top, right and bottom.
 
     Raises:
-        ValueError: If it is none; the text says why.
+        ValueError: If it is invalid; the message says why.
     """
-    given = _from_text(value)
-    if not isinstance(given, list) or len(given) != 4:
-        numbers = f" has {len(given)} numbers" if isinstance(given, list) else f" {_shown(given)} is no list"
-        raise ValueError(f"its bbox{numbers}, it must have four: {_ORDER}")
+    bbox = _from_text(value)
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        numbers = f" has {len(bbox)} numbers" if isinstance(bbox, list) else f" {_shown(bbox)} is not a list"
+        raise ValueError(f"its bbox{numbers}: four are needed, {_ORDER}")
     try:
-        left, top, width, height = map(float, given)
+        left, top, width, height = map(float, bbox)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"its bbox {_shown(given)} must be four numbers: {_ORDER}") from None
+        raise ValueError(f"its bbox {_shown(bbox)} must contain four numbers, {_ORDER}") from None
     if width < 0 or height < 0:
         what = "width" if width < 0 else "height"
-        raise ValueError(f"its bbox {_shown(given)} has a negative {what}: the order is {_ORDER}")
+        raise ValueError(f"its bbox {_shown(bbox)} has a negative {what}: the order is {_ORDER}")
     return left, top, left + width, top + height
 
 
 def _from_text(value: Any) -> Any:
-    """Return a list or dict that is written as text, anything else as it is."""
+    """Parse a list or dict given as text; return any other value unchanged, and blank text as `None`."""
     if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
         try:
             return json.loads(value)

@@ -1,4 +1,4 @@
-"""Annotations as COCO's JSON files."""
+"""Writing of COCO JSON files."""
 
 import json
 import re
@@ -14,31 +14,31 @@ from lit_cv.atomic_files import write_text
 
 __all__ = ["coco_dict", "write_coco"]
 
-_NO_TEXT = re.compile("[\ud800-\udfff]")  # of names that are not UTF-8
+_SURROGATES = re.compile("[\ud800-\udfff]")  # occur in names that are not UTF-8
 
 
 def write_coco(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
     """Write `annotations/instances_SPLIT.json`; images are not copied.
 
     Args:
-        sets: A set for each split; that of the split `all` is `annotations/instances.json`.
-        root: The folder, made if it is missing.
+        sets: A set for each split; the split `all` is written to `annotations/instances.json`.
+        root: The folder, created if missing.
 
     Returns:
-        The files written.
+        The written files.
     """
     written = []
     for split, annotations in sets.items():
         path = root / "annotations" / ("instances.json" if split == "all" else f"instances_{split}.json")
         make_folder(path.parent, root)
         text = json.dumps(coco_dict(annotations), ensure_ascii=False)
-        write_text(path, _NO_TEXT.sub(lambda match: f"\\u{ord(match[0]):04x}", text), "the annotations")
+        write_text(path, _SURROGATES.sub(lambda match: f"\\u{ord(match[0]):04x}", text), "the annotations")
         written.append(path)
     return written
 
 
 def coco_dict(annotations: AnnotationSet) -> dict[str, Any]:
-    """Return a set in COCO's form. Numbers of images and annotations stay where they have them and are unique."""
+    """Return a set in COCO format. Ids of images and annotations are kept if all exist and are unique."""
     images = annotations.images
     image_ids = _unique([image.id for image in images])
     object_ids = _unique([item.id for image in images for item in image.objects])
@@ -60,7 +60,7 @@ def coco_dict(annotations: AnnotationSet) -> dict[str, Any]:
 
 
 def _unique(numbers: Sequence[int | None]) -> list[int]:
-    """Return the numbers if each is there once, otherwise new ones from 1."""
+    """Return the ids if all exist and are unique, otherwise new ids from 1."""
     counted = Counter(numbers)
     if None in counted or any(count > 1 for count in counted.values()):
         return list(range(1, len(numbers) + 1))

@@ -1,4 +1,4 @@
-"""Where the images lie that a file of annotations names."""
+"""Location of the images that an annotation file names."""
 
 import logging
 import os
@@ -18,60 +18,60 @@ __all__ = ["as_on_disk", "locate_images", "report_left_out"]
 
 log = logging.getLogger("lit_cv")
 
-_TRIED = 5  # images that are looked for
+_TRIED = 5  # images to search for
 
 
 def locate_images(root: Path, file: Path, words: Iterable[str], names: Sequence[str]) -> tuple[Path, list[str]]:
-    """Find the folder of a file's images, by the first of them.
+    """Find the image folder of an annotation file by its first images.
 
     Args:
         root: The folder of the set.
-        file: The file of annotations.
-        words: Names that their folder may have: of the split, or the subset.
+        file: The annotation file.
+        words: Possible names of the folder: the split or the subset.
         names: Names of the images in the file.
 
     Returns:
-        The folder, and the names below it: those of the file; or where none of the first is there, and all are paths of
-        another machine, their last parts, as Label Studio leaves them.
+        The folder, and image names relative to it: those of the file, or only their last parts if the file has paths
+        of another machine, as Label Studio writes them.
 
     Raises:
-        FileNotFoundError: If none of the first images is found.
+        FileNotFoundError: If none of the first images exists.
     """
     if not names:
         return root, []
     bases = [found for name in IMAGE_FOLDERS if (found := subfolder(root, name))]
-    within = [found for base in (*bases, root) for word in words if (found := subfolder(base, word))]
-    deeper = [found for base in within for name in IMAGE_FOLDERS if (found := subfolder(base, name))]
-    folders = [file.parent, *within, *deeper, *bases, root, file.parent.parent]
-    last = [PurePosixPath(name).name for name in names]
-    for tried in (list(names), last if len(set(last)) == len(last) else []):
-        for name in tried[:_TRIED]:
+    by_word = [found for base in (*bases, root) for word in words if (found := subfolder(base, word))]
+    nested = [found for base in by_word for name in IMAGE_FOLDERS if (found := subfolder(base, name))]
+    folders = [file.parent, *by_word, *nested, *bases, root, file.parent.parent]
+    last_parts = [PurePosixPath(name).name for name in names]
+    for candidates in (list(names), last_parts if len(set(last_parts)) == len(last_parts) else []):
+        for name in candidates[:_TRIED]:
             for folder in folders:
                 if not leads_out(name) and is_file(folder / _on_disk(folder, name)):
-                    return folder, [_on_disk(folder, name) for name in tried]
+                    return folder, [_on_disk(folder, name) for name in candidates]
     shown = printable(names[0], lines=False)
-    raise FileNotFoundError(f"the image {shown} of {file} is not found in {root.absolute()}: set {argument('images')}.")
+    raise FileNotFoundError(f"image {shown} of {file} not found in {root.absolute()}: set {argument('images')}.")
 
 
 def report_left_out(sets: Iterable[AnnotationSet]) -> None:
-    """Say which images lie beside annotated ones and have no annotations: perhaps they hold no objects.
+    """Warn about images without annotations in the folders of annotated ones: they may contain no objects.
 
     Args:
         sets: All sets of a folder.
     """
     parts = ((os.fspath(part.folder), part.images) for part in sets)
-    known = {os.path.normpath(f"{folder}/{image.name}") for folder, images in parts for image in images}
-    for place in sorted({os.path.dirname(path) for path in known}):
-        names = sorted(os.listdir(place)) if os.path.isdir(place) else []
-        found = [name for name in names if is_image(name) and not is_clutter(name)]
-        if rest := [name for name in found if os.path.join(place, name) not in known]:
-            shown, first = (printable(text, lines=False) for text in (place, rest[0]))
-            text = "%d of %d images in %s have no annotations and are left out: %s first."
-            log.warning(text, len(rest), len(found), shown, first)
+    annotated = {os.path.normpath(f"{folder}/{image.name}") for folder, images in parts for image in images}
+    for folder in sorted({os.path.dirname(path) for path in annotated}):
+        names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        image_names = [name for name in names if is_image(name) and not is_clutter(name)]
+        if skipped := [name for name in image_names if os.path.join(folder, name) not in annotated]:
+            shown, first = (printable(text, lines=False) for text in (folder, skipped[0]))
+            text = "%d of %d images in %s have no annotations and are skipped, starting with %s."
+            log.warning(text, len(skipped), len(image_names), shown, first)
 
 
 def as_on_disk(folder: Path, images: Sequence[AnnotatedImage]) -> list[AnnotatedImage]:
-    """Return images with their names as their folder has them, whose accents may be encoded in another way."""
+    """Return images with their names as the folder spells them, since accents may be encoded differently."""
     return [replace(image, name=_on_disk(folder, image.name)) for image in images]
 
 

@@ -1,4 +1,4 @@
-"""Instance masks: image files with a value for each object, from which boxes, outlines and classes are made."""
+"""Instance masks: images with a value for each object, converted to boxes, outlines and classes."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ __all__ = ["read_instances"]
 
 _FOLDERS = ("instances", "instance_masks", "SegmentationObject", *(n for n in MASK_FOLDERS if n != "SegmentationClass"))
 _OBJECTS, _CLASSES = "SegmentationObject", "SegmentationClass"
-_PER_CLASS = 1000  # Cityscapes' values are 1000 times the class plus the object's number; less is no single object
+_CLASS_FACTOR = 1000  # Cityscapes: value = 1000 * class + object number; smaller values are regions, not objects
 
 ClassOf = Callable[[AnnotatedImage, AnnotatedObject], int]
 
@@ -31,27 +31,27 @@ def read_instances(
     root: Path,
     problems: Problems,
     folders: Mapping[str, Path] | None = None,
-    options: MaskOptions = MaskOptions(),  # noqa: B008 - nothing changes it
+    options: MaskOptions = MaskOptions(),  # noqa: B008 - immutable
 ) -> dict[str, AnnotationSet]:
     """Read a folder with images and instance masks of the same names.
 
-    A mask has a value, or a color, for each object, and 0 elsewhere. What an object is stands in the class mask of
-    VOC's layout (`SegmentationClass` beside `SegmentationObject`), or in its value if values are from 1000 on, as
-    Cityscapes has them (1000 times the class plus a number, less than 1000 for what is no single object); otherwise
-    all objects are of one class. `classes.txt` names the classes from 0, which is the background, or the only one.
+    A mask has a value or a color for each object, and 0 elsewhere. An object's class comes from the class mask in
+    VOC's layout (`SegmentationClass` beside `SegmentationObject`), or from its value if values reach 1000, as in
+    Cityscapes (1000 * class + number; values below 1000 are not single objects). Otherwise all objects have one
+    class. `classes.txt` names the classes from 0 (the background), or only that one class.
 
     Args:
         root: The folder.
-        problems: Where masks that cannot be read, and objects of no class, are noted.
-        folders: Folder of the images of each split, if they lie elsewhere.
-        options: How masks are read, and where they lie.
+        problems: Collects unreadable masks and objects without a class.
+        folders: Image folder of each split, if not in `root`.
+        options: How masks are read, and where they are.
 
     Returns:
-        A set for each of `train`, `val` and `test` that is there; `all` where there are no splits.
+        A set for each of `train`, `val` and `test` found; one named `all` if there are no splits.
 
     Raises:
         FileNotFoundError: If there are no such folders.
-        ValueError: If there are names for several classes, and nothing that tells objects of these apart.
+        ValueError: If there are names of several classes, but nothing that assigns objects to them.
     """
     sets = {}
     for split, files in find_mask_files(root, folders, options.where, _FOLDERS).items():
@@ -59,7 +59,7 @@ def read_instances(
             problems.add(mask, "", f"there is no image of that name in {files.images}")
         if files.without:
             shown = printable(str(files.images), lines=False)
-            log.warning("%d images in %s have no mask and are left out.", len(files.without), shown)
+            log.warning("%d images in %s have no mask and are skipped.", len(files.without), shown)
         images = (_image(name, mask, problems) for name, mask in files.found.items())
         sets[split] = AnnotationSet(files.images, [], [image for image in images if image is not None])
     categories, class_of = _classes(root, sets, options)
@@ -87,7 +87,7 @@ def _image(name: str, mask: Path, problems: Problems) -> AnnotatedImage | None:
 
 
 def _classes(root: Path, sets: Mapping[str, AnnotationSet], options: MaskOptions) -> tuple[list[str], ClassOf]:
-    """Return the names of the classes, and what tells the class of an object; -1 where it is none of them."""
+    """Return class names and a function from object to class: -1 for no class, -2 for a region to skip."""
     names = mask_class_names(root)
     images = [image for part in sets.values() for image in part.images]
     masks = {image.source: _class_mask(image.source) for image in images if image.source is not None}
@@ -100,22 +100,22 @@ def _classes(root: Path, sets: Mapping[str, AnnotationSet], options: MaskOptions
             path = masks.get(image.source) if image.source is not None else None
             if path is None or not isinstance(item.segmentation, dict):
                 return -1
-            inner = load_mask(path, code=code)[decode_rle(item.segmentation)]
-            number = int(np.bincount(inner, minlength=1).argmax())
+            pixel_classes = load_mask(path, code=code)[decode_rle(item.segmentation)]
+            number = int(np.bincount(pixel_classes, minlength=1).argmax())
             return -1 if number == IGNORE_INDEX else number - 1
 
         return code.names[1:], by_mask
     values = {item.id or 0 for image in images for item in image.objects}
-    if max(values, default=0) >= _PER_CLASS:
-        numbers = sorted({value // _PER_CLASS for value in values if value >= _PER_CLASS})
+    if max(values, default=0) >= _CLASS_FACTOR:
+        numbers = sorted({value // _CLASS_FACTOR for value in values if value >= _CLASS_FACTOR})
         position = {number: k for k, number in enumerate(numbers)}
         categories = [names[number] if number < len(names) else str(number) for number in numbers]
-        return categories, lambda image, item: position.get((item.id or 0) // _PER_CLASS, -2)
+        return categories, lambda image, item: position.get((item.id or 0) // _CLASS_FACTOR, -2)
     if len(names) > 2:
         shown = printable(", ".join(names[:20]), lines=False)
         raise ValueError(
-            f"{root}: the values of the masks number objects and do not tell which of the classes they are ({shown}): "
-            "leave one name in classes.txt, or give class masks in SegmentationClass beside SegmentationObject."
+            f"{root}: the mask values number the objects, but not their classes ({shown}): keep one name in "
+            "classes.txt, or add class masks in SegmentationClass beside SegmentationObject."
         )
     return names[-1:] or ["object"], lambda image, item: 0
 
@@ -134,14 +134,14 @@ def _classify(image: AnnotatedImage, class_of: ClassOf, count: int, problems: Pr
         item.category = class_of(image, item)
         if 0 <= item.category < count:
             kept.append(item)
-        elif item.category != -2:  # a region that is no single object
-            problems.add(image.source, f"value {item.id}", "lies where the class mask has no class")
+        elif item.category != -2:  # not a region
+            problems.add(image.source, f"value {item.id}", "the class mask has no class there")
     image.objects = kept
 
 
 FORMAT = AnnotationFormat(
     "instances",
-    lambda root: Sign.NONE,  # their masks look like those of classes
+    lambda root: Sign.NONE,  # instance masks look like class masks
     lambda source: read_instances(source.root, source.problems, source.folders, source.masks),
     order=60,
 )

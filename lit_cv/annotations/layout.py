@@ -1,4 +1,4 @@
-"""Names that people give to the folders and files of a set of images."""
+"""Common names of the folders and files of an image set."""
 
 import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -16,7 +16,7 @@ IMAGE_FOLDERS = ("images", "image", "img_dir", "imgs", "JPEGImages")
 
 
 def leads_out(name: str) -> bool:
-    """Tell whether a file's name leads out of the folder that it is relative to, or is no name at all.
+    """Return whether a file name points outside the folder that it is relative to, or is invalid.
 
     Example:
         >>> leads_out("../../etc/passwd"), leads_out("/etc/passwd"), leads_out("train/a..b.jpg")
@@ -27,7 +27,7 @@ def leads_out(name: str) -> bool:
 
 
 def is_text(name: str) -> bool:
-    """Tell whether a name can be written as UTF-8: one that comes from a file system may not."""
+    """Return whether a name can be encoded as UTF-8; names from a file system may not."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -36,40 +36,40 @@ def is_text(name: str) -> bool:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """Return the path of a file to be written in a folder.
+    """Return the path for writing a file in a folder.
 
     Raises:
-        ValueError: If it would lie elsewhere: annotations that others have written may name any file.
+        ValueError: If the path is outside the folder, since untrusted annotations may name any file.
     """
     if leads_out(name):
-        raise ValueError(f"the name {name!r} leads out of {folder}, and nothing is written there.")
+        raise ValueError(f"the name {name!r} points outside {folder}: nothing is written there.")
     return folder / name
 
 
 def split_in(text: str) -> str | None:
-    """Return the split that a name speaks of.
+    """Return the split that a name contains, or `None`.
 
     Example:
         >>> split_in("instances_val2017"), split_in("dev"), split_in("latest")
         ('val', 'val', None)
     """
-    found = re.search(r"(?<![a-z])(train|val|test|dev(?![a-z]))", text.lower())
-    return next((split for split, names in SPLITS.items() if found[1] in names), None) if found else None
+    match = re.search(r"(?<![a-z])(train|val|test|dev(?![a-z]))", text.lower())
+    return next((split for split, names in SPLITS.items() if match[1] in names), None) if match else None
 
 
-def paths_by_split(root: Path, given: str | dict[str, str] | None) -> dict[str, Path] | None:
-    """Return the paths that were given for the splits, in `root` or else as they stand; one alone is for all splits.
+def paths_by_split(root: Path, paths: str | dict[str, str] | None) -> dict[str, Path] | None:
+    """Return a path for each split, relative to `root` if it exists there; a single path is used for all splits.
 
     Raises:
-        ValueError: For another split than `train`, `val` and `test`.
+        ValueError: If a split is not `train`, `val` or `test`.
     """
-    if given is None:
+    if paths is None:
         return None
-    if isinstance(given, str):
-        return dict.fromkeys(("all", "train", "val", "test"), _existing(root, given))
-    if unknown := sorted(set(given) - {"train", "val", "test"}):
-        raise ValueError(f"{unknown[0]!r} is no split: give paths for train, val and test, or one path.")
-    return {split: _existing(root, path) for split, path in given.items()}
+    if isinstance(paths, str):
+        return dict.fromkeys(("all", "train", "val", "test"), _existing(root, paths))
+    if unknown := sorted(set(paths) - {"train", "val", "test"}):
+        raise ValueError(f"{unknown[0]!r} is not a split: give paths for train, val and test, or one path.")
+    return {split: _existing(root, path) for split, path in paths.items()}
 
 
 def _existing(root: Path, path: str) -> Path:
@@ -77,10 +77,10 @@ def _existing(root: Path, path: str) -> Path:
 
 
 def make_folder(folder: Path, root: Path) -> None:
-    """Make a folder below `root` that files are written to, and those between; `root` itself may be a link.
+    """Create a folder below `root` with its parents; only `root` itself may be a link.
 
     Raises:
-        OSError: If one of them is a link to another folder, or cannot be made.
+        OSError: If one of them is a link to another folder, or cannot be created.
     """
     if folder == root or not folder.is_relative_to(root):
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the values of masks stand for."""
+"""The mapping from mask values to classes."""
 
 from dataclasses import dataclass, field
 
@@ -12,12 +12,12 @@ __all__ = ["MaskCode"]
 
 @dataclass(frozen=True)
 class MaskCode:
-    """Which class each stored value, or each color, of mask files stands for.
+    """Mapping from the stored values or colors of mask files to classes.
 
     Args:
         names: Names of the classes.
-        classes: The class of each value, 255 where it is ignored; other values stand for nothing.
-        colors: Whether the values are colors, 0xRRGGBB.
+        classes: Class of each value, 255 if it is ignored; other values have no class.
+        colors: Whether the values are colors 0xRRGGBB.
 
     Example:
         >>> MaskCode(["ground", "cell"], {0: 0, 128: 1}).apply(np.array([[0, 128, 255]])).tolist()
@@ -29,10 +29,10 @@ class MaskCode:
     colors: bool = False
 
     def apply(self, values: NDArray[np.integer]) -> NDArray[np.uint8]:
-        """Return the classes of stored values, 255 where they stand for nothing."""
+        """Return the classes of stored values, 255 for values without a class."""
         valid = np.array(sorted(self.classes), dtype=np.int64)
         numbers = np.array([self.classes[value] for value in valid.tolist()] + [IGNORE_INDEX], dtype=np.uint8)
-        asked = np.arange(256) if values.dtype == np.uint8 else values
-        places = np.searchsorted(valid, asked)
-        found = numbers[np.where(np.append(valid, -1)[places] == asked, places, len(valid))]
-        return np.asarray(found[values] if asked is not values else found)
+        looked_up = np.arange(256) if values.dtype == np.uint8 else values
+        places = np.searchsorted(valid, looked_up)
+        classes = numbers[np.where(np.append(valid, -1)[places] == looked_up, places, len(valid))]
+        return np.asarray(classes[values] if looked_up is not values else classes)

@@ -32,15 +32,15 @@ __all__ = [
 ]
 
 DRAWING = "polygons as COCO draws them"
-"""Which pixels `draw_classes` chooses: masks that were drawn and kept under another value are drawn anew."""
+"""Version of how `draw_classes` draws: cached masks with another value are drawn again."""
 
 
 def save_mask(mask: NDArray[np.integer], path: Path) -> None:
-    """Write a class mask as a PNG with VOC's colors, in which the values stand as they are.
+    """Write a class mask as a PNG with VOC's palette; the stored values are those of the mask.
 
     Args:
         mask: (H, W), values from 0 to 255.
-        path: The file; its folder is made if it is missing.
+        path: The file; its folder is created if missing.
     """
     from PIL import Image
 
@@ -52,7 +52,7 @@ def save_mask(mask: NDArray[np.integer], path: Path) -> None:
 
 
 def _palette() -> NDArray[np.uint8]:
-    """Return VOC's colors: the bits of a class number, spread over the three channels from the highest bit on."""
+    """Return VOC's palette: bits of the class number in turn to red, green and blue, from the highest bit down."""
     numbers, colors = np.arange(256), np.zeros((256, 3), dtype=np.uint8)
     for step in range(8):
         for channel in range(3):
@@ -62,13 +62,13 @@ def _palette() -> NDArray[np.uint8]:
 
 
 def draw_classes(image: AnnotatedImage, fitted: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """Draw the class of each pixel from the outlines of the objects: 0 for the background, the class plus 1 else.
+    """Draw a class mask from the outlines of the objects: 0 for background, otherwise the class plus 1.
 
-    Smaller objects lie on larger ones. Where an object has a box and no outline, its class is not known: 255.
+    Smaller objects cover larger ones. The box of an object without an outline becomes 255 (unknown).
 
     Args:
         image: The image with its objects.
-        fitted: Height and width of the mask; `None` takes those of the image.
+        fitted: Height and width of the mask; `None` uses those of the image.
     """
     size = (image.height, image.width)
     height, width = fitted or size
@@ -91,7 +91,7 @@ def draw_classes(image: AnnotatedImage, fitted: tuple[int, int] | None = None) -
 
 
 def mask_class_names(root: Path) -> list[str]:
-    """Return the names of mask values from 0, one in each line of `classes.txt`; nothing if there is no such file."""
+    """Return the names of mask values from 0, the lines of `classes.txt`; empty without that file."""
     path = root / "classes.txt"
     return read_names(path) if path.is_file() else []
 
@@ -105,18 +105,18 @@ def read_masks(
 ) -> dict[str, AnnotationSet]:
     """Read a folder with images and masks of the same names.
 
-    That is `images/*` and `masks/*.png`, with or without folders `train`, `val` and `test`, below or above them, or
-    `train`, `trainannot` and so on; `classes.txt` names the values, one a line from 0.
+    Layouts are `images/*` and `masks/*.png`, optionally with folders `train`, `val` and `test` below or above them,
+    or `train`, `trainannot` and so on. `classes.txt` names the values, one per line from 0.
 
     Args:
         root: The folder.
-        problems: Where masks without an image are noted.
+        problems: Collects masks without an image.
         sizes: Returns the sizes of image files.
-        folders: Folder of the images of each split, if they lie elsewhere.
-        where: Template of the paths of masks, as `find_mask_files` takes it.
+        folders: Image folder of each split, if not in `root`.
+        where: Template of mask paths, see `find_mask_files`.
 
     Returns:
-        A set for each of `train`, `val` and `test` that is there; `all` where there are no splits.
+        A set for each of `train`, `val` and `test` found; one named `all` if there are no splits.
 
     Raises:
         FileNotFoundError: If there are no such folders.
@@ -128,9 +128,7 @@ def read_masks(
         for mask in files.unused:
             problems.add(mask, "", f"there is no image of that name in {files.images}")
         if count := len(files.without):
-            log.warning(
-                "%d of %d images in %s have no mask and are left out.", count, count + len(images), files.images
-            )
+            log.warning("%d of %d images in %s have no mask and are skipped.", count, count + len(images), files.images)
         for image, size in zip(images, sizes(files.images, list(files.found)), strict=True):
             if not isinstance(size, str):
                 image.height, image.width = size
@@ -139,16 +137,16 @@ def read_masks(
 
 
 def write_masks(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
-    """Write the class of each pixel as `masks/SPLIT/*.png` and the classes' names as `classes.txt`.
+    """Write class masks as `masks/SPLIT/*.png` and class names as `classes.txt`.
 
-    Masks are those of the images where they have them, otherwise drawn from the objects' outlines.
+    Existing masks are copied; others are drawn from the outlines of the objects.
 
     Args:
-        sets: A set for each split; the split `all` gets no folder of its own.
-        root: The folder, made if it is missing.
+        sets: A set for each split; the split `all` gets no subfolder.
+        root: The folder, created if missing.
 
     Returns:
-        The files written.
+        The written files.
     """
     written = []
     names: Sequence[str] = []
@@ -169,25 +167,27 @@ def write_masks(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
 
 def _find(root: Path) -> Sign:
     try:
-        places = [masks for _, masks in mask_folders(root).values()]
+        folders = [masks for _, masks in mask_folders(root).values()]
     except FileNotFoundError:
-        # their images lie in another place
+        # the images may be elsewhere
         found = any(any(files_below(root / name, IMAGE_SUFFIXES)) for name in MASK_FOLDERS[:3])
         return Sign.LIKELY if found else Sign.NONE
-    if all("SegmentationClass" in place.parts for place in places):
-        return Sign.GUESS  # VOC's own
-    shared = all({"labels", "annotations"} & set(place.parts) for place in places)  # what other formats have as well
+    if all("SegmentationClass" in folder.parts for folder in folders):
+        return Sign.GUESS  # VOC
+    shared = all(
+        {"labels", "annotations"} & set(folder.parts) for folder in folders
+    )  # names that other formats use, too
     return Sign.LIKELY if shared else Sign.SURE
 
 
 def _lost(sets: Mapping[str, AnnotationSet]) -> dict[str, int]:
     images = [image for part in sets.values() for image in part.images]
     drawn = [item for image in images if not image.mask for item in image.objects]
-    plain = [item for item in drawn if not item.segmentation]
+    boxes = [item for item in drawn if not item.segmentation]
     return {
-        "single objects (touching ones of a class become one area)": len(drawn) - len(plain),
-        "boxes without an outline (their pixels become 255, unknown)": len(plain),
-        "objects of images that have a mask already (the mask is taken as it is)": sum(
+        "separate objects (touching objects of a class are merged)": len(drawn) - len(boxes),
+        "boxes without an outline (their pixels become 255, unknown)": len(boxes),
+        "objects of images that already have a mask (the mask is copied)": sum(
             len(image.objects) for image in images if image.mask
         ),
     }

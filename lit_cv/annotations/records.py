@@ -1,4 +1,4 @@
-"""What every annotation format is read into and written from."""
+"""Data classes that every annotation format is read into and written from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,11 +10,11 @@ from lit_cv.printable import printable
 
 __all__ = ["AnnotatedImage", "AnnotatedObject", "AnnotationError", "AnnotationSet", "Problems"]
 
-_SHOWN = 8  # problems that a message lists
+_SHOWN = 8  # problems listed in a message
 
 
 class AnnotationError(ValueError):
-    """Annotations that contradict themselves or their images; the message names file and entry of each."""
+    """Annotations are invalid, or do not match their images; the message names file and entry of each."""
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
@@ -25,15 +25,15 @@ class AnnotatedObject:
     """One object in an image.
 
     Args:
-        category: Its class, counted from 0.
-        box: Left, top, right, bottom in pixels of the image, fractions allowed: (0, 0) is the corner of the first
-            pixel, so that a box over the whole image is (0, 0, width, height).
-        segmentation: Its outline: polygons, each [x0, y0, x1, y1, ...] in pixels; or COCO's RLE, a dict of `size`
-            (height, width) and `counts` (list or string); `None` where there is only the box.
-        crowd: Whether it stands for a group of objects that were not told apart.
+        category: Class index.
+        box: Left, top, right, bottom in pixels, fractions allowed: (0, 0) is the corner of the first pixel, so that a
+            box over the entire image is (0, 0, width, height).
+        segmentation: Outline: polygons, each [x0, y0, x1, y1, ...] in pixels; or COCO RLE, a dict of `size` (height,
+            width) and `counts` (list or string); `None` if there is only the box.
+        crowd: Whether it is a group of objects that are not separated.
         score: Confidence of a prediction in [0, 1]; `None` for annotations.
-        id: Its number in its file: of the annotation (COCO), the object (VOC) or the line (YOLO).
-        attributes: What else the file says, as it stands (`difficult`, `truncated`, `pose`, ...).
+        id: Number in the file: of the annotation (COCO), the object (VOC) or the line (YOLO).
+        attributes: Other values of the file, unchanged (`difficult`, `truncated`, `pose`, ...).
     """
 
     category: int
@@ -50,14 +50,14 @@ class AnnotatedImage:
     """An image with its objects.
 
     Args:
-        name: Path of the file below the folder of the images, with slashes.
+        name: Path relative to the image folder, with slashes.
         height: Height in pixels.
         width: Width in pixels.
         objects: Its objects.
-        mask: Path of a PNG with the class of each pixel; `None` where there is none.
-        id: Its number in the file.
-        source: File that its annotations stand in, for messages.
-        label: Class of the image as a whole; `None` where it has none.
+        mask: Path of a PNG with the class of each pixel, or `None`.
+        id: Number in the file.
+        source: File of the annotations, for messages.
+        label: Image-level class, or `None`.
     """
 
     name: str
@@ -75,13 +75,13 @@ class AnnotationSet:
     """Images of a split with their objects.
 
     Args:
-        folder: Folder of the images.
-        categories: Names of the objects' classes.
+        folder: Image folder.
+        categories: Class names of the objects.
         images: The images.
-        category_ids: Numbers of the classes in a COCO file; `None` counts them from 1.
-        mask_classes: Names of the classes of masks, from 0; empty where there are none, or they have no names.
-        mask_code: What the values in mask files stand for; `None` where they are the numbers of the classes.
-        entry: What an object's `id` counts, for messages.
+        category_ids: Ids of the classes in a COCO file; `None` numbers them from 1.
+        mask_classes: Class names of mask values from 0; empty if there are no masks or no names.
+        mask_code: Meaning of the values in mask files; `None` if they are class numbers.
+        entry: Name of what an object's `id` numbers, for messages.
     """
 
     folder: Path
@@ -93,26 +93,26 @@ class AnnotationSet:
     entry: str = "object"
 
     def chosen(self, categories: Sequence[str]) -> "AnnotationSet":
-        """Return the set with the objects of these categories only, counted in this order.
+        """Return the set with only the objects of some categories, renumbered in the given order.
 
         Args:
-            categories: Names, each of them among the set's own.
+            categories: Names of categories of the set.
         """
         number = {self.categories.index(name): new for new, name in enumerate(categories)}
 
-        def keep(image: AnnotatedImage) -> AnnotatedImage:
+        def filtered(image: AnnotatedImage) -> AnnotatedImage:
             objects = [
                 replace(item, category=number[item.category]) for item in image.objects if item.category in number
             ]
             return replace(image, objects=objects)
 
         ids = None if self.category_ids is None else [self.category_ids[old] for old in number]
-        images = [keep(image) for image in self.images]
+        images = [filtered(image) for image in self.images]
         return replace(self, categories=list(categories), images=images, category_ids=ids)
 
 
 class Problems:
-    """What is wrong with annotations, entry by entry: read everything first, then say it all at once.
+    """Collects the problems of annotations, so that all are reported at once after reading.
 
     Example:
         >>> problems = Problems()
@@ -124,27 +124,27 @@ class Problems:
     def __init__(self) -> None:
         self.entries: list[tuple[str, str, str]] = []
 
-    def add(self, file: object, entry: str, what: str) -> None:
-        """Note a problem of an entry of a file."""
-        self.entries.append((str(file), entry, what))
+    def add(self, file: object, entry: str, problem: str) -> None:
+        """Add a problem of an entry in a file."""
+        self.entries.append((str(file), entry, problem))
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __str__(self) -> str:
         shown = (tuple(printable(text, lines=False) for text in entry) for entry in self.entries[:_SHOWN])
-        lines = [f"  {file}{', ' if entry else ''}{entry}: {what}" for file, entry, what in shown]
+        lines = [f"  {file}{', ' if entry else ''}{entry}: {problem}" for file, entry, problem in shown]
         more = len(self.entries) - _SHOWN
         return "\n".join([*lines, *([f"  and {more} more"] if more > 0 else [])])
 
     def stop(self, hint: str = "") -> None:
-        """Raise if there are any.
+        """Raise if there are problems.
 
         Args:
-            hint: What to do about them.
+            hint: How to handle them.
 
         Raises:
-            AnnotationError: That lists the first of them.
+            AnnotationError: Listing the first of them.
         """
         if self.entries:
             plural = "s" if len(self.entries) > 1 else ""

@@ -1,4 +1,4 @@
-"""How large image files are, from their headers."""
+"""Sizes of image files, read from their headers."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ SizesOf = Callable[[Path, Sequence[str]], Sequence[FileSize]]
 
 
 def file_size(path: Path) -> FileSize:
-    """Return height and width of an image as it is to be looked at, or a string that says why it cannot be read."""
+    """Return height and width of an image after EXIF rotation, or a string that says why it cannot be read."""
     from PIL import UnidentifiedImageError
 
     try:
@@ -22,17 +22,17 @@ def file_size(path: Path) -> FileSize:
     except FileNotFoundError:
         return "there is no such file"
     except UnidentifiedImageError:
-        return "the file is no image"
+        return "the file is not an image"
     except Exception as error:  # decoders raise all kinds of errors for broken files
         return f"the image cannot be read: {printable((str(error).splitlines() or [type(error).__name__])[0], False)}"
 
 
 def file_sizes(folder: Path, names: Sequence[str]) -> list[FileSize]:
-    """Return the sizes of the images of these names in a folder."""
+    """Return the sizes of images in a folder."""
     return [file_size(folder / name) for name in names]
 
 
 def is_turned(path: Path) -> bool:
-    """Return whether an image that can be opened is stored lying on its side."""
+    """Return whether EXIF rotates a readable image by a quarter turn."""
     with open_image(path) as image:
         return is_on_its_side(image)

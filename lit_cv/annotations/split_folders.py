@@ -1,4 +1,4 @@
-"""Folders of splits, as people name them. Pure Python."""
+"""Folders named after splits. Pure Python."""
 
 import os
 import re
@@ -10,36 +10,36 @@ from lit_cv.annotations.layout import SPLITS
 __all__ = ["SPLIT_NAMES", "is_named_for_split", "split_folders", "split_names"]
 
 SPLIT_NAMES: dict[str, str] = {name: split for split, names in SPLITS.items() for name in names}
-"""The split that a word stands for, in lower case."""
+"""Split by lowercase folder name."""
 
 _WORD = re.compile(rf"(?<![a-z])({'|'.join(sorted(SPLIT_NAMES, key=len, reverse=True))})(?=(set)?(?![a-z]))")
 
 
 def split_folders(root: Path) -> dict[str, Path]:
-    """Return the folders of `train`, `val` and `test` in a folder, as far as there are some.
+    """Return the existing folders of `train`, `val` and `test` in a folder.
 
-    They have one of the names in `SPLITS` in any case (`Train`, `TESTING`, `valid`), or such a name with the same words
-    around it in each (`seg_train` and `seg_test`, `train2017` and `val2017`, `training_set` and `test_set`). A folder
-    that holds nothing but one of its own name (`seg_train/seg_train`) stands for that.
+    Their names are those in `SPLITS`, ignoring case (`Train`, `TESTING`, `valid`), or contain such a name within the
+    same text (`seg_train` and `seg_test`, `train2017` and `val2017`, `training_set` and `test_set`). If a folder
+    contains only a folder of the same name (`seg_train/seg_train`), the inner one is returned.
 
     Args:
         root: The folder.
     """
-    by_rest: dict[str, dict[str, str]] = {}
-    for name in sorted(_folders(root), key=_rank):
-        found = list(_WORD.finditer(name.lower()))
-        if len(found) == 1:
-            word = found[0]
-            rest = f"{name[: word.start()]}*{name[word.end() :]}".lower()
-            by_rest.setdefault(rest, {}).setdefault(SPLIT_NAMES[word[1]], name)
-    groups = [group for rest, group in by_rest.items() if rest != "*" and "train" in group and len(group) > 1]
-    plain = by_rest.get("*", {})
+    by_pattern: dict[str, dict[str, str]] = {}
+    for name in sorted(_folders(root), key=_preference):
+        words = list(_WORD.finditer(name.lower()))
+        if len(words) == 1:
+            word = words[0]
+            pattern = f"{name[: word.start()]}*{name[word.end() :]}".lower()
+            by_pattern.setdefault(pattern, {}).setdefault(SPLIT_NAMES[word[1]], name)
+    groups = [group for pattern, group in by_pattern.items() if pattern != "*" and "train" in group and len(group) > 1]
+    plain = by_pattern.get("*", {})
     chosen = plain if "train" in plain or len(groups) != 1 else groups[0]
     return {split: _innermost(root / chosen[split]) for split in SPLITS if split in chosen}
 
 
 def is_named_for_split(name: str) -> bool:
-    """Tell whether the name of a folder speaks of a split.
+    """Return whether a folder name contains the name of a split.
 
     Example:
         >>> is_named_for_split("fold_1_train"), is_named_for_split("trainers")
@@ -49,7 +49,7 @@ def is_named_for_split(name: str) -> bool:
 
 
 def split_names(*folders: Path) -> dict[str, tuple[str, ...]]:
-    """Return the names that folders of each split may have: those of `SPLITS`, and those found in some folders."""
+    """Return possible folder names of each split: those of `SPLITS`, and those found in the given folders."""
     found = [(folder, split_folders(folder)) for folder in folders]
     return {
         split: tuple(dict.fromkeys([*names, *(f[split].relative_to(at).as_posix() for at, f in found if split in f)]))
@@ -57,8 +57,8 @@ def split_names(*folders: Path) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _rank(name: str) -> tuple[int, bool, str]:
-    """Return what folders of one split are chosen by: the first spelling in `SPLITS`, rather in lower case."""
+def _preference(name: str) -> tuple[int, bool, str]:
+    """Return a sort key that prefers the first name in `SPLITS`, then lower case."""
     spellings = list(SPLIT_NAMES)
     return (spellings.index(name.lower()) if name.lower() in spellings else len(spellings), name != name.lower(), name)
 

@@ -1,4 +1,4 @@
-"""Tables of images as people have them: columns in other letters, names without suffixes, labels that may be none."""
+"""Lenient handling of image tables: column names in another case, image names without suffix, odd labels."""
 
 import logging
 import os
@@ -18,26 +18,26 @@ __all__ = ["SPLIT_COLUMN", "check_texts", "complete_names", "find_split_column",
 log = logging.getLogger("lit_cv")
 
 SPLIT_COLUMN = "split"
-"""The column of the splits where no other is named."""
+"""Default name of the split column."""
 
-_NO_LABELS = frozenset(("nan", "none", "null", "na", "n/a", "<na>", "-1"))  # what programs write for a missing label
-_SHOWN = 5  # names that a message lists
+_NO_LABELS = frozenset(("nan", "none", "null", "na", "n/a", "<na>", "-1"))  # written by programs for missing labels
+_SHOWN = 5  # names listed in a message
 
 Table = list[dict[str, str]]
 
 
 def find_split_column(table: Table, path: str, wanted: str, others: Sequence[str], owner: object = None) -> None:
-    """Give the column of the splits the name that is wanted, if it differs in case alone; say what may be meant.
+    """Rename the split column to `wanted` if it differs only in case; warn if another column seems to be meant.
 
     Args:
         table: The rows, changed in place.
-        path: The table, for messages.
-        wanted: Name of the column.
-        others: Columns that may hold splits.
-        owner: The object whose argument `split_column` names it, if there is one.
+        path: Path of the table, for messages.
+        wanted: Expected name of the column.
+        others: Other columns that may contain splits.
+        owner: Object with the argument `split_column`, if any.
 
     Raises:
-        ValueError: If a column was named and is missing.
+        ValueError: If the column was chosen by name but is missing.
     """
     columns = list(table[0])
     if wanted in columns:
@@ -51,22 +51,22 @@ def find_split_column(table: Table, path: str, wanted: str, others: Sequence[str
         listed = printable(", ".join(columns), lines=False)
         hint = nearest(wanted, columns)
         raise ValueError(
-            f"{shown} has no column {wanted!r} ({argument('split_column', owner)}){hint} It has: {listed}."
+            f"{shown} has no column {wanted!r} ({argument('split_column', owner)}){hint} Its columns: {listed}."
         )
     words = {*SPLIT_NAMES, "predict"}
     if likely := [name for name in others if {row[name].lower() for row in table} <= words]:
         name = printable(likely[0], lines=False)
         advice = f"rename it to {SPLIT_COLUMN}"
         if owner is not None:
-            advice = f"{setting('split_column', name, owner)} takes it"
+            advice = f"use {setting('split_column', name, owner)}"
         log.warning(
-            "%s has no column %s, so its images are in no splits; its column %s names splits: %s.",
+            "%s has no column %s, so its images have no splits, but its column %s contains splits: %s.",
             *(shown, SPLIT_COLUMN, name, advice),
         )
 
 
 def complete_names(table: Table, column: str, root: Path) -> None:
-    """Add the suffix to names that lack it, where one image alone is named so.
+    """Add the missing suffix to image names that match exactly one image.
 
     Args:
         table: The rows, changed in place.
@@ -82,32 +82,33 @@ def complete_names(table: Table, column: str, root: Path) -> None:
 
 
 def check_texts(table: Table, path: str, columns: Collection[str]) -> None:
-    """Refuse labels over several lines: a quotation mark that is not closed swallows the rows below.
+    """Raise if a label has several lines: an unclosed quotation mark absorbs the rows below.
 
     Raises:
-        ValueError: If there is one.
+        ValueError: If there is such a label.
     """
     for row in table:
         for column in columns:
             if "\n" in row[column] or "\r" in row[column]:
                 shown, file = printable(row[column][:60], lines=False), printable(path, lines=False)
                 raise ValueError(
-                    f"{file}: the {column} '{shown}' has several lines. Close the quotation mark before it, or double "
-                    "it."
+                    f"{file}: the {column} '{shown}' has several lines. Close or double the quotation mark before it."
                 )
 
 
 def report_odd_labels(path: str, names: Iterable[str]) -> None:
-    """Say which classes are probably none: marks of a missing label, and spellings that differ in case alone."""
+    """Warn about classes that look like missing labels, and about class names that differ only in case."""
     names, shown = sorted(names), printable(path, lines=False)
-    if marks := [name for name in names if name.lower() in _NO_LABELS]:
-        log.warning("%s: %s is read as a class. Leave the cell of an unlabeled image empty.", shown, _listed(marks))
+    if placeholders := [name for name in names if name.lower() in _NO_LABELS]:
+        log.warning(
+            "%s: %s is read as a class. Leave the cells of unlabeled images empty.", shown, _listed(placeholders)
+        )
     folded: dict[str, list[str]] = {}
     for name in names:
         folded.setdefault(name.casefold(), []).append(name)
-    if alike := [spellings for spellings in folded.values() if len(spellings) > 1]:
+    if similar := [spellings for spellings in folded.values() if len(spellings) > 1]:
         log.warning(
-            "%s has classes whose names differ in case alone: %s.", shown, "; ".join(_listed(s) for s in alike[:_SHOWN])
+            "%s has class names that differ only in case: %s.", shown, "; ".join(_listed(s) for s in similar[:_SHOWN])
         )
 
 

@@ -1,4 +1,4 @@
-"""Pascal VOC: an XML file for each image, lists of images for each split."""
+"""Pascal VOC: an XML file for each image, and a list of images for each split."""
 
 import re
 import xml.etree.ElementTree as ET
@@ -20,12 +20,12 @@ from lit_cv.annotations.xml_files import is_cvat, parse_xml
 from lit_cv.atomic_files import write_text
 from lit_cv.image_formats import IMAGE_SUFFIXES
 
-__all__ = ["read_voc", "voc_image", "voc_lacks", "write_voc"]
+__all__ = ["invalid_in_xml", "read_voc", "voc_image", "write_voc"]
 
 _XML = (".xml",)
-_TRIED = 20  # files that are looked into
+_TRIED = 20  # files to inspect
 _ANNOTATIONS = ("Annotations", "annots", "annotation", "xmls", "xml")
-_NO_XML = re.compile("[^\t\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_INVALID_IN_XML = re.compile("[^\t\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def read_voc(
@@ -34,34 +34,34 @@ def read_voc(
     folders: Mapping[str, Path] | None = None,
     lists: str = "Main",
 ) -> dict[str, AnnotationSet]:
-    """Read a folder of Pascal VOC's layout.
+    """Read a folder in Pascal VOC's layout.
 
-    That is `Annotations/*.xml`, `JPEGImages/*` and lists `ImageSets/Main/{train,val,test}.txt` (or `trainval.txt` in
-    place of `train.txt`); also `annotations` and `images`, both with or without folders `train`, `valid`, `test` below
-    or above them; also a folder (or folders `train`, `valid`, `test`) where XML files lie beside their images.
-    Coordinates are those of the VOC challenge: pixels counted from 1, the last one included, hence a box (xmin - 1,
-    ymin - 1, xmax, ymax). Class masks are found in `SegmentationClass/*.png`. The classes are those of `labels.txt`,
-    one a line, or those of the training images, sorted.
+    The layout is `Annotations/*.xml`, `JPEGImages/*` and lists `ImageSets/Main/{train,val,test}.txt` (or
+    `trainval.txt` instead of `train.txt`). Alternatives are `annotations` and `images`, optionally with folders
+    `train`, `valid`, `test` below or above them, and XML files beside their images, optionally in such folders.
+    As in the VOC challenge, pixels are counted from 1 and the last one is included, so a box is (xmin - 1, ymin - 1,
+    xmax, ymax). Class masks are read from `SegmentationClass/*.png`. The classes are the lines of `labels.txt`, or the
+    sorted classes of the training images.
 
     Args:
         root: The folder.
-        problems: Where entries that are left out are noted.
-        folders: Folder of the images of each split; `None` looks for them.
+        problems: Collects the entries that are skipped.
+        folders: Image folder of each split; `None` searches for them.
         lists: Folder of lists in `ImageSets`.
 
     Returns:
-        A set for each of `train`, `val` and `test` that is there; `all` where there are no splits.
+        A set for each of `train`, `val` and `test` found; one named `all` if there are no splits.
 
     Raises:
-        FileNotFoundError: If there is nothing of that layout.
+        FileNotFoundError: If there are no files in this layout.
     """
     parts = _find_parts(root, lists)
     trees = {
         split: [(xml, tree) for xml in part.files if (tree := _parse(xml, problems)) is not None]
         for split, part in parts.items()
     }
-    named = root / "labels.txt"
-    categories = read_names(named, numbered=False) if named.is_file() else []
+    class_file = root / "labels.txt"
+    categories = read_names(class_file, numbered=False) if class_file.is_file() else []
     if not categories:
         training = trees.get("train") or trees.get("all") or [tree for part in trees.values() for tree in part]
         categories = sorted({name for _, tree in training for name in _names(tree)})
@@ -70,7 +70,7 @@ def read_voc(
     for split, found in trees.items():
         part = parts[split]
         index = FolderIndex((folders or {}).get(split, part.images))
-        images = [_image(part.home, index, masks, xml, tree, categories, problems) for xml, tree in found]
+        images = [_image(part.base, index, masks, xml, tree, categories, problems) for xml, tree in found]
         sets[split] = AnnotationSet(index.root, categories, [image for image in images if image])
     if not any(part.listed for part in parts.values()):
         report_left_out(sets.values())
@@ -78,9 +78,9 @@ def read_voc(
 
 
 class _Part(NamedTuple):
-    """Where a split lies: the folder that the XML files are named below, that of the images, and the XML files."""
+    """Files of a split: the base folder of XML names, the image folder, the XML files, and whether lists name them."""
 
-    home: Path
+    base: Path
     images: Path
     files: list[Path]
     listed: bool = False
@@ -89,46 +89,46 @@ class _Part(NamedTuple):
 def _find_parts(root: Path, lists: str) -> dict[str, _Part]:
     annotations = subfolder(root, *_ANNOTATIONS)
     if annotations is not None and any(files_below(annotations, _XML)):
-        images = _images_of(root)
+        images = _image_folder(root)
         listed = listed_files(root, annotations, lists)
         files = listed or _by_folder(annotations)
         return {split: _Part(annotations, images, part, bool(listed)) for split, part in files.items()}
-    apart = {split: _beside(place) for split, place in split_folders(root).items()}
-    found = {split: part for split, part in apart.items() if part.files}
+    by_split = {split: _part_of_split(folder) for split, folder in split_folders(root).items()}
+    found = {split: part for split, part in by_split.items() if part.files}
     if "train" not in found:
         found = {"all": _Part(root, root, sorted(files_below(root, _XML)))}
     if not any(part.files for part in found.values()):
-        raise FileNotFoundError(f"{root.absolute()} holds no folder Annotations and no XML files.")
+        raise FileNotFoundError(f"{root.absolute()} contains no folder Annotations and no XML files.")
     return found
 
 
-def _images_of(folder: Path) -> Path:
-    apart = subfolder(folder, "JPEGImages", *IMAGE_FOLDERS)
-    return apart if apart is not None and any(files_below(apart, IMAGE_SUFFIXES)) else folder
+def _image_folder(folder: Path) -> Path:
+    images = subfolder(folder, "JPEGImages", *IMAGE_FOLDERS)
+    return images if images is not None and any(files_below(images, IMAGE_SUFFIXES)) else folder
 
 
-def _beside(place: Path) -> _Part:
-    """Return the files of the folder of a split: XML files beside their images, or each in a folder of their own."""
-    apart = subfolder(place, *_ANNOTATIONS)
-    if apart is not None and any(files_below(apart, _XML)):
-        return _Part(apart, _images_of(place), sorted(files_below(apart, _XML)))
-    return _Part(place, place, sorted(files_below(place, _XML)))
+def _part_of_split(folder: Path) -> _Part:
+    """Return the files in the folder of a split: XML files in a separate folder, or beside their images."""
+    annotations = subfolder(folder, *_ANNOTATIONS)
+    if annotations is not None and any(files_below(annotations, _XML)):
+        return _Part(annotations, _image_folder(folder), sorted(files_below(annotations, _XML)))
+    return _Part(folder, folder, sorted(files_below(folder, _XML)))
 
 
 def _by_folder(annotations: Path) -> dict[str, list[Path]]:
-    """Return the files by the split that their folder is named for; all together where there is none for training."""
-    places, files = split_folders(annotations), sorted(files_below(annotations, _XML))
-    found = {split: [xml for xml in files if xml.is_relative_to(place)] for split, place in places.items()}
+    """Return the files by the split in the name of their folder, or all as `all` if not every file has one."""
+    folders, files = split_folders(annotations), sorted(files_below(annotations, _XML))
+    found = {split: [xml for xml in files if xml.is_relative_to(folder)] for split, folder in folders.items()}
     return found if found.get("train") and sum(map(len, found.values())) == len(files) else {"all": files}
 
 
 def _parse(xml: Path, problems: Problems) -> ET.Element | None:
     if not is_file(xml):
-        problems.add(xml, "", "a list of images names it, but there is no such file")
+        problems.add(xml, "", "is in a list of images, but there is no such file")
         return None
     tree = parse_xml(xml, problems)
     if tree is not None and tree.tag != "annotation":
-        problems.add(xml, "", f"is no annotation of Pascal VOC: its first element is {tree.tag[:40]!r}")
+        problems.add(xml, "", f"is not a Pascal VOC annotation: its root element is {tree.tag[:40]!r}")
         return None
     return tree
 
@@ -138,7 +138,7 @@ def _names(tree: ET.Element) -> list[str]:
 
 
 def _image(
-    home: Path,
+    base: Path,
     index: FolderIndex,
     masks: FolderIndex,
     xml: Path,
@@ -149,31 +149,31 @@ def _image(
     try:
         height, width = (int(float(tree.findtext(f"size/{side}") or 0)) for side in ("height", "width"))
     except (ValueError, OverflowError):
-        problems.add(xml, "size", "is no number of pixels")
+        problems.add(xml, "size", "is not a number of pixels")
         return None
-    name = _image_name(index, xml.relative_to(home).with_suffix(""), tree)
+    name = _image_name(index, xml.relative_to(base).with_suffix(""), tree)
     mask = next(iter(masks.named(Path(name).with_suffix(""))), None)
     image = AnnotatedImage(name, height, width, mask=masks.root / mask if mask else None, source=xml)
     for position, item in enumerate(tree.iterfind("object"), 1):
-        found = _object(item, categories)
-        if isinstance(found, str):
-            problems.add(xml, f"object {position}", found)
+        parsed = _object(item, categories)
+        if isinstance(parsed, str):
+            problems.add(xml, f"object {position}", parsed)
         else:
-            found.id = position
-            image.objects.append(found)
+            parsed.id = position
+            image.objects.append(parsed)
     return image
 
 
 def _image_name(index: FolderIndex, stem: Path, tree: ET.Element) -> str:
-    """Return the image's path below its folder: that of the XML file, or what its `filename` says."""
-    noted = (tree.findtext("filename") or "").replace("\\", "/").rpartition("/")[2]
-    named = [name for name in dict.fromkeys((noted, noted.strip())) if name]
-    # Files that were renamed keep their old `filename`: the name of the XML file goes first where both exist.
-    found = index.named(stem) + ([] if stem.parent == Path() else index.named(Path(stem.name)))
-    beside = [place / name for place in dict.fromkeys((stem.parent, Path())) for name in named]
-    same = [path for path in beside if path in found]
-    choices = [*same, *found, *(path for path in beside if is_file(index.root / path))]
-    missing = beside[0] if beside else stem.with_name(f"{stem.name}.jpg")
+    """Return the image's path relative to its folder: named like the XML file, or the file's `filename`."""
+    file_name = (tree.findtext("filename") or "").replace("\\", "/").rpartition("/")[2]
+    named = [name for name in dict.fromkeys((file_name, file_name.strip())) if name]
+    # Renamed files keep their old `filename`, so the name of the XML file takes precedence if both exist.
+    same_stem = index.named(stem) + ([] if stem.parent == Path() else index.named(Path(stem.name)))
+    candidates = [folder / name for folder in dict.fromkeys((stem.parent, Path())) for name in named]
+    both = [path for path in candidates if path in same_stem]
+    choices = [*both, *same_stem, *(path for path in candidates if is_file(index.root / path))]
+    missing = candidates[0] if candidates else stem.with_name(f"{stem.name}.jpg")
     return (choices[0] if choices else missing).as_posix()
 
 
@@ -184,13 +184,13 @@ def _object(item: ET.Element, categories: Sequence[str]) -> AnnotatedObject | st
     try:
         left, top, right, bottom = (float(item.findtext(f"bndbox/{k}") or "") for k in ("xmin", "ymin", "xmax", "ymax"))
     except ValueError:
-        return "its bndbox lacks one of xmin, ymin, xmax, ymax, or it is no number"
+        return "its bndbox needs the numbers xmin, ymin, xmax and ymax"
     extra = {tag: text for tag in ("pose", "truncated", "difficult", "occluded") if (text := item.findtext(tag))}
     score = item.findtext("confidence")
     try:
         value = float(score) if score else None
     except ValueError:
-        return f"its confidence {score!r} is no number"
+        return f"its confidence {score!r} is not a number"
     return AnnotatedObject(
         categories.index(name),
         (left - 1, top - 1, right, bottom),
@@ -200,17 +200,17 @@ def _object(item: ET.Element, categories: Sequence[str]) -> AnnotatedObject | st
 
 
 def write_voc(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
-    """Write `Annotations/*.xml`, the lists of `ImageSets/Main`, and the classes' names to `labels.txt`.
+    """Write `Annotations/*.xml`, the lists in `ImageSets/Main`, and the class names to `labels.txt`.
 
-    Images are not copied; they belong into `JPEGImages`. Boxes keep fractions of pixels. The format has no place for
-    outlines, numbers and crowds: crowds are left out.
+    Images are not copied; they belong in `JPEGImages`. Boxes keep fractions of pixels. The format cannot store
+    outlines, ids and crowds; crowds are skipped.
 
     Args:
-        sets: A set for each split; the list of the split `all` is not written.
-        root: The folder, made if it is missing.
+        sets: A set for each split; there is no list for the split `all`.
+        root: The folder, created if missing.
 
     Returns:
-        The files written.
+        The written files.
     """
     written = []
     for split, annotations in sets.items():
@@ -231,18 +231,18 @@ def write_voc(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
     return [*written, root / "labels.txt"]
 
 
-def voc_lacks(name: str) -> bool:
-    """Return whether XML has no place for a name: for bytes that are not UTF-8, or control codes.
+def invalid_in_xml(name: str) -> bool:
+    """Return whether a name cannot be stored in XML: it has bytes that are not UTF-8, or control characters.
 
     Example:
-        >>> voc_lacks(chr(27) + ".jpg"), voc_lacks("café.jpg")
+        >>> invalid_in_xml(chr(27) + ".jpg"), invalid_in_xml("café.jpg")
         (True, False)
     """
-    return _NO_XML.search(name) is not None
+    return _INVALID_IN_XML.search(name) is not None
 
 
 def voc_image(image: AnnotatedImage, categories: Sequence[str]) -> str:
-    """Return the XML of an image."""
+    """Return the XML text of an image."""
     tree = ET.Element("annotation")
     _add(tree, "folder", "JPEGImages")
     _add(tree, "filename", Path(image.name).name)
@@ -264,13 +264,13 @@ def voc_image(image: AnnotatedImage, categories: Sequence[str]) -> str:
         box = ET.SubElement(node, "bndbox")
         left, top, right, bottom = item.box
         for tag, corner in (("xmin", left + 1), ("ymin", top + 1), ("xmax", right), ("ymax", bottom)):
-            _add(box, tag, number(corner))
+            _add(box, tag, format_number(corner))
     ET.indent(tree, "\t")
     return ET.tostring(tree, encoding="unicode") + "\n"
 
 
-def number(value: float) -> str:
-    """Return a number as people write it: without a point if it is whole, otherwise with up to 6 decimals."""
+def format_number(value: float) -> str:
+    """Format a number with up to 6 decimals, without trailing zeros."""
     return f"{value:.6f}".rstrip("0").rstrip(".")
 
 
@@ -297,5 +297,5 @@ FORMAT = AnnotationFormat(
     order=30,
     place=lambda split: Path("JPEGImages"),
     lost=_lost,
-    refused=lambda classes, files: [name for name in (*classes, *files) if voc_lacks(name)],
+    refused=lambda classes, files: [name for name in (*classes, *files) if invalid_in_xml(name)],
 )

@@ -13,17 +13,17 @@ from lit_cv.spreadsheet import escape_formula
 
 __all__ = ["Votes"]
 
-_SHOWN = 5  # disputed images that a message lists
+_SHOWN = 5  # disputed images listed in a message
 
 
 class Votes:
-    """Named votes on named images, and what they come to.
+    """Named votes on named images, and their consensus.
 
     Args:
         images: Names of the images.
         annotators: Names of the annotators.
         classes: Names of the classes.
-        consensus: What the votes come to.
+        consensus: Consensus of the votes.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Votes:
         """Count votes.
 
         Args:
-            images: Names of all images, those without votes too.
+            images: Names of all images, including those without votes.
             cast: Image, annotator and class of each vote, by name.
             classes: Names of the classes.
             method: See `consolidate`.
@@ -59,8 +59,8 @@ class Votes:
             3 votes of 2 annotators on 2 images, Fleiss' kappa -1.00, 1 images disputed:
               a: cat 1, dog 1
         """
-        if nameless := [image for image, annotator, _ in cast if not annotator]:
-            raise ValueError(f"{len(nameless)} votes have no annotator, the first for {nameless[0]!r}.")
+        if anonymous := [image for image, annotator, _ in cast if not annotator]:
+            raise ValueError(f"{len(anonymous)} votes have no annotator, the first one is for {anonymous[0]!r}.")
         annotators = sorted({annotator for _, annotator, _ in cast})
         of_image = {name: position for position, name in enumerate(images)}
         of_annotator = {name: position for position, name in enumerate(annotators)}
@@ -75,7 +75,7 @@ class Votes:
         return cls(images, annotators, classes, consensus)
 
     def label(self, image: str, soft: bool = False) -> int | Floats:
-        """Return the class of an image, -1 without votes; or if `soft` the shares, a row of -1 without votes."""
+        """Return the class of an image, or its probabilities if `soft`; -1 or a row of -1 without votes."""
         position = self._position[image]
         if not soft:
             return int(self._labels[position])
@@ -83,26 +83,26 @@ class Votes:
         return row if row.any() else np.full_like(row, -1)
 
     def describe(self, position: int) -> str:
-        """Return an image's votes in words."""
+        """Return an image's votes as text."""
         votes = self.consensus.votes[position]
         order = np.argsort(-votes, kind="stable")
         return ", ".join(f"{printable(self.classes[k], lines=False)} {votes[k]}" for k in order if votes[k])
 
     def __str__(self) -> str:
-        return self.summary(" (the table that `lit-cv agreement` writes lists all)")
+        return self.summary(" (`lit-cv agreement` writes a table of all)")
 
     def summary(self, where: str = "") -> str:
-        """Return how far the annotators agree, and the most disputed images.
+        """Return a summary of the annotators' agreement and the most disputed images.
 
         Args:
-            where: What follows the number of the images that are left out: where to find them.
+            where: Text after the number of omitted images that says where to find them.
         """
-        found, disputed = self.consensus, self.consensus.disputed
-        kappa = f"{found.kappa:.2f}"
-        if np.isnan(found.kappa):
-            kappa = "undefined (it takes images with two votes, and two classes)"
+        consensus, disputed = self.consensus, self.consensus.disputed
+        kappa = f"{consensus.kappa:.2f}"
+        if np.isnan(consensus.kappa):
+            kappa = "undefined (it needs images with two votes, and two classes)"
         lines = [
-            f"{int(found.votes.sum())} votes of {len(self.annotators)} annotators on {len(self.images)} images, "
+            f"{int(consensus.votes.sum())} votes of {len(self.annotators)} annotators on {len(self.images)} images, "
             f"Fleiss' kappa {kappa}, {len(disputed)} images disputed{':' if len(disputed) else '.'}"
         ]
         lines += [
@@ -114,25 +114,27 @@ class Votes:
         return "\n".join(lines)
 
     def write(self, path: Path, escape_formulas: bool = False) -> None:
-        """Write a table of all images, the most disputed first: class, its probability, agreement, and the votes.
+        """Write a table of all images, the most disputed first: class, its probability, agreement and votes.
 
-        It is read by `CSVDataModule` again; the classes of doubtful images can be corrected in it before.
+        Classes can be corrected in the table before `CSVDataModule` reads it.
 
         Args:
             path: The table.
-            escape_formulas: Whether names that a spreadsheet would compute get an apostrophe before them.
+            escape_formulas: Whether to prefix names that a spreadsheet would evaluate with an apostrophe.
         """
         shown = escape_formula if escape_formulas else str
         path.parent.mkdir(parents=True, exist_ok=True)
-        found = self.consensus
+        consensus = self.consensus
         with (
             atomic_write(path, "the table") as part,
             open(part, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
         ):
             writer = csv.writer(file)
             writer.writerow(["path", "label", "probability", "agreement", *(f"votes_{name}" for name in self.classes)])
-            for position in np.argsort(found.agreement, kind="stable"):
+            for position in np.argsort(consensus.agreement, kind="stable"):
                 label = self._labels[position]
                 name = self.classes[label] if label >= 0 else ""
-                numbers = (f"{found.probabilities[position, label]:.4f}", f"{found.agreement[position]:.4f}")
-                writer.writerow([shown(self.images[position]), shown(name), *numbers, *found.votes[position].tolist()])
+                numbers = (f"{consensus.probabilities[position, label]:.4f}", f"{consensus.agreement[position]:.4f}")
+                writer.writerow(
+                    [shown(self.images[position]), shown(name), *numbers, *consensus.votes[position].tolist()]
+                )

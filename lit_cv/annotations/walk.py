@@ -1,4 +1,4 @@
-"""Files in folders as people have them: suffixes in any case, hidden files and thumbnails passed over. Pure Python."""
+"""Listing of files: suffixes in any case; hidden files and thumbnails are skipped. Pure Python."""
 
 import os
 from collections.abc import Collection, Iterator
@@ -11,11 +11,11 @@ from lit_cv.image_formats import IMAGE_SUFFIXES
 __all__ = ["MASK_SUFFIXES", "FolderIndex", "files_below", "images_below", "is_image", "subfolder"]
 
 MASK_SUFFIXES = frozenset((".png", ".bmp", ".tif", ".tiff", ".gif"))
-"""Ends of the names of images that keep every value, in lower case."""
+"""Lowercase suffixes of lossless image files."""
 
 
 def is_image(name: str) -> bool:
-    """Tell whether a file's name ends like that of an image.
+    """Return whether a file name has the suffix of an image.
 
     Example:
         >>> is_image("a.b.JPG"), is_image("a.txt")
@@ -25,27 +25,27 @@ def is_image(name: str) -> bool:
 
 
 def files_below(folder: Path, suffixes: Collection[str], deep: bool = True) -> Iterator[Path]:
-    """Yield the files of some suffixes in a folder, sorted within each folder.
+    """Yield the files with given suffixes in a folder, sorted within each folder.
 
     Args:
-        folder: The folder; one that is missing holds nothing.
-        suffixes: Suffixes in lower case, with their points.
-        deep: Whether those in folders within it count, too.
+        folder: The folder; a missing one counts as empty.
+        suffixes: Lowercase suffixes with dots.
+        deep: Whether to include subfolders.
     """
-    for place, folders, names in os.walk(folder):
+    for current, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if deep and not is_clutter(name))
         for name in sorted(names):
             if os.path.splitext(name)[1].lower() in suffixes and not is_clutter(name):
-                yield Path(place, name)
+                yield Path(current, name)
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Return the images in a folder and those within it, sorted."""
+    """Return the images in a folder and its subfolders, sorted."""
     return sorted(files_below(folder, IMAGE_SUFFIXES))
 
 
 def subfolder(folder: Path, *names: str) -> Path | None:
-    """Return the first folder of these names that there is in a folder, or else one that differs in case alone."""
+    """Return the first existing subfolder of these names, or else one that differs only in case."""
     for name in names:
         if (folder / name).is_dir():
             return folder / name
@@ -58,11 +58,11 @@ def subfolder(folder: Path, *names: str) -> Path | None:
 
 
 class FolderIndex:
-    """Finds files by their paths without suffixes, however accents are encoded; each folder is listed once.
+    """Finds files by path without suffix, in any Unicode normal form; each folder is listed once.
 
     Args:
         root: Folder that the paths are relative to.
-        suffixes: Suffixes of the files, in lower case.
+        suffixes: Lowercase suffixes of the files.
     """
 
     def __init__(self, root: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> None:
@@ -71,9 +71,9 @@ class FolderIndex:
         self._folders: dict[Path, dict[str, list[str]]] = {}
 
     def named(self, stem: Path) -> list[Path]:
-        """Return the files of that path and any of the suffixes, in the order of their names.
+        """Return the files with that path and any of the suffixes, sorted by name.
 
-        Files whose accents are encoded as those of the path are all, if there are any.
+        If some match the encoding of accents exactly, only those are returned.
         """
         found = self._listed(stem.parent).get(composed(stem.name), [])
         exact = [name for name in found if os.path.splitext(name)[0] == stem.name]
@@ -84,7 +84,7 @@ class FolderIndex:
             names: dict[str, list[str]] = {}
             try:
                 entries = sorted(os.listdir(self.root / folder))
-            except (OSError, ValueError):  # the latter for names that the system has no place for
+            except (OSError, ValueError):  # the latter for names that the system does not allow
                 entries = []
             for name in entries:
                 stem, suffix = os.path.splitext(name)

@@ -1,4 +1,4 @@
-"""YOLO: a text file for each image, a line for each object, in fractions of the image's sides."""
+"""YOLO: a text file for each image and a line for each object, relative to the image size."""
 
 import logging
 from collections import Counter
@@ -13,7 +13,7 @@ from lit_cv.annotations.records import AnnotatedImage, AnnotatedObject, Annotati
 from lit_cv.annotations.rle import outline_box
 from lit_cv.annotations.sizes import SizesOf, file_sizes
 from lit_cv.annotations.walk import files_below
-from lit_cv.annotations.yolo_files import LabelFiles, find_yolo_file, label_place, yolo_images
+from lit_cv.annotations.yolo_files import LabelFiles, find_yolo_file, label_path, yolo_images
 from lit_cv.atomic_files import write_text
 from lit_cv.errors import argument
 from lit_cv.plain_values import read_yaml
@@ -23,33 +23,32 @@ __all__ = ["keeps_outlines", "read_yolo", "write_yolo"]
 
 log = logging.getLogger("lit_cv")
 
-_TELLING = 0.1  # share of images without a label file from which on that is worth a warning
+_MISSING_WARNING = 0.1  # share of images without a label file from which to warn
 
 
 def read_yolo(root: Path, problems: Problems, sizes: SizesOf = file_sizes) -> dict[str, AnnotationSet]:
-    """Read a folder of YOLO's layout.
+    """Read a folder in YOLO's layout.
 
-    That is `data.yaml` with `names` and the image folders (or lists of images) of `train`, `val` and `test`, or
-    `classes.txt` beside `images` and `labels`. The labels of `images/train/a.jpg` are `labels/train/a.txt`, or
-    `a.txt` beside it. A line is `class x y width height` (of the center), with a confidence in the end if it is a
-    prediction, or with keypoints if the YAML file has their `kpt_shape`; or `class x1 y1 x2 y2 x3 y3 ...`, a polygon.
-    Keypoints become attributes in COCO's form. An image without a file has no objects, a file without an image is a
-    problem.
+    The layout is `data.yaml` with `names` and the image folders (or lists of images) of `train`, `val` and `test`, or
+    `classes.txt` beside `images` and `labels`. The labels of `images/train/a.jpg` are in `labels/train/a.txt`, or in
+    `a.txt` beside it. A line is `class x y width height` (x, y is the center), followed by a confidence in predictions
+    or by keypoints if the YAML file has `kpt_shape`; or it is a polygon `class x1 y1 x2 y2 x3 y3 ...`. Keypoints become
+    attributes in COCO's form. An image without a label file has no objects; a label file without an image is a problem.
 
     Args:
         root: The folder.
-        problems: Where entries that are left out are noted.
+        problems: Collects the entries that are skipped.
         sizes: Returns the sizes of image files.
 
     Returns:
-        A set for each of `train`, `val` and `test` that is there; `all` where there are no splits.
+        A set for each of `train`, `val` and `test` found; one named `all` if there are no splits.
 
     Raises:
-        FileNotFoundError: If the classes' names or the images are missing.
+        FileNotFoundError: If the class names or the images are missing.
     """
     file = find_yolo_file(root)
     if file is None:
-        raise FileNotFoundError(f"{root.absolute()} has no data.yaml or classes.txt, which names YOLO's classes.")
+        raise FileNotFoundError(f"{root.absolute()} has no data.yaml or classes.txt with YOLO's class names.")
     content = _yaml(file) if file.suffix in (".yaml", ".yml") else {}
     form = _Form(_class_names(file, content), _keypoints(file, content))
     sets = {}
@@ -57,7 +56,7 @@ def read_yolo(root: Path, problems: Problems, sizes: SizesOf = file_sizes) -> di
     listed = yolo_images(root, content)
     labels.check((folder / path for folder, paths in listed.values() for path in paths), problems)
     for split, (folder, paths) in listed.items():
-        found = []
+        images = []
         without = 0
         for path, size in zip(paths, sizes(folder, paths), strict=True):
             label = labels.of(folder / path)
@@ -68,18 +67,18 @@ def read_yolo(root: Path, problems: Problems, sizes: SizesOf = file_sizes) -> di
                     _read_labels(image, label, form, problems)
                 else:
                     without += 1
-            found.append(image)
+            images.append(image)
         if without:
-            level = logging.WARNING if without >= _TELLING * len(found) else logging.INFO
+            level = logging.WARNING if without >= _MISSING_WARNING * len(images) else logging.INFO
             shown = printable(str(folder), lines=False)
-            text = "%d of %d images in %s have no label file, and count as images without objects."
-            log.log(level, text, without, len(found), shown)
-        sets[split] = AnnotationSet(folder, form.names, found, entry="line")
+            text = "%d of %d images in %s have no label file and count as images without objects."
+            log.log(level, text, without, len(images), shown)
+        sets[split] = AnnotationSet(folder, form.names, images, entry="line")
     return sets
 
 
 class _Form(NamedTuple):
-    """What lines are read by: the classes' names, and how many keypoints of how many values there are."""
+    """Format of the lines: class names, number of keypoints, and values per keypoint."""
 
     names: list[str]
     keypoints: tuple[int, int] = (0, 0)
@@ -103,15 +102,15 @@ def _class_names(file: Path, content: Mapping[str, Any]) -> list[str]:
         names = {int(key) if key.isdecimal() else key: name for key, name in names.items()}
         if set(names) != set(range(len(names))):
             numbers = ", ".join(str(number)[:20] for number in list(names)[:20])
-            raise AnnotationError(f"{file}: names has the numbers [{numbers}], they must count from 0.")
+            raise AnnotationError(f"{file}: names has the numbers [{numbers}]: they must count from 0.")
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list):
-        raise AnnotationError(f"{file}: names is a {type(names).__name__}, it must list the classes.")
-    if nested := [name for name in names if isinstance(name, list | dict)]:  # aliases may unfold without an end
-        raise AnnotationError(f"{file}: names holds a {type(nested[0]).__name__}, it must list the classes.")
+        raise AnnotationError(f"{file}: names is a {type(names).__name__}: it must be a list of classes.")
+    if nested := [name for name in names if isinstance(name, list | dict)]:  # YAML aliases may be recursive
+        raise AnnotationError(f"{file}: names contains a {type(nested[0]).__name__}: it must be a list of classes.")
     texts = [class_name(str(name)) for name in names]
-    if double := [name for name, count in Counter(texts).items() if count > 1]:
-        raise AnnotationError(f"{file}: names has the class {double[0]!r} twice: rename one.")
+    if duplicates := [name for name, count in Counter(texts).items() if count > 1]:
+        raise AnnotationError(f"{file}: names has the class {duplicates[0]!r} twice: rename one.")
     return texts
 
 
@@ -135,13 +134,13 @@ def _read_labels(image: AnnotatedImage, labels: Path, form: _Form, problems: Pro
         words = tuple(line.split())
         if not words:
             continue
-        found = "is there twice" if words in seen else _object(words, image, form)
+        item = "is a duplicate" if words in seen else _object(words, image, form)
         seen.add(words)
-        if isinstance(found, str):
-            problems.add(labels, f"line {number}", found)
+        if isinstance(item, str):
+            problems.add(labels, f"line {number}", item)
         else:
-            found.id = number
-            image.objects.append(found)
+            item.id = number
+            image.objects.append(item)
 
 
 def _object(words: Sequence[str], image: AnnotatedImage, form: _Form) -> AnnotatedObject | str:
@@ -152,47 +151,51 @@ def _object(words: Sequence[str], image: AnnotatedImage, form: _Form) -> Annotat
     if not 0 <= category < len(form.names):
         return f"class {category} is out of range: there are {len(form.names)}, counted from 0"
     width, height = image.width, image.height
-    points, each = form.keypoints
-    posed = points > 0 and len(values) == 4 + points * each
-    if len(values) in (4, 5) or posed:
+    points, values_per_point = form.keypoints
+    has_pose = points > 0 and len(values) == 4 + points * values_per_point
+    if len(values) in (4, 5) or has_pose:
         x, y, w, h = values[:4]
         box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
-        score = values[4] if len(values) == 5 and not posed else None
-        extra = _pose(values[4:], each, width, height) if posed else {}
+        score = values[4] if len(values) == 5 and not has_pose else None
+        extra = _pose(values[4:], values_per_point, width, height) if has_pose else {}
         return AnnotatedObject(category, box, score=score, attributes=extra)
     if points:
-        return f"has {len(words)} numbers: 5 are a box, {5 + points * each} one with keypoints (kpt_shape)"
+        return f"has {len(words)} numbers: a box needs 5, or {5 + points * values_per_point} with keypoints (kpt_shape)"
     if len(values) >= 6 and len(values) % 2 == 0:
         polygon = [value * (height if i % 2 else width) for i, value in enumerate(values)]
         return AnnotatedObject(category, outline_box([polygon]), [polygon])
-    return f"has {len(words)} numbers: 5 are a box, 6 one with a confidence, 7 or more an odd number of a polygon"
+    return f"has {len(words)} numbers: a box needs 5 (6 with a confidence), a polygon an odd number of at least 7"
 
 
-def _pose(values: Sequence[float], each: int, width: float, height: float) -> dict[str, Any]:
-    """Return keypoints as COCO has them: x and y in pixels, and 0 for one that is not there, 2 for a visible one."""
+def _pose(values: Sequence[float], values_per_point: int, width: float, height: float) -> dict[str, Any]:
+    """Return keypoints in COCO's form: x and y in pixels, and the visibility (0 missing, 2 visible)."""
     points: list[float] = []
-    for start in range(0, len(values), each):
-        x, y, *noted = values[start : start + each]
-        seen = noted[0] if noted else 2 * (x > 0 or y > 0)
-        points += [round(x * width, 4), round(y * height, 4), int(seen) if seen == seen // 1 else seen]
-    return {"keypoints": points, "num_keypoints": sum(seen > 0 for seen in points[2::3])}
+    for start in range(0, len(values), values_per_point):
+        x, y, *flags = values[start : start + values_per_point]
+        visibility = flags[0] if flags else 2 * (x > 0 or y > 0)
+        points += [
+            round(x * width, 4),
+            round(y * height, 4),
+            int(visibility) if visibility == visibility // 1 else visibility,
+        ]
+    return {"keypoints": points, "num_keypoints": sum(visibility > 0 for visibility in points[2::3])}
 
 
 def write_yolo(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
-    """Write `labels/SPLIT/*.txt` and `data.yaml`; images belong into `images/SPLIT`, and are not copied.
+    """Write `labels/SPLIT/*.txt` and `data.yaml`; images belong in `images/SPLIT`, and are not copied.
 
-    The labels of an image that has a folder `images` in its name lie in `labels` beside that, where readers look.
+    If an image name contains a folder `images`, its labels are written to `labels` beside it, where readers search.
 
-    Where an image has objects with one polygon each, its lines are polygons, otherwise boxes: readers of YOLO's
-    files take a file for the one or the other. Objects of several polygons and run-length codes become boxes. The
-    format has no place for crowds, which are left out, and for numbers.
+    If each object of an image has a single polygon, its lines are polygons, otherwise boxes, since readers expect
+    only one of them in a file. Objects with several polygons or a run-length encoding become boxes. The format cannot
+    store crowds, which are skipped, and ids.
 
     Args:
-        sets: A set for each split; the split `all` gets no folder of its own.
-        root: The folder, made if it is missing.
+        sets: A set for each split; the split `all` gets no subfolder.
+        root: The folder, created if missing.
 
     Returns:
-        The files written.
+        The written files.
     """
     import yaml
 
@@ -202,7 +205,7 @@ def write_yolo(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
         names = part.categories
         folder = Path("images") if split == "all" else Path("images", split)
         for image in part.images:
-            path = root / label_place(inside(folder, image.name))
+            path = root / label_path(inside(folder, image.name))
             make_folder(path.parent, root)
             write_text(path, "".join(f"{line}\n" for line in _lines(image)), "the labels", sync=False)
             written.append(path)
@@ -214,7 +217,7 @@ def write_yolo(sets: Mapping[str, AnnotationSet], root: Path) -> list[Path]:
 
 
 def keeps_outlines(image: AnnotatedImage) -> bool:
-    """Tell whether the lines of an image are polygons: each of its objects has one, and none a score."""
+    """Return whether an image is written as polygons: each object has exactly one, and none has a score."""
     objects = [item for item in image.objects if not item.crowd]
     return all(isinstance(o.segmentation, list) and len(o.segmentation) == 1 and o.score is None for o in objects)
 
@@ -246,7 +249,7 @@ def _find(root: Path) -> Sign:
 
 def _read(source: Source) -> dict[str, AnnotationSet]:
     if source.folders:
-        raise ValueError(f"yolo's labels lie beside their images: {argument('images')} does not go with it.")
+        raise ValueError(f"{argument('images')} cannot be used with yolo, which finds labels beside the images.")
     return read_yolo(source.root, source.problems, source.sizes)
 
 
@@ -256,7 +259,7 @@ def _lost(sets: Mapping[str, AnnotationSet]) -> dict[str, int]:
     outlines = sum(item.segmentation is not None for item in objects if not item.crowd)
     kept = sum(not item.crowd for image in images if keeps_outlines(image) for item in image.objects)
     crowds = sum(item.crowd for item in objects)
-    return {"outlines (their boxes stay)": outlines - kept, "crowds": crowds, "class masks": count_masks(sets)}
+    return {"outlines (their boxes are kept)": outlines - kept, "crowds": crowds, "class masks": count_masks(sets)}
 
 
 FORMAT = AnnotationFormat("yolo", _find, _read, write_yolo, order=40, lost=_lost)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_cv.annotations import AnnotatedImage, AnnotatedObject, AnnotationSet, save_mask, writers
 from lit_cv.annotations.layout import inside, make_folder
-from lit_cv.annotations.rle import nearest
+from lit_cv.annotations.rle import resize_nearest
 from lit_cv.atomic_files import create_folder, write_text
 
 __all__ = ["BoxDrafts", "MaskDrafts", "box_uncertainty", "file_sizes_of"]
@@ -138,7 +138,7 @@ class MaskDrafts:
             mask = outputs["masks"][position, :y, :x].detach().cpu().numpy()
             path = inside(folder / "masks", names[number]).with_suffix(".png")
             make_folder(path.parent, create_folder(folder))
-            save_mask(nearest(mask, (height, width)), path)
+            save_mask(resize_nearest(mask, (height, width)), path)
             uncertainty = float("nan")
             if confidence is not None:
                 values = confidence[position]

@@ -4,7 +4,7 @@ from collections.abc import Sequence, Sized
 
 import lightning as L
 
-from lit_cv.annotations.voc import voc_lacks
+from lit_cv.annotations.voc import invalid_in_xml
 from lit_cv.contracts import as_dataset, as_module, class_lists, datamodule_of, dataset_of
 from lit_cv.errors import argument
 from lit_cv.printable import printable
@@ -31,7 +31,7 @@ def check_voc_names(trainer: L.Trainer) -> None:
     named = isinstance(dataset, Sized) and as_dataset(dataset).sample_name is not None
     count = len(dataset) if named else 0
     classes = listed_classes(trainer, "box_classes")
-    invalid = [name for name in (*image_names(trainer, range(count)).values(), *classes) if voc_lacks(name)]
+    invalid = [name for name in (*image_names(trainer, range(count)).values(), *classes) if invalid_in_xml(name)]
     if invalid:
         raise ValueError(
             f"VOC files cannot hold the name '{printable(invalid[0], lines=False)}' ({len(invalid)} such names): it is "

@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lit_cv.annotations.aside import innermost, remove_dead, written_aside
+from lit_cv.annotations.atomic_folder import atomic_folder, remove_stale_folders, root_cause
 from lit_cv.annotations.layout import inside
 from lit_cv.atomic_files import atomic_write, create_folder, describe_path, next_free_path
 from lit_cv.callbacks.predicted_parts import describe_outputs, parts_by_task
@@ -118,7 +118,7 @@ class PredictionWriter(L.Callback):
         self._drafts: Path
         drafts = next_free_path(self.folder / _DRAFTS)
         if trainer.is_global_zero:
-            remove_dead(drafts)
+            remove_stale_folders(drafts)
         self._drafts, self._token = trainer.strategy.broadcast((drafts, secrets.token_hex(8)))
 
     def on_predict_batch_end(
@@ -210,7 +210,7 @@ class PredictionWriter(L.Callback):
         return " and ".join(saved)
 
     def _incomplete(self, trainer: L.Trainer, error: OSError) -> OSError:
-        cause = innermost(error)
+        cause = root_cause(error)
         reason = printable(cause.strerror or str(cause), lines=False)
         saved, self._reported = self._describe_saved(trainer), True
         return OSError(
@@ -310,7 +310,7 @@ class PredictionWriter(L.Callback):
             names = image_names(trainer, [part[0] for part in boxes])
             classes = listed_classes(trainer, "box_classes")
             # Masks are written immediately. Without them, the folder appears only when it is complete.
-            place = nullcontext(create_folder(self._drafts)) if masks else written_aside(self._drafts)
+            place = nullcontext(create_folder(self._drafts)) if masks else atomic_folder(self._drafts)
             with place as folder:
                 count, objects = self._boxes.write(
                     boxes, names, images, classes, folder, self.format, threshold, unsure_first, self._shown

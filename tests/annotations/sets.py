@@ -19,7 +19,7 @@ def save_image(path: Path, height: int, width: int) -> None:
 
 
 def example(folder: Path, splits: tuple[str, ...] = ("train", "val")) -> dict[str, AnnotationSet]:
-    """Return (and save the images of) sets with boxes of whole and broken pixels, and an image without objects."""
+    """Return sets with boxes at integer and fractional pixels and an image without objects, and save the images."""
     random = np.random.RandomState(0)
     sets = {}
     for split in splits:
@@ -41,7 +41,7 @@ def example(folder: Path, splits: tuple[str, ...] = ("train", "val")) -> dict[st
 
 
 def content(sets: dict[str, AnnotationSet], digits: int = 4) -> dict[str, Any]:
-    """Return what every format can hold: names, sizes, categories and boxes."""
+    """Return what every format can store: names, sizes, categories and boxes."""
     return {
         split: sorted(
             (
@@ -72,7 +72,7 @@ def save_coco(path: Path, annotations: list[dict[str, Any]], **changes: Any) -> 
 
 
 def png16(values: np.ndarray[Any, Any], clear: tuple[int, ...] = ()) -> bytearray:
-    """Return a PNG of 16 bits, of which one value may be transparent; Pillow writes none in color."""
+    """Return a 16-bit PNG with an optional transparent value, as Pillow cannot write one in color."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

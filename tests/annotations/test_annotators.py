@@ -21,7 +21,7 @@ def ratings() -> np.ndarray:
 
 
 def reference(counts: np.ndarray, rounds: int) -> np.ndarray:
-    """The paper's two equations, written out."""
+    """Implement the two equations of the paper directly."""
     n, a, k = counts.shape
     t = counts.sum(1) / counts.sum((1, 2))[:, None]
     for _ in range(rounds):
@@ -35,7 +35,7 @@ def reference(counts: np.ndarray, rounds: int) -> np.ndarray:
     return t
 
 
-def test_the_published_example() -> None:
+def test_dawid_skene_published_example() -> None:
     counts = ratings()
     posterior, confusion, prior = dawid_skene(counts)
     assert prior.round(2).tolist() == [0.40, 0.42, 0.11, 0.07]  # the paper's table 3
@@ -44,7 +44,7 @@ def test_the_published_example() -> None:
     assert np.allclose(dawid_skene(counts, iterations=12, tolerance=0)[0], reference(counts, 12), atol=1e-12)
 
 
-def test_a_careless_majority_is_seen_through() -> None:
+def test_dawid_skene_overrules_unreliable_majority() -> None:
     random = np.random.RandomState(0)
     truth = random.randint(0, 3, 600)
     good = [np.where(random.rand(600) < 0.95, truth, random.randint(0, 3, 600)) for _ in range(2)]
@@ -69,7 +69,7 @@ def test_many_votes_do_not_underflow() -> None:
     assert np.isfinite(posterior).all()
 
 
-def test_kappa() -> None:
+def test_fleiss_kappa() -> None:
     # the example of Fleiss (1971) as Wikipedia tells it
     votes = np.array(
         [[0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1],

@@ -1,4 +1,4 @@
-"""Files of COCO's form, and the images that they name."""
+"""COCO files and the images that they list."""
 
 import json
 import logging
@@ -33,29 +33,29 @@ def read(root: Path) -> dict[str, AnnotationSet]:
     return sets
 
 
-def test_files_that_are_named_for_no_split_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_warns_about_file_without_split(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for split, names in {"instances_train": ["a.png"], "dev": ["b.png"], "holdout": ["c.png"]}.items():
         save(tmp_path, split, names)
     assert {split: [image.name for image in part.images] for split, part in read(tmp_path).items()} == {
         "train": ["a.png"],
         "val": ["b.png"],
     }
-    assert "holdout.json is named for no split and is passed over: `annotations`" in caplog.text
+    assert "holdout.json is ignored, as its name contains no split: choose the files with `annotations`" in caplog.text
 
 
-def test_numbers_of_annotations_that_are_not_unique(tmp_path: Path) -> None:
+def test_annotation_ids_that_are_not_unique(tmp_path: Path) -> None:
     boxes = [{"id": 1, "image_id": k, "category_id": 1, "bbox": [2, 3, 10, 6]} for k in range(3)]
     save(tmp_path, "instances", ["a.png", "b.png", "c.png"], annotations=boxes)
     assert [len(image.objects) for image in read(tmp_path)["all"].images] == [1, 1, 1]
 
 
-def test_one_image_under_two_spellings_is_a_problem(tmp_path: Path) -> None:
+def test_image_listed_twice_is_a_problem(tmp_path: Path) -> None:
     save(tmp_path, "instances", ["a.png", "./a.png"])
     with pytest.raises(ValueError, match=r"image './a\.png': is listed twice"):
         read(tmp_path)
 
 
-def test_images_that_the_file_does_not_list_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_warns_about_unlisted_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save(tmp_path, "train", ["a.png"])
     save(tmp_path, "val", ["b.png"])
     with caplog.at_level(logging.WARNING):
@@ -64,11 +64,11 @@ def test_images_that_the_file_does_not_list_are_told(tmp_path: Path, caplog: pyt
     save_image(tmp_path / "images" / "c.png", 40, 60)
     read(tmp_path)
     assert "1 of 3 images in" in caplog.text
-    assert "have no annotations and are left out: c.png first" in caplog.text
+    assert "have no annotations and are skipped, starting with c.png" in caplog.text
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("NFC", "NFD"), ("NFD", "NFC")])
-def test_names_whose_accents_are_encoded_differently(tmp_path: Path, ours: Any, theirs: Any) -> None:
+def test_names_in_other_normal_form(tmp_path: Path, ours: Any, theirs: Any) -> None:
     name, other = (unicodedata.normalize(form, "é.png") for form in (ours, theirs))
     save(tmp_path, "train", [name], categories=[{"id": 1, "name": unicodedata.normalize(ours, "ö")}])
     save(tmp_path, "val", ["b.png"], categories=[{"id": 1, "name": unicodedata.normalize(theirs, "ö")}])

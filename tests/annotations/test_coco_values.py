@@ -1,4 +1,4 @@
-"""COCO's files as people's programs write them: what can be read is, and the rest is named."""
+"""COCO values as various programs write them: valid variants are read, and invalid ones are named in errors."""
 
 import json
 from pathlib import Path
@@ -26,21 +26,21 @@ def read(root: Path, annotations: list[Any], **changes: Any) -> tuple[Annotation
     [("0", False), ("1", True), (0, False), (1, True), (1.0, True), (False, False), (True, True), (None, False),
      ("false", False), ("True", True), ("", False)],
 )  # fmt: skip
-def test_crowds_are_what_the_file_says(tmp_path: Path, value: Any, crowd: bool) -> None:
+def test_iscrowd_values(tmp_path: Path, value: Any, crowd: bool) -> None:
     part, problems = read(tmp_path, [BOX | {"iscrowd": value}])
     assert not len(problems)
     assert part.images[1].objects[0].crowd is crowd
 
 
 @pytest.mark.parametrize("value", [2, "yes", [0], {}, -1])
-def test_other_values_of_iscrowd_are_named(tmp_path: Path, value: Any) -> None:
+def test_error_names_invalid_iscrowd(tmp_path: Path, value: Any) -> None:
     part, problems = read(tmp_path, [BOX | {"iscrowd": value}])
     assert "annotation 1: its iscrowd" in str(problems)
     assert part.images[1].objects == []
 
 
 @pytest.mark.parametrize("name", [7, 0, 1.5, "0", " "])
-def test_categories_may_be_named_by_numbers(tmp_path: Path, name: Any) -> None:
+def test_category_names_may_be_numbers(tmp_path: Path, name: Any) -> None:
     categories = [{"id": 1, "name": name}, {"id": 0, "name": "dog"}]
     part, problems = read(tmp_path, [BOX, BOX | {"id": 2, "category_id": 0}], categories=categories)
     if name == " ":
@@ -50,7 +50,7 @@ def test_categories_may_be_named_by_numbers(tmp_path: Path, name: Any) -> None:
     assert [part.categories[item.category] for item in part.images[1].objects] == [str(name), "dog"]
 
 
-def test_ids_may_be_text_in_one_place_and_numbers_in_another(tmp_path: Path) -> None:
+def test_ids_may_mix_text_and_numbers(tmp_path: Path) -> None:
     images = [{"id": "11", "file_name": "a.png"}, {"id": "0005", "file_name": "b.png"}]
     categories = [{"id": "18", "name": "dog"}, {"id": 1, "name": "person"}]
     found = [BOX, BOX | {"id": "2", "image_id": "11", "category_id": 18}, BOX | {"id": 3.0, "image_id": 5.0}]
@@ -81,7 +81,7 @@ def test_ids_may_be_any_text(tmp_path: Path) -> None:
      [[[2, 2], [8, 2], [8, 8], [2, 8]]], [[2, 2], [8, 2], [8, 8], [2, 8]]],
 )  # fmt: skip
 @pytest.mark.parametrize("box", [BOX["bbox"], None, "[2, 2, 6, 6]"])
-def test_outlines_in_other_forms(tmp_path: Path, outline: Any, box: Any) -> None:
+def test_outline_variants(tmp_path: Path, outline: Any, box: Any) -> None:
     part, problems = read(tmp_path, [BOX | {"segmentation": outline, "bbox": box}])
     assert not len(problems)
     (item,) = part.images[1].objects
@@ -89,7 +89,7 @@ def test_outlines_in_other_forms(tmp_path: Path, outline: Any, box: Any) -> None
 
 
 @pytest.mark.parametrize("outline", ["", "[]", [], None, {}, [[]], " "])
-def test_an_empty_outline_is_none(tmp_path: Path, outline: Any) -> None:
+def test_empty_outline_is_none(tmp_path: Path, outline: Any) -> None:
     part, problems = read(tmp_path, [BOX | {"segmentation": outline}])
     assert not len(problems)
     assert part.images[1].objects[0].segmentation is None
@@ -97,7 +97,7 @@ def test_an_empty_outline_is_none(tmp_path: Path, outline: Any) -> None:
 
 @pytest.mark.parametrize("box", [BOX["bbox"], None])
 @pytest.mark.parametrize("outline", [7, 1.5, True, "many", "[[1, 2", [["a", "b"]], [None], {"size": 3}, [{}], [True]])
-def test_outlines_that_are_none_are_named(tmp_path: Path, outline: Any, box: Any) -> None:
+def test_error_names_invalid_outline(tmp_path: Path, outline: Any, box: Any) -> None:
     part, problems = read(tmp_path, [BOX | {"segmentation": outline, "bbox": box}, BOX | {"id": 2}])
     assert len(problems) == 1
     assert "annotation 1: its segmentation" in str(problems)
@@ -105,13 +105,13 @@ def test_outlines_that_are_none_are_named(tmp_path: Path, outline: Any, box: Any
 
 
 @pytest.mark.parametrize("entry", [None, 7, "x", [], BOX | {"image_id": [5]}])
-def test_what_is_no_entry_is_left_out(tmp_path: Path, entry: Any) -> None:
+def test_invalid_entries_are_skipped(tmp_path: Path, entry: Any) -> None:
     part, problems = read(tmp_path, [entry, BOX])
-    assert "number 1 of annotations: is no entry" in str(problems)
+    assert "number 1 of annotations: is not an object" in str(problems)
     assert len(part.images[1].objects) == 1
 
 
-def test_sizes_of_images_may_be_text(tmp_path: Path) -> None:
+def test_image_sizes_may_be_text(tmp_path: Path) -> None:
     images = [{"id": 5, "file_name": "b.png", "height": "30", "width": "30.0"}]
     part, problems = read(tmp_path, [BOX], images=images)
     assert not len(problems)

@@ -24,13 +24,13 @@ def test_bccd_through_all_formats(data_root: Path, tmp_path: Path) -> None:
         assert lines[0] == lines[1]
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_convert_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sets = example(tmp_path / "source")
     from lit_cv.annotations import write_coco
 
     write_coco(sets, tmp_path / "source")
     main(["convert", "--root", str(tmp_path / "source"), "--to", "voc", "--out", str(tmp_path / "voc")])
-    assert "10 images with 20 objects: 13 files of annotations" in capsys.readouterr().err
+    assert "10 images with 20 objects: wrote 13 annotation files" in capsys.readouterr().err
     assert content(read_annotations(tmp_path / "voc", Problems())) == content(sets)
     with pytest.raises(ValueError, match=r"is not empty: .*`out`"):
         convert(str(tmp_path / "source"), str(tmp_path / "voc"), "voc")
@@ -38,11 +38,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         main(["convert", "--root", "x", "--to", "vok", "--out", "y"])
 
 
-def test_what_a_format_cannot_hold(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unsupported_content(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_coco(tmp_path / "coco" / "instances.json", [])
     for name, side in (("a", (40, 60)), ("b", (30, 30))):
         save_image(tmp_path / "coco" / f"{name}.png", *side)
-    with pytest.raises(ValueError, match=r"boxes only, no outlines and no masks"):
+    with pytest.raises(ValueError, match="class masks need outlines or masks, but there are only boxes"):
         convert(str(tmp_path / "coco"), str(tmp_path / "out"), "masks")
     import numpy as np
 
@@ -55,13 +55,13 @@ def test_what_a_format_cannot_hold(tmp_path: Path, caplog: pytest.LogCaptureFixt
     }
     save_coco(tmp_path / "coco" / "instances.json", [crowd, crowd | {"id": 2, "iscrowd": 0}])
     convert(str(tmp_path / "coco"), str(tmp_path / "voc"), "voc")
-    assert "voc has no place for 2 outlines and 1 crowds" in caplog.text
+    assert "voc cannot store 2 outlines and 1 crowds" in caplog.text
     found = read_annotations(tmp_path / "voc", Problems())["all"]
     assert [len(image.objects) for image in found.images] == [0, 1]
     convert(str(tmp_path / "coco"), str(tmp_path / "masks"), "masks", place="link")
     found = read_annotations(tmp_path / "masks", Problems())["all"]
     assert found.mask_classes == ["background", "person", "dog"]
-    with pytest.raises(ValueError, match="class masks only"):
+    with pytest.raises(ValueError, match="there are only class masks"):
         convert(str(tmp_path / "masks"), str(tmp_path / "out"), "yolo")
     save_coco(tmp_path / "coco" / "instances.json", [crowd, crowd])
     with pytest.raises(AnnotationError, match=r"`on_error='skip'`"):
@@ -72,12 +72,12 @@ def test_what_a_format_cannot_hold(tmp_path: Path, caplog: pytest.LogCaptureFixt
     )
 
 
-def test_images_that_would_share_a_file(tmp_path: Path) -> None:
+def test_images_sharing_a_file(tmp_path: Path) -> None:
     images = [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "a.jpg"}]
     save_coco(tmp_path / "instances.json", [], images=images)
     save_image(tmp_path / "a.png", 20, 20)
     save_image(tmp_path / "a.jpg", 20, 20)
-    with pytest.raises(ValueError, match=r"would share a file of yolo"):
+    with pytest.raises(ValueError, match=r"would share a file: yolo names files by image"):
         convert(str(tmp_path), str(tmp_path / "out"), "yolo")
 
 
@@ -109,11 +109,11 @@ def test_class_folders_and_tables(tmp_path: Path) -> None:
     convert(str(tmp_path / "table"), str(tmp_path / "again"), "folders")
     assert tree(tmp_path / "again") == ["test/dog/d.png", "train/cat/a.png", "train/dog/b.png", "val/cat/c.png"]
     assert (tmp_path / "again/train/cat/a.png").read_bytes() == (tmp_path / "folders/train/cat/a.png").read_bytes()
-    with pytest.raises(ValueError, match="classes of whole images here, which coco has no place for"):
+    with pytest.raises(ValueError, match="coco cannot store image-level classes"):
         convert(str(tmp_path / "folders"), str(tmp_path / "out"), "coco")
 
 
-def test_wrong_class_tables(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_class_tables(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_image(tmp_path / "a.png", 9, 9)
     save_image(tmp_path / "b.png", 9, 9)
     table = tmp_path / "t.csv"
@@ -128,14 +128,14 @@ def test_wrong_class_tables(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
         assert text in str(caught.value)
     table.write_text("path,label\na.png,x\nb.png,\n")
     convert(str(tmp_path), str(tmp_path / "out"), "folders")
-    assert "1 images without a class are left out" in caplog.text
+    assert "1 images without a class are skipped" in caplog.text
     assert tree(tmp_path / "out") == ["x/a.png"]
     table.write_text("file,label\na.png,x\n")
-    with pytest.raises(ValueError, match="needs the columns path and label"):
+    with pytest.raises(ValueError, match="must have the columns path and label"):
         convert(str(tmp_path), str(tmp_path / "out2"), "csv")
 
 
-def test_what_masks_and_yolo_lose_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_warns_about_lost_content(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     box = {"image_id": 11, "category_id": 18, "bbox": [1, 1, 9, 9]}
     triangle = box | {"segmentation": [[1, 1, 10, 1, 10, 10]]}
     alone = triangle | {"image_id": 5, "id": 4}
@@ -143,31 +143,33 @@ def test_what_masks_and_yolo_lose_is_counted(tmp_path: Path, caplog: pytest.LogC
     for name, side in (("a", (40, 60)), ("b", (30, 30))):
         save_image(tmp_path / "coco" / f"{name}.png", *side)
     convert(str(tmp_path / "coco"), str(tmp_path / "masks"), "masks")
-    assert "masks has no place for 2 single objects" in caplog.text
+    assert "masks cannot store 2 separate objects" in caplog.text
     assert " and 2 boxes without an outline" in caplog.text
     convert(str(tmp_path / "coco"), str(tmp_path / "yolo"), "yolo")
-    assert "yolo has no place for 1 outlines (their boxes stay)." in caplog.text
+    assert "yolo cannot store 1 outlines (their boxes are kept)." in caplog.text
     found = read_annotations(tmp_path / "yolo", Problems())["all"]
     assert [sum(o.segmentation is not None for o in image.objects) for image in found.images] == [0, 1]
 
 
-def test_images_that_lie_elsewhere(tmp_path: Path) -> None:
+def test_images_in_another_folder(tmp_path: Path) -> None:
     save_coco(tmp_path / "coco" / "first.json", [{"id": 1, "image_id": 5, "category_id": 1, "bbox": [1, 1, 9, 9]}])
     save_coco(tmp_path / "coco" / "second.json", [])
     for name, side in (("a", (40, 60)), ("b", (30, 30))):
         save_image(tmp_path / "photos" / f"{name}.png", *side)
     common = ["convert", "--root", str(tmp_path / "coco"), "--out", str(tmp_path / "voc"), "--to", "voc"]
-    with pytest.raises(ValueError, match=r"say which to take \(--annotations\)"):
+    with pytest.raises(ValueError, match=r"choose one \(--annotations\)"):
         main(common)
     with pytest.raises(FileNotFoundError, match=r"set --images\.$"):
         main([*common, "--annotations", "first.json"])
-    with pytest.raises(FileNotFoundError, match=r"no folder .*copy: set --images \(--place copy says"):
+    with pytest.raises(
+        FileNotFoundError, match=r"folder .*copy not found: set --images \(to copy or link images, use --place copy\)"
+    ):
         main([*common, "--annotations", "first.json", "--images", "copy"])
     main([*common, "--annotations", "first.json", "--images", str(tmp_path / "photos"), "--place", "none"])
     found = read_annotations(tmp_path / "voc", Problems(), folders={"all": tmp_path / "photos"})["all"]
     assert [len(image.objects) for image in found.images] == [0, 1]
     assert not (tmp_path / "voc" / "JPEGImages").exists()
-    with pytest.raises(ValueError, match=r"yolo's labels lie beside their images: --images"):
+    with pytest.raises(ValueError, match="--images cannot be used with yolo"):
         main([*common[:3], "--out", "x", "--to", "coco", "--source", "yolo", "--images", str(tmp_path / "photos")])
 
 
@@ -181,6 +183,6 @@ def test_images_that_lie_elsewhere(tmp_path: Path) -> None:
         (["--imag", "x", "--root", "x", "--out", "y", "--to", "voc"], "no option --imag: did you mean '--images'?"),
     ],
 )
-def test_wrong_options_take_one_line(options: list[str], message: str) -> None:
+def test_option_errors_are_one_line(options: list[str], message: str) -> None:
     with pytest.raises(SystemExit, match=f"^lit-cv: error: {message} `lit-cv convert --help`".replace("?", r"\?")):
         main(["convert", *options])

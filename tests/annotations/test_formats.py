@@ -25,7 +25,7 @@ from lit_cv.annotations import (
     write_voc,
     write_yolo,
 )
-from lit_cv.annotations.classes import read_table
+from lit_cv.annotations.classes import read_class_table
 from lit_cv.annotations.coco_writing import coco_dict
 from tests.annotations.sets import content, example, save_coco, save_image
 
@@ -70,7 +70,7 @@ def test_round_trip_through_all_formats(tmp_path: Path) -> None:
     assert (tmp_path / "2/Annotations/deep/train.xml").is_file()
 
 
-def test_coco_alone_keeps_numbers_outlines_and_the_rest(tmp_path: Path) -> None:
+def test_coco_keeps_ids_outlines_and_attributes(tmp_path: Path) -> None:
     mask = np.zeros((40, 60), bool)
     mask[5:20, 10:30] = True
     annotations = [
@@ -85,13 +85,13 @@ def test_coco_alone_keeps_numbers_outlines_and_the_rest(tmp_path: Path) -> None:
     save_image(tmp_path / "val2017" / "a.png", 40, 60)
     save_image(tmp_path / "val2017" / "b.png", 30, 30)
     found = read(tmp_path)["val"]
-    assert found.categories == ["person", "dog"]  # in the order of their numbers
+    assert found.categories == ["person", "dog"]  # in the order of their ids
     assert found.category_ids == [1, 18]
     first, second = found.images
     assert (first.name, first.id, second.objects) == ("a.png", 11, [])
     assert [(o.id, o.category, o.crowd) for o in first.objects] == [(3, 1, False), (8, 0, True), (9, 0, True)]
     assert first.objects[0].box == (1.25, 2, 31.25, 22.5)
-    assert first.objects[2].box == (10, 5, 11, 20)  # from its code: column 10, rows 5 to 19
+    assert first.objects[2].box == (10, 5, 11, 20)  # from the run-length encoding: column 10, rows 5 to 19
     assert np.array_equal(decode_rle(first.objects[1].segmentation), mask)
     again = coco_dict(found)
     assert again["images"][1] == {"id": 5, "file_name": "b.png", "height": 30, "width": 30}
@@ -104,7 +104,7 @@ def test_coco_alone_keeps_numbers_outlines_and_the_rest(tmp_path: Path) -> None:
     assert again["annotations"][1]["area"] == 300
 
 
-def test_coco_is_what_its_evaluation_reads(tmp_path: Path) -> None:
+def test_coco_is_read_by_pycocotools(tmp_path: Path) -> None:
     module = pytest.importorskip("faster_coco_eval")
     sets = example(tmp_path / "source", ("train",))
     (path,) = write_coco(sets, tmp_path)
@@ -116,7 +116,7 @@ def test_coco_is_what_its_evaluation_reads(tmp_path: Path) -> None:
     assert np.allclose(boxes, expected, atol=1e-3)
 
 
-def test_yolo_of_ultralytics_with_polygons_and_confidences(tmp_path: Path) -> None:
+def test_ultralytics_yolo_with_polygons_and_confidences(tmp_path: Path) -> None:
     for split, stem in (("train", "a"), ("train", "b"), ("valid", "c")):
         save_image(tmp_path / split / "images" / f"{stem}.png", 40, 80)
         (tmp_path / split / "labels").mkdir(exist_ok=True)
@@ -135,7 +135,7 @@ def test_yolo_of_ultralytics_with_polygons_and_confidences(tmp_path: Path) -> No
     assert again["val"].images[0].objects[0].segmentation == c.objects[0].segmentation
 
 
-def test_masks(tmp_path: Path) -> None:
+def test_masks_round_trip(tmp_path: Path) -> None:
     save_image(tmp_path / "images/train/a.png", 20, 30)
     save_image(tmp_path / "images/val/b.png", 20, 30)
     mask = np.arange(600).reshape(20, 30) % 3
@@ -167,7 +167,7 @@ def test_masks_from_outlines(tmp_path: Path) -> None:
         save_image(tmp_path / f"{name}.png", *side)
     write_masks(read(tmp_path), tmp_path)
     mask = load_mask(tmp_path / "masks/b.png")
-    assert mask[3, 3] == 1  # the smaller object lies on the larger one
+    assert mask[3, 3] == 1  # the smaller object covers the larger one
     assert mask[10, 10] == 2
     assert mask[25, 25] == 255  # a box without an outline
     assert np.bincount(mask.reshape(-1))[[0, 1, 2, 255]].tolist() == [900 - 400 - 16, 36, 364, 16]
@@ -181,30 +181,38 @@ BOX = {"id": 1, "image_id": 5, "category_id": 1, "bbox": [2, 2, 6, 6]}
     ("annotations", "changes", "message"),
     [
         ([BOX, BOX], {}, "instances.json, annotation 1: its id occurs twice"),
-        ([BOX | {"image_id": 4}], {}, "annotation 1: there is no image with the id 4"),
-        ([BOX | {"category_id": 2}], {}, "annotation 1: unknown category 2. Known are: 1, 18"),
+        ([BOX | {"image_id": 4}], {}, "annotation 1: no image has the id 4"),
+        ([BOX | {"category_id": 2}], {}, "annotation 1: unknown category 2. Known: 1, 18"),
         ([BOX | {"bbox": [2, 2, 0, 6]}], {}, r"annotation 1: its box \(2, 2, 2, 8\) has no area"),
         ([BOX | {"bbox": [2, 2, 30, 6]}], {}, "is not inside the image of 30 x 30"),
-        ([BOX | {"bbox": [2, 2, 6]}], {}, r"its bbox has 3 numbers, it must have four: \[left, top, width, height\]"),
+        ([BOX | {"bbox": [2, 2, 6]}], {}, r"its bbox has 3 numbers: four are needed, \[left, top, width, height\]"),
         ([BOX | {"bbox": [9, 2, -6, 6]}], {}, r"its bbox \[9, 2, -6, 6\] has a negative width: the order is \[left"),
         ([BOX | {"bbox": [9, 9, 6, -6]}], {}, "has a negative height"),
-        ([BOX | {"bbox": [2, 2, "x", 6]}], {}, "must be four numbers"),
-        ([BOX | {"bbox": {"x": 2}}], {}, "is no list, it must have four"),
+        ([BOX | {"bbox": [2, 2, "x", 6]}], {}, "must contain four numbers"),
+        ([BOX | {"bbox": {"x": 2}}], {}, "is not a list: four are needed"),
         ([BOX | {"bbox": None}], {}, "has neither bbox nor segmentation"),
         ([BOX | {"segmentation": [[1, 2, 3, 4]]}], {}, "its polygon has 4 numbers"),
         ([BOX | {"segmentation": [[1, 2, 33, 4, 5, 5]]}], {}, "its polygon is not inside"),
-        ([BOX | {"segmentation": [[0, 0, 30, 30] * 80_000]}], {}, "its polygon is 4800000 pixels long: up to 4194304"),
-        ([BOX | {"segmentation": {"size": [30, 31], "counts": [930]}}], {}, r"RLE has the size \[30, 31\]"),
-        ([BOX | {"segmentation": {"size": [30, 30], "counts": [930]}}], {}, "its runs cover 930 pixels of 30 x 30"),
+        (
+            [BOX | {"segmentation": [[0, 0, 30, 30] * 80_000]}],
+            {},
+            "its polygon is 4800000 pixels long: at most 4194304",
+        ),
+        ([BOX | {"segmentation": {"size": [30, 31], "counts": [930]}}], {}, r"RLE has size \[30, 31\]"),
+        ([BOX | {"segmentation": {"size": [30, 30], "counts": [930]}}], {}, "its runs cover 930 pixels, not 30 x 30"),
         ([BOX | {"score": 1.5}], {}, r"its score 1.5 is not in \[0, 1\]"),
         ([], {"images": [{"id": 1, "file_name": "a.png"}] * 2}, "image 'a.png': its id 1 occurs twice"),
         ([], {"images": [{"id": i, "file_name": "a.png"} for i in (1, 2)]}, "image 'a.png': is listed twice"),
         ([], {"images": [{"id": i, "file_name": f"{c}.png"} for i, c in enumerate("ac")]}, "'c.png': there is no such"),
-        ([], {"images": [{"id": 1, "file_name": "a.png", "height": 1, "width": 2}]}, "60 x 40 pixels, its .* 2 x 1"),
+        (
+            [],
+            {"images": [{"id": 1, "file_name": "a.png", "height": 1, "width": 2}]},
+            "60 x 40 pixels, but its .* 2 x 1",
+        ),
         ([], {"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}, "category 2: id 1 or name 'b' occurs"),
     ],
 )
-def test_wrong_coco_entries(tmp_path: Path, annotations: list[Any], changes: dict[str, Any], message: str) -> None:
+def test_invalid_coco_entries(tmp_path: Path, annotations: list[Any], changes: dict[str, Any], message: str) -> None:
     save_coco(tmp_path / "instances.json", annotations, **changes)
     save_image(tmp_path / "a.png", 40, 60)
     save_image(tmp_path / "b.png", 30, 30)
@@ -215,15 +223,15 @@ def test_wrong_coco_entries(tmp_path: Path, annotations: list[Any], changes: dic
     assert len(problems) == 1
 
 
-def test_wrong_coco_files(tmp_path: Path) -> None:
+def test_invalid_coco_files(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("[1]")
-    with pytest.raises(AnnotationError, match=r"has a list: COCO's annotations have the lists images"):
+    with pytest.raises(AnnotationError, match=r"contains a list: COCO files contain the lists images"):
         read(tmp_path)
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(AnnotationError, match="is not valid JSON"):
         read(tmp_path)
     (tmp_path / "y.json").write_text("{}")
-    with pytest.raises(ValueError, match="both annotations of 'all'"):
+    with pytest.raises(ValueError, match="both contain annotations of 'all'"):
         read(tmp_path)
     (tmp_path / "y.json").unlink()
     save_coco(tmp_path / "x.json", [])
@@ -251,10 +259,10 @@ def test_categories_of_splits_are_matched_by_name(tmp_path: Path) -> None:
         ("0 0.5 0.5 x 0.1", "is not `class x y width height`"),
         ("0 0.5 0.5 0 0.1", "line 2: its box .* has no area"),
         ("0 0.9 0.5 0.4 0.1", "line 2: its box .* is not inside"),
-        ("1 0.5 0.5 0.25 0.5", "line 2: is there twice"),
+        ("1 0.5 0.5 0.25 0.5", "line 2: is a duplicate"),
     ],
 )
-def test_wrong_yolo_lines(tmp_path: Path, line: str, message: str) -> None:
+def test_invalid_yolo_lines(tmp_path: Path, line: str, message: str) -> None:
     save_image(tmp_path / "images/a.png", 40, 80)
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels/a.txt").write_text(f"1 0.5 0.5 0.25 0.5\n{line}\n")
@@ -263,7 +271,7 @@ def test_wrong_yolo_lines(tmp_path: Path, line: str, message: str) -> None:
         read(tmp_path)
 
 
-def test_wrong_masks(tmp_path: Path) -> None:
+def test_invalid_masks(tmp_path: Path) -> None:
     for name in "abcd":
         save_image(tmp_path / f"images/{name}.png", 20, 30)
     save_mask(np.zeros((20, 31), int), tmp_path / "masks/a.png")
@@ -275,15 +283,15 @@ def test_wrong_masks(tmp_path: Path) -> None:
     found = read_annotations(tmp_path, problems)
     assert found["all"].images == []
     for message in (
-        "a.png: the mask has 31 x 20 pixels, its image 30 x 20",
-        "b.png: the mask holds 3, but its values are 0 to 2 and 255: x, y, z",
-        "c.png: the mask has the color (255, 0, 0): name its colors in a file (`palette`)",
+        "a.png: the mask has 31 x 20 pixels, but its image has 30 x 20",
+        "b.png: the mask contains the value 3: valid are 0 to 2 (x, y, z) and 255",
+        "c.png: the mask has the color (255, 0, 0): give a file that names the colors (`palette`)",
         "e.png: there is no image of that name",
     ):
         assert message in str(problems)
 
 
-def test_broken_pixels_survive_voc(tmp_path: Path) -> None:
+def test_fractional_pixels_survive_voc(tmp_path: Path) -> None:
     sets = example(tmp_path / "source", ("all",))
     part = sets["all"]
     image = part.images[2]
@@ -299,22 +307,22 @@ def test_broken_pixels_survive_voc(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../a.png", "/etc/passwd", "x/../../a.png", "..\\a.png", "C:\\a.png"])
-def test_names_that_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
+def test_names_outside_the_folder(tmp_path: Path, name: str) -> None:
     images = [{"id": 1, "file_name": name, "height": 40, "width": 60}, {"id": 2, "file_name": "b.png"}]
     save_coco(tmp_path / "set" / "instances.json", [], images=images)
     save_image(tmp_path / "set" / "b.png", 30, 30)
     save_image(tmp_path / "a.png", 40, 60)
-    with pytest.raises(AnnotationError, match="its name leads out of the folder of the images"):
+    with pytest.raises(AnnotationError, match="its name points outside the image folder"):
         read(tmp_path / "set")
     image = AnnotatedImage(name, 40, 60, [AnnotatedObject(0, (1.0, 1.0, 5.0, 5.0))])
     before = sorted(tmp_path.rglob("*"))
     for write in (write_voc, write_yolo, write_masks):
-        with pytest.raises(ValueError, match="leads out of"):
+        with pytest.raises(ValueError, match="points outside"):
             write({"train": AnnotationSet(tmp_path / "set", ["x"], [image])}, tmp_path / "out")
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_voc_lists_and_tables_do_not_lead_out_either(tmp_path: Path) -> None:
+def test_voc_lists_and_tables_outside_the_folder(tmp_path: Path) -> None:
     sets = example(tmp_path / "set" / "JPEGImages", ("train",))
     write_voc({"train": sets["train"]}, tmp_path / "set")
     (tmp_path / "out.xml").write_text("<annotation><size><width>9</width><height>9</height></size></annotation>")
@@ -322,16 +330,16 @@ def test_voc_lists_and_tables_do_not_lead_out_either(tmp_path: Path) -> None:
     listed.write_text("../../out\n")
     problems = Problems()
     read_annotations(tmp_path / "set", problems)
-    assert "leads out of the folder" in str(problems)
+    assert "points outside the image folder" in str(problems)
     save_image(tmp_path / "a.png", 9, 9)
     (tmp_path / "set" / "images.csv").write_text("path,label\n../a.png,x\n")
     problems = Problems()
-    assert read_table(tmp_path / "set" / "images.csv", problems) == {}
-    assert "leads out of the folder" in str(problems)
+    assert read_class_table(tmp_path / "set" / "images.csv", problems) == {}
+    assert "points outside the image folder" in str(problems)
 
 
 def test_xml_bombs_are_problems(tmp_path: Path) -> None:
-    """Entities that grow to gigabytes (billion laughs): the parser gives up."""
+    """The parser stops on entities that expand to gigabytes (billion laughs)."""
     entities = "".join(f'<!ENTITY a{k} "{f"&a{k - 1};" * 50 if k else "ha" * 50}">' for k in range(9))
     (tmp_path / "a.xml").write_text(f"<!DOCTYPE x [{entities}]><annotation>&a8;</annotation>")
     save_image(tmp_path / "a.png", 9, 9)
@@ -339,7 +347,7 @@ def test_xml_bombs_are_problems(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_of_several_formats_the_one_that_is_read_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_warns_about_several_formats(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_image(tmp_path / "images" / "a.png", 40, 60)
     save_image(tmp_path / "images" / "b.png", 30, 30)
     save_coco(tmp_path / "annotations" / "instances.json", [])
@@ -347,14 +355,14 @@ def test_of_several_formats_the_one_that_is_read_is_said(tmp_path: Path, caplog:
     assert not caplog.text
     save_mask(np.zeros((40, 60), int), tmp_path / "masks" / "a.png")
     assert find_format(tmp_path) == "masks"
-    assert "several formats: masks is read, not coco (`format` chooses)" in caplog.text
+    assert "several formats: masks is read, not coco (choose with `format`)" in caplog.text
     caplog.clear()
     (tmp_path / "annotations" / "instances.json").write_text('{"version": 3}')  # no annotations
     assert find_format(tmp_path) == "masks"
     assert not caplog.text
 
 
-def test_masks_of_voc_are_no_format_of_their_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_voc_masks_are_not_a_second_format(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_image(tmp_path / "JPEGImages" / "a.png", 40, 60)
     save_mask(np.zeros((40, 60), int), tmp_path / "SegmentationClass" / "a.png")
     (tmp_path / "Annotations").mkdir()

@@ -1,4 +1,4 @@
-"""Annotations broken at random are read, or refused with their file named: never another error, never a hang."""
+"""Randomly broken annotations are read, or refused with the file named, without other errors or hangs."""
 
 import copy
 import json
@@ -22,13 +22,13 @@ from lit_cv.annotations import (
     write_voc,
     write_yolo,
 )
-from lit_cv.annotations.classes import read_table
+from lit_cv.annotations.classes import read_class_table
 from tests.annotations.sets import example, save_image
 
 FEW = settings(
     max_examples=50, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-TEXTS = st.text(st.characters(exclude_characters="/."), max_size=5)  # "/" as a folder would be searched through
+TEXTS = st.text(st.characters(exclude_characters="/."), max_size=5)  # "/" would be searched as a folder
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXTS
     | st.sampled_from(["a.png", "../a.png", "\0", "\ud800", "x" * 300, 10**400, -1, 1e300]),
@@ -38,7 +38,7 @@ VALUES = st.recursive(
 
 
 def reads_or_says_which_file(read: Callable[[Problems], Any], *names: str) -> None:
-    """Read; an error may be one of ours that names a file, and what was read must make sense."""
+    """Read a set: errors must be known ones that name a file, and results must be valid."""
     problems = Problems()
     try:
         sets = read(problems)
@@ -59,7 +59,7 @@ def reads_or_says_which_file(read: Callable[[Problems], Any], *names: str) -> No
 
 
 def places(content: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return where all values of a nested content stand."""
+    """Return the paths of all values in a nested structure."""
     inner = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     return [at, *(place for key, value in inner for place in places(value, (*at, key)))]
 
@@ -76,7 +76,7 @@ def replaced(content: Any, place: tuple[Any, ...], value: Any) -> Any:
 
 
 def broken(data: bytes, cut: float, at: float, byte: int, length: int) -> bytes:
-    """Return some bytes with a few of them overwritten, or cut off."""
+    """Return bytes with a few of them overwritten, or truncated."""
     position = int(at * len(data))
     data = data[:position] + bytes([byte]) * length + data[position + length :]
     return data[: int(cut * len(data))]
@@ -112,7 +112,7 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
 @given(data=st.data())
 @settings(FEW, max_examples=150)
 @pytest.mark.slow
-def test_coco_with_a_value_replaced(coco: tuple[Path, dict[str, Any]], data: st.DataObject) -> None:
+def test_coco_with_replaced_value(coco: tuple[Path, dict[str, Any]], data: st.DataObject) -> None:
     path, content = coco
     place, value = data.draw(st.sampled_from(places(content))), data.draw(VALUES)
     path.write_text(json.dumps(replaced(content, place, value)))
@@ -121,20 +121,20 @@ def test_coco_with_a_value_replaced(coco: tuple[Path, dict[str, Any]], data: st.
 
 @given(how=BROKEN)
 @FEW
-def test_coco_with_bytes_broken(coco: tuple[Path, dict[str, Any]], how: Any) -> None:
+def test_coco_with_broken_bytes(coco: tuple[Path, dict[str, Any]], how: Any) -> None:
     path, content = coco
     path.write_bytes(broken(json.dumps(content).encode(), *how))
     reads_or_says_which_file(lambda problems: read_annotations(path.parent.parent, problems, "coco"), path.name)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"images": ' + "1" * 5000 + "}", "\ufeff"])
-def test_json_that_overwhelms_its_reader(tmp_path: Path, text: str) -> None:
+def test_json_exceeding_parser_limits(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(AnnotationError, match=r"a\.json is not valid JSON"):
         read_annotations(tmp_path, Problems())
 
 
-def test_a_code_of_more_pixels_than_memory_holds(tmp_path: Path) -> None:
+def test_rle_larger_than_memory(tmp_path: Path) -> None:
     side = 10**7
     entry = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": {"size": [side, side], "counts": [side * side]}}
     content = {
@@ -162,7 +162,7 @@ def voc(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
 
 @given(how=BROKEN)
 @FEW
-def test_voc_with_bytes_broken(voc: tuple[Path, bytes], how: Any) -> None:
+def test_voc_with_broken_bytes(voc: tuple[Path, bytes], how: Any) -> None:
     path, data = voc
     path.write_bytes(broken(data, *how))
     reads_or_says_which_file(lambda problems: read_annotations(path.parent.parent, problems, "voc"), "Annotations")
@@ -174,7 +174,7 @@ def test_voc_with_bytes_broken(voc: tuple[Path, bytes], how: Any) -> None:
 )
 @FEW
 @pytest.mark.slow
-def test_voc_with_a_text_replaced(voc: tuple[Path, bytes], tag: str, text: str) -> None:
+def test_voc_with_replaced_text(voc: tuple[Path, bytes], tag: str, text: str) -> None:
     path, data = voc
     start, middle, end = data.decode().partition(f"<{tag}>")
     rest = end.partition("<")[2]
@@ -183,7 +183,7 @@ def test_voc_with_a_text_replaced(voc: tuple[Path, bytes], tag: str, text: str) 
 
 
 @pytest.mark.parametrize("encoding", ["none-such", "utf-32", "hex"])
-def test_xml_of_an_unknown_encoding(voc: tuple[Path, bytes], encoding: str) -> None:
+def test_xml_with_unknown_encoding(voc: tuple[Path, bytes], encoding: str) -> None:
     path, data = voc
     path.write_bytes(f'<?xml version="1.0" encoding="{encoding}"?>'.encode() + data)
     problems = Problems()
@@ -200,7 +200,7 @@ def yolo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @given(how=BROKEN)
 @FEW
-def test_yolo_with_bytes_broken(yolo: Path, how: Any) -> None:
+def test_yolo_with_broken_bytes(yolo: Path, how: Any) -> None:
     for path in (yolo / "data.yaml", yolo / "labels" / "train" / "train_4.txt"):
         data = path.read_bytes()
         path.write_bytes(broken(data, *how))
@@ -246,7 +246,7 @@ def test_yolo_with_any_data_yaml(yolo: Path, content: Any) -> None:
         "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in pairwise(ascii_lowercase)) + "names: [*z]",
     ],
 )  # fmt: skip
-def test_yaml_that_overwhelms_its_reader(yolo: Path, text: str) -> None:
+def test_yaml_exceeding_parser_limits(yolo: Path, text: str) -> None:
     path = yolo / "data.yaml"
     data = path.read_bytes()
     path.write_text(text)
@@ -257,7 +257,7 @@ def test_yaml_that_overwhelms_its_reader(yolo: Path, text: str) -> None:
         path.write_bytes(data)
 
 
-def test_yolo_lists_of_paths_that_share_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_yolo_lists_without_common_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_image(tmp_path / "set" / "a.png", 9, 9)
     save_image(tmp_path / "b.png", 9, 9)
     (tmp_path / "set" / "train.txt").write_text(f"a.png\n{tmp_path / 'b.png'}\n")
@@ -269,9 +269,9 @@ def test_yolo_lists_of_paths_that_share_no_folder(tmp_path: Path, monkeypatch: p
 
 @given(text=st.text(alphabet='ab,"\n\r\0\t01.pngé', max_size=60), how=BROKEN)
 @FEW
-def test_tables(tmp_path: Path, text: str, how: Any) -> None:
+def test_table_with_any_text(tmp_path: Path, text: str, how: Any) -> None:
     path = tmp_path / "images.csv"
     if not (tmp_path / "a.png").exists():
         save_image(tmp_path / "a.png", 9, 9)
     path.write_bytes(broken(f"path,label\na.png,x\n{text}".encode(), *how))
-    reads_or_says_which_file(lambda problems: read_table(path, problems), "images.csv")
+    reads_or_says_which_file(lambda problems: read_class_table(path, problems), "images.csv")

@@ -1,4 +1,4 @@
-"""Files of Labelme and CVAT broken at random are read, or refused with their file named."""
+"""Randomly broken files of Labelme and CVAT are read, or refused with the file named."""
 
 import base64
 import io
@@ -47,7 +47,7 @@ def labelme(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
 
 @given(data=st.data())
 @settings(FEW, max_examples=150)
-def test_labelme_with_a_value_replaced(labelme: tuple[Path, dict[str, Any]], data: st.DataObject) -> None:
+def test_labelme_with_replaced_value(labelme: tuple[Path, dict[str, Any]], data: st.DataObject) -> None:
     path, content = labelme
     place, value = data.draw(st.sampled_from(places(content))), data.draw(VALUES)
     path.write_text(json.dumps(replaced(content, place, value)))
@@ -56,7 +56,7 @@ def test_labelme_with_a_value_replaced(labelme: tuple[Path, dict[str, Any]], dat
 
 @given(how=BROKEN)
 @FEW
-def test_labelme_with_bytes_broken(labelme: tuple[Path, dict[str, Any]], how: Any) -> None:
+def test_labelme_with_broken_bytes(labelme: tuple[Path, dict[str, Any]], how: Any) -> None:
     path, content = labelme
     path.write_bytes(broken(json.dumps(content).encode(), *how))
     reads_or_says_which_file(lambda problems: read_annotations(path.parent, problems, "labelme"), "labelme")
@@ -71,7 +71,7 @@ def cvat(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @given(how=BROKEN)
 @FEW
-def test_cvat_with_bytes_broken(cvat: Path, how: Any) -> None:
+def test_cvat_with_broken_bytes(cvat: Path, how: Any) -> None:
     cvat.write_bytes(broken(CVAT.encode(), *how))
     reads_or_says_which_file(lambda problems: read_annotations(cvat.parent, problems, "cvat"), "cvat")
 
@@ -82,7 +82,7 @@ def test_cvat_with_bytes_broken(cvat: Path, how: Any) -> None:
     | st.text(st.characters(codec="ascii", exclude_characters='<>&"'), max_size=4),
 )
 @settings(FEW, max_examples=100)
-def test_cvat_with_a_value_replaced(cvat: Path, name: str, text: str) -> None:
+def test_cvat_with_replaced_value(cvat: Path, name: str, text: str) -> None:
     start, middle, rest = CVAT.partition(f' {name}="')
     cvat.write_text(start + middle + text + rest[rest.index('"') :])
     reads_or_says_which_file(lambda problems: read_annotations(cvat.parent, problems, "cvat"), "cvat")

@@ -48,7 +48,7 @@ def test_objects_of_one_class(tmp_path: Path, names: str, expected: str, way: st
         assert np.array_equal(decode_rle(item.segmentation), value == VALUES)  # type: ignore[arg-type]
 
 
-def test_the_layout_of_penn_fudan(tmp_path: Path) -> None:
+def test_penn_fudan_layout(tmp_path: Path) -> None:
     save_image(tmp_path / "PNGImages/a.png", 20, 30)
     (tmp_path / "PedMasks").mkdir()
     Image.fromarray(VALUES.astype(np.uint8)).save(tmp_path / "PedMasks/a_mask.png")
@@ -63,7 +63,7 @@ def test_the_layout_of_penn_fudan(tmp_path: Path) -> None:
     assert np.array_equal(batch["mask"][0].numpy(), VALUES > 0)
 
 
-def test_classes_in_the_values_as_cityscapes_has_them(tmp_path: Path) -> None:
+def test_cityscapes_values(tmp_path: Path) -> None:
     save_image(tmp_path / "images/a.png", 20, 30)
     (tmp_path / "masks").mkdir()
     values = np.select([VALUES == 1, VALUES == 2, VALUES == 7], [2000, 1003, 7]).astype(np.uint16)
@@ -75,7 +75,7 @@ def test_classes_in_the_values_as_cityscapes_has_them(tmp_path: Path) -> None:
     assert boxes(read(tmp_path)[0]) == [("car", BOXES[1]), ("person", BOXES[0])]
 
 
-def test_classes_from_the_class_masks_of_voc(tmp_path: Path) -> None:
+def test_classes_from_voc_class_masks(tmp_path: Path) -> None:
     save_image(tmp_path / "JPEGImages/a.jpg", 20, 30)
     classes = np.select([VALUES == 1, VALUES == 2], [2, 1])
     values = np.where(VALUES == 7, 255, VALUES)
@@ -85,11 +85,11 @@ def test_classes_from_the_class_masks_of_voc(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("background\ncat\ndog\n")
     part, problems = read(tmp_path)
     assert boxes(part) == [("dog", BOXES[0]), ("cat", BOXES[1])]
-    assert "a.png, value 9: lies where the class mask has no class" in str(problems)
+    assert "a.png, value 9: the class mask has no class there" in str(problems)
     assert len(problems) == 1
 
 
-def test_what_does_not_fit(tmp_path: Path) -> None:
+def test_invalid_instances(tmp_path: Path) -> None:
     for name in "abcd":
         save_image(tmp_path / f"images/{name}.png", 20, 30)
     (tmp_path / "masks").mkdir()
@@ -100,9 +100,9 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
     Image.fromarray(VALUES.astype(np.uint8) * 0).save(tmp_path / "masks/d.png")
     part, problems = read(tmp_path)
     assert [(image.name, image.objects) for image in part.images] == [("d.png", [])]
-    for message in ("a.png", "30 x 20 pixels", "b.png", "c.png", "different values: that is no mask"):
+    for message in ("a.png", "30 x 20 pixels", "b.png", "c.png", "different values: too many for"):
         assert message in str(problems)
     assert len(problems) == 3
     (tmp_path / "classes.txt").write_text("ground\ncat\ndog\n")
-    with pytest.raises(ValueError, match="do not tell which of the classes they are"):
+    with pytest.raises(ValueError, match="number the objects, but not their classes"):
         read(tmp_path)

@@ -1,4 +1,4 @@
-"""Sets as annotation tools export them: read, trained on, converted."""
+"""Exports of annotation tools are read, trained on and converted."""
 
 import base64
 import io
@@ -50,7 +50,7 @@ def save_voc(root: Path, xml: str, image: str, name: str = "") -> None:
 
 
 def save_coco(root: Path, path: str, image: str, file_name: str, number: int = 1) -> None:
-    """Write a file as Roboflow does: the first category names the project."""
+    """Write a file in Roboflow's form: the first category is the project."""
     categories = [{"id": 0, "name": "project", "supercategory": "none"}]
     categories += [{"id": number, "name": "x", "supercategory": "project"}]
     box = [BOX[0], BOX[1], BOX[2] - BOX[0], BOX[3] - BOX[1]]
@@ -174,7 +174,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("save", LAYOUTS, ids=lambda save: save.__name__)
-def test_layouts_of_tools(tmp_path: Path, save: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_tool_layouts(tmp_path: Path, save: Any, caplog: pytest.LogCaptureFixture) -> None:
     save(tmp_path)
     format, counts = LAYOUTS[save]
     assert find_format(tmp_path) == format
@@ -197,7 +197,7 @@ def test_cvat_subsets_in_one_file(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         "train": ["Train.png"],
         "test": ["Test.png"],
     }
-    assert "1 images belong to no subset named for train, val or test and are left out" in caplog.text
+    assert "1 images are skipped: their subset is none of train, val and test" in caplog.text
 
 
 def disk(x: float, y: float, rx: float, ry: float) -> np.ndarray:
@@ -241,23 +241,23 @@ def test_labelme_shapes(tmp_path: Path) -> None:
     assert np.array_equal(decode_rle(mask.segmentation), expected)  # type: ignore[arg-type]
     assert mask.box == (50, 30, 53, 32)
     assert (box.box, box.segmentation, box.attributes) == ((3, 2, 7, 9), None, {"flags": {"torn": True}})
-    assert corner.box == (0, 0, 10, 10)  # cut off at the edges
+    assert corner.box == (0, 0, 10, 10)  # clipped at the edges
     data = AnnotatedImagesDataModule(str(tmp_path), num_workers=0, image_size=None, test_fraction=0)
     data.setup()
     drawn = data.train_dataset.__getitems__([0])["mask"][0, :40, :60].numpy()
     assert (drawn[15:26, 25:36] == disk(30, 20, 8, 8)[15:26, 25:36]).all()
-    assert (drawn[2:9, 3:7] == 255).sum() > 10  # a box does not say which of its pixels are the object
+    assert (drawn[2:9, 3:7] == 255).sum() > 10  # the pixels of an object with only a box are unknown
 
 
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ({"shape_type": "line", "points": [[1, 1], [2, 2]]}, "its shape 'line' encloses no area"),
-        ({"shape_type": "polygon", "points": [[1, 1], [2, 2]]}, "its polygon has 2 points: 3 finite ones"),
-        ({"shape_type": "rectangle", "points": [[1, 1]]}, "its rectangle has 1 points: 2 finite ones"),
+        ({"shape_type": "line", "points": [[1, 1], [2, 2]]}, "its shape 'line' has no area"),
+        ({"shape_type": "polygon", "points": [[1, 1], [2, 2]]}, "its polygon has 2 points: at least 3 finite points"),
+        ({"shape_type": "rectangle", "points": [[1, 1]]}, "its rectangle has 1 points: at least 2 finite points"),
         ({"shape_type": "rectangle", "points": [[1, 1], [100, 20]]}, "is not inside the image of 60 x 40"),
-        ({"shape_type": "rectangle", "points": [[1, 1], [1, "?"]]}, "its points are none"),
-        ({"shape_type": "rectangle", "points": None}, "its points are none|its rectangle has"),
+        ({"shape_type": "rectangle", "points": [[1, 1], [1, "?"]]}, "its points are invalid"),
+        ({"shape_type": "rectangle", "points": None}, "its points are invalid|its rectangle has"),
         ({"shape_type": "mask", "points": [[1, 1], [3, 2]], "mask": "?"}, "its mask cannot be read"),
         ({"shape_type": "mask", "points": [[1, 1], [9, 2]], "mask": png(PART)}, "its mask has 3 x 2 pixels"),
         ({"shape_type": "mask", "points": [[59, 1], [61, 2]], "mask": png(PART)}, "its mask is not inside the image"),
@@ -265,7 +265,7 @@ def test_labelme_shapes(tmp_path: Path) -> None:
         ({"label": None, "points": []}, "unknown category ''"),
     ],
 )
-def test_wrong_labelme_shapes(tmp_path: Path, shape: dict[str, Any], message: str) -> None:
+def test_invalid_labelme_shapes(tmp_path: Path, shape: dict[str, Any], message: str) -> None:
     save_labelme(tmp_path, "a.json", "a.png", "a.png", [{"label": "x"} | shape, *SHAPES])
     write(tmp_path / "labels.txt", "__ignore__\n_background_\nx\n")
     with pytest.raises(AnnotationError, match=f"(?s)a.json, shape 1: .*({message})"):
@@ -275,15 +275,19 @@ def test_wrong_labelme_shapes(tmp_path: Path, shape: dict[str, Any], message: st
     assert len(problems) == 1
 
 
-def test_wrong_labelme_files(tmp_path: Path) -> None:
+def test_invalid_labelme_files(tmp_path: Path) -> None:
     save_labelme(tmp_path, "a.json", "a.png", "a.png", [*SHAPES, 3])  # type: ignore[list-item]
     write(tmp_path / "b.json", "{")
-    write(tmp_path / "c.json", '{"shapes": 3}')  # of something else
+    write(tmp_path / "c.json", '{"shapes": 3}')  # another kind of JSON
     save_labelme(tmp_path, "d.json", "x.png", "d.png")
     problems = Problems()
     assert len(read_annotations(tmp_path, problems)["all"].images) == 1
     assert len(problems) == 3
-    for text in ("a.json, shape 2: is no object", "b.json: is not valid JSON", "image 'd.png': there is no such file"):
+    for text in (
+        "a.json, shape 2: is not an object",
+        "b.json: is not valid JSON",
+        "image 'd.png': there is no such file",
+    ):
         assert text in str(problems)
 
 
@@ -307,10 +311,10 @@ def test_cvat_shapes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ('<polyline label="x" points="1,1;2,2"/>', "its shape 'polyline' encloses no area"),
+        ('<polyline label="x" points="1,1;2,2"/>', "its shape 'polyline' has no area"),
         ('<box label="x" xtl="1" ytl="1" xbr="9"/>', "its box cannot be read: ybr is missing"),
         ('<box label="z" xtl="1" ytl="1" xbr="9" ybr="9"/>', "unknown category 'z'"),
-        ('<polygon label="x" points="1,1;2;3,3"/>', "its points must be x,y"),
+        ('<polygon label="x" points="1,1;2;3,3"/>', "its points must have the form x,y"),
         ('<mask label="x" rle="0,7" left="0" top="0" width="3" height="2"/>', "its runs do not fill 3 x 2 pixels"),
         (
             f'<mask label="x" rle="{"4611686018427387904," * 4}6" left="0" top="0" width="3" height="2"/>',
@@ -321,31 +325,31 @@ def test_cvat_shapes(tmp_path: Path) -> None:
         ('<star label="x"/>', "its shape 'star' is unknown"),
     ],
 )
-def test_wrong_cvat_shapes(tmp_path: Path, shape: str, message: str) -> None:
+def test_invalid_cvat_shapes(tmp_path: Path, shape: str, message: str) -> None:
     save_cvat(tmp_path, "annotations.xml", ["images/a.png"], shapes=shape + CVAT_BOX)
     with pytest.raises(AnnotationError, match=f"annotations.xml, image 'a.png', shape 1: {message}"):
         read(tmp_path)
     assert len(read_annotations(tmp_path, Problems())["all"].images[0].objects) == 1
 
 
-def test_wrong_cvat_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_cvat_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_cvat(tmp_path, "annotations.xml", ["images/a.png"], shapes='<tag label="x"/>')
     assert read(tmp_path)["all"].images[0].objects == []
-    assert "1 images have tags, which are left out" in caplog.text
+    assert "1 images have tags, which are skipped" in caplog.text
     write(tmp_path / "annotations.xml", '<annotations><track id="0" label="x"/></annotations>')
-    with pytest.raises(AnnotationError, match="has tracks of a video: export it as 'CVAT for images"):
+    with pytest.raises(AnnotationError, match="contains video tracks: export it as 'CVAT for images"):
         read(tmp_path)
     entities = "".join(f'<!ENTITY a{k} "{f"&a{k - 1};" * 50 if k else "ha" * 50}">' for k in range(9))
     write(tmp_path / "annotations.xml", f"<!DOCTYPE x [{entities}]><annotations>&a8;</annotations>")
     with pytest.raises(AnnotationError, match=r"annotations\.xml: is not valid XML"):
         read(tmp_path)
     write(tmp_path / "annotations.xml", "<annotations/>")
-    with pytest.raises(FileNotFoundError, match="holds no images in XML files of CVAT"):
+    with pytest.raises(FileNotFoundError, match="contains no CVAT XML files with images"):
         read(tmp_path)
 
 
-def test_a_format_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file in the package that defines `FORMAT` is all that a new format takes."""
+def test_format_is_added_as_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new format needs only a file in the package that defines `FORMAT`."""
     code = (
         "from lit_cv.annotations.annotation_format import AnnotationFormat, Sign\n"
         "from lit_cv.annotations.records import AnnotatedImage, AnnotationSet\n"
@@ -368,7 +372,7 @@ def test_a_format_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("save", [voc_lower_splits, coco_roboflow, labelme_apart, cvat_subsets])
-def test_sets_of_tools_train_and_convert(tmp_path: Path, save: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tool_exports_train_and_convert(tmp_path: Path, save: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "set")
     before = content(read(tmp_path / "set"))

@@ -1,4 +1,4 @@
-"""Where the masks of a set lie."""
+"""Location of the masks of a set."""
 
 import unicodedata
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.annotations.sets import save_image
 
 
 def save(root: Path, *pairs: tuple[str, str]) -> None:
-    """Write images and masks at these paths; each mask holds 0, 1 and 2."""
+    """Write images and masks at these paths; each mask contains 0, 1 and 2."""
     for image, mask in pairs:
         save_image(root / image, 20, 30)
         save_mask(np.arange(600).reshape(20, 30) % 3, root / mask)
@@ -29,7 +29,7 @@ def read(root: Path, where: str | None = None, **options: Any) -> dict[str, Anno
 
 
 def found(root: Path, where: str | None = None, **options: Any) -> dict[str, list[tuple[str, str]]]:
-    """Return the paths of images and masks below the root, by split."""
+    """Return the paths of images and masks relative to the root, by split."""
     return {
         split: [
             ((part.folder / image.name).relative_to(root).as_posix(), image.mask.relative_to(root).as_posix())
@@ -51,7 +51,7 @@ def found(root: Path, where: str | None = None, **options: Any) -> dict[str, lis
         ("img_dir/{}", "ann_dir/{}"),  # MMSegmentation
     ],
 )
-def test_folders_of_splits(tmp_path: Path, images: str, masks: str) -> None:
+def test_split_folders(tmp_path: Path, images: str, masks: str) -> None:
     pairs = {
         split: (f"{images.format(split)}/{split}.png", f"{masks.format(split)}/{split}.png")
         for split in ("train", "val", "test")
@@ -61,13 +61,13 @@ def test_folders_of_splits(tmp_path: Path, images: str, masks: str) -> None:
 
 
 @pytest.mark.parametrize("ending", ["_mask", "_L", "_label", "_gt"])
-def test_masks_named_with_an_end_of_their_own(tmp_path: Path, ending: str) -> None:
+def test_mask_suffixes(tmp_path: Path, ending: str) -> None:
     pairs = [(f"images/deep/{name}.jpg", f"masks/deep/{name}{ending}.png") for name in ("a", "b")]
     save(tmp_path, *pairs)
     assert found(tmp_path) == {"all": pairs}
 
 
-def test_a_template_says_where_masks_lie(tmp_path: Path) -> None:
+def test_mask_template(tmp_path: Path) -> None:
     cities = [
         (f"leftImg8bit/{key}_leftImg8bit.png", f"gtFine/{key}_gt_ids.png")
         for key in ("train/aachen/aachen_1", "train/aachen/aachen_2", "val/aachen/aachen_3")
@@ -93,7 +93,7 @@ def test_a_template_says_where_masks_lie(tmp_path: Path) -> None:
     assert data.mask_classes == ["ground", "tree", "house"]
 
 
-def test_a_folder_of_masks(tmp_path: Path) -> None:
+def test_mask_folder(tmp_path: Path) -> None:
     pairs = [(f"PNGImages/{name}.png", f"PedMasks/{name}.png") for name in ("a", "b")]
     save(tmp_path, *pairs)
     folders = dict.fromkeys(("all", "train", "val", "test"), tmp_path / "PNGImages")
@@ -118,19 +118,19 @@ def test_masks_outside_the_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("masks/{name}.png", r"has 'name': allowed are {split}, {path}, {folder}, {stem}"),
-        ("masks/{stem.png", "has 'a brace'"),
-        ("truth/{stem}.png", r"no image in .* has a mask at truth/{stem}.png \(`masks`, `images`\)"),
+        ("masks/{name}.png", r"contains 'name': use {split}, {path}, {folder}, {stem}"),
+        ("masks/{stem.png", "contains 'a brace'"),
+        ("truth/{stem}.png", r"no image in .* has a mask at truth/{stem}.png: set `masks` or `images`"),
     ],
 )
-def test_templates_that_do_not_fit(tmp_path: Path, where: str, message: str) -> None:
+def test_invalid_templates(tmp_path: Path, where: str, message: str) -> None:
     save(tmp_path, ("images/a.png", "masks/a.png"))
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         read(tmp_path, where)
 
 
 @pytest.mark.parametrize("names", ["train2017 val2017", "my_train my_val"])
-def test_folders_of_splits_in_other_words(tmp_path: Path, names: str) -> None:
+def test_split_folders_with_other_names(tmp_path: Path, names: str) -> None:
     train, val = names.split()
     save(tmp_path, (f"images/{train}/a.png", f"masks/{train}/a.png"), (f"images/{val}/b.png", f"masks/{val}/b.png"))
     expected = {
@@ -142,14 +142,14 @@ def test_folders_of_splits_in_other_words(tmp_path: Path, names: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "webp"])
-def test_error_names_masks_that_lose_values(tmp_path: Path, suffix: str) -> None:
+def test_error_names_lossy_masks(tmp_path: Path, suffix: str) -> None:
     save_image(tmp_path / "images" / "a.png", 20, 30)
     save_image(tmp_path / "masks" / f"a.{suffix}", 20, 30)
-    with pytest.raises(FileNotFoundError, match=rf"a\.{suffix}: masks are files that keep every value .*\.png"):
+    with pytest.raises(FileNotFoundError, match=rf"a\.{suffix}: masks must be lossless files .*\.png"):
         read(tmp_path)
 
 
-def test_masks_of_names_that_differ_in_the_encoding_of_accents_alone(tmp_path: Path) -> None:
+def test_masks_in_other_normal_form(tmp_path: Path) -> None:
     names = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()

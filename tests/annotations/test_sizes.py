@@ -10,7 +10,7 @@ from lit_cv.annotations.checks import check_set
 
 
 def save(path: Path, orientation: int | None = None) -> Path:
-    """Write an image of 30 x 20 pixels that is to be turned."""
+    """Write an image of 30 x 20 pixels with an EXIF rotation."""
     exif = Image.Exif()
     if orientation is not None:
         exif[0x0112] = orientation
@@ -20,7 +20,7 @@ def save(path: Path, orientation: int | None = None) -> Path:
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
 @pytest.mark.parametrize("orientation", [None, *range(1, 9)])
-def test_size_is_that_of_the_image_as_it_is_looked_at(tmp_path: Path, suffix: str, orientation: int | None) -> None:
+def test_size_is_after_exif_rotation(tmp_path: Path, suffix: str, orientation: int | None) -> None:
     path = save(tmp_path / f"a.{suffix}", orientation)
     expected = (30, 20) if (orientation or 1) >= 5 else (20, 30)
     assert file_size(path) == expected
@@ -28,20 +28,20 @@ def test_size_is_that_of_the_image_as_it_is_looked_at(tmp_path: Path, suffix: st
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "tif"])
-def test_exif_is_blamed_only_where_it_is_there(tmp_path: Path, suffix: str) -> None:
+def test_size_error_mentions_exif_only_if_present(tmp_path: Path, suffix: str) -> None:
     save(tmp_path / f"turned.{suffix}", 6)
     save(tmp_path / f"plain.{suffix}")
     problems = Problems()
     images = [AnnotatedImage(f"turned.{suffix}", 20, 30), AnnotatedImage(f"plain.{suffix}", 30, 20)]
     check_set(AnnotationSet(tmp_path, [], images), [file_size(tmp_path / image.name) for image in images], problems)
     turned, plain = str(problems).splitlines()
-    assert "the file has 20 x 30 pixels once turned as its EXIF says, its annotation says 30 x 20" in turned
-    assert plain.endswith("the file has 30 x 20 pixels, its annotation says 20 x 30")
+    assert "the file has 20 x 30 pixels after EXIF rotation, but its annotation says 30 x 20" in turned
+    assert plain.endswith("the file has 30 x 20 pixels, but its annotation says 20 x 30")
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize("cache", [False, True])
-def test_a_turned_tiff_is_read_with_its_boxes(tmp_path: Path, orientation: int, cache: bool) -> None:
+def test_rotated_tiff_with_boxes(tmp_path: Path, orientation: int, cache: bool) -> None:
     for split in ("train", "val"):
         (tmp_path / split / "images").mkdir(parents=True)
         (tmp_path / split / "labels").mkdir()

@@ -27,7 +27,7 @@ from lit_cv.annotations.split_folders import split_folders
         (("@eaDir", ".train", "cat"), (None, None, None)),
     ],
 )
-def test_folders_of_splits_are_found(
+def test_split_folders_are_found(
     tmp_path: Path, names: tuple[str, ...], expected: tuple[str | None, str | None, str | None]
 ) -> None:
     for name in names:
@@ -36,7 +36,7 @@ def test_folders_of_splits_are_found(
     assert split_folders(tmp_path) == wanted
 
 
-def test_a_folder_in_one_of_its_own_name_is_that(tmp_path: Path) -> None:
+def test_nested_folder_of_same_name(tmp_path: Path) -> None:
     for name in ("seg_train", "seg_test"):
         (tmp_path / name / name / "cat").mkdir(parents=True)
         (tmp_path / name / "@eaDir").mkdir()
@@ -44,6 +44,6 @@ def test_a_folder_in_one_of_its_own_name_is_that(tmp_path: Path) -> None:
     assert split_folders(tmp_path / "nowhere") == {}
 
 
-def test_what_systems_leave_is_clutter() -> None:
+def test_system_files_are_clutter() -> None:
     assert all(map(is_clutter, ("@eaDir", "._a.png", ".DS_Store", "Thumbs.db", "__MACOSX", "desktop.ini")))
     assert not any(map(is_clutter, ("a.png", "eaDir", "thumbs")))

@@ -1,4 +1,4 @@
-"""Files named as cameras and people name them, in every format."""
+"""Variants of file suffixes in every format."""
 
 from pathlib import Path
 
@@ -18,13 +18,13 @@ def save_images(folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in NAMES:
         Image.new("RGB", (60, 40), (9, 9, 9)).save(folder / name, format=KINDS[name.partition(".")[2].lower()])
-    (folder / "._a.Jpg").write_bytes(b"\0\5\x16\7")  # what macOS leaves on other file systems
+    (folder / "._a.Jpg").write_bytes(b"\0\5\x16\7")  # left by macOS on other file systems
     (folder / "@eaDir").mkdir()
     (folder / "@eaDir" / "thumb.jpg").write_bytes(b"")
 
 
 def found(root: Path) -> tuple[list[str], int]:
-    """Return the names that are read of a set, and the number of objects."""
+    """Return the names of the images read and the number of objects."""
     problems = Problems()
     part = read_annotations(root, problems)["all"]
     problems.stop()
@@ -69,8 +69,8 @@ def test_class_folders_find_every_suffix(tmp_path: Path) -> None:
     assert [image.name for image in part.images] == [f"cat/{name}" for name in NAMES]
 
 
-def test_there_is_one_list_of_suffixes() -> None:
-    """A list of its own is how a format comes to pass over images that others read."""
+def test_suffixes_are_defined_once() -> None:
+    """A format with a separate list could ignore images that others read."""
     package = Path(__file__).parents[2] / "lit_cv"
     ends = [f'"{suffix}"' for suffix in sorted(IMAGE_SUFFIXES)]
     lists = [
@@ -78,4 +78,4 @@ def test_there_is_one_list_of_suffixes() -> None:
         for path in [*package.rglob("*.py"), *(package.parent / "datamodules").rglob("*.py")]
         if sum(end in path.read_text(encoding="utf-8") for end in (*ends, '".JPG"')) > 2
     ]
-    assert lists in ([], ["walk.py"])  # that of masks, which hold values
+    assert lists in ([], ["walk.py"])  # the list of lossless mask suffixes

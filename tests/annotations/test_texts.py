@@ -1,4 +1,4 @@
-"""Texts as other systems write them: with byte order marks, in UTF-16, with quoted keys, with names twice."""
+"""Text files of other systems: byte order marks, UTF-16, quoted keys, repeated names."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 from datamodules import CSVDataModule
 from datamodules.annotation_files import read_image_labels
 from lit_cv.annotations import AnnotationError, AnnotationSet, Problems, convert, read_annotations, save_mask
-from lit_cv.annotations.classes import read_table
+from lit_cv.annotations.classes import read_class_table
 from lit_cv.annotations.reading import read_lines, read_rows
 from lit_cv.annotations.walk import FolderIndex
 from tests.annotations.sets import save_coco, save_image
@@ -28,7 +28,7 @@ def read(root: Path) -> dict[str, AnnotationSet]:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_yolo(tmp_path: Path, encoding: str) -> None:
+def test_yolo_encodings(tmp_path: Path, encoding: str) -> None:
     for name in ("ä", "b"):
         save_image(tmp_path / "pool" / f"{name}.png", 40, 80)
         (tmp_path / "pool" / f"{name}.txt").write_text("1 0.5 0.5 0.25 0.5\r\n", encoding=encoding)
@@ -43,7 +43,7 @@ def test_yolo(tmp_path: Path, encoding: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_voc(tmp_path: Path, encoding: str) -> None:
+def test_voc_encodings(tmp_path: Path, encoding: str) -> None:
     save_image(tmp_path / "JPEGImages/a.png", 40, 80)
     (tmp_path / "Annotations").mkdir()
     text = (
@@ -59,13 +59,13 @@ def test_voc(tmp_path: Path, encoding: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_names_of_masks_tables_and_coco(tmp_path: Path, encoding: str) -> None:
+def test_encodings_of_masks_tables_and_coco(tmp_path: Path, encoding: str) -> None:
     save_image(tmp_path / "images/a.png", 20, 30)
     save_mask(np.eye(20, 30, dtype=int), tmp_path / "masks/a.png")
     (tmp_path / "classes.txt").write_text("ground\ncell\n", encoding=encoding)
     assert read(tmp_path)["all"].mask_classes == ["ground", "cell"]
     (tmp_path / "images.csv").write_text("path,label\nimages/a.png,kätzchen\n", encoding=encoding)
-    assert read_table(tmp_path / "images.csv", Problems())["all"].images[0].label == "kätzchen"
+    assert read_class_table(tmp_path / "images.csv", Problems())["all"].images[0].label == "kätzchen"
     (tmp_path / "tabs.csv").write_text("path\tlabel\nimages/a.png\tcat, dog\n", encoding=encoding)
     assert read_rows(tmp_path / "tabs.csv", ["path"]) == [{"path": "images/a.png", "label": "cat, dog"}]
     save_coco(tmp_path / "coco/instances.json", [])
@@ -79,12 +79,12 @@ def test_names_of_masks_tables_and_coco(tmp_path: Path, encoding: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("cat\ndog\ncat\n", "classes.txt names the class 'cat' in the lines 1 and 3: rename one"),
-        ("cat\n\ndog\n", "classes.txt, line 2 is empty: classes are numbered by their lines"),
+        ("cat\ndog\ncat\n", "classes.txt contains class 'cat' in lines 1 and 3: rename one"),
+        ("cat\n\ndog\n", "classes.txt, line 2 is empty, which would shift the class numbers"),
         ("\ncat\ndog\n", "classes.txt, line 1 is empty"),
     ],
 )
-def test_names_that_would_shift_or_merge_classes(tmp_path: Path, text: str, message: str) -> None:
+def test_error_names_repeated_or_empty_class(tmp_path: Path, text: str, message: str) -> None:
     save_image(tmp_path / "images/a.png", 20, 30)
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels/a.txt").write_text("1 0.5 0.5 0.25 0.5\n")
@@ -97,7 +97,7 @@ def test_names_that_would_shift_or_merge_classes(tmp_path: Path, text: str, mess
         read(tmp_path)
 
 
-def test_two_classes_of_one_name_in_yaml(tmp_path: Path) -> None:
+def test_error_names_repeated_class_in_yaml(tmp_path: Path) -> None:
     save_image(tmp_path / "images/a.png", 20, 30)
     (tmp_path / "data.yaml").write_text("names: [cat, dog, cat]\n")
     with pytest.raises(AnnotationError, match="names has the class 'cat' twice"):
@@ -107,7 +107,7 @@ def test_two_classes_of_one_name_in_yaml(tmp_path: Path) -> None:
 def test_backslashes_in_tables_and_lists(tmp_path: Path) -> None:
     save_image(tmp_path / "images/deep/a.png", 40, 80)
     (tmp_path / "images.csv").write_text("path,label\nimages\\deep\\a.png,cat\n")
-    assert [image.name for image in read_table(tmp_path / "images.csv", Problems())["all"].images] == [
+    assert [image.name for image in read_class_table(tmp_path / "images.csv", Problems())["all"].images] == [
         "images/deep/a.png"
     ]
     data = CSVDataModule(str(tmp_path / "images.csv"), val_fraction=0, test_fraction=0)
@@ -122,14 +122,14 @@ def test_backslashes_in_tables_and_lists(tmp_path: Path) -> None:
         assert len(image.objects) == 1
 
 
-def test_labels_of_annotated_images_may_have_backslashes(tmp_path: Path) -> None:
+def test_backslashes_in_label_table(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("path,label\ndeep\\a.png,day\n")
     assert read_image_labels(tmp_path / "labels.csv", {"deep/a.png"}, strict=True) == (["day"], {"deep/a.png": 0})
 
 
 @pytest.mark.parametrize("names", [["photo 1.jpg"], ["photo 1.jpg", "photo.jpg"], ["a.b 2.jpg", "a.jpg"]])
 @pytest.mark.parametrize("to", ["voc", "yolo", "coco"])
-def test_names_with_spaces_come_back_from_convert(tmp_path: Path, names: list[str], to: Any) -> None:
+def test_names_with_spaces_survive_convert(tmp_path: Path, names: list[str], to: Any) -> None:
     images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
     boxes = [{"id": k, "image_id": k, "category_id": 1, "bbox": [1, 1, 5, 5 + k]} for k in range(len(names))]
     for name in names:
@@ -141,14 +141,14 @@ def test_names_with_spaces_come_back_from_convert(tmp_path: Path, names: list[st
 
 
 @pytest.mark.parametrize("names", ["[no, 1e3, 007, 1.0, ~]", "{0: no, 1: 1e3, '2': 007, 3: 1.0, 4: ~}"])
-def test_names_in_yaml_are_the_text_that_stands_there(tmp_path: Path, names: str) -> None:
+def test_yaml_class_names_stay_text(tmp_path: Path, names: str) -> None:
     save_image(tmp_path / "images/a.png", 20, 30)
     (tmp_path / "data.yaml").write_text(f"names: {names}\n")
     assert read(tmp_path)["all"].categories == ["no", "1e3", "007", "1.0", "~"]
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_no_split_of_coco_is_lost_by_its_encoding(tmp_path: Path, encoding: str) -> None:
+def test_coco_splits_in_all_encodings(tmp_path: Path, encoding: str) -> None:
     for split, name in (("train", encoding), ("val", "utf-8")):
         save_coco(tmp_path / f"annotations/instances_{split}.json", [])
         text = (tmp_path / f"annotations/instances_{split}.json").read_text()
@@ -158,7 +158,7 @@ def test_no_split_of_coco_is_lost_by_its_encoding(tmp_path: Path, encoding: str)
     assert list(read(tmp_path)) == ["train", "val"]
 
 
-def test_a_list_may_begin_with_a_name_that_looks_like_a_mark(tmp_path: Path) -> None:
+def test_list_may_start_like_byte_order_mark(tmp_path: Path) -> None:
     names = [os.fsdecode(b"\xff\xfe1"), "b"]
     for name in names:
         save_image(tmp_path / "pool" / f"{name}.png", 40, 80)
@@ -170,7 +170,7 @@ def test_a_list_may_begin_with_a_name_that_looks_like_a_mark(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
-def test_accents_are_encoded_in_either_way(tmp_path: Path, forms: tuple[Any, Any]) -> None:
+def test_accents_in_either_normal_form(tmp_path: Path, forms: tuple[Any, Any]) -> None:
     ours, theirs = (unicodedata.normalize(form, "é") for form in forms)
     save_image(tmp_path / "yolo" / "images" / f"{ours}.png", 40, 80)
     (tmp_path / "yolo" / "labels").mkdir()
@@ -190,7 +190,7 @@ def test_accents_are_encoded_in_either_way(tmp_path: Path, forms: tuple[Any, Any
     assert data.train_dataset[0]["image"].shape == (3, 8, 8)
 
 
-def test_tables_with_names_in_spaces_and_empty_lines(tmp_path: Path) -> None:
+def test_tables_with_spaces_and_empty_lines(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(" path , label\na.png, cat\n,\n\nb.png,dog,\n")
     assert read_rows(tmp_path / "t.csv") == [{"path": "a.png", "label": "cat"}, {"path": "b.png", "label": "dog"}]
 
@@ -198,18 +198,18 @@ def test_tables_with_names_in_spaces_and_empty_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,label\na.png,cat\nb.png,New York, NY\n", r"t\.csv, line 3: it has more cells .* holds ',' in quotes"),
-        ("path;label\na.png;New; York\n", r"line 2: it has more cells .* holds ';' in quotes"),
+        ("path,label\na.png,cat\nb.png,New York, NY\n", r"t\.csv, line 3: more cells .* Quote cells that contain ','"),
+        ("path;label\na.png;New; York\n", r"line 2: more cells .* Quote cells that contain ';'"),
         ("path,label,label\na.png,cat,dog\n", "two columns named 'label'"),
     ],
 )
-def test_error_names_cells_that_would_be_lost(tmp_path: Path, text: str, message: str) -> None:
+def test_error_names_extra_cells(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(AnnotationError, match=message):
         read_rows(tmp_path / "t.csv")
 
 
-def test_two_files_may_differ_in_the_encoding_of_accents_alone(tmp_path: Path) -> None:
+def test_files_may_differ_only_in_normal_form(tmp_path: Path) -> None:
     names = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
     for name in names:
         (tmp_path / f"{name}.txt").touch()

@@ -1,4 +1,4 @@
-"""The lists of Pascal VOC's layout."""
+"""Lists of images in Pascal VOC's layout."""
 
 import os
 import shutil
@@ -37,48 +37,48 @@ def read(root: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("folder", ["ImageSets/Main", "imagesets/main", "ImageSets/Segmentation", "ImageSets", "."])
 @pytest.mark.parametrize(("train", "test"), [("train", "test"), ("trainval", "test"), ("Train", "TEST")])
-def test_lists_make_the_splits(tmp_path: Path, folder: str, train: str, test: str) -> None:
+def test_splits_come_from_lists(tmp_path: Path, folder: str, train: str, test: str) -> None:
     save(tmp_path)
     save_list(tmp_path / folder / f"{train}.txt", "abcd")
     save_list(tmp_path / folder / f"{test}.txt", "ef")
     assert read(tmp_path) == {"train": "abcd", "test": "ef"}
 
 
-def test_trainval_holds_val_as_well(tmp_path: Path) -> None:
+def test_val_is_removed_from_trainval(tmp_path: Path) -> None:
     save(tmp_path)
     for name, listed in {"train": "abc", "val": "d", "trainval": "abcd", "test": "ef"}.items():
         save_list(tmp_path / "ImageSets" / "Main" / f"{name}.txt", listed)
     assert read(tmp_path) == {"train": "abc", "val": "d", "test": "ef"}
 
 
-def test_what_lists_leave_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_warns_about_unlisted_annotations(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save(tmp_path)
     save_list(tmp_path / "ImageSets" / "Main" / "test.txt", "ef")
     assert read(tmp_path) == {"all": "abcdef"}
-    assert "has no list train.txt or trainval.txt: its others are passed over (test.txt)" in caplog.text
+    assert "has no list train.txt or trainval.txt, so its other lists are ignored (test.txt)" in caplog.text
     caplog.clear()
     save_list(tmp_path / "ImageSets" / "Main" / "train.txt", "ab")
     assert read(tmp_path) == {"train": "ab", "test": "ef"}
     assert "2 annotations are in no list of" in caplog.text
 
 
-def test_a_text_of_another_kind_is_no_list(tmp_path: Path) -> None:
+def test_other_text_files_are_not_lists(tmp_path: Path) -> None:
     save(tmp_path)
     (tmp_path / "train.txt").write_text("trained with 8 GPUs\n")
     assert read(tmp_path) == {"all": "abcdef"}
 
 
-def test_images_without_annotations_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_warns_about_images_without_annotations(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save(tmp_path)
     for name in "ef":
         os.unlink(tmp_path / "Annotations" / f"{name}.xml")
     assert read(tmp_path) == {"all": "abcd"}
     assert "2 of 6 images in" in caplog.text
-    assert "have no annotations and are left out: e.png first" in caplog.text
+    assert "have no annotations and are skipped, starting with e.png" in caplog.text
 
 
 @pytest.mark.parametrize("names", ["train2017 val2017", "Training Testing", "my_train my_test"])
-def test_folders_of_splits_in_other_words(tmp_path: Path, names: str) -> None:
+def test_split_folders_with_other_names(tmp_path: Path, names: str) -> None:
     train, test = names.split()
     save(tmp_path / "set")
     for folder, listed in ((train, "abcd"), (test, "ef")):

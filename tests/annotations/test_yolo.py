@@ -18,7 +18,7 @@ def read(root: Path) -> dict[str, AnnotationSet]:
 
 
 def counts(root: Path) -> dict[str, list[int]]:
-    """Return how many objects the images of each split have."""
+    """Return the number of objects of each image by split."""
     return {split: [len(image.objects) for image in part.images] for split, part in read(root).items()}
 
 
@@ -46,7 +46,7 @@ def save(root: Path, image: str, labels: str, text: str = BOX) -> None:
     ],
 )
 def test_labels_are_found(tmp_path: Path, image: str, labels: str) -> None:
-    root = tmp_path / "images" / "set"  # below a folder of that name, which is none of the set's
+    root = tmp_path / "images" / "set"  # below a folder of that name outside the set
     save(root, image, labels)
     (tmp_path / "labels" / "set").mkdir(parents=True)
     (tmp_path / "labels" / "set" / "a.txt").write_text("1 0.5 0.5 0.1 0.1\n" * 2)
@@ -58,7 +58,7 @@ def test_labels_of_images_outside_the_root(tmp_path: Path) -> None:
     (tmp_path / "labels" / "train").mkdir(parents=True)
     (tmp_path / "labels" / "train" / "a.txt").write_text(BOX)
     (tmp_path / "labels" / "other").mkdir()
-    (tmp_path / "labels" / "other" / "b.txt").write_text(BOX)  # of a set beside this one
+    (tmp_path / "labels" / "other" / "b.txt").write_text(BOX)  # labels of another set
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "data.yaml").write_text(f"names: [x]\ntrain: {tmp_path}/images/train\n")
     assert counts(tmp_path / "set") == {"train": [1]}
@@ -77,14 +77,17 @@ def test_missing_label_files_are_counted(tmp_path: Path, caplog: pytest.LogCaptu
     assert record.levelno == (logging.WARNING if missing == 5 else logging.INFO)
 
 
-def test_images_outside_the_folders_of_splits_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_warns_about_images_outside_split_folders(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for place in ("train/a", "Val/b", "more/c"):
         save(tmp_path, f"images/{place}.png", f"labels/{place}.txt")
     assert counts(tmp_path) == {"train": [1], "val": [1]}
-    assert f"1 images lie in no folder of a split and are left out: {tmp_path / 'images/more/c.png'}" in caplog.text
+    assert (
+        f"1 images are in no folder of a split and are skipped, starting with {tmp_path / 'images/more/c.png'}"
+        in caplog.text
+    )
 
 
-def test_labels_without_an_image_are_problems(tmp_path: Path) -> None:
+def test_labels_without_image_are_problems(tmp_path: Path) -> None:
     save(tmp_path, "images/train/a.png", "labels/train/a.txt")
     (tmp_path / "labels" / "train" / "b.txt").write_text(BOX)
     (tmp_path / "images" / "train" / "c.txt").write_text(BOX)
@@ -95,7 +98,7 @@ def test_labels_without_an_image_are_problems(tmp_path: Path) -> None:
     assert "c.txt: there is no image of that name" in str(problems)
 
 
-def test_paths_of_the_yaml_file_in_another_case(tmp_path: Path) -> None:
+def test_yaml_paths_in_another_case(tmp_path: Path) -> None:
     save(tmp_path, "Images/Train/a.png", "Labels/Train/a.txt")
     (tmp_path / "data.yaml").write_text("names: [x]\ntrain: ../images/train\n")
     assert counts(tmp_path) == {"train": [1]}
@@ -111,14 +114,14 @@ def test_keypoints(tmp_path: Path, values: int) -> None:
     assert posed.attributes == {"keypoints": [15, 20, 2, 0, 0, 0], "num_keypoints": 1}
     assert (plain.box[0], plain.attributes) == (27, {})
     (tmp_path / "labels/train/a.txt").write_text("1 0.1 0.1 0.2 0.1 0.2 0.2\n")
-    with pytest.raises(AnnotationError, match=f"line 1: has 7 numbers: 5 are a box, {5 + 2 * values} one with keyp"):
+    with pytest.raises(AnnotationError, match=f"line 1: has 7 numbers: a box needs 5, or {5 + 2 * values} with keyp"):
         read(tmp_path)
     (tmp_path / "data.yaml").write_text("names: [x, y]\nkpt_shape: 17\ntrain: images/train\n")
     with pytest.raises(AnnotationError, match=r"kpt_shape is 17: it must be \[number of keypoints, 2 or 3\]"):
         read(tmp_path)
 
 
-def test_two_classes_of_one_name(tmp_path: Path) -> None:
+def test_error_names_repeated_class(tmp_path: Path) -> None:
     save(tmp_path, "images/a.png", "labels/a.txt")
     (tmp_path / "data.yaml").write_text("names: [x, y, x]\n")
     with pytest.raises(AnnotationError, match="names has the class 'x' twice: rename one"):
@@ -126,7 +129,7 @@ def test_two_classes_of_one_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["images", "train", "images/train", "labels", "deep/er", "Images"])
-def test_coco_names_with_folders_come_back(tmp_path: Path, folder: str) -> None:
+def test_coco_names_with_folders_round_trip(tmp_path: Path, folder: str) -> None:
     names = [f"{folder}/a.png", "val/b.png"]
     images = [{"id": i, "file_name": name, "height": 40, "width": 60} for i, name in enumerate(names)]
     boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": [2, 2, 6, 6 + i]} for i in range(2)]
@@ -144,8 +147,8 @@ def test_coco_names_with_folders_come_back(tmp_path: Path, folder: str) -> None:
     assert content(read(tmp_path / "split")) == content(parts)
 
 
-def test_where_other_readers_look(tmp_path: Path) -> None:
-    """Ultralytics' reader swaps the last folder `images` alone."""
+def test_label_paths_of_other_readers(tmp_path: Path) -> None:
+    """Ultralytics replaces only the last folder `images`."""
     sets = example(tmp_path / "source", ("train",))
     part = sets["train"]
     part.images[0].name = "images/deep/a.png"
@@ -157,7 +160,7 @@ def test_where_other_readers_look(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("names", ["train2017 val2017", "Training Validation", "my_train my_val"])
 @pytest.mark.parametrize("place", ["{part}/{split}", "{split}/{part}"])
-def test_folders_of_splits_in_other_words(tmp_path: Path, names: str, place: str) -> None:
+def test_split_folders_with_other_names(tmp_path: Path, names: str, place: str) -> None:
     for split, images in zip(names.split(), ("ab", "c"), strict=True):
         for name in images:
             image, label = (place.format(part=part, split=split) for part in ("images", "labels"))

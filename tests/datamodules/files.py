@@ -5,7 +5,7 @@ from PIL import Image
 
 
 def save_images(folder: Path, count: int, seed: int = 0, suffix: str = "png") -> list[Path]:
-    """Write small images of different shapes, each of one color that tells it from the others."""
+    """Write small images of different shapes, each with a unique color."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.RandomState(seed)
     paths = []

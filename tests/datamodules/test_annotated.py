@@ -13,7 +13,7 @@ from tests.annotations.sets import save_coco, save_image
 
 
 def save_voc(root: Path, sizes: list[tuple[int, int]], boxes: list[list[tuple[str, int, int, int, int]]]) -> None:
-    """Write images of (height, width) whose pixels say where they are, with VOC boxes as they stand in the file."""
+    """Write images of (height, width) with pixel values that encode positions, and VOC boxes in file coordinates."""
     (root / "JPEGImages").mkdir(parents=True)
     (root / "Annotations").mkdir()
     for index, ((height, width), objects) in enumerate(zip(sizes, boxes, strict=True)):
@@ -68,7 +68,7 @@ def test_letterboxed_batches(voc: Path, cache: bool) -> None:
     assert batch["image"][0, :, :, 20:].max() == 0
     assert batch["image"][1, :, 20:].max() == 0
     assert batch["image"][0, 1, 39, 0] > 55  # the last row of the file
-    # VOC counts pixels from 1, the last included
+    # VOC counts pixels from 1 and includes the last one
     assert torch.allclose(batch["boxes"][0], torch.tensor([[4.0, 4, 14, 24]]) * 2 / 3)
     assert batch["boxes"][1].tolist() == [[0, 0, 40, 20], [5, 10, 15, 20]]
     assert batch["box_labels"][1].tolist() == [1, 0]
@@ -84,7 +84,7 @@ def test_letterboxed_batches(voc: Path, cache: bool) -> None:
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_own_sizes(voc: Path, cache: bool) -> None:
+def test_images_at_their_sizes(voc: Path, cache: bool) -> None:
     data = module(voc, image_size=None, cache=cache)
     batch = batch_of(data, [0, 1])
     assert data.image_size is None
@@ -96,7 +96,7 @@ def test_own_sizes(voc: Path, cache: bool) -> None:
     assert batch["boxes"][0][1].tolist() == [10, 20, 30, 40]
 
 
-def test_an_image_shrunk_keeps_its_shape_and_its_mean(voc: Path) -> None:
+def test_resize_keeps_aspect_ratio_and_mean(voc: Path) -> None:
     assert letterbox_size((1000, 3), (64, 64)) == (64, 1)
     assert letterbox_size((20, 20), (64, 96)) == (64, 64)
     part = batch_of(module(voc), [0])["image"][0, :, :20, :40].float()
@@ -104,7 +104,7 @@ def test_an_image_shrunk_keeps_its_shape_and_its_mean(voc: Path) -> None:
     assert abs(float(part[1].mean()) - 19.5) < 1
 
 
-def test_wrong_entries_are_all_named_or_skipped(voc: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_entries_are_listed_or_skipped(voc: Path, caplog: pytest.LogCaptureFixture) -> None:
     def edit(name: str, old: str, new: str) -> None:
         path = voc / "Annotations" / name
         path.write_text(path.read_text().replace(old, new))
@@ -121,10 +121,10 @@ def test_wrong_entries_are_all_named_or_skipped(voc: Path, caplog: pytest.LogCap
         r"0.xml, object 2: its box (10, 20, 300, 40) is not inside the image of 80 x 40 pixels",
         r"1.xml, object 1: its box (4, 4, 14, 4) has no area",
         r"2.xml, image '2.png': there is no such file",
-        r"3.xml, image '3.png': the file has 20 x 20 pixels, its annotation says 21 x 20",
-        r"4.xml, object 1: unknown category 'dgo': did you mean 'dog'? Known are: cat, dog",
+        r"3.xml, image '3.png': the file has 20 x 20 pixels, but its annotation says 21 x 20",
+        r"4.xml, object 1: unknown category 'dgo': did you mean 'dog'? Known: cat, dog",
         r"5.xml, image '5.png': is listed twice",
-        r"7.xml: a list of images names it, but there is no such file",
+        r"7.xml: is in a list of images, but there is no such file",
     ):
         assert line in str(caught.value)
     data = module(voc, on_error="skip")
@@ -144,7 +144,7 @@ def test_classes_and_small_boxes(voc: Path) -> None:
     assert data.box_classes == ["dog"]
     batch = batch_of(data, [0, 1, 3])
     assert [labels.tolist() for labels in batch["box_labels"]] == [[0], [], []]
-    with pytest.raises(ValueError, match=r"no class 'dgo' .*did you mean 'dog'"):
+    with pytest.raises(ValueError, match=r"unknown class 'dgo' .*did you mean 'dog'"):
         module(voc, classes=["dgo"])
 
 
@@ -172,10 +172,10 @@ def test_without_lists_and_beside_the_images(tmp_path: Path) -> None:
     assert batch_of(data, [0])["boxes"][0].tolist() == [[0, 0, 10, 10]]
 
 
-def test_bad_arguments(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no folder .*`root`"):
+def test_arguments_out_of_range(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"folder .* not found: set `root`"):
         module(tmp_path / "none")
-    with pytest.raises(FileNotFoundError, match="no annotations of a known format"):
+    with pytest.raises(FileNotFoundError, match="no annotations in a known format"):
         module(tmp_path)
     with pytest.raises(ValueError, match=r"image_size=\[3\].*\[height, width\]"):
         module(tmp_path, image_size=[3])
@@ -222,7 +222,7 @@ def test_coco_with_crowds_and_outlines(tmp_path: Path, cache: bool) -> None:
     assert (hidden["mask"][0] == batch["mask"][0]).all()
 
 
-def test_cached_masks_are_drawn_anew_when_drawing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_masks_depend_on_drawing_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     triangle = {"id": 1, "image_id": 11, "category_id": 18, "bbox": [20, 10, 20, 20]}
     triangle["segmentation"] = [[20, 10, 40, 30, 20, 30]]
     save_coco(tmp_path / "annotations" / "instances_train2017.json", [triangle])
@@ -261,7 +261,7 @@ def test_mask_files(tmp_path: Path, cache: bool) -> None:
     assert (batch["mask"][0, 1:20, 15:] == number % 3).all()
     assert (batch["mask"][0, 20:] == 255).all()
     assert batch["mask"][0, 1:20, :15].max() == 0
-    data.train_dataset.in_memory = False  # as a set larger than the memory is read
+    data.train_dataset.in_memory = False  # like a dataset larger than the memory
     again = batch_of(data, [5])
     assert all(torch.equal(again[name], batch[name]) for name in ("image", "mask"))
 
@@ -275,16 +275,16 @@ def test_images_to_predict(voc: Path, tmp_path: Path) -> None:
     assert batch["size"].tolist() == [[40, 20]]
 
 
-def test_files_and_folders_that_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_named_files_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_coco(tmp_path / "my" / "boxes.json", [])
     for name, side in (("a", (40, 60)), ("b", (30, 30))):
         save_image(tmp_path / "photos" / f"{name}.png", *side)
     data = module(tmp_path, annotations="my/boxes.json", images="photos", val_fraction=0, test_fraction=0)
     assert len(data.train_dataset) == 2
-    monkeypatch.chdir(tmp_path)  # a folder beside the annotations' is named from where one stands
+    monkeypatch.chdir(tmp_path)  # a folder outside the root is relative to the working directory
     data = module(tmp_path / "my", annotations="boxes.json", images="photos", val_fraction=0, test_fraction=0)
     assert len(data.train_dataset) == 2
-    with pytest.raises(ValueError, match="2 of 2 images of val are training images, too: a"):
+    with pytest.raises(ValueError, match="2 of 2 images of val are also training images: a"):
         module(tmp_path, annotations={"train": "my/boxes.json", "val": "my/boxes.json"}, images="photos")
     other = (tmp_path / "my" / "boxes.json").read_text().replace("a.png", "c.png").replace("b.png", "d.png")
     (tmp_path / "my" / "others.json").write_text(other)
@@ -292,11 +292,11 @@ def test_files_and_folders_that_are_named(tmp_path: Path, monkeypatch: pytest.Mo
         save_image(tmp_path / "photos" / f"{name}.png", *side)
     data = module(tmp_path, annotations={"train": "my/boxes.json", "val": "my/others.json"}, images="photos")
     assert len(data.val_dataset or []) == 2
-    with pytest.raises(ValueError, match="'dev' is no split"):
+    with pytest.raises(ValueError, match="'dev' is not a split"):
         module(tmp_path, annotations={"train": "my/boxes.json", "dev": "my/boxes.json"})
 
 
-def test_classes_of_whole_images(voc: Path) -> None:
+def test_image_level_classes(voc: Path) -> None:
     (voc / "labels.csv").write_text("path,label\n0.png,day\n1.png,night\n3.png,\n4.png,day\n")
     data = module(voc, labels="labels.csv")
     assert (data.num_classes, data.class_names, data.box_classes) == (2, ["day", "night"], ["cat", "dog"])
@@ -304,14 +304,14 @@ def test_classes_of_whole_images(voc: Path) -> None:
     assert data.val_dataset.labels.tolist() == [0]  # type: ignore[union-attr]
     assert data.class_counts().tolist() == [1, 1]
     (voc / "labels.csv").write_text("path,label\nx.png,day\n")
-    with pytest.raises(AnnotationError, match=r"labels of 1 images that are not annotated: 'x.png'"):
+    with pytest.raises(AnnotationError, match=r"labels of 1 images without annotations, starting with 'x.png'"):
         module(voc, labels="labels.csv")
     (voc / "labels.csv").write_text("file,label\nx.png,day\n")
     with pytest.raises(ValueError, match="columns path and label"):
         module(voc, labels="labels.csv")
 
 
-def test_worker_processes_give_the_same(voc: Path) -> None:
+def test_workers_give_the_same_batches(voc: Path) -> None:
     alone, several = (list(module(voc, num_workers=n, batch_size=2).train_dataloader()) for n in (0, 2))
     assert len(alone) == len(several) == 2
     for a, b in zip(alone, several, strict=True):
@@ -344,7 +344,7 @@ def test_masks_of_0_and_255_are_two_classes(tmp_path: Path, cache: bool) -> None
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_a_class_of_outlines_can_be_ignored(tmp_path: Path, cache: bool) -> None:
+def test_ignored_class_of_outlines(tmp_path: Path, cache: bool) -> None:
     outline = {"bbox": [0, 0, 20, 30], "segmentation": [[0, 0, 20, 0, 20, 30, 0, 30]]}
     save_coco(tmp_path / "train.json", [{"id": 1, "image_id": 5, "category_id": 1, **outline}])
     for name, side in (("a", (40, 60)), ("b", (30, 30))):

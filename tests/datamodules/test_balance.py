@@ -27,7 +27,7 @@ NAMES = ["a", "b", "c", "d"]
 
 
 class Uneven(BaseDataModule):
-    """110 images of four classes, of which eleven have no label."""
+    """Return 110 images of four classes, eleven of them unlabeled."""
 
     labels = LABELS
 
@@ -38,7 +38,7 @@ class Uneven(BaseDataModule):
 
 
 class Several(Uneven):
-    """Images with up to three labels each."""
+    """Return images with up to three labels each."""
 
     labels = torch.tensor([[1, 0, 0, 0]] * 12 + [[1, 1, 0, 0]] * 4 + [[1, 1, 1, 0]] * 2 + [[0, 0, 0, 0]] * 6).float()
 
@@ -54,7 +54,7 @@ def drawn(loader: Any) -> list[int]:
 
 
 def expected_shares(counts: list[int], balance: float, total: int) -> list[int]:
-    """The largest remainder method, by its definition."""
+    """Compute shares by the definition of the largest remainder method."""
     weights = [count ** (1 - balance) for count in counts]
     exact = [total * weight / sum(weights) for weight in weights]
     found = [int(value) for value in exact]
@@ -98,20 +98,20 @@ def test_all_images_of_a_large_class_are_drawn_in_some_epoch() -> None:
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_ranks_share_the_samples_of_one_process(drop_last: bool) -> None:
+def test_ranks_share_the_samples_of_one_rank(drop_last: bool) -> None:
     whole = list(BalancedSampler(LABELS, 1.0, 5))
     parts = [list(BalancedSampler(LABELS, 1.0, 5, 2, rank, drop_last)) for rank in (0, 1)]
     assert sorted([*parts[0], *parts[1]]) == sorted(whole)
     assert [pair[0] for pair in zip(*parts, strict=True)] == whole[::2]
 
 
-def test_a_datamodule_without_balance_draws_as_before() -> None:
+def test_datamodule_without_balance() -> None:
     plain, balanced = uneven(), uneven(balance=0.0)
     assert drawn(plain.train_dataloader()) == drawn(balanced.train_dataloader())
     assert sorted(drawn(ResumableLoader(plain.train_dataset, 9, shuffle=True))) == list(range(99))
 
 
-def test_a_datamodule_draws_classes_equally_often() -> None:
+def test_datamodule_draws_classes_equally_often() -> None:
     data = uneven(balance=1.0)
     loader = data.train_dataloader()
     counts = torch.bincount(torch.cat([batch["label"] for batch in loader]))
@@ -139,12 +139,12 @@ def test_resume_refuses_another_balance() -> None:
     loader = uneven(balance=0.7).train_dataloader()
     next(iter(loader))
     for other in (0.0, 1.0):
-        with pytest.raises(ValueError, match=r"balance=0\.7, in the middle of an epoch; this run has balance="):
+        with pytest.raises(ValueError, match=r"middle of an epoch with balance=0\.7, but this run has balance="):
             uneven(balance=other).train_dataloader().load_state_dict(loader.state_dict())
 
 
 class Recorder(L.LightningModule):
-    """Notes the samples of each step, and what it has learned of them."""
+    """Records the samples of each step, and depends on them in its weights."""
 
     def __init__(self, stop: int | None = None) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ def fit(root: Path, module: Recorder, ckpt_path: Path | None = None) -> Recorder
 
 
 @pytest.mark.parametrize("step", [4, 15])
-def test_a_run_that_was_ended_goes_on_exactly(tmp_path: Path, step: int) -> None:
+def test_interrupted_run_resumes_exactly(tmp_path: Path, step: int) -> None:
     torch.manual_seed(0)
     whole = fit(tmp_path / "whole", Recorder())
     torch.manual_seed(0)
@@ -185,7 +185,7 @@ def test_a_run_that_was_ended_goes_on_exactly(tmp_path: Path, step: int) -> None
     assert torch.equal(resumed.layer.weight, whole.layer.weight)
 
 
-def test_an_image_of_several_labels_counts_as_its_rarest() -> None:
+def test_multi_label_image_counts_as_rarest_class() -> None:
     assert rarest_classes(Several.labels > 0).tolist() == [0] * 12 + [1] * 4 + [2] * 2 + [-1] * 6
     data = uneven(Several, balance=1.0, batch_size=6)
     chosen = drawn(data.train_dataloader())
@@ -196,7 +196,7 @@ def test_an_image_of_several_labels_counts_as_its_rarest() -> None:
 
 def test_hidden_labels_stay_unlabeled() -> None:
     data = uneven(balance=1.0, labels_per_class=3)
-    assert len(drawn(data.train_dataloader())) == 9  # a batch of the twelve
+    assert len(drawn(data.train_dataloader())) == 9  # one of the twelve batches
     sampler = BalancedSampler(data.unlabeled_dataset.sampled_classes(), 1.0, seed=0)
     assert Counter(data.unlabeled_dataset.labels[list(sampler)].tolist()) == {0: 3, 1: 3, 2: 3, 3: 3, -1: 98}
 
@@ -211,7 +211,7 @@ def test_images_count_as_the_rarest_class_of_their_boxes(tmp_path: Path) -> None
     assert classes.tolist() == [min(labels, key=lambda k: (images[k], k), default=-1) for labels in present]
 
 
-def test_the_source_of_two_domains_is_balanced() -> None:
+def test_source_domain_is_balanced() -> None:
     data = DomainAdaptationDataModule(
         Uneven(val_fraction=0.0, balance=1.0), Uneven(val_fraction=0.0), batch_size=10, num_workers=0
     )
@@ -221,11 +221,11 @@ def test_the_source_of_two_domains_is_balanced() -> None:
     assert sources.tolist() == [28, 28, 27, 27]
     targets = torch.cat([batch["target"]["index"] for batch in batches])
     assert len(targets.unique()) == 110
-    with pytest.raises(ValueError, match=r"balance=0\.5: give 0: the labels of the target are not seen"):
+    with pytest.raises(ValueError, match=r"balance=0\.5: give 0: the target's labels are not used"):
         DomainAdaptationDataModule(Uneven(), Uneven(balance=0.5))
 
 
-def test_pairs_of_two_ranks_are_those_of_one() -> None:
+def test_pairs_of_two_ranks_match_one_rank() -> None:
     classes = LABELS[:99]
     whole = list(PairSampler((99, 140), 1, classes=classes, balance=1.0))
     parts = [list(PairSampler((99, 140), 1, 2, rank, classes=classes, balance=1.0)) for rank in (0, 1)]
@@ -233,7 +233,7 @@ def test_pairs_of_two_ranks_are_those_of_one() -> None:
 
 
 @pytest.mark.parametrize("balance", [-0.1, 1.5])
-def test_a_balance_out_of_range_is_refused(balance: float) -> None:
+def test_balance_out_of_range_is_refused(balance: float) -> None:
     with pytest.raises(ValueError, match=r"balance=.*give a number from 0 to 1"):
         Uneven(balance=balance)
 
@@ -248,7 +248,7 @@ def test_images_without_classes_are_refused() -> None:
         data._sampled_classes(data.unlabeled_dataset)
 
 
-def test_episodes_refuse_it() -> None:
+def test_episodes_refuse_balance() -> None:
     with pytest.raises(ValueError, match="episodes draw every class equally often"):
         EpisodicDataModule(Uneven(balance=1.0))
 

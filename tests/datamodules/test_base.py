@@ -19,7 +19,7 @@ def images(labels: Any, channels: int = 1) -> InMemoryDataset:
 
 
 class Given(BaseDataModule):
-    """Any datasets."""
+    """A DataModule with given datasets."""
 
     def __init__(self, makers: dict[str, Callable[[], InMemoryDataset]], **kwargs: Any) -> None:
         L.LightningDataModule.__init__(self)
@@ -53,21 +53,21 @@ def test_attributes() -> None:
     assert data.std == pytest.approx([pixels.std()])
 
 
-def test_the_statistics_are_those_of_each_channel() -> None:
+def test_statistics_per_channel() -> None:
     source = images([0] * 9, channels=3)
     mean, std = source.statistics() or ((), ())
     assert mean == pytest.approx((source.images / 255).mean((0, 2, 3)))
     assert std == pytest.approx((source.images / 255).std((0, 2, 3)))
 
 
-def test_data_are_loaded_once() -> None:
+def test_data_is_loaded_once() -> None:
     data = module()
     for stage in ("fit", "validate", "test", None):
         data.setup(stage)
     assert data.loads == ["train", "val", "test", "predict"]
 
 
-def test_a_given_validation_split_is_used() -> None:
+def test_given_validation_split_is_used() -> None:
     data = Given({"train": lambda: images(LABELS), "val": lambda: images([0, 1, 2])})
     data.setup()
     assert (len(data.train_dataset), len(data.val_dataset or [])) == (100, 3)
@@ -89,15 +89,16 @@ def test_hidden_labels(kwargs: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("per_class", "said"), [(18, ""), (19, "1 of 3 classes have fewer labels, 18 at least"), (99, "all classes have")]
+    ("per_class", "said"),
+    [(18, ""), (19, "1 of 3 classes have fewer labels (the fewest: 18)"), (99, "all classes have")],
 )
-def test_it_says_when_a_class_has_fewer_labels(caplog: pytest.LogCaptureFixture, per_class: int, said: str) -> None:
+def test_warns_about_classes_with_fewer_labels(caplog: pytest.LogCaptureFixture, per_class: int, said: str) -> None:
     module(labels_per_class=per_class)
     assert said in caplog.text
     assert ("`labels_per_class=" in caplog.text) == bool(said)
 
 
-def test_the_module_decides_whether_unlabeled_images_are_used() -> None:
+def test_module_decides_about_unlabeled_images() -> None:
     data = module([*LABELS, *[-1] * 40], val_fraction=0.0, batch_size=10)
     assert len(data.train_dataloader()) == 10
 
@@ -160,8 +161,8 @@ def test_evaluation_loaders(caplog: pytest.LogCaptureFixture) -> None:
     data = Given({"train": lambda: images(LABELS), "test": lambda: images([0, 1])}, val_fraction=0.0)
     data.setup()
     assert data.val_dataloader() == []
-    assert "There are no validation images: " in caplog.text
-    assert "Raise `val_fraction`" in caplog.text
+    assert "There are no validation images, " in caplog.text
+    assert "Increase `val_fraction`" in caplog.text
     assert [batch["index"].tolist() for batch in data.test_dataloader()] == [[0, 1]]
     assert len(data.predict_dataloader().dataset) == 2
     with pytest.raises(ValueError, match="no test images"):
@@ -176,7 +177,7 @@ def test_evaluation_loaders(caplog: pytest.LogCaptureFixture) -> None:
         ({"label_fraction": 0.0}, "label_fraction=0.0"),
         ({"labels_per_class": 0}, "labels_per_class=0"),
         ({"num_workers": -1}, "num_workers=-1"),
-        ({"labels_per_class": 1, "label_fraction": 0.5}, "leave one of them out"),
+        ({"labels_per_class": 1, "label_fraction": 0.5}, "remove one of them"),
     ],
 )
 def test_arguments_out_of_range(kwargs: dict[str, Any], message: str) -> None:
@@ -198,7 +199,7 @@ def test_hyperparameters_are_those_given() -> None:
     assert data.image_size == (16, 16)
 
 
-def test_digits_are_those_of_scikit_learn() -> None:
+def test_digits_match_scikit_learn() -> None:
     from sklearn.datasets import load_digits
 
     data = DigitsDataModule()
@@ -219,7 +220,7 @@ def test_digits_are_those_of_scikit_learn() -> None:
 
 
 @pytest.mark.draws
-def test_pictures_and_summary(tmp_path: Path) -> None:
+def test_figure_and_summary(tmp_path: Path) -> None:
     data = DigitsDataModule(labels_per_class=5)
     data.show_batch("test", n=3, path=tmp_path / "digits.png")
     assert (tmp_path / "digits.png").stat().st_size > 1000
@@ -230,7 +231,7 @@ def test_pictures_and_summary(tmp_path: Path) -> None:
 
 
 class Pair(BaseDataModule):
-    """Two training sets of different lengths, side by side, as adaptation has them."""
+    """Two training loaders of different lengths, as in domain adaptation."""
 
     def load(self, split: str) -> InMemoryDataset | None:
         return images([0] * 20) if split == "train" else None
@@ -273,7 +274,7 @@ def test_two_loaders_of_different_lengths_resume(tmp_path: Path) -> None:
 
     whole = run(tmp_path / "whole")
     assert len(whole) == 10
-    assert whole[3][1] != whole[0][1]  # the second pass of an epoch has its own order
+    assert whole[3][1] != whole[0][1]  # the second pass of an epoch has another order
     for step in (2, 3, 4, 5, 8):
         resumed = run(tmp_path / "again", tmp_path / "whole" / f"{step}.ckpt")
         assert resumed == {key: value for key, value in whole.items() if key >= step}

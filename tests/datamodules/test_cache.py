@@ -30,7 +30,7 @@ def files(root: Path) -> list[Path]:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the files decoded so far."""
+    """Return a list that collects the names of decoded files."""
     names: list[str] = []
 
     def noting(path: Path, *args: Any) -> torch.Tensor:
@@ -41,7 +41,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_it_holds_what_read_image_gives_and_is_made_once(images: tuple[Path, list[str]], decoded: list[str]) -> None:
+def test_cache_matches_read_image_and_is_built_once(images: tuple[Path, list[str]], decoded: list[str]) -> None:
     root, paths = images
     for _ in range(2):
         found = cached_images(root, paths, 8, 3)
@@ -51,12 +51,12 @@ def test_it_holds_what_read_image_gives_and_is_made_once(images: tuple[Path, lis
     assert len(files(root)) == 1
 
 
-def test_it_is_made_again_when_files_change(images: tuple[Path, list[str]], decoded: list[str]) -> None:
+def test_cache_is_rebuilt_when_files_change(images: tuple[Path, list[str]], decoded: list[str]) -> None:
     root, paths = images
     cached_images(root, paths, 8, 3)
     Image.new("RGB", (12, 10), (1, 2, 3)).save(root / paths[4])
     assert cached_images(root, paths, 8, 3)[4, :, 0, 0].tolist() == [1, 2, 3]
-    assert len(files(root)) == 1  # the one before is gone
+    assert len(files(root)) == 1  # the previous one was removed
     for other in ((paths[:5], 8, 3), (paths, 9, 3), (paths, 8, 1), (paths[::-1], 8, 3)):
         count = len(decoded)
         assert cached_images(root, *other).shape[0] == len(other[0])  # type: ignore[arg-type]
@@ -64,7 +64,7 @@ def test_it_is_made_again_when_files_change(images: tuple[Path, list[str]], deco
     assert len(files(root)) == 5
 
 
-def test_workers_get_the_name_of_the_file_and_not_its_content(images: tuple[Path, list[str]]) -> None:
+def test_workers_get_file_name_instead_of_content(images: tuple[Path, list[str]]) -> None:
     found = cached_images(*images, 64, 3)
     for dataset in (whole := MappedDataset(found, range(12), [], images[1]), whole.subset([4, 2])):
         sent = pickle.dumps(dataset)
@@ -73,10 +73,10 @@ def test_workers_get_the_name_of_the_file_and_not_its_content(images: tuple[Path
     assert np.array_equal(pickle.loads(pickle.dumps(found[3:5])), found[3:5])
 
 
-def test_a_set_larger_than_the_memory_is_announced_and_read_alike(
+def test_dataset_larger_than_memory_is_prefetched(
     images: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    found = cached_images(*images, 61, 3)  # not a number of pages
+    found = cached_images(*images, 61, 3)  # not a multiple of the page size
     limit = tmp_path / "memory.max"
     limit.write_text("100000\n")
     monkeypatch.setattr("datamodules.mapped._LIMITS", ("/nowhere", str(limit)))
@@ -88,7 +88,7 @@ def test_a_set_larger_than_the_memory_is_announced_and_read_alike(
     assert MappedDataset(found, range(12), [], images[1]).in_memory
 
 
-def test_an_unreadable_file_leaves_no_cache(images: tuple[Path, list[str]]) -> None:
+def test_unreadable_file_leaves_no_cache(images: tuple[Path, list[str]]) -> None:
     root, paths = images
     (root / paths[7]).write_bytes(b"nothing")
     with pytest.raises(UnreadableImageError, match=paths[7]):
@@ -109,7 +109,7 @@ def build_slowly(root: Path, seconds: float, decoded: Any) -> None:
 
 
 def start(root: Path, seconds: float) -> tuple[Any, Any]:
-    """Build the cache in a process of its own; return it and the number of images that it has decoded."""
+    """Build the cache in another process; return it and the number of decoded images."""
     context = multiprocessing.get_context("fork")
     decoded = context.Value("i", 0)
     process = context.Process(target=build_slowly, args=(root, seconds, decoded))
@@ -118,7 +118,7 @@ def start(root: Path, seconds: float) -> tuple[Any, Any]:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="starts processes by fork")
-def test_an_interrupted_build_and_two_processes_at_once(images: tuple[Path, list[str]]) -> None:
+def test_interrupted_build_and_concurrent_processes(images: tuple[Path, list[str]]) -> None:
     root, paths = images
     killed, decoded = start(root, 60)
     while decoded.value == 0:
@@ -126,20 +126,20 @@ def test_an_interrupted_build_and_two_processes_at_once(images: tuple[Path, list
     killed.kill()
     killed.join()
     assert files(root) == []
-    assert len(list(cache_folder(root).glob(".*.npy.*"))) == 1  # what the killed process left
+    assert len(list(cache_folder(root).glob(".*.npy.*"))) == 1  # left by the killed process
 
     both = [start(root, 0.02) for _ in range(2)]
     for process, _ in both:
         process.join()
     assert [process.exitcode for process, _ in both] == [0, 0]
-    # four are compared by the one that starts when the other has ended
+    # if one starts after the other has ended, it compares four
     assert sorted(decoded.value for _, decoded in both) in ([0, 12], [4, 12])
     assert len(files(root)) == 1
     assert list(cache_folder(root).glob(".*.npy.*")) == []
     assert np.array_equal(cached_images(root, paths, 8, 3)[3], read_image(root / paths[3], 8).numpy())
 
 
-def test_a_read_only_folder(images: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_read_only_folder(images: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     root, paths = images
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     real = os.access
@@ -149,13 +149,13 @@ def test_a_read_only_folder(images: tuple[Path, list[str]], monkeypatch: pytest.
     assert len(files(root)) == 1
 
 
-def test_no_room(images: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk(images: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10}))
-    with pytest.raises(OSError, match="cache of 12 images takes"):
+    with pytest.raises(OSError, match="cache of 12 images needs"):
         cached_images(*images, 8, 3)
 
 
-def test_batches_are_those_without_a_cache(tmp_path: Path) -> None:
+def test_batches_match_those_without_cache(tmp_path: Path) -> None:
     for label in ("a", "b"):
         save_images(tmp_path / label, 12, ord(label), "jpg")
 
@@ -176,17 +176,17 @@ def test_batches_are_those_without_a_cache(tmp_path: Path) -> None:
     assert all(path.stat().st_mtime_ns < before for path in files(tmp_path))
 
 
-def test_no_room_while_it_is_built(images: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*args: Any) -> None:  # more than the file system says: a quota, or others that write meanwhile
+def test_disk_full_during_build(images: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any) -> None:  # more than is free: a quota, or concurrent writers
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(OSError, match=r"cache of 12 images takes .*`cache=False`"):
+    with pytest.raises(OSError, match=r"cache of 12 images needs .*`cache=False`"):
         cached_images(*images, 8, 3)
     assert [path.name for path in cache_folder(images[0]).iterdir()] == ["lock"]
 
 
-def test_the_room_is_taken_before_anything_is_decoded(images: tuple[Path, list[str]]) -> None:
+def test_disk_space_is_reserved_before_decoding(images: tuple[Path, list[str]]) -> None:
     cached_images(*images, 64, 3)
     found = files(images[0])[0].stat()
     assert found.st_blocks * 512 >= found.st_size

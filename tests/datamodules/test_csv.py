@@ -37,18 +37,18 @@ def sizes(data: CSVDataModule) -> list[int]:
     return [len(part or []) for part in (data.train_dataset, data.val_dataset, data.test_dataset)]
 
 
-def test_a_table_without_splits(root: Path) -> None:
+def test_table_without_splits(root: Path) -> None:
     path = write(root, "path,label", ["10", "9"] * 10, encoding="utf-8-sig")
     data = module(path, val_fraction=0.25, test_fraction=0.2)
     assert sizes(data) == [12, 4, 4]
-    assert data.class_names == ["9", "10"]  # numbers in their order
+    assert data.class_names == ["9", "10"]  # in numerical order
     for index in range(12):
         row = int(data.train_dataset.sample_name(index)[7:9])
         assert data.class_names[int(data.train_dataset.labels[index])] == ("9" if row % 2 else "10")
     assert data.train_dataset[0]["image"].shape == (3, 8, 8)
 
 
-def test_a_table_with_splits_and_unlabeled_rows(root: Path) -> None:
+def test_table_with_splits_and_unlabeled_rows(root: Path) -> None:
     rows = ["a,train"] * 6 + ["b,Train"] * 6 + [",train"] * 2 + ["a,valid"] * 2 + ["b,test"] * 2 + [",predict"] * 2
     data = module(write(root, "path,label,split", rows), val_fraction=0.5)
     assert sizes(data) == [12, 2, 2]
@@ -63,7 +63,7 @@ def test_other_columns_and_tabs(root: Path) -> None:
     assert data.class_names == ["x", "y"]
 
 
-def test_semicolons_as_spreadsheets_write_them(root: Path) -> None:
+def test_table_with_semicolons(root: Path) -> None:
     path = write(root, "path,label", ["x", "y"] * 10)
     path.write_text(path.read_text().replace(",", ";"))
     assert module(path).class_names == ["x", "y"]
@@ -89,12 +89,17 @@ def test_several_label_columns(root: Path) -> None:
 @pytest.mark.parametrize(
     ("meaning", "row", "text", "warns"),
     [
-        (None, 0, "5 of 20 images have an empty label: labeled, with none of the classes (`empty_labels='none'`", True),
-        ("none", 0, "5 of 20 images have an empty label: labeled, with none of the classes.", False),
+        (
+            None,
+            0,
+            "5 of 20 images have an empty label: labeled with none of the classes (choose with `empty_labels='none'`",
+            True,
+        ),
+        ("none", 0, "5 of 20 images have an empty label: labeled with none of the classes.", False),
         ("unlabeled", -1, "5 of 20 images have an empty label: unlabeled.", False),
     ],
 )
-def test_what_an_empty_list_of_labels_means(
+def test_empty_labels_in_one_column(
     root: Path, caplog: pytest.LogCaptureFixture, meaning: Any, row: int, text: str, warns: bool
 ) -> None:
     path = write(root, "path,label", ["red|round", "round", "", "red | big"] * 5)
@@ -108,29 +113,29 @@ def test_what_an_empty_list_of_labels_means(
     assert len(data.train_dataset) == (15 if meaning == "unlabeled" else 20)
 
 
-def test_empty_cells_of_several_label_columns(root: Path) -> None:
+def test_empty_labels_in_several_columns(root: Path) -> None:
     path = write(root, "path,red,round", ["1,0", ",", "0,1"] * 6)
     options: dict[str, Any] = {"label_columns": ["red", "round"], "val_fraction": 0.0, "test_fraction": 0.0}
-    with pytest.raises(ValueError, match=r"says '': .* holds 0 or 1 \(`empty_labels` says what an empty cell"):
+    with pytest.raises(ValueError, match=r"contains '': use 0 or 1 .*\(set `empty_labels` for empty cells"):
         module(path, **options)
     assert module(path, empty_labels="none", **options).train_dataset.labels[1].tolist() == [0, 0]
     data = module(path, empty_labels="unlabeled", **options)
     assert (data.unlabeled_dataset.labels[1].tolist(), len(data.train_dataset)) == ([-1, -1], 12)
-    with pytest.raises(ValueError, match="empty_labels is for several labels an image"):
+    with pytest.raises(ValueError, match="empty_labels needs several labels per image"):
         module(path, empty_labels="none")
 
 
-def test_classes_without_training_images_left_out(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_classes_without_training_images_are_skipped(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = ["a|b,train", "b,train", "a|rare,val", "rare,val", "odd,test", "a,test"] * 3
     path = write(root, "path,label,split", rows)
-    with pytest.raises(ValueError, match=r"without training images: rare \(`unseen_classes='skip'` leaves them out"):
+    with pytest.raises(ValueError, match=r"without training images: rare \(`unseen_classes='skip'` skips them"):
         module(path, label_separator="|")
     data = module(path, label_separator="|", unseen_classes="skip")
     assert data.class_names == ["a", "b"]
     assert sizes(data) == [6, 3, 3]
     assert data.val_dataset is not None
     assert data.val_dataset.labels.tolist() == [[1, 0]] * 3
-    assert "left out, and 6 images that have no other: odd, rare" in caplog.text
+    assert "skipped, along with 6 images that have no other class: odd, rare" in caplog.text
     path = write(root, "path,label,split", ["a,train", "b,train", "a,val", "rare,val"] * 3)
     assert sizes(module(path, unseen_classes="skip", test_fraction=0.0)) == [6, 3, 0]
     path = write(root, "path,a,b,rare,split", ["1,0,0,train", "0,1,0,train", "1,0,1,val"] * 3)
@@ -141,7 +146,7 @@ def test_classes_without_training_images_left_out(root: Path, caplog: pytest.Log
 
 def test_missing_images(root: Path) -> None:
     path = write(root, "path,label", ["a", "b"] * 12)
-    with pytest.raises(FileNotFoundError, match=r"4 of 24 images are not in .*'images/20\.png' first.*`root`"):
+    with pytest.raises(FileNotFoundError, match=r"4 of 24 images are not in .*starting with 'images/20\.png'.*`root`"):
         module(path)
     data = module(path, on_error="skip", val_fraction=0.0, test_fraction=0.0)
     assert sizes(data) == [20, 0, 0]
@@ -152,11 +157,11 @@ def test_missing_images(root: Path) -> None:
     [
         ("file,label", "a", {}, r"no column 'path' \(`path_column`\)"),
         ("path,labels", "a", {}, r"no column 'label' \(`label_columns`\): did you mean 'labels'"),
-        ("path,label,split", "a,later", {}, "'later': allowed are train, val, test and predict"),
-        ("path,a,b", "1,2", {"label_columns": ["a", "b"]}, "'2'.*holds 0 or 1"),
+        ("path,label,split", "a,later", {}, "'later': use train, val, test or predict"),
+        ("path,a,b", "1,2", {"label_columns": ["a", "b"]}, "contains '2': use 0 or 1"),
     ],
 )
-def test_a_table_that_does_not_fit(root: Path, header: str, row: str, kwargs: dict[str, Any], message: str) -> None:
+def test_invalid_tables(root: Path, header: str, row: str, kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         module(write(root, header, [row] * 20), **kwargs)
 
@@ -167,8 +172,8 @@ def test_classes_without_training_images(root: Path) -> None:
         module(path)
 
 
-def test_no_table(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no table .*`path`"):
+def test_missing_table(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"table .* not found: set `path`"):
         module(tmp_path / "none.csv")
     (tmp_path / "empty.csv").write_text("path,label\n")
     with pytest.raises(ValueError, match="has no rows"):
@@ -190,7 +195,7 @@ def test_several_annotators(root: Path, caplog: pytest.LogCaptureFixture) -> Non
     kwargs: dict[str, Any] = {"annotator_column": "annotator", "val_fraction": 0.0, "test_fraction": 0.0}
     data = module(path, **kwargs)
     assert len(data.train_dataset) == 20
-    assert data.train_dataset.labels.tolist() == [0, 1] * 10  # of two and two votes the first class
+    assert data.train_dataset.labels.tolist() == [0, 1] * 10  # a tie of two votes: the first class
     assert "44 votes of 4 annotators on 20 images, Fleiss' kappa 0.87, 2 images disputed:" in caplog.text
     assert "  images/00.png: a 2, b 1\n  images/04.png: a 2, b 2" in caplog.text
     soft = module(path, consensus="soft", **kwargs | {"val_fraction": 0.2})
@@ -214,9 +219,9 @@ def test_several_annotators(root: Path, caplog: pytest.LogCaptureFixture) -> Non
 
 
 @pytest.mark.learns
-def test_soft_labels_train_as_they_are(root: Path, seed: int) -> None:
+def test_soft_labels_are_trained_on(root: Path, seed: int) -> None:
     L.seed_everything(seed, verbose=False)
-    for index in range(20):  # the even ones are dark
+    for index in range(20):  # images with even numbers are dark
         Image.new("L", (12, 10), 200 * (index % 2) + 2 * index).save(root / "images" / f"{index:02}.png")
     votes = [(index, who, "ab"[index % 2]) for index in range(20) for who in ("x", "y")]
     votes += [(index, "z", "b") for index in range(20)]
@@ -237,26 +242,26 @@ def test_soft_labels_train_as_they_are(root: Path, seed: int) -> None:
     assert torch.allclose(model.step(batch, "train")["loss"], expected)
 
 
-def test_votes_that_do_not_fit(root: Path) -> None:
+def test_invalid_votes(root: Path) -> None:
     path = crowd(root, [(0, "", "a"), (1, "x", "b")])
-    with pytest.raises(ValueError, match=r"1 votes have no annotator, the first for 'images/00.png'"):
+    with pytest.raises(ValueError, match=r"1 votes have no annotator, the first one is for 'images/00.png'"):
         module(path, annotator_column="annotator")
     with pytest.raises(ValueError, match=r"no column 'who' \(`annotator_column`\)"):
         module(path, annotator_column="who")
-    with pytest.raises(ValueError, match="for one label an image"):
+    with pytest.raises(ValueError, match="needs one label per image"):
         module(path, annotator_column="annotator", label_separator="|")
     table = write(root, "path,label,split,annotator", ["a,train,x"] * 10)
     table.write_text(table.read_text() + "images/00.png,a,test,y\n")
-    with pytest.raises(ValueError, match=r"puts 'images/00.png' into 'train' and into 'test'"):
+    with pytest.raises(ValueError, match=r"'images/00.png' is in both 'train' and 'test'"):
         module(table, annotator_column="annotator")
 
 
-def test_the_agreement_verb_names_its_own_options(root: Path) -> None:
+def test_agreement_errors_name_its_options(root: Path) -> None:
     with pytest.raises(FileNotFoundError, match="set --path"):
         main(["agreement", "--path", str(root / "nowhere.csv")])
 
 
-def test_the_agreement_verb(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_agreement_verb(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     votes = [(index, who, "ab"[index % 2]) for index in range(20) for who in ("x", "y", "v")]
     path = crowd(root, [*votes, (7, "z", "a")])
     main(["agreement", "--path", str(path), "--out", str(root / "images.csv")])
@@ -268,11 +273,11 @@ def test_the_agreement_verb(root: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert lines[1].startswith("images/07.png,b,")
     assert lines[1].endswith(",0.5000,1,3")
     assert len(lines) == 21
-    data = module(root / "images.csv", val_fraction=0.0, test_fraction=0.0)  # read straight back
+    data = module(root / "images.csv", val_fraction=0.0, test_fraction=0.0)  # read again directly
     assert data.train_dataset.labels.sum() == 10
 
 
-def test_labels_that_are_numbers(root: Path) -> None:
+def test_numeric_labels(root: Path) -> None:
     rows = [label for label in ("10.0", "2.0", "-1.5", "x") for _ in range(5)]
     assert module(write(root, "path,label", rows)).class_names == ["-1.5", "2.0", "10.0", "x"]
     rows = [label for label in ("1", "1.0") for _ in range(10)]
@@ -280,8 +285,8 @@ def test_labels_that_are_numbers(root: Path) -> None:
         module(write(root, "path,label", rows))
 
 
-def test_paths_may_lead_anywhere_and_are_only_read(root: Path, tmp_path: Path) -> None:
-    """The table is the user's own: absolute paths and paths above its folder are usual."""
+def test_paths_outside_root_are_only_read(root: Path, tmp_path: Path) -> None:
+    """Tables are trusted: absolute paths and paths above their folder are common."""
     first = next(path for path in sorted(root.rglob("*.png")))
     for path in (str(first.absolute()), f"../{root.name}/{first.relative_to(root)}"):
         others = "".join(f"images/{index:02}.png,{'ab'[index % 2]}\n" for index in range(1, 20))
@@ -289,7 +294,7 @@ def test_paths_may_lead_anywhere_and_are_only_read(root: Path, tmp_path: Path) -
         assert module(root / "t.csv").train_dataset[0]["image"].dtype == torch.uint8
 
 
-def test_one_image_with_two_labels_asks_for_the_annotators(root: Path) -> None:
+def test_error_names_image_with_two_labels(root: Path) -> None:
     path = root / "votes.csv"
     rows = [
         f"images/{index:02}.png,{label},{who}"
@@ -297,17 +302,17 @@ def test_one_image_with_two_labels_asks_for_the_annotators(root: Path) -> None:
         for who, label in (("a", "x"), ("b", "xy"[index % 2]))
     ]
     path.write_text("\n".join(["path,label,annotator", *rows]))
-    with pytest.raises(ValueError, match=r"'images/01\.png' the label 'x' and the label 'y': name the column"):
+    with pytest.raises(ValueError, match=r"'images/01\.png' has the label 'x' and the label 'y'. Name the column"):
         module(path)
     assert module(path, annotator_column="annotator").votes is not None
-    with pytest.raises(ValueError, match="consensus='soft': it is of several annotators"):
+    with pytest.raises(ValueError, match="consensus='soft': it needs several annotators"):
         module(path, consensus="soft")
     path.write_text(path.read_text() + "\nimages/00.png,y,a")
-    with pytest.raises(ValueError, match=r"'a' says both 'x' and 'y' of 'images/00\.png'"):
+    with pytest.raises(ValueError, match=r"'a' labels 'images/00\.png' both 'x' and 'y'"):
         module(path, annotator_column="annotator")
 
 
-def test_the_agreement_verb_writes_over_nothing(
+def test_agreement_overwrites_nothing(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = crowd(root, [(0, "x", "a"), (0, "y", "b"), (1, "x", "b"), *((k, w, w) for k in range(2, 9) for w in "ab")])
@@ -335,46 +340,46 @@ def test_unlabeled_rows_of_any_split_are_counted(root: Path, caplog: pytest.LogC
     assert data.val_dataset.labels.tolist() == [1, -1]
 
 
-def test_one_file_with_two_labels_in_other_spellings(root: Path) -> None:
+def test_error_names_file_with_two_labels(root: Path) -> None:
     (root / "twice.csv").write_text("path,label\n00.png,cat\n01.png,dog\n./00.png,dog\n")
-    with pytest.raises(ValueError, match=r"gives './00\.png' the label 'cat' and the label 'dog'"):
+    with pytest.raises(ValueError, match=r"'./00\.png' has the label 'cat' and the label 'dog'"):
         CSVDataModule(str(root / "twice.csv"), str(root / "images"), image_size=8).setup()
 
 
 @pytest.mark.parametrize("column", ["Split", "SPLIT", " split "])
-def test_the_column_of_the_splits_in_other_letters(root: Path, column: str) -> None:
+def test_split_column_in_another_case(root: Path, column: str) -> None:
     rows = [f"{'cat' if n % 2 else 'dog'},{'train' if n < 14 else 'test'}" for n in range(20)]
     assert sizes(module(write(root, f"path,label,{column}", rows), val_fraction=0.0)) == [14, 0, 6]
 
 
-def test_a_column_that_names_splits_is_not_passed_over(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_warns_about_split_column(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [f"{'cat' if n % 2 else 'dog'},{'train' if n < 14 else 'Test'}" for n in range(20)]
     path = write(root, "path,label,fold", rows)
     module(path)
-    assert "so its images are in no splits; its column fold names splits: `split_column='fold'`" in caplog.text
+    assert "so its images have no splits, but its column fold contains splits: use `split_column='fold'`" in caplog.text
     with pytest.raises(ValueError, match=r"has no column 'flod' \(`split_column`\): did you mean 'fold'"):
         module(path, split_column="flod")
 
 
-def test_names_without_suffixes(root: Path) -> None:
+def test_names_without_suffix(root: Path) -> None:
     rows = "".join(f"{n:02},{'cat' if n % 2 else 'dog'}\n" for n in range(20))
     (root / "ids.csv").write_text(f"path,label\n{rows}")
     data = module(root / "ids.csv", root=str(root / "images"))
     assert {data.train_dataset.sample_name(n)[2:] for n in range(len(data.train_dataset))} == {".png"}
 
 
-def test_labels_that_are_probably_none_are_told(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_warns_about_odd_labels(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     module(write(root, "path,label", ["cat", "Cat", "dog", "nan"] * 5))
-    assert "nan is read as a class. Leave the cell of an unlabeled image empty." in caplog.text
-    assert "has classes whose names differ in case alone: Cat, cat." in caplog.text
+    assert "nan is read as a class. Leave the cells of unlabeled images empty." in caplog.text
+    assert "has class names that differ only in case: Cat, cat." in caplog.text
 
 
-def test_error_names_a_quotation_mark_that_is_not_closed(root: Path) -> None:
+def test_error_names_unclosed_quotation_mark(root: Path) -> None:
     with pytest.raises(ValueError, match=r"the label 'cat\\nimages/01\.png,dog' has several lines"):
         module(write(root, "path,label", ['"cat', 'dog"', *["cat", "dog"] * 9]))
 
 
-def test_annotators_who_spell_a_path_in_two_ways(root: Path) -> None:
+def test_annotators_with_other_path_spellings(root: Path) -> None:
     rows = [f"{dots}images/{n:02}.png,{'cat' if n % 2 else 'dog'},{who}" for n in range(6)
             for who, dots in enumerate(("", "./"))]  # fmt: skip
     (root / "votes.csv").write_text("\n".join(["path,label,who", *rows]))

@@ -29,7 +29,7 @@ def jpeg(image: np.ndarray = RGB, mode: str = "RGB", **options: object) -> bytea
 
 @pytest.fixture(params=["simplejpeg", "Pillow"])
 def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways in which a JPEG is decoded; the other one is taken away."""
+    """Decode JPEGs with each decoder in turn, with the other one disabled."""
     if request.param == "Pillow":
         monkeypatch.setitem(sys.modules, "simplejpeg", None)
     else:
@@ -38,7 +38,7 @@ def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return str(request.param)
 
 
-def test_one_module_knows_the_decoders() -> None:
+def test_only_one_module_imports_decoders() -> None:
     found = [
         path.relative_to(ROOT).as_posix()
         for folder in ("lit_cv", "datamodules", "scripts")
@@ -49,16 +49,16 @@ def test_one_module_knows_the_decoders() -> None:
 
 
 @pytest.mark.parametrize("options", [{"subsampling": k} for k in range(3)] + [{"progressive": True}, {"mode": "L"}])
-def test_a_jpeg_has_pillows_pixels(options: dict[str, object], decoder: str) -> None:
+def test_jpeg_matches_pillow(options: dict[str, object], decoder: str) -> None:
     for height, width in ((50, 70), (33, 17), (8, 9)):
         content = jpeg(RGB[:height, :width], **options)  # type: ignore[arg-type]
         expected = torch.tensor(np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))).permute(2, 0, 1)
         assert torch.equal(decode(content, None, 3), expected)
-        grey = decode(content, None, 1).int() - torch.tensor(np.asarray(Image.open(io.BytesIO(content)).convert("L")))
-        assert grey.abs().max() <= 2
+        gray = decode(content, None, 1).int() - torch.tensor(np.asarray(Image.open(io.BytesIO(content)).convert("L")))
+        assert gray.abs().max() <= 2
 
 
-def test_a_fraction_of_a_jpeg_has_pillows_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jpeg_fraction_matches_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("simplejpeg")
     sides = np.random.RandomState(1).randint(1, 300, (40, 2))
     for height, width in sides.tolist():
@@ -70,7 +70,7 @@ def test_a_fraction_of_a_jpeg_has_pillows_pixels(monkeypatch: pytest.MonkeyPatch
                 assert torch.equal(found, decode(content, (size, size), 3)), (height, width, size)
 
 
-def test_what_simplejpeg_refuses_is_decoded_by_pillow() -> None:
+def test_pillow_decodes_what_simplejpeg_refuses() -> None:
     content = jpeg(mode="CMYK")
     expected = torch.tensor(np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))).permute(2, 0, 1)
     assert torch.equal(decode(content, None, 3), expected)
@@ -78,7 +78,7 @@ def test_what_simplejpeg_refuses_is_decoded_by_pillow() -> None:
 
 @pytest.mark.parametrize("exif", [None, 3])
 @pytest.mark.parametrize("size", [None, (8, 8)])
-def test_orientation_in_xmp_counts_where_exif_has_none(
+def test_orientation_from_xmp_without_exif(
     tmp_path: Path, exif: int | None, size: tuple[int, int] | None, decoder: str
 ) -> None:
     entries = Image.Exif()
@@ -112,7 +112,7 @@ def test_broken_exif_does_not_make_an_image_unreadable(tmp_path: Path, decoder: 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "avif"])
-def test_the_size_of_a_file_is_that_of_its_pixels(tmp_path: Path, orientation: int, suffix: str) -> None:
+def test_file_size_matches_pixels(tmp_path: Path, orientation: int, suffix: str) -> None:
     entries = Image.Exif()
     entries[0x0112] = orientation
     Image.fromarray(RGB).save(tmp_path / f"a.{suffix}", exif=entries)
@@ -121,7 +121,7 @@ def test_the_size_of_a_file_is_that_of_its_pixels(tmp_path: Path, orientation: i
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_transparent_value_of_16_bits_is_put_on_white(channels: int) -> None:
+def test_transparent_16_bit_value_on_white(channels: int) -> None:
     values = np.linspace(0, 65535, 3500).reshape(50, 70).astype(np.uint16)
     found = decode(png16(values, (int(values[3, 4]),)), None, channels)
     expected = np.round(values / 65535 * 255)
@@ -131,12 +131,12 @@ def test_a_transparent_value_of_16_bits_is_put_on_white(channels: int) -> None:
     found = decode(png16(colors, tuple(colors[3, 4].tolist())), None, 3)
     scaled = np.round(colors / 65535 * 255)
     scaled[3, 4] = 255
-    assert np.abs(found.permute(1, 2, 0).numpy() - scaled).max() <= 1  # Pillow keeps the higher 8 bits of colors
+    assert np.abs(found.permute(1, 2, 0).numpy() - scaled).max() <= 1  # Pillow keeps the upper 8 bits of colors
 
 
 @pytest.fixture
 def dark(tmp_path: Path) -> Path:
-    """Two classes of images with 12 bits in TIFF files of 16, and what they hold."""
+    """Write 12-bit images of two classes in 16-bit TIFF files, and return their values."""
     for label in "ab":
         (tmp_path / label).mkdir()
         for number in range(4):
@@ -145,17 +145,17 @@ def dark(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_values_of_12_bits_are_told_once(
+def test_warns_once_about_12_bit_values(
     dark: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(decoding, "_noted_dark", False)
+    monkeypatch.setattr(decoding, "_warned_dark", False)
     for name in ("0.tif", "1.tif"):
         assert read_image(dark / "a" / name).max() == 16
-    said = "0.tif: its values reach 4095 of 65535, so it comes out dark. If they have 12 bits, set `value_range="
+    said = "0.tif: its values reach 4095 of 65535, so it is dark. If they have 12 bits, set `value_range="
     assert said in caplog.text
     assert len(caplog.records) == 1
     caplog.clear()
-    monkeypatch.setattr(decoding, "_noted_dark", False)
+    monkeypatch.setattr(decoding, "_warned_dark", False)
     Image.fromarray(np.full((5, 5), 60_000, np.uint16)).save(dark / "bright.png")
     read_image(dark / "bright.png")
     assert not caplog.records
@@ -169,7 +169,7 @@ def test_values_of_12_bits_are_told_once(
 def test_value_range_reaches_the_images(
     dark: Path, cache: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(decoding, "_noted_dark", False)
+    monkeypatch.setattr(decoding, "_warned_dark", False)
     maxima = []
     for value_range in (None, [0.0, 4095.0], [0, 2047]):
         data = ImageFolderDataModule(
@@ -179,7 +179,7 @@ def test_value_range_reaches_the_images(
         data.setup("fit")
         image = data.train_dataset[0]["image"]
         maxima.append(int(image.max()))
-        assert int((image == 255).sum()) > 3000 or value_range != [0, 2047]  # half of the values, and more, are cut off
+        assert int((image == 255).sum()) > 3000 or value_range != [0, 2047]  # more than half of the values are clipped
     assert maxima[0] <= 16
     assert maxima[1] in range(250, 256)
     assert maxima[2] == 255
@@ -190,22 +190,22 @@ def test_value_range_reaches_the_images(
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.float32])
-def test_32_bits_have_the_range_that_is_given(tmp_path: Path, kind: type) -> None:
+def test_32_bit_images_with_value_range(tmp_path: Path, kind: type) -> None:
     values = np.arange(-10, 2990).reshape(50, 60).astype(kind)
     Image.fromarray(values).save(tmp_path / "a.tif")
-    with pytest.raises(UnreadableImageError, match=r"from -10.* to 2989.*: give their lowest and highest value"):
+    with pytest.raises(UnreadableImageError, match=r"from -10.* to 2989.*: set their lowest and highest value"):
         read_image(tmp_path / "a.tif")
     found = read_image(tmp_path / "a.tif", channels=1, value_range=(0, 255))
     assert np.array_equal(found[0].numpy(), values.clip(0, 255).astype(np.uint8))
     if kind is np.float32:
         values[0, 0] = np.nan
         Image.fromarray(values).save(tmp_path / "a.tif")
-        with pytest.raises(UnreadableImageError, match="no finite numbers"):
+        with pytest.raises(UnreadableImageError, match="pixels that are not finite"):
             read_image(tmp_path / "a.tif", value_range=(0, 255))
 
 
 @pytest.mark.parametrize("suffix", ["heic", "HEIF"])
-def test_a_heic_file_is_told_how_to_be_read(
+def test_heic_error_names_package(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
@@ -227,9 +227,7 @@ def test_a_heic_file_is_told_how_to_be_read(
 
 
 @pytest.mark.parametrize("name", ["pillow_heif.py", "pillow_heif/__init__.py"])
-def test_a_heic_file_runs_no_file_of_the_working_directory(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_heic_runs_no_file_of_working_directory(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if find_spec("pillow_heif"):
         pytest.skip("the one that is installed comes first")
     (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -241,7 +239,7 @@ def test_a_heic_file_runs_no_file_of_the_working_directory(
         read_image("a.heic")
 
 
-def test_a_heic_file_is_read_where_pillow_heif_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heic_is_read_with_pillow_heif(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heif = pytest.importorskip("pillow_heif")
     heif.from_pillow(Image.fromarray(RGB)).save(tmp_path / "a.heic", quality=90)
     monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
@@ -250,10 +248,10 @@ def test_a_heic_file_is_read_where_pillow_heif_is_installed(tmp_path: Path, monk
     assert file_size(tmp_path / "a.heic") == (50, 70)
 
 
-def test_dark_colors_of_16_bits_are_told(
+def test_warns_about_dark_16_bit_colors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(decoding, "_noted_dark", False)
+    monkeypatch.setattr(decoding, "_warned_dark", False)
     values = np.random.RandomState(0).randint(0, 4096, (5, 7, 3)).astype(np.uint16)
     (tmp_path / "bright.png").write_bytes(png16(16 * values))
     read_image(tmp_path / "bright.png")
@@ -262,8 +260,8 @@ def test_dark_colors_of_16_bits_are_told(
     for _ in range(2):
         assert read_image(tmp_path / "dark.png").max() < 16
     assert [record.getMessage() for record in caplog.records] == [
-        f"{tmp_path / 'dark.png'}: its colors have 16 bits, of which the upper 8 are read, and come out dark: convert "
-        "such images to 8 bits a color."
+        f"{tmp_path / 'dark.png'}: its colors have 16 bits, of which only the upper 8 are read, so it is dark. Convert "
+        "such images to 8 bits per color."
     ]
-    with pytest.raises(UnreadableImageError, match=r"colors of 16 bits, which `value_range` does not scale"):
+    with pytest.raises(UnreadableImageError, match=r"16-bit colors, which `value_range` does not scale"):
         read_image(tmp_path / "bright.png", value_range=(0, 4095))

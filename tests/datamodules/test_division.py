@@ -1,4 +1,4 @@
-"""No image is on two sides: neither under two names nor after files were added."""
+"""No image is in two splits: neither under two names nor after files were added."""
 
 import os
 import shutil
@@ -73,15 +73,15 @@ def test_images_stay_in_their_splits_when_files_are_added(
     after = names_of(resumed(ImageFolderDataModule(str(root), cache=cache, val_fraction=0.25, **SMALL), path, verb))
     for split, names in before.items():
         assert names - {"dog/07.png"} <= after[split]
-        assert len(after[split]) > len(before[split])  # the new ones are divided, too
+        assert len(after[split]) > len(before[split])  # new images are divided, too
     assert "40 are new" in caplog.text
-    assert "1 is gone" in caplog.text
+    assert "1 is missing" in caplog.text
     without = ImageFolderDataModule(str(root), val_fraction=0.25, **SMALL)
     without.setup()
-    assert names_of(without)["test"] & before["train"]  # what would have been measured on
+    assert names_of(without)["test"] & before["train"]  # would have been validation images
 
 
-def test_the_record_is_small_and_splits_are_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_record_is_small_and_splits_are_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = folders(tmp_path / "pets")
     data = ImageFolderDataModule(str(root), **SMALL)
     path = trained(data, tmp_path / "a.ckpt")
@@ -95,16 +95,16 @@ def test_the_record_is_small_and_splits_are_the_same(tmp_path: Path, caplog: pyt
     assert names_of(resumed(ImageFolderDataModule(str(moved), **SMALL), path)) == names_of(data)
 
 
-def test_options_that_would_change_the_splits_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_warns_about_changed_split_options(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = folders(tmp_path / "pets")
     data = ImageFolderDataModule(str(root), **SMALL)
     path = trained(data, tmp_path / "a.ckpt")
     other = resumed(ImageFolderDataModule(str(root), split_seed=7, **SMALL), path)
     assert names_of(other) == names_of(data)
-    assert "`split_seed`: the images of the checkpoint stay" in caplog.text
+    assert "`split_seed` has changed, but images of the checkpoint stay" in caplog.text
 
 
-def test_other_data_are_divided_anew(tmp_path: Path) -> None:
+def test_other_data_gets_new_splits(tmp_path: Path) -> None:
     path = trained(ImageFolderDataModule(str(folders(tmp_path / "a")), **SMALL), tmp_path / "a.ckpt")
     other = folders(tmp_path / "b")
     for file in other.rglob("*.png"):
@@ -114,7 +114,7 @@ def test_other_data_are_divided_anew(tmp_path: Path) -> None:
     assert names_of(resumed(ImageFolderDataModule(str(other), **SMALL), path)) == names_of(expected)
 
 
-def test_labels_stay_chosen(tmp_path: Path) -> None:
+def test_chosen_labels_are_kept(tmp_path: Path) -> None:
     root = folders(tmp_path / "pets")
     data = ImageFolderDataModule(str(root), labels_per_class=3, **SMALL)
     path = trained(data, tmp_path / "a.ckpt")
@@ -124,7 +124,7 @@ def test_labels_stay_chosen(tmp_path: Path) -> None:
     assert {other.train_dataset.sample_name(index) for index in range(len(other.train_dataset))} == chosen
 
 
-def test_training_images_that_were_moved_to_the_test_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_warns_about_training_images_in_test(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folders(tmp_path)
     rows = [(f"{name}/{number:02}.png", name, "train" if number < 15 else "test")
             for name in ("cat", "dog") for number in range(20)]  # fmt: skip
@@ -198,7 +198,7 @@ def test_error_names_image_in_two_splits(tmp_path: Path, spelling: str) -> None:
     os.link(tmp_path / "cat" / "00.png", tmp_path / "hard.png")
     rows = [f"{name}/{number:02}.png,{name},train" for name in ("cat", "dog") for number in range(10)]
     (tmp_path / "images.csv").write_text("\n".join(["path,label,split", *rows, f"{spelling},cat,test"]))
-    with pytest.raises(ValueError, match=r"1 of 1 images of test are training images, too: .*`on_error='skip'`"):
+    with pytest.raises(ValueError, match=r"1 of 1 images of test are also training images: .*`on_error='skip'`"):
         CSVDataModule(str(tmp_path / "images.csv"), **SMALL).setup()
     data = CSVDataModule(str(tmp_path / "images.csv"), on_error="skip", val_fraction=0.2, **SMALL)
     data.setup()
@@ -220,25 +220,25 @@ def test_paths_to_one_image_stay_together(tmp_path: Path) -> None:
     assert not plain["val"] & plain["test"]
 
 
-def test_lists_of_annotated_images_are_compared(tmp_path: Path) -> None:
+def test_annotated_images_in_two_splits(tmp_path: Path) -> None:
     numbers = [f"{number:02}" for number in range(12)]
     root = yolo(tmp_path, {"train": numbers[:9], "val": numbers[8:]})
-    with pytest.raises(ValueError, match=r"1 of 4 images of val are training images, too: .*08\.png"):
+    with pytest.raises(ValueError, match=r"1 of 4 images of val are also training images: .*08\.png"):
         AnnotatedImagesDataModule(str(root), image_size=32, batch_size=2, num_workers=0).setup()
 
 
-def test_copies_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_warns_about_copies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for split in ("train", "test"):
         folders(tmp_path / split, 6)
     for file in (tmp_path / "test").rglob("*.png"):  # other images of the same sizes
         Image.fromarray(np.asarray(Image.open(file)) ^ 1).save(file)
     shutil.copy(tmp_path / "train" / "cat" / "03.png", tmp_path / "test" / "dog" / "copy.png")
     ImageFolderDataModule(str(tmp_path), val_fraction=0.0, **SMALL).setup()
-    assert "1 of 13 images of test are copies of training images, byte for byte: " in caplog.text
+    assert "1 of 13 images of test are exact copies of training images: " in caplog.text
     assert "test/dog/copy.png = train/cat/03.png" in caplog.text
 
 
-def test_copies_are_looked_for_in_few_files(tmp_path: Path) -> None:
+def test_copies_are_searched_in_few_files(tmp_path: Path) -> None:
     for split, offset in (("train", 0), ("val", 3)):
         (tmp_path / split).mkdir()
         for number in range(40):
@@ -253,13 +253,13 @@ def test_copies_are_looked_for_in_few_files(tmp_path: Path) -> None:
     assert [pair.second for pair in pairs] == list(range(0, 37, 4))
 
 
-def test_missing_files_are_no_files_of_one_another(tmp_path: Path) -> None:
+def test_missing_files_differ(tmp_path: Path) -> None:
     states = file_states(tmp_path, ["a", "b", "./a", "c\0d"])
     assert first_positions(states).tolist() == [0, 1, 0, 3]
     assert states.size.tolist() == [-1] * 4
 
 
-def test_a_record_is_what_a_checkpoint_holds() -> None:
+def test_record_in_checkpoint() -> None:
     names = ["café/1.png", "b\udcff.png", "c.png"]
     record = SplitRecord.of([(names, np.array([0, 1, 2], np.uint8))], {"split_seed": 0})
     again = SplitRecord.from_state(record.state_dict())
@@ -271,7 +271,7 @@ def test_a_record_is_what_a_checkpoint_holds() -> None:
     assert all(SplitRecord.from_state(state) is None for state in broken)
 
 
-def test_a_file_under_many_names_is_held_out_as_one(tmp_path: Path) -> None:
+def test_file_with_several_names_is_held_out_once(tmp_path: Path) -> None:
     folders(tmp_path)
     rows = [
         f"{dots}{name}/{n:02}.png,{name}" for dots in ("", "./", ".//") for name in ("cat", "dog") for n in range(20)
@@ -282,7 +282,7 @@ def test_a_file_under_many_names_is_held_out_as_one(tmp_path: Path) -> None:
     assert {split: len(names) for split, names in names_of(data).items()} == {"train": 72, "val": 24, "test": 24}
 
 
-def test_files_with_several_labels_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_warns_about_files_with_several_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folders(tmp_path)
     for number in range(3):
         os.link(tmp_path / "cat" / f"{number:02}.png", tmp_path / "dog" / f"x{number}.png")
@@ -291,7 +291,7 @@ def test_files_with_several_labels_are_told(tmp_path: Path, caplog: pytest.LogCa
     assert "3 images are listed twice, with different labels: dog/x0.png = cat/00.png" in caplog.text
 
 
-def test_splits_are_those_of_the_checkpoint_in_another_listing(tmp_path: Path) -> None:
+def test_checkpoint_splits_apply_to_another_listing(tmp_path: Path) -> None:
     data = ImageFolderDataModule(str(folders(tmp_path / "set")), val_fraction=0.2, split_seed=3, **SMALL)
     path = trained(data, tmp_path / "a.ckpt")
     rows = [f"{name}/{number:02}.png,{name}" for number in range(20) for name in ("dog", "cat")]

@@ -1,4 +1,4 @@
-"""Two domains side by side: what training sees, in which order, and in which shape."""
+"""Two domains: content, order and format of training batches."""
 
 import itertools
 import logging
@@ -22,7 +22,7 @@ from lit_cv.modules import SimCLRModule, SupervisedModule
 
 
 class Squares(BaseDataModule):
-    """Constant images whose brightness is their number; their label is the number's last digit, of 3."""
+    """Return constant images with their number as brightness and the number modulo 3 as label."""
 
     def __init__(self, n: int, channels: int = 1, side: int = 8, known: bool = True, names: str = "abc", **kw: Any):
         super().__init__(**{"val_fraction": 0.0, **kw})
@@ -43,7 +43,7 @@ def joined(source: BaseDataModule | None = None, target: BaseDataModule | None =
     return data
 
 
-def test_a_batch_holds_source_labels_and_no_target_labels() -> None:
+def test_batch_has_no_target_labels() -> None:
     for data in (joined(), joined(target=Squares(7, known=False))):
         for batch in data.train_dataloader():
             assert set(batch) == {"source", "target"}
@@ -56,7 +56,7 @@ def test_a_batch_holds_source_labels_and_no_target_labels() -> None:
 
 
 @pytest.mark.parametrize("sizes", [(20, 7), (7, 20), (9, 9)])
-def test_an_epoch_is_a_pass_through_the_larger_set(sizes: tuple[int, int]) -> None:
+def test_epoch_is_one_pass_over_larger_domain(sizes: tuple[int, int]) -> None:
     batches = list(joined(Squares(sizes[0]), Squares(sizes[1])).train_dataloader())
     assert len(batches) == max(sizes) // 4
     for domain, size in zip(("source", "target"), sizes, strict=True):
@@ -68,7 +68,7 @@ def test_an_epoch_is_a_pass_through_the_larger_set(sizes: tuple[int, int]) -> No
         assert all(a != b for a, b in itertools.pairwise(passes))
 
 
-def test_the_order_is_a_function_of_seed_and_epoch_and_differs_between_domains() -> None:
+def test_order_is_a_function_of_seed_and_epoch() -> None:
     def order(seed: int, epoch: int) -> list[list[int]]:
         sampler = PairSampler((9, 9), seed)
         sampler.set_epoch(epoch)
@@ -82,17 +82,17 @@ def test_the_order_is_a_function_of_seed_and_epoch_and_differs_between_domains()
 
 @pytest.mark.parametrize("ranks", [2, 3])
 @pytest.mark.parametrize("sizes", [(24, 7), (7, 24)])
-def test_every_process_gets_a_share_of_its_own(sizes: tuple[int, int], ranks: int) -> None:
+def test_ranks_get_different_shares(sizes: tuple[int, int], ranks: int) -> None:
     whole = PairSampler(sizes, seed=3).order()
     shares = [PairSampler(sizes, 3, ranks, rank, drop_last=True).order() for rank in range(ranks)]
     assert [len(share) for share in shares] == [24 // ranks] * ranks
     dealt = np.stack(shares, 1).reshape(-1, 2)
-    assert np.array_equal(dealt, whole)  # in turn, hence no pair twice and none left out
+    assert np.array_equal(dealt, whole)  # alternating, so no pair is repeated or missing
     large = int(np.argmax(sizes))
     assert not set(shares[0][:, large]) & set(shares[1][:, large])
 
 
-def test_an_epoch_goes_on_in_its_middle() -> None:
+def test_resume_in_the_middle_of_an_epoch() -> None:
     loader = joined().train_dataloader()
     batches = iter(loader)
     next(batches), next(batches)
@@ -104,7 +104,7 @@ def test_an_epoch_goes_on_in_its_middle() -> None:
     assert len(rest) == 3
 
 
-def test_both_domains_get_the_same_format_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_conversion_to_common_format_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="lit_cv"):
         data = joined(Squares(20, channels=3, side=8), Squares(7, channels=1, side=12))
     assert "source's images (Squares) are converted from 3 x 8 x 8 to 3 x 12 x 12" in caplog.text
@@ -114,17 +114,17 @@ def test_both_domains_get_the_same_format_and_it_is_said(caplog: pytest.LogCaptu
     for part in batch.values():
         assert part["image"].dtype == torch.uint8
         assert part["image"].shape == (4, 3, 12, 12)
-        assert torch.equal(part["image"][:, 0, 0, 0], part["index"])  # the range of values is kept
-    grey = joined(Squares(20, channels=3), Squares(7), channels=1, image_size=5)
-    assert next(iter(grey.train_dataloader()))["source"]["image"].shape == (4, 1, 5, 5)
+        assert torch.equal(part["image"][:, 0, 0, 0], part["index"])  # the value range is kept
+    gray = joined(Squares(20, channels=3), Squares(7), channels=1, image_size=5)
+    assert next(iter(gray.train_dataloader()))["source"]["image"].shape == (4, 1, 5, 5)
 
 
 def test_conversions() -> None:
     color = torch.randint(0, 256, (2, 3, 6, 6), dtype=torch.uint8)
-    grey = convert_images(color, 1, (6, 6))
+    gray = convert_images(color, 1, (6, 6))
     red, green, blue = color.double().unbind(1)
-    assert torch.equal(grey[:, 0], (0.299 * red + 0.587 * green + 0.114 * blue).round().byte())
-    assert torch.equal(convert_images(grey, 3, (6, 6))[:, 2], grey[:, 0])
+    assert torch.equal(gray[:, 0], (0.299 * red + 0.587 * green + 0.114 * blue).round().byte())
+    assert torch.equal(convert_images(gray, 3, (6, 6))[:, 2], gray[:, 0])
     wide = torch.zeros(1, 1, 4, 8, dtype=torch.uint8)
     wide[..., 2:6] = 200  # the centered square
     assert convert_images(wide, 1, (8, 8)).eq(200).all()
@@ -132,7 +132,7 @@ def test_conversions() -> None:
         convert_images(torch.zeros(1, 2, 4, 4, dtype=torch.uint8), 3, (4, 4))
 
 
-def test_one_normalisation_for_both_domains() -> None:
+def test_common_normalization() -> None:
     data = joined(Squares(20), Squares(200))
     pixels = [np.arange(n) / 255 for n in (20, 200)]
     mean = (pixels[0].mean() + pixels[1].mean()) / 2
@@ -141,7 +141,7 @@ def test_one_normalisation_for_both_domains() -> None:
     assert data.std == pytest.approx([variance**0.5])
 
 
-def test_evaluation_names_the_domain_and_covers_both_sets() -> None:
+def test_evaluation_covers_both_domains() -> None:
     data = joined()
     for loaders in (data.val_dataloader(), data.test_dataloader()):
         assert len(loaders) == 2
@@ -177,7 +177,7 @@ def test_hyperparameters_are_plain_values() -> None:
     assert "labels_per_class" not in data.hparams
 
 
-def test_wrong_domains() -> None:
+def test_invalid_domains() -> None:
     with pytest.raises(ValueError, match=r"classes differ: Squares has 3 \(a, b, c\).*3 \(a, c, b\)"):
         joined(target=Squares(7, names="acb"))
     with pytest.raises(ValueError, match="the same DataModule"):
@@ -191,7 +191,7 @@ def test_wrong_domains() -> None:
 
 
 @pytest.mark.draws
-def test_pictures_and_summary() -> None:
+def test_figure_and_summary() -> None:
     data = DomainAdaptationDataModule(DigitsDataModule(), Squares(7, names="0123456789"))
     assert "target: Squares: 7 train" in data.summary()
     assert "together: 1 x 8 x 8 pixels" in data.summary()
@@ -201,7 +201,7 @@ def test_pictures_and_summary() -> None:
     assert titles[3:6] == ["unlabeled"] * 3
 
 
-def test_lazy_sets_are_converted_as_they_are_read() -> None:
+def test_lazy_datasets_are_converted_on_reading() -> None:
     base = ShapesDataModule(16, 50)
     base.setup()
     part = ConvertedDataset(base.train_dataset, 1, (20, 20), 1).subset([4, 2])

@@ -1,4 +1,4 @@
-"""Episodes hold what they say, whole, the same for the same number, and from classes of their own split."""
+"""Episodes have the documented content, are a function of their number, and use only classes of their split."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,7 +25,7 @@ from tests.datamodules.files import save_images
 
 
 class Numbered(BaseDataModule):
-    """Images that tell their class (first row) and which one of it they are (second row), but for the four corners."""
+    """Return images that encode their class (first row) and their number in it (second row), except in the corners."""
 
     def __init__(self, counts: list[int], mark: int = 0, **kwargs: Any) -> None:
         super().__init__(val_fraction=kwargs.pop("val_fraction", 0.2), **kwargs)
@@ -58,7 +58,7 @@ def batches(data: EpisodicDataModule, epoch: int = 0) -> list[dict[str, Any]]:
     return list(loader)
 
 
-def test_an_episode_is_whole_and_its_labels_are_those_of_its_classes() -> None:
+def test_episode_content() -> None:
     data = episodic(batch_size=4, episodes_per_epoch=20)
     for batch in batches(data):
         assert batch["classes"].shape == (4, 3)
@@ -75,10 +75,10 @@ def test_an_episode_is_whole_and_its_labels_are_those_of_its_classes() -> None:
                 for image, label in zip(images, labels, strict=True):
                     assert int(names[label].partition("/")[2]) == int(image[0, 0, 1])
                     seen.add((int(image[0, 0, 1]), int(image[0, 1, 1])))
-            assert len(seen) == 15  # no image twice, in neither part
+            assert len(seen) == 15  # no repeated image in either part
 
 
-def test_every_class_and_image_is_drawn_about_as_often() -> None:
+def test_classes_and_images_are_drawn_uniformly() -> None:
     pool = ClassPool(torch.zeros(45, 1, 1, 1, dtype=torch.uint8), torch.tensor([0] * 5 + [1] * 10 + [2] * 30), "abc")
     data = EpisodeDataset(pool, None, way=2, shot=1, queries=2)
     batch = data.__getitems__(list(EpisodeSampler(6000, seed=3)))
@@ -90,16 +90,16 @@ def test_every_class_and_image_is_drawn_about_as_often() -> None:
     assert first.numpy() == pytest.approx([2000] * 3, rel=0.1)  # no class prefers a label
 
 
-def test_classes_of_the_splits_are_disjoint_and_no_image_leaks() -> None:
+def test_splits_have_disjoint_classes_and_images() -> None:
     for options in ({}, {"split_by": "group", "val_classes": 1, "test_classes": ["0"]}, {"split_seed": 3}):
         data = episodic(**options)  # type: ignore[arg-type]
         found = [set(pool.images[:, 0, 0, 1].tolist()) for pool in data.pools.values()]
         assert len(set.union(*found)) == sum(map(len, found)) == 15
-        assert sum(len(pool.images) for pool in data.pools.values()) == 15 * 8  # all splits of the base, put together
-    assert {name.partition("/")[0] for name in data.pools["test"].names} != {"4"}  # the seed chose others
+        assert sum(len(pool.images) for pool in data.pools.values()) == 15 * 8  # all splits of the base, merged
+    assert {name.partition("/")[0] for name in data.pools["test"].names} != {"4"}  # the seed chooses others
 
 
-def test_the_last_groups_in_the_order_of_their_names_are_for_the_test() -> None:
+def test_last_groups_are_test_groups() -> None:
     names = ["b/1", "a/1", "d/1", "c/2", "c/1", "e/1"]
     splits = split_classes(names, "group", 1, 2, None)
     assert {split: [names[c] for c in classes] for split, classes in splits.items()} == {
@@ -110,7 +110,7 @@ def test_the_last_groups_in_the_order_of_their_names_are_for_the_test() -> None:
     assert split_classes(names, "class", ["e/1"], ["a/1", "b/1"], None)["train"].tolist() == [2, 3, 4]
 
 
-def test_episodes_depend_on_seed_epoch_step_and_rank_alone() -> None:
+def test_episodes_are_a_function_of_seed_epoch_step_and_rank() -> None:
     def indices(seed: int | None = 0, epoch: int = 0, rank: int = 0, world: int = 1) -> list[int]:
         sampler = EpisodeSampler(12, seed, world, rank)
         sampler.set_epoch(epoch)
@@ -121,13 +121,13 @@ def test_episodes_depend_on_seed_epoch_step_and_rank_alone() -> None:
     assert not set(indices()) & set(indices(epoch=1))
     ranks = [indices(rank=rank, world=2) for rank in (0, 1)]
     assert not set(ranks[0]) & set(ranks[1])
-    assert sorted(ranks[0] + ranks[1]) == sorted(indices())  # the same episodes, whoever draws them
+    assert sorted(ranks[0] + ranks[1]) == sorted(indices())  # the same episodes on any number of ranks
     data = episodic()
     one, again = batches(data, epoch=1), batches(data, epoch=1)
     assert all(torch.equal(a["query"]["image"], b["query"]["image"]) for a, b in zip(one, again, strict=True))
 
 
-def test_an_epoch_goes_on_where_it_stopped() -> None:
+def test_resume_in_the_middle_of_an_epoch() -> None:
     data = episodic(batch_size=2, episodes_per_epoch=10)
     loader = data.train_dataloader()
     taken = iter(loader)
@@ -140,7 +140,7 @@ def test_an_epoch_goes_on_where_it_stopped() -> None:
     assert all(torch.equal(a, b) for a, b in zip(again, rest, strict=True))
 
 
-def test_evaluation_episodes_are_fixed_whatever_the_batch_and_the_other_settings() -> None:
+def test_evaluation_episodes_are_fixed() -> None:
     def episodes(**kwargs: Any) -> dict[str, torch.Tensor]:
         found: dict[str, list[torch.Tensor]] = {}
         for batch in episodic(**kwargs).val_dataloader():
@@ -155,7 +155,7 @@ def test_evaluation_episodes_are_fixed_whatever_the_batch_and_the_other_settings
     assert torch.equal(several["3w2s"], episodes(evaluate=["3w2s"], way=2)["3w2s"])
 
 
-def test_rotated_classes_are_classes_of_their_own() -> None:
+def test_rotated_classes_are_new_classes() -> None:
     data = episodic(rotations=True, way=9, episodes_per_epoch=30)
     assert len(data.pools["train"].names) == 36
     assert len(data.pools["test"].names) == 3
@@ -169,7 +169,7 @@ def test_rotated_classes_are_classes_of_their_own() -> None:
     assert turned == {0, 1, 2, 3}
 
 
-def test_queries_may_come_from_another_set() -> None:
+def test_queries_from_another_domain() -> None:
     data = episodic(Numbered([8] * 15, mark=1), query_base=Numbered([9] * 15, mark=2))
     batch = batches(data)[0]
     assert (batch["support"]["image"][..., 3, 3] == 1).all()
@@ -190,27 +190,27 @@ def test_queries_may_come_from_another_set() -> None:
     [
         ({"way": 10}, r"an episode of 10 classes \(`way`\) cannot be drawn from the 9 classes of train"),
         ({"evaluate": ["5w1s"]}, r"an episode of 5 classes \(`evaluate`\) .* the 3 classes of"),
-        ({"query": 7}, r"takes 9 images of a class .* 0/00 \(8\).* and \d more. Lower `query`"),
-        ({"evaluate": ["2w6s"]}, r"takes 9 images of a class"),
+        ({"query": 7}, r"needs 9 images per class .* 0/00 \(8\).* and \d more. Reduce `query`"),
+        ({"evaluate": ["2w6s"]}, r"needs 9 images per class"),
         ({"evaluate": ["5-way"]}, r"evaluate='5-way': give settings such as \[5w1s"),
-        ({"val_classes": ["9/99"]}, r"there is no class '9/99' \(`val_classes`\)"),
-        ({"test_classes": 15}, r"test_classes=15: 15 of 15 classes would leave none to train on"),
-        ({"val_classes": ["0/00"], "test_classes": ["0/00"]}, r"0/00: named for validation and for the test"),
+        ({"val_classes": ["9/99"]}, r"unknown class '9/99' \(`val_classes`\)"),
+        ({"test_classes": 15}, r"test_classes=15: 15 of 15 classes would leave none for training"),
+        ({"val_classes": ["0/00"], "test_classes": ["0/00"]}, r"0/00: used for both validation and test"),
         ({"way": 1}, r"way=1: give at least 2"),
-        ({"episodes_per_epoch": 2, "batch_size": 3}, r"does not fill a batch of 3 episodes"),
+        ({"episodes_per_epoch": 2, "batch_size": 3}, r"too few for a batch of 3 episodes"),
     ],
 )
-def test_what_no_episode_can_be_drawn_from_is_refused_before_training(options: Any, message: str) -> None:
+def test_too_few_classes_or_images_are_refused(options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         episodic(**options).train_dataloader()
 
 
-def test_without_a_base_there_is_nothing_to_draw_from() -> None:
-    with pytest.raises(ValueError, match=r"name it \(`base='OmniglotDataModule'`\)"):
+def test_error_names_missing_base() -> None:
+    with pytest.raises(ValueError, match=r"choose one \(`base='OmniglotDataModule'`\)"):
         EpisodicDataModule().setup()
 
 
-def test_hidden_labels_are_left_out_and_several_labels_refused(tmp_path: Path) -> None:
+def test_hidden_labels_are_excluded_and_multi_label_refused(tmp_path: Path) -> None:
     data = episodic(Numbered([20] * 15, labels_per_class=9, val_fraction=0.0))
     assert data.pools["train"].counts.tolist() == [9] * 9
     (path,) = save_images(tmp_path, 1)
@@ -221,7 +221,7 @@ def test_hidden_labels_are_left_out_and_several_labels_refused(tmp_path: Path) -
         episodic(several)
 
 
-def test_folders_two_deep_become_classes_of_groups(tmp_path: Path) -> None:
+def test_nested_folders_become_grouped_classes(tmp_path: Path) -> None:
     for seed, group in enumerate(("north", "south", "west")):
         for name in ("x", "y"):
             save_images(tmp_path / group / name, 6, seed)
@@ -243,7 +243,7 @@ def test_shapes_in_colors_and_textures() -> None:
     pool = data.pools["train"]
     red = [c for c, name in enumerate(pool.names) if name.endswith("red_plain")]
     images = pool.images.view(len(pool.names), 6, 3, 24, 24)[red].float()
-    middle = images.flatten(3).topk(40, dim=3).values.mean((1, 3))  # the strongest of each channel
+    middle = images.flatten(3).topk(40, dim=3).values.mean((1, 3))  # the maximum of each channel
     assert images.shape[0] == 5
     assert (images[:, :, 0] - images[:, :, 1]).flatten(2).amax(2).min() > 60  # something red in every image
     assert middle.shape == (5, 3)
@@ -265,14 +265,14 @@ def test_omniglot_in_folders(tmp_path: Path) -> None:
     kept = OmniglotDataModule(str(tmp_path), alphabets=["Latinnd"], image_size=12)
     kept.setup()
     assert kept.class_names == ["Latinnd/character01", "Latinnd/character02"]
-    with pytest.raises(ValueError, match=r"there is no alphabet 'Latinn' .*did you mean 'Latinnd'"):
+    with pytest.raises(ValueError, match=r"unknown alphabet 'Latinn' .*did you mean 'Latinnd'"):
         OmniglotDataModule(str(tmp_path), alphabets=["Latinn"], image_size=12).setup()
     with pytest.raises(FileNotFoundError, match=r"`download=True`|set `root`"):
         OmniglotDataModule(str(tmp_path / "nothing"), download=False).prepare_data()
 
 
 @pytest.mark.slow
-def test_the_real_omniglot(data_root: Path) -> None:
+def test_omniglot_download(data_root: Path) -> None:
     data = EpisodicDataModule(
         OmniglotDataModule(str(data_root), download=False), split_by="group", val_classes=5, test_classes=5, way=20
     )
@@ -284,13 +284,13 @@ def test_the_real_omniglot(data_root: Path) -> None:
     assert (data.pools["train"].counts == 20).all()
 
 
-def test_digits_make_episodes() -> None:
+def test_episodes_of_digits() -> None:
     data = EpisodicDataModule(DigitsDataModule(), way=3, query=4, evaluate=["2w1s", "2w5s"])
     data.setup()
     assert [pool.names for pool in data.pools.values()] == [list("012345"), ["6", "7"], ["8", "9"]]
 
 
-def test_classes_of_a_checkpoint_stay_in_their_splits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_checkpoint_classes_stay_in_their_splits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = episodic()
     torch.save({"EpisodicDataModule": first.state_dict()}, tmp_path / "a.ckpt")
     names = [f"{i // 3}/{i:02}" for i in range(15)]
@@ -326,7 +326,7 @@ def test_classes_of_a_checkpoint_stay_in_their_splits(tmp_path: Path, caplog: py
         assert data.pools["test"].names == new
         assert len(list(data.test_dataloader())) == 1000
     known = first.pools["train"].names[0]
-    mixed = resumed([known, *new], TrainerFn.TESTING)  # too few classes to train on are none of its business
+    mixed = resumed([known, *new], TrainerFn.TESTING)  # too few training classes do not matter here
     assert (mixed.pools["train"].names, mixed.pools["test"].names) == ([known], new)
     late = EpisodicDataModule(Numbered([8] * 15), way=3, shot=2, query=3, evaluate=["2w1s"], split_seed=5)
     late.setup("test")
@@ -337,7 +337,7 @@ def test_classes_of_a_checkpoint_stay_in_their_splits(tmp_path: Path, caplog: py
     assert "was trained on 3 of the 3 classes of test (`test_classes`)" in caplog.text
 
 
-def test_all_classes_can_be_tested_where_none_are_trained_on() -> None:
+def test_all_classes_can_be_tested() -> None:
     data = EpisodicDataModule(
         Numbered([8] * 4), way=3, shot=2, query=3, evaluate=["2w1s"], val_classes=0, test_classes=4
     )
@@ -347,7 +347,7 @@ def test_all_classes_can_be_tested_where_none_are_trained_on() -> None:
         EpisodicDataModule(Numbered([8] * 4), val_classes=0, test_classes=4).setup("fit")
 
 
-def test_fit_tells_how_many_classes_there_are(caplog: pytest.LogCaptureFixture) -> None:
+def test_fit_logs_class_counts(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "lit_cv"):
         episodic()
     assert "classes: 9 to train on, 3 to validate, 3 to test; 1x4x4" in caplog.text

@@ -25,7 +25,7 @@ def names(dataset: Any) -> list[str]:
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Path:
-    """One folder with three classes."""
+    """Create one folder with three classes."""
     for seed, name in enumerate(("cat", "dog", "Übermut")):
         save_images(tmp_path / "pool" / name, 20, seed)
     return tmp_path / "pool"
@@ -33,7 +33,7 @@ def pool(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def splits(tmp_path: Path) -> Path:
-    """Folders `train`, `valid` and `test` with two classes."""
+    """Create folders `train`, `valid` and `test` with two classes."""
     for seed, name in enumerate(("train", "valid", "test")):
         for label in ("a", "b"):
             save_images(tmp_path / "splits" / name / label, 6 - seed, seed)
@@ -83,7 +83,7 @@ def test_workers_give_the_same_batches(splits: Path, workers: int) -> None:
         assert torch.equal(batch["label"], other["label"])
 
 
-def test_what_is_no_image_is_passed_over(pool: Path) -> None:
+def test_other_files_are_ignored(pool: Path) -> None:
     (pool / ".hidden").mkdir()
     (pool / "cat" / ".00.png").write_bytes(b"")
     (pool / "cat" / "Thumbs.db").write_bytes(b"")
@@ -100,7 +100,7 @@ def test_what_is_no_image_is_passed_over(pool: Path) -> None:
     assert len([name for name in found if name.startswith("dog/")]) == 21
 
 
-def test_the_same_name_in_two_spellings(splits: Path) -> None:
+def test_class_names_in_two_normal_forms(splits: Path) -> None:
     (splits / "train" / "b").rename(splits / "train" / unicodedata.normalize("NFC", "é"))
     (splits / "valid" / "b").rename(splits / "valid" / unicodedata.normalize("NFD", "é"))
     (splits / "test" / "b").rename(splits / "test" / unicodedata.normalize("NFC", "é"))
@@ -108,24 +108,24 @@ def test_the_same_name_in_two_spellings(splits: Path) -> None:
     assert len(data.val_dataset or []) == 10
 
 
-def test_a_class_called_train(pool: Path) -> None:
+def test_class_named_train(pool: Path) -> None:
     (pool / "cat").rename(pool / "train")
     assert module(pool).class_names == ["dog", "train", "Übermut"]
 
 
-def test_classes_that_differ(splits: Path) -> None:
+def test_error_names_unknown_class(splits: Path) -> None:
     (splits / "valid" / "b").rename(splits / "valid" / "c")
-    with pytest.raises(ValueError, match=r"valid has classes without training images: c\. Known are: a, b"):
+    with pytest.raises(ValueError, match=r"valid has classes without training images: c\. Known: a, b"):
         module(splits)
 
 
-def test_a_class_without_images(splits: Path) -> None:
+def test_error_names_empty_class(splits: Path) -> None:
     (splits / "train" / "empty").mkdir()
     with pytest.raises(ValueError, match="class folders without images: empty"):
         module(splits)
 
 
-def test_a_class_without_validation_images(splits: Path) -> None:
+def test_class_without_validation_images(splits: Path) -> None:
     for path in (splits / "valid" / "b").iterdir():
         path.unlink()
     with pytest.warns(UserWarning, match="no images of: b"):
@@ -134,14 +134,14 @@ def test_a_class_without_validation_images(splits: Path) -> None:
 
 
 def test_missing_folders(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere.*`root`"):
+    with pytest.raises(FileNotFoundError, match=r"folder .*nowhere not found: set `root`"):
         module(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="holds no folders"):
+    with pytest.raises(FileNotFoundError, match="contains no folders"):
         module(tmp_path)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_file_stops_the_run_with_its_name(splits: Path, workers: int) -> None:
+def test_error_names_unreadable_file(splits: Path, workers: int) -> None:
     for split in ("train", "valid"):
         path = splits / split / "a" / "03.png"
         path.write_bytes(path.read_bytes()[:40])
@@ -150,21 +150,21 @@ def test_an_unreadable_file_stops_the_run_with_its_name(splits: Path, workers: i
         with pytest.raises(UnreadableImageError, match=r"^cannot read the image .*a/03\.png: [^\n]+$"):
             list(loader)
         if workers:
-            loader._iterator._shutdown_workers()  # left to the garbage collection, this takes 5 seconds
+            loader._iterator._shutdown_workers()  # takes 5 seconds if left to garbage collection
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_unreadable_files_are_left_out_and_listed(pool: Path, cache: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreadable_files_are_skipped(pool: Path, cache: bool, caplog: pytest.LogCaptureFixture) -> None:
     whole = names(module(pool, val_fraction=0.0, test_fraction=0.0).train_dataset)
     (pool / "cat" / "05.png").write_bytes(b"nothing")
     (pool / "dog" / "00.png").unlink()
     (pool / "dog" / "00.png").symlink_to("nowhere.png")
-    for _ in range(2):  # the second time from what was found out before
+    for _ in range(2):  # the second time from the cache
         caplog.clear()
         data = module(pool, on_error="skip", cache=cache, val_fraction=0.0, test_fraction=0.0)
         assert set(whole) - set(names(data.train_dataset)) == {"cat/05.png", "dog/00.png"}
         assert "2 of 60 images cannot be read" in caplog.text
-        assert "cat/05.png: it is no image" in caplog.text
+        assert "cat/05.png: it is not an image" in caplog.text
         assert sum(len(batch["label"]) for batch in data.train_dataloader()) == 56
     save_images(pool / "cat", 6)
     data = module(pool, on_error="skip", cache=cache, val_fraction=0.0, test_fraction=0.0)
@@ -184,7 +184,7 @@ def test_images_to_predict(splits: Path, tmp_path: Path) -> None:
         module(splits, predict_root=str(tmp_path / "empty"))
 
 
-def test_a_resumed_epoch_reads_only_what_is_left(splits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_epoch_reads_only_the_rest(splits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = module(splits)
     loader = data.train_dataloader()
     batches = iter(loader)
@@ -221,19 +221,17 @@ def test_it_is_a_lightning_datamodule(splits: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_file_that_disappears_during_the_run(splits: Path, workers: int) -> None:
+def test_error_names_disappeared_file(splits: Path, workers: int) -> None:
     data = module(splits, num_workers=workers, batch_size=2)
     loader = data.train_dataloader()
     (splits / "train" / "a" / "03.png").unlink()
-    with pytest.raises(
-        FileNotFoundError, match=r"^an image is gone that was there when the run began: [^\n]*a/03\.png"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"^an image file disappeared during the run: [^\n]*a/03\.png"):
         list(loader)
     if workers:
         loader._iterator._shutdown_workers()
 
 
-def test_messages_about_very_many_classes(tmp_path: Path) -> None:
+def test_messages_with_many_classes(tmp_path: Path) -> None:
     for split, count in (("train", 60), ("val", 30)):
         for number in range(count):
             folder = tmp_path / split / f"{number:02}"
@@ -244,7 +242,7 @@ def test_messages_about_very_many_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("train", "test"), [("Training", "Testing"), ("TRAIN", "Test"), ("seg_train", "seg_test")])
-def test_folders_of_splits_in_other_words(tmp_path: Path, train: str, test: str) -> None:
+def test_split_folders_with_other_names(tmp_path: Path, train: str, test: str) -> None:
     for split, count in ((train, 6), (test, 3)):
         for seed, name in enumerate(("cat", "dog")):
             save_images(tmp_path / split / name, count, seed + count)
@@ -253,23 +251,23 @@ def test_folders_of_splits_in_other_words(tmp_path: Path, train: str, test: str)
     assert (len(data.train_dataset), len(data.test_dataset or ())) == (12, 6)
 
 
-def test_folders_that_are_not_read_are_told(splits: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_warns_about_ignored_folders(splits: Path, caplog: pytest.LogCaptureFixture) -> None:
     (splits / "valid").rename(splits / "Val")
     save_images(splits / "holdout" / "a", 2, seed=9)
     data = module(splits)
     assert len(data.val_dataset or ()) == 10
-    assert "other folders are passed over: holdout" in caplog.text
+    assert "other folders are ignored: holdout" in caplog.text
 
 
-def test_splits_without_training_images_are_no_classes(splits: Path) -> None:
+def test_split_folders_without_train_are_refused(splits: Path) -> None:
     for path in sorted((splits / "train").rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
     (splits / "train").rmdir()
-    with pytest.raises(ValueError, match=r"folders of splits \(valid, test\) and none to train on.*`root`"):
+    with pytest.raises(ValueError, match=r"split folders \(valid, test\), but none for training.*`root`"):
         module(splits)
 
 
-def test_what_systems_leave_is_no_image(pool: Path) -> None:
+def test_system_files_are_ignored(pool: Path) -> None:
     save_images(pool / "cat" / "@eaDir", 5)
     save_images(pool / "@eaDir", 5)
     save_images(pool / "__MACOSX" / "cat", 5)
@@ -281,49 +279,45 @@ def test_what_systems_leave_is_no_image(pool: Path) -> None:
 
 def test_error_names_folders_that_look_alike(pool: Path) -> None:
     (pool / unicodedata.normalize("NFD", "Übermut")).mkdir()
-    with pytest.raises(ValueError, match="two folders named 'Übermut', whose accents are encoded differently"):
+    with pytest.raises(ValueError, match="two folders named 'Übermut' with differently encoded accents"):
         module(pool)
 
 
 @pytest.mark.parametrize(("size", "told"), [(64, True), (24, False)])
-def test_small_images_are_not_enlarged_without_a_word(
-    pool: Path, caplog: pytest.LogCaptureFixture, size: int, told: bool
-) -> None:
+def test_warns_about_enlarged_images(pool: Path, caplog: pytest.LogCaptureFixture, size: int, told: bool) -> None:
     module(pool, image_size=size)
     said = "The images have 11 x 13 pixels and are enlarged to 64 x 64"
     assert (said in caplog.text) == told
     assert ("`image_size=11`" in caplog.text) == told
 
 
-def test_images_beside_the_folders_of_classes_are_told(
-    pool: Path, splits: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_warns_about_images_beside_class_folders(pool: Path, splits: Path, caplog: pytest.LogCaptureFixture) -> None:
     for root in (pool, splits / "valid"):
         save_images(root, 4, seed=7)
     module(pool)
     module(splits)
-    said = [record.getMessage() for record in caplog.records if "in no folder of a class" in record.getMessage()]
+    said = [record.getMessage() for record in caplog.records if "in no class folder" in record.getMessage()]
     assert [text.partition(" in ")[0] for text in said] == ["4 images", "4 images"]
-    assert said[0].endswith("are left out: 00.png, 01.png, 02.png, 03.png.")
+    assert said[0].endswith("are skipped: 00.png, 01.png, 02.png, 03.png.")
 
 
-def test_a_folder_of_unlabeled_test_images_is_left_out(splits: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unlabeled_test_folder_is_skipped(splits: Path, caplog: pytest.LogCaptureFixture) -> None:
     shutil.rmtree(splits / "test")
     save_images(splits / "test", 4)
     assert module(splits).test_dataset is None
-    assert "holds images without folders of classes, and is left out: `predict_root`" in caplog.text
+    assert "contains images without class folders and is skipped: use `predict_root`" in caplog.text
 
 
-def test_folders_of_splits_without_classes_are_no_classes(tmp_path: Path) -> None:
+def test_split_folders_without_classes_are_refused(tmp_path: Path) -> None:
     for split in ("train", "test"):
         save_images(tmp_path / split, 4)
-    with pytest.raises(ValueError, match=r"folders of splits \(train, test\) without folders of classes in them"):
+    with pytest.raises(ValueError, match=r"split folders \(train, test\) without class folders"):
         module(tmp_path)
 
 
-def test_splits_of_two_sets_are_told_to_be_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_warns_about_classes_named_like_splits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number in (1, 2):
         for split in ("train", "test"):
             save_images(tmp_path / f"fold_{number}_{split}" / "cat", 4, seed=number)
     module(tmp_path)
-    assert "named for splits are read as classes (fold_1_test, fold_1_train, fold_2_test, fold_2_train)" in caplog.text
+    assert "named like splits are read as classes (fold_1_test, fold_1_train, fold_2_test, fold_2_train)" in caplog.text

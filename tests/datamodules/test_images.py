@@ -34,7 +34,7 @@ def test_lossless_formats(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("suffix", ["jpg", "webp"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_lossy_formats_are_read_as_pil_reads_them(tmp_path: Path, suffix: str, mode: str) -> None:
+def test_lossy_formats_match_pillow(tmp_path: Path, suffix: str, mode: str) -> None:
     if suffix == "webp" and mode == "CMYK":
         return
     path = tmp_path / f"a.{suffix}"
@@ -42,11 +42,11 @@ def test_lossy_formats_are_read_as_pil_reads_them(tmp_path: Path, suffix: str, m
     expected = np.asarray(Image.open(path).convert("RGB"))
     assert difference(read_image(path), tensor(expected)) <= 2
     assert read_image(path, channels=1).shape == (1, 50, 70)
-    grey = np.asarray(Image.open(path).convert("L"))
-    assert difference(read_image(path, channels=1), tensor(grey)) <= 2
+    gray = np.asarray(Image.open(path).convert("L"))
+    assert difference(read_image(path, channels=1), tensor(gray)) <= 2
 
 
-def test_an_image_misnamed(tmp_path: Path) -> None:
+def test_image_with_wrong_suffix(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.bmp")
     (tmp_path / "a.bmp").rename(tmp_path / "a.jpg")
     assert difference(read_image(tmp_path / "a.jpg"), tensor(RGB)) == 0
@@ -55,7 +55,7 @@ def test_an_image_misnamed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp"])
 def test_orientation(tmp_path: Path, orientation: int, name: str) -> None:
-    # What each value asks for, by the EXIF standard: where the first row and the first column belong.
+    # Position of the first row and the first column for each value of the EXIF standard.
     upright = {
         1: RGB, 2: RGB[:, ::-1], 3: RGB[::-1, ::-1], 4: RGB[::-1], 5: RGB.transpose(1, 0, 2),
         6: np.rot90(RGB, -1), 7: np.rot90(RGB, 2).transpose(1, 0, 2), 8: np.rot90(RGB),
@@ -70,7 +70,7 @@ def test_orientation(tmp_path: Path, orientation: int, name: str) -> None:
 
 @pytest.mark.parametrize("suffix", ["png", "webp", "tif"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_transparency_is_put_on_white(tmp_path: Path, suffix: str, channels: int) -> None:
+def test_transparency_is_blended_onto_white(tmp_path: Path, suffix: str, channels: int) -> None:
     opacity = np.random.RandomState(1).randint(0, 256, (50, 70, 1)).astype(np.uint8)
     Image.fromarray(np.concatenate([RGB, opacity], 2)).save(tmp_path / f"a.{suffix}", lossless=True, exact=True)
     part = opacity / 255
@@ -108,7 +108,7 @@ def test_16_bits_are_scaled(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "keep"), [("a.jpg", 0.5), ("a.jpg", 0.97), ("a.png", 0.5), ("a.webp", 0.5), ("a.tif", 0.3)]
 )
-def test_a_truncated_file(tmp_path: Path, name: str, keep: float) -> None:
+def test_truncated_file(tmp_path: Path, name: str, keep: float) -> None:
     path = tmp_path / name
     Image.fromarray(RGB).save(path)
     data = path.read_bytes()
@@ -119,7 +119,7 @@ def test_a_truncated_file(tmp_path: Path, name: str, keep: float) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"no image at all", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"])
-def test_no_image(tmp_path: Path, data: bytes) -> None:
+def test_not_an_image(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "broken.jpg").write_bytes(data)
     with pytest.raises(UnreadableImageError, match=r"cannot read the image .*broken\.jpg"):
         read_image(tmp_path / "broken.jpg")
@@ -128,7 +128,7 @@ def test_no_image(tmp_path: Path, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("size", [(20, 20), (50, 50), (60, 30), (25, 35), (100, 100)])
-def test_fit_is_a_centered_crop_and_an_antialiased_resize(size: tuple[int, int]) -> None:
+def test_fit_is_centered_crop_and_antialiased_resize(size: tuple[int, int]) -> None:
     from torchvision.transforms.v2 import functional as v2
 
     found = fit(tensor(RGB), size)
@@ -138,7 +138,7 @@ def test_fit_is_a_centered_crop_and_an_antialiased_resize(size: tuple[int, int])
     assert difference(found, expected) <= 1
 
 
-def test_a_far_larger_jpeg_is_decoded_at_a_fraction(tmp_path: Path) -> None:
+def test_larger_jpeg_is_decoded_at_a_fraction(tmp_path: Path) -> None:
     smooth = Image.fromarray(RGB).resize((700, 500), 3)
     smooth.save(tmp_path / "large.jpg", quality=95)
     found = read_image(tmp_path / "large.jpg", 40).float()
@@ -146,7 +146,7 @@ def test_a_far_larger_jpeg_is_decoded_at_a_fraction(tmp_path: Path) -> None:
     assert (found - expected).abs().mean() < 1
 
 
-def test_the_size_in_a_jpegs_header(tmp_path: Path) -> None:
+def test_size_in_jpeg_header(tmp_path: Path) -> None:
     for progressive in (False, True):
         Image.fromarray(RGB).save(tmp_path / "a.jpg", progressive=progressive, exif=Image.Exif(), comment=b"\xff" * 9)
         assert jpeg_size(bytearray((tmp_path / "a.jpg").read_bytes())) == (50, 70)
@@ -154,7 +154,7 @@ def test_the_size_in_a_jpegs_header(tmp_path: Path) -> None:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG of some bytes that says it has that many pixels."""
+    """Return a small PNG that declares a given size."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -164,7 +164,7 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def test_decompression_bombs_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
+def test_decompression_bombs_are_refused_before_decoding(tmp_path: Path) -> None:
     (tmp_path / "bomb.png").write_bytes(png_header(60_000, 60_000))
     Image.fromarray(RGB).save(tmp_path / "bomb.jpg")
     data = bytearray((tmp_path / "bomb.jpg").read_bytes())
@@ -177,15 +177,15 @@ def test_decompression_bombs_are_refused_before_they_are_decoded(tmp_path: Path)
     (tmp_path / "bomb.gif").write_bytes(data)
     for name in ("bomb.png", "bomb.jpg", "bomb.gif"):
         for size in (None, 32):
-            with pytest.raises(UnreadableImageError, match=rf"{name}: .*(more than 178,956,970|exceeds limit)"):
+            with pytest.raises(UnreadableImageError, match=rf"{name}: .*(over the limit of 178,956,970|exceeds limit)"):
                 read_image(tmp_path / name, size)
 
 
-def test_a_file_that_has_another_size_now(tmp_path: Path) -> None:
+def test_file_with_changed_size(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.jpg")
     height, width = RGB.shape[:2]
     assert read_whole(tmp_path / "a.jpg", (8, 8), expected=(height, width)).shape == (3, 8, 8)
-    with pytest.raises(UnreadableImageError, match=rf"a\.jpg: it has changed, it had {width} x {height + 1} pixels"):
+    with pytest.raises(UnreadableImageError, match=rf"a\.jpg: it has changed: it had {width} x {height + 1} pixels"):
         read_whole(tmp_path / "a.jpg", (8, 8), expected=(height + 1, width))
     Image.fromarray(np.zeros((513, 517, 3), np.uint8)).save(tmp_path / "large.jpg")  # decoded at an eighth
     assert read_whole(tmp_path / "large.jpg", (16, 16), expected=(513, 517)).shape == (3, 16, 16)

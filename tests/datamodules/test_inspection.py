@@ -34,7 +34,7 @@ def test_files_are_checked_once(images: tuple[Path, list[str]], monkeypatch: pyt
     assert list(unreadable_files(root, paths)) == [paths[2]]
 
 
-def test_what_is_remembered_may_not_be_written(
+def test_cache_may_not_be_writable(
     images: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(*args: Any, **kwargs: Any) -> None:
@@ -42,4 +42,4 @@ def test_what_is_remembered_may_not_be_written(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     assert unreadable_files(*images) == {}
-    assert "is not kept: [Errno 28]" in caplog.text
+    assert "cannot be cached: [Errno 28]" in caplog.text

@@ -11,11 +11,11 @@ from torch import nn
 
 from datamodules import BaseDataModule, EpochSampler, InMemoryDataset, ResumableLoader, collate
 
-SAMPLES, BATCH, EPOCHS = 22, 4, 3  # 5 batches an epoch, 2 samples left out
+SAMPLES, BATCH, EPOCHS = 22, 4, 3  # 5 batches per epoch, 2 samples dropped
 
 
 class Counted(InMemoryDataset):
-    """Notes which samples are read."""
+    """Records which samples are read."""
 
     reads: list[int]
 
@@ -44,7 +44,7 @@ class Numbers(BaseDataModule):
 
 
 class Recorder(L.LightningModule):
-    """Notes the samples of every step, by step."""
+    """Records the samples of every step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Recorder(L.LightningModule):
 
 
 class SaveEverywhere(L.Callback):
-    """Writes a checkpoint at each step, after each validation and at each epoch's end."""
+    """Writes a checkpoint at each step, after each validation and at the end of each epoch."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -98,7 +98,7 @@ def fit(workers: int, root: Path | None = None, ckpt_path: Path | None = None, *
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recorder, Path]:
-    """A run that was not interrupted, with a checkpoint at every step and two at every epoch's end."""
+    """Return an uninterrupted run with a checkpoint at every step and two at the end of every epoch."""
     root = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PL_GLOBAL_SEED", "5")
@@ -107,7 +107,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recorder, Path]:
 
 @pytest.fixture(autouse=True)
 def _another_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set a seed of which a resumed run must take no notice: its own is that of the checkpoint."""
+    """Set another seed, which a resumed run must ignore in favor of the checkpoint's."""
     monkeypatch.setenv("PL_GLOBAL_SEED", "6")
 
 
@@ -124,7 +124,7 @@ POSITIONS = [*(("step", step) for step in range(1, 15)), ("val", 5), ("val", 10)
 
 
 @pytest.mark.parametrize(("kind", "step"), POSITIONS)
-def test_a_resumed_run_sees_the_same_samples(whole: tuple[Recorder, Path], kind: str, step: int) -> None:
+def test_resume_is_exact(whole: tuple[Recorder, Path], kind: str, step: int) -> None:
     module, root = whole
     resumed = fit(0, ckpt_path=root / f"{kind}{step}.ckpt")
     assert resumed.seen == {key: value for key, value in module.seen.items() if key >= step}
@@ -132,9 +132,7 @@ def test_a_resumed_run_sees_the_same_samples(whole: tuple[Recorder, Path], kind:
 
 
 @pytest.mark.parametrize(("kind", "step"), [("step", 2), ("val", 5)])
-def test_a_resumed_run_may_have_other_workers(
-    whole: tuple[Recorder, Path], kind: str, step: int, tmp_path: Path
-) -> None:
+def test_resume_with_other_workers(whole: tuple[Recorder, Path], kind: str, step: int, tmp_path: Path) -> None:
     module, root = whole
     first = fit(2, tmp_path, root / f"{kind}{step}.ckpt")
     assert first.seen == {key: value for key, value in module.seen.items() if key >= step}
@@ -174,10 +172,10 @@ def test_state_outside_lightning(workers: int, consumed: int) -> None:
     resumed.load_state_dict(state)
     assert len(resumed) == 6
     assert (indices(resumed) if consumed < 6 else []) + indices(resumed) == rest
-    assert dataset.reads == flat(rest)  # none of those before was read
+    assert dataset.reads == flat(rest)  # no earlier sample was read
 
 
-def test_the_seed_of_the_state_wins() -> None:
+def test_seed_of_state_wins() -> None:
     loader = ResumableLoader(numbered(), BATCH, shuffle=True, seed=1)
     batches = iter(loader)
     next(batches)
@@ -196,11 +194,11 @@ def test_set_epoch_after_load_wins() -> None:
     assert indices(other) == indices(loader)
 
 
-def test_an_abandoned_epoch_starts_again() -> None:
+def test_abandoned_epoch_starts_again() -> None:
     loader = ResumableLoader(numbered(), BATCH, shuffle=True)
     first = next(iter(loader))["index"].tolist()
     assert indices(loader)[0] == first
-    assert indices(loader)[0] != first  # a pass that was finished is not repeated
+    assert indices(loader)[0] != first  # a finished pass is not repeated
 
 
 @pytest.mark.parametrize(
@@ -211,7 +209,7 @@ def test_an_abandoned_epoch_starts_again() -> None:
         ({"dataset": numbered(30)}, "22 samples.*30"),
     ],
 )
-def test_a_state_that_does_not_fit(change: dict[str, Any], message: str) -> None:
+def test_mismatched_state_is_refused(change: dict[str, Any], message: str) -> None:
     loader = ResumableLoader(numbered(), BATCH, shuffle=True)
     next(iter(loader))
     other = ResumableLoader(**{"dataset": numbered(), "batch_size": BATCH, "shuffle": True} | change)
@@ -221,7 +219,7 @@ def test_a_state_that_does_not_fit(change: dict[str, Any], message: str) -> None
 
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 23])
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_shards(size: int, world: int) -> None:
+def test_samples_are_distributed_over_ranks(size: int, world: int) -> None:
     def shards(shuffle: bool, drop_last: bool = False) -> list[list[int]]:
         samplers = [EpochSampler(size, shuffle, 0, world, rank, drop_last) for rank in range(world)]
         parts = [list(sampler) for sampler in samplers]
@@ -247,7 +245,7 @@ def test_order_is_a_function_of_seed_and_epoch() -> None:
     assert order(1, 2) != order(2, 2)
 
 
-def test_the_seed_is_that_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seed_comes_from_seed_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PL_GLOBAL_SEED", "12")
     assert EpochSampler(3, True).seed == 12
     monkeypatch.delenv("PL_GLOBAL_SEED")

@@ -24,9 +24,9 @@ def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
-def test_an_image_depends_on_nothing_but_its_number(domain: str) -> None:
+def test_image_depends_only_on_its_number(domain: str) -> None:
     whole = dataset(domain=domain).__getitems__([7, 3, 31])
-    for count in (32, 40):  # alone, in another batch, in a set of another length
+    for count in (32, 40):  # alone, in another batch, in a dataset of another length
         other = dataset(count, domain=domain)
         other.__getitems__([5, 31])
         assert_same({**other.__getitems__([7, 3, 31])}, whole)
@@ -58,7 +58,7 @@ def test_targets_agree(domain: str) -> None:
         assert (boxes >= 0).all()
         assert (boxes <= 48).all()
         ys, xs = (mask == label + 1).nonzero().unbind(1)
-        if not (labels[1:] == label).any():  # the largest shape is on top: all of it is seen
+        if not (labels[1:] == label).any():  # the largest shape is on top, so it is fully visible
             assert boxes[0].tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
         assert set(mask.unique().tolist()) <= {0, *(labels + 1).tolist()}
     assert counts == {1, 2, 3}
@@ -69,7 +69,7 @@ def test_classes_are_balanced() -> None:
     assert (counts - 500).abs().max() < 5 * math.sqrt(500)
 
 
-# Areas of the shapes in the circle of radius 1, by elementary geometry.
+# Areas of the shapes in the unit circle, by elementary geometry.
 AREAS = {
     "circle": math.pi * 0.95**2,
     "square": 1.44**2,
@@ -88,7 +88,7 @@ def test_areas(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_shapes_lie_in_the_circle(name: str) -> None:
+def test_shapes_are_inside_unit_circle(name: str) -> None:
     angle = torch.linspace(0, 2 * math.pi, 721)
     assert (DISTANCES[name](1.03 * angle.cos(), 1.03 * angle.sin()) > 0).all()
 
@@ -102,14 +102,14 @@ def test_random_numbers_are_uniform_and_independent() -> None:
     assert np.abs(np.corrcoef(numbers[:-1, 0], numbers[1:, 0])[0, 1]) < 0.08
 
 
-def test_a_linear_look_does_not_tell_the_classes() -> None:
-    """Neither color nor place gives the class away: the mean picture of each class is about the same."""
+def test_classes_are_not_linearly_separable() -> None:
+    """Neither color nor position reveals the class: the mean image of each class is about the same."""
     batch = dataset(1600, size=24, shapes=1).__getitems__(list(range(1600)))
     means = torch.stack([batch["image"][batch["label"] == label].float().mean(0) for label in range(len(CLASSES))])
     assert (means.mean((1, 2, 3)) - means.mean()).abs().max() < 12
 
 
-def test_only_the_targets_asked_for() -> None:
+def test_only_requested_targets() -> None:
     for targets, keys in {"label": set(), "mask": {"mask"}, "boxes": {"boxes", "box_labels"}}.items():
         data = ShapesDataModule(image_size=24, num_images=20, targets=targets)  # type: ignore[arg-type]
         data.setup()

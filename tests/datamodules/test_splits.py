@@ -25,12 +25,12 @@ def test_choices_depend_on_the_seed_and_the_purpose() -> None:
     assert hold_out(LABELS, 0.3, 0)[1].tolist() == choices[0]
 
 
-def test_a_choice_is_the_same_on_every_machine() -> None:
+def test_choices_are_the_same_on_every_machine() -> None:
     labels = torch.arange(20) % 2
     assert hold_out(labels, 0.3, seed=0)[1].tolist() == [0, 2, 3, 9, 12, 15]
 
 
-def test_a_class_keeps_a_sample() -> None:
+def test_each_class_keeps_a_sample() -> None:
     kept, held = hold_out(torch.tensor([0, 1, 1, 1, 1]), 0.9, seed=0)
     assert 0 in kept
     assert len(held) == 3
@@ -48,12 +48,12 @@ def test_label_fraction(fraction: float, expected: list[int]) -> None:
     assert torch.bincount(LABELS[chosen]).tolist() == expected
 
 
-def test_more_labels_keep_those_before() -> None:
+def test_more_labels_extend_fewer() -> None:
     few, more = (set(keep_labels(LABELS, count, None, seed=0).tolist()) for count in (2, 5))
     assert few < more
 
 
-def test_choices_are_those_of_a_look_at_every_class() -> None:
+def test_choices_match_per_class_reference() -> None:
     labels = torch.from_numpy(np.random.RandomState(0).randint(-1, 40, 700))
 
     def by_class(seed: int, purpose: int) -> list[np.ndarray]:

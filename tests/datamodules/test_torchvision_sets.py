@@ -40,20 +40,20 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", DOWNLOADED)
 @pytest.mark.usefixtures("offline")
-def test_a_set_that_cannot_be_downloaded(name: str, tmp_path: Path) -> None:
+def test_error_names_root_without_download(name: str, tmp_path: Path) -> None:
     data = getattr(datamodules, name)(root=str(tmp_path / "here"))
-    with pytest.raises(FileNotFoundError, match=r"was not found in .*here.*could not be downloaded.*`root`"):
+    with pytest.raises(FileNotFoundError, match=r"not found in .*here.*could not be downloaded.*`root`"):
         data.prepare_data()
     for stage in (
         lambda: getattr(datamodules, name)(root=str(tmp_path), download=False).prepare_data(),
         lambda: getattr(datamodules, name)(root=str(tmp_path)).setup(),
     ):
-        with pytest.raises(FileNotFoundError, match=r"was not found in .*`root`"):
+        with pytest.raises(FileNotFoundError, match=r"not found in .*`root`"):
             stage()
 
 
 class Fake:
-    """A torchvision dataset of few images, which must be downloaded first."""
+    """A small torchvision dataset that must be downloaded first."""
 
     names: tuple[str, ...] = ("data", "labels")
     shape: tuple[int, ...] = (3, 4, 4)
@@ -79,7 +79,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, source: str, **attributes: Any) -> typ
     return kind
 
 
-def test_a_download_happens_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_download_happens_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     kind = fake(monkeypatch, "SVHN")
     for _ in range(2):
         data = SVHNDataModule(root=str(tmp_path / "new"), batch_size=4)
@@ -99,7 +99,7 @@ def test_channels_go_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert data.class_names == ["x", "y"]
 
 
-def test_the_unlabeled_part_of_stl10(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_stl10_unlabeled_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake(monkeypatch, "STL10")
     data = STL10DataModule(root=str(tmp_path), val_fraction=0.2)
     data.prepare_data()
@@ -128,7 +128,7 @@ def test_photographs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: st
     assert data.class_names == ["x", "y"]
 
 
-# Mean and standard deviation of all training images, as published for the two sets.
+# Published mean and standard deviation of all training images of the two datasets.
 PUBLISHED = {FashionMNISTDataModule: (0.2860, 0.3530), MNISTDataModule: (0.1307, 0.3081)}
 
 
@@ -167,7 +167,7 @@ def test_cifar10_as_jpeg_files(data_root: Path) -> None:
 
 @pytest.mark.learns
 def test_a_linear_classifier_learns_the_labels(data_root: Path, seed: int) -> None:
-    """Images and labels belong together: least squares on 10,000 images comes to the accuracy known for it."""
+    """Images and labels match: least squares on 10,000 images reaches its known accuracy."""
     data = FashionMNISTDataModule(root=str(data_root), download=False, labels_per_class=1000, label_seed=seed)
     data.setup()
     train = data.train_dataset.__getitems__(range(len(data.train_dataset)))

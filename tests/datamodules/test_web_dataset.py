@@ -43,7 +43,7 @@ def save_tar(path: Path, members: dict[str, bytes]) -> None:
 
 
 def save_shard(path: Path, numbers: range, classes: int = 2, **more: bytes) -> None:
-    """Write a sample for each number, the first pixel's red tells which: `0007.png` and `0007.cls`."""
+    """Write a sample for each number, such as `0007.png` and `0007.cls`, with the number in the first red value."""
     members = {}
     for number in numbers:
         members[f"{number:04}.png"] = picture(number)
@@ -53,7 +53,7 @@ def save_shard(path: Path, numbers: range, classes: int = 2, **more: bytes) -> N
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
-    """Two tar files to train on with 20 images each, and one each for validation and test."""
+    """Write two training tar files with 20 images each, and one each for validation and test."""
     for number, (split, count) in enumerate((("train-0", 20), ("train-1", 20), ("val-0", 6), ("test-0", 8))):
         save_shard(tmp_path / "shards" / f"{split}.tar", range(40 * number, 40 * number + count))
     return tmp_path / "shards"
@@ -77,7 +77,7 @@ def test_splits_labels_and_images(shards: Path) -> None:
     assert seen != sorted(seen)
 
 
-def test_the_pixels_are_those_of_the_same_files_in_folders(tmp_path: Path) -> None:
+def test_pixels_match_files_in_folders(tmp_path: Path) -> None:
     members = {}
     for label, name in enumerate(("cat", "dog")):
         for path in save_images(tmp_path / "folder" / name, 12, label, "jpg"):
@@ -101,7 +101,7 @@ def test_the_pixels_are_those_of_the_same_files_in_folders(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_it_continues_in_the_middle_of_an_epoch(shards: Path, workers: int) -> None:
+def test_resume_in_the_middle_of_an_epoch(shards: Path, workers: int) -> None:
     loader = module(shards).train_dataloader()
     loader.sampler.set_epoch(3)
     whole = list(loader)
@@ -117,7 +117,7 @@ def test_it_continues_in_the_middle_of_an_epoch(shards: Path, workers: int) -> N
 
 
 @pytest.mark.slow
-def test_processes_share_the_images_out(shards: Path) -> None:
+def test_ranks_share_the_images(shards: Path) -> None:
     def seen(rank: int) -> list[int]:
         data = module(shards)
         data.trainer = type("Place", (), {"global_rank": rank, "world_size": 2, "num_devices": 2})  # type: ignore[assignment]
@@ -127,7 +127,7 @@ def test_processes_share_the_images_out(shards: Path) -> None:
     assert sorted([*seen(0), *seen(1)]) == [*range(20), *range(40, 60), *range(80, 86)]
 
 
-def test_the_index_is_made_once_and_again_when_a_shard_changes(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_index_is_rebuilt_when_a_shard_changes(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     real = shard_index.read_samples
     monkeypatch.setattr(shard_index, "read_samples", lambda f, p, *a: read.append(p.name) or real(f, p, *a))
@@ -136,7 +136,7 @@ def test_the_index_is_made_once_and_again_when_a_shard_changes(shards: Path, mon
     assert sorted(read) == ["test-0.tar", "train-0.tar", "train-1.tar", "val-0.tar"]
     data = module(shards)
     save_shard(shards / "train-1.tar", range(100, 130))
-    with pytest.raises(OSError, match=r"train-1\.tar has changed since the run has started"):
+    with pytest.raises(OSError, match=r"train-1\.tar has changed since the start of the run"):
         data.train_dataset[30]
     data = module(shards)
     assert len(read) == 8
@@ -144,7 +144,7 @@ def test_the_index_is_made_once_and_again_when_a_shard_changes(shards: Path, mon
     assert len(list(cache_folder(shards).glob("shards-*.npz"))) == 1
 
 
-def test_labels_by_name_by_json_and_named_by_a_list(tmp_path: Path) -> None:
+def test_labels_from_names_json_and_list(tmp_path: Path) -> None:
     members = {}
     for number in range(12):
         notes = {"label": number % 3, "class": ["ant", "bee", "cow"][number % 3], "size": [10, 12], "Kind": "x"}
@@ -172,7 +172,7 @@ def test_labels_by_name_by_json_and_named_by_a_list(tmp_path: Path) -> None:
         module(tmp_path, label_field="size", **options)
 
 
-def test_what_leads_out_of_a_folder_is_left_out_of_names(tmp_path: Path) -> None:
+def test_names_outside_a_folder_are_cleaned(tmp_path: Path) -> None:
     members = {}
     for key in ("/etc/a", "../../b", "c/../../d", "./e"):
         members |= {f"{key}.png": picture(3), f"{key}.cls": b"0"}
@@ -207,19 +207,19 @@ def broken(content: bytes, path: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("data", "truncated"), ("mark", "truncated"), ("empty", "truncated or no tar file"), ("gzip", "compressed"),
-        ("text", "no tar file"), ("joined", "behind its end"), ("header", "broken at byte"),
+        ("data", "truncated"), ("mark", "truncated"), ("empty", "truncated or not a tar file"), ("gzip", "compressed"),
+        ("text", "not a tar file"), ("joined", "data after its end mark"), ("header", "broken at byte"),
     ],
 )  # fmt: skip
-def test_broken_tar_files_are_named(shards: Path, how: str, message: str) -> None:
+def test_error_names_broken_tar_file(shards: Path, how: str, message: str) -> None:
     broken((shards / "train-1.tar").read_bytes(), shards / "train-1.tar", how)
     with pytest.raises(ValueError, match=rf"train-1\.tar .*{message}"):
         module(shards)
     assert not list(cache_folder(shards).glob("*.npz"))
 
 
-def test_mistakes(shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere: set `root`"):
+def test_invalid_arguments_and_files(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"folder .*nowhere not found: set `root`"):
         module(tmp_path / "nowhere")
     (tmp_path / "nothing").mkdir()
     with pytest.raises(FileNotFoundError, match="no tar files in"):
@@ -234,7 +234,7 @@ def test_mistakes(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"extra\.tar belongs to no split"):
         module(shards)
     (shards / "extra.tar").rename(shards / "more.tar.gz")
-    with pytest.raises(ValueError, match=r"more\.tar\.gz is compressed.*unpack it"):
+    with pytest.raises(ValueError, match=r"more\.tar\.gz is compressed.*decompress it"):
         module(shards)
     save_tar(tmp_path / "two" / "a.tar", {"x.png": b"", "x.jpg": b"", "x.cls": b"0"})
     with pytest.raises(ValueError, match=r"a\.tar: x has several images \(png, jpg\): choose one with `image_field`"):
@@ -245,13 +245,11 @@ def test_mistakes(shards: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "json" / "a.tar", "w") as tar:
         for _ in range(2):
             tar.addfile(tarfile.TarInfo("x.png"))
-    with pytest.raises(ValueError, match=r"a\.tar holds 'x\.png' twice"):
+    with pytest.raises(ValueError, match=r"a\.tar contains 'x\.png' twice"):
         module(tmp_path / "json")
 
 
-def test_samples_without_an_image_or_a_label_stop_or_are_left_out(
-    shards: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_incomplete_samples_raise_or_are_skipped(shards: Path, caplog: pytest.LogCaptureFixture) -> None:
     more = {"a.png": picture(1), "b.cls": b"0", "c.png": b"no image", "c.cls": b"1"}
     save_shard(shards / "train-1.tar", range(40, 60), **more)
     with pytest.raises(ValueError, match=r"1 of 43 samples have no image: train-1\.tar/b \(`image_field`"):
@@ -261,20 +259,20 @@ def test_samples_without_an_image_or_a_label_stop_or_are_left_out(
     caplog.clear()
     for _ in range(2):
         assert len(module(shards, on_error="skip").train_dataset) == 40
-    for text in ("no image: train-1.tar/b.", "no label: train-1.tar/a.png.", "train-1.tar/c.png: it is no image"):
+    for text in ("no image: train-1.tar/b.", "no label: train-1.tar/a.png.", "train-1.tar/c.png: it is not an image"):
         assert text in caplog.text
     save_shard(shards / "train-1.tar", range(40, 60), **{"c.png": b"no image", "c.cls": b"1"})
-    with pytest.raises(UnreadableImageError, match=r"train-1\.tar/c\.png: it is no image"):
+    with pytest.raises(UnreadableImageError, match=r"train-1\.tar/c\.png: it is not an image"):
         module(shards).train_dataset[40]
 
 
-def test_a_folder_that_cannot_be_written(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_only_folder(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert len(module(shards).train_dataset) == 40
 
 
 @pytest.mark.slow
-def test_a_run(shards: Path, in_tmp: Path) -> None:
+def test_fit_and_test(shards: Path, in_tmp: Path) -> None:
     options = ["--data", "WebDatasetDataModule", "--data.root", str(shards), "--data.image_size", "16"]
     quick = ["--model.backbone", "conv4", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
     recipe = ["fit", "--config", "imagefolder_supervised", "--data.batch_size", "8", "--data.train_image_size", "16"]
@@ -284,7 +282,7 @@ def test_a_run(shards: Path, in_tmp: Path) -> None:
     assert np.isfinite(float(cli.trainer.callback_metrics["val_acc"]))
 
 
-def test_a_files_own_name_tells_its_split(tmp_path: Path) -> None:
+def test_split_comes_from_file_name_first(tmp_path: Path) -> None:
     for split in ("train", "val"):
         (tmp_path / "trainval" / split).mkdir(parents=True)
         save_shard(tmp_path / "trainval" / split / f"set-{split}-0.tar", range(6), classes=2)

@@ -1,4 +1,4 @@
-"""Workers outlive what others send them, and end when their own process says so."""
+"""Workers survive signals of other processes, and end on SIGTERM of their parent."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ class Pids(Dataset[dict[str, torch.Tensor]]):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_worker_outlives_a_signal_of_another_process(number: signal.Signals) -> None:
+def test_worker_survives_signal_of_another_process(number: signal.Signals) -> None:
     called: list[int] = []
     before = signal.signal(signal.SIGUSR1, lambda *args: called.append(os.getpid()))
     try:
@@ -43,20 +43,20 @@ def test_a_worker_outlives_a_signal_of_another_process(number: signal.Signals) -
     assert len({int(batch["pid"]) for batch in rest[-4:]}) == 2
 
 
-def test_a_worker_ends_when_its_own_process_terminates_it() -> None:
+def test_worker_ends_on_sigterm_of_parent() -> None:
     loader = ResumableLoader(Pids(), batch_size=1, num_workers=1, persistent_workers=True)
     batches = iter(loader)
     next(batches)
     running: Any = loader._iterator
     (worker,) = running._workers
-    signal_handling._remove_worker_pids(id(running))  # its end is no error here
+    signal_handling._remove_worker_pids(id(running))  # the worker's end is expected here
     running._worker_pids_set = False
     worker.terminate()
     worker.join(30)
     assert worker.exitcode == 0
 
 
-def test_the_function_of_a_loader_is_still_called(capfd: pytest.CaptureFixture[str]) -> None:
+def test_worker_init_fn_is_still_called(capfd: pytest.CaptureFixture[str]) -> None:
     loader = ResumableLoader(Pids(), batch_size=20, num_workers=1, worker_init_fn=_say)
     assert len(list(loader)) == len(list(loader)) == 2
     assert capfd.readouterr().out == "worker 0\n" * 2
@@ -64,12 +64,12 @@ def test_the_function_of_a_loader_is_still_called(capfd: pytest.CaptureFixture[s
     assert loader.worker_init_fn.then is _say
 
 
-def test_signals_that_are_held_back_come_afterwards() -> None:
+def test_blocked_signals_are_delivered_afterwards() -> None:
     called: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: called.append(number))
     try:
         with signals_held_back():
-            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)  # not one of the threads that libraries start
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)  # not one of the threads started by libraries
             assert called == []
         assert called == [signal.SIGTERM]
     finally:

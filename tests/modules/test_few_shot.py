@@ -209,7 +209,7 @@ def test_cli_on_folders_of_new_classes(in_tmp: Path, capfd: pytest.CaptureFixtur
     (in_tmp / "examples" / "dark").rmdir()
     with pytest.raises(ValueError, match=r"only one class \(bright\).*\(--data\.support_root\)\.$"):
         main(on_examples)
-    with pytest.raises(FileNotFoundError, match=r"holds no folders.*\(--data\.support_root\)\.$"):
+    with pytest.raises(FileNotFoundError, match=r"contains no folders.*\(--data\.support_root\)\.$"):
         main([*predict, "--data.support_root", "examples/bright", "--data.predict_root", "new"])
 
 

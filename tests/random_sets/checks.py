@@ -1,4 +1,4 @@
-"""Random sets are read back, and converted: no object is lost, and none is invented."""
+"""Random sets are read back and converted without losing or inventing objects."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from datamodules import AnnotatedImagesDataModule, CSVDataModule, ImageFolderDataModule
 from datamodules.base import BaseDataModule
 from lit_cv.annotations import AnnotationSet, Problems, convert, load_mask, read_annotations
-from lit_cv.annotations.classes import read_folders, read_table
+from lit_cv.annotations.classes import read_class_table, read_folders
 from tests.random_sets.formats import BOXES, LABELS, is_text, table_columns
 from tests.random_sets.images import Photo, Thing, add_junk
 from tests.random_sets.masks import instances, masks
@@ -16,7 +16,7 @@ from tests.random_sets.masks import instances, masks
 __all__ = ["KINDS", "check_set"]
 
 KINDS = (*BOXES, "masks", "instances", *LABELS)
-_NEAR = 0.03  # pixels: some of the files have two digits
+_NEAR = 0.03  # pixels; some files store two digits
 _WHOLE: dict[str, Any] = {"val_fraction": 0, "test_fraction": 0, "num_workers": 0, "batch_size": 4}
 
 
@@ -24,14 +24,14 @@ def check_set(seed: int, root: Path) -> str:
     """Write a random set, read it and convert it.
 
     Args:
-        seed: What the set is drawn by.
+        seed: Seed of the set.
         root: An empty folder.
 
     Returns:
         Its format.
 
     Raises:
-        AssertionError: If what is read is not what was written.
+        AssertionError: If the content read differs from what was written.
     """
     rng = random.Random(seed)
     kind = KINDS[seed % len(KINDS)]
@@ -104,7 +104,7 @@ def _things(things: Sequence[Thing]) -> list[Any]:
 
 
 def _near(found: dict[Any, Any], expected: dict[Any, Any]) -> dict[Any, Any]:
-    """Return what was found, with the boxes that were written in place of those that differ by rounding."""
+    """Return the content read, with boxes that differ only by rounding replaced by the written ones."""
     near = dict(found)
     for key in found.keys() & expected.keys():
         things, left = found[key][2], list(expected[key][2])
@@ -171,18 +171,18 @@ def _check_labels(rng: random.Random, root: Path, photos: Sequence[Photo], out: 
         try:
             convert(str(root), str(out), to, kind.replace("table", "csv"))  # type: ignore[arg-type]
         except ValueError as error:
-            if not any(reason in str(error) for reason in ("would share a file", "leads out of the folder")):
+            if not any(reason in str(error) for reason in ("would share a file", "points outside the output folder")):
                 raise
             return
         problems = Problems()
-        sets = read_folders(out, problems) if to == "folders" else read_table(out / "images.csv", problems)
+        sets = read_folders(out, problems) if to == "folders" else read_class_table(out / "images.csv", problems)
         problems.stop()
         again = [(s, image.label, image.name.rpartition("/")[2]) for s, part in sets.items() for image in part.images]
         assert _same(sorted(again, key=str), sorted(wanted, key=str), f"converted to {to}")
 
 
 def _same(found: Any, expected: Any, what: str = "") -> bool:
-    """Say how two values differ."""
+    """Describe how two values differ."""
     if found == expected:
         return True
     if isinstance(found, dict) and isinstance(expected, dict):

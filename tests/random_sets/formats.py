@@ -1,4 +1,4 @@
-"""Random sets written in every format, as programs and people write them: none of it by this project's own writers."""
+"""Writers of random sets in every format and its common variants, independent of the project's writers."""
 
 import csv
 import io
@@ -21,40 +21,40 @@ ENCODINGS = ["utf-8", "utf-8", "utf-8-sig", "utf-16"]
 
 
 def is_text(name: str) -> bool:
-    """Tell whether a name is UTF-8."""
+    """Return whether a name is UTF-8."""
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def write(path: Path, text: str, encoding: str = "utf-8") -> None:
-    """Write a text; names that are not UTF-8 stay the bytes that they are, where the encoding has these."""
+    """Write a text file; names that are not UTF-8 keep their bytes if the encoding allows it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text.encode(encoding, "surrogateescape" if encoding.startswith("utf-8") else "strict"))
 
 
 def encoding_of(rng: random.Random, *texts: str) -> str:
-    """Return an encoding that can hold some texts."""
+    """Return an encoding that can represent the texts."""
     return rng.choice(ENCODINGS if all(map(is_text, texts)) else ENCODINGS[:3])
 
 
 def split_names(rng: random.Random, photos: list[Photo]) -> dict[str, str]:
-    """Return what the folders or files of the splits are called."""
+    """Return names for the folders or files of the splits."""
     splits = [split for split in dict.fromkeys(photo.split for photo in photos) if split != "all"]
     return {split: rng.choice(SPLITS[split]) for split in splits}
 
 
 def in_any_case(rng: random.Random, names: dict[str, str]) -> dict[str, str]:
-    """Return names of splits in small letters, with a capital, or all in capitals."""
+    """Return split names in lower case, capitalized, or in upper case."""
     change = rng.choice([str.lower, str.lower, str.capitalize, str.upper])
     return {split: change(name) for split, name in names.items()}
 
 
 def line_end(rng: random.Random) -> str:
-    """Return what ends the lines of a text."""
+    """Return the line ending of a text."""
     return rng.choice(["\n", "\n", "\r\n"])
 
 
 def coco(rng: random.Random, root: Path) -> list[Photo]:
-    """Write COCO's JSON files, with values as numbers or as text."""
+    """Write COCO JSON files, with values as numbers or as text."""
     photos = draw_photos(rng)
     classes = add_things(rng, photos, outlines=True, crowds=True)
     names = split_names(rng, photos)
@@ -113,7 +113,7 @@ def _coco_entry(rng: random.Random, photo: Photo, thing: Thing) -> dict[str, Any
 
 
 def yolo(rng: random.Random, root: Path) -> list[Photo]:
-    """Write YOLO's label files with boxes or polygons, in one of the usual arrangements."""
+    """Write YOLO label files with boxes or polygons, in one of the common layouts."""
     photos = draw_photos(rng)
     classes = add_things(rng, photos, outlines=False, crowds=False)
     names = split_names(rng, photos)
@@ -152,7 +152,7 @@ def _yolo_line(rng: random.Random, photo: Photo, thing: Thing, classes: list[str
 
 
 def voc(rng: random.Random, root: Path) -> list[Photo]:
-    """Write Pascal VOC's XML files, in its folders or beside the images."""
+    """Write Pascal VOC XML files, in its folders or beside the images."""
     photos = draw_photos(rng)
     add_things(rng, photos, outlines=False, crowds=False)
     names = split_names(rng, photos)
@@ -192,7 +192,7 @@ def _voc_text(rng: random.Random, photo: Photo) -> tuple[str, str]:
 
 
 def labelme(rng: random.Random, root: Path) -> list[Photo]:
-    """Write Labelme's JSON files beside the images."""
+    """Write Labelme JSON files beside the images."""
     photos = draw_photos(rng)
     add_things(rng, photos, outlines=False, crowds=False)
     names = in_any_case(rng, split_names(rng, photos))
@@ -218,7 +218,7 @@ def _shape(rng: random.Random, thing: Thing) -> dict[str, Any]:
 
 
 def cvat(rng: random.Random, root: Path) -> list[Photo]:
-    """Write CVAT's XML files, one for each split."""
+    """Write CVAT XML files, one for each split."""
     photos = [photo for photo in draw_photos(rng) if is_text(photo.name)]
     if not any(photo.split in ("all", "train") for photo in photos):
         return cvat(rng, root)
@@ -274,7 +274,7 @@ def table(rng: random.Random, root: Path) -> list[Photo]:
 
 
 def table_columns(path: Path) -> list[str]:
-    """Return the names of the columns of a table that has one for each class."""
+    """Return the column names of a table with one column per class."""
     with open_plain(path) as file:
         head = decoded_text(file.read(), "surrogateescape").splitlines()[0]
     between = next(mark for mark in ",;\t" if mark in head)
@@ -286,7 +286,7 @@ _LABELS = ["cat", "dog", "7", "0", "12", "Kätzchen", "two words", "a,b", "it's"
 
 
 def folders(rng: random.Random, root: Path) -> list[Photo]:
-    """Put images into a folder for each class."""
+    """Write images into one folder per class."""
     photos = draw_photos(rng)
     classes = rng.sample(_LABELS, rng.randint(1, 4))
     names = in_any_case(rng, split_names(rng, photos))

@@ -1,4 +1,4 @@
-"""Images of random names, formats and bit depths, and what lies beside them in the folders that people have."""
+"""Images with random names, formats and bit depths, and typical other files beside them."""
 
 import os
 import random
@@ -25,7 +25,7 @@ SUFFIXES = [
     "png", "PNG", "Png", "jpg", "JPG", "jpeg", "Jpeg", "jfif", "bmp", "BMP", "tif", "TIF", "tiff", "gif", "GIF", "webp",
     "WebP", "ppm", "pgm", "tga",
 ]  # fmt: skip
-TURNED = (1, 3, 5, 6, 8)  # ways that a camera was held
+TURNED = (1, 3, 5, 6, 8)  # camera orientations
 STEMS = [
     "a", "IMG_0001", "photo 1", "photo", "a.b", "v1.2.final", "café", "cafe\u0301", "日本", "it's", "100%", "a#b",
     "x,y", "-1", "0", "train", "images", "mask", "(1)", "a&b", "[x]", "two  spaces", "A", "q;r", "=1+1", "@x", "+5",
@@ -51,7 +51,7 @@ class Thing:
 
 @dataclass
 class Photo:
-    """An image: its path below the folder of its split, its size as it is looked at, what is in it, and its file."""
+    """An image: its path relative to its split folder, its size after rotation, its content, and its file."""
 
     name: str
     height: int
@@ -64,7 +64,7 @@ class Photo:
 
 
 def draw_photos(rng: random.Random) -> list[Photo]:
-    """Return images of random names and sizes, in one set or in splits; no two share a stem in any case of letters."""
+    """Return images with random names and sizes, in one set or in splits, with stems unique ignoring case."""
     splits = rng.choice([("all",), ("train", "val"), ("train", "val", "test"), ("train", "test")])
     photos: list[Photo] = []
     taken: set[str] = set()
@@ -82,12 +82,12 @@ def draw_photos(rng: random.Random) -> list[Photo]:
 
 
 def add_things(rng: random.Random, photos: list[Photo], outlines: bool, crowds: bool) -> list[str]:
-    """Put objects into images, and return the names of their classes; each split that trains has every class."""
+    """Add objects to images and return their class names; each training split has every class."""
     classes = rng.sample(CLASSES, rng.randint(1, 4))
     for photo in photos:
         chosen = [rng.choice(classes) for _ in range(rng.choice([0, 1, 1, 2, 4]))]
         things = [_thing(rng, photo, name, outlines, crowds) for name in chosen]
-        photo.things = list({(thing.name, thing.box): thing for thing in things}.values())  # YOLO has no doubles
+        photo.things = list({(thing.name, thing.box): thing for thing in things}.values())  # no duplicates in YOLO
     first = next(photo for photo in photos if photo.split in ("all", "train"))
     there = {thing.name for thing in first.things}
     first.things += [_thing(rng, first, name, outlines, False) for name in classes if name not in there]
@@ -107,7 +107,7 @@ def _thing(rng: random.Random, photo: Photo, name: str, outlines: bool, crowds: 
 
 
 def save(rng: random.Random, path: Path, photo: Photo) -> None:
-    """Write an image in its format, in a random mode, perhaps lying on its side."""
+    """Write an image in its format, in a random mode and EXIF orientation."""
     suffix = path.suffix[1:].lower()
     kind = {"jpeg": "jpg", "jfif": "jpg", "tiff": "tif"}.get(suffix, suffix)
     mode = rng.choice(MODES[kind])
@@ -126,7 +126,7 @@ def save(rng: random.Random, path: Path, photo: Photo) -> None:
 
 
 def add_junk(rng: random.Random, folder: Path) -> None:
-    """Put files into the folders below one that systems and people leave there, and that are none of the set."""
+    """Add unrelated files of systems and users to the folders of a set."""
     folders = [Path(place) for place, _, _ in os.walk(folder)]
     for place in rng.sample(folders, min(len(folders), rng.randint(0, 3))):
         names = [entry.name for entry in os.scandir(place) if entry.is_file()]

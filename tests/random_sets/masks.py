@@ -1,4 +1,4 @@
-"""Random sets of class masks, in the numbers, bit depths and colors that tools write."""
+"""Random sets of class masks with the values, bit depths and colors of various tools."""
 
 import random
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ _PALETTES = {"labelmap.txt": "{}:{},{},{}::", "class_dict.csv": "{},{},{},{}", "
 
 
 def masks(rng: random.Random, root: Path) -> tuple[list[Photo], list[str]]:
-    """Write images and masks, and return them with the names of the classes."""
+    """Write images and masks, and return them with the class names."""
     photos = draw_photos(rng)
     names = rng.sample([name for name in CLASSES if "," not in name], rng.randint(2, 6))
     way = rng.choice(["numbers", "numbers", "colors", "binary"])
@@ -26,7 +26,7 @@ def masks(rng: random.Random, root: Path) -> tuple[list[Photo], list[str]]:
     places, ending = _places(rng, parts)
     colors = [tuple(rng.sample(range(256), 3)) for _ in names]
     suffix = rng.choice(["png", "png", "PNG", "bmp", "tif", "gif"]) if way == "numbers" else "png"
-    ignores = way == "numbers" and suffix != "gif"  # PIL numbers the colors of a GIF anew, without those that it lacks
+    ignores = way == "numbers" and suffix != "gif"  # Pillow renumbers the colors of a GIF, dropping unused ones
     bits = rng.choice([bits for bits in (1, 2, 4, 8, 16) if 2**bits > len(names)] if suffix.lower() == "png" else [8])
     for photo in photos:
         path = _save_photo(rng, root, photo, places[photo.split], f"{ending}.{suffix}")
@@ -69,7 +69,7 @@ def instances(rng: random.Random, root: Path) -> list[Photo]:
 
 
 def _places(rng: random.Random, parts: Mapping[str, str]) -> tuple[dict[str, tuple[str, str]], str]:
-    """Return the folders of images and masks of each split, and what the names of masks end in."""
+    """Return the folders of images and masks of each split, and the suffix of mask names."""
     ways = ["images/{}|masks/{}", "{}/images|{}/masks", "img_dir/{}|ann_dir/{}", "{}/imgs|{}/mask"]
     ways += ["{}|{}annot", "{}|{}_labels", "{}_images|{}_masks"] if parts else []
     images, masks = rng.choice(ways).split("|")
@@ -88,7 +88,7 @@ def _save_photo(rng: random.Random, root: Path, photo: Photo, places: tuple[str,
 
 
 def _draw(rng: random.Random, photo: Photo, count: int, ignored: bool) -> NDArray[np.uint8]:
-    """Return the classes of the pixels; each occurs, for there are at least 64 pixels."""
+    """Return the classes of the pixels; each class occurs, as there are at least 64 pixels."""
     classes = np.random.RandomState(rng.randrange(1 << 30)).randint(0, count, (photo.height, photo.width))
     classes.flat[:count] = range(count)
     if ignored and rng.random() < 0.5:

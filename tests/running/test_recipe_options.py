@@ -130,7 +130,7 @@ def test_other_choices_go_with_a_recipe(recipe: str, choice: list[str], capfd: p
         ("fine_tune", [*FEATURES, "--model.backbone_lr", "0.1"], r"backbone_lr=0\.1: it has no effect"),
         ("linear_probe", ["--model.layer_decay", "0.7"], r"layer_decay=0\.7: it has no effect"),
         ("fine_tune", ["--model.frozen_stages", "2"], "frozen_stages=2: it needs strategy freeze_backbone"),
-        ("fine_tune", ["--data.label_fraction", "0.5", "--data.labels_per_class", "3"], "leave one of them out"),
+        ("fine_tune", ["--data.label_fraction", "0.5", "--data.labels_per_class", "3"], "remove one of them"),
         (
             "linear_probe",
             ["--trainer.callbacks", "Augmentation", "--model.cache_features", "true"],

@@ -59,7 +59,9 @@ def test_member_claiming_200_gb_names_sample(tmp_path: Path, caplog: pytest.LogC
     path = tmp_path / "train-0.tar"
     save(path, sample(0), sample(1), entry("big.cls", b"0"), entry("big.png", size=LARGE))
     os.truncate(path, path.stat().st_size + LARGE)  # makes the archive itself sparse
-    with pytest.raises(UnreadableImageError, match=r"train-0\.tar/big\.png: its entry .* claims 214,748,364,800 bytes"):
+    with pytest.raises(
+        UnreadableImageError, match=r"train-0\.tar/big\.png: its entry .* declares 214,748,364,800 bytes"
+    ):
         module(tmp_path).train_dataset.__getitems__([2])
     for _ in range(2):
         assert names(module(tmp_path, on_error="skip").train_dataset) == [
@@ -72,19 +74,17 @@ def test_member_claiming_200_gb_names_sample(tmp_path: Path, caplog: pytest.LogC
 
 def test_member_claiming_more_than_file_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "train-0.tar", sample(0), entry("big.png", size=LARGE))
-    with pytest.raises(ValueError, match=r"train-0\.tar is truncated or no tar file"):
+    with pytest.raises(ValueError, match=r"train-0\.tar is truncated or not a tar file"):
         module(tmp_path)
 
 
 def test_sparse_image_names_sample(tmp_path: Path) -> None:
     save(tmp_path / "train-0.tar", sample(0), entry("1.cls", b"0"), sparse_entry("1.png", picture(1), LARGE))
-    with pytest.raises(
-        UnreadableImageError, match=r"train-0\.tar/1\.png: its entry in the tar file is stored with hol"
-    ):
+    with pytest.raises(UnreadableImageError, match=r"train-0\.tar/1\.png: its entry in the tar file is sparse: write"):
         module(tmp_path).train_dataset.__getitems__([1])
     assert len(module(tmp_path, on_error="skip").train_dataset) == 1
     save(tmp_path / "train-0.tar", sample(0), entry("1.png", picture(1)), sparse_entry("1.cls", b"0", LARGE))
-    with pytest.raises(ValueError, match=r"train-0\.tar: 1\.cls is stored with holes"):
+    with pytest.raises(ValueError, match=r"train-0\.tar: 1\.cls is a sparse entry"):
         module(tmp_path)
 
 
@@ -94,7 +94,9 @@ def test_label_size_is_limited(tmp_path: Path) -> None:
     assert module(tmp_path).class_names[0] == "0"  # only 64 KiB of a label are read
     path = save(path, sample(0), entry("1.png", picture(1)), entry("1.json", b'{"label": 1}', LARGE))
     os.truncate(path, path.stat().st_size + LARGE)
-    with pytest.raises(ValueError, match=r"train-0\.tar: 1\.json has 214,748,364,800 bytes, more than 16,777,216"):
+    with pytest.raises(
+        ValueError, match=r"train-0\.tar: 1\.json has 214,748,364,800 bytes, over the limit of 16,777,216"
+    ):
         module(tmp_path, label_field="label")
 
 
@@ -185,7 +187,7 @@ def test_broken_headers_give_one_line_error(tmp_path: Path, name: str) -> None:
     if "200 GB" in name:
         os.truncate(path, path.stat().st_size + LARGE)
     started = time.process_time()
-    reason = "a header claims 214,748,364,800 bytes" if "200 GB" in name else ""
+    reason = "a header declares 214,748,364,800 bytes" if "200 GB" in name else ""
     with pytest.raises((ValueError, OSError), match=rf"train-0\.tar.*{reason}") as error:
         module(tmp_path)
     assert "\n" not in str(error.value)

@@ -25,7 +25,7 @@ from datamodules import (
     read_image,
 )
 from datamodules import stored_file as storing
-from datamodules.annotation_files import known_mask_facts, known_sizes
+from datamodules.annotation_files import cached_mask_facts, cached_sizes
 from datamodules.cache import cached_arrays, cached_images
 from datamodules.inspection import unreadable_files
 from datamodules.stored_file import cache_folder
@@ -55,7 +55,7 @@ def victim(tmp_path: Path) -> Path:
 
 def forget() -> None:
     """Forget all checked files, like a new process."""
-    storing._proven.clear()
+    storing._verified.clear()
     storing._refused.clear()
 
 
@@ -83,7 +83,7 @@ def test_link_at_cache_lock_is_not_followed(
     assert unreadable_files(root, paths) == {}
     assert victim.read_text() == "work of years"
     assert len(list(home.glob("*/*.npy"))) == 1
-    assert caplog.text.count("is a link or holds one, and is not used as a cache") == 1
+    assert caplog.text.count("is or contains a link and is not used as a cache") == 1
 
 
 def test_link_at_cache_folder_is_not_used(
@@ -194,21 +194,21 @@ def claim(file: Path) -> None:
 
 
 FLAWS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "cut": (cut, "holds 763 bytes of pixels, not 768"),
+    "cut": (cut, "contains 763 bytes of pixels, not 768"),
     "longer": (lengthen, "bytes of pixels, not 768"),
     "empty": (lambda file: file.write_bytes(b""), "it is broken"),
     "text": (lambda file: file.write_bytes(b"no array" * 100), "it is broken"),
     "nested": (lambda file: file.write_bytes(b"\x93NUMPY\x01\x00\x70\x17" + b"(" * 6000), "it is broken"),
-    "dtype": (as_array(lambda images: images.astype(np.int16)), "holds int16 of shape"),
-    "signed": (as_array(lambda images: images.view(np.int8)), "holds int8 of shape"),
+    "dtype": (as_array(lambda images: images.astype(np.int16)), "contains int16 of shape"),
+    "signed": (as_array(lambda images: images.view(np.int8)), "contains int8 of shape"),
     "shape": (as_array(lambda images: images[:3]), r"of shape \(3, 3, 8, 8\), not uint8 of shape \(4, 3, 8, 8\)"),
-    "order": (as_array(np.asfortranarray), "it holds uint8 of shape"),
+    "order": (as_array(np.asfortranarray), "it contains uint8 of shape"),
     "flat": (as_array(np.ravel), r"of shape \(768,\)"),
     "claim": (claim, r"of shape \(9999999999,\)"),
-    "pickle": (as_pickle, "it is broken|holds object"),
-    "pixels": (as_array(lambda images: 255 - images), "holds other pixels"),
-    "swapped": (as_array(lambda images: images[::-1].copy()), "holds other pixels"),
-    "zeros": (as_array(np.zeros_like), "holds other pixels"),
+    "pickle": (as_pickle, "it is broken|contains object"),
+    "pixels": (as_array(lambda images: 255 - images), "its pixels differ from those of the images"),
+    "swapped": (as_array(lambda images: images[::-1].copy()), "its pixels differ from those of the images"),
+    "zeros": (as_array(np.zeros_like), "its pixels differ from those of the images"),
 }
 
 
@@ -222,7 +222,7 @@ def test_invalid_cache_is_rebuilt(images: tuple[Path, list[str]], name: str, cap
     assert np.array_equal(cached(root, paths), decoded(root, paths))
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert "is made again: " in record.getMessage()
+    assert "is rebuilt: " in record.getMessage()
     assert "\n" not in record.getMessage()
     assert re.search(message, record.getMessage())
     caplog.clear()
@@ -341,8 +341,8 @@ def test_invalid_notes_are_rebuilt(images: tuple[Path, list[str]], name: str, ca
     Image.fromarray(np.array([[3, 1]], np.uint8)).save(mask)
     look = {
         "checked": lambda: unreadable_files(root, paths),
-        "sizes": lambda: known_sizes(root, paths),
-        "masks": lambda: known_mask_facts(root, [mask]),
+        "sizes": lambda: cached_sizes(root, paths),
+        "masks": lambda: cached_mask_facts(root, [mask]),
     }
     expected = {kind: find() for kind, find in look.items()}
     for kind, find in look.items():
@@ -363,7 +363,7 @@ def test_huge_notes_are_not_read(images: tuple[Path, list[str]], caplog: pytest.
     os.truncate(only(root, "checked.json"), 200 << 30)
     forget()
     assert unreadable_files(root, paths) == {}
-    assert "checked.json is made again, for it cannot be read: it has 214,748,364,800 bytes" in caplog.text
+    assert "checked.json is rebuilt, as it cannot be read: it has 214,748,364,800 bytes" in caplog.text
 
 
 def fuzzed(content: bytes, random: np.random.RandomState) -> bytes:
@@ -484,23 +484,23 @@ INDEX_MESSAGES = {
     "compressed": r"it is broken \(ValueError: it is compressed, or too large",
     "shape bomb": "it is broken",
     "objects": "it is broken",
-    "short": "its parts are of different lengths",
-    "two dimensions": "its parts are of different lengths",
-    "no shard": "it names tar files that do not exist",
-    "negative shard": "it names tar files that do not exist",
-    "order of shards": "it names tar files that do not exist",
-    "other files": "it is of other tar files",
-    "behind the end": "it leads behind the end of a tar file",
-    "overflow": "it leads behind the end of a tar file",
-    "negative offset": "it leads behind the end of a tar file",
-    "negative size": "it leads behind the end of a tar file",
+    "short": "its arrays have different lengths",
+    "two dimensions": "its arrays have different lengths",
+    "no shard": "it refers to tar files that do not exist",
+    "negative shard": "it refers to tar files that do not exist",
+    "order of shards": "it refers to tar files that do not exist",
+    "other files": "it belongs to other tar files",
+    "behind the end": "it points beyond the end of a tar file",
+    "overflow": "it points beyond the end of a tar file",
+    "negative offset": "it points beyond the end of a tar file",
+    "negative size": "it points beyond the end of a tar file",
     "other offsets": "it differs from the tar files",
     "other labels": "it differs from the tar files",
     "renamed": "it differs from the tar files",
-    "no label": "it holds labels that do not exist",
-    "negative label": "it holds labels that do not exist",
-    "texts backward": "its parts are of different lengths",
-    "names out": "it holds names that lead out of a folder",
+    "no label": "it refers to labels that do not exist",
+    "negative label": "it refers to labels that do not exist",
+    "texts backward": "its arrays have different lengths",
+    "names out": "it contains names that point outside a folder",
 }
 INDEXES: dict[str, Callable[[Path], None]] = {
     "text": lambda file: file.write_bytes(b"no zip" * 100),
@@ -545,13 +545,13 @@ def test_invalid_index_is_rebuilt(shards: Path, name: str, caplog: pytest.LogCap
     good = file.read_bytes()
     INDEXES[name](file)
     assert opened(shards) == expected
-    (message,) = [r.getMessage() for r in caplog.records if "again" in r.getMessage()]
-    assert re.search(f"is made again: ({INDEX_MESSAGES.get(name, 'it')})", message)
+    (message,) = [r.getMessage() for r in caplog.records if "rebuilt" in r.getMessage()]
+    assert re.search(f"is rebuilt: ({INDEX_MESSAGES.get(name, 'it')})", message)
     assert "\n" not in message
     assert len(file.read_bytes()) == len(good)
     caplog.clear()
     assert opened(shards) == expected
-    assert "again" not in caplog.text
+    assert "rebuilt" not in caplog.text
 
 
 @pytest.mark.usefixtures("quiet")

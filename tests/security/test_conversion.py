@@ -27,8 +27,8 @@ from lit_cv.annotations import (
     write_voc,
     write_yolo,
 )
-from lit_cv.annotations.aside import remove_dead, written_aside
-from lit_cv.annotations.classes import write_table
+from lit_cv.annotations.atomic_folder import atomic_folder, remove_stale_folders
+from lit_cv.annotations.classes import write_class_table
 from lit_cv.annotations.convert import place_images
 from lit_cv.cli import main
 from tests.annotations.sets import content, example, save_image
@@ -109,14 +109,14 @@ def test_killed_conversion_leaves_no_output(source: Path, tmp_path: Path) -> Non
 
 
 def test_folder_being_written_is_kept(tmp_path: Path) -> None:
-    with written_aside(tmp_path / "out") as folder:
+    with atomic_folder(tmp_path / "out") as folder:
         (folder / "a.txt").touch()
-        remove_dead(tmp_path / "out")
+        remove_stale_folders(tmp_path / "out")
         assert names(folder) == ["a.txt"]
     assert names(tmp_path) == ["out"]
     (tmp_path / ".out.0123456789abcdef.unfinished").symlink_to(tmp_path / "out")
     (tmp_path / ".out.mine.unfinished").mkdir()
-    remove_dead(tmp_path / "out")
+    remove_stale_folders(tmp_path / "out")
     assert names(tmp_path / "out") == ["a.txt"]
     assert (tmp_path / ".out.mine.unfinished").is_dir()
 
@@ -183,7 +183,7 @@ def test_read_only_parent_folder(source: Path, tmp_path: Path, monkeypatch: pyte
 def test_link_as_output_is_refused(source: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match=r"out is a link: give the folder that it leads to \(`out`\)"):
+    with pytest.raises(ValueError, match=r"out is a link: use the folder that it points to \(`out`\)"):
         convert(str(source), str(tmp_path / "out"), "coco")
     assert names(tmp_path / "elsewhere") == []
 
@@ -193,7 +193,7 @@ WRITERS: dict[str, tuple[Callable[..., Any], str, str]] = {
     "voc": (write_voc, "Annotations", "labels.txt"),
     "yolo": (write_yolo, "labels", "data.yaml"),
     "masks": (write_masks, "masks", "classes.txt"),
-    "csv": (write_table, "", "images.csv"),
+    "csv": (write_class_table, "", "images.csv"),
 }
 
 
@@ -268,7 +268,7 @@ def test_labels_without_image_are_reported(tmp_path: Path, caplog: pytest.LogCap
         convert(str(tmp_path / "set"), str(tmp_path / "out"), "coco")
     caplog.set_level(logging.WARNING, "lit_cv")
     convert(str(tmp_path / "set"), str(tmp_path / "out"), "coco", on_error="skip")
-    assert "3 entries are left out" in caplog.text
+    assert "3 invalid entries are skipped" in caplog.text
 
 
 def test_labels_beside_images_and_unlisted_images(tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_labels_beside_images_and_unlisted_images(tmp_path: Path) -> None:
 def test_pipes_do_not_block(tmp_path: Path) -> None:
     save_image(tmp_path / "coco/a.png", 9, 9)
     os.mkfifo(tmp_path / "coco/instances.json")
-    with pytest.raises(AnnotationError, match=r"instances\.json is no plain file"):
+    with pytest.raises(AnnotationError, match=r"instances\.json is not a regular file"):
         read_annotations(tmp_path / "coco", Problems())
     save_image(tmp_path / "yolo/images/a.png", 9, 9)
     (tmp_path / "yolo/labels").mkdir()
@@ -302,10 +302,10 @@ def test_pipes_do_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "yolo/labels/a.txt")
     problems = Problems()
     read_annotations(tmp_path / "yolo", problems)
-    assert "a.txt: is no plain file" in str(problems)
+    assert "a.txt: is not a regular file" in str(problems)
     os.mkfifo(tmp_path / "yolo/list.txt")
     (tmp_path / "yolo/data.yaml").write_text("names: [x]\ntrain: list.txt\n")
-    with pytest.raises(AnnotationError, match=r"list\.txt is no plain file"):
+    with pytest.raises(AnnotationError, match=r"list\.txt is not a regular file"):
         read_annotations(tmp_path / "yolo", Problems())
     save_image(tmp_path / "voc/JPEGImages/a.png", 9, 9)
     (tmp_path / "voc/Annotations").mkdir()
@@ -314,12 +314,12 @@ def test_pipes_do_not_block(tmp_path: Path) -> None:
     read_annotations(tmp_path / "voc", problems)
     assert "no such file" in str(problems)
     os.mkfifo(tmp_path / "m.png")
-    assert "is no plain file" in inspect_mask(tmp_path / "m.png")
+    assert "is not a regular file" in inspect_mask(tmp_path / "m.png")
     (tmp_path / "table").mkdir()
     os.mkfifo(tmp_path / "table/votes.csv")
-    with pytest.raises(ValueError, match=r"votes\.csv is no plain file"):
+    with pytest.raises(ValueError, match=r"votes\.csv is not a regular file"):
         convert(str(tmp_path / "table"), str(tmp_path / "out"), "folders", source="csv")
-    with pytest.raises(FileNotFoundError, match="there is no table"):
+    with pytest.raises(FileNotFoundError, match=r"table .* not found"):
         CSVDataModule(str(tmp_path / "table/votes.csv"), annotator_column="who").read_votes()
 
 
@@ -331,7 +331,7 @@ def test_images_that_are_pipes_or_devices(tmp_path: Path, place: Any) -> None:
     (tmp_path / "zero/cat").mkdir(parents=True)
     (tmp_path / "zero/cat/a.png").symlink_to("/dev/zero")
     for root in ("set", "zero"):
-        with pytest.raises(AnnotationError, match=r"png is no plain file"):
+        with pytest.raises(AnnotationError, match=r"png is not a regular file"):
             convert(str(tmp_path / root), str(tmp_path / "out"), "csv", place=place)
     assert names(tmp_path) == ["set", "zero"]
 

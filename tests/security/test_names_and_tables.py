@@ -195,7 +195,7 @@ def test_names_survive_conversion_to_table_and_back(tmp_path: Path) -> None:
     for label in ("=x", "dog"):
         assert sorted(os.listdir(tmp_path / "again" / label)) == sorted(names)
     (tmp_path / "folders/dog").rename(tmp_path / "folders" / os.fsdecode(b"h\xfcnd"))
-    with pytest.raises(ValueError, match=r"csv has no place for the name 'h\\xfcnd' \(1 in all\).*`to`"):
+    with pytest.raises(ValueError, match=r"csv cannot store the name 'h\\xfcnd' \(1 in total\).*`to`"):
         convert(str(tmp_path / "folders"), str(tmp_path / "no"), "csv")
     assert not (tmp_path / "no").exists()
 
@@ -217,7 +217,7 @@ def test_non_utf_8_names_survive_formats(named_in_bytes: Path, tmp_path: Path) -
         convert(str(source), str(out), to)  # type: ignore[arg-type]
         assert BYTES in {image.name for image in read_annotations(out, Problems())["train"].images}
     assert (tmp_path / "yolo/labels/train" / BYTES).with_suffix(".txt").is_file()
-    with pytest.raises(ValueError, match=r"voc has no place for the name 'caf\\xe9\.png' .*rename it.*`to`"):
+    with pytest.raises(ValueError, match=r"voc cannot store the name 'caf\\xe9\.png' .*Rename it.*`to`"):
         convert(str(named_in_bytes), str(tmp_path / "voc"), "voc")
     assert not (tmp_path / "voc").exists()
 
