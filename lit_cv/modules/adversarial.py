@@ -26,7 +26,7 @@ class DomainAdversarialModule(DomainAdaptationModule):
 
     Batches, the loss on source labels, lambda, metrics and `monitor` are those of `DomainAdaptationModule`. It also
     logs `train_discriminator_acc` and `val_discriminator_acc`, the mean accuracy over both domains. A value of 0.5
-    means that the domains cannot be told apart, which is the goal of the adaptation.
+    means that the domains cannot be distinguished, which is the goal of the adaptation.
 
     Args:
         conditioning: `none` (DANN), `multilinear` (CDAN) or `entropy` (CDAN+E).
