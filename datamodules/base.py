@@ -17,10 +17,12 @@ from datamodules.classes import choose_classes
 from datamodules.dataset import ImageDataset
 from datamodules.domain_pairs import PairDataset
 from datamodules.loader import EpochSampler, ResumableLoader, loader_options
+from datamodules.mixed_sampling import MixedSampler
 from datamodules.recorded_splits import RecordedSplits
 from datamodules.splits import Positions, classes_with_fewer
 from lit_cv.contracts import Data, as_module, module_of
 from lit_cv.errors import VoidOptionError, argument, setting
+from lit_cv.ignore_index import unlabeled_rows
 from lit_cv.renamed_arguments import use_new_names
 from lit_cv.trust import names_of_files
 
@@ -263,8 +265,14 @@ class BaseDataModule(RecordedSplits, ABC):
         return _counted((batch["mask"] for batch in batches), len(self.mask_classes))
 
     def train_dataloader(self) -> Any:
-        """Return the loader of the labeled images, or of all images for a module that `uses_unlabeled` ones."""
+        """Return the loader of the labeled images, or of all images for a module that `uses_unlabeled` ones.
+
+        For a module with an `unlabeled_ratio` each batch holds `batch_size` labeled images, followed by that many
+        times as many without a label, whose `label` is -1.
+        """
         module = as_module(module_of(self.trainer))
+        if module.unlabeled_ratio is not None:
+            return self._mixed_loader(module.unlabeled_ratio)
         dataset = self.unlabeled_dataset if module.uses_unlabeled else self.train_dataset
         if len(dataset) == 0:
             raise ValueError(f"{type(self).__name__} has no training images with labels.")
@@ -279,6 +287,23 @@ class BaseDataModule(RecordedSplits, ABC):
         dataset = self._without_images_if_known(dataset)
         return ResumableLoader(
             dataset, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last, **self._options(dataset)
+        )
+
+    def _mixed_loader(self, ratio: int) -> ResumableLoader:
+        dataset, (rank, world_size) = self.unlabeled_dataset, self._rank_and_world_size()
+        known = ~unlabeled_rows(dataset.labels)
+        if not known.any():
+            raise ValueError(f"{type(self).__name__} has no training images with labels.")
+        if known.all():
+            raise ValueError(
+                f"all {len(dataset):,} training images of {type(self).__name__} have labels, but semi-supervised "
+                f"learning needs images without: set {argument('labels_per_class', self)} or "
+                f"{argument('label_fraction', self)} to hide labels, or add images without labels."
+            )
+        classes = self._sampled_classes(dataset) if self.balance else None
+        sampler = MixedSampler(known, self.batch_size, ratio, classes, self.balance, self._seed, world_size, rank)
+        return ResumableLoader(
+            dataset, batch_size=self.batch_size * (1 + ratio), sampler=sampler, drop_last=True, **self._options(dataset)
         )
 
     def _sampled_classes(self, dataset: ImageDataset) -> Tensor:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from datamodules.balance import balanced_positions
 from datamodules.dataset import ImageDataset, Rows
-from datamodules.loader import EpochSampler
+from datamodules.loader import EpochSampler, repeated_permutations
 from datamodules.memory import channel_statistics
 from lit_cv.contracts import Batch
 
@@ -182,5 +182,4 @@ class PairSampler(EpochSampler):
         random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(words)))
         if domain == SOURCE and self.classes is not None:
             return balanced_positions(self.classes, self.balance, count, random)
-        passes = [random.permutation(size) for _ in range(-(-count // size))]
-        return np.concatenate(passes)[:count].astype(np.int64)
+        return repeated_permutations(size, count, random)

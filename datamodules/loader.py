@@ -15,7 +15,7 @@ from datamodules.worker_signals import OutliveSignals, signals_held_back
 from lit_cv.contracts import Batch
 from lit_cv.errors import FIT, TRAINER, argument, setting
 
-__all__ = ["EpochSampler", "ResumableLoader", "collate", "loader_options"]
+__all__ = ["EpochSampler", "ResumableLoader", "collate", "loader_options", "repeated_permutations"]
 
 _MAX_WORKERS = 8
 _LIST_ENTRIES = ("boxes", "box_labels", "iscrowd")  # kept as lists, as their lengths differ between images
@@ -90,6 +90,18 @@ class EpochSampler(DistributedSampler[Any]):
     def permutation(self, random: np.random.RandomState) -> NDArray[np.int64]:
         """Return the positions of all samples of an epoch in random order."""
         return random.permutation(self.size)
+
+
+def repeated_permutations(size: int, count: int, random: np.random.RandomState) -> NDArray[np.int64]:
+    """Return `count` positions of `size` samples: passes through all of them, each in a new order.
+
+    Example:
+        >>> drawn = repeated_permutations(3, 7, np.random.RandomState(0))
+        >>> sorted(drawn[:3].tolist()), sorted(drawn[3:6].tolist()), len(drawn)
+        ([0, 1, 2], [0, 1, 2], 7)
+    """
+    passes = [random.permutation(size) for _ in range(-(-count // size))]
+    return np.concatenate(passes)[:count].astype(np.int64)
 
 
 class _InOrder(SequentialSampler):

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         RelationModule,
         SegmentationModule,
         SelfTrainingModule,
+        SemiSupervisedModule,
         SimCLRModule,
         SupervisedModule,
     )
@@ -87,6 +88,7 @@ __all__ = [
     "RunProgressBar",
     "SegmentationModule",
     "SelfTrainingModule",
+    "SemiSupervisedModule",
     "SimCLRModule",
     "SupervisedModule",
     "TaskCurves",

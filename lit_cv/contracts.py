@@ -114,6 +114,11 @@ class Data(Protocol):
         return None
 
     @property
+    def unlabeled_dataset(self) -> Any:
+        """All training images, the labels that are hidden or unknown as -1."""
+        return None
+
+    @property
     def val_dataset(self) -> Any:
         """Validation images."""
         return None
@@ -231,6 +236,11 @@ class Module(Protocol):
     def uses_unlabeled(self) -> bool:
         """Whether training also uses images with hidden labels (label -1)."""
         return False
+
+    @property
+    def unlabeled_ratio(self) -> int | None:
+        """Unlabeled images in a training batch for each labeled one; `None` mixes them as they come."""
+        return None
 
     @property
     def expects_views(self) -> bool:

@@ -1,4 +1,4 @@
-"""Weak and strong views of target images, for self-training."""
+"""Weak and strong views of images without labels, for self-training and semi-supervised learning."""
 
 from typing import Any, Literal
 
@@ -9,26 +9,29 @@ from torch import Tensor
 from lit_cv.augment import Chain, build_operations, policy_operations
 from lit_cv.callbacks.augmentation import image_size
 from lit_cv.errors import OptionError
+from lit_cv.ignore_index import unlabeled_rows
 
 __all__ = ["WeakStrongAugmentation"]
 
 
 class WeakStrongAugmentation(L.Callback):
-    """Replaces target images by weak views for a teacher, and adds strong views for the network that it teaches.
+    """Makes a weak view of each unlabeled image to predict its label from, and a strong view to learn it from.
 
-    In training batches of both domains, the target's `image` becomes a weak view, and a strong view of the same image
-    is added as `strong` (Sohn et al. 2020, "FixMatch"). Source images become strong views, since their labels remain
-    valid. It processes each batch on the device, with a separate random draw for each image. Random numbers come from
-    torch's default generator, which the module seeds at each step.
+    In a batch with `image` and `label`, it replaces all images by weak views, and adds strong views of the images
+    without a label (-1), in their order, as `strong` (M, C, H, W) (Sohn et al. 2020, "FixMatch"). In a batch of two
+    domains, it replaces the target's `image` by a weak view, adds a strong view of the same image as `strong`, and
+    augments the source's images. It processes each batch on the device, with a separate random draw for each image.
+    Random numbers come from torch's default generator, which the module seeds at each step.
 
     Args:
         weak: Operations of the weak view, as a list in the format of `Augmentation` or the name of a policy; an empty
             list leaves the images unchanged.
         strong: Operations of the strong view, in the same format.
-        source: Which of the two is applied to source images: `weak` or `strong`.
+        source: Which of the two is applied to labeled images (in domain adaptation, source images): `weak` or
+            `strong`. `None` applies `weak`, in domain adaptation `strong`.
 
     Raises:
-        TypeError: In training, if a batch has no `source` and `target` with images.
+        TypeError: In training, if a batch holds neither `image` and `label` nor a `source` and a `target`.
         ValueError: If a policy, an operation or an argument does not exist, or the views differ in size.
     """
 
@@ -38,10 +41,10 @@ class WeakStrongAugmentation(L.Callback):
         self,
         weak: str | list[str | dict[str, Any]] = "small_images",
         strong: str | list[str | dict[str, Any]] = "small_images_strong",
-        source: Literal["weak", "strong"] = "strong",
+        source: Literal["weak", "strong"] | None = None,
     ) -> None:
-        if source not in ("weak", "strong"):
-            raise OptionError(self, "source", source, "must be 'weak' or 'strong'")
+        if source not in ("weak", "strong", None):
+            raise OptionError(self, "source", source, "must be 'weak', 'strong' or null")
         self.chains = {name: _build(operations) for name, operations in (("weak", weak), ("strong", strong))}
         self.source = source
 
@@ -55,21 +58,46 @@ class WeakStrongAugmentation(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Replace the images by views."""
+        if (
+            isinstance(batch, dict)
+            and isinstance(batch.get("image"), Tensor)
+            and isinstance(batch.get("label"), Tensor)
+        ):
+            self._view_unlabeled(batch)
+            return
         parts = [batch.get(domain) if isinstance(batch, dict) else None for domain in ("source", "target")]
         if not all(isinstance(part, dict) and isinstance(part.get("image"), Tensor) for part in parts):
             raise TypeError(
-                "the batch has no images of a `source` and a `target`, which WeakStrongAugmentation needs: use "
-                "DomainAdaptationDataModule, or the callback Augmentation instead."
+                "the batch has neither an `image` and a `label` nor images of a `source` and a `target`, which "
+                "WeakStrongAugmentation needs: use a DataModule of images, or the callback Augmentation instead."
             )
         source, target = batch["source"], batch["target"]
-        source["image"] = self.chains[self.source](source["image"])
+        source["image"] = self.chains[self.source or "strong"](source["image"])
         strong = self.chains["strong"](target["image"])
         target["image"], target["strong"] = self.chains["weak"](target["image"]), strong
-        if source["image"].shape[2:] != strong.shape[2:]:
-            raise ValueError(
-                f"source images have the size {tuple(source['image'].shape[2:])} after augmentation, strong views of "
-                f"the target {tuple(strong.shape[2:])}: all views must have the same size. Change the `size` of a crop."
-            )
+        _check_sizes(source["image"], strong)
+
+    def _view_unlabeled(self, batch: dict[str, Any]) -> None:
+        images, unlabeled = batch["image"], unlabeled_rows(batch["label"])
+        strong = self.chains["strong"](images[unlabeled])
+        if self.source == "strong":
+            weak = self.chains["weak"](images[unlabeled])
+            views = weak.new_empty(len(images), *weak.shape[1:])
+            labeled = self.chains["strong"](images[~unlabeled])
+            _check_sizes(labeled, weak)
+            views[unlabeled], views[~unlabeled] = weak, labeled.to(weak.dtype)
+        else:
+            views = self.chains["weak"](images)
+        _check_sizes(views, strong)
+        batch["image"], batch["strong"] = views, strong
+
+
+def _check_sizes(images: Tensor, strong: Tensor) -> None:
+    if images.shape[2:] != strong.shape[2:]:
+        raise ValueError(
+            f"labeled images and weak views have the size {tuple(images.shape[2:])}, strong views "
+            f"{tuple(strong.shape[2:])}: all views must have the same size. Change the `size` of a crop."
+        )
 
 
 def _build(operations: str | list[str | dict[str, Any]]) -> Chain:

@@ -1,29 +1,36 @@
 """Losses in pure torch, each usable on its own."""
 
 from lit_cv.losses.classification import class_cross_entropy, label_cross_entropy
+from lit_cv.losses.confidence_thresholds import ConfidenceThreshold, ThresholdName, build_threshold
 from lit_cv.losses.discrepancy import CORALLoss, MMDLoss, coral, mmd
+from lit_cv.losses.distribution_alignment import DistributionAlignment
 from lit_cv.losses.dynamic_weight_average import DynamicWeightAverage
 from lit_cv.losses.fcos import fcos_loss
 from lit_cv.losses.masked_reconstruction import MaskedReconstructionLoss
 from lit_cv.losses.nt_xent import NTXentLoss, nt_xent
-from lit_cv.losses.pseudo_labels import class_thresholds, pseudo_labels
+from lit_cv.losses.pseudo_labels import class_thresholds, fairness_loss, pseudo_labels
 from lit_cv.losses.segmentation import dice_loss, pixel_cross_entropy
 from lit_cv.losses.task_weighting import FixedWeighting, TaskWeighting
 from lit_cv.losses.uncertainty_weighting import UncertaintyWeighting
 
 __all__ = [
     "CORALLoss",
+    "ConfidenceThreshold",
+    "DistributionAlignment",
     "DynamicWeightAverage",
     "FixedWeighting",
     "MMDLoss",
     "MaskedReconstructionLoss",
     "NTXentLoss",
     "TaskWeighting",
+    "ThresholdName",
     "UncertaintyWeighting",
+    "build_threshold",
     "class_cross_entropy",
     "class_thresholds",
     "coral",
     "dice_loss",
+    "fairness_loss",
     "fcos_loss",
     "label_cross_entropy",
     "mmd",

@@ -1,11 +1,12 @@
 """Pseudo-labels: selection of a teacher's predictions by their confidence."""
 
+import torch
 from torch import Tensor
 
-__all__ = ["class_thresholds", "pseudo_labels"]
+__all__ = ["class_thresholds", "fairness_loss", "pseudo_labels"]
 
 
-def class_thresholds(threshold: float, class_share: Tensor) -> Tensor:
+def class_thresholds(threshold: float | Tensor, class_share: Tensor) -> Tensor:
     """Return a confidence threshold for each class, lower for classes that the teacher rarely predicts.
 
     These are the local thresholds of FreeMatch (Wang et al. 2023, equation 7), `threshold * share_c / max(share)`. The
@@ -50,3 +51,39 @@ def pseudo_labels(probabilities: Tensor, threshold: float | Tensor) -> tuple[Ten
             )
         threshold = threshold[labels]
     return labels, confidence >= threshold
+
+
+def fairness_loss(logits: Tensor, mask: Tensor, probabilities: Tensor, histogram: Tensor) -> Tensor:
+    """Return the self-adaptive fairness loss of FreeMatch, smallest where predictions are as diverse as expected.
+
+    It is the negative cross-entropy between the class probabilities of past weak views and those of the strong views,
+    each divided by the histogram of its predicted classes and normalized (Wang et al. 2023, equations 9 to 11). The
+    division keeps the frequent classes of an uneven set from being pushed down.
+
+    Args:
+        logits: (N, K) of the strong views.
+        mask: (N,) bool, which of them have a pseudo-label.
+        probabilities: (K,) moving average of the class probabilities of weak views.
+        histogram: (K,) moving average of the shares of their predicted classes.
+
+    Returns:
+        A scalar, 0 where no view has a pseudo-label.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
+        >>> round(float(fairness_loss(logits, torch.tensor([True, True]), *torch.full((2, 2), 0.5))), 4)
+        -0.6931
+    """
+    if not mask.any():
+        return logits.sum() * 0
+    predicted = logits[mask].float().softmax(1)
+    shares = torch.bincount(predicted.argmax(1), minlength=logits.shape[1]) / len(predicted)
+    expected = _normalized(probabilities, histogram)
+    found = _normalized(predicted.mean(0), shares)
+    return (expected * (found + 1e-12).log()).sum()
+
+
+def _normalized(probabilities: Tensor, histogram: Tensor) -> Tensor:
+    """Return probabilities divided by a histogram, 0 where it is 0, with a sum of 1."""
+    scaled = torch.where(histogram > 0, probabilities / histogram.clamp_min(1e-12), 0.0)
+    return scaled / scaled.sum()

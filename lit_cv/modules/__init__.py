@@ -13,6 +13,7 @@ from lit_cv.modules.prototypical import PrototypicalModule
 from lit_cv.modules.relation import RelationModule
 from lit_cv.modules.segmentation import SegmentationModule
 from lit_cv.modules.self_training import SelfTrainingModule
+from lit_cv.modules.semi_supervised import SemiSupervisedModule
 from lit_cv.modules.simclr import SimCLRModule
 from lit_cv.modules.supervised import SupervisedModule
 
@@ -30,6 +31,7 @@ __all__ = [
     "RelationModule",
     "SegmentationModule",
     "SelfTrainingModule",
+    "SemiSupervisedModule",
     "SimCLRModule",
     "SupervisedModule",
 ]

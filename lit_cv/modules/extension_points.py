@@ -21,9 +21,11 @@ class ExtensionPoints(L.LightningModule, ABC):
     Attributes:
         backbone: Network that turns images into features, once the networks are built.
         head: Network on top of the backbone.
-        monitor: Metric that selects the best checkpoint and controls early stopping.
+        monitor: Metric that selects the best checkpoint and controls early stopping; `None` takes the newest.
         mode: Whether `monitor` is better when smaller (`min`) or greater (`max`).
         uses_unlabeled: Whether training also uses images with hidden labels (label -1).
+        unlabeled_ratio: Unlabeled images (label -1) in a training batch for each labeled one; `None` mixes them as they
+            come.
         expects_views: Whether batches need `views` (V, N, C, H, W) of the images, from `ContrastiveAugmentation`.
         expects_domains: Whether training batches hold a `source` and a `target`, from `DomainAdaptationDataModule`.
         evaluates_embedding: Whether validation evaluates the result of `embed`, by `EmbeddingEvaluation`.
@@ -34,9 +36,10 @@ class ExtensionPoints(L.LightningModule, ABC):
 
     backbone: Backbone
     head: nn.Module
-    monitor: str = "val_loss"
+    monitor: str | None = "val_loss"
     mode: Literal["min", "max"] = "min"
     uses_unlabeled: ClassVar[bool] = False
+    unlabeled_ratio: int | None = None
     expects_views: ClassVar[bool] = False
     expects_domains: ClassVar[bool] = False
     evaluates_embedding: ClassVar[bool] = False

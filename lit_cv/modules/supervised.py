@@ -44,7 +44,7 @@ class SupervisedModule(TaskModule):
         torch.Size([2, 10])
     """
 
-    monitor = "val_acc"
+    monitor: str | None = "val_acc"
     mode: Literal["min", "max"] = "max"
 
     def __init__(

@@ -1,0 +1,276 @@
+"""Semi-supervised learning: a few images with labels, and many without."""
+
+import math
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from lit_cv.contracts import as_data, datamodule_of
+from lit_cv.distributed import gather_batches
+from lit_cv.errors import TRAINER, OptionError, argument
+from lit_cv.ignore_index import unlabeled_rows
+from lit_cv.losses import DistributionAlignment, ThresholdName, build_threshold, fairness_loss, pseudo_labels
+from lit_cv.losses.confidence_thresholds import FreeThreshold
+from lit_cv.modules.base import Batch, Output, Stage
+from lit_cv.modules.fine_tune import FineTuneModule
+from lit_cv.modules.fine_tuning_options import StrategyName
+
+__all__ = ["SemiSupervisedModule"]
+
+_SHARE_DECAY = 0.99  # of the moving average of predicted classes
+_FEWEST_CLASSES = 0.5  # share of the classes that predictions may shrink to without a warning
+
+
+class SemiSupervisedModule(FineTuneModule):
+    """Learns from a few labeled images and from its own confident predictions for many without a label.
+
+    As in FixMatch (Sohn et al. 2020), it predicts the class of a weakly augmented view of an unlabeled image; where
+    the probability reaches a threshold, the prediction becomes the label of a strongly augmented view. The loss is the
+    cross-entropy of the labeled images plus `unlabeled_weight` times that of the strong views, which is averaged over
+    all unlabeled images, those below the threshold counting 0.
+
+    A batch has `image` (N, C, H, W) and `label` (N,) int64, -1 for images without a label, or (N, K) for several labels
+    an image; DataModules put `batch_size` labeled and `unlabeled_ratio` times as many unlabeled images in it. The
+    callback `WeakStrongAugmentation` replaces `image` by weak views and adds `strong` (M, C, H, W), strong views of
+    the M unlabeled images; without it both views are the image itself.
+
+    All views pass through the network together: BatchNorm normalizes labeled, weak and strong views by the statistics
+    of all of them, and its running statistics are those. With `running_statistics`, or where layers are frozen, it
+    uses its pretrained statistics and leaves them as they are. Pseudo-labels carry no gradient.
+
+    With a few labels no validation set is worth choosing by: there is no `monitor`, and the newest weights are kept,
+    which `ema` should average. Validation reports accuracy where labels exist, and at the end of training the log
+    compares the last weights with the best validation, which is what the choice has cost.
+
+    Logs `train_unlabeled_loss`, `train_coverage` (share of unlabeled images above the threshold), `train_threshold`
+    (its mean over the classes), and in validation `val_pseudo_coverage` and `val_pseudo_precision`, the share of
+    predictions above the threshold and how many of those are right. A warning says when predictions have collapsed
+    onto less than half of the classes.
+
+    With several labels an image, each class gets a pseudo-label of its own: 1 above `confidence`, 0 below
+    `1 - confidence`, none in between.
+
+    Args:
+        unlabeled_ratio: Unlabeled images in a batch for each labeled one.
+        threshold: `fixed` for `confidence`; `flex` lowers it for classes that are learned less (FlexMatch, Zhang et
+            al. 2021); `free` follows the confidence of the network and adds a fairness loss (FreeMatch, Wang et al.
+            2023). See `lit_cv.nn.confidence_thresholds`.
+        confidence: Probability that a pseudo-label needs, for `fixed` and, at most, for `flex`.
+        unlabeled_weight: Weight of the loss of unlabeled images.
+        targets: `hard` pseudo-labels, or `soft` ones: the class probabilities, sharpened by `temperature`.
+        temperature: Divides the logits of soft pseudo-labels; 1 leaves them unchanged.
+        distribution_alignment: Whether predictions are scaled so that their class shares become those of the labels.
+        fairness_weight: Weight of the fairness loss of `free`.
+        average_decay: Share of the moving averages of `free` and of distribution alignment that stays at each step.
+        strategy: See `SupervisedModule`; `None` trains everything at `lr`.
+        weights: See `FineTuneModule`.
+        **kwargs: Arguments of `FineTuneModule`.
+
+    Raises:
+        ValueError: If a value is out of range, or options contradict each other.
+
+    Example:
+        >>> import torch
+        >>> module = SemiSupervisedModule(backbone="conv4", num_classes=10, in_channels=1, threshold="free")
+        >>> batch = {"image": torch.zeros(8, 1, 28, 28, dtype=torch.uint8), "label": torch.tensor([3] + 7 * [-1])}
+        >>> output = module.step(batch, "train")
+        >>> [name for name in sorted(output) if name.endswith("loss")]
+        ['fairness_loss', 'loss', 'supervised_loss', 'unlabeled_loss']
+    """
+
+    monitor = None
+    class_share: Tensor
+
+    def __init__(
+        self,
+        unlabeled_ratio: int = 7,
+        threshold: ThresholdName = "fixed",
+        confidence: float = 0.95,
+        unlabeled_weight: float = 1.0,
+        targets: Literal["hard", "soft"] = "hard",
+        temperature: float = 0.5,
+        distribution_alignment: bool = False,
+        fairness_weight: float = 0.001,
+        average_decay: float = 0.999,
+        strategy: StrategyName | None = None,
+        weights: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(strategy=strategy, weights=weights, cache_features=False, **kwargs)  # type: ignore[arg-type]
+        checks = (
+            ("unlabeled_ratio", unlabeled_ratio, unlabeled_ratio >= 1, "give at least 1"),
+            ("confidence", confidence, 0 < confidence <= 1, "give a probability above 0, up to 1"),
+            ("unlabeled_weight", unlabeled_weight, unlabeled_weight >= 0, "give 0 or more"),
+            ("temperature", temperature, temperature > 0, "give a positive number"),
+            ("fairness_weight", fairness_weight, fairness_weight >= 0, "give 0 or more"),
+            ("average_decay", average_decay, 0 <= average_decay < 1, "give a share from 0 up to, not including, 1"),
+        )
+        for name, value, valid, allowed in checks:
+            if not valid:
+                raise OptionError(self, name, value, allowed)
+        self.unlabeled_ratio = unlabeled_ratio
+        self._best: float | None = None  # of all validations
+        self._last: float | None = None
+        self._warned = False
+
+    def configure_networks(self) -> None:
+        """Build the networks and what follows their predictions."""
+        super().configure_networks()
+        h, data, count = self.hparams, as_data(datamodule_of(self._trainer)), self.num_classes
+        if h["multi_label"] and (h["threshold"] != "fixed" or h["distribution_alignment"] or h["targets"] == "soft"):
+            name, allowed = next(
+                (name, allowed)
+                for name, allowed, given in (
+                    ("threshold", "'fixed'", h["threshold"] != "fixed"),
+                    ("distribution_alignment", "false", h["distribution_alignment"]),
+                    ("targets", "'hard'", h["targets"] == "soft"),
+                )
+                if given
+            )
+            raise OptionError(self, name, h[name], f"images have several labels, which allow {allowed} only")
+        images = len(data.unlabeled_dataset) if data.unlabeled_dataset is not None else 0
+        self.threshold = build_threshold(h["threshold"], count, images, h["confidence"], h["average_decay"])
+        self.register_buffer("class_share", torch.full((count,), 1 / count))
+        self.alignment = None
+        if h["distribution_alignment"]:
+            counts = torch.ones(count) if data.class_counts is None else data.class_counts().float()
+            self.alignment = DistributionAlignment(counts / counts.sum(), h["average_decay"])
+
+    def step(self, batch: Batch, stage: Stage) -> Output:
+        """Learn from a batch of labeled and unlabeled images, or classify one."""
+        if stage != "train":
+            output = super().step(batch, stage)
+            if self.hparams["multi_label"] or output.get("target") is None:
+                return output
+            quality = self.pseudo_label_quality(output["logits"], output["target"])
+            return output | quality | {"counts": output["counts"] | quality["counts"]}
+        self.configure_model()
+        if "label" not in batch:
+            raise ValueError(
+                f"{type(self).__name__} learns from batches with `image` and `label` (-1 where unknown), but this one "
+                f"has {', '.join(batch)}: use a DataModule with labels."
+            )
+        weak, label = batch["image"], batch["label"]
+        unlabeled = unlabeled_rows(label)
+        strong = batch.get("strong")
+        if strong is None:
+            self._warn_of_equal_views()
+            strong = weak[unlabeled]
+        logits: Tensor = self(torch.cat([weak, strong]))
+        predicted, learned = logits[: len(weak)], logits[len(weak) :]
+        output = self.losses(predicted[~unlabeled], label[~unlabeled], stage)
+        output["supervised_loss"] = output["loss"].detach()
+        count = len(strong)
+        output["counts"] |= {"supervised_loss": output["counts"]["loss"], "loss": len(weak) - count}
+        if count == 0:
+            return output
+        index = batch["index"][unlabeled] if "index" in batch else torch.zeros(0, dtype=torch.int64)
+        losses, coverage = self.unlabeled_losses(predicted[unlabeled].detach().float(), learned.float(), index)
+        output["loss"] = output["loss"] + self.hparams["unlabeled_weight"] * losses["unlabeled_loss"]
+        if "fairness_loss" in losses:
+            output["loss"] = output["loss"] + self.hparams["fairness_weight"] * losses["fairness_loss"]
+        output |= {name: loss.detach() for name, loss in losses.items()}
+        output |= {"coverage": coverage, "threshold": self.threshold().mean()}
+        output["counts"] |= dict.fromkeys((*losses, "coverage", "threshold"), count)
+        return output
+
+    def unlabeled_losses(self, predicted: Tensor, learned: Tensor, index: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the losses of strong views, and the share of them that have a pseudo-label.
+
+        Args:
+            predicted: Logits (M, K) of the weak views, without a gradient.
+            learned: Logits (M, K) of the strong views.
+            index: Positions (M,) of the images in the dataset.
+        """
+        h = self.hparams
+        if h["multi_label"]:
+            probabilities = predicted.sigmoid()
+            mask = (probabilities - 0.5).abs() >= h["confidence"] - 0.5
+            loss = F.binary_cross_entropy_with_logits(learned, (probabilities > 0.5).float(), reduction="none")
+            return {"unlabeled_loss": (loss * mask).mean()}, mask.float().mean()
+        probabilities = predicted.softmax(1)
+        seen = gather_batches(probabilities)
+        if self.alignment is not None:
+            self.alignment.update(seen)
+            probabilities, seen = self.alignment(probabilities), self.alignment(seen)
+        self.threshold.update(seen, gather_batches(index))
+        shares = torch.bincount(seen.argmax(1), minlength=self.num_classes) / len(seen)
+        self.class_share.lerp_(shares, 1 - _SHARE_DECAY)
+        labels, mask = pseudo_labels(probabilities, self.threshold())
+        target = labels if h["targets"] == "hard" else _sharpened(probabilities, h["temperature"])
+        loss = (F.cross_entropy(learned, target, reduction="none") * mask).mean()
+        losses = {"unlabeled_loss": loss}
+        if isinstance(self.threshold, FreeThreshold) and h["fairness_weight"]:
+            rule = self.threshold
+            losses["fairness_loss"] = fairness_loss(learned, mask, rule.probabilities, rule.histogram)
+        return losses, mask.float().mean()
+
+    def pseudo_label_quality(self, logits: Tensor, target: Tensor) -> Output:
+        """Return which share of images (N,) would get a pseudo-label, and which share of those would be right."""
+        labels, mask = pseudo_labels(logits.float().softmax(1), self.threshold())
+        known = mask & ~unlabeled_rows(target)
+        right = (known & (labels == target)).sum()
+        return {
+            "pseudo_coverage": mask.float().mean(),
+            "pseudo_precision": right / known.sum().clamp_min(1),
+            "counts": {"pseudo_coverage": len(mask), "pseudo_precision": known.sum()},
+        }
+
+    def summarize(self, stage: Stage, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the means and metrics, and keep the accuracy of each validation for the comparison at the end."""
+        name = "val_map" if self.hparams["multi_label"] else "val_acc"
+        if stage == "val" and name in values and not self.trainer.sanity_checking:
+            self._last = float(values[name])
+            self._best = max(self._last, self._best or 0.0)
+        return super().summarize(stage, values)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the means of the epoch, and warn of predictions that have collapsed."""
+        super().on_train_epoch_end()
+        remaining = math.exp(float(torch.special.entr(self.class_share).sum()))
+        if remaining < _FEWEST_CLASSES * self.num_classes and not self.hparams["multi_label"] and not self._warned:
+            self._warned = True
+            rank_zero_warn(
+                f"Predictions for unlabeled images have collapsed onto about {remaining:.1f} of {self.num_classes} "
+                f"classes. Unless the classes are that uneven, raise {argument('confidence', self)}, lower "
+                f"{argument('lr', self)}, or set {argument('distribution_alignment', self)}."
+            )
+
+    def on_fit_end(self) -> None:
+        """Log what keeping the newest weights has cost."""
+        super().on_fit_end()
+        if self._best is None or self._last is None:
+            return
+        name = "val_map" if self.hparams["multi_label"] else "val_acc"
+        rank_zero_info(
+            f"The newest weights are kept, without a choice by validation labels: {name} {self._last:.4f}; the best of "
+            f"all validations was {self._best:.4f}."
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the best accuracy so far."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["semi_supervised"] = {"best": self._best}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the best accuracy so far."""
+        super().on_load_checkpoint(checkpoint)
+        self._best = checkpoint.get("semi_supervised", {}).get("best")
+
+    def _warn_of_equal_views(self) -> None:
+        if not self._warned_of_views:
+            self._warned_of_views = True
+            rank_zero_warn(
+                "Weak and strong views of unlabeled images are the same, so that there is little to learn from them: "
+                f"add the callback WeakStrongAugmentation ({argument('callbacks', TRAINER)})."
+            )
+
+    _warned_of_views = False
+
+
+def _sharpened(probabilities: Tensor, temperature: float) -> Tensor:
+    """Return probabilities (M, K) of logits divided by a temperature."""
+    return (probabilities.clamp_min(1e-12).log() / temperature).softmax(1)
