@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lit_cv.losses.pseudo_labels import class_thresholds
+from lit_cv.losses.pseudo_labels import class_thresholds, predicted_classes
 
 __all__ = [
     "ConfidenceThreshold",
@@ -21,15 +21,18 @@ ThresholdName = Literal["fixed", "flex", "free"]
 
 
 class ConfidenceThreshold(nn.Module, ABC):
-    """Base of the rules: `update` sees each batch of predictions, `forward` returns the threshold of each class."""
+    """Base of the rules: `observe` moves the thresholds with each batch, `forward` returns those reached so far."""
 
     @abstractmethod
-    def update(self, probabilities: Tensor, index: Tensor) -> None:
+    def observe(self, probabilities: Tensor, index: Tensor) -> Tensor:
         """Take in the predictions for a batch of unlabeled images, those of all ranks.
 
         Args:
             probabilities: (N, K) class probabilities of the weak views.
             index: (N,) int64, positions of the images in the dataset.
+
+        Returns:
+            Threshold of each class for this batch, (K,).
         """
 
     @abstractmethod
@@ -51,8 +54,9 @@ class FixedThreshold(ConfidenceThreshold):
         super().__init__()
         self.register_buffer("value", torch.full((num_classes,), confidence), persistent=False)
 
-    def update(self, probabilities: Tensor, index: Tensor) -> None:
-        """Do nothing."""
+    def observe(self, probabilities: Tensor, index: Tensor) -> Tensor:
+        """Return the threshold of each class, (K,)."""
+        return self.value
 
     def forward(self) -> Tensor:
         """Return the threshold of each class, (K,)."""
@@ -64,8 +68,8 @@ class FlexThreshold(ConfidenceThreshold):
 
     The learning status of class c is the number of images whose latest confident prediction (at least `confidence`)
     was c. Divided by the largest of these numbers, and of that of the images without any confident prediction so far,
-    it is b(c); the threshold is `confidence * b(c) / (2 - b(c))` (equations 5, 7 and 11). At the start it is 0: every
-    prediction is learned from.
+    it is b(c); the threshold is `confidence * b(c) / (2 - b(c))` (equations 5, 7 and 11). It is 0 at the start, when
+    every prediction is learned from. A batch is compared with the thresholds that the batches before it have led to.
 
     Args:
         num_classes: Number of classes K.
@@ -74,7 +78,8 @@ class FlexThreshold(ConfidenceThreshold):
 
     Example:
         >>> threshold = FlexThreshold(2, num_images=4, confidence=0.9)
-        >>> threshold.update(torch.tensor([[0.95, 0.05], [1.0, 0.0], [0.02, 0.98]]), torch.arange(3))
+        >>> threshold.observe(torch.tensor([[0.95, 0.05], [1.0, 0.0], [0.02, 0.98]]), torch.arange(3))
+        tensor([0., 0.])
         >>> threshold()
         tensor([0.9000, 0.3000])
     """
@@ -87,20 +92,31 @@ class FlexThreshold(ConfidenceThreshold):
         self.register_buffer("latest", torch.full((num_images,), -1))
 
     @torch.no_grad()
-    def update(self, probabilities: Tensor, index: Tensor) -> None:
-        """Note the confident predictions."""
+    def observe(self, probabilities: Tensor, index: Tensor) -> Tensor:
+        """Return the threshold of each class, and note the confident predictions of the batch.
+
+        Raises:
+            ValueError: If images have no position in the dataset, or there is no dataset.
+        """
+        if len(index) != len(probabilities) or not len(self.latest):
+            raise ValueError(
+                f"threshold='flex' keeps a prediction for each of {len(self.latest)} images: it needs a DataModule, "
+                "and batches with an `index` (N,), the positions of their images."
+            )
+        thresholds: Tensor = self()
         highest, classes = probabilities.max(1)
-        confident = highest >= self.confidence
-        self.latest[index[confident]] = classes[confident]
+        self.latest[index] = torch.where(highest >= self.confidence, classes, self.latest[index])
+        return thresholds
 
     def forward(self) -> Tensor:
         """Return the threshold of each class, (K,)."""
-        counts = torch.bincount(self.latest + 1, minlength=self.num_classes + 1)
-        status = counts[1:] / counts.max()
+        counts = torch.zeros(self.num_classes + 1, device=self.latest.device)
+        counts.index_add_(0, self.latest + 1, torch.ones_like(self.latest, dtype=counts.dtype))
+        status = counts[1:] / counts.max().clamp_min(1)
         return self.confidence * status / (2 - status)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        if (latest := state_dict.get(f"{prefix}latest")) is not None:  # loaded without data, it has no image yet
+        if (latest := state_dict.get(f"{prefix}latest")) is not None:  # built without data, it has no images yet
             self.latest = torch.full_like(latest, -1, device=self.latest.device)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -109,7 +125,8 @@ class FreeThreshold(ConfidenceThreshold):
     """Thresholds that follow the network's own confidence, as in FreeMatch (Wang et al. 2023).
 
     The global threshold is a moving average of the mean confidence, from 1 / K on; that of a class is the global one
-    times the class's mean probability relative to the largest (equations 5 to 8).
+    times the class's mean probability relative to the largest (equations 5 to 8). A batch moves the averages before
+    it is compared with them.
 
     Args:
         num_classes: Number of classes K.
@@ -122,8 +139,7 @@ class FreeThreshold(ConfidenceThreshold):
 
     Example:
         >>> threshold = FreeThreshold(2, decay=0.5)
-        >>> threshold.update(torch.tensor([[0.9, 0.1], [0.7, 0.3]]), torch.arange(2))
-        >>> threshold()
+        >>> threshold.observe(torch.tensor([[0.9, 0.1], [0.7, 0.3]]), torch.arange(2))
         tensor([0.6500, 0.3500])
     """
 
@@ -139,13 +155,13 @@ class FreeThreshold(ConfidenceThreshold):
         self.register_buffer("histogram", torch.full((num_classes,), 1 / num_classes))
 
     @torch.no_grad()
-    def update(self, probabilities: Tensor, index: Tensor) -> None:
-        """Move the averages."""
-        highest, classes = probabilities.max(1)
-        shares = torch.bincount(classes, minlength=len(self.histogram)) / len(classes)
-        self.confidence.lerp_(highest.mean(), 1 - self.decay)
+    def observe(self, probabilities: Tensor, index: Tensor) -> Tensor:
+        """Move the averages, and return the threshold of each class."""
+        self.confidence.lerp_(probabilities.amax(1).mean(), 1 - self.decay)
         self.probabilities.lerp_(probabilities.mean(0), 1 - self.decay)
-        self.histogram.lerp_(shares, 1 - self.decay)
+        self.histogram.lerp_(predicted_classes(probabilities).mean(0), 1 - self.decay)
+        thresholds: Tensor = self()
+        return thresholds
 
     def forward(self) -> Tensor:
         """Return the threshold of each class, (K,)."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["class_thresholds", "fairness_loss", "pseudo_labels"]
+__all__ = ["class_thresholds", "fairness_loss", "predicted_classes", "pseudo_labels"]
 
 
 def class_thresholds(threshold: float | Tensor, class_share: Tensor) -> Tensor:
@@ -74,16 +74,27 @@ def fairness_loss(logits: Tensor, mask: Tensor, probabilities: Tensor, histogram
         >>> round(float(fairness_loss(logits, torch.tensor([True, True]), *torch.full((2, 2), 0.5))), 4)
         -0.6931
     """
-    if not mask.any():
-        return logits.sum() * 0
-    predicted = logits[mask].float().softmax(1)
-    shares = torch.bincount(predicted.argmax(1), minlength=logits.shape[1]) / len(predicted)
+    probability, chosen = logits.float().softmax(1), mask[:, None].float()
+    count = chosen.sum().clamp_min(1)
+    shares = (predicted_classes(probability) * chosen).sum(0) / count
     expected = _normalized(probabilities, histogram)
-    found = _normalized(predicted.mean(0), shares)
-    return (expected * (found + 1e-12).log()).sum()
+    found = _normalized((probability * chosen).sum(0) / count, shares)
+    return (expected * (found + 1e-12).log()).sum() * mask.any()
+
+
+def predicted_classes(probabilities: Tensor) -> Tensor:
+    """Return 1 for the class with the highest probability and 0 for the others, (N, K) float, without waiting for it.
+
+    Example:
+        >>> predicted_classes(torch.tensor([[0.2, 0.8], [0.9, 0.1]]))
+        tensor([[0., 1.],
+                [1., 0.]])
+    """
+    classes = torch.arange(probabilities.shape[1], device=probabilities.device)
+    return (probabilities.argmax(1, keepdim=True) == classes).float()
 
 
 def _normalized(probabilities: Tensor, histogram: Tensor) -> Tensor:
     """Return probabilities divided by a histogram, 0 where it is 0, with a sum of 1."""
     scaled = torch.where(histogram > 0, probabilities / histogram.clamp_min(1e-12), 0.0)
-    return scaled / scaled.sum()
+    return scaled / scaled.sum().clamp_min(1e-12)

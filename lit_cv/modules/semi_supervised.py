@@ -14,6 +14,7 @@ from lit_cv.errors import TRAINER, OptionError, argument
 from lit_cv.ignore_index import unlabeled_rows
 from lit_cv.losses import DistributionAlignment, ThresholdName, build_threshold, fairness_loss, pseudo_labels
 from lit_cv.losses.confidence_thresholds import FreeThreshold
+from lit_cv.losses.pseudo_labels import predicted_classes
 from lit_cv.modules.base import Batch, Output, Stage
 from lit_cv.modules.fine_tune import FineTuneModule
 from lit_cv.modules.fine_tuning_options import StrategyName
@@ -153,28 +154,27 @@ class SemiSupervisedModule(FineTuneModule):
                 f"{type(self).__name__} learns from batches with `image` and `label` (-1 where unknown), but this one "
                 f"has {', '.join(batch)}: use a DataModule with labels."
             )
-        weak, label = batch["image"], batch["label"]
+        weak, label, strong = batch["image"], batch["label"], batch.get("strong")
         unlabeled = unlabeled_rows(label)
-        strong = batch.get("strong")
         if strong is None:
             self._warn_of_equal_views()
             strong = weak[unlabeled]
+        order = unlabeled.byte().argsort(stable=True)  # labeled images first; how many is known without waiting
+        first, rest = order[: len(weak) - len(strong)], order[len(weak) - len(strong) :]
         logits: Tensor = self(torch.cat([weak, strong]))
-        predicted, learned = logits[: len(weak)], logits[len(weak) :]
-        output = self.losses(predicted[~unlabeled], label[~unlabeled], stage)
+        output = self.losses(logits[first], label[first], stage)
         output["supervised_loss"] = output["loss"].detach()
-        count = len(strong)
-        output["counts"] |= {"supervised_loss": output["counts"]["loss"], "loss": len(weak) - count}
-        if count == 0:
+        output["counts"] |= {"supervised_loss": output["counts"]["loss"]}
+        if not len(strong):
             return output
-        index = batch["index"][unlabeled] if "index" in batch else torch.zeros(0, dtype=torch.int64)
-        losses, coverage = self.unlabeled_losses(predicted[unlabeled].detach().float(), learned.float(), index)
-        output["loss"] = output["loss"] + self.hparams["unlabeled_weight"] * losses["unlabeled_loss"]
-        if "fairness_loss" in losses:
-            output["loss"] = output["loss"] + self.hparams["fairness_weight"] * losses["fairness_loss"]
-        output |= {name: loss.detach() for name, loss in losses.items()}
+        index = batch["index"][rest] if "index" in batch else rest[:0]
+        losses, coverage = self.unlabeled_losses(logits[rest].detach().float(), logits[len(weak) :].float(), index)
+        weights = {"unlabeled_loss": self.hparams["unlabeled_weight"], "fairness_loss": self.hparams["fairness_weight"]}
+        for name, loss in losses.items():
+            output["loss"] = output["loss"] + weights[name] * loss
+            output[name] = loss.detach()
         output |= {"coverage": coverage, "threshold": self.threshold().mean()}
-        output["counts"] |= dict.fromkeys((*losses, "coverage", "threshold"), count)
+        output["counts"] |= dict.fromkeys((*losses, "coverage", "threshold"), len(strong))
         return output
 
     def unlabeled_losses(self, predicted: Tensor, learned: Tensor, index: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -196,10 +196,9 @@ class SemiSupervisedModule(FineTuneModule):
         if self.alignment is not None:
             self.alignment.update(seen)
             probabilities, seen = self.alignment(probabilities), self.alignment(seen)
-        self.threshold.update(seen, gather_batches(index))
-        shares = torch.bincount(seen.argmax(1), minlength=self.num_classes) / len(seen)
-        self.class_share.lerp_(shares, 1 - _SHARE_DECAY)
-        labels, mask = pseudo_labels(probabilities, self.threshold())
+        thresholds = self.threshold.observe(seen, gather_batches(index))
+        self.class_share.lerp_(predicted_classes(seen).mean(0), 1 - _SHARE_DECAY)
+        labels, mask = pseudo_labels(probabilities, thresholds)
         target = labels if h["targets"] == "hard" else _sharpened(probabilities, h["temperature"])
         loss = (F.cross_entropy(learned, target, reduction="none") * mask).mean()
         losses = {"unlabeled_loss": loss}

@@ -28,6 +28,16 @@ def test_views_of_each_domain(source: str) -> None:
     assert set(augmented["source"]) == {"image", "label"}
 
 
+@pytest.mark.parametrize("source", ["weak", "strong", None])
+def test_unlabeled_images_of_a_batch_get_both_views(source: Any) -> None:
+    images = torch.arange(4 * 16, dtype=torch.uint8).view(4, 1, 4, 4)
+    augmented = {"image": images.clone(), "label": torch.tensor([-1, 2, -1, 0])}
+    WeakStrongAugmentation(MIRROR, TURN, source=source).on_train_batch_start(None, None, augmented, 0)
+    assert torch.equal(augmented["strong"], images[[0, 2]].flip(2))
+    assert torch.equal(augmented["image"][[0, 2]], images[[0, 2]].flip(3))
+    assert torch.equal(augmented["image"][[1, 3]], images[[1, 3]].flip(2 if source == "strong" else 3))
+
+
 def test_no_operations_keep_images() -> None:
     augmented, before = batch(), batch()
     WeakStrongAugmentation([], TURN).on_train_batch_start(None, None, augmented, 0)
@@ -35,7 +45,7 @@ def test_no_operations_keep_images() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(TypeError, match="use DomainAdaptationDataModule"):
+    with pytest.raises(TypeError, match="neither an `image` and a `label` nor images of a `source`"):
         WeakStrongAugmentation().on_train_batch_start(None, None, {"image": torch.zeros(2, 1, 4, 4)}, 0)
     with pytest.raises(ValueError, match="source='both'"):
         WeakStrongAugmentation(source="both")  # type: ignore[arg-type]

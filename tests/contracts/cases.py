@@ -26,6 +26,7 @@ from lit_cv import (
     RelationModule,
     SegmentationModule,
     SelfTrainingModule,
+    SemiSupervisedModule,
     SimCLRModule,
     SupervisedModule,
 )
@@ -140,6 +141,13 @@ ROWS: list[Case] = [
         moved=("teacher.", "class_share"),
         passes=3,
     ),
+    Case(
+        SemiSupervisedModule,
+        CONV | {"threshold": "free", "unlabeled_ratio": 1, "average_decay": 0.8, "dropout": 0.3},
+        lambda: Images(labels_per_class=3, batch_size=2),
+        lambda: [WeakStrongAugmentation(weak=MIRROR, strong="small_images_strong")],
+        moved=("threshold.", "class_share"),
+    ),
     Case(PrototypicalModule, data=Episodes),
     Case(RelationModule, {}, data=Episodes),
     Case(MAMLModule, data=Episodes, passes=4),
@@ -241,6 +249,13 @@ VARIANTS: list[Case] = [
         lambda: DomainPairs(num_workers=1),
         lambda: [Augmentation("small_images"), EMA(0.9)],
         variant="with a worker, augmented and averaged",
+    ),
+    Case(
+        SemiSupervisedModule,
+        CONV | {"threshold": "flex", "confidence": 0.4, "distribution_alignment": True, "unlabeled_ratio": 2},
+        lambda: Images(labels_per_class=3, batch_size=2),
+        lambda: [WeakStrongAugmentation(weak=MIRROR, strong="small_images_strong"), EMA(0.9)],
+        variant="FlexMatch, aligned and averaged",
     ),
     Case(
         MAMLModule,
