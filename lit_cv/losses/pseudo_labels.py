@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from lit_cv.distributed import gather_with_gradient
+
 __all__ = ["class_thresholds", "fairness_loss", "predicted_classes", "pseudo_labels"]
 
 
@@ -53,7 +55,9 @@ def pseudo_labels(probabilities: Tensor, threshold: float | Tensor) -> tuple[Ten
     return labels, confidence >= threshold
 
 
-def fairness_loss(logits: Tensor, mask: Tensor, probabilities: Tensor, histogram: Tensor) -> Tensor:
+def fairness_loss(
+    logits: Tensor, mask: Tensor, probabilities: Tensor, histogram: Tensor, gather: bool = False
+) -> Tensor:
     """Return the self-adaptive fairness loss of FreeMatch, smallest where predictions are as diverse as expected.
 
     It is the negative cross-entropy between the class probabilities of past weak views and those of the strong views,
@@ -65,6 +69,7 @@ def fairness_loss(logits: Tensor, mask: Tensor, probabilities: Tensor, histogram
         mask: (N,) bool, which of them have a pseudo-label.
         probabilities: (K,) moving average of the class probabilities of weak views.
         histogram: (K,) moving average of the shares of their predicted classes.
+        gather: Whether the strong views are those of all ranks, each of which calls this with its own.
 
     Returns:
         A scalar, 0 where no view has a pseudo-label.
@@ -75,11 +80,14 @@ def fairness_loss(logits: Tensor, mask: Tensor, probabilities: Tensor, histogram
         -0.6931
     """
     probability, chosen = logits.float().softmax(1), mask[:, None].float()
-    count = chosen.sum().clamp_min(1)
-    shares = (predicted_classes(probability) * chosen).sum(0) / count
-    expected = _normalized(probabilities, histogram)
-    found = _normalized((probability * chosen).sum(0) / count, shares)
-    return (expected * (found + 1e-12).log()).sum() * mask.any()
+    sums = torch.cat([(part * chosen).sum(0) for part in (probability, predicted_classes(probability))])
+    sums = torch.cat([sums, chosen.sum()[None]])
+    if gather:
+        sums = gather_with_gradient(sums[None]).sum(0)
+    count = sums[-1].clamp_min(1)
+    mean, shares = (sums[:-1] / count).chunk(2)
+    expected, found = _normalized(probabilities, histogram), _normalized(mean, shares.detach())
+    return (expected * (found + 1e-12).log()).sum() * (sums[-1] > 0).detach()
 
 
 def predicted_classes(probabilities: Tensor) -> Tensor:

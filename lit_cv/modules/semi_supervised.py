@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lit_cv.contracts import as_data, datamodule_of
-from lit_cv.distributed import gather_batches
+from lit_cv.distributed import gather_rows, is_distributed, joined_mean
 from lit_cv.errors import TRAINER, OptionError, argument
 from lit_cv.ignore_index import unlabeled_rows
 from lit_cv.losses import DistributionAlignment, ThresholdName, build_threshold, fairness_loss, pseudo_labels
@@ -100,14 +100,16 @@ class SemiSupervisedModule(FineTuneModule):
         weights: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(strategy=strategy, weights=weights, cache_features=False, **kwargs)  # type: ignore[arg-type]
+        super().__init__(strategy=strategy, weights=weights, **kwargs)  # type: ignore[arg-type]
+        cached = self.hparams["cache_features"]
         checks = (
-            ("unlabeled_ratio", unlabeled_ratio, unlabeled_ratio >= 1, "give at least 1"),
-            ("confidence", confidence, 0 < confidence <= 1, "give a probability above 0, up to 1"),
-            ("unlabeled_weight", unlabeled_weight, unlabeled_weight >= 0, "give 0 or more"),
-            ("temperature", temperature, temperature > 0, "give a positive number"),
-            ("fairness_weight", fairness_weight, fairness_weight >= 0, "give 0 or more"),
-            ("average_decay", average_decay, 0 <= average_decay < 1, "give a share from 0 up to, not including, 1"),
+            ("cache_features", cached, not cached, "must be false: views of unlabeled images differ in each epoch"),
+            ("unlabeled_ratio", unlabeled_ratio, unlabeled_ratio >= 1, "must be at least 1"),
+            ("confidence", confidence, 0 < confidence <= 1, "must be a probability in (0, 1]"),
+            ("unlabeled_weight", unlabeled_weight, unlabeled_weight >= 0, "must be at least 0"),
+            ("temperature", temperature, temperature > 0, "must be positive"),
+            ("fairness_weight", fairness_weight, fairness_weight >= 0, "must be at least 0"),
+            ("average_decay", average_decay, 0 <= average_decay < 1, "must be in [0, 1)"),
         )
         for name, value, valid, allowed in checks:
             if not valid:
@@ -165,20 +167,20 @@ class SemiSupervisedModule(FineTuneModule):
         output = self.losses(logits[first], label[first], stage)
         output["supervised_loss"] = output["loss"].detach()
         output["counts"] |= {"supervised_loss": output["counts"]["loss"]}
-        if not len(strong):
+        if not len(strong) and not is_distributed():
             return output
         index = batch["index"][rest] if "index" in batch else rest[:0]
-        losses, coverage = self.unlabeled_losses(logits[rest].detach().float(), logits[len(weak) :].float(), index)
+        losses, mask = self.unlabeled_losses(logits[rest].detach().float(), logits[len(weak) :].float(), index)
         weights = {"unlabeled_loss": self.hparams["unlabeled_weight"], "fairness_loss": self.hparams["fairness_weight"]}
         for name, loss in losses.items():
             output["loss"] = output["loss"] + weights[name] * loss
             output[name] = loss.detach()
-        output |= {"coverage": coverage, "threshold": self.threshold().mean()}
+        output |= {"coverage": mask.sum() / max(mask.numel(), 1), "threshold": self.threshold().mean()}
         output["counts"] |= dict.fromkeys((*losses, "coverage", "threshold"), len(strong))
         return output
 
     def unlabeled_losses(self, predicted: Tensor, learned: Tensor, index: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the losses of strong views, and the share of them that have a pseudo-label.
+        """Return the losses of strong views, by name, and the mask of those with a pseudo-label, (M,) or (M, K).
 
         Args:
             predicted: Logits (M, K) of the weak views, without a gradient.
@@ -190,22 +192,21 @@ class SemiSupervisedModule(FineTuneModule):
             probabilities = predicted.sigmoid()
             mask = (probabilities - 0.5).abs() >= h["confidence"] - 0.5
             loss = F.binary_cross_entropy_with_logits(learned, (probabilities > 0.5).float(), reduction="none")
-            return {"unlabeled_loss": (loss * mask).mean()}, mask.float().mean()
+            return {"unlabeled_loss": _joined_mean(loss * mask)}, mask
         probabilities = predicted.softmax(1)
-        seen = gather_batches(probabilities)
+        seen = gather_rows(probabilities)
         if self.alignment is not None:
             self.alignment.update(seen)
             probabilities, seen = self.alignment(probabilities), self.alignment(seen)
-        thresholds = self.threshold.observe(seen, gather_batches(index))
+        thresholds = self.threshold.observe(seen, gather_rows(index))
         self.class_share.lerp_(predicted_classes(seen).mean(0), 1 - _SHARE_DECAY)
         labels, mask = pseudo_labels(probabilities, thresholds)
         target = labels if h["targets"] == "hard" else _sharpened(probabilities, h["temperature"])
-        loss = (F.cross_entropy(learned, target, reduction="none") * mask).mean()
-        losses = {"unlabeled_loss": loss}
+        losses = {"unlabeled_loss": _joined_mean(F.cross_entropy(learned, target, reduction="none") * mask)}
         if isinstance(self.threshold, FreeThreshold) and h["fairness_weight"]:
             rule = self.threshold
-            losses["fairness_loss"] = fairness_loss(learned, mask, rule.probabilities, rule.histogram)
-        return losses, mask.float().mean()
+            losses["fairness_loss"] = fairness_loss(learned, mask, rule.probabilities, rule.histogram, gather=True)
+        return losses, mask
 
     def pseudo_label_quality(self, logits: Tensor, target: Tensor) -> Output:
         """Return which share of images (N,) would get a pseudo-label, and which share of those would be right."""
@@ -268,6 +269,12 @@ class SemiSupervisedModule(FineTuneModule):
             )
 
     _warned_of_views = False
+
+
+def _joined_mean(losses: Tensor) -> Tensor:
+    """Return the mean over the entries of all ranks."""
+    count = torch.tensor(losses.numel(), dtype=losses.dtype, device=losses.device)
+    return joined_mean(losses.sum(), count, gather=True)[0]
 
 
 def _sharpened(probabilities: Tensor, temperature: float) -> Tensor:

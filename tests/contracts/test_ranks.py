@@ -43,6 +43,12 @@ def partly_labeled() -> Batch:
     return labeled() | {"label": torch.tensor([0, -1, 1, -1, -1, 2])}
 
 
+def semi_supervised() -> Batch:
+    """Two labeled images on one rank, one on the other."""
+    batch = partly_labeled()
+    return batch | {"strong": batch["image"][batch["label"] < 0].flip(3), "index": torch.arange(6)}
+
+
 def partly_mixed() -> Batch:
     """Soft labels, some of which sum to less than 1 or to 0."""
     return labeled() | {
@@ -148,6 +154,17 @@ TABLE: dict[str, tuple[str, dict[str, Any], Callable[[], Batch]]] = {
     "joint MMD": ("MMDModule", MATCH | {"distance": "joint_mmd"}, domains),
     "CORAL": ("MMDModule", MATCH | {"distance": "coral"}, domains),
     "self-training": ("SelfTrainingModule", ADAPT | {"threshold": 0.3}, domains),
+    "semi-supervised": ("SemiSupervisedModule", SMALL | {"confidence": 0.3}, semi_supervised),
+    "semi-supervised, aligned": (
+        "SemiSupervisedModule",
+        SMALL | {"confidence": 0.3, "distribution_alignment": True, "average_decay": 0.5},
+        semi_supervised,
+    ),
+    "semi-supervised, FreeMatch": (
+        "SemiSupervisedModule",
+        SMALL | {"threshold": "free", "average_decay": 0.5, "fairness_weight": 0.3},
+        semi_supervised,
+    ),
     "prototypical": ("PrototypicalModule", EPISODES, episodes),
     "relation": ("RelationModule", EPISODES, episodes),
     "MAML": ("MAMLModule", EPISODES | {"way": 3}, episodes),
@@ -167,7 +184,13 @@ Factory = Callable[[], tuple[Any, Batch]]
 
 def part(values: Any, rows: slice, name: str = "") -> Any:
     if isinstance(values, dict):
-        return {key: part(value, rows, key) for key, value in values.items()}
+        parts = {key: part(value, rows, key) for key, value in values.items()}
+        if "strong" in values and "label" in values:  # views of the unlabeled images alone
+            unlabeled = values["label"] < 0
+            chosen = torch.zeros_like(unlabeled)
+            chosen[rows] = True
+            parts["strong"] = values["strong"][chosen[unlabeled]]
+        return parts
     return values[:, rows] if name in ("views", "crops") else values[rows]
 
 
