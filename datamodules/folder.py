@@ -41,6 +41,8 @@ class ImageFolderDataModule(FilesDataModule):
         class_depth: Depth of the class folders: 2 for `root/GROUP/CLASS`, with classes named `GROUP/CLASS` and no
             split folders (for few-shot learning, which splits by class or group).
         predict_root: Folder of images for `predict`, searched recursively; `None` uses the test images.
+        unlabeled_root: Folder of training images without labels, searched recursively, for modules that use them; a
+            folder below `root`, which is then no class, or any other folder. `None`: all images have labels.
         **kwargs: Arguments of `FilesDataModule` and `BaseDataModule`.
 
     Raises:
@@ -49,7 +51,12 @@ class ImageFolderDataModule(FilesDataModule):
     """
 
     def __init__(
-        self, root: str = "data", predict_root: str | None = None, class_depth: Literal[1, 2] = 1, **kwargs: Any
+        self,
+        root: str = "data",
+        predict_root: str | None = None,
+        class_depth: Literal[1, 2] = 1,
+        unlabeled_root: str | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         check(self, "class_depth", class_depth, class_depth in (1, 2), "1 or 2")
@@ -63,7 +70,7 @@ class ImageFolderDataModule(FilesDataModule):
             raise FileNotFoundError(f"folder {root.absolute()} not found: set {argument('root', self)}.")
         if self.hparams["class_depth"] == 2:
             _warn_images_beside_classes(root, split)
-            return self.split_pool(_dataset(self, root, root, depth=2), split) if split != "val" else None
+            return self._from_pool(_dataset(self, root, root, depth=2), split)
         folders = split_folders(root)
         training = folders.get("train")
         if training is None or not class_folders(training):  # a folder `train` with images is a class
@@ -71,12 +78,12 @@ class ImageFolderDataModule(FilesDataModule):
             _warn_images_beside_classes(root, split)
             if split == "train":
                 _warn_split_names(root)
-            return self.split_pool(_dataset(self, root, root), split) if split != "val" else None
+            return self._from_pool(_dataset(self, root, root), split)
         folder = folders.get(split)
         if folder is None:
             return None
         if split == "train":
-            _warn_ignored_folders(root, folders)
+            _warn_ignored_folders(root, folders, self.unlabeled_folder)
         elif not class_folders(folder) and find_images(folder):
             rank_zero_only(log.warning)(
                 "%s contains images without class folders and is skipped: use %s to predict them.",
@@ -85,7 +92,34 @@ class ImageFolderDataModule(FilesDataModule):
             )
             return None
         _warn_images_beside_classes(folder, "train")
-        return self.readable(_dataset(self, root, folder, class_folders(training)))
+        dataset = _dataset(self, root, folder, class_folders(training, without=self.unlabeled_folder))
+        return self.readable(self._with_unlabeled(dataset) if split == "train" else dataset)
+
+    @property
+    def unlabeled_folder(self) -> Path | None:
+        """Folder of the images without labels."""
+        if (given := self.hparams["unlabeled_root"]) is None:
+            return None
+        below = Path(self.hparams["root"]).expanduser() / Path(given).expanduser()
+        return below if below.is_dir() else Path(given).expanduser()
+
+    def _from_pool(self, dataset: FileDataset, split: Split) -> FileDataset | None:
+        return None if split == "val" else self.split_pool(self._with_unlabeled(dataset), split)
+
+    def _with_unlabeled(self, dataset: FileDataset) -> FileDataset:
+        """Return the images with those of `unlabeled_root`, whose labels are -1."""
+        folder = self.unlabeled_folder
+        if folder is None:
+            return dataset
+        names = find_images(folder)
+        if not names:
+            reason = "contains no images" if folder.is_dir() else "not found"
+            raise FileNotFoundError(f"folder {folder.absolute()} {reason}: set {argument('unlabeled_root', self)}.")
+        inside = folder.absolute().is_relative_to(dataset.root.absolute())
+        start = folder.absolute().relative_to(dataset.root.absolute()) if inside else folder.absolute()
+        paths = [*dataset.paths, *((start / name).as_posix() for name in names)]
+        labels = [*dataset.labels.tolist(), *[-1] * len(names)]
+        return FileDataset(dataset.root, paths, labels, dataset.class_names, channels=dataset.channels)
 
     def _load_predict(self) -> FileDataset | None:
         if self.hparams["predict_root"] is None:
@@ -132,10 +166,10 @@ def _warn_split_names(root: Path) -> None:
         )  # fmt: skip
 
 
-def _warn_ignored_folders(root: Path, folders: dict[str, Path]) -> None:
+def _warn_ignored_folders(root: Path, folders: dict[str, Path], unlabeled: Path | None) -> None:
     """Warn about folders beside the split folders, which are ignored."""
     read = {folder.relative_to(root).parts[0] for folder in folders.values()}
-    if others := [name for name in class_folders(root) if name not in read]:
+    if others := [name for name in class_folders(root, without=unlabeled) if name not in read]:
         rank_zero_only(log.warning)(
             "%s: the splits are read from %s; other folders are ignored: %s.",
             printable(str(root), lines=False), ", ".join(sorted(read)), some_names(others),
@@ -153,9 +187,17 @@ def _warn_images_beside_classes(folder: Path, split: Split) -> None:
         )  # fmt: skip
 
 
-def class_folders(folder: Path, depth: int = 1) -> dict[str, Path]:
-    """Return class folders by name (`GROUP/CLASS` for depth 2), with names in Unicode normal form NFC."""
+def class_folders(folder: Path, depth: int = 1, without: Path | None = None) -> dict[str, Path]:
+    """Return class folders by name (`GROUP/CLASS` for depth 2), with names in Unicode normal form NFC.
+
+    Args:
+        folder: Folder that contains them.
+        depth: Depth of the class folders.
+        without: Folder that is not a class.
+    """
     entries = [entry for entry in os.scandir(folder) if entry.is_dir() and not is_clutter(entry.name)]
+    if without is not None:
+        entries = [entry for entry in entries if not without.is_dir() or not os.path.samefile(entry.path, without)]
     entries = [entry for entry in entries if entry.name != _LOGS]
     found = dict(sorted((unicodedata.normalize("NFC", entry.name), Path(entry.path)) for entry in entries))
     if len(found) < len(entries):
@@ -163,7 +205,8 @@ def class_folders(folder: Path, depth: int = 1) -> dict[str, Path]:
         raise ValueError(f"{folder} has two folders named {duplicate!r} with differently encoded accents: merge them.")
     if depth == 1:
         return found
-    return {f"{group}/{name}": path for group, inner in found.items() for name, path in class_folders(inner).items()}
+    pairs = ((group, class_folders(inner, without=without)) for group, inner in found.items())
+    return {f"{group}/{name}": path for group, inner in pairs for name, path in inner.items()}
 
 
 def image_files(folder: Path, root: Path) -> list[str]:
@@ -190,7 +233,7 @@ def _images(folder: Path, root: Path, outer: tuple[str, ...] = (), visits: Count
 
 
 def _dataset(
-    data: FilesDataModule, root: Path, folder: Path, classes: dict[str, Path] | None = None, depth: int = 1
+    data: ImageFolderDataModule, root: Path, folder: Path, classes: dict[str, Path] | None = None, depth: int = 1
 ) -> FileDataset:
     """List the images of a split.
 
@@ -201,7 +244,7 @@ def _dataset(
         classes: Classes of the training images, if this is another split.
         depth: Depth of the class folders.
     """
-    found = class_folders(folder, depth)
+    found = class_folders(folder, depth, data.unlabeled_folder)
     names = list(classes if classes is not None else found)
     if not found:
         raise FileNotFoundError(f"{folder.absolute()} contains no folders: put the images of each class in a folder.")

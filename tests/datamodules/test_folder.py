@@ -321,3 +321,26 @@ def test_warns_about_classes_named_like_splits(tmp_path: Path, caplog: pytest.Lo
             save_images(tmp_path / f"fold_{number}_{split}" / "cat", 4, seed=number)
     module(tmp_path)
     assert "named like splits are read as classes (fold_1_test, fold_1_train, fold_2_test, fold_2_train)" in caplog.text
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("layout", ["pool", "splits"])
+def test_unlabeled_root_adds_images_to_train_on(
+    layout: str, inside: bool, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    root: Path = request.getfixturevalue(layout)
+    labeled = module(root)
+    folder = root / "more" if inside else tmp_path / "more"
+    save_images(folder / "deeper", 7, 9)
+    data = module(root, unlabeled_root="more" if inside else str(folder))
+    assert data.class_names == labeled.class_names
+    assert len(data.unlabeled_dataset) == len(labeled.train_dataset) + 7
+    assert (data.unlabeled_dataset.labels < 0).sum() == 7
+    assert names(data.train_dataset) == names(labeled.train_dataset)
+    assert names(data.test_dataset) == names(labeled.test_dataset)
+    assert data.unlabeled_dataset[len(data.unlabeled_dataset) - 1]["image"].shape == (3, 8, 8)
+
+
+def test_unlabeled_root_without_images_is_an_error(pool: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"folder .*nowhere not found: set .*unlabeled_root"):
+        module(pool, unlabeled_root="nowhere")
