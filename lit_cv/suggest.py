@@ -35,12 +35,15 @@ def nearest_option(name: str, valid: Iterable[str]) -> str:
         ": did you mean '--model.min_lr'?"
         >>> nearest_option("ema.deca", ["ema.decay", "ema.ramp"])
         ": did you mean '--ema.decay'?"
+        >>> nearest_option("model.learning_rate", ["model.lr", "model.lora_rank"])
+        ": did you mean '--model.lr'?"
     """
     valid, (group, dot, last) = list(valid), name.rpartition(".")
     beside = {option.removeprefix(group + dot): option for option in valid if option.rpartition(".")[0] == group}
-    if dot and (
-        close := get_close_matches(last, beside, n=2, cutoff=0.6)
-    ):  # compared without the group, which would make all similar
+    abbreviation = "".join(word[:1] for word in last.split("_"))
+    abbreviated = [abbreviation] if "_" in last and abbreviation in beside else []
+    # compared without the group, which would make all similar
+    if dot and (close := [*abbreviated, *get_close_matches(last, beside, n=2, cutoff=0.6)][:2]):
         return ": did you mean " + " or ".join(repr(f"--{beside[match]}") for match in close) + "?"
     named: dict[str, list[str]] = {}
     for option in (candidate for candidate in valid if candidate != name):
