@@ -55,7 +55,7 @@ def sample_files(root: Path, count: int, folder: Path) -> Path:
 
 def our_data(folder: Path, size: int, batch_size: int, workers: int) -> ImageFolderDataModule:
     data = ImageFolderDataModule(
-        str(folder), image_size=size, train_size=size * 8 // 7, batch_size=batch_size, num_workers=workers,
+        str(folder), image_size=size, train_image_size=size * 8 // 7, batch_size=batch_size, num_workers=workers,
         val_fraction=0.0,
     )  # fmt: skip
     data.prepare_data()

@@ -12,8 +12,7 @@ missing runs.
 `default` is `lit-cv fit --config imagefolder_fine_tune` with the same epochs; it takes the best of five checkpoints by
 validation loss. The other methods take the final weights, without validation. `plain loop` is PyTorch's tutorial on
 transfer learning: SGD at 1e-3 with momentum, a tenth of it after 7 epochs, batch size 4. `fastai` needs `pip install
-fastai`. `--pairs 100 300` joins pairs of photographs side by side, with long-tailed class frequencies, and compares the
-solved multi-label classifier with scikit-learn's on the same features.
+fastai`.
 """
 
 import argparse
@@ -283,49 +282,6 @@ METHODS: dict[str, Callable[[Setting], tuple[float, float]]] = {
 PEERS = ("probe of scikit-learn", "plain loop", "fastai")
 
 
-def multi_label(args: argparse.Namespace) -> None:
-    """Print the macro-averaged average precision of both solvers on pairs of photographs."""
-    from sklearn.linear_model import LogisticRegression as Reference
-    from sklearn.metrics import average_precision_score
-    from sklearn.multiclass import OneVsRestClassifier
-
-    print("| pairs | classes from the most frequent to the rarest | lit_cv | scikit-learn, C = 1 | the same strength |")
-    print("|---|---|---|---|---|")
-    network = backbone(args.size)
-    for count in args.pairs:
-        scores: list[tuple[float, ...]] = []
-        for seed in range(args.seeds):
-            data = Setting(args, 0, seed).data()
-            generator = torch.Generator().manual_seed(seed)
-            features, target = _pairs(network, data.train_dataset, count, 0.6, generator)
-            queries, truth = _pairs(network, data.test_dataset, args.queries, 1.0, generator)
-            regression = LogisticRegression(features, target)
-            strength = regression.search_strength().strength
-            weight, bias = regression.fit(strength)
-            logits = [queries @ weight.T + bias]
-            for value in (1.0, strength):
-                peer = OneVsRestClassifier(Reference(C=value, max_iter=2000)).fit(features.numpy(), target.numpy())
-                logits.append(torch.from_numpy(peer.decision_function(queries.numpy())))
-            scores.append(
-                tuple(100 * average_precision_score(truth.numpy(), each.numpy(), average="macro") for each in logits)
-            )
-        numbers = " | ".join(f"{mean:.1f} ± {spread:.1f}" for mean, spread in map(_spread, zip(*scores, strict=True)))
-        print(f"| {count} | {', '.join(str(int(n)) for n in target.sum(0))} | {numbers} |", flush=True)
-
-
-def _pairs(
-    network: nn.Module, dataset: Any, count: int, tail: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Return features and labels (N, K) of pairs; class k is drawn with a weight of `tail ** k`."""
-    labels, classes = dataset.labels, len(dataset.class_names)
-    weight = (tail ** torch.arange(classes).float() / labels.bincount(minlength=classes))[labels]
-    left, right = (torch.multinomial(weight, count, True, generator=generator) for _ in range(2))
-    photographs, target = images(dataset), torch.zeros(count, classes)
-    for side in (left, right):
-        target[torch.arange(count), labels[side]] = 1
-    return outputs(network, torch.cat([photographs[left], photographs[right]], dim=3)), target
-
-
 def _spread(values: Any) -> tuple[float, float]:
     values = list(values)
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
@@ -418,16 +374,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--size", type=int, default=160, help="side of the images in pixels")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--draw", action="store_true", help="show the finished runs without doing more")
-    parser.add_argument("--pairs", type=int, nargs="*", default=[], help="numbers of pairs for multi-label classifiers")
-    parser.add_argument("--queries", type=int, default=500, help="pairs of test images")
+    parser.add_argument("--draw", action="store_true", help="show what is there, and run nothing")
     args = parser.parse_args()
     args.root = str(Path(args.root).resolve())
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    if args.pairs:
-        multi_label(args)
-        return
     path = Path(args.csv)
     if not args.draw:
         run(args, path)
