@@ -1,5 +1,8 @@
 """Backbones and heads. Pure torch."""
 
+import warnings
+from typing import Any
+
 from lit_cv.nn.backbone import Backbone, Network
 from lit_cv.nn.checkpoint_weights import checkpoint_options, load_head
 from lit_cv.nn.discriminator import DomainDiscriminator
@@ -48,3 +51,10 @@ __all__ = [
     "reverse_gradient",
     "set_stochastic_depth",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Stage":
+        warnings.warn("`lit_cv.nn.Stage` is now `BackboneStage`.", FutureWarning, stacklevel=2)
+        return BackboneStage
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

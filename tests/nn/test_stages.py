@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from lit_cv.nn import backbone_stages, create_backbone, find_stage
+import lit_cv.nn
+from lit_cv.nn import BackboneStage, backbone_stages, create_backbone, find_stage
 
 
 def stages_of(name):
@@ -95,3 +96,8 @@ def test_error_suggests_nearest_stage():
 def test_network_without_parameters_is_refused():
     with pytest.raises(ValueError, match="Sequential has no layers with parameters"):
         backbone_stages(nn.Sequential(nn.Flatten()))
+
+
+def test_former_name_of_backbone_stage_still_works() -> None:
+    with pytest.warns(FutureWarning, match="`lit_cv.nn.Stage` is now `BackboneStage`"):
+        assert lit_cv.nn.Stage is BackboneStage
