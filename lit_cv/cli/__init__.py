@@ -1,4 +1,4 @@
-"""The command line `lit-cv`: `fit`, `validate`, `test`, `predict` on Lightning's CLI, and this project's own verbs."""
+"""The command line `lit-cv`: `fit`, `validate`, `test`, `predict` on Lightning's CLI, and other verbs."""
 
 import sys
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ from lit_cv.cli.termination import Terminated, sigterm_raises
 from lit_cv.errors import spelled_by
 from lit_cv.figures.matplotlib_defaults import import_matplotlib
 from lit_cv.printable import printable
-from lit_cv.running.own_files import OwnFiles, import_trusted, importable, named_modules, take_trusted
 from lit_cv.running.recipes import recipe_table
 from lit_cv.running.refused_arguments import RefusedArguments
+from lit_cv.running.user_files import UserFiles, import_trusted, importable, named_modules, split_trusted
 from lit_cv.suggest import nearest
 from lit_cv.trust import names_of_files
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["console", "main"]
 
-# Verbs that Lightning's CLI does not run: the file and the function of each.
-OWN_VERBS = {
+# Verbs without Lightning's CLI, by the file and the function that run them.
+STANDALONE_VERBS = {
     "kfold": ("kfold", "run_kfold"),
     "compare": ("compare", "run_compare"),
     "curves": ("curves", "run_curves"),
@@ -33,21 +33,21 @@ OWN_VERBS = {
     "convert": ("convert", "run"),
     "agreement": ("agreement", "run"),
 }
-_MOST = 3_000  # characters of a message
+_MAX_MESSAGE = 3_000  # characters
 
 
 def main(args: list[str] | None = None) -> "LitCLI | None":
     """Run the command line in this process.
 
     Args:
-        args: Arguments after the program's name; `None` takes those of the process.
+        args: Arguments after the program's name; `None` uses `sys.argv[1:]`.
 
     Returns:
         The CLI with its `trainer`, `model` and `datamodule` for a verb that trains or evaluates, else `None`.
 
     Raises:
-        SystemExit: With status 2 if an option, class or recipe is unknown, after one line on standard error.
-        ValueError: If a value does not fit, a checkpoint of another class for example.
+        SystemExit: If an option, class or recipe is unknown; its code is the one-line message.
+        ValueError: If a value is invalid, for example a checkpoint of another class.
 
     Example:
         >>> main(["--version"])
@@ -59,7 +59,7 @@ def main(args: list[str] | None = None) -> "LitCLI | None":
 
 
 def _run(args: list[str]) -> "LitCLI | None":
-    args, trusted = take_trusted(args)
+    args, trusted_names = split_trusted(args)
     if not args or args[0] in ("-h", "--help", "help"):
         print(overview())
         return None
@@ -76,14 +76,16 @@ def _run(args: list[str]) -> "LitCLI | None":
         print(recipe_table())
         return None
     if args[0] not in VERBS:
-        raise SystemExit(f"lit-cv: error: no verb {args[0]!r}{nearest(args[0], VERBS)} `lit-cv --help` lists them.")
-    OwnFiles.folder = Path.cwd()
-    named = {*trusted, *named_modules(args)}
-    with names_of_files(named), importable(named), _explained_arguments():
+        raise SystemExit(
+            f"lit-cv: error: unknown verb {args[0]!r}{nearest(args[0], VERBS)} `lit-cv --help` lists them."
+        )
+    UserFiles.folder = Path.cwd()
+    modules = {*trusted_names, *named_modules(args)}
+    with names_of_files(modules), importable(modules), _explained_arguments():
         import_matplotlib()
-        import_trusted(trusted)
-        if args[0] in OWN_VERBS:
-            module, function = OWN_VERBS[args[0]]
+        import_trusted(trusted_names)
+        if args[0] in STANDALONE_VERBS:
+            module, function = STANDALONE_VERBS[args[0]]
             getattr(import_module(f"lit_cv.cli.{module}"), function)(args[1:])
             return None
         from lit_cv.cli.trainer_verbs import run
@@ -93,7 +95,7 @@ def _run(args: list[str]) -> "LitCLI | None":
 
 @contextmanager
 def _explained_arguments() -> Iterator[None]:
-    """Say in one line what is wrong with arguments that the parser refuses."""
+    """Replace the parser's error about invalid arguments by a one-line message."""
     try:
         yield
     except RefusedArguments as refused:
@@ -104,7 +106,7 @@ def _explained_arguments() -> Iterator[None]:
 
 
 def console() -> None:
-    """Run as a program: an error that the user can mend ends in one line, any other in its trace."""
+    """Run as a program: user errors print one line; anything else prints a traceback."""
     try:
         with sigterm_raises():
             main()
@@ -112,31 +114,31 @@ def console() -> None:
         print("lit-cv: stopped.", file=sys.stderr)
         sys.exit(end.code)
     except SystemExit as end:
-        sys.exit(_shortened(printable(end.code)) if isinstance(end.code, str) else end.code)
+        sys.exit(_shorten(printable(end.code)) if isinstance(end.code, str) else end.code)
     except KeyboardInterrupt:
         print("lit-cv: stopped.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        from lit_cv.cli.errors import is_for_the_user, is_of_trainer
+        from lit_cv.cli.errors import is_trainer_error, is_user_error
         from lit_cv.cli.remedies import remedy
 
-        what_to_do = remedy(error, sys.argv[1:])
-        if what_to_do is None and not is_for_the_user(error):
+        advice = remedy(error, sys.argv[1:])
+        if advice is None and not is_user_error(error):
             raise
         text = str(error) or type(error).__name__
-        if what_to_do is not None:
-            text = f"{_line(text)} {what_to_do}"
-        elif is_of_trainer(error):
+        if advice is not None:
+            text = f"{_first_line(text)} {advice}"
+        elif is_trainer_error(error):
             text = with_trainer_option(text)
-        sys.exit(_shortened(printable(f"lit-cv: error: {text}")))
+        sys.exit(_shorten(printable(f"lit-cv: error: {text}")))
 
 
-def _shortened(text: str) -> str:
-    """Return a message without the middle of a value that would fill the screen."""
-    return text if len(text) <= _MOST else f"{text[: _MOST // 2]} ... {text[-_MOST // 2 :]}"
+def _shorten(text: str) -> str:
+    """Cut the middle out of a message that would fill the screen."""
+    return text if len(text) <= _MAX_MESSAGE else f"{text[: _MAX_MESSAGE // 2]} ... {text[-_MAX_MESSAGE // 2 :]}"
 
 
-def _line(text: str) -> str:
-    """Return the first line, which in a message of torch's may be followed by its own stack."""
+def _first_line(text: str) -> str:
+    """Return the first line as a sentence; torch may append a stack trace to its messages."""
     line = text.strip().splitlines()[0]
     return line if line.endswith((".", "!", "?")) else f"{line}."

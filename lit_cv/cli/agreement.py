@@ -1,4 +1,4 @@
-"""`lit-cv agreement`: how far annotators agree, and what their labels come to."""
+"""`lit-cv agreement`: the agreement of annotators, and the consensus of their labels."""
 
 import os
 from pathlib import Path
@@ -21,22 +21,22 @@ def agreement(
     consensus: Consolidation = "dawid_skene",
     escape_formulas: bool = False,
 ) -> None:
-    """Tell how far several annotators agree, and write what their labels come to, the most disputed images first.
+    """Measure how well several annotators agree, and write the consensus labels, most disputed images first.
 
     Args:
-        path: Table with a row for each image and annotator.
-        out: Table to write: for each image its class, how probable it is, the agreement, and the votes. It must not
-            be there already; `None` takes `consensus.csv`, or the next with a number that is free.
+        path: Table with one row per image and annotator.
+        out: Table to write, with the class of each image, its probability, the agreement and the votes. It must not
+            exist yet; `None` writes `consensus.csv`, or `consensus_N.csv` with the next free number.
         path_column: Column of the images.
         label_column: Column of the classes.
         annotator_column: Column of the annotators.
-        consensus: `majority` and `soft` take the shares of the votes, `dawid_skene` weighs the annotators.
-        escape_formulas: Whether names of images and classes that a spreadsheet would compute (`=...`, `+...`, `-...`,
-            `@...`) get an apostrophe before them. `CSVDataModule` reads them as they were.
+        consensus: `majority` and `soft` use the fractions of the votes, `dawid_skene` weights the annotators.
+        escape_formulas: Whether to put an apostrophe before names of images and classes that a spreadsheet would
+            evaluate as formulas (`=...`, `+...`, `-...`, `@...`). `CSVDataModule` removes it when it reads them.
     """
     if out is not None and os.path.lexists(out):
         raise ValueError(
-            f"{printable(out, lines=False)} is there already, perhaps corrected: give another name (--out)."
+            f"{printable(out, lines=False)} already exists and may hold corrections: choose another name (--out)."
         )
     votes = CSVDataModule(
         path,
@@ -48,7 +48,7 @@ def agreement(
     table = next_free_path(Path("consensus.csv")) if out is None else Path(out)
     print(votes.summary(f" (all are in {printable(str(table), lines=False)})"))
     for name, accuracy in zip(votes.annotators, votes.consensus.accuracy, strict=True):
-        print(f"  {printable(name, lines=False)}: {100 * accuracy:.1f} % of the votes equal the consensus")
+        print(f"  {printable(name, lines=False)}: {100 * accuracy:.1f} % of the votes agree with the consensus")
     votes.write(table, escape_formulas)
     print(f"Written: {printable(describe_path(table, Path(out or 'consensus.csv')), lines=False)}")
 
@@ -57,6 +57,6 @@ def run(args: list[str]) -> None:
     """Run the verb.
 
     Args:
-        args: Its options.
+        args: The options, as typed.
     """
     agreement(**OneLineParser("agreement", agreement).read(args))

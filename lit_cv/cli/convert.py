@@ -1,4 +1,4 @@
-"""`lit-cv convert`: annotations from one format to another."""
+"""`lit-cv convert`: convert annotations from one format to another."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -15,11 +15,11 @@ __all__ = ["OneLineParser", "run"]
 
 
 class OneLineParser(ArgumentParser):
-    """A parser of a verb without a model, whose errors take one line.
+    """Parser of a verb that calls a function; its errors take one line.
 
     Args:
         verb: The verb.
-        function: What it calls, whose arguments are its options.
+        function: The function, whose arguments are the options.
     """
 
     def __init__(self, verb: str, function: Callable[..., Any]) -> None:
@@ -29,10 +29,10 @@ class OneLineParser(ArgumentParser):
         self._typed: list[str] = []
 
     def read(self, args: Sequence[str]) -> dict[str, Any]:
-        """Return the options of the verb by their names, and let messages name them.
+        """Parse the options into a dict, and announce them so that messages can name them.
 
         Args:
-            args: The arguments, as typed.
+            args: The options, as typed.
         """
         self._typed = list(args)
         options = vars(self.parse_args(self._typed))
@@ -40,37 +40,39 @@ class OneLineParser(ArgumentParser):
         return options
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say what is wrong, and end."""
-        wrong = self._problem() or " ".join(message.split())
-        wrong = wrong if wrong.endswith((".", "?")) else f"{wrong}."
-        raise SystemExit(f"lit-cv: error: {wrong} `lit-cv {self.verb} --help` lists the options.")
+        """Exit with a one-line message."""
+        problem = self._problem() or " ".join(message.split())
+        problem = problem if problem.endswith((".", "?")) else f"{problem}."
+        raise SystemExit(f"lit-cv: error: {problem} `lit-cv {self.verb} --help` lists the options.")
 
     def _problem(self) -> str | None:
-        """Return which argument the function does not take."""
+        """Describe the first option that the function does not accept."""
         from lit_cv.cli.diagnosis import misfit
 
-        given = set()
+        typed_names = set()
         tokens = iter(self._typed)
         for token in tokens:
             option, equals, value = token.removeprefix("--").partition("=")
             if not token.startswith("--"):
-                return f"there is no argument {token!r}: options start with --."
+                return f"unexpected argument {token!r}: options start with --."
             value = value if equals else next(tokens, "")
             name, _, deeper = option.rstrip("+").partition(".")
-            given.add(name)
+            typed_names.add(name)
             if name not in self._parameters:
-                return f"no option --{option}{nearest_option(option, self._parameters)}"
+                return f"unknown option --{option}{nearest_option(option, self._parameters)}"
             if not deeper and (problem := misfit(name, value, self._parameters[name].annotation)):
                 return problem
-        needed = [name for name, each in self._parameters.items() if each.default is each.empty and name not in given]
-        return f"{self.verb} needs {' and '.join(f'--{name}' for name in needed)}." if needed else None
+        missing = [
+            name for name, each in self._parameters.items() if each.default is each.empty and name not in typed_names
+        ]
+        return f"{self.verb} needs {' and '.join(f'--{name}' for name in missing)}." if missing else None
 
 
 def run(args: list[str]) -> None:
     """Run the verb.
 
     Args:
-        args: Its options.
+        args: The options, as typed.
     """
     options = OneLineParser("convert", convert).read(args)
     show_messages()

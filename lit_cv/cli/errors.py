@@ -1,4 +1,4 @@
-"""Which errors say what the user can change."""
+"""Tell user errors from bugs."""
 
 import traceback
 from pathlib import Path
@@ -6,30 +6,30 @@ from pathlib import Path
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from lit_cv.running.error_origin import raised_here
+from lit_cv.running.error_origin import is_own_error
 
-__all__ = ["is_for_the_user", "is_of_trainer"]
+__all__ = ["is_trainer_error", "is_user_error"]
 
 
-def is_for_the_user(error: Exception) -> bool:
-    """Tell whether an error says what the user can change: one of this project's own, the Trainer's or the system's."""
+def is_user_error(error: Exception) -> bool:
+    """Return whether an error is for the user: raised by this project, by the Trainer, or by the system."""
     if isinstance(error, MisconfigurationException | OSError) or _refused_by_lightning(error):
         return True
     kinds = (ValueError, TypeError, ImportError)
     if not isinstance(error, kinds) or isinstance(error, ModuleNotFoundError):
         return False
-    return raised_here(error) or is_of_trainer(error)
+    return is_own_error(error) or is_trainer_error(error)
 
 
-def is_of_trainer(error: BaseException) -> bool:
-    """Tell whether the Trainer raised an error about what it was given: the devices, for example."""
+def is_trainer_error(error: BaseException) -> bool:
+    """Return whether the Trainer raised an error about its arguments, such as the devices."""
     if isinstance(error, MisconfigurationException) or _refused_by_lightning(error):
         return True
     return any("accelerator_connector" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _refused_by_lightning(error: BaseException) -> bool:
-    """Tell whether Lightning raised an error on purpose, about an option, a package that is missing, or a metric."""
+    """Return whether Lightning itself raised an error: about an option, a missing package or a metric."""
     frames = traceback.extract_tb(error.__traceback__)
     if not frames or not isinstance(error, ValueError | TypeError | RuntimeError | ImportError):
         return False

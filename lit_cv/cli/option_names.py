@@ -1,4 +1,4 @@
-"""How a command spells the arguments of the objects that it builds."""
+"""Spell constructor arguments in messages as the options of the running command."""
 
 import inspect
 import re
@@ -9,7 +9,7 @@ from lit_cv.errors import COMMAND, DATA, FIT, MODULE, TRAINER, Part
 
 __all__ = ["OptionNames", "output_option", "with_trainer_option"]
 
-_OF_FIT = ("fit", "validate", "test", "predict", "knn", "find-lr", "kfold")  # verbs with all options of parts
+_OF_FIT = ("fit", "validate", "test", "predict", "knn", "find-lr", "kfold")  # verbs with the options of all parts
 _OUTPUTS = {
     "kfold": "--output",
     "compare": "--output",
@@ -19,7 +19,7 @@ _OUTPUTS = {
     "agreement": "--out",
     "predict": "--predictions.folder",
 }
-_PARTS = {DATA: "data", MODULE: "model", "find_learning_rate": "find_lr"}  # by how a message names the owner
+_PARTS = {DATA: "data", MODULE: "model", "find_learning_rate": "find_lr"}  # by the owner's name in messages
 _CALLBACKS = "trainer.callbacks"
 
 
@@ -45,13 +45,13 @@ class OptionNames:
         self._parts: list[Part] = []
 
     def announce(self, parts: Iterable[Part]) -> None:
-        """Receive the objects that the command builds; the options of the verb itself are a part without a name."""
+        """Store the objects that the command builds; a part without a name holds the options of the verb itself."""
         parts = list(parts)
         replaced = {part.name.partition(".")[0] for part in parts}
         self._parts = [part for part in self._parts if part.name.partition(".")[0] not in replaced] + parts
 
     def spell(self, owner: type | str | None, name: str, path: tuple[str, ...], value: object) -> str | None:
-        """Return the option for an argument, `None` if the command has none."""
+        """Return the option of an argument, `None` if the command has none."""
         if owner == "names_of_files":
             return "--trust"
         if owner == COMMAND:
@@ -69,18 +69,18 @@ class OptionNames:
         return self._of_part(owner, name, value)
 
     def _of_verb(self, owner: type | str | None, name: str) -> str | None:
-        """Return the option of a verb that builds its objects itself."""
-        known = [key for part in self._parts if not part.name for key in part.arguments]
-        found = next((f"--{key}" for key in (name, name.removesuffix("s")) if key in known), None)
+        """Return the option of a verb that does not expose the options of all parts."""
+        names = [key for part in self._parts if not part.name for key in part.arguments]
+        option = next((f"--{key}" for key in (name, name.removesuffix("s")) if key in names), None)
         if self._verb != "compare":
-            return found
+            return option
         if owner == DATA or (isinstance(owner, type) and _group(owner) == "data"):
             return f"--data.{name}"
         of_data = any(part.name == "data" and name in arguments_of(part.cls) for part in self._parts)
-        return f"--data.{name}" if found is None and owner is None and of_data else found
+        return f"--data.{name}" if option is None and owner is None and of_data else option
 
     def _of_part(self, owner: type | str | None, name: str, value: object) -> str | None:
-        """Return the option of the part whose argument it is; of several that one which was typed or has the value."""
+        """Return the option of the part that owns the argument; of several, the typed one or one with this value."""
         parts = [part for part in self._parts if _is_owner(owner, part)]
         group = _PARTS.get(owner) if isinstance(owner, str) else _group(owner)
         if not parts and group:
@@ -88,14 +88,16 @@ class OptionNames:
         if not parts and owner is not None:
             return self._of_part(None, name, value)
         first = name.partition(".")[0]
-        having = [part for part in parts if first in part.arguments or first in arguments_of(part.cls)]
-        options = {f"{part.name}.{name}".lstrip("."): part.arguments.get(first, ...) for part in having}
+        owners = [part for part in parts if first in part.arguments or first in arguments_of(part.cls)]
+        options = {f"{part.name}.{name}".lstrip("."): part.arguments.get(first, ...) for part in owners}
         typed = [option for option in options if option in self._typed]
-        equal = [option for option, given in options.items() if value is not ... and _equals(given, value)]
-        found = [*typed, *equal, *options]
-        if not found or (owner is None and not typed and len({option.partition(".")[0] for option in options}) > 1):
+        equal = [option for option, actual in options.items() if value is not ... and _equals(actual, value)]
+        candidates = [*typed, *equal, *options]
+        if not candidates or (
+            owner is None and not typed and len({option.partition(".")[0] for option in options}) > 1
+        ):
             return None
-        return f"--{found[0]}"
+        return f"--{candidates[0]}"
 
     def _typed_option(self, group: str, name: str) -> str | None:
         prefixes = (f"{group}.",) if group in ("model", "data") else (f"{group}.", f"{_CALLBACKS}.")
@@ -103,7 +105,7 @@ class OptionNames:
 
 
 def output_option(verb: str) -> str:
-    """Return the option that says where a verb writes.
+    """Return the option for the output folder or file of a verb.
 
     Args:
         verb: The verb.
@@ -112,7 +114,7 @@ def output_option(verb: str) -> str:
 
 
 def arguments_of(cls: type | None) -> list[str]:
-    """Return the names of a class's constructor arguments, those of its bases after its own."""
+    """Return the names of the constructor arguments of a class, followed by those of its bases."""
     names: dict[str, None] = {}
     for base in inspect.getmro(cls) if cls else ():
         if "__init__" in vars(base):
@@ -122,10 +124,10 @@ def arguments_of(cls: type | None) -> list[str]:
 
 
 def with_trainer_option(text: str) -> str:
-    """Return a message of the Trainer in one line, with the option that it is about.
+    """Return an error message of the Trainer in one line, with the option that it is about.
 
     Args:
-        text: The message, which names arguments of the Trainer.
+        text: The message.
 
     Example:
         >>> with_trainer_option("`max_epochs` must be a non-negative integer or -1.")
@@ -134,9 +136,9 @@ def with_trainer_option(text: str) -> str:
     from lightning import Trainer
 
     text = " ".join(text.split())
-    known = inspect.signature(Trainer).parameters
+    arguments = inspect.signature(Trainer).parameters
     for name in re.findall(r"\w+", text):
-        if name in known and ("_" in name or f"{name}=" in text or f"`{name}`" in text):
+        if name in arguments and ("_" in name or f"{name}=" in text or f"`{name}`" in text):
             return f"{text.removesuffix('.')} (--trainer.{name})" + "." * text.endswith(".")
     return text
 
@@ -151,7 +153,7 @@ def _is_owner(owner: type | str | None, part: Part) -> bool:
 
 
 def _group(owner: type | None) -> str | None:
-    """Return the options that a class belongs to where the command has not built it yet."""
+    """Return the option group of a class that the command has not built yet."""
     import lightning as L
 
     from lit_cv.running.built_parts import GROUPS
@@ -165,5 +167,5 @@ def _group(owner: type | None) -> str | None:
     return next((group for base, group in groups if owner and issubclass(owner, base)), None)
 
 
-def _equals(given: object, value: object) -> bool:
-    return type(given) is type(value) and given == value
+def _equals(actual: object, value: object) -> bool:
+    return type(actual) is type(value) and actual == value

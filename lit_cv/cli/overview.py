@@ -1,4 +1,4 @@
-"""What `lit-cv --help` prints, without importing anything heavy."""
+"""The text of `lit-cv --help`, built without heavy imports."""
 
 from lit_cv.running.recipes import recipe_table
 
@@ -9,20 +9,20 @@ VERBS = {
     "validate": "evaluate a checkpoint on the validation images",
     "test": "evaluate a checkpoint on the test images",
     "predict": "write a checkpoint's predictions to predictions.csv",
-    "find-lr": "train for some steps at rising learning rates, and draw the loss",
-    "knn": "validate a checkpoint's features by their nearest neighbours",
-    "convert": "turn annotations of one format into another",
-    "agreement": "tell how far several annotators agree",
-    "kfold": "train and judge a fresh model for each fold of the training images",
-    "compare": "measure learning approaches against each other over numbers of labels",
-    "curves": "draw the training curves of several runs over each other",
-    "export": "write a checkpoint as a program for torch and ONNX, and as safetensors",
+    "find-lr": "train briefly at increasing learning rates, plot the loss and suggest one",
+    "knn": "evaluate a checkpoint's features by a k-nearest-neighbor classifier",
+    "convert": "convert annotations from one format to another",
+    "agreement": "measure how well several annotators agree",
+    "kfold": "cross-validate: train and evaluate a fresh model for each fold",
+    "compare": "compare learning approaches over numbers of labels",
+    "curves": "draw the training curves of several runs into one figure",
+    "export": "write a checkpoint as torch and ONNX programs and as safetensors",
     "recipes": "list the shipped configurations",
 }
 
 
 def overview() -> str:
-    """Return the help of the program as a whole."""
+    """Return the help text of the program."""
     verbs = "\n".join(f"  {verb:<10}{purpose}" for verb, purpose in VERBS.items())
     return f"""usage: lit-cv VERB [options]
 
@@ -31,9 +31,9 @@ Learning approaches for computer vision.
 verbs:
 {verbs}
 
-of every verb:
-  --trust MODULE  import this module of your own (`--trust my_callbacks`), so that a checkpoint or a configuration may
-                  name its classes; they name nothing else but classes of lit_cv and Lightning
+options of every verb:
+  --trust MODULE  import your own module (`--trust my_callbacks`), so that a checkpoint or a configuration may name its
+                  classes; without it, they may only name classes of lit_cv and Lightning
 
 recipes (for --config):
 {recipe_table(indent="  ")}
@@ -44,7 +44,7 @@ examples:
   lit-cv find-lr --config supervised
   lit-cv test --ckpt_path best
   lit-cv kfold --config supervised --folds 5
-  lit-cv compare                          approaches on handwritten digits, in a few minutes
+  lit-cv compare                          compare approaches on handwritten digits, in a few minutes
   lit-cv fit --ckpt_path last             continue the newest run where it stopped
   lit-cv fit --help                       all options
   lit-cv fit --model.help SupervisedModule

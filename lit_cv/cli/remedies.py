@@ -1,4 +1,4 @@
-"""What to do about the errors of the machine: no memory, no disk, no permission, no such devices."""
+"""Advice for errors of the machine: out of memory, full disk, missing permission, missing devices."""
 
 import errno
 import traceback
@@ -13,29 +13,29 @@ from lit_cv.cli.option_names import output_option
 __all__ = ["remedy"]
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "alloc_failed")
-# What the Trainer says without naming what to give.
+# Messages of the Trainer that do not name the option to change.
 _TRAINER = (
-    ("No supported gpu backend", "torch sees no GPU here: take --trainer.accelerator cpu, or auto for what there is."),
-    ("Trainer(devices=", "Give a number from 1, or auto (--trainer.devices)."),
-    ("in Lightning, but the product", "Give --trainer.devices the number of torchrun's --nproc_per_node, and "
-     "--trainer.num_nodes that of its --nnodes."),
-    ("You restored a checkpoint with current_epoch", "The run is further than that: give more epochs "
-     "(--trainer.max_epochs)."),
+    ("No supported gpu backend", "torch sees no GPU here: set --trainer.accelerator cpu, or auto for the best device."),
+    ("Trainer(devices=", "Give a number of at least 1, or auto (--trainer.devices)."),
+    ("in Lightning, but the product", "Set --trainer.devices to torchrun's --nproc_per_node, and "
+     "--trainer.num_nodes to its --nnodes."),
+    ("You restored a checkpoint with current_epoch", "The run has trained for longer already: give more "
+     "epochs (--trainer.max_epochs)."),
 )  # fmt: skip
 _LOST = ("connection closed by peer", "connection reset by peer", "remote process exited", "connectfullmesh failed")
-_ASKED_TO_END = ("Terminated", "Interrupt", "Hangup")
+_TERMINATIONS = ("Terminated", "Interrupt", "Hangup")
 _CRASHES = ("Segmentation fault", "Illegal instruction", "Aborted", "Floating point exception")
-_OUTPUTS = ("default_root_dir", "folder", "output", "out", "dirpath")  # last parts of options that name a folder
+_OUTPUTS = ("default_root_dir", "folder", "output", "out", "dirpath")  # last parts of options that name an output
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+_NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def remedy(error: BaseException, typed: Sequence[str] = ()) -> str | None:
-    """Return which option to change, `None` for any other error or one that says so itself.
+    """Return advice on which option to change, `None` if there is none or the message has it already.
 
     Args:
         error: The error.
-        typed: The arguments of the process, of which one may name the folder that an error is about.
+        typed: The arguments of the program, to find the option that names the folder of an error.
 
     Example:
         >>> remedy(OSError(28, "No space left on device"))
@@ -48,51 +48,51 @@ def remedy(error: BaseException, typed: Sequence[str] = ()) -> str | None:
         return _lost_worker(text)
     if torch.distributed.is_initialized() and any(words in text.lower() for words in _LOST):
         return (
-            "Another rank failed: its log has the cause, unless it was killed. Continue from the last checkpoint "
+            "Another rank failed: its log has the cause, unless it was killed. Resume from the last checkpoint "
             "(--ckpt_path last)."
         )
     if _is_memory(error, text):
         return (
-            "Lower --data.batch_size (--trainer.accumulate_grad_batches makes up for it), take --trainer.precision "
-            "bf16-mixed, a smaller --data.image_size or --model.backbone. With the same batch size the run goes on "
-            "from its last checkpoint (--ckpt_path last), with another one a new run starts from its weights "
+            "Lower --data.batch_size (--trainer.accumulate_grad_batches compensates for it), use --trainer.precision "
+            "bf16-mixed, or a smaller --data.image_size or --model.backbone. With the same batch size, resume from the "
+            "last checkpoint (--ckpt_path last); with another one, start a new run from its weights "
             "(--model.weights FILE)."
         )
     if not isinstance(error, OSError) or "--" in text:
         return None
     if error.errno in _FULL:
         return f"The disk is full: free some space, or write elsewhere with {output_option(next(iter(typed), ''))}."
-    if error.errno in _CLOSED or _makes_folder(error):
-        option = _option_of(error.filename, typed) or output_option(next(iter(typed), ""))
-        return f"Choose a folder that can be written to with {option}."
+    if error.errno in _NOT_WRITABLE or _makes_folder(error):
+        option = _option_for(error.filename, typed) or output_option(next(iter(typed), ""))
+        return f"Choose a writable folder with {option}."
     return None
 
 
 def _lost_worker(text: str) -> str | None:
-    """Return what to do where a worker process has ended; which signal ended it says whether memory ran out."""
-    if any(f"killed by signal: {name}" in text for name in _ASKED_TO_END):
+    """Return advice for a dead data-loading worker; the signal that ended it shows whether memory ran out."""
+    if any(f"killed by signal: {name}" in text for name in _TERMINATIONS):
         return (
-            "A data-loading worker was told to end, not for want of memory: the run goes on from its last checkpoint "
+            "A data-loading worker was terminated by a signal, not for lack of memory: resume from the last checkpoint "
             "(--ckpt_path last)."
         )
     if any(f"killed by signal: {name}" in text for name in _CRASHES):
-        return "A data-loading worker crashed: --data.num_workers 0 shows where, or which image it was reading."
+        return "A data-loading worker crashed: run with --data.num_workers 0 to see where, or on which image."
     if "killed by signal" in text or "exited unexpectedly" in text:
         return (
-            "A data-loading worker was killed, probably out of memory: lower --data.num_workers (0 takes no "
-            "processes), or make /dev/shm larger."
+            "A data-loading worker was killed, probably out of memory: lower --data.num_workers (0 starts no "
+            "workers), or make /dev/shm larger."
         )
     return None
 
 
 def _makes_folder(error: BaseException) -> bool:
-    """Tell whether a folder was to be made: in a place that does not take any, the system says what it likes."""
+    """Return whether making a folder failed; the error code for an unsuitable parent differs between systems."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and frames[-1].name in ("mkdir", "makedirs")
 
 
-def _option_of(path: object, typed: Sequence[str]) -> str | None:
-    """Return the option of what is written whose value is a path, or a folder above it."""
+def _option_for(path: object, typed: Sequence[str]) -> str | None:
+    """Return the typed output option whose value is a path or one of its parent folders."""
     for index, token in enumerate(typed):
         option, equals, value = token.partition("=")
         value = value if equals else "".join(typed[index + 1 : index + 2])

@@ -1,4 +1,4 @@
-"""SIGTERM as an exception, so that a program that is told to end removes what it has not finished."""
+"""SIGTERM as an exception, so that a terminated program removes its unfinished files."""
 
 import signal
 import threading
@@ -10,7 +10,7 @@ __all__ = ["Terminated", "sigterm_raises"]
 
 
 class Terminated(SystemExit):
-    """Ends the program with the status of a process that SIGTERM has ended."""
+    """Exits the program with the status of a process that SIGTERM ended."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
@@ -18,19 +18,19 @@ class Terminated(SystemExit):
 
 @contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """Raise `Terminated` on SIGTERM wherever the main thread is; a run that trains handles the signal itself.
+    """Raise `Terminated` in the main thread on SIGTERM; training handles the signal itself.
 
-    It is raised once: `timeout` sends the signal twice, and the second must not stop the clean-up after the first.
+    It is raised once: `timeout` sends the signal twice, and the second must not interrupt the clean-up.
     """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
-    told = False
+    raised = False
 
     def terminate(signum: int, frame: FrameType | None) -> None:
-        nonlocal told
-        if not told:
-            told = True
+        nonlocal raised
+        if not raised:
+            raised = True
             raise Terminated
 
     signal.signal(signal.SIGTERM, terminate)

@@ -1,8 +1,8 @@
-"""The verbs that a Trainer runs: `fit`, `validate`, `test`, `predict`, `find-lr`, and `knn`, a kind of `validate`."""
+"""The verbs that a Trainer runs: `fit`, `validate`, `test`, `predict`, `find-lr` and `knn`."""
 
 import logging
 
-from lit_cv.cli import remedies  # noqa: F401 - later there may be no memory left to import it with
+from lit_cv.cli import remedies  # noqa: F401 - imported now: an out-of-memory error may leave no memory to import it
 from lit_cv.cli.predict import predict_arguments, starts_from_weights
 from lit_cv.running.arguments import prepare_run
 from lit_cv.running.find_lr import FindLRCLI
@@ -18,7 +18,7 @@ def run(args: list[str]) -> LitCLI | None:
     """Run one of these verbs.
 
     Args:
-        args: The verb and its options, as typed; `find-lr` takes those of `fit`.
+        args: The verb and its options, as typed; `find-lr` takes the options of `fit`, `knn` those of `validate`.
     """
     with invocation(args):
         if (
@@ -28,14 +28,14 @@ def run(args: list[str]) -> LitCLI | None:
         ):
             weights = starts_from_weights(args)
             subject = (
-                "the weights of --model.weights; layers that they lack are random" if weights else "an untrained model"
+                "the weights of --model.weights; layers missing in them are random" if weights else "an untrained model"
             )
             log.warning("No --ckpt_path was given: evaluating %s.", subject)
         if args[0] == "predict":
-            found = predict_arguments(args)
-            if found is None:
+            replaced = predict_arguments(args)
+            if replaced is None:
                 return None
-            args = found
+            args = replaced
         if args[0] == "find-lr":
             return FindLRCLI(*prepare_run(["fit", *args[1:]]))
         knn = args[0] == "knn"

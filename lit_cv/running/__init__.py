@@ -1,1 +1,1 @@
-"""One fit as a function: its configuration, the folders of runs, their checkpoints, and the parts of the Trainer."""
+"""Run one fit: merge its configuration, find run folders and checkpoints, and set up the Trainer."""

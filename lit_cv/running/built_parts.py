@@ -1,4 +1,4 @@
-"""Which objects a parsed configuration builds, for messages about their arguments."""
+"""The objects that a parsed configuration builds, for messages about their arguments."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -17,11 +17,11 @@ GROUPS: dict[str, type] = {
     "non_finite": callbacks.NonFiniteGuard,
     "predictions": callbacks.PredictionWriter,
 }
-"""The callbacks that a run has without being asked for them, by the section of their options."""
+"""The callbacks that every run has, by the section of their options."""
 
 
 def built_parts(config: Mapping[str, Any]) -> Iterator[Part]:
-    """Yield the objects that a configuration builds, those within others included.
+    """Yield the objects that a configuration builds, nested ones included.
 
     Args:
         config: The options of a verb by their sections, as the parser returns them.
@@ -49,7 +49,7 @@ def _named_classes(name: str, value: object) -> Iterator[Part]:
 
 
 def class_named(path: str) -> type:
-    """Return the class of a name in a parsed configuration, `object` where it is not to be had."""
+    """Return the class of a name in a parsed configuration, `object` if it cannot be resolved."""
     with suppress(ValueError, ImportError):
         return resolve_class(path, object, "the configuration")
     return object

@@ -1,17 +1,17 @@
-"""Where an error was raised."""
+"""The origin of an error."""
 
 from lit_cv.errors import OptionError
 
-__all__ = ["raised_here"]
+__all__ = ["is_own_error"]
 
 _PACKAGES = ("lit_cv", "datamodules")
 
 
-def raised_here(error: BaseException) -> bool:
-    """Tell whether this project raised an error, rather than a library that it calls.
+def is_own_error(error: BaseException) -> bool:
+    """Return whether this project raised an error, rather than a library that it calls.
 
     Example:
-        >>> raised_here(OptionError(None, "lr", -1.0, "give a number from 0 on")), raised_here(ValueError())
+        >>> is_own_error(OptionError(None, "lr", -1.0, "give a number from 0 on")), is_own_error(ValueError())
         (True, False)
     """
     if isinstance(error, OptionError):

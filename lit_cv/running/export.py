@@ -1,4 +1,4 @@
-"""A trained module as a program that needs neither this project nor Lightning."""
+"""Export a trained module as a program that needs neither this project nor Lightning."""
 
 import copy
 import json
@@ -22,20 +22,20 @@ __all__ = ["ExportedModule", "example_images", "export_onnx", "export_program", 
 
 Outputs = dict[str, Tensor]
 
-_BATCHES = (1, 3, 8)  # sizes that an exported program is checked with
+_BATCH_SIZES = (1, 3, 8)  # used to check an exported program
 _TOLERANCE = 1e-4
 
 
 class ExportedModule(nn.Module):
-    """What of a module goes into a program: raw images in, named tensors out.
+    """The exported part of a module: raw images in, named tensors out.
 
     Args:
-        module: The module; it is copied, put into eval mode and float32, and leaves its metrics behind.
-        output: `forward` for what the module itself gives for images, `embed` for its features; `auto` takes features
-            of a module that learns nothing else, such as `MAEModule`, or compares images by them.
+        module: The module; it is copied without its metrics, and the copy is put into eval mode and float32.
+        output: `forward` for the output of the module, `embed` for its features; `auto` uses the features of modules
+            that learn only features, such as `MAEModule`, or compare images by them.
 
     Raises:
-        ValueError: If what the module gives is no tensor and no dict of tensors.
+        ValueError: If the output is neither a tensor nor a dict of tensors.
 
     Example:
         >>> from lit_cv import SupervisedModule
@@ -47,7 +47,7 @@ class ExportedModule(nn.Module):
     def __init__(self, module: BaseModule, output: Literal["auto", "forward", "embed"] = "auto") -> None:
         super().__init__()
         module.configure_model()
-        trainer, module._trainer = module._trainer, None  # it is not copied
+        trainer, module._trainer = module._trainer, None  # not copied
         try:
             self.module = copy.deepcopy(module).cpu().float().eval()
         finally:
@@ -61,8 +61,8 @@ class ExportedModule(nn.Module):
         self.name = "embedding" if embeds else "logits"
         if not embeds and module_extras(module).detect is not None:
             raise ValueError(
-                f"{type(module).__name__} gives as many boxes as it finds, which no program of fixed outputs can: "
-                "export its features (--part embed)."
+                f"{type(module).__name__} returns a variable number of boxes, but programs need a fixed output: export "
+                "its features (--part embed)."
             )
         self.eval()
         self._check()
@@ -77,43 +77,43 @@ class ExportedModule(nn.Module):
 
     def forward(self, image: Tensor) -> Outputs:
         """Return the named outputs for raw images, (N, C, H, W) uint8."""
-        found = self.module.embed(image) if self.name == "embedding" else self.module(image)
-        return dict(found) if isinstance(found, Mapping) else {self.name: found}
+        output = self.module.embed(image) if self.name == "embedding" else self.module(image)
+        return dict(output) if isinstance(output, Mapping) else {self.name: output}
 
     @torch.no_grad()
     def _check(self) -> None:
-        found: Any = self(torch.zeros(2, *self.image_shape, dtype=torch.uint8))
-        if wrong := [name for name, value in found.items() if not isinstance(value, Tensor)]:
+        outputs: Any = self(torch.zeros(2, *self.image_shape, dtype=torch.uint8))
+        if wrong := [name for name, value in outputs.items() if not isinstance(value, Tensor)]:
             raise ValueError(
-                f"{type(self.module).__name__} gives a {type(found[wrong[0]]).__name__} for images, which no program "
-                "of fixed outputs can: export its features (--part embed)."
+                f"{type(self.module).__name__} returns a {type(outputs[wrong[0]]).__name__}, but programs need a fixed "
+                "output: export its features (--part embed)."
             )
 
 
 def example_images(shape: Sequence[int], count: int) -> Tensor:
-    """Return images (count, C, H, W) uint8 to check a program with: smooth ones, and noise on them; always the same."""
+    """Return fixed images (count, C, H, W) uint8 to check a program with: smooth images with increasing noise."""
     channels, height, width = shape
     with fixed_seed(count):
         coarse = torch.rand(count, channels, min(4, height), min(4, width))
         smooth = nn.functional.interpolate(coarse, (height, width), mode="bilinear")
         noise = torch.rand(count, channels, height, width)
-    share = torch.linspace(0, 0.5, count).view(-1, 1, 1, 1)
-    return ((1 - share) * smooth + share * noise).mul(255).round().to(torch.uint8)
+    weight = torch.linspace(0, 0.5, count).view(-1, 1, 1, 1)
+    return ((1 - weight) * smooth + weight * noise).mul(255).round().to(torch.uint8)
 
 
 def export_program(module: ExportedModule, path: Path, images: Tensor | None = None) -> float:
-    """Write a program that `torch.export.load(path).module()` runs on batches of any size.
+    """Write a program for `torch.export.load(path).module()`, which takes batches of any size.
 
     Args:
-        module: What to write.
+        module: The module to export.
         path: File to write, `.pt2`.
-        images: Further images (N, C, H, W) uint8 to check it with.
+        images: Further images (N, C, H, W) uint8 to check the program with.
 
     Returns:
-        The greatest difference from the module's own output, relative to its scale.
+        The largest difference from the module's output, relative to its scale.
 
     Raises:
-        ValueError: If its output is not the module's; no file is left then.
+        ValueError: If the program's output differs from the module's; no file is left then.
     """
     example = example_images(module.image_shape, 2)
     batch = torch.export.Dim("batch", min=1, max=1 << 20)
@@ -125,11 +125,11 @@ def export_program(module: ExportedModule, path: Path, images: Tensor | None = N
 
 
 def export_onnx(module: ExportedModule, path: Path, images: Tensor | None = None) -> float:
-    """Write an ONNX program with the input `image` and the module's outputs by name; otherwise like `export_program`.
+    """Write an ONNX program with the input `image` and the module's named outputs; otherwise like `export_program`.
 
     Raises:
         ImportError: If onnx, onnxscript or onnxruntime is missing.
-        ValueError: If its output is not the module's; no file is left then.
+        ValueError: If the program's output differs from the module's; no file is left then.
     """
     try:
         import onnx  # noqa: F401
@@ -137,7 +137,7 @@ def export_onnx(module: ExportedModule, path: Path, images: Tensor | None = None
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f'ONNX needs packages that are not installed ({error.name}): pip install "lit_cv[export]", or leave it out '
+            f'ONNX export needs {error.name}, which is not installed: pip install "lit_cv[export]", or leave ONNX out '
             "(--formats torch safetensors)."
         ) from None
     example = example_images(module.image_shape, 2)
@@ -151,19 +151,22 @@ def export_onnx(module: ExportedModule, path: Path, images: Tensor | None = None
         session = onnxruntime.InferenceSession(str(part), providers=["CPUExecutionProvider"])
 
         def run(images: Tensor) -> Outputs:
-            found = session.run(names, {"image": images.numpy()})
-            return dict(zip(names, map(torch.from_numpy, found), strict=True))
+            outputs = session.run(names, {"image": images.numpy()})
+            return dict(zip(names, map(torch.from_numpy, outputs), strict=True))
 
         return _difference(module, run, path, images)
 
 
 def export_weights(module: BaseModule, path: Path, class_names: Sequence[str] = ()) -> None:
-    """Write the weights alone as safetensors, which `weights` of a module takes, with what they are of as metadata."""
+    """Write the weights as safetensors, for `weights` of a module, with the module's description as metadata."""
     state = {name: value.contiguous().clone() for name, value in merge_lora_state(module.state_dict()).items()}
-    h = {
-        key: value for key, value in module.hparams.items() if key in ("backbone", "in_channels", "image_size", "stem")
+    network = ("backbone", "in_channels", "image_size", "stem")
+    hyperparameters = {key: value for key, value in module.hparams.items() if key in network}
+    metadata = {
+        "class": type(module).__name__,
+        "hyperparameters": json.dumps(hyperparameters),
+        "classes": json.dumps([*class_names]),
     }
-    metadata = {"class": type(module).__name__, "hyperparameters": json.dumps(h), "classes": json.dumps([*class_names])}
     if (prepared := image_preprocessing(module)) is not None:
         metadata["preprocessing"] = json.dumps(prepared.plain())
     with atomic_write(path, "the weights") as part:
@@ -172,22 +175,22 @@ def export_weights(module: BaseModule, path: Path, class_names: Sequence[str] = 
 
 @torch.no_grad()
 def _difference(module: ExportedModule, run: Any, path: Path, images: Tensor | None) -> float:
-    """Return the greatest difference of a written program from the module.
+    """Return the largest difference between a written program and the module.
 
     Raises:
-        ValueError: If they do not agree.
+        ValueError: If it exceeds the tolerance.
     """
-    batches = [example_images(module.image_shape, count) for count in _BATCHES]
+    batches = [example_images(module.image_shape, count) for count in _BATCH_SIZES]
     batches += [] if images is None or not len(images) else [*torch.split(images, 32)]
     worst = 0.0
     for batch in batches:
-        found = run(batch)
+        outputs = run(batch)
         for name, expected in module(batch).items():
             scale = max(1.0, float(expected.abs().max()))
-            difference = float((found[name] - expected).abs().max()) / scale
-            if found[name].shape != expected.shape or not difference <= _TOLERANCE:
+            difference = float((outputs[name] - expected).abs().max()) / scale
+            if outputs[name].shape != expected.shape or not difference <= _TOLERANCE:
                 raise ValueError(
-                    f"{path.name}: {name} differs by {difference:.2g} from the module's own output on a batch of "
+                    f"{path.name}: {name} differs by {difference:.2g} from the module's output on a batch of "
                     f"{len(batch)}: nothing was written."
                 )
             worst = max(worst, difference)

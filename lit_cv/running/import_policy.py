@@ -1,4 +1,4 @@
-"""What the parser may make of a configuration: which modules it may import, and how far its values may unfold."""
+"""Limits on what the parser may do with a configuration: the modules it may import, and the size of its values."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +13,10 @@ from jsonargparse._loaders_dumpers import loaders
 from lit_cv.plain_values import require_plain
 from lit_cv.trust import LIBRARIES, is_trusted, loaded_class, trusted_modules
 
-__all__ = ["limited_imports", "untrusted_classes"]
+__all__ = ["restricted_imports", "untrusted_classes"]
 
 _PARTS = (L.LightningModule, L.LightningDataModule, L.Callback)
-_DENIED = (  # of the libraries: what runs commands, or calls what a name says
+_DENIED = (  # parts of the libraries that run commands or call arbitrary names
     "lit_cv.cli",
     "lit_cv.running",
     "lit_cv.studies",
@@ -29,13 +29,13 @@ _SETTINGS = ("import_path_verdicts", "import_paths_enforced", "instantiate_subcl
 
 
 @contextmanager
-def limited_imports(configuration: Any = None) -> Iterator[None]:
-    """Let jsonargparse import this library's and Lightning's classes within, and those of modules the user named.
+def restricted_imports(configuration: Any = None) -> Iterator[None]:
+    """Restrict jsonargparse to classes of this library, of Lightning and of modules that the user named.
 
-    YAML that it reads by itself, of an option or a further file, may not unfold without end.
+    YAML that it reads from options or further files is limited in size, so that aliases cannot expand without bound.
 
     Args:
-        configuration: Configuration whose classes may be named, too, if the program has loaded them already.
+        configuration: Configuration whose classes are allowed, too, if their modules are already loaded.
     """
     before = {name: parsing_settings[name] for name in _SETTINGS}
     load = loaders["yaml"]
@@ -49,7 +49,7 @@ def limited_imports(configuration: Any = None) -> Iterator[None]:
         return value
 
     loaded = [path for path in class_paths(configuration) if _is_part(loaded_class(path))]
-    # Of what it denies by default, such as `os`, nothing becomes allowed by being named.
+    # Modules that it denies by default, such as `os`, stay denied even if the user names them.
     named = [module for module in trusted_modules() if module not in before["import_path_verdicts"]]
     set_parsing_settings(
         import_path_denylist=["*", *_DENIED],
@@ -69,7 +69,7 @@ def _is_part(cls: type | None) -> bool:
 
 
 def class_paths(value: Any) -> Iterator[str]:
-    """Yield the texts of a configuration that may name a class with its module."""
+    """Yield the strings of a configuration that may be import paths of classes."""
     if isinstance(value, str) and _is_path(value):
         yield value
     for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
@@ -77,23 +77,23 @@ def class_paths(value: Any) -> Iterator[str]:
 
 
 def untrusted_classes(value: Any, section: str = "") -> list[str]:
-    """Return the classes that a configuration names and that may not be imported.
+    """Return the class paths in a configuration that must not be imported.
 
     Args:
         value: The configuration, or a part of it.
-        section: Name of the part: that of a model, of data or of an object of the Trainer names a class by its text.
+        section: Name of the part; strings count as class paths in sections such as `model`, `data` and `callbacks`.
     """
-    found = []
+    paths = []
     if isinstance(value, dict):
         path = value.get("class_path")
         if isinstance(path, str) and _is_path(path) and not is_trusted(path):
-            found.append(path)
-        found += [path for name, part in value.items() for path in untrusted_classes(part, str(name))]
+            paths.append(path)
+        paths += [path for name, part in value.items() for path in untrusted_classes(part, str(name))]
     elif isinstance(value, list):
-        found += [path for part in value for path in untrusted_classes(part, section)]
+        paths += [path for part in value for path in untrusted_classes(part, section)]
     elif section in _NAMED and isinstance(value, str) and _is_path(value) and not is_trusted(value):
-        found.append(value)
-    return found
+        paths.append(value)
+    return paths
 
 
 def _is_path(text: str) -> bool:

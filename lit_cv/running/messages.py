@@ -1,4 +1,4 @@
-"""What is said on the terminal: this project's messages, and not all of Lightning's."""
+"""Log messages on the terminal: those of this project, and a selection of Lightning's."""
 
 import logging
 import sys
@@ -19,7 +19,7 @@ _NOISE = (
     r".*The number of training batches .* is smaller than the logging interval.*",
     r".*You have overridden `on_before_batch_transfer`.*",
     r".*is not supported by the model summary.*",
-    r"Total length of `list` across ranks is zero.*",  # the DataModules say so
+    r"Total length of `list` across ranks is zero.*",  # the DataModules report it
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*callbacks used to create the checkpoint need to be provided.*",
     r".*It is recommended to use `self.log.*sync_dist=True.*",
@@ -37,18 +37,18 @@ _CHATTER = (
 
 
 def show_messages() -> None:
-    """Show this project's messages plainly on standard error."""
+    """Print this project's log messages to standard error, without level or time."""
     if not log.handlers:
         handler = _StandardError()
         handler.setFormatter(_Printable("%(message)s"))
         log.addHandler(handler)
         log.propagate = False
-    if log.level == logging.NOTSET:  # a study lets only warnings of its runs through
+    if log.level == logging.NOTSET:  # a study has raised the level for its runs
         log.setLevel(logging.INFO)
 
 
 def quiet_lightning() -> None:
-    """Leave out Lightning's advertisements and unfit warnings."""
+    """Suppress Lightning's advertisements and its warnings that do not apply here."""
     for message in _NOISE:
         warnings.filterwarnings("ignore", message)
     for handler in logging.getLogger("lightning").handlers:
@@ -61,25 +61,25 @@ def quiet_lightning() -> None:
 
 
 class _Printable(logging.Formatter):
-    """Writes out what a terminal would act on: names of files and classes may hold anything."""
+    """Escapes terminal control characters: file and class names may contain them."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the text of a message."""
+        """Format a record as printable text."""
         return printable(super().format(record))
 
 
 class _StandardError(logging.StreamHandler[Any]):
-    """Writes to what standard error is at the moment, which a live progress bar replaces."""
+    """Writes to the current `sys.stderr`, which a live progress bar replaces."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a message."""
+        """Write a record."""
         self.stream = sys.stderr
         super().emit(record)
 
 
 class _NoAdvertising(logging.Filter):
-    """Drops Lightning's tips about other products, and what it says of hardware that is not there."""
+    """Drops Lightning's tips about other products and its messages about missing hardware."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether the message is shown."""
+        """Return whether to show a record."""
         return not record.getMessage().startswith(_CHATTER)

@@ -1,4 +1,4 @@
-"""What LightningCLI is given in place of parts of its own."""
+"""Replacements for parts of LightningCLI."""
 
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
@@ -14,9 +14,13 @@ __all__ = ["DataInstantiator", "Parser", "SaveConfig"]
 
 
 class Parser(LightningArgumentParser):
-    """A parser that takes no abbreviations: they would hide a typo.
+    """Parser without abbreviated options, which would hide typos.
 
-    It reads no files but the configurations that it is given: a value in one of them may name any path.
+    It reads no files except the given configurations: a value in one of them could name any path.
+
+    Attributes:
+        typed: The arguments as typed, for messages.
+        configuration: The configuration below the typed arguments, for messages.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -25,8 +29,8 @@ class Parser(LightningArgumentParser):
     def _add_signature_parameter(self, *args: Any, **kwargs: Any) -> Any:
         return super()._add_signature_parameter(*args, **{**kwargs, "sub_configs": False})
 
-    typed: ClassVar[list[str]] = []  # the arguments of the process, for messages
-    configuration: ClassVar[dict[str, Any]] = {}  # which goes before them
+    typed: ClassVar[list[str]] = []
+    configuration: ClassVar[dict[str, Any]] = {}
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Refuse the arguments."""
@@ -34,17 +38,17 @@ class Parser(LightningArgumentParser):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Saves the configuration with the first batch: one that cannot be trained with replaces none that could."""
+    """Saves the configuration with the first batch: one that fails to train must not replace one that trained."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Wait."""
+        """Skip Lightning's saving at setup; the first batch saves."""
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         """Write `config.yaml` to the run's folder, once."""
         if self.already_saved:
             return
         self.already_saved = True
-        folder = trainer.log_dir  # which all ranks ask together
+        folder = trainer.log_dir  # a collective call: all ranks must make it
         if folder is None or not trainer.is_global_zero:
             return
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -55,7 +59,7 @@ class SaveConfig(SaveConfigCallback):
 
 
 class DataInstantiator(_InstantiatorFn):
-    """Lets a DataModule within another keep its own hyperparameters; Lightning gives it those of the outer one."""
+    """Keeps the hyperparameters of a nested DataModule; Lightning would give it those of the outer one."""
 
     def __call__(self, class_type: type[Any], *args: Any, applied_instantiation_links: Any, **kwargs: Any) -> Any:
         """Build an instance."""

@@ -1,4 +1,4 @@
-"""The precision of a recipe, by what the device and the network compute fast."""
+"""Choose the precision of a recipe by the speed of the device and the network."""
 
 import platform
 from contextlib import suppress
@@ -10,21 +10,21 @@ from lit_cv.nn import create_backbone
 
 __all__ = ["depthwise_share", "has_bfloat16", "is_slow_in_bfloat16"]
 
-_MOST_DEPTHWISE = 0.5  # share of the convolutions; residual networks have none, MobileNets nothing else
+_MAX_DEPTHWISE = 0.5  # of the convolutions; residual networks have 0, MobileNets 1
 
 
 def has_bfloat16(accelerator: str = "auto") -> bool:
-    """Return whether the device has instructions for products of bfloat16 matrices.
+    """Return whether the device multiplies bfloat16 matrices in hardware.
 
-    A processor without them computes such products one by one: a training step of a small residual network takes five
-    to ten times as long in bfloat16 as in float32 there, and half as long where they exist (AMX, AVX512_BF16).
+    A CPU without such instructions emulates them: a training step of a small residual network then takes five to ten
+    times as long in bfloat16 as in float32. With them (AMX, AVX512_BF16) it takes half as long.
 
     Args:
-        accelerator: As the Trainer takes it; "auto" stands for the best device of this machine.
+        accelerator: `accelerator` of the Trainer; "auto" is the best device of this machine.
 
     Returns:
-        False for x86 processors without AMX and AVX512_BF16, for others where oneDNN has no such products, and for GPUs
-        of NVIDIA before Ampere; True for what is not known.
+        False for x86 CPUs without AMX and AVX512_BF16, for other CPUs without support in oneDNN, and for NVIDIA GPUs
+        before Ampere; True for unknown devices.
     """
     device = _device(accelerator)
     if device is None:
@@ -36,26 +36,26 @@ def has_bfloat16(accelerator: str = "auto") -> bool:
 
 
 def is_slow_in_bfloat16(backbone: str, accelerator: str = "auto") -> bool:
-    """Return whether a device with bfloat16 trains a network faster in float32.
+    """Return whether a device with bfloat16 support trains a network faster in float32.
 
-    That is so on processors for networks of depthwise convolutions, which are no products of matrices: a step of
-    MobileNets takes a quarter longer there, while residual networks take half as long.
+    This holds on CPUs for networks of depthwise convolutions, which are not computed as matrix products: in bfloat16,
+    a training step of a MobileNet takes a quarter longer, that of a residual network half as long.
 
     Args:
         backbone: Name of the network.
-        accelerator: As the Trainer takes it.
+        accelerator: `accelerator` of the Trainer.
     """
     if _device(accelerator) is not None:
         return False
-    for device in ("meta", "cpu"):  # networks that draw their weights by hand cannot be built without memory
-        # What a network of the user's own raises it raises again when it is built.
+    for device in ("meta", "cpu"):  # networks with their own weight initialization may not build on "meta"
+        # An error in a user-defined network is raised again when the model is built.
         with suppress(Exception), torch.random.fork_rng(devices=[]), torch.device(device):
-            return depthwise_share(create_backbone(backbone)) > _MOST_DEPTHWISE
+            return depthwise_share(create_backbone(backbone)) > _MAX_DEPTHWISE
     return False
 
 
 def depthwise_share(network: nn.Module) -> float:
-    """Return the share of depthwise convolutions among those of a network that look at more than one pixel.
+    """Return the fraction of depthwise convolutions among the convolutions larger than 1x1.
 
     Example:
         >>> depthwise_share(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 16, 1)))
@@ -66,5 +66,5 @@ def depthwise_share(network: nn.Module) -> float:
 
 
 def _device(accelerator: str) -> torch.device | None:
-    """Return the device that an accelerator stands for, `None` for the processor."""
+    """Return the device of an accelerator, `None` for the CPU."""
     return None if accelerator == "cpu" else torch.accelerator.current_accelerator(check_available=True)

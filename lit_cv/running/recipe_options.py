@@ -1,4 +1,4 @@
-"""What a run has from a recipe alone, and how it gives way to what the user chose."""
+"""Options set only by a recipe, which yield to conflicting choices of the user."""
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
@@ -13,7 +13,7 @@ from lit_cv.signatures import parameters
 __all__ = ["RecipeOptions", "drop_option", "named_options", "options_of_recipes"]
 
 RecipeOptions = dict[str, Any]
-"""Values of options by their dotted names, such as `model.backbone_lr`."""
+"""Option values by dotted names such as `model.backbone_lr`."""
 
 _CALLBACKS = "trainer.callbacks"
 
@@ -21,33 +21,33 @@ _CALLBACKS = "trainer.callbacks"
 def options_of_recipes(
     recipes: Iterable[Mapping[str, Any]], merged: Mapping[str, Any], chosen: Iterable[str]
 ) -> RecipeOptions:
-    """Return the options that recipes give, as far as they hold and the user has not chosen them.
+    """Return the options that recipes set, that are still in effect, and that the user has not set.
 
     Args:
-        recipes: The contents of the recipes, in the order in which they lie over one another.
-        merged: The configuration that recipes and the user's files make together.
-        chosen: Names of the options that were typed or stand in files, with the `+` of those that are added to.
+        recipes: The contents of the recipes; later ones override earlier ones.
+        merged: The merged configuration of recipes and the user's files.
+        chosen: Names of the options on the command line and in files; the `+` of appending options is kept.
 
     Example:
         >>> recipe = {"model": {"class_path": "A", "init_args": {"lr": 0.1, "betas": [0.9, 0.95]}}}
         >>> options_of_recipes([recipe], recipe, ["model.lr"])
         {'model.betas': [0.9, 0.95]}
     """
-    given = {name: value for recipe in recipes for name, value in named_options(recipe)}
+    set_by_recipes = {name: value for recipe in recipes for name, value in named_options(recipe)}
     names = [name.replace(".init_args", "") for name in chosen]
     names = [name for name in names if name != f"{_CALLBACKS}+"]
-    holding = dict(named_options(merged))
+    in_effect = dict(named_options(merged))
     return {
         option: value
-        for option, value in given.items()
-        if option in holding
-        and holding[option] == value
+        for option, value in set_by_recipes.items()
+        if option in in_effect
+        and in_effect[option] == value
         and not any(_within(option, name) or _within(name, option) for name in names)
     }
 
 
 def named_options(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the options of a configuration by their dotted names; lists are one value."""
+    """Yield the options of a configuration by dotted names; a list is one value."""
     for key, value in section.items():
         if key == "class_path":
             continue
@@ -59,15 +59,15 @@ def named_options(section: Mapping[str, Any], prefix: str = "") -> Iterator[tupl
 
 
 def drop_option(config: MutableMapping[str, Any], recipe: RecipeOptions, error: VoidOptionError) -> str | None:
-    """Give an option of a recipe up that an error refuses: it gets the default of its class.
+    """Reset an option that only a recipe sets, and that an error rejects, to the default of its class.
 
     Args:
-        config: The parsed options of a verb by their sections; changed in place.
-        recipe: What recipes give alone; what is dropped is taken out.
+        config: The parsed options of a verb by sections; changed in place.
+        recipe: The options set only by recipes; the dropped one is removed.
         error: The error.
 
     Returns:
-        The option as a message names it, `None` where the recipe gives none of those that could be dropped.
+        The dropped option as messages spell it, `None` if no recipe sets one that could be dropped.
     """
     for name in (error.name, *error.others):
         for option in [each for each in recipe if each.rpartition(".")[2] == name]:
@@ -85,16 +85,17 @@ def drop_option(config: MutableMapping[str, Any], recipe: RecipeOptions, error: 
 
 
 def _drop_callbacks(config: MutableMapping[str, Any], recipe: Sequence[Any], refused: object) -> str | None:
-    """Take callbacks of a recipe out of the Trainer's, where these begin with them."""
-    given, names = config["trainer"]["callbacks"], refused if isinstance(refused, list) else []
-    own = [_short(entry) for entry in recipe]
-    if not isinstance(given, list) or [_short(entry) for entry in given[: len(own)]] != own:
+    """Remove rejected callbacks of a recipe from the Trainer's, if these start with the recipe's."""
+    callbacks, names = config["trainer"]["callbacks"], refused if isinstance(refused, list) else []
+    of_recipe = [_short(entry) for entry in recipe]
+    count = len(of_recipe)
+    if not isinstance(callbacks, list) or [_short(entry) for entry in callbacks[:count]] != of_recipe:
         return None
-    if not any(name in names for name in own):
+    if not any(name in names for name in of_recipe):
         return None
-    kept = [entry for entry in given[: len(own)] if _short(entry) not in names]
-    config["trainer"]["callbacks"] = [*kept, *given[len(own) :]]
-    return " and ".join(name for name in own if name in names)
+    kept = [entry for entry in callbacks[:count] if _short(entry) not in names]
+    config["trainer"]["callbacks"] = [*kept, *callbacks[count:]]
+    return " and ".join(name for name in of_recipe if name in names)
 
 
 def _reset(config: MutableMapping[str, Any], option: str, value: object) -> str | None:
@@ -111,7 +112,7 @@ def _reset(config: MutableMapping[str, Any], option: str, value: object) -> str 
         if section is None:
             return None
     last = path[-1]
-    if last == name:  # an argument of the class itself, not an entry of one
+    if last == name:  # an argument of the class, not an entry in the value of one
         parameter = parameters(cls).get(last) if cls is not None else None
         if parameter is None or parameter.default is inspect.Parameter.empty:
             return None

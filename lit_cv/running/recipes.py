@@ -1,4 +1,4 @@
-"""The shipped recipes, without importing anything heavy."""
+"""The shipped recipes; importing this file is cheap."""
 
 from importlib.resources import files
 
@@ -17,17 +17,15 @@ def recipe_path(name: str) -> str:
     """Return the path of a shipped recipe.
 
     Raises:
-        ValueError: If there is no recipe of that name.
+        ValueError: If the recipe does not exist.
     """
     if name not in recipe_names():
-        raise ValueError(
-            f"no file and no recipe is named {name!r}{nearest(name, recipe_names())} `lit-cv recipes` lists them."
-        )
+        raise ValueError(f"unknown recipe or file {name!r}{nearest(name, recipe_names())} `lit-cv recipes` lists them.")
     return str(files("lit_cv") / "recipes" / f"{name}.yaml")
 
 
 def recipe_table(indent: str = "") -> str:
-    """Return a line for each recipe: its name and the comment that opens its file."""
+    """Return one line per recipe: its name and the first comment of its file."""
     lines = []
     for name in recipe_names():
         with open(recipe_path(name), encoding="utf-8") as file:

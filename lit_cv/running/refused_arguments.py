@@ -1,4 +1,4 @@
-"""The end of a command whose arguments the parser refuses."""
+"""The exit of a command with invalid arguments."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,11 +7,11 @@ __all__ = ["RefusedArguments"]
 
 
 class RefusedArguments(SystemExit):
-    """Ends the program because the parser refuses the arguments.
+    """Exits the program because the parser refuses the arguments.
 
     Attributes:
-        typed: The arguments as they were given.
-        configuration: What recipes, configuration files and the checkpoint give.
+        typed: The arguments, as typed.
+        configuration: The merged configuration of recipes, configuration files and the checkpoint.
     """
 
     def __init__(self, message: str, typed: Sequence[str], configuration: Mapping[str, Any]) -> None:

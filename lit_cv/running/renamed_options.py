@@ -1,4 +1,4 @@
-"""Options under old names, in configurations and on the command line, see `lit_cv.renamed_arguments`."""
+"""Accept old option names in configurations and on the command line, see `lit_cv.renamed_arguments`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,22 +14,22 @@ _SECTIONS = ("model", "data")
 
 
 def rename_in_configuration(configuration: Mapping[str, Any], classes: Mapping[str, str | None]) -> None:
-    """Move options to their new names, in place.
+    """Rename options with old names, in place.
 
     Args:
-        configuration: What a file holds.
-        classes: The class of the model and of the data, for a file that names none.
+        configuration: Content of a file.
+        classes: Classes of the model and the data, for a file that names none.
     """
     for name in _SECTIONS:
         _rename(configuration.get(name), classes.get(name), name)
 
 
 def rename_typed_options(args: list[str], classes: Mapping[str, str | None]) -> list[str]:
-    """Return options as typed, with new names in place of old ones.
+    """Replace old option names by the new ones.
 
     Args:
-        args: The options and their values.
-        classes: The class of the model and of the data.
+        args: The options and their values, as typed.
+        classes: Classes of the model and the data.
     """
     return [_renamed_token(token, classes) if token.startswith("--") else token for token in args]
 
@@ -64,5 +64,5 @@ def _renamed_token(token: str, classes: Mapping[str, str | None]) -> str:
 def _class(path: Any) -> type | None:
     if not isinstance(path, str):
         return None
-    found = loaded_class(path) if "." in path else getattr(datamodules, path, getattr(lit_cv, path, None))
-    return found if isinstance(found, type) else None
+    cls = loaded_class(path) if "." in path else getattr(datamodules, path, getattr(lit_cv, path, None))
+    return cls if isinstance(cls, type) else None

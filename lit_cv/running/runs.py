@@ -1,4 +1,4 @@
-"""The runs that earlier fits left behind, and the checkpoints in them."""
+"""Run folders and their checkpoints."""
 
 import contextlib
 import errno
@@ -20,7 +20,7 @@ __all__ = ["Checkpoint", "claim_run", "find_checkpoint", "make_run_folder", "new
 
 log = logging.getLogger("lit_cv")
 
-_EVENTS = "events.out.tfevents."  # TensorBoard's files; their names hold the number of the process
+_EVENTS = "events.out.tfevents."  # TensorBoard's files; their names contain the process ID
 _LOCK = ".lock"
 
 
@@ -30,13 +30,13 @@ class Checkpoint:
 
     Attributes:
         path: The file.
-        class_path: Import path of the module that it holds, `None` if another program wrote it.
-        hyperparameters: Constructor arguments of that module.
-        step: Optimizer steps taken when it was written.
-        class_names: Names of the classes that it tells apart.
-        size: Bytes of the file.
-        data_parameters: Constructor arguments of the DataModule that it was trained on, unchecked.
-        classes: Names of all classes that it tells apart, by the attribute of a DataModule that lists them.
+        class_path: Import path of the module, `None` if another program wrote the checkpoint.
+        hyperparameters: Constructor arguments of the module.
+        step: Optimizer steps at the time of writing.
+        class_names: Names of the image classes.
+        size: File size in bytes.
+        data_parameters: Constructor arguments of the DataModule in training, unchecked.
+        classes: Names of all classes, by the DataModule attribute that lists them.
     """
 
     path: Path
@@ -50,7 +50,7 @@ class Checkpoint:
 
     @property
     def run(self) -> Path | None:
-        """The folder of the run that wrote it, if it still lies there."""
+        """The folder of the run that wrote it, if the file is still in it."""
         folder = self.path.parent.parent
         return folder if (folder / "config.yaml").is_file() else None
 
@@ -60,68 +60,68 @@ class Checkpoint:
         return self.run / "config.yaml" if self.run else None
 
     def further_step(self) -> int | None:
-        """Return the steps of the furthest checkpoint beside this one, `None` where this is the furthest."""
+        """Return the step of the latest checkpoint in this folder, `None` if this one is the latest."""
         steps = []
         for name in ("last.ckpt", "previous.ckpt"):
             other = self.path.with_name(name)
             if other.is_file() and not other.samefile(self.path):
-                with contextlib.suppress(ValueError, OSError):  # a damaged one cannot be continued
+                with contextlib.suppress(ValueError, OSError):  # a damaged one cannot be resumed
                     steps.append(_open(other).step)
-        further = max(steps, default=0)
-        return further if further > self.step else None
+        latest = max(steps, default=0)
+        return latest if latest > self.step else None
 
 
 def find_checkpoint(name: str, root: str | None = None) -> Checkpoint:
     """Find and open the checkpoint that `ckpt_path` names.
 
     Args:
-        name: A path, or `last` or `best` for that of the newest run.
-        root: Folder above `lightning_logs`; `None` is the working directory.
+        name: A path, or `last` or `best` of the newest run.
+        root: Parent folder of `lightning_logs`; `None` is the working directory.
 
     Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it cannot be read, nor the one before it.
+        FileNotFoundError: If it does not exist.
+        ValueError: If neither it nor the previous one can be read.
     """
     path = Path(name)
     if name in ("last", "best"):
         path = newest_run(root) / "checkpoints" / f"{name}.ckpt"
     elif not path.is_file():
-        spelled = option("ckpt_path", FIT)  # some verbs take it without an option
+        spelled = option("ckpt_path", FIT)  # some verbs take the checkpoint as a positional argument
         more = "" if spelled is None else f"; for `fit` also `auto` ({spelled})"
-        raise FileNotFoundError(f"there is no checkpoint {name!r}: give a file, `last` or `best`{more}.")
+        raise FileNotFoundError(f"checkpoint {name!r} does not exist: give a file, `last` or `best`{more}.")
     try:
         return _open(path)
     except ValueError as error:
-        before = path.with_name("previous.ckpt")
-        if path.name != "last.ckpt" or not before.is_file():
+        previous = path.with_name("previous.ckpt")
+        if path.name != "last.ckpt" or not previous.is_file():
             raise
-        log.warning("%s Falling back to the one before, %s.", error, before)
-        return _open(before)
+        log.warning("%s Falling back to the previous checkpoint, %s.", error, previous)
+        return _open(previous)
 
 
 def newest_run(root: str | None = None) -> Path:
-    """Return the folder of the run whose last checkpoint is the newest.
+    """Return the folder of the run with the newest `last.ckpt`.
 
     Raises:
-        FileNotFoundError: If no run has left a checkpoint.
+        FileNotFoundError: If no run has a checkpoint.
     """
     logs = Path(root or ".") / "lightning_logs"
-    found = sorted(logs.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime_ns)
-    if not found:
+    checkpoints = sorted(logs.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+    if not checkpoints:
         spelled = option("ckpt_path", FIT)
         where = "" if spelled is None else f" ({spelled})"
         raise FileNotFoundError(
-            f"no run in {logs.resolve()} has left a checkpoint to continue from: "
+            f"no run in {logs.resolve()} has a checkpoint to resume from: "
             f"start one with `lit-cv fit`, or name a file{where}."
         )
-    return found[-1].parent.parent
+    return checkpoints[-1].parent.parent
 
 
 def make_run_folder(logs: Path) -> Path:
-    """Make the folder of a new run, `version_N` with the next number that no other run has, and return it.
+    """Make the folder of a new run, `version_N` with the next free number, and return it.
 
     Args:
-        logs: The folder above it, made if it is missing.
+        logs: The parent folder, made if it does not exist.
     """
     logs.mkdir(parents=True, exist_ok=True)
     numbers = [int(path.name[8:]) for path in logs.glob("version_*") if path.name[8:].isdecimal()]
@@ -130,53 +130,53 @@ def make_run_folder(logs: Path) -> Path:
         folder = logs / f"version_{number}"
         try:
             folder.mkdir()
-        except FileExistsError:  # another run that starts at this moment
+        except FileExistsError:  # another run that starts at the same time
             number += 1
         else:
             return folder
 
 
 def claim_run(folder: Path, otherwise: str | None = None) -> FileLock:
-    """Keep other processes out of the folder of a run until the lock is released, or this process ends.
+    """Lock a run folder against other processes until the lock is released or this process ends.
 
-    What writers that were killed left unfinished there is removed.
+    Unfinished files of killed writers in it are removed.
 
     Args:
-        folder: The folder, which must be there.
-        otherwise: What to do if another process is at work in it, besides waiting; `None` is to start a new run.
+        folder: The folder; it must exist.
+        otherwise: Advice besides waiting if another process uses the folder; `None` advises to start a new run.
 
     Raises:
-        ValueError: If another process is at work in it.
-        OSError: If it, or its folder `checkpoints`, is a link: a run writes through none.
+        ValueError: If another process uses the folder.
+        OSError: If it, or its folder `checkpoints`, is a link, through which runs do not write.
     """
-    for owned in (folder, folder / "checkpoints"):
-        if owned.is_symlink():
+    for path in (folder, folder / "checkpoints"):
+        if path.is_symlink():
             raise OSError(
-                errno.ELOOP, f"{owned} is a link, and a run writes through none: name the checkpoint where it lies, "
-                f"{owned.resolve()} ({argument('ckpt_path', FIT)})"
+                errno.ELOOP, f"{path} is a link, through which runs do not write: name the checkpoint in its folder, "
+                f"{path.resolve()} ({argument('ckpt_path', FIT)})"
             )  # fmt: skip
     lock = FileLock(folder / _LOCK)
     if not lock.acquire():
         otherwise = otherwise or f"start a new run (leave {argument('ckpt_path', FIT)} out)"
-        raise ValueError(f"another process is continuing the run in {folder}: wait until it ends, or {otherwise}.")
+        raise ValueError(f"another process is using the run folder {folder}: wait until it ends, or {otherwise}.")
     for place in (folder, folder / "checkpoints"):
         remove_unfinished(place)
     return lock
 
 
 def remove_unused_run(folder: Path) -> None:
-    """Remove the folder of a run that has ended before it logged anything; one with anything of worth stays.
+    """Remove the folder of a run that ended before it logged anything; any other folder is kept.
 
     Args:
-        folder: The folder. Nothing is removed if another process has written to it, too.
+        folder: The folder; it is kept if another process has written to it, too.
     """
-    found = [path for path in folder.rglob("*") if not path.is_dir()] if folder.is_dir() else []
+    files = [path for path in folder.rglob("*") if not path.is_dir()] if folder.is_dir() else []
     table = folder / "metrics.csv"
-    with contextlib.suppress(OSError, ValueError):  # the run's own error is the one to tell
-        if table in found and read_metrics(table):
+    with contextlib.suppress(OSError, ValueError):  # the error that ended the run is reported instead
+        if table in files and read_metrics(table):
             return
-    own = {folder / name for name in ("config.yaml", "hparams.yaml", "metrics.csv", _LOCK)}
-    if all(path in own or (_EVENTS in path.name and f".{os.getpid()}." in path.name) for path in found):
+    removable = {folder / name for name in ("config.yaml", "hparams.yaml", "metrics.csv", _LOCK)}
+    if all(path in removable or (_EVENTS in path.name and f".{os.getpid()}." in path.name) for path in files):
         shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):  # the folder of the runs, if this was the first
             folder.parent.rmdir()

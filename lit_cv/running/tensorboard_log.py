@@ -1,4 +1,4 @@
-"""TensorBoard's files of a run."""
+"""The TensorBoard files of a run."""
 
 import logging
 from pathlib import Path
@@ -17,21 +17,21 @@ log = logging.getLogger("lit_cv")
 
 
 class RunTensorBoardLogger(TensorBoardLogger):
-    """Lightning's TensorBoardLogger that says which file could not be written, and hides no error before that one."""
+    """Lightning's TensorBoardLogger whose errors name the file, and do not hide an earlier error."""
 
     _written = False  # whether `hparams.yaml` holds the hyperparameters
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Write the hyperparameters; a run that is continued with others has those from then on in `hparams.yaml`."""
+        """Log the hyperparameters; those of a resumed run replace the earlier ones in `hparams.yaml`."""
         super().log_hyperparams(*args, **kwargs)
-        # A tuple would be written with a tag that safe loaders refuse.
+        # A tuple would get a YAML tag that safe loaders refuse.
         self.hparams = {name: list(v) if isinstance(v, tuple) else v for name, v in self.hparams.items()}
         self._written = False
 
     @rank_zero_only
     def save(self) -> None:
-        """Write what has come, and the hyperparameters once, through no link that lies at their place."""
+        """Write pending events, and the hyperparameters once; a link in place of their file is not followed."""
         FabricTensorBoardLogger.save(self)
         folder = Path(self.log_dir)
         if self._written or not folder.is_dir():
@@ -41,17 +41,17 @@ class RunTensorBoardLogger(TensorBoardLogger):
         self._written = True
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # type: ignore[override]
-        """Write numbers; a thread does it, whose error comes out at a later call."""
+        """Log metrics; a thread writes them, so an error may surface at a later call."""
         try:
             super().log_metrics(metrics, step)
         except OSError as error:
-            raise write_error(error, "TensorBoard's file in", Path(self.log_dir)) from error
+            raise write_error(error, "the TensorBoard file in", Path(self.log_dir)) from error
 
     def finalize(self, status: str) -> None:
-        """Close the file; after another error, one that this ends in is told only."""
+        """Close the file; if the run has failed already, an error here is only logged."""
         try:
             super().finalize(status)
         except OSError as error:
             if status != "failed":
-                raise write_error(error, "TensorBoard's file in", Path(self.log_dir)) from error
-            log.warning("TensorBoard's file in %s is not complete: %s", self.log_dir, error)
+                raise write_error(error, "the TensorBoard file in", Path(self.log_dir)) from error
+            log.warning("The TensorBoard file in %s is incomplete: %s", self.log_dir, error)

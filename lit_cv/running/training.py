@@ -1,4 +1,4 @@
-"""LightningCLI with what every run of this project has."""
+"""LightningCLI with the callbacks, loggers and run folders of this project."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-import datamodules  # noqa: F401 - classes are found by their short names once they are imported
+import datamodules  # noqa: F401 - short class names are found only for imported classes
 from lit_cv import callbacks
 from lit_cv.callbacks.run_output import run_folder
 from lit_cv.checkpoint_io import AtomicCheckpointIO
@@ -28,13 +28,13 @@ from lit_cv.modules import BaseModule
 from lit_cv.modules.size_guard import check_network_size
 from lit_cv.plain_values import read_yaml
 from lit_cv.running.built_parts import GROUPS, built_parts
-from lit_cv.running.error_origin import raised_here
-from lit_cv.running.given_callbacks import with_support
-from lit_cv.running.import_policy import limited_imports
+from lit_cv.running.error_origin import is_own_error
+from lit_cv.running.import_policy import restricted_imports
 from lit_cv.running.parts import DataInstantiator, Parser, SaveConfig
 from lit_cv.running.precision import is_slow_in_bfloat16
 from lit_cv.running.recipe_options import RecipeOptions, drop_option
 from lit_cv.running.runs import Checkpoint, claim_run, make_run_folder, remove_unused_run
+from lit_cv.running.support_callbacks import add_support_callbacks
 from lit_cv.running.tensorboard_log import RunTensorBoardLogger
 from lit_cv.running.trainer_checks import check_trainer_options
 from lit_cv.trust import trust_option
@@ -48,10 +48,10 @@ class LitCLI(LightningCLI):
     """LightningCLI with this project's callbacks, loggers and run folders.
 
     Args:
-        args: Arguments that `lit_cv.running.arguments.prepare` has made.
-        checkpoint: The checkpoint that they continue from or evaluate.
-        recipe: What recipes alone give: what the user's choices make void of it is dropped.
-        evaluate_embedding: Whether the embedding is judged, whatever the module.
+        args: Arguments from `lit_cv.running.arguments.prepare`.
+        checkpoint: The checkpoint to resume or evaluate.
+        recipe: Options set only by recipes; those that conflict with the user's choices are dropped.
+        evaluate_embedding: Whether to evaluate the embedding of any module.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class LitCLI(LightningCLI):
         self._starts_run = False
         self._new_run: Path | None = None
         Parser.configuration = read_yaml(Path(self._merged)) if self._merged else {}
-        with limited_imports(Parser.configuration):
+        with restricted_imports(Parser.configuration):
             super().__init__(
                 BaseModule,
                 L.LightningDataModule,
@@ -84,11 +84,11 @@ class LitCLI(LightningCLI):
             )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Return the verb that was asked for: a parser for each would take a part of a second."""
+        """Return only the requested verb: building a parser for every verb is slow."""
         return {verb: skipped for verb, skipped in super().subcommands().items() if verb == self._verb}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the callbacks that every run has as groups of options."""
+        """Add an option group for each callback that every run has."""
         for group, cls in GROUPS.items():
             if group != "predictions":
                 parser.add_lightning_class_args(cls, group)
@@ -103,7 +103,7 @@ class LitCLI(LightningCLI):
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse, without Lightning's warning about the arguments of the process."""
+        """Parse the arguments, without Lightning's warning about `sys.argv`."""
         try:
             self.config = parser.parse_args(args)  # type: ignore[arg-type]
         finally:
@@ -112,43 +112,43 @@ class LitCLI(LightningCLI):
         announce_parts(built_parts(self.config[self._verb].as_dict()))
 
     def _parse_ckpt_path(self) -> None:
-        """Do nothing: the checkpoint's hyperparameters are in the configuration already, below the command line."""
+        """Do nothing: the configuration already contains the checkpoint's hyperparameters."""
 
     def _add_instantiators(self) -> None:
         super()._add_instantiators()
         self.parser.add_instantiator(DataInstantiator(cli=self, key="data"), L.LightningDataModule, prepend=True)
 
     def instantiate_classes(self) -> None:
-        """Build the model, the data and the Trainer; an error of theirs comes out as they raised it."""
+        """Build the model, the data and the Trainer; their errors are raised without the parser's wrapping."""
         while True:
             try:
                 super().instantiate_classes()
                 break
             except Exception as error:
                 cause: BaseException = error
-                while cause.__cause__ is not None and not raised_here(cause):
+                while cause.__cause__ is not None and not is_own_error(cause):
                     cause = cause.__cause__
-                if not self._gives_way(cause):
+                if not self._drop_void_option(cause):
                     raise cause from None
         if self.checkpoint is not None:
             if self.datamodule is not None:
                 self.datamodule.checkpoint_path = self.checkpoint.path
             check_network_size(type(self.model), self.model.hparams, self.checkpoint.size, str(self.checkpoint.path))
 
-    def _gives_way(self, error: BaseException) -> bool:
-        """Drop what an error calls void if a recipe gives it alone; tell whether that was so."""
+    def _drop_void_option(self, error: BaseException) -> bool:
+        """Drop the option that an error rejects if only a recipe sets it, and return whether it did."""
         config = self.config[self._verb]
         if not isinstance(error, VoidOptionError) or (dropped := drop_option(config, self.recipe, error)) is None:
             return False
-        rank_zero_only(log.info)("%s of the recipe is dropped: %s.", dropped, error.reason)
+        rank_zero_only(log.info)("Dropped from the recipe: %s (%s).", dropped, error.reason)
         announce_parts(built_parts(config.as_dict()))
         return True
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Build the Trainer with what every run has: loggers, progress bar, checkpoints, figures."""
+        """Build the Trainer with the loggers, progress bar, checkpoints and figures of every run."""
         config = self.trainer_options(**kwargs)
         check_trainer_options(config, fits=self.subcommand == "fit")
-        if config["barebones"]:  # which refuses what every run has
+        if config["barebones"]:  # which refuses these by default
             for name in ("enable_progress_bar", "enable_model_summary", "enable_checkpointing"):
                 config[name] = config[name] or False
         fitting = self.subcommand == "fit" and not config["fast_dev_run"] and not config["barebones"]
@@ -159,31 +159,32 @@ class LitCLI(LightningCLI):
         config["callbacks"] = self._callbacks(config, fitting)
         config["plugins"] = [*_as_list(config["plugins"]), AtomicCheckpointIO()]
         trainer = self._instantiate_trainer(config, [])
-        _check_processes(trainer.world_size)
+        _check_world_size(trainer.world_size)
         return trainer
 
     def trainer_options(self, **kwargs: Any) -> dict[str, Any]:
-        """Return the arguments of the Trainer, with the precision that suits the network where a recipe left it open.
+        """Return the arguments of the Trainer, adjusting two options that only a recipe sets.
 
-        The configuration gets it, too, so that the run goes on with it, and is evaluated with it, on any device.
-        Validation that a recipe has every few epochs comes every epoch where training has fewer.
+        The precision becomes the one that suits the network. It is stored in the configuration, so that the run is
+        resumed and evaluated in it on any device. `check_val_every_n_epoch` becomes 1 if training has fewer epochs
+        than that.
         """
         config = {**self._get(self.config_init, "trainer"), **kwargs}
         name, epochs = "check_val_every_n_epoch", config["max_epochs"]
         if epochs is not None and 0 < epochs < (config[name] or 0):
-            rare = VoidOptionError(TRAINER, name, config[name], f"training has {epochs} epochs")
-            if self._gives_way(rare):
+            too_rare = VoidOptionError(TRAINER, name, config[name], f"training has only {epochs} epochs")
+            if self._drop_void_option(too_rare):
                 config[name] = self.config[self._verb]["trainer"][name]
         if self.subcommand != "fit" or self.recipe.get("trainer.precision") != "bf16-mixed":
             return config
         backbone = str(self.model.hparams.get("backbone"))
         slow = is_slow_in_bfloat16(backbone, str(config["accelerator"]))
         chosen, other = ("32-true", "bf16-mixed") if slow else ("bf16-mixed", "32-true")
-        why = f"processors train {backbone}, of depthwise convolutions, slower in bfloat16"
+        reason = f"CPUs train the depthwise convolutions of {backbone} slower in bfloat16"
         rank_zero_only(log.info)(
-            "Precision %s: %s (%s takes the other).",
+            "Precision %s: %s (%s overrides this).",
             chosen,
-            why if slow else "this device computes in bfloat16",
+            reason if slow else "this device supports bfloat16",
             setting("precision", other, TRAINER),
         )
         self.recipe["trainer.precision"] = config["precision"] = chosen
@@ -191,47 +192,47 @@ class LitCLI(LightningCLI):
         return config
 
     def _callbacks(self, config: dict[str, Any], fitting: bool) -> list[L.Callback]:
-        given: list[L.Callback] = _as_list(config["callbacks"])
+        user_callbacks: list[L.Callback] = _as_list(config["callbacks"])
         extra: list[L.Callback] = []
-        if config["enable_progress_bar"] is not False and not _has(given, ProgressBar):
+        if config["enable_progress_bar"] is not False and not _has(user_callbacks, ProgressBar):
             extra.append(callbacks.RunProgressBar())
-        if config["enable_model_summary"] is not False and not _has(given, ModelSummary):
+        if config["enable_model_summary"] is not False and not _has(user_callbacks, ModelSummary):
             extra.append(callbacks.RunModelSummary())
         for key in ("non_finite", "ema", "early_stopping"):
             callback = self._get(self.config_init, key)
-            if callback.enabled and not (key == "non_finite" and _has(given, callbacks.NonFiniteGuard)):
+            if callback.enabled and not (key == "non_finite" and _has(user_callbacks, callbacks.NonFiniteGuard)):
                 extra.append(callback)
-        extra += with_support(given, continues=fitting and self.checkpoint is not None)
-        extra += self._embedding_callbacks(given)
+        extra += add_support_callbacks(user_callbacks, continues=fitting and self.checkpoint is not None)
+        extra += self._embedding_callbacks(user_callbacks)
         if fitting and config["logger"]:
             extra += [callbacks.LearningRateLog(), callbacks.BatchFigure(), callbacks.ClassificationFigures()]
             extra += [callbacks.Reconstructions(), callbacks.PredictionFigures()]
             extra += [callbacks.TrainingCurves(), callbacks.TaskCurves()]
-            if self.model.expects_domains and not _has(given, callbacks.DomainEmbedding):
+            if self.model.expects_domains and not _has(user_callbacks, callbacks.DomainEmbedding):
                 extra.append(callbacks.DomainEmbedding())
-        if self.subcommand == "predict" and not _has(given, callbacks.PredictionWriter):
+        if self.subcommand == "predict" and not _has(user_callbacks, callbacks.PredictionWriter):
             writer = self._get(self.config_init, "predictions")
             writer.folder = self._folder(config) if writer.folder == Path() else writer.folder
             extra.append(writer)
-        if config["enable_checkpointing"] is not False and not _has(given, CheckpointCallback):
+        if config["enable_checkpointing"] is not False and not _has(user_callbacks, CheckpointCallback):
             config["enable_checkpointing"] = True
             extra.append(self._get(self.config_init, "checkpoint"))
         return extra
 
-    def _embedding_callbacks(self, given: list[L.Callback]) -> list[L.Callback]:
-        """Return what a self-supervised module cannot do without, unless it was given."""
+    def _embedding_callbacks(self, user_callbacks: list[L.Callback]) -> list[L.Callback]:
+        """Return the callbacks that a self-supervised module needs and that the user has not set."""
         extra: list[L.Callback] = []
-        if self.model.expects_views and not _has(given, callbacks.ContrastiveAugmentation):
-            named = argument("callbacks", TRAINER)
-            log.info("Views: ContrastiveAugmentation with its defaults, since none was given (%s).", named)
+        if self.model.expects_views and not _has(user_callbacks, callbacks.ContrastiveAugmentation):
+            spelled = argument("callbacks", TRAINER)
+            log.info("Views: using ContrastiveAugmentation with its defaults (%s changes this).", spelled)
             extra.append(callbacks.ContrastiveAugmentation())
-        wanted = self.model.evaluates_embedding or self.evaluate_embedding
-        if wanted and not _has(given, callbacks.EmbeddingEvaluation):
+        evaluates = self.model.evaluates_embedding or self.evaluate_embedding
+        if evaluates and not _has(user_callbacks, callbacks.EmbeddingEvaluation):
             extra.append(callbacks.EmbeddingEvaluation())
         return extra
 
     def _loggers(self, root: str | None) -> list[Logger]:
-        """Return TensorBoard's and the table's logger: in a new run's folder, or in that of the run continued."""
+        """Return the loggers for TensorBoard and `metrics.csv`, in a new run folder or that of the resumed run."""
         run = self._continued_run()
         self._starts_run = run is None
         step = self.checkpoint.step if self.checkpoint and run else None
@@ -245,23 +246,23 @@ class LitCLI(LightningCLI):
         return [board, MetricsCSVLogger(board.log_dir, resume_step=step)]
 
     def _continued_run(self) -> Path | None:
-        """Return the folder of the run that goes on in it, `None` for a new one: of what came later nothing is lost."""
+        """Return the folder of the run to resume; `None` starts a new run, so that later checkpoints are not lost."""
         run = self.checkpoint.run if self.checkpoint else None
-        if self.checkpoint is None or run is None or (further := self.checkpoint.further_step()) is None:
+        if self.checkpoint is None or run is None or (latest := self.checkpoint.further_step()) is None:
             return run
         rank_zero_only(log.info)(
-            "%s is of step %d, and its run went on to step %d: a new run starts from it, and %s stays as it is "
-            "(%s continues that one).",
+            "%s is from step %d, but its run continued to step %d: starting a new run, and leaving %s unchanged "
+            "(%s resumes that run).",
             self.checkpoint.path,
             self.checkpoint.step,
-            further,
+            latest,
             run,
             setting("ckpt_path", "last", FIT),
         )
         return None
 
     def _folder(self, config: dict[str, Any]) -> Path:
-        """Return where the results of an evaluation go: the folder of the run that made the checkpoint."""
+        """Return the folder for evaluation results: that of the run that wrote the checkpoint."""
         run = self.checkpoint.run if self.checkpoint else None
         return run or Path(config["default_root_dir"] or ".")
 
@@ -271,7 +272,7 @@ class LitCLI(LightningCLI):
                 self._run_once(subcommand)
                 return
             except VoidOptionError as error:
-                if self.trainer.world_size > 1 or self.trainer.global_step or not self._gives_way(error):
+                if self.trainer.world_size > 1 or self.trainer.global_step or not self._drop_void_option(error):
                     raise
             self._set_seed()
             self.instantiate_classes()
@@ -280,7 +281,7 @@ class LitCLI(LightningCLI):
         with self._claimed_folder():
             try:
                 super()._run_subcommand(subcommand)
-            except BaseException as error:  # a signal that ends the program, too
+            except BaseException as error:  # includes signals that end the program
                 if self.trainer.is_global_zero and self._new_run is not None and self.trainer.global_step == 0:
                     remove_unused_run(self._new_run)
                 if self.checkpoint is not None and isinstance(error, Exception) and _while_restoring(error):
@@ -290,9 +291,9 @@ class LitCLI(LightningCLI):
 
     @contextmanager
     def _claimed_folder(self) -> Iterator[None]:
-        """Keep other processes out of the folder of a run while it trains; a new run gets one that no other has.
+        """Make the folder of a new run, and lock the run folder against other processes during training.
 
-        Where other loggers, or none, are given, that is the folder of its checkpoints, which nobody else may write.
+        Without this project's loggers, the folder of the checkpoints is locked.
         """
         loggers = [item for item in self.trainer.loggers if isinstance(item, RunTensorBoardLogger | MetricsCSVLogger)]
         writes = bool(loggers) or _has(self.trainer.callbacks, callbacks.RunCheckpoint)  # type: ignore[attr-defined]
@@ -311,7 +312,7 @@ class LitCLI(LightningCLI):
             lock.release()
 
     def _start_run(self, loggers: Sequence[Logger]) -> None:
-        """Make the folder of a new run, and let its loggers write there."""
+        """Make the folder of a new run, and point its loggers to it."""
         for board in loggers:
             if isinstance(board, RunTensorBoardLogger):
                 self._new_run = make_run_folder(Path(board.root_dir))
@@ -321,10 +322,10 @@ class LitCLI(LightningCLI):
                 table.folder = self._new_run
 
     def after_fit(self) -> None:
-        """Say what the run has left and how to go on."""
+        """Log the best checkpoint and the command to validate it."""
         if self.trainer.global_step == (self.checkpoint.step if self.checkpoint else 0):
             log.warning(
-                "Nothing was trained: epoch %d of max_epochs=%s is reached (%s).",
+                "Nothing was trained: epoch %d has reached max_epochs=%s (%s).",
                 self.trainer.current_epoch,
                 self.trainer.max_epochs,
                 argument("max_epochs", TRAINER),
@@ -338,29 +339,31 @@ class LitCLI(LightningCLI):
             log.info("Stopped early: %s", stopping.stopping_reason_message.replace(" Signaling Trainer to stop.", ""))
         best = best.relative_to(Path.cwd()) if best.is_relative_to(Path.cwd()) else best
         score = checkpoint.best_model_score
-        named = f"{checkpoint.monitor} {float(score):.4f}" if score is not None else "the newest"
-        log.info("Best checkpoint: %s (%s)", best, named)
+        criterion = f"{checkpoint.monitor} {float(score):.4f}" if score is not None else "the newest"
+        log.info("Best checkpoint: %s (%s)", best, criterion)
         if spelled := option("ckpt_path", FIT):
             trust = trust_option(self.model, self.datamodule)
             log.info("Validate it with: lit-cv validate %s %s%s", spelled, best, trust)
 
 
 def _while_restoring(error: BaseException) -> bool:
-    """Tell whether an error comes from what a checkpoint holds, rather than from what this run was given."""
-    if isinstance(error, OSError | MisconfigurationException) or (isinstance(error, ValueError) and raised_here(error)):
+    """Return whether an error comes from the content of a checkpoint, not from the options of this run."""
+    if isinstance(error, OSError | MisconfigurationException) or (
+        isinstance(error, ValueError) and is_own_error(error)
+    ):
         return False
     frames = traceback.extract_tb(error.__traceback__)
     return any("checkpoint_connector" in frame.filename or frame.name == "configure_model" for frame in frames)
 
 
-def _check_processes(taken: int) -> None:
-    """Refuse a Trainer of one process in each of several that torchrun has started: they would write one folder."""
+def _check_world_size(world_size: int) -> None:
+    """Refuse single-device Trainers in several processes of torchrun: they would all write to one folder."""
     started = int(os.environ.get("WORLD_SIZE", 1)) if TorchElasticEnvironment.detect() else 1
-    if started > 1 and taken == 1:
+    if started > 1 and world_size == 1:
         raise ValueError(
-            f"torchrun started {started} processes, but the Trainer takes one device: give "
-            f"{argument('devices', TRAINER)} the number of --nproc_per_node, and {argument('num_nodes', TRAINER)} that "
-            "of --nnodes, or start without torchrun."
+            f"torchrun started {started} processes, but the Trainer uses one device: set "
+            f"{argument('devices', TRAINER)} to --nproc_per_node and {argument('num_nodes', TRAINER)} to --nnodes, or "
+            "start without torchrun."
         )
 
 

@@ -1,4 +1,4 @@
-"""Options of the Trainer that say how training goes, told from those that write, start and import things."""
+"""Select the Trainer options of a file that only affect training: none that writes, starts or imports things."""
 
 import math
 import os
@@ -29,16 +29,16 @@ _RANKS = ("devices", "num_nodes", "strategy")
 _WORD = re.compile(r"[\w:+\-]{1,40}")
 _TIMES = ("weeks", "days", "hours", "minutes", "seconds")
 _CALLBACK = re.compile(r"((lit_cv|lightning\.pytorch|pytorch_lightning)(\.callbacks(\.\w+)*)?\.)?[A-Za-z_]\w*")
-_NOT_TAKEN = ("LambdaCallback", "OnExceptionCheckpoint")  # what calls what a name says, and what needs a place
-_PLACES = ("dirpath", "save_dir", "root_dir", "folder", "log_dir", "output_dir", "default_root_dir")
+_EXCLUDED_CALLBACKS = ("LambdaCallback", "OnExceptionCheckpoint")  # calls arbitrary names; needs an output folder
+_FOLDERS = ("dirpath", "save_dir", "root_dir", "folder", "log_dir", "output_dir", "default_root_dir")
 
 
 def kept_options(trainer: Mapping[str, Any], ranks: bool) -> tuple[dict[str, Any], list[str]]:
-    """Return the options of a Trainer that a run goes on with, and the names of those that are left out.
+    """Return the Trainer options that a resumed run keeps, and the names of the others.
 
     Args:
-        trainer: The section of a file.
-        ranks: Whether processes may be started as it says, as many as the machine has cores or devices.
+        trainer: The `trainer` section of a file.
+        ranks: Whether to keep the number of processes, up to the number of cores or devices of this machine.
     """
     kept, left_out = {}, []
     for name, value in trainer.items():
@@ -46,51 +46,54 @@ def kept_options(trainer: Mapping[str, Any], ranks: bool) -> tuple[dict[str, Any
             if name in (*_NUMBERS, *_FLAGS, *_WORDS):
                 kept[name] = value
         elif name == "callbacks":
-            kept[name], without = kept_callbacks(value)
-            left_out += without
+            kept[name], excluded = kept_callbacks(value)
+            left_out += excluded
         elif _fits(name, value) or (ranks and _fits_machine(name, value)):
             kept[name] = value
         elif not (name in _RANKS and value in ("auto", 1)):
             left_out.append(f"trainer.{name}")
-    if "trainer.devices" in left_out and kept.pop("strategy", None) is not None:  # which is that of these devices
+    if "trainer.devices" in left_out and kept.pop("strategy", None) is not None:  # it belongs to these devices
         left_out.append("trainer.strategy")
     return kept, left_out
 
 
 def kept_callbacks(callbacks: Any) -> tuple[list[Any], list[str]]:
-    """Return the callbacks that write nowhere but in a run's folder, without the arguments that say where else.
+    """Return the callbacks that write only to the run folder, without arguments for other folders.
 
-    Those of modules that the user named stay as they are: they are code of the user's.
+    Callbacks of modules that the user named are kept unchanged.
 
     Args:
-        callbacks: The list of a file.
+        callbacks: The list of callbacks in a file.
+
+    Returns:
+        The callbacks, and descriptions of everything left out.
     """
     kept: list[Any] = []
     left_out: list[str] = []
     for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
-        given = {"class_path": callback} if isinstance(callback, str) else callback
-        path = given.get("class_path") if isinstance(given, dict) else None
-        arguments = (given.get("init_args") or {}) if isinstance(given, dict) else None
+        entry = {"class_path": callback} if isinstance(callback, str) else callback
+        path = entry.get("class_path") if isinstance(entry, dict) else None
+        arguments = (entry.get("init_args") or {}) if isinstance(entry, dict) else None
         if (
             not isinstance(path, str)
             or not isinstance(arguments, dict)
-            or not set(given) <= {"class_path", "init_args"}
+            or not set(entry) <= {"class_path", "init_args"}
             or any("." in str(name) for name in arguments)
         ):
-            left_out.append("trainer.callbacks: an entry that is no class with its arguments")
-        elif untrusted_classes(given):
+            left_out.append("trainer.callbacks: an entry that is not a class with its arguments")
+        elif untrusted_classes(entry):
             left_out += [
                 f"{name} ({setting('trusted', name.partition('.')[0], names_of_files)})"
-                for name in untrusted_classes(given)
+                for name in untrusted_classes(entry)
             ]
-        elif path.rpartition(".")[2] in _NOT_TAKEN or not all(part.isidentifier() for part in path.split(".")):
+        elif path.rpartition(".")[2] in _EXCLUDED_CALLBACKS or not all(part.isidentifier() for part in path.split(".")):
             left_out.append(f"trainer.callbacks: {path}")
         elif _CALLBACK.fullmatch(path):
-            stay = {name: value for name, value in arguments.items() if not _is_place(name, value)}
-            left_out += [f"trainer.callbacks.{name}" for name in arguments if name not in stay]
-            kept.append({"class_path": path, **({"init_args": stay} if stay else {})})
+            safe = {name: value for name, value in arguments.items() if not _is_folder(name, value)}
+            left_out += [f"trainer.callbacks.{name}" for name in arguments if name not in safe]
+            kept.append({"class_path": path, **({"init_args": safe} if safe else {})})
         else:
-            kept.append(given)
+            kept.append(entry)
     return kept, left_out
 
 
@@ -107,7 +110,7 @@ def _fits(name: str, value: Any) -> bool:
 def _fits_machine(name: str, value: Any) -> bool:
     if name == "strategy":
         return isinstance(value, str) and _WORD.fullmatch(value) is not None
-    if name == "num_nodes":  # others are waited for
+    if name == "num_nodes":  # the run waits for the other nodes
         return isinstance(value, int) and ("WORLD_SIZE" in os.environ or "SLURM_JOB_ID" in os.environ)
     most = max(os.cpu_count() or 1, torch.cuda.device_count())
     if name != "devices" or isinstance(value, bool):
@@ -117,8 +120,8 @@ def _fits_machine(name: str, value: Any) -> bool:
     return value == "auto" or (str(value).isdecimal() and int(value) <= most)
 
 
-def _is_place(name: str, value: Any) -> bool:
-    """Tell whether an argument of a callback says where files are written."""
-    if name == "filename":  # of Lightning's checkpoints, in the run's folder where it names no other
+def _is_folder(name: str, value: Any) -> bool:
+    """Return whether an argument of a callback sets where files are written."""
+    if name == "filename":  # of Lightning's checkpoints: within the run folder unless it contains a path
         return not isinstance(value, str) or bool({"/", "\\"} & {*value}) or ".." in value
-    return name in _PLACES and value is not None
+    return name in _FOLDERS and value is not None

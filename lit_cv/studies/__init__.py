@@ -1,4 +1,4 @@
-"""Questions that take many fits: which approach to train (`comparison`), and how well it does (`kfold`).
+"""Studies of many fits: which approach to train (`comparison`), and how well it generalizes (`kfold`).
 
-`study` plans and resumes the fits, `study_run` performs one of them.
+`study` plans and resumes the fits; `study_run` runs one of them.
 """

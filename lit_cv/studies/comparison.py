@@ -1,4 +1,4 @@
-"""Learning approaches measured against each other: the same images, labels, seeds and length of training."""
+"""Compare learning approaches on the same images, labels, seeds and training length."""
 
 import logging
 import tempfile
@@ -18,25 +18,25 @@ from lit_cv.contracts import as_data
 from lit_cv.metrics.centroid import centroid_predictions
 from lit_cv.modules.loading import load_module
 from lit_cv.running.arguments import read_configuration
-from lit_cv.studies.comparison_plan import GIVEN, Approach, Budget, Comparison, Stage, budget_words
+from lit_cv.studies.comparison_plan import GIVEN, Approach, ApproachStage, Budget, Comparison, budget_words
 from lit_cv.studies.study import PlannedRun, Study
-from lit_cv.studies.study_files import Row, damaged, read_json, write_json, write_table
-from lit_cv.studies.study_run import StudyRun, quietly
+from lit_cv.studies.study_files import Row, damaged, read_json, write_json, write_study_table
+from lit_cv.studies.study_run import StudyRun, quiet_runs
 
 __all__ = ["TABLE", "ComparisonRun"]
 
 TABLE = "compare.csv"
 _LENGTHS = "lengths.json"
 _ENDLESS = 1_000_000  # epochs: the number of steps ends a run
-_TIMED = 8  # steps by which a stage is timed
+_TIMED_STEPS = 8  # to measure the time per step of a stage
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What a run trains: a stage for some labels, with the run before it."""
+    """The task of a run: a stage with a label budget and a seed, after the run of key `before`."""
 
     approach: Approach
-    stage: Stage
+    stage: ApproachStage
     budget: Budget
     seed: int
     before: str | None
@@ -44,20 +44,20 @@ class _Work:
 
 
 class ComparisonRun:
-    """Performs a comparison, and keeps its table.
+    """Runs a comparison, and writes its table.
 
-    Each run trains on some labels with one seed for a number of steps, and is tested once, at its end, on the test
-    images: no validation labels are spent on choosing an epoch. All training images are there without labels for
-    pretraining, which is done once and shared; its time is counted in full for each approach that starts from it.
+    Each run trains with one label budget and one seed for a number of steps, and is tested once, at its end, on the
+    test images: no validation labels are used to choose an epoch. Pretraining uses all training images without
+    labels; it runs once and is shared, and its time counts in full for each approach that starts from it.
 
     Args:
-        comparison: What to compare.
-        folder: Where it goes, and where an earlier start is continued.
-        command: How to continue it.
-        escape_formulas: Whether names in the tables that a spreadsheet would compute are escaped.
+        comparison: The comparison.
+        folder: Output folder; an interrupted comparison in it is resumed.
+        command: The command that resumes it, for messages.
+        escape_formulas: Whether to escape names in the tables that a spreadsheet would evaluate as formulas.
 
     Raises:
-        ValueError: If the data have no test images, or are not of this project's kind.
+        ValueError: If the data have no test images, or the DataModule does not derive from `BaseDataModule`.
     """
 
     def __init__(self, comparison: Comparison, folder: Path, command: str, escape_formulas: bool = False) -> None:
@@ -75,20 +75,20 @@ class ComparisonRun:
         self.study = Study(folder, identity, list(runs.values()), "runs.csv", command, escape_formulas)
 
     def run(self) -> None:
-        """Perform what is left."""
+        """Run everything that is not done yet."""
         if self._lengths:
             write_json(self.folder / _LENGTHS, self._lengths, "the lengths of the runs")
-        with quietly():
+        with quiet_runs():
             self.study.execute(self._perform, self.write, self.comparison.metric)
         self.write()
 
     def write(self) -> None:
-        """Write `compare.csv`: a row for each approach, number of labels and seed that is done or has failed."""
+        """Write `compare.csv`: one row per approach, label budget and seed that is done or has failed."""
         rows = [self._row(run) for run in self.study.runs if self._work[run.key].last and run.key in self.study.rows]
-        write_table(self.folder / TABLE, rows, last=("error",), escape_formulas=self.escape_formulas)
+        write_study_table(self.folder / TABLE, rows, last=("error",), escape_formulas=self.escape_formulas)
 
     def time_steps(self) -> dict[str, tuple[float, float]]:
-        """Return seconds a step, and seconds beside its steps, of the kinds of runs of which none is done."""
+        """Measure, for each kind of run without a finished one, the seconds per step and the seconds outside steps."""
         done = {run.kind for run in self.study.runs if run.key in self.study.finished}
         for run in self.study.runs:
             work = self._work[run.key]
@@ -99,16 +99,18 @@ class ComparisonRun:
     def _inspect_data(self) -> None:
         first = next((a for a in self.comparison.approaches if a.stages[0].config is not None), None)
         if first is None:
-            raise ValueError("there is no approach to compare.")
+            raise ValueError("the comparison has no approaches: list at least one with a config.")
         work = _Work(first, first.stages[0], Budget(), self.comparison.seeds[0], None, False)
-        with quietly(), tempfile.TemporaryDirectory() as folder:
+        with quiet_runs(), tempfile.TemporaryDirectory() as folder:
             data = StudyRun(self._options(work, Path(folder), 1, build=True), Path(folder), only_build=True).datamodule
         if as_data(data).training_pool is None:
-            raise ValueError(f"a comparison needs a DataModule made on BaseDataModule, not {type(data).__name__}.")
+            raise ValueError(f"a comparison needs a subclass of datamodules.BaseDataModule, not {type(data).__name__}.")
         data.prepare_data()
         data.setup()
         if data.test_dataset is None:
-            raise ValueError(f"{type(data).__name__} has no test images here, which a comparison is measured on.")
+            raise ValueError(
+                f"{type(data).__name__} has no test images here: a comparison needs them to measure accuracy."
+            )
         self.images = len(data.train_dataset)
         self._training_labels = data.train_dataset.labels
         seed = self.comparison.seeds[0]
@@ -118,19 +120,19 @@ class ComparisonRun:
         }
 
     def _plan_chain(self, runs: dict[str, PlannedRun], approach: Approach, budget: Budget, seed: int) -> None:
-        """Add the runs of an approach that are not planned yet, each after the one that it starts from."""
+        """Plan the runs of an approach that are not planned yet, each after the run that it starts from."""
         c = self.comparison
-        before, prints = None, ""
+        before, fingerprint = None, ""
         for position, stage in enumerate(approach.stages):
             last = position == len(approach.stages) - 1
-            own_seed = c.seeds[0] if stage.shared and c.pretraining_seeds == "one" else seed
-            work = _Work(approach, stage, budget, own_seed, before, last)
+            run_seed = c.seeds[0] if stage.shared and c.pretraining_seeds == "one" else seed
+            work = _Work(approach, stage, budget, run_seed, before, last)
             kind = self._kind(work)
             if stage.shared:
-                prints = stage.fingerprint(prints, c.data, c.minutes and c.share(approach, position))
-                key = f"pretraining-{stage.name}-{prints}-seed{own_seed}"
+                fingerprint = stage.fingerprint(fingerprint, c.data, c.minutes and c.share(approach, position))
+                key = f"pretraining-{stage.name}-{fingerprint}-seed{run_seed}"
                 title = f"pretraining {stage.name}"
-                title += f", seed {own_seed}" if c.pretraining_seeds == "each" else ""
+                title += f", seed {run_seed}" if c.pretraining_seeds == "each" else ""
             else:
                 key = f"{approach.name}-{budget}-seed{seed}" + ("" if last else f"-stage{position + 1}")
                 title = f"{approach.name}, {budget_words(str(budget))}, seed {seed}"
@@ -142,12 +144,12 @@ class ComparisonRun:
             before = key
 
     def _kind(self, work: _Work) -> str:
-        # Runs of one stage take as long a step unless there are fewer labels than a batch holds.
+        # Steps of one stage take equally long, unless there are fewer images than in a batch.
         images = self.images if work.stage.shared else self.labels.get(str(work.budget), self.images)
         return f"{work.stage.name}-{work.stage.fingerprint()}-{min(images, self._batch_size(work.stage))}"
 
     def _length(self, key: str, kind: str, work: _Work, position: int) -> int:
-        """Return the steps of a run; a budget of minutes is turned into steps by timing a few, once."""
+        """Return the number of steps of a run; minutes are converted once, by timing a few steps."""
         c = self.comparison
         if c.minutes is None:
             return work.stage.steps or c.steps
@@ -161,29 +163,29 @@ class ComparisonRun:
     def _read_lengths(self) -> dict[str, int]:
         lengths = read_json(self.folder / _LENGTHS) or {}
         if wrong := [steps for steps in lengths.values() if type(steps) is not int or not 0 < steps <= _ENDLESS * 1000]:
-            raise damaged(self.folder / _LENGTHS, f"{str(wrong[0])[:40]!r} is no number of steps")
+            raise damaged(self.folder / _LENGTHS, f"{str(wrong[0])[:40]!r} is not a number of steps")
         return lengths
 
     def _time(self, kind: str, work: _Work) -> None:
         start = time.monotonic()
-        with quietly(logging.ERROR), tempfile.TemporaryDirectory() as folder:
-            run = StudyRun(self._options(work, Path(folder), _TIMED, timing=True), Path(folder), lean=True)
+        with quiet_runs(logging.ERROR), tempfile.TemporaryDirectory() as folder:
+            run = StudyRun(self._options(work, Path(folder), _TIMED_STEPS, timing=True), Path(folder), lean=True)
         step = max(run.clock.step_seconds, 1e-4)
-        self.seconds_a_step[kind] = (step, max(time.monotonic() - start - _TIMED * step, 0.0))
+        self.seconds_a_step[kind] = (step, max(time.monotonic() - start - _TIMED_STEPS * step, 0.0))
 
-    def _batch_size(self, stage: Stage) -> int:
-        given = self.comparison.data["init_args"].get("batch_size")
-        return int(given or stage.batch_size or 64)
+    def _batch_size(self, stage: ApproachStage) -> int:
+        of_data = self.comparison.data["init_args"].get("batch_size")
+        return int(of_data or stage.batch_size or 64)
 
     def _options(self, work: _Work, folder: Path, steps: int, build: bool = False, timing: bool = False) -> list[str]:
-        """Write what differs from the recipe into the run's folder, and return the options of its fit.
+        """Write the configuration of a run to its folder, and return the options of `fit` that load it.
 
         Args:
-            work: What is trained.
+            work: The task of the run.
             folder: Folder of the run.
             steps: Optimizer steps.
-            build: Whether nothing is trained: the data then have the labels of `work`, whatever the stage.
-            timing: Whether the weights of the stage before are not there yet.
+            build: Whether only the parts are built. The data then have the labels of `work`, even in a shared stage.
+            timing: Whether the run only measures time, so that the weights of the previous stage may not exist.
         """
         c, stage = self.comparison, work.stage
         budget = Budget() if stage.shared and not build else work.budget
@@ -222,7 +224,7 @@ class ComparisonRun:
         return [f"--config={path}" for path in paths]
 
     def _untrained(self, work: _Work) -> dict[str, Any]:
-        """Return the network of the stage before, for a few timed steps without its weights."""
+        """Return the backbone of the previous stage, to time a few steps without its weights."""
         position = work.approach.stages.index(work.stage)
         earlier = work.approach.stages[position - 1]
         model = dict(earlier.model)
@@ -245,14 +247,14 @@ class ComparisonRun:
         row["parameters"] = sum(p.numel() for p in fitted.model.parameters())
         if work.last:
             fitted.trainer.loggers = []
-            found = fitted.trainer.test(fitted.model, datamodule=fitted.datamodule, verbose=False)[0]
-            row |= {name: round(value, 6) for name, value in found.items()}
+            metrics = fitted.trainer.test(fitted.model, datamodule=fitted.datamodule, verbose=False)[0]
+            row |= {name: round(value, 6) for name, value in metrics.items()}
         return row
 
     def _classify(self, work: _Work, folder: Path) -> Row:
-        """Classify the test images by the class means of the features of the run before."""
+        """Classify the test images by the nearest class mean in the features of the previous run."""
         if work.before is None:
-            raise ValueError(f"{work.approach.name}: a classifier needs a stage before it that learns features.")
+            raise ValueError(f"{work.approach.name}: a classifier needs an earlier stage that learns features.")
         before = self._work[work.before]
         source = _Work(before.approach, before.stage, work.budget, work.seed, None, False)
         options = self._options(source, folder, 1, build=True)
@@ -267,17 +269,17 @@ class ComparisonRun:
         seconds = time.monotonic() - start
         queries, truth = _embed(module, data, data.test_dataset)
         if labels.ndim != 1:
-            raise ValueError("nearest_centroid is for images with one label each.")
-        known = truth >= 0
-        if not known.any():
-            raise ValueError("nearest_centroid needs test images with labels: none has one.")
-        answers = centroid_predictions(queries[known], bank[labels >= 0], labels[labels >= 0], data.num_classes)
-        accuracy = float((answers == truth[known]).float().mean())
+            raise ValueError("nearest_centroid needs images with exactly one label each.")
+        labeled = truth >= 0
+        if not labeled.any():
+            raise ValueError("nearest_centroid needs labeled test images: none has a label.")
+        predictions = centroid_predictions(queries[labeled], bank[labels >= 0], labels[labels >= 0], data.num_classes)
+        accuracy = float((predictions == truth[labeled]).float().mean())
         parameters = sum(p.numel() for p in module.backbone.parameters())
         return {"taken": 0, "seconds": round(seconds, 3), "parameters": parameters, "test_acc": round(accuracy, 6)}
 
     def _row(self, run: PlannedRun) -> Row:
-        """Return the row of `compare.csv` for a run that ends a chain."""
+        """Return the row of `compare.csv` for the last run of a chain."""
         work, done = self._work[run.key], self.study.rows[run.key]
         chain, key = [], work.before
         while key is not None:
@@ -285,7 +287,7 @@ class ComparisonRun:
             key = self._work[key].before
         earlier = [self.study.rows.get(key, {}) for key in chain]
         pretraining = sum(float(row.get("seconds") or 0) for row in earlier)
-        unlabelled = any(self._work[key].stage.shared for key in chain)
+        unlabeled = any(self._work[key].stage.shared for key in chain)
         seconds = float(done.get("seconds") or 0)
         metrics = {name: value for name, value in done.items() if name.startswith("test_")}
         return {
@@ -294,14 +296,14 @@ class ComparisonRun:
             "data": self.comparison.data["class_path"].rpartition(".")[2],
             "budget": str(work.budget),
             "labels": self.labels[str(work.budget)],
-            "images": self.images if unlabelled else self.labels[str(work.budget)],
+            "images": self.images if unlabeled else self.labels[str(work.budget)],
             "seed": work.seed,
             "metric": self.comparison.metric,
             **metrics,
             "parameters": done.get("parameters", ""),
             "pretraining_steps": sum(int(row.get("taken") or 0) for row in earlier),
             "pretraining_seconds": round(pretraining, 3),
-            "pretraining_seeds": self.comparison.pretraining_seeds if unlabelled else "",
+            "pretraining_seeds": self.comparison.pretraining_seeds if unlabeled else "",
             "steps": done.get("taken", ""),
             "seconds": round(seconds, 3),
             "total_seconds": round(pretraining + seconds, 3),
@@ -310,16 +312,15 @@ class ComparisonRun:
 
 
 def _check_labels_unseen(model: Any) -> None:
-    """Refuse to share what learns from labels: it would have seen more of them than the comparison says."""
+    """Refuse to share a model that learns from labels: it would see more labels than the budget allows."""
     if not model.uses_unlabeled or model.hparams.get("supervised"):
         raise ValueError(
-            f"{type(model).__name__} learns from labels, and cannot be shared by all numbers of them: leave `shared` "
-            "out."
+            f"{type(model).__name__} learns from labels, so label budgets cannot share it: leave `shared` out."
         )
 
 
 @torch.no_grad()
 def _embed(module: Any, data: Any, dataset: Any) -> tuple[Tensor, Tensor]:
-    """Return features (N, D) and labels of a dataset, in its order."""
+    """Return the features (N, D) and labels of a dataset, in its order."""
     features = [module.embed(batch["image"].to(module.device)).float().cpu() for batch in data.ordered_loader(dataset)]
     return torch.cat(features), dataset.labels

@@ -1,4 +1,4 @@
-"""Comparisons from files: what may stand in one, and that nothing else does."""
+"""Read comparisons from files, and check their contents."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +13,12 @@ from lit_cv.plain_values import require_plain
 from lit_cv.printable import printable
 from lit_cv.running.arguments import read_configuration
 from lit_cv.running.training_options import kept_options
-from lit_cv.studies.comparison_plan import CENTROID, GIVEN, LONGEST_NAME, Approach, Budget, Comparison, Stage
+from lit_cv.studies.comparison_plan import CENTROID, GIVEN, LONGEST_NAME, Approach, ApproachStage, Budget, Comparison
 from lit_cv.suggest import nearest
 
 __all__ = ["comparison_names", "read_comparison"]
 
-_MOST_STEPS = 10**9
+_MAX_STEPS = 10**9
 
 
 def comparison_names() -> list[str]:
@@ -27,45 +27,45 @@ def comparison_names() -> list[str]:
     return sorted(entry.name[: -len(".yaml")] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-def read_comparison(name: str, **given: Any) -> Comparison:
+def read_comparison(name: str, **overrides: Any) -> Comparison:
     """Read a comparison from a file, or a shipped one by its name.
 
     Args:
         name: Path or name.
-        given: Attributes in place of those in the file; `None` leaves them. `approaches` are names of those to take,
-            `data` replaces the class, `data_args` its arguments.
+        overrides: Values that override the file, unless they are `None`. `approaches` selects approaches by name,
+            `data` replaces the class of the data, `data_args` its arguments.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If there is no such comparison, or something in it is unknown or missing.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the comparison is unknown, or an entry of it is unknown, invalid or missing.
     """
     if name not in comparison_names() and Path(name).suffix not in (".yaml", ".yml"):
-        raise ValueError(f"no comparison is named {name!r}{nearest(name, comparison_names())} There are: "
-                         f"{', '.join(comparison_names())}; or name a file ({argument('comparison')}).")  # fmt: skip
+        raise ValueError(f"unknown comparison {name!r}{nearest(name, comparison_names())} Choose one of "
+                         f"{', '.join(comparison_names())}, or give a file ({argument('comparison')}).")  # fmt: skip
     path = str(files("lit_cv") / "comparisons" / f"{name}.yaml") if name in comparison_names() else name
     content = read_configuration(path)
     require_plain(content, path)
     _check_names(content, (*(f.name for f in fields(Comparison)),), path)
     _require_training(content.get("trainer"), path)
-    chosen, data_args = given.pop("approaches", None), given.pop("data_args", None)
-    content |= {key: value for key, value in given.items() if value is not None and key != "data"}
+    chosen, data_args = overrides.pop("approaches", None), overrides.pop("data_args", None)
+    content |= {key: value for key, value in overrides.items() if value is not None and key != "data"}
     _check_comparison(content, path)
     approaches = _choose([_approach(key, value, path) for key, value in content["approaches"].items()], chosen)
     weights = content.get("weights")
     if chosen and weights is None and (missing := [a.name for a in approaches if a.needs_weights]):
-        raise ValueError(f"{missing[0]} starts from given weights: name them ({argument('weights')}).")
+        raise ValueError(f"{missing[0]} needs initial weights: set {argument('weights')}.")
     content["approaches"] = tuple(a for a in approaches if weights is not None or not a.needs_weights)
     content["labels"] = tuple(dict.fromkeys(Budget.parse(text) for text in content.get("labels", ("all",))))
     content["seeds"] = tuple(dict.fromkeys(content.get("seeds", (0,))))
-    content["data"] = _data(content.get("data"), given.get("data"), data_args or {}, path)
+    content["data"] = _data(content.get("data"), overrides.get("data"), data_args or {}, path)
     if weights is not None and (file := find_file(weights)) is not None and file.path.is_file():
         content["weights"] = str(file._replace(path=file.path.absolute()))
     return Comparison(**content)
 
 
-def _is_number(value: Any, least: float, most: float) -> bool:
+def _is_number(value: Any, minimum: float, maximum: float) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and least <= value <= most
+    return number and minimum <= value <= maximum
 
 
 def _is_mapping(value: Any) -> bool:
@@ -83,18 +83,18 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and _is_number(value, 1, _MOST_STEPS)
+    return isinstance(value, int) and _is_number(value, 1, _MAX_STEPS)
 
 
 def _is_seed(value: Any) -> bool:
     return isinstance(value, int) and _is_number(value, 0, 2**32 - 1)
 
 
-_Check = tuple[Callable[[Any], bool], str, bool]  # what a value has to be, in words, too; and whether null is allowed
+_Check = tuple[Callable[[Any], bool], str, bool]  # test of a value; its description; whether null is allowed
 
-_MAPPING: _Check = (_is_mapping, "names with values", False)
-_TEXT: _Check = (_is_text, "a text", True)
-_STEPS: _Check = (_is_count, f"a whole number from 1 to {_MOST_STEPS:,}", True)
+_MAPPING: _Check = (_is_mapping, "a mapping of names to values", False)
+_TEXT: _Check = (_is_text, "a string", True)
+_STEPS: _Check = (_is_count, f"an integer from 1 to {_MAX_STEPS:,}", True)
 
 _OF_COMPARISON: dict[str, _Check] = {
     "data": (lambda value: _is_text(value) or _is_mapping(value), "a class, or class_path and init_args", True),
@@ -104,17 +104,17 @@ _OF_COMPARISON: dict[str, _Check] = {
         "a list of seeds such as [0, 1]",
         False,
     ),
-    "approaches": (lambda value: isinstance(value, Mapping) and bool(value), "names with their stages", False),
+    "approaches": (lambda value: isinstance(value, Mapping) and bool(value), "a mapping of names to approaches", False),
     "steps": (_is_count, _STEPS[1], False),
     "minutes": (lambda value: _is_number(value, 1e-6, 1e9), "a number above 0", True),
     "trainer": _MAPPING,
     "weights": _TEXT,
     "backbone": _TEXT,
     "pretraining_seeds": (lambda value: value in ("one", "each"), "one or each", False),
-    "metric": (_is_text, "a text", False),
+    "metric": (_is_text, "a string", False),
 }
 _OF_APPROACH: dict[str, _Check] = {
-    "title": (lambda value: isinstance(value, str | int | float), "a text", False),
+    "title": (lambda value: isinstance(value, str | int | float), "a string", False),
     "stages": (lambda value: _is_list(value, Mapping), "a list of stages", False),
 }
 _OF_STAGE: dict[str, _Check] = {
@@ -136,95 +136,97 @@ def _check_values(content: Mapping[str, Any], checks: Mapping[str, _Check], wher
         fits, allowed, optional = checks[name]
         if not fits(value) and not (optional and value is None):
             shown = printable(repr(value)[:60], lines=False)
-            raise ValueError(f"{where}, {name}: {shown} was given, but {allowed} is allowed.")
+            raise ValueError(f"{where}, {name}: {shown} is invalid: give {allowed}.")
 
 
 def _check_comparison(content: Mapping[str, Any], path: str) -> None:
     if "approaches" not in content:
-        raise ValueError(f"{path}: it has no approaches.")
+        raise ValueError(f"{path}: `approaches` is missing.")
     _check_values(content, _OF_COMPARISON, path)
     for name in content["approaches"]:
         if not re.fullmatch(r"\w[\w.-]*", str(name)) or len(str(name)) > LONGEST_NAME:
             shown = printable(repr(str(name)[:80]), lines=False)
             raise ValueError(
-                f"{path}: an approach is named {shown}: letters, digits, . _ - are allowed, {LONGEST_NAME} at most, a "
-                "letter or digit first, since folders are named so. Put other words into its title."
+                f"{path}: invalid approach name {shown}: use at most {LONGEST_NAME} letters, digits, . _ - and start "
+                "with a letter or digit, since folders get this name. Put other text into its title."
             )
     if len({str(name).casefold() for name in content["approaches"]}) < len(content["approaches"]):
-        raise ValueError(f"{path}: two approaches have the same name, but for capitals: rename one.")
+        raise ValueError(f"{path}: two approach names differ only in upper and lower case: rename one.")
 
 
 def _configured_trainer(config: Any) -> Any:
-    """Return the Trainer's options in a configuration, or in the file or recipe that it names."""
+    """Return the Trainer options of a configuration, or of the file or recipe that it names."""
     content = read_configuration(config) if isinstance(config, str) else config
     return content.get("trainer") if isinstance(content, Mapping) else None
 
 
 def _require_training(trainer: Any, where: str) -> None:
-    """Refuse options that write elsewhere than into the comparison's folder, or start and call other things."""
-    if not isinstance(trainer, Mapping | str):  # of another type, which is told where it is used
+    """Refuse Trainer options that write outside the folder of the comparison, or start or import things."""
+    if not isinstance(trainer, Mapping | str):  # wrong types are reported where the value is used
         return
     if isinstance(trainer, str) or not all(str(name).isidentifier() for name in trainer):
-        raise ValueError(f"{where}: trainer must hold options by their names.")
+        raise ValueError(f"{where}: trainer must be a mapping of option names to values.")
     left_out = kept_options(trainer, ranks=True)[1]
     if left_out:
         shown = printable(left_out[0][:200], lines=False)
         raise ValueError(
-            f"{where}: {shown} is not for a comparison, which writes to its folder alone ({argument('output')})."
+            f"{where}: {shown} is not allowed: a comparison writes only to its own folder ({argument('output')})."
         )
 
 
 def _approach(name: Any, content: Any, path: str) -> Approach:
     name, where = str(name), f"{path}, approach {name}"
     if not _is_mapping(content):
-        raise ValueError(f"{where}: {printable(repr(content)[:60], lines=False)} was given, but stages are needed.")
+        shown = printable(repr(content)[:60], lines=False)
+        raise ValueError(f"{where}: {shown} is invalid: give a mapping with stages.")
     _check_names(content, ("title", "stages"), where)
     _check_values(content, _OF_APPROACH, where)
     stages = []
     for number, stage in enumerate(content.get("stages", ()), 1):
-        _check_names(stage, tuple(f.name for f in fields(Stage)), where)
+        _check_names(stage, tuple(f.name for f in fields(ApproachStage)), where)
         _check_values(stage, _OF_STAGE, f"{where}, stage {number}")
         _require_training(stage.get("trainer"), f"{where}, stage {number}")
         _require_training(_configured_trainer(stage.get("config")), f"{where}, stage {number}, config")
-        stages.append(Stage(**stage))
+        stages.append(ApproachStage(**stage))
     if not stages or any(s.config is None and s.classifier is None for s in stages):
-        raise ValueError(f"{path}, approach {name}: each of its stages needs a config, or the last a classifier.")
+        raise ValueError(f"{where}: each stage needs a config; the last may have a classifier instead.")
     if stages[-1].shared:
-        raise ValueError(f"{path}, approach {name}: the last stage learns from labels, and cannot be shared.")
+        raise ValueError(f"{where}: the last stage learns from labels, so it cannot be shared.")
     if (
         any(s.classifier not in (None, CENTROID) for s in stages)
         or stages[0].classifier
         or any(s.classifier for s in stages[:-1])
     ):
-        raise ValueError(f"{path}, approach {name}: classifier: {CENTROID} is allowed in the last of several stages.")
+        raise ValueError(f"{where}: classifier: only {CENTROID} is allowed, in the last of several stages.")
     return Approach(name, str(content.get("title", name.replace("_", " "))), tuple(stages))
 
 
 def _choose(approaches: Sequence[Approach], names: Sequence[str] | None) -> list[Approach]:
-    known = {approach.name: approach for approach in approaches}
+    by_name = {approach.name: approach for approach in approaches}
     for name in names or ():
-        if name not in known:
-            raise ValueError(f"no approach is named {name!r}{nearest(name, known)} There are: {', '.join(known)}.")
-    return [known[name] for name in names] if names else list(approaches)
+        if name not in by_name:
+            raise ValueError(f"unknown approach {name!r}{nearest(name, by_name)} Choose from: {', '.join(by_name)}.")
+    return [by_name[name] for name in names] if names else list(approaches)
 
 
 def _data(section: Any, class_path: str | None, arguments: Mapping[str, Any], path: str) -> dict[str, Any]:
     section = {"class_path": section} if isinstance(section, str) else dict(section or {})
     if not _is_text(section.get("class_path", "")) or not _is_mapping(section.get("init_args", {})):
-        raise ValueError(f"{path}, data: its class_path is a text, and its init_args are names with values.")
+        raise ValueError(f"{path}, data: class_path must be a string, and init_args a mapping of names to values.")
     if class_path is not None and class_path.rpartition(".")[2] != section.get("class_path", "").rpartition(".")[2]:
         section = {"class_path": class_path}
     if "class_path" not in section:
-        raise ValueError(f"no data: give their class ({argument('data', COMMAND)}).")
-    if own := [name for name in ("labels_per_class", "label_fraction", "label_seed") if name in arguments]:
+        raise ValueError(f"no data: give the class of a DataModule ({argument('data', COMMAND)}).")
+    if varied := [name for name in ("labels_per_class", "label_fraction", "label_seed") if name in arguments]:
         raise ValueError(
-            f"{argument(own[0], DATA)} is what a comparison varies: give {argument('labels')} and {argument('seeds')}."
+            f"{argument(varied[0], DATA)} is varied by the comparison: set {argument('labels')} and "
+            f"{argument('seeds')} instead."
         )
     return {"class_path": section["class_path"], "init_args": {**section.get("init_args", {}), **arguments}}
 
 
-def _check_names(content: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+def _check_names(content: Mapping[str, Any], valid: Sequence[str], where: str) -> None:
     for name in content:
-        if name not in known:
+        if name not in valid:
             shown = printable(repr(name)[:60], lines=False)
-            raise ValueError(f"{where}: no setting {shown}{nearest(str(name), known)} Known are {', '.join(known)}.")
+            raise ValueError(f"{where}: unknown key {shown}{nearest(str(name), valid)} Valid keys: {', '.join(valid)}.")

@@ -1,4 +1,4 @@
-"""The report of a comparison, made from its `compare.csv` alone."""
+"""Write the report of a comparison, from its `compare.csv` alone."""
 
 import base64
 import html
@@ -19,27 +19,27 @@ from lit_cv.printable import printable
 from lit_cv.studies.comparison_plan import Budget, budget_words
 from lit_cv.studies.markdown import escape_markdown
 from lit_cv.studies.progress_line import duration
-from lit_cv.studies.study_files import Row, damaged, read_table
+from lit_cv.studies.study_files import Row, damaged, read_study_table
 
 __all__ = ["Verdict", "judge", "measure", "write_report"]
 
 TABLE = "compare.csv"
-_ALWAYS = ("approach", "title", "data", "budget", "seed", "metric", "labels", "images", "pretraining_steps",
-           "pretraining_seconds", "pretraining_seeds", "seconds", "error")  # fmt: skip
-_MOST = 200  # approaches, and numbers of labels, that a figure has room for
-_MOST_SECONDS = 1e10
+_REQUIRED = ("approach", "title", "data", "budget", "seed", "metric", "labels", "images", "pretraining_steps",
+             "pretraining_seconds", "pretraining_seeds", "seconds", "error")  # fmt: skip
+_MAX_VALUES = 200  # approaches, and label budgets, that fit into a figure
+_MAX_SECONDS = 1e10
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which approach is the best at a number of labels.
+    """The best approach at a label budget.
 
     Attributes:
-        budget: The number of labels, as it was given.
-        best: The approach of the highest mean.
-        second: The next one, `None` where there is one approach alone.
-        difference: By how much it is better.
-        spread: Standard deviation of a difference of two runs, sqrt(s1^2 + s2^2); `nan` where it is unknown.
+        budget: The label budget.
+        best: The approach with the highest mean.
+        second: The approach with the second highest mean, `None` if only one was measured.
+        difference: Difference of the two means.
+        spread: Standard deviation of the difference of two runs, sqrt(s1^2 + s2^2); `nan` if unknown.
     """
 
     budget: str
@@ -50,16 +50,16 @@ class Verdict:
 
     @property
     def exceeds(self) -> bool:
-        """Whether the difference is greater than the spread."""
+        """Whether the difference exceeds the spread."""
         return self.difference > self.spread
 
 
 def measure(rows: Sequence[Row]) -> list[Measured]:
-    """Return the approaches with mean and spread at each number of labels, in the order of the table.
+    """Return the results of each approach at each label budget, in the order of the table.
 
     Args:
-        rows: Rows of `compare.csv`; those of failed runs are left out, and numbers of labels at which a value is not
-            finite: no mean over the others would be fair.
+        rows: Rows of `compare.csv`. Failed runs are left out. So are the label budgets of an approach that have a
+            value that is not finite: a mean over the other runs would be biased.
 
     Raises:
         ValueError: If no run has succeeded.
@@ -67,33 +67,33 @@ def measure(rows: Sequence[Row]) -> list[Measured]:
     good = [row for row in rows if not row["error"]]
     if not good:
         raise ValueError("no run of the comparison has succeeded: there is nothing to report.")
-    spoilt = {(row["approach"], row["budget"]) for row in _not_finite(good)}
-    good = [row for row in good if (row["approach"], row["budget"]) not in spoilt]
+    excluded = {(row["approach"], row["budget"]) for row in _not_finite(good)}
+    good = [row for row in good if (row["approach"], row["budget"]) not in excluded]
     if not good:
         raise ValueError("no run of the comparison has a finite result: there is nothing to report.")
-    found = []
+    measured = []
     for name in dict.fromkeys(row["approach"] for row in good):
-        own = [row for row in good if row["approach"] == name]
+        of_approach = [row for row in good if row["approach"] == name]
         cells = []
-        for budget in sorted({row["budget"] for row in own}, key=lambda b: _labels_of(own, b)):
-            same = [row for row in own if row["budget"] == budget]
+        for budget in sorted({row["budget"] for row in of_approach}, key=lambda b: _labels_of(of_approach, b)):
+            same = [row for row in of_approach if row["budget"] == budget]
             values = [float(row[row["metric"]]) for row in same]
             cells.append(
                 Cell(
                     budget=budget,
-                    labels=_labels_of(own, budget),
+                    labels=_labels_of(of_approach, budget),
                     images=max(int(row["images"]) for row in same),
                     values=tuple(values),
                     seconds=statistics.mean(float(row["seconds"]) for row in same),
                     pretraining_seconds=statistics.mean(float(row["pretraining_seconds"]) for row in same),
                 )
             )
-        found.append(Measured(name, own[0]["title"], tuple(cells)))
-    return found
+        measured.append(Measured(name, of_approach[0]["title"], tuple(cells)))
+    return measured
 
 
 def judge(measured: Sequence[Measured]) -> list[Verdict]:
-    """Return which approach is the best at each number of labels, and whether by more than the spread."""
+    """Return the best approach at each label budget, and its lead over the second."""
     budgets = {cell.budget: cell.labels for approach in measured for cell in approach.cells}
     verdicts = []
     for budget in sorted(budgets, key=lambda b: budgets[b]):
@@ -104,55 +104,56 @@ def judge(measured: Sequence[Measured]) -> list[Verdict]:
         )
         if not ranked:
             continue
-        mean, best, first = ranked[0]
+        mean, best, best_cell = ranked[0]
         if len(ranked) == 1:
             verdicts.append(Verdict(budget, best, None, math.nan, math.nan))
             continue
-        other, second, next_best = ranked[1]
-        verdicts.append(Verdict(budget, best, second, mean - other, math.hypot(first.spread, next_best.spread)))
+        other, second, second_cell = ranked[1]
+        spread = math.hypot(best_cell.spread, second_cell.spread)
+        verdicts.append(Verdict(budget, best, second, mean - other, spread))
     return verdicts
 
 
 def write_report(folder: Path, cost_per_label: float | None = None) -> str:
-    """Write `compare.md`, `compare.html` and their figures beside `compare.csv`.
+    """Write `compare.md`, `compare.html` and their figures next to `compare.csv`.
 
     Args:
         folder: Folder of the comparison.
-        cost_per_label: Cost of one label in a currency of your own.
+        cost_per_label: Cost of one label, in any currency.
 
     Returns:
-        The report as a terminal shows it.
+        The report as text for a terminal.
 
     Raises:
-        FileNotFoundError: If there is no `compare.csv`.
+        FileNotFoundError: If `compare.csv` does not exist.
         ValueError: If no run has succeeded, or the table is damaged.
     """
     if not (folder / TABLE).is_file():
-        raise FileNotFoundError(f"there is no {folder / TABLE}: run `lit-cv compare`, or set {argument('output')}.")
-    rows = read_table(folder / TABLE)
+        raise FileNotFoundError(f"{folder / TABLE} does not exist: run `lit-cv compare`, or set {argument('output')}.")
+    rows = read_study_table(folder / TABLE)
     _check_rows(rows, folder / TABLE)
     measured = measure(rows)
-    metric = rows[0]["metric"].removeprefix("test_")
-    name = "accuracy" if metric == "acc" else metric
+    key = rows[0]["metric"].removeprefix("test_")
+    metric = "accuracy" if key == "acc" else key
     figures = {
-        "overview": overview_figure(measured, name, cost_per_label),
-        "labels": labels_figure(measured, name),
-        "compute": compute_figure(measured, name),
+        "overview": overview_figure(measured, metric, cost_per_label),
+        "labels": labels_figure(measured, metric),
+        "compute": compute_figure(measured, metric),
     }
     if cost_per_label is not None:
-        figures["cost"] = cost_figure(measured, name, cost_per_label)
-    for key, figure in figures.items():
-        save_png(render(figure), folder / f"compare_{key}.png")
+        figures["cost"] = cost_figure(measured, metric, cost_per_label)
+    for name, figure in figures.items():
+        save_png(render(figure), folder / f"compare_{name}.png")
     titles = {a.name: a.title for a in measured}
     report = _Report(
         head=f"Comparison on {rows[0]['data']}",
-        answers=[_sentence(verdict, titles, name) for verdict in judge(measured)],
-        tables=[_table(measured, name), _times(measured)],
+        verdicts=[_sentence(verdict, titles, metric) for verdict in judge(measured)],
+        tables=[_table(measured, metric), _times(measured)],
         notes=_notes(rows),
     )
-    figures_of = "\n\n".join(f"![{key}](compare_{key}.png)" for key in figures)
+    links = "\n\n".join(f"![{name}](compare_{name}.png)" for name in figures)
     text = _markdown(report, escape_markdown)
-    write_text(folder / "compare.md", f"{text}\n\n{figures_of}\n", "the report")
+    write_text(folder / "compare.md", f"{text}\n\n{links}\n", "the report")
     write_text(folder / "compare.html", _html(report, folder, list(figures)), "the report")
     return printable(f"{_markdown(report, str)}\n\nReport: {folder / 'compare.html'}")
 
@@ -164,24 +165,24 @@ class _Entry(NamedTuple):
     bold: bool = False
 
 
-Table = list[list[_Entry]]
+_Table = list[list[_Entry]]
 
 
 @dataclass(frozen=True)
 class _Report:
-    """What the report says; its texts hold names as they are."""
+    """Content of the report; its texts are not escaped."""
 
     head: str
-    answers: list[str]
-    tables: list[Table]
+    verdicts: list[str]
+    tables: list[_Table]
     notes: list[str]
 
 
 def _check_rows(rows: Sequence[Row], path: Path) -> None:
-    """See that the cells of a table are what they have to be.
+    """Check the cells of a table.
 
     Raises:
-        ValueError: If it is damaged; the message names it.
+        ValueError: If a cell or a column is invalid or missing; the message names the table.
     """
     for number, row in enumerate(rows, 1):
         try:
@@ -189,29 +190,29 @@ def _check_rows(rows: Sequence[Row], path: Path) -> None:
         except ValueError as error:
             raise damaged(path, str(error).rstrip(".")) from None
     for name in ("approach", "budget"):
-        if len({row[name] for row in rows}) > _MOST:
-            raise damaged(path, f"it has more than {_MOST} different values in the column {name}")
+        if len({row[name] for row in rows}) > _MAX_VALUES:
+            raise damaged(path, f"it has more than {_MAX_VALUES} different values in the column {name}")
 
 
 def _check_row(row: Row, first: Row, where: str) -> None:
-    if missing := [name for name in _ALWAYS if name not in row]:
+    if missing := [name for name in _REQUIRED if name not in row]:
         raise ValueError(f"it has no column {missing[0]}")
     try:
         Budget.parse(row["budget"])
     except ValueError:
-        raise ValueError(f"{where}, column budget: {printable(row['budget'][:40], lines=False)!r} is none") from None
+        raise ValueError(f"{where}, column budget: {printable(row['budget'][:40], lines=False)!r} is invalid") from None
     if row["metric"] != first["metric"]:
-        raise ValueError(f"{where}, column metric: it is not that of the first row")
+        raise ValueError(f"{where}, column metric: it differs from the first row")
     if row["error"]:
         return
     if row["metric"] not in row:
-        raise ValueError(f"it has no column {printable(row['metric'][:60], lines=False)}, the metric")
+        raise ValueError(f"it has no column {printable(row['metric'][:60], lines=False)}, its metric")
     parse_number(row[row["metric"]], f"{where}, column of the metric")
     for name in ("labels", "images"):
         parse_count(row[name], f"{where}, column {name}", least=1)
     for name in ("seconds", "pretraining_seconds"):
-        if not 0 <= (seconds := parse_number(row[name], f"{where}, column {name}")) < _MOST_SECONDS:
-            raise ValueError(f"{where}, column {name}: {seconds} is no time")
+        if not 0 <= (seconds := parse_number(row[name], f"{where}, column {name}")) < _MAX_SECONDS:
+            raise ValueError(f"{where}, column {name}: {seconds} is not a duration")
 
 
 def _not_finite(rows: Sequence[Row]) -> list[Row]:
@@ -224,18 +225,18 @@ def _labels_of(rows: Sequence[Row], budget: str) -> int:
 
 def _sentence(verdict: Verdict, titles: Mapping[str, str], metric: str) -> str:
     if verdict.second is None:
-        return f"{budget_words(verdict.budget)}: {titles[verdict.best]} alone was measured."
-    by = f"{100 * verdict.difference:.1f} points of {metric} ahead of {titles[verdict.second]}"
+        return f"{budget_words(verdict.budget)}: only {titles[verdict.best]} was measured."
+    lead = f"{100 * verdict.difference:.1f} points of {metric} ahead of {titles[verdict.second]}"
     if math.isnan(verdict.spread):
-        rest = "one seed, so its spread is unknown"
+        significance = "but its spread is unknown with one seed"
     else:
         more = "more than" if verdict.exceeds else "not more than"
-        rest = f"{more} the spread of such a difference between seeds ({100 * verdict.spread:.1f})"
-        rest += "" if verdict.exceeds else ": take the simpler or the faster of the two"
-    return f"{budget_words(verdict.budget)}: {titles[verdict.best]}, {by}, {rest}."
+        significance = f"{more} the spread of such a difference between seeds ({100 * verdict.spread:.1f})"
+        significance += "" if verdict.exceeds else ": choose the simpler or the faster of the two"
+    return f"{budget_words(verdict.budget)}: {titles[verdict.best]}, {lead}, {significance}."
 
 
-def _table(measured: Sequence[Measured], metric: str) -> Table:
+def _table(measured: Sequence[Measured], metric: str) -> _Table:
     budgets = {cell.budget: cell.labels for a in measured for cell in a.cells}
     order = sorted(budgets, key=lambda b: budgets[b])
     best = {verdict.budget: verdict.best for verdict in judge(measured)}
@@ -251,13 +252,13 @@ def _table(measured: Sequence[Measured], metric: str) -> Table:
     return lines
 
 
-def _times(measured: Sequence[Measured]) -> Table:
-    heads = ("seconds of training", "pretraining, shared", "with labels, a run", "together")
+def _times(measured: Sequence[Measured]) -> _Table:
+    heads = ("seconds of training", "shared pretraining", "with labels, per run", "total")
     lines = [[_Entry(head) for head in heads]]
     for approach in measured:
         pretraining = statistics.mean(cell.pretraining_seconds for cell in approach.cells)
-        own = statistics.mean(cell.seconds for cell in approach.cells)
-        seconds = [f"{s:.1f}" if s else "-" for s in (pretraining, own, pretraining + own)]
+        labeled = statistics.mean(cell.seconds for cell in approach.cells)
+        seconds = [f"{s:.1f}" if s else "-" for s in (pretraining, labeled, pretraining + labeled)]
         lines.append([_Entry(approach.title), *map(_Entry, seconds)])
     return lines
 
@@ -266,20 +267,20 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     good = [row for row in rows if not row["error"]]
     seeds = len({row["seed"] for row in good})
     notes = [
-        f"{seeds} {'seed' if seeds == 1 else 'seeds'} of the choice of labels, the weights and the order of training; "
-        "± is the standard deviation over them. Each run is tested once, at its end: no validation labels were used.",
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'} of label choice, weights and data order; ± is the standard "
+        "deviation over seeds. Each run was tested once, at its end: no validation labels were used.",
     ]
     kinds = {row["pretraining_seeds"] for row in good} - {""}
     if "one" in kinds:
         notes.append(
-            "Pretraining was done once, with the first seed, and is shared by all numbers of labels and seeds: the "
-            "spread is without that of pretraining (--pretraining_seeds each measures it). Its time is counted in "
-            "full for each approach that starts from it."
+            "Pretraining ran once, with the first seed, and is shared by all label budgets and seeds: the spread does "
+            "not include variation of the pretraining (--pretraining_seeds each measures it). Its time counts in full "
+            "for each approach that starts from it."
         )
     total = sum(float(row["seconds"] or 0) for row in good)
     shared = {(row["pretraining_steps"], row["pretraining_seconds"]) for row in good}
     total += sum(float(seconds) for _, seconds in shared)
-    notes.append(f"Training took {duration(total)} in all.")
+    notes.append(f"Training took {duration(total)} in total.")
     notes += [
         f"{row['approach']}, {budget_words(row['budget'])}, seed {row['seed']}: {row['metric']} is "
         f"{float(row[row['metric']]):g}, so {row['approach']} has no mean and no rank there."
@@ -297,18 +298,18 @@ def _markdown(report: _Report, escape: Callable[[str], str]) -> str:
 
     Args:
         report: The report.
-        escape: What its texts go through.
+        escape: Escapes each text.
     """
 
     def items(lines: Sequence[str]) -> str:
         return "\n".join(f"- {escape(line)}" for line in lines)
 
     tables = [_markdown_table(table, escape) for table in report.tables]
-    parts = [f"# {escape(report.head)}", "## Which to choose", items(report.answers), "## Measured", *tables]
+    parts = [f"# {escape(report.head)}", "## Which to choose", items(report.verdicts), "## Results", *tables]
     return "\n\n".join([*parts, items(report.notes)])
 
 
-def _markdown_table(table: Table, escape: Callable[[str], str]) -> str:
+def _markdown_table(table: _Table, escape: Callable[[str], str]) -> str:
     cells = [[f"**{escape(text)}**" if bold else escape(text) for text, bold in line] for line in table]
     lines = ["| " + " | ".join(line) + " |" for line in cells]
     return "\n".join([lines[0], "|---" * len(table[0]) + "|", *lines[1:]])
@@ -320,19 +321,19 @@ td:first-child,th:first-child{text-align:left}img{max-width:100%;margin:1em 0}li
 
 
 def _html(report: _Report, folder: Path, figures: Sequence[str]) -> str:
-    """Return the report as one file, with its figures in it."""
+    """Return the report as one HTML file with embedded figures."""
 
-    def shown(text: str) -> str:
+    def escaped(text: str) -> str:
         return html.escape(printable(text, lines=False))
 
     def items(lines: Sequence[str]) -> str:
-        return "<ul>" + "".join(f"<li>{shown(line)}</li>" for line in lines) + "</ul>"
+        return "<ul>" + "".join(f"<li>{escaped(line)}</li>" for line in lines) + "</ul>"
 
     def cell(entry: _Entry, tag: str) -> str:
-        inner = f"<b>{shown(entry.text)}</b>" if entry.bold else shown(entry.text)
+        inner = f"<b>{escaped(entry.text)}</b>" if entry.bold else escaped(entry.text)
         return f"<{tag}>{inner}</{tag}>"
 
-    parts = [f"<h1>{shown(report.head)}</h1>", "<h2>Which to choose</h2>", items(report.answers), "<h2>Measured</h2>"]
+    parts = [f"<h1>{escaped(report.head)}</h1>", "<h2>Which to choose</h2>", items(report.verdicts), "<h2>Results</h2>"]
     for table in report.tables:
         body = [[cell(entry, "th" if row == 0 else "td") for entry in line] for row, line in enumerate(table)]
         parts.append("<table>" + "".join(f"<tr>{''.join(line)}</tr>" for line in body) + "</table>")
@@ -340,6 +341,6 @@ def _html(report: _Report, folder: Path, figures: Sequence[str]) -> str:
     for key in figures:
         content = base64.b64encode((folder / f"compare_{key}.png").read_bytes()).decode()
         parts.append(f'<img alt="{key}" src="data:image/png;base64,{content}">')
-    title = f"<title>{shown(report.head)}</title>"
+    title = f"<title>{escaped(report.head)}</title>"
     top = f'<!doctype html><html lang="en"><head><meta charset="utf-8">{title}<style>{_STYLE}</style></head>'
     return f"{top}<body>{''.join(parts)}</body></html>\n"

@@ -1,4 +1,4 @@
-"""Cross-validation: a fresh model for each fold, judged on the images that it has not seen."""
+"""Cross-validation: train a fresh model for each fold, and evaluate it on the held-out images."""
 
 import hashlib
 import logging
@@ -25,28 +25,28 @@ from lit_cv.studies.folds import Fold, groups_by_pattern, groups_from_table, mak
 from lit_cv.studies.markdown import escape_markdown
 from lit_cv.studies.study import PlannedRun, Study
 from lit_cv.studies.study_files import Row, damaged
-from lit_cv.studies.study_run import StudyRun, quietly
+from lit_cv.studies.study_run import StudyRun, quiet_runs
 
 __all__ = ["CrossValidation", "FoldOptions", "fold_table"]
 
 _NOT_METRICS = ("key", "repeat", "fold", "train_images", "val_images", "steps", "seconds", "wall_seconds", "error")
 _PREDICTIONS = "predictions.pt"
-_MOST_CLASSES = 1_000_000
+_MAX_CLASSES = 1_000_000
 
 
 @dataclass(frozen=True)
 class FoldOptions:
-    """How the images are divided and the models judged.
+    """How to split the images and evaluate the models.
 
     Attributes:
         folds: Number of folds.
-        repeats: Number of divisions into folds, each by another seed.
-        stratified: Whether folds hold the classes in proportion; `None` where images have one label.
+        repeats: Number of splits into folds, each with another seed.
+        stratified: Whether each fold keeps the class proportions; `None` does so if images have one label each.
         groups: CSV file with the group of each image.
         group_pattern: Regular expression that finds the group in the name of an image.
-        seed: Seed of the division.
-        checkpoint: Which weights are judged: the `last`, or the `best` of the epochs, which were chosen by the
-            images of the fold and therefore flatter.
+        seed: Seed of the split.
+        checkpoint: Weights to evaluate: those of the `last` epoch, or of the `best`. The best epoch is chosen on the
+            held-out images, so its score is optimistic.
     """
 
     folds: int = 5
@@ -59,20 +59,20 @@ class FoldOptions:
 
 
 class CrossValidation:
-    """Trains a fresh model for each fold of the training images, and judges it on the fold.
+    """Trains a fresh model for each fold of the training images, and evaluates it on the fold.
 
-    The folds divide the training images of the DataModule (its test images, and validation images of its own, take
-    no part). Each run is a whole `fit`, with its checkpoints and pictures; at its end the model is judged on all images
-    of the fold, whatever `limit_val_batches` of the Trainer was on the way. `folder` gets `kfold.csv` (a row for each
-    fold), `kfold.md` (the table that is printed), `predictions.csv` (every image, predicted by the
-    model that has not seen it) and `kfold.png`.
+    The folds split the training images of the DataModule; its test images, and validation images that it lists
+    separately, are not used. Each run is a complete `fit` with checkpoints and figures. At its end, the model is
+    evaluated on all images of the fold, whatever `limit_val_batches` was in training. `folder` gets `kfold.csv` (one
+    row per fold), `kfold.md` (the printed table), `predictions.csv` (each image, predicted by the model that has not
+    seen it) and `kfold.png`.
 
     Args:
         args: Options of `fit`.
-        options: How to divide and judge.
-        folder: Where it goes, and where an earlier start is continued.
-        command: How to continue it.
-        escape_formulas: Whether names in the tables that a spreadsheet would compute are escaped.
+        options: How to split and evaluate.
+        folder: Output folder; an interrupted cross-validation in it is resumed.
+        command: The command that resumes it, for messages.
+        escape_formulas: Whether to escape names in the tables that a spreadsheet would evaluate as formulas.
     """
 
     def __init__(
@@ -80,18 +80,18 @@ class CrossValidation:
     ) -> None:
         self.escape_formulas = escape_formulas
         self.args, self.options, self.folder = list(args), options, folder
-        with quietly():
+        with quiet_runs():
             built = StudyRun(self.args, folder, only_build=True)
         training_pool = as_data(built.datamodule).training_pool
         if training_pool is None:
             raise ValueError(
-                f"kfold needs a DataModule made on datamodules.BaseDataModule, not {type(built.datamodule).__name__}."
+                f"kfold needs a subclass of datamodules.BaseDataModule, not {type(built.datamodule).__name__}."
             )
         pool = training_pool()
         self.names = [pool.sample_name(index) for index in range(len(pool))]
         self.labels, self.class_names = pool.hard_labels().labels, pool.class_names
         self._files = pool.groups()
-        strata = self.labels if (self.labels >= 0).any() else pool.strata  # of boxes and masks
+        strata = self.labels if (self.labels >= 0).any() else pool.strata  # for boxes and masks
         self.folds = make_folds(
             strata.numpy(), options.folds, options.repeats, options.stratified, self._groups(), options.seed
         )
@@ -106,20 +106,20 @@ class CrossValidation:
         plan = [self._plan(fold) for fold in self.folds]
         self.study = Study(folder, identity, plan, "kfold.csv", command, escape_formulas)
         if any(name not in row for row in self.study.finished.values() for name in ("repeat", "fold")):
-            raise damaged(self.study.table, "it has no columns repeat and fold")
+            raise damaged(self.study.table, "it lacks the columns repeat and fold")
 
     def run(self) -> None:
-        """Perform the folds that are not done, and report."""
-        with quietly():
+        """Run the folds that are not done, and write the report."""
+        with quiet_runs():
             self.study.execute(self._perform, shown=self._shown())
         self.report()
 
     def time_a_step(self, steps: int = 8) -> dict[str, tuple[float, float]]:
-        """Return the seconds of a step and those beside steps, from a short run that is thrown away."""
+        """Measure the seconds per step and the seconds outside steps, in a short run that leaves no files."""
         if self.study.finished:
             return {}
         start = time.monotonic()
-        with quietly(logging.ERROR), tempfile.TemporaryDirectory() as folder:
+        with quiet_runs(logging.ERROR), tempfile.TemporaryDirectory() as folder:
             short = [
                 f"--trainer.{name}" for name in (f"max_steps={steps}", f"max_epochs={steps}", "limit_val_batches=0")
             ]
@@ -136,22 +136,20 @@ class CrossValidation:
 
         fitted = StudyRun([*self.args, seed], folder, prepare_data=hold_out, report=report)
         trainer, model, data = fitted.trainer, fitted.model, fitted.datamodule
-        trainer.loggers = []  # what follows is no part of the training's log
-        trainer.limit_val_batches = trainer.limit_predict_batches = (
-            1.0  # limits are for training: a fold is judged whole
-        )
+        trainer.loggers = []  # the evaluation does not belong into the training log
+        trainer.limit_val_batches = trainer.limit_predict_batches = 1.0  # evaluate the complete fold
         best = folder / "checkpoints" / "best.ckpt"
         if self.options.checkpoint == "best" and best.is_file():
-            model.load_state_dict({**model.state_dict(), **_weights_of(best)})  # it may lack what is frozen
-        found = trainer.validate(model, datamodule=data, verbose=False)
-        metrics = {name: round(value, 6) for name, value in (found[0] if found else {}).items()}
+            model.load_state_dict({**model.state_dict(), **_weights_of(best)})  # it may lack frozen weights
+        results = trainer.validate(model, datamodule=data, verbose=False)
+        metrics = {name: round(value, 6) for name, value in (results[0] if results else {}).items()}
         self._predict(fitted, fold, folder)
         sizes = {"train_images": len(data.train_dataset), "val_images": len(fold.held_out)}
         seconds = round(fitted.clock.seconds, 3)
         return {"repeat": fold.repeat, "fold": fold.number, **sizes, **metrics, "seconds": seconds}
 
     def _predict(self, fitted: StudyRun, fold: Fold, folder: Path) -> None:
-        """Write what the model says of the images of its fold, if it says probabilities."""
+        """Write the predictions for the images of the fold, if the model predicts probabilities."""
         try:
             batches: Any = fitted.trainer.predict(fitted.model, fitted.datamodule.val_dataloader())
         except ValueError:  # modules that learn features predict nothing
@@ -165,7 +163,7 @@ class CrossValidation:
             torch.save({"positions": positions, "probabilities": probabilities}, part)
 
     def report(self) -> None:
-        """Print and write the table, the picture and the predictions of all folds that are done."""
+        """Print the table, and write it with the figure and the predictions of all finished folds."""
         done = [self.study.rows[run.key] for run in self.study.runs if run.key in self.study.rows]
         rows = [row for row in done if not row["error"]]
         failed = [row for row in done if row["error"]]
@@ -183,12 +181,12 @@ class CrossValidation:
             save_png(render(figure), self.folder / "kfold.png")
         for row in failed:
             print(printable(f"{row['key']} failed: {row['error']}", lines=False))
-        print(printable(f"Table, predictions and picture: {self.folder}", lines=False))
+        print(printable(f"Table, predictions and figure: {self.folder}", lines=False))
 
     def _write_predictions(self) -> torch.Tensor | None:
-        """Write `predictions.csv`, and return the confusion matrix where images have one label."""
+        """Write `predictions.csv`, and return the confusion matrix if images have one label each."""
         table: list[list[Any]] = []
-        several = self.labels.ndim == 2
+        multi_label = self.labels.ndim == 2
         names = list(self.class_names)
         confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
         for run, fold in zip(self.study.runs, self.folds, strict=True):
@@ -200,14 +198,14 @@ class CrossValidation:
                 names = names or [str(k) for k in range(probabilities.shape[1])]
                 table.append(["image", "repeat", "fold", "label", "predicted", *(f"p_{name}" for name in names)])
             for position, p in zip(positions, probabilities, strict=True):
-                label, answer = self.labels[position], _chosen(p, several)
-                if not several and fold.repeat == 1:
-                    confusion[int(label), answer[0]] += 1
-                true = label.nonzero()[:, 0].tolist() if several else [int(label)]
-                words = ["|".join(names[k] for k in chosen) for chosen in (true, answer)]
+                label, predicted = self.labels[position], _predicted_classes(p, multi_label)
+                if not multi_label and fold.repeat == 1:
+                    confusion[int(label), predicted[0]] += 1
+                true = label.nonzero()[:, 0].tolist() if multi_label else [int(label)]
+                classes = ["|".join(names[k] for k in indices) for indices in (true, predicted)]
                 cells = [f"{value:.6f}" for value in p.tolist()]
-                name, *words = map(self._cell, [self.names[position], *words])
-                table.append([name, fold.repeat, fold.number, *words, *cells])
+                name, *classes = map(self._cell, [self.names[position], *classes])
+                table.append([name, fold.repeat, fold.number, *classes, *cells])
         if table:
             write_text(self.folder / "predictions.csv", csv_text(table), "the predictions")
         return confusion if confusion.any() else None
@@ -223,12 +221,12 @@ class CrossValidation:
         return groups_by_pattern(self.names, self.options.group_pattern) if self.options.group_pattern else self._files
 
     def _plan(self, fold: Fold) -> PlannedRun:
-        several = f"repeat {fold.repeat}, " if self.options.repeats > 1 else ""
+        repeat = f"repeat {fold.repeat}, " if self.options.repeats > 1 else ""
         images = len(self.names) - len(fold.held_out)
         steps = max(1, images // self._batch_size) * max(self.epochs or 1, 1)
         steps = min(steps, self._max_steps) if self._max_steps > 0 else steps
         key = f"repeat_{fold.repeat}_fold_{fold.number}"
-        title = f"{several}fold {fold.number} of {self.options.folds}"
+        title = f"{repeat}fold {fold.number} of {self.options.folds}"
         return PlannedRun(key, title, "fold", steps, details={"fold": fold})
 
     def _shown(self) -> str:
@@ -238,61 +236,61 @@ class CrossValidation:
 
 
 def _weights_of(path: Path) -> Mapping[str, torch.Tensor]:
-    """Return the weights in a checkpoint of a fold."""
+    """Return the weights of a fold's checkpoint."""
     try:
-        found: Mapping[str, torch.Tensor] = load_tensors(path)["state_dict"]
-    except Exception as error:  # of all kinds, for files that are something else
+        weights: Mapping[str, torch.Tensor] = load_tensors(path)["state_dict"]
+    except Exception as error:  # other kinds of files may raise anything
         if isinstance(error, MemoryError | OSError):
             raise
         raise damaged(path, "it holds no weights") from None
-    return found
+    return weights
 
 
 def _read_predictions(path: Path, fold: Fold, classes: int | None) -> tuple[list[int], torch.Tensor]:
-    """Return what a model has predicted of its fold: positions in the pool, and (N, classes) probabilities.
+    """Read the predictions for a fold: positions in the training pool, and (N, classes) probabilities.
 
     Raises:
-        ValueError: If the file is not what a fold has left.
+        ValueError: If the file does not hold valid predictions for this fold.
     """
     try:
         content = load_tensors(path)
         positions, probabilities = content["positions"], content["probabilities"]
         shapes = len(positions), int(probabilities.shape[1])
-        right = probabilities.layout == positions.layout == torch.strided
-        right &= positions.dtype == torch.int64 and positions.shape == (len(probabilities),) and probabilities.ndim == 2
-    except Exception as error:  # of all kinds, for files that are something else
+        valid = probabilities.layout == positions.layout == torch.strided
+        valid &= positions.dtype == torch.int64 and positions.shape == (len(probabilities),) and probabilities.ndim == 2
+    except Exception as error:  # other kinds of files may raise anything
         if isinstance(error, MemoryError | OSError):
             raise
         raise damaged(path, "it holds no predictions") from None
-    if not right or not probabilities.is_floating_point() or shapes[0] > len(fold.held_out):
+    if not valid or not probabilities.is_floating_point() or shapes[0] > len(fold.held_out):
         raise damaged(path, "it holds no predictions of this fold")
-    if not 0 < shapes[1] <= (classes or _MOST_CLASSES) or shapes[1] != (classes or shapes[1]):
-        raise damaged(path, f"it holds predictions of {shapes[1]} classes, where there are {classes or 'fewer'}")
-    found = positions.tolist()
-    if len({*found} & {*fold.held_out.tolist()}) != len(found):
-        raise damaged(path, "it holds predictions of images that are not in this fold")
-    return found, probabilities
+    if not 0 < shapes[1] <= (classes or _MAX_CLASSES) or shapes[1] != (classes or shapes[1]):
+        raise damaged(path, f"it holds predictions for {shapes[1]} classes instead of {classes or 'fewer'}")
+    indices = positions.tolist()
+    if len({*indices} & {*fold.held_out.tolist()}) != len(indices):
+        raise damaged(path, "it holds predictions for images outside this fold")
+    return indices, probabilities
 
 
 def not_finite(rows: Sequence[Row]) -> list[str]:
-    """Return a line for each metric that is not finite in some folds: its mean would say nothing.
+    """Return a line for each metric that is not finite in some folds.
 
     Example:
         >>> not_finite([{"repeat": 1, "fold": k, "val_loss": v} for k, v in ((1, 0.5), (2, float("inf")))])
-        ['val_loss is not finite in fold 2: it has no mean and no spread.']
+        ['val_loss is not finite in fold 2: its mean and spread are undefined.']
     """
     lines = []
     for metric in metric_names(rows):
         folds = [_fold_name(row, rows) for row in rows if not math.isfinite(float(row.get(metric) or 0))]
         if folds:
             where = f"fold{'s' * (len(folds) > 1)} {', '.join(folds)}"
-            lines.append(f"{escape_markdown(metric)} is not finite in {where}: it has no mean and no spread.")
+            lines.append(f"{escape_markdown(metric)} is not finite in {where}: its mean and spread are undefined.")
     return lines
 
 
 def _fold_name(row: Row, rows: Sequence[Row]) -> str:
-    several = len({str(row["repeat"]) for row in rows}) > 1
-    return f"{row['repeat']}.{row['fold']}" if several else str(row["fold"])
+    repeated = len({str(row["repeat"]) for row in rows}) > 1
+    return f"{row['repeat']}.{row['fold']}" if repeated else str(row["fold"])
 
 
 def metric_names(rows: Sequence[Row]) -> list[str]:
@@ -301,9 +299,9 @@ def metric_names(rows: Sequence[Row]) -> list[str]:
 
 
 def fold_table(rows: Sequence[Row]) -> str:
-    """Return a Markdown table of the folds, with mean and standard deviation (of a sample) in its last row.
+    """Return a Markdown table of the folds, with mean and sample standard deviation in the last row.
 
-    A metric that is not finite in some fold has none.
+    They are left out for a metric that is not finite in some fold.
 
     Args:
         rows: Rows of `kfold.csv`.
@@ -332,7 +330,7 @@ def fold_table(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, "| " + " | ".join(last) + " |"])
 
 
-def _chosen(probabilities: torch.Tensor, several: bool) -> list[int]:
-    if several:
+def _predicted_classes(probabilities: torch.Tensor, multi_label: bool) -> list[int]:
+    if multi_label:
         return [int(k) for k in (probabilities >= 0.5).nonzero()[:, 0]]
     return [int(probabilities.argmax())]

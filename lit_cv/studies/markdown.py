@@ -1,4 +1,4 @@
-"""Text of files as a part of a Markdown file. Pure Python."""
+"""Escape text for Markdown. Pure Python."""
 
 import re
 
@@ -6,13 +6,13 @@ from lit_cv.printable import printable
 
 __all__ = ["escape_markdown"]
 
-# An underscore within a word is text in Markdown.
+# Underscores within words have no meaning in Markdown.
 _SPECIAL = re.compile(r"[\\`*\[\]<>|&#$~!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _OPENS_BLOCK = re.compile(r"^(\d+(?=[.)](?:\s|$))|(?=[-+=](?:[-+=\s]|$)))")
 
 
 def escape_markdown(text: str) -> str:
-    r"""Return a text that Markdown shows in one line as it is, in a list or a table, too.
+    r"""Escape a text so that Markdown shows it unchanged in one line, also in lists and tables.
 
     Example:
         >>> escape_markdown("a|b <b> *c* val_acc"), escape_markdown("- [x](y)")

@@ -1,4 +1,4 @@
-"""One line that says how far a piece of work of many runs is."""
+"""A one-line progress display for studies of many runs."""
 
 import math
 import sys
@@ -9,18 +9,18 @@ from lit_cv.printable import printable
 
 __all__ = ["ProgressLine", "duration"]
 
-_EVERY = 0.25  # seconds between two refreshes
+_REFRESH_SECONDS = 0.25
 
 
 class ProgressLine:
-    """Shows the run under way in one line that is rewritten, and leaves a line for each finished run.
+    """Shows the progress of the current run in one rewritten line, and prints a line for each finished run.
 
-    Where there is no terminal only the lasting lines are printed.
+    Without a terminal, only the lines of finished runs are printed.
 
     Args:
-        title: Which run of how many.
-        steps: Steps that it takes.
-        left: Seconds left for the whole, from the steps that the run has taken.
+        title: Title of the run, with its number.
+        steps: Number of steps of the run.
+        left: Returns the seconds left for the study, given the steps that the run has taken.
     """
 
     def __init__(self, title: str, steps: int, left: Callable[[int], float]) -> None:
@@ -30,40 +30,40 @@ class ProgressLine:
         self.update(0)
 
     def update(self, step: int) -> None:
-        """Take note of the steps taken; between two refreshes this costs a look at the clock."""
+        """Update the number of steps taken; this is cheap between two refreshes."""
         now = time.monotonic()
         if not self._terminal or now < self._due:
             return
-        self._due = now + _EVERY
+        self._due = now + _REFRESH_SECONDS
         left = self.left(step)
-        rest = "" if math.isnan(left) else f", {duration(left)} left"
-        self._write(f"{self.title}, step {step} of {self.steps}{rest}")
+        remaining = "" if math.isnan(left) else f", {duration(left)} left"
+        self._write(f"{self.title}, step {step} of {self.steps}{remaining}")
 
     def finish(self, result: str, seconds: float, left: float) -> None:
-        """Leave the line of a finished run.
+        """Print the line of a finished run.
 
         Args:
-            result: What came out.
-            seconds: How long it took.
-            left: Seconds left for the whole.
+            result: Result of the run.
+            seconds: Duration of the run.
+            left: Seconds left for the study.
         """
         self.clear()
-        rest = f"; {duration(left)} left" if left > 0 else ""
-        print(f"{self.title}: {printable(result, lines=False)} ({duration(seconds)}{rest})", flush=True)
+        remaining = f"; {duration(left)} left" if left > 0 else ""
+        print(f"{self.title}: {printable(result, lines=False)} ({duration(seconds)}{remaining})", flush=True)
 
     def clear(self) -> None:
-        """Take the line away."""
+        """Erase the line."""
         if self._terminal:
             self._write("")
 
     def _write(self, text: str) -> None:
-        # Without the terminal's wrapping: a line wider than it would be rewritten below itself again and again.
+        # Line wrapping is off meanwhile: a wrapped line would not be overwritten, but repeated below itself.
         sys.stdout.write(f"\r\x1b[2K\x1b[?7l{text}\x1b[?7h")
         sys.stdout.flush()
 
 
 def duration(seconds: float) -> str:
-    """Return a time for people.
+    """Return a readable duration.
 
     Example:
         >>> [duration(s) for s in (4.26, 75, 4000, float("nan"))]
@@ -73,5 +73,5 @@ def duration(seconds: float) -> str:
         return "an unknown time"
     if seconds < 60:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
+    minutes, remainder = divmod(round(seconds), 60)
+    return f"{minutes}:{remainder:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"

@@ -1,4 +1,4 @@
-"""Many runs as one piece of work: planned, done once each, counted, and continued where it stopped."""
+"""Run many fits as one study: plan them, run each once, and resume after an interruption."""
 
 import errno
 import json
@@ -17,7 +17,7 @@ from lit_cv.errors import argument
 from lit_cv.file_lock import FileLock
 from lit_cv.printable import printable
 from lit_cv.studies.progress_line import ProgressLine, duration
-from lit_cv.studies.study_files import ALWAYS, Row, read_json, read_rows, write_json, write_table
+from lit_cv.studies.study_files import ALWAYS, Row, read_json, read_run_rows, write_json, write_study_table
 
 __all__ = ["PlannedRun", "Study"]
 
@@ -32,12 +32,12 @@ class PlannedRun:
     """One run of a study.
 
     Attributes:
-        key: Its name, the same at every start; also that of its folder.
-        title: What it is, for people.
-        kind: Runs of one kind take about as long a step.
-        steps: Optimizer steps that it takes, about.
-        needs: Keys of the runs that have to be there before it.
-        details: What whoever performs it has to know.
+        key: Name of the run and its folder, the same whenever the study is started.
+        title: Readable title.
+        kind: Runs of one kind take about the same time per step.
+        steps: Approximate number of optimizer steps.
+        needs: Keys of the runs that must be done before it.
+        details: Further data for the function that performs it.
     """
 
     key: str
@@ -52,18 +52,18 @@ Perform = Callable[[PlannedRun, Path, Callable[[int], None]], Row]
 
 
 class Study:
-    """Performs the runs of a plan, each once, and keeps what they gave in a table.
+    """Performs each run of a plan once, and keeps the results in a table.
 
-    The table is written as a whole after each run. Started again, a study passes over the runs that the table
-    holds, performs again those that failed, and lets a run that was cut off continue in its folder.
+    The complete table is written after each run. When started again, a study skips the runs in the table, repeats
+    those that failed, and resumes an interrupted run in its folder.
 
     Args:
-        folder: Folder of the study; the runs lie in folders of their own in `runs` below it.
-        identity: What makes it the same study at the next start.
-        runs: The runs, those that others need before them.
+        folder: Folder of the study, with one subfolder of `runs` per run.
+        identity: Content that must be equal for a study to be resumed.
+        runs: The runs, each after those that it needs.
         table: File name of the table.
-        command: How to continue it, for the message after Ctrl-C.
-        escape_formulas: Whether texts in the table that a spreadsheet would compute are escaped.
+        command: The command that resumes the study, for the message after Ctrl-C.
+        escape_formulas: Whether to escape texts in the table that a spreadsheet would evaluate as formulas.
 
     Raises:
         ValueError: If the folder holds another study, or its files are damaged.
@@ -83,11 +83,11 @@ class Study:
         self.identity = json.loads(json.dumps(identity))
         self.table = folder / table
         check_identity(folder, self.identity)
-        self.rows: dict[str, Row] = {row["key"]: row for row in read_rows(self.table)}
+        self.rows: dict[str, Row] = {row["key"]: row for row in read_run_rows(self.table)}
 
     @property
     def finished(self) -> dict[str, Row]:
-        """The rows of the runs that are done."""
+        """The rows of the runs that have succeeded."""
         return {key: row for key, row in self.rows.items() if not row["error"]}
 
     def run_folder(self, run: PlannedRun | str) -> Path:
@@ -95,67 +95,67 @@ class Study:
         return self.folder / "runs" / (run if isinstance(run, str) else run.key)
 
     def seconds_left(
-        self, known: Mapping[str, tuple[float, float]] | None = None, done: Mapping[str, int] | None = None
+        self, measured: Mapping[str, tuple[float, float]] | None = None, done: Mapping[str, int] | None = None
     ) -> float:
-        """Return how long the runs that are not done take, `nan` where nothing is known of any.
+        """Estimate the seconds that the unfinished runs take, `nan` if nothing is known about any kind.
 
         Args:
-            known: Seconds a step, and seconds beside its steps, for kinds of runs that none is finished of.
-            done: Steps that a run under way has taken.
+            measured: Seconds per step and seconds outside steps, for kinds without a finished run.
+            done: Steps that the current run has taken.
         """
-        rates = dict(known or {})
+        timings = dict(measured or {})
         for kind in {run.kind for run in self.runs}:
             rows = [self.finished[run.key] for run in self.runs if run.kind == kind and run.key in self.finished]
             if rows:
                 wall = sum(float(row["wall_seconds"]) for row in rows)
-                rates[kind] = wall / sum(int(row["steps"]) for row in rows), 0.0
-        if not rates:
+                timings[kind] = wall / sum(int(row["steps"]) for row in rows), 0.0
+        if not timings:
             return float("nan")
         trained = [run for run in self.runs if run.steps > 1 and run.key in self.finished]
         if trained:
             wall = sum(float(self.finished[run.key]["wall_seconds"]) for run in trained)
-            usual = wall / sum(run.steps for run in trained), 0.0
+            average = wall / sum(run.steps for run in trained), 0.0
         else:
-            usual = sum(rate for rate, _ in rates.values()) / len(rates), 0.0
+            average = sum(per_step for per_step, _ in timings.values()) / len(timings), 0.0
         left = 0.0
         for run in self.runs:
             if run.key not in self.finished:
-                a_step, beside = rates.get(run.kind, usual)
-                left += beside + a_step * max(run.steps - (done or {}).get(run.key, 0), 0)
+                per_step, overhead = timings.get(run.kind, average)
+                left += overhead + per_step * max(run.steps - (done or {}).get(run.key, 0), 0)
         return left
 
-    def describe(self, known: Mapping[str, tuple[float, float]] | None = None) -> str:
-        """Return what there is to do: a line for each run, and how long it takes."""
+    def describe(self, measured: Mapping[str, tuple[float, float]] | None = None) -> str:
+        """Return a line for each run with its state, and an estimate of the time left."""
         lines = []
         for number, run in enumerate(self.runs, 1):
             state = "to do"
             if run.key in self.finished:
                 state = f"done in {duration(float(self.rows[run.key]['wall_seconds']))}"
             elif run.key in self.rows:
-                state = f"failed, to be done again: {self.rows[run.key]['error']}"
+                state = f"failed, will be repeated: {self.rows[run.key]['error']}"
             elif (self.run_folder(run) / "checkpoints" / "last.ckpt").is_file():
-                state = "begun, to be continued"
+                state = "interrupted, will be resumed"
             lines.append(f"{number:>4}  {run.title}, {run.steps} steps: {state}")
         todo = sum(run.key not in self.finished for run in self.runs)
         lines.append(
-            f"{len(self.runs)} runs, {todo} to do, about {duration(self.seconds_left(known))}; in {self.folder}"
+            f"{len(self.runs)} runs, {todo} to do, about {duration(self.seconds_left(measured))}; in {self.folder}"
         )
         return printable("\n".join(lines))
 
     def execute(self, perform: Perform, after: Callable[[], None] | None = None, shown: str = "") -> None:
-        """Perform what is left of the plan.
+        """Perform the unfinished runs.
 
         Args:
-            perform: Performs a run in its folder, tells the steps taken, and returns its row. An error in it is
-                kept in the table, and the other runs go on.
-            after: Called when a run is done and in the table.
-            shown: Column that the line of a finished run shows.
+            perform: Performs a run in its folder, reports the steps taken, and returns its row. Its errors are stored
+                in the table, and the other runs continue.
+            after: Called after the row of a run is written to the table.
+            shown: Column to show in the line of a finished run.
 
         Raises:
-            SystemExit: With status 130 after Ctrl-C, 143 after SIGTERM, and as it comes for a wrong option.
-            OSError: If the disk is full, or a file cannot be written; what was done stays.
+            SystemExit: With status 130 after Ctrl-C, 143 after SIGTERM, or with the message about an invalid option.
+            OSError: If the disk is full or a file cannot be written; finished runs are kept.
         """
-        with _alone(self.folder):
+        with _locked(self.folder):
             remove_unfinished(self.folder)
             write_json(self.folder / _PLAN, self.identity, "the plan")
             self._execute(perform, after, shown)
@@ -169,19 +169,19 @@ class Study:
             start = time.monotonic()
             try:
                 row = self._perform(perform, run, line)
-                # A run that was continued knows the seconds before, too.
+                # A resumed run counts the seconds before the interruption, too.
                 wall = max(time.monotonic() - start, float(row.get("seconds", 0.0)))
                 row |= {"key": run.key, "steps": run.steps, "wall_seconds": round(wall, 3)}
                 self._keep(row)
             except (KeyboardInterrupt, SystemExit) as stop:
-                signal.signal(signal.SIGINT, handler)  # Lightning leaves it deaf
+                signal.signal(signal.SIGINT, handler)  # Lightning replaces the handler
                 line.clear()
                 if isinstance(stop, SystemExit) and isinstance(stop.code, str):
                     raise
                 self._print_stopped(number, run)
                 terminated = isinstance(stop, SystemExit) and stop.code == 128 + signal.SIGTERM
                 raise SystemExit(128 + signal.SIGTERM if terminated else 130) from None
-            except OSError:  # its folder, or the table, cannot be written to
+            except OSError:  # the run folder or the table is not writable
                 line.clear()
                 self._print_stopped(number, run)
                 raise
@@ -213,35 +213,35 @@ class Study:
         print(printable(text, lines=False))
 
     def _left_after(self, run: PlannedRun) -> Callable[[int], float]:
-        """Return how the time left follows from the steps that a run has taken."""
+        """Return a function from the steps of a run to the seconds left for the study."""
         return lambda steps: self.seconds_left(done={run.key: steps})
 
     def _keep(self, row: Row) -> None:
         self.rows[row["key"]] = row
         order = [run.key for run in self.runs]
         rows = sorted(self.rows.values(), key=lambda r: order.index(r["key"]) if r["key"] in order else len(order))
-        write_table(self.table, rows, last=ALWAYS, escape_formulas=self.escape_formulas)
+        write_study_table(self.table, rows, last=ALWAYS, escape_formulas=self.escape_formulas)
 
 
 def _write_trace(folder: Path) -> None:
-    """Keep the trace of the error at hand in `error.txt`; the fit that failed may have removed its empty folder."""
+    """Write the traceback of the current error to `error.txt`; the failed fit may have removed its empty folder."""
     try:
-        write_text(create_folder(folder) / "error.txt", traceback.format_exc(), "the trace", sync=False)
+        write_text(create_folder(folder) / "error.txt", traceback.format_exc(), "the traceback", sync=False)
     except OSError as error:
         log.warning("%s", error)
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep a second process out of a folder, where the system has such locks.
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock a folder against other processes, if the system supports locks.
 
     Raises:
-        ValueError: If another one is at work there.
+        ValueError: If another process uses the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock") as lock:
         if not lock.acquire():
-            raise ValueError(f"another process is at work in {folder}: wait for it, or set {argument('output')}.")
+            raise ValueError(f"another process is using {folder}: wait until it ends, or set {argument('output')}.")
         yield
 
 
@@ -249,18 +249,18 @@ def check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     """Refuse a folder that holds another study.
 
     Raises:
-        ValueError: If it does, with what differs, or if it cannot be read.
+        ValueError: If the plans differ (the message names the differences), or the plan cannot be read.
     """
     path = folder / _PLAN
-    if (before := read_json(path)) is None:
+    if (stored := read_json(path)) is None:
         return
-    names = [name for name in {**before, **identity} if _text(before.get(name)) != _text(identity.get(name))]
+    names = [name for name in {**stored, **identity} if _to_json(stored.get(name)) != _to_json(identity.get(name))]
     if names:
         raise ValueError(
             f"{folder} holds another study, which differs in {printable(', '.join(names), lines=False)} ({path}): "
-            f"repeat its command to continue it, or name another folder ({argument('output')})."
+            f"repeat its command to resume it, or choose another folder ({argument('output')})."
         )
 
 
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)  # a NaN in it equals another
+def _to_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)  # as text, NaN equals NaN

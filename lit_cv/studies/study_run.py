@@ -1,4 +1,4 @@
-"""One run of a study: a fit in a folder of its own, which goes on where it was cut off."""
+"""One run of a study: a fit in its own folder, which resumes after an interruption."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -19,22 +19,22 @@ from lit_cv.running.tensorboard_log import RunTensorBoardLogger
 from lit_cv.running.training import LitCLI
 from lit_cv.studies.run_callbacks import LastCheckpoint, StepReport, TrainingClock
 
-__all__ = ["StudyRun", "quietly"]
+__all__ = ["StudyRun", "quiet_runs"]
 
-_JUDGES = (callbacks.EmbeddingEvaluation, callbacks.OnlineProbe)  # they look at labels, and take time
+_EVALUATIONS = (callbacks.EmbeddingEvaluation, callbacks.OnlineProbe)  # they use labels and take time
 
 
 class StudyRun(LitCLI):
-    """Fits as `lit-cv fit` does, into a folder, without a progress bar of its own.
+    """Fits like `lit-cv fit`, but into a given folder and without a progress bar.
 
     Args:
         args: Options of `fit`.
-        folder: Folder of the run. A checkpoint in it is continued.
-        lean: Whether the run trains and no more: no validation, no pictures, and the last checkpoint alone.
-        only_build: Whether the model, the data and the Trainer are built, but nothing is run.
-        prepare_data: Gets the DataModule before it is set up.
-        check_model: Gets the model before it is trained.
-        report: Gets the number of optimizer steps taken.
+        folder: Folder of the run; it is resumed from a checkpoint in this folder.
+        lean: Whether to only train: no validation, no figures, and only the last checkpoint.
+        only_build: Whether to build the model, the data and the Trainer without running them.
+        prepare_data: Called with the DataModule before its setup.
+        check_model: Called with the model before training.
+        report: Called with the number of optimizer steps taken.
     """
 
     def __init__(
@@ -53,17 +53,17 @@ class StudyRun(LitCLI):
         last = folder / "checkpoints" / "last.ckpt"
         resume = ["--ckpt_path", str(last)] if last.is_file() and not only_build else []
         quiet = [f"--trainer.{name}=false" for name in ("enable_progress_bar", "enable_model_summary")]
-        one = "--trainer.devices=1"  # several would start this program again, once for each
+        devices = "--trainer.devices=1"  # more devices would start this program once for each of them
         with invocation(["fit", *args]):
-            args = ["fit", one, *args, *quiet, f"--trainer.default_root_dir={folder}", *resume]
+            args = ["fit", devices, *args, *quiet, f"--trainer.default_root_dir={folder}", *resume]
             super().__init__(*prepare_run(args))
 
     def instantiate_classes(self) -> None:
-        """Build the model, the data and the Trainer, and hand the data over to be prepared."""
+        """Build the model, the data and the Trainer, and call `check_model` and `prepare_data`."""
         super().instantiate_classes()
         if self.trainer.world_size > 1:
             raise ValueError(
-                f"each run of kfold and compare takes one device, not {self.trainer.world_size}: leave "
+                f"kfold and compare use one device per run, not {self.trainer.world_size}: leave "
                 f"{argument('devices', TRAINER)} and {argument('num_nodes', TRAINER)} out."
             )
         if self._check_model is not None:
@@ -75,24 +75,26 @@ class StudyRun(LitCLI):
         report = [StepReport(self._report)] if self._report else []
         if not self.lean:
             return [*super()._callbacks(config, fitting), self.clock, *report]
-        given = config["callbacks"] or []
-        own = [self._get(self.config_init, key) for key in ("non_finite", "ema")]
-        views = [c for c in self._embedding_callbacks(given) if isinstance(c, callbacks.ContrastiveAugmentation)]
-        chosen = [c for c in [*own, *given, *views] if not isinstance(c, _JUDGES) and as_callback(c).enabled]
+        by_user = config["callbacks"] or []
+        defaults = [self._get(self.config_init, key) for key in ("non_finite", "ema")]
+        views = [c for c in self._embedding_callbacks(by_user) if isinstance(c, callbacks.ContrastiveAugmentation)]
+        chosen = [
+            c for c in [*defaults, *by_user, *views] if not isinstance(c, _EVALUATIONS) and as_callback(c).enabled
+        ]
         config["enable_checkpointing"] = True
         return [*chosen, self.clock, *report, LastCheckpoint()]
 
     def _loggers(self, root: str | None) -> list[Logger]:
         step = self.checkpoint.step if self.checkpoint else None
         table = MetricsCSVLogger(str(self.folder), resume_step=step)
-        # It makes the folder of the run the Trainer's.
+        # Its folder becomes `trainer.log_dir`.
         board = RunTensorBoardLogger(
             self.folder.parent, name="", version=self.folder.name, default_hp_metric=False, purge_step=step
         )
         return [table] if self.lean else [board, table]
 
     def after_fit(self) -> None:
-        """Say nothing: the study does."""
+        """Log nothing: the study reports the result."""
 
     def _run_subcommand(self, subcommand: str) -> None:
         if not self.only_build:
@@ -100,8 +102,8 @@ class StudyRun(LitCLI):
 
 
 @contextmanager
-def quietly(level: int = logging.WARNING) -> Iterator[None]:
-    """Let only warnings of a run through: what it is and what came out is told in one line."""
+def quiet_runs(level: int = logging.WARNING) -> Iterator[None]:
+    """Hide log messages of runs below a level: a study prints one line for each run."""
     loggers = [logging.getLogger(name) for name in ("lit_cv", "lightning", "lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

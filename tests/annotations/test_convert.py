@@ -176,11 +176,14 @@ def test_images_in_another_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--too", "voc"], "no option --too: did you mean '--to'?"),
-        (["--root", "x", "--out", "y", "--to", "vok"], "--to vok does not fit: expected one of 'coco',.*mean 'voc'?"),
+        (["--too", "voc"], "unknown option --too: did you mean '--to'?"),
+        (["--root", "x", "--out", "y", "--to", "vok"], "--to vok: expected one of 'coco',.*mean 'voc'?"),
         (["--root", "x", "--to", "voc"], "convert needs --out."),
-        (["x"], "there is no argument 'x': options start with --."),
-        (["--imag", "x", "--root", "x", "--out", "y", "--to", "voc"], "no option --imag: did you mean '--images'?"),
+        (["x"], "unexpected argument 'x': options start with --."),
+        (
+            ["--imag", "x", "--root", "x", "--out", "y", "--to", "voc"],
+            "unknown option --imag: did you mean '--images'?",
+        ),
     ],
 )
 def test_option_errors_are_one_line(options: list[str], message: str) -> None:

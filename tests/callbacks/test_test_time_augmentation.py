@@ -80,9 +80,9 @@ def test_predict_folder_with_tta(photos: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_error_without_checkpoint_or_folder(photos: Path) -> None:
-    with pytest.raises(ValueError, match="--images needs the model"):
+    with pytest.raises(ValueError, match="--images needs a trained model"):
         main(["predict", "--images", "photos"])
-    with pytest.raises(FileNotFoundError, match="there is no folder 'photoss'"):
+    with pytest.raises(FileNotFoundError, match="'photoss' does not exist"):
         main(["predict", "--ckpt_path", "x.ckpt", "--images", "photoss"])
 
 

@@ -1,4 +1,4 @@
-"""The recipes of domain adaptation, from the command line."""
+"""Domain adaptation recipes, run from the command line."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ SMALL = ["--data.source.num_images", "300", "--data.target.num_images", "250", "
 
 
 @pytest.mark.slow
-def test_self_training_goes_on_from_adversarial_and_is_used(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_self_training_continues_from_adversarial_checkpoint(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli = main(["fit", "--config", "adversarial", *SMALL, *QUICK])
     assert cli is not None
     first = in_tmp / "lightning_logs" / "version_0"
@@ -42,7 +42,7 @@ def test_self_training_goes_on_from_adversarial_and_is_used(in_tmp: Path, capsys
     assert main(["knn", "--ckpt_path", "best", *QUICK[2:]]) is not None
 
 
-def test_mmd(in_tmp: Path) -> None:
+def test_mmd_recipe(in_tmp: Path) -> None:
     cli = main(["fit", "--config", "mmd", "--model.distance", "coral", *SMALL, *QUICK, *BARE])
     assert cli is not None
     assert {"val_score", "val_source_acc", "val_target_acc", "train_adaptation_loss"} <= set(
@@ -50,7 +50,7 @@ def test_mmd(in_tmp: Path) -> None:
     )
 
 
-def test_another_approach_on_the_same_data(in_tmp: Path) -> None:
+def test_supervised_module_on_adaptation_data(in_tmp: Path) -> None:
     supervised = ["--model", "SupervisedModule", "--model.backbone", "conv4"]
     cli = main(["fit", "--config", "mmd", *supervised, *SMALL, *QUICK, *BARE])
     assert cli is not None
@@ -60,7 +60,7 @@ def test_another_approach_on_the_same_data(in_tmp: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("parsed_once")
 @pytest.mark.parametrize("name", ["usps_to_mnist_adversarial", "mnist_to_usps_self_training"])
-def test_digits(in_tmp: Path, data_root: Path, name: str) -> None:
+def test_digit_recipes_train(in_tmp: Path, data_root: Path, name: str) -> None:
     roots = ["--data.source.root", str(data_root), "--data.target.root", str(data_root), "--data.batch_size", "8"]
     cli = main(["fit", "--config", name, *roots, "--data.source.val_fraction", "0.01", *QUICK, *BARE])
     assert cli is not None
@@ -68,7 +68,7 @@ def test_digits(in_tmp: Path, data_root: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["adversarial", "self_training"])
-def test_svhn_is_parsed(in_tmp: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_svhn_recipes_parse(in_tmp: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     args, _ = prepare(["fit", "--config", f"svhn_to_mnist_{kind}"])
     seen: list[Any] = []
     monkeypatch.setattr(
@@ -84,15 +84,18 @@ def test_svhn_is_parsed(in_tmp: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        (["--data.target", "MINSTDataModule"], "--data.target: no class 'MINSTDataModule': did you mean 'MNISTDataM"),
-        (["--data.source.num_images", "five"], "--data.source.num_images five does not fit: expected int"),
+        (
+            ["--data.target", "MINSTDataModule"],
+            "--data.target: unknown class 'MINSTDataModule': did you mean 'MNISTDataM",
+        ),
+        (["--data.source.num_images", "five"], "--data.source.num_images five: expected int"),
         (
             ["--data.source.num_imges", "5"],
-            "no option --data.source.num_imges: did you mean '--data.source.num_images'",
+            "unknown option --data.source.num_imges: did you mean '--data.source.num_images'",
         ),
     ],
 )
-def test_a_mistake_in_a_domain_is_named(in_tmp: Path, option: list[str], message: str) -> None:
+def test_error_names_domain_option(in_tmp: Path, option: list[str], message: str) -> None:
     with pytest.raises(SystemExit) as error:
         main(["fit", "--config", "mmd", *option])
     assert message in str(error.value)

@@ -1,4 +1,4 @@
-"""`compare`: a tiny comparison of chains, its table, its report, and what happens when a run breaks."""
+"""`compare`: table and report of a tiny comparison, and failed runs."""
 
 import csv
 import json
@@ -47,10 +47,10 @@ def tiny(in_tmp: Path) -> list[str]:
     return ["compare", "--comparison", "tiny.yaml", *CPU]
 
 
-def test_a_comparison(tiny: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_writes_table_and_report(tiny: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([*tiny, "--cost_per_label", "0.5"])
-    said = capsys.readouterr().out
-    assert "run 7 of 7" in said  # 3 approaches x 2 numbers of labels, and one pretraining
+    output = capsys.readouterr().out
+    assert "run 7 of 7" in output  # 3 approaches x 2 label budgets, and one pretraining
     folder = in_tmp / "lightning_logs" / "compare"
     rows = table(folder / "compare.csv")
     assert len(rows) == 6
@@ -67,15 +67,15 @@ def test_a_comparison(tiny: list[str], in_tmp: Path, capsys: pytest.CaptureFixtu
         "compare.md", "compare.html", "compare_overview.png", "compare_labels.png", "compare_compute.png",
         "compare_cost.png",
     }  # fmt: skip
-    assert "Which to choose" in said
+    assert "Which to choose" in output
 
-    # The last weights give the tabled accuracy, and the labels differ from seed to seed.
+    # The last weights reproduce the accuracy in the table, and each seed chooses other labels.
     module = load_module(folder / "runs" / "tuned-1-seed1" / "checkpoints" / "last.ckpt")
     assert isinstance(module, FineTuneModule)
     data = DigitsDataModule(val_fraction=0.0, labels_per_class=1, label_seed=1)
     data.setup()
     batch = data.test_dataset.__getitems__(range(len(data.test_dataset)))  # type: ignore[union-attr]
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # as the recipe does
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # as in the recipe
         accuracy = float((module(batch["image"]).argmax(1) == batch["label"]).float().mean())
     tabled = next(row for row in rows if (row["approach"], row["budget"], row["seed"]) == ("tuned", "1", "1"))
     assert accuracy == pytest.approx(float(tabled["test_acc"]), abs=1e-6)
@@ -84,7 +84,7 @@ def test_a_comparison(tiny: list[str], in_tmp: Path, capsys: pytest.CaptureFixtu
     assert data.train_dataset.rows.tolist() != other.train_dataset.rows.tolist()
     assert data.test_dataset.rows.tolist() == other.test_dataset.rows.tolist()  # type: ignore[union-attr]
 
-    # From its table alone the report is made again; started again, nothing is left to do.
+    # The report can be rebuilt from the table alone, and a second start has nothing to do.
     moved = in_tmp / "moved"
     moved.mkdir()
     (folder / "compare.csv").rename(moved / "compare.csv")
@@ -96,9 +96,7 @@ def test_a_comparison(tiny: list[str], in_tmp: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.slow
-def test_a_broken_run_is_recorded_and_done_again(
-    tiny: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_run_is_recorded_and_repeated(tiny: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = [*tiny, "--approaches", "scratch", "tuned", "--labels", "1"]
     step = FineTuneModule.step
 
@@ -116,10 +114,10 @@ def test_a_broken_run_is_recorded_and_done_again(
     assert not any(row["error"] for row in table(path))
 
 
-def test_minutes_are_turned_into_steps_once(
+def test_minutes_are_converted_to_steps_once(
     tiny: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lit_cv.studies.comparison_report.write_report", lambda *args: "")  # pictures take long
+    monkeypatch.setattr("lit_cv.studies.comparison_report.write_report", lambda *args: "")  # figures take long
     few = [*tiny, "--approaches", "scratch", "--labels", "1", "--minutes", "0.005"]
     main(few)
     folder = in_tmp / "lightning_logs" / "compare"
@@ -130,34 +128,34 @@ def test_minutes_are_turned_into_steps_once(
     assert "1 runs, 0 to do" in capsys.readouterr().out
 
 
-def test_what_a_comparison_refuses(tiny: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="no comparison is named 'digit': did you mean 'digits'"):
+def test_compare_rejects_invalid_options(tiny: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="unknown comparison 'digit': did you mean 'digits'"):
         main(["compare", "--comparison", "digit"])
-    with pytest.raises(ValueError, match="no approach is named 'tunde': did you mean 'tuned'"):
+    with pytest.raises(ValueError, match="unknown approach 'tunde': did you mean 'tuned'"):
         main([*tiny, "--approaches", "tunde"])
-    with pytest.raises(ValueError, match=r"transfer starts from given weights: name them \(--weights\)"):
+    with pytest.raises(ValueError, match=r"transfer needs initial weights: set --weights"):
         main([*tiny, "--approaches", "transfer"])
-    with pytest.raises(ValueError, match="labels='many': give a number for each class"):
+    with pytest.raises(ValueError, match="labels='many': give a number per class"):
         main([*tiny, "--labels", "many"])
-    with pytest.raises(ValueError, match=r"--data\.labels_per_class is what a comparison varies"):
+    with pytest.raises(ValueError, match=r"--data\.labels_per_class is varied by the comparison"):
         main([*tiny, "--data.labels_per_class", "3"])
-    with pytest.raises(SystemExit, match=r"--model\.lr is not for compare"):
+    with pytest.raises(SystemExit, match=r"compare takes no --model\.lr"):
         main([*tiny, "--model.lr", "3"])
-    with pytest.raises(FileNotFoundError, match=r"there is no .*compare.csv"):
+    with pytest.raises(FileNotFoundError, match=r"compare\.csv does not exist"):
         main(["compare", "--redraw"])
     monkeypatch.setattr("lit_cv.studies.comparison_report.write_report", lambda *args: "")
     (in_tmp / "shared.yaml").write_text(TINY.replace("config: simclr", "config: supervised"))
     main(["compare", "--comparison", "shared.yaml", "--approaches", "tuned", "--labels", "1", *CPU])
     rows = table(in_tmp / "lightning_logs" / "compare" / "runs.csv")
     errors = {row["key"].partition("-")[0]: row["error"] for row in rows}
-    assert "SupervisedModule learns from labels, and cannot be shared" in errors["pretraining"]
+    assert "SupervisedModule learns from labels, so label budgets cannot share it" in errors["pretraining"]
     assert "which failed" in errors["tuned"]
     (in_tmp / "wrong.yaml").write_text(TINY.replace("shared: true", "sharde: true"))
-    with pytest.raises(ValueError, match="approach centroid: no setting 'sharde': did you mean 'share' or 'shared'"):
+    with pytest.raises(ValueError, match="approach centroid: unknown key 'sharde': did you mean 'share' or 'shared'"):
         main(["compare", "--comparison", "wrong.yaml"])
 
 
-def test_shipped_comparisons() -> None:
+def test_shipped_comparisons_parse() -> None:
     for name in ("digits", "fashion_mnist"):
         comparison = read_comparison(name, weights="DEFAULT")
         assert [a.name for a in comparison.approaches] == [
@@ -166,7 +164,7 @@ def test_shipped_comparisons() -> None:
     assert [str(Budget.parse(text)) for text in (10, "0.01", "all")] == ["10", "0.01", "all"]
 
 
-def test_given_weights_are_found_from_any_folder(in_tmp: Path) -> None:
+def test_weights_path_becomes_absolute(in_tmp: Path) -> None:
     (in_tmp / "last.ckpt").touch()
     for given in ("last.ckpt", "last.ckpt:teacher"):
         assert read_comparison("digits", weights=given).weights == str(in_tmp / given)

@@ -1,4 +1,4 @@
-"""`curves`: several runs in one picture."""
+"""`curves`: several runs in one figure."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def write(folder: Path, values: list[float], metric: str = "val_acc") -> Path:
     return folder
 
 
-def test_curves_are_those_of_the_tables(tmp_path: Path) -> None:
+def test_curves_match_tables(tmp_path: Path) -> None:
     runs = {name: History.read(write(tmp_path / name, [0.1, 0.5 + k / 10, 0.9]) / "metrics.csv")
             for k, name in enumerate(("a", "b"))}  # fmt: skip
     loss, accuracy = overlay_figure(runs).axes
@@ -31,20 +31,20 @@ def test_curves_are_those_of_the_tables(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 5])
-def test_ticks_are_whole_epochs(tmp_path: Path, epochs: int) -> None:
+def test_ticks_are_integer_epochs(tmp_path: Path, epochs: int) -> None:
     figure = overlay_figure({"a": History.read(write(tmp_path / "a", [0.5] * epochs) / "metrics.csv")})
     for axes in figure.axes:
         assert axes.get_xticks()[axes.get_xticks() <= epochs].tolist() == list(range(epochs + 1))
 
 
-def test_the_verb(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_curves_verb(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [str(write(in_tmp / "logs" / name / "run", [0.1, 0.5])) for name in ("a", "b")]
     main(["curves", *runs, "--dry_run"])
     assert "a/run: " in capsys.readouterr().out
     assert not (in_tmp / "curves.png").exists()
     main(["curves", *runs, "--metrics", "val_acc", "--names", "first", "second"])
     assert (in_tmp / "curves.png").is_file()
-    with pytest.raises(FileNotFoundError, match="nowhere is no run"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a run"):
         main(["curves", "nowhere"])
     for name in ("c9", "c10"):
         write(in_tmp / "more" / name, [0.1, 0.5])
@@ -61,5 +61,5 @@ def test_the_verb(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
         main(["curves", *runs, "--metrics", "val_ac"])
     with pytest.raises(ValueError, match="1 names for 2 runs"):
         main(["curves", *runs, "--names", "first"])
-    with pytest.raises(SystemExit, match="no option --metric: did you mean '--metrics'"):
+    with pytest.raises(SystemExit, match="unknown option --metric: did you mean '--metrics'"):
         main(["curves", runs[0], "--metric", "val_acc"])

@@ -1,4 +1,4 @@
-"""The recipes of fine-tuning, from the command line, on weights as their users have them."""
+"""Fine-tuning recipes, run from the command line on typical weights."""
 
 from pathlib import Path
 
@@ -17,14 +17,14 @@ QUICK = [
 
 @pytest.fixture
 def run(in_tmp: Path) -> str:
-    """A supervised run on shapes, and the checkpoint that it left."""
+    """Train a supervised model on shapes, and return its checkpoint."""
     shapes = ["--data", "ShapesDataModule", "--data.image_size", "16", "--data.num_images", "400"]
     main(["fit", "--config", "supervised", *shapes, *QUICK])
     return "lightning_logs/version_0/checkpoints/best.ckpt"
 
 
 @pytest.mark.slow
-def test_fine_tuning_and_probing_a_run(run: str, in_tmp: Path) -> None:
+def test_fine_tune_and_linear_probe_recipes(run: str, in_tmp: Path) -> None:
     source = torch.load(run, weights_only=True)["state_dict"]
     cli = main(["fit", "--config", "fine_tune", "--model.weights", run, *QUICK, "--data.num_images", "300"])
     assert cli is not None
@@ -42,13 +42,13 @@ def test_fine_tuning_and_probing_a_run(run: str, in_tmp: Path) -> None:
         main(["fit", "--config", "linear_probe", "--model.weights", run, "--model.backbone", "resnet18", *QUICK])
 
 
-def test_without_weights_it_runs_and_says_so(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_weights_are_logged(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["fit", "--config", "fine_tune", *QUICK, "--data.num_images", "300"])
     assert "Pretrained weights are not set" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_photographs_on_published_weights(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_imagefolder_fine_tune_on_published_weights(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("cat", "dog"):
         (in_tmp / "photos" / name).mkdir(parents=True)
         for index in range(12):
@@ -86,7 +86,7 @@ def test_photographs_on_published_weights(in_tmp: Path, capsys: pytest.CaptureFi
         (["--model.weights", "DEFAULT"], r"do not contain the name of their network: set it with --model\.backbone"),
     ],
 )
-def test_wrong_inputs_take_one_line(in_tmp: Path, options: list[str], words: str) -> None:
+def test_invalid_weights_error_is_one_line(in_tmp: Path, options: list[str], words: str) -> None:
     torch.save({"state_dict": {"a": torch.zeros(100)}}, "torn.ckpt")
     Path("torn.ckpt").write_bytes(Path("torn.ckpt").read_bytes()[:300])
     torch.save([1], "list.pt")

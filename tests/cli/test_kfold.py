@@ -1,4 +1,4 @@
-"""`kfold`: fresh models on images that they have not seen, and the same table after an interruption."""
+"""`kfold`: evaluation on held-out images, and exact resume."""
 
 import csv
 from pathlib import Path
@@ -22,7 +22,7 @@ RUN = [
 
 
 class Killed(BaseException):
-    """What ends a process at once."""
+    """Stands for a signal that kills the process."""
 
 
 TIMES = ("seconds", "wall_seconds")
@@ -34,11 +34,11 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_a_killed_cross_validation_ends_in_the_same_table(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kfold_resume_is_exact(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = [*RUN, "--folds", "2"]
     main([*run, "--output", "whole"])
-    whole = table(in_tmp / "whole" / "kfold.csv")
-    assert [row["fold"] for row in whole] == ["1", "2"]
+    uninterrupted = table(in_tmp / "whole" / "kfold.csv")
+    assert [row["fold"] for row in uninterrupted] == ["1", "2"]
 
     saved: list[int] = []
     save = RunCheckpoint._save_last
@@ -46,29 +46,29 @@ def test_a_killed_cross_validation_ends_in_the_same_table(in_tmp: Path, monkeypa
     def killed(self: RunCheckpoint, trainer: Any) -> None:
         save(self, trainer)
         saved.append(trainer.global_step)
-        if len(saved) == 3:  # in the middle of the second fold
+        if len(saved) == 3:  # within the second fold
             raise Killed
 
     monkeypatch.setattr(RunCheckpoint, "_save_last", killed)
     with pytest.raises(Killed):
         main([*run, "--output", "cut"])
-    assert table(in_tmp / "cut" / "kfold.csv") == whole[:1]
+    assert table(in_tmp / "cut" / "kfold.csv") == uninterrupted[:1]
     main([*run, "--output", "cut"])
-    assert saved == [5, 10, 5, 10]  # the second fold went on
-    assert table(in_tmp / "cut" / "kfold.csv") == whole
+    assert saved == [5, 10, 5, 10]  # the second fold was resumed
+    assert table(in_tmp / "cut" / "kfold.csv") == uninterrupted
     assert (in_tmp / "cut" / "predictions.csv").read_text() == (in_tmp / "whole" / "predictions.csv").read_text()
 
 
-def test_what_it_leaves(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kfold_outputs(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = [*RUN, "--folds", "2", "--trainer.max_epochs", "1"]
     main([*run, "--dry_run"])
-    said = capsys.readouterr().out
-    assert "fold 2 of 2" in said
-    assert "2 runs, 2 to do, about" in said
+    output = capsys.readouterr().out
+    assert "fold 2 of 2" in output
+    assert "2 runs, 2 to do, about" in output
     assert not (in_tmp / "lightning_logs").exists()
     main(run)
-    said = capsys.readouterr().out
-    assert "mean ± std" in said
+    output = capsys.readouterr().out
+    assert "mean ± std" in output
     folder = in_tmp / "lightning_logs" / "kfold"
     assert {"kfold.csv", "kfold.md", "kfold.png", "predictions.csv"} <= {path.name for path in folder.iterdir()}
     data = DigitsDataModule(val_fraction=0.0)
@@ -79,10 +79,10 @@ def test_what_it_leaves(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> Non
     by_name = {data.train_dataset.sample_name(k): int(label) for k, label in enumerate(data.train_dataset.labels)}
     assert all(by_name[row["image"]] == int(row["label"]) for row in rows)
     for fold, row in enumerate(table(folder / "kfold.csv"), 1):
-        own = [r for r in rows if r["fold"] == str(fold)]
-        right = np.mean([r["label"] == r["predicted"] for r in own])
-        assert right == pytest.approx(float(row["val_acc"]), abs=1e-6)
-        assert len(own) == int(row["val_images"])
+        in_fold = [r for r in rows if r["fold"] == str(fold)]
+        accuracy = np.mean([r["label"] == r["predicted"] for r in in_fold])
+        assert accuracy == pytest.approx(float(row["val_acc"]), abs=1e-6)
+        assert len(in_fold) == int(row["val_images"])
     main(run)  # nothing is left to do
     assert "run 1" not in capsys.readouterr().out
     with pytest.raises(ValueError, match="holds another study, which differs in options"):
@@ -90,25 +90,25 @@ def test_what_it_leaves(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.slow
-def test_a_fold_is_judged_whole_whatever_the_limit(in_tmp: Path) -> None:
+def test_kfold_evaluation_ignores_batch_limits(in_tmp: Path) -> None:
     limits = ["--trainer.limit_val_batches", "1", "--trainer.limit_predict_batches", "2"]
     main([*RUN, *limits, "--folds", "2", "--trainer.max_epochs", "1", "--data.batch_size", "256"])
     folder = in_tmp / "lightning_logs" / "kfold"
     rows = table(folder / "predictions.csv")
     for row in table(folder / "kfold.csv"):
-        own = [r["label"] == r["predicted"] for r in rows if r["fold"] == row["fold"]]
-        assert len(own) == int(row["val_images"]) > 512
-        assert np.mean(own) == pytest.approx(float(row["val_acc"]), abs=1e-6)
+        correct = [r["label"] == r["predicted"] for r in rows if r["fold"] == row["fold"]]
+        assert len(correct) == int(row["val_images"]) > 512
+        assert np.mean(correct) == pytest.approx(float(row["val_acc"]), abs=1e-6)
 
 
-def test_wrong_options_take_one_line(in_tmp: Path) -> None:
-    with pytest.raises(SystemExit, match="no option --fold: did you mean '--folds'"):
+def test_kfold_error_is_one_line(in_tmp: Path) -> None:
+    with pytest.raises(SystemExit, match="unknown option --fold: did you mean '--folds'"):
         main(["kfold", "--config", "supervised", "--fold", "3"])
-    with pytest.raises(SystemExit, match=r"no option --model\.lrr: did you mean '--model.lr'"):
+    with pytest.raises(SystemExit, match=r"unknown option --model\.lrr: did you mean '--model.lr'"):
         main(["kfold", "--config", "supervised", "--model.lrr", "3"])
-    with pytest.raises(ValueError, match="each run of kfold and compare takes one device, not 2"):
+    with pytest.raises(ValueError, match="kfold and compare use one device per run, not 2"):
         main([*RUN, "--trainer.devices", "2"])
-    with pytest.raises(ValueError, match="class 8 has 139 images for 300 folds"):
+    with pytest.raises(ValueError, match="class 8 has 139 images, too few for 300 folds"):
         main([*RUN, "--folds", "300"])
 
 
@@ -132,7 +132,7 @@ def test_held_out_images_are_read_as_validation_images(tmp_path: Path) -> None:
         data.validate_on(np.array([1]))
 
 
-def test_shares_of_votes_are_one_label(tmp_path: Path) -> None:
+def test_soft_votes_count_as_one_label(tmp_path: Path) -> None:
     rows = [f"{n}.png,{'cat' if n < 6 or who else 'dog'},{who}" for n in range(12) for who in range(1 + n % 3)]
     for n in range(12):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{n}.png")
@@ -145,7 +145,7 @@ def test_shares_of_votes_are_one_label(tmp_path: Path) -> None:
     assert len(study.folds) == 2
 
 
-def test_images_with_boxes_make_folds(tmp_path: Path) -> None:
+def test_folds_of_images_with_boxes(tmp_path: Path) -> None:
     save_coco(tmp_path / "instances.json", [])
     for name, size in (("a.png", (60, 40)), ("b.png", (30, 30))):
         Image.new("RGB", size).save(tmp_path / name)

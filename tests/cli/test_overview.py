@@ -1,3 +1,5 @@
+"""The help text, the list of recipes, and unknown verbs."""
+
 import subprocess
 import sys
 import tomllib
@@ -10,7 +12,7 @@ from lit_cv.cli.overview import VERBS
 from lit_cv.running.recipes import recipe_names, recipe_path
 
 
-def test_help_and_recipes_import_nothing_heavy() -> None:
+def test_help_imports_are_light() -> None:
     code = (
         "import sys; from lit_cv.cli import main; main(['--help']); main(['recipes']);"
         "print([m for m in ('torch', 'lightning', 'numpy', 'yaml', 'jsonargparse') if m in sys.modules])"
@@ -19,7 +21,7 @@ def test_help_and_recipes_import_nothing_heavy() -> None:
     assert result.stdout.rstrip().endswith("[]")
 
 
-def test_curves_imports_nothing_heavy(in_tmp: Path) -> None:
+def test_curves_imports_are_light(in_tmp: Path) -> None:
     Path("metrics.csv").write_text("epoch,step,train_loss\n0,9,0.5\n1,19,0.4\n")
     code = (
         "import sys; from lit_cv.cli import main; main(['curves', 'metrics.csv']);"
@@ -37,33 +39,33 @@ def test_help_lists_every_verb_and_recipe(capsys: pytest.CaptureFixture[str]) ->
     assert all(f"  {name} " in text for name in recipe_names())
 
 
-def test_every_recipe_opens_with_a_line_about_it() -> None:
+def test_recipes_start_with_description() -> None:
     for name in recipe_names():
         with open(recipe_path(name)) as file:
             assert file.readline().startswith("# "), name
 
 
-def test_a_misspelt_verb_is_answered_with_the_nearest() -> None:
-    with pytest.raises(SystemExit, match="no verb 'fti': did you mean 'fit'"):
+def test_error_suggests_nearest_verb() -> None:
+    with pytest.raises(SystemExit, match="unknown verb 'fti': did you mean 'fit'"):
         main(["fti"])
 
 
-def test_recipes_take_no_arguments() -> None:
+def test_recipes_verb_rejects_arguments() -> None:
     with pytest.raises(SystemExit, match="recipes takes no arguments, but 'foo' was given"):
         main(["recipes", "foo"])
 
 
-def test_the_module_runs_as_a_program() -> None:
+def test_module_runs_as_program() -> None:
     result = subprocess.run([sys.executable, "-m", "lit_cv", "--version"], capture_output=True, text=True)
     with open(Path(__file__).parents[2] / "pyproject.toml", "rb") as file:
         version = tomllib.load(file)["project"]["version"]
     assert (result.returncode, result.stdout) == (0, f"{version}\n")
 
 
-def test_a_message_that_quotes_a_long_value_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_message_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["lit-cv", "x" * 100_000])
     with pytest.raises(SystemExit) as error:
         console()
     assert len(str(error.value)) < 4_000
-    assert str(error.value).startswith("lit-cv: error: no verb 'xxx")
+    assert str(error.value).startswith("lit-cv: error: unknown verb 'xxx")
     assert str(error.value).endswith("`lit-cv --help` lists them.")

@@ -1,4 +1,4 @@
-"""`predict --images` reads images as those that the checkpoint was trained on."""
+"""`predict --images` reads images as in the training of the checkpoint."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_images_are_scaled_as_in_training(tmp_path: Path, monkeypatch: pytest.Mo
     assert tables[0].read_text() == tables[1].read_text()
 
 
-def test_several_labels_are_predicted_for_images_without_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_multi_label_predictions_of_unlabeled_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     rows = ["path,label"]
     for number in range(20):
@@ -49,15 +49,15 @@ def test_several_labels_are_predicted_for_images_without_any(tmp_path: Path, mon
 
 @pytest.mark.parametrize("size", [pytest.param("48", marks=pytest.mark.slow), "[32, 64]"])
 @pytest.mark.slow
-def test_boxes_are_found_in_whole_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str) -> None:
+def test_boxes_in_uncropped_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str) -> None:
     monkeypatch.chdir(tmp_path)
     boxes = [{"id": k, "image_id": image, "category_id": 18, "bbox": [20, 2, 6, 6]} for k, image in ((1, 5), (2, 11))]
     save_coco(tmp_path / "set" / "instances.json", boxes)
     images = json.loads((tmp_path / "set" / "instances.json").read_text())["images"]
     for entry in images:
-        picture = np.random.RandomState(entry["id"]).randint(0, 256, (entry["height"], entry["width"], 3))
+        pixels = np.random.RandomState(entry["id"]).randint(0, 256, (entry["height"], entry["width"], 3))
         (tmp_path / "set" / "images").mkdir(exist_ok=True)
-        Image.fromarray(picture.astype(np.uint8)).save(tmp_path / "set" / "images" / entry["file_name"])
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "set" / "images" / entry["file_name"])
     data = ["--data", "AnnotatedImagesDataModule", "--data.root", "set", "--data.image_size", size]
     split = ["--data.val_fraction", "0", "--data.test_fraction", "0"]
     model = ["--model", "DetectionModule", "--model.backbone", "resnet9_small", "--model.channels", "32"]
@@ -76,11 +76,11 @@ def test_boxes_are_found_in_whole_images(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
-def test_masks_are_made_of_whole_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks_of_uncropped_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for number in range(6):
-        picture = np.random.RandomState(number).randint(0, 256, (30, 50, 3)).astype(np.uint8)
-        for folder, content in (("images", picture), ("masks", picture[..., 0] % 2)):
+        pixels = np.random.RandomState(number).randint(0, 256, (30, 50, 3)).astype(np.uint8)
+        for folder, content in (("images", pixels), ("masks", pixels[..., 0] % 2)):
             (tmp_path / "set" / folder).mkdir(parents=True, exist_ok=True)
             Image.fromarray(content).save(tmp_path / "set" / folder / f"{number}.png")
     (tmp_path / "set" / "classes.txt").write_text("ground\ncell\n")
@@ -99,10 +99,8 @@ def test_masks_are_made_of_whole_images(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("option", ["--images", pytest.param("--data.predict_root", marks=pytest.mark.slow)])
 @pytest.mark.slow
-def test_images_that_cannot_be_decoded_are_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
-) -> None:
-    test_masks_are_made_of_whole_images(tmp_path, monkeypatch)
+def test_undecodable_images_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    test_masks_of_uncropped_images(tmp_path, monkeypatch)
     whole = (tmp_path / "set" / "images" / "0.png").read_bytes()
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "cut.png").write_bytes(whole[: len(whole) // 2])

@@ -1,4 +1,4 @@
-"""Faults of the machine end in one line that says what to change."""
+"""Machine errors end in one line with advice."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from lit_cv.cli.remedies import remedy
 from tests.cli.test_mistakes import QUICK
 
 
-def full() -> OSError:
+def disk_full() -> OSError:
     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -30,18 +30,18 @@ def full() -> OSError:
             "--data.batch_size",
         ),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "out of memory: lower --data.num_w"),
-        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated."), "not for want of memory"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated."), "not for lack of memory"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Segmentation fault."), "--data.num_workers 0"),
-        (full(), "The disk is full"),
-        (OSError(errno.EROFS, "Read-only file system", "/run"), "can be written to"),
-        (PermissionError(errno.EACCES, "Permission denied", "/run"), "can be written to"),
+        (disk_full(), "The disk is full"),
+        (OSError(errno.EROFS, "Read-only file system", "/run"), "Choose a writable folder"),
+        (PermissionError(errno.EACCES, "Permission denied", "/run"), "Choose a writable folder"),
     ],
 )
-def test_what_to_do(error: Exception, advice: str) -> None:
+def test_remedy(error: Exception, advice: str) -> None:
     assert advice in str(remedy(error))
 
 
-def test_another_process_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remedy_for_failed_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     error = RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:20910: Connection reset by peer.")
     assert remedy(error) is None
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
@@ -52,27 +52,27 @@ def test_another_process_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None
     "error",
     [RuntimeError("a bug"), ValueError("x"), FileNotFoundError(2, "no"), OSError(28, "full (--data.cache false)")],
 )
-def test_nothing_is_added_to_other_errors(error: Exception) -> None:
+def test_no_remedy_for_other_errors(error: Exception) -> None:
     assert remedy(error) is None
 
 
-def test_the_folder_that_cannot_be_made_is_told_with_its_option(in_tmp: Path) -> None:
+def test_remedy_names_output_option(in_tmp: Path) -> None:
     Path("file.txt").touch()
     with pytest.raises(OSError, match=r"file\.txt") as error:
         Path("file.txt/runs").mkdir(parents=True)
     for typed in (["export", "--output", "file.txt"], ["export", "--output=file.txt/runs", "--dry_run"]):
-        assert remedy(error.value, typed) == "Choose a folder that can be written to with --output."
+        assert remedy(error.value, typed) == "Choose a writable folder with --output."
     assert "--trainer.default_root_dir" in str(remedy(error.value, ["fit", "--data.root", "photos"]))
 
 
-def test_an_allocation_that_really_fails() -> None:
+def test_remedy_for_real_allocation_failure() -> None:
     with pytest.raises(RuntimeError) as error:
         torch.empty(2**56, dtype=torch.uint8)
     assert "--data.batch_size" in str(remedy(error.value))
 
 
 class Raise(L.Callback):
-    """Raises in the middle of the second epoch."""
+    """Raises within the second epoch."""
 
     error: Exception
 
@@ -82,7 +82,7 @@ class Raise(L.Callback):
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory.\nmore lines"), MemoryError()])
-def test_memory_runs_out_in_the_middle_of_an_epoch(
+def test_out_of_memory_within_epoch(
     in_tmp: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], error: Exception
 ) -> None:
     monkeypatch.setattr(Raise, "error", error, raising=False)
@@ -98,7 +98,7 @@ def test_memory_runs_out_in_the_middle_of_an_epoch(
     assert "Continue with: lit-cv fit --ckpt_path" in capfd.readouterr().err
 
 
-def test_a_bug_keeps_its_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bug_keeps_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(args: Any = None) -> None:
         raise RuntimeError("a bug")
 

@@ -39,7 +39,7 @@ from lit_cv.callbacks import (
     WeakStrongAugmentation,
 )
 from lit_cv.modules.base import BaseModule
-from lit_cv.running.given_callbacks import with_support
+from lit_cv.running.support_callbacks import add_support_callbacks
 from tests.contracts.approaches import BYOL, DINO, VICReg
 from tests.contracts.data import BATCH, DomainPairs, Episodes, Images, MultiCrop, Scenes
 from tests.contracts.readme import RotationModule, StripesDataModule  # type: ignore[attr-defined]
@@ -170,7 +170,7 @@ VARIANTS: list[Case] = [
     ),
     Case(
         SupervisedModule,
-        callbacks=lambda: with_support([StochasticWeightAveraging(0.01, swa_epoch_start=1)], continues=False),
+        callbacks=lambda: add_support_callbacks([StochasticWeightAveraging(0.01, swa_epoch_start=1)], continues=False),
         variant="stochastic weight averaging",
         epochs=3,
         killed_in=(0, 1),

@@ -267,7 +267,7 @@ def test_agreement_verb(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["agreement", "--path", str(path), "--out", str(root / "images.csv")])
     shown = capsys.readouterr().out
     assert "61 votes of 4 annotators on 20 images, Fleiss' kappa 0.9" in shown
-    assert "x: 100.0 % of the votes equal the consensus" in shown
+    assert "x: 100.0 % of the votes agree with the consensus" in shown
     lines = (root / "images.csv").read_text().splitlines()
     assert lines[0] == "path,label,probability,agreement,votes_a,votes_b"
     assert lines[1].startswith("images/07.png,b,")
@@ -324,7 +324,7 @@ def test_agreement_overwrites_nothing(
     said = capsys.readouterr().out
     assert "and 3 more (all are in consensus_1.csv)" in said
     assert "Written: consensus_1.csv (consensus.csv exists and was not overwritten)" in said
-    with pytest.raises(ValueError, match=r"consensus_1\.csv is there already.*--out"):
+    with pytest.raises(ValueError, match=r"consensus_1\.csv already exists.*--out"):
         main(["agreement", "--path", str(path), "--out", "consensus_1.csv"])
 
 

@@ -1,3 +1,5 @@
+"""Recipes, configuration files, the checkpoint and options are merged in their order of precedence."""
+
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +36,21 @@ def save_checkpoint(path: Path, step: int = 5, **hyperparameters: Any) -> Path:
     return path
 
 
-def test_a_recipe_is_found_by_its_bare_name() -> None:
+def test_recipe_by_name() -> None:
     config = merged(["fit", "--config", "supervised"])
     assert config["model"]["class_path"] == "SupervisedModule"
     assert config["data"]["class_path"] == "DigitsDataModule"
 
 
 @pytest.mark.parametrize("fast", [True, False])
-def test_a_recipe_takes_the_precision_that_the_device_computes(
+def test_recipe_precision_follows_device(
     fast: bool, in_tmp: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     monkeypatch.setattr("lit_cv.running.arguments.has_bfloat16", lambda accelerator: fast and accelerator == "cpu")
     recipe = ["fit", "--config", "simclr", "--trainer.accelerator", "cpu"]
     assert merged(recipe)["trainer"]["precision"] == ("bf16-mixed" if fast else "32-true")
-    assert ("imitates bfloat16" in caplog.text) is not fast
+    assert ("emulates bfloat16" in caplog.text) is not fast
     caplog.clear()
     prepared, _ = prepare([*recipe, "--trainer.precision", "bf16-mixed"])
     assert prepared[-1] == "bf16-mixed"
@@ -60,7 +62,7 @@ def test_a_recipe_takes_the_precision_that_the_device_computes(
 
 
 @pytest.mark.parametrize("supported", [True, False])
-def test_bfloat16_is_looked_up_for_the_device(supported: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_has_bfloat16(supported: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: supported)
@@ -70,13 +72,13 @@ def test_bfloat16_is_looked_up_for_the_device(supported: bool, monkeypatch: pyte
     assert has_bfloat16() is supported
 
 
-def test_configurations_come_before_options_wherever_they_stand() -> None:
+def test_config_precedes_options() -> None:
     prepared, _ = prepare(["fit", "--model.lr", "0.5", "--config=supervised"])
     assert prepared[0] == "fit"
     assert prepared.index("--config") < prepared.index("--model.lr")
 
 
-def test_a_later_configuration_lies_over_an_earlier_one(in_tmp: Path) -> None:
+def test_later_config_overrides_earlier(in_tmp: Path) -> None:
     Path("mine.yaml").write_text("model: {init_args: {lr: 1e-3}}\ntrainer: {max_epochs: 77}\n")
     config = merged(["fit", "--config", "supervised", "--config", "mine.yaml"])
     assert config["trainer"]["max_epochs"] == 77
@@ -85,23 +87,23 @@ def test_a_later_configuration_lies_over_an_earlier_one(in_tmp: Path) -> None:
 
 
 @pytest.mark.parametrize("option", [["--model", "SimCLRModule"], ["--model.class_path=lit_cv.SimCLRModule"]])
-def test_another_class_starts_from_its_own_defaults(option: list[str]) -> None:
+def test_other_class_drops_recipe_arguments(option: list[str]) -> None:
     config = merged(["fit", "--config", "supervised", *option])
     assert set(config["model"]) == {"class_path"}
 
 
-def test_the_same_class_keeps_the_arguments_of_the_recipe() -> None:
+def test_same_class_keeps_recipe_arguments() -> None:
     config = merged(["fit", "--config", "supervised", "--model", "SupervisedModule"])
     assert config["model"]["init_args"]["lr"]
 
 
-def test_another_class_in_a_second_configuration(in_tmp: Path) -> None:
+def test_other_class_in_second_config(in_tmp: Path) -> None:
     Path("mine.yaml").write_text("data: {class_path: CSVDataModule, init_args: {path: a.csv}}\n")
     config = merged(["fit", "--config", "supervised", "--config", "mine.yaml"])
     assert config["data"] == {"class_path": "CSVDataModule", "init_args": {"path": "a.csv"}}
 
 
-def test_hyperparameters_of_the_checkpoint_lie_between_recipe_and_options(in_tmp: Path) -> None:
+def test_precedence_of_checkpoint_hyperparameters(in_tmp: Path) -> None:
     path = save_checkpoint(in_tmp / "some.ckpt", lr=0.25)
     prepared, _ = prepare(["validate", "--config", "supervised", "--ckpt_path", str(path), "--model.lr", "0.5"])
     config = yaml.safe_load(Path(prepared[2]).read_text())
@@ -109,7 +111,7 @@ def test_hyperparameters_of_the_checkpoint_lie_between_recipe_and_options(in_tmp
     assert prepared[3:5] == ["--model.lr", "0.5"]
 
 
-def test_a_checkpoint_brings_the_configuration_of_its_run(in_tmp: Path) -> None:
+def test_checkpoint_loads_run_config(in_tmp: Path) -> None:
     path = save_checkpoint(in_tmp / "lightning_logs" / "version_0" / "checkpoints" / "best.ckpt")
     (path.parent.parent / "config.yaml").write_text("data: {class_path: A}\nckpt_path: old.ckpt\n")
     config = merged(["validate", "--ckpt_path", str(path)])
@@ -117,10 +119,10 @@ def test_a_checkpoint_brings_the_configuration_of_its_run(in_tmp: Path) -> None:
     assert "ckpt_path" not in config
 
 
-def test_the_configuration_of_the_run_lies_over_recipes_and_below_files(in_tmp: Path) -> None:
+def test_precedence_of_run_config(in_tmp: Path) -> None:
     path = save_checkpoint(in_tmp / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt", lr=0.25, weights=None)
-    own = "data: {class_path: DigitsDataModule, init_args: {batch_size: 8, val_fraction: 0.2}}\n"
-    (path.parent.parent / "config.yaml").write_text(own + "trainer: {limit_train_batches: 4}\n")
+    run_config = "data: {class_path: DigitsDataModule, init_args: {batch_size: 8, val_fraction: 0.2}}\n"
+    (path.parent.parent / "config.yaml").write_text(run_config + "trainer: {limit_train_batches: 4}\n")
     for verb in ("fit", "validate"):
         config = merged([verb, "--config", "supervised", "--ckpt_path", "last"])
         assert config["data"]["init_args"] == {"batch_size": 8, "val_fraction": 0.2}
@@ -135,19 +137,19 @@ def test_the_configuration_of_the_run_lies_over_recipes_and_below_files(in_tmp: 
     assert other["data"]["class_path"] == "FashionMNISTDataModule"
     with pytest.raises(
         ValueError,
-        match=r"holds a SupervisedModule, but SimCLRModule was asked for\. Leave `config` of the command out",
+        match=r"holds a SupervisedModule, but SimCLRModule was requested\. Leave `config` of the command out",
     ):
         prepare(["fit", "--config", "simclr", "--ckpt_path", "last"])
 
 
-def test_a_checkpoint_of_another_class_is_refused_by_name(in_tmp: Path) -> None:
+def test_checkpoint_of_other_class_is_rejected(in_tmp: Path) -> None:
     path = save_checkpoint(in_tmp / "some.ckpt")
-    with pytest.raises(ValueError, match="holds a SupervisedModule, but SimCLRModule was asked for"):
+    with pytest.raises(ValueError, match="holds a SupervisedModule, but SimCLRModule was requested"):
         prepare(["fit", "--model", "SimCLRModule", "--ckpt_path", str(path)])
 
 
-def test_last_is_the_newest_run_or_an_error(in_tmp: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no run in .* has left a checkpoint"):
+def test_last_finds_newest_run(in_tmp: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no run in .* has a checkpoint to resume from"):
         find_checkpoint("last")
     save_checkpoint(in_tmp / "lightning_logs" / "version_1" / "checkpoints" / "last.ckpt", step=1)
     save_checkpoint(in_tmp / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt", step=2)
@@ -155,7 +157,7 @@ def test_last_is_the_newest_run_or_an_error(in_tmp: Path) -> None:
     assert find_checkpoint("last", str(in_tmp)).step == 2
 
 
-def test_auto_continues_the_newest_run_if_there_is_one(in_tmp: Path) -> None:
+def test_auto_resumes_newest_run(in_tmp: Path) -> None:
     command = ["fit", "--config", "supervised", "--ckpt_path", "auto"]
     prepared, checkpoint = prepare(command)
     assert checkpoint is None
@@ -169,21 +171,19 @@ def test_auto_continues_the_newest_run_if_there_is_one(in_tmp: Path) -> None:
         prepare(["test", "--ckpt_path", "auto"])
 
 
-def test_a_torn_last_checkpoint_falls_back_to_the_one_before_and_says_so(
-    in_tmp: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_last_falls_back_to_previous(in_tmp: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = in_tmp / "lightning_logs" / "version_0" / "checkpoints"
     save_checkpoint(folder / "previous.ckpt", step=3)
     last = save_checkpoint(folder / "last.ckpt", step=4)
     last.write_bytes(last.read_bytes()[:-700])
     assert find_checkpoint("last").step == 3
-    assert "Falling back to the one before" in caplog.text
+    assert "Falling back to the previous checkpoint" in caplog.text
     (folder / "previous.ckpt").unlink()
     with pytest.raises(ValueError, match=r"last\.ckpt is not a valid checkpoint"):
         find_checkpoint("last")
 
 
-def test_a_pickle_that_could_run_code_is_refused(in_tmp: Path) -> None:
+def test_unsafe_pickle_is_rejected(in_tmp: Path) -> None:
     torch.save({"state_dict": {}, "hyper_parameters": {"path": Path("x")}}, "bad.ckpt")
     with pytest.raises(ValueError, match="not a valid checkpoint"):
         find_checkpoint("bad.ckpt")
@@ -191,15 +191,15 @@ def test_a_pickle_that_could_run_code_is_refused(in_tmp: Path) -> None:
 
 @pytest.mark.parametrize(
     ("config", "message"),
-    [("supervized", "did you mean 'supervised'"), ("missing.yaml", "no configuration file"), ("bad.yaml", "not valid")],
+    [("supervized", "did you mean 'supervised'"), ("missing.yaml", "does not exist"), ("bad.yaml", "not valid")],
 )
-def test_bad_configurations(in_tmp: Path, config: str, message: str) -> None:
+def test_invalid_configurations(in_tmp: Path, config: str, message: str) -> None:
     Path("bad.yaml").write_text("model: [1, 2\n")
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         prepare(["fit", "--config", config])
 
 
-def test_a_class_in_the_working_directory_is_found_by_its_short_name(in_tmp: Path) -> None:
+def test_user_class_by_short_name(in_tmp: Path) -> None:
     Path("rotation.py").write_text("class RotationModule:\n    pass\n")
     assert prepare(["fit", "--model", "RotationModule"])[0][-2:] == ["--model", "rotation.RotationModule"]
     config = merged(["fit", "--config", "supervised", "--model", "RotationModule"])

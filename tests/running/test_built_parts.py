@@ -1,4 +1,4 @@
-"""Messages know which objects a configuration builds."""
+"""The objects that a configuration builds, nested ones included."""
 
 from datamodules import DigitsDataModule, DomainAdaptationDataModule
 from lit_cv import SupervisedModule
@@ -6,7 +6,7 @@ from lit_cv.callbacks import EMA, CutMix
 from lit_cv.running.built_parts import built_parts
 
 
-def test_objects_within_others() -> None:
+def test_nested_parts() -> None:
     digits = {"class_path": "datamodules.DigitsDataModule", "init_args": {"val_fraction": 0.2}}
     config = {
         "model": {"class_path": "lit_cv.SupervisedModule", "init_args": {"lr": 0.1}},

@@ -1,4 +1,4 @@
-"""Exported programs give what the module gives, and need neither this project nor Lightning."""
+"""Exported programs match the module, and need neither this project nor Lightning."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ from lit_cv import BaseModule, DetectionModule, MAEModule, SegmentationModule, S
 from lit_cv.cli import main
 from lit_cv.running.export import ExportedModule, example_images, export_onnx, export_program, export_weights
 
-ALONE = """
+STANDALONE = """
 import sys
 import importlib.abc
 
@@ -43,7 +43,7 @@ np.save(folder + "/onnx.npy", session.run(["logits"], {"image": images})[0])
 
 
 class TwoTasks(BaseModule):
-    """Two heads, as a multi-task module gives them."""
+    """Two heads, like a multi-task module."""
 
     def configure_head(self, num_features: int) -> nn.Module:
         return nn.ModuleDict({"kind": nn.Linear(num_features, 3), "color": nn.Linear(num_features, 2)})
@@ -58,7 +58,7 @@ class TwoTasks(BaseModule):
 
 
 class Boxes(TwoTasks):
-    """Gives what no program of fixed outputs can."""
+    """Returns a list, which exported programs do not support."""
 
     def forward(self, images: Tensor) -> Any:
         return {"boxes": [images]}
@@ -83,7 +83,7 @@ def modules() -> dict[str, BaseModule]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", modules())
-def test_programs_agree_with_the_module_on_real_images(name: str, tmp_path: Path) -> None:
+def test_programs_match_module(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     module, images = modules()[name], digits()
     exported = ExportedModule(module)
@@ -97,14 +97,14 @@ def test_programs_agree_with_the_module_on_real_images(name: str, tmp_path: Path
     assert names == {"ResNet": ["logits"], "MAE": ["embedding"], "two tasks": ["kind", "color"]}[name]
     module.eval()
     with torch.no_grad():
-        own = module.embed(images) if name == "MAE" else module(images)
-    for output, found in zip(names, session.run(None, {"image": images.numpy()}), strict=True):
-        expected = own[output] if isinstance(own, dict) else own
-        np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+        expected_outputs = module.embed(images) if name == "MAE" else module(images)
+    for output, actual in zip(names, session.run(None, {"image": images.numpy()}), strict=True):
+        expected = expected_outputs[output] if isinstance(expected_outputs, dict) else expected_outputs
+        np.testing.assert_allclose(actual, expected.numpy(), atol=1e-4)
 
 
 @pytest.mark.slow
-def test_a_checkpoint_becomes_files_that_need_nothing_of_this(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_verb_and_standalone_programs(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxruntime")
     model = ["--model", "SupervisedModule", "--model.backbone", "conv4", "--data", "DigitsDataModule"]
     limits = ["--trainer.max_steps", "2", "--trainer.accelerator", "cpu", "--trainer.limit_val_batches", "1"]
@@ -112,9 +112,9 @@ def test_a_checkpoint_becomes_files_that_need_nothing_of_this(in_tmp: Path, caps
     main(["export", "checkpoints/last.ckpt", "--dry_run"])
     assert "model.onnx" in capsys.readouterr().out
     main(["export", "checkpoints/last.ckpt", "--output", "out"])
-    said = capsys.readouterr().out
-    assert said.count("checked, within") == 2
-    with pytest.raises(ValueError, match=r"model\.json is there already: give another folder \(--output\)"):
+    text = capsys.readouterr().out
+    assert text.count("checked, within") == 2
+    with pytest.raises(ValueError, match=r"model\.json already exists: choose another folder \(--output\)"):
         main(["export", "checkpoints/last.ckpt", "--output", "out", "--formats", "torch"])
     for folder in ("export", "export_1"):
         main(["export", "checkpoints/last.ckpt", "--formats", "safetensors"])
@@ -124,49 +124,49 @@ def test_a_checkpoint_becomes_files_that_need_nothing_of_this(in_tmp: Path, caps
     assert description["input"]["image"] == ["batch", 1, 8, 8]
     images = digits()
     np.save(in_tmp / "out" / "images.npy", images.numpy())
-    subprocess.run([sys.executable, "-c", ALONE, str(in_tmp / "out")], check=True, cwd="/")
+    subprocess.run([sys.executable, "-c", STANDALONE, str(in_tmp / "out")], check=True, cwd="/")
     module = SupervisedModule.load_from_checkpoint(in_tmp / "checkpoints" / "last.ckpt").eval()
     with torch.no_grad():
-        own = module(images).numpy()
-    np.testing.assert_allclose(np.load(in_tmp / "out" / "torch.npy"), own, atol=1e-4)
-    np.testing.assert_allclose(np.load(in_tmp / "out" / "onnx.npy"), own, atol=1e-4)
+        expected = module(images).numpy()
+    np.testing.assert_allclose(np.load(in_tmp / "out" / "torch.npy"), expected, atol=1e-4)
+    np.testing.assert_allclose(np.load(in_tmp / "out" / "onnx.npy"), expected, atol=1e-4)
 
 
-def test_a_program_that_differs_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_differing_program_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exported = ExportedModule(modules()["two tasks"])
     load = torch.export.load
 
-    def spoilt(path: Any) -> Any:
+    def load_changed(path: Any) -> Any:
         program = load(path)
         with torch.no_grad():
             next(iter(program.state_dict.values())).add_(0.1)
         return program
 
-    monkeypatch.setattr(torch.export, "load", spoilt)
-    with pytest.raises(ValueError, match=r"differs by .* from the module's own output"):
+    monkeypatch.setattr(torch.export, "load", load_changed)
+    with pytest.raises(ValueError, match=r"differs by .* from the module's output"):
         export_program(exported, tmp_path / "model.pt2")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_onnx_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_onnx_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(ImportError, match=r'pip install "lit_cv\[export\]", or leave it out'):
+    with pytest.raises(ImportError, match=r'pip install "lit_cv\[export\]", or leave ONNX out'):
         export_onnx(ExportedModule(modules()["two tasks"]), tmp_path / "model.onnx")
 
 
-def test_what_cannot_be_exported_says_so() -> None:
-    with pytest.raises(ValueError, match="Boxes gives a list for images"):
+def test_non_tensor_output_is_rejected() -> None:
+    with pytest.raises(ValueError, match="Boxes returns a list, but programs need a fixed output"):
         ExportedModule(Boxes(backbone="conv4", in_channels=1, image_size=8))
     assert ExportedModule(SimCLRModule(backbone="conv4", in_channels=1, image_size=8)).name == "embedding"
 
 
-def test_a_detector_is_refused() -> None:
+def test_detector_is_rejected() -> None:
     module = DetectionModule(backbone="resnet9_small", box_classes=["cell"], channels=32, image_size=64)
-    with pytest.raises(ValueError, match=r"DetectionModule gives as many boxes as it finds.*--part embed"):
+    with pytest.raises(ValueError, match=r"DetectionModule returns a variable number of boxes.*--part embed"):
         ExportedModule(module)
 
 
-def test_weights_alone_go_back_into_a_backbone(tmp_path: Path) -> None:
+def test_exported_weights_load_into_backbone(tmp_path: Path) -> None:
     module = modules()["ResNet"]
     module.configure_model()
     export_weights(module, tmp_path / "model.safetensors", ["a", "b"])
@@ -188,7 +188,7 @@ def test_weights_alone_go_back_into_a_backbone(tmp_path: Path) -> None:
         assert torch.equal(value, other.backbone.state_dict()[name]), name
 
 
-def test_the_examples_are_always_the_same_and_differ() -> None:
+def test_example_images_are_fixed_and_distinct() -> None:
     images = example_images((3, 16, 12), 5)
     assert images.dtype == torch.uint8
     assert torch.equal(images, example_images((3, 16, 12), 5))
@@ -196,13 +196,13 @@ def test_the_examples_are_always_the_same_and_differ() -> None:
     assert len({tuple(image.flatten().tolist()) for image in images}) == 5
 
 
-def test_classes_are_those_that_the_module_tells_apart(in_tmp: Path) -> None:
+def test_exported_classes_come_from_module(in_tmp: Path) -> None:
     module = SegmentationModule(
         backbone="resnet9_small", mask_classes=["ground", "cell"], channels=32, in_channels=3, image_size=32
     )
     module.configure_model()
-    noted = {"class_path": "lit_cv.modules.segmentation.SegmentationModule", "class_names": ["photo", "scan"]}
-    content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams), "lit_cv": noted}
+    metadata = {"class_path": "lit_cv.modules.segmentation.SegmentationModule", "class_names": ["photo", "scan"]}
+    content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams), "lit_cv": metadata}
     torch.save(content, in_tmp / "a.ckpt")
     main(["export", "a.ckpt", "--formats", "safetensors", "--output", "out"])
     assert json.loads((in_tmp / "out" / "model.json").read_text())["classes"] == ["ground", "cell"]

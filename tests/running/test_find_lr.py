@@ -1,4 +1,4 @@
-"""`find-lr`: a curve that shows what each group would learn at, and nothing else left behind."""
+"""`find-lr`: its losses match training, and it leaves only a figure behind."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from datamodules import DigitsDataModule
 from lit_cv import FineTuneModule, SupervisedModule
 from lit_cv.cli import main
 from lit_cv.figures import lr_curve_figure, render
-from lit_cv.running.find_lr import find_learning_rate, smooth, suggest_rate
+from lit_cv.running.find_lr import find_learning_rate, smooth, suggest_lr
 
 pytestmark = pytest.mark.draws
 
@@ -24,20 +24,20 @@ RUN = ["--data.batch_size", "32", "--trainer.accelerator", "cpu", "--find_lr.ste
 
 
 @pytest.mark.slow
-def test_it_leaves_a_picture_and_no_more(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_find_lr_writes_only_a_figure(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["find-lr", "--config", "supervised", *RUN])
-    left = [str(path.relative_to(in_tmp)) for path in in_tmp.rglob("*") if path.is_file()]
-    assert left == ["lightning_logs/version_0/find_lr.png"]
+    files = [str(path.relative_to(in_tmp)) for path in in_tmp.rglob("*") if path.is_file()]
+    assert files == ["lightning_logs/version_0/find_lr.png"]
     assert not list(Path("/tmp").glob("lit_cv_*/.lr_find*"))
-    said = capsys.readouterr().err
-    assert "--model.lr" in said
-    assert "find_lr.png" in said
+    text = capsys.readouterr().err
+    assert "--model.lr" in text
+    assert "find_lr.png" in text
     main(["find-lr", "--config", "supervised", *RUN, "--model.lr", "1"])
     assert (in_tmp / "lightning_logs" / "version_1" / "find_lr.png").is_file()
 
 
 @pytest.mark.learns
-def test_the_losses_are_those_of_training_at_rising_rates(seed: int) -> None:
+def test_losses_match_training_at_increasing_lr(seed: int) -> None:
     def losses(search: bool) -> list[float]:
         L.seed_everything(seed, verbose=False)
         module = SupervisedModule(backbone="conv4", optimizer="sgd", momentum=0.0, weight_decay=0.0)
@@ -47,7 +47,7 @@ def test_the_losses_are_those_of_training_at_rising_rates(seed: int) -> None:
         seen: list[float] = []
 
         class Rates(L.Callback):
-            """Sets the rates by hand, as the formula of the search has it."""
+            """Sets the learning rates by the formula of the search."""
 
             def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
                 if batch_idx > 1:
@@ -63,13 +63,13 @@ def test_the_losses_are_those_of_training_at_rising_rates(seed: int) -> None:
         L.Trainer(**QUIET | {"max_steps": 20}, callbacks=[Rates()]).fit(module, data)
         return seen
 
-    found = losses(True)
-    assert found == pytest.approx(losses(False), rel=1e-5)
-    assert len(found) == 20
-    assert found[-1] < found[0]
+    searched = losses(True)
+    assert searched == pytest.approx(losses(False), rel=1e-5)
+    assert len(searched) == 20
+    assert searched[-1] < searched[0]
 
 
-def test_groups_keep_their_ratios_and_callbacks_take_part() -> None:
+def test_groups_keep_lr_ratios_and_callbacks_run() -> None:
     rates: list[tuple[float, ...]] = []
     batches: list[int] = []
 
@@ -92,18 +92,18 @@ def test_groups_keep_their_ratios_and_callbacks_take_part() -> None:
             before.setdefault("state", {name: value.clone() for name, value in module.state_dict().items()})
 
     trainer = L.Trainer(**QUIET, callbacks=[Keep(), Watch()])
-    found, _ = find_learning_rate(trainer, module, data, min_lr=1e-6, max_lr=1e-3, steps=20)
+    searched, _ = find_learning_rate(trainer, module, data, min_lr=1e-6, max_lr=1e-3, steps=20)
     assert len(batches) == 20
-    assert found[0] == 1e-6
-    assert found[-1] == pytest.approx(1e-3, rel=0.5)
-    for head, _, last, *_ in rates:  # the one stage that is free at the start
+    assert searched[0] == 1e-6
+    assert searched[-1] == pytest.approx(1e-3, rel=0.5)
+    for head, _, last, *_ in rates:  # the only unfrozen stage at the start
         assert last == pytest.approx(head * 0.01)
     for name, value in module.state_dict().items():
         assert torch.equal(value, before["state"][name]), name
     assert not {"configure_optimizers", "on_train_start", "on_train_batch_start"} & vars(module).keys()
 
 
-def test_kept_features_are_there(in_tmp: Path) -> None:
+def test_find_lr_with_cached_features(in_tmp: Path) -> None:
     model = ["--model", "FineTuneModule", "--model.backbone", "conv4", "--data", "DigitsDataModule"]
     options = ["--model.strategy", "feature_extraction", "--model.cache_features", "true"]
     main(["find-lr", *model, *options, *RUN])
@@ -115,23 +115,23 @@ def test_kept_features_are_there(in_tmp: Path) -> None:
     [
         (
             ["--find_lr.min_lr", "1", "--find_lr.max_lr", "0.1"],
-            "min_lr=1.0: give a rate above 0 and below --find_lr.max_lr=0.1",
+            "min_lr=1.0: give a learning rate above 0 and below --find_lr.max_lr=0.1",
         ),
         (["--find_lr.steps", "3"], "steps=3: give at least 20"),
     ],
 )
-def test_wrong_ranges(in_tmp: Path, options: list[str], words: str) -> None:
+def test_invalid_ranges(in_tmp: Path, options: list[str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         main(["find-lr", "--config", "supervised", *RUN, *options])
     assert list(in_tmp.rglob("*")) == []
 
 
-def test_the_suggestion_is_a_tenth_of_the_best_and_noise_is_smoothed() -> None:
+def test_suggestion_is_a_tenth_of_the_best_lr() -> None:
     rates = list(np.logspace(-6, 0, 100))
     clean = (np.log10(rates) + 2) ** 2
     noisy = clean + np.random.RandomState(0).normal(0, 0.3, 100)
-    assert suggest_rate(rates, smooth(noisy)) == pytest.approx(1e-3, rel=0.5)
-    assert suggest_rate(rates, list(np.arange(100.0))) is None
+    assert suggest_lr(rates, smooth(noisy)) == pytest.approx(1e-3, rel=0.5)
+    assert suggest_lr(rates, list(np.arange(100.0))) is None
     assert np.isfinite(smooth([1.0, float("nan"), 2.0])).all()
-    picture = render(lr_curve_figure(rates, list(clean), 1e-3))
-    assert picture.std() > 5
+    figure = render(lr_curve_figure(rates, list(clean), 1e-3))
+    assert figure.std() > 5

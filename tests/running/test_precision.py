@@ -1,4 +1,4 @@
-"""The precision of recipes, on devices that are imitated."""
+"""Precision of recipes on simulated devices."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def fast_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def built(*args: str) -> LitCLI:
-    """The CLI of a command that is not run."""
+    """Build the CLI of a command without running it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LitCLI, "_run_subcommand", lambda self, name: None)
         return LitCLI(*prepare_run(["fit", *args, *QUIET]))
@@ -39,7 +39,7 @@ def precisions(cli: LitCLI) -> set[str]:
     [("resnet18", False), ("vit_micro_p4", False), ("conv4", False), (DEPTHWISE, True), ("efficientnet_b0", True),
      ("convnext_tiny", True), ("regnet_x_400mf", False)],
 )  # fmt: skip
-def test_networks_of_depthwise_convolutions_are_told_from_others(name: str, depthwise: bool) -> None:
+def test_is_slow_in_bfloat16(name: str, depthwise: bool) -> None:
     before = torch.get_rng_state()
     assert is_slow_in_bfloat16(name, "cpu") is depthwise
     assert torch.equal(torch.get_rng_state(), before)
@@ -48,18 +48,18 @@ def test_networks_of_depthwise_convolutions_are_told_from_others(name: str, dept
 
 @pytest.mark.usefixtures("fast_bfloat16")
 @pytest.mark.parametrize(("backbone", "expected"), [("resnet18", "bf16-mixed"), (DEPTHWISE, "32-true")])
-def test_a_recipe_takes_the_precision_that_suits_the_network(
+def test_recipe_precision_suits_network(
     in_tmp: Path, backbone: str, expected: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "lit_cv")
     cli = built("--config", "simclr", "--model.backbone", backbone)
     assert precisions(cli) == {expected}
     assert caplog.text.count(f"Precision {expected}: ") >= 1
-    assert ("of depthwise convolutions" in caplog.text) == (backbone == DEPTHWISE)
+    assert ("depthwise convolutions" in caplog.text) == (backbone == DEPTHWISE)
 
 
 @pytest.mark.usefixtures("fast_bfloat16")
-def test_the_users_precision_wins(in_tmp: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_user_precision_wins(in_tmp: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "lit_cv")
     Path("mine.yaml").write_text("trainer: {precision: bf16-mixed}\n")
     for given in (["--trainer.precision", "bf16-mixed"], ["--config", "mine.yaml"]):
@@ -67,19 +67,19 @@ def test_the_users_precision_wins(in_tmp: Path, caplog: pytest.LogCaptureFixture
     assert "Precision bf16" not in caplog.text
 
 
-def test_an_accelerator_computes_depthwise_networks_in_bfloat16(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accelerator_is_never_slow_in_bfloat16(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     device = torch.device("cuda")
     monkeypatch.setattr("lit_cv.running.precision._device", lambda name: None if name == "cpu" else device)
     assert not is_slow_in_bfloat16(DEPTHWISE, "auto")
     assert is_slow_in_bfloat16(DEPTHWISE, "cpu")
 
 
-def test_a_network_that_cannot_be_built_is_no_reason() -> None:
+def test_unknown_network_is_not_slow() -> None:
     assert not is_slow_in_bfloat16("no_such_network", "cpu")
 
 
 @pytest.mark.slow
-def test_the_run_is_evaluated_and_resumed_in_its_precision(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_precision_is_kept(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
     with monkeypatch.context() as patch:
         patch.setattr("lit_cv.running.arguments.has_bfloat16", lambda accelerator: True)

@@ -1,4 +1,4 @@
-"""What a recipe says gives way to what the user chose."""
+"""Recipe options yield to conflicting choices of the user."""
 
 import itertools
 from pathlib import Path
@@ -39,7 +39,7 @@ SHORT = {
     "prototypical": EPISODES,
 }
 FEATURES = ["--model.strategy", "feature_extraction"]
-GIVING_WAY: list[tuple[str, list[str], list[str]]] = [
+CONFLICTING: list[tuple[str, list[str], list[str]]] = [
     ("fine_tune", FEATURES, ["--model.backbone_lr 0.001"]),
     ("fine_tune", [*FEATURES, "--model.solve_head", "true"], ["--model.backbone_lr 0.001"]),
     ("fine_tune", [*FEATURES, "--model.cache_features", "true"], ["--model.backbone_lr 0.001", "Augmentation"]),
@@ -50,7 +50,7 @@ GIVING_WAY: list[tuple[str, list[str], list[str]]] = [
     ("linear_probe", ["--trainer.callbacks", "Augmentation"], ["--model.cache_features true"]),
     ("prototypical", ["--data.split_by", "class"], ["--data.val_classes 1", "--data.test_classes 2"]),
 ]
-FITTING: list[tuple[str, list[str]]] = [
+COMPATIBLE: list[tuple[str, list[str]]] = [
     *itertools.product(
         ("fine_tune", "mae"),
         (
@@ -93,16 +93,17 @@ def fit(recipe: str, *choice: str) -> Any:
 
 
 def dropped(text: str) -> list[str]:
-    return [line.split(" of the recipe is dropped")[0] for line in text.splitlines() if "of the recipe is drop" in line]
+    prefix = "Dropped from the recipe: "
+    return [line.removeprefix(prefix).split(" (")[0] for line in text.splitlines() if line.startswith(prefix)]
 
 
 @pytest.mark.usefixtures("photos")
 @pytest.mark.parametrize(
     ("recipe", "choice", "expected"),
-    [*GIVING_WAY[:1], *(pytest.param(*row, marks=pytest.mark.slow) for row in GIVING_WAY[1:])],
+    [*CONFLICTING[:1], *(pytest.param(*row, marks=pytest.mark.slow) for row in CONFLICTING[1:])],
     ids=lambda each: str(each)[:60],
 )
-def test_what_a_choice_makes_void_is_dropped(
+def test_conflicting_recipe_option_is_dropped(
     recipe: str, choice: list[str], expected: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     cli = fit(recipe, *choice)
@@ -118,8 +119,10 @@ def test_what_a_choice_makes_void_is_dropped(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("photos")
-@pytest.mark.parametrize(("recipe", "choice"), FITTING, ids=lambda each: str(each)[:60])
-def test_other_choices_go_with_a_recipe(recipe: str, choice: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("recipe", "choice"), COMPATIBLE, ids=lambda each: str(each)[:60])
+def test_compatible_choice_keeps_recipe_options(
+    recipe: str, choice: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
     fit(recipe, *choice)
     assert dropped(capfd.readouterr().err) == []
 
@@ -139,13 +142,13 @@ def test_other_choices_go_with_a_recipe(recipe: str, choice: list[str], capfd: p
         ("fine_tune", [*FEATURES, "--config", "mine.yaml"], r"backbone_lr=0\.5: it has no effect"),
     ],
 )
-def test_what_the_user_chose_is_refused(in_tmp: Path, recipe: str, choice: list[str], message: str) -> None:
+def test_conflicting_user_option_is_rejected(in_tmp: Path, recipe: str, choice: list[str], message: str) -> None:
     (in_tmp / "mine.yaml").write_text("model: {class_path: FineTuneModule, init_args: {backbone_lr: 0.5}}\n")
     with pytest.raises(VoidOptionError, match=message):
         fit(recipe, *choice)
 
 
-def test_the_configuration_of_the_run_lacks_what_was_dropped(in_tmp: Path) -> None:
+def test_saved_config_lacks_dropped_options(in_tmp: Path) -> None:
     quick = [*QUICK[:2], *QUICK[4:], "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"]
     main(["fit", "--config", "fine_tune", *FEW, *quick, *FEATURES, "--model.cache_features", "true"])
     config = yaml.safe_load(Path("lightning_logs/version_0/config.yaml").read_text())
@@ -155,7 +158,7 @@ def test_the_configuration_of_the_run_lacks_what_was_dropped(in_tmp: Path) -> No
 
 
 @pytest.mark.parametrize(("epochs", "every"), [("3", 1), ("8", 4), ("-1", 4)])
-def test_validation_that_would_never_come_comes_every_epoch(
+def test_short_run_validates_every_epoch(
     in_tmp: Path, monkeypatch: pytest.MonkeyPatch, epochs: str, every: int
 ) -> None:
     monkeypatch.setattr(LitCLI, "_run_subcommand", lambda self, name: None)
@@ -165,11 +168,13 @@ def test_validation_that_would_never_come_comes_every_epoch(
     assert typed.trainer.check_val_every_n_epoch == 5
 
 
-def test_options_of_recipes_are_those_that_nobody_else_gives(in_tmp: Path) -> None:
+def test_options_set_only_by_recipes(in_tmp: Path) -> None:
     Path("mine.yaml").write_text("trainer: {max_epochs: 3}\n")
-    found = prepare_run(["fit", "--config", "fine_tune", "--config", "mine.yaml", "--model.init_args.lr", "0.1"]).recipe
-    assert {"model.backbone_lr", "data.labels_per_class", "checkpoint.monitor", "trainer.callbacks"} <= found.keys()
-    assert not {"model.lr", "trainer.max_epochs", "model.class_path"} & found.keys()
+    recipe = prepare_run(
+        ["fit", "--config", "fine_tune", "--config", "mine.yaml", "--model.init_args.lr", "0.1"]
+    ).recipe
+    assert {"model.backbone_lr", "data.labels_per_class", "checkpoint.monitor", "trainer.callbacks"} <= recipe.keys()
+    assert not {"model.lr", "trainer.max_epochs", "model.class_path"} & recipe.keys()
     other = prepare_run(["fit", "--config", "fine_tune", "--data", "DigitsDataModule"]).recipe
     assert not [name for name in other if name.startswith("data.")]
     typed = prepare_run(["fit", "--config", "fine_tune", "--trainer.callbacks", "MixUp"]).recipe
@@ -200,20 +205,20 @@ def config() -> dict[str, Any]:
         ("decay", 0.9, "ema.decay", None),
     ],
 )
-def test_a_dropped_option_gets_the_default_of_its_class(name: str, value: Any, option: str, default: Any) -> None:
+def test_dropped_option_gets_default(name: str, value: Any, option: str, default: Any) -> None:
     parsed = config()
     recipe = options_of_recipes([config()], config(), [])
     assert recipe[option] == value
-    said = drop_option(parsed, recipe, VoidOptionError(None, name, value, "of another"))
-    assert said is not None
-    assert name in said
-    left = options_of_recipes([parsed], parsed, [])
-    assert left.get(option) == default
+    dropped_option = drop_option(parsed, recipe, VoidOptionError(None, name, value, "of another"))
+    assert dropped_option is not None
+    assert name in dropped_option
+    remaining = options_of_recipes([parsed], parsed, [])
+    assert remaining.get(option) == default
     assert option not in recipe
     assert drop_option(parsed, recipe, VoidOptionError(None, name, value, "of another")) is None
 
 
-def test_an_option_of_another_value_or_without_a_default_stays() -> None:
+def test_unrelated_option_is_not_dropped() -> None:
     parsed, recipe = config(), options_of_recipes([config()], config(), [])
     assert drop_option(parsed, recipe, VoidOptionError(None, "lr", 0.2, "of another")) is None
     source = {"data.source": recipe.pop("data.source.num_images")}
@@ -221,7 +226,7 @@ def test_an_option_of_another_value_or_without_a_default_stays() -> None:
     assert parsed == config()
 
 
-def test_the_other_of_two_options_may_be_dropped() -> None:
+def test_other_option_may_be_dropped() -> None:
     parsed, recipe = config(), options_of_recipes([config()], config(), ["model.tasks"])
     error = VoidOptionError(None, "strides", [4, 8], "not with this rate", others=("lr",))
     assert drop_option(parsed, recipe, error) is not None
@@ -229,7 +234,7 @@ def test_the_other_of_two_options_may_be_dropped() -> None:
     assert parsed["model"]["init_args"]["tasks"]["objects"]["strides"] == [4, 8]
 
 
-def test_only_callbacks_of_the_recipe_are_dropped() -> None:
+def test_only_recipe_callbacks_are_dropped() -> None:
     parsed, recipe = config(), options_of_recipes([config()], config(), [])
     mine = {"class_path": "lit_cv.Augmentation", "init_args": {"policy": "symbols"}}
     parsed["trainer"]["callbacks"].append(mine)

@@ -1,4 +1,4 @@
-"""Fits that start together write folders of their own."""
+"""Fits that start at the same time use separate folders."""
 
 import multiprocessing
 from pathlib import Path
@@ -22,7 +22,7 @@ def _fit_together(seed: int, ready: Any) -> None:
     make_run_folder = training.make_run_folder
 
     def together(logs: Path) -> Path:
-        ready.wait()  # all have built their model and data
+        ready.wait()  # until all processes have built model and data
         return make_run_folder(logs)
 
     training.make_run_folder = together
@@ -30,7 +30,7 @@ def _fit_together(seed: int, ready: Any) -> None:
 
 
 @pytest.mark.slow
-def test_fits_that_start_together(in_tmp: Path) -> None:
+def test_concurrent_fits_use_separate_folders(in_tmp: Path) -> None:
     fork = multiprocessing.get_context("fork")
     ready = fork.Barrier(4)
     fits = [fork.Process(target=_fit_together, args=(seed, ready)) for seed in range(4)]
@@ -47,7 +47,7 @@ def test_fits_that_start_together(in_tmp: Path) -> None:
 
 
 @pytest.mark.parametrize("logger", ["false", "CSVLogger"])
-def test_a_folder_of_checkpoints_without_a_logger_of_its_own_is_not_shared(in_tmp: Path, logger: str) -> None:
+def test_checkpoint_folder_is_locked_without_logger(in_tmp: Path, logger: str) -> None:
     options = ["--trainer.logger", logger]
     if logger == "CSVLogger":
         options += ["--trainer.logger.save_dir", ".", "--trainer.logger.version", "mine"]

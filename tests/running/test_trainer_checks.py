@@ -1,4 +1,4 @@
-"""Options of the Trainer with values that it cannot train with, and packages that are missing, take one line."""
+"""Invalid Trainer options and missing packages end in a one-line error."""
 
 import re
 import sys
@@ -9,7 +9,7 @@ import pytest
 from lightning.pytorch.callbacks import device_stats_monitor
 
 from lit_cv.cli import console, main
-from lit_cv.cli.errors import is_for_the_user
+from lit_cv.cli.errors import is_user_error
 from lit_cv.cli.option_names import OptionNames
 from lit_cv.errors import spelled_by
 from lit_cv.running.trainer_checks import check_trainer_options
@@ -39,13 +39,13 @@ without_wandb = pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb
         ("val_check_interval", 0),
     ],
 )
-def test_a_value_that_cannot_be_trained_with(name: str, value: object) -> None:
-    wanted = rf"^{name}=.+: .+ \(--trainer\.{name}\)\.$"
-    with pytest.raises(ValueError, match=wanted), spelled_by(OptionNames(["fit"])):
+def test_invalid_trainer_option(name: str, value: object) -> None:
+    pattern = rf"^{name}=.+: .+ \(--trainer\.{name}\)\.$"
+    with pytest.raises(ValueError, match=pattern), spelled_by(OptionNames(["fit"])):
         check_trainer_options({name: value, "max_epochs": None}, fits=True)
 
 
-def test_values_that_can_be_trained_with() -> None:
+def test_valid_trainer_options() -> None:
     check_trainer_options({"limit_train_batches": 0}, fits=False)
     check_trainer_options({"max_time": "00:01:00:00", "val_check_interval": "00:00:10:00"}, fits=True)
     check_trainer_options({"max_time": {"hours": 1}, "gradient_clip_val": 0, "num_sanity_val_steps": -1}, fits=True)
@@ -64,22 +64,24 @@ def test_values_that_can_be_trained_with() -> None:
         pytest.param(["--trainer.logger", "WandbLogger"], ".*'wandb.*not met.*", marks=without_wandb),
     ],
 )
-def test_one_line(in_tmp: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str) -> None:
+def test_trainer_error_is_one_line(
+    in_tmp: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
     monkeypatch.setattr(sys, "argv", ["lit-cv", *FIT, *(() if "barebones" in options[0] else QUIET), *options])
     with pytest.raises(SystemExit) as error:
         console()
-    wanted = ".*".join(map(re.escape, message.split(".*")))
-    assert re.fullmatch(f"lit-cv: error: {wanted}", str(error.value))
+    pattern = ".*".join(map(re.escape, message.split(".*")))
+    assert re.fullmatch(f"lit-cv: error: {pattern}", str(error.value))
 
 
-def test_a_missing_package_is_told_by_lightning(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_is_user_error(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_stats_monitor, "_PSUTIL_AVAILABLE", False)
     with pytest.raises(ModuleNotFoundError, match="psutil") as error:
         main([*FIT, *QUIET, "--trainer.callbacks+=DeviceStatsMonitor"])
-    assert is_for_the_user(error.value)
+    assert is_user_error(error.value)
 
 
-def test_barebones(in_tmp: Path) -> None:
+def test_barebones_trainer(in_tmp: Path) -> None:
     cli = main([*FIT, "--trainer.barebones", "true"])
     assert cli is not None
     assert cli.trainer.global_step == 4

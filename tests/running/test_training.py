@@ -1,3 +1,5 @@
+"""Training, evaluation and resume from the command line."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -42,12 +44,12 @@ def fitted(in_tmp: Path) -> Path:
     return in_tmp / "lightning_logs" / "version_0"
 
 
-def test_what_a_run_leaves_behind(fitted: Path) -> None:
-    left = {str(path.relative_to(fitted)) for path in fitted.rglob("*") if path.is_file()}
+def test_run_folder_contents(fitted: Path) -> None:
+    files = {str(path.relative_to(fitted)) for path in fitted.rglob("*") if path.is_file()}
     assert {
         "checkpoints/best.ckpt", "checkpoints/last.ckpt", "config.yaml", "metrics.csv", "training_curves.png",
         "train_batch.png", "confusion_matrix.png", "most_wrong.png",
-    } <= left  # fmt: skip
+    } <= files  # fmt: skip
     rows = read_metrics(fitted / "metrics.csv")
     names = {name for row in rows for name in row}
     assert {"train_loss", "train_loss_step", "train_acc", "val_loss", "val_acc", "val_f1", "val_ece", "lr"} <= names
@@ -58,7 +60,7 @@ def test_what_a_run_leaves_behind(fitted: Path) -> None:
     assert len(tags["images"]) >= 3
 
 
-def test_validation_of_the_checkpoint_gives_the_value_that_chose_it(fitted: Path) -> None:
+def test_validation_reproduces_best_score(fitted: Path) -> None:
     cli = main(["validate", "--ckpt_path", "best", *QUICK[4:]])
     assert cli is not None
     best = torch.load(fitted / "checkpoints" / "best.ckpt", weights_only=True)
@@ -66,7 +68,7 @@ def test_validation_of_the_checkpoint_gives_the_value_that_chose_it(fitted: Path
     assert float(cli.trainer.callback_metrics["val_loss"]) == pytest.approx(score, rel=1e-5)
 
 
-def test_the_command_line_beats_the_checkpoint_which_beats_the_recipe(fitted: Path) -> None:
+def test_precedence_command_line_checkpoint_recipe(fitted: Path) -> None:
     path = str(fitted / "checkpoints" / "best.ckpt")
     cli = main(["validate", "--config", "supervised", "--ckpt_path", path, "--model.lr", "0.5", *QUICK])
     assert cli is not None
@@ -74,7 +76,7 @@ def test_the_command_line_beats_the_checkpoint_which_beats_the_recipe(fitted: Pa
     assert cli.model.hparams["num_classes"] == 10
 
 
-def test_a_checkpoint_that_was_moved_away_is_enough_with_data(fitted: Path, tmp_path: Path) -> None:
+def test_moved_checkpoint_with_data(fitted: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved.ckpt"
     (fitted / "checkpoints" / "best.ckpt").rename(moved)
     cli = main(["test", "--data", "DigitsDataModule", "--ckpt_path", str(moved), *QUICK])
@@ -83,7 +85,7 @@ def test_a_checkpoint_that_was_moved_away_is_enough_with_data(fitted: Path, tmp_
     assert "test_acc" in cli.trainer.callback_metrics
 
 
-def test_predictions(fitted: Path) -> None:
+def test_predictions_are_written(fitted: Path) -> None:
     cli = main(["predict", "--ckpt_path", "best", *QUICK])
     assert cli is not None
     lines = (fitted / "predictions.csv").read_text().splitlines()
@@ -92,7 +94,7 @@ def test_predictions(fitted: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_second_fit_starts_a_folder_of_its_own_and_a_resumed_one_does_not(fitted: Path) -> None:
+def test_second_fit_gets_new_folder_and_resume_does_not(fitted: Path) -> None:
     main(["fit", "--config", "supervised", *QUICK])
     main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "2"])
     runs = sorted(path.name for path in fitted.parent.iterdir())
@@ -101,12 +103,12 @@ def test_a_second_fit_starts_a_folder_of_its_own_and_a_resumed_one_does_not(fitt
     assert epochs == {0, 1}
 
 
-def test_a_dry_run_leaves_nothing(in_tmp: Path) -> None:
+def test_fast_dev_run_leaves_no_files(in_tmp: Path) -> None:
     main(["fit", "--config", "supervised", "--trainer.fast_dev_run", "true", "--trainer.enable_progress_bar", "false"])
     assert list(in_tmp.iterdir()) == []
 
 
-def test_a_task_of_the_working_directory(in_tmp: Path) -> None:
+def test_user_module_in_working_directory(in_tmp: Path) -> None:
     (in_tmp / "ink.py").write_text(TASK)
     task = ["--model", "InkModule", "--model.scale", "2", "--model.backbone", "conv4"]
     cli = main(["fit", *task, "--data", "DigitsDataModule", *QUICK])
@@ -116,27 +118,27 @@ def test_a_task_of_the_working_directory(in_tmp: Path) -> None:
     again = main(["validate", "--ckpt_path", "best", *QUICK])
     assert again is not None
     assert type(again.model).__name__ == "InkModule"
-    with pytest.raises(ValueError, match="holds a InkModule, but SupervisedModule was asked for"):
+    with pytest.raises(ValueError, match="holds a InkModule, but SupervisedModule was requested"):
         main(["fit", "--model", "SupervisedModule", "--data", "DigitsDataModule", "--ckpt_path", "last", *QUICK])
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model.lrr", "1"], "no option --model.lrr: did you mean '--model.lr'"),
-        (["--modle.lr", "1"], "no option --modle.lr: did you mean '--model.lr'"),
+        (["--model.lrr", "1"], "unknown option --model.lrr: did you mean '--model.lr'"),
+        (["--modle.lr", "1"], "unknown option --modle.lr: did you mean '--model.lr'"),
         (["--trainer.max_epoch", "1"], "did you mean '--trainer.max_epochs'"),
-        (["--min_lr", "1"], r"no option --min_lr: did you mean '--model\.min_lr'\?"),
+        (["--min_lr", "1"], r"unknown option --min_lr: did you mean '--model\.min_lr'\?"),
         (["--data.rot", "x"], r"did you mean '--data\.root'"),
-        (["--config", "wrong.yaml"], r"no option --trainer\.max_epoch: did you mean '--trainer\.max_epochs'"),
-        (["--model", "SupervisedModul"], "no class 'SupervisedModul': did you mean 'SupervisedModule'"),
-        (["--data", "DigitDataModule"], "no class 'DigitDataModule': did you mean 'DigitsDataModule'"),
-        (["--trainer.callbacks+=Augmentatio"], "no class 'Augmentatio': did you mean 'Augmentation'"),
-        (["--model.lr", "abc"], "--model.lr abc does not fit: expected float"),
+        (["--config", "wrong.yaml"], r"unknown option --trainer\.max_epoch: did you mean '--trainer\.max_epochs'"),
+        (["--model", "SupervisedModul"], "unknown class 'SupervisedModul': did you mean 'SupervisedModule'"),
+        (["--data", "DigitDataModule"], "unknown class 'DigitDataModule': did you mean 'DigitsDataModule'"),
+        (["--trainer.callbacks+=Augmentatio"], "unknown class 'Augmentatio': did you mean 'Augmentation'"),
+        (["--model.lr", "abc"], "--model.lr abc: expected float"),
         (["--trainer.precision", "bf16-mxed"], "did you mean 'bf16-mixed'"),
     ],
 )
-def test_wrong_options_take_one_line(in_tmp: Path, options: list[str], message: str) -> None:
+def test_invalid_option_error_is_one_line(in_tmp: Path, options: list[str], message: str) -> None:
     (in_tmp / "wrong.yaml").write_text("trainer: {max_epoch: 1}\n")
     with pytest.raises(SystemExit, match=message) as error:
         main(["fit", "--config", "supervised", *options])
@@ -152,13 +154,13 @@ def test_wrong_options_take_one_line(in_tmp: Path, options: list[str], message: 
         (["--early_stopping.patience", "2", "--early_stopping.monitor", "val_los"], "did you mean 'val_loss'"),
     ],
 )
-def test_wrong_values_are_named(in_tmp: Path, options: list[str], message: str) -> None:
+def test_error_names_value(in_tmp: Path, options: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         main(["fit", "--config", "supervised", *QUICK, *options])
 
 
 @pytest.mark.slow
-def test_the_program_shows_one_line_for_a_wrong_value_and_no_advertising(in_tmp: Path) -> None:
+def test_program_output_has_no_advertising(in_tmp: Path) -> None:
     command = [sys.executable, "-m", "lit_cv", "fit", "--config", "supervised", *QUICK]
     path = {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
     good = subprocess.run(command, capture_output=True, text=True, cwd=in_tmp, env=path)

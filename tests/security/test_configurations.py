@@ -59,7 +59,7 @@ def test_run_configuration_drops_code_and_outputs(
     stderr = capfd.readouterr().err
     assert f"Configuration of the checkpoint's run: {RUN / 'config.yaml'}" in stderr
     for name in ("trainer.default_root_dir", "trainer.logger", "trainer.profiler", "evil.EvilCallback"):
-        assert name in stderr.partition("not taken: ")[2].partition("\n")[0]
+        assert name in stderr.partition("ignored: ")[2].partition("\n")[0]
     assert "--trust evil" in stderr
     assert_nothing_happened(place)
 
@@ -73,7 +73,7 @@ def test_usual_run_configuration_is_complete(
     assert error_line([verb, "--ckpt_path", "last", *longer], monkeypatch) is None
     stderr = capfd.readouterr().err
     assert f"Configuration of the checkpoint's run: {RUN / 'config.yaml'} (" in stderr
-    assert "not taken" not in stderr
+    assert "ignored" not in stderr
 
 
 def test_resume_without_custom_code_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

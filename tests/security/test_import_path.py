@@ -11,15 +11,15 @@ import pytest
 import torch
 from torchvision.utils import save_image
 
-from lit_cv.running import own_files
-from lit_cv.running.own_files import (
-    OwnFiles,
+from lit_cv.running import user_files
+from lit_cv.running.user_files import (
+    UserFiles,
+    explain_missing_class,
     importable,
-    in_own_file,
     named_modules,
-    own_classes,
-    take_trusted,
-    why_not,
+    qualify_class,
+    split_trusted,
+    user_class_names,
 )
 from lit_cv.trust import names_of_files
 from tests.security.hostile import EVIL, MARKER, QUICK, run_program
@@ -29,7 +29,7 @@ PLANTED = ("tensorboard", "torch", "yaml", "numpy", "PIL", "matplotlib", "timm",
 
 @pytest.fixture(autouse=True)
 def _folder_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(OwnFiles, "folder", OwnFiles.folder)
+    monkeypatch.setattr(UserFiles, "folder", UserFiles.folder)
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_named_module_and_its_helpers_are_found(data: Path) -> None:
 
 def test_working_directory_is_importable_during_command(in_tmp: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(in_tmp))])
-    OwnFiles.folder = in_tmp
+    UserFiles.folder = in_tmp
     (in_tmp / "named_here.py").write_text("import beside_it\nfrom package_here.part import X\n")
     (in_tmp / "beside_it.py").write_text("import named_here\n")
     (in_tmp / "planted_here.py").write_text(EVIL)
@@ -137,16 +137,16 @@ def test_working_directory_is_importable_during_command(in_tmp: Path, monkeypatc
 
 
 def test_only_class_options_are_looked_up(data: Path) -> None:
-    OwnFiles.folder = data
-    assert in_own_file("model", "Photos") == "photos.Photos"
+    UserFiles.folder = data
+    assert qualify_class("model", "Photos") == "photos.Photos"
     (data / "kinds.py").write_text("class TwoWords: pass\nclass MyDataModule: pass\n")
     for option in ("model", "data", "trainer.callbacks", "data.class_path", "model.class_path"):
-        assert in_own_file(option, "TwoWords") == "kinds.TwoWords"
+        assert qualify_class(option, "TwoWords") == "kinds.TwoWords"
     for option in ("data.root", "model.weights", "trainer.default_root_dir", "data.classes", "data.source"):
-        assert in_own_file(option, "Photos") == "Photos"
-        assert in_own_file(option, "TwoWords") == "TwoWords"
-    assert in_own_file("data.source", "MyDataModule") == "kinds.MyDataModule"
-    assert set(own_classes()) >= {"TwoWords", "MyDataModule", "Photos"}
+        assert qualify_class(option, "Photos") == "Photos"
+        assert qualify_class(option, "TwoWords") == "TwoWords"
+    assert qualify_class("data.source", "MyDataModule") == "kinds.MyDataModule"
+    assert set(user_class_names()) >= {"TwoWords", "MyDataModule", "Photos"}
 
 
 @pytest.mark.parametrize(
@@ -175,20 +175,20 @@ def test_only_class_options_are_looked_up(data: Path) -> None:
     ],
 )
 def test_named_modules(in_tmp: Path, args: list[str], named: set[str]) -> None:
-    OwnFiles.folder = in_tmp
+    UserFiles.folder = in_tmp
     assert named_modules(args) == named
 
 
 def test_trust_option() -> None:
-    assert take_trusted(["fit", "--trust", "a", "--x=1", "--trust=b,c.d"]) == (["fit", "--x=1"], {"a", "b", "c.d"})
+    assert split_trusted(["fit", "--trust", "a", "--x=1", "--trust=b,c.d"]) == (["fit", "--x=1"], {"a", "b", "c.d"})
 
 
 def test_error_about_unknown_class_imports_nothing(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    OwnFiles.folder = data
+    UserFiles.folder = data
     monkeypatch.syspath_prepend(str(data))
     with names_of_files():
-        assert "trusted='photos'" in str(why_not("photos.Photos"))
-        assert why_not("Missing") is None
+        assert "trusted='photos'" in str(explain_missing_class("photos.Photos"))
+        assert explain_missing_class("Missing") is None
     assert not (data / MARKER).exists()
 
 
@@ -197,8 +197,8 @@ def test_project_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for name in names:
         (tmp_path / f"{name}.py").write_text("".join(f"import {other}\n" for other in (*names, "torch")))
     read: list[Path] = []
-    monkeypatch.setattr(own_files, "_imports_of", lambda path, changed: read.append(path) or [*names, "torch"])
-    monkeypatch.setattr(OwnFiles, "folder", tmp_path)
+    monkeypatch.setattr(user_files, "_imports_of", lambda path, changed: read.append(path) or [*names, "torch"])
+    monkeypatch.setattr(UserFiles, "folder", tmp_path)
     with importable(["part0.Class"]):
         assert import_module("part3")
     assert sorted(path.stem for path in read) == sorted(names)

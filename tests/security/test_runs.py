@@ -122,7 +122,7 @@ def test_older_checkpoint_starts_new_run(fitted: Path, capfd: pytest.CaptureFixt
     assert cli.trainer.global_step == 4
     assert content_of(RUN) == before
     stderr = capfd.readouterr().err
-    assert "is of step 2, and its run went on to step 6: a new run starts from it" in stderr
+    assert "is from step 2, but its run continued to step 6: starting a new run" in stderr
     new = LOGS / "version_1"
     assert step_of(new / "checkpoints" / "last.ckpt") == 4
     assert step_of(new / "checkpoints" / "best.ckpt") == 2  # copied from the run that it starts from
@@ -154,7 +154,7 @@ def test_concurrent_resume_is_refused(fitted: Path, monkeypatch: pytest.MonkeyPa
         assert holder.stdout.readline() == b"True\n"
         error = error_line(["fit", "--ckpt_path", "last", "--trainer.max_epochs=4"], monkeypatch)
         assert error is not None
-        assert f"another process is continuing the run in {RUN}" in error
+        assert f"another process is using the run folder {RUN}" in error
         assert content_of(RUN) == before
     finally:
         holder.kill()

@@ -18,14 +18,14 @@ from lit_cv.atomic_files import write_text
 from lit_cv.cli import main
 from lit_cv.csv_tables import csv_text, read_csv
 from lit_cv.studies.comparison_files import read_comparison
-from lit_cv.studies.comparison_plan import Stage
+from lit_cv.studies.comparison_plan import ApproachStage
 from lit_cv.studies.comparison_report import judge, measure, write_report
 from lit_cv.studies.folds import Fold, groups_from_table
 from lit_cv.studies.kfold import _read_predictions, fold_table, not_finite
 from lit_cv.studies.markdown import escape_markdown
 from lit_cv.studies.progress_line import ProgressLine
 from lit_cv.studies.study import PlannedRun, Study
-from lit_cv.studies.study_files import Row, read_table, write_table
+from lit_cv.studies.study_files import Row, read_study_table, write_study_table
 from tests.security.hostile import EVIL, MARKER, error_line
 
 RUNS = [PlannedRun(f"r{k}", f"run {k} \x1b[2J\udcff", "plain", 10) for k in range(3)]
@@ -108,10 +108,10 @@ def test_study_resumes_after_full_disk(
         with pytest.raises(OSError, match="could not be written"):
             study(tmp_path).execute(count)
         assert "Stopped in run 2 of 3" in capsys.readouterr().out
-        assert [row["key"] for row in read_table(tmp_path / "table.csv")] == ["r0"]
+        assert [row["key"] for row in read_study_table(tmp_path / "table.csv")] == ["r0"]
     study(tmp_path).execute(count)
     assert performed == ["r0", "r1", "r1", "r1", "r2"]
-    assert [row["error"] for row in read_table(tmp_path / "table.csv")] == ["", "", ""]
+    assert [row["error"] for row in read_study_table(tmp_path / "table.csv")] == ["", "", ""]
 
 
 def test_unwritable_traceback_hides_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -151,7 +151,7 @@ DAMAGED_TABLES = {
     "text": ("key,score,steps,wall_seconds,error\nr0,x,10,1,\n", "row 1, column score: 'x' is not a number"),
     "no steps": ("key,steps,wall_seconds,error\nr0,0,1,\n", "row 1, column steps: '0' is not an integer"),
     "digits": (f"key,steps,wall_seconds,error\nr0,{'9' * 5000},1,\n", "column steps: '9999"),
-    "no time": ("key,steps,wall_seconds,error\nr0,1,nan,\n", "column wall_seconds: nan is no time"),
+    "no time": ("key,steps,wall_seconds,error\nr0,1,nan,\n", "column wall_seconds: nan is not a duration"),
     "huge field": (f"key,steps,wall_seconds,error\n{'r' * 200_000},1,1,\n", "field larger than field limit"),
 }
 
@@ -172,9 +172,9 @@ DAMAGED_REPORTS = {
     "value": ([row(value="x")], "row 1, column of the metric: 'x' is not a number"),
     "labels": ([row(labels="0")], "row 1, column labels: '0' is not an integer >= 1"),
     "labels of digits": ([row(labels="9" * 5000)], "row 1, column labels: '9999"),
-    "budget": ([row(), row(budget="1e999")], "row 2, column budget: '1e999' is none"),
-    "seconds": ([row(seconds="inf")], "row 1, column seconds: inf is no time"),
-    "metrics": ([row(), row(metric="seed")], "row 2, column metric: it is not that of the first row"),
+    "budget": ([row(), row(budget="1e999")], "row 2, column budget: '1e999' is invalid"),
+    "seconds": ([row(seconds="inf")], "row 1, column seconds: inf is not a duration"),
+    "metrics": ([row(), row(metric="seed")], "row 2, column metric: it differs from the first row"),
     "approaches": ([row(f"a{k}") for k in range(300)], "more than 200 different values in the column approach"),
 }
 
@@ -182,7 +182,7 @@ DAMAGED_REPORTS = {
 @pytest.mark.parametrize("name", DAMAGED_REPORTS)
 def test_redraw_of_damaged_table_gives_one_line_error(name: str, in_tmp: Path) -> None:
     rows, message = DAMAGED_REPORTS[name]
-    write_table(in_tmp / "out" / "compare.csv", rows)
+    write_study_table(in_tmp / "out" / "compare.csv", rows)
     with pytest.raises(ValueError, match=rf"compare\.csv is damaged: .*{message}") as error:
         main(["compare", "--redraw", "--output", "out"])
     assert "\n" not in str(error.value)
@@ -215,35 +215,35 @@ def test_damaged_predictions_give_one_line_error(tmp_path: Path) -> None:
 
 STAGES = "stages: [{config: supervised}]"
 WRONG_COMPARISONS = {
-    "approaches: 3": "approaches: 3 was given",
-    "approaches: {a: 3}": "approach a: 3 was given, but stages are needed",
-    "approaches: {a: {stages: x}}": "approach a, stages: 'x' was given, but a list of stages is allowed",
-    "approaches: {a: {stages: [x]}}": r"approach a, stages: \['x'\] was given",
-    f"approaches: {{a: {{title: [1], {STAGES}}}}}": r"approach a, title: \[1\] was given, but a text",
-    "approaches: {a: {stages: [{config: supervised, model: 7}]}}": "approach a, stage 1, model: 7 was given",
-    "approaches: {a: {stages: [{config: [1]}]}}": r"approach a, stage 1, config: \[1\] was given",
-    "approaches: {a: {stages: [{config: supervised, steps: 1.5}]}}": "stage 1, steps: 1.5 was given, but a whole",
-    "approaches: {a: {stages: [{config: supervised, shared: 3}]}}": "stage 1, shared: 3 was given, but true or false",
-    "approaches: {a: {stages: [{config: supervised, share: .nan}]}}": "stage 1, share: nan was given",
-    "approaches: {a: {stages: [{config: supervised, batch_size: 0}]}}": "stage 1, batch_size: 0 was given",
-    f"approaches: {{../../x: {{{STAGES}}}}}": r"named '../../x': letters, digits, \. _ - are allowed",
-    f"approaches: {{.hidden: {{{STAGES}}}}}": r"named '.hidden'",
-    f'approaches: {{"a\\x1b[2J/b": {{{STAGES}}}}}': r"named 'a\\x1b\[2J/b'",
-    f"approaches: {{{'a' * 300}: {{{STAGES}}}}}": "named 'aaaa",
-    f"approaches: {{a: {{{STAGES}}}, A: {{{STAGES}}}}}": "two approaches have the same name, but for capitals",
-    f"seeds: {{}}\napproaches: {{a: {{{STAGES}}}}}": "seeds: {} was given, but",
-    f"seeds: [-1]\napproaches: {{a: {{{STAGES}}}}}": r"seeds: \[-1\] was given, but",
-    f"labels: {{a: b}}\napproaches: {{a: {{{STAGES}}}}}": "labels: {'a': 'b'} was given, but a list",
+    "approaches: 3": "approaches: 3 is invalid",
+    "approaches: {a: 3}": "approach a: 3 is invalid: give a mapping with stages",
+    "approaches: {a: {stages: x}}": "approach a, stages: 'x' is invalid: give a list of stages",
+    "approaches: {a: {stages: [x]}}": r"approach a, stages: \['x'\] is invalid",
+    f"approaches: {{a: {{title: [1], {STAGES}}}}}": r"approach a, title: \[1\] is invalid: give a string",
+    "approaches: {a: {stages: [{config: supervised, model: 7}]}}": "approach a, stage 1, model: 7 is invalid",
+    "approaches: {a: {stages: [{config: [1]}]}}": r"approach a, stage 1, config: \[1\] is invalid",
+    "approaches: {a: {stages: [{config: supervised, steps: 1.5}]}}": "stage 1, steps: 1.5 is invalid: give an integer",
+    "approaches: {a: {stages: [{config: supervised, shared: 3}]}}": "stage 1, shared: 3 is invalid: give true or false",
+    "approaches: {a: {stages: [{config: supervised, share: .nan}]}}": "stage 1, share: nan is invalid",
+    "approaches: {a: {stages: [{config: supervised, batch_size: 0}]}}": "stage 1, batch_size: 0 is invalid",
+    f"approaches: {{../../x: {{{STAGES}}}}}": r"name '../../x': use at most 48 letters, digits, \. _ -",
+    f"approaches: {{.hidden: {{{STAGES}}}}}": r"name '.hidden'",
+    f'approaches: {{"a\\x1b[2J/b": {{{STAGES}}}}}': r"name 'a\\x1b\[2J/b'",
+    f"approaches: {{{'a' * 300}: {{{STAGES}}}}}": "name 'aaaa",
+    f"approaches: {{a: {{{STAGES}}}, A: {{{STAGES}}}}}": "two approach names differ only in upper and lower case",
+    f"seeds: {{}}\napproaches: {{a: {{{STAGES}}}}}": "seeds: {} is invalid: give",
+    f"seeds: [-1]\napproaches: {{a: {{{STAGES}}}}}": r"seeds: \[-1\] is invalid: give",
+    f"labels: {{a: b}}\napproaches: {{a: {{{STAGES}}}}}": "labels: {'a': 'b'} is invalid: give a list",
     f"labels: [.inf]\napproaches: {{a: {{{STAGES}}}}}": "labels=inf: give a number",
     f"labels: [1.0e+300]\napproaches: {{a: {{{STAGES}}}}}": r"labels=1e\+300: give a number",
-    f"data: 3\napproaches: {{a: {{{STAGES}}}}}": "data: 3 was given",
-    f"data: {{class_path: X, init_args: 3}}\napproaches: {{a: {{{STAGES}}}}}": "data: its class_path is a text",
+    f"data: 3\napproaches: {{a: {{{STAGES}}}}}": "data: 3 is invalid",
+    f"data: {{class_path: X, init_args: 3}}\napproaches: {{a: {{{STAGES}}}}}": "data: class_path must be a string",
     f"data: {{class_path: X, init_args: {{d: 2001-01-01}}}}\napproaches: {{a: {{{STAGES}}}}}": "holds a date",
-    f"metric: [x]\napproaches: {{a: {{{STAGES}}}}}": r"metric: \['x'\] was given",
-    f"trainer: 1\napproaches: {{a: {{{STAGES}}}}}": "trainer: 1 was given",
-    f"minutes: x\napproaches: {{a: {{{STAGES}}}}}": "minutes: 'x' was given",
-    "labels: [all]": "it has no approaches",
-    "3: x": "no setting 3",
+    f"metric: [x]\napproaches: {{a: {{{STAGES}}}}}": r"metric: \['x'\] is invalid",
+    f"trainer: 1\napproaches: {{a: {{{STAGES}}}}}": "trainer: 1 is invalid",
+    f"minutes: x\napproaches: {{a: {{{STAGES}}}}}": "minutes: 'x' is invalid",
+    "labels: [all]": "`approaches` is missing",
+    "3: x": "unknown key 3",
 }
 
 
@@ -265,8 +265,8 @@ def test_stage_is_named_by_file_stem() -> None:
         "../..": "_..",
         "/": "_",
     }.items():
-        assert Stage(config=config).name == name
-    assert len(Stage(config=f"{'a' * 500}.yaml").name) == 48
+        assert ApproachStage(config=config).name == name
+    assert len(ApproachStage(config=f"{'a' * 500}.yaml").name) == 48
     assert read_comparison("digits").approaches[1].stages[0].name == "simclr"
 
 
@@ -339,7 +339,7 @@ class Page(html.parser.HTMLParser):
 def test_reports_show_names_literally(tmp_path: Path) -> None:
     title, error = '**<script>alert("x")</script>|`$\\frac{`', "ValueError: <img src=x onerror=y>|[a](b)\x1b[2J"
     rows = [row(title=title, data="<i>D|"), row("other"), row("bad", error=error)]
-    write_table(tmp_path / "compare.csv", rows)
+    write_study_table(tmp_path / "compare.csv", rows)
     printed = write_report(tmp_path)
     assert title in printed
     assert "\x1b" not in printed
@@ -386,35 +386,35 @@ def test_tables_keep_all_names(tmp_path: Path) -> None:
 
 def test_escaped_formulas_are_restored(in_tmp: Path) -> None:
     rows = [row(title="=1+1", value=-0.5), row("other", title="'-x", value=-0.25, error="@x")]
-    write_table(in_tmp / "out" / "compare.csv", rows, escape_formulas=True)
+    write_study_table(in_tmp / "out" / "compare.csv", rows, escape_formulas=True)
     text = (in_tmp / "out" / "compare.csv").read_text()
     assert ",'=1+1," in text
     assert ",''-x," in text
     assert ",-0.5," in text
     assert ",'@x," in text
-    found = read_table(in_tmp / "out" / "compare.csv")
+    found = read_study_table(in_tmp / "out" / "compare.csv")
     assert [r["title"] for r in found] == ["=1+1", "'-x"]
     assert found[1]["error"] == "@x"
     assert list(found[0]) == list(rows[0])
     main(["compare", "--redraw", "--output", "out"])
     assert "=1+1" in (in_tmp / "out" / "compare.html").read_text()
     assert "&#x27;=1+1" not in (in_tmp / "out" / "compare.html").read_text()
-    write_table(in_tmp / "plain.csv", rows)
-    assert [r["title"] for r in read_table(in_tmp / "plain.csv")] == ["=1+1", "'-x"]
+    write_study_table(in_tmp / "plain.csv", rows)
+    assert [r["title"] for r in read_study_table(in_tmp / "plain.csv")] == ["=1+1", "'-x"]
 
 
 def test_non_finite_values_have_no_mean(tmp_path: Path) -> None:
     rows = [row(value=v, seed=s) for s, v in enumerate((0.9, float("inf")))]
     rows += [row("other", value=v, seed=s) for s, v in enumerate((0.5, 0.6))]
     assert [(v.best, v.second) for v in judge(measure(rows))] == [("other", None)]
-    write_table(tmp_path / "compare.csv", rows)
+    write_study_table(tmp_path / "compare.csv", rows)
     output = write_report(tmp_path)
-    assert "plain, 10 labels a class, seed 1: test_acc is inf, so plain has no mean and no rank there." in output
+    assert "plain, 10 labels per class, seed 1: test_acc is inf, so plain has no mean and no rank there." in output
     with pytest.raises(ValueError, match="no run of the comparison has a finite result"):
         measure([row(value=float("nan"))])
     folds = [{"repeat": 1, "fold": k, "val_loss": v, "val_acc": 0.5} for k, v in ((1, "nan"), (2, "0.5"), (3, "-inf"))]
     assert fold_table(folds).splitlines()[-1] == "| mean ± std | not finite | 0.5000 ± 0.0000 |"
-    assert not_finite(folds) == ["val_loss is not finite in folds 1, 3: it has no mean and no spread."]
+    assert not_finite(folds) == ["val_loss is not finite in folds 1, 3: its mean and spread are undefined."]
 
 
 RUN = [
@@ -485,7 +485,7 @@ def test_stage_from_file_in_folder(in_tmp: Path, capsys: pytest.CaptureFixture[s
     (in_tmp / "c.yaml").write_text(PATHS)
     main(["compare", "--comparison", "c.yaml", "--trainer.accelerator", "cpu", "--output", "out"])
     assert "\x1b" not in capsys.readouterr().out
-    assert not any(row["error"] for row in read_table(in_tmp / "out" / "runs.csv"))
+    assert not any(row["error"] for row in read_study_table(in_tmp / "out" / "runs.csv"))
     pretraining, tuned = sorted(path.name for path in (in_tmp / "out" / "runs").iterdir())[::-1]
     assert pretraining.startswith("pretraining-own-")
     assert tuned == "own-1-seed0"
@@ -524,7 +524,7 @@ def test_comparison_writes_only_to_its_folder(
     (in_tmp / "compared.yaml").write_text(text + (f"trainer: {trainer}\n" if where == "comparison" else ""))
     error = error_line(["compare", "--comparison=compared.yaml"], monkeypatch)
     assert error is not None
-    assert "is not for a comparison" in error
+    assert "is not allowed: a comparison writes only" in error
     assert list((in_tmp / "victim").iterdir()) == []
 
 

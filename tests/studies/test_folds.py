@@ -1,4 +1,4 @@
-"""Folds: every image held out once, classes in proportion, groups apart."""
+"""Folds hold out each image once, keep class proportions and separate groups."""
 
 import numpy as np
 import pytest
@@ -9,12 +9,12 @@ from lit_cv.studies.folds import groups_by_pattern, groups_from_table, make_fold
 LABELS = np.repeat([0, 1, 2], [60, 30, 15])
 
 
-def test_each_image_once_in_each_repeat_and_classes_in_proportion() -> None:
+def test_folds_partition_images_and_are_stratified() -> None:
     folds = make_folds(LABELS, folds=5, repeats=2, seed=3)
     assert [(fold.repeat, fold.number) for fold in folds] == [(r, n) for r in (1, 2) for n in range(1, 6)]
     for repeat in (1, 2):
-        held = np.concatenate([fold.held_out for fold in folds if fold.repeat == repeat])
-        assert sorted(held) == list(range(len(LABELS)))
+        held_out = np.concatenate([fold.held_out for fold in folds if fold.repeat == repeat])
+        assert sorted(held_out) == list(range(len(LABELS)))
     for fold in folds:
         assert np.bincount(LABELS[fold.held_out]).tolist() == [12, 6, 3]
     assert not np.array_equal(folds[0].held_out, folds[5].held_out)
@@ -22,10 +22,10 @@ def test_each_image_once_in_each_repeat_and_classes_in_proportion() -> None:
     assert np.array_equal(folds[0].held_out, expected)
 
 
-def test_unlabelled_images_are_never_held_out() -> None:
+def test_unlabeled_images_are_never_held_out() -> None:
     labels = np.where(np.arange(len(LABELS)) % 3 == 0, -1, LABELS)
-    held = np.concatenate([fold.held_out for fold in make_folds(labels, folds=3)])
-    assert sorted(held) == np.flatnonzero(labels >= 0).tolist()
+    held_out = np.concatenate([fold.held_out for fold in make_folds(labels, folds=3)])
+    assert sorted(held_out) == np.flatnonzero(labels >= 0).tolist()
 
 
 @pytest.mark.parametrize("stratified", [True, False])
@@ -39,27 +39,27 @@ def test_groups_stay_together(stratified: bool) -> None:
         assert 25 <= len(fold.held_out) <= 45
 
 
-def test_several_labels_an_image() -> None:
+def test_multi_label_folds() -> None:
     labels = np.eye(3)[LABELS]
     assert len(make_folds(labels, folds=4)) == 4
     with pytest.raises(ValueError, match="cannot be stratified"):
         make_folds(labels, stratified=True)
 
 
-def test_what_cannot_be_divided() -> None:
-    with pytest.raises(ValueError, match="class 2 has 15 images for 20 folds"):
+def test_too_few_images_or_groups_are_rejected() -> None:
+    with pytest.raises(ValueError, match="class 2 has 15 images, too few for 20 folds"):
         make_folds(LABELS, folds=20)
     with pytest.raises(ValueError, match="folds=1"):
         make_folds(LABELS, folds=1)
-    with pytest.raises(ValueError, match="2 groups do not make 3 folds"):
+    with pytest.raises(ValueError, match="2 groups are too few for 3 folds"):
         make_folds(LABELS, folds=3, groups=[str(k % 2) for k in range(len(LABELS))])
 
 
 def test_groups_from_names_and_tables(tmp_path) -> None:
     assert groups_by_pattern(["a/p1_x.png", "b/p2_x.png", "c/p1_y.png"], r"p(\d+)") == ["1", "2", "1"]
-    with pytest.raises(ValueError, match="finds nothing in 'b'"):
+    with pytest.raises(ValueError, match="does not match 'b'"):
         groups_by_pattern(["p1", "b"], r"p\d")
-    with pytest.raises(ValueError, match="no regular expression"):
+    with pytest.raises(ValueError, match="not a valid regular expression"):
         groups_by_pattern(["p1"], "(")
     table = tmp_path / "groups.csv"
     table.write_text("image,group\na.png,x\nb.png,y\n")

@@ -1,4 +1,4 @@
-"""A lean run: cut off in the middle of an epoch it ends in the same weights, and it looks at no labels but its own."""
+"""Lean runs resume exactly within an epoch, and use no labels outside their budget."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from lit_cv.callbacks.non_finite import NonFiniteError
 from lit_cv.studies import study_run
 from lit_cv.studies.run_callbacks import LastCheckpoint
-from lit_cv.studies.study_run import StudyRun, quietly
+from lit_cv.studies.study_run import StudyRun, quiet_runs
 
 OPTIONS = [
     "--model", "SupervisedModule", "--model.backbone", "conv4", "--model.dropout", "0.2", "--data", "DigitsDataModule",
@@ -20,19 +20,19 @@ OPTIONS = [
 
 
 class Killed(BaseException):
-    """What ends a process at once."""
+    """Stands for a signal that kills the process."""
 
 
 @pytest.mark.slow
-def test_it_goes_on_bit_for_bit_in_the_middle_of_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lean_run_resume_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study_run, "LastCheckpoint", lambda: LastCheckpoint(every_seconds=0.0))
 
     def kill(step: int) -> None:
-        if step == 5:  # 3 steps an epoch
+        if step == 5:  # within the second epoch of 3 steps
             raise Killed
 
     steps: list[int] = []
-    with quietly():
+    with quiet_runs():
         whole = StudyRun(OPTIONS, tmp_path / "whole", lean=True)
         with pytest.raises(Killed):
             StudyRun(OPTIONS, tmp_path / "cut", lean=True, report=kill)
@@ -48,10 +48,10 @@ def test_it_goes_on_bit_for_bit_in_the_middle_of_an_epoch(tmp_path: Path, monkey
     assert {path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()} == {"last.ckpt", "previous.ckpt"}
 
 
-def test_what_judges_by_labels_takes_no_part(tmp_path: Path) -> None:
+def test_lean_run_has_no_evaluation_callbacks(tmp_path: Path) -> None:
     options = [*OPTIONS, "--config", "simclr", "--trainer.callbacks+=OnlineProbe"]
     options = [option for option in options if option not in ("--model", "SupervisedModule", "--model.dropout", "0.2")]
-    with quietly():
+    with quiet_runs():
         run = StudyRun(options, tmp_path, lean=True, only_build=True)
     callbacks: Any = run.trainer.callbacks  # type: ignore[attr-defined]
     names = {type(callback).__name__ for callback in callbacks}
@@ -59,6 +59,6 @@ def test_what_judges_by_labels_takes_no_part(tmp_path: Path) -> None:
     assert not {"OnlineProbe", "EmbeddingEvaluation", "RunCheckpoint", "BatchFigure"} & names
 
 
-def test_it_stops_at_a_loss_that_is_not_finite(tmp_path: Path) -> None:
-    with quietly(), pytest.raises(NonFiniteError, match="step"):
+def test_lean_run_stops_at_non_finite_loss(tmp_path: Path) -> None:
+    with quiet_runs(), pytest.raises(NonFiniteError, match="step"):
         StudyRun([*OPTIONS, "--model.lr", "1e30"], tmp_path, lean=True)

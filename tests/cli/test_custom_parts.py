@@ -1,4 +1,4 @@
-"""Networks, operations, metrics, optimizers, schedules and formats of the user's own, from the command line."""
+"""Custom networks, operations, metrics, optimizers, schedules and formats, from the command line."""
 
 import json
 from pathlib import Path
@@ -21,8 +21,8 @@ RUN = Path("lightning_logs/version_0")
 
 
 @pytest.fixture
-def own(in_tmp: Path) -> Path:
-    """A working directory with the user's files."""
+def user_files(in_tmp: Path) -> Path:
+    """Create a working directory with the user's files."""
     write_files(in_tmp)
     return in_tmp
 
@@ -35,7 +35,7 @@ def fit(*options: str, base: list[str] = FIT) -> Any:
 
 
 @pytest.mark.slow
-def test_an_own_network_through_every_verb(own: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_custom_network_in_every_verb(user_files: Path, capfd: pytest.CaptureFixture[str]) -> None:
     fit(*NETWORK)
     assert f"lit-cv validate --ckpt_path {RUN}/checkpoints/best.ckpt --trust mynet" in capfd.readouterr().err
     last = torch.load(RUN / "checkpoints" / "last.ckpt", weights_only=True)
@@ -52,7 +52,7 @@ def test_an_own_network_through_every_verb(own: Path, capfd: pytest.CaptureFixtu
     assert json.loads((RUN / "export" / "model.json").read_text())["backbone"] == "mynet.TinyNet"
 
 
-def test_an_own_network_by_its_short_name(own: Path) -> None:
+def test_custom_network_by_short_name(user_files: Path) -> None:
     cli = fit("--model.backbone", "TinyNet", "--model.optimizer=Slow")
     assert (cli.model.hparams["backbone"], cli.model.hparams["optimizer"]) == ("mynet.TinyNet", "mine.Slow")
 
@@ -66,7 +66,7 @@ def test_an_own_network_by_its_short_name(own: Path) -> None:
         (["--model.strategy", "discriminative_lr"], {"head", "stem", "deep"}),
     ],
 )
-def test_an_own_network_is_fine_tuned(own: Path, options: list[str], groups: set[str]) -> None:
+def test_custom_network_fine_tuning(user_files: Path, options: list[str], groups: set[str]) -> None:
     fit(*NETWORK)
     weights = str(RUN / "checkpoints" / "last.ckpt")
     tune = ["fit", "--model", "FineTuneModule", "--data", "DigitsDataModule", "--model.weights", weights]
@@ -84,18 +84,20 @@ def test_an_own_network_is_fine_tuned(own: Path, options: list[str], groups: set
         ["--trainer.callbacks", "[{class_path: Augmentation, init_args: {operations: [sol.Invert]}}]"],
     ],
 )
-def test_an_own_operation(own: Path, options: list[str]) -> None:
+def test_custom_operation(user_files: Path, options: list[str]) -> None:
     cli = fit("--model.backbone", "conv4", *options)
     chains = [callback.chain for callback in cli.trainer.callbacks if hasattr(callback, "chain")]
     assert [type(operation).__name__ for operation in chains[0].operations] == ["Invert"]
 
 
-def test_metrics_are_added_and_monitored(own: Path) -> None:
+def test_custom_metrics_are_logged_and_monitored(user_files: Path) -> None:
     chosen = "[kappa, scores.TopTwo, {name: precision, average: micro}]"
     cli = fit("--model.backbone", "conv4", "--model.metrics", chosen, "--checkpoint.monitor", "val_top_two")
     assert {"val_kappa", "val_top_two", "val_precision", "val_acc"} <= set(cli.trainer.callback_metrics)
     metrics = cli.trainer.callback_metrics
-    assert float(metrics["val_precision"]) == pytest.approx(float(metrics["val_acc"]))  # of one label each
+    assert float(metrics["val_precision"]) == pytest.approx(
+        float(metrics["val_acc"])
+    )  # equal for images with one label
     assert cli.trainer.checkpoint_callback.monitor == "val_top_two"
     again = main(["test", "--ckpt_path", "best", "--trust", "scores"])
     assert again is not None
@@ -103,14 +105,14 @@ def test_metrics_are_added_and_monitored(own: Path) -> None:
 
 
 @pytest.mark.parametrize(("metric", "mode"), [("top_two", "max"), ("confusion", "min")])
-def test_a_metric_says_which_way_is_better(own: Path, metric: str, mode: str) -> None:
+def test_monitor_mode_follows_metric(user_files: Path, metric: str, mode: str) -> None:
     chosen = ["--model.metrics", "[scores.TopTwo, scores.Confusion]", "--checkpoint.monitor", f"val_{metric}"]
     cli = fit("--model.backbone", "conv4", *chosen)
     assert cli.trainer.checkpoint_callback.mode == mode
 
 
 @pytest.mark.slow
-def test_metrics_of_dense_tasks_of_several_tasks_and_of_a_domain(own: Path) -> None:
+def test_custom_metrics_in_dense_multi_task_and_adaptation(user_files: Path) -> None:
     shapes = [
         "--data",
         "ShapesDataModule",
@@ -137,7 +139,7 @@ def test_metrics_of_dense_tasks_of_several_tasks_and_of_a_domain(own: Path) -> N
     assert "val_target_top_two" in fit("--model.metrics", "[scores.TopTwo]", base=base).trainer.callback_metrics
 
 
-def test_an_own_optimizer_and_schedule_and_an_exact_resume(own: Path) -> None:
+def test_custom_optimizer_and_schedule_resume(user_files: Path) -> None:
     options = ["--model.backbone", "conv4", "--model.optimizer", "mine.Slow", "--model.schedule", "mine.steps"]
     cli = fit(*options, "--model.lr", "0.5")
     assert type(cli.trainer.optimizers[0]).__name__ == "Slow"
@@ -147,18 +149,18 @@ def test_an_own_optimizer_and_schedule_and_an_exact_resume(own: Path) -> None:
     assert cli.model.hparams["schedule"] == again.model.hparams["schedule"] == "mine.steps"
 
 
-def test_an_own_format(own: Path) -> None:
-    (own / "cells" / "images").mkdir(parents=True)
+def test_custom_format(user_files: Path) -> None:
+    (user_files / "cells" / "images").mkdir(parents=True)
     for index in range(12):
-        save_image(torch.rand(3, 32, 32), own / "cells" / "images" / f"{index}.png")
+        save_image(torch.rand(3, 32, 32), user_files / "cells" / "images" / f"{index}.png")
     lines = [f"{index}.png 4 4 20 20 {'red' if index % 2 else 'white'}" for index in range(12)]
-    (own / "cells" / "boxes.txt").write_text("\n".join(lines))
+    (user_files / "cells" / "boxes.txt").write_text("\n".join(lines))
     data = ["--data", "AnnotatedImagesDataModule", "--data.root", "cells", "--data.image_size", "32"]
     base = ["fit", "--model", "DetectionModule", *data, "--model.backbone", "conv4", "--model.channels", "32"]
     cli = fit("--data.format", "lines.LINES", "--data.batch_size", "2", base=base)
     assert cli.datamodule.box_classes == ["white", "red"]
     main(["convert", "--root", "cells", "--source", "lines.LINES", "--to", "coco", "--out", "converted"])
-    assert any((own / "converted").rglob("*.json"))
+    assert any((user_files / "converted").rglob("*.json"))
 
 
 @pytest.mark.parametrize(
@@ -180,22 +182,22 @@ def test_an_own_format(own: Path) -> None:
         (["--trainer.callbacks+=Augmentation", "--trainer.callbacks.operations", "[sol.Half]"], "abstract"),
     ],
 )
-def test_slips_take_one_line(own: Path, options: list[str], message: str) -> None:
+def test_custom_part_error_is_one_line(user_files: Path, options: list[str], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message) as error:
         main([*FIT, *QUICK, *options])
     assert "\n" not in str(error.value)
 
 
-def test_help_lists_the_built_in_names(capfd: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_builtin_names(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["fit", "--model.help", "SupervisedModule"])
-    said = " ".join(capfd.readouterr().out.split())
+    output = " ".join(capfd.readouterr().out.split())
     for name in ("adamw", "lars", "one_cycle", "plateau"):
-        assert name in said
+        assert name in output
 
 
 @pytest.mark.slow
-def test_an_own_network_in_other_approaches(own: Path) -> None:
+def test_custom_network_in_other_approaches(user_files: Path) -> None:
     shapes = ["--data", "ShapesDataModule", "--data.image_size", "64", "--data.num_images", "60"]
     boxes = [*shapes, "--data.targets", "boxes", "--data.batch_size", "4", "--model.channels", "32"]
     cli = fit("--model.backbone", "mynet.MapNet", base=["fit", "--model", "DetectionModule", *boxes])
@@ -207,6 +209,6 @@ def test_an_own_network_in_other_approaches(own: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_own_network_in_folds(own: Path) -> None:
+def test_custom_network_in_kfold(user_files: Path) -> None:
     main(["kfold", *FIT[1:], *NETWORK, "--folds", "2", "--output", "study", *QUICK[:2], *QUICK[6:]])
-    assert (own / "study" / "kfold.md").is_file()
+    assert (user_files / "study" / "kfold.md").is_file()

@@ -1,4 +1,4 @@
-"""Options of the verbs that are not Lightning's."""
+"""Option parsing of the verbs that Lightning's CLI does not run."""
 
 import argparse
 import errno
@@ -10,19 +10,19 @@ from typing import Any, NoReturn
 from lit_cv.errors import Part, announce_parts
 from lit_cv.suggest import nearest_option
 
-__all__ = ["OwnParser", "command_line", "flag", "output_folder"]
+__all__ = ["VerbParser", "command_line", "flag", "output_folder"]
 
 _OF_FIT = ("config", "model", "data", "trainer", "seed_everything", "checkpoint", "early_stopping", "ema", "non_finite")
 
 
-class OwnParser(argparse.ArgumentParser):
-    """A parser whose errors take one line, with the nearest valid option.
+class VerbParser(argparse.ArgumentParser):
+    """Parser whose errors take one line, with the nearest valid option.
 
     Args:
         verb: The verb.
-        purpose: What it does.
-        example: How it is called.
-        usage: What comes after the verb.
+        purpose: Description in the help text.
+        example: Example calls in the help text.
+        usage: Usage after the verb.
     """
 
     def __init__(self, verb: str, purpose: str, example: str, usage: str = "[options]") -> None:
@@ -37,53 +37,54 @@ class OwnParser(argparse.ArgumentParser):
         self.verb = verb
 
     def error(self, message: str) -> NoReturn:
-        """End with the one line that matters."""
+        """Exit with a one-line message."""
         raise SystemExit(f"lit-cv: error: {message}")
 
     def parse(self, args: Sequence[str]) -> argparse.Namespace:
         """Parse all arguments."""
-        found, rest = self.parse_known_args(list(args))
-        if rest:
-            raise SystemExit(self._unknown(rest[0]))
-        announce_parts([Part("", object, vars(found))])
-        return found
+        options, unknown = self.parse_known_args(list(args))
+        if unknown:
+            raise SystemExit(self._unknown(unknown[0]))
+        announce_parts([Part("", object, vars(options))])
+        return options
 
     def parse_before_fit(self, args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-        """Parse the own options, and return those of `fit` beside them."""
-        found, rest = self.parse_known_args(list(args))
-        for token in rest:
+        """Parse the options of the verb, and return them with the remaining options of `fit`."""
+        options, fit_args = self.parse_known_args(list(args))
+        for token in fit_args:
             name = token[2:].partition("=")[0]
             if token.startswith("--") and name.rstrip("+").partition(".")[0] not in _OF_FIT:
                 raise SystemExit(self._unknown(token))
-        announce_parts([Part("", object, vars(found))])
-        return found, rest
+        announce_parts([Part("", object, vars(options))])
+        return options, fit_args
 
     def _unknown(self, token: str) -> str:
-        own = [option[2:] for action in self._actions for option in action.option_strings if option.startswith("--")]
+        valid = [option[2:] for action in self._actions for option in action.option_strings if option.startswith("--")]
         name = token.lstrip("-").partition("=")[0]
-        return f"lit-cv: error: no option {token}{nearest_option(name, own)} `lit-cv {self.verb} --help` lists them."
+        hint = nearest_option(name, valid)
+        return f"lit-cv: error: unknown option {token}{hint} `lit-cv {self.verb} --help` lists them."
 
 
 def flag(text: str) -> bool:
-    """Return what `true` or `false` says, for an option."""
+    """Parse `true` or `false`, as the type of an option."""
     values = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
     if text.lower() not in values:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+        raise argparse.ArgumentTypeError(f"{text!r}: give true or false")
     return values[text.lower()]
 
 
 def command_line(verb: str, args: Sequence[Any]) -> str:
-    """Return a command as it would be typed."""
+    """Return a command as text to type into a shell."""
     return shlex.join(["lit-cv", verb, *map(str, args)])
 
 
-def output_folder(given: str, default: str) -> Path:
-    """Return the folder that a verb writes to; one that nobody named may not be a link to another.
+def output_folder(output: str, default: str) -> Path:
+    """Return the folder that a verb writes to; the default folder must not be a link.
 
     Raises:
-        OSError: If it is.
+        OSError: If the default folder is a link to another folder.
     """
-    folder = Path(given)
-    if given == default and folder.is_symlink():
+    folder = Path(output)
+    if output == default and folder.is_symlink():
         raise OSError(errno.ELOOP, f"{folder} is a link to {folder.resolve()}: name the folder to write to (--output)")
     return folder

@@ -1,4 +1,4 @@
-"""Callbacks of Lightning's that users give, and what they need to work with this project's modules and runs."""
+"""Helper callbacks that some of Lightning's callbacks need in this project's runs."""
 
 import logging
 from collections.abc import Sequence
@@ -9,23 +9,23 @@ from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, Sto
 from lit_cv.callbacks.averaging_support import AveragingSupport
 from lit_cv.callbacks.rebuilt_optimizer import RebuiltOptimizer
 
-__all__ = ["with_support"]
+__all__ = ["add_support_callbacks"]
 
 log = logging.getLogger("lit_cv")
 
 
-def with_support(given: Sequence[L.Callback], continues: bool) -> list[L.Callback]:
-    """Return callbacks with those that some of them need beside them.
+def add_support_callbacks(user_callbacks: Sequence[L.Callback], continues: bool) -> list[L.Callback]:
+    """Add the helper callbacks that Lightning's callbacks need.
 
     Args:
-        given: The callbacks of the Trainer.
-        continues: Whether the run continues from a checkpoint, with the learning rate and the batch size that were
-            found when it began: they are not looked for again.
+        user_callbacks: The callbacks that the user has set.
+        continues: Whether the run resumes from a checkpoint. It keeps the learning rate and batch size that it
+            started with, so the finders do not run again.
     """
     supported: list[L.Callback] = []
-    for callback in given:
+    for callback in user_callbacks:
         if continues and isinstance(callback, LearningRateFinder | BatchSizeFinder):
-            log.info("%s does not run again: the run continues with what it found.", type(callback).__name__)
+            log.info("%s does not run again: the resumed run keeps its result.", type(callback).__name__)
             continue
         if isinstance(callback, StochasticWeightAveraging):
             supported.append(AveragingSupport(callback))
