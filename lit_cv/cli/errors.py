@@ -1,4 +1,4 @@
-"""Tell user errors from bugs."""
+"""Distinguish user errors from bugs."""
 
 import traceback
 from pathlib import Path
