@@ -374,7 +374,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--size", type=int, default=160, help="side of the images in pixels")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--draw", action="store_true", help="show what is there, and run nothing")
+    parser.add_argument("--draw", action="store_true", help="draw the existing results, and run nothing")
     args = parser.parse_args()
     args.root = str(Path(args.root).resolve())
     warnings.filterwarnings("ignore")
