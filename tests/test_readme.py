@@ -18,7 +18,7 @@ from tests.nn.detection.reference import smallest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]}
-SEVERAL_RANKS = "multi_node.md"  # whose blocks start torchrun and SLURM; scripts/try_distributed.py runs such commands
+SEVERAL_RANKS = "multi_node.md"  # whose blocks start torchrun and SLURM: the commands in them are run on one rank
 TEXT = "\n".join(PAGES.values())
 BLOCKS = [
     block
@@ -34,6 +34,8 @@ CONFIGURATIONS = [text for language, text in BLOCKS if language == "yaml"]
 SESSIONS = [list(shell) for shell in dict.fromkeys(tuple(shell) for shell in SHELLS if not set(shell) & set(SETUP))]
 INLINE = re.findall(r"`(lit-cv fit --config [^`]+)`", TEXT.replace("\n", " "))
 SESSIONS += [[command] for command in dict.fromkeys(INLINE) if [command] not in SESSIONS]
+LINES = "".join(re.findall(r"```bash\n(.*?)```", PAGES[SEVERAL_RANKS], re.DOTALL)).replace("\\\n", " ").splitlines()
+RANKED = [found[1] for line in LINES if (found := re.search(r"(?:lit-cv|-m lit_cv) ([^&#]+)", line))]
 CUSTOM_FILES = {
     "rotation": "RotationModule",
     "counting": "CountTask",
@@ -155,6 +157,15 @@ def test_commands(session: list[str], photos: Path, monkeypatch: pytest.MonkeyPa
             assert len(table.read_text().splitlines()) > 1
         if args[0] in ("convert", "agreement"):
             assert any((photos / name).exists() for name in ("cells_coco", "consensus.csv"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", dict.fromkeys(RANKED))
+def test_commands_for_several_ranks(command: str, in_tmp: Path) -> None:
+    one = ["--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"]
+    cli = main([*shlex.split(command), *SHORT, *one, "--trainer.default_root_dir", ".", "--trainer.max_epochs", "1"])
+    assert cli is not None
+    assert cli.trainer.current_epoch == 1
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
