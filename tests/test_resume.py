@@ -262,7 +262,7 @@ def test_refused_resume_keeps_configuration(root: Path, capfd: pytest.CaptureFix
     run_until_killed([*FIT, *args, "--trainer.callbacks+=killer.Kill", "--trainer.callbacks.step=5"])
     before = (root / "lightning_logs" / "version_0" / "config.yaml").read_text()
     capfd.readouterr()
-    with pytest.raises((SystemExit, ValueError), match="batch_size=32, this run has batch_size=16"):
+    with pytest.raises((SystemExit, ValueError), match="batch_size=32, but this run has batch_size=16"):
         main([*FIT, *args, "--data.batch_size", "16", "--ema.decay", "0.9", "--ckpt_path", "last"])
     assert (root / "lightning_logs" / "version_0" / "config.yaml").read_text() == before
     assert "before the first checkpoint" not in capfd.readouterr().err

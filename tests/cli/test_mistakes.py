@@ -150,7 +150,7 @@ def test_truncated_weights_are_rejected(fitted: Path) -> None:
         ),
         (
             ["--config", "supervised", "--data.root", "photos"],
-            "has no argument `root` .* Classes that do: .*ImageFolderDataModule",
+            "has no argument `root` .* Classes that do: .*CSVDataModule",
         ),
         (["supervised"], "a recipe comes after --config"),
     ],

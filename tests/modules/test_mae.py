@@ -193,7 +193,7 @@ def test_decoder_norm_does_not_overflow_in_float16() -> None:
     x = torch.full((1, 2, 32), 3e4)
     x[..., ::2] = -3e4
     with torch.autocast("cpu", torch.float16):
-        normed = module.head._normed(x.half())
+        normed = module.head._normalize(x.half())
     assert normed.abs().sub(1).abs().max() < 1e-3
 
 

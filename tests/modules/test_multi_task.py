@@ -243,7 +243,7 @@ def test_error_for_gradient_surgery_with_sharding() -> None:
     trainer = L.Trainer(**QUIET)
     trainer.strategy.__class__ = type("FSDPStrategy", (L.pytorch.strategies.Strategy,), {"__abstractmethods__": ()})
     module._trainer = trainer
-    with pytest.raises(ValueError, match=r"which FSDPStrategy does not give: set `strategy='ddp'` of the Trainer"):
+    with pytest.raises(ValueError, match=r"FSDPStrategy shards them: set `strategy='ddp'` of the Trainer"):
         module.on_fit_start()
 
 

@@ -29,7 +29,7 @@ HOME = {"atomic_files.py", "file_lock.py"}
 ALLOWED = {
     ("augment/memory.py", "write_bytes"), ("augment/chain.py", "write_bytes"),  # tensors
     ("lit_cv/running/export.py", "save"),  # the bytes of safetensors
-    ("annotations/aside.py", "rename"),  # a folder with an unpredictable name
+    ("annotations/atomic_folder.py", "rename"),  # a folder with an unpredictable name
     ("metrics_csv.py", "save"), ("callbacks/run_output.py", "save"),  # methods of loggers
     ("datamodules/cache.py", "open"), ("datamodules/shard_index.py", "open"),  # files opened by `stored_file`
     ("datamodules/shard_index.py", "savez"), ("running/arguments.py", "NamedTemporaryFile"),
