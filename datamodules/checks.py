@@ -22,7 +22,7 @@ def check(owner: object, name: str, value: object, ok: bool, allowed: str) -> No
         ValueError: If the value is invalid.
     """
     if not ok:
-        raise OptionError(owner, name, value, f"give {allowed}")
+        raise OptionError(owner, name, value, f"must be {allowed}")
 
 
 def checked_range(owner: object, value_range: Sequence[float] | None) -> tuple[float, float] | None:

@@ -55,7 +55,7 @@ def class_numbers(classes: Sequence[int | str], names: Sequence[str]) -> list[in
     """
     numbers = [_number(name, names) for name in classes]
     if not numbers or len(set(numbers)) < len(numbers):
-        raise OptionError(None, "classes", list(classes), "give at least one class, and each class once")
+        raise OptionError(None, "classes", list(classes), "must name at least one class, and each class once")
     return numbers
 
 

@@ -45,7 +45,7 @@ class Setting(NamedTuple):
                 None,
                 "evaluate",
                 text,
-                "give settings such as [5w1s, 20w5s]; 5w1s means 5 classes (at least 2) with 1 support image each",
+                "must be settings such as [5w1s, 20w5s]; 5w1s means 5 classes (at least 2) with 1 support image each",
             )
         return cls(int(match[1]), int(match[2]))
 

@@ -57,7 +57,7 @@ class OmniglotDataModule(FilesDataModule):
     ) -> None:
         super().__init__(image_size=image_size, channels=channels, cache=cache, **kwargs)
         if subset not in _SUBSETS:
-            raise OptionError(self, "subset", subset, f"give {', '.join(_SUBSETS)}")
+            raise OptionError(self, "subset", subset, f"must be {', '.join(_SUBSETS)}")
 
     def prepare_data(self) -> None:
         """Download missing data and decode the images."""

@@ -203,12 +203,12 @@ class OptionError(ValueError):
         owner: The object or class that the argument belongs to; `None` if unknown.
         name: The argument.
         value: The refused value.
-        allowed: What is allowed, as an instruction: `use a number >= 0`.
+        allowed: What is allowed, as a phrase: `must be at least 0`.
 
     Example:
-        >>> raise OptionError(None, "decay", 2.0, "use a number between 0 and 1, such as 0.999")
+        >>> raise OptionError(None, "decay", 2.0, "must be a number between 0 and 1, such as 0.999")
         Traceback (most recent call last):
-        lit_cv.errors.OptionError: decay=2.0: use a number between 0 and 1, such as 0.999.
+        lit_cv.errors.OptionError: decay=2.0: must be a number between 0 and 1, such as 0.999.
     """
 
     def __init__(self, owner: object, name: str, value: object, allowed: str) -> None:

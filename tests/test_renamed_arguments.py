@@ -54,7 +54,7 @@ def test_old_and_new_name_must_agree() -> None:
 
 
 def test_value_under_old_name_is_checked() -> None:
-    with pytest.warns(FutureWarning), pytest.raises(ValueError, match="train_image_size=0: give at least 1"):
+    with pytest.warns(FutureWarning), pytest.raises(ValueError, match="train_image_size=0: must be at least 1"):
         ImageFolderDataModule(train_size=0)
 
 

@@ -149,7 +149,7 @@ class RandAugment(_Automatic):
     def __init__(self, num_operations: int = 2, magnitude: float = 9, p: float = 1.0, fill: str = "zero") -> None:
         super().__init__(p, fill)
         if type(num_operations) is not int or num_operations < 1:
-            raise OptionError(self, "num_operations", num_operations, "give an integer of at least 1")
+            raise OptionError(self, "num_operations", num_operations, "must be an integer of at least 1")
         self.num_operations = num_operations
         self.magnitude = check_number("magnitude", magnitude, 0.0, 30.0)
 

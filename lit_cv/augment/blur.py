@@ -45,7 +45,7 @@ class GaussianBlur(Operation):
     ) -> None:
         super().__init__(p)
         if kernel_size is not None and (type(kernel_size) is not int or kernel_size < 1 or kernel_size % 2 == 0):
-            raise OptionError(self, "kernel_size", kernel_size, "give an odd number of pixels")
+            raise OptionError(self, "kernel_size", kernel_size, "must be an odd number of pixels")
         self.kernel_size = kernel_size
         self.sigma = check_interval("sigma", sigma, 1e-3)
 

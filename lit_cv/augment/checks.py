@@ -23,9 +23,9 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
         0.1
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(refusal(None, name, value, f"give a number{_within(low, high)}"))
+        raise TypeError(refusal(None, name, value, f"must be a number{_within(low, high)}"))
     if not low <= value <= high:
-        raise OptionError(None, name, value, f"give a number{_within(low, high)}")
+        raise OptionError(None, name, value, f"must be a number{_within(low, high)}")
     return float(value)
 
 
@@ -46,10 +46,10 @@ def check_interval(name: str, value: Any, low: float = -math.inf, high: float = 
         (0.2, 1.0)
     """
     if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
-        raise TypeError(refusal(None, name, value, f"give two numbers, lowest first{_within(low, high)}"))
+        raise TypeError(refusal(None, name, value, f"must be two numbers, lowest first{_within(low, high)}"))
     first, last = (check_number(name, part, low, high) for part in value)
     if first > last:
-        raise OptionError(None, name, list(value), "give the lower number first")
+        raise OptionError(None, name, list(value), "must have the lower number first")
     return first, last
 
 
@@ -62,7 +62,7 @@ def check_size(name: str, value: Any) -> tuple[int, int]:
     """
     sides = [value, value] if isinstance(value, int) else value
     if not isinstance(sides, Sequence) or len(sides) != 2 or any(type(side) is not int or side < 1 for side in sides):
-        raise OptionError(None, name, value, "give a number of pixels, or [height, width]")
+        raise OptionError(None, name, value, "must be a number of pixels, or [height, width]")
     return sides[0], sides[1]
 
 

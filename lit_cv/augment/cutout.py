@@ -33,7 +33,7 @@ class Cutout(Operation):
         super().__init__(p)
         check_number("size", size, 0.0)
         if isinstance(size, float) and size >= 1:
-            raise OptionError(self, "size", size, "give an integer number of pixels, or a fraction below 1")
+            raise OptionError(self, "size", size, "must be an integer number of pixels, or a fraction below 1")
         self.size = size
         self.value = check_number("value", value, 0.0, 1.0)
 

@@ -35,7 +35,7 @@ class RandomCrop(Geometric):
     def __init__(self, padding: int = 4, size: int | list[int] | None = None, fill: str = "zero") -> None:
         super().__init__()
         if type(padding) is not int or padding < 0:
-            raise OptionError(self, "padding", padding, "give a number of pixels of at least 0")
+            raise OptionError(self, "padding", padding, "must be a number of pixels of at least 0")
         self.padding = padding
         self.size = None if size is None else check_size("size", size)
         self._follows = size is None

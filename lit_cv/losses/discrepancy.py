@@ -50,15 +50,15 @@ class MMDLoss(nn.Module):
     ) -> None:
         super().__init__()
         if kernels < 1:
-            raise OptionError(self, "kernels", kernels, "give at least 1")
+            raise OptionError(self, "kernels", kernels, "must be at least 1")
         if factor <= 1:
-            raise OptionError(self, "factor", factor, "give a factor above 1")
+            raise OptionError(self, "factor", factor, "must be a factor above 1")
         if bandwidth is not None and bandwidth <= 0:
             raise OptionError(
-                self, "bandwidth", bandwidth, "give a positive number, or null to estimate it from the features"
+                self, "bandwidth", bandwidth, "must be a positive number, or null to estimate it from the features"
             )
         if estimator not in ("unbiased", "linear"):
-            raise OptionError(self, "estimator", estimator, "give 'unbiased' or 'linear'")
+            raise OptionError(self, "estimator", estimator, "must be 'unbiased' or 'linear'")
         self.kernels, self.factor, self.bandwidth, self.estimator = kernels, factor, bandwidth, estimator
 
     def forward(self, source: Tensor | Sequence[Tensor], target: Tensor | Sequence[Tensor]) -> Tensor:

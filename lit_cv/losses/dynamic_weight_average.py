@@ -42,7 +42,7 @@ class DynamicWeightAverage(TaskWeighting):
     def __init__(self, tasks: Sequence[str], temperature: float = 2.0) -> None:
         super().__init__(tasks)
         if not temperature > 0:
-            raise OptionError(self, "temperature", temperature, "give a positive number")
+            raise OptionError(self, "temperature", temperature, "must be a positive number")
         self.temperature = temperature
         self.register_buffer(
             "history", torch.full((2, len(tasks)), torch.nan)

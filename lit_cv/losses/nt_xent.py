@@ -54,7 +54,7 @@ class NTXentLoss(nn.Module):
         super().__init__()
         _check_temperature(temperature)
         if chunk_size is not None and chunk_size < 1:
-            raise OptionError(self, "chunk_size", chunk_size, "give at least 1, or None to choose by the batch")
+            raise OptionError(self, "chunk_size", chunk_size, "must be at least 1, or None to choose by the batch")
         self.temperature = temperature
         self.gather = gather
         self.chunk_size = chunk_size

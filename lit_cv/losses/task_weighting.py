@@ -27,7 +27,7 @@ class TaskWeighting(nn.Module, ABC):
     def __init__(self, tasks: Sequence[str]) -> None:
         super().__init__()
         if not tasks or len(set(tasks)) != len(tasks):
-            raise OptionError(self, "tasks", list(tasks), "give one or more names, each once")
+            raise OptionError(self, "tasks", list(tasks), "must be one or more names, each once")
         self.tasks = tuple(tasks)
 
     @abstractmethod

@@ -41,7 +41,7 @@ class DomainDiscriminator(nn.Module):
     def __init__(self, num_features: int, num_classes: int, hidden: int = 500, conditional: bool = False) -> None:
         super().__init__()
         if hidden < 1:
-            raise OptionError(self, "discriminator_hidden", hidden, "give the width of a layer, at least 1")
+            raise OptionError(self, "discriminator_hidden", hidden, "must be the width of a layer, at least 1")
         self.conditional = conditional
         self.feature_projection: Tensor | None
         self.class_projection: Tensor | None

@@ -200,7 +200,7 @@ def _patch_size(name: str, loaded: Weights) -> int | None:
 def _check_stem(name: str, stem: str) -> None:
     """Raise ValueError unless the stem is known and the network supports it."""
     if stem not in ("standard", "small"):
-        raise OptionError(None, "stem", stem, "give 'standard' or 'small'")
+        raise OptionError(None, "stem", stem, "must be 'standard' or 'small'")
     if stem == "small" and not (name in COMPACT or name.startswith("vgg") or has_small_stem(name)):
         families = ", ".join([*SMALL_STEMS, "vgg", *COMPACT])
         text = f"{name} has no stem for small images; these have one: {families}. Set stem to 'standard'."

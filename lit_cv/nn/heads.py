@@ -68,4 +68,4 @@ class SpatialDropout(nn.Dropout2d):
 
 def _check_probability(name: str, value: float) -> None:
     if not 0 <= value < 1:
-        raise OptionError(None, name, value, "give a probability in [0, 1)")
+        raise OptionError(None, name, value, "must be a probability in [0, 1)")

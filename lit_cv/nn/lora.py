@@ -48,9 +48,9 @@ def add_lora(network: nn.Module, rank: int, alpha: float, targets: Sequence[str]
         24
     """
     if rank < 1:
-        raise OptionError(None, "lora_rank", rank, "give at least 1")
+        raise OptionError(None, "lora_rank", rank, "must be at least 1")
     if not 0 < alpha < math.inf:
-        raise OptionError(None, "lora_alpha", alpha, "give a positive number")
+        raise OptionError(None, "lora_alpha", alpha, "must be a positive number")
     layers = dict(_candidates(network))
     if targets is None:
         chosen = list(layers)[1:]
@@ -62,7 +62,7 @@ def add_lora(network: nn.Module, rank: int, alpha: float, targets: Sequence[str]
                 names = dict.fromkeys(path if name.isdigit() else name for path, name in parts)
                 listed = ", ".join([*names][:_MOST_LISTED]) or "none"
                 raise OptionError(
-                    None, "lora_targets", target, f"give names of linear layers or convolutions, such as {listed}"
+                    None, "lora_targets", target, f"must be names of linear layers or convolutions, such as {listed}"
                 )
     if not chosen:
         raise OptionError(None, "lora_targets", targets, f"{type(network).__name__} has no layer that can be updated")

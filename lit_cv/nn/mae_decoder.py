@@ -39,9 +39,9 @@ class MAEDecoder(nn.Module):
     def __init__(self, num_features: int, patch_dim: int, width: int = 256, depth: int = 4, heads: int = 8) -> None:
         super().__init__()
         if width < 4 or width % 4:
-            raise OptionError(self, "decoder_width", width, "give a multiple of 4")
+            raise OptionError(self, "decoder_width", width, "must be a multiple of 4")
         if depth < 1:
-            raise OptionError(self, "decoder_depth", depth, "give at least 1")
+            raise OptionError(self, "decoder_depth", depth, "must be at least 1")
         self.embed = nn.Linear(num_features, width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         self.blocks = nn.ModuleList([Block(width, heads) for _ in range(depth)])

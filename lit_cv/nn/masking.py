@@ -29,7 +29,7 @@ def visible_count(length: int, mask_ratio: float) -> int:
         (49, 1, 3)
     """
     if not 0 < mask_ratio < 1:
-        raise OptionError(None, "mask_ratio", mask_ratio, "give a fraction between 0 and 1 (0.75 in the paper)")
+        raise OptionError(None, "mask_ratio", mask_ratio, "must be a fraction between 0 and 1 (0.75 in the paper)")
     if length < 2:
         raise ValueError(f"an image of {length} patch cannot be masked: choose a smaller patch size.")
     return min(max(round(length * (1 - mask_ratio)), 1), length - 1)

@@ -53,7 +53,7 @@ class MovingAverage(nn.Module):
     def __init__(self, module: nn.Module, statistics: Literal["own", "averaged"] = "own") -> None:
         super().__init__()
         if statistics not in ("own", "averaged"):
-            raise OptionError(self, "statistics", statistics, "give 'own' or 'averaged'")
+            raise OptionError(self, "statistics", statistics, "must be 'own' or 'averaged'")
         self.statistics = statistics
         self.module = copy.deepcopy(module).requires_grad_(False)
         self._network = (module,)  # in a tuple, so that it is not a submodule: its owner saves it
@@ -75,7 +75,7 @@ class MovingAverage(nn.Module):
             ValueError: If it is out of range, or the shapes of the network's weights have changed since the copy.
         """
         if not 0 <= decay <= 1:
-            raise OptionError(self, "decay", decay, "give a number from 0 to 1")
+            raise OptionError(self, "decay", decay, "must be a number from 0 to 1")
         averages, values = (self._averaged(network) for network in (self.module, self._network[0]))
         if [average.shape for average in averages] != [value.shape for value in values]:
             raise ValueError(

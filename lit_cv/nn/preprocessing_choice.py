@@ -41,7 +41,7 @@ def given_preprocessing(
         if values is None or len(values) != in_channels or not all(math.isfinite(value) for value in values):
             shown = None if values is None else list(values)[:8]
             channels = "the channel" if in_channels == 1 else f"each of the {in_channels} channels"
-            raise OptionError(MODULE, name, shown, f"give a number for {channels}, mean and std together")
+            raise OptionError(MODULE, name, shown, f"must be a number for {channels}, mean and std together")
     return Preprocessing(tuple(mean or ()), tuple(std or ()), source="as given")
 
 

@@ -45,7 +45,7 @@ class Projector(nn.Sequential):
         hidden = num_features if hidden is None else hidden
         for name, value in (("hidden", hidden), ("out_features", out_features), ("layers", layers)):
             if value < 1:
-                raise OptionError(self, name, value, "give at least 1")
+                raise OptionError(self, name, value, "must be at least 1")
         widths = [num_features, *[hidden] * (layers - 1), out_features]
         parts: list[nn.Module] = []
         for i, (before, after) in enumerate(pairwise(widths), 1):

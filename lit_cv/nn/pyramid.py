@@ -73,7 +73,7 @@ def check_strides(strides: Sequence[int]) -> None:
     powers = bool(strides) and all(s >= 1 and s & (s - 1) == 0 for s in strides)
     if not powers or any(b != 2 * a for a, b in itertools.pairwise(strides)):
         raise OptionError(
-            None, "strides", list(strides), "give powers of two, each twice the one before, such as [8, 16, 32]"
+            None, "strides", list(strides), "must be powers of two, each twice the one before, such as [8, 16, 32]"
         )
 
 

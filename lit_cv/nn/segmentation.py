@@ -73,9 +73,9 @@ def build_segmenter(
             None, "num_classes", num_classes, "segmentation needs at least 2 classes, including the background"
         )
     if stride < 1 or stride & (stride - 1):
-        raise OptionError(None, "stride", stride, "give a power of two")
+        raise OptionError(None, "stride", stride, "must be a power of two")
     if not 0 <= dropout < 1:
-        raise OptionError(None, "dropout", dropout, "give a probability in [0, 1)")
+        raise OptionError(None, "dropout", dropout, "must be a probability in [0, 1)")
     return classes[name](levels, num_classes, stride, channels, dropout)
 
 

@@ -34,7 +34,7 @@ def set_stochastic_depth(body: nn.Module, rate: float) -> None:
         0.4
     """
     if not 0 <= rate < 1:
-        raise OptionError(None, "drop_path", rate, "give a probability in [0, 1)")
+        raise OptionError(None, "drop_path", rate, "must be a probability in [0, 1)")
     blocks = [
         (parent, names)
         for parent in body.modules()

@@ -167,7 +167,7 @@ def export_vit(body: VisionTransformer, layout: Literal["timm", "torchvision"]) 
     if layout == "timm":
         return state
     if layout != "torchvision":
-        raise OptionError(None, "layout", layout, "give 'timm' or 'torchvision'")
+        raise OptionError(None, "layout", layout, "must be 'timm' or 'torchvision'")
     if body.cls_token is None or body.grid[0] != body.grid[1]:
         raise ValueError("torchvision's vision transformers need square images and a class token: choose 'timm'.")
     return to_torchvision_layout(state)

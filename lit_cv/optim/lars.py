@@ -57,7 +57,7 @@ class LARS(Optimizer):
             if value < 0:
                 raise OptionError(self, name, value, "it must not be negative")
         if not 0 <= momentum < 1:
-            raise OptionError(self, "momentum", momentum, "give a value in [0, 1)")
+            raise OptionError(self, "momentum", momentum, "must be a value in [0, 1)")
         defaults = {
             "lr": lr,
             "momentum": momentum,

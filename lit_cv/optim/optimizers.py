@@ -84,11 +84,11 @@ def _check(
 ) -> None:
     for name, value in (("lr", lr), ("weight_decay", weight_decay)):
         if not 0 <= value < math.inf:
-            raise OptionError(None, name, value, "give a number of at least 0")
+            raise OptionError(None, name, value, "must be a number of at least 0")
     if not 0 <= momentum < 1:
-        raise OptionError(None, "momentum", momentum, "give a number in [0, 1)")
+        raise OptionError(None, "momentum", momentum, "must be a number in [0, 1)")
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise OptionError(None, "betas", list(betas), "give two numbers in [0, 1)")
+        raise OptionError(None, "betas", list(betas), "must be two numbers in [0, 1)")
     for group in groups:
         if not 0 <= group.get("lr", lr) < math.inf:
             raise ValueError(

@@ -30,5 +30,5 @@ def scale_lr(lr: float, batch_size: int, rule: Literal["none", "sqrt", "linear"]
     """
     factors = {"none": 1.0, "sqrt": math.sqrt(batch_size / _REFERENCE), "linear": batch_size / _REFERENCE}
     if rule not in factors:
-        raise OptionError(None, "lr_scaling", rule, f"give one of {', '.join(factors)}")
+        raise OptionError(None, "lr_scaling", rule, f"must be one of {', '.join(factors)}")
     return lr * factors[rule]

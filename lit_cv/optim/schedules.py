@@ -152,7 +152,7 @@ class Plateau(StepSchedule):
         threshold: float = 1e-4,
     ) -> None:
         if not 0 < reduction < 1:
-            raise OptionError(self, "reduction", reduction, "give a factor between 0 and 1")
+            raise OptionError(self, "reduction", reduction, "must be a factor between 0 and 1")
         self.mode = mode
         self.patience = patience
         self.reduction = reduction
@@ -239,7 +239,7 @@ def build_schedule(
     warmup_steps = _check_lengths(name, kind, total_steps, warmup_steps)
     lr = max(float(group["lr"]) for group in optimizer.param_groups)
     if not 0 <= min_lr <= lr:
-        raise VoidOptionError(None, "min_lr", min_lr, f"give a learning rate between 0 and lr={lr}")
+        raise VoidOptionError(None, "min_lr", min_lr, f"must be a learning rate between 0 and lr={lr}")
     end = min_lr / lr if lr else 0.0
     if not isinstance(kind, type):
         return StepSchedule(optimizer, _after_warm_up(kind, int(total_steps), warmup_steps, end))

@@ -11,7 +11,7 @@ def is_own_error(error: BaseException) -> bool:
     """Return whether this project raised an error, rather than a library that it calls.
 
     Example:
-        >>> is_own_error(OptionError(None, "lr", -1.0, "give a number from 0 on")), is_own_error(ValueError())
+        >>> is_own_error(OptionError(None, "lr", -1.0, "must be a number from 0 on")), is_own_error(ValueError())
         (True, False)
     """
     if isinstance(error, OptionError):

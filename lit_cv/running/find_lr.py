@@ -122,10 +122,10 @@ def find_learning_rate(
         ValueError: If the range is empty or `steps` is too small.
     """
     if not 0 < min_lr < max_lr:
-        allowed = f"give a learning rate above 0 and below {argument('max_lr', find_learning_rate)}={max_lr}"
+        allowed = f"must be a learning rate above 0 and below {argument('max_lr', find_learning_rate)}={max_lr}"
         raise OptionError(find_learning_rate, "min_lr", min_lr, allowed)
     if steps < _MIN_STEPS:
-        raise OptionError(find_learning_rate, "steps", steps, f"give at least {_MIN_STEPS}")
+        raise OptionError(find_learning_rate, "steps", steps, f"must be at least {_MIN_STEPS}")
     callbacks = [c for c in trainer.callbacks if not type(c).__module__.startswith("lightning.")]  # type: ignore[attr-defined]
     losses: list[float] = []
     patches = {

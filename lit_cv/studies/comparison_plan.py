@@ -106,7 +106,7 @@ class Budget:
             return cls(per_class=int(number))
         if 0 < number < 1:
             return cls(fraction=number)
-        raise OptionError(None, "labels", text, "give a number per class, a fraction such as 0.01, or all")
+        raise OptionError(None, "labels", text, "must be a number per class, a fraction such as 0.01, or all")
 
     def __str__(self) -> str:
         return "all" if self == Budget() else str(self.per_class if self.per_class is not None else self.fraction)

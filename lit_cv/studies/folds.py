@@ -60,9 +60,9 @@ def make_folds(
         [0, 1, 2, 3]
     """
     if folds < 2:
-        raise OptionError(None, "folds", folds, "give two or more folds")
+        raise OptionError(None, "folds", folds, "must be two or more folds")
     if repeats < 1:
-        raise OptionError(None, "repeats", repeats, "give one or more repeats")
+        raise OptionError(None, "repeats", repeats, "must be one or more repeats")
     multi_label = labels.ndim == 2
     if stratified and multi_label:
         raise ValueError(f"images with several labels cannot be stratified: set {setting('stratified', False)}.")

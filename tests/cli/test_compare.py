@@ -135,7 +135,7 @@ def test_compare_rejects_invalid_options(tiny: list[str], in_tmp: Path, monkeypa
         main([*tiny, "--approaches", "tunde"])
     with pytest.raises(ValueError, match=r"transfer needs initial weights: set --weights"):
         main([*tiny, "--approaches", "transfer"])
-    with pytest.raises(ValueError, match="labels='many': give a number per class"):
+    with pytest.raises(ValueError, match="labels='many': must be a number per class"):
         main([*tiny, "--labels", "many"])
     with pytest.raises(ValueError, match=r"--data\.labels_per_class is varied by the comparison"):
         main([*tiny, "--data.labels_per_class", "3"])

@@ -234,7 +234,7 @@ def test_pairs_of_two_ranks_match_one_rank() -> None:
 
 @pytest.mark.parametrize("balance", [-0.1, 1.5])
 def test_balance_out_of_range_is_refused(balance: float) -> None:
-    with pytest.raises(ValueError, match=r"balance=.*give a number from 0 to 1"):
+    with pytest.raises(ValueError, match=r"balance=.*must be a number from 0 to 1"):
         Uneven(balance=balance)
 
 

@@ -65,7 +65,7 @@ def test_with_few_labels_and_other_sources(tmp_path: Path) -> None:
     [
         ([10], r"unknown class 10 \(`classes`\)\. The 10 classes, named by numbers: 0, 1"),
         (["sevn"], "unknown class 'sevn'"),
-        ([], "give at least one class, and each class once"),
+        ([], "must name at least one class, and each class once"),
         ([1, "1"], "each class once"),
     ],
 )

@@ -185,7 +185,7 @@ def test_value_range_reaches_the_images(
     assert maxima[2] == 255
     assert len([record for record in caplog.records if "value_range" in record.getMessage()]) == 1
     for wrong in ([1], [3, 3], [0, float("inf")], [1, 2, 3]):
-        with pytest.raises(ValueError, match=r"value_range=.*: give the lowest and the highest value"):
+        with pytest.raises(ValueError, match=r"value_range=.*: must be the lowest and the highest value"):
             ImageFolderDataModule(str(dark), value_range=wrong)
 
 

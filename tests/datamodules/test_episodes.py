@@ -192,11 +192,11 @@ def test_queries_from_another_domain() -> None:
         ({"evaluate": ["5w1s"]}, r"an episode of 5 classes \(`evaluate`\) .* the 3 classes of"),
         ({"query": 7}, r"needs 9 images per class .* 0/00 \(8\).* and \d more. Reduce `query`"),
         ({"evaluate": ["2w6s"]}, r"needs 9 images per class"),
-        ({"evaluate": ["5-way"]}, r"evaluate='5-way': give settings such as \[5w1s"),
+        ({"evaluate": ["5-way"]}, r"evaluate='5-way': must be settings such as \[5w1s"),
         ({"val_classes": ["9/99"]}, r"unknown class '9/99' \(`val_classes`\)"),
         ({"test_classes": 15}, r"test_classes=15: 15 of 15 classes would leave none for training"),
         ({"val_classes": ["0/00"], "test_classes": ["0/00"]}, r"0/00: used for both validation and test"),
-        ({"way": 1}, r"way=1: give at least 2"),
+        ({"way": 1}, r"way=1: must be at least 2"),
         ({"episodes_per_epoch": 2, "batch_size": 3}, r"too few for a batch of 3 episodes"),
     ],
 )

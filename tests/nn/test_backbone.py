@@ -266,7 +266,7 @@ def test_error_suggests_nearest_backbone(name, near):
 def test_error_names_argument():
     with pytest.raises(ValueError, match="in_channels=0"):
         create_backbone("conv4", in_channels=0)
-    with pytest.raises(ValueError, match=r"mean=\[0\.5.*: give a number for the channel, mean and std together"):
+    with pytest.raises(ValueError, match=r"mean=\[0\.5.*: must be a number for the channel, mean and std together"):
         create_backbone("conv4", in_channels=1, mean=[0.5] * 3)
     with pytest.raises(ValueError, match="must be positive"):
         create_backbone("conv4", in_channels=1, std=[0.0])

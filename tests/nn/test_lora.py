@@ -112,10 +112,10 @@ def test_copy_has_independent_updates() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"rank": 0}, "lora_rank=0: give at least 1"),
-        ({"alpha": 0.0}, "lora_alpha=0.0: give a positive number"),
-        ({"alpha": float("nan")}, "lora_alpha=nan: give a positive number"),
-        ({"targets": ["qvk"]}, "lora_targets='qvk': give names of linear layers or convolutions, such as"),
+        ({"rank": 0}, "lora_rank=0: must be at least 1"),
+        ({"alpha": 0.0}, "lora_alpha=0.0: must be a positive number"),
+        ({"alpha": float("nan")}, "lora_alpha=nan: must be a positive number"),
+        ({"targets": ["qvk"]}, "lora_targets='qvk': must be names of linear layers or convolutions, such as"),
         ({"targets": []}, r"lora_targets=\[\]: VisionTransformer has no layer"),
     ],
 )

@@ -139,12 +139,12 @@ def test_network_without_weights() -> None:
 
 
 def test_invalid_values_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"statistics='batch': give 'own' or 'averaged'"):
+    with pytest.raises(ValueError, match=r"statistics='batch': must be 'own' or 'averaged'"):
         MovingAverage(nn.Linear(1, 1), "batch")  # type: ignore[arg-type]
     module = nn.Sequential(nn.Linear(1, 1))
     average = MovingAverage(module)
     for decay in (-0.1, 1.1, math.nan):
-        with pytest.raises(ValueError, match=r"decay=.*: give a number from 0 to 1"):
+        with pytest.raises(ValueError, match=r"decay=.*: must be a number from 0 to 1"):
             average.update(decay)
     module.append(nn.Linear(1, 1))
     with pytest.raises(ValueError, match="the weights of Sequential have other shapes than when its moving average"):

@@ -230,10 +230,10 @@ def test_arguments_override_checkpoint() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"mean": HALF}, r"std=None: give a number for each of the 3 channels, mean and std together"),
-        ({"mean": [0.5], "std": HALF}, r"mean=\[0\.5\]: give a number for each"),
+        ({"mean": HALF}, r"std=None: must be a number for each of the 3 channels, mean and std together"),
+        ({"mean": [0.5], "std": HALF}, r"mean=\[0\.5\]: must be a number for each"),
         ({"mean": HALF, "std": [0.5, 0.0, 0.5]}, "every standard deviation must be positive"),
-        ({"mean": [float("nan")] * 3, "std": HALF}, "give a number for each"),
+        ({"mean": [float("nan")] * 3, "std": HALF}, "must be a number for each"),
     ],
 )
 def test_invalid_arguments_are_refused(options: dict[str, Any], words: str) -> None:

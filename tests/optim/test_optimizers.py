@@ -204,10 +204,10 @@ def test_differing_groups_are_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lr": -1.0}, "lr=-1.0: give a number of at least 0"),
+        ({"lr": -1.0}, "lr=-1.0: must be a number of at least 0"),
         ({"lr": float("nan")}, "lr=nan"),
         ({"lr": 0.1, "weight_decay": -0.1}, "weight_decay=-0.1"),
-        ({"lr": 0.1, "betas": (0.9, 1.0)}, r"betas=\[0.9, 1.0\]: give two numbers"),
+        ({"lr": 0.1, "betas": (0.9, 1.0)}, r"betas=\[0.9, 1.0\]: must be two numbers"),
     ],
 )
 def test_error_names_option(options: dict[str, Any], message: str) -> None:

@@ -9,5 +9,5 @@ def test_scaling_rules() -> None:
     )  # SimCLR's published learning rate for a batch size of 4,096
     assert scale_lr(0.3, 4096, "sqrt") == pytest.approx(1.2)
     assert scale_lr(0.3, 4096, "none") == 0.3
-    with pytest.raises(ValueError, match="'log': give one of none, sqrt, linear"):
+    with pytest.raises(ValueError, match="'log': must be one of none, sqrt, linear"):
         scale_lr(0.1, 256, "log")  # type: ignore[arg-type]

@@ -130,7 +130,7 @@ def test_minimum_applies_to_largest_learning_rate():
     ("name", "total", "options", "words"),
     [
         ("cosin", 10, {}, "schedule='cosin': there is no such schedule: did you mean 'cosine'"),
-        ("cosine", 10, {"min_lr": 2.0}, r"min_lr=2\.0: give a learning rate between 0 and lr=1\.0"),
+        ("cosine", 10, {"min_lr": 2.0}, r"min_lr=2\.0: must be a learning rate between 0 and lr=1\.0"),
         ("cosine", 10, {"min_lr": -1.0}, "between 0 and"),
         ("cosine", 10, {"warmup_steps": -1}, "a warm-up of at least 0 steps"),
         ("cosine", 0, {}, "a training of at least 1"),

@@ -115,9 +115,9 @@ def test_find_lr_with_cached_features(in_tmp: Path) -> None:
     [
         (
             ["--find_lr.min_lr", "1", "--find_lr.max_lr", "0.1"],
-            "min_lr=1.0: give a learning rate above 0 and below --find_lr.max_lr=0.1",
+            "min_lr=1.0: must be a learning rate above 0 and below --find_lr.max_lr=0.1",
         ),
-        (["--find_lr.steps", "3"], "steps=3: give at least 20"),
+        (["--find_lr.steps", "3"], "steps=3: must be at least 20"),
     ],
 )
 def test_invalid_ranges(in_tmp: Path, options: list[str], words: str) -> None:

@@ -183,9 +183,9 @@ def check_limits(score_threshold: float, iou_threshold: float, max_detections: i
     """
     for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
         if not 0 <= value <= 1:
-            raise OptionError(None, name, value, "give a number in [0, 1]")
+            raise OptionError(None, name, value, "must be a number in [0, 1]")
     if max_detections < 1:
-        raise OptionError(None, "max_detections", max_detections, "give at least 1")
+        raise OptionError(None, "max_detections", max_detections, "must be at least 1")
 
 
 def select(

@@ -57,9 +57,11 @@ def build_detector(
     if name not in _CLASSES:
         raise ValueError(f"there is no detector {name!r}: choose one of {', '.join(DETECTORS)}.")
     if channels % 32:
-        raise OptionError(None, "channels", channels, "give a multiple of 32, the number of groups of the group norms")
+        raise OptionError(
+            None, "channels", channels, "must be a multiple of 32, the number of groups of the group norms"
+        )
     if num_convs < 1:
-        raise OptionError(None, "num_convs", num_convs, "give at least 1")
+        raise OptionError(None, "num_convs", num_convs, "must be at least 1")
     options = {"other_classes": other_classes} if name == "faster_rcnn" else {}
     structure = layout_named(layout)
     detector: Detector = _CLASSES[name](levels, num_classes, strides, channels, num_convs, structure, **options)

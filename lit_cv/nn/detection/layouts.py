@@ -139,7 +139,7 @@ def layout_named(name: str | None) -> Layout | None:
         ValueError: If the name is unknown.
     """
     if name is not None and name not in LAYOUTS:
-        raise OptionError(None, "layout", name, f"give one of {', '.join(LAYOUTS)}")
+        raise OptionError(None, "layout", name, f"must be one of {', '.join(LAYOUTS)}")
     return None if name is None else LAYOUTS[name]
 
 
