@@ -76,7 +76,7 @@ def _check_boxes(rng: random.Random, root: Path, photos: Sequence[Photo], out: P
         try:
             convert(str(root), str(out), to, options.get("format", "auto"))  # type: ignore[arg-type]
         except ValueError as error:
-            if to == "voc" and "is not UTF-8" in str(error) and not all(is_text(photo.name) for photo in photos):
+            if to == "voc" and "not UTF-8" in str(error) and not all(is_text(photo.name) for photo in photos):
                 return
             raise
         keep = [(p, [thing for thing in p.things if to == "coco" or not thing.crowd]) for p in photos]
