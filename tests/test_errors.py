@@ -162,9 +162,9 @@ def test_threads_use_speller() -> None:
 
 def test_speller_ends_with_command(in_tmp: Path) -> None:
     wrong = ["--data.val_fraction", "5", "--trainer.accelerator", "cpu"]
-    with pytest.raises(OptionError, match=r"^val_fraction=5\.0: give .* \(--data\.val_fraction\)\.$"):
+    with pytest.raises(OptionError, match=r"^val_fraction=5\.0: must be .* \(--data\.val_fraction\)\.$"):
         main(["fit", "--config", "supervised", *wrong])
-    with pytest.raises(OptionError, match=r"^val_fraction=5\.0: give [^-]*\.$"):
+    with pytest.raises(OptionError, match=r"^val_fraction=5\.0: must be [^-]*\.$"):
         DigitsDataModule(val_fraction=5.0)
 
 

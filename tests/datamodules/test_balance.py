@@ -221,7 +221,7 @@ def test_source_domain_is_balanced() -> None:
     assert sources.tolist() == [28, 28, 27, 27]
     targets = torch.cat([batch["target"]["index"] for batch in batches])
     assert len(targets.unique()) == 110
-    with pytest.raises(ValueError, match=r"balance=0\.5: give 0: the target's labels are not used"):
+    with pytest.raises(ValueError, match=r"balance=0\.5: must be 0: the target's labels are not used"):
         DomainAdaptationDataModule(Uneven(), Uneven(balance=0.5))
 
 
@@ -244,7 +244,7 @@ def test_images_without_classes_are_refused() -> None:
 
     data = uneven(Unlabeled, balance=1.0)
     data.trainer = None
-    with pytest.raises(ValueError, match=r"balance=1\.0: give 0: no training image has a class"):
+    with pytest.raises(ValueError, match=r"balance=1\.0: must be 0: no training image has a class"):
         data._sampled_classes(data.unlabeled_dataset)
 
 

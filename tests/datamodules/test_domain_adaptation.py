@@ -186,7 +186,7 @@ def test_invalid_domains() -> None:
         joined(source=Squares(7, known=False))
     with pytest.raises(TypeError, match="source is a int"):
         DomainAdaptationDataModule(1, Squares(5))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"channels=2: give 1 or 3"):
+    with pytest.raises(ValueError, match=r"channels=2: must be 1 or 3"):
         joined(channels=2)
 
 
