@@ -17,6 +17,7 @@ FIT = [
 PREDICT = ["predict", "--ckpt_path", "best"]
 
 
+@pytest.mark.slow
 def test_images_are_scaled_as_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for label, start in (("low 😀", 0), ("hîgh", 2000)):

@@ -127,6 +127,7 @@ def test_ranks_share_the_images(shards: Path) -> None:
     assert sorted([*seen(0), *seen(1)]) == [*range(20), *range(40, 60), *range(80, 86)]
 
 
+@pytest.mark.slow
 def test_index_is_rebuilt_when_a_shard_changes(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     real = shard_index.read_samples

@@ -295,6 +295,7 @@ def test_l2_sp_replaces_weight_decay(pretrained: str) -> None:
 
 
 @pytest.mark.learns
+@pytest.mark.slow
 def test_l2_sp_keeps_weights_near_pretrained(pretrained: str, seed: int) -> None:
     source = torch.load(pretrained, weights_only=True)["state_dict"]
     distances = []
@@ -307,6 +308,7 @@ def test_l2_sp_keeps_weights_near_pretrained(pretrained: str, seed: int) -> None
     assert distances[1] < 0.3 * distances[0]
 
 
+@pytest.mark.slow
 def test_backbone_and_stem_come_from_checkpoint(tmp_path: Path) -> None:
     L.seed_everything(0, verbose=False)
     first = SupervisedModule(backbone="mobilenet_v3_small")

@@ -141,6 +141,7 @@ def test_batch_norm_statistics() -> None:
         assert torch.equal(module.episode_logits(batch, 3, "val")[0, 0], together)  # running statistics are not used
 
 
+@pytest.mark.slow
 def test_running_statistics_are_updated() -> None:
     module, batch = build(MAMLModule, way=3, lr=1e-9), episode_batch()
     norm = module.backbone.body.blocks[0][1]

@@ -175,6 +175,7 @@ def test_multi_label_with_unknown_labels() -> None:
     assert run.callback_metrics["val_map"] > 0.95
 
 
+@pytest.mark.slow
 def test_recipe(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["fit", "--config", "supervised", "--model.backbone", "conv4", "--trainer.max_epochs", "1", *QUICK])
     weights = "lightning_logs/version_0/checkpoints/best.ckpt"

@@ -243,6 +243,7 @@ def test_gradient_clipping_with_fused_optimizer(precision: str) -> None:
 
 
 @pytest.mark.learns
+@pytest.mark.slow
 def test_learns_better_than_majority_class(seed: int) -> None:
     L.seed_everything(seed, verbose=False)
     data = Blobs(n=256)

@@ -124,6 +124,7 @@ def test_class_weights_and_metrics_of_one_task_among_several() -> None:
     assert {name: logged[0][name] for name in renamed} == pytest.approx(renamed, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_dense_tasks_log_the_same_alone_and_among_others() -> None:
     tasks = {
         "objects": {"type": "detection", **DENSE, "strides": [4, 8], "num_convs": 1},

@@ -59,6 +59,7 @@ def test_outputs_equal_timm(tmp_path: Path, name: str) -> None:
     torch.testing.assert_close(backbone(images), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_network_with_other_padding_is_refused(tmp_path: Path) -> None:
     state = timm.create_model("tf_efficientnet_lite0").state_dict()
     torch.save(dict(zip(efficientnet_pytorch_names(state), state.values(), strict=True)), tmp_path / "x.pth")

@@ -555,6 +555,7 @@ def test_invalid_index_is_rebuilt(shards: Path, name: str, caplog: pytest.LogCap
 
 
 @pytest.mark.usefixtures("quiet")
+@pytest.mark.slow
 def test_fuzzed_indexes(shards: Path) -> None:
     expected = opened(shards)
     file = only(shards, "shards-*.npz")

@@ -200,6 +200,7 @@ def test_huge_hyperparameters_take_no_memory_in_program(place: Path) -> None:
     assert int(ran.stdout.rpartition("GREW")[2]) < 600  # MiB
 
 
+@pytest.mark.slow
 def test_compressed_checkpoint_is_refused(place: Path) -> None:
     plain = save_hostile(place / "plain.ckpt", state_dict={"head.weight": torch.zeros(50_000_000)})
     with zipfile.ZipFile(plain) as old, zipfile.ZipFile(place / "x.ckpt", "w", zipfile.ZIP_DEFLATED) as new:
@@ -306,6 +307,7 @@ def test_fuzzed_fields_of_resumed_runs(trained: Path, in_tmp: Path, monkeypatch:
     assert error is None or error.startswith("lit-cv: error: ")
 
 
+@pytest.mark.slow
 def test_truncated_and_flipped_checkpoints(trained: Path, in_tmp: Path) -> None:
     original = (trained / "checkpoints" / "last.ckpt").read_bytes()
     draw, read = random.Random(0), 0

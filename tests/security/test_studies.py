@@ -423,6 +423,7 @@ RUN = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_fold_that_fails_before_first_step(
     in_tmp: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
