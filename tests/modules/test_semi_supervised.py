@@ -1,6 +1,5 @@
 import copy
 import warnings
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -193,7 +192,9 @@ def test_equal_views_are_reported_once() -> None:
         module.step(batch, "train")
 
 
-def test_collapse_is_reported(tmp_path: Path) -> None:
+def test_collapse_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_cv.modules.semi_supervised._SHARE_DECAY", 0.5)
+
     class Collapsed(SemiSupervisedModule):
         def unlabeled_losses(self, predicted: Tensor, learned: Tensor, index: Tensor) -> Any:
             return super().unlabeled_losses(predicted + 50 * F.one_hot(torch.tensor(3), 10), learned, index)
@@ -202,7 +203,9 @@ def test_collapse_is_reported(tmp_path: Path) -> None:
     data = DigitsDataModule(batch_size=8, labels_per_class=2)
     callbacks: Any = [WeakStrongAugmentation(weak=[], strong=["horizontal_flip"])]
     with pytest.warns(UserWarning, match=r"collapsed onto about .* of 10 classes"):
-        L.Trainer(**QUIET, max_epochs=2, limit_val_batches=0, callbacks=callbacks).fit(module, data)
+        L.Trainer(**QUIET, max_epochs=1, limit_train_batches=8, limit_val_batches=0, callbacks=callbacks).fit(
+            module, data
+        )
 
 
 def test_cost_of_keeping_the_newest_weights_is_logged(caplog: pytest.LogCaptureFixture) -> None:
