@@ -1,15 +1,18 @@
 """Hyperparameters that depend on the data: channels, image size, classes."""
 
+import logging
 from collections.abc import MutableMapping
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_only
 
 from lit_cv.contracts import as_data
 from lit_cv.errors import MODULE, argument, setting
 from lit_cv.nn import checkpoint_options, has_small_stem
 
 __all__ = ["ChannelStatistics", "infer_from_data"]
+
+log = logging.getLogger("lit_cv")
 
 ChannelStatistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel."""
@@ -68,5 +71,7 @@ def _choose_stem(backbone: str, weights: str | None, image_size: int | list[int]
     if largest > _SMALL_IMAGE or not has_small_stem(backbone):
         return "standard"
     standard = setting("stem", "standard", MODULE)
-    rank_zero_info(f"{backbone}: small stem for images of {largest} pixels ({standard} keeps the published one)")
+    rank_zero_only(log.info)(
+        f"{backbone}: small stem for images of {largest} pixels ({standard} keeps the published one)"
+    )
     return "small"

@@ -1,8 +1,9 @@
 """Optimizer and schedule of a module, from its hyperparameters and the length of its training."""
 
+import logging
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from lit_cv.distributed import full_parameters
@@ -13,6 +14,8 @@ from lit_cv.optim.restored_state import require_valid_state
 from lit_cv.strategies import require_replicated_weights
 
 __all__ = ["apply_run_options", "configure_optimizer", "scaled_groups"]
+
+log = logging.getLogger("lit_cv")
 
 
 def configure_optimizer(module: ExtensionPoints) -> OptimizerLRScheduler:
@@ -31,7 +34,7 @@ def configure_optimizer(module: ExtensionPoints) -> OptimizerLRScheduler:
         raise OptionError(module, "warmup_epochs", h["warmup_epochs"], "must be at least 0")
     if (factor := _batch_factor(module)) != 1:
         scaling = argument("lr_scaling", module)
-        rank_zero_info(f"lr {factor * h['lr']:.4g}: {h['lr']:g} scaled to the batch ({scaling})")
+        rank_zero_only(log.info)(f"lr {factor * h['lr']:.4g}: {h['lr']:g} scaled to the batch ({scaling})")
     optimizer = build_optimizer(
         h["optimizer"],
         groups,

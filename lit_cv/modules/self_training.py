@@ -1,10 +1,11 @@
 """Self-training: a network learns in the target domain from its teacher's confident predictions."""
 
+import logging
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -18,6 +19,8 @@ from lit_cv.nn import MovingAverage
 from lit_cv.nn.batch_statistics import batch_norms, untracked_statistics
 
 __all__ = ["SelfTrainingModule"]
+
+log = logging.getLogger("lit_cv")
 
 
 class SelfTrainingModule(DomainAdaptationModule):
@@ -85,7 +88,9 @@ class SelfTrainingModule(DomainAdaptationModule):
         """Log a message if training starts from random weights."""
         super().on_fit_start()
         if self.hparams["weights"] is None and not self.hparams["source_only"] and not self.global_step:
-            rank_zero_info(f"Self-training starts from random weights: {argument('weights', self)} is not set.")
+            rank_zero_only(log.info)(
+                f"Self-training starts from random weights: {argument('weights', self)} is not set."
+            )
 
     def step(self, batch: Batch, stage: Stage) -> Output:
         """Run the step without tracking BatchNorm statistics of the mixture, then track those of the target."""
@@ -103,7 +108,7 @@ class SelfTrainingModule(DomainAdaptationModule):
         target = batch["target"]
         if "strong" not in target and not self._views_checked and not self.hparams["source_only"]:
             self._views_checked = True
-            rank_zero_info(
+            rank_zero_only(log.info)(
                 "Teacher and network see the same views of target images: the callback WeakStrongAugmentation is not "
                 f"used ({argument('callbacks', TRAINER)})."
             )

@@ -1,11 +1,12 @@
 """Semi-supervised learning: a few images with labels, and many without."""
 
+import logging
 import math
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
 from lit_cv.contracts import as_data, datamodule_of
@@ -20,6 +21,8 @@ from lit_cv.modules.fine_tune import FineTuneModule
 from lit_cv.modules.fine_tuning_options import StrategyName
 
 __all__ = ["SemiSupervisedModule"]
+
+log = logging.getLogger("lit_cv")
 
 _SHARE_DECAY = 0.99  # of the moving average of predicted classes
 _FEWEST_CLASSES = 0.5  # share of the classes that predictions may shrink to without a warning
@@ -245,7 +248,7 @@ class SemiSupervisedModule(FineTuneModule):
         if self._best is None or self._last is None:
             return
         name = "val_map" if self.hparams["multi_label"] else "val_acc"
-        rank_zero_info(
+        rank_zero_only(log.info)(
             f"The newest weights are kept, without a choice by validation labels: {name} {self._last:.4f}; the best of "
             f"all validations was {self._best:.4f}."
         )
