@@ -47,6 +47,7 @@ def test_swa_resume_is_exact(root: Path, uninterrupted: Any) -> None:
     assert_same_end(root, uninterrupted(AVERAGING))
 
 
+@pytest.mark.slow
 def test_swa_averages_epoch_weights(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     averaged: list[dict[str, torch.Tensor]] = []
     update = StochasticWeightAveraging.update_parameters

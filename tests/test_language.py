@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("lit_cv", "datamodules", "scripts", "tests", "docs")
 ALLOWED = {

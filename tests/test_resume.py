@@ -167,6 +167,7 @@ def test_resume_is_exact_with_all_options(root: Path, uninterrupted: Any, step: 
     assert_same_end(root, uninterrupted(EVERYTHING))
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_step(root: Path, uninterrupted: Any, capfd: pytest.CaptureFixture[str]) -> None:
     kill = ["--trainer.callbacks+=killer.Kill", "--trainer.callbacks.step=12", "--trainer.callbacks.where=interrupt"]
     fit = [*FIT, *AUGMENT, "--checkpoint.every_n_steps", "0", "--trainer.default_root_dir", str(root)]

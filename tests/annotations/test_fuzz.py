@@ -212,6 +212,7 @@ def test_yolo_with_broken_bytes(yolo: Path, how: Any) -> None:
             path.write_bytes(data)
 
 
+@pytest.mark.slow
 @given(
     line=st.lists(
         st.sampled_from(["0", "1", "0.5", "-1", "nan", "inf", "1e400", "x"]) | st.text(max_size=3), max_size=9

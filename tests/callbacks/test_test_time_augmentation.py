@@ -55,6 +55,7 @@ def photos(in_tmp: Path) -> Path:
     return in_tmp
 
 
+@pytest.mark.slow
 def test_predict_folder_with_tta(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     limits = ["--trainer.max_steps", "2", "--trainer.accelerator", "cpu", "--trainer.limit_val_batches", "1"]
     quiet = ["--trainer.logger", "false", "--trainer.enable_progress_bar", "false"]

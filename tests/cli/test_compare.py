@@ -114,6 +114,7 @@ def test_failed_run_is_recorded_and_repeated(tiny: list[str], in_tmp: Path, monk
     assert not any(row["error"] for row in table(path))
 
 
+@pytest.mark.slow
 def test_minutes_are_converted_to_steps_once(
     tiny: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,6 +139,7 @@ def test_custom_metrics_in_dense_multi_task_and_adaptation(user_files: Path) -> 
     assert "val_target_top_two" in fit("--model.metrics", "[scores.TopTwo]", base=base).trainer.callback_metrics
 
 
+@pytest.mark.slow
 def test_custom_optimizer_and_schedule_resume(user_files: Path) -> None:
     options = ["--model.backbone", "conv4", "--model.optimizer", "mine.Slow", "--model.schedule", "mine.steps"]
     cli = fit(*options, "--model.lr", "0.5")
@@ -149,6 +150,7 @@ def test_custom_optimizer_and_schedule_resume(user_files: Path) -> None:
     assert cli.model.hparams["schedule"] == again.model.hparams["schedule"] == "mine.steps"
 
 
+@pytest.mark.slow
 def test_custom_format(user_files: Path) -> None:
     (user_files / "cells" / "images").mkdir(parents=True)
     for index in range(12):

@@ -59,6 +59,7 @@ def test_kfold_resume_is_exact(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (in_tmp / "cut" / "predictions.csv").read_text() == (in_tmp / "whole" / "predictions.csv").read_text()
 
 
+@pytest.mark.slow
 def test_kfold_outputs(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = [*RUN, "--folds", "2", "--trainer.max_epochs", "1"]
     main([*run, "--dry_run"])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lit_cv import MAEModule, SegmentationModule, SimCLRModule, SupervisedModule
+from lit_cv import SimCLRModule, SupervisedModule
 from lit_cv.cli import main
 from lit_cv.modules.base import BaseModule
 from lit_cv.modules.loading import load_module
@@ -32,7 +32,7 @@ from tests.contracts.runs import PLACES, QUIET, KillSnapshotsOfEveryBatch, Run, 
 
 CASES = cases()
 SUPERVISED = next(case for case in CASES if case.cls is SupervisedModule)
-QUICK_EXPORTS = (SupervisedModule, SegmentationModule, MAEModule)
+QUICK_EXPORTS = (SupervisedModule,)
 
 
 def promising(contract: str) -> Any:

@@ -218,6 +218,7 @@ def test_several_annotators(root: Path, caplog: pytest.LogCaptureFixture) -> Non
     assert (few.unlabeled_dataset.labels.amin(1) < 0).sum() == 14
 
 
+@pytest.mark.slow
 @pytest.mark.learns
 def test_soft_labels_are_trained_on(root: Path, seed: int) -> None:
     L.seed_everything(seed, verbose=False)

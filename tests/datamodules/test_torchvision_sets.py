@@ -146,6 +146,7 @@ def test_fashion_mnist_and_mnist(data_root: Path, kind: Any) -> None:
     assert data.class_names[0] in ("T-shirt/top", "0")
 
 
+@pytest.mark.slow
 def test_usps_in_either_folder(data_root: Path) -> None:
     data = USPSDataModule(root=str(data_root), download=False)
     data.setup()

@@ -59,6 +59,7 @@ def test_training_keeps_frozen_norms(weights: str, tmp_path: Path) -> None:
         assert_same(loaded.detect(images), module.eval().detect(images))
 
 
+@pytest.mark.slow
 def test_predictions_without_training(weights: str, in_tmp: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (in_tmp / "new").mkdir()
     for number, size in enumerate([(96, 128), (128, 90)]):

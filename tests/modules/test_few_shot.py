@@ -106,6 +106,7 @@ def test_adapt_and_predict_equal_an_episode(cls: Any, options: Any) -> None:
         torch.testing.assert_close(probabilities[:, [2, 0, 1]], module.probabilities(logits), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_cached_features_give_the_same_metrics() -> None:
     for cls in (PrototypicalModule, RelationModule):
         torch.manual_seed(0)

@@ -211,6 +211,7 @@ def test_stages_are_unfrozen_from_last_to_first(epochs: Any, counts: list[int]) 
     assert len(trainer.lr_scheduler_configs[0].scheduler.base_lrs) == len(trainer.optimizers[0].param_groups)
 
 
+@pytest.mark.slow
 def test_cached_features_give_the_same_result(pretrained: str) -> None:
     results = []
     for cache in (False, True):

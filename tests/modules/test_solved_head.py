@@ -31,7 +31,8 @@ def module(**kwargs: Any) -> FineTuneModule:
     return FineTuneModule(**{"backbone": "conv4", "strategy": "feature_extraction", "solve_head": True} | kwargs)
 
 
-@pytest.mark.parametrize("cached", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("cached", [False, True])
 def test_solved_head_is_logistic_regression(cached: bool) -> None:
     probe, data = module(cache_features=cached), DigitsDataModule()
     run = trainer()

@@ -37,6 +37,7 @@ def test_resnet50_in_torchvision_layout(tmp_path, caplog):
     assert module.head.classifier.linear.weight.shape == (7, 2048)
 
 
+@pytest.mark.slow
 def test_vit_b_16_at_another_image_size(tmp_path, caplog):
     state = published("vit_b_16")
     positions = torch.randn(1, 197, 768)

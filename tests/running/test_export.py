@@ -132,6 +132,7 @@ def test_export_verb_and_standalone_programs(in_tmp: Path, capsys: pytest.Captur
     np.testing.assert_allclose(np.load(in_tmp / "out" / "onnx.npy"), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_differing_program_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exported = ExportedModule(modules()["two tasks"])
     load = torch.export.load

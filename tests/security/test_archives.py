@@ -272,6 +272,7 @@ def test_many_small_members_are_read_fast(tmp_path: Path) -> None:
     assert time.process_time() - started < 10
 
 
+@pytest.mark.slow
 def test_fuzzed_tar_files(tmp_path: Path) -> None:
     save_shard(tmp_path / "good" / "train-0.tar", range(3))
     content = (tmp_path / "good" / "train-0.tar").read_bytes().rstrip(b"\0") + bytes(2048)

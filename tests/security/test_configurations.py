@@ -290,7 +290,7 @@ def test_yaml_bomb_in_option_file(in_tmp: Path, monkeypatch: pytest.MonkeyPatch)
     assert time.process_time() - begun < 20
 
 
-@pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n == "nested" else []) for n in BOMBS])
 def test_yaml_bombs_give_one_line_error(in_tmp: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     Path("bomb.yaml").write_text(BOMBS[name])
     path = save_hostile(in_tmp / RUN / "checkpoints" / "best.ckpt", hyper_parameters={"backbone": "conv4"})

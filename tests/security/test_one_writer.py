@@ -64,6 +64,7 @@ def outside(tree: ast.AST, within: bool = False) -> Iterator[ast.Call]:
         yield from outside(child, within)
 
 
+@pytest.mark.slow
 def test_only_atomic_write_writes_files() -> None:
     violations = []
     for path in SOURCES:

@@ -95,6 +95,7 @@ def test_links_in_run_folder_are_not_followed(fitted: Path, name: str) -> None:
     assert victim.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lightning_logs/version_0", "lightning_logs/version_0/checkpoints", "lock"])
 def test_linked_run_folders_and_locks_are_refused(fitted: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     if name == "lock":
@@ -113,6 +114,7 @@ def test_linked_run_folders_and_locks_are_refused(fitted: Path, monkeypatch: pyt
     assert content_of(fitted) == before
 
 
+@pytest.mark.slow
 def test_older_checkpoint_starts_new_run(fitted: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert step_of(RUN / "checkpoints" / "best.ckpt") == 2
     assert step_of(RUN / "checkpoints" / "last.ckpt") == 6

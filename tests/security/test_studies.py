@@ -451,6 +451,7 @@ def test_fold_that_fails_before_first_step(
         assert not any(row["error"] for row in csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_kfold_keeps_names_of_images_and_classes(in_tmp: Path) -> None:
     names = [b"\xff.png", b"two\nlines.png", b'quote",comma.png', b"=1+1.png"]
     for kind in ("=cat|\x1b[2J", "$\\frac{"):
@@ -479,6 +480,7 @@ approaches:
 """
 
 
+@pytest.mark.slow
 def test_stage_from_file_in_folder(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (in_tmp / "sub").mkdir()
     own = {"model": {"class_path": "SimCLRModule", "init_args": {"backbone": "conv4"}}}

@@ -192,6 +192,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return compressed(tmp_path_factory.mktemp("packed") / "x.pt")
 
 
+@pytest.mark.slow
 def test_compressed_archives_are_refused(packed: bytes, tmp_path: Path) -> None:
     before = peak()
     for content in (packed, packed + bytes(66_000), packed + bytes(10), two_lists(packed), packed[:-30]):

@@ -98,6 +98,7 @@ def test_image_sides_not_divisible_by_32(tmp_path: Path) -> None:
         torch.testing.assert_close(own, other)
 
 
+@pytest.mark.slow
 def test_outputs_are_matched_by_class_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     network = smallest()
     images, padded = batch()
@@ -202,6 +203,7 @@ def test_published_weights_by_name(
     assert asked[0].lower().replace("_", "").startswith(layout.replace("_", ""))
 
 
+@pytest.mark.slow
 def test_invalid_options_are_refused(tmp_path: Path) -> None:
     path = saved(smallest(), tmp_path)
     with pytest.raises(
