@@ -15,6 +15,8 @@ from lit_cv import DetectionModule
 from lit_cv.nn.detection import LAYOUTS, read_detector
 from tests.nn.detection.reference import CATEGORIES, NO_CLASS, limits, reference, silence, smallest
 
+pytestmark = pytest.mark.slow
+
 HEIGHT, WIDTH = 128, 160  # maps of 2 x 3 and 1 x 2 locations, whose steps are not powers of two
 SIZES = [(96, 150), (128, 100)]
 QUICK = ("fasterrcnn_mobilenet_v3_large_fpn",)
