@@ -106,12 +106,21 @@ def test_pseudo_labels_carry_no_gradient() -> None:
 
 def test_batch_norm_takes_the_statistics_of_all_views() -> None:
     module, batch = built().train(), made_batch()
-    expected = copy.deepcopy(module)
+    expected, unlabeled = copy.deepcopy(module), batch["label"] < 0
     with torch.no_grad():
-        expected(torch.cat([batch["image"], batch["strong"]]))
+        expected(torch.cat([batch["image"][~unlabeled], batch["strong"], batch["image"][unlabeled]]))
     module.step(batch, "train")
     for (name, found), buffer in zip(module.backbone.named_buffers(), expected.backbone.buffers(), strict=True):
         assert torch.equal(found, buffer), name
+
+
+@pytest.mark.parametrize(("options", "passes"), [({}, [2 + 6 + 6]), ({"running_statistics": True}, [2 + 6, 6])])
+def test_weak_views_pass_on_their_own_where_batches_do_not_matter(options: dict[str, Any], passes: list[int]) -> None:
+    module, batch = built(**options).train(), made_batch()
+    sizes: list[int] = []
+    module.backbone.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    module.step(batch, "train")
+    assert sizes == passes
 
 
 def test_several_labels_each_get_a_pseudo_label() -> None:
