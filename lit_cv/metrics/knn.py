@@ -1,12 +1,12 @@
 """Nearest-neighbor classification in an embedding."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["knn_predictions"]
+__all__ = ["knn_predictions", "nearest_neighbors"]
 
 _CHUNK = 1 << 24  # similarities held in memory at once
 
@@ -51,17 +51,46 @@ def knn_predictions(
     if min(k) < 1 or not temperature > 0:
         raise ValueError(f"k={list(k)}, temperature={temperature}: both must be positive.")
     numbers = [min(number, len(bank)) for number in k]
-    bank = F.normalize(bank.float(), dim=1)
     predictions = torch.empty(len(numbers), len(queries), dtype=torch.int64, device=queries.device)
-    size = chunk_size or max(1, _CHUNK // len(bank))
-    for start in range(0, len(queries), size):
-        part = F.normalize(queries[start : start + size].float(), dim=1)
-        similarity, index = (part @ bank.T).topk(max(numbers), dim=1)
+    for start, similarity, index in _neighbors(queries, bank, max(numbers), chunk_size):
         # The largest weight is 1, which avoids overflow at small temperatures.
         weight = ((similarity - similarity[:, :1]) / temperature).exp_()
         label = bank_labels[index]
         for row, number in enumerate(numbers):
-            votes = weight.new_zeros(len(part), num_classes)
+            votes = weight.new_zeros(len(index), num_classes)
             votes.scatter_add_(1, label[:, :number], weight[:, :number])
-            predictions[row, start : start + size] = votes.argmax(1)
+            predictions[row, start : start + len(index)] = votes.argmax(1)
     return predictions
+
+
+@torch.no_grad()
+def nearest_neighbors(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k nearest embeddings by cosine similarity, the nearest first.
+
+    Args:
+        queries: (N, D) float.
+        bank: (M, D) float, M at least k.
+        k: Number of neighbors.
+
+    Returns:
+        Similarities (N, k) float, and positions in the bank (N, k) int64.
+
+    Example:
+        >>> nearest_neighbors(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]]), k=1)
+        (tensor([[1.]]), tensor([[1]]))
+    """
+    parts = [(similarity, index) for _, similarity, index in _neighbors(queries, bank, k)]
+    similarity, index = (torch.cat(part) for part in zip(*parts, strict=True))
+    return similarity, index
+
+
+def _neighbors(
+    queries: Tensor, bank: Tensor, k: int, chunk_size: int | None = None
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield the first query of each chunk, and the similarities and positions of the chunk's neighbors."""
+    bank = F.normalize(bank.float(), dim=1)
+    size = chunk_size or max(1, _CHUNK // len(bank))
+    for start in range(0, len(queries), size):
+        part = F.normalize(queries[start : start + size].float(), dim=1)
+        similarity, index = (part @ bank.T).topk(k, dim=1)
+        yield start, similarity, index

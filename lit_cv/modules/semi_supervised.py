@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from typing import Any, Literal
 
 import torch
@@ -17,8 +18,10 @@ from lit_cv.losses import DistributionAlignment, ThresholdName, build_threshold,
 from lit_cv.losses.confidence_thresholds import FreeThreshold
 from lit_cv.losses.pseudo_labels import predicted_classes
 from lit_cv.modules.base import Batch, Output, Stage
+from lit_cv.modules.feature_cache import check_extraction, extract_features
 from lit_cv.modules.fine_tune import FineTuneModule
 from lit_cv.modules.fine_tuning_options import StrategyName
+from lit_cv.modules.propagated_labels import PropagatedLabels
 from lit_cv.nn.batch_statistics import batch_norms
 
 __all__ = ["SemiSupervisedModule"]
@@ -26,6 +29,14 @@ __all__ = ["SemiSupervisedModule"]
 log = logging.getLogger("lit_cv")
 
 _SHARE_DECAY = 0.99  # of the moving average of predicted classes
+_OF_SEVERAL_LABELS = {
+    "threshold": "fixed",
+    "distribution_alignment": False,
+    "targets": "hard",
+    "propagation_epochs": None,
+}
+"""The only values that images with several labels allow."""
+
 _FEWEST_CLASSES = 0.5  # share of the classes that predictions may shrink to without a warning
 
 
@@ -55,6 +66,12 @@ class SemiSupervisedModule(FineTuneModule):
     predictions above the threshold and how many of those are right. A warning says when predictions have collapsed
     onto less than half of the classes.
 
+    With `propagation_epochs`, pseudo-labels come from the neighbors of an image rather than from its own prediction:
+    labels are propagated along the graph of nearest neighbors in the features of all training images, and again after
+    so many epochs (Iscen et al. 2019). In the first epoch a propagated label counts by its certainty, then only where
+    the network predicts the same class. It needs features that are worth comparing: with `weights` it begins in the
+    first epoch, otherwise after `propagation_epochs`, and follows the threshold until then.
+
     With several labels an image, each class gets a pseudo-label of its own: 1 above `confidence`, 0 below
     `1 - confidence`, none in between.
 
@@ -70,6 +87,7 @@ class SemiSupervisedModule(FineTuneModule):
         distribution_alignment: Whether predictions are scaled so that their class shares become those of the labels.
         fairness_weight: Weight of the fairness loss of `free`.
         average_decay: Share of the moving averages of `free` and of distribution alignment that stays at each step.
+        propagation_epochs: Epochs between propagations of labels, which then replace the threshold; `None` for none.
         strategy: See `SupervisedModule`; `None` trains everything at `lr`.
         weights: See `FineTuneModule`.
         **kwargs: Arguments of `FineTuneModule`.
@@ -100,6 +118,7 @@ class SemiSupervisedModule(FineTuneModule):
         distribution_alignment: bool = False,
         fairness_weight: float = 0.001,
         average_decay: float = 0.999,
+        propagation_epochs: int | None = None,
         strategy: StrategyName | None = None,
         weights: str | None = None,
         **kwargs: Any,
@@ -114,6 +133,7 @@ class SemiSupervisedModule(FineTuneModule):
             ("temperature", temperature, temperature > 0, "must be positive"),
             ("fairness_weight", fairness_weight, fairness_weight >= 0, "must be at least 0"),
             ("average_decay", average_decay, 0 <= average_decay < 1, "must be in [0, 1)"),
+            ("propagation_epochs", propagation_epochs, (propagation_epochs or 1) >= 1, "must be at least 1"),
         )
         for name, value, valid, allowed in checks:
             if not valid:
@@ -127,17 +147,10 @@ class SemiSupervisedModule(FineTuneModule):
         """Build the networks and what follows their predictions."""
         super().configure_networks()
         h, data, count = self.hparams, as_data(datamodule_of(self._trainer)), self.num_classes
-        if h["multi_label"] and (h["threshold"] != "fixed" or h["distribution_alignment"] or h["targets"] == "soft"):
-            name, allowed = next(
-                (name, allowed)
-                for name, allowed, given in (
-                    ("threshold", "'fixed'", h["threshold"] != "fixed"),
-                    ("distribution_alignment", "false", h["distribution_alignment"]),
-                    ("targets", "'hard'", h["targets"] == "soft"),
-                )
-                if given
-            )
-            raise OptionError(self, name, h[name], f"images have several labels, which allow {allowed} only")
+        if h["multi_label"]:
+            for name, allowed in _OF_SEVERAL_LABELS.items():
+                if h[name] != allowed:
+                    raise OptionError(self, name, h[name], f"images have several labels, which allow {allowed!r} only")
         images = len(data.unlabeled_dataset) if data.unlabeled_dataset is not None else 0
         self.threshold = build_threshold(h["threshold"], count, images, h["confidence"], h["average_decay"])
         self.register_buffer("class_share", torch.full((count,), 1 / count))
@@ -145,6 +158,20 @@ class SemiSupervisedModule(FineTuneModule):
         if h["distribution_alignment"]:
             counts = torch.ones(count) if data.class_counts is None else data.class_counts().float()
             self.alignment = DistributionAlignment(counts / counts.sum(), h["average_decay"])
+        self.propagated = PropagatedLabels(images, count) if h["propagation_epochs"] else None
+
+    def on_train_epoch_start(self) -> None:
+        """Propagate labels if they are due."""
+        super().on_train_epoch_start()
+        epoch, every = self.current_epoch, self.hparams["propagation_epochs"]
+        if self.propagated is None or epoch % every or epoch == self.propagated.epoch:
+            return
+        if epoch or self.hparams["weights"] is not None:
+            check_extraction(self.trainer, "propagation_epochs")
+            started, data = time.monotonic(), datamodule_of(self.trainer).unlabeled_dataset
+            self.propagated.update(extract_features(self, data), data.labels, epoch)
+            seconds, share = time.monotonic() - started, self.propagated.certainties.mean()
+            rank_zero_only(log.info)(f"Labels propagated in {seconds:.1f} s (mean certainty {float(share):.2f}).")
 
     def step(self, batch: Batch, stage: Stage) -> Output:
         """Learn from a batch of labeled and unlabeled images, or classify one."""
@@ -221,6 +248,8 @@ class SemiSupervisedModule(FineTuneModule):
         self.class_share.lerp_(predicted_classes(seen).mean(0), 1 - _SHARE_DECAY)
         labels, mask = pseudo_labels(probabilities, thresholds)
         target = labels if h["targets"] == "hard" else _sharpened(probabilities, h["temperature"])
+        if self.propagated is not None and self.propagated.epoch >= 0:
+            target, mask = self.propagated(index, labels if self.current_epoch else None)
         losses = {"unlabeled_loss": _joined_mean(F.cross_entropy(learned, target, reduction="none") * mask)}
         if isinstance(self.threshold, FreeThreshold) and h["fairness_weight"]:
             rule = self.threshold

@@ -258,6 +258,15 @@ VARIANTS: list[Case] = [
         variant="FlexMatch, aligned and averaged",
     ),
     Case(
+        SemiSupervisedModule,
+        CONV | {"propagation_epochs": 1, "unlabeled_ratio": 1},
+        lambda: Images(labels_per_class=3, batch_size=2),
+        lambda: [WeakStrongAugmentation(weak=MIRROR, strong="small_images_strong")],
+        variant="propagated labels",
+        epochs=3,
+        killed_in=(0, 1),
+    ),
+    Case(
         MAMLModule,
         CONV | {"batch_norm": "support", "anil": True, "learn_inner_lr": True},
         Episodes,

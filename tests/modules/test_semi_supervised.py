@@ -11,6 +11,7 @@ from torch import Tensor
 from datamodules import DigitsDataModule
 from lit_cv import SemiSupervisedModule, WeakStrongAugmentation
 from lit_cv.losses import fairness_loss
+from lit_cv.modules.propagated_labels import PropagatedLabels
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
@@ -180,15 +181,54 @@ class Poisoned(DigitsDataModule):
         return dataset.subset(range(len(labels)), labels)
 
 
-def test_hidden_labels_are_never_read() -> None:
+@pytest.mark.parametrize("options", [{"threshold": "flex", "distribution_alignment": True}, {"propagation_epochs": 1}])
+def test_hidden_labels_are_never_read(options: dict[str, Any]) -> None:
     states = []
     for poison in (False, True):
         L.seed_everything(0, verbose=False)
-        module = SemiSupervisedModule(backbone="conv4", threshold="flex", distribution_alignment=True)
+        module = SemiSupervisedModule(backbone="conv4", **options)
         callbacks: Any = [WeakStrongAugmentation(weak=[], strong=["horizontal_flip"])]
-        L.Trainer(**QUIET, max_steps=6, limit_val_batches=0, callbacks=callbacks).fit(module, Poisoned(poison))
+        limits = {"max_epochs": 2, "limit_train_batches": 3, "limit_val_batches": 0}
+        L.Trainer(**QUIET, **limits, callbacks=callbacks).fit(module, Poisoned(poison))
         states.append(module.state_dict())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_propagated_labels_count_by_certainty_and_then_by_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, batch = built(propagation_epochs=1, running_statistics=True), made_batch()
+    _, predicted, learned = split_logits(module, batch)
+    index = torch.arange(len(predicted))
+    features = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    module.propagated = PropagatedLabels(8, 3)
+    module.propagated.update(features, torch.tensor([0, 1, 2, -1, -1, -1, -1, -1]), epoch=0)
+    classes, certainties = module.propagated.classes[index], module.propagated.certainties[index]
+    loss = F.cross_entropy(learned, classes, reduction="none")
+    losses, _ = module.unlabeled_losses(predicted, learned, index)
+    torch.testing.assert_close(losses["unlabeled_loss"], (loss * certainties).mean())
+    agree = (predicted.argmax(1) == classes).float()
+    assert 0 < agree.sum() < len(agree)
+    monkeypatch.setattr(SemiSupervisedModule, "current_epoch", 1)
+    losses, mask = module.unlabeled_losses(predicted, learned, index)
+    torch.testing.assert_close(losses["unlabeled_loss"], (loss * agree).mean())
+    assert torch.equal(mask, agree)
+
+
+def test_labels_are_propagated_when_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    epochs: list[int] = []
+    update = PropagatedLabels.update
+
+    def counted(self: PropagatedLabels, features: Tensor, labels: Tensor, epoch: int) -> None:
+        epochs.append(epoch)
+        assert features.shape == (1294, 64)
+        assert (labels >= 0).sum() == 20
+        update(self, features, labels, epoch)
+
+    monkeypatch.setattr(PropagatedLabels, "update", counted)
+    callbacks: Any = [WeakStrongAugmentation(weak=[], strong=["horizontal_flip"])]
+    module = SemiSupervisedModule(backbone="conv4", propagation_epochs=2)
+    limits = {"max_epochs": 5, "limit_train_batches": 1, "limit_val_batches": 0}
+    L.Trainer(**QUIET, **limits, callbacks=callbacks).fit(module, DigitsDataModule(batch_size=8, labels_per_class=2))
+    assert epochs == [2, 4]  # without weights the first features are not worth comparing
 
 
 def test_equal_views_are_reported_once() -> None:
