@@ -228,6 +228,11 @@ class Module(Protocol):
         return None
 
     @property
+    def displayed(self) -> str | None:
+        """Metric in the progress bar; `None` shows the `monitor`."""
+        return None
+
+    @property
     def mode(self) -> str:
         """Whether `monitor` is better when smaller (`min`) or greater (`max`)."""
         return "min"

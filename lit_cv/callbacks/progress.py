@@ -12,6 +12,7 @@ from rich.text import Text
 from torch import Tensor
 
 from lit_cv.callbacks.monitored import is_better, monitor_and_mode
+from lit_cv.contracts import as_module
 from lit_cv.errors import OptionError
 from lit_cv.figures import short_number
 
@@ -21,11 +22,11 @@ __all__ = ["RunProgressBar"]
 class RunProgressBar(RichProgressBar):
     """Lightning's rich progress bar, refreshed at a fixed rate, with one permanent line per epoch.
 
-    The bar shows the loss and the module's `monitor`. Between two refreshes a step only reads the clock, so that
-    steps of a few milliseconds are not slowed down. Each finished epoch prints a line with its training loss, the
-    monitored metric and the seconds it took. The line ends with `best` if the metric is better than ever before, or
-    with `best, again` if it equals the best, in which case the later checkpoint is kept. Without a terminal (a log
-    file, continuous integration) only these lines are printed.
+    The bar shows the loss and the module's `displayed` metric or its `monitor`. Between two refreshes a step only reads
+    the clock, so that steps of a few milliseconds are not slowed down. Each finished epoch prints a line with its
+    training loss, this metric and the seconds it took. The line ends with `best` if the `monitor` is better than ever
+    before, or with `best, again` if it equals the best, in which case the later checkpoint is kept. Without a terminal
+    (a log file, continuous integration) only these lines are printed.
 
     Args:
         refreshes_per_second: Maximum number of refreshes per second.
@@ -91,14 +92,16 @@ class RunProgressBar(RichProgressBar):
         self._finished = trainer.current_epoch
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Store the monitored metric."""
+        """Store the displayed metric."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             monitor, mode = monitor_and_mode(trainer, pl_module)
-            value = trainer.callback_metrics.get(monitor) if monitor else None
-            if monitor is not None and value is not None:
+            name = as_module(pl_module).displayed or monitor
+            value = trainer.callback_metrics.get(name) if name else None
+            if name is not None and value is not None:
                 self._monitored = float(value)
-                self._judge(self._monitored, mode)  # before the checkpoint of this epoch is written
-                self._shown = {**self._shown, monitor: short_number(self._monitored)}
+                if name == monitor:
+                    self._judge(self._monitored, mode)  # before the checkpoint of this epoch is written
+                self._shown = {**self._shown, name: short_number(self._monitored)}
         super().on_validation_end(trainer, pl_module)
         if trainer.state.fn != "fit":
             self._stop_progress()
@@ -173,7 +176,7 @@ class RunProgressBar(RichProgressBar):
             value = float(metrics[monitor])
             self._judge(value, mode)
         if value is not None and monitor != "train_loss":
-            parts.append(f"{monitor} {short_number(value)}")
+            parts.append(f"{as_module(pl_module).displayed or monitor} {short_number(value)}")
         mark = self._mark if value is not None else ""
         now = time.monotonic()
         seconds, self._epoch_start = now - self._epoch_start, now

@@ -1,7 +1,7 @@
 """Metrics in addition to torchmetrics', as subclasses of its `Metric`, and functions that evaluate an embedding.
 
-The functions are `knn_predictions`, `nearest_neighbors`, `propagate_labels`, `centroid_predictions`, `alignment`,
-`uniformity` and `effective_rank`.
+The functions are `knn_predictions`, `nearest_neighbors`, `propagate_labels`, `propagated_predictions`,
+`centroid_predictions`, `certainty`, `alignment`, `uniformity` and `effective_rank`.
 """
 
 from lit_cv.metrics.adaptation import AnswerInformation, PseudoLabelQuality
@@ -11,7 +11,7 @@ from lit_cv.metrics.detection import DetectionAP
 from lit_cv.metrics.embedding import alignment, effective_rank, uniformity
 from lit_cv.metrics.episodes import EpisodeAccuracy
 from lit_cv.metrics.knn import knn_predictions, nearest_neighbors
-from lit_cv.metrics.label_propagation import certainty, propagate_labels
+from lit_cv.metrics.label_propagation import certainty, propagate_labels, propagated_predictions
 from lit_cv.metrics.multi_label import KnownAveragePrecision, KnownF1
 from lit_cv.metrics.r2 import KnownR2Score
 from lit_cv.metrics.segmentation import SegmentationIoU
@@ -34,5 +34,6 @@ __all__ = [
     "knn_predictions",
     "nearest_neighbors",
     "propagate_labels",
+    "propagated_predictions",
     "uniformity",
 ]

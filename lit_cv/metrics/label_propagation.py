@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lit_cv.metrics.knn import nearest_neighbors
 
-__all__ = ["certainty", "propagate_labels"]
+__all__ = ["certainty", "propagate_labels", "propagated_predictions"]
 
 _DIRECTIONS = 128
 _ITERATIONS = 100  # of conjugate gradients: the error falls to 1e-6 for alpha = 0.99
@@ -64,6 +64,36 @@ def propagate_labels(embeddings: Tensor, labels: Tensor, num_classes: int, k: in
     spread = spread / spread.sum(0).clamp_min(1e-12)
     total = spread.sum(1, keepdim=True)
     return torch.where(total > 0, spread / total.clamp_min(1e-30), 1 / num_classes)
+
+
+@torch.no_grad()
+def propagated_predictions(
+    queries: Tensor, bank: Tensor, bank_labels: Tensor, num_classes: int, k: int = 10, alpha: float = 0.99
+) -> Tensor:
+    """Classify images by their neighbors, after labels were propagated among these.
+
+    The queries take no part in the propagation: an image is classified in the same way whichever others are.
+
+    Args:
+        queries: (N, D) float.
+        bank: (M, D) float, embeddings of training images.
+        bank_labels: (M,) int64 in [0, num_classes), negative where unknown.
+        num_classes: Number of classes.
+        k: Neighbors of each image.
+        alpha: See `propagate_labels`.
+
+    Returns:
+        (N,) int64, the predicted classes.
+
+    Example:
+        >>> bank = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
+        >>> propagated_predictions(torch.tensor([[0.8, 0.2]]), bank, torch.tensor([-1, 1, -1, 0]), 2, k=1)
+        tensor([1])
+    """
+    probabilities = propagate_labels(bank, bank_labels, num_classes, k, alpha)
+    similarity, index = nearest_neighbors(queries, bank, min(k, len(bank)))
+    weight = similarity.clamp_min(0) ** _POWER
+    return (weight[..., None] * probabilities[index]).sum(1).argmax(1)
 
 
 def certainty(probabilities: Tensor) -> Tensor:

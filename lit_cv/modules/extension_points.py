@@ -22,6 +22,7 @@ class ExtensionPoints(L.LightningModule, ABC):
         backbone: Network that turns images into features, once the networks are built.
         head: Network on top of the backbone.
         monitor: Metric that selects the best checkpoint and controls early stopping; `None` takes the newest.
+        displayed: Metric in the progress bar; `None` shows the `monitor`.
         mode: Whether `monitor` is better when smaller (`min`) or greater (`max`).
         uses_unlabeled: Whether training also uses images with hidden labels (label -1).
         unlabeled_ratio: Unlabeled images (label -1) in a training batch for each labeled one; `None` mixes them as they
@@ -37,6 +38,7 @@ class ExtensionPoints(L.LightningModule, ABC):
     backbone: Backbone
     head: nn.Module
     monitor: str | None = "val_loss"
+    displayed: str | None = None
     mode: Literal["min", "max"] = "min"
     uses_unlabeled: ClassVar[bool] = False
     unlabeled_ratio: int | None = None

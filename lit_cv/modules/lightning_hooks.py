@@ -159,7 +159,7 @@ class LightningHooks(ExtensionPoints):
             with torch.inference_mode(False):  # otherwise a fit after `validate` could not update its tensors
                 metrics.reset()
         for name, value in self.summarize(stage, values).items():
-            self.log(name, value, prog_bar=name == self.monitor)
+            self.log(name, value, prog_bar=name == (self.displayed or self.monitor))
 
 
 def _is_number(value: object) -> bool:

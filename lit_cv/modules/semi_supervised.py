@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_cv.contracts import as_data, datamodule_of
 from lit_cv.distributed import gather_rows, is_distributed, joined_mean
@@ -62,9 +62,9 @@ class SemiSupervisedModule(FineTuneModule):
     compares the last weights with the best validation, which is what the choice has cost.
 
     Logs `train_unlabeled_loss`, `train_coverage` (share of unlabeled images above the threshold), `train_threshold`
-    (its mean over the classes), and in validation `val_pseudo_coverage` and `val_pseudo_precision`, the share of
-    predictions above the threshold and how many of those are right. A warning says when predictions have collapsed
-    onto less than half of the classes.
+    (its mean over the classes; with `per_class_metrics` also `train_threshold_CLASS`), and in validation
+    `val_pseudo_coverage` and `val_pseudo_precision`, the share of predictions above the threshold and how many of those
+    are right. A warning says when predictions have collapsed onto less than half of the classes.
 
     With `propagation_epochs`, pseudo-labels come from the neighbors of an image rather than from its own prediction:
     labels are propagated along the graph of nearest neighbors in the features of all training images, and again after
@@ -105,6 +105,7 @@ class SemiSupervisedModule(FineTuneModule):
     """
 
     monitor = None
+    displayed = "val_acc"
     class_share: Tensor
 
     def __init__(
@@ -142,6 +143,14 @@ class SemiSupervisedModule(FineTuneModule):
         self._best: float | None = None  # of all validations
         self._last: float | None = None
         self._warned = False
+
+    def configure_head(self, num_features: int) -> nn.Module:
+        """Return a linear classifier, and keep to the newest weights."""
+        head = super().configure_head(num_features)
+        self.monitor = None
+        if self.hparams["multi_label"]:
+            self.displayed = "val_map"
+        return head
 
     def configure_networks(self) -> None:
         """Build the networks and what follows their predictions."""
@@ -206,8 +215,12 @@ class SemiSupervisedModule(FineTuneModule):
         for name, loss in losses.items():
             output["loss"] = output["loss"] + weights[name] * loss
             output[name] = loss.detach()
-        output |= {"coverage": mask.sum() / max(mask.numel(), 1), "threshold": self.threshold().mean()}
-        output["counts"] |= dict.fromkeys((*losses, "coverage", "threshold"), len(strong))
+        thresholds = self.threshold()
+        means = {"coverage": mask.sum() / max(mask.numel(), 1), "threshold": thresholds.mean()}
+        if self.hparams["per_class_metrics"]:
+            means |= {f"threshold_{n}": v for n, v in zip(self.classes_task.names, thresholds, strict=True)}
+        output |= means
+        output["counts"] |= dict.fromkeys((*losses, *means), len(strong))
         return output
 
     def _logits(self, labeled: Tensor, strong: Tensor, weak: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -269,7 +282,7 @@ class SemiSupervisedModule(FineTuneModule):
 
     def summarize(self, stage: Stage, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the means and metrics, and keep the accuracy of each validation for the comparison at the end."""
-        name = "val_map" if self.hparams["multi_label"] else "val_acc"
+        name = self.displayed
         if stage == "val" and name in values and not self.trainer.sanity_checking:
             self._last = float(values[name])
             self._best = max(self._last, self._best or 0.0)
@@ -292,10 +305,9 @@ class SemiSupervisedModule(FineTuneModule):
         super().on_fit_end()
         if self._best is None or self._last is None:
             return
-        name = "val_map" if self.hparams["multi_label"] else "val_acc"
         rank_zero_only(log.info)(
-            f"The newest weights are kept, without a choice by validation labels: {name} {self._last:.4f}; the best of "
-            f"all validations was {self._best:.4f}."
+            f"The newest weights are kept, without a choice by validation labels: {self.displayed} {self._last:.4f}; "
+            f"the best of all validations was {self._best:.4f}."
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from datamodules.splits import keep_labels
 from lit_cv.atomic_files import write_text
 from lit_cv.contracts import as_data
-from lit_cv.metrics.centroid import centroid_predictions
+from lit_cv.metrics import centroid_predictions, propagated_predictions
 from lit_cv.modules.loading import load_module
 from lit_cv.running.arguments import read_configuration
 from lit_cv.studies.comparison_plan import GIVEN, Approach, ApproachStage, Budget, Comparison, budget_words
@@ -69,7 +69,10 @@ class ComparisonRun:
         runs: dict[str, PlannedRun] = {}
         for seed in comparison.seeds:
             for budget in comparison.labels:
+                all_have_labels = self.labels[str(budget)] == self.images
                 for approach in comparison.approaches:
+                    if all_have_labels and any(stage.unlabeled for stage in approach.stages):
+                        continue
                     self._plan_chain(runs, approach, budget, seed)
         identity = comparison.identity()
         self.study = Study(folder, identity, list(runs.values()), "runs.csv", command, escape_formulas)
@@ -252,7 +255,7 @@ class ComparisonRun:
         return row
 
     def _classify(self, work: _Work, folder: Path) -> Row:
-        """Classify the test images by the nearest class mean in the features of the previous run."""
+        """Classify the test images in the features of the previous run."""
         if work.before is None:
             raise ValueError(f"{work.approach.name}: a classifier needs an earlier stage that learns features.")
         before = self._work[work.before]
@@ -265,15 +268,22 @@ class ComparisonRun:
         module = load_module(self._folder(work.before) / "checkpoints" / "last.ckpt")
         module = module.to(built.trainer.strategy.root_device)
         start = time.monotonic()
-        bank, labels = _embed(module, data, data.train_dataset)
+        propagates = work.stage.classifier == "label_propagation"
+        bank, labels = _embed(module, data, data.unlabeled_dataset if propagates else data.train_dataset)
         seconds = time.monotonic() - start
         queries, truth = _embed(module, data, data.test_dataset)
         if labels.ndim != 1:
-            raise ValueError("nearest_centroid needs images with exactly one label each.")
+            raise ValueError(f"{work.stage.classifier} needs images with exactly one label each.")
         labeled = truth >= 0
         if not labeled.any():
-            raise ValueError("nearest_centroid needs labeled test images: none has a label.")
-        predictions = centroid_predictions(queries[labeled], bank[labels >= 0], labels[labels >= 0], data.num_classes)
+            raise ValueError(f"{work.stage.classifier} needs labeled test images: none has a label.")
+        start = time.monotonic()
+        if propagates:
+            predictions = propagated_predictions(queries[labeled], bank, labels, data.num_classes)
+        else:
+            known = labels >= 0
+            predictions = centroid_predictions(queries[labeled], bank[known], labels[known], data.num_classes)
+        seconds += time.monotonic() - start
         accuracy = float((predictions == truth[labeled]).float().mean())
         parameters = sum(p.numel() for p in module.backbone.parameters())
         return {"taken": 0, "seconds": round(seconds, 3), "parameters": parameters, "test_acc": round(accuracy, 6)}
@@ -287,7 +297,8 @@ class ComparisonRun:
             key = self._work[key].before
         earlier = [self.study.rows.get(key, {}) for key in chain]
         pretraining = sum(float(row.get("seconds") or 0) for row in earlier)
-        unlabeled = any(self._work[key].stage.shared for key in chain)
+        shared = any(self._work[key].stage.shared for key in chain)
+        unlabeled = shared or work.stage.unlabeled or work.stage.classifier == "label_propagation"
         seconds = float(done.get("seconds") or 0)
         metrics = {name: value for name, value in done.items() if name.startswith("test_")}
         return {
@@ -303,7 +314,7 @@ class ComparisonRun:
             "parameters": done.get("parameters", ""),
             "pretraining_steps": sum(int(row.get("taken") or 0) for row in earlier),
             "pretraining_seconds": round(pretraining, 3),
-            "pretraining_seeds": self.comparison.pretraining_seeds if unlabeled else "",
+            "pretraining_seeds": self.comparison.pretraining_seeds if shared else "",
             "steps": done.get("taken", ""),
             "seconds": round(seconds, 3),
             "total_seconds": round(pretraining + seconds, 3),

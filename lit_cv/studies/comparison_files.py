@@ -13,7 +13,7 @@ from lit_cv.plain_values import require_plain
 from lit_cv.printable import printable
 from lit_cv.running.arguments import read_configuration
 from lit_cv.running.training_options import kept_options
-from lit_cv.studies.comparison_plan import CENTROID, GIVEN, LONGEST_NAME, Approach, ApproachStage, Budget, Comparison
+from lit_cv.studies.comparison_plan import CLASSIFIERS, GIVEN, LONGEST_NAME, Approach, ApproachStage, Budget, Comparison
 from lit_cv.suggest import nearest
 
 __all__ = ["comparison_names", "read_comparison"]
@@ -126,6 +126,7 @@ _OF_STAGE: dict[str, _Check] = {
     "share": (lambda value: _is_number(value, 0, 1), "a number from 0 to 1", True),
     "warmup": (lambda value: _is_number(value, 0, 1), "a number from 0 to 1", True),
     "shared": (lambda value: isinstance(value, bool), "true or false", False),
+    "unlabeled": (lambda value: isinstance(value, bool), "true or false", False),
     "weights": (lambda value: value == GIVEN, GIVEN, True),
     "classifier": _TEXT,
 }
@@ -193,11 +194,11 @@ def _approach(name: Any, content: Any, path: str) -> Approach:
     if stages[-1].shared:
         raise ValueError(f"{where}: the last stage learns from labels, so it cannot be shared.")
     if (
-        any(s.classifier not in (None, CENTROID) for s in stages)
+        any(s.classifier not in (None, *CLASSIFIERS) for s in stages)
         or stages[0].classifier
         or any(s.classifier for s in stages[:-1])
     ):
-        raise ValueError(f"{where}: classifier: only {CENTROID} is allowed, in the last of several stages.")
+        raise ValueError(f"{where}: classifier: must be {' or '.join(CLASSIFIERS)}, in the last of several stages.")
     return Approach(name, str(content.get("title", name.replace("_", " "))), tuple(stages))
 
 

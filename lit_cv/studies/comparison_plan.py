@@ -10,10 +10,10 @@ from typing import Any
 
 from lit_cv.errors import OptionError
 
-__all__ = ["CENTROID", "GIVEN", "LONGEST_NAME", "Approach", "ApproachStage", "Budget", "Comparison", "budget_words"]
+__all__ = ["CLASSIFIERS", "GIVEN", "LONGEST_NAME", "Approach", "ApproachStage", "Budget", "Comparison", "budget_words"]
 
-CENTROID = "nearest_centroid"
-"""Classifier of a stage that trains nothing: the nearest class mean."""
+CLASSIFIERS = ("nearest_centroid", "label_propagation")
+"""Classifiers of stages that train nothing."""
 
 GIVEN = "given"
 """Value of `weights` in a stage that starts from the weights of the comparison."""
@@ -39,8 +39,11 @@ class ApproachStage:
         share: Fraction of the approach's minutes, if the training length is set in minutes.
         warmup: Fraction of the steps with learning rate warmup; `None` uses the configuration's `warmup_epochs`.
         shared: Whether the stage uses no labels, and is trained once for all label budgets and seeds.
+        unlabeled: Whether the stage learns from images without labels, too. An approach with such a stage has no runs
+            where all images have labels.
         weights: `given` starts from the weights of the comparison.
-        classifier: `nearest_centroid` classifies by class means of the previous stage's features, without training.
+        classifier: Classifies the previous stage's features without training: by class means (`nearest_centroid`) or by
+            neighbors along which labels are propagated over all training images (`label_propagation`).
     """
 
     config: str | Mapping[str, Any] | None = None
@@ -51,6 +54,7 @@ class ApproachStage:
     share: float | None = None
     warmup: float | None = None
     shared: bool = False
+    unlabeled: bool = False
     weights: str | None = None
     classifier: str | None = None
 

@@ -45,6 +45,15 @@ def test_mode_min(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     assert [bool(line[4]) for line in lines(capsys.readouterr().out)] == [True, False, True]
 
 
+def test_displayed_metric_without_monitor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Oracle, "monitor", None)
+    monkeypatch.setattr(Oracle, "displayed", "val_acc", raising=False)
+    fit(tmp_path, [0.5, 0.75])
+    assert [line[3:] for line in lines(capsys.readouterr().out)] == [("0.5000", ""), ("0.7500", "")]
+
+
 def test_best_value_survives_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = fit(tmp_path, [0.5])
     second = RunProgressBar()

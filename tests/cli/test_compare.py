@@ -33,6 +33,18 @@ approaches:
   transfer:
     stages: [{config: fine_tune, weights: given}]
 """
+UNLABELED = """
+data: DigitsDataModule
+labels: [2, all]
+seeds: [1]
+approaches:
+  propagation:
+    stages:
+      - {config: simclr, shared: true, steps: 2, batch_size: 64, warmup: 0.5, model: {backbone: conv4}}
+      - {classifier: label_propagation}
+  semi: # has no run with all labels
+    stages: [{config: semi_supervised, unlabeled: true, batch_size: 2, steps: 2, model: {backbone: conv4}}]
+"""
 CPU = ["--trainer.accelerator", "cpu"]
 
 
@@ -93,6 +105,24 @@ def test_compare_writes_table_and_report(tiny: list[str], in_tmp: Path, capsys: 
     capsys.readouterr()
     main(tiny)
     assert "run 1 " not in capsys.readouterr().out
+
+
+def test_approaches_that_learn_from_images_without_labels(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (in_tmp / "few.yaml").write_text(UNLABELED)
+    monkeypatch.setattr("lit_cv.studies.comparison_report.write_report", lambda *args: "")
+    main(["compare", "--comparison", "few.yaml", *CPU])
+    rows = table(in_tmp / "lightning_logs" / "compare" / "compare.csv")
+    assert not any(row["error"] for row in rows)
+    found = {(row["approach"], row["budget"]): (row["images"], row["steps"]) for row in rows}
+    assert found == {
+        ("propagation", "2"): ("1438", "0"),
+        ("semi", "2"): ("1438", "2"),
+        ("propagation", "all"): ("1438", "0"),
+    }
+    assert all(0 < float(row["test_acc"]) <= 1 for row in rows)
+    (in_tmp / "wrong.yaml").write_text(UNLABELED.replace("label_propagation", "label_spreading"))
+    with pytest.raises(ValueError, match="classifier: must be nearest_centroid or label_propagation"):
+        main(["compare", "--comparison", "wrong.yaml"])
 
 
 @pytest.mark.slow
@@ -160,7 +190,8 @@ def test_shipped_comparisons_parse() -> None:
     for name in ("digits", "fashion_mnist"):
         comparison = read_comparison(name, weights="DEFAULT")
         assert [a.name for a in comparison.approaches] == [
-            "supervised", "simclr_centroid", "simclr_probe", "simclr_finetune", "mae_finetune", "transfer",
+            "supervised", "simclr_centroid", "simclr_propagation", "simclr_probe", "simclr_finetune", "semi_supervised",
+            "mae_finetune", "transfer",
         ]  # fmt: skip
     assert [str(Budget.parse(text)) for text in (10, "0.01", "all")] == ["10", "0.01", "all"]
 

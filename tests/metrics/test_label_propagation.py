@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from sklearn.semi_supervised import LabelSpreading
 from torch import Tensor
 
-from lit_cv.metrics import certainty, propagate_labels
+from lit_cv.metrics import certainty, propagate_labels, propagated_predictions
 
 
 def rings(count: int = 60) -> tuple[Tensor, Tensor]:
@@ -73,6 +73,15 @@ def test_images_out_of_reach_are_undecided() -> None:
     probabilities = propagate_labels(points, torch.tensor([0, -1, -1, -1, -1, -1]), 3, k=2)
     torch.testing.assert_close(probabilities[3:], torch.full((3, 3), 1 / 3))
     assert probabilities[:3].argmax(1).tolist() == [0, 0, 0]
+
+
+def test_queries_take_no_part_in_the_propagation() -> None:
+    points, circle = rings(300)
+    bank, queries = points[:400], points[400:]
+    labels = torch.where(torch.arange(400) < 4, circle[:400], -1)
+    found = propagated_predictions(queries, bank, labels, 2)
+    assert (found == circle[400:]).float().mean() > 0.95
+    assert torch.equal(found[:7], propagated_predictions(queries[:7], bank, labels, 2))
 
 
 def test_single_image_keeps_its_label() -> None:

@@ -124,6 +124,13 @@ def test_weak_views_pass_on_their_own_where_batches_do_not_matter(options: dict[
     assert sizes == passes
 
 
+@pytest.mark.parametrize(("multi_label", "displayed"), [(False, "val_acc"), (True, "val_map")])
+def test_newest_weights_are_kept_and_accuracy_is_displayed(multi_label: bool, displayed: str) -> None:
+    module = built(multi_label=multi_label)
+    assert module.monitor is None
+    assert module.displayed == displayed
+
+
 def test_several_labels_each_get_a_pseudo_label() -> None:
     module, batch = built(multi_label=True, confidence=0.8), made_batch()
     batch["label"] = torch.where(batch["label"][:, None] < 0, -1.0, F.one_hot(batch["label"].clamp_min(0), 3).float())
@@ -229,6 +236,15 @@ def test_labels_are_propagated_when_due(monkeypatch: pytest.MonkeyPatch) -> None
     limits = {"max_epochs": 5, "limit_train_batches": 1, "limit_val_batches": 0}
     L.Trainer(**QUIET, **limits, callbacks=callbacks).fit(module, DigitsDataModule(batch_size=8, labels_per_class=2))
     assert epochs == [2, 4]  # without weights the first features are not worth comparing
+
+
+def test_thresholds_of_all_classes_are_logged() -> None:
+    module = built(threshold="free", per_class_metrics=True, average_decay=0.5)
+    output = module.step(made_batch(), "train")
+    logged = torch.stack([output[f"threshold_{name}"] for name in module.classes_task.names])
+    assert torch.equal(logged, module.threshold())
+    assert len(set(logged.tolist())) == 3
+    assert output["threshold"] == logged.mean()
 
 
 def test_equal_views_are_reported_once() -> None:
