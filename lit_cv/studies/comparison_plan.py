@@ -166,12 +166,12 @@ class Comparison:
         return content
 
     def with_steps(self, pretraining: int) -> "Comparison":
-        """Return a copy with another number of steps in the shared stages."""
-        approaches = tuple(
-            replace(a, stages=tuple(replace(s, steps=pretraining) if s.shared else s for s in a.stages))
+        """Return a copy with another number of steps in the stages that learn from images without labels."""
+        approaches = [
+            replace(a, stages=tuple(replace(s, steps=pretraining) if s.shared or s.unlabeled else s for s in a.stages))
             for a in self.approaches
-        )
-        return replace(self, approaches=approaches)
+        ]
+        return replace(self, approaches=tuple(approaches))
 
     def share(self, approach: Approach, position: int) -> float:
         """Return the fraction of an approach's minutes that a stage gets."""
