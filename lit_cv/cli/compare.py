@@ -29,7 +29,8 @@ def _parser() -> VerbParser:
         "--seeds", nargs="+", type=int, metavar="SEED", help="seeds of label choice, weights and data order"
     )
     parser.add_argument("--steps", type=int, help="optimizer steps of training with labels")
-    parser.add_argument("--pretraining_steps", type=int, help="optimizer steps of stages that learn from images without labels")
+    parser.add_argument("--pretraining_steps", type=int, help="optimizer steps of stages that also learn from images "
+                        "without labels")  # fmt: skip
     parser.add_argument("--minutes", type=float, help="minutes of training per approach, pretraining included, instead "
                         "of steps")  # fmt: skip
     parser.add_argument("--pretraining_seeds", choices=("one", "each"), help="one pretraining for all seeds, or one "
