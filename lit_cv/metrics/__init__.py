@@ -1,10 +1,18 @@
 """Metrics in addition to torchmetrics', as subclasses of its `Metric`, and functions that evaluate an embedding.
 
 The functions are `knn_predictions`, `nearest_neighbors`, `propagate_labels`, `propagated_predictions`,
-`centroid_predictions`, `certainty`, `alignment`, `uniformity` and `effective_rank`.
+`centroid_predictions`, `certainty`, `alignment`, `uniformity`, `effective_rank`, and the scores of a classifier without
+labels in `lit_cv.metrics.adaptation_scores`.
 """
 
 from lit_cv.metrics.adaptation import AnswerInformation, PseudoLabelQuality
+from lit_cv.metrics.adaptation_scores import (
+    cluster_agreement,
+    embedded_validation_risk,
+    nuclear_norm,
+    prediction_silhouette,
+    soft_neighborhood_density,
+)
 from lit_cv.metrics.centroid import centroid_predictions
 from lit_cv.metrics.classes import ClassAccuracy, MacroF1
 from lit_cv.metrics.detection import DetectionAP
@@ -30,10 +38,15 @@ __all__ = [
     "alignment",
     "centroid_predictions",
     "certainty",
+    "cluster_agreement",
     "effective_rank",
+    "embedded_validation_risk",
     "knn_predictions",
     "nearest_neighbors",
+    "nuclear_norm",
+    "prediction_silhouette",
     "propagate_labels",
     "propagated_predictions",
+    "soft_neighborhood_density",
     "uniformity",
 ]
