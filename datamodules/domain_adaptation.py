@@ -88,14 +88,14 @@ class DomainAdaptationDataModule(BaseDataModule):
             check(target, "balance", target.balance, not target.balance, "0: the target's labels are not used")
         self.source, self.target, self.balance = source, target, source.balance
         for name in ("val_fraction", "split_seed", "labels_per_class", "label_fraction", "classes", "balance"):
-            self.hparams.pop(name, None)  # each domain has its common
+            self.hparams.pop(name, None)  # each domain has its own
         # Hyperparameters are stored in checkpoints, which must not contain objects.
         self.hparams.update(source=_description(source), target=_description(target))
         self.source_val_dataset: ImageDataset | None = None
         self.source_test_dataset: ImageDataset | None = None
 
     def prepare_data(self) -> None:
-        """Dcommonload missing data of both domains."""
+        """Download missing data of both domains."""
         for name, part in (("source", self.source), ("target", self.target)):
             with within(name):
                 part.prepare_data()
