@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     )
     from lit_cv.modules import (
         BaseModule,
+        ClassConfusionModule,
         DetectionModule,
         DomainAdaptationModule,
         DomainAdversarialModule,
@@ -59,6 +60,7 @@ __all__ = [
     "Augmentation",
     "BaseModule",
     "BatchFigure",
+    "ClassConfusionModule",
     "ClassificationFigures",
     "ContrastiveAugmentation",
     "CutMix",

@@ -1,5 +1,6 @@
 """Losses in pure torch, each usable on its own."""
 
+from lit_cv.losses.class_confusion import class_confusion
 from lit_cv.losses.classification import class_cross_entropy, label_cross_entropy
 from lit_cv.losses.confidence_thresholds import ConfidenceThreshold, ThresholdName, build_threshold
 from lit_cv.losses.discrepancy import CORALLoss, MMDLoss, coral, mmd
@@ -26,6 +27,7 @@ __all__ = [
     "ThresholdName",
     "UncertaintyWeighting",
     "build_threshold",
+    "class_confusion",
     "class_cross_entropy",
     "class_thresholds",
     "coral",

@@ -2,6 +2,7 @@
 
 from lit_cv.modules.adversarial import DomainAdversarialModule
 from lit_cv.modules.base import BaseModule
+from lit_cv.modules.class_confusion import ClassConfusionModule
 from lit_cv.modules.detection import DetectionModule
 from lit_cv.modules.domain_adaptation import DomainAdaptationModule
 from lit_cv.modules.fine_tune import FineTuneModule
@@ -19,6 +20,7 @@ from lit_cv.modules.supervised import SupervisedModule
 
 __all__ = [
     "BaseModule",
+    "ClassConfusionModule",
     "DetectionModule",
     "DomainAdaptationModule",
     "DomainAdversarialModule",

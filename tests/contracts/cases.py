@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging
 
 import lit_cv.modules
 from lit_cv import (
+    ClassConfusionModule,
     DetectionModule,
     DomainAdversarialModule,
     FineTuneModule,
@@ -133,6 +134,7 @@ ROWS: list[Case] = [
     ),
     Case(DomainAdversarialModule, CONV | {"conditioning": "entropy"}, DomainPairs),
     Case(MMDModule, data=DomainPairs),
+    Case(ClassConfusionModule, data=DomainPairs),
     Case(
         SelfTrainingModule,
         CONV | {"threshold": 0.3, "teacher_decay": 0.8, "dropout": 0.3},

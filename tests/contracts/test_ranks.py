@@ -153,6 +153,7 @@ TABLE: dict[str, tuple[str, dict[str, Any], Callable[[], Batch]]] = {
     "MMD, linear": ("MMDModule", MATCH | {"distance": "mmd", "estimator": "linear"}, domains),
     "joint MMD": ("MMDModule", MATCH | {"distance": "joint_mmd"}, domains),
     "CORAL": ("MMDModule", MATCH | {"distance": "coral"}, domains),
+    "class confusion": ("ClassConfusionModule", ADAPT, domains),
     "self-training": ("SelfTrainingModule", ADAPT | {"threshold": 0.3}, domains),
     "semi-supervised": ("SemiSupervisedModule", SMALL | {"confidence": 0.3}, semi_supervised),
     "semi-supervised, aligned": (

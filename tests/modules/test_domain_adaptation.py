@@ -12,7 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules import DigitsDataModule, DomainAdaptationDataModule, InMemoryDataset
-from lit_cv import DomainAdversarialModule, MMDModule, SelfTrainingModule, SupervisedModule, WeakStrongAugmentation
+from lit_cv import (
+    ClassConfusionModule,
+    DomainAdversarialModule,
+    MMDModule,
+    SelfTrainingModule,
+    SupervisedModule,
+    WeakStrongAugmentation,
+)
 from lit_cv.losses import coral, mmd
 
 MODULES: dict[str, Any] = {
@@ -21,6 +28,7 @@ MODULES: dict[str, Any] = {
     "mmd": lambda **o: MMDModule(**o),
     "joint_mmd": lambda **o: MMDModule(**{"distance": "joint_mmd", "layers": ["blocks.1", "features"]} | o),
     "coral": lambda **o: MMDModule(distance="coral", **o),
+    "class_confusion": lambda **o: ClassConfusionModule(**o),
     "self_training": lambda **o: SelfTrainingModule(**{"threshold": 0.1} | o),
 }
 
