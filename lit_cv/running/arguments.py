@@ -13,12 +13,17 @@ from typing import Any, NamedTuple
 import lightning as L
 import yaml
 
-from lit_cv.errors import COMMAND, FIT, MODULE, TRAINER, argument, setting
+from lit_cv.errors import COMMAND, DATA, FIT, MODULE, TRAINER, argument, setting
 from lit_cv.plain_values import read_yaml
 from lit_cv.registry import resolve_class
 from lit_cv.running.import_policy import untrusted_classes
 from lit_cv.running.precision import has_bfloat16
-from lit_cv.running.recipe_options import RecipeOptions, named_options, options_of_recipes
+from lit_cv.running.recipe_options import (
+    RecipeOptions,
+    named_options,
+    options_of_recipes,
+    scale_train_image_size,
+)
 from lit_cv.running.recipes import recipe_path
 from lit_cv.running.renamed_options import rename_in_configuration, rename_typed_options
 from lit_cv.running.run_configuration import read_run_configuration
@@ -115,7 +120,11 @@ def _recipe_options(
     recipes = [read_configuration(config, accelerator) for config in configs if not Path(config).is_file()]
     typed = [token[2:].partition("=")[0] for token in options if token.startswith("--")]
     in_files = [name for file in files for name, _ in named_options(file)]
-    return options_of_recipes(recipes, merged, [*typed, *in_files])
+    recipe = options_of_recipes(recipes, merged, [*typed, *in_files])
+    if size := scale_train_image_size(recipes, merged, recipe, _last_value(options, "data.image_size")):
+        scaled = setting("train_image_size", size, DATA)
+        log.info("Training images, before a crop: %s, in the recipe's proportion to the new image size.", scaled)
+    return recipe
 
 
 def _log_replaced_precision(config: dict[str, Any], files: list[dict[str, Any]], accelerator: str) -> None:

@@ -10,7 +10,7 @@ from lit_cv.errors import VoidOptionError, setting
 from lit_cv.running.built_parts import GROUPS, class_named
 from lit_cv.signatures import parameters
 
-__all__ = ["RecipeOptions", "drop_option", "named_options", "options_of_recipes"]
+__all__ = ["RecipeOptions", "drop_option", "named_options", "options_of_recipes", "scale_train_image_size"]
 
 RecipeOptions = dict[str, Any]
 """Option values by dotted names such as `model.backbone_lr`."""
@@ -44,6 +44,38 @@ def options_of_recipes(
         and in_effect[option] == value
         and not any(_within(option, name) or _within(name, option) for name in names)
     }
+
+
+def scale_train_image_size(
+    recipes: Iterable[Mapping[str, Any]], merged: MutableMapping[str, Any], recipe: RecipeOptions, image_size: object
+) -> int | None:
+    """Keep the proportion of a recipe's `train_image_size` to its `image_size` where the user changes the latter.
+
+    Args:
+        recipes: The contents of the recipes; later ones override earlier ones.
+        merged: The merged configuration of recipes and the user's files; changed in place.
+        recipe: The options set only by recipes; changed in place.
+        image_size: The value on the command line, `None` for that of the configuration.
+
+    Returns:
+        The new `train_image_size`, `None` if it stays as it is.
+
+    Example:
+        >>> recipe = {"data": {"init_args": {"image_size": 224, "train_image_size": 256}}}
+        >>> scale_train_image_size([recipe], recipe, {"data.train_image_size": 256}, image_size="112")
+        128
+    """
+    size = recipe.get("data.train_image_size")
+    if size is None or "data.image_size" in recipe:
+        return None
+    published = dict(option for each in recipes for option in named_options(each)).get("data.image_size")
+    arguments = merged["data"]["init_args"]
+    chosen = arguments.get("image_size") if image_size is None else image_size
+    if not (isinstance(chosen, int) or (isinstance(chosen, str) and chosen.isdecimal())) or not published:
+        return None
+    scaled = round(float(size) * int(chosen) / published)
+    recipe["data.train_image_size"] = arguments["train_image_size"] = scaled
+    return scaled
 
 
 def named_options(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

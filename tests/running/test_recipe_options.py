@@ -117,6 +117,32 @@ def test_conflicting_recipe_option_is_dropped(
         assert not any(type(callback).__name__ == "Augmentation" for callback in cli.trainer.callbacks)
 
 
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ([], 256),
+        (["--data.image_size", "320"], 366),
+        (["--data.image_size=112"], 128),
+        (["--data.image_size", "320", "--data.train_image_size", "330"], 330),
+        (["--data.image_size", "224"], 256),
+        (["--config", "size.yaml"], 128),
+        (["--config", "sizes.yaml"], 120),
+    ],
+    ids=str,
+)
+def test_training_size_keeps_its_proportion_to_the_image_size(choice: list[str], expected: int, in_tmp: Path) -> None:
+    Path("size.yaml").write_text("data: {class_path: ImageFolderDataModule, init_args: {image_size: 112}}")
+    Path("sizes.yaml").write_text(
+        "data: {class_path: ImageFolderDataModule, init_args: {image_size: 112, train_image_size: 120}}"
+    )
+    prepared = prepare_run(["fit", "--config", "imagefolder_fine_tune", "--data.root", "photos", *choice])
+    merged = yaml.safe_load(Path(prepared.args[2]).read_text())
+    if "--data.train_image_size" in choice:
+        assert "data.train_image_size" not in prepared.recipe
+    else:
+        assert merged["data"]["init_args"]["train_image_size"] == expected
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("photos")
 @pytest.mark.parametrize(("recipe", "choice"), COMPATIBLE, ids=lambda each: str(each)[:60])
