@@ -73,7 +73,7 @@ def scale_train_image_size(
     chosen = arguments.get("image_size") if image_size is None else image_size
     if not (isinstance(chosen, int) or (isinstance(chosen, str) and chosen.isdecimal())) or not published:
         return None
-    scaled = round(float(size) * int(chosen) / published)
+    scaled: int = round(float(size) * int(chosen) / published)
     recipe["data.train_image_size"] = arguments["train_image_size"] = scaled
     return scaled
 
