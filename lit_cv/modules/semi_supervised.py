@@ -125,7 +125,7 @@ class SemiSupervisedModule(FineTuneModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(strategy=strategy, weights=weights, **kwargs)  # type: ignore[arg-type]
-        cached = self.hparams["cache_features"]
+        cached, renewed = self.hparams["cache_features"], propagation_epochs is None or propagation_epochs >= 1
         checks = (
             ("cache_features", cached, not cached, "must be false: views of unlabeled images differ in each epoch"),
             ("unlabeled_ratio", unlabeled_ratio, unlabeled_ratio >= 1, "must be at least 1"),
@@ -134,7 +134,7 @@ class SemiSupervisedModule(FineTuneModule):
             ("temperature", temperature, temperature > 0, "must be positive"),
             ("fairness_weight", fairness_weight, fairness_weight >= 0, "must be at least 0"),
             ("average_decay", average_decay, 0 <= average_decay < 1, "must be in [0, 1)"),
-            ("propagation_epochs", propagation_epochs, (propagation_epochs or 1) >= 1, "must be at least 1"),
+            ("propagation_epochs", propagation_epochs, renewed, "must be at least 1, or null for no propagation"),
         )
         for name, value, valid, allowed in checks:
             if not valid:

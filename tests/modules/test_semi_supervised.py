@@ -158,7 +158,8 @@ def test_several_labels_refuse_options_of_one_label(option: dict[str, Any]) -> N
     "option",
     [
         {"unlabeled_ratio": 0}, {"confidence": 0.0}, {"unlabeled_weight": -1.0}, {"temperature": 0.0},
-        {"fairness_weight": -1.0}, {"average_decay": 1.0}, {"cache_features": True, "strategy": "feature_extraction"},
+        {"fairness_weight": -1.0}, {"average_decay": 1.0}, {"propagation_epochs": 0},
+        {"cache_features": True, "strategy": "feature_extraction"},
     ],
 )  # fmt: skip
 def test_error_names_option(option: dict[str, Any]) -> None:
