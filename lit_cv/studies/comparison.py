@@ -74,6 +74,11 @@ class ComparisonRun:
                     if all_have_labels and any(stage.unlabeled for stage in approach.stages):
                         continue
                     self._plan_chain(runs, approach, budget, seed)
+        if not runs:
+            names = ", ".join(approach.name for approach in comparison.approaches)
+            raise ValueError(
+                f"{names}: needs images without labels, but here all have one: give fewer labels per class."
+            )
         identity = comparison.identity()
         self.study = Study(folder, identity, list(runs.values()), "runs.csv", command, escape_formulas)
 

@@ -120,6 +120,10 @@ def test_approaches_that_learn_from_images_without_labels(in_tmp: Path, monkeypa
         ("propagation", "all"): ("1438", "0"),
     }
     assert all(0 < float(row["test_acc"]) <= 1 for row in rows)
+    with pytest.raises(ValueError, match="semi: needs images without labels, but here all have one"):
+        main(
+            ["compare", "--comparison", "few.yaml", "--approaches", "semi", "--labels", "all", "--output", "all", *CPU]
+        )
     (in_tmp / "wrong.yaml").write_text(UNLABELED.replace("label_propagation", "label_spreading"))
     with pytest.raises(ValueError, match="classifier: must be nearest_centroid or label_propagation"):
         main(["compare", "--comparison", "wrong.yaml"])

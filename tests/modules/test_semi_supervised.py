@@ -148,7 +148,10 @@ def test_several_labels_each_get_a_pseudo_label() -> None:
     assert float(output["unlabeled_loss"]) == pytest.approx(total / (6 * 3), rel=1e-3)
 
 
-@pytest.mark.parametrize("option", [{"threshold": "free"}, {"distribution_alignment": True}, {"targets": "soft"}])
+@pytest.mark.parametrize(
+    "option",
+    [{"threshold": "free"}, {"distribution_alignment": True}, {"targets": "soft"}, {"propagation_epochs": 1}],
+)
 def test_several_labels_refuse_options_of_one_label(option: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(option))}=.*several labels"):
         built(multi_label=True, **option)
