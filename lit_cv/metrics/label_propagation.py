@@ -52,6 +52,8 @@ def propagate_labels(embeddings: Tensor, labels: Tensor, num_classes: int, k: in
             f"{len(embeddings)} embeddings with {int((labels >= 0).sum())} known labels: give (N,) labels, of which "
             "at least one is known."
         )
+    if not embeddings.isfinite().all():
+        raise ValueError("the embeddings hold NaN or infinite values, which have no neighbors.")
     if k < 1 or not 0 <= alpha < 1:
         raise ValueError(f"k={k}, alpha={alpha}: k must be at least 1 and alpha in [0, 1).")
     known = torch.where(labels >= 0)[0]
@@ -133,8 +135,9 @@ def _principal(embeddings: Tensor) -> Tensor:
     unit = F.normalize(embeddings.float(), dim=1)
     if unit.shape[1] <= _DIRECTIONS:
         return unit
-    directions: Tensor = torch.linalg.eigh(unit.T @ unit).eigenvectors[:, -_DIRECTIONS:]
-    return unit @ directions
+    moments = (unit.T @ unit).cpu().double()  # in float32 LAPACK returned NaN for features that share one direction
+    directions: Tensor = torch.linalg.eigh(moments).eigenvectors[:, -_DIRECTIONS:]
+    return unit @ directions.to(unit)
 
 
 def _solve(affinity: Tensor, given: Tensor, alpha: float) -> Tensor:

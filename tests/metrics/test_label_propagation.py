@@ -68,6 +68,19 @@ def test_more_columns_than_directions_keep_the_neighbors() -> None:
     torch.testing.assert_close(propagate_labels(points @ rotation, labels, 2), expected, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_features_that_share_one_direction_stay_finite(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    features = (torch.randn(300, 400, generator=generator) * 0.02 + 1).relu()
+    features[:, 200:] = features[:, :1]
+    features[150:, :50] *= 0.5
+    labels = torch.full((300,), -1)
+    labels[0], labels[-1] = 0, 1
+    probabilities = propagate_labels(features, labels, 2)
+    assert probabilities.isfinite().all()
+    assert torch.equal(probabilities.argmax(1), (torch.arange(300) >= 150).long())
+
+
 def test_images_out_of_reach_are_undecided() -> None:
     points = torch.eye(6)[[0, 0, 0, 5, 5, 5]] + 0.01 * torch.arange(6.0)[:, None] * torch.eye(6)[[1, 1, 1, 4, 4, 4]]
     probabilities = propagate_labels(points, torch.tensor([0, -1, -1, -1, -1, -1]), 3, k=2)
@@ -91,6 +104,8 @@ def test_single_image_keeps_its_label() -> None:
 def test_invalid_input_is_refused() -> None:
     with pytest.raises(ValueError, match="2 embeddings with 0 known labels"):
         propagate_labels(torch.eye(2), torch.tensor([-1, -1]), 2)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        propagate_labels(torch.tensor([[0.0, torch.nan], [1.0, 0.0]]), torch.tensor([0, -1]), 2)
     with pytest.raises(ValueError, match="alpha=1"):
         propagate_labels(torch.eye(2), torch.tensor([0, -1]), 2, alpha=1)
     with pytest.raises(ValueError, match="k=0"):
