@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_cv.callbacks.monitored import monitor_and_mode
 from lit_cv.callbacks.run_output import figures_wanted, guarded, run_folder
-from lit_cv.contracts import datamodule_of
+from lit_cv.contracts import as_module, datamodule_of
 from lit_cv.figures import History, draw_training_curves
 from lit_cv.metrics_csv import MetricsCSVLogger
 
@@ -68,15 +68,18 @@ class TrainingCurves(L.Callback):
             if not History.read(folder / "metrics.csv").names:
                 return  # stopped before anything was logged
             monitor, mode = monitor_and_mode(trainer, pl_module)
+            if monitor is None:  # nothing is chosen, and the figure shows what a choice would have gained
+                module = as_module(pl_module)
+                monitor, mode = (module.displayed, module.mode) if module.displayed else ("val_loss", "min")
             history = draw_training_curves(
                 folder / "metrics.csv",
                 folder / "training_curves.png",
-                monitor or "val_loss",
+                monitor,
                 "max" if mode == "max" else "min",
                 facts=self._facts(pl_module, trainer),
                 heading=_heading(pl_module, trainer),
             )
-            _log_hyperparameters(trainer, pl_module, history, monitor or "val_loss", mode)
+            _log_hyperparameters(trainer, pl_module, history, monitor, mode)
 
     def _facts(self, pl_module: L.LightningModule, trainer: L.Trainer) -> dict[str, str]:
         seconds = self._seconds()

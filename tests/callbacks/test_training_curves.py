@@ -41,6 +41,22 @@ def test_fit_writes_curves_and_hyperparameters(tmp_path: Path) -> None:
     assert logged["nested/c"] == "[1, 2]"
 
 
+@pytest.mark.parametrize(("displayed", "best"), [("val_acc", 0.75), (None, "lowest loss")])
+def test_best_value_without_monitor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, displayed: str | None, best: object
+) -> None:
+    monkeypatch.setattr(Oracle, "monitor", None)
+    monkeypatch.setattr(Oracle, "displayed", displayed, raising=False)
+    trainer = run_trainer(tmp_path / "run", [TrainingCurves()], max_epochs=3)
+    trainer.fit(Oracle(scores=[0.25, 0.75, 0.5]), datamodule=Data(train_batches(), validation()))
+    events = board(tmp_path / "run")
+    if displayed:
+        assert [e.value for e in events.Scalars("best_val_acc")] == [best]
+    else:
+        losses = [e.value for e in events.Scalars("val_loss")]
+        assert [e.value for e in events.Scalars("best_val_loss")] == [min(losses)]
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_figure_after_early_end(tmp_path: Path, error: type[BaseException]) -> None:
     folder = tmp_path / "run"
