@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lit_cv.contracts import as_data, datamodule_of
 from lit_cv.distributed import gather_rows, is_distributed, joined_mean
-from lit_cv.errors import TRAINER, OptionError, argument
+from lit_cv.errors import TRAINER, OptionError, argument, setting
 from lit_cv.ignore_index import unlabeled_rows
 from lit_cv.losses import DistributionAlignment, ThresholdName, build_threshold, fairness_loss, pseudo_labels
 from lit_cv.losses.confidence_thresholds import FreeThreshold
@@ -159,7 +159,9 @@ class SemiSupervisedModule(FineTuneModule):
         if h["multi_label"]:
             for name, allowed in _OF_SEVERAL_LABELS.items():
                 if h[name] != allowed:
-                    raise OptionError(self, name, h[name], f"images have several labels, which allow {allowed!r} only")
+                    raise OptionError(
+                        self, name, h[name], f"images have several labels, which need {setting(name, allowed, self)}"
+                    )
         images = len(data.unlabeled_dataset) if data.unlabeled_dataset is not None else 0
         self.threshold = build_threshold(h["threshold"], count, images, h["confidence"], h["average_decay"])
         self.register_buffer("class_share", torch.full((count,), 1 / count))
@@ -173,7 +175,7 @@ class SemiSupervisedModule(FineTuneModule):
         """Propagate labels if they are due."""
         super().on_train_epoch_start()
         epoch, every = self.current_epoch, self.hparams["propagation_epochs"]
-        if self.propagated is None or epoch % every or epoch == self.propagated.epoch:
+        if self.propagated is None or epoch % every:
             return
         if epoch or self.hparams["weights"] is not None:
             check_extraction(self.trainer, "propagation_epochs")
