@@ -7,12 +7,12 @@ __all__ = ["class_confusion"]
 
 
 def class_confusion(logits: Tensor, temperature: float = 2.5) -> Tensor:
-    """Return how much predictions confuse classes with each other, without labels, in [0, 1 - 1 / K].
+    """Return how much predictions confuse classes with each other, without labels, in [0, 1).
 
     Classes that are probable for the same images are correlated. Each row of this correlation is divided by its sum,
     and the loss is the mean over the classes of what lies off the diagonal. Images with low entropy count more (Jin et
-    al. 2020, "Minimum Class Confusion for Versatile Domain Adaptation", equations 1 to 5). A class that is never
-    predicted is not pushed away, as rows are divided by their sums: the classes may be as uneven as they like.
+    al. 2020, "Minimum Class Confusion for Versatile Domain Adaptation", equations 1 to 5). As rows are divided by their
+    sums, confident predictions may have any class shares; probabilities of 1 / K give 1 - 1 / K.
 
     Args:
         logits: (N, K).

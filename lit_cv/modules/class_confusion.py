@@ -15,9 +15,9 @@ class ClassConfusionModule(DomainAdaptationModule):
     """Learns the source labels, and predictions for the target that confuse as few classes as possible.
 
     The adaptation loss is `lit_cv.losses.class_confusion` of the target's logits (Jin et al. 2020, "Minimum Class
-    Confusion for Versatile Domain Adaptation"). Domains are not aligned, so that classes may be missing in the target
-    or have other shares there. With several ranks the predictions of all ranks are taken together. Batches, the loss on
-    source labels, lambda, metrics and `monitor` are those of `DomainAdaptationModule`.
+    Confusion for Versatile Domain Adaptation"). Domains are not aligned. With several ranks the predictions of all
+    ranks are taken together. Batches, the loss on source labels, lambda, metrics and `monitor` are those of
+    `DomainAdaptationModule`.
 
     Args:
         temperature: Divides the target's logits.
