@@ -35,7 +35,14 @@ from datamodules import (
     ShapesDataModule,
     USPSDataModule,
 )
-from lit_cv import Augmentation, DomainAdversarialModule, MMDModule
+from lit_cv import (
+    Augmentation,
+    ClassConfusionModule,
+    DomainAdversarialModule,
+    MMDModule,
+    SelfTrainingModule,
+    WeakStrongAugmentation,
+)
 from lit_cv.metrics import (
     cluster_agreement,
     embedded_validation_risk,
@@ -47,7 +54,8 @@ from lit_cv.modules import DomainAdaptationModule
 from lit_cv.optim import LogisticRegression
 
 IMAGES = 1000  # at most, of each set, by which scores are computed
-RATES = (0.3, 1.0, 3.0)
+AFFINE = {"name": "affine", "degrees": 15, "translate": 0.1, "scale": [0.8, 1.2]}
+COLORS = {"name": "color_jitter", "brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.2}
 METHODS: dict[str, Callable[..., DomainAdaptationModule]] = {
     "source only": lambda **o: DomainAdversarialModule(**{**o, "source_only": True}),
     "DANN": lambda **o: DomainAdversarialModule(**o),
@@ -55,6 +63,8 @@ METHODS: dict[str, Callable[..., DomainAdaptationModule]] = {
     "MMD": lambda **o: MMDModule(**o),
     "joint MMD": lambda **o: MMDModule(distance="joint_mmd", **o),
     "CORAL": lambda **o: MMDModule(distance="coral", **o),
+    "MCC": lambda **o: ClassConfusionModule(**o),
+    "self-training": lambda **o: SelfTrainingModule(threshold=0.9, **o),
 }
 SCORES = (
     "source_acc", "confidence", "diversity", "information", "density", "nuclear_norm", "agreement", "silhouette",
@@ -160,8 +170,10 @@ def run(args: argparse.Namespace, pair: str, method: str, rate: float, seed: int
         backbone=backbone, optimizer="adam", lr=1e-3, weight_decay=0.0, adaptation_weight=rate, in_channels=None
     )
     callbacks: list[L.Callback] = [record]
-    if seed % 2:  # half of the runs see moved images
-        callbacks.append(Augmentation(operations=[{"name": "affine", "degrees": 15, "translate": 0.1}]))
+    if method == "self-training":
+        callbacks.append(WeakStrongAugmentation(weak=[], strong=[AFFINE, COLORS]))
+    elif seed % 2:  # half of the runs see augmented images
+        callbacks.append(Augmentation(operations=[AFFINE, COLORS]))
     trainer = L.Trainer(
         accelerator="cpu", max_steps=args.steps, max_epochs=1000, limit_val_batches=0, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, callbacks=callbacks,
@@ -185,7 +197,7 @@ def run_missing(args: argparse.Namespace, path: Path) -> None:
     for seed in args.seeds:
         for pair in args.pairs:
             for method in args.methods:
-                for rate in RATES if method != "source only" else RATES[1:2]:
+                for rate in args.rates if method != "source only" else [1.0]:
                     if (pair, method, str(rate), str(seed)) in done:
                         continue
                     rows = [dict(zip(KEYS, (pair, method, rate, seed), strict=True)) | row for row in
@@ -243,6 +255,7 @@ def main() -> None:
     parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=[name for name in PAIRS if "photo" not in name])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.3, 1.0, 3.0], help="weights of the adaptation")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--checkpoints", type=int, default=4, help="of each run")
     parser.add_argument("--root", default="data", help="folder of MNIST and USPS")

@@ -17,6 +17,7 @@ from lit_cv.metrics.chosen import ChosenMetric
 from lit_cv.modules.base import Batch, Output, Stage
 from lit_cv.modules.supervised import SupervisedModule
 from lit_cv.nn import load_head
+from lit_cv.nn.batch_statistics import batch_norms, untracked_statistics
 
 __all__ = ["DomainAdaptationModule", "Domains"]
 
@@ -38,7 +39,10 @@ class DomainAdaptationModule(SupervisedModule):
 
     Both domains pass through the network together, so that BatchNorm normalizes them by the same statistics of an equal
     mixture of source and target. With `source_only` training does not use target images at all, not even in BatchNorm.
-    This is the baseline that shows the benefit of adaptation.
+    This is the baseline that shows the benefit of adaptation. With `target_statistics`, BatchNorm's running statistics,
+    by which evaluation normalizes, cover only target images (Li et al. 2016, "AdaBN"): the network processes them once
+    more at each step, without gradients. Together with `source_only` this is the method of that paper, the cheapest
+    adaptation of all.
 
     In training it logs `train_source_loss`, `train_adaptation_loss`, `train_lambda` and `train_acc` (on the source), in
     validation and test `val_loss` and `val_source_acc`, `val_target_loss` and `val_target_acc`, and
@@ -53,6 +57,8 @@ class DomainAdaptationModule(SupervisedModule):
 
     Args:
         source_only: Whether to learn from the source alone.
+        target_statistics: Whether BatchNorm's running statistics are those of target images; `None` for what suits the
+            method: false, but true for `SelfTrainingModule`.
         adaptation_weight: Maximum weight of the adaptation.
         ramp: Steepness of lambda's rise during training; `None` for the full weight from the start.
         weights: As for `BaseModule`; the classifier of a checkpoint is loaded, too, if it has as many classes.
@@ -65,12 +71,14 @@ class DomainAdaptationModule(SupervisedModule):
     monitor = "val_score"
     mode: Literal["min", "max"] = "max"
     expects_domains: ClassVar[bool] = True
+    default_target_statistics: ClassVar[bool] = False
     weighs_gradient: ClassVar[bool] = False  # whether `adaptation` applies lambda to the gradient itself
     structural: ClassVar[tuple[str, ...]] = ("source_only",)  # arguments that determine a checkpoint's tensors
 
     def __init__(
         self,
         source_only: bool = False,
+        target_statistics: bool | None = None,
         adaptation_weight: float = 1.0,
         ramp: float | None = 10.0,
         weights: str | None = None,
@@ -101,6 +109,14 @@ class DomainAdaptationModule(SupervisedModule):
             raise ValueError(f"the images have several labels: {type(self).__name__} needs one label per image.")
         if self.hparams["weights"] is not None:
             load_head(self.head, self.hparams["weights"], self.trained_classes.get("class_names", ()))
+        if self.hparams["target_statistics"] and not batch_norms(self.backbone):
+            raise OptionError(
+                self,
+                "target_statistics",
+                True,
+                f"{self.hparams['backbone']} has no BatchNorm, so leave it out, or choose another "
+                f"{argument('backbone', self)}",
+            )
         if not self.hparams["source_only"]:
             self.configure_adaptation()
 
@@ -123,6 +139,17 @@ class DomainAdaptationModule(SupervisedModule):
     def training_images(self, batch: Batch) -> Domains:
         """Return the images of a batch that pass through the network."""
         return Domains(batch["source"]["image"], batch["target"]["image"])
+
+    @property
+    def adapts(self) -> bool:
+        """Whether training uses target images for more than statistics."""
+        return not self.hparams["source_only"]
+
+    @property
+    def uses_target_statistics(self) -> bool:
+        """Whether BatchNorm's running statistics are those of target images."""
+        chosen = self.hparams["target_statistics"]
+        return self.default_target_statistics and self.adapts if chosen is None else bool(chosen)
 
     def adaptation_lambda(self) -> float:
         """Return lambda, the weight of the adaptation, at this step.
@@ -151,16 +178,27 @@ class DomainAdaptationModule(SupervisedModule):
                 f"{type(self).__name__} learns from batches with `source` and `target`, but got one with "
                 f"{', '.join(map(str, batch))}: use DomainAdaptationDataModule."
             )
+        if not self.uses_target_statistics:
+            return self._learn(batch)
+        with untracked_statistics(self.backbone):
+            output = self._learn(batch)
+        if batch_norms(self.backbone):
+            with torch.no_grad():
+                self.backbone(batch["target"]["image"])
+        return output
+
+    def _learn(self, batch: Batch) -> Output:
+        """Return the loss on source labels, and that of the adaptation if it takes part."""
         images, label = self.training_images(batch), batch["source"]["label"]
         n = len(label)
-        together = images.source if self.hparams["source_only"] else torch.cat(images)
+        together = torch.cat(images) if self.adapts else images.source
         features = self.backbone(together)
         logits = cast(Tensor, self.head(features))
-        loss, count = self.counted_loss(logits[:n], label, stage)
+        loss, count = self.counted_loss(logits[:n], label, "train")
         accuracy, labeled = self._accuracy(logits[:n], label)
         output: Output = {"loss": loss, "source_loss": loss.detach(), "acc": accuracy}
         output["counts"] = {"source_loss": count, "acc": labeled}
-        if self.hparams["source_only"]:
+        if not self.adapts:
             return output
         weight = self.adaptation_lambda()
         added = self.adaptation(batch, Domains(features[:n], features[n:]), Domains(logits[:n], logits[n:]), weight)
