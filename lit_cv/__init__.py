@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Reconstructions,
         RunCheckpoint,
         RunProgressBar,
+        SourceBaseline,
         TaskCurves,
         TestTimeAugmentation,
         TrainingCurves,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
         SelfTrainingModule,
         SemiSupervisedModule,
         SimCLRModule,
+        SourceFreeModule,
         SupervisedModule,
     )
 
@@ -92,6 +94,8 @@ __all__ = [
     "SelfTrainingModule",
     "SemiSupervisedModule",
     "SimCLRModule",
+    "SourceBaseline",
+    "SourceFreeModule",
     "SupervisedModule",
     "TaskCurves",
     "TestTimeAugmentation",

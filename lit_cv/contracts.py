@@ -307,6 +307,16 @@ class ModuleExtras(Protocol):
         return {}
 
     @property
+    def adapts(self) -> bool | None:
+        """Whether the current epoch learns from a target domain; `None` for modules that never do."""
+        return None
+
+    @property
+    def starts_trained(self) -> bool:
+        """Whether the initial weights classify already."""
+        return False
+
+    @property
     def backbone_lr(self) -> float:
         """Learning rate of the backbone, if it differs from the head's."""
         return 0.0

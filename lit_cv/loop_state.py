@@ -11,6 +11,7 @@ __all__ = [
     "keep_validation_due",
     "print_results_once",
     "restore_loaders",
+    "run_validation",
     "step_index",
     "validation_due",
 ]
@@ -100,3 +101,10 @@ def restore_loaders(trainer: L.Trainer) -> None:
             f"the checkpoint was written with {', '.join(sorted(changed))}: the resumed run will differ from an "
             "uninterrupted one (steps per epoch, learning rate of each step)."
         )
+
+
+def run_validation(trainer: L.Trainer) -> None:
+    """Run a validation before the first training step; a callback calls it in `on_train_start`."""
+    trainer.validating = True
+    trainer.fit_loop.epoch_loop.val_loop.run()
+    trainer.training = True

@@ -21,6 +21,7 @@ from lit_cv.callbacks.prediction_writer import PredictionWriter
 from lit_cv.callbacks.progress import RunProgressBar
 from lit_cv.callbacks.reconstructions import Reconstructions
 from lit_cv.callbacks.run_checkpoint import RunCheckpoint
+from lit_cv.callbacks.source_baseline import SourceBaseline
 from lit_cv.callbacks.task_curves import TaskCurves
 from lit_cv.callbacks.test_time_augmentation import TestTimeAugmentation
 from lit_cv.callbacks.training_curves import TrainingCurves
@@ -48,6 +49,7 @@ __all__ = [
     "RunCheckpoint",
     "RunModelSummary",
     "RunProgressBar",
+    "SourceBaseline",
     "TaskCurves",
     "TestTimeAugmentation",
     "TrainingCurves",

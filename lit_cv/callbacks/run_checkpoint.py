@@ -132,7 +132,8 @@ class RunCheckpoint(Checkpoint):
         """Save if validation runs at other times than at the end of epochs."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._validated = True
-            if getattr(trainer, "val_check_interval", None) != 1.0:  # missing if validation is timed
+            # `val_check_interval` is missing if validation is timed; before the first step no epoch end saves
+            if getattr(trainer, "val_check_interval", None) != 1.0 or not trainer.global_step:
                 self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

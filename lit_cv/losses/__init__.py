@@ -7,9 +7,10 @@ from lit_cv.losses.discrepancy import CORALLoss, MMDLoss, coral, mmd
 from lit_cv.losses.distribution_alignment import DistributionAlignment
 from lit_cv.losses.dynamic_weight_average import DynamicWeightAverage
 from lit_cv.losses.fcos import fcos_loss
+from lit_cv.losses.information import information_loss
 from lit_cv.losses.masked_reconstruction import MaskedReconstructionLoss
 from lit_cv.losses.nt_xent import NTXentLoss, nt_xent
-from lit_cv.losses.pseudo_labels import class_thresholds, fairness_loss, pseudo_labels
+from lit_cv.losses.pseudo_labels import centroid_labels, class_thresholds, fairness_loss, pseudo_labels
 from lit_cv.losses.segmentation import dice_loss, pixel_cross_entropy
 from lit_cv.losses.task_weighting import FixedWeighting, TaskWeighting
 from lit_cv.losses.uncertainty_weighting import UncertaintyWeighting
@@ -27,6 +28,7 @@ __all__ = [
     "ThresholdName",
     "UncertaintyWeighting",
     "build_threshold",
+    "centroid_labels",
     "class_confusion",
     "class_cross_entropy",
     "class_thresholds",
@@ -34,6 +36,7 @@ __all__ = [
     "dice_loss",
     "fairness_loss",
     "fcos_loss",
+    "information_loss",
     "label_cross_entropy",
     "mmd",
     "nt_xent",

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_cv.losses.pseudo_labels import class_thresholds, predicted_classes
+from lit_cv.nn.buffers import resize_buffers
 
 __all__ = [
     "ConfidenceThreshold",
@@ -116,8 +117,7 @@ class FlexThreshold(ConfidenceThreshold):
         return self.confidence * status / (2 - status)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        if (latest := state_dict.get(f"{prefix}latest")) is not None:  # built without data, it has no images yet
-            self.latest = torch.full_like(latest, -1, device=self.latest.device)
+        resize_buffers(self, state_dict, prefix, "latest")
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -1,11 +1,12 @@
 """Pseudo-labels: selection of a teacher's predictions by their confidence."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lit_cv.distributed import gather_with_gradient
 
-__all__ = ["class_thresholds", "fairness_loss", "predicted_classes", "pseudo_labels"]
+__all__ = ["centroid_labels", "class_thresholds", "fairness_loss", "predicted_classes", "pseudo_labels"]
 
 
 def class_thresholds(threshold: float | Tensor, class_share: Tensor) -> Tensor:
@@ -53,6 +54,41 @@ def pseudo_labels(probabilities: Tensor, threshold: float | Tensor) -> tuple[Ten
             )
         threshold = threshold[labels]
     return labels, confidence >= threshold
+
+
+@torch.no_grad()
+def centroid_labels(features: Tensor, probabilities: Tensor, rounds: int = 2) -> Tensor:
+    """Return for each image the class whose centroid is nearest in angle.
+
+    The centroids are first means of all features, weighted by the predicted probabilities, then means of the features
+    of their own images (Liang et al. 2020, "SHOT", equations 4 to 6). A class that no image is nearest to keeps its
+    centroid. Compared with the predictions, images follow the clusters that they belong to.
+
+    Args:
+        features: (N, D).
+        probabilities: (N, K) predictions.
+        rounds: How often images are assigned to centroids, at least 1.
+
+    Returns:
+        Labels (N,) int64.
+
+    Example:
+        >>> features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.8, 0.2], [0.0, 1.0]])
+        >>> probabilities = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.1, 0.9]])
+        >>> centroid_labels(features, probabilities)
+        tensor([0, 0, 0, 1])
+    """
+    # A constant component, as published, keeps small features from having arbitrary directions.
+    unit = F.normalize(F.pad(features.float(), (0, 1), value=1.0), dim=1)
+    weights = probabilities.float()
+    centroids = weights.T @ unit / weights.sum(0)[:, None].clamp_min(1e-8)
+    labels = (unit @ F.normalize(centroids, dim=1).T).argmax(1)
+    for _ in range(rounds - 1):
+        members = F.one_hot(labels, probabilities.shape[1]).to(unit.dtype)
+        counts = members.sum(0)[:, None]
+        centroids = torch.where(counts > 0, members.T @ unit / counts.clamp_min(1), centroids)
+        labels = (unit @ F.normalize(centroids, dim=1).T).argmax(1)
+    return labels
 
 
 def fairness_loss(

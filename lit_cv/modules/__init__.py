@@ -16,6 +16,7 @@ from lit_cv.modules.segmentation import SegmentationModule
 from lit_cv.modules.self_training import SelfTrainingModule
 from lit_cv.modules.semi_supervised import SemiSupervisedModule
 from lit_cv.modules.simclr import SimCLRModule
+from lit_cv.modules.source_free import SourceFreeModule
 from lit_cv.modules.supervised import SupervisedModule
 
 __all__ = [
@@ -35,5 +36,6 @@ __all__ = [
     "SelfTrainingModule",
     "SemiSupervisedModule",
     "SimCLRModule",
+    "SourceFreeModule",
     "SupervisedModule",
 ]

@@ -9,7 +9,8 @@ from torch import Tensor
 from lit_cv.distributed import gather_batches
 from lit_cv.errors import OptionError
 from lit_cv.modules.base import Batch, Output, Stage
-from lit_cv.modules.domain_adaptation import DomainAdaptationModule, Domains, is_source
+from lit_cv.modules.domain_adaptation import DomainAdaptationModule, Domains
+from lit_cv.modules.target_domain import is_source
 from lit_cv.nn import DomainDiscriminator, reverse_gradient
 
 __all__ = ["DomainAdversarialModule"]

@@ -2,21 +2,14 @@
 
 import math
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.wrappers import ClasswiseWrapper
 
-from lit_cv.distributed import joined_mean
 from lit_cv.errors import TRAINER, OptionError, argument, setting
-from lit_cv.loop_state import print_results_once
-from lit_cv.metrics import AnswerInformation, ClassAccuracy
-from lit_cv.metrics.chosen import ChosenMetric
 from lit_cv.modules.base import Batch, Output, Stage
-from lit_cv.modules.supervised import SupervisedModule
-from lit_cv.nn import load_head
+from lit_cv.modules.target_domain import TargetDomainModule
 from lit_cv.nn.batch_statistics import batch_norms, untracked_statistics
 
 __all__ = ["DomainAdaptationModule", "Domains"]
@@ -29,7 +22,7 @@ class Domains(NamedTuple):
     target: Tensor
 
 
-class DomainAdaptationModule(SupervisedModule):
+class DomainAdaptationModule(TargetDomainModule):
     """Base of modules that learn from a labeled source domain to classify an unlabeled target domain.
 
     From batches of `DomainAdaptationDataModule` it learns the source labels by cross-entropy. A subclass adds a loss on
@@ -44,16 +37,8 @@ class DomainAdaptationModule(SupervisedModule):
     more at each step, without gradients. Together with `source_only` this is the method of that paper, the cheapest
     adaptation of all.
 
-    In training it logs `train_source_loss`, `train_adaptation_loss`, `train_lambda` and `train_acc` (on the source), in
-    validation and test `val_loss` and `val_source_acc`, `val_target_loss` and `val_target_acc`, and
-    `val_target_entropy` and `val_target_diversity`, which need no labels, see `AnswerInformation`. Losses and
-    accuracies are means over the labeled images.
-
-    The `monitor` is `val_score` = (source accuracy + diversity - entropy) / 2. It rewards a classifier that is correct
-    on the source, and confident but diverse on the target. It uses no target labels, as they are not available when
-    adaptation is needed. It is not an accuracy: a model may be confident and wrong. `val_target_acc` is logged for
-    reports, and to show the cost of selecting a model without it. Selecting by it
-    (`RunCheckpoint(monitor="val_target_acc")`) is cheating.
+    In training it logs `train_source_loss`, `train_adaptation_loss`, `train_lambda` and `train_acc` (on the source).
+    For validation and test see `TargetDomainModule`.
 
     Args:
         source_only: Whether to learn from the source alone.
@@ -61,15 +46,12 @@ class DomainAdaptationModule(SupervisedModule):
             method: false, but true for `SelfTrainingModule`.
         adaptation_weight: Maximum weight of the adaptation.
         ramp: Steepness of lambda's rise during training; `None` for the full weight from the start.
-        weights: As for `BaseModule`; the classifier of a checkpoint is loaded, too, if it has as many classes.
-        **kwargs: Arguments of `SupervisedModule` and `BaseModule`.
+        **kwargs: Arguments of `TargetDomainModule`, `SupervisedModule` and `BaseModule`.
 
     Raises:
         ValueError: If a value is out of range.
     """
 
-    monitor = "val_score"
-    mode: Literal["min", "max"] = "max"
     expects_domains: ClassVar[bool] = True
     default_target_statistics: ClassVar[bool] = False
     weighs_gradient: ClassVar[bool] = False  # whether `adaptation` applies lambda to the gradient itself
@@ -81,10 +63,9 @@ class DomainAdaptationModule(SupervisedModule):
         target_statistics: bool | None = None,
         adaptation_weight: float = 1.0,
         ramp: float | None = 10.0,
-        weights: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(weights=weights, **kwargs)
+        super().__init__(**kwargs)
         if adaptation_weight <= 0:
             raise OptionError(self, "adaptation_weight", adaptation_weight, "must be positive, or set source_only")
         if ramp is not None and ramp <= 0:
@@ -103,12 +84,8 @@ class DomainAdaptationModule(SupervisedModule):
         """
 
     def configure_networks(self) -> None:
-        """Build the networks, and load the classifier of a checkpoint."""
+        """Build the networks."""
         super().configure_networks()
-        if self.hparams["multi_label"]:
-            raise ValueError(f"the images have several labels: {type(self).__name__} needs one label per image.")
-        if self.hparams["weights"] is not None:
-            load_head(self.head, self.hparams["weights"], self.trained_classes.get("class_names", ()))
         if self.hparams["target_statistics"] and not batch_norms(self.backbone):
             raise OptionError(
                 self,
@@ -122,19 +99,6 @@ class DomainAdaptationModule(SupervisedModule):
 
     def configure_adaptation(self) -> None:
         """Build networks that only the adaptation needs; none by default."""
-
-    def configure_metrics(self) -> dict[str, Metric]:
-        """Return the entropy and diversity of predictions for the target; accuracies are averaged like losses.
-
-        Metrics chosen by the user are also computed on the target, and logged as `target_NAME`.
-        """
-        metrics: dict[str, Metric] = {"answers": AnswerInformation(self.num_classes)}
-        metrics |= {f"target_{name}": metric for name, metric in self.task.chosen_metrics().items()}
-        if self.hparams["per_class_metrics"]:
-            metrics["class"] = ClasswiseWrapper(
-                ClassAccuracy(self.num_classes), labels=self.classes_task.names, prefix="target_acc_"
-            )
-        return metrics
 
     def training_images(self, batch: Batch) -> Domains:
         """Return the images of a batch that pass through the network."""
@@ -172,7 +136,7 @@ class DomainAdaptationModule(SupervisedModule):
     def step(self, batch: Batch, stage: Stage) -> Output:
         """Learn from a batch of both domains; in evaluation, classify a batch of one domain."""
         if stage != "train":
-            return self._evaluate(batch, stage)
+            return self.evaluate(batch, stage)
         if not isinstance(batch.get("source"), dict) or not isinstance(batch.get("target"), dict):
             raise ValueError(
                 f"{type(self).__name__} learns from batches with `source` and `target`, but got one with "
@@ -195,7 +159,7 @@ class DomainAdaptationModule(SupervisedModule):
         features = self.backbone(together)
         logits = cast(Tensor, self.head(features))
         loss, count = self.counted_loss(logits[:n], label, "train")
-        accuracy, labeled = self._accuracy(logits[:n], label)
+        accuracy, labeled = self.accuracy(logits[:n], label)
         output: Output = {"loss": loss, "source_loss": loss.detach(), "acc": accuracy}
         output["counts"] = {"source_loss": count, "acc": labeled}
         if not self.adapts:
@@ -209,45 +173,6 @@ class DomainAdaptationModule(SupervisedModule):
         output["adaptation_loss"] = adaptation_loss.detach()
         return output
 
-    def on_validation_start(self) -> None:
-        """Print results that cover both domains only once."""
-        print_results_once(self.trainer)
-
-    def on_test_start(self) -> None:
-        """Print results that cover both domains only once."""
-        print_results_once(self.trainer)
-
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output:
-        """Evaluate a batch of one domain."""
-        return self._run_step(batch, "val")
-
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output:
-        """Evaluate a batch of one domain."""
-        return self._run_step(batch, "test")
-
-    def update_metrics(self, metrics: Any, output: Output) -> None:
-        """Update the metrics with predictions for target images."""
-        if is_source(output):
-            return
-        probabilities = output["logits"].float().softmax(1)
-        metrics["answers"].update(probabilities)
-        for metric in metrics.values(copy_state=False):
-            if isinstance(metric, ChosenMetric):
-                metric.update(probabilities, output["target"])
-        if self.hparams["per_class_metrics"]:
-            metrics["class"].update(output["logits"], output["target"])
-
-    def summarize(self, stage: Stage, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add the score, which needs no target labels; without images of one domain the other one determines it."""
-        if stage == "train":
-            return values
-        information = values[f"{stage}_target_diversity"] - values[f"{stage}_target_entropy"]
-        parts = [part for part in (values.get(f"{stage}_source_acc"), information) if part is not None]
-        defined = [part for part in parts if not torch.isnan(part)]
-        score = torch.stack(defined).mean() if defined else information
-        values = {name: value for name, value in values.items() if not torch.isnan(value)}
-        return {**values, f"{stage}_score": score}
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raise an error if the checkpoint's networks have another structure."""
         super().on_load_checkpoint(checkpoint)
@@ -259,33 +184,3 @@ class DomainAdaptationModule(SupervisedModule):
                     f"leave {argument(name, self)} out, or start a new run from its weights with "
                     f"{argument('weights', self)}."
                 )
-
-    def _evaluate(self, batch: Batch, stage: Stage) -> Output:
-        """Return losses and accuracies on one domain; batches without `domain` count as target, the domain of use."""
-        self.configure_model()
-        target = batch["label"]
-        features = self.backbone(batch["image"])
-        logits = cast(Tensor, self.head(features))
-        output: Output = {"logits": logits, "target": target}
-        if "domain" in batch:
-            output["domain"] = batch["domain"]
-        output |= self.evaluation(batch, features, logits)
-        loss, count = self.counted_loss(logits, target, stage)
-        accuracy, labeled = self._accuracy(logits, target)
-        names = ("loss", "source_acc") if is_source(output) else ("target_loss", "target_acc")
-        output["counts"] = output.get("counts", {}) | dict(zip(names, (count, labeled), strict=True))
-        return output | dict(zip(names, (loss, accuracy), strict=True))
-
-    def evaluation(self, batch: Batch, features: Tensor, logits: Tensor) -> Output:
-        """Return further scalars to log for a validation or test batch of one domain; none by default."""
-        return {}
-
-    def _accuracy(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the accuracy on labeled images, and their number."""
-        return joined_mean(*self.classes_task.accuracy(logits.detach(), target), gather=False)
-
-
-def is_source(part: Batch | Output) -> bool:
-    """Return whether a batch or an output, of a single domain, belongs to the source."""
-    domain = part.get("domain")
-    return isinstance(domain, Tensor) and bool(domain[0] == 0)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_cv.metrics import certainty, propagate_labels
+from lit_cv.nn.buffers import resize_buffers
 
 __all__ = ["PropagatedLabels"]
 
@@ -69,7 +70,5 @@ class PropagatedLabels(nn.Module):
         return classes, self.certainties[index] if predicted is None else (classes == predicted).float()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        if (classes := state_dict.get(f"{prefix}classes")) is not None:  # built without data, it has no images yet
-            self.classes = torch.zeros_like(classes, device=self.classes.device)
-            self.certainties = torch.zeros(len(classes), device=self.classes.device)
+        resize_buffers(self, state_dict, prefix, "classes", "certainties")
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -13,10 +13,10 @@ from lit_cv.distributed import gather_batches
 from lit_cv.errors import TRAINER, OptionError, argument
 from lit_cv.losses import class_thresholds, pseudo_labels
 from lit_cv.metrics import PseudoLabelQuality
-from lit_cv.modules.base import Batch, Output, Stage
-from lit_cv.modules.domain_adaptation import DomainAdaptationModule, Domains, is_source
+from lit_cv.modules.base import Batch, Output
+from lit_cv.modules.domain_adaptation import DomainAdaptationModule, Domains
+from lit_cv.modules.target_domain import is_source
 from lit_cv.nn import MovingAverage
-from lit_cv.nn.batch_statistics import batch_norms, untracked_statistics
 
 __all__ = ["SelfTrainingModule"]
 
@@ -33,11 +33,13 @@ class SelfTrainingModule(DomainAdaptationModule):
     an exponential moving average of the network's (Tarvainen and Valpola 2017), updated after each optimizer step
     without gradients and saved in checkpoints. The network itself is used for validation and prediction.
 
-    Predictions for the target use BatchNorm statistics of the target (Li et al. 2016, "AdaBN"). The teacher normalizes
-    weak views by their batch statistics. The running statistics of teacher and network cover only weak target views,
-    for which the network processes these views once more, without gradients. The network is trained with the statistics
-    of the mixture of source and strong views, which fit neither domain: a teacher using them makes more mistakes, which
-    the network learns, so that the next predictions get worse.
+    Predictions for the target use BatchNorm statistics of the target, the default of `target_statistics` here. The
+    teacher normalizes weak views by their batch statistics. The network is trained with the statistics of the mixture
+    of source and strong views, which fit neither domain: a teacher using them makes more mistakes, which the network
+    learns, so that the next predictions get worse.
+
+    In the first `source_epochs` the network learns only from the source, and its BatchNorm has the statistics of the
+    source. Their validations are those of the source alone, which adaptation has to beat.
 
     Training may start from any checkpoint, for example of `DomainAdversarialModule`: `weights` loads backbone and
     classifier. Batches, the loss on source labels, lambda, metrics and `monitor` are those of `DomainAdaptationModule`.
@@ -51,6 +53,7 @@ class SelfTrainingModule(DomainAdaptationModule):
         class_balance: Whether the threshold is lower for classes that the teacher predicts less often, see
             `lit_cv.losses.class_thresholds`; their frequency is also a moving average.
         teacher_decay: Weight of the old teacher in each update.
+        source_epochs: Epochs at the start that use the source alone.
         **kwargs: Arguments of `DomainAdaptationModule`, `SupervisedModule` and `BaseModule`.
 
     Raises:
@@ -62,16 +65,24 @@ class SelfTrainingModule(DomainAdaptationModule):
         torch.Size([2, 5])
     """
 
+    default_target_statistics = True
     class_share: Tensor
 
     def __init__(
-        self, threshold: float = 0.95, class_balance: bool = True, teacher_decay: float = 0.99, **kwargs: Any
+        self,
+        threshold: float = 0.95,
+        class_balance: bool = True,
+        teacher_decay: float = 0.99,
+        source_epochs: int = 0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if not 0 < threshold <= 1:
             raise OptionError(self, "threshold", threshold, "must be a probability above 0, up to 1")
         if not 0 <= teacher_decay < 1:
             raise OptionError(self, "teacher_decay", teacher_decay, "must be at least 0 and below 1")
+        if source_epochs < 0:
+            raise OptionError(self, "source_epochs", source_epochs, "must be at least 0")
         self._views_checked = False
 
     def configure_adaptation(self) -> None:
@@ -92,21 +103,15 @@ class SelfTrainingModule(DomainAdaptationModule):
                 f"Self-training starts from random weights: {argument('weights', self)} is not set."
             )
 
-    def step(self, batch: Batch, stage: Stage) -> Output:
-        """Run the step without tracking BatchNorm statistics of the mixture, then track those of the target."""
-        if stage != "train" or self.hparams["source_only"]:
-            return super().step(batch, stage)
-        with untracked_statistics(self.backbone):
-            output = super().step(batch, stage)
-        if batch_norms(self.backbone):
-            with torch.no_grad():
-                self.backbone(batch["target"]["image"])
-        return output
+    @property
+    def adapts(self) -> bool:
+        """Whether the network learns from the target in this epoch."""
+        return super().adapts and self.current_epoch >= self.hparams["source_epochs"]
 
     def training_images(self, batch: Batch) -> Domains:
         """Return the images of the source and the strong views of the target."""
         target = batch["target"]
-        if "strong" not in target and not self._views_checked and not self.hparams["source_only"]:
+        if "strong" not in target and not self._views_checked and self.adapts:
             self._views_checked = True
             rank_zero_only(log.info)(
                 "Teacher and network see the same views of target images: the callback WeakStrongAugmentation is not "

@@ -21,7 +21,7 @@ import datamodules  # noqa: F401 - short class names are found only for imported
 from lit_cv import callbacks
 from lit_cv.callbacks.run_output import run_folder
 from lit_cv.checkpoint_io import AtomicCheckpointIO
-from lit_cv.contracts import as_checkpoint
+from lit_cv.contracts import as_checkpoint, module_extras
 from lit_cv.errors import FIT, TRAINER, VoidOptionError, announce_parts, argument, option, setting
 from lit_cv.metrics_csv import MetricsCSVLogger
 from lit_cv.modules import BaseModule
@@ -204,6 +204,8 @@ class LitCLI(LightningCLI):
                 extra.append(callback)
         extra += add_support_callbacks(user_callbacks, continues=fitting and self.checkpoint is not None)
         extra += self._embedding_callbacks(user_callbacks)
+        if fitting and module_extras(self.model).adapts is not None:
+            extra.append(callbacks.SourceBaseline())
         if fitting and config["logger"]:
             extra += [callbacks.LearningRateLog(), callbacks.BatchFigure(), callbacks.ClassificationFigures()]
             extra += [callbacks.Reconstructions(), callbacks.PredictionFigures()]

@@ -29,6 +29,7 @@ from lit_cv import (
     SelfTrainingModule,
     SemiSupervisedModule,
     SimCLRModule,
+    SourceFreeModule,
     SupervisedModule,
 )
 from lit_cv.callbacks import (
@@ -142,6 +143,11 @@ ROWS: list[Case] = [
         lambda: [WeakStrongAugmentation(weak=MIRROR, strong="small_images_strong")],
         moved=("teacher.", "class_share"),
         passes=3,
+    ),
+    Case(
+        SourceFreeModule,
+        callbacks=lambda: [WeakStrongAugmentation(weak=MIRROR, strong="small_images_strong")],
+        pretrained=True,
     ),
     Case(
         SemiSupervisedModule,

@@ -131,7 +131,8 @@ def test_moving_averages_are_updated(case: Case, run_case: Callable[[Case], Run]
 def test_losses_are_finite(case: Case, run_case: Callable[[Case], Run], tmp_path: Path) -> None:
     run = run_case(case)
     limits = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1}
-    half = Run(case, tmp_path, seed=1, precision="bf16-mixed", **limits)
+    weights = run_case(SUPERVISED).last if case.pretrained else None
+    half = Run(case, tmp_path, seed=1, weights=weights, precision="bf16-mixed", **limits)
     for each in (run, half):
         assert all(math.isfinite(loss) for loss in each.recorder.losses)
         assert all(math.isfinite(row[name]) for row in each.rows for name in row if name.endswith("loss"))

@@ -155,6 +155,7 @@ TABLE: dict[str, tuple[str, dict[str, Any], Callable[[], Batch]]] = {
     "CORAL": ("MMDModule", MATCH | {"distance": "coral"}, domains),
     "class confusion": ("ClassConfusionModule", ADAPT, domains),
     "self-training": ("SelfTrainingModule", ADAPT | {"threshold": 0.3}, domains),
+    "source-free": ("SourceFreeModule", SMALL | {"pseudo_label_weight": 0.0}, numbered),
     "semi-supervised": ("SemiSupervisedModule", SMALL | {"confidence": 0.3}, semi_supervised),
     "semi-supervised, aligned": (
         "SemiSupervisedModule",
