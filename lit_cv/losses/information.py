@@ -1,11 +1,12 @@
 """Information maximization: confident predictions that are spread over the classes. Pure torch."""
 
-import torch
 from torch import Tensor
 
 from lit_cv.distributed import gather_with_gradient
 
 __all__ = ["information_loss"]
+
+_TINY = 1e-8
 
 
 def information_loss(logits: Tensor, diversity_weight: float = 1.0, gather: bool = False) -> Tensor:
@@ -26,10 +27,11 @@ def information_loss(logits: Tensor, diversity_weight: float = 1.0, gather: bool
         >>> information_loss(torch.zeros(2, 2))
         tensor(0.)
     """
-    probabilities = logits.float().softmax(1)
-    entropy = torch.special.entr(probabilities).sum(1).mean()
+    log_probabilities = logits.float().log_softmax(1)
+    probabilities = log_probabilities.exp()
+    entropy = -(probabilities * log_probabilities).sum(1).mean()
     mean = probabilities.mean(0)
     if gather:
         mean = gather_with_gradient(mean[None]).mean(0)
-    loss: Tensor = entropy - diversity_weight * torch.special.entr(mean).sum()
-    return loss
+    # `torch.special.entr` has an infinite gradient at 0.
+    return entropy + diversity_weight * (mean * mean.clamp_min(_TINY).log()).sum()

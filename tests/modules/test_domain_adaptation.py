@@ -69,8 +69,8 @@ def fit(
 ) -> L.Trainer:
     options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = L.Trainer(
-        max_epochs=epochs, accelerator="cpu", default_root_dir=folder, enable_checkpointing=False,
-        num_sanity_val_steps=0, callbacks=list(callbacks), **options | kwargs,
+        max_epochs=epochs, accelerator="cpu", default_root_dir=folder, num_sanity_val_steps=0,
+        callbacks=list(callbacks), **{"enable_checkpointing": False} | options | kwargs,
     )  # fmt: skip
     L.seed_everything(seed, verbose=False)
     trainer.fit(module, data)
@@ -386,3 +386,34 @@ def test_errors() -> None:
         build("mmd", layers=["block.1"])
     with pytest.raises(ValueError, match="several"):
         build("mmd", multi_label=True)
+    with pytest.raises(ValueError, match="source_epochs=-1"):
+        SelfTrainingModule(source_epochs=-1)
+    with pytest.raises(ValueError, match="target_statistics=True: lenet has no BatchNorm"):
+        build("mmd", backbone="lenet", target_statistics=True)
+
+
+@pytest.mark.parametrize("name", ["dann", "mmd", "self_training"])
+def test_adaptive_batchnorm_trains_on_the_source_and_tracks_the_target(name: str) -> None:
+    module = build(name, source_only=True, target_statistics=True).train()
+    plain = build(name, source_only=True).train()
+    norm = module.backbone.body.blocks[0][1]
+    seen: list[Tensor] = []
+    norm.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    loss, expected = module.step(batch(5, 4), "train")["loss"], plain.step(batch(5, 4), "train")["loss"]
+    torch.testing.assert_close(loss, expected)
+    assert [len(x) for x in seen] == [5, 4]
+    torch.testing.assert_close(norm.running_mean, 0.1 * seen[1].mean((0, 2, 3)))
+    assert norm.track_running_stats
+
+
+def test_source_epochs_train_on_the_source_alone() -> None:
+    module, plain = build("self_training", source_epochs=2).train(), build("self_training", source_only=True).train()
+    other = batch()
+    other["target"]["image"] = torch.zeros_like(other["target"]["image"])
+    output, expected = module.step(other, "train"), plain.step(batch(), "train")
+    assert set(output) == set(expected)
+    assert torch.equal(output["loss"], expected["loss"])
+    for key, value in plain.state_dict().items():  # including BatchNorm statistics
+        assert torch.equal(value, module.state_dict()[key]), key
+    module.__class__ = type("Later", (type(module),), {"current_epoch": 2})
+    assert "adaptation_loss" in module.step(batch(), "train")
