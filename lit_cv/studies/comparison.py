@@ -3,7 +3,7 @@
 import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,12 @@ from torch import Tensor
 from datamodules.splits import keep_labels
 from lit_cv.atomic_files import write_text
 from lit_cv.contracts import as_data
+from lit_cv.errors import OptionError
 from lit_cv.metrics import centroid_predictions, propagated_predictions
 from lit_cv.modules.loading import load_module
 from lit_cv.running.arguments import read_configuration
+from lit_cv.running.precision import has_bfloat16
+from lit_cv.signatures import parameters
 from lit_cv.studies.comparison_plan import GIVEN, Approach, ApproachStage, Budget, Comparison, budget_words
 from lit_cv.studies.study import PlannedRun, Study
 from lit_cv.studies.study_files import Row, damaged, read_json, write_json, write_study_table
@@ -62,6 +65,7 @@ class ComparisonRun:
 
     def __init__(self, comparison: Comparison, folder: Path, command: str, escape_formulas: bool = False) -> None:
         self.comparison, self.folder, self.escape_formulas = comparison, folder, escape_formulas
+        self._data_arguments: Collection[str] = ()
         self._inspect_data()
         self.seconds_a_step: dict[str, tuple[float, float]] = {}
         self._work: dict[str, _Work] = {}
@@ -110,7 +114,15 @@ class ComparisonRun:
             raise ValueError("the comparison has no approaches: list at least one with a config.")
         work = _Work(first, first.stages[0], Budget(), self.comparison.seeds[0], None, False)
         with quiet_runs(), tempfile.TemporaryDirectory() as folder:
-            data = StudyRun(self._options(work, Path(folder), 1, build=True), Path(folder), only_build=True).datamodule
+            for _ in range(2):  # once to know the class of the data, then with all arguments that it has
+                options = self._options(work, Path(folder), 1, build=True)
+                data: Any = StudyRun(options, Path(folder), only_build=True).datamodule
+                self._data_arguments = parameters(type(data)).keys()
+        if "labels_per_class" not in self._data_arguments and set(self.comparison.labels) != {Budget()}:
+            raise OptionError(
+                None, "labels", [*map(str, self.comparison.labels)], f"{type(data).__name__} cannot hide labels, so "
+                "only [all] is possible",
+            )  # fmt: skip
         if as_data(data).training_pool is None:
             raise ValueError(f"a comparison needs a subclass of datamodules.BaseDataModule, not {type(data).__name__}.")
         data.prepare_data()
@@ -208,14 +220,19 @@ class ComparisonRun:
             model["weights"] = str((self._folder(work.before) / "checkpoints" / "last.ckpt").absolute())
         elif work.before is not None:
             model |= self._untrained(work)
-        data = {
-            "batch_size": batch_size, "val_fraction": 0.0, **c.data["init_args"], "labels_per_class": budget.per_class,
-            "label_fraction": budget.fraction, "label_seed": work.seed,
+        chosen = {
+            "val_fraction": 0.0, "labels_per_class": budget.per_class, "label_fraction": budget.fraction,
+            "label_seed": work.seed,
         }  # fmt: skip
+        chosen = {name: value for name, value in chosen.items() if name in self._data_arguments}
+        data = {"batch_size": batch_size, **chosen, **c.data["init_args"]}
         trainer = {
             "max_epochs": _ENDLESS, "max_steps": steps, "max_time": None, "limit_val_batches": 0,
             "num_sanity_val_steps": 0, **stage.trainer, **c.trainer,
         }  # fmt: skip
+        if stage.trainer.get("precision") == "bf16-mixed" and "precision" not in c.trainer:
+            accelerator = str(trainer.get("accelerator", "auto"))
+            trainer["precision"] = "bf16-mixed" if has_bfloat16(accelerator) else "32-true"
         content = {
             "seed_everything": work.seed,
             "model": {"init_args": model},
@@ -255,9 +272,23 @@ class ComparisonRun:
         row["parameters"] = sum(p.numel() for p in fitted.model.parameters())
         if work.last:
             fitted.trainer.loggers = []
-            metrics = fitted.trainer.test(fitted.model, datamodule=fitted.datamodule, verbose=False)[0]
-            row |= {name: round(value, 6) for name, value in metrics.items()}
+            for metrics in fitted.trainer.test(fitted.model, datamodule=fitted.datamodule, verbose=False):
+                row |= {name: round(value, 6) for name, value in metrics.items()}
+            row |= self._choice(fitted)
         return row
+
+    def _choice(self, fitted: StudyRun) -> Row:
+        """Return the value of the metric that chooses an approach, on validation images."""
+        name = self.comparison.choose_by
+        if name is None:
+            return {}
+        fitted.trainer.limit_val_batches = 1.0
+        metrics: dict[str, float] = {}
+        for of_loader in fitted.trainer.validate(fitted.model, datamodule=fitted.datamodule, verbose=False):
+            metrics |= of_loader
+        if name not in metrics:
+            raise ValueError(f"choose_by: {type(fitted.model).__name__} logs no {name}, but {', '.join(metrics)}.")
+        return {name: round(metrics[name], 6)}
 
     def _classify(self, work: _Work, folder: Path) -> Row:
         """Classify the test images in the features of the previous run."""
@@ -305,7 +336,8 @@ class ComparisonRun:
         shared = any(self._work[key].stage.shared for key in chain)
         unlabeled = shared or work.stage.unlabeled or work.stage.classifier == "label_propagation"
         seconds = float(done.get("seconds") or 0)
-        metrics = {name: value for name, value in done.items() if name.startswith("test_")}
+        choice = self.comparison.choose_by
+        metrics = {name: value for name, value in done.items() if name.startswith("test_") or name == choice}
         return {
             "approach": work.approach.name,
             "title": work.approach.title,
@@ -315,6 +347,7 @@ class ComparisonRun:
             "images": self.images if unlabeled else self.labels[str(work.budget)],
             "seed": work.seed,
             "metric": self.comparison.metric,
+            **({} if choice is None else {"choose_by": choice}),
             **metrics,
             "parameters": done.get("parameters", ""),
             "pretraining_steps": sum(int(row.get("taken") or 0) for row in earlier),

@@ -112,6 +112,7 @@ _OF_COMPARISON: dict[str, _Check] = {
     "backbone": _TEXT,
     "pretraining_seeds": (lambda value: value in ("one", "each"), "one or each", False),
     "metric": (_is_text, "a string", False),
+    "choose_by": (lambda value: _is_text(value) and value.startswith("val_"), "a validation metric, val_NAME", True),
 }
 _OF_APPROACH: dict[str, _Check] = {
     "title": (lambda value: isinstance(value, str | int | float), "a string", False),

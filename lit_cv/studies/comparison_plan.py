@@ -144,6 +144,8 @@ class Comparison:
         backbone: Backbone of these weights, if they do not name it.
         pretraining_seeds: `one` pretraining with the first seed for all seeds, or one for `each` seed.
         metric: Test metric to compare.
+        choose_by: Validation metric, better when greater, that would choose an approach where test labels are missing,
+            as in domain adaptation; the report says what this choice costs.
     """
 
     data: Mapping[str, Any]
@@ -157,10 +159,13 @@ class Comparison:
     backbone: str | None = None
     pretraining_seeds: str = "one"
     metric: str = "test_acc"
+    choose_by: str | None = None
 
     def identity(self) -> dict[str, Any]:
         """Return the content that a resumed comparison must share; titles may change."""
         content = asdict(self)
+        if self.choose_by is None:
+            del content["choose_by"]  # comparisons of earlier versions have none
         for approach in content["approaches"]:
             del approach["title"]
         return content

@@ -147,7 +147,7 @@ def write_report(folder: Path, cost_per_label: float | None = None) -> str:
     titles = {a.name: a.title for a in measured}
     report = _Report(
         head=f"Comparison on {rows[0]['data']}",
-        verdicts=[_sentence(verdict, titles, metric) for verdict in judge(measured)],
+        verdicts=[_sentence(verdict, titles, metric) for verdict in judge(measured)] + _choices(rows, measured, metric),
         tables=[_table(measured, metric), _times(measured)],
         notes=_notes(rows),
     )
@@ -234,6 +234,29 @@ def _sentence(verdict: Verdict, titles: Mapping[str, str], metric: str) -> str:
         significance = f"{more} the spread of such a difference between seeds ({100 * verdict.spread:.1f})"
         significance += "" if verdict.exceeds else ": choose the simpler or the faster of the two"
     return f"{budget_words(verdict.budget)}: {titles[verdict.best]}, {lead}, {significance}."
+
+
+def _choices(rows: Sequence[Row], measured: Sequence[Measured], metric: str) -> list[str]:
+    """Return for each label budget which approach is chosen without test labels, and what this choice costs."""
+    good = [row for row in rows if not row["error"] and row.get("choose_by") and row.get(row["choose_by"])]
+    sentences = []
+    for budget in dict.fromkeys(row["budget"] for row in good):
+        scores: dict[str, list[float]] = {}
+        for row in good:
+            if row["budget"] == budget:
+                scores.setdefault(row["approach"], []).append(float(row[row["choose_by"]]))
+        cells = {a.name: (a.title, cell.mean) for a in measured if a.name in scores and (cell := a.cell(budget))}
+        if len(cells) < 2:
+            continue
+        chosen = max(cells, key=lambda name: statistics.mean(scores[name]))
+        best = max(cells, key=lambda name: cells[name][1])
+        (title, accuracy), (_, highest), name = cells[chosen], cells[best], good[0]["choose_by"]
+        sentences.append(
+            f"{budget_words(budget)}, chosen without labels of the test images: {title}, which has the highest "
+            f"{name} ({statistics.mean(scores[chosen]):.3f}); this choice costs "
+            f"{100 * (highest - accuracy):.1f} points of {metric}."
+        )
+    return sentences
 
 
 def _table(measured: Sequence[Measured], metric: str) -> _Table:

@@ -61,7 +61,7 @@ def test_loss_is_that_of_its_parts(source: Path, tmp_path: Path) -> None:
             batches.append(batch)
 
     views = WeakStrongAugmentation("symbols", "symbols")
-    fit(module, DarkDigits(val_fraction=0.0), tmp_path, limit_train_batches=1, callbacks=[views, Look()])
+    fit(module, DarkDigits(), tmp_path, limit_train_batches=1, callbacks=[views, Look()])
     batch = batches[0]
     assert batch["label"].unique().tolist() == [-1]
     assert batch["strong"].shape == batch["image"].shape
@@ -78,7 +78,7 @@ def test_loss_is_that_of_its_parts(source: Path, tmp_path: Path) -> None:
 
 def test_pseudo_labels_are_those_of_nearest_centroids(source: Path, tmp_path: Path) -> None:
     module = source_free(source, lr=1e-9)
-    data = DarkDigits(val_fraction=0.0)
+    data = DarkDigits()
     fit(module, data, tmp_path, limit_train_batches=1)
     images = data.train_dataset.__getitems__(range(len(data.train_dataset)))["image"]
     fresh = source_free(source, num_classes=10, in_channels=1, mean=module.hparams["mean"], std=module.hparams["std"])
@@ -99,7 +99,7 @@ def test_labels_change_nothing(source: Path, tmp_path: Path) -> None:
             return dataset
 
     states = []
-    for data in (DarkDigits(val_fraction=0.0), Wrong(val_fraction=0.0)):
+    for data in (DarkDigits(), Wrong()):
         module = source_free(source)
         fit(module, data, tmp_path, limit_train_batches=3, callbacks=[Augmentation("symbols")])
         states.append(module.state_dict())
@@ -109,8 +109,8 @@ def test_labels_change_nothing(source: Path, tmp_path: Path) -> None:
 def test_target_of_two_domains_is_used(source: Path, tmp_path: Path) -> None:
     states = []
     for data in (
-        DarkDigits(val_fraction=0.0, batch_size=32),
-        DomainAdaptationDataModule(DigitsDataModule(), DarkDigits(val_fraction=0.0), batch_size=32),
+        DarkDigits(batch_size=32),
+        DomainAdaptationDataModule(DigitsDataModule(), DarkDigits(), batch_size=32),
     ):
         module = source_free(source, mean=[0.5], std=[0.5])
         fit(module, data, tmp_path, limit_train_batches=2)
