@@ -43,6 +43,7 @@ from lit_cv import (
     SelfTrainingModule,
     WeakStrongAugmentation,
 )
+from lit_cv.augment import build_operations
 from lit_cv.metrics import (
     cluster_agreement,
     embedded_validation_risk,
@@ -51,6 +52,8 @@ from lit_cv.metrics import (
     soft_neighborhood_density,
 )
 from lit_cv.modules import DomainAdaptationModule
+from lit_cv.nn.batch_statistics import batch_statistics
+from lit_cv.nn.compact import Conv4
 from lit_cv.optim import LogisticRegression
 
 IMAGES = 1000  # at most, of each set, by which scores are computed
@@ -68,7 +71,7 @@ METHODS: dict[str, Callable[..., DomainAdaptationModule]] = {
 }
 SCORES = (
     "source_acc", "confidence", "diversity", "information", "density", "nuclear_norm", "agreement", "silhouette",
-    "risk",
+    "risk", "consistency", "reverse", "learnability",
 )  # fmt: skip
 ENSEMBLES = {
     "val_score": ("source_acc", "information"),
@@ -115,10 +118,15 @@ class Record(L.Callback):
             pl_module.train()
 
 
+def spread(size: int) -> np.ndarray:
+    """Return at most `IMAGES` positions, spread over a set."""
+    return np.unique(np.linspace(0, size - 1, min(IMAGES, size)).astype(int))
+
+
 @torch.no_grad()
 def outputs(module: DomainAdaptationModule, dataset: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Return features, logits and labels of at most `IMAGES` images, spread over a set."""
-    rows = np.unique(np.linspace(0, len(dataset) - 1, min(IMAGES, len(dataset))).astype(int))
+    rows = spread(len(dataset))
     batch = dataset.__getitems__(rows.tolist())
     features = torch.cat([module.backbone(part) for part in batch["image"].split(250)])
     labels = batch.get("label", torch.full((len(rows),), -1))
@@ -135,6 +143,7 @@ def scores(module: DomainAdaptationModule, data: DomainAdaptationDataModule) -> 
     entropy = float(torch.special.entr(probabilities).sum(1).mean()) / largest
     diversity = float(torch.special.entr(probabilities.mean(0)).sum()) / largest
     losses = F.cross_entropy(source_logits, source_labels, reduction="none")
+    reverse, learnability = relearned(module, data, logits.shape[1])
     return {
         "target_acc": float((predictions == labels).float().mean()),
         "source_acc": float((source_logits.argmax(1) == source_labels).float().mean()),
@@ -145,8 +154,61 @@ def scores(module: DomainAdaptationModule, data: DomainAdaptationDataModule) -> 
         "nuclear_norm": float(nuclear_norm(probabilities)),
         "agreement": float(cluster_agreement(features, predictions, classes)),
         "silhouette": float(prediction_silhouette(features, predictions)),
+        "consistency": consistency(module, data, predictions),
+        "reverse": reverse,
+        "learnability": learnability,
         "risk": -float(embedded_validation_risk(losses, density_ratios(module, data, source_features))),
     }
+
+
+@torch.no_grad()
+def consistency(module: DomainAdaptationModule, data: DomainAdaptationDataModule, predictions: Tensor) -> float:
+    """Return the share of target images whose predicted class is the same after augmentation."""
+    dataset: Any = data.val_dataset
+    images = dataset.__getitems__(spread(len(dataset)).tolist())["image"]
+    augment = build_operations([AFFINE, COLORS])
+    same = [module(augment(images)).argmax(1) == predictions for _ in range(2)]
+    return float(torch.stack(same).float().mean())
+
+
+@torch.no_grad()
+def relearned(module: DomainAdaptationModule, data: DomainAdaptationDataModule, classes: int) -> tuple[float, float]:
+    """Train a small network on the predictions for target images alone.
+
+    Returns:
+        Its accuracy on the source (reverse validation, Zhong et al. 2010), and how often it predicts the same as the
+        module for target images that it has not seen: wrong predictions are harder to learn from each other.
+    """
+    target: Any = data.unlabeled_dataset
+    source: Any = data.source_val_dataset
+    images = target.__getitems__(np.linspace(0, len(target) - 1, 3000).astype(int).tolist())["image"]
+    predicted = torch.cat([module(part).argmax(1) for part in images.split(500)])
+    batch = source.__getitems__(spread(len(source)).tolist())
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(
+            Conv4(images.shape[1]), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(64, classes)
+        )
+        optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+        order = torch.randperm(3000)
+        kept, held = order[:2000], order[2000:]
+        augment = build_operations([AFFINE, COLORS, {"name": "solarize", "threshold": 0.0, "p": 0.5}])
+        for _ in range(100):
+            rows = kept[torch.randint(2000, (64,))]
+            loss = F.cross_entropy(network(normalized(augment(images[rows]))), predicted[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    with batch_statistics(network):
+        reverse = network(normalized(batch["image"])).argmax(1) == batch["label"]
+        learned = network(normalized(images[held])).argmax(1) == predicted[held]
+    return float(reverse.float().mean()), float(learned.float().mean())
+
+
+def normalized(images: Tensor) -> Tensor:
+    """Return images (N, C, H, W) with mean 0 and standard deviation 1 each."""
+    pixels = images.float() / 255 if images.dtype == torch.uint8 else images
+    return (pixels - pixels.mean((1, 2, 3), keepdim=True)) / (pixels.std((1, 2, 3), keepdim=True) + 1e-3)
 
 
 def density_ratios(module: DomainAdaptationModule, data: DomainAdaptationDataModule, features: Tensor) -> Tensor:
