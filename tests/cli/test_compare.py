@@ -45,6 +45,25 @@ approaches:
   semi: # has no run with all labels
     stages: [{config: semi_supervised, unlabeled: true, batch_size: 2, steps: 2, model: {backbone: conv4}}]
 """
+DOMAINS = """
+data:
+  class_path: DomainAdaptationDataModule
+  init_args:
+    source: {class_path: ShapesDataModule, init_args: {image_size: 32, num_images: 200, domain: filled}}
+    target: {class_path: ShapesDataModule, init_args: {image_size: 32, num_images: 200, domain: outlined, seed: 1}}
+seeds: [0]
+steps: 2
+metric: test_target_acc
+choose_by: val_score
+approaches:
+  source_only:
+    stages:
+      - &source {config: adversarial, batch_size: 16, model: {source_only: true}}
+  self_training:
+    stages: [{config: self_training, batch_size: 16, model: {backbone: conv4}}]
+  source_free:
+    stages: [*source, {config: source_free, batch_size: 16}]
+"""
 CPU = ["--trainer.accelerator", "cpu"]
 
 
@@ -127,6 +146,48 @@ def test_approaches_that_learn_from_images_without_labels(in_tmp: Path, monkeypa
     (in_tmp / "wrong.yaml").write_text(UNLABELED.replace("label_propagation", "label_spreading"))
     with pytest.raises(ValueError, match="classifier: must be nearest_centroid or label_propagation"):
         main(["compare", "--comparison", "wrong.yaml"])
+
+
+def test_compare_adaptation_chosen_without_target_labels(
+    in_tmp: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (in_tmp / "domains.yaml").write_text(DOMAINS)
+    main(["compare", "--comparison", "domains.yaml", *CPU])
+    rows = table(in_tmp / "lightning_logs" / "compare" / "compare.csv")
+    assert [row["approach"] for row in rows] == ["source_only", "self_training", "source_free"]
+    assert not any(row["error"] for row in rows)
+    assert {(row["metric"], row["choose_by"], row["budget"]) for row in rows} == {
+        ("test_target_acc", "val_score", "all")
+    }
+    chosen = max(rows, key=lambda row: float(row["val_score"]))
+    cost = max(float(row["test_target_acc"]) for row in rows) - float(chosen["test_target_acc"])
+    output = capsys.readouterr().out
+    title = chosen["title"]
+    assert f"chosen without labels of the test images: {title}, which has the highest val_score" in output
+    assert f"this choice costs {100 * cost:.1f} points of target_acc" in output
+    with pytest.raises(ValueError, match=r"only \[all\] is possible"):
+        main(["compare", "--comparison", "domains.yaml", "--labels", "10", "all", "--output", "few", *CPU])
+    (in_tmp / "wrong.yaml").write_text(DOMAINS.replace("val_score", "test_score"))
+    with pytest.raises(ValueError, match="choose_by: 'test_score' is invalid: give a validation metric"):
+        main(["compare", "--comparison", "wrong.yaml"])
+    (in_tmp / "unknown.yaml").write_text(DOMAINS.replace("val_score", "val_scores"))
+    with pytest.raises(ValueError, match="no run of the comparison has succeeded"):
+        main(["compare", "--comparison", "unknown.yaml", "--approaches", "source_only", "--output", "unknown", *CPU])
+    assert "choose_by: DomainAdversarialModule logs no val_scores, but " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("supported", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_precision_of_a_stage_suits_the_device(
+    supported: bool, precision: str, in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lit_cv.studies.comparison.has_bfloat16", lambda accelerator: supported)
+    stage = "[{config: supervised, model: {backbone: conv4}, batch_size: 32, trainer: {precision: bf16-mixed}}]"
+    (in_tmp / "half.yaml").write_text(f"data: DigitsDataModule\nsteps: 1\napproaches: {{scratch: {{stages: {stage}}}}}")
+    for options, expected in (([], precision), (["--trainer.precision", "bf16-mixed"], "bf16-mixed")):
+        folder = f"out{len(options)}"
+        main(["compare", "--comparison", "half.yaml", "--output", folder, *CPU, *options])
+        config = (in_tmp / folder / "runs" / "scratch-all-seed0" / "config.yaml").read_text()
+        assert f"precision: {expected}" in config
 
 
 @pytest.mark.slow
