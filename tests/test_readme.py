@@ -140,7 +140,8 @@ def test_commands(session: list[str], photos: Path, monkeypatch: pytest.MonkeyPa
         if args[0] == "test":
             args += ["--trainer.limit_test_batches", "2"]
         if args[0] in SHORTER:
-            main(args + ([] if "--redraw" in args else SHORTER[args[0]]))
+            options = [*SHORTER[args[0]], *(["--labels", "all"] if "adaptation" in args else [])]
+            main(args + ([] if "--redraw" in args else options))
             continue
         cli = main(args)
         run = photos / "lightning_logs" / "version_0"
