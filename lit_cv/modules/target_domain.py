@@ -1,5 +1,6 @@
 """Base class of modules that classify a target domain without using its labels."""
 
+from abc import abstractmethod
 from typing import Any, Literal, cast
 
 import torch
@@ -43,6 +44,10 @@ class TargetDomainModule(SupervisedModule):
 
     def __init__(self, weights: str | None = None, **kwargs: Any) -> None:
         super().__init__(weights=weights, **kwargs)
+
+    @abstractmethod
+    def step(self, batch: Batch, stage: Stage) -> Output:
+        """Learn from a batch without target labels; in evaluation, return `evaluate` of it."""
 
     def configure_networks(self) -> None:
         """Build the networks, and load the classifier of a checkpoint."""
