@@ -13,24 +13,31 @@ class AnswerInformation(Metric):
     `target_entropy` is the mean entropy of the predictions, and `target_diversity` the entropy of the mean prediction,
     both divided by log K. Diversity minus entropy is the mutual information of predictions and images, which
     adaptation should increase (Shi and Sha 2012): 1 for confident predictions that are balanced over the classes, 0
-    for random or collapsed predictions.
+    for random or collapsed predictions. `target_balance` is 1 minus the Kullback-Leibler divergence of the mean
+    prediction from the class shares that are expected, divided by log K: 1 if the classes are as frequent as expected,
+    lower where classes are lost or merged. With equal shares it is the diversity.
 
     Args:
         num_classes: Number of classes K.
+        shares: Expected share of each class, (K,); `None` for equal shares. Classes without any count as the rarest.
 
     Example:
         >>> metric = AnswerInformation(2)
         >>> metric.update(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
         >>> {name: round(float(value), 3) for name, value in metric.compute().items()}
-        {'target_entropy': 0.5, 'target_diversity': 0.811}
+        {'target_entropy': 0.5, 'target_diversity': 0.811, 'target_balance': 0.811}
     """
 
     total: Tensor
     entropy: Tensor
     count: Tensor
+    shares: Tensor
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, shares: Tensor | None = None) -> None:
         super().__init__()
+        shares = torch.ones(num_classes) if shares is None else shares.double()
+        shares = torch.where(shares > 0, shares, shares[shares > 0].min())
+        self.register_buffer("shares", (shares / shares.sum()).double(), persistent=False)
         self.add_state("total", torch.zeros(num_classes, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("entropy", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
@@ -43,12 +50,15 @@ class AnswerInformation(Metric):
         self.count += len(p)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return both values, NaN without any predictions."""
+        """Return the three values, NaN without any predictions."""
         maximum = torch.log(self.total.new_tensor(len(self.total)))
-        diversity = torch.special.entr(self.total / self.count).sum()
+        mean = self.total / self.count
+        diversity = torch.special.entr(mean).sum()
+        divergence = -diversity - (mean * self.shares.to(mean).log()).sum()
         return {
             "target_entropy": (self.entropy / self.count / maximum).float(),
             "target_diversity": (diversity / maximum).float(),
+            "target_balance": (1 - divergence / maximum).float(),
         }
 
 

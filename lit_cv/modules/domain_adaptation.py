@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from lit_cv.contracts import as_data, datamodule_of
 from lit_cv.errors import TRAINER, OptionError, argument, setting
 from lit_cv.modules.base import Batch, Output, Stage
 from lit_cv.modules.target_domain import TargetDomainModule
@@ -99,6 +100,11 @@ class DomainAdaptationModule(TargetDomainModule):
 
     def configure_adaptation(self) -> None:
         """Build networks that only the adaptation needs; none by default."""
+
+    def expected_shares(self) -> Tensor | None:
+        """Return the class shares of the source's labels."""
+        counts = as_data(datamodule_of(self._trainer)).class_counts
+        return None if counts is None else counts().float()
 
     def training_images(self, batch: Batch) -> Domains:
         """Return the images of a batch that pass through the network."""

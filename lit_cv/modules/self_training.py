@@ -98,7 +98,8 @@ class SelfTrainingModule(DomainAdaptationModule):
     def on_fit_start(self) -> None:
         """Log a message if training starts from random weights."""
         super().on_fit_start()
-        if self.hparams["weights"] is None and not self.hparams["source_only"] and not self.global_step:
+        h = self.hparams
+        if h["weights"] is None and not h["source_only"] and not h["source_epochs"] and not self.global_step:
             rank_zero_only(log.info)(
                 f"Self-training starts from random weights: {argument('weights', self)} is not set."
             )

@@ -19,18 +19,22 @@ from lit_cv.nn import load_head
 
 __all__ = ["TargetDomainModule", "is_source"]
 
+_BALANCE = 5.0  # weight of the balance in the score, by scripts/compare_validators.py
+
 
 class TargetDomainModule(SupervisedModule):
     """Base of modules that classify images of a target domain, whose labels they neither learn nor choose by.
 
-    In validation and test it logs `val_target_loss` and `val_target_acc`, and `val_target_entropy` and
-    `val_target_diversity`, which need no labels, see `AnswerInformation`; if there are images of the source, also
-    `val_loss` and `val_source_acc`. Losses and accuracies are means over the labeled images.
+    In validation and test it logs `val_target_loss` and `val_target_acc`, and `val_target_entropy`,
+    `val_target_diversity` and `val_target_balance`, which need no labels, see `AnswerInformation`; if there are images
+    of the source, also `val_loss` and `val_source_acc`. Losses and accuracies are means over the labeled images.
 
-    The `monitor` is `val_score` = (source accuracy + diversity - entropy) / 2, without the source diversity - entropy.
-    It rewards a classifier that is correct on the source, and confident but diverse on the target. It uses no target
-    labels, as they are not available when adaptation is needed. It is not an accuracy: a model may be confident and
-    wrong. `val_target_acc` is logged for reports, and to show the cost of selecting a model without it. Selecting by it
+    The `monitor` is `val_score` = (source accuracy + 5 balance - entropy) / 6, at most 1. It rewards a classifier that
+    is correct on the source, confident on the target, and above all predicts the classes as often as they are expected:
+    adaptation that goes wrong loses or merges classes first. Without images of the source their accuracy counts as 1.
+    The score uses no target labels, as they are not available when adaptation is needed. It is not an accuracy: a model
+    may be confident and wrong, and it misleads if the classes of the target have other shares. `val_target_acc` is
+    logged for reports, and to show the cost of selecting a model without it. Selecting by it
     (`RunCheckpoint(monitor="val_target_acc")`) is cheating.
 
     Args:
@@ -63,13 +67,17 @@ class TargetDomainModule(SupervisedModule):
 
         Metrics chosen by the user are also computed on the target, and logged as `target_NAME`.
         """
-        metrics: dict[str, Metric] = {"answers": AnswerInformation(self.num_classes)}
+        metrics: dict[str, Metric] = {"answers": AnswerInformation(self.num_classes, self.expected_shares())}
         metrics |= {f"target_{name}": metric for name, metric in self.task.chosen_metrics().items()}
         if self.hparams["per_class_metrics"]:
             metrics["class"] = ClasswiseWrapper(
                 ClassAccuracy(self.num_classes), labels=self.classes_task.names, prefix="target_acc_"
             )
         return metrics
+
+    def expected_shares(self) -> Tensor | None:
+        """Return the class shares (K,) that predictions for the target should have; `None` for equal shares."""
+        return None
 
     def on_validation_start(self) -> None:
         """Print results that cover both domains only once."""
@@ -103,10 +111,10 @@ class TargetDomainModule(SupervisedModule):
         """Add the score, which needs no target labels; without images of one domain the other one determines it."""
         if stage == "train":
             return values
-        information = values[f"{stage}_target_diversity"] - values[f"{stage}_target_entropy"]
-        parts = [part for part in (values.get(f"{stage}_source_acc"), information) if part is not None]
-        defined = [part for part in parts if not torch.isnan(part)]
-        score = torch.stack(defined).mean() if defined else information
+        source = values.get(f"{stage}_source_acc", torch.tensor(torch.nan))
+        target = _BALANCE * values[f"{stage}_target_balance"] - values[f"{stage}_target_entropy"]
+        score = (source.nan_to_num(1.0) + target) / (1 + _BALANCE)
+        score = torch.where(torch.isnan(target), source, score)
         values = {name: value for name, value in values.items() if not torch.isnan(value)}
         return {**values, f"{stage}_score": score}
 

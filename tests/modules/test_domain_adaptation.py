@@ -288,7 +288,11 @@ def test_logged_metrics_match_direct_computation(name: str, tmp_path: Any) -> No
     accuracy = (logits["target"].argmax(1) == images["label"])[images["label"] == 3].float().mean()
     assert logged["val_target_acc_3"] == pytest.approx(float(accuracy))
     assert logged["val_target_entropy"] == pytest.approx(entropy, abs=1e-5)
-    assert logged["val_score"] == pytest.approx((logged["val_source_acc"] + diversity - entropy) / 2, abs=1e-5)
+    assert logged["val_target_diversity"] == pytest.approx(diversity, abs=1e-5)
+    shares = torch.bincount(data.train_dataset.labels, minlength=10).double() / len(data.train_dataset)
+    balance = 1 - float((p.mean(0) * (p.mean(0) / shares).log()).sum()) / math.log(10)
+    assert logged["val_target_balance"] == pytest.approx(balance, abs=1e-5)
+    assert logged["val_score"] == pytest.approx((logged["val_source_acc"] + 5 * balance - entropy) / 6, abs=1e-5)
     assert 0 < logged["train_lambda"] < 1
     assert logged["train_adaptation_loss"] != 0
     assert logged["train_loss"] > logged["train_source_loss"] > 0
