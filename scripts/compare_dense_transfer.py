@@ -12,7 +12,6 @@ runs.
 """
 
 import argparse
-import csv
 import logging
 import os
 import statistics
@@ -27,6 +26,7 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from run_table import RunTable
 from torch import Tensor
 
 from datamodules import AnnotatedImagesDataModule
@@ -160,33 +160,20 @@ def run(task: str, method: str, images: int, seed: int, args: argparse.Namespace
     return float(metrics["test_map50" if task == "detection" else "test_miou"]), seconds
 
 
-def read(path: Path) -> dict[tuple[str, str, int, int], tuple[float, float]]:
-    """Return the runs in a table by task, method, images and seed."""
-    if not path.is_file():
-        return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        return {
-            (row["task"], row["method"], int(row["images"]), int(row["seed"])): (
-                float(row["score"]),
-                float(row["seconds"]),
-            )
-            for row in csv.DictReader(file)
-        }
-
-
-def table(task: str, runs: dict[tuple[str, str, int, int], tuple[float, float]]) -> Iterator[str]:
+def table(task: str, rows: list[dict[str, str]]) -> Iterator[str]:
     """Yield the lines of a Markdown table of means and standard deviations in percent."""
-    counts = sorted({key[2] for key in runs if key[0] == task}, key=lambda count: count or 1 << 30)
+    rows = [row for row in rows if row["task"] == task]
+    counts = sorted({int(row["images"]) for row in rows}, key=lambda count: count or 1 << 30)
     yield f"| | {' | '.join(f'{count} images' if count else 'all' for count in counts)} | seconds |"
     yield f"|---|{'---|' * (len(counts) + 1)}"
     for method in METHODS:
         cells, seconds = [], []
         for count in counts:
-            cell_runs = [value for key, value in runs.items() if key[:3] == (task, method, count)]
-            scores = [100 * score for score, _ in cell_runs]
+            cell = [row for row in rows if (row["method"], int(row["images"])) == (method, count)]
+            scores = [100 * float(row["score"]) for row in cell]
             spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
             cells.append(f"{statistics.mean(scores):.1f}{spread}" if scores else "")
-            seconds += [took for _, took in cell_runs]
+            seconds += [float(row["seconds"]) for row in cell]
         if seconds:
             yield f"| {method} | {' | '.join(cells)} | {statistics.median(seconds):.0f} |"
 
@@ -206,24 +193,22 @@ def main() -> None:
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    args.csv.parent.mkdir(parents=True, exist_ok=True)
-    if not args.csv.is_file():
-        args.csv.write_text(",".join(COLUMNS) + "\n")
+    runs = RunTable(args.csv, COLUMNS, COLUMNS[:4])
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     for seed in args.seeds:
         for images in args.images:
             for method in args.methods:
-                if (args.task, method, images, seed) in read(args.csv):
+                if not runs.lacks(args.task, method, images, seed):
                     continue
                 with tempfile.TemporaryDirectory() as folder:
                     score, seconds = run(args.task, method, images, seed, args, Path(folder) / "data")
-                with args.csv.open("a", newline="", encoding="utf-8") as file:
-                    csv.writer(file).writerow((args.task, method, images, seed, f"{score:.4f}", f"{seconds:.1f}"))
+                values = (args.task, method, images, seed, f"{score:.4f}", f"{seconds:.1f}")
+                runs.add(dict(zip(COLUMNS, values, strict=True)))
                 print(
                     f"{args.task}, {images or 'all'} images, seed {seed}: {method} {score:.1%} ({seconds:.0f} s)",
                     flush=True,
                 )
-    print("\n".join(table(args.task, read(args.csv))))
+    print("\n".join(table(args.task, runs.rows())))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from run_table import RunTable
 from torch import Tensor
 
 from datamodules import CSVDataModule
@@ -127,26 +128,16 @@ def score(method: str, table: Path, args: argparse.Namespace, seed: int) -> floa
     return train("imagefolder_fine_tune" if method == "default" else method, table, args, seed)
 
 
-def read(path: Path) -> dict[tuple[str, int, int], tuple[float, float]]:
-    """Return macro average precision and seconds of the runs in a table, by method, images and seed."""
-    if not path.is_file():
-        return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        return {
-            (row["method"], int(row["images"]), int(row["seed"])): (float(row["macro_ap"]), float(row["seconds"]))
-            for row in csv.DictReader(file)
-        }
-
-
-def show(runs: dict[tuple[str, int, int], tuple[float, float]]) -> None:
+def show(rows: list[dict[str, str]]) -> None:
     """Print means and standard deviations in %."""
-    counts = sorted({images for _, images, _ in runs})
+    counts = sorted({int(row["images"]) for row in rows})
     print(f"| | {' | '.join(f'{count} images' for count in counts)} |")
     print(f"|---|{'---|' * len(counts)}")
     for method in METHODS:
         cells = []
         for count in counts:
-            values = [100 * value for key, (value, _) in runs.items() if key[:2] == (method, count)]
+            cell = [row for row in rows if (row["method"], int(row["images"])) == (method, count)]
+            values = [100 * float(row["macro_ap"]) for row in cell]
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.1f}{spread}" if values else "")
         print(f"| {method} | {' | '.join(cells)} |")
@@ -167,12 +158,10 @@ def main() -> None:
     args.root, args.csv = args.root.resolve(), args.csv.resolve()
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    args.csv.parent.mkdir(parents=True, exist_ok=True)
-    if not args.csv.is_file():
-        args.csv.write_text(",".join(COLUMNS) + "\n")
+    runs = RunTable(args.csv, COLUMNS, COLUMNS[:3])
     for seed in args.seeds:
         for images in args.images:
-            missing = [method for method in args.methods if (method, images, seed) not in read(args.csv)]
+            missing = [method for method in args.methods if runs.lacks(method, images, seed)]
             with tempfile.TemporaryDirectory() as folder:
                 table = write_pairs(args, images, seed, Path(folder)) if missing else None
                 for method in missing:
@@ -180,10 +169,10 @@ def main() -> None:
                     start = time.monotonic()
                     found = score(method, table, args, seed)
                     seconds = time.monotonic() - start
-                    with args.csv.open("a", newline="", encoding="utf-8") as file:
-                        csv.writer(file).writerow((method, images, seed, f"{found:.4f}", f"{seconds:.1f}"))
+                    values = (method, images, seed, f"{found:.4f}", f"{seconds:.1f}")
+                    runs.add(dict(zip(COLUMNS, values, strict=True)))
                     print(f"{images} images, seed {seed}, {method}: {found:.1%} ({seconds:.0f} s)", flush=True)
-    show(read(args.csv))
+    show(runs.rows())
 
 
 if __name__ == "__main__":

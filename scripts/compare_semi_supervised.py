@@ -12,7 +12,6 @@ test images. Results are written after each run; a restarted script does the mis
 
 import argparse
 import contextlib
-import csv
 import logging
 import os
 import statistics
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from run_table import RunTable
 
 from lit_cv.cli import main as lit_cv
 from lit_cv.metrics import propagated_predictions
@@ -137,34 +137,21 @@ def propagate(args: argparse.Namespace, images: Images, weights: str, options: l
     return [float((found == truth).float().mean()), 0, time.monotonic() - start]
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    """Return the rows of the table."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def run_missing(args: argparse.Namespace, path: Path) -> None:
+def run_missing(args: argparse.Namespace, table: RunTable) -> None:
     """Do the missing runs, and write each result."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     images = SETS[args.set]
-    keys = ("set", "method", "labels", "draw", "seed")
-    done = {tuple(row[key] for key in keys) for row in read(path)}
     for seed in range(args.first_seed, args.seeds):
         for draw in [seed] if args.paired else range(args.draws):
             for labels in args.labels:
                 for name in args.methods or images.methods:
-                    if (args.set, name, str(labels), str(draw), str(seed)) in done:
+                    if not table.lacks(args.set, name, labels, draw, seed):
                         continue
                     accuracy, steps, seconds, before = run(args, images, images.methods[name], labels, draw, seed)
-                    row = (
+                    values = (
                         args.set, name, labels, draw, seed, f"{accuracy:.5f}", steps, f"{seconds:.0f}", f"{before:.0f}"
                     )  # fmt: skip
-                    new = not path.is_file()
-                    with path.open("a", newline="", encoding="utf-8") as file:
-                        csv.writer(file).writerows([COLUMNS, row] if new else [row])
-                    print(*row, flush=True)
+                    table.add(dict(zip(COLUMNS, values, strict=True)))
+                    print(*values, flush=True)
 
 
 def show(rows: list[dict[str, str]]) -> None:
@@ -204,10 +191,10 @@ def main() -> None:
     args.root = str(Path(args.root).resolve())
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    path = Path(args.csv).resolve()
+    table = RunTable(args.csv, COLUMNS, COLUMNS[:5])
     if not args.draw:
-        run_missing(args, path)
-    show(read(path))
+        run_missing(args, table)
+    show(table.rows())
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ fastai`.
 
 import argparse
 import contextlib
-import csv
 import logging
 import os
 import statistics
@@ -32,6 +31,7 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
+from run_table import RunTable
 from torch import Tensor, nn
 
 from datamodules import ImageFolderDataModule
@@ -287,28 +287,13 @@ def _spread(values: Any) -> tuple[float, float]:
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def run(args: argparse.Namespace, path: Path) -> None:
+def run(args: argparse.Namespace, table: RunTable) -> None:
     """Do the missing runs, with few labels first, and write each result."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    done = {(row["method"], int(row["labels"]), int(row["seed"])) for row in read(path)}
-    cells = [(n, s, m) for n in args.labels for s in range(args.seeds) for m in args.methods]
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if not done and not file.tell():
-            writer.writerow(COLUMNS)
-        for labels, seed, method in cells:
-            if (method, labels, seed) in done:
-                continue
+    for labels, seed, method in [(n, s, m) for n in args.labels for s in range(args.seeds) for m in args.methods]:
+        if table.lacks(method, labels, seed):
             score, seconds = METHODS[method](Setting(args, labels, seed))
-            writer.writerow((method, labels, seed, f"{score:.5f}", f"{seconds:.1f}"))
-            file.flush()
+            values = (method, labels, seed, f"{score:.5f}", f"{seconds:.1f}")
+            table.add(dict(zip(COLUMNS, values, strict=True)))
             print(f"{labels or 'all'} labels, seed {seed}, {method}: {100 * score:.1f} %, {seconds:.0f} s", flush=True)
 
 
@@ -379,10 +364,10 @@ def main() -> None:
     args.root = str(Path(args.root).resolve())
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    path = Path(args.csv)
+    runs = RunTable(args.csv, COLUMNS, COLUMNS[:3])
     if not args.draw:
-        run(args, path)
-    table = summarize(read(path))
+        run(args, runs)
+    table = summarize(runs.rows())
     show(table)
     draw(table, args.figure)
 

@@ -14,18 +14,17 @@ restarted script does the missing runs.
 """
 
 import argparse
-import csv
 import logging
 import statistics
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
+from run_table import RunTable
 from torch import Tensor
 
 from datamodules import (
@@ -244,33 +243,17 @@ def run(args: argparse.Namespace, pair: str, method: str, rate: float, seed: int
     return record.rows
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    """Return the rows of the table."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def run_missing(args: argparse.Namespace, path: Path) -> None:
+def run_missing(args: argparse.Namespace, table: RunTable) -> None:
     """Do the missing runs, and write the rows of each."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    done = {tuple(row[key] for key in KEYS) for row in read(path)}
     for seed in args.seeds:
         for pair in args.pairs:
             for method in args.methods:
                 for rate in args.rates if method != "source only" else [1.0]:
-                    if (pair, method, str(rate), str(seed)) in done:
-                        continue
-                    rows = [dict(zip(KEYS, (pair, method, rate, seed), strict=True)) | row for row in
-                            run(args, pair, method, rate, seed)]  # fmt: skip
-                    new = not path.is_file()
-                    with path.open("a", newline="", encoding="utf-8") as file:
-                        writer = csv.DictWriter(file, COLUMNS)
-                        if new:
-                            writer.writeheader()
-                        writer.writerows(rows)
-                    print(pair, method, rate, seed, f"{100 * rows[-1]['target_acc']:.1f} %", flush=True)
+                    if table.lacks(pair, method, rate, seed):
+                        key = dict(zip(KEYS, (pair, method, rate, seed), strict=True))
+                        rows = [key | row for row in run(args, pair, method, rate, seed)]
+                        table.add(*rows)
+                        print(pair, method, rate, seed, f"{100 * rows[-1]['target_acc']:.1f} %", flush=True)
 
 
 def ranks(values: Any) -> np.ndarray:
@@ -327,9 +310,10 @@ def main() -> None:
     args = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
+    table = RunTable(args.csv, COLUMNS, KEYS)
     if not args.summary:
-        run_missing(args, Path(args.csv))
-    summarize(read(Path(args.csv)))
+        run_missing(args, table)
+    summarize(table.rows())
 
 
 if __name__ == "__main__":
