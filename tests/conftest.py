@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from datamodules import torchvision_sets
+from lit_cv.callbacks import ReverseValidation
 from lit_cv.figures import canvas
 from tests.process_state import ProcessState, seed_generators
 
@@ -96,6 +97,7 @@ def _same_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start every test with the same random state, and with log messages that reach `caplog`."""
     seed_generators()
     monkeypatch.setattr(logging.getLogger("lit_cv"), "propagate", True)
+    monkeypatch.setattr(ReverseValidation.__init__, "__defaults__", (2, 60))  # steps and images, for speed
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from lit_cv.callbacks.prediction_figures import PredictionFigures
 from lit_cv.callbacks.prediction_writer import PredictionWriter
 from lit_cv.callbacks.progress import RunProgressBar
 from lit_cv.callbacks.reconstructions import Reconstructions
+from lit_cv.callbacks.reverse_validation import ReverseValidation
 from lit_cv.callbacks.run_checkpoint import RunCheckpoint
 from lit_cv.callbacks.source_baseline import SourceBaseline
 from lit_cv.callbacks.task_curves import TaskCurves
@@ -46,6 +47,7 @@ __all__ = [
     "PredictionFigures",
     "PredictionWriter",
     "Reconstructions",
+    "ReverseValidation",
     "RunCheckpoint",
     "RunModelSummary",
     "RunProgressBar",

@@ -2,7 +2,7 @@
 
 The functions are `knn_predictions`, `nearest_neighbors`, `propagate_labels`, `propagated_predictions`,
 `centroid_predictions`, `certainty`, `alignment`, `uniformity`, `effective_rank`, and the scores of a classifier without
-labels in `lit_cv.metrics.adaptation_scores`.
+labels, `reverse_validation` and those in `lit_cv.metrics.adaptation_scores`.
 """
 
 from lit_cv.metrics.adaptation import AnswerInformation, PseudoLabelQuality
@@ -22,6 +22,7 @@ from lit_cv.metrics.knn import knn_predictions, nearest_neighbors
 from lit_cv.metrics.label_propagation import certainty, propagate_labels, propagated_predictions
 from lit_cv.metrics.multi_label import KnownAveragePrecision, KnownF1
 from lit_cv.metrics.r2 import KnownR2Score
+from lit_cv.metrics.reverse_validation import ReverseScores, reverse_validation
 from lit_cv.metrics.segmentation import SegmentationIoU
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "KnownR2Score",
     "MacroF1",
     "PseudoLabelQuality",
+    "ReverseScores",
     "SegmentationIoU",
     "alignment",
     "centroid_predictions",
@@ -47,6 +49,7 @@ __all__ = [
     "prediction_silhouette",
     "propagate_labels",
     "propagated_predictions",
+    "reverse_validation",
     "soft_neighborhood_density",
     "uniformity",
 ]

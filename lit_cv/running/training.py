@@ -206,6 +206,8 @@ class LitCLI(LightningCLI):
         extra += self._embedding_callbacks(user_callbacks)
         if fitting and module_extras(self.model).adapts is not None:
             extra.append(callbacks.SourceBaseline())
+            if not _has(user_callbacks, callbacks.ReverseValidation):
+                extra.append(callbacks.ReverseValidation())
         if fitting and config["logger"]:
             extra += [callbacks.LearningRateLog(), callbacks.BatchFigure(), callbacks.ClassificationFigures()]
             extra += [callbacks.Reconstructions(), callbacks.PredictionFigures()]

@@ -13,6 +13,7 @@ import yaml
 from torch import Tensor
 
 from datamodules.splits import keep_labels
+from lit_cv import callbacks
 from lit_cv.atomic_files import write_text
 from lit_cv.contracts import as_data
 from lit_cv.errors import OptionError
@@ -283,6 +284,7 @@ class ComparisonRun:
         if name is None:
             return {}
         fitted.trainer.limit_val_batches = 1.0
+        fitted.trainer.callbacks += [callbacks.ReverseValidation()]  # type: ignore[attr-defined]
         metrics: dict[str, float] = {}
         for of_loader in fitted.trainer.validate(fitted.model, datamodule=fitted.datamodule, verbose=False):
             metrics |= of_loader

@@ -54,7 +54,7 @@ data:
 seeds: [0]
 steps: 2
 metric: test_target_acc
-choose_by: val_score
+choose_by: val_reverse_score
 approaches:
   source_only:
     stages:
@@ -157,20 +157,20 @@ def test_compare_adaptation_chosen_without_target_labels(
     assert [row["approach"] for row in rows] == ["source_only", "self_training", "source_free"]
     assert not any(row["error"] for row in rows)
     assert {(row["metric"], row["choose_by"], row["budget"]) for row in rows} == {
-        ("test_target_acc", "val_score", "all")
+        ("test_target_acc", "val_reverse_score", "all")
     }
-    chosen = max(rows, key=lambda row: float(row["val_score"]))
+    chosen = max(rows, key=lambda row: float(row["val_reverse_score"]))
     cost = max(float(row["test_target_acc"]) for row in rows) - float(chosen["test_target_acc"])
     output = capsys.readouterr().out
     title = chosen["title"]
-    assert f"chosen without labels of the test images: {title}, which has the highest val_score" in output
+    assert f"chosen without labels of the test images: {title}, which has the highest val_reverse_score" in output
     assert f"this choice costs {100 * cost:.1f} points of target_acc" in output
     with pytest.raises(ValueError, match=r"only \[all\] is possible"):
         main(["compare", "--comparison", "domains.yaml", "--labels", "10", "all", "--output", "few", *CPU])
-    (in_tmp / "wrong.yaml").write_text(DOMAINS.replace("val_score", "test_score"))
+    (in_tmp / "wrong.yaml").write_text(DOMAINS.replace("val_reverse", "test"))
     with pytest.raises(ValueError, match="choose_by: 'test_score' is invalid: give a validation metric"):
         main(["compare", "--comparison", "wrong.yaml"])
-    (in_tmp / "unknown.yaml").write_text(DOMAINS.replace("val_score", "val_scores"))
+    (in_tmp / "unknown.yaml").write_text(DOMAINS.replace("val_reverse_score", "val_scores"))
     with pytest.raises(ValueError, match="no run of the comparison has succeeded"):
         main(["compare", "--comparison", "unknown.yaml", "--approaches", "source_only", "--output", "unknown", *CPU])
     assert "choose_by: DomainAdversarialModule logs no val_scores, but " in capsys.readouterr().out
