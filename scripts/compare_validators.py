@@ -48,11 +48,10 @@ from lit_cv.metrics import (
     embedded_validation_risk,
     nuclear_norm,
     prediction_silhouette,
+    reverse_validation,
     soft_neighborhood_density,
 )
 from lit_cv.modules import DomainAdaptationModule
-from lit_cv.nn.batch_statistics import batch_statistics
-from lit_cv.nn.compact import Conv4
 from lit_cv.optim import LogisticRegression
 
 IMAGES = 1000  # at most, of each set, by which scores are computed
@@ -70,10 +69,11 @@ METHODS: dict[str, Callable[..., DomainAdaptationModule]] = {
 }
 SCORES = (
     "source_acc", "confidence", "diversity", "information", "density", "nuclear_norm", "agreement", "silhouette",
-    "risk", "consistency", "reverse", "learnability",
+    "risk", "consistency", "reverse_acc", "reverse_agreement",
 )  # fmt: skip
 ENSEMBLES = {
-    "val_score": ("source_acc", "information"),
+    "val_reverse_score": ("reverse_acc", "reverse_agreement"),
+    "val_score": ("source_acc", *5 * ["diversity"], "confidence"),
     "clusters": ("agreement", "silhouette"),
     "information + clusters": ("information", "agreement", "silhouette"),
     "nuclear norm + agreement": ("nuclear_norm", "agreement"),
@@ -142,7 +142,7 @@ def scores(module: DomainAdaptationModule, data: DomainAdaptationDataModule) -> 
     entropy = float(torch.special.entr(probabilities).sum(1).mean()) / largest
     diversity = float(torch.special.entr(probabilities.mean(0)).sum()) / largest
     losses = F.cross_entropy(source_logits, source_labels, reduction="none")
-    reverse, learnability = relearned(module, data, logits.shape[1])
+    reverse, agreement = relearned(module, data, logits.shape[1])
     return {
         "target_acc": float((predictions == labels).float().mean()),
         "source_acc": float((source_logits.argmax(1) == source_labels).float().mean()),
@@ -154,8 +154,8 @@ def scores(module: DomainAdaptationModule, data: DomainAdaptationDataModule) -> 
         "agreement": float(cluster_agreement(features, predictions, classes)),
         "silhouette": float(prediction_silhouette(features, predictions)),
         "consistency": consistency(module, data, predictions),
-        "reverse": reverse,
-        "learnability": learnability,
+        "reverse_acc": reverse,
+        "reverse_agreement": agreement,
         "risk": -float(embedded_validation_risk(losses, density_ratios(module, data, source_features))),
     }
 
@@ -172,42 +172,15 @@ def consistency(module: DomainAdaptationModule, data: DomainAdaptationDataModule
 
 @torch.no_grad()
 def relearned(module: DomainAdaptationModule, data: DomainAdaptationDataModule, classes: int) -> tuple[float, float]:
-    """Train a small network on the predictions for target images alone.
-
-    Returns:
-        Its accuracy on the source (reverse validation, Zhong et al. 2010), and how often it predicts the same as the
-        module for target images that it has not seen: wrong predictions are harder to learn from each other.
-    """
+    """Return the scores of reverse validation."""
     target: Any = data.unlabeled_dataset
     source: Any = data.source_val_dataset
-    images = target.__getitems__(np.linspace(0, len(target) - 1, 3000).astype(int).tolist())["image"]
+    rows = np.unique(np.linspace(0, len(target) - 1, min(len(target), 2 * IMAGES)).astype(int))
+    images = target.__getitems__(rows.tolist())["image"]
     predicted = torch.cat([module(part).argmax(1) for part in images.split(500)])
     batch = source.__getitems__(spread(len(source)).tolist())
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(0)
-        network = torch.nn.Sequential(
-            Conv4(images.shape[1]), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(64, classes)
-        )
-        optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
-        order = torch.randperm(3000)
-        kept, held = order[:2000], order[2000:]
-        augment = build_operations([AFFINE, COLORS, {"name": "solarize", "threshold": 0.0, "p": 0.5}])
-        for _ in range(100):
-            rows = kept[torch.randint(2000, (64,))]
-            loss = F.cross_entropy(network(normalized(augment(images[rows]))), predicted[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    with batch_statistics(network):
-        reverse = network(normalized(batch["image"])).argmax(1) == batch["label"]
-        learned = network(normalized(images[held])).argmax(1) == predicted[held]
-    return float(reverse.float().mean()), float(learned.float().mean())
-
-
-def normalized(images: Tensor) -> Tensor:
-    """Return images (N, C, H, W) with mean 0 and standard deviation 1 each."""
-    pixels = images.float() / 255 if images.dtype == torch.uint8 else images
-    return (pixels - pixels.mean((1, 2, 3), keepdim=True)) / (pixels.std((1, 2, 3), keepdim=True) + 1e-3)
+    accuracy, agreement = reverse_validation(images, predicted, batch["image"], batch["label"], classes)
+    return float(accuracy), float(agreement)
 
 
 def density_ratios(module: DomainAdaptationModule, data: DomainAdaptationDataModule, features: Tensor) -> Tensor:

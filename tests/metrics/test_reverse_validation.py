@@ -51,6 +51,12 @@ def test_scores_within_inference_mode() -> None:
     assert found == expected
 
 
+def test_agreement_on_a_single_class_counts_little() -> None:
+    images, labels = digits()
+    one = reverse_validation(images[:600], torch.zeros(600, dtype=torch.int64), images[600:700], labels[600:700], 10)
+    assert float(one.agreement) == pytest.approx(0.1)
+
+
 def test_large_images_are_reduced() -> None:
     images = torch.rand(6, 3, 80, 200)
     scores = reverse_validation(images, torch.zeros(6, dtype=torch.int64), images, torch.zeros(6), 3, steps=2)
