@@ -7,8 +7,8 @@ for every method:
     python scripts/compare_adaptation.py steps --root $LIT_CV_DATA --csv adaptation.csv
 
 `chain` runs the recipes `usps_to_mnist_adversarial` and `usps_to_mnist_self_training` (or those of the other direction)
-by the command line, the second from the best checkpoint of the first. Epochs are selected by `val_score`, without
-target labels; the target's validation accuracy of the selected epoch is reported with that of the best one:
+by the command line, the second from the best checkpoint of the first. Epochs are selected without target labels, by
+reverse validation; the target's validation accuracy of the selected epoch is reported with that of the best one:
 
     python scripts/compare_adaptation.py chain --root $LIT_CV_DATA --csv chain.csv
 """
@@ -93,8 +93,10 @@ def run_chain(args: argparse.Namespace, direction: str, seed: int) -> dict[str, 
             "--trainer.default_root_dir", str(root), "--trainer.enable_model_summary", "false", *weights,
         ])  # fmt: skip
         cpu, seconds = time.process_time() - cpu, time.time() - start
-        rows = [row for row in read_metrics(root / "lightning_logs/version_0/metrics.csv") if "val_score" in row]
-        chosen = max(rows, key=lambda row: (row["val_score"], row["step"]))
+        rows = [
+            row for row in read_metrics(root / "lightning_logs/version_0/metrics.csv") if "val_reverse_score" in row
+        ]
+        chosen = max(rows, key=lambda row: (row["val_reverse_score"], row["step"]))
         results |= {
             f"{stage}: epochs": float(len(rows)),
             f"{stage}: val, chosen by score": 100 * chosen["val_target_acc"],

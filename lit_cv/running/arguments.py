@@ -23,6 +23,7 @@ from lit_cv.running.recipe_options import (
     named_options,
     options_of_recipes,
     scale_train_image_size,
+    take_backbone_of_weights,
 )
 from lit_cv.running.recipes import recipe_path
 from lit_cv.running.renamed_options import rename_in_configuration, rename_typed_options
@@ -124,6 +125,9 @@ def _recipe_options(
     if size := scale_train_image_size(recipes, merged, recipe, _last_value(options, "data.image_size")):
         scaled = setting("train_image_size", size, DATA)
         log.info("Training images, before a crop: %s, in the recipe's proportion to the new image size.", scaled)
+    weights = merged.get("model", {}).get("init_args", {}).get("weights") if "model.weights" not in recipe else None
+    if backbone := take_backbone_of_weights(merged, recipe, _last_value(options, "model.weights") or weights):
+        log.info("Network: %s, that of the weights instead of the recipe's.", setting("backbone", backbone, MODULE))
     return recipe
 
 

@@ -2,15 +2,24 @@
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import lightning as L
 
 from lit_cv.errors import VoidOptionError, setting
+from lit_cv.nn import checkpoint_options
 from lit_cv.running.built_parts import GROUPS, class_named
 from lit_cv.signatures import parameters
 
-__all__ = ["RecipeOptions", "drop_option", "named_options", "options_of_recipes", "scale_train_image_size"]
+__all__ = [
+    "RecipeOptions",
+    "drop_option",
+    "named_options",
+    "options_of_recipes",
+    "scale_train_image_size",
+    "take_backbone_of_weights",
+]
 
 RecipeOptions = dict[str, Any]
 """Option values by dotted names such as `model.backbone_lr`."""
@@ -76,6 +85,27 @@ def scale_train_image_size(
     scaled: int = round(float(size) * int(chosen) / published)
     recipe["data.train_image_size"] = arguments["train_image_size"] = scaled
     return scaled
+
+
+def take_backbone_of_weights(merged: MutableMapping[str, Any], recipe: RecipeOptions, weights: object) -> str | None:
+    """Replace a recipe's network by that of the checkpoint from which the user starts training.
+
+    Args:
+        merged: The merged configuration of recipes and the user's files; changed in place.
+        recipe: The options set only by recipes; changed in place.
+        weights: The initial weights that the user chose, `None` if there are none.
+
+    Returns:
+        The name of the network, `None` if it stays as it is.
+    """
+    if "model.backbone" not in recipe or not isinstance(weights, str):
+        return None
+    with suppress(ValueError, OSError):  # the model reports what is wrong with the file
+        backbone = checkpoint_options(weights).get("backbone")
+        if isinstance(backbone, str) and backbone != recipe["model.backbone"]:
+            recipe["model.backbone"] = merged["model"]["init_args"]["backbone"] = backbone
+            return backbone
+    return None
 
 
 def named_options(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

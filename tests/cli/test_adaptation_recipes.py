@@ -42,6 +42,20 @@ def test_self_training_continues_from_adversarial_checkpoint(in_tmp: Path, capsy
     assert main(["knn", "--ckpt_path", "best", *QUICK[2:]]) is not None
 
 
+def test_weights_set_the_backbone_instead_of_the_recipe(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli = main(["fit", "--config", "adversarial", "--model.source_only", "true", *SMALL, *QUICK, *BARE])
+    assert cli is not None
+    cli.trainer.save_checkpoint("source.ckpt")
+    capsys.readouterr()
+    tuned = ["fit", "--config", "self_training", "--model.weights", "source.ckpt", *SMALL, *QUICK, *BARE]
+    cli = main(tuned)
+    assert cli is not None
+    assert cli.model.hparams["backbone"] == "conv4"
+    assert "--model.backbone conv4, that of the weights instead of the recipe's" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"source.ckpt.*resnet9_small"):
+        main([*tuned, "--model.backbone", "resnet9_small"])
+
+
 def test_mmd_recipe(in_tmp: Path) -> None:
     cli = main(["fit", "--config", "mmd", "--model.distance", "coral", *SMALL, *QUICK, *BARE])
     assert cli is not None
