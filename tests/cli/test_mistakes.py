@@ -183,7 +183,7 @@ USER_FILES = {
             ["--model", "SteplessModule"],
             "stepless.SteplessModule cannot be built: it must define configure_head and step",
         ),
-        (["--model", "DomainAdaptationModule"], "is abstract; choose one of .*MMDModule, SelfTrainingModule"),
+        (["--model", "DomainAdaptationModule"], "is abstract; choose one of .*MMDModule, .*SelfTrainingModule"),
         (["--model", "lost.LostModule"], r"run from the folder that contains lost\.py, or set PYTHONPATH"),
         (["--model", "lit_cv.modules.lost.SupervisedModule"], "did you mean 'SupervisedModule'"),
         (["--model", "lit_cv.SupervisdModule"], "did you mean 'SupervisedModule'"),
