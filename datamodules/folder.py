@@ -16,7 +16,7 @@ from datamodules.files import FileDataset, FilesDataModule, some_names
 from lit_cv.annotations.clutter import is_clutter
 from lit_cv.annotations.split_folders import is_named_for_split, split_folders
 from lit_cv.annotations.walk import is_image
-from lit_cv.errors import argument
+from lit_cv.errors import argument, setting
 from lit_cv.image_formats import IMAGE_SUFFIXES
 from lit_cv.printable import printable
 
@@ -42,7 +42,8 @@ class ImageFolderDataModule(FilesDataModule):
             split folders (for few-shot learning, which splits by class or group).
         predict_root: Folder of images for `predict`, searched recursively; `None` uses the test images.
         unlabeled_root: Folder of training images without labels, searched recursively, for modules that use them; a
-            folder below `root`, which is then no class, or any other folder. `None`: all images have labels.
+            folder below `root`, which is then no class, or any other folder. Without class folders in `root`, no image
+            has a label; `.` is `root` itself. `None`: all images have labels.
         **kwargs: Arguments of `FilesDataModule` and `BaseDataModule`.
 
     Raises:
@@ -246,8 +247,11 @@ def _dataset(
     """
     found = class_folders(folder, depth, data.unlabeled_folder)
     names = list(classes if classes is not None else found)
-    if not found:
-        raise FileNotFoundError(f"{folder.absolute()} contains no folders: put the images of each class in a folder.")
+    if not found and data.unlabeled_folder is None:
+        raise FileNotFoundError(
+            f"{folder.absolute()} contains no folders: put the images of each class in a folder, or set "
+            f"{setting('unlabeled_root', '.', data)} if they have no labels."
+        )
     training_classes = set(names)
     if unknown := [name for name in found if name not in training_classes]:
         raise ValueError(

@@ -58,9 +58,10 @@ class ReverseValidation(L.Callback):
                 return
             predictions, moved = self._predict(pl_module, target["image"], data.batch_size)
             scores = reverse_validation(moved, predictions, images, labels[known], data.num_classes, self.steps)
-        pl_module.log("val_reverse_acc", scores.source_accuracy)
-        pl_module.log("val_reverse_agreement", scores.agreement)
-        pl_module.log(_MONITOR, (scores.source_accuracy + scores.agreement) / 2)
+        # All ranks compute the same, up to rounding, which must not let them choose differently.
+        accuracy, agreement = trainer.strategy.broadcast(tuple(map(float, scores)))
+        values = {"val_reverse_acc": accuracy, "val_reverse_agreement": agreement, _MONITOR: (accuracy + agreement) / 2}
+        pl_module.log_dict(values)
 
     def _source(self, trainer: L.Trainer) -> Any:
         return data_extras(datamodule_of(trainer)).source_val_dataset

@@ -12,7 +12,7 @@ from lit_cv.errors import DATA, argument
 from lit_cv.modules.extension_points import ExtensionPoints
 from lit_cv.printable import printable
 
-__all__ = ["match_data_classes", "restore_classes"]
+__all__ = ["checkpoint_classes", "match_data_classes", "restore_classes"]
 
 log = logging.getLogger("lit_cv")
 
@@ -34,7 +34,7 @@ def match_data_classes(module: ExtensionPoints) -> None:
         return
     data_classes = module.classes_in(datamodule)
     path = as_data(datamodule).checkpoint_path
-    learned = {**module.declared_classes(), **module.trained_classes, **_in_checkpoint(path)}
+    learned = {**module.declared_classes(), **module.trained_classes, **checkpoint_classes(path)}
     for attribute, names in data_classes.items():
         if attribute in learned:
             _match(datamodule, attribute, learned[attribute], names)
@@ -81,7 +81,7 @@ def _match(datamodule: Any, attribute: str, learned: Sequence[str], names: Seque
     )
 
 
-def _in_checkpoint(path: object) -> Mapping[str, list[str]]:
+def checkpoint_classes(path: object) -> Mapping[str, list[str]]:
     """Return the classes listed in a checkpoint, {} if this function cannot read it."""
     if not isinstance(path, str | Path) or not Path(path).is_file():
         return {}

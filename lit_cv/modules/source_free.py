@@ -14,6 +14,7 @@ from lit_cv.errors import OptionError, setting
 from lit_cv.ignore_index import UNLABELED
 from lit_cv.losses import centroid_labels, information_loss
 from lit_cv.modules.base import Batch, Output, Stage
+from lit_cv.modules.data_classes import checkpoint_classes
 from lit_cv.modules.feature_cache import check_extraction, extract_features
 from lit_cv.modules.target_domain import TargetDomainModule
 from lit_cv.nn.buffers import resize_buffers
@@ -34,7 +35,7 @@ class SourceFreeModule(TargetDomainModule):
 
     `weights` is a checkpoint of any classifier with the same classes, such as `SupervisedModule`. A batch has `image`
     (N, C, H, W); a `label` is hidden before callbacks or the module see it. With the callback `WeakStrongAugmentation`
-    the cross-entropy is that of the strong views, `strong`. Data may be any DataModule, or a
+    the cross-entropy is that of the strong views, `strong`. Data may be any DataModule, also one without classes, or a
     `DomainAdaptationDataModule`, of which only the target is used. Validation is that of `TargetDomainModule`.
 
     Training logs `train_information_loss` and `train_pseudo_label_loss`.
@@ -72,10 +73,13 @@ class SourceFreeModule(TargetDomainModule):
 
     def configure_networks(self) -> None:
         """Build the networks, freeze the classifier, and prepare a pseudo-label for each image."""
+        data = as_data(datamodule_of(self._trainer))
+        if self.hparams["num_classes"] is None and not data.num_classes:
+            self.trained_classes |= checkpoint_classes(self.hparams["weights"])
+            self.hparams["num_classes"] = len(self.trained_classes.get("class_names", ())) or None
         super().configure_networks()
         self.head.requires_grad_(False)
-        data = as_data(datamodule_of(self._trainer)).unlabeled_dataset
-        images = len(data) if data is not None else 0
+        images = len(data.unlabeled_dataset) if data.unlabeled_dataset is not None else 0
         self.register_buffer("pseudo_labels", torch.zeros(images, dtype=torch.int64))
 
     def train(self, mode: bool = True) -> "SourceFreeModule":

@@ -7,8 +7,9 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
+from torchvision.utils import save_image
 
-from datamodules import DigitsDataModule, DomainAdaptationDataModule
+from datamodules import DigitsDataModule, DomainAdaptationDataModule, ImageFolderDataModule
 from lit_cv import Augmentation, SourceFreeModule, SupervisedModule, WeakStrongAugmentation
 from lit_cv.losses import centroid_labels, information_loss
 from tests.modules.test_domain_adaptation import DarkDigits, fit
@@ -116,6 +117,22 @@ def test_target_of_two_domains_is_used(source: Path, tmp_path: Path) -> None:
         fit(module, data, tmp_path, limit_train_batches=2)
         states.append(module.state_dict())
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_folder_of_images_without_classes(source: Path, tmp_path: Path) -> None:
+    digits = DigitsDataModule()
+    digits.setup()
+    for number, image in enumerate(digits.train_dataset.__getitems__(range(20))["image"]):
+        save_image(image / 255, tmp_path / f"{number}.png")
+    data = ImageFolderDataModule(
+        str(tmp_path), unlabeled_root=".", image_size=8, channels=1, batch_size=10, num_workers=0
+    )
+    module = source_free(source)
+    trainer = fit(module, data, tmp_path, limit_train_batches=2)
+    assert trainer.global_step == 2
+    assert module.hparams["num_classes"] == 10
+    assert module.trained_classes["class_names"] == [str(digit) for digit in range(10)]
+    assert len(module.pseudo_labels) == 20
 
 
 def test_error_without_a_trained_classifier(source: Path, tmp_path: Path) -> None:
