@@ -60,6 +60,16 @@ class DarkDigits(DigitsDataModule):
         return InMemoryDataset(images.byte(), dataset.labels, dataset.class_names)
 
 
+class WrongDarkDigits(DarkDigits):
+    """The same images with wrong labels."""
+
+    def load(self, split: str) -> Any:
+        dataset = super().load(split)
+        if dataset is not None:
+            dataset.labels = (dataset.labels + 1) % 10
+        return dataset
+
+
 def digits(**kwargs: Any) -> DomainAdaptationDataModule:
     return DomainAdaptationDataModule(DigitsDataModule(), DarkDigits(val_fraction=0.3, **kwargs), batch_size=32)
 
@@ -339,15 +349,8 @@ def test_adaptation_beats_source_only(tmp_path: Any, seed: int) -> None:
 
 
 def test_target_labels_change_nothing(tmp_path: Any) -> None:
-    class Wrong(DarkDigits):
-        def load(self, split: str) -> Any:
-            dataset = super().load(split)
-            if dataset is not None:
-                dataset.labels = (dataset.labels + 1) % 10
-            return dataset
-
     states = []
-    for target in (DarkDigits, Wrong):
+    for target in (DarkDigits, WrongDarkDigits):
         data = DomainAdaptationDataModule(DigitsDataModule(), target(val_fraction=0.0), batch_size=32)
         module = SelfTrainingModule(backbone="conv4", threshold=0.1)
         fit(module, data, tmp_path, limit_train_batches=3, callbacks=[WeakStrongAugmentation("symbols", "symbols")])
