@@ -59,23 +59,12 @@ class Chain(Operation):
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Apply drawn parameters to images (N, C, H, W)."""
-        n, channels, *size = check_images(images).shape
-        height, width = self.output_size((size[0], size[1]))
-        out = torch.empty(
-            (n, channels, height, width), dtype=images.dtype, device=images.device, memory_format=memory_layout(images)
-        )
-        images = in_layout(images)
+        images = in_layout(check_images(images))
         by_operation = [self.params_of(params, i) for i in range(len(self.operations))]
-        if n and images.device.type != "cpu":
-            self._run(images, by_operation, out)
-        elif n:
-            numbers = channels * max(size[0] * size[1], height * width)
-            step = 1 if numbers > _LARGE else max(_TOGETHER // numbers, 1)
-            split = [{name: torch.split(value, step) for name, value in each.items()} for each in by_operation]
-            with one_thread():
-                for k, (part, target) in enumerate(zip(torch.split(images, step), torch.split(out, step), strict=True)):
-                    self._run(part, [{name: parts[k] for name, parts in each.items()} for each in split], target)
-        return out
+        if images.device.type == "cpu" and (count := self._leading_crops((images.shape[2], images.shape[3]))):
+            images = _apply(self.operations[:count], images, by_operation[:count])
+            return _apply(self.operations[count:], images, by_operation[count:])
+        return _apply(self.operations, images, by_operation)
 
     def move_masks(self, masks: Tensor, params: Params, fill: int = IGNORE_INDEX) -> Tensor:
         """Move masks (N, H, W) like the images; see `Geometric.move_masks`."""
@@ -111,21 +100,55 @@ class Chain(Operation):
     def _transform(self, images: Tensor, params: Params) -> Tensor:
         return self.apply(images, params)
 
-    def _run(self, images: Tensor, params: list[Params], out: Tensor) -> None:
-        as_bytes = images.dtype == torch.uint8
-        owned = False  # whether `images` is a copy that may be overwritten
-        for operation, operation_params in zip(self.operations, params, strict=True):
-            before = images
-            if operation.computes_float and (images.dtype != torch.float32 or not images.is_contiguous() or not owned):
-                images, owned = to_float(images), True
-            elif operation.overwrites and not owned:
-                images, owned = copied(images), True
-            images = operation.transform(images, operation_params)
-            owned = owned or images is not before
-        if as_bytes and images.dtype != torch.uint8:
-            write_bytes(images, out)
-        else:
-            out.copy_(images)
+    def _leading_crops(self, size: tuple[int, int]) -> int:
+        """Return the number of operations up to the first that makes images smaller, 0 if one computes in float32.
+
+        After them, more images fit into the cache together.
+        """
+        for count, operation in enumerate(self.operations, 1):
+            height, width = operation.output_size(size)
+            if operation.computes_float:
+                return 0
+            if height * width < size[0] * size[1]:
+                return count
+            size = (height, width)
+        return 0
+
+
+def _apply(operations: Sequence[Operation], images: Tensor, params: Sequence[Params]) -> Tensor:
+    """Apply operations with drawn parameters to images, on the CPU a few at a time; return new images."""
+    n, channels, *size = images.shape
+    height, width = Chain(operations).output_size((size[0], size[1]))
+    out = torch.empty(
+        (n, channels, height, width), dtype=images.dtype, device=images.device, memory_format=memory_layout(images)
+    )
+    if n and images.device.type != "cpu":
+        _run(operations, images, params, out)
+    elif n:
+        numbers = channels * max(size[0] * size[1], height * width)
+        step = 1 if numbers > _LARGE else max(_TOGETHER // numbers, 1)
+        split = [{name: torch.split(value, step) for name, value in each.items()} for each in params]
+        with one_thread():
+            for k, (part, target) in enumerate(zip(torch.split(images, step), torch.split(out, step), strict=True)):
+                _run(operations, part, [{name: parts[k] for name, parts in each.items()} for each in split], target)
+    return out
+
+
+def _run(operations: Sequence[Operation], images: Tensor, params: Sequence[Params], out: Tensor) -> None:
+    as_bytes = images.dtype == torch.uint8
+    owned = False  # whether `images` is a copy that may be overwritten
+    for operation, operation_params in zip(operations, params, strict=True):
+        before = images
+        if operation.computes_float and (images.dtype != torch.float32 or not images.is_contiguous() or not owned):
+            images, owned = to_float(images), True
+        elif operation.overwrites and not owned:
+            images, owned = copied(images), True
+        images = operation.transform(images, operation_params)
+        owned = owned or images is not before
+    if as_bytes and images.dtype != torch.uint8:
+        write_bytes(images, out)
+    else:
+        out.copy_(images)
 
 
 def _geometric(operation: Operation) -> Geometric | Chain:

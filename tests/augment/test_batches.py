@@ -15,6 +15,7 @@ from lit_cv.augment import (
     GaussianBlur,
     HorizontalFlip,
     Operation,
+    RandomResizedCrop,
     build_operations,
     policy_operations,
 )
@@ -110,6 +111,30 @@ def test_chain_equals_operations_and_rounds_once(monkeypatch: pytest.MonkeyPatch
     assert (chain.apply(images, params).int() - result.int()).abs().max() <= 1
     monkeypatch.setattr(chain_module, "_LARGE", 1)
     assert (chain.apply(images, params).int() - result.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float16])
+def test_chain_that_crops_first_equals_operations(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    images = (torch.rand(11, 3, 40, 40) * (255 if dtype == torch.uint8 else 1)).to(dtype)
+    crop, rest = RandomResizedCrop(16), [HorizontalFlip(), ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8)]
+    chain = Chain([HorizontalFlip(), crop, *rest])
+    params = chain.draw(images)
+    split = chain.apply(images, params)
+    monkeypatch.setattr(Chain, "_leading_crops", lambda self, size: 0)
+    torch.testing.assert_close(split, chain.apply(images, params), atol=1 if dtype == torch.uint8 else 1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("operations", "count"),
+    [
+        ([RandomResizedCrop(16), ColorJitter()], 1),
+        ([HorizontalFlip(), RandomResizedCrop(16)], 2),
+        ([ColorJitter(), RandomResizedCrop(16)], 0),
+        ([RandomResizedCrop(40), ColorJitter()], 0),
+    ],
+)
+def test_chain_crops_first_if_no_operation_before_computes_float(operations: list[Any], count: int) -> None:
+    assert Chain(operations)._leading_crops((32, 32)) == count
 
 
 def test_empty_chain_copies() -> None:
