@@ -11,7 +11,7 @@ from torchmetrics import MetricCollection
 
 from lit_cv.contracts import Batch, Output, Stage
 from lit_cv.loop_state import batch_index, is_logging_step, restore_loaders
-from lit_cv.modules.batch_errors import explain_batch
+from lit_cv.modules.batch_errors import explain_batch, explain_local_size
 from lit_cv.modules.checkpoint_contents import add_contents, restore_contents
 from lit_cv.modules.compilation import compile_networks
 from lit_cv.modules.data_classes import match_data_classes
@@ -134,6 +134,8 @@ class LightningHooks(ExtensionPoints):
         except Exception as error:
             if reason := explain_batch(type(self).__name__, batch, error):
                 raise TypeError(reason) from error
+            if reason := explain_local_size(getattr(self, "backbone", None), batch):
+                raise ValueError(reason) from error
             raise
         if not _has_loss(output, stage):
             raise TypeError(

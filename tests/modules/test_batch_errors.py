@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from lit_cv import SimCLRModule
 from lit_cv.cli import console
-from lit_cv.modules.batch_errors import explain_batch
+from lit_cv.modules.batch_errors import explain_batch, explain_local_size
+from lit_cv.nn import create_backbone
 
 IMAGE, LABEL = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1])
 EPISODE = {"support": {"label": LABEL}, "query": {"image": IMAGE, "label": LABEL}}
@@ -47,6 +49,39 @@ def test_error_names_class_and_entry(batch: Any, error: Exception, text: str) ->
 )
 def test_other_errors_are_not_explained(batch: Any, error: Exception) -> None:
     assert explain_batch("M", batch, error) is None
+
+
+@pytest.mark.parametrize(
+    ("backbone", "side", "text"),
+    [
+        ("vit_micro_p8", 12, "vit_micro_p8 supports local views of 16x16 pixels, not 12x12: change `local_size`"),
+        ("timm/vit_tiny_patch16_224", 20, "patch16_224 supports local views of 16x16 pixels, not 20x20"),
+        ("vit_b_16", 16, "vit_b_16 does not support local views of 16x16 pixels, nor of .*, or change the backbone"),
+    ],
+)
+def test_error_names_size_of_local_views(backbone: str, side: int, text: str) -> None:
+    with torch.device("meta"):
+        network = create_backbone(backbone, image_size=64)
+    views = {"views": torch.empty(2, 2, 3, 64, 64, device="meta")}
+    line = explain_local_size(network, views | {"local_views": torch.empty(6, 2, 3, side, side, device="meta")})
+    assert line is not None
+    assert re.search(text, line)
+    assert "\n" not in line
+    assert explain_local_size(network, views | {"local_views": views["views"]}) is None
+    assert explain_local_size(network, views) is None
+
+
+class LocalModule(SimCLRModule):
+    def step(self, batch: Any, stage: Any) -> Any:
+        return {"loss": self.backbone(batch["local_views"].flatten(0, 1)).square().mean()}
+
+
+def test_step_reports_size_of_local_views() -> None:
+    module = LocalModule(backbone="vit_micro_p8", image_size=32, in_channels=3)
+    module.configure_model()
+    batch = {"views": torch.zeros(2, 2, 3, 32, 32), "local_views": torch.zeros(2, 2, 3, 12, 12)}
+    with pytest.raises(ValueError, match="supports local views of 16x16 pixels, not 12x12"):
+        module.training_step(batch, 0)
 
 
 TUPLES = """
