@@ -13,6 +13,7 @@ def simclr_operations(
     size: int | None = None,
     strength: float = 1.0,
     min_scale: float = 0.08,
+    max_scale: float = 1.0,
     blur: float = 0.5,
     solarize: float = 0.0,
     exact: bool = True,
@@ -24,13 +25,14 @@ def simclr_operations(
         strength: Strength s of the color distortion: 0.8 s, 0.8 s, 0.8 s and 0.2 s. The paper uses 1 for
             ImageNet, 0.5 for CIFAR-10.
         min_scale: Minimum area of the crop, as a fraction of the image.
+        max_scale: Maximum area of the crop.
         blur: Probability of a Gaussian blur; the paper does not use it for CIFAR-10.
         solarize: Probability of solarization (0.2 for BYOL's second view).
         exact: Whether colors are changed exactly, or by one matrix per sample: see `ColorJitter`.
     """
     color = dict.fromkeys(("brightness", "contrast", "saturation"), 0.8 * strength)
     operations = [
-        {"name": "random_resized_crop", "size": size, "scale": [min_scale, 1.0]},
+        {"name": "random_resized_crop", "size": size, "scale": [min_scale, max_scale]},
         "horizontal_flip",
         {"name": "color_jitter", **color, "hue": 0.2 * strength, "p": 0.8, "exact": exact},
         {"name": "grayscale", "p": 0.2},

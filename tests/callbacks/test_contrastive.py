@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from lit_cv.augment import ColorJitter, GaussianBlur
-from lit_cv.callbacks.contrastive import ContrastiveAugmentation
+from lit_cv.augment import ColorJitter, GaussianBlur, RandomResizedCrop
+from lit_cv.callbacks.contrastive import ContrastiveAugmentation, local_view_side
+from lit_cv.nn import create_backbone
 from tests.callbacks.test_augmentation import fit, start
 
 
@@ -68,7 +69,14 @@ def test_options_per_view() -> None:
         ({"blur": [0.1, 0.2, 0.3]}, "a list of n_views=2 numbers"),
         ({"operations": [["horizontal_flip"]]}, r"has 1 lists: it must have one per view \(n_views=2\)"),
         ({"operations": ["horizontl_flip"]}, "did you mean 'horizontal_flip'"),
-        ({"min_scale": 2.0}, "scale"),
+        ({"min_scale": 2.0}, "min_scale=2.0"),
+        ({"min_scale": 0.5, "max_scale": 0.4}, "max_scale=0.4: must be at least min_scale=0.5"),
+        ({"local_views": -1}, "local_views=-1"),
+        ({"local_size": 0}, "local_size=0"),
+        ({"local_scale": [0.4, 0.05]}, r"local_scale=\[0.4, 0.05\]"),
+        ({"local_scale": [0.4, 1.5]}, "local_scale=1.5"),
+        ({"local_blur": 2.0}, "local_blur=2.0"),
+        ({"local_views": 2, "operations": ["horizontal_flip"]}, "local_operations=None: must be set"),
     ],
 )
 def test_error_names_option(options: dict[str, Any], message: str) -> None:
@@ -101,3 +109,84 @@ def test_custom_operations_crop_to_image_size_of_data() -> None:
     callback = ContrastiveAugmentation(operations=[["random_resized_crop"], ["random_crop", "horizontal_flip"]])
     callback.setup(SimpleNamespace(datamodule=SimpleNamespace(image_size=(24, 24))), None, "fit")  # type: ignore[arg-type]
     assert callback.views(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape == (2, 2, 3, 24, 24)
+
+
+def test_local_views_are_smaller_and_belong_to_their_sample() -> None:
+    images = torch.arange(6).view(6, 1, 1, 1).expand(6, 3, 32, 48).to(torch.uint8).contiguous()
+    crop = ["random_resized_crop"]
+    callback = ContrastiveAugmentation(operations=crop, local_views=5, local_operations=crop)
+    local = start(callback, {"image": images})["local_views"]
+    assert torch.equal(local, images[:, :, :16, :16].expand(5, -1, -1, -1, -1))
+    assert "local_views" not in start(ContrastiveAugmentation(), {"image": images})
+
+
+def test_local_views_are_drawn_per_sample_and_cover_their_scale() -> None:
+    ramp = torch.arange(64).expand(1, 64, 64) / 64
+    images = torch.stack([ramp[0], ramp[0].T, torch.zeros(64, 64)])[None].expand(40, 3, 64, 64).contiguous()
+    options: dict[str, Any] = {"strength": 0.0, "blur": 0.0, "local_blur": 0.0}
+    callback = ContrastiveAugmentation(min_scale=0.4, local_views=4, local_scale=[0.05, 0.2], **options)
+    for crops, low, high in ((callback.views(images), 0.4, 1.0), (callback.local_crops(images), 0.05, 0.2)):
+        flat = crops.flatten(0, 1)
+        flat = flat[flat[:, 0].ne(flat[:, 1]).flatten(1).any(1)]  # without those in grayscale
+        assert len({crop.numpy().tobytes() for crop in flat}) == len(flat)
+        width = (flat[:, 0, 0].amax(-1) - flat[:, 0, 0].amin(-1)) * flat.shape[-1] / (flat.shape[-1] - 1)
+        height = (flat[:, 1, :, 0].amax(-1) - flat[:, 1, :, 0].amin(-1)) * flat.shape[-1] / (flat.shape[-1] - 1)
+        area = width * height
+        assert low - 0.1 * low < float(area.min()) < low + 0.25 * (high - low)
+        assert high - 0.25 * (high - low) < float(area.max()) < high + 0.1 * high
+
+
+@pytest.mark.parametrize(("side", "patch"), [(224, 16), (518, 14), (96, 16), (64, 16), (32, 4), (28, 4)])
+def test_patches_divide_local_views(side: int, patch: int) -> None:
+    assert local_view_side(side) % patch == 0
+    assert 0.3 * side < local_view_side(side) < 0.6 * side
+
+
+def test_small_images_have_local_views() -> None:
+    for side in range(1, 600):
+        assert min(side, 8) <= local_view_side(side) <= side
+    assert (local_view_side(224), local_view_side(8)) == (96, 8)
+
+
+def test_options_of_local_views() -> None:
+    callback = ContrastiveAugmentation(blur=[1.0, 0.1], solarize=[0.0, 0.2], local_views=1, strength=0.5)
+    assert [len(chain.operations) for chain in callback._chains[False]] == [5, 6]
+    small, large = (callback._local_chains[key].operations for key in (True, False))
+    assert [isinstance(chain[-1], GaussianBlur) for chain in (small, large)] == [False, True]
+    crop, _, jitter, *_ = large
+    assert isinstance(crop, RandomResizedCrop)
+    assert isinstance(jitter, ColorJitter)
+    assert (crop.scale, jitter.brightness) == ((0.05, 0.4), pytest.approx((0.6, 1.4)))
+    blurred = ContrastiveAugmentation(local_blur=0.3)._local_chains[True].operations
+    assert [operation.p for operation in blurred if isinstance(operation, GaussianBlur)] == [0.3]
+    assert ContrastiveAugmentation(local_views=1, size=48).local_crops(torch.zeros(2, 3, 64, 64)).shape[3:] == (16, 16)
+    assert ContrastiveAugmentation(local_views=1, local_size=10).local_crops(torch.zeros(2, 3, 8, 9)).shape[3] == 10
+
+
+def test_local_views_of_validation_are_fixed() -> None:
+    torch.manual_seed(1)
+    first = fit(ContrastiveAugmentation(local_views=3, local_size=4))
+    torch.manual_seed(2)
+    second = fit(ContrastiveAugmentation(local_views=3, local_size=4))
+    for part in ("train_batches", "val_batches"):
+        made = [[batch["local_views"] for batch in getattr(module, part)] for module in (first, second)]
+        assert [crops.shape for crops in made[0][:2]] == [(3, 4, 1, 4, 4), (3, 2, 1, 4, 4)]
+        assert all(torch.equal(a, b) for a, b in zip(*made, strict=True)) == (part == "val_batches")
+
+
+def test_local_views_do_not_change_global_ones() -> None:
+    images = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8)
+    batches = []
+    for callback in (ContrastiveAugmentation(), ContrastiveAugmentation(local_views=2)):
+        torch.manual_seed(3)
+        batches.append(start(callback, {"image": images}))
+    assert torch.equal(batches[0]["views"], batches[1]["views"])
+
+
+@pytest.mark.parametrize("backbone", ["vit_micro", "timm/vit_tiny_patch16_224", "timm/resnet18", "resnet9", "conv4"])
+def test_backbones_encode_both_sizes(backbone: str) -> None:
+    network = create_backbone(backbone, image_size=64)
+    callback = ContrastiveAugmentation(local_views=2)
+    batch = start(callback, {"image": torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)})
+    features = [network(batch[name].flatten(0, 1)) for name in ("views", "local_views")]
+    assert [part.shape for part in features] == [(4, network.num_features)] * 2
