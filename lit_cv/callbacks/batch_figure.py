@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lit_cv.callbacks.run_output import class_names, figures_wanted, guarded, publish
@@ -26,8 +27,9 @@ class BatchFigure(L.Callback):
     The first training batch is saved as `train_batch.png` in the run's folder and in TensorBoard. It makes wrong
     channels, labels off by one and too strong augmentation visible. If the training step changes the images itself, the
     `images` and `target` that it returns are shown. Titles of mixed images contain the weights of their labels. Views
-    of one image are placed side by side. Source and target alternate row by row. Of few-shot batches the first episode
-    is shown, support images before query images. Boxes and masks are drawn over the images.
+    of one image are placed side by side, followed by its smaller local views, several in a tile. Source and target
+    alternate row by row. Of few-shot batches the first episode is shown, support images before query images. Boxes and
+    masks are drawn over the images.
 
     Args:
         every_n_epochs: Show the first batch of every n-th epoch; 0 for the first epoch only.
@@ -111,6 +113,9 @@ def _find_images(batch: Any) -> tuple[Tensor, Tensor | None, int] | None:
             return views[0], labels, 1
         views = torch.stack(list(views))
     if isinstance(views, Tensor) and views.ndim == 5:
+        local = batch.get("local_views")
+        if isinstance(local, Tensor) and local.ndim == 5 and len(local):
+            views = _with_local(views, local)
         return views.transpose(0, 1).flatten(0, 1), labels, len(views)
     if _is_images(batch.get("image")):
         return batch["image"], labels, 1
@@ -120,6 +125,27 @@ def _find_images(batch: Any) -> tuple[Tensor, Tensor | None, int] | None:
         return first[0], first[1], 1
     parts = [part for value in batch.values() if isinstance(value, Mapping) and (part := _find_images(value))]
     return _row_by_row(parts) if parts else None
+
+
+def _with_local(views: Tensor, local: Tensor) -> Tensor:
+    """Return views (V, N, C, H, W) and further white tiles that show local views (L, N, C, h, w) at the same scale."""
+    white = 255 if views.dtype == torch.uint8 else 1
+    counts = [max(side // local_side, 1) for side, local_side in zip(views.shape[3:], local.shape[3:], strict=True)]
+    gap = max(min(views.shape[3:]) // 32, 1)
+    height, width = (
+        max(side, count * local_side + (count + 1) * gap)
+        for side, local_side, count in zip(views.shape[3:], local.shape[3:], counts, strict=True)
+    )
+    down, right = height - views.shape[3], width - views.shape[4]
+    tiles = [F.pad(views, (right // 2, right - right // 2, down // 2, down - down // 2), value=white)]
+    for group in torch.split(local, counts[0] * counts[1]):
+        tile = views.new_full((*views.shape[1:3], height, width), white)
+        for position, crops in enumerate(group):
+            top = gap + position // counts[1] * (local.shape[3] + gap)
+            left = gap + position % counts[1] * (local.shape[4] + gap)
+            tile[:, :, top : top + local.shape[3], left : left + local.shape[4]] = crops
+        tiles.append(tile[None])
+    return torch.cat(tiles)
 
 
 def _row_by_row(parts: list[tuple[Tensor, Tensor | None, int]], row: int = 8) -> tuple[Tensor, Tensor | None, int]:

@@ -152,3 +152,19 @@ def test_source_and_target_alternate_by_row() -> None:
     assert labels is not None
     assert labels.tolist() == [*range(8), *[-1] * 8, *range(8, 16), *[-1] * 8]
     assert views == 1
+
+
+@pytest.mark.parametrize(("side", "local_side", "tiles"), [(32, 16, 2), (28, 12, 2), (32, 20, 6), (8, 8, 6)])
+def test_local_views_are_smaller_tiles_beside_their_views(side: int, local_side: int, tiles: int) -> None:
+    views = torch.full((2, 3, 3, side, side), 0.5)
+    local = (torch.arange(18) / 40).view(6, 3, 1, 1, 1).expand(6, 3, 3, local_side, local_side)
+    images_and_labels = _find_images({"views": views, "local_views": local})
+    assert images_and_labels is not None
+    images, _, count = images_and_labels
+    assert (count, len(images)) == (2 + tiles, 3 * (2 + tiles))
+    for image, shown in enumerate(images.unflatten(0, (3, -1))):
+        assert (shown[:2] == 0.5).sum() == 2 * 3 * side**2
+        for crop in local[:, image]:
+            assert (shown[2:] == crop[0, 0, 0]).sum() == 3 * local_side**2
+        edges = torch.cat([shown[2:, :, 0], shown[2:, :, :, 0], shown[2:, :, -1], shown[2:, :, :, -1]])
+        assert (edges == 1).all()
