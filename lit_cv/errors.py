@@ -193,7 +193,7 @@ def refusal(owner: object, name: str, value: object, allowed: str) -> str:
     is_question = allowed.endswith("?")
     spelled = option(name, owner, value)
     where = "" if spelled is None else f" ({spelled})"
-    return f"{name}={shown!r}: {allowed.removesuffix('.')}{where}{'' if is_question else '.'}"
+    return f"{_names.get(name, name)}={shown!r}: {allowed.removesuffix('.')}{where}{'' if is_question else '.'}"
 
 
 class OptionError(ValueError):

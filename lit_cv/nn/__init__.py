@@ -13,9 +13,11 @@ from lit_cv.nn.lora import add_lora, has_lora, lora_layers, merge_lora, merge_lo
 from lit_cv.nn.moving_average import MovingAverage, cosine_decay
 from lit_cv.nn.preprocessing import Preprocessing
 from lit_cv.nn.projector import Projector
+from lit_cv.nn.resizing import resize_images
 from lit_cv.nn.stages import BackboneStage, backbone_stages, find_stage
 from lit_cv.nn.stochastic_depth import set_stochastic_depth
 from lit_cv.nn.taps import LayerTaps
+from lit_cv.nn.teacher import Teacher, build_teacher
 from lit_cv.nn.vit_layouts import export_vit
 from lit_cv.nn.weight_files import absolute_weights
 from lit_cv.nn.weights import Weights
@@ -31,10 +33,12 @@ __all__ = [
     "Preprocessing",
     "Projector",
     "SpatialDropout",
+    "Teacher",
     "Weights",
     "absolute_weights",
     "add_lora",
     "backbone_stages",
+    "build_teacher",
     "check_backbone_name",
     "checkpoint_options",
     "cosine_decay",
@@ -48,6 +52,7 @@ __all__ = [
     "lora_layers",
     "merge_lora",
     "merge_lora_state",
+    "resize_images",
     "reverse_gradient",
     "set_stochastic_depth",
 ]
