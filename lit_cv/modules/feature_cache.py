@@ -1,4 +1,4 @@
-"""Caching of image features for a classifier on a frozen backbone."""
+"""Caching of the features that a frozen network computes from images."""
 
 import logging
 import time
@@ -6,16 +6,22 @@ from typing import Any
 
 import lightning as L
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from lit_cv.contracts import as_callback, as_data
+from lit_cv.contracts import as_callback, as_data, data_of
 from lit_cv.errors import TRAINER, VoidOptionError, argument, setting
 from lit_cv.modules.extension_points import ExtensionPoints
+from lit_cv.nn import resize_images
 
-__all__ = ["cache_features", "check_caching", "check_extraction", "extract_features"]
+__all__ = ["cache_features", "callbacks_that_change_images", "check_caching", "check_extraction", "extract_features"]
 
 log = logging.getLogger("lit_cv")
+
+
+def callbacks_that_change_images(trainer: L.Trainer) -> list[str]:
+    """Return the class names of callbacks that change images between steps, so that features cannot be cached."""
+    names = [type(c).__name__ for c in trainer.callbacks if as_callback(c).changes_images]  # type: ignore[attr-defined]
+    return list(dict.fromkeys(names))
 
 
 def check_caching(trainer: L.Trainer) -> None:
@@ -24,9 +30,7 @@ def check_caching(trainer: L.Trainer) -> None:
     Raises:
         ValueError: If a callback changes the images, or the DataModule does not support caching.
     """
-    names = [type(c).__name__ for c in trainer.callbacks if as_callback(c).changes_images]  # type: ignore[attr-defined]
-    changing = list(dict.fromkeys(names))
-    if changing:
+    if changing := callbacks_that_change_images(trainer):
         reason = f"cache_features keeps one feature vector per image, but {' and '.join(changing)} changes the images"
         out = f"leave it out ({argument('callbacks', TRAINER)}), or set {setting('cache_features', False)}"
         raise VoidOptionError(
@@ -53,26 +57,35 @@ def check_extraction(trainer: L.Trainer, purpose: str) -> None:
         )
 
 
-def cache_features(module: ExtensionPoints) -> dict[str, Tensor]:
+def cache_features(module: ExtensionPoints, network: nn.Module | None = None) -> dict[str, Tensor]:
     """Compute the features of all training and validation images once.
+
+    Args:
+        module: The module.
+        network: As for `extract_features`.
 
     Returns:
         Features by stage (`train`, `val`), (N, num_features); the `index` of a batch selects its rows.
     """
-    datamodule: Any = module.trainer.datamodule  # type: ignore[attr-defined]
-    datasets = {"train": datamodule.train_dataset, "val": datamodule.val_dataset}
+    data = data_of(module.trainer)
+    training = data.unlabeled_dataset if module.uses_unlabeled else data.train_dataset
+    datasets = {"train": training, "val": data.val_dataset}
     start = time.monotonic()
-    features = {stage: extract_features(module, data) for stage, data in datasets.items() if data is not None}
+    features = {stage: extract_features(module, data, network) for stage, data in datasets.items() if data is not None}
     counts = " and ".join(f"{len(value):,} {stage}" for stage, value in features.items())
     log.info("Features of %s images computed in %.1f s and cached for all epochs.", counts, time.monotonic() - start)
     return features
 
 
 @torch.no_grad()
-def extract_features(module: ExtensionPoints, dataset: Any) -> Tensor:
+def extract_features(module: ExtensionPoints, dataset: Any, network: nn.Module | None = None) -> Tensor:
     """Return the features (N, num_features) of all images of a dataset, with the network in eval mode.
 
-    Training images that are larger, to be cropped by an augmentation, are resized to the evaluation size.
+    Args:
+        module: The module.
+        dataset: The dataset.
+        network: Network that takes images as they come from the loader; `None` takes the module's backbone, for which
+            training images that are larger, to be cropped by an augmentation, are resized to the evaluation size.
     """
     from rich.console import Console
     from rich.progress import track
@@ -82,21 +95,14 @@ def extract_features(module: ExtensionPoints, dataset: Any) -> Tensor:
     console = Console(stderr=True)
     batches = track(loader, "Computing features", console=console, transient=True, disable=not console.is_terminal)
     features: Tensor | None = None
-    size = as_data(datamodule).image_size
-    module.backbone.eval()
+    size = as_data(datamodule).image_size if network is None else None
+    network = module.backbone if network is None else network
+    network.eval()
     for batch in batches:
         with module.trainer.precision_plugin.forward_context():
-            batch_features = module.backbone(_resized(batch["image"].to(module.device, non_blocking=True), size))
+            batch_features = network(resize_images(batch["image"].to(module.device, non_blocking=True), size))
         if features is None:
             features = batch_features.new_empty(len(dataset), batch_features.shape[1])
         features[batch["index"].to(module.device)] = batch_features
     module.train(module.training)
     return torch.empty(0) if features is None else features
-
-
-def _resized(images: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """Return images (N, C, H, W) resized with antialiasing."""
-    if size is None or images.shape[2:] == size:
-        return images
-    resized = F.interpolate(images.float(), size, mode="bilinear", antialias=True)
-    return resized if images.is_floating_point() else resized.round().to(images.dtype)
