@@ -16,7 +16,17 @@ from torch import Tensor, nn
 
 from lit_cv.plain_values import require_plain
 
-__all__ = ["CheckpointFile", "RefusedFileError", "load_tensors", "read_checkpoint", "require_stored_tensors"]
+__all__ = [
+    "INITIAL_WEIGHTS",
+    "CheckpointFile",
+    "RefusedFileError",
+    "load_tensors",
+    "read_checkpoint",
+    "require_stored_tensors",
+]
+
+INITIAL_WEIGHTS = ("weights", "teacher_weights")
+"""Arguments of modules that name weights to start from, which a checkpoint then contains."""
 
 _UNREADABLE = "it is a file of another kind, or truncated"
 _DROPPED = frozenset({"_instantiator", "_class_path"})  # from Lightning's CLI: they name code to call
@@ -42,8 +52,8 @@ class CheckpointFile:
         size: Bytes of the file, plus those of the base weights if it holds only an update of them.
         class_path: Import path of the saved module, `None` if another program wrote the file. It is text from a file:
             `lit_cv.registry.resolve_class` decides whether it may become a class.
-        hyper_parameters: Constructor arguments of that module, plain values. `weights` is `None`, since the checkpoint
-            has its own weights, unless it holds only an update of them.
+        hyper_parameters: Constructor arguments of that module, plain values. `INITIAL_WEIGHTS` are `None`, since the
+            checkpoint has its own weights, unless it holds only an update of them.
         step: Optimizer steps taken when it was written.
         class_names: Names of the classes.
         state_dict: The weights.
@@ -211,8 +221,8 @@ def read_checkpoint(path: Path) -> CheckpointFile:
     _require_texts(path, "the names of its `hyper_parameters`", list(stored_parameters))
     parameters = {name: value for name, value in stored_parameters.items() if name not in _DROPPED}
     base = _field(path, metadata, "base", str, None)
-    if base is None and "weights" in parameters:
-        parameters["weights"] = None
+    needed = {"weights"} if base is not None else set()
+    parameters |= dict.fromkeys(parameters.keys() & set(INITIAL_WEIGHTS) - needed)
     names = _field(path, metadata, "class_names", list, [])
     _require_texts(path, "its `class_names`", names)
     classes = _field(path, metadata, "classes", dict, {"class_names": names} if names else {})

@@ -4,6 +4,7 @@ from lit_cv.modules.adversarial import DomainAdversarialModule
 from lit_cv.modules.base import BaseModule
 from lit_cv.modules.class_confusion import ClassConfusionModule
 from lit_cv.modules.detection import DetectionModule
+from lit_cv.modules.distillation import DistillationModule
 from lit_cv.modules.domain_adaptation import DomainAdaptationModule
 from lit_cv.modules.fine_tune import FineTuneModule
 from lit_cv.modules.mae import MAEModule
@@ -23,6 +24,7 @@ __all__ = [
     "BaseModule",
     "ClassConfusionModule",
     "DetectionModule",
+    "DistillationModule",
     "DomainAdaptationModule",
     "DomainAdversarialModule",
     "FineTuneModule",

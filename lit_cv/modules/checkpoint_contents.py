@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from lit_cv.checkpoint_file import INITIAL_WEIGHTS
 from lit_cv.contracts import ClassLists, data_of
 from lit_cv.errors import argument
 from lit_cv.loop_state import keep_validation_due
@@ -28,9 +29,9 @@ def add_contents(module: ExtensionPoints, checkpoint: dict[str, Any]) -> None:
         checkpoint["lit_cv"]["preprocessing"] = preprocessing.plain()
     if module._trainer is not None:
         keep_validation_due(module.trainer, checkpoint)
-    # The checkpoint now contains the initial weights, and their file may move.
-    if "weights" in checkpoint.get("hyper_parameters", {}):
-        checkpoint["hyper_parameters"]["weights"] = None
+    # The checkpoint now contains the initial weights, and their files may move.
+    hparams = checkpoint.get("hyper_parameters", {})
+    hparams.update(dict.fromkeys(hparams.keys() & set(INITIAL_WEIGHTS)))
 
 
 def restore_contents(module: ExtensionPoints, checkpoint: Mapping[str, Any]) -> None:

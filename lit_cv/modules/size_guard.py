@@ -12,6 +12,8 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
+from lit_cv.checkpoint_file import INITIAL_WEIGHTS
+
 if TYPE_CHECKING:
     from lit_cv.modules.base import BaseModule
 
@@ -87,7 +89,9 @@ def check_network_size(cls: "type[BaseModule]", hyper_parameters: Mapping[str, A
     """
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"), limit_network_size(size, source):
-            cls(**{**hyper_parameters, **dict.fromkeys(hyper_parameters.keys() & {"weights"})}).configure_model()
+            cls(
+                **{**hyper_parameters, **dict.fromkeys(hyper_parameters.keys() & set(INITIAL_WEIGHTS))}
+            ).configure_model()
     except Exception as error:
         if isinstance(error, ValueError) and str(error).startswith(source):
             raise

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import lightning as L
 import yaml
 
+from lit_cv.checkpoint_file import INITIAL_WEIGHTS
 from lit_cv.errors import COMMAND, DATA, FIT, MODULE, TRAINER, argument, setting
 from lit_cv.plain_values import read_yaml
 from lit_cv.registry import resolve_class
@@ -164,14 +165,14 @@ def _merge_run_config(
 def _merge_files(config: dict[str, Any], files: list[dict[str, Any]]) -> None:
     """Let the configuration files of this command override the checkpoint's hyperparameters.
 
-    Two kinds of values are skipped: null, which the checkpoint filled in from the data, and initial `weights`, since
-    the checkpoint holds later ones.
+    Two kinds of values are skipped: null, which the checkpoint filled in from the data, and `INITIAL_WEIGHTS`,
+    since the checkpoint holds later ones.
     """
     for file in files:
         section = file.get("model")
         arguments = section.get("init_args") if isinstance(section, dict) else None
         pairs = arguments.items() if isinstance(arguments, dict) else ()
-        overrides = {name: value for name, value in pairs if value is not None and name != "weights"}
+        overrides = {name: value for name, value in pairs if value is not None and name not in INITIAL_WEIGHTS}
         _merge(config, {"model": {"init_args": overrides}})
 
 

@@ -17,6 +17,7 @@ import lit_cv.modules
 from lit_cv import (
     ClassConfusionModule,
     DetectionModule,
+    DistillationModule,
     DomainAdversarialModule,
     FineTuneModule,
     MAEModule,
@@ -87,6 +88,7 @@ class Case:
         epochs: Epochs of a run.
         killed_in: Epochs, from 0, in which it is killed.
         pretrained: Whether it starts from the weights of a `SupervisedModule`.
+        weights_argument: The argument that takes these weights.
         moved: Prefixes of names of state, such as moving averages, that `after_step` updates.
         passes: How often a training step runs a backbone on a batch of images.
         syncs: How often a training step may wait for the device.
@@ -104,6 +106,7 @@ class Case:
     epochs: int = 2
     killed_in: tuple[int, ...] = (0,)
     pretrained: bool = False
+    weights_argument: str = "weights"
     moved: tuple[str, ...] = ()
     passes: int = 1
     syncs: int = 0
@@ -123,6 +126,13 @@ ROWS: list[Case] = [
     Case(FineTuneModule, CONV | {"strategy": "discriminative_lr", "optimizer": "sgd"}),
     Case(SimCLRModule, callbacks=lambda: [ContrastiveAugmentation()]),
     Case(MAEModule, MASKED),
+    Case(
+        DistillationModule,
+        CONV | {"teacher": "conv4"},
+        pretrained=True,
+        weights_argument="teacher_weights",
+        passes=2,
+    ),
     Case(DetectionModule, DENSE, Scenes, syncs=5, exported="embed", notes={"export": BOXES, "overhead": SELECTION}),
     Case(SegmentationModule, DENSE, Scenes),
     Case(
@@ -232,6 +242,14 @@ VARIANTS: list[Case] = [
         CONV | {"optimizer": "lars", "lr_scaling": "sqrt"},
         callbacks=lambda: [ContrastiveAugmentation(), OnlineProbe(), EmbeddingEvaluation()],
         variant="lars, with a probe",
+    ),
+    Case(
+        DistillationModule,
+        CONV | {"teacher": "conv4", "match": "relations"},
+        callbacks=lambda: [Augmentation("small_images"), EMA(0.9)],
+        variant="relations, augmented and averaged",
+        pretrained=True,
+        weights_argument="teacher_weights",
     ),
     Case(
         DetectionModule,

@@ -137,7 +137,7 @@ class Run:
             logger=self._logger,
             callbacks=[*case.callbacks(), self.recorder, *callbacks, RunCheckpoint(0 if continued else 1)],
         )
-        arguments = copy.deepcopy(dict(case.options)) | ({"weights": str(weights)} if weights else {})
+        arguments = copy.deepcopy(dict(case.options)) | ({case.weights_argument: str(weights)} if weights else {})
         self.module: BaseModule = case.cls(**arguments)
         self.data = case.data()
         with warnings.catch_warnings():

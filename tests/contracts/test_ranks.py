@@ -128,6 +128,14 @@ TABLE: dict[str, tuple[str, dict[str, Any], Callable[[], Batch]]] = {
     "SimCLR": ("SimCLRModule", {"backbone": "conv4", "image_size": 32}, views),
     "SupCon": ("SimCLRModule", {"backbone": "conv4", "image_size": 32, "supervised": True}, views),
     "SupCon, one view": ("SimCLRModule", {"backbone": "conv4", "image_size": 32, "supervised": True}, one_view),
+    **{
+        f"distillation of {match}": (
+            "DistillationModule",
+            {"backbone": "conv4", "image_size": 32, "teacher": "lenet", "match": match, "teacher_classes": 3},
+            numbered,
+        )
+        for match in ("features", "logits", "relations")
+    },
     "MAE": (
         "MAEModule",
         {"backbone": "vit_micro_p4", "image_size": 32, "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2},
