@@ -3,6 +3,7 @@
 from lit_cv.callbacks.augmentation import Augmentation
 from lit_cv.callbacks.batch_figure import BatchFigure
 from lit_cv.callbacks.classification_figures import ClassificationFigures
+from lit_cv.callbacks.collapse import CollapseWarning
 from lit_cv.callbacks.contrastive import ContrastiveAugmentation
 from lit_cv.callbacks.cutmix import CutMix
 from lit_cv.callbacks.cutout import Cutout
@@ -33,6 +34,7 @@ __all__ = [
     "Augmentation",
     "BatchFigure",
     "ClassificationFigures",
+    "CollapseWarning",
     "ContrastiveAugmentation",
     "CutMix",
     "Cutout",

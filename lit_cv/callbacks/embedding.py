@@ -1,5 +1,6 @@
 """Embeddings of images, for callbacks that evaluate them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -9,12 +10,11 @@ from torch import Tensor
 from lit_cv.callbacks.augmentation import image_batches
 from lit_cv.contracts import as_module
 
-__all__ = ["embed_batch", "embed_images", "has_labels"]
+__all__ = ["embed_batch", "embed_images", "evaluate", "has_labels"]
 
 _KEY = "embedding"
 
 
-@torch.no_grad()
 def embed_images(trainer: L.Trainer, pl_module: L.LightningModule, images: Tensor) -> Tensor:
     """Return `pl_module.embed(images)` as (N, D) float32, computed in the run's precision and in evaluation mode.
 
@@ -26,16 +26,24 @@ def embed_images(trainer: L.Trainer, pl_module: L.LightningModule, images: Tenso
     embed = as_module(pl_module).embed
     if embed is None:
         raise TypeError(f"{type(pl_module).__name__} has no method embed(images), which this callback needs.")
+    embedding: Tensor = evaluate(trainer, pl_module, embed, images)
+    return embedding.float()
+
+
+@torch.no_grad()
+def evaluate(
+    trainer: L.Trainer, pl_module: L.LightningModule, function: Callable[[Tensor], Any], images: Tensor
+) -> Any:
+    """Return `function(images)`, computed by the module in the run's precision and in evaluation mode."""
     training = [module for module in pl_module.modules() if module.training]
     for module in training:
         module.training = False
     try:
         with trainer.precision_plugin.forward_context():
-            embedding: Tensor = embed(images)
+            return function(images)
     finally:
         for module in training:
             module.training = True
-    return embedding.float()
 
 
 def embed_batch(trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, who: str) -> Tensor:

@@ -16,7 +16,7 @@ from lit_cv.metrics.adaptation_scores import (
 from lit_cv.metrics.centroid import centroid_predictions
 from lit_cv.metrics.classes import ClassAccuracy, MacroF1
 from lit_cv.metrics.detection import DetectionAP
-from lit_cv.metrics.embedding import alignment, effective_rank, uniformity
+from lit_cv.metrics.embedding import alignment, effective_rank, spread, uniformity
 from lit_cv.metrics.episodes import EpisodeAccuracy
 from lit_cv.metrics.knn import knn_predictions, nearest_neighbors
 from lit_cv.metrics.label_propagation import certainty, propagate_labels, propagated_predictions
@@ -51,5 +51,6 @@ __all__ = [
     "propagated_predictions",
     "reverse_validation",
     "soft_neighborhood_density",
+    "spread",
     "uniformity",
 ]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["alignment", "effective_rank", "uniformity"]
+__all__ = ["alignment", "effective_rank", "spread", "uniformity"]
 
 _CHUNK = 1024
 
@@ -79,3 +79,22 @@ def effective_rank(embeddings: Tensor) -> Tensor:
     normalized = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
     entropy: Tensor = torch.special.entr(normalized).sum()
     return entropy.exp()
+
+
+@torch.no_grad()
+def spread(embeddings: Tensor) -> Tensor:
+    """Return 1 minus the mean cosine similarity of all pairs of different embeddings, without cancellation.
+
+    It is 0 if all embeddings point in one direction, and about 1 if they are spread over all directions.
+
+    Args:
+        embeddings: (N, D) float, N at least 2; they are normalized.
+
+    Example:
+        >>> spread(torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
+        tensor(1.)
+    """
+    if len(embeddings) < 2:
+        raise ValueError(f"{len(embeddings)} embeddings: spread needs at least 2.")
+    z = F.normalize(embeddings.float(), dim=1)
+    return (z - z.mean(0)).square().sum() / (len(z) - 1)

@@ -233,6 +233,8 @@ class LitCLI(LightningCLI):
         evaluates = self.model.evaluates_embedding or self.evaluate_embedding
         if evaluates and not _has(user_callbacks, callbacks.EmbeddingEvaluation):
             extra.append(callbacks.EmbeddingEvaluation())
+        if self.model.evaluates_embedding and not _has(user_callbacks, callbacks.CollapseWarning):
+            extra.append(callbacks.CollapseWarning())
         return extra
 
     def _loggers(self, root: str | None) -> list[Logger]:

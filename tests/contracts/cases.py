@@ -36,6 +36,7 @@ from lit_cv import (
 from lit_cv.callbacks import (
     EMA,
     Augmentation,
+    CollapseWarning,
     ContrastiveAugmentation,
     EmbeddingEvaluation,
     OnlineProbe,
@@ -240,7 +241,7 @@ VARIANTS: list[Case] = [
     Case(
         SimCLRModule,
         CONV | {"optimizer": "lars", "lr_scaling": "sqrt"},
-        callbacks=lambda: [ContrastiveAugmentation(), OnlineProbe(), EmbeddingEvaluation()],
+        callbacks=lambda: [ContrastiveAugmentation(), OnlineProbe(), EmbeddingEvaluation(), CollapseWarning()],
         variant="lars, with a probe",
     ),
     Case(

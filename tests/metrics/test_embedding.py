@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lit_cv.metrics import alignment, effective_rank, uniformity
+from lit_cv.metrics import alignment, effective_rank, spread, uniformity
 
 
 def test_alignment_equals_mean_squared_distance() -> None:
@@ -12,6 +12,16 @@ def test_alignment_equals_mean_squared_distance() -> None:
     expected = (F.normalize(a, dim=1) - F.normalize(b, dim=1)).norm(dim=1).pow(2).mean()
     torch.testing.assert_close(alignment(a, b), expected)
     assert alignment(a, 2 * a).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_spread_equals_mean_over_pairs() -> None:
+    z = torch.randn(20, 6).double()
+    cosines = F.cosine_similarity(z[:, None], z[None], dim=2)
+    assert spread(z).item() == pytest.approx(1 - (cosines.sum() - 20).item() / (20 * 19), abs=1e-5)
+    near = F.normalize(torch.ones(50, 6), dim=1) + 1e-5 * torch.randn(50, 6)
+    assert 1e-10 < spread(near).item() < 1e-9  # 1 minus a mean cosine in float32 is 0 or 6e-8
+    with pytest.raises(ValueError, match="at least 2"):
+        spread(z[:1])
 
 
 @pytest.mark.parametrize("n", [5, 1500])
