@@ -10,7 +10,7 @@ module; same images, backbone, batch size, optimizer and precision, each with it
     python scripts/benchmark_simclr.py epoch --root $LIT_CV_DATA/cifar10_jpeg/train --size 32 --backbone conv4_tiny
     python scripts/benchmark_simclr.py epoch --root PHOTOS --size 224 --backbone resnet18 --batch 32
 
-`compare_simclr.py` compares the accuracies.
+`compare_self_supervised.py` compares the accuracies.
 """
 
 import argparse

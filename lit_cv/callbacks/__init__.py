@@ -28,6 +28,7 @@ from lit_cv.callbacks.task_curves import TaskCurves
 from lit_cv.callbacks.test_time_augmentation import TestTimeAugmentation
 from lit_cv.callbacks.training_curves import TrainingCurves
 from lit_cv.callbacks.weak_strong import WeakStrongAugmentation
+from lit_cv.callbacks.weight_decay import WeightDecaySchedule
 
 __all__ = [
     "EMA",
@@ -58,4 +59,5 @@ __all__ = [
     "TestTimeAugmentation",
     "TrainingCurves",
     "WeakStrongAugmentation",
+    "WeightDecaySchedule",
 ]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric
 
 from lit_cv.distributed import gather_batches
@@ -16,7 +16,7 @@ from lit_cv.metrics import PseudoLabelQuality
 from lit_cv.modules.base import Batch, Output
 from lit_cv.modules.domain_adaptation import DomainAdaptationModule, Domains
 from lit_cv.modules.target_domain import is_source
-from lit_cv.nn import MovingAverage
+from lit_cv.nn import BackboneAndHead, MovingAverage
 
 __all__ = ["SelfTrainingModule"]
 
@@ -87,7 +87,7 @@ class SelfTrainingModule(DomainAdaptationModule):
 
     def configure_adaptation(self) -> None:
         """Initialize the teacher as a copy of the network."""
-        self.teacher = MovingAverage(nn.ModuleDict({"backbone": self.backbone, "head": self.head}))
+        self.teacher = MovingAverage(BackboneAndHead(self.backbone, self.head))
         self.register_buffer("class_share", torch.full((self.num_classes,), 1 / self.num_classes))
 
     def configure_metrics(self) -> dict[str, Metric]:
@@ -134,8 +134,7 @@ class SelfTrainingModule(DomainAdaptationModule):
     @torch.no_grad()
     def teach(self, images: Tensor) -> Tensor:
         """Return the teacher's class probabilities (N, K) for raw images."""
-        teacher: Any = self.teacher.module
-        logits: Tensor = teacher.head(teacher.backbone(images))
+        logits: Tensor = self.teacher(images)
         return logits.float().softmax(1)
 
     def choose(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:

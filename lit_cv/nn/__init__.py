@@ -4,15 +4,18 @@ import warnings
 from typing import Any
 
 from lit_cv.nn.backbone import Backbone, Network
+from lit_cv.nn.backbone_and_head import BackboneAndHead
 from lit_cv.nn.checkpoint_weights import checkpoint_options, load_head
 from lit_cv.nn.discriminator import DomainDiscriminator
 from lit_cv.nn.factory import check_backbone_name, create_backbone, has_small_stem, list_backbones
 from lit_cv.nn.gradient_reversal import reverse_gradient
 from lit_cv.nn.heads import ClassificationHead, SpatialDropout
+from lit_cv.nn.key_queue import KeyQueue
 from lit_cv.nn.lora import add_lora, has_lora, lora_layers, merge_lora, merge_lora_state
 from lit_cv.nn.moving_average import MovingAverage, cosine_decay
 from lit_cv.nn.preprocessing import Preprocessing
 from lit_cv.nn.projector import Projector
+from lit_cv.nn.prototype_head import PrototypeHead
 from lit_cv.nn.resizing import resize_images
 from lit_cv.nn.stages import BackboneStage, backbone_stages, find_stage
 from lit_cv.nn.stochastic_depth import set_stochastic_depth
@@ -24,14 +27,17 @@ from lit_cv.nn.weights import Weights
 
 __all__ = [
     "Backbone",
+    "BackboneAndHead",
     "BackboneStage",
     "ClassificationHead",
     "DomainDiscriminator",
+    "KeyQueue",
     "LayerTaps",
     "MovingAverage",
     "Network",
     "Preprocessing",
     "Projector",
+    "PrototypeHead",
     "SpatialDropout",
     "Teacher",
     "Weights",

@@ -15,14 +15,19 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging
 
 import lit_cv.modules
 from lit_cv import (
+    BarlowTwinsModule,
+    BYOLModule,
     ClassConfusionModule,
     DetectionModule,
+    DINOModule,
     DistillationModule,
     DomainAdversarialModule,
     FineTuneModule,
+    LeJEPAModule,
     MAEModule,
     MAMLModule,
     MMDModule,
+    MoCoModule,
     MultiTaskModule,
     PrototypicalModule,
     RelationModule,
@@ -32,6 +37,7 @@ from lit_cv import (
     SimCLRModule,
     SourceFreeModule,
     SupervisedModule,
+    VICRegModule,
 )
 from lit_cv.callbacks import (
     EMA,
@@ -41,11 +47,12 @@ from lit_cv.callbacks import (
     EmbeddingEvaluation,
     OnlineProbe,
     WeakStrongAugmentation,
+    WeightDecaySchedule,
 )
 from lit_cv.modules.base import BaseModule
 from lit_cv.running.support_callbacks import add_support_callbacks
-from tests.contracts.approaches import BYOL, DINO, VICReg
-from tests.contracts.data import BATCH, DomainPairs, Episodes, Images, MultiCrop, Scenes
+from tests.contracts.approaches import BYOL
+from tests.contracts.data import BATCH, DomainPairs, Episodes, Images, Scenes
 from tests.contracts.readme import RotationModule, StripesDataModule  # type: ignore[attr-defined]
 
 CONTRACTS: dict[str, str] = {
@@ -71,9 +78,14 @@ TASKS: dict[str, Any] = {
     "pixels": {"type": "segmentation", "channels": 32},
     "objects": {"type": "detection", "channels": 32, "num_convs": 1},
 }
+SMALL_PROJECTOR: dict[str, Any] = CONV | {"projector_hidden": 32, "projector_dim": 16}
 MIRROR = ["horizontal_flip"]
 BOXES = "Exported programs return features only, since the number of detected boxes varies."
 SELECTION = "A step waits for the device where it selects anchors or images by their targets."
+
+
+def two_views() -> list[L.Callback]:
+    return [ContrastiveAugmentation()]
 
 
 @dataclass(frozen=True)
@@ -125,7 +137,19 @@ class Case:
 ROWS: list[Case] = [
     Case(SupervisedModule, CONV | {"dropout": 0.3}),
     Case(FineTuneModule, CONV | {"strategy": "discriminative_lr", "optimizer": "sgd"}),
-    Case(SimCLRModule, callbacks=lambda: [ContrastiveAugmentation()]),
+    Case(SimCLRModule, callbacks=two_views),
+    Case(BYOLModule, SMALL_PROJECTOR | {"decay": 0.8}, callbacks=two_views, moved=("target.",), passes=4),
+    Case(MoCoModule, SMALL_PROJECTOR | {"queue_size": 10}, callbacks=two_views, moved=("key.", "queue."), passes=2),
+    Case(VICRegModule, SMALL_PROJECTOR, callbacks=two_views, passes=2),
+    Case(BarlowTwinsModule, SMALL_PROJECTOR, callbacks=two_views, passes=2),
+    Case(LeJEPAModule, SMALL_PROJECTOR | {"directions": 16}, callbacks=two_views),
+    Case(
+        DINOModule,
+        CONV | {"prototypes": 24, "hidden": 32, "bottleneck": 16, "decay": 0.8, "freeze_prototypes_epochs": 1},
+        callbacks=two_views,
+        moved=("teacher.", "center"),
+        passes=2,
+    ),
     Case(MAEModule, MASKED),
     Case(
         DistillationModule,
@@ -171,8 +195,6 @@ ROWS: list[Case] = [
     Case(RelationModule, {}, data=Episodes),
     Case(MAMLModule, data=Episodes, passes=4),
     Case(BYOL, moved=("target.",), passes=4),
-    Case(VICReg, callbacks=lambda: [ContrastiveAugmentation()]),
-    Case(DINO, callbacks=lambda: [MultiCrop()], moved=("teacher.", "center"), passes=3),
     Case(
         RotationModule,
         syncs=BATCH,
@@ -251,6 +273,26 @@ VARIANTS: list[Case] = [
         variant="relations, augmented and averaged",
         pretrained=True,
         weights_argument="teacher_weights",
+    ),
+    Case(
+        MoCoModule,
+        SMALL_PROJECTOR | {"queue_size": 0},
+        callbacks=lambda: [ContrastiveAugmentation(), EMA(0.9)],
+        variant="without a queue, averaged",
+    ),
+    Case(
+        DINOModule,
+        CONV
+        | {
+            "prototypes": 24,
+            "hidden": 32,
+            "bottleneck": 16,
+            "decay": 0.8,
+            "assignment": "sinkhorn",
+            "teacher_warmup_epochs": 2,
+        },
+        callbacks=lambda: [ContrastiveAugmentation(), WeightDecaySchedule(0.4)],
+        variant="Sinkhorn, weight decay rises",
     ),
     Case(
         DetectionModule,

@@ -2,7 +2,6 @@
 
 from typing import Any, cast
 
-import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -14,8 +13,6 @@ from datamodules import (
     InMemoryDataset,
     ShapesDataModule,
 )
-from lit_cv.callbacks import ContrastiveAugmentation
-from lit_cv.randomness import fixed_seed
 
 SIDE = 16  # pixels
 BATCH = 4  # images
@@ -105,18 +102,3 @@ class _SixClasses(BaseDataModule):
         for image, label in zip(images, labels.tolist(), strict=True):
             image[:, 2 * label : 2 * label + 2] += 90
         return InMemoryDataset(images.to(torch.uint8), labels, [f"row {label}" for label in range(6)])
-
-
-class MultiCrop(L.Callback):
-    """Adds two large and four small crops of each image to the batch, as `views` and `crops`."""
-
-    def __init__(self) -> None:
-        self.large = ContrastiveAugmentation(size=SIDE, n_views=2, min_scale=0.4)
-        self.small = ContrastiveAugmentation(size=SIDE // 2, n_views=4)
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        batch["views"], batch["crops"] = self.large.views(batch["image"]), self.small.views(batch["image"])
-
-    def on_validation_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, *args: Any) -> None:
-        with fixed_seed(batch_idx):
-            self.on_train_batch_start(trainer, pl_module, batch, batch_idx)

@@ -67,6 +67,10 @@ def views() -> Batch:
     return {"views": draw(2, N, 3, 32, 32), "label": torch.tensor([0, 0, 1, 1, -1, 0])}
 
 
+def local_views() -> Batch:
+    return views() | {"local_views": draw(3, N, 3, 16, 16)}
+
+
 def one_view() -> Batch:
     """Classes with a single image, which have no positive pair; rank 0 has more of them."""
     return {"views": draw(1, N, 3, 32, 32), "label": torch.tensor([0, -1, 1, 0, 2, 2])}
@@ -106,6 +110,8 @@ def episodes() -> Batch:
 
 
 SMALL = {"backbone": "conv4", "image_size": 32, "num_classes": 3}
+PROJECTED = {"backbone": "conv4", "image_size": 32, "projector_hidden": 32, "projector_dim": 16}
+PROTOTYPES = {"backbone": "conv4", "image_size": 32, "prototypes": 24, "hidden": 32, "bottleneck": 16}
 ADAPT = SMALL | {"ramp": None}
 DENSE = {"backbone": "resnet9_small", "image_size": 32, "channels": 32}
 MATCH = ADAPT | {"layers": ["blocks.2", "features", "logits"]}
@@ -136,6 +142,14 @@ TABLE: dict[str, tuple[str, dict[str, Any], Callable[[], Batch]]] = {
         )
         for match in ("features", "logits", "relations")
     },
+    "BYOL": ("BYOLModule", PROJECTED, views),
+    "MoCo": ("MoCoModule", PROJECTED | {"queue_size": 16}, views),
+    "MoCo v3": ("MoCoModule", PROJECTED | {"queue_size": 0}, views),
+    "VICReg": ("VICRegModule", PROJECTED, views),
+    "Barlow Twins": ("BarlowTwinsModule", PROJECTED, views),
+    "LeJEPA": ("LeJEPAModule", PROJECTED, local_views),
+    "DINO": ("DINOModule", PROTOTYPES, local_views),
+    "DINO, Sinkhorn": ("DINOModule", PROTOTYPES | {"assignment": "sinkhorn"}, local_views),
     "MAE": (
         "MAEModule",
         {"backbone": "vit_micro_p4", "image_size": 32, "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2},
@@ -201,7 +215,7 @@ def part(values: Any, rows: slice, name: str = "") -> Any:
             chosen[rows] = True
             parts["strong"] = values["strong"][chosen[unlabeled]]
         return parts
-    return values[:, rows] if name in ("views", "crops") else values[rows]
+    return values[:, rows] if name in ("views", "local_views") else values[rows]
 
 
 def from_table(name: str) -> tuple[Any, Batch]:
@@ -210,6 +224,8 @@ def from_table(name: str) -> tuple[Any, Batch]:
     torch.manual_seed(0)
     module: Any = getattr(lit_cv, kind)(**options)
     module.configure_model()
+    if "views" in batch():  # moving averages depend on the step
+        module._trainer = SimpleNamespace(global_step=0, current_epoch=0, estimated_stepping_batches=10)
     if kind.startswith(("Domain", "MMD")):  # make features and predictions differ more between the domains
         for weight in (p for p in module.parameters() if p.ndim > 1):
             weight.data.mul_(3)
