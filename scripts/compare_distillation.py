@@ -97,7 +97,7 @@ def evaluate(args: argparse.Namespace, seed: int, weights: str, backbone: str) -
     fit(probe, images, seed, [], max_steps=1)
     if backbone != args.backbone:
         return {"probe": accuracy(probe, images)}
-    tuned = FineTuneModule("full_finetune", backbone_lr=1e-3, lr=1e-3, warmup_epochs=1, **options)
+    tuned = FineTuneModule("full_finetune", lr=1e-3, warmup_epochs=1, **options)
     fit(tuned, images, seed, [Augmentation(operations=CROPS)], max_epochs=args.labeled_epochs)
     return {"probe": accuracy(probe, images), "fine_tuned": accuracy(tuned, images)}
 
