@@ -28,7 +28,7 @@ class ContrastiveAugmentation(L.Callback):
     With `local_views`, batches also get `local_views` (L, N, C, h, w), smaller views of smaller areas, as in the
     multi-crop of SwAV (Caron et al., 2020). A network encodes them in less time than the other, global views. DINO
     (Caron et al., 2021) has two global views of areas 0.4 to 1 and eight local views of areas 0.05 to 0.4. Modules that
-    do not use local views ignore them.
+    do not use local views raise an error.
 
     Args:
         size: Size of the views in pixels; None for the image size of the data. With `operations`, the last crop also

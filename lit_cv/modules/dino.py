@@ -47,6 +47,7 @@ class DINOModule(ViewsModule):
     """
 
     one_pass: ClassVar[bool] = True
+    uses_local_views: ClassVar[bool] = True
     center: Tensor
 
     def __init__(

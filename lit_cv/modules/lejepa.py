@@ -39,6 +39,7 @@ class LeJEPAModule(ViewsModule):
     """
 
     one_pass: ClassVar[bool] = True
+    uses_local_views: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -27,12 +27,14 @@ class ViewsModule(BaseModule):
     Attributes:
         one_pass: Whether networks see all views in one pass, so that BatchNorm's statistics cover all of them, or each
             view in a pass of its own. Each approach does what its paper does.
+        uses_local_views: Whether the loss uses `local_views`.
     """
 
     uses_unlabeled: ClassVar[bool] = True
     expects_views: ClassVar[bool] = True
     evaluates_embedding: ClassVar[bool] = True
     one_pass: ClassVar[bool] = False
+    uses_local_views: ClassVar[bool] = False
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -61,6 +63,11 @@ class ViewsModule(BaseModule):
         if stage == "train" and views.shape[1] < 2 and not is_distributed():
             raise ValueError(
                 f"a batch of one image has no others to compare it with: raise {argument('batch_size', DATA)}."
+            )
+        if "local_views" in batch and not self.uses_local_views:
+            raise ValueError(
+                f"{type(self).__name__} has no use for local views, which its batches hold: set local_views=0 of "
+                "ContrastiveAugmentation, or choose DINOModule or LeJEPAModule."
             )
         return self.compare(views, batch, stage)
 

@@ -204,6 +204,12 @@ def test_errors_of_batches(name: str) -> None:
         module.step(batch(n=1), "train")
 
 
+@pytest.mark.parametrize("name", sorted(APPROACHES.keys() - {"LeJEPA", "DINO"}))
+def test_error_for_local_views_without_use(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{APPROACHES[name][0]} has no use for local views.*local_views=0"):
+        build(name).step(batch(local=1), "train")
+
+
 @pytest.mark.parametrize(
     ("name", "option", "value"),
     [
