@@ -110,10 +110,10 @@ class DINOModule(ViewsModule):
         return probabilities
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Discard the gradient of prototypes that are not trained yet."""
+        """Discard the gradient of prototypes that are not trained yet; weight decay does not change their direction."""
         if self.current_epoch < self.hparams["freeze_prototypes_epochs"]:
             head: Any = self.head
-            head.prototypes.grad = None
+            head.prototypes.grad.zero_()
 
     def after_step(self) -> None:
         """Move the teacher toward the network, and the center toward the mean of its logits."""

@@ -290,6 +290,7 @@ VARIANTS: list[Case] = [
             "decay": 0.8,
             "assignment": "sinkhorn",
             "teacher_warmup_epochs": 2,
+            "optimizer": "sgd",
         },
         callbacks=lambda: [ContrastiveAugmentation(), WeightDecaySchedule(0.4)],
         variant="Sinkhorn, weight decay rises",
