@@ -5,7 +5,7 @@ from lit_cv.losses.class_confusion import class_confusion
 from lit_cv.losses.classification import class_cross_entropy, label_cross_entropy
 from lit_cv.losses.confidence_thresholds import ConfidenceThreshold, ThresholdName, build_threshold
 from lit_cv.losses.discrepancy import CORALLoss, MMDLoss, coral, mmd
-from lit_cv.losses.distillation import feature_distillation, logit_distillation, relation_distillation
+from lit_cv.losses.distillation import logit_distillation, relation_distillation
 from lit_cv.losses.distribution_alignment import DistributionAlignment
 from lit_cv.losses.dynamic_weight_average import DynamicWeightAverage
 from lit_cv.losses.fcos import fcos_loss
@@ -45,7 +45,6 @@ __all__ = [
     "dice_loss",
     "fairness_loss",
     "fcos_loss",
-    "feature_distillation",
     "info_nce",
     "information_loss",
     "label_cross_entropy",

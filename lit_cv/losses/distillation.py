@@ -7,33 +7,7 @@ from torch import Tensor
 from lit_cv.distributed import gather_batches, gather_with_gradient
 from lit_cv.errors import OptionError
 
-__all__ = ["feature_distillation", "logit_distillation", "relation_distillation"]
-
-
-def feature_distillation(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean squared distance between normalized features, 2 - 2 cos, from 0 to 4.
-
-    This is the loss of SimReg (Navaneet et al. 2021, "Regression as a Simple Yet Effective Tool for Self-supervised
-    Knowledge Distillation"): the student regresses the teacher's features, up to their length.
-
-    Args:
-        student: (N, D), predictions of the teacher's features.
-        teacher: (N, D), without a gradient.
-
-    Returns:
-        A float32 scalar, the mean over the images.
-
-    Raises:
-        ValueError: If the shapes differ.
-
-    Example:
-        >>> feature_distillation(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 3.0]]))
-        tensor(2.)
-    """
-    _check(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        difference = F.normalize(_wide(student), dim=1) - F.normalize(_wide(teacher), dim=1)
-        return difference.square().sum(1).mean()
+__all__ = ["logit_distillation", "relation_distillation"]
 
 
 def logit_distillation(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:

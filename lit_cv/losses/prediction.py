@@ -1,4 +1,4 @@
-"""BYOL: a prediction points in the direction of its target."""
+"""A prediction points in the direction of its target, as in BYOL and SimReg."""
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,16 @@ def cosine_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     Returns:
         A scalar from 0 to 4, in at least float32.
 
+    Raises:
+        ValueError: If the shapes differ.
+
     Example:
         >>> cosine_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 3.0]]))
         tensor(2.)
     """
+    if predictions.shape != targets.shape:
+        raise ValueError(
+            f"shapes {tuple(predictions.shape)} and {tuple(targets.shape)}: predictions and targets need the same."
+        )
     dtype = torch.promote_types(predictions.dtype, torch.float32)
     return 2 - 2 * F.cosine_similarity(predictions.to(dtype), targets.detach().to(dtype)).mean()

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from lit_cv.contracts import data_of
 from lit_cv.errors import OptionError, argument, renamed
-from lit_cv.losses import feature_distillation, logit_distillation, relation_distillation
+from lit_cv.losses import cosine_loss, logit_distillation, relation_distillation
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
 from lit_cv.modules.data_classes import checkpoint_classes
 from lit_cv.modules.feature_cache import cache_features, callbacks_that_change_images
@@ -144,7 +144,7 @@ class DistillationModule(BaseModule):
         features = self.backbone(batch["image"])
         student, teacher, match = self.head(features), self.teach(batch, stage), self.hparams["match"]
         if match == "features":
-            loss = feature_distillation(student, teacher)
+            loss = cosine_loss(student, teacher)
         elif match == "logits":
             loss = logit_distillation(student, teacher, self.hparams["temperature"])
         else:  # ranks may validate different numbers of batches, so validation must not synchronize them

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from datamodules import DigitsDataModule, ImageFolderDataModule
 from lit_cv import Augmentation, DistillationModule, FineTuneModule, SimCLRModule, SupervisedModule
-from lit_cv.losses import feature_distillation, logit_distillation, relation_distillation
+from lit_cv.losses import cosine_loss, logit_distillation, relation_distillation
 from lit_cv.modules.loading import load_module
 from lit_cv.nn import create_backbone
 from tests.modules.test_domain_adaptation import DarkDigits, fit
@@ -59,7 +59,7 @@ def test_loss_compares_outputs_of_student_and_teacher(match: Any, source: Path) 
     features = module.embed(images())
     teacher = classifier(source)
     expected = {
-        "features": lambda: feature_distillation(module.head(features), teacher.embed(images())),
+        "features": lambda: cosine_loss(module.head(features), teacher.embed(images())),
         "logits": lambda: logit_distillation(module.head(features), teacher(images()), 4.0),
         "relations": lambda: relation_distillation(features, teacher.embed(images())),
     }[match]()
