@@ -180,6 +180,20 @@ def test_sigreg_of_distributions() -> None:
     )
 
 
+def test_sigreg_in_parts_equals_plain_formula() -> None:
+    """With more angles than fit into the cache, value and gradient are those of the formula."""
+    z = torch.randn(2, 40, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    directions = torch.randn(8, 900, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    t = torch.linspace(0, 3, 17, dtype=torch.float64)
+    angles = (z @ F.normalize(directions, dim=0))[..., None] * t
+    normal = (-t.square() / 2).exp()
+    error = (angles.cos().mean(1) - normal).square() + angles.sin().mean(1).square()
+    expected = 2 * 40 * torch.trapezoid(error * normal, t, dim=-1).mean()
+    loss = sigreg(z, directions)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(value, z)[0] for value in (loss, expected)))
+
+
 def test_minimum_of_self_distillation_is_entropy() -> None:
     teacher = torch.full((2, 1, 4), 0.25)
     assert self_distillation_loss(torch.zeros(3, 1, 4), teacher, 0.1).item() == pytest.approx(math.log(4))
