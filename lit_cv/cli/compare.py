@@ -6,6 +6,7 @@ from typing import Any
 
 from lit_cv.cli.verb_options import VerbParser, command_line, output_folder
 from lit_cv.plain_values import load_yaml
+from lit_cv.running.recipes import comparison_names
 
 __all__ = ["run_compare"]
 
@@ -21,8 +22,8 @@ def _parser() -> VerbParser:
         "  lit-cv compare --comparison fashion_mnist --data.root $LIT_CV_DATA --labels 10 50 250 --seeds 0 1\n"
         "  lit-cv compare --redraw --cost_per_label 0.05",
     )
-    parser.add_argument("--comparison", default="digits", help="shipped comparison (digits, fashion_mnist) or a YAML "
-                        "file of the same form (default: digits)")  # fmt: skip
+    parser.add_argument("--comparison", default="digits", help=f"shipped comparison ({', '.join(comparison_names())}) "
+                        "or a YAML file of the same form (default: digits)")  # fmt: skip
     parser.add_argument("--approaches", nargs="+", metavar="NAME", help="approaches to run (default: all)")
     parser.add_argument("--labels", nargs="+", metavar="N", help="labels per class, a fraction such as 0.01, or all")
     parser.add_argument(

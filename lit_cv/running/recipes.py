@@ -1,16 +1,20 @@
-"""The shipped recipes; importing this file is cheap."""
+"""The shipped recipes and comparisons; importing this file is cheap."""
 
 from importlib.resources import files
 
 from lit_cv.suggest import nearest
 
-__all__ = ["recipe_names", "recipe_path", "recipe_table"]
+__all__ = ["comparison_names", "recipe_names", "recipe_path", "recipe_table"]
 
 
 def recipe_names() -> list[str]:
     """Return the names of the shipped recipes in alphabetical order."""
-    folder = files("lit_cv") / "recipes"
-    return sorted(entry.name[: -len(".yaml")] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return _names("recipes")
+
+
+def comparison_names() -> list[str]:
+    """Return the names of the shipped comparisons in alphabetical order."""
+    return _names("comparisons")
 
 
 def recipe_path(name: str) -> str:
@@ -31,3 +35,9 @@ def recipe_table(indent: str = "") -> str:
         with open(recipe_path(name), encoding="utf-8") as file:
             lines.append(f"{indent}{name:<28}{file.readline().lstrip('# ').strip()}")
     return "\n".join(lines)
+
+
+def _names(folder: str) -> list[str]:
+    """Return the names of the YAML files in a folder of the package."""
+    names = (entry.name for entry in (files("lit_cv") / folder).iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))

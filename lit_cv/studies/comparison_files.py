@@ -12,19 +12,14 @@ from lit_cv.nn.weight_files import find_file
 from lit_cv.plain_values import require_plain
 from lit_cv.printable import printable
 from lit_cv.running.arguments import read_configuration
+from lit_cv.running.recipes import comparison_names
 from lit_cv.running.training_options import kept_options
 from lit_cv.studies.comparison_plan import CLASSIFIERS, GIVEN, LONGEST_NAME, Approach, ApproachStage, Budget, Comparison
 from lit_cv.suggest import nearest
 
-__all__ = ["comparison_names", "read_comparison"]
+__all__ = ["read_comparison"]
 
 _MAX_STEPS = 10**9
-
-
-def comparison_names() -> list[str]:
-    """Return the names of the shipped comparisons."""
-    folder = files("lit_cv") / "comparisons"
-    return sorted(entry.name[: -len(".yaml")] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 def read_comparison(name: str, **overrides: Any) -> Comparison:

@@ -258,6 +258,9 @@ def test_shipped_comparisons_parse() -> None:
             "supervised", "simclr_centroid", "simclr_propagation", "simclr_probe", "simclr_finetune", "semi_supervised",
             "mae_finetune", "transfer",
         ]  # fmt: skip
+    adaptation, self_supervised = (read_comparison(name) for name in ("adaptation", "self_supervised"))
+    assert "self_training" in [a.name for a in adaptation.approaches]
+    assert [a.stages[0].config for a in self_supervised.approaches] == [a.name for a in self_supervised.approaches]
     assert [str(Budget.parse(text)) for text in (10, "0.01", "all")] == ["10", "0.01", "all"]
 
 
