@@ -3,12 +3,16 @@
 from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from torch import Tensor, nn
 
 import lit_cv
+from datamodules import DigitsDataModule
+from lit_cv import ContrastiveAugmentation
 from lit_cv.losses import NTXentLoss, cosine_loss, info_nce
+from lit_cv.metrics import centroid_predictions
 
 SMALL = {"projector_hidden": 32, "projector_dim": 16}
 HEAD = {"prototypes": 24, "hidden": 32, "bottleneck": 16}
@@ -221,3 +225,61 @@ def test_error_for_local_views_without_use(name: str) -> None:
 def test_errors_name_the_option(name: str, option: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"{option}={value}"):
         build(name, **{option: value})
+
+
+# Epochs and options of a short training; BYOL needs a longer one.
+TRAININGS: dict[str, tuple[int, dict[str, Any]]] = {
+    "MoCo": (30, {"lr": 1e-3, "decay": 0.98, "queue_size": 1024, "temperature": 0.07}),
+    "MoCo v3": (20, {"lr": 3e-3, "decay": 0.9, "queue_size": 0, "projector_hidden": 256, "projector_dim": 64}),
+    "VICReg": (20, {"lr": 3e-3, "projector_hidden": 256, "projector_dim": 256}),
+    "Barlow Twins": (30, {"lr": 2e-3, "projector_hidden": 256, "projector_dim": 256}),
+    "LeJEPA": (20, {"lr": 2e-3, "projector_hidden": 256, "projector_dim": 64, "directions": 64}),
+    "DINO": (
+        40,
+        {"lr": 5e-4, "decay": 0.95, "prototypes": 256, "hidden": 128, "bottleneck": 64, "assignment": "sinkhorn"},
+    ),
+}
+
+
+def accuracy_with_two_labels(module: Any, data: DigitsDataModule) -> float:
+    """Return the accuracy of the nearest class mean, averaged over draws of two images per class."""
+    batch = data.train_dataset.__getitems__(list(range(len(data.train_dataset))))
+    with torch.no_grad():
+        features = module.eval().embed(batch["image"])
+    accuracies = []
+    for draw in range(10):
+        order = torch.randperm(len(features), generator=torch.Generator().manual_seed(draw))
+        labels = batch["label"][order]
+        chosen = torch.cat([order[labels == label][:2] for label in range(10)])
+        predictions = centroid_predictions(features, features[chosen], batch["label"][chosen], 10)
+        accuracies.append(float((predictions == batch["label"]).float().mean()))
+    return sum(accuracies) / 10
+
+
+@pytest.mark.slow
+@pytest.mark.learns
+@pytest.mark.parametrize("name", TRAININGS)
+def test_learns(name: str, seed: int) -> None:
+    """With two labels per class, learned features are far better than random ones."""
+    L.seed_everything(seed, verbose=False)
+    data = DigitsDataModule(batch_size=128, num_workers=0)
+    data.setup()
+    cls, (epochs, chosen) = APPROACHES[name][0], TRAININGS[name]
+    options = {"backbone": "resnet9_small", "warmup_epochs": 2.0} | chosen
+    module = getattr(lit_cv, cls)(**{"in_channels": 1, "image_size": 8, "weight_decay": 1e-4} | options)
+    module.configure_model()
+    before = accuracy_with_two_labels(module, data)
+    views = ContrastiveAugmentation(
+        operations=[
+            {"name": "random_resized_crop", "scale": [0.5, 1.0]},
+            {"name": "affine", "degrees": 15, "translate": 0.1, "shear": 10},
+            {"name": "color_jitter", "brightness": 0.4, "contrast": 0.4},
+        ]
+    )
+    trainer = L.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, limit_val_batches=0, callbacks=[views],
+    )  # fmt: skip
+    trainer.fit(module.train(), data)
+    after = accuracy_with_two_labels(module, data)
+    assert after > before + 0.05
