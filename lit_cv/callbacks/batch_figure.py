@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_cv.callbacks.run_output import class_names, figures_wanted, guarded, publish
 from lit_cv.contracts import data_of
 from lit_cv.errors import OptionError
-from lit_cv.figures import draw_objects, image_grid, label_titles, object_titles
+from lit_cv.figures import draw_objects, image_grid, label_titles, mask_legend, object_titles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +24,7 @@ _WITH_OBJECTS = 12  # maximum number of images with boxes or masks, which need m
 class BatchFigure(L.Callback):
     """Shows augmented training images with their training labels.
 
-    The first training batch is saved as `train_batch.png` in the run's folder and in TensorBoard. It makes wrong
+    The first training batch is saved as `train_batch.png` in the run's folder and in the loggers. It makes wrong
     channels, labels off by one and too strong augmentation visible. If the training step changes the images itself, the
     `images` and `target` that it returns are shown. Titles of mixed images contain the weights of their labels. Views
     of one image are placed side by side, followed by its smaller local views, several in a tile. Source and target
@@ -71,14 +71,14 @@ class BatchFigure(L.Callback):
             heading = f"training images of epoch {epoch}, as the model sees them"
             if "boxes" in batch or isinstance(batch.get("mask"), Tensor):
                 figure = _draw_objects(batch, min(self.n, _WITH_OBJECTS), heading, trainer)
-                publish(trainer, figure, "train_batch", trainer.global_step)
+                publish(trainer, figure, "train_batch", trainer.global_step, "train")
                 return
             shown = max(self.n // views, 1) * views
             titles = _titles(labels, views, trainer, pl_module, classes)[:shown]
             # A multiple of the number of views keeps the views of an image in one row.
             columns = 8 if 8 % views == 0 else views
             figure = image_grid(images[:shown], titles, heading, columns=columns)
-            publish(trainer, figure, "train_batch", trainer.global_step)
+            publish(trainer, figure, "train_batch", trainer.global_step, "train")
 
 
 def _draw_objects(batch: Mapping[str, Any], n: int, heading: str, trainer: L.Trainer) -> "Figure":
@@ -89,7 +89,9 @@ def _draw_objects(batch: Mapping[str, Any], n: int, heading: str, trainer: L.Tra
     boxes, labels = (batch[key][:n] if key in batch else None for key in ("boxes", "box_labels"))
     mask = batch["mask"][:n] if isinstance(batch.get("mask"), Tensor) else None
     titles = object_titles(boxes, labels, mask, *names, count=len(images))
-    return image_grid(draw_objects(images, boxes, labels, mask, *names), titles, heading, columns=4, cell=3.2)
+    drawn = draw_objects(images, boxes, labels, mask, *names)
+    legend = mask_legend([mask], names[1], names[0])
+    return image_grid(drawn, titles, heading, columns=4, cell=3.2, legend=legend)
 
 
 def _as_trained(batch: Any, outputs: Any) -> tuple[Any, int | None]:

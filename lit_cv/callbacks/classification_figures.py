@@ -37,7 +37,7 @@ class ClassificationFigures(PeriodicFigure):
 
     Each validation gathers counts and images on the device with a few small operations per batch. Figures are drawn
     from time to time and when training ends, even after an error: `confusion_matrix.png` and `most_wrong.png` in the
-    run's folder and in TensorBoard. With several labels per image, `precision_recall.png` replaces the confusion
+    run's folder and in the loggers. With several labels per image, `precision_recall.png` replaces the confusion
     matrix. It works for every module whose `validation_step` returns `logits` (N, K) and `target`, and does nothing
     for others. The images are those of the batch, or `images` (N, C, H, W) if the step changes and returns them. With
     several ranks, the counts cover all ranks, the images only rank 0.

@@ -18,7 +18,7 @@ __all__ = ["DomainEmbedding"]
 class DomainEmbedding(L.Callback):
     """Plots the embedding of source and target validation images before and after training.
 
-    The figure `domain_embedding.png` is saved in the run's folder and in TensorBoard. Its upper row shows the embedding
+    The figure `domain_embedding.png` is saved in the run's folder and in the loggers. Its upper row shows the embedding
     before training, of random or pretrained weights, its lower row the embedding after training, colored by domain and
     by class. After a successful adaptation the domains overlap class by class. Target labels only color the points. It
     works for modules with `expects_domains` on a `DomainAdaptationDataModule`, and does nothing for others.

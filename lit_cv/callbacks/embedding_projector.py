@@ -1,5 +1,6 @@
 """Embedding of validation images in TensorBoard's projector."""
 
+import logging
 import math
 from typing import Any
 
@@ -11,9 +12,12 @@ from torch import Tensor
 
 from lit_cv.callbacks.embedding import embed_batch, has_labels
 from lit_cv.callbacks.run_output import class_names, figures_wanted, guarded
+from lit_cv.callbacks.spread_images import spread_rows
 from lit_cv.errors import OptionError
 
 __all__ = ["EmbeddingProjector"]
+
+log = logging.getLogger("lit_cv")
 
 _SHEET = 8192  # maximum texture side of browsers, in pixels
 _SPRITE = 64  # maximum thumbnail side, in pixels
@@ -22,8 +26,9 @@ _SPRITE = 64  # maximum thumbnail side, in pixels
 class EmbeddingProjector(L.Callback):
     """Shows the embedding of validation images in TensorBoard's projector (PCA, t-SNE, UMAP) when training ends.
 
-    Each point has its image as a thumbnail and the name of its class for coloring. The images are the first ones of
-    the last validation on rank 0. Run `tensorboard --logdir lightning_logs` and open the Projector tab.
+    Each point has its image as a thumbnail and the name of its class for coloring. The images are spread over the
+    last validation on rank 0. Other loggers do not get it. Run `tensorboard --logdir lightning_logs` and open the
+    Projector tab.
 
     Args:
         n: Maximum number of images.
@@ -35,6 +40,11 @@ class EmbeddingProjector(L.Callback):
         self.n = n
         self._parts: list[tuple[Tensor, Tensor, Tensor | None]] = []
         self._step = 0
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log that there is no projector without TensorBoard."""
+        if trainer.is_global_zero and figures_wanted(trainer) and not _boards(trainer):
+            log.warning("EmbeddingProjector writes nothing: it needs a TensorBoardLogger.")
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Discard the embeddings of the previous validation."""
@@ -49,14 +59,14 @@ class EmbeddingProjector(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the first images with their embeddings."""
-        room = self.n - sum(len(part[0]) for part in self._parts)
+        """Keep images with their embeddings."""
         wanted = figures_wanted(trainer) and not trainer.sanity_checking and trainer.is_global_zero
-        if not wanted or room <= 0 or dataloader_idx > 0:
+        if not wanted or not _boards(trainer) or dataloader_idx > 0:
             return
-        embedding = embed_batch(trainer, pl_module, batch, "EmbeddingProjector")[:room]
-        labels = batch["label"][:room].cpu() if has_labels(batch) else None
-        self._parts.append((embedding.cpu(), batch["image"][:room].cpu(), labels))
+        if rows := spread_rows(trainer, len(batch["image"]), batch_idx, self.n):
+            embedding = embed_batch(trainer, pl_module, batch, "EmbeddingProjector")[rows]
+            labels = batch["label"][rows].cpu() if has_labels(batch) else None
+            self._parts.append((embedding.cpu(), batch["image"][rows].cpu(), labels))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the embedding of the last validation."""
@@ -68,12 +78,15 @@ class EmbeddingProjector(L.Callback):
             labels = [part[2] for part in self._parts]
             tensors = [label for label in labels if label is not None]
             names = _names(torch.cat(tensors), class_names(trainer, pl_module)) if len(tensors) == len(labels) else None
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    experiment: Any = logger.experiment
-                    experiment.add_embedding(
-                        embeddings, metadata=names, label_img=_sprites(images), global_step=self._step, tag="embedding"
-                    )
+            for board in _boards(trainer):
+                experiment: Any = board.experiment
+                experiment.add_embedding(
+                    embeddings, metadata=names, label_img=_sprites(images), global_step=self._step, tag="embedding"
+                )
+
+
+def _boards(trainer: L.Trainer) -> list[TensorBoardLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
 def _names(labels: Tensor, names: list[str] | None) -> list[str]:

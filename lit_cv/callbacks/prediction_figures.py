@@ -7,24 +7,23 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lit_cv.callbacks.periodic_figure import PeriodicFigure
 from lit_cv.callbacks.run_output import guarded, plain_names, publish
+from lit_cv.callbacks.spread_images import SpreadFigure
 from lit_cv.contracts import class_lists, datamodule_of
-from lit_cv.errors import OptionError
-from lit_cv.figures import draw_objects, image_grid
+from lit_cv.figures import draw_objects, image_grid, mask_legend
 
 __all__ = ["PredictionFigures"]
 
 _CELL = 3.0  # inches per image
 
 
-class PredictionFigures(PeriodicFigure):
+class PredictionFigures(SpreadFigure):
     """Shows validation images with their true and their predicted boxes and masks.
 
     It works for every module whose `predict_step` returns `boxes`, `box_labels` and `scores`, or `masks`, also with
-    the prefix `TASK_`, and does nothing for others. The first images of each validation are kept. They are drawn from
-    time to time and when training ends, even after an error, as `predictions.png` in the run's folder and in
-    TensorBoard.
+    the prefix `TASK_`, and does nothing for others. The images are spread over the validation set and the same in every
+    epoch. They are drawn from time to time and when training ends, even after an error, as `predictions.png` in the
+    run's folder and in the loggers. A legend names the colors of masks.
 
     Args:
         n: Number of images to show.
@@ -35,10 +34,7 @@ class PredictionFigures(PeriodicFigure):
     what: ClassVar[str] = "Drawing predictions"
 
     def __init__(self, n: int = 4, every_n_seconds: float = 60.0, min_score: float = 0.3) -> None:
-        super().__init__(every_n_seconds)
-        if n < 1:
-            raise OptionError(self, "n", n, "must be at least 1")
-        self.n = n
+        super().__init__(n, every_n_seconds)
         self.min_score = min_score
 
     def is_wanted(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
@@ -47,21 +43,22 @@ class PredictionFigures(PeriodicFigure):
         return super().is_wanted(trainer, pl_module) and predicts
 
     def look(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Predict the first images and keep the predictions."""
-        if batch_idx:
-            return
-        if not isinstance(batch, Mapping) or not {"boxes", "mask"} & batch.keys():
+        """Collect images of batches with boxes or masks."""
+        if isinstance(batch, Mapping) and {"boxes", "mask"} & batch.keys():
+            super().look(trainer, pl_module, outputs, batch, batch_idx)
+        else:
             self.active = False
-            return
+
+    def show(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: dict[str, Any]) -> None:
+        """Predict the images and keep the predictions."""
         with guarded("Predicting validation images"):
-            first = {name: value[: self.n] for name, value in batch.items() if isinstance(value, Tensor | list)}
-            predictions = cast(Any, pl_module).predict_step(first, 0)
+            predictions = cast(Any, pl_module).predict_step(batch, 0)
             predictions = plain_names(predictions) if isinstance(predictions, Mapping) else {}
             if not {"boxes", "masks"} & predictions.keys():
                 self.active = False
                 return
             heading = f"validation images, truth above prediction, after epoch {trainer.current_epoch + 1}"
-            self.keep((first, predictions, heading, trainer.global_step))
+            self.keep((batch, predictions, heading, trainer.global_step))
 
     def draw(self, trainer: L.Trainer, pl_module: L.LightningModule, kept: Any) -> None:
         """Draw the ground truth above the predictions."""
@@ -70,7 +67,10 @@ class PredictionFigures(PeriodicFigure):
         truth = draw_objects(batch["image"], batch.get("boxes"), batch.get("box_labels"), batch.get("mask"), *names)
         boxes, labels, scores = _confident(outputs, self.min_score)
         predicted = draw_objects(batch["image"], boxes, labels, outputs.get("masks"), *names, scores)
-        figure = image_grid(torch.cat([truth, predicted]), heading=heading, columns=len(truth), cell=_CELL)
+        legend = mask_legend([batch.get("mask"), outputs.get("masks")], names[1], names[0])
+        figure = image_grid(
+            torch.cat([truth, predicted]), heading=heading, columns=len(truth), cell=_CELL, legend=legend
+        )
         publish(trainer, figure, "predictions", step)
 
 

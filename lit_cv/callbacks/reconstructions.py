@@ -1,16 +1,14 @@
 """Figures of a masked autoencoder's reconstructions of validation images."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from lit_cv.callbacks.periodic_figure import PeriodicFigure
 from lit_cv.callbacks.run_output import guarded, publish
+from lit_cv.callbacks.spread_images import SpreadFigure
 from lit_cv.contracts import module_extras
-from lit_cv.errors import OptionError
 from lit_cv.figures import image_grid
 
 __all__ = ["Reconstructions"]
@@ -18,14 +16,14 @@ __all__ = ["Reconstructions"]
 _GRAY = 0.5  # value of hidden pixels
 
 
-class Reconstructions(PeriodicFigure):
+class Reconstructions(SpreadFigure):
     """Shows validation images beside their reconstructions.
 
     The figure has four rows: the images, the visible part, the reconstruction, and the reconstruction with the visible
-    pixels pasted in. The first images of each validation are reconstructed. They are drawn from time to time and when
-    training ends, even after an error, as `reconstructions.png` in the run's folder and in TensorBoard. It works for
-    every module with a method `reconstruct(images)` that returns the reconstruction (N, C, H, W) in [0, 1] and a mask
-    of the hidden pixels, (N, 1, H, W) bool, and does nothing for others.
+    pixels pasted in. The images are spread over the validation set and the same in every epoch. They are drawn from
+    time to time and when training ends, even after an error, as `reconstructions.png` in the run's folder and in the
+    loggers. It works for every module with a method `reconstruct(images)` that returns the reconstruction (N, C, H, W)
+    in [0, 1] and a mask of the hidden pixels, (N, 1, H, W) bool, and does nothing for others.
 
     Args:
         n: Number of images to show.
@@ -35,22 +33,16 @@ class Reconstructions(PeriodicFigure):
     what: ClassVar[str] = "Drawing reconstructions"
 
     def __init__(self, n: int = 8, every_n_seconds: float = 60.0) -> None:
-        super().__init__(every_n_seconds)
-        if n < 1:
-            raise OptionError(self, "n", n, "must be at least 1")
-        self.n = n
+        super().__init__(n, every_n_seconds)
 
     def is_wanted(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
         """Return whether the module reconstructs images and figures are wanted."""
         return super().is_wanted(trainer, pl_module) and callable(module_extras(pl_module).reconstruct)
 
-    def look(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Reconstruct the first images."""
-        images = batch.get("image") if isinstance(batch, Mapping) else None
-        if batch_idx or not isinstance(images, Tensor) or images.ndim != 4:
-            return
+    def show(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: dict[str, Any]) -> None:
+        """Reconstruct the images."""
         with guarded("Reconstructing validation images"):
-            shown = images[: self.n]
+            shown = batch["image"]
             reconstructed, hidden = cast(Any, pl_module).reconstruct(shown)
             heading = f"validation images, reconstructed after epoch {trainer.current_epoch + 1}"
             self.keep((_rows(shown, reconstructed, hidden), heading, trainer.global_step))

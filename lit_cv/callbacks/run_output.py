@@ -1,14 +1,14 @@
-"""Output of figures to a run's folder and TensorBoard, with error handling."""
+"""Output of figures to a run's folder and its loggers, with error handling."""
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from lit_cv.callbacks.error_guard import guarded
+from lit_cv.callbacks.figure_log import has_loggers, log_figure
 from lit_cv.contracts import data_of, module_extras
 from lit_cv.figures import render, save_png
 from lit_cv.metrics_csv import MetricsCSVLogger
@@ -26,8 +26,6 @@ __all__ = [
     "write_tables",
 ]
 
-log = logging.getLogger("lit_cv")
-
 
 def run_folder(trainer: L.Trainer) -> Path | None:
     """Return the folder of the run, `None` if nothing is logged to files.
@@ -42,7 +40,7 @@ def run_folder(trainer: L.Trainer) -> Path | None:
 
 def figures_wanted(trainer: L.Trainer) -> bool:
     """Return whether this run writes figures; the result is the same on all ranks."""
-    return trainer.state.fn == "fit" and run_folder(trainer) is not None  # loggers of a dry run have no folder
+    return trainer.state.fn == "fit" and has_loggers(trainer)
 
 
 def class_names(trainer: L.Trainer, pl_module: L.LightningModule, classes: int | None = None) -> list[str] | None:
@@ -67,40 +65,21 @@ def plain_names(outputs: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-@contextmanager
-def guarded(what: str) -> Iterator[None]:
-    """Log errors in the block instead of ending the run, with a traceback unless it is an OSError.
-
-    A failed figure must not cost hours of training.
-
-    Args:
-        what: Subject of the log message, such as "Drawing the curves".
-    """
-    try:
-        yield
-    except OSError as error:
-        log.warning("%s failed; the run continues: %s.", what, " ".join(str(error).split()).rstrip("."))
-    except Exception:
-        log.warning("%s failed; the run continues.", what, exc_info=True)
-
-
-def publish(trainer: L.Trainer, figure: "Figure", name: str, step: int) -> None:
-    """Write a figure to `NAME.png` in the run's folder and to TensorBoard.
+def publish(trainer: L.Trainer, figure: "Figure", name: str, step: int, stage: Literal["train", "val"] = "val") -> None:
+    """Write a figure to `NAME.png` in the run's folder, if there is one, and to the loggers as `STAGE/NAME`.
 
     Args:
         trainer: The Trainer, with its loggers.
         figure: The figure.
-        name: Name of the file and of the tag.
+        name: Name of the file; loggers get it without the prefix `STAGE_`.
         step: Optimizer step of the figure.
+        stage: Where its images come from.
     """
     pixels = render(figure)
     folder = run_folder(trainer)
     if folder is not None:
         save_png(pixels, folder / f"{name}.png")
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            experiment: Any = logger.experiment
-            experiment.add_image(name, pixels, step, dataformats="HWC")
+    log_figure(trainer, f"{stage}/{name.removeprefix(f'{stage}_')}", pixels, step)
 
 
 def write_tables(trainer: L.Trainer) -> None:

@@ -21,8 +21,9 @@ class TrainingCurves(L.Callback):
     """Draws `training_curves.png` from the run's `metrics.csv` when training ends, even after an error.
 
     The figure shows losses, the monitored metric with its best epoch, further metrics, the learning rate of every
-    logged step, and a summary. TensorBoard's HParams tab gets the module's hyperparameters together with the best and
-    the final value of the metric (`best_val_acc`, `final_val_acc`), so that runs can be sorted by them.
+    logged step, and a summary. The loggers get the best and the final value of the metric (`best_val_acc`,
+    `final_val_acc`), so that runs can be sorted by them; in TensorBoard's HParams tab they stand beside the module's
+    hyperparameters.
     """
 
     def __init__(self) -> None:
@@ -108,8 +109,13 @@ def _log_hyperparameters(
     if not metrics and (loss := history.last("train_loss")) is not None:
         metrics = {"final_train_loss": loss}
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger) and metrics:
-            logger.log_hyperparams({**pl_module.hparams}, metrics, step=trainer.global_step)
+        if isinstance(logger, MetricsCSVLogger) or not metrics:
+            continue
+        with guarded(f"Sending the best metric to {type(logger).__name__}"):
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams({**pl_module.hparams}, metrics, step=trainer.global_step)
+            else:
+                logger.log_metrics({k: v for k, v in metrics.items() if v is not None}, step=trainer.global_step)
 
 
 def _duration(seconds: float) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lit_cv.figures.history import History, short_number
     from lit_cv.figures.images import image_grid, label_titles, short_name
     from lit_cv.figures.lr_curve import lr_curve_figure
-    from lit_cv.figures.objects import class_color, draw_objects, object_titles
+    from lit_cv.figures.objects import class_color, draw_objects, mask_legend, object_titles
     from lit_cv.figures.task_curves import draw_task_curves
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "label_titles",
     "lr_curve_figure",
     "map_embedding",
+    "mask_legend",
     "object_titles",
     "precision_recall_figure",
     "render",
@@ -48,7 +49,7 @@ _SUBMODULES = {
     "history": "History short_number",
     "images": "image_grid label_titles short_name",
     "lr_curve": "lr_curve_figure",
-    "objects": "class_color draw_objects object_titles",
+    "objects": "class_color draw_objects mask_legend object_titles",
     "task_curves": "draw_task_curves",
 }
 

@@ -18,6 +18,7 @@ from lit_cv.printable import printable
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 __all__ = [
     "BLUE",
@@ -27,17 +28,21 @@ __all__ = [
     "ORANGE",
     "PALETTE",
     "RED",
+    "add_legend",
     "legend_name",
     "literal_text",
     "new_figure",
     "render",
     "save_png",
+    "shorten_to_width",
     "style_axes",
 ]
 
 INK, GRAY = "#24292f", "#8c959f"
 BLUE, ORANGE, GREEN, RED = "#3b76af", "#e1812c", "#2f8f5b", "#c03d3e"
 PALETTE = (ORANGE, GREEN, "#7a5195", RED, "#845b53", "#d684bd", GRAY, "#a9aa35")
+
+_LONG_LABEL = 24  # number of characters above which the labels of a legend stand one below the other
 
 
 Arguments = ParamSpec("Arguments")
@@ -116,6 +121,32 @@ def style_axes(axes: "Axes", title: str) -> None:
     axes.tick_params(labelsize=8, color=GRAY, labelcolor=INK)
     axes.grid(color="#e6e8eb", linewidth=0.7)
     axes.set_axisbelow(True)
+
+
+def add_legend(axes: "Axes", columns: int = 2) -> None:
+    """Add a legend below axes, where it covers nothing, if anything has a label."""
+    from matplotlib.transforms import ScaledTranslation
+
+    labels = axes.get_legend_handles_labels()[1]
+    if labels:
+        figure: Any = axes.figure
+        below = axes.transAxes + ScaledTranslation(-0.05, -0.43, figure.dpi_scale_trans)  # inches, below the x label
+        columns = 1 if max(map(len, labels)) > _LONG_LABEL else columns
+        style: dict[str, Any] = {"fontsize": 7.5, "frameon": False, "handlelength": 1.6, "columnspacing": 1.2}
+        style |= {"bbox_transform": below, "borderaxespad": 0}
+        axes.legend(loc="upper left", bbox_to_anchor=(0, 0), ncols=columns, **style)
+
+
+def shorten_to_width(text: "Text", width: float) -> None:
+    """End a text that is wider than `width` inches with "…"."""
+    figure: Any = text.figure
+    renderer, complete = figure.canvas.get_renderer(), text.get_text()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .*missing")  # `render` handles missing glyphs
+        for length in range(len(complete) - 1, 0, -1):
+            if text.get_window_extent(renderer).width <= width * figure.dpi:
+                return
+            text.set_text(f"{complete[:length].rstrip()}…")
 
 
 def render(figure: "Figure") -> NDArray[np.uint8]:

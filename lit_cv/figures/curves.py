@@ -14,11 +14,13 @@ from lit_cv.figures.canvas import (
     INK,
     ORANGE,
     PALETTE,
+    add_legend,
     legend_name,
     literal_text,
     new_figure,
     render,
     save_png,
+    shorten_to_width,
     style_axes,
 )
 from lit_cv.figures.history import History, short_number
@@ -90,7 +92,7 @@ def _training_figure(history: History, monitor: str, mode: str, facts: Mapping[s
         panels.append(lambda axes: _learning_rate(axes, history, rates))
     columns = 3 if len(panels) in (2, 4, 5) else 2
     rows = -(-(len(panels) + 1) // columns)
-    figure = new_figure(4.2 * columns, 3.1 * rows + (0.4 if heading else 0.1), constrained=True)
+    figure = new_figure(4.2 * columns, 3.5 * rows + (0.4 if heading else 0.1), constrained=True)
     add_heading(figure, heading)
     for place, panel in enumerate(panels, 1):
         panel(figure.add_subplot(rows, columns, place))
@@ -103,7 +105,8 @@ def add_heading(figure: "Figure", heading: str) -> None:
     """Write a title above all panels, unless it is empty."""
     if heading:
         style = {"fontsize": 12, "fontweight": "bold", "color": INK}
-        figure.suptitle(heading, x=0.01, ha="left", parse_math=False, **style)
+        title = figure.suptitle(printable(heading, lines=False), x=0.01, ha="left", parse_math=False, **style)
+        shorten_to_width(title, 0.98 * figure.get_figwidth())
 
 
 def finish_axes(axes: "Axes", title: str, unit: str) -> None:
@@ -142,8 +145,7 @@ def _finish(axes: "Axes", unit: str) -> None:
     axes.set_xlabel(unit, fontsize=8, color=INK)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7.5, edgecolor="none", framealpha=0.85)  # white, to cover the line of the best epoch
+    add_legend(axes)
 
 
 def _losses(axes: "Axes", history: History, monitor: str, mode: str) -> None:

@@ -113,5 +113,7 @@ def _finish(axes: "Axes", title: str) -> None:
     style_axes(axes, title)
     axes.set_xticks([])
     axes.set_yticks([])
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7, frameon=False, markerscale=1.6, loc="best", ncols=2)
+    if names := axes.get_legend_handles_labels()[1]:
+        columns = min(5, int(4.6 / (0.35 + 0.065 * max(map(len, names)))))  # of panels of 4.6 inches
+        style: dict[str, Any] = {"fontsize": 7, "frameon": False, "markerscale": 1.6, "columnspacing": 1.0}
+        axes.legend(loc="upper left", bbox_to_anchor=(0, 0), handletextpad=0.2, ncols=columns, **style)

@@ -22,6 +22,8 @@ __all__ = ["image_grid", "label_titles", "short_name"]
 
 _CELL = 1.2  # width of an image in inches
 _LINE = 0.135  # height of a line of a title in inches
+_LEGEND_ROW = 0.2  # height of a row of a legend in inches
+_MOST_ENTRIES = 24  # maximum number of entries of a legend
 _FLOOR = 0.05  # smallest weight of a mixed label that is shown
 
 
@@ -80,6 +82,7 @@ def image_grid(
     colors: Sequence[str] | None = None,
     columns: int = 8,
     cell: float = _CELL,
+    legend: Sequence[tuple[str, str]] = (),
 ) -> "Figure":
     """Draw images in a grid.
 
@@ -90,12 +93,15 @@ def image_grid(
         colors: Color of each title.
         columns: Maximum number of images in a row.
         cell: Width of an image in inches.
+        legend: Names and colors that are explained below the grid; more than 24 end with "…".
 
     Raises:
         ValueError: If there are no images, or they have another shape.
     """
     if images.ndim != 4 or len(images) == 0:
         raise ValueError(f"images have the shape {tuple(images.shape)}: give (N, C, H, W), N at least 1.")
+    from matplotlib.patches import Rectangle
+
     pixels = _displayable(images)
     titles = [printable(title) for title in titles or ()]
     columns = min(columns, len(pixels))
@@ -106,7 +112,9 @@ def image_grid(
     width = columns * step_x + 0.08
     heading = "\n".join(wrap(printable(heading), max(12, int(11 * width))))  # about 11 characters fit into an inch
     head = 0.3 + 0.17 * heading.count("\n") if heading else 0.0
-    total = rows * step_y + head + 0.08
+    entries = _place_legend(legend, width)
+    foot = _LEGEND_ROW * (entries[-1][0] + 1) if entries else 0.0
+    total = rows * step_y + head + 0.08 + foot
 
     # A single set of axes in inches; one for each image takes ten times as long to draw.
     figure = new_figure(width, total)
@@ -123,10 +131,28 @@ def image_grid(
         style: dict[str, Any] = {"fontsize": 10, "fontweight": "bold", "color": INK}
         text = axes.text(0.08, total - 0.08, heading, va="top", parse_math=False, **style)
         _fit(text, width - 0.16)
+    for row, left, name, entry_color in entries:
+        bottom = foot - (row + 0.75) * _LEGEND_ROW
+        swatch = Rectangle((left, bottom), 0.12, 0.12, color=entry_color, linewidth=0)
+        axes.add_patch(swatch)
+        axes.text(left + 0.17, bottom + 0.06, name, va="center", fontsize=8, color=INK, parse_math=False)
     axes.set_xlim(0, width)
     axes.set_ylim(0, total)
     axes.set_aspect("auto")
     return figure
+
+
+def _place_legend(legend: Sequence[tuple[str, str]], width: float) -> list[tuple[int, float, str, str]]:
+    """Return row, left edge in inches, name and color of each entry, in rows of at most `width` inches."""
+    shown = [*legend[:_MOST_ENTRIES], *([("…", "white")] if len(legend) > _MOST_ENTRIES else [])]
+    entries, row, left = [], 0, 0.08
+    for name, color in shown:
+        needed = 0.35 + 0.085 * len(name)  # a wide character of 8 points
+        if left > 0.08 and left + needed > width:
+            row, left = row + 1, 0.08
+        entries.append((row, left, name, color))
+        left += needed
+    return entries
 
 
 def _fit(text: "Text", width: float) -> None:

@@ -28,7 +28,7 @@ def lr_curve_figure(rates: Sequence[float], losses: Sequence[float], suggestion:
     if suggestion is not None:
         loss = float(np.interp(np.log(suggestion), np.log(rates), losses))
         axes.plot([suggestion], [loss], "o", color=GREEN, markersize=9, label=f"suggested: {suggestion:.2g}")
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 1))
     style_axes(axes, "loss over the learning rate")
     axes.set_xscale("log")
     finite = np.asarray(losses)[np.isfinite(losses)]

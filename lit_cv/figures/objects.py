@@ -12,7 +12,7 @@ from lit_cv.figures.fonts import default_font, fonts_with
 from lit_cv.figures.images import short_name
 from lit_cv.ignore_index import IGNORE_INDEX
 
-__all__ = ["class_color", "draw_objects", "object_titles"]
+__all__ = ["class_color", "draw_objects", "mask_legend", "object_titles"]
 
 _SIDE = 384  # minimum longer side of drawn images in pixels; in smaller images, boxes would hide the content
 _COLORS = (PALETTE[0], BLUE, *PALETTE[1:])
@@ -79,6 +79,32 @@ def draw_objects(
         corners = boxes[position].detach().cpu().float() * scale
         outlined.append(_outline(image, corners, kinds, names if labels is not None or scores is not None else None))
     return torch.stack(outlined)
+
+
+def mask_legend(
+    masks: Sequence[Tensor | None], mask_classes: Sequence[str] = (), box_classes: Sequence[str] = ()
+) -> list[tuple[str, str]]:
+    """Return the names and colors of the classes that `draw_objects` colors in masks.
+
+    Args:
+        masks: Masks (N, H, W) of the figure; `None` is skipped.
+        mask_classes: Names of the pixel classes, from 0; without them, numbers are shown.
+        box_classes: Names of the box classes, whose colors pixel classes of the same name have.
+
+    Example:
+        >>> mask_legend([torch.tensor([[[0, 2, 255]]])], ["background", "cell", "nucleus"])
+        [('nucleus', '#3b76af')]
+    """
+    colors = _mask_colors(mask_classes, box_classes)
+    present = sorted({number for mask in masks if mask is not None for number in torch.unique(mask).tolist()})
+    return [
+        (
+            short_name(mask_classes[number] if number < len(mask_classes) else number),
+            "#{:02x}{:02x}{:02x}".format(*colors[number]),
+        )
+        for number in present
+        if number in colors
+    ]
 
 
 def _mask_colors(mask_classes: Sequence[str], box_classes: Sequence[str]) -> dict[int, tuple[int, int, int]]:
@@ -155,11 +181,16 @@ def object_titles(
             kinds, numbers = torch.unique(labels[position], return_counts=True)
             order = numbers.argsort(descending=True, stable=True).tolist()
             named = [(int(numbers[i]), _name(int(kinds[i]), box_classes)) for i in order]
-            titles.append(", ".join(f"{number} {name}" for number, name in named[:4]) or "no objects")
+            titles.append(_shortened([f"{number} {name}" for number, name in named], 4) or "no objects")
         elif mask is not None:
             present = [number for number in torch.unique(mask[position]).tolist() if number != IGNORE_INDEX]
-            titles.append(", ".join(_name(number, mask_classes) for number in present[:5]) or "unlabeled")
+            titles.append(_shortened([_name(number, mask_classes) for number in present], 5) or "unlabeled")
     return titles
+
+
+def _shortened(parts: list[str], most: int) -> str:
+    """Return the first parts, separated by commas, and "…" for the others."""
+    return ", ".join([*parts[:most], *(["…"] if len(parts) > most else [])])
 
 
 def _name(number: int, names: Sequence[str]) -> str:

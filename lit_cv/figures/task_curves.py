@@ -52,7 +52,7 @@ def _task_figure(history: History, scores: Mapping[str, str | None], heading: st
         names = {task: f"{kind}_{task}" for task in scores}
         if any(name in history.names for name in names.values()):
             panels.append(lambda axes, names=names, title=title: _lines(axes, history, colors, names, title))  # type: ignore[misc]
-    figure = new_figure(4.2 * 2, 3.1 * -(-len(panels) // 2) + (0.4 if heading else 0.1), constrained=True)
+    figure = new_figure(4.2 * 2, 3.5 * -(-len(panels) // 2) + (0.4 if heading else 0.1), constrained=True)
     add_heading(figure, heading)
     for place, panel in enumerate(panels, 1):
         panel(figure.add_subplot(-(-len(panels) // 2), 2, place))

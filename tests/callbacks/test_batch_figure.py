@@ -43,7 +43,7 @@ def test_first_batch_is_augmented_and_titled(tmp_path: Path, drawn: list[dict[st
     assert drawn[0]["titles"] == ["a $x$ b", "b", "c"]
     with Image.open(folder / "train_batch.png") as image:
         size = image.size
-    events = board(folder).Images("train_batch")
+    events = board(folder).Images("train/batch")
     assert len(events) == 1
     assert (events[0].width, events[0].height) == size
 

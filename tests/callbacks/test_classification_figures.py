@@ -52,7 +52,7 @@ def test_best_epoch_is_drawn_once(tmp_path: Path, drawn: dict[str, list[Any]]) -
     assert len(set(colors)) == 1
     for name in ("confusion_matrix", "most_wrong"):
         assert (folder / f"{name}.png").is_file()
-        assert [event.step for event in board(folder).Images(name)] == [6]
+        assert [event.step for event in board(folder).Images(f"val/{name}")] == [6]
 
 
 def test_new_best_epoch_is_drawn_immediately(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
@@ -70,7 +70,7 @@ def test_best_epoch_is_drawn_after_interrupt(tmp_path: Path, drawn: dict[str, li
         trainer.fit(model, datamodule=Data(train_batches(), validation()))
     assert len(drawn["image_grid"]) == 1
     assert "epoch 1" in drawn["confusion_figure"][0][2]
-    assert [event.step for event in board(tmp_path / "run").Images("most_wrong")] == [
+    assert [event.step for event in board(tmp_path / "run").Images("val/most_wrong")] == [
         3
     ]  # not step 0 of the sanity check
 

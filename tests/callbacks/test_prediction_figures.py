@@ -37,13 +37,14 @@ def test_ground_truth_above_prediction(tmp_path: Path, calls: list[Any], cls: ty
     model = cls(backbone="resnet9_small", channels=32)
     run_trainer(tmp_path / "run", [PredictionFigures(n=3, min_score=0.0)], max_epochs=1).fit(model, datamodule=data)
     truth, predicted = calls
-    images = torch.stack([item["image"] for item in data.items[:3]])
+    shown = [data.items[i] for i in (1, 4, 6)]  # of 8 images
+    images = torch.stack([item["image"] for item in shown])
     for args, _ in calls:
         assert torch.equal(args[0], images)
         assert args[4] == ["red", "blue"]
     for i in range(3):
-        assert torch.equal(truth[0][1][i], data.items[i]["boxes"])
-        assert torch.equal(truth[0][3][i], data.items[i]["mask"])
+        assert torch.equal(truth[0][1][i], shown[i]["boxes"])
+        assert torch.equal(truth[0][3][i], shown[i]["mask"])
     _, boxes, labels, mask, _, _, scores = predicted[0]
     if cls is DetectionModule:
         assert len(boxes) == len(labels) == len(scores) == 3
@@ -52,7 +53,7 @@ def test_ground_truth_above_prediction(tmp_path: Path, calls: list[Any], cls: ty
         assert mask.shape == (3, 48, 64)
         assert boxes is None
     assert Image.open(tmp_path / "run" / "predictions.png").size[0] > 500
-    assert "predictions" in board(tmp_path / "run").Tags()["images"]
+    assert "val/predictions" in board(tmp_path / "run").Tags()["images"]
 
 
 def test_no_figure_for_other_modules(tmp_path: Path, calls: list[Any]) -> None:

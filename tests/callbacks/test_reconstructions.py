@@ -64,7 +64,7 @@ def test_four_rows_of_last_validation(tmp_path: Path, drawn: list[Any]) -> None:
     assert rows.shape == (12, 3, 4, 4)
     original, masked, rebuilt, pasted = rows.view(4, 3, 3, 4, 4)[:, 1, 0]
     seen, hidden = slice(2, None), slice(None, 2)
-    torch.testing.assert_close(original[0], torch.tensor([1, 200, 200, 200]) / 255)
+    torch.testing.assert_close(original[0], torch.tensor([0, 200, 200, 200]) / 255)  # the second batch's first image
     assert (masked[:, hidden] == 0.5).all()
     assert torch.equal(masked[:, seen], original[:, seen])
     assert (rebuilt[:, hidden] == 0).all()
@@ -72,7 +72,7 @@ def test_four_rows_of_last_validation(tmp_path: Path, drawn: list[Any]) -> None:
     assert (pasted[:, hidden] == 0).all()
     assert torch.equal(pasted[:, seen], original[:, seen])
     assert (tmp_path / "run" / "reconstructions.png").is_file()
-    assert [event.step for event in board(tmp_path / "run").Images("reconstructions")] == [6]
+    assert [event.step for event in board(tmp_path / "run").Images("val/reconstructions")] == [6]
 
 
 def test_drawn_during_training(tmp_path: Path, drawn: list[Any]) -> None:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lit_cv.figures import class_color, draw_objects, image_grid, object_titles, render
+from lit_cv.figures import class_color, draw_objects, image_grid, mask_legend, object_titles, render
 
 pytestmark = pytest.mark.draws
 
@@ -44,6 +44,44 @@ def test_titles() -> None:
     assert object_titles(boxes, labels, None, ["a", "b"], count=2) == ["2 b, 1 a", "no objects"]
     mask = torch.tensor([[[0, 2, 255]]])
     assert object_titles(None, None, mask, mask_classes=["x", "y", "z"], count=1) == ["x, z"]
+
+
+def test_incomplete_titles_end_with_ellipsis() -> None:
+    kinds = torch.arange(5)
+    boxes = [torch.zeros(5, 4), torch.zeros(4, 4)]
+    assert object_titles(boxes, [kinds, kinds[:4]], None, list("abcde"), count=2) == [
+        "1 a, 1 b, 1 c, 1 d, …",
+        "1 a, 1 b, 1 c, 1 d",
+    ]
+    mask = torch.arange(6).view(1, 1, 6)
+    assert object_titles(None, None, mask, mask_classes=list("abcdef"), count=1) == ["a, b, c, d, e, …"]
+
+
+def test_legend_has_colors_of_masks() -> None:
+    mask = torch.tensor([0, 2, 3, 255]).repeat(400, 100)[None]
+    classes = {"mask_classes": ["background", "x", "b", "c"], "box_classes": ["a", "b"]}
+    legend = mask_legend([None, mask, torch.full((1, 2, 2), 2)], **classes)
+    assert [name for name, _ in legend] == ["b", "c"]
+    drawn = draw_objects(torch.zeros(1, 3, 400, 400), mask=mask, opacity=1.0, **classes)  # type: ignore[arg-type]
+    assert [color for _, color in legend] == [
+        "#" + "".join(f"{value:02x}" for value in drawn[0, :, 0, column].tolist()) for column in (1, 2)
+    ]
+    assert mask_legend([torch.tensor([[[0, 7, 255]]])]) == [("7", mask_legend([torch.tensor([[[7]]])])[0][1])]
+
+
+@pytest.mark.parametrize("entries", [1, 7, 40])
+def test_legend_is_below_the_images(entries: int) -> None:
+    legend = [(f"class {k}", "#2f8f5b") for k in range(entries)]
+    without, figure = image_grid(torch.zeros(2, 3, 8, 8)), image_grid(torch.zeros(2, 3, 8, 8), legend=legend)
+    picture = render(figure)
+    added = len(picture) - len(render(without))
+    assert added > 0
+    swatches = (picture == torch.tensor([0x2F, 0x8F, 0x5B]).numpy()).all(-1)
+    assert swatches[-added:].any()
+    assert not swatches[:-added].any()
+    assert (picture[:, -2:] == 255).all()  # nothing reaches the right edge
+    names = [text.get_text() for text in figure.axes[0].texts]
+    assert names == ([f"class {k}" for k in range(24)] + ["…"] if entries > 24 else [name for name, _ in legend])
 
 
 @pytest.mark.parametrize("cell", [0.5, 1.2, 3.0])

@@ -56,8 +56,9 @@ def test_run_folder_contents(fitted: Path) -> None:
     events = EventAccumulator(str(fitted), size_guidance={"images": 0})
     events.Reload()
     tags = events.Tags()
-    assert {"train_loss", "val_acc", "lr"} <= set(tags["scalars"])
-    assert len(tags["images"]) >= 3
+    assert {"train/loss", "train/loss_step", "train/lr", "val/acc"} <= set(tags["scalars"])
+    assert all("/" in tag for tag in tags["scalars"])
+    assert {"train/batch", "val/confusion_matrix", "val/most_wrong"} <= set(tags["images"])
 
 
 def test_validation_reproduces_best_score(fitted: Path) -> None:
