@@ -130,17 +130,27 @@ def test_best_metric_reaches_other_loggers(tmp_path: Path) -> None:
     assert "best_val_acc" not in (tmp_path / "run" / "metrics.csv").read_text()
 
 
-def test_wandb(tmp_path: Path) -> None:
-    pytest.importorskip("wandb")
+def keep_unset(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Unset environment variables after the test, which a logger sets."""
+    for name in names:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+def test_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+    keep_unset(monkeypatch, "WANDB_MODE", "WANDB_SERVICE")
     logger = WandbLogger(project="lit_cv", save_dir=tmp_path, offline=True)
     send(logger)
     logger.experiment.finish()
+    wandb.teardown()
     assert len(list(tmp_path.rglob("val/predictions*.png"))) == 1
 
 
 def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mlflow")
+    keep_unset(monkeypatch, "MLFLOW_TRACKING_URI")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     logger = MLFlowLogger(tracking_uri=f"file:{tmp_path}")
     send(logger)
-    assert len(list(tmp_path.rglob("val#predictions*.png"))) == 1
+    assert len(list(tmp_path.rglob("val?predictions*.png"))) == 1
