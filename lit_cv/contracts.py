@@ -327,8 +327,8 @@ class ModuleExtras(Protocol):
         return None
 
     @property
-    def detect(self) -> Callable[..., Any] | None:
-        """Find the objects in images."""
+    def fixed_outputs(self) -> Callable[..., Any] | None:
+        """Return a tensor or tensors by name, with shapes that depend on the shape of the images alone."""
         return None
 
 

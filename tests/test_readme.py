@@ -14,6 +14,7 @@ from lit_cv.callbacks import DomainEmbedding, EmbeddingEvaluation
 from lit_cv.cli import main
 from tests.datamodules.test_annotated import save_voc
 from tests.nn.detection.reference import smallest
+from tests.running.test_export import detection_module, save_checkpoint
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -178,7 +179,20 @@ def test_configuration(configuration: str, photos: Path) -> None:
     assert cli.trainer.current_epoch == 1
 
 
-@pytest.mark.parametrize("program", [text for text in PROGRAMS if "class " not in text])
+@pytest.mark.slow
+def test_program_of_exported_detector(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    module = detection_module()
+    save_checkpoint(module, in_tmp / "a.ckpt")
+    main(["export", "a.ckpt", "--formats", "onnx", "--output", "export"])
+    capsys.readouterr()
+    names: dict[str, Any] = {}
+    exec(next(text for text in PROGRAMS if "onnxruntime" in text), names)
+    assert names["scores"].shape == (2, 100)
+    assert len(capsys.readouterr().out.splitlines()) == (names["scores"] > 0.5).sum() > 0
+
+
+@pytest.mark.parametrize("program", [text for text in PROGRAMS if "class " not in text and "onnxruntime" not in text])
 def test_program(program: str, in_tmp: Path) -> None:
     names: dict[str, Any] = {"__name__": "readme"}
     exec(compile(program.replace("max_epochs=3", "fast_dev_run=True"), "README.md", "exec"), names)

@@ -30,6 +30,8 @@ def _parser() -> VerbParser:
     )
     parser.add_argument("--part", choices=("auto", "forward", "embed"), default="auto", help="what programs "
                         "return: the module's output, or its features; auto: features if it has no other")  # fmt: skip
+    parser.add_argument("--without_nms", action="store_true", help="let programs of detectors return all candidates, "
+                        "without non-maximum suppression")  # fmt: skip
     parser.add_argument("--images", metavar="FOLDER", help="real images to check the programs with")
     parser.add_argument("--output", metavar="FOLDER", help="output folder (default: export in the run's "
                         "folder, or the next free name: export_1)")  # fmt: skip
@@ -58,7 +60,7 @@ def run_export(args: list[str]) -> None:
     module = load_module(checkpoint.path)
     learned = module.declared_classes() | module.trained_classes
     classes = next(iter(learned.values()), checkpoint.class_names)  # the data may have other classes, of whole images
-    program = ExportedModule(module, options.part)
+    program = ExportedModule(module, options.part, suppress=not options.without_nms)
     images = _read(options.images, program.image_shape) if options.images else None
     folder.mkdir(parents=True, exist_ok=True)
     _silence()
@@ -72,7 +74,8 @@ def run_export(args: list[str]) -> None:
         print(f"{path}: checked, within {difference:.1g} of the module", flush=True)
     description = {
         "input": {"image": ["batch", *program.image_shape], "dtype": "uint8"},
-        "output": program.name,
+        "output": program.name if program.name in program.shapes else "objects",
+        "outputs": {name: ["batch", *shape] for name, shape in program.shapes.items()},
         "classes": classes,
         "module": type(module).__name__,
         "backbone": module.hparams["backbone"],

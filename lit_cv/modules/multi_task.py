@@ -147,6 +147,19 @@ class MultiTaskModule(TasksModule):
         features = self.features(images)
         return {name: each(features) for name, each in self.tasks.items()}
 
+    def fixed_outputs(self, images: Tensor, suppress: bool = True) -> dict[str, Tensor]:
+        """Return the outputs of all tasks for raw images with fixed shapes, see `BaseTask.fixed_output`.
+
+        Returns:
+            The output of each task by its name; of a detection task `{task}_boxes`, `{task}_scores`, `{task}_labels`.
+        """
+        outputs: dict[str, Tensor] = {}
+        for name, output in self(images).items():
+            fixed = self.tasks[name].fixed_output(output, suppress)
+            entries = {f"{name}_{entry}": value for entry, value in fixed.items()} if isinstance(fixed, dict) else {}
+            outputs |= entries or {name: fixed}
+        return outputs
+
     def step(self, batch: Batch, stage: Stage) -> Output:
         """Run each task on the images with a target for it, and combine the losses.
 

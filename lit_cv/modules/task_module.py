@@ -257,6 +257,11 @@ class TaskModule(TasksModule):
         features = self.features(images, pooled=False)
         return self.task.forward(features)  # not called, since the task is not a submodule
 
+    def fixed_outputs(self, images: Tensor, suppress: bool = True) -> Any:
+        """Return the task's output for raw images, (N, C, H, W), with a fixed shape, see `BaseTask.fixed_output`."""
+        output = self(images)  # builds the task
+        return self.task.fixed_output(output, suppress)
+
     def outputs(self, batch: Batch, stage: Stage) -> Any:
         """Return the task's output for the images of a batch."""
         return self(batch["image"])

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from lit_cv.atomic_files import atomic_write
 from lit_cv.contracts import module_extras
+from lit_cv.errors import OptionError
 from lit_cv.modules.base import BaseModule
 from lit_cv.modules.checkpoint_contents import image_preprocessing
 from lit_cv.modules.few_shot import FewShotModule
 from lit_cv.nn import merge_lora, merge_lora_state
 from lit_cv.randomness import fixed_seed
+from lit_cv.running.object_comparison import BOX_ENTRIES, ObjectComparison, box_outputs
 
 __all__ = ["ExportedModule", "example_images", "export_onnx", "export_program", "export_weights"]
 
@@ -33,9 +35,13 @@ class ExportedModule(nn.Module):
         module: The module; it is copied without its metrics, and the copy is put into eval mode and float32.
         output: `forward` for the output of the module, `embed` for its features; `auto` uses the features of modules
             that learn only features, such as `MAEModule`, or compare images by them.
+        suppress: Whether detectors apply non-maximum suppression; without it, they return all candidates.
+
+    Attributes:
+        shapes: Shapes of the outputs for an image, by name. Detectors have the outputs of `PaddedDetections`.
 
     Raises:
-        ValueError: If the output is neither a tensor nor a dict of tensors.
+        ValueError: If the output is neither a tensor nor a dict of tensors, or the number of boxes cannot be fixed.
 
     Example:
         >>> from lit_cv import SupervisedModule
@@ -44,7 +50,9 @@ class ExportedModule(nn.Module):
         torch.Size([2, 10])
     """
 
-    def __init__(self, module: BaseModule, output: Literal["auto", "forward", "embed"] = "auto") -> None:
+    def __init__(
+        self, module: BaseModule, output: Literal["auto", "forward", "embed"] = "auto", suppress: bool = True
+    ) -> None:
         super().__init__()
         module.configure_model()
         trainer, module._trainer = module._trainer, None  # not copied
@@ -59,13 +67,9 @@ class ExportedModule(nn.Module):
         learns_features = module.evaluates_embedding or isinstance(module, FewShotModule)
         embeds = learns_features if output == "auto" else output == "embed"
         self.name = "embedding" if embeds else "logits"
-        if not embeds and module_extras(module).detect is not None:
-            raise ValueError(
-                f"{type(module).__name__} returns a variable number of boxes, but programs need a fixed output: export "
-                "its features (--part embed)."
-            )
+        self.suppress = suppress
         self.eval()
-        self._check()
+        self.shapes = self._check()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -77,17 +81,25 @@ class ExportedModule(nn.Module):
 
     def forward(self, image: Tensor) -> Outputs:
         """Return the named outputs for raw images, (N, C, H, W) uint8."""
-        output = self.module.embed(image) if self.name == "embedding" else self.module(image)
+        fixed_outputs = module_extras(self.module).fixed_outputs
+        if self.name == "embedding":
+            output = self.module.embed(image)
+        else:
+            output = self.module(image) if fixed_outputs is None else fixed_outputs(image, self.suppress)
         return dict(output) if isinstance(output, Mapping) else {self.name: output}
 
     @torch.no_grad()
-    def _check(self) -> None:
-        outputs: Any = self(torch.zeros(2, *self.image_shape, dtype=torch.uint8))
+    def _check(self) -> dict[str, list[int]]:
+        try:
+            outputs: Any = self(torch.zeros(2, *self.image_shape, dtype=torch.uint8))
+        except OptionError as error:
+            raise ValueError(f"{error} Or export the features (--part embed).") from None
         if wrong := [name for name, value in outputs.items() if not isinstance(value, Tensor)]:
             raise ValueError(
                 f"{type(self.module).__name__} returns a {type(outputs[wrong[0]]).__name__}, but programs need a fixed "
                 "output: export its features (--part embed)."
             )
+        return {name: list(value.shape[1:]) for name, value in outputs.items()}
 
 
 def example_images(shape: Sequence[int], count: int) -> Tensor:
@@ -183,9 +195,14 @@ def _difference(module: ExportedModule, run: Any, path: Path, images: Tensor | N
     batches = [example_images(module.image_shape, count) for count in _BATCH_SIZES]
     batches += [] if images is None or not len(images) else [*torch.split(images, 32)]
     worst = 0.0
+    objects = {prefix: ObjectComparison() for prefix in box_outputs(module.shapes)}
     for batch in batches:
-        outputs = run(batch)
-        for name, expected in module(batch).items():
+        outputs, expected_outputs = run(batch), module(batch)
+        for prefix, comparison in objects.items():
+            names = {entry: f"{prefix}{entry}" for entry in BOX_ENTRIES}
+            actual = {entry: outputs[name] for entry, name in names.items()}
+            comparison.add(actual, {entry: expected_outputs.pop(name) for entry, name in names.items()})
+        for name, expected in expected_outputs.items():
             scale = max(1.0, float(expected.abs().max()))
             difference = float((outputs[name] - expected).abs().max()) / scale
             if outputs[name].shape != expected.shape or not difference <= _TOLERANCE:
@@ -194,4 +211,4 @@ def _difference(module: ExportedModule, run: Any, path: Path, images: Tensor | N
                     f"{len(batch)}: nothing was written."
                 )
             worst = max(worst, difference)
-    return worst
+    return max([worst, *(comparison.difference(path.name) for comparison in objects.values())])

@@ -164,6 +164,18 @@ class BaseTask(nn.Module, ABC):
         """Return the predictions for a batch of N images by name: tensors (N, ...) or lists of N entries."""
         return {"output": output}
 
+    def fixed_output(self, output: Any, suppress: bool = True) -> Any:
+        """Return an output whose shape depends on that of the images alone, for programs; the output by default.
+
+        Args:
+            output: The head's output.
+            suppress: Whether detectors apply non-maximum suppression.
+
+        Returns:
+            A tensor, or tensors by name.
+        """
+        return output
+
     def target(self, batch: Mapping[str, Any]) -> Any:
         """Return the targets of all images of a batch, a tensor or a list, `None` if the batch has none."""
         return batch.get(self.key)

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lit_cv.errors import setting
+from lit_cv.errors import OptionError, setting
 from lit_cv.metrics import DetectionAP
 from lit_cv.nn import Backbone
 from lit_cv.nn.detection import (
     Detections,
     Detector,
     LayoutName,
+    OneStageDetector,
     build_detector,
     check_limits,
     default_strides,
@@ -195,6 +196,23 @@ class DetectionTask(DenseTask):
         """Return the objects in each of n images; `sizes` (n, 2) holds the heights and widths of padded images."""
         limits = [output["image_size"]] * n if sizes is None else [(int(y), int(x)) for y, x in sizes.tolist()]
         return self._detector.detect(output, limits, *self.limits)
+
+    def fixed_output(self, output: dict[str, Any], suppress: bool = True) -> dict[str, Tensor]:
+        """Return `boxes` (N, K, 4) in pixels, `scores` (N, K) and `labels` (N, K), see `PaddedDetections`.
+
+        Args:
+            output: Output of `forward` for N images.
+            suppress: Whether to apply non-maximum suppression, with `max_detections` as K; without it, all candidates
+                are returned.
+
+        Raises:
+            ValueError: If the detector is Faster R-CNN.
+        """
+        if not isinstance(self.head, OneStageDetector):
+            allowed = "must be fcos or retinanet in programs, which need a fixed number of boxes in all stages"
+            raise OptionError(None, self.qualified("detector"), self.detector, allowed)
+        padded = self.head.detect_padded(output, output["image_size"], *self.limits, suppress=suppress)
+        return padded._asdict()
 
     @property
     def _detector(self) -> Detector:

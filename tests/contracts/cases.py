@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import StochasticWeightAveraging
@@ -80,7 +80,7 @@ TASKS: dict[str, Any] = {
 }
 SMALL_PROJECTOR: dict[str, Any] = CONV | {"projector_hidden": 32, "projector_dim": 16}
 MIRROR = ["horizontal_flip"]
-BOXES = "Exported programs return features only, since the number of detected boxes varies."
+BOXES = "Exported programs return a fixed number of boxes; for Faster R-CNN, they return features only."
 SELECTION = "A step waits for the device where it selects anchors or images by their targets."
 
 
@@ -105,7 +105,6 @@ class Case:
         moved: Prefixes of names of state, such as moving averages, that `after_step` updates.
         passes: How often a training step runs a backbone on a batch of images.
         syncs: How often a training step may wait for the device.
-        exported: Output of the exported program: `auto`, or `embed` if `forward` does not return tensors.
         not_promised: Why a contract does not hold for this approach, by the name of the contract.
         notes: Limits of a contract that holds, by the name of the contract.
         is_default: Whether the class has no row and uses this default one.
@@ -123,7 +122,6 @@ class Case:
     moved: tuple[str, ...] = ()
     passes: int = 1
     syncs: int = 0
-    exported: Literal["auto", "embed"] = "auto"
     not_promised: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
     is_default: bool = False
@@ -158,14 +156,13 @@ ROWS: list[Case] = [
         weights_argument="teacher_weights",
         passes=2,
     ),
-    Case(DetectionModule, DENSE, Scenes, syncs=5, exported="embed", notes={"export": BOXES, "overhead": SELECTION}),
+    Case(DetectionModule, DENSE, Scenes, syncs=5, notes={"export": BOXES, "overhead": SELECTION}),
     Case(SegmentationModule, DENSE, Scenes),
     Case(
         MultiTaskModule,
         CONV | {"tasks": TASKS},
         Scenes,
         syncs=9,
-        exported="embed",
         notes={"export": BOXES, "overhead": SELECTION},
     ),
     Case(DomainAdversarialModule, CONV | {"conditioning": "entropy"}, DomainPairs),

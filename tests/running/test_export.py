@@ -3,8 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,9 +14,20 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from datamodules import DigitsDataModule
-from lit_cv import BaseModule, DetectionModule, MAEModule, SegmentationModule, SimCLRModule, SupervisedModule
+from lit_cv import (
+    BaseModule,
+    DetectionModule,
+    MAEModule,
+    MultiTaskModule,
+    SegmentationModule,
+    SimCLRModule,
+    SupervisedModule,
+)
 from lit_cv.cli import main
+from lit_cv.nn.detection import Detections
 from lit_cv.running.export import ExportedModule, example_images, export_onnx, export_program, export_weights
+from lit_cv.running.object_comparison import ObjectComparison
+from lit_cv.tasks import DetectionTask
 
 STANDALONE = """
 import sys
@@ -39,6 +51,18 @@ session = onnxruntime.InferenceSession(folder + "/model.onnx")
 assert [entry.name for entry in session.get_inputs()] == ["image"], session.get_inputs()
 assert session.get_inputs()[0].type == "tensor(uint8)"
 np.save(folder + "/onnx.npy", session.run(["logits"], {"image": images})[0])
+"""
+
+
+ONNX_ALONE = """
+import sys
+sys.modules["torch"] = sys.modules["lit_cv"] = sys.modules["lightning"] = None
+import numpy as np, onnxruntime
+folder, images = sys.argv[1], np.load(sys.argv[1] + "/images.npy")
+session = onnxruntime.InferenceSession(folder + "/model.onnx")
+names = [output.name for output in session.get_outputs()]
+parts = [session.run(names, {"image": part}) for part in (images[:1], images[1:])]
+np.savez(folder + "/outputs.npz", **{name: np.concatenate(each) for name, each in zip(names, zip(*parts))})
 """
 
 
@@ -161,10 +185,139 @@ def test_non_tensor_output_is_rejected() -> None:
     assert ExportedModule(SimCLRModule(backbone="conv4", in_channels=1, image_size=8)).name == "embedding"
 
 
-def test_detector_is_rejected() -> None:
-    module = DetectionModule(backbone="resnet9_small", box_classes=["cell"], channels=32, image_size=64)
-    with pytest.raises(ValueError, match=r"DetectionModule returns a variable number of boxes.*--part embed"):
+def detection_module(detector: Any = "fcos", **options: Any) -> DetectionModule:
+    """Return a detector with scores and boxes that differ between places."""
+    torch.manual_seed(0)
+    module = DetectionModule(
+        backbone="resnet9_small",
+        box_classes=["a", "b"],
+        detector=detector,
+        channels=32,
+        num_convs=1,
+        image_size=[40, 52],
+        **options,
+    )
+    module.configure_model()
+    if detector != "faster_rcnn":
+        spread(module.head)
+    return module.eval()
+
+
+def spread(detector: nn.Module) -> None:
+    for name, parameter in detector.named_parameters():
+        if name.endswith(("cls_logits.weight", "bbox_reg.weight")):
+            nn.init.normal_(parameter, std=0.3 if "cls" in name else 0.05)
+        elif name.startswith("head.") and parameter.ndim == 4:
+            nn.init.kaiming_normal_(parameter)
+
+
+def check_objects(outputs: dict[str, Tensor], expected: list[Detections], tolerance: float = 0.0) -> None:
+    """Check that outputs have the expected objects in the first rows, and unused rows behind them."""
+    assert sum(len(objects.scores) for objects in expected) > 20
+    comparison = ObjectComparison()
+    rows = outputs["scores"].shape[1]
+    scores = [nn.functional.pad(objects.scores, (0, rows - len(objects.scores))) for objects in expected]
+    torch.testing.assert_close(outputs["scores"], torch.stack(scores), rtol=0, atol=1e-4)
+    for i, objects in enumerate(expected):
+        count = len(objects.scores)
+        comparison.add({name: outputs[name][i : i + 1, :count] for name in objects._fields},
+                       {name: value[None] for name, value in objects._asdict().items()})  # fmt: skip
+        assert (outputs["scores"][i, count:] == 0).all()
+        assert (outputs["boxes"][i, count:] == 0).all()
+        assert (outputs["labels"][i, count:] == -1).all()
+    assert comparison.difference("outputs") <= tolerance
+
+
+@pytest.mark.parametrize("detector", ["fcos", "retinanet"])
+def test_detector_outputs_equal_detect(detector: str) -> None:
+    module = detection_module(detector)
+    exported = ExportedModule(module)
+    assert exported.shapes == {"boxes": [100, 4], "scores": [100], "labels": [100]}
+    for count in (1, 5):
+        images = example_images(exported.image_shape, count)
+        with torch.no_grad():
+            check_objects(exported(images), module.detect(images))
+
+
+def test_detector_outputs_without_suppression() -> None:
+    exported = ExportedModule(detection_module(), suppress=False)
+    module = detection_module(iou_threshold=1.0, max_detections=1000)
+    images = example_images(exported.image_shape, 2)
+    with torch.no_grad():
+        outputs = exported(images)
+        check_objects(outputs, module.detect(images))
+    assert (outputs["scores"] > 0).sum(1).min() > 100
+
+
+def test_faster_rcnn_is_rejected() -> None:
+    module = detection_module("faster_rcnn")
+    with pytest.raises(ValueError, match=r"detector='faster_rcnn': must be fcos or retinanet.*--part embed"):
         ExportedModule(module)
+    assert ExportedModule(module, "embed").name == "embedding"
+
+
+def multi_task_module() -> MultiTaskModule:
+    torch.manual_seed(0)
+    tasks: dict[str, dict[str, Any]] = {
+        "shape": {"type": "classification", "num_classes": 3},
+        "cells": {"type": "detection", "classes": ["a", "b"], "channels": 32, "num_convs": 1},
+        "pixels": {"type": "segmentation", "classes": ["ground", "cell"], "channels": 32},
+    }
+    module = MultiTaskModule(tasks, backbone="resnet9_small", image_size=[40, 52])
+    module.configure_model()
+    spread(cast(nn.Module, module.tasks["cells"].head))
+    return module.eval()
+
+
+def test_multi_task_outputs_by_name() -> None:
+    module = multi_task_module()
+    exported = ExportedModule(module)
+    assert exported.shapes == {
+        "shape": [3], "cells_boxes": [100, 4], "cells_scores": [100], "cells_labels": [100], "pixels": [2, 40, 52],
+    }  # fmt: skip
+    images = example_images(exported.image_shape, 2)
+    with torch.no_grad():
+        raw, outputs = module(images), exported(images)
+    objects = cast(DetectionTask, module.tasks["cells"]).detect(raw["cells"], 2)
+    check_objects({name: outputs[f"cells_{name}"] for name in ("boxes", "scores", "labels")}, objects)
+    for name in ("shape", "pixels"):
+        torch.testing.assert_close(outputs[name], raw[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["retinanet", "without suppression", "multi-task", "segmentation"])
+def test_programs_of_dense_tasks_match_module(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    modules: dict[str, Callable[[], BaseModule]] = {
+        "retinanet": lambda: detection_module("retinanet"),
+        "without suppression": detection_module,
+        "multi-task": multi_task_module,
+        "segmentation": segmentation_module,
+    }
+    exported = ExportedModule(modules[name](), suppress=name != "without suppression")
+    images = example_images(exported.image_shape, 5)
+    assert export_program(exported, tmp_path / "model.pt2", images) <= 1e-4
+    assert export_onnx(exported, tmp_path / "model.onnx", images) <= 1e-4
+
+
+@pytest.mark.slow
+def test_exported_detector_without_torch(in_tmp: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    module = detection_module()
+    save_checkpoint(module, in_tmp / "a.ckpt")
+    main(["export", "a.ckpt", "--formats", "torch", "onnx", "--output", "out"])
+    description = json.loads((in_tmp / "out" / "model.json").read_text())
+    assert description["classes"] == ["a", "b"]
+    assert description["outputs"] == {"boxes": ["batch", 100, 4], "scores": ["batch", 100], "labels": ["batch", 100]}
+    images = example_images((3, 40, 52), 5)
+    np.save(in_tmp / "out" / "images.npy", images.numpy())
+    subprocess.run([sys.executable, "-c", ONNX_ALONE, str(in_tmp / "out")], check=True, cwd="/")
+    program = torch.export.load(in_tmp / "out" / "model.pt2").module()
+    with torch.no_grad():
+        expected = module.detect(images)
+        check_objects(program(images), expected, 1e-4)
+    with np.load(in_tmp / "out" / "outputs.npz") as file:
+        check_objects({name: torch.from_numpy(file[name]) for name in file.files}, expected, 1e-4)
 
 
 def test_exported_weights_load_into_backbone(tmp_path: Path) -> None:
@@ -197,13 +350,21 @@ def test_example_images_are_fixed_and_distinct() -> None:
     assert len({tuple(image.flatten().tolist()) for image in images}) == 5
 
 
-def test_exported_classes_come_from_module(in_tmp: Path) -> None:
-    module = SegmentationModule(
+def segmentation_module() -> SegmentationModule:
+    return SegmentationModule(
         backbone="resnet9_small", mask_classes=["ground", "cell"], channels=32, in_channels=3, image_size=32
     )
+
+
+def save_checkpoint(module: BaseModule, path: Path) -> None:
     module.configure_model()
-    metadata = {"class_path": "lit_cv.modules.segmentation.SegmentationModule", "class_names": ["photo", "scan"]}
+    class_path = f"{type(module).__module__}.{type(module).__name__}"
+    metadata = {"class_path": class_path, "class_names": ["photo", "scan"]}
     content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams), "lit_cv": metadata}
-    torch.save(content, in_tmp / "a.ckpt")
+    torch.save(content, path)
+
+
+def test_exported_classes_come_from_module(in_tmp: Path) -> None:
+    save_checkpoint(segmentation_module(), in_tmp / "a.ckpt")
     main(["export", "a.ckpt", "--formats", "safetensors", "--output", "out"])
     assert json.loads((in_tmp / "out" / "model.json").read_text())["classes"] == ["ground", "cell"]

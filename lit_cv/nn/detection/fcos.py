@@ -7,16 +7,17 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOSHead
 
-from lit_cv.nn.detection.detector import Detections, Detector, Selection
+from lit_cv.nn.detection.detector import Selection
 from lit_cv.nn.detection.fcos_targets import fcos_sums
 from lit_cv.nn.detection.layouts import Layout
+from lit_cv.nn.detection.one_stage import OneStageDetector
 
 __all__ = ["FCOSDetector"]
 
 _FIRST_DISTANCE = 1.0  # initial distance from a location to each side of its box, in strides
 
 
-class FCOSDetector(Detector):
+class FCOSDetector(OneStageDetector):
     """FCOS (Tian et al. 2019), which predicts a class, a box and a centerness at every location of the pyramid.
 
     The head is torchvision's; the losses are those of `lit_cv.losses.fcos_loss`. The score of an object is the square
@@ -68,18 +69,8 @@ class FCOSDetector(Detector):
         sums, count = fcos_sums(raw, boxes, labels, weight=weight)
         return {name: (total, count) for name, total in sums.items()}
 
-    @torch.no_grad()
-    def detect(
-        self,
-        raw: Mapping[str, Any],
-        sizes: Sequence[tuple[int, int]],
-        score_threshold: float = 0.05,
-        iou_threshold: float = 0.6,
-        max_detections: int = 100,
-    ) -> list[Detections]:
-        """Return the detected objects in each image, see `Detector.detect`."""
+    def decode(self, raw: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return the boxes and scores of all locations, see `OneStageDetector.decode`."""
         distances = raw["bbox_regression"].float() * raw["strides"][:, None]
         boxes = torch.cat([raw["points"] - distances[..., :2], raw["points"] + distances[..., 2:]], -1)
-        scores = (raw["cls_logits"].float().sigmoid() * raw["bbox_ctrness"].float().sigmoid()).sqrt()
-        limits = (score_threshold, iou_threshold, max_detections)
-        return self.select_each(boxes, scores, sizes, limits, raw)
+        return boxes, (raw["cls_logits"].float().sigmoid() * raw["bbox_ctrness"].float().sigmoid()).sqrt()

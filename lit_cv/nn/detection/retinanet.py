@@ -10,9 +10,10 @@ from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import box_iou
 
-from lit_cv.nn.detection.detector import Detections, Detector, Selection
+from lit_cv.nn.detection.detector import Selection
 from lit_cv.nn.detection.focal import focal_sum
 from lit_cv.nn.detection.layouts import Layout
+from lit_cv.nn.detection.one_stage import OneStageDetector
 from lit_cv.nn.detection.places import map_anchors, place_boxes
 
 __all__ = ["RetinaNetDetector"]
@@ -21,7 +22,7 @@ _SCALES = tuple(4 * 2 ** (i / 3) for i in range(3))
 _RATIOS = (0.5, 1.0, 2.0)
 
 
-class RetinaNetDetector(Detector):
+class RetinaNetDetector(OneStageDetector):
     """RetinaNet (Lin et al. 2017), with nine anchors at every location of the pyramid and the focal loss.
 
     The head, the matching (IoU 0.5 and 0.4) and the box loss are torchvision's; the class loss equals torchvision's.
@@ -104,17 +105,9 @@ class RetinaNetDetector(Detector):
         targets[positive, labels[matched[positive]]] = 1.0
         return focal_sum(logits[decided], targets[decided], weight) / positive.sum().clamp_min(1)
 
-    @torch.no_grad()
-    def detect(
-        self,
-        raw: Mapping[str, Any],
-        sizes: Sequence[tuple[int, int]],
-        score_threshold: float = 0.05,
-        iou_threshold: float = 0.6,
-        max_detections: int = 100,
-    ) -> list[Detections]:
-        """Return the detected objects in each image, see `Detector.detect`."""
-        limits = (score_threshold, iou_threshold, max_detections)
-        scores = raw["cls_logits"].float().sigmoid()
-        boxes = [self.coder.decode_single(deltas, raw["anchors"]) for deltas in raw["bbox_regression"].float()]
-        return self.select_each(boxes, scores, sizes, limits, raw)
+    def decode(self, raw: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return the boxes and scores of all anchors, see `OneStageDetector.decode`."""
+        deltas = raw["bbox_regression"].float()
+        anchors = raw["anchors"].expand(deltas.shape[0], -1, -1)
+        boxes = self.coder.decode_single(deltas.flatten(0, 1), anchors.flatten(0, 1))
+        return boxes.view(deltas.shape), raw["cls_logits"].float().sigmoid()

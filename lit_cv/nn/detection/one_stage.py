@@ -1,0 +1,56 @@
+"""The base class of object detectors with one stage."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_cv.nn.detection.detector import Detections, Detector
+from lit_cv.nn.detection.padded import PaddedDetections, select_padded
+
+__all__ = ["OneStageDetector"]
+
+
+class OneStageDetector(Detector):
+    """Base of the detectors that predict a box and the scores of all classes at fixed places of an image."""
+
+    @abstractmethod
+    def decode(self, raw: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return the boxes (N, L, 4), xyxy in pixels, and the scores (N, L, K) in [0, 1] of all places."""
+
+    @torch.no_grad()
+    def detect(
+        self,
+        raw: Mapping[str, Any],
+        sizes: Sequence[tuple[int, int]],
+        score_threshold: float = 0.05,
+        iou_threshold: float = 0.6,
+        max_detections: int = 100,
+    ) -> list[Detections]:
+        """Return the detected objects in each image, see `Detector.detect`."""
+        boxes, scores = self.decode(raw)
+        return self.select_each(boxes, scores, sizes, (score_threshold, iou_threshold, max_detections), raw)
+
+    def detect_padded(
+        self,
+        raw: Mapping[str, Any],
+        size: tuple[int, int],
+        score_threshold: float = 0.05,
+        iou_threshold: float = 0.6,
+        max_detections: int = 100,
+        suppress: bool = True,
+    ) -> PaddedDetections:
+        """Return the objects of `detect` as tensors of fixed sizes, for images of one size without padding.
+
+        Args:
+            raw: Output of `forward` for N images.
+            size: Height and width of the images in pixels.
+            score_threshold: See `Detector.detect`, like the next two.
+            iou_threshold: Unused without non-maximum suppression.
+            max_detections: Unused without non-maximum suppression.
+            suppress: Whether to apply non-maximum suppression; without it, all candidates are returned.
+        """
+        limits = (score_threshold, iou_threshold, max_detections)
+        return select_padded(*self.decode(raw), size, limits, self.selection, raw.get("groups", ()), suppress)

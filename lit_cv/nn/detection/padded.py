@@ -1,0 +1,134 @@
+"""Detected objects as tensors of fixed sizes, for exported programs."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch._higher_order_ops import while_loop
+from torchvision.ops import clip_boxes_to_image
+
+from lit_cv.nn.detection.detector import Selection
+
+__all__ = ["PaddedDetections", "select_padded"]
+
+_State = tuple[Tensor, ...]
+
+
+class PaddedDetections(NamedTuple):
+    """Objects detected in N images, highest score first, in K rows per image; unused rows follow.
+
+    Attributes:
+        boxes: (N, K, 4) float32, xyxy in pixels; 0 in unused rows.
+        scores: (N, K) float32 in [0, 1]; 0 in unused rows.
+        labels: (N, K) int64, from 0; -1 in unused rows.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+def select_padded(
+    boxes: Tensor,
+    scores: Tensor,
+    size: tuple[int, int],
+    limits: tuple[float, float, int],
+    selection: Selection,
+    groups: Sequence[int] = (),
+    suppress: bool = True,
+) -> PaddedDetections:
+    """Return the boxes that `select` returns, for a batch and with operations that programs support.
+
+    Args:
+        boxes: (N, L, 4).
+        scores: (N, L, C) for C classes.
+        size: Height and width that boxes are clipped to.
+        limits: Minimum score, maximum overlap (IoU) and maximum number of boxes, which is K.
+        selection: Settings for the boxes that enter non-maximum suppression.
+        groups: Sizes of the groups of locations whose candidates are selected separately; empty for one group.
+        suppress: Whether to apply non-maximum suppression. Without it, all candidates are returned, and K is their
+            maximum number.
+
+    Example:
+        >>> boxes = torch.tensor([[[0.0, 0.0, 8.0, 8.0], [0.0, 1.0, 8.0, 8.0], [9.0, 9.0, 12.0, 12.0]]])
+        >>> scores = torch.tensor([[[0.8], [0.9], [0.4]]])
+        >>> select_padded(boxes, scores, (12, 12), (0.05, 0.5, 4), Selection()).scores
+        tensor([[0.9000, 0.4000, 0.0000, 0.0000]])
+    """
+    score_threshold, iou_threshold, max_detections = limits
+    boxes, scores, labels = _candidates(boxes, scores.float(), score_threshold, selection, groups)
+    boxes = clip_boxes_to_image(boxes.float(), size)
+    least = selection.least_side
+    large = (boxes[..., 2] - boxes[..., 0] >= least) & (boxes[..., 3] - boxes[..., 1] >= least)
+    scores = torch.where(large, scores, 0.0)
+    if suppress:
+        scores, index = _suppress(boxes, scores, labels, iou_threshold, max_detections)
+    else:
+        scores, index = scores.topk(scores.shape[1])
+    used = scores > 0
+    boxes, labels = _rows(boxes, index), labels.gather(1, index)
+    return PaddedDetections(torch.where(used[..., None], boxes, 0.0), scores, torch.where(used, labels, -1))
+
+
+def _candidates(
+    boxes: Tensor, scores: Tensor, score_threshold: float, selection: Selection, groups: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the boxes, scores and labels of the best candidates of each group; a score of 0 marks unused ones."""
+    num_classes = scores.shape[2]
+    scores = torch.where(scores > score_threshold, scores, 0.0)
+    values, indices, start = [], [], 0
+    for group in torch.split(scores, list(groups) or [scores.shape[1]], 1):
+        count = group.shape[1] * num_classes
+        value, index = group.flatten(1).topk(
+            count if selection.candidates is None else min(selection.candidates, count)
+        )
+        values.append(value)
+        indices.append(index + start * num_classes)
+        start += group.shape[1]
+    flat = torch.cat(indices, 1)
+    return _rows(boxes, flat // num_classes), torch.cat(values, 1), flat % num_classes
+
+
+def _suppress(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, rows: int) -> tuple[Tensor, Tensor]:
+    """Return the scores and positions (N, rows) that greedy non-maximum suppression keeps, with scores of 0 behind.
+
+    Each round keeps the best box of every image and drops those that overlap it, so that `rows` rounds are exact.
+    """
+    # Classes are moved apart as in torchvision's `batched_nms`, for the same rounding of the overlaps.
+    largest = torch.where(scores > 0, boxes.amax(2), 0.0).amax(1, keepdim=True)
+    boxes = boxes + (labels * (largest + 1))[..., None]
+    areas = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+    def unfinished(position: Tensor, left: Tensor, kept: Tensor, index: Tensor) -> Tensor:
+        return (position < rows) & (left.amax((0, 1)) > 0)
+
+    def keep_best(position: Tensor, left: Tensor, kept: Tensor, index: Tensor) -> _State:
+        score, best = left.max(1, keepdim=True)
+        box = _rows(boxes, best)
+        sides = torch.minimum(box[..., 2:], boxes[..., 2:]) - torch.maximum(box[..., :2], boxes[..., :2])
+        sides = sides.clamp_min(0)
+        common = sides[..., 0] * sides[..., 1]
+        overlap = common / (areas.gather(1, best) + areas - common)
+        left = torch.where(overlap.double() > iou_threshold, 0.0, left).scatter(1, best, 0.0)
+        current = torch.arange(rows, device=left.device) == position
+        return position + 1, left, torch.where(current, score, kept), torch.where(current, best, index)
+
+    position = torch.zeros((), dtype=torch.int64, device=scores.device)
+    kept = scores.new_zeros(scores.shape[0], rows)
+    _, _, kept, index = _repeat(unfinished, keep_best, (position, scores, kept, torch.zeros_like(kept).long()))
+    return kept, index
+
+
+def _repeat(unfinished: Callable[..., Tensor], body: Callable[..., _State], state: _State) -> _State:
+    """Apply `body` to tensors while `unfinished` holds for them, as a loop of the program in an export."""
+    if torch.compiler.is_compiling():
+        return cast(_State, while_loop(unfinished, body, state))  # type: ignore[no-untyped-call]
+    while unfinished(*state):
+        state = body(*state)
+    return state
+
+
+def _rows(boxes: Tensor, index: Tensor) -> Tensor:
+    """Return the boxes (N, K, 4) at positions (N, K)."""
+    return boxes.gather(1, index[..., None].expand(-1, -1, 4))

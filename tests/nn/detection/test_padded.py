@@ -1,0 +1,68 @@
+"""Detected objects as tensors of fixed sizes."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lit_cv.nn.detection.detector import Selection, select
+from lit_cv.nn.detection.padded import PaddedDetections, select_padded
+
+SIZE = (80, 100)
+LIMITS = (0.3, 0.5, 40)
+
+
+def places(n: int = 3, count: int = 200, classes: int = 3) -> tuple[Tensor, Tensor]:
+    """Return boxes that overlap often, in part outside of the image, and scores; the last image has no objects."""
+    random = torch.Generator().manual_seed(0)
+    corners = torch.rand(n, count, 2, generator=random) * 90 - 5
+    boxes = torch.cat([corners, corners + torch.rand(n, count, 2, generator=random) * 40], 2)
+    scores = torch.rand(n, count, classes, generator=random)
+    scores[-1] *= 0.3
+    return boxes, scores
+
+
+def check_equal(padded: PaddedDetections, boxes: Tensor, scores: Tensor, limits: tuple[float, float, int],
+                selection: Selection, groups: tuple[int, ...] = ()) -> list[int]:  # fmt: skip
+    """Check that padded objects are those of `select`, and return their numbers."""
+    counts = []
+    for i in range(len(boxes)):
+        expected = select(boxes[i], scores[i], SIZE, *limits, selection, groups)
+        counts.append(len(expected.scores))
+        for name, unused in (("boxes", 0), ("scores", 0), ("labels", -1)):
+            rows = getattr(padded, name)[i]
+            assert torch.equal(rows[: counts[-1]], getattr(expected, name)), name
+            assert (rows[counts[-1] :] == unused).all(), name
+    return counts
+
+
+@pytest.mark.parametrize("groups", [(), (120, 50, 30)])
+@pytest.mark.parametrize("selection", [Selection(), Selection(60, 0.0), Selection(None, 8.0)])
+def test_padded_objects_equal_selected_ones(groups: tuple[int, ...], selection: Selection) -> None:
+    boxes, scores = places()
+    for limits in (LIMITS, (0.6, 0.2, 300), (0.0, 0.9, 10)):
+        padded = select_padded(boxes, scores, SIZE, limits, selection, groups)
+        assert padded.boxes.shape == (3, limits[2], 4)
+        counts = check_equal(padded, boxes, scores, limits, selection, groups)
+        assert counts[0] > 5
+        assert counts[2] == 0 or limits[0] == 0
+
+
+def test_all_candidates_without_suppression() -> None:
+    boxes, scores = places()
+    padded = select_padded(boxes, scores, SIZE, LIMITS, Selection(90), suppress=False)
+    assert padded.scores.shape == (3, 90)
+    check_equal(padded, boxes, scores, (0.3, 1.0, 90), Selection(90))
+
+
+@pytest.mark.slow
+def test_exported_loop_takes_any_batch_size() -> None:
+    class Select(nn.Module):
+        def forward(self, boxes: Tensor, scores: Tensor) -> PaddedDetections:
+            return select_padded(boxes, scores, SIZE, LIMITS, Selection())
+
+    boxes, scores = places()
+    batch = {0: torch.export.Dim("batch", min=1, max=64)}
+    program = torch.export.export(Select(), (boxes[:2], scores[:2]), dynamic_shapes=(batch, batch)).module()
+    for n in (1, 3):
+        counts = check_equal(program(boxes[:n], scores[:n]), boxes[:n], scores[:n], LIMITS, Selection())
+        assert counts[0] > 5
