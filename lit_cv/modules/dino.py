@@ -31,9 +31,10 @@ class DINOModule(ViewsModule):
         hidden: Width of the head's hidden layers.
         bottleneck: Dimension of the vectors that are compared with prototypes.
         temperature: Divisor of the network's logits.
-        teacher_temperature: Divisor of the teacher's logits after the warm-up.
-        warmup_teacher_temperature: The same at the first epoch, from which it changes linearly.
-        teacher_warmup_epochs: Epochs of this warm-up.
+        teacher_temperature: Divisor of the teacher's logits after the warm-up, and always in validation, so that the
+            losses of epochs can be compared.
+        warmup_teacher_temperature: The same at the first epoch of a warm-up, from which it changes linearly.
+        teacher_warmup_epochs: Epochs of this warm-up; 0 for none.
         assignment: `centering`, or `sinkhorn` as in DINOv2.
         center_decay: Decay of the moving average of the teacher's logits.
         decay: Decay of the teacher at the first step; it rises to 1 along a cosine. Use 0.9995 for small batches.
@@ -101,8 +102,8 @@ class DINOModule(ViewsModule):
         if stage == "train":
             self._means.append(gather_batches(logits.mean((0, 1), keepdim=True)).mean((0, 1)))
         h = self.hparams
-        share = max(0.0, 1 - self.current_epoch / max(h["teacher_warmup_epochs"], 1e-9))
-        first, last = h["warmup_teacher_temperature"], h["teacher_temperature"]
+        first, last, epochs = h["warmup_teacher_temperature"], h["teacher_temperature"], h["teacher_warmup_epochs"]
+        share = max(0.0, 1 - self.current_epoch / epochs) if stage == "train" and epochs else 0.0
         temperature = last + share * (first - last)
         if h["assignment"] == "sinkhorn":
             return torch.stack([sinkhorn_assignments(part / temperature, gather=stage == "train") for part in logits])

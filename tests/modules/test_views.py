@@ -179,7 +179,16 @@ def test_dino_teacher_temperature_changes_linearly() -> None:
         logits = module.teacher(views.flatten(0, 1)).view(2, 6, -1)
     for epoch, temperature in ((0, 0.04), (1, 0.05), (4, 0.08), (9, 0.08)):
         module._trainer.current_epoch = epoch
-        torch.testing.assert_close(module._assign(views, "val"), (logits / temperature).softmax(-1))
+        torch.testing.assert_close(module._assign(views, "train"), (logits / temperature).softmax(-1))
+
+
+def test_dino_teacher_temperature_without_warm_up() -> None:
+    views = batch()["views"]
+    for stage, epochs in (("train", 0), ("val", 4)):  # validation does not depend on the epoch
+        module = build("DINO", teacher_temperature=0.08, teacher_warmup_epochs=epochs).eval()
+        with torch.no_grad():
+            logits = module.teacher(views.flatten(0, 1)).view(2, 6, -1)
+        torch.testing.assert_close(module._assign(views, stage), (logits / 0.08).softmax(-1))
 
 
 def test_lejepa_directions_are_drawn_anew_in_training_alone() -> None:
