@@ -23,7 +23,7 @@ def vicreg_terms(views: Tensor, gather: bool = True) -> tuple[Tensor, Tensor, Te
     gradients averaged over ranks equal those of one rank with this batch.
 
     Args:
-        views: (V, N, D), embeddings of V >= 2 views of N >= 2 images.
+        views: (V, N, D), embeddings of V >= 2 views of N images; one image has variance and covariance 0.
         gather: Whether statistics cover the images of all ranks, each of which then has the same number.
 
     Returns:
@@ -39,7 +39,7 @@ def vicreg_terms(views: Tensor, gather: bool = True) -> tuple[Tensor, Tensor, Te
         pairs = [F.mse_loss(z[i], z[j]) for i in range(len(z)) for j in range(i)]
         everything = gather_with_gradient(z.transpose(0, 1)) if gather else z.transpose(0, 1)
         centered = everything - everything.mean(0)
-        n = len(centered) - 1
+        n = max(len(centered) - 1, 1)
         deviations = (centered.square().sum(0) / n + 1e-4).sqrt()
         energies = [off_diagonal_energy(view, view) for view in centered.unbind(1)]
         covariance = 2 * torch.stack(energies).mean() / (n * n * z.shape[2])
