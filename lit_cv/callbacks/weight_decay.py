@@ -20,7 +20,7 @@ class WeightDecaySchedule(L.Callback):
         final: Weight decay of the last step.
 
     Raises:
-        ValueError: If it is negative.
+        ValueError: If it is negative, or the module has no weight decay to change.
 
     Example:
         >>> WeightDecaySchedule(0.4).at(0.04, 0.5)
@@ -41,6 +41,8 @@ class WeightDecaySchedule(L.Callback):
         """Set the weight decay of this step."""
         if not self._initial:
             self._initial = [group["weight_decay"] for group in optimizer.param_groups]
+            if self.final and not any(self._initial):
+                raise OptionError(pl_module, "weight_decay", 0.0, "must be above 0, where WeightDecaySchedule starts")
         progress = min(1.0, trainer.global_step / trainer.estimated_stepping_batches)
         for group, initial in zip(optimizer.param_groups, self._initial, strict=True):
             group["weight_decay"] = self.at(initial, progress)
