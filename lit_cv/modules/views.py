@@ -38,6 +38,10 @@ class ViewsModule(BaseModule):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        for name in ("projector_layers", "projector_hidden", "projector_dim"):
+            value = self.hparams.get(name)
+            if value is not None and value < 1:
+                raise OptionError(self, name, value, "must be at least 1")
 
     @abstractmethod
     def compare(self, views: Tensor, batch: Batch, stage: Stage) -> Output:

@@ -217,6 +217,12 @@ def test_errors_of_batches(name: str) -> None:
         module.step(batch(n=1), "train")
 
 
+@pytest.mark.parametrize("name", APPROACHES)
+def test_validation_of_one_image(name: str) -> None:
+    """The last batch of a validation may hold one image."""
+    assert build(name).eval().step(batch(n=1), "val")["loss"].isfinite()
+
+
 @pytest.mark.parametrize("name", sorted(APPROACHES.keys() - {"LeJEPA", "DINO"}))
 def test_error_for_local_views_without_use(name: str) -> None:
     with pytest.raises(ValueError, match=rf"{APPROACHES[name][0]} has no use for local views.*local_views=0"):
@@ -228,7 +234,8 @@ def test_error_for_local_views_without_use(name: str) -> None:
     [
         ("SimCLR", "temperature", 0), ("BYOL", "decay", 1.5), ("MoCo", "temperature", -1), ("MoCo", "queue_size", -1),
         ("VICReg", "variance_weight", -1), ("Barlow Twins", "redundancy_weight", 0), ("LeJEPA", "sigreg_weight", 2),
-        ("DINO", "teacher_temperature", 0), ("DINO", "center_decay", 0),
+        ("DINO", "teacher_temperature", 0), ("DINO", "center_decay", 0), ("SimCLR", "projector_layers", 0),
+        ("BYOL", "projector_hidden", 0), ("MoCo", "projector_hidden", 0), ("VICReg", "projector_dim", 0),
     ],
 )  # fmt: skip
 def test_errors_name_the_option(name: str, option: str, value: float) -> None:
