@@ -45,6 +45,7 @@ class SimCLRModule(ViewsModule):
     """
 
     one_pass: ClassVar[bool] = True
+    min_views: ClassVar[int] = 1  # SupCon's positives may be other images
 
     def __init__(
         self,

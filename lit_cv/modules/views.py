@@ -28,6 +28,7 @@ class ViewsModule(BaseModule):
         one_pass: Whether networks see all views in one pass, so that BatchNorm's statistics cover all of them, or each
             view in a pass of its own. Each approach does what its paper does.
         uses_local_views: Whether the loss uses `local_views`.
+        min_views: Smallest number of `views` that the loss compares.
     """
 
     uses_unlabeled: ClassVar[bool] = True
@@ -35,6 +36,7 @@ class ViewsModule(BaseModule):
     evaluates_embedding: ClassVar[bool] = True
     one_pass: ClassVar[bool] = False
     uses_local_views: ClassVar[bool] = False
+    min_views: ClassVar[int] = 2
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -67,6 +69,11 @@ class ViewsModule(BaseModule):
         if stage == "train" and views.shape[1] < 2 and not is_distributed():
             raise ValueError(
                 f"a batch of one image has no others to compare it with: raise {argument('batch_size', DATA)}."
+            )
+        if len(views) < self.min_views:
+            raise ValueError(
+                f"{type(self).__name__} compares {self.min_views} views of each image, but its batches hold "
+                f"{len(views)}: raise n_views of ContrastiveAugmentation."
             )
         if "local_views" in batch and not self.uses_local_views:
             raise ValueError(

@@ -229,6 +229,12 @@ def test_error_for_local_views_without_use(name: str) -> None:
         build(name).step(batch(local=1), "train")
 
 
+@pytest.mark.parametrize("name", [name for name in APPROACHES if name != "SimCLR"])
+def test_error_for_single_view(name: str) -> None:
+    with pytest.raises(ValueError, match="compares 2 views of each image, but its batches hold 1: raise n_views"):
+        build(name).step(batch(n_views=1), "train")
+
+
 @pytest.mark.parametrize(
     ("name", "option", "value"),
     [
