@@ -18,7 +18,7 @@ from lit_cv.cli import main
 MOVES = [{"name": "random_resized_crop", "scale": [0.5, 1.0]}, {"name": "affine", "degrees": 15, "translate": 0.1}]
 
 
-class Similar(BaseModule):
+class ViewTwins(BaseModule):
     """Makes the projections of two views equal, without anything against a collapse."""
 
     uses_unlabeled: ClassVar[bool] = True
@@ -49,7 +49,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_collapse_is_told_once_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     callback = CollapseWarning()
-    trainer = run(Similar(backbone="conv4", lr=0.01), callback, max_epochs=3)
+    trainer = run(ViewTwins(backbone="conv4", lr=0.01), callback, max_epochs=3)
     told = [line for line in warnings(caplog) if "Collapse" in line]
     assert len(told) == 1
     assert "\n" not in told[0]
@@ -60,7 +60,7 @@ def test_collapse_is_told_once_in_one_line(caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_stop_ends_the_run(caplog: pytest.LogCaptureFixture) -> None:
-    trainer = run(Similar(backbone="conv4", lr=0.01), CollapseWarning(stop=True), max_epochs=9)
+    trainer = run(ViewTwins(backbone="conv4", lr=0.01), CollapseWarning(stop=True), max_epochs=9)
     assert trainer.current_epoch <= 2
     assert [line for line in warnings(caplog) if line.endswith("Stopping the training.")]
 
@@ -89,7 +89,7 @@ def test_too_high_learning_rate_is_a_collapse() -> None:
 def test_training_is_unchanged() -> None:
     states = []
     for callbacks in ([], [CollapseWarning()]):
-        module = Similar(backbone="conv4", spatial_dropout=0.1)
+        module = ViewTwins(backbone="conv4", spatial_dropout=0.1)
         run(module, *callbacks, limit_train_batches=3)
         states.append(module.state_dict())
     for name, value in states[0].items():
@@ -98,15 +98,15 @@ def test_training_is_unchanged() -> None:
 
 def test_only_first_and_last_batches_are_embedded(monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[int] = []
-    embed = Similar.embed
+    embed = ViewTwins.embed
 
     def spy(self: Any, images: Tensor) -> Tensor:
         assert not self.backbone.training
         steps.append(self.trainer.global_step)
         return embed(self, images)
 
-    monkeypatch.setattr(Similar, "embed", spy)
-    run(Similar(backbone="conv4"), CollapseWarning(), max_epochs=1)
+    monkeypatch.setattr(ViewTwins, "embed", spy)
+    run(ViewTwins(backbone="conv4"), CollapseWarning(), max_epochs=1)
     assert steps == [0, 7, 8]
 
 
@@ -119,7 +119,7 @@ def test_state_resumes_before_the_end_of_the_epoch() -> None:
                 restored.load_state_dict(callback.state_dict())
 
     callback = CollapseWarning()
-    trainer = run(Similar(backbone="conv4", lr=0.01), callback, Saves())
+    trainer = run(ViewTwins(backbone="conv4", lr=0.01), callback, Saves())
     assert callback.warned
     restored.warned = False
     restored.on_train_epoch_end(trainer, trainer.lightning_module)
@@ -128,7 +128,7 @@ def test_state_resumes_before_the_end_of_the_epoch() -> None:
 
 
 def test_ranks_decide_by_the_first(caplog: pytest.LogCaptureFixture) -> None:
-    module = Similar(backbone="conv4")
+    module = ViewTwins(backbone="conv4")
     for problem in ("of rank 0", None):
         strategy = SimpleNamespace(broadcast=lambda value, problem=problem: problem)
         trainer: Any = SimpleNamespace(strategy=strategy, is_global_zero=False, should_stop=False, current_epoch=0)
