@@ -111,7 +111,10 @@ class DINOModule(ViewsModule):
         return probabilities
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Discard the gradient of prototypes that are not trained yet; weight decay does not change their direction."""
+        """Discard the gradient of prototypes that are not trained yet.
+
+        The weight decay of `adamw`, `sgd` and `lars` shrinks them, but does not change their direction.
+        """
         if self.current_epoch < self.hparams["freeze_prototypes_epochs"]:
             head: Any = self.head
             head.prototypes.grad.zero_()
