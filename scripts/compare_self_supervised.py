@@ -9,8 +9,7 @@ It takes a folder `train/CLASS/*.jpg`, `test/CLASS/*.jpg` of small images. For e
 - supervised: the same backbone trained from scratch on 1 % of the labels, the better of two learning rates; `probe` is
   the accuracy of logistic regression on the features of the other rows, fitted to these labels
 
-`--steps` compares the time of a training step without data loading and augmentation, in turn, and the memory that it
-adds.
+`--steps` compares the time of a training step without data loading and augmentation, in turn.
 
     python scripts/compare_self_supervised.py --root $LIT_CV_DATA/cifar10_jpeg --csv compare.csv
     python scripts/compare_self_supervised.py --root $LIT_CV_DATA/cifar10_jpeg --rows byol lightly_byol --epochs 10
