@@ -4,7 +4,6 @@ from typing import Any
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lit_cv.callbacks.embedding import embed_batch, embed_images, has_labels
@@ -12,6 +11,7 @@ from lit_cv.contracts import as_dataset, as_module, data_of
 from lit_cv.distributed import gather_rows, is_distributed
 from lit_cv.errors import OptionError
 from lit_cv.metrics import alignment, effective_rank, knn_predictions, uniformity
+from lit_cv.nn import resize_images
 
 __all__ = ["EmbeddingEvaluation"]
 
@@ -49,7 +49,7 @@ class EmbeddingEvaluation(L.Callback):
         self._labels: list[Tensor] = []
         self._aligned: list[Tensor] = []
         self._sizes: list[int] = []
-        self._image_size: tuple[int, ...] = ()
+        self._image_size: tuple[int, int] = (0, 0)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Monitor `val_knn_acc` if the module is judged by its embedding and there are labels."""
@@ -80,7 +80,7 @@ class EmbeddingEvaluation(L.Callback):
             return
         embedding = embed_batch(trainer, pl_module, batch, "EmbeddingEvaluation")
         self._embeddings.append(embedding)
-        self._image_size = tuple(batch["image"].shape[2:])
+        self._image_size = (batch["image"].shape[2], batch["image"].shape[3])
         if has_labels(batch):
             self._labels.append(batch["label"])
         views = outputs.get("embedding") if isinstance(outputs, dict) else None
@@ -138,10 +138,8 @@ class EmbeddingEvaluation(L.Callback):
         loader = trainer.datamodule.labeled_dataloader(self.max_images)  # type: ignore[attr-defined]
         embeddings, labels = [], []
         for batch in loader:
-            images = batch["image"].to(pl_module.device, non_blocking=True)
-            if tuple(images.shape[2:]) != self._image_size:  # uncropped training images may be larger
-                scaled = F.interpolate(images.float(), self._image_size, mode="bilinear", antialias=True)
-                images = scaled.round_().clamp_(0, 255).to(images.dtype)
+            # Uncropped training images may be larger.
+            images = resize_images(batch["image"].to(pl_module.device, non_blocking=True), self._image_size)
             embeddings.append(embed_images(trainer, pl_module, images))
             labels.append(batch["label"].to(pl_module.device, non_blocking=True))
         bank = gather_rows(torch.cat(embeddings))

@@ -78,7 +78,7 @@ class ViewsModule(BaseModule):
         if "local_views" in batch and not self.uses_local_views:
             raise ValueError(
                 f"{type(self).__name__} has no use for local views, which its batches hold: set local_views=0 of "
-                "ContrastiveAugmentation, or choose DINOModule or LeJEPAModule."
+                "ContrastiveAugmentation, or choose an approach that compares them, such as DINO."
             )
         return self.compare(views, batch, stage)
 
