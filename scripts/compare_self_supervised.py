@@ -126,7 +126,6 @@ class Lightly(L.LightningModule):
     def move(self) -> None:
         from lightly.models.utils import update_momentum
 
-        decay = 0.98
         decay = 0.98  # of MoCo, constant
         if self.compare != self.compare_moco:
             decay = cosine_decay(decay, self.global_step, self.trainer.estimated_stepping_batches)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lit_cv.errors import OptionError, argument
+from lit_cv.nn.batch_statistics import batch_norms
 from lit_cv.nn.moving_average import move_averages
 from lit_cv.strategies import require_replicated_weights
 
@@ -20,9 +21,9 @@ class EMA(L.Callback):
     d = min(decay, (1 + t) / (10 + t)), so that the random initialization is soon forgotten. Without this ramp, the
     initial weights count by decay ** t. After few steps the average then lies between pretrained and trained weights,
     which beats both when training images are few (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models");
-    after many steps the initial weights no longer matter. Buffers such as BatchNorm statistics are averaged, too. A
-    checkpoint's `state_dict` holds the average, so every later use gets it; the weights in training are saved beside
-    it for an exact resume.
+    after many steps the initial weights no longer matter. BatchNorm's statistics are averaged, too; other buffers, such
+    as MoCo's queue, are copied. A checkpoint's `state_dict` holds the average, so every later use gets it; the weights
+    in training are saved beside it for an exact resume.
 
     Args:
         decay: Weight of the old average at each step, such as 0.999; `None` disables the average.
@@ -40,6 +41,7 @@ class EMA(L.Callback):
         self.enabled = decay is not None
         self._average: dict[str, Tensor] = {}
         self._live: dict[str, Tensor] = {}
+        self._copied: set[str] = set()
         self._step = 0
         self._swapped = False
 
@@ -48,6 +50,7 @@ class EMA(L.Callback):
         decay = argument("decay", self)
         require_replicated_weights(trainer, f"a moving average ({decay})", f"leave {decay} out")
         self._live = _state(pl_module)
+        self._copied = _copied_buffers(pl_module)
         start = self._average or {name: value.clone() for name, value in self._live.items()}
         self._average = {name: start[name].to(value.device) for name, value in self._live.items()}
 
@@ -65,7 +68,10 @@ class EMA(L.Callback):
             return
         self._step = trainer.global_step
         decay = min(self.decay, (1 + self._step) / (10 + self._step)) if self.ramp else self.decay
-        move_averages((self._average[name] for name in self._live), self._live.values(), decay)
+        averaged = [name for name in self._live if name not in self._copied]
+        move_averages((self._average[name] for name in averaged), (self._live[name] for name in averaged), decay)
+        for name in self._copied:
+            self._average[name].copy_(self._live[name])
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Swap the average in for validation."""
@@ -107,3 +113,11 @@ class EMA(L.Callback):
 def _state(module: torch.nn.Module) -> dict[str, Tensor]:
     """Return parameters and persistent buffers, detached and sharing memory with the module."""
     return {name: value.detach() for name, value in module.state_dict(keep_vars=True).items()}
+
+
+def _copied_buffers(module: torch.nn.Module) -> set[str]:
+    """Return the names of buffers that are no statistics of BatchNorm, such as a queue or thresholds."""
+    statistics = {id(buffer) for norm in batch_norms(module) for buffer in norm.buffers(recurse=False)}
+    state = module.state_dict(keep_vars=True)
+    kept = statistics | {id(parameter) for parameter in module.parameters()}
+    return {name for name, value in state.items() if id(value) not in kept}

@@ -1,5 +1,6 @@
 """Logging of the learning rate that each step uses."""
 
+import math
 from typing import Any
 
 import lightning as L
@@ -28,8 +29,10 @@ class LearningRateLog(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Adapt the logging interval to the length of the epoch."""
-        steps = trainer.num_training_batches // trainer.accumulate_grad_batches
-        interval = max(1, min(trainer.log_every_n_steps, int(steps) // self.per_epoch))  # type: ignore[attr-defined]
+        if math.isinf(trainer.num_training_batches):
+            return
+        steps = int(trainer.num_training_batches) // trainer.accumulate_grad_batches
+        interval = max(1, min(trainer.log_every_n_steps, steps // self.per_epoch))  # type: ignore[attr-defined]
         trainer.log_every_n_steps = interval  # type: ignore[attr-defined]
 
     def on_train_batch_start(

@@ -91,8 +91,9 @@ class DistillationModule(BaseModule):
             raise OptionError(self, "match", match, "must be one of features, logits, relations")
         if not temperature > 0:
             raise OptionError(self, "temperature", temperature, "must be positive")
-        if projector_layers < 1:
-            raise OptionError(self, "projector_layers", projector_layers, "must be at least 1")
+        for name, value in (("projector_layers", projector_layers), ("projector_hidden", projector_hidden)):
+            if value is not None and value < 1:
+                raise OptionError(self, name, value, "must be at least 1")
         self._taught: dict[str, Tensor] = {}
         self._complete_options()
 

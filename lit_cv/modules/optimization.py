@@ -1,13 +1,14 @@
 """Optimizer and schedule of a module, from its hyperparameters and the length of its training."""
 
 import logging
+import math
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from lit_cv.distributed import full_parameters
-from lit_cv.errors import OptionError, argument
+from lit_cv.errors import TRAINER, OptionError, argument
 from lit_cv.modules.extension_points import ExtensionPoints
 from lit_cv.optim import build_optimizer, build_schedule, reapply_options, scale_lr, scales_layers
 from lit_cv.optim.restored_state import require_valid_state
@@ -47,7 +48,12 @@ def configure_optimizer(module: ExtensionPoints) -> OptimizerLRScheduler:
         # Fused optimizers offer to unscale fp16 gradients themselves, after clipping. Lightning refuses to clip then,
         # also for bf16, where nothing is scaled. Without the offer gradients are unscaled before clipping.
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-    steps_per_epoch = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
+    if math.isinf(trainer.num_training_batches) and h["warmup_epochs"]:
+        limit = argument("limit_train_batches", TRAINER)
+        allowed = f"must be 0, since the training data have no length; or set {limit} to the steps of an epoch"
+        raise OptionError(module, "warmup_epochs", h["warmup_epochs"], allowed)
+    batches = trainer.num_training_batches if h["warmup_epochs"] else 0
+    steps_per_epoch = -(-batches // trainer.accumulate_grad_batches)
     schedule = build_schedule(
         h["schedule"],
         optimizer,

@@ -131,6 +131,25 @@ def test_ema_formula_and_validation(tmp_path: Path) -> None:
     assert int(module.norm.num_batches_tracked) == 8
 
 
+def test_ema_copies_state_that_is_no_weight(tmp_path: Path) -> None:
+    class Counting(Tiny):
+        def __init__(self) -> None:
+            super().__init__([0.1, 0.2])
+            self.register_buffer("newest", torch.zeros(()))
+
+        def training_step(self, *args: Any) -> Any:
+            self.newest += 1.0
+            return super().training_step(*args)
+
+    module = Counting()
+    trainer(tmp_path, max_epochs=1, callbacks=[EMA(decay=0.9), RunCheckpoint()]).fit(module, loader(), loader())
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["state_dict"]["newest"] == saved["ema"]["weights"]["newest"] == 4.0
+    assert not torch.equal(
+        *(weights["norm.running_mean"] for weights in (saved["state_dict"], saved["ema"]["weights"]))
+    )
+
+
 def test_logged_lr_is_that_of_the_step(tmp_path: Path) -> None:
     class Decaying(Tiny):
         def configure_optimizers(self) -> Any:

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules import DigitsDataModule
 from lit_cv import BaseModule
+from lit_cv.callbacks import LearningRateLog
 from lit_cv.cli import console
 
 QUIET: dict[str, Any] = {
@@ -137,3 +140,19 @@ def test_cli_error_is_one_line(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) ->
         console()
     line = r".*late\.py, line 4: TypeError: LateModule overrides on_train_batch_end.*: override after_step instead\."
     assert re.fullmatch(line, str(error.value))
+
+
+class Endless(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            yield {"image": torch.zeros(1, 28, 28, dtype=torch.uint8), "label": torch.tensor(0)}
+
+
+def test_data_without_length() -> None:
+    options: dict[str, Any] = {"in_channels": 1, "image_size": 28}
+    trainer = L.Trainer(**QUIET | {"max_steps": 3, "max_epochs": -1}, callbacks=[LearningRateLog()])
+    trainer.fit(Recording(schedule="cosine", **options), DataLoader(Endless(), 4))
+    assert trainer.global_step == 3
+    trainer = L.Trainer(**QUIET | {"max_steps": 3, "max_epochs": -1})
+    with pytest.raises(ValueError, match=r"warmup_epochs=1.0: must be 0.*`limit_train_batches`"):
+        trainer.fit(Recording(warmup_epochs=1.0, **options), DataLoader(Endless(), 4))

@@ -227,6 +227,8 @@ def test_errors(source: Path, tmp_path: Path) -> None:
         DistillationModule(teacher="convv4", teacher_weights=str(source))
     with pytest.raises(ValueError, match="match='feature': must be one of features, logits, relations"):
         student(source, match="feature")
+    with pytest.raises(ValueError, match="projector_hidden=0: must be at least 1"):
+        student(source, projector_hidden=0)
     with pytest.raises(ValueError, match="temperature=0"):
         student(source, temperature=0.0)
     with pytest.raises(FileNotFoundError, match=r"teacher_weights='nowhere.ckpt'"):
