@@ -70,6 +70,7 @@ class ComparisonRun:
         self._inspect_data()
         self.seconds_a_step: dict[str, tuple[float, float]] = {}
         self._work: dict[str, _Work] = {}
+        self._equal: dict[tuple[str, int, str, int], str] = {}  # keys of runs with labels, by all that they depend on
         self._lengths: dict[str, int] = self._read_lengths()
         runs: dict[str, PlannedRun] = {}
         for seed in comparison.seeds:
@@ -141,14 +142,19 @@ class ComparisonRun:
         }
 
     def _plan_chain(self, runs: dict[str, PlannedRun], approach: Approach, budget: Budget, seed: int) -> None:
-        """Plan the runs of an approach that are not planned yet, each after the run that it starts from."""
+        """Plan the runs of an approach that are not planned yet, each after the run that it starts from.
+
+        A stage before the last one uses an equal run of an earlier approach.
+        """
         c = self.comparison
-        before, fingerprint = None, ""
+        before, fingerprint, chain = None, "", ""
         for position, stage in enumerate(approach.stages):
             last = position == len(approach.stages) - 1
             run_seed = c.seeds[0] if stage.shared and c.pretraining_seeds == "one" else seed
             work = _Work(approach, stage, budget, run_seed, before, last)
             kind = self._kind(work)
+            chain = stage.fingerprint(chain)
+            steps = 1 if stage.classifier else self._length(kind, work, position)
             if stage.shared:
                 fingerprint = stage.fingerprint(fingerprint, c.data, c.minutes and c.share(approach, position))
                 key = f"pretraining-{stage.name}-{fingerprint}-seed{run_seed}"
@@ -158,9 +164,10 @@ class ComparisonRun:
                 key = f"{approach.name}-{budget}-seed{seed}" + ("" if last else f"-stage{position + 1}")
                 title = f"{approach.name}, {budget_words(str(budget))}, seed {seed}"
                 title += "" if last else f", stage {position + 1}"
+                equal = self._equal.setdefault((chain, steps, str(budget), run_seed), key)
+                key = key if last else equal
             if key not in runs:
                 self._work[key] = work
-                steps = 1 if stage.classifier else self._length(key, kind, work, position)
                 runs[key] = PlannedRun(key, title, kind, steps, (before,) if before else ())
             before = key
 
@@ -169,17 +176,18 @@ class ComparisonRun:
         images = self.images if work.stage.shared else self.labels.get(str(work.budget), self.images)
         return f"{work.stage.name}-{work.stage.fingerprint()}-{min(images, self._batch_size(work.stage))}"
 
-    def _length(self, key: str, kind: str, work: _Work, position: int) -> int:
+    def _length(self, kind: str, work: _Work, position: int) -> int:
         """Return the number of steps of a run; minutes are converted once, by timing a few steps."""
         c = self.comparison
         if c.minutes is None:
             return work.stage.steps or c.steps
-        if kind not in self._lengths:
+        share = c.share(work.approach, position)
+        name = f"{kind}-{share:g}"
+        if name not in self._lengths:
             if kind not in self.seconds_a_step:
                 self._time(kind, work)
-            seconds = c.minutes * 60 * c.share(work.approach, position)
-            self._lengths[kind] = max(1, round(seconds / self.seconds_a_step[kind][0]))
-        return self._lengths[kind]
+            self._lengths[name] = max(1, round(c.minutes * 60 * share / self.seconds_a_step[kind][0]))
+        return self._lengths[name]
 
     def _read_lengths(self) -> dict[str, int]:
         lengths = read_json(self.folder / _LENGTHS) or {}
