@@ -70,17 +70,9 @@ def run_export(args: list[str]) -> None:
             export_weights(module, path, classes)
             print(f"{path}: the weights", flush=True)
             continue
-        difference = (export_program if name == "torch" else export_onnx)(program, path, images)
+        difference = (export_program if name == "torch" else export_onnx)(program, path, images, classes)
         print(f"{path}: checked, within {difference:.1g} of the module", flush=True)
-    description = {
-        "input": {"image": ["batch", *program.image_shape], "dtype": "uint8"},
-        "output": program.name if program.name in program.shapes else "objects",
-        "outputs": {name: ["batch", *shape] for name, shape in program.shapes.items()},
-        "classes": classes,
-        "module": type(module).__name__,
-        "backbone": module.hparams["backbone"],
-    }
-    write_text(folder / "model.json", json.dumps(description, indent=1), "the description")
+    write_text(folder / "model.json", json.dumps(program.describe(classes), indent=1), "the description")
 
 
 def _folder(output: str | None, parent: Path, formats: Sequence[str]) -> Path:

@@ -88,6 +88,17 @@ class ExportedModule(nn.Module):
             output = self.module(image) if fixed_outputs is None else fixed_outputs(image, self.suppress)
         return dict(output) if isinstance(output, Mapping) else {self.name: output}
 
+    def describe(self, class_names: Sequence[str] = ()) -> dict[str, Any]:
+        """Return the description that programs hold: shapes of input and outputs, class names, module, backbone."""
+        return {
+            "input": {"image": ["batch", *self.image_shape], "dtype": "uint8"},
+            "output": self.name if self.name in self.shapes else "objects",
+            "outputs": {name: ["batch", *shape] for name, shape in self.shapes.items()},
+            "classes": [*class_names],
+            "module": type(self.module).__name__,
+            "backbone": self.module.hparams["backbone"],
+        }
+
     @torch.no_grad()
     def _check(self) -> dict[str, list[int]]:
         try:
@@ -113,13 +124,18 @@ def example_images(shape: Sequence[int], count: int) -> Tensor:
     return ((1 - weight) * smooth + weight * noise).mul(255).round().to(torch.uint8)
 
 
-def export_program(module: ExportedModule, path: Path, images: Tensor | None = None) -> float:
+def export_program(
+    module: ExportedModule, path: Path, images: Tensor | None = None, class_names: Sequence[str] = ()
+) -> float:
     """Write a program for `torch.export.load(path).module()`, which takes batches of any size.
+
+    `torch.export.load(path, extra_files={"model.json": ""})` also fills in the description of the module.
 
     Args:
         module: The module to export.
         path: File to write, `.pt2`.
         images: Further images (N, C, H, W) uint8 to check the program with.
+        class_names: Names of the classes, for the description.
 
     Returns:
         The largest difference from the module's output, relative to its scale.
@@ -131,13 +147,18 @@ def export_program(module: ExportedModule, path: Path, images: Tensor | None = N
     batch = torch.export.Dim("batch", min=1, max=1 << 20)
     program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},))
     with atomic_write(path, "the program", suffix=".part.pt2") as part:
-        torch.export.save(program, part)
+        description = json.dumps(module.describe(class_names))
+        torch.export.save(program, part, extra_files={"model.json": description})
         loaded = torch.export.load(part).module()
         return _difference(module, lambda images: cast(Outputs, loaded(images)), path, images)
 
 
-def export_onnx(module: ExportedModule, path: Path, images: Tensor | None = None) -> float:
+def export_onnx(
+    module: ExportedModule, path: Path, images: Tensor | None = None, class_names: Sequence[str] = ()
+) -> float:
     """Write an ONNX program with the input `image` and the module's named outputs; otherwise like `export_program`.
+
+    The entries of the description are in its metadata, each as JSON.
 
     Raises:
         ImportError: If onnx, onnxscript or onnxruntime is missing.
@@ -156,10 +177,13 @@ def export_onnx(module: ExportedModule, path: Path, images: Tensor | None = None
     with torch.no_grad():
         names = list(module(example))
     with atomic_write(path, "the program", suffix=".part.onnx") as part:
-        torch.onnx.export(
-            module, (example,), part, input_names=["image"], output_names=names, dynamo=True, external_data=False,
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1 << 20)},), verbose=False,
+        program: Any = torch.onnx.export(
+            module, (example,), input_names=["image"], output_names=names, dynamo=True, verbose=False,
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1 << 20)},),
         )  # fmt: skip
+        for key, value in module.describe(class_names).items():
+            program.model.metadata_props[key] = json.dumps(value)
+        program.save(part, external_data=False)
         session = onnxruntime.InferenceSession(str(part), providers=["CPUExecutionProvider"])
 
         def run(images: Tensor) -> Outputs:

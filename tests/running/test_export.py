@@ -146,6 +146,13 @@ def test_export_verb_and_standalone_programs(in_tmp: Path, capsys: pytest.Captur
     description = json.loads((in_tmp / "out" / "model.json").read_text())
     assert description["classes"] == [str(k) for k in range(10)]
     assert description["input"]["image"] == ["batch", 1, 8, 8]
+    import onnxruntime
+
+    metadata = onnxruntime.InferenceSession(str(in_tmp / "out" / "model.onnx")).get_modelmeta().custom_metadata_map
+    assert {name: json.loads(metadata[name]) for name in description} == description
+    files = {"model.json": ""}
+    torch.export.load(in_tmp / "out" / "model.pt2", extra_files=files)
+    assert json.loads(files["model.json"]) == description
     images = digits()
     np.save(in_tmp / "out" / "images.npy", images.numpy())
     subprocess.run([sys.executable, "-c", STANDALONE, str(in_tmp / "out")], check=True, cwd="/")
