@@ -28,8 +28,9 @@ def _parser() -> VerbParser:
     parser.add_argument(
         "--formats", nargs="+", choices=list(_FILES), default=list(_FILES), help="what to write (default: all)"
     )
-    parser.add_argument("--part", choices=("auto", "forward", "embed"), default="auto", help="what programs "
-                        "return: the module's output, or its features; auto: features if it has no other")  # fmt: skip
+    parser.add_argument("--part", choices=("auto", "forward", "embed", "episode"), default="auto", help="what "
+                        "programs return: the module's output, or its features; auto: features if it has no other; "
+                        "episode: logits of query images among classes given by example images")  # fmt: skip
     parser.add_argument("--without_nms", action="store_true", help="let programs of detectors return all candidates, "
                         "without non-maximum suppression")  # fmt: skip
     parser.add_argument("--images", metavar="FOLDER", help="real images to check the programs with")
@@ -55,12 +56,15 @@ def run_export(args: list[str]) -> None:
         print("\n".join(f"  {folder / _FILES[name]}" for name in options.formats))
         return
     from lit_cv.modules.loading import load_module
-    from lit_cv.running.export import ExportedModule, export_onnx, export_program, export_weights
+    from lit_cv.running.export import ExportedEpisode, ExportedModule, export_onnx, export_program, export_weights
 
     module = load_module(checkpoint.path)
     learned = module.declared_classes() | module.trained_classes
     classes = next(iter(learned.values()), checkpoint.class_names)  # the data may have other classes, of whole images
-    program = ExportedModule(module, options.part, suppress=not options.without_nms)
+    if options.part == "episode":
+        program: ExportedModule = ExportedEpisode(module)
+    else:
+        program = ExportedModule(module, options.part, suppress=not options.without_nms)
     images = _read(options.images, program.image_shape) if options.images else None
     folder.mkdir(parents=True, exist_ok=True)
     _silence()

@@ -48,10 +48,14 @@ class FeatureComparisonModule(FewShotModule):
             labels: (B, S) from 0 to way - 1.
             way: Number of classes.
         """
-        members = torch.nn.functional.one_hot(labels, way).to(torch.float32).transpose(1, 2)
+        return self.average(features, torch.nn.functional.one_hot(labels, way).to(torch.float32))
+
+    def average(self, features: Tensor, members: Tensor) -> Tensor:
+        """Return the mean features (B, way, ...) of each class for `members` (B, S, way), 1 where images belong."""
+        weights = members.transpose(1, 2)
         with torch.autocast(features.device.type, enabled=False):
-            sums = torch.bmm(members, features.float().flatten(2))
-            return torch.unflatten(sums / members.sum(2, keepdim=True), 2, features.shape[2:])
+            sums = torch.bmm(weights, features.float().flatten(2))
+            return torch.unflatten(sums / weights.sum(2, keepdim=True), 2, features.shape[2:])
 
     def episode_logits(self, batch: Batch, way: int, stage: Stage) -> Tensor:
         """Encode the images, or look up their features, and compare queries with classes."""

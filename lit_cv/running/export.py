@@ -4,7 +4,7 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from safetensors.torch import save
@@ -15,16 +15,19 @@ from lit_cv.contracts import module_extras
 from lit_cv.errors import OptionError
 from lit_cv.modules.base import BaseModule
 from lit_cv.modules.checkpoint_contents import image_preprocessing
+from lit_cv.modules.feature_comparison import FeatureComparisonModule
 from lit_cv.modules.few_shot import FewShotModule
 from lit_cv.nn import merge_lora, merge_lora_state
 from lit_cv.randomness import fixed_seed
 from lit_cv.running.object_comparison import BOX_ENTRIES, ObjectComparison, box_outputs
 
-__all__ = ["ExportedModule", "example_images", "export_onnx", "export_program", "export_weights"]
+__all__ = ["ExportedEpisode", "ExportedModule", "example_images", "export_onnx", "export_program", "export_weights"]
 
+Inputs = tuple[Tensor, ...]
 Outputs = dict[str, Tensor]
 
 _BATCH_SIZES = (1, 3, 8)  # used to check an exported program
+_LONGEST = 1 << 20  # images in a batch
 _TOLERANCE = 1e-4
 
 
@@ -39,6 +42,8 @@ class ExportedModule(nn.Module):
 
     Attributes:
         shapes: Shapes of the outputs for an image, by name. Detectors have the outputs of `PaddedDetections`.
+        input_names: Names of the inputs.
+        dimensions: For each input, the names of its dimensions of any length, by position.
 
     Raises:
         ValueError: If the output is neither a tensor nor a dict of tensors, or the number of boxes cannot be fixed.
@@ -49,6 +54,9 @@ class ExportedModule(nn.Module):
         >>> ExportedModule(module)(torch.zeros(2, 1, 28, 28, dtype=torch.uint8))["logits"].shape
         torch.Size([2, 10])
     """
+
+    input_names: ClassVar[tuple[str, ...]] = ("image",)
+    dimensions: ClassVar[tuple[dict[int, str], ...]] = ({0: "batch"},)
 
     def __init__(
         self, module: BaseModule, output: Literal["auto", "forward", "embed"] = "auto", suppress: bool = True
@@ -79,6 +87,10 @@ class ExportedModule(nn.Module):
         height, width = (size, size) if isinstance(size, int) else size
         return int(h["in_channels"]), int(height), int(width)
 
+    def example(self, count: int) -> Inputs:
+        """Return inputs with `count` images to check a program with."""
+        return (example_images(self.image_shape, count),)
+
     def forward(self, image: Tensor) -> Outputs:
         """Return the named outputs for raw images, (N, C, H, W) uint8."""
         fixed_outputs = module_extras(self.module).fixed_outputs
@@ -90,8 +102,11 @@ class ExportedModule(nn.Module):
 
     def describe(self, class_names: Sequence[str] = ()) -> dict[str, Any]:
         """Return the description that programs hold: shapes of input and outputs, class names, module, backbone."""
+        inputs: dict[str, Any] = {}
+        for name, value, names in zip(self.input_names, self.example(2), self.dimensions, strict=True):
+            inputs[name] = [names.get(position, size) for position, size in enumerate(value.shape)]
         return {
-            "input": {"image": ["batch", *self.image_shape], "dtype": "uint8"},
+            "input": {**inputs, "dtype": "uint8"},
             "output": self.name if self.name in self.shapes else "objects",
             "outputs": {name: ["batch", *shape] for name, shape in self.shapes.items()},
             "classes": [*class_names],
@@ -102,7 +117,7 @@ class ExportedModule(nn.Module):
     @torch.no_grad()
     def _check(self) -> dict[str, list[int]]:
         try:
-            outputs: Any = self(torch.zeros(2, *self.image_shape, dtype=torch.uint8))
+            outputs: Any = self(*self.example(2))
         except OptionError as error:
             raise ValueError(f"{error} Or export the features (--part embed).") from None
         if wrong := [name for name, value in outputs.items() if not isinstance(value, Tensor)]:
@@ -111,6 +126,59 @@ class ExportedModule(nn.Module):
                 "output: export its features (--part embed)."
             )
         return {name: list(value.shape[1:]) for name, value in outputs.items()}
+
+
+class ExportedEpisode(ExportedModule):
+    """The exported part of a few-shot module that compares features: images of new classes and queries in, logits out.
+
+    Args:
+        module: The module.
+
+    Raises:
+        ValueError: If the module does not compare features, as `MAMLModule`, which adapts its weights by gradients.
+
+    Example:
+        >>> from lit_cv import PrototypicalModule
+        >>> program = ExportedEpisode(PrototypicalModule(in_channels=1, image_size=28))
+        >>> images, members = torch.zeros(6, 1, 28, 28, dtype=torch.uint8), torch.eye(3).repeat(2, 1)
+        >>> program(images, members, images)["logits"].shape
+        torch.Size([6, 3])
+    """
+
+    input_names: ClassVar[tuple[str, ...]] = ("support", "members", "query")
+    dimensions: ClassVar[tuple[dict[int, str], ...]] = ({0: "images"}, {0: "images", 1: "classes"}, {0: "batch"})
+
+    def __init__(self, module: BaseModule) -> None:
+        if not isinstance(module, FeatureComparisonModule):
+            raise ValueError(
+                f"{type(module).__name__} does not compare query images with the examples of classes: export another "
+                "part (--part auto)."
+            )
+        super().__init__(module)
+        self.name = "logits"
+
+    def example(self, count: int) -> Inputs:
+        """Return support images of three classes, their members and `count` query images."""
+        members = nn.functional.one_hot(torch.arange(count + 5) % 3, 3).float()
+        return example_images(self.image_shape, count + 5), members, example_images(self.image_shape, count)
+
+    def describe(self, class_names: Sequence[str] = ()) -> dict[str, Any]:
+        """Return the description, with the types of the inputs and without class names, which the examples bring."""
+        description = super().describe()
+        description["input"]["dtype"] = {"support": "uint8", "members": "float32", "query": "uint8"}
+        return {**description, "outputs": {"logits": ["batch", "classes"]}}
+
+    def forward(self, support: Tensor, members: Tensor, query: Tensor) -> Outputs:  # type: ignore[override]
+        """Return the logits (N, K) of N raw query images for K classes.
+
+        Args:
+            support: (S, C, H, W) uint8, examples of the classes.
+            members: (S, K) float32, 1 where an image belongs to a class, otherwise 0.
+            query: (N, C, H, W) uint8.
+        """
+        module = cast(FeatureComparisonModule, self.module)
+        classes = module.average(module.encode(support)[None], members[None])
+        return {"logits": module.compare(classes, module.encode(query)[None])[0]}
 
 
 def example_images(shape: Sequence[int], count: int) -> Tensor:
@@ -143,20 +211,18 @@ def export_program(
     Raises:
         ValueError: If the program's output differs from the module's; no file is left then.
     """
-    example = example_images(module.image_shape, 2)
-    batch = torch.export.Dim("batch", min=1, max=1 << 20)
-    program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},))
+    program = torch.export.export(module, module.example(2), dynamic_shapes=_dynamic_shapes(module))
     with atomic_write(path, "the program", suffix=".part.pt2") as part:
         description = json.dumps(module.describe(class_names))
         torch.export.save(program, part, extra_files={"model.json": description})
         loaded = torch.export.load(part).module()
-        return _difference(module, lambda images: cast(Outputs, loaded(images)), path, images)
+        return _difference(module, lambda *inputs: cast(Outputs, loaded(*inputs)), path, images)
 
 
 def export_onnx(
     module: ExportedModule, path: Path, images: Tensor | None = None, class_names: Sequence[str] = ()
 ) -> float:
-    """Write an ONNX program with the input `image` and the module's named outputs; otherwise like `export_program`.
+    """Write an ONNX program with the module's named inputs and outputs; otherwise like `export_program`.
 
     The entries of the description are in its metadata, each as JSON.
 
@@ -173,21 +239,22 @@ def export_onnx(
             f'ONNX export needs {error.name}, which is not installed: pip install "lit_cv[export]", or leave ONNX out '
             "(--formats torch safetensors)."
         ) from None
-    example = example_images(module.image_shape, 2)
+    example = module.example(2)
     with torch.no_grad():
-        names = list(module(example))
+        names = list(module(*example))
     with atomic_write(path, "the program", suffix=".part.onnx") as part:
         program: Any = torch.onnx.export(
-            module, (example,), input_names=["image"], output_names=names, dynamo=True, verbose=False,
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1 << 20)},),
+            module, example, input_names=module.input_names, output_names=names, dynamo=True, verbose=False,
+            dynamic_shapes=_dynamic_shapes(module),
         )  # fmt: skip
         for key, value in module.describe(class_names).items():
             program.model.metadata_props[key] = json.dumps(value)
         program.save(part, external_data=False)
         session = onnxruntime.InferenceSession(str(part), providers=["CPUExecutionProvider"])
 
-        def run(images: Tensor) -> Outputs:
-            outputs = session.run(names, {"image": images.numpy()})
+        def run(*inputs: Tensor) -> Outputs:
+            values = zip(module.input_names, inputs, strict=True)
+            outputs = session.run(names, {name: value.numpy() for name, value in values})
             return dict(zip(names, map(torch.from_numpy, outputs), strict=True))
 
         return _difference(module, run, path, images)
@@ -209,6 +276,14 @@ def export_weights(module: BaseModule, path: Path, class_names: Sequence[str] = 
         part.write_bytes(save(state, metadata))
 
 
+def _dynamic_shapes(module: ExportedModule) -> tuple[dict[int, Any], ...]:
+    """Return the dimensions of any length of each input, as `torch.export` expects them."""
+    dims: dict[str, Any] = {}
+    for name in (name for names in module.dimensions for name in names.values()):
+        dims.setdefault(name, torch.export.Dim(name, min=1, max=_LONGEST))
+    return tuple({position: dims[name] for position, name in names.items()} for names in module.dimensions)
+
+
 @torch.no_grad()
 def _difference(module: ExportedModule, run: Any, path: Path, images: Tensor | None) -> float:
     """Return the largest difference between a written program and the module.
@@ -216,12 +291,13 @@ def _difference(module: ExportedModule, run: Any, path: Path, images: Tensor | N
     Raises:
         ValueError: If it exceeds the tolerance.
     """
-    batches = [example_images(module.image_shape, count) for count in _BATCH_SIZES]
-    batches += [] if images is None or not len(images) else [*torch.split(images, 32)]
+    batches = [module.example(count) for count in _BATCH_SIZES]
+    if images is not None and len(images):
+        batches += [(*batches[0][:-1], part) for part in torch.split(images, 32)]
     worst = 0.0
     objects = {prefix: ObjectComparison() for prefix in box_outputs(module.shapes)}
     for batch in batches:
-        outputs, expected_outputs = run(batch), module(batch)
+        outputs, expected_outputs = run(*batch), module(*batch)
         for prefix, comparison in objects.items():
             names = {entry: f"{prefix}{entry}" for entry in BOX_ENTRIES}
             actual = {entry: outputs[name] for entry, name in names.items()}
@@ -232,7 +308,7 @@ def _difference(module: ExportedModule, run: Any, path: Path, images: Tensor | N
             if outputs[name].shape != expected.shape or not difference <= _TOLERANCE:
                 raise ValueError(
                     f"{path.name}: {name} differs by {difference:.2g} from the module's output on a batch of "
-                    f"{len(batch)}: nothing was written."
+                    f"{len(batch[-1])}: nothing was written."
                 )
             worst = max(worst, difference)
     return max([worst, *(comparison.difference(path.name) for comparison in objects.values())])

@@ -18,14 +18,25 @@ from lit_cv import (
     BaseModule,
     DetectionModule,
     MAEModule,
+    MAMLModule,
     MultiTaskModule,
+    PrototypicalModule,
+    RelationModule,
     SegmentationModule,
     SimCLRModule,
     SupervisedModule,
 )
 from lit_cv.cli import main
+from lit_cv.modules.few_shot import FewShotModule
 from lit_cv.nn.detection import Detections
-from lit_cv.running.export import ExportedModule, example_images, export_onnx, export_program, export_weights
+from lit_cv.running.export import (
+    ExportedEpisode,
+    ExportedModule,
+    example_images,
+    export_onnx,
+    export_program,
+    export_weights,
+)
 from lit_cv.running.object_comparison import ObjectComparison
 from lit_cv.tasks import DetectionTask
 
@@ -325,6 +336,35 @@ def test_exported_detector_without_torch(in_tmp: Path) -> None:
         check_objects(program(images), expected, 1e-4)
     with np.load(in_tmp / "out" / "outputs.npz") as file:
         check_objects({name: torch.from_numpy(file[name]) for name in file.files}, expected, 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cls", [PrototypicalModule, RelationModule])
+def test_episode_programs_match_module(cls: type[FewShotModule], tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    import onnxruntime
+
+    torch.manual_seed(0)
+    module = cls(in_channels=1, image_size=16)
+    exported = ExportedEpisode(module)
+    assert export_program(exported, tmp_path / "model.pt2") <= 1e-4
+    assert export_onnx(exported, tmp_path / "model.onnx") <= 1e-4
+    description = exported.describe()
+    assert description["input"]["members"] == ["images", "classes"]
+    assert description["outputs"] == {"logits": ["batch", "classes"]}
+    support, query = example_images((1, 16, 16), 11), example_images((1, 16, 16), 4)
+    labels = torch.arange(11) % 5
+    expected = module.adapt(support, labels).adapted_logits(query)
+    inputs = (support, torch.eye(5)[labels], query)
+    torch.testing.assert_close(torch.export.load(tmp_path / "model.pt2").module()(*inputs)["logits"], expected)
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    values = {name: value.numpy() for name, value in zip(exported.input_names, inputs, strict=True)}
+    np.testing.assert_allclose(session.run(None, values)[0], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_episode_of_other_modules_is_rejected() -> None:
+    with pytest.raises(ValueError, match="MAMLModule does not compare query images with the examples of classes"):
+        ExportedEpisode(MAMLModule(in_channels=1, image_size=16))
 
 
 def test_exported_weights_load_into_backbone(tmp_path: Path) -> None:
