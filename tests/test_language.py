@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("lit_cv", "datamodules", "scripts", "tests", "docs")
+FOLDERS = ("lit_cv", "datamodules", "scripts", "examples", "tests", "docs")
 ALLOWED = {
     "tests/test_language.py": "holds the patterns",
 }

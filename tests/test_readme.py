@@ -37,11 +37,9 @@ INLINE = re.findall(r"`(lit-cv fit --config [^`]+)`", TEXT.replace("\n", " "))
 SESSIONS += [[command] for command in dict.fromkeys(INLINE) if [command] not in SESSIONS]
 LINES = "".join(re.findall(r"```bash\n(.*?)```", PAGES[SEVERAL_RANKS], re.DOTALL)).replace("\\\n", " ").splitlines()
 RANKED = [found[1] for line in LINES if (found := re.search(r"(?:lit-cv|-m lit_cv) ([^&#]+)", line))]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 CUSTOM_FILES = {
-    "rotation": "RotationModule",
-    "counting": "CountTask",
     "focal": "FocalModule",
-    "stripes": "StripesDataModule",
     "mine": "TinyNet",
 }
 SHORT = [
@@ -104,6 +102,8 @@ def photos(in_tmp: Path) -> Path:
             save_image(torch.rand(3, 40, 50), in_tmp / "photos" / name / f"{index}.png")
     for file, name in CUSTOM_FILES.items():
         (in_tmp / f"{file}.py").write_text(next(text for text in PROGRAMS if f"class {name}" in text))
+    for path in EXAMPLES:
+        (in_tmp / path.name).write_bytes(path.read_bytes())
     (in_tmp / "lines" / "photos").mkdir(parents=True)
     for index in range(12):
         save_image(torch.rand(3, 40, 50), in_tmp / "lines" / "photos" / f"{index}.png")
