@@ -1,8 +1,8 @@
-"""A learning approach of your own: features from unlabeled images, by predicting how far an image was rotated.
+r"""A learning approach of your own: features from unlabeled images, by predicting how far an image was rotated.
 
 The command, from this folder (`file.Class` names the class):
 
-    lit-cv fit --model own_approach.RotationModule --data DigitsDataModule --model.backbone resnet9_small
+    lit-cv fit --model own_approach.RotationModule --data DigitsDataModule --model.backbone resnet9_small \
         --trainer.max_epochs 5
 
 `val_acc` is the accuracy of the rotation (chance: 0.25), `val_knn_acc` that of the digit, by the nearest neighbors of

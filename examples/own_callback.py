@@ -1,8 +1,8 @@
-"""A callback of your own: the accuracy of the worst class, logged after each validation and kept in checkpoints.
+r"""A callback of your own: the accuracy of the worst class, logged after each validation and kept in checkpoints.
 
 The command, from this folder (`file.Class` names the class):
 
-    lit-cv fit --config supervised --trainer.callbacks+=own_callback.WorstClass --trainer.max_epochs 5
+    lit-cv fit --config supervised --trainer.callbacks+=own_callback.WorstClass --trainer.max_epochs 5 \
         --checkpoint.monitor val_worst_acc --checkpoint.mode max
 
 It works with every module whose step returns `logits` and `target`. A callback may also change a training batch, as

@@ -1,8 +1,8 @@
-"""A DataModule of your own data, here arrays in memory: handwritten digits, to be classified as even or odd.
+r"""A DataModule of your own data, here arrays in memory: handwritten digits, to be classified as even or odd.
 
 The command, from this folder (`file.Class` names the class):
 
-    lit-cv fit --model SupervisedModule --data own_data.ParityDataModule --model.backbone resnet9_small
+    lit-cv fit --model SupervisedModule --data own_data.ParityDataModule --model.backbone resnet9_small \
         --trainer.max_epochs 5
 
 The base class splits off validation images, hides labels (`--data.labels_per_class 10`), balances classes, and resumes

@@ -1,9 +1,9 @@
-"""A task of your own, with head, loss and metrics, and a module that learns it: how many objects an image shows.
+r"""A task of your own, with head, loss and metrics, and a module that learns it: how many objects an image shows.
 
 The command, from this folder (`file.Class` names the class):
 
-    lit-cv fit --model own_task.CountModule --model.backbone conv4 --model.lr 3e-3 --data ShapesDataModule
-        --data.targets boxes --data.shapes_per_image 4 --data.num_images 2000 --data.image_size 32
+    lit-cv fit --model own_task.CountModule --model.backbone conv4 --model.lr 3e-3 --data ShapesDataModule \
+        --data.targets boxes --data.shapes_per_image 4 --data.num_images 2000 --data.image_size 32 \
         --trainer.max_epochs 3
 
 `val_mae` is the mean absolute error of the count (that of the median: 1). `MultiTaskModule` learns the same task beside

@@ -32,7 +32,7 @@ def command(name: str) -> list[str]:
     """Return the arguments of the first command in the docstring of a file, which may be split into lines."""
     docstring = ast.get_docstring(ast.parse(FILES[name].read_text(encoding="utf-8"))) or ""
     block = next(part for part in docstring.split("\n\n") if part.startswith("    "))
-    return shlex.split(block)
+    return shlex.split(block.replace("\\\n", " "))
 
 
 @pytest.mark.parametrize("name", MODULES)
