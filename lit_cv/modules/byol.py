@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_cv.losses import cosine_loss
 from lit_cv.modules.base import Batch, Output, Stage
@@ -42,12 +42,6 @@ class BYOLModule(ViewsModule):
     ) -> None:
         super().__init__(**kwargs)
         self.check_range("decay", 0, 1)
-
-    def configure_head(self, num_features: int) -> nn.Module:
-        """Return the projector."""
-        return Projector(
-            num_features, self.hparams["projector_hidden"], self.hparams["projector_dim"], last_norm="none"
-        )
 
     def configure_networks(self) -> None:
         """Build the predictor and the target network, a copy without predictor."""

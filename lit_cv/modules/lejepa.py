@@ -3,12 +3,11 @@
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_cv.losses import sigreg
 from lit_cv.modules.base import Batch, Output, Stage
 from lit_cv.modules.views import ViewsModule
-from lit_cv.nn import Projector
 
 __all__ = ["LeJEPAModule"]
 
@@ -53,13 +52,6 @@ class LeJEPAModule(ViewsModule):
         super().__init__(**kwargs)
         self.check_range("sigreg_weight", 0, 1)
         self.check_range("directions", 0)
-
-    def configure_head(self, num_features: int) -> nn.Module:
-        """Return the projector."""
-        h = self.hparams
-        return Projector(
-            num_features, h["projector_hidden"], h["projector_dim"], h["projector_layers"], last_norm="none"
-        )
 
     def compare(self, views: Tensor, batch: Batch, stage: Stage) -> Output:
         """Return the loss and its terms."""

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_cv.errors import OptionError
 from lit_cv.losses import vicreg_terms
 from lit_cv.modules.base import Batch, Output, Stage
 from lit_cv.modules.views import ViewsModule
-from lit_cv.nn import Projector
 
 __all__ = ["VICRegModule"]
 
@@ -53,13 +52,6 @@ class VICRegModule(ViewsModule):
         for name in ("invariance_weight", "variance_weight", "covariance_weight"):
             if not self.hparams[name] >= 0:
                 raise OptionError(self, name, self.hparams[name], "must be at least 0")
-
-    def configure_head(self, num_features: int) -> nn.Module:
-        """Return the projector ("expander")."""
-        h = self.hparams
-        return Projector(
-            num_features, h["projector_hidden"], h["projector_dim"], h["projector_layers"], last_norm="none"
-        )
 
     def compare(self, views: Tensor, batch: Batch, stage: Stage) -> Output:
         """Return the loss and its terms."""

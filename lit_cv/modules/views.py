@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lit_cv.distributed import is_distributed
 from lit_cv.errors import DATA, TRAINER, OptionError, argument
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
+from lit_cv.nn import Projector
 
 __all__ = ["ViewsModule"]
 
@@ -44,6 +45,12 @@ class ViewsModule(BaseModule):
             value = self.hparams.get(name)
             if value is not None and value < 1:
                 raise OptionError(self, name, value, "must be at least 1")
+
+    def configure_head(self, num_features: int) -> nn.Module:
+        """Return a projector of the sizes in `hparams`, by default two layers of BYOL's form."""
+        h = self.hparams
+        layers, hidden, dim = h.get("projector_layers", 2), h.get("projector_hidden"), h.get("projector_dim", 128)
+        return Projector(num_features, hidden, dim, layers, last_norm="none")
 
     @abstractmethod
     def compare(self, views: Tensor, batch: Batch, stage: Stage) -> Output:
