@@ -98,7 +98,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def site_links(markdown: str, source: str) -> str:
     """Return a page with links between pages of the site; of links to other files only the text remains.
 
-    A link whose text is the path of a page gets the page's title.
+    A link whose text is the path of a page or of its folder gets the page's title.
 
     Args:
         markdown: Text of the page.
@@ -115,7 +115,7 @@ def site_links(markdown: str, source: str) -> str:
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
         if path not in TOP_LEVEL and not path.startswith("docs/"):
             return text
-        if text == target and path.endswith(".md"):
+        if path.endswith(".md") and text in (target, posixpath.dirname(target)):
             text = title(path)
         path = TOP_LEVEL.get(path, path.removeprefix("docs/"))
         return f"[{text}]({posixpath.relpath(path, posixpath.dirname(page) or '.')}{anchor})"

@@ -18,8 +18,11 @@ from tests.running.test_export import detection_module, save_checkpoint
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = {path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]}
-SEVERAL_RANKS = "multi_node.md"  # whose blocks start torchrun and SLURM: the commands in them are run on one rank
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+}
+SEVERAL_RANKS = "docs/multi_node.md"  # whose blocks start torchrun and SLURM: the commands in them are run on one rank
 TEXT = "\n".join(PAGES.values())
 BLOCKS = [
     block
@@ -77,12 +80,11 @@ def test_readme_fits_on_few_screens() -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(name: str) -> None:
-    folder = ROOT if name == "README.md" else ROOT / "docs"
     for link in re.findall(r"\]\(([^)\s]+)\)", PAGES[name]):
         target, _, anchor = link.partition("#")
         if target.startswith("https:"):
             continue
-        path = folder / target if target else folder / name
+        path = (ROOT / name).parent / target if target else ROOT / name
         assert path.exists(), link
         if anchor:
             headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)

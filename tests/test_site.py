@@ -1,6 +1,8 @@
-"""The documentation site: every link of the built pages leads somewhere, and no page needs the network."""
+"""The documentation site: pages of approaches are complete, every link leads somewhere, none needs the network."""
 
 import importlib.util
+import inspect
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -8,8 +10,20 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import yaml
+
+import lit_cv.modules
 
 ROOT = Path(__file__).parent.parent
+RECIPES = ROOT / "lit_cv" / "recipes"
+APPROACHES = {
+    name: ROOT / "docs" / "approaches" / f"{cls.__module__.rpartition('.')[2]}.md"
+    for name, cls in vars(lit_cv.modules).items()
+    if name in lit_cv.modules.__all__ and not inspect.isabstract(cls)
+}
+SECTIONS = ["Idea", "Loss", "When to use it", "Recipe", "Results", "Limits", "Paper"]
+SOURCES = ["README.md", "docs/results.md", "docs/pretraining.md"]
+"""Pages whose measurements the pages of approaches repeat."""
 INSTALLED = all(importlib.util.find_spec(name) for name in ("material", "mkdocstrings", "latex2mathml"))
 
 
@@ -32,6 +46,48 @@ class Links(HTMLParser):
             self.files.append(values["href"])
         elif "src" in values:
             self.files.append(values["src"])
+
+
+@pytest.fixture(params=APPROACHES)
+def approach(request: pytest.FixtureRequest) -> tuple[str, dict[str, str]]:
+    """The name of an approach's module, and the parts of its page by heading."""
+    name: str = request.param
+    parts = re.split(r"^#+ (.+)\n", APPROACHES[name].read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return name, dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_page_of_approach_has_all_sections(approach: tuple[str, dict[str, str]]) -> None:
+    name, parts = approach
+    title, *sections = parts
+    assert parts[title].lstrip().startswith(f"`{name}` ")
+    assert sections == SECTIONS
+    assert all(parts[section].strip() for section in sections)
+    assert "$$" in parts["Loss"] or "](" in parts["Loss"]
+    assert "arXiv:" in parts["Paper"]
+
+
+def test_recipe_of_approach_exists(approach: tuple[str, dict[str, str]]) -> None:
+    name, parts = approach
+    block = re.search(r"```bash\n(.*?)```", parts["Recipe"], re.DOTALL)
+    assert block
+    recipes = re.findall(r"lit-cv fit --config (\w+)", block[1])
+    classes = [
+        yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text("utf-8"))["model"]["class_path"] for recipe in recipes
+    ]
+    assert name in classes
+    mentioned = re.findall(r"`((?:cifar10|imagefolder|omniglot|fashion_mnist|mnist|usps)_\w+)`", parts["Recipe"])
+    assert [recipe for recipe in mentioned if not (RECIPES / f"{recipe}.yaml").exists()] == []
+
+
+def test_results_of_approach_are_those_of_other_pages(approach: tuple[str, dict[str, str]]) -> None:
+    measured = set(re.findall(r"\d+\.\d+", " ".join((ROOT / page).read_text(encoding="utf-8") for page in SOURCES)))
+    assert set(re.findall(r"\d+\.\d+", approach[1]["Results"])) <= measured
+
+
+def test_page_of_approach_is_in_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = {f"[`{name}`]({path.relative_to(ROOT).as_posix()})" for name, path in APPROACHES.items()}
+    assert [link for link in sorted(links) if link not in text] == []
 
 
 @pytest.fixture(scope="module")
