@@ -1,7 +1,8 @@
 """Pages of the documentation site that are not files of `docs`, and formulas as MathML: a hook of MkDocs.
 
-The start page is the README, `CONTRIBUTING.md` and the other pages of the top level are pages of the site as well, and
-the reference has a page for each package. Links are written for the repository and changed for the site here.
+The start page is the README, `CONTRIBUTING.md` and the other pages of the top level are pages of the site as well, each
+file of `examples` has a page, and the reference has one for each package. Links are written for the repository and
+changed for the site here.
 """
 
 import ast
@@ -81,13 +82,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, page, content=text))
     for name, package in PACKAGES.items():
         files.append(File.generated(config, f"reference/{name}.md", content=reference_page(package)))
+    for path in sorted((ROOT / "examples").glob("*.py")):
+        text = f"# {path.name}\n\n```python\n{path.read_text(encoding='utf-8')}```\n"
+        files.append(File.generated(config, f"examples/{path.stem}.md", content=text))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Change links for the site, and link names of classes to the reference."""
     uri = page.file.src_uri
-    if uri.startswith("reference/"):
+    if uri.startswith(("reference/", "examples/")):
         return markdown
     source = next((name for name, target in TOP_LEVEL.items() if target == uri), f"docs/{uri}")
     parts = re.split(r"(^```.*?^```)", markdown, flags=re.DOTALL | re.MULTILINE)
@@ -113,14 +117,25 @@ def site_links(markdown: str, source: str) -> str:
     def rewrite(link: re.Match[str]) -> str:
         text, target, anchor = link[1], link[2], link[3] or ""
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
-        if path not in TOP_LEVEL and not path.startswith("docs/"):
+        goal = site_path(path)
+        if goal is None:
             return text
         if path.endswith(".md") and text in (target, posixpath.dirname(target)):
             text = title(path)
-        path = TOP_LEVEL.get(path, path.removeprefix("docs/"))
-        return f"[{text}]({posixpath.relpath(path, posixpath.dirname(page) or '.')}{anchor})"
+        return f"[{text}]({posixpath.relpath(goal, posixpath.dirname(page) or '.')}{anchor})"
 
     return re.sub(r"\[([^\]]*)\]\((?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?\)", rewrite, markdown)
+
+
+def site_path(path: str) -> str | None:
+    """Return the file of the site that a path in the repository becomes, or `None`."""
+    if path in TOP_LEVEL:
+        return TOP_LEVEL[path]
+    if path == "examples":
+        return "extending.md"  # lists them
+    if path.startswith("examples/"):
+        return path.replace(".py", ".md")
+    return path.removeprefix("docs/") if path.startswith("docs/") else None
 
 
 @cache
