@@ -10,6 +10,7 @@ from datamodules.domain_adaptation import DomainAdaptationDataModule
 from datamodules.episodic import EpisodicDataModule
 from datamodules.files import FileDataset, FilesDataModule
 from datamodules.folder import ImageFolderDataModule
+from datamodules.hf_dataset import ArrowDataset, HFDatasetDataModule
 from datamodules.image_files import ImageFilesDataModule
 from datamodules.images import UnreadableImageError, read_image
 from datamodules.loader import EpochSampler, ResumableLoader, collate
@@ -37,6 +38,7 @@ from datamodules.web_dataset import ShardDataset, WebDatasetDataModule
 __all__ = [
     "AnnotatedDataset",
     "AnnotatedImagesDataModule",
+    "ArrowDataset",
     "BaseDataModule",
     "CIFAR10DataModule",
     "CIFAR100DataModule",
@@ -49,6 +51,7 @@ __all__ = [
     "FileDataset",
     "FilesDataModule",
     "Flowers102DataModule",
+    "HFDatasetDataModule",
     "ImageDataset",
     "ImageFilesDataModule",
     "ImageFolderDataModule",

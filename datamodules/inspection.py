@@ -24,7 +24,7 @@ from datamodules.threads import in_threads
 from lit_cv.atomic_files import write_text
 from lit_cv.printable import printable
 
-__all__ = ["inspected", "unreadable_files"]
+__all__ = ["inspected", "unreadable_files", "unreadable_rows"]
 
 log = logging.getLogger("lit_cv")
 
@@ -58,6 +58,41 @@ def unreadable_files(root: Path, paths: Sequence[str], value_range: ValueRange |
         lambda path, reason: bool(check(path)) == bool(reason),
     )
     return {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
+
+
+def unreadable_rows(
+    root: Path,
+    files: Sequence[str],
+    name: str,
+    rows_in: Callable[[str], list[int]],
+    flaw: Callable[[int], str],
+    names: Sequence[str],
+) -> dict[str, str]:
+    """Return the images within other files that cannot be decoded, by name, with the reasons.
+
+    Args:
+        root: Folder that the files are relative to.
+        files: Files that contain the images.
+        name: Name of the cached facts.
+        rows_in: Returns the rows of the images in a file.
+        flaw: Returns why the image of a row cannot be decoded, or an empty string.
+        names: Name of the image of each row.
+    """
+
+    def look(file: str) -> dict[str, str]:
+        return {names[row]: reason for row in rows_in(file) if (reason := flaw(row))}
+
+    def agrees(file: str, reasons: dict[str, str]) -> bool:
+        rows = rows_in(file)
+        broken = [row for row in rows if names[row] in reasons]
+        chosen = [*draw_few(root / file, rows), *draw_few(root / file, broken)]
+        return all(bool(flaw(row)) == (names[row] in reasons) for row in chosen)
+
+    def are_reasons(value: object) -> bool:
+        return isinstance(value, dict) and all(isinstance(reason, str) for reason in value.values())
+
+    parts = inspected(root, files, name, look, "Checking images", are_reasons, agrees)
+    return {image: reason for part in parts for image, reason in part.items()}
 
 
 def inspected(

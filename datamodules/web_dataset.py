@@ -17,10 +17,9 @@ from datamodules.checks import check
 from datamodules.classes import numbers_first
 from datamodules.files import FileDataset, FilesDataModule, some_names
 from datamodules.images import UnreadableImageError, decode_image, read_into
-from datamodules.inspection import inspected
+from datamodules.inspection import unreadable_rows
 from datamodules.shard_index import COMPRESSED, MAX_IMAGE_BYTES, ShardIndex, index_shards
 from datamodules.shard_samples import SPARSE
-from datamodules.stored_file import draw_few
 from lit_cv.annotations.clutter import is_clutter
 from lit_cv.annotations.layout import split_in
 from lit_cv.annotations.masks import mask_class_names
@@ -89,21 +88,10 @@ class ShardDataset(FileDataset):
 
     def unreadable(self) -> dict[str, str]:
         """Return the names of the samples that cannot be decoded, with the reasons."""
-
-        def check_shard(shard: str) -> dict[str, str]:
-            return {self.paths[row]: reason for row in self._images_in(shard) if (reason := self._flaw(row))}
-
-        def agrees(shard: str, reasons: dict[str, str]) -> bool:
-            rows = self._images_in(shard)
-            broken = [row for row in rows if self.paths[row] in reasons]
-            chosen = [*draw_few(self.root / shard, rows), *draw_few(self.root / shard, broken)]
-            return all(bool(self._flaw(row)) == (self.paths[row] in reasons) for row in chosen)
-
-        shards = self._chosen_shards()
-        name = f"checked_shards_{self.index.image_field}"
-        reasons_by_shard = inspected(self.root, shards, name, check_shard, "Checking images", _are_reasons, agrees)
+        shards, name = self._chosen_shards(), f"checked_shards_{self.index.image_field}"
+        reasons = unreadable_rows(self.root, shards, name, self._images_in, self._flaw, self.paths)
         paths = set(self.chosen_paths())
-        return {path: reason for part in reasons_by_shard for path, reason in part.items() if path in paths}
+        return {path: reason for path, reason in reasons.items() if path in paths}
 
     def _images_in(self, shard: str) -> list[int]:
         inside = (self.index.shard == self.shards.index(shard)) & (self.index.offset >= 0)
@@ -224,10 +212,6 @@ class WebDatasetDataModule(FilesDataModule):
 
 def _shown(path: Path) -> str:
     return printable(str(path), lines=False)
-
-
-def _are_reasons(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(reason, str) for reason in value.values())
 
 
 def _find_shards(root: Path) -> list[str]:

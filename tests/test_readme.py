@@ -12,6 +12,7 @@ from torchvision.utils import save_image
 
 from lit_cv.callbacks import DomainEmbedding, EmbeddingEvaluation
 from lit_cv.cli import main
+from tests.datamodules.saved_sets import save_splits
 from tests.datamodules.test_annotated import save_voc
 from tests.nn.detection.reference import smallest
 from tests.running.test_export import detection_module, save_checkpoint
@@ -134,6 +135,9 @@ def test_commands(session: list[str], photos: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(EmbeddingEvaluation, "max_images", few, raising=False)
     if any("coco.pth" in command for command in session):
         torch.save(smallest().state_dict(), photos / "coco.pth")
+    if any("HFDatasetDataModule" in command for command in session):
+        pytest.importorskip("pyarrow")
+        save_splits(photos / "saved", {"train": range(40), "test": range(4)})
     for command in session:
         if "$LIT_CV_DATA" in command and not root:
             pytest.skip("LIT_CV_DATA is not set to a folder of real images")
