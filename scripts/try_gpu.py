@@ -17,8 +17,8 @@ importance:
     views         SimCLR's two views of a batch, per library
     compiled      recipes with torch.compile
 
-Every part has a time limit, and every item, such as a recipe, runs in a process of its own right to fail: one that
-hangs or crashes is reported, and the others go on. When the total budget ends, the remaining parts are skipped. The
+Every part and every item, such as a recipe, has a time limit. Worker processes run the items: one that hangs or crashes
+is reported, and a new worker continues with the next. When the total budget ends, the remaining parts are skipped. The
 JSON file is written after each item. The exit status is 1 if an item failed.
 """
 
@@ -154,7 +154,7 @@ def run_part(name: str, workers: Sequence[Worker], results: Results, seconds: fl
                 answer = "SKIPPED", {"detail": f"not finished within the remaining {left:.0f} s of the part"}
             results.add(name, item, answer)
 
-    threads = [Thread(target=work, args=(worker,)) for worker in workers[: len(queue)]]
+    threads = [Thread(target=work, args=(worker,), daemon=True) for worker in workers[: len(queue)]]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -220,7 +220,7 @@ def main() -> None:
             run_all(args, workers, results)
         finally:
             for worker in workers:
-                worker.stop()
+                worker.close()
             print(results.table(), flush=True)
     sys.exit(any(row["status"] == "FAIL" for row in results.rows))
 

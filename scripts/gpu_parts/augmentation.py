@@ -15,7 +15,7 @@ from lit_cv.callbacks import ContrastiveAugmentation
 __all__ = ["items", "run"]
 
 LEVELS = 2  # of 255; rounding may differ
-SHARE = 0.005  # of the values, which may differ by more, as where a threshold is met exactly
+SHARE = 0.02  # of the values, which may differ by more: some operations round or have thresholds
 NOISE = 0.05  # relative difference of the statistics of random noise
 
 

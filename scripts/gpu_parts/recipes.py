@@ -89,6 +89,8 @@ def fit_recipe(name: str, setting: Setting, options: dict[str, Any], folder: Pat
     if name in NEEDS_CHECKPOINT:
         option, source = NEEDS_CHECKPOINT[name]
         merged[option] = _checkpoint(source, setting)
+        if "teacher" in option:
+            merged["model.teacher"] = "null"  # the checkpoint's
         StepLosses.losses.clear()
     recipe = FILLED_SHAPES if name == "filled_shapes" else ("--config", name)
     tokens = [text for key, value in {**merged, **options}.items() for text in (f"--{key}", str(value))]

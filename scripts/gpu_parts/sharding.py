@@ -52,7 +52,7 @@ def _arguments(setting: Setting, folder: Path, strategy: str, devices: str, batc
         "trainer.accelerator": "gpu" if setting.device == "cuda" else "cpu",
         "trainer.precision": "32-true",
         "trainer.gradient_clip_val": "null",  # Lightning cannot clip by norm under FSDP
-        "trainer.max_steps": STEPS,
+        "trainer.max_steps": 2 if setting.tiny else STEPS,
         "trainer.log_every_n_steps": 1,
         "trainer.limit_val_batches": 1,
         "trainer.num_sanity_val_steps": 0,

@@ -21,6 +21,7 @@ Answer = tuple[str, dict[str, Any]]
 
 _START = 180.0  # seconds to import torch and lit_cv, from a cold disk
 _MAX_DETAIL = 300  # characters
+_INTERRUPTED: Answer = ("SKIPPED", {"detail": "interrupted"})
 _spawn = multiprocessing.get_context("spawn")
 
 
@@ -37,6 +38,7 @@ class Worker:
         self.log = Path(setting.folder) / f"worker_{number}.log"
         self._process: Any = None
         self._pipe: Any = None
+        self._closed = False
 
     def start(self) -> None:
         """Start the process if there is none."""
@@ -56,6 +58,8 @@ class Worker:
             *arguments: Arguments of the function, before the setting.
             seconds: Time limit; a start of the process does not count.
         """
+        if self._closed:
+            return _INTERRUPTED
         self.start()
         for request, limit in ((None, _START), ((module, function, arguments), seconds)):
             try:
@@ -65,6 +69,8 @@ class Worker:
                     return "FAIL", {"detail": f"no result within {limit:.0f} s", "timeout": True}
                 answer: Answer = self._pipe.recv()
             except (EOFError, OSError):
+                if self._closed:
+                    return _INTERRUPTED
                 self._process.join(5)
                 code, last = self._process.exitcode, _last_line(self.log)
                 self.stop()
@@ -72,6 +78,11 @@ class Worker:
         if "CUDA error" in str(answer[1].get("detail", "")):  # the device is unusable for this process
             self.stop()
         return answer
+
+    def close(self) -> None:
+        """End the process, and skip all further requests, also those that another thread waits for."""
+        self._closed = True
+        self.stop()
 
     def stop(self) -> None:
         """End the process and those that it started."""
@@ -95,7 +106,11 @@ def _serve(pipe: Connection, setting: Setting, log: str) -> None:
     with contextlib.suppress(EOFError):
         while True:
             request = pipe.recv()
-            pipe.send(("PASS", {}) if request is None else _answer(*request, setting))
+            if request is None:
+                pipe.send(("PASS", {}))
+            else:
+                module, function, arguments = request
+                pipe.send(_answer(module, function, arguments, setting))
 
 
 def _answer(module: str, function: str, arguments: tuple[Any, ...], setting: Setting) -> Answer:
