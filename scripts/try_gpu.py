@@ -48,27 +48,28 @@ class Part:
         seconds: Limit of the part if the total budget is `BUDGET`.
         item: Limit of an item in seconds.
         concurrent: Whether several workers share the items; measurements run alone.
-        collapsed: Whether the table counts the items that pass, instead of listing them.
     """
 
     seconds: float
     item: float
     concurrent: bool = False
-    collapsed: bool = False
 
 
 BUDGET = 8.0  # minutes
 PARTS = {
-    "recipes": Part(150, 60, concurrent=True, collapsed=True),
+    "recipes": Part(150, 60, concurrent=True),
     "resume": Part(60, 60, concurrent=True),
     "ranks": Part(40, 40),
-    "augmentation": Part(30, 20, collapsed=True),
+    "augmentation": Part(30, 20),
     "nt_xent": Part(60, 45),
     "steps": Part(130, 45),
     "sharding": Part(60, 60),
     "views": Part(40, 20),
     "compiled": Part(120, 120),
 }
+COLLAPSED = ("recipes", "augmentation")
+"""Parts whose passed items the table counts instead of listing them."""
+
 LEAST = 5.0  # seconds that must remain to start an item
 Row = dict[str, Any]
 
@@ -107,12 +108,13 @@ class Results:
         """Return a Markdown table."""
         described = ", ".join(f"{name} {value}" for name, value in self.environment.items() if value is not None)
         lines = [described, "", "| part | item | result | values |", "|---|---|---|---|"]
-        for part in self.seconds:
+        for part in dict.fromkeys(row["part"] for row in self.rows):
             rows = [row for row in self.rows if row["part"] == part]
             counts = ", ".join(f"{count} {status}" for status, count in Counter(row["status"] for row in rows).items())
-            lines.append(f"| **{part}** | {len(rows)} items | {counts} | {self.seconds[part]:.0f} s |")
+            seconds = f"{self.seconds[part]} s" if part in self.seconds else "not finished"
+            lines.append(f"| **{part}** | {len(rows)} items | {counts} | {seconds} |")
             for row in rows:
-                if row["status"] != "PASS" or not PARTS[part].collapsed:
+                if row["status"] != "PASS" or part not in COLLAPSED:
                     values = text_of({name: row[name] for name in row if name not in ("part", "item", "status")})
                     lines.append(f"| {part} | {row['item']} | {row['status']} | {values} |")
         return "\n".join(lines)
