@@ -52,8 +52,8 @@ from lit_cv.callbacks import (
 from lit_cv.modules.base import BaseModule
 from lit_cv.running.support_callbacks import add_support_callbacks
 from tests.contracts.approaches import BYOL
-from tests.contracts.data import BATCH, DomainPairs, Episodes, Images, Scenes
-from tests.contracts.readme import RotationModule, StripesDataModule  # type: ignore[attr-defined]
+from tests.contracts.data import DomainPairs, Episodes, Images, Scenes
+from tests.contracts.readme import CountModule, ParityDataModule, RotationModule  # type: ignore[attr-defined]
 
 CONTRACTS: dict[str, str] = {
     "resume": "a run killed during gradient accumulation, in validation or between epochs resumes bit for bit",
@@ -192,12 +192,8 @@ ROWS: list[Case] = [
     Case(RelationModule, {}, data=Episodes),
     Case(MAMLModule, data=Episodes, passes=4),
     Case(BYOL, moved=("target.",), passes=4),
-    Case(
-        RotationModule,
-        syncs=BATCH,
-        not_promised={"ranks": "The rotation of an image depends on its position in the batch of its rank."},
-        notes={"overhead": "The example in docs reads the rotation of each image from the device."},
-    ),
+    Case(RotationModule),
+    Case(CountModule, data=Scenes, syncs=1),
 ]
 VARIANTS: list[Case] = [
     Case(
@@ -341,11 +337,15 @@ VARIANTS: list[Case] = [
     ),
     Case(
         MultiTaskModule,
-        CONV | {"tasks": {"objects": {"type": "tests.contracts.readme.CountTask", "key": "box_labels"}}},
+        CONV | {"tasks": {"objects": {"type": "tests.contracts.readme.CountTask"}}},
         Scenes,
-        variant="a task of docs",
+        variant="a task of an example",
     ),
-    Case(SupervisedModule, data=lambda: StripesDataModule(batch_size=40), variant="data of docs"),
+    Case(
+        SupervisedModule,
+        data=lambda: ParityDataModule(labels_per_class=40, batch_size=20),
+        variant="data of an example",
+    ),
 ]
 
 
