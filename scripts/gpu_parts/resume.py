@@ -45,7 +45,8 @@ def _compare(item: str, setting: Setting) -> dict[str, Any]:
         mode, reason = "warn", str(error).splitlines()[0]
         folder = _fit(item, setting, mode)
     killed = setting.new_folder(f"{item}_killed")
-    command = [sys.executable, "-m", "gpu_parts.resume", str(KILLED_AT), *_arguments(item, setting, mode, killed)]
+    numbers = [str(KILLED_AT), str(torch.get_num_threads())]  # another number of threads would round differently
+    command = [sys.executable, "-m", "gpu_parts.resume", *numbers, *_arguments(item, setting, mode, killed)]
     ended = subprocess.run(command, cwd=killed, capture_output=True, text=True)
     require(ended.returncode == -signal.SIGKILL, f"the run was not killed: {ended.stderr[-300:]}")
     saved = _last(killed)["global_step"]
@@ -100,8 +101,12 @@ def _differences(a: Any, b: Any, path: str) -> list[str]:
 
 
 def _run_until_killed() -> None:
-    """Run the command line, and kill this process at the start of a step: `python -m gpu_parts.resume STEP fit ...`."""
+    """Run the command line, and kill this process at the start of a step.
+
+    The command is `python -m gpu_parts.resume STEP THREADS fit ...`.
+    """
     step = int(sys.argv[1])
+    torch.set_num_threads(int(sys.argv[2]))
     start = RunCheckpoint.on_train_batch_start
 
     def kill(callback: RunCheckpoint, trainer: L.Trainer, *arguments: Any) -> None:
@@ -110,7 +115,7 @@ def _run_until_killed() -> None:
         start(callback, trainer, *arguments)
 
     RunCheckpoint.on_train_batch_start = kill  # type: ignore[method-assign]
-    lit_cv(sys.argv[2:])
+    lit_cv(sys.argv[3:])
 
 
 if __name__ == "__main__":
