@@ -23,7 +23,7 @@ class ParityDataModule(BaseDataModule):
     """Even and odd handwritten digits, gray, 8 x 8 pixels.
 
     Args:
-        test_size: Number of images for testing: the last ones, which other writers wrote.
+        test_size: Number of images for testing, the last ones.
         **kwargs: Arguments of `BaseDataModule`.
     """
 
