@@ -12,6 +12,7 @@ from datamodules import DigitsDataModule
 from lit_cv import FineTuneModule
 from lit_cv.cli import main
 from lit_cv.modules.loading import load_module
+from lit_cv.studies.comparison import ComparisonRun
 from lit_cv.studies.comparison_files import read_comparison
 from lit_cv.studies.comparison_plan import Budget
 
@@ -225,6 +226,20 @@ def test_minutes_are_converted_to_steps_once(
     capsys.readouterr()
     main([*few, "--dry_run"])
     assert "1 runs, 0 to do" in capsys.readouterr().out
+
+
+def test_minutes_are_shared_between_stages(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def second(run: ComparisonRun, kind: str, work: Any) -> None:
+        run.seconds_a_step[kind] = 1.0, 0.0
+
+    monkeypatch.setattr(ComparisonRun, "_time", second)
+    (in_tmp / "domains.yaml").write_text(DOMAINS.replace("steps: 2", "minutes: 1"))
+    run = ComparisonRun(read_comparison("domains.yaml"), in_tmp / "out", "lit-cv compare")
+    steps = {planned.key: planned.steps for planned in run.study.runs}
+    assert steps["source_only-all-seed0"] == 60
+    stages = steps["source_free-all-seed0-stage1"], steps["source_free-all-seed0"]
+    assert min(stages) > 1
+    assert sum(stages) == 60
 
 
 def test_compare_rejects_invalid_options(tiny: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
