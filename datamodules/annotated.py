@@ -1,6 +1,7 @@
 """Custom annotated images: boxes and masks in the formats of annotation tools."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -69,9 +70,9 @@ class AnnotatedImagesDataModule(BaseDataModule):
     duplicates. Results are cached in a folder `.lit_cv_cache` beside the files.
 
     Batches are those of `AnnotatedDataset`: `image`, `size`, `scale`, `label`, and if annotated `boxes`, `box_labels`,
-    `iscrowd` and `mask`. Boxes are in pixels of the batch's image; divide by `scale` for pixels of the file. In masks
-    drawn from outlines, 0 is the background and other values are the box class plus 1; masks from PNG files have the
-    stored values.
+    `iscrowd`, `masks` and `mask`. Boxes are in pixels of the batch's image; divide by `scale` for pixels of the file.
+    In a `mask` drawn from outlines, 0 is the background and other values are the box class plus 1; masks from PNG
+    files have the stored values.
 
     Args:
         root: The folder.
@@ -87,7 +88,8 @@ class AnnotatedImagesDataModule(BaseDataModule):
             antialiasing, keeping its aspect ratio, and padded at the right and at the bottom. `None` keeps the sizes
             of the images, and pads to the largest in a batch, rounded up to a multiple of 32.
         channels: 3 for color, 1 for gray.
-        targets: Targets in batches: `boxes`, `mask`, or `all` that are annotated.
+        targets: Targets in batches: `boxes`; `mask`; `all` of these that are annotated; or `instances`, the boxes and
+            `masks`, the pixels of each object, drawn from its outline (empty without one).
         masks: Folder of the mask files below `root`, or a template of their paths, if the layout is different:
             `{split}` is the name of the split, `{path}` the image's path relative to its folder without the suffix,
             `{folder}` and `{stem}` are its parts, and `{stem-END}` is the stem without the suffix `END`.
@@ -119,7 +121,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
         predict_root: str | None = None,
         image_size: int | list[int] | None = 640,
         channels: Literal[1, 3] = 3,
-        targets: Literal["boxes", "mask", "all"] = "all",
+        targets: Literal["boxes", "mask", "all", "instances"] = "all",
         masks: str | None = None,
         ignore_class: int | str | list[int | str] | None = None,
         palette: str | None = None,
@@ -137,7 +139,8 @@ class AnnotatedImagesDataModule(BaseDataModule):
         if format != "auto":
             format_named(format)
         check(self, "channels", channels, channels in (1, 3), "1 or 3")
-        check(self, "targets", targets, targets in ("boxes", "mask", "all"), "boxes, mask or all")
+        allowed = ("boxes", "mask", "all", "instances")
+        check(self, "targets", targets, targets in allowed, "boxes, mask, all or instances")
         check(self, "on_error", on_error, on_error in ("raise", "skip"), "'raise' or 'skip'")
         check(self, "min_box_side", min_box_side, min_box_side >= 0, "at least 0")
         check(self, "test_fraction", test_fraction, 0 <= test_fraction < 1, "a share in [0, 1)")
@@ -252,7 +255,10 @@ class AnnotatedImagesDataModule(BaseDataModule):
             names, table = read_image_labels(path, images, strict=h["on_error"] == "raise")
         crowds = any(item.crowd for part in parts for image in part.images for item in image.objects)
         boxes = h["targets"] != "mask" and bool(parts[0].categories)
-        mask = h["targets"] != "boxes" and any(has_masks(part) for part in parts)
+        mask = h["targets"] in ("mask", "all") and any(has_masks(part) for part in parts)
+        instances = h["targets"] == "instances"
+        if instances:
+            self._check_outlines(parts)
         if h["targets"] == "mask" and not mask:
             raise ValueError(f"{h['root']} has no masks and no outlines: set {setting('targets', 'boxes', self)}.")
         self.box_classes = list(parts[0].categories) if boxes else []
@@ -271,6 +277,7 @@ class AnnotatedImagesDataModule(BaseDataModule):
                 torch.tensor([table.get(image.name, -1) for image in part.images], dtype=torch.int64),
                 names,
                 self.value_range,
+                instances,
             )
             for split, part in sets.items()
         }
@@ -281,6 +288,22 @@ class AnnotatedImagesDataModule(BaseDataModule):
             if len(held):
                 datasets["test"] = pool.subset(held)
         return datasets
+
+    def _check_outlines(self, parts: Sequence[AnnotationSet]) -> None:
+        """Raise if no object has an outline, and log a warning if some lack one."""
+        objects = [item for part in parts for image in part.images for item in image.objects]
+        missing = sum(not item.segmentation for item in objects)
+        root = self.hparams["root"]
+        if missing == len(objects):
+            only_pixels = any(image.mask for part in parts for image in part.images)
+            reason = (
+                f"its masks hold the classes of pixels, not objects ({setting('format', 'instances', self)} reads a "
+            )
+            reason += f"value per object): set {setting('targets', 'mask', self)}"
+            boxes = f"no object has an outline: set {setting('targets', 'boxes', self)}"
+            raise ValueError(f"{root}: {reason if only_pixels else boxes}.")
+        if missing:
+            log.warning("%d of %d objects have no outline: masks are not learned from them.", missing, len(objects))
 
     def _load_predict(self) -> AnnotatedDataset:
         folder = Path(self.hparams["predict_root"]).expanduser()

@@ -18,6 +18,7 @@ from datamodules.images import read_whole
 from datamodules.mapped import prefetch, stays_in_memory
 from datamodules.separation import FileStates, file_states
 from lit_cv.annotations import DRAWING, AnnotatedImage, AnnotationSet, MaskCode, draw_classes, load_mask
+from lit_cv.annotations.rle import outline_mask
 from lit_cv.contracts import Batch
 from lit_cv.ignore_index import IGNORE_INDEX
 
@@ -48,8 +49,9 @@ class AnnotatedDataset(ImageDataset):
     A batch has `image` (N, C, H, W) uint8, 0 in the padding; `size` (N, 2) int64, height and width without padding;
     `scale` (N, 2) float32, y and x: pixels of the batch's image per pixel of the file; and `label` (N,) int64, -1 if
     unknown. If annotated, it has `boxes`, a list of (k, 4) float32 left, top, right, bottom in pixels of the batch's
-    image; `box_labels`, a list of (k,) int64; `iscrowd`, a list of (k,) bool, if any split has crowds; and `mask`
-    (N, H, W) int64, 255 in the padding and where unknown.
+    image; `box_labels`, a list of (k,) int64; `iscrowd`, a list of (k,) bool, if any split has crowds; `masks`, a list
+    of (k, H, W) bool, empty for an object without an outline; and `mask` (N, H, W) int64, 255 in the padding and where
+    unknown.
 
     Args:
         annotations: The images with their sizes and objects.
@@ -61,6 +63,7 @@ class AnnotatedDataset(ImageDataset):
         labels: Image-level classes, (N,) int64, -1 if unknown; `None` for none.
         class_names: Names of these classes.
         value_range: See `read_image`.
+        instances: Whether batches have a mask of each object, besides its box.
     """
 
     has_names = True
@@ -76,6 +79,7 @@ class AnnotatedDataset(ImageDataset):
         labels: Tensor | None = None,
         class_names: Sequence[str] = (),
         value_range: ValueRange | None = None,
+        instances: bool = False,
     ) -> None:
         super().__init__(torch.full((len(annotations.images),), -1) if labels is None else labels, class_names)
         self.annotations = annotations
@@ -83,7 +87,7 @@ class AnnotatedDataset(ImageDataset):
         self.canvas = canvas
         self.channels: Literal[1, 3] = channels
         self.value_range = value_range
-        self.has_boxes, self.has_mask, self.has_crowds = boxes, mask, crowds
+        self.has_boxes, self.has_mask, self.has_crowds, self.has_instances = boxes, mask, crowds, instances
         images = annotations.images
         self.names = [image.name for image in images]
         self.sizes = np.array([(i.height, i.width) for i in images], dtype=np.int64).reshape(-1, 2)
@@ -194,6 +198,8 @@ class AnnotatedDataset(ImageDataset):
         batch: Batch = {"image": images, "size": torch.from_numpy(self.fitted[rows]), "scale": scale}
         if self.has_boxes:
             self._add_boxes(batch, rows, scale)
+        if self.has_instances:
+            batch["masks"] = [self._object_masks(int(row), (height, width)) for row in rows]
         if mask is not None:
             batch["mask"] = mask
         return batch
@@ -210,6 +216,17 @@ class AnnotatedDataset(ImageDataset):
         batch["box_labels"] = [self._labels[part] for part in objects]
         if self.has_crowds:
             batch["iscrowd"] = [self._crowd[part] for part in objects]
+
+    def _object_masks(self, row: int, canvas: Size) -> Tensor:
+        """Return the pixels of each object of a row on a canvas, (k, H, W) bool."""
+        image, (height, width) = self.annotations.images[row], self._fitted_size(row)
+        objects = image.objects if self._annotated[row] >= 0 else []
+        masks = torch.zeros(len(objects), *canvas, dtype=torch.bool)
+        for mask, item in zip(masks, objects, strict=True):
+            if item.segmentation:
+                drawn = outline_mask(item.segmentation, (image.height, image.width), (height, width))
+                mask[:height, :width] = torch.from_numpy(drawn)
+        return masks
 
     def _image(self, row: int) -> Tensor:
         if self._decoded is not None:

@@ -43,9 +43,10 @@ class BaseDataModule(RecordedSplits, ABC):
 
     Batches are dicts: `image` (N, C, H, W) uint8, `label` (N,) int64 or (N, K) float32 of 0 and 1 (multi-label images;
     in training also soft labels whose rows sum to 1), and `index` (N,), the position in the dataset. If they exist:
-    `boxes` and `box_labels`, lists of (k, 4) float32 corners in pixels and (k,) int64 classes, and `mask` (N, H, W)
-    int64, 255 where unknown. The training order is a function of (seed, epoch), and a run can be resumed in the middle
-    of an epoch. Splits and the choice of labels are the same on every machine.
+    `boxes` and `box_labels`, lists of (k, 4) float32 corners in pixels and (k,) int64 classes; `masks`, a list of (k,
+    H, W) bool with the pixels of each object; and `mask` (N, H, W) int64, 255 where unknown. The training order is a
+    function of (seed, epoch), and a run can be resumed in the middle of an epoch. Splits and the choice of labels are
+    the same on every machine.
 
     Args:
         batch_size: Images in a batch on each device.

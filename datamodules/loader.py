@@ -18,7 +18,7 @@ from lit_cv.errors import FIT, TRAINER, argument, setting
 __all__ = ["EpochSampler", "ResumableLoader", "collate", "loader_options", "repeated_permutations"]
 
 _MAX_WORKERS = 8
-_LIST_ENTRIES = ("boxes", "box_labels", "iscrowd")  # kept as lists, as their lengths differ between images
+_LIST_ENTRIES = ("boxes", "box_labels", "iscrowd", "masks")  # kept as lists, as their lengths differ between images
 
 
 class EpochSampler(DistributedSampler[Any]):
@@ -119,7 +119,7 @@ def collate(samples: Any) -> Batch:
 
     Args:
         samples: A batch, or samples that are dicts of tensors and numbers; entries of varying length (`boxes`,
-            `box_labels`, `iscrowd`) become lists.
+            `box_labels`, `iscrowd`, `masks`) become lists.
     """
     if isinstance(samples, dict):
         return samples

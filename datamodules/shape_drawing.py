@@ -74,8 +74,9 @@ def draw_shapes(scenes: Scenes, size: int, domain: Domain, ground: Domain | None
 
     Returns:
         `image` (N, 3, H, W) uint8; `mask` (N, H, W) uint8, 0 for the background, otherwise the class of the
-        shape on top plus 1; `boxes` (N, K, 4) float32, corners in pixels around each entire shape; `box_labels`
-        (N, K) int64, -1 where there is no shape.
+        shape on top plus 1; `owner` (N, H, W) uint8, 0 for the background, otherwise the position in K of the shape on
+        top plus 1; `boxes` (N, K, 4) float32, corners in pixels around each entire shape; `box_labels` (N, K) int64,
+        -1 where there is no shape.
     """
     count = len(scenes.kind)
     step = max(1, _PIXELS // size**2)
@@ -90,6 +91,7 @@ def _draw_part(scenes: Scenes, size: int, domain: Domain, ground: Domain) -> dic
     x, y = grid[None, None, :], grid[None, :, None]
     images = _background(scenes, x, y, ground)
     mask = torch.zeros(len(images), size, size, dtype=torch.uint8)
+    owner = torch.zeros_like(mask)
     boxes = torch.zeros(*scenes.kind.shape, 4)
     for k in reversed(range(scenes.kind.shape[1])):  # the first shape ends up on top
         for kind, name in enumerate(CLASSES):
@@ -100,11 +102,12 @@ def _draw_part(scenes: Scenes, size: int, domain: Domain, ground: Domain) -> dic
             inside = distance < 0
             boxes[chosen, k] = _bounds(inside)
             mask[chosen] = mask[chosen].masked_fill(inside, kind + 1)
+            owner[chosen] = owner[chosen].masked_fill(inside, k + 1)
             _paint(images, scenes, chosen, k, distance, x, y, domain)
     if domain == "noisy":
         images += _noise(scenes.noise, images[0].numel()).view_as(images)
     pixels = images.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
-    return {"image": pixels, "mask": mask, "boxes": boxes, "box_labels": scenes.kind}
+    return {"image": pixels, "mask": mask, "owner": owner, "boxes": boxes, "box_labels": scenes.kind}
 
 
 def _distance(

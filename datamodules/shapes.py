@@ -1,6 +1,6 @@
 """Generated images of shapes, with labels, boxes and masks, in four domains."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ _MAX_CACHED = 1 << 30  # bytes of drawn images that are kept in memory
 _SAMPLE = 512  # images to estimate mean and standard deviation from
 _SMALLEST = 16  # pixels at which the smallest shapes are still distinguishable
 
-Targets = Literal["label", "boxes", "mask", "all"]
+Targets = Literal["label", "boxes", "mask", "all", "instances"]
 
 
 class ShapesDataset(ImageDataset):
@@ -40,7 +40,8 @@ class ShapesDataset(ImageDataset):
         super().__init__(main_classes(np.arange(num_images), seed, domain), CLASSES)
         self.image_size, self.domain, self.shapes, self.targets = image_size, domain, shapes_per_image, targets
         self.seed = seed
-        self.in_memory = num_images * 4 * image_size**2 <= _MAX_CACHED
+        bytes_per_pixel = 5 if targets == "instances" else 4
+        self.in_memory = num_images * bytes_per_pixel * image_size**2 <= _MAX_CACHED
         self._drawn = np.zeros(num_images, dtype=bool)
         self._cache: dict[str, Any] = {}  # shared by all subsets
 
@@ -50,10 +51,13 @@ class ShapesDataset(ImageDataset):
         batch: Batch = {"image": drawn["image"]}
         if self.targets in ("mask", "all"):
             batch["mask"] = drawn["mask"].long()
-        if self.targets in ("boxes", "all"):
+        if self.targets in ("boxes", "all", "instances"):
             exists = drawn["box_labels"] >= 0
             batch["boxes"] = [boxes[keep] for boxes, keep in zip(drawn["boxes"], exists, strict=True)]
             batch["box_labels"] = [labels[keep] for labels, keep in zip(drawn["box_labels"], exists, strict=True)]
+        if self.targets == "instances":
+            numbers = [keep.nonzero()[:, 0] + 1 for keep in exists]
+            batch["masks"] = [owner == n[:, None, None] for owner, n in zip(drawn["owner"], numbers, strict=True)]
         return batch
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -61,7 +65,10 @@ class ShapesDataset(ImageDataset):
         return channel_statistics(self.read(self.rows[:_SAMPLE])["image"].numpy())
 
     def _draw(self, rows: Rows) -> dict[str, torch.Tensor]:
-        return draw_shapes(draw_scenes(rows, self.seed, self.domain, self.shapes), self.image_size, self.domain)
+        drawn = draw_shapes(draw_scenes(rows, self.seed, self.domain, self.shapes), self.image_size, self.domain)
+        if self.targets != "instances":
+            del drawn["owner"]
+        return drawn
 
     def _take(self, rows: Rows) -> dict[str, torch.Tensor]:
         """Return the images, drawing only those that are not cached."""
@@ -90,7 +97,8 @@ class ShapesDataModule(BaseDataModule):
         shapes_per_image: Maximum number of shapes in an image; at least one.
         targets: Targets in a batch besides `image` and `label`: `boxes` adds `boxes` and `box_labels`, lists of
             (n, 4) corners in pixels and (n,) classes; `mask` adds (N, H, W) with 0 for the background and the class
-            plus 1 otherwise; `all` adds both.
+            plus 1 otherwise; `all` adds both; `instances` adds boxes and `masks`, a list of (n, H, W) bool with the
+            visible pixels of each shape.
         seed: Seed of the images.
         **kwargs: Arguments of `BaseDataModule`.
 
@@ -117,10 +125,10 @@ class ShapesDataModule(BaseDataModule):
         check(self, "num_images", num_images, num_images >= 10, "at least 10")
         check(self, "domain", domain, domain in DOMAINS, f"one of {', '.join(DOMAINS)}")
         check(self, "shapes_per_image", shapes_per_image, 1 <= shapes_per_image <= 8, "a number from 1 to 8")
-        check(self, "targets", targets, targets in ("label", "boxes", "mask", "all"), "label, boxes, mask or all")
+        check(self, "targets", targets, targets in get_args(Targets), f"one of {', '.join(get_args(Targets))}")
         check(self, "seed", seed, seed >= 0, "at least 0")
         self._all: ShapesDataset | None = None
-        self.box_classes = list(CLASSES) if targets in ("boxes", "all") else []
+        self.box_classes = list(CLASSES) if targets in ("boxes", "all", "instances") else []
         self.mask_classes = ["background", *CLASSES] if targets in ("mask", "all") else []
 
     def load(self, split: Split) -> ShapesDataset | None:

@@ -73,6 +73,28 @@ class Chain(Operation):
                 masks = _geometric(operation).move_masks(masks, self.params_of(params, i), fill)
         return masks
 
+    def move_object_masks(self, masks: Sequence[Tensor], params: Params) -> list[Tensor]:
+        """Move the masks of objects like the images; pixels from beyond the edges belong to no object.
+
+        Args:
+            masks: For each of N images (k, H, W), bool or an integer dtype; k may be 0 and differ.
+            params: Parameters drawn for the images.
+
+        Example:
+            >>> from lit_cv.augment import HorizontalFlip
+            >>> chain = Chain([HorizontalFlip(p=1.0)])
+            >>> params = chain.draw(torch.zeros(1, 3, 1, 3))
+            >>> chain.move_object_masks([torch.tensor([[[True, False, False]]])], params)
+            [tensor([[[False, False,  True]]])]
+        """
+        if not masks:
+            return []
+        height, width = masks[0].shape[1:]
+        pixels = torch.arange(height * width, device=masks[0].device).view(1, height, width)
+        sources = self.move_masks(pixels.repeat(len(masks), 1, 1), params, fill=-1)
+        moved = [each.flatten(1)[:, source.clamp_min(0)] for each, source in zip(masks, sources, strict=True)]
+        return [each.masked_fill_(source < 0, 0) for each, source in zip(moved, sources, strict=True)]
+
     def move_boxes(
         self, boxes: Sequence[Tensor], params: Params, size: tuple[int, int], min_visible: float = 0.25
     ) -> tuple[list[Tensor], list[Tensor]]:

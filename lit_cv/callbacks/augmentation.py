@@ -123,9 +123,11 @@ def augment(chain: Chain, batch: dict[str, Any], mask_fill: int = IGNORE_INDEX, 
     if isinstance(batch.get("boxes"), list):
         size = (images.shape[2], images.shape[3])
         batch["boxes"], kept = chain.move_boxes(batch["boxes"], params, size, min_visible)
-        for name in ("box_labels", "iscrowd"):
+        for name in ("box_labels", "iscrowd", "masks"):
             if name in batch:
                 batch[name] = [values[keep] for values, keep in zip(batch[name], kept, strict=True)]
+    if isinstance(batch.get("masks"), list):
+        batch["masks"] = chain.move_object_masks(batch["masks"], params)
 
 
 def image_batches(batch: Any, who: str) -> Iterator[dict[str, Any]]:

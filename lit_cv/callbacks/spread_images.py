@@ -95,7 +95,9 @@ def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
     values: dict[str, list[Any]] = {name: [value for part in parts for value in part[name]] for name in common}
     joined: dict[str, Any] = {}
     for name, entries in values.items():
-        if name in ("boxes", "box_labels") or not all(isinstance(entry, Tensor) for entry in entries):
+        if name == "masks":
+            joined[name] = _padded(entries, 0)
+        elif name in ("boxes", "box_labels") or not all(isinstance(entry, Tensor) for entry in entries):
             joined[name] = entries
         elif name in ("image", "mask"):
             joined[name] = torch.stack(_padded(entries, IGNORE_INDEX if name == "mask" else 0))

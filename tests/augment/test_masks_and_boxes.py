@@ -71,6 +71,19 @@ def test_chain_of_flips_and_crops_is_exact() -> None:
     assert torch.equal(followed.float(), flip.apply(images, own)[:, 0])
 
 
+@pytest.mark.parametrize("move", MOVES, ids=lambda move: "-".join(map(str, move.values())))
+def test_object_masks_move_like_masks(move: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    images, masks, _ = scenes(12)
+    chain = build_operations(["vertical_flip", move])
+    params = chain.draw(images)
+    objects = [torch.stack([mask == 1, mask == 0])[: i % 3] for i, mask in enumerate(masks)]
+    moved = chain.move_object_masks(objects, params)
+    expected = chain.move_masks(masks, params)
+    for i, (each, mask) in enumerate(zip(moved, expected, strict=True)):
+        assert torch.equal(each, torch.stack([mask == 1, mask == 0])[: i % 3])
+
+
 def test_boxes_outside_image_are_dropped() -> None:
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 30.0, 30.0], [15.0, 15.0, 25.0, 25.0]])
     shift = torch.tensor([[[1.0, 0.0, 12.0], [0.0, 1.0, 0.0]]])  # the result shows pixels from 12 further right

@@ -59,13 +59,16 @@ def test_masks_and_boxes_are_transformed() -> None:
         "mask": masks,
         "boxes": [torch.tensor([[4.0, 2.0, 12.0, 30.0], [0.0, 0.0, 3.0, 3.0]]) for _ in range(6)],
         "box_labels": [torch.tensor([1, 2]) for _ in range(6)],
+        "masks": [torch.stack([mask == 1, mask == 2]) for mask in masks],
     }
     start(Augmentation(operations=["horizontal_flip", {"name": "random_crop", "padding": 4}], mask_fill=7), batch)
     assert torch.equal(batch["mask"] == 1, batch["image"][:, 0] == 1)
     assert set(batch["mask"].unique().tolist()) == {0, 1, 7}
     assert any(len(labels) == 1 for labels in batch["box_labels"])
-    for mask, boxes, labels in zip(batch["mask"], batch["boxes"], batch["box_labels"], strict=True):
-        assert len(boxes) == len(labels)
+    names = ("mask", "boxes", "box_labels", "masks")
+    for mask, boxes, labels, objects in zip(*(batch[name] for name in names), strict=True):
+        assert len(boxes) == len(labels) == len(objects)
+        assert torch.equal(objects[labels == 1][0], mask == 1)
         rows, columns = (mask == 1).nonzero().unbind(1)
         around = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         assert boxes[labels == 1][0].tolist() == around

@@ -358,3 +358,50 @@ def test_ignored_class_of_outlines(tmp_path: Path, cache: bool) -> None:
     assert batch["box_labels"][0].tolist() == [0]
     data = module(tmp_path, classes=["dog", "person"], ignore_class="background", **options)
     assert (data.mask_classes, batch_of(data, [1])["mask"][0].unique().tolist()) == (["dog", "person"], [1, 255])
+
+
+def test_masks_of_objects(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    square = {"bbox": [4, 6, 8, 8], "segmentation": [[4, 6, 12, 6, 12, 14, 4, 14]], "iscrowd": 0}
+    code = {"size": [40, 60], "counts": [40 * 30, 10, 30, 10, 40 * 28 + 30]}
+    bar = {"bbox": [30, 0, 2, 10], "segmentation": code, "iscrowd": 1}
+    box = {"bbox": [20, 0, 5, 5], "segmentation": [], "iscrowd": 0}
+    objects = [{"id": k, "image_id": 11, "category_id": 18} | item for k, item in enumerate((square, bar, box), 1)]
+    save_coco(tmp_path / "annotations" / "instances_train.json", objects)
+    save_image(tmp_path / "train" / "a.png", 40, 60)
+    save_image(tmp_path / "train" / "b.png", 30, 30)
+    data = module(tmp_path, targets="instances", image_size=[30, 30], val_fraction=0.0)
+    assert "1 of 3 objects have no outline" in caplog.text
+    batch = batch_of(data, [0])
+    assert "mask" not in batch
+    (masks,) = batch["masks"]
+    assert masks.shape == (3, 30, 30)
+    assert masks[0].nonzero().tolist() == [[y, x] for y in range(3, 7) for x in range(2, 6)]  # at half the size
+    assert masks[1].nonzero().tolist() == [[y, 15] for y in range(5)]
+    assert not masks[2].any()
+    assert batch_of(data, [1])["masks"][0].shape == (0, 30, 30)
+    save_coco(tmp_path / "annotations" / "instances_train.json", objects[2:])
+    with pytest.raises(ValueError, match="no object has an outline: set `targets='boxes'`"):
+        module(tmp_path, targets="instances")
+
+
+def test_masks_of_objects_from_instance_masks(tmp_path: Path) -> None:
+    for folder in ("images", "instances"):
+        (tmp_path / folder).mkdir()
+    values = np.zeros((10, 10), dtype=np.uint8)
+    values[1:4, 1:4], values[4:9, 2:6] = 7, 9  # touching objects
+    for k in range(4):
+        save_image(tmp_path / "images" / f"{k}.png", 10, 10)
+        Image.fromarray(values).save(tmp_path / "instances" / f"{k}.png")
+    data = module(tmp_path, format="instances", targets="instances", image_size=None)
+    batch = batch_of(data, [0, 1])
+    assert batch["masks"][1].shape == (2, 32, 32)
+    drawn = batch["masks"][0][:, :10, :10].numpy()
+    assert np.array_equal(drawn, np.stack([values == 7, values == 9]))
+
+
+def test_masks_of_objects_need_outlines(tmp_path: Path) -> None:
+    for k in range(4):
+        save_image(tmp_path / "images" / f"{k}.png", 10, 10)
+        save_mask(np.ones((10, 10), dtype=np.uint8), tmp_path / "masks" / f"{k}.png")
+    with pytest.raises(ValueError, match=r"classes of pixels, not objects \(`format='instances'`"):
+        module(tmp_path, targets="instances")

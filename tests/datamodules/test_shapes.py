@@ -109,8 +109,25 @@ def test_classes_are_not_linearly_separable() -> None:
     assert (means.mean((1, 2, 3)) - means.mean()).abs().max() < 12
 
 
+def test_masks_of_shapes_partition_the_class_mask() -> None:
+    options = {"num_images": 40, "image_size": 32, "domain": "filled", "shapes_per_image": 4, "seed": 3}
+    instances, everything = (ShapesDataset(targets=kind, **options) for kind in ("instances", "all"))  # type: ignore[arg-type]
+    batch, expected = instances.__getitems__(list(range(40))), everything.__getitems__(list(range(40)))
+    for masks, labels, boxes, mask in zip(
+        *(batch[k] for k in ("masks", "box_labels", "boxes")), expected["mask"], strict=True
+    ):
+        assert masks.dtype == torch.bool
+        assert torch.equal((masks * (labels + 1)[:, None, None]).sum(0), mask)
+        for shape, box in zip(masks, boxes, strict=True):
+            ys, xs = shape.nonzero().unbind(1)
+            assert (xs.min() >= box[0]) & (ys.min() >= box[1]) & (xs.max() < box[2]) & (ys.max() < box[3])
+        ys, xs = masks[0].nonzero().unbind(1)  # the first shape is on top
+        assert boxes[0].tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+
+
 def test_only_requested_targets() -> None:
-    for targets, keys in {"label": set(), "mask": {"mask"}, "boxes": {"boxes", "box_labels"}}.items():
+    boxes = {"boxes", "box_labels"}
+    for targets, keys in {"label": set(), "mask": {"mask"}, "boxes": boxes, "instances": boxes | {"masks"}}.items():
         data = ShapesDataModule(image_size=24, num_images=20, targets=targets)  # type: ignore[arg-type]
         data.setup()
         assert set(data.train_dataset.__getitems__([0])) == {"image", "label", "index"} | keys
@@ -123,6 +140,7 @@ def test_only_requested_targets() -> None:
         ({"domain": "dotted"}, "filled, outlined"),
         ({"image_size": 8}, "at least 16"),
         ({"shapes_per_image": 0}, "1 to 8"),
+        ({"targets": "masks"}, "label, boxes, mask, all, instances"),
     ],
 )
 def test_arguments_out_of_range(kwargs: dict[str, Any], message: str) -> None:
