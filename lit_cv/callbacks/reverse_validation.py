@@ -30,7 +30,12 @@ class ReverseValidation(L.Callback):
     Args:
         steps: Optimizer steps of the small network.
         max_images: Maximum number of target images, and of source images.
+
+    Attributes:
+        metrics: Names of the logged metrics.
     """
+
+    metrics = ("val_reverse_acc", "val_reverse_agreement", _MONITOR)
 
     def __init__(self, steps: int = 100, max_images: int = 2000) -> None:
         for name, value in (("steps", steps), ("max_images", max_images)):
@@ -61,8 +66,8 @@ class ReverseValidation(L.Callback):
             scores = reverse_validation(moved, predictions, images, labels[known], data.num_classes, self.steps)
         # All ranks compute the same, up to rounding, which must not let them choose differently.
         accuracy, agreement = trainer.strategy.broadcast(tuple(map(float, scores)))
-        values = {"val_reverse_acc": accuracy, "val_reverse_agreement": agreement, _MONITOR: (accuracy + agreement) / 2}
-        pl_module.log_dict(values)
+        values = (accuracy, agreement, (accuracy + agreement) / 2)
+        pl_module.log_dict(dict(zip(self.metrics, values, strict=True)))
 
     def _source(self, trainer: L.Trainer) -> Any:
         return data_extras(datamodule_of(trainer)).source_val_dataset

@@ -236,8 +236,8 @@ def _time_panel(axes: "Axes", measured: Sequence[Measured]) -> None:
         pretraining = statistics.mean(cell.pretraining_seconds for cell in approach.cells)
         training = statistics.mean(cell.seconds for cell in approach.cells)
         total = pretraining + training
-        axes.barh(row, pretraining, 0.6, color="#c9d7e6", label="pretraining, once" if row == 0 else None)
-        axes.barh(row, training, 0.6, left=pretraining, color=BLUE, label="with labels, per run" if row == 0 else None)
+        axes.barh(row, pretraining, 0.6, color="#c9d7e6", label="earlier stages" if row == 0 else None)
+        axes.barh(row, training, 0.6, left=pretraining, color=BLUE, label="last stage, per run" if row == 0 else None)
         axes.text(total, row, f" {total:,.1f}", va="center", fontsize=8, color=INK)
         largest = max(largest, total)
     _horizontal(axes, measured, "training time", "seconds", largest)

@@ -3,26 +3,19 @@
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
-from torch import Tensor
-
 from datamodules.splits import keep_labels
 from lit_cv import callbacks
-from lit_cv.atomic_files import write_text
 from lit_cv.contracts import as_data
 from lit_cv.errors import OptionError
-from lit_cv.metrics import centroid_predictions, propagated_predictions
 from lit_cv.modules.loading import load_module
-from lit_cv.running.arguments import read_configuration
-from lit_cv.running.precision import has_bfloat16
 from lit_cv.signatures import parameters
-from lit_cv.studies.comparison_plan import GIVEN, Approach, ApproachStage, Budget, Comparison, budget_words
+from lit_cv.studies.comparison_classifiers import classify
+from lit_cv.studies.comparison_plan import Approach, Budget, Comparison, budget_words
+from lit_cv.studies.comparison_tasks import ENDLESS, RunTask, TaskConfigurations
 from lit_cv.studies.study import PlannedRun, Study
 from lit_cv.studies.study_files import Row, damaged, read_json, write_json, write_study_table
 from lit_cv.studies.study_run import StudyRun, quiet_runs
@@ -31,20 +24,7 @@ __all__ = ["TABLE", "ComparisonRun"]
 
 TABLE = "compare.csv"
 _LENGTHS = "lengths.json"
-_ENDLESS = 1_000_000  # epochs: the number of steps ends a run
 _TIMED_STEPS = 8  # to measure the time per step of a stage
-
-
-@dataclass(frozen=True)
-class _Work:
-    """The task of a run: a stage with a label budget and a seed, after the run of key `before`."""
-
-    approach: Approach
-    stage: ApproachStage
-    budget: Budget
-    seed: int
-    before: str | None
-    last: bool
 
 
 class ComparisonRun:
@@ -66,10 +46,10 @@ class ComparisonRun:
 
     def __init__(self, comparison: Comparison, folder: Path, command: str, escape_formulas: bool = False) -> None:
         self.comparison, self.folder, self.escape_formulas = comparison, folder, escape_formulas
-        self._data_arguments: Collection[str] = ()
+        self._configurations = TaskConfigurations(comparison, folder / "runs")
         self._inspect_data()
         self.seconds_a_step: dict[str, tuple[float, float]] = {}
-        self._work: dict[str, _Work] = {}
+        self._tasks: dict[str, RunTask] = {}
         self._equal: dict[tuple[str, int, str, int], str] = {}  # keys of runs with labels, by all that they depend on
         self._lengths: dict[str, int] = self._read_lengths()
         runs: dict[str, PlannedRun] = {}
@@ -92,35 +72,36 @@ class ComparisonRun:
         """Run everything that is not done yet."""
         if self._lengths:
             write_json(self.folder / _LENGTHS, self._lengths, "the lengths of the runs")
+        self._check_choice()
         with quiet_runs():
             self.study.execute(self._perform, self.write, self.comparison.metric)
         self.write()
 
     def write(self) -> None:
         """Write `compare.csv`: one row per approach, label budget and seed that is done or has failed."""
-        rows = [self._row(run) for run in self.study.runs if self._work[run.key].last and run.key in self.study.rows]
+        rows = [self._row(run) for run in self.study.runs if self._tasks[run.key].last and run.key in self.study.rows]
         write_study_table(self.folder / TABLE, rows, last=("error",), escape_formulas=self.escape_formulas)
 
     def time_steps(self) -> dict[str, tuple[float, float]]:
         """Measure, for each kind of run without a finished one, the seconds per step and the seconds outside steps."""
         done = {run.kind for run in self.study.runs if run.key in self.study.finished}
         for run in self.study.runs:
-            work = self._work[run.key]
-            if run.kind not in done and run.kind not in self.seconds_a_step and work.stage.classifier is None:
-                self._time(run.kind, work)
+            task = self._tasks[run.key]
+            if run.kind not in done and run.kind not in self.seconds_a_step and task.stage.classifier is None:
+                self._time(run.kind, task)
         return self.seconds_a_step
 
     def _inspect_data(self) -> None:
         first = next((a for a in self.comparison.approaches if a.stages[0].config is not None), None)
         if first is None:
             raise ValueError("the comparison has no approaches: list at least one with a config.")
-        work = _Work(first, first.stages[0], Budget(), self.comparison.seeds[0], None, False)
+        task = RunTask(first, first.stages[0], Budget(), self.comparison.seeds[0], None, False)
         with quiet_runs(), tempfile.TemporaryDirectory() as folder:
             for _ in range(2):  # once to know the class of the data, then with all arguments that it has
-                options = self._options(work, Path(folder), 1, build=True)
+                options = self._configurations.write(task, Path(folder), 1, build=True)
                 data: Any = StudyRun(options, Path(folder), only_build=True).datamodule
-                self._data_arguments = parameters(type(data)).keys()
-        if "labels_per_class" not in self._data_arguments and set(self.comparison.labels) != {Budget()}:
+                self._configurations.data_arguments = parameters(type(data)).keys()
+        if "labels_per_class" not in self._configurations.data_arguments and set(self.comparison.labels) != {Budget()}:
             raise OptionError(
                 None, "labels", [*map(str, self.comparison.labels)], f"{type(data).__name__} cannot hide labels, so "
                 "only [all] is possible",
@@ -133,10 +114,10 @@ class ComparisonRun:
             raise ValueError(
                 f"{type(data).__name__} has no test images here: a comparison needs them to measure accuracy."
             )
-        self.images = len(data.train_dataset)
+        self._configurations.images = self.images = len(data.train_dataset)
         self._training_labels = data.train_dataset.labels
         seed = self.comparison.seeds[0]
-        self.labels = {
+        self._configurations.labels = self.labels = {
             str(budget): len(keep_labels(self._training_labels, budget.per_class, budget.fraction, seed))
             for budget in self.comparison.labels
         }
@@ -151,10 +132,10 @@ class ComparisonRun:
         for position, stage in enumerate(approach.stages):
             last = position == len(approach.stages) - 1
             run_seed = c.seeds[0] if stage.shared and c.pretraining_seeds == "one" else seed
-            work = _Work(approach, stage, budget, run_seed, before, last)
-            kind = self._kind(work)
+            task = RunTask(approach, stage, budget, run_seed, before, last)
+            kind = self._kind(task)
             chain = stage.fingerprint(chain)
-            steps = 1 if stage.classifier else self._length(kind, work, position)
+            steps = 1 if stage.classifier else self._length(kind, task, position)
             if stage.shared:
                 fingerprint = stage.fingerprint(fingerprint, c.data, c.minutes and c.share(approach, position))
                 key = f"pretraining-{stage.name}-{fingerprint}-seed{run_seed}"
@@ -167,132 +148,68 @@ class ComparisonRun:
                 equal = self._equal.setdefault((chain, steps, str(budget), run_seed), key)
                 key = key if last else equal
             if key not in runs:
-                self._work[key] = work
+                self._tasks[key] = task
                 runs[key] = PlannedRun(key, title, kind, steps, (before,) if before else ())
             before = key
 
-    def _kind(self, work: _Work) -> str:
+    def _kind(self, task: RunTask) -> str:
         # Steps of one stage take equally long, unless there are fewer images than in a batch.
-        images = self.images if work.stage.shared else self.labels.get(str(work.budget), self.images)
-        return f"{work.stage.name}-{work.stage.fingerprint()}-{min(images, self._batch_size(work.stage))}"
+        images = self.images if task.stage.shared else self.labels.get(str(task.budget), self.images)
+        return (
+            f"{task.stage.name}-{task.stage.fingerprint()}-{min(images, self._configurations.batch_size(task.stage))}"
+        )
 
-    def _length(self, kind: str, work: _Work, position: int) -> int:
+    def _length(self, kind: str, task: RunTask, position: int) -> int:
         """Return the number of steps of a run; minutes are converted once, by timing a few steps."""
         c = self.comparison
         if c.minutes is None:
-            return work.stage.steps or c.steps
-        share = c.share(work.approach, position)
+            return task.stage.steps or c.steps
+        share = c.share(task.approach, position)
         name = f"{kind}-{share:g}"
         if name not in self._lengths:
             if kind not in self.seconds_a_step:
-                self._time(kind, work)
+                self._time(kind, task)
             self._lengths[name] = max(1, round(c.minutes * 60 * share / self.seconds_a_step[kind][0]))
         return self._lengths[name]
 
     def _read_lengths(self) -> dict[str, int]:
         lengths = read_json(self.folder / _LENGTHS) or {}
-        if wrong := [steps for steps in lengths.values() if type(steps) is not int or not 0 < steps <= _ENDLESS * 1000]:
+        if wrong := [steps for steps in lengths.values() if type(steps) is not int or not 0 < steps <= ENDLESS * 1000]:
             raise damaged(self.folder / _LENGTHS, f"{str(wrong[0])[:40]!r} is not a number of steps")
         return lengths
 
-    def _time(self, kind: str, work: _Work) -> None:
+    def _time(self, kind: str, task: RunTask) -> None:
         start = time.monotonic()
         with quiet_runs(logging.ERROR), tempfile.TemporaryDirectory() as folder:
-            run = StudyRun(self._options(work, Path(folder), _TIMED_STEPS, timing=True), Path(folder), lean=True)
+            options = self._configurations.write(task, Path(folder), _TIMED_STEPS, timing=True)
+            run = StudyRun(options, Path(folder), lean=True)
         step = max(run.clock.step_seconds, 1e-4)
         self.seconds_a_step[kind] = (step, max(time.monotonic() - start - _TIMED_STEPS * step, 0.0))
 
-    def _batch_size(self, stage: ApproachStage) -> int:
-        of_data = self.comparison.data["init_args"].get("batch_size")
-        return int(of_data or stage.batch_size or 64)
-
-    def _options(self, work: _Work, folder: Path, steps: int, build: bool = False, timing: bool = False) -> list[str]:
-        """Write the configuration of a run to its folder, and return the options of `fit` that load it.
-
-        Args:
-            work: The task of the run.
-            folder: Folder of the run.
-            steps: Optimizer steps.
-            build: Whether only the parts are built. The data then have the labels of `work`, even in a shared stage.
-            timing: Whether the run only measures time, so that the weights of the previous stage may not exist.
-        """
-        c, stage = self.comparison, work.stage
-        budget = Budget() if stage.shared and not build else work.budget
-        batch_size = self._batch_size(stage)
-        model: dict[str, Any] = dict(stage.model)
-        if stage.warmup is not None and not build:
-            images = self.images if stage.shared else self.labels[str(work.budget)]
-            model["warmup_epochs"] = stage.warmup * steps / max(1, images // batch_size)
-        if stage.weights == GIVEN:
-            model |= {"weights": c.weights} | ({"backbone": c.backbone} if c.backbone else {})
-        elif work.before is not None and not timing:
-            model["weights"] = str((self._folder(work.before) / "checkpoints" / "last.ckpt").absolute())
-        elif work.before is not None:
-            model |= self._untrained(work)
-        chosen = {
-            "val_fraction": 0.0, "labels_per_class": budget.per_class, "label_fraction": budget.fraction,
-            "label_seed": work.seed,
-        }  # fmt: skip
-        chosen = {name: value for name, value in chosen.items() if name in self._data_arguments}
-        data = {"batch_size": batch_size, **chosen, **c.data["init_args"]}
-        trainer = {
-            "max_epochs": _ENDLESS, "max_steps": steps, "max_time": None, "limit_val_batches": 0,
-            "num_sanity_val_steps": 0, **stage.trainer, **c.trainer,
-        }  # fmt: skip
-        if stage.trainer.get("precision") == "bf16-mixed" and "precision" not in c.trainer:
-            accelerator = str(trainer.get("accelerator", "auto"))
-            trainer["precision"] = "bf16-mixed" if has_bfloat16(accelerator) else "32-true"
-        content = {
-            "seed_everything": work.seed,
-            "model": {"init_args": model},
-            "data": {"class_path": c.data["class_path"], "init_args": data},
-            "trainer": trainer,
-        }
-        folder.mkdir(parents=True, exist_ok=True)
-        configs = [stage.config if isinstance(stage.config, str) else None, "stage.yaml"]
-        if not isinstance(stage.config, str):
-            configs[0] = "own.yaml"
-            write_text(folder / "own.yaml", yaml.safe_dump(dict(stage.config or {})), "the configuration")
-        write_text(folder / "stage.yaml", yaml.safe_dump(content, sort_keys=False), "the configuration")
-        paths = [str(folder / name) if name in ("own.yaml", "stage.yaml") else name for name in configs]
-        return [f"--config={path}" for path in paths]
-
-    def _untrained(self, work: _Work) -> dict[str, Any]:
-        """Return the backbone of the previous stage, to time a few steps without its weights."""
-        position = work.approach.stages.index(work.stage)
-        earlier = work.approach.stages[position - 1]
-        model = dict(earlier.model)
-        if "backbone" not in model and earlier.config is not None:
-            content = read_configuration(earlier.config) if isinstance(earlier.config, str) else earlier.config
-            model = {**content.get("model", {}).get("init_args", {}), **model}
-        return {"backbone": model["backbone"]} if "backbone" in model else {}
-
-    def _folder(self, key: str) -> Path:
-        return self.folder / "runs" / key
-
     def _perform(self, run: PlannedRun, folder: Path, report: Callable[[int], None]) -> Row:
-        work = self._work[run.key]
-        if work.stage.classifier is not None:
-            return self._classify(work, folder)
-        check = _check_labels_unseen if work.stage.shared else None
-        options = self._options(work, folder, run.steps)
+        task = self._tasks[run.key]
+        if task.stage.classifier is not None:
+            return self._classify(task, folder)
+        check = _check_labels_unseen if task.stage.shared else None
+        options = self._configurations.write(task, folder, run.steps)
         fitted = StudyRun(options, folder, lean=True, report=report, check_model=check)
         row: Row = {"taken": fitted.trainer.global_step, "seconds": round(fitted.clock.seconds, 3)}
         row["parameters"] = sum(p.numel() for p in fitted.model.parameters())
-        if work.last:
+        if task.last:
             fitted.trainer.loggers = []
             for metrics in fitted.trainer.test(fitted.model, datamodule=fitted.datamodule, verbose=False):
                 row |= {name: round(value, 6) for name, value in metrics.items()}
             row |= self._choice(fitted)
         return row
 
-    def _choice(self, fitted: StudyRun) -> Row:
+    def _choice(self, fitted: StudyRun, batches: int | float = 1.0) -> Row:
         """Return the value of the metric that chooses an approach, on validation images."""
         name = self.comparison.choose_by
         if name is None:
             return {}
-        fitted.trainer.limit_val_batches = 1.0
-        fitted.trainer.callbacks += [callbacks.ReverseValidation()]  # type: ignore[attr-defined]
+        fitted.trainer.limit_val_batches = batches
+        if name in callbacks.ReverseValidation.metrics:
+            fitted.trainer.callbacks += [callbacks.ReverseValidation()]  # type: ignore[attr-defined]
         metrics: dict[str, float] = {}
         for of_loader in fitted.trainer.validate(fitted.model, datamodule=fitted.datamodule, verbose=False):
             metrics |= of_loader
@@ -300,62 +217,51 @@ class ComparisonRun:
             raise ValueError(f"choose_by: {type(fitted.model).__name__} logs no {name}, but {', '.join(metrics)}.")
         return {name: round(metrics[name], 6)}
 
-    def _classify(self, work: _Work, folder: Path) -> Row:
-        """Classify the test images in the features of the previous run."""
-        if work.before is None:
-            raise ValueError(f"{work.approach.name}: a classifier needs an earlier stage that learns features.")
-        before = self._work[work.before]
-        source = _Work(before.approach, before.stage, work.budget, work.seed, None, False)
-        options = self._options(source, folder, 1, build=True)
-        built = StudyRun(options, folder, only_build=True)
+    def _check_choice(self) -> None:
+        """Refuse a metric that the first approach does not log, before it trains."""
+        name = self.comparison.choose_by
+        first = next((run for run in self.study.runs if self._tasks[run.key].stage.classifier is None), None)
+        if name is None or name in callbacks.ReverseValidation.metrics or first is None or self.study.finished:
+            return
+        with quiet_runs(logging.ERROR), tempfile.TemporaryDirectory() as folder:
+            options = self._configurations.write(self._tasks[first.key], Path(folder), 1, timing=True)
+            self._choice(StudyRun(options, Path(folder), lean=True), batches=1)
+
+    def _classify(self, task: RunTask, folder: Path) -> Row:
+        """Classify the test images by the features of the previous run."""
+        if task.before is None or task.stage.classifier is None:
+            raise ValueError(f"{task.approach.name}: a classifier needs an earlier stage that learns features.")
+        before = self._tasks[task.before]
+        source = RunTask(before.approach, before.stage, task.budget, task.seed, None, False)
+        built = StudyRun(self._configurations.write(source, folder, 1, build=True), folder, only_build=True)
         data = built.datamodule
         data.prepare_data()
         data.setup()
-        module = load_module(self._folder(work.before) / "checkpoints" / "last.ckpt")
-        module = module.to(built.trainer.strategy.root_device)
-        start = time.monotonic()
-        propagates = work.stage.classifier == "label_propagation"
-        bank, labels = _embed(module, data, data.unlabeled_dataset if propagates else data.train_dataset)
-        seconds = time.monotonic() - start
-        queries, truth = _embed(module, data, data.test_dataset)
-        if labels.ndim != 1:
-            raise ValueError(f"{work.stage.classifier} needs images with exactly one label each.")
-        labeled = truth >= 0
-        if not labeled.any():
-            raise ValueError(f"{work.stage.classifier} needs labeled test images: none has a label.")
-        start = time.monotonic()
-        if propagates:
-            predictions = propagated_predictions(queries[labeled], bank, labels, data.num_classes)
-        else:
-            known = labels >= 0
-            predictions = centroid_predictions(queries[labeled], bank[known], labels[known], data.num_classes)
-        seconds += time.monotonic() - start
-        accuracy = float((predictions == truth[labeled]).float().mean())
-        parameters = sum(p.numel() for p in module.backbone.parameters())
-        return {"taken": 0, "seconds": round(seconds, 3), "parameters": parameters, "test_acc": round(accuracy, 6)}
+        module = load_module(self._configurations.last_checkpoint(task.before))
+        return classify(task.stage.classifier, module.to(built.trainer.strategy.root_device), data)
 
     def _row(self, run: PlannedRun) -> Row:
         """Return the row of `compare.csv` for the last run of a chain."""
-        work, done = self._work[run.key], self.study.rows[run.key]
-        chain, key = [], work.before
+        task, done = self._tasks[run.key], self.study.rows[run.key]
+        chain, key = [], task.before
         while key is not None:
             chain.append(key)
-            key = self._work[key].before
+            key = self._tasks[key].before
         earlier = [self.study.rows.get(key, {}) for key in chain]
         pretraining = sum(float(row.get("seconds") or 0) for row in earlier)
-        shared = any(self._work[key].stage.shared for key in chain)
-        unlabeled = shared or work.stage.unlabeled or work.stage.classifier == "label_propagation"
+        shared = any(self._tasks[key].stage.shared for key in chain)
+        unlabeled = shared or task.stage.unlabeled or task.stage.classifier == "label_propagation"
         seconds = float(done.get("seconds") or 0)
         choice = self.comparison.choose_by
         metrics = {name: value for name, value in done.items() if name.startswith("test_") or name == choice}
         return {
-            "approach": work.approach.name,
-            "title": work.approach.title,
+            "approach": task.approach.name,
+            "title": task.approach.title,
             "data": self.comparison.data["class_path"].rpartition(".")[2],
-            "budget": str(work.budget),
-            "labels": self.labels[str(work.budget)],
-            "images": self.images if unlabeled else self.labels[str(work.budget)],
-            "seed": work.seed,
+            "budget": str(task.budget),
+            "labels": self.labels[str(task.budget)],
+            "images": self.images if unlabeled else self.labels[str(task.budget)],
+            "seed": task.seed,
             "metric": self.comparison.metric,
             **({} if choice is None else {"choose_by": choice}),
             **metrics,
@@ -376,10 +282,3 @@ def _check_labels_unseen(model: Any) -> None:
         raise ValueError(
             f"{type(model).__name__} learns from labels, so label budgets cannot share it: leave `shared` out."
         )
-
-
-@torch.no_grad()
-def _embed(module: Any, data: Any, dataset: Any) -> tuple[Tensor, Tensor]:
-    """Return the features (N, D) and labels of a dataset, in its order."""
-    features = [module.embed(batch["image"].to(module.device)).float().cpu() for batch in data.ordered_loader(dataset)]
-    return torch.cat(features), dataset.labels

@@ -3,6 +3,7 @@
 import base64
 import html
 import math
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -133,8 +134,7 @@ def write_report(folder: Path, cost_per_label: float | None = None) -> str:
     rows = read_study_table(folder / TABLE)
     _check_rows(rows, folder / TABLE)
     measured = measure(rows)
-    key = rows[0]["metric"].removeprefix("test_")
-    metric = "accuracy" if key == "acc" else key
+    metric = re.sub(r"(^|_)acc$", " accuracy", rows[0]["metric"].removeprefix("test_")).strip()
     figures = {
         "overview": overview_figure(measured, metric, cost_per_label),
         "labels": labels_figure(measured, metric),
@@ -276,7 +276,7 @@ def _table(measured: Sequence[Measured], metric: str) -> _Table:
 
 
 def _times(measured: Sequence[Measured]) -> _Table:
-    heads = ("seconds of training", "shared pretraining", "with labels, per run", "total")
+    heads = ("seconds of training", "earlier stages", "last stage, per run", "total")
     lines = [[_Entry(head) for head in heads]]
     for approach in measured:
         pretraining = statistics.mean(cell.pretraining_seconds for cell in approach.cells)
