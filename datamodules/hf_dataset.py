@@ -6,18 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
-from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.arrow_files import ArrowFiles, SavedSet, read_json, require_pyarrow
 from datamodules.base import Split
-from datamodules.cache import cached_images
 from datamodules.classes import numbers_first
+from datamodules.container_dataset import ContainerDataset
 from datamodules.files import FileDataset, FilesDataModule, some_names
 from datamodules.images import UnreadableImageError, decode_image, read_image
-from datamodules.inspection import unreadable_rows
 from lit_cv.annotations.split_folders import SPLIT_NAMES
 from lit_cv.errors import OptionError, argument
 from lit_cv.printable import printable
@@ -27,7 +24,6 @@ __all__ = ["ArrowDataset", "HFDatasetDataModule"]
 
 log = logging.getLogger("lit_cv")
 
-_CHECK_SIZE = 32  # side in pixels for test reads
 _SAVE = 'python -c \'from datasets import load_dataset; load_dataset("{name}").save_to_disk("FOLDER")\''
 
 
@@ -53,7 +49,7 @@ class _RowNames(Sequence[str]):
         return f"{self._prefix}{index}"
 
 
-class ArrowDataset(FileDataset):
+class ArrowDataset(ContainerDataset):
     """Images in Arrow files, mapped into memory, each decoded when it is fetched.
 
     Args:
@@ -74,55 +70,23 @@ class ArrowDataset(FileDataset):
     ) -> None:
         super().__init__(arrow.root, _RowNames(prefix, len(arrow)), labels, class_names, channels=channels)
         self.arrow = arrow
+        self.check_name = f"checked_arrow_{arrow.column}"
 
-    def image(self, row: int) -> Tensor:
-        """Return the image of a row of the source, (channels, size, size) uint8."""
-        return self._decode(row, self.size)
+    def containers(self) -> list[str]:
+        """Return the Arrow files."""
+        return self.arrow.files
 
-    def decoded(self, name: str) -> NDArray[np.uint8]:
-        """Return the images of all samples, decoded once into a cache file named `{name}-...`."""
-        rows = self.rows.tolist()
-        files = [*self.arrow.files, *self.arrow.paths()]
-        return cached_images(
-            self.root,
-            self.chosen_paths(),
-            self.size,
-            self.channels,
-            name,
-            lambda i: self.image(rows[i]),
-            files,
-            self.value_range,
-        )
+    def sources(self) -> list[str]:
+        """Return the Arrow files, and image files that they refer to."""
+        return [*self.arrow.files, *self.arrow.paths()]
 
-    def files(self) -> None:
-        """Return `None`, as the images have no separate files."""
+    def rows_in(self, container: str) -> list[int]:
+        """Return the rows in an Arrow file."""
+        number = self.arrow.files.index(container)
+        return list(range(int(self.arrow.starts[number]), int(self.arrow.starts[number + 1])))
 
-    def file_states(self) -> None:
-        """Return `None`, as the images have no separate files."""
-
-    def unreadable(self) -> dict[str, str]:
-        """Return the names of the samples that cannot be decoded, with the reasons."""
-        starts = self.arrow.starts
-
-        def rows_in(file: str) -> list[int]:
-            number = self.arrow.files.index(file)
-            return list(range(int(starts[number]), int(starts[number + 1])))
-
-        reasons = unreadable_rows(
-            self.root, self.arrow.files, f"checked_arrow_{self.arrow.column}", rows_in, self._flaw, self.paths
-        )
-        paths = set(self.chosen_paths())
-        return {path: reason for path, reason in reasons.items() if path in paths}
-
-    def _flaw(self, row: int) -> str:
-        """Return why an image cannot be decoded, or an empty string."""
-        try:
-            self._decode(row, _CHECK_SIZE)
-        except OSError as error:
-            return (isinstance(error, UnreadableImageError) and error.reason) or str(error)
-        return ""
-
-    def _decode(self, row: int, size: int) -> Tensor:
+    def decode(self, row: int, size: int) -> Tensor:
+        """Return the image of a row, (channels, size, size) uint8."""
         content, path = self.arrow.image(row)
         name = f"{self.root}/{self.paths[row]}" + (f" ({path})" if path else "")
         if content is not None:

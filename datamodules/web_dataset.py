@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.base import Split
-from datamodules.cache import cached_images
 from datamodules.checks import check
 from datamodules.classes import numbers_first
+from datamodules.container_dataset import ContainerDataset
 from datamodules.files import FileDataset, FilesDataModule, some_names
 from datamodules.images import UnreadableImageError, decode_image, read_into
-from datamodules.inspection import unreadable_rows
 from datamodules.shard_index import COMPRESSED, MAX_IMAGE_BYTES, ShardIndex, index_shards
 from datamodules.shard_samples import SPARSE
 from lit_cv.annotations.clutter import is_clutter
@@ -31,11 +30,10 @@ __all__ = ["ShardDataset", "WebDatasetDataModule"]
 
 log = logging.getLogger("lit_cv")
 
-_CHECK_SIZE = 32  # side in pixels for test reads
 _SHOWN = 5  # samples named in a message
 
 
-class ShardDataset(FileDataset):
+class ShardDataset(ContainerDataset):
     """Images in tar files, each read by position and decoded when it is fetched.
 
     Args:
@@ -59,56 +57,19 @@ class ShardDataset(FileDataset):
         super().__init__(root, index.names, labels, class_names, channels=channels)
         self.shards = list(shards)
         self.index = index
+        self.check_name = f"checked_shards_{index.image_field}"
 
-    def image(self, row: int) -> Tensor:
-        """Return the image of a row of the source, (channels, size, size) uint8."""
-        return self._decode(row, self.size)
-
-    def decoded(self, name: str) -> NDArray[np.uint8]:
-        """Return the images of all samples, decoded once into a cache file named `{name}-...`."""
-        rows = self.rows.tolist()
-        files = self._chosen_shards()
-        paths = self.chosen_paths()
-        return cached_images(
-            self.root,
-            paths,
-            self.size,
-            self.channels,
-            name,
-            lambda i: self.image(rows[i]),
-            files,
-            self.value_range,
-        )
-
-    def files(self) -> None:
-        """Return `None`, as the images have no separate files."""
-
-    def file_states(self) -> None:
-        """Return `None`, as the images have no separate files."""
-
-    def unreadable(self) -> dict[str, str]:
-        """Return the names of the samples that cannot be decoded, with the reasons."""
-        shards, name = self._chosen_shards(), f"checked_shards_{self.index.image_field}"
-        reasons = unreadable_rows(self.root, shards, name, self._images_in, self._flaw, self.paths)
-        paths = set(self.chosen_paths())
-        return {path: reason for path, reason in reasons.items() if path in paths}
-
-    def _images_in(self, shard: str) -> list[int]:
-        inside = (self.index.shard == self.shards.index(shard)) & (self.index.offset >= 0)
-        return np.flatnonzero(inside).tolist()
-
-    def _flaw(self, row: int) -> str:
-        """Return why an image cannot be decoded, or an empty string."""
-        try:
-            self._decode(row, _CHECK_SIZE)
-        except UnreadableImageError as error:
-            return error.reason
-        return ""
-
-    def _chosen_shards(self) -> list[str]:
+    def containers(self) -> list[str]:
+        """Return the tar files of the samples."""
         return [self.shards[number] for number in np.unique(self.index.shard[self.rows]).tolist()]
 
-    def _decode(self, row: int, size: int) -> Tensor:
+    def rows_in(self, container: str) -> list[int]:
+        """Return the rows with an image in a tar file."""
+        inside = (self.index.shard == self.shards.index(container)) & (self.index.offset >= 0)
+        return np.flatnonzero(inside).tolist()
+
+    def decode(self, row: int, size: int) -> Tensor:
+        """Return the image of a row, (channels, size, size) uint8."""
         shard = int(self.index.shard[row])
         path = self.root / self.shards[shard]
         name = f"{self.root}/{self.paths[row]}"
