@@ -32,7 +32,7 @@ __all__ = ["CSVDataModule"]
 
 log = logging.getLogger("lit_cv")
 
-_MOST_SHOWN = 20  # names listed in a message
+_MAX_SHOWN = 20  # names listed in a message
 Table = list[dict[str, str]]
 
 
@@ -343,5 +343,5 @@ def _flag(text: str, column: str, options: Mapping[str, Any], empty: float | Non
 
 
 def _shown(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
-    return f"{printable(', '.join(names[:_MOST_SHOWN]), lines=False)}{more}"
+    more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
+    return f"{printable(', '.join(names[:_MAX_SHOWN]), lines=False)}{more}"

@@ -23,7 +23,7 @@ __all__ = ["image_grid", "label_titles", "short_name"]
 _CELL = 1.2  # width of an image in inches
 _LINE = 0.135  # height of a line of a title in inches
 _LEGEND_ROW = 0.2  # height of a row of a legend in inches
-_MOST_ENTRIES = 24  # maximum number of entries of a legend
+_MAX_ENTRIES = 24  # maximum number of entries of a legend
 _FLOOR = 0.05  # smallest weight of a mixed label that is shown
 
 
@@ -144,7 +144,7 @@ def image_grid(
 
 def _place_legend(legend: Sequence[tuple[str, str]], width: float) -> list[tuple[int, float, str, str]]:
     """Return row, left edge in inches, name and color of each entry, in rows of at most `width` inches."""
-    shown = [*legend[:_MOST_ENTRIES], *([("…", "white")] if len(legend) > _MOST_ENTRIES else [])]
+    shown = [*legend[:_MAX_ENTRIES], *([("…", "white")] if len(legend) > _MAX_ENTRIES else [])]
     entries, row, left = [], 0, 0.08
     for name, color in shown:
         needed = 0.35 + 0.085 * len(name)  # a wide character of 8 points

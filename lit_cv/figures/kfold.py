@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["kfold_figure"]
 
-_MOST = 4  # maximum number of metrics
+_MAX_METRICS = 4  # maximum number of metrics
 _NAMED = 20  # maximum number of classes for a readable confusion matrix
 
 
@@ -40,7 +40,7 @@ def kfold_figure(
     metrics = {name: values for name, values in metrics.items() if values}
     shares = [name for name in metrics if all(0 <= value <= 1 for value in metrics[name])]
     first = [name for name in shares if not name.endswith(("loss", "ece"))]
-    chosen = [*first, *(name for name in metrics if name not in first)][:_MOST]
+    chosen = [*first, *(name for name in metrics if name not in first)][:_MAX_METRICS]
     matrix = confusion is not None and 1 < len(confusion) <= _NAMED
     figure = new_figure(2.3 * len(chosen) + (4.8 if matrix else 0.6), 4.2, constrained=True)
     grid = figure.add_gridspec(1, len(chosen) + int(matrix), width_ratios=[1.0] * len(chosen) + [2.2] * int(matrix))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["overlay_figure"]
 
 _FIRST = ("train_loss", "val_loss", "val_acc", "val_knn_acc")
-_MOST = 6  # maximum number of panels if no metrics are specified
+_MAX_PANELS = 6  # maximum number of panels if no metrics are specified
 _COLORS = (BLUE, *PALETTE, INK)
 _STYLES = ("-", "--", ":", "-.")
 _POINTS = 1500
@@ -78,4 +78,4 @@ def overlay_figure(runs: Mapping[str, History], metrics: Sequence[str] | None = 
 def _choose(logged: Sequence[str]) -> list[str]:
     first = [name for name in _FIRST if name in logged]
     others = [name for name in logged if name.startswith("val_") and name not in first]
-    return [*first, *others][:_MOST]
+    return [*first, *others][:_MAX_PANELS]

@@ -19,7 +19,7 @@ __all__ = ["METRICS", "ChosenMetric", "MetricNames", "build_metrics", "check_met
 MetricNames = Sequence[str | Mapping[str, Any]]
 """Names of metrics, or dicts of a `name` and the metric's arguments."""
 
-_MOST_BYTES = 1 << 30
+_MAX_BYTES = 1 << 30
 Select = Callable[[Any, Any], tuple[Any, Any]]
 
 METRICS: Registry[Callable[..., Metric]] = Registry("metric", Metric, "lit_cv.metrics")
@@ -141,7 +141,7 @@ def _check_size(
     with suppress(RuntimeError, NotImplementedError, TypeError), torch.device("meta"):
         states = build(kind, f"metric {name!r}", arguments, offered)._defaults.values()
         size = sum(state.numel() * state.element_size() for state in states if isinstance(state, Tensor))
-        if size > _MOST_BYTES:
+        if size > _MAX_BYTES:
             raise ValueError(f"metric {name!r}: its state would need {size:,} bytes: change {', '.join(arguments)}.")
 
 

@@ -14,7 +14,7 @@ from lit_cv.nn.weight_files import find_file
 __all__ = ["checkpoint_options", "load_head"]
 
 _LOGGER = logging.getLogger("lit_cv")
-_MOST_NAME = 100  # characters
+_MAX_NAME = 100  # characters
 
 
 def checkpoint_options(weights: str) -> Mapping[str, Any]:
@@ -34,7 +34,7 @@ def checkpoint_options(weights: str) -> Mapping[str, Any]:
         stored = content.get("hyper_parameters") if isinstance(content, Mapping) and "lit_cv" in content else None
         options = stored if isinstance(stored, Mapping) else {}
         for key in ("backbone", "stem"):
-            if not isinstance(options.get(key), str | None) or len(options.get(key) or "") > _MOST_NAME:
+            if not isinstance(options.get(key), str | None) or len(options.get(key) or "") > _MAX_NAME:
                 raise ValueError(f"{file.path} is damaged: its hyperparameter {key} is not a name.")
     return options
 

@@ -13,7 +13,7 @@ from lit_cv.errors import OptionError
 __all__ = ["add_lora", "has_lora", "lora_layers", "merge_lora", "merge_lora_state"]
 
 _DOWN, _UP, _SCALE = "lora_down", "lora_up", "lora_scale"
-_MOST_LISTED = 6
+_MAX_LISTED = 6
 
 
 def add_lora(network: nn.Module, rank: int, alpha: float, targets: Sequence[str] | None = None) -> list[str]:
@@ -60,7 +60,7 @@ def add_lora(network: nn.Module, rank: int, alpha: float, targets: Sequence[str]
             if not any(f".{target}." in f".{path}." for path in layers):
                 parts = ((path, path.rpartition(".")[2]) for path in layers)
                 names = dict.fromkeys(path if name.isdigit() else name for path, name in parts)
-                listed = ", ".join([*names][:_MOST_LISTED]) or "none"
+                listed = ", ".join([*names][:_MAX_LISTED]) or "none"
                 raise OptionError(
                     None, "lora_targets", target, f"must be names of linear layers or convolutions, such as {listed}"
                 )

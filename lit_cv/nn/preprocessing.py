@@ -11,12 +11,12 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessing", "channel_values", "
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 _INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "lanczos", "box", "hamming", "random")
-_MOST_CHANNELS = 1 << 16
-_MOST_SIDE = 1 << 16  # pixels
-_MOST_VALUE = 1e6
-_MOST_QUOTED = 60  # characters of a value of a file
-_MOST_SOURCE = 300
-_MOST_LISTED = 9
+_MAX_CHANNELS = 1 << 16
+_MAX_SIDE = 1 << 16  # pixels
+_MAX_VALUE = 1e6
+_MAX_QUOTED = 60  # characters of a value of a file
+_MAX_SOURCE = 300
+_MAX_LISTED = 9
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Preprocessing:
         mean, std = (channel_values(key, values.get(key)) for key in ("mean", "std"))
         if (mean is None) != (std is None) or (mean and std and len(mean) != len(std)):
             raise ValueError("its mean and std have different numbers of channels.")
-        name = str(values.get("source", ""))[:_MOST_SOURCE] if source is None else source
+        name = str(values.get("source", ""))[:_MAX_SOURCE] if source is None else source
         return cls(mean, std, _interpolation(values), _crop(values), _size(values), printable(name, lines=False))
 
     def __str__(self) -> str:
@@ -123,9 +123,9 @@ def channel_values(name: str, values: object) -> tuple[float, ...] | None:
         return None
     if not isinstance(values, list | tuple) or not all(_is_number(value) for value in values):
         raise ValueError(f"its {name} is {_quoted(values)}: a list with one number per channel is allowed.")
-    if not 0 < len(values) <= _MOST_CHANNELS:
+    if not 0 < len(values) <= _MAX_CHANNELS:
         raise ValueError(f"its {name} has {len(values)} values: one number per channel is allowed.")
-    if not all(abs(value) <= _MOST_VALUE for value in values) or (name == "std" and min(values) <= 0):
+    if not all(abs(value) <= _MAX_VALUE for value in values) or (name == "std" and min(values) <= 0):
         raise ValueError(f"its {name} is not finite{' and positive' if name == 'std' else ''} for every channel.")
     return tuple(float(value) for value in values)
 
@@ -151,7 +151,7 @@ def _size(values: Mapping[Any, Any]) -> tuple[int, int] | None:
     if size is None:
         return None
     sides = list(size) if isinstance(size, list | tuple) else [size, size]
-    if len(sides) != 2 or not all(type(side) is int and 0 < side <= _MOST_SIDE for side in sides):
+    if len(sides) != 2 or not all(type(side) is int and 0 < side <= _MAX_SIDE for side in sides):
         raise ValueError(f"its size is {_quoted(size)}: height and width in pixels are allowed.")
     return sides[0], sides[1]
 
@@ -163,12 +163,12 @@ def _is_number(value: Any) -> bool:
 def _quoted(value: object) -> str:
     """Return a short form of a value from a file, without numbers too long for Python to print."""
     if isinstance(value, str):
-        return repr(value[:_MOST_QUOTED])
-    if isinstance(value, int | float) and abs(value) < _MOST_SIDE**2:
+        return repr(value[:_MAX_QUOTED])
+    if isinstance(value, int | float) and abs(value) < _MAX_SIDE**2:
         return repr(value)
     if isinstance(value, int | float):
         return "a number out of range"
-    if isinstance(value, list | tuple) and len(value) < _MOST_LISTED and not any(map(_is_nested, value)):
+    if isinstance(value, list | tuple) and len(value) < _MAX_LISTED and not any(map(_is_nested, value)):
         return f"[{', '.join(map(_quoted, value))}]"
     return f"a {type(value).__name__}"
 

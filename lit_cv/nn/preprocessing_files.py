@@ -17,7 +17,7 @@ __all__ = ["METADATA_KEY", "preprocessing_beside", "preprocessing_inside", "requ
 METADATA_KEY = "preprocessing"
 """Key of the record: as JSON in the metadata of safetensors files, as a dict in the field `lit_cv` of checkpoints."""
 
-_MOST_TEXT = 1 << 20  # bytes of a JSON file
+_MAX_TEXT = 1 << 20  # bytes of a JSON file
 _RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # Pillow's numbers, in their order
 
 
@@ -94,9 +94,9 @@ def _read_beside(path: Path, name: str) -> Mapping[str, Any] | None:
     if not beside.is_file():
         return None
     with open(beside, "rb") as opened:
-        text = opened.read(_MOST_TEXT + 1)
-    if len(text) > _MOST_TEXT:
-        raise ValueError(f"{beside} has more than {_MOST_TEXT:,} bytes: it is not the configuration of a network.")
+        text = opened.read(_MAX_TEXT + 1)
+    if len(text) > _MAX_TEXT:
+        raise ValueError(f"{beside} has more than {_MAX_TEXT:,} bytes: it is not the configuration of a network.")
     content = _parse(text, str(beside))
     if not isinstance(content, Mapping):
         raise ValueError(f"{beside} holds a {type(content).__name__}: a JSON object is allowed.")

@@ -19,7 +19,7 @@ __all__ = ["build_timm", "check_timm_name", "fit_timm_weights", "timm_name", "ti
 
 _PREFIX = "timm/"
 _LOGGER = logging.getLogger("lit_cv")
-_MOST_TAGS = 6  # that a warning lists
+_MAX_TAGS = 6  # that a warning lists
 
 
 def timm_name(name: str) -> str | None:
@@ -44,7 +44,7 @@ def check_timm_name(name: str) -> None:
     if tag and tag not in tags:
         raise ValueError(
             f"backbone='timm/{name}': timm has no weights {tag!r} of {architecture}{nearest(tag, tags)} "
-            f"It has {listed(tags, _MOST_TAGS)}."
+            f"It has {listed(tags, _MAX_TAGS)}."
         )
 
 
@@ -103,11 +103,11 @@ def timm_preprocessing(name: str, of_file: bool) -> Preprocessing | None:
     records = {key: _preprocessing(config) for key, config in configs.items()}
     others = [key for key, each in records.items() if (each.mean, each.std) != (chosen.mean, chosen.std)]
     if others:
-        more = f" and {len(others) - _MOST_TAGS} more" if len(others) > _MOST_TAGS else ""
+        more = f" and {len(others) - _MAX_TAGS} more" if len(others) > _MAX_TAGS else ""
         _LOGGER.warning(
             "timm has weights of %s with different normalizations, and the file does not record which these are: using "
             "those of %s. Weights with other values: %s%s. To use one of these, give %s with the tag, or %s and %s.",
-            architecture, chosen.source, ", ".join(others[:_MOST_TAGS]), more,
+            architecture, chosen.source, ", ".join(others[:_MAX_TAGS]), more,
             argument("backbone"), argument("mean"), argument("std"),
         )  # fmt: skip
     return shared_values([chosen, *records.values()], chosen.source)

@@ -39,8 +39,8 @@ _BLOCK = re.compile(r"blocks\.(\d+)\.(.*)")
 _TORCHVISION_BLOCK = re.compile(r"encoder\.layers\.encoder_layer_(\d+)\.(.*)")
 # Parts that change the output and that `VisionTransformer` does not have.
 _UNSUPPORTED = ("ls1.", "ls2.", "q_norm.", "k_norm.", "reg_token", "norm_pre.", "w12", "relative_position")
-_MOST_PATCHES = 1 << 16  # limits the memory that a file can request
-_MOST_SIDE = 256  # pixels of a patch
+_MAX_PATCHES = 1 << 16  # limits the memory that a file can request
+_MAX_SIDE = 256  # pixels of a patch
 
 
 def from_other_layout(source: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -88,8 +88,8 @@ def vit_image_size(state: Mapping[str, Tensor]) -> tuple[int, int] | None:
         return None
     patch = vit_patch_side(state["patch_embed.proj.weight"])
     rows, columns = _grid(state)
-    if rows * columns > _MOST_PATCHES:
-        raise ValueError(f"its grid has {rows} x {columns} patches, more than {_MOST_PATCHES:,}: set image_size.")
+    if rows * columns > _MAX_PATCHES:
+        raise ValueError(f"its grid has {rows} x {columns} patches, more than {_MAX_PATCHES:,}: set image_size.")
     return rows * patch, columns * patch
 
 
@@ -99,9 +99,9 @@ def vit_patch_side(weight: Tensor) -> int:
     Raises:
         ValueError: If the patches are not square, or too large.
     """
-    if weight.ndim != 4 or not 0 < weight.shape[3] == weight.shape[2] <= _MOST_SIDE:
+    if weight.ndim != 4 or not 0 < weight.shape[3] == weight.shape[2] <= _MAX_SIDE:
         raise ValueError(
-            f"its patch embedding has the shape {tuple(weight.shape)}: square patches of at most {_MOST_SIDE} pixels "
+            f"its patch embedding has the shape {tuple(weight.shape)}: square patches of at most {_MAX_SIDE} pixels "
             "are allowed."
         )
     return weight.shape[3]

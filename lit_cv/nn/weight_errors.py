@@ -9,8 +9,8 @@ from lit_cv.printable import printable
 
 __all__ = ["errors_named", "require_real"]
 
-_MOST_MESSAGE = 1000  # characters; names in a file may be of any length
-_MOST_NAME = 100
+_MAX_MESSAGE = 1000  # characters; names in a file may be of any length
+_MAX_NAME = 100
 
 
 @contextmanager
@@ -33,13 +33,13 @@ def errors_named(source: str) -> Iterator[None]:
         if not isinstance(error, ValueError):
             message = f"{source} holds no weights for this network ({' '.join(message.split())[:300]})."
         text = printable(message if source in message else f"{source}: {message}", lines=False)
-        if isinstance(error, ValueError) and text == message and len(text) <= _MOST_MESSAGE:
+        if isinstance(error, ValueError) and text == message and len(text) <= _MAX_MESSAGE:
             raise
-        raise ValueError(text if len(text) <= _MOST_MESSAGE else f"{text[:_MOST_MESSAGE]} ...") from error
+        raise ValueError(text if len(text) <= _MAX_MESSAGE else f"{text[:_MAX_MESSAGE]} ...") from error
 
 
 def require_real(source: str, tensors: Mapping[str, Tensor]) -> None:
     """Raise ValueError for complex tensors, whose imaginary parts torch would drop."""
     for key, value in tensors.items():
         if value.is_complex():
-            raise ValueError(f"{source}: {key[:_MOST_NAME]} holds complex numbers: real numbers are allowed.")
+            raise ValueError(f"{source}: {key[:_MAX_NAME]} holds complex numbers: real numbers are allowed.")

@@ -20,8 +20,8 @@ SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 _PART = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 _STATE_KEYS = ("state_dict", "model")  # entries of a file that hold the state dict
 _WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DistributedDataParallel and torch.compile
-_MOST_NAME = 100  # characters; names in a file may be of any length
-_MOST_PARTS = 12
+_MAX_NAME = 100  # characters; names in a file may be of any length
+_MAX_PARTS = 12
 
 
 class WeightFile(NamedTuple):
@@ -94,7 +94,7 @@ class WeightFile(NamedTuple):
             parts = list(dict.fromkeys(key.partition(".")[0] for key in state if "." in key))
             parts += [str(key) for key, value in content.items() if key not in _STATE_KEYS and _holds_tensors(value)]
             raise ValueError(
-                f"{self.path} has no part {part!r}: its parts are {listed(parts, _MOST_PARTS)}{nearest(part, parts)}"
+                f"{self.path} has no part {part!r}: its parts are {listed(parts, _MAX_PARTS)}{nearest(part, parts)}"
             )
         return {_unwrapped(key): value for key, value in inside.items()}
 
@@ -128,7 +128,7 @@ def absolute_weights(weights: str) -> str:
 
 def listed(names: Iterable[str], most: int = 4) -> str:
     """Format the first names of a list, and the number of others."""
-    short = [name if len(name) <= _MOST_NAME else f"{name[:_MOST_NAME]}..." for name in names]
+    short = [name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}..." for name in names]
     more = f" and {len(short) - most} more" if len(short) > most else ""
     return (", ".join(short[:most]) or "none") + more
 

@@ -26,8 +26,8 @@ from lit_cv.suggest import nearest
 __all__ = ["Weights", "download_weights", "read_weights"]
 
 _POSITIONS = "encoder.pos_embedding"
-_MOST_CHANNELS = 1 << 16
-_MOST_SIDE = 256  # patches along a side; limits the memory that a file can request
+_MAX_CHANNELS = 1 << 16
+_MAX_SIDE = 256  # patches along a side; limits the memory that a file can request
 # Some of torchvision's published files use older names than its code.
 _RENAMED = (
     (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\."), r"\1\2."),
@@ -61,7 +61,7 @@ class Weights(NamedTuple):
             return None
         shape = self.state[_POSITIONS].shape
         patches = math.isqrt(max(shape[1] - 1, 0)) if len(shape) == 3 else 0
-        if not 0 < patches <= _MOST_SIDE:
+        if not 0 < patches <= _MAX_SIDE:
             raise ValueError(f"its {_POSITIONS} has the shape {tuple(shape)}, which matches no grid of patches.")
         side = patches * vit_patch_side(self.state["conv_proj.weight"])
         return side, side
@@ -172,7 +172,7 @@ def _buffer(key: str, value: Any) -> tuple[float, ...] | None:
         return None
     if not isinstance(value, Tensor) or not value.is_floating_point():
         raise ValueError(f"its {key} is not a floating-point tensor with one number per channel.")
-    if value.shape not in ((value.numel(),), (value.numel(), 1, 1)) or not 0 < value.numel() <= _MOST_CHANNELS:
+    if value.shape not in ((value.numel(),), (value.numel(), 1, 1)) or not 0 < value.numel() <= _MAX_CHANNELS:
         raise ValueError(f"its {key} has the shape {tuple(value.shape)}: one number per channel is allowed.")
     return channel_values(key, value.flatten().tolist())
 
