@@ -7,14 +7,13 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lit_cv.errors import OptionError, setting
+from lit_cv.errors import setting
 from lit_cv.metrics import DetectionAP
 from lit_cv.nn import Backbone
 from lit_cv.nn.detection import (
     Detections,
     Detector,
     LayoutName,
-    OneStageDetector,
     build_detector,
     check_limits,
     default_strides,
@@ -204,14 +203,8 @@ class DetectionTask(DenseTask):
             output: Output of `forward` for N images.
             suppress: Whether to apply non-maximum suppression, with `max_detections` as K; without it, all candidates
                 are returned.
-
-        Raises:
-            ValueError: If the detector is Faster R-CNN.
         """
-        if not isinstance(self.head, OneStageDetector):
-            allowed = "must be fcos or retinanet in programs, which need a fixed number of boxes in all stages"
-            raise OptionError(None, self.qualified("detector"), self.detector, allowed)
-        padded = self.head.detect_padded(output, output["image_size"], *self.limits, suppress=suppress)
+        padded = self._detector.detect_padded(output, output["image_size"], *self.limits, suppress=suppress)
         return padded._asdict()
 
     @property

@@ -80,7 +80,7 @@ TASKS: dict[str, Any] = {
 }
 SMALL_PROJECTOR: dict[str, Any] = CONV | {"projector_hidden": 32, "projector_dim": 16}
 MIRROR = ["horizontal_flip"]
-BOXES = "Exported programs return a fixed number of boxes; for Faster R-CNN, they return features only."
+BOXES = "Exported programs return a fixed number of boxes."
 SELECTION = "A step waits for the device where it selects anchors or images by their targets."
 
 

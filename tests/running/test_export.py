@@ -216,14 +216,13 @@ def detection_module(detector: Any = "fcos", **options: Any) -> DetectionModule:
         **options,
     )
     module.configure_model()
-    if detector != "faster_rcnn":
-        spread(module.head)
+    spread(module.head)
     return module.eval()
 
 
 def spread(detector: nn.Module) -> None:
     for name, parameter in detector.named_parameters():
-        if name.endswith(("cls_logits.weight", "bbox_reg.weight")):
+        if name.endswith(("cls_logits.weight", "bbox_reg.weight", "cls_score.weight")):
             nn.init.normal_(parameter, std=0.4 if "cls" in name else 0.05)
         elif name.startswith("head.") and parameter.ndim == 4:
             nn.init.kaiming_normal_(parameter)
@@ -246,7 +245,7 @@ def check_objects(outputs: dict[str, Tensor], expected: list[Detections], tolera
     assert comparison.difference("outputs") <= tolerance
 
 
-@pytest.mark.parametrize("detector", ["fcos", "retinanet"])
+@pytest.mark.parametrize("detector", ["fcos", "retinanet", "faster_rcnn"])
 def test_detector_outputs_equal_detect(detector: str) -> None:
     module = detection_module(detector)
     exported = ExportedModule(module)
@@ -265,13 +264,6 @@ def test_detector_outputs_without_suppression() -> None:
         outputs = exported(images)
         check_objects(outputs, module.detect(images))
     assert (outputs["scores"] > 0).sum(1).min() > 100
-
-
-def test_faster_rcnn_is_rejected() -> None:
-    module = detection_module("faster_rcnn")
-    with pytest.raises(ValueError, match=r"detector='faster_rcnn': must be fcos or retinanet.*--part embed"):
-        ExportedModule(module)
-    assert ExportedModule(module, "embed").name == "embedding"
 
 
 def multi_task_module() -> MultiTaskModule:
@@ -303,11 +295,12 @@ def test_multi_task_outputs_by_name() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["retinanet", "without suppression", "multi-task", "segmentation"])
+@pytest.mark.parametrize("name", ["retinanet", "faster_rcnn", "without suppression", "multi-task", "segmentation"])
 def test_programs_of_dense_tasks_match_module(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     modules: dict[str, Callable[[], BaseModule]] = {
         "retinanet": lambda: detection_module("retinanet"),
+        "faster_rcnn": lambda: detection_module("faster_rcnn"),
         "without suppression": detection_module,
         "multi-task": multi_task_module,
         "segmentation": segmentation_module,

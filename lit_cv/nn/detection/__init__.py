@@ -1,11 +1,9 @@
 """Object detectors on the feature maps of any backbone. Pure torch."""
 
-from lit_cv.nn.detection.detector import Detections, Detector, check_limits
+from lit_cv.nn.detection.detector import Detections, Detector, PaddedDetections, check_limits
 from lit_cv.nn.detection.factory import DETECTORS, build_detector, default_strides
 from lit_cv.nn.detection.layouts import LAYOUTS, Layout, LayoutName, layout_named
 from lit_cv.nn.detection.loading import load_detector, prepare_norms
-from lit_cv.nn.detection.one_stage import OneStageDetector
-from lit_cv.nn.detection.padded import PaddedDetections
 from lit_cv.nn.detection.published import DetectorWeights, read_detector
 
 __all__ = [
@@ -16,7 +14,6 @@ __all__ = [
     "DetectorWeights",
     "Layout",
     "LayoutName",
-    "OneStageDetector",
     "PaddedDetections",
     "build_detector",
     "check_limits",

@@ -21,6 +21,7 @@ from lit_cv.nn.pyramid import FeaturePyramid
 __all__ = [
     "Detections",
     "Detector",
+    "PaddedDetections",
     "Selection",
     "check_limits",
     "select",
@@ -51,6 +52,20 @@ class Detections(NamedTuple):
         boxes: (n, 4) float32, xyxy in pixels.
         scores: (n,) float32 in [0, 1].
         labels: (n,) int64, from 0.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+class PaddedDetections(NamedTuple):
+    """Objects detected in N images, highest score first, in K rows per image; unused rows follow.
+
+    Attributes:
+        boxes: (N, K, 4) float32, xyxy in pixels; 0 in unused rows.
+        scores: (N, K) float32 in [0, 1]; 0 in unused rows.
+        labels: (N, K) int64, from 0; -1 in unused rows.
     """
 
     boxes: Tensor
@@ -172,6 +187,27 @@ class Detector(nn.Module, ABC):
             score_threshold: Objects with a lower score are dropped.
             iou_threshold: If two boxes of a class overlap by more than this IoU, only the better one is kept.
             max_detections: Maximum number of objects per image.
+        """
+
+    @abstractmethod
+    def detect_padded(
+        self,
+        raw: Mapping[str, Any],
+        size: tuple[int, int],
+        score_threshold: float = 0.05,
+        iou_threshold: float = 0.6,
+        max_detections: int = 100,
+        suppress: bool = True,
+    ) -> PaddedDetections:
+        """Return the objects of `detect` as tensors of fixed sizes, for images of one size without padding.
+
+        Args:
+            raw: Output of `forward` for N images.
+            size: Height and width of the images in pixels.
+            score_threshold: See `detect`, like the next two.
+            iou_threshold: Unused without non-maximum suppression.
+            max_detections: Unused without non-maximum suppression.
+            suppress: Whether to apply non-maximum suppression; without it, all candidates are returned.
         """
 
 

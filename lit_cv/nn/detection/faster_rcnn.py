@@ -1,5 +1,6 @@
 """Faster R-CNN, a two-stage detector."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,10 +10,12 @@ from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, roi_align
+from torchvision.ops.poolers import LevelMapper
 
-from lit_cv.nn.detection.detector import Detections, Detector, Selection
+from lit_cv.nn.detection.detector import Detections, Detector, PaddedDetections, Selection
 from lit_cv.nn.detection.layouts import Layout
+from lit_cv.nn.detection.padded import select_padded, suppress_ranked, take_boxes
 from lit_cv.nn.detection.places import map_anchors, place_boxes
 
 __all__ = ["FasterRCNNDetector"]
@@ -145,6 +148,63 @@ class FasterRCNNDetector(Detector):
         boxes = torch.split(self.roi.box_coder.decode(corrections, proposals)[:, classes], counts)
         return self.select_each(boxes, scores, sizes, (score_threshold, iou_threshold, max_detections), raw)
 
+    def detect_padded(
+        self,
+        raw: Mapping[str, Any],
+        size: tuple[int, int],
+        score_threshold: float = 0.05,
+        iou_threshold: float = 0.6,
+        max_detections: int = 100,
+        suppress: bool = True,
+    ) -> PaddedDetections:
+        """Return the objects of `detect` as tensors of fixed sizes, see `Detector.detect_padded`.
+
+        The proposals always pass the non-maximum suppression of the region proposal network.
+        """
+        proposals, used = self._propose_padded(raw, size)
+        n, count = used.shape
+        logits, corrections = self._classify_pooled(self._pool_padded(raw, proposals))
+        classes = slice(1, 1 + self.num_classes)
+        scores = logits.softmax(1)[:, classes].reshape(n, count, -1) * used[..., None]
+        boxes = self.roi.box_coder.decode_single(corrections, proposals.flatten(0, 1))
+        boxes = boxes.view(n, count, -1, 4)[:, :, classes]
+        limits = (score_threshold, iou_threshold, max_detections)
+        return select_padded(boxes, scores, size, limits, self.selection, raw.get("groups", ()), suppress)
+
+    def _propose_padded(self, raw: Mapping[str, Any], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return the proposals (N, P, 4) of each image, best first, and which of these rows are used, (N, P) bool."""
+        rpn, counts = self.rpn, raw["counts"]
+        objectness = raw["objectness"].float().view(-1, sum(counts))
+        anchors = raw["anchors"].expand(objectness.shape[0], -1, -1).flatten(0, 1)
+        boxes = rpn.box_coder.decode_single(raw["deltas"].float(), anchors).view(-1, sum(counts), 4)
+        best, kept = [], []
+        for level_boxes, logits in zip(boxes.split(counts, 1), objectness.split(counts, 1), strict=True):
+            top, index = logits.topk(min(rpn.pre_nms_top_n(), logits.shape[1]))
+            box = clip_boxes_to_image(take_boxes(level_boxes, index), size)
+            score = top.sigmoid()
+            valid = ((box[..., 2:] - box[..., :2]) >= rpn.min_size).all(2) & (score >= rpn.score_thresh)
+            kept.append(suppress_ranked(box, torch.where(valid, score, 0.0), rpn.nms_thresh))
+            best.append(box)
+        scores, candidates = torch.cat(kept, 1), torch.cat(best, 1)
+        scores, index = scores.topk(min(rpn.post_nms_top_n(), scores.shape[1]))
+        return take_boxes(candidates, index), scores > 0
+
+    def _pool_padded(self, raw: Mapping[str, Any], proposals: Tensor) -> Tensor:
+        """Return the features (N * P, C, 7, 7) that `box_roi_pool` pools for proposals (N, P, 4)."""
+        pool = self.roi.box_roi_pool
+        maps = [raw["features"][name] for name in pool.featmap_names]
+        exponents = [round(math.log2(raw["size"][0] / features.shape[2])) for features in maps]  # as torchvision's
+        level_of = LevelMapper(exponents[0], exponents[-1], pool.canonical_scale, pool.canonical_level)
+        image = torch.arange(proposals.shape[0], device=proposals.device).to(proposals.dtype)
+        rois = torch.cat([image[:, None, None].expand(-1, proposals.shape[1], 1), proposals], 2).flatten(0, 1)
+        levels = level_of([rois[:, 1:]])
+        pooled: Tensor = maps[0].new_zeros(rois.shape[0], maps[0].shape[1], _SIDE, _SIDE)
+        for level, (features, exponent) in enumerate(zip(maps, exponents, strict=True)):
+            index = (levels == level).nonzero()[:, 0]
+            part = roi_align(features, rois[index], _SIDE, 0.5**exponent, pool.sampling_ratio)
+            pooled = pooled.index_copy(0, index, part)
+        return pooled
+
     def _propose(self, raw: Mapping[str, Any], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
         n = len(sizes)
         deltas = raw["deltas"].detach().float()
@@ -154,6 +214,10 @@ class FasterRCNNDetector(Detector):
 
     def _classify(self, raw: Mapping[str, Any], proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
         pooled = self.roi.box_roi_pool(raw["features"], proposals, [raw["size"]] * len(proposals))
+        return self._classify_pooled(pooled)
+
+    def _classify_pooled(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits (P, classes) and the box corrections (P, 4 * classes) for pooled features."""
         logits, corrections = self.roi.box_predictor(self.roi.box_head(pooled))
         return logits.float(), corrections.float()
 

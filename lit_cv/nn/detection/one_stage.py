@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_cv.nn.detection.detector import Detections, Detector
-from lit_cv.nn.detection.padded import PaddedDetections, select_padded
+from lit_cv.nn.detection.detector import Detections, Detector, PaddedDetections
+from lit_cv.nn.detection.padded import select_padded
 
 __all__ = ["OneStageDetector"]
 
@@ -42,15 +42,6 @@ class OneStageDetector(Detector):
         max_detections: int = 100,
         suppress: bool = True,
     ) -> PaddedDetections:
-        """Return the objects of `detect` as tensors of fixed sizes, for images of one size without padding.
-
-        Args:
-            raw: Output of `forward` for N images.
-            size: Height and width of the images in pixels.
-            score_threshold: See `Detector.detect`, like the next two.
-            iou_threshold: Unused without non-maximum suppression.
-            max_detections: Unused without non-maximum suppression.
-            suppress: Whether to apply non-maximum suppression; without it, all candidates are returned.
-        """
+        """Return the objects of `detect` as tensors of fixed sizes, see `Detector.detect_padded`."""
         limits = (score_threshold, iou_threshold, max_detections)
         return select_padded(*self.decode(raw), size, limits, self.selection, raw.get("groups", ()), suppress)

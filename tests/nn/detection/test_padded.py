@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.ops import nms
 
-from lit_cv.nn.detection.detector import Selection, select
-from lit_cv.nn.detection.padded import PaddedDetections, select_padded
+from lit_cv.nn.detection.detector import PaddedDetections, Selection, select
+from lit_cv.nn.detection.padded import select_padded, suppress_ranked
 
 SIZE = (80, 100)
 LIMITS = (0.3, 0.5, 40)
@@ -52,6 +53,27 @@ def test_all_candidates_without_suppression() -> None:
     padded = select_padded(boxes, scores, SIZE, LIMITS, Selection(90), suppress=False)
     assert padded.scores.shape == (3, 90)
     check_equal(padded, boxes, scores, (0.3, 1.0, 90), Selection(90))
+
+
+def test_padded_objects_with_a_box_for_each_class() -> None:
+    boxes, scores = places()
+    moved = torch.stack([boxes, boxes + 7, boxes - 4], 2)
+    padded = select_padded(moved, scores, SIZE, LIMITS, Selection(None))
+    assert check_equal(padded, moved, scores, LIMITS, Selection(None))[0] > 5
+
+
+@pytest.mark.parametrize("iou_threshold", [0.1, 0.3, 0.5])
+def test_ranked_suppression_equals_torchvision(iou_threshold: float) -> None:
+    boxes, scores = places(count=400, classes=1)
+    scores, order = scores[..., 0].sort(descending=True)
+    scores = torch.where(scores > 0.2, scores, 0.0)
+    boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
+    kept = suppress_ranked(boxes, scores, iou_threshold)
+    for i in range(len(boxes)):
+        used = int((scores[i] > 0).sum())
+        expected = nms(boxes[i, :used], scores[i, :used], iou_threshold)
+        assert kept[i].nonzero()[:, 0].tolist() == expected.tolist()
+        assert 5 < len(expected) < used
 
 
 @pytest.mark.slow
