@@ -69,6 +69,7 @@ def test_source_free_module_on_two_domains(tmp_path: Path) -> None:
     assert 0 <= float(trainer.callback_metrics["val_reverse_score"]) <= 1
 
 
+@pytest.mark.slow
 def test_command_line_uses_it(in_tmp: Path) -> None:
     cli = main(
         [

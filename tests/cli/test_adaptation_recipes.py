@@ -42,6 +42,7 @@ def test_self_training_continues_from_adversarial_checkpoint(in_tmp: Path, capsy
     assert main(["knn", "--ckpt_path", "best", *QUICK[2:]]) is not None
 
 
+@pytest.mark.slow
 def test_weights_set_the_backbone_instead_of_the_recipe(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli = main(["fit", "--config", "adversarial", "--model.source_only", "true", *SMALL, *QUICK, *BARE])
     assert cli is not None

@@ -127,6 +127,7 @@ def test_compare_writes_table_and_report(tiny: list[str], in_tmp: Path, capsys: 
     assert "run 1 " not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_approaches_that_learn_from_images_without_labels(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (in_tmp / "few.yaml").write_text(UNLABELED)
     monkeypatch.setattr("lit_cv.studies.comparison_report.write_report", lambda *args: "")
@@ -149,6 +150,7 @@ def test_approaches_that_learn_from_images_without_labels(in_tmp: Path, monkeypa
         main(["compare", "--comparison", "wrong.yaml"])
 
 
+@pytest.mark.slow
 def test_compare_adaptation_chosen_without_target_labels(
     in_tmp: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,7 +182,9 @@ def test_compare_adaptation_chosen_without_target_labels(
     assert not (in_tmp / "unknown" / "runs").exists()  # nothing is trained
 
 
-@pytest.mark.parametrize(("supported", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+@pytest.mark.parametrize(
+    ("supported", "precision"), [pytest.param(True, "bf16-mixed", marks=pytest.mark.slow), (False, "32-true")]
+)
 def test_precision_of_a_stage_suits_the_device(
     supported: bool, precision: str, in_tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -181,6 +181,7 @@ def test_arguments_out_of_range(tmp_path: Path) -> None:
         module(tmp_path, image_size=[3])
 
 
+@pytest.mark.slow
 def test_bccd(data_root: Path) -> None:
     data = module(data_root / "BCCD", image_size=[240, 320])
     assert data.box_classes == ["Platelets", "RBC", "WBC"]

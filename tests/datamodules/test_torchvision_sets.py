@@ -155,6 +155,7 @@ def test_usps_in_either_folder(data_root: Path) -> None:
     assert USPSDataModule(root=str(data_root / "USPS")).folder == data.folder
 
 
+@pytest.mark.slow
 def test_cifar10_as_jpeg_files(data_root: Path) -> None:
     data = ImageFolderDataModule(str(data_root / "cifar10_jpeg"), image_size=32, num_workers=0)
     data.setup()

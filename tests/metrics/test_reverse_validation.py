@@ -15,6 +15,7 @@ def digits() -> tuple[Tensor, Tensor]:
     return batch["image"], batch["label"]
 
 
+@pytest.mark.slow
 @pytest.mark.learns
 def test_scores_rank_predictions_by_their_accuracy(seed: int) -> None:
     images, labels = digits()

@@ -208,7 +208,9 @@ def annotated(root: Path) -> AnnotatedImagesDataModule:
     return AnnotatedImagesDataModule(str(root), image_size=32, batch_size=3, num_workers=0)
 
 
-@pytest.mark.parametrize("kind", ["boxes", "pixels", "tasks"])
+@pytest.mark.parametrize(
+    "kind", ["boxes", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("pixels", "tasks"))]
+)
 def test_box_and_mask_classes_are_renumbered(tmp_path: Path, kind: str) -> None:
     first, second = yolo(tmp_path / "a", ["ant", "bee", "cat"]), yolo(tmp_path / "b", ["bee", "cat", "ant"])
     small: dict[str, Any] = {"backbone": "resnet9_small"}

@@ -80,7 +80,14 @@ def test_last_map_equals_forward_features() -> None:
         torch.testing.assert_close(backbone.forward_maps(images)[32], backbone.forward_features(images))
 
 
-@pytest.mark.parametrize("name", ["timm/resnet10t", "timm/swin_tiny_patch4_window7_224", "timm/vit_tiny_patch16_224"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "timm/resnet10t",
+        pytest.param("timm/swin_tiny_patch4_window7_224", marks=pytest.mark.slow),
+        "timm/vit_tiny_patch16_224",
+    ],
+)
 def test_maps_equal_timm(name: str) -> None:
     timm = pytest.importorskip("timm")
     size = 64 if "resnet" in name else 224

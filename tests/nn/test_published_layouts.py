@@ -68,7 +68,7 @@ def test_wrapper_prefixes_are_removed(tmp_path, prefix):
     [
         ("resnet34", "resnet18", "resnet18 has no layers for .* of its tensors.*another network"),
         ("resnet18", "resnet50", "has the shape"),
-        ("densenet121", "densenet201", "has the shape|only .* tensors fit"),
+        pytest.param("densenet121", "densenet201", "has the shape|only .* tensors fit", marks=pytest.mark.slow),
         ("resnet50", "resnet18", "has the shape"),
         ("vgg11", "resnet18", "none of its 22 tensors belongs to resnet18; it holds features"),
         ("convnext_tiny", "efficientnet_b0", "another network|has the shape|belongs to"),
