@@ -9,7 +9,8 @@ It takes a folder `train/CLASS/*.jpg`, `test/CLASS/*.jpg` of small images. For e
 - supervised: the same backbone trained from scratch on 1 % of the labels, the better of two learning rates; `probe` is
   the accuracy of logistic regression on the features of the other rows, fitted to these labels
 
-`--steps` compares the time of a training step without data loading and augmentation, in turn.
+`--steps` compares the time of a training step without data loading and augmentation, in turn, and the memory that it
+keeps for the backward pass.
 
     python scripts/compare_self_supervised.py --root $LIT_CV_DATA/cifar10_jpeg --csv compare.csv
     python scripts/compare_self_supervised.py --root $LIT_CV_DATA/cifar10_jpeg --rows byol lightly_byol --epochs 10
@@ -288,10 +289,12 @@ def measure(args: argparse.Namespace, seed: int, row: str) -> dict[str, float]:
 
 
 def time_steps(args: argparse.Namespace) -> None:
-    """Compare training steps on given views, in turn, by the median of their times."""
+    """Compare training steps on given views, in turn, by the median of their times, and by their memory."""
     views = torch.randint(256, (2, BATCH, 3, args.size, args.size), dtype=torch.uint8)
     run = SimpleNamespace(global_step=0, current_epoch=1, estimated_stepping_batches=100)
-    print("| approach | ms per step | lightly | ratio |\n|---|---|---|---|")
+    print(
+        "| approach | ms per step | lightly | ratio | MiB for the backward pass | lightly |\n|---|---|---|---|---|---|"
+    )
     for name in OURS:
         ours, theirs = build(name, args), Lightly(name, args)
         ours.configure_model()
@@ -300,11 +303,14 @@ def time_steps(args: argparse.Namespace) -> None:
             module._trainer = run
             steps.append((module, build_optimizer("adamw", parameter_groups(module, LR, DECAY), LR, DECAY)))
 
-        def step(module: Any, optimizer: torch.optim.Optimizer) -> None:
+        def loss_of(module: Any) -> Tensor:
             if isinstance(module, Lightly):
-                loss = module.compare(views[0], views[1])
-            else:
-                loss = module.step({"views": views}, "train")["loss"]
+                return module.compare(views[0], views[1])
+            loss: Tensor = module.step({"views": views}, "train")["loss"]
+            return loss
+
+        def step(module: Any, optimizer: torch.optim.Optimizer) -> None:
+            loss = loss_of(module)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -319,7 +325,24 @@ def time_steps(args: argparse.Namespace) -> None:
                 if index > 1:
                     times.append(time.perf_counter() - start)
         mine, other = (1000 * statistics.median(times) for times in seconds)
-        print(f"| {name} | {mine:.0f} | {other:.0f} | {mine / other:.2f} |", flush=True)
+        kept = " | ".join(f"{memory_for_backward(module, loss_of):.1f}" for module, _ in steps)
+        print(f"| {name} | {mine:.0f} | {other:.0f} | {mine / other:.2f} | {kept} |", flush=True)
+
+
+def memory_for_backward(module: nn.Module, loss_of: Callable[[nn.Module], Tensor]) -> float:
+    """Return the MiB of tensors that a loss keeps for its backward pass, parameters excluded."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = loss_of(module)  # holds the tensors, so that none takes the place of another
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    del loss
+    return sum(size for place, size in kept.items() if place not in parameters) / 2**20
 
 
 def summarize(rows: list[dict[str, str]]) -> None:
