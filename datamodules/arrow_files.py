@@ -21,6 +21,7 @@ __all__ = ["ArrowFiles", "SavedSet", "read_json", "require_pyarrow"]
 
 _END = b"\xff\xff\xff\xff\0\0\0\0"  # end mark of an Arrow stream
 _MAX_JSON = 1 << 28  # bytes, enough for a million class names
+_LISTS = ("Sequence", "List", "LargeList")  # types of columns
 _AGAIN = "save it again by save_to_disk of `datasets`"
 
 
@@ -95,12 +96,30 @@ class SavedSet:
             raise ValueError(f"{shown}/state.json names a file outside its folder: {printable(outside[0])!r}.")
         if not isinstance(features, dict) or not features:
             raise ValueError(f"{shown}/dataset_info.json describes no columns: {_AGAIN}.")
-        columns = {name: kind if isinstance(kind, dict) else {"_type": "Sequence"} for name, kind in features.items()}
+        columns = {name: _described(kind) for name, kind in features.items()}
         return cls(folder, columns, files, str(state.get("_split") or ""))
 
     def columns_of(self, kind: str) -> list[str]:
-        """Return the columns of a type, such as `Image`."""
-        return [name for name, feature in self.features.items() if feature.get("_type") == kind]
+        """Return the columns of a type, such as `Image`; for `ClassLabel` also those of lists of it."""
+        return [
+            name
+            for name, feature in self.features.items()
+            if (self.label_type(name)[0] if kind == "ClassLabel" else feature).get("_type") == kind
+        ]
+
+    def label_type(self, column: str) -> tuple[dict[str, Any], bool]:
+        """Return the type of the labels in a column, and whether its rows hold lists of them."""
+        feature = self.features[column]
+        inner = feature.get("feature")
+        is_list = feature.get("_type") in _LISTS and isinstance(inner, dict)
+        return (inner, True) if is_list and isinstance(inner, dict) else (feature, False)
+
+
+def _described(kind: Any) -> dict[str, Any]:
+    """Return the type of a column as an object; old versions of `datasets` write a list as `[TYPE]`."""
+    if isinstance(kind, dict):
+        return kind
+    return {"_type": "Sequence", "feature": kind[0] if isinstance(kind, list) and kind else None}
 
 
 class ArrowFiles:

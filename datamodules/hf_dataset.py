@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
@@ -115,9 +116,9 @@ class HFDatasetDataModule(FilesDataModule):
     Args:
         root: The folder.
         image_column: Column of the images; `None` uses the only one of the type `Image`.
-        label_column: Column of the classes: of the type `ClassLabel`, or of text or integers, whose classes are those
-            of the training images. `None` uses the only one of the type `ClassLabel`; without any, no image has a
-            label. -1 and missing values are unlabeled.
+        label_column: Column of the classes: of the type `ClassLabel`, of lists of it (several labels per image), or of
+            text or integers, whose classes are those of the training images. `None` uses the only one of the type
+            `ClassLabel` or of lists of it; without any, no image has a label. -1 and missing values are unlabeled.
         **kwargs: Arguments of `FilesDataModule` and `BaseDataModule`.
 
     Raises:
@@ -199,12 +200,12 @@ class HFDatasetDataModule(FilesDataModule):
             for split, saved in sets.items()
         }
         names: list[str] = []
-        labels: dict[str, list[int]] = {}
+        labels: dict[str, Any] = {}
         for split in sorted(sets, key=lambda split: split not in ("train", "all")):
             saved, arrow = sets[split], arrows[split]
             if label is None or split == "predict":
                 labels[split] = [-1] * len(arrow)
-            elif "names" in saved.features[label]:
+            elif "names" in saved.label_type(label)[0]:
                 names = names or _class_names(saved, label)
                 labels[split] = _numbers(saved, label, arrow.values(label), names)
             else:
@@ -284,7 +285,7 @@ def _saved_sets(root: Path) -> dict[str, SavedSet]:
 
 def _class_names(saved: SavedSet, label: str) -> list[str]:
     """Return the class names of a column of the type `ClassLabel`."""
-    names = saved.features[label].get("names")
+    names = saved.label_type(label)[0].get("names")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{_shown(saved.folder)}/dataset_info.json has no list of class names for {label!r}.")
     if len(set(names)) < len(names):
@@ -293,8 +294,8 @@ def _class_names(saved: SavedSet, label: str) -> list[str]:
     return names
 
 
-def _numbers(saved: SavedSet, label: str, values: list[Any], names: list[str]) -> list[int]:
-    """Return class numbers in the order of the training classes, -1 for none."""
+def _numbers(saved: SavedSet, label: str, values: list[Any], names: list[str]) -> Any:
+    """Return class numbers in the order of the training classes, -1 for none; of lists, rows of 0 and 1."""
     numbers = {name: number for number, name in enumerate(names)}
     split_names = _class_names(saved, label)
     if different := sorted(set(split_names) ^ numbers.keys()):
@@ -302,13 +303,26 @@ def _numbers(saved: SavedSet, label: str, values: list[Any], names: list[str]) -
             f"{_shown(saved.folder)} and the training set have different classes in {label!r}: only one of them has "
             f"{some_names(different)}."
         )
-    for value in values:
-        if value is not None and (not isinstance(value, int) or not -1 <= value < len(names)):
-            shown = printable(repr(value), lines=False)[:100]
-            raise ValueError(
-                f"{_shown(saved.folder)} has the label {shown} in {label!r}, but {len(names)} classes, numbered from 0."
-            )
-    return [-1 if value is None or value < 0 else numbers[split_names[value]] for value in values]
+
+    def number(value: object) -> int:
+        if value is None or value == -1:
+            return -1
+        if isinstance(value, int) and 0 <= value < len(names):
+            return numbers[split_names[value]]
+        shown = printable(repr(value), lines=False)[:100]
+        raise ValueError(
+            f"{_shown(saved.folder)} has the label {shown} in {label!r}, but {len(names)} classes, numbered from 0."
+        )
+
+    if not saved.label_type(label)[1]:
+        return [number(value) for value in values]
+    rows = np.zeros((len(values), len(names)), np.int8)
+    for row, value in zip(rows, values, strict=True):
+        chosen = [-1] if value is None else [number(member) for member in value]
+        row[[each for each in chosen if each >= 0]] = 1
+        if -1 in chosen:
+            row[:] = -1
+    return rows
 
 
 def _text(saved: SavedSet, label: str, value: object) -> str | None:
@@ -318,7 +332,7 @@ def _text(saved: SavedSet, label: str, value: object) -> str | None:
     if not isinstance(value, str | int):
         raise ValueError(
             f"the column {label!r} of {_shown(saved.folder)} holds {type(value).__name__} values: classes are of the "
-            "type ClassLabel, text or integers, one for each image."
+            "type ClassLabel or lists of it, text or integers, one for each image."
         )
     return str(value).strip() or None
 

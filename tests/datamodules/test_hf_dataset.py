@@ -48,6 +48,19 @@ def test_splits_labels_and_images(root: Path) -> None:
     assert sorted(seen) == list(range(20)) != seen
 
 
+@pytest.mark.parametrize(
+    "label", [{"feature": LABEL, "_type": "List"}, {"feature": LABEL, "_type": "Sequence"}, [LABEL]]
+)
+def test_lists_of_classes_are_several_labels(tmp_path: Path, label: Any) -> None:
+    save_set(tmp_path, [image(number) for number in range(5)], [[0], [1, 0], [], None, [1]], label)
+    data = module(tmp_path, val_fraction=0.0)
+    assert (data.multi_label, data.class_names) == (True, CLASSES)
+    assert data.unlabeled_dataset.labels.tolist() == [[1, 0], [1, 1], [0, 0], [-1, -1], [0, 1]]
+    save_set(tmp_path, [image(number) for number in range(5)], [[0], [2], [], None, [1]], label)
+    with pytest.raises(ValueError, match="has the label 2 in 'label', but 2 classes"):
+        module(tmp_path)
+
+
 def test_one_set_is_split_by_seed(tmp_path: Path) -> None:
     save_set(tmp_path, [image(number) for number in range(40)], [number % 2 for number in range(40)])
     parts = []
