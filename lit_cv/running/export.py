@@ -20,6 +20,7 @@ from lit_cv.modules.few_shot import FewShotModule
 from lit_cv.nn import merge_lora, merge_lora_state
 from lit_cv.randomness import fixed_seed
 from lit_cv.running.object_comparison import BOX_ENTRIES, ObjectComparison, box_outputs
+from lit_cv.running.onnx_program import OnnxProgram
 
 __all__ = ["ExportedEpisode", "ExportedModule", "example_images", "export_onnx", "export_program", "export_weights"]
 
@@ -232,7 +233,7 @@ def export_onnx(
     """
     try:
         import onnx  # noqa: F401
-        import onnxruntime
+        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError(
@@ -250,14 +251,7 @@ def export_onnx(
         for key, value in module.describe(class_names).items():
             program.model.metadata_props[key] = json.dumps(value)
         program.save(part, external_data=False)
-        session = onnxruntime.InferenceSession(str(part), providers=["CPUExecutionProvider"])
-
-        def run(*inputs: Tensor) -> Outputs:
-            values = zip(module.input_names, inputs, strict=True)
-            outputs = session.run(names, {name: value.numpy() for name, value in values})
-            return dict(zip(names, map(torch.from_numpy, outputs), strict=True))
-
-        return _difference(module, run, path, images)
+        return _difference(module, OnnxProgram(part), path, images)
 
 
 def export_weights(module: BaseModule, path: Path, class_names: Sequence[str] = ()) -> None:
