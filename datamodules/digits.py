@@ -1,10 +1,13 @@
 """The handwritten digits of scikit-learn: real images without a download."""
 
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from datamodules.base import BaseDataModule, Split
 from datamodules.checks import check
@@ -41,14 +44,27 @@ class DigitsDataModule(BaseDataModule):
     def load(self, split: Split) -> InMemoryDataset | None:
         """Return the training or test images."""
         if not self._splits:
-            from sklearn.datasets import load_digits
-
-            source = load_digits()
+            table = _digits()
             # 0..16 is mapped to 0..255 in steps of 15.9375, rounded.
-            images = torch.from_numpy(np.round(source.images * (255 / 16)).astype(np.uint8))[:, None]
+            images = torch.from_numpy(np.round(table[:, :-1] * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
             if (side := self.hparams["image_size"]) is not None:
                 images = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
-            dataset = InMemoryDataset(images, source.target, [str(name) for name in source.target_names])
+            dataset = InMemoryDataset(images, table[:, -1].astype(np.int64), [str(digit) for digit in range(10)])
             train, test = hold_out(dataset.labels, 0.2, self.hparams["split_seed"], purpose=2)
             self._splits = {"train": dataset.subset(train), "test": dataset.subset(test)}
         return self._splits.get(split)
+
+
+def _digits() -> NDArray[np.float64]:
+    """Return 64 pixels and a label for each image, from the file of scikit-learn.
+
+    Importing `sklearn.datasets` imports most of scikit-learn and SciPy, which takes longer than a short training run.
+    """
+    package = importlib.util.find_spec("sklearn")
+    folder = Path(package.origin).parent if package is not None and package.origin else Path()
+    file = folder / "datasets" / "data" / "digits.csv.gz"
+    if file.is_file():
+        return np.loadtxt(file, delimiter=",")
+    from sklearn.datasets import load_digits  # a release with another layout
+
+    return np.column_stack(load_digits(return_X_y=True))

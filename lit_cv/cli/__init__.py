@@ -12,6 +12,7 @@ from lit_cv.cli.overview import VERBS, overview
 from lit_cv.cli.termination import Terminated, sigterm_raises
 from lit_cv.errors import spelled_by
 from lit_cv.figures.matplotlib_defaults import import_matplotlib
+from lit_cv.light_torchmetrics import import_torchmetrics
 from lit_cv.printable import printable
 from lit_cv.running.recipes import recipe_table
 from lit_cv.running.refused_arguments import RefusedArguments
@@ -88,6 +89,7 @@ def _run(args: list[str]) -> "LitCLI | None":
             module, function = STANDALONE_VERBS[args[0]]
             getattr(import_module(f"lit_cv.cli.{module}"), function)(args[1:])
             return None
+        import_torchmetrics()
         from lit_cv.cli.trainer_verbs import run
 
         return run(args)
