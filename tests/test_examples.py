@@ -1,16 +1,26 @@
 """Every docstring example runs and gives the output it shows, and every file in `examples` learns."""
 
 import ast
+import csv
 import doctest
 import importlib
 import runpy
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torchvision.utils import save_image
 
+from datamodules import read_image
+from lit_cv import BaseModule, DetectionModule, SupervisedModule
 from lit_cv.cli import main
+from lit_cv.running.export import example_images
+from tests.running.test_export import detection_module, save_checkpoint
 
 ROOT = Path(__file__).parent.parent
 MODULES = [
@@ -26,6 +36,13 @@ LEARNED = {  # metric of each file, with its range; after a comment, what it is 
     "own_task": ("val_mae", 0.0, 0.7),  # 1.0
     "own_callback": ("val_worst_acc", 0.3, 1.0),  # 0 or little more
 }
+
+WITHOUT_TORCH = """
+import runpy, sys
+sys.modules["torch"] = sys.modules["lit_cv"] = sys.modules["datamodules"] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def command(name: str) -> list[str]:
@@ -49,7 +66,7 @@ def test_example_files_are_short_and_name_their_command(name: str) -> None:
     text = FILES[name].read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 60
     program = ["python", f"examples/{name}.py"]
-    assert command(name) == program if name not in LEARNED else command(name)[:2] == ["lit-cv", "fit"]
+    assert command(name)[:2] == program if name not in LEARNED else command(name)[:2] == ["lit-cv", "fit"]
 
 
 @pytest.mark.slow
@@ -61,6 +78,43 @@ def test_example_file_learns(name: str, in_tmp: Path, seed: int) -> None:
     assert cli is not None
     metric, low, high = LEARNED[name]
     assert low <= float(cli.trainer.callback_metrics[metric]) <= high
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["classifier", "detector"])
+def test_example_of_program_predicts_like_module(kind: str, in_tmp: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    module: BaseModule = SupervisedModule(backbone="conv4", num_classes=2, image_size=[24, 32]).eval()
+    if kind == "detector":
+        module = detection_module()
+    save_checkpoint(module, in_tmp / "a.ckpt")
+    main(["export", "a.ckpt", "--formats", "onnx", "--output", "out"])
+    (in_tmp / "photos").mkdir()
+    sizes = (50, 52) if kind == "classifier" else (40, 52)  # the program's size for the detector: equal pixels
+    images = example_images((3, *sizes), 3)
+    for index, image in enumerate(images):
+        save_image(image / 255, in_tmp / "photos" / f"{index}.png")
+    program = [sys.executable, "-c", WITHOUT_TORCH, str(FILES["predict_folder"]), "out/model.onnx", "photos"]
+    text = subprocess.run(program, check=True, capture_output=True, text=True).stdout
+    rows = [[Path(row[0]).stem, row[1], *map(float, row[2:])] for row in csv.reader(text.splitlines())]
+    expected: list[list[Any]] = []
+    with torch.no_grad():
+        if isinstance(module, DetectionModule):
+            for index, objects in enumerate(module.detect(images)):
+                for box, score, label in zip(*objects, strict=True):
+                    if score >= 0.5:
+                        expected.append([str(index), "ab"[label], float(score), *box.tolist()])
+        else:
+            read = torch.stack([read_image(in_tmp / "photos" / f"{index}.png", (24, 32)) for index in range(3)])
+            for index, (score, label) in enumerate(zip(*module(read).softmax(1).max(1), strict=True)):
+                expected.append([str(index), ["photo", "scan"][label], float(score)])
+    assert len(expected) > 2
+    assert [row[:2] for row in rows] == [row[:2] for row in expected]
+    tolerance = 0.01 if kind == "classifier" else 0.06  # Pillow rounds pixels; the example rounds boxes
+    torch.testing.assert_close(
+        torch.tensor([row[2:] for row in rows]), torch.tensor([row[2:] for row in expected]), rtol=0, atol=tolerance
+    )
 
 
 @pytest.mark.slow
