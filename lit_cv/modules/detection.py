@@ -28,7 +28,7 @@ log = logging.getLogger("lit_cv")
 
 
 class DetectionModule(TaskModule):
-    """Learns to detect objects from images with boxes: FCOS, RetinaNet or Faster R-CNN on any backbone.
+    """Learns to detect objects from images with boxes: FCOS, RetinaNet, Faster R-CNN or Mask R-CNN on any backbone.
 
     A batch has `image` (N, C, H, W), `boxes`, a list of (n, 4) float, xyxy in pixels of the batch's images, and
     `box_labels`, a list of (n,) int64 from 0; n may be 0. Images of different sizes are padded on the right and at
@@ -39,12 +39,16 @@ class DetectionModule(TaskModule):
     2015); RetinaNet (Lin et al. 2017) has the first two. Validation and test log COCO's `map`, `map50`, `map75`,
     `mar`, and `ap_CLASS` and `ap50_CLASS`. Without any object the scores per class are missing, the four others NaN.
 
+    Mask R-CNN (He et al. 2017) also predicts the pixels of each object. Its batches need `masks`, a list of (n, H, W)
+    bool; an object with an empty mask trains only its box. It has the losses of Faster R-CNN and `mask_loss`, and
+    also logs the scores of its masks: `mask_map`, `mask_map50`, `mask_ap_CLASS` and so on.
+
     The feature pyramid uses the backbone's feature maps of several resolutions. A vision transformer has one map, from
     which the others are computed. Prediction accepts other image sizes than training.
 
     Args:
         box_classes: Names of the classes; `None` takes them from the data.
-        detector: `fcos`, `retinanet` or `faster_rcnn`.
+        detector: `fcos`, `retinanet`, `faster_rcnn` or `mask_rcnn`, which also predicts masks.
         strides: Strides of the pyramid's maps, consecutive powers of two. `None` means 8, 16, ... up to 128 or a
             quarter of the image, starting at 4 for images up to 128 pixels.
         channels: Channels of the pyramid's maps, a multiple of 32 (256 in the papers).
@@ -63,8 +67,8 @@ class DetectionModule(TaskModule):
             set it.
         frozen_norm: Whether BatchNorm of the backbone is frozen, both weights and statistics. `None` follows the
             training of the detector's weights; without such weights BatchNorm is trained.
-        other_classes: Number of Faster R-CNN outputs for classes that count as background. `keep_classes` sets it to
-            the number of pretrained classes that do not occur in the data.
+        other_classes: Number of outputs of Faster R-CNN and Mask R-CNN for classes that count as background.
+            `keep_classes` sets it to the number of pretrained classes that do not occur in the data.
         **kwargs: Arguments of `BaseModule`.
 
     Raises:
@@ -75,7 +79,7 @@ class DetectionModule(TaskModule):
         >>> module = DetectionModule(backbone="resnet9_small", box_classes=["cell"], channels=32).eval()
         >>> detections = module.detect(torch.zeros(2, 3, 96, 128, dtype=torch.uint8))
         >>> len(detections), detections[0].boxes.shape[1], detections[0]._fields
-        (2, 4, ('boxes', 'scores', 'labels'))
+        (2, 4, ('boxes', 'scores', 'labels', 'masks'))
     """
 
     monitor = "val_map50"
@@ -84,7 +88,7 @@ class DetectionModule(TaskModule):
     def __init__(
         self,
         box_classes: list[str] | None = None,
-        detector: Literal["fcos", "retinanet", "faster_rcnn"] = "fcos",
+        detector: Literal["fcos", "retinanet", "faster_rcnn", "mask_rcnn"] = "fcos",
         strides: list[int] | None = None,
         channels: int = 128,
         num_convs: int = 2,
@@ -136,7 +140,7 @@ class DetectionModule(TaskModule):
                 h["box_classes"], h["keep_classes"] = names, True
                 self.trained_classes["box_classes"] = names
             kept = h["keep_classes"] and h["box_classes"] and published.classes
-            if kept and published.structure.detector == "faster_rcnn":
+            if kept and published.structure.two_stage:
                 h["other_classes"] = len(published.others(h["box_classes"]))
         head = super().configure_head(num_features)
         if published is not None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -18,6 +19,7 @@ from lit_cv.nn.detection import (
     check_limits,
     default_strides,
     layout_named,
+    named_entries,
 )
 from lit_cv.tasks.base_task import TASKS, Features
 from lit_cv.tasks.class_weights import ClassWeight, object_weights
@@ -27,22 +29,26 @@ from lit_cv.tasks.loss import TaskLoss
 __all__ = ["DetectionTask"]
 
 
-_PARTS = {"fcos": ("centerness",), "faster_rcnn": ("objectness", "rpn_box")}  # loss terms besides class and box
+_PARTS = {  # loss terms besides class and box
+    "fcos": ("centerness",),
+    "faster_rcnn": ("objectness", "rpn_box"),
+    "mask_rcnn": ("objectness", "rpn_box", "mask"),
+}
 
 
 @TASKS.add("detection")
 class DetectionTask(DenseTask):
-    """Detects the objects of an image, by FCOS, RetinaNet or Faster R-CNN on a separate feature pyramid.
+    """Detects the objects of an image, by FCOS, RetinaNet, Faster R-CNN or Mask R-CNN on a separate feature pyramid.
 
     The targets are `boxes`, a list of (n, 4) float, xyxy in pixels, and `box_labels`, a list of (n,) int64 from 0; n
     may be 0. For an image with unknown objects the boxes are `None`, or `boxes_known` (N,) is False. The heights and
-    widths of padded images are in `size` (N, 2). Boxes marked by `iscrowd` are excluded from training. Losses and
-    metrics are listed in `DetectionModule`.
+    widths of padded images are in `size` (N, 2). Boxes marked by `iscrowd` are excluded from training. Mask R-CNN also
+    needs `masks`, a list of (n, H, W) bool. Losses and metrics are listed in `DetectionModule`.
 
     Args:
         name: Name of the task.
         classes: Names of the classes; `None` takes them from the data (`box_classes`).
-        detector: `fcos`, `retinanet` or `faster_rcnn`.
+        detector: `fcos`, `retinanet`, `faster_rcnn` or `mask_rcnn`.
         strides: Strides of the pyramid's maps, see `DetectionModule`.
         channels: Channels of the pyramid's maps, a multiple of 32.
         num_convs: Convolutions in each branch of the head.
@@ -55,7 +61,7 @@ class DetectionTask(DenseTask):
             equal weights. The background keeps the weight 1.
         layout: Structure of a published detector, see `DetectionModule`; it replaces `detector`, `strides`, `channels`
             and `num_convs`.
-        other_classes: Number of Faster R-CNN outputs for classes that count as background.
+        other_classes: Number of outputs of Faster R-CNN and Mask R-CNN for classes that count as background.
         **kwargs: Arguments of `BaseTask`; the default `key` is `boxes`, with their labels in `box_labels`.
     """
 
@@ -70,13 +76,15 @@ class DetectionTask(DenseTask):
     @property
     def source(self) -> str:
         """Description of data with such targets, for messages."""
+        if self.has_masks:
+            return f"AnnotatedImagesDataModule or ShapesDataModule with {setting('targets', 'instances')}"
         return f"data with boxes (AnnotatedImagesDataModule, or ShapesDataModule with {setting('targets', 'boxes')})"
 
     def __init__(
         self,
         name: str,
         classes: list[str] | None = None,
-        detector: Literal["fcos", "retinanet", "faster_rcnn"] = "fcos",
+        detector: Literal["fcos", "retinanet", "faster_rcnn", "mask_rcnn"] = "fcos",
         strides: list[int] | None = None,
         channels: int = 128,
         num_convs: int = 2,
@@ -94,7 +102,7 @@ class DetectionTask(DenseTask):
         if self.structure is not None:
             detector, strides = self.structure.detector, list(self.structure.strides)
             channels, num_convs = self.structure.channels, self.structure.num_convs
-        self.detector = detector
+        self.detector, self.has_masks = detector, detector == "mask_rcnn"
         self.parts = ("class", "box", *_PARTS.get(detector, ()))
         self.strides = strides
         self.channels, self.num_convs = channels, num_convs
@@ -103,7 +111,7 @@ class DetectionTask(DenseTask):
     @property
     def entries(self) -> str:
         """Entries of a batch that form the target, for messages."""
-        return f"`{self.key}` and `box_labels`"
+        return f"`{self.key}`, `box_labels` and `masks`" if self.has_masks else f"`{self.key}` and `box_labels`"
 
     def configure(self, backbone: Backbone, image_size: tuple[int, int] | None) -> nn.Module:
         """Return the detector for the backbone's feature maps."""
@@ -132,7 +140,7 @@ class DetectionTask(DenseTask):
 
     def configure_metrics(self) -> dict[str, Metric]:
         """Return COCO's average precision."""
-        return {"ap": DetectionAP(self.names)}
+        return {"ap": DetectionAP(self.names, self.has_masks)}
 
     def metric_options(self) -> dict[str, Any]:
         """Return the class names and their number."""
@@ -140,19 +148,19 @@ class DetectionTask(DenseTask):
 
     @staticmethod
     def known_entries(output: Any, target: Any) -> tuple[Any, Any]:
-        """Return detections and targets in the format of torchmetrics: dicts of `boxes`, `scores` and `labels`."""
-        return [detections._asdict() for detections in output], target
+        """Return detections and targets in the format of torchmetrics: dicts of `boxes`, `scores`, `labels`."""
+        return [named_entries(detections) for detections in output], target
 
     def forward(self, features: Features) -> dict[str, Any]:
         """Return the detector's raw outputs, see `lit_cv.nn.detection`, and the `image_size`."""
         return {**self.head(features.maps), "image_size": features.image_size}
 
     def target(self, batch: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-        """Return a dict per image with boxes, labels, crowd flags and image size, as far as the batch has them."""
-        boxes, labels = batch.get(self.key), batch.get("box_labels")
-        if boxes is None or labels is None:
+        """Return a dict per image with boxes, labels, masks, crowd flags and size, as far as the batch has them."""
+        entries: dict[str, Sequence[Any]] = {"boxes": batch.get(self.key), "labels": batch.get("box_labels")}
+        entries |= {"masks": batch.get("masks")} if self.has_masks else {}
+        if any(values is None for values in entries.values()):
             return None
-        entries: dict[str, Sequence[Any]] = {"boxes": boxes, "labels": labels}
         entries |= {name: batch[name] for name in ("iscrowd", "size", f"{self.key}_known") if name in batch}
         return [dict(zip(entries, values, strict=True)) for values in zip(*entries.values(), strict=True)]
 
@@ -166,7 +174,8 @@ class DetectionTask(DenseTask):
         """Return the detector's losses as sums with their counts."""
         single = [_without_crowds(entry) for entry in target]
         boxes, labels = ([entry[name] for entry in single] for name in ("boxes", "labels"))
-        sums = self._detector.loss_sums(output, boxes, labels, self.loss_weight)
+        further: dict[str, Any] = {"masks": [entry["masks"] for entry in single]} if self.has_masks else {}
+        sums = self._detector.loss_sums(output, boxes, labels, self.loss_weight, **further)
         return TaskLoss({part: sums[f"{part}_loss"] for part in self.parts}, len(target))
 
     def decode(self, output: dict[str, Any], target: list[dict[str, Any]]) -> list[Detections]:
@@ -176,7 +185,7 @@ class DetectionTask(DenseTask):
 
     def update_metrics(self, metrics: Any, output: list[Detections], target: list[dict[str, Any]]) -> None:
         """Update the metrics with the detected objects."""
-        names = ("boxes", "labels", "iscrowd")
+        names = ("boxes", "labels", "iscrowd", "masks")
         metrics.update(output, [{name: entry[name] for name in names if name in entry} for entry in target])
 
     def advice(self, results: Mapping[str, Tensor], stage: str, prefix: str) -> str | None:
@@ -186,15 +195,20 @@ class DetectionTask(DenseTask):
         return f"no image of the {stage} data has an object: `{prefix}map` and related metrics are NaN."
 
     def predict(self, output: dict[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Return lists of `boxes` (n, 4) in pixels of the batch's images, `box_labels` (n,) and `scores` (n,)."""
+        """Return lists of `boxes` (n, 4) in pixels of the batch's images, `box_labels` (n,) and `scores` (n,).
+
+        Mask R-CNN adds a list of `masks` (n, H, W) bool.
+        """
         detected = self.detect(output, len(batch["image"]), batch.get("size"))
         names = {"boxes": "boxes", "box_labels": "labels", "scores": "scores"}
+        names |= {"masks": "masks"} if self.has_masks else {}
         return {name: [getattr(detections, entry) for detections in detected] for name, entry in names.items()}
 
     def detect(self, output: dict[str, Any], n: int, sizes: Tensor | None = None) -> list[Detections]:
         """Return the objects in each of n images; `sizes` (n, 2) holds the heights and widths of padded images."""
         limits = [output["image_size"]] * n if sizes is None else [(int(y), int(x)) for y, x in sizes.tolist()]
-        return self._detector.detect(output, limits, *self.limits)
+        found = self._detector.detect(output, limits, *self.limits)
+        return [_padded(each, output["image_size"]) for each in found]
 
     def fixed_output(self, output: dict[str, Any], suppress: bool = True) -> dict[str, Tensor]:
         """Return `boxes` (N, K, 4) in pixels, `scores` (N, K) and `labels` (N, K), see `PaddedDetections`.
@@ -216,4 +230,12 @@ def _without_crowds(target: dict[str, Any]) -> dict[str, Any]:
     if "iscrowd" not in target:
         return target
     single = ~target["iscrowd"].bool()
-    return {name: target[name][single] for name in ("boxes", "labels")}
+    return {name: target[name][single] for name in ("boxes", "labels", "masks") if name in target}
+
+
+def _padded(found: Detections, size: tuple[int, int]) -> Detections:
+    """Return detections with masks of the size of the batch's images."""
+    if found.masks is None:
+        return found
+    height, width = found.masks.shape[1:]
+    return found._replace(masks=F.pad(found.masks, (0, size[1] - width, 0, size[0] - height)))

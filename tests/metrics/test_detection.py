@@ -4,10 +4,12 @@ import contextlib
 import io
 import math
 
+import numpy as np
 import pytest
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from pycocotools.mask import encode
 from torch import Tensor
 
 from lit_cv.metrics import DetectionAP
@@ -17,23 +19,24 @@ Scene = tuple[Detections, dict[str, Tensor]]
 COCO_NAMES = {"map": 0, "map50": 1, "map75": 2, "mar": 8}  # indices in COCOeval.stats
 
 
-def coco_values(scenes: list[Scene], classes: int) -> dict[str, float]:
+def coco_values(scenes: list[Scene], classes: int, kind: str = "bbox") -> dict[str, float]:
     images, objects, found = [], [], []
     for image, (detections, target) in enumerate(scenes, 1):
-        images.append({"id": image})
+        images.append({"id": image, "height": 40, "width": 48})
         crowds = target.get("iscrowd", torch.zeros(len(target["labels"])))
-        for box, label, crowd in zip(target["boxes"], target["labels"], crowds, strict=True):
+        for k, (box, label, crowd) in enumerate(zip(target["boxes"], target["labels"], crowds, strict=True)):
             entry = {"id": len(objects) + 1, "image_id": image, "category_id": int(label), "iscrowd": int(crowd)}
-            objects.append(entry | sides(box))
-        for box, score, label in zip(*detections, strict=True):
-            found.append({"image_id": image, "category_id": int(label), "score": float(score)} | sides(box))
+            objects.append(entry | (sides(box) if kind == "bbox" else outline(target["masks"][k])))
+        for k, (box, score, label) in enumerate(zip(*detections[:3], strict=True)):
+            shape = sides(box) if kind == "bbox" or detections.masks is None else outline(detections.masks[k])
+            found.append({"image_id": image, "category_id": int(label), "score": float(score)} | shape)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         categories = [{"id": i, "name": str(i)} for i in range(classes)]
         truth.dataset = {"info": {}, "images": images, "annotations": objects, "categories": categories}
         truth.createIndex()
         ours = truth.loadRes(found)
-        run = COCOeval(truth, ours, "bbox")
+        run = COCOeval(truth, ours, kind)
         run.evaluate()
         run.accumulate()
         run.summarize()
@@ -50,8 +53,12 @@ def sides(box: Tensor) -> dict[str, object]:
     return {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
 
 
-def our_values(scenes: list[Scene], classes: int) -> dict[str, float]:
-    metric = DetectionAP([str(i) for i in range(classes)])
+def outline(mask: Tensor) -> dict[str, object]:
+    return {"segmentation": encode(np.asfortranarray(mask.numpy().astype(np.uint8))), "area": int(mask.sum())}
+
+
+def our_values(scenes: list[Scene], classes: int, masks: bool = False) -> dict[str, float]:
+    metric = DetectionAP([str(i) for i in range(classes)], masks)
     for start in range(0, len(scenes), 3):
         found, targets = zip(*scenes[start : start + 3], strict=True)
         metric.update(found, targets)
@@ -110,6 +117,37 @@ def test_random_sets_equal_pycocotools(seed: int) -> None:
         assert all(math.isnan(values[name]) for name in COCO_NAMES)
     else:
         assert values == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_masks_of_random_sets_equal_pycocotools(seed: int) -> None:
+    random = np.random.RandomState(seed)
+    y, x = np.mgrid[:40, :48]
+
+    def disks(count: int) -> tuple[Tensor, Tensor]:
+        """Return masks and boxes of disks, some of them cut by the edge."""
+        circles = random.uniform([0, 0, 3], [48, 40, 12], (count, 3))
+        masks = (
+            np.array([(x - u) ** 2 + (y - v) ** 2 < r**2 for u, v, r in circles]).reshape(count, 40, 48).astype(bool)
+        )
+        corners = [[u - r, v - r, u + r, v + r] for u, v, r in circles]
+        return torch.from_numpy(masks), torch.tensor(corners).float().view(-1, 4)
+
+    scenes = []
+    for number in range(7):  # the first image has false positives only
+        true, boxes = disks(number % 4)
+        alarms, more = disks(2 - number % 3)
+        shift = random.randint(-2, 3)
+        masks = torch.cat([true.roll(shift, 2), alarms])
+        labels = torch.from_numpy(random.randint(0, 2, len(true)))
+        kinds = torch.cat([labels, torch.from_numpy(random.randint(0, 2, len(alarms)))])
+        scores = torch.from_numpy(random.rand(len(masks)).astype(np.float32))
+        crowds = torch.from_numpy(random.rand(len(true)) < 0.1)
+        target = {"boxes": boxes, "labels": labels, "iscrowd": crowds, "masks": true}
+        scenes.append((Detections(torch.cat([boxes, more]), scores, kinds, masks), target))
+    values = our_values(scenes, 2, masks=True)
+    expected = coco_values(scenes, 2) | {f"mask_{k}": v for k, v in coco_values(scenes, 2, "segm").items()}
+    assert values == pytest.approx(expected, abs=1e-6)
 
 
 def test_scores_are_nan_without_objects() -> None:

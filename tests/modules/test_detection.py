@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from datamodules import ShapesDataModule
+from datamodules.shape_scenes import CLASSES
 from lit_cv import DetectionModule
 from lit_cv.metrics.detection import DetectionAP
 from lit_cv.nn.detection import Detections
@@ -20,6 +22,16 @@ def built(**kwargs: Any) -> DetectionModule:
     module = DetectionModule(**SMALL | {"box_classes": ["red", "blue"]} | kwargs)
     module.configure_model()
     return module
+
+
+def with_masks(batch: dict[str, Any]) -> dict[str, Any]:
+    """Return a batch with the pixels of each box as its mask."""
+    y, x = torch.meshgrid(torch.arange(48), torch.arange(64), indexing="ij")
+    masks = []
+    for boxes in batch["boxes"]:
+        left, top, right, bottom = boxes[:, :, None, None].unbind(1)
+        masks.append((x >= left) & (x < right) & (y >= top) & (y < bottom))
+    return {**batch, "masks": masks}
 
 
 def batch(crowds: bool = False) -> dict[str, Any]:
@@ -107,6 +119,17 @@ def test_crowds_are_excluded_from_training() -> None:
     assert "iscrowd" in output["targets"][0]
 
 
+def test_scores_of_masks_are_logged() -> None:
+    data = ShapesDataModule(image_size=32, num_images=20, targets="instances", batch_size=4)
+    trainer = L.Trainer(**QUIET)
+    module = built(box_classes=list(CLASSES), detector="mask_rcnn", score_threshold=0.0)
+    trainer.validate(module, data, verbose=False)
+    logged = trainer.callback_metrics
+    assert {"val_map50", "val_mask_map", "val_mask_map50", "val_mask_map75", "val_mask_mar"} <= logged.keys()
+    assert logged["val_loss"].isfinite()
+    assert 0 <= logged["val_mask_map"] <= logged["val_mask_map50"] < 0.5
+
+
 @pytest.mark.parametrize("detector", ["retinanet", "faster_rcnn"])
 def test_detectors(detector: Any) -> None:
     module = built(detector=detector)
@@ -115,6 +138,27 @@ def test_detectors(detector: Any) -> None:
     assert {"class_loss", "box_loss"} <= output.keys()
     assert sum(p.grad is not None for p in module.backbone.parameters()) > 0
     assert len(module.eval().step(batch(), "val")["detections"]) == 8
+
+
+def test_mask_rcnn() -> None:
+    module = built(detector="mask_rcnn", score_threshold=0.0, max_detections=5)
+    crowded = with_masks(batch(crowds=True))
+    module.step(crowded, "train")["loss"].backward()
+    assert all(p.grad is not None for p in module.head.parameters())
+    module.eval()
+    assert {"mask_loss", "objectness_loss"} <= module.step(crowded, "val").keys()
+    predicted = module.predict_step(crowded, 0)
+    assert [masks.shape for masks in predicted["masks"]] == [(5, 48, 64)] * 8
+    for masks, boxes, (height, width) in zip(predicted["masks"], predicted["boxes"], crowded["size"], strict=True):
+        assert masks.dtype == torch.bool
+        assert not masks[:, height:].any()
+        assert not masks[:, :, width:].any()
+        for mask, (left, top, right, bottom) in zip(masks, boxes.tolist(), strict=True):
+            inside = mask[max(int(top) - 2, 0) : int(bottom) + 3, max(int(left) - 2, 0) : int(right) + 3]
+            assert inside.sum() == mask.sum()
+    expected = "batches with `boxes`, `box_labels` and `masks`, but got .*: use .*`targets='instances'`"
+    with pytest.raises(ValueError, match=expected):
+        module.step(batch(), "train")
 
 
 def test_vision_transformer() -> None:

@@ -1,6 +1,6 @@
 """Object detectors on the feature maps of any backbone. Pure torch."""
 
-from lit_cv.nn.detection.detector import Detections, Detector, PaddedDetections, check_limits
+from lit_cv.nn.detection.detector import Detections, Detector, PaddedDetections, check_limits, named_entries
 from lit_cv.nn.detection.factory import DETECTORS, build_detector, default_strides
 from lit_cv.nn.detection.layouts import LAYOUTS, Layout, LayoutName, layout_named
 from lit_cv.nn.detection.loading import load_detector, prepare_norms
@@ -20,6 +20,7 @@ __all__ = [
     "default_strides",
     "layout_named",
     "load_detector",
+    "named_entries",
     "prepare_norms",
     "read_detector",
 ]

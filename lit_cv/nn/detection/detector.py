@@ -24,6 +24,7 @@ __all__ = [
     "PaddedDetections",
     "Selection",
     "check_limits",
+    "named_entries",
     "select",
 ]
 
@@ -52,11 +53,13 @@ class Detections(NamedTuple):
         boxes: (n, 4) float32, xyxy in pixels.
         scores: (n,) float32 in [0, 1].
         labels: (n,) int64, from 0.
+        masks: (n, H, W) bool, the pixels of each object; `None` from detectors that predict only boxes.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
+    masks: Tensor | None = None
 
 
 class PaddedDetections(NamedTuple):
@@ -85,10 +88,12 @@ class Detector(nn.Module, ABC):
 
     Attributes:
         loss_names: Names of the losses.
+        predicts_masks: Whether it predicts masks, and `loss_sums` also needs `masks`.
         selection: Settings of `detect` for the boxes that enter non-maximum suppression.
     """
 
     loss_names: ClassVar[tuple[str, ...]]
+    predicts_masks: ClassVar[bool] = False
     selection = _DEFAULT_SELECTION
 
     def __init__(
@@ -164,10 +169,12 @@ class Detector(nn.Module, ABC):
             weight: Weights (K,) of the classes in the classification loss of objects.
         """
 
-    def losses(self, raw: Mapping[str, Any], boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> dict[str, Tensor]:
+    def losses(
+        self, raw: Mapping[str, Any], boxes: Sequence[Tensor], labels: Sequence[Tensor], **targets: Any
+    ) -> dict[str, Tensor]:
         """Return the losses of a batch by name, scalars whose sum is minimized in training; see `loss_sums`."""
         # In a batch without objects, the count is 0: divide by 1.
-        sums = self.loss_sums(raw, boxes, labels)
+        sums = self.loss_sums(raw, boxes, labels, **targets)
         return {name: total / count.detach().clamp_min(1) for name, (total, count) in sums.items()}
 
     @abstractmethod
@@ -209,6 +216,11 @@ class Detector(nn.Module, ABC):
             max_detections: Unused without non-maximum suppression.
             suppress: Whether to apply non-maximum suppression; without it, all candidates are returned.
         """
+
+
+def named_entries(detections: Detections) -> dict[str, Tensor]:
+    """Return the tensors of detections by name, without masks if there are none."""
+    return {name: value for name, value in detections._asdict().items() if value is not None}
 
 
 def check_limits(score_threshold: float, iou_threshold: float, max_detections: int) -> None:

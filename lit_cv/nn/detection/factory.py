@@ -8,11 +8,17 @@ from lit_cv.nn.detection.detector import Detector
 from lit_cv.nn.detection.faster_rcnn import FasterRCNNDetector
 from lit_cv.nn.detection.fcos import FCOSDetector
 from lit_cv.nn.detection.layouts import layout_named
+from lit_cv.nn.detection.mask_rcnn import MaskRCNNDetector
 from lit_cv.nn.detection.retinanet import RetinaNetDetector
 
 __all__ = ["DETECTORS", "build_detector", "default_strides"]
 
-_CLASSES: dict[str, Any] = {"fcos": FCOSDetector, "retinanet": RetinaNetDetector, "faster_rcnn": FasterRCNNDetector}
+_CLASSES: dict[str, Any] = {
+    "fcos": FCOSDetector,
+    "retinanet": RetinaNetDetector,
+    "faster_rcnn": FasterRCNNDetector,
+    "mask_rcnn": MaskRCNNDetector,
+}
 
 DETECTORS = tuple(_CLASSES)
 
@@ -36,10 +42,11 @@ def build_detector(
         strides: Strides of the pyramid's maps, see `FeaturePyramid`.
         channels: Channels of each of these maps (256 in the papers).
         num_convs: Convolutions in each branch of the head of FCOS and RetinaNet (4 in the papers), or in the region
-            proposal network of Faster R-CNN (1).
+            proposal network of Faster R-CNN and Mask R-CNN (1).
         layout: Name of a published detector, see `lit_cv.nn.detection.LAYOUTS`, whose structure replaces `strides`,
             `channels` and `num_convs`; `None` for lit_cv's structure.
-        other_classes: Number of further classes that Faster R-CNN has outputs for but reports as background.
+        other_classes: Number of further classes that Faster R-CNN and Mask R-CNN have outputs for but report as
+            background.
 
     Raises:
         ValueError: If the name is unknown or a number is out of range.
@@ -62,7 +69,7 @@ def build_detector(
         )
     if num_convs < 1:
         raise OptionError(None, "num_convs", num_convs, "must be at least 1")
-    options = {"other_classes": other_classes} if name == "faster_rcnn" else {}
+    options = {"other_classes": other_classes} if issubclass(_CLASSES[name], FasterRCNNDetector) else {}
     structure = layout_named(layout)
     detector: Detector = _CLASSES[name](levels, num_classes, strides, channels, num_convs, structure, **options)
     return detector

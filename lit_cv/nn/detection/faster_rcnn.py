@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,20 @@ __all__ = ["FasterRCNNDetector"]
 _SCALES = (8.0,)  # in strides, as in Lin et al. 2017
 _RATIOS = (0.5, 1.0, 2.0)
 _SIDE = 7  # side of the features pooled for a proposal
+
+
+class _Sampled(NamedTuple):
+    """Proposals sampled for training, of each image.
+
+    Attributes:
+        proposals: (m, 4), xyxy in pixels.
+        indices: Positions (m,) of the objects that they match; 0 for the background.
+        classes: Classes (m,) from 1; 0 for the background.
+    """
+
+    proposals: list[Tensor]
+    indices: list[Tensor]
+    classes: list[Tensor]
 
 
 class FasterRCNNDetector(Detector):
@@ -102,27 +116,39 @@ class FasterRCNNDetector(Detector):
         `class_loss` and `box_loss` have the number of sampled proposals as their count. `objectness_loss` and
         `rpn_box_loss`, those of the region proposal network, have the number of sampled anchors.
         """
+        return self._box_losses(raw, boxes, labels, weight)[0]
+
+    def _box_losses(
+        self,
+        raw: Mapping[str, Any],
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        weight: Tensor | None,
+        **others: Sequence[Tensor],
+    ) -> tuple[dict[str, tuple[Tensor, Tensor]], _Sampled]:
+        """Return the losses, see `loss_sums`, and the sampled proposals; `others` are further targets by name."""
         n = len(boxes)
         anchors = [raw["anchors"]] * n
         targets = [
-            {"boxes": image_boxes.float(), "labels": image_labels + 1}
-            for image_boxes, image_labels in zip(boxes, labels, strict=True)
+            {"boxes": image_boxes.float(), "labels": image_labels + 1} | dict(zip(others, further, strict=True))
+            for image_boxes, image_labels, *further in zip(boxes, labels, *others.values(), strict=True)
         ]
         objectness, deltas = raw["objectness"].float(), raw["deltas"].float()
         matched, matched_boxes = self.rpn.assign_targets_to_anchors(anchors, targets)
         encoded = self.rpn.box_coder.encode(matched_boxes, anchors)
         objectness_loss, rpn_box_loss = self.rpn.compute_loss(objectness, deltas, matched, encoded)
         proposals = self._propose(raw, [raw["size"]] * n)
-        proposals, _, classes, encoded = self.roi.select_training_samples(proposals, targets)
+        proposals, indices, classes, encoded = self.roi.select_training_samples(proposals, targets)
         logits, corrections = self._classify(raw, proposals)
         class_loss, box_loss = fastrcnn_loss(logits, corrections, classes, encoded)
         drawn = torch.tensor(float(sum(map(len, proposals))), device=objectness.device)
         sampled = torch.stack([self._count_sampled(anchor_labels) for anchor_labels in matched]).sum().float()
         by_class = (class_loss * drawn, drawn) if weight is None else _weighted(logits, torch.cat(classes), weight)
-        return {
+        sums = {
             "class_loss": by_class, "box_loss": (box_loss * drawn, drawn),
             "objectness_loss": (objectness_loss * sampled, sampled), "rpn_box_loss": (rpn_box_loss * sampled, sampled),
         }  # fmt: skip
+        return sums, _Sampled(proposals, indices, classes)
 
     def _count_sampled(self, matched: Tensor) -> Tensor:
         """Return the number of sampled anchors of an image from their labels, 1 for objects and 0 for background."""

@@ -20,6 +20,8 @@ LayoutName = Literal[
     "fasterrcnn_resnet50_fpn",
     "fasterrcnn_mobilenet_v3_large_fpn",
     "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "maskrcnn_resnet50_fpn_v2",
+    "maskrcnn_resnet50_fpn",
 ]
 """Names of torchvision's published detectors."""
 
@@ -40,7 +42,7 @@ class Layout(NamedTuple):
         sides: Square roots of the anchors' areas in pixels, for each map.
         num_convs: Convolutions in each branch of the head, or in the region proposal network.
         normalized: Whether the layers behind the backbone have norms: GroupNorm in the head of RetinaNet, BatchNorm
-            in the pyramid and the box head of Faster R-CNN. FCOS always has GroupNorm.
+            in the pyramid and the heads of Faster R-CNN and Mask R-CNN. FCOS always has GroupNorm.
         box_loss: Box loss of RetinaNet.
         frozen_eps: Epsilon of the backbone's frozen BatchNorm; `None` if its BatchNorm is not frozen.
         proposals: Number of proposals of the region proposal network in evaluation, per map and in total.
@@ -49,7 +51,7 @@ class Layout(NamedTuple):
         channels: Channels of the pyramid's maps.
     """
 
-    detector: Literal["fcos", "retinanet", "faster_rcnn"]
+    detector: Literal["fcos", "retinanet", "faster_rcnn", "mask_rcnn"]
     backbone: str
     sources: tuple[int, ...]
     strides: tuple[int, ...]
@@ -63,6 +65,11 @@ class Layout(NamedTuple):
     proposal_score: float = 0.0
     tap: tuple[str, int] | None = None
     channels: int = 256
+
+    @property
+    def two_stage(self) -> bool:
+        """Whether a second network classifies proposals, with an output for the background."""
+        return self.detector in ("faster_rcnn", "mask_rcnn")
 
     @property
     def settled(self) -> dict[str, Any]:
@@ -128,6 +135,10 @@ LAYOUTS: dict[str, Layout] = {
     "fasterrcnn_resnet50_fpn": _FASTER_RCNN,
     "fasterrcnn_mobilenet_v3_large_fpn": _MOBILE,
     "fasterrcnn_mobilenet_v3_large_320_fpn": _MOBILE._replace(proposals=150),
+    "maskrcnn_resnet50_fpn_v2": _FASTER_RCNN._replace(
+        detector="mask_rcnn", num_convs=2, normalized=True, frozen_eps=None
+    ),
+    "maskrcnn_resnet50_fpn": _FASTER_RCNN._replace(detector="mask_rcnn"),
 }
 """The layouts by torchvision's names; for each detector and backbone, the most accurate one comes first."""
 
@@ -161,7 +172,7 @@ class PublishedPyramid(nn.Module):
         source_channels = [levels[source] for source in layout.sources]
         start = source_channels[-1] if layout.extra == "source" else layout.channels
         extra = LastLevelMaxPool() if layout.extra == "subsampled" else LastLevelP6P7(start, layout.channels)
-        normalized = layout.normalized and layout.detector == "faster_rcnn"
+        normalized = layout.normalized and layout.two_stage
         norm = nn.BatchNorm2d if normalized else None
         self.fpn = FeaturePyramidNetwork(source_channels, layout.channels, extra, norm)
 

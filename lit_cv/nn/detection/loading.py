@@ -18,8 +18,13 @@ __all__ = ["load_detector", "prepare_norms"]
 
 _LOGGER = logging.getLogger("lit_cv")
 _PREFIXES = (("backbone.fpn.", "pyramid.fpn."), ("roi_heads.", "roi."))  # torchvision's and lit_cv's
-# The classifier of FCOS and RetinaNet, and Faster R-CNN's classifier and class-specific box regression.
-_CLASSIFIERS = ("head.classification_head.cls_logits.", "roi.box_predictor.cls_score.", "roi.box_predictor.bbox_pred.")
+# The classifier of FCOS and RetinaNet; the classifier, box regression and masks of the others, which depend on classes.
+_CLASSIFIERS = (
+    "head.classification_head.cls_logits.",
+    "roi.box_predictor.cls_score.",
+    "roi.box_predictor.bbox_pred.",
+    "roi.mask_predictor.mask_fcn_logits.",
+)
 
 
 def load_detector(detector: Detector, weights: DetectorWeights, class_names: Sequence[str], keep: bool) -> None:
@@ -128,8 +133,8 @@ def _copy_classes(
             f"it has none of the classes {listed(class_names, 8)}; its classes are {names}: rename yours, or leave "
             f"{option} out."
         )
-    softmax = weights.structure.detector == "faster_rcnn"
-    sources = [0, *rows, *weights.others(class_names)] if softmax else rows
+    two_stage = weights.structure.two_stage
+    sources = [0, *rows, *weights.others(class_names)] if two_stage else rows
     pairs = [(target, source) for target, source in enumerate(sources) if source is not None]
     target_rows, source_rows = (torch.tensor(side) for side in zip(*pairs, strict=True))
     anchors = weights.anchors

@@ -22,13 +22,15 @@ COCO = "COCO"
 _BODY, _PYRAMID = "backbone.body.", "backbone.fpn."
 _CENTERNESS = "head.regression_head.bbox_ctrness.weight"
 _SIGMOID, _SOFTMAX = "head.classification_head.cls_logits.weight", "roi_heads.box_predictor.cls_score.weight"
-_ANCHORS = {"fcos": 1, "retinanet": 9, "faster_rcnn": 1}  # per location, each with its own outputs
+_MASKS = "roi_heads.mask_predictor.mask_fcn_logits.weight"
+_ANCHORS = {"fcos": 1, "retinanet": 9, "faster_rcnn": 1, "mask_rcnn": 1}  # per location, each with its own outputs
 _COCO_OUTPUTS = 91
 # Some published files use older names than torchvision's code.
 _RENAMED = (
     (re.compile(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$"), r"\1.0.\2"),
     (re.compile(r"^(rpn\.head\.conv)\.(weight|bias)$"), r"\1.0.0.\2"),
 )
+_OLD_MASK_HEAD = re.compile(r"^roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)$")
 _OLD_RETINANET = re.compile(r"^(head\.(?:classification|regression)_head\.conv)\.(\d)\.(weight|bias)$")
 
 
@@ -69,7 +71,7 @@ class DetectorWeights(NamedTuple):
     @property
     def outputs(self) -> int:
         """Number of outputs of the classifier, including the background."""
-        key = _SOFTMAX if self.structure.detector == "faster_rcnn" else _SIGMOID
+        key = _SOFTMAX if self.structure.two_stage else _SIGMOID
         return len(self.state[key]) // self.anchors
 
     def others(self, class_names: Sequence[str]) -> list[int]:
@@ -83,7 +85,7 @@ def read_detector(weights: str, detector: str, backbone: str) -> DetectorWeights
     Args:
         weights: `COCO`, the name of torchvision's weights (`FCOS_ResNet50_FPN_Weights.COCO_V1`), or the path of a state
             dict of such a detector, pickled or as safetensors.
-        detector: Kind of detector for `COCO`: `fcos`, `retinanet` or `faster_rcnn`.
+        detector: Kind of detector for `COCO`: `fcos`, `retinanet`, `faster_rcnn` or `mask_rcnn`.
         backbone: Preferred backbone for `COCO`.
 
     Raises:
@@ -146,7 +148,8 @@ def _recognized(state: Mapping[str, Tensor]) -> str | None:
         return None
     if f"{_BODY}0.0.weight" in state:
         return "fasterrcnn_mobilenet_v3_large_fpn"
-    return "fasterrcnn_resnet50_fpn_v2" if "roi_heads.box_head.0.0.weight" in state else "fasterrcnn_resnet50_fpn"
+    kind = "maskrcnn" if _MASKS in state else "fasterrcnn"
+    return f"{kind}_resnet50_fpn_v2" if "roi_heads.box_head.0.0.weight" in state else f"{kind}_resnet50_fpn"
 
 
 def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -155,6 +158,8 @@ def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, value in state.items():
         for pattern, new in _RENAMED:
             key = pattern.sub(new, key)
+        if old := _OLD_MASK_HEAD.match(key):
+            key = f"roi_heads.mask_head.{int(old[1]) - 1}.0.{old[2]}"
         if _CENTERNESS not in state and (old := _OLD_RETINANET.match(key)):
             key = f"{old[1]}.{int(old[2]) // 2}.0.{old[3]}"
         renamed[key] = value

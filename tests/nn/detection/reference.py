@@ -19,6 +19,7 @@ _SPREAD = {  # standard deviation of the outputs of these layers, so that scores
     "rpn.head.bbox_pred": 0.2,
     "roi_heads.box_predictor.cls_score": 2.0,
     "roi_heads.box_predictor.bbox_pred": 0.5,
+    "roi_heads.mask_predictor.mask_fcn_logits": 3.0,
 }
 
 
@@ -41,8 +42,9 @@ def reference(name: str, frozen: bool | None = None) -> Any:
     if layout.frozen_eps is not None and frozen is not False:
         freeze(network.backbone.body, layout.frozen_eps)
     network.transform.resize = lambda image, target=None: (image, target)
-    holder = network if layout.detector != "faster_rcnn" else network.roi_heads
+    holder = network.roi_heads if layout.two_stage else network
     holder.detections_per_img = 1000  # N/A classes must not displace others
+    holder.score_thresh = 0.3 if layout.detector == "mask_rcnn" else 0.05  # masks take long
     network.eval()
     spread_outputs(network)
     return network

@@ -40,9 +40,12 @@ def test_detector_fits_two_images(name: str, seed: int) -> None:
     network = nn.ModuleList([backbone, detector]).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=80)
+    masks = [torch.zeros(2, 64, 64, dtype=torch.bool), torch.zeros(0, 64, 64, dtype=torch.bool)]
+    masks[0][0, 8:28, 6:18] = masks[0][1, 30:44, 34:60] = True  # the left and the upper half
+    targets = {"masks": masks} if detector.predicts_masks else {}
     first = None
     for _ in range(80):  # the learning rate falls to 0, so that weights and BatchNorm statistics settle
-        losses = detector.losses(detector(backbone.forward_maps(images())), BOXES, LABELS)
+        losses = detector.losses(detector(backbone.forward_maps(images())), BOXES, LABELS, **targets)
         total = torch.stack(list(losses.values())).sum()
         first = float(total.detach()) if first is None else first
         optimizer.zero_grad()
@@ -57,6 +60,10 @@ def test_detector_fits_two_images(name: str, seed: int) -> None:
     overlap = box_iou(BOXES[0], some.boxes)
     assert (overlap.amax(1) > 0.6).all()
     assert some.labels[overlap.argmax(1)].tolist() == LABELS[0].tolist()
+    assert (some.masks is not None) == detector.predicts_masks
+    if some.masks is not None:
+        found = some.masks[overlap.argmax(1)]
+        assert ((found & masks[0]).sum((1, 2)) / (found | masks[0]).sum((1, 2)) > 0.7).all()
 
 
 def test_fcos_starts_with_positive_distances_to_all_sides() -> None:
@@ -73,7 +80,8 @@ def test_batch_without_objects(name: str) -> None:
     torch.manual_seed(0)
     backbone = create_backbone("resnet9_small")
     detector = build_detector(name, backbone.feature_levels(), 2, [4, 8], channels=32)
-    losses = detector.losses(detector(backbone.forward_maps(images())), [NOTHING[0]] * 2, [NOTHING[1]] * 2)
+    targets = {"masks": [torch.zeros(0, 64, 64, dtype=torch.bool)] * 2} if detector.predicts_masks else {}
+    losses = detector.losses(detector(backbone.forward_maps(images())), [NOTHING[0]] * 2, [NOTHING[1]] * 2, **targets)
     total = torch.stack(list(losses.values())).sum()
     total.backward()
     assert torch.isfinite(total)
@@ -194,7 +202,7 @@ def test_faster_rcnn_proposals_equal_torchvision() -> None:
 
 
 def test_invalid_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match="no detector 'yolo': choose one of fcos, retinanet, faster_rcnn"):
+    with pytest.raises(ValueError, match="no detector 'yolo': choose one of fcos, retinanet, faster_rcnn, mask_rcnn"):
         build_detector("yolo", {8: 8}, 3, [8])
     with pytest.raises(ValueError, match="channels=40"):
         build_detector("fcos", {8: 8}, 3, [8], channels=40)

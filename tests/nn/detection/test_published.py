@@ -12,7 +12,7 @@ from torchvision.models import WeightsEnum
 from torchvision.ops import FrozenBatchNorm2d
 
 from lit_cv import DetectionModule
-from lit_cv.nn.detection import LAYOUTS, read_detector
+from lit_cv.nn.detection import LAYOUTS, Detections, read_detector
 from tests.nn.detection.reference import CATEGORIES, NO_CLASS, limits, reference, silence, smallest
 
 pytestmark = pytest.mark.slow
@@ -55,10 +55,18 @@ def assert_found(first: tuple[Tensor, Tensor, list[str]], second: tuple[Tensor, 
         assert (same & near).any()
 
 
+def assert_same_masks(own: Detections, boxes: Tensor, masks: Tensor) -> None:
+    """Check that masks of boxes that are near to each other differ in few pixels."""
+    assert 0.1 < masks.sum() / ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sum() < 0.9
+    for box, mask in zip(own.boxes, own.masks, strict=True):
+        same = (boxes - box).abs().amax(1) < 0.1
+        assert (masks[same] != mask).flatten(1).float().mean(1).min() < 1e-3
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_outputs_equal_torchvision(name: str, tmp_path: Path) -> None:
     network = reference(name)
-    if not name.startswith("faster"):
+    if not LAYOUTS[name].two_stage:
         silence(network)
     module = started(saved(network, tmp_path), layout=name if "320" in name else None)
     layout = LAYOUTS[name]
@@ -77,6 +85,8 @@ def test_outputs_equal_torchvision(name: str, tmp_path: Path) -> None:
             assert len(ours[2]) > 5
             assert_found(ours, theirs)
             assert_found(theirs, ours)
+            if own.masks is not None:
+                assert_same_masks(own, other["boxes"][kept], other["masks"][kept, 0] > 0.5)
         raw = module.double()(padded.double())
         maps = network.double().backbone(network.transform([image.double() for image in images])[0].tensors)
     rows = torch.tensor([category not in NO_CLASS for category in CATEGORIES])
@@ -87,6 +97,34 @@ def test_outputs_equal_torchvision(name: str, tmp_path: Path) -> None:
     if not heads:
         for own, other in zip(raw["features"].values(), maps.values(), strict=True):
             torch.testing.assert_close(own, other, atol=1e-6, rtol=1e-6)
+
+
+def test_mask_rcnn_losses_equal_torchvision(tmp_path: Path) -> None:
+    network = reference("maskrcnn_resnet50_fpn").train()
+    module = started(saved(network, tmp_path)).train()
+    torch.manual_seed(2)
+    boxes = [torch.tensor([[10.0, 8, 70, 60], [60, 30, 140, 90]]), torch.tensor([[5.0, 20, 90, 120]])]
+    labels = [torch.tensor([3, 18]), torch.tensor([1])]
+    masks = [torch.rand(len(each), HEIGHT, WIDTH) < 0.5 for each in boxes]
+    images = torch.rand(2, 3, HEIGHT, WIDTH)
+    targets = [{"boxes": b, "labels": k, "masks": m} for b, k, m in zip(boxes, labels, masks, strict=True)]
+    torch.manual_seed(3)
+    expected = network(list(images), targets)
+    numbers = [torch.tensor([module.class_names.index(CATEGORIES[i]) for i in each]) for each in labels]
+    torch.manual_seed(3)
+    found = module.task._detector.losses(module(images), boxes, numbers, masks=masks)
+    names = {"class_loss": "loss_classifier", "box_loss": "loss_box_reg", "mask_loss": "loss_mask"}
+    names |= {"objectness_loss": "loss_objectness", "rpn_box_loss": "loss_rpn_box_reg"}
+    for own, other in names.items():
+        torch.testing.assert_close(found[own], expected[other], atol=1e-4, rtol=1e-3)
+    # Objects without a mask do not enter the mask loss.
+    torch.manual_seed(3)
+    without = [torch.cat([masks[0][:1], masks[0][1:] & False]), masks[1] & False]
+    fewer = module.task._detector.losses(module(images), boxes, numbers, masks=without)
+    torch.testing.assert_close(fewer["class_loss"], found["class_loss"])
+    assert fewer["mask_loss"] != found["mask_loss"]
+    none = module.task._detector.losses(module(images), boxes, numbers, masks=[mask & False for mask in masks])
+    assert none["mask_loss"] == 0
 
 
 def test_image_sides_not_divisible_by_32(tmp_path: Path) -> None:
@@ -149,13 +187,14 @@ def old_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
             key = key.replace(".0.weight", ".weight").replace(".0.bias", ".bias") if key.count(".0.") else key
         for i in range(4):
             key = key.replace(f"_head.conv.{i}.0.", f"_head.conv.{2 * i}.")
+            key = key.replace(f"mask_head.{i}.0.", f"mask_head.mask_fcn{i + 1}.")
         renamed[key] = value
     return renamed
 
 
 @pytest.mark.parametrize(
     "name",
-    ["fasterrcnn_mobilenet_v3_large_fpn", pytest.param("retinanet_resnet50_fpn", marks=pytest.mark.slow)],
+    ["fasterrcnn_mobilenet_v3_large_fpn", "retinanet_resnet50_fpn", "maskrcnn_resnet50_fpn"],
 )
 def test_old_names_of_published_files(name: str, tmp_path: Path) -> None:
     state = reference(name).state_dict()
@@ -186,6 +225,8 @@ def test_unfrozen_backbone_stays_unfrozen(tmp_path: Path) -> None:
         ("COCO", "retinanet", "resnet50", "retinanet_resnet50_fpn_v2"),
         ("COCO", "faster_rcnn", "resnet50", "fasterrcnn_resnet50_fpn_v2"),
         ("COCO", "faster_rcnn", "mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_fpn"),
+        ("COCO", "mask_rcnn", "resnet50", "maskrcnn_resnet50_fpn_v2"),
+        ("MaskRCNN_ResNet50_FPN_Weights.COCO_V1", "fcos", "resnet9", "maskrcnn_resnet50_fpn"),
         ("RetinaNet_ResNet50_FPN_Weights.COCO_V1", "fcos", "resnet9", "retinanet_resnet50_fpn"),
         (f"{SMALLEST}_Weights.DEFAULT", "fcos", "resnet9", "fasterrcnn_mobilenet_v3_large_320_fpn"),
     ],
