@@ -76,7 +76,7 @@ def draw_batch(datamodule: Described, split: str, n: int, path: str | Path | Non
         objects = object_titles(boxes, labels, mask, *names, count=len(chosen))
         labeled = [label >= 0 for label in batch["label"].tolist()]
         titles = [f"{t}: {o}" if has_label else o for t, o, has_label in zip(titles, objects, labeled, strict=True)]
-        drawn = draw_objects(batch["image"], boxes, labels, mask, *names)
+        drawn = draw_objects(batch["image"], boxes, labels, mask, *names, object_masks=batch.get("masks"))
         figure = image_grid(drawn, titles, heading, columns=4, cell=3.2)
     if path is not None:
         save_png(render(figure), path)

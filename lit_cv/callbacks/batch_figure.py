@@ -89,7 +89,8 @@ def _draw_objects(batch: Mapping[str, Any], n: int, heading: str, trainer: L.Tra
     boxes, labels = (batch[key][:n] if key in batch else None for key in ("boxes", "box_labels"))
     mask = batch["mask"][:n] if isinstance(batch.get("mask"), Tensor) else None
     titles = object_titles(boxes, labels, mask, *names, count=len(images))
-    drawn = draw_objects(images, boxes, labels, mask, *names)
+    masks = batch["masks"][:n] if boxes is not None and "masks" in batch else None
+    drawn = draw_objects(images, boxes, labels, mask, *names, object_masks=masks)
     legend = mask_legend([mask], names[1], names[0])
     return image_grid(drawn, titles, heading, columns=4, cell=3.2, legend=legend)
 

@@ -17,7 +17,10 @@ _COMPANIONS: dict[str, dict[str, tuple[str, ...]]] = {  # names, with aliases, o
 
 
 def parts_by_task(outputs: Any) -> dict[str, dict[str, Any]]:
-    """Return the outputs by task, the prefix of names such as `TASK_probabilities`; "" without a prefix."""
+    """Return the outputs by task, the prefix of names such as `TASK_probabilities`; "" without a prefix.
+
+    `masks` is a tensor, the classes of pixels. A list of masks belongs to the boxes and becomes `object_masks`.
+    """
     if not isinstance(outputs, Mapping):
         return {}
     by_task: dict[str, dict[str, Any]] = {}
@@ -35,6 +38,8 @@ def parts_by_task(outputs: Any) -> dict[str, dict[str, Any]]:
                 if task + alias in outputs
             }
             if kind != "boxes" or len(parts) == 3:
+                if kind == "boxes" and isinstance(masks := outputs.get(f"{task}masks"), list | tuple):
+                    parts["object_masks"] = masks
                 by_task.setdefault(task.removesuffix("_"), {}).update(parts)
     return by_task
 

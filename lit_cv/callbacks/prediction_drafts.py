@@ -11,11 +11,12 @@ from torch import Tensor
 
 from lit_cv.annotations import AnnotatedImage, AnnotatedObject, AnnotationSet, save_mask, writers
 from lit_cv.annotations.layout import inside, make_folder
-from lit_cv.annotations.rle import resize_nearest
+from lit_cv.annotations.rle import encode_rle, outline_area, resize_nearest
 from lit_cv.atomic_files import create_folder, write_text
 
 __all__ = ["BoxDrafts", "MaskDrafts", "box_uncertainty", "file_sizes_of"]
 
+_Boxes = tuple[int, int, int, Tensor, Tensor, Tensor, list[dict[str, Any]]]
 _MIN_SCORE = 0.1  # boxes below this score do not count toward the uncertainty
 
 
@@ -49,25 +50,32 @@ class BoxDrafts:
     """Collects predicted boxes and writes them as COCO, VOC or YOLO files.
 
     `parts` holds for each image its position in the dataset, height and width of its file, and boxes (k, 4) in file
-    pixels, classes and scores (k,).
+    pixels, classes and scores (k,), and the run-length encodings of k masks, or none.
     """
 
     def __init__(self) -> None:
-        self.parts: list[tuple[int, int, int, Tensor, Tensor, Tensor]] = []
+        self.parts: list[_Boxes] = []
 
     def add(self, outputs: Mapping[str, Any], batch: Any, index: Tensor) -> None:
-        """Add the predictions of a batch: lists `boxes`, `box_labels` and `scores`, in pixels of the batch."""
-        _, files, scales = file_sizes_of(batch, len(index))
+        """Add the predictions of a batch in pixels of the batch: lists `boxes`, `box_labels`, `scores`.
+
+        A list `object_masks` is optional.
+        """
+        sizes, files, scales = file_sizes_of(batch, len(index))
+        masks = outputs.get("object_masks")
         for position, number in enumerate(index.tolist()):
             height, width = files[position].tolist()
             boxes = outputs["boxes"][position].detach().float().cpu() / scales[position].flip(0).repeat(2)
             boxes = boxes.clamp(min=0).minimum(torch.tensor([width, height, width, height], dtype=torch.float32))
             labels, scores = (outputs[key][position].detach().cpu() for key in ("box_labels", "scores"))
-            self.parts.append((number, height, width, boxes, labels, scores.float()))
+            y, x = sizes[position].tolist()
+            pixels = () if masks is None else masks[position][:, :y, :x].detach().cpu().numpy()
+            outlines = [encode_rle(resize_nearest(mask, (height, width))) for mask in pixels]
+            self.parts.append((number, height, width, boxes, labels, scores.float(), outlines))
 
     def write(
         self,
-        parts: Sequence[tuple[int, int, int, Tensor, Tensor, Tensor]],
+        parts: Sequence[_Boxes],
         names: Mapping[int, str],
         images: Path,
         categories: Sequence[str],
@@ -107,14 +115,16 @@ class BoxDrafts:
         return len(annotated), sum(len(image.objects) for image in annotated)
 
 
-def _image(part: tuple[int, int, int, Tensor, Tensor, Tensor], name: str, threshold: float) -> AnnotatedImage:
-    number, height, width, boxes, labels, scores = part
+def _image(part: _Boxes, name: str, threshold: float) -> AnnotatedImage:
+    number, height, width, boxes, labels, scores, outlines = part
     image = AnnotatedImage(name, height, width, id=number + 1)
     for position in scores.argsort(descending=True, stable=True).tolist():
         left, top, right, bottom = (round(value, 2) for value in boxes[position].tolist())
         if float(scores[position]) >= threshold and right > left and bottom > top:
             score = min(1.0, float(scores[position]))
-            image.objects.append(AnnotatedObject(int(labels[position]), (left, top, right, bottom), score=score))
+            outline = outlines[position] if outlines and outline_area(outlines[position]) else None
+            box = (left, top, right, bottom)
+            image.objects.append(AnnotatedObject(int(labels[position]), box, outline, score=score))
     return image
 
 

@@ -20,10 +20,10 @@ _CELL = 3.0  # inches per image
 class PredictionFigures(SpreadFigure):
     """Shows validation images with their true and their predicted boxes and masks.
 
-    It works for every module whose `predict_step` returns `boxes`, `box_labels` and `scores`, or `masks`, also with
-    the prefix `TASK_`, and does nothing for others. The images are spread over the validation set and the same in every
-    epoch. They are drawn from time to time and when training ends, even after an error, as `predictions.png` in the
-    run's folder and in the loggers. A legend names the colors of masks.
+    It works for every module whose `predict_step` returns `boxes`, `box_labels` and `scores`, optionally with a list of
+    `masks`, or a tensor of `masks`, also with the prefix `TASK_`, and does nothing for others. The images are spread
+    over the validation set and the same in every epoch. They are drawn from time to time and when training ends, even
+    after an error, as `predictions.png` in the run's folder and in the loggers. A legend names the colors of masks.
 
     Args:
         n: Number of images to show.
@@ -64,9 +64,12 @@ class PredictionFigures(SpreadFigure):
         """Draw the ground truth above the predictions."""
         batch, outputs, heading, step = kept
         names = (_classes("box_classes", trainer, pl_module), _classes("mask_classes", trainer, pl_module))
-        truth = draw_objects(batch["image"], batch.get("boxes"), batch.get("box_labels"), batch.get("mask"), *names)
-        boxes, labels, scores = _confident(outputs, self.min_score)
-        predicted = draw_objects(batch["image"], boxes, labels, outputs.get("masks"), *names, scores)
+        boxes, labels, mask = (batch.get(key) for key in ("boxes", "box_labels", "mask"))
+        truth = draw_objects(batch["image"], boxes, labels, mask, *names, object_masks=batch.get("masks"))
+        boxes, labels, scores, masks = _confident(outputs, self.min_score)
+        predicted = draw_objects(
+            batch["image"], boxes, labels, outputs.get("masks"), *names, scores, object_masks=masks
+        )
         legend = mask_legend([batch.get("mask"), outputs.get("masks")], names[1], names[0])
         figure = image_grid(
             torch.cat([truth, predicted]), heading=heading, columns=len(truth), cell=_CELL, legend=legend
@@ -75,14 +78,18 @@ class PredictionFigures(SpreadFigure):
 
 
 def _confident(outputs: Mapping[str, Any], min_score: float) -> tuple[list[Tensor] | None, ...]:
-    """Return boxes, classes and scores of each image's objects with at least `min_score`, the best last (on top)."""
-    keys = ("boxes", "box_labels", "scores")
+    """Return boxes, classes, scores and masks of objects with at least `min_score`, the best last (on top).
+
+    Each is a list with an entry for each image, or `None` if it is not predicted.
+    """
+    keys = ("boxes", "box_labels", "scores", "object_masks")
     if "boxes" not in outputs:
-        return None, None, None
+        return None, None, None, None
     orders = [scores.argsort() for scores in outputs["scores"]]
     chosen = [order[scores[order] >= min_score] for order, scores in zip(orders, outputs["scores"], strict=True)]
-    boxes, labels, scores = ([v[rows] for v, rows in zip(outputs[key], chosen, strict=True)] for key in keys)
-    return boxes, labels, scores
+    return tuple(
+        [v[rows] for v, rows in zip(outputs[key], chosen, strict=True)] if key in outputs else None for key in keys
+    )
 
 
 def _classes(key: str, trainer: L.Trainer, pl_module: L.LightningModule) -> list[str]:

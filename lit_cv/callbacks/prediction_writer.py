@@ -49,9 +49,9 @@ class PredictionWriter(L.Callback):
     corrections by hand.
 
     Boxes are written to a folder `predictions`, in file pixels, as COCO JSON, VOC XML or YOLO text files with their
-    scores, masks to PNG files of the files' sizes in `predictions/masks`. `AnnotatedImagesDataModule` reads the
-    folder (`root="predictions"`, `images=FOLDER`; YOLO's `labels` belong beside `images`). Its `order.csv` lists the
-    uncertainty of each image.
+    scores, and with the masks of the objects in COCO JSON; masks of classes to PNG files of the files' sizes in
+    `predictions/masks`. `AnnotatedImagesDataModule` reads the folder (`root="predictions"`, `images=FOLDER`; YOLO's
+    `labels` belong beside `images`). Its `order.csv` lists the uncertainty of each image.
 
     Embeddings are written to `embeddings.npz`, for `numpy.load`: `embedding` (N, D) float32, `image` with the N
     names, and `label` if the data have labels.
@@ -66,10 +66,10 @@ class PredictionWriter(L.Callback):
     tables; VOC cannot hold them, which is an error before anything is predicted.
 
     `predict_step` returns a dict with `probabilities` (N, K); or `values` or `embedding` (N, D); or lists `boxes`,
-    `box_labels` and `scores`, in pixels of the batch's images; or `masks` (N, H, W), optionally with `confidence`
-    (N,) or (N, H, W). If images are not in dataset order, it also returns `index` (N,). A module with several tasks
-    prefixes these names with `TASK_`, and its tables are `predictions_TASK.csv`. With several ranks each image is
-    written once.
+    `box_labels` and `scores`, in pixels of the batch's images, optionally with a list of `masks` (k, H, W) bool; or
+    `masks` (N, H, W), optionally with `confidence` (N,) or (N, H, W). If images are not in dataset order, it also
+    returns `index` (N,). A module with several tasks prefixes these names with `TASK_`, and its tables are
+    `predictions_TASK.csv`. With several ranks each image is written once.
 
     Args:
         folder: Output folder, created if missing; `None` uses the run's folder.
@@ -315,6 +315,9 @@ class PredictionWriter(L.Callback):
                 count, objects = self._boxes.write(
                     boxes, names, images, classes, folder, self.format, threshold, unsure_first, self._shown
                 )
+            if self.format != "coco" and any(part[6] for part in boxes):
+                chosen = setting("format", "coco", self)
+                log.warning("Only the boxes are written: %s also stores the masks of objects.", chosen)
             where = _describe(self._drafts, self.folder / _DRAFTS)
             log.info("%d boxes in %d images, with scores of at least %g: %s", objects, count, threshold, where)
         if masks:

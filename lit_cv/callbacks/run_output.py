@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 
 from lit_cv.callbacks.error_guard import guarded
 from lit_cv.callbacks.figure_log import has_loggers, log_figure
@@ -54,12 +55,22 @@ def class_names(trainer: L.Trainer, pl_module: L.LightningModule, classes: int |
 def plain_names(outputs: Mapping[str, Any]) -> dict[str, Any]:
     """Return boxes and masks without the prefix `TASK_`; of several tasks, the first of each kind.
 
+    `masks` is a tensor, the classes of pixels. A list of masks belongs to the boxes and becomes `object_masks`.
+
     Args:
         outputs: Outputs of `predict_step`, prefixed with `TASK_` in modules with several tasks.
     """
     plain = dict(outputs)
+    if (key := next((name for name in outputs if name == "boxes" or name.endswith("_boxes")), None)) is not None:
+        masks = outputs.get(key.removesuffix("boxes") + "masks")
+        plain |= {"object_masks": masks} if isinstance(masks, list) else {}
+    plain = {name: value for name, value in plain.items() if name != "masks" or isinstance(value, Tensor)}
     for kind in ("boxes", "box_labels", "scores", "masks", "confidence"):
-        prefixed = [value for name, value in outputs.items() if name.endswith(f"_{kind}")]
+        prefixed = [
+            value
+            for name, value in outputs.items()
+            if name.endswith(f"_{kind}") and (kind != "masks" or isinstance(value, Tensor))
+        ]
         if kind not in plain and prefixed:
             plain[kind] = prefixed[0]
     return plain

@@ -33,6 +33,7 @@ def draw_objects(
     mask_classes: Sequence[str] = (),
     scores: Sequence[Tensor] | None = None,
     opacity: float = 0.45,
+    object_masks: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """Draw labeled boxes and segmentation masks on images.
 
@@ -46,6 +47,7 @@ def draw_objects(
         mask_classes: Names of the pixel classes, from 0.
         scores: Confidences (k,) of the boxes of each image, shown next to the names.
         opacity: Opacity of masks, from 0 to 1.
+        object_masks: Masks (k, H, W) bool of the boxes of each image, in the color of their classes.
 
     Returns:
         (N, 3, h, w) uint8, with a longer side of at least 384 pixels.
@@ -70,6 +72,10 @@ def draw_objects(
         drawn = torch.stack([_paint(image, part, colors, opacity) for image, part in zip(drawn, resized, strict=True)])
     if boxes is None:
         return drawn
+    if object_masks is not None:
+        numbers = labels if labels is not None else [torch.zeros(len(each)).long() for each in boxes]
+        layers = zip(drawn, object_masks, numbers, strict=True)
+        drawn = torch.stack([_paint_objects(*layer, size, opacity) for layer in layers])
     outlined = []
     for position, image in enumerate(drawn):
         kinds = labels[position].tolist() if labels is not None else [0] * len(boxes[position])
@@ -123,6 +129,16 @@ def _paint(image: Tensor, mask: Tensor, colors: dict[int, tuple[int, int, int]],
         return image
     planes = torch.stack([mask == number for number in present])
     painted: Tensor = draw_segmentation_masks(image, planes, opacity, [colors[number] for number in present])
+    return painted
+
+
+def _paint_objects(image: Tensor, masks: Tensor, kinds: Tensor, size: tuple[int, int], opacity: float) -> Tensor:
+    from torchvision.utils import draw_segmentation_masks
+
+    if not masks.any():
+        return image
+    planes = F.interpolate(masks.detach().cpu()[None].float(), size, mode="nearest")[0].bool()
+    painted: Tensor = draw_segmentation_masks(image, planes, opacity, [class_color(kind) for kind in kinds.tolist()])
     return painted
 
 

@@ -157,10 +157,10 @@ class DetectionTask(DenseTask):
 
     def target(self, batch: Mapping[str, Any]) -> list[dict[str, Any]] | None:
         """Return a dict per image with boxes, labels, masks, crowd flags and size, as far as the batch has them."""
-        entries: dict[str, Sequence[Any]] = {"boxes": batch.get(self.key), "labels": batch.get("box_labels")}
-        entries |= {"masks": batch.get("masks")} if self.has_masks else {}
-        if any(values is None for values in entries.values()):
+        keys = {"boxes": self.key, "labels": "box_labels"} | ({"masks": "masks"} if self.has_masks else {})
+        if any(batch.get(key) is None for key in keys.values()):
             return None
+        entries: dict[str, Sequence[Any]] = {name: batch[key] for name, key in keys.items()}
         entries |= {name: batch[name] for name in ("iscrowd", "size", f"{self.key}_known") if name in batch}
         return [dict(zip(entries, values, strict=True)) for values in zip(*entries.values(), strict=True)]
 

@@ -124,7 +124,9 @@ def test_error_names_argument() -> None:
 def test_boxes_and_masks_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     draw = batch_figure.draw_objects
-    monkeypatch.setattr(batch_figure, "draw_objects", lambda *args: calls.append(args) or draw(*args))
+    monkeypatch.setattr(
+        batch_figure, "draw_objects", lambda *args, **kwargs: calls.append(args) or draw(*args, **kwargs)
+    )
     batch = {
         "image": torch.zeros(4, 3, 16, 16, dtype=torch.uint8),
         "label": torch.tensor([0, 1, 2, 3]),

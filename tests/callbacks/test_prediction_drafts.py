@@ -7,10 +7,11 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from datamodules import AnnotatedImagesDataModule
-from lit_cv.annotations import Problems, load_mask, read_annotations, save_mask, write_coco
+from lit_cv.annotations import Problems, load_mask, outline_mask, read_annotations, save_mask, write_coco
 from lit_cv.callbacks import PredictionWriter
 from lit_cv.callbacks.prediction_drafts import BoxDrafts, box_uncertainty
 from lit_cv.cli import main
@@ -26,6 +27,15 @@ class AnnotationEcho(L.LightningModule):
         labels = [torch.cat([true, torch.tensor([0])]) for true in batch["box_labels"]]
         scores = [torch.cat([torch.linspace(1, 0.5, len(true)), torch.tensor([0.05])]) for true in batch["boxes"]]
         return {"boxes": boxes, "box_labels": labels, "scores": scores, "index": batch["index"]}
+
+
+class InstanceEcho(L.LightningModule):
+    """Predicts the annotated objects with their masks, the first one with a low score."""
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        scores = [torch.linspace(0.2, 0.9, len(boxes)) for boxes in batch["boxes"]]
+        entries = {name: batch[name] for name in ("boxes", "box_labels", "masks", "index")}
+        return {**entries, "scores": scores}
 
 
 class MaskPredictor(L.LightningModule):
@@ -79,6 +89,31 @@ def test_drafts_can_be_read_back(source: AnnotatedImagesDataModule, tmp_path: Pa
     data = AnnotatedImagesDataModule(str(drafts), images=str(tmp_path / "source/train"), image_size=64, val_fraction=0)
     data.setup()
     assert data.box_classes == ["zebra", "cat", "dog"]
+
+
+@pytest.mark.parametrize("format", ["coco", "voc"])
+def test_masks_of_objects_in_drafts(tmp_path: Path, format: Any, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "instances").mkdir()
+    values = {}
+    for index, (height, width) in enumerate([(40, 60), (50, 20), (33, 33)]):
+        save_image(tmp_path / "images" / f"{index}.png", height, width)
+        values[f"{index}.png"] = drawn = np.zeros((height, width), np.uint8)
+        drawn[2:20, 3:9], drawn[12:30, 9:17] = 4, 6
+        Image.fromarray(drawn).save(tmp_path / "instances" / f"{index}.png")
+    data = AnnotatedImagesDataModule(
+        str(tmp_path), "instances", targets="instances", image_size=96, num_workers=0, val_fraction=0, test_fraction=0.6
+    )
+    predict(InstanceEcho(), data, tmp_path / "run", format=format)
+    folders = {"all": tmp_path / "images"}
+    drafts = read_annotations(tmp_path / "run" / "predictions", Problems(), folders=folders)["all"]
+    assert len(drafts.images) == 2
+    assert ("Only the boxes are written: `format='coco'`" in caplog.text) == (format == "voc")
+    for image in drafts.images:
+        (item,) = image.objects  # the other has a score below 0.3
+        assert item.score == pytest.approx(0.9)
+        if format == "coco":
+            mask = outline_mask(item.segmentation, (image.height, image.width))
+            assert np.array_equal(mask, values[image.name] == 6)
 
 
 def test_order_by_uncertainty(source: AnnotatedImagesDataModule, tmp_path: Path) -> None:

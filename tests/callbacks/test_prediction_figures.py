@@ -56,6 +56,21 @@ def test_ground_truth_above_prediction(tmp_path: Path, calls: list[Any], cls: ty
     assert "val/predictions" in board(tmp_path / "run").Tags()["images"]
 
 
+def test_masks_of_objects(tmp_path: Path, calls: list[Any]) -> None:
+    data = Rectangles(8)
+    for item in data.items:
+        item["masks"] = torch.ones(len(item["boxes"]), 48, 64, dtype=torch.bool)
+    model = DetectionModule(backbone="resnet9_small", channels=32, detector="mask_rcnn", score_threshold=0.0)
+    trainer = run_trainer(
+        tmp_path / "run", [PredictionFigures(n=3, min_score=0.0)], max_epochs=1, limit_train_batches=1
+    )
+    trainer.fit(model, datamodule=data)
+    (_, truth), (_, predicted) = calls
+    assert [masks.shape for masks in truth["object_masks"]] == [(1, 48, 64), (1, 48, 64), (0, 48, 64)]
+    assert [masks.shape[1:] for masks in predicted["object_masks"]] == [(48, 64)] * 3
+    assert Image.open(tmp_path / "run" / "predictions.png").size[0] > 500
+
+
 def test_no_figure_for_other_modules(tmp_path: Path, calls: list[Any]) -> None:
     data = Rectangles(8)
     for i, item in enumerate(data.items):
@@ -79,7 +94,8 @@ def test_best_box_is_drawn_last() -> None:
         "box_labels": [torch.tensor([5, 6, 7])],
         "scores": [torch.tensor([0.9, 0.1, 0.4])],
     }
-    boxes, labels, scores = _confident(outputs, 0.3)
+    boxes, labels, scores, masks = _confident(outputs, 0.3)
+    assert masks is None
     assert boxes is not None
     assert labels is not None
     assert scores is not None

@@ -38,6 +38,19 @@ def test_masks() -> None:
     assert not (drawn[0, :, 200] == 200).all()  # class 0 is not the background here
 
 
+def test_masks_of_objects_have_colors_of_classes() -> None:
+    images = torch.full((2, 3, 96, 96), 200, dtype=torch.uint8)
+    masks = [torch.zeros(2, 96, 96, dtype=torch.bool), torch.zeros(0, 96, 96, dtype=torch.bool)]
+    masks[0][0, 20:40, 20:40] = masks[0][1, 60:80, 20:40] = True
+    boxes = [torch.tensor([[10.0, 10, 50, 45], [10, 55, 50, 90]]), torch.zeros(0, 4)]
+    labels = [torch.tensor([1, 3]), torch.zeros(0, dtype=torch.int64)]
+    drawn = draw_objects(images, boxes, labels, opacity=1.0, object_masks=masks)
+    assert tuple(drawn[0, :, 120, 120].tolist()) == class_color(1)
+    assert tuple(drawn[0, :, 280, 120].tolist()) == class_color(3)
+    assert (drawn[0, :, 130, 190] == 200).all()
+    assert (drawn[1] == 200).all()
+
+
 def test_titles() -> None:
     labels = [torch.tensor([0, 1, 1]), torch.zeros(0, dtype=torch.int64)]
     boxes = [torch.zeros(3, 4), torch.zeros(0, 4)]

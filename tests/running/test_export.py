@@ -28,7 +28,7 @@ from lit_cv import (
 )
 from lit_cv.cli import main
 from lit_cv.modules.few_shot import FewShotModule
-from lit_cv.nn.detection import Detections
+from lit_cv.nn.detection import Detections, named_entries
 from lit_cv.running.export import (
     ExportedEpisode,
     ExportedModule,
@@ -237,8 +237,9 @@ def check_objects(outputs: dict[str, Tensor], expected: list[Detections], tolera
     torch.testing.assert_close(outputs["scores"], torch.stack(scores), rtol=0, atol=1e-4)
     for i, objects in enumerate(expected):
         count = len(objects.scores)
-        comparison.add({name: outputs[name][i : i + 1, :count] for name in objects._fields},
-                       {name: value[None] for name, value in objects._asdict().items()})  # fmt: skip
+        entries = named_entries(objects)
+        comparison.add({name: outputs[name][i : i + 1, :count] for name in entries},
+                       {name: value[None] for name, value in entries.items()})  # fmt: skip
         assert (outputs["scores"][i, count:] == 0).all()
         assert (outputs["boxes"][i, count:] == 0).all()
         assert (outputs["labels"][i, count:] == -1).all()

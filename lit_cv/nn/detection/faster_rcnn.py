@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ __all__ = ["FasterRCNNDetector"]
 _SCALES = (8.0,)  # in strides, as in Lin et al. 2017
 _RATIOS = (0.5, 1.0, 2.0)
 _SIDE = 7  # side of the features pooled for a proposal
+_SAMPLES = 512  # proposals of an image that train the second network, a quarter of them at most with an object
 
 
 class _Sampled(NamedTuple):
@@ -53,9 +54,13 @@ class FasterRCNNDetector(Detector):
         num_convs: Convolutions of the region proposal network.
         layout: Structure of a published detector, which replaces the previous three.
         other_classes: Number of further classes that are reported as background.
+
+    Attributes:
+        samples: Number of proposals of an image that train the second network of lit_cv's structure.
     """
 
-    loss_names = ("class_loss", "box_loss", "objectness_loss", "rpn_box_loss")
+    samples: ClassVar[int] = _SAMPLES
+    loss_names: ClassVar[tuple[str, ...]] = ("class_loss", "box_loss", "objectness_loss", "rpn_box_loss")
 
     def __init__(
         self,
@@ -82,7 +87,7 @@ class FasterRCNNDetector(Detector):
             MultiScaleRoIAlign([str(i) for i in range(pooled)], _SIDE, 2),
             _box_head(channels, hidden, layout is not None and layout.normalized),
             FastRCNNPredictor(hidden, 1 + num_classes + other_classes),  # class 0 is the background
-            *(0.5, 0.5, 512, 0.25, None),
+            *(0.5, 0.5, _SAMPLES if layout is not None else self.samples, 0.25, None),
             *(0.05, 0.5, 100),  # unused: `detect` has its own limits
         )
 
