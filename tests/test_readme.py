@@ -6,8 +6,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.utils import save_image
 
 from lit_cv.callbacks import DomainEmbedding, EmbeddingEvaluation
@@ -113,6 +115,13 @@ def photos(in_tmp: Path) -> Path:
     lines = [f"{index}.png 4 4 20 20 {('red', 'white')[index % 2]}" for index in range(12)]
     (in_tmp / "lines" / "boxes.txt").write_text("\n".join(lines))
     save_voc(in_tmp / "cells", [(80, 96)] * 20, [[("red", 5, 5, 40, 50), ("white", 50, 20, 90, 70)]] * 20)
+    (in_tmp / "cells_masks" / "instances").mkdir(parents=True)
+    objects = np.zeros((80, 96), np.uint8)
+    objects[10:40, 8:40], objects[30:70, 50:80] = 1, 2
+    for path in (in_tmp / "cells" / "JPEGImages").iterdir():
+        (in_tmp / "cells_masks" / "images").mkdir(exist_ok=True)
+        (in_tmp / "cells_masks" / "images" / path.name).write_bytes(path.read_bytes())
+        Image.fromarray(objects).save(in_tmp / "cells_masks" / "instances" / path.name)
     (in_tmp / "new").mkdir()
     for path in (in_tmp / "cells" / "JPEGImages").glob("[0-4].png"):
         (in_tmp / "new" / path.name).write_bytes(path.read_bytes())

@@ -295,6 +295,13 @@ VARIANTS: list[Case] = [
         lambda: [Augmentation(operations=[*MIRROR, {"name": "affine", "scale": [0.8, 1.2]}]), EMA(0.9)],
         variant="Faster R-CNN, augmented and averaged",
     ),
+    Case(
+        DetectionModule,
+        DENSE | {"detector": "mask_rcnn", "class_weight": "balanced"},
+        lambda: Scenes(targets="instances"),
+        lambda: [Augmentation(operations=[*MIRROR, {"name": "affine", "scale": [0.8, 1.2]}])],
+        variant="Mask R-CNN, augmented",
+    ),
     *(
         Case(
             MultiTaskModule,

@@ -409,3 +409,10 @@ def test_exported_classes_come_from_module(in_tmp: Path) -> None:
     save_checkpoint(segmentation_module(), in_tmp / "a.ckpt")
     main(["export", "a.ckpt", "--formats", "safetensors", "--output", "out"])
     assert json.loads((in_tmp / "out" / "model.json").read_text())["classes"] == ["ground", "cell"]
+
+
+def test_mask_rcnn_is_rejected() -> None:
+    module = detection_module("mask_rcnn")
+    with pytest.raises(ValueError, match=r"detector='mask_rcnn': must be fcos, retinanet or faster_rcnn.*--part embed"):
+        ExportedModule(module)
+    assert ExportedModule(module, "embed").name == "embedding"
