@@ -56,6 +56,7 @@ def test_ground_truth_above_prediction(tmp_path: Path, calls: list[Any], cls: ty
     assert "val/predictions" in board(tmp_path / "run").Tags()["images"]
 
 
+@pytest.mark.slow
 def test_masks_of_objects(tmp_path: Path, calls: list[Any]) -> None:
     data = Rectangles(8)
     for item in data.items:
