@@ -47,7 +47,8 @@ def draw_objects(
         mask_classes: Names of the pixel classes, from 0.
         scores: Confidences (k,) of the boxes of each image, shown next to the names.
         opacity: Opacity of masks, from 0 to 1.
-        object_masks: Masks (k, H, W) bool of the boxes of each image, in the color of their classes.
+        object_masks: Masks (k, H, W) bool of the boxes of each image, in the color of their classes; where some
+            overlap, the last one is on top.
 
     Returns:
         (N, 3, h, w) uint8, with a longer side of at least 384 pixels.
@@ -133,13 +134,14 @@ def _paint(image: Tensor, mask: Tensor, colors: dict[int, tuple[int, int, int]],
 
 
 def _paint_objects(image: Tensor, masks: Tensor, kinds: Tensor, size: tuple[int, int], opacity: float) -> Tensor:
-    from torchvision.utils import draw_segmentation_masks
-
+    """Color the pixels of objects; where objects overlap, the last one is on top."""
     if not masks.any():
         return image
     planes = F.interpolate(masks.detach().cpu()[None].float(), size, mode="nearest")[0].bool()
-    painted: Tensor = draw_segmentation_masks(image, planes, opacity, [class_color(kind) for kind in kinds.tolist()])
-    return painted
+    layer = image.float()
+    for plane, kind in zip(planes, kinds.tolist(), strict=True):
+        layer[:, plane] = torch.tensor(class_color(kind), dtype=torch.float32)[:, None]
+    return image.float().lerp(layer, opacity).round().to(torch.uint8)
 
 
 def _outline(image: Tensor, corners: Tensor, kinds: Sequence[int], names: list[str] | None) -> Tensor:

@@ -51,6 +51,17 @@ def test_masks_of_objects_have_colors_of_classes() -> None:
     assert (drawn[1] == 200).all()
 
 
+def test_last_of_overlapping_objects_is_on_top() -> None:
+    masks = torch.zeros(2, 96, 96, dtype=torch.bool)
+    masks[0, 20:60], masks[1, 40:80] = True, True
+    boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 9]])
+    drawn = draw_objects(torch.zeros(1, 3, 96, 96), [boxes], [torch.tensor([1, 3])], opacity=0.5, object_masks=[masks])
+    rows = {30: 1, 50: 3, 70: 3}
+    for row, label in rows.items():
+        expected = torch.tensor(class_color(label)) / 2
+        assert (drawn[0, :, 4 * row, 200] - expected).abs().max() <= 1
+
+
 def test_titles() -> None:
     labels = [torch.tensor([0, 1, 1]), torch.zeros(0, dtype=torch.int64)]
     boxes = [torch.zeros(3, 4), torch.zeros(0, 4)]
