@@ -185,6 +185,7 @@ def test_commands_for_several_ranks(command: str, in_tmp: Path) -> None:
     assert cli.trainer.current_epoch == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
 def test_configuration(configuration: str, photos: Path) -> None:
     (photos / "mine.yaml").write_text(configuration)

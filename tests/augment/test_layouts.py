@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lit_cv.augment import OPERATIONS, POLICIES, Operation, build_operations, cutmix, mixup, policy_operations
 from lit_cv.augment.tone import equalize
+from tests.marks import first_quick
 
 ENTRIES: dict[str, Any] = {name: name for name in OPERATIONS} | {
     "affine": {"name": "affine", "degrees": 20, "translate": 0.2},
@@ -52,7 +53,7 @@ def check(layout: str, channels: int, dtype: torch.dtype, change: Callable[[Tens
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=1.0 if dtype == torch.uint8 else 0.02)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", first_quick(LAYOUTS))
 @pytest.mark.parametrize("name", ENTRIES)
 def test_operations_ignore_memory_layout(name: str, layout: str) -> None:
     chain = build_operations([ENTRIES[name]])

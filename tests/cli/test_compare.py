@@ -182,9 +182,8 @@ def test_compare_adaptation_chosen_without_target_labels(
     assert not (in_tmp / "unknown" / "runs").exists()  # nothing is trained
 
 
-@pytest.mark.parametrize(
-    ("supported", "precision"), [pytest.param(True, "bf16-mixed", marks=pytest.mark.slow), (False, "32-true")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("supported", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
 def test_precision_of_a_stage_suits_the_device(
     supported: bool, precision: str, in_tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from torchvision.utils import save_image
 
 from lit_cv.cli import main
 from tests.custom_parts import write_files
+from tests.marks import first_quick
 
 QUICK = [
     "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "2",
@@ -167,22 +168,25 @@ def test_custom_format(user_files: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [
-        (["--model.backbone", "mynet.TinyNt"], r"mynet has no TinyNt: did you mean 'TinyNet'"),
-        (["--model.backbone", "mynet.NamelessNet"], r"mynet\.NamelessNet has no num_features"),
-        (["--model.backbone", "mynet.WrongNet"], r"forward returned the shape \(2, 3\)"),
-        (["--model.backbone", "lost.Net"], "module lost was not found"),
-        (["--model.optimizer", "mine.Slw"], "mine has no Slw: did you mean 'Slow'"),
-        (
-            ["--model.optimizer", "adamm"],
-            "optimizer='adamm': there is no such optimizer: did you mean 'adam'",
-        ),
-        (["--model.schedule", "mine.backwards"], "neither a function of `progress`"),
-        (["--model.metrics", "[kapa]"], "there is no such metric: did you mean 'kappa'"),
-        (["--model.metrics", "[acc]"], "there is no such metric"),
-        (["--model.metrics", "[pearson]"], "the metric PearsonCorrCoef does not fit this task"),
-        (["--trainer.callbacks+=Augmentation", "--trainer.callbacks.operations", "[sol.Half]"], "abstract"),
-    ],
+    first_quick(
+        [
+            (["--model.backbone", "mynet.TinyNt"], r"mynet has no TinyNt: did you mean 'TinyNet'"),
+            (["--model.backbone", "mynet.NamelessNet"], r"mynet\.NamelessNet has no num_features"),
+            (["--model.backbone", "mynet.WrongNet"], r"forward returned the shape \(2, 3\)"),
+            (["--model.backbone", "lost.Net"], "module lost was not found"),
+            (["--model.optimizer", "mine.Slw"], "mine has no Slw: did you mean 'Slow'"),
+            (
+                ["--model.optimizer", "adamm"],
+                "optimizer='adamm': there is no such optimizer: did you mean 'adam'",
+            ),
+            (["--model.schedule", "mine.backwards"], "neither a function of `progress`"),
+            (["--model.metrics", "[kapa]"], "there is no such metric: did you mean 'kappa'"),
+            (["--model.metrics", "[acc]"], "there is no such metric"),
+            (["--model.metrics", "[pearson]"], "the metric PearsonCorrCoef does not fit this task"),
+            (["--trainer.callbacks+=Augmentation", "--trainer.callbacks.operations", "[sol.Half]"], "abstract"),
+        ],
+        4,
+    ),
 )
 def test_custom_part_error_is_one_line(user_files: Path, options: list[str], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message) as error:

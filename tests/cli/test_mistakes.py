@@ -16,6 +16,7 @@ from lit_cv.cli import console, main
 from lit_cv.cli.remedies import remedy
 from lit_cv.running.arguments import read_configuration
 from lit_cv.running.runs import remove_unused_run
+from tests.marks import first_quick
 from tests.processes import run_program
 
 QUICK = [
@@ -199,46 +200,58 @@ def test_error_explains_user_class(in_tmp: Path, option: list[str], message: str
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [
-        (["--ema.decay", "2"], "decay=2.0: .* (--ema.decay)."),
-        (["--early_stopping.patience", "-1"], "patience=-1: .* (--early_stopping.patience)."),
-        (["--trainer.callbacks+=CutMix", "--trainer.callbacks.alpha", "-1"], "alpha=.* (--trainer.callbacks.alpha)."),
-        (["--trainer.callbacks+=EMA", "--trainer.callbacks.decay=2"], "decay=2.0: .* (--trainer.callbacks.decay)."),
-        (
-            [
-                *("--data=DomainAdaptationDataModule", "--data.source=DigitsDataModule"),
-                *("--data.target=DigitsDataModule", "--data.source.val_fraction=5"),
-            ],
-            "val_fraction=5.0: .* (--data.source.val_fraction).",
-        ),
-        (["--data.image_size", "photos.v2"], "--data.image_size photos.v2: expected int.*"),
-        (["--model", "wrong.yaml"], ".*unknown class.*'wrong.yaml'.*"),
-        (["--model.weights", "nothere.pt"], "weights='nothere.pt': there is no such file (--model.weights)."),
-        (["--model.backbone", "resnet19"], "backbone='resnet19': there is no such backbone: .*? (--model.backbone)"),
-        (["--model.warmup_epochs", "-1"], "warmup_epochs=-1.0: must be at least 0 (--model.warmup_epochs)."),
-        (["--model.optimizer=sgd", "--model.momentum=9"], "momentum=9.0: .* in [0, 1) (--model.momentum)."),
-        (["--model.image_size", "0"], "resnet9_small does not support images of 0x0 pixels (--model.image_size): .*"),
-        (
-            ["--model=FineTuneModule", "--model.strategy=freeze_backbone", "--model.frozen_stages=layer9"],
-            "frozen_stages='layer9': there is no stage .* (--model.frozen_stages).",
-        ),
-        (
-            [
-                "--model=FineTuneModule",
-                "--model.strategy=gradual_unfreezing",
-                "--model.unfreeze_epochs=[1,1,1,1,1,1,1]",
-            ],
-            ".*: it has 7 entries, .* 6 stages (--model.unfreeze_epochs).",
-        ),
-        (["--trainer.devices", "0"], ".* Give a number of at least 1, or auto (--trainer.devices)."),
-        (["--trainer.devices", "x"], ".* should be an int > 0 (--trainer.devices)."),
-        (["--trainer.accelerator", "foo"], ".* (--trainer.accelerator)."),
-        (["--trainer.max_epochs", "-5"], ".* (--trainer.max_epochs)."),
-        (
-            ["--data.classes", "[no, 1e3]"],
-            "--data.classes [False, 1000.0]: names such as no, .* in quotes: .*",
-        ),
-    ],
+    first_quick(
+        [
+            (["--ema.decay", "2"], "decay=2.0: .* (--ema.decay)."),
+            (["--early_stopping.patience", "-1"], "patience=-1: .* (--early_stopping.patience)."),
+            (
+                ["--trainer.callbacks+=CutMix", "--trainer.callbacks.alpha", "-1"],
+                "alpha=.* (--trainer.callbacks.alpha).",
+            ),
+            (["--trainer.callbacks+=EMA", "--trainer.callbacks.decay=2"], "decay=2.0: .* (--trainer.callbacks.decay)."),
+            (
+                [
+                    *("--data=DomainAdaptationDataModule", "--data.source=DigitsDataModule"),
+                    *("--data.target=DigitsDataModule", "--data.source.val_fraction=5"),
+                ],
+                "val_fraction=5.0: .* (--data.source.val_fraction).",
+            ),
+            (["--data.image_size", "photos.v2"], "--data.image_size photos.v2: expected int.*"),
+            (["--model", "wrong.yaml"], ".*unknown class.*'wrong.yaml'.*"),
+            (["--model.weights", "nothere.pt"], "weights='nothere.pt': there is no such file (--model.weights)."),
+            (
+                ["--model.backbone", "resnet19"],
+                "backbone='resnet19': there is no such backbone: .*? (--model.backbone)",
+            ),
+            (["--model.warmup_epochs", "-1"], "warmup_epochs=-1.0: must be at least 0 (--model.warmup_epochs)."),
+            (["--model.optimizer=sgd", "--model.momentum=9"], "momentum=9.0: .* in [0, 1) (--model.momentum)."),
+            (
+                ["--model.image_size", "0"],
+                "resnet9_small does not support images of 0x0 pixels (--model.image_size): .*",
+            ),
+            (
+                ["--model=FineTuneModule", "--model.strategy=freeze_backbone", "--model.frozen_stages=layer9"],
+                "frozen_stages='layer9': there is no stage .* (--model.frozen_stages).",
+            ),
+            (
+                [
+                    "--model=FineTuneModule",
+                    "--model.strategy=gradual_unfreezing",
+                    "--model.unfreeze_epochs=[1,1,1,1,1,1,1]",
+                ],
+                ".*: it has 7 entries, .* 6 stages (--model.unfreeze_epochs).",
+            ),
+            (["--trainer.devices", "0"], ".* Give a number of at least 1, or auto (--trainer.devices)."),
+            (["--trainer.devices", "x"], ".* should be an int > 0 (--trainer.devices)."),
+            (["--trainer.accelerator", "foo"], ".* (--trainer.accelerator)."),
+            (["--trainer.max_epochs", "-5"], ".* (--trainer.max_epochs)."),
+            (
+                ["--data.classes", "[no, 1e3]"],
+                "--data.classes [False, 1000.0]: names such as no, .* in quotes: .*",
+            ),
+        ],
+        8,
+    ),
 )
 def test_error_names_option(in_tmp: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str) -> None:
     monkeypatch.setattr(sys, "argv", ["lit-cv", "fit", "--config", "supervised", *QUICK, *options])

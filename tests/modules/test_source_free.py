@@ -28,6 +28,7 @@ def source_free(source: Path, **options: Any) -> SourceFreeModule:
     return SourceFreeModule(**{"backbone": "conv4", "weights": str(source), "lr": 1e-3} | options)
 
 
+@pytest.mark.slow
 def test_adaptation_beats_the_source_alone(source: Path, tmp_path: Path) -> None:
     scores = []
     for lr in (0.0, 1e-3):

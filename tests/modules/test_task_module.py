@@ -13,6 +13,7 @@ from lit_cv import DetectionModule, MultiTaskModule, SegmentationModule, Supervi
 from lit_cv.modules.base import BaseModule
 from lit_cv.modules.task_module import TaskModule
 from lit_cv.tasks import ClassificationTask, RegressionTask
+from tests.marks import first_quick
 from tests.modules.scenes import QUIET, Rectangles
 from tests.modules.test_supervised import Blobs
 
@@ -47,17 +48,20 @@ def test_task_is_not_a_submodule(module: BaseModule) -> None:
 
 @pytest.mark.parametrize(
     ("make", "batch"),
-    [
-        (lambda: SupervisedModule(**SMALL, num_classes=3), {"label": torch.tensor([0, 2, 1])}),
-        (
-            lambda: DetectionModule(**BOXES),
-            {"boxes": [torch.zeros(0, 4)] * 3, "box_labels": [torch.zeros(0, dtype=torch.int64)] * 3},
-        ),
-        (
-            lambda: SegmentationModule(**SMALL, **DENSE, mask_classes=["ground", "cell"]),
-            {"mask": torch.zeros(3, 32, 32, dtype=torch.int64)},
-        ),
-    ],
+    first_quick(
+        [
+            (lambda: SupervisedModule(**SMALL, num_classes=3), {"label": torch.tensor([0, 2, 1])}),
+            (
+                lambda: DetectionModule(**BOXES),
+                {"boxes": [torch.zeros(0, 4)] * 3, "box_labels": [torch.zeros(0, dtype=torch.int64)] * 3},
+            ),
+            (
+                lambda: SegmentationModule(**SMALL, **DENSE, mask_classes=["ground", "cell"]),
+                {"mask": torch.zeros(3, 32, 32, dtype=torch.int64)},
+            ),
+        ],
+        1,
+    ),
 )
 def test_networks_are_built_on_first_use(make: Callable[[], TaskModule], batch: dict[str, Any]) -> None:
     batch = {"image": IMAGES, **batch}

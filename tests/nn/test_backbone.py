@@ -76,12 +76,16 @@ def test_wrong_image_shapes_are_refused(shape):
         create_backbone("conv4")(torch.zeros(shape))
 
 
+_QUICK = ("resnet", "resnet9", "conv", "vit", "convnext", "efficientnet", "mobilenet", "swin", "lenet")
+
+
 def _every_backbone():
-    """Yield the names of all backbones; all but the first of each family are marked slow."""
+    """Yield the names of all backbones; all but the first of some families are marked slow."""
     families = set()
     for name in list_backbones():
         family = name.rstrip("0123456789").split("_")[0]
-        yield pytest.param(name, marks=[pytest.mark.slow] if family in families else [])
+        quick = family in _QUICK and family not in families
+        yield pytest.param(name, marks=[] if quick else [pytest.mark.slow])
         families.add(family)
 
 

@@ -6,6 +6,7 @@ from torch import nn
 
 import lit_cv.nn
 from lit_cv.nn import BackboneStage, backbone_stages, create_backbone, find_stage
+from tests.marks import first_quick
 
 
 def stages_of(name):
@@ -43,7 +44,9 @@ def test_stage_names(name, expected):
     assert set(listed) == set(body.parameters())
 
 
-@pytest.mark.parametrize("name", ["regnet_y_400mf", "squeezenet1_0", "googlenet", "mnasnet0_5", "alexnet", "maxvit_t"])
+@pytest.mark.parametrize(
+    "name", first_quick(["regnet_y_400mf", "squeezenet1_0", "googlenet", "mnasnet0_5", "alexnet", "maxvit_t"])
+)
 def test_stages_of_other_families_are_complete(name):
     body = create_backbone(name, image_size=224).body
     stages = backbone_stages(body)

@@ -6,21 +6,25 @@ from torch import nn
 
 from lit_cv.nn import create_backbone, has_small_stem, list_backbones
 from lit_cv.nn.stems import adapt_channels, adapt_normalization, first_convolution, replace_input
+from tests.marks import first_quick
 
 
 @pytest.mark.parametrize(
     ("name", "standard", "small"),
-    [
-        ("resnet18", 1, 4),
-        ("densenet121", 1, 4),
-        ("regnet_y_400mf", 1, 2),
-        ("convnext_tiny", 1, 2),
-        ("efficientnet_b0", 1, 2),
-        ("mobilenet_v3_small", 1, 2),
-        ("mnasnet0_5", 1, 2),
-        ("shufflenet_v2_x0_5", 1, 4),
-        ("googlenet", 1, 4),
-    ],
+    first_quick(
+        [
+            ("resnet18", 1, 4),
+            ("densenet121", 1, 4),
+            ("regnet_y_400mf", 1, 2),
+            ("convnext_tiny", 1, 2),
+            ("efficientnet_b0", 1, 2),
+            ("mobilenet_v3_small", 1, 2),
+            ("mnasnet0_5", 1, 2),
+            ("shufflenet_v2_x0_5", 1, 4),
+            ("googlenet", 1, 4),
+        ],
+        3,
+    ),
 )
 def test_small_stem_keeps_resolution(name, standard, small):
     images = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)

@@ -56,7 +56,7 @@ def test_program_outputs_as_decoded_objects() -> None:
         "kind": torch.eye(2),
     }
     objects = _decoded(DetectionTask("cells", classes=["a", "b"]), outputs, [{}], torch.tensor([1]))
-    assert [entry.tolist() for entry in objects[0][1:]] == [outputs["cells_scores"][1, :2].tolist(), [0, 1]]
+    assert [entry.tolist() for entry in objects[0][1:3]] == [outputs["cells_scores"][1, :2].tolist(), [0, 1]]
     assert torch.equal(objects[0].boxes, outputs["cells_boxes"][1, :2])
     task = ClassificationTask("kind", num_classes=2)
     assert torch.equal(_decoded(task, outputs, torch.zeros(1), torch.tensor([1])), torch.eye(2)[1:])

@@ -14,6 +14,7 @@ from lit_cv.errors import VoidOptionError
 from lit_cv.running.arguments import prepare_run
 from lit_cv.running.recipe_options import drop_option, options_of_recipes
 from lit_cv.running.training import LitCLI
+from tests.marks import first_quick
 
 QUICK = ["--trainer.accelerator", "cpu", "--trainer.fast_dev_run", "1", "--trainer.precision", "32-true",
          "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]  # fmt: skip
@@ -183,7 +184,7 @@ def test_saved_config_lacks_dropped_options(in_tmp: Path) -> None:
     assert not Path("lightning_logs/version_1").exists()
 
 
-@pytest.mark.parametrize(("epochs", "every"), [("3", 1), ("8", 4), ("-1", 4)])
+@pytest.mark.parametrize(("epochs", "every"), first_quick([("3", 1), ("8", 4), ("-1", 4)], 1))
 def test_short_run_validates_every_epoch(
     in_tmp: Path, monkeypatch: pytest.MonkeyPatch, epochs: str, every: int
 ) -> None:

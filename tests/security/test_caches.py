@@ -31,6 +31,7 @@ from datamodules.inspection import unreadable_files
 from datamodules.stored_file import cache_folder
 from tests.datamodules.files import save_images
 from tests.datamodules.test_web_dataset import save_shard
+from tests.marks import first_quick
 
 FOUR = 4  # images: the number that a cache compares, so that every difference is found
 
@@ -537,7 +538,7 @@ INDEXES: dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.mark.parametrize("name", INDEXES)
+@pytest.mark.parametrize("name", first_quick(INDEXES, 8))
 def test_invalid_index_is_rebuilt(shards: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
     expected = opened(shards)
     assert expected[1] == [f"train-{n}.tar/{40 * n + m:04}.png" for n in range(2) for m in range(2)]

@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from lit_cv.plain_values import load_yaml, read_yaml, require_plain
+from tests.marks import first_quick
 from tests.security.hostile import EVIL, MARKER, QUICK, error_line, save_hostile
 
 RUN = Path("lightning_logs/version_0")
@@ -153,7 +154,7 @@ BYPASSES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("verb", ["fit", pytest.param("validate", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", BYPASSES)
+@pytest.mark.parametrize("name", first_quick(BYPASSES, 3))
 def test_run_configuration_bypasses(place: Path, monkeypatch: pytest.MonkeyPatch, name: str, verb: str) -> None:
     Path("callbacks.yaml").write_text(f"- class_path: {SAVER}\n  init_args: {{dirpath: victim}}\n")
     change(trainer=BYPASSES[name])

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from lit_cv import SupervisedModule
 from lit_cv.modules.loading import load_module
 from lit_cv.nn import Backbone, create_backbone
+from tests.marks import first_quick
 from tests.security.hostile import QUICK, error_line, save_hostile
 
 pytest.importorskip("timm")
@@ -148,7 +149,7 @@ WRONG: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("case", first_quick(WRONG, 1))
 def test_wrong_preprocessing_in_checkpoint(in_tmp: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     options = {"backbone": "conv4", "num_classes": 2, "in_channels": 1, "image_size": 8}
     original = SupervisedModule(**options)  # type: ignore[arg-type]

@@ -134,6 +134,7 @@ def test_older_checkpoint_starts_new_run(fitted: Path, capfd: pytest.CaptureFixt
     assert content_of(RUN) == before
 
 
+@pytest.mark.slow
 def test_previous_checkpoint_starts_new_run(fitted: Path) -> None:
     previous = RUN / "checkpoints" / "previous.ckpt"
     before = content_of(RUN)

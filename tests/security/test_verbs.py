@@ -9,6 +9,7 @@ import torch
 import yaml
 from torchvision.utils import save_image
 
+from tests.marks import first_quick
 from tests.security.hostile import EVIL, MARKER, QUICK, error_line, save_hostile
 
 BEST = "lightning_logs/version_0/checkpoints/best.ckpt"
@@ -100,7 +101,7 @@ def place(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return fitted
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", first_quick(VERBS, 4))
 def test_verbs_on_hostile_files(
     place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], verb: str
 ) -> None:
