@@ -33,6 +33,8 @@ from tests.datamodules.files import save_images
 from tests.datamodules.test_web_dataset import save_shard
 from tests.marks import first_quick
 
+pytestmark = pytest.mark.slow
+
 FOUR = 4  # images: the number that a cache compares, so that every difference is found
 
 

@@ -13,6 +13,8 @@ from lit_cv.plain_values import load_yaml, read_yaml, require_plain
 from tests.marks import first_quick
 from tests.security.hostile import EVIL, MARKER, QUICK, error_line, save_hostile
 
+pytestmark = pytest.mark.slow
+
 RUN = Path("lightning_logs/version_0")
 VICTIM = {"dirpath": "victim"}
 EVALUATION = ("validate", "test", "predict", "knn")

@@ -39,7 +39,7 @@ from lit_cv.metrics_table import read_metrics
 from lit_cv.running.export import ExportedModule, export_program, export_weights
 from lit_cv.running.tensorboard_log import RunTensorBoardLogger
 
-pytestmark = pytest.mark.draws
+pytestmark = [pytest.mark.draws, pytest.mark.slow]
 
 NAMES = ["$\\frac{", "a $x_$ b", "_private", "a\x1b[2J\udcffz", "w" * 5000, "two\nlines"]
 COUNTS = torch.eye(len(NAMES), dtype=torch.int64) * 3

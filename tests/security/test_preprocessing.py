@@ -17,6 +17,8 @@ from lit_cv.nn import Backbone, create_backbone
 from tests.marks import first_quick
 from tests.security.hostile import QUICK, error_line, save_hostile
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("timm")
 
 NAME = "timm/test_vit"

@@ -24,6 +24,8 @@ from lit_cv.running.runs import claim_run, find_checkpoint, make_run_folder
 from tests.callbacks.tiny import Tiny, loader, trainer
 from tests.security.hostile import QUICK, error_line
 
+pytestmark = pytest.mark.slow
+
 LOGS = Path("lightning_logs")
 RUN = LOGS / "version_0"
 LONGER = [option for option in QUICK if "max_epochs" not in option]

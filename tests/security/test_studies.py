@@ -29,6 +29,8 @@ from lit_cv.studies.study_files import Row, read_study_table, write_study_table
 from tests.marks import first_quick
 from tests.security.hostile import EVIL, MARKER, error_line
 
+pytestmark = pytest.mark.slow
+
 RUNS = [PlannedRun(f"r{k}", f"run {k} \x1b[2J\udcff", "plain", 10) for k in range(3)]
 
 

@@ -12,6 +12,8 @@ from torchvision.utils import save_image
 from tests.marks import first_quick
 from tests.security.hostile import EVIL, MARKER, QUICK, error_line, save_hostile
 
+pytestmark = pytest.mark.slow
+
 BEST = "lightning_logs/version_0/checkpoints/best.ckpt"
 PHOTOS = [
     "--config=supervised", "--model.backbone=conv4", "--model.stem=standard", "--data=ImageFolderDataModule",
