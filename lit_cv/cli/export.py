@@ -59,8 +59,10 @@ def run_export(args: list[str]) -> None:
     options, run_args = parser.parse_before_fit(args)
     if run_args and options.int8 is None:
         parser.error(f"{run_args[0]} is only used with --int8 N.")
-    if options.int8 is not None and ("onnx" not in options.formats or options.part == "episode"):
-        parser.error("--int8 needs --formats onnx, and another --part than episode.")
+    if options.int8 is not None and "onnx" not in options.formats:
+        parser.error("--int8 needs --formats onnx.")
+    if options.part == "episode" and (options.int8 is not None or options.benchmark):
+        parser.error("--int8 and --benchmark are for programs of images alone: choose another --part than episode.")
     from lit_cv.running.runs import find_checkpoint
 
     checkpoint = find_checkpoint(options.checkpoint)

@@ -40,6 +40,7 @@ def test_unsuitable_options_are_rejected(in_tmp: Path) -> None:
     for options, message in (
         (["--int8", "0"], "'0': give a number of at least 1"),
         (["--int8", "5", "--formats", "torch"], "--int8 needs --formats onnx"),
+        (["--part", "episode", "--benchmark"], "--int8 and --benchmark are for programs of images alone"),
         (["--data.root", "x"], "--data.root is only used with --int8 N"),
     ):
         with pytest.raises(SystemExit, match=message):
