@@ -102,7 +102,7 @@ def test_example_of_program_predicts_like_module(kind: str, in_tmp: Path) -> Non
     with torch.no_grad():
         if isinstance(module, DetectionModule):
             for index, objects in enumerate(module.detect(images)):
-                for box, score, label in zip(*objects, strict=True):
+                for box, score, label in zip(*objects[:3], strict=True):
                     if score >= 0.5:
                         expected.append([str(index), "ab"[label], float(score), *box.tolist()])
         else:
