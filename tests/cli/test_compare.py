@@ -79,6 +79,7 @@ def tiny(in_tmp: Path) -> list[str]:
     return ["compare", "--comparison", "tiny.yaml", *CPU]
 
 
+@pytest.mark.slow
 def test_compare_writes_table_and_report(tiny: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([*tiny, "--cost_per_label", "0.5"])
     output = capsys.readouterr().out

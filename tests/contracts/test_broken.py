@@ -119,6 +119,7 @@ def resume(case: Case, run_case: RunCase, folder: Path) -> None:
     contracts.test_resume_is_exact(case, PLACES[0], run_case, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cls", "check", "error"),
     [
