@@ -80,6 +80,7 @@ def test_new_options_win_on_resume(in_tmp: Path, weights: str) -> None:
               "--ckpt_path", "last"])  # fmt: skip
 
 
+@pytest.mark.slow
 def test_checkpoint_has_no_optimizer_state_of_frozen_layers(uninterrupted: Any) -> None:
     checkpoint = final(uninterrupted(CACHED))
     assert len(checkpoint["optimizer_states"][0]["state"]) == 2  # weight and bias of the classifier

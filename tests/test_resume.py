@@ -225,6 +225,7 @@ def test_resume_is_exact_after_two_kills(root: Path, uninterrupted: Any) -> None
     assert_same_end(root, uninterrupted(AUGMENT))
 
 
+@pytest.mark.slow
 def test_resume_is_exact_after_sigkill(root: Path, uninterrupted: Any) -> None:
     args = [*FIT, *AUGMENT, "--data.num_workers", "2"]
     kill = ["--trainer.callbacks+=killer.Kill", "--trainer.callbacks.step=13", "--trainer.callbacks.real=true"]

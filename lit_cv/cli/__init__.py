@@ -31,6 +31,7 @@ STANDALONE_VERBS = {
     "compare": ("compare", "run_compare"),
     "curves": ("curves", "run_curves"),
     "export": ("export", "run_export"),
+    "push": ("push", "run_push"),
     "convert": ("convert", "run"),
     "agreement": ("agreement", "run"),
 }

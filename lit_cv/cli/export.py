@@ -10,6 +10,7 @@ from typing import Any
 
 from lit_cv.atomic_files import next_free_path, write_text
 from lit_cv.cli.verb_options import VerbParser
+from lit_cv.hub import is_hub_name
 from lit_cv.printable import printable
 
 __all__ = ["run_export"]
@@ -66,7 +67,8 @@ def run_export(args: list[str]) -> None:
     from lit_cv.running.runs import find_checkpoint
 
     checkpoint = find_checkpoint(options.checkpoint)
-    folder = _folder(options.output, checkpoint.run or checkpoint.path.parent, options.formats)
+    beside = Path() if is_hub_name(options.checkpoint) else checkpoint.path.parent
+    folder = _folder(options.output, checkpoint.run or beside, options.formats)
     if options.dry_run:
         print(printable(f"{checkpoint.path} ({checkpoint.class_path}), in about a minute, to:", lines=False))
         files = [*(_FILES[name] for name in options.formats), *([_INT8] if options.int8 else [])]

@@ -17,6 +17,7 @@ VERBS = {
     "compare": "compare learning approaches over numbers of labels",
     "curves": "draw the training curves of several runs into one figure",
     "export": "write a checkpoint as torch and ONNX programs and as safetensors",
+    "push": "upload a checkpoint and its model card to the Hugging Face Hub",
     "recipes": "list the shipped configurations",
 }
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lit_cv.checkpoint_file import CheckpointFile, read_checkpoint
+from lit_cv.hub import download, is_hub_name
 from lit_cv.modules.base import BaseModule
 from lit_cv.modules.base_weights import add_base_weights
 from lit_cv.modules.size_guard import check_network_size, limit_network_size
@@ -25,7 +26,7 @@ def load_module(path: str | Path, trusted: Iterable[str] = ()) -> BaseModule:
     called.
 
     Args:
-        path: The checkpoint.
+        path: The checkpoint, or `hf://OWNER/NAME` on the Hugging Face Hub.
         trusted: Further Python modules whose classes the checkpoint may name.
 
     Raises:
@@ -33,7 +34,7 @@ def load_module(path: str | Path, trusted: Iterable[str] = ()) -> BaseModule:
         ValueError: If it is not a checkpoint of this project, its class is not found or not trusted, or its
             hyperparameters do not fit its weights.
     """
-    content = read_checkpoint(Path(path))
+    content = read_checkpoint(download(str(path)) if is_hub_name(path) else Path(path))
     if content.class_path is None:
         raise ValueError(f"{path} does not name the module that it holds: it is not a checkpoint of lit_cv.")
     with names_of_files(trusted):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lit_cv.checkpoint_file import RefusedFileError, load_tensors, require_stored_tensors
 from lit_cv.errors import refusal
+from lit_cv.hub import PREFIX, download, is_hub_name
 from lit_cv.suggest import nearest
 
 __all__ = ["SUFFIXES", "WeightFile", "absolute_weights", "find_file", "listed"]
@@ -102,6 +103,8 @@ class WeightFile(NamedTuple):
 def find_file(weights: str) -> WeightFile | None:
     """Parse a reference to a weights file, `PATH` or `PATH:PART`; return `None` for a name of published weights.
 
+    A file on the Hugging Face Hub, `hf://OWNER/NAME`, is downloaded, see `lit_cv.hub.download`.
+
     A path that contains colons, such as `C:/last.ckpt`, has no part if the file exists, or if the text after the last
     colon is not a valid name of a part.
 
@@ -111,6 +114,9 @@ def find_file(weights: str) -> WeightFile | None:
         >>> find_file("C:/last.ckpt").part is None, find_file("DEFAULT") is None
         (True, True)
     """
+    if is_hub_name(weights):
+        name, _, part = weights.removeprefix(PREFIX).partition(":")
+        return WeightFile(download(f"{PREFIX}{name}"), part or None)
     path = Path(weights).expanduser()
     head, _, part = weights.rpartition(":")
     if head and not path.is_file() and _PART.fullmatch(part) and not part.endswith(SUFFIXES):

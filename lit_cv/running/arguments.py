@@ -15,6 +15,7 @@ import yaml
 
 from lit_cv.checkpoint_file import INITIAL_WEIGHTS
 from lit_cv.errors import COMMAND, DATA, FIT, MODULE, TRAINER, argument, setting
+from lit_cv.hub import is_hub_name
 from lit_cv.plain_values import read_yaml
 from lit_cv.registry import resolve_class
 from lit_cv.running.import_policy import untrusted_classes
@@ -178,6 +179,11 @@ def _merge_files(config: dict[str, Any], files: list[dict[str, Any]]) -> None:
 
 def _resolve_checkpoint(verb: str, name: str, root: str | None) -> Checkpoint | None:
     """Find the checkpoint of this name; for `auto`, return `None` if no run has a checkpoint yet."""
+    if verb == "fit" and is_hub_name(name):
+        raise ValueError(
+            f"{name} holds no state of training to resume from: start a new run from its weights "
+            f"({setting('weights', name, MODULE)})."
+        )
     if name != "auto":
         return find_checkpoint(name, root)
     if verb != "fit":

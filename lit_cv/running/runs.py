@@ -14,6 +14,7 @@ from lit_cv.atomic_files import remove_unfinished
 from lit_cv.checkpoint_file import read_checkpoint
 from lit_cv.errors import FIT, argument, option
 from lit_cv.file_lock import FileLock
+from lit_cv.hub import download, is_hub_name
 from lit_cv.metrics_table import read_metrics
 
 __all__ = ["Checkpoint", "claim_run", "find_checkpoint", "make_run_folder", "newest_run", "remove_unused_run"]
@@ -75,7 +76,7 @@ def find_checkpoint(name: str, root: str | None = None) -> Checkpoint:
     """Find and open the checkpoint that `ckpt_path` names.
 
     Args:
-        name: A path, or `last` or `best` of the newest run.
+        name: A path, `last` or `best` of the newest run, or `hf://OWNER/NAME` of the Hugging Face Hub.
         root: Parent folder of `lightning_logs`; `None` is the working directory.
 
     Raises:
@@ -85,6 +86,8 @@ def find_checkpoint(name: str, root: str | None = None) -> Checkpoint:
     path = Path(name)
     if name in ("last", "best"):
         path = newest_run(root) / "checkpoints" / f"{name}.ckpt"
+    elif is_hub_name(name):
+        path = download(name)
     elif not path.is_file():
         spelled = option("ckpt_path", FIT)  # some verbs take the checkpoint as a positional argument
         more = "" if spelled is None else f"; for `fit` also `auto` ({spelled})"

@@ -62,6 +62,7 @@ class BaseTask(nn.Module, ABC):
             removed from a batch.
         shown: Names under which a step returns the result of `decode` and the target, for figures.
         lacking: Message about data without any target.
+        pipeline_tag: The Hugging Face Hub's name of what is predicted; `None` if it has none.
     """
 
     default_key: ClassVar[str | None] = None
@@ -72,6 +73,7 @@ class BaseTask(nn.Module, ABC):
     masks_unknown: ClassVar[bool] = False
     shown: ClassVar[tuple[str, str]] = ("output", "target")
     lacking: ClassVar[str] = "no image of the {stage} data has a target"
+    pipeline_tag: ClassVar[str | None] = None
     head: nn.Module
     classes: list[str] | None = None
 

@@ -35,6 +35,7 @@ class _ClassesTask(Task):
     masks_unknown: ClassVar[bool] = True
     shown: ClassVar[tuple[str, str]] = ("logits", "target")
     lacking: ClassVar[str] = "no image of the {stage} data has a label"
+    pipeline_tag: ClassVar[str | None] = "image-classification"
     multi_label: ClassVar[bool]
     class_weight: Tensor | None
 

@@ -72,6 +72,7 @@ class DetectionTask(DenseTask):
     least: ClassVar[float] = 1.0  # without objects, background losses are divided by 1
     shown: ClassVar[tuple[str, str]] = ("detections", "targets")
     lacking: ClassVar[str] = "no image of the {stage} data has known boxes"
+    pipeline_tag: ClassVar[str | None] = "object-detection"
 
     @property
     def source(self) -> str:

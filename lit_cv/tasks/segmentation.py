@@ -48,6 +48,7 @@ class SegmentationTask(DenseTask):
     masks_unknown: ClassVar[bool] = True
     shown: ClassVar[tuple[str, str]] = ("masks", "target")
     lacking: ClassVar[str] = "no pixel of the {stage} data has a class"
+    pipeline_tag: ClassVar[str | None] = "image-segmentation"
     parts = ("ce", "dice")
 
     @property

@@ -45,6 +45,7 @@ def labelme(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     return root / "a.json", {"shapes": shapes, "imagePath": "a.png", "imageHeight": 40, "imageWidth": 60}
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(FEW, max_examples=150)
 def test_labelme_with_replaced_value(labelme: tuple[Path, dict[str, Any]], data: st.DataObject) -> None:

@@ -165,6 +165,7 @@ def test_custom_module(in_tmp: Path) -> None:
     assert cli.model.monitor == "val_acc"
 
 
+@pytest.mark.slow
 def test_mixed_precision() -> None:
     run = trainer(EmbeddingEvaluation(), OnlineProbe(), max_epochs=1, limit_train_batches=3, precision="bf16-mixed")
     run.fit(module(), DigitsDataModule())

@@ -45,6 +45,7 @@ def test_score_chooses_the_checkpoint(tmp_path: Path, caplog: Any) -> None:
     assert chosen.monitor == "val_score"
 
 
+@pytest.mark.slow
 def test_training_is_the_same_without_it(tmp_path: Path) -> None:
     states = []
     for callbacks in ([], [ReverseValidation(2, 60)]):

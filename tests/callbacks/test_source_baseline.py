@@ -122,6 +122,7 @@ def test_initial_weights_are_validated_once(trained: str, tmp_path: Path) -> Non
     assert seen == [0, 2, 4]
 
 
+@pytest.mark.slow
 def test_training_is_the_same_without_the_callback(trained: str, tmp_path: Path) -> None:
     states = []
     for callbacks in ([], [SourceBaseline()]):

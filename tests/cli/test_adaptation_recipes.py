@@ -57,6 +57,7 @@ def test_weights_set_the_backbone_instead_of_the_recipe(in_tmp: Path, capsys: py
         main([*tuned, "--model.backbone", "resnet9_small"])
 
 
+@pytest.mark.slow
 def test_mmd_recipe(in_tmp: Path) -> None:
     cli = main(["fit", "--config", "mmd", "--model.distance", "coral", *SMALL, *QUICK, *BARE])
     assert cli is not None

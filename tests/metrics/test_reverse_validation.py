@@ -52,6 +52,7 @@ def test_scores_within_inference_mode() -> None:
     assert found == expected
 
 
+@pytest.mark.slow
 def test_agreement_on_a_single_class_counts_little() -> None:
     images, labels = digits()
     one = reverse_validation(images[:600], torch.zeros(600, dtype=torch.int64), images[600:700], labels[600:700], 10)

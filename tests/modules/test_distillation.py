@@ -145,6 +145,7 @@ def test_labels_change_nothing(source: Path, tmp_path: Path) -> None:
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("match", ["features", "logits"])
 def test_checkpoint_contains_the_teacher(match: Any, source: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved.ckpt"

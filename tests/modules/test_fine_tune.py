@@ -429,6 +429,7 @@ def test_error_for_weights_of_another_network(pretrained: str) -> None:
         built(backbone="resnet9", weights=pretrained)
 
 
+@pytest.mark.slow
 @pytest.mark.learns
 def test_fine_tuning_beats_training_from_scratch(pretrained: str, seed: int) -> None:
     accuracy = {}

@@ -155,6 +155,7 @@ def test_running_statistics_are_updated() -> None:
     torch.testing.assert_close(norm.running_mean, x.mean((0, 2, 3)), rtol=0.2, atol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.learns
 def test_learned_inner_lrs_are_in_optimizer_and_checkpoint(seed: int) -> None:
     L.seed_everything(seed, verbose=False)

@@ -156,6 +156,7 @@ def test_validation_loss_is_deterministic(in_tmp: Path) -> None:
     assert losses[0] == losses[1] != losses[2]
 
 
+@pytest.mark.slow
 def test_lr_scaling(in_tmp: Path) -> None:
     limits = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
     constant = ["--model.schedule", "constant", "--model.lr", "0.01", "--trainer.accumulate_grad_batches", "2"]

@@ -46,6 +46,7 @@ def test_task_is_not_a_submodule(module: BaseModule) -> None:
     assert names == {"backbone", "head"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "batch"),
     first_quick(

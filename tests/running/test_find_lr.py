@@ -103,6 +103,7 @@ def test_groups_keep_lr_ratios_and_callbacks_run() -> None:
     assert not {"configure_optimizers", "on_train_start", "on_train_batch_start"} & vars(module).keys()
 
 
+@pytest.mark.slow
 def test_find_lr_with_cached_features(in_tmp: Path) -> None:
     model = ["--model", "FineTuneModule", "--model.backbone", "conv4", "--data", "DigitsDataModule"]
     options = ["--model.strategy", "feature_extraction", "--model.cache_features", "true"]

@@ -175,6 +175,7 @@ def test_conflicting_user_option_is_rejected(in_tmp: Path, recipe: str, choice: 
         fit(recipe, *choice)
 
 
+@pytest.mark.slow
 def test_saved_config_lacks_dropped_options(in_tmp: Path) -> None:
     quick = [*QUICK[:2], *QUICK[4:], "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"]
     main(["fit", "--config", "fine_tune", *FEW, *quick, *FEATURES, "--model.cache_features", "true"])

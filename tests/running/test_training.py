@@ -61,6 +61,7 @@ def test_run_folder_contents(fitted: Path) -> None:
     assert {"train/batch", "val/confusion_matrix", "val/most_wrong"} <= set(tags["images"])
 
 
+@pytest.mark.slow
 def test_validation_reproduces_best_score(fitted: Path) -> None:
     cli = main(["validate", "--ckpt_path", "best", *QUICK[4:]])
     assert cli is not None
@@ -77,6 +78,7 @@ def test_precedence_command_line_checkpoint_recipe(fitted: Path) -> None:
     assert cli.model.hparams["num_classes"] == 10
 
 
+@pytest.mark.slow
 def test_moved_checkpoint_with_data(fitted: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved.ckpt"
     (fitted / "checkpoints" / "best.ckpt").rename(moved)
@@ -86,6 +88,7 @@ def test_moved_checkpoint_with_data(fitted: Path, tmp_path: Path) -> None:
     assert "test_acc" in cli.trainer.callback_metrics
 
 
+@pytest.mark.slow
 def test_predictions_are_written(fitted: Path) -> None:
     cli = main(["predict", "--ckpt_path", "best", *QUICK])
     assert cli is not None

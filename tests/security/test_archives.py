@@ -254,6 +254,7 @@ def test_messages_escape_control_characters(tmp_path: Path, caplog: pytest.LogCa
         assert "\\x1b" in text
 
 
+@pytest.mark.slow
 def test_many_small_members_are_read_fast(tmp_path: Path) -> None:
     path = tmp_path / "train-0.tar"
     one = entry("000000.png", b"x")

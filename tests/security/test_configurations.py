@@ -67,6 +67,7 @@ def test_run_configuration_drops_code_and_outputs(
     assert_nothing_happened(place)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["fit", "validate"])
 def test_usual_run_configuration_is_complete(
     place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], verb: str

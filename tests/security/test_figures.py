@@ -75,6 +75,7 @@ def test_figures_show_names_literally(name: str) -> None:
     assert render(figure).std() > 1
 
 
+@pytest.mark.slow
 def test_run_curves_show_names_literally(tmp_path: Path) -> None:
     metrics = [f"val_{name}" for name in NAMES]
     with open(tmp_path / "metrics.csv", "w", newline="", encoding="utf-8", errors="replace") as file:

@@ -162,6 +162,7 @@ def test_operation_of_configuration_requires_trust(place: Path, monkeypatch: pyt
     assert error_line([*fit, "--trust=sol"], monkeypatch) is None
 
 
+@pytest.mark.slow
 def test_run_configuration_imports_no_operation(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     operations = ["--trainer.callbacks+=Augmentation", "--trainer.callbacks.operations=[sol.Invert]"]
     assert error_line(["fit", "--config=supervised", *operations, *QUICK], monkeypatch) is None

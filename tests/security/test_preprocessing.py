@@ -151,6 +151,7 @@ WRONG: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", first_quick(WRONG, 1))
 def test_wrong_preprocessing_in_checkpoint(in_tmp: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     options = {"backbone": "conv4", "num_classes": 2, "in_channels": 1, "image_size": 8}

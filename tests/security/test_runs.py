@@ -147,6 +147,7 @@ def test_previous_checkpoint_starts_new_run(fitted: Path) -> None:
     assert (LOGS / "version_1").is_dir()
 
 
+@pytest.mark.slow
 def test_concurrent_resume_is_refused(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = content_of(RUN)
     holder = subprocess.Popen(

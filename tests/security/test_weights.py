@@ -210,6 +210,7 @@ def test_compressed_archives_are_refused(packed: bytes, tmp_path: Path) -> None:
         load_tensors(tmp_path / "x.pt")
 
 
+@pytest.mark.slow
 def test_folds_refuse_compressed_and_expanded_files(packed: bytes, tmp_path: Path) -> None:
     fold = Fold(1, 1, np.arange(4))
     path = tmp_path / "predictions.pt"

@@ -66,6 +66,7 @@ def test_detector_fits_two_images(name: str, seed: int) -> None:
         assert ((found & masks[0]).sum((1, 2)) / (found | masks[0]).sum((1, 2)) > 0.7).all()
 
 
+@pytest.mark.slow
 def test_fcos_starts_with_positive_distances_to_all_sides() -> None:
     for seed in range(20):  # a side that is negative at all locations gets no gradient
         torch.manual_seed(seed)
