@@ -57,6 +57,7 @@ SHORTER = {  # options of verbs that do several fits or none
     "compare": ["--labels", "2", "--seeds", "0", "--steps", "2", "--pretraining_steps", "2", *SHORT[4:6]],
     "curves": [],
     "export": [],
+    "push": [],
 }
 
 
