@@ -1,5 +1,6 @@
 """A cheap progress bar, and one line per epoch."""
 
+import io
 import math
 import time
 from collections.abc import Mapping
@@ -7,7 +8,8 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
-from rich import get_console
+from rich import get_console, reconfigure
+from rich.console import Console
 from rich.text import Text
 from torch import Tensor
 
@@ -15,8 +17,11 @@ from lit_cv.callbacks.monitored import is_better, monitor_and_mode
 from lit_cv.contracts import as_module
 from lit_cv.errors import OptionError
 from lit_cv.figures import short_number
+from lit_cv.notebooks import InlineText, in_notebook
 
 __all__ = ["RunProgressBar"]
+
+_INLINE_WIDTH = 100  # characters of the bar in a notebook
 
 
 class RunProgressBar(RichProgressBar):
@@ -26,7 +31,8 @@ class RunProgressBar(RichProgressBar):
     the clock, so that steps of a few milliseconds are not slowed down. Each finished epoch prints a line with its
     training loss, this metric and the seconds it took. The line ends with `best` if the `monitor` is better than ever
     before, or with `best, again` if it equals the best, in which case the later checkpoint is kept. Without a terminal
-    (a log file, continuous integration) only these lines are printed.
+    (a log file, continuous integration) only these lines are printed. In a notebook the bar is a text below the cell
+    that is replaced at each refresh and removed at the end.
 
     Args:
         refreshes_per_second: Maximum number of refreshes per second.
@@ -44,20 +50,37 @@ class RunProgressBar(RichProgressBar):
         self._best: float | None = None
         self._mark = ""
         self._terminal = False
+        self._inline: InlineText | None = None  # the bar of a notebook
+        self._inline_due = 0.0
 
     @property
     def is_enabled(self) -> bool:
-        """Whether the bar is drawn, which requires a terminal."""
-        return super().is_enabled and self._terminal
+        """Whether the bar is drawn, which requires a terminal or a notebook."""
+        return super().is_enabled and (self._terminal or self._inline is not None)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Find out whether the output goes to a terminal."""
+        """Find out whether the output goes to a terminal or a notebook."""
         super().setup(trainer, pl_module, stage)
+        if in_notebook() and trainer.is_global_zero:
+            # Without this, rich prints tables as HTML beside a text with terminal control codes.
+            self._console_kwargs = {"force_jupyter": False, "force_terminal": False}
+            reconfigure(**self._console_kwargs)
+            self._inline = self._inline or InlineText()
         console = get_console()
         # FORCE_COLOR makes rich see a terminal in a log file.
-        self._terminal = console.is_jupyter or (
-            console.is_terminal and not console.is_dumb_terminal and console.file.isatty()
-        )
+        self._terminal = console.is_terminal and not console.is_dumb_terminal and console.file.isatty()
+
+    def refresh(self, hard: bool = False) -> None:
+        """Draw the bar."""
+        if self._inline is None:
+            super().refresh(hard)
+        elif self.progress is not None and time.monotonic() >= self._inline_due:
+            page = Console(file=io.StringIO(), width=_INLINE_WIDTH, color_system=None, force_jupyter=False)
+            with page.capture() as drawn:
+                page.print(self.progress.get_renderable())
+            if text := drawn.get().rstrip():
+                self._inline_due = time.monotonic() + 1 / self.refresh_rate
+                self._inline.show(text)
 
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule
@@ -157,6 +180,15 @@ class RunProgressBar(RichProgressBar):
         super()._init_progress(trainer)
         if self.progress is not None:
             self.progress.live.transient = True  # remove the bar at the end, keep the printed lines
+
+    def _stop_progress(self) -> None:
+        if self._inline is None or self.progress is None:
+            super()._stop_progress()
+            return
+        self.progress.console.quiet = True  # rich would print an empty line
+        super()._stop_progress()
+        self.progress.console.quiet = False
+        self._inline.clear()
 
     def _get_train_description(self, current_epoch: int) -> str:
         return _epoch_name(current_epoch, self.trainer.max_epochs)

@@ -1,6 +1,7 @@
 """Creation of matplotlib figures, and their conversion to pixels and PNG files."""
 
 import functools
+import io
 import re
 import warnings
 from collections.abc import Callable
@@ -96,7 +97,7 @@ def legend_name(name: object, length: int = 60) -> str:
 
 
 def new_figure(width: float, height: float, constrained: bool = False) -> "Figure":
-    """Return an empty white figure that needs no display.
+    """Return an empty white figure that needs no display; notebooks show it as the value of a cell.
 
     Args:
         width: Width in inches.
@@ -110,7 +111,17 @@ def new_figure(width: float, height: float, constrained: bool = False) -> "Figur
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1) if constrained else None
     figure = Figure((width, height), dpi=120, facecolor="white", layout=layout)
     FigureCanvasAgg(figure)
+    figure._repr_png_ = lambda: _png(figure)  # type: ignore[attr-defined]
     return figure
+
+
+def _png(figure: "Figure") -> bytes:
+    """Return the PNG file of a figure."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(render(figure)).save(file, format="PNG")
+    return file.getvalue()
 
 
 def style_axes(axes: "Axes", title: str) -> None:

@@ -5,6 +5,7 @@ import sys
 import warnings
 from typing import Any
 
+from lit_cv.notebooks import in_notebook
 from lit_cv.printable import printable
 
 __all__ = ["quiet_lightning", "show_messages"]
@@ -37,9 +38,12 @@ _CHATTER = (
 
 
 def show_messages() -> None:
-    """Print this project's log messages to standard error, without level or time."""
+    """Print this project's log messages to standard error, without level or time.
+
+    In a notebook, where standard error is shown as one, they are printed to standard output.
+    """
     if not log.handlers:
-        handler = _StandardError()
+        handler = _CurrentStream()
         handler.setFormatter(_Printable("%(message)s"))
         log.addHandler(handler)
         log.propagate = False
@@ -51,9 +55,12 @@ def quiet_lightning() -> None:
     """Suppress Lightning's advertisements and its warnings that do not apply here."""
     for message in _NOISE:
         warnings.filterwarnings("ignore", message)
-    for handler in logging.getLogger("lightning").handlers:
+    packages = (logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric"))
+    for handler in (handler for logger in packages for handler in logger.handlers):
         if handler.formatter is None:
             handler.setFormatter(_Printable("%(message)s"))
+        if in_notebook() and isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stdout)
     for name in ("pytorch.utilities.rank_zero", "pytorch.trainer.connectors.checkpoint_connector"):
         logger = logging.getLogger(f"lightning.{name}")
         if not any(isinstance(existing, _NoAdvertising) for existing in logger.filters):
@@ -68,12 +75,12 @@ class _Printable(logging.Formatter):
         return printable(super().format(record))
 
 
-class _StandardError(logging.StreamHandler[Any]):
-    """Writes to the current `sys.stderr`, which a live progress bar replaces."""
+class _CurrentStream(logging.StreamHandler[Any]):
+    """Writes to the current `sys.stderr` or `sys.stdout`, which a live progress bar replaces."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record."""
-        self.stream = sys.stderr
+        self.stream = sys.stdout if in_notebook() else sys.stderr
         super().emit(record)
 
 

@@ -8,6 +8,7 @@ import rich
 from lightning.pytorch.callbacks import Callback
 
 from lit_cv.callbacks import RunProgressBar
+from lit_cv.notebooks import InlineText
 from tests.callbacks.classifier import Batches, Data, Oracle, run_trainer, train_batches
 from tests.callbacks.test_classification_figures import validation
 
@@ -159,3 +160,28 @@ def test_bar_in_other_verbs(tmp_path: Path, terminal: list[str], verb: str) -> N
 def test_error_names_argument() -> None:
     with pytest.raises(ValueError, match="refreshes_per_second=0"):
         RunProgressBar(refreshes_per_second=0)
+
+
+def test_bar_of_notebook_is_replaced_and_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+
+    class Cell(InlineText):
+        def _display(self, content: dict[str, str]) -> None:
+            self._handle = self
+            shown.append(content["text/plain"])
+
+    monkeypatch.setattr("lit_cv.callbacks.progress.in_notebook", lambda: True)
+    monkeypatch.setattr("lit_cv.callbacks.progress.InlineText", Cell)
+    monkeypatch.setattr(rich, "_console", rich.console.Console(force_jupyter=True))
+    bar = RunProgressBar(refreshes_per_second=1)
+    started = time.monotonic()
+    fit(tmp_path, [0.25, 0.5], bar)
+    assert len(shown) <= 2 + time.monotonic() - started  # not one for each step
+    assert "━" in shown[0]
+    assert shown[-1] == ""
+    out = capsys.readouterr().out
+    assert [line[3] for line in lines(out)] == ["0.2500", "0.5000"]
+    assert "\x1b" not in "".join([out, *shown])
+    assert "\n\n" not in out
