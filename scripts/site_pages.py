@@ -1,8 +1,8 @@
 """Pages of the documentation site that are not files of `docs`, and formulas as MathML: a hook of MkDocs.
 
 The start page is the README, `CONTRIBUTING.md` and the other pages of the top level are pages of the site as well, each
-file of `examples` has a page, and the reference has one for each package. Links are written for the repository and
-changed for the site here.
+file of `examples` and each notebook of the course has a page, and the reference has one for each package. Links are
+written for the repository and changed for the site here.
 """
 
 import ast
@@ -17,6 +17,7 @@ import latex2mathml.converter
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parent.parent
 TOP_LEVEL = {"README.md": "index.md"} | {
@@ -85,6 +86,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path in sorted((ROOT / "examples").glob("*.py")):
         text = f"# {path.name}\n\n```python\n{path.read_text(encoding='utf-8')}```\n"
         files.append(File.generated(config, f"examples/{path.stem}.md", content=text))
+    for path in sorted((ROOT / "docs" / "course").glob("*.ipynb")):
+        text, resources = MarkdownExporter().from_filename(str(path), {"unique_key": path.stem})  # for names of figures
+        files.append(File.generated(config, f"course/{path.stem}.md", content=text))
+        for name, content in resources["outputs"].items():
+            files.append(File.generated(config, f"course/{name}", content=content))
     return files
 
 
@@ -128,13 +134,20 @@ def site_links(markdown: str, source: str) -> str:
 
 
 def site_path(path: str) -> str | None:
-    """Return the file of the site that a path in the repository becomes, or `None`."""
+    """Return the file of the site that a path in the repository becomes, or `None`.
+
+    Example:
+        >>> site_path("docs/course/01_annotation.ipynb")
+        'course/01_annotation.md'
+    """
     if path in TOP_LEVEL:
         return TOP_LEVEL[path]
     if path == "examples":
         return "extending.md"  # lists them
     if path.startswith("examples/"):
         return path.replace(".py", ".md")
+    if path.endswith(".ipynb"):
+        path = path.replace(".ipynb", ".md")
     return path.removeprefix("docs/") if path.startswith("docs/") else None
 
 

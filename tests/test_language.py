@@ -50,7 +50,8 @@ OPENINGS = ("Tell", "Say", "Be")
 FILES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
     for path in sorted([*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*"))])
-    if path.suffix in (".py", ".md", ".yaml") and not path.relative_to(ROOT).as_posix().startswith(tuple(ALLOWED))
+    if path.suffix in (".py", ".md", ".yaml", ".ipynb")
+    and not path.relative_to(ROOT).as_posix().startswith(tuple(ALLOWED))
 }
 
 
