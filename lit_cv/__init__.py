@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lit_cv.callbacks import (
         EMA,
+        AlternatingFlip,
         Augmentation,
         BatchFigure,
         ClassificationFigures,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         OnlineProbe,
         PredictionFigures,
         PredictionWriter,
+        ProgressiveResizing,
         Reconstructions,
         ReverseValidation,
         RunCheckpoint,
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EMA",
+    "AlternatingFlip",
     "Augmentation",
     "BYOLModule",
     "BarlowTwinsModule",
@@ -102,6 +105,7 @@ __all__ = [
     "OnlineProbe",
     "PredictionFigures",
     "PredictionWriter",
+    "ProgressiveResizing",
     "PrototypicalModule",
     "Reconstructions",
     "RelationModule",

@@ -1,5 +1,6 @@
 """Lightning callbacks for behavior shared by several learning approaches."""
 
+from lit_cv.callbacks.alternating_flip import AlternatingFlip
 from lit_cv.callbacks.augmentation import Augmentation
 from lit_cv.callbacks.batch_figure import BatchFigure
 from lit_cv.callbacks.classification_figures import ClassificationFigures
@@ -20,6 +21,7 @@ from lit_cv.callbacks.online_probe import OnlineProbe
 from lit_cv.callbacks.prediction_figures import PredictionFigures
 from lit_cv.callbacks.prediction_writer import PredictionWriter
 from lit_cv.callbacks.progress import RunProgressBar
+from lit_cv.callbacks.progressive_resizing import ProgressiveResizing
 from lit_cv.callbacks.reconstructions import Reconstructions
 from lit_cv.callbacks.reverse_validation import ReverseValidation
 from lit_cv.callbacks.run_checkpoint import RunCheckpoint
@@ -32,6 +34,7 @@ from lit_cv.callbacks.weight_decay import WeightDecaySchedule
 
 __all__ = [
     "EMA",
+    "AlternatingFlip",
     "Augmentation",
     "BatchFigure",
     "ClassificationFigures",
@@ -49,6 +52,7 @@ __all__ = [
     "OnlineProbe",
     "PredictionFigures",
     "PredictionWriter",
+    "ProgressiveResizing",
     "Reconstructions",
     "ReverseValidation",
     "RunCheckpoint",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_cv.augment import Chain, build_operations, policy_operations
+from lit_cv.augment.operation import Params
 from lit_cv.contracts import Data, data_of
 from lit_cv.errors import DATA, argument
 from lit_cv.ignore_index import IGNORE_INDEX
@@ -102,8 +103,14 @@ def _compare_sizes(data: Data, images: Tensor) -> None:
 
 
 @torch.no_grad()
-def augment(chain: Chain, batch: dict[str, Any], mask_fill: int = IGNORE_INDEX, min_visible: float = 0.25) -> None:
-    """Augment the images of a batch in place.
+def augment(
+    chain: Chain,
+    batch: dict[str, Any],
+    mask_fill: int = IGNORE_INDEX,
+    min_visible: float = 0.25,
+    params: Params | None = None,
+) -> None:
+    """Augment the images of a batch in place, by drawn parameters or else by new ones.
 
     If the chain moves pixels, masks and boxes are transformed as well, and `size` and `scale` are removed.
     """
@@ -112,7 +119,7 @@ def augment(chain: Chain, batch: dict[str, Any], mask_fill: int = IGNORE_INDEX, 
         flat = images.flatten(0, 1)
         batch["image"] = torch.unflatten(chain.apply(flat, chain.draw(flat)), 0, images.shape[:2])
         return
-    params = chain.draw(images)
+    params = chain.draw(images) if params is None else params
     batch["image"] = chain.apply(images, params)
     if not chain.moves_pixels:
         return

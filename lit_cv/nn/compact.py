@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Any, cast
 
 from torch import Tensor, nn
 
 from lit_cv.nn.backbone import Network
+from lit_cv.nn.whitening import WhiteningConv2d
 
-__all__ = ["COMPACT", "Conv4", "LeNet", "ResNet9", "build_compact"]
+__all__ = ["COMPACT", "Airbench", "Conv4", "LeNet", "ResNet9", "build_compact"]
 
 
 def _block(in_channels: int, out_channels: int, pool: bool) -> nn.Sequential:
@@ -115,7 +117,50 @@ class LeNet(nn.Module):
         return cast(Tensor, self.blocks(x))
 
 
-COMPACT: dict[str, tuple[Callable[[int, int], Conv4 | ResNet9 | LeNet], int]] = {
+class Airbench(nn.Module):
+    """A network for CIFAR-10 in few epochs (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU").
+
+    A whitening layer is followed by three stages of two 3x3 convolutions, the first of which halves the resolution.
+    BatchNorm scales are fixed, and convolutions start as identities as far as their channels allow.
+
+    Args:
+        in_channels: Channels of the images.
+        width: Channels of the first stage, 64 as published; the other two stages have four times as many.
+
+    Shapes:
+        (N, in_channels, H, W), H and W at least 9 -> (N, 4 width, (H - 1) // 8, (W - 1) // 8).
+    """
+
+    def __init__(self, in_channels: int = 3, width: int = 64) -> None:
+        super().__init__()
+        self.num_features = 4 * width
+        self.stem = nn.Sequential(WhiteningConv2d(in_channels), nn.GELU())
+        channels = [2 * 4 * in_channels, width, 4 * width, 4 * width]
+        self.stages = nn.Sequential(
+            *(
+                nn.Sequential(
+                    *_airbench_layer(before, after, nn.MaxPool2d(2)), *_airbench_layer(after, after, nn.Identity())
+                )
+                for before, after in pairwise(channels)
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the feature map of normalized images."""
+        return cast(Tensor, self.stages(self.stem(x)))
+
+
+def _airbench_layer(before: int, after: int, pool: nn.Module) -> list[nn.Module]:
+    convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
+    nn.init.dirac_(convolution.weight[: min(before, after)].detach())
+    norm = nn.BatchNorm2d(after, momentum=0.4)  # follows weights that change fast
+    norm.weight.requires_grad_(False)
+    return [convolution, pool, norm, nn.GELU()]
+
+
+COMPACT: dict[str, tuple[Callable[[int, int], Airbench | Conv4 | ResNet9 | LeNet], int]] = {
+    "airbench": (Airbench, 64),
+    "airbench_small": (Airbench, 32),
     "lenet": (LeNet, 20),
     "conv4": (Conv4, 64),
     "conv4_2pool": (partial(Conv4, pools=2), 64),
@@ -135,11 +180,16 @@ def build_compact(name: str, in_channels: int) -> Network:
     """Build one of the networks in `COMPACT`, with random weights."""
     cls, width = COMPACT[name]
     body = cls(in_channels, width)
-    return Network(body, _feature_map, _average, body.num_features)
+    pool = _scaled_maximum if isinstance(body, Airbench) else _average
+    return Network(body, _feature_map, pool, body.num_features)
 
 
 def _feature_map(body: nn.Module, x: Tensor) -> Tensor:
     return cast(Tensor, cast(Any, body)(x))
+
+
+def _scaled_maximum(body: nn.Module, x: Tensor) -> Tensor:
+    return x.amax((2, 3)) / 9  # the factor is that of the published classifier
 
 
 def _average(body: nn.Module, x: Tensor) -> Tensor:

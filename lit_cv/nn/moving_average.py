@@ -18,7 +18,7 @@ class MovingAverage(nn.Module):
     """An exponential moving average of a network, called like the network but without a gradient.
 
     It starts as a deep copy. `update(decay)` sets every weight to `decay * average + (1 - decay) * weight`; a module
-    calls it in `after_step`. Floating-point buffers are averaged, too; integer buffers are copied.
+    calls it in `after_step`. Buffers other than BatchNorm's statistics are copied.
 
     The copy stays in eval mode, so it never applies dropout. `statistics` controls BatchNorm:
 
@@ -83,6 +83,10 @@ class MovingAverage(nn.Module):
                 "created, or a strategy has sharded them: create the average when the network is complete."
             )
         move_averages(averages, values, decay)
+        for average, value in zip(
+            *(_fixed_buffers(network) for network in (self.module, self._network[0])), strict=True
+        ):
+            average.copy_(value)
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of BatchNorm layers if `statistics` is `own`; everything else stays in eval mode."""
@@ -102,10 +106,15 @@ class MovingAverage(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _averaged(self, network: nn.Module) -> list[Tensor]:
-        """Return the tensors that updates change, each once."""
-        norms = batch_norms(network) if self.statistics == "own" else []
-        excluded = {id(buffer) for norm in norms for buffer in norm.buffers(recurse=False)}
-        return [tensor for tensor in (*network.parameters(), *network.buffers()) if id(tensor) not in excluded]
+        """Return the tensors that updates average, each once."""
+        norms = batch_norms(network) if self.statistics == "averaged" else []
+        return [*network.parameters(), *(buffer for norm in norms for buffer in norm.buffers(recurse=False))]
+
+
+def _fixed_buffers(network: nn.Module) -> list[Tensor]:
+    """Return the buffers that are no statistics of BatchNorm, each once."""
+    statistics = {id(buffer) for norm in batch_norms(network) for buffer in norm.buffers(recurse=False)}
+    return [buffer for buffer in network.buffers() if id(buffer) not in statistics]
 
 
 @torch.no_grad()

@@ -76,7 +76,7 @@ def test_wrong_image_shapes_are_refused(shape):
         create_backbone("conv4")(torch.zeros(shape))
 
 
-_QUICK = ("resnet", "resnet9", "conv", "vit", "convnext", "efficientnet", "mobilenet", "swin", "lenet")
+_QUICK = ("airbench", "resnet", "resnet9", "conv", "vit", "convnext", "efficientnet", "mobilenet", "swin", "lenet")
 
 
 def _every_backbone():

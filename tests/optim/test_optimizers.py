@@ -28,7 +28,7 @@ _LARS = {
          0.0907783806, 0.272368878, 0.45428884, 0.636444688, 0.81852597, 1.00029075],
     ],
 }  # fmt: skip
-_NAMES = ["adamw", "adam", "sgd", "lars"]
+_NAMES = ["adamw", "adam", "sgd", "lars", "muon"]
 
 
 def _model():
@@ -106,6 +106,15 @@ def test_fused_optimizers_take_same_steps(name):
             _step(model, optimizer, seed)
     for fast, slow in zip(*(m.parameters() for m in models), strict=True):
         torch.testing.assert_close(fast, slow, atol=1e-6, rtol=1e-5)
+
+
+def test_muon_orthogonalizes_steps_of_filters():
+    model = _model()
+    before = model[0].weight.detach().clone()
+    _step(model, build_optimizer("muon", parameter_groups(model, 0.01, 0.0), lr=0.01), seed=0)
+    step = (model[0].weight.detach() - before).flatten(1)
+    sizes = torch.linalg.svdvals(step / 0.01) / (0.2 * 27**0.5)  # AdamW's usual size, for 27 values per filter
+    assert 0.5 < float(sizes.min()) <= float(sizes.max()) < 1.5
 
 
 def test_options_are_passed_to_optimizer():
