@@ -47,14 +47,14 @@ def build_optimizer(
     """Build an optimizer over parameter groups.
 
     Args:
-        name: `adamw`, `adam`, `sgd` (Nesterov momentum) or `lars`; or `file.Class` for a user-defined `Optimizer`.
-            Its constructor receives the groups, and `lr`, `weight_decay`, `momentum`, `betas` and `fused` if it
-            accepts them.
+        name: `adamw`, `adam`, `sgd` (Nesterov momentum), `lars` or `muon` (from timm); or `file.Class` for a
+            user-defined `Optimizer`. Its constructor receives the groups, and `lr`, `weight_decay`, `momentum`,
+            `betas` and `fused` if it accepts them.
         groups: From `parameter_groups`; the values in a group override the arguments below.
         lr: Learning rate.
         weight_decay: Weight decay: decoupled for `adamw`, added to the gradient for the others.
-        momentum: Momentum of `sgd` and `lars`.
-        betas: Decay rates of the two moments of `adamw` and `adam`.
+        momentum: Momentum of `sgd`, `lars` and `muon`.
+        betas: Decay rates of the two moments of `adamw` and `adam`, and of biases and norms with `muon`.
         fused: Whether one kernel updates all parameters, 2.5 to 4 times faster on a CPU. `None` uses it if torch
             supports it. Use `False` if gradients are unscaled and clipped outside the optimizer (fp16 with clipping).
 

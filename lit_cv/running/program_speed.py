@@ -11,7 +11,7 @@ from torch import Tensor
 
 __all__ = ["Speed", "measure_programs", "speed_table"]
 
-_SECONDS = 2.0  # of measuring a program with a batch size
+_SECONDS = 2.0  # at least, of measuring a program with a batch size
 _ROUNDS = 5  # at least
 
 
@@ -31,19 +31,19 @@ class Speed(NamedTuple):
 def measure_programs(
     programs: Mapping[str, tuple[Callable[..., Any], Path | None]], images: Callable[[int], Tensor]
 ) -> dict[str, Speed]:
-    """Return the size and speed of programs by name, each measured on batches of 1 and 32 images.
+    """Return the size and speed of programs by name, measured in turn on batches of 1 and 32 images.
 
     Args:
         programs: For each name, the function that runs a batch, and the file.
         images: Returns a batch with a given number of images.
     """
-    batches = {count: images(count) for count in (1, 32)}
+    times: dict[str, dict[int, float]] = {name: {} for name in programs}
+    for count in (1, 32):
+        for name, seconds in _seconds({name: run for name, (run, _) in programs.items()}, images(count)).items():
+            times[name][count] = 1000 * seconds / count
     return {
-        name: Speed(
-            None if path is None else path.stat().st_size / 1e6,
-            {count: 1000 * _seconds(run, batch) / count for count, batch in batches.items()},
-        )
-        for name, (run, path) in programs.items()
+        name: Speed(None if path is None else path.stat().st_size / 1e6, times[name])
+        for name, (_, path) in programs.items()
     }
 
 
@@ -67,12 +67,14 @@ def _row(name: str, size: str, first: str, second: str) -> str:
     return f"{name:16}{size:>9}{first:>27}{second:>28}"
 
 
-def _seconds(run: Callable[..., Any], batch: Tensor) -> float:
-    """Return the median time of a call, after a first one that is not counted."""
-    run(batch)
-    times: list[float] = []
-    while len(times) < _ROUNDS or sum(times) < _SECONDS:
-        start = time.perf_counter()
+def _seconds(runs: Mapping[str, Callable[..., Any]], batch: Tensor) -> dict[str, float]:
+    """Return the median time of a call of each function, called in turn after a first call that is not counted."""
+    for run in runs.values():
         run(batch)
-        times.append(time.perf_counter() - start)
-    return median(times)
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    while any(len(each) < _ROUNDS or sum(each) < _SECONDS for each in times.values()):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run(batch)
+            times[name].append(time.perf_counter() - start)
+    return {name: median(each) for name, each in times.items()}
