@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -19,7 +20,7 @@ from lit_cv.modules.feature_comparison import FeatureComparisonModule
 from lit_cv.modules.few_shot import FewShotModule
 from lit_cv.nn import merge_lora, merge_lora_state
 from lit_cv.randomness import fixed_seed
-from lit_cv.running.object_comparison import BOX_ENTRIES, ObjectComparison, box_outputs
+from lit_cv.running.object_comparison import BOX_ENTRIES, MASKS, ObjectComparison, box_outputs
 from lit_cv.running.onnx_program import OnnxProgram
 
 __all__ = ["ExportedEpisode", "ExportedModule", "example_images", "export_onnx", "export_program", "export_weights"]
@@ -289,13 +290,15 @@ def _difference(module: ExportedModule, run: Any, path: Path, images: Tensor | N
     if images is not None and len(images):
         batches += [(*batches[0][:-1], part) for part in torch.split(images, 32)]
     worst = 0.0
-    objects = {prefix: ObjectComparison() for prefix in box_outputs(module.shapes)}
+    comparisons = {prefix: ObjectComparison() for prefix in box_outputs(module.shapes)}
     for batch in batches:
         outputs, expected_outputs = run(*batch), module(*batch)
-        for prefix, comparison in objects.items():
-            names = {entry: f"{prefix}{entry}" for entry in BOX_ENTRIES}
+        for prefix, comparison in comparisons.items():
+            entries = (*BOX_ENTRIES, MASKS)
+            names = {entry: name for entry in entries if (name := f"{prefix}{entry}") in expected_outputs}
             actual = {entry: outputs[name] for entry, name in names.items()}
-            comparison.add(actual, {entry: expected_outputs.pop(name) for entry, name in names.items()})
+            objects = {entry: expected_outputs.pop(name) for entry, name in names.items()}
+            comparison.add(actual, objects, partial(_candidates, module, batch[0], prefix))
         for name, expected in expected_outputs.items():
             scale = max(1.0, float(expected.abs().max()))
             difference = float((outputs[name] - expected).abs().max()) / scale
@@ -305,4 +308,10 @@ def _difference(module: ExportedModule, run: Any, path: Path, images: Tensor | N
                     f"{len(batch[-1])}: nothing was written."
                 )
             worst = max(worst, difference)
-    return max([worst, *(comparison.difference(path.name) for comparison in objects.values())])
+    return max([worst, *(comparison.difference(path.name) for comparison in comparisons.values())])
+
+
+def _candidates(module: ExportedModule, images: Tensor, prefix: str) -> Outputs:
+    """Return the objects of a module before non-maximum suppression, of the task with a prefix."""
+    outputs = cast(Any, module.module).fixed_outputs(images, False)
+    return {entry: outputs[f"{prefix}{entry}"] for entry in BOX_ENTRIES}

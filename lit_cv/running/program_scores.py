@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from lit_cv.nn.detection import Detections
-from lit_cv.running.object_comparison import BOX_ENTRIES, box_outputs
+from lit_cv.running.object_comparison import BOX_ENTRIES, MASKS, box_outputs
 from lit_cv.running.onnx_program import OnnxProgram
 from lit_cv.running.training import LitCLI
 from lit_cv.tasks.base_task import BaseTask
@@ -138,4 +138,6 @@ def _decoded(task: BaseTask, outputs: Outputs, target: Any, chosen: Tensor | Non
 
 def _objects(outputs: Outputs, prefix: str, row: int) -> Detections:
     used = outputs[f"{prefix}scores"][row] > 0
-    return Detections(*(outputs[f"{prefix}{entry}"][row][used] for entry in BOX_ENTRIES))
+    masks = outputs.get(f"{prefix}{MASKS}")
+    boxes, scores, labels = (outputs[f"{prefix}{entry}"][row][used] for entry in BOX_ENTRIES)
+    return Detections(boxes, scores, labels, None if masks is None else masks[row][used].bool())

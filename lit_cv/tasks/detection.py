@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lit_cv.errors import OptionError, setting
+from lit_cv.errors import setting
 from lit_cv.metrics import DetectionAP
 from lit_cv.nn import Backbone
 from lit_cv.nn.detection import (
@@ -214,19 +214,15 @@ class DetectionTask(DenseTask):
     def fixed_output(self, output: dict[str, Any], suppress: bool = True) -> dict[str, Tensor]:
         """Return `boxes` (N, K, 4) in pixels, `scores` (N, K) and `labels` (N, K), see `PaddedDetections`.
 
+        Mask R-CNN adds `masks` (N, K, H, W) uint8, except to candidates.
+
         Args:
             output: Output of `forward` for N images.
             suppress: Whether to apply non-maximum suppression, with `max_detections` as K; without it, all candidates
                 are returned.
-
-        Raises:
-            ValueError: If the detector is Mask R-CNN.
         """
-        if self.has_masks:
-            allowed = "must be fcos, retinanet or faster_rcnn in programs, which have no masks of objects"
-            raise OptionError(None, self.qualified("detector"), self.detector, allowed)
         padded = self._detector.detect_padded(output, output["image_size"], *self.limits, suppress=suppress)
-        return padded._asdict()
+        return named_entries(padded)
 
     @property
     def _detector(self) -> Detector:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from datamodules import DigitsDataModule
 from lit_cv import (
@@ -29,6 +30,7 @@ from lit_cv import (
 from lit_cv.cli import main
 from lit_cv.modules.few_shot import FewShotModule
 from lit_cv.nn.detection import Detections, named_entries
+from lit_cv.nn.detection.mask_rcnn import _paste_padded
 from lit_cv.running.export import (
     ExportedEpisode,
     ExportedModule,
@@ -222,8 +224,8 @@ def detection_module(detector: Any = "fcos", **options: Any) -> DetectionModule:
 
 def spread(detector: nn.Module) -> None:
     for name, parameter in detector.named_parameters():
-        if name.endswith(("cls_logits.weight", "bbox_reg.weight", "cls_score.weight")):
-            nn.init.normal_(parameter, std=0.4 if "cls" in name else 0.05)
+        if name.endswith(("cls_logits.weight", "bbox_reg.weight", "cls_score.weight", "mask_fcn_logits.weight")):
+            nn.init.normal_(parameter, std=0.05 if "bbox" in name else 0.4)
         elif name.startswith("head.") and parameter.ndim == 4:
             nn.init.kaiming_normal_(parameter)
 
@@ -243,14 +245,18 @@ def check_objects(outputs: dict[str, Tensor], expected: list[Detections], tolera
         assert (outputs["scores"][i, count:] == 0).all()
         assert (outputs["boxes"][i, count:] == 0).all()
         assert (outputs["labels"][i, count:] == -1).all()
+        if objects.masks is not None:
+            assert 0 < objects.masks.float().mean() < 0.9
+            assert not outputs["masks"][i, count:].any()
     assert comparison.difference("outputs") <= tolerance
 
 
-@pytest.mark.parametrize("detector", ["fcos", "retinanet", "faster_rcnn"])
+@pytest.mark.parametrize("detector", ["fcos", "retinanet", "faster_rcnn", "mask_rcnn"])
 def test_detector_outputs_equal_detect(detector: str) -> None:
     module = detection_module(detector)
     exported = ExportedModule(module)
-    assert exported.shapes == {"boxes": [100, 4], "scores": [100], "labels": [100]}
+    masks = {"masks": [100, 40, 52]} if detector == "mask_rcnn" else {}
+    assert exported.shapes == {"boxes": [100, 4], "scores": [100], "labels": [100], **masks}
     for count in (1, 5):
         images = example_images(exported.image_shape, count)
         with torch.no_grad():
@@ -296,12 +302,15 @@ def test_multi_task_outputs_by_name() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["retinanet", "faster_rcnn", "without suppression", "multi-task", "segmentation"])
+@pytest.mark.parametrize(
+    "name", ["retinanet", "faster_rcnn", "mask_rcnn", "without suppression", "multi-task", "segmentation"]
+)
 def test_programs_of_dense_tasks_match_module(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     modules: dict[str, Callable[[], BaseModule]] = {
         "retinanet": lambda: detection_module("retinanet"),
         "faster_rcnn": lambda: detection_module("faster_rcnn"),
+        "mask_rcnn": lambda: detection_module("mask_rcnn"),
         "without suppression": detection_module,
         "multi-task": multi_task_module,
         "segmentation": segmentation_module,
@@ -411,8 +420,16 @@ def test_exported_classes_come_from_module(in_tmp: Path) -> None:
     assert json.loads((in_tmp / "out" / "model.json").read_text())["classes"] == ["ground", "cell"]
 
 
-def test_mask_rcnn_is_rejected() -> None:
-    module = detection_module("mask_rcnn")
-    with pytest.raises(ValueError, match=r"detector='mask_rcnn': must be fcos, retinanet or faster_rcnn.*--part embed"):
-        ExportedModule(module)
-    assert ExportedModule(module, "embed").name == "embedding"
+def test_candidates_of_mask_rcnn_have_no_masks() -> None:
+    assert ExportedModule(detection_module("mask_rcnn"), suppress=False).shapes.keys() == {"boxes", "scores", "labels"}
+
+
+@pytest.mark.parametrize("size", [(40, 52), (7, 9)])
+def test_pasted_masks_equal_torchvision(size: tuple[int, int]) -> None:
+    corners = torch.tensor(
+        [[3.2, 4.9, 30.1, 22.0], [0, 0, 52, 40], [5, 5, 5.4, 5.2], [-3.5, -2.5, 8.6, 4.1], [1, 1, 2, 9]]
+    )
+    masks = nn.functional.interpolate(torch.rand(5, 1, 6, 6), 28, mode="bicubic").clamp(0, 1)
+    expected = paste_masks_in_image(masks, corners, size)[:, 0] > 0.5
+    assert torch.equal(_paste_padded(masks[:, 0], corners, size), expected)
+    assert expected.flatten(1).any(1).sum() >= 4

@@ -1,5 +1,7 @@
 """Comparison of detected objects."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor
@@ -18,9 +20,9 @@ def objects(count: int = 60, rows: int = 80) -> Objects:
     return {"boxes": boxes, "scores": scores, "labels": torch.where(used, torch.arange(rows) % 3, -1)}
 
 
-def difference(actual: Objects, expected: Objects) -> float:
+def difference(actual: Objects, expected: Objects, candidates: Objects | None = None) -> float:
     comparison = ObjectComparison()
-    comparison.add(actual, expected)
+    comparison.add(actual, expected, None if candidates is None else lambda: candidates)
     return comparison.difference("model.onnx")
 
 
@@ -55,3 +57,28 @@ def test_missing_objects_and_rows_are_detected() -> None:
 def test_warning_without_objects(caplog: pytest.LogCaptureFixture) -> None:
     assert difference(objects(0), objects(0)) == 0
     assert "model.onnx: no objects were detected in the images" in caplog.text
+
+
+@pytest.mark.parametrize(("tie", "box", "passes"), [(1e-6, 0.0, True), (0.01, 0.0, False), (1e-6, 1.0, False)])
+def test_other_objects_of_equal_scores_pass_if_they_are_candidates(tie: float, box: float, passes: bool) -> None:
+    candidates = objects(80)
+    candidates["scores"][:, 20:] = 0.5 + tie * torch.rand(2, 60)
+    actual, expected = ({name: value[:, part] for name, value in candidates.items()}
+                        for part in (slice(0, 50), slice(30)))  # fmt: skip
+    expected = {name: torch.cat([value, candidates[name][:, 60:]], 1) for name, value in expected.items()}
+    actual["boxes"] = actual["boxes"] + box * (torch.arange(50) >= 40)[:, None]
+    with nullcontext() if passes else pytest.raises(ValueError, match="objects of the program and the module"):
+        assert difference(actual, expected, candidates) <= 1e-4
+    with pytest.raises(ValueError, match="objects of the program and the module"):
+        difference(actual, expected)
+
+
+@pytest.mark.parametrize(("pixels", "passes"), [(2, True), (40, False)])
+def test_masks_of_equal_objects_are_compared(pixels: int, passes: bool) -> None:
+    actual, expected = objects(), objects()
+    expected["masks"] = torch.ones(2, 80, 20, 20, dtype=torch.uint8)
+    actual["masks"] = expected["masks"].clone()
+    actual["masks"][:, :10].flatten(2)[:, :, :pixels] = 0
+    actual = {name: value.roll(2, 1) for name, value in actual.items()}
+    with nullcontext() if passes else pytest.raises(ValueError, match="40 of 240 objects"):
+        difference(actual, expected)

@@ -69,11 +69,13 @@ class PaddedDetections(NamedTuple):
         boxes: (N, K, 4) float32, xyxy in pixels; 0 in unused rows.
         scores: (N, K) float32 in [0, 1]; 0 in unused rows.
         labels: (N, K) int64, from 0; -1 in unused rows.
+        masks: (N, K, H, W) uint8, 1 at the pixels of each object; `None` from detectors that predict only boxes.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
+    masks: Tensor | None = None
 
 
 class Detector(nn.Module, ABC):
@@ -218,7 +220,7 @@ class Detector(nn.Module, ABC):
         """
 
 
-def named_entries(detections: Detections) -> dict[str, Tensor]:
+def named_entries(detections: Detections | PaddedDetections) -> dict[str, Tensor]:
     """Return the tensors of detections by name, without masks if there are none."""
     return {name: value for name, value in detections._asdict().items() if value is not None}
 

@@ -194,7 +194,7 @@ class FasterRCNNDetector(Detector):
         """
         proposals, used = self._propose_padded(raw, size)
         n, count = used.shape
-        logits, corrections = self._classify_pooled(self._pool_padded(raw, proposals))
+        logits, corrections = self._classify_pooled(self.pool_padded(raw, proposals, self.roi.box_roi_pool))
         classes = slice(1, 1 + self.num_classes)
         scores = logits.softmax(1)[:, classes].reshape(n, count, -1) * used[..., None]
         boxes = self.roi.box_coder.decode_single(corrections, proposals.flatten(0, 1))
@@ -220,19 +220,19 @@ class FasterRCNNDetector(Detector):
         scores, index = scores.topk(min(rpn.post_nms_top_n(), scores.shape[1]))
         return take_boxes(candidates, index), scores > 0
 
-    def _pool_padded(self, raw: Mapping[str, Any], proposals: Tensor) -> Tensor:
-        """Return the features (N * P, C, 7, 7) that `box_roi_pool` pools for proposals (N, P, 4)."""
-        pool = self.roi.box_roi_pool
+    def pool_padded(self, raw: Mapping[str, Any], boxes: Tensor, pool: MultiScaleRoIAlign) -> Tensor:
+        """Return the features (N * P, C, S, S) that `pool` returns for boxes (N, P, 4), where S is its output side."""
+        side = pool.output_size[0]
         maps = [raw["features"][name] for name in pool.featmap_names]
         exponents = [round(math.log2(raw["size"][0] / features.shape[2])) for features in maps]  # as torchvision's
         level_of = LevelMapper(exponents[0], exponents[-1], pool.canonical_scale, pool.canonical_level)
-        image = torch.arange(proposals.shape[0], device=proposals.device).to(proposals.dtype)
-        rois = torch.cat([image[:, None, None].expand(-1, proposals.shape[1], 1), proposals], 2).flatten(0, 1)
+        image = torch.arange(boxes.shape[0], device=boxes.device).to(boxes.dtype)
+        rois = torch.cat([image[:, None, None].expand(-1, boxes.shape[1], 1), boxes], 2).flatten(0, 1)
         levels = level_of([rois[:, 1:]])
-        pooled: Tensor = maps[0].new_zeros(rois.shape[0], maps[0].shape[1], _SIDE, _SIDE)
+        pooled: Tensor = maps[0].new_zeros(rois.shape[0], maps[0].shape[1], side, side)
         for level, (features, exponent) in enumerate(zip(maps, exponents, strict=True)):
             index = (levels == level).nonzero()[:, 0]
-            part = roi_align(features, rois[index], _SIDE, 0.5**exponent, pool.sampling_ratio)
+            part = roi_align(features, rois[index], side, 0.5**exponent, pool.sampling_ratio)
             pooled = pooled.index_copy(0, index, part)
         return pooled
 

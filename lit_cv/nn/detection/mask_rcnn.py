@@ -6,10 +6,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.roi_heads import maskrcnn_inference, maskrcnn_loss, paste_masks_in_image
+from torchvision.models.detection.roi_heads import (
+    expand_boxes,
+    expand_masks,
+    maskrcnn_inference,
+    maskrcnn_loss,
+    paste_masks_in_image,
+)
 from torchvision.ops import MultiScaleRoIAlign
 
-from lit_cv.nn.detection.detector import Detections
+from lit_cv.nn.detection.detector import Detections, PaddedDetections
 from lit_cv.nn.detection.faster_rcnn import FasterRCNNDetector
 from lit_cv.nn.detection.layouts import Layout
 
@@ -111,6 +117,29 @@ class MaskRCNNDetector(FasterRCNNDetector):
             for each, image_masks, size in zip(found, masks, sizes, strict=True)
         ]
 
+    def detect_padded(
+        self,
+        raw: Mapping[str, Any],
+        size: tuple[int, int],
+        score_threshold: float = 0.05,
+        iou_threshold: float = 0.6,
+        max_detections: int = 100,
+        suppress: bool = True,
+    ) -> PaddedDetections:
+        """Return the objects of `detect` as tensors of fixed sizes, see `Detector.detect_padded`.
+
+        Candidates, which are returned without non-maximum suppression, have no masks.
+        """
+        found = super().detect_padded(raw, size, score_threshold, iou_threshold, max_detections, suppress)
+        if not suppress:
+            return found
+        pooled = self.pool_padded(raw, found.boxes, self.roi.mask_roi_pool)
+        logits = self.roi.mask_predictor(self.roi.mask_head(pooled)).float()
+        labels = (found.labels.flatten() + 1)[:, None, None, None].expand(-1, 1, *logits.shape[2:])
+        masks = _paste_padded(logits.gather(1, labels).sigmoid()[:, 0], found.boxes.flatten(0, 1), size)
+        masks = masks.view(*found.scores.shape, *size) & (found.scores > 0)[..., None, None]
+        return found._replace(masks=masks.to(torch.uint8))
+
     def _mask_logits(self, raw: Mapping[str, Any], boxes: list[Tensor]) -> Tensor:
         """Return the masks of all classes in boxes, (total number of boxes, 1 + number of classes, 28, 28)."""
         pooled = self.roi.mask_roi_pool(raw["features"], boxes, [raw["size"]] * len(boxes))
@@ -124,3 +153,23 @@ def _paste(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     for k in range(len(masks)):  # one at a time, as the probabilities need four times as much memory
         pasted[k] = paste_masks_in_image(masks[k : k + 1], boxes[k : k + 1], size)[0, 0] > 0.5
     return pasted
+
+
+def _paste_padded(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return what `_paste` returns for masks (n, 28, 28), computed by matrix products, which programs support."""
+    padded, scale = expand_masks(masks, padding=1)
+    expanded = expand_boxes(boxes, scale).long()
+    rows, columns = (
+        _interpolation(expanded[:, axis], expanded[:, axis + 2], side, padded.shape[-1])
+        for axis, side in ((1, size[0]), (0, size[1]))
+    )
+    return rows @ padded @ columns.transpose(1, 2) > 0.5
+
+
+def _interpolation(start: Tensor, end: Tensor, side: int, source: int) -> Tensor:
+    """Return weights (n, side, source) that interpolate `source` values between the pixels `start` and `end` (n,)."""
+    pixel = torch.arange(side, device=start.device) - start[:, None]
+    length = (end - start + 1).clamp_min(1)[:, None]
+    position = ((pixel + 0.5) * (source / length) - 0.5).clamp(0, source - 1)
+    weights = (1 - (position[..., None] - torch.arange(source, device=start.device)).abs()).clamp_min(0)
+    return weights * ((pixel >= 0) & (pixel < length))[..., None]
