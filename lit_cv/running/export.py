@@ -3,7 +3,7 @@
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -88,6 +88,18 @@ class ExportedModule(nn.Module):
         size = h["image_size"] if h["image_size"] is not None else 224
         height, width = (size, size) if isinstance(size, int) else size
         return int(h["in_channels"]), int(height), int(width)
+
+    @property
+    def dynamic_shapes(self) -> tuple[dict[int, Any], ...]:
+        """The dimensions of any length of each input, as `torch.export` expects them."""
+        names = dict.fromkeys(name for dimensions in self.dimensions for name in dimensions.values())
+        dims = {name: torch.export.Dim(name, min=1, max=_LONGEST) for name in names}
+        return tuple({position: dims[name] for position, name in each.items()} for each in self.dimensions)
+
+    @cached_property
+    def trace(self) -> torch.export.ExportedProgram:
+        """The program for batches of any size, traced once for all formats."""
+        return torch.export.export(self, self.example(2), dynamic_shapes=self.dynamic_shapes)
 
     def example(self, count: int) -> Inputs:
         """Return inputs with `count` images to check a program with."""
@@ -213,10 +225,9 @@ def export_program(
     Raises:
         ValueError: If the program's output differs from the module's; no file is left then.
     """
-    program = torch.export.export(module, module.example(2), dynamic_shapes=_dynamic_shapes(module))
     with atomic_write(path, "the program", suffix=".part.pt2") as part:
         description = json.dumps(module.describe(class_names))
-        torch.export.save(program, part, extra_files={"model.json": description})
+        torch.export.save(module.trace, part, extra_files={"model.json": description})
         loaded = torch.export.load(part).module()
         return _difference(module, lambda *inputs: cast(Outputs, loaded(*inputs)), path, images)
 
@@ -241,13 +252,10 @@ def export_onnx(
             f'ONNX export needs {error.name}, which is not installed: pip install "lit_cv[export]", or leave ONNX out '
             "(--formats torch safetensors)."
         ) from None
-    example = module.example(2)
-    with torch.no_grad():
-        names = list(module(*example))
     with atomic_write(path, "the program", suffix=".part.onnx") as part:
         program: Any = torch.onnx.export(
-            module, example, input_names=module.input_names, output_names=names, dynamo=True, verbose=False,
-            dynamic_shapes=_dynamic_shapes(module),
+            module.trace, input_names=module.input_names, output_names=list(module.shapes), dynamo=True, verbose=False,
+            dynamic_shapes=module.dynamic_shapes,
         )  # fmt: skip
         for key, value in module.describe(class_names).items():
             program.model.metadata_props[key] = json.dumps(value)
@@ -269,14 +277,6 @@ def export_weights(module: BaseModule, path: Path, class_names: Sequence[str] = 
         metadata["preprocessing"] = json.dumps(prepared.plain())
     with atomic_write(path, "the weights") as part:
         part.write_bytes(save(state, metadata))
-
-
-def _dynamic_shapes(module: ExportedModule) -> tuple[dict[int, Any], ...]:
-    """Return the dimensions of any length of each input, as `torch.export` expects them."""
-    dims: dict[str, Any] = {}
-    for name in (name for names in module.dimensions for name in names.values()):
-        dims.setdefault(name, torch.export.Dim(name, min=1, max=_LONGEST))
-    return tuple({position: dims[name] for position, name in names.items()} for names in module.dimensions)
 
 
 @torch.no_grad()

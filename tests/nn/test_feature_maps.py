@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_cv.nn import create_backbone
-from lit_cv.nn.feature_maps import find_levels
+from lit_cv.nn.feature_maps import find_levels, tokens_to_map
 
 CONVOLUTIONAL = ["resnet18", "resnet9_small", "mobilenet_v3_small", "shufflenet_v2_x0_5"]
 
@@ -149,3 +149,14 @@ def test_layers_behind_last_map_are_skipped() -> None:
     assert ran == ["layer2"]
     backbone.forward_both(images, [4, 8])
     assert ran == ["layer2", "layer2", "layer3", "layer4"]
+
+
+def test_maps_of_tokens_export_with_any_batch_size() -> None:
+    class Maps(nn.Module):
+        def forward(self, tokens: Tensor) -> Tensor:
+            return tokens_to_map(tokens, 2, 3)
+
+    tokens = torch.rand(4, 7, 5)
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(Maps(), (tokens[:2],), dynamic_shapes=({0: batch},)).module()
+    assert torch.equal(program(tokens), tokens[:, 1:].transpose(1, 2).reshape(4, 5, 2, 3))

@@ -15,7 +15,7 @@ from torchvision.ops.poolers import LevelMapper
 
 from lit_cv.nn.detection.detector import Detections, Detector, PaddedDetections, Selection
 from lit_cv.nn.detection.layouts import Layout
-from lit_cv.nn.detection.padded import select_padded, suppress_ranked, take_boxes
+from lit_cv.nn.detection.padded import best, select_padded, suppress_ranked, take_boxes
 from lit_cv.nn.detection.places import map_anchors, place_boxes
 
 __all__ = ["FasterRCNNDetector"]
@@ -208,16 +208,16 @@ class FasterRCNNDetector(Detector):
         objectness = raw["objectness"].float().view(-1, sum(counts))
         anchors = raw["anchors"].expand(objectness.shape[0], -1, -1).flatten(0, 1)
         boxes = rpn.box_coder.decode_single(raw["deltas"].float(), anchors).view(-1, sum(counts), 4)
-        best, kept = [], []
+        ranked, kept = [], []
         for level_boxes, logits in zip(boxes.split(counts, 1), objectness.split(counts, 1), strict=True):
-            top, index = logits.topk(min(rpn.pre_nms_top_n(), logits.shape[1]))
+            top, index = best(logits, min(rpn.pre_nms_top_n(), logits.shape[1]))
             box = clip_boxes_to_image(take_boxes(level_boxes, index), size)
             score = top.sigmoid()
             valid = ((box[..., 2:] - box[..., :2]) >= rpn.min_size).all(2) & (score >= rpn.score_thresh)
             kept.append(suppress_ranked(box, torch.where(valid, score, 0.0), rpn.nms_thresh))
-            best.append(box)
-        scores, candidates = torch.cat(kept, 1), torch.cat(best, 1)
-        scores, index = scores.topk(min(rpn.post_nms_top_n(), scores.shape[1]))
+            ranked.append(box)
+        scores, candidates = torch.cat(kept, 1), torch.cat(ranked, 1)
+        scores, index = best(scores, min(rpn.post_nms_top_n(), scores.shape[1]))
         return take_boxes(candidates, index), scores > 0
 
     def pool_padded(self, raw: Mapping[str, Any], boxes: Tensor, pool: MultiScaleRoIAlign) -> Tensor:

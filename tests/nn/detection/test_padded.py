@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 
 from lit_cv.nn.detection.detector import PaddedDetections, Selection, select
-from lit_cv.nn.detection.padded import select_padded, suppress_ranked
+from lit_cv.nn.detection.padded import best, select_padded, suppress_ranked
 
 SIZE = (80, 100)
 LIMITS = (0.3, 0.5, 40)
@@ -88,3 +88,13 @@ def test_exported_loop_takes_any_batch_size() -> None:
     for n in (1, 3):
         counts = check_equal(program(boxes[:n], scores[:n]), boxes[:n], scores[:n], LIMITS, Selection())
         assert counts[0] > 5
+
+
+def test_equal_values_are_ranked_by_position() -> None:
+    values = torch.randint(-40, 40, (3, 2000)).float() / 7
+    values[0, ::3] = torch.nextafter(values[0, ::3], torch.tensor(torch.inf))
+    for signed in (values, values.sigmoid(), values.clamp_min(0)):
+        expected = torch.sort(signed, dim=1, descending=True, stable=True)
+        top, index = best(signed, 700)
+        assert torch.equal(index, expected.indices[:, :700])
+        assert torch.equal(top, expected.values[:, :700])
