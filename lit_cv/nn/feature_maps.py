@@ -135,7 +135,8 @@ def probe_sizes(image_size: tuple[int, int] | None) -> list[tuple[int, int]]:
 def tokens_to_map(tokens: Tensor, height: int, width: int) -> Tensor:
     """Return the patch tokens, the last of tokens (N, T, C), as a map (N, C, height, width)."""
     patches = tokens[:, tokens.shape[1] - height * width :]
-    return patches.transpose(1, 2).unflatten(2, (height, width))  # `len(tokens)` would fix the batch size of programs
+    # `len(tokens)` would fix the batch size of programs.
+    return patches.transpose(1, 2).reshape(tokens.shape[0], -1, height, width)
 
 
 def _at_stride(maps: Tensor, patch: int, stride: int, size: tuple[int, ...]) -> Tensor:

@@ -11,9 +11,13 @@ import torch
 from torch import Tensor
 
 from datamodules import DigitsDataModule
+from lit_cv import BaseModule, SupervisedModule
 from lit_cv.cli import main
+from lit_cv.running.export import ExportedModule, export_onnx
+from lit_cv.running.object_comparison import ObjectComparison
 from lit_cv.running.quantization import calibration_images
 from lit_cv.tasks import ClassificationTask, DetectionTask
+from tests.running.test_export import detection_module, segmentation_module
 
 
 class Sized:
@@ -93,15 +97,24 @@ def test_int8_program_and_its_metrics(in_tmp: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.slow
-def test_openvino_reads_programs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["classifier", "segmenter", "fcos", "mask_rcnn"])
+def test_openvino_reads_programs(name: str, tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino")
-    from lit_cv import SupervisedModule
-    from lit_cv.running.export import ExportedModule, export_onnx
-
-    exported = ExportedModule(SupervisedModule(backbone="conv4", num_classes=10, in_channels=1, image_size=16))
+    if name == "classifier":
+        module: BaseModule = SupervisedModule(backbone="conv4", num_classes=10, in_channels=1, image_size=16)
+    else:
+        module = segmentation_module() if name == "segmenter" else detection_module(name)
+    exported = ExportedModule(module)
     export_onnx(exported, tmp_path / "model.onnx")
     images = exported.example(3)[0]
     program = openvino.Core().compile_model(tmp_path / "model.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    outputs = program(images.numpy())
+    actual = {name: torch.from_numpy(outputs[name]) for name in exported.shapes}
     with torch.no_grad():
-        expected = exported(images)["logits"].numpy()
-    np.testing.assert_allclose(program(images.numpy())["logits"], expected, atol=1e-4, rtol=1e-4)
+        expected = exported(images)
+    if "boxes" in expected:
+        comparison = ObjectComparison()
+        comparison.add(actual, expected)
+        assert comparison.difference("model.onnx") <= 1e-4
+    else:
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)

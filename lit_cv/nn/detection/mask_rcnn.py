@@ -163,7 +163,8 @@ def _paste_padded(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor
         _interpolation(expanded[:, axis], expanded[:, axis + 2], side, padded.shape[-1])
         for axis, side in ((1, size[0]), (0, size[1]))
     )
-    return rows @ padded @ columns.transpose(1, 2) > 0.5
+    probabilities: Tensor = rows @ padded @ columns.transpose(1, 2)
+    return probabilities > 0.5
 
 
 def _interpolation(start: Tensor, end: Tensor, side: int, source: int) -> Tensor:
