@@ -54,8 +54,7 @@ class BaseModule(LightningHooks):
         drop_path: Stochastic depth: probability that an image skips the last residual branch in training. It rises
             from 0 at the first branch. Only for backbones that support it (the `vit_tiny` family, convnext,
             efficientnet, swin, maxvit, timm's); `None` keeps the network's default.
-        optimizer: `adamw`, `adam`, `sgd` (Nesterov momentum), `lars`, `muon` (needs timm), or `file.Class` for a
-            custom one.
+        optimizer: `adamw`, `adam`, `sgd` (Nesterov momentum), `lars`, `muon`, or `file.Class` for a custom one.
         lr: Peak learning rate.
         weight_decay: Weight decay; never applied to norms, biases and other vectors.
         momentum: Momentum of `sgd`, `lars` and `muon`.

@@ -10,6 +10,7 @@ from lit_cv.optim.logistic_regression import (
     fit_logistic_regression,
     search_strength,
 )
+from lit_cv.optim.muon import Muon
 from lit_cv.optim.names import OptimizerName, ScheduleName
 from lit_cv.optim.optimizers import OPTIMIZERS, build_optimizer, check_optimizer, reapply_options, scales_layers
 from lit_cv.optim.scaling import scale_lr
@@ -22,6 +23,7 @@ __all__ = [
     "Layer",
     "LinearClassifier",
     "LogisticRegression",
+    "Muon",
     "OptimizerName",
     "Plateau",
     "ScheduleName",

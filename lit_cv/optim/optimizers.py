@@ -47,8 +47,8 @@ def build_optimizer(
     """Build an optimizer over parameter groups.
 
     Args:
-        name: `adamw`, `adam`, `sgd` (Nesterov momentum), `lars` or `muon` (from timm); or `file.Class` for a
-            user-defined `Optimizer`. Its constructor receives the groups, and `lr`, `weight_decay`, `momentum`,
+        name: `adamw`, `adam`, `sgd` (Nesterov momentum), `lars` or `muon`; or `file.Class` for a user-defined
+            `Optimizer`. Its constructor receives the groups, and `lr`, `weight_decay`, `momentum`,
             `betas` and `fused` if it accepts them.
         groups: From `parameter_groups`; the values in a group override the arguments below.
         lr: Learning rate.

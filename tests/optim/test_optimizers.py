@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lit_cv.optim import LARS, build_optimizer, build_schedule, parameter_groups, reapply_options
+from lit_cv.optim import LARS, Muon, build_optimizer, build_schedule, parameter_groups, reapply_options
 
 # Weights after each of three steps of lightly's LARS and of the one in facebookresearch/mae, in the setup of the test.
 _LARS = {
@@ -108,13 +108,45 @@ def test_fused_optimizers_take_same_steps(name):
         torch.testing.assert_close(fast, slow, atol=1e-6, rtol=1e-5)
 
 
-def test_muon_orthogonalizes_steps_of_filters():
-    model = _model()
-    before = model[0].weight.detach().clone()
-    _step(model, build_optimizer("muon", parameter_groups(model, 0.01, 0.0), lr=0.01), seed=0)
-    step = (model[0].weight.detach() - before).flatten(1)
-    sizes = torch.linalg.svdvals(step / 0.01) / (0.2 * 27**0.5)  # AdamW's usual size, for 27 values per filter
-    assert 0.5 < float(sizes.min()) <= float(sizes.max()) < 1.5
+def test_muon_agrees_with_torch_on_matrices():
+    weight, twin = (nn.Parameter(torch.linspace(-1, 1, 15).reshape(3, 5).sin()) for _ in range(2))
+    own = Muon([weight], lr=0.1, momentum=0.9, weight_decay=0.1)
+    other = torch.optim.Muon([twin], lr=0.1, momentum=0.9, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for i in range(3):
+        weight.grad, twin.grad = (torch.cos(3 * torch.arange(15.0) ** 2 + i).reshape(3, 5) for _ in range(2))
+        own.step()
+        other.step()
+    torch.testing.assert_close(weight, twin, atol=2e-3, rtol=0)  # torch computes in bfloat16
+
+
+def test_muon_trains_vectors_as_adamw():
+    weight, twin = (nn.Parameter(torch.linspace(-1, 1, 6).reshape(2, 3)) for _ in range(2))
+    own = Muon([{"params": [weight], "layer_adaptation": False}], lr=0.1, weight_decay=0.1)
+    adamw = torch.optim.AdamW([twin], lr=0.1, weight_decay=0.1)
+    for i in range(3):
+        weight.grad, twin.grad = (torch.sin(torch.arange(6.0) + i).reshape(2, 3) for _ in range(2))
+        own.step()
+        adamw.step()
+    torch.testing.assert_close(weight, twin)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 3, 3), (40, 3, 2, 2)])
+def test_muon_orthogonalizes_steps_of_filters(shape):
+    weight = nn.Parameter(torch.zeros(shape))
+    weight.grad = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    Muon([weight], lr=0.01).step()
+    matrix = weight.detach().flatten(1)
+    sizes = torch.linalg.svdvals(matrix / 0.01) / (0.2 * max(matrix.shape) ** 0.5)
+    assert 0.6 < float(sizes.min()) <= float(sizes.max()) < 1.3
+    left, _, right = torch.linalg.svd(-weight.grad.flatten(1), full_matrices=False)
+    cosine = torch.cosine_similarity((left @ right).flatten(), matrix.flatten(), dim=0)
+    assert float(cosine) > 0.97
+
+
+@pytest.mark.parametrize("options", [{"lr": -1}, {"lr": 1, "momentum": 1.0}, {"lr": 1, "weight_decay": -1}])
+def test_muon_refuses_values_out_of_range(options):
+    with pytest.raises(ValueError, match=r"must not be negative|in \[0, 1\)"):
+        Muon([nn.Parameter(torch.ones(1))], **options)
 
 
 def test_options_are_passed_to_optimizer():
