@@ -335,7 +335,8 @@ def draw(table: dict[str, dict[int, tuple[float, float, float, int]]], path: str
         means, spreads, _, _ = zip(*(cells[columns[place]] for place in places), strict=True)
         axes.errorbar(
             [place + 0.02 * (number - len(table) / 2) for place in places], means, spreads,
-            color=INK if method == "default" else PALETTE[number % len(PALETTE)], marker="o", markersize=4, capsize=2,
+            color=INK if method == "default" else PALETTE[number % len(PALETTE)],
+            marker="os"[number // len(PALETTE) % 2], markersize=4, capsize=2,
             linestyle="--" if method in PEERS else "-", linewidth=2.5 if method == "default" else 1.2,
             label=method.replace("_", " "),
         )  # fmt: skip
