@@ -5,6 +5,7 @@ from argparse import Namespace
 from typing import Any
 
 from lit_cv.cli.verb_options import VerbParser, command_line, output_folder
+from lit_cv.light_torchmetrics import import_torchmetrics
 from lit_cv.plain_values import load_yaml
 from lit_cv.running.recipes import comparison_names
 
@@ -57,6 +58,7 @@ def run_compare(args: list[str]) -> None:
     if options.cost_per_label is not None and not 0 < options.cost_per_label < math.inf:
         raise ValueError(f"--cost_per_label {options.cost_per_label}: give a number above 0.")
     folder = output_folder(options.output, DEFAULT_OUTPUT)
+    import_torchmetrics()
     if options.redraw:
         from lit_cv.studies.comparison_report import write_report
 

@@ -11,6 +11,7 @@ from typing import Any
 from lit_cv.atomic_files import next_free_path, write_text
 from lit_cv.cli.verb_options import VerbParser
 from lit_cv.hub import is_hub_name
+from lit_cv.light_torchmetrics import import_torchmetrics
 from lit_cv.printable import printable
 
 __all__ = ["run_export"]
@@ -74,6 +75,7 @@ def run_export(args: list[str]) -> None:
         files = [*(_FILES[name] for name in options.formats), *([_INT8] if options.int8 else [])]
         print("\n".join(f"  {folder / name}" for name in files))
         return
+    import_torchmetrics()
     from lit_cv.modules.loading import load_module
     from lit_cv.running.export import ExportedEpisode, ExportedModule, export_onnx, export_program, export_weights
 

@@ -1,6 +1,7 @@
 """The verb `kfold`: cross-validate any fit."""
 
 from lit_cv.cli.verb_options import VerbParser, command_line, flag, output_folder
+from lit_cv.light_torchmetrics import import_torchmetrics
 
 __all__ = ["run_kfold"]
 
@@ -39,6 +40,7 @@ def run_kfold(args: list[str]) -> None:
         args: The options, as typed.
     """
     options, fit_args = _parser().parse_before_fit(args)
+    import_torchmetrics()
     from lit_cv.studies.kfold import CrossValidation, FoldOptions
 
     fold_options = FoldOptions(

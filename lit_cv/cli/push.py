@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 
 from lit_cv.cli.verb_options import VerbParser, flag
+from lit_cv.light_torchmetrics import import_torchmetrics
 from lit_cv.printable import printable
 
 __all__ = ["run_push"]
@@ -33,6 +34,7 @@ def run_push(args: list[str]) -> None:
         args: The options, as typed.
     """
     options = _parser().parse(args)
+    import_torchmetrics()
     from lit_cv.hub import PREFIX, hub_client, require_repository
     from lit_cv.running.hub_upload import CARD, upload, write_repository
     from lit_cv.running.runs import find_checkpoint
