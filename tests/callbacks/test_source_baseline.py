@@ -61,6 +61,7 @@ def run(module: Any, folder: Path, epochs: int = 2) -> RunCheckpoint:
     return checkpoint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scores", "kept", "message"),
     [

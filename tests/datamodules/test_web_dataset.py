@@ -14,6 +14,7 @@ from datamodules import ImageFolderDataModule, UnreadableImageError, WebDatasetD
 from datamodules.stored_file import cache_folder
 from lit_cv.cli import main
 from tests.datamodules.files import save_images
+from tests.marks import first_quick
 
 
 def module(root: Path, **kwargs: Any) -> WebDatasetDataModule:
@@ -100,7 +101,7 @@ def test_pixels_match_files_in_folders(tmp_path: Path) -> None:
             assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", first_quick([0, 2]))
 def test_resume_in_the_middle_of_an_epoch(shards: Path, workers: int) -> None:
     loader = module(shards).train_dataloader()
     loader.sampler.set_epoch(3)

@@ -51,6 +51,7 @@ def test_other_errors_are_not_explained(batch: Any, error: Exception) -> None:
     assert explain_batch("M", batch, error) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "side", "text"),
     [

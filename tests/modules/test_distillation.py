@@ -103,6 +103,7 @@ class Passes(L.Callback):
         self.images += len(args[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("match", ["features", "logits", "relations"])
 def test_cached_outputs_change_nothing(match: Any, source: Path, tmp_path: Path) -> None:
     counts, losses = [], []

@@ -214,6 +214,7 @@ def test_cli_on_folders_of_new_classes(in_tmp: Path, capfd: pytest.CaptureFixtur
         main([*predict, "--data.support_root", "examples/bright", "--data.predict_root", "new"])
 
 
+@pytest.mark.slow
 def test_nearest_centroid_on_checkpoint_features(in_tmp: Path) -> None:
     pretrain = ["--model.backbone", "conv4", "--data", "DigitsDataModule", "--trainer.max_epochs", "1", *QUIET]
     main(["fit", "--model", "SimCLRModule", *pretrain, "--trainer.limit_train_batches", "2"])

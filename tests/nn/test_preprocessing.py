@@ -66,6 +66,7 @@ def test_timm_weights_file_uses_timm_configuration(tmp_path: Path, caplog: pytes
     assert "the images of this run have 64 x 64 pixels" in caplog.text
 
 
+@pytest.mark.slow
 def test_differing_tags_warn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = saved("efficientnet_b0", tmp_path / "x.pth")
     backbone = create_backbone("timm/efficientnet_b0", weights=path)

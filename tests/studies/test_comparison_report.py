@@ -48,6 +48,7 @@ def test_labels_needed_are_interpolated() -> None:
     assert labels_needed(learned, 0.95) == math.inf
 
 
+@pytest.mark.slow
 def test_report_content(tmp_path: Path) -> None:
     write_study_table(
         tmp_path / "compare.csv", [*ROWS, row("broken", 100, 0, math.nan, error="RuntimeError: no <memory>")]
