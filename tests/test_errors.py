@@ -168,7 +168,6 @@ def test_speller_ends_with_command(in_tmp: Path) -> None:
         DigitsDataModule(val_fraction=5.0)
 
 
-@pytest.mark.slow
 def test_only_cli_spells_options() -> None:
     # Strings that are one complete argument are for a parser, and bracketed ones for its usage line: both are allowed.
     names = "model|data|trainer|checkpoint|early_stopping|ema|non_finite|predictions|find_lr|config|ckpt_path|trust"

@@ -8,6 +8,14 @@ from lit_cv.light_torchmetrics import import_torchmetrics
 from lit_cv.printable import printable
 
 __all__ = ["run_push"]
+_USAGE = """\
+```bash
+lit-cv predict --ckpt_path {address} --images photos
+lit-cv fit --config imagefolder_fine_tune --data.root photos --model.weights {address}
+```
+
+The first command predicts the images of a folder; the second fine-tunes the network on folders of classes.
+In Python, `lit_cv.modules.loading.load_module("{address}")` returns the module."""
 
 
 def _parser() -> VerbParser:
@@ -42,16 +50,17 @@ def run_push(args: list[str]) -> None:
     require_repository(options.repository)
     hub_client()
     checkpoint = find_checkpoint(options.checkpoint)
+    address = f"{PREFIX}{options.repository}"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_repository(checkpoint, folder, options.repository, options.license)
+        write_repository(checkpoint, folder, options.repository, _USAGE.format(address=address), options.license)
         if options.dry_run:
             print(printable((folder / CARD).read_text(encoding="utf-8")))
             sizes = ", ".join(f"{path.name} ({path.stat().st_size:,} bytes)" for path in sorted(folder.iterdir()))
             print(f"would be uploaded to {options.repository}: {sizes}")
             return
-        address, wrote_card = upload(folder, options.repository, options.private)
-    print(f"{checkpoint.path} uploaded: {address}")
+        commit, wrote_card = upload(folder, options.repository, options.private)
+    print(f"{checkpoint.path} uploaded: {commit}")
     if not wrote_card:
         print(f"The repository's {CARD} was kept.")
-    print(f"Use it as {PREFIX}{options.repository}.")
+    print(f"Use it as {address}.")

@@ -10,7 +10,7 @@ import yaml
 from lit_cv.atomic_files import atomic_write, write_text
 from lit_cv.checkpoint_file import load_tensors
 from lit_cv.errors import OptionError
-from lit_cv.hub import CHECKPOINT, PREFIX, hub_client
+from lit_cv.hub import CHECKPOINT, hub_client
 from lit_cv.metrics_table import read_metrics
 from lit_cv.modules.base import BaseModule
 from lit_cv.modules.checkpoint_contents import image_preprocessing
@@ -31,7 +31,9 @@ _KEPT = (
 _MOST_CLASSES = 100  # in the card
 
 
-def write_repository(checkpoint: Checkpoint, folder: Path, repository: str, license_name: str | None = None) -> None:
+def write_repository(
+    checkpoint: Checkpoint, folder: Path, repository: str, usage: str, license_name: str | None = None
+) -> None:
     """Write the files of a repository: the checkpoint without the state of training, and a model card.
 
     Folders in the options of module and data are left out of the checkpoint: they tell about this machine.
@@ -39,7 +41,8 @@ def write_repository(checkpoint: Checkpoint, folder: Path, repository: str, lice
     Args:
         checkpoint: The checkpoint.
         folder: Existing folder for the files.
-        repository: `OWNER/NAME`, for the commands in the card.
+        repository: `OWNER/NAME`.
+        usage: Markdown for the card that shows how the checkpoint is used.
         license_name: License identifier of the Hub, such as `apache-2.0`.
 
     Raises:
@@ -58,7 +61,7 @@ def write_repository(checkpoint: Checkpoint, folder: Path, repository: str, lice
             kept[name] = _without_folders(kept[name])
     with atomic_write(folder / CHECKPOINT, "the checkpoint") as part:
         torch.save(kept, part)
-    write_text(folder / CARD, _card(module, checkpoint, repository, license_name), "the model card")
+    write_text(folder / CARD, _card(module, checkpoint, repository, usage, license_name), "the model card")
 
 
 def upload(folder: Path, repository: str, private: bool = False) -> tuple[str, bool]:
@@ -107,7 +110,7 @@ def _without_folders(value: Any) -> Any:
     return value
 
 
-def _card(module: BaseModule, checkpoint: Checkpoint, repository: str, license_name: str | None) -> str:
+def _card(module: BaseModule, checkpoint: Checkpoint, repository: str, usage: str, license_name: str | None) -> str:
     name, hparams = type(module).__name__, module.hparams
     header: dict[str, Any] = {"library_name": "lit_cv", "tags": ["lit_cv", "pytorch-lightning", name]}
     if isinstance(backbone := hparams["backbone"], str):
@@ -116,7 +119,6 @@ def _card(module: BaseModule, checkpoint: Checkpoint, repository: str, license_n
         header["pipeline_tag"] = task
     if license_name is not None:
         header["license"] = license_name
-    address = f"{PREFIX}{repository}"
     lines = [
         "---",
         yaml.safe_dump(header, sort_keys=False).rstrip(),
@@ -127,14 +129,9 @@ def _card(module: BaseModule, checkpoint: Checkpoint, repository: str, license_n
         f"`{name}` of lit_cv with the backbone `{backbone}` after {checkpoint.step:,} training steps.",
         _images(module),
         "",
-        "```bash",
-        f"lit-cv predict --ckpt_path {address} --images photos",
-        f"lit-cv fit --config imagefolder_fine_tune --data.root photos --model.weights {address}",
-        "```",
+        usage,
         "",
-        "The first command predicts the images of a folder; the second fine-tunes the network on folders of classes.",
-        f'In Python, `lit_cv.modules.loading.load_module("{address}")` returns the module. The checkpoint holds only',
-        "tensors and plain values.",
+        "The checkpoint holds only tensors and plain values.",
     ]
     for attribute, classes in ({"class_names": checkpoint.class_names} | module.trained_classes).items():
         if classes:
