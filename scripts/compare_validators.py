@@ -7,7 +7,7 @@ that the labels give. The table shows how well each score ranks by accuracy: che
 
     python scripts/compare_validators.py --pairs usps_to_mnist filled_to_outlined --root data
     python scripts/compare_validators.py --pairs mnist_to_photographs --root data --digits_over data/digits_over
-    python scripts/compare_validators.py --summary      # the table of all finished runs
+    python scripts/compare_validators.py --summary      # table and figure of all finished runs
 
 `make_digits_over_photographs.py` makes the target of `mnist_to_photographs`. Results are written after each run; a
 restarted script does the missing runs.
@@ -43,6 +43,7 @@ from lit_cv import (
     WeakStrongAugmentation,
 )
 from lit_cv.augment import build_operations
+from lit_cv.figures.canvas import INK, PALETTE, new_figure, render, save_png, style_axes
 from lit_cv.metrics import (
     cluster_agreement,
     embedded_validation_risk,
@@ -79,6 +80,16 @@ ENSEMBLES = {
     "nuclear norm + agreement": ("nuclear_norm", "agreement"),
     "all": tuple(name for name in SCORES if name not in ("confidence", "diversity")),
 }
+PANELS = (
+    "val_reverse_score",
+    "reverse_acc",
+    "val_score",
+    "information",
+    "density",
+    "nuclear_norm",
+    "agreement",
+    "risk",
+)
 KEYS = ("pair", "method", "rate", "seed")
 COLUMNS = (*KEYS, "step", "target_acc", *SCORES)
 
@@ -252,19 +263,44 @@ def column(rows: list[dict[str, str]], name: str) -> np.ndarray:
 def summarize(rows: list[dict[str, str]]) -> None:
     """Print the rank correlations, and what choosing the checkpoint of the highest score costs in accuracy."""
     pairs = list(dict.fromkeys(row["pair"] for row in rows))
-    print(f"\n{len(rows)} checkpoints\n\n| score | " + " | ".join(f"{p}: across | within | cost" for p in pairs) + " |")
-    print("|---|" + "---|---|---|" * len(pairs))
+    heads = "".join(f" {p.replace('_', ' ')}: across | within | cost |" for p in pairs)
+    print(f"\n{len(rows)} checkpoints\n\n| score |{heads} mean across | least across | mean cost |")
+    print("|---|" + "---|---|---|" * (len(pairs) + 1))
     for name in (*SCORES, *ENSEMBLES):
-        cells = []
+        cells, across, costs = [], [], []
         for pair in pairs:
             part = [row for row in rows if row["pair"] == pair]
             accuracy, values = column(part, "target_acc"), column(part, name)
             runs = [[row for row in part if tuple(row[k] for k in KEYS) == key] for key in
                     dict.fromkeys(tuple(row[k] for k in KEYS) for row in part)]  # fmt: skip
             within = statistics.fmean(correlation(column(r, name), column(r, "target_acc")) for r in runs)
-            cost = 100 * (accuracy.max() - accuracy[values.argmax()])
-            cells.append(f"{correlation(values, accuracy):.2f} | {within:.2f} | {cost:.1f}")
-        print(f"| {name} | " + " | ".join(cells) + " |")
+            across.append(correlation(values, accuracy))
+            costs.append(100 * (accuracy.max() - accuracy[values.argmax()]))
+            cells.append(f"{across[-1]:.2f} | {within:.2f} | {costs[-1]:.1f}")
+        means = f"{statistics.fmean(across):.2f} | {min(across):.2f} | {statistics.fmean(costs):.1f}"
+        print(f"| {name} | " + " | ".join(cells) + f" | {means} |")
+
+
+def draw(rows: list[dict[str, str]], path: str) -> None:
+    """Draw the accuracy of all checkpoints against each score."""
+    figure = new_figure(11, 5.6, constrained=True)
+    grid = figure.subplots(2, len(PANELS) // 2, sharey=True)
+    pairs = list(dict.fromkeys(row["pair"] for row in rows))
+    for axes, name in zip(grid.flat, PANELS, strict=True):
+        for number, pair in enumerate(pairs):
+            part = [row for row in rows if row["pair"] == pair]
+            accuracy = 100 * column(part, "target_acc")
+            axes.scatter(
+                ranks(column(part, name)), accuracy, s=9, alpha=0.7, linewidths=0,
+                color=PALETTE[number % len(PALETTE)], label=pair.replace("_", " "),
+            )  # fmt: skip
+        style_axes(axes, name.replace("_", " "))
+    for axes in grid[:, 0]:
+        axes.set_ylabel("accuracy on the target in %", fontsize=8, color=INK)
+    for axes in grid[-1]:
+        axes.set_xlabel("rank of the score within its pair", fontsize=8, color=INK)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=5, fontsize=8, frameon=False)
+    save_png(render(figure), path)
 
 
 def main() -> None:
@@ -279,7 +315,8 @@ def main() -> None:
     parser.add_argument("--root", default="data", help="folder of MNIST and USPS")
     parser.add_argument("--digits_over", default="data/digits_over", help="folder of digits over photographs")
     parser.add_argument("--csv", default="lightning_logs/compare_validators/scores.csv", help="table of all rows")
-    parser.add_argument("--summary", action="store_true", help="show the table of finished runs, and run nothing")
+    parser.add_argument("--figure", default="lightning_logs/compare_validators/scores.png", help="figure")
+    parser.add_argument("--summary", action="store_true", help="show the finished runs, and run nothing")
     args = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
@@ -287,6 +324,7 @@ def main() -> None:
     if not args.summary:
         run_missing(args, table)
     summarize(table.rows())
+    draw(table.rows(), args.figure)
 
 
 if __name__ == "__main__":
