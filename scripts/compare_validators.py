@@ -72,8 +72,9 @@ SCORES = (
     "source_acc", "confidence", "diversity", "information", "density", "nuclear_norm", "agreement", "silhouette",
     "risk", "consistency", "reverse_acc", "reverse_agreement",
 )  # fmt: skip
+REVERSE = ("reverse_acc", "reverse_agreement")
 ENSEMBLES = {
-    "val_reverse_score": ("reverse_acc", "reverse_agreement"),
+    "val_reverse_score": REVERSE,
     "val_score": ("source_acc", *5 * ["diversity"], "confidence"),
     "clusters": ("agreement", "silhouette"),
     "information + clusters": ("information", "agreement", "silhouette"),
@@ -281,6 +282,28 @@ def summarize(rows: list[dict[str, str]]) -> None:
         print(f"| {name} | " + " | ".join(cells) + f" | {means} |")
 
 
+def show_kept(rows: list[dict[str, str]]) -> None:
+    """Print what `val_reverse_score` keeps of each run and of the source alone, and how much better that is."""
+    print("\n| pair | runs | source alone | newest | kept | worst newest | worst kept |\n|---|---|---|---|---|---|---|")
+    for pair in dict.fromkeys(row["pair"] for row in rows):
+        runs: dict[tuple[str, ...], list[dict[str, str]]] = {}
+        for row in rows:
+            if row["pair"] == pair:
+                runs.setdefault(tuple(row[key] for key in KEYS), []).append(row)
+        alone = {key[-1]: run[-1] for key, run in runs.items() if key[1] == "source only"}
+        newest, kept, base = [], [], []
+        for key, run in runs.items():
+            if key[1] != "source only" and key[-1] in alone:
+                best = max([alone[key[-1]], *run], key=lambda row: sum(float(row[part]) for part in REVERSE))
+                base.append(100 * float(alone[key[-1]]["target_acc"]))
+                newest.append(100 * float(run[-1]["target_acc"]) - base[-1])
+                kept.append(100 * float(best["target_acc"]) - base[-1])
+        if base:
+            gains = f"{statistics.fmean(newest):+.1f} | {statistics.fmean(kept):+.1f}"
+            worst = f"{min(newest):+.1f} | {min(kept):+.1f}"
+            print(f"| {pair.replace('_', ' ')} | {len(base)} | {statistics.fmean(base):.1f} | {gains} | {worst} |")
+
+
 def draw(rows: list[dict[str, str]], path: str) -> None:
     """Draw the accuracy of all checkpoints against each score."""
     figure = new_figure(11, 5.6, constrained=True)
@@ -324,6 +347,7 @@ def main() -> None:
     if not args.summary:
         run_missing(args, table)
     summarize(table.rows())
+    show_kept(table.rows())
     draw(table.rows(), args.figure)
 
 
