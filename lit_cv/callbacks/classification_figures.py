@@ -1,4 +1,4 @@
-"""Figures of a classifier's validation errors."""
+"""Figures and tables of a classifier's validation errors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,10 +8,12 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from lit_cv.callbacks.classification_tables import class_table, confusion_table, loss_table
 from lit_cv.callbacks.error_counts import ErrorCounts, MultiLabelCounts, WorstImages
 from lit_cv.callbacks.monitored import is_better, monitor_and_mode
 from lit_cv.callbacks.periodic_figure import PeriodicFigure
-from lit_cv.callbacks.run_output import class_names, figures_wanted, publish, run_folder
+from lit_cv.callbacks.run_output import class_names, figures_wanted, publish, publish_table, run_folder
+from lit_cv.contracts import as_dataset, dataset_of
 from lit_cv.errors import OptionError
 from lit_cv.figures import confusion_figure, image_grid, label_titles, precision_recall_figure, short_name
 from lit_cv.figures.canvas import INK, RED
@@ -19,6 +21,7 @@ from lit_cv.figures.canvas import INK, RED
 __all__ = ["ClassificationFigures"]
 
 _MAX_CLASSES = 2000  # above this, the confusion matrix needs too much memory
+_MAX_COLUMNS = 100  # above this, a table of the confusion matrix is too wide to read
 
 
 @dataclass
@@ -38,7 +41,13 @@ class ClassificationFigures(PeriodicFigure):
     Each validation gathers counts and images on the device with a few small operations per batch. Figures are drawn
     from time to time and when training ends, even after an error: `confusion_matrix.png` and `most_wrong.png` in the
     run's folder and in the loggers. With several labels per image, `precision_recall.png` replaces the confusion
-    matrix. It works for every module whose `validation_step` returns `logits` (N, K) and `target`, and does nothing
+    matrix.
+
+    The same numbers are written as tables, to the folder and to loggers that take them: `confusion_counts.csv` (up to
+    100 classes), `class_metrics.csv` (recall, precision and F1 of each class) and `highest_losses.csv`, which names the
+    images of `most_wrong.png` from left to right, row by row.
+
+    It works for every module whose `validation_step` returns `logits` (N, K) and `target`, and does nothing
     for others. The images are those of the batch, or `images` (N, C, H, W) if the step changes and returns them. With
     several ranks, the counts cover all ranks, the images only rank 0.
 
@@ -94,7 +103,9 @@ class ClassificationFigures(PeriodicFigure):
         if self._current.counts is not None:
             self._current.counts.update(logits, target)
         if trainer.is_global_zero and images is not None:
-            self._current.worst.update(images, logits, target)
+            index = batch.get("index") if isinstance(batch, Mapping) else None
+            fits = isinstance(index, Tensor) and index.shape == logits.shape[:1]
+            self._current.worst.update(images, logits, target, index if fits else None)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the counts if this epoch is the best so far."""
@@ -123,18 +134,29 @@ class ClassificationFigures(PeriodicFigure):
         self._best_value = state_dict["best_value"]
 
     def draw(self, trainer: L.Trainer, pl_module: L.LightningModule, kept: Any) -> None:
-        """Draw the counts and the images with the highest losses of the best epoch."""
+        """Draw the counts and the images with the highest losses of the best epoch, and write their tables."""
         counts, worst, names = kept.counts, kept.worst, kept.names
         if isinstance(counts, ErrorCounts):
-            figure = confusion_figure(counts.matrix, names, f"validation, epoch {kept.epoch}")
+            matrix = counts.matrix.cpu()
+            figure = confusion_figure(matrix, names, f"validation, epoch {kept.epoch}")
             publish(trainer, figure, "confusion_matrix", kept.step)
+            if len(matrix) <= _MAX_COLUMNS:
+                publish_table(trainer, confusion_table(matrix, names), "confusion_counts", kept.step)
+            table = torch.stack([matrix.diagonal(), matrix.sum(0), matrix.sum(1)])
+            publish_table(trainer, class_table(table, names), "class_metrics", kept.step)
         elif isinstance(counts, MultiLabelCounts):
             heading = f"precision and recall in validation, epoch {kept.epoch}"
             publish(trainer, precision_recall_figure(counts.table, names, heading), "precision_recall", kept.step)
+            publish_table(trainer, class_table(counts.table, names), "class_metrics", kept.step)
         if worst.images is not None:
             titles, colors = _titles(worst, names)
             heading = f"highest losses in validation, epoch {kept.epoch}: true label → prediction"
             publish(trainer, image_grid(worst.images, titles, heading, colors), "most_wrong", kept.step)
+            loader: Any = trainer.val_dataloaders
+            dataset = dataset_of(loader[0] if isinstance(loader, list) and loader else loader)
+            sample_name = as_dataset(dataset).sample_name or str
+            images = [str(sample_name(position)) if position >= 0 else None for position in worst.positions.tolist()]
+            publish_table(trainer, loss_table(worst, images, names), "highest_losses", kept.step)
 
 
 def _classified(outputs: Any, batch: Any) -> tuple[Tensor | None, Tensor, Tensor] | None:

@@ -80,6 +80,7 @@ class WorstImages:
         losses: (M,) float32, -inf for unlabeled images.
         targets: (M,) int64, or (M, K) for several labels per image.
         scores: (M, K) float32 probabilities.
+        positions: (M,) int64 positions in the dataset, -1 if unknown.
     """
 
     def __init__(self, n: int) -> None:
@@ -88,8 +89,9 @@ class WorstImages:
         self.losses = torch.empty(0)
         self.targets = torch.empty(0)
         self.scores = torch.empty(0)
+        self.positions = torch.empty(0, dtype=torch.int64)
 
-    def update(self, images: Tensor, logits: Tensor, target: Tensor) -> None:
+    def update(self, images: Tensor, logits: Tensor, target: Tensor, positions: Tensor | None = None) -> None:
         """Keep the images with the highest losses among the previous ones and this batch, without copies to the host.
 
         Args:
@@ -97,6 +99,7 @@ class WorstImages:
             logits: (N, K).
             target: (N,) int64, -1 for unlabeled images, or (N, K) for several labels per image, 0 or 1, negative
                 if unknown.
+            positions: (N,) int64, positions of the images in the dataset.
         """
         logits = logits.float()
         if target.ndim == 1:
@@ -104,21 +107,20 @@ class WorstImages:
             losses = torch.where(target >= 0, losses, -torch.inf)
         else:
             losses = torch.where((target >= 0).any(1), label_cross_entropy(logits, target), -torch.inf)
+        if positions is None:
+            positions = torch.full_like(losses, -1, dtype=torch.int64)
+        scores = logits.softmax(-1) if target.ndim == 1 else logits.sigmoid()
         # topk treats NaN as the greatest value, and an image with a NaN loss is worth a look.
         losses, chosen = losses.topk(min(self.n, len(losses)))
-        logits, target = logits[chosen], target[chosen]
-        scores = logits.softmax(-1) if target.ndim == 1 else logits.sigmoid()
-        images = images[chosen]
+        parts = [part[chosen] for part in (images, target, scores, positions)]
         if self.images is not None:
             if images.shape[1:] != self.images.shape[1:]:
                 return
-            images = torch.cat([self.images, images])
-            losses = torch.cat([self.losses, losses])
-            scores = torch.cat([self.scores, scores])
-            target = torch.cat([self.targets, target])
-            losses, chosen = losses.topk(min(self.n, len(losses)))
-            images, target, scores = images[chosen], target[chosen], scores[chosen]
-        self.images, self.losses, self.targets, self.scores = images, losses, target, scores
+            earlier = (self.images, self.targets, self.scores, self.positions)
+            losses, chosen = torch.cat([self.losses, losses]).topk(min(self.n, len(self.losses) + len(losses)))
+            parts = [torch.cat([old, new])[chosen] for old, new in zip(earlier, parts, strict=True)]
+        self.losses = losses
+        self.images, self.targets, self.scores, self.positions = parts
 
 
 def _all_reduce(counts: Tensor) -> None:

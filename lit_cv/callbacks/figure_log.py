@@ -1,35 +1,18 @@
 """Figures in the loggers of a run, whatever their service."""
 
-import logging
-from collections.abc import Callable
 from typing import Any
-from weakref import WeakSet
 
 import lightning as L
 import numpy as np
 from lightning.pytorch.loggers import CometLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.loggers.logger import DummyLogger
 from numpy.typing import NDArray
 
-from lit_cv.callbacks.error_guard import guarded
-from lit_cv.metrics_csv import MetricsCSVLogger
+from lit_cv.callbacks.logger_senders import Sender, send_to_loggers
 
-__all__ = ["has_loggers", "log_figure", "report_once"]
-
-Pixels = NDArray[np.uint8]
-Sender = Callable[[str, Pixels, int], Any]
-
-log = logging.getLogger("lit_cv")
-
-_reported: "WeakSet[Logger]" = WeakSet()
+__all__ = ["log_figure"]
 
 
-def has_loggers(trainer: L.Trainer) -> bool:
-    """Return whether a Trainer logs anything; the loggers of a dry run do not."""
-    return any(not isinstance(logger, DummyLogger) for logger in trainer.loggers)
-
-
-def log_figure(trainer: L.Trainer, name: str, image: Pixels, step: int) -> None:
+def log_figure(trainer: L.Trainer, name: str, image: NDArray[np.uint8], step: int) -> None:
     """Send a figure to every logger that takes images; the log names the others once.
 
     TensorBoard, Weights & Biases, MLflow and Comet are supported, and loggers with `log_image(key, images, step)`, or
@@ -42,27 +25,8 @@ def log_figure(trainer: L.Trainer, name: str, image: Pixels, step: int) -> None:
         image: Pixels, (height, width, 3) uint8.
         step: Optimizer step of the figure.
     """
-    for logger in trainer.loggers:
-        if isinstance(logger, DummyLogger | MetricsCSVLogger):
-            continue
-        with guarded(f"Sending the figure {name} to {type(logger).__name__}"):
-            send = _sender(logger)
-            if send is None:
-                report_once(logger, "takes no images; figures are missing there")
-            else:
-                send(name, image, step)
-
-
-def report_once(logger: Logger, reason: str) -> None:
-    """Log once for each logger what it cannot show.
-
-    Args:
-        logger: The logger.
-        reason: The message after the name of its class.
-    """
-    if logger not in _reported:
-        _reported.add(logger)
-        log.info("%s %s.", type(logger).__name__, reason)
+    missing = "takes no images; figures are missing there"
+    send_to_loggers(trainer, f"the figure {name}", _sender, missing, name, image, step)
 
 
 def _sender(logger: Logger) -> Sender | None:

@@ -1,4 +1,4 @@
-"""Output of figures to a run's folder and its loggers, with error handling."""
+"""Output of figures and tables to a run's folder and its loggers, with error handling."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,9 +8,13 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from lit_cv.atomic_files import write_text
 from lit_cv.callbacks.error_guard import guarded
-from lit_cv.callbacks.figure_log import has_loggers, log_figure
+from lit_cv.callbacks.figure_log import log_figure
+from lit_cv.callbacks.logger_senders import has_loggers
+from lit_cv.callbacks.table_log import Table, log_table
 from lit_cv.contracts import data_of, module_extras
+from lit_cv.csv_tables import csv_text
 from lit_cv.figures import render, save_png
 from lit_cv.metrics_csv import MetricsCSVLogger
 
@@ -23,6 +27,7 @@ __all__ = [
     "guarded",
     "plain_names",
     "publish",
+    "publish_table",
     "run_folder",
     "write_tables",
 ]
@@ -91,6 +96,22 @@ def publish(trainer: L.Trainer, figure: "Figure", name: str, step: int, stage: L
     if folder is not None:
         save_png(pixels, folder / f"{name}.png")
     log_figure(trainer, f"{stage}/{name.removeprefix(f'{stage}_')}", pixels, step)
+
+
+def publish_table(trainer: L.Trainer, table: Table, name: str, step: int) -> None:
+    """Write a table to `NAME.csv` in the run's folder, if there is one, and to the loggers as `val/NAME`.
+
+    Args:
+        trainer: The Trainer, with its loggers.
+        table: The table.
+        name: Name of the file; no figure of a logger may have it.
+        step: Optimizer step of the table.
+    """
+    folder = run_folder(trainer)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / f"{name}.csv", csv_text([table.columns, *table.rows]), "the table", sync=False)
+    log_table(trainer, f"val/{name}", table, step)
 
 
 def write_tables(trainer: L.Trainer) -> None:

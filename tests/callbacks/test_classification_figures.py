@@ -1,10 +1,12 @@
+import csv
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import confusion_matrix
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 import lit_cv.callbacks.classification_figures as module
 from lit_cv import MultiTaskModule
@@ -53,6 +55,42 @@ def test_best_epoch_is_drawn_once(tmp_path: Path, drawn: dict[str, list[Any]]) -
     for name in ("confusion_matrix", "most_wrong"):
         assert (folder / f"{name}.png").is_file()
         assert [event.step for event in board(folder).Images(f"val/{name}")] == [6]
+    texts = [f"val/{name}/text_summary" for name in ("confusion_counts", "class_metrics", "highest_losses")]
+    assert [event.step for text in texts for event in board(folder).Tensors(text)] == [6, 6, 6]
+
+
+class Named(Batches):
+    """Batches of a dataset whose images have names."""
+
+    dataset = SimpleNamespace(sample_name="photo {}.jpg".format)
+
+
+def read(path: Path) -> list[list[str]]:
+    with open(path, newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_tables(tmp_path: Path) -> None:
+    batches = [{**batch, "index": 10 * n + torch.arange(len(batch["label"]))} for n, batch in enumerate(validation())]
+    trainer = run_trainer(tmp_path, [ClassificationFigures(n_wrong=4)], max_epochs=1)
+    trainer.fit(Oracle(), datamodule=Data(train_batches(), Named(*batches), NAMES))
+    assert read(tmp_path / "confusion_counts.csv") == [
+        ["true / predicted", *NAMES], ["ant", "1", "0", "0", "1"], ["bee", "0", "1", "1", "0"],
+        ["cat", "0", "1", "0", "0"], ["dog", "0", "0", "0", "1"],
+    ]  # fmt: skip
+    target, predicted = torch.tensor([0, 1, 1, 0, 3, 2]), torch.tensor([0, 1, 2, 3, 3, 1])
+    scores = precision_recall_fscore_support(target, predicted, zero_division=0)
+    columns, *rows = read(tmp_path / "class_metrics.csv")
+    assert columns == ["class", "images", "predicted", "correct", "recall", "precision", "f1"]
+    for k, key in enumerate(("precision", "recall", "f1", "images")):
+        assert [float(row[columns.index(key)]) for row in rows] == pytest.approx(scores[k].tolist(), abs=1e-6)
+    losses = read(tmp_path / "highest_losses.csv")
+    assert [row[:3] for row in losses] == [
+        ["image", "true", "predicted"], ["photo 3.jpg", "ant", "dog"], ["photo 10.jpg", "cat", "bee"],
+        ["photo 2.jpg", "bee", "cat"], ["photo 0.jpg", "ant", "ant"],
+    ]  # fmt: skip
+    loss = F.cross_entropy(torch.tensor([0.0, 0, 0, 9]), torch.tensor(0))
+    assert float(losses[1][4]) == pytest.approx(float(loss), abs=1e-5)
 
 
 def test_new_best_epoch_is_drawn_immediately(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
@@ -99,6 +137,10 @@ def test_multi_label_draws_precision_and_recall(tmp_path: Path, drawn: dict[str,
     assert drawn["image_grid"][0][1] == ["ant\n→ bee"]
     assert (tmp_path / "run" / "precision_recall.png").is_file()
     assert not drawn["confusion_figure"]
+    assert [row[1:5] for row in read(tmp_path / "run" / "class_metrics.csv")[1:]] == [
+        ["2", "1", "1", "0.5"], ["1", "2", "1", "1.0"], ["0", "0", "0", ""], ["1", "0", "0", "0.0"],
+    ]  # fmt: skip
+    assert read(tmp_path / "run" / "highest_losses.csv")[1][:4] == ["", "ant", "bee", ""]
 
 
 def test_images_returned_by_the_step_are_shown(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:

@@ -8,48 +8,16 @@ from typing import Any, cast
 import lightning as L
 import numpy as np
 import pytest
-from lightning.pytorch.loggers import CometLogger, CSVLogger, Logger, MLFlowLogger, WandbLogger
+from lightning.pytorch.loggers import CometLogger, CSVLogger, MLFlowLogger, WandbLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from lit_cv.callbacks import BatchFigure, TrainingCurves
 from lit_cv.callbacks.figure_log import log_figure
 from lit_cv.metrics_csv import MetricsCSVLogger
 from tests.callbacks.classifier import Data, Oracle, run_trainer, train_batches
+from tests.callbacks.foreign_loggers import Calls, Plain, keep_unset, of_class
 
 IMAGE = np.full((2, 3, 3), 7, np.uint8)
-
-
-class Calls:
-    """Records the arguments of some methods, and lacks all others."""
-
-    def __init__(self, *methods: str) -> None:
-        self.made: list[tuple[Any, ...]] = []
-        for method in methods:
-            setattr(self, method, self._recording(method))
-
-    def _recording(self, method: str) -> Any:
-        return lambda *args, **kwargs: self.made.append((method, *args, kwargs))
-
-
-class Plain(Logger):
-    """A logger with an `experiment`, which keeps metrics."""
-
-    def __init__(self, experiment: Any = None) -> None:
-        super().__init__()
-        self.target = experiment
-        self.metrics: dict[str, float] = {}
-
-    name = version = "plain"  # type: ignore[assignment]
-
-    @property
-    def experiment(self) -> Any:
-        return self.target
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # type: ignore[override]
-        self.metrics |= metrics
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        pass
 
 
 class Imaging(Plain):
@@ -62,12 +30,6 @@ class Imaging(Plain):
 class Failing(Plain):
     def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
         raise ConnectionError("no network")
-
-
-def of_class(cls: type[Logger], experiment: Any, **attributes: Any) -> Logger:
-    """Return a logger of a service whose package need not be installed."""
-    stand_in = type(cls.__name__, (cls,), {"__init__": lambda self: None, "experiment": experiment, **attributes})
-    return cast(Logger, stand_in())
 
 
 def send(*loggers: Any) -> None:
@@ -128,13 +90,6 @@ def test_best_metric_reaches_other_loggers(tmp_path: Path) -> None:
     trainer.fit(Oracle(scores=[0.25, 0.75, 0.5]), datamodule=Data(train_batches(), train_batches(1)))
     assert (other.metrics["best_val_acc"], other.metrics["final_val_acc"]) == (0.75, 0.5)
     assert "best_val_acc" not in (tmp_path / "run" / "metrics.csv").read_text()
-
-
-def keep_unset(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """Unset environment variables after the test, which a logger sets."""
-    for name in names:
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
 
 
 def test_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
