@@ -2,6 +2,7 @@
 
 import json
 import logging
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -70,6 +71,7 @@ def test_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (content["columns"], content["data"]) == (COLUMNS, ROWS)
 
 
+@pytest.mark.filterwarnings("ignore:For backward compatibility:Warning")  # of pandas, within MLflow
 def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mlflow")
     keep_unset(monkeypatch, "MLFLOW_TRACKING_URI")
@@ -83,8 +85,11 @@ def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_comet(tmp_path: Path) -> None:
-    pytest.importorskip("comet_ml")
-    logger = CometLogger(project="lit_cv", online=False, offline_directory=str(tmp_path))
-    send(logger)
-    logger.experiment.end()
-    assert len(list(tmp_path.rglob("*.zip"))) == 1
+    comet = pytest.importorskip("comet_ml")
+    experiment = comet.OfflineExperiment(project_name="lit_cv", offline_directory=str(tmp_path), disabled=False)
+    send(of_class(CometLogger, experiment))
+    experiment.end()
+    (file,) = tmp_path.glob("*.zip")
+    with zipfile.ZipFile(file) as content:
+        texts = [content.read(name) for name in content.namelist()]
+    assert any(text.splitlines()[:2] == [b"class,recall", rb"a|b\n\xff,0.5"] for text in texts)
