@@ -22,6 +22,7 @@ from lit_cv.modules.fine_tuning_options import (
 from lit_cv.modules.group_table import GroupRow, print_groups
 from lit_cv.modules.optimization import scaled_groups
 from lit_cv.nn import BackboneStage, add_lora, backbone_stages, lora_layers
+from lit_cv.nn.batch_statistics import batch_norms
 from lit_cv.optim import Layer, StepSchedule, layer_groups
 from lit_cv.strategies import require_replicated_weights
 
@@ -86,6 +87,10 @@ class FineTuning:
         if self.stages and self.frozen == len(self.stages):
             module.backbone.eval()
 
+    def backbone_lr(self, module: ExtensionPoints) -> float:
+        """Return the learning rate of a module's backbone, before layer-wise decay."""
+        return backbone_learning_rate(module.hparams, batch_norm=bool(batch_norms(module.backbone)))
+
     def parameter_groups(self, module: ExtensionPoints) -> list[dict[str, Any]]:
         """Return the groups of the heads and of each trained stage, from the last to the first."""
         h = module.hparams
@@ -93,9 +98,9 @@ class FineTuning:
         head = [parameter for parameter in module.parameters() if parameter not in in_backbone]
         layers = [Layer("head", head, head_learning_rate(h), h["weight_decay"])]
         if self._updates:
-            layers.append(Layer("lora", self._updates, backbone_learning_rate(h), h["weight_decay"]))
+            layers.append(Layer("lora", self._updates, self.backbone_lr(module), h["weight_decay"]))
         decay = 0.0 if h["l2_sp"] else h["weight_decay"]
-        lrs = stage_learning_rates(h, len(self.stages))
+        lrs = stage_learning_rates(h, self.backbone_lr(module), len(self.stages))
         for position in reversed(range(self.frozen, len(self.stages))):
             stage = self.stages[position]
             layers.append(Layer(stage.name, stage.parameters, lrs[position], decay))
@@ -179,8 +184,8 @@ class FineTuning:
         head = sum(p.numel() for group in groups if group["layer"] == "head" for p in group["params"])
         rows = [GroupRow("head", head, "yes" if head_learning_rate(h) else "solved", head_learning_rate(h))]
         if self._updates:
-            rows.append(GroupRow("lora", sum(p.numel() for p in self._updates), "yes", backbone_learning_rate(h)))
-        lrs = stage_learning_rates(h, len(self.stages))
+            rows.append(GroupRow("lora", sum(p.numel() for p in self._updates), "yes", self.backbone_lr(module)))
+        lrs = stage_learning_rates(h, self.backbone_lr(module), len(self.stages))
         for position in reversed(range(len(self.stages))):
             stage = self.stages[position]
             epoch = unfreezing_epoch(h, self.stages, position)

@@ -31,6 +31,7 @@ _BACKBONE_LR = {
     "gradual_unfreezing": 1e-4,
     "lora": 1e-3,
 }
+_BATCH_NORM_LR = 1e-3  # of full_finetune, where the backbone has BatchNorm
 _LAYER_DECAY = 0.75
 _STRATEGIES_OF: dict[str, tuple[str, ...]] = {  # strategies to which an option is restricted
     "frozen_stages": ("freeze_backbone", "discriminative_lr"),
@@ -105,19 +106,26 @@ def head_learning_rate(h: Options) -> float:
     return 0.0 if h.get("solve_head") and h["strategy"] == "feature_extraction" else float(h["lr"])
 
 
-def backbone_learning_rate(h: Options) -> float:
-    """Return the learning rate of the backbone before layer-wise decay, 0 without a strategy."""
+def backbone_learning_rate(h: Options, batch_norm: bool) -> float:
+    """Return the learning rate of the backbone before layer-wise decay, 0 without a strategy.
+
+    Args:
+        h: Hyperparameters of a module.
+        batch_norm: Whether the backbone has BatchNorm.
+    """
     if h["strategy"] is None:
         return 0.0
-    return float(_BACKBONE_LR[h["strategy"]] if h["backbone_lr"] is None else h["backbone_lr"])
+    if h["backbone_lr"] is not None:
+        return float(h["backbone_lr"])
+    return _BATCH_NORM_LR if batch_norm and h["strategy"] == "full_finetune" else _BACKBONE_LR[h["strategy"]]
 
 
-def stage_learning_rates(h: Options, count: int) -> list[float]:
-    """Return the learning rates of `count` stages, in order from the image."""
+def stage_learning_rates(h: Options, lr: float, count: int) -> list[float]:
+    """Return the learning rates of `count` stages, in order from the image, from that of the backbone."""
     decay = h["layer_decay"]
     if decay is None:
         decay = _LAYER_DECAY if h["strategy"] == "discriminative_lr" else 1.0
-    return [backbone_learning_rate(h) * decay ** (count - position) for position in range(count)]
+    return [lr * decay ** (count - position) for position in range(count)]
 
 
 def count_frozen(h: Options, stages: Sequence[BackboneStage], epoch: int) -> int:

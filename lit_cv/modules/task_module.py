@@ -14,7 +14,7 @@ from lit_cv.metrics.chosen import check_metrics
 from lit_cv.modules.base import BaseModule, Batch, Output, Stage
 from lit_cv.modules.base_weights import restore_base_weights
 from lit_cv.modules.fine_tuning import FineTuning, require_same_strategy
-from lit_cv.modules.fine_tuning_options import StrategyName, backbone_learning_rate, check_options
+from lit_cv.modules.fine_tuning_options import StrategyName, check_options
 from lit_cv.modules.task_losses import add_totals, loss_terms
 from lit_cv.tasks import BaseTask, Features, TaskLoss, joined_losses
 
@@ -31,7 +31,8 @@ class TasksModule(BaseModule):
     - `feature_extraction`: only the heads.
     - `freeze_backbone`: the heads and the last stages (1e-4); the first `frozen_stages` are frozen.
     - `discriminative_lr`: everything, the backbone at a far lower learning rate (1e-5), lowest near the image.
-    - `full_finetune`: everything (1e-4).
+    - `full_finetune`: everything (1e-3 where the backbone has BatchNorm, as most convolutional networks, else 1e-4,
+      which is usual for transformers).
     - `gradual_unfreezing`: first the heads, then stage after stage from the last to the first (1e-4; Howard
       and Ruder 2018, "Universal Language Model Fine-tuning", section 3.3).
     - `lora`: the heads and low-rank updates of the backbone's layers (1e-3), see `lit_cv.nn.add_lora`. Checkpoints then
@@ -90,7 +91,7 @@ class TasksModule(BaseModule):
     @property
     def backbone_lr(self) -> float:
         """Learning rate of the backbone, before layer-wise decay."""
-        return backbone_learning_rate(self.hparams)
+        return 0.0 if self.fine_tuning is None else self.fine_tuning.backbone_lr(self)
 
     def configure_networks(self) -> None:
         """Build the networks, and freeze the parts that the strategy freezes at the start."""

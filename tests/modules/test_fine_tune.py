@@ -155,10 +155,15 @@ def test_default_learning_rates(strategy: str) -> None:
         "feature_extraction": {},
         "freeze_backbone": dict.fromkeys(names[4:], 1e-4),
         "discriminative_lr": {name: 1e-5 * 0.75 ** (6 - i) for i, name in enumerate(names)},
-        "full_finetune": dict.fromkeys(names, 1e-4),
+        "full_finetune": dict.fromkeys(names, 1e-3),
         "gradual_unfreezing": {},
     }[strategy]
     assert rates == pytest.approx(expected)
+
+
+def test_learning_rate_without_batch_norm_is_lower() -> None:
+    module = built(strategy="full_finetune", backbone="vit_micro_p4", image_size=8)
+    assert {group["lr"] for group in module.parameter_groups() if group["layer"] != "head"} == {1e-4}
 
 
 @pytest.mark.parametrize("decay", [0.65, 0.75])
