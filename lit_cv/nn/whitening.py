@@ -62,16 +62,19 @@ class WhiteningConv2d(nn.Module):
     def _set(self, x: Tensor) -> None:
         """Compute the filters from a batch of normalized images."""
         with torch.autocast(x.device.type, enabled=False):
-            patches = F.unfold(x.float(), self.side).double()  # (N, size, positions)
-            moments = torch.einsum("nip,njp->ij", patches, patches)
-        count = moments.new_tensor(len(patches) * patches.shape[2])
+            patches = F.unfold(x.float(), self.side).cpu().double()  # (N, size, positions); MPS has no float64
+        moments = torch.einsum("nip,njp->ij", patches, patches)
+        count = moments.new_tensor([len(patches) * patches.shape[2]])
         if is_distributed():
-            torch.distributed.all_reduce(moments)
-            torch.distributed.all_reduce(count)
-        values, vectors = torch.linalg.eigh((moments / count).cpu())
+            total = torch.cat([moments.flatten(), count]).to(x.device)
+            torch.distributed.all_reduce(total)
+            moments, count = total[:-1].cpu().view_as(moments), total[-1:].cpu()
+        values, vectors = torch.linalg.eigh(moments / count)
         scales = (values + self.epsilon * values.mean()).clamp_min(torch.finfo(torch.float32).tiny).rsqrt()
         half = (vectors * scales).T.flip(0).reshape(self.weight[: len(values)].shape)
         self.weight.copy_(torch.cat([half, -half]))
+        if is_distributed():
+            torch.distributed.broadcast(self.weight, 0)  # the sign of eigenvectors may differ between processors
         self.is_set.fill_(True)
         self._waiting = False
 

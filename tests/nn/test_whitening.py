@@ -1,11 +1,13 @@
 """The whitening layer and the network that starts with it."""
 
 import copy
+from pathlib import Path
 
 import torch
 
 from lit_cv.nn import MovingAverage, create_backbone
 from lit_cv.nn.whitening import WhiteningConv2d
+from tests.processes import run_ranks
 
 
 def images(count: int = 64) -> torch.Tensor:
@@ -21,6 +23,23 @@ def test_outputs_are_white_after_the_first_training_batch() -> None:
     torch.testing.assert_close(negative, -half)
     values = half.permute(1, 0, 2, 3).flatten(1)
     torch.testing.assert_close(values @ values.T / values.shape[1], torch.eye(12).double(), atol=1e-4, rtol=0)
+
+
+def _set_on_a_rank(rank: int, folder: str) -> None:
+    torch.distributed.init_process_group("gloo")
+    torch.manual_seed(rank)
+    layer = WhiteningConv2d(3)
+    layer(images()[[slice(40), slice(40, 64)][rank]])
+    torch.save(layer.weight, Path(folder) / f"{rank}.pt")
+
+
+def test_ranks_have_the_filters_of_all_images(tmp_path: Path) -> None:
+    run_ranks(_set_on_a_rank, str(tmp_path))
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert torch.equal(first, second)
+    alone = WhiteningConv2d(3)
+    alone(images())
+    torch.testing.assert_close(first.flatten(1).abs(), alone.weight.flatten(1).abs(), rtol=1e-3, atol=1e-4)
 
 
 def test_filters_stay_and_are_saved() -> None:
