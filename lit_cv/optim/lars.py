@@ -1,19 +1,19 @@
 """The LARS optimizer, for large batches."""
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from torch.optim import Optimizer
+from torch import Tensor
 
 from lit_cv.errors import OptionError
+from lit_cv.optim.layerwise import LayerwiseOptimizer
 from lit_cv.optim.optimizers import OPTIMIZERS
 
 __all__ = ["LARS"]
 
 
 @OPTIMIZERS.add("lars")
-class LARS(Optimizer):
+class LARS(LayerwiseOptimizer):
     """SGD with a learning rate that is scaled for each layer to the norm of its weights.
 
     You et al. 2017, "Large Batch Training of Convolutional Networks", algorithm 1: the step of a layer is
@@ -42,8 +42,6 @@ class LARS(Optimizer):
         0.9990000128746033
     """
 
-    scales_layers: ClassVar[bool] = True
-
     def __init__(
         self,
         params: Any,
@@ -53,34 +51,12 @@ class LARS(Optimizer):
         trust: float = 0.001,
         layer_adaptation: bool = True,
     ) -> None:
-        for name, value in (("lr", lr), ("weight_decay", weight_decay), ("trust", trust)):
-            if value < 0:
-                raise OptionError(self, name, value, "it must not be negative")
-        if not 0 <= momentum < 1:
-            raise OptionError(self, "momentum", momentum, "must be a value in [0, 1)")
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "trust": trust,
-            "layer_adaptation": layer_adaptation,
-        }
-        super().__init__(params, defaults)
+        if not trust >= 0:
+            raise OptionError(self, "trust", trust, "it must not be negative")
+        super().__init__(params, lr, momentum, weight_decay, layer_adaptation, trust=trust)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Perform one step, after computing the loss and its gradients with `closure`, if given."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._update(weight, weight.grad, group)
-        return loss
-
-    def _update(self, weight: torch.Tensor, grad: torch.Tensor, group: dict[str, Any]) -> None:
+    def update(self, weight: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        """Change a parameter by one step, see `LayerwiseOptimizer.update`."""
         decay = group["weight_decay"]
         step = grad.add(weight, alpha=decay) if decay else grad.clone()
         if group["layer_adaptation"]:

@@ -1,14 +1,12 @@
 """The Muon optimizer, for filters as well as matrices."""
 
 import math
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
-from lit_cv.errors import OptionError
+from lit_cv.optim.layerwise import LayerwiseOptimizer
 from lit_cv.optim.optimizers import OPTIMIZERS
 
 __all__ = ["Muon", "orthogonalized"]
@@ -19,7 +17,7 @@ _EPSILON = 1e-8
 
 
 @OPTIMIZERS.add("muon")
-class Muon(Optimizer):
+class Muon(LayerwiseOptimizer):
     """SGD with momentum whose steps are orthogonalized, layer by layer; AdamW for biases and norms.
 
     Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks". A filter (out, in, h, w) counts as a
@@ -49,8 +47,6 @@ class Muon(Optimizer):
         [[-1.0, 0.0], [0.0, 1.0]]
     """
 
-    scales_layers: ClassVar[bool] = True
-
     def __init__(
         self,
         params: Any,
@@ -60,36 +56,13 @@ class Muon(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         layer_adaptation: bool = True,
     ) -> None:
-        for name, value in (("lr", lr), ("weight_decay", weight_decay)):
-            if not value >= 0:
-                raise OptionError(self, name, value, "it must not be negative")
-        if not 0 <= momentum < 1:
-            raise OptionError(self, "momentum", momentum, "must be a value in [0, 1)")
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "momentum": momentum,
-                "weight_decay": weight_decay,
-                "betas": betas,
-                "layer_adaptation": layer_adaptation,
-            },
-        )
+        super().__init__(params, lr, momentum, weight_decay, layer_adaptation, betas=betas)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Perform one step, after computing the loss and its gradients with `closure`, if given."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    weight.mul_(1 - group["lr"] * group["weight_decay"])
-                    orthogonalizes = group["layer_adaptation"] and weight.ndim > 1
-                    (self._orthogonal_step if orthogonalizes else self._adam_step)(weight, weight.grad, group)
-        return loss
+    def update(self, weight: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        """Change a parameter by one step, see `LayerwiseOptimizer.update`."""
+        weight.mul_(1 - group["lr"] * group["weight_decay"])
+        orthogonalizes = group["layer_adaptation"] and weight.ndim > 1
+        (self._orthogonal_step if orthogonalizes else self._adam_step)(weight, grad, group)
 
     def _orthogonal_step(self, weight: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state, momentum = self.state[weight], group["momentum"]
