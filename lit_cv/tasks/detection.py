@@ -15,8 +15,8 @@ from lit_cv.nn.detection import (
     Detections,
     Detector,
     LayoutName,
+    Limits,
     build_detector,
-    check_limits,
     default_strides,
     layout_named,
     named_entries,
@@ -98,7 +98,6 @@ class DetectionTask(DenseTask):
         **kwargs: Any,
     ) -> None:
         super().__init__(name, classes, class_weight, **kwargs)
-        check_limits(score_threshold, iou_threshold, max_detections)
         self.layout, self.structure, self.other_classes = layout, layout_named(layout), other_classes
         if self.structure is not None:
             detector, strides = self.structure.detector, list(self.structure.strides)
@@ -107,7 +106,8 @@ class DetectionTask(DenseTask):
         self.parts = ("class", "box", *_PARTS.get(detector, ()))
         self.strides = strides
         self.channels, self.num_convs = channels, num_convs
-        self.limits = (score_threshold, iou_threshold, max_detections)
+        self.limits = Limits(score_threshold, iou_threshold, max_detections)
+        self.limits.check()
 
     @property
     def entries(self) -> str:
@@ -208,7 +208,7 @@ class DetectionTask(DenseTask):
     def detect(self, output: dict[str, Any], n: int, sizes: Tensor | None = None) -> list[Detections]:
         """Return the objects in each of n images; `sizes` (n, 2) holds the heights and widths of padded images."""
         limits = [output["image_size"]] * n if sizes is None else [(int(y), int(x)) for y, x in sizes.tolist()]
-        found = self._detector.detect(output, limits, *self.limits)
+        found = self._detector.detect(output, limits, self.limits)
         return [_padded(each, output["image_size"]) for each in found]
 
     def fixed_output(self, output: dict[str, Any], suppress: bool = True) -> dict[str, Tensor]:
@@ -221,7 +221,7 @@ class DetectionTask(DenseTask):
             suppress: Whether to apply non-maximum suppression, with `max_detections` as K; without it, all candidates
                 are returned.
         """
-        padded = self._detector.detect_padded(output, output["image_size"], *self.limits, suppress=suppress)
+        padded = self._detector.detect_padded(output, output["image_size"], self.limits, suppress=suppress)
         return named_entries(padded)
 
     @property

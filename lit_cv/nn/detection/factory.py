@@ -53,12 +53,13 @@ def build_detector(
 
     Example:
         >>> from lit_cv.nn import create_backbone
+        >>> from lit_cv.nn.detection import Limits
         >>> backbone = create_backbone("resnet9_small")
         >>> detector = build_detector("fcos", backbone.feature_levels(), 3, strides=[4, 8], channels=32)
         >>> raw = detector(backbone.forward_maps(torch.zeros(2, 3, 64, 64, dtype=torch.uint8)))
         >>> sorted(detector.losses(raw, [torch.zeros(0, 4)] * 2, [torch.zeros(0, dtype=torch.int64)] * 2))
         ['box_loss', 'centerness_loss', 'class_loss']
-        >>> len(detector.detect(raw, [(64, 64), (60, 50)]))
+        >>> len(detector.detect(raw, [(64, 64), (60, 50)], Limits(max_detections=10)))
         2
     """
     if name not in _CLASSES:

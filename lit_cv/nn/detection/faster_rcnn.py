@@ -1,5 +1,6 @@
 """Faster R-CNN, a two-stage detector."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -13,10 +14,11 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, con
 from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, roi_align
 from torchvision.ops.poolers import LevelMapper
 
-from lit_cv.nn.detection.detector import Detections, Detector, PaddedDetections, Selection
+from lit_cv.nn.detection.detector import Detector
 from lit_cv.nn.detection.layouts import Layout
-from lit_cv.nn.detection.padded import best, select_padded, suppress_ranked, take_boxes
+from lit_cv.nn.detection.padded import select_padded, suppress_ranked, take_boxes
 from lit_cv.nn.detection.places import map_anchors, place_boxes
+from lit_cv.nn.detection.selection import Detections, Limits, PaddedDetections, Selection, best
 
 __all__ = ["FasterRCNNDetector"]
 
@@ -38,6 +40,16 @@ class _Sampled(NamedTuple):
     proposals: list[Tensor]
     indices: list[Tensor]
     classes: list[Tensor]
+
+
+class _RegionProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
+    """torchvision's network; of proposals with equal scores, it keeps the first, as exported programs do."""
+
+    def _get_top_n_idx(self, objectness: Tensor, num_anchors_per_level: list[int]) -> Tensor:
+        levels = torch.split(objectness, num_anchors_per_level, 1)
+        starts = itertools.accumulate(num_anchors_per_level, initial=0)
+        kept = [best(level, min(self.pre_nms_top_n(), level.shape[1]))[1] for level in levels]
+        return torch.cat([index + start for index, start in zip(kept, starts, strict=False)], 1)
 
 
 class FasterRCNNDetector(Detector):
@@ -80,7 +92,7 @@ class FasterRCNNDetector(Detector):
             self.selection = Selection(None, 1e-2)
         counts = {"training": 2000, "testing": proposals}
         head = RPNHead(channels, anchors * len(_RATIOS), depth)
-        self.rpn = RegionProposalNetwork(None, head, 0.7, 0.3, 256, 0.5, counts, counts, 0.7, least)
+        self.rpn = _RegionProposalNetwork(None, head, 0.7, 0.3, 256, 0.5, counts, counts, 0.7, least)
         pooled = len(strides if layout is None else layout.sources)
         hidden = 4 * channels
         self.roi = RoIHeads(
@@ -166,9 +178,7 @@ class FasterRCNNDetector(Detector):
         self,
         raw: Mapping[str, Any],
         sizes: Sequence[tuple[int, int]],
-        score_threshold: float = 0.05,
-        iou_threshold: float = 0.6,
-        max_detections: int = 100,
+        limits: Limits,
     ) -> list[Detections]:
         """Return the detected objects in each image, see `Detector.detect`."""
         proposals = self._propose(raw, sizes)
@@ -177,15 +187,13 @@ class FasterRCNNDetector(Detector):
         classes = slice(1, 1 + self.num_classes)
         scores = torch.split(logits.softmax(1)[:, classes], counts)
         boxes = torch.split(self.roi.box_coder.decode(corrections, proposals)[:, classes], counts)
-        return self.select_each(boxes, scores, sizes, (score_threshold, iou_threshold, max_detections), raw)
+        return self.select_each(boxes, scores, sizes, limits, raw)
 
     def detect_padded(
         self,
         raw: Mapping[str, Any],
         size: tuple[int, int],
-        score_threshold: float = 0.05,
-        iou_threshold: float = 0.6,
-        max_detections: int = 100,
+        limits: Limits,
         suppress: bool = True,
     ) -> PaddedDetections:
         """Return the objects of `detect` as tensors of fixed sizes, see `Detector.detect_padded`.
@@ -199,7 +207,6 @@ class FasterRCNNDetector(Detector):
         scores = logits.softmax(1)[:, classes].reshape(n, count, -1) * used[..., None]
         boxes = self.roi.box_coder.decode_single(corrections, proposals.flatten(0, 1))
         boxes = boxes.view(n, count, -1, 4)[:, :, classes]
-        limits = (score_threshold, iou_threshold, max_detections)
         return select_padded(boxes, scores, size, limits, self.selection, raw.get("groups", ()), suppress)
 
     def _propose_padded(self, raw: Mapping[str, Any], size: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOSHead
 
-from lit_cv.nn.detection.detector import Selection
 from lit_cv.nn.detection.fcos_targets import fcos_sums
 from lit_cv.nn.detection.layouts import Layout
 from lit_cv.nn.detection.one_stage import OneStageDetector
+from lit_cv.nn.detection.selection import Selection
 
 __all__ = ["FCOSDetector"]
 

@@ -15,9 +15,9 @@ from torchvision.models.detection.roi_heads import (
 )
 from torchvision.ops import MultiScaleRoIAlign
 
-from lit_cv.nn.detection.detector import Detections, PaddedDetections
 from lit_cv.nn.detection.faster_rcnn import FasterRCNNDetector
 from lit_cv.nn.detection.layouts import Layout
+from lit_cv.nn.detection.selection import Detections, Limits, PaddedDetections
 
 __all__ = ["MaskRCNNDetector"]
 
@@ -104,12 +104,10 @@ class MaskRCNNDetector(FasterRCNNDetector):
         self,
         raw: Mapping[str, Any],
         sizes: Sequence[tuple[int, int]],
-        score_threshold: float = 0.05,
-        iou_threshold: float = 0.6,
-        max_detections: int = 100,
+        limits: Limits,
     ) -> list[Detections]:
         """Return the detected objects with `masks` in each image, see `Detector.detect`."""
-        found = super().detect(raw, sizes, score_threshold, iou_threshold, max_detections)
+        found = super().detect(raw, sizes, limits)
         logits = self._mask_logits(raw, [each.boxes for each in found])
         masks = maskrcnn_inference(logits, [each.labels + 1 for each in found])
         return [
@@ -121,16 +119,14 @@ class MaskRCNNDetector(FasterRCNNDetector):
         self,
         raw: Mapping[str, Any],
         size: tuple[int, int],
-        score_threshold: float = 0.05,
-        iou_threshold: float = 0.6,
-        max_detections: int = 100,
+        limits: Limits,
         suppress: bool = True,
     ) -> PaddedDetections:
         """Return the objects of `detect` as tensors of fixed sizes, see `Detector.detect_padded`.
 
         Candidates, which are returned without non-maximum suppression, have no masks.
         """
-        found = super().detect_padded(raw, size, score_threshold, iou_threshold, max_detections, suppress)
+        found = super().detect_padded(raw, size, limits, suppress)
         if not suppress:
             return found
         pooled = self.pool_padded(raw, found.boxes, self.roi.mask_roi_pool)

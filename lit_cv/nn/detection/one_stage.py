@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_cv.nn.detection.detector import Detections, Detector, PaddedDetections
+from lit_cv.nn.detection.detector import Detector
 from lit_cv.nn.detection.padded import select_padded
+from lit_cv.nn.detection.selection import Detections, Limits, PaddedDetections
 
 __all__ = ["OneStageDetector"]
 
@@ -25,23 +26,18 @@ class OneStageDetector(Detector):
         self,
         raw: Mapping[str, Any],
         sizes: Sequence[tuple[int, int]],
-        score_threshold: float = 0.05,
-        iou_threshold: float = 0.6,
-        max_detections: int = 100,
+        limits: Limits,
     ) -> list[Detections]:
         """Return the detected objects in each image, see `Detector.detect`."""
         boxes, scores = self.decode(raw)
-        return self.select_each(boxes, scores, sizes, (score_threshold, iou_threshold, max_detections), raw)
+        return self.select_each(boxes, scores, sizes, limits, raw)
 
     def detect_padded(
         self,
         raw: Mapping[str, Any],
         size: tuple[int, int],
-        score_threshold: float = 0.05,
-        iou_threshold: float = 0.6,
-        max_detections: int = 100,
+        limits: Limits,
         suppress: bool = True,
     ) -> PaddedDetections:
         """Return the objects of `detect` as tensors of fixed sizes, see `Detector.detect_padded`."""
-        limits = (score_threshold, iou_threshold, max_detections)
         return select_padded(*self.decode(raw), size, limits, self.selection, raw.get("groups", ()), suppress)

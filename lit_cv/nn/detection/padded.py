@@ -8,9 +8,9 @@ from torch import Tensor
 from torch._higher_order_ops import while_loop
 from torchvision.ops import clip_boxes_to_image
 
-from lit_cv.nn.detection.detector import PaddedDetections, Selection
+from lit_cv.nn.detection.selection import Limits, PaddedDetections, Selection, best
 
-__all__ = ["best", "select_padded", "suppress_ranked", "take_boxes"]
+__all__ = ["select_padded", "suppress_ranked", "take_boxes"]
 
 _State = tuple[Tensor, ...]
 
@@ -19,7 +19,7 @@ def select_padded(
     boxes: Tensor,
     scores: Tensor,
     size: tuple[int, int],
-    limits: tuple[float, float, int],
+    limits: Limits,
     selection: Selection,
     groups: Sequence[int] = (),
     suppress: bool = True,
@@ -30,7 +30,7 @@ def select_padded(
         boxes: (N, L, 4), or (N, L, C, 4) with a box for each class.
         scores: (N, L, C) for C classes.
         size: Height and width that boxes are clipped to.
-        limits: Minimum score, maximum overlap (IoU) and maximum number of boxes, which is K.
+        limits: Limits of the objects; the maximum number is K.
         selection: Settings for the boxes that enter non-maximum suppression.
         groups: Sizes of the groups of locations whose candidates are selected separately; empty for one group.
         suppress: Whether to apply non-maximum suppression. Without it, all candidates are returned, and K is their
@@ -39,7 +39,7 @@ def select_padded(
     Example:
         >>> boxes = torch.tensor([[[0.0, 0.0, 8.0, 8.0], [0.0, 1.0, 8.0, 8.0], [9.0, 9.0, 12.0, 12.0]]])
         >>> scores = torch.tensor([[[0.8], [0.9], [0.4]]])
-        >>> select_padded(boxes, scores, (12, 12), (0.05, 0.5, 4), Selection()).scores
+        >>> select_padded(boxes, scores, (12, 12), Limits(0.05, 0.5, 4), Selection()).scores
         tensor([[0.9000, 0.4000, 0.0000, 0.0000]])
     """
     score_threshold, iou_threshold, max_detections = limits
@@ -155,19 +155,3 @@ def _repeat(unfinished: Callable[..., Tensor], body: Callable[..., _State], stat
 def take_boxes(boxes: Tensor, index: Tensor) -> Tensor:
     """Return the boxes (N, K, 4) at positions (N, K)."""
     return boxes.gather(1, index[..., None].expand(-1, -1, 4))
-
-
-def best(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the `count` largest of values (N, L) float32 and their positions; of equal ones, the first come first.
-
-    `topk` leaves the order of equal values open, so that a program may select other boxes than the module.
-
-    Example:
-        >>> best(torch.tensor([[0.5, 0.7, 0.5, 0.5]]), 3)[1]
-        tensor([[1, 0, 2]])
-    """
-    exact = values.double()
-    position = torch.arange(values.shape[1], device=values.device)
-    # Steps of 2^-45 in float64 are less than any difference of float32 for up to a million values.
-    index = (exact - (exact.abs() + 1e-30) * position * 2.0**-45).topk(count).indices
-    return values.gather(1, index), index

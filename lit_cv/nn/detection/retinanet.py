@@ -10,11 +10,11 @@ from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import box_iou
 
-from lit_cv.nn.detection.detector import Selection
 from lit_cv.nn.detection.focal import focal_sum
 from lit_cv.nn.detection.layouts import Layout
 from lit_cv.nn.detection.one_stage import OneStageDetector
 from lit_cv.nn.detection.places import map_anchors, place_boxes
+from lit_cv.nn.detection.selection import Selection
 
 __all__ = ["RetinaNetDetector"]
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.ops import FrozenBatchNorm2d
 
-from lit_cv.nn.detection import LAYOUTS
+from lit_cv.nn.detection import LAYOUTS, Limits
 
 CATEGORIES: list[str] = detection.FCOS_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
 NO_CLASS = ("__background__", "N/A")
@@ -95,7 +95,7 @@ def silence(network: Any) -> None:
         head.cls_logits.bias.view(head.num_anchors, len(CATEGORIES))[:, unnamed] = -100
 
 
-def limits(network: Any) -> tuple[float, float, int]:
-    """Return the score threshold, IoU threshold and maximum number of detections of a detector."""
+def limits(network: Any) -> Limits:
+    """Return the limits of the objects of a detector of torchvision."""
     holder = network.roi_heads if hasattr(network, "roi_heads") else network
-    return holder.score_thresh, holder.nms_thresh, holder.detections_per_img
+    return Limits(holder.score_thresh, holder.nms_thresh, holder.detections_per_img)

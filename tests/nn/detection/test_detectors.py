@@ -11,10 +11,10 @@ from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.ops import box_iou
 
 from lit_cv.nn import create_backbone
-from lit_cv.nn.detection import DETECTORS, build_detector, default_strides
-from lit_cv.nn.detection.detector import select
+from lit_cv.nn.detection import DETECTORS, Limits, build_detector, default_strides, named_entries
 from lit_cv.nn.detection.fcos import FCOSDetector
 from lit_cv.nn.detection.places import map_anchors, map_points
+from lit_cv.nn.detection.selection import Selection, select
 
 NOTHING = (torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 BOXES = [torch.tensor([[6.0, 8.0, 30.0, 28.0], [34.0, 30.0, 60.0, 58.0]]), NOTHING[0]]
@@ -55,7 +55,9 @@ def test_detector_fits_two_images(name: str, seed: int) -> None:
     assert float(total.detach()) < 0.5 * first
     network.eval()
     with torch.no_grad():
-        some, none = detector.detect(detector(backbone.forward_maps(images())), [(64, 64)] * 2, score_threshold=0.3)
+        some, none = detector.detect(
+            detector(backbone.forward_maps(images())), [(64, 64)] * 2, Limits(score_threshold=0.3)
+        )
     assert len(none.boxes) == 0
     overlap = box_iou(BOXES[0], some.boxes)
     assert (overlap.amax(1) > 0.6).all()
@@ -95,15 +97,34 @@ def test_other_sizes_and_padding(name: str) -> None:
     backbone = create_backbone("resnet9_small").eval()
     detector = build_detector(name, backbone.feature_levels(), 2, [4, 8], channels=32).eval()
     with torch.no_grad():
-        detector.detect(detector(backbone.forward_maps(images())), [(64, 64)] * 2, 0.0)
+        detector.detect(detector(backbone.forward_maps(images())), [(64, 64)] * 2, Limits(0.0))
         raw = detector(backbone.forward_maps(torch.randint(0, 256, (2, 3, 72, 100), dtype=torch.uint8)))
-        found = detector.detect(raw, [(72, 100), (40, 50)], 0.0, max_detections=30)
+        found = detector.detect(raw, [(72, 100), (40, 50)], Limits(0.0, max_detections=30))
     for own, (height, width) in zip(found, [(72, 100), (40, 50)], strict=True):
         assert 0 < len(own.boxes) <= 30
         assert own.boxes.min() >= 0
         assert own.boxes[:, 2].max() <= width
         assert own.boxes[:, 3].max() <= height
         assert (own.scores[:-1] >= own.scores[1:]).all()
+
+
+@pytest.mark.parametrize("name", ["fcos", "retinanet", "faster_rcnn"])
+def test_objects_of_equal_scores_are_those_of_programs(name: str) -> None:
+    torch.manual_seed(0)
+    backbone = create_backbone("resnet9_small").eval()
+    detector: Any = build_detector(name, backbone.feature_levels(), 2, [4, 8], channels=32).eval()
+    size, limits = (192, 192), Limits(0.0, 0.5, max_detections=30)
+    with torch.no_grad():  # places far from the border have exactly equal scores
+        raw = detector(backbone.forward_maps(torch.full((1, 3, *size), 90, dtype=torch.uint8)))
+        if name == "faster_rcnn":  # rounding may tell its final scores apart
+            detector.rpn._pre_nms_top_n = detector.rpn._post_nms_top_n = {"testing": 100}
+            boxes, used = detector._propose_padded(raw, size)
+            assert torch.equal(detector._propose(raw, [size])[0], boxes[used])
+            return
+        found, padded = detector.detect(raw, [size], limits)[0], detector.detect_padded(raw, size, limits)
+    assert len(found.scores.unique()) < len(found.scores)
+    for name, value in named_entries(found).items():
+        assert torch.equal(value, getattr(padded, name)[0, : len(value)])
 
 
 def test_fcos_decodes_targets() -> None:
@@ -121,7 +142,7 @@ def test_fcos_decodes_targets() -> None:
         "points": points,
         "strides": strides,
     }
-    first, second = detector.detect(raw, [(32, 48)] * 2, score_threshold=0.2)
+    first, second = detector.detect(raw, [(32, 48)] * 2, Limits(score_threshold=0.2))
     x, y = 3 * 8 + 4, 1 * 8 + 4
     left, top, right, bottom = (reach[0, 9] * 8).tolist()
     torch.testing.assert_close(first.boxes, torch.tensor([[x - left, y - top, x + right, y + bottom]]))
@@ -133,11 +154,11 @@ def test_fcos_decodes_targets() -> None:
 def test_nms_is_per_class() -> None:
     boxes = torch.tensor([[0.0, 0, 20, 20], [1.0, 1, 21, 21], [30.0, 30, 44, 44], [0.0, 0, 0.5, 9]])
     scores = torch.tensor([[0.8, 0.0], [0.9, 0.7], [0.1, 0.0], [0.9, 0.0]])
-    found = select(boxes, scores, (40, 40), score_threshold=0.05, iou_threshold=0.5, max_detections=10)
+    found = select(boxes, scores, (40, 40), Limits(0.05, 0.5, max_detections=10), Selection())
     assert found.labels.tolist() == [0, 1, 0]
     torch.testing.assert_close(found.scores, torch.tensor([0.9, 0.7, 0.1]))
     torch.testing.assert_close(found.boxes[2], torch.tensor([30.0, 30, 40, 40]))
-    assert len(select(boxes, scores, (40, 40), 0.05, 0.5, max_detections=1).boxes) == 1
+    assert len(select(boxes, scores, (40, 40), Limits(0.05, 0.5, max_detections=1), Selection()).boxes) == 1
 
 
 def test_anchors_equal_torchvision_plus_half_stride() -> None:
@@ -174,7 +195,7 @@ def test_retinanet_losses_equal_torchvision() -> None:
     some = reference.postprocess_detections(
         {name: [raw[name]] for name in ("cls_logits", "bbox_regression")}, [[raw["anchors"]]] * 2, [(64, 64)] * 2
     )
-    own = detector.detect(raw, [(64, 64)] * 2, 0.05, 0.5, 300)
+    own = detector.detect(raw, [(64, 64)] * 2, Limits(0.05, 0.5, 300))
     assert [len(o.boxes) for o in own] == [len(s["boxes"]) for s in some]
 
 
@@ -195,7 +216,7 @@ def test_faster_rcnn_proposals_equal_torchvision() -> None:
         for own, other in zip(detector._propose(raw, [(64, 64)] * 2), expected, strict=True):
             torch.testing.assert_close(own, other)
         found, _ = detector.roi(raw["features"], expected, [(64, 64)] * 2)
-    for own, other in zip(detector.detect(raw, [(64, 64)] * 2, 0.05, 0.5, 100), found, strict=True):
+    for own, other in zip(detector.detect(raw, [(64, 64)] * 2, Limits(0.05, 0.5, 100)), found, strict=True):
         assert len(own.boxes) <= len(other["boxes"])  # lit_cv drops boxes narrower than a pixel
         assert own.scores.tolist() == other["scores"][: len(own.scores)].tolist() or len(own.boxes) < len(
             other["boxes"]

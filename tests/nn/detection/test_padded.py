@@ -5,11 +5,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from lit_cv.nn.detection.detector import PaddedDetections, Selection, select
-from lit_cv.nn.detection.padded import best, select_padded, suppress_ranked
+from lit_cv.nn.detection.padded import select_padded, suppress_ranked
+from lit_cv.nn.detection.selection import Limits, PaddedDetections, Selection, best, select
 
 SIZE = (80, 100)
-LIMITS = (0.3, 0.5, 40)
+LIMITS = Limits(0.3, 0.5, 40)
 
 
 def places(n: int = 3, count: int = 200, classes: int = 3) -> tuple[Tensor, Tensor]:
@@ -22,12 +22,12 @@ def places(n: int = 3, count: int = 200, classes: int = 3) -> tuple[Tensor, Tens
     return boxes, scores
 
 
-def check_equal(padded: PaddedDetections, boxes: Tensor, scores: Tensor, limits: tuple[float, float, int],
+def check_equal(padded: PaddedDetections, boxes: Tensor, scores: Tensor, limits: Limits,
                 selection: Selection, groups: tuple[int, ...] = ()) -> list[int]:  # fmt: skip
     """Check that padded objects are those of `select`, and return their numbers."""
     counts = []
     for i in range(len(boxes)):
-        expected = select(boxes[i], scores[i], SIZE, *limits, selection, groups)
+        expected = select(boxes[i], scores[i], SIZE, limits, selection, groups)
         counts.append(len(expected.scores))
         for name, unused in (("boxes", 0), ("scores", 0), ("labels", -1)):
             rows = getattr(padded, name)[i]
@@ -40,19 +40,28 @@ def check_equal(padded: PaddedDetections, boxes: Tensor, scores: Tensor, limits:
 @pytest.mark.parametrize("selection", [Selection(), Selection(60, 0.0), Selection(None, 8.0)])
 def test_padded_objects_equal_selected_ones(groups: tuple[int, ...], selection: Selection) -> None:
     boxes, scores = places()
-    for limits in (LIMITS, (0.6, 0.2, 300), (0.0, 0.9, 10)):
+    for limits in (LIMITS, Limits(0.6, 0.2, 300), Limits(0.0, 0.9, 10)):
         padded = select_padded(boxes, scores, SIZE, limits, selection, groups)
-        assert padded.boxes.shape == (3, limits[2], 4)
+        assert padded.boxes.shape == (3, limits.max_detections, 4)
         counts = check_equal(padded, boxes, scores, limits, selection, groups)
         assert counts[0] > 5
-        assert counts[2] == 0 or limits[0] == 0
+        assert counts[2] == 0 or limits.score_threshold == 0
 
 
 def test_all_candidates_without_suppression() -> None:
     boxes, scores = places()
     padded = select_padded(boxes, scores, SIZE, LIMITS, Selection(90), suppress=False)
     assert padded.scores.shape == (3, 90)
-    check_equal(padded, boxes, scores, (0.3, 1.0, 90), Selection(90))
+    check_equal(padded, boxes, scores, Limits(0.3, 1.0, 90), Selection(90))
+
+
+@pytest.mark.parametrize("selection", [Selection(60), Selection(None)])
+def test_objects_of_equal_scores_are_selected_by_position(selection: Selection) -> None:
+    boxes, scores = places()
+    scores = (scores * 4).round() / 4  # five values, for thousands of candidates
+    for groups in ((), (120, 50, 30)):
+        padded = select_padded(boxes, scores, SIZE, LIMITS, selection, groups)
+        assert check_equal(padded, boxes, scores, LIMITS, selection, groups)[0] > 5
 
 
 def test_padded_objects_with_a_box_for_each_class() -> None:

@@ -76,7 +76,7 @@ def test_outputs_equal_torchvision(name: str, tmp_path: Path) -> None:
     images, padded = batch()
     with torch.no_grad():
         expected = network(images)
-        found = module.task._detector.detect(module(padded), SIZES, *limits(network))
+        found = module.task._detector.detect(module(padded), SIZES, limits(network))
         for own, other in zip(found, expected, strict=True):
             labels = [CATEGORIES[label] for label in other["labels"]]
             kept = torch.tensor([label not in NO_CLASS for label in labels])
@@ -153,7 +153,7 @@ def test_outputs_are_matched_by_class_name(tmp_path: Path, caplog: pytest.LogCap
     with torch.no_grad():
         module.head.roi.box_predictor.cls_score.weight[2] = 0.0
         module.head.roi.box_predictor.cls_score.bias[2] = -100.0  # COCO has no unicorns
-        found = module.task._detector.detect(module(padded), SIZES, *limits(network))
+        found = module.task._detector.detect(module(padded), SIZES, limits(network))
     for own, other in zip(found, expected, strict=True):
         labels = [CATEGORIES[label] for label in other["labels"]]
         kept = torch.tensor([label in module.class_names for label in labels])
