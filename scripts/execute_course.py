@@ -23,6 +23,7 @@ from PIL import Image
 
 COURSE = Path(__file__).parent.parent / "docs" / "course"
 TIMEOUT = 900  # seconds for a cell
+EPOCH_TIME = re.compile(r"^(epoch +\d+/\d+ .*?)  [\d.:]+ (?:s|min|h)(?=  |$)", re.MULTILINE)
 
 
 def execute(notebook: Any) -> None:
@@ -59,7 +60,7 @@ def _is_shown(output: Any) -> bool:
 
 def _clean_output(output: Any, folder: str) -> None:
     if output.output_type == "stream":
-        output.text = _relative(output.text, folder)
+        output.text = EPOCH_TIME.sub(r"\1", _relative(output.text, folder))
         return
     if output.output_type == "error":
         return

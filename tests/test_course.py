@@ -56,6 +56,7 @@ def test_notebook_has_no_traces_of_machine(notebook: dict[str, Any]) -> None:
     text = json.dumps(notebook)
     assert "\\u001b" not in text
     assert re.findall(r"(?<![\w.])/(?:tmp|work|home|root|Users)/\S*", text) == []
+    assert re.findall(r"epoch +\d+/\d+ [^\\]*  [\d.:]+ (?:s|min|h)\b", text) == []
     assert set(notebook["metadata"]) == {"kernelspec", "language_info"}
     assert [cell["metadata"] for cell in notebook["cells"] if cell["metadata"]] == []
 
