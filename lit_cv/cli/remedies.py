@@ -44,6 +44,11 @@ def remedy(error: BaseException, typed: Sequence[str] = ()) -> str | None:
     text = str(error)
     if isinstance(error, MisconfigurationException | ValueError):
         return next((advice for words, advice in _TRAINER if words in text), None)
+    if isinstance(error, RuntimeError) and text.endswith("_backward is not implemented"):
+        return (
+            "torch has no second derivative of a layer of this network (hardsigmoid: of MobileNetV3): choose another "
+            "--model.backbone, or omit second derivatives (--model.first_order true)."
+        )
     if isinstance(error, RuntimeError) and "DataLoader worker" in text:
         return _lost_worker(text)
     if torch.distributed.is_initialized() and any(words in text.lower() for words in _LOST):

@@ -1,7 +1,9 @@
 """Control over the statistics that BatchNorm normalizes by and tracks."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +56,8 @@ def batch_statistics(network: nn.Module, first: int | None = None, track: bool =
         track: Whether to update the running statistics as in training.
 
     Raises:
-        ValueError: If a BatchNorm layer does more than normalize, such as timm's with an activation.
+        ValueError: If a BatchNorm layer does anything else than to normalize, and possibly to apply an activation as
+            timm's layers.
 
     Example:
         >>> norm = nn.BatchNorm1d(1).eval()
@@ -66,14 +69,9 @@ def batch_statistics(network: nn.Module, first: int | None = None, track: bool =
         tensor([0.])
     """
     norms = batch_norms(network)
-    for norm in norms:
-        if type(norm).forward not in (_Norm.forward, nn.SyncBatchNorm.forward):
-            raise ValueError(
-                f"{type(norm).__name__} in the network is not a plain BatchNorm, so it cannot use the statistics of a "
-                f"task: choose another {argument('backbone')}."
-            )
-    for norm in norms:
-        norm.forward = _forward(norm, first, track)  # type: ignore[method-assign]
+    forwards = [_forward(norm, _activation(norm), first, track) for norm in norms]
+    for norm, forward in zip(norms, forwards, strict=True):
+        norm.forward = forward  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
@@ -81,25 +79,44 @@ def batch_statistics(network: nn.Module, first: int | None = None, track: bool =
             del norm.forward
 
 
-def _forward(norm: _Norm, first: int | None, track: bool):  # type: ignore[no-untyped-def]
+def _activation(norm: Any) -> Callable[[Tensor], Tensor] | None:
+    """Return what a layer of timm applies after it normalizes, `None` for torch's layers."""
+    forward = type(norm).forward
+    if forward in (_Norm.forward, nn.SyncBatchNorm.forward):
+        return None
+    timm: Any = sys.modules.get("timm.layers.norm_act")
+    if timm is not None and forward in (timm.BatchNormAct2d.forward, timm.SyncBatchNormAct.forward):
+        return nn.Sequential(norm.drop, norm.act)
+    raise ValueError(
+        f"{type(norm).__name__} in the network cannot use the statistics of a task: its forward is neither torch's "
+        f"BatchNorm nor timm's BatchNormAct2d. Choose another {argument('backbone')}."
+    )
+
+
+def _forward(
+    norm: _Norm, activation: Callable[[Tensor], Tensor] | None, first: int | None, track: bool
+) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         if track and norm.running_mean is not None:
             _update_running_statistics(norm, x if first is None else x[:first])
-        if first is None:
-            return F.batch_norm(x, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
-        # F.batch_norm would treat the given statistics as constants, without a gradient.
-        axes = [axis for axis in range(x.ndim) if axis != 1]
-        reference = x[:first].float() if x.dtype in (torch.bfloat16, torch.float16) else x[:first]
-        variance, mean = torch.var_mean(reference, axes, correction=0, keepdim=True)
-        scale, shift = torch.rsqrt(variance + norm.eps), -mean
-        if norm.weight is not None:
-            shape = mean.shape
-            y = (x + shift) * (scale * norm.weight.view(shape)) + norm.bias.view(shape)
-        else:
-            y = (x + shift) * scale
-        return y.to(x.dtype)
+        y = _normalize(norm, x, first)
+        return y if activation is None else activation(y)
 
     return forward
+
+
+def _normalize(norm: _Norm, x: Tensor, first: int | None) -> Tensor:
+    if first is None:
+        return F.batch_norm(x, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+    # F.batch_norm would treat the given statistics as constants, without a gradient.
+    axes = [axis for axis in range(x.ndim) if axis != 1]
+    reference = x[:first].float() if x.dtype in (torch.bfloat16, torch.float16) else x[:first]
+    variance, mean = torch.var_mean(reference, axes, correction=0, keepdim=True)
+    scale, shift = torch.rsqrt(variance + norm.eps), -mean
+    if norm.weight is None:
+        return ((x + shift) * scale).to(x.dtype)
+    shape = mean.shape
+    return ((x + shift) * (scale * norm.weight.view(shape)) + norm.bias.view(shape)).to(x.dtype)
 
 
 @torch.no_grad()

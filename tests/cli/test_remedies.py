@@ -32,6 +32,7 @@ def disk_full() -> OSError:
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "out of memory: lower --data.num_w"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated."), "not for lack of memory"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Segmentation fault."), "--data.num_workers 0"),
+        (RuntimeError("derivative for aten::hardsigmoid_backward is not implemented"), "--model.first_order true"),
         (disk_full(), "The disk is full"),
         (OSError(errno.EROFS, "Read-only file system", "/run"), "Choose a writable folder"),
         (PermissionError(errno.EACCES, "Permission denied", "/run"), "Choose a writable folder"),
